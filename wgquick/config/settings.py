@@ -1,0 +1,55 @@
+"""What a configuration asks for, as plain values: the parser's result and the planner's input.
+
+`models` holds the same as validated pydantic models for Python callers; keeping pydantic out of here keeps its
+import (more than all of wg-quick's `up`) off the path of `wgq up`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+
+
+class Address(NamedTuple):
+    """An Address entry: packed address, prefix length, and the word as written (for the transcript)."""
+
+    address: bytes
+    length: int
+    text: str
+
+
+class PeerSettings(NamedTuple):
+    """One [Peer] section. None: not given. A keepalive of 0 is off."""
+
+    public_key: PublicKey
+    preshared_key: SecretKey | None = None
+    allowed_ips: tuple[AllowedIP, ...] = ()
+    replace_allowed_ips: bool = True
+    endpoint: Endpoint | None = None
+    persistent_keepalive: int | None = None
+
+
+class Settings(NamedTuple):
+    """A whole configuration. None: not given. `table` and hooks are as written (`%i` not yet replaced).
+
+    `path` is the resolved file (empty for standard input), `name` the interface.
+    """
+
+    name: str
+    path: str = ""
+    private_key: SecretKey | None = None
+    listen_port: int | None = None
+    fwmark: int | None = None
+    addresses: tuple[Address, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    mtu: int | None = None
+    table: str = ""
+    pre_up: tuple[str, ...] = ()
+    post_up: tuple[str, ...] = ()
+    pre_down: tuple[str, ...] = ()
+    post_down: tuple[str, ...] = ()
+    save_config: bool = False
+    peers: tuple[PeerSettings, ...] = ()

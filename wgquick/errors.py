@@ -1,0 +1,75 @@
+"""What can go wrong, said as: what, where, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class WgqError(Exception):
+    """A failure that the user can act on; `status` is the exit status it asks for."""
+
+    status = 1
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """One paragraph: `where: what` and, on a line of its own, the remedy."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  {self.remedy}" if self.remedy else head
+
+
+class Diagnostic(NamedTuple):
+    """One fault of a configuration; `line` and `column` count from 1, `code` is stable across releases."""
+
+    line: int
+    column: int
+    code: str
+    message: str
+    remedy: str = ""
+    severity: str = "error"
+
+
+class ConfigError(WgqError):
+    """All the faults of one configuration file, in the order of their lines."""
+
+    def __init__(self, path: str, diagnostics: Iterable[Diagnostic]) -> None:
+        self.path = path
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(self._lines()))
+
+    def _lines(self) -> Iterable[str]:
+        for fault in self.diagnostics:
+            yield f"{self.path}:{fault.line}:{fault.column}: {fault.message} [{fault.code}]"
+            if fault.remedy:
+                yield f"  {fault.remedy}"
+
+
+class HookError(WgqError):
+    """A hook that exited non-zero; its own status becomes the tool's, as under wg-quick's `set -e`."""
+
+    def __init__(self, what: str, status: int, *, remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.status = status
+
+
+class OperationError(WgqError):
+    """The kernel, a daemon or a program refused; `errno` is its number, 0 where it has none."""
+
+    def __init__(self, what: str, *, errno: int = 0, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.errno = errno
+
+
+class BatchError(OperationError):
+    """The refused items of one batch: pairs of the item's index and its errno, in order; never empty."""
+
+    def __init__(self, what: str, failures: Iterable[tuple[int, int]]) -> None:
+        self.failures = tuple(failures)
+        super().__init__(what, errno=self.failures[0][1])

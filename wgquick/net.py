@@ -1,0 +1,194 @@
+"""Small frozen values that every layer shares: keys, addresses, prefixes, routes and rules.
+
+They are NamedTuples, not dataclasses: importing `dataclasses` and building each class costs `wgq up` more
+time than the whole of its netlink traffic.
+"""
+
+from __future__ import annotations
+
+import binascii
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple, NoReturn
+
+KEY_LENGTH = 32
+_BASE64_LENGTH = 44
+
+
+def _decode_key(text: str) -> bytes:
+    """Decode canonical base64 of 32 bytes, as wg(8)'s key_from_base64 does; ValueError never holds the text."""
+    try:
+        raw = binascii.a2b_base64(text, strict_mode=True) if len(text) == _BASE64_LENGTH else b""
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != KEY_LENGTH or binascii.b2a_base64(raw, newline=False).decode() != text:
+        raise ValueError("a key is 32 bytes in base64: 43 characters and one `='") from None
+    return raw
+
+
+class PublicKey(NamedTuple):
+    """A Curve25519 public key (32 bytes); prints as base64."""
+
+    raw: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> PublicKey:
+        """Read base64; ValueError where it is not a key."""
+        return cls(_decode_key(text))
+
+    def __str__(self) -> str:
+        return binascii.b2a_base64(self.raw, newline=False).decode()
+
+    def __repr__(self) -> str:
+        return f"PublicKey({str(self)!r})"
+
+
+class SecretKey:
+    """A private or preshared key (32 bytes) that shows itself only through `reveal` and `raw`."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_LENGTH:
+            raise ValueError("a key is 32 bytes")
+        self._raw = raw
+
+    @classmethod
+    def parse(cls, text: str) -> SecretKey:
+        """Read base64; ValueError (without the text) where it is not a key."""
+        return cls(_decode_key(text))
+
+    @property
+    def raw(self) -> bytes:
+        """The 32 bytes, for the device's control interface alone."""
+        return self._raw
+
+    def reveal(self) -> str:
+        """The base64 form, for a configuration file alone."""
+        return binascii.b2a_base64(self._raw, newline=False).decode()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretKey) and self._raw == other._raw
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
+
+    def __repr__(self) -> str:
+        return "SecretKey(hidden)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key is not to be pickled")
+
+
+def family_of(address: bytes) -> int:
+    """4 or 6, by the length of a packed address."""
+    return 4 if len(address) == 4 else 6
+
+
+def address_text(address: bytes) -> str:
+    """A packed address in its usual notation."""
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+def pack_address(text: str) -> bytes:
+    """A numeric address packed, 4 or 16 bytes; ValueError where it is none."""
+    try:
+        return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except OSError:
+        raise ValueError(f"`{text}' is not an IP address") from None
+
+
+class Prefix(NamedTuple):
+    """An address with its prefix length: of an interface address (host bits kept) or of a route."""
+
+    address: bytes
+    length: int
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return family_of(self.address)
+
+    @classmethod
+    def parse(cls, text: str) -> Prefix:
+        """Read `address[/length]`; ValueError where it is none."""
+        host, slash, length = text.partition("/")
+        address = pack_address(host)
+        bits = int(length) if slash else len(address) * 8
+        if not 0 <= bits <= len(address) * 8:
+            raise ValueError(f"`{text}' has no valid prefix length")
+        return cls(address, bits)
+
+    def __str__(self) -> str:
+        return f"{address_text(self.address)}/{self.length}"
+
+
+class AllowedIP(NamedTuple):
+    """One AllowedIPs entry; `change` is "" or, for wg(8)'s incremental form, "+" or "-"."""
+
+    address: bytes
+    length: int
+    change: str = ""
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return family_of(self.address)
+
+    def __str__(self) -> str:
+        return f"{self.change}{address_text(self.address)}/{self.length}"
+
+
+class Endpoint(NamedTuple):
+    """A peer's endpoint as written: `host` (address or name, no brackets) and `port` (number or service name)."""
+
+    host: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class SocketAddress(NamedTuple):
+    """A resolved endpoint: numeric `address` (without zone), `port`, and the IPv6 scope (interface index, or 0)."""
+
+    address: str
+    port: int
+    scope: int = 0
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.address else 4
+
+    def __str__(self) -> str:
+        zone = f"%{self.scope}" if self.scope else ""
+        return f"[{self.address}{zone}]:{self.port}" if self.family == 6 else f"{self.address}:{self.port}"
+
+
+class Route(NamedTuple):
+    """A route through a link, as wg-quick adds them: protocol boot, scope link (IPv4), no metric of its own.
+
+    `table` is a number; `device` the link's name.
+    """
+
+    destination: Prefix
+    device: str
+    table: int = 254
+
+
+class Rule(NamedTuple):
+    """A policy routing rule of the two kinds that wg-quick adds (ip-rule(8)).
+
+    With `fwmark`: `not fwmark N table T`. With `suppress_prefixlength` (0): `table main suppress_prefixlength 0`.
+    `priority` is the kernel's preference number; None leaves the choice to the kernel. Any other rule of the
+    host reads as `other=True`.
+    """
+
+    family: int
+    table: int
+    priority: int | None = None
+    fwmark: int | None = None
+    suppress_prefixlength: int | None = None
+    other: bool = False
