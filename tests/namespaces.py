@@ -1,0 +1,281 @@
+"""Machines to try things on: network namespaces, with or without a file system view of their own.
+
+    with namespace() as ns:      # a network namespace by `ip netns`; files are everyone's
+    with host() as machine:      # its own network, /run (so /var/run/wireguard), /etc and /sys
+        machine.uplink()
+        machine.run(["wg-quick", "up", "wg0"])
+        routes = machine.call(read_routes, "wg0")     # in a child process
+        with machine.entered():                       # in this thread
+            ...
+
+At the end, failures included, the processes inside are ended by their ids and the namespace goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CLONE_FS = 0x00000200
+UPLINK_ADDRESS = "192.0.2.2"
+UPLINK_GATEWAY = "192.0.2.1"
+UPLINK_ADDRESS6 = "2001:db8::2"
+UPLINK_GATEWAY6 = "2001:db8::1"
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SERIAL = itertools.count()
+
+# The keeper holds the namespaces for as long as its standard input is open: also a killed test run leaves nothing.
+_KEEPER = """
+set -e
+ip link set lo up
+mount -t sysfs sysfs /sys
+mount -t tmpfs -o mode=0755 tmpfs /run
+mkdir -m 0700 /run/wireguard
+mkdir /run/.etc /run/.work /run/lock
+mount -t overlay -o lowerdir=/etc,upperdir=/run/.etc,workdir=/run/.work overlay /etc
+mkdir -p -m 0700 /etc/wireguard
+rm -rf /etc/wireguard/* /etc/resolv.conf
+printf 'nameserver 192.0.2.53\\n' >/etc/resolv.conf
+echo ready
+exec cat
+"""
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class Namespace:
+    """A place to run programs and functions in; `paths` are its namespace files, by kind ("net", "mnt").
+
+    `keeper` is the process that holds it, 0 where none does.
+    """
+
+    def __init__(self, name: str, paths: Mapping[str, str], keeper: int = 0) -> None:
+        self.name = name
+        self.paths = dict(paths)
+        self._spared = {os.getpid(), keeper}
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._identity = _identity(self.paths["net"])
+        assert self._identity is not None
+
+    def argv(self, command: Sequence[str]) -> list[str]:
+        """The argument list that runs a command inside, for callers that start processes themselves."""
+        flags = {"net": "--net", "mnt": "--mount"}
+        return ["nsenter", *(f"{flags[kind]}={path}" for kind, path in self.paths.items()), "--", *command]
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        check: bool = True,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside; with `check`, a failure is an AssertionError that shows its output."""
+        done = subprocess.run(
+            self.argv(command),
+            check=False,
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=timeout,
+            **({"stdin": subprocess.DEVNULL} if input is None else {"input": input}),
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    def out(self, *command: str) -> str:
+        """What a command prints to standard output."""
+        return self.run(command).stdout
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command inside; it is ended with the namespace at the latest."""
+        self._started.append(subprocess.Popen(self.argv(command), **options))
+        return self._started[-1]
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function in a child process inside; its result or exception comes back pickled."""
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            os.close(reader)
+            self._answer(writer, lambda: function(*args, **kwargs))
+        os.close(writer)
+        with os.fdopen(reader, "rb") as answer:
+            data = answer.read()
+        _, status = os.waitpid(child, 0)
+        if not data:
+            raise AssertionError(f"the call in {self.name} died with wait status {status}")
+        result, error = pickle.loads(data)
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    def _answer(self, writer: int, function: Callable[[], object]) -> None:
+        try:
+            with self.entered():
+                try:
+                    data = pickle.dumps((function(), None))
+                except BaseException as error:
+                    data = _pickled_error(error)
+            with os.fdopen(writer, "wb") as answer:
+                answer.write(data)
+        finally:
+            os._exit(0)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Move the calling thread inside for the duration of the block."""
+        with contextlib.ExitStack() as stack:
+            inside = [self._opened(stack, path) for path in self.paths.values()]
+            outside = [self._opened(stack, f"/proc/thread-self/ns/{kind}") for kind in self.paths]
+            directory = self._opened(stack, ".")
+            if "mnt" in self.paths:
+                _check(_LIBC.unshare(CLONE_FS))  # setns(2) refuses a mount namespace to threads that share a root
+            try:
+                for descriptor in inside:
+                    _check(_LIBC.setns(descriptor, 0))
+                yield
+            finally:
+                for descriptor in outside:
+                    _check(_LIBC.setns(descriptor, 0))
+                os.fchdir(directory)
+
+    @staticmethod
+    def _opened(stack: contextlib.ExitStack, path: str) -> int:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptor)
+        return descriptor
+
+    def uplink(self, *, mtu: int = 1500, ipv6: bool = False) -> None:
+        """Give it the link `up0` with 192.0.2.2/24 and a default route (2001:db8::2/64 likewise)."""
+        lines = [
+            f"link add up0 mtu {mtu} type veth peer name up1 mtu {mtu}",
+            f"addr add {UPLINK_ADDRESS}/24 dev up0",
+            "link set up0 up",
+            "link set up1 up",
+            f"route add default via {UPLINK_GATEWAY}",
+        ]
+        if ipv6:
+            lines += [
+                f"addr add {UPLINK_ADDRESS6}/64 dev up0 nodad",
+                f"route add ::/0 via {UPLINK_GATEWAY6} dev up0",
+            ]
+        self.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
+
+    def processes(self) -> list[int]:
+        """The ids of the processes inside, never this one or the namespace's keeper."""
+        found = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()} - self._spared
+        return [pid for pid in sorted(found) if _identity(f"/proc/{pid}/ns/net") == self._identity]
+
+    def end_processes(self) -> None:
+        """End what still runs inside: by TERM, and by KILL where that does not do within two seconds."""
+        for process in self._started:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+            process.kill()
+            process.wait()
+        for sent, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
+            if self._ended(time.monotonic() + patience):
+                return
+        raise AssertionError(f"processes {self.processes()} in {self.name} outlive SIGKILL")
+
+    def _ended(self, deadline: float) -> bool:
+        while any(_alive(pid) for pid in self.processes()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+
+def _pickled_error(error: BaseException) -> bytes:
+    """The exception itself where it can be pickled and read back, else its text."""
+    try:
+        data = pickle.dumps((None, error))
+        pickle.loads(data)
+    except Exception:
+        return pickle.dumps((None, AssertionError(f"{type(error).__name__}: {error}")))
+    return data
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _unique() -> str:
+    return f"wgqt-{os.getpid()}-{next(_SERIAL)}"
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[Namespace]:
+    """A network namespace alone, by `ip netns`, with its loopback up."""
+    name = _unique()
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    inside = Namespace(name, {"net": f"/run/netns/{name}"})
+    try:
+        inside.run(["ip", "link", "set", "lo", "up"])
+        yield inside
+    finally:
+        try:
+            inside.end_processes()
+        finally:
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@contextlib.contextmanager
+def host() -> Iterator[Namespace]:
+    """A machine of its own: network, /sys, an empty /run, and an /etc (resolv.conf, wireguard/) to write to."""
+    keeper = subprocess.Popen(
+        ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEPER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    with keeper.stdin, keeper.stdout:
+        try:
+            if keeper.stdout.readline() != b"ready\n":
+                raise AssertionError("the private host could not be made; the reason stands above")
+            paths = {kind: f"/proc/{keeper.pid}/ns/{kind}" for kind in ("net", "mnt")}
+            machine = Namespace(_unique(), paths, keeper.pid)
+            try:
+                yield machine
+            finally:
+                machine.end_processes()
+        finally:
+            keeper.kill()
+            keeper.wait()
