@@ -1,0 +1,57 @@
+# bash completion for wgq(1); needs neither wg(8) nor the bash-completion package.
+# shellcheck shell=bash
+
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them.
+_wgq_configurations() {
+	local file
+	for file in /etc/wireguard/*.conf; do
+		file=${file##*/}
+		[[ $file == '*.conf' ]] || printf '%s\n' "${file%.conf}"
+	done
+}
+
+# Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
+_wgq_interfaces() {
+	local path name
+	for path in /sys/class/net/*/uevent /var/run/wireguard/*.sock; do
+		[[ $path == *.sock ]] || grep -qsx DEVTYPE=wireguard "$path" || continue
+		name=${path%/uevent} name=${name##*/} name=${name%.sock}
+		[[ $name == '*' ]] || printf '%s\n' "$name"
+	done
+}
+
+_wgq_from() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"); }
+
+_wgq_files() {
+	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -X '!*.conf' -- "$cur"; compgen -d -S / -- "$cur")
+}
+
+_wgq() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word
+	COMPREPLY=()
+	[[ $cur == = ]] && cur=''
+	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
+	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+		case $word in
+		up | down | save | strip) verb=$word && break ;;
+		esac
+	done
+	case $prev in
+	--backend) _wgq_from 'auto kernel userspace' && return ;;
+	--firewall) _wgq_from 'auto nft iptables' && return ;;
+	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
+	--name) return ;;
+	esac
+	case $verb:$cur in
+	:-*) _wgq_from '--help --version' ;;
+	up:-*) _wgq_from '--backend --firewall --dns --strict --name --help' ;;
+	down:-*) _wgq_from '--backend --firewall --dns --force --help' ;;
+	save:-*) _wgq_from '--backend --help' ;;
+	strip:-*) _wgq_from '--name --help' ;;
+	:*) _wgq_from 'up down save strip' ;;
+	up:*/* | strip:*/* | down:*/* | save:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
+	up:* | strip:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
+	down:* | save:*) _wgq_from "$(_wgq_interfaces)" ;;
+	esac
+}
+complete -F _wgq wgq

@@ -1,0 +1,31 @@
+"""What every test stands on: root, and the programs that scripts/test has put in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import wgquick
+
+PROJECT = Path(__file__).parents[1]
+PROGRAMS = ("bash", "ip", "iptables", "nft", "nsenter", "unshare", "wg", "wg-quick", "wireguard-go")
+
+
+def pytest_configure() -> None:
+    """Programs of the project's own cache come first; a missing one is said before anything runs."""
+    extra = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
+    os.environ["PATH"] = os.pathsep.join([str(PROJECT / ".cache/bin"), os.environ["PATH"], *extra])
+    if os.geteuid() != 0:
+        raise pytest.UsageError(
+            "the tests make network namespaces and interfaces: run them as root, by scripts/test"
+        )
+    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+        raise pytest.UsageError(f"{', '.join(missing)} not found: scripts/test installs what the tests need")
+
+
+def pytest_report_header() -> str:
+    """Says whether the installed package is tested or the source tree."""
+    return f"wgquick: {wgquick.__version__} from {Path(wgquick.__file__).parent}"

@@ -1,0 +1,129 @@
+"""Each shell's completion, asked in that shell itself, on a machine with two configurations and one live interface."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.namespaces import Namespace
+
+COMPLETIONS = Path(__file__).parents[2] / "completions"
+VERBS = {"up", "down", "save", "strip"}
+
+BASH = """
+cd /etc/wireguard/sub
+source "$1/wgq.bash"
+COMP_LINE=$2 COMP_POINT=${#2}
+read -ra COMP_WORDS <<<"$2"
+[[ $2 == *' ' ]] && COMP_WORDS+=('')
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_wgq
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+# zpty gives zsh a terminal to complete in; what compadd is asked to offer is written down instead of shown.
+ZSH = """
+cd /etc/wireguard/sub
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1= PS2= fpath=($1 \\$fpath); autoload -Uz compinit && compinit -u -d /run/zcompdump"
+zpty -w shell "compadd() { builtin compadd -A offered -D shown \\"\\$@\\"; print -rl -- \\$offered >>/run/offered; builtin compadd \\"\\$@\\" }"
+zpty -w shell "finished() { : >/run/finished }; zle -N finished; bindkey '^X' finished; bindkey '^I' complete-word"
+zpty -w shell 'zstyle ":completion:*" list-prompt ""; zstyle ":completion:*" menu no; : >/run/ready'
+repeat 200; do [[ -e /run/ready ]] && break; sleep 0.05; done
+zpty -n -w shell "$2"$'\\t\\x18'
+repeat 200; do zpty -r -t shell ignored; [[ -e /run/finished ]] && break; sleep 0.05; done
+zpty -d shell
+cat /run/offered
+rm -f /run/offered /run/ready /run/finished
+"""
+FISH = """
+cd /etc/wireguard/sub
+source $argv[1]/wgq.fish
+complete -C $argv[2] | string split -f1 \\t
+true
+"""
+SHELLS = {
+    "bash": ["bash", "--norc", "-c", BASH, "bash"],
+    "zsh": ["zsh", "-f", "-c", ZSH, "zsh"],
+    "fish": ["fish", "--no-config", "-c", FISH],
+}
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Namespace]:
+    with host() as machine:
+        machine.call(_furnish)
+        yield machine
+
+
+def _furnish() -> None:
+    for name in ("home.conf", "work.conf", "notes.txt"):
+        Path("/etc/wireguard", name).touch()
+    Path("/etc/wireguard/sub").mkdir()
+    Path("/etc/wireguard/sub/other.conf").touch()
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind("/var/run/wireguard/live0.sock")
+
+
+@pytest.fixture(params=SHELLS)
+def offered(request: pytest.FixtureRequest, machine: Namespace) -> Callable[[str], set[str]]:
+    def complete(line: str) -> set[str]:
+        done = machine.run([*SHELLS[request.param], str(COMPLETIONS), line], timeout=60)
+        return {word.rstrip("/") for word in done.stdout.split()}
+
+    return complete
+
+
+def test_the_first_word_completes_to_the_verbs(offered: Callable[[str], set[str]]) -> None:
+    assert offered("wgq ") == VERBS
+    assert offered("wgq s") == {"save", "strip"}
+
+
+def test_up_and_strip_complete_configuration_names_and_files(offered: Callable[[str], set[str]]) -> None:
+    assert offered("wgq up ") == {"home", "work", "other.conf"}
+    assert offered("wgq strip ") == {"home", "work", "other.conf"}
+    assert offered("wgq up h") == {"home"}
+
+
+def test_a_path_completes_to_the_files_there(offered: Callable[[str], set[str]]) -> None:
+    assert "other.conf" in {Path(word).name for word in offered("wgq up ../sub/o")}  # zsh offers `sub` again too
+
+
+def test_down_and_save_complete_live_interfaces(offered: Callable[[str], set[str]]) -> None:
+    assert offered("wgq down ") == {"live0"}
+    assert offered("wgq save ") == {"live0"}
+
+
+def test_options_belong_to_their_verb(offered: Callable[[str], set[str]]) -> None:
+    names = {verb: {word.rstrip("=") for word in offered(f"wgq {verb} --")} for verb in VERBS}
+    assert names["up"] == {"--backend", "--firewall", "--dns", "--strict", "--name", "--help"}
+    assert names["down"] == {"--backend", "--firewall", "--dns", "--force", "--help"}
+    assert names["save"] == {"--backend", "--help"}
+    assert names["strip"] == {"--name", "--help"}
+    assert {"--help", "--version"} <= offered("wgq --")
+
+
+def test_the_values_of_an_option_complete(offered: Callable[[str], set[str]]) -> None:
+    assert offered("wgq up --backend ") == {"auto", "kernel", "userspace"}
+    assert offered("wgq up --firewall i") == {"iptables"}
+    assert offered("wgq down --dns ") == {"auto", "resolvconf", "resolved", "file", "off"}
+
+
+def test_an_option_before_the_name_is_stepped_over(offered: Callable[[str], set[str]]) -> None:
+    assert offered("wgq up --backend kernel h") == {"home"}
+
+
+def test_the_completion_of_bash_passes_shellcheck() -> None:
+    done = subprocess.run(
+        ["shellcheck", str(COMPLETIONS / "wgq.bash")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == ""
