@@ -19,9 +19,7 @@ def pytest_configure() -> None:
     extra = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
     os.environ["PATH"] = os.pathsep.join([str(PROJECT / ".cache/bin"), os.environ["PATH"], *extra])
     if os.geteuid() != 0:
-        raise pytest.UsageError(
-            "the tests make network namespaces and interfaces: run them as root, by scripts/test"
-        )
+        raise pytest.UsageError("the tests make network namespaces and interfaces: run scripts/test as root")
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         raise pytest.UsageError(f"{', '.join(missing)} not found: scripts/test installs what the tests need")
 

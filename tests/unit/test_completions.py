@@ -1,4 +1,4 @@
-"""Each shell's completion, asked in that shell itself, on a machine with two configurations and one live interface."""
+"""Each shell's completion, asked in that shell: a machine has two configurations and one live interface."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ cd /etc/wireguard/sub
 zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell "PS1= PS2= fpath=($1 \\$fpath); autoload -Uz compinit && compinit -u -d /run/zcompdump"
-zpty -w shell "compadd() { builtin compadd -A offered -D shown \\"\\$@\\"; print -rl -- \\$offered >>/run/offered; builtin compadd \\"\\$@\\" }"
+zpty -w shell 'compadd() { builtin compadd -A offered "$@"; print -rl -- $offered >>/run/offered; builtin compadd "$@" }'
 zpty -w shell "finished() { : >/run/finished }; zle -N finished; bindkey '^X' finished; bindkey '^I' complete-word"
 zpty -w shell 'zstyle ":completion:*" list-prompt ""; zstyle ":completion:*" menu no; : >/run/ready'
 repeat 200; do [[ -e /run/ready ]] && break; sleep 0.05; done
