@@ -1,3 +1,54 @@
-"""wgq: a wg-quick-compatible WireGuard configuration tool."""
+"""wgq: a wg-quick-compatible WireGuard configuration tool.
+
+The names are imported when they are first used (PEP 562): `import wgquick` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wgquick.api import down, parse, read, save, tunnel, up
+    from wgquick.config.models import Interface, Peer, WgQuickConfig
+    from wgquick.errors import BatchError, ConfigError, Diagnostic, HookError, OperationError, WgqError
+    from wgquick.executor.options import Options
 
 __version__ = "0.1.0"
+__all__ = [
+    "BatchError",
+    "ConfigError",
+    "Diagnostic",
+    "HookError",
+    "Interface",
+    "OperationError",
+    "Options",
+    "Peer",
+    "WgQuickConfig",
+    "WgqError",
+    "down",
+    "parse",
+    "read",
+    "save",
+    "tunnel",
+    "up",
+]
+
+_HOMES = {
+    "wgquick.api": ("down", "parse", "read", "save", "tunnel", "up"),
+    "wgquick.config.models": ("Interface", "Peer", "WgQuickConfig"),
+    "wgquick.errors": ("BatchError", "ConfigError", "Diagnostic", "HookError", "OperationError", "WgqError"),
+    "wgquick.executor.options": ("Options",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

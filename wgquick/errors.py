@@ -73,3 +73,11 @@ class BatchError(OperationError):
     def __init__(self, what: str, failures: Iterable[tuple[int, int]]) -> None:
         self.failures = tuple(failures)
         super().__init__(what, errno=self.failures[0][1])
+
+
+class SignalError(WgqError):
+    """A signal that ends the command after what it had done was undone; the status is the shell's 128 + N."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"interrupted by {name}")
+        self.status = 128 + number

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from wgquick.device import Device, DeviceConfig
-    from wgquick.net import Prefix, Route, Rule
+    from wgquick.net import Endpoint, Prefix, Route, Rule, SocketAddress
 
 
 class Link(NamedTuple):
@@ -91,3 +92,117 @@ class WireGuard(Protocol):
 
     def set(self, name: str, config: DeviceConfig) -> None:
         """Apply the change; an errno becomes an OperationError that names the peer where one is at fault."""
+
+
+class Firewall(Protocol):
+    """wg-quick's two sets of rules; `kind` is "nft" or "iptables"."""
+
+    def choose(self, preference: str) -> str:
+        """The kind for `auto`, `nft` or `iptables`."""
+
+    def present(self, name: str) -> tuple[str, ...]:
+        """The kinds in which rules of this interface stand now."""
+
+    def add(self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
+        """Add one family's rules in one transaction."""
+
+    def remove(self, kind: str, name: str, family: int) -> None:
+        """Remove one family's rules (0: all families'); nothing happens where there are none."""
+
+    def add_lines(self, kind: str, family: int) -> tuple[str, ...]:
+        """The transcript of `add`."""
+
+    def remove_lines(self, kind: str, family: int) -> tuple[str, ...]:
+        """The transcript of `remove`."""
+
+
+class Dns(Protocol):
+    """The ways to give a link its DNS; `mode` is "resolvconf", "resolved" or "file"."""
+
+    def detect(self, preference: str) -> str:
+        """The mode for `auto`, or the one named; "off" for `off`."""
+
+    def set(self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool) -> None:
+        """Give the link its servers and search domains."""
+
+    def unset(self, mode: str, name: str) -> None:
+        """Take them back; nothing happens where there are none."""
+
+    def current(self, mode: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """The link's servers and search domains as the mode knows them now; None where it knows none."""
+
+    def set_lines(
+        self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
+    ) -> tuple[str, ...]:
+        """The transcript of `set`."""
+
+    def unset_lines(self, mode: str, name: str) -> tuple[str, ...]:
+        """The transcript of `unset`."""
+
+
+class Sysctl(Protocol):
+    """The settings below /proc/sys; a key is its path there, parts joined by `/`."""
+
+    def read(self, key: str) -> str | None:
+        """The value, or None where the kernel has no such setting."""
+
+    def write(self, key: str, value: str) -> None:
+        """Set the value; OperationError with EROFS or EACCES where that is not possible."""
+
+    def writable(self, key: str) -> bool:
+        """Whether `write` could succeed."""
+
+
+class Hooks(Protocol):
+    """Hook lines, run as wg-quick runs them."""
+
+    def run(self, command: str, *, name: str, path: str) -> None:
+        """Run one line in bash; HookError with its status where it is not 0."""
+
+
+class Userspace(Protocol):
+    """Userspace implementations."""
+
+    def kernel_has_wireguard(self) -> bool:
+        """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
+
+    def choose(self) -> tuple[str, str] | None:
+        """The program to run and why it is this one; None where there is none."""
+
+    def start(self, program: str, name: str) -> None:
+        """Run it until its control socket answers."""
+
+    def await_exit(self, name: str) -> None:
+        """Return once the program has seen that its link is gone, or after a bounded time."""
+
+
+class Host(Protocol):
+    """The machine, as far as wgq touches it, in the calling thread's namespaces."""
+
+    @property
+    def rtnl(self) -> RtNetlink: ...
+    @property
+    def wireguard(self) -> WireGuard: ...
+    @property
+    def firewall(self) -> Firewall: ...
+    @property
+    def dns(self) -> Dns: ...
+    @property
+    def sysctl(self) -> Sysctl: ...
+    @property
+    def hooks(self) -> Hooks: ...
+    @property
+    def userspace(self) -> Userspace: ...
+
+    @property
+    def journal_directory(self) -> str:
+        """The directory of this network namespace's journals."""
+
+    def resolve(self, endpoint: Endpoint) -> SocketAddress:
+        """Resolve an endpoint as `wg` does, retries included."""
+
+    def table_names(self) -> dict[str, int]:
+        """The routing tables' names (rt_tables)."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Held while rules and tables are chosen and added, so that two tunnels do not choose the same."""

@@ -20,7 +20,7 @@ class AddLink(NamedTuple):
 
 
 class DeleteLink(NamedTuple):
-    """`ip link delete dev NAME`; `backend` is "kernel" or "userspace"."""
+    """`ip link delete dev NAME`."""
 
     name: str
 
@@ -116,11 +116,15 @@ class RemoveFirewall(NamedTuple):
 
 
 class SetSysctl(NamedTuple):
-    """`sysctl -q KEY=VALUE`; `earlier` is the value before the first tunnel that needed it."""
+    """`sysctl -q KEY=VALUE`; `earlier` is the value before the first tunnel that needed it.
+
+    `held`: another tunnel has set it already, so that this one only keeps it from being put back too early.
+    """
 
     key: str
     value: str
     earlier: str
+    held: bool = False
 
 
 class ReleaseSysctl(NamedTuple):

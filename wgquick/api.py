@@ -1,0 +1,122 @@
+"""The Python interface, and the one place that joins the executor to the system.
+
+Nothing here prints, exits, changes os.environ or keeps state: the transcript goes to the caller's function,
+failures are raised (`WgqError` and its kinds), and each call works in the calling thread's namespaces.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wgquick.config.settings import Settings
+from wgquick.executor.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wgquick.config.models import WgQuickConfig
+    from wgquick.executor.protocols import Host
+
+    Transcript = Callable[[str], None]
+    Config = WgQuickConfig | Settings
+
+
+def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
+    """The configuration in `text`, for the interface `name`; ConfigError with every fault of it."""
+    from wgquick.config.models import WgQuickConfig  # pydantic: not on the path of `wgq up`
+
+    return WgQuickConfig.from_text(text, name=name)
+
+
+def read(source: str) -> WgQuickConfig:
+    """The configuration of an interface name (/etc/wireguard/NAME.conf) or of a path to NAME.conf."""
+    from wgquick.config.models import WgQuickConfig
+
+    return WgQuickConfig.from_settings(load(source))
+
+
+def load(source: str, transcript: Transcript | None = None) -> Settings:
+    """As `read`, but the plain settings; `transcript` takes the warnings."""
+    from wgquick.config.location import locate
+    from wgquick.config.reading import read_settings
+
+    return read_settings(locate(source), _said(transcript))
+
+
+def up(config: Config, options: Options | None = None, transcript: Transcript | None = None) -> None:
+    """Bring the interface up as `wgq up` does (wg-quick(8)); whatever fails half way is undone completely."""
+    from wgquick.executor.commands import cmd_up
+
+    cmd_up(_settings(config), _host(), _checked(options), _said(transcript))
+
+
+def down(
+    name: str,
+    config: Config | None = None,
+    options: Options | None = None,
+    transcript: Transcript | None = None,
+) -> None:
+    """Take the interface down as `wgq down` does.
+
+    `config` has the PreDown and PostDown hooks and SaveConfig; None takes the hooks that its journal recorded.
+    """
+    from wgquick.executor.commands import cmd_down
+
+    said = _said(transcript)
+    settings = _settings(config) if config is not None else None
+    cmd_down(name, settings, _host(), _checked(options), say=said, save=lambda s: _save(s, said))
+
+
+def can_go_down(name: str, *, without_file: bool) -> bool:
+    """Whether `down` can do without the configuration; `without_file` also counts a device without a journal."""
+    from wgquick.executor import commands
+
+    return commands.can_go_down(name, _host(), without_file=without_file)
+
+
+def save(name: str, transcript: Transcript | None = None) -> None:
+    """Write the interface's present state to its configuration file as `wgq save` does."""
+    said = _said(transcript)
+    _save(load(name, said), said)
+
+
+def _save(settings: Settings, said: Transcript) -> None:
+    from wgquick.executor.saving import cmd_save
+
+    cmd_save(settings, _host(), said)
+
+
+@contextmanager
+def tunnel(
+    config: Config, options: Options | None = None, transcript: Transcript | None = None
+) -> Iterator[Settings]:
+    """The interface is up inside the `with` block and down after it, however the block ends."""
+    settings = _settings(config)
+    up(settings, options, transcript)
+    try:
+        yield settings
+    finally:
+        down(settings.name, settings, options, transcript)
+
+
+def _settings(config: Config) -> Settings:
+    return config if isinstance(config, Settings) else config.settings
+
+
+def _checked(options: Options | None) -> Options:
+    return (options or Options()).checked()
+
+
+def _said(transcript: Transcript | None) -> Transcript:
+    return transcript or _unheard
+
+
+def _unheard(_text: str) -> None:
+    """A library says nothing unless it is asked to."""
+
+
+def _host() -> Host:
+    from wgquick.system.host import LocalHost
+
+    return LocalHost()

@@ -1,0 +1,127 @@
+"""The full command line, by typer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+import wgquick
+from wgquick.cli import verbs
+
+app = typer.Typer(
+    name="wgq",
+    help="Bring WireGuard interfaces up and down from their configuration files, as wg-quick(8) does.",
+    add_completion=False,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG_FILE|INTERFACE",
+        help="A path to INTERFACE.conf, or an interface name, whose file is /etc/wireguard/INTERFACE.conf.",
+        show_default=False,
+    ),
+]
+SourceTarget = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG_FILE|INTERFACE|-",
+        help="A path to INTERFACE.conf, an interface name (/etc/wireguard/INTERFACE.conf), or -: standard input.",
+        show_default=False,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", metavar="INTERFACE", help="The interface's name, where the source is `-'."),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", metavar="auto|kernel|userspace", help="Which WireGuard. [env: WGQ_BACKEND]"),
+]
+Firewall = Annotated[
+    str | None,
+    typer.Option("--firewall", metavar="auto|nft|iptables", help="Which firewall. [env: WGQ_FIREWALL]"),
+]
+Dns = Annotated[
+    str | None,
+    typer.Option("--dns", metavar="auto|resolvconf|resolved|file|off", help="How DNS is set. [env: WGQ_DNS]"),
+]
+
+
+@app.command()
+def up(
+    target: SourceTarget,
+    name: Name = None,
+    backend: Backend = None,
+    firewall: Firewall = None,
+    dns: Dns = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where IPv6 is disabled or src_valid_mark cannot be set.")
+    ] = False,
+) -> None:
+    """Bring an interface up. Whatever fails half way is undone completely."""
+    verbs.up(target, name, verbs.options(backend, firewall, dns, strict=strict))
+
+
+@app.command()
+def down(
+    target: SourceTarget,
+    name: Name = None,
+    dns: Dns = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where a PreDown hook fails or the file has errors.")
+    ] = False,
+) -> None:
+    """Take an interface down, by the journal of what up did."""
+    verbs.down(target, name, verbs.options(None, None, dns, force=force))
+
+
+@app.command()
+def save(target: Target) -> None:
+    """Write an interface's present state to its configuration file, keeping comments and order."""
+    verbs.save(target)
+
+
+@app.command()
+def strip(target: SourceTarget, name: Name = None) -> None:
+    """Print a configuration without what only wg-quick understands, for `wg setconf`."""
+    verbs.strip(target, name)
+
+
+@app.command(name="help", hidden=True)
+def show_help(context: typer.Context) -> None:
+    """Print the overview."""
+    typer.echo(context.find_root().get_help())
+
+
+@app.callback(invoke_without_command=True)
+def overview(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Without a verb: the overview, as wg-quick prints its usage, and status 1."""
+    if version:
+        typer.echo(f"wgq {wgquick.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(1)
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run typer; faults of usage are said on standard error and end in status 1, as wg-quick's do."""
+    try:
+        status = app(arguments, prog_name="wgq", standalone_mode=False)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 1
+    except click.Abort:
+        return 1
+    return status if isinstance(status, int) else 0

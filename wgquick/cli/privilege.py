@@ -1,0 +1,37 @@
+"""CAP_NET_ADMIN, held already (root, a container, an ambient capability) or had through sudo."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from wgquick.errors import WgqError
+
+_CAP_NET_ADMIN = 1 << 12
+_KEPT = ("WG_", "WGQ_", "LOG_LEVEL")
+_PROMPT = "wgq must be run as root. Please enter the password for %u to continue: "
+
+
+def acquire() -> None:
+    """Return with CAP_NET_ADMIN, or become the same command under sudo (wg-quick's auto_su)."""
+    if _effective_capabilities() & _CAP_NET_ADMIN:
+        return
+    kept = ",".join(sorted(name for name in os.environ if name.startswith(_KEPT)))
+    preserve = [f"--preserve-env={kept}"] if kept else []
+    command = ["sudo", "-p", _PROMPT, *preserve, "--", sys.executable, "-m", "wgquick", *sys.argv[1:]]
+    try:
+        os.execvp(command[0], command)
+    except FileNotFoundError:
+        raise WgqError(
+            "this needs the capability CAP_NET_ADMIN, and there is no sudo to get it with",
+            remedy="Run it as root, or give the container CAP_NET_ADMIN (docker run --cap-add NET_ADMIN).",
+        ) from None
+
+
+def _effective_capabilities() -> int:
+    """CapEff of this process, proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0

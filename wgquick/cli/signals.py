@@ -1,0 +1,37 @@
+"""INT, TERM and HUP as exceptions, so that what had been done is undone before the program ends."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from wgquick.errors import SignalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Inside the block the first such signal raises SignalError; those that follow it are ignored."""
+    before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_heeded(number)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_heeded(number: signal.Signals) -> bool:
+    """A signal that our caller had us ignore (nohup) stays ignored."""
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
+def _raise(number: int, _frame: FrameType | None) -> NoReturn:
+    for other in _CAUGHT:
+        signal.signal(other, signal.SIG_IGN)
+    raise SignalError(signal.Signals(number).name, number)

@@ -1,0 +1,83 @@
+"""What each verb does with its arguments; used by the short way and by typer alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from wgquick import api
+from wgquick.cli import privilege, signals
+from wgquick.config import location
+from wgquick.errors import ConfigError, WgqError
+from wgquick.executor.options import Options
+
+
+def options(
+    backend: str | None = None,
+    firewall: str | None = None,
+    dns: str | None = None,
+    *,
+    strict: bool = False,
+    force: bool = False,
+) -> Options:
+    """The options given, or else WGQ_BACKEND, WGQ_FIREWALL and WGQ_DNS."""
+    return Options(
+        backend or os.environ.get("WGQ_BACKEND") or "auto",
+        firewall or os.environ.get("WGQ_FIREWALL") or "auto",
+        dns or os.environ.get("WGQ_DNS") or "auto",
+        strict,
+        force,
+    ).checked()
+
+
+def up(target: str, name: str | None = None, chosen: Options | None = None) -> None:
+    """Bring an interface up."""
+    chosen = chosen or options()
+    privilege.acquire()
+    settings = api.load(target, _say, name=name)
+    with signals.raised():
+        api.up(settings, chosen, _say)
+
+
+def down(target: str, name: str | None = None, chosen: Options | None = None) -> None:
+    """Take an interface down; a file that is gone or broken leaves the journal to go by."""
+    chosen = chosen or options()
+    privilege.acquire()
+    interface = name or location.interface_name(target)
+    try:
+        settings = api.load(target, _say, name=name)
+    except WgqError as error:
+        _explain_missing(interface, error, chosen)
+        settings = None
+    with signals.raised():
+        api.down(interface, settings, chosen, _say)
+
+
+def _explain_missing(interface: str, error: WgqError, chosen: Options) -> None:
+    """Say what down will go by instead, or raise the error where there is nothing else."""
+    if not api.can_go_down(interface, without_file=chosen.force or not isinstance(error, ConfigError)):
+        if isinstance(error, ConfigError) and api.can_go_down(interface, without_file=True):
+            _say(f"[!] `wgq down --force {interface}' takes it down without the file's hooks")
+        raise error
+    _say(f"{error}\n[!] Taking {interface} down by its journal and by what the host shows")
+
+
+def save(target: str) -> None:
+    """Write an interface's present state to its file."""
+    privilege.acquire()
+    api.save(target, _say)
+
+
+def strip(target: str, name: str | None = None) -> None:
+    """Print what `wg` understands."""
+    found = location.locate(target, name)
+    if not os.access(found.path, os.R_OK):
+        privilege.acquire()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(api.strip(target, _say, name=name))
+    sys.stdout.buffer.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

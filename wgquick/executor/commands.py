@@ -1,0 +1,174 @@
+"""cmd_up, cmd_down and cmd_save: observe, plan, apply, in wg-quick(8)'s order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.errors import HookError, WgqError
+from wgquick.executor import observe
+from wgquick.executor.execution import Execution
+from wgquick.executor.journal import Journal
+from wgquick.plan import down as plan_down
+from wgquick.plan import up as plan_up
+from wgquick.plan.steps import DeleteLink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.journal import Record
+    from wgquick.executor.options import Options
+    from wgquick.executor.protocols import Host
+    from wgquick.plan.steps import Step
+
+    Say = Callable[[str], None]
+    Save = Callable[[Settings], None]
+    Hooks = tuple[Step, ...]
+
+
+def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
+    """Bring the interface up; whatever fails, and whatever interrupts, is undone before it is raised."""
+    name = settings.name
+    if host.rtnl.link(name) is not None:
+        raise WgqError(f"`{name}' already exists", remedy=f"Take it down first: wgq down {name}")
+    journal = Journal(host.journal_directory, name)
+    _recover(name, journal, host, options, say)
+    journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
+    run = Execution(host, options, say, journal, settings.path)
+    try:
+        _bring_up(settings, host, options, run, journal)
+        journal.complete()
+    except BaseException:
+        run.roll_back()
+        raise
+
+
+def _bring_up(settings: Settings, host: Host, options: Options, run: Execution, journal: Journal) -> None:
+    name, strict = settings.name, options.strict
+    run.apply(plan_up.add_if(settings))
+    _identify(name, host, journal)
+    run.apply(plan_up.hooks(settings, "PreUp"))
+    run.apply(plan_up.set_config(settings, observe.endpoints(settings, host)))
+    run.apply(plan_up.add_addr(settings, ipv6=observe.ipv6(name, host), strict=strict))
+    device = host.wireguard.get(name)
+    run.apply(plan_up.set_mtu(settings, observe.mtu(settings, device, host)))
+    mode = host.dns.detect(options.dns) if settings.dns else "off"
+    run.apply(plan_up.set_dns(settings, mode, observe.allowed_ips(device)))
+    with host.lock():
+        run.apply(plan_up.add_routes(settings, observe.routes(settings, device, host, options), strict=strict))
+    run.apply(plan_up.hooks(settings, "PostUp"))
+
+
+def _identify(name: str, host: Host, journal: Journal) -> None:
+    link = host.rtnl.link(name)
+    if link is not None:
+        journal.identify(link.ifindex)
+
+
+def _recover(name: str, journal: Journal, host: Host, options: Options, say: Say) -> None:
+    """Take back what a run that was killed has left, before a new one begins."""
+    record = journal.read()
+    if record is None:
+        return
+    say(f"[!] Cleaning up after an earlier {name} that was not taken down")
+    faults = Execution(host, options, _unsaid, journal).take_back(_leftovers(record, host, options))
+    if faults:
+        raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is mended.")
+
+
+def _unsaid(_line: str) -> None:
+    """Leftovers may be gone already, so that lines for taking them away could be untrue."""
+
+
+class Departure(NamedTuple):
+    """How one interface goes down: the hooks before and after, whether it may be saved, and the undos."""
+
+    before: Hooks
+    after: Hooks
+    savable: bool
+    undos: tuple[Step, ...]
+
+
+def cmd_down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
+    """Take the interface down: what the journal says, or what the host shows where there is no journal.
+
+    `settings` are today's file's, None where it is gone or does not parse; `save` writes the device's state to
+    the file for SaveConfig.
+    """
+    journal = Journal(host.journal_directory, name)
+    record = journal.read()
+    departure = _departure(name, settings, record, host, options, say=say)
+    path = settings.path if settings else record.path if record else ""
+    run = Execution(host, options, say, journal, path)
+    _hear_before(departure.before, run, options, say)
+    if departure.savable and settings is not None and settings.save_config:
+        save(settings)
+    faults = run.take_back(departure.undos)
+    if faults:
+        raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
+    journal.remove()
+    run.apply(departure.after)
+
+
+def _departure(
+    name: str, settings: Settings | None, record: Record | None, host: Host, options: Options, *, say: Say
+) -> Departure:
+    link = host.rtnl.link(name)
+    if record is None or (link is not None and record.ifindex not in (0, link.ifindex)):
+        return _without_journal(name, settings, record, host, options)
+    # A run that was killed before it ended never reached its PostUp: as after a failed up, no hooks run.
+    before, after = _hooks(settings, record, say) if record.complete else ((), ())
+    if link is not None:
+        return Departure(before, after, record.complete, plan_down.in_down_order(record.undos))
+    say(f"[!] {name} is gone already: taking back what came with it")
+    return Departure((), after, False, _leftovers(record, host, options))
+
+
+def _without_journal(
+    name: str, settings: Settings | None, record: Record | None, host: Host, options: Options
+) -> Departure:
+    """As wg-quick would; a stale journal's leftovers go as well."""
+    facts = observe.down(settings, name, host, options)
+    if not facts.exists:
+        raise WgqError(f"`{name}' is not a WireGuard interface")
+    before = plan_up.hooks(settings, "PreDown") if settings else ()
+    after = plan_up.hooks(settings, "PostDown") if settings else ()
+    stale = _leftovers(record, host, options) if record else ()
+    undos = plan_down.in_down_order((*plan_down.from_facts(settings, name, facts), *stale))
+    return Departure(before, after, True, undos)
+
+
+def _leftovers(record: Record, host: Host, options: Options) -> tuple[Step, ...]:
+    """The undos of a journal whose link is gone, less the rules that another tunnel has taken over since."""
+    facts = observe.down(None, record.name, host, options)
+    spared = plan_down.spare_others(record.undos, facts)
+    return plan_down.in_down_order(undo for undo in spared if not isinstance(undo, DeleteLink))
+
+
+def _hooks(settings: Settings | None, record: Record, say: Say) -> tuple[Hooks, Hooks]:
+    """The PreDown and PostDown hooks: today's file's, as in wg-quick, or else the journal's."""
+    if settings is not None:
+        return plan_up.hooks(settings, "PreDown"), plan_up.hooks(settings, "PostDown")
+    if record.hidden_hooks:
+        say(f"[!] {record.hidden_hooks} hook(s) that hold a key are not in the journal, and do not run")
+    return (
+        tuple(hook for hook in record.hooks if hook.stage == "PreDown"),
+        tuple(hook for hook in record.hooks if hook.stage == "PostDown"),
+    )
+
+
+def _hear_before(before: Hooks, run: Execution, options: Options, say: Say) -> None:
+    """PreDown hooks; a failing one stops down before anything was taken away, unless `force`."""
+    try:
+        run.apply(before)
+    except HookError as error:
+        if not options.force:
+            raise
+        say(f"[!] {error.what}: going on, as --force asks")
+
+
+def can_go_down(name: str, host: Host, *, without_file: bool) -> bool:
+    """Whether down has a journal to go by, or, where that is enough, a device that is there."""
+    if Journal(host.journal_directory, name).read() is not None:
+        return True
+    return without_file and name in host.wireguard.interfaces()

@@ -1,0 +1,227 @@
+"""Applies steps: writes each one's undo to the journal, says its line, does it; and takes back what was done."""
+
+from __future__ import annotations
+
+from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, ESRCH
+from itertools import groupby
+from os import strerror
+from typing import TYPE_CHECKING, cast
+
+from wgquick.device import DeviceConfig
+from wgquick.errors import BatchError, OperationError, WgqError
+from wgquick.executor import observe
+from wgquick.net import Prefix
+from wgquick.plan import render
+from wgquick.plan.down import in_rollback_order
+from wgquick.plan.steps import (
+    AddAddress,
+    AddFirewall,
+    AddLink,
+    AddRoute,
+    AddRule,
+    DeleteLink,
+    DeleteRule,
+    ReleaseSysctl,
+    RemoveFirewall,
+    RunHook,
+    SetDevice,
+    SetDns,
+    SetFwmark,
+    SetMtuUp,
+    SetSysctl,
+    UnsetDns,
+    undo,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from wgquick.executor.journal import Journal
+    from wgquick.executor.options import Options
+    from wgquick.executor.protocols import Host
+    from wgquick.plan.steps import Step
+
+# What the kernel answers when the thing to be removed is no longer there.
+_GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
+_BATCHES = (AddAddress, AddRoute)
+
+
+class Execution:
+    """One run of up or down on a host; `say` takes the transcript, a line or several joined by newlines."""
+
+    def __init__(
+        self, host: Host, options: Options, say: Callable[[str], None], journal: Journal, path: str = ""
+    ) -> None:
+        self._host = host
+        self._options = options
+        self._say = say
+        self._journal = journal
+        self._path = path
+        self._promised: list[Step] = []
+
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Take the steps in order, neighbouring addresses and routes in one batch each."""
+        for kind, group in groupby(steps, type):
+            if kind in _BATCHES:
+                self._apply_batch(list(group))
+            else:
+                for step in group:
+                    self._apply_one(step)
+
+    def _apply_one(self, step: Step) -> None:
+        taken_back = undo(step)
+        if taken_back is not None:
+            self._journal.promise(taken_back)
+            self._promised.append(taken_back)
+        if isinstance(step, AddLink):
+            self._add_link(step.name)
+        else:
+            self._tell(step)
+            self._do(step)
+
+    def _apply_batch(self, steps: Sequence[Step]) -> None:
+        """Lines are said up to the first refused item, as if each had been a command of its own."""
+        try:
+            self._send(steps)
+        except BatchError as error:
+            index, errno = error.failures[0]
+            self._say("\n".join(map(render.line, steps[: index + 1])))
+            raise refused(steps[index], errno) from None
+        self._say("\n".join(map(render.line, steps)))
+
+    def _send(self, steps: Sequence[Step]) -> None:
+        if isinstance(steps[0], AddAddress):
+            words = [step.address for step in cast("Sequence[AddAddress]", steps)]
+            self._host.rtnl.add_addresses(steps[0].name, [Prefix(w.address, w.length) for w in words])
+        else:
+            self._host.rtnl.add_routes([step.route for step in cast("Sequence[AddRoute]", steps)])
+
+    def _tell(self, step: Step) -> None:
+        text = "\n".join(self._words(step))
+        if text:
+            self._say(text)
+
+    def _words(self, step: Step) -> tuple[str, ...]:
+        """DNS and firewall have the words of whatever carries them out; all else has wg-quick's."""
+        match step:
+            case SetDns(name, mode, servers, search, full):
+                return self._host.dns.set_lines(mode, name, servers, search, full)
+            case UnsetDns(name, mode):
+                return self._host.dns.unset_lines(mode, name)
+            case AddFirewall(_, kind, family):
+                return self._host.firewall.add_lines(kind, family)
+            case RemoveFirewall(_, kind, family):
+                return self._host.firewall.remove_lines(kind, family)
+            case _:
+                return render.lines(step)
+
+    def _do(self, step: Step) -> None:
+        host = self._host
+        match step:
+            case RunHook(name, _, command):
+                host.hooks.run(command, name=name, path=self._path)
+            case SetDevice(name, config):
+                host.wireguard.set(name, config)
+            case SetFwmark(name, fwmark):
+                host.wireguard.set(name, _fwmark(fwmark))
+            case SetMtuUp(name, mtu):
+                host.rtnl.set_link(name, mtu=mtu)
+            case AddRule(rule):
+                host.rtnl.add_rule(rule)
+            case SetDns(name, mode, servers, search, full):
+                host.dns.set(mode, name, servers, search, full)
+            case AddFirewall(name, kind, family, addresses, fwmark):
+                host.firewall.add(kind, name, family, addresses, fwmark)
+            case SetSysctl(key, value, _, held):
+                if not held:
+                    host.sysctl.write(key.replace(".", "/"), value)
+            case _:
+                self._undo(step)
+
+    def _undo(self, step: Step) -> None:
+        host = self._host
+        match step:
+            case DeleteLink(name):
+                host.rtnl.delete_link(name)
+                host.userspace.await_exit(name)
+            case DeleteRule(rule):
+                host.rtnl.delete_rule(rule)
+            case UnsetDns(name, mode):
+                host.dns.unset(mode, name)
+            case RemoveFirewall(name, kind, family):
+                host.firewall.remove(kind, name, family)
+            case ReleaseSysctl(key, earlier):
+                if not observe.mark_is_needed(host):
+                    host.sysctl.write(key.replace(".", "/"), earlier)
+
+    def _add_link(self, name: str) -> None:
+        """The kernel first, then a userspace implementation (wg-quick's add_if), as `backend` allows."""
+        if self._options.backend != "userspace" and self._add_kernel_link(name):
+            return
+        chosen = self._host.userspace.choose()
+        if chosen is None:
+            raise WgqError(
+                "no userspace WireGuard implementation was found",
+                remedy="Install wgq with its wgq-userspace, or name one in WG_QUICK_USERSPACE_IMPLEMENTATION.",
+            )
+        program, why = chosen
+        self._say(f"[!] Using the userspace implementation {program} ({why}).\n[#] {program} {name}")
+        self._host.userspace.start(program, name)
+
+    def _add_kernel_link(self, name: str) -> bool:
+        """Whether the kernel made the link; False where userspace is to be tried instead."""
+        self._say(render.line(AddLink(name)))
+        try:
+            self._host.rtnl.add_wireguard_link(name)
+        except OperationError as error:
+            # Refused whole: there is nothing to take back, least of all another's link of the same name.
+            if (
+                self._options.backend == "kernel"
+                or error.errno == EEXIST
+                or self._host.userspace.kernel_has_wireguard()
+            ):
+                self._promised.clear()
+                raise
+            self._say("[!] Missing WireGuard kernel module. Falling back to a userspace implementation.")
+            return False
+        return True
+
+    def take_back(self, undos: Iterable[Step]) -> list[str]:
+        """Apply undos, each even if another fails; what is gone already is fine. Returns what went wrong."""
+        faults: list[str] = []
+        for step in undos:
+            self._tell(step)
+            try:
+                self._undo(step)
+            except OperationError as error:
+                if error.errno not in _GONE:
+                    faults.append(str(error))
+        return faults
+
+    def roll_back(self) -> None:
+        """Take back all that this run did; the journal stays where something could not be."""
+        faults = self.take_back(in_rollback_order(self._promised))
+        for fault in faults:
+            self._say(f"[!] {fault}")
+        if not faults:
+            self._journal.remove()
+
+
+def _fwmark(fwmark: int) -> DeviceConfig:
+    return DeviceConfig(fwmark=fwmark)
+
+
+def refused(step: Step, errno: int) -> OperationError:
+    """The kernel's refusal of one address or route, in the words of the command that would have failed."""
+    command = render.line(step).removeprefix("[#] ")
+    return OperationError(f"`{command}' failed: {strerror(errno)}", errno=errno, remedy=_remedy(step, errno))
+
+
+def _remedy(step: Step, errno: int) -> str:
+    match step:
+        case AddRoute() if errno == EEXIST:
+            return "The host has this route already: remove it, set Table, or take the network out of AllowedIPs."
+        case AddAddress() if errno == EEXIST:
+            return "The address is given twice: remove one of the two."
+        case _:
+            return ""

@@ -1,0 +1,170 @@
+"""Asks the host for the facts that the planners need, each as late as wg-quick would look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.config.tables import table_number
+from wgquick.errors import OperationError
+from wgquick.executor.journal import others
+from wgquick.net import SocketAddress
+from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
+from wgquick.plan.steps import ReleaseSysctl
+from wgquick.plan.up import FIRST_TABLE, MAIN_TABLE, SRC_VALID_MARK, routes_automatically
+
+if TYPE_CHECKING:
+    from wgquick.config.settings import Settings
+    from wgquick.device import Device
+    from wgquick.executor.options import Options
+    from wgquick.executor.protocols import Host, Link, Path
+    from wgquick.net import AllowedIP, Prefix, Rule
+
+
+def endpoints(settings: Settings, host: Host) -> EndpointFacts:
+    """Every endpoint of the configuration resolved, each once."""
+    wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
+    return EndpointFacts({endpoint: host.resolve(endpoint) for endpoint in wanted})
+
+
+def ipv6(name: str, host: Host) -> bool:
+    """Whether the link takes IPv6 addresses."""
+    return host.sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") == "0"
+
+
+def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
+    """The MTUs of the paths to the device's endpoints; none where the configuration gives one itself."""
+    if settings.mtu is not None:
+        return MtuFacts()
+    found = _path_mtus(_route_targets(device), host)
+    default = None if found else _default_mtu(host)
+    return MtuFacts(found, default)
+
+
+def _route_targets(device: Device) -> list[str]:
+    """The endpoints' addresses; one with a zone is passed over, as wg-quick's pattern does."""
+    targets = (peer.endpoint for peer in device.peers)
+    return list(dict.fromkeys(e.address for e in targets if isinstance(e, SocketAddress) and not e.scope))
+
+
+def _path_mtus(targets: list[str], host: Host) -> tuple[int, ...]:
+    paths = [path for path in map(host.rtnl.path, targets) if path]
+    links = {link.name: link for link in host.rtnl.links()} if paths else {}
+    return tuple(size for size in (_mtu_of(path, links) for path in paths) if size)
+
+
+def _default_mtu(host: Host) -> int | None:
+    path = host.rtnl.default_path()
+    return _mtu_of(path, {link.name: link for link in host.rtnl.links()}) if path else None
+
+
+def _mtu_of(path: Path, links: dict[str, Link]) -> int:
+    link = links.get(path.link)
+    return path.mtu or (link.mtu if link else 0)
+
+
+def allowed_ips(device: Device) -> tuple[AllowedIP, ...]:
+    """The AllowedIPs of all peers in the device's order."""
+    return tuple(ip for peer in device.peers for ip in peer.allowed_ips)
+
+
+def routes(settings: Settings, device: Device, host: Host, options: Options) -> RouteFacts:
+    """What add_route and add_default need; the device, not the file, says which AllowedIPs there are."""
+    if settings.table == "off":
+        return RouteFacts()
+    wanted = allowed_ips(device)
+    usable = ipv6(settings.name, host)
+    if not routes_automatically(settings):
+        return RouteFacts(wanted, ipv6=usable, table=table_number(settings.table, host.table_names()))
+    families = (4, 6) if usable else (4,)
+    through = tuple(r for family in families for r in _link_routes(settings.name, family, host))
+    default = any(ip.length == 0 and (usable or len(ip.address) == 4) for ip in wanted)
+    return RouteFacts(
+        wanted, through, usable, default=_default(settings, device, host, options) if default else None
+    )
+
+
+def _link_routes(name: str, family: int, host: Host) -> list[Prefix]:
+    return host.rtnl.routes(family=family, table=MAIN_TABLE, device=name)
+
+
+def _default(settings: Settings, device: Device, host: Host, options: Options) -> DefaultFacts:
+    key = SRC_VALID_MARK.replace(".", "/")
+    return DefaultFacts(
+        fwmark=device.fwmark,
+        free_table=FIRST_TABLE if device.fwmark else _free_table(host),
+        rules=_rules(host),
+        addresses=tuple(host.rtnl.addresses(settings.name)),
+        src_valid_mark=host.sysctl.read(key),
+        mark_earlier=_earlier(host, settings.name),
+        mark_writable=host.sysctl.writable(key),
+        firewall=host.firewall.choose(options.firewall),
+    )
+
+
+def _free_table(host: Host) -> int:
+    """The first table from 51820 that is empty in both families."""
+    table = FIRST_TABLE
+    while not all(_is_empty(host, family, table) for family in (4, 6)):
+        table += 1
+    return table
+
+
+def _is_empty(host: Host, family: int, table: int) -> bool:
+    """A kernel without that family has no routes in the table, and says so by an error."""
+    try:
+        return host.rtnl.table_is_empty(family, table)
+    except OperationError:
+        return True
+
+
+def _rules(host: Host) -> tuple[Rule, ...]:
+    return tuple(rule for family in (4, 6) for rule in _family_rules(host, family))
+
+
+def _family_rules(host: Host, family: int) -> list[Rule]:
+    try:
+        return host.rtnl.rules(family)
+    except OperationError:
+        return []
+
+
+def _earlier(host: Host, name: str) -> str | None:
+    """What src_valid_mark was before the tunnels that hold it now; None where no other does."""
+    for record in others(host.journal_directory, name):
+        for undo in record.undos:
+            if isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK:
+                return undo.earlier
+    return None
+
+
+def down(settings: Settings | None, name: str, host: Host, options: Options) -> DownFacts:
+    """What the host shows of a tunnel that has no journal."""
+    exists = name in host.wireguard.interfaces()
+    device = host.wireguard.get(name) if exists else None
+    return DownFacts(
+        exists=exists,
+        fwmark=device.fwmark if device else 0,
+        has_default=any(ip.length == 0 for ip in allowed_ips(device)) if device else False,
+        rules=_rules(host),
+        firewalls=host.firewall.present(name),
+        dns_mode=host.dns.detect(options.dns) if settings is not None and settings.dns else "",
+        other_marks=_other_marks(name, host),
+    )
+
+
+def _other_marks(name: str, host: Host) -> frozenset[int]:
+    """The fwmarks of the other devices: the tables that are theirs."""
+    return frozenset(_mark(other, host) for other in host.wireguard.interfaces() if other != name) - {0}
+
+
+def _mark(name: str, host: Host) -> int:
+    """A device's fwmark; 0 for one that ended or hangs, which must not keep another from going down."""
+    try:
+        return host.wireguard.get(name).fwmark
+    except OperationError:
+        return 0
+
+
+def mark_is_needed(host: Host) -> bool:
+    """Whether a full tunnel of IPv4 is still up, be it wgq's or wg-quick's: its rule is."""
+    return any(rule.fwmark is not None and not rule.other for rule in host.rtnl.rules(4))

@@ -1,0 +1,110 @@
+"""cmd_down as data: what to take back, from the journal, or from the host's state where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.plan.steps import (
+    DeleteLink,
+    DeleteRule,
+    ReleaseSysctl,
+    RemoveFirewall,
+    UnsetDns,
+)
+from wgquick.plan.up import MAIN_TABLE, routes_automatically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.config.settings import Settings
+    from wgquick.net import Rule
+    from wgquick.plan.facts import DownFacts
+    from wgquick.plan.steps import Step
+
+# cmd_down calls del_if (rules, link) and then unset_dns and remove_firewall; the trap of a failed cmd_up finds
+# HAVE_SET_DNS and HAVE_SET_FIREWALL set, so that del_if takes those away first.
+_DOWN_ORDER = (DeleteRule, DeleteLink, UnsetDns, RemoveFirewall, ReleaseSysctl)
+_ROLLBACK_ORDER = (UnsetDns, RemoveFirewall, DeleteRule, DeleteLink, ReleaseSysctl)
+
+
+def in_down_order(undos: Iterable[Step]) -> tuple[Step, ...]:
+    """The undos in the order in which wg-quick's cmd_down works."""
+    return _ordered(undos, _DOWN_ORDER)
+
+
+def in_rollback_order(undos: Iterable[Step]) -> tuple[Step, ...]:
+    """The undos in the order in which a failed wg-quick cmd_up cleans up."""
+    return _ordered(undos, _ROLLBACK_ORDER)
+
+
+def _ordered(undos: Iterable[Step], order: tuple[type, ...]) -> tuple[Step, ...]:
+    """By kind, then as del_if does it: each family's table rule before its suppress rule; each undo once."""
+
+    def rank(step: Step) -> tuple[int, int, int]:
+        kind = order.index(type(step))
+        if isinstance(step, DeleteRule):
+            return kind, step.rule.family, 0 if step.rule.fwmark is not None else 1
+        return kind, 0, 0
+
+    return tuple(sorted(dict.fromkeys(undos), key=rank))
+
+
+def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Step, ...]:
+    """The undos of a tunnel that has no journal, as wg-quick's del_if, unset_dns and remove_firewall find them."""
+    undos: list[Step] = [DeleteLink(name)] if facts.exists else []
+    if facts.has_default and facts.fwmark and (settings is None or routes_automatically(settings)):
+        undos += [DeleteRule(rule) for rule in _own_rules(facts)]
+    if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
+        undos.append(UnsetDns(name, facts.dns_mode))
+    undos += [RemoveFirewall(name, kind, 0) for kind in facts.firewalls]
+    return in_down_order(undos)
+
+
+def _own_rules(facts: DownFacts) -> list[Rule]:
+    """The rules that look up the device's table, each with the suppress rule that add_default put below it.
+
+    The kernel gave that one the preference just under the table rule's; a suppress rule elsewhere is another
+    tunnel's or the host's own, and stays (wg-quick deletes them all).
+    """
+    return [
+        rule
+        for table_rule in facts.rules
+        if _looks_up(table_rule, facts.fwmark)
+        for rule in (table_rule, *_partner(table_rule, facts.rules))
+    ]
+
+
+def _looks_up(rule: Rule, table: int) -> bool:
+    return not rule.other and rule.fwmark is not None and rule.table == table
+
+
+def _partner(table_rule: Rule, rules: Iterable[Rule]) -> list[Rule]:
+    """The suppress rule of a table rule: the nearest one below it with no other tunnel's table rule between."""
+    below = [r for r in rules if r.family == table_rule.family and _below(r, table_rule)]
+    below.sort(key=lambda rule: rule.priority or 0, reverse=True)
+    for rule in below:
+        if rule.fwmark is not None and not rule.other:
+            break
+        if rule.suppress_prefixlength == 0 and rule.table == MAIN_TABLE and not rule.other:
+            return [rule]
+    return []
+
+
+def _below(rule: Rule, other: Rule) -> bool:
+    return (rule.priority or 0) < (other.priority or 0)
+
+
+def spare_others(undos: Iterable[Step], facts: DownFacts) -> tuple[Step, ...]:
+    """The undos of a journal whose link is gone, less the rules that another device has taken over since.
+
+    After `wg-quick down` has cleaned up, the next tunnel gets the same table and the same preferences.
+    """
+    kept: list[Step] = []
+    taken = False
+    for step in undos:
+        if isinstance(step, DeleteRule) and step.rule.fwmark is not None:
+            taken = step.rule.table in facts.other_marks
+        # A suppress rule follows its table rule in the journal and shares its owner.
+        if not (isinstance(step, DeleteRule) and taken):
+            kept.append(step)
+    return tuple(kept)

@@ -1,0 +1,65 @@
+"""What was observed of the host, as data: the planners' only knowledge of the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wgquick.net import AllowedIP, Endpoint, Prefix, Rule, SocketAddress
+
+
+class EndpointFacts(NamedTuple):
+    """What each endpoint of the configuration resolved to."""
+
+    resolved: Mapping[Endpoint, SocketAddress]
+
+
+class MtuFacts(NamedTuple):
+    """The MTU of the path to each endpoint that has a route (bytes), and of the default route's path, if any."""
+
+    endpoints: tuple[int, ...] = ()
+    default: int | None = None
+
+
+class DefaultFacts(NamedTuple):
+    """What add_default needs to know; `rules` of both families, `free_table` the next free one from 51820.
+
+    `src_valid_mark` is None where the kernel has no such setting. `mark_earlier` is what it was before the
+    first of the tunnels that need it now, `mark_writable` whether /proc/sys lets us set it.
+    """
+
+    fwmark: int = 0
+    free_table: int = 51820
+    rules: tuple[Rule, ...] = ()
+    addresses: tuple[Prefix, ...] = ()
+    src_valid_mark: str | None = None
+    mark_earlier: str | None = None
+    mark_writable: bool = True
+    firewall: str = "nft"
+
+
+class RouteFacts(NamedTuple):
+    """The device's AllowedIPs in its own order, and the main table's routes through the link.
+
+    `default` is None where no AllowedIP is a /0 that add_default would handle.
+    """
+
+    allowed_ips: tuple[AllowedIP, ...] = ()
+    routes: tuple[Prefix, ...] = ()
+    ipv6: bool = True
+    table: int | None = None
+    default: DefaultFacts | None = None
+
+
+class DownFacts(NamedTuple):
+    """What the host shows of a tunnel that has no journal; `other_marks` are the other devices' fwmarks."""
+
+    exists: bool = True
+    fwmark: int = 0
+    has_default: bool = False
+    rules: tuple[Rule, ...] = ()
+    firewalls: tuple[str, ...] = ()
+    dns_mode: str = ""
+    other_marks: frozenset[int] = frozenset()

@@ -1,0 +1,216 @@
+"""cmd_up as data, stage by stage in wg-quick(8)'s order: every function is settings and facts in, steps out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.device import DeviceConfig, PeerConfig
+from wgquick.errors import WgqError
+from wgquick.net import Prefix, Route, Rule, address_text
+from wgquick.plan.steps import (
+    AddAddress,
+    AddFirewall,
+    AddLink,
+    AddRoute,
+    AddRule,
+    Note,
+    RunHook,
+    SetDevice,
+    SetDns,
+    SetFwmark,
+    SetMtuUp,
+    SetSysctl,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.net import AllowedIP
+    from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
+    from wgquick.plan.steps import Step
+
+MAIN_TABLE = 254
+FIRST_TABLE = 51820
+# Outer IPv6 and UDP headers, WireGuard's header and tag: 40 + 8 + 32 bytes.
+OVERHEAD = 80
+ETHERNET_MTU = 1500
+SRC_VALID_MARK = "net.ipv4.conf.all.src_valid_mark"
+IPV6_DISABLED = "IPv6 is disabled on this host"
+
+
+def routes_automatically(settings: Settings) -> bool:
+    """Whether Table is absent or `auto`: only then does /0 mean add_default (wg-quick's add_route)."""
+    return settings.table in ("", "auto")
+
+
+def add_if(settings: Settings) -> tuple[Step, ...]:
+    """The link itself."""
+    return (AddLink(settings.name),)
+
+
+def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
+    """The hook lines of a stage (PreUp, PostUp, PreDown, PostDown), `%i` replaced everywhere."""
+    lines = {
+        "PreUp": settings.pre_up,
+        "PostUp": settings.post_up,
+        "PreDown": settings.pre_down,
+        "PostDown": settings.post_down,
+    }[stage]
+    return tuple(RunHook(settings.name, stage, line.replace("%i", settings.name)) for line in lines)
+
+
+def set_config(settings: Settings, facts: EndpointFacts) -> tuple[Step, ...]:
+    """The device's keys and peers, added to what a PreUp hook may have set (`wg addconf`)."""
+    peers = tuple(_peer_config(peer, facts) for peer in settings.peers)
+    config = DeviceConfig(settings.private_key, settings.listen_port, settings.fwmark, peers=peers)
+    return (SetDevice(settings.name, config),)
+
+
+def _peer_config(peer: PeerSettings, facts: EndpointFacts) -> PeerConfig:
+    return PeerConfig(
+        peer.public_key,
+        preshared_key=peer.preshared_key,
+        endpoint=facts.resolved[peer.endpoint] if peer.endpoint else None,
+        persistent_keepalive=peer.persistent_keepalive,
+        replace_allowed_ips=peer.replace_allowed_ips,
+        allowed_ips=peer.allowed_ips,
+    )
+
+
+def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...]:
+    """The addresses in the file's order; without IPv6 only the IPv4 ones, and a note, unless `strict`."""
+    usable = [a for a in settings.addresses if ipv6 or len(a.address) == 4]
+    steps: list[Step] = [AddAddress(settings.name, address) for address in usable]
+    if not ipv6 and _wants_ipv6(settings):
+        if strict:
+            raise WgqError(
+                IPV6_DISABLED, remedy="Enable it (sysctl net.ipv6.conf.all.disable_ipv6=0), or leave --strict out."
+            )
+        steps.insert(0, Note(f"[!] {IPV6_DISABLED}: leaving out the IPv6 addresses and routes of {settings.name}"))
+    return tuple(steps)
+
+
+def _wants_ipv6(settings: Settings) -> bool:
+    """Whether the file asks for an IPv6 address, or for a route that Table does not switch off."""
+    routed = () if settings.table == "off" else settings.peers
+    return any(len(a.address) == 16 for a in settings.addresses) or any(
+        len(ip.address) == 16 for peer in routed for ip in peer.allowed_ips
+    )
+
+
+def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
+    """The MTU given, or the smallest of the endpoints' paths less 80, and up (wg-quick's set_mtu_up)."""
+    if settings.mtu is not None:
+        return (SetMtuUp(settings.name, settings.mtu),)
+    mtu = min(facts.endpoints, default=facts.default or 0) or ETHERNET_MTU
+    return (SetMtuUp(settings.name, mtu - OVERHEAD),)
+
+
+def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> tuple[Step, ...]:
+    """The link's DNS; search domains alone set nothing, as in wg-quick."""
+    if not settings.dns or mode == "off":
+        return ()
+    full = settings.table != "off" and any(ip.length == 0 for ip in allowed_ips)
+    return (SetDns(settings.name, mode, settings.dns, settings.dns_search, full),)
+
+
+def route_order(allowed_ips: Iterable[AllowedIP]) -> list[AllowedIP]:
+    """Longest prefix first, equals in reverse byte order of their text: `sort -nr -k 2 -t /` under LC_ALL=C."""
+    return sorted(set(allowed_ips), key=lambda ip: (ip.length, address_text(ip.address)), reverse=True)
+
+
+def add_routes(settings: Settings, facts: RouteFacts, *, strict: bool = False) -> tuple[Step, ...]:
+    """A route for each of the device's AllowedIPs, and add_default for each /0 (wg-quick's add_route)."""
+    if settings.table == "off":
+        return ()
+    wanted = [ip for ip in route_order(facts.allowed_ips) if facts.ipv6 or len(ip.address) == 4]
+    if not routes_automatically(settings):
+        table = MAIN_TABLE if facts.table is None else facts.table
+        return tuple(_route(settings, ip, table, settings.table) for ip in wanted)
+    return tuple(_automatic_routes(settings, wanted, facts, strict))
+
+
+def _route(settings: Settings, ip: AllowedIP, table: int, word: str = "") -> AddRoute:
+    return AddRoute(Route(Prefix(ip.address, ip.length), settings.name, table), word)
+
+
+def _automatic_routes(
+    settings: Settings, wanted: list[AllowedIP], facts: RouteFacts, strict: bool
+) -> Iterator[Step]:
+    covers = Coverage(facts.routes)
+    default = facts.default
+    for ip in wanted:
+        if ip.length == 0 and default is not None:
+            yield from add_default(settings, ip, default, strict=strict)
+            # The second family finds the fwmark that the first one set.
+            default = default._replace(fwmark=default.fwmark or default.free_table)
+        elif not covers(ip):
+            yield _route(settings, ip, MAIN_TABLE)
+
+
+class Coverage:
+    """Whether a route through the link already covers an AllowedIP (`ip route show dev X match PREFIX`)."""
+
+    def __init__(self, routes: Iterable[Prefix]) -> None:
+        self._networks: dict[tuple[int, int], set[int]] = {}
+        for route in routes:
+            bits = len(route.address) * 8
+            network = int.from_bytes(route.address, "big") >> (bits - route.length)
+            self._networks.setdefault((bits, route.length), set()).add(network)
+
+    def __call__(self, ip: AllowedIP) -> bool:
+        bits = len(ip.address) * 8
+        number = int.from_bytes(ip.address, "big")
+        return any(
+            number >> (bits - length) in networks
+            for (width, length), networks in self._networks.items()
+            if width == bits and length <= ip.length
+        )
+
+
+def next_priority(rules: Iterable[Rule], family: int) -> int:
+    """The preference that the kernel gives a new rule: one below the second rule's.
+
+    See fib_default_rule_pref() in net/core/fib_rules.c.
+    """
+    of_family = [rule.priority or 0 for rule in rules if rule.family == family]
+    return max(of_family[1] - 1, 0) if len(of_family) > 1 else 0
+
+
+def add_default(settings: Settings, ip: AllowedIP, facts: DefaultFacts, *, strict: bool) -> Iterator[Step]:
+    """A full tunnel of one family: fwmark, the two rules, the route, src_valid_mark and the firewall."""
+    table = facts.fwmark or facts.free_table
+    if not facts.fwmark:
+        yield SetFwmark(settings.name, table)
+    priority = next_priority(facts.rules, ip.family)
+    yield AddRule(Rule(ip.family, table, priority, fwmark=table))
+    yield AddRule(Rule(ip.family, MAIN_TABLE, max(priority - 1, 0), suppress_prefixlength=0))
+    yield AddRoute(Route(Prefix(ip.address, 0), settings.name, table), str(table))
+    if ip.family == 4:
+        yield from _src_valid_mark(facts, strict)
+    addresses = tuple(a.address for a in facts.addresses if a.family == ip.family)
+    yield AddFirewall(settings.name, facts.firewall, ip.family, addresses, table)
+
+
+def _src_valid_mark(facts: DefaultFacts, strict: bool) -> Iterator[Step]:
+    """src_valid_mark = 1 where it is not yet; needed by reverse path filtering of marked packets."""
+    if facts.src_valid_mark is None:
+        return
+    if facts.src_valid_mark == "1":
+        if facts.mark_earlier is not None:
+            yield SetSysctl(SRC_VALID_MARK, "1", facts.mark_earlier, held=True)
+        return
+    if facts.mark_writable:
+        yield SetSysctl(SRC_VALID_MARK, "1", facts.src_valid_mark)
+        return
+    consequence = "with rp_filter=1 the kernel drops the tunnel's replies"
+    if strict:
+        raise WgqError(
+            f"{SRC_VALID_MARK} is not 1 and /proc/sys is read-only: {consequence}",
+            remedy=f"Set it for the container (docker run --sysctl {SRC_VALID_MARK}=1), or leave --strict out.",
+        )
+    yield Note(
+        f"[!] {SRC_VALID_MARK} is not 1 and /proc/sys is read-only: {consequence}."
+        f" Set it for the container: --sysctl {SRC_VALID_MARK}=1"
+    )
