@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wgquick.config.tables import table_number
+from wgquick.config.grammar import table_number
 from wgquick.errors import OperationError
 from wgquick.executor.journal import others
 from wgquick.net import SocketAddress
@@ -27,8 +27,8 @@ def endpoints(settings: Settings, host: Host) -> EndpointFacts:
 
 
 def ipv6(name: str, host: Host) -> bool:
-    """Whether the link takes IPv6 addresses."""
-    return host.sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") == "0"
+    """Whether the link takes IPv6 addresses; a dot in its name is a slash in the key (sysctl(8))."""
+    return host.sysctl.read(f"net.ipv6.conf.{name.replace('.', '/')}.disable_ipv6") == "0"
 
 
 def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
@@ -88,15 +88,14 @@ def _link_routes(name: str, family: int, host: Host) -> list[Prefix]:
 
 
 def _default(settings: Settings, device: Device, host: Host, options: Options) -> DefaultFacts:
-    key = SRC_VALID_MARK.replace(".", "/")
     return DefaultFacts(
         fwmark=device.fwmark,
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
         rules=_rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
-        src_valid_mark=host.sysctl.read(key),
+        src_valid_mark=host.sysctl.read(SRC_VALID_MARK),
         mark_earlier=_earlier(host, settings.name),
-        mark_writable=host.sysctl.writable(key),
+        mark_writable=host.sysctl.writable(SRC_VALID_MARK),
         firewall=host.firewall.choose(options.firewall),
     )
 

@@ -141,7 +141,7 @@ class Dns(Protocol):
 
 
 class Sysctl(Protocol):
-    """The settings below /proc/sys; a key is its path there, parts joined by `/`."""
+    """The settings below /proc/sys; keys as sysctl(8) writes them."""
 
     def read(self, key: str) -> str | None:
         """The value, or None where the kernel has no such setting."""

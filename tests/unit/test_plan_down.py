@@ -1,0 +1,71 @@
+"""What cmd_down decides: exactly this tunnel's, in wg-quick's order."""
+
+from __future__ import annotations
+
+from wgquick.config.settings import Settings
+from wgquick.net import Rule
+from wgquick.plan import down
+from wgquick.plan.facts import DownFacts
+from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, Step, UnsetDns
+
+LOCAL, MAIN = Rule(4, 255, 0, other=True), Rule(4, 254, 32766, other=True)
+
+
+def table_rule(table: int, priority: int, family: int = 4) -> Rule:
+    return Rule(family, table, priority, fwmark=table)
+
+
+def suppress_rule(priority: int, family: int = 4) -> Rule:
+    return Rule(family, 254, priority, suppress_prefixlength=0)
+
+
+def deleted(steps: tuple[Step, ...]) -> list[Rule]:
+    return [step.rule for step in steps if isinstance(step, DeleteRule)]
+
+
+ALL = (
+    DeleteLink("wg0"),
+    UnsetDns("wg0", "resolvconf"),
+    DeleteRule(table_rule(51820, 32765, 6)),
+    DeleteRule(suppress_rule(32764, 6)),
+    RemoveFirewall("wg0", "nft", 6),
+    DeleteRule(table_rule(51820, 32765)),
+    DeleteRule(suppress_rule(32764)),
+    ReleaseSysctl("net.ipv4.conf.all.src_valid_mark", "0"),
+    RemoveFirewall("wg0", "nft", 4),
+)
+
+
+def kinds(steps: tuple[Step, ...]) -> list[str]:
+    return list(dict.fromkeys(type(step).__name__ for step in steps))
+
+
+def test_down_removes_rules_and_link_before_dns_and_firewall() -> None:
+    steps = down.in_down_order(ALL)
+    assert kinds(steps) == ["DeleteRule", "DeleteLink", "UnsetDns", "RemoveFirewall", "ReleaseSysctl"]
+    assert [rule.family for rule in deleted(steps)] == [4, 4, 6, 6]
+
+
+def test_a_failed_up_removes_dns_and_firewall_first() -> None:
+    steps = down.in_rollback_order(ALL)
+    assert kinds(steps) == ["UnsetDns", "RemoveFirewall", "DeleteRule", "DeleteLink", "ReleaseSysctl"]
+
+
+def test_without_a_journal_another_tunnels_and_the_hosts_own_suppress_rules_stay() -> None:
+    """wg-quick deletes every `main suppress_prefixlength 0` rule there is."""
+    mine, partner = table_rule(51820, 32765), suppress_rule(32764)
+    others = (table_rule(51821, 32763), suppress_rule(32762), suppress_rule(100))
+    facts = DownFacts(fwmark=51820, has_default=True, rules=(LOCAL, others[2], *others[:2], partner, mine, MAIN))
+    assert deleted(down.from_facts(Settings("wg0"), "wg0", facts)) == [mine, partner]
+
+
+def test_without_a_journal_a_given_table_leaves_the_rules_alone() -> None:
+    facts = DownFacts(fwmark=7, has_default=True, rules=(table_rule(7, 32765), suppress_rule(32764)))
+    assert down.from_facts(Settings("wg0", table="7"), "wg0", facts) == (DeleteLink("wg0"),)
+
+
+def test_a_stale_journal_spares_what_the_next_tunnel_took_over() -> None:
+    """After `wg-quick down`, the next full tunnel gets the same table and preferences."""
+    facts = DownFacts(exists=False, other_marks=frozenset({51820}))
+    assert deleted(down.spare_others(ALL, facts)) == []
+    assert deleted(down.spare_others(ALL, facts._replace(other_marks=frozenset({7})))) == deleted(ALL)

@@ -1,0 +1,169 @@
+"""What cmd_up decides, stage by stage, as data."""
+
+from __future__ import annotations
+
+import pytest
+
+from wgquick.config.settings import Address, PeerSettings, Settings
+from wgquick.device import DeviceConfig
+from wgquick.errors import WgqError
+from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, Rule, SocketAddress, pack_address
+from wgquick.plan import render, up
+from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
+from wgquick.plan.steps import AddRule, Note, SetDevice, SetDns, SetMtuUp, SetSysctl, Step
+
+KEY = PublicKey(bytes(range(32)))
+HOST_RULES = tuple(
+    Rule(family, table, priority, other=True)
+    for family, rules in ((4, ((255, 0), (254, 32766), (253, 32767))), (6, ((255, 0), (254, 32766))))
+    for table, priority in rules
+)
+
+
+def ip(text: str) -> AllowedIP:
+    address, _, length = text.partition("/")
+    return AllowedIP(pack_address(address), int(length))
+
+
+def address(text: str) -> Address:
+    prefix = Prefix.parse(text)
+    return Address(prefix.address, prefix.length, text)
+
+
+def said(steps: tuple[Step, ...]) -> list[str]:
+    return [line for step in steps for line in render.lines(step)]
+
+
+def full_tunnel(**facts: object) -> list[str]:
+    default = DefaultFacts(rules=HOST_RULES, src_valid_mark="0")._replace(**facts)  # type: ignore[arg-type]
+    wanted = (ip("0.0.0.0/0"), ip("::/0"))
+    return said(up.add_routes(Settings("wg0"), RouteFacts(wanted, default=default)))
+
+
+def test_routes_go_longest_prefix_first_and_equals_in_reverse_byte_order() -> None:
+    wanted = tuple(map(ip, ("10.0.0.0/8", "10.2.0.0/16", "fd00::/64", "10.10.0.0/16", "9.0.0.0/8", "10.1.1.1/32")))
+    assert [str(entry) for entry in up.route_order(wanted)] == [
+        "fd00::/64",
+        "10.1.1.1/32",
+        "10.2.0.0/16",
+        "10.10.0.0/16",
+        "9.0.0.0/8",
+        "10.0.0.0/8",
+    ]
+
+
+def test_a_route_that_the_link_already_covers_is_left_out() -> None:
+    facts = RouteFacts(tuple(map(ip, ("10.0.0.5/32", "10.0.1.0/24"))), (Prefix.parse("10.0.0.0/24"),))
+    assert said(up.add_routes(Settings("wg0"), facts)) == ["[#] ip -4 route add 10.0.1.0/24 dev wg0"]
+
+
+def test_a_given_table_takes_every_route_covered_or_not_and_makes_no_full_tunnel() -> None:
+    facts = RouteFacts((ip("0.0.0.0/0"), ip("10.0.0.5/32")), (Prefix.parse("10.0.0.0/24"),), table=77)
+    assert said(up.add_routes(Settings("wg0", table="blue"), facts)) == [
+        "[#] ip -4 route add 10.0.0.5/32 dev wg0 table blue",
+        "[#] ip -4 route add 0.0.0.0/0 dev wg0 table blue",
+    ]
+
+
+def test_table_off_adds_no_route() -> None:
+    assert up.add_routes(Settings("wg0", table="off"), RouteFacts((ip("10.0.0.0/8"),))) == ()
+
+
+def test_a_full_tunnel_says_what_wg_quick_does_ipv6_first() -> None:
+    assert full_tunnel() == [
+        "[#] wg set wg0 fwmark 51820",
+        "[#] ip -6 rule add not fwmark 51820 table 51820",
+        "[#] ip -6 rule add table main suppress_prefixlength 0",
+        "[#] ip -6 route add ::/0 dev wg0 table 51820",
+        "[#] ip -4 rule add not fwmark 51820 table 51820",
+        "[#] ip -4 rule add table main suppress_prefixlength 0",
+        "[#] ip -4 route add 0.0.0.0/0 dev wg0 table 51820",
+        "[#] sysctl -q net.ipv4.conf.all.src_valid_mark=1",
+    ]
+
+
+def test_a_fwmark_of_the_devices_own_is_the_table() -> None:
+    lines = full_tunnel(fwmark=0x1234)
+    assert lines[0] == "[#] ip -6 rule add not fwmark 4660 table 4660"
+
+
+def test_rules_take_the_preferences_that_the_kernel_would_choose() -> None:
+    default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1")
+    steps = up.add_routes(Settings("wg0"), RouteFacts((ip("0.0.0.0/0"),), default=default))
+    assert [s.rule.priority for s in steps if isinstance(s, AddRule)] == [32765, 32764]
+
+
+def test_src_valid_mark_that_is_right_already_is_left_alone() -> None:
+    assert not any("sysctl" in line for line in full_tunnel(src_valid_mark="1"))
+
+
+def test_src_valid_mark_of_an_earlier_tunnel_is_held_without_a_word() -> None:
+    default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1", mark_earlier="0")
+    steps = up.add_routes(Settings("wg0"), RouteFacts((ip("0.0.0.0/0"),), default=default))
+    assert SetSysctl(up.SRC_VALID_MARK, "1", "0", held=True) in steps
+    assert not any("sysctl" in line for line in said(steps))
+
+
+def test_a_read_only_proc_sys_is_warned_of_with_its_consequence() -> None:
+    assert any(line.startswith("[!]") and "rp_filter" in line for line in full_tunnel(mark_writable=False))
+
+
+def test_a_read_only_proc_sys_is_fatal_when_strict() -> None:
+    facts = RouteFacts((ip("0.0.0.0/0"),), default=DefaultFacts(src_valid_mark="0", mark_writable=False))
+    with pytest.raises(WgqError, match="read-only"):
+        up.add_routes(Settings("wg0"), facts, strict=True)
+
+
+def test_without_ipv6_its_addresses_and_routes_are_left_out_with_one_note() -> None:
+    settings = Settings("wg0", addresses=(address("fd00::1/64"), address("10.0.0.1/24"), address("fd01::1/64")))
+    steps = up.add_addr(settings, ipv6=False, strict=False)
+    assert [type(step) for step in steps].count(Note) == 1
+    assert said(steps)[1:] == ["[#] ip -4 address add 10.0.0.1/24 dev wg0"]
+    assert up.add_routes(settings, RouteFacts((ip("fd02::/64"),), ipv6=False)) == ()
+
+
+def test_without_ipv6_a_configuration_that_wants_none_of_it_gets_no_note() -> None:
+    settings = Settings("wg0", addresses=(address("10.0.0.1/24"),))
+    assert said(up.add_addr(settings, ipv6=False, strict=True)) == ["[#] ip -4 address add 10.0.0.1/24 dev wg0"]
+
+
+def test_without_ipv6_strict_fails() -> None:
+    with pytest.raises(WgqError, match="IPv6 is disabled"):
+        up.add_addr(Settings("wg0", addresses=(address("fd00::1/64"),)), ipv6=False, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "mtu"),
+    [
+        (Settings("wg0", mtu=1280), MtuFacts((1500,)), 1280),
+        (Settings("wg0"), MtuFacts((1500, 1400)), 1320),
+        (Settings("wg0"), MtuFacts((), 9000), 8920),
+        (Settings("wg0"), MtuFacts(), 1420),
+    ],
+)
+def test_the_mtu_is_the_smallest_path_less_80(settings: Settings, facts: MtuFacts, mtu: int) -> None:
+    assert up.set_mtu(settings, facts) == (SetMtuUp("wg0", mtu),)
+
+
+def test_search_domains_alone_set_no_dns() -> None:
+    assert up.set_dns(Settings("wg0", dns_search=("corp",)), "resolvconf", ()) == ()
+
+
+def test_dns_of_a_full_tunnel_asks_for_all_queries() -> None:
+    settings = Settings("wg0", dns=("1.1.1.1",), dns_search=("corp",))
+    assert up.set_dns(settings, "resolved", (ip("0.0.0.0/0"),)) == (
+        SetDns("wg0", "resolved", ("1.1.1.1",), ("corp",), True),
+    )
+
+
+def test_hooks_have_every_percent_i_replaced() -> None:
+    assert said(up.hooks(Settings("wg0", post_up=("echo %i %i%%i",)), "PostUp")) == ["[#] echo wg0 wg0%wg0"]
+
+
+def test_the_device_gets_the_resolved_endpoints() -> None:
+    endpoint, resolved = Endpoint("vpn.example", "51820"), SocketAddress("192.0.2.1", 51820)
+    settings = Settings("wg0", peers=(PeerSettings(KEY, endpoint=endpoint),))
+    (step,) = up.set_config(settings, EndpointFacts({endpoint: resolved}))
+    assert isinstance(step, SetDevice)
+    assert isinstance(step.config, DeviceConfig)
+    assert step.config.peers[0].endpoint == resolved

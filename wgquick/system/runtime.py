@@ -1,0 +1,76 @@
+"""Where the journals are: a directory of this network namespace's own below /run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wgquick.errors import WgqError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SO_NETNS_COOKIE = 71
+_ROOT = "/run/wgq"
+
+
+def runtime_directory() -> str:
+    """/run/wgq, or for a process that may not write there (ambient CAP_NET_ADMIN) one of its own."""
+    for candidate in _candidates():
+        try:
+            os.makedirs(candidate, mode=0o700, exist_ok=True)
+        except OSError:
+            continue
+        if _is_ours(candidate):
+            return candidate
+    raise WgqError(
+        f"no directory for the journal: {_ROOT} cannot be written",
+        remedy="Name one that can be in XDG_RUNTIME_DIR; without a journal nothing could be undone safely.",
+    )
+
+
+def _candidates() -> Iterator[str]:
+    yield _ROOT
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if own:
+        yield f"{own}/wgq"
+    yield f"/tmp/wgq-{os.geteuid()}"  # noqa: S108 - its owner and mode are checked below
+
+
+def _is_ours(path: str) -> bool:
+    """A real directory that nobody else can write to: what stands in it is obeyed by down."""
+    status = os.lstat(path)
+    return status.st_uid == os.geteuid() and status.st_mode & 0o170022 == 0o040000 and os.access(path, os.W_OK)
+
+
+def journal_directory() -> str:
+    """The directory of the calling thread's network namespace.
+
+    The namespace's cookie (Linux 5.14) is never used again before the next boot, unlike its inode number.
+    """
+    return f"{runtime_directory()}/{_namespace()}"
+
+
+def _namespace() -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            (cookie,) = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
+        except OSError:
+            return f"inode-{os.stat('/proc/thread-self/ns/net').st_ino}"
+    return f"{cookie:x}"
+
+
+@contextmanager
+def locked(directory: str) -> Iterator[None]:
+    """Hold the namespace's lock; it ends with the process, however that ends."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
