@@ -1,0 +1,69 @@
+"""What a line that neither wg nor wg-quick understands was probably meant to be; it never shows the line itself."""
+
+from __future__ import annotations
+
+from wgquick.config.document import INTERFACE_KEYS, PEER_KEYS, QUICK_KEYS
+from wgquick.config.grammar import GrammarError
+
+_SECTION_OF = dict.fromkeys(QUICK_KEYS | INTERFACE_KEYS, "Interface") | dict.fromkeys(PEER_KEYS, "Peer")
+_NAMES = QUICK_KEYS | INTERFACE_KEYS | PEER_KEYS
+
+
+def unrecognised(cleaned: str, section: str) -> GrammarError:
+    """The fault of a line without whitespace and comment in wg's `section` ("" before the first)."""
+    if cleaned[:1] == "[":
+        return _unknown_section(cleaned)
+    key, equals, value = cleaned.partition("=")
+    name = _NAMES.get(key.lower(), "")
+    if not name:
+        return _unknown_key(cleaned)
+    if not equals:
+        return GrammarError("missing-value", f"{name} has no value", f"write `{name} = ...'")
+    if not section:
+        what = f"{name} stands before the first section"
+        return GrammarError("no-section", what, f"put [{_SECTION_OF[key.lower()]}] above it")
+    if not value and _SECTION_OF[key.lower()] == section:
+        what = f"{name} has an empty value"
+        return GrammarError("missing-value", what, "write a value, or remove the line", len(cleaned))
+    return _misplaced(name, section)
+
+
+def _unknown_section(cleaned: str) -> GrammarError:
+    what = "this is neither [Interface] nor [Peer]"
+    if cleaned.partition("]")[0].lower() in ("[interface", "[peer"):
+        return GrammarError("unknown-section", what, "leave the section's name in its brackets alone on the line")
+    return GrammarError("unknown-section", what, "wg and wg-quick know these two sections alone")
+
+
+def _unknown_key(cleaned: str) -> GrammarError:
+    from difflib import get_close_matches
+
+    key, equals, _ = cleaned.partition("=")
+    if close := get_close_matches(key.lower(), _NAMES, n=1, cutoff=0.7):
+        return GrammarError("unknown-key", "unknown key", f"did you mean {_NAMES[close[0]]}?")
+    if joined := _missing_equals(cleaned):
+        what = f"{joined} and its value need a `=' between them"
+        return GrammarError("missing-equals", what, f"write `{joined} = ...'")
+    if equals and key.isascii() and key.isalpha():
+        return GrammarError("unknown-key", "unknown key", "see wg(8) and wg-quick(8) for the keys of each section")
+    what = "this is neither a section nor `Key = value'"
+    return GrammarError("unknown-line", what, "remove the line, or put a `#' before it")
+
+
+def _missing_equals(cleaned: str) -> str:
+    """The key that a line without a proper `=` begins with."""
+    lower = cleaned.lower()
+    return next((name for key, name in sorted(_NAMES.items(), reverse=True) if lower.startswith(key)), "")
+
+
+def _misplaced(name: str, section: str) -> GrammarError:
+    home = _SECTION_OF[name.lower()]
+    if home == section:
+        what = f"wg-quick does not see that {name} stands in [{home}]"
+        remedy = f"write the section as [{home}] and the key as {name}, without blanks inside"
+        return GrammarError("misplaced-key", what, remedy)
+    if name == "PublicKey":
+        remedy = "move it to [Peer]; this interface's own public key follows from its PrivateKey"
+    else:
+        remedy = f"move it to [{home}]"
+    return GrammarError("misplaced-key", f"{name} does not belong in [{section}]", remedy)

@@ -1,0 +1,207 @@
+"""A configuration file as it was read: every byte kept, and its lines as wg-quick(8) and wg(8) see them.
+
+wg-quick takes its own keys out of [Interface] and hands every other line to `wg`. The two do not see the same
+sections: wg removes whitespace anywhere in a line, wg-quick at its ends alone, so `[ Interface ]` opens a section
+for wg and closes it for wg-quick. All of that is decided here, once, for the parser, `strip` and `save`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SPACE = " \t\n\v\f\r"
+"""[[:space:]] in the C locale, which is also wg's char_is_space."""
+IFS = b" \t"
+"""What bash's `read -r line` trims: IFS, less the newline that ended the line."""
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+_DROPPED = b" \t\v\f\r\0"
+_SPACE = SPACE.encode()
+_SKIPPED = SPACE + "\0"
+_QUICK_NAMES = (
+    "Address",
+    "DNS",
+    "MTU",
+    "Table",
+    "PreUp",
+    "PostUp",
+    "PreDown",
+    "PostDown",
+    "SaveConfig",
+)
+QUICK_KEYS = {name.lower(): name for name in _QUICK_NAMES}
+"""The keys that wg-quick(8) keeps for itself, by their lower case."""
+HOOK_KEYS = frozenset({"PreUp", "PostUp", "PreDown", "PostDown"})
+INTERFACE_KEYS = {name.lower(): name for name in ("PrivateKey", "ListenPort", "FwMark")}
+"""The keys of wg(8) in [Interface]."""
+PEER_KEYS = {
+    name.lower(): name for name in ("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")
+}
+"""The keys of wg(8) in [Peer]."""
+_KEYS = QUICK_KEYS | INTERFACE_KEYS | PEER_KEYS
+_SECTIONS = {"[interface]": "Interface", "[peer]": "Peer"}
+
+
+class QuickLine(NamedTuple):
+    """A line that wg-quick keeps for itself: the row it stands in, from 0, and the key's canonical name."""
+
+    row: int
+    key: str
+
+
+class Views(NamedTuple):
+    """`wg` holds wg's lines without whitespace, comments still in them, and "" for those of `quick`."""
+
+    wg: list[str]
+    quick: list[QuickLine]
+
+
+class Line(NamedTuple):
+    """One line with its places, as offsets into `text` (which keeps its line ending).
+
+    `key` is a key's canonical name, "" where there is none or it is unknown; `header` is a section's name where
+    this line opens one, `section` the section that the line stands in.
+    """
+
+    text: str
+    section: str = ""
+    header: str = ""
+    key: str = ""
+    value: tuple[int, int] = (0, 0)
+
+    @property
+    def value_text(self) -> str:
+        """The value without the blanks around it and without a comment (hooks keep theirs)."""
+        return self.text[self.value[0] : self.value[1]]
+
+
+def decode(raw: bytes) -> str:
+    """Text of which every byte can be had back, whatever its encoding."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def encode(text: str) -> bytes:
+    """The bytes that `decode` read."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+class Document:
+    """The bytes of a configuration file; `bytes(Document.parse(data, path)) == data` for whatever data."""
+
+    __slots__ = ("_data", "_raw", "_views", "path")
+
+    def __init__(self, data: bytes, path: str = "") -> None:
+        self._data = data
+        self.path = path
+        self._raw: list[bytes] | None = None
+        self._views: Views | None = None
+
+    @classmethod
+    def parse(cls, data: bytes, path: str = "") -> Document:
+        """Take any bytes; what is wrong in them is the parser's to say."""
+        return cls(data, path)
+
+    def __bytes__(self) -> bytes:
+        return self._data
+
+    def __repr__(self) -> str:
+        return f"Document(path={self.path!r}, {len(self._data)} bytes)"
+
+    @property
+    def is_utf16(self) -> bool:
+        """Whether an editor saved the file as UTF-16, which neither wg nor wg-quick reads."""
+        return self._data.startswith(UTF16_MARKS)
+
+    @property
+    def raw(self) -> list[bytes]:
+        """The lines between the newlines, without a byte-order mark."""
+        if self._raw is None:
+            self._raw = self._data.removeprefix(UTF8_MARK).split(b"\n")
+        return self._raw
+
+    @property
+    def views(self) -> Views:
+        """The lines as wg sees them and those that wg-quick keeps."""
+        if self._views is None:
+            self._views = self._split()
+        return self._views
+
+    def line_text(self, index: int) -> str:
+        """A line as `column` counts it."""
+        return decode(self.raw[index])
+
+    def quick_value(self, line: QuickLine) -> tuple[str, int]:
+        """A wg-quick key's value as wg-quick reads it, and its offset in the line."""
+        text = self.line_text(line.row)
+        start, end = _value_span(text, hook=line.key in HOOK_KEYS)
+        return text[start:end].replace("\0", ""), start
+
+    def lines(self) -> list[Line]:
+        """Every line with its section, key and value; joined, the texts are the file after its byte-order mark."""
+        views = self.views
+        quick = dict(views.quick)
+        found: list[Line] = []
+        section = ""
+        for index, cleaned in enumerate(views.wg):
+            text = decode(self.raw[index]) + ("\n" if index < len(views.wg) - 1 else "")
+            line = _line(text, cleaned.partition("#")[0], quick.get(index, ""), section)
+            section = line.section
+            found.append(line)
+        return found if found[-1].text else found[:-1]
+
+    def _split(self) -> Views:
+        cleaned = self._data.removeprefix(UTF8_MARK).translate(None, _DROPPED)
+        wg = cleaned.decode("ascii", "surrogateescape").split("\n")
+        quick = [line for start, end in self._interface_sections(wg) for line in self._quick_lines(start, end)]
+        for index, _ in quick:
+            wg[index] = ""
+        return Views(wg, quick)
+
+    def _interface_sections(self, wg: list[str]) -> list[tuple[int, int]]:
+        """The spans of lines after an `[Interface]` that wg-quick recognises, up to the next line with a `[`."""
+        headers = [index for index, line in enumerate(wg) if line[:1] == "["]
+        ends = [*headers[1:], len(wg)]
+        return [
+            (start + 1, end)
+            for start, end in zip(headers, ends, strict=False)
+            if _quick_key(self.raw[start]) == b"[interface]"
+        ]
+
+    def _quick_lines(self, start: int, end: int) -> list[QuickLine]:
+        keys = ((index, _quick_key(self.raw[index])) for index in range(start, end))
+        named = ((index, QUICK_KEYS.get(key.decode("ascii", "replace"))) for index, key in keys)
+        return [QuickLine(index, name) for index, name in named if name]
+
+
+def _quick_key(raw: bytes) -> bytes:
+    """wg-quick's `key`: the text before `#` and `=`, trimmed; in lower case for its `nocasematch`."""
+    return raw.replace(b"\0", b"").partition(b"#")[0].partition(b"=")[0].strip(_SPACE).lower()
+
+
+def _value_span(text: str, *, hook: bool) -> tuple[int, int]:
+    """Where a value stands: after the first `=` (a line without one is all value), less blanks and comment."""
+    comment = text.find("#")
+    end = len(text) if hook or comment < 0 else comment
+    start = text.find("=", 0, end) + 1
+    while start < end and text[start] in _SKIPPED:
+        start += 1
+    while start < end and text[end - 1] in _SKIPPED:
+        end -= 1
+    return start, end
+
+
+def _line(text: str, cleaned: str, quick_key: str, section: str) -> Line:
+    if quick_key:
+        return Line(text, section, key=quick_key, value=_value_span(text, hook=quick_key in HOOK_KEYS))
+    if header := _SECTIONS.get(cleaned.lower(), ""):
+        return Line(text, header, header)
+    name, equals, _ = cleaned.partition("=")
+    known = _KEYS.get(name.lower(), "") if equals else ""
+    return Line(text, section, key=known, value=_value_span(text, hook=False) if known else (0, 0))
+
+
+def column(text: str, cleaned_offset: int) -> int:
+    """The column, from 1, of the character that stands at `cleaned_offset` once wg has removed all whitespace."""
+    places = [place for place, char in enumerate(text) if char not in _SKIPPED]
+    return (places[cleaned_offset] if cleaned_offset < len(places) else len(text.rstrip(SPACE))) + 1

@@ -1,0 +1,386 @@
+"""The grammar of single values, as wg(8) and the programs that wg-quick(8) calls read them.
+
+Each function takes a value as wg or wg-quick sees it (trimmed; for wg's keys without any whitespace) and returns
+what it means, or raises `GrammarError` with a message that never shows a key.
+"""
+
+from __future__ import annotations
+
+import re
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import NamedTuple
+
+from wgquick.config.settings import Address
+from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+
+_LONG_MAX = 2**64 - 1
+_INT_MAX = 2**31 - 1
+UINT_MAX = 2**32 - 1
+_KEY_LENGTH = 44
+_SECRET = re.compile(r"[A-Za-z0-9+/_-]{20}")
+_STRTOUL = re.compile(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_DECIMAL = re.compile(r"[0-9]+")
+_SHORT_DECIMAL = re.compile(r"[0-9]{1,9}")
+_HEX_MARK = re.compile(r"0x[0-9a-fA-F]+")
+_HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
+_NAMESERVER = re.compile(r"[0-9.]+")
+_SPLIT = re.compile(r"[^ \t\n,]+")
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+_HOSTS_OF_ALL = frozenset({"default", "all", "any"})
+
+
+class GrammarError(ValueError):
+    """A value that wg or wg-quick does not accept; `offset` is where in the value the fault stands."""
+
+    def __init__(self, code: str, message: str, remedy: str = "", offset: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+        self.offset = offset
+
+    def at(self, offset: int) -> GrammarError:
+        """The same fault, its value standing `offset` characters into a larger one."""
+        return GrammarError(self.code, self.message, self.remedy, self.offset + offset)
+
+
+class Word(NamedTuple):
+    """A word of a list and its offset in the list."""
+
+    text: str
+    offset: int
+
+
+def shown(text: str) -> str:
+    """A value quoted for a message, unless there may be key material in it."""
+    if _SECRET.search("".join(text.split())):
+        return "(not shown, it may hold a key)"
+    printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return f"`{''.join(char if char.isprintable() else '?' for char in printable)}'"
+
+
+def words(value: str) -> list[Word]:
+    """The words of a list as bash splits them in `${value//,/ }`; empty ones do not count."""
+    return [Word(match[0], match.start()) for match in _SPLIT.finditer(value)]
+
+
+def unquoted(value: str) -> str:
+    """The remedy where the value is in quotes, which neither wg nor wg-quick takes away."""
+    return "remove the quotation marks" if value[:1] in _QUOTES and value else ""
+
+
+# Numbers
+
+
+def strtoul(text: str) -> int | None:
+    """strtoul(3) with base 0 over the whole text; None where it stops early."""
+    match = _STRTOUL.fullmatch(text)
+    if not match:
+        return None
+    digits = match[2]
+    base = 16 if digits[1:2] in ("x", "X") else 8 if digits[0] == "0" else 10
+    number = int(digits, base)
+    return _LONG_MAX if number > _LONG_MAX else -number & _LONG_MAX if match[1] == "-" else number
+
+
+def _strtol(text: str) -> int | None:
+    """strtol(3) with base 0 over the whole text, without its limits."""
+    match = _STRTOUL.fullmatch(text)
+    if not match:
+        return None
+    number = strtoul(match[2])
+    return -number if number and match[1] == "-" else number
+
+
+def fwmark(value: str) -> int:
+    """FwMark of wg(8): `off`, decimal, or hexadecimal after a `0x` in lower case."""
+    if value.lower() == "off":
+        return 0
+    mark = _fwmark_number(value)
+    if mark is not None and mark <= UINT_MAX:
+        return mark
+    raise GrammarError(
+        "fwmark",
+        f"FwMark {shown(value)} is neither off nor a number of 32 bits",
+        unquoted(value) or "write off, 0 to 4294967295, or 0x0 to 0xffffffff",
+    )
+
+
+def _fwmark_number(value: str) -> int | None:
+    if _DECIMAL.fullmatch(value):
+        return int(value)
+    return int(value, 16) if _HEX_MARK.fullmatch(value) else None
+
+
+def persistent_keepalive(value: str) -> int:
+    """PersistentKeepalive of wg(8): `off` or seconds."""
+    if value.lower() == "off":
+        return 0
+    if _DECIMAL.fullmatch(value) and int(value) <= 0xFFFF:
+        return int(value)
+    raise GrammarError(
+        "persistent-keepalive",
+        f"PersistentKeepalive {shown(value)} is neither off nor a number of seconds up to 65535",
+        unquoted(value) or "write off, or 1 to 65535 (25 suits most NATs)",
+    )
+
+
+def mtu(value: str) -> int:
+    """MTU as `ip link set mtu` reads it: decimal, 0x hexadecimal or 0 octal (ip-link(8))."""
+    number = _strtol(value)
+    if number is not None and 0 <= number <= _INT_MAX:
+        return number
+    what = f"MTU {shown(value)} is not a number of bytes"
+    raise GrammarError("mtu", what, unquoted(value) or "write a number, such as 1420")
+
+
+def save_config(value: str) -> bool:
+    """SaveConfig of wg-quick(8): `true` or `false` in any case."""
+    match value.lower():
+        case "true":
+            return True
+        case "false":
+            return False
+    what = f"SaveConfig {shown(value)} is neither true nor false"
+    raise GrammarError("save-config", what, unquoted(value) or "write true or false")
+
+
+# Ports and endpoints
+
+
+def _service(value: str, flags: int) -> int:
+    """getaddrinfo(3)'s idea of a UDP port: numbers wrap at 65536, names come from /etc/services."""
+    if _SHORT_DECIMAL.fullmatch(value):
+        return int(value) & 0xFFFF
+    from socket import IPPROTO_UDP, SOCK_DGRAM, getaddrinfo
+
+    found = getaddrinfo(None, value, 0, SOCK_DGRAM, IPPROTO_UDP, flags)
+    return int(found[0][4][1])
+
+
+def listen_port(value: str) -> int:
+    """ListenPort of wg(8): a number or the name of a UDP service."""
+    from socket import AI_PASSIVE
+
+    try:
+        return _service(value, AI_PASSIVE)
+    except (OSError, ValueError):
+        raise GrammarError(
+            "listen-port",
+            f"ListenPort {shown(value)} is neither a port nor a known service",
+            unquoted(value) or "write a number from 0 to 65535",
+        ) from None
+
+
+def _split_endpoint(value: str) -> tuple[str, str]:
+    """The host and port of an Endpoint, as wg's parse_endpoint divides it."""
+    if value[:1] != "[":
+        host, colon, port = value.rpartition(":")
+        return (host, port) if colon else (value, "")
+    host, bracket, rest = value[1:].partition("]")
+    if not bracket:
+        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no closing bracket", "write [address]:port")
+    return host, rest[1:] if rest[:1] == ":" else ""
+
+
+def endpoint(value: str) -> Endpoint:
+    """Endpoint of wg(8): `host:port`, the host an address, a name, or an IPv6 address in brackets."""
+    host, port = _split_endpoint(value)
+    if not port:
+        remedy = unquoted(value) or "add the peer's port after a colon, such as :51820"
+        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no port", remedy)
+    if not _SHORT_DECIMAL.fullmatch(port) and port != "*":
+        _check_service(value, port)
+    return Endpoint(_text(host), _text(port))
+
+
+def _check_service(value: str, port: str) -> None:
+    try:
+        _service(port, 0)
+    except (OSError, ValueError):
+        raise GrammarError(
+            "endpoint",
+            f"Endpoint {shown(value)} has a port that is neither a number nor a known service",
+            unquoted(value) or "write a number from 1 to 65535 after the last colon",
+            len(value) - len(port),
+        ) from None
+
+
+def _text(part: str) -> str:
+    """A wg line's part as UTF-8, where it was read byte by byte."""
+    return part if part.isascii() else part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
+# Keys
+
+
+def _key_fault(name: str, value: str) -> GrammarError:
+    """What is wrong with a key, said without showing any of it."""
+    what, remedy = _key_reason(value)
+    return GrammarError("wireguard-key", f"{name} {what}", remedy)
+
+
+def _key_reason(value: str) -> tuple[str, str]:
+    if _HEX_KEY.fullmatch(value):
+        return "is in hexadecimal", "write the key in base64, as `wg genkey' prints it"
+    if value[:1] in _QUOTES:
+        return "stands in quotation marks", "remove the quotation marks"
+    if len(value) != _KEY_LENGTH:
+        what = f"has {len(value)} characters, a key in base64 has {_KEY_LENGTH}"
+        return what, "copy the whole key, with the `=' at its end"
+    if "-" in value or "_" in value:
+        return "is in the base64 of URLs", "write + for - and / for _"
+    return "is not a key in base64", "copy the key again, as `wg genkey' prints it"
+
+
+def public_key(value: str) -> PublicKey:
+    """PublicKey of wg(8): 32 bytes in base64."""
+    try:
+        return PublicKey.parse(value)
+    except ValueError:
+        raise _key_fault("PublicKey", value) from None
+
+
+def secret_key(value: str, name: str = "PrivateKey") -> SecretKey:
+    """PrivateKey or PresharedKey of wg(8): 32 bytes in base64."""
+    try:
+        return SecretKey.parse(value)
+    except ValueError:
+        raise _key_fault(name, value) from None
+
+
+# Addresses
+
+
+def _pack(host: str) -> bytes | None:
+    try:
+        return inet_pton(AF_INET6 if ":" in host else AF_INET, host)
+    except (OSError, ValueError):
+        return None
+
+
+def _lengths(bits: int) -> dict[str, int]:
+    return {str(length): length for length in range(bits + 1)}
+
+
+_LENGTHS4 = _lengths(32)
+_LENGTHS6 = _lengths(128)
+_HOSTMASK4 = [(1 << 32 - length) - 1 for length in range(33)]
+_HOSTMASK6 = [(1 << 128 - length) - 1 for length in range(129)]
+
+
+def plain_allowed_ips(value: str) -> list[AllowedIP]:
+    """The usual AllowedIPs at full speed; any exception means that `allowed_ip` is to look at each entry."""
+    found: list[AllowedIP] = []
+    add = found.append
+    new = tuple.__new__
+    number = int.from_bytes
+    for entry in value.split(","):
+        host, slash, bits = entry.partition("/")
+        if ":" in host:
+            address = inet_pton(AF_INET6, host)
+            length = _LENGTHS6[bits] if slash else 128
+            host_part = _HOSTMASK6[length]
+        else:
+            address = inet_pton(AF_INET, host)
+            length = _LENGTHS4[bits] if slash else 32
+            host_part = _HOSTMASK4[length]
+        if host_part and number(address, "big") & host_part:
+            raise ValueError
+        add(new(AllowedIP, (address, length, "")))
+    return found
+
+
+def allowed_ip(entry: str) -> tuple[AllowedIP, bool]:
+    """One AllowedIPs entry of wg(8), and whether it had host bits (which the kernel masks, as is done here)."""
+    change = entry[:1] if entry[:1] in ("+", "-") else ""
+    host, slash, bits = entry[len(change) :].partition("/")
+    address = _pack(host)
+    if address is None:
+        raise GrammarError("allowed-ip", _no_allowed_ip(entry), _allowed_ip_remedy(entry))
+    length = _allowed_length(entry, len(address) * 8, bits) if slash else len(address) * 8
+    network = mask(address, length)
+    return AllowedIP(network, length, change), network != address
+
+
+def _no_allowed_ip(entry: str) -> str:
+    return f"AllowedIPs entry {shown(entry)} is not an IP address" if entry else "AllowedIPs has an empty entry"
+
+
+def _allowed_ip_remedy(entry: str) -> str:
+    if not entry:
+        return "remove the superfluous comma"
+    return unquoted(entry) or "write address/length, such as 10.0.0.0/24 or fd00::/64, separated by commas"
+
+
+def _allowed_length(entry: str, most: int, bits: str) -> int:
+    if _DECIMAL.fullmatch(bits) and int(bits) <= most:
+        return int(bits)
+    place = entry.index("/") + 1
+    what = f"AllowedIPs entry {shown(entry)} has no valid prefix length"
+    raise GrammarError("allowed-ip", what, f"write 0 to {most} after the slash", place)
+
+
+def mask(address: bytes, length: int) -> bytes:
+    """The address with the bits after the prefix cleared."""
+    bits = len(address) * 8
+    number = int.from_bytes(address, "big") >> (bits - length) << (bits - length)
+    return number.to_bytes(len(address), "big")
+
+
+def _pack_loose(host: str) -> bytes | None:
+    """An IPv4 address as iproute2 reads it: one to four numbers of any base, the rest zero."""
+    numbers = [strtoul(part) for part in host.split(".")]
+    small = [number for number in numbers if number is not None and number <= 255]
+    return bytes(small).ljust(4, b"\0") if len(small) == len(numbers) <= 4 else None
+
+
+def _netmask(word: str) -> int | None:
+    """A prefix length as iproute2's get_netmask reads it: a number, or a netmask in dotted notation."""
+    number = strtoul(word)
+    if number is not None and number <= UINT_MAX:
+        return number
+    packed = bytes(4) if word in _HOSTS_OF_ALL else _pack_loose(word)
+    if packed is None:
+        return None
+    host = ~int.from_bytes(packed, "big") & UINT_MAX
+    return None if host & (host + 1) else 32 - host.bit_length()
+
+
+def address(word: str) -> Address:
+    """An Address word as `ip address add WORD` takes it (ip-address(8)), host bits kept."""
+    if word == "default":
+        return Address(bytes(4), 0, word)
+    host, slash, bits = word.partition("/")
+    packed = _pack(host) or (None if ":" in word else _pack_loose(host))
+    if packed is None or (":" in word) != (len(packed) == 16):
+        raise GrammarError(
+            "address", f"Address {shown(word)} is not an IP address", unquoted(word) or _ADDRESS_REMEDY
+        )
+    length = _netmask(bits) if slash else len(packed) * 8
+    if length is None or length > len(packed) * 8:
+        what = f"Address {shown(word)} has no valid prefix length"
+        raise GrammarError("address", what, f"write 0 to {len(packed) * 8} after the slash", len(host) + 1)
+    _refuse_unassignable(packed, word)
+    return Address(packed, length, word)
+
+
+_ADDRESS_REMEDY = "write address/length, such as 10.0.0.1/24 or fd00::1/64"
+
+
+def _refuse_unassignable(packed: bytes, word: str) -> None:
+    """The IPv6 addresses that the kernel gives to no link but the loopback (net/ipv6/addrconf.c)."""
+    if len(packed) == 16 and (packed[0] == 0xFF or (packed[:15] == bytes(15) and packed[15] in (0, 1))):
+        raise GrammarError("address", f"Address {shown(word)} cannot be given to an interface", _ADDRESS_REMEDY)
+
+
+def same_address(one: Address, other: Address) -> bool:
+    """Whether the kernel would refuse the second as already assigned (IPv4 also compares the prefix length)."""
+    if one.address != other.address or one.address == bytes(4):
+        return False
+    return len(one.address) == 16 or one.length == other.length
+
+
+def is_nameserver(word: str) -> bool:
+    """Whether wg-quick takes a DNS word for a server: digits and dots, or anything with a colon."""
+    return ":" in word or _NAMESERVER.fullmatch(word) is not None

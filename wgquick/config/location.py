@@ -1,0 +1,109 @@
+"""Which file a name or path means, by wg-quick's rule (parse_options of wg-quick(8)), and reading it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from wgquick.config.document import Document
+from wgquick.errors import WgqError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DIRECTORY = "/etc/wireguard"
+STANDARD_INPUT = "-"
+_SUFFIX = ".conf"
+_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
+_NAME_RULE = "a name has 1 to 15 characters out of letters, digits and _ = + . -"
+
+
+class Location(NamedTuple):
+    """An interface's name and the resolved path of its file; the path is empty for standard input."""
+
+    name: str
+    path: str
+
+
+def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> Location:
+    """The file that `target` means: a name in `directory`, a path to NAME.conf, or `-` with `name`.
+
+    `name` overrides the name that the path gives. The interface's name comes from the path as given, the file
+    from what its symbolic links lead to, as in wg-quick.
+    """
+    if target == STANDARD_INPUT:
+        return Location(_standard_input_name(name), "")
+    path = _given_path(target, directory)
+    if not os.path.exists(path):
+        raise WgqError(f"`{path}' does not exist", remedy=_missing_remedy(target, directory))
+    return Location(valid_name(name) if name else _name_of(path), os.path.realpath(path))
+
+
+def interface_name(target: str) -> str:
+    """The interface that `target` names, whether or not there is such a file."""
+    return _name_of(_given_path(target, DIRECTORY))
+
+
+def valid_name(name: str) -> str:
+    """The name itself, or WgqError where wg-quick's rule does not allow it."""
+    if not _NAME.fullmatch(name):
+        raise WgqError(f"`{name}' is not a valid interface name", remedy=_NAME_RULE)
+    return name
+
+
+def read(location: Location, standard_input: BinaryIO | None = None) -> Document:
+    """The file's bytes as a document; WgqError where it cannot be read."""
+    if not location.path:
+        return Document.parse((standard_input or _standard_input()).read())
+    try:
+        with open(location.path, "rb") as file:
+            return Document.parse(file.read(), location.path)
+    except OSError as error:
+        raise _unreadable(location.path, error) from None
+
+
+def world_access_warning(path: str) -> str:
+    """wg-quick's warning where both the file and its directory are open to the world in a same way; else ""."""
+    modes = [os.stat(each).st_mode for each in (path, os.path.dirname(path) or "/")]
+    return f"Warning: `{path}' is world accessible" if modes[0] & modes[1] & 0o007 else ""
+
+
+def warn_of_world_access(location: Location, say: Callable[[str], None]) -> None:
+    """Say the warning where it is due; standard input is nobody else's."""
+    if location.path and (warning := world_access_warning(location.path)):
+        say(warning)
+
+
+def _standard_input() -> BinaryIO:
+    import sys
+
+    return sys.stdin.buffer
+
+
+def _standard_input_name(name: str | None) -> str:
+    if not name:
+        raise WgqError("standard input has no name", remedy="name the interface: --name wg0")
+    return valid_name(name)
+
+
+def _given_path(target: str, directory: str) -> str:
+    return f"{directory}/{target}{_SUFFIX}" if _NAME.fullmatch(target) else target
+
+
+def _name_of(path: str) -> str:
+    file = path.rpartition("/")[2]
+    name = file.removesuffix(_SUFFIX)
+    if name == file or not _NAME.fullmatch(name):
+        raise WgqError("The config file must be a valid interface name, followed by .conf", remedy=_NAME_RULE)
+    return name
+
+
+def _missing_remedy(target: str, directory: str) -> str:
+    if target.endswith(_SUFFIX) and os.path.exists(target):
+        return f"a file in this directory is meant by `./{target}'" if "/" not in target else ""
+    return f"configurations stand in {directory}; a path to one ends in NAME.conf"
+
+
+def _unreadable(path: str, error: OSError) -> WgqError:
+    return WgqError(f"`{path}' cannot be read: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,35 @@
+"""From a located file to its settings, with what wg-quick and wg say on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.config import location, strip
+from wgquick.config.parser import examine
+from wgquick.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    from wgquick.config.location import Location
+    from wgquick.config.settings import Settings
+
+STANDARD_INPUT_PATH = "standard input"
+
+
+def read_settings(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> Settings:
+    """The settings of a file; `say` takes the world access warning and wg's own, each as one line."""
+    location.warn_of_world_access(found, say)
+    report = examine(location.read(found, standard_input), found.name, found.path)
+    for warning in report.warnings:
+        say(f"Warning: {warning.message}")
+    if report.settings is None:
+        raise ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
+    return report.settings
+
+
+def read_stripped(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> bytes:
+    """What `wg-quick strip` prints."""
+    location.warn_of_world_access(found, say)
+    return strip.strip(location.read(found, standard_input))
