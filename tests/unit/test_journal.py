@@ -1,0 +1,85 @@
+"""The journal: what is read back is what was promised, whatever happened to the writer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.executor.journal import Journal, others
+from wgquick.net import Rule
+from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, Step, UnsetDns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+UNDOS: tuple[Step, ...] = (
+    DeleteLink("wg0"),
+    UnsetDns("wg0", "file"),
+    DeleteRule(Rule(6, 51820, 32765, fwmark=51820)),
+    DeleteRule(Rule(6, 254, 32764, suppress_prefixlength=0)),
+    RemoveFirewall("wg0", "nft", 6),
+    ReleaseSysctl("net.ipv4.conf.all.src_valid_mark", "0"),
+)
+
+
+def written(directory: Path, *hooks: Step) -> Path:
+    journal = Journal(str(directory), "wg0")
+    journal.start("/etc/wireguard/wg0.conf", hooks)
+    for undo in UNDOS:
+        journal.promise(undo)
+    journal.identify(7)
+    return directory / "wg0.journal"
+
+
+def test_what_was_promised_is_read_back_in_order(tmp_path: Path) -> None:
+    hook = RunHook("wg0", "PostDown", "echo 'déjà' \udcff # wg0")
+    written(tmp_path, hook)
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    assert [type(step) for step in record.undos] == [type(step) for step in UNDOS]
+    assert record.undos == UNDOS
+    assert (record.path, record.ifindex, record.complete) == ("/etc/wireguard/wg0.conf", 7, False)
+    assert record.hooks == (hook,)
+
+
+def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with path.open("a") as file:
+        file.write('{"undo": ["DeleteRule", [4, 51')
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    assert record.undos == UNDOS
+
+
+def test_it_is_for_its_owner_alone(tmp_path: Path) -> None:
+    assert written(tmp_path / "below").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "below").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_hook_that_holds_a_key_is_left_out_and_counted(tmp_path: Path) -> None:
+    path = written(tmp_path, RunHook("wg0", "PostDown", f"wg set wg0 private-key <(echo {KEY})"))
+    assert KEY not in path.read_text()
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    assert (record.hooks, record.hidden_hooks) == ((), 1)
+
+
+def test_starting_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
+    written(tmp_path)
+    Journal(str(tmp_path), "wg0").start("", ())
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    assert record.undos == ()
+
+
+def test_others_are_the_namespaces_other_interfaces(tmp_path: Path) -> None:
+    written(tmp_path)
+    Journal(str(tmp_path), "wg1").start("", ())
+    assert [record.name for record in others(str(tmp_path), "wg0")] == ["wg1"]
+    assert list(others(str(tmp_path / "none"), "wg0")) == []
+
+
+def test_no_journal_reads_as_none_and_removing_it_is_no_error(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path), "wg9")
+    journal.remove()
+    assert journal.read() is None
