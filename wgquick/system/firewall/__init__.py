@@ -1,0 +1,68 @@
+"""The rules that add_default of wg-quick(8) makes beside a default route: against spoofing, and to keep the mark.
+
+Packets to the tunnel's own addresses that come in on another link are dropped, and the mark of the encrypted
+packets is kept with their connection, so that the answers are routed as what they answer.
+`nft` writes them into a table of its own, `iptables` into the raw and mangle tables; this module, which
+implements the executor's Firewall, imports the one that is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_RESTORE = {4: "iptables-restore -n", 6: "ip6tables-restore -n"}
+
+
+def choose(preference: str) -> str:
+    """The kind for `auto`: nft where the kernel has nf_tables, else iptables; any other preference is the kind."""
+    if preference != "auto":
+        return preference
+    from wgquick.system.firewall import nft
+
+    return "nft" if nft.available() else "iptables"
+
+
+def present(name: str) -> tuple[str, ...]:
+    """The kinds in which rules of this interface stand now."""
+    from wgquick.system.firewall import nft
+
+    return ("nft",) if nft.present(name) else ()
+
+
+def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
+    """Add one family's rules; all stand afterwards, or none and an OperationError says why."""
+    if kind == "nft":
+        from wgquick.system.firewall import nft
+
+        nft.add(name, family, addresses, fwmark)
+    else:
+        from wgquick.system.firewall import iptables
+
+        iptables.add(name, family, addresses, fwmark)
+
+
+def remove(kind: str, name: str, family: int) -> None:
+    """Remove one family's rules (0: those of all); nothing happens where there are none."""
+    if kind == "nft":
+        from wgquick.system.firewall import nft
+
+        nft.remove(name, family)
+    else:
+        from wgquick.system.firewall import iptables
+
+        iptables.remove(name, family)
+
+
+def add_lines(kind: str, family: int) -> tuple[str, ...]:
+    """The transcript of `add`, as wg-quick prints it (bash shows its `<(...)` as /dev/fd/63)."""
+    return ("[#] nft -f /dev/fd/63",) if kind == "nft" else (f"[#] {_RESTORE[family]}",)
+
+
+def remove_lines(kind: str, family: int) -> tuple[str, ...]:
+    """The transcript of `remove`."""
+    if kind == "nft" or family:
+        return add_lines(kind, family)
+    return tuple(f"[#] {command}" for command in _RESTORE.values())

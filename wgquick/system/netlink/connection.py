@@ -24,6 +24,7 @@ from wgquick.system.netlink.codec import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
 
     T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class Connection:
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             self._try_option(_SOL_NETLINK, option, 1)  # each is newer than the oldest kernel with WireGuard
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

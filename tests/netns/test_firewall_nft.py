@@ -1,0 +1,204 @@
+"""The nftables rules: those that wg-quick makes with nft(8), to the letter, and gone without a trace."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from tests.namespaces import Namespace, host, namespace
+from wgquick.errors import OperationError
+from wgquick.net import pack_address
+from wgquick.system import firewall
+from wgquick.system.firewall import nft
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+WORDS = {4: "ip", 6: "ip6"}
+ADDRESSES = {4: ("10.0.0.2", "172.16.255.1"), 6: ("fd00::2", "fe80::1")}
+
+
+@pytest.fixture
+def ns() -> Iterator[Namespace]:
+    with namespace() as inside:
+        yield inside
+
+
+@pytest.fixture
+def twin() -> Iterator[Namespace]:
+    with namespace() as inside:
+        yield inside
+
+
+def script(name: str, family: int, addresses: tuple[str, ...], fwmark: int) -> str:
+    """What wg-quick's add_default feeds to `nft -f`."""
+    ip, table = WORDS[family], f"wg-quick-{name}"
+    lines = [
+        f"add table {ip} {table}",
+        f"add chain {ip} {table} preraw {{ type filter hook prerouting priority -300; }}",
+        f"add chain {ip} {table} premangle {{ type filter hook prerouting priority -150; }}",
+        f"add chain {ip} {table} postmangle {{ type filter hook postrouting priority -150; }}",
+    ]
+    for address in addresses:
+        guard = f'iifname != "{name}" {ip} daddr {address} fib saddr type != local drop'
+        lines.append(f"add rule {ip} {table} preraw {guard}")
+    lines.append(f"add rule {ip} {table} postmangle meta l4proto udp mark {fwmark} ct mark set mark")
+    lines.append(f"add rule {ip} {table} premangle meta l4proto udp meta mark set ct mark")
+    return "\n".join(lines) + "\n"
+
+
+def add(name: str, family: int, fwmark: int) -> None:
+    nft.add(name, family, [pack_address(address) for address in ADDRESSES[family]], fwmark)
+
+
+@pytest.mark.parametrize("name", ["wg0", "a", "fifteen-letters", "with_dot.0"])
+def test_the_rules_list_as_those_that_nft_makes_of_wg_quicks_input(
+    ns: Namespace, twin: Namespace, name: str
+) -> None:
+    for family in (4, 6):
+        ns.call(add, name, family, 51820)
+        twin.run(["nft", "-f", "-"], input=script(name, family, ADDRESSES[family], 51820))
+    for listing in (["nft", "-a", "list", "ruleset"], ["nft", "-j", "list", "ruleset"]):
+        assert ns.out(*listing) == twin.out(*listing)
+    assert f"wg-quick-{name}" in ns.out("nft", "list", "tables")
+
+
+def test_the_rules_of_a_mark_beyond_31_bits_are_the_same_too(ns: Namespace, twin: Namespace) -> None:
+    ns.call(add, "wg0", 4, 0xFFFFFFFE)
+    twin.run(["nft", "-f", "-"], input=script("wg0", 4, ADDRESSES[4], 0xFFFFFFFE))
+    assert ns.out("nft", "list", "ruleset") == twin.out("nft", "list", "ruleset")
+
+
+@pytest.mark.parametrize("name", ["a=b", "wg+1", "=+="])
+def test_names_that_break_wg_quick_get_their_rules_and_lose_them(ns: Namespace, name: str) -> None:
+    ns.call(nft.add, name, 4, [b"\x0a\0\0\2"], 51820)
+    assert f'iifname != "{name}" ip daddr 10.0.0.2 fib saddr type != local drop' in ns.out("nft", "list", "ruleset")
+    assert ns.call(nft.present, name)
+    ns.call(nft.remove, name)
+    assert not ns.out("nft", "list", "ruleset")
+
+
+def test_a_spoofed_packet_to_the_tunnels_address_is_dropped_and_others_pass(ns: Namespace) -> None:
+    ns.run(["ip", "address", "add", "10.0.0.2/32", "dev", "lo"])
+    ns.run(["ip", "link", "add", "out0", "type", "veth", "peer", "name", "in0"])
+    for line in ("address add 192.0.2.1/24 dev out0", "link set out0 up", "link set in0 up"):
+        ns.run(["ip", *line.split()])
+    ns.call(nft.add, "wg0", 4, [b"\x0a\0\0\2"], 51820)
+    assert ns.run(["ping", "-c", "1", "-W", "1", "10.0.0.2"]).returncode == 0
+    with namespace() as other:
+        ns.run(["ip", "link", "set", "in0", "netns", other.name])
+        for line in (
+            "address add 192.0.2.9/24 dev in0",
+            "link set in0 up",
+            "route add 10.0.0.2 via 192.0.2.1",
+        ):
+            other.run(["ip", *line.split()])
+        reach = ["ping", "-c", "1", "-W", "1", "-i", "0.2"]
+        assert other.run([*reach, "192.0.2.1"]).returncode == 0
+        assert other.run([*reach, "10.0.0.2"], check=False).returncode == 1
+        ns.call(nft.remove, "wg0")
+        assert other.run([*reach, "10.0.0.2"]).returncode == 0
+
+
+def test_removing_spares_every_other_table(ns: Namespace) -> None:
+    ns.run(
+        ["nft", "-f", "-"], input="add table ip wg-quick-wg01; add table ip other; add table inet my-wg-quick-wg0\n"
+    )
+    before = ns.out("nft", "list", "ruleset")
+    for family in (4, 6):
+        ns.call(add, "wg0", family, 51820)
+    ns.call(nft.remove, "wg0")
+    assert ns.out("nft", "list", "ruleset") == before
+
+
+def test_removing_one_family_leaves_the_other(ns: Namespace) -> None:
+    for family in (4, 6):
+        ns.call(add, "wg0", family, 51820)
+    ns.call(nft.remove, "wg0", 4)
+    assert ns.out("nft", "list", "tables") == "table ip6 wg-quick-wg0\n"
+
+
+def test_removing_all_finds_the_table_in_any_family_as_wg_quick_does(ns: Namespace) -> None:
+    ns.run(["nft", "add", "table", "inet", "wg-quick-wg0"])
+    assert ns.call(nft.present, "wg0")
+    ns.call(nft.remove, "wg0")
+    assert not ns.out("nft", "list", "tables")
+
+
+def test_removing_twice_is_as_good_as_once(ns: Namespace) -> None:
+    ns.call(add, "wg0", 4, 51820)
+    ns.call(nft.remove, "wg0")
+    ns.call(nft.remove, "wg0")
+    assert not ns.call(nft.present, "wg0")
+
+
+def test_a_refused_rule_leaves_no_part_of_the_table(ns: Namespace) -> None:
+    with pytest.raises(OperationError, match=r"cannot add the nftables rules of wg0: ") as refusal:
+        ns.call(nft.add, "wg0", 4, [b"\x0a\0\0\2", b""], 51820)
+    assert refusal.value.errno
+    assert refusal.value.remedy
+    assert not ns.out("nft", "list", "ruleset")
+
+
+def test_a_thousand_addresses_go_in_one_transaction(ns: Namespace) -> None:
+    ns.call(nft.add, "wg0", 4, [bytes([10, 0, at >> 8, at & 255]) for at in range(1000)], 51820)
+    assert ns.out("nft", "list", "ruleset").count("fib saddr type != local drop") == 1000
+
+
+def unprivileged(function: Callable[[], T]) -> T:
+    os.seteuid(65534)
+    try:
+        return function()
+    finally:
+        os.seteuid(0)
+
+
+def test_without_the_capability_the_error_names_it(ns: Namespace) -> None:
+    assert ns.call(unprivileged, nft.available)
+    with pytest.raises(OperationError) as refusal:
+        ns.call(unprivileged, partial(nft.add, "wg0", 4, [], 51820))
+    assert "CAP_NET_ADMIN" in refusal.value.remedy
+
+
+def test_auto_takes_nft_where_the_kernel_has_it_and_a_preference_is_kept(ns: Namespace) -> None:
+    assert ns.call(firewall.choose, "auto") == "nft"
+    assert [ns.call(firewall.choose, word) for word in ("nft", "iptables")] == ["nft", "iptables"]
+
+
+def test_probing_makes_no_table(ns: Namespace) -> None:
+    ns.call(nft.available)
+    ns.call(nft.present, "wg0")
+    assert not ns.out("nft", "list", "tables")
+
+
+def test_the_transcript_is_wg_quicks() -> None:
+    assert firewall.add_lines("nft", 4) == ("[#] nft -f /dev/fd/63",)
+    assert firewall.remove_lines("nft", 0) == ("[#] nft -f /dev/fd/63",)
+
+
+CONFIG = """[Interface]
+PrivateKey = 2MtBlbfEoJf5kqHjTNmNhDhM1hCZgsXWaGP9UTdBVUo=
+Address = 10.0.0.2/24, fd00::2/64
+[Peer]
+PublicKey = cPkfAcaIBvRgBnIRqOYK2vCVqZt2LTZyxdxDyNKEWzE=
+AllowedIPs = 0.0.0.0/0
+"""
+
+
+def test_what_wg_quick_itself_makes_is_the_same_and_goes_with_remove() -> None:
+    with host() as machine:
+        machine.uplink()
+        machine.run(["sh", "-c", "cat >/etc/wireguard/wg0.conf"], input=CONFIG)
+        machine.run(["wg-quick", "up", "wg0"])
+        theirs = machine.out("nft", "list", "ruleset")
+        machine.call(nft.remove, "wg0")
+        assert not machine.out("nft", "list", "ruleset")
+        machine.call(nft.add, "wg0", 4, [b"\x0a\0\0\2"], 51820)
+        assert machine.out("nft", "list", "ruleset") == theirs
+        machine.run(["wg-quick", "down", "wg0"])
+        assert not machine.out("nft", "list", "ruleset")

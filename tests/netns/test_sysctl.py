@@ -1,0 +1,62 @@
+"""Kernel parameters: read and written in the namespace of the caller, and refusals that say what to do."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import Namespace, host, namespace
+from wgquick.errors import OperationError
+from wgquick.system import sysctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "net/ipv4/conf/all/src_valid_mark"
+
+
+@pytest.fixture
+def ns() -> Iterator[Namespace]:
+    with namespace() as inside:
+        yield inside
+
+
+def test_a_written_value_is_read_back_in_this_namespace_alone(ns: Namespace) -> None:
+    before = sysctl.read(KEY)
+    ns.call(sysctl.write, KEY, "1")
+    assert ns.call(sysctl.read, KEY) == "1"
+    assert ns.out("sysctl", "-n", "net.ipv4.conf.all.src_valid_mark") == "1\n"
+    assert sysctl.read(KEY) == before
+
+
+def test_the_parameter_of_a_link_with_a_dot_in_its_name_is_found(ns: Namespace) -> None:
+    ns.run(["ip", "link", "add", "wg.0", "type", "veth"])
+    assert ns.call(sysctl.read, "net/ipv6/conf/wg.0/disable_ipv6") == "0"
+
+
+def test_a_parameter_that_does_not_exist_reads_as_none_and_refuses_a_value(ns: Namespace) -> None:
+    assert ns.call(sysctl.read, "net/ipv4/nonesuch") is None
+    assert not ns.call(sysctl.writable, "net/ipv4/nonesuch")
+    with pytest.raises(OperationError) as refusal:
+        ns.call(sysctl.write, "net/ipv4/nonesuch", "1")
+    assert refusal.value.errno == errno.ENOENT
+
+
+def test_a_read_only_proc_is_told_apart_and_the_remedy_names_the_containers_option() -> None:
+    with host() as machine:
+        assert machine.call(sysctl.writable, KEY)
+        machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])
+        machine.run(["mount", "-o", "remount,ro,bind", "/proc/sys"])
+        assert machine.call(sysctl.read, KEY) == "0"
+        assert not machine.call(sysctl.writable, KEY)
+        with pytest.raises(OperationError) as refusal:
+            machine.call(sysctl.write, KEY, "1")
+    assert refusal.value.errno == errno.EROFS
+    assert "--sysctl net.ipv4.conf.all.src_valid_mark=1" in refusal.value.remedy
+
+
+def test_a_refused_value_is_an_error_that_names_the_key(ns: Namespace) -> None:
+    with pytest.raises(OperationError, match=r"net\.ipv4\.conf\.all\.src_valid_mark could not be set to many"):
+        ns.call(sysctl.write, KEY, "many")

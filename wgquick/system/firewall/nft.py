@@ -1,0 +1,208 @@
+"""nftables over netlink: wg-quick(8)'s table `wg-quick-NAME`, made and removed in one transaction each.
+
+Messages and expressions are those that nft(8) itself sends for wg-quick's input, so that both list alike
+(include/uapi/linux/netfilter/nf_tables.h; `nft --debug=mnl` shows them).
+"""
+
+from __future__ import annotations
+
+import errno
+from struct import pack
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+from wgquick.system.firewall.nfnetlink import (
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    NFPROTO_UNSPEC,
+    NLM_F_APPEND,
+    Nfnetlink,
+    attributes_of,
+    message,
+    nested,
+    number,
+    protocol_of,
+)
+from wgquick.system.netlink.codec import NLM_F_CREATE, attribute, attribute_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETGEN = 0, 1, 2, 3, 6, 16
+_PREROUTING, _POSTROUTING = 0, 4
+_RAW, _MANGLE = -300, -150
+_REGISTER = 1  # NFT_REG_1, the only one these rules need
+_EQUAL, _UNEQUAL = 0, 1
+_META_MARK, _META_IIFNAME, _META_L4PROTO = 3, 6, 16
+_CT_MARK = 3
+_FIB_SADDR, _FIB_ADDRTYPE = 1, 3
+_LOCAL = 2  # RTN_LOCAL
+_UDP = b"\x11"
+_IFNAMSIZ = 16
+_DESTINATION_OFFSET = {4: 16, 6: 24}  # of the destination address in the IP header
+_PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
+_ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+
+
+def available() -> bool:
+    """Whether this kernel has nf_tables; asks for its generation number, which changes nothing.
+
+    Without CAP_NET_ADMIN the kernel refuses every question: the answer is then True, as on nearly every kernel.
+    """
+    try:
+        with Nfnetlink() as kernel:
+            kernel.request(message(_GETGEN, NFPROTO_UNSPEC), "asking for nf_tables")
+    except (OSError, OperationError) as refusal:
+        return refusal.errno not in _ABSENT
+    return True
+
+
+def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
+    """Make the table of one family (4 or 6); `addresses` are the link's own of that family."""
+    requests = [_table(_NEWTABLE, name, _PROTOCOLS[family]), *_chains(name, family)]
+    requests += [_drop(name, family, address) for address in addresses]
+    requests += [_save_mark(name, family, fwmark), _restore_mark(name, family)]
+    _commit(requests, f"cannot add the nftables rules of {name}")
+
+
+def remove(name: str, family: int = 0) -> None:
+    """Delete the table of one family, or with 0 each one of this name, as wg-quick does; if there is one."""
+    doomed = [found for found in _tables(name) if not family or found == _PROTOCOLS[family]]
+    if doomed:
+        requests = [_table(_DELTABLE, name, protocol) for protocol in doomed]
+        _commit(requests, f"cannot remove the nftables rules of {name}")
+
+
+def present(name: str) -> bool:
+    """Whether a table of this name exists, in any family."""
+    return bool(_tables(name))
+
+
+def _title(name: str) -> str:
+    return f"wg-quick-{name}"
+
+
+def _tables(name: str) -> list[int]:
+    """The netfilter protocols that have a table of this name; none where the kernel has no nf_tables."""
+    what = f"cannot list the nftables tables of {name}"
+    try:
+        with Nfnetlink() as kernel:
+            answers = kernel.dump(message(_GETTABLE, NFPROTO_UNSPEC), what)
+    except (OSError, OperationError) as refusal:
+        if refusal.errno in _ABSENT:
+            return []
+        raise _explained(refusal, what) from None
+    title = _title(name).encode() + b"\0"
+    return [protocol_of(answer) for answer in answers if attributes_of(answer).get(1) == title]
+
+
+def _commit(requests: Sequence[bytes], what: str) -> None:
+    try:
+        with Nfnetlink() as kernel:
+            kernel.transaction(requests, what)
+    except (OSError, OperationError) as refusal:
+        raise _explained(refusal, what) from None
+
+
+def _explained(refusal: OSError | OperationError, what: str) -> OperationError:
+    """The kernel's refusal with a remedy for it."""
+    said = refusal.what if isinstance(refusal, OperationError) else f"{what}: {refusal.strerror}"
+    return OperationError(said, errno=refusal.errno or 0, remedy=_remedy(refusal.errno or 0))
+
+
+def _remedy(code: int) -> str:
+    if code == errno.EPERM:
+        return "Run as root, or give the process CAP_NET_ADMIN."
+    if code in _ABSENT:
+        return "This kernel has no nf_tables; use `--firewall iptables'."
+    if code == errno.ENOENT:
+        return "The kernel may lack nft_fib or nft_ct; load these modules, or use `--firewall iptables'."
+    return "`nft list ruleset' shows what stands; `--firewall iptables' does without nftables."
+
+
+def _table(kind: int, name: str, protocol: int) -> bytes:
+    return message(kind, protocol, attribute_text(1, _title(name)), NLM_F_CREATE if kind == _NEWTABLE else 0)
+
+
+def _chains(name: str, family: int) -> list[bytes]:
+    return [
+        _chain(name, family, "preraw", _PREROUTING, _RAW),
+        _chain(name, family, "premangle", _PREROUTING, _MANGLE),
+        _chain(name, family, "postmangle", _POSTROUTING, _MANGLE),
+    ]
+
+
+def _chain(name: str, family: int, chain: str, hook: int, priority: int) -> bytes:
+    """`chain CHAIN { type filter hook HOOK priority PRIORITY; }`."""
+    place = nested(4, number(1, hook), attribute(2, pack(">i", priority)))
+    attributes = attribute_text(1, _title(name)) + attribute_text(3, chain) + attribute_text(7, "filter") + place
+    return message(_NEWCHAIN, _PROTOCOLS[family], attributes, NLM_F_CREATE)
+
+
+def _rule(name: str, family: int, chain: str, *expressions: bytes) -> bytes:
+    attributes = attribute_text(1, _title(name)) + attribute_text(2, chain) + nested(4, *expressions)
+    return message(_NEWRULE, _PROTOCOLS[family], attributes, NLM_F_CREATE | NLM_F_APPEND)
+
+
+def _drop(name: str, family: int, address: bytes) -> bytes:
+    """`iifname != "NAME" ip daddr ADDRESS fib saddr type != local drop`."""
+    return _rule(
+        name,
+        family,
+        "preraw",
+        _load_meta(_META_IIFNAME),
+        _compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
+        _load_payload(_DESTINATION_OFFSET[family], len(address)),
+        _compare(_EQUAL, address),
+        _expression("fib", number(3, _FIB_SADDR), number(2, _FIB_ADDRTYPE), number(1, _REGISTER)),
+        _compare(_UNEQUAL, pack("=I", _LOCAL)),
+        _expression("immediate", number(1, 0), nested(2, nested(2, number(1, 0)))),  # verdict NF_DROP
+    )
+
+
+def _save_mark(name: str, family: int, fwmark: int) -> bytes:
+    """`meta l4proto udp mark FWMARK ct mark set mark`."""
+    return _rule(
+        name,
+        family,
+        "postmangle",
+        *_is_udp(),
+        _load_meta(_META_MARK),
+        _compare(_EQUAL, pack("=I", fwmark)),
+        _load_meta(_META_MARK),
+        _expression("ct", number(2, _CT_MARK), number(4, _REGISTER)),
+    )
+
+
+def _restore_mark(name: str, family: int) -> bytes:
+    """`meta l4proto udp meta mark set ct mark`."""
+    return _rule(
+        name,
+        family,
+        "premangle",
+        *_is_udp(),
+        _expression("ct", number(2, _CT_MARK), number(1, _REGISTER)),
+        _expression("meta", number(2, _META_MARK), number(3, _REGISTER)),
+    )
+
+
+def _is_udp() -> tuple[bytes, bytes]:
+    return _load_meta(_META_L4PROTO), _compare(_EQUAL, _UDP)
+
+
+def _expression(kind: str, *attributes: bytes) -> bytes:
+    """One element of NFTA_RULE_EXPRESSIONS."""
+    return nested(1, attribute_text(1, kind), nested(2, *attributes))
+
+
+def _load_meta(key: int) -> bytes:
+    return _expression("meta", number(2, key), number(1, _REGISTER))
+
+
+def _load_payload(offset: int, length: int) -> bytes:
+    """`length` bytes of the network header (NFT_PAYLOAD_NETWORK_HEADER, 1)."""
+    return _expression("payload", number(1, _REGISTER), number(2, 1), number(3, offset), number(4, length))
+
+
+def _compare(operation: int, value: bytes) -> bytes:
+    return _expression("cmp", number(1, _REGISTER), number(2, operation), nested(3, attribute(1, value)))
