@@ -1,0 +1,76 @@
+"""A parity case is a configuration file; its `#:` lines say how the machine differs from the usual one.
+
+#: uplink none | ipv6 | ipv6 only | mtu N     the usual uplink has IPv4 alone and an MTU of 1500
+#: before COMMAND                             run by sh before up
+#: then COMMAND                               run by sh between up and down
+#: save                                       `save` is run between up and down
+#: name NAME                                  the interface, wg0 if not given
+#: path PATH                                  the file's place and the command's argument; else a name is given
+#: mode 0644                                  the file's mode, 0600 if not given
+#: resolvconf [link | failing]                a recording resolvconf is installed (as a link; failing)
+#: now KEY VALUE                              what the present wg-quick does where Debian's does not (allowances.py)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+CASES = Path(__file__).parent / "cases"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One file of the folder `cases`."""
+
+    name: str
+    content: bytes
+    directives: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Case:
+        """The case that a file holds."""
+        content = path.read_bytes()
+        lines = [line[2:].strip() for line in content.decode().splitlines() if line.startswith("#:")]
+        return cls(
+            path.stem, content, tuple((word, rest) for word, _, rest in (line.partition(" ") for line in lines))
+        )
+
+    def all(self, word: str) -> list[str]:
+        """The values of every directive of that name, in order."""
+        return [value for name, value in self.directives if name == word]
+
+    def one(self, word: str, default: str) -> str:
+        """The value of the last directive of that name."""
+        return (self.all(word) or [default])[-1]
+
+    def now(self, key: str) -> str | None:
+        """What the present wg-quick does, where the case says so."""
+        found = [value.partition(" ")[2] for value in self.all("now") if value.startswith(f"{key} ")]
+        return found[0] if found else None
+
+    @property
+    def interface(self) -> str:
+        """The interface that the case is about."""
+        path = self.one("path", "")
+        return PurePosixPath(path).stem if path else self.one("name", "wg0")
+
+    @property
+    def file(self) -> str:
+        """Where the configuration lies."""
+        return self.one("path", f"/etc/wireguard/{self.interface}.conf")
+
+    @property
+    def argument(self) -> str:
+        """What the command is given: the path if the case names one, else the interface."""
+        return self.one("path", self.interface)
+
+    def settings(self, *keys: str) -> list[str]:
+        """The values of some keys anywhere in the file, comments not yet cut."""
+        lines = (line.partition("=") for line in self.content.decode().splitlines())
+        return [value.strip() for key, _, value in lines if key.strip().lower() in keys]
+
+
+def all_cases() -> list[Case]:
+    """Every file of the folder, by name."""
+    return [Case.load(path) for path in sorted(CASES.glob("*.conf"))]

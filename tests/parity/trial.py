@@ -1,0 +1,172 @@
+"""Runs one tool, or one up and the other down, with a case on a machine of its own, and keeps what came of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.namespaces import host
+from tests.parity import state
+
+if TYPE_CHECKING:
+    from tests.namespaces import Namespace
+    from tests.parity.case import Case
+    from tests.parity.state import State
+
+FIREWALLS = ("nft", "iptables")
+PROGRAMS = "/run/programs"
+USERSPACE = "wireguard-go"
+WG_QUICK = "/usr/bin/wg-quick"
+
+# Takes the place of /etc's resolvconf: writes down how it was called, and what with.
+RESOLVCONF = """#!/bin/sh
+{ echo "resolvconf $*"; case $1 in -a) cat;; esac; } >>/run/resolvconf.calls
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One verb's exit status and transcript, and the machine's state after it."""
+
+    status: int
+    transcript: list[str]
+    after: State
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What up, the case's own commands, and down did."""
+
+    before: State
+    up: Ran
+    between: list[Ran]
+    down: Ran
+
+
+def wgq() -> str:
+    """The command under test: WGQ_COMMAND, else the `wgq` installed beside this Python."""
+    return os.environ.get("WGQ_COMMAND") or str(Path(sys.executable).with_name("wgq"))
+
+
+@cache
+def trial(case: Case, firewall: str, up: str, down: str) -> Trial:
+    """The case with one tool's up and the other's down; each combination is run once a session."""
+    with host() as machine:
+        _furnish(machine, case, firewall)
+        before = _state(machine, case)
+        first = _verb(machine, case, firewall, [up, "up", case.argument])
+        between = [_verb(machine, case, firewall, ["sh", "-c", command]) for command in case.all("then")]
+        if ("save", "") in case.directives:
+            between.append(_verb(machine, case, firewall, [up, "save", case.argument]))
+        return Trial(before, first, between, _verb(machine, case, firewall, [down, "down", case.argument]))
+
+
+def strip(case: Case, tool: str) -> tuple[int, str]:
+    """The exit status and the output of `strip`."""
+    with host() as machine:
+        _furnish(machine, case, "nft")
+        done = _run(machine, case, "nft", [tool, "strip", case.argument])
+        return done[0], done[1]
+
+
+def _furnish(machine: Namespace, case: Case, firewall: str) -> None:
+    match case.one("uplink", "").split():
+        case ["none"]:
+            pass
+        case ["mtu", number]:
+            machine.uplink(mtu=int(number))
+        case ["ipv6", *_]:
+            machine.uplink(ipv6=True)
+        case _:
+            machine.uplink()
+    if case.one("uplink", "") == "ipv6 only":
+        machine.run(["ip", "-4", "address", "flush", "dev", "up0"])
+    machine.call(_install_programs, firewall, case.one("resolvconf", "absent"))
+    machine.call(_write, case.file, case.content, int(case.one("mode", "0600"), 8))
+    for command in case.all("before"):
+        machine.run(["sh", "-c", command])
+
+
+def _install_programs(firewall: str, resolvconf: str) -> None:
+    """The only programs outside /usr/bin: firewall, sysctl, userspace implementation, resolvconf."""
+    folder = Path(PROGRAMS)
+    folder.mkdir()
+    found = {"sysctl": "sysctl", USERSPACE: USERSPACE} | ({"nft": "nft"} if firewall == "nft" else {})
+    for name in ("iptables", "ip6tables"):
+        for suffix in ("", "-save", "-restore"):
+            found[f"{name}{suffix}"] = f"{name}-legacy{suffix}"
+    for name, program in found.items():
+        path = shutil.which(program)
+        assert path, f"{program} is not installed"
+        (folder / name).symlink_to(path)
+    if resolvconf != "absent":
+        _install_resolvconf(folder, resolvconf)
+
+
+def _install_resolvconf(folder: Path, kind: str) -> None:
+    place = folder / ("resolvectl" if kind == "link" else "resolvconf")
+    place.write_text(RESOLVCONF + ("exit 3\n" if kind == "failing" else ""))
+    place.chmod(0o755)
+    if kind == "link":
+        (folder / "resolvconf").symlink_to("resolvectl")
+
+
+def _write(path: str, content: bytes, mode: int) -> None:
+    place = Path("/etc/wireguard", path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(content)
+    place.chmod(mode)
+    if mode != 0o600:
+        place.parent.chmod(0o755)
+
+
+def _verb(machine: Namespace, case: Case, firewall: str, command: list[str]) -> Ran:
+    status, _, error = _run(machine, case, firewall, command)
+    return Ran(status, _transcript(error), _settled(machine, case))
+
+
+def _run(machine: Namespace, case: Case, firewall: str, command: list[str]) -> tuple[int, str, str]:
+    environment = {
+        "PATH": f"{PROGRAMS}:/usr/bin:/bin",
+        "HOME": "/root",
+        "WG_QUICK_USERSPACE_IMPLEMENTATION": USERSPACE,
+        "WG_ENDPOINT_RESOLUTION_RETRIES": "1",
+        "WGQ_FIREWALL": firewall,
+    }
+    inside = ["sh", "-c", f"cd /etc/wireguard && exec {shlex.join(command)}"]
+    done = machine.run(inside, check=False, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def _transcript(text: str) -> list[str]:
+    """The lines for things done, and warnings; the notes and the programs' own complaints are each tool's own."""
+    lines = [line.replace("/dev/fd/62", "/dev/fd/63") for line in text.splitlines()]
+    return [line for line in lines if line.startswith(("[#] ", "Warning:"))]
+
+
+def _settled(machine: Namespace, case: Case) -> State:
+    """The state once a userspace implementation whose link is gone has taken its socket away."""
+    deadline = time.monotonic() + 3
+    while True:
+        found = _state(machine, case)
+        gone = not any(link.startswith(f"{case.interface} ") for link in found["links"])
+        if not (gone and found["sockets"]) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def _state(machine: Namespace, case: Case) -> State:
+    environment = {"PATH": f"{PROGRAMS}:/usr/bin:/bin"}
+    path = str(Path("/etc/wireguard", case.file))
+    found = state.read(machine.run(["sh", "-c", state.SCRIPT, "sh", case.interface, path], env=environment).stdout)
+    if not case.settings("listenport"):
+        found["device"] = [line for line in found["device"] if not line.startswith("ListenPort")]
+        found["file"] = [line for line in found["file"] if not line.startswith("ListenPort")]
+    return found
