@@ -1,0 +1,279 @@
+"""Hook lines run as wg-quick(8) runs them: the same lines through its own shell code give the same results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wgquick.errors import HookError, OperationError
+from wgquick.system import programs
+from wgquick.system.hooks import Hooks, own_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LINES = [
+    "echo out; echo err >&2",
+    "false; echo not reached",
+    "false || echo rescued",
+    "false | true; echo not reached",
+    "exit 7",
+    "(exit 3)",
+    "kill -TERM $$",
+    'echo "$INTERFACE" \'$INTERFACE\' "$CONFIG_FILE"',
+    "env | grep -E '^(INTERFACE|CONFIG_FILE|PROGRAM|hook)=' || echo none exported",
+    "cat <(echo one) <(echo two)",
+    'x=$(echo sub); echo "$x `echo ticks`"',
+    "case abc in +([a-c])) echo extglob;; esac",
+    'echo "$LC_ALL" "$(locale | grep LC_ALL)"',
+    "if true; then echo 'a;b' # a comment",
+    "if true; then echo 'a;b'; fi # a comment",
+    "nonesuch-command",
+    "echo 'unfinished",
+    "echo \\\\ \\' \\\" $'\\t' {1..3} ~root",
+    "a=(1 2 3); echo ${#a[@]} ${a[-1]}",
+    "trap 'echo left' EXIT; false",
+    'read -r line; echo "got $line"',
+    "yes | head -n 1",
+    "umask; pwd; echo $-",
+    "set +e; false; echo on",
+    "wait; sleep 0 & wait $!; echo $?",
+    "printf '%s\\n' \"$@\" | wc -l >/dev/null; echo ${BASH_VERSION:+bash}",
+    "[[ wg0 =~ ^wg([0-9])$ ]] && echo ${BASH_REMATCH[1]}",
+    "exec echo replaced",
+    "echo é | od -An -tx1",
+    "return 4",
+    "",
+]
+
+# What wg-quick does with a hook, around it what its caller does, as a program to compare with.
+REFERENCE = """
+set -e -o pipefail
+shopt -s extglob
+export LC_ALL=C
+export PATH="$1:$PATH"
+INTERFACE=$2 CONFIG_FILE=$3 hook=$4
+set --
+(eval "$hook")
+exit 0
+"""
+
+
+def ours(hook: str) -> tuple[int, str, str]:
+    """Status, output and errors of a hook run by this project in a process of its own."""
+    code = (
+        "import sys; from wgquick.errors import HookError; from wgquick.system.hooks import Hooks\n"
+        "try: Hooks(print, '/nonesuch').run(sys.argv[1], name='wg0', path='/etc/wireguard/wg0.conf')\n"
+        "except HookError as error: sys.exit(error.status)"
+    )
+    return finished([sys.executable, "-c", code, hook])
+
+
+def reference(hook: str) -> tuple[int, str, str]:
+    return finished(["bash", "-c", REFERENCE, "wgq", "/nonesuch", "wg0", "/etc/wireguard/wg0.conf", hook])
+
+
+def finished(argv: list[str]) -> tuple[int, str, str]:
+    done = subprocess.run(argv, capture_output=True, text=True, input="first line\nsecond\n", check=False)
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("hook", LINES)
+def test_a_hook_prints_and_ends_as_under_wg_quick(hook: str) -> None:
+    status, out, err = ours(hook)
+    expected_status, expected_out, expected_err = reference(hook)
+    assert (status, out) == (expected_status, expected_out)
+    assert bool(err) == bool(expected_err)
+
+
+@pytest.fixture
+def remarks() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def hooks(remarks: list[str]) -> Hooks:
+    return Hooks(remarks.append)
+
+
+def run(hooks: Hooks, command: str) -> None:
+    hooks.run(command, name="wg0", path="/etc/wireguard/wg0.conf")
+
+
+def test_a_failing_hook_is_an_error_with_its_own_status(hooks: Hooks) -> None:
+    with pytest.raises(HookError) as failure:
+        run(hooks, "exit 42")
+    assert failure.value.status == 42
+    assert "exit 42" in str(failure.value)
+
+
+def test_a_hook_that_a_signal_ends_has_the_shells_status_for_it(hooks: Hooks) -> None:
+    with pytest.raises(HookError) as failure:
+        run(hooks, "kill -KILL $$")
+    assert failure.value.status == 128 + signal.SIGKILL
+
+
+def test_an_error_hides_what_could_be_a_key(hooks: Hooks) -> None:
+    key = "2MtBlbfEoJf5kqHjTNmNhDhM1hCZgsXWaGP9UTdBVUo="
+    with pytest.raises(HookError) as failure:
+        run(hooks, f"test {key} = other")
+    assert key not in str(failure.value)
+    assert "(hidden)" in str(failure.value)
+
+
+def test_the_line_stands_in_no_argument_list(hooks: Hooks, tmp_path: Path) -> None:
+    run(hooks, f": secret-word; cat /proc/$$/cmdline /proc/$$/environ >{tmp_path}/seen")
+    assert b"secret-word" not in (tmp_path / "seen").read_bytes()
+
+
+def test_a_hook_inherits_no_descriptor_of_ours(hooks: Hooks, tmp_path: Path) -> None:
+    with (tmp_path / "ours").open("w"):
+        run(hooks, f"ls -l /proc/self/fd >{tmp_path}/seen")
+    seen = (tmp_path / "seen").read_text()
+    assert "memfd" not in seen
+    assert "/ours" not in seen
+
+
+def test_a_broken_pipe_ends_a_hooks_command_quietly(hooks: Hooks, tmp_path: Path) -> None:
+    run(hooks, f"set +e +o pipefail; (yes; echo $? >{tmp_path}/status) | head -n 1 >/dev/null")
+    assert (tmp_path / "status").read_text() == f"{128 + signal.SIGPIPE}\n"
+
+
+def test_the_tools_own_directory_comes_first_on_the_path(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "only-here"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho found >{tmp_path}/found\n")
+    program.chmod(0o755)
+    Hooks(print, str(program.parent)).run("only-here", name="wg0", path="")
+    assert (tmp_path / "found").exists()
+
+
+def test_the_environment_of_this_process_is_left_alone(hooks: Hooks) -> None:
+    before = dict(os.environ)
+    run(hooks, "export LEAKED=1")
+    assert dict(os.environ) == before
+
+
+def test_the_directory_of_wgq_is_its_pythons_in_a_program_that_imports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/other"])
+    assert own_directory() == str(Path(sys.executable).parent)
+    monkeypatch.setattr(sys, "argv", ["/opt/wgq/bin/wgq", "up"])
+    assert own_directory() == "/opt/wgq/bin"
+
+
+@pytest.fixture
+def without_bash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("wgquick.system.hooks._BASH", "/nonesuch/bash")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("without_bash")
+def test_without_bash_sh_runs_the_hooks_and_one_remark_says_so(
+    hooks: Hooks, remarks: list[str], tmp_path: Path
+) -> None:
+    for word in ("one", "it's two"):
+        run(hooks, f'echo "$INTERFACE" "{word}" >>{tmp_path}/seen')
+    assert (tmp_path / "seen").read_text() == "wg0 one\nwg0 it's two\n"
+    assert len(remarks) == 1
+    assert "no bash" in remarks[0]
+
+
+@pytest.mark.usefixtures("without_bash")
+def test_without_bash_a_failing_command_still_ends_the_hook(hooks: Hooks, tmp_path: Path) -> None:
+    with pytest.raises(HookError) as failure:
+        run(hooks, f"false; echo >{tmp_path}/seen")
+    assert failure.value.status == 1
+    assert not (tmp_path / "seen").exists()
+
+
+@pytest.mark.usefixtures("without_bash")
+def test_without_any_shell_the_error_names_the_remedy(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wgquick.system.hooks._SH", "/nonesuch/sh")
+    with pytest.raises(HookError) as failure:
+        run(hooks, "true")
+    assert failure.value.status == 127
+    assert "Install bash" in failure.value.remedy
+
+
+class InterruptionError(Exception):
+    """What a signal handler raises."""
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise InterruptionError
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """SIGALRM raises an exception shortly after a hook has begun."""
+    earlier = signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, earlier)
+
+
+def gone(path: Path) -> bool:
+    """Whether the process whose id the file holds ends within five seconds."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{path.read_text().strip()}/stat").read_text().rpartition(")")[2].split()[0]
+            if state not in "ZX":
+                time.sleep(0.02)
+                continue
+        return True
+    return False
+
+
+@pytest.mark.usefixtures("alarm")
+def test_an_interrupted_hook_is_ended_with_all_that_it_runs(hooks: Hooks, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(InterruptionError):
+        run(hooks, f"echo $$ >{tmp_path}/shell; (sleep 60 & echo $! >{tmp_path}/sleep; wait) | cat")
+    assert time.monotonic() - started < 5
+    assert gone(tmp_path / "shell")
+    assert gone(tmp_path / "sleep")
+
+
+@pytest.mark.usefixtures("alarm")
+def test_an_interrupted_hook_that_ignores_term_is_killed_after_the_patience(
+    hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "_PATIENCE", 0.3)
+    with pytest.raises(InterruptionError):
+        run(hooks, f"trap '' TERM; echo $$ >{tmp_path}/shell; sleep 60")
+    assert gone(tmp_path / "shell")
+
+
+def test_signals_that_end_the_tool_are_not_blocked_in_a_hook(hooks: Hooks, tmp_path: Path) -> None:
+    run(hooks, f"grep SigBlk /proc/self/status >{tmp_path}/blocked")
+    assert (tmp_path / "blocked").read_text().split()[1] == "0" * 16
+
+
+def test_a_process_that_ignores_sigchld_is_told_so(hooks: Hooks) -> None:
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(OperationError, match="SIGCHLD"):
+            run(hooks, "true")
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
+
+
+def test_a_program_is_found_on_the_path_as_bash_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("plain", "folder"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plain" / "tool").write_text("")
+    (tmp_path / "folder" / "tool").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/folder:{tmp_path}/plain")
+    assert programs.find("tool") is None
+    (tmp_path / "plain" / "tool").chmod(0o755)
+    assert programs.find("tool") == f"{tmp_path}/plain/tool"
