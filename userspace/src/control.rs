@@ -1,0 +1,233 @@
+//! The control thread: timers, handshakes, configuration, the link's comings and goings, and the end.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::device::{Device, Task};
+use crate::log;
+use crate::sys::{self, check, owned, poll, pollfd};
+use crate::uapi::server::Server;
+
+/// With so many peers their timers are looked at together, ten times a second.
+const MANY_PEERS: usize = 100;
+const TIMER_STEP_MS: u64 = 100;
+/// So many handshake messages waiting mean that we are under load, and for a second after.
+const LOAD_MESSAGES: usize = 32;
+const LOAD_MS: u64 = 1000;
+/// After so many handshake messages other work has its turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// Blocks the signals that end the process, in all threads to come, and makes them readable.
+pub fn signals() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+        owned(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
+    }
+}
+
+/// Reports what becomes of links, addresses and routes.
+pub fn netlink() -> io::Result<OwnedFd> {
+    let groups = libc::RTMGRP_LINK
+        | libc::RTMGRP_IPV4_IFADDR
+        | libc::RTMGRP_IPV6_IFADDR
+        | libc::RTMGRP_IPV4_ROUTE
+        | libc::RTMGRP_IPV6_ROUTE;
+    // SAFETY: the address is valid for its length.
+    unsafe {
+        let fd = owned(libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            libc::NETLINK_ROUTE,
+        ))?;
+        let mut address: libc::sockaddr_nl = std::mem::zeroed();
+        address.nl_family = libc::AF_NETLINK as u16;
+        address.nl_groups = groups as u32;
+        check(libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_nl>() as u32,
+        ))?;
+        Ok(fd)
+    }
+}
+
+/// Reports removals from a directory.
+pub fn watch(directory: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: a valid C string.
+    unsafe {
+        let fd = owned(libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK))?;
+        let events = libc::IN_DELETE
+            | libc::IN_MOVED_FROM
+            | libc::IN_MOVED_TO
+            | libc::IN_CREATE
+            | libc::IN_DELETE_SELF;
+        check(libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), events))?;
+        Ok(fd)
+    }
+}
+
+/// What ends the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Signal,
+    LinkGone,
+    SocketGone,
+}
+
+pub struct Control {
+    pub device: Arc<Device>,
+    pub server: Server,
+    pub signals: OwnedFd,
+    pub netlink: OwnedFd,
+    pub watch: OwnedFd,
+    pub loaded_until: u64,
+}
+
+const FIXED: usize = 4;
+
+impl Control {
+    /// Works until there is a reason to end.
+    pub fn run(&mut self) -> End {
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            self.messages();
+            self.tasks();
+            let timeout = self.timers();
+            if self.device.link_gone.load(Relaxed) {
+                return End::LinkGone;
+            }
+            let mut fds = vec![
+                pollfd(&self.device.alarm.waker, libc::POLLIN),
+                pollfd(&self.signals, libc::POLLIN),
+                pollfd(&self.netlink, libc::POLLIN),
+                pollfd(&self.watch, libc::POLLIN),
+            ];
+            self.server.pollfds(&mut fds);
+            if poll(&mut fds, timeout).is_err() {
+                continue;
+            }
+            let ready = |at: usize| fds[at].revents != 0;
+            if ready(0) {
+                self.device.alarm.waker.clear();
+            }
+            if ready(1) {
+                return End::Signal;
+            }
+            if ready(2) {
+                self.netlink_events(&mut buffer);
+            }
+            if ready(3) && drain(&self.watch, &mut buffer) && !self.server.is_in_place() {
+                return End::SocketGone;
+            }
+            self.server.serve(&self.device, &fds[FIXED..]);
+        }
+    }
+
+    fn messages(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some((message, waiting)) = self.device.take_message() else {
+                return;
+            };
+            let now = sys::now_ms();
+            if waiting >= LOAD_MESSAGES {
+                self.loaded_until = now + LOAD_MS;
+            }
+            self.device.receive_handshake(&message, now < self.loaded_until);
+        }
+        self.device.alarm.waker.wake();
+    }
+
+    fn tasks(&self) {
+        for task in self.device.take_tasks() {
+            match task {
+                Task::Initiate(peer) => self.device.initiate(&peer),
+                Task::Forget(indexes) => self.device.state_mut().forget(&indexes),
+                Task::CheckLink => self.device.sync_link(),
+            }
+        }
+    }
+
+    /// Runs the timers that are due and says how long nothing will be.
+    fn timers(&self) -> Option<Duration> {
+        let alarm = &self.device.alarm;
+        let now = sys::now_ms();
+        let next = alarm.next();
+        if next > now {
+            return (next != u64::MAX).then(|| Duration::from_millis(next - now));
+        }
+        alarm.reset();
+        let peers: Vec<_> = self.device.state().peers().cloned().collect();
+        for peer in &peers {
+            if peer.timers.next().is_some_and(|at| at <= now) {
+                self.device.run_timers(peer, now);
+            }
+        }
+        let step = if peers.len() > MANY_PEERS { TIMER_STEP_MS } else { 1 };
+        if let Some(next) = peers.iter().filter_map(|p| p.timers.next()).min() {
+            alarm.at_latest(next.max(now + step));
+        }
+        Some(Duration::from_millis(alarm.next().saturating_sub(sys::now_ms()).min(1 << 30)))
+    }
+
+    /// Any news of links is a reason to look at ours; any of addresses or routes to choose sources afresh.
+    fn netlink_events(&self, buffer: &mut [u8]) {
+        let (mut links, mut routes) = (false, false);
+        loop {
+            match sys::read(&self.netlink, buffer) {
+                Ok(len) => {
+                    for kind in message_kinds(&buffer[..len]) {
+                        match kind {
+                            libc::RTM_NEWLINK | libc::RTM_DELLINK => links = true,
+                            _ => routes = true,
+                        }
+                    }
+                }
+                // Too much news at once (ENOBUFS): all may have changed.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => (links, routes) = (true, true),
+                Err(_) => break,
+            }
+        }
+        if links {
+            self.device.sync_link();
+        }
+        if links || routes {
+            self.device.routes.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// The types of the messages in a netlink read.
+fn message_kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+        bytes = bytes.get(len.max(16).next_multiple_of(4)..).unwrap_or_default();
+        Some(kind)
+    })
+}
+
+/// Reads all there is; true, so that it may stand in a condition.
+fn drain(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
+    while sys::read(fd, buffer).is_ok_and(|len| len > 0) {}
+    true
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        log::verbose(format_args!("ending"));
+        self.server.remove();
+    }
+}

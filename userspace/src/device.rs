@@ -1,0 +1,365 @@
+//! The device: its peers and keys, its link and its sockets, as all threads share them.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::allowed_ips::AllowedIps;
+use crate::keys::{PrivateKey, PublicKey};
+use crate::log;
+use crate::noise::cookie::Checker;
+use crate::noise::handshake::Timestamp;
+use crate::noise::message::INITIATION_LEN;
+use crate::noise::session::Session;
+use crate::peer::{Forgotten, Peer, lock};
+use crate::sys::{self, Waker};
+use crate::timers::Alarm;
+use crate::tun::{LinkQueries, Tun};
+use crate::udp::{Endpoint, Sockets};
+
+/// Session indexes are random already.
+#[derive(Default)]
+pub struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = (self.0 << 8) | u64::from(b));
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        // The table takes its buckets from the low bits and its tags from the high ones.
+        self.0 = u64::from(index) | u64::from(index) << 32;
+    }
+}
+
+/// What an index of ours stands for.
+#[derive(Clone)]
+pub enum Indexed {
+    /// A handshake begun by us.
+    Handshake(Arc<Peer>),
+    Session(Arc<Peer>, Arc<Session>),
+}
+
+/// The keys of this device.
+pub struct Identity {
+    pub private: PrivateKey,
+    pub public: PublicKey,
+    pub checker: Mutex<Checker>,
+}
+
+/// What configuration and handshakes change and every packet looks up.
+#[derive(Default)]
+pub struct State {
+    pub identity: Option<Arc<Identity>>,
+    pub allowed_ips: AllowedIps,
+    slots: Vec<Option<Arc<Peer>>>,
+    free: Vec<u32>,
+    by_key: HashMap<PublicKey, Arc<Peer>>,
+    by_index: HashMap<u32, Indexed, BuildHasherDefault<IndexHasher>>,
+    next_sequence: u64,
+}
+
+impl State {
+    pub fn peer(&self, slot: u32) -> Option<&Arc<Peer>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.slots.iter().flatten()
+    }
+
+    /// The peers in the order of their configuration.
+    pub fn peers_in_order(&self) -> Vec<&Arc<Peer>> {
+        let mut peers: Vec<_> = self.peers().collect();
+        peers.sort_unstable_by_key(|p| p.sequence);
+        peers
+    }
+
+    pub fn find(&self, key: PublicKey) -> Option<&Arc<Peer>> {
+        self.by_key.get(&key)
+    }
+
+    #[inline]
+    pub fn indexed(&self, index: u32) -> Option<&Indexed> {
+        self.by_index.get(&index)
+    }
+
+    pub fn add_peer(&mut self, key: PublicKey) -> Arc<Peer> {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() as u32 - 1
+        });
+        let peer = Arc::new(Peer::new(key, slot, self.next_sequence));
+        self.next_sequence += 1;
+        self.slots[slot as usize] = Some(peer.clone());
+        self.by_key.insert(key, peer.clone());
+        peer
+    }
+
+    pub fn remove_peer(&mut self, key: PublicKey) {
+        let Some(peer) = self.by_key.remove(&key) else {
+            return;
+        };
+        self.forget_keys(&peer);
+        peer.timers.stop();
+        self.allowed_ips.clear(peer.slot);
+        self.slots[peer.slot as usize] = None;
+        self.free.push(peer.slot);
+    }
+
+    pub fn remove_all_peers(&mut self) {
+        let keys: Vec<_> = self.by_key.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.remove_peer(key));
+    }
+
+    /// An index that is not in use.
+    pub fn new_index(&self) -> u32 {
+        loop {
+            let index = u32::from_ne_bytes(sys::random());
+            if !self.by_index.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+
+    pub fn set_index(&mut self, index: u32, meaning: Indexed) {
+        self.by_index.insert(index, meaning);
+    }
+
+    pub fn forget(&mut self, indexes: &Forgotten) {
+        indexes.iter().for_each(|index| drop(self.by_index.remove(index)));
+    }
+
+    /// Ends a handshake that we had begun.
+    pub fn forget_handshake(&mut self, peer: &Peer) {
+        if let Some(pending) = lock(&peer.handshake).pending.take() {
+            self.by_index.remove(&pending.local_index);
+        }
+    }
+
+    /// Wipes all keys shared with a peer.
+    pub fn forget_keys(&mut self, peer: &Peer) {
+        self.forget_handshake(peer);
+        let forgotten = peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.forget(&forgotten);
+    }
+}
+
+/// A handshake message that came in.
+#[derive(Clone, Copy)]
+pub struct Incoming {
+    pub bytes: [u8; INITIATION_LEN],
+    pub len: usize,
+    pub from: Endpoint,
+}
+
+/// What the data threads leave to the control thread.
+pub enum Task {
+    /// There is no session to send with.
+    Initiate(Arc<Peer>),
+    /// A session went out of use.
+    Forget(Forgotten),
+    /// The link's state is to be looked at.
+    CheckLink,
+}
+
+/// The order in which the tasks came.
+#[derive(Default)]
+pub struct Queue {
+    pub tasks: Vec<Task>,
+    pub messages: VecDeque<Incoming>,
+}
+
+/// How many handshake messages may wait; the load is high long before.
+const MAX_QUEUED_MESSAGES: usize = 1024;
+
+pub struct Device {
+    pub name: String,
+    pub tun: Tun,
+    pub mtu: AtomicU32,
+    pub alarm: Alarm,
+    /// Wakes the receiving thread when the sockets change.
+    pub sockets_changed: Waker,
+    /// Counts changes of the host's routes and addresses.
+    pub routes: AtomicU32,
+    pub fwmark: AtomicU32,
+    pub listen_port: AtomicU32,
+    pub link_gone: AtomicBool,
+    state: RwLock<State>,
+    sockets: RwLock<Option<Arc<Sockets>>>,
+    queue: Mutex<Queue>,
+    link: Mutex<LinkQueries>,
+    newest_stamp: Mutex<Timestamp>,
+    /// Handshake messages dropped for lack of room.
+    dropped: AtomicU64,
+}
+
+impl Device {
+    pub fn new(name: String, tun: Tun, link: LinkQueries) -> io::Result<Self> {
+        let mtu = link.mtu(&name)?;
+        Ok(Self {
+            name,
+            tun,
+            mtu: AtomicU32::new(mtu),
+            alarm: Alarm::new()?,
+            sockets_changed: Waker::new()?,
+            routes: AtomicU32::new(0),
+            fwmark: AtomicU32::new(0),
+            listen_port: AtomicU32::new(0),
+            link_gone: AtomicBool::new(false),
+            state: RwLock::default(),
+            sockets: RwLock::default(),
+            queue: Mutex::default(),
+            link: Mutex::new(link),
+            newest_stamp: Mutex::new([0; 12]),
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    #[inline]
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    pub fn sockets(&self) -> Option<Arc<Sockets>> {
+        self.sockets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.sockets.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Exchanges the sockets and wakes whoever waits for them.
+    pub fn set_sockets(&self, sockets: Option<Sockets>) {
+        *self.sockets.write().unwrap_or_else(PoisonError::into_inner) = sockets.map(Arc::new);
+        self.sockets_changed.wake();
+    }
+
+    pub fn push(&self, task: Task) {
+        lock(&self.queue).tasks.push(task);
+        self.alarm.waker.wake();
+    }
+
+    /// Leaves a handshake message to the control thread, while there is room.
+    pub fn push_message(&self, message: Incoming) {
+        let mut queue = lock(&self.queue);
+        if queue.messages.len() >= MAX_QUEUED_MESSAGES {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        queue.messages.push_back(message);
+        if queue.messages.len() == 1 {
+            self.alarm.waker.wake();
+        }
+    }
+
+    pub fn take_tasks(&self) -> Vec<Task> {
+        std::mem::take(&mut lock(&self.queue).tasks)
+    }
+
+    /// The next handshake message and how many wait behind it.
+    pub fn take_message(&self) -> Option<(Incoming, usize)> {
+        let mut queue = lock(&self.queue);
+        queue.messages.pop_front().map(|message| (message, queue.messages.len()))
+    }
+
+    /// A time stamp later than any before it, though the clock be set back.
+    pub fn timestamp(&self) -> Timestamp {
+        let mut newest = lock(&self.newest_stamp);
+        let now = crate::noise::handshake::timestamp();
+        *newest = if now > *newest { now } else { crate::noise::handshake::after(&newest) };
+        *newest
+    }
+
+    /// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
+    pub fn sync_link(&self) {
+        let link = lock(&self.link);
+        if self.tun.is_detached() {
+            self.link_gone.store(true, Relaxed);
+            self.alarm.waker.wake();
+            return;
+        }
+        if let Ok(mtu) = link.mtu(&self.name) {
+            self.mtu.store(mtu, Relaxed);
+        }
+        // A link that is not found here has been moved to another network namespace: packets go as they come.
+        let up = link.is_up(&self.name).unwrap_or(true);
+        match (up, self.is_up()) {
+            (true, false) => self.bring_up(),
+            (false, true) => self.bring_down(),
+            _ => (),
+        }
+    }
+
+    fn bring_up(&self) {
+        match Sockets::bind(self.listen_port.load(Relaxed) as u16, self.fwmark.load(Relaxed)) {
+            Ok(sockets) => {
+                log::verbose(format_args!("the link is up; UDP port {}", sockets.port));
+                self.listen_port.store(sockets.port.into(), Relaxed);
+                self.set_sockets(Some(sockets));
+            }
+            Err(e) => {
+                let port = self.listen_port.load(Relaxed);
+                log::error(format_args!(
+                    "cannot bind UDP port {port}: {e}; choose another with `wg set {} listen-port`",
+                    self.name
+                ));
+                return;
+            }
+        }
+        for peer in self.state().peers() {
+            self.start_peer(peer);
+        }
+    }
+
+    /// Sends what waits for a peer, and its first keepalive (`wg_open` of the kernel's `device.c`).
+    pub fn start_peer(&self, peer: &Arc<Peer>) {
+        if peer.keepalive_seconds.load(Relaxed) != 0 {
+            peer.stage_keepalive();
+        }
+        if peer.has_staged() {
+            self.send_staged(peer);
+        }
+    }
+
+    fn bring_down(&self) {
+        log::verbose(format_args!("the link is down"));
+        self.set_sockets(None);
+        let mut state = self.state_mut();
+        let peers: Vec<_> = state.peers().cloned().collect();
+        for peer in peers {
+            state.forget_keys(&peer);
+            peer.timers.stop();
+            peer.take_staged();
+            peer.last_sent.store(0, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_used_again_and_the_order_is_that_of_configuration() {
+        let mut state = State::default();
+        let keys = [1u8, 2, 3].map(|k| PublicKey([k; 32]));
+        keys.iter().for_each(|&key| drop(state.add_peer(key)));
+        state.remove_peer(keys[0]);
+        let again = state.add_peer(keys[0]);
+        assert_eq!(again.slot, 0);
+        let order: Vec<_> = state.peers_in_order().iter().map(|p| p.key).collect();
+        assert_eq!(order, [keys[1], keys[2], keys[0]]);
+    }
+}

@@ -1,0 +1,282 @@
+//! Handshakes and what is sent outside the bulk path: initiations, responses, cookies, keepalives and staged packets.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+
+use crate::device::{Device, Identity, Incoming, Indexed, State, Task};
+use crate::log;
+use crate::noise::cookie::Proof;
+use crate::noise::handshake;
+use crate::noise::limits::{INITIATION_INTERVAL_MS, MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT_MS};
+use crate::noise::message::{self, DATA_HEADER_LEN, TAG_LEN};
+use crate::noise::session::Session;
+use crate::packet;
+use crate::peer::{Peer, lock};
+use crate::sys;
+use crate::timers::Due;
+use crate::udp::send;
+
+/// Handshake messages are marked AF41, as the kernel's.
+const HANDSHAKE_TOS: u8 = 0x88;
+
+/// The length that a packet is padded to: a multiple of sixteen, yet not beyond the MTU.
+#[inline]
+pub fn padded(len: usize, mtu: usize) -> usize {
+    len.next_multiple_of(16).min(mtu.max(len))
+}
+
+fn install(state: &mut State, peer: &Arc<Peer>, session: Session) {
+    let session = Arc::new(session);
+    state.set_index(session.local_index, Indexed::Session(peer.clone(), session.clone()));
+    let forgotten = peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).add(session);
+    state.forget(&forgotten);
+}
+
+impl Device {
+    /// Sends bytes to where a peer is, if that is known.
+    fn transmit(&self, peer: &Peer, bytes: &[u8], tos: u8) {
+        let (Some(sockets), Some(endpoint)) = (self.sockets(), peer.endpoint()) else {
+            return;
+        };
+        match send::send_one(&sockets, bytes, &endpoint, tos) {
+            Ok(source_failed) => {
+                peer.count_sent(bytes.len());
+                if source_failed {
+                    peer.clear_source();
+                }
+            }
+            Err(e) => {
+                log::verbose(format_args!("peer {:?}: cannot send to {}: {e}", peer.key, endpoint.address));
+            }
+        }
+    }
+
+    /// Asks for a handshake, unless one was begun just now (`wg_packet_send_queued_handshake_initiation`).
+    pub fn want_handshake(&self, peer: &Arc<Peer>, now: u64) {
+        peer.attempts.store(0, Relaxed);
+        if !recently(peer, now) && !peer.handshake_wanted.swap(true, Relaxed) {
+            self.push(Task::Initiate(peer.clone()));
+        }
+    }
+
+    /// Begins a handshake.
+    pub fn initiate(&self, peer: &Arc<Peer>) {
+        let now = sys::now_ms();
+        peer.handshake_wanted.store(false, Relaxed);
+        if recently(peer, now) || !self.is_up() || peer.endpoint().is_none() {
+            return;
+        }
+        let Some(message) = self.new_initiation(peer, now) else {
+            return;
+        };
+        log::verbose(format_args!("peer {:?}: sending a handshake initiation", peer.key));
+        peer.last_sent.store(now, Relaxed);
+        peer.note_sent(false, now, &self.alarm);
+        self.transmit(peer, &message, HANDSHAKE_TOS);
+        peer.timers.handshake_initiated(now, &self.alarm);
+    }
+
+    fn new_initiation(&self, peer: &Arc<Peer>, now: u64) -> Option<[u8; message::INITIATION_LEN]> {
+        let mut state = self.state_mut();
+        state.find(peer.key).filter(|found| Arc::ptr_eq(found, peer))?;
+        let identity = state.identity.clone()?;
+        let index = state.new_index();
+        state.forget_handshake(peer);
+        state.set_index(index, Indexed::Handshake(peer.clone()));
+        drop(state);
+        let mut handshake = lock(&peer.handshake);
+        let (pending, mut message) =
+            handshake::initiate(&identity.private, peer.key, &handshake.psk, index, &self.timestamp())?;
+        handshake.pending = Some(pending);
+        handshake.cookies.sign(&mut message, now);
+        Some(message)
+    }
+
+    /// Acts on a handshake message.
+    pub fn receive_handshake(&self, incoming: &Incoming, under_load: bool) {
+        let bytes = &incoming.bytes[..incoming.len];
+        let Some(identity) = self.state().identity.clone() else {
+            return;
+        };
+        let now = sys::now_ms();
+        if bytes[0] == message::COOKIE_REPLY {
+            self.receive_cookie(bytes, now);
+            return;
+        }
+        let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
+        match proof {
+            Proof::Invalid => return,
+            Proof::Mac1 if under_load => {
+                let reply = lock(&identity.checker).reply(bytes, incoming.from.address, now);
+                if let Some(sockets) = self.sockets() {
+                    let _ = send::send_one(&sockets, &reply, &incoming.from, HANDSHAKE_TOS);
+                }
+                return;
+            }
+            Proof::Mac1 | Proof::Cookie => (),
+        }
+        let peer = match bytes[0] {
+            message::INITIATION => self.receive_initiation(&identity, incoming, now),
+            _ => self.receive_response(incoming, now),
+        };
+        if let Some(peer) = peer {
+            peer.count_received(bytes.len());
+            peer.note_received(false, now, &self.alarm);
+        }
+    }
+
+    fn receive_cookie(&self, bytes: &[u8], now: u64) {
+        let state = self.state();
+        let Some(Indexed::Handshake(peer) | Indexed::Session(peer, _)) =
+            state.indexed(message::u32_at(bytes, 4))
+        else {
+            return;
+        };
+        if let Ok(reply) = bytes.try_into()
+            && lock(&peer.handshake).cookies.receive(reply, now)
+        {
+            log::verbose(format_args!("peer {:?}: received a cookie", peer.key));
+        }
+    }
+
+    fn receive_initiation(&self, identity: &Identity, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
+        let received = handshake::receive(&identity.private, &incoming.bytes[..incoming.len])?;
+        let peer = self.state().find(received.peer)?.clone();
+        let psk = accept_initiation(&peer, &received.timestamp, now)?;
+        log::verbose(format_args!("peer {:?}: received a handshake initiation", peer.key));
+        let remote_index = received.remote_index;
+        let index = self.state().new_index();
+        let (mut response, keys) = received.respond(&psk, index)?;
+        lock(&peer.handshake).cookies.sign(&mut response, now);
+        let mut state = self.state_mut();
+        state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
+        install(&mut state, &peer, Session::new(&keys, (index, remote_index), false, now));
+        drop(state);
+        peer.roam(incoming.from);
+        peer.timers.session_derived(now, &self.alarm);
+        peer.last_sent.store(now, Relaxed);
+        peer.note_sent(false, now, &self.alarm);
+        self.transmit(&peer, &response, HANDSHAKE_TOS);
+        Some(peer)
+    }
+
+    fn receive_response(&self, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
+        let bytes = &incoming.bytes[..incoming.len];
+        let index = message::u32_at(bytes, 8);
+        let peer = match self.state().indexed(index)? {
+            Indexed::Handshake(peer) => peer.clone(),
+            Indexed::Session(..) => return None,
+        };
+        let (remote_index, keys) = {
+            let mut handshake = lock(&peer.handshake);
+            let pending = handshake.pending.as_mut().filter(|p| p.local_index == index)?;
+            let finished = pending.finish(bytes)?;
+            handshake.pending = None;
+            finished
+        };
+        let mut state = self.state_mut();
+        state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
+        install(&mut state, &peer, Session::new(&keys, (index, remote_index), true, now));
+        drop(state);
+        log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
+        peer.roam(incoming.from);
+        peer.timers.session_derived(now, &self.alarm);
+        peer.handshake_complete();
+        peer.stage_keepalive();
+        self.send_staged(&peer);
+        Some(peer)
+    }
+
+    /// Sends what waits for a peer, or begins the handshake that it waits for.
+    pub fn send_staged(&self, peer: &Arc<Peer>) {
+        let now = sys::now_ms();
+        let Some(session) = peer.sending_session(now) else {
+            self.want_handshake(peer, now);
+            return;
+        };
+        let mtu = self.mtu.load(Relaxed) as usize;
+        for packet in peer.take_staged() {
+            let Some(counter) = session.reserve(1) else {
+                return;
+            };
+            let mut frame = vec![0; DATA_HEADER_LEN + padded(packet.len(), mtu) + TAG_LEN];
+            frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(&packet);
+            session.seal(counter, &mut frame);
+            let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(&packet) };
+            peer.note_sent(!packet.is_empty(), now, &self.alarm);
+            self.transmit(peer, &frame, ecn);
+        }
+        if session.wants_rekey(now) {
+            self.want_handshake(peer, now);
+        }
+    }
+
+    /// Acts on the timers of a peer.
+    pub fn run_timers(&self, peer: &Arc<Peer>, now: u64) {
+        for due in peer.timers.due(now) {
+            match due {
+                Due::RetryHandshake => self.retry_handshake(peer, now),
+                Due::SendKeepalive => {
+                    self.send_keepalive(peer);
+                    peer.timers.keepalive_sent(now, &self.alarm);
+                }
+                Due::NewHandshake => {
+                    log::verbose(format_args!(
+                        "peer {:?}: no answer for 15 seconds, beginning a handshake",
+                        peer.key
+                    ));
+                    peer.clear_source();
+                    peer.attempts.store(0, Relaxed);
+                    self.initiate(peer);
+                }
+                Due::WipeKeys => self.state_mut().forget_keys(peer),
+                Due::PersistentKeepalive => {
+                    if peer.keepalive_seconds.load(Relaxed) != 0 {
+                        self.send_keepalive(peer);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn send_keepalive(&self, peer: &Arc<Peer>) {
+        peer.stage_keepalive();
+        self.send_staged(peer);
+    }
+
+    fn retry_handshake(&self, peer: &Arc<Peer>, now: u64) {
+        if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
+            log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
+            peer.take_staged();
+            peer.timers.handshake_failed(now, &self.alarm);
+            return;
+        }
+        peer.attempts.fetch_add(1, Relaxed);
+        peer.clear_source();
+        self.initiate(peer);
+    }
+}
+
+/// Whether a handshake message was sent so lately that the next one has to wait.
+fn recently(peer: &Peer, now: u64) -> bool {
+    let last = peer.last_sent.load(Relaxed);
+    last != 0 && now.saturating_sub(last) < REKEY_TIMEOUT_MS
+}
+
+/// Whether an initiation is neither a replay nor one too many; then the key that its answer needs.
+fn accept_initiation(
+    peer: &Peer,
+    stamp: &handshake::Timestamp,
+    now: u64,
+) -> Option<crate::keys::PresharedKey> {
+    let mut handshake = lock(&peer.handshake);
+    let replayed = *stamp <= handshake.newest;
+    let flooded =
+        handshake.last_received != 0 && now.saturating_sub(handshake.last_received) < INITIATION_INTERVAL_MS;
+    if replayed || flooded {
+        return None;
+    }
+    handshake.newest = *stamp;
+    handshake.last_received = now;
+    Some(handshake.psk.clone())
+}

@@ -1,0 +1,126 @@
+//! Keys as types of their own: wiped when dropped, absent from every print.
+
+use std::fmt;
+
+use curve25519_dalek::montgomery::MontgomeryPoint;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub const KEY_LEN: usize = 32;
+
+/// A Curve25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey(pub [u8; KEY_LEN]);
+
+impl fmt::Debug for PublicKey {
+    /// The first eight digits tell peers apart in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+/// A Curve25519 private key.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PrivateKey([u8; KEY_LEN]);
+
+impl PrivateKey {
+    /// Clamps the bytes as curve25519 requires and as wireguard-go shows them again.
+    pub fn new(mut bytes: [u8; KEY_LEN]) -> Self {
+        if bytes != [0; KEY_LEN] {
+            bytes[0] &= 0xf8;
+            bytes[31] = (bytes[31] & 0x7f) | 0x40;
+        }
+        let key = Self(bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// All zeros stand for "no key", in the UAPI as in the kernel.
+    pub fn is_zero(&self) -> bool {
+        self.0.ct_eq(&[0; KEY_LEN]).into()
+    }
+
+    pub fn public(&self) -> PublicKey {
+        PublicKey(MontgomeryPoint::mul_base_clamped(self.0).to_bytes())
+    }
+
+    pub fn bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// A symmetric key shared by two peers; all zeros when there is none.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PresharedKey(pub [u8; KEY_LEN]);
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// Reads the 64 hexadecimal digits that the UAPI writes a key in.
+pub fn parse_hex(text: &str) -> Option<[u8; KEY_LEN]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * KEY_LEN {
+        return None;
+    }
+    let mut key = [0; KEY_LEN];
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (nibble(pair[0])? << 4) | nibble(pair[1])?;
+    }
+    Some(key)
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    (digit as char).to_digit(16).map(|n| n as u8)
+}
+
+/// Writes a key as the UAPI does.
+pub fn push_hex(out: &mut Vec<u8>, key: &[u8; KEY_LEN]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in key {
+        out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_reads_back_as_written() {
+        let key: [u8; 32] = std::array::from_fn(|i| (i * 7) as u8);
+        let mut text = Vec::new();
+        push_hex(&mut text, &key);
+        assert_eq!(parse_hex(std::str::from_utf8(&text).unwrap()), Some(key));
+    }
+
+    #[test]
+    fn a_key_of_another_length_or_alphabet_is_refused() {
+        assert_eq!(parse_hex("00"), None);
+        assert_eq!(parse_hex(&"g".repeat(64)), None);
+        assert_eq!(parse_hex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn no_secret_appears_in_a_print() {
+        let shown = format!("{:?} {:?}", PrivateKey::new([0x41; 32]), PresharedKey([0x41; 32]));
+        assert_eq!(shown, "(hidden) (hidden)");
+    }
+
+    #[test]
+    fn the_public_key_is_the_one_that_wg_pubkey_prints() {
+        let public = PrivateKey::new(std::array::from_fn(|i| i as u8 + 1)).public();
+        assert_eq!(
+            parse_hex("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c"),
+            Some(public.0)
+        );
+    }
+}

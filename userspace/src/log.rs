@@ -1,0 +1,84 @@
+//! Messages to the user: to standard error in the foreground, to syslog otherwise; rarely, and never a key.
+
+use std::os::unix::net::UnixDatagram;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Messages in a second; more are counted and dropped.
+const MAX_PER_SECOND: u32 = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Silent,
+    Error,
+    Verbose,
+}
+
+impl Level {
+    /// The names that wireguard-go's `LOG_LEVEL` has.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "silent" => Some(Self::Silent),
+            "error" => Some(Self::Error),
+            "verbose" | "debug" => Some(Self::Verbose),
+            _ => None,
+        }
+    }
+}
+
+struct Log {
+    level: Level,
+    interface: String,
+    syslog: Option<UnixDatagram>,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
+static SECOND: AtomicU64 = AtomicU64::new(0);
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Sets out where messages go; the connection is kept, as later none can be made.
+pub fn start(level: Level, interface: &str, foreground: bool) {
+    let connect = || {
+        let socket = UnixDatagram::unbound().ok()?;
+        socket.connect("/dev/log").ok()?;
+        socket.set_nonblocking(true).ok()?;
+        Some(socket)
+    };
+    let syslog = if foreground { None } else { connect() };
+    let _ = LOG.set(Log { level, interface: interface.to_owned(), syslog });
+}
+
+fn within_rate() -> bool {
+    let second = crate::sys::now_ms() / 1000;
+    if SECOND.swap(second, Relaxed) != second {
+        COUNT.store(0, Relaxed);
+    }
+    COUNT.fetch_add(1, Relaxed) < MAX_PER_SECOND
+}
+
+fn write(level: Level, message: std::fmt::Arguments<'_>) {
+    let Some(log) = LOG.get().filter(|log| level <= log.level) else {
+        return;
+    };
+    if !within_rate() {
+        return;
+    }
+    match &log.syslog {
+        Some(socket) => {
+            // Facility daemon (3): error (3) or debug (7).
+            let priority = 24 + if level == Level::Error { 3 } else { 7 };
+            let line =
+                format!("<{priority}>wgq-userspace[{}]: ({}) {message}", std::process::id(), log.interface);
+            let _ = socket.send(line.as_bytes());
+        }
+        None => eprintln!("wgq-userspace: ({}) {message}", log.interface),
+    }
+}
+
+pub fn error(message: std::fmt::Arguments<'_>) {
+    write(Level::Error, message);
+}
+
+pub fn verbose(message: std::fmt::Arguments<'_>) {
+    write(Level::Verbose, message);
+}

@@ -1,0 +1,112 @@
+//! `wgq-userspace`: a userspace WireGuard daemon for Linux, called as wireguard-go is called.
+
+mod allowed_ips;
+mod control;
+mod device;
+mod exchange;
+mod icmp;
+mod inbound;
+mod keys;
+mod log;
+mod noise;
+mod outbound;
+mod packet;
+mod peer;
+mod start;
+mod sys;
+mod timers;
+mod tun;
+mod uapi;
+mod udp;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: wgq-userspace [-f] [-v] INTERFACE
+       wgq-userspace --help | --version
+
+Creates the TUN interface INTERFACE and runs WireGuard on it, to be configured with wg(8) or wgq.
+Returns once /var/run/wireguard/INTERFACE.sock answers; the daemon ends when the interface is deleted,
+when that socket is removed, or on SIGTERM.
+
+  -f, --foreground  do not go into the background
+  -v, --verbose     log what happens (as LOG_LEVEL=verbose)
+  -h, --help        show this
+  -V, --version     show the version
+
+Environment:
+  LOG_LEVEL=silent|error|verbose   how much is logged: to standard error in the foreground, else to syslog
+  WG_PROCESS_FOREGROUND=1          as --foreground
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Help,
+    Version,
+    Run { interface: String, foreground: bool, verbose: bool },
+}
+
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
+    let (mut interface, mut foreground, mut verbose) = (None, false, false);
+    for argument in arguments {
+        match argument.as_str() {
+            "-h" | "--help" => return Ok(Command::Help),
+            "-V" | "--version" => return Ok(Command::Version),
+            "-f" | "--foreground" => foreground = true,
+            "-v" | "--verbose" => verbose = true,
+            option if option.starts_with('-') => {
+                return Err(format!("unknown option {option}; see --help"));
+            }
+            _ if interface.is_some() => {
+                return Err("more than one interface is named; see --help".to_owned());
+            }
+            _ => interface = Some(argument),
+        }
+    }
+    let interface = interface.ok_or("no interface is named; see --help")?;
+    tun::check_name(&interface).map_err(|_| {
+        format!("`{interface}' cannot be the name of an interface: up to 15 letters, digits and _=+.-")
+    })?;
+    Ok(Command::Run { interface, foreground, verbose })
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args().skip(1)) {
+        Ok(Command::Help) => print!("{HELP}"),
+        Ok(Command::Version) => println!("wgq-userspace {}", env!("CARGO_PKG_VERSION")),
+        Ok(Command::Run { interface, foreground, verbose }) => {
+            return start::run(&interface, foreground, verbose);
+        }
+        Err(message) => {
+            eprintln!("wgq-userspace: {message}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Command, String> {
+        parse(arguments.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn the_command_line_is_that_of_wireguard_go() {
+        let run = |foreground| Command::Run { interface: "wg0".to_owned(), foreground, verbose: false };
+        assert_eq!(parsed(&["wg0"]), Ok(run(false)));
+        assert_eq!(parsed(&["-f", "wg0"]), Ok(run(true)));
+        assert_eq!(parsed(&["--foreground", "wg0"]), Ok(run(true)));
+        assert_eq!(parsed(&["--version"]), Ok(Command::Version));
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_refused_with_a_reason() {
+        for arguments in [&[][..], &["wg0", "wg1"], &["--fast", "wg0"], &["a/b"]] {
+            assert!(parsed(arguments).is_err(), "{arguments:?}");
+        }
+    }
+}

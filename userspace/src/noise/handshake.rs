@@ -1,0 +1,173 @@
+//! The handshake, `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`, in WireGuard's messages (whitepaper, section 5.4).
+
+use snow::{Builder, HandshakeState};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::message::{INITIATION, INITIATION_LEN, RESPONSE, RESPONSE_LEN, u32_at};
+use super::session::Keys;
+use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+
+const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
+const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
+/// Where the preshared key is mixed in.
+const PSK_AT: usize = 2;
+/// The macs come after this.
+const INITIATION_BODY: usize = INITIATION_LEN - 32;
+const RESPONSE_BODY: usize = RESPONSE_LEN - 32;
+const TIMESTAMP_LEN: usize = 12;
+
+/// A TAI64N label: later ones are greater.
+pub type Timestamp = [u8; TIMESTAMP_LEN];
+
+fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
+    Builder::new(PATTERN.parse().ok()?).local_private_key(ours.bytes()).ok()?.prologue(PROLOGUE).ok()
+}
+
+/// The time now, rounded to 2^24 ns as the kernel does, so that it tells nobody how exact our clock is.
+pub fn timestamp() -> Timestamp {
+    const TAI_BASE: u64 = (1 << 62) + 10;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut stamp = [0; TIMESTAMP_LEN];
+    stamp[..8].copy_from_slice(&(TAI_BASE + now.as_secs()).to_be_bytes());
+    stamp[8..].copy_from_slice(&(now.subsec_nanos() & !((1 << 24) - 1)).to_be_bytes());
+    stamp
+}
+
+/// The least time stamp after another that the rounding tells apart.
+pub fn after(stamp: &Timestamp) -> Timestamp {
+    let seconds = u64::from_be_bytes(stamp[..8].try_into().expect("eight bytes"));
+    let nanos = u32::from_be_bytes(stamp[8..].try_into().expect("four bytes")) + (1 << 24);
+    let (seconds, nanos) = if nanos < 1_000_000_000 { (seconds, nanos) } else { (seconds + 1, 0) };
+    let mut next = [0; TIMESTAMP_LEN];
+    next[..8].copy_from_slice(&seconds.to_be_bytes());
+    next[8..].copy_from_slice(&nanos.to_be_bytes());
+    next
+}
+
+/// A handshake that we have begun and wait to have answered.
+pub struct Initiated {
+    state: Box<HandshakeState>,
+    pub local_index: u32,
+}
+
+/// Begins a handshake; the message still lacks its MACs.
+pub fn initiate(
+    ours: &PrivateKey,
+    theirs: PublicKey,
+    psk: &PresharedKey,
+    local_index: u32,
+    stamp: &Timestamp,
+) -> Option<(Initiated, [u8; INITIATION_LEN])> {
+    let mut state = builder(ours)?
+        .remote_public_key(&theirs.0)
+        .ok()?
+        .psk(PSK_AT as u8, &psk.0)
+        .ok()?
+        .build_initiator()
+        .ok()?;
+    let mut message = [0; INITIATION_LEN];
+    message[0] = INITIATION;
+    message[4..8].copy_from_slice(&local_index.to_le_bytes());
+    state.write_message(stamp, &mut message[8..INITIATION_BODY]).ok()?;
+    Some((Initiated { state: Box::new(state), local_index }, message))
+}
+
+impl Initiated {
+    /// Reads the answer: their index and the keys. A wrong answer leaves the handshake as it was.
+    pub fn finish(&mut self, message: &[u8]) -> Option<(u32, Keys)> {
+        let body = message.get(12..RESPONSE_BODY).filter(|_| message.len() == RESPONSE_LEN)?;
+        self.state.read_message(body, &mut []).ok()?;
+        let (send, receive) = self.state.dangerously_get_raw_split();
+        Some((u32_at(message, 4), Keys { send, receive }))
+    }
+}
+
+/// An initiation that a peer sent, read as far as to know whose it is.
+pub struct Received {
+    state: Box<HandshakeState>,
+    pub peer: PublicKey,
+    pub timestamp: Timestamp,
+    pub remote_index: u32,
+}
+
+/// Reads an initiation.
+pub fn receive(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
+    let body = message.get(8..INITIATION_BODY).filter(|_| message.len() == INITIATION_LEN)?;
+    let mut state = builder(ours)?.build_responder().ok()?;
+    let mut timestamp = [0; TIMESTAMP_LEN];
+    state.read_message(body, &mut timestamp).ok()?;
+    let peer = PublicKey(state.get_remote_static()?.try_into().ok()?);
+    Some(Received { state: Box::new(state), peer, timestamp, remote_index: u32_at(message, 4) })
+}
+
+impl Received {
+    /// Answers: the message, still without its MACs, and the keys.
+    pub fn respond(mut self, psk: &PresharedKey, local_index: u32) -> Option<([u8; RESPONSE_LEN], Keys)> {
+        self.state.set_psk(PSK_AT, &psk.0).ok()?;
+        let mut message = [0; RESPONSE_LEN];
+        message[0] = RESPONSE;
+        message[4..8].copy_from_slice(&local_index.to_le_bytes());
+        message[8..12].copy_from_slice(&self.remote_index.to_le_bytes());
+        self.state.write_message(&[], &mut message[12..RESPONSE_BODY]).ok()?;
+        let (receive, send) = self.state.dangerously_get_raw_split();
+        Some((message, Keys { send, receive }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(seed: u8) -> (PrivateKey, PublicKey) {
+        let private = PrivateKey::new([seed; 32]);
+        let public = private.public();
+        (private, public)
+    }
+
+    #[test]
+    fn both_ends_derive_the_same_keys() {
+        let ((a, a_public), (b, b_public), psk) = (keys(3), keys(5), PresharedKey([7; 32]));
+        let (mut initiated, initiation) = initiate(&a, b_public, &psk, 11, &timestamp()).unwrap();
+        let received = receive(&b, &initiation).unwrap();
+        assert_eq!((received.peer, received.remote_index), (a_public, 11));
+        let (response, theirs) = received.respond(&psk, 22).unwrap();
+        let (index, ours) = initiated.finish(&response).unwrap();
+        assert_eq!(index, 22);
+        assert_eq!((ours.send, ours.receive), (theirs.receive, theirs.send));
+    }
+
+    #[test]
+    fn another_preshared_key_or_a_changed_answer_ends_in_nothing_and_the_right_answer_still_counts() {
+        let ((a, _), (b, b_public), psk) = (keys(3), keys(5), PresharedKey([7; 32]));
+        let (mut initiated, initiation) = initiate(&a, b_public, &psk, 11, &timestamp()).unwrap();
+        let (wrong, _) = receive(&b, &initiation).unwrap().respond(&PresharedKey([8; 32]), 22).unwrap();
+        assert!(initiated.finish(&wrong).is_none());
+        let (right, _) = receive(&b, &initiation).unwrap().respond(&psk, 22).unwrap();
+        let mut changed = right;
+        changed[20] ^= 1;
+        assert!(initiated.finish(&changed).is_none());
+        assert!(initiated.finish(&right).is_some());
+    }
+
+    #[test]
+    fn time_stamps_follow_one_another_over_the_second() {
+        let mut stamp = timestamp();
+        for _ in 0..200 {
+            assert!(after(&stamp) > stamp);
+            stamp = after(&stamp);
+        }
+    }
+
+    #[test]
+    fn a_changed_initiation_is_not_read() {
+        let ((a, _), (b, b_public)) = (keys(3), keys(5));
+        let (_, initiation) = initiate(&a, b_public, &PresharedKey([0; 32]), 11, &timestamp()).unwrap();
+        for at in 8..INITIATION_BODY {
+            let mut changed = initiation;
+            changed[at] ^= 1;
+            // The highest bit of a Curve25519 point is ignored, yet it is hashed.
+            assert!(receive(&b, &changed).is_none(), "byte {at}");
+        }
+        assert!(receive(&b, &initiation[..100]).is_none());
+    }
+}

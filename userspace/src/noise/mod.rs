@@ -1,0 +1,62 @@
+//! The WireGuard protocol without any I/O: messages, handshake, sessions, replay window, cookies.
+//!
+//! The handshake is Noise_IKpsk2 by the `snow` crate. The sessions are our own, because sealing in place, from two threads
+//! at once and without an allocation for each packet, is what the speed of the data path rests on.
+
+pub mod cookie;
+pub mod handshake;
+pub mod replay;
+pub mod session;
+
+/// Lengths and type numbers of the four messages (whitepaper, section 5.4).
+pub mod message {
+    pub const INITIATION: u8 = 1;
+    pub const RESPONSE: u8 = 2;
+    pub const COOKIE_REPLY: u8 = 3;
+    pub const DATA: u8 = 4;
+
+    pub const INITIATION_LEN: usize = 148;
+    pub const RESPONSE_LEN: usize = 92;
+    pub const COOKIE_REPLY_LEN: usize = 64;
+    pub const DATA_HEADER_LEN: usize = 16;
+    pub const TAG_LEN: usize = 16;
+    pub const MAC_LEN: usize = 16;
+
+    /// The type of a message whose reserved bytes are zero and whose length suits the type.
+    #[inline]
+    pub fn kind(packet: &[u8]) -> Option<u8> {
+        let (&kind, rest) = packet.split_first()?;
+        if rest.get(..3)? != [0; 3] {
+            return None;
+        }
+        let fits = match kind {
+            INITIATION => packet.len() == INITIATION_LEN,
+            RESPONSE => packet.len() == RESPONSE_LEN,
+            COOKIE_REPLY => packet.len() == COOKIE_REPLY_LEN,
+            DATA => packet.len() >= DATA_HEADER_LEN + TAG_LEN,
+            _ => false,
+        };
+        fits.then_some(kind)
+    }
+
+    /// The 32-bit field of a message at an offset that its length is known to cover.
+    #[inline]
+    pub fn u32_at(packet: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])
+    }
+}
+
+/// The times and limits of the whitepaper, section 6, and of the kernel's `messages.h`.
+pub mod limits {
+    pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+    pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - super::replay::WINDOW - 1;
+    pub const REKEY_TIMEOUT_MS: u64 = 5_000;
+    pub const REKEY_TIMEOUT_JITTER_MS: u64 = 333;
+    pub const REKEY_AFTER_TIME_MS: u64 = 120_000;
+    pub const REJECT_AFTER_TIME_MS: u64 = 180_000;
+    pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
+    pub const MAX_HANDSHAKE_ATTEMPTS: u32 = 90 / 5;
+    pub const MAX_STAGED_PACKETS: usize = 128;
+    /// At most fifty initiations a second from one peer are looked at.
+    pub const INITIATION_INTERVAL_MS: u64 = 20;
+}

@@ -1,0 +1,259 @@
+//! The thread that takes packets from the TUN device, seals them and sends them to the peers.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::allowed_ips::NONE;
+use crate::device::{Device, State, Task};
+use crate::exchange::padded;
+use crate::icmp;
+use crate::noise::message::{DATA_HEADER_LEN, TAG_LEN};
+use crate::noise::session::Session;
+use crate::packet::{self, Address};
+use crate::peer::Peer;
+use crate::sys::{self, poll, pollfd};
+use crate::tun::split::Splitter;
+use crate::tun::{MAX_PACKET, VNET_LEN, VnetHeader};
+use crate::udp::send::{MAX_BYTES, MAX_SEGMENTS, Run, Sender};
+use crate::udp::{Endpoint, Sockets};
+
+/// When this much is sealed it is sent, so that the batch still is in the cache.
+const BATCH_BYTES: usize = 48 << 10;
+const BATCH_PACKETS: usize = 128;
+/// A batch and the largest packet that may come on top of it, split into the smallest segments.
+const BUFFER_BYTES: usize = 256 << 10;
+const OVERHEAD: usize = DATA_HEADER_LEN + TAG_LEN;
+
+/// A peer and what sending to it takes, looked up once for a stretch of packets.
+struct Route {
+    destination: Address,
+    peer: Arc<Peer>,
+    endpoint: Endpoint,
+    session: Option<Arc<Session>>,
+}
+
+/// Everything that the thread works with, made once.
+pub struct Outbound {
+    device: Arc<Device>,
+    read: Box<[u8]>,
+    sealed: Box<[u8]>,
+    used: usize,
+    packets: usize,
+    runs: Vec<Run>,
+    sender: Sender,
+    icmp: icmp::Limit,
+}
+
+impl Outbound {
+    pub fn new(device: Arc<Device>) -> Self {
+        Self {
+            device,
+            read: vec![0; MAX_PACKET].into(),
+            sealed: vec![0; BUFFER_BYTES].into(),
+            used: 0,
+            packets: 0,
+            runs: Vec::with_capacity(BATCH_PACKETS),
+            sender: Sender::default(),
+            icmp: icmp::Limit::new(),
+        }
+    }
+
+    /// Works until the link is gone.
+    pub fn run(mut self) {
+        let device = self.device.clone();
+        loop {
+            if poll(&mut [pollfd(&device.tun, libc::POLLIN)], None).is_err() {
+                continue;
+            }
+            match self.batch(&device) {
+                Err(e) if e.raw_os_error() == Some(libc::EBADFD) => {
+                    return device.push(Task::CheckLink);
+                }
+                _ => (),
+            }
+        }
+    }
+
+    /// Sends what is there to be read, in batches, until nothing is.
+    fn batch(&mut self, device: &Device) -> io::Result<()> {
+        loop {
+            let first = match device.tun.read(&mut self.read) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                other => other?,
+            };
+            let Some(sockets) = device.sockets().or_else(|| {
+                // A packet comes from a link that is up, though the notice of it is still under way.
+                device.sync_link();
+                device.sockets()
+            }) else {
+                continue;
+            };
+            let state = device.state();
+            let more = self.fill(device, &state, &sockets, first);
+            self.flush(device, &state, &sockets);
+            drop(state);
+            if !more? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Seals packets until the batch is full (true) or no more are there.
+    fn fill(&mut self, device: &Device, state: &State, sockets: &Sockets, first: usize) -> io::Result<bool> {
+        let (mut len, mut route, now) = (first, None, sys::now_ms());
+        loop {
+            self.packet(device, state, sockets, len, &mut route, now);
+            if self.used >= BATCH_BYTES || self.packets >= BATCH_PACKETS {
+                return Ok(true);
+            }
+            len = match device.tun.read(&mut self.read) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                other => other?,
+            };
+        }
+    }
+
+    fn packet(
+        &mut self,
+        device: &Device,
+        state: &State,
+        sockets: &Sockets,
+        len: usize,
+        cached: &mut Option<Route>,
+        now: u64,
+    ) {
+        let read = std::mem::take(&mut self.read);
+        if let Some((header, packet)) = read[..len].split_first_chunk::<VNET_LEN>()
+            && let Some(destination) = packet::destination(packet)
+            && let Some(mut splitter) = Splitter::new(&VnetHeader::parse(header), packet)
+        {
+            if cached.as_ref().is_none_or(|route| route.destination != destination) {
+                *cached = find_route(device, state, destination, now);
+            }
+            match cached {
+                None => self.refuse(device, packet, now),
+                Some(Route { session: None, peer, .. }) => stage(device, peer, &mut splitter, now),
+                Some(Route { session: Some(session), peer, endpoint, .. }) => {
+                    self.seal(device, state, sockets, session, peer, endpoint, &mut splitter);
+                    if session.wants_rekey(now) {
+                        device.want_handshake(peer, now);
+                    }
+                }
+            }
+        }
+        self.read = read;
+    }
+
+    /// Tells the sender that nobody takes the packet.
+    fn refuse(&mut self, device: &Device, packet: &[u8], now: u64) {
+        if self.icmp.allows(now)
+            && let Some(answer) = icmp::unreachable(packet)
+        {
+            let header = VnetHeader::default().bytes();
+            let _ = device.tun.write(&[io::IoSlice::new(&header), io::IoSlice::new(&answer)]);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn seal(
+        &mut self,
+        device: &Device,
+        state: &State,
+        sockets: &Sockets,
+        session: &Session,
+        peer: &Peer,
+        endpoint: &Endpoint,
+        splitter: &mut Splitter<'_>,
+    ) {
+        let mtu = device.mtu.load(Relaxed) as usize;
+        let ecn = splitter.outer_ecn();
+        let mut sent = 0;
+        while let Some(len) = splitter.next_len() {
+            let whole = padded(len, mtu) + OVERHEAD;
+            if self.used + whole > self.sealed.len() {
+                self.flush(device, state, sockets);
+            }
+            let Some(counter) = session.reserve(1) else {
+                break;
+            };
+            let at = self.used;
+            let frame = &mut self.sealed[at..at + whole];
+            splitter.write(&mut frame[DATA_HEADER_LEN..DATA_HEADER_LEN + len]);
+            frame[DATA_HEADER_LEN + len..whole - TAG_LEN].fill(0);
+            session.seal(counter, frame);
+            self.used += whole;
+            self.packets += 1;
+            sent += whole;
+            self.extend_run(
+                sockets,
+                Run { at, len: whole, segment: whole, endpoint: *endpoint, peer: peer.slot, ecn },
+            );
+        }
+        peer.count_sent(sent);
+    }
+
+    /// Adds a packet to the run before it, where the kernel can send them as one.
+    fn extend_run(&mut self, sockets: &Sockets, packet: Run) {
+        if let Some(run) = self.runs.last_mut() {
+            let joins = sockets.segments()
+                && run.peer == packet.peer
+                && run.ecn == packet.ecn
+                && packet.len <= run.segment
+                && run.len % run.segment == 0
+                && run.len + packet.len <= MAX_BYTES
+                && run.len / run.segment < MAX_SEGMENTS;
+            if joins {
+                run.len += packet.len;
+                return;
+            }
+        }
+        self.runs.push(packet);
+    }
+
+    /// Sends what is sealed.
+    fn flush(&mut self, device: &Device, state: &State, sockets: &Sockets) {
+        let now = sys::now_ms();
+        self.sender.send(sockets, &self.sealed[..self.used], &self.runs, |run| {
+            if let Some(peer) = state.peer(run.peer) {
+                peer.clear_source();
+            }
+        });
+        let mut last = NONE;
+        for run in &self.runs {
+            if run.peer != last
+                && let Some(peer) = state.peer(run.peer)
+            {
+                peer.note_sent(true, now, &device.alarm);
+                last = run.peer;
+            }
+        }
+        self.runs.clear();
+        self.used = 0;
+        self.packets = 0;
+    }
+}
+
+fn find_route(device: &Device, state: &State, destination: Address, now: u64) -> Option<Route> {
+    let slot = match destination {
+        Address::V4(address) => state.allowed_ips.lookup_v4(address),
+        Address::V6(address) => state.allowed_ips.lookup_v6(address),
+    };
+    let peer = state.peer(slot)?.clone();
+    let mut endpoint = peer.endpoint()?;
+    if endpoint.generation != device.routes.load(Relaxed) {
+        endpoint.source = crate::udp::Source::Unknown;
+    }
+    let session = peer.sending_session(now);
+    Some(Route { destination, peer, endpoint, session })
+}
+
+/// Keeps the packets for the session that a handshake will bring.
+fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>, now: u64) {
+    while let Some(len) = splitter.next_len() {
+        let mut packet = vec![0; len].into_boxed_slice();
+        splitter.write(&mut packet);
+        peer.stage(packet);
+    }
+    device.want_handshake(peer, now);
+}

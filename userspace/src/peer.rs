@@ -1,0 +1,248 @@
+//! One peer: where it is, its sessions, its handshake, what waits for it and its timers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::keys::{PresharedKey, PublicKey};
+use crate::noise::cookie::Maker;
+use crate::noise::handshake::{Initiated, Timestamp};
+use crate::noise::limits::MAX_STAGED_PACKETS;
+use crate::noise::session::Session;
+use crate::timers::Timers;
+use crate::udp::{Endpoint, Source};
+
+/// Takes a lock; a thread that panicked ends the whole process, so none is ever found poisoned.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The sessions of a peer, as the kernel's `struct noise_keypairs`.
+#[derive(Default)]
+pub struct Keypairs {
+    pub current: Option<Arc<Session>>,
+    previous: Option<Arc<Session>>,
+    /// Ours as responder, until the first packet shows that the initiator has it too.
+    next: Option<Arc<Session>>,
+}
+
+/// Sessions that have just been forgotten, by their local index.
+pub type Forgotten = Vec<u32>;
+
+impl Keypairs {
+    /// Takes a new session in (`add_new_keypair` of the kernel's `noise.c`).
+    pub fn add(&mut self, new: Arc<Session>) -> Forgotten {
+        let mut forgotten = Forgotten::new();
+        let mut forget = |session: Option<Arc<Session>>| forgotten.extend(session.map(|s| s.local_index));
+        if new.initiator {
+            let outgoing = match self.next.take() {
+                Some(next) => {
+                    forget(self.current.take());
+                    Some(next)
+                }
+                None => self.current.take(),
+            };
+            forget(std::mem::replace(&mut self.previous, outgoing));
+            self.current = Some(new);
+        } else {
+            forget(self.next.replace(new));
+            forget(self.previous.take());
+        }
+        forgotten
+    }
+
+    /// Notes a packet of a session: the first one of the next makes it the current (`wg_noise_received_with_keypair`).
+    pub fn confirm(&mut self, session: &Arc<Session>) -> Option<Forgotten> {
+        if !self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session)) {
+            return None;
+        }
+        let next = self.next.take();
+        let old = std::mem::replace(&mut self.current, next);
+        let oldest = std::mem::replace(&mut self.previous, old);
+        Some(oldest.map(|s| s.local_index).into_iter().collect())
+    }
+
+    pub fn is_next(&self, session: &Arc<Session>) -> bool {
+        self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
+    }
+
+    pub fn clear(&mut self) -> Forgotten {
+        let all = [self.current.take(), self.previous.take(), self.next.take()];
+        all.into_iter().flatten().map(|s| s.local_index).collect()
+    }
+
+    /// Makes the next packet bring about a handshake.
+    pub fn expire(&self) {
+        self.current.iter().chain(&self.next).for_each(|s| s.expire_sending());
+    }
+}
+
+/// The handshake of a peer.
+pub struct Handshake {
+    pub psk: PresharedKey,
+    pub cookies: Maker,
+    pub pending: Option<Initiated>,
+    /// Of the newest initiation received: an older one is a replay.
+    pub newest: Timestamp,
+    pub last_received: u64,
+}
+
+/// One peer.
+pub struct Peer {
+    pub key: PublicKey,
+    /// Its place in the table of peers, which the allowed IPs name it by.
+    pub slot: u32,
+    /// The order of configuration, which listings keep.
+    pub sequence: u64,
+    pub endpoint: Mutex<Option<Endpoint>>,
+    pub keypairs: RwLock<Keypairs>,
+    pub handshake: Mutex<Handshake>,
+    staged: Mutex<VecDeque<Box<[u8]>>>,
+    pub timers: Timers,
+    pub keepalive_seconds: AtomicU16,
+    pub rx_bytes: AtomicU64,
+    pub tx_bytes: AtomicU64,
+    /// Nanoseconds since 1970, zero before the first.
+    pub last_handshake: AtomicU64,
+    /// When the last handshake message was sent.
+    pub last_sent: AtomicU64,
+    pub attempts: AtomicU32,
+    /// Whether the control thread has been asked to begin a handshake.
+    pub handshake_wanted: AtomicBool,
+}
+
+impl Peer {
+    pub fn new(key: PublicKey, slot: u32, sequence: u64) -> Self {
+        Self {
+            key,
+            slot,
+            sequence,
+            endpoint: Mutex::new(None),
+            keypairs: RwLock::new(Keypairs::default()),
+            handshake: Mutex::new(Handshake {
+                psk: PresharedKey([0; 32]),
+                cookies: Maker::new(key),
+                pending: None,
+                newest: [0; 12],
+                last_received: 0,
+            }),
+            staged: Mutex::new(VecDeque::new()),
+            timers: Timers::default(),
+            keepalive_seconds: AtomicU16::new(0),
+            rx_bytes: AtomicU64::new(0),
+            tx_bytes: AtomicU64::new(0),
+            last_handshake: AtomicU64::new(0),
+            last_sent: AtomicU64::new(0),
+            attempts: AtomicU32::new(0),
+            handshake_wanted: AtomicBool::new(false),
+        }
+    }
+
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        *lock(&self.endpoint)
+    }
+
+    /// The session to send with, while there is one.
+    pub fn sending_session(&self, now: u64) -> Option<Arc<Session>> {
+        let keypairs = self.keypairs.read().unwrap_or_else(PoisonError::into_inner);
+        keypairs.current.as_ref().filter(|s| s.can_send(now)).cloned()
+    }
+
+    /// Follows a peer to where its authenticated packet came from.
+    pub fn roam(&self, arrived: Endpoint) {
+        let mut endpoint = lock(&self.endpoint);
+        if *endpoint != Some(arrived) {
+            *endpoint = Some(arrived);
+        }
+    }
+
+    /// Forgets the address that we send from, in case it is the cause of trouble.
+    pub fn clear_source(&self) {
+        if let Some(endpoint) = lock(&self.endpoint).as_mut() {
+            endpoint.source = Source::Unknown;
+        }
+    }
+
+    /// Keeps a packet until there is a session; the oldest gives way.
+    pub fn stage(&self, packet: Box<[u8]>) {
+        let mut staged = lock(&self.staged);
+        if staged.len() >= MAX_STAGED_PACKETS {
+            staged.pop_front();
+        }
+        staged.push_back(packet);
+    }
+
+    /// Stages an empty packet, a keepalive, where nothing else would be sent anyway.
+    pub fn stage_keepalive(&self) {
+        let mut staged = lock(&self.staged);
+        if staged.is_empty() {
+            staged.push_back(Box::default());
+        }
+    }
+
+    pub fn take_staged(&self) -> VecDeque<Box<[u8]>> {
+        std::mem::take(&mut lock(&self.staged))
+    }
+
+    pub fn has_staged(&self) -> bool {
+        !lock(&self.staged).is_empty()
+    }
+
+    pub fn count_sent(&self, bytes: usize) {
+        self.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn count_received(&self, bytes: usize) {
+        self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::session::Keys;
+
+    fn session(index: u32, initiator: bool) -> Arc<Session> {
+        let keys = Keys { send: [1; 32], receive: [2; 32] };
+        Arc::new(Session::new(&keys, (index, index + 100), initiator, 0))
+    }
+
+    fn indexes(keypairs: &Keypairs) -> [Option<u32>; 3] {
+        [&keypairs.current, &keypairs.previous, &keypairs.next].map(|s| s.as_ref().map(|s| s.local_index))
+    }
+
+    #[test]
+    fn a_session_of_ours_is_used_at_once_and_the_one_before_is_kept_for_what_is_under_way() {
+        let mut keypairs = Keypairs::default();
+        assert!(keypairs.add(session(1, true)).is_empty());
+        assert!(keypairs.add(session(2, true)).is_empty());
+        assert_eq!(indexes(&keypairs), [Some(2), Some(1), None]);
+        assert_eq!(keypairs.add(session(3, true)), [1]);
+        assert_eq!(indexes(&keypairs), [Some(3), Some(2), None]);
+    }
+
+    #[test]
+    fn a_session_of_the_peers_waits_for_its_first_packet() {
+        let mut keypairs = Keypairs::default();
+        keypairs.add(session(1, true));
+        let next = session(2, false);
+        keypairs.add(next.clone());
+        assert_eq!(indexes(&keypairs), [Some(1), None, Some(2)]);
+        assert_eq!(keypairs.confirm(&next), Some(vec![]));
+        assert_eq!(indexes(&keypairs), [Some(2), Some(1), None]);
+        assert_eq!(keypairs.confirm(&next), None);
+        let later = session(3, false);
+        assert_eq!(keypairs.add(later), [1]);
+    }
+
+    #[test]
+    fn the_oldest_staged_packet_gives_way() {
+        let peer = Peer::new(PublicKey([1; 32]), 0, 0);
+        (0..130u8).for_each(|i| peer.stage(Box::new([i])));
+        let staged = peer.take_staged();
+        assert_eq!((staged.len(), staged[0][0]), (128, 2));
+        peer.stage_keepalive();
+        peer.stage_keepalive();
+        assert_eq!(peer.take_staged().len(), 1);
+    }
+}

@@ -1,0 +1,159 @@
+//! From the command line to a running daemon: everything is opened, then the work begins.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use crate::control::{self, Control, End};
+use crate::device::Device;
+use crate::inbound::Inbound;
+use crate::log::{self, Level};
+use crate::outbound::Outbound;
+use crate::sys::check;
+use crate::tun::{DEFAULT_MTU, LinkQueries, Tun};
+use crate::uapi::server::{DIRECTORY, Server};
+
+/// The stack of a data thread, whose buffers are on the heap.
+const STACK_BYTES: usize = 256 << 10;
+
+fn level(verbose: bool) -> Level {
+    let named = std::env::var("LOG_LEVEL").ok().and_then(|text| Level::parse(&text));
+    if verbose { Level::Verbose } else { named.unwrap_or(Level::Error) }
+}
+
+/// Runs the daemon, here or in the background.
+pub fn run(interface: &str, foreground: bool, verbose: bool) -> ExitCode {
+    let level = level(verbose);
+    let foreground = foreground || std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
+    if foreground {
+        return serve(interface, level, None);
+    }
+    match fork() {
+        Ok(Side::Parent(pipe)) => wait(interface, pipe),
+        Ok(Side::Child(pipe)) => serve(interface, level, Some(pipe)),
+        Err(e) => fail(interface, &e),
+    }
+}
+
+enum Side {
+    Parent(UnixStream),
+    Child(UnixStream),
+}
+
+/// Makes the daemon: a session of its own, so that no signal to the caller's group reaches it.
+fn fork() -> io::Result<Side> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // SAFETY: there is only this thread yet.
+    if check(unsafe { libc::fork() })? > 0 {
+        return Ok(Side::Parent(ours));
+    }
+    // SAFETY: plain call; a child that has just been forked leads no group.
+    check(unsafe { libc::setsid() })?;
+    std::env::set_current_dir("/")?;
+    Ok(Side::Child(theirs))
+}
+
+/// Waits for the daemon's word: nothing means that all is well.
+fn wait(interface: &str, mut pipe: UnixStream) -> ExitCode {
+    let mut word = String::new();
+    match pipe.read_to_string(&mut word) {
+        Ok(_) if word == READY => ExitCode::SUCCESS,
+        Ok(_) if word.is_empty() => fail(interface, &io::Error::other("the daemon ended unexpectedly")),
+        Ok(_) => fail(interface, &io::Error::other(word)),
+        Err(e) => fail(interface, &e),
+    }
+}
+
+const READY: &str = "ready";
+
+fn fail(interface: &str, error: &io::Error) -> ExitCode {
+    eprintln!("wgq-userspace: cannot create {interface}: {error}");
+    ExitCode::FAILURE
+}
+
+fn serve(interface: &str, level: Level, caller: Option<UnixStream>) -> ExitCode {
+    log::start(level, interface, caller.is_none());
+    let prepared = prepare(interface);
+    match (prepared, caller) {
+        (Ok(control), Some(mut caller)) => {
+            let _ = detach_streams();
+            let _ = caller.write_all(READY.as_bytes());
+            drop(caller);
+            work(control)
+        }
+        (Ok(control), None) => work(control),
+        (Err(e), Some(mut caller)) => {
+            let _ = caller.write_all(explain(&e).as_bytes());
+            ExitCode::FAILURE
+        }
+        (Err(e), None) => fail(interface, &io::Error::other(explain(&e))),
+    }
+}
+
+/// The reason in words that lead to the remedy.
+fn explain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => "another process holds this interface".to_owned(),
+        Some(libc::EPERM) => format!("{error}: CAP_NET_ADMIN is needed"),
+        Some(libc::EINVAL) => {
+            format!("{error}: an interface of this name exists that is not a TUN device")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Standard streams to nowhere, as the caller may be waiting for their end.
+fn detach_streams() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for stream in 0..3 {
+        // SAFETY: plain call.
+        check(unsafe { libc::dup2(null.as_raw_fd(), stream) })?;
+    }
+    Ok(())
+}
+
+/// Opens everything: afterwards the link exists and the socket answers as soon as the work begins.
+fn prepare(interface: &str) -> io::Result<Control> {
+    let signals = control::signals()?;
+    let server = Server::new(interface)?;
+    let opened = open_device(interface);
+    if opened.is_err() {
+        server.remove();
+    }
+    let device = Arc::new(opened?);
+    let netlink = control::netlink()?;
+    let watch = control::watch(Path::new(DIRECTORY))?;
+    // The link may have been up already, or gone up before anyone listened.
+    device.sync_link();
+    Ok(Control { device, server, signals, netlink, watch, loaded_until: 0 })
+}
+
+fn open_device(interface: &str) -> io::Result<Device> {
+    let (tun, name) = Tun::open(interface)?;
+    let link = LinkQueries::new()?;
+    link.set_mtu(&name, DEFAULT_MTU)?;
+    log::verbose(format_args!("offloads of the TUN device: {:?}", tun.offloads));
+    Device::new(name, tun, link)
+}
+
+fn work(mut control: Control) -> ExitCode {
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(body)
+    };
+    let (outbound, inbound) = (Outbound::new(control.device.clone()), Inbound::new(control.device.clone()));
+    let started = spawn("tun-to-udp", Box::new(|| outbound.run()))
+        .and_then(|_| spawn("udp-to-tun", Box::new(|| inbound.run())));
+    if let Err(e) = started {
+        log::error(format_args!("cannot start a thread: {e}"));
+        return ExitCode::FAILURE;
+    }
+    let end = control.run();
+    log::verbose(format_args!("ending: {end:?}"));
+    match end {
+        End::Signal | End::LinkGone | End::SocketGone => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,300 @@
+//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`) as deadlines that any thread may set, and the
+//! alarm that wakes the thread which acts on them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::noise::limits::{
+    KEEPALIVE_TIMEOUT_MS, REJECT_AFTER_TIME_MS, REKEY_TIMEOUT_JITTER_MS, REKEY_TIMEOUT_MS,
+};
+use crate::peer::Peer;
+use crate::sys::{self, Waker};
+
+const OFF: u64 = 0;
+
+/// A point in time in milliseconds, or none.
+#[derive(Default)]
+pub struct Deadline(AtomicU64);
+
+impl Deadline {
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed) != OFF
+    }
+
+    #[inline]
+    pub fn set(&self, at: u64, alarm: &Alarm) {
+        self.0.store(at, Relaxed);
+        alarm.at_latest(at);
+    }
+
+    #[inline]
+    pub fn clear(&self) {
+        if self.is_set() {
+            self.0.store(OFF, Relaxed);
+        }
+    }
+
+    /// Whether it is over; it is then off.
+    fn take(&self, now: u64) -> bool {
+        let at = self.0.load(Relaxed);
+        at != OFF && at <= now && self.0.compare_exchange(at, OFF, Relaxed, Relaxed).is_ok()
+    }
+
+    fn next(&self) -> Option<u64> {
+        Some(self.0.load(Relaxed)).filter(|&at| at != OFF)
+    }
+}
+
+/// When the control thread wakes up by itself, and the means to wake it before.
+pub struct Alarm {
+    next: AtomicU64,
+    pub waker: Waker,
+}
+
+impl Alarm {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { next: AtomicU64::new(u64::MAX), waker: Waker::new()? })
+    }
+
+    #[inline]
+    pub fn at_latest(&self, at: u64) {
+        if self.next.load(Relaxed) > at && self.next.fetch_min(at, Relaxed) > at {
+            self.waker.wake();
+        }
+    }
+
+    /// Forgets what was set before all deadlines are looked at afresh.
+    pub fn reset(&self) {
+        self.next.store(u64::MAX, Relaxed);
+    }
+
+    pub fn next(&self) -> u64 {
+        self.next.load(Relaxed)
+    }
+}
+
+/// What has to be done for a peer whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    RetryHandshake,
+    SendKeepalive,
+    NewHandshake,
+    WipeKeys,
+    PersistentKeepalive,
+}
+
+/// All deadlines of one peer.
+#[derive(Default)]
+pub struct Timers {
+    retry_handshake: Deadline,
+    send_keepalive: Deadline,
+    new_handshake: Deadline,
+    wipe_keys: Deadline,
+    persistent_keepalive: Deadline,
+    another_keepalive: AtomicBool,
+    last_minute: AtomicBool,
+}
+
+/// A random part, so that two peers do not go on beginning at the same time.
+fn jitter() -> u64 {
+    u64::from(u16::from_ne_bytes(sys::random())) % (REKEY_TIMEOUT_JITTER_MS + 1)
+}
+
+impl Timers {
+    /// What is due now.
+    pub fn due(&self, now: u64) -> impl Iterator<Item = Due> + '_ {
+        [
+            (&self.retry_handshake, Due::RetryHandshake),
+            (&self.send_keepalive, Due::SendKeepalive),
+            (&self.new_handshake, Due::NewHandshake),
+            (&self.wipe_keys, Due::WipeKeys),
+            (&self.persistent_keepalive, Due::PersistentKeepalive),
+        ]
+        .into_iter()
+        .filter_map(move |(deadline, due)| deadline.take(now).then_some(due))
+    }
+
+    /// The earliest deadline.
+    pub fn next(&self) -> Option<u64> {
+        [
+            &self.retry_handshake,
+            &self.send_keepalive,
+            &self.new_handshake,
+            &self.wipe_keys,
+            &self.persistent_keepalive,
+        ]
+        .into_iter()
+        .filter_map(Deadline::next)
+        .min()
+    }
+
+    pub fn stop(&self) {
+        for deadline in [
+            &self.retry_handshake,
+            &self.send_keepalive,
+            &self.new_handshake,
+            &self.wipe_keys,
+            &self.persistent_keepalive,
+        ] {
+            deadline.clear();
+        }
+        self.another_keepalive.store(false, Relaxed);
+        self.last_minute.store(false, Relaxed);
+    }
+
+    /// A data packet was sent: an answer of any kind is awaited.
+    #[inline]
+    pub fn data_sent(&self, now: u64, alarm: &Alarm) {
+        if !self.new_handshake.is_set() {
+            self.new_handshake.set(now + KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS + jitter(), alarm);
+        }
+    }
+
+    /// A data packet came: something is to be sent back before long.
+    #[inline]
+    pub fn data_received(&self, now: u64, alarm: &Alarm) {
+        if self.send_keepalive.is_set() {
+            self.another_keepalive.store(true, Relaxed);
+        } else {
+            self.send_keepalive.set(now + KEEPALIVE_TIMEOUT_MS, alarm);
+        }
+    }
+
+    #[inline]
+    pub fn authenticated_sent(&self) {
+        self.send_keepalive.clear();
+    }
+
+    #[inline]
+    pub fn authenticated_received(&self) {
+        self.new_handshake.clear();
+    }
+
+    /// Anything authenticated went either way.
+    #[inline]
+    pub fn traversed(&self, keepalive_seconds: u16, now: u64, alarm: &Alarm) {
+        if keepalive_seconds != 0 {
+            self.persistent_keepalive.set(now + u64::from(keepalive_seconds) * 1000, alarm);
+        }
+    }
+
+    pub fn handshake_initiated(&self, now: u64, alarm: &Alarm) {
+        self.retry_handshake.set(now + REKEY_TIMEOUT_MS + jitter(), alarm);
+    }
+
+    pub fn handshake_complete(&self) {
+        self.retry_handshake.clear();
+        self.last_minute.store(false, Relaxed);
+    }
+
+    pub fn session_derived(&self, now: u64, alarm: &Alarm) {
+        self.wipe_keys.set(now + 3 * REJECT_AFTER_TIME_MS, alarm);
+    }
+
+    /// The handshake is given up.
+    pub fn handshake_failed(&self, now: u64, alarm: &Alarm) {
+        self.send_keepalive.clear();
+        if !self.wipe_keys.is_set() {
+            self.session_derived(now, alarm);
+        }
+    }
+
+    /// After a passive keepalive: one more, where data came in the meantime.
+    pub fn keepalive_sent(&self, now: u64, alarm: &Alarm) {
+        if self.another_keepalive.swap(false, Relaxed) {
+            self.send_keepalive.set(now + KEEPALIVE_TIMEOUT_MS, alarm);
+        }
+    }
+
+    /// True once for each session.
+    pub fn take_last_minute(&self) -> bool {
+        !self.last_minute.swap(true, Relaxed)
+    }
+}
+
+impl Peer {
+    /// Both ends have the new session.
+    pub fn handshake_complete(&self) {
+        self.timers.handshake_complete();
+        self.attempts.store(0, Relaxed);
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_handshake.store(since_1970.as_nanos() as u64, Relaxed);
+    }
+
+    /// The timers' part of having sent something.
+    #[inline]
+    pub fn note_sent(&self, data: bool, now: u64, alarm: &Alarm) {
+        if data {
+            self.timers.data_sent(now, alarm);
+        }
+        self.timers.authenticated_sent();
+        self.timers.traversed(self.keepalive_seconds.load(Relaxed), now, alarm);
+    }
+
+    /// The timers' part of having received something.
+    #[inline]
+    pub fn note_received(&self, data: bool, now: u64, alarm: &Alarm) {
+        self.timers.authenticated_received();
+        self.timers.traversed(self.keepalive_seconds.load(Relaxed), now, alarm);
+        if data {
+            self.timers.data_received(now, alarm);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(timers: &Timers, now: u64) -> Vec<Due> {
+        timers.due(now).collect()
+    }
+
+    #[test]
+    fn silence_after_data_brings_a_new_handshake_after_fifteen_seconds() {
+        let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
+        timers.data_sent(1000, &alarm);
+        timers.data_sent(9000, &alarm);
+        assert!(due(&timers, 15_999).is_empty());
+        assert_eq!(due(&timers, 16_000 + REKEY_TIMEOUT_JITTER_MS), [Due::NewHandshake]);
+        timers.data_sent(20_000, &alarm);
+        timers.authenticated_received();
+        assert!(due(&timers, 90_000).is_empty());
+    }
+
+    #[test]
+    fn received_data_is_answered_by_a_keepalive_after_ten_seconds_unless_something_was_sent() {
+        let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
+        timers.data_received(1000, &alarm);
+        assert_eq!(due(&timers, 11_000), [Due::SendKeepalive]);
+        timers.data_received(12_000, &alarm);
+        timers.data_received(13_000, &alarm);
+        assert_eq!(due(&timers, 22_000), [Due::SendKeepalive]);
+        timers.keepalive_sent(22_000, &alarm);
+        assert_eq!(due(&timers, 32_000), [Due::SendKeepalive]);
+        timers.data_received(33_000, &alarm);
+        timers.authenticated_sent();
+        assert!(due(&timers, 90_000).is_empty());
+    }
+
+    #[test]
+    fn a_persistent_keepalive_is_put_off_by_any_traffic() {
+        let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
+        timers.traversed(25, 0, &alarm);
+        timers.traversed(25, 20_000, &alarm);
+        assert!(due(&timers, 44_999).is_empty());
+        assert_eq!(due(&timers, 45_000), [Due::PersistentKeepalive]);
+        timers.traversed(0, 50_000, &alarm);
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn the_alarm_is_set_to_the_earliest_deadline() {
+        let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
+        timers.session_derived(0, &alarm);
+        timers.traversed(1, 0, &alarm);
+        timers.handshake_initiated(0, &alarm);
+        assert_eq!((alarm.next(), timers.next()), (1000, Some(1000)));
+    }
+}

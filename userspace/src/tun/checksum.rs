@@ -1,0 +1,70 @@
+//! The Internet checksum (RFC 1071), summed in the machine's byte order, which it does not depend on.
+
+/// Adds the 16-bit words of some bytes, as if a zero byte followed an odd number of them, to a sum.
+#[inline]
+pub fn add(sum: u64, bytes: &[u8]) -> u64 {
+    let (chunks, rest) = bytes.as_chunks::<32>();
+    let mut lanes = [0u64; 8];
+    for chunk in chunks {
+        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    let (words, odd) = rest.as_chunks::<2>();
+    let mut total = sum + lanes.iter().map(|l| (l & 0xffff_ffff) + (l >> 32)).sum::<u64>();
+    total += words.iter().map(|w| u64::from(u16::from_ne_bytes(*w))).sum::<u64>();
+    match odd {
+        [last] => total + u64::from(u16::from_ne_bytes([*last, 0])),
+        _ => total,
+    }
+}
+
+/// Folds a sum to its 16 bits.
+#[inline]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The checksum field for bytes whose own field counts as zero, or holds a part of the sum.
+#[inline]
+pub fn finish(sum: u64) -> [u8; 2] {
+    (!fold(sum)).to_ne_bytes()
+}
+
+/// The sum of the pseudo-header that TCP, UDP and ICMPv6 checksum with their own bytes.
+#[inline]
+pub fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
+    let sum = add(u64::from(u16::from_ne_bytes([0, protocol])), addresses);
+    sum + u64::from((len as u16).to_be()) + u64::from(((len >> 16) as u16).to_be())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plainly(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_sum_of_rfc_1071(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            prop_assert_eq!(u16::from_be_bytes(finish(add(0, &bytes))), plainly(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_largest_sums_fold() {
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0x1_0000), 1);
+    }
+}

@@ -1,0 +1,229 @@
+//! The TUN device: opening it, what it can offload, and its packets with their virtio headers.
+
+pub mod checksum;
+pub mod split;
+
+use std::ffi::CStr;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::sys::{self, check, check_len, errno, owned};
+
+/// The length of the header that precedes each packet (`struct virtio_net_hdr`).
+pub const VNET_LEN: usize = 10;
+/// The MTU that a new link gets, as wireguard-go gives it.
+pub const DEFAULT_MTU: u32 = 1420;
+/// The largest packet that the kernel hands out or takes, headers included.
+pub const MAX_PACKET: usize = 65_535 + VNET_LEN;
+
+const IFF_VNET_HDR: i16 = 0x4000;
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUN_F_CSUM: u32 = 0x01;
+const TUN_F_TSO4: u32 = 0x02;
+const TUN_F_TSO6: u32 = 0x04;
+const TUN_F_TSO_ECN: u32 = 0x08;
+const TUN_F_USO4: u32 = 0x20;
+const TUN_F_USO6: u32 = 0x40;
+const TCP_OFFLOADS: u32 = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+const UDP_OFFLOADS: u32 = TUN_F_USO4 | TUN_F_USO6;
+
+/// What the kernel agreed to hand out and take as one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// Large TCP packets (any kernel since 2.6.27).
+    pub tcp: bool,
+    /// Large UDP packets (Linux 6.2).
+    pub udp: bool,
+}
+
+/// An open TUN device.
+pub struct Tun {
+    fd: OwnedFd,
+    pub offloads: Offloads,
+}
+
+/// A request for an interface, as in `netdevice(7)`.
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: an `ifreq` of zeros is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+fn ioctl<T>(fd: &impl AsRawFd, code: libc::c_ulong, argument: *mut T) -> io::Result<()> {
+    // SAFETY: each caller passes the structure that its code asks for, or a number in the pointer's place.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), code as _, argument) }).map(drop)
+}
+
+/// Asks for the most that this kernel grants.
+fn negotiate(fd: &impl AsRawFd) -> Offloads {
+    let grants = |bits: u32| ioctl(fd, TUNSETOFFLOAD, bits as usize as *mut u8).is_ok();
+    if grants(TCP_OFFLOADS | UDP_OFFLOADS) {
+        return Offloads { tcp: true, udp: true };
+    }
+    Offloads { tcp: grants(TCP_OFFLOADS), udp: false }
+}
+
+impl Tun {
+    /// Opens the device of this name, making it where there is none.
+    pub fn open(name: &str) -> io::Result<(Self, String)> {
+        let path = c"/dev/net/tun";
+        // SAFETY: a valid C string.
+        let fd =
+            owned(unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK) })
+                .map_err(|e| {
+                    io::Error::new(
+                        e.kind(),
+                        format!("cannot open /dev/net/tun: {e}; is the tun module loaded?"),
+                    )
+                })?;
+        let mut wanted = request(name);
+        wanted.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16 | IFF_VNET_HDR;
+        ioctl(&fd, TUNSETIFF, &raw mut wanted)?;
+        // SAFETY: the kernel has filled in a name that ends in a zero.
+        let name = unsafe { CStr::from_ptr(wanted.ifr_name.as_ptr()) }.to_string_lossy().into_owned();
+        let offloads = negotiate(&fd);
+        Ok((Self { fd, offloads }, name))
+    }
+
+    /// Reads one packet after its virtio header.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        sys::read(&self.fd, buffer)
+    }
+
+    /// Writes one packet that is in several pieces, the first being the virtio header.
+    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        // SAFETY: an `IoSlice` has the layout of an iovec.
+        check_len(unsafe {
+            libc::writev(self.fd.as_raw_fd(), pieces.as_ptr().cast(), pieces.len() as libc::c_int)
+        })
+    }
+
+    /// Whether the link is gone: the descriptor then answers EBADFD.
+    pub fn is_detached(&self) -> bool {
+        // An empty write is refused with EINVAL as long as there is a device.
+        // SAFETY: no byte is read from the pointer.
+        let result = check_len(unsafe { libc::write(self.fd.as_raw_fd(), [0u8].as_ptr().cast(), 0) });
+        result.is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD))
+    }
+}
+
+impl AsRawFd for Tun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A socket to ask about interfaces with; it stays in the network namespace of the start.
+pub struct LinkQueries(OwnedFd);
+
+impl LinkQueries {
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: plain call, no pointers.
+        owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }).map(Self)
+    }
+
+    pub fn mtu(&self, name: &str) -> io::Result<u32> {
+        let mut asked = request(name);
+        ioctl(&self.0, libc::SIOCGIFMTU as libc::c_ulong, &raw mut asked)?;
+        // SAFETY: the kernel has filled in the number.
+        Ok(unsafe { asked.ifr_ifru.ifru_mtu } as u32)
+    }
+
+    pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
+        let mut asked = request(name);
+        asked.ifr_ifru.ifru_mtu = mtu as i32;
+        ioctl(&self.0, libc::SIOCSIFMTU as libc::c_ulong, &raw mut asked)
+    }
+
+    pub fn is_up(&self, name: &str) -> io::Result<bool> {
+        let mut asked = request(name);
+        ioctl(&self.0, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
+        // SAFETY: the kernel has filled in the flags.
+        Ok(i32::from(unsafe { asked.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
+    }
+}
+
+/// Whether a name may be an interface's: what the kernel's `dev_valid_name` takes, and no pattern.
+pub fn check_name(name: &str) -> io::Result<()> {
+    let valid = !name.is_empty()
+        && name.len() < libc::IFNAMSIZ
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
+    if valid { Ok(()) } else { Err(errno(libc::EINVAL)) }
+}
+
+/// The virtio header: how far a packet is from what goes on a wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VnetHeader {
+    pub flags: u8,
+    pub gso_type: u8,
+    pub header_len: u16,
+    pub gso_size: u16,
+    pub csum_start: u16,
+    pub csum_offset: u16,
+}
+
+impl VnetHeader {
+    pub const NEEDS_CSUM: u8 = 1;
+    pub const GSO_NONE: u8 = 0;
+    pub const GSO_TCPV4: u8 = 1;
+    pub const GSO_TCPV6: u8 = 4;
+    pub const GSO_UDP_L4: u8 = 5;
+    pub const GSO_ECN: u8 = 0x80;
+
+    pub fn parse(bytes: &[u8; VNET_LEN]) -> Self {
+        let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        Self {
+            flags: bytes[0],
+            gso_type: bytes[1],
+            header_len: word(2),
+            gso_size: word(4),
+            csum_start: word(6),
+            csum_offset: word(8),
+        }
+    }
+
+    pub fn bytes(&self) -> [u8; VNET_LEN] {
+        let mut bytes = [0; VNET_LEN];
+        bytes[..2].copy_from_slice(&[self.flags, self.gso_type]);
+        for (at, word) in
+            [(2, self.header_len), (4, self.gso_size), (6, self.csum_start), (8, self.csum_offset)]
+        {
+            bytes[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_the_kernel_would_refuse_or_expand_is_refused() {
+        for name in ["", ".", "..", "a/b", "a b", "wg%d", "a:1", "sixteen-letters-"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        for name in ["wg0", "wg-home.2", "a=b+c_d", "fifteen-letters"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_virtio_header_reads_back_as_written() {
+        let header = VnetHeader {
+            flags: 1,
+            gso_type: 4,
+            header_len: 60,
+            gso_size: 1360,
+            csum_start: 40,
+            csum_offset: 16,
+        };
+        assert_eq!(VnetHeader::parse(&header.bytes()), header);
+    }
+}

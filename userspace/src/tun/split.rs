@@ -1,0 +1,199 @@
+//! Packets as the kernel hands them out (large, checksums unfinished) into packets as they go on a wire.
+
+use super::VnetHeader;
+use super::checksum;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+
+/// One packet of the kernel's and how many of it are written out already.
+pub struct Splitter<'a> {
+    packet: &'a [u8],
+    kind: Kind,
+    /// Payload bytes written out.
+    done: usize,
+    index: u16,
+}
+
+enum Kind {
+    /// Goes out as it is, but for a checksum at this place over the bytes from that place.
+    Whole {
+        checksum: Option<(usize, usize)>,
+    },
+    Segments(Layout),
+}
+
+struct Layout {
+    protocol: u8,
+    /// Where the TCP or UDP header is.
+    transport: usize,
+    /// Where the payload is.
+    payload: usize,
+    /// The payload of each segment but the last.
+    size: usize,
+    /// The pseudo-header's sum, but for its length.
+    pseudo: u64,
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The source and destination address of a packet whose header is known to be whole.
+fn addresses(packet: &[u8]) -> &[u8] {
+    if packet[0] >> 4 == 4 { &packet[12..20] } else { &packet[8..40] }
+}
+
+fn minimum_header(packet: &[u8]) -> Option<usize> {
+    match packet.first()? >> 4 {
+        4 => Some(20),
+        6 => Some(40),
+        _ => None,
+    }
+    .filter(|&len| packet.len() >= len)
+}
+
+impl<'a> Splitter<'a> {
+    /// None for a packet that is not IP or whose header contradicts it.
+    pub fn new(header: &VnetHeader, packet: &'a [u8]) -> Option<Self> {
+        let ip_len = minimum_header(packet)?;
+        let kind = match header.gso_type & !VnetHeader::GSO_ECN {
+            VnetHeader::GSO_NONE => Kind::Whole { checksum: unfinished(header, packet)? },
+            VnetHeader::GSO_TCPV4 | VnetHeader::GSO_TCPV6 => {
+                Kind::Segments(layout(header, packet, ip_len, TCP)?)
+            }
+            VnetHeader::GSO_UDP_L4 => Kind::Segments(layout(header, packet, ip_len, UDP)?),
+            _ => return None,
+        };
+        Some(Self { packet, kind, done: 0, index: 0 })
+    }
+
+    /// The ECN bits for the outside of each of the packets.
+    pub fn outer_ecn(&self) -> u8 {
+        crate::packet::outer_ecn(self.packet)
+    }
+
+    /// The length of the next packet to write out; none after the last.
+    pub fn next_len(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Whole { .. } => (self.index == 0).then_some(self.packet.len()),
+            Kind::Segments(layout) => {
+                let left = self.packet.len() - layout.payload - self.done;
+                (left > 0 || self.index == 0).then_some(layout.payload + left.min(layout.size))
+            }
+        }
+    }
+
+    /// Writes the next packet, whose length `next_len` has told.
+    pub fn write(&mut self, out: &mut [u8]) {
+        match &self.kind {
+            Kind::Whole { checksum } => {
+                out.copy_from_slice(self.packet);
+                if let Some((start, at)) = *checksum {
+                    let sum = checksum::add(0, &out[start..]);
+                    put_checksum(out, at, sum);
+                }
+            }
+            Kind::Segments(layout) => {
+                let len = out.len() - layout.payload;
+                let last = layout.payload + self.done + len == self.packet.len();
+                layout.segment(self.packet, out, self.done, self.index, last);
+                self.done += len;
+            }
+        }
+        self.index = self.index.wrapping_add(1);
+    }
+}
+
+/// Zero is the UDP checksum that stands for none; TCP takes either of the two zeros.
+fn put_checksum(out: &mut [u8], at: usize, sum: u64) {
+    let field = match checksum::finish(sum) {
+        [0, 0] => [0xff, 0xff],
+        field => field,
+    };
+    out[at..at + 2].copy_from_slice(&field);
+}
+
+/// Where a checksum is to be finished: outer none for a header that points outside the packet.
+#[allow(clippy::option_option)]
+fn unfinished(header: &VnetHeader, packet: &[u8]) -> Option<Option<(usize, usize)>> {
+    if header.flags & VnetHeader::NEEDS_CSUM == 0 {
+        return Some(None);
+    }
+    let start = usize::from(header.csum_start);
+    let at = start + usize::from(header.csum_offset);
+    (at + 2 <= packet.len()).then_some(Some((start, at)))
+}
+
+fn layout(header: &VnetHeader, packet: &[u8], ip_len: usize, protocol: u8) -> Option<Layout> {
+    let transport = usize::from(header.csum_start);
+    let size = usize::from(header.gso_size);
+    if transport < ip_len || size == 0 {
+        return None;
+    }
+    let payload = transport
+        + match protocol {
+            TCP => usize::from(packet.get(transport + 12)? >> 4) * 4,
+            _ => 8,
+        };
+    let minimum = if protocol == TCP { 20 } else { 8 };
+    if payload < transport + minimum || payload > packet.len() {
+        return None;
+    }
+    let pseudo = checksum::pseudo(addresses(packet), protocol, 0);
+    Some(Layout { protocol, transport, payload, size, pseudo })
+}
+
+impl Layout {
+    fn segment(&self, packet: &[u8], out: &mut [u8], done: usize, index: u16, last: bool) {
+        let (headers, body) = out.split_at_mut(self.payload);
+        headers.copy_from_slice(&packet[..self.payload]);
+        let from = self.payload + done;
+        body.copy_from_slice(&packet[from..from + body.len()]);
+        self.ip_header(headers, body.len(), index);
+        match self.protocol {
+            TCP => tcp_header(&mut headers[self.transport..], done, index == 0, last),
+            _ => udp_header(&mut headers[self.transport..], body.len()),
+        }
+        let len = self.payload - self.transport + body.len();
+        let sum = self.pseudo + u64::from((len as u16).to_be());
+        let sum = checksum::add(checksum::add(sum, &headers[self.transport..]), body);
+        put_checksum(headers, self.transport + if self.protocol == TCP { 16 } else { 6 }, sum);
+    }
+
+    /// Lengths, and for IPv4 the identification and the checksum, as the kernel's `inet_gso_segment`.
+    fn ip_header(&self, headers: &mut [u8], body: usize, index: u16) {
+        let total = self.payload + body;
+        if headers[0] >> 4 == 6 {
+            headers[4..6].copy_from_slice(&((total - 40) as u16).to_be_bytes());
+            return;
+        }
+        headers[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+        let id = u16::from_be_bytes([headers[4], headers[5]]).wrapping_add(index);
+        headers[4..6].copy_from_slice(&id.to_be_bytes());
+        headers[10..12].fill(0);
+        let sum = checksum::finish(checksum::add(0, &headers[..self.transport]));
+        headers[10..12].copy_from_slice(&sum);
+    }
+}
+
+/// Sequence number and flags, as the kernel's `tcp_gso_segment`.
+fn tcp_header(tcp: &mut [u8], done: usize, first: bool, last: bool) {
+    let sequence = word(tcp, 4).wrapping_add(done as u32);
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    if !last {
+        tcp[13] &= !(FIN | PSH);
+    }
+    if !first {
+        tcp[13] &= !CWR;
+    }
+    tcp[16..18].fill(0);
+}
+
+fn udp_header(udp: &mut [u8], body: usize) {
+    udp[4..6].copy_from_slice(&((body + 8) as u16).to_be_bytes());
+    udp[6..8].fill(0);
+}

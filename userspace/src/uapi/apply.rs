@@ -1,0 +1,174 @@
+//! Requests applied to the device (the kernel's `netlink.c`), and the device told as text.
+
+use std::io::Write;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::parse::{Errno, SetDevice, SetPeer};
+use crate::device::{Device, Identity, State};
+use crate::keys::{PrivateKey, PublicKey, push_hex};
+use crate::noise::cookie::Checker;
+use crate::peer::{Peer, lock};
+use crate::sys;
+use crate::udp::{Endpoint, Sockets};
+
+fn code(error: &std::io::Error) -> Errno {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Applies a request whole. What can fail, the sockets, comes first.
+pub fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
+    set_sockets(device, request)?;
+    let mut state = device.state_mut();
+    if request.replace_peers {
+        state.remove_all_peers();
+    }
+    if let Some(key) = &request.private_key {
+        set_private_key(&mut state, key);
+    }
+    let mut changed = Vec::new();
+    for peer in &request.peers {
+        changed.extend(set_peer(&mut state, peer, device.is_up()));
+    }
+    drop(state);
+    changed.iter().for_each(|peer| device.start_changed(peer));
+    Ok(())
+}
+
+fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
+    let old_mark = device.fwmark.load(Relaxed);
+    let mark = request.fwmark.unwrap_or(old_mark);
+    let port = request.listen_port.filter(|&port| u32::from(port) != device.listen_port.load(Relaxed));
+    if let Some(sockets) = device.sockets() {
+        if let Some(port) = port {
+            let new = Sockets::bind(port, mark).map_err(|e| code(&e))?;
+            device.listen_port.store(new.port.into(), Relaxed);
+            device.set_sockets(Some(new));
+        } else if mark != old_mark {
+            sockets.set_fwmark(mark).map_err(|e| code(&e))?;
+        }
+    } else if let Some(port) = port {
+        device.listen_port.store(port.into(), Relaxed);
+    }
+    device.fwmark.store(mark, Relaxed);
+    if port.is_some() || mark != old_mark {
+        device.state().peers().for_each(|peer| peer.clear_source());
+    }
+    Ok(())
+}
+
+/// Every peer needs a new handshake then; a peer that has our own key is removed.
+fn set_private_key(state: &mut State, private: &PrivateKey) {
+    if private.is_zero() {
+        state.identity = None;
+    } else {
+        let public = private.public();
+        if state.identity.as_ref().is_some_and(|old| old.public == public) {
+            return;
+        }
+        state.remove_peer(public);
+        let checker = Mutex::new(Checker::new(public, sys::now_ms()));
+        state.identity = Some(Arc::new(Identity { private: private.clone(), public, checker }));
+    }
+    let peers: Vec<_> = state.peers().cloned().collect();
+    for peer in peers {
+        state.forget_handshake(&peer);
+        peer.last_sent.store(0, Relaxed);
+        peer.keypairs.read().unwrap_or_else(PoisonError::into_inner).expire();
+    }
+}
+
+/// A peer that has packets to send now, as the device is up.
+fn set_peer(state: &mut State, change: &SetPeer, up: bool) -> Option<Arc<Peer>> {
+    if change.remove {
+        state.remove_peer(change.key);
+        return None;
+    }
+    let peer = match state.find(change.key) {
+        Some(peer) => peer.clone(),
+        None if change.update_only || is_own(state, change.key) => return None,
+        None => state.add_peer(change.key),
+    };
+    if let Some(psk) = &change.psk {
+        lock(&peer.handshake).psk = psk.clone();
+    }
+    if let Some(address) = change.endpoint {
+        *lock(&peer.endpoint) = Some(Endpoint::new(address));
+    }
+    set_allowed_ips(state, &peer, change);
+    let old = change.keepalive_seconds.map(|seconds| peer.keepalive_seconds.swap(seconds, Relaxed));
+    if up && old == Some(0) && change.keepalive_seconds != Some(0) {
+        peer.stage_keepalive();
+    }
+    (up && peer.has_staged()).then_some(peer)
+}
+
+fn is_own(state: &State, key: PublicKey) -> bool {
+    state.identity.as_ref().is_some_and(|own| own.public == key)
+}
+
+fn set_allowed_ips(state: &mut State, peer: &Peer, change: &SetPeer) {
+    if change.replace_allowed_ips {
+        state.allowed_ips.clear(peer.slot);
+    }
+    for allowed in &change.allowed_ips {
+        if allowed.remove {
+            state.allowed_ips.remove(allowed.prefix, peer.slot);
+        } else {
+            state.allowed_ips.insert(allowed.prefix, peer.slot);
+        }
+    }
+}
+
+/// The answer to `get`, but for its errno.
+pub fn get(device: &Device) -> Vec<u8> {
+    let state = device.state();
+    let peers = state.peers_in_order();
+    let mut out = Vec::with_capacity(256 + peers.len() * 512);
+    if let Some(identity) = &state.identity {
+        line_key(&mut out, "private_key", identity.private.bytes());
+    }
+    for (name, number) in [("listen_port", &device.listen_port), ("fwmark", &device.fwmark)] {
+        let number = number.load(Relaxed);
+        if number != 0 {
+            let _ = writeln!(out, "{name}={number}");
+        }
+    }
+    peers.into_iter().for_each(|peer| push_peer(&mut out, &state, peer));
+    out
+}
+
+fn line_key(out: &mut Vec<u8>, name: &str, key: &[u8; 32]) {
+    out.extend(name.as_bytes());
+    out.push(b'=');
+    push_hex(out, key);
+    out.push(b'\n');
+}
+
+fn push_peer(out: &mut Vec<u8>, state: &State, peer: &Peer) {
+    line_key(out, "public_key", &peer.key.0);
+    line_key(out, "preshared_key", &lock(&peer.handshake).psk.0);
+    out.extend(b"protocol_version=1\n");
+    if let Some(endpoint) = peer.endpoint() {
+        let _ = writeln!(out, "endpoint={}", endpoint.address);
+    }
+    let last = peer.last_handshake.load(Relaxed);
+    let _ = write!(
+        out,
+        "last_handshake_time_sec={}\nlast_handshake_time_nsec={}\ntx_bytes={}\nrx_bytes={}\npersistent_keepalive_interval={}\n",
+        last / 1_000_000_000,
+        last % 1_000_000_000,
+        peer.tx_bytes.load(Relaxed),
+        peer.rx_bytes.load(Relaxed),
+        peer.keepalive_seconds.load(Relaxed),
+    );
+    for prefix in state.allowed_ips.of_peer(peer.slot) {
+        let _ = writeln!(out, "allowed_ip={}/{}", prefix.address, prefix.len);
+    }
+}
+
+impl Device {
+    fn start_changed(&self, peer: &Arc<Peer>) {
+        self.send_staged(peer);
+    }
+}

@@ -1,0 +1,238 @@
+//! The UAPI socket: connections without blocking, any number of requests on each.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroize;
+
+use super::{apply, parse};
+use crate::device::Device;
+use crate::log;
+
+/// Where `wg` looks for the sockets of userspace implementations.
+pub const DIRECTORY: &str = "/var/run/wireguard";
+/// The longest request: some millions of allowed IPs.
+const MAX_REQUEST: usize = 256 << 20;
+const MAX_CONNECTIONS: usize = 64;
+
+/// The socket in the file system.
+pub struct Server {
+    listener: UnixListener,
+    pub path: PathBuf,
+    inode: u64,
+    connections: Vec<Connection>,
+}
+
+struct Connection {
+    stream: UnixStream,
+    request: Vec<u8>,
+    /// How much of the request has been searched for its end.
+    searched: usize,
+    answer: Vec<u8>,
+    answered: usize,
+    closing: bool,
+}
+
+/// Binds with nobody else allowed from the first moment on.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    // SAFETY: changes the mask of this process, which has one thread so far.
+    let old = unsafe { libc::umask(0o177) };
+    let listener = UnixListener::bind(path);
+    // SAFETY: as above.
+    unsafe { libc::umask(old) };
+    listener
+}
+
+/// Removes a socket that no process listens on any longer.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("{} is in use: another process serves this interface already", path.display()),
+        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(e) => Err(e),
+    }
+}
+
+impl Server {
+    pub fn new(interface: &str) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
+        let path = Path::new(DIRECTORY).join(format!("{interface}.sock"));
+        remove_stale(&path)?;
+        let listener = bind(&path)?;
+        listener.set_nonblocking(true)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        let inode = fs::symlink_metadata(&path)?.ino();
+        Ok(Self { listener, path, inode, connections: Vec::new() })
+    }
+
+    /// Whether the path still leads to this socket.
+    pub fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+    }
+
+    /// Removes the socket, unless it is another's by now.
+    pub fn remove(&self) {
+        if self.is_in_place() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    pub fn pollfds(&self, fds: &mut Vec<libc::pollfd>) {
+        let room = self.connections.len() < MAX_CONNECTIONS;
+        fds.push(poll_entry(self.listener.as_raw_fd(), if room { libc::POLLIN } else { 0 }));
+        for connection in &self.connections {
+            let events = if connection.has_answer() { libc::POLLOUT } else { libc::POLLIN };
+            fds.push(poll_entry(connection.stream.as_raw_fd(), events));
+        }
+    }
+
+    /// Serves whatever is ready.
+    pub fn serve(&mut self, device: &Device, ready: &[libc::pollfd]) {
+        let Some((listener, ready)) = ready.split_first() else {
+            return;
+        };
+        for (connection, waited) in self.connections.iter_mut().zip(ready) {
+            if waited.revents != 0 {
+                connection.serve(device);
+            }
+        }
+        self.connections.retain(|c| !c.closing);
+        if listener.revents != 0 {
+            self.accept(device);
+        }
+    }
+
+    fn accept(&mut self, device: &Device) {
+        while self.connections.len() < MAX_CONNECTIONS {
+            let Ok((stream, _)) = self.listener.accept() else {
+                return;
+            };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let mut connection = Connection::new(stream);
+            connection.serve(device);
+            if !connection.closing {
+                self.connections.push(connection);
+            }
+        }
+    }
+}
+
+fn poll_entry(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+impl Connection {
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, request: Vec::new(), searched: 0, answer: Vec::new(), answered: 0, closing: false }
+    }
+
+    fn has_answer(&self) -> bool {
+        self.answered < self.answer.len()
+    }
+
+    fn serve(&mut self, device: &Device) {
+        loop {
+            if self.has_answer() && !self.write() {
+                return;
+            }
+            if let Some(end) = self.find_end() {
+                let mut request: Vec<u8> = self.request.drain(..end).collect();
+                self.searched = 0;
+                self.answer = answer(device, &request);
+                self.answered = 0;
+                request.zeroize();
+                continue;
+            }
+            if !self.read() {
+                return;
+            }
+        }
+    }
+
+    /// True when all of the answer is out.
+    fn write(&mut self) -> bool {
+        while self.has_answer() {
+            match self.stream.write(&self.answer[self.answered..]) {
+                Ok(0) => self.closing = true,
+                Ok(count) => {
+                    self.answered += count;
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => self.closing = true,
+            }
+            return false;
+        }
+        self.answer.zeroize();
+        self.answer = Vec::new();
+        self.answered = 0;
+        true
+    }
+
+    fn read(&mut self) -> bool {
+        const STEP: usize = 64 << 10;
+        let old = self.request.len();
+        if old > MAX_REQUEST {
+            self.closing = true;
+            return false;
+        }
+        self.request.resize(old + STEP, 0);
+        let result = self.stream.read(&mut self.request[old..]);
+        self.request.truncate(old + *result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(0) => self.closing = true,
+            Ok(_) => return true,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => (),
+            Err(_) => self.closing = true,
+        }
+        false
+    }
+
+    /// The end of the request: after its empty line.
+    fn find_end(&mut self) -> Option<usize> {
+        let from = self.searched.saturating_sub(1);
+        let found = self.request[from..].windows(2).position(|pair| pair == b"\n\n");
+        self.searched = self.request.len();
+        found.map(|at| from + at + 2)
+    }
+}
+
+/// The answer to one request, errno and all.
+fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
+    let (mut out, errno) = match respond(device, request) {
+        Ok(out) => (out, 0),
+        Err(errno) => {
+            log::verbose(format_args!(
+                "a configuration request is refused: {}",
+                io::Error::from_raw_os_error(errno)
+            ));
+            (Vec::new(), errno)
+        }
+    };
+    let _ = write!(out, "errno={errno}\n\n");
+    out
+}
+
+fn respond(device: &Device, request: &[u8]) -> Result<Vec<u8>, parse::Errno> {
+    let text = std::str::from_utf8(request).map_err(|_| libc::EINVAL)?;
+    let (first, lines) = text.split_once('\n').ok_or(libc::EPROTO)?;
+    match first {
+        "get=1" if lines == "\n" => Ok(apply::get(device)),
+        "set=1" => {
+            let request = parse::set(lines.strip_suffix('\n').unwrap_or(lines))?;
+            apply::set(device, &request).map(|()| Vec::new())
+        }
+        _ => Err(libc::EPROTO),
+    }
+}

@@ -1,0 +1,178 @@
+//! The UDP sockets that the tunnel's outside runs over: bound as a pair, marked, and told what to report.
+
+mod cmsg;
+pub mod receive;
+pub mod send;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sys::{check, errno, owned, setsockopt};
+
+/// How much the kernel may hold for us: at 5 Gbit/s some ten milliseconds.
+const BUFFER_BYTES: i32 = 8 << 20;
+const UDP_GRO: i32 = 104;
+const SOL_UDP: i32 = 17;
+const MAX_BIND_ATTEMPTS: u32 = 100;
+
+/// The local address and interface that a peer's packets came to, which the answers leave from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    #[default]
+    Unknown,
+    V4 {
+        address: [u8; 4],
+        interface: u32,
+    },
+    V6 {
+        address: [u8; 16],
+        interface: u32,
+    },
+}
+
+/// Where a peer is, and from where we talk to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    pub source: Source,
+    /// The state of the host's routes and addresses when the source was learned.
+    pub generation: u32,
+}
+
+impl Endpoint {
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, source: Source::Unknown, generation: 0 }
+    }
+}
+
+/// Both sockets; IPv6 is missing where the host has none.
+pub struct Sockets {
+    pub v4: Option<OwnedFd>,
+    pub v6: Option<OwnedFd>,
+    pub port: u16,
+    /// Whether large sends are split by the kernel or its hardware.
+    segmentation: AtomicBool,
+}
+
+fn socket(family: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain call, no pointers.
+    owned(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
+}
+
+/// Tries beyond the limit for the whole system, which needs a privilege, then within it.
+fn enlarge(fd: &OwnedFd) {
+    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        if setsockopt(fd, libc::SOL_SOCKET, force, BUFFER_BYTES).is_err() {
+            let _ = setsockopt(fd, libc::SOL_SOCKET, plain, BUFFER_BYTES);
+        }
+    }
+}
+
+fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<u16> {
+    let (mut storage, mut len) = cmsg::to_sockaddr(address);
+    // SAFETY: the address is valid for its length; getsockname writes no more than that.
+    unsafe {
+        check(libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), len))?;
+        check(libc::getsockname(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))?;
+    }
+    cmsg::from_sockaddr(&storage).map(|a| a.port()).ok_or_else(|| errno(libc::EAFNOSUPPORT))
+}
+
+/// The outer packet may be fragmented on its way, as the kernel's WireGuard lets it (no DF bit).
+fn open_v4(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
+    let fd = socket(libc::AF_INET)?;
+    setsockopt(&fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark)
+        .or_else(|e| if fwmark == 0 { Ok(()) } else { Err(e) })?;
+    setsockopt(&fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    setsockopt(&fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+    setsockopt(&fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+    enlarge(&fd);
+    let port = bind(&fd, SocketAddrV4::new(0.into(), port).into())?;
+    Ok((fd, port))
+}
+
+fn open_v6(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
+    let fd = socket(libc::AF_INET6)?;
+    setsockopt(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    setsockopt(&fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark)
+        .or_else(|e| if fwmark == 0 { Ok(()) } else { Err(e) })?;
+    setsockopt(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+    setsockopt(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+    setsockopt(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+    enlarge(&fd);
+    let port = bind(&fd, SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0).into())?;
+    Ok((fd, port))
+}
+
+/// No IPv6 in this kernel, or switched off.
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Linux 5.0; without it packets come one by one.
+fn enable_large_receives(fd: &OwnedFd) {
+    let _ = setsockopt(fd, SOL_UDP, UDP_GRO, 1);
+}
+
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if lacks_family(&e) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+impl Sockets {
+    /// Binds both families to one port; any that is free for both where the port is zero.
+    pub fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
+        let mut attempts = 0;
+        loop {
+            match Self::try_bind(port, fwmark) {
+                Err(e)
+                    if port == 0
+                        && e.raw_os_error() == Some(libc::EADDRINUSE)
+                        && attempts < MAX_BIND_ATTEMPTS =>
+                {
+                    attempts += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_bind(port: u16, fwmark: u32) -> io::Result<Self> {
+        let v4 = optional(open_v4(port, fwmark))?;
+        let port = v4.as_ref().map_or(port, |(_, port)| *port);
+        let v6 = optional(open_v6(port, fwmark))?;
+        let port = v6.as_ref().map_or(port, |(_, port)| *port);
+        if v4.is_none() && v6.is_none() {
+            return Err(errno(libc::EAFNOSUPPORT));
+        }
+        let (v4, v6) = (v4.map(|(fd, _)| fd), v6.map(|(fd, _)| fd));
+        v4.iter().chain(&v6).for_each(enable_large_receives);
+        let segmentation = v4.iter().chain(&v6).all(send::can_segment);
+        Ok(Self { v4, v6, port, segmentation: AtomicBool::new(segmentation) })
+    }
+
+    pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
+        self.each().try_for_each(|fd| setsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark))
+    }
+
+    pub fn each(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.v4.iter().chain(&self.v6)
+    }
+
+    pub fn segments(&self) -> bool {
+        self.segmentation.load(Ordering::Relaxed)
+    }
+
+    fn stop_segmenting(&self) {
+        self.segmentation.store(false, Ordering::Relaxed);
+    }
+
+    fn of(&self, address: &SocketAddr) -> io::Result<&OwnedFd> {
+        let fd = if address.is_ipv4() { &self.v4 } else { &self.v6 };
+        fd.as_ref().ok_or_else(|| errno(libc::EAFNOSUPPORT))
+    }
+}

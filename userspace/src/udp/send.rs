@@ -1,0 +1,197 @@
+//! Sending: one system call for a batch, one message of it for a run of equal packets to one peer.
+
+use std::io;
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::cmsg::{Control, to_sockaddr};
+use super::{Endpoint, SOL_UDP, Sockets, Source};
+use crate::sys::{check, check_len, setsockopt};
+
+const UDP_SEGMENT: i32 = 103;
+/// How many packets one large send may hold (`UDP_MAX_SEGMENTS`; 64 before Linux 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+/// How many bytes, for either family.
+pub const MAX_BYTES: usize = 65_000;
+/// How many runs of packets go out by one call.
+const MAX_MESSAGES: usize = 64;
+
+/// Whether this kernel splits large sends (Linux 4.18).
+pub fn can_segment(fd: &OwnedFd) -> bool {
+    setsockopt(fd, SOL_UDP, UDP_SEGMENT, 0i32).is_ok()
+}
+
+/// Packets that lie one after the other in a buffer, equal in size but for a shorter last one.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub at: usize,
+    pub len: usize,
+    pub segment: usize,
+    pub endpoint: Endpoint,
+    /// The slot of the peer.
+    pub peer: u32,
+    pub ecn: u8,
+}
+
+impl Run {
+    fn is_large(&self) -> bool {
+        self.len > self.segment
+    }
+}
+
+/// The structures of a `sendmmsg`, kept from call to call.
+pub struct Sender {
+    headers: Box<[libc::mmsghdr]>,
+    pieces: Box<[libc::iovec]>,
+    names: Box<[libc::sockaddr_in6]>,
+    controls: Box<[Control]>,
+}
+
+// SAFETY: the pointers in it point to its own boxes and are written anew before each call.
+unsafe impl Send for Sender {}
+
+impl Default for Sender {
+    fn default() -> Self {
+        // SAFETY: these structures of the kernel's are valid as zeros.
+        unsafe {
+            Self {
+                headers: vec![zeroed(); MAX_MESSAGES].into(),
+                pieces: vec![zeroed(); MAX_MESSAGES].into(),
+                names: vec![zeroed(); MAX_MESSAGES].into(),
+                controls: vec![Control::new(); MAX_MESSAGES].into(),
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// Sends all runs; what cannot be sent is lost, as on any wire. Says which runs' source addresses no longer work.
+    pub fn send(&mut self, sockets: &Sockets, buffer: &[u8], runs: &[Run], mut stale: impl FnMut(&Run)) {
+        for batch in runs.chunk_by(|a, b| a.endpoint.address.is_ipv4() == b.endpoint.address.is_ipv4()) {
+            let Ok(fd) = sockets.of(&batch[0].endpoint.address) else {
+                continue;
+            };
+            for batch in batch.chunks(MAX_MESSAGES) {
+                self.batch(sockets, fd, buffer, batch, &mut stale);
+            }
+        }
+    }
+
+    fn batch(
+        &mut self,
+        sockets: &Sockets,
+        fd: &OwnedFd,
+        buffer: &[u8],
+        runs: &[Run],
+        stale: &mut impl FnMut(&Run),
+    ) {
+        for (slot, run) in runs.iter().enumerate() {
+            self.prepare(slot, buffer, run);
+        }
+        let mut sent = 0;
+        while sent < runs.len() {
+            let rest = &mut self.headers[sent..runs.len()];
+            // SAFETY: `prepare` has pointed these headers to live structures and to bytes within `buffer`.
+            let result = check(unsafe {
+                libc::sendmmsg(fd.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
+            });
+            match result {
+                Ok(count) => sent += count.max(1) as usize,
+                Err(error) => {
+                    retry(sockets, fd, buffer, &runs[sent], &error, stale);
+                    sent += 1;
+                }
+            }
+        }
+    }
+
+    fn prepare(&mut self, slot: usize, buffer: &[u8], run: &Run) {
+        let (name, name_len) = to_sockaddr(run.endpoint.address);
+        self.names[slot] = name;
+        let control = &mut self.controls[slot];
+        control.clear();
+        if run.is_large() {
+            control.push(SOL_UDP, UDP_SEGMENT, &(run.segment as u16).to_ne_bytes());
+        }
+        fill(control, &run.endpoint, run.ecn);
+        let bytes = &buffer[run.at..run.at + run.len];
+        self.pieces[slot] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let header = &mut self.headers[slot].msg_hdr;
+        header.msg_name = (&raw mut self.names[slot]).cast();
+        header.msg_namelen = name_len;
+        header.msg_iov = &raw mut self.pieces[slot];
+        header.msg_iovlen = 1;
+        header.msg_controllen = control.len() as _;
+        header.msg_control = control.as_mut_ptr();
+    }
+}
+
+fn fill(control: &mut Control, endpoint: &Endpoint, tos: u8) {
+    control.push_source(endpoint.source);
+    if tos != 0 {
+        control.push_tos(endpoint.address.is_ipv4(), tos);
+    }
+}
+
+/// What is left to do when a run was refused: send its packets one by one, or from another address.
+fn retry(
+    sockets: &Sockets,
+    fd: &OwnedFd,
+    buffer: &[u8],
+    run: &Run,
+    error: &io::Error,
+    stale: &mut impl FnMut(&Run),
+) {
+    let mut endpoint = run.endpoint;
+    match error.raw_os_error() {
+        // A device without checksum offload refuses each large send (before Linux 6.10).
+        Some(libc::EIO) if run.is_large() => sockets.stop_segmenting(),
+        // A packet is larger than the link's MTU: alone it is fragmented. Or the source address is gone.
+        Some(libc::EMSGSIZE) if run.is_large() => (),
+        Some(libc::EINVAL) if run.is_large() || endpoint.source != Source::Unknown => (),
+        // A full queue is worth one more try; the loss of a packet is the congestion signal that it is meant to be.
+        Some(libc::ENOBUFS | libc::EINTR) => (),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) if endpoint.source != Source::Unknown => (),
+        _ => return,
+    }
+    for packet in buffer[run.at..run.at + run.len].chunks(run.segment) {
+        if let Err(error) = one(fd, packet, &endpoint, run.ecn)
+            && endpoint.source != Source::Unknown
+            && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH | libc::EHOSTUNREACH))
+        {
+            stale(run);
+            endpoint.source = Source::Unknown;
+            let _ = one(fd, packet, &endpoint, run.ecn);
+        }
+    }
+}
+
+fn one(fd: &OwnedFd, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<()> {
+    let (mut name, name_len) = to_sockaddr(endpoint.address);
+    let mut control = Control::new();
+    fill(&mut control, endpoint, tos);
+    let mut piece = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
+    // SAFETY: all zeros are a valid header.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = name_len;
+    header.msg_iov = &raw mut piece;
+    header.msg_iovlen = 1;
+    if control.len() > 0 {
+        header.msg_controllen = control.len() as _;
+        header.msg_control = control.as_mut_ptr();
+    }
+    // SAFETY: the header points to structures and bytes that outlive the call.
+    check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) }).map(drop)
+}
+
+/// Sends one message, first from the source that the endpoint names, then from any: says whether that was needed.
+pub fn send_one(sockets: &Sockets, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<bool> {
+    let fd = sockets.of(&endpoint.address)?;
+    match one(fd, packet, endpoint, tos) {
+        Err(_) if endpoint.source != Source::Unknown => {
+            one(fd, packet, &Endpoint::new(endpoint.address), tos).map(|()| true)
+        }
+        result => result.map(|()| false),
+    }
+}
