@@ -1,0 +1,205 @@
+"""Finding and starting a userspace WireGuard, as wg-quick(8)'s add_if does, but in a session of its own.
+
+There a signal to the caller's process group, as Ctrl-C sends it, does not end the daemon before `down` could.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.errors import OperationError
+from wgquick.system import programs
+from wgquick.system.hooks import own_directory
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.wireguard import uapi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+VARIABLE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
+BUNDLED = "wgq-userspace"
+USUAL = "wireguard-go"
+_MODULE = "/sys/module/wireguard"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *_ENDING)  # whatever the caller ignores, the daemon should not
+_PATIENCE = 10.0
+_END_PATIENCE = 2.0
+_PAUSE = 0.001
+_ERROR_TEXT = 2000
+_BOX = "┌│└"  # around wireguard-go's advice to use the kernel's implementation
+
+
+class Candidate(NamedTuple):
+    """A program that can run an interface, and why it is this one."""
+
+    program: str
+    why: str
+
+
+def candidates(environ: Mapping[str, str], which: Callable[[str], str | None]) -> list[Candidate]:
+    """What to run, best first. A program that the environment names is the only one, be it there or not."""
+    if named := environ.get(VARIABLE):
+        return [Candidate(named, f"{VARIABLE} names it")]
+    found = [Candidate(path, "it comes with wgq") for path in _beside_us()]
+    return found + [Candidate(name, "it is on the PATH") for name in (BUNDLED, USUAL) if which(name)]
+
+
+def _beside_us() -> Iterator[str]:
+    """The bundled program where this package's environment keeps its scripts."""
+    for directory in dict.fromkeys((own_directory(), os.path.dirname(sys.executable))):
+        if os.access(path := f"{directory}/{BUNDLED}", os.X_OK):
+            yield path
+
+
+class Userspace:
+    """Userspace implementations (wgquick.executor.protocols.Userspace)."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None, *, patience: float = _PATIENCE) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._patience = patience
+
+    def kernel_has_wireguard(self) -> bool:
+        """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
+        return os.path.exists(_MODULE)
+
+    def choose(self) -> tuple[str, str] | None:
+        """The program to run and why it is this one; None where there is none."""
+        return next(iter(candidates(self._environ, programs.find)), None)
+
+    def start(self, program: str, name: str) -> None:
+        """Run it until it has returned, the link is there and the control socket answers."""
+        path = program if "/" in program else programs.find(program)
+        if path is None:
+            raise OperationError(f"cannot run {program}: there is no such command", errno=errno.ENOENT)
+        said = os.memfd_create("userspace")
+        try:
+            _Start(path, name, time.monotonic() + self._patience, said).run(self._environ)
+        finally:
+            os.close(said)
+
+    def await_exit(self, name: str) -> None:
+        """Return once the daemon of a deleted link has taken its socket away, at the latest after some seconds.
+
+        wireguard-go does so some milliseconds after the link is gone, and until then another cannot start.
+        """
+        deadline = time.monotonic() + self._patience
+        while uapi.answers(name) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+
+
+class _Start(NamedTuple):
+    """One start of a program; what it says goes to the file `said` until it has returned."""
+
+    path: str
+    name: str
+    deadline: float
+    said: int
+
+    def run(self, environ: Mapping[str, str]) -> None:
+        """An exception on the way, as a signal handler raises it, ends all that was started."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # none may come before the child is known
+        child = 0
+        try:
+            child = self._spawn(environ)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            self._await_return(child)
+            self._await(lambda: uapi.answers(self.name), "its control socket does not answer")
+            self._await(lambda: RtNetlink().link(self.name) is not None, "its link is not there")
+        except BaseException:
+            if child:
+                _end_session(child)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _spawn(self, environ: Mapping[str, str]) -> int:
+        """Start it with nothing of ours open but what it says: its log too where LOG_LEVEL asks for one."""
+        logs = environ.get("LOG_LEVEL", "silent") not in ("", "silent")
+        output = 2 if logs else self.said
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+            *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable()),
+        ]
+        try:
+            return os.posix_spawn(
+                self.path,
+                [self.path, self.name],
+                environ,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULTS,
+            )
+        except OSError as error:
+            raise self._failed(f"{error.strerror}", error.errno or 0) from None
+
+    def _await_return(self, child: int) -> None:
+        def returned() -> bool:
+            try:
+                found, status = os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:  # this process ignores SIGCHLD: the socket and the link will tell
+                return True
+            if found and (code := os.waitstatus_to_exitcode(status)):
+                raise self._failed(f"it exited with status {code}" if code > 0 else f"signal {-code} ended it")
+            return bool(found)
+
+        self._await(returned, "it does not return")
+
+    def _await(self, done: Callable[[], bool], otherwise: str) -> None:
+        while not done():
+            if time.monotonic() > self.deadline:
+                raise self._failed(otherwise, errno.ETIMEDOUT)
+            time.sleep(_PAUSE)
+
+    def _failed(self, reason: str, code: int = 0) -> OperationError:
+        said = os.pread(self.said, _ERROR_TEXT, max(0, os.fstat(self.said).st_size - _ERROR_TEXT))
+        lines = (line.strip() for line in said.decode(errors="replace").splitlines())
+        kept = "; ".join(line for line in lines if line and line[0] not in _BOX)
+        said_so = f": {kept}" if kept else ""
+        return OperationError(f"{self.path} could not bring up {self.name}: {reason}{said_so}", errno=code)
+
+
+def _inheritable() -> list[int]:
+    """The descriptors above standard error that a program would get."""
+    try:
+        opened = [int(entry) for entry in os.listdir("/proc/self/fd")]
+    except OSError:
+        return []
+    return [descriptor for descriptor in opened if descriptor > 2 and _passes_on(descriptor)]
+
+
+def _passes_on(descriptor: int) -> bool:
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:  # the one that listed the directory
+        return False
+
+
+def _end_session(child: int) -> None:
+    """TERM, then KILL, to the program and what it left in its session's process group."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child, sent)
+        except ProcessLookupError:
+            break
+        if _reaped(child, time.monotonic() + _END_PATIENCE):
+            break
+
+
+def _reaped(child: int, deadline: float) -> bool:
+    """Whether the child ended; one that was waited for before has."""
+    try:
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE)
+    except ChildProcessError:
+        return True
+    return True

@@ -1,0 +1,100 @@
+"""Endpoints to addresses as `wg` resolves them: getaddrinfo(3), tried again while the failure may pass."""
+
+from __future__ import annotations
+
+import socket
+import time
+from socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONAME, IPPROTO_UDP, SOCK_DGRAM
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+from wgquick.net import SocketAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from wgquick.net import Endpoint
+
+VARIABLE = "WG_ENDPOINT_RESOLUTION_RETRIES"
+_DEFAULT_RETRIES = 15
+_INT_MAX = 2**31 - 1
+_FIRST_PAUSE = 1_000_000  # microseconds, which wg counts in
+_LONGEST_PAUSE = 20_000_000
+_PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
+
+
+def retries_of(environ: Mapping[str, str]) -> int | None:
+    """How often to try again: WG_ENDPOINT_RESOLUTION_RETRIES, 15 where it is not set, None for `infinity`."""
+    value = environ.get(VARIABLE)
+    if value is None:
+        return _DEFAULT_RETRIES
+    if value == "infinity":
+        return None
+    if (number := _strtoul(value)) is None or number > _INT_MAX:
+        raise OperationError(
+            f"Unable to parse {VARIABLE}: `{value}'", remedy="Set it to a number or to `infinity', or unset it."
+        )
+    return number
+
+
+def _strtoul(text: str) -> int | None:
+    """What strtoul(3) reads when it must read to the end; an empty text is 0, a negative number a huge one."""
+    digits = text.lstrip(" \t\n\v\f\r")
+    sign = digits[:1] if digits[:1] in ("+", "-") else ""
+    digits = digits.removeprefix(sign)
+    if not text:
+        return 0
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(digits) if sign != "-" or not int(digits) else _INT_MAX + 1
+
+
+def resolve(
+    endpoint: Endpoint,
+    *,
+    retries: int | None = _DEFAULT_RETRIES,
+    sleep: Callable[[float], object] = time.sleep,
+    getaddrinfo: Callable[..., Any] = socket.getaddrinfo,
+    note: Callable[[str], object] = lambda _: None,
+) -> SocketAddress:
+    """The first address of an endpoint; `note` hears of each failure that is tried again, in wg's words."""
+    numeric = _numeric(endpoint)
+    if numeric is not None:
+        return numeric
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return _first(endpoint, getaddrinfo)
+        except OSError as error:
+            reason = f"{error.strerror}: `{endpoint}'"
+            if (isinstance(error, socket.gaierror) and error.errno in _PERMANENT) or retries == 0:
+                raise OperationError(
+                    reason, remedy="Check the endpoint's host name and the name servers."
+                ) from None
+        retries = None if retries is None else retries - 1
+        note(f"{reason}. Trying again in {pause / 1e6:.2f} seconds...")
+        sleep(pause / 1e6)
+        pause = min(_LONGEST_PAUSE, pause * 6 // 5)
+
+
+def _numeric(endpoint: Endpoint) -> SocketAddress | None:
+    """The address where it needs no resolver: thousands of peers with numeric endpoints cost nothing then."""
+    host, port = endpoint
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        return None
+    try:
+        family = AF_INET6 if ":" in host else AF_INET
+        return SocketAddress(socket.inet_ntop(family, socket.inet_pton(family, host)), int(port))
+    except (OSError, ValueError):
+        return None
+
+
+def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress:
+    """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
+    found = getaddrinfo(endpoint.host.encode(), endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
+    family, _, _, _, address = found[0]
+    if family not in (AF_INET, AF_INET6):
+        raise OperationError(f"Neither IPv4 nor IPv6 address found: `{endpoint}'")
+    scope = address[3] if family == AF_INET6 else 0
+    return SocketAddress(address[0].partition("%")[0], address[1], scope)

@@ -1,0 +1,145 @@
+"""The control socket of a userspace WireGuard (the cross-platform userspace API): one request, one answer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+from wgquick.system.wireguard import uapi_codec
+
+if TYPE_CHECKING:
+    from wgquick.device import Device, DeviceConfig, PeerConfig
+
+DIRECTORY = "/var/run/wireguard"
+_SUFFIX = ".sock"
+_CHUNK = 1 << 18
+
+
+class Uapi:
+    """The userspace devices whose sockets are in the caller's mount namespace.
+
+    The two kinds of patience are seconds without a byte of progress: setting thousands of peers takes its time.
+    """
+
+    def __init__(self, *, get_patience: float = 10.0, set_patience: float = 30.0) -> None:
+        self._get_patience = get_patience
+        self._set_patience = set_patience
+
+    def interfaces(self) -> list[str]:
+        """The interfaces whose control sockets answer."""
+        try:
+            entries = sorted(os.listdir(DIRECTORY))
+        except OSError:
+            return []
+        return [
+            name for name, dot, rest in (entry.rpartition(_SUFFIX) for entry in entries) if dot and answers(name)
+        ]
+
+    def get(self, name: str) -> Device:
+        """The device's state."""
+        what = f"cannot read {name}"
+        answer = _exchange(name, uapi_codec.GET, self._get_patience, what)
+        _check(answer, what)
+        try:
+            return uapi_codec.decode(name, answer)
+        except ValueError as error:
+            raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
+
+    def set(self, name: str, config: DeviceConfig) -> None:
+        """Apply the change; an errno of the daemon names the peer where only one was in the request."""
+        what = f"cannot configure {name}"
+        answer = _exchange(name, uapi_codec.encode(config), self._set_patience, what)
+        _check(answer, what, _about(config.peers))
+
+
+def socket_path(name: str) -> str:
+    """Where an interface's control socket is."""
+    return f"{DIRECTORY}/{name}{_SUFFIX}"
+
+
+def answers(name: str) -> bool:
+    """Whether a daemon listens on the interface's control socket."""
+    try:
+        _connect(name, 1.0).close()
+    except OperationError:
+        return False
+    return True
+
+
+def _check(answer: bytes, what: str, about: str = "") -> None:
+    if code := uapi_codec.errno_of(answer):
+        raise OperationError(f"{what}: its daemon: {os.strerror(code)}{about}", errno=code)
+
+
+def _about(peers: tuple[PeerConfig, ...]) -> str:
+    """Which peers a refused request was about: the answer is one number for the whole of it."""
+    if not peers:
+        return ""
+    if len(peers) == 1:
+        return f" (peer {peers[0].public_key})"
+    return f" (in a request about {len(peers)} peers, {peers[0].public_key} to {peers[-1].public_key})"
+
+
+def _connect(name: str, patience: float) -> socket:
+    """A connection to the daemon; what else lies at the socket's path is not tried."""
+    path = socket_path(name)
+    control = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    control.settimeout(patience)
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a socket")
+        control.connect(path)
+    except OSError as error:
+        control.close()
+        raise _unreachable(name, error) from None
+    return control
+
+
+def _unreachable(name: str, error: OSError) -> OperationError:
+    """A socket that a killed daemon left behind (ECONNREFUSED) is no device either, as for wg(8)."""
+    code = error.errno or errno.ETIMEDOUT
+    if code in (errno.ENOENT, errno.ECONNREFUSED):
+        return OperationError(f"{name} is not a WireGuard interface", errno=errno.ENODEV)
+    return OperationError(f"cannot reach the daemon of {name}: {os.strerror(code)}", errno=code)
+
+
+def _exchange(name: str, request: bytes, patience: float, what: str) -> bytes:
+    """Send a request and return the whole answer; OperationError where the daemon ends or hangs."""
+    with _connect(name, patience) as control:
+        try:
+            _send(control, request)
+            return _receive(control)
+        except TimeoutError:
+            raise OperationError(
+                f"{what}: its daemon has been silent for {patience:g} s",
+                errno=errno.ETIMEDOUT,
+                remedy="Look at the daemon, or delete the link to end it.",
+            ) from None
+        except OSError as error:
+            raise OperationError(f"{what}: its daemon: {error.strerror}", errno=error.errno or 0) from None
+
+
+def _send(control: socket, request: bytes) -> None:
+    """Send it all; a daemon that refuses early stops reading, and its answer says why."""
+    rest = memoryview(request)
+    try:
+        while rest:
+            rest = rest[control.send(rest[:_CHUNK]) :]
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _receive(control: socket) -> bytes:
+    parts: list[bytes] = []
+    tail = b""
+    while not tail.endswith(uapi_codec.END):
+        part = control.recv(_CHUNK)
+        if not part:
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was closed before the answer was whole")
+        parts.append(part)
+        tail = (tail + part)[-len(uapi_codec.END) :]
+    return b"".join(parts)

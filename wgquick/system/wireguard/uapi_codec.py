@@ -1,0 +1,143 @@
+"""The lines of the cross-platform userspace API: `set=1` requests and the answers to `get=1`, without any I/O.
+
+Both may hold a hundred thousand AllowedIPs, so they are made and read line by line in plain loops.
+"""
+
+from __future__ import annotations
+
+import errno
+from socket import if_nametoindex
+from typing import TYPE_CHECKING
+
+from wgquick.device import Device, DevicePeer
+from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey, SocketAddress, address_text, pack_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.device import DeviceConfig, PeerConfig
+
+GET = b"get=1\n\n"
+END = b"\n\n"
+_NO_KEY = bytes(KEY_LENGTH)
+
+
+def encode(config: DeviceConfig) -> bytes:
+    """The request that makes a change."""
+    return "\n".join(_lines(config)).encode() + END
+
+
+def _lines(config: DeviceConfig) -> Iterator[str]:
+    yield "set=1"
+    if config.private_key is not None:
+        yield f"private_key={config.private_key.raw.hex()}"
+    if config.listen_port is not None:
+        yield f"listen_port={config.listen_port}"
+    if config.fwmark is not None:
+        yield f"fwmark={config.fwmark}"
+    if config.replace_peers:
+        yield "replace_peers=true"
+    for peer in config.peers:
+        yield from _peer_lines(peer)
+
+
+def _peer_lines(peer: PeerConfig) -> Iterator[str]:
+    yield f"public_key={peer.public_key.raw.hex()}"
+    if peer.remove:
+        yield "remove=true"
+        return
+    if peer.update_only:
+        yield "update_only=true"
+    if peer.preshared_key is not None:
+        yield f"preshared_key={peer.preshared_key.raw.hex()}"
+    if peer.endpoint is not None:
+        yield f"endpoint={peer.endpoint}"
+    if peer.persistent_keepalive is not None:
+        yield f"persistent_keepalive_interval={peer.persistent_keepalive}"
+    if peer.replace_allowed_ips:
+        yield "replace_allowed_ips=true"
+    for address, length, change in peer.allowed_ips:
+        sign = "-" if change == "-" else ""
+        yield f"allowed_ip={sign}{address_text(address)}/{length}"
+
+
+def errno_of(answer: bytes) -> int:
+    """The number of the answer's last line, `errno=N`; wireguard-go writes it as a negative one."""
+    key, _, value = answer.rstrip(b"\n").rpartition(b"\n")[2].partition(b"=")
+    try:
+        return abs(int(value)) if key == b"errno" else errno.EPROTO
+    except ValueError:
+        return errno.EPROTO
+
+
+def decode(name: str, answer: bytes) -> Device:
+    """The device that an answer to `get=1` describes; ValueError, without any of its text, where it does not."""
+    try:
+        return _decode(name, answer.decode())
+    except (ValueError, KeyError):
+        raise ValueError("the answer is not understood") from None
+
+
+def _decode(name: str, answer: str) -> Device:
+    device: dict[str, str] = {}
+    peers: list[DevicePeer] = []
+    fields, allowed = device, []
+    for line in answer.split("\n"):
+        key, _, value = line.partition("=")
+        if key == "allowed_ip":
+            allowed.append(_allowed_ip(value))
+            continue
+        if key == "public_key":
+            if fields is not device:
+                peers.append(_peer(fields, allowed))
+            fields, allowed = {}, []
+        fields[key] = value
+    if fields is not device:
+        peers.append(_peer(fields, allowed))
+    return Device(
+        name=name,
+        private_key=_secret(device),
+        listen_port=int(device.get("listen_port", 0)),
+        fwmark=int(device.get("fwmark", 0)),
+        peers=tuple(peers),
+    )
+
+
+def _peer(fields: dict[str, str], allowed: list[AllowedIP]) -> DevicePeer:
+    seconds, nanoseconds = (int(fields.get(f"last_handshake_time_{unit}", 0)) for unit in ("sec", "nsec"))
+    return DevicePeer(
+        public_key=PublicKey(bytes.fromhex(fields["public_key"])),
+        preshared_key=_secret(fields, "preshared_key"),
+        endpoint=_endpoint(fields["endpoint"]) if "endpoint" in fields else None,
+        persistent_keepalive=int(fields.get("persistent_keepalive_interval", 0)),
+        allowed_ips=tuple(allowed),
+        last_handshake=seconds + nanoseconds / 1e9,
+        rx_bytes=int(fields.get("rx_bytes", 0)),
+        tx_bytes=int(fields.get("tx_bytes", 0)),
+    )
+
+
+def _secret(fields: dict[str, str], key: str = "private_key") -> SecretKey | None:
+    raw = bytes.fromhex(fields.get(key, ""))
+    return SecretKey(raw) if raw not in (b"", _NO_KEY) else None
+
+
+def _allowed_ip(value: str) -> AllowedIP:
+    address, _, length = value.partition("/")
+    return AllowedIP(pack_address(address), int(length))
+
+
+def _endpoint(value: str) -> SocketAddress:
+    host, _, port = value.rpartition(":")
+    address, _, zone = host.strip("[]").partition("%")
+    return SocketAddress(address, int(port), _scope(zone))
+
+
+def _scope(zone: str) -> int:
+    """The index of an IPv6 zone, which is a number or a link's name; 0 for none and for a link that has gone."""
+    if not zone or zone.isdecimal():
+        return int(zone or 0)
+    try:
+        return if_nametoindex(zone)
+    except OSError:
+        return 0
