@@ -36,19 +36,31 @@ def read(source: str) -> WgQuickConfig:
     return WgQuickConfig.from_settings(load(source))
 
 
-def load(source: str, transcript: Transcript | None = None) -> Settings:
-    """As `read`, but the plain settings; `transcript` takes the warnings."""
+def load(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> Settings:
+    """As `read`, but the plain settings; `transcript` takes the warnings, `name` overrides the interface's name.
+
+    The source `-` is standard input, and needs a name.
+    """
     from wgquick.config.location import locate
     from wgquick.config.reading import read_settings
 
-    return read_settings(locate(source), _said(transcript))
+    return read_settings(locate(source, name), _said(transcript))
+
+
+def strip(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> bytes:
+    """What `wg setconf` understands of the configuration, as `wg-quick strip` prints it."""
+    from wgquick.config.location import locate
+    from wgquick.config.reading import read_stripped
+
+    return read_stripped(locate(source, name), _said(transcript))
 
 
 def up(config: Config, options: Options | None = None, transcript: Transcript | None = None) -> None:
     """Bring the interface up as `wgq up` does (wg-quick(8)); whatever fails half way is undone completely."""
     from wgquick.executor.commands import cmd_up
 
-    cmd_up(_settings(config), _host(), _checked(options), _said(transcript))
+    said = _said(transcript)
+    cmd_up(_settings(config), _host(said), _checked(options), said)
 
 
 def down(
@@ -65,14 +77,14 @@ def down(
 
     said = _said(transcript)
     settings = _settings(config) if config is not None else None
-    cmd_down(name, settings, _host(), _checked(options), say=said, save=lambda s: _save(s, said))
+    cmd_down(name, settings, _host(said), _checked(options), say=said, save=lambda s: _save(s, said))
 
 
 def can_go_down(name: str, *, without_file: bool) -> bool:
     """Whether `down` can do without the configuration; `without_file` also counts a device without a journal."""
     from wgquick.executor import commands
 
-    return commands.can_go_down(name, _host(), without_file=without_file)
+    return commands.can_go_down(name, _host(_unheard), without_file=without_file)
 
 
 def save(name: str, transcript: Transcript | None = None) -> None:
@@ -84,7 +96,7 @@ def save(name: str, transcript: Transcript | None = None) -> None:
 def _save(settings: Settings, said: Transcript) -> None:
     from wgquick.executor.saving import cmd_save
 
-    cmd_save(settings, _host(), said)
+    cmd_save(settings, _host(said), said)
 
 
 @contextmanager
@@ -116,7 +128,7 @@ def _unheard(_text: str) -> None:
     """A library says nothing unless it is asked to."""
 
 
-def _host() -> Host:
+def _host(said: Transcript) -> Host:
     from wgquick.system.host import LocalHost
 
-    return LocalHost()
+    return LocalHost(said)

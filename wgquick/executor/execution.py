@@ -134,7 +134,7 @@ class Execution:
                 host.firewall.add(kind, name, family, addresses, fwmark)
             case SetSysctl(key, value, _, held):
                 if not held:
-                    host.sysctl.write(key, value)
+                    host.sysctl.write(observe.parameter(key), value)
             case _:
                 self._undo(step)
 
@@ -152,7 +152,7 @@ class Execution:
                 host.firewall.remove(kind, name, family)
             case ReleaseSysctl(key, earlier):
                 if not observe.mark_is_needed(host):
-                    host.sysctl.write(key, earlier)
+                    host.sysctl.write(observe.parameter(key), earlier)
 
     def _add_link(self, name: str) -> None:
         """The kernel first, then a userspace implementation (wg-quick's add_if), as `backend` allows."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wgquick.config.grammar import table_number
-from wgquick.errors import OperationError
+from wgquick.config.grammar import GrammarError
+from wgquick.config.tables import table_number
+from wgquick.errors import OperationError, WgqError
 from wgquick.executor.journal import others
 from wgquick.net import SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
@@ -26,9 +27,14 @@ def endpoints(settings: Settings, host: Host) -> EndpointFacts:
     return EndpointFacts({endpoint: host.resolve(endpoint) for endpoint in wanted})
 
 
+def parameter(key: str) -> str:
+    """A sysctl(8) key as the path below /proc/sys."""
+    return key.replace(".", "/")
+
+
 def ipv6(name: str, host: Host) -> bool:
-    """Whether the link takes IPv6 addresses; a dot in its name is a slash in the key (sysctl(8))."""
-    return host.sysctl.read(f"net.ipv6.conf.{name.replace('.', '/')}.disable_ipv6") == "0"
+    """Whether the link takes IPv6 addresses."""
+    return host.sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") == "0"
 
 
 def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
@@ -74,13 +80,20 @@ def routes(settings: Settings, device: Device, host: Host, options: Options) -> 
     wanted = allowed_ips(device)
     usable = ipv6(settings.name, host)
     if not routes_automatically(settings):
-        return RouteFacts(wanted, ipv6=usable, table=table_number(settings.table, host.table_names()))
+        return RouteFacts(wanted, ipv6=usable, table=_table(settings, host))
     families = (4, 6) if usable else (4,)
     through = tuple(r for family in families for r in _link_routes(settings.name, family, host))
     default = any(ip.length == 0 and (usable or len(ip.address) == 4) for ip in wanted)
     return RouteFacts(
         wanted, through, usable, default=_default(settings, device, host, options) if default else None
     )
+
+
+def _table(settings: Settings, host: Host) -> int:
+    try:
+        return table_number(settings.table, host.table_names())
+    except GrammarError as error:
+        raise WgqError(str(error), where=settings.path or settings.name, remedy=error.remedy) from None
 
 
 def _link_routes(name: str, family: int, host: Host) -> list[Prefix]:
@@ -93,9 +106,9 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
         rules=_rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
-        src_valid_mark=host.sysctl.read(SRC_VALID_MARK),
+        src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
         mark_earlier=_earlier(host, settings.name),
-        mark_writable=host.sysctl.writable(SRC_VALID_MARK),
+        mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
         firewall=host.firewall.choose(options.firewall),
     )
 

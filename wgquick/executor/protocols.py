@@ -141,7 +141,7 @@ class Dns(Protocol):
 
 
 class Sysctl(Protocol):
-    """The settings below /proc/sys; keys as sysctl(8) writes them."""
+    """The settings below /proc/sys; a key is its path there."""
 
     def read(self, key: str) -> str | None:
         """The value, or None where the kernel has no such setting."""

@@ -1,0 +1,48 @@
+"""This machine, in the calling thread's namespaces: the executor's `Host` put together."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from wgquick.system import firewall, rt_tables, runtime, sysctl
+from wgquick.system.dns import Dns
+from wgquick.system.hooks import Hooks
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.userspace import Userspace
+from wgquick.system.wireguard.uapi import Uapi as Control
+from wgquick.system.wireguard.resolve import resolve, retries_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from wgquick.executor.protocols import Firewall, Sysctl
+    from wgquick.net import Endpoint, SocketAddress
+
+
+class LocalHost:
+    """The machine (wgquick.executor.protocols.Host); `say` takes what its parts remark on the way."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.rtnl = RtNetlink()
+        self.wireguard = Control()
+        self.firewall: Firewall = firewall
+        self.sysctl: Sysctl = sysctl
+        self.dns = Dns(runtime.runtime_directory())
+        self.hooks = Hooks(say)
+        self.userspace = Userspace()
+        self.journal_directory = runtime.journal_directory()
+
+    def resolve(self, endpoint: Endpoint) -> SocketAddress:
+        """Resolve an endpoint as `wg` does, retries included."""
+        return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
+
+    def table_names(self) -> dict[str, int]:
+        """The routing tables' names (rt_tables)."""
+        return rt_tables.table_names()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """The namespace's lock."""
+        return runtime.locked(self.journal_directory)
