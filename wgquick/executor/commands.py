@@ -100,7 +100,7 @@ def cmd_down(name: str, settings: Settings | None, host: Host, options: Options,
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
     run = Execution(host, options, say, journal, path)
-    _hear_before(departure.before, run, options, say)
+    _hear_before(name, departure.before, run, options, say=say)
     if departure.savable and settings is not None and settings.save_config:
         save(settings)
     faults = run.take_back(departure.undos)
@@ -157,13 +157,14 @@ def _hooks(settings: Settings | None, record: Record, say: Say) -> tuple[Hooks, 
     )
 
 
-def _hear_before(before: Hooks, run: Execution, options: Options, say: Say) -> None:
+def _hear_before(name: str, before: Hooks, run: Execution, options: Options, *, say: Say) -> None:
     """PreDown hooks; a failing one stops down before anything was taken away, unless `force`."""
     try:
         run.apply(before)
     except HookError as error:
         if not options.force:
-            raise
+            remedy = f"Nothing was taken away. `wgq down --force {name}' goes on all the same."
+            raise HookError(error.what, error.status, remedy=remedy) from None
         say(f"[!] {error.what}: going on, as --force asks")
 
 

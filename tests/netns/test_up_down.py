@@ -1,0 +1,338 @@
+"""`wgq up` and `wgq down` as a user runs them, beyond what parity with wg-quick can show."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+PEERS = ("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=")
+WGQ = [sys.executable, "-m", "wgquick"]
+CONFIGS = Path("/etc/wireguard")
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as made:
+        made.uplink(ipv6=True)
+        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
+        yield made
+
+
+def config(
+    interface: str = "", peer: str = "AllowedIPs = 10.9.0.0/16", *, address: str = "10.0.0.1/24", n: int = 0
+) -> str:
+    return (
+        f"[Interface]\nPrivateKey = {KEY}\nAddress = {address}\n{interface}\n"
+        f"[Peer]\nPublicKey = {PEERS[n]}\n{peer}\nEndpoint = 192.0.2.9:51820\n"
+    )
+
+
+FULL = "AllowedIPs = 0.0.0.0/0, ::/0"
+
+
+def write(machine: Namespace, text: str, name: str = "wg0") -> None:
+    machine.run(["sh", "-c", f"umask 077; cat > /etc/wireguard/{name}.conf"], input=text)
+
+
+def wgq(
+    machine: Namespace, *arguments: str, status: int = 0, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    done = machine.run([*WGQ, *arguments], check=False, input=stdin, env={**os.environ, **environment})
+    assert done.returncode == status, done.stderr
+    assert KEY not in done.stderr
+    return done
+
+
+def rules(machine: Namespace) -> str:
+    return machine.out("ip", "rule") + machine.out("ip", "-6", "rule")
+
+
+def mark(machine: Namespace) -> str:
+    return machine.out("cat", "/proc/sys/net/ipv4/conf/all/src_valid_mark").strip()
+
+
+def links(machine: Namespace) -> list[str]:
+    return machine.out("ls", "/sys/class/net").split()
+
+
+def journals(machine: Namespace) -> str:
+    return machine.run(["find", "/run/wgq", "-name", "*.journal"], check=False).stdout
+
+
+@pytest.mark.parametrize("first_down", ["wg0", "wg1"])
+def test_with_two_full_tunnels_one_down_leaves_the_other_whole(machine: Namespace, first_down: str) -> None:
+    before = rules(machine)
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    alone = rules(machine)
+    wgq(machine, "up", "wg1")
+    wgq(machine, "down", first_down)
+    left = rules(machine)
+    other = "wg1" if first_down == "wg0" else "wg0"
+    table = "51821" if other == "wg1" else "51820"
+    assert left.count("suppress_prefixlength 0") == 2
+    assert left.count(f"lookup {table}") == 2
+    assert other == "wg1" or left == alone
+    assert f"wg-quick-{other}" in machine.out("nft", "list", "tables")
+    assert machine.out("ip", "route", "show", "table", table).startswith(f"default dev {other}")
+    assert mark(machine) == "1"
+    wgq(machine, "down", other)
+    assert rules(machine) == before
+    assert mark(machine) == "0"
+    assert machine.out("nft", "list", "ruleset") == ""
+
+
+def test_a_full_tunnel_of_wg_quicks_is_left_whole(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    machine.run(["wg-quick", "up", "wg0"], env=environment)
+    alone = rules(machine)
+    wgq(machine, "up", "wg1")
+    wgq(machine, "down", "wg1")
+    assert rules(machine) == alone
+    assert mark(machine) == "1"
+
+
+def test_the_hosts_own_suppress_rule_survives_down(machine: Namespace) -> None:
+    machine.run(["ip", "rule", "add", "priority", "50", "table", "main", "suppress_prefixlength", "0"])
+    before = rules(machine)
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    assert rules(machine) == before
+
+
+def test_down_goes_by_the_journal_when_the_file_was_edited_since(machine: Namespace) -> None:
+    before = rules(machine)
+    resolv = machine.out("cat", "/etc/resolv.conf")
+    write(machine, config("DNS = 10.0.0.53", FULL))
+    wgq(machine, "up", "wg0", WGQ_DNS="file")
+    assert "10.0.0.53" in machine.out("cat", "/etc/resolv.conf")
+    write(machine, config("Table = off"))
+    wgq(machine, "down", "wg0")
+    assert (rules(machine), machine.out("cat", "/etc/resolv.conf")) == (before, resolv)
+
+
+@pytest.mark.parametrize("damage", ["rm /etc/wireguard/wg0.conf", "echo nonsense >> /etc/wireguard/wg0.conf"])
+def test_down_works_when_the_file_is_gone_or_broken_and_runs_the_hooks_of_then(
+    machine: Namespace, damage: str
+) -> None:
+    write(machine, config("PreDown = touch /run/pre-%i\nPostDown = touch /run/post-%i", FULL))
+    before = rules(machine)
+    wgq(machine, "up", "wg0")
+    machine.run(["sh", "-c", damage])
+    wgq(machine, "down", "wg0")
+    assert rules(machine) == before
+    assert {"pre-wg0", "post-wg0"} <= set(machine.out("ls", "/run").split())
+    assert journals(machine) == ""
+
+
+def test_down_after_the_link_was_deleted_takes_the_rest_back(machine: Namespace) -> None:
+    before = rules(machine)
+    write(machine, config("PostDown = touch /run/post", FULL))
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "link", "delete", "wg0"])
+    wgq(machine, "down", "wg0")
+    assert rules(machine) == before
+    assert machine.out("nft", "list", "ruleset") == ""
+    assert "post" in machine.out("ls", "/run").split()
+
+
+def test_a_stale_journal_does_not_touch_the_next_tunnels_rules(machine: Namespace) -> None:
+    """wg-quick takes wgq's tunnel down; another gets the same table and preferences; then ours comes up again."""
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    machine.run(["wg-quick", "down", "wg0"], env=environment)
+    machine.run(["wg-quick", "up", "wg1"], env=environment)
+    others = rules(machine)
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    assert rules(machine) == others
+
+
+def test_a_failing_pre_down_hook_stops_down_and_names_force(machine: Namespace) -> None:
+    write(machine, config("PreDown = exit 7\nPostDown = touch /run/post"))
+    wgq(machine, "up", "wg0")
+    refused = wgq(machine, "down", "wg0", status=7)
+    assert "wgq down --force wg0" in refused.stderr
+    assert "wg0" in links(machine)
+    wgq(machine, "down", "--force", "wg0")
+    assert "wg0" not in links(machine)
+    assert "post" in machine.out("ls", "/run").split()
+
+
+def test_a_failing_post_down_hook_gives_its_status_with_everything_gone(machine: Namespace) -> None:
+    write(machine, config("PostDown = exit 9", FULL))
+    before = rules(machine)
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0", status=9)
+    assert rules(machine) == before
+    assert "wg0" not in links(machine)
+    assert journals(machine) == ""
+
+
+def test_a_failing_post_up_hook_undoes_up_and_gives_its_status(machine: Namespace) -> None:
+    before = rules(machine)
+    write(machine, config("PostUp = exit 23", FULL))
+    wgq(machine, "up", "wg0", status=23)
+    assert rules(machine) == before
+    assert "wg0" not in links(machine)
+    assert (mark(machine), journals(machine)) == ("0", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_up_undoes_it(machine: Namespace, number: signal.Signals) -> None:
+    before = rules(machine)
+    write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
+    resolv = machine.out("cat", "/etc/resolv.conf")
+    process = machine.popen([*WGQ, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while machine.run(["test", "-e", "/run/reached"], check=False).returncode and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 128 + number, stderr.decode()
+    assert (rules(machine), machine.out("cat", "/etc/resolv.conf")) == (before, resolv)
+    assert "wg0" not in links(machine)
+    assert machine.run(["pgrep", "-f", "sleep 60", "--ns", str(process.pid)], check=False).stdout == ""
+
+
+def test_the_daemon_outlives_a_signal_to_the_callers_process_group(machine: Namespace) -> None:
+    write(machine, config())
+    process = machine.popen(
+        [*WGQ, "up", "wg0"], env=dict(os.environ), start_new_session=True, stderr=subprocess.PIPE
+    )
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    for daemon in machine.processes():
+        assert os.getpgid(daemon) != process.pid
+    wgq(machine, "down", "wg0")
+
+
+def test_standard_input_needs_a_name_and_touches_no_disk(machine: Namespace) -> None:
+    refused = wgq(machine, "up", "-", stdin=config(), status=1)
+    assert "--name" in refused.stderr
+    wgq(machine, "up", "-", "--name", "ci0", stdin=config())
+    assert "ci0" in links(machine)
+    wgq(machine, "down", "ci0")
+    assert "ci0" not in links(machine)
+
+
+def test_bad_input_is_said_with_its_place_and_touches_nothing(machine: Namespace) -> None:
+    write(machine, config("MTU = many", "AllowedIPs = 10.0.0.0/33"))
+    before = machine.out("ip", "-j", "link")
+    refused = wgq(machine, "up", "wg0", status=1)
+    assert "/etc/wireguard/wg0.conf:4:7:" in refused.stderr
+    assert "/etc/wireguard/wg0.conf:7:" in refused.stderr
+    assert machine.out("ip", "-j", "link") == before
+    assert journals(machine) == ""
+
+
+def test_an_existing_interface_is_refused_in_wg_quicks_words(machine: Namespace) -> None:
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    assert "`wg0' already exists" in wgq(machine, "up", "wg0", status=1).stderr
+    wgq(machine, "down", "wg0")
+    assert "`wg0' is not a WireGuard interface" in wgq(machine, "down", "wg0", status=1).stderr
+
+
+def test_down_of_a_link_that_is_not_wireguards_is_refused(machine: Namespace) -> None:
+    write(machine, config(), "up0")
+    assert "`up0' is not a WireGuard interface" in wgq(machine, "down", "up0", status=1).stderr
+    assert "up0" in links(machine)
+
+
+def test_without_ipv6_the_tunnel_comes_up_with_one_warning(machine: Namespace) -> None:
+    machine.run(["sysctl", "-q", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
+    write(machine, config(peer=FULL, address="fd00::1/64, 10.0.0.1/24"))
+    assert wgq(machine, "up", "wg0").stderr.count("IPv6 is disabled") == 1
+    assert "10.0.0.1" in machine.out("ip", "address", "show", "wg0")
+    wgq(machine, "down", "wg0")
+    refused = wgq(machine, "up", "--strict", "wg0", status=1)
+    assert "IPv6 is disabled" in refused.stderr
+    assert "wg0" not in links(machine)
+
+
+def test_a_read_only_proc_sys_is_warned_of_and_the_tunnel_comes_up(machine: Namespace) -> None:
+    machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])
+    machine.run(["mount", "-o", "remount,ro,bind", "/proc/sys"])
+    write(machine, config(peer=FULL))
+    assert "src_valid_mark" in wgq(machine, "up", "wg0").stderr
+    wgq(machine, "down", "wg0")
+    refused = wgq(machine, "up", "--strict", "wg0", status=1)
+    assert "--sysctl" in refused.stderr
+    assert "wg0" not in links(machine)
+
+
+def test_a_read_only_proc_sys_that_is_right_already_is_fine(machine: Namespace) -> None:
+    machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=1"])
+    machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])
+    machine.run(["mount", "-o", "remount,ro,bind", "/proc/sys"])
+    write(machine, config(peer=FULL))
+    assert "src_valid_mark" not in wgq(machine, "up", "--strict", "wg0").stderr
+
+
+def test_ambient_cap_net_admin_is_enough(machine: Namespace) -> None:
+    """A container's user with CAP_NET_ADMIN (and what it takes to read a Python below /root)."""
+    machine.run(["chmod", "0777", "/run/wireguard"])
+    machine.run(["chmod", "0666", "/dev/net/tun"])
+    text = config()
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin,+dac_read_search"]
+    user += ["--ambient-caps=+net_admin,+dac_read_search", "--"]
+    home = {**os.environ, "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"}
+    up = machine.run([*user, *WGQ, "up", "-", "--name", "wg0"], check=False, input=text, env=home)
+    assert up.returncode == 0, up.stderr
+    assert "wg0" in links(machine)
+    down = machine.run([*user, *WGQ, "down", "wg0"], check=False, env=home)
+    assert down.returncode == 0, down.stderr
+    assert "wg0" not in links(machine)
+
+
+def test_without_the_capability_it_goes_through_sudo_and_keeps_the_environment(
+    machine: Namespace, tmp_path: Path
+) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    sudo.chmod(0o755)
+    tmp_path.chmod(0o755)
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search"]
+    user += ["--ambient-caps=+dac_read_search", "--"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WG_ENDPOINT_RESOLUTION_RETRIES": "3"}
+    done = machine.run([*user, *WGQ, "up", "wg0"], env=environment)
+    words = done.stdout.splitlines()
+    assert words[:1] == ["-p"]
+    assert "--preserve-env=WG_ENDPOINT_RESOLUTION_RETRIES" in words
+    assert words[-4:] == ["-m", "wgquick", "up", "wg0"]
+
+
+def test_backend_kernel_fails_where_the_kernel_has_none(machine: Namespace) -> None:
+    write(machine, config())
+    wgq(machine, "up", "--backend", "kernel", "wg0", status=1)
+    assert "wg0" not in links(machine)
+    assert journals(machine) == ""
+
+
+def test_the_backend_is_said_with_its_reason(machine: Namespace) -> None:
+    write(machine, config())
+    said = wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION="wireguard-go").stderr
+    assert "WG_QUICK_USERSPACE_IMPLEMENTATION" in said
+    assert "[#] wireguard-go wg0" in said
