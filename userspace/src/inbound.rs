@@ -1,6 +1,6 @@
 //! The thread that receives from the peers, opens their packets and hands them to the TUN device.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -11,9 +11,12 @@ use crate::noise::session::Session;
 use crate::packet::{self, Address, ECN_CE};
 use crate::peer::Peer;
 use crate::sys::{self, poll, pollfd};
-use crate::tun::VnetHeader;
+use crate::tun::coalesce::Coalescer;
 use crate::udp::receive::{Arrival, Receiver};
 use crate::udp::{Endpoint, Sockets};
+
+/// How many batches are read from one socket before anything else is looked at.
+const MAX_BATCHES: usize = 64;
 
 /// A session looked up once for a stretch of packets.
 struct Known {
@@ -29,11 +32,13 @@ struct Known {
 pub struct Inbound {
     device: Arc<Device>,
     receiver: Receiver,
+    coalescer: Coalescer,
 }
 
 impl Inbound {
     pub fn new(device: Arc<Device>) -> Self {
-        Self { device, receiver: Receiver::default() }
+        let coalescer = Coalescer::new(device.tun.offloads);
+        Self { device, receiver: Receiver::default(), coalescer }
     }
 
     /// Works for as long as the process does.
@@ -59,12 +64,17 @@ impl Inbound {
 
     fn drain(&mut self, sockets: &Sockets, waiting: &[libc::pollfd]) {
         for (fd, _) in sockets.each().zip(waiting).filter(|(_, waited)| waited.revents != 0) {
-            while self.batch(fd).is_ok_and(|full| full) {}
+            // Not for ever: the other socket and the sockets' change have their turn too.
+            for _ in 0..MAX_BATCHES {
+                if self.batch(fd).is_err() {
+                    break;
+                }
+            }
         }
     }
 
-    /// Reads and hands on one batch; true where more may be there.
-    fn batch(&mut self, fd: &OwnedFd) -> io::Result<bool> {
+    /// Reads and hands on one batch.
+    fn batch(&mut self, fd: &OwnedFd) -> io::Result<()> {
         let count = self.receiver.receive(fd)?;
         let device = self.device.clone();
         let state = device.state();
@@ -75,7 +85,12 @@ impl Inbound {
             }
         }
         settle(&device, known.as_mut(), now);
-        Ok(true)
+        drop(state);
+        self.coalescer.flush(&mut self.receiver.buffer, |pieces| {
+            // The kernel's refusal is a packet lost: the link is down, or the packet is none of IP.
+            let _ = device.tun.write(pieces);
+        });
+        Ok(())
     }
 
     fn arrival(
@@ -93,6 +108,7 @@ impl Inbound {
         let end = arrival.at + arrival.len;
         while at < end {
             let len = arrival.segment.min(end - at);
+            let packet_at = at + DATA_HEADER_LEN;
             let message = &mut self.receiver.buffer[at..at + len];
             at += len;
             match message::kind(message) {
@@ -112,13 +128,10 @@ impl Inbound {
                     known.bytes += len;
                     if packet_len > 0 {
                         known.data = true;
-                        deliver(
-                            device,
-                            state,
-                            known,
-                            &mut message[DATA_HEADER_LEN..DATA_HEADER_LEN + packet_len],
-                            arrival.ecn,
-                        );
+                        let padded = &mut message[DATA_HEADER_LEN..DATA_HEADER_LEN + packet_len];
+                        if let Some(len) = admit(state, known, padded, arrival.ecn) {
+                            self.coalescer.add(&self.receiver.buffer, packet_at, len);
+                        }
                     }
                 }
                 Some(_) => {
@@ -198,23 +211,19 @@ fn settle(device: &Device, known: Option<&mut Known>, now: u64) {
     (known.bytes, known.data, known.any) = (0, false, false);
 }
 
-/// Hands a packet to the kernel, if it is the peer's to send.
-fn deliver(device: &Device, state: &State, known: &Known, padded: &mut [u8], outer_ecn: u8) {
-    let Some(len) = packet::claimed_len(padded) else {
-        return;
-    };
-    let packet = &mut padded[..len];
-    let slot = match packet::source(packet) {
-        Some(Address::V4(address)) => state.allowed_ips.lookup_v4(address),
-        Some(Address::V6(address)) => state.allowed_ips.lookup_v6(address),
-        None => return,
+/// The length of a packet, without its padding, if it is the peer's to send.
+#[inline]
+fn admit(state: &State, known: &Known, padded: &mut [u8], outer_ecn: u8) -> Option<usize> {
+    let len = packet::claimed_len(padded)?;
+    let slot = match packet::source(padded)? {
+        Address::V4(address) => state.allowed_ips.lookup_v4(address),
+        Address::V6(address) => state.allowed_ips.lookup_v6(address),
     };
     if slot != known.peer.slot {
-        return;
+        return None;
     }
     if outer_ecn == ECN_CE {
-        packet::mark_congestion(packet);
+        packet::mark_congestion(padded);
     }
-    let header = VnetHeader::default().bytes();
-    let _ = device.tun.write(&[IoSlice::new(&header), IoSlice::new(packet)]);
+    Some(len)
 }

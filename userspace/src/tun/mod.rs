@@ -1,6 +1,7 @@
 //! The TUN device: opening it, what it can offload, and its packets with their virtio headers.
 
 pub mod checksum;
+pub mod coalesce;
 pub mod split;
 
 use std::ffi::CStr;

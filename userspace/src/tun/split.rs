@@ -19,7 +19,7 @@ pub struct Splitter<'a> {
 }
 
 enum Kind {
-    /// Goes out as it is, but for a checksum at this place over the bytes from that place.
+    /// Goes out as it is, but for a checksum over the bytes from the first place on, at the second from there.
     Whole {
         checksum: Option<(usize, usize)>,
     },
@@ -94,7 +94,7 @@ impl<'a> Splitter<'a> {
                 out.copy_from_slice(self.packet);
                 if let Some((start, at)) = *checksum {
                     let sum = checksum::add(0, &out[start..]);
-                    put_checksum(out, at, sum);
+                    put_checksum(&mut out[start..], at, sum);
                 }
             }
             Kind::Segments(layout) => {
@@ -108,13 +108,17 @@ impl<'a> Splitter<'a> {
     }
 }
 
-/// Zero is the UDP checksum that stands for none; TCP takes either of the two zeros.
-fn put_checksum(out: &mut [u8], at: usize, sum: u64) {
+/// The offsets of the checksum in the headers of TCP and UDP, which also tell them apart.
+pub const TCP_CHECKSUM: usize = 16;
+pub const UDP_CHECKSUM: usize = 6;
+
+/// Zero is the UDP checksum that stands for none, so the other zero is written.
+fn put_checksum(transport: &mut [u8], at: usize, sum: u64) {
     let field = match checksum::finish(sum) {
-        [0, 0] => [0xff, 0xff],
+        [0, 0] if at == UDP_CHECKSUM => [0xff, 0xff],
         field => field,
     };
-    out[at..at + 2].copy_from_slice(&field);
+    transport[at..at + 2].copy_from_slice(&field);
 }
 
 /// Where a checksum is to be finished: outer none for a header that points outside the packet.
@@ -124,8 +128,8 @@ fn unfinished(header: &VnetHeader, packet: &[u8]) -> Option<Option<(usize, usize
         return Some(None);
     }
     let start = usize::from(header.csum_start);
-    let at = start + usize::from(header.csum_offset);
-    (at + 2 <= packet.len()).then_some(Some((start, at)))
+    let at = usize::from(header.csum_offset);
+    (start + at + 2 <= packet.len()).then_some(Some((start, at)))
 }
 
 fn layout(header: &VnetHeader, packet: &[u8], ip_len: usize, protocol: u8) -> Option<Layout> {
@@ -161,7 +165,8 @@ impl Layout {
         let len = self.payload - self.transport + body.len();
         let sum = self.pseudo + u64::from((len as u16).to_be());
         let sum = checksum::add(checksum::add(sum, &headers[self.transport..]), body);
-        put_checksum(headers, self.transport + if self.protocol == TCP { 16 } else { 6 }, sum);
+        let at = if self.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        put_checksum(&mut headers[self.transport..], at, sum);
     }
 
     /// Lengths, and for IPv4 the identification and the checksum, as the kernel's `inet_gso_segment`.

@@ -1,0 +1,654 @@
+//! Packets of one batch into as few large ones as the kernel takes: the reverse of `split`.
+//!
+//! Laws: what the kernel would make of a large packet, by splitting it again, is what came. Within a flow nothing is
+//! reordered: a packet that cannot join the one before it closes it. A checksum that is wrong stays wrong.
+
+use std::io::IoSlice;
+
+use super::checksum;
+use super::split::{TCP_CHECKSUM, UDP_CHECKSUM};
+use super::{Offloads, VNET_LEN, VnetHeader};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const MAX_LEN: usize = 65_535;
+/// How many packets become one: within what one write takes and older kernels split.
+const MAX_PIECES: usize = 128;
+/// How many flows of a batch are looked through for one that a packet may join.
+const MAX_OPEN: usize = 16;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const URG: u8 = 0x20;
+const CWR: u8 = 0x80;
+
+/// A packet within the buffer of the batch.
+#[derive(Clone, Copy)]
+struct Piece {
+    at: usize,
+    len: usize,
+}
+
+/// The headers of a packet that may become part of a large one.
+#[derive(Clone, Copy)]
+struct Headers {
+    protocol: u8,
+    /// Where the TCP or UDP header is.
+    transport: usize,
+    /// Where the payload is.
+    payload: usize,
+    /// Mixed from addresses and ports.
+    hash: u64,
+}
+
+/// Packets that leave as one.
+struct Group {
+    first: Piece,
+    /// The payloads of those behind the first.
+    rest: Vec<Piece>,
+    headers: Option<Headers>,
+    /// The payload of each but the last.
+    size: usize,
+    /// The length of the whole.
+    total: usize,
+    next_sequence: u32,
+    /// Whether the identification stays the same: only with DF, where it means nothing (RFC 6864).
+    fixed_id: bool,
+    /// Flags that the last packet has and the whole will have.
+    last_flags: u8,
+    open: bool,
+    checked: bool,
+}
+
+/// The groups of a batch, in the order of their first packets.
+pub struct Coalescer {
+    offloads: Offloads,
+    groups: Vec<Group>,
+    used: usize,
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn ne64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn mix(a: u64, b: u64) -> u64 {
+    (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+/// The headers of a packet without IP options, extension headers or fragmentation.
+#[inline]
+fn headers(packet: &[u8], offloads: Offloads) -> Option<Headers> {
+    let (protocol, transport, addresses) = match packet.first()? {
+        0x45 if packet.len() > 28 && packet[6] & 0x3f == 0 && packet[7] == 0 => {
+            (packet[9], 20, ne64(packet, 12))
+        }
+        0x60..=0x6f if packet.len() > 48 => {
+            let addresses = [8, 16, 24, 32].into_iter().fold(0, |sum, at| mix(sum, ne64(packet, at)));
+            (packet[6], 40, addresses)
+        }
+        _ => return None,
+    };
+    let payload = match protocol {
+        TCP if offloads.tcp && packet.len() >= transport + 20 => {
+            transport + usize::from(packet[transport + 12] >> 4) * 4
+        }
+        UDP if offloads.udp => transport + 8,
+        _ => return None,
+    };
+    let ports = u64::from(be32(packet, transport));
+    let minimum = transport + if protocol == TCP { 20 } else { 8 };
+    (payload >= minimum && payload < packet.len()).then(|| Headers {
+        protocol,
+        transport,
+        payload,
+        hash: mix(mix(addresses, ports), u64::from(protocol)),
+    })
+}
+
+/// Whether a packet may be in a large one at all.
+fn is_joinable(packet: &[u8], headers: &Headers) -> bool {
+    let transport = &packet[headers.transport..];
+    match headers.protocol {
+        TCP => transport[13] & (SYN | RST | URG | ACK) == ACK,
+        _ => transport[6..8] != [0, 0] && usize::from(be16(transport, 4)) == transport.len(),
+    }
+}
+
+/// Whether the checksums of a packet are right.
+fn is_intact(packet: &[u8], headers: &Headers) -> bool {
+    let (ip, addresses) = if headers.transport == 20 { (&packet[..20], 12..20) } else { (&[][..], 8..40) };
+    let transport = &packet[headers.transport..];
+    let pseudo = checksum::pseudo(&packet[addresses], headers.protocol, transport.len());
+    (ip.is_empty() || checksum::fold(checksum::add(0, ip)) == 0xffff)
+        && checksum::fold(checksum::add(pseudo, transport)) == 0xffff
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            first: Piece { at: 0, len: 0 },
+            rest: Vec::new(),
+            headers: None,
+            size: 0,
+            total: 0,
+            next_sequence: 0,
+            fixed_id: false,
+            last_flags: 0,
+            open: false,
+            checked: false,
+        }
+    }
+
+    fn start(&mut self, buffer: &[u8], piece: Piece, headers: Option<Headers>) {
+        self.first = piece;
+        self.rest.clear();
+        self.headers = headers;
+        self.total = piece.len;
+        self.checked = false;
+        self.open = false;
+        let Some(headers) = headers else { return };
+        let packet = &buffer[piece.at..piece.at + piece.len];
+        self.size = piece.len - headers.payload;
+        self.last_flags = 0;
+        self.open = is_joinable(packet, &headers);
+        if headers.protocol == TCP {
+            self.next_sequence = be32(packet, headers.transport + 4).wrapping_add(self.size as u32);
+            self.open &= packet[headers.transport + 13] & (FIN | PSH) == 0;
+        }
+    }
+
+    /// Takes a packet of the same flow in, if it continues what is here.
+    #[inline]
+    fn join(&mut self, buffer: &[u8], piece: Piece, headers: &Headers) -> bool {
+        let first = &buffer[self.first.at..self.first.at + self.first.len];
+        let packet = &buffer[piece.at..piece.at + piece.len];
+        if self.headers.is_none_or(|ours| ours.payload != headers.payload) {
+            return false;
+        }
+        let len = piece.len - headers.payload;
+        let fits = len <= self.size && self.total + len <= MAX_LEN && self.rest.len() + 1 < MAX_PIECES;
+        if !fits || !self.continues(first, packet, headers) || !is_joinable(packet, headers) {
+            return false;
+        }
+        if !self.checked {
+            self.checked = is_intact(first, headers);
+        }
+        if !self.checked || !is_intact(packet, headers) {
+            return false;
+        }
+        self.rest.push(Piece { at: piece.at + headers.payload, len });
+        self.total += len;
+        self.next_sequence = self.next_sequence.wrapping_add(len as u32);
+        self.open = len == self.size;
+        if headers.protocol == TCP {
+            self.last_flags = packet[headers.transport + 13] & (FIN | PSH);
+            self.open &= self.last_flags == 0;
+        }
+        true
+    }
+
+    /// Whether all that splitting copies from the first is the same here, and what it counts is one further.
+    fn continues(&mut self, first: &[u8], packet: &[u8], headers: &Headers) -> bool {
+        let count = self.rest.len() as u16 + 1;
+        let same_ip = if headers.transport == 20 {
+            let (id, first_id) = (be16(packet, 4), be16(first, 4));
+            let unfragmentable = first[6] & 0x40 != 0;
+            if count == 1 {
+                self.fixed_id = unfragmentable && id == first_id;
+            }
+            let expected = if self.fixed_id { first_id } else { first_id.wrapping_add(count) };
+            id == expected && packet[..2] == first[..2] && packet[6..10] == first[6..10]
+        } else {
+            packet[..4] == first[..4] && packet[6..8] == first[6..8]
+        };
+        same_ip && (headers.protocol == UDP || self.continues_tcp(first, packet, headers))
+    }
+
+    fn continues_tcp(&self, first: &[u8], packet: &[u8], headers: &Headers) -> bool {
+        let (first, tcp) = (&first[headers.transport..], &packet[headers.transport..headers.payload]);
+        let options = 20..tcp.len();
+        let may_differ = FIN | PSH;
+        // CWR is the first packet's alone, so that no later one may have it.
+        let flags = first[13] & !CWR & !may_differ == tcp[13] & !may_differ;
+        be32(tcp, 4) == self.next_sequence
+            && tcp[8..13] == first[8..13]
+            && flags
+            && tcp[14..16] == first[14..16]
+            && tcp[18..20] == first[18..20]
+            && tcp[options.clone()] == first[options]
+    }
+
+    fn is_flow(&self, buffer: &[u8], packet: &[u8], headers: &Headers) -> bool {
+        let Some(ours) = &self.headers else { return false };
+        if ours.hash != headers.hash || ours.protocol != headers.protocol {
+            return false;
+        }
+        let first = &buffer[self.first.at..];
+        let addresses = if headers.transport == 20 { 12..24 } else { 8..44 };
+        first[0] >> 4 == packet[0] >> 4 && first[addresses.clone()] == packet[addresses]
+    }
+
+    /// Makes the first packet's headers those of the whole; the virtio header says how to split it again.
+    fn finish(&self, buffer: &mut [u8]) -> VnetHeader {
+        let Some(headers) = self.headers.filter(|_| !self.rest.is_empty()) else {
+            return VnetHeader::default();
+        };
+        let packet = &mut buffer[self.first.at..self.first.at + headers.payload];
+        let (ip, transport) = packet.split_at_mut(headers.transport);
+        let len = self.total - headers.transport;
+        let (gso_type, addresses) = if headers.transport == 20 {
+            ip[2..4].copy_from_slice(&(self.total as u16).to_be_bytes());
+            ip[10..12].fill(0);
+            let sum = checksum::finish(checksum::add(0, ip));
+            ip[10..12].copy_from_slice(&sum);
+            (VnetHeader::GSO_TCPV4, &ip[12..20])
+        } else {
+            ip[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+            (VnetHeader::GSO_TCPV6, &ip[8..40])
+        };
+        let pseudo = checksum::fold(checksum::pseudo(addresses, headers.protocol, len)).to_ne_bytes();
+        let csum_offset = if headers.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        transport[csum_offset..csum_offset + 2].copy_from_slice(&pseudo);
+        let gso_type = if headers.protocol == TCP {
+            transport[13] |= self.last_flags;
+            gso_type | if transport[13] & CWR == 0 { 0 } else { VnetHeader::GSO_ECN }
+        } else {
+            transport[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+            VnetHeader::GSO_UDP_L4
+        };
+        VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type,
+            header_len: headers.payload as u16,
+            gso_size: self.size as u16,
+            csum_start: headers.transport as u16,
+            csum_offset: csum_offset as u16,
+        }
+    }
+}
+
+impl Coalescer {
+    pub fn new(offloads: Offloads) -> Self {
+        Self { offloads, groups: Vec::new(), used: 0 }
+    }
+
+    /// Takes in a packet of the buffer.
+    #[inline]
+    pub fn add(&mut self, buffer: &[u8], at: usize, len: usize) {
+        let piece = Piece { at, len };
+        let packet = &buffer[at..at + len];
+        let headers = headers(packet, self.offloads);
+        if let Some(headers) = &headers {
+            let newest = self.groups[..self.used].iter_mut().rev().take(MAX_OPEN);
+            if let Some(group) = newest.into_iter().find(|g| g.is_flow(buffer, packet, headers))
+                && group.open
+            {
+                if group.join(buffer, piece, headers) {
+                    return;
+                }
+                group.open = false;
+            }
+        } else {
+            self.close_flow_of(buffer, packet);
+        }
+        if self.used == self.groups.len() {
+            self.groups.push(Group::new());
+        }
+        self.groups[self.used].start(buffer, piece, headers);
+        self.used += 1;
+    }
+
+    /// A packet without payload, or one that is looked at no further, may still belong to a flow that is open here:
+    /// whatever has its addresses may not grow past it.
+    fn close_flow_of(&mut self, buffer: &[u8], packet: &[u8]) {
+        for group in self.groups[..self.used].iter_mut().rev().take(MAX_OPEN) {
+            if group.open && shares_addresses(&buffer[group.first.at..], packet) {
+                group.open = false;
+            }
+        }
+    }
+
+    /// Hands out the large packets: virtio header and pieces.
+    pub fn flush(&mut self, buffer: &mut [u8], mut write: impl FnMut(&[IoSlice<'_>])) {
+        for group in &self.groups[..self.used] {
+            let header = group.finish(buffer).bytes();
+            let mut pieces = [IoSlice::new(&[]); MAX_PIECES + 1];
+            fill(&mut pieces, &header, group, buffer);
+            write(&pieces[..group.rest.len() + 2]);
+        }
+        self.used = 0;
+    }
+}
+
+fn fill<'a>(pieces: &mut [IoSlice<'a>], header: &'a [u8; VNET_LEN], group: &Group, buffer: &'a [u8]) {
+    pieces[0] = IoSlice::new(header);
+    let all = std::iter::once(&group.first).chain(&group.rest);
+    for (slot, piece) in pieces[1..].iter_mut().zip(all) {
+        *slot = IoSlice::new(&buffer[piece.at..piece.at + piece.len]);
+    }
+}
+
+fn shares_addresses(first: &[u8], packet: &[u8]) -> bool {
+    let addresses = match packet.first().map(|b| b >> 4) {
+        Some(4) => 12..20,
+        Some(6) => 8..40,
+        _ => return false,
+    };
+    first[0] >> 4 == packet[0] >> 4 && packet.get(addresses.clone()) == first.get(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tun::split::Splitter;
+    use proptest::prelude::*;
+
+    const ALL: Offloads = Offloads { tcp: true, udp: true };
+
+    /// A packet with right checksums.
+    #[derive(Clone, Debug)]
+    struct Made {
+        v6: bool,
+        flow: u8,
+        udp: bool,
+        sequence: u32,
+        id: u16,
+        flags: u8,
+        tos: u8,
+        options: bool,
+        len: usize,
+    }
+
+    fn made(made: &Made) -> Vec<u8> {
+        let mut transport = if made.udp {
+            let len = 8 + made.len;
+            vec![0, made.flow, 0, 9, (len >> 8) as u8, len as u8, 0, 0]
+        } else {
+            let words = if made.options { 8 } else { 5 };
+            let mut tcp = vec![0, made.flow, 0, 9];
+            tcp.extend(made.sequence.to_be_bytes());
+            tcp.extend([0, 0, 0, 7, words << 4, made.flags, 1, 0, 0, 0, 0, 0]);
+            tcp.extend(std::iter::repeat_n(1, usize::from(words - 5) * 4));
+            tcp
+        };
+        transport.extend((0..made.len).map(|i| (made.sequence as usize + i) as u8));
+        let mut packet = if made.v6 {
+            let len = transport.len();
+            let mut ip = vec![0x60 | made.tos >> 4, made.tos << 4, 0, 0, (len >> 8) as u8, len as u8, 0, 64];
+            ip[6] = if made.udp { UDP } else { TCP };
+            ip.extend([0xfd; 16]);
+            ip.extend([made.flow; 16]);
+            ip
+        } else {
+            let len = transport.len() + 20;
+            let mut ip = vec![0x45, made.tos, (len >> 8) as u8, len as u8];
+            ip.extend(made.id.to_be_bytes());
+            ip.extend([
+                0x40,
+                0,
+                64,
+                if made.udp { UDP } else { TCP },
+                0,
+                0,
+                10,
+                0,
+                0,
+                1,
+                10,
+                0,
+                0,
+                made.flow,
+            ]);
+            let sum = checksum::finish(checksum::add(0, &ip));
+            ip[10..12].copy_from_slice(&sum);
+            ip
+        };
+        let addresses = if made.v6 { &packet[8..40] } else { &packet[12..20] };
+        let pseudo = checksum::pseudo(addresses, if made.udp { UDP } else { TCP }, transport.len());
+        let at = if made.udp { 6 } else { 16 };
+        let sum = match checksum::finish(checksum::add(pseudo, &transport)) {
+            [0, 0] if made.udp => [0xff, 0xff],
+            sum => sum,
+        };
+        transport[at..at + 2].copy_from_slice(&sum);
+        packet.extend(transport);
+        packet
+    }
+
+    fn stream(count: u32, len: usize) -> Vec<Vec<u8>> {
+        let of = |i: u32| Made {
+            v6: false,
+            flow: 1,
+            udp: false,
+            sequence: i * len as u32,
+            id: i as u16,
+            flags: ACK,
+            tos: 0,
+            options: true,
+            len,
+        };
+        (0..count).map(|i| made(&of(i))).collect()
+    }
+
+    /// What reaches the kernel: large packets, each with its virtio header.
+    fn coalesced(packets: &[Vec<u8>], offloads: Offloads) -> Vec<(VnetHeader, Vec<u8>)> {
+        let mut buffer: Vec<u8> = packets.concat();
+        let (mut coalescer, mut at) = (Coalescer::new(offloads), 0);
+        for packet in packets {
+            coalescer.add(&buffer, at, packet.len());
+            at += packet.len();
+        }
+        let mut out = Vec::new();
+        coalescer.flush(&mut buffer, |pieces| {
+            let header = VnetHeader::parse(pieces[0][..].try_into().unwrap());
+            out.push((header, pieces[1..].iter().flat_map(|p| p.to_vec()).collect()));
+        });
+        out
+    }
+
+    fn split(large: &[(VnetHeader, Vec<u8>)]) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        for (header, packet) in large {
+            let mut splitter = Splitter::new(header, packet).expect("the kernel would refuse it");
+            while let Some(len) = splitter.next_len() {
+                let mut out = vec![0; len];
+                splitter.write(&mut out);
+                packets.push(out);
+            }
+        }
+        packets
+    }
+
+    #[test]
+    fn a_stream_becomes_one_packet() {
+        let large = coalesced(&stream(20, 1348), ALL);
+        assert_eq!(large.len(), 1);
+        assert_eq!(large[0].1.len(), 20 + 32 + 20 * 1348);
+        assert_eq!((large[0].0.gso_type, large[0].0.gso_size), (VnetHeader::GSO_TCPV4, 1348));
+    }
+
+    #[test]
+    fn no_packet_exceeds_what_an_ip_header_can_say() {
+        let lens: Vec<_> = coalesced(&stream(60, 1348), ALL).iter().map(|(_, packet)| packet.len()).collect();
+        assert_eq!(lens.len(), 2);
+        assert!(lens.iter().all(|&len| len <= 65_535));
+    }
+
+    #[test]
+    fn without_the_offload_every_packet_goes_as_it_came() {
+        let packets = stream(5, 100);
+        let large = coalesced(&packets, Offloads { tcp: false, udp: true });
+        assert!(large.iter().all(|(header, _)| *header == VnetHeader::default()));
+        assert_eq!(large.into_iter().map(|(_, packet)| packet).collect::<Vec<_>>(), packets);
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_handed_on_as_it_came() {
+        let mut packets = stream(3, 100);
+        packets[1][60] ^= 1;
+        let large = coalesced(&packets, ALL);
+        assert_eq!(large.len(), 3);
+        assert_eq!(split(&large), packets);
+    }
+
+    #[test]
+    fn an_acknowledgement_between_two_data_packets_keeps_its_place() {
+        let mut packets = stream(4, 100);
+        let bare = Made {
+            v6: false,
+            flow: 1,
+            udp: false,
+            sequence: 200,
+            id: 9,
+            flags: ACK,
+            tos: 0,
+            options: true,
+            len: 0,
+        };
+        packets.insert(2, made(&bare));
+        assert_eq!(split(&coalesced(&packets, ALL)), packets);
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_marked_on_its_last_packet_alone() {
+        let mut packets = stream(3, 100);
+        for (packet, flags) in packets.iter_mut().zip([ACK | CWR, ACK, ACK | FIN | PSH]) {
+            let old = packet[33];
+            packet[33] = flags;
+            let sum = !be16(packet, 36);
+            let sum = u32::from(sum) + u32::from(flags) + (0xffff - u32::from(old));
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        }
+        let large = coalesced(&packets, ALL);
+        assert_eq!(large.len(), 1);
+        assert_eq!(large[0].0.gso_type, VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN);
+        assert_eq!(split(&large), packets);
+    }
+
+    /// Streams of several flows, interleaved, with packets lost, doubled, swapped and damaged.
+    fn traffic() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let flow = (any::<bool>(), any::<bool>(), 1usize..400, 0u8..4, any::<bool>(), any::<bool>());
+        let step = (0usize..4, 0u8..40, any::<u16>());
+        (prop::collection::vec(flow, 1..4), prop::collection::vec(step, 1..120)).prop_map(|(flows, steps)| {
+            let mut sent = vec![(0u32, 0u16); flows.len()];
+            let mut packets: Vec<Vec<u8>> = Vec::new();
+            for (which, event, random) in steps {
+                let which = which % flows.len();
+                let (v6, udp, size, tos, options, fixed_id) = flows[which];
+                let (sequence, id) = &mut sent[which];
+                let len = if event == 1 { usize::from(random) % (size + 1) } else { size };
+                let special = [PSH, FIN, CWR, SYN][usize::from(random % 4)];
+                let flags = if event == 2 { ACK | special } else { ACK };
+                let options = options != (event == 7);
+                let packet = Made {
+                    v6,
+                    flow: which as u8 + 1,
+                    udp,
+                    sequence: *sequence,
+                    id: *id,
+                    flags,
+                    tos,
+                    options,
+                    len,
+                };
+                *sequence = sequence.wrapping_add(len as u32);
+                *id = if fixed_id { *id } else { id.wrapping_add(1) };
+                let mut packet = made(&packet);
+                match event {
+                    3 => continue,
+                    4 => packets.push(packet.clone()),
+                    5 => {
+                        let at = usize::from(random) % packet.len();
+                        packet[at] ^= 1 << (random % 8);
+                    }
+                    _ => (),
+                }
+                packets.push(packet);
+                let newest = packets.len() - 1;
+                if event == 6 && newest > 0 {
+                    packets.swap(newest - 1, newest);
+                }
+            }
+            packets
+        })
+    }
+
+    /// What tells flows apart, for packets that may be damaged.
+    fn flow_of(packet: &[u8]) -> Vec<u8> {
+        match packet[0] >> 4 {
+            4 => packet[9..10].iter().chain(&packet[12..24]).copied().collect(),
+            _ => packet[6..7].iter().chain(&packet[8..44]).copied().collect(),
+        }
+    }
+
+    /// With DF the identification means nothing, and splitting counts it up.
+    fn without_id(mut packet: Vec<u8>) -> Vec<u8> {
+        if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
+            packet[4..6].fill(0);
+            packet[10..12].fill(0);
+        }
+        packet
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn splitting_what_was_coalesced_gives_what_came_in_the_order_of_each_flow(packets in traffic()) {
+            // A first byte that is damaged beyond IP does not come this far.
+            let packets: Vec<_> = packets.into_iter().filter(|p| crate::packet::claimed_len(p) == Some(p.len())).collect();
+            let large = coalesced(&packets, ALL);
+            prop_assert!(large.len() <= packets.len());
+            let got = split(&large);
+            prop_assert_eq!(got.len(), packets.len());
+            let mut flows: Vec<_> = packets.iter().map(|p| flow_of(p)).collect();
+            flows.sort();
+            flows.dedup();
+            for flow in flows {
+                let of = |all: &[Vec<u8>]| -> Vec<Vec<u8>> {
+                    all.iter().filter(|p| flow_of(p) == flow).cloned().map(without_id).collect()
+                };
+                prop_assert_eq!(of(&got), of(&packets));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 20..120), 1..20)) {
+            let packets: Vec<_> = packets.into_iter().map(|mut p| {
+                p[0] = if p[1] & 1 == 0 { 0x45 } else { 0x60 };
+                p
+            }).collect();
+            coalesced(&packets, ALL);
+        }
+
+        #[test]
+        fn no_virtio_header_makes_splitting_panic(
+            bytes in prop::array::uniform10(any::<u8>()),
+            packet in prop::collection::vec(any::<u8>(), 0..200),
+            kind in prop::sample::select(vec![0u8, 1, 4, 5]),
+        ) {
+            let mut header = VnetHeader::parse(&bytes);
+            header.gso_type = kind;
+            header.csum_start %= 80;
+            header.csum_offset %= 40;
+            if let Some(mut splitter) = Splitter::new(&header, &packet) {
+                for _ in 0..300 {
+                    let Some(len) = splitter.next_len() else { break };
+                    splitter.write(&mut vec![0; len]);
+                }
+            }
+        }
+    }
+}
