@@ -38,7 +38,8 @@ PublicKey = {PEER}
 AllowedIPs = 0.0.0.0/0, ::/0, 10.9.0.0/16
 Endpoint = 192.0.2.9:51820
 """
-OPTIONS = Options(dns="file")
+# The kernel is not asked: its refusal, injected or not, only makes up go on to userspace, as in wg-quick.
+OPTIONS = Options(backend="userspace", dns="file")
 EFFECTS = {
     "rtnl": (
         "add_wireguard_link",
@@ -166,6 +167,8 @@ def _addresses(text: str) -> list[str]:
 def machine() -> Iterator[Namespace]:
     """A host with an uplink and, of its own, a suppress rule and a firewall table."""
     with machine_of_its_own() as made:
+        # Without duplicate address detection the uplink's own routes are there from the start.
+        made.run(["sysctl", "-q", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"])
         made.uplink(ipv6=True)
         made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
         made.run(["ip", "rule", "add", "priority", "100", "table", "main", "suppress_prefixlength", "0"])
