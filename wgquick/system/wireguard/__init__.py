@@ -1,0 +1,52 @@
+"""WireGuard devices, whichever implementation runs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.wireguard.uapi import Uapi, answers
+
+if TYPE_CHECKING:
+    from wgquick.device import Device, DeviceConfig
+    from wgquick.system.wireguard.kernel import Kernel
+
+__all__ = ["Control"]
+
+_KIND = "wireguard"
+
+
+class Control:
+    """All devices (wgquick.executor.protocols.WireGuard): the kernel's own by netlink, others by their sockets."""
+
+    def interfaces(self) -> list[str]:
+        """The names that `wg show interfaces` prints: the kernel's, then those whose daemons answer."""
+        kernel = [link.name for link in RtNetlink().links() if link.kind == _KIND]
+        return kernel + [name for name in Uapi().interfaces() if name not in kernel]
+
+    def backend(self, name: str) -> str:
+        """Which implementation runs the device: "kernel", "userspace", or empty where there is none."""
+        if _is_the_kernels(name):
+            return "kernel"
+        return "userspace" if answers(name) else ""
+
+    def get(self, name: str) -> Device:
+        """The device's state; errno ENODEV where there is none."""
+        return _of(name).get(name)
+
+    def set(self, name: str, config: DeviceConfig) -> None:
+        """Apply the change; errno ENODEV where there is no device."""
+        _of(name).set(name, config)
+
+
+def _of(name: str) -> Uapi | Kernel:
+    if not _is_the_kernels(name):
+        return Uapi()
+    from wgquick.system.wireguard.kernel import Kernel  # of no use to a userspace device, which comes up without it
+
+    return Kernel()
+
+
+def _is_the_kernels(name: str) -> bool:
+    link = RtNetlink().link(name)
+    return link is not None and link.kind == _KIND

@@ -1,0 +1,156 @@
+"""Endpoint resolution against what `wg` does (config.c's parse_endpoint and parse_dns_retries)."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+import pytest
+
+from wgquick.errors import OperationError
+from wgquick.net import Endpoint, SocketAddress
+from wgquick.system.wireguard.resolve import resolve, retries_of
+
+
+class Resolver:
+    """A getaddrinfo with a script: failures first, then answers. It keeps what it was asked, and the pauses."""
+
+    def __init__(self, *results: Any) -> None:
+        self.results = list(results)
+        self.asked: list[tuple[Any, ...]] = []
+        self.pauses: list[float] = []
+        self.notes: list[str] = []
+
+    def getaddrinfo(self, *asked: Any) -> Any:
+        self.asked.append(asked)
+        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def resolve(self, endpoint: Endpoint, retries: int | None = 15) -> SocketAddress:
+        return resolve(
+            endpoint,
+            retries=retries,
+            sleep=self.pauses.append,
+            getaddrinfo=self.getaddrinfo,
+            note=self.notes.append,
+        )
+
+
+NAME = Endpoint("vpn.example.com", "51820")
+AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+FOUND = [
+    (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("192.0.2.7", 51820)),
+    (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("2001:db8::7", 51820, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        (Endpoint("192.0.2.1", "51820"), SocketAddress("192.0.2.1", 51820)),
+        (Endpoint("2001:DB8::0:1", "1"), SocketAddress("2001:db8::1", 1)),
+        (Endpoint("::", "0"), SocketAddress("::", 0)),
+    ],
+)
+def test_a_numeric_endpoint_asks_nobody(endpoint: Endpoint, address: SocketAddress) -> None:
+    resolver = Resolver(AssertionError("asked"))
+    assert resolver.resolve(endpoint) == address
+
+
+@pytest.mark.parametrize(
+    "endpoint", [Endpoint("127.1", "5"), Endpoint("0x7f000001", "5"), Endpoint("127.0.0.1", "domain")]
+)
+def test_what_getaddrinfo_takes_for_a_number_is_taken(endpoint: Endpoint) -> None:
+    assert resolve(endpoint, retries=0) == SocketAddress("127.0.0.1", 53 if endpoint.port == "domain" else 5)
+
+
+def test_a_zone_becomes_the_scope() -> None:
+    assert resolve(Endpoint("fe80::1%lo", "5"), retries=0) == SocketAddress("fe80::1", 5, 1)
+
+
+def test_the_first_answer_is_taken_and_the_question_is_wgs() -> None:
+    resolver = Resolver(FOUND)
+    assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)
+    assert resolver.asked == [
+        (b"vpn.example.com", "51820", socket.AF_UNSPEC, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    ]
+    assert Resolver(FOUND[::-1]).resolve(NAME) == SocketAddress("2001:db8::7", 51820)
+
+
+def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses() -> None:
+    resolver = Resolver(AGAIN, AGAIN, OSError(errno.EMFILE, "Too many open files"), FOUND)
+    assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)
+    assert resolver.pauses == [1.0, 1.2, 1.44]
+    again = "Temporary failure in name resolution: `vpn.example.com:51820'. Trying again in"
+    assert resolver.notes == [
+        f"{again} 1.00 seconds...",
+        f"{again} 1.20 seconds...",
+        "Too many open files: `vpn.example.com:51820'. Trying again in 1.44 seconds...",
+    ]
+
+
+def test_after_the_given_number_of_retries_it_gives_up() -> None:
+    resolver = Resolver(AGAIN)
+    with pytest.raises(OperationError, match=r"Temporary failure in name resolution: `vpn\.example\.com:51820'"):
+        resolver.resolve(NAME, retries=15)
+    assert len(resolver.asked) == 16
+    assert resolver.pauses[-1] < 20 < sum(resolver.pauses)
+
+
+def test_no_retries_means_one_try() -> None:
+    resolver = Resolver(AGAIN)
+    with pytest.raises(OperationError):
+        resolver.resolve(NAME, retries=0)
+    assert len(resolver.asked) == 1
+    assert resolver.notes == []
+
+
+def test_infinity_goes_on_with_pauses_of_at_most_twenty_seconds() -> None:
+    resolver = Resolver(*[AGAIN] * 60, FOUND)
+    assert resolver.resolve(NAME, retries=None) == SocketAddress("192.0.2.7", 51820)
+    assert resolver.pauses[-1] == max(resolver.pauses) == 20.0
+    assert len(resolver.pauses) == 60
+
+
+@pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_FAIL, socket.EAI_NODATA])
+@pytest.mark.parametrize("retries", [15, None])
+def test_a_permanent_failure_is_not_tried_again(code: int, retries: int | None) -> None:
+    resolver = Resolver(socket.gaierror(code, "Name or service not known"))
+    with pytest.raises(OperationError, match="Name or service not known"):
+        resolver.resolve(NAME, retries=retries)
+    assert resolver.pauses == []
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(OperationError, match=r"Neither IPv4 nor IPv6 address found: `vpn\.example\.com:51820'"):
+        Resolver([(socket.AF_UNIX, 0, 0, "", "x")]).resolve(NAME)
+
+
+def test_ten_thousand_numeric_endpoints_are_quick() -> None:
+    import time
+
+    start = time.process_time()
+    for number in range(10_000):
+        resolve(Endpoint(f"10.0.{number // 250}.{number % 250}", "51820"))
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "retries"),
+    [("0", 0), ("3", 3), (" 7", 7), ("+4", 4), ("", 0), ("-0", 0), ("2147483647", 2147483647), ("infinity", None)],
+)
+def test_the_variable_is_read_as_wg_reads_it(value: str, retries: int | None) -> None:
+    assert retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value}) == retries
+
+
+def test_without_the_variable_there_are_fifteen_retries() -> None:
+    assert retries_of({}) == 15
+
+
+@pytest.mark.parametrize("value", ["x", "3x", " ", "-1", "2147483648", "Infinity", "1 ", "+", "٣", "0x5"])
+def test_a_variable_that_wg_refuses_is_refused_in_its_words(value: str) -> None:
+    with pytest.raises(OperationError, match="Unable to parse WG_ENDPOINT_RESOLUTION_RETRIES: `"):
+        retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value})

@@ -1,0 +1,228 @@
+"""The attributes of the kernel's WireGuard family (linux/wireguard.h), without any I/O.
+
+A change is cut into messages of about two pages, as wg(8) does: what comes once (the device's own settings,
+REPLACE_PEERS; of a peer its settings and REPLACE_ALLOWEDIPS) is in the first alone. The kernel cuts its answers.
+"""
+
+from __future__ import annotations
+
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.device import Device, DevicePeer
+from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey, SocketAddress
+from wgquick.system.netlink.codec import (
+    ATTRIBUTE,
+    NLA_F_NESTED,
+    U16,
+    attribute,
+    attribute_text,
+    attribute_u32,
+    attributes,
+    each_attribute,
+    number,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.device import DeviceConfig, PeerConfig
+
+FAMILY, VERSION = "wireguard", 1
+WG_CMD_GET_DEVICE, WG_CMD_SET_DEVICE = 0, 1
+WGDEVICE_A_IFNAME, WGDEVICE_A_PRIVATE_KEY, WGDEVICE_A_FLAGS = 2, 3, 5
+WGDEVICE_A_LISTEN_PORT, WGDEVICE_A_FWMARK, WGDEVICE_A_PEERS = 6, 7, 8
+WGDEVICE_F_REPLACE_PEERS = 1
+WGPEER_A_PUBLIC_KEY, WGPEER_A_PRESHARED_KEY, WGPEER_A_FLAGS, WGPEER_A_ENDPOINT = 1, 2, 3, 4
+WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, WGPEER_A_LAST_HANDSHAKE_TIME = 5, 6
+WGPEER_A_RX_BYTES, WGPEER_A_TX_BYTES, WGPEER_A_ALLOWEDIPS = 7, 8, 9
+WGPEER_F_REMOVE_ME, WGPEER_F_REPLACE_ALLOWEDIPS, WGPEER_F_UPDATE_ONLY = 1, 2, 4
+WGALLOWEDIP_A_FAMILY, WGALLOWEDIP_A_IPADDR, WGALLOWEDIP_A_CIDR_MASK, WGALLOWEDIP_A_FLAGS = 1, 2, 3, 4
+WGALLOWEDIP_F_REMOVE_ME = 1
+
+MESSAGE_ROOM = 8192
+_PEER_ROOM = 4096
+
+_SOCKADDR_IN = Struct("=H2s4s8x")
+_SOCKADDR_IN6 = Struct("=H2s4x16sI")
+_TIMESPEC = Struct("=qq")
+_ALLOWED_IP = {size: Struct(f"=HHHHH2xHH{size}sHHB3x") for size in (4, 16)}
+_NO_KEY = bytes(KEY_LENGTH)
+_INDEXED = NLA_F_NESTED  # an element of a list: its type, the index, is 0 for all
+
+
+class Part(NamedTuple):
+    """One message of a change: its attributes, and the peers that it is about."""
+
+    body: bytes
+    peers: tuple[PublicKey, ...]
+
+
+def get(name: str) -> bytes:
+    """The attributes of a question for a device."""
+    return attribute_text(WGDEVICE_A_IFNAME, name)
+
+
+def parts(name: str, config: DeviceConfig) -> Iterator[Part]:
+    """The messages of a change, in order; there is always one."""
+    head = get(name) + _device(config)
+    gathered: list[bytes] = []
+    peers: list[PublicKey] = []
+    size = len(head)
+    for peer in config.peers:
+        for piece in _peer_pieces(peer):
+            if gathered and size + len(piece) > MESSAGE_ROOM:
+                yield _part(head, gathered, peers)
+                head, gathered, peers = get(name), [], []
+                size = len(head)
+            gathered.append(piece)
+            peers.append(peer.public_key)
+            size += len(piece)
+    yield _part(head, gathered, peers)
+
+
+def _part(head: bytes, pieces: list[bytes], peers: list[PublicKey]) -> Part:
+    nest = attribute(WGDEVICE_A_PEERS | NLA_F_NESTED, b"".join(pieces)) if pieces else b""
+    return Part(head + nest, tuple(dict.fromkeys(peers)))
+
+
+def _device(config: DeviceConfig) -> bytes:
+    settings = b""
+    if config.private_key is not None:
+        settings += attribute(WGDEVICE_A_PRIVATE_KEY, config.private_key.raw)
+    if config.listen_port is not None:
+        settings += attribute(WGDEVICE_A_LISTEN_PORT, U16.pack(config.listen_port))
+    if config.fwmark is not None:
+        settings += attribute_u32(WGDEVICE_A_FWMARK, config.fwmark)
+    if config.replace_peers:
+        settings += attribute_u32(WGDEVICE_A_FLAGS, WGDEVICE_F_REPLACE_PEERS)
+    return settings
+
+
+def _peer_pieces(peer: PeerConfig) -> Iterator[bytes]:
+    """The peer as list elements of limited size: its settings and as many AllowedIPs as fit, then the rest."""
+    key = attribute(WGPEER_A_PUBLIC_KEY, peer.public_key.raw)
+    if peer.remove:
+        yield attribute(_INDEXED, key + attribute_u32(WGPEER_A_FLAGS, WGPEER_F_REMOVE_ME))
+        return
+    update = WGPEER_F_UPDATE_ONLY if peer.update_only else 0
+    replace = WGPEER_F_REPLACE_ALLOWEDIPS if peer.replace_allowed_ips else 0
+    head = key + _flags(update | replace) + _peer_settings(peer)
+    for group in _groups(map(_encode_allowed_ip, peer.allowed_ips), _PEER_ROOM - len(head)):
+        nest = attribute(WGPEER_A_ALLOWEDIPS | NLA_F_NESTED, group) if group else b""
+        yield attribute(_INDEXED, head + nest)
+        head = key + _flags(update)
+
+
+def _flags(flags: int) -> bytes:
+    return attribute_u32(WGPEER_A_FLAGS, flags) if flags else b""
+
+
+def _groups(items: Iterable[bytes], room: int) -> Iterator[bytes]:
+    """The items joined to groups that have room; a single empty one for none."""
+    group: list[bytes] = []
+    size = 0
+    for item in items:
+        if group and size + len(item) > room:
+            yield b"".join(group)
+            group, size = [], 0
+        group.append(item)
+        size += len(item)
+    yield b"".join(group)
+
+
+def _peer_settings(peer: PeerConfig) -> bytes:
+    settings = b""
+    if peer.preshared_key is not None:
+        settings += attribute(WGPEER_A_PRESHARED_KEY, peer.preshared_key.raw)
+    if peer.endpoint is not None:
+        settings += attribute(WGPEER_A_ENDPOINT, _encode_endpoint(peer.endpoint))
+    if peer.persistent_keepalive is not None:
+        settings += attribute(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, U16.pack(peer.persistent_keepalive))
+    return settings
+
+
+def _encode_allowed_ip(allowed: AllowedIP) -> bytes:
+    address, bits, change = allowed
+    size = len(address)
+    flags = attribute_u32(WGALLOWEDIP_A_FLAGS, WGALLOWEDIP_F_REMOVE_ME) if change == "-" else b""
+    shape = _ALLOWED_IP[size]
+    return (
+        shape.pack(
+            shape.size + len(flags),
+            _INDEXED,
+            6,
+            WGALLOWEDIP_A_FAMILY,
+            AF_INET if size == 4 else AF_INET6,
+            ATTRIBUTE.size + size,
+            WGALLOWEDIP_A_IPADDR,
+            address,
+            5,
+            WGALLOWEDIP_A_CIDR_MASK,
+            bits,
+        )
+        + flags
+    )
+
+
+def _encode_endpoint(endpoint: SocketAddress) -> bytes:
+    port = endpoint.port.to_bytes(2, "big")
+    if endpoint.family == 4:
+        return _SOCKADDR_IN.pack(AF_INET, port, inet_pton(AF_INET, endpoint.address))
+    return _SOCKADDR_IN6.pack(AF_INET6, port, inet_pton(AF_INET6, endpoint.address), endpoint.scope)
+
+
+def decode(bodies: Iterable[bytes]) -> Device:
+    """The device of a dump: settings from the first message, and peers that go on from one to the next joined."""
+    first: dict[int, bytes] = {}
+    peers: list[tuple[dict[int, bytes], list[AllowedIP]]] = []
+    for body in bodies:
+        found = attributes(body)
+        first = first or found
+        for _, data in each_attribute(found.get(WGDEVICE_A_PEERS, b"")):
+            fields = attributes(data)
+            allowed = [_decode_allowed_ip(item) for _, item in each_attribute(fields.get(WGPEER_A_ALLOWEDIPS, b""))]
+            if peers and peers[-1][0][WGPEER_A_PUBLIC_KEY] == fields[WGPEER_A_PUBLIC_KEY]:
+                peers[-1][1].extend(allowed)
+            else:
+                peers.append((fields, allowed))
+    return Device(
+        name=text(first[WGDEVICE_A_IFNAME]),
+        private_key=_secret(first.get(WGDEVICE_A_PRIVATE_KEY, b"")),
+        listen_port=number(first.get(WGDEVICE_A_LISTEN_PORT, b"")),
+        fwmark=number(first.get(WGDEVICE_A_FWMARK, b"")),
+        peers=tuple(_decode_peer(fields, allowed) for fields, allowed in peers),
+    )
+
+
+def _decode_peer(fields: dict[int, bytes], allowed: list[AllowedIP]) -> DevicePeer:
+    seconds, nanoseconds = _TIMESPEC.unpack(fields.get(WGPEER_A_LAST_HANDSHAKE_TIME, bytes(_TIMESPEC.size)))
+    return DevicePeer(
+        public_key=PublicKey(fields[WGPEER_A_PUBLIC_KEY]),
+        preshared_key=_secret(fields.get(WGPEER_A_PRESHARED_KEY, b"")),
+        endpoint=_decode_endpoint(fields[WGPEER_A_ENDPOINT]) if WGPEER_A_ENDPOINT in fields else None,
+        persistent_keepalive=number(fields.get(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, b"")),
+        allowed_ips=tuple(allowed),
+        last_handshake=seconds + nanoseconds / 1e9,
+        rx_bytes=number(fields.get(WGPEER_A_RX_BYTES, b"")),
+        tx_bytes=number(fields.get(WGPEER_A_TX_BYTES, b"")),
+    )
+
+
+def _secret(raw: bytes) -> SecretKey | None:
+    return SecretKey(raw) if raw not in (b"", _NO_KEY) else None
+
+
+def _decode_allowed_ip(data: bytes) -> AllowedIP:
+    fields = attributes(data)
+    return AllowedIP(fields[WGALLOWEDIP_A_IPADDR], fields[WGALLOWEDIP_A_CIDR_MASK][0])
+
+
+def _decode_endpoint(data: bytes) -> SocketAddress:
+    if number(data[:2]) == AF_INET:
+        _, port, address = _SOCKADDR_IN.unpack(data[: _SOCKADDR_IN.size])
+        return SocketAddress(inet_ntop(AF_INET, address), int.from_bytes(port, "big"))
+    _, port, address, scope = _SOCKADDR_IN6.unpack(data[: _SOCKADDR_IN6.size])
+    return SocketAddress(inet_ntop(AF_INET6, address), int.from_bytes(port, "big"), scope)
