@@ -58,6 +58,24 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
     return _await(child, blocked)
 
 
+def output(argv: Sequence[str], environment: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
+    """Run argv[0] with that standard input; its status, its output and its errors."""
+    files = [os.memfd_create(name) for name in ("input", "output", "errors")]
+    try:
+        os.write(files[0], text)
+        os.lseek(files[0], 0, os.SEEK_SET)
+        status = run(argv, environment, dict(enumerate(files)))
+        return status, _contents(files[1]), _contents(files[2])
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _contents(file: int) -> str:
+    """Files in memory hold any amount of output: there is no pipe to be emptied meanwhile."""
+    return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+
 def _await(child: int, blocked: set[int | signal.Signals]) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

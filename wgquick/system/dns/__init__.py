@@ -1,0 +1,96 @@
+"""The tunnel's name servers and search domains, given to whatever keeps the host's own.
+
+`Dns` implements the executor's protocol of that name. What a mode needs is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from wgquick.errors import OperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Current = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+class LinkDns(NamedTuple):
+    """What a link is to have: servers, search domains, and whether all questions are to go there."""
+
+    servers: tuple[str, ...]
+    search: tuple[str, ...]
+    full_tunnel: bool
+
+
+class Resolver(Protocol):
+    """One way to give a link its DNS; `unset` needs nothing but the link's name, in whatever process."""
+
+    def set(self, name: str, dns: LinkDns) -> None:
+        """Give the link its DNS, in place of what it had."""
+
+    def unset(self, name: str) -> None:
+        """Take it back; nothing happens where there is none."""
+
+    def current(self, name: str) -> Current | None:
+        """The link's servers and search domains as they are now; None where none are known."""
+
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+        """The transcript of `set`."""
+
+    def unset_lines(self, name: str) -> tuple[str, ...]:
+        """The transcript of `unset`."""
+
+
+class Dns:
+    """The ways to give a link its DNS; `directory` is where the file mode may keep its lock."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def detect(self, preference: str) -> str:
+        """The mode for `auto`; any other preference is the mode."""
+        from wgquick.system.dns.detect import choose
+
+        return choose(preference)
+
+    def set(self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool) -> None:
+        """Give the link its servers and search domains."""
+        self._resolver(mode).set(name, LinkDns(tuple(servers), tuple(search), full_tunnel))
+
+    def unset(self, mode: str, name: str) -> None:
+        """Take them back; nothing happens where there are none."""
+        self._resolver(mode).unset(name)
+
+    def current(self, mode: str, name: str) -> Current | None:
+        """The link's servers and search domains as the mode knows them now; None where it knows none."""
+        return self._resolver(mode).current(name)
+
+    def set_lines(
+        self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
+    ) -> tuple[str, ...]:
+        """The transcript of `set`."""
+        return self._resolver(mode).set_lines(name, LinkDns(tuple(servers), tuple(search), full_tunnel))
+
+    def unset_lines(self, mode: str, name: str) -> tuple[str, ...]:
+        """The transcript of `unset`."""
+        return self._resolver(mode).unset_lines(name)
+
+    def _resolver(self, mode: str) -> Resolver:
+        match mode:
+            case "resolvconf":
+                from wgquick.system.dns.resolvconf import Resolvconf
+
+                return Resolvconf()
+            case "resolved":
+                from wgquick.system.dns.resolved import Resolved
+
+                return Resolved()
+            case "file":
+                from wgquick.system.dns.file import ResolvConfFile
+
+                return ResolvConfFile(self._directory)
+            case _:
+                raise OperationError(
+                    f"`{mode}' is no way to set DNS", remedy="There are resolvconf, resolved and file."
+                )

@@ -1,0 +1,212 @@
+"""/etc/resolv.conf itself, where nothing else keeps it: written while tunnels are up, and then put back.
+
+All that has to be remembered stands in the file (`resolv_conf`). It is replaced by a rename, which is atomic; where
+it cannot be, as a bind mount in a container, it is written in place. A file that somebody else has put in
+its place meanwhile stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+from wgquick.system.dns import resolv_conf
+from wgquick.system.dns.resolv_conf import Record, Tunnel
+from wgquick.system.runtime import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.system.dns import Current, LinkDns
+
+_PATH = "/etc/resolv.conf"
+_BOOT = "/proc/sys/kernel/random/boot_id"
+_MODE = 0o644
+# The next line stands where a file that is written in place is about to be cut: what follows it is not the file's.
+_CUT = b"\n# wgq: end\n"
+_NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class ResolvConfFile:
+    """Keeps the DNS of the newest tunnel in the file; `directory` is for a lock against others of this tool."""
+
+    def __init__(self, directory: str, path: str = _PATH) -> None:
+        self._directory = f"{directory}/dns"
+        self._path = path
+        self._next = f"{os.path.dirname(path)}/.{os.path.basename(path)}.wgq"
+
+    def set(self, name: str, dns: LinkDns) -> None:
+        """Put the tunnel's servers and search domains in place of all others."""
+        with self._changing():
+            boot = _contents(_BOOT).decode().strip()
+            record = self._record()
+            others = (tunnel for tunnel in record.tunnels if tunnel.name != name and tunnel.boot == boot)
+            newest = Tunnel(name, boot, dns.servers, dns.search)
+            self._write(resolv_conf.text(record._replace(tunnels=(*others, newest))))
+
+    def unset(self, name: str) -> None:
+        """Take the tunnel out: the file is then the next newest's, or with the last one the earlier again."""
+        with self._changing():
+            record = self._record()
+            others = tuple(tunnel for tunnel in record.tunnels if tunnel.name != name)
+            if others and others != record.tunnels:
+                self._write(resolv_conf.text(record._replace(tunnels=others)))
+            elif not others:
+                self._put_back(record)
+
+    def current(self, name: str) -> Current | None:
+        """What the tunnel asked for, where the file still says so."""
+        found = (tunnel for tunnel in self._record().tunnels if tunnel.name == name)
+        return next(((tunnel.servers, tunnel.search) for tunnel in found), None)
+
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+        """The transcript of `set`."""
+        search = f", search {' '.join(dns.search)}" if dns.search else ""
+        return (f"[#] write {self._path} for {name}: nameserver {' '.join(dns.servers)}{search}",)
+
+    def unset_lines(self, name: str) -> tuple[str, ...]:
+        """The transcript of `unset`."""
+        line = f"[#] take {name} out of {self._path}"
+        if _is_edited_link(self._record()):
+            return line, f"[!] Lines were added to {self._path} meanwhile: they are kept in {self._saved()}"
+        return (line,)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Alone among the processes of this tool, and without what a killed one has left."""
+        try:
+            with locked(self._directory):
+                with suppress(OSError):
+                    os.unlink(self._next)
+                yield
+        except OSError as refusal:
+            raise _error(self._path, refusal) from None
+
+    def _record(self) -> Record:
+        """What the file tells, or what it is where it tells nothing."""
+        content = self._content()
+        if self._is_link():
+            return Record("link", os.fsencode(os.readlink(self._path)), resolv_conf.kept_lines(content or b""))
+        if content is None:
+            return Record("absent", b"")
+        return resolv_conf.parse(content) or Record("file", content, resolv_conf.kept_lines(content))
+
+    def _is_link(self) -> bool:
+        """Whether there is a link that could be replaced and put back; another's target is the file to write."""
+        return os.path.islink(self._path) and os.access(os.path.dirname(self._path), os.W_OK)
+
+    def _content(self) -> bytes | None:
+        try:
+            return _contents(self._path).partition(_CUT)[0]
+        except FileNotFoundError:
+            return None
+
+    def _put_back(self, record: Record) -> None:
+        """The earlier file; for what holds none of our comments that is the file as it is."""
+        content = resolv_conf.put_back(record)
+        if not record.tunnels:
+            self._finish_cut()
+        elif record.kind == "link":
+            self._put_back_link(record)
+        elif record.kind == "file" or content:
+            self._write(content)
+        else:
+            self._remove()
+
+    def _finish_cut(self) -> None:
+        """Do what a process was about to do that was killed while it wrote in place."""
+        content = self._content()
+        if content is not None and _contents(self._path) != content:
+            self._overwrite(content)
+
+    def _put_back_link(self, record: Record) -> None:
+        if _is_edited_link(record):
+            _write_new(self._saved(), resolv_conf.text(record), None)
+        os.symlink(record.before, self._next)
+        os.replace(self._next, self._path)
+
+    def _saved(self) -> str:
+        return f"{self._path}.wgq-saved"
+
+    def _remove(self) -> None:
+        try:
+            os.unlink(self._path)
+        except OSError as refusal:
+            if refusal.errno not in _NOT_REPLACEABLE:
+                raise
+            self._overwrite(b"")
+
+    def _write(self, content: bytes) -> None:
+        try:
+            _write_new(self._next, content, self._path)
+            os.replace(self._next, self._path)
+        except OSError as refusal:
+            if refusal.errno not in _NOT_REPLACEABLE:
+                raise
+            with suppress(OSError):
+                os.unlink(self._next)
+            self._overwrite(content)
+
+    def _overwrite(self, content: bytes) -> None:
+        """Write in place: all in one call, then cut; the file is whole before, between and after the two."""
+        earlier = _contents(self._path)
+        file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _write_all(file, content + _CUT if len(earlier) > len(content) else content)
+            os.ftruncate(file, len(content))
+        except OSError:
+            os.pwrite(file, earlier, 0)
+            os.ftruncate(file, len(earlier))
+            raise
+        finally:
+            os.fsync(file)
+            os.close(file)
+
+
+def _is_edited_link(record: Record) -> bool:
+    return record.kind == "link" and bool(record.tunnels and record.added)
+
+
+def _contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _write_new(path: str, content: bytes, model: str | None) -> None:
+    """Write a file, on the disk before it returns, with owner, mode and attributes of the model if that is one."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(file, content)
+        os.fchmod(file, _MODE)
+        if model is not None and os.path.isfile(model) and not os.path.islink(model):
+            _copy_attributes(model, file)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _write_all(file: int, content: bytes) -> None:
+    """Write from the start in one call; what a full disk cuts short is an error too."""
+    if os.pwrite(file, content, 0) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _copy_attributes(model: str, file: int) -> None:
+    status = os.stat(model)
+    os.fchown(file, status.st_uid, status.st_gid)
+    os.fchmod(file, stat.S_IMODE(status.st_mode))
+    with suppress(OSError):  # a file system without extended attributes; SELinux's label is one
+        for name in os.listxattr(model):
+            os.setxattr(file, name, os.getxattr(model, name))
+
+
+def _error(path: str, refusal: OSError) -> OperationError:
+    code = refusal.errno or 0
+    remedy = "`--dns off' does without it."
+    if code in _NOT_REPLACEABLE:
+        remedy = "Run as root; `lsattr' shows whether the file is immutable; `--dns off' does without it."
+    return OperationError(f"{path} cannot be changed: {os.strerror(code)}", errno=code, remedy=remedy)

@@ -1,0 +1,114 @@
+"""resolvconf(8), called as wg-quick(8) calls it: openresolv's, Debian's, or systemd's link to resolvectl."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+from wgquick.system import programs
+
+if TYPE_CHECKING:
+    from wgquick.system.dns import Current, LinkDns
+
+_ORDER = "/etc/resolvconf/interface-order"
+_RECORDS = "/etc/resolvconf/run/interface"
+_PREFIX_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+_NOT_FOUND = 127  # the status of a command that is not there, as the shell has it
+
+
+def program() -> str | None:
+    """The resolvconf on PATH."""
+    return programs.find("resolvconf")
+
+
+class Resolvconf:
+    """Keeps a link's DNS as resolvconf's record of it."""
+
+    def set(self, name: str, dns: LinkDns) -> None:
+        """`resolvconf -a NAME -m 0 -x`: first of all, and alone."""
+        self._run(_add(name), _record(dns))
+
+    def unset(self, name: str) -> None:
+        """`resolvconf -d NAME -f`: without complaint where there is no record."""
+        self._run(_delete(name), b"")
+
+    def current(self, name: str) -> Current | None:
+        """What `resolvconf -l NAME` prints, or where it does not know -l (Debian's) what its record holds."""
+        record = f"{_prefix()}{name}"
+        status, text, _ = _outcome(["-l", record], b"")
+        return _parsed(text if status == 0 else _contents(f"{_RECORDS}/{record}"))
+
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+        """The transcript of `set`; wg-quick's does not show what goes to standard input."""
+        return (f"[#] resolvconf {' '.join(_add(name))}",)
+
+    def unset_lines(self, name: str) -> tuple[str, ...]:
+        """The transcript of `unset`."""
+        return (f"[#] resolvconf {' '.join(_delete(name))}",)
+
+    def _run(self, arguments: list[str], text: bytes) -> None:
+        status, _, errors = _outcome(arguments, text)
+        if status:
+            what = f"`resolvconf {' '.join(arguments)}' failed with status {status}"
+            raise OperationError(f"{what}: {errors.strip()}" if errors.strip() else what, remedy=_remedy(status))
+        os.write(2, errors.encode())  # its warnings are the user's to see, as under wg-quick
+
+
+def _add(name: str) -> list[str]:
+    return ["-a", f"{_prefix()}{name}", "-m", "0", "-x"]
+
+
+def _delete(name: str) -> list[str]:
+    return ["-d", f"{_prefix()}{name}", "-f"]
+
+
+def _record(dns: LinkDns) -> bytes:
+    lines = [f"nameserver {server}\n" for server in dns.servers]
+    if dns.search:
+        lines.append(f"search {' '.join(dns.search)}\n")
+    return "".join(lines).encode()
+
+
+def _prefix() -> str:
+    """Debian's resolvconf orders records by name: wg-quick's resolvconf_iface_prefix, `tun.` by its defaults."""
+    found = program()
+    if found is None or os.path.islink(found):
+        return ""
+    patterns = (line.strip() for line in _contents(_ORDER).splitlines())
+    return next((f"{pattern[:-1]}." for pattern in patterns if _is_prefix(pattern)), "")
+
+
+def _is_prefix(pattern: str) -> bool:
+    """`tun*` and the like, the one kind of pattern that wg-quick reads."""
+    return len(pattern) > 1 and pattern[-1] == "*" and _PREFIX_LETTERS.issuperset(pattern[:-1])
+
+
+def _contents(path: str) -> str:
+    """The file's text, or nothing where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _parsed(text: str) -> Current | None:
+    lines = [line.split() for line in text.splitlines()]
+    servers = tuple(words[1] for words in lines if len(words) == 2 and words[0] == "nameserver")
+    search = tuple(word for words in lines if words[:1] == ["search"] for word in words[1:])
+    return (servers, search) if servers else None
+
+
+def _outcome(arguments: list[str], text: bytes) -> tuple[int, str, str]:
+    """Status, output and errors; a resolvconf that is not there has the shell's status for that."""
+    found = program()
+    if found is None:
+        return _NOT_FOUND, "", "command not found"
+    return programs.output([found, *arguments], {**os.environ, "LC_ALL": "C"}, text)
+
+
+def _remedy(status: int) -> str:
+    if status == _NOT_FOUND:
+        return "Install openresolv or resolvconf, or choose another way: `--dns resolved' or `--dns file'."
+    return "`resolvconf -l' or its own configuration may tell more; `--dns file' or `--dns off' does without it."

@@ -1,0 +1,167 @@
+"""systemd-resolved over D-Bus (org.freedesktop.resolve1(5)): what `resolvectl dns` and `resolvectl domain` do."""
+
+from __future__ import annotations
+
+import os
+from socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
+from typing import TYPE_CHECKING, Any
+
+from wgquick.errors import OperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from jeepney import Message
+
+    from wgquick.system.dns import Current, LinkDns
+
+_NAME = "org.freedesktop.resolve1"
+_PATH = "/org/freedesktop/resolve1"
+_MANAGER = f"{_NAME}.Manager"
+_LINK = f"{_NAME}.Link"
+_BUS = "/var/run/dbus/system_bus_socket"
+_PATIENCE = 25.0  # seconds, D-Bus's usual
+_EVERYTHING = "."
+_NO_AUTO_START = 2  # MessageFlag: a daemon that is not there has nothing to take back or to tell
+_ABSENT = frozenset({"ServiceUnknown", "NameHasNoOwner"})
+_NO_LINK = "NoSuchLink"
+_REMEDY = "`systemctl status systemd-resolved' tells more; `--dns file' or `--dns off' does without it."
+
+
+class _BusError(OperationError):
+    """A refusal from the bus; `kind` is the last part of its D-Bus name, "" where there is no bus."""
+
+    def __init__(self, what: str, kind: str = "", remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.kind = kind
+
+
+def is_running() -> bool:
+    """Whether the daemon is on the system bus."""
+    if "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ and not os.path.exists(_BUS):
+        return False  # without importing what speaks to a bus
+    try:
+        with _Bus() as bus:
+            return bus.has_resolved()
+    except _BusError:
+        return False
+
+
+class Resolved:
+    """Keeps a link's DNS in systemd-resolved."""
+
+    def set(self, name: str, dns: LinkDns) -> None:
+        """SetLinkDNS and SetLinkDomains; the second also without domains, as it replaces those of before."""
+        link = _index(name)
+        servers = [_packed(server) for server in dns.servers]
+        with _Bus() as bus:
+            bus.call("SetLinkDNS", "ia(iay)", link, servers)
+            bus.call("SetLinkDomains", "ia(sb)", link, list(_domains(dns)))
+
+    def unset(self, name: str) -> None:
+        """RevertLink; where the link, the daemon or the bus is gone, the link's DNS went with it."""
+        try:
+            link = _index(name)
+            with _Bus() as bus:
+                bus.call("RevertLink", "i", link, flags=_NO_AUTO_START)
+        except _BusError as refusal:
+            if refusal.kind not in {"", _NO_LINK, *_ABSENT}:
+                raise
+
+    def current(self, name: str) -> Current | None:
+        """The properties DNS and Domains of the link."""
+        try:
+            link = _index(name)
+            with _Bus() as bus:
+                (path,) = bus.call("GetLink", "i", link, flags=_NO_AUTO_START)
+                servers, domains = bus.link_property(path, "DNS"), bus.link_property(path, "Domains")
+        except _BusError:
+            return None
+        texts = tuple(inet_ntop(family, bytes(address)) for family, address in servers)
+        search = tuple(domain for domain, only_routes in domains if not only_routes)
+        return (texts, search) if texts else None
+
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+        """The transcript of `set`: the commands of resolvectl(1) that do the same."""
+        words = [f"~{domain}" if only_routes else domain for domain, only_routes in _domains(dns)]
+        return (
+            f"[#] resolvectl dns {name} {' '.join(dns.servers)}",
+            f"[#] resolvectl domain {name} {' '.join(words) or repr('')}",
+        )
+
+    def unset_lines(self, name: str) -> tuple[str, ...]:
+        """The transcript of `unset`."""
+        return (f"[#] resolvectl revert {name}",)
+
+
+class _Bus:
+    """The system bus for the duration of a `with` block; every fault is a _BusError."""
+
+    def __enter__(self) -> Self:
+        from jeepney.io.blocking import open_dbus_connection
+
+        try:
+            self._connection = open_dbus_connection("SYSTEM")
+        except (OSError, RuntimeError, ValueError) as fault:
+            raise _BusError(f"the D-Bus system bus cannot be reached: {fault}", remedy=_REMEDY) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def has_resolved(self) -> bool:
+        """Whether systemd-resolved has its name."""
+        from jeepney.bus_messages import message_bus
+
+        return bool(self._body(message_bus.NameHasOwner(_NAME))[0])
+
+    def call(self, method: str, signature: str, *arguments: object, flags: int = 0) -> tuple[Any, ...]:
+        """Call a method of the manager."""
+        from jeepney import DBusAddress, new_method_call
+
+        message = new_method_call(DBusAddress(_PATH, _NAME, _MANAGER), method, signature, arguments)
+        message.header.flags = flags
+        return self._body(message)
+
+    def link_property(self, path: str, name: str) -> Any:
+        """A property of a link's object."""
+        from jeepney import DBusAddress, Properties
+
+        return self._body(Properties(DBusAddress(path, _NAME, _LINK)).get(name))[0][1]
+
+    def _body(self, message: Message) -> tuple[Any, ...]:
+        from jeepney import HeaderFields, MessageType
+
+        try:
+            reply = self._connection.send_and_get_reply(message, timeout=_PATIENCE)
+        except OSError as fault:
+            raise _BusError(f"systemd-resolved does not answer: {fault or 'timeout'}", "NoReply", _REMEDY) from None
+        if reply.header.message_type is MessageType.error:
+            name = str(reply.header.fields[HeaderFields.error_name])
+            text = reply.body[0] if reply.body else name
+            raise _BusError(f"systemd-resolved refused: {text}", name.rpartition(".")[2], _REMEDY)
+        return tuple(reply.body)
+
+
+def _index(name: str) -> int:
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        raise _BusError(f"there is no link {name} to give DNS to", _NO_LINK) from None
+
+
+def _packed(server: str) -> tuple[int, bytes]:
+    """Family and address; a zone is left out, as the link itself says as much."""
+    family = AF_INET6 if ":" in server else AF_INET
+    try:
+        return family, inet_pton(family, server.partition("%")[0])
+    except OSError:
+        raise _BusError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.") from None
+
+
+def _domains(dns: LinkDns) -> Iterator[tuple[str, bool]]:
+    """The domains, each with whether it only routes; `~.` draws every question to this link."""
+    yield from ((domain, False) for domain in dns.search)
+    if dns.full_tunnel:
+        yield _EVERYTHING, True
