@@ -85,11 +85,13 @@ class Userspace:
     def await_exit(self, name: str) -> None:
         """Return once the daemon of a deleted link has taken its socket away, at the latest after some seconds.
 
-        wireguard-go does so some milliseconds after the link is gone, and until then another cannot start.
+        wireguard-go does so some milliseconds after the link is gone, and until then another cannot start. One that
+        was killed, or whose link went before it had read it, leaves a dead socket, which is removed here.
         """
         deadline = time.monotonic() + self._patience
         while uapi.answers(name) and time.monotonic() < deadline:
             time.sleep(_PAUSE)
+        uapi.remove_stale(name)
 
 
 class _Start(NamedTuple):

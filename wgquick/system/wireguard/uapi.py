@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,17 @@ def answers(name: str) -> bool:
     return True
 
 
+def remove_stale(name: str) -> None:
+    """Remove a socket that nobody listens on, as wg(8) does when it meets one."""
+    try:
+        _socket(name, 1.0).close()
+    except ConnectionRefusedError:
+        with suppress(OSError):
+            os.unlink(socket_path(name))
+    except OSError:
+        return
+
+
 def _check(answer: bytes, what: str, about: str = "") -> None:
     if code := uapi_codec.errno_of(answer):
         raise OperationError(f"{what}: its daemon: {os.strerror(code)}{about}", errno=code)
@@ -85,17 +97,24 @@ def _about(peers: tuple[PeerConfig, ...]) -> str:
 
 
 def _connect(name: str, patience: float) -> socket:
+    try:
+        return _socket(name, patience)
+    except OSError as error:
+        raise _unreachable(name, error) from None
+
+
+def _socket(name: str, patience: float) -> socket:
     """A connection to the daemon; what else lies at the socket's path is not tried."""
     path = socket_path(name)
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a socket")
     control = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     control.settimeout(patience)
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not a socket")
         control.connect(path)
-    except OSError as error:
+    except OSError:
         control.close()
-        raise _unreachable(name, error) from None
+        raise
     return control
 
 

@@ -1,0 +1,209 @@
+"""Starting and ending userspace implementations, real ones and ones that fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import Namespace, host
+from wgquick.errors import OperationError
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.userspace import Candidate, Userspace, candidates
+from wgquick.system.wireguard import Control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as inside, inside.entered():
+        yield inside
+
+
+def script(directory: Path, body: str) -> str:
+    path = directory / "implementation"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def refused(function: Callable[[], object]) -> OperationError:
+    with pytest.raises(OperationError) as caught:
+        function()
+    return caught.value
+
+
+def test_after_start_the_link_and_the_socket_are_there(machine: Namespace) -> None:
+    Userspace().start("wireguard-go", "wg0")
+    link = RtNetlink().link("wg0")
+    assert link is not None
+    assert link.kind == "tun"
+    assert Control().get("wg0").peers == ()
+
+
+def test_the_daemon_has_a_session_of_its_own_and_nothing_of_ours_open(machine: Namespace) -> None:
+    leak = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    os.dup2(leak, 99)
+    try:
+        Userspace().start("wireguard-go", "wg0")
+        (daemon,) = machine.processes()
+        assert os.getsid(daemon) != os.getsid(0)
+        assert os.getpgid(daemon) != os.getpgid(0)
+        opened = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{daemon}/fd").iterdir()}
+        assert "99" not in opened
+        assert [opened.get(number) for number in "012"] == ["/dev/null"] * 3
+    finally:
+        os.close(leak)
+        os.close(99)
+
+
+def test_the_daemon_hears_signals_that_the_caller_ignores_or_blocks(machine: Namespace) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    try:
+        Userspace().start("wireguard-go", "wg0")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    (daemon,) = machine.processes()
+    await_signals(daemon, blocked=signal.SIGTERM, ignored=signal.SIGHUP)
+
+
+def await_signals(process: int, *, blocked: signal.Signals, ignored: signal.Signals) -> None:
+    """Until the process neither blocks the one nor ignores the other; Go blocks all while it forks."""
+    deadline = time.monotonic() + 10
+    while mask(process, "SigBlk") & 1 << blocked - 1 or mask(process, "SigIgn") & 1 << ignored - 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def mask(process: int, field: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith(f"{field}:"))
+
+
+def test_down_then_up_at_once_works(machine: Namespace) -> None:
+    userspace = Userspace()
+    for _ in range(10):
+        userspace.start("wireguard-go", "wg0")
+        RtNetlink().delete_link("wg0")
+        userspace.await_exit("wg0")
+    assert not list(Path("/run/wireguard").iterdir())
+
+
+def test_there_is_nothing_to_wait_for_where_no_daemon_is(machine: Namespace) -> None:
+    start = time.monotonic()
+    Userspace().await_exit("wg0")
+    assert time.monotonic() - start < 0.5
+
+
+def test_waiting_for_a_daemon_that_stays_is_bounded(machine: Namespace) -> None:
+    Userspace().start("wireguard-go", "wg0")
+    start = time.monotonic()
+    Userspace(patience=0.2).await_exit("wg0")
+    assert 0.2 <= time.monotonic() - start < 2
+
+
+def test_a_failing_program_is_quoted_with_its_status(machine: Namespace, tmp_path: Path) -> None:
+    program = script(tmp_path, "echo '┌──┐' >&2; echo '│ advice │' >&2; echo no such luck >&2; exit 3")
+    error = refused(lambda: Userspace().start(program, "wg0"))
+    assert str(error) == f"{program} could not bring up wg0: it exited with status 3: no such luck"
+
+
+def test_a_program_that_a_signal_ended_is_an_error(machine: Namespace, tmp_path: Path) -> None:
+    program = script(tmp_path, "kill -SEGV $$")
+    assert "signal 11 ended it" in str(refused(lambda: Userspace().start(program, "wg0")))
+
+
+@pytest.mark.parametrize("program", ["no-such-implementation", "/nonexistent/implementation"])
+def test_a_program_that_is_not_there_is_an_error(machine: Namespace, program: str) -> None:
+    error = refused(lambda: Userspace().start(program, "wg0"))
+    assert error.errno == errno.ENOENT
+    assert program in str(error)
+
+
+def test_a_program_that_makes_no_device_is_an_error(machine: Namespace, tmp_path: Path) -> None:
+    program = script(tmp_path, "exit 0")
+    error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
+    assert error.errno == errno.ETIMEDOUT
+    assert "its control socket does not answer" in str(error)
+
+
+def test_a_program_that_does_not_return_is_ended_with_what_it_started(machine: Namespace, tmp_path: Path) -> None:
+    program = script(tmp_path, "sleep 70 & sleep 70")
+    error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
+    assert "it does not return" in str(error)
+    assert machine.processes() == []
+
+
+def test_an_interruption_while_it_starts_leaves_nothing_behind(machine: Namespace, tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            Userspace().start(script(tmp_path, "sleep 70 & wait"), "wg0")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert machine.processes() == []
+
+
+def test_a_second_daemon_for_the_same_name_is_refused_and_the_first_stays(machine: Namespace) -> None:
+    Userspace().start("wireguard-go", "wg0")
+    error = refused(lambda: Userspace().start("wireguard-go", "wg0"))
+    assert "status 1" in str(error)
+    assert Control().interfaces() == ["wg0"]
+
+
+def nowhere(_: str) -> str | None:
+    return None
+
+
+def everywhere(name: str) -> str | None:
+    return f"/usr/bin/{name}"
+
+
+def test_the_environments_word_is_the_only_candidate() -> None:
+    environ = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "my wireguard"}
+    expected = [Candidate("my wireguard", "WG_QUICK_USERSPACE_IMPLEMENTATION names it")]
+    assert candidates(environ, everywhere) == candidates(environ, nowhere) == expected
+
+
+def test_the_bundled_program_comes_before_wireguard_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "pytest")])
+    assert candidates({}, nowhere) == []
+    assert candidates({"WG_QUICK_USERSPACE_IMPLEMENTATION": ""}, nowhere) == []
+    on_path = ["wgq-userspace", "wireguard-go"]
+    assert [candidate.program for candidate in candidates({}, everywhere)] == on_path
+    (tmp_path / "wgq-userspace").touch(mode=0o755)
+    bundled = str(tmp_path / "wgq-userspace")
+    assert [candidate.program for candidate in candidates({}, everywhere)] == [bundled, *on_path]
+    assert candidates({}, nowhere) == [Candidate(bundled, "it comes with wgq")]
+
+
+def test_the_first_candidate_is_chosen() -> None:
+    assert Userspace({"WG_QUICK_USERSPACE_IMPLEMENTATION": "boringtun-cli"}).choose() == (
+        "boringtun-cli",
+        "WG_QUICK_USERSPACE_IMPLEMENTATION names it",
+    )
+    assert Userspace({}).choose() is not None
+
+
+def test_a_killed_daemons_socket_is_removed(machine: Namespace) -> None:
+    Userspace().start("wireguard-go", "wg0")
+    (daemon,) = machine.processes()
+    os.kill(daemon, signal.SIGKILL)
+    Userspace().await_exit("wg0")
+    assert not list(Path("/run/wireguard").iterdir())
