@@ -12,11 +12,13 @@ use crate::log;
 use crate::noise::cookie::Checker;
 use crate::noise::handshake::Timestamp;
 use crate::noise::message::INITIATION_LEN;
+use crate::noise::ratelimit::RateLimiter;
 use crate::noise::session::Session;
 use crate::peer::{Forgotten, Peer, lock};
 use crate::sys::{self, Waker};
 use crate::timers::Alarm;
-use crate::tun::{LinkQueries, Tun};
+use crate::tun::{Link, Tun};
+use crate::udp::binder::Binder;
 use crate::udp::{Endpoint, Sockets};
 
 /// Session indexes are random already.
@@ -184,6 +186,8 @@ pub struct Device {
     pub tun: Tun,
     pub mtu: AtomicU32,
     pub alarm: Alarm,
+    pub binder: Binder,
+    pub handshake_sources: Mutex<RateLimiter>,
     /// Wakes the receiving thread when the sockets change.
     pub sockets_changed: Waker,
     /// Counts changes of the host's routes and addresses.
@@ -194,20 +198,22 @@ pub struct Device {
     state: RwLock<State>,
     sockets: RwLock<Option<Arc<Sockets>>>,
     queue: Mutex<Queue>,
-    link: Mutex<LinkQueries>,
+    link: Mutex<Link>,
     newest_stamp: Mutex<Timestamp>,
     /// Handshake messages dropped for lack of room.
     dropped: AtomicU64,
 }
 
 impl Device {
-    pub fn new(name: String, tun: Tun, link: LinkQueries) -> io::Result<Self> {
-        let mtu = link.mtu(&name)?;
+    pub fn new(name: String, tun: Tun, link: Link, binder: Binder) -> io::Result<Self> {
+        let mtu = link.mtu()?;
         Ok(Self {
             name,
             tun,
             mtu: AtomicU32::new(mtu),
             alarm: Alarm::new()?,
+            binder,
+            handshake_sources: Mutex::default(),
             sockets_changed: Waker::new()?,
             routes: AtomicU32::new(0),
             fwmark: AtomicU32::new(0),
@@ -290,11 +296,11 @@ impl Device {
             self.alarm.waker.wake();
             return;
         }
-        if let Ok(mtu) = link.mtu(&self.name) {
+        if let Ok(mtu) = link.mtu() {
             self.mtu.store(mtu, Relaxed);
         }
         // A link that is not found here has been moved to another network namespace: packets go as they come.
-        let up = link.is_up(&self.name).unwrap_or(true);
+        let up = link.is_up().unwrap_or(true);
         match (up, self.is_up()) {
             (true, false) => self.bring_up(),
             (false, true) => self.bring_down(),
@@ -303,7 +309,7 @@ impl Device {
     }
 
     fn bring_up(&self) {
-        match Sockets::bind(self.listen_port.load(Relaxed) as u16, self.fwmark.load(Relaxed)) {
+        match self.binder.bind(self.listen_port.load(Relaxed) as u16, self.fwmark.load(Relaxed)) {
             Ok(sockets) => {
                 log::verbose(format_args!("the link is up; UDP port {}", sockets.port));
                 self.listen_port.store(sockets.port.into(), Relaxed);

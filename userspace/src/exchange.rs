@@ -14,7 +14,7 @@ use crate::packet;
 use crate::peer::{Peer, lock};
 use crate::sys;
 use crate::timers::Due;
-use crate::udp::send;
+use crate::udp::{Endpoint, send};
 
 /// Handshake messages are marked AF41, as the kernel's.
 const HANDSHAKE_TOS: u8 = 0x88;
@@ -33,9 +33,16 @@ fn install(state: &mut State, peer: &Arc<Peer>, session: Session) {
 }
 
 impl Device {
+    /// Where a peer is; the source is left out when routes or addresses have changed since it was learned.
+    pub fn endpoint_of(&self, peer: &Peer) -> Option<Endpoint> {
+        let endpoint = peer.endpoint()?;
+        let is_current = endpoint.generation == self.routes.load(Relaxed);
+        Some(if is_current { endpoint } else { Endpoint::new(endpoint.address) })
+    }
+
     /// Sends bytes to where a peer is, if that is known.
     fn transmit(&self, peer: &Peer, bytes: &[u8], tos: u8) {
-        let (Some(sockets), Some(endpoint)) = (self.sockets(), peer.endpoint()) else {
+        let (Some(sockets), Some(endpoint)) = (self.sockets(), self.endpoint_of(peer)) else {
             return;
         };
         match send::send_one(&sockets, bytes, &endpoint, tos) {
@@ -113,6 +120,7 @@ impl Device {
                 }
                 return;
             }
+            Proof::Cookie if under_load && !self.allows_source(incoming, now) => return,
             Proof::Mac1 | Proof::Cookie => (),
         }
         let peer = match bytes[0] {
@@ -123,6 +131,10 @@ impl Device {
             peer.count_received(bytes.len());
             peer.note_received(false, now, &self.alarm);
         }
+    }
+
+    fn allows_source(&self, incoming: &Incoming, now: u64) -> bool {
+        lock(&self.handshake_sources).allows(incoming.from.address.ip(), now)
     }
 
     fn receive_cookie(&self, bytes: &[u8], now: u64) {

@@ -4,6 +4,7 @@ mod allowed_ips;
 mod control;
 mod device;
 mod exchange;
+mod features;
 mod icmp;
 mod inbound;
 mod keys;
@@ -12,18 +13,20 @@ mod noise;
 mod outbound;
 mod packet;
 mod peer;
+mod sandbox;
 mod start;
 mod sys;
 mod timers;
 mod tun;
 mod uapi;
 mod udp;
+mod wipe;
 
 use std::process::ExitCode;
 
 const HELP: &str = "\
 Usage: wgq-userspace [-f] [-v] INTERFACE
-       wgq-userspace --help | --version
+       wgq-userspace --features [INTERFACE] | --help | --version
 
 Creates the TUN interface INTERFACE and runs WireGuard on it, to be configured with wg(8) or wgq.
 Returns once /var/run/wireguard/INTERFACE.sock answers; the daemon ends when the interface is deleted,
@@ -31,6 +34,7 @@ when that socket is removed, or on SIGTERM.
 
   -f, --foreground  do not go into the background
   -v, --verbose     log what happens (as LOG_LEVEL=verbose)
+  --features        show which offloads this kernel grants, or which a running INTERFACE uses
   -h, --help        show this
   -V, --version     show the version
 
@@ -44,17 +48,19 @@ Environment:
 enum Command {
     Help,
     Version,
+    Features(Option<String>),
     Run { interface: String, foreground: bool, verbose: bool },
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
-    let (mut interface, mut foreground, mut verbose) = (None, false, false);
+    let (mut interface, mut foreground, mut verbose, mut features) = (None, false, false, false);
     for argument in arguments {
         match argument.as_str() {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
             "-f" | "--foreground" => foreground = true,
             "-v" | "--verbose" => verbose = true,
+            "--features" => features = true,
             option if option.starts_with('-') => {
                 return Err(format!("unknown option {option}; see --help"));
             }
@@ -63,6 +69,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
             }
             _ => interface = Some(argument),
         }
+    }
+    if features {
+        return Ok(Command::Features(interface));
     }
     let interface = interface.ok_or("no interface is named; see --help")?;
     tun::check_name(&interface).map_err(|_| {
@@ -75,6 +84,7 @@ fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
         Ok(Command::Help) => print!("{HELP}"),
         Ok(Command::Version) => println!("wgq-userspace {}", env!("CARGO_PKG_VERSION")),
+        Ok(Command::Features(interface)) => return features::show(interface.as_deref()),
         Ok(Command::Run { interface, foreground, verbose }) => {
             return start::run(&interface, foreground, verbose);
         }
@@ -101,6 +111,8 @@ mod tests {
         assert_eq!(parsed(&["-f", "wg0"]), Ok(run(true)));
         assert_eq!(parsed(&["--foreground", "wg0"]), Ok(run(true)));
         assert_eq!(parsed(&["--version"]), Ok(Command::Version));
+        assert_eq!(parsed(&["--features"]), Ok(Command::Features(None)));
+        assert_eq!(parsed(&["--features", "wg0"]), Ok(Command::Features(Some("wg0".to_owned()))));
     }
 
     #[test]

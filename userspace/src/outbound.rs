@@ -240,10 +240,7 @@ fn find_route(device: &Device, state: &State, destination: Address, now: u64) ->
         Address::V6(address) => state.allowed_ips.lookup_v6(address),
     };
     let peer = state.peer(slot)?.clone();
-    let mut endpoint = peer.endpoint()?;
-    if endpoint.generation != device.routes.load(Relaxed) {
-        endpoint.source = crate::udp::Source::Unknown;
-    }
+    let endpoint = device.endpoint_of(&peer)?;
     let session = peer.sending_session(now);
     Some(Route { destination, peer, endpoint, session })
 }

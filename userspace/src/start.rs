@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crate::control::{self, Control, End};
@@ -13,9 +13,11 @@ use crate::device::Device;
 use crate::inbound::Inbound;
 use crate::log::{self, Level};
 use crate::outbound::Outbound;
+use crate::sandbox;
 use crate::sys::check;
-use crate::tun::{DEFAULT_MTU, LinkQueries, Tun};
+use crate::tun::{DEFAULT_MTU, Link, Tun};
 use crate::uapi::server::{DIRECTORY, Server};
+use crate::udp::binder::Binder;
 
 /// The stack of a data thread, whose buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -77,21 +79,23 @@ fn fail(interface: &str, error: &io::Error) -> ExitCode {
 
 fn serve(interface: &str, level: Level, caller: Option<UnixStream>) -> ExitCode {
     log::start(level, interface, caller.is_none());
-    let prepared = prepare(interface);
-    match (prepared, caller) {
+    let started = prepare(interface).and_then(|control| start_threads(&control).map(|()| control));
+    let control = match (started, caller) {
+        (Ok(control), None) => control,
         (Ok(control), Some(mut caller)) => {
-            let _ = detach_streams();
-            let _ = caller.write_all(READY.as_bytes());
-            drop(caller);
-            work(control)
+            if let Err(e) = detach_streams().and_then(|()| caller.write_all(READY.as_bytes())) {
+                log::error(format_args!("cannot go into the background: {e}"));
+                return ExitCode::FAILURE;
+            }
+            control
         }
-        (Ok(control), None) => work(control),
         (Err(e), Some(mut caller)) => {
             let _ = caller.write_all(explain(&e).as_bytes());
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
-        (Err(e), None) => fail(interface, &io::Error::other(explain(&e))),
-    }
+        (Err(e), None) => return fail(interface, &io::Error::other(explain(&e))),
+    };
+    work(control)
 }
 
 /// The reason in words that lead to the remedy.
@@ -134,25 +138,39 @@ fn prepare(interface: &str) -> io::Result<Control> {
 
 fn open_device(interface: &str) -> io::Result<Device> {
     let (tun, name) = Tun::open(interface)?;
-    let link = LinkQueries::new()?;
-    link.set_mtu(&name, DEFAULT_MTU)?;
+    let link = Link::new(&name)?;
+    link.set_mtu(DEFAULT_MTU)?;
     log::verbose(format_args!("offloads of the TUN device: {:?}", tun.offloads));
-    Device::new(name, tun, link)
+    sandbox::prepare();
+    let binder = Binder::start(STACK_BYTES)?;
+    sandbox::keep_capabilities(&[sandbox::CAP_NET_ADMIN])?;
+    Device::new(name, tun, link, binder)
+}
+
+/// Returns when both data threads run: what a thread does to begin with, the filter to come does not allow.
+fn start_threads(control: &Control) -> io::Result<()> {
+    let started = Arc::new(Barrier::new(3));
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        let started = started.clone();
+        let run = move || {
+            started.wait();
+            body();
+        };
+        thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run).map(drop)
+    };
+    let (outbound, inbound) = (Outbound::new(control.device.clone()), Inbound::new(control.device.clone()));
+    spawn("tun-to-udp", Box::new(|| outbound.run()))?;
+    spawn("udp-to-tun", Box::new(|| inbound.run()))?;
+    started.wait();
+    Ok(())
 }
 
 fn work(mut control: Control) -> ExitCode {
-    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-        thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(body)
-    };
-    let (outbound, inbound) = (Outbound::new(control.device.clone()), Inbound::new(control.device.clone()));
-    let started = spawn("tun-to-udp", Box::new(|| outbound.run()))
-        .and_then(|_| spawn("udp-to-tun", Box::new(|| inbound.run())));
-    if let Err(e) = started {
-        log::error(format_args!("cannot start a thread: {e}"));
-        return ExitCode::FAILURE;
-    }
+    sandbox::confine();
     let end = control.run();
     log::verbose(format_args!("ending: {end:?}"));
+    // Dropping it removes the socket; the link goes with the process.
+    drop(control);
     match end {
         End::Signal | End::LinkGone | End::SocketGone => ExitCode::SUCCESS,
     }

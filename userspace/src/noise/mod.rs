@@ -5,6 +5,7 @@
 
 pub mod cookie;
 pub mod handshake;
+pub mod ratelimit;
 pub mod replay;
 pub mod session;
 

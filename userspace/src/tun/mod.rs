@@ -118,31 +118,43 @@ impl AsRawFd for Tun {
     }
 }
 
-/// A socket to ask about interfaces with; it stays in the network namespace of the start.
-pub struct LinkQueries(OwnedFd);
+/// The link, as seen from the network namespace of the start: by its index, as it may be renamed.
+pub struct Link {
+    socket: OwnedFd,
+    index: i32,
+}
 
-impl LinkQueries {
-    pub fn new() -> io::Result<Self> {
+impl Link {
+    pub fn new(name: &str) -> io::Result<Self> {
         // SAFETY: plain call, no pointers.
-        owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }).map(Self)
+        let socket = owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+        Ok(Self { socket, index: sys::interface_index(name) as i32 })
     }
 
-    pub fn mtu(&self, name: &str) -> io::Result<u32> {
-        let mut asked = request(name);
-        ioctl(&self.0, libc::SIOCGIFMTU as libc::c_ulong, &raw mut asked)?;
+    /// A request that names the link; fails where the link is not, or no longer, in this namespace.
+    fn request(&self) -> io::Result<libc::ifreq> {
+        let mut asked = request("");
+        asked.ifr_ifru.ifru_ifindex = self.index;
+        ioctl(&self.socket, libc::SIOCGIFNAME as libc::c_ulong, &raw mut asked)?;
+        Ok(asked)
+    }
+
+    pub fn mtu(&self) -> io::Result<u32> {
+        let mut asked = self.request()?;
+        ioctl(&self.socket, libc::SIOCGIFMTU as libc::c_ulong, &raw mut asked)?;
         // SAFETY: the kernel has filled in the number.
         Ok(unsafe { asked.ifr_ifru.ifru_mtu } as u32)
     }
 
-    pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
-        let mut asked = request(name);
+    pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
+        let mut asked = self.request()?;
         asked.ifr_ifru.ifru_mtu = mtu as i32;
-        ioctl(&self.0, libc::SIOCSIFMTU as libc::c_ulong, &raw mut asked)
+        ioctl(&self.socket, libc::SIOCSIFMTU as libc::c_ulong, &raw mut asked)
     }
 
-    pub fn is_up(&self, name: &str) -> io::Result<bool> {
-        let mut asked = request(name);
-        ioctl(&self.0, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
+    pub fn is_up(&self) -> io::Result<bool> {
+        let mut asked = self.request()?;
+        ioctl(&self.socket, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
         // SAFETY: the kernel has filled in the flags.
         Ok(i32::from(unsafe { asked.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
     }

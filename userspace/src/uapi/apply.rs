@@ -10,7 +10,7 @@ use crate::keys::{PrivateKey, PublicKey, push_hex};
 use crate::noise::cookie::Checker;
 use crate::peer::{Peer, lock};
 use crate::sys;
-use crate::udp::{Endpoint, Sockets};
+use crate::udp::Endpoint;
 
 fn code(error: &std::io::Error) -> Errno {
     error.raw_os_error().unwrap_or(libc::EIO)
@@ -41,7 +41,7 @@ fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     let port = request.listen_port.filter(|&port| u32::from(port) != device.listen_port.load(Relaxed));
     if let Some(sockets) = device.sockets() {
         if let Some(port) = port {
-            let new = Sockets::bind(port, mark).map_err(|e| code(&e))?;
+            let new = device.binder.bind(port, mark).map_err(|e| code(&e))?;
             device.listen_port.store(new.port.into(), Relaxed);
             device.set_sockets(Some(new));
         } else if mark != old_mark {

@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 
 use super::{apply, parse};
 use crate::device::Device;
+use crate::features;
 use crate::log;
 
 /// Where `wg` looks for the sockets of userspace implementations.
@@ -229,6 +230,7 @@ fn respond(device: &Device, request: &[u8]) -> Result<Vec<u8>, parse::Errno> {
     let (first, lines) = text.split_once('\n').ok_or(libc::EPROTO)?;
     match first {
         "get=1" if lines == "\n" => Ok(apply::get(device)),
+        features::REQUEST if lines == "\n" => Ok(features::of_device(device).into_bytes()),
         "set=1" => {
             let request = parse::set(lines.strip_suffix('\n').unwrap_or(lines))?;
             apply::set(device, &request).map(|()| Vec::new())

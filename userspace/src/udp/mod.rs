@@ -1,5 +1,6 @@
 //! The UDP sockets that the tunnel's outside runs over: bound as a pair, marked, and told what to report.
 
+pub mod binder;
 mod cmsg;
 pub mod receive;
 pub mod send;
