@@ -61,6 +61,13 @@ def _check(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def _move_to(descriptors: Sequence[int]) -> None:
+    """Move the calling thread; setns(2) refuses a mount namespace to one that shares its root with another."""
+    _check(_LIBC.unshare(CLONE_FS))
+    for descriptor in descriptors:
+        _check(_LIBC.setns(descriptor, 0))
+
+
 class Namespace:
     """A place to run programs and functions in; `paths` are its namespace files, by kind ("net", "mnt").
 
@@ -148,15 +155,11 @@ class Namespace:
             inside = [self._opened(stack, path) for path in self.paths.values()]
             outside = [self._opened(stack, f"/proc/thread-self/ns/{kind}") for kind in self.paths]
             directory = self._opened(stack, ".")
-            if "mnt" in self.paths:
-                _check(_LIBC.unshare(CLONE_FS))  # setns(2) refuses a mount namespace to threads that share a root
             try:
-                for descriptor in inside:
-                    _check(_LIBC.setns(descriptor, 0))
+                _move_to(inside)
                 yield
             finally:
-                for descriptor in outside:
-                    _check(_LIBC.setns(descriptor, 0))
+                _move_to(outside)
                 os.fchdir(directory)
 
     @staticmethod
