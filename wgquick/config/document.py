@@ -61,11 +61,13 @@ class Line(NamedTuple):
     """One line with its places, as offsets into `text` (which keeps its line ending).
 
     `key` is a key's canonical name, "" where there is none or it is unknown; `header` is a section's name where
-    this line opens one, `section` the section that the line stands in.
+    this line opens one, `section` the section that it stands in for wg, and `quick` whether it stands in one
+    that wg-quick, too, takes for [Interface].
     """
 
     text: str
     section: str = ""
+    quick: bool = False
     header: str = ""
     key: str = ""
     value: tuple[int, int] = (0, 0)
@@ -141,13 +143,14 @@ class Document:
         """Every line with its section, key and value; joined, the texts are the file after its byte-order mark."""
         views = self.views
         quick = dict(views.quick)
+        inside = {row for start, end in self._interface_sections(views.wg) for row in range(start - 1, end)}
         found: list[Line] = []
         section = ""
-        for index, cleaned in enumerate(views.wg):
-            text = decode(self.raw[index]) + ("\n" if index < len(views.wg) - 1 else "")
-            line = _line(text, cleaned.partition("#")[0], quick.get(index, ""), section)
+        for row, cleaned in enumerate(views.wg):
+            text = decode(self.raw[row]) + ("\n" if row < len(views.wg) - 1 else "")
+            line = _line(text, cleaned.partition("#")[0], quick.get(row, ""), section)
             section = line.section
-            found.append(line)
+            found.append(line._replace(quick=row in inside))
         return found if found[-1].text else found[:-1]
 
     def _split(self) -> Views:
@@ -180,22 +183,26 @@ def _quick_key(raw: bytes) -> bytes:
 
 
 def _value_span(text: str, *, hook: bool) -> tuple[int, int]:
-    """Where a value stands: after the first `=` (a line without one is all value), less blanks and comment."""
+    """Where a value stands: after the first `=` (a line without one is all value), less blanks and comment.
+
+    An empty one stands where a value would be written.
+    """
     comment = text.find("#")
     end = len(text) if hook or comment < 0 else comment
     start = text.find("=", 0, end) + 1
-    while start < end and text[start] in _SKIPPED:
-        start += 1
-    while start < end and text[end - 1] in _SKIPPED:
-        end -= 1
-    return start, end
+    value = text[start:end].strip(_SKIPPED)
+    if not value:
+        start += text[start : start + 1] == " "
+        return start, start
+    start = text.index(value, start)
+    return start, start + len(value)
 
 
 def _line(text: str, cleaned: str, quick_key: str, section: str) -> Line:
     if quick_key:
         return Line(text, section, key=quick_key, value=_value_span(text, hook=quick_key in HOOK_KEYS))
     if header := _SECTIONS.get(cleaned.lower(), ""):
-        return Line(text, header, header)
+        return Line(text, header, header=header)
     name, equals, _ = cleaned.partition("=")
     known = _KEYS.get(name.lower(), "") if equals else ""
     return Line(text, section, key=known, value=_value_span(text, hook=False) if known else (0, 0))

@@ -1,0 +1,462 @@
+"""`save`: what wg-quick's save_config records, written into the file as it stands.
+
+Only what changed is rewritten. Comments, order, hooks, spelling and the host names that still lead to a peer's
+endpoint stay; peers that are gone take their section and the comment above it with them, new ones come last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.config import grammar
+from wgquick.config.document import SPACE, UTF8_MARK, encode
+from wgquick.errors import OperationError
+from wgquick.net import SecretKey, address_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from wgquick.config.document import Document
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, SocketAddress
+
+    Resolves = Callable[[Endpoint, SocketAddress], bool]
+
+_OPENING = re.compile(r"([ \t]*)[^=]*?([ \t]*=[ \t]*)")
+_WITHOUT_SPACE = dict.fromkeys(map(ord, SPACE + "\0"))
+_AFTER_THE_FILE = float("inf")
+
+
+class Present(NamedTuple):
+    """The interface as it is now; None leaves a setting as the file has it (the resolver does not know)."""
+
+    device: Device
+    addresses: tuple[Prefix, ...]
+    mtu: int | None = None
+    dns: tuple[str, ...] | None = None
+    dns_search: tuple[str, ...] | None = None
+
+
+class _Section(NamedTuple):
+    """The rows of a section: its header, and the row after its last."""
+
+    header: int
+    end: int
+
+
+class _Text:
+    """A document's lines while they are changed; a row keeps its number whatever happens around it."""
+
+    def __init__(self, document: Document) -> None:
+        self.lines = document.lines()
+        self._mark = bytes(document).startswith(UTF8_MARK)
+        self._texts: list[str | None] = [line.text for line in self.lines]
+        self._added: dict[int, list[str]] = {}
+        self._newline = "\r\n" if self.lines and self.lines[0].text.endswith("\r\n") else "\n"
+
+    def sections(self, name: str) -> list[_Section]:
+        """The sections of that name, as wg sees them."""
+        headers = [row for row, line in enumerate(self.lines) if line.header]
+        ends = [*headers[1:], len(self.lines)]
+        spans = map(_Section, headers, ends)
+        return [span for span in spans if self.lines[span.header].header == name]
+
+    def rows(self, sections: Iterable[_Section], key: str) -> list[int]:
+        """The rows that still give `key`."""
+        spans = (row for section in sections for row in range(section.header, section.end))
+        return [row for row in spans if self.lines[row].key == key and self._texts[row] is not None]
+
+    def replace(self, row: int, value: str) -> None:
+        """Put another value in place of a row's, between what stands before and after it."""
+        line = self.lines[row]
+        self._texts[row] = line.text[: line.value[0]] + value + line.text[line.value[1] :]
+
+    def delete(self, rows: Iterable[int]) -> None:
+        """Take rows away."""
+        for row in rows:
+            self._texts[row] = None
+
+    def add(self, section: _Section, key: str, value: str) -> None:
+        """A line after the section's last of that key, or of any key, written as that one is."""
+        row = (self.rows([section], key) or [self._last_key(section)])[-1]
+        style = _OPENING.match(self.lines[row].text) if self.lines[row].key else None
+        indent, equals = style.groups() if style else ("", " = ")
+        self._added.setdefault(row, []).append(f"{indent}{key}{equals}{value}")
+
+    def prepend(self, lines: Sequence[str]) -> None:
+        """Lines before the first."""
+        self._added.setdefault(-1, []).extend(lines)
+
+    def append_section(self, lines: Sequence[str]) -> None:
+        """A section after the last, a blank line before it."""
+        added = self._added.setdefault(len(self.lines), [])
+        added += [*([""] if added or self._ends_in_text() else []), *lines]
+
+    def remove_section(self, section: _Section) -> None:
+        """Take a section away with the comment directly above it; what is said above the next section stays."""
+        start = self._comment_above(section.header)
+        end = self._last_key(section) + 1
+        stop = section.end if section.end == len(self.lines) else self._comment_above(section.end)
+        while end < stop and not self._is_blank(end):
+            end += 1
+        while end < stop and self._is_blank(end):
+            end += 1
+        self.delete(range(start, end))
+        if end == len(self.lines):
+            self._trim_end(start)
+
+    def __bytes__(self) -> bytes:
+        parts = self._added_at(-1)
+        for row, text in enumerate(self._texts):
+            parts += ([] if text is None else [text]) + self._added_at(row)
+        parts += self._added_at(len(self._texts))
+        return (UTF8_MARK if self._mark else b"") + encode("".join(self._ended(parts)))
+
+    def _added_at(self, row: int) -> list[str]:
+        return [line + self._newline for line in self._added.get(row, [])]
+
+    def _ended(self, parts: list[str]) -> list[str]:
+        """Only the last line of all may be without a newline."""
+        return [part if part.endswith("\n") else part + self._newline for part in parts[:-1]] + parts[-1:]
+
+    def _last_key(self, section: _Section) -> int:
+        rows = range(section.end - 1, section.header, -1)
+        return next((row for row in rows if self.lines[row].key and self._texts[row] is not None), section.header)
+
+    def _comment_above(self, row: int) -> int:
+        while row and self.lines[row - 1].text.lstrip(SPACE).startswith("#"):
+            row -= 1
+        return row
+
+    def _is_blank(self, row: int) -> bool:
+        return not self.lines[row].text.strip(SPACE)
+
+    def _ends_in_text(self) -> bool:
+        rows = range(len(self.lines) - 1, -1, -1)
+        last = next((row for row in rows if self._texts[row] is not None), None)
+        return last is not None and not self._is_blank(last)
+
+    def _trim_end(self, row: int) -> None:
+        while row and (self._texts[row - 1] is None or self._is_blank(row - 1)):
+            row -= 1
+            self._texts[row] = None
+
+
+def updated(document: Document, settings: Settings, present: Present, resolves: Resolves) -> bytes:
+    """The file's bytes after a save; read again, they describe the interface as `present` has it.
+
+    `settings` is what the document says, `resolves` whether an endpoint as written still leads to an address.
+    """
+    text = _Text(document)
+    _InterfaceEdit(text).save(settings, present)
+    _PeersEdit(text, settings, present.device, resolves).save()
+    return bytes(text)
+
+
+class _InterfaceEdit:
+    """The changes of [Interface]; a file without such a section gets one at its top."""
+
+    def __init__(self, text: _Text) -> None:
+        self._text = text
+        self._sections = text.sections("Interface")
+        homes = (section for section in self._sections if text.lines[section.header].quick)
+        self._home = next(homes, None)
+        self._new: list[str] = []
+
+    def save(self, settings: Settings, present: Present) -> None:
+        """Bring every setting that save_config records to what it is now."""
+        self._save_addresses(settings, present)
+        self._save_dns(settings, present)
+        if settings.mtu is not None and present.mtu is not None:
+            self._put("MTU", str(present.mtu), same=settings.mtu == present.mtu)
+        self._save_device(settings, present.device)
+        if self._new:
+            self._text.prepend(["[Interface]", *self._new, ""])
+
+    def _save_device(self, settings: Settings, device: Device) -> None:
+        port = str(device.listen_port) if device.listen_port else None
+        self._put("ListenPort", port, same=(settings.listen_port or 0) == device.listen_port)
+        mark = hex(device.fwmark) if device.fwmark else None
+        self._put("FwMark", mark, same=(settings.fwmark or 0) == device.fwmark)
+        key = device.private_key.reveal() if device.private_key else None
+        self._put("PrivateKey", key, same=_clamped(settings.private_key) == _clamped(device.private_key))
+
+    def _save_addresses(self, settings: Settings, present: Present) -> None:
+        """As sets: the order of addresses is the kernel's, which also takes 0.0.0.0 for nothing."""
+        wanted = [str(prefix) for prefix in present.addresses]
+        if {_prefix(a.address, a.length) for a in settings.addresses if a.address != bytes(4)} != set(wanted):
+            self._put_words("Address", wanted, _address_of)
+
+    def _save_dns(self, settings: Settings, present: Present) -> None:
+        servers = settings.dns if present.dns is None else present.dns
+        search = settings.dns_search if present.dns_search is None else present.dns_search
+        if {*servers, *search} != {*settings.dns, *settings.dns_search}:
+            self._put_words("DNS", [*servers, *search], str)
+
+    def _put(self, key: str, value: str | None, *, same: bool) -> None:
+        if not same and not _put_value(self._text, self._text.rows(self._sections, key), value):
+            self._add(key, value or "")
+
+    def _put_words(self, key: str, wanted: Sequence[str], identity: Callable[[str], str]) -> None:
+        edit = _WordsEdit(self._text, self._text.rows(self._sections, key), _bash_words, identity)
+        for word in edit.save(wanted):
+            self._add(key, word)
+
+    def _add(self, key: str, value: str) -> None:
+        if self._home:
+            self._text.add(self._home, key, value)
+        else:
+            self._new.append(f"{key} = {value}")
+
+
+class _PeersEdit:
+    """The changes of the [Peer] sections; several of one key are left alone together or become one."""
+
+    def __init__(self, text: _Text, settings: Settings, device: Device, resolves: Resolves) -> None:
+        self._text = text
+        self._device = device
+        self._resolves = resolves
+        self._parts: dict[PublicKey, list[tuple[_Section, PeerSettings]]] = {}
+        for section, peer in zip(text.sections("Peer"), settings.peers, strict=True):
+            self._parts.setdefault(peer.public_key, []).append((section, peer))
+        self._owners = {
+            network: self._first_row(peer.public_key)
+            for peer in device.peers
+            for network in _networks(peer.allowed_ips)
+        }
+
+    def save(self) -> None:
+        """Change, remove and add peers until the file has those of the device."""
+        present = {peer.public_key: peer for peer in self._device.peers}
+        for key, parts in self._parts.items():
+            if key not in present:
+                self._remove(parts)
+            elif len(parts) == 1:
+                self._save_peer(present[key], *parts[0])
+            elif not self._is_same(present[key], parts):
+                self._remove(parts[1:])
+                self._save_peer(present[key], *parts[0])
+        for key, peer in present.items():
+            if key not in self._parts:
+                self._text.append_section(["[Peer]", *(f"{name} = {value}" for name, value in _peer_lines(peer))])
+
+    def _first_row(self, key: PublicKey) -> float:
+        parts = self._parts.get(key)
+        return parts[0][0].header if parts else _AFTER_THE_FILE
+
+    def _remove(self, parts: Iterable[tuple[_Section, PeerSettings]]) -> None:
+        for section, _ in parts:
+            self._text.remove_section(section)
+
+    def _is_same(self, peer: DevicePeer, parts: Sequence[tuple[_Section, PeerSettings]]) -> bool:
+        """Whether all sections of a key together give what the device has, none of them claiming more."""
+        wanted = _networks(peer.allowed_ips)
+        claims = [_networks(part.allowed_ips) for _, part in parts]
+        merged = _merged([part for _, part in parts])
+        return (
+            merged.replace_allowed_ips
+            and _networks(merged.allowed_ips) == wanted
+            and all(claim <= wanted for claim in claims)
+            and _preshared(merged.preshared_key) == _preshared(peer.preshared_key)
+            and (merged.persistent_keepalive or 0) == peer.persistent_keepalive
+            and self._leads_to(merged.endpoint, peer.endpoint)
+        )
+
+    def _save_peer(self, peer: DevicePeer, section: _Section, settings: PeerSettings) -> None:
+        lines = dict(_peer_lines(peer))
+        same = {
+            "PresharedKey": _preshared(settings.preshared_key) == _preshared(peer.preshared_key),
+            "Endpoint": self._leads_to(settings.endpoint, peer.endpoint),
+            "PersistentKeepalive": (settings.persistent_keepalive or 0) == peer.persistent_keepalive,
+        }
+        for key in (key for key, unchanged in same.items() if not unchanged):
+            rows = self._text.rows([section], key)
+            if not _put_value(self._text, rows, lines.get(key)):
+                self._text.add(section, key, lines[key])
+        self._save_allowed_ips(peer, section, settings)
+
+    def _save_allowed_ips(self, peer: DevicePeer, section: _Section, settings: PeerSettings) -> None:
+        """What the file claims beyond the device's stays where a later peer takes it away again, as in `wg`."""
+        wanted = [str(ip) for ip in peer.allowed_ips]
+        claimed = _networks(settings.allowed_ips)
+        taken = {each for each in claimed.difference(wanted) if self._owners.get(each, -1) > section.header}
+        if claimed - taken == set(wanted):
+            return
+        edit = _WordsEdit(self._text, self._text.rows([section], "AllowedIPs"), _wg_words, _network_of)
+        if missing := edit.save(wanted, taken):
+            self._text.add(section, "AllowedIPs", ", ".join(missing))
+
+    def _leads_to(self, endpoint: Endpoint | None, address: SocketAddress | None) -> bool:
+        if endpoint is None or address is None:
+            return endpoint is None and address is None
+        return str(endpoint) == str(address) or self._resolves(endpoint, address)
+
+
+class _WordsEdit:
+    """The change of a list that stands in one row or several."""
+
+    def __init__(
+        self,
+        text: _Text,
+        rows: list[int],
+        split: Callable[[str], list[str]],
+        identity: Callable[[str], str],
+    ) -> None:
+        self._text = text
+        self._words = {row: split(text.lines[row].value_text) for row in rows}
+        self._identity = identity
+
+    def save(self, wanted: Sequence[str], tolerated: Iterable[str] = ()) -> list[str]:
+        """Leave the words that are wanted or tolerated, and add; those that need new lines come back."""
+        allowed = {*wanted, *tolerated}
+        kept = {row: [w for w in words if self._identity(w) in allowed] for row, words in self._words.items()}
+        known = {self._identity(word) for words in kept.values() for word in words}
+        missing = [word for word in wanted if word not in known]
+        if missing and (row := self._row_for_more(kept)) is not None:
+            kept[row] = [*kept[row], *missing]
+            missing = []
+        self._write(kept)
+        return missing
+
+    def _row_for_more(self, kept: Mapping[int, list[str]]) -> int | None:
+        """The last row that stays, or else the first; none where each word has a line of its own."""
+        staying = [row for row, words in kept.items() if words]
+        if not staying:
+            return next(iter(kept), None)
+        own_lines = len(self._words) > 1 and all(len(words) == 1 for words in self._words.values())
+        return None if own_lines else staying[-1]
+
+    def _write(self, kept: Mapping[int, list[str]]) -> None:
+        for row, words in kept.items():
+            if not words:
+                self._text.delete([row])
+            elif words != self._words[row]:
+                self._text.replace(row, ", ".join(words))
+
+
+def _put_value(text: _Text, rows: list[int], value: str | None) -> bool:
+    """Put a value, or none, in the place of the last of the rows, which is the one that counts; False: no place."""
+    if value is None:
+        text.delete(rows)
+    elif rows:
+        text.replace(rows[-1], value)
+    return value is None or bool(rows)
+
+
+def _peer_lines(peer: DevicePeer) -> Iterator[tuple[str, str]]:
+    """A peer's section as `wg showconf` prints it."""
+    yield "PublicKey", str(peer.public_key)
+    if key := _preshared(peer.preshared_key):
+        yield "PresharedKey", key.reveal()
+    if peer.allowed_ips:
+        yield "AllowedIPs", ", ".join(map(str, peer.allowed_ips))
+    if peer.endpoint:
+        yield "Endpoint", str(peer.endpoint)
+    if peer.persistent_keepalive:
+        yield "PersistentKeepalive", str(peer.persistent_keepalive)
+
+
+def _merged(parts: Sequence[PeerSettings]) -> PeerSettings:
+    """What several sections of one key come to on a device."""
+    merged = parts[0]
+    for part in parts[1:]:
+        given = {name: value for name, value in part._asdict().items() if value is not None}
+        merged = merged._replace(**given)
+    return merged
+
+
+def _prefix(address: bytes, length: int) -> str:
+    return f"{address_text(address)}/{length}"
+
+
+def _networks(allowed_ips: Iterable[AllowedIP]) -> set[str]:
+    """The networks that a list comes to, its incremental entries applied."""
+    found: set[str] = set()
+    for ip in allowed_ips:
+        change = found.discard if ip.change == "-" else found.add
+        change(_prefix(ip.address, ip.length))
+    return found
+
+
+def _network_of(entry: str) -> str:
+    """The network that an AllowedIPs entry adds; "" for one that takes away."""
+    ip, _ = grammar.allowed_ip(entry.translate(_WITHOUT_SPACE))
+    return "" if ip.change == "-" else _prefix(ip.address, ip.length)
+
+
+def _wg_words(value: str) -> list[str]:
+    return [word.strip(SPACE) for word in value.split(",")]
+
+
+def _bash_words(value: str) -> list[str]:
+    return [word.text for word in grammar.words(value)]
+
+
+def _address_of(word: str) -> str:
+    found = grammar.address(word)
+    return _prefix(found.address, found.length)
+
+
+def _preshared(key: SecretKey | None) -> SecretKey | None:
+    """A preshared key; one of zeros is none."""
+    return key if key and any(key.raw) else None
+
+
+def _clamped(key: SecretKey | None) -> SecretKey | None:
+    """The scalar that a device makes of a private key (curve25519_clamp_secret); one of zeros is none."""
+    if key is None or not any(key.raw):
+        return None
+    raw = bytearray(key.raw)
+    raw[0] &= 0b11111000
+    raw[31] = raw[31] & 0b01111111 | 0b01000000
+    return SecretKey(bytes(raw))
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Replace a file's content in one step that survives a crash; mode, owner and symbolic links stay."""
+    target = os.path.realpath(path)
+    try:
+        _replace(target, data)
+    except OSError as error:
+        what = f"`{target}' cannot be written: {os.strerror(error.errno or 0)}"
+        remedy = "the file before the change is still there"
+        raise OperationError(what, errno=error.errno or 0, remedy=remedy) from None
+
+
+def _replace(target: str, data: bytes) -> None:
+    from tempfile import NamedTemporaryFile
+
+    directory, _, name = target.rpartition("/")
+    with NamedTemporaryFile(dir=directory or "/", prefix=f".{name}.", delete=False) as file:
+        try:
+            _keep_mode_and_owner(target, file.fileno())
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    _sync_directory(directory or "/")
+
+
+def _keep_mode_and_owner(target: str, descriptor: int) -> None:
+    """Of the file that is replaced; a new one is its owner's alone."""
+    try:
+        old = os.stat(target)
+    except FileNotFoundError:
+        return
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, old.st_mode & 0o7777)
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
