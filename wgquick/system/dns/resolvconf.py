@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _ORDER = "/etc/resolvconf/interface-order"
 _RECORDS = "/etc/resolvconf/run/interface"
+_HEADING = "\n# resolv.conf from "
 _PREFIX_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _NOT_FOUND = 127  # the status of a command that is not there, as the shell has it
 
@@ -34,10 +35,10 @@ class Resolvconf:
         self._run(_delete(name), b"")
 
     def current(self, name: str) -> Current | None:
-        """What `resolvconf -l NAME` prints, or where it does not know -l (Debian's) what its record holds."""
+        """What `resolvconf -l NAME` prints, or where it does not know -l what its record holds."""
         record = f"{_prefix()}{name}"
         status, text, _ = _outcome(["-l", record], b"")
-        return _parsed(text if status == 0 else _contents(f"{_RECORDS}/{record}"))
+        return _parsed(_contents(f"{_RECORDS}/{record}") if status else _section(text, record))
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
         """The transcript of `set`; wg-quick's does not show what goes to standard input."""
@@ -91,6 +92,12 @@ def _contents(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def _section(text: str, record: str) -> str:
+    """Debian's -l lists every record whichever it is asked for, each below a heading."""
+    sections = [section.partition("\n") for section in f"\n{text}".split(_HEADING)[1:]]
+    return next((lines for heading, _, lines in sections if heading.strip() == record), "")
 
 
 def _parsed(text: str) -> Current | None:

@@ -1,0 +1,138 @@
+"""systemd-resolved over D-Bus: the real daemon on a system bus of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.resolvers import plain, resolved
+from wgquick.errors import OperationError
+from wgquick.system.dns import Dns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+SERVERS, SEARCH = ("10.0.0.1", "fd00::1", "fe80::1%wg0"), ("corp.example", "lan")
+DNS = Dns("/run/wgq")
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Namespace]:
+    with resolved() as machine:
+        yield machine
+
+
+@pytest.fixture
+def machine(daemon: Namespace) -> Iterator[Namespace]:
+    """The machine with a fresh link wg0 on it."""
+    daemon.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "wg1"])
+    deadline = time.monotonic() + 10
+    while daemon.run(["resolvectl", "dns", "wg0"], check=False).returncode:
+        assert time.monotonic() < deadline
+    yield daemon
+    daemon.run(["ip", "link", "delete", "wg0"], check=False)
+
+
+def shown(machine: Namespace, what: str, link: str = "wg0") -> str:
+    """What resolvectl shows of the link."""
+    return machine.out("resolvectl", what, link).partition(":")[2].strip()
+
+
+def test_auto_takes_resolved_where_there_is_no_resolvconf(machine: Namespace) -> None:
+    assert machine.call(DNS.detect, "auto") == "resolved"
+
+
+def test_a_full_tunnel_gets_servers_domains_and_every_question(machine: Namespace) -> None:
+    machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
+    assert shown(machine, "dns") == "10.0.0.1 fd00::1 fe80::1"
+    assert shown(machine, "domain") == "corp.example lan ~."
+
+
+def test_another_tunnel_gets_only_its_domains(machine: Namespace) -> None:
+    machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
+    machine.call(DNS.set, "resolved", "wg0", ("10.0.0.2",), (), False)
+    assert shown(machine, "dns") == "10.0.0.2"
+    assert shown(machine, "domain") == ""
+
+
+def test_unset_leaves_nothing_of_this_link_and_all_of_the_other(machine: Namespace) -> None:
+    machine.call(DNS.set, "resolved", "wg1", ("10.1.0.1",), ("other",), False)
+    machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
+    for _ in range(2):
+        machine.call(DNS.unset, "resolved", "wg0")
+        assert shown(machine, "dns") == shown(machine, "domain") == ""
+        assert shown(machine, "dns", "wg1") == "10.1.0.1"
+
+
+def test_current_is_what_the_daemon_has(machine: Namespace) -> None:
+    assert machine.call(DNS.current, "resolved", "wg0") is None
+    machine.call(DNS.set, "resolved", "wg0", SERVERS[:2], SEARCH, True)
+    assert machine.call(DNS.current, "resolved", "wg0") == (SERVERS[:2], SEARCH)
+
+
+def test_the_transcript_is_the_commands_that_do_the_same(machine: Namespace) -> None:
+    for full_tunnel, search in ((True, SEARCH), (False, SEARCH), (True, ()), (False, ())):
+        machine.call(DNS.set, "resolved", "wg0", SERVERS[:2], search, full_tunnel)
+        ours = [shown(machine, what) for what in ("dns", "domain")]
+        machine.call(DNS.unset, "resolved", "wg0")
+        for line in DNS.set_lines("resolved", "wg0", SERVERS[:2], search, full_tunnel):
+            machine.run(["sh", "-c", line.removeprefix("[#] ")])
+        assert [shown(machine, what) for what in ("dns", "domain")] == ours
+        for line in DNS.unset_lines("resolved", "wg0"):
+            machine.run(["sh", "-c", line.removeprefix("[#] ")])
+        assert shown(machine, "dns") == ""
+
+
+def test_a_link_that_is_gone_has_nothing_to_take_back_and_cannot_be_given_any(machine: Namespace) -> None:
+    machine.run(["ip", "link", "delete", "wg0"])
+    machine.call(DNS.unset, "resolved", "wg0")
+    assert machine.call(DNS.current, "resolved", "wg0") is None
+    with pytest.raises(OperationError, match="no link wg0"):
+        machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
+
+
+def test_a_server_that_is_no_address_is_refused_before_anything_is_changed(machine: Namespace) -> None:
+    with pytest.raises(OperationError, match=r"`1\.2\.3' is no address"):
+        machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1", "1.2.3"), SEARCH, True)
+    assert shown(machine, "dns") == ""
+
+
+def test_the_daemons_refusal_is_told_in_its_words(machine: Namespace) -> None:
+    with pytest.raises(OperationError, match=r"systemd-resolved refused: .*domain") as refusal:
+        machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1",), ("not..valid",), True)
+    assert "--dns file" in refusal.value.remedy
+
+
+def test_where_no_daemon_runs_set_says_so_and_unset_has_nothing_to_do() -> None:
+    with plain() as machine:
+        machine.run(["ip", "link", "add", "wg0", "type", "veth"])
+        assert machine.call(DNS.detect, "auto") == "file"
+        with pytest.raises(OperationError, match="system bus cannot be reached"):
+            machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
+        machine.call(DNS.unset, "resolved", "wg0")
+        assert machine.call(DNS.current, "resolved", "wg0") is None
+
+
+def test_a_bus_without_the_daemon_is_not_taken_for_it() -> None:
+    with resolved() as machine:
+        machine.run(["ip", "link", "add", "wg0", "type", "veth"])
+        pids = machine.out("dbus-send", "--system", "--print-reply", *OWNER).split()
+        machine.run(["kill", pids[-1]])
+        deadline = time.monotonic() + 10
+        while machine.call(DNS.detect, "auto") != "file":
+            assert time.monotonic() < deadline
+        machine.call(DNS.unset, "resolved", "wg0")
+        assert machine.call(DNS.current, "resolved", "wg0") is None
+        assert machine.call(DNS.detect, "auto") == "file"
+
+
+OWNER = (
+    "--dest=org.freedesktop.DBus",
+    "/org/freedesktop/DBus",
+    "org.freedesktop.DBus.GetConnectionUnixProcessID",
+    "string:org.freedesktop.resolve1",
+)

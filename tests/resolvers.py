@@ -1,0 +1,135 @@
+"""Machines that keep their DNS in one of the usual ways: openresolv, Debian's resolvconf, systemd-resolved.
+
+The packages are fetched by apt-get and unpacked below .cache/, as installing them would take over this
+machine's own /etc/resolv.conf; a machine then sees them in its /usr and /etc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.namespaces import Namespace, host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+UPSTREAM = "192.0.2.53"  # the name server that a machine has without a tunnel
+_CACHE = Path(__file__).parent.parent / ".cache" / "packages"
+_SPLIT = ("bin", "sbin", "lib")  # folders that a machine has in /usr
+
+
+def _unpacked(package: str) -> Path:
+    """The package's files, fetched once; the folder appears only when it is whole."""
+    folder = _CACHE / package
+    if not folder.exists():
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f"{package}-", dir=_CACHE))
+        try:
+            _fetch(package, fresh)
+            with contextlib.suppress(OSError):  # another test run was faster
+                fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _fetch(package: str, folder: Path) -> None:
+    download = ["apt-get", "-q", "download", package]
+    if subprocess.run(download, cwd=folder, check=False, capture_output=True).returncode:
+        subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+        subprocess.run(download, cwd=folder, check=True, capture_output=True)
+    (archive,) = folder.glob("*.deb")
+    subprocess.run(["dpkg", "-x", archive, folder], check=True)
+    archive.unlink()
+    for part in _SPLIT:
+        if (folder / part).exists():
+            subprocess.run(["cp", "-a", folder / part, folder / "usr/"], check=True)
+
+
+def _install(machine: Namespace, *packages: str, hidden: str = "") -> None:
+    """Let the machine see the packages: /usr by an overlay, less a hidden file, /etc by copies into its own."""
+    folders = [_unpacked(package) for package in packages]
+    layers = ["/run/.hidden", *(str(folder / "usr") for folder in folders), "/usr"]
+    machine.run(["mkdir", "-p", "/run/.hidden"])
+    if hidden:  # a character device 0:0 hides what the layers below have (overlayfs.rst, whiteouts)
+        machine.run(["mkdir", "-p", f"/run/.hidden/{Path(hidden).parent}"])
+        machine.run(["mknod", f"/run/.hidden/{hidden}", "c", "0", "0"])
+    machine.run(["mount", "-t", "overlay", "-o", f"lowerdir={':'.join(layers)}", "overlay", "/usr"])
+    for folder in folders:
+        if (folder / "etc").exists():
+            machine.run(["cp", "-a", f"{folder}/etc/.", "/etc/"])
+
+
+@contextlib.contextmanager
+def openresolv() -> Iterator[Namespace]:
+    """A machine with openresolv and one record of its own."""
+    with host() as machine:
+        _install(machine, "openresolv")
+        machine.run(["resolvconf", "-a", "up0"], input=f"nameserver {UPSTREAM}\n")
+        yield machine
+
+
+@contextlib.contextmanager
+def debian_resolvconf() -> Iterator[Namespace]:
+    """A machine with Debian's resolvconf, its links and switches as its installation sets them."""
+    with host() as machine:
+        _install(machine, "resolvconf")
+        machine.run(["mkdir", "-p", "/run/resolvconf/interface"])
+        machine.run(["ln", "-sf", "/run/resolvconf/resolv.conf", "/etc/resolv.conf"])
+        machine.run(["resolvconf", "--enable-updates"])
+        machine.run(["resolvconf", "-a", "up0.inet"], input=f"nameserver {UPSTREAM}\n")
+        yield machine
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[Namespace]:
+    """A machine with nothing but /etc/resolv.conf."""
+    with host() as machine:
+        _install(machine, hidden="sbin/resolvconf")
+        machine.run(["sh", "-c", f"echo nameserver {UPSTREAM} >/etc/resolv.conf"])
+        yield machine
+
+
+_ASK = (
+    "dbus-send",
+    "--system",
+    "--print-reply",
+    "--dest=org.freedesktop.DBus",
+    "/org/freedesktop/DBus",
+    "org.freedesktop.DBus.NameHasOwner",
+    "string:org.freedesktop.resolve1",
+)
+_USERS = """
+id -u systemd-resolve >/dev/null 2>&1 || {
+    echo 'systemd-resolve:x:990:' >>/etc/group
+    echo 'systemd-resolve:x:990:990::/:/usr/sbin/nologin' >>/etc/passwd
+}
+"""
+
+
+@contextlib.contextmanager
+def resolved(*, resolvconf: bool = False) -> Iterator[Namespace]:
+    """A machine with systemd-resolved on a system bus of its own, with or without its link named resolvconf."""
+    with host() as machine:
+        _install(machine, "libsystemd-shared", "systemd-resolved", hidden="" if resolvconf else "sbin/resolvconf")
+        machine.run(["sh", "-c", _USERS])
+        machine.run(["mkdir", "-p", "/run/dbus", "/run/systemd"])
+        machine.run(["ln", "-sf", "/run/systemd/resolve/stub-resolv.conf", "/etc/resolv.conf"])
+        machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
+        _await(lambda: machine.run(_ASK, check=False).returncode == 0)
+        machine.popen(["sh", "-c", "exec /usr/lib/systemd/systemd-resolved 2>/run/systemd/log"])
+        _await(lambda: "boolean true" in machine.out(*_ASK))
+        yield machine
+
+
+def _await(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
