@@ -137,17 +137,17 @@ impl Control {
     }
 
     fn messages(&mut self) {
-        for _ in 0..MESSAGES_PER_TURN {
-            let Some((message, waiting)) = self.device.take_message() else {
-                return;
-            };
-            let now = sys::now_ms();
-            if waiting >= LOAD_MESSAGES {
-                self.loaded_until = now + LOAD_MS;
-            }
-            self.device.receive_handshake(&message, now < self.loaded_until);
+        let (messages, waiting) = self.device.take_messages(MESSAGES_PER_TURN);
+        let now = sys::now_ms();
+        if messages.len() + waiting >= LOAD_MESSAGES {
+            self.loaded_until = now + LOAD_MS;
         }
-        self.device.alarm.waker.wake();
+        for message in &messages {
+            self.device.receive_handshake(message, now < self.loaded_until);
+        }
+        if waiting > 0 {
+            self.device.alarm.waker.wake();
+        }
     }
 
     fn tasks(&self) {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::allowed_ips::AllowedIps;
@@ -200,8 +200,6 @@ pub struct Device {
     queue: Mutex<Queue>,
     link: Mutex<Link>,
     newest_stamp: Mutex<Timestamp>,
-    /// Handshake messages dropped for lack of room.
-    dropped: AtomicU64,
 }
 
 impl Device {
@@ -224,7 +222,6 @@ impl Device {
             queue: Mutex::default(),
             link: Mutex::new(link),
             newest_stamp: Mutex::new([0; 12]),
-            dropped: AtomicU64::new(0),
         })
     }
 
@@ -261,7 +258,6 @@ impl Device {
     pub fn push_message(&self, message: Incoming) {
         let mut queue = lock(&self.queue);
         if queue.messages.len() >= MAX_QUEUED_MESSAGES {
-            self.dropped.fetch_add(1, Relaxed);
             return;
         }
         queue.messages.push_back(message);
@@ -274,10 +270,12 @@ impl Device {
         std::mem::take(&mut lock(&self.queue).tasks)
     }
 
-    /// The next handshake message and how many wait behind it.
-    pub fn take_message(&self) -> Option<(Incoming, usize)> {
+    /// The next handshake messages and how many wait behind them.
+    pub fn take_messages(&self, most: usize) -> (Vec<Incoming>, usize) {
         let mut queue = lock(&self.queue);
-        queue.messages.pop_front().map(|message| (message, queue.messages.len()))
+        let count = queue.messages.len().min(most);
+        let taken = queue.messages.drain(..count).collect();
+        (taken, queue.messages.len())
     }
 
     /// A time stamp later than any before it, though the clock be set back.

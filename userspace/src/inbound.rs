@@ -23,6 +23,8 @@ struct Known {
     index: u32,
     peer: Arc<Peer>,
     session: Arc<Session>,
+    /// Whether the peer's sessions know that this one is in use by both ends.
+    confirmed: bool,
     /// What was received since the peer's counters and timers were told.
     bytes: usize,
     data: bool,
@@ -162,6 +164,7 @@ fn look_up<'a>(
             index,
             peer: peer.clone(),
             session: session.clone(),
+            confirmed: session.initiator,
             bytes: 0,
             data: false,
             any: false,
@@ -170,21 +173,25 @@ fn look_up<'a>(
     known.as_mut()
 }
 
-fn open(device: &Device, known: &Known, message: &mut [u8], now: u64) -> Option<usize> {
+fn open(device: &Device, known: &mut Known, message: &mut [u8], now: u64) -> Option<usize> {
     if !known.session.can_receive(now) {
         return None;
     }
     let len = known.session.open(message)?;
-    let keypairs = known.peer.keypairs.read().unwrap_or_else(PoisonError::into_inner);
-    if !known.session.initiator && keypairs.is_next(&known.session) {
-        drop(keypairs);
+    if !known.confirmed {
         confirm(device, known);
     }
     Some(len)
 }
 
 /// The first packet of a session that the peer began: from now on we send with it too.
-fn confirm(device: &Device, known: &Known) {
+fn confirm(device: &Device, known: &mut Known) {
+    known.confirmed = true;
+    let keypairs = known.peer.keypairs.read().unwrap_or_else(PoisonError::into_inner);
+    if !keypairs.is_next(&known.session) {
+        return;
+    }
+    drop(keypairs);
     let forgotten =
         known.peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).confirm(&known.session);
     if let Some(forgotten) = forgotten {
