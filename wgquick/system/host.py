@@ -10,7 +10,7 @@ from wgquick.system.dns import Dns
 from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
-from wgquick.system.wireguard.uapi import Uapi as Control
+from wgquick.system.wireguard import Control
 from wgquick.system.wireguard.resolve import resolve, retries_of
 
 if TYPE_CHECKING:
