@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.namespaces import Namespace, namespace
 from wgquick.errors import BatchError, OperationError
-from wgquick.executor.protocols import Path
+from wgquick.executor.protocols import Path as RoutePath
 from wgquick.net import Prefix, Route, Rule
 from wgquick.system.netlink import RtNetlink
 
@@ -193,12 +196,12 @@ def test_paths_are_what_ip_route_get_shows(ns: Namespace, nl: RtNetlink) -> None
     ip(ns, "route add 10.9.0.0/16 dev up0 mtu 1300", "route add 10.10.0.0/16 dev up0 mtu lock 1200")
     ip(ns, "route add fd09::/64 dev up0 mtu 1290", "route add unreachable 10.11.0.0/16")
     ip(ns, "route add blackhole 10.12.0.0/16", "route add unreachable fd12::/64", "route add prohibit 10.13.0.0/16")
-    assert nl.path("198.51.100.1") == Path("up0", None)
-    assert nl.path("10.9.1.1") == Path("up0", 1300)
-    assert nl.path("10.10.1.1") == Path("up0", None)
-    assert nl.path("fd09::1") == Path("up0", 1290)
-    assert nl.path("2001:db8:5::1") == Path("up0", None)
-    assert nl.path("127.0.0.1") == Path("lo", None)
+    assert nl.path("198.51.100.1") == RoutePath("up0", None)
+    assert nl.path("10.9.1.1") == RoutePath("up0", 1300)
+    assert nl.path("10.10.1.1") == RoutePath("up0", None)
+    assert nl.path("fd09::1") == RoutePath("up0", 1290)
+    assert nl.path("2001:db8:5::1") == RoutePath("up0", None)
+    assert nl.path("127.0.0.1") == RoutePath("lo", None)
     for address in ("10.11.0.1", "10.12.0.1", "10.13.0.1", "fd12::1"):
         assert nl.path(address) is None
     ip(ns, "route del default")
@@ -206,20 +209,20 @@ def test_paths_are_what_ip_route_get_shows(ns: Namespace, nl: RtNetlink) -> None
 
 
 def test_the_default_path_is_the_first_default_route(ns: Namespace, nl: RtNetlink) -> None:
-    assert nl.default_path() == Path("up0", None)
+    assert nl.default_path() == RoutePath("up0", None)
     ip(ns, "route add 0.0.0.0/8 dev up0", "route add default dev lo metric 5", "route add default dev up1 metric 9")
-    assert nl.default_path() == Path("up0", None)
+    assert nl.default_path() == RoutePath("up0", None)
     ip(ns, "route change default via 192.0.2.1 mtu 1400")
-    assert nl.default_path() == Path("up0", 1400)
+    assert nl.default_path() == RoutePath("up0", 1400)
     ip(ns, "route del default via 192.0.2.1")
-    assert nl.default_path() == Path("lo", None)
+    assert nl.default_path() == RoutePath("lo", None)
     ip(ns, "route del default", "route del default")
     assert nl.default_path() is None
 
 
 def test_a_default_route_of_several_next_hops_names_no_link(ns: Namespace, nl: RtNetlink) -> None:
     ip(ns, "route del default", "route add default nexthop via 192.0.2.1 nexthop via 192.0.2.7")
-    assert nl.default_path() == Path("", None)
+    assert nl.default_path() == RoutePath("", None)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -306,3 +309,26 @@ def test_a_hundred_thousand_routes_are_added_and_read_in_seconds(ns: Namespace, 
     assert sorted(found) == wanted
     assert added - start < 3
     assert time.process_time() - added < 3
+
+
+UNPRIVILEGED = """
+from wgquick.errors import BatchError
+from wgquick.net import Prefix, Route
+from wgquick.system.netlink import RtNetlink
+
+nl = RtNetlink()
+nl.set_link("lo")
+routes = [Route(Prefix((0x0B000001 + 256 * n).to_bytes(4, "big"), 24), "lo") for n in range(5000)]
+try:
+    nl.add_routes(routes)
+except BatchError as error:
+    assert [index for index, _ in error.failures] == list(range(5000))
+    print("all refused")
+"""
+
+
+def test_without_the_right_to_a_larger_receive_buffer_no_refusal_is_lost() -> None:
+    """SO_RCVBUFFORCE needs CAP_NET_ADMIN of the whole machine, which a container's root does not have."""
+    command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", UNPRIVILEGED]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("all refused\n", "")
