@@ -45,9 +45,14 @@ def interface_name(target: str) -> str:
     return _name_of(_given_path(target, DIRECTORY))
 
 
+def is_valid_name(name: str) -> bool:
+    """wg-quick's rule for interface names."""
+    return _NAME.fullmatch(name) is not None
+
+
 def valid_name(name: str) -> str:
     """The name itself, or WgqError where wg-quick's rule does not allow it."""
-    if not _NAME.fullmatch(name):
+    if not is_valid_name(name):
         raise WgqError(f"`{name}' is not a valid interface name", remedy=_NAME_RULE)
     return name
 

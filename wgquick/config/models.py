@@ -1,0 +1,296 @@
+"""A configuration as frozen pydantic models: the Python side's door to the same grammar.
+
+Values may be given as strings in a file's notation or as the values of `wgquick.net`. Private and preshared keys
+show themselves in `to_text` alone: not in `repr`, in a dump, in JSON, or in an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from wgquick.config import grammar
+from wgquick.config.document import SPACE, Document
+from wgquick.config.location import is_valid_name
+from wgquick.config.parser import parse
+from wgquick.config.settings import Address as AddressValue
+from wgquick.config.settings import PeerSettings, Settings
+from wgquick.config.text import settings_text
+from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound="_Model")
+
+_WITHOUT_SPACE = dict.fromkeys(map(ord, SPACE))
+_HIDDEN = "(hidden)"
+
+
+def _text_or(kind: type[T], read: Callable[[str], T]) -> Callable[[object], T]:
+    """A validator that takes a value as it is or reads its text, whitespace removed as in wg's lines."""
+
+    def validate(value: object) -> T:
+        if isinstance(value, kind):
+            return value
+        if isinstance(value, str):
+            return read(value.translate(_WITHOUT_SPACE))
+        raise ValueError(f"text or {kind.__name__} is needed")
+
+    return validate
+
+
+def _number_or(most: int, read: Callable[[str], int]) -> Callable[[object], int]:
+    """A validator for a number, or for its notation in a file."""
+
+    def validate(value: object) -> int:
+        if isinstance(value, str):
+            return read(value.translate(_WITHOUT_SPACE))
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
+            return value
+        raise ValueError(f"a number from 0 to {most} is needed")
+
+    return validate
+
+
+def _list_of(
+    item: Callable[[object], T], split: Callable[[str], Iterable[str]]
+) -> Callable[[object], tuple[T, ...]]:
+    """A validator for a list, or for its notation in a file."""
+
+    def validate(value: object) -> tuple[T, ...]:
+        if isinstance(value, str):
+            return tuple(item(word) for word in split(value))
+        if isinstance(value, list | tuple):
+            return tuple(item(each) for each in value)
+        raise ValueError("a list, or text with commas, is needed")
+
+    return validate
+
+
+def _bash_words(value: str) -> list[str]:
+    return [word.text for word in grammar.words(value)]
+
+
+def _wg_words(value: str) -> list[str]:
+    return value.split(",") if value.strip(SPACE) else []
+
+
+def _one(value: str) -> list[str]:
+    return [value]
+
+
+def _line(value: object) -> str:
+    """A hook: one line of any text, blanks at its ends aside."""
+    if not isinstance(value, str):
+        raise ValueError("text is needed")
+    if "\n" in value or "\0" in value:
+        raise ValueError("a hook is one line")
+    return value.strip(SPACE)
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or [value] != _bash_words(value) or set("#\0\r\v\f") & set(value):
+        raise ValueError("a single word is needed")
+    return value
+
+
+def _server(value: object) -> str:
+    word = _word(value)
+    if not grammar.is_nameserver(word):
+        raise ValueError("a DNS server is an address; a search domain belongs in dns_search")
+    return word
+
+
+def _search_domain(value: object) -> str:
+    word = _word(value)
+    if grammar.is_nameserver(word):
+        raise ValueError("an address belongs in dns")
+    return word
+
+
+def _table(value: object) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return "" if text == "" else _word(text)
+
+
+def _preshared_key(text: str) -> SecretKey:
+    return grammar.secret_key(text, "PresharedKey")
+
+
+def _allowed_ip(text: str) -> AllowedIP:
+    return grammar.allowed_ip(text)[0]
+
+
+def _hidden(_key: SecretKey) -> str:
+    return _HIDDEN
+
+
+def _texts(values: Iterable[object]) -> list[str]:
+    return [str(value) for value in values]
+
+
+def _address_texts(addresses: Iterable[AddressValue]) -> list[str]:
+    return [address.text for address in addresses]
+
+
+_STRING = WithJsonSchema({"type": "string"})
+_NUMBER = WithJsonSchema({"type": "integer"})
+_STRINGS = WithJsonSchema({"type": "array", "items": {"type": "string"}})
+_AS_TEXT = PlainSerializer(str, return_type=str)
+_AS_TEXTS = PlainSerializer(_texts, return_type=list[str])
+_AS_ADDRESSES = PlainSerializer(_address_texts, return_type=list[str])
+_AS_HIDDEN = PlainSerializer(_hidden, when_used="json")
+
+_Public = Annotated[PublicKey, PlainValidator(_text_or(PublicKey, grammar.public_key)), _AS_TEXT, _STRING]
+_Private = Annotated[SecretKey, PlainValidator(_text_or(SecretKey, grammar.secret_key)), _AS_HIDDEN, _STRING]
+_Preshared = Annotated[SecretKey, PlainValidator(_text_or(SecretKey, _preshared_key)), _AS_HIDDEN, _STRING]
+_EndpointField = Annotated[Endpoint, PlainValidator(_text_or(Endpoint, grammar.endpoint)), _AS_TEXT, _STRING]
+_AllowedIPs = Annotated[
+    tuple[AllowedIP, ...],
+    PlainValidator(_list_of(_text_or(AllowedIP, _allowed_ip), _wg_words)),
+    _AS_TEXTS,
+    _STRINGS,
+]
+_Addresses = Annotated[
+    tuple[AddressValue, ...],
+    PlainValidator(_list_of(_text_or(AddressValue, grammar.address), _bash_words)),
+    _AS_ADDRESSES,
+    _STRINGS,
+]
+_Port = Annotated[int, PlainValidator(_number_or(0xFFFF, grammar.listen_port)), _NUMBER]
+_Mark = Annotated[int, PlainValidator(_number_or(0xFFFFFFFF, grammar.fwmark)), _NUMBER]
+_Keepalive = Annotated[int, PlainValidator(_number_or(0xFFFF, grammar.persistent_keepalive)), _NUMBER]
+_Mtu = Annotated[int, PlainValidator(_number_or(0x7FFFFFFF, grammar.mtu)), _NUMBER]
+_Hooks = Annotated[tuple[str, ...], PlainValidator(_list_of(_line, _one)), _AS_TEXTS, _STRINGS]
+_Servers = Annotated[tuple[str, ...], PlainValidator(_list_of(_server, _bash_words)), _AS_TEXTS, _STRINGS]
+_Search = Annotated[tuple[str, ...], PlainValidator(_list_of(_search_domain, _bash_words)), _AS_TEXTS, _STRINGS]
+_Table = Annotated[str, PlainValidator(_table), _STRING]
+
+
+class _Model(BaseModel):
+    """Frozen, without unknown fields, and with errors that show nothing of what was given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_input(cls, value: Any, handler: ModelWrapValidatorHandler[Model]) -> Model:
+        """Also `ValidationError.errors()` would show what was given, a key perhaps."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            details = [_without_input(each) for each in error.errors(include_input=False, include_url=False)]
+            raise ValidationError.from_exception_data(error.title, details, hide_input=True) from None
+
+
+def _without_input(detail: Any) -> InitErrorDetails:
+    message = detail["msg"].replace("{", "(").replace("}", ")")
+    return InitErrorDetails(type=PydanticCustomError(detail["type"], message), loc=detail["loc"], input=None)
+
+
+class Interface(_Model):
+    """[Interface]: None and empty lists are settings that are not given."""
+
+    private_key: _Private | None = None
+    listen_port: _Port | None = None
+    fwmark: _Mark | None = None
+    address: _Addresses = ()
+    dns: _Servers = ()
+    dns_search: _Search = ()
+    mtu: _Mtu | None = None
+    table: _Table = ""
+    pre_up: _Hooks = ()
+    post_up: _Hooks = ()
+    pre_down: _Hooks = ()
+    post_down: _Hooks = ()
+    save_config: bool = False
+
+    @field_validator("address")
+    @classmethod
+    def _once(cls, addresses: tuple[AddressValue, ...]) -> tuple[AddressValue, ...]:
+        for place, address in enumerate(addresses):
+            if any(grammar.same_address(address, other) for other in addresses[:place]):
+                raise ValueError(f"Address `{address.text}' is given twice")
+        return addresses
+
+
+class Peer(_Model):
+    """[Peer]. With `replace_allowed_ips` None, incremental entries (`+`, `-`) keep the others, as in wg(8)."""
+
+    public_key: _Public
+    preshared_key: _Preshared | None = None
+    allowed_ips: _AllowedIPs = ()
+    replace_allowed_ips: bool | None = None
+    endpoint: _EndpointField | None = None
+    persistent_keepalive: _Keepalive | None = None
+
+    @property
+    def settings(self) -> PeerSettings:
+        """The same as plain values."""
+        replaces = self.replace_allowed_ips
+        if replaces is None:
+            replaces = not any(ip.change for ip in self.allowed_ips)
+        return PeerSettings(
+            self.public_key,
+            self.preshared_key,
+            self.allowed_ips,
+            replaces,
+            self.endpoint,
+            self.persistent_keepalive,
+        )
+
+
+class WgQuickConfig(_Model):
+    """A whole configuration and the interface's name; `path` is its file, empty where there is none."""
+
+    name: str
+    interface: Interface = Interface()
+    peers: tuple[Peer, ...] = ()
+    path: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, name: str) -> str:
+        if not is_valid_name(name):
+            raise ValueError("an interface's name has 1 to 15 characters out of letters, digits and _ = + . -")
+        return name
+
+    @classmethod
+    def from_text(cls, text: str | bytes, *, name: str = "wg0", path: str = "") -> WgQuickConfig:
+        """Read a file's text; ConfigError with every fault of it."""
+        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        return cls.from_settings(parse(Document.parse(data, path), name, path))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WgQuickConfig:
+        """The model of settings that were already read, and need no second look."""
+        plain = settings._asdict()
+        own = {field: plain.pop(field) for field in ("name", "path")}
+        peers = tuple(Peer.model_construct(**peer._asdict()) for peer in plain.pop("peers"))
+        interface = Interface.model_construct(address=plain.pop("addresses"), **plain)
+        return cls.model_construct(**own, interface=interface, peers=peers)
+
+    @property
+    def settings(self) -> Settings:
+        """The same as plain values."""
+        own = {field: getattr(self.interface, field) for field in Interface.model_fields if field != "address"}
+        peers = tuple(peer.settings for peer in self.peers)
+        return Settings(name=self.name, path=self.path, addresses=self.interface.address, peers=peers, **own)
+
+    def to_text(self) -> str:
+        """A configuration file, with its secrets, that reads as this configuration."""
+        return settings_text(self.settings)
