@@ -1,0 +1,329 @@
+"""Two machines joined by a wire, a tunnel end on each: the ground that two implementations meet on.
+
+    with pair("wgq-userspace", "wireguard-go") as (left, right):
+        left.ping(right)
+
+Only the left end knows where the other is, so the left one begins and the right one learns.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.namespaces import Namespace
+
+WGQ = "wgq-userspace"
+GO = "wireguard-go"
+LINK = "wg0"
+WIRE = "up0"
+MTU = 1420
+SOCKET = f"/run/wireguard/{LINK}.sock"
+
+# The first begins the handshake; so each implementation is tried in both roles.
+ROLES = [(WGQ, GO), (GO, WGQ)]
+
+# The fourth layer's payload begins 64 bits after its header: its first byte is a message's type.
+_COUNTERS = f"""
+table inet messages {{
+    counter initiation {{ }}
+    counter response {{ }}
+    counter cookie {{ }}
+    counter keepalive {{ }}
+    counter data {{ }}
+    chain sent {{
+        type filter hook output priority 0
+        oifname != "{WIRE}" return
+        meta l4proto != udp return
+        @th,64,8 1 counter name initiation
+        @th,64,8 2 counter name response
+        @th,64,8 3 counter name cookie
+        @th,64,8 4 udp length 40 counter name keepalive
+        @th,64,8 4 udp length > 40 counter name data
+    }}
+}}
+"""
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+    """Wait for a condition; an AssertionError says what did not come about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"in {seconds} s: not {what}"
+        time.sleep(0.02)
+
+
+def private_key() -> str:
+    """A private key as `wg genkey` would print it."""
+    raw = bytearray(os.urandom(32))
+    raw[0] &= 248
+    raw[31] = raw[31] & 127 | 64
+    return base64.b64encode(raw).decode()
+
+
+def public_key(private: str) -> str:
+    """Its public key."""
+    return subprocess.run(
+        ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@dataclasses.dataclass
+class Peer:
+    """What `get` of the UAPI says of a peer."""
+
+    key: str
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+    allowed_ips: list[str] = dataclasses.field(default_factory=list)
+
+    def number(self, name: str) -> int:
+        return int(self.values[name])
+
+
+@dataclasses.dataclass
+class End:
+    """One machine and its end of the tunnel."""
+
+    machine: Namespace
+    number: int
+    program: str
+    private: str = dataclasses.field(default_factory=private_key, repr=False)
+    public: str = ""
+    daemon: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.public = public_key(self.private)
+
+    @property
+    def port(self) -> int:
+        return 51820 + self.number
+
+    def outer(self, version: int = 4) -> str:
+        """Its address on the wire."""
+        return f"192.0.2.{self.number}" if version == 4 else f"2001:db8::{self.number}"
+
+    def inner(self, version: int = 4) -> str:
+        """Its address in the tunnel."""
+        return f"10.66.0.{self.number}" if version == 4 else f"fd66::{self.number}"
+
+    def endpoint(self, version: int = 4) -> str:
+        return f"{self.outer(version)}:{self.port}" if version == 4 else f"[{self.outer(version)}]:{self.port}"
+
+    def start(self) -> None:
+        """Start the daemon and wait for its socket."""
+        self.daemon = self.machine.popen(
+            [self.program, "-f", LINK],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "LOG_LEVEL": "silent"},
+        )
+        until(self._answers, f"{self.program} answers on its socket")
+
+    def _answers(self) -> bool:
+        self.assert_alive()
+        try:
+            self.uapi().close()
+        except OSError:
+            return False
+        return True
+
+    def assert_alive(self) -> None:
+        assert self.daemon is not None
+        status = self.daemon.poll()
+        assert status is None, f"{self.program} at end {self.number} ended with status {status}"
+
+    def configure(self, *lines: str) -> None:
+        """Keys, port, addresses and peers (lines of `wg setconf`), then the link up."""
+        self.wg("setconf", LINK, "/dev/stdin", input=self.interface() + "\n".join(lines))
+        self.addresses()
+
+    def interface(self) -> str:
+        return f"[Interface]\nPrivateKey = {self.private}\nListenPort = {self.port}\n"
+
+    def addresses(self, mtu: int = MTU) -> None:
+        """Addresses for the tunnel's link, and the link up."""
+        self.ip(
+            f"addr add {self.inner(4)}/24 dev {LINK}",
+            f"addr add {self.inner(6)}/64 dev {LINK} nodad",
+            f"link set {LINK} up mtu {mtu}",
+        )
+
+    def peer(self, *lines: str, version: int | None = None) -> str:
+        """A [Peer] section for this end, to be given to the other; with a version, it names the endpoint."""
+        section = [
+            "[Peer]",
+            f"PublicKey = {self.public}",
+            f"AllowedIPs = {self.inner(4)}/32, {self.inner(6)}/128",
+            *([] if version is None else [f"Endpoint = {self.endpoint(version)}"]),
+            *lines,
+        ]
+        return "\n".join(section) + "\n"
+
+    def ip(self, *lines: str) -> None:
+        self.machine.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
+
+    def forget(self, other: End) -> None:
+        """Remove the other end and add it again: the next packet needs a handshake.
+
+        The link down and up would do as much, if wireguard-go took notice of it on every kernel.
+        """
+        self.set_peer(other, "remove")
+        self.wg("addconf", LINK, "/dev/stdin", input=other.peer(version=4))
+
+    def wg(self, *arguments: str, input: str | None = None) -> str:
+        return self.machine.run(["wg", *arguments], input=input).stdout
+
+    def set_peer(self, other: End, *arguments: str, input: str | None = None) -> None:
+        """`wg set` for the peer at the other end."""
+        self.wg("set", LINK, "peer", other.public, *arguments, input=input)
+
+    def rekey_by_hand(self, private: str) -> None:
+        """`wg set` of another private key."""
+        self.wg("set", LINK, "private-key", "/dev/stdin", input=private)
+        self.private, self.public = private, public_key(private)
+
+    def handshake(self, other: End) -> int:
+        """When the last handshake with the other end was, in whole seconds since 1970; zero for never."""
+        return int(self._about(other, "latest-handshakes"))
+
+    def known_endpoint(self, other: End) -> str:
+        return self._about(other, "endpoints")
+
+    def transfer(self, other: End) -> tuple[int, int]:
+        """Bytes received from and sent to the other end."""
+        received, sent = self._about(other, "transfer").split("\t")
+        return int(received), int(sent)
+
+    def _about(self, other: End, what: str) -> str:
+        for line in self.wg("show", LINK, what).splitlines():
+            key, _, value = line.partition("\t")
+            if key == other.public:
+                return value
+        raise AssertionError(f"end {self.number} knows no peer {other.public}")
+
+    def try_ping(self, other: End, *options: str, version: int = 4, address: str = "") -> bool:
+        """Whether one ping is answered."""
+        once = ["ping", f"-{version}", "-n", "-q", "-c", "1", "-W", "1"]
+        return self.machine.run([*once, *options, address or other.inner(version)], check=False).returncode == 0
+
+    def ping(self, other: End, *options: str, version: int = 4, seconds: float = 10) -> None:
+        """Ping until an answer comes."""
+        until(lambda: self.try_ping(other, *options, version=version), f"an answer to {self.program}", seconds)
+
+    def open_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket on this machine, in the hands of the test."""
+        with self.machine.entered():
+            made = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+        made.settimeout(30)
+        return made
+
+    def uapi(self) -> socket.socket:
+        """A connection to the daemon's control socket."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        made.settimeout(30)
+        try:
+            with self.machine.entered():
+                made.connect(SOCKET)
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    def request(self, request: str | bytes) -> str:
+        """The daemon's answer to a request, whole."""
+        with self.uapi() as connection:
+            connection.sendall(request.encode() if isinstance(request, str) else request)
+            return answer(connection)
+
+    def get(self) -> tuple[dict[str, str], list[Peer]]:
+        """The device's own values, and its peers."""
+        device: dict[str, str] = {}
+        peers: list[Peer] = []
+        for line in self.request("get=1\n\n").splitlines():
+            name, _, value = line.partition("=")
+            match name:
+                case "" | "errno":
+                    pass
+                case "public_key":
+                    peers.append(Peer(value))
+                case "allowed_ip":
+                    peers[-1].allowed_ips.append(value)
+                case _:
+                    (peers[-1].values if peers else device)[name] = value
+        return device, peers
+
+    def count_messages(self) -> None:
+        """From now on, count the messages that this end sends, by their kinds."""
+        self.machine.run(["nft", "-f", "-"], input=_COUNTERS)
+
+    def sent(self, kind: str) -> int:
+        """How many messages of a kind this end has sent."""
+        words = self.machine.out("nft", "list", "counter", "inet", "messages", kind).split()
+        return int(words[words.index("packets") + 1])
+
+    def resident(self, field: str = "VmRSS") -> int:
+        """The daemon's resident memory in bytes."""
+        assert self.daemon is not None
+        return int(status(self.daemon.pid)[field].split()[0]) * 1024
+
+
+def answer(connection: socket.socket) -> str:
+    """One answer: up to its empty line, or to the connection's end."""
+    received = b""
+    while not received.endswith(b"\n\n") and (more := connection.recv(1 << 20)):
+        received += more
+    return received.decode()
+
+
+def status(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status (proc(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def join(left: End, right: End, mtu: int = 1500) -> None:
+    """A veth between the two machines, with addresses of both families."""
+    veth = f"link add {WIRE} mtu {mtu} type veth peer name {WIRE} mtu {mtu} netns {right.machine.paths['net']}"
+    for end, lines in ((left, [veth]), (right, [])):
+        end.ip(
+            *lines,
+            f"addr add {end.outer(4)}/24 dev {WIRE}",
+            f"addr add {end.outer(6)}/64 dev {WIRE} nodad",
+            f"link set {WIRE} up",
+        )
+
+
+@contextlib.contextmanager
+def machines(left: str, right: str) -> Iterator[tuple[End, End]]:
+    """Two machines, not joined yet and with no daemon yet."""
+    with host() as here, host() as there:
+        yield End(here, 1, left), End(there, 2, right)
+
+
+@contextlib.contextmanager
+def pair(
+    left: str, right: str, *, version: int = 4, mtu: int = 1500, joined: Callable[..., Any] = join
+) -> Iterator[tuple[End, End]]:
+    """Two ends that are ready to talk; both daemons have to live to the end."""
+    with machines(left, right) as (here, there):
+        joined(here, there, mtu=mtu)
+        for end in (here, there):
+            end.start()
+        there.configure(here.peer())
+        here.configure(there.peer(version=version))
+        yield here, there
+        for end in (here, there):
+            end.assert_alive()

@@ -1,0 +1,271 @@
+"""Keys, addresses and links that change under a running tunnel, with ours at either end of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, private_key, until
+from tests.interop.traffic import bulk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Ends = tuple[End, End]
+
+PRESHARED = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
+OTHER_PRESHARED = "mDDRFVOIkjFGhJ4gmVZTWKqZWOQmDSSgjzA2UxRd8XU="
+
+
+@pytest.fixture(params=ROLES, ids="-to-".join)
+def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    with pair(*request.param) as made:
+        made[0].ping(made[1])
+        yield made
+
+
+def each(ends: Ends) -> tuple[Ends, Ends]:
+    """One end and the other, then the other way round."""
+    left, right = ends
+    return (left, right), (right, left)
+
+
+def assert_cut(left: End, right: End) -> None:
+    """Nothing passes, in either direction."""
+    for one, other in each((left, right)):
+        assert not one.try_ping(other), f"{one.program} at end {one.number} still reaches the other"
+
+
+def until_known(one: End, other: End, endpoint: str) -> None:
+    """Wait for an end to have followed the other to where it is now."""
+    until(lambda: endpoint in one.known_endpoint(other), f"{endpoint} known to {one.program}")
+
+
+def test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed(ends: Ends) -> None:
+    left, right = ends
+    bulk(left, right, 1 << 20)
+    assert abs(left.handshake(right) - right.handshake(left)) <= 1
+    assert left.known_endpoint(right) == right.endpoint()
+    assert right.known_endpoint(left) == left.endpoint()
+
+    def agree() -> bool:
+        # Each counts what it sent whole, the headers and tags of the messages included.
+        return left.transfer(right) == tuple(reversed(right.transfer(left)))
+
+    until(agree, "the same count of bytes at both ends")
+    assert left.transfer(right)[1] > 1 << 20
+
+
+def test_a_preshared_key_can_be_set_and_changed_live_and_a_wrong_one_lets_nothing_pass(ends: Ends) -> None:
+    left, right = ends
+
+    def preshare(one: End, other: End, key: str) -> None:
+        one.set_peer(other, "preshared-key", "/dev/stdin", input=key)
+
+    for key in (PRESHARED, OTHER_PRESHARED):
+        preshare(right, left, key)
+        bulk(left, right, 1 << 20)  # the session goes on; the key counts from the next handshake on
+        left.forget(right)
+        assert_cut(left, right)
+        left.forget(right)
+        preshare(left, right, key)
+        left.ping(right)
+    right.set_peer(left, "preshared-key", "/dev/null")
+    left.forget(right)
+    left.ping(right)
+
+
+def test_a_private_key_changed_live_counts_at_once(ends: Ends) -> None:
+    for one, other in each(ends):
+        old, new = one.public, private_key()
+        one.rekey_by_hand(new)
+        assert_cut(one, other)
+        other.wg("set", LINK, "peer", old, "remove")
+        endpoint = [] if other.number == 2 else ["endpoint", one.endpoint()]
+        other.set_peer(one, "allowed-ips", f"{one.inner(4)}/32,{one.inner(6)}/128", *endpoint)
+        # Who knows where the other is begins: the first handshake is retried after five seconds.
+        ends[0].ping(ends[1], seconds=15)
+        bulk(other, one, 1 << 20)
+
+
+def test_a_peer_removed_live_is_cut_off_and_comes_back_when_it_is_added(ends: Ends) -> None:
+    left, right = ends
+    for one, other in each(ends):
+        one.set_peer(other, "remove")
+        assert_cut(left, right)
+        assert one.wg("show", LINK, "peers") == ""
+        one.wg("addconf", LINK, "/dev/stdin", input=other.peer(version=4))
+        one.ping(other, seconds=15)
+        bulk(right, left, 1 << 20)
+
+
+def test_either_end_may_change_its_port(ends: Ends) -> None:
+    for one, other in each(ends):
+        one.wg("set", LINK, "listen-port", str(one.port + 1000))
+        one.ping(other)
+        until_known(other, one, f"{one.outer()}:{one.port + 1000}")
+        other.ping(one)
+        bulk(other, one, 1 << 20)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_either_end_may_change_its_address(ends: Ends, version: int) -> None:
+    ends[0].set_peer(ends[1], "endpoint", ends[1].endpoint(version))
+    ends[0].ping(ends[1])
+    for one, other in each(ends):
+        moved = f"192.0.2.10{one.number}" if version == 4 else f"2001:db8::10{one.number}"
+        length = 24 if version == 4 else 64
+        one.ip(
+            f"addr del {one.outer(version)}/{length} dev {WIRE}",
+            f"addr add {moved}/{length} dev {WIRE}" + (" nodad" if version == 6 else ""),
+        )
+        one.ping(other)
+        until_known(other, one, moved)
+        other.ping(one)
+        bulk(other, one, 1 << 20)
+        bulk(one, other, 1 << 20)
+
+
+def test_the_tunnel_moves_from_one_family_to_the_other_and_back(ends: Ends) -> None:
+    left, right = ends
+    for version in (6, 4):
+        left.set_peer(right, "endpoint", right.endpoint(version))
+        left.ping(right)
+        until_known(right, left, left.endpoint(version))
+        bulk(right, left, 1 << 20)
+
+
+def test_a_link_taken_down_passes_nothing_and_up_again_passes_all(ends: Ends) -> None:
+    left, right = ends
+    for one, other in each(ends):
+        one.ip(f"link set {LINK} down")
+        assert not other.try_ping(one)
+        one.ip(f"link set {LINK} up")
+        # Its sessions are gone, so it is the one to begin; it remembers where the other was.
+        one.ping(other)
+        bulk(left, right, 1 << 20)
+
+
+@pytest.mark.parametrize("roles", ROLES, ids="-to-".join)
+def test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic(roles: tuple[str, str]) -> None:
+    with pair(*roles) as (left, right):
+        assert left.handshake(right) == 0
+        left.set_peer(right, "persistent-keepalive", "1")
+        until(lambda: right.handshake(left) != 0, "a handshake with no traffic")
+        left.count_messages()
+        before = right.transfer(left)[0]
+        until(lambda: left.sent("keepalive") >= 3, "three keepalives in as many seconds", 6)
+        assert right.transfer(left)[0] >= before + 2 * 32
+        left.set_peer(right, "persistent-keepalive", "off")
+        assert left.wg("show", LINK, "persistent-keepalive").split() == [right.public, "off"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_every_packet_carries_the_fwmark_and_the_routing_that_goes_with_it(version: int) -> None:
+    rules = f"""
+table inet marks {{
+    counter marked {{ }}
+    counter plain {{ }}
+    chain out {{
+        type filter hook output priority 0
+        oifname != "{WIRE}" return
+        meta l4proto udp meta mark 0xca6c counter name marked return
+        meta l4proto udp counter name plain
+    }}
+}}"""
+
+    def count(end: End, name: str) -> int:
+        words = end.machine.out("nft", "list", "counter", "inet", "marks", name).split()
+        return int(words[words.index("packets") + 1])
+
+    with pair(WGQ, GO, version=version) as (left, right):
+        # Only marked packets find a way: the main table's is taken away.
+        left.wg("set", LINK, "fwmark", "0xca6c")
+        prefix = "192.0.2.0/24" if version == 4 else "2001:db8::/64"
+        left.machine.run(["ip", f"-{version}", "rule", "add", "fwmark", "0xca6c", "lookup", "51820"])
+        left.ip(
+            f"route add {prefix} dev {WIRE} table 51820",
+            f"route del {prefix} dev {WIRE}",
+        )
+        left.machine.run(["nft", "-f", "-"], input=rules)
+        left.ping(right)
+        bulk(left, right, 1 << 20)
+        assert (count(left, "marked") > 20, count(left, "plain")) == (True, 0)
+        left.wg("set", LINK, "fwmark", "off")
+        assert not left.try_ping(right)
+        left.wg("set", LINK, "fwmark", "51820")
+        left.ping(right)
+
+
+def test_a_packet_whose_inner_source_is_not_the_peers_is_dropped() -> None:
+    for roles in ROLES:
+        with pair(*roles) as (left, right):
+            left.ping(right)
+            ours, theirs = (left, right) if left.program == WGQ else (right, left)
+            theirs.ip(f"addr add 10.66.0.99/24 dev {LINK}", f"addr add fd66::99/64 dev {LINK} nodad")
+            for version, family, stranger in ((4, socket.AF_INET, "10.66.0.99"), (6, socket.AF_INET6, "fd66::99")):
+                with (
+                    ours.open_socket(family, socket.SOCK_DGRAM) as incoming,
+                    theirs.open_socket(family, socket.SOCK_DGRAM) as forged,
+                    theirs.open_socket(family, socket.SOCK_DGRAM) as honest,
+                ):
+                    incoming.bind((ours.inner(version), 9999))
+                    forged.bind((stranger, 0))
+                    honest.bind((theirs.inner(version), 0))
+                    for _ in range(3):
+                        forged.sendto(b"forged", (ours.inner(version), 9999))
+                    honest.sendto(b"honest", (ours.inner(version), 9999))
+                    assert incoming.recv(100) == b"honest"
+                    incoming.setblocking(False)
+                    with pytest.raises(BlockingIOError):
+                        incoming.recv(100)
+
+
+def test_an_address_moves_to_the_peer_that_claims_it_last() -> None:
+    with pair(WGQ, GO) as (left, right):
+        left.ping(right)
+        nobody = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+        left.wg("set", LINK, "peer", nobody, "allowed-ips", f"{right.inner(4)}/32")
+        assert not left.try_ping(right)
+        left.ping(right, version=6)
+        left.set_peer(right, "allowed-ips", f"{right.inner(4)}/32")
+        left.ping(right)
+        assert f"{nobody}\t(none)" in left.wg("show", LINK, "allowed-ips")
+        # The longest prefix counts, so the rest of the network may be another's.
+        left.wg("set", LINK, "peer", nobody, "allowed-ips", "10.66.0.0/24")
+        left.ping(right)
+
+
+@pytest.mark.parametrize(("version", "family"), [(4, socket.AF_INET), (6, socket.AF_INET6)])
+def test_a_packet_for_nobody_is_answered_unreachable_at_once(version: int, family: int) -> None:
+    nobody = ("10.66.0.77" if version == 4 else "fd66::77", 9)
+    level, receive_errors = (socket.SOL_IP, 11) if version == 4 else (socket.IPPROTO_IPV6, 25)
+    with pair(WGQ, GO) as (left, _):
+        with left.open_socket(family, socket.SOCK_DGRAM) as asking:
+            asking.setsockopt(level, receive_errors, 1)
+            asking.connect(nobody)
+            for size in (0, 1, 500, 1392, 5000):
+                asking.send(bytes(size))
+                with pytest.raises(OSError, match="No route to host"):
+                    asking.recv(1)
+        with left.open_socket(family, socket.SOCK_STREAM) as calling:
+            assert calling.connect_ex(nobody) == errno.EHOSTUNREACH
+
+
+def test_a_daemon_that_is_killed_and_started_again_has_its_tunnel_back() -> None:
+    for roles in ROLES:
+        with pair(*roles) as (left, right):
+            left.ping(right)
+            for one in (right, left):
+                assert one.daemon is not None
+                os.kill(one.daemon.pid, signal.SIGKILL)
+                one.daemon.wait()
+                one.start()
+                one.configure({1: right.peer(version=4), 2: left.peer(version=4)}[one.number])
+                one.ping({1: right, 2: left}[one.number])
+                bulk(left, right, 1 << 20)
