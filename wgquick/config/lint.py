@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wgquick.errors import Diagnostic
+from wgquick.net import address_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +74,9 @@ def _on_interface(settings: Settings, places: _Places) -> Iterator[Diagnostic]:
 
 
 def _on_peers(settings: Settings, places: list[_Places]) -> Iterator[Diagnostic]:
-    claims: dict[tuple[bytes, int], int] = {}
+    claims: dict[tuple[bytes, int], bytes] = {}
     keys: set[bytes] = set()
-    for number, (peer, place) in enumerate(zip(settings.peers, places, strict=True), 1):
+    for peer, place in zip(settings.peers, places, strict=True):
         if not peer.allowed_ips:
             what = "the peer has no AllowedIPs: it can neither be sent anything nor send anything"
             yield place.note("peer-without-allowed-ips", what, "add AllowedIPs = ...")
@@ -83,18 +84,18 @@ def _on_peers(settings: Settings, places: list[_Places]) -> Iterator[Diagnostic]
             what = "this PublicKey has a section above: the two are one peer"
             yield place.note("repeated-peer", what, "join the sections", "PublicKey")
         keys.add(peer.public_key.raw)
-        yield from _moves(peer, place, number, claims)
+        yield from _moves(peer, place, claims)
 
 
-def _moves(
-    peer: PeerSettings, place: _Places, number: int, claims: dict[tuple[bytes, int], int]
-) -> Iterator[Diagnostic]:
+def _moves(peer: PeerSettings, place: _Places, claims: dict[tuple[bytes, int], bytes]) -> Iterator[Diagnostic]:
     """Networks that an earlier peer loses to this one."""
+    key = peer.public_key.raw
     for ip in peer.allowed_ips:
         network = (ip.address, ip.length)
         if ip.change == "-":
             claims.pop(network, None)
-        elif (earlier := claims.setdefault(network, number)) != number:
-            what = f"{ip} is claimed by peer {earlier} of this file as well, which loses it to this one"
+            continue
+        if claims.get(network, key) != key:
+            what = f"{address_text(ip.address)}/{ip.length} belongs to this peer alone: one above loses it"
             yield place.note("allowed-ip-moves", what, "give each network to one peer", "AllowedIPs")
-            claims[network] = number
+        claims[network] = key
