@@ -77,7 +77,8 @@ def down(
 
     said = _said(transcript)
     settings = _settings(config) if config is not None else None
-    cmd_down(name, settings, _host(said), _checked(options), say=said, save=lambda s: _save(s, said))
+    chosen = _checked(options)
+    cmd_down(name, settings, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
 
 
 def can_go_down(name: str, *, without_file: bool) -> bool:
@@ -87,16 +88,16 @@ def can_go_down(name: str, *, without_file: bool) -> bool:
     return commands.can_go_down(name, _host(_unheard), without_file=without_file)
 
 
-def save(name: str, transcript: Transcript | None = None) -> None:
+def save(source: str, options: Options | None = None, transcript: Transcript | None = None) -> None:
     """Write the interface's present state to its configuration file as `wgq save` does."""
     said = _said(transcript)
-    _save(load(name, said), said)
+    _save(load(source, said), _checked(options), said)
 
 
-def _save(settings: Settings, said: Transcript) -> None:
+def _save(settings: Settings, options: Options, said: Transcript) -> None:
     from wgquick.executor.saving import cmd_save
 
-    cmd_save(settings, _host(said), said)
+    cmd_save(settings, _host(said), options, said)
 
 
 @contextmanager

@@ -84,9 +84,9 @@ def down(
 
 
 @app.command()
-def save(target: Target) -> None:
+def save(target: Target, dns: Dns = None) -> None:
     """Write an interface's present state to its configuration file, keeping comments and order."""
-    verbs.save(target)
+    verbs.save(target, verbs.options(None, None, dns))
 
 
 @app.command()

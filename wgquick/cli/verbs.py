@@ -62,10 +62,11 @@ def _explain_missing(interface: str, error: WgqError, chosen: Options) -> None:
     _say(f"{error}\n[!] Taking {interface} down by its journal and by what the host shows")
 
 
-def save(target: str) -> None:
+def save(target: str, chosen: Options | None = None) -> None:
     """Write an interface's present state to its file."""
+    chosen = chosen or options()
     privilege.acquire()
-    api.save(target, _say)
+    api.save(target, chosen, _say)
 
 
 def strip(target: str, name: str | None = None) -> None:

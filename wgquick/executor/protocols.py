@@ -201,6 +201,9 @@ class Host(Protocol):
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, retries included."""
 
+    def leads_to(self, endpoint: Endpoint, address: SocketAddress) -> bool:
+        """Whether the endpoint resolves to the address now; also true where it cannot be resolved just now."""
+
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""
 

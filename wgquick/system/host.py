@@ -11,7 +11,7 @@ from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
-from wgquick.system.wireguard.resolve import resolve, retries_of
+from wgquick.system.wireguard.resolve import leads_to, resolve, retries_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,10 @@ class LocalHost:
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, retries included."""
         return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
+
+    def leads_to(self, endpoint: Endpoint, address: SocketAddress) -> bool:
+        """Whether the endpoint resolves to the address now; also true where it cannot be resolved just now."""
+        return leads_to(endpoint, address)
 
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""

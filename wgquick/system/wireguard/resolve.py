@@ -78,6 +78,19 @@ def resolve(
         pause = min(_LONGEST_PAUSE, pause * 6 // 5)
 
 
+def leads_to(
+    endpoint: Endpoint, address: SocketAddress, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
+) -> bool:
+    """Whether any of the endpoint's addresses is this one; a name that cannot be resolved now keeps its chance."""
+    numeric = _numeric(endpoint)
+    if numeric is not None:
+        return numeric == address
+    try:
+        return address in (_socket_address(found) for found in _all(endpoint, getaddrinfo))
+    except OSError:
+        return True
+
+
 def _numeric(endpoint: Endpoint) -> SocketAddress | None:
     """The address where it needs no resolver: thousands of peers with numeric endpoints cost nothing then."""
     host, port = endpoint
@@ -91,10 +104,18 @@ def _numeric(endpoint: Endpoint) -> SocketAddress | None:
 
 
 def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress:
-    """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
-    found = getaddrinfo(endpoint.host.encode(), endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
-    family, _, _, _, address = found[0]
-    if family not in (AF_INET, AF_INET6):
+    found = _all(endpoint, getaddrinfo)[0]
+    if found[0] not in (AF_INET, AF_INET6):
         raise OperationError(f"Neither IPv4 nor IPv6 address found: `{endpoint}'")
+    return _socket_address(found)
+
+
+def _all(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
+    """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
+    return getaddrinfo(endpoint.host.encode(), endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
+
+
+def _socket_address(found: Any) -> SocketAddress:
+    family, _, _, _, address = found
     scope = address[3] if family == AF_INET6 else 0
     return SocketAddress(address[0].partition("%")[0], address[1], scope)

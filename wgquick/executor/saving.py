@@ -1,0 +1,60 @@
+"""cmd_save: the interface's present state into its file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.config import edit, location
+from wgquick.errors import WgqError
+from wgquick.executor.journal import Journal
+from wgquick.plan.steps import UnsetDns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.options import Options
+    from wgquick.executor.protocols import Host
+    from wgquick.net import Prefix
+
+
+def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[str], None]) -> None:
+    """Rewrite what changed in the file that `settings` were read from (wg-quick's save_config)."""
+    name = settings.name
+    if name not in host.wireguard.interfaces():
+        raise WgqError(f"`{name}' is not a WireGuard interface")
+    if not settings.path:
+        raise WgqError(
+            f"the configuration of {name} came from standard input", remedy="There is no file to save to."
+        )
+    say(f"[#] wg showconf {name}")
+    document = location.read(location.Location(name, settings.path))
+    data = edit.updated(document, settings, _present(settings, host, options), host.leads_to)
+    if data != bytes(document):
+        edit.write_atomic(settings.path, data)
+
+
+def _present(settings: Settings, host: Host, options: Options) -> edit.Present:
+    link = host.rtnl.link(settings.name)
+    dns = _dns(settings, host, options)
+    return edit.Present(
+        host.wireguard.get(settings.name),
+        tuple(a for a in host.rtnl.addresses(settings.name) if _is_ours(a, settings)),
+        link.mtu if link else None,
+        dns[0] if dns else None,
+        dns[1] if dns else None,
+    )
+
+
+def _is_ours(address: Prefix, settings: Settings) -> bool:
+    """All but the link-local address that the kernel gives a TUN device by itself, and would give it again."""
+    link_local = address.family == 6 and address.address[:1] == b"\xfe" and address.address[1] & 0xC0 == 0x80
+    return not link_local or any(a.address == address.address for a in settings.addresses)
+
+
+def _dns(settings: Settings, host: Host, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """What the resolver holds of this link; by the mode that set it, where the journal knows."""
+    record = Journal(host.journal_directory, settings.name).read()
+    modes = [undo.mode for undo in record.undos if isinstance(undo, UnsetDns)] if record else []
+    mode = modes[0] if modes else host.dns.detect(options.dns) if settings.dns and not record else "off"
+    return None if mode == "off" else host.dns.current(mode, settings.name)
