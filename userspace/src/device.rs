@@ -254,14 +254,16 @@ impl Device {
         self.alarm.waker.wake();
     }
 
-    /// Leaves a handshake message to the control thread, while there is room.
-    pub fn push_message(&self, message: Incoming) {
-        let mut queue = lock(&self.queue);
-        if queue.messages.len() >= MAX_QUEUED_MESSAGES {
+    /// Leaves handshake messages to the control thread, while there is room.
+    pub fn push_messages(&self, messages: &mut Vec<Incoming>) {
+        if messages.is_empty() {
             return;
         }
-        queue.messages.push_back(message);
-        if queue.messages.len() == 1 {
+        let mut queue = lock(&self.queue);
+        let room = MAX_QUEUED_MESSAGES.saturating_sub(queue.messages.len());
+        let was_empty = queue.messages.is_empty();
+        queue.messages.extend(messages.drain(..).take(room));
+        if was_empty {
             self.alarm.waker.wake();
         }
     }

@@ -35,12 +35,14 @@ pub struct Inbound {
     device: Arc<Device>,
     receiver: Receiver,
     coalescer: Coalescer,
+    /// The handshake messages of a batch.
+    handshakes: Vec<Incoming>,
 }
 
 impl Inbound {
     pub fn new(device: Arc<Device>) -> Self {
         let coalescer = Coalescer::new(device.tun.offloads);
-        Self { device, receiver: Receiver::default(), coalescer }
+        Self { device, receiver: Receiver::default(), coalescer, handshakes: Vec::new() }
     }
 
     /// Works for as long as the process does.
@@ -88,6 +90,7 @@ impl Inbound {
         }
         settle(&device, known.as_mut(), now);
         drop(state);
+        device.push_messages(&mut self.handshakes);
         self.coalescer.flush(&mut self.receiver.buffer, |pieces| {
             // The kernel's refusal is a packet lost: the link is down, or the packet is none of IP.
             let _ = device.tun.write(pieces);
@@ -139,7 +142,7 @@ impl Inbound {
                 Some(_) => {
                     let mut bytes = [0; INITIATION_LEN];
                     bytes[..len].copy_from_slice(message);
-                    device.push_message(Incoming { bytes, len, from });
+                    self.handshakes.push(Incoming { bytes, len, from });
                 }
             }
         }
