@@ -45,8 +45,8 @@ _wgq() {
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
 	up:-*) _wgq_from '--backend --firewall --dns --strict --name --help' ;;
-	down:-*) _wgq_from '--backend --firewall --dns --force --help' ;;
-	save:-*) _wgq_from '--backend --help' ;;
+	down:-*) _wgq_from '--dns --force --name --help' ;;
+	save:-*) _wgq_from '--dns --help' ;;
 	strip:-*) _wgq_from '--name --help' ;;
 	:*) _wgq_from 'up down save strip' ;;
 	up:*/* | strip:*/* | down:*/* | save:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;

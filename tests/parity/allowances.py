@@ -36,7 +36,7 @@ def _words(pattern: str, replacement: str) -> Callable[[list[str]], list[str]]:
 
 def link_add_says_dev(_case: Case, trial: Trial) -> Trial:
     """`ip link add dev NAME type wireguard` was `ip link add NAME ...`."""
-    return _transcripts(trial, _words(r"^\[#\] ip link add (?!dev )(\S+) type", r"[#] ip link add dev \1 type"))
+    return _transcripts(trial, _words(r"^\[#\] ip link add (\S+) (type wireguard)$", r"[#] ip link add dev \1 \2"))
 
 
 def configuration_is_added(_case: Case, trial: Trial) -> Trial:
@@ -114,13 +114,15 @@ def a_linked_resolvconf_has_no_interface_order(case: Case, trial: Trial) -> Tria
     return _rans(trial, lambda ran: replace(ran, after=ran.after | {"resolvconf": change(ran.after["resolvconf"])}))
 
 
-def the_mark_goes_back(_case: Case, trial: Trial) -> Trial:
+def the_mark_goes_back(case: Case, trial: Trial) -> Trial:
     """wg-quick leaves src_valid_mark at 1 for good; wgq puts the earlier value back, after a failed up too."""
 
     def change(ran: Ran) -> Ran:
+        if any(link.startswith(f"{case.interface} ") for link in ran.after["links"]):
+            return ran
         return replace(ran, after=ran.after | {"sysctl": trial.before["sysctl"]})
 
-    return replace(trial, up=change(trial.up) if trial.up.status else trial.up, down=change(trial.down))
+    return _rans(trial, change)
 
 
 def a_refusal_exits_with_one(case: Case, trial: Trial) -> Trial:
@@ -129,6 +131,29 @@ def a_refusal_exits_with_one(case: Case, trial: Trial) -> Trial:
     if trial.up.status == 0 or any(line in hooks for line in trial.up.transcript):
         return trial
     return replace(trial, up=replace(trial.up, status=1))
+
+
+def faults_are_found_first(case: Case, trial: Trial) -> Trial:
+    """wg-quick meets a fault of the file half way and takes all back; wgq reads the whole file before it begins."""
+    if case.now("refused") is None:
+        return trial
+    return replace(trial, up=replace(trial.up, status=1, transcript=[], after=trial.before))
+
+
+def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
+    """wg-quick leaves what a failing resolvconf may have done already; wgq calls `resolvconf -d` all the same."""
+    if case.one("resolvconf", "") != "failing":
+        return trial
+    undo = f"resolvconf -d {case.interface} -f"
+    calls = [*trial.up.after["resolvconf"], undo]
+    trial = _rans(trial, lambda ran: replace(ran, after=ran.after | {"resolvconf": calls}))
+    return replace(trial, up=replace(trial.up, transcript=[*trial.up.transcript, f"[#] {undo}"]))
+
+
+def the_journal_outlives_the_link(case: Case, trial: Trial) -> Trial:
+    """Where the link is gone, wg-quick's down refuses; wgq's goes by its journal and succeeds."""
+    status = case.now("down-status")
+    return trial if status is None else replace(trial, down=replace(trial.down, status=int(status)))
 
 
 def saving_changes_only_what_changed(case: Case, trial: Trial) -> Trial:
@@ -162,7 +187,14 @@ CHANGED_SINCE = (
     mtu_is_from_the_smallest_path,
     a_linked_resolvconf_has_no_interface_order,
 )
-BETTER = (the_mark_goes_back, a_refusal_exits_with_one, saving_changes_only_what_changed)
+BETTER = (
+    the_mark_goes_back,
+    a_refusal_exits_with_one,
+    faults_are_found_first,
+    a_failed_resolvconf_is_taken_back,
+    the_journal_outlives_the_link,
+    saving_changes_only_what_changed,
+)
 
 
 def expected(case: Case, reference: Trial) -> Trial:

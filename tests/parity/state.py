@@ -48,15 +48,17 @@ def _json(text: str) -> list[dict[str, Any]]:
 
 
 def _links(text: str) -> list[str]:
-    return [
+    """By name: a link that is added before the PreUp hooks comes before theirs."""
+    return sorted(
         f"{link['ifname']} mtu {link['mtu']} {link.get('linkinfo', {}).get('info_kind')} "
         f"{' '.join(sorted(link['flags']))} txqlen {link.get('txqlen')}"
         for link in _json(text)
-    ]
+    )
 
 
 def _addresses(text: str) -> list[str]:
-    return [f"{link['ifname']} {_plain(address)}" for link in _json(text) for address in link.get("addr_info", [])]
+    found = [(link["ifname"], address) for link in _json(text) for address in link.get("addr_info", [])]
+    return [f"{name} {_plain(address)}" for name, address in sorted(found, key=lambda pair: pair[0])]
 
 
 def _plain(item: dict[str, Any]) -> str:

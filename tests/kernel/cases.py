@@ -1,0 +1,84 @@
+"""What is tried over the kernel's own WireGuard: parity cases, and what only a kill can show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.parity.case import CASES, Case
+from tests.parity.trial import FIREWALLS, IN_PROCESS, WG_QUICK
+
+# Every kind of step, in both families; each of these goes through both tools with nft and with iptables.
+COMPARED = (
+    "address-repeated-key",
+    "dns-servers-and-search",
+    "full-tunnel-and-more-routes",
+    "full-tunnel-both",
+    "full-tunnel-table-taken",
+    "hooks-each-stage",
+    "hooks-post-up-fails",
+    "hooks-pre-down-fails",
+    "interface-fwmark-of-full-tunnel",
+    "interface-listen-port",
+    "mtu-from-endpoint",
+    "peers-endpoint-ipv6",
+    "peers-preshared-and-keepalive",
+    "peers-repeated-with-the-same-key",
+    "routes-many-lengths",
+    "routes-move-to-the-next-peer",
+    "save-on-down",
+    "save-on-request",
+    "table-number",
+)
+WITH_EACH_FIREWALL = ("full-tunnel-both", "full-tunnel-table-taken", "hooks-post-up-fails")
+CROSSED = ("full-tunnel-both", "save-on-down")
+KILLED = ("killed-in-pre-up", "killed-in-post-up")
+
+
+class Job(NamedTuple):
+    """One trial: a case, the firewall, the tool that goes up and the one that goes down."""
+
+    case: Case
+    firewall: str
+    up: str
+    down: str
+
+    @property
+    def how(self) -> tuple[str, str, str]:
+        """What `trial` takes after the case."""
+        return self.firewall, self.up, self.down
+
+    @property
+    def key(self) -> str:
+        """The job's name in the results."""
+        return "|".join((self.case.name, *self.how))
+
+
+def compared() -> list[tuple[Case, str]]:
+    """Each compared case with its firewalls: both where it makes firewall rules, else nft alone."""
+    return [
+        (parity_case(name), firewall)
+        for name in COMPARED
+        for firewall in (FIREWALLS if name in WITH_EACH_FIREWALL else FIREWALLS[:1])
+    ]
+
+
+def parity_case(name: str) -> Case:
+    """A file of tests/parity/cases."""
+    return Case.load(CASES / f"{name}.conf")
+
+
+def killed_case(name: str) -> Case:
+    """A file of this folder."""
+    return Case.load(Path(__file__).with_name(f"{name}.conf"))
+
+
+def wanted() -> list[Job]:
+    """All trials of one boot."""
+    tools = [(WG_QUICK, WG_QUICK), (IN_PROCESS, IN_PROCESS)]
+    crossed = [(WG_QUICK, IN_PROCESS), (IN_PROCESS, WG_QUICK)]
+    return [
+        *(Job(case, firewall, *pair) for case, firewall in compared() for pair in tools),
+        *(Job(parity_case(name), "nft", *pair) for name in CROSSED for pair in crossed),
+        *(Job(killed_case(name), firewall, *tools[1]) for name in KILLED for firewall in FIREWALLS),
+    ]

@@ -1,0 +1,32 @@
+"""One boot a session: what came of every trial, by its job's name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.kernel import vm
+from tests.parity.trial import Ran, Trial
+
+if TYPE_CHECKING:
+    from tests.kernel.cases import Job
+
+
+class Results:
+    """The trials of one boot."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._trials: dict[str, dict[str, Any]] = {key: trial for key, _, trial in map(json.loads, lines)}
+
+    def of(self, job: Job) -> Trial:
+        """What came of a job."""
+        found = self._trials[job.key]
+        between = [Ran(**ran) for ran in found["between"]]
+        return Trial(found["before"], Ran(**found["up"]), between, Ran(**found["down"]))
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return Results(vm.run(tmp_path_factory.mktemp("vm")))

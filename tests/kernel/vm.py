@@ -1,0 +1,136 @@
+"""Boots a kernel that has the WireGuard module under qemu, by virtme-ng, with this machine's root file system."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from tests.parity.trial import USERSPACE
+
+PROJECT = Path(__file__).parents[2]
+GUEST = Path(__file__).with_name("guest.sh")
+MARK = "-- trials --"
+LIMIT = 900  # seconds; a boot takes 15-30 of them without KVM
+
+# What the trials start again and again.
+PROGRAMS = (
+    *(
+        "bash",
+        "sh",
+        "cat",
+        "chmod",
+        "cp",
+        "env",
+        "grep",
+        "ip",
+        "kill",
+        "ls",
+        "mkdir",
+        "mount",
+        "mv",
+        "nft",
+        "nsenter",
+    ),
+    *(
+        "printf",
+        "readlink",
+        "rm",
+        "sleep",
+        "sort",
+        "stat",
+        "sync",
+        "sysctl",
+        "unshare",
+        "wg",
+        "xtables-legacy-multi",
+    ),
+)
+
+
+class VmError(Exception):
+    """The VM did not come up or did not finish; the text is the end of what it printed."""
+
+
+def kernel() -> Path:
+    """The newest kernel of /boot that has the module."""
+    modules = Path("/lib/modules").glob("*/kernel/drivers/net/wireguard/wireguard.ko*")
+    found = [image for module in modules if (image := Path(f"/boot/vmlinuz-{module.parts[3]}")).exists()]
+    if not found:
+        raise VmError("no kernel in /boot has the WireGuard module: scripts/test installs one")
+    return max(found, key=lambda image: [int(number) for number in re.findall(r"\d+", image.name)])
+
+
+def run(folder: Path) -> list[str]:
+    """Boot, run `tests.kernel.guest`, and return the lines that it printed."""
+    archive = folder / "programs.tar"
+    _pack(archive)
+    python = ["env", f"PYTHONPATH={os.pathsep.join(_python_path())}", sys.executable, "-m", "tests.kernel.guest"]
+    inside = shlex.join(
+        [
+            "env",
+            "-C",
+            str(PROJECT),
+            "unshare",
+            "--mount",
+            "sh",
+            str(GUEST),
+            str(archive),
+            "env",
+            "-C",
+            str(PROJECT),
+            *python,
+        ]
+    )
+    done = subprocess.run(
+        [
+            *("vng", "--run", str(kernel()), "--disable-kvm", "--user", "root", "--cpus", "2", "--memory", "2G"),
+            *("--", f"echo {MARK}; {inside}; echo {MARK} $?"),
+        ],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    _, _, rest = done.stdout.partition(f"{MARK}\n")
+    lines, _, status = rest.partition(MARK)
+    if status.strip() != "0":
+        raise VmError(f"the trials in the VM failed:\n{(done.stdout + done.stderr)[-4000:]}")
+    return lines.splitlines()
+
+
+def _python_path() -> list[str]:
+    """This process's own: what is tested here is tested there."""
+    return [path for path in sys.path if path]
+
+
+def _pack(archive: Path) -> None:
+    """The programs with their libraries and iptables' extensions, at their own paths."""
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(_needed()):
+            tar.add(path.resolve(), arcname=str(path), recursive=False)
+
+
+def _needed() -> set[Path]:
+    programs = {_found(name) for name in (*PROGRAMS, USERSPACE)}
+    extensions = set(Path("/usr/lib").glob("*/xtables/*.so"))
+    return programs | extensions | {library for program in programs for library in _libraries(program)}
+
+
+def _found(name: str) -> Path:
+    path = shutil.which(name)
+    if path is None:
+        raise VmError(f"{name} is not installed: scripts/test installs it")
+    return Path(os.path.normpath(path))
+
+
+def _libraries(program: Path) -> list[Path]:
+    listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
+    return [Path(path) for path in re.findall(r"(/\S+) \(0x", listed)]
