@@ -59,6 +59,13 @@ def shown(text: str) -> str:
     return f"`{''.join(char if char.isprintable() else '?' for char in printable)}'"
 
 
+def guarded(fault: GrammarError, whole: str) -> GrammarError:
+    """The fault of a word, told without the word where the words together may be a key."""
+    if not _SECRET.search("".join(whole.split())):
+        return fault
+    return GrammarError(fault.code, f"the value {shown(whole)} has a fault", fault.remedy, fault.offset)
+
+
 def words(value: str) -> list[Word]:
     """The words of a list as bash splits them in `${value//,/ }`; empty ones do not count."""
     return [Word(match[0], match.start()) for match in _SPLIT.finditer(value)]

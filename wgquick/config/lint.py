@@ -32,7 +32,7 @@ def advice(settings: Settings, document: Document) -> list[Diagnostic]:
     lines = document.lines()
     interface = _Places([row for row, line in enumerate(lines) if line.section == "Interface"], lines)
     headers = [row for row, line in enumerate(lines) if line.header]
-    spans = zip(headers, [*headers[1:], len(lines)], strict=True)
+    spans = zip(headers, [*headers[1:], len(lines)], strict=False)
     peers = [_Places(list(range(a, b)), lines) for a, b in spans if lines[a].header == "Peer"]
     found = [*_on_interface(settings, interface), *_on_peers(settings, peers)]
     return sorted(found)

@@ -114,7 +114,8 @@ class _QuickKeys:
             try:
                 self._add_address(grammar.address(word))
             except GrammarError as fault:
-                self.faults.append(_diagnostic(index, start + offset + fault.offset + 1, fault))
+                place = start + offset + fault.offset + 1
+                self.faults.append(_diagnostic(index, place, grammar.guarded(fault, value)))
 
     def _add_address(self, address: Address) -> None:
         if any(grammar.same_address(address, other) for other in self.addresses):

@@ -1,0 +1,69 @@
+"""The lossless document and its lines, and what `strip` makes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from wgquick.config.document import Document, column
+from wgquick.config.strip import strip
+from wgquick.errors import ConfigError
+
+FILE = b"\xef\xbb\xbf[Interface]\r\n  Address = 10.0.0.1/24 # home\r\n[Peer]\n\tPublic Key=x\xff\nPostUp = y"
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", FILE, b"\0\xff\xfe", b"a\r\rb", FILE[3:] + b"\n\n"])
+def test_every_byte_is_kept(data: bytes) -> None:
+    document = Document.parse(data)
+    assert bytes(document) == data
+    texts = "".join(line.text for line in document.lines())
+    assert texts.encode("utf-8", "surrogateescape") == data.removeprefix(b"\xef\xbb\xbf")
+
+
+def test_lines_know_their_section_key_and_value() -> None:
+    lines = Document.parse(FILE).lines()
+    assert [(line.header, line.section, line.key, line.quick) for line in lines] == [
+        ("Interface", "Interface", "", True),
+        ("", "Interface", "Address", True),
+        ("Peer", "Peer", "", False),
+        ("", "Peer", "PublicKey", False),
+        ("", "Peer", "PostUp", False),
+    ]
+    assert [line.value_text for line in lines] == ["", "10.0.0.1/24", "", "x\udcff", "y"]
+
+
+def test_a_section_with_blanks_inside_is_wgs_and_not_wg_quicks() -> None:
+    header, address = Document.parse(b"[ Interface ]\nAddress = 10.1\n").lines()
+    assert (header.header, header.quick) == ("Interface", False)
+    assert (address.section, address.quick) == ("Interface", False)
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(0, 2), (2, 6), (3, 7), (4, 9), (9, 10)])
+def test_columns_are_those_before_wg_took_the_whitespace_out(offset: int, expected: int) -> None:
+    assert column(" ab\t cd\0e \r", offset) == expected
+
+
+def test_a_document_shows_nothing_of_its_content() -> None:
+    assert repr(Document.parse(b"PrivateKey = x", "/wg0.conf")) == "Document(path='/wg0.conf', 14 bytes)"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", b"\n"),
+        (b"\n", b"\n\n"),
+        (b"[Interface]\nAddress = 1\nPrivateKey = x # y\n", b"[Interface]\nPrivateKey = x # y\n\n"),
+        (b"  [Interface]\t\r\n\tMTU = 1\r\nListenPort = 1\r\n", b"[Interface]\t\r\nListenPort = 1\r\n\n"),
+        (b"[Peer]\nAddress = 1\n  ", b"[Peer]\nAddress = 1\n\n"),
+        (b"[Interface]\nPostUp = #\na\0b\\c \\", b"[Interface]\nab\\c \\\n\n"),
+        (b"[ Interface ]\nDNS = 1", b"[ Interface ]\nDNS = 1\n\n"),
+        (b"\xef\xbb\xbf[Interface]\nDNS = 1", b"[Interface]\n\n"),
+        (b"[Interface]\nnonsense\n", b"[Interface]\nnonsense\n\n"),
+    ],
+)
+def test_strip_keeps_what_wg_quick_hands_to_wg(data: bytes, expected: bytes) -> None:
+    assert strip(Document.parse(data)) == expected
+
+
+def test_strip_gives_up_where_wg_quick_does() -> None:
+    with pytest.raises(ConfigError, match="neither true nor false"):
+        strip(Document.parse(b"[Interface]\nSaveConfig = perhaps\n", "wg0.conf"))

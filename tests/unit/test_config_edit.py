@@ -1,0 +1,245 @@
+"""`save` rewrites what changed and nothing else, in one step that survives a crash."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wgquick.config.document import Document
+from wgquick.config.edit import Present, updated, write_atomic
+from wgquick.config.parser import parse
+from wgquick.device import Device, DevicePeer
+from wgquick.errors import OperationError
+from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, SecretKey, SocketAddress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRIVATE = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+ALICE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+BOB = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+CAROL = "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="
+FILE = f"""# my tunnel
+[Interface]
+  Address=10.0.0.1/24   # home
+PrivateKey = {PRIVATE}
+ListenPort = 51820
+PostUp = echo '# up'  # really
+
+# Alice, at home
+[Peer]
+PublicKey = {ALICE}
+AllowedIPs = 10.0.0.2, fd00::2/128 # both
+Endpoint = alice.example.com:51820
+
+# Bob
+# at work
+[peer]
+PublicKey = {BOB}
+AllowedIPs = 10.0.0.3/32
+"""
+NAMES = {Endpoint("alice.example.com", "51820"): SocketAddress("192.0.2.1", 51820)}
+
+
+def ips(*words: str) -> tuple[AllowedIP, ...]:
+    return tuple(AllowedIP(*Prefix.parse(word)) for word in words)
+
+
+def clamped(text: str) -> SecretKey:
+    raw = bytearray(SecretKey.parse(text).raw)
+    raw[0] &= 248
+    raw[31] = raw[31] & 127 | 64
+    return SecretKey(bytes(raw))
+
+
+PEER_A = DevicePeer(
+    PublicKey.parse(ALICE), None, SocketAddress("192.0.2.1", 51820), 0, ips("fd00::2/128", "10.0.0.2/32")
+)
+PEER_B = DevicePeer(PublicKey.parse(BOB), allowed_ips=ips("10.0.0.3/32"))
+PEER_C = DevicePeer(
+    PublicKey.parse(CAROL), SecretKey.parse(BOB), SocketAddress("2001:db8::3", 1), 25, ips("10.0.0.4/32", "::/0")
+)
+DEVICE = Device("wg0", clamped(PRIVATE), 51820, 0, (PEER_A, PEER_B))
+PRESENT = Present(DEVICE, (Prefix.parse("10.0.0.1/24"),), 1420, None, None)
+
+
+def resolves(endpoint: Endpoint, address: SocketAddress) -> bool:
+    return NAMES.get(endpoint) == address
+
+
+def saved(present: Present, text: str = FILE) -> str:
+    document = Document.parse(text.encode())
+    return updated(document, parse(document, "wg0"), present, resolves).decode()
+
+
+def with_peers(*peers: DevicePeer) -> Present:
+    return PRESENT._replace(device=DEVICE._replace(peers=peers))
+
+
+def test_nothing_changes_where_nothing_changed() -> None:
+    assert saved(PRESENT) == FILE
+
+
+def test_the_devices_clamped_key_is_the_files_key() -> None:
+    assert clamped(PRIVATE).reveal() != PRIVATE
+    assert PRIVATE in saved(PRESENT)
+
+
+@pytest.mark.parametrize(
+    ("present", "old", "new"),
+    [
+        (
+            PRESENT._replace(addresses=(Prefix.parse("10.0.0.9/24"),)),
+            "=10.0.0.1/24   # home",
+            "=10.0.0.9/24   # home",
+        ),
+        (
+            PRESENT._replace(addresses=(Prefix.parse("10.0.0.1/24"), Prefix.parse("fd00::1/64"))),
+            "10.0.0.1/24   #",
+            "10.0.0.1/24, fd00::1/64   #",
+        ),
+        (PRESENT._replace(addresses=()), "  Address=10.0.0.1/24   # home\n", ""),
+        (PRESENT._replace(device=DEVICE._replace(listen_port=7)), "ListenPort = 51820", "ListenPort = 7"),
+        (PRESENT._replace(device=DEVICE._replace(listen_port=0)), "ListenPort = 51820\n", ""),
+        (PRESENT._replace(device=DEVICE._replace(private_key=None)), f"PrivateKey = {PRIVATE}\n", ""),
+        (PRESENT._replace(device=DEVICE._replace(fwmark=51820)), "# really\n", "# really\nFwMark = 0xca6c\n"),
+        (
+            PRESENT._replace(dns=("1.1.1.1",), dns_search=("lan",)),
+            "# really\n",
+            "# really\nDNS = 1.1.1.1\nDNS = lan\n",
+        ),
+        (with_peers(PEER_A._replace(allowed_ips=ips("fd00::2/128")), PEER_B), "10.0.0.2, fd00", "fd00"),
+        (with_peers(PEER_A, PEER_B._replace(allowed_ips=ips("10.0.0.3/32", "::/0"))), "0.3/32", "0.3/32, ::/0"),
+        (with_peers(PEER_A, PEER_B._replace(allowed_ips=())), "AllowedIPs = 10.0.0.3/32\n", ""),
+        (
+            with_peers(PEER_A._replace(endpoint=SocketAddress("2001:db8::1", 9)), PEER_B),
+            "alice.example.com:51820",
+            "[2001:db8::1]:9",
+        ),
+        (with_peers(PEER_A._replace(endpoint=None), PEER_B), "Endpoint = alice.example.com:51820\n", ""),
+        (
+            with_peers(PEER_A, PEER_B._replace(persistent_keepalive=25)),
+            "10.0.0.3/32\n",
+            "10.0.0.3/32\nPersistentKeepalive = 25\n",
+        ),
+        (
+            with_peers(PEER_A._replace(preshared_key=SecretKey.parse(BOB)), PEER_B),
+            "com:51820\n",
+            f"com:51820\nPresharedKey = {BOB}\n",
+        ),
+        (with_peers(PEER_B), FILE[FILE.index("# Alice") : FILE.index("# Bob")], ""),
+        (with_peers(PEER_A), FILE[FILE.index("\n# Bob") :], ""),
+        (with_peers(), FILE[FILE.index("\n# Alice") :], ""),
+    ],
+)
+def test_a_change_rewrites_its_own_place_alone(present: Present, old: str, new: str) -> None:
+    assert old in FILE
+    assert saved(present) == FILE.replace(old, new)
+
+
+def test_a_new_peer_comes_last_as_wg_showconf_prints_it() -> None:
+    expected = f"""
+[Peer]
+PublicKey = {CAROL}
+PresharedKey = {BOB}
+AllowedIPs = 10.0.0.4/32, ::/0
+Endpoint = [2001:db8::3]:1
+PersistentKeepalive = 25
+"""
+    assert saved(with_peers(PEER_A, PEER_B, PEER_C)) == FILE + expected
+
+
+def test_the_mtu_is_recorded_where_the_file_gives_one() -> None:
+    text = FILE.replace("PostUp", "MTU = 0x500 # low\nPostUp")
+    assert saved(PRESENT, text) == text.replace("0x500", "1420")
+    assert saved(PRESENT._replace(mtu=1280), text) == text
+
+
+def test_a_network_that_a_later_peer_takes_stays_where_it_was_written() -> None:
+    text = FILE.replace("10.0.0.2, fd00::2/128", "10.0.0.2, fd00::2/128, 10.0.0.3/32")
+    assert saved(PRESENT, text) == text
+
+
+def test_a_network_that_nobody_has_any_more_goes_from_every_peer() -> None:
+    text = FILE.replace("10.0.0.2, fd00::2/128", "10.0.0.2, fd00::2/128, 10.0.0.3/32")
+    present = with_peers(PEER_A, PEER_B._replace(allowed_ips=()))
+    assert "10.0.0.3" not in saved(present, text)
+
+
+def test_sections_of_one_key_stay_apart_while_they_agree_and_are_joined_when_not() -> None:
+    text = FILE + f"\n[Peer]\nPublicKey = {BOB}\nAllowedIPs = 10.0.0.3\n"
+    assert saved(PRESENT, text) == text
+    changed = saved(with_peers(PEER_A, PEER_B._replace(allowed_ips=ips("10.0.0.9/32"))), text)
+    assert changed == FILE.replace("10.0.0.3/32", "10.0.0.9/32")
+
+
+def test_words_on_lines_of_their_own_get_company_on_new_lines() -> None:
+    text = FILE.replace("AllowedIPs = 10.0.0.3/32\n", "AllowedIPs = 10.0.0.3/32\nAllowedIPs = 10.0.0.5/32\n")
+    present = with_peers(PEER_A, PEER_B._replace(allowed_ips=ips("10.0.0.3/32", "10.0.0.5/32", "10.0.0.6/32")))
+    assert saved(present, text) == text + "AllowedIPs = 10.0.0.6/32\n"
+
+
+def test_commented_peers_after_a_removed_one_stay() -> None:
+    text = FILE.replace("\n# Bob", "\n#[Peer]\n#PublicKey = x\n\n# Bob")
+    assert "#PublicKey = x\n" in saved(with_peers(PEER_B), text)
+
+
+def test_line_endings_and_byte_order_mark_are_kept() -> None:
+    text = "\ufeff" + FILE.replace("\n", "\r\n").rstrip()
+    found = saved(with_peers(PEER_A, PEER_B, PEER_C), text)
+    assert found.startswith(text + "\r\n\r\n[Peer]\r\n")
+    assert "\n" not in found.replace("\r\n", "")
+
+
+def test_a_file_without_an_interface_gets_one_at_its_top() -> None:
+    text = FILE[FILE.index("# Alice") :]
+    assert saved(PRESENT, text).endswith("\n\n" + text)
+    assert saved(PRESENT, text).startswith("[Interface]\nAddress = 10.0.0.1/24\nListenPort = 51820\nPrivateKey = ")
+
+
+# write_atomic
+
+
+def test_the_file_is_replaced_with_mode_and_owner_kept(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    os.chown(path, 1, 2)
+    before = path.stat().st_ino
+    write_atomic(str(path), b"new")
+    found = path.stat()
+    assert path.read_bytes() == b"new"
+    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o640, 1, 2)
+    assert found.st_ino != before
+    assert os.listdir(tmp_path) == ["wg0.conf"]
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real.conf").write_bytes(b"old")
+    (tmp_path / "wg0.conf").symlink_to("real.conf")
+    write_atomic(str(tmp_path / "wg0.conf"), b"new")
+    assert (tmp_path / "wg0.conf").is_symlink()
+    assert (tmp_path / "real.conf").read_bytes() == b"new"
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    write_atomic(str(tmp_path / "wg0.conf"), b"new")
+    assert (tmp_path / "wg0.conf").stat().st_mode & 0o7777 == 0o600
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_bytes(b"old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OperationError, match="No space left on device"):
+        write_atomic(str(path), b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["wg0.conf"]

@@ -1,0 +1,125 @@
+"""Name or path: wg-quick's rule, in its words."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wgquick.config import location
+from wgquick.config.location import Location, locate
+from wgquick.config.reading import read_settings, read_stripped
+from wgquick.errors import ConfigError, WgqError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    (tmp_path / "wg0.conf").write_bytes(b"[Interface]\nMTU = 1400\n")
+    (tmp_path / "wg0.conf").chmod(0o600)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["wg0", "a", "x=y+z_.-", "a23456789012345", "wg0.conf"])
+def test_a_name_means_the_file_in_the_directory(directory: Path, name: str) -> None:
+    (directory / f"{name}.conf").touch()
+    assert locate(name, directory=str(directory)) == Location(name, str(directory / f"{name}.conf"))
+
+
+def test_a_path_names_the_interface(directory: Path) -> None:
+    assert locate(str(directory / "wg0.conf")) == Location("wg0", str(directory / "wg0.conf"))
+
+
+def test_a_link_gives_the_name_and_its_target_the_file(directory: Path) -> None:
+    (directory / "home.conf").symlink_to("wg0.conf")
+    assert locate(str(directory / "home.conf")) == Location("home", str(directory / "wg0.conf"))
+
+
+def test_a_name_may_be_given_for_a_path(directory: Path) -> None:
+    assert locate(str(directory / "wg0.conf"), "wg7").name == "wg7"
+
+
+@pytest.mark.parametrize("target", ["nosuch", "./nosuch.conf"])
+def test_a_missing_file_is_told_in_wg_quicks_words(directory: Path, target: str) -> None:
+    shown = f"{directory}/nosuch.conf" if target == "nosuch" else target
+    with pytest.raises(WgqError) as caught:
+        locate(target, directory=str(directory))
+    assert caught.value.what == f"`{shown}' does not exist"
+
+
+@pytest.mark.parametrize("file", ["a234567890123456.conf", "wg 0.conf", "wg0.txt", ".conf", "wg0.conf.bak"])
+def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path, file: str) -> None:
+    (directory / file).touch()
+    with pytest.raises(WgqError) as caught:
+        locate(str(directory / file))
+    assert caught.value.what == "The config file must be a valid interface name, followed by .conf"
+
+
+def test_a_file_beside_is_reached_by_its_path(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory)
+    with pytest.raises(WgqError, match=r"\./wg0\.conf"):
+        locate("wg0.conf", directory=str(directory / "none"))
+
+
+def test_a_target_names_its_interface_without_a_file() -> None:
+    assert [location.interface_name(each) for each in ("wg0", "/none/wg1.conf")] == ["wg0", "wg1"]
+
+
+@pytest.mark.parametrize("name", [None, "", "a/b", "a23456789012345x"])
+def test_standard_input_needs_a_valid_name(name: str | None) -> None:
+    with pytest.raises(WgqError):
+        locate("-", name)
+
+
+def test_standard_input_is_read_once_named() -> None:
+    found = locate("-", "wg0")
+    settings = read_settings(found, pytest.fail, io.BytesIO(b"[Interface]\nMTU = 1400"))
+    assert (settings.name, settings.path, settings.mtu) == ("wg0", "", 1400)
+
+
+def test_faults_of_standard_input_say_where_they_are() -> None:
+    with pytest.raises(ConfigError, match=r"^standard input:1:1: "):
+        read_settings(locate("-", "wg0"), pytest.fail, io.BytesIO(b"x"))
+
+
+@pytest.mark.parametrize(
+    ("file", "directory_mode", "warned"),
+    [
+        (0o600, 0o755, False),
+        (0o644, 0o700, False),
+        (0o644, 0o755, True),
+        (0o641, 0o752, False),
+        (0o602, 0o703, True),
+    ],
+)
+def test_the_world_is_warned_of_where_file_and_directory_are_open_to_it(
+    directory: Path, file: int, directory_mode: int, warned: bool
+) -> None:
+    path = directory / "wg0.conf"
+    path.chmod(file)
+    directory.chmod(directory_mode)
+    said: list[str] = []
+    read_settings(locate(str(path)), said.append)
+    assert said == ([f"Warning: `{path}' is world accessible"] if warned else [])
+
+
+def test_wgs_warnings_are_said(directory: Path) -> None:
+    key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+    (directory / "wg0.conf").write_text(f"[Peer]\nPublicKey={key}\nAllowedIPs=10.0.0.1/8\n")
+    said: list[str] = []
+    read_settings(locate(str(directory / "wg0.conf")), said.append)
+    assert said == ["Warning: AllowedIP has nonzero host part: 10.0.0.1/8"]
+
+
+def test_a_file_that_cannot_be_read_is_an_error_with_its_path(directory: Path) -> None:
+    (directory / "dir.conf").mkdir()
+    with pytest.raises(WgqError, match=r"dir\.conf' cannot be read: Is a directory"):
+        read_stripped(locate(str(directory / "dir.conf")), pytest.fail)
+
+
+def test_strip_reads_a_located_file(directory: Path) -> None:
+    assert read_stripped(locate(str(directory / "wg0.conf")), pytest.fail) == b"[Interface]\n\n"
