@@ -1,0 +1,119 @@
+"""Messages as an attacker on the wire has them: overheard, changed, replayed and made up, from any address."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.interop.pairs import WIRE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.interop.pairs import End
+
+INITIATION, RESPONSE, COOKIE, DATA = 1, 2, 3, 4
+LENGTHS = {INITIATION: 148, RESPONSE: 92, COOKIE: 64}
+_ALL_PROTOCOLS = 3
+_OUTGOING = 4
+
+Address = tuple[str, int]
+
+
+class Overheard(NamedTuple):
+    """A message as it was on the wire."""
+
+    source: Address
+    payload: bytes
+
+    @property
+    def kind(self) -> int:
+        return self.payload[0]
+
+
+class Tap:
+    """Listens to one end's wire."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+
+    def messages(self) -> list[Overheard]:
+        """Every UDP message over IPv4 since the last call, in both directions."""
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet = self._listening.recv(1 << 16)
+                header = (packet[0] & 15) * 4
+                if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_UDP and len(packet) > header + 8:
+                    port, _, length = struct.unpack_from("!HHH", packet, header)
+                    source = socket.inet_ntoa(packet[12:16])
+                    heard.append(Overheard((source, port), packet[header + 8 : header + length]))
+        return heard
+
+
+@contextlib.contextmanager
+def tap(end: End) -> Iterator[Tap]:
+    """Overhear what an end sends and receives."""
+    with end.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        listening.bind((WIRE, _ALL_PROTOCOLS))
+        listening.setblocking(False)
+        yield Tap(listening)
+
+
+def packet(source: Address, destination: Address, payload: bytes) -> bytes:
+    """An IPv4 packet from any address; the kernel fills in its length and checksum, UDP goes without (RFC 768)."""
+    udp = struct.pack("!HHHH", source[1], destination[1], 8 + len(payload), 0) + payload
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
+    return struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses + udp
+
+
+def send_as(sender: socket.socket, source: Address, destination: Address, payload: bytes) -> None:
+    """Send by a raw socket, under any source address."""
+    sender.sendto(packet(source, destination, payload), destination)
+
+
+def raw_socket(end: End) -> socket.socket:
+    """The socket for `send_as`."""
+    return end.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+
+def initiation(public: str, ephemeral: bytes = b"") -> bytes:
+    """An initiation that whoever knows the public key can make: its first MAC is right, what it says is noise."""
+    body = struct.pack("<II", INITIATION, int.from_bytes(os.urandom(4), "little"))
+    body += ephemeral or os.urandom(32)
+    body += os.urandom(LENGTHS[INITIATION] - 32 - len(body))
+    return body + mac1(public, body) + bytes(16)
+
+
+def mac1(public: str, body: bytes) -> bytes:
+    """The first MAC of a handshake message (whitepaper, section 5.4.4)."""
+    key = hashlib.blake2s(b"mac1----" + base64.b64decode(public)).digest()
+    return hashlib.blake2s(body, key=key, digest_size=16).digest()
+
+
+def noise(*sizes: int) -> Iterator[bytes]:
+    """Random bytes of every size up to 200 and of some more, bare and behind the header of each kind of message."""
+    for size in (*range(200), 576, 1279, 1420, 1452, 1472, *sizes):
+        yield os.urandom(size)
+        for kind in range(6):
+            yield (struct.pack("<I", kind) + os.urandom(size))[: max(size, 4)]
+            yield (bytes([kind]) + os.urandom(size))[: max(size, 1)]
+
+
+def variations(message: bytes) -> Iterator[bytes]:
+    """A message cut short at every length, made longer, with every byte changed, and to another receiver."""
+    for length in range(len(message)):
+        yield message[:length]
+    for more in (1, 15, 16, 100):
+        yield message + os.urandom(more)
+    for at in range(len(message)):
+        yield message[:at] + bytes([message[at] ^ 1 << at % 8]) + message[at + 1 :]
+    receiver = 8 if message[0] == RESPONSE else 4
+    for index in (0, 1, 0xFFFFFFFF, int.from_bytes(os.urandom(4), "big")):
+        yield message[:receiver] + struct.pack("<I", index) + message[receiver + 4 :]
