@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
-import click
 import typer
 
 import wgquick
@@ -116,12 +114,9 @@ def overview(
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run typer; faults of usage are said on standard error and end in status 1, as wg-quick's do."""
+    """Run typer; faults of usage (its status 2) end in 1, as wg-quick's do."""
     try:
-        status = app(arguments, prog_name="wgq", standalone_mode=False)
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return 1
-    except click.Abort:
-        return 1
-    return status if isinstance(status, int) else 0
+        app(arguments, prog_name="wgq")
+    except SystemExit as end:
+        return min(end.code, 1) if isinstance(end.code, int) else 0
+    return 0

@@ -1,0 +1,159 @@
+"""The Python interface, as a program that does other things would use it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import pytest
+
+import wgquick
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+PRESHARED = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
+PEER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+TEXT = f"""[Interface]
+PrivateKey = {KEY}
+Address = 10.0.0.1/24
+PostUp = touch /run/up-%i
+PostDown = touch /run/down-%i
+[Peer]
+PublicKey = {PEER}
+PresharedKey = {PRESHARED}
+AllowedIPs = 10.9.0.0/16
+Endpoint = 192.0.2.9:51820
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as made:
+        made.uplink()
+        yield made
+
+
+def links() -> set[str]:
+    return set(os.listdir("/sys/class/net"))
+
+
+def test_parse_gives_the_validated_model() -> None:
+    config = wgquick.parse(TEXT, name="ci0")
+    assert isinstance(config, wgquick.WgQuickConfig)
+    assert config.name == "ci0"
+    assert str(config.peers[0].public_key) == PEER
+    assert wgquick.parse(TEXT.encode(), name="ci0") == config
+
+
+def test_no_secret_shows_in_repr_dump_or_traceback() -> None:
+    config = wgquick.parse(TEXT)
+    shown = [repr(config), str(config), repr(config.model_dump()), config.model_dump_json(), repr(config.settings)]
+    try:
+        wgquick.parse(TEXT.replace("AllowedIPs", "AlowedIPs"))
+    except wgquick.ConfigError:
+        shown.append(traceback.format_exc())
+    with pytest.raises(TypeError):
+        pickle.dumps(config)
+    assert len(shown) == 6
+    assert not any(secret in text for text in shown for secret in (KEY, PRESHARED))
+
+
+def test_config_error_has_a_diagnostic_for_every_fault() -> None:
+    with pytest.raises(wgquick.ConfigError) as caught:
+        wgquick.parse("[Interface]\nMTU = x\nListenPort = 70000\n[Peer]\nAlowedIPs = 10.0.0.0/8\n")
+    faults = caught.value.diagnostics
+    assert [fault.line for fault in faults] == sorted(fault.line for fault in faults)
+    assert len(faults) >= 3
+    assert all(fault.column >= 1 and fault.code and fault.message and fault.remedy for fault in faults)
+
+
+def use_a_tunnel() -> tuple[bool, bool, list[str]]:
+    lines: list[str] = []
+    with wgquick.tunnel(wgquick.parse(TEXT, name="ci0"), transcript=lines.append):
+        during = "ci0" in links()
+    return during, "ci0" in links(), lines
+
+
+def test_tunnel_is_up_inside_the_block_and_down_after_it(machine: Namespace) -> None:
+    during, after, lines = machine.call(use_a_tunnel)
+    assert (during, after) == (True, False)
+    assert any("ip link set mtu" in line for line in lines)
+    assert {"up-ci0", "down-ci0"} <= set(machine.out("ls", "/run").split())
+
+
+def fail() -> None:
+    raise ZeroDivisionError
+
+
+def fail_inside() -> tuple[bool, str]:
+    try:
+        with wgquick.tunnel(wgquick.parse(TEXT, name="ci0")):
+            fail()
+    except ZeroDivisionError:
+        return "ci0" in links(), "raised"
+    return True, "lost"
+
+
+def test_tunnel_ends_however_the_block_ends(machine: Namespace) -> None:
+    assert machine.call(fail_inside) == (False, "raised")
+
+
+def go_through_the_verbs() -> list[bool]:
+    seen = []
+    config = wgquick.read("/etc/wireguard/api0.conf")
+    wgquick.up(config)
+    seen.append("api0" in links())
+    wgquick.save("/etc/wireguard/api0.conf")
+    wgquick.down("api0", config)
+    seen.append("api0" in links())
+    return seen
+
+
+def test_read_up_save_and_down_work_by_file_and_name(machine: Namespace) -> None:
+    machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/api0.conf"], input=TEXT)
+    assert machine.call(go_through_the_verbs) == [True, False]
+    assert "PostUp = touch /run/up-%i" in machine.out("cat", "/etc/wireguard/api0.conf")
+
+
+def down_of_nothing() -> str:
+    try:
+        wgquick.down("none0")
+    except wgquick.WgqError as error:
+        return error.what
+    return ""
+
+
+def test_failures_are_raised_with_what_to_do(machine: Namespace) -> None:
+    assert machine.call(down_of_nothing) == "`none0' is not a WireGuard interface"
+
+
+def test_an_unknown_choice_is_refused_before_anything_is_touched() -> None:
+    with pytest.raises(wgquick.WgqError, match="`bsd' is no backend"):
+        wgquick.up(wgquick.parse(TEXT), wgquick.Options(backend="bsd"))
+
+
+def test_importing_the_package_imports_next_to_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import wgquick; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"pydantic", "typer", "pyroute2", "iptc", "socket", "dataclasses"} & set(done.stdout.split())
+
+
+def test_up_keeps_the_slow_libraries_out(machine: Namespace) -> None:
+    """wg-quick's whole `up` takes about as long as importing one of these."""
+    machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/api0.conf"], input=TEXT)
+    done = machine.run([sys.executable, "-X", "importtime", "-m", "wgquick", "up", "api0"], env=dict(os.environ))
+    imported = {
+        line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")
+    }
+    slow = {"pydantic", "typer", "click", "pyroute2", "iptc", "dataclasses", "subprocess", "asyncio", "pathlib"}
+    assert not slow & imported
+    assert "wgquick.executor.commands" in imported

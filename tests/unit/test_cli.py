@@ -1,0 +1,90 @@
+"""The command line at its edges: usage, help, version, and who may do what."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import wgquick
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+
+
+def wgq(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wgquick", *arguments]
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly", "wg0"), ("up",), ("up", "wg0", "wg1"), ("up", "--fast", "wg0")])
+def test_faults_of_usage_are_said_on_standard_error_and_end_in_1(arguments: tuple[str, ...]) -> None:
+    done = wgq(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Usage: wgq" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--help", "-h", "help"])
+def test_help_names_every_verb_on_standard_output(argument: str) -> None:
+    done = wgq(argument)
+    assert done.returncode == 0
+    assert all(f"\n  {verb} " in done.stdout for verb in ("up", "down", "save", "strip"))
+
+
+def test_help_of_up_names_its_options() -> None:
+    done = wgq("up", "--help")
+    assert all(option in done.stdout for option in ("--backend", "--firewall", "--dns", "--strict", "--name"))
+
+
+def test_version_is_the_packages() -> None:
+    assert wgq("--version").stdout == f"wgq {wgquick.__version__}\n"
+
+
+@pytest.mark.parametrize("variable", ["WGQ_BACKEND", "WGQ_FIREWALL", "WGQ_DNS"])
+def test_an_unknown_choice_in_the_environment_is_refused(variable: str) -> None:
+    done = wgq("up", "none0", **{variable: "bsd"})
+    assert done.returncode == 1
+    assert "`bsd'" in done.stderr
+    assert "Choose one of: auto" in done.stderr
+
+
+def test_a_missing_file_is_named_in_wg_quicks_words() -> None:
+    done = wgq("up", "none0")
+    assert done.returncode == 1
+    assert "`/etc/wireguard/none0.conf' does not exist" in done.stderr
+
+
+def test_strip_takes_both_ways_of_the_command_line_alike(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_text(f"[Interface]\nAddress = 10.0.0.1/24\nPrivateKey = {KEY}\n")
+    path.chmod(0o600)
+    short = wgq("strip", str(path))
+    full = wgq("strip", "--name", "other", str(path))
+    assert short.returncode == full.returncode == 0
+    assert short.stdout == full.stdout == f"[Interface]\nPrivateKey = {KEY}\n\n"
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_text("[Peer]\n" + "# filler\n" * 100_000)
+    path.chmod(0o600)
+    done = subprocess.run(
+        ["bash", "-c", f"'{sys.executable}' -m wgquick strip '{path}' | true"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
