@@ -22,6 +22,7 @@ const LOAD_MESSAGES: usize = 32;
 const LOAD_MS: u64 = 1000;
 /// After so many handshake messages other work has its turn.
 const MESSAGES_PER_TURN: usize = 64;
+const TASKS_PER_TURN: usize = 64;
 
 /// Blocks the signals that end the process, in all threads to come, and makes them readable.
 pub fn signals() -> io::Result<OwnedFd> {
@@ -151,7 +152,11 @@ impl Control {
     }
 
     fn tasks(&self) {
-        for task in self.device.take_tasks() {
+        let (tasks, more) = self.device.take_tasks(TASKS_PER_TURN);
+        if more {
+            self.device.alarm.waker.wake();
+        }
+        for task in tasks {
             match task {
                 Task::Initiate(peer) => self.device.initiate(&peer),
                 Task::Forget(indexes) => self.device.state_mut().forget(&indexes),

@@ -174,7 +174,7 @@ pub enum Task {
 /// The order in which the tasks came.
 #[derive(Default)]
 pub struct Queue {
-    pub tasks: Vec<Task>,
+    pub tasks: VecDeque<Task>,
     pub messages: VecDeque<Incoming>,
 }
 
@@ -250,7 +250,7 @@ impl Device {
     }
 
     pub fn push(&self, task: Task) {
-        lock(&self.queue).tasks.push(task);
+        lock(&self.queue).tasks.push_back(task);
         self.alarm.waker.wake();
     }
 
@@ -268,8 +268,12 @@ impl Device {
         }
     }
 
-    pub fn take_tasks(&self) -> Vec<Task> {
-        std::mem::take(&mut lock(&self.queue).tasks)
+    /// The next tasks, and whether there are more.
+    pub fn take_tasks(&self, most: usize) -> (Vec<Task>, bool) {
+        let mut queue = lock(&self.queue);
+        let count = queue.tasks.len().min(most);
+        let taken = queue.tasks.drain(..count).collect();
+        (taken, !queue.tasks.is_empty())
     }
 
     /// The next handshake messages and how many wait behind them.

@@ -61,6 +61,10 @@ impl Device {
     /// Asks for a handshake, unless one was begun just now (`wg_packet_send_queued_handshake_initiation`).
     pub fn want_handshake(&self, peer: &Arc<Peer>, now: u64) {
         peer.attempts.store(0, Relaxed);
+        self.queue_handshake(peer, now);
+    }
+
+    fn queue_handshake(&self, peer: &Arc<Peer>, now: u64) {
         if !recently(peer, now) && !peer.handshake_wanted.swap(true, Relaxed) {
             self.push(Task::Initiate(peer.clone()));
         }
@@ -238,8 +242,7 @@ impl Device {
                         peer.key
                     ));
                     peer.clear_source();
-                    peer.attempts.store(0, Relaxed);
-                    self.initiate(peer);
+                    self.want_handshake(peer, now);
                 }
                 Due::WipeKeys => self.state_mut().forget_keys(peer),
                 Due::PersistentKeepalive => {
@@ -265,7 +268,7 @@ impl Device {
         }
         peer.attempts.fetch_add(1, Relaxed);
         peer.clear_source();
-        self.initiate(peer);
+        self.queue_handshake(peer, now);
     }
 }
 

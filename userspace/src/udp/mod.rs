@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sys::{check, errno, owned, setsockopt};
 
-/// How much the kernel may hold for us: at 5 Gbit/s some ten milliseconds.
-const BUFFER_BYTES: i32 = 8 << 20;
+/// How much the kernel may hold for us: at 5 Gbit/s some ten milliseconds of what came.
+const RECEIVE_BYTES: i32 = 8 << 20;
+/// And what is to go: less, as it waits in front of a slow link.
+const SEND_BYTES: i32 = 2 << 20;
 const UDP_GRO: i32 = 104;
 const SOL_UDP: i32 = 17;
 const MAX_BIND_ATTEMPTS: u32 = 100;
@@ -64,9 +66,12 @@ fn socket(family: i32) -> io::Result<OwnedFd> {
 
 /// Tries beyond the limit for the whole system, which needs a privilege, then within it.
 fn enlarge(fd: &OwnedFd) {
-    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
-        if setsockopt(fd, libc::SOL_SOCKET, force, BUFFER_BYTES).is_err() {
-            let _ = setsockopt(fd, libc::SOL_SOCKET, plain, BUFFER_BYTES);
+    for (force, plain, bytes) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BYTES),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BYTES),
+    ] {
+        if setsockopt(fd, libc::SOL_SOCKET, force, bytes).is_err() {
+            let _ = setsockopt(fd, libc::SOL_SOCKET, plain, bytes);
         }
     }
 }
