@@ -27,9 +27,10 @@ def choose(preference: str) -> str:
 
 def present(name: str) -> tuple[str, ...]:
     """The kinds in which rules of this interface stand now."""
-    from wgquick.system.firewall import nft
+    from wgquick.system.firewall import iptables, nft
 
-    return ("nft",) if nft.present(name) else ()
+    kinds = {"nft": nft.present, "iptables": iptables.present}
+    return tuple(kind for kind, stands in kinds.items() if stands(name))
 
 
 def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:

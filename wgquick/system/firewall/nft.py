@@ -41,7 +41,8 @@ _UDP = b"\x11"
 _IFNAMSIZ = 16
 _DESTINATION_OFFSET = {4: 16, 6: 24}  # of the destination address in the IP header
 _PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
-_ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
+# What asking for nf_tables is answered with by a kernel without it.
+ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 
 
 def available() -> bool:
@@ -53,7 +54,7 @@ def available() -> bool:
         with Nfnetlink() as kernel:
             kernel.request(message(_GETGEN, NFPROTO_UNSPEC), "asking for nf_tables")
     except (OSError, OperationError) as refusal:
-        return refusal.errno not in _ABSENT
+        return refusal.errno not in ABSENT
     return True
 
 
@@ -89,9 +90,9 @@ def _tables(name: str) -> list[int]:
         with Nfnetlink() as kernel:
             answers = kernel.dump(message(_GETTABLE, NFPROTO_UNSPEC), what)
     except (OSError, OperationError) as refusal:
-        if refusal.errno in _ABSENT:
+        if refusal.errno in ABSENT:
             return []
-        raise _explained(refusal, what) from None
+        raise explained(refusal, what) from None
     title = _title(name).encode() + b"\0"
     return [protocol_of(answer) for answer in answers if attributes_of(answer).get(1) == title]
 
@@ -101,10 +102,10 @@ def _commit(requests: Sequence[bytes], what: str) -> None:
         with Nfnetlink() as kernel:
             kernel.transaction(requests, what)
     except (OSError, OperationError) as refusal:
-        raise _explained(refusal, what) from None
+        raise explained(refusal, what) from None
 
 
-def _explained(refusal: OSError | OperationError, what: str) -> OperationError:
+def explained(refusal: OSError | OperationError, what: str) -> OperationError:
     """The kernel's refusal with a remedy for it."""
     said = refusal.what if isinstance(refusal, OperationError) else f"{what}: {refusal.strerror}"
     return OperationError(said, errno=refusal.errno or 0, remedy=_remedy(refusal.errno or 0))
@@ -113,7 +114,7 @@ def _explained(refusal: OSError | OperationError, what: str) -> OperationError:
 def _remedy(code: int) -> str:
     if code == errno.EPERM:
         return "Run as root, or give the process CAP_NET_ADMIN."
-    if code in _ABSENT:
+    if code in ABSENT:
         return "This kernel has no nf_tables; use `--firewall iptables'."
     if code == errno.ENOENT:
         return "The kernel may lack nft_fib or nft_ct; load these modules, or use `--firewall iptables'."

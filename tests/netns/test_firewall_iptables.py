@@ -1,0 +1,283 @@
+"""The iptables rules: those that wg-quick feeds to iptables-restore, and gone without a trace; both variants."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import Namespace, host, namespace
+from wgquick.errors import OperationError
+from wgquick.net import pack_address
+from wgquick.system import firewall
+from wgquick.system.firewall import iptables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAMS = {4: "iptables", 6: "ip6tables"}
+ADDRESSES = {4: ("10.0.0.2", "172.16.255.1"), 6: ("fd00::2", "fe80::1")}
+OTHERS = """*raw
+-A PREROUTING -p tcp -m comment --comment "wg-quick(8) rule for wg01" -j ACCEPT
+-A PREROUTING -m comment --comment "wg-quick(8) rule for wg0 " -j ACCEPT
+-A OUTPUT -p udp --dport 53 -j ACCEPT
+COMMIT
+*mangle
+-A PREROUTING -p udp -m comment --comment "mine" -m multiport --dports 1,2 -j MARK --set-mark 1
+COMMIT
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as made:
+        yield made
+
+
+@pytest.fixture
+def twin() -> Iterator[Namespace]:
+    with host() as made:
+        yield made
+
+
+def script(name: str, family: int, fwmark: int) -> str:
+    """What wg-quick's add_default feeds to `iptables-restore -n`."""
+    marker = f'-m comment --comment "wg-quick(8) rule for {name}"'
+    drops = [
+        f"-I PREROUTING ! -i {name} -d {address} -m addrtype ! --src-type LOCAL -j DROP {marker}"
+        for address in ADDRESSES[family]
+    ]
+    marks = [
+        f"-I POSTROUTING -m mark --mark {fwmark} -p udp -j CONNMARK --save-mark {marker}",
+        f"-I PREROUTING -p udp -j CONNMARK --restore-mark {marker}",
+    ]
+    return "\n".join(["*raw", *drops, "COMMIT", "*mangle", *marks, "COMMIT", ""])
+
+
+def add(name: str, family: int, fwmark: int = 51820) -> None:
+    iptables.add(name, family, [pack_address(address) for address in ADDRESSES[family]], fwmark)
+
+
+def restore(machine: Namespace, family: int, variant: str, text: str) -> None:
+    machine.run([f"{PROGRAMS[family]}-{variant}-restore", "-n"], input=text)
+
+
+def saved(machine: Namespace, variant: str = "legacy") -> list[str]:
+    """Both families' rules as iptables-save prints them, without the lines that tell the time."""
+    text = "".join(machine.out(f"{program}-{variant}-save") for program in PROGRAMS.values())
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def rules(machine: Namespace, variant: str = "legacy") -> list[str]:
+    return [line for line in saved(machine, variant) if line.startswith("-A")]
+
+
+@pytest.mark.parametrize("name", ["wg0", "fifteen-letters", "with_dot.0", "a=b"])
+def test_the_rules_save_as_those_of_wg_quicks_input(machine: Namespace, twin: Namespace, name: str) -> None:
+    for family in (4, 6):
+        restore(machine, family, "legacy", OTHERS)
+        machine.call(add, name, family)
+        restore(twin, family, "legacy", OTHERS)
+        restore(twin, family, "legacy", script(name, family, 51820))
+    assert saved(machine) == saved(twin)
+    assert len(rules(machine)) == 2 * (4 + 4)
+
+
+def test_no_other_table_comes_into_being(machine: Namespace) -> None:
+    machine.call(add, "wg0", 4)
+    assert sorted(machine.out("cat", "/proc/net/ip_tables_names").split()) == ["mangle", "raw"]
+    assert machine.out("cat", "/proc/net/ip6_tables_names") == ""
+
+
+def test_a_plus_in_a_name_stands_for_itself_and_not_for_every_link_like_it(machine: Namespace) -> None:
+    machine.run(["ip", "address", "add", "10.0.0.2/32", "dev", "lo"])
+    machine.run(["ip", "link", "add", "wg9", "type", "veth", "peer", "name", "in0"])
+    reach = ["ping", "-c", "1", "-W", "1", "10.0.0.2"]
+    with namespace() as other:
+        # From outside, where the other's name is known: the machine has a /run of its own.
+        into = [f"--net={machine.paths['net']}", "ip", "link", "set", "in0", "netns", other.name]
+        subprocess.run(["nsenter", *into], check=True)
+        for place, link, address in ((machine, "wg9", "192.0.2.1/24"), (other, "in0", "192.0.2.9/24")):
+            place.run(["ip", "address", "add", address, "dev", link])
+            place.run(["ip", "link", "set", link, "up"])
+        other.run(["ip", "route", "add", "10.0.0.2", "via", "192.0.2.1"])
+        assert other.run(reach).returncode == 0
+        machine.call(iptables.add, "wg+", 4, [b"\x0a\0\0\2"], 51820)
+        assert other.run(reach, check=False).returncode == 1
+        machine.call(iptables.remove, "wg+")
+        assert other.run(reach).returncode == 0
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
+    for family in (4, 6):
+        restore(machine, family, variant, OTHERS)
+    before = saved(machine, variant)
+    for family in (4, 6):
+        restore(machine, family, variant, script("wg0", family, 51820))
+    assert saved(machine, variant) != before
+    assert machine.call(iptables.present, "wg0")
+    machine.call(iptables.remove, "wg0")
+    assert saved(machine, variant) == before
+    assert not machine.call(iptables.present, "wg0")
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_remove_of_one_family_leaves_the_other(machine: Namespace, variant: str) -> None:
+    for family in (4, 6):
+        restore(machine, family, variant, script("wg0", family, 51820))
+    machine.call(iptables.remove, "wg0", 4)
+    left = rules(machine, variant)
+    assert len(left) == 4
+    assert all("fd00::2" in line or "fe80::1" in line or "udp" in line for line in left)
+
+
+CONFIG = """[Interface]
+PrivateKey = 2MtBlbfEoJf5kqHjTNmNhDhM1hCZgsXWaGP9UTdBVUo=
+Address = 10.0.0.2/24, 172.16.255.1/32
+[Peer]
+PublicKey = cPkfAcaIBvRgBnIRqOYK2vCVqZt2LTZyxdxDyNKEWzE=
+AllowedIPs = 0.0.0.0/0
+"""
+
+
+class WgQuick:
+    """wg-quick on a machine where it finds no nft and iptables in one variant."""
+
+    def __init__(self, machine: Namespace, variant: str) -> None:
+        machine.uplink()
+        machine.run(["sh", "-c", "mkdir /run/programs; cat >/etc/wireguard/wg0.conf"], input=CONFIG)
+        programs = {name: name for name in ("sysctl", "wireguard-go")}
+        for program in PROGRAMS.values():
+            programs |= {f"{program}{part}": f"{program}-{variant}{part}" for part in ("", "-save", "-restore")}
+        for name, program in programs.items():
+            machine.run(["sh", "-c", f"ln -s $(command -v {program}) /run/programs/{name}"])
+        self.machine = machine
+
+    def __call__(self, verb: str) -> None:
+        self.machine.run(["wg-quick", verb, "wg0"], env={"PATH": "/run/programs:/usr/bin:/bin"})
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -> None:
+    wg_quick = WgQuick(machine, variant)
+    wg_quick("up")
+    assert len(rules(machine, variant)) == 4
+    assert machine.call(firewall.present, "wg0") == ("iptables",)
+    machine.call(iptables.remove, "wg0")
+    assert not rules(machine, variant)
+    wg_quick("down")
+
+
+def test_wg_quick_takes_away_what_was_added_here_where_its_iptables_is_the_legacy_one(machine: Namespace) -> None:
+    wg_quick = WgQuick(machine, "legacy")
+    wg_quick("up")
+    theirs = saved(machine)
+    machine.call(iptables.remove, "wg0")
+    machine.call(add, "wg0", 4)
+    assert saved(machine) == theirs
+    wg_quick("down")
+    assert not rules(machine)
+
+
+def test_removing_twice_and_without_adding_is_as_good_as_once(machine: Namespace) -> None:
+    machine.call(iptables.remove, "wg0")
+    machine.call(add, "wg0", 4)
+    machine.call(iptables.remove, "wg0")
+    machine.call(iptables.remove, "wg0")
+    assert not rules(machine)
+
+
+def loaded_after(name: str) -> bool:
+    iptables.present(name)
+    iptables.remove(name)
+    return "iptc" in sys.modules
+
+
+def test_where_iptables_was_never_used_looking_loads_no_table_and_no_library(machine: Namespace) -> None:
+    machine.run(["nft", "add", "table", "ip", "mangle"])
+    assert not machine.call(loaded_after, "wg0")
+    assert machine.out("cat", "/proc/net/ip_tables_names") == ""
+    assert machine.out("nft", "list", "tables") == "table ip mangle\n"
+
+
+def refused_mangle() -> None:
+    """Add while the mangle table refuses."""
+    real = iptables._Iptables.insert
+
+    def insert(self: iptables._Iptables, name: str, new: object) -> None:
+        if name == "mangle":
+            raise OperationError("refused")
+        real(self, name, new)  # type: ignore[arg-type]
+
+    iptables._Iptables.insert = insert  # type: ignore[method-assign,assignment]
+    with pytest.raises(OperationError):
+        add("wg0", 4)
+
+
+def test_if_the_second_table_refuses_the_first_is_as_before(machine: Namespace) -> None:
+    restore(machine, 4, "legacy", OTHERS)
+    before = rules(machine)
+    machine.call(refused_mangle)
+    assert rules(machine) == before
+
+
+def used_beside(name: str) -> list[bool]:
+    """Another user of the library in the same process keeps its table and its pending change."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import iptc
+
+    table = iptc.Table(iptc.Table.RAW)
+    table.autocommit = False
+    rule = iptc.Rule()
+    rule.create_target("ACCEPT")
+    iptc.Chain(table, "OUTPUT").insert_rule(rule)
+    iptables.add(name, 4, [], 51820)
+    iptables.remove(name, 4)
+    return [table.autocommit, bool(iptc.Chain(table, "OUTPUT").rules)]
+
+
+def test_another_user_of_the_library_in_the_process_is_not_disturbed(machine: Namespace) -> None:
+    assert machine.call(used_beside, "wg0") == [False, True]
+
+
+def without_the_libraries() -> None:
+    sys.modules["iptc"] = None  # type: ignore[assignment]
+    add("wg0", 4)
+
+
+def test_without_the_library_the_error_names_the_package(machine: Namespace) -> None:
+    with pytest.raises(OperationError, match="iptables cannot be used") as refusal:
+        machine.call(without_the_libraries)
+    assert "Debian: iptables" in refusal.value.remedy
+
+
+def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Namespace) -> None:
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from wgquick.system.firewall import iptables; iptables.add('wg0', 4, [bytes([10, 0, 0, 2])], 51820)"
+    )
+    machine.run([sys.executable, "-c", code], env={})
+    assert len(rules(machine)) == 3
+
+
+def test_present_names_the_kinds_that_stand(machine: Namespace) -> None:
+    assert machine.call(firewall.present, "wg0") == ()
+    machine.call(firewall.add, "iptables", "wg0", 4, [], 51820)
+    assert machine.call(firewall.present, "wg0") == ("iptables",)
+    machine.call(firewall.add, "nft", "wg0", 4, [], 51820)
+    assert machine.call(firewall.present, "wg0") == ("nft", "iptables")
+    machine.call(firewall.remove, "nft", "wg0", 0)
+    machine.call(firewall.remove, "iptables", "wg0", 0)
+    assert machine.call(firewall.present, "wg0") == ()
+
+
+def test_the_transcript_is_wg_quicks() -> None:
+    assert firewall.add_lines("iptables", 4) == ("[#] iptables-restore -n",)
+    assert firewall.add_lines("iptables", 6) == ("[#] ip6tables-restore -n",)
+    assert firewall.remove_lines("iptables", 6) == ("[#] ip6tables-restore -n",)
+    assert firewall.remove_lines("iptables", 0) == ("[#] iptables-restore -n", "[#] ip6tables-restore -n")

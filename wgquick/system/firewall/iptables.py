@@ -1,0 +1,216 @@
+"""iptables through python-iptables (libiptc): wg-quick(8)'s rules in the raw and mangle tables of legacy iptables.
+
+Where the `iptables` command is the nft variant, what wg-quick adds by it stands in nftables instead, in tables
+named raw and mangle: `remove` and `present` look there too (`iptables_nft`), `add` writes where libiptc writes.
+python-iptables takes a third of a second to import: here alone, and only when there is something for it to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import itertools
+import os
+import warnings
+from contextlib import contextmanager
+from socket import AF_INET, AF_INET6, inet_ntop
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from wgquick.errors import OperationError
+from wgquick.system.firewall import iptables_nft
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Self
+
+_TABLES = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "POSTROUTING")}  # with the chains used of each
+_FAMILIES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # with the list of its tables in this namespace
+_LOCK = "/run/xtables.lock"  # shared with every iptables command (iptables(8), -w)
+_MATCH = Struct("=H29sB")  # struct xt_entry_match: size, name, revision; then its data
+_REMEDY = "Run as root, with what python-iptables needs installed (Debian: iptables), or use `--firewall nft'."
+
+
+def comment(name: str) -> str:
+    """The mark of the interface's rules, by which wg-quick finds them too."""
+    return f"wg-quick(8) rule for {name}"
+
+
+def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
+    """Add one family's rules, raw's first; if mangle refuses, raw's are taken back."""
+    with _Iptables(family) as iptables:
+        iptables.insert("raw", [("PREROUTING", iptables.drop(name, address)) for address in addresses])
+        try:
+            marks = [("POSTROUTING", iptables.save_mark(name, fwmark)), ("PREROUTING", iptables.restore_mark(name))]
+            iptables.insert("mangle", marks)
+        except OperationError:
+            iptables.delete("raw", comment(name))
+            raise
+
+
+def remove(name: str, family: int = 0) -> None:
+    """Remove the rules with this interface's comment, of one family or, with 0, of both."""
+    for each in (family,) if family else _FAMILIES:
+        iptables_nft.remove(comment(name), each)
+        if tables := _loaded(each):
+            with _Iptables(each) as iptables:
+                for table in tables:
+                    iptables.delete(table, comment(name))
+
+
+def present(name: str) -> bool:
+    """Whether a rule with this interface's comment stands in any of the tables."""
+    return any(iptables_nft.present(comment(name), each) or _stands(name, each) for each in _FAMILIES)
+
+
+def _stands(name: str, family: int) -> bool:
+    tables = _loaded(family)
+    if not tables:
+        return False
+    with _Iptables(family) as iptables:
+        return any(iptables.holds(table, comment(name)) for table in tables)
+
+
+def _loaded(family: int) -> list[str]:
+    """Those of our tables that legacy iptables has in this network namespace."""
+    try:
+        with open(f"/proc/thread-self/net/{_FAMILIES[family]}", encoding="ascii") as names:
+            return [table for table in names.read().split() if table in _TABLES]
+    except OSError:
+        return []
+
+
+class _Iptables:
+    """libiptc for one family, under the lock of all iptables commands; every fault is an OperationError."""
+
+    def __init__(self, family: int) -> None:
+        self._family = family
+
+    def __enter__(self) -> Self:
+        self._library = _library()
+        self._lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def insert(self, name: str, rules: Sequence[tuple[str, Any]]) -> None:
+        """Put rules at the top of their chains, each above the one before, as `iptables -I` does."""
+        with self._table(name) as table:
+            for chain, rule in rules:
+                table.insert_entry(chain, rule.rule, 0)
+            table.commit()
+
+    def delete(self, name: str, text: str) -> None:
+        """Delete the rules with that comment."""
+        with self._table(name) as table:
+            found = [(chain, at) for chain in _TABLES[name] for at in _positions(table, chain, text)]
+            for chain, at in reversed(found):
+                table._iptc.iptc_delete_num_entry(chain.encode(), at, table._handle)
+            if found:
+                table.commit()
+
+    def holds(self, name: str, text: str) -> bool:
+        """Whether a rule with that comment stands in the table."""
+        with self._table(name) as table:
+            return any(_positions(table, chain, text) for chain in _TABLES[name])
+
+    @contextmanager
+    def _table(self, name: str) -> Iterator[Any]:
+        """The table as it is now. Nothing changes without a commit, everything at once with it.
+
+        It is not the one from the library's cache, which a program that uses the library itself may be changing.
+        """
+        kind = self._library.Table if self._family == 4 else self._library.Table6
+        table = object.__new__(kind)
+        try:
+            table._init(name, False)
+            yield table
+        except (self._library.IPTCError, self._library.XTablesError, ValueError) as fault:
+            raise OperationError(f"iptables table {name}: {_words(fault)}", remedy=_REMEDY) from None
+        finally:
+            table.close()
+
+    def drop(self, name: str, address: bytes) -> Any:
+        """`! -i NAME -d ADDRESS -m addrtype ! --src-type LOCAL -j DROP`."""
+        rule = self._rule()
+        rule.in_interface = f"!{name}"
+        _take_literally(rule, name)
+        rule.dst = inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+        rule.create_match("addrtype").set_parameter("src-type", "!LOCAL")
+        rule.create_match("comment").set_parameter("comment", comment(name))
+        rule.create_target("DROP")
+        return rule
+
+    def save_mark(self, name: str, fwmark: int) -> Any:
+        """`-p udp -m mark --mark FWMARK -j CONNMARK --save-mark`."""
+        rule = self._rule()
+        rule.protocol = "udp"
+        rule.create_match("mark").set_parameter("mark", hex(fwmark))
+        rule.create_match("comment").set_parameter("comment", comment(name))
+        rule.create_target("CONNMARK").set_parameter("save-mark", "")
+        return rule
+
+    def restore_mark(self, name: str) -> Any:
+        """`-p udp -j CONNMARK --restore-mark`."""
+        rule = self._rule()
+        rule.protocol = "udp"
+        rule.create_match("comment").set_parameter("comment", comment(name))
+        rule.create_target("CONNMARK").set_parameter("restore-mark", "")
+        return rule
+
+    def _rule(self) -> Any:
+        """A rule that looks for no chain named like its target, for which the library would load every table."""
+        kind = self._library.Rule if self._family == 4 else self._library.Rule6
+        return type("Rule", (kind,), {"tables": ()})()
+
+
+def _take_literally(rule: Any, name: str) -> None:
+    """Compare the whole name: in iptables' own notation a `+` at its end stands for anything."""
+    header = rule.get_ip()
+    header.iniface = name.encode()
+    header.iniface_mask = bytes([0xFF]) * (len(name) + 1)
+
+
+def _positions(table: Any, chain: str, text: str) -> list[int]:
+    """Where in a chain the rules with that comment stand, from 0.
+
+    It is read from the rules' bytes, as the library can take apart only those whose extensions it knows.
+    """
+    found = []
+    entry = table.first_rule(chain)
+    for at in itertools.count():
+        if not entry:
+            break
+        if text.encode() in _comments(entry):
+            found.append(at)
+        entry = table.next_rule(entry)
+    return found
+
+
+def _comments(entry: Any) -> Iterator[bytes]:
+    """The texts of the comment matches in a struct ipt_entry or ip6t_entry."""
+    data = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
+    start = ctypes.sizeof(entry)
+    while start < entry.target_offset:
+        size, name, _ = _MATCH.unpack_from(data, start)
+        if name.partition(b"\0")[0] == b"comment":
+            yield data[start + _MATCH.size : start + size].partition(b"\0")[0]
+        start += size
+
+
+def _library() -> Any:
+    """python-iptables, or an error that says what to install; it fails in many ways without its C libraries."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own, of newer Pythons
+            import iptc
+    except Exception as fault:
+        raise OperationError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
+    return iptc
+
+
+def _words(fault: Exception) -> str:
+    """The message without the marks of bytes, which the library shows."""
+    return str(fault).replace("b'", "").rstrip("'") or type(fault).__name__
