@@ -32,7 +32,7 @@ from wgquick.config.grammar import GrammarError, address, mtu, same_address
 from wgquick.config.parser import examine
 from wgquick.config.strip import strip
 from wgquick.config.tables import table_number
-from wgquick.errors import ConfigError, WgqError
+from wgquick.errors import ConfigError
 from wgquick.net import address_text
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ DEVICE = "wg0"
 RESOLUTION = re.compile(rb"Name or service not known|failure in name resolution|No address associated")
 LINK = "tun0"
 bounded = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -261,7 +261,7 @@ def test_a_table_is_what_ip_route_looks_up(oracle: Oracle, word: str) -> None:
     oracle.run("ip", "route", "delete", *route)
     try:
         number = table_number(word, names)
-    except WgqError:
+    except GrammarError:
         assert not taken, word
     else:
         assert taken, (word, number)

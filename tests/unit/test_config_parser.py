@@ -10,10 +10,11 @@ import pytest
 
 from wgquick.config.codes import FAULTS, WARNINGS
 from wgquick.config.document import Document
+from wgquick.config.grammar import GrammarError
 from wgquick.config.parser import examine, parse
 from wgquick.config.settings import Settings
 from wgquick.config.tables import table_number
-from wgquick.errors import ConfigError, Diagnostic, WgqError
+from wgquick.errors import ConfigError, Diagnostic
 
 KEY = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -345,8 +346,9 @@ def test_a_table_is_a_name_or_a_number_as_ip_reads_it(word: str, number: int) ->
 
 @pytest.mark.parametrize("word", ["Main", "off", "auto", "nosuch", "-1", "4294967296", "12a", ""])
 def test_what_is_neither_name_nor_number_is_no_table(word: str) -> None:
-    with pytest.raises(WgqError, match="rt_tables"):
+    with pytest.raises(GrammarError) as caught:
         table_number(word, {"vpn": 7})
+    assert "rt_tables" in caught.value.remedy
 
 
 @pytest.mark.parametrize("module", ["dataclasses", "pydantic", "ipaddress", "pathlib", "difflib", "inspect"])

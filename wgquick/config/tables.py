@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wgquick.config.grammar import UINT_MAX, shown, strtoul, unquoted
-from wgquick.errors import WgqError
+from wgquick.config.grammar import UINT_MAX, GrammarError, shown, strtoul, unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +15,7 @@ _RESERVED = {"default": 253, "main": 254, "local": 255}
 def table_number(word: str, rt_tables: Mapping[str, int]) -> int:
     """The table's number; `rt_tables` has the host's names, the kernel's own three need not be among them.
 
-    Table 0 is the main one, as the kernel takes it. WgqError where the word is neither name nor number.
+    Table 0 is the main one, as the kernel takes it. GrammarError where the word is neither name nor number.
     """
     number = rt_tables.get(word, _RESERVED.get(word))
     if number is None:
@@ -24,5 +23,5 @@ def table_number(word: str, rt_tables: Mapping[str, int]) -> int:
     if number is None or number > UINT_MAX:
         what = f"Table {shown(word)} is not a routing table"
         remedy = "write off, auto, a number, or a name from /etc/iproute2/rt_tables"
-        raise WgqError(what, remedy=unquoted(word) or remedy)
+        raise GrammarError("table", what, unquoted(word) or remedy)
     return number or _RESERVED["main"]
