@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wgquick.config import edit, location
+from wgquick.config.parser import parse
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
 from wgquick.plan.steps import UnsetDns
@@ -28,7 +29,9 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
             f"the configuration of {name} came from standard input", remedy="There is no file to save to."
         )
     say(f"[#] wg showconf {name}")
+    # A hook may have edited the file since it was read: what is kept is what it says now.
     document = location.read(location.Location(name, settings.path))
+    settings = parse(document, name, settings.path)
     data = edit.updated(document, settings, _present(settings, host, options), host.leads_to)
     if data != bytes(document):
         edit.write_atomic(settings.path, data)
