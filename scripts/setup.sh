@@ -69,25 +69,13 @@ recent_rust_package() {
 	return 1
 }
 
-# need_rust [lint]: a Rust that builds userspace/; with `lint`, rustfmt and clippy too.
+# A Rust that builds userspace/.
 need_rust() {
-	local package suffix
-	if ! rust_is_recent; then
-		update_package_lists
-		package=$(recent_rust_package) || die "needs cargo $RUST_NEEDED or later and no package has it: see https://rustup.rs"
-		need_packages "$package" gcc libc6-dev
-		suffix=${package#cargo}
-		[[ $suffix == -1.* ]] && PATH=/usr/lib/rust$suffix/bin:$PATH
-		rust_is_recent || die "$package is installed, but cargo is still older than $RUST_NEEDED"
-	fi
-	[[ ${1-} != lint ]] || need_rust_lint "${suffix-}"
-}
-
-need_rust_lint() {
-	cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return
-	case $1 in
-	-web) need_packages rustfmt-web rust-web-clippy ;;
-	-1.*) need_packages "rustfmt$1" "rust$1-clippy" ;;
-	*) need_packages rustfmt rust-clippy ;;
-	esac
+	local package
+	rust_is_recent && return
+	update_package_lists
+	package=$(recent_rust_package) || die "needs cargo $RUST_NEEDED or later and no package has it: see https://rustup.rs"
+	need_packages "$package" gcc libc6-dev
+	[[ $package == cargo-1.* ]] && PATH=/usr/lib/rust${package#cargo}/bin:$PATH
+	rust_is_recent || die "$package is installed, but cargo is still older than $RUST_NEEDED"
 }

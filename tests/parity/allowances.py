@@ -147,7 +147,8 @@ def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
     undo = f"resolvconf -d {case.interface} -f"
     calls = [*trial.up.after["resolvconf"], undo]
     trial = _rans(trial, lambda ran: replace(ran, after=ran.after | {"resolvconf": calls}))
-    return replace(trial, up=replace(trial.up, transcript=[*trial.up.transcript, f"[#] {undo}"]))
+    added = [[line, f"[#] {undo}"] if " -a " in line else [line] for line in trial.up.transcript]
+    return replace(trial, up=replace(trial.up, transcript=[line for lines in added for line in lines]))
 
 
 def the_journal_outlives_the_link(case: Case, trial: Trial) -> Trial:
@@ -164,8 +165,11 @@ def saving_changes_only_what_changed(case: Case, trial: Trial) -> Trial:
 
 
 def saved_settings(lines: list[str]) -> list[str]:
-    """What a configuration file says, one line for each value, without comments, spacing and the order of keys."""
-    found, section = [], ""
+    """What a configuration file says, one line for each value, without comments, spacing and the order of keys.
+
+    wg-quick also saves the address that the kernel gave the link itself, which is not the file's to keep.
+    """
+    found, section = set(), ""
     for line in (line.partition("#")[0].strip() for line in lines):
         key, _, value = line.partition("=")
         if line.startswith("["):
@@ -173,8 +177,8 @@ def saved_settings(lines: list[str]) -> list[str]:
         elif key.strip() == "PublicKey":
             section = f"[Peer {value.strip()}]"
         elif line:
-            found += [f"{section} {key.strip()} {item.strip()}" for item in value.split(",") or [""]]
-    return sorted(found)
+            found |= {f"{section} {key.strip()} {item.strip()}" for item in value.split(",")}
+    return sorted(found - {"[Interface] Address fe80::?/64"})
 
 
 CHANGED_SINCE = (

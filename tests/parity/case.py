@@ -7,7 +7,7 @@
 #: name NAME                                  the interface, wg0 if not given
 #: path PATH                                  the file's place and the command's argument; else a name is given
 #: mode 0644                                  the file's mode, 0600 if not given
-#: resolvconf [link | failing]                a recording resolvconf is installed (as a link; failing)
+#: resolvconf [link | failing]                a recording resolvconf is installed (as a link; with -a failing)
 #: now KEY VALUE                              what the present wg-quick does where Debian's does not (allowances.py)
 """
 

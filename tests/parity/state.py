@@ -10,27 +10,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 State = dict[str, list[str]]
+Items = list[dict[str, Any]]
 
-# What is asked of a machine, by section; $1 is the interface, $2 its configuration file.
-QUESTIONS = {
-    "links": "ip -j -d link show",
-    "addresses": "ip -j address show",
-    "routes4": "ip -4 -j route show table all",
-    "routes6": "ip -6 -j route show table all",
-    "rules4": "ip -4 -j rule show",
-    "rules6": "ip -6 -j rule show",
-    "nft": "/usr/sbin/nft -j list ruleset",
-    "iptables": "iptables-save; echo \\# six; ip6tables-save",
-    "sysctl": "sysctl net.ipv4.conf.all.src_valid_mark",
-    "resolv.conf": "cat /etc/resolv.conf",
-    "resolvconf": "cat /run/resolvconf.calls",
-    "device": "wg showconf $1",
-    "sockets": "ls /run/wireguard",
-    "hooks": "cat /run/hooks",
-    "file": "cat $2",
-    "mode": "stat -c %a $2",
-}
-SCRIPT = "\n".join(f"{question} 2>/dev/null; printf '\\0'" for question in QUESTIONS.values())
+# What is asked of a machine, by bash: $1 is the interface, $2 its file; each answer ends with a NUL. To start a
+# program takes long in the VM: `ip` answers several questions at once, and bash reads the files.
+SECTIONS = (
+    "links",
+    "nft",
+    "iptables",
+    "sysctl",
+    "resolv.conf",
+    "resolvconf",
+    "device",
+    "sockets",
+    "hooks",
+    "file",
+    "mode",
+)
+SCRIPT = r"""
+exec 2>/dev/null
+end() { printf '\0'; }
+ip -j -d -force -batch - <<<$'link show\naddress show\nroute show table all\nrule show'
+ip -6 -j -d -force -batch - <<<$'route show table all\nrule show'
+end; /usr/sbin/nft -j list ruleset
+end; [[ -z $(</proc/net/ip_tables_names) ]] || iptables-save
+printf '# six\n'; [[ -z $(</proc/net/ip6_tables_names) ]] || ip6tables-save
+end; echo "src_valid_mark = $(</proc/sys/net/ipv4/conf/all/src_valid_mark)"
+end; echo "$(</etc/resolv.conf)"
+end; echo "$(</run/resolvconf.calls)"
+end; wg showconf "$1"
+end; shopt -s nullglob; printf '%s\n' /run/wireguard/*
+end; echo "$(</run/hooks)"
+end; echo "$(<"$2")"
+end; stat -c %a "$2"
+"""
+LISTS = ("links", "addresses", "routes4", "rules4", "routes6", "rules6")
 
 # A link's IPv6 link-local address is drawn at random for each.
 LINK_LOCAL = re.compile(r"fe80::[0-9a-f:]+")
@@ -38,26 +52,27 @@ LINK_LOCAL = re.compile(r"fe80::[0-9a-f:]+")
 
 def read(answers: str) -> State:
     """The state from what SCRIPT printed."""
-    texts = dict(zip(QUESTIONS, LINK_LOCAL.sub("fe80::?", answers).split("\0"), strict=False))
-    return {section: READERS.get(section, str.splitlines)(text) for section, text in texts.items()}
+    texts = dict(zip(SECTIONS, LINK_LOCAL.sub("fe80::?", answers).split("\0"), strict=True))
+    lists = [json.loads(line) for line in texts.pop("links").splitlines()]
+    shown = {section: LIST_READERS[section](items) for section, items in zip(LISTS, lists, strict=True)}
+    return shown | {section: READERS.get(section, _lines)(text) for section, text in texts.items()}
 
 
-def _json(text: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(text or "[]")
-    return found
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line]
 
 
-def _links(text: str) -> list[str]:
+def _links(items: Items) -> list[str]:
     """By name: a link that is added before the PreUp hooks comes before theirs."""
     return sorted(
         f"{link['ifname']} mtu {link['mtu']} {link.get('linkinfo', {}).get('info_kind')} "
         f"{' '.join(sorted(link['flags']))} txqlen {link.get('txqlen')}"
-        for link in _json(text)
+        for link in items
     )
 
 
-def _addresses(text: str) -> list[str]:
-    found = [(link["ifname"], address) for link in _json(text) for address in link.get("addr_info", [])]
+def _addresses(items: Items) -> list[str]:
+    found = [(link["ifname"], address) for link in items for address in link.get("addr_info", [])]
     return [f"{name} {_plain(address)}" for name, address in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -66,16 +81,16 @@ def _plain(item: dict[str, Any]) -> str:
     return " ".join(f"{key}={json.dumps(item[key])}" for key in sorted(item) if key not in unstable)
 
 
-def _routes(text: str) -> list[str]:
-    return sorted(_plain(route) for route in _json(text))
+def _routes(items: Items) -> list[str]:
+    return sorted(_plain(route) for route in items)
 
 
-def _rules(text: str) -> list[str]:
-    return [_plain(rule) for rule in _json(text)]
+def _rules(items: Items) -> list[str]:
+    return [_plain(rule) for rule in items]
 
 
 def _nft(text: str) -> list[str]:
-    found = _json(text)["nftables"][1:] if text else []  # type: ignore[call-overload]
+    found = json.loads(text)["nftables"][1:] if text.strip() else []
     return _nft_lines((kind, dict(value)) for item in found for kind, value in item.items())
 
 
@@ -103,22 +118,22 @@ def _iptables(text: str) -> list[str]:
 
 
 def _device(text: str) -> list[str]:
-    """Peers in their order, each one's AllowedIPs sorted: their order is the device's own."""
-    lines = []
-    for line in text.splitlines():
-        key, equals, value = line.partition(" = ")
-        lines.append(f"{key}{equals}{', '.join(sorted(value.split(', ')))}")
-    return lines
+    """Peers by key, each one's AllowedIPs sorted: wireguard-go keeps neither in an order."""
+    interface, *peers = text.split("[Peer]\n")
+    return [line for section in (interface, *sorted(peers)) for line in _section(section)]
 
 
-READERS: dict[str, Callable[[str], list[str]]] = {
+def _section(text: str) -> list[str]:
+    pairs = (line.partition(" = ") for line in text.splitlines() if line)
+    return [f"{key}{equals}{', '.join(sorted(value.split(', ')))}" for key, equals, value in pairs]
+
+
+LIST_READERS: dict[str, Callable[[Items], list[str]]] = {
     "links": _links,
     "addresses": _addresses,
     "routes4": _routes,
     "routes6": _routes,
     "rules4": _rules,
     "rules6": _rules,
-    "nft": _nft,
-    "iptables": _iptables,
-    "device": _device,
 }
+READERS: dict[str, Callable[[str], list[str]]] = {"nft": _nft, "iptables": _iptables, "device": _device}

@@ -117,7 +117,7 @@ def _install_programs(firewall: str, resolvconf: str) -> None:
 
 def _install_resolvconf(folder: Path, kind: str) -> None:
     place = folder / ("resolvectl" if kind == "link" else "resolvconf")
-    place.write_text(RESOLVCONF + ("exit 3\n" if kind == "failing" else ""))
+    place.write_text(RESOLVCONF + ("[ $1 = -d ] || exit 3\n" if kind == "failing" else ""))
     place.chmod(0o755)
     if kind == "link":
         (folder / "resolvconf").symlink_to("resolvectl")
@@ -203,7 +203,9 @@ def _settled(machine: Namespace, case: Case) -> State:
 def _state(machine: Namespace, case: Case) -> State:
     environment = {"PATH": f"{PROGRAMS}:/usr/bin:/bin"}
     path = str(Path("/etc/wireguard", case.file))
-    found = state.read(machine.run(["sh", "-c", state.SCRIPT, "sh", case.interface, path], env=environment).stdout)
+    found = state.read(
+        machine.run(["bash", "-c", state.SCRIPT, "bash", case.interface, path], env=environment).stdout
+    )
     if not case.settings("listenport"):
         found["device"] = [line for line in found["device"] if not line.startswith("ListenPort")]
         found["file"] = [line for line in found["file"] if not line.startswith("ListenPort")]
