@@ -1,0 +1,34 @@
+"""What takes minutes to see starts first and is looked at last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.elders import Elders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of old tunnels come last, so that the tunnels age while other tests run."""
+    items.sort(key=uses_elders)
+
+
+def uses_elders(item: pytest.Item) -> bool:
+    return "elders" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session")
+def elders() -> Iterator[Elders]:
+    """Tunnels that have been running since the first of these tests."""
+    with Elders() as made:
+        yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begun_early(request: pytest.FixtureRequest) -> None:
+    if any(uses_elders(item) for item in request.session.items):
+        request.getfixturevalue("elders")

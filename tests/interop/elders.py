@@ -1,0 +1,123 @@
+"""Tunnels that grow old while other tests run: each of a kind, with ours at either end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import signal
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from tests.interop.pairs import GO, ROLES, WGQ, End, pair
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# The whitepaper's constants, in seconds (section 6.1).
+REKEY_AFTER = 120
+REJECT_AFTER = 180
+KEEPALIVE_TIMEOUT = 10
+REKEY_TIMEOUT = 5
+REKEY_ATTEMPT_TIME = 90
+
+
+@dataclasses.dataclass
+class Elder:
+    """A tunnel and the traffic that has been in it since its beginning."""
+
+    left: End
+    right: End
+    born: float
+    first_handshake: int
+    traffic: subprocess.Popen[bytes] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.left.program} to {self.right.program}"
+
+    def renewed(self) -> int:
+        """How many seconds after the first handshake the last one was."""
+        return self.left.handshake(self.right) - self.first_handshake
+
+    def wait_until(self, age: float) -> None:
+        """Let time pass until it is so many seconds old."""
+        time.sleep(max(0.0, self.born + age - time.monotonic()))
+
+    def pings(self) -> tuple[int, int]:
+        """End its pings; how many were sent and how many were answered."""
+        assert self.traffic is not None
+        self.traffic.send_signal(signal.SIGINT)
+        summary = self.traffic.communicate(timeout=10)[0].decode()
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", summary)
+        assert found, summary
+        return int(found[1]), int(found[2])
+
+
+class Elders(contextlib.ExitStack):
+    """All of them, by what passes through them.
+
+    `busy`: pings from the one who began. `kept`: persistent keepalives from the one who began. `listening`: only
+    persistent keepalives from the other one. `silent`: one word in the beginning. `widowed`: one word to an end
+    that hangs.
+    """
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.busy = [self._busy(*roles) for roles in (*ROLES, (WGQ, WGQ))]
+            self.kept = [self._kept(*roles) for roles in ROLES]
+            self.listening = [self._listening(*roles) for roles in ROLES]
+            self.silent = [self._silent(*roles) for roles in ROLES]
+            self.widowed = self._widowed(WGQ, GO)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _elder(self, left_program: str, right_program: str) -> Elder:
+        left, right = self.enter_context(pair(left_program, right_program))
+        for end in (left, right):
+            end.count_messages()
+        born = time.monotonic()
+        left.ping(right)
+        return Elder(left, right, born, left.handshake(right))
+
+    def _busy(self, left: str, right: str) -> Elder:
+        made = self._elder(left, right)
+        pings = ["ping", "-n", "-q", "-i", "0.2", made.right.inner()]
+        made.traffic = made.left.machine.popen(pings, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        assert made.traffic.stdout is not None
+        self.callback(made.traffic.stdout.close)
+        return made
+
+    def _kept(self, left: str, right: str) -> Elder:
+        made = self._elder(left, right)
+        made.left.set_peer(made.right, "persistent-keepalive", "2")
+        return made
+
+    def _listening(self, left: str, right: str) -> Elder:
+        made = self._elder(left, right)
+        made.right.set_peer(made.left, "persistent-keepalive", "2")
+        return made
+
+    def _silent(self, left: str, right: str) -> Elder:
+        made = self._elder(left, right)
+        self._say(made, "one word")
+        return made
+
+    def _widowed(self, left: str, right: str) -> Elder:
+        made = self._elder(left, right)
+        assert made.right.daemon is not None
+        made.right.daemon.send_signal(signal.SIGSTOP)
+        self.callback(made.right.daemon.send_signal, signal.SIGCONT)
+        self._say(made, "are you there")
+        return made
+
+    def _say(self, elder: Elder, words: str) -> None:
+        """One datagram, which is listened to: no ICMP answers it."""
+        listening = self.enter_context(elder.right.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
+        listening.bind((elder.right.inner(), 0))
+        with elder.left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
+            speaking.sendto(words.encode(), listening.getsockname())

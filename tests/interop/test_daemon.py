@@ -1,0 +1,268 @@
+"""How our daemon starts and ends, and what it may do in between."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair, private_key, status, until
+from tests.interop.traffic import bulk
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+CAP_NET_BIND_SERVICE = 1 << 10
+CAP_NET_ADMIN = 1 << 12
+SECCOMP_FILTER = "2"
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as made:
+        yield made
+
+
+def start(machine: Namespace, *arguments: str, name: str = LINK) -> int:
+    """Start it in the background, as wg-quick does; the daemon's process id."""
+    before = set(machine.processes())
+    machine.run([WGQ, *arguments, name])
+    (daemon,) = set(machine.processes()) - before
+    return daemon
+
+
+def refused(machine: Namespace, *arguments: str) -> str:
+    """What it says when it does not start."""
+    done = machine.run([WGQ, *arguments], check=False)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def links(machine: Namespace) -> list[str]:
+    return machine.out("ls", "/sys/class/net").split()
+
+
+def has_socket(machine: Namespace, name: str = LINK) -> bool:
+    return machine.run(["test", "-e", f"/run/wireguard/{name}.sock"], check=False).returncode == 0
+
+
+def ended(pid: int) -> bool:
+    """Whether a daemon in the background is gone, or is only waiting for init to notice."""
+    try:
+        return status(pid)["State"].startswith("Z")
+    except FileNotFoundError:
+        return True
+
+
+def test_it_returns_once_link_and_socket_are_there(machine: Namespace) -> None:
+    for number in range(20):
+        machine.run(["sh", "-ec", f"{WGQ} wg{number}; wg show wg{number}; ip link show wg{number}"])
+    assert len(machine.out("wg", "show", "interfaces").split()) == 20
+
+
+def test_its_socket_is_the_owners_alone(machine: Namespace) -> None:
+    machine.run(["rmdir", "/run/wireguard"])
+    machine.run(["sh", "-c", f"umask 0; {WGQ} {LINK}"])
+    assert machine.out("stat", "-c", "%F %a %u", SOCKET).split() == ["socket", "600", "0"]
+    assert machine.out("stat", "-c", "%a %u", "/run/wireguard").split() == ["700", "0"]
+
+
+def test_in_the_background_it_leads_its_own_session_and_holds_nothing_of_the_callers(machine: Namespace) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as silence:
+        machine.popen([WGQ, LINK], stdin=writer, stdout=writer, stderr=writer).wait(10)
+        os.close(writer)
+        assert silence.read() == b""  # ends only when nobody holds the other end
+    (daemon,) = machine.processes()
+    assert os.getsid(daemon) == daemon
+    assert Path(f"/proc/{daemon}/cwd").readlink() == Path("/")
+
+
+def test_the_signal_to_the_callers_group_does_not_reach_it(machine: Namespace) -> None:
+    shell = machine.popen(["sh", "-c", f"{WGQ} {LINK}; sleep 60"], start_new_session=True)
+    until(lambda: has_socket(machine), "started")
+    os.killpg(shell.pid, signal.SIGINT)
+    shell.wait(5)
+    machine.run(["wg", "show", LINK])
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_takes_link_and_socket_away(machine: Namespace, sent: signal.Signals) -> None:
+    daemon = start(machine)
+    os.kill(daemon, sent)
+    until(lambda: ended(daemon), "ended")
+    assert not has_socket(machine)
+    assert LINK not in links(machine)
+
+
+def test_in_the_foreground_it_ends_with_status_0_on_term(machine: Namespace) -> None:
+    daemon = machine.popen([WGQ, "-f", LINK], stderr=subprocess.DEVNULL)
+    until(lambda: has_socket(machine), "started")
+    assert daemon.poll() is None
+    daemon.terminate()
+    assert daemon.wait(5) == 0
+
+
+@pytest.mark.parametrize("state", ["up", "down"])
+def test_it_ends_with_its_link_and_removes_its_socket(machine: Namespace, state: str) -> None:
+    daemon = start(machine)
+    machine.run(["ip", "link", "set", LINK, state])
+    machine.run(["ip", "link", "delete", LINK])
+    until(lambda: ended(daemon), "ended")
+    assert not has_socket(machine)
+
+
+def test_it_ends_when_its_socket_is_removed(machine: Namespace) -> None:
+    daemon = start(machine)
+    machine.run(["rm", SOCKET])
+    until(lambda: ended(daemon), "ended")
+    assert LINK not in links(machine)
+
+
+def test_a_link_moved_to_another_namespace_works_there_and_ends_it_there(machine: Namespace) -> None:
+    with machines(WGQ, GO) as (left, right), host() as elsewhere:
+        join(left, right)
+        right.start()
+        right.configure(left.peer())
+        daemon = start(left.machine)
+        left.ip(f"link set {LINK} netns {elsewhere.paths['net']}")
+        left.wg("setconf", LINK, "/dev/stdin", input=left.interface() + right.peer(version=4))
+        inside = End(elsewhere, 1, WGQ)
+        inside.addresses()
+        inside.ping(right)
+        inside.daemon = right.daemon
+        bulk(inside, right, 1 << 20)
+        bulk(right, inside, 1 << 20)
+        inside.ip(f"link set {LINK} mtu 1300")
+        inside.ping(right, "-s", "1200")
+        inside.ip(f"link delete {LINK}")
+        until(lambda: ended(daemon), "ended")
+        assert not has_socket(left.machine)
+
+
+def test_the_socket_of_a_killed_daemon_is_replaced(machine: Namespace) -> None:
+    daemon = start(machine)
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: ended(daemon), "ended")
+    assert has_socket(machine)
+    start(machine)
+    machine.run(["wg", "set", LINK, "listen-port", "5"])
+
+
+def test_a_second_daemon_for_a_link_is_refused_and_the_first_goes_on(machine: Namespace) -> None:
+    start(machine)
+    machine.run(["wg", "set", LINK, "listen-port", "51820"])
+    for options in ([], ["-f"]):
+        said = refused(machine, *options, LINK)
+        assert LINK in said
+        assert "in use" in said or "serves" in said
+    assert machine.out("wg", "show", LINK, "listen-port") == "51820\n"
+    assert LINK in links(machine)
+
+
+def test_what_cannot_be_started_is_refused_in_words_and_leaves_nothing(machine: Namespace) -> None:
+    machine.run(["ip", "link", "add", "taken", "type", "veth", "peer", "name", "other"])
+    before = links(machine)
+    for arguments in ([], ["a/b"], ["sixteen-letters-"], ["--nonsense", LINK], ["taken"], ["wg0", "wg1"]):
+        said = refused(machine, *arguments)
+        assert said.startswith("wgq-userspace: ")
+        assert len(said.splitlines()) == 1
+    assert links(machine) == before
+    assert machine.out("ls", "/run/wireguard") == ""
+
+
+def test_without_the_capability_it_says_which_one_it_needs(machine: Namespace) -> None:
+    bare = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-all", WGQ, LINK]
+    done = machine.run(bare, check=False)
+    assert done.returncode != 0
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert not has_socket(machine)
+
+
+def test_it_works_for_a_plain_user_with_the_ambient_capability() -> None:
+    with machines(WGQ, GO) as (left, right):
+        join(left, right)
+        right.start()
+        right.configure(left.peer())
+        left.machine.run(["chown", "65534", "/run/wireguard"])
+        program = left.machine.out("sh", "-c", f"command -v {WGQ}").strip()
+        left.machine.run(["cp", program, "/run/wireguard/.daemon"])
+        user = ["setpriv", "--reuid", "65534", "--clear-groups"]
+        capability = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
+        left.machine.run([*user, *capability, "/run/wireguard/.daemon", LINK])
+        left.configure(right.peer(version=4))
+        left.wg("set", LINK, "fwmark", "7")
+        left.ping(right)
+
+
+def test_once_started_it_keeps_the_one_capability_and_no_way_to_more() -> None:
+    with pair(WGQ, GO) as (left, right):
+        left.ping(right)
+        assert left.daemon is not None
+        threads = [status(int(entry.name)) for entry in Path(f"/proc/{left.daemon.pid}/task").iterdir()]
+        for thread in threads:
+            assert int(thread["CapAmb"], 16) == 0
+            assert (thread["NoNewPrivs"], thread["Seccomp"]) == ("1", SECCOMP_FILTER), thread["Name"]
+        # One thread that does nothing else may bind to the ports below 1024.
+        held = sorted(int(thread[kind], 16) for kind in ("CapEff", "CapPrm") for thread in threads)
+        assert set(held[:-2]) == {CAP_NET_ADMIN}
+        assert set(held[-2:]) <= {CAP_NET_ADMIN, CAP_NET_ADMIN | CAP_NET_BIND_SERVICE}
+        limits = Path(f"/proc/{left.daemon.pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
+
+
+def test_what_root_may_configure_can_be_configured_without_its_privileges() -> None:
+    with pair(WGQ, GO) as (left, right):
+        left.wg("set", LINK, "fwmark", "9", "listen-port", "53")
+        left.ip(f"link set {LINK} down")
+        left.ip(f"link set {LINK} up")
+        left.ping(right)
+        assert right.known_endpoint(left) == f"{left.outer()}:53"
+        bulk(left, right, 1 << 20)
+
+
+def test_no_key_is_ever_logged(machine: Namespace) -> None:
+    private, preshared, peer = private_key(), private_key(), private_key()
+    daemon = machine.popen([WGQ, "-f", "-v", LINK], stderr=subprocess.PIPE)
+    until(lambda: has_socket(machine), "started")
+    machine.run(["ip", "link", "set", LINK, "up"])
+    config = f"[Interface]\nPrivateKey={private}\n[Peer]\nPublicKey={peer}\nPresharedKey={preshared}\n"
+    config += "AllowedIPs=10.0.0.0/8\nEndpoint=127.0.0.1:1\nPersistentKeepalive=1\n"
+    machine.run(["wg", "setconf", LINK, "/dev/stdin"], input=config)
+    time.sleep(0.5)
+    daemon.terminate()
+    logged = daemon.communicate(timeout=5)[1].decode()
+    assert "handshake initiation" in logged
+    assert private not in logged
+    assert preshared not in logged
+
+
+@pytest.mark.parametrize("allowed", ["0.0.0.0/0, ::/0", "10.66.0.2/32"])
+def test_stock_wg_quick_brings_it_up_and_down(allowed: str) -> None:
+    with machines(WGQ, GO) as (left, right):
+        join(left, right)
+        right.start()
+        right.configure(left.peer())
+        peer = right.peer(version=4).replace(f"{right.inner(4)}/32, {right.inner(6)}/128", allowed)
+        config = left.interface() + f"Address = {left.inner()}/24\n" + peer
+        left.machine.run(["sh", "-c", f"umask 077; cat > /etc/wireguard/{LINK}.conf"], input=config)
+        before = links(left.machine)
+        environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": WGQ}
+        for _ in range(2):
+            up = left.machine.run(["wg-quick", "up", LINK], env=environment)
+            assert f"[#] {WGQ} {LINK}" in up.stderr
+            left.ping(right)
+            (daemon,) = left.machine.processes()
+            left.machine.run(["wg-quick", "down", LINK], env=environment)
+            until(lambda pid=daemon: ended(pid), "ended")  # type: ignore[misc]
+            assert links(left.machine) == before
+            assert not has_socket(left.machine)

@@ -1,0 +1,86 @@
+"""What WireGuard's timers do, in real time: seen on tunnels that have been running since before the other tests."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.interop.elders import (
+    KEEPALIVE_TIMEOUT,
+    REJECT_AFTER,
+    REKEY_AFTER,
+    REKEY_ATTEMPT_TIME,
+    REKEY_TIMEOUT,
+    Elder,
+    Elders,
+)
+from tests.interop.traffic import bulk
+
+# What a machine with much else to do may add to a time.
+SLACK = 6
+
+
+def begun_by_the_left_one(elder: Elder, times: int) -> bool:
+    """Whether so many handshakes were begun by the left one, each answered, and none by the right one."""
+    left, right = elder.left, elder.right
+    sent = [left.sent("initiation"), right.sent("response"), right.sent("initiation"), left.sent("response")]
+    return sent == [times, times, 0, 0]
+
+
+def old(elders: list[Elder], age: float) -> list[Elder]:
+    for elder in elders:
+        elder.wait_until(age)
+    return elders
+
+
+def test_a_session_that_hears_only_data_has_one_keepalive_sent_after_ten_seconds(elders: Elders) -> None:
+    for elder in old(elders.silent, KEEPALIVE_TIMEOUT + SLACK):
+        assert (elder.left.sent("keepalive"), elder.right.sent("keepalive")) == (0, 1), elder
+        assert begun_by_the_left_one(elder, 1), elder
+
+
+def test_a_session_in_use_is_renewed_every_two_minutes_by_the_one_who_began_it(elders: Elders) -> None:
+    for elder in old(elders.busy, REKEY_AFTER + SLACK):
+        times, late = divmod(elder.renewed(), REKEY_AFTER)
+        assert times >= 1, elder
+        assert late <= SLACK, elder
+        assert begun_by_the_left_one(elder, 1 + times), elder
+        assert abs(elder.left.handshake(elder.right) - elder.right.handshake(elder.left)) <= 1, elder
+
+
+def test_no_packet_is_lost_when_sessions_are_renewed(elders: Elders) -> None:
+    for elder in old(elders.busy, REKEY_AFTER + SLACK):
+        sent, answered = elder.pings()
+        assert sent > 300, elder
+        # The last one may be under way when the pings are ended.
+        assert sent - answered <= 1, elder
+        bulk(elder.right, elder.left, 1 << 20)
+
+
+def test_persistent_keepalives_alone_keep_a_session_and_renew_it(elders: Elders) -> None:
+    for elder in old(elders.kept, REKEY_AFTER + SLACK):
+        times, late = divmod(elder.renewed(), REKEY_AFTER)
+        assert times >= 1, elder
+        assert late <= SLACK, elder
+        assert begun_by_the_left_one(elder, 1 + times), elder
+        assert elder.left.sent("keepalive") >= REKEY_AFTER // 2 * 0.8, elder
+        assert elder.left.sent("data") <= 3, elder
+
+
+def test_one_who_only_listens_renews_the_session_before_it_ends(elders: Elders) -> None:
+    last_minute = REJECT_AFTER - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
+    for elder in old(elders.listening, last_minute + SLACK):
+        assert elder.renewed() in range(last_minute - 1, last_minute + SLACK), elder
+        assert begun_by_the_left_one(elder, 2), elder
+
+
+def test_an_end_that_hangs_is_called_for_a_minute_and_a_half_and_then_on_demand(elders: Elders) -> None:
+    elder = elders.widowed
+    elder.wait_until(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_ATTEMPT_TIME + 4 * SLACK)
+    calls = elder.left.sent("initiation") - 1
+    assert calls in range(REKEY_ATTEMPT_TIME // REKEY_TIMEOUT - 2, REKEY_ATTEMPT_TIME // REKEY_TIMEOUT + 3)
+    elder.wait_until(REKEY_AFTER + REKEY_ATTEMPT_TIME)
+    assert elder.left.sent("initiation") - 1 == calls
+    assert elder.right.daemon is not None
+    elder.right.daemon.send_signal(signal.SIGCONT)
+    elder.left.ping(elder.right)
+    bulk(elder.left, elder.right, 1 << 20)
