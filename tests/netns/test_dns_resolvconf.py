@@ -156,6 +156,28 @@ def test_without_a_resolvconf_the_error_names_the_other_ways() -> None:
         assert "--dns file" in failure.value.remedy
 
 
+def with_path(path: str, verb: str) -> None:
+    os.environ["PATH"] = path
+    if verb == "set":
+        DNS.set("resolvconf", "wg0", SERVERS, SEARCH, True)
+    else:
+        DNS.unset("resolvconf", "wg0")
+
+
+def test_what_was_set_is_found_again_from_a_path_without_sbin(machine: Namespace) -> None:
+    before = state(machine)
+    set_dns(machine)
+    with pytest.raises(OperationError, match="command not found"):
+        machine.call(with_path, "/usr/bin:/bin", "set")
+    machine.call(with_path, "/usr/bin:/bin", "unset")
+    assert state(machine) == before
+
+
+def test_a_resolvconf_that_was_removed_meanwhile_has_nothing_to_take_back() -> None:
+    with plain() as machine:
+        machine.call(DNS.unset, "resolvconf", "wg0")
+
+
 def test_what_resolvconf_says_on_success_is_still_the_users_to_see() -> None:
     with debian_resolvconf() as machine:
         machine.run(["sh", "-c", "rm /etc/resolv.conf; echo own >/etc/resolv.conf"])

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.namespaces import Namespace, namespace
 from tests.resolvers import plain, resolved
 from wgquick.errors import OperationError
 from wgquick.system.dns import Dns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.namespaces import Namespace
 
 SERVERS, SEARCH = ("10.0.0.1", "fd00::1", "fe80::1%wg0"), ("corp.example", "lan")
 DNS = Dns("/run/wgq")
@@ -79,12 +78,33 @@ def test_the_transcript_is_the_commands_that_do_the_same(machine: Namespace) -> 
         machine.call(DNS.set, "resolved", "wg0", SERVERS[:2], search, full_tunnel)
         ours = [shown(machine, what) for what in ("dns", "domain")]
         machine.call(DNS.unset, "resolved", "wg0")
-        for line in DNS.set_lines("resolved", "wg0", SERVERS[:2], search, full_tunnel):
+        for line in machine.call(DNS.set_lines, "resolved", "wg0", SERVERS[:2], search, full_tunnel):
             machine.run(["sh", "-c", line.removeprefix("[#] ")])
         assert [shown(machine, what) for what in ("dns", "domain")] == ours
         for line in DNS.unset_lines("resolved", "wg0"):
             machine.run(["sh", "-c", line.removeprefix("[#] ")])
         assert shown(machine, "dns") == ""
+
+
+@pytest.mark.parametrize(
+    ("resolv_conf", "hosts", "noted"),
+    [
+        ("nameserver 127.0.0.53", "files dns", False),
+        ("nameserver 192.0.2.53", "files resolve dns", False),
+        ("nameserver 192.0.2.53", "files dns", True),
+        ("# nameserver 127.0.0.53", "files dns", True),
+    ],
+)
+def test_where_programs_do_not_ask_the_daemon_the_transcript_says_so(
+    machine: Namespace, resolv_conf: str, hosts: str, noted: bool
+) -> None:
+    kept = "mv /etc/resolv.conf /etc/kept; mv /etc/nsswitch.conf /etc/kept.nss"
+    given = f"echo '{resolv_conf}' >/etc/resolv.conf; echo 'hosts: {hosts}' >/etc/nsswitch.conf"
+    machine.run(["sh", "-c", f"{kept}; {given}"])
+    lines = machine.call(DNS.set_lines, "resolved", "wg0", SERVERS, SEARCH, True)
+    machine.run(["sh", "-c", "mv /etc/kept /etc/resolv.conf; mv /etc/kept.nss /etc/nsswitch.conf"])
+    assert (len(lines) == 3 and lines[2].startswith("[!] ")) == noted
+    assert len(machine.call(DNS.set_lines, "resolved", "wg0", SERVERS, SEARCH, True)) == 2
 
 
 def test_a_link_that_is_gone_has_nothing_to_take_back_and_cannot_be_given_any(machine: Namespace) -> None:
@@ -105,6 +125,21 @@ def test_the_daemons_refusal_is_told_in_its_words(machine: Namespace) -> None:
     with pytest.raises(OperationError, match=r"systemd-resolved refused: .*domain") as refusal:
         machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1",), ("not..valid",), True)
     assert "--dns file" in refusal.value.remedy
+
+
+def test_a_daemon_of_another_network_namespace_is_left_alone(machine: Namespace) -> None:
+    """There, the number of this link would be that of another."""
+    machine.run(["resolvectl", "dns", "wg0", "10.7.0.7"])
+    with namespace() as inner:
+        index = machine.out("cat", "/sys/class/net/wg0/ifindex").strip()
+        inner.run(["ip", "link", "add", "wg0", "index", index, "type", "veth"])
+        both = Namespace("both", {"net": inner.paths["net"], "mnt": machine.paths["mnt"]})
+        assert both.call(DNS.detect, "auto") == "file"
+        with pytest.raises(OperationError, match="another network namespace"):
+            both.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
+        both.call(DNS.unset, "resolved", "wg0")
+        assert both.call(DNS.current, "resolved", "wg0") is None
+    assert shown(machine, "dns") == "10.7.0.7"
 
 
 def test_where_no_daemon_runs_set_says_so_and_unset_has_nothing_to_do() -> None:

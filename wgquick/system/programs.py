@@ -15,7 +15,7 @@ from wgquick.errors import OperationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 10.0  # seconds between TERM and KILL
 _PAUSE = 0.01
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -24,12 +24,12 @@ _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by the interpreter, e
 
 def search_path() -> str:
     """PATH, or where it is not set what shells assume."""
-    return os.environ.get("PATH") or _DEFAULT_PATH
+    return os.environ.get("PATH") or DEFAULT_PATH
 
 
-def find(name: str) -> str | None:
-    """The executable file of that name on PATH, as `type -P` of bash finds it."""
-    for directory in search_path().split(":"):
+def find(name: str, path: str = "") -> str | None:
+    """The executable file of that name on a path, PATH unless another is given, as `type -P` of bash finds it."""
+    for directory in (path or search_path()).split(":"):
         candidate = f"{directory or '.'}/{name}"
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate

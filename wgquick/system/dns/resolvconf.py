@@ -23,21 +23,27 @@ def program() -> str | None:
     return programs.find("resolvconf")
 
 
+def _installed() -> str | None:
+    """The resolvconf on PATH, or where it usually is: what was set must be found again from a shorter PATH too."""
+    return program() or programs.find("resolvconf", programs.DEFAULT_PATH)
+
+
 class Resolvconf:
     """Keeps a link's DNS as resolvconf's record of it."""
 
     def set(self, name: str, dns: LinkDns) -> None:
         """`resolvconf -a NAME -m 0 -x`: first of all, and alone."""
-        self._run(_add(name), _record(dns))
+        self._run(program(), _add(name), _record(dns))
 
     def unset(self, name: str) -> None:
-        """`resolvconf -d NAME -f`: without complaint where there is no record."""
-        self._run(_delete(name), b"")
+        """`resolvconf -d NAME -f`: without complaint where there is no record, or no resolvconf any more."""
+        if found := _installed():
+            self._run(found, _delete(name), b"")
 
     def current(self, name: str) -> Current | None:
         """What `resolvconf -l NAME` prints, or where it does not know -l what its record holds."""
         record = f"{_prefix()}{name}"
-        status, text, _ = _outcome(["-l", record], b"")
+        status, text, _ = _outcome(_installed(), ["-l", record], b"")
         return _parsed(_contents(f"{_RECORDS}/{record}") if status else _section(text, record))
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
@@ -48,8 +54,8 @@ class Resolvconf:
         """The transcript of `unset`."""
         return (f"[#] resolvconf {' '.join(_delete(name))}",)
 
-    def _run(self, arguments: list[str], text: bytes) -> None:
-        status, _, errors = _outcome(arguments, text)
+    def _run(self, found: str | None, arguments: list[str], text: bytes) -> None:
+        status, _, errors = _outcome(found, arguments, text)
         if status:
             what = f"`resolvconf {' '.join(arguments)}' failed with status {status}"
             raise OperationError(f"{what}: {errors.strip()}" if errors.strip() else what, remedy=_remedy(status))
@@ -73,7 +79,7 @@ def _record(dns: LinkDns) -> bytes:
 
 def _prefix() -> str:
     """Debian's resolvconf orders records by name: wg-quick's resolvconf_iface_prefix, `tun.` by its defaults."""
-    found = program()
+    found = _installed()
     if found is None or os.path.islink(found):
         return ""
     patterns = (line.strip() for line in _contents(_ORDER).splitlines())
@@ -107,9 +113,8 @@ def _parsed(text: str) -> Current | None:
     return (servers, search) if servers else None
 
 
-def _outcome(arguments: list[str], text: bytes) -> tuple[int, str, str]:
+def _outcome(found: str | None, arguments: list[str], text: bytes) -> tuple[int, str, str]:
     """Status, output and errors; a resolvconf that is not there has the shell's status for that."""
-    found = program()
     if found is None:
         return _NOT_FOUND, "", "command not found"
     return programs.output([found, *arguments], {**os.environ, "LC_ALL": "C"}, text)

@@ -23,27 +23,30 @@ _LINK = f"{_NAME}.Link"
 _BUS = "/var/run/dbus/system_bus_socket"
 _PATIENCE = 25.0  # seconds, D-Bus's usual
 _EVERYTHING = "."
-_NO_AUTO_START = 2  # MessageFlag: a daemon that is not there has nothing to take back or to tell
-_ABSENT = frozenset({"ServiceUnknown", "NameHasNoOwner"})
-_NO_LINK = "NoSuchLink"
+_RESOLV_CONF, _NSSWITCH = "/etc/resolv.conf", "/etc/nsswitch.conf"
+_STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
+_UNASKED = f"[!] {_RESOLV_CONF} does not name systemd-resolved: what reads it will not ask the tunnel's servers."
+_NO_LINK, _NO_BUS, _ELSEWHERE = "NoSuchLink", "NoBus", "Elsewhere"
+# Reasons why there is nothing to take back: with the link, or the daemon, its DNS went too.
+_GONE = frozenset({_NO_LINK, _NO_BUS, _ELSEWHERE, "NameHasNoOwner", "ServiceUnknown"})
 _REMEDY = "`systemctl status systemd-resolved' tells more; `--dns file' or `--dns off' does without it."
 
 
 class _BusError(OperationError):
-    """A refusal from the bus; `kind` is the last part of its D-Bus name, "" where there is no bus."""
+    """A refusal; `kind` is the last part of its D-Bus name, or one of the words above."""
 
-    def __init__(self, what: str, kind: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, kind: str = "", remedy: str = _REMEDY) -> None:
         super().__init__(what, remedy=remedy)
         self.kind = kind
 
 
 def is_running() -> bool:
-    """Whether the daemon is on the system bus."""
+    """Whether the daemon is on the system bus, and in charge of this network namespace."""
     if "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ and not os.path.exists(_BUS):
         return False  # without importing what speaks to a bus
     try:
-        with _Bus() as bus:
-            return bus.has_resolved()
+        with _Bus():
+            return True
     except _BusError:
         return False
 
@@ -64,9 +67,9 @@ class Resolved:
         try:
             link = _index(name)
             with _Bus() as bus:
-                bus.call("RevertLink", "i", link, flags=_NO_AUTO_START)
+                bus.call("RevertLink", "i", link)
         except _BusError as refusal:
-            if refusal.kind not in {"", _NO_LINK, *_ABSENT}:
+            if refusal.kind not in _GONE:
                 raise
 
     def current(self, name: str) -> Current | None:
@@ -74,7 +77,7 @@ class Resolved:
         try:
             link = _index(name)
             with _Bus() as bus:
-                (path,) = bus.call("GetLink", "i", link, flags=_NO_AUTO_START)
+                (path,) = bus.call("GetLink", "i", link)
                 servers, domains = bus.link_property(path, "DNS"), bus.link_property(path, "Domains")
         except _BusError:
             return None
@@ -85,10 +88,11 @@ class Resolved:
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
         """The transcript of `set`: the commands of resolvectl(1) that do the same."""
         words = [f"~{domain}" if only_routes else domain for domain, only_routes in _domains(dns)]
-        return (
+        lines = (
             f"[#] resolvectl dns {name} {' '.join(dns.servers)}",
             f"[#] resolvectl domain {name} {' '.join(words) or repr('')}",
         )
+        return lines if _is_asked() else (*lines, _UNASKED)
 
     def unset_lines(self, name: str) -> tuple[str, ...]:
         """The transcript of `unset`."""
@@ -96,7 +100,7 @@ class Resolved:
 
 
 class _Bus:
-    """The system bus for the duration of a `with` block; every fault is a _BusError."""
+    """The system bus with the daemon on it, for the duration of a `with` block; every fault is a _BusError."""
 
     def __enter__(self) -> Self:
         from jeepney.io.blocking import open_dbus_connection
@@ -104,25 +108,32 @@ class _Bus:
         try:
             self._connection = open_dbus_connection("SYSTEM")
         except (OSError, RuntimeError, ValueError) as fault:
-            raise _BusError(f"the D-Bus system bus cannot be reached: {fault}", remedy=_REMEDY) from None
+            raise _BusError(f"the D-Bus system bus cannot be reached: {fault}", _NO_BUS) from None
+        try:
+            self._require_resolved()
+        except BaseException:
+            self._connection.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def has_resolved(self) -> bool:
-        """Whether systemd-resolved has its name."""
+    def _require_resolved(self) -> None:
+        """Ask who the daemon is: links are numbered, and the same number is another link in another namespace."""
         from jeepney.bus_messages import message_bus
 
-        return bool(self._body(message_bus.NameHasOwner(_NAME))[0])
+        (process,) = self._body(message_bus.GetConnectionUnixProcessID(_NAME))
+        if not _shares_our_network(process):
+            raise _BusError(
+                "systemd-resolved runs in another network namespace, and knows no links of this", _ELSEWHERE
+            )
 
-    def call(self, method: str, signature: str, *arguments: object, flags: int = 0) -> tuple[Any, ...]:
+    def call(self, method: str, signature: str, *arguments: object) -> tuple[Any, ...]:
         """Call a method of the manager."""
         from jeepney import DBusAddress, new_method_call
 
-        message = new_method_call(DBusAddress(_PATH, _NAME, _MANAGER), method, signature, arguments)
-        message.header.flags = flags
-        return self._body(message)
+        return self._body(new_method_call(DBusAddress(_PATH, _NAME, _MANAGER), method, signature, arguments))
 
     def link_property(self, path: str, name: str) -> Any:
         """A property of a link's object."""
@@ -136,19 +147,36 @@ class _Bus:
         try:
             reply = self._connection.send_and_get_reply(message, timeout=_PATIENCE)
         except OSError as fault:
-            raise _BusError(f"systemd-resolved does not answer: {fault or 'timeout'}", "NoReply", _REMEDY) from None
+            raise _BusError(f"systemd-resolved does not answer: {fault or 'timeout'}", "NoReply") from None
         if reply.header.message_type is MessageType.error:
             name = str(reply.header.fields[HeaderFields.error_name])
             text = reply.body[0] if reply.body else name
-            raise _BusError(f"systemd-resolved refused: {text}", name.rpartition(".")[2], _REMEDY)
+            raise _BusError(f"systemd-resolved refused: {text}", name.rpartition(".")[2])
         return tuple(reply.body)
+
+
+def _is_asked() -> bool:
+    """Whether programs come to the daemon: by what resolv.conf names, or by nss-resolve(8)."""
+    if os.path.realpath(_RESOLV_CONF).startswith("/run/systemd/resolve/"):
+        return True
+    asked = {words[1] for words in _lines(_RESOLV_CONF) if words[0] == "nameserver" and len(words) > 1}
+    return bool(asked & _STUBS) or any(words[0] == "hosts:" and "resolve" in words for words in _lines(_NSSWITCH))
+
+
+def _lines(path: str) -> list[list[str]]:
+    """The words of each line that has any; none where the file cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [words for line in file if (words := line.split())]
+    except OSError:
+        return []
 
 
 def _index(name: str) -> int:
     try:
         return if_nametoindex(name)
     except OSError:
-        raise _BusError(f"there is no link {name} to give DNS to", _NO_LINK) from None
+        raise _BusError(f"there is no link {name} to give DNS to", _NO_LINK, "") from None
 
 
 def _packed(server: str) -> tuple[int, bytes]:
@@ -158,6 +186,15 @@ def _packed(server: str) -> tuple[int, bytes]:
         return family, inet_pton(family, server.partition("%")[0])
     except OSError:
         raise _BusError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.") from None
+
+
+def _shares_our_network(process: int) -> bool:
+    """By the inodes below /proc/PID/net, of which each namespace has its own and which everyone may look at."""
+    try:
+        theirs, ours = (os.stat(f"/proc/{of}/net/dev") for of in (process, "thread-self"))
+    except OSError:
+        return False
+    return os.path.samestat(theirs, ours)
 
 
 def _domains(dns: LinkDns) -> Iterator[tuple[str, bool]]:
