@@ -18,6 +18,9 @@ use crate::udp::{Endpoint, Sockets};
 /// How many batches are read from one socket before anything else is looked at.
 const MAX_BATCHES: usize = 64;
 
+/// So much is handed on while it still is in the cache: more would not fit into one packet anyway.
+const FLUSH_BYTES: usize = 48 << 10;
+
 /// A session looked up once for a stretch of packets.
 struct Known {
     index: u32,
@@ -87,15 +90,22 @@ impl Inbound {
             if let Some(arrival) = self.receiver.arrival(slot) {
                 self.arrival(&device, &state, &arrival, &mut known, now);
             }
+            if self.coalescer.bytes() >= FLUSH_BYTES {
+                self.flush(&device);
+            }
         }
         settle(&device, known.as_mut(), now);
         drop(state);
         device.push_messages(&mut self.handshakes);
+        self.flush(&device);
+        Ok(())
+    }
+
+    fn flush(&mut self, device: &Device) {
         self.coalescer.flush(&mut self.receiver.buffer, |pieces| {
             // The kernel's refusal is a packet lost: the link is down, or the packet is none of IP.
             let _ = device.tun.write(pieces);
         });
-        Ok(())
     }
 
     fn arrival(

@@ -68,6 +68,7 @@ pub struct Coalescer {
     offloads: Offloads,
     groups: Vec<Group>,
     used: usize,
+    bytes: usize,
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {
@@ -280,12 +281,13 @@ impl Group {
 
 impl Coalescer {
     pub fn new(offloads: Offloads) -> Self {
-        Self { offloads, groups: Vec::new(), used: 0 }
+        Self { offloads, groups: Vec::new(), used: 0, bytes: 0 }
     }
 
     /// Takes in a packet of the buffer.
     #[inline]
     pub fn add(&mut self, buffer: &[u8], at: usize, len: usize) {
+        self.bytes += len;
         let piece = Piece { at, len };
         let packet = &buffer[at..at + len];
         let headers = headers(packet, self.offloads);
@@ -309,6 +311,11 @@ impl Coalescer {
         self.used += 1;
     }
 
+    /// How much has been taken in since the last flush.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A packet without payload, or one that is looked at no further, may still belong to a flow that is open here:
     /// whatever has its addresses may not grow past it.
     fn close_flow_of(&mut self, buffer: &[u8], packet: &[u8]) {
@@ -328,6 +335,7 @@ impl Coalescer {
             write(&pieces[..group.rest.len() + 2]);
         }
         self.used = 0;
+        self.bytes = 0;
     }
 }
 

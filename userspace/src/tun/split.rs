@@ -202,3 +202,74 @@ fn udp_header(udp: &mut [u8], body: usize) {
     udp[4..6].copy_from_slice(&((body + 8) as u16).to_be_bytes());
     udp[6..8].fill(0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(header: &VnetHeader, packet: &[u8]) -> Vec<Vec<u8>> {
+        let mut splitter = Splitter::new(header, packet).expect("a packet");
+        let mut packets = Vec::new();
+        while let Some(len) = splitter.next_len() {
+            packets.push(vec![0; len]);
+            splitter.write(packets.last_mut().expect("just pushed"));
+        }
+        packets
+    }
+
+    /// An IPv6 UDP packet of the kernel's: the checksum field holds the pseudo-header's sum.
+    fn udp(payload: usize) -> Vec<u8> {
+        let len = 8 + payload;
+        let mut packet = vec![0x60, 0, 0, 0, (len >> 8) as u8, len as u8, UDP, 64];
+        packet.extend([0xfd; 32]);
+        packet.extend([0, 1, 0, 2, (len >> 8) as u8, len as u8]);
+        packet.extend(checksum::fold(checksum::pseudo(&[0xfd; 32], UDP, len)).to_ne_bytes());
+        packet.extend((0..payload).map(|i| i as u8));
+        packet
+    }
+
+    fn header(gso_type: u8, gso_size: u16) -> VnetHeader {
+        VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type,
+            header_len: 48,
+            gso_size,
+            csum_start: 40,
+            csum_offset: 6,
+        }
+    }
+
+    fn is_right(packet: &[u8]) -> bool {
+        let sum = checksum::pseudo(&packet[8..40], UDP, packet.len() - 40);
+        checksum::fold(checksum::add(sum, &packet[40..])) == 0xffff
+            && usize::from(u16::from_be_bytes([packet[4], packet[5]])) == packet.len() - 40
+            && packet[4..6] == packet[44..46]
+    }
+
+    #[test]
+    fn an_unfinished_checksum_is_finished() {
+        let packets = split(&header(VnetHeader::GSO_NONE, 0), &udp(33));
+        assert_eq!(packets.len(), 1);
+        assert!(is_right(&packets[0]));
+    }
+
+    #[test]
+    fn a_large_datagram_becomes_datagrams_of_the_size_asked_for_and_a_rest() {
+        let packets = split(&header(VnetHeader::GSO_UDP_L4, 100), &udp(250));
+        assert_eq!(packets.iter().map(|p| p.len() - 48).collect::<Vec<_>>(), [100, 100, 50]);
+        assert!(packets.iter().all(|p| is_right(p)));
+        assert_eq!(packets[2][48..], udp(250)[248..]);
+    }
+
+    #[test]
+    fn headers_that_contradict_the_packet_are_refused() {
+        let packet = udp(100);
+        let refused = |header: VnetHeader, packet: &[u8]| Splitter::new(&header, packet).is_none();
+        assert!(refused(header(VnetHeader::GSO_UDP_L4, 0), &packet));
+        assert!(refused(VnetHeader { csum_start: 20, ..header(VnetHeader::GSO_UDP_L4, 100) }, &packet));
+        assert!(refused(VnetHeader { csum_start: 147, ..header(VnetHeader::GSO_NONE, 0) }, &packet));
+        assert!(refused(header(VnetHeader::GSO_UDP_L4, 100), &packet[..44]));
+        assert!(refused(header(3, 100), &packet));
+        assert!(refused(VnetHeader::default(), &[]) && refused(VnetHeader::default(), &[0x20; 60]));
+    }
+}

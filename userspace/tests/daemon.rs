@@ -1,0 +1,275 @@
+//! The daemon from outside: started, configured over its socket, ended. Needs root, `ip` and `wg`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_wgq-userspace");
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace with the daemons in it; all ends with it.
+struct Host {
+    namespace: String,
+}
+
+fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"))
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A name that no other test, in this process or another, has.
+fn unique(prefix: &str) -> String {
+    format!("{prefix}{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "it never came true that {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        let namespace = unique("wq");
+        assert!(run("ip", &["netns", "add", &namespace]).status.success());
+        let host = Self { namespace };
+        host.ip("link set lo up");
+        host
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Output {
+        run("ip", &[&["netns", "exec", &self.namespace, program], arguments].concat())
+    }
+
+    fn ip(&self, line: &str) {
+        let words: Vec<_> = line.split(' ').collect();
+        let output = run("ip", &[&["-n", &self.namespace], &words[..]].concat());
+        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn start(&self, interface: &str) -> Output {
+        self.command(DAEMON, &[interface])
+    }
+
+    fn wg(&self, line: &str) -> Output {
+        self.command("bash", &["-c", &format!("wg {line}")])
+    }
+
+    fn started(&self) -> String {
+        let interface = unique("q");
+        let output = self.start(&interface);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        interface
+    }
+
+    fn daemons(&self) -> Vec<String> {
+        let pids = text(&run("ip", &["netns", "pids", &self.namespace]));
+        pids.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for pid in self.daemons() {
+            run("kill", &[&pid]);
+        }
+        let end = Instant::now() + Duration::from_secs(5);
+        while !self.daemons().is_empty() && Instant::now() < end {
+            sleep(Duration::from_millis(10));
+        }
+        run("ip", &["netns", "del", &self.namespace]);
+    }
+}
+
+fn socket(interface: &str) -> PathBuf {
+    format!("/var/run/wireguard/{interface}.sock").into()
+}
+
+fn ask(interface: &str, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket(interface)).expect("the socket answers");
+    stream.write_all(request.as_bytes()).expect("it takes the request");
+    stream.shutdown(std::net::Shutdown::Write).expect("it is still there");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers in text");
+    answer
+}
+
+#[test]
+fn when_it_returns_the_link_exists_and_the_socket_answers_root_alone() {
+    let host = Host::new();
+    let interface = host.started();
+    let link = text(&run("ip", &["-n", &host.namespace, "-d", "link", "show", &interface]));
+    assert!(link.contains("mtu 1420") && link.contains("tun type tun"), "{link}");
+    let metadata = fs::metadata(socket(&interface)).expect("the socket is there");
+    assert!(metadata.file_type().is_socket() && metadata.permissions().mode() & 0o777 == 0o600);
+    assert_eq!(ask(&interface, "get=1\n\n"), "errno=0\n\n");
+}
+
+#[test]
+fn it_ends_and_removes_its_socket_when_the_link_is_deleted() {
+    let host = Host::new();
+    let interface = host.started();
+    host.ip(&format!("link del {interface}"));
+    eventually("the socket is gone", || !socket(&interface).exists());
+    eventually("the daemon is gone", || host.daemons().is_empty());
+}
+
+#[test]
+fn it_ends_with_its_link_when_told_to_or_when_its_socket_is_removed() {
+    let host = Host::new();
+    let (told, removed) = (host.started(), host.started());
+    fs::remove_file(socket(&removed)).expect("the socket is ours to remove");
+    eventually("one daemon is gone", || host.daemons().len() == 1);
+    run("kill", &[&host.daemons()[0]]);
+    eventually("both are gone", || host.daemons().is_empty());
+    assert!(!socket(&told).exists());
+    assert!(!host.command("ip", &["link", "show", &told]).status.success());
+}
+
+#[test]
+fn a_dead_daemons_socket_is_replaced_and_a_live_ones_never() {
+    let host = Host::new();
+    let interface = host.started();
+    let second = host.start(&interface);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("is in use"));
+    run("kill", &["-9", &host.daemons()[0]]);
+    eventually("it is dead", || host.daemons().is_empty());
+    assert!(socket(&interface).exists());
+    assert!(host.start(&interface).status.success());
+    assert_eq!(ask(&interface, "get=1\n\n"), "errno=0\n\n");
+}
+
+#[test]
+fn an_interface_that_is_not_a_tun_device_is_left_alone() {
+    let host = Host::new();
+    let interface = unique("d");
+    let end = unique("d");
+    host.ip(&format!("link add {interface} type veth peer name {end}"));
+    let output = host.start(&interface);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not a TUN device"));
+    assert!(!socket(&interface).exists());
+}
+
+#[test]
+fn a_bad_request_changes_nothing_and_names_its_errno() {
+    let host = Host::new();
+    let interface = host.started();
+    let key = "ab".repeat(32);
+    let good = format!("set=1\nprivate_key={key}\npublic_key={}\nallowed_ip=10.0.0.0/8\n\n", "cd".repeat(32));
+    assert_eq!(ask(&interface, &good), "errno=0\n\n");
+    let before = ask(&interface, "get=1\n\n");
+    let bad =
+        format!("set=1\nlisten_port=9999\nreplace_peers=true\npublic_key={key}\nallowed_ip=10.0.0.0/33\n\n");
+    assert_eq!(ask(&interface, &bad), "errno=22\n\n");
+    assert_eq!(ask(&interface, "get=1\n\n"), before);
+    assert_eq!(ask(&interface, "what=1\n\n"), "errno=71\n\n");
+    assert_eq!(ask(&interface, "set=1\nlisten_port=9999\n"), "", "a request without its end");
+    assert_eq!(ask(&interface, "get=1\n\n"), before);
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_and_the_old_one_stays() {
+    let host = Host::new();
+    let (first, second) = (host.started(), host.started());
+    for (interface, port) in [(&first, 4001), (&second, 4002)] {
+        host.ip(&format!("link set {interface} up"));
+        eventually("the port is bound", || {
+            host.wg(&format!("set {interface} listen-port {port}"));
+            text(&host.command("ss", &["-ulnH"])).contains(&format!("0.0.0.0:{port}"))
+        });
+    }
+    assert!(!host.wg(&format!("set {second} listen-port 4001 fwmark 7")).status.success());
+    assert_eq!(text(&host.wg(&format!("show {second} listen-port"))), "4002");
+    assert_eq!(text(&host.wg(&format!("show {second} fwmark"))), "off");
+    // Ports below 1024 need a privilege that all but one thread have given up.
+    assert!(host.wg(&format!("set {second} listen-port 53")).status.success());
+}
+
+#[test]
+fn it_serves_on_after_its_link_was_renamed_and_moved_to_another_namespace() {
+    let (host, other) = (Host::new(), Host::new());
+    let interface = host.started();
+    host.ip(&format!("link set {interface} netns {}", other.namespace));
+    host.wg(&format!("set {interface} private-key <(wg genkey) listen-port 4003"));
+    other.ip(&format!("link set {interface} up"));
+    eventually("the port is bound where the daemon was started", || {
+        text(&host.command("ss", &["-ulnH"])).contains("0.0.0.0:4003")
+    });
+    other.ip(&format!("link del {interface}"));
+    eventually("the socket is gone", || !socket(&interface).exists());
+}
+
+#[test]
+fn two_daemons_carry_packets_between_them_and_tell_a_sender_that_nobody_takes_the_rest() {
+    let host = Host::new();
+    let other = Host::new();
+    let interfaces = [host.started(), other.started()];
+    let veth = [unique("v"), unique("v")];
+    run(
+        "ip",
+        &[
+            "link",
+            "add",
+            &veth[0],
+            "netns",
+            &host.namespace,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &veth[1],
+            "netns",
+            &other.namespace,
+        ],
+    );
+    let keys = [0, 1].map(|_| text(&run("wg", &["genkey"])));
+    let public = |key: &str| text(&run("bash", &["-c", &format!("echo {key} | wg pubkey")]));
+    for (at, end) in [&host, &other].into_iter().enumerate() {
+        let (ours, theirs) = (at + 1, 2 - at);
+        end.ip(&format!("addr add 192.0.2.{ours}/24 dev {}", veth[at]));
+        end.ip(&format!("link set {} up", veth[at]));
+        end.wg(&format!(
+            "set {} private-key <(echo {}) listen-port 500{ours} peer {} allowed-ips 10.7.0.{theirs}/32 endpoint 192.0.2.{theirs}:500{theirs}",
+            interfaces[at], keys[at], public(&keys[1 - at])
+        ));
+        end.ip(&format!("addr add 10.7.0.{ours}/24 dev {}", interfaces[at]));
+        end.ip(&format!("link set {} up", interfaces[at]));
+    }
+    let ping = |arguments: &[&str]| text(&host.command("ping", arguments));
+    let answered = ping(&["-c", "5", "-i", "0.2", "-s", "4000", "10.7.0.2"]);
+    assert!(answered.contains(" 0% packet loss"), "{answered}");
+    let refused = ping(&["-c", "1", "-W", "2", "10.7.0.9"]);
+    assert!(refused.contains("Destination Host Unreachable"), "{refused}");
+}
+
+#[test]
+fn it_keeps_one_capability_and_a_system_call_filter() {
+    let host = Host::new();
+    host.started();
+    let status = fs::read_to_string(format!("/proc/{}/status", host.daemons()[0])).expect("it runs");
+    for line in ["CapEff:\t0000000000001000", "CapPrm:\t0000000000001000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+}
+
+#[test]
+fn the_offloads_in_use_can_be_read_while_it_runs() {
+    let host = Host::new();
+    let interface = host.started();
+    let shown = text(&host.command(DAEMON, &["--features", &interface]));
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    assert!(shown.starts_with("large TCP packets"));
+}
