@@ -19,6 +19,8 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def raised() -> Iterator[None]:
     """Inside the block the first such signal raises SignalError; those that follow it are ignored."""
     before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_heeded(number)}
+    # Hooks and daemons are waited for; a caller that ignores SIGCHLD would have the kernel reap them.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -46,7 +46,16 @@ def _ordered(undos: Iterable[Step], order: tuple[type, ...]) -> tuple[Step, ...]
             return kind, step.rule.family, 0 if step.rule.fwmark is not None else 1
         return kind, 0, 0
 
-    return tuple(sorted(dict.fromkeys(undos), key=rank))
+    return tuple(sorted(dict.fromkeys(map(_whole, undos)), key=rank))
+
+
+def _whole(step: Step) -> Step:
+    """Both families' nft tables go in one transaction, as wg-quick's do."""
+    match step:
+        case RemoveFirewall(name, "nft", _):
+            return RemoveFirewall(name, "nft", 0)
+        case _:
+            return step
 
 
 def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Step, ...]:
