@@ -78,7 +78,7 @@ def wanted() -> list[Job]:
     tools = [(WG_QUICK, WG_QUICK), (IN_PROCESS, IN_PROCESS)]
     crossed = [(WG_QUICK, IN_PROCESS), (IN_PROCESS, WG_QUICK)]
     return [
-        *(Job(case, firewall, *pair) for case, firewall in compared() for pair in tools),
-        *(Job(parity_case(name), "nft", *pair) for name in CROSSED for pair in crossed),
+        *(Job(case, firewall, *pair) for pair in tools for case, firewall in compared()),
+        *(Job(parity_case(name), "nft", *pair) for pair in crossed for name in CROSSED),
         *(Job(killed_case(name), firewall, *tools[1]) for name in KILLED for firewall in FIREWALLS),
     ]

@@ -6,14 +6,17 @@ Its standard output is one JSON array a line, as each trial ends: the job's name
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
+import pkgutil
 import sys
 import time
 import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import wgquick
 from tests.kernel.cases import wanted
 from tests.parity.trial import trial
 
@@ -27,9 +30,18 @@ WORKERS = 2
 
 def main() -> None:
     """Share the trials out to two processes, one a processor."""
+    _import_everything()
     workers = [_start(wanted()[worker::WORKERS]) for worker in range(WORKERS)]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers]
     sys.exit(any(statuses))
+
+
+def _import_everything() -> None:
+    """Once here, or else in the fork of every trial; python-iptables alone takes a minute: it looks for gcc."""
+    for module in pkgutil.walk_packages(wgquick.__path__, "wgquick."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("iptc")
 
 
 def _start(jobs: Iterable[Job]) -> int:

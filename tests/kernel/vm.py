@@ -24,7 +24,7 @@ LIMIT = 1500  # seconds; without KVM a boot takes 20 of them, and all trials som
 PROGRAMS = (
     *("bash", "sh", "cat", "chmod", "cp", "env", "grep", "kill", "ls", "mkdir", "mount", "mv", "nsenter", "printf"),
     *("readlink", "rm", "sleep", "sort", "stat", "sync", "sysctl", "true", "unshare"),
-    *("ip", "nft", "wg", "xtables-legacy-multi"),
+    *("ip", "ldconfig", "nft", "wg", "xtables-legacy-multi"),
 )
 
 
