@@ -30,7 +30,8 @@ SECTIONS = (
 SCRIPT = r"""
 exec 2>/dev/null
 end() { printf '\0'; }
-ip -j -d -force -batch - <<<$'link show\naddress show\nroute show table all\nrule show'
+ip -j -d -force -batch - <<<$'link show\naddress show'
+ip -4 -j -d -force -batch - <<<$'route show table all\nrule show'
 ip -6 -j -d -force -batch - <<<$'route show table all\nrule show'
 end; /usr/sbin/nft -j list ruleset
 end; [[ -z $(</proc/net/ip_tables_names) ]] || iptables-save
@@ -82,7 +83,8 @@ def _plain(item: dict[str, Any]) -> str:
 
 
 def _routes(items: Items) -> list[str]:
-    return sorted(_plain(route) for route in items)
+    """Without those to a link's own link-local address, which come when the kernel finds the time."""
+    return sorted(_plain(route) for route in items if route["dst"] != "fe80::?")
 
 
 def _rules(items: Items) -> list[str]:
