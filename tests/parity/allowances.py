@@ -145,6 +145,8 @@ def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
     if case.one("resolvconf", "") != "failing":
         return trial
     undo = f"resolvconf -d {case.interface} -f"
+    if undo in trial.up.after["resolvconf"]:
+        return trial
     calls = [*trial.up.after["resolvconf"], undo]
     trial = _rans(trial, lambda ran: replace(ran, after=ran.after | {"resolvconf": calls}))
     added = [[line, f"[#] {undo}"] if " -a " in line else [line] for line in trial.up.transcript]
