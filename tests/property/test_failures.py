@@ -152,7 +152,7 @@ def state(machine: Namespace) -> dict[str, object]:
         "mark": "sysctl net.ipv4.conf.all.src_valid_mark",
         "dns": "cat /etc/resolv.conf",
         "sockets": "ls -A /run/wireguard",
-        "journals": "find /run/wgq -type f ! -name lock",
+        "journals": "find /run/wgq -type f ! -name *lock",
     }
     found = {name: machine.run(command.split(), check=False).stdout for name, command in commands.items()}
     links = json.loads(found["links"])

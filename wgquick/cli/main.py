@@ -6,10 +6,9 @@ rule of thumb for a whole `up`; both ways end in `verbs`.
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
+from wgquick.cli import streams
 from wgquick.errors import ConfigError, WgqError
 
 if TYPE_CHECKING:
@@ -20,23 +19,22 @@ VERBS = ("up", "down", "save", "strip")
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the status is wg-quick's: 0, 1, or a failing hook's own."""
+    streams.open_missing()
     try:
         return _dispatch(arguments)
     except ConfigError as error:
-        _complain(str(error))
+        streams.say(str(error))
         return error.status
     except WgqError as error:
-        _complain(f"wgq: {error}")
+        streams.say(f"wgq: {error}")
         return error.status
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter would complain at exit when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.forsake_output()
         return 1
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    except OSError as error:
+        streams.say(f"wgq: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+        streams.forsake_output()
+        return 1
 
 
 def _dispatch(arguments: Sequence[str]) -> int:

@@ -18,7 +18,8 @@ def acquire() -> None:
         return
     kept = ",".join(sorted(name for name in os.environ if name.startswith(_KEPT)))
     preserve = [f"--preserve-env={kept}"] if kept else []
-    command = ["sudo", "-p", _PROMPT, *preserve, "--", sys.executable, "-m", "wgquick", *sys.argv[1:]]
+    # -P: without it root would run whatever is called wgquick in the directory where the user stands.
+    command = ["sudo", "-p", _PROMPT, *preserve, "--", sys.executable, "-P", "-m", "wgquick", *sys.argv[1:]]
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ import sys
 
 from wgquick import api
 from wgquick.cli import privilege, signals
+from wgquick.cli.streams import say
 from wgquick.config import location
 from wgquick.errors import ConfigError, WgqError
 from wgquick.executor.options import Options
@@ -34,9 +35,9 @@ def up(target: str, name: str | None = None, chosen: Options | None = None) -> N
     """Bring an interface up."""
     chosen = chosen or options()
     privilege.acquire()
-    settings = api.load(target, _say, name=name)
+    settings = api.load(target, say, name=name)
     with signals.raised():
-        api.up(settings, chosen, _say)
+        api.up(settings, chosen, say)
 
 
 def down(target: str, name: str | None = None, chosen: Options | None = None) -> None:
@@ -45,40 +46,46 @@ def down(target: str, name: str | None = None, chosen: Options | None = None) ->
     privilege.acquire()
     interface = name or location.interface_name(target)
     try:
-        settings = api.load(target, _say, name=name)
+        settings = api.load(target, say, name=name)
     except WgqError as error:
         _explain_missing(interface, error, chosen)
         settings = None
     with signals.raised():
-        api.down(interface, settings, chosen, _say)
+        api.down(interface, settings, chosen, say)
 
 
 def _explain_missing(interface: str, error: WgqError, chosen: Options) -> None:
     """Say what down will go by instead, or raise the error where there is nothing else."""
     if not api.can_go_down(interface, without_file=chosen.force or not isinstance(error, ConfigError)):
         if isinstance(error, ConfigError) and api.can_go_down(interface, without_file=True):
-            _say(f"[!] `wgq down --force {interface}' takes it down without the file's hooks")
+            say(f"[!] `wgq down --force {interface}' takes it down without the file's hooks")
         raise error
-    _say(f"{error}\n[!] Taking {interface} down by its journal and by what the host shows")
+    say(f"{error}\n[!] Taking {interface} down by its journal and by what the host shows")
 
 
 def save(target: str, chosen: Options | None = None) -> None:
-    """Write an interface's present state to its file."""
+    """Write an interface's present state to its file; a signal leaves no half of it, with its key, behind."""
     chosen = chosen or options()
     privilege.acquire()
-    api.save(target, chosen, _say)
+    with signals.raised():
+        api.save(target, chosen, say)
 
 
 def strip(target: str, name: str | None = None) -> None:
     """Print what `wg` understands."""
-    found = location.locate(target, name)
-    if not os.access(found.path, os.R_OK):
+    if not _is_readable(target, name):
         privilege.acquire()
+    if sys.stdout is None:
+        raise WgqError("standard output is closed")
     sys.stdout.flush()
-    sys.stdout.buffer.write(api.strip(target, _say, name=name))
+    sys.stdout.buffer.write(api.strip(target, say, name=name))
     sys.stdout.buffer.flush()
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+def _is_readable(target: str, name: str | None) -> bool:
+    """Whether this user may read the file; one in a closed directory looks as if it were not there."""
+    try:
+        path = location.locate(target, name).path
+    except WgqError:
+        return os.access(location.DIRECTORY, os.X_OK)
+    return not path or os.access(path, os.R_OK)

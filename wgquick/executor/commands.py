@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from wgquick.errors import HookError, WgqError
+from wgquick.errors import HookError, SignalError, WgqError
 from wgquick.executor import observe
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal
@@ -25,17 +25,24 @@ if TYPE_CHECKING:
     Save = Callable[[Settings], None]
     Hooks = tuple[Step, ...]
 
+_KINDS = ("wireguard", "tun")
+
 
 def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """Bring the interface up; whatever fails, and whatever interrupts, is undone before it is raised."""
+    with host.interface_lock(settings.name):
+        _up(settings, host, options, say)
+
+
+def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name = settings.name
     if host.rtnl.link(name) is not None:
         raise WgqError(f"`{name}' already exists", remedy=f"Take it down first: wgq down {name}")
     journal = Journal(host.journal_directory, name)
     _recover(name, journal, host, options, say)
-    journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
     run = Execution(host, options, say, journal, settings.path)
     try:
+        journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
         _bring_up(settings, host, options, run, journal)
         journal.complete()
     except BaseException:
@@ -70,10 +77,19 @@ def _recover(name: str, journal: Journal, host: Host, options: Options, say: Say
     record = journal.read()
     if record is None:
         return
+    if renamed := _renamed(record, host):
+        raise WgqError(f"{name} is still up, and called {renamed}", remedy=f"Take it down first: wgq down {name}")
     say(f"[!] Cleaning up after an earlier {name} that was not taken down")
     faults = Execution(host, options, _unsaid, journal).take_back(_leftovers(record, host, options))
+    host.userspace.clear(name)
     if faults:
         raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is mended.")
+
+
+def _renamed(record: Record, host: Host) -> str:
+    """What the journal's link is called now, where it was given another name; else ""."""
+    links = (link for link in host.rtnl.links() if record.ifindex and link.ifindex == record.ifindex)
+    return next((link.name for link in links if link.name != record.name and link.kind in _KINDS), "")
 
 
 def _unsaid(_line: str) -> None:
@@ -95,15 +111,22 @@ def cmd_down(name: str, settings: Settings | None, host: Host, options: Options,
     `settings` are today's file's, None where it is gone or does not parse; `save` writes the device's state to
     the file for SaveConfig.
     """
+    with host.interface_lock(name):
+        _down(name, settings, host, options, say=say, save=save)
+
+
+def _down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
     journal = Journal(host.journal_directory, name)
     record = journal.read()
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
     run = Execution(host, options, say, journal, path)
     _hear_before(name, departure.before, run, options, say=say)
-    if departure.savable and settings is not None and settings.save_config:
-        save(settings)
+    # What came from standard input has no file to save to.
+    if departure.savable and settings is not None and settings.save_config and settings.path:
+        _save(name, settings, options, say=say, save=save)
     faults = run.take_back(departure.undos)
+    host.userspace.clear(name)
     if faults:
         raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
     journal.remove()
@@ -119,9 +142,25 @@ def _departure(
     # A run that was killed before it ended never reached its PostUp: as after a failed up, no hooks run.
     before, after = _hooks(settings, record, say) if record.complete else ((), ())
     if link is not None:
-        return Departure(before, after, record.complete, plan_down.in_down_order(record.undos))
+        undos = (*record.undos, *_unrecorded(name, settings, record, host, options, say=say))
+        return Departure(before, after, record.complete, plan_down.in_down_order(undos))
+    if renamed := _renamed(record, host):
+        say(f"[!] {name} is called {renamed} now")
+        undos = tuple(DeleteLink(renamed) if isinstance(undo, DeleteLink) else undo for undo in record.undos)
+        return Departure((), after, False, plan_down.in_down_order(undos))
     say(f"[!] {name} is gone already: taking back what came with it")
     return Departure((), after, False, _leftovers(record, host, options))
+
+
+def _unrecorded(
+    name: str, settings: Settings | None, record: Record, host: Host, options: Options, *, say: Say
+) -> tuple[Step, ...]:
+    """What the host shows beyond a journal that is damaged or does not say whether the link is its own."""
+    if record.unread:
+        say(f"[!] {record.unread} line(s) of the journal are not understood: going by what the host shows as well")
+    elif record.ifindex:
+        return ()
+    return plan_down.from_facts(settings, name, observe.down(settings, name, host, options))
 
 
 def _without_journal(
@@ -165,6 +204,19 @@ def _hear_before(name: str, before: Hooks, run: Execution, options: Options, *, 
         if not options.force:
             remedy = f"Nothing was taken away. `wgq down --force {name}' goes on all the same."
             raise HookError(error.what, error.status, remedy=remedy) from None
+        say(f"[!] {error.what}: going on, as --force asks")
+
+
+def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Save) -> None:
+    """SaveConfig; where that fails down stops as after a failing PreDown hook, unless `force`."""
+    try:
+        save(settings)
+    except SignalError:
+        raise
+    except WgqError as error:
+        if not options.force:
+            remedy = f"{error.remedy}. `wgq down --force {name}' goes on without saving.".removeprefix(". ")
+            raise WgqError(error.what, where=error.where, remedy=remedy) from None
         say(f"[!] {error.what}: going on, as --force asks")
 
 

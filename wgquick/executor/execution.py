@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, ESRCH
 from itertools import groupby
 from os import strerror
 from typing import TYPE_CHECKING, cast
 
 from wgquick.device import DeviceConfig
-from wgquick.errors import BatchError, OperationError, WgqError
+from wgquick.errors import BatchError, OperationError, SignalError, WgqError
 from wgquick.executor import observe
 from wgquick.net import Prefix
 from wgquick.plan import render
@@ -151,8 +152,10 @@ class Execution:
             case RemoveFirewall(name, kind, family):
                 host.firewall.remove(kind, name, family)
             case ReleaseSysctl(key, earlier):
-                if not observe.mark_is_needed(host):
-                    host.sysctl.write(observe.parameter(key), earlier)
+                # Under the lock no tunnel that is coming up has seen the value but not yet added its rule.
+                with host.lock():
+                    if not observe.mark_is_needed(host):
+                        host.sysctl.write(observe.parameter(key), earlier)
 
     def _add_link(self, name: str) -> None:
         """The kernel first, then a userspace implementation (wg-quick's add_if), as `backend` allows."""
@@ -165,8 +168,15 @@ class Execution:
                 remedy="Install wgq with its wgq-userspace, or name one in WG_QUICK_USERSPACE_IMPLEMENTATION.",
             )
         program, why = chosen
+        self._refuse_existing(name)
         self._say(f"[!] Using the userspace implementation {program} ({why}).\n[#] {program} {name}")
         self._host.userspace.start(program, name)
+
+    def _refuse_existing(self, name: str) -> None:
+        """A link that somebody else has added meanwhile is not ours to take back."""
+        if self._host.rtnl.link(name) is not None:
+            self._promised.clear()
+            raise WgqError(f"`{name}' already exists")
 
     def _add_kernel_link(self, name: str) -> bool:
         """Whether the kernel made the link; False where userspace is to be tried instead."""
@@ -190,21 +200,24 @@ class Execution:
         """Apply undos, each even if another fails; what is gone already is fine. Returns what went wrong."""
         faults: list[str] = []
         for step in undos:
-            self._tell(step)
+            with suppress(Exception):  # a transcript that nobody can take is no reason to leave a thing undone
+                self._tell(step)
             try:
                 self._undo(step)
-            except OperationError as error:
-                if error.errno not in _GONE:
+            except SignalError:
+                raise
+            except Exception as error:
+                if getattr(error, "errno", 0) not in _GONE:
                     faults.append(str(error))
         return faults
 
     def roll_back(self) -> None:
         """Take back all that this run did; the journal stays where something could not be."""
         faults = self.take_back(in_rollback_order(self._promised))
-        for fault in faults:
-            self._say(f"[!] {fault}")
         if not faults:
             self._journal.remove()
+        for fault in faults:
+            self._say(f"[!] {fault}")
 
 
 def _fwmark(fwmark: int) -> DeviceConfig:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from errno import ENOSPC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wgquick.errors import OperationError
 from wgquick.net import Rule
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
 
@@ -20,8 +22,13 @@ if TYPE_CHECKING:
 
     from wgquick.plan.steps import Step
 
-_UNDOS: dict[str, Any] = {
-    kind.__name__: kind for kind in (DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, UnsetDns)
+# The undos and what their fields are; a rule is the list of its own fields.
+_UNDOS: dict[str, tuple[Any, tuple[type, ...]]] = {
+    "DeleteLink": (DeleteLink, (str,)),
+    "DeleteRule": (DeleteRule, (list,)),
+    "ReleaseSysctl": (ReleaseSysctl, (str, str)),
+    "RemoveFirewall": (RemoveFirewall, (str, str, int)),
+    "UnsetDns": (UnsetDns, (str, str)),
 }
 # 32 bytes in base64, or in hexadecimal as the UAPI writes them.
 _KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64}")
@@ -31,7 +38,8 @@ _SUFFIX = ".journal"
 class Record(NamedTuple):
     """A journal as read: `undos` in the order they were written, `ifindex` of the link (0 before there was one).
 
-    `complete` is whether up had finished; `hooks` are the PreDown and PostDown lines of that time.
+    `complete` is whether up had finished; `hooks` are the PreDown and PostDown lines of that time. `unread` counts
+    the lines that mean nothing here: cut short by a kill, damaged, or written by another version.
     """
 
     name: str
@@ -41,6 +49,7 @@ class Record(NamedTuple):
     undos: tuple[Step, ...] = ()
     hooks: tuple[RunHook, ...] = ()
     hidden_hooks: int = 0
+    unread: int = 0
 
 
 class Journal:
@@ -52,7 +61,6 @@ class Journal:
 
     def start(self, path: str, hooks: tuple[Step, ...]) -> None:
         """Begin a journal anew, with the configuration's path and the hook lines that down will need."""
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and not _KEY_LIKE.search(hook.command)]
         head = {"version": 1, "name": self._name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
         text = "".join(_line(value) for value in ({"head": head}, *({"hook": hook} for hook in kept)))
@@ -71,19 +79,34 @@ class Journal:
         self._write(_line({"complete": True}))
 
     def _write(self, text: str, flags: int = 0) -> None:
+        data = text.encode("utf-8", "surrogateescape")
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            if self._append(data, flags) < len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+        except OSError as error:
+            raise self._failed("written", error) from None
+
+    def _append(self, data: bytes, flags: int) -> int:
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
         try:
-            os.write(fd, text.encode("utf-8", "surrogateescape"))
+            return os.write(fd, data)
         finally:
             os.close(fd)
 
+    def _failed(self, done: str, error: OSError) -> OperationError:
+        what = f"the journal {self._path} cannot be {done}: {error.strerror}"
+        return OperationError(what, errno=error.errno or 0, remedy="Without it nothing could be undone safely.")
+
     def read(self) -> Record | None:
-        """The record, or None where there is no journal; a line cut short by a kill is passed over."""
+        """The record, or None where there is no journal."""
         try:
             with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._failed("read", error) from None
         return _record(self._name, text)
 
     def remove(self) -> None:
@@ -92,6 +115,8 @@ class Journal:
             os.unlink(self._path)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise self._failed("removed", error) from None
 
 
 def others(directory: str, name: str) -> Iterator[Record]:
@@ -116,30 +141,31 @@ def _record(name: str, text: str) -> Record:
     record = Record(name)
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        record = _extended(record, entry)
+            record = _extended(record, json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            record = record._replace(unread=record.unread + 1)
     return record
 
 
-def _extended(record: Record, entry: dict[str, Any]) -> Record:
+def _extended(record: Record, entry: object) -> Record:
+    """With one more line; ValueError or TypeError where that is not understood."""
     match entry:
-        case {"head": {"path": path, "hidden_hooks": hidden}}:
+        case {"head": {"path": str(path), "hidden_hooks": int(hidden)}}:
             return record._replace(path=path, hidden_hooks=hidden)
-        case {"hook": fields}:
-            return record._replace(hooks=(*record.hooks, RunHook(*fields)))
-        case {"undo": [kind, *fields]}:
+        case {"hook": [str(name), str(stage), str(command)]}:
+            return record._replace(hooks=(*record.hooks, RunHook(name, stage, command)))
+        case {"undo": [str(kind), *fields]}:
             return record._replace(undos=(*record.undos, _undo(kind, fields)))
-        case {"ifindex": ifindex}:
+        case {"ifindex": int(ifindex)}:
             return record._replace(ifindex=ifindex)
         case {"complete": True}:
             return record._replace(complete=True)
-    return record
+    raise ValueError
 
 
 def _undo(kind: str, fields: list[Any]) -> Step:
-    if kind == DeleteRule.__name__:
-        return DeleteRule(Rule(*fields[0]))
-    step: Step = _UNDOS[kind](*fields)
-    return step
+    step, types = _UNDOS.get(kind, (None, ()))
+    if step is None or tuple(map(type, fields)) != types:
+        raise ValueError
+    undo: Step = DeleteRule(Rule(*fields[0])) if step is DeleteRule else step(*fields)
+    return undo

@@ -151,7 +151,8 @@ def _earlier(host: Host, name: str) -> str | None:
 
 def down(settings: Settings | None, name: str, host: Host, options: Options) -> DownFacts:
     """What the host shows of a tunnel that has no journal."""
-    exists = name in host.wireguard.interfaces()
+    # A daemon's socket may be that of another network namespace, as /run is everyone's.
+    exists = host.rtnl.link(name) is not None and name in host.wireguard.interfaces()
     device = host.wireguard.get(name) if exists else None
     return DownFacts(
         exists=exists,

@@ -175,6 +175,9 @@ class Userspace(Protocol):
     def await_exit(self, name: str) -> None:
         """Return once the program has seen that its link is gone, or after a bounded time."""
 
+    def clear(self, name: str) -> None:
+        """Remove the control socket of a program that was killed; one that still answers is left alone."""
+
 
 class Host(Protocol):
     """The machine, as far as wgq touches it, in the calling thread's namespaces."""
@@ -206,6 +209,9 @@ class Host(Protocol):
 
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""
+
+    def interface_lock(self, name: str) -> AbstractContextManager[None]:
+        """Held while up or down works on the interface; WgqError where somebody else holds it for long."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Held while rules and tables are chosen and added, so that two tunnels do not choose the same."""

@@ -32,7 +32,7 @@ class LocalHost:
         self.sysctl: Sysctl = sysctl
         self.dns = Dns(runtime.runtime_directory())
         self.hooks = Hooks(say)
-        self.userspace = Userspace()
+        self.userspace = Userspace(say=say)
         self.journal_directory = runtime.journal_directory()
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
@@ -46,6 +46,10 @@ class LocalHost:
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""
         return rt_tables.table_names()
+
+    def interface_lock(self, name: str) -> AbstractContextManager[None]:
+        """Held while up or down works on the interface; WgqError where somebody else holds it for long."""
+        return runtime.locked_interface(self.journal_directory, name, self._say)
 
     def lock(self) -> AbstractContextManager[None]:
         """The namespace's lock."""

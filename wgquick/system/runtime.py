@@ -6,16 +6,19 @@ import fcntl
 import os
 import socket
 import struct
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from wgquick.errors import WgqError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SO_NETNS_COOKIE = 71
 _ROOT = "/run/wgq"
+_LOCK_PATIENCE = 10.0  # seconds; not for ever, as a hook may run the tool for its own interface
+_LOCK_PAUSE = 0.05
 
 
 def runtime_directory() -> str:
@@ -74,3 +77,61 @@ def locked(directory: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+@contextmanager
+def locked_interface(
+    directory: str, name: str, say: Callable[[str], object], *, patience: float = _LOCK_PATIENCE
+) -> Iterator[None]:
+    """Hold the lock of one interface: two that worked on it at once would take each other's work for their own."""
+    path = f"{directory}/{name}.lock"
+    fd = _locked_file(path)
+    if fd is None:
+        say(f"[!] Waiting for another wgq that is at work on {name}")
+        fd = _awaited_file(path, name, time.monotonic() + patience)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)  # before it is free: whoever waits for it finds that out by `_is_at`
+        os.close(fd)
+
+
+def _awaited_file(path: str, name: str, deadline: float) -> int:
+    while (fd := _locked_file(path)) is None:
+        if time.monotonic() > deadline:
+            raise WgqError(
+                f"another wgq is at work on {name}",
+                remedy=f"Wait for it, or end it (`fuser {path}' names its process): it undoes what it did.",
+            )
+        time.sleep(_LOCK_PAUSE)
+    return fd
+
+
+def _locked_file(path: str) -> int | None:
+    """The lock file, held; None where somebody else holds it."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise WgqError(f"the lock {path} cannot be made: {error.strerror}", remedy="Make room in /run.") from None
+    if _is_taken(fd) and _is_at(fd, path):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Whether the open file still is the one at the path, and not one that its holder has removed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -30,6 +30,7 @@ _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *_ENDING)  # whatever the caller ig
 _PATIENCE = 10.0
 _END_PATIENCE = 2.0
 _PAUSE = 0.001
+_LONGEST_PAUSE = 0.1
 _ERROR_TEXT = 2000
 _BOX = "┌│└"  # around wireguard-go's advice to use the kernel's implementation
 
@@ -59,9 +60,16 @@ def _beside_us() -> Iterator[str]:
 class Userspace:
     """Userspace implementations (wgquick.executor.protocols.Userspace)."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None, *, patience: float = _PATIENCE) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str] | None = None,
+        *,
+        patience: float = _PATIENCE,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._environ = os.environ if environ is None else environ
         self._patience = patience
+        self._say = say
 
     def kernel_has_wireguard(self) -> bool:
         """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
@@ -89,8 +97,17 @@ class Userspace:
         was killed, or whose link went before it had read it, leaves a dead socket, which is removed here.
         """
         deadline = time.monotonic() + self._patience
-        while uapi.answers(name) and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
+        pause = _PAUSE
+        while uapi.listens(name):
+            if time.monotonic() > deadline:
+                self._say(f"[!] The daemon of {name} does not end, and holds {uapi.socket_path(name)}: kill it")
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)  # each look is one more connection for it to accept
+        self.clear(name)
+
+    def clear(self, name: str) -> None:
+        """Remove the control socket of a program that was killed; one that still answers is left alone."""
         uapi.remove_stale(name)
 
 

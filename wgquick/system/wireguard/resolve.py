@@ -112,7 +112,30 @@ def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress
 
 def _all(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
     """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
-    return getaddrinfo(endpoint.host.encode(), endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
+    return _interruptibly(
+        lambda: getaddrinfo(endpoint.host.encode(), endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
+    )
+
+
+def _interruptibly(ask: Callable[[], Any]) -> Any:
+    """Ask in a thread: a signal is heard at once then, not when getaddrinfo(3) has given up on its name servers."""
+    from threading import Thread
+
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
 def _socket_address(found: Any) -> SocketAddress:

@@ -71,6 +71,17 @@ def answers(name: str) -> bool:
     return True
 
 
+def listens(name: str) -> bool:
+    """Whether a process holds the control socket, be it one that hangs and accepts no more connections."""
+    try:
+        _socket(name, 1.0).close()
+    except (BlockingIOError, TimeoutError):
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def remove_stale(name: str) -> None:
     """Remove a socket that nobody listens on, as wg(8) does when it meets one."""
     try:

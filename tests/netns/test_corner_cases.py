@@ -1,0 +1,336 @@
+"""`wgq` where something is in its way: another run, a broken output, a dead daemon, a damaged journal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+
+import wgquick
+from tests.namespaces import host
+from tests.netns.test_up_down import FULL, KEY, WGQ, config, journals, links, mark, rules, wgq, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.namespaces import Namespace
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as made:
+        made.uplink(ipv6=True)
+        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
+        yield made
+
+
+def shell(machine: Namespace, script: str, *, status: int = 0) -> str:
+    """What a shell script that calls `wgq` prints to standard error."""
+    command = "wgq() { " + " ".join(f"'{word}'" for word in WGQ) + ' "$@"; }; ' + script
+    done = machine.run(["bash", "-c", command], check=False, env=dict(os.environ))
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
+def state(machine: Namespace) -> tuple[object, ...]:
+    """All that a full tunnel with DNS could leave behind."""
+    return (
+        links(machine),
+        rules(machine),
+        mark(machine),
+        journals(machine),
+        machine.out("nft", "list", "tables"),
+        machine.out("ls", "-A", "/run/wireguard"),
+        machine.out("cat", "/etc/resolv.conf"),
+    )
+
+
+def awaited(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def daemon(machine: Namespace) -> int:
+    (found,) = machine.processes()
+    return found
+
+
+def journal_path(machine: Namespace) -> str:
+    return journals(machine).strip()
+
+
+# Other runs.
+
+
+def test_of_two_ups_of_one_interface_at_once_one_wins_and_the_other_harms_nothing(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config("PreUp = sleep 1", FULL))
+    runs = [machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.PIPE) for _ in range(3)]
+    said = sorted((run.communicate(timeout=60)[1].decode(), run.returncode) for run in runs)
+    assert sorted(status for _, status in said) == [0, 1, 1]
+    assert sum("`wg0' already exists" in text for text, _ in said) == 2
+    assert "wg-quick-wg0" in machine.out("nft", "list", "tables")
+    wgq(machine, "down", "wg0")
+    assert state(machine) == before
+
+
+def test_down_during_up_waits_for_it_and_takes_all_of_it_away(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config("PreUp = touch /run/reached; sleep 1", FULL))
+    up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
+    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    assert "Waiting for another wgq" in wgq(machine, "down", "wg0").stderr
+    assert up.wait(20) == 0
+    assert state(machine) == before
+
+
+def test_a_hook_may_bring_another_tunnel_up_and_down(machine: Namespace) -> None:
+    before = state(machine)
+    command = f"{WGQ[0]} -m wgquick"
+    write(machine, config(f"PostUp = {command} up wg1\nPreDown = {command} down wg1", FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    assert {"wg0", "wg1"} <= set(links(machine))
+    wgq(machine, "down", "wg0")
+    assert state(machine) == before
+
+
+def test_a_hook_that_works_on_its_own_interface_is_told_and_does_not_hang(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config(f"PostUp = {WGQ[0]} -m wgquick down wg0"))
+    assert "another wgq is at work on wg0" in wgq(machine, "up", "wg0", status=1).stderr
+    assert state(machine) == before
+
+
+# Output that cannot be written.
+
+
+@pytest.mark.parametrize("output", ["2>/dev/full", "2>&-", "0<&- 1>&- 2>&-", "2> >(true)", "2> >(head -n 1)"])
+def test_up_and_down_do_their_work_whether_or_not_anybody_can_read_of_it(machine: Namespace, output: str) -> None:
+    before = state(machine)
+    write(machine, config("PostUp = echo heard >&2; echo heard\nPreDown = true", FULL))
+    said = shell(machine, f"wgq up wg0 {output}; up=$?; wgq down wg0 {output} || exit; exit $up", status=0)
+    assert "Traceback" not in said
+    assert state(machine) == before
+
+
+def test_a_transcript_that_raises_does_not_keep_up_from_being_undone(machine: Namespace) -> None:
+    before = state(machine)
+    machine.call(up_with_a_failing_transcript)
+    assert state(machine) == before
+
+
+def up_with_a_failing_transcript() -> None:
+    def fail(text: str) -> None:
+        if "rule" in text:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        wgquick.up(wgquick.parse(config(peer=FULL)), transcript=fail)
+
+
+def test_a_full_disk_under_strip_is_an_error_of_one_line(machine: Namespace) -> None:
+    write(machine, config())
+    said = shell(machine, "wgq strip wg0 >/dev/full", status=1)
+    assert said == "wgq: No space left on device\n"
+
+
+# Daemons.
+
+
+def test_down_after_the_daemon_was_killed_leaves_no_socket(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    os.kill(daemon(machine), signal.SIGKILL)
+    awaited(lambda: "wg0" not in links(machine))
+    wgq(machine, "down", "wg0")
+    assert state(machine) == before
+
+
+def test_down_with_a_daemon_that_hangs_ends_and_says_so(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    before = rules(machine)
+    wgq(machine, "up", "wg0")
+    hung = daemon(machine)
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        said = wgq(machine, "down", "wg0").stderr
+        assert "/wireguard/wg0.sock: kill it" in said
+        assert "wg0" not in links(machine)
+        assert rules(machine) == before
+    finally:
+        os.kill(hung, signal.SIGCONT)
+
+
+def test_a_signal_while_the_resolver_is_slow_is_heard_at_once(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config(peer=FULL).replace("192.0.2.9", "slow.example"))
+    up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
+    awaited(lambda: "wg0" in links(machine))
+    time.sleep(0.5)
+    start = time.monotonic()
+    up.terminate()
+    assert up.wait(20) == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 3
+    assert state(machine) == before
+
+
+# Links.
+
+
+def test_a_tunnel_that_was_renamed_is_taken_down_by_its_own_name(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "link", "set", "wg0", "down"])
+    machine.run(["ip", "link", "set", "wg0", "name", "other"])
+    assert "called other" in wgq(machine, "up", "wg0", status=1).stderr
+    assert "wg0 is called other now" in wgq(machine, "down", "wg0").stderr
+    awaited(lambda: not machine.processes())
+    assert state(machine) == before
+
+
+def test_the_daemon_of_another_network_namespace_is_not_taken_for_one_of_ours(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    refused = shell(machine, "unshare -n bash -c \"$(declare -f wgq); wgq down wg0\"", status=1)
+    assert "`wg0' is not a WireGuard interface" in refused
+    assert "wg0" in links(machine)
+    wgq(machine, "down", "wg0")
+
+
+# Journals.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"undo": ["Foo", 1]}',
+        '{"undo": ["DeleteLink"]}',
+        '{"undo": ["DeleteRule", [1]]}',
+        '{"hook": [1]}',
+        '{"head": {"version": 2, "path": 3}}',
+        "[" * 100_000,
+        "3",
+        "\\xff\\x00",
+        '{"und',
+    ],
+)
+def test_down_goes_on_where_the_journal_is_damaged_or_anothers(machine: Namespace, line: str) -> None:
+    before = state(machine)
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    machine.run(["bash", "-c", f"printf '%b\\n' {line!r} >> {journal_path(machine)}"])
+    assert "not understood" in wgq(machine, "down", "wg0").stderr
+    assert state(machine) == before
+
+
+def test_down_goes_by_the_host_where_the_journal_lost_its_undos(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    machine.run(["sed", "-i", 's/"undo"/"udon"/', journal_path(machine)])
+    wgq(machine, "down", "wg0")
+    assert state(machine)[:2] == before[:2]
+    assert state(machine)[3:] == before[3:]
+
+
+def test_a_journal_that_cannot_be_written_stops_up_before_anything_is_done(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    before = state(machine)
+    machine.run(["mkdir", "-m", "700", "/run/wgq"])
+    machine.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=0700", "tmpfs", "/run/wgq"])
+    machine.run(["dd", "if=/dev/zero", "of=/run/wgq/filler", "bs=4k", "count=1"])
+    said = wgq(machine, "up", "wg0", status=1).stderr
+    assert "wg0.journal cannot be written: No space left on device" in said
+    assert "Traceback" not in said
+    assert state(machine) == before
+
+
+# SaveConfig.
+
+
+def test_down_of_a_tunnel_from_standard_input_has_nothing_to_save_to(machine: Namespace) -> None:
+    text = config("SaveConfig = true")
+    before = state(machine)
+    wgq(machine, "up", "-", "--name", "ci0", stdin=text)
+    wgq(machine, "down", "-", "--name", "ci0", stdin=text)
+    assert state(machine) == before
+
+
+def test_a_save_that_fails_stops_down_and_force_goes_on(machine: Namespace) -> None:
+    write(machine, config("SaveConfig = true"))
+    wgq(machine, "up", "wg0")
+    machine.run(["wg", "set", "wg0", "listen-port", "4242"])
+    machine.run(["mount", "--bind", "/etc/wireguard", "/etc/wireguard"])
+    machine.run(["mount", "-o", "remount,ro,bind", "/etc/wireguard"])
+    assert "wgq down --force wg0" in wgq(machine, "down", "wg0", status=1).stderr
+    assert "wg0" in links(machine)
+    wgq(machine, "down", "--force", "wg0")
+    assert "wg0" not in links(machine)
+
+
+def test_a_signal_during_save_leaves_no_copy_of_the_key(machine: Namespace) -> None:
+    assert machine.call(interrupted_save) == ["wg0.conf"]
+
+
+def interrupted_save() -> list[str]:
+    """A save whose fsync is interrupted by TERM, as the command line hears it."""
+    from wgquick.cli import verbs
+    from wgquick.errors import SignalError
+
+    def interrupted(_descriptor: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with open("/etc/wireguard/wg0.conf", "w") as file:
+        file.write(config())
+    wgquick.up(wgquick.read("wg0"))
+    subprocess.run(["wg", "set", "wg0", "listen-port", "4242"], check=True)
+    with mock.patch("os.fsync", interrupted), pytest.raises(SignalError):
+        verbs.save("wg0")
+    return os.listdir("/etc/wireguard")
+
+
+# Who may do what.
+
+
+def test_strip_of_a_file_in_a_closed_directory_goes_through_sudo(machine: Namespace, tmp_path: Path) -> None:
+    write(machine, config())
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    for path in (sudo, tmp_path, *tmp_path.parents[:-1]):
+        if path.stat().st_uid == os.geteuid() and path.is_relative_to("/tmp/"):
+            path.chmod(0o755)
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = machine.run([*user, *WGQ, "strip", "wg0"], env=environment)
+    assert done.stdout.splitlines()[-4:] == ["-m", "wgquick", "strip", "wg0"]
+    assert KEY not in done.stdout
+
+
+def test_sudo_does_not_run_what_lies_in_the_users_directory(machine: Namespace, tmp_path: Path) -> None:
+    """`python -m wgquick` would take the package from there, as root."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
+    sudo.chmod(0o755)
+    tmp_path.chmod(0o755)
+    (tmp_path / "wgquick").mkdir()
+    (tmp_path / "wgquick" / "__main__.py").write_text("print('taken over')\n")
+    (tmp_path / "wgquick" / "__init__.py").write_text("")
+    script = (
+        "import sys; from wgquick.cli import privilege\n"
+        "privilege._effective_capabilities = lambda: 0\n"
+        f"import os; os.chdir({str(tmp_path)!r}); sys.argv = ['wgq', '--version']; privilege.acquire()"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = machine.run([WGQ[0], "-c", script], env=environment)
+    assert done.stdout.startswith("wgq ")
