@@ -336,3 +336,17 @@ def test_the_backend_is_said_with_its_reason(machine: Namespace) -> None:
     said = wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION="wireguard-go").stderr
     assert "WG_QUICK_USERSPACE_IMPLEMENTATION" in said
     assert "[#] wireguard-go wg0" in said
+
+
+def test_down_leaves_nothing_of_the_namespace_in_run(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    assert machine.out("find", "/run/wgq", "/run/wireguard", "-mindepth", "1") == ""
+
+
+def test_a_table_that_the_host_does_not_know_is_refused_before_anything_is_touched(machine: Namespace) -> None:
+    write(machine, config("Table = Off"))
+    refused = wgq(machine, "up", "wg0", status=1)
+    assert "`Off'" in refused.stderr
+    assert "[#]" not in refused.stderr

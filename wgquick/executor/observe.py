@@ -80,7 +80,7 @@ def routes(settings: Settings, device: Device, host: Host, options: Options) -> 
     wanted = allowed_ips(device)
     usable = ipv6(settings.name, host)
     if not routes_automatically(settings):
-        return RouteFacts(wanted, ipv6=usable, table=_table(settings, host))
+        return RouteFacts(wanted, ipv6=usable, table=table(settings, host))
     families = (4, 6) if usable else (4,)
     through = tuple(r for family in families for r in _link_routes(settings.name, family, host))
     default = any(ip.length == 0 and (usable or len(ip.address) == 4) for ip in wanted)
@@ -89,7 +89,10 @@ def routes(settings: Settings, device: Device, host: Host, options: Options) -> 
     )
 
 
-def _table(settings: Settings, host: Host) -> int:
+def table(settings: Settings, host: Host) -> int | None:
+    """The number of the table that is given, None where none is; WgqError where the host does not know it."""
+    if settings.table in ("", "auto", "off"):
+        return None
     try:
         return table_number(settings.table, host.table_names())
     except GrammarError as error:

@@ -42,9 +42,13 @@ def _ordered(undos: Iterable[Step], order: tuple[type, ...]) -> tuple[Step, ...]
 
     def rank(step: Step) -> tuple[int, int, int]:
         kind = order.index(type(step))
-        if isinstance(step, DeleteRule):
-            return kind, step.rule.family, 0 if step.rule.fwmark is not None else 1
-        return kind, 0, 0
+        match step:
+            case DeleteRule(rule):
+                return kind, rule.family, 0 if rule.fwmark is not None else 1
+            case RemoveFirewall(_, _, family):
+                return kind, family, 0
+            case _:
+                return kind, 0, 0
 
     return tuple(sorted(dict.fromkeys(map(_whole, undos)), key=rank))
 

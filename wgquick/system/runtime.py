@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SO_NETNS_COOKIE = 71
 _ROOT = "/run/wgq"
+_LOCK = "lock"  # no interface's own lock, whose name ends in .lock
 _LOCK_PATIENCE = 10.0  # seconds; not for ever, as a hook may run the tool for its own interface
 _LOCK_PAUSE = 0.05
 
@@ -70,13 +71,31 @@ def _namespace() -> str:
 @contextmanager
 def locked(directory: str) -> Iterator[None]:
     """Hold the namespace's lock; it ends with the process, however that ends."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    path = f"{directory}/{_LOCK}"
+    while True:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_at(fd, path):
+            break
+        os.close(fd)
+    try:
         yield
     finally:
         os.close(fd)
+
+
+def _tidy(directory: str) -> None:
+    """Remove a namespace's directory once nothing but the free lock is in it: namespaces come and go."""
+    with suppress(OSError):
+        if os.listdir(directory) == [_LOCK]:
+            fd = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if _is_taken(fd):
+                    os.unlink(f"{directory}/{_LOCK}")
+            finally:
+                os.close(fd)
+        os.rmdir(directory)
 
 
 @contextmanager
@@ -95,6 +114,7 @@ def locked_interface(
         with suppress(OSError):
             os.unlink(path)  # before it is free: whoever waits for it finds that out by `_is_at`
         os.close(fd)
+        _tidy(directory)
 
 
 def _awaited_file(path: str, name: str, deadline: float) -> int:
