@@ -334,3 +334,30 @@ def test_sudo_does_not_run_what_lies_in_the_users_directory(machine: Namespace, 
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = machine.run([WGQ[0], "-c", script], env=environment)
     assert done.stdout.startswith("wgq ")
+
+
+# Hooks and signals.
+
+
+def test_rules_that_a_hook_moves_are_gone_after_down(machine: Namespace) -> None:
+    before = state(machine)
+    table, suppress = "not fwmark 51820 table 51820", "table main suppress_prefixlength 0"
+    hook = f"ip rule delete {table}; ip rule add {table} priority 100"
+    hook += f"; ip rule delete {suppress}; ip rule add {suppress} priority 99"
+    write(machine, config(f"PostUp = {hook}", "AllowedIPs = 0.0.0.0/0"))
+    wgq(machine, "up", "wg0")
+    assert "100:\tnot from all fwmark 0xca6c lookup 51820" in rules(machine)
+    wgq(machine, "down", "wg0")
+    assert state(machine) == before
+
+
+def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine: Namespace) -> None:
+    """The tunnel stays up then, so that it must not look as if it had been undone."""
+    write(machine, config())
+    script = (
+        "import os, signal; from wgquick.cli import verbs\n"
+        "verbs.up('wg0')\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    machine.run([WGQ[0], "-c", script], env=dict(os.environ))
+    assert "wg0" in links(machine)

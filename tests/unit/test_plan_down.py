@@ -69,3 +69,24 @@ def test_a_stale_journal_spares_what_the_next_tunnel_took_over() -> None:
     facts = DownFacts(exists=False, other_marks=frozenset({51820}))
     assert deleted(down.spare_others(ALL, facts)) == []
     assert deleted(down.spare_others(ALL, facts._replace(other_marks=frozenset({7})))) == deleted(ALL)
+
+
+JOURNAL = (DeleteRule(table_rule(51820, 32765)), DeleteRule(suppress_rule(32764)))
+
+
+def test_rules_that_a_hook_has_moved_go_with_the_tunnel() -> None:
+    """wg-quick deletes by the table alone, so that hooks which move its rules do not clean up after them."""
+    moved, partner, host_own = table_rule(51820, 100), suppress_rule(99), suppress_rule(50)
+    found = down.with_moved_rules(JOURNAL, (LOCAL, host_own, partner, moved, MAIN))
+    assert deleted(found) == [*deleted(JOURNAL), moved, partner]
+
+
+def test_a_suppress_rule_that_stands_where_the_journal_has_it_is_the_one_to_go() -> None:
+    moved, host_own = table_rule(51820, 100), suppress_rule(50)
+    found = down.with_moved_rules(JOURNAL, (LOCAL, host_own, moved, suppress_rule(32764), MAIN))
+    assert deleted(found) == [*deleted(JOURNAL), moved]
+
+
+def test_rules_that_nobody_moved_are_deleted_as_the_journal_has_them() -> None:
+    present = (LOCAL, suppress_rule(32762), table_rule(51821, 32763), *deleted(JOURNAL), MAIN)
+    assert down.with_moved_rules(JOURNAL, present) == JOURNAL

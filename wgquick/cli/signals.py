@@ -17,12 +17,16 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Inside the block the first such signal raises SignalError; those that follow it are ignored."""
+    """Inside the block the first such signal raises SignalError; those that follow it are ignored.
+
+    So are those after a block that has done its work: the exit status is to say that it is done.
+    """
     before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_heeded(number)}
     # Hooks and daemons are waited for; a caller that ignores SIGCHLD would have the kernel reap them.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
+        before = dict.fromkeys(before, signal.SIG_IGN) | {signal.SIGCHLD: before[signal.SIGCHLD]}
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -144,7 +144,8 @@ def _departure(
     # A run that was killed before it ended never reached its PostUp: as after a failed up, no hooks run.
     before, after = _hooks(settings, record, say) if record.complete else ((), ())
     if link is not None:
-        undos = (*record.undos, *_unrecorded(name, settings, record, host, options, say=say))
+        recorded = plan_down.with_moved_rules(record.undos, observe.rules(host))
+        undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
         return Departure(before, after, record.complete, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):
         say(f"[!] {name} is called {renamed} now")
@@ -182,7 +183,7 @@ def _without_journal(
 def _leftovers(record: Record, host: Host, options: Options) -> tuple[Step, ...]:
     """The undos of a journal whose link is gone, less the rules that another tunnel has taken over since."""
     facts = observe.down(None, record.name, host, options)
-    spared = plan_down.spare_others(record.undos, facts)
+    spared = plan_down.spare_others(plan_down.with_moved_rules(record.undos, facts.rules), facts)
     return plan_down.in_down_order(undo for undo in spared if not isinstance(undo, DeleteLink))
 
 

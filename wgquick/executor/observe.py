@@ -107,7 +107,7 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
     return DefaultFacts(
         fwmark=device.fwmark,
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
-        rules=_rules(host),
+        rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
         src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
         mark_earlier=_earlier(host, settings.name),
@@ -132,7 +132,8 @@ def _is_empty(host: Host, family: int, table: int) -> bool:
         return True
 
 
-def _rules(host: Host) -> tuple[Rule, ...]:
+def rules(host: Host) -> tuple[Rule, ...]:
+    """The policy rules of both families."""
     return tuple(rule for family in (4, 6) for rule in _family_rules(host, family))
 
 
@@ -161,7 +162,7 @@ def down(settings: Settings | None, name: str, host: Host, options: Options) -> 
         exists=exists,
         fwmark=device.fwmark if device else 0,
         has_default=any(ip.length == 0 for ip in allowed_ips(device)) if device else False,
-        rules=_rules(host),
+        rules=rules(host),
         firewalls=host.firewall.present(name),
         dns_mode=host.dns.detect(options.dns) if settings is not None and settings.dns else "",
         other_marks=_other_marks(name, host),

@@ -107,6 +107,25 @@ def _below(rule: Rule, other: Rule) -> bool:
     return (rule.priority or 0) < (other.priority or 0)
 
 
+def with_moved_rules(undos: Iterable[Step], rules: Iterable[Rule]) -> tuple[Step, ...]:
+    """The undos, and those for the same rules at other preferences, where a hook has put them.
+
+    wg-quick finds its rules by their table alone, so that such hooks need no PreDown of their own.
+    """
+    steps, present = tuple(undos), tuple(rules)
+    own = [step.rule for step in steps if isinstance(step, DeleteRule)]
+    moved = [rule for mine in own if mine.fwmark is not None for rule in present if _is_moved(rule, mine)]
+    lost = {rule.family for rule in own if rule.suppress_prefixlength == 0 and rule not in present}
+    found = (
+        each for rule in moved for each in (rule, *(_partner(rule, present) if rule.family in lost else ()))
+    )
+    return (*steps, *map(DeleteRule, found))
+
+
+def _is_moved(rule: Rule, mine: Rule) -> bool:
+    return rule != mine and rule == mine._replace(priority=rule.priority)
+
+
 def spare_others(undos: Iterable[Step], facts: DownFacts) -> tuple[Step, ...]:
     """The undos of a journal whose link is gone, less the rules that another device has taken over since.
 

@@ -73,8 +73,7 @@ def locked(directory: str) -> Iterator[None]:
     """Hold the namespace's lock; it ends with the process, however that ends."""
     path = f"{directory}/{_LOCK}"
     while True:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _opened(path)
         fcntl.flock(fd, fcntl.LOCK_EX)
         if _is_at(fd, path):
             break
@@ -130,15 +129,24 @@ def _awaited_file(path: str, name: str, deadline: float) -> int:
 
 def _locked_file(path: str) -> int | None:
     """The lock file, held; None where somebody else holds it."""
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise WgqError(f"the lock {path} cannot be made: {error.strerror}", remedy="Make room in /run.") from None
+    fd = _opened(path)
     if _is_taken(fd) and _is_at(fd, path):
         return fd
     os.close(fd)
     return None
+
+
+def _opened(path: str) -> int:
+    """The lock file, made where it is not there; again where `_tidy` takes the directory away meanwhile."""
+    while True:
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            what = f"the lock {path} cannot be made: {error.strerror}"
+            raise WgqError(what, remedy="Make room in /run.") from None
 
 
 def _is_taken(fd: int) -> bool:
