@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -17,9 +18,11 @@ from tests.netns.test_up_down import FULL, KEY, WGQ, config, journals, links, ma
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.namespaces import Namespace
+
+CONFIG = Path("/etc/wireguard/wg0.conf")
+HEARD = Path("/run/heard")
 
 
 @pytest.fixture
@@ -361,3 +364,14 @@ def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine:
     )
     machine.run([WGQ[0], "-c", script], env=dict(os.environ))
     assert "wg0" in links(machine)
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
+def test_hooks_run_and_are_said_as_the_bytes_that_they_are_in_any_locale(machine: Namespace, locale: str) -> None:
+    hook = b"printf %s 'caf\xe9 \xe2\x86\x92' > /run/heard"
+    text = config("PostUp = HOOK").encode().replace(b"HOOK", hook)
+    machine.call(CONFIG.write_bytes, text)
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    up = machine.popen([*WGQ, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
+    assert b"[#] " + hook + b"\n" in up.communicate(timeout=60)[1]
+    assert machine.call(HEARD.read_bytes) == b"caf\xe9 \xe2\x86\x92"

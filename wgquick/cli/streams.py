@@ -16,12 +16,16 @@ def open_missing() -> None:
 
 
 def say(text: str) -> None:
-    """A line of the transcript, or an error; nobody who reads it (a closed pipe, a full disk) stops no work."""
+    """A line of the transcript, or an error; nobody who reads it (a closed pipe, a full disk) stops no work.
+
+    A hook's line goes out as the bytes that it is in the file, whatever the locale, as under wg-quick.
+    """
     if sys.stderr is None:
         return
     try:
-        sys.stderr.write(text + "\n")
         sys.stderr.flush()
+        sys.stderr.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
+        sys.stderr.buffer.flush()
     except OSError:
         _silence(2)  # for the hooks too, and for the flush at exit
 

@@ -47,7 +47,7 @@ class Hooks:
         environment = {**os.environ, "LC_ALL": "C", "PATH": f"{self._directory}:{programs.search_path()}"}
         script = os.memfd_create("hook")
         try:
-            os.write(script, _assignments(hook=command, INTERFACE=name, CONFIG_FILE=path, PROGRAM=_PROGRAM))
+            os.write(script, _script(command, INTERFACE=name, CONFIG_FILE=path, PROGRAM=_PROGRAM))
             _flush()
             return programs.run([*shell, _PROGRAM], environment, {_DESCRIPTOR: script})
         finally:
@@ -72,9 +72,11 @@ def own_directory() -> str:
     return os.path.dirname(started if os.path.basename(started) == _PROGRAM else sys.executable)
 
 
-def _assignments(**variables: str) -> bytes:
-    quoted = {name: value.replace("'", "'\\''") for name, value in variables.items()}
-    return os.fsencode("".join(f"{name}='{value}'\n" for name, value in quoted.items()))
+def _script(hook: str, **variables: str) -> bytes:
+    """The shell variables; a hook is the bytes that it is in the file, a path those of its name, in any locale."""
+    values = {"hook": hook.encode("utf-8", "surrogateescape")}
+    values |= {name: os.fsencode(value) for name, value in variables.items()}
+    return b"".join(b"%s='%s'\n" % (name.encode(), value.replace(b"'", b"'\\''")) for name, value in values.items())
 
 
 def _flush() -> None:
