@@ -51,6 +51,8 @@ LINES = [
     "exec echo replaced",
     "echo é | od -An -tx1",
     "return 4",
+    "[ -n \"$PATH\" ] && return 0; false",
+    "local x=1; echo $x ${FUNCNAME[0]}",
     "",
 ]
 
@@ -62,7 +64,8 @@ export LC_ALL=C
 export PATH="$1:$PATH"
 INTERFACE=$2 CONFIG_FILE=$3 hook=$4
 set --
-(eval "$hook")
+execute_hooks() { (eval "$hook"); }
+execute_hooks
 exit 0
 """
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # The line comes through a descriptor, as arguments are everyone's to read (ps) and hooks may hold secrets.
 _DESCRIPTOR = 9  # the highest that a POSIX shell has to know
-_PRELUDE = f'. /dev/fd/{_DESCRIPTOR}; exec {_DESCRIPTOR}<&-; eval "$hook"'
+# In a subshell in a function, as in wg-quick, so that `local' and `return' work; bash's errexit needs the two.
+_PRELUDE = f'. /dev/fd/{_DESCRIPTOR}; exec {_DESCRIPTOR}<&-; execute_hooks() {{ (eval "$hook"); }}; execute_hooks'
 _BASH_PRELUDE = f"set -e -o pipefail; shopt -s extglob; {_PRELUDE}"
 _SH_PRELUDE = f"set -e; {_PRELUDE}"
 _BASH = "/bin/bash"
