@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,25 @@ import pytest
 import wgquick
 
 PROJECT = Path(__file__).parents[1]
-PROGRAMS = ("bash", "ip", "iptables", "nft", "nsenter", "unshare", "wg", "wg-quick", "wireguard-go")
+PROGRAMS = (
+    "bash",
+    "ip",
+    "iptables",
+    "nft",
+    "nsenter",
+    "unshare",
+    "wg",
+    "wg-quick",
+    "wgq-userspace",
+    "wireguard-go",
+)
 
 
 def pytest_configure() -> None:
-    """Programs of the project's own cache come first; a missing one is said before anything runs."""
+    """Programs of this installation and of the project's cache come first; a missing one is said at once."""
     extra = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
-    os.environ["PATH"] = os.pathsep.join([str(PROJECT / ".cache/bin"), os.environ["PATH"], *extra])
+    ours = [str(Path(sys.executable).parent), str(PROJECT / ".cache/bin")]
+    os.environ["PATH"] = os.pathsep.join([*ours, os.environ["PATH"], *extra])
     if os.geteuid() != 0:
         raise pytest.UsageError("the tests make network namespaces and interfaces: run scripts/test as root")
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:

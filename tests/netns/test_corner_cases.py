@@ -205,7 +205,7 @@ def test_a_tunnel_that_was_renamed_is_taken_down_by_its_own_name(machine: Namesp
 def test_the_daemon_of_another_network_namespace_is_not_taken_for_one_of_ours(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
-    refused = shell(machine, "unshare -n bash -c \"$(declare -f wgq); wgq down wg0\"", status=1)
+    refused = shell(machine, 'unshare -n bash -c "$(declare -f wgq); wgq down wg0"', status=1)
     assert "`wg0' is not a WireGuard interface" in refused
     assert "wg0" in links(machine)
     wgq(machine, "down", "wg0")
@@ -358,9 +358,7 @@ def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine:
     """The tunnel stays up then, so that it must not look as if it had been undone."""
     write(machine, config())
     script = (
-        "import os, signal; from wgquick.cli import verbs\n"
-        "verbs.up('wg0')\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal; from wgquick.cli import verbs\nverbs.up('wg0')\nos.kill(os.getpid(), signal.SIGTERM)\n"
     )
     machine.run([WGQ[0], "-c", script], env=dict(os.environ))
     assert "wg0" in links(machine)

@@ -51,7 +51,7 @@ LINES = [
     "exec echo replaced",
     "echo é | od -An -tx1",
     "return 4",
-    "[ -n \"$PATH\" ] && return 0; false",
+    '[ -n "$PATH" ] && return 0; false',
     "local x=1; echo $x ${FUNCNAME[0]}",
     "",
 ]
