@@ -59,8 +59,8 @@ class Elders(contextlib.ExitStack):
     """All of them, by what passes through them.
 
     `busy`: pings from the one who began. `kept`: persistent keepalives from the one who began. `listening`: only
-    persistent keepalives from the other one. `silent`: one word in the beginning. `widowed`: one word to an end
-    that hangs.
+    persistent keepalives from the other one. `silent`: one word in the beginning. `frozen`: one end stopped for longer
+    than a session lives, while the other one pings. `widowed`: one word to an end that hangs.
     """
 
     def __enter__(self) -> Self:
@@ -70,6 +70,7 @@ class Elders(contextlib.ExitStack):
             self.kept = [self._kept(*roles) for roles in ROLES]
             self.listening = [self._listening(*roles) for roles in ROLES]
             self.silent = [self._silent(*roles) for roles in ROLES]
+            self.frozen = [self._frozen(*roles) for roles in ROLES]
             self.widowed = self._widowed(WGQ, GO)
         except BaseException:
             self.close()
@@ -107,11 +108,19 @@ class Elders(contextlib.ExitStack):
         self._say(made, "one word")
         return made
 
+    def _frozen(self, left: str, right: str) -> Elder:
+        made = self._busy(left, right)
+        self._stop(made.left if left == WGQ else made.right)
+        return made
+
+    def _stop(self, end: End) -> None:
+        assert end.daemon is not None
+        end.daemon.send_signal(signal.SIGSTOP)
+        self.callback(end.daemon.send_signal, signal.SIGCONT)
+
     def _widowed(self, left: str, right: str) -> Elder:
         made = self._elder(left, right)
-        assert made.right.daemon is not None
-        made.right.daemon.send_signal(signal.SIGSTOP)
-        self.callback(made.right.daemon.send_signal, signal.SIGCONT)
+        self._stop(made.right)
         self._say(made, "are you there")
         return made
 

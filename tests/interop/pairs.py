@@ -31,6 +31,7 @@ LINK = "wg0"
 WIRE = "up0"
 MTU = 1420
 SOCKET = f"/run/wireguard/{LINK}.sock"
+_LOG = "/run/daemon.log"
 
 # The first begins the handshake; so each implementation is tried in both roles.
 ROLES = [(WGQ, GO), (GO, WGQ)]
@@ -124,11 +125,9 @@ class End:
     def start(self) -> None:
         """Start the daemon and wait for its socket."""
         self.daemon = self.machine.popen(
-            [self.program, "-f", LINK],
+            ["sh", "-c", f"exec {self.program} -f {LINK} >>{_LOG} 2>&1"],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "LOG_LEVEL": "silent"},
+            env={**os.environ, "LOG_LEVEL": "error"},
         )
         until(self._answers, f"{self.program} answers on its socket")
 
@@ -143,7 +142,9 @@ class End:
     def assert_alive(self) -> None:
         assert self.daemon is not None
         status = self.daemon.poll()
-        assert status is None, f"{self.program} at end {self.number} ended with status {status}"
+        if status is not None:
+            said = self.machine.out("cat", _LOG)
+            raise AssertionError(f"{self.program} at end {self.number} ended with status {status}:\n{said}")
 
     def configure(self, *lines: str) -> None:
         """Keys, port, addresses and peers (lines of `wg setconf`), then the link up."""

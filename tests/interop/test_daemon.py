@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,6 +181,18 @@ def test_what_cannot_be_started_is_refused_in_words_and_leaves_nothing(machine: 
     assert machine.out("ls", "/run/wireguard") == ""
 
 
+def test_it_starts_when_no_inotify_instance_is_left(machine: Namespace) -> None:
+    exhaust = (
+        "import ctypes, subprocess, sys\n"
+        "while ctypes.CDLL(None).inotify_init1(0) >= 0: pass\n"
+        "subprocess.run(sys.argv[1:], check=True)"
+    )
+    # The limit counts the instances of a user (inotify(7)): they are used up for one who has nothing else to do.
+    *user, program = as_user(machine, 65531)
+    machine.run([*user, sys.executable, "-c", exhaust, program, LINK])
+    machine.run(["wg", "show", LINK])
+
+
 def test_without_the_capability_it_says_which_one_it_needs(machine: Namespace) -> None:
     bare = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-all", WGQ, LINK]
     done = machine.run(bare, check=False)
@@ -193,15 +206,18 @@ def test_it_works_for_a_plain_user_with_the_ambient_capability() -> None:
         join(left, right)
         right.start()
         right.configure(left.peer())
-        left.machine.run(["chown", "65534", "/run/wireguard"])
-        program = left.machine.out("sh", "-c", f"command -v {WGQ}").strip()
-        left.machine.run(["cp", program, "/run/wireguard/.daemon"])
-        user = ["setpriv", "--reuid", "65534", "--clear-groups"]
-        capability = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
-        left.machine.run([*user, *capability, "/run/wireguard/.daemon", LINK])
+        left.machine.run([*as_user(left.machine, 65534), LINK])
         left.configure(right.peer(version=4))
         left.wg("set", LINK, "fwmark", "7")
         left.ping(right)
+
+
+def as_user(machine: Namespace, user: int) -> list[str]:
+    """The daemon's command for somebody who has the capability, may write to the directory, and is not root."""
+    program = "/run/wireguard/.daemon"
+    machine.run(["sh", "-c", f'install -m 755 "$(command -v {WGQ})" {program} && chown {user} /run/wireguard'])
+    capability = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
+    return ["setpriv", "--reuid", str(user), "--clear-groups", *capability, program]
 
 
 def test_once_started_it_keeps_the_one_capability_and_no_way_to_more() -> None:

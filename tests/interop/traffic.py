@@ -6,14 +6,17 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Self
 
     from tests.interop.pairs import End
 
 SO_RCVBUFFORCE = 33
+SO_MAX_PACING_RATE = 47
 _BLOCK = 1 << 20
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -25,56 +28,77 @@ def _blocks(size: int) -> Iterator[bytes]:
         yield (number.to_bytes(8, "big") + noise[8:])[: size - number]
 
 
-class _Sending(threading.Thread):
-    """Connects and sends some bytes, in a thread of its own; `digest` is theirs."""
+class Transfer:
+    """Bytes on their way by TCP from one end to the other, in the background.
 
-    def __init__(self, connection: socket.socket, address: tuple[str, int], size: int) -> None:
-        super().__init__()
-        self._connection, self._address, self._size = connection, address, size
-        self.digest = hashlib.sha256()
-        self.error: OSError | None = None
+        with Transfer(left, right, size) as transfer:
+            transfer.reaches(0.5)
+            ...
+        # all has arrived: whole, unchanged and in order
 
-    def run(self) -> None:
+    The patience is for standstill: in so many seconds something has to move. The rate is in bytes per second.
+    """
+
+    def __init__(
+        self, sender: End, receiver: End, size: int, *, version: int = 4, patience: float = 30, rate: int = 0
+    ) -> None:
+        self._size = size
+        self.received = 0
+        self._sent_digest, self._received_digest = hashlib.sha256(), hashlib.sha256()
+        self._error: OSError | None = None
+        self._listener = receiver.open_socket(_FAMILIES[version], socket.SOCK_STREAM)
+        self._outgoing = sender.open_socket(_FAMILIES[version], socket.SOCK_STREAM)
+        for each in (self._listener, self._outgoing):
+            each.settimeout(patience)
+        self._listener.bind((receiver.inner(version), 0))
+        self._listener.listen()
+        if rate:
+            self._outgoing.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
+        self._threads = [threading.Thread(target=self._noted, args=[part]) for part in (self._send, self._receive)]
+
+    def _noted(self, part: Callable[[], None]) -> None:
         try:
-            with self._connection:
-                self._connection.connect(self._address)
-                for block in _blocks(self._size):
-                    self.digest.update(block)
-                    self._connection.sendall(block)
+            part()
         except OSError as error:
-            self.error = error
+            self._error = self._error or error
 
+    def _send(self) -> None:
+        with self._outgoing:
+            self._outgoing.connect(self._listener.getsockname()[:2])
+            for block in _blocks(self._size):
+                self._sent_digest.update(block)
+                self._outgoing.sendall(block)
 
-def _received(connection: socket.socket) -> bytes:
-    digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
-    while count := connection.recv_into(buffer):
-        digest.update(memoryview(buffer)[:count])
-    return digest.digest()
+    def _receive(self) -> None:
+        buffer = bytearray(_BLOCK)
+        with self._listener, self._listener.accept()[0] as incoming:
+            incoming.settimeout(self._listener.gettimeout())
+            while count := incoming.recv_into(buffer):
+                self._received_digest.update(memoryview(buffer)[:count])
+                self.received += count
+
+    def reaches(self, share: float) -> None:
+        """Wait until so much of it has arrived."""
+        while self.received < share * self._size and self._error is None:
+            time.sleep(0.01)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join()
+        assert self._error is None, f"{self.received} of {self._size} bytes arrived, then: {self._error}"
+        assert self.received == self._size
+        assert self._received_digest.digest() == self._sent_digest.digest(), "what arrived is not what was sent"
 
 
 def bulk(sender: End, receiver: End, size: int, *, version: int = 4, patience: float = 30) -> None:
-    """Send so many bytes by TCP; they arrive whole, unchanged and in order.
-
-    The patience is for standstill: in so many seconds something has to move.
-    """
-    with receiver.open_socket(_FAMILIES[version], socket.SOCK_STREAM) as listener:
-        listener.bind((receiver.inner(version), 0))
-        listener.listen()
-        listener.settimeout(patience)
-        address: tuple[str, int] = listener.getsockname()[:2]
-        outgoing = sender.open_socket(_FAMILIES[version], socket.SOCK_STREAM)
-        outgoing.settimeout(patience)
-        sending = _Sending(outgoing, address, size)
-        sending.start()
-        try:
-            connection = listener.accept()[0]
-            connection.settimeout(patience)
-            with connection:
-                received = _received(connection)
-        finally:
-            sending.join()
-    assert sending.error is None, f"the sender: {sending.error}"
-    assert received == sending.digest.digest(), "what arrived is not what was sent"
+    """Send so many bytes by TCP; they arrive whole, unchanged and in order."""
+    with Transfer(sender, receiver, size, version=version, patience=patience):
+        pass
 
 
 def datagrams(sender: End, receiver: End, sizes: Iterable[int], *, version: int = 4, window: int = 32) -> None:

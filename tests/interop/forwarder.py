@@ -1,0 +1,126 @@
+"""The program that carries packets between two TUN devices, and treats them badly when told to.
+
+    forwarder.py FD FD      each line of standard input is the faults from now on, as JSON; each is answered by `ok`
+
+It ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import sys
+from typing import NamedTuple
+
+LARGEST = 1 << 16
+BATCH = 256
+UDP = 17
+UDP_HEADER, UDP_CHECKSUM = 8, 6
+OVERTAKEN_BY = 16
+HELD_MS = 2
+
+
+class Faults(NamedTuple):
+    """How likely it is that a packet is lost, comes twice, is overtaken by some others, or has one bit changed."""
+
+    loss: float = 0
+    duplication: float = 0
+    reordering: float = 0
+    corruption: float = 0
+
+
+class Direction:
+    """From one device to the other: packets come and go, and some are held back."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self.source, self._sink = source, sink
+        self._carried = 0
+        self._held: list[tuple[int, bytes]] = []
+
+    def carry(self, faults: Faults) -> None:
+        """Carry what is there, though not for so long that the other direction would starve."""
+        for _ in range(BATCH):
+            try:
+                packet = os.read(self.source, LARGEST)
+            except OSError:
+                return
+            if any(faults):
+                self._mistreat(packet, faults)
+            else:
+                self._write(packet)
+
+    def _mistreat(self, packet: bytes, faults: Faults) -> None:
+        chance = random.random
+        if chance() < faults.loss:
+            return
+        if chance() < faults.corruption:
+            packet = corrupted(packet)
+        if chance() < faults.duplication:
+            self._write(packet)
+        if chance() < faults.reordering:
+            self._held.append((self._carried + random.randint(1, OVERTAKEN_BY), packet))
+        else:
+            self._write(packet)
+        self._carried += 1
+        if self._held:
+            self.release(self._carried)
+
+    def release(self, until: float) -> None:
+        """Let go of what was held back long enough."""
+        due = [packet for at, packet in self._held if at <= until]
+        self._held = [(at, packet) for at, packet in self._held if at > until]
+        for packet in due:
+            self._write(packet)
+
+    def _write(self, packet: bytes) -> None:
+        try:
+            os.write(self._sink, packet)
+        except OSError:
+            return  # that end's link is down: lost, as on any wire
+
+
+def corrupted(packet: bytes) -> bytes:
+    """One bit changed in what UDP carries; over IPv4 the checksum goes, so that no kernel notices."""
+    version = packet[0] >> 4
+    header, protocol = ((packet[0] & 15) * 4, packet[9]) if version == 4 else (40, packet[6])
+    if protocol != UDP or len(packet) <= header + UDP_HEADER:
+        return packet
+    changed = bytearray(packet)
+    if version == 4:
+        changed[header + UDP_CHECKSUM : header + UDP_HEADER] = bytes(2)
+    changed[random.randrange(header + UDP_HEADER, len(packet))] ^= 1 << random.randrange(8)
+    return bytes(changed)
+
+
+def told() -> Faults:
+    """The faults of the next line of standard input."""
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    print("ok", flush=True)
+    return Faults(**json.loads(line))
+
+
+def main(left: int, right: int) -> None:
+    directions = {left: Direction(left, right), right: Direction(right, left)}
+    waiting = select.poll()
+    for descriptor in (*directions, sys.stdin.fileno()):
+        os.set_blocking(descriptor, descriptor not in directions)
+        waiting.register(descriptor, select.POLLIN)
+    faults = Faults()
+    while True:
+        ready = waiting.poll(HELD_MS if any(faults) else None)
+        for descriptor, _ in ready:
+            if descriptor in directions:
+                directions[descriptor].carry(faults)
+            else:
+                faults = told()
+        if not ready:
+            for direction in directions.values():
+                direction.release(float("inf"))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

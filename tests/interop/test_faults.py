@@ -1,0 +1,179 @@
+"""Bytes arrive whole whatever becomes of packets, links, addresses and daemons on the way; nobody lends a hand."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop import flood, forgery
+from tests.interop.forwarder import Faults
+from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, until
+from tests.interop.traffic import Transfer, bulk, datagrams
+from tests.interop.wire import wired_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 1 << 20
+Ends = tuple[End, End]
+ALL_ROLES = [(WGQ, WGQ), *ROLES]
+FAULTS = {
+    "loss": Faults(loss=0.02),
+    "duplication": Faults(duplication=0.2),
+    "reordering": Faults(reordering=0.1),
+    "corruption": Faults(corruption=0.02),
+}
+EVERYTHING = Faults(loss=0.01, duplication=0.05, reordering=0.05, corruption=0.01)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hundred_megabytes_arrive_over_a_bad_wire(fault: str) -> None:
+    with wired_pair(WGQ, WGQ) as (left, right, wire):
+        wire.treat(FAULTS[fault])
+        bulk(left, right, 100 * MIB)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("roles", ALL_ROLES, ids="-to-".join)
+def test_a_tunnel_is_made_and_carries_both_ways_over_the_worst_wire(roles: tuple[str, str], version: int) -> None:
+    with wired_pair(*roles, version=version) as (left, right, wire):
+        wire.treat(EVERYTHING)
+        left.ping(right, seconds=30)
+        with Transfer(left, right, 48 * MIB), Transfer(right, left, 48 * MIB, version=6):
+            pass
+
+
+def test_no_datagram_comes_twice_or_changed_over_a_wire_that_doubles_and_changes_them() -> None:
+    with wired_pair(WGQ, WGQ) as (left, right, wire):
+        left.ping(right)
+        wire.treat(Faults(duplication=1))
+        datagrams(left, right, range(1, 1400))
+        wire.treat(Faults(corruption=1))
+        assert not left.try_ping(right)
+        wire.treat(Faults())
+        left.ping(right)
+
+
+def test_a_queue_of_five_packets_in_front_of_the_wire_costs_speed_alone() -> None:
+    with wired_pair(WGQ, WGQ) as (left, right, _):
+        for end in (left, right):
+            end.ip(f"link set {WIRE} txqueuelen 5")
+        bulk(left, right, 16 * MIB)
+
+
+def test_a_gigabyte_arrives() -> None:
+    with pair(WGQ, WGQ) as (left, right):
+        bulk(left, right, 1024 * MIB)
+
+
+# A transfer that lasts for about four seconds, long enough for something to happen to it.
+SIZE, RATE = 100 * MIB, 25 * MIB
+
+
+@pytest.fixture(params=ROLES, ids="-to-".join)
+def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    with pair(*request.param) as (left, right):
+        left.ping(right)
+        # An end that only listens tells of its new address or its lost session by these, not after fifteen seconds.
+        left.set_peer(right, "persistent-keepalive", "1")
+        right.set_peer(left, "persistent-keepalive", "1")
+        yield left, right
+
+
+def test_a_transfer_outlives_changes_of_either_address(ends: Ends) -> None:
+    left, right = ends
+    with Transfer(left, right, SIZE, rate=RATE) as transfer:
+        for share, end in ((0.2, left), (0.5, right), (0.7, left)):
+            transfer.reaches(share)
+            new = f"192.0.2.{int(share * 100) + end.number}"
+            end.ip(f"addr flush dev {WIRE} scope global", f"addr add {new}/24 dev {WIRE}")
+
+
+@pytest.mark.parametrize("link", [WIRE, LINK])
+def test_a_transfer_outlives_a_link_that_is_down_for_a_while(ends: Ends, link: str) -> None:
+    with Transfer(*ends, SIZE, rate=RATE) as transfer:
+        for share, end in zip((0.2, 0.6), ends, strict=True):
+            transfer.reaches(share)
+            end.ip(f"link set {link} down")
+            time.sleep(0.5)
+            end.ip(f"link set {link} up")
+
+
+def test_a_transfer_outlives_a_daemon_that_stands_still(ends: Ends) -> None:
+    with Transfer(*ends, SIZE, rate=RATE) as transfer:
+        for share, end in zip((0.2, 0.6), ends, strict=True):
+            transfer.reaches(share)
+            assert end.daemon is not None
+            end.daemon.send_signal(signal.SIGSTOP)
+            time.sleep(1.5)
+            end.daemon.send_signal(signal.SIGCONT)
+
+
+def test_a_transfer_outlives_a_daemon_killed_and_started_again_at_either_end(ends: Ends) -> None:
+    with Transfer(*ends, SIZE, rate=RATE) as transfer:
+        for share, end, other in zip((0.2, 0.6), ends, reversed(ends), strict=True):
+            transfer.reaches(share)
+            assert end.daemon is not None
+            end.daemon.kill()
+            end.daemon.wait()
+            end.start()
+            end.configure(other.peer("PersistentKeepalive = 1", version=4))
+
+
+FLOOD_RATE = 50_000
+
+
+@contextlib.contextmanager
+def flooded(victim: End, attacker: End) -> Iterator[None]:
+    """Forged initiations for the victim from the attacker's machine: only their first MAC is right."""
+    messages = [forgery.initiation(victim.public) for _ in range(3000)]
+    command = [sys.executable, "-S", flood.__file__, victim.outer(), str(victim.port), "148", str(FLOOD_RATE)]
+    attack = attacker.machine.popen(command, stdin=subprocess.PIPE)
+    assert attack.stdin is not None
+    with attack.stdin:
+        attack.stdin.write(b"".join(messages))
+    try:
+        yield
+    finally:
+        attack.kill()
+        attack.wait()
+
+
+@pytest.mark.parametrize("roles", ROLES, ids="-to-".join)
+def test_a_flood_of_forged_initiations_leaves_a_peer_its_rate_and_its_handshakes(roles: tuple[str, str]) -> None:
+    with pair(*roles) as (left, right):
+        ours, theirs = (left, right) if left.program == WGQ else (right, left)
+        left.ping(right)
+        for end in (ours, theirs):
+            end.count_messages()
+        with flooded(ours, theirs):
+            until(lambda: ours.sent("cookie") > 1000, "cookies asked for")
+            for one, other in ((ours, theirs), (theirs, ours)):
+                seconds = took(one, other, 30 * MIB, 10 * MIB)
+                assert seconds < 3 / 0.8 + 1, f"{one.program}: {seconds} s"
+            # It is believed once it shows the cookie, five seconds later.
+            theirs.forget(ours)
+            theirs.ping(ours, seconds=20)
+        assert ours.sent("response") < 30
+        assert ours.resident() < 20 * MIB
+
+
+def took(sender: End, receiver: End, size: int, rate: int) -> float:
+    began = time.monotonic()
+    with Transfer(sender, receiver, size, rate=rate):
+        pass
+    return time.monotonic() - began
+
+
+def test_a_cookie_that_is_asked_for_is_shown() -> None:
+    with pair(WGQ, GO) as (left, right):
+        right.count_messages()
+        with flooded(right, left):
+            until(lambda: right.sent("cookie") > 1000, "cookies asked for")
+            left.ping(right, seconds=20)

@@ -1,0 +1,115 @@
+"""What our daemon costs: memory, time to configure, processor time for a packet, and room on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from base64 import b64decode
+from pathlib import Path
+
+from tests.interop.pairs import GO, LINK, WGQ, End, machines, pair
+from tests.interop.traffic import bulk
+
+MIB = 1 << 20
+MANY = 10_000
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def many_peers() -> str:
+    """A `set` request of as many peers, each with a network of either family."""
+    peers = (
+        f"public_key={os.urandom(32).hex()}\nendpoint=198.51.100.{n % 250 + 1}:{n}\n"
+        f"allowed_ip=172.{16 + (n >> 8 & 15)}.{n & 255}.{(n >> 12) * 64}/26\nallowed_ip=fd00:{n:x}::/64\n"
+        for n in range(1, MANY + 1)
+    )
+    return f"set=1\n{''.join(peers)}\n"
+
+
+def configured_in(end: End) -> float:
+    """How long it takes to replace all peers by as many others, in seconds."""
+    request = many_peers().replace("set=1\n", "set=1\nreplace_peers=true\n")
+    began = time.monotonic()
+    assert end.request(request) == "errno=0\n\n"
+    return time.monotonic() - began
+
+
+def processor_seconds(end: End) -> float:
+    assert end.daemon is not None
+    fields = Path(f"/proc/{end.daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def test_the_executable_has_at_most_four_megabytes() -> None:
+    program = shutil.which(WGQ)
+    assert program is not None
+    assert Path(program).stat().st_size <= 4 * MIB
+
+
+def test_ten_thousand_peers_are_configured_in_a_second_and_sixty_megabytes() -> None:
+    with machines(WGQ, GO) as (end, _):
+        end.start()
+        assert min(configured_in(end) for _ in range(3)) < 1
+        assert end.request("get=1\n\n").count("public_key=") == MANY
+        assert len(end.wg("show", LINK, "allowed-ips").splitlines()) == MANY
+        assert end.resident("VmHWM") < 60 * MIB
+        assert end.request("set=1\nreplace_peers=true\n\n") == "errno=0\n\n"
+        end.assert_alive()
+
+
+def test_one_peer_costs_ten_megabytes_at_most_under_load() -> None:
+    with pair(WGQ, WGQ) as (left, right):
+        bulk(left, right, 256 * MIB)
+        bulk(right, left, 256 * MIB)
+        for end in (left, right):
+            assert end.resident("VmHWM") < 10 * MIB
+
+
+def test_a_packet_costs_no_more_among_ten_thousand_peers_than_alone() -> None:
+    with pair(WGQ, WGQ) as (left, right):
+        left.ping(right)
+        alone = min(cost(left, right) for _ in range(3))
+        for end in (left, right):
+            assert end.request(many_peers()) == "errno=0\n\n"
+        among_many = min(cost(left, right) for _ in range(3))
+        assert among_many < 1.5 * alone + 0.05
+        assert left.resident("VmHWM") < 60 * MIB
+
+
+def cost(left: End, right: End) -> float:
+    """The processor time of both daemons for 128 MiB, in seconds."""
+    before = processor_seconds(left) + processor_seconds(right)
+    bulk(left, right, 128 * MIB)
+    return processor_seconds(left) + processor_seconds(right) - before
+
+
+def test_ten_thousand_allowed_ips_of_one_peer_are_kept_and_told() -> None:
+    with machines(WGQ, GO) as (end, _):
+        end.start()
+        networks = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(MANY)]
+        lines = "".join(f"allowed_ip={network}\n" for network in networks)
+        assert end.request(f"set=1\npublic_key={os.urandom(32).hex()}\n{lines}\n") == "errno=0\n\n"
+        _, (peer,) = end.get()
+        assert sorted(peer.allowed_ips) == sorted(networks)
+
+
+def test_hundreds_of_handshakes_leave_no_memory_behind() -> None:
+    with pair(WGQ, WGQ) as (left, right):
+        for _ in range(50):
+            renew(left, right)
+        before = left.resident(), right.resident()
+        for _ in range(200):
+            renew(left, right)
+        assert left.resident() < before[0] + MIB
+        assert right.resident() < before[1] + MIB
+
+
+def renew(left: End, right: End) -> None:
+    """A new handshake with a peer that is removed and added again; it takes no more than fifty in a second."""
+    time.sleep(0.025)
+    key = f"public_key={b64decode(right.public).hex()}\n"
+    assert left.request(f"set=1\n{key}remove=true\n\n") == "errno=0\n\n"
+    begin = f"endpoint={right.endpoint()}\nallowed_ip={right.inner()}/32\npersistent_keepalive_interval=100\n"
+    assert left.request(f"set=1\n{key}{begin}\n") == "errno=0\n\n"
+    while left.get()[1][0].number("last_handshake_time_sec") == 0:
+        time.sleep(0.002)
