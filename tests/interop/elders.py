@@ -58,9 +58,12 @@ class Elder:
 class Elders(contextlib.ExitStack):
     """All of them, by what passes through them.
 
-    `busy`: pings from the one who began. `kept`: persistent keepalives from the one who began. `listening`: only
-    persistent keepalives from the other one. `silent`: one word in the beginning. `frozen`: one end stopped for longer
-    than a session lives, while the other one pings. `widowed`: one word to an end that hangs.
+    - `busy`: pings from the one who began
+    - `kept`: persistent keepalives from the one who began
+    - `listening`: persistent keepalives from the other one, and nothing else
+    - `silent`: one word in the beginning
+    - `frozen`: pings, while our end stands still for longer than a session lives
+    - `widowed`: one word to an end that hangs
     """
 
     def __enter__(self) -> Self:

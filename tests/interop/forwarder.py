@@ -11,6 +11,7 @@ import json
 import os
 import random
 import select
+import struct
 import sys
 from typing import NamedTuple
 
@@ -18,17 +19,20 @@ LARGEST = 1 << 16
 BATCH = 256
 UDP = 17
 UDP_HEADER, UDP_CHECKSUM = 8, 6
+IPV4_CHECKSUM = 10
+CONGESTION = 3
 OVERTAKEN_BY = 16
 HELD_MS = 2
 
 
 class Faults(NamedTuple):
-    """How likely it is that a packet is lost, comes twice, is overtaken by some others, or has one bit changed."""
+    """How likely a packet is lost, comes twice, is overtaken by others, has a bit changed, or meets congestion."""
 
     loss: float = 0
     duplication: float = 0
     reordering: float = 0
     corruption: float = 0
+    congestion: float = 0
 
 
 class Direction:
@@ -57,6 +61,8 @@ class Direction:
             return
         if chance() < faults.corruption:
             packet = corrupted(packet)
+        if chance() < faults.congestion:
+            packet = marked(packet)
         if chance() < faults.duplication:
             self._write(packet)
         if chance() < faults.reordering:
@@ -91,6 +97,20 @@ def corrupted(packet: bytes) -> bytes:
     if version == 4:
         changed[header + UDP_CHECKSUM : header + UDP_HEADER] = bytes(2)
     changed[random.randrange(header + UDP_HEADER, len(packet))] ^= 1 << random.randrange(8)
+    return bytes(changed)
+
+
+def marked(packet: bytes) -> bytes:
+    """The packet with "congestion experienced" in its header (RFC 3168)."""
+    changed = bytearray(packet)
+    if packet[0] >> 4 == 6:
+        changed[1] |= CONGESTION << 4
+        return bytes(changed)
+    changed[1] |= CONGESTION
+    changed[IPV4_CHECKSUM : IPV4_CHECKSUM + 2] = bytes(2)
+    header = (packet[0] & 15) * 4
+    total = sum(struct.unpack_from(f"!{header // 2}H", changed))
+    struct.pack_into("!H", changed, IPV4_CHECKSUM, 0xFFFF - (total - 1) % 0xFFFF - 1)
     return bytes(changed)
 
 

@@ -179,8 +179,10 @@ class End:
     def forget(self, other: End) -> None:
         """Remove the other end and add it again: the next packet needs a handshake.
 
-        The link down and up would do as much, if wireguard-go took notice of it on every kernel.
+        The link down and up would do as much, if wireguard-go took notice of it on every kernel. Only fifty
+        initiations in a second are listened to: the one to come must not follow too close.
         """
+        time.sleep(0.05)
         self.set_peer(other, "remove")
         self.wg("addconf", LINK, "/dev/stdin", input=other.peer(version=4))
 

@@ -59,7 +59,7 @@ def has_socket(machine: Namespace, name: str = LINK) -> bool:
 def ended(pid: int) -> bool:
     """Whether a daemon in the background is gone, or is only waiting for init to notice."""
     try:
-        return status(pid)["State"].startswith("Z")
+        return status(pid)["State"].startswith("Z") and len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
     except FileNotFoundError:
         return True
 
@@ -89,9 +89,9 @@ def test_in_the_background_it_leads_its_own_session_and_holds_nothing_of_the_cal
 
 
 def test_the_signal_to_the_callers_group_does_not_reach_it(machine: Namespace) -> None:
-    shell = machine.popen(["sh", "-c", f"{WGQ} {LINK}; sleep 60"], start_new_session=True)
-    until(lambda: has_socket(machine), "started")
-    os.killpg(shell.pid, signal.SIGINT)
+    shell = machine.popen(["sh", "-c", f"{WGQ} {LINK}; touch /run/started; sleep 60"], start_new_session=True)
+    until(lambda: machine.run(["test", "-e", "/run/started"], check=False).returncode == 0, "started")
+    os.killpg(shell.pid, signal.SIGTERM)
     shell.wait(5)
     machine.run(["wg", "show", LINK])
 

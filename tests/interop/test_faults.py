@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,43 @@ def test_no_datagram_comes_twice_or_changed_over_a_wire_that_doubles_and_changes
         assert not left.try_ping(right)
         wire.treat(Faults())
         left.ping(right)
+
+
+# Where a socket's traffic class is set and told, by family: level, option to set, option to be told.
+CLASSES = {4: (socket.SOL_IP, socket.IP_TOS, 13), 6: (socket.IPPROTO_IPV6, 67, 66)}
+NOT_CAPABLE, CAPABLE, EXPERIENCED = 0, 2, 3
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+def test_congestion_met_by_the_outer_packet_is_told_by_the_inner_one(outer: int) -> None:
+    # Among ourselves: wireguard-go knows nothing of it, the kernel does.
+    with wired_pair(WGQ, WGQ, version=outer) as (left, right, wire):
+        left.ping(right)
+        for faults, sent, told in (
+            (Faults(), CAPABLE, CAPABLE),
+            (Faults(congestion=1), CAPABLE, EXPERIENCED),
+            (Faults(congestion=1), NOT_CAPABLE, NOT_CAPABLE),
+        ):
+            wire.treat(faults)
+            for version in (4, 6):
+                assert class_told(left, right, sent, version) == told
+                assert class_told(right, left, sent, version) == told
+
+
+def class_told(sender: End, receiver: End, sent: int, version: int) -> int:
+    """The traffic class that a datagram arrives with."""
+    level, set_class, tell_class = CLASSES[version]
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with (
+        sender.open_socket(family, socket.SOCK_DGRAM) as outgoing,
+        receiver.open_socket(family, socket.SOCK_DGRAM) as incoming,
+    ):
+        incoming.setsockopt(level, tell_class, 1)
+        incoming.bind((receiver.inner(version), 0))
+        outgoing.setsockopt(level, set_class, sent)
+        outgoing.sendto(b"how is the road", incoming.getsockname()[:2])
+        _, told, _, _ = incoming.recvmsg(100, 100)
+        return told[0][2][0]
 
 
 def test_a_queue_of_five_packets_in_front_of_the_wire_costs_speed_alone() -> None:

@@ -35,7 +35,9 @@ def old(elders: list[Elder], age: float) -> list[Elder]:
 
 def test_a_session_that_hears_only_data_has_one_keepalive_sent_after_ten_seconds(elders: Elders) -> None:
     for elder in old(elders.silent, KEEPALIVE_TIMEOUT + SLACK):
-        assert (elder.left.sent("keepalive"), elder.right.sent("keepalive")) == (0, 1), elder
+        assert elder.right.sent("keepalive") == 1, elder
+        # On a machine with much to do, a late answer to the first ping may be the last that the left one heard.
+        assert elder.left.sent("keepalive") <= 1, elder
         assert begun_by_the_left_one(elder, 1), elder
 
 

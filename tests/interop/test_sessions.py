@@ -245,7 +245,8 @@ def test_an_address_moves_to_the_peer_that_claims_it_last() -> None:
 def test_a_packet_for_nobody_is_answered_unreachable_at_once(version: int, family: int) -> None:
     nobody = ("10.66.0.77" if version == 4 else "fd66::77", 9)
     level, receive_errors = (socket.SOL_IP, 11) if version == 4 else (socket.IPPROTO_IPV6, 25)
-    with pair(WGQ, GO) as (left, _):
+    with pair(WGQ, GO) as (left, right):
+        left.ping(right, version=version)  # its own address is ready then
         with left.open_socket(family, socket.SOCK_DGRAM) as asking:
             asking.setsockopt(level, receive_errors, 1)
             asking.connect(nobody)
