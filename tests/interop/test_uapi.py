@@ -327,3 +327,56 @@ def test_a_client_that_does_not_read_its_answer_keeps_nobody_waiting(end: End) -
         deaf.sendall(b"get=1\n\n")
         assert end.request("get=1\n\n").count("public_key=") == 5000
         assert answer(deaf).count("public_key=") == 5000
+
+
+KEYS = [f"{n:064x}" for n in range(1, 7)]
+NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "10.1.2.99/24", "0.0.0.0/0", "::/0", "fd00::/8", "fd00::1/96"]
+ENDPOINTS = ["192.0.2.1:1", "[2001:db8::1]:65535", "[fe80::1%1]:9"]
+
+
+def random_request(chance: random.Random) -> str:
+    """A valid `set` request of some lines."""
+    lines = [f"listen_port={chance.randrange(1, 65536)}", f"fwmark={chance.getrandbits(32)}", "fwmark=0"]
+    lines = ["set=1", *chance.sample(lines, chance.choice([0, 0, 0, 1]))]
+    if chance.random() < 0.05:
+        lines.append("replace_peers=true")
+    for _ in range(chance.randrange(4)):
+        lines += random_peer(chance)
+    return "\n".join(lines) + "\n\n"
+
+
+def random_peer(chance: random.Random) -> list[str]:
+    options = [
+        f"preshared_key={chance.choice([*KEYS, '0' * 64])}",
+        f"endpoint={chance.choice(ENDPOINTS)}",
+        f"persistent_keepalive_interval={chance.choice([0, 25, 65535])}",
+        "protocol_version=1",
+        "replace_allowed_ips=true",
+    ]
+    return [
+        f"public_key={chance.choice(KEYS)}",
+        *chance.sample(["remove=true", "update_only=true"], chance.choice([0, 0, 0, 0, 1])),
+        *chance.sample(options, chance.randrange(4)),
+        *(f"allowed_ip={chance.choice(NETWORKS)}" for _ in range(chance.randrange(4))),
+    ]
+
+
+def configured(end: End) -> tuple[object, ...]:
+    """What was set, without what has happened since and in no order."""
+    device, peers = end.get()
+    names = ("preshared_key", "endpoint", "persistent_keepalive_interval", "protocol_version")
+    told = [(peer.key, [peer.values.get(name) for name in names], sorted(peer.allowed_ips)) for peer in peers]
+    return device, sorted(told)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_set_is_told_as_wireguard_go_tells_it(seed: int) -> None:
+    chance = random.Random(seed)
+    with machines(WGQ, GO) as ends:
+        for end in ends:
+            end.start()
+            assert end.request("set=1\nlisten_port=1000\n\n") == "errno=0\n\n"
+        for _ in range(100):
+            request = random_request(chance)
+            ours, theirs = (end.request(request) for end in ends)
+            assert (ours, configured(ends[0])) == (theirs, configured(ends[1])), request
