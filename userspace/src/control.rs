@@ -88,16 +88,21 @@ pub enum End {
     SocketGone,
 }
 
+/// An entry that poll(2) passes over.
+const NOTHING: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
+
 pub struct Control {
     pub device: Arc<Device>,
     pub server: Server,
     pub signals: OwnedFd,
     pub netlink: OwnedFd,
-    pub watch: OwnedFd,
+    /// Where there is none, the socket is looked at now and then.
+    pub watch: Option<OwnedFd>,
     pub loaded_until: u64,
 }
 
 const FIXED: usize = 4;
+const LOOK: Duration = Duration::from_secs(2);
 
 impl Control {
     /// Works until there is a reason to end.
@@ -114,10 +119,10 @@ impl Control {
                 pollfd(&self.device.alarm.waker, libc::POLLIN),
                 pollfd(&self.signals, libc::POLLIN),
                 pollfd(&self.netlink, libc::POLLIN),
-                pollfd(&self.watch, libc::POLLIN),
+                self.watch.as_ref().map_or(NOTHING, |watch| pollfd(watch, libc::POLLIN)),
             ];
             self.server.pollfds(&mut fds);
-            if poll(&mut fds, timeout).is_err() {
+            if poll(&mut fds, self.patience(timeout)).is_err() {
                 continue;
             }
             let ready = |at: usize| fds[at].revents != 0;
@@ -130,11 +135,19 @@ impl Control {
             if ready(2) {
                 self.netlink_events(&mut buffer);
             }
-            if ready(3) && drain(&self.watch, &mut buffer) && !self.server.is_in_place() {
+            let look = self.watch.as_ref().is_none_or(|watch| ready(3) && drain(watch, &mut buffer));
+            if look && !self.server.is_in_place() {
                 return End::SocketGone;
             }
             self.server.serve(&self.device, &fds[FIXED..]);
         }
+    }
+
+    fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if self.watch.is_some() {
+            return timeout;
+        }
+        Some(timeout.map_or(LOOK, |timeout| timeout.min(LOOK)))
     }
 
     fn messages(&mut self) {

@@ -123,14 +123,15 @@ fn detach_streams() -> io::Result<()> {
 /// Opens everything: afterwards the link exists and the socket answers as soon as the work begins.
 fn prepare(interface: &str) -> io::Result<Control> {
     let signals = control::signals()?;
+    let netlink = control::netlink()?;
     let server = Server::new(interface)?;
     let opened = open_device(interface);
     if opened.is_err() {
         server.remove();
     }
     let device = Arc::new(opened?);
-    let netlink = control::netlink()?;
-    let watch = control::watch(Path::new(DIRECTORY))?;
+    // A user's inotify instances may be used up (128 for all of root's processes, unless set otherwise).
+    let watch = control::watch(Path::new(DIRECTORY)).ok();
     // The link may have been up already, or gone up before anyone listened.
     device.sync_link();
     Ok(Control { device, server, signals, netlink, watch, loaded_until: 0 })
