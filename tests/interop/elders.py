@@ -11,7 +11,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import GO, ROLES, WGQ, End, pair
+from tests.interop.pairs import GO, ROLES, WGQ, End, mortal, pair
 
 if TYPE_CHECKING:
     from typing import Self
@@ -90,7 +90,7 @@ class Elders(contextlib.ExitStack):
 
     def _busy(self, left: str, right: str) -> Elder:
         made = self._elder(left, right)
-        pings = ["ping", "-n", "-q", "-i", "0.2", made.right.inner()]
+        pings = mortal("ping", "-n", "-q", "-i", "0.2", made.right.inner())
         made.traffic = made.left.machine.popen(pings, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert made.traffic.stdout is not None
         self.callback(made.traffic.stdout.close)

@@ -66,6 +66,11 @@ def until(condition: Callable[[], object], what: str, seconds: float = 10) -> No
         time.sleep(0.02)
 
 
+def mortal(*command: str) -> list[str]:
+    """The command, to be ended with the test run, though that be killed."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
+
+
 def private_key() -> str:
     """A private key as `wg genkey` would print it."""
     raw = bytearray(os.urandom(32))
@@ -125,7 +130,7 @@ class End:
     def start(self) -> None:
         """Start the daemon and wait for its socket."""
         self.daemon = self.machine.popen(
-            ["sh", "-c", f"exec {self.program} -f {LINK} >>{_LOG} 2>&1"],
+            mortal("sh", "-c", f"exec {self.program} -f {LINK} >>{_LOG} 2>&1"),
             stdin=subprocess.DEVNULL,
             env={**os.environ, "LOG_LEVEL": "error"},
         )

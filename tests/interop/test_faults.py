@@ -14,7 +14,7 @@ import pytest
 
 from tests.interop import flood, forgery
 from tests.interop.forwarder import Faults
-from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, until
+from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, mortal, pair, until
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
 
@@ -171,7 +171,8 @@ FLOOD_RATE = 50_000
 def flooded(victim: End, attacker: End) -> Iterator[None]:
     """Forged initiations for the victim from the attacker's machine: only their first MAC is right."""
     messages = [forgery.initiation(victim.public) for _ in range(3000)]
-    command = [sys.executable, "-S", flood.__file__, victim.outer(), str(victim.port), "148", str(FLOOD_RATE)]
+    aim = [victim.outer(), str(victim.port), "148", str(FLOOD_RATE)]
+    command = mortal(sys.executable, "-S", flood.__file__, *aim)
     attack = attacker.machine.popen(command, stdin=subprocess.PIPE)
     assert attack.stdin is not None
     with attack.stdin:
