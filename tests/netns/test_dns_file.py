@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-DNS = Dns("/run/wgq")
+DNS = Dns("/run/wgq", print)
 EARLIER = f"nameserver {UPSTREAM}\n"
 
 
@@ -126,7 +126,7 @@ def test_extended_attributes_go_with_the_file(machine: Namespace) -> None:
 
 def test_twenty_processes_at_once_leave_the_earlier_file(machine: Namespace) -> None:
     script = (
-        "import sys; from wgquick.system.dns import Dns; dns = Dns('/run/wgq'); name = sys.argv[1]\n"
+        "import sys; from wgquick.system.dns import Dns; dns = Dns('/run/wgq', print); name = sys.argv[1]\n"
         "for _ in range(5):\n"
         "    dns.set('file', name, ('10.0.0.1',), (), True); dns.unset('file', name)\n"
     )

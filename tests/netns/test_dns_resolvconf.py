@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
 
 SERVERS, SEARCH = ("10.0.0.1", "fd00::1"), ("corp.example", "lan")
-DNS = Dns("/run/wgq")
+DNS = Dns("/run/wgq", print)
 CONFIG = """[Interface]
 PrivateKey = 2MtBlbfEoJf5kqHjTNmNhDhM1hCZgsXWaGP9UTdBVUo=
 DNS = 10.0.0.1, fd00::1, corp.example, lan

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SERVERS, SEARCH = ("10.0.0.1", "fd00::1", "fe80::1%wg0"), ("corp.example", "lan")
-DNS = Dns("/run/wgq")
+DNS = Dns("/run/wgq", print)
 
 
 @pytest.fixture(scope="module")

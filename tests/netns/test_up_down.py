@@ -350,3 +350,14 @@ def test_a_table_that_the_host_does_not_know_is_refused_before_anything_is_touch
     refused = wgq(machine, "up", "wg0", status=1)
     assert "`Off'" in refused.stderr
     assert "[#]" not in refused.stderr
+
+
+def test_save_writes_a_file_that_is_a_mount_point(machine: Namespace) -> None:
+    """A container's single bind-mounted file cannot be renamed over."""
+    write(machine, config("SaveConfig = true"))
+    machine.run(["mount", "--bind", "/etc/wireguard/wg0.conf", "/etc/wireguard/wg0.conf"])
+    wgq(machine, "up", "wg0")
+    machine.run(["wg", "set", "wg0", "peer", PEERS[1], "allowed-ips", "10.77.0.0/24"])
+    wgq(machine, "down", "wg0")
+    assert "10.77.0.0/24" in machine.out("cat", "/etc/wireguard/wg0.conf")
+    assert machine.out("ls", "-A", "/etc/wireguard").split() == ["wg0.conf"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from errno import EBUSY
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config import grammar
@@ -436,11 +437,33 @@ def _replace(target: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.rename(file.name, target)
+            _take_place(file.name, target, data)
         except BaseException:
             os.unlink(file.name)
             raise
     _sync_directory(directory or "/")
+
+
+def _take_place(made: str, target: str, data: bytes) -> None:
+    """Rename, or where the target is a mount point (a container's single file) write into it.
+
+    The file beside it holds the whole of the new content until that is done, in case the machine stops half way.
+    """
+    try:
+        os.rename(made, target)
+    except OSError as error:
+        if error.errno != EBUSY:
+            raise
+        _write_in_place(target, data)
+        os.unlink(made)
+
+
+def _write_in_place(target: str, data: bytes) -> None:
+    with open(target, "r+b") as file:
+        file.write(data)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _keep_mode_and_owner(target: str, descriptor: int) -> None:

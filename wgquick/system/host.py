@@ -30,7 +30,7 @@ class LocalHost:
         self.wireguard = Control()
         self.firewall: Firewall = firewall
         self.sysctl: Sysctl = sysctl
-        self.dns = Dns(runtime.runtime_directory())
+        self.dns = Dns(runtime.runtime_directory(), say)
         self.hooks = Hooks(say)
         self.userspace = Userspace(say=say)
         self.journal_directory = runtime.journal_directory()

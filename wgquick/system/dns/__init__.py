@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from wgquick.errors import OperationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Current = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -43,10 +43,14 @@ class Resolver(Protocol):
 
 
 class Dns:
-    """The ways to give a link its DNS; `directory` is where the file mode may keep its lock."""
+    """The ways to give a link its DNS; `directory` is where the file mode may keep its lock.
 
-    def __init__(self, directory: str) -> None:
+    `say` takes what a program that is run for it remarks.
+    """
+
+    def __init__(self, directory: str, say: Callable[[str], object]) -> None:
         self._directory = directory
+        self._say = say
 
     def detect(self, preference: str) -> str:
         """The mode for `auto`; any other preference is the mode."""
@@ -81,7 +85,7 @@ class Dns:
             case "resolvconf":
                 from wgquick.system.dns.resolvconf import Resolvconf
 
-                return Resolvconf()
+                return Resolvconf(self._say)
             case "resolved":
                 from wgquick.system.dns.resolved import Resolved
 

@@ -9,6 +9,8 @@ from wgquick.errors import OperationError
 from wgquick.system import programs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wgquick.system.dns import Current, LinkDns
 
 _ORDER = "/etc/resolvconf/interface-order"
@@ -29,7 +31,10 @@ def _installed() -> str | None:
 
 
 class Resolvconf:
-    """Keeps a link's DNS as resolvconf's record of it."""
+    """Keeps a link's DNS as resolvconf's record of it; `say` takes what resolvconf remarks."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
 
     def set(self, name: str, dns: LinkDns) -> None:
         """`resolvconf -a NAME -m 0 -x`: first of all, and alone."""
@@ -59,7 +64,8 @@ class Resolvconf:
         if status:
             what = f"`resolvconf {' '.join(arguments)}' failed with status {status}"
             raise OperationError(f"{what}: {errors.strip()}" if errors.strip() else what, remedy=_remedy(status))
-        os.write(2, errors.encode())  # its warnings are the user's to see, as under wg-quick
+        if errors.strip():
+            self._say(errors.rstrip("\n"))  # its warnings are the user's to see, as under wg-quick
 
 
 def _add(name: str) -> list[str]:
