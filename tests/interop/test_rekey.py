@@ -13,7 +13,7 @@ from tests.interop.elders import (
     Elder,
     Elders,
 )
-from tests.interop.pairs import WGQ
+from tests.interop.pairs import GO, WGQ
 from tests.interop.traffic import bulk
 
 # What a machine with much else to do may add to a time.
@@ -27,8 +27,10 @@ def assert_renewed_every(elder: Elder, period: int) -> None:
     assert times >= 1, elder
     assert right.sent("response") == times + 1, elder
     assert right.sent("initiation") == left.sent("response") == 0, elder
-    assert period * times - 1 <= elder.renewed() <= (period + SLACK) * times, elder
     assert abs(left.handshake(right) - right.handshake(left)) <= 1, elder
+    assert elder.renewed() <= (period + SLACK) * times, elder
+    # wireguard-go sets its timer for another attempt after the initiation is out: an answer may come before that.
+    assert left.program == GO or elder.renewed() >= period * times - 1, elder
 
 
 def old(elders: list[Elder], age: float) -> list[Elder]:
@@ -42,7 +44,7 @@ def test_a_session_that_hears_only_data_has_one_keepalive_sent_after_ten_seconds
         assert elder.right.sent("keepalive") == 1, elder
         # On a machine with much to do, a late answer to the first ping may be the last that the left one heard.
         assert elder.left.sent("keepalive") <= 1, elder
-        assert (elder.left.sent("initiation"), elder.right.sent("initiation")) == (1, 0), elder
+        assert elder.right.sent("initiation") == 0, elder
 
 
 def test_a_session_in_use_is_renewed_every_two_minutes_by_the_one_who_began_it(elders: Elders) -> None:
