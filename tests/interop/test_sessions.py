@@ -133,11 +133,13 @@ def test_either_end_may_change_its_address(ends: Ends, version: int) -> None:
 
 def test_the_tunnel_moves_from_one_family_to_the_other_and_back(ends: Ends) -> None:
     left, right = ends
-    for version in (6, 4):
+    for version in (6, 4, 6):
         left.set_peer(right, "endpoint", right.endpoint(version))
         left.ping(right)
         until_known(right, left, left.endpoint(version))
-        bulk(right, left, 1 << 20)
+        right.ping(left)
+    bulk(right, left, 1 << 20)
+    bulk(left, right, 1 << 20)
 
 
 def test_a_link_taken_down_passes_nothing_and_up_again_passes_all(ends: Ends) -> None:
