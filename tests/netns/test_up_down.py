@@ -204,7 +204,9 @@ def test_a_signal_during_up_undoes_it(machine: Namespace, number: signal.Signals
     before = rules(machine)
     write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
     resolv = machine.out("cat", "/etc/resolv.conf")
-    process = machine.popen([*WGQ, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE)
+    # Whoever runs the tests in the background has them ignore INT and HUP, and wgq leaves ignored what was ignored.
+    heeding = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
+    process = machine.popen([*heeding, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
     while machine.run(["test", "-e", "/run/reached"], check=False).returncode and time.monotonic() < deadline:
         time.sleep(0.05)

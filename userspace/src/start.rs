@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 
 use crate::control::{self, Control, End};
 use crate::device::Device;
@@ -40,6 +41,9 @@ pub fn run(interface: &str, foreground: bool, verbose: bool) -> ExitCode {
         Err(e) => fail(interface, &e),
     }
 }
+
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 enum Side {
     Parent(UnixStream),
@@ -125,7 +129,7 @@ fn prepare(interface: &str) -> io::Result<Control> {
     let signals = control::signals()?;
     let netlink = control::netlink()?;
     let server = Server::new(interface)?;
-    let opened = open_device(interface);
+    let opened = open_free_device(interface);
     if opened.is_err() {
         server.remove();
     }
@@ -135,6 +139,17 @@ fn prepare(interface: &str) -> io::Result<Control> {
     // The link may have been up already, or gone up before anyone listened.
     device.sync_link();
     Ok(Control { device, server, signals, netlink, watch, loaded_until: 0 })
+}
+
+/// A killed daemon's device is closed a moment after the daemon is no longer seen: that moment is waited for.
+fn open_free_device(interface: &str) -> io::Result<Device> {
+    for _ in 0..BUSY_TRIES {
+        match open_device(interface) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+            opened => return opened,
+        }
+    }
+    open_device(interface)
 }
 
 fn open_device(interface: &str) -> io::Result<Device> {

@@ -173,9 +173,9 @@ fn a_bad_request_changes_nothing_and_names_its_errno() {
     let before = ask(&interface, "get=1\n\n");
     let bad =
         format!("set=1\nlisten_port=9999\nreplace_peers=true\npublic_key={key}\nallowed_ip=10.0.0.0/33\n\n");
-    assert_eq!(ask(&interface, &bad), "errno=22\n\n");
+    assert_eq!(ask(&interface, &bad), "errno=-22\n\n");
     assert_eq!(ask(&interface, "get=1\n\n"), before);
-    assert_eq!(ask(&interface, "what=1\n\n"), "errno=71\n\n");
+    assert_eq!(ask(&interface, "what=1\n\n"), "errno=-71\n\n");
     assert_eq!(ask(&interface, "set=1\nlisten_port=9999\n"), "", "a request without its end");
     assert_eq!(ask(&interface, "get=1\n\n"), before);
 }

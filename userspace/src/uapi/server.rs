@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use super::{apply, parse};
 use crate::device::Device;
 use crate::features;
-use crate::log;
+use crate::{log, sys};
 
 /// Where `wg` looks for the sockets of userspace implementations.
 pub const DIRECTORY: &str = "/var/run/wireguard";
@@ -35,6 +35,8 @@ struct Connection {
     searched: usize,
     answer: Vec<u8>,
     answered: usize,
+    /// When it last had something to say or to hear, in milliseconds of `now_ms`.
+    active: u64,
     closing: bool,
 }
 
@@ -86,8 +88,7 @@ impl Server {
     }
 
     pub fn pollfds(&self, fds: &mut Vec<libc::pollfd>) {
-        let room = self.connections.len() < MAX_CONNECTIONS;
-        fds.push(poll_entry(self.listener.as_raw_fd(), if room { libc::POLLIN } else { 0 }));
+        fds.push(poll_entry(self.listener.as_raw_fd(), libc::POLLIN));
         for connection in &self.connections {
             let events = if connection.has_answer() { libc::POLLOUT } else { libc::POLLIN };
             fds.push(poll_entry(connection.stream.as_raw_fd(), events));
@@ -101,6 +102,7 @@ impl Server {
         };
         for (connection, waited) in self.connections.iter_mut().zip(ready) {
             if waited.revents != 0 {
+                connection.active = sys::now_ms();
                 connection.serve(device);
             }
         }
@@ -111,18 +113,27 @@ impl Server {
     }
 
     fn accept(&mut self, device: &Device) {
-        while self.connections.len() < MAX_CONNECTIONS {
-            let Ok((stream, _)) = self.listener.accept() else {
-                return;
-            };
+        while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let mut connection = Connection::new(stream);
             connection.serve(device);
             if !connection.closing {
+                self.make_room();
                 self.connections.push(connection);
             }
+        }
+    }
+
+    /// Gives up the connection that has been silent longest, so that silent ones lock nobody out.
+    fn make_room(&mut self) {
+        if self.connections.len() < MAX_CONNECTIONS {
+            return;
+        }
+        let silent = (0..self.connections.len()).min_by_key(|&at| self.connections[at].active);
+        if let Some(at) = silent {
+            self.connections.swap_remove(at);
         }
     }
 }
@@ -133,7 +144,15 @@ fn poll_entry(fd: RawFd, events: i16) -> libc::pollfd {
 
 impl Connection {
     fn new(stream: UnixStream) -> Self {
-        Self { stream, request: Vec::new(), searched: 0, answer: Vec::new(), answered: 0, closing: false }
+        Self {
+            stream,
+            request: Vec::new(),
+            searched: 0,
+            answer: Vec::new(),
+            answered: 0,
+            active: sys::now_ms(),
+            closing: false,
+        }
     }
 
     fn has_answer(&self) -> bool {
@@ -209,7 +228,7 @@ impl Connection {
     }
 }
 
-/// The answer to one request, errno and all.
+/// The answer to one request, errno and all; negative as wireguard-go's, whose sign wg(8) takes back.
 fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
     let (mut out, errno) = match respond(device, request) {
         Ok(out) => (out, 0),
@@ -221,7 +240,7 @@ fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
             (Vec::new(), errno)
         }
     };
-    let _ = write!(out, "errno={errno}\n\n");
+    let _ = write!(out, "errno={}\n\n", -errno);
     out
 }
 
