@@ -147,7 +147,8 @@ fn a_dead_daemons_socket_is_replaced_and_a_live_ones_never() {
     run("kill", &["-9", &host.daemons()[0]]);
     eventually("it is dead", || host.daemons().is_empty());
     assert!(socket(&interface).exists());
-    assert!(host.start(&interface).status.success());
+    let third = host.start(&interface);
+    assert!(third.status.success(), "{}", String::from_utf8_lossy(&third.stderr));
     assert_eq!(ask(&interface, "get=1\n\n"), "errno=0\n\n");
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use zeroize::Zeroize;
 
@@ -19,6 +20,8 @@ pub const DIRECTORY: &str = "/var/run/wireguard";
 /// The longest request: some millions of allowed IPs.
 const MAX_REQUEST: usize = 256 << 20;
 const MAX_CONNECTIONS: usize = 64;
+/// How long a process that holds the socket may take to answer before it counts as one that hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The socket in the file system.
 pub struct Server {
@@ -52,14 +55,28 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Removes a socket that no process listens on any longer.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            format!("{} is in use: another process serves this interface already", path.display()),
-        )),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(e) => Err(e),
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) if is_dying(&stream) => (),
+            Ok(_) => {
+                let what =
+                    format!("{} is in use: another process serves this interface already", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return fs::remove_file(path),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Whether the one who listens hangs up unasked: a killed process' socket takes connections until all of its
+/// threads are gone. One who lives answers, and one who hangs is silent.
+fn is_dying(mut stream: &UnixStream) -> bool {
+    let told = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(b"get=1\n\n"));
+    match told.and_then(|()| stream.read(&mut [0; 16])) {
+        Ok(count) => count == 0,
+        Err(e) => matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
     }
 }
 
