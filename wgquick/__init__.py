@@ -5,8 +5,7 @@ The names are imported when they are first used (PEP 562): `import wgquick` itse
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing's own, whose import is most of what importing this package would cost
 if TYPE_CHECKING:
     from wgquick.api import down, parse, read, save, tunnel, up
     from wgquick.config.models import Interface, Peer, WgQuickConfig
