@@ -142,6 +142,9 @@ def test_a_program_that_does_not_return_is_ended_with_what_it_started(machine: N
     program = script(tmp_path, "sleep 70 & sleep 70")
     error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
     assert "it does not return" in str(error)
+    deadline = time.monotonic() + 5
+    while machine.processes() and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert machine.processes() == []
 
 
