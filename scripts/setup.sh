@@ -4,7 +4,7 @@
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$PROJECT/.cache
-RUST_NEEDED=1.85 # edition 2024
+RUST_NEEDED=1.88 # as userspace/Cargo.toml says
 
 heading() { printf '\n== %s\n' "$*"; }
 die() {

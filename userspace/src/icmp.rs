@@ -85,11 +85,13 @@ pub struct Limit {
 const BURST: u64 = 50;
 const MS_PER_TOKEN: u64 = 1;
 
-impl Limit {
-    pub fn new() -> Self {
+impl Default for Limit {
+    fn default() -> Self {
         Self { tokens: BURST, filled: 0 }
     }
+}
 
+impl Limit {
     pub fn allows(&mut self, now: u64) -> bool {
         let gained = now.saturating_sub(self.filled) / MS_PER_TOKEN;
         if gained > 0 {
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_unroutable_packets_is_not_answered_packet_by_packet() {
-        let mut limit = Limit::new();
+        let mut limit = Limit::default();
         let answered = (0..10_000).filter(|_| limit.allows(5)).count();
         assert_eq!(answered, 50);
         assert!(limit.allows(6));

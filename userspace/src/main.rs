@@ -1,28 +1,8 @@
 //! `wgq-userspace`: a userspace WireGuard daemon for Linux, called as wireguard-go is called.
 
-mod allowed_ips;
-mod control;
-mod device;
-mod exchange;
-mod features;
-mod icmp;
-mod inbound;
-mod keys;
-mod log;
-mod noise;
-mod outbound;
-mod packet;
-mod peer;
-mod sandbox;
-mod start;
-mod sys;
-mod timers;
-mod tun;
-mod uapi;
-mod udp;
-mod wipe;
-
 use std::process::ExitCode;
+
+use wgq_userspace::{features, start, tun};
 
 const HELP: &str = "\
 Usage: wgq-userspace [-f] [-v] INTERFACE

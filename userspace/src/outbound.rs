@@ -55,7 +55,7 @@ impl Outbound {
             packets: 0,
             runs: Vec::with_capacity(BATCH_PACKETS),
             sender: Sender::default(),
-            icmp: icmp::Limit::new(),
+            icmp: icmp::Limit::default(),
         }
     }
 
