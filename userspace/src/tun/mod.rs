@@ -69,6 +69,11 @@ fn negotiate(fd: &impl AsRawFd) -> Offloads {
 }
 
 impl Tun {
+    /// What is open already: a device, or whatever takes its place where there is no kernel to ask for one.
+    pub fn new(fd: OwnedFd, offloads: Offloads) -> Self {
+        Self { fd, offloads }
+    }
+
     /// Opens the device of this name, making it where there is none.
     pub fn open(name: &str) -> io::Result<(Self, String)> {
         let path = c"/dev/net/tun";
@@ -87,7 +92,7 @@ impl Tun {
         // SAFETY: the kernel has filled in a name that ends in a zero.
         let name = unsafe { CStr::from_ptr(wanted.ifr_name.as_ptr()) }.to_string_lossy().into_owned();
         let offloads = negotiate(&fd);
-        Ok((Self { fd, offloads }, name))
+        Ok((Self::new(fd, offloads), name))
     }
 
     /// Reads one packet after its virtio header.

@@ -246,7 +246,7 @@ impl Connection {
 }
 
 /// The answer to one request, errno and all; negative as wireguard-go's, whose sign wg(8) takes back.
-fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
+pub fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
     let (mut out, errno) = match respond(device, request) {
         Ok(out) => (out, 0),
         Err(errno) => {
