@@ -45,8 +45,9 @@ class ConfigError(WgqError):
         super().__init__("\n".join(self._lines()))
 
     def _lines(self) -> Iterable[str]:
+        before = f"{self.path}:" if self.path else ""
         for fault in self.diagnostics:
-            yield f"{self.path}:{fault.line}:{fault.column}: {fault.message} [{fault.code}]"
+            yield f"{before}{fault.line}:{fault.column}: {fault.message} [{fault.code}]"
             if fault.remedy:
                 yield f"  {fault.remedy}"
 
@@ -60,11 +61,17 @@ class HookError(WgqError):
 
 
 class OperationError(WgqError):
-    """The kernel, a daemon or a program refused; `errno` is its number, 0 where it has none."""
+    """The kernel, a daemon or a program refused; `errno` is its number, 0 where it has none.
 
-    def __init__(self, what: str, *, errno: int = 0, where: str = "", remedy: str = "") -> None:
+    `status` is what the program that wg-quick runs for it exits with, and wg-quick then too.
+    """
+
+    def __init__(
+        self, what: str, *, errno: int = 0, where: str = "", remedy: str = "", status: int = WgqError.status
+    ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.errno = errno
+        self.status = status
 
 
 class BatchError(OperationError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
 
@@ -15,8 +16,11 @@ from wgquick.system import firewall
 from wgquick.system.firewall import iptables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+P = ParamSpec("P")
+R = TypeVar("R")
+VARIANTS = ("legacy", "nft")
 PROGRAMS = {4: "iptables", 6: "ip6tables"}
 ADDRESSES = {4: ("10.0.0.2", "172.16.255.1"), 6: ("fd00::2", "fe80::1")}
 OTHERS = """*raw
@@ -30,16 +34,45 @@ COMMIT
 """
 
 
+with_each_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
     with host() as made:
+        furnish(made)
         yield made
 
 
 @pytest.fixture
 def twin() -> Iterator[Namespace]:
     with host() as made:
+        furnish(made)
         yield made
+
+
+def furnish(machine: Namespace) -> None:
+    """A folder for each variant, as `update-alternatives` would choose it, with what wg-quick needs besides."""
+    names = [f"{program}{part}" for program in PROGRAMS.values() for part in ("", "-save", "-restore")]
+    for variant in VARIANTS:
+        links = [f"ln -s /usr/sbin/xtables-{variant}-multi {name}" for name in names]
+        others = [f"ln -s $(command -v {name}) {name}" for name in ("sysctl", "wireguard-go")]
+        machine.run(["sh", "-ec", "\n".join([f"mkdir /run/{variant}", f"cd /run/{variant}", *links, *others])])
+
+
+def path(variant: str) -> str:
+    """A PATH on which `iptables` is of that variant, and no `nft` is found."""
+    return f"/run/{variant}:/usr/bin:/bin"
+
+
+def call(machine: Namespace, variant: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function on a machine whose `iptables` is of that variant."""
+
+    def with_path() -> R:
+        os.environ["PATH"] = path(variant)
+        return function(*args, **kwargs)
+
+    return machine.call(with_path)
 
 
 def script(name: str, family: int, fwmark: int) -> str:
@@ -74,19 +107,76 @@ def rules(machine: Namespace, variant: str = "legacy") -> list[str]:
     return [line for line in saved(machine, variant) if line.startswith("-A")]
 
 
+@with_each_variant
 @pytest.mark.parametrize("name", ["wg0", "fifteen-letters", "with_dot.0", "a=b"])
-def test_the_rules_save_as_those_of_wg_quicks_input(machine: Namespace, twin: Namespace, name: str) -> None:
+def test_the_rules_save_as_those_of_wg_quicks_input(
+    machine: Namespace, twin: Namespace, name: str, variant: str
+) -> None:
     for family in (4, 6):
-        restore(machine, family, "legacy", OTHERS)
-        machine.call(add, name, family)
-        restore(twin, family, "legacy", OTHERS)
-        restore(twin, family, "legacy", script(name, family, 51820))
-    assert saved(machine) == saved(twin)
-    assert len(rules(machine)) == 2 * (4 + 4)
+        restore(machine, family, variant, OTHERS)
+        call(machine, variant, add, name, family)
+        restore(twin, family, variant, OTHERS)
+        restore(twin, family, variant, script(name, family, 51820))
+    assert saved(machine, variant) == saved(twin, variant)
+    assert len(rules(machine, variant)) == 2 * (4 + 4)
+
+
+def test_rules_are_written_where_the_hosts_own_iptables_looks_for_them(machine: Namespace) -> None:
+    call(machine, "nft", add, "wg0", 4)
+    assert machine.out("cat", "/proc/net/ip_tables_names") == ""
+    assert len(rules(machine, "nft")) == 4
+    call(machine, "nft", iptables.remove, "wg0")
+    call(machine, "legacy", add, "wg0", 6)
+    assert machine.out("nft", "list", "tables", "ip6") == ""
+    assert len(rules(machine, "legacy")) == 4
+
+
+def test_each_family_goes_by_its_own_program(machine: Namespace) -> None:
+    machine.run(["ln", "-sf", "/usr/sbin/xtables-legacy-multi", "/run/nft/ip6tables-restore"])
+    for family in (4, 6):
+        call(machine, "nft", add, "wg0", family)
+    assert [len(rules(machine, variant)) for variant in VARIANTS] == [4, 4]
+    call(machine, "nft", iptables.remove, "wg0")
+    assert [rules(machine, variant) for variant in VARIANTS] == [[], []]
+
+
+def hide_programs(machine: Namespace) -> None:
+    """Make the machine one without an `iptables`; the libraries of its package stay."""
+    machine.run(["sh", "-c", "rm -r /run/nft; mount --bind /etc/passwd /usr/sbin/xtables-nft-multi"])
+
+
+def test_without_an_iptables_program_the_rules_are_the_legacy_ones(machine: Namespace) -> None:
+    hide_programs(machine)
+    call(machine, "nft", add, "wg0", 4)
+    assert "raw" in machine.out("cat", "/proc/net/ip_tables_names").split()
+    machine.call(iptables.remove, "wg0")
+    assert not machine.call(iptables.present, "wg0")
+
+
+def test_iptables_is_found_from_a_path_without_sbin(machine: Namespace) -> None:
+    """A cron job's PATH: later, wg-quick in a shell of root's must still find the rules."""
+    machine.run(["rm", "-r", "/run/nft"])
+    call(machine, "nft", add, "wg0", 4)
+    assert len(rules(machine, "nft")) == 4
+
+
+def install(machine: Namespace, name: str, script: str) -> None:
+    """Put a shell script in the place of a program of the nft variant."""
+    place = f"/run/nft/{name}"
+    machine.run(["sh", "-c", f"rm -f {place}; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n")
+
+
+def test_a_refusing_iptables_restore_leaves_no_rule_and_gives_its_words_and_status(machine: Namespace) -> None:
+    real = "/usr/sbin/iptables-nft-restore"
+    install(machine, "iptables-restore", f'{real} "$@"; [ $1 = -V ] || {{ echo "mangle is full" >&2; exit 4; }}')
+    with pytest.raises(OperationError, match=r"`iptables-restore -n' failed .* 4: mangle is full") as refusal:
+        call(machine, "nft", add, "wg0", 4)
+    assert refusal.value.status == 4
+    assert not rules(machine, "nft")
 
 
 def test_no_other_table_comes_into_being(machine: Namespace) -> None:
-    machine.call(add, "wg0", 4)
+    call(machine, "legacy", add, "wg0", 4)
     assert sorted(machine.out("cat", "/proc/net/ip_tables_names").split()) == ["mangle", "raw"]
     assert machine.out("cat", "/proc/net/ip6_tables_names") == ""
 
@@ -104,13 +194,13 @@ def test_a_plus_in_a_name_stands_for_itself_and_not_for_every_link_like_it(machi
             place.run(["ip", "link", "set", link, "up"])
         other.run(["ip", "route", "add", "10.0.0.2", "via", "192.0.2.1"])
         assert other.run(reach).returncode == 0
-        machine.call(iptables.add, "wg+", 4, [b"\x0a\0\0\2"], 51820)
+        call(machine, "legacy", iptables.add, "wg+", 4, [b"\x0a\0\0\2"], 51820)
         assert other.run(reach, check=False).returncode == 1
         machine.call(iptables.remove, "wg+")
         assert other.run(reach).returncode == 0
 
 
-@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@with_each_variant
 def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, OTHERS)
@@ -124,7 +214,7 @@ def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: N
     assert not machine.call(iptables.present, "wg0")
 
 
-@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@with_each_variant
 def test_remove_of_one_family_leaves_the_other(machine: Namespace, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, script("wg0", family, 51820))
@@ -148,19 +238,18 @@ class WgQuick:
 
     def __init__(self, machine: Namespace, variant: str) -> None:
         machine.uplink()
-        machine.run(["sh", "-c", "mkdir /run/programs; cat >/etc/wireguard/wg0.conf"], input=CONFIG)
-        programs = {name: name for name in ("sysctl", "wireguard-go")}
-        for program in PROGRAMS.values():
-            programs |= {f"{program}{part}": f"{program}-{variant}{part}" for part in ("", "-save", "-restore")}
-        for name, program in programs.items():
-            machine.run(["sh", "-c", f"ln -s $(command -v {program}) /run/programs/{name}"])
+        machine.run(["sh", "-c", "cat >/etc/wireguard/wg0.conf"], input=CONFIG)
         self.machine = machine
+        self.environment = {"PATH": path(variant), "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
 
     def __call__(self, verb: str) -> None:
-        self.machine.run(["wg-quick", verb, "wg0"], env={"PATH": "/run/programs:/usr/bin:/bin"})
+        self.machine.run(["wg-quick", verb, "wg0"], env=self.environment)
+
+    def wgq(self, *arguments: str) -> None:
+        self.machine.run([sys.executable, "-m", "wgquick", *arguments], env={**os.environ, **self.environment})
 
 
-@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@with_each_variant
 def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -> None:
     wg_quick = WgQuick(machine, variant)
     wg_quick("up")
@@ -171,22 +260,48 @@ def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -
     wg_quick("down")
 
 
-def test_wg_quick_takes_away_what_was_added_here_where_its_iptables_is_the_legacy_one(machine: Namespace) -> None:
-    wg_quick = WgQuick(machine, "legacy")
+@with_each_variant
+def test_wg_quick_takes_away_what_was_added_here(machine: Namespace, variant: str) -> None:
+    wg_quick = WgQuick(machine, variant)
     wg_quick("up")
-    theirs = saved(machine)
-    machine.call(iptables.remove, "wg0")
-    machine.call(add, "wg0", 4)
-    assert saved(machine) == theirs
+    theirs = saved(machine, variant)
     wg_quick("down")
-    assert not rules(machine)
+    wg_quick.wgq("up", "--firewall", "iptables", "wg0")
+    assert saved(machine, variant) == theirs
+    wg_quick("down")
+    assert not any(rules(machine, each) for each in VARIANTS)
+
+
+@with_each_variant
+@pytest.mark.parametrize("journal", ["with its journal", "by the host's state"])
+def test_down_takes_away_what_up_has_added(machine: Namespace, variant: str, journal: str) -> None:
+    wg_quick = WgQuick(machine, variant)
+    wg_quick.wgq("up", "--firewall", "iptables", "wg0")
+    assert len(rules(machine, variant)) == 4
+    if journal != "with its journal":
+        machine.run(["sh", "-c", "rm /run/wgq/*/wg0.journal"])
+    wg_quick.wgq("down", "wg0")
+    assert not any(rules(machine, each) for each in VARIANTS)
+
+
+def test_a_full_tunnel_with_nftables_looks_at_no_iptables(machine: Namespace) -> None:
+    """Neither at a program nor at a module: up is to be as fast as it was without them."""
+    wg_quick = WgQuick(machine, "nft")
+    for program in PROGRAMS.values():
+        for part in ("", "-save", "-restore"):
+            install(machine, f"{program}{part}", "touch /run/called")
+    up = [sys.executable, "-X", "importtime", "-m", "wgquick", "up", "wg0"]
+    done = machine.run(up, env={**os.environ, **wg_quick.environment})
+    assert "wgquick.system.firewall.nft" in done.stderr
+    assert "iptables" not in done.stderr
+    assert "called" not in machine.out("ls", "/run").split()
 
 
 def test_removing_twice_and_without_adding_is_as_good_as_once(machine: Namespace) -> None:
-    machine.call(iptables.remove, "wg0")
-    machine.call(add, "wg0", 4)
-    machine.call(iptables.remove, "wg0")
-    machine.call(iptables.remove, "wg0")
+    call(machine, "legacy", iptables.remove, "wg0")
+    call(machine, "legacy", add, "wg0", 4)
+    call(machine, "legacy", iptables.remove, "wg0")
+    call(machine, "legacy", iptables.remove, "wg0")
     assert not rules(machine)
 
 
@@ -220,7 +335,7 @@ def refused_mangle() -> None:
 def test_if_the_second_table_refuses_the_first_is_as_before(machine: Namespace) -> None:
     restore(machine, 4, "legacy", OTHERS)
     before = rules(machine)
-    machine.call(refused_mangle)
+    call(machine, "legacy", refused_mangle)
     assert rules(machine) == before
 
 
@@ -242,7 +357,7 @@ def used_beside(name: str) -> list[bool]:
 
 
 def test_another_user_of_the_library_in_the_process_is_not_disturbed(machine: Namespace) -> None:
-    assert machine.call(used_beside, "wg0") == [False, True]
+    assert call(machine, "legacy", used_beside, "wg0") == [False, True]
 
 
 def without_the_libraries() -> None:
@@ -252,7 +367,7 @@ def without_the_libraries() -> None:
 
 def test_without_the_library_the_error_names_the_package(machine: Namespace) -> None:
     with pytest.raises(OperationError, match="iptables cannot be used") as refusal:
-        machine.call(without_the_libraries)
+        call(machine, "legacy", without_the_libraries)
     assert "Debian: iptables" in refusal.value.remedy
 
 
@@ -261,6 +376,7 @@ def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Na
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from wgquick.system.firewall import iptables; iptables.add('wg0', 4, [bytes([10, 0, 0, 2])], 51820)"
     )
+    hide_programs(machine)
     machine.run([sys.executable, "-c", code], env={})
     assert len(rules(machine)) == 3
 

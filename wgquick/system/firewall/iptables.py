@@ -1,7 +1,8 @@
 """iptables through python-iptables (libiptc): wg-quick(8)'s rules in the raw and mangle tables of legacy iptables.
 
-Where the `iptables` command is the nft variant, what wg-quick adds by it stands in nftables instead, in tables
-named raw and mangle: `remove` and `present` look there too (`iptables_nft`), `add` writes where libiptc writes.
+Where the host's `iptables` is the nft variant, its rules stand in nftables instead, in tables named raw and mangle.
+`add` leaves them to that program (`iptables_nft`), so that the user and `wg-quick down` find them by it; `remove`
+and `present` look in both places, whichever variant it was then.
 python-iptables takes a third of a second to import: here alone, and only when there is something for it to do.
 """
 
@@ -37,7 +38,15 @@ def comment(name: str) -> str:
 
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
-    """Add one family's rules, raw's first; if mangle refuses, raw's are taken back."""
+    """Add one family's rules where the host's own iptables keeps them."""
+    if program := iptables_nft.program(family):
+        iptables_nft.add(program, name, family, addresses, fwmark, comment(name))
+    else:
+        _add(name, family, addresses, fwmark)
+
+
+def _add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
+    """Raw's rules first; if mangle refuses, raw's are taken back."""
     with _Iptables(family) as iptables:
         iptables.insert("raw", [("PREROUTING", iptables.drop(name, address)) for address in addresses])
         try:

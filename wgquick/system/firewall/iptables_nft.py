@@ -1,21 +1,25 @@
-"""Rules that the nft variant of iptables(8) has made: found in nf_tables by their comment, and deleted by handle.
+"""Rules of the nft variant of iptables(8): added by its iptables-restore(8), as wg-quick(8) adds them.
 
-It keeps the tables raw, mangle, ... as nftables tables of those names, and a comment as the match of that name
-(struct xt_comment_info) or, in newer releases, in the rule's user data (libnftnl's udata.h).
+They are found in nf_tables by their comment, and deleted by handle, for which no program is needed.
+The variant keeps the tables raw, mangle, ... as nftables tables of those names, and a comment as the match of that
+name (struct xt_comment_info) or, in newer releases, in the rule's user data (libnftnl's udata.h).
 """
 
 from __future__ import annotations
 
 import errno
+import os
+from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.system import programs
 from wgquick.system.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink, attributes_of, message
-from wgquick.system.firewall.nft import ABSENT, explained
+from wgquick.system.firewall.nft import ABSENT, available, explained
 from wgquick.system.netlink.codec import attribute, attribute_text, attributes, each_attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _GETRULE, _DELRULE = 7, 8
 _TABLE, _CHAIN, _HANDLE, _EXPRESSIONS, _USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
@@ -24,6 +28,46 @@ _EXPR_NAME, _EXPR_DATA = 1, 2  # NFTA_EXPR_*
 _TABLES = ("raw", "mangle")
 _PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
 _UDATA_COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT
+_RESTORE = {4: "iptables-restore", 6: "ip6tables-restore"}
+_REMEDY = "`iptables -V' shows the variant in use; `--firewall nft' does without iptables."
+
+
+def program(family: int) -> str | None:
+    """The host's iptables-restore where it is the nft variant and the kernel has what that needs.
+
+    It is looked for where it usually is too: wg-quick must find the rules from a longer PATH than this one.
+    """
+    name = _RESTORE[family]
+    found = programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
+    return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
+
+
+def add(program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, comment: str) -> None:
+    """Have that program add one family's rules; if it fails between its tables, all are taken back."""
+    status, _, errors = _run(program, "-n", _script(name, family, addresses, fwmark, comment))
+    if status:
+        remove(comment, family)
+        what = f"`{_RESTORE[family]} -n' failed with status {status}"
+        raise OperationError(f"{what}: {errors.strip()}", status=status, remedy=_REMEDY)
+
+
+def _run(program: str, option: str, text: str) -> tuple[int, str, str]:
+    return programs.output([program, option], {**os.environ, "LC_ALL": "C"}, text.encode())
+
+
+def _script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, comment: str) -> str:
+    """The rules for iptables-restore(8), in whose language a `+` that ends a name stands for anything."""
+    marked = f'-m comment --comment "{comment}"'
+    kind = AF_INET if family == 4 else AF_INET6
+    lines = ["*raw"]
+    lines += [
+        f"-I PREROUTING ! -i {name} -d {inet_ntop(kind, address)} -m addrtype ! --src-type LOCAL -j DROP {marked}"
+        for address in addresses
+    ]
+    lines += ["COMMIT", "*mangle"]
+    lines += [f"-I POSTROUTING -p udp -m mark --mark {fwmark} -j CONNMARK --save-mark {marked}"]
+    lines += [f"-I PREROUTING -p udp -j CONNMARK --restore-mark {marked}", "COMMIT", ""]
+    return "\n".join(lines)
 
 
 def present(comment: str, family: int) -> bool:
