@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import subprocess
@@ -15,13 +16,14 @@ import pytest
 from tests.interop import flood, forgery
 from tests.interop.forwarder import Faults
 from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, mortal, pair, until
+from tests.interop.refusals import refusing
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 Ends = tuple[End, End]
 ALL_ROLES = [(WGQ, WGQ), *ROLES]
 FAULTS = {
@@ -34,10 +36,10 @@ EVERYTHING = Faults(loss=0.01, duplication=0.05, reordering=0.05, corruption=0.0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_hundred_megabytes_arrive_over_a_bad_wire(fault: str) -> None:
+def test_a_gigabyte_arrives_over_a_bad_wire(fault: str) -> None:
     with wired_pair(WGQ, WGQ) as (left, right, wire):
         wire.treat(FAULTS[fault])
-        bulk(left, right, 100 * MIB)
+        bulk(left, right, GIB)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -98,20 +100,34 @@ def class_told(sender: End, receiver: End, sent: int, version: int) -> int:
         return told[0][2][0]
 
 
-def test_a_queue_of_five_packets_in_front_of_the_wire_costs_speed_alone() -> None:
+# The first drops nearly every large send, the second holds more than the socket's buffer does.
+QUEUES = ["pfifo limit 1", "tbf rate 2gbit burst 128k limit 8m"]
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_queue_in_front_of_the_wire_costs_speed_alone(queue: str) -> None:
+    with pair(WGQ, WGQ) as (left, right):
+        for end in (left, right):
+            end.machine.run(["tc", "qdisc", "add", "dev", WIRE, "root", *queue.split()])
+        bulk(left, right, GIB)
+
+
+def test_a_card_with_room_for_five_packets_costs_speed_alone() -> None:
     with wired_pair(WGQ, WGQ) as (left, right, _):
         for end in (left, right):
             end.ip(f"link set {WIRE} txqueuelen 5")
         bulk(left, right, 16 * MIB)
 
 
+def test_sends_that_the_kernel_has_no_buffers_for_cost_speed_alone() -> None:
+    refused = refusing(errno.ENOBUFS, 20, WGQ)
+    with pair(refused, refused) as (left, right):
+        bulk(left, right, GIB)
+
+
 def test_a_gigabyte_arrives() -> None:
     with pair(WGQ, WGQ) as (left, right):
-        bulk(left, right, 1024 * MIB)
-
-
-# A transfer that lasts for about four seconds, long enough for something to happen to it.
-SIZE, RATE = 100 * MIB, 25 * MIB
+        bulk(left, right, GIB)
 
 
 @pytest.fixture(params=ROLES, ids="-to-".join)
@@ -126,7 +142,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 def test_a_transfer_outlives_changes_of_either_address(ends: Ends) -> None:
     left, right = ends
-    with Transfer(left, right, SIZE, rate=RATE) as transfer:
+    with Transfer(left, right, GIB) as transfer:
         for share, end in ((0.2, left), (0.5, right), (0.7, left)):
             transfer.reaches(share)
             new = f"192.0.2.{int(share * 100) + end.number}"
@@ -135,7 +151,7 @@ def test_a_transfer_outlives_changes_of_either_address(ends: Ends) -> None:
 
 @pytest.mark.parametrize("link", [WIRE, LINK])
 def test_a_transfer_outlives_a_link_that_is_down_for_a_while(ends: Ends, link: str) -> None:
-    with Transfer(*ends, SIZE, rate=RATE) as transfer:
+    with Transfer(*ends, GIB) as transfer:
         for share, end in zip((0.2, 0.6), ends, strict=True):
             transfer.reaches(share)
             end.ip(f"link set {link} down")
@@ -144,7 +160,7 @@ def test_a_transfer_outlives_a_link_that_is_down_for_a_while(ends: Ends, link: s
 
 
 def test_a_transfer_outlives_a_daemon_that_stands_still(ends: Ends) -> None:
-    with Transfer(*ends, SIZE, rate=RATE) as transfer:
+    with Transfer(*ends, GIB) as transfer:
         for share, end in zip((0.2, 0.6), ends, strict=True):
             transfer.reaches(share)
             assert end.daemon is not None
@@ -154,7 +170,7 @@ def test_a_transfer_outlives_a_daemon_that_stands_still(ends: Ends) -> None:
 
 
 def test_a_transfer_outlives_a_daemon_killed_and_started_again_at_either_end(ends: Ends) -> None:
-    with Transfer(*ends, SIZE, rate=RATE) as transfer:
+    with Transfer(*ends, GIB) as transfer:
         for share, end, other in zip((0.2, 0.6), ends, reversed(ends), strict=True):
             transfer.reaches(share)
             assert end.daemon is not None
