@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wgquick.config.document import Document, column
+from wgquick.config.document import Document, columns
 from wgquick.config.strip import strip
 from wgquick.errors import ConfigError
 
@@ -37,9 +37,12 @@ def test_a_section_with_blanks_inside_is_wgs_and_not_wg_quicks() -> None:
     assert (address.section, address.quick) == ("Interface", False)
 
 
-@pytest.mark.parametrize(("offset", "expected"), [(0, 2), (2, 6), (3, 7), (4, 9), (9, 10)])
-def test_columns_are_those_before_wg_took_the_whitespace_out(offset: int, expected: int) -> None:
-    assert column(" ab\t cd\0e \r", offset) == expected
+def test_columns_are_those_before_wg_took_the_whitespace_out() -> None:
+    assert columns(" ab\t cd\0e \r") == [2, 3, 6, 7, 9, 10]
+
+
+def test_columns_count_characters_where_wg_counts_bytes() -> None:
+    assert columns("a\u00e9b\udcff") == [1, 2, 2, 3, 4, 5]
 
 
 def test_a_document_shows_nothing_of_its_content() -> None:

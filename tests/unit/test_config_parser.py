@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -231,6 +232,11 @@ FAULTY: list[tuple[str, list[tuple[int, int, str]]]] = [
     (f"{PEER}AllowedIPs\n", [(3, 1, "missing-value")]),
     (f"{PEER}Endpoint = 192.0.2.1\n", [(3, 12, "endpoint")]),
     (f"{PEER}Endpoint = [::1:5\n", [(3, 12, "endpoint")]),
+    (f"{PEER}Endpoint = :51820\n", [(3, 12, "endpoint")]),
+    (f"{PEER}Endpoint = 2001:db8::1\n", [(3, 12, "endpoint")]),
+    (f"{PEER}Endpoint = [2001:db8::g]:51820\n", [(3, 12, "endpoint")]),
+    (f"{PEER}Endpoint = 192.0.2.256:51820\n", [(3, 12, "endpoint")]),
+    (f"{PEER}AllowedIPs = \u00e9, 10.0.0.0/33\n", [(3, 14, "allowed-ip"), (3, 26, "allowed-ip")]),
     (f"{PEER}Endpoint = host:nosuchservice\n", [(3, 17, "endpoint")]),
     (f"{PEER}PersistentKeepalive = -1\n", [(3, 23, "persistent-keepalive")]),
     ("[Pear]\n", [(1, 1, "unknown-section")]),
@@ -286,10 +292,55 @@ def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_lines() -> None:
         (f"[Interface]\nPrivateKey = {KEY.replace('+', '-')}", "write + for -"),
         (f"{PEER}AllowedIPs = 10.0.0.0/8,", "remove the superfluous comma"),
         (f"{PEER}Endpoint = 192.0.2.1", "add the peer's port"),
+        (f"{PEER}Endpoint = 2001:db8::1", "[2001:db8::1]:51820"),
     ],
 )
 def test_the_remedy_fits_the_mistake(line: str, remedy: str) -> None:
     assert remedy in faults(line)[0].remedy
+
+
+@pytest.mark.parametrize(
+    "value", ["192.0.2.1", "10.1", "0x7f.1", "[fe80::1%eth0]", "2001:db8::1", "*", "a..b", "é"]
+)
+def test_an_endpoint_that_the_resolver_may_know_is_no_fault(value: str) -> None:
+    assert not faults(f"{PEER}Endpoint = {value}:51820\n")
+
+
+MANY_DIGITS = "0" * 5000 + "7"
+
+
+def test_leading_zeros_do_not_count_however_many_they_are() -> None:
+    peer = f"{PEER}PersistentKeepalive = {MANY_DIGITS}\nAllowedIPs = 10.0.0.0/{MANY_DIGITS}\n"
+    found = read(f"[Interface]\nFwMark = {MANY_DIGITS}\nListenPort = {MANY_DIGITS}\n{peer}")
+    assert (found.fwmark, found.listen_port, found.peers[0].persistent_keepalive) == (7, 7, 7)
+    assert found.peers[0].allowed_ips[0].length == 7
+
+
+@pytest.mark.parametrize("key", ["FwMark", "ListenPort", "MTU", "PersistentKeepalive", "AllowedIPs", "Address"])
+def test_a_number_of_thousands_of_digits_is_a_fault_and_told_in_few_words(key: str) -> None:
+    value = ("10.0.0.0/" if key in ("AllowedIPs", "Address") else "") + "9" * 5000
+    section = PEER if key in ("PersistentKeepalive", "AllowedIPs") else "[Interface]"
+    found = faults(f"{section}\n{key} = {value}\n")
+    assert [len(fault.message) < 200 for fault in found] == [True]
+
+
+def test_a_long_value_is_not_told_whole() -> None:
+    assert len(faults(f"{PEER}AllowedIPs = {'.x' * 5000}\n")[0].message) < 200
+
+
+def test_ten_thousand_host_bits_in_one_line_are_warned_of_in_no_time() -> None:
+    entries = ", ".join(f"10.{high}.{low}.1/24" for high in range(40) for low in range(250))
+    began = time.monotonic()
+    report = examine(Document.parse(f"{PEER}AllowedIPs = {entries}\n".encode()), "wg0")
+    assert len(report.warnings) == 10_000
+    assert report.warnings[-1].column == len(f"AllowedIPs = {entries}") - len("10.39.249.1/24") + 1
+    assert time.monotonic() - began < 5
+
+
+def test_faults_of_a_text_without_a_file_begin_with_their_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read("[Interface]\nMTU = x\n")
+    assert str(caught.value).startswith("2:7: MTU")
 
 
 SECRET = "kEyMaTeRiAl/abcdefghijklmnopqrstuvwxyz+0123="

@@ -208,7 +208,8 @@ def _line(text: str, cleaned: str, quick_key: str, section: str) -> Line:
     return Line(text, section, key=known, value=_value_span(text, hook=False) if known else (0, 0))
 
 
-def column(text: str, cleaned_offset: int) -> int:
-    """The column, from 1, of the character that stands at `cleaned_offset` once wg has removed all whitespace."""
-    places = [place for place, char in enumerate(text) if char not in _SKIPPED]
-    return (places[cleaned_offset] if cleaned_offset < len(places) else len(text.rstrip(SPACE))) + 1
+def columns(text: str) -> list[int]:
+    """The columns, from 1, of the bytes that are left once wg has removed all whitespace; last, the line's end."""
+    kept = [(place, char) for place, char in enumerate(text, 1) if char not in _SKIPPED]
+    end = len(text.rstrip(SPACE)) + 1
+    return [*(place for place, char in kept for _ in range(1 if char.isascii() else len(encode(char)))), end]

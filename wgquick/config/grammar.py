@@ -7,23 +7,25 @@ what it means, or raises `GrammarError` with a message that never shows a key.
 from __future__ import annotations
 
 import re
-from socket import AF_INET, AF_INET6, inet_pton
+from socket import AF_INET, AF_INET6, inet_aton, inet_pton
 from typing import NamedTuple
 
 from wgquick.config.settings import Address
 from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
 
 _LONG_MAX = 2**64 - 1
+_LONG_DIGITS = 20
 _INT_MAX = 2**31 - 1
 UINT_MAX = 2**32 - 1
 _KEY_LENGTH = 44
+_SHOWN = 80  # characters of a value in a message
 _SECRET = re.compile(r"[A-Za-z0-9+/_-]{20}")
 _STRTOUL = re.compile(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[0-9]+")
 _SHORT_DECIMAL = re.compile(r"[0-9]{1,9}")
 _HEX_MARK = re.compile(r"0x[0-9a-fA-F]+")
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
-_NAMESERVER = re.compile(r"[0-9.]+")
+_DOTTED = re.compile(r"[0-9.]+")
 _SPLIT = re.compile(r"[^ \t\n,]+")
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _HOSTS_OF_ALL = frozenset({"default", "all", "any"})
@@ -56,7 +58,8 @@ def shown(text: str) -> str:
     if _SECRET.search("".join(text.split())):
         return "(not shown, it may hold a key)"
     printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return f"`{''.join(char if char.isprintable() else '?' for char in printable)}'"
+    clean = "".join(char if char.isprintable() else "?" for char in printable)
+    return f"`{clean}'" if len(clean) <= _SHOWN else f"`{clean[:_SHOWN]}...'"
 
 
 def guarded(fault: GrammarError, whole: str) -> GrammarError:
@@ -79,6 +82,12 @@ def unquoted(value: str) -> str:
 # Numbers
 
 
+def _decimal(digits: str) -> int:
+    """A run of digits however long (int() has a limit); beyond strtoul(3)'s range any number that is."""
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= _LONG_DIGITS else _LONG_MAX + 1
+
+
 def strtoul(text: str) -> int | None:
     """strtoul(3) with base 0 over the whole text; None where it stops early."""
     match = _STRTOUL.fullmatch(text)
@@ -86,7 +95,7 @@ def strtoul(text: str) -> int | None:
         return None
     digits = match[2]
     base = 16 if digits[1:2] in ("x", "X") else 8 if digits[0] == "0" else 10
-    number = int(digits, base)
+    number = _decimal(digits) if base == 10 else int(digits, base)
     return _LONG_MAX if number > _LONG_MAX else -number & _LONG_MAX if match[1] == "-" else number
 
 
@@ -115,7 +124,7 @@ def fwmark(value: str) -> int:
 
 def _fwmark_number(value: str) -> int | None:
     if _DECIMAL.fullmatch(value):
-        return int(value)
+        return _decimal(value)
     return int(value, 16) if _HEX_MARK.fullmatch(value) else None
 
 
@@ -123,8 +132,8 @@ def persistent_keepalive(value: str) -> int:
     """PersistentKeepalive of wg(8): `off` or seconds."""
     if value.lower() == "off":
         return 0
-    if _DECIMAL.fullmatch(value) and int(value) <= 0xFFFF:
-        return int(value)
+    if _DECIMAL.fullmatch(value) and (seconds := _decimal(value)) <= 0xFFFF:
+        return seconds
     raise GrammarError(
         "persistent-keepalive",
         f"PersistentKeepalive {shown(value)} is neither off nor a number of seconds up to 65535",
@@ -198,6 +207,7 @@ def endpoint(value: str) -> Endpoint:
         raise GrammarError("endpoint", f"Endpoint {shown(value)} has no port", remedy)
     if not _SHORT_DECIMAL.fullmatch(port) and port != "*":
         _check_service(value, port)
+    _check_host(value, host)
     return Endpoint(_text(host), _text(port))
 
 
@@ -211,6 +221,26 @@ def _check_service(value: str, port: str) -> None:
             unquoted(value) or "write a number from 1 to 65535 after the last colon",
             len(value) - len(port),
         ) from None
+
+
+def _check_host(value: str, host: str) -> None:
+    """Refuse what no name server is to be asked for: nothing at all, and broken addresses."""
+    if not host:
+        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no host", "write host:port")
+    if ":" in host and _pack(host.partition("%")[0]) is None:
+        what = f"Endpoint {shown(value)} is neither host:port nor [IPv6 address]:port"
+        raise GrammarError("endpoint", what, "write an IPv6 address as in [2001:db8::1]:51820")
+    if _DOTTED.fullmatch(host) and not _is_inet_aton(host):
+        what = f"Endpoint {shown(value)} has no valid IPv4 address"
+        raise GrammarError("endpoint", what, "write four numbers up to 255 with dots between them, or a host name")
+
+
+def _is_inet_aton(host: str) -> bool:
+    """Whether it is an IPv4 address in any of the notations of inet_aton(3), which getaddrinfo(3) takes too."""
+    try:
+        return bool(inet_aton(host))
+    except OSError:
+        return False
 
 
 def _text(part: str) -> str:
@@ -321,8 +351,8 @@ def _allowed_ip_remedy(entry: str) -> str:
 
 
 def _allowed_length(entry: str, most: int, bits: str) -> int:
-    if _DECIMAL.fullmatch(bits) and int(bits) <= most:
-        return int(bits)
+    if _DECIMAL.fullmatch(bits) and (length := _decimal(bits)) <= most:
+        return length
     place = entry.index("/") + 1
     what = f"AllowedIPs entry {shown(entry)} has no valid prefix length"
     raise GrammarError("allowed-ip", what, f"write 0 to {most} after the slash", place)
@@ -390,4 +420,4 @@ def same_address(one: Address, other: Address) -> bool:
 
 def is_nameserver(word: str) -> bool:
     """Whether wg-quick takes a DNS word for a server: digits and dots, or anything with a colon."""
-    return ":" in word or _NAMESERVER.fullmatch(word) is not None
+    return ":" in word or _DOTTED.fullmatch(word) is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config import grammar
-from wgquick.config.document import column
+from wgquick.config.document import columns
 from wgquick.config.grammar import GrammarError
 from wgquick.config.settings import Address, PeerSettings, Settings
 from wgquick.errors import ConfigError, Diagnostic
@@ -48,11 +48,11 @@ def examine(document: Document, name: str, path: str = "") -> Report:
     return Report(settings, tuple(faults), tuple(wg.warnings))
 
 
-def refuse_save_config(document: Document) -> None:
+def refuse_save_config(document: Document, path: str = "") -> None:
     """ConfigError where SaveConfig is neither true nor false, at which wg-quick gives up whatever the verb."""
     faults = [fault for fault in _QuickKeys(document).faults if fault.code == "save-config"]
     if faults:
-        raise ConfigError(document.path, faults)
+        raise ConfigError(path or document.path, faults)
 
 
 def _settings(wg: _WgSections, quick: _QuickKeys, name: str, path: str) -> Settings:
@@ -193,6 +193,7 @@ class _WgSections:
         self.peers: list[_PeerSection] = []
         self._document = document
         self._index = 0
+        self._columns: tuple[int, list[int]] = (-1, [])
         self._interface_keys: dict[str, Callable[[str], None]] = {
             "privatekey": self._take_private_key,
             "listenport": self._take_listen_port,
@@ -245,8 +246,14 @@ class _WgSections:
         return unrecognised(cleaned, section)
 
     def _refuse(self, fault: GrammarError) -> None:
-        place = column(self._document.line_text(self._index), fault.offset)
-        self.faults.append(_diagnostic(self._index, place, fault))
+        self.faults.append(_diagnostic(self._index, self._column(fault.offset), fault))
+
+    def _column(self, offset: int) -> int:
+        """The column of an offset in wg's view of the line; one line may have thousands of faults and warnings."""
+        if self._columns[0] != self._index:
+            self._columns = self._index, columns(self._document.line_text(self._index))
+        places = self._columns[1]
+        return places[min(offset, len(places) - 1)]
 
     def _require_public_keys(self) -> None:
         """A section whose PublicKey is a fault already does not lack one as well."""
@@ -305,7 +312,7 @@ class _WgSections:
         peer.allowed_ips.append(allowed)
 
     def _warn_of_host_bits(self, entry: str, offset: int) -> None:
-        place = column(self._document.line_text(self._index), offset)
+        place = self._column(offset)
         what = f"AllowedIP has nonzero host part: {entry}"
         self.warnings.append(Diagnostic(self._index + 1, place, "allowed-ip-host-bits", what, severity="warning"))
 

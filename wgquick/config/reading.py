@@ -32,4 +32,4 @@ def read_settings(found: Location, say: Callable[[str], None], standard_input: B
 def read_stripped(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> bytes:
     """What `wg-quick strip` prints."""
     location.warn_of_world_access(found, say)
-    return strip.strip(location.read(found, standard_input))
+    return strip.strip(location.read(found, standard_input), found.path or STANDARD_INPUT_PATH)

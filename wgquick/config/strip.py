@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from wgquick.config.document import Document
 
 
-def strip(document: Document) -> bytes:
+def strip(document: Document, path: str = "") -> bytes:
     """Every line that wg-quick does not keep for itself, as bash read it, and the newline that `echo` adds.
 
     bash's `read -r` drops NUL bytes and trims blanks and tabs; a last line without a newline counts unless it
-    is empty then. As in wg-quick, a SaveConfig that is neither true nor false is the one fault (ConfigError).
+    is empty then. As in wg-quick, a SaveConfig that is neither true nor false is the one fault: ConfigError,
+    with `path`.
     """
-    refuse_save_config(document)
+    refuse_save_config(document, path)
     kept = {line.row for line in document.views.quick}
     lines = [raw.replace(b"\0", b"").strip(IFS) for raw in document.raw]
     if not lines[-1]:

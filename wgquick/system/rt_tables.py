@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ _PLACES = (
     ("/etc/iproute2/rt_tables", "/usr/share/iproute2/rt_tables", "/usr/lib/iproute2/rt_tables"),
     ("/etc/iproute2/rt_tables.d", "/usr/share/iproute2/rt_tables.d"),
 )
+# As the sscanf(3) formats of rtnl_hash_initialize (iproute2) have it: no blank is needed between the two.
+_ENTRY = re.compile(r"\s*(?:0x([0-9a-fA-F]++)|([+-]?[0-9]++))\s*([^\s]+)")
+_INT_MAX = 2**31 - 1
 _BUILT_IN = {"default": 253, "main": 254, "local": 255}
 
 
@@ -29,18 +33,26 @@ def _files() -> Iterator[str]:
     yield from [path for path in singles if os.path.exists(path)][:1]
     for folder in reversed(folders):
         if os.path.isdir(folder):
-            yield from (f"{folder}/{entry}" for entry in sorted(os.listdir(folder)) if entry.endswith(".conf"))
+            yield from (f"{folder}/{entry}" for entry in sorted(os.listdir(folder)) if _is_read(entry))
+
+
+def _is_read(entry: str) -> bool:
+    return entry.endswith(".conf") and entry[0] != "."
 
 
 def _read(path: str) -> dict[str, int]:
-    """`NUMBER NAME` lines, the number decimal or hexadecimal; anything else is passed over."""
+    """`NUMBER NAME` lines, decimal or 0x hexadecimal; a line that is neither that nor a comment ends the file."""
     names: dict[str, int] = {}
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            match line.partition("#")[0].split():
-                case [number, name, *_]:
-                    try:
-                        names[name] = int(number, 0)
-                    except ValueError:
-                        continue
+        for line in filter(_says_something, file):
+            entry = _ENTRY.match(line)
+            if entry is None:
+                break
+            number = int(entry[1], 16) if entry[1] else int(entry[2])
+            if 0 <= number <= _INT_MAX:
+                names[entry[3]] = number
     return names
+
+
+def _says_something(line: str) -> bool:
+    return line.strip()[:1] not in ("", "#")
