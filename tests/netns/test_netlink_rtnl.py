@@ -279,6 +279,16 @@ def test_it_works_with_ipv6_disabled(ns: Namespace, nl: RtNetlink) -> None:
     assert nl.routes(family=6, table=254, device="wgt0") == []
 
 
+def test_whether_a_link_takes_ipv6_is_known_without_proc_sys(ns: Namespace, nl: RtNetlink) -> None:
+    assert nl.takes_ipv6("wgt0")
+    nl.set_link("wgt0", mtu=1279)  # less than IPv6 needs
+    assert not nl.takes_ipv6("wgt0")
+    nl.set_link("wgt0", mtu=1280)
+    assert nl.takes_ipv6("wgt0")
+    ns.run(["sysctl", "-q", "net.ipv6.conf.wgt0.disable_ipv6=1"])
+    assert not nl.takes_ipv6("wgt0")
+
+
 def test_each_thread_acts_in_its_own_namespace(ns: Namespace, nl: RtNetlink) -> None:
     """The answer comes from the caller's namespace, whichever one the object was made in."""
     seen: list[list[str]] = []

@@ -285,6 +285,71 @@ def test_a_read_only_proc_sys_is_warned_of_and_the_tunnel_comes_up(machine: Name
     assert "wg0" not in links(machine)
 
 
+@pytest.mark.parametrize("hidden", ["/proc/sys", "/proc/sys/net/ipv6"])
+def test_a_hidden_proc_sys_is_not_taken_for_a_host_without_ipv6(machine: Namespace, hidden: str) -> None:
+    """Some containers mount a tmpfs over it."""
+    machine.run(["mount", "-t", "tmpfs", "tmpfs", hidden])
+    write(machine, config(peer=FULL, address="fd00::1/64, 10.0.0.1/24"))
+    said = wgq(machine, "up", "wg0").stderr
+    assert "IPv6 is disabled" not in said
+    assert ("src_valid_mark cannot be seen" in said) == (hidden == "/proc/sys")
+    assert "fd00::1/64" in machine.out("ip", "address", "show", "wg0")
+    assert "default dev wg0" in machine.out("ip", "-6", "route", "show", "table", "51820")
+    wgq(machine, "down", "wg0")
+    assert "lookup 51820" not in rules(machine)
+
+
+def test_an_mtu_that_is_too_small_for_ipv6_is_refused_as_by_wg_quick(machine: Namespace) -> None:
+    write(machine, config("MTU = 1200", "AllowedIPs = fd09::/64", address="fd00::1/64, 10.0.0.1/24"))
+    assert "fd09::/64" in wgq(machine, "up", "wg0", status=2).stderr
+    assert "wg0" not in links(machine)
+
+
+def with_resolvconf(machine: Namespace, script: str) -> str:
+    """A PATH whose resolvconf does this."""
+    place = "/run/programs/resolvconf"
+    machine.run(
+        ["sh", "-c", f"mkdir /run/programs; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n"
+    )
+    return f"/run/programs:{os.environ['PATH']}"
+
+
+REFUSED = {
+    "a route by the kernel": (config(peer="AllowedIPs = 192.0.2.0/24"), 2),
+    "a route by the kernel, in a table": (config("Table = 77", "AllowedIPs = 10.9.0.0/16"), 2),
+    "an MTU by the kernel": (config("MTU = 70000"), 2),
+    "DNS by resolvconf": (config("DNS = 10.0.0.53"), 7),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_up_exits_with_the_status_that_wg_quick_has_when_something_is_refused(
+    machine: Namespace, refused: str
+) -> None:
+    """It is that of the failing command, by `set -e`: 2 is what ip(8) says for a refusal of the kernel's."""
+    text, status = REFUSED[refused]
+    machine.run(["ip", "route", "add", "10.9.0.0/16", "dev", "up0", "table", "77"])
+    path = with_resolvconf(machine, "[ $1 != -a ] || exit 7")
+    before = (links(machine), rules(machine), machine.out("ip", "route"))
+    write(machine, text)
+    environment = {"PATH": path, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    reference = machine.run(["wg-quick", "up", "wg0"], check=False, env={**os.environ, **environment})
+    assert reference.returncode == status, reference.stderr
+    wgq(machine, "up", "wg0", status=status, **environment)
+    assert (links(machine), rules(machine), machine.out("ip", "route")) == before
+
+
+def test_a_refused_address_has_that_status_too(machine: Namespace) -> None:
+    write(machine, config("PreUp = ip address add 10.0.0.1/24 dev %i"))
+    assert "`ip -4 address add 10.0.0.1/24 dev wg0' failed" in wgq(machine, "up", "wg0", status=2).stderr
+    assert "wg0" not in links(machine)
+
+
+def test_without_resolvconf_that_mode_exits_as_the_shell_does(machine: Namespace) -> None:
+    write(machine, config("DNS = 10.0.0.53"))
+    assert "command not found" in wgq(machine, "up", "wg0", status=127, WGQ_DNS="resolvconf").stderr
+
+
 def test_a_read_only_proc_sys_that_is_right_already_is_fine(machine: Namespace) -> None:
     machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=1"])
     machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])

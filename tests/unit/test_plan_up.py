@@ -108,6 +108,12 @@ def test_a_read_only_proc_sys_is_warned_of_with_its_consequence() -> None:
     assert any(line.startswith("[!]") and "rp_filter" in line for line in full_tunnel(mark_writable=False))
 
 
+def test_a_hidden_proc_sys_is_warned_of_too() -> None:
+    (note,) = [line for line in full_tunnel(src_valid_mark=None, mark_writable=False) if line.startswith("[!]")]
+    assert "cannot be seen" in note
+    assert "rp_filter" in note
+
+
 def test_a_read_only_proc_sys_is_fatal_when_strict() -> None:
     facts = RouteFacts((ip("0.0.0.0/0"),), default=DefaultFacts(src_valid_mark="0", mark_writable=False))
     with pytest.raises(WgqError, match="read-only"):

@@ -58,13 +58,15 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution, 
     _identify(name, host, journal)
     run.apply(plan_up.hooks(settings, "PreUp"))
     run.apply(plan_up.set_config(settings, observe.endpoints(settings, host)))
-    run.apply(plan_up.add_addr(settings, ipv6=observe.ipv6(name, host), strict=strict))
+    ipv6 = observe.ipv6(name, host)
+    run.apply(plan_up.add_addr(settings, ipv6=ipv6, strict=strict))
     device = host.wireguard.get(name)
     run.apply(plan_up.set_mtu(settings, observe.mtu(settings, device, host)))
     mode = host.dns.detect(options.dns) if settings.dns else "off"
     run.apply(plan_up.set_dns(settings, mode, observe.allowed_ips(device)))
     with host.lock():
-        run.apply(plan_up.add_routes(settings, observe.routes(settings, device, host, options), strict=strict))
+        routes = observe.routes(settings, device, host, options, ipv6=ipv6)
+        run.apply(plan_up.add_routes(settings, routes, strict=strict))
     run.apply(plan_up.hooks(settings, "PostUp"))
 
 

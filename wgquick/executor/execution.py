@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 # What the kernel answers when the thing to be removed is no longer there.
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute)
+_BY_IP = (SetMtuUp, AddRule)  # and the batches: wg-quick does these by ip(8)
+_REFUSED = 2  # the status of ip(8) where the kernel refuses, and so of wg-quick
 
 
 class Execution:
@@ -78,7 +80,16 @@ class Execution:
             self._add_link(step.name)
         else:
             self._tell(step)
+            self._do_as_wg_quick(step)
+
+    def _do_as_wg_quick(self, step: Step) -> None:
+        """Do it; a refusal ends with the status that the command had which wg-quick would have run."""
+        try:
             self._do(step)
+        except OperationError as error:
+            if isinstance(step, _BY_IP):
+                error.status = _REFUSED
+            raise
 
     def _apply_batch(self, steps: Sequence[Step]) -> None:
         """Lines are said up to the first refused item, as if each had been a command of its own."""
@@ -227,7 +238,8 @@ def _fwmark(fwmark: int) -> DeviceConfig:
 def refused(step: Step, errno: int) -> OperationError:
     """The kernel's refusal of one address or route, in the words of the command that would have failed."""
     command = render.line(step).removeprefix("[#] ")
-    return OperationError(f"`{command}' failed: {strerror(errno)}", errno=errno, remedy=_remedy(step, errno))
+    what = f"`{command}' failed: {strerror(errno)}"
+    return OperationError(what, errno=errno, remedy=_remedy(step, errno), status=_REFUSED)
 
 
 def _remedy(step: Step, errno: int) -> str:

@@ -34,7 +34,7 @@ def parameter(key: str) -> str:
 
 def ipv6(name: str, host: Host) -> bool:
     """Whether the link takes IPv6 addresses."""
-    return host.sysctl.read(f"net/ipv6/conf/{name}/disable_ipv6") == "0"
+    return host.rtnl.takes_ipv6(name)
 
 
 def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
@@ -73,20 +73,21 @@ def allowed_ips(device: Device) -> tuple[AllowedIP, ...]:
     return tuple(ip for peer in device.peers for ip in peer.allowed_ips)
 
 
-def routes(settings: Settings, device: Device, host: Host, options: Options) -> RouteFacts:
-    """What add_route and add_default need; the device, not the file, says which AllowedIPs there are."""
+def routes(settings: Settings, device: Device, host: Host, options: Options, *, ipv6: bool) -> RouteFacts:
+    """What add_route and add_default need; the device, not the file, says which AllowedIPs there are.
+
+    `ipv6` is what was found before the addresses: where the link has lost IPv6 since, by an MTU that is too small
+    for it, the kernel's refusal of a route says so, as under wg-quick.
+    """
     if settings.table == "off":
         return RouteFacts()
     wanted = allowed_ips(device)
-    usable = ipv6(settings.name, host)
     if not routes_automatically(settings):
-        return RouteFacts(wanted, ipv6=usable, table=table(settings, host))
-    families = (4, 6) if usable else (4,)
+        return RouteFacts(wanted, ipv6=ipv6, table=table(settings, host))
+    families = (4, 6) if ipv6 else (4,)
     through = tuple(r for family in families for r in _link_routes(settings.name, family, host))
-    default = any(ip.length == 0 and (usable or len(ip.address) == 4) for ip in wanted)
-    return RouteFacts(
-        wanted, through, usable, default=_default(settings, device, host, options) if default else None
-    )
+    default = any(ip.length == 0 and (ipv6 or len(ip.address) == 4) for ip in wanted)
+    return RouteFacts(wanted, through, ipv6, default=_default(settings, device, host, options) if default else None)
 
 
 def table(settings: Settings, host: Host) -> int | None:

@@ -50,6 +50,9 @@ class RtNetlink(Protocol):
     def links(self) -> list[Link]:
         """All links."""
 
+    def takes_ipv6(self, name: str) -> bool:
+        """Whether the link can have IPv6 addresses: the kernel has IPv6, and disable_ipv6 is 0."""
+
     def addresses(self, name: str) -> list[Prefix]:
         """The link's addresses, in the kernel's order."""
 

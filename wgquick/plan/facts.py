@@ -26,7 +26,7 @@ class MtuFacts(NamedTuple):
 class DefaultFacts(NamedTuple):
     """What add_default needs to know; `rules` of both families, `free_table` the next free one from 51820.
 
-    `src_valid_mark` is None where the kernel has no such setting. `mark_earlier` is what it was before the
+    `src_valid_mark` is None where /proc/sys does not show it. `mark_earlier` is what it was before the
     first of the tunnels that need it now, `mark_writable` whether /proc/sys lets us set it.
     """
 

@@ -195,22 +195,19 @@ def add_default(settings: Settings, ip: AllowedIP, facts: DefaultFacts, *, stric
 
 def _src_valid_mark(facts: DefaultFacts, strict: bool) -> Iterator[Step]:
     """src_valid_mark = 1 where it is not yet; needed by reverse path filtering of marked packets."""
-    if facts.src_valid_mark is None:
-        return
     if facts.src_valid_mark == "1":
         if facts.mark_earlier is not None:
             yield SetSysctl(SRC_VALID_MARK, "1", facts.mark_earlier, held=True)
         return
-    if facts.mark_writable:
+    if facts.src_valid_mark is not None and facts.mark_writable:
         yield SetSysctl(SRC_VALID_MARK, "1", facts.src_valid_mark)
         return
-    consequence = "with rp_filter=1 the kernel drops the tunnel's replies"
+    seen = "cannot be seen, as /proc/sys is hidden: if it is not 1,"
+    fault = seen if facts.src_valid_mark is None else "is not 1 and /proc/sys is read-only:"
+    consequence = f"{fault} with rp_filter=1 the kernel drops the tunnel's replies"
     if strict:
         raise WgqError(
-            f"{SRC_VALID_MARK} is not 1 and /proc/sys is read-only: {consequence}",
+            f"{SRC_VALID_MARK} {consequence}",
             remedy=f"Set it for the container (docker run --sysctl {SRC_VALID_MARK}=1), or leave --strict out.",
         )
-    yield Note(
-        f"[!] {SRC_VALID_MARK} is not 1 and /proc/sys is read-only: {consequence}."
-        f" Set it for the container: --sysctl {SRC_VALID_MARK}=1"
-    )
+    yield Note(f"[!] {SRC_VALID_MARK} {consequence}. Set it for the container: --sysctl {SRC_VALID_MARK}=1")

@@ -63,7 +63,8 @@ class Resolvconf:
         status, _, errors = _outcome(found, arguments, text)
         if status:
             what = f"`resolvconf {' '.join(arguments)}' failed with status {status}"
-            raise OperationError(f"{what}: {errors.strip()}" if errors.strip() else what, remedy=_remedy(status))
+            said = f"{what}: {errors.strip()}" if errors.strip() else what
+            raise OperationError(said, remedy=_remedy(status), status=status)
         if errors.strip():
             self._say(errors.rstrip("\n"))  # its warnings are the user's to see, as under wg-quick
 

@@ -48,7 +48,8 @@ def add(program: str, name: str, family: int, addresses: Sequence[bytes], fwmark
     if status:
         remove(comment, family)
         what = f"`{_RESTORE[family]} -n' failed with status {status}"
-        raise OperationError(f"{what}: {errors.strip()}", status=status, remedy=_REMEDY)
+        said = f"{what}: {errors.strip()}" if errors.strip() else what
+        raise OperationError(said, remedy=_REMEDY, status=status)
 
 
 def _run(program: str, option: str, text: str) -> tuple[int, str, str]:

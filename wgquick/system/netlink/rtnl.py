@@ -66,6 +66,11 @@ class RtNetlink:
             rtnl_codec.decode_link(answer) for answer in self._dump(rtnl_codec.link_get(), "cannot read the links")
         ]
 
+    def takes_ipv6(self, name: str) -> bool:
+        """Whether the link can have IPv6 addresses; asked here, as /proc/sys may be masked or not mounted."""
+        answers = self._ask(rtnl_codec.link_get(name), f"cannot read the link {name}")
+        return rtnl_codec.takes_ipv6(answers[0])
+
     def _index(self, name: str) -> int:
         link = self.link(name)
         if link is None:

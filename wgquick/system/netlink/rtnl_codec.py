@@ -13,6 +13,7 @@ from wgquick.system.netlink.codec import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REQUEST,
+    U32,
     attribute,
     attribute_text,
     attribute_u32,
@@ -37,8 +38,10 @@ RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 
 IFF_UP = 1
-IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_EXT_MASK = 3, 4, 18, 29
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_EXT_MASK = 3, 4, 18, 26, 29
 IFLA_INFO_KIND = 1
+IFLA_INET6_CONF = 2
+DEVCONF_DISABLE_IPV6 = 26  # linux/ipv6.h: where in that array of numbers net.ipv6.conf.NAME.disable_ipv6 is
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_METRICS, RTA_TABLE = 1, 4, 8, 15
@@ -179,6 +182,14 @@ def decode_link(answer: Message) -> Link:
     info = attributes(found.get(IFLA_LINKINFO, b""))
     kind = text(info.get(IFLA_INFO_KIND, b""))
     return Link(index, text(found[IFLA_IFNAME]), number(found.get(IFLA_MTU, b"")), bool(flags & IFF_UP), kind)
+
+
+def takes_ipv6(answer: Message) -> bool:
+    """Whether the link of an RTM_NEWLINK is one of IPv6's, and IPv6 not disabled on it (inet6_fill_link_af)."""
+    families = attributes(attributes(answer.body, IFINFO.size).get(IFLA_AF_SPEC, b""))
+    settings = attributes(families.get(AF_INET6, b"")).get(IFLA_INET6_CONF, b"")
+    at = DEVCONF_DISABLE_IPV6 * U32.size
+    return len(settings) >= at + U32.size and U32.unpack_from(settings, at) == (0,)
 
 
 class RouteEntry(NamedTuple):
