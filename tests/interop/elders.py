@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.interop.pairs import GO, ROLES, WGQ, End, mortal, pair
+from tests.interop.traffic import Transfer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,9 +34,14 @@ class Elder:
     born: float
     first_handshake: int
     traffic: subprocess.Popen[bytes] | None = None
+    transfer: Transfer | None = None
 
     def __str__(self) -> str:
         return f"{self.left.program} to {self.right.program}"
+
+    @property
+    def ours(self) -> End:
+        return self.left if self.left.program == WGQ else self.right
 
     def renewed(self) -> int:
         """How many seconds after the first handshake the last one was."""
@@ -63,6 +69,7 @@ class Elders(contextlib.ExitStack):
     - `listening`: persistent keepalives from the other one, and nothing else
     - `silent`: one word in the beginning
     - `frozen`: pings, while our end stands still for longer than a session lives
+    - `halted`: a gigabyte, of which a third had arrived when our end stood still for as long
     - `widowed`: one word to an end that hangs
     """
 
@@ -74,6 +81,7 @@ class Elders(contextlib.ExitStack):
             self.listening = [self._listening(*roles) for roles in ROLES]
             self.silent = [self._silent(*roles) for roles in ROLES]
             self.frozen = [self._frozen(*roles) for roles in ROLES]
+            self.halted = [self._halted(*roles) for roles in ROLES]
             self.widowed = self._widowed(WGQ, GO)
         except BaseException:
             self.close()
@@ -113,7 +121,15 @@ class Elders(contextlib.ExitStack):
 
     def _frozen(self, left: str, right: str) -> Elder:
         made = self._busy(left, right)
-        self._stop(made.left if left == WGQ else made.right)
+        self._stop(made.ours)
+        return made
+
+    def _halted(self, left: str, right: str) -> Elder:
+        made = self._elder(left, right)
+        made.transfer = Transfer(made.left, made.right, 1 << 30, patience=2 * REJECT_AFTER)
+        made.transfer.begin()
+        made.transfer.reaches(1 / 3)
+        self._stop(made.ours)
         return made
 
     def _stop(self, end: End) -> None:

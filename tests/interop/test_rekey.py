@@ -13,7 +13,7 @@ from tests.interop.elders import (
     Elder,
     Elders,
 )
-from tests.interop.pairs import GO, WGQ
+from tests.interop.pairs import GO
 from tests.interop.traffic import bulk
 
 # What a machine with much else to do may add to a time.
@@ -76,13 +76,23 @@ def test_one_who_only_listens_renews_the_session_before_it_ends(elders: Elders) 
 
 def test_a_daemon_that_stood_still_for_three_minutes_has_its_tunnel_back_at_once(elders: Elders) -> None:
     for elder in old(elders.frozen, REJECT_AFTER + SLACK):
-        stopped = elder.left if elder.left.program == WGQ else elder.right
         assert not elder.left.try_ping(elder.right), elder
-        assert stopped.daemon is not None
-        stopped.daemon.send_signal(signal.SIGCONT)
+        assert elder.ours.daemon is not None
+        elder.ours.daemon.send_signal(signal.SIGCONT)
         elder.left.ping(elder.right, seconds=REKEY_TIMEOUT + SLACK)
         bulk(elder.left, elder.right, 1 << 20)
         bulk(elder.right, elder.left, 1 << 20)
+
+
+def test_a_gigabyte_arrives_though_the_daemon_stood_still_for_three_minutes_in_the_middle(elders: Elders) -> None:
+    for elder in old(elders.halted, REJECT_AFTER + SLACK):
+        assert elder.transfer is not None
+        assert elder.ours.daemon is not None
+        assert elder.transfer.received < 1 << 30, elder
+        elder.ours.daemon.send_signal(signal.SIGCONT)
+    for elder in elders.halted:
+        assert elder.transfer is not None
+        elder.transfer.finish()
 
 
 def test_an_end_that_hangs_is_called_for_a_minute_and_a_half_and_then_on_demand(elders: Elders) -> None:

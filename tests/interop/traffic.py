@@ -54,7 +54,8 @@ class Transfer:
         self._listener.listen()
         if rate:
             self._outgoing.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
-        self._threads = [threading.Thread(target=self._noted, args=[part]) for part in (self._send, self._receive)]
+        parts = (self._send, self._receive)
+        self._threads = [threading.Thread(target=self._noted, args=[part], daemon=True) for part in parts]
 
     def _noted(self, part: Callable[[], None]) -> None:
         try:
@@ -82,12 +83,19 @@ class Transfer:
         while self.received < share * self._size and self._error is None:
             time.sleep(0.01)
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    def __enter__(self) -> Self:
+        self.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for the rest; it has arrived whole then."""
         for thread in self._threads:
             thread.join()
         assert self._error is None, f"{self.received} of {self._size} bytes arrived, then: {self._error}"
