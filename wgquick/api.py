@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wgquick.config.models import WgQuickConfig
+    from wgquick.errors import ConfigError
     from wgquick.executor.protocols import Host
 
     Transcript = Callable[[str], None]
@@ -47,12 +48,23 @@ def load(source: str, transcript: Transcript | None = None, *, name: str | None 
     return read_settings(locate(source, name), _said(transcript))
 
 
-def strip(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> bytes:
-    """What `wg setconf` understands of the configuration, as `wg-quick strip` prints it."""
+def load_for_down(
+    source: str, transcript: Transcript | None = None, *, name: str | None = None
+) -> tuple[Settings, ConfigError | None]:
+    """As `load`; of a file with faults, what `down` needs of it, and the faults."""
     from wgquick.config.location import locate
+    from wgquick.config.reading import read_for_down
+
+    return read_for_down(locate(source, name), _said(transcript))
+
+
+def strip(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> bytes:
+    """What `wg setconf` understands of the configuration, as `wg-quick strip` prints it; `-` needs no name here."""
+    from wgquick.config.location import STANDARD_INPUT, Location, locate
     from wgquick.config.reading import read_stripped
 
-    return read_stripped(locate(source, name), _said(transcript))
+    found = Location(name or "", "") if source == STANDARD_INPUT else locate(source, name)
+    return read_stripped(found, _said(transcript))
 
 
 def up(config: Config, options: Options | None = None, transcript: Transcript | None = None) -> None:

@@ -77,6 +77,25 @@ def test_strip_takes_both_ways_of_the_command_line_alike(tmp_path: Path) -> None
     assert short.stdout == full.stdout == f"[Interface]\nPrivateKey = {KEY}\n\n"
 
 
+def test_strip_of_standard_input_needs_no_name() -> None:
+    command = [sys.executable, "-m", "wgquick", "strip", "-"]
+    text = f"[Interface]\nDNS = 10.0.0.53\nPrivateKey = {KEY}\n"
+    done = subprocess.run(command, check=True, capture_output=True, text=True, input=text)
+    assert done.stdout == f"[Interface]\nPrivateKey = {KEY}\n\n"
+
+
+def test_faults_of_standard_input_are_named_as_its() -> None:
+    command = [sys.executable, "-m", "wgquick", "strip", "-"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, input="[Interface]\nSaveConfig = x")
+    assert done.returncode == 1
+    assert done.stderr.startswith("standard input:2:14: SaveConfig `x' is neither true nor false")
+
+
+def test_help_of_a_verb_says_what_its_argument_means() -> None:
+    for verb in ("up", "down", "save", "strip"):
+        assert "INTERFACE alone means\n  /etc/wireguard/INTERFACE.conf" in wgq(verb, "--help").stdout
+
+
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_text("[Peer]\n" + "# filler\n" * 100_000)

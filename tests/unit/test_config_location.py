@@ -51,6 +51,31 @@ def test_a_missing_file_is_told_in_wg_quicks_words(directory: Path, target: str)
     assert caught.value.what == f"`{shown}' does not exist"
 
 
+def remedy(target: str, directory: Path) -> str:
+    with pytest.raises(WgqError) as caught:
+        locate(target, directory=str(directory))
+    return caught.value.remedy
+
+
+def test_a_missing_files_remedy_names_those_that_are_there(directory: Path) -> None:
+    (directory / "not a name.conf").touch()
+    assert f"configurations stand in {directory} (wg0);" in remedy("wg1", directory)
+    for number in range(1, 12):
+        (directory / f"wg{number}.conf").touch()
+    assert "and 4 more);" in remedy("nosuch", directory)
+
+
+def test_a_missing_files_remedy_knows_the_usual_mistakes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (directory / "gone.conf").symlink_to("nowhere.conf")
+    assert "symbolic link to `nowhere.conf'" in remedy("gone", directory)
+    assert "is meant by `wg0'" in remedy("wg0.conf", directory)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.conf").touch()
+    assert "`./here.conf'" in remedy("here.conf", directory / "elsewhere")
+
+
 @pytest.mark.parametrize("file", ["a234567890123456.conf", "wg 0.conf", "wg0.txt", ".conf", "wg0.conf.bak"])
 def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path, file: str) -> None:
     (directory / file).touch()

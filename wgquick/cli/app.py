@@ -9,9 +9,15 @@ import typer
 import wgquick
 from wgquick.cli import verbs
 
+_EPILOG = """
+CONFIG_FILE is a path to INTERFACE.conf; INTERFACE alone means /etc/wireguard/INTERFACE.conf; `-' is standard input.
+wg-quick(8) and wg(8) say what stands in such a file.
+"""
+
 app = typer.Typer(
     name="wgq",
     help="Bring WireGuard interfaces up and down from their configuration files, as wg-quick(8) does.",
+    epilog=_EPILOG,
     add_completion=False,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -19,22 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG_FILE|INTERFACE",
-        help="A path to INTERFACE.conf, or an interface name, whose file is /etc/wireguard/INTERFACE.conf.",
-        show_default=False,
-    ),
-]
-SourceTarget = Annotated[
-    str,
-    typer.Argument(
-        metavar="CONFIG_FILE|INTERFACE|-",
-        help="A path to INTERFACE.conf, an interface name (/etc/wireguard/INTERFACE.conf), or -: standard input.",
-        show_default=False,
-    ),
-]
+# Hidden: what typer would say of an argument differs from release to release; the epilog says it.
+Target = Annotated[str, typer.Argument(metavar="CONFIG_FILE|INTERFACE", hidden=True)]
+SourceTarget = Annotated[str, typer.Argument(metavar="CONFIG_FILE|INTERFACE|-", hidden=True)]
 Name = Annotated[
     str | None,
     typer.Option("--name", metavar="INTERFACE", help="The interface's name, where the source is `-'."),
@@ -53,7 +46,7 @@ Dns = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Bring an interface up.", epilog=_EPILOG)
 def up(
     target: SourceTarget,
     name: Name = None,
@@ -68,28 +61,26 @@ def up(
     verbs.up(target, name, verbs.options(backend, firewall, dns, strict=strict))
 
 
-@app.command()
+@app.command(short_help="Take an interface down.", epilog=_EPILOG)
 def down(
     target: SourceTarget,
     name: Name = None,
     dns: Dns = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on where a PreDown hook fails or the file has errors.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on where a PreDown hook or saving fails.")] = False,
 ) -> None:
-    """Take an interface down, by the journal of what up did."""
+    """Take an interface down, by the journal of what up did. It works also where the file is gone or has faults."""
     verbs.down(target, name, verbs.options(None, None, dns, force=force))
 
 
-@app.command()
+@app.command(short_help="Write an interface's present state to its file.", epilog=_EPILOG)
 def save(target: Target, dns: Dns = None) -> None:
     """Write an interface's present state to its configuration file, keeping comments and order."""
     verbs.save(target, verbs.options(None, None, dns))
 
 
-@app.command()
+@app.command(short_help="Print what `wg setconf' understands of a file.", epilog=_EPILOG)
 def strip(target: SourceTarget, name: Name = None) -> None:
-    """Print a configuration without what only wg-quick understands, for `wg setconf`."""
+    """Print a configuration without what only wg-quick understands, for `wg setconf'."""
     verbs.strip(target, name)
 
 

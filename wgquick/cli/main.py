@@ -6,6 +6,7 @@ rule of thumb for a whole `up`; both ways end in `verbs`.
 
 from __future__ import annotations
 
+from signal import SIGINT
 from typing import TYPE_CHECKING
 
 from wgquick.cli import streams
@@ -28,6 +29,8 @@ def run(arguments: Sequence[str]) -> int:
     except WgqError as error:
         streams.say(f"wgq: {error}")
         return error.status
+    except KeyboardInterrupt:  # before there is anything to undo
+        return 128 + SIGINT
     except BrokenPipeError:
         streams.forsake_output()
         return 1

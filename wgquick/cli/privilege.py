@@ -9,6 +9,7 @@ from wgquick.errors import WgqError
 
 _CAP_NET_ADMIN = 1 << 12
 _KEPT = ("WG_", "WGQ_", "LOG_LEVEL")
+_REMEDY = "In a container: give it the capability (docker run --cap-add NET_ADMIN)."
 _PROMPT = "wgq must be run as root. Please enter the password for %u to continue: "
 
 
@@ -16,6 +17,8 @@ def acquire() -> None:
     """Return with CAP_NET_ADMIN, or become the same command under sudo (wg-quick's auto_su)."""
     if _effective_capabilities() & _CAP_NET_ADMIN:
         return
+    if os.geteuid() == 0:  # sudo would start the same over and over
+        raise WgqError("this needs the capability CAP_NET_ADMIN, and root does not have it here", remedy=_REMEDY)
     kept = ",".join(sorted(name for name in os.environ if name.startswith(_KEPT)))
     preserve = [f"--preserve-env={kept}"] if kept else []
     # -P: without it root would run whatever is called wgquick in the directory where the user stands.
@@ -25,7 +28,7 @@ def acquire() -> None:
     except FileNotFoundError:
         raise WgqError(
             "this needs the capability CAP_NET_ADMIN, and there is no sudo to get it with",
-            remedy="Run it as root, or give the container CAP_NET_ADMIN (docker run --cap-add NET_ADMIN).",
+            remedy=f"Run it as root. {_REMEDY}",
         ) from None
 
 

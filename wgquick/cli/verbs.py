@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from wgquick import api
 from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.config import location
-from wgquick.errors import ConfigError, WgqError
+from wgquick.errors import WgqError
 from wgquick.executor.options import Options
+
+if TYPE_CHECKING:
+    from wgquick.config.settings import Settings
 
 
 def options(
@@ -41,26 +45,30 @@ def up(target: str, name: str | None = None, chosen: Options | None = None) -> N
 
 
 def down(target: str, name: str | None = None, chosen: Options | None = None) -> None:
-    """Take an interface down; a file that is gone or broken leaves the journal to go by."""
+    """Take an interface down; a file that is gone or broken leaves the journal and the host to go by."""
     chosen = chosen or options()
     privilege.acquire()
-    interface = name or location.interface_name(target)
-    try:
-        settings = api.load(target, say, name=name)
-    except WgqError as error:
-        _explain_missing(interface, error, chosen)
-        settings = None
+    interface = location.valid_name(name) if name else location.interface_name(target)
+    settings = _for_down(interface, target, name)
     with signals.raised():
         api.down(interface, settings, chosen, say)
 
 
-def _explain_missing(interface: str, error: WgqError, chosen: Options) -> None:
-    """Say what down will go by instead, or raise the error where there is nothing else."""
-    if not api.can_go_down(interface, without_file=chosen.force or not isinstance(error, ConfigError)):
-        if isinstance(error, ConfigError) and api.can_go_down(interface, without_file=True):
-            say(f"[!] `wgq down --force {interface}' takes it down without the file's hooks")
-        raise error
-    say(f"{error}\n[!] Taking {interface} down by its journal and by what the host shows")
+def _for_down(interface: str, target: str, name: str | None) -> Settings | None:
+    """What the file says; None where the journal's hooks are to run instead, or none."""
+    try:
+        settings, faults = api.load_for_down(target, say, name=name)
+    except WgqError as error:
+        if not api.can_go_down(interface, without_file=True):
+            raise
+        say(f"[!] {error.what}: taking {interface} down by its journal and by what the host shows")
+        return None
+    if faults is None or not api.can_go_down(interface, without_file=True):
+        return settings
+    recorded = api.can_go_down(interface, without_file=False)
+    say(str(faults))
+    say(f"[!] Taking {interface} down all the same, with {'its journal' if recorded else 'the file'}'s hooks")
+    return None if recorded else settings
 
 
 def save(target: str, chosen: Options | None = None) -> None:
@@ -84,6 +92,8 @@ def strip(target: str, name: str | None = None) -> None:
 
 def _is_readable(target: str, name: str | None) -> bool:
     """Whether this user may read the file; one in a closed directory looks as if it were not there."""
+    if target == location.STANDARD_INPUT:
+        return True
     try:
         path = location.locate(target, name).path
     except WgqError:

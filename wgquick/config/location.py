@@ -16,6 +16,7 @@ DIRECTORY = "/etc/wireguard"
 STANDARD_INPUT = "-"
 _SUFFIX = ".conf"
 _NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
+_LISTED = 8
 _NAME_RULE = "a name has 1 to 15 characters out of letters, digits and _ = + . -"
 
 
@@ -105,9 +106,26 @@ def _name_of(path: str) -> str:
 
 
 def _missing_remedy(target: str, directory: str) -> str:
+    path = _given_path(target, directory)
+    if os.path.islink(path):
+        return f"it is a symbolic link to `{os.readlink(path)}', which is not there"
     if target.endswith(_SUFFIX) and os.path.exists(target):
-        return f"a file in this directory is meant by `./{target}'" if "/" not in target else ""
-    return f"configurations stand in {directory}; a path to one ends in NAME.conf"
+        return f"a file in this directory is meant by `./{target}'"
+    if target.endswith(_SUFFIX) and os.path.exists(f"{directory}/{target}"):
+        return f"the file in {directory} is meant by `{target.removesuffix(_SUFFIX)}'"
+    return f"configurations stand in {directory}{_those_there(directory)}; a path to one ends in NAME.conf"
+
+
+def _those_there(directory: str) -> str:
+    """The names of the configurations there, so that a mistyped one is seen; not very many of them."""
+    try:
+        entries = sorted(os.listdir(directory))
+    except OSError:
+        return ""
+    names = [entry.removesuffix(_SUFFIX) for entry in entries if entry.endswith(_SUFFIX)]
+    found = [name for name in names if is_valid_name(name)]
+    more = [f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+    return f" ({', '.join([*found[:_LISTED], *more])})" if found else ""
 
 
 def _unreadable(path: str, error: OSError) -> WgqError:

@@ -48,6 +48,20 @@ def examine(document: Document, name: str, path: str = "") -> Report:
     return Report(settings, tuple(faults), tuple(wg.warnings))
 
 
+def for_down(document: Document, name: str, path: str = "") -> Settings:
+    """What `down` needs of a file, whatever faults are in it: wg-quick's looks at no key of wg's there."""
+    quick = _QuickKeys(document)
+    return Settings(
+        name=name,
+        path=path or document.path,
+        dns=tuple(quick.dns),
+        dns_search=tuple(quick.dns_search),
+        table=quick.table,
+        pre_down=tuple(quick.hooks["PreDown"]),
+        post_down=tuple(quick.hooks["PostDown"]),
+    )
+
+
 def refuse_save_config(document: Document, path: str = "") -> None:
     """ConfigError where SaveConfig is neither true nor false, at which wg-quick gives up whatever the verb."""
     faults = [fault for fault in _QuickKeys(document).faults if fault.code == "save-config"]

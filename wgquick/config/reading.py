@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wgquick.config import location, strip
-from wgquick.config.parser import examine
+from wgquick.config.parser import examine, for_down
 from wgquick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +27,19 @@ def read_settings(found: Location, say: Callable[[str], None], standard_input: B
     if report.settings is None:
         raise ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
     return report.settings
+
+
+def read_for_down(
+    found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None
+) -> tuple[Settings, ConfigError | None]:
+    """A file's settings, or where it has faults what down needs of it, and the faults."""
+    location.warn_of_world_access(found, say)
+    document = location.read(found, standard_input)
+    report = examine(document, found.name, found.path)
+    if report.settings is not None:
+        return report.settings, None
+    faults = ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
+    return for_down(document, found.name, found.path), faults
 
 
 def read_stripped(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> bytes:

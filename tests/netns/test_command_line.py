@@ -1,0 +1,97 @@
+"""The command line where the machine is not as it should be: faulty files, missing privileges, closed streams."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+WGQ = [sys.executable, "-m", "wgquick"]
+TEXT = """[Interface]
+PrivateKey = YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=
+Address = 10.0.0.1/24
+PreDown = touch /run/pre-%i
+PostDown = touch /run/post-%i
+"""
+FAULTS = ["[Peer]\nPublicKey = short\n", "Adress = 10.0.0.2\n", "MTU = big\n", "SaveConfig = perhaps\n"]
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    with host() as made:
+        write(made, TEXT)
+        yield made
+
+
+def write(machine: Namespace, text: str) -> None:
+    machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/wg0.conf"], input=text)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_down_of_wg_quicks_tunnel_runs_the_hooks_of_a_file_with_faults(machine: Namespace, fault: str) -> None:
+    """wg-quick's down looks at no other key, but for SaveConfig."""
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    machine.run(["wg-quick", "up", "wg0"], env=environment)
+    write(machine, TEXT + fault)
+    done = machine.run([*WGQ, "down", "wg0"])
+    assert "/etc/wireguard/wg0.conf:" in done.stderr
+    assert "wg0" not in machine.out("ls", "/sys/class/net").split()
+    assert {"pre-wg0", "post-wg0"} <= set(machine.out("ls", "/run").split())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_down_of_nothing_says_so_whatever_the_file_says(machine: Namespace, fault: str) -> None:
+    write(machine, TEXT + fault)
+    done = machine.run([*WGQ, "down", "wg0"], check=False)
+    assert (done.returncode, done.stderr) == (1, "wgq: `wg0' is not a WireGuard interface\n")
+
+
+def test_what_came_from_standard_input_goes_down_by_its_name(machine: Namespace) -> None:
+    machine.run([*WGQ, "up", "-", "--name", "ci0"], input=TEXT)
+    done = machine.run([*WGQ, "down", "ci0"])
+    assert done.stderr.startswith("[!] `/etc/wireguard/ci0.conf' does not exist: taking ci0 down by its journal")
+    assert {"pre-ci0", "post-ci0"} <= set(machine.out("ls", "/run").split())
+
+
+@pytest.mark.parametrize("name", ["a b", "../../etc/x", "a234567890123456"])
+def test_a_name_that_is_none_is_refused_by_down_as_by_up(machine: Namespace, name: str) -> None:
+    for verb in ("up", "down"):
+        done = machine.run([*WGQ, verb, "-", "--name", name], check=False, input=TEXT)
+        assert done.returncode == 1
+        assert f"`{name}' is not a valid interface name" in done.stderr
+
+
+def test_root_without_the_capability_is_told_so_and_runs_no_sudo(machine: Namespace) -> None:
+    """As in a container that has sudo but not CAP_NET_ADMIN: it would become itself again and again."""
+    machine.run(
+        [
+            "sh",
+            "-c",
+            "mkdir /run/bin; printf '#!/bin/sh\\ntouch /run/asked' > /run/bin/sudo; chmod 755 /run/bin/sudo",
+        ]
+    )
+    environment = {**os.environ, "PATH": f"/run/bin:{os.environ['PATH']}"}
+    bound = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    done = machine.run([*bound, *WGQ, "up", "wg0"], check=False, env=environment)
+    assert done.returncode == 1
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert "--cap-add NET_ADMIN" in done.stderr
+    assert "asked" not in machine.out("ls", "/run").split()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_closed_streams_keep_neither_up_nor_down_from_their_work(machine: Namespace, closed: str) -> None:
+    command = f"'{sys.executable}' -m wgquick"
+    machine.run(["sh", "-c", f"{command} up wg0 {closed}"])
+    assert "wg0" in machine.out("ls", "/sys/class/net").split()
+    machine.run(["sh", "-c", f"{command} down wg0 {closed}"])
+    assert "wg0" not in machine.out("ls", "/sys/class/net").split()
