@@ -14,6 +14,8 @@ import wgquick
 PROJECT = Path(__file__).parents[1]
 PROGRAMS = (
     "bash",
+    "boringtun-cli",
+    "gotatun",
     "ip",
     "iptables",
     "nft",

@@ -27,14 +27,27 @@ if TYPE_CHECKING:
 
 WGQ = "wgq-userspace"
 GO = "wireguard-go"
+BORINGTUN = "boringtun-cli"
+GOTATUN = "gotatun"
 LINK = "wg0"
 WIRE = "up0"
 MTU = 1420
 SOCKET = f"/run/wireguard/{LINK}.sock"
 _LOG = "/run/daemon.log"
 
-# The first begins the handshake; so each implementation is tried in both roles.
-ROLES = [(WGQ, GO), (GO, WGQ)]
+# None gives its privileges up to the one who called sudo. Several threads of boringtun overtake each other.
+_ENVIRONMENT = {"LOG_LEVEL": "error", "WG_LOG_LEVEL": "error", "WG_SUDO": "true", "WG_THREADS": "1"}
+# Else boringtun goes on sending from the address that it had when it heard from its peer first.
+FLAGS = {BORINGTUN: "--disable-connected-udp"}
+
+
+def both_ways(*peers: str) -> list[tuple[str, str]]:
+    """Ours with each of them. The first begins the handshake; so each implementation is tried in both roles."""
+    return [pair for peer in peers for pair in ((WGQ, peer), (peer, WGQ))]
+
+
+ROLES = both_ways(GO)
+EVERY_ROLE = both_ways(GO, BORINGTUN, GOTATUN)
 
 # The fourth layer's payload begins 64 bits after its header: its first byte is a message's type.
 _COUNTERS = f"""
@@ -130,9 +143,9 @@ class End:
     def start(self) -> None:
         """Start the daemon and wait for its socket."""
         self.daemon = self.machine.popen(
-            mortal("sh", "-c", f"exec {self.program} -f {LINK} >>{_LOG} 2>&1"),
+            mortal("sh", "-c", f"exec {self.program} {FLAGS.get(self.program, '')} -f {LINK} >>{_LOG} 2>&1"),
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "LOG_LEVEL": "error"},
+            env=os.environ | _ENVIRONMENT,
         )
         until(self._answers, f"{self.program} answers on its socket")
 
@@ -181,21 +194,25 @@ class End:
     def ip(self, *lines: str) -> None:
         self.machine.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
 
-    def forget(self, other: End) -> None:
-        """Remove the other end and add it again: the next packet needs a handshake.
+    def forget(self, other: End, *lines: str) -> None:
+        """Remove the other end and add it again, with more lines: the next packet needs a handshake.
 
         The link down and up would do as much, if wireguard-go took notice of it on every kernel. Only fifty
         initiations in a second are listened to: the one to come must not follow too close.
         """
         time.sleep(0.05)
         self.set_peer(other, "remove")
-        self.wg("addconf", LINK, "/dev/stdin", input=other.peer(version=4))
+        self.wg("addconf", LINK, "/dev/stdin", input=other.peer(*lines, version=4))
 
     def wg(self, *arguments: str, input: str | None = None) -> str:
         return self.machine.run(["wg", *arguments], input=input).stdout
 
     def set_peer(self, other: End, *arguments: str, input: str | None = None) -> None:
-        """`wg set` for the peer at the other end."""
+        """`wg set` for the peer at the other end; boringtun panics unless the peer is a new one."""
+        if self.program == BORINGTUN and arguments != ("remove",):
+            self.set_peer(other, "remove")
+            networks = f"{other.inner(4)}/32,{other.inner(6)}/128"
+            arguments = ("endpoint", other.endpoint(), "allowed-ips", networks, *arguments)
         self.wg("set", LINK, "peer", other.public, *arguments, input=input)
 
     def rekey_by_hand(self, private: str) -> None:
@@ -323,15 +340,20 @@ def machines(left: str, right: str) -> Iterator[tuple[End, End]]:
 
 @contextlib.contextmanager
 def pair(
-    left: str, right: str, *, version: int = 4, mtu: int = 1500, joined: Callable[..., Any] = join
+    left: str,
+    right: str,
+    *lines: str,
+    version: int = 4,
+    mtu: int = 1500,
+    joined: Callable[..., Any] = join,
 ) -> Iterator[tuple[End, End]]:
-    """Two ends that are ready to talk; both daemons have to live to the end."""
+    """Two ends that are ready to talk, lines in their [Peer] sections; both daemons have to live to the end."""
     with machines(left, right) as (here, there):
         joined(here, there, mtu=mtu)
         for end in (here, there):
             end.start()
-        there.configure(here.peer())
-        here.configure(there.peer(version=version))
+        there.configure(here.peer(*lines))
+        here.configure(there.peer(*lines, version=version))
         yield here, there
         for end in (here, there):
             end.assert_alive()

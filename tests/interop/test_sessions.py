@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, private_key, until
+from tests.interop.pairs import (
+    BORINGTUN,
+    EVERY_ROLE,
+    GO,
+    LINK,
+    ROLES,
+    WGQ,
+    WIRE,
+    End,
+    both_ways,
+    pair,
+    private_key,
+    until,
+)
 from tests.interop.traffic import bulk
 
 if TYPE_CHECKING:
@@ -27,6 +40,10 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     with pair(*request.param) as made:
         made[0].ping(made[1])
         yield made
+
+
+# Ours with each of the others, and not with the reference alone.
+with_everyone = pytest.mark.parametrize("ends", EVERY_ROLE, ids="-to-".join, indirect=True)
 
 
 def each(ends: Ends) -> tuple[Ends, Ends]:
@@ -80,6 +97,21 @@ def test_a_preshared_key_can_be_set_and_changed_live_and_a_wrong_one_lets_nothin
     left.ping(right)
 
 
+@pytest.mark.parametrize("roles", EVERY_ROLE, ids="-to-".join)
+def test_a_tunnel_with_a_preshared_key_is_for_those_who_have_it(roles: tuple[str, str]) -> None:
+    right_key, wrong_key = f"PresharedKey = {PRESHARED}", f"PresharedKey = {OTHER_PRESHARED}"
+    with pair(*roles, right_key) as (left, right):
+        left.ping(right)
+        bulk(left, right, 1 << 20)
+        bulk(right, left, 1 << 20)
+        for lines in ([wrong_key], []):
+            left.forget(right, *lines)
+            assert_cut(left, right)
+        left.forget(right, right_key)
+        left.ping(right)
+        right.ping(left)
+
+
 def test_a_private_key_changed_live_counts_at_once(ends: Ends) -> None:
     for one, other in each(ends):
         old, new = one.public, private_key()
@@ -93,6 +125,7 @@ def test_a_private_key_changed_live_counts_at_once(ends: Ends) -> None:
         bulk(other, one, 1 << 20)
 
 
+@with_everyone
 def test_a_peer_removed_live_is_cut_off_and_comes_back_when_it_is_added(ends: Ends) -> None:
     left, right = ends
     for one, other in each(ends):
@@ -104,6 +137,8 @@ def test_a_peer_removed_live_is_cut_off_and_comes_back_when_it_is_added(ends: En
         bulk(right, left, 1 << 20)
 
 
+# gotatun ends itself when it is given another port often enough: see test_peers.
+@pytest.mark.parametrize("ends", both_ways(GO, BORINGTUN), ids="-to-".join, indirect=True)
 def test_either_end_may_change_its_port(ends: Ends) -> None:
     for one, other in each(ends):
         one.wg("set", LINK, "listen-port", str(one.port + 1000))
@@ -113,6 +148,7 @@ def test_either_end_may_change_its_port(ends: Ends) -> None:
         bulk(other, one, 1 << 20)
 
 
+@with_everyone
 @pytest.mark.parametrize("version", [4, 6])
 def test_either_end_may_change_its_address(ends: Ends, version: int) -> None:
     ends[0].set_peer(ends[1], "endpoint", ends[1].endpoint(version))
@@ -131,6 +167,7 @@ def test_either_end_may_change_its_address(ends: Ends, version: int) -> None:
         bulk(one, other, 1 << 20)
 
 
+@with_everyone
 def test_the_tunnel_moves_from_one_family_to_the_other_and_back(ends: Ends) -> None:
     left, right = ends
     for version in (6, 4, 6):
@@ -142,6 +179,7 @@ def test_the_tunnel_moves_from_one_family_to_the_other_and_back(ends: Ends) -> N
     bulk(left, right, 1 << 20)
 
 
+@with_everyone
 def test_a_link_taken_down_passes_nothing_and_up_again_passes_all(ends: Ends) -> None:
     left, right = ends
     for one, other in each(ends):
@@ -153,7 +191,7 @@ def test_a_link_taken_down_passes_nothing_and_up_again_passes_all(ends: Ends) ->
         bulk(left, right, 1 << 20)
 
 
-@pytest.mark.parametrize("roles", ROLES, ids="-to-".join)
+@pytest.mark.parametrize("roles", EVERY_ROLE, ids="-to-".join)
 def test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic(roles: tuple[str, str]) -> None:
     with pair(*roles) as (left, right):
         assert left.handshake(right) == 0
@@ -162,7 +200,8 @@ def test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic(roles
         left.count_messages()
         before = right.transfer(left)[0]
         until(lambda: left.sent("keepalive") >= 3, "three keepalives in as many seconds", 6)
-        assert right.transfer(left)[0] >= before + 2 * 32
+        if right.program in (WGQ, GO):  # the others count only what was inside
+            assert right.transfer(left)[0] >= before + 2 * 32
         left.set_peer(right, "persistent-keepalive", "off")
         assert left.wg("show", LINK, "persistent-keepalive").split() == [right.public, "off"]
 
@@ -260,15 +299,13 @@ def test_a_packet_for_nobody_is_answered_unreachable_at_once(version: int, famil
             assert calling.connect_ex(nobody) == errno.EHOSTUNREACH
 
 
-def test_a_daemon_that_is_killed_and_started_again_has_its_tunnel_back() -> None:
-    for roles in ROLES:
-        with pair(*roles) as (left, right):
-            left.ping(right)
-            for one in (right, left):
-                assert one.daemon is not None
-                os.kill(one.daemon.pid, signal.SIGKILL)
-                one.daemon.wait()
-                one.start()
-                one.configure({1: right.peer(version=4), 2: left.peer(version=4)}[one.number])
-                one.ping({1: right, 2: left}[one.number])
-                bulk(left, right, 1 << 20)
+@with_everyone
+def test_a_daemon_that_is_killed_and_started_again_has_its_tunnel_back(ends: Ends) -> None:
+    for one, other in each(ends):
+        assert one.daemon is not None
+        os.kill(one.daemon.pid, signal.SIGKILL)
+        one.daemon.wait()
+        one.start()
+        one.configure(other.peer(version=4))
+        one.ping(other)
+        bulk(*ends, 1 << 20)

@@ -1,0 +1,67 @@
+"""What the tests allow the other implementations, they do with wireguard-go at the far end too: it is theirs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.interop import pairs
+from tests.interop.pairs import BORINGTUN, GO, GOTATUN, LINK, WIRE, pair
+from tests.interop.traffic import bulk
+
+THIS_CENTURY = 946_684_800
+GOTATUNS_BUFFER = 4096
+
+
+def test_boringtun_panics_when_a_peer_that_it_has_is_changed() -> None:
+    with pair(GO, BORINGTUN) as (left, right):
+        left.ping(right)
+        with pytest.raises(AssertionError, match="Protocol error"):
+            right.wg("set", LINK, "peer", left.public, "persistent-keepalive", "1")
+
+
+def test_boringtun_tells_how_long_ago_the_handshake_was_and_not_when() -> None:
+    with pair(GO, BORINGTUN) as (left, right):
+        left.ping(right)
+        assert left.handshake(right) > THIS_CENTURY
+        assert right.handshake(left) < THIS_CENTURY
+
+
+def test_boringtun_with_connected_sockets_stays_at_the_address_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(pairs.FLAGS, BORINGTUN)
+    with pair(GO, BORINGTUN) as (left, right):
+        left.ping(right)
+        right.ip(f"addr del {right.outer()}/24 dev {WIRE}", f"addr add 192.0.2.102/24 dev {WIRE}")
+        assert not right.try_ping(left)
+        assert not right.try_ping(left)
+
+
+@pytest.mark.parametrize("peer", [BORINGTUN, GOTATUN])
+def test_boringtun_and_gotatun_count_only_what_was_inside(peer: str) -> None:
+    with pair(GO, peer) as (left, right):
+        left.ping(right)
+        bulk(left, right, 1 << 20)
+        assert right.transfer(left)[0] < left.transfer(right)[1]
+
+
+def test_gotatun_loses_what_its_buffers_do_not_hold() -> None:
+    with pair(GO, GOTATUN, mtu=9100) as (left, right):
+        for end in (left, right):
+            end.ip(f"link set {LINK} mtu 9000")
+        left.ping(right, "-s", str(GOTATUNS_BUFFER - 200))
+        assert not left.try_ping(right, "-s", str(GOTATUNS_BUFFER + 100))
+
+
+def test_gotatun_ends_itself_when_its_port_is_changed_a_few_times() -> None:
+    with pytest.raises(AssertionError, match="Shutting down"):
+        change_gotatuns_port()
+
+
+def change_gotatuns_port() -> None:
+    with pair(GO, GOTATUN) as (left, right):
+        left.ping(right)
+        for port in range(52000, 52100):
+            right.machine.run(["wg", "set", LINK, "listen-port", str(port)], check=False)
+            time.sleep(0.1)
+            right.assert_alive()
