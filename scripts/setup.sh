@@ -4,7 +4,7 @@
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$PROJECT/.cache
-RUST_NEEDED=1.88 # as userspace/Cargo.toml says
+RUST_NEEDED=1.89 # as userspace/Cargo.toml says
 
 heading() { printf '\n== %s\n' "$*"; }
 die() {

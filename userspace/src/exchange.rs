@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
+use crate::aead::Message;
 use crate::device::{Device, Identity, Incoming, Indexed, State, Task};
 use crate::log;
 use crate::noise::cookie::Proof;
@@ -215,9 +216,10 @@ impl Device {
             let Some(counter) = session.reserve(1) else {
                 return;
             };
-            let mut frame = vec![0; DATA_HEADER_LEN + padded(packet.len(), mtu) + TAG_LEN];
+            let message = Message { at: DATA_HEADER_LEN, len: padded(packet.len(), mtu), counter };
+            let mut frame = vec![0; DATA_HEADER_LEN + message.len + TAG_LEN];
             frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(&packet);
-            session.seal(counter, &mut frame);
+            session.seal(&mut frame, &[message]);
             let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(&packet) };
             peer.note_sent(!packet.is_empty(), now, &self.alarm);
             self.transmit(peer, &frame, ecn);

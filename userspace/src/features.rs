@@ -1,10 +1,11 @@
-//! What the kernel takes off our hands, told to the user.
+//! What the kernel takes off our hands, and how the rest is done, told to the user.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::aead::Cipher;
 use crate::device::Device;
 use crate::tun::{Offloads, Tun};
 use crate::uapi::server::DIRECTORY;
@@ -17,10 +18,11 @@ fn lines(offloads: Offloads, segmentation: Option<bool>) -> String {
     let yes = |granted| if granted { "yes" } else { "no" };
     format!(
         "large TCP packets to and from the TUN device: {}\nlarge UDP packets to and from the TUN device: {}\n\
-         large UDP sends to peers: {}\n",
+         large UDP sends to peers: {}\ncipher: {}\n",
         yes(offloads.tcp),
         yes(offloads.udp),
         segmentation.map_or("unknown while the link is down", yes),
+        Cipher::chosen().name(),
     )
 }
 

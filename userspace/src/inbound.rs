@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
+use crate::aead::{MANY, Message};
 use crate::device::{Device, Incoming, Indexed, State, Task};
-use crate::noise::message::{self, DATA_HEADER_LEN, INITIATION_LEN};
+use crate::noise::message::{self, DATA_HEADER_LEN, INITIATION_LEN, TAG_LEN};
 use crate::noise::session::Session;
 use crate::packet::{self, Address, ECN_CE};
 use crate::peer::Peer;
@@ -38,6 +39,10 @@ pub struct Inbound {
     device: Arc<Device>,
     receiver: Receiver,
     coalescer: Coalescer,
+    arrivals: Vec<Arrival>,
+    /// Data messages of the session last looked up that are not opened yet, and by which arrival each has come.
+    sealed: Vec<Message>,
+    carriers: Vec<usize>,
     /// The handshake messages of a batch.
     handshakes: Vec<Incoming>,
 }
@@ -45,7 +50,15 @@ pub struct Inbound {
 impl Inbound {
     pub fn new(device: Arc<Device>) -> Self {
         let coalescer = Coalescer::new(device.tun.offloads);
-        Self { device, receiver: Receiver::default(), coalescer, handshakes: Vec::new() }
+        Self {
+            device,
+            receiver: Receiver::default(),
+            coalescer,
+            arrivals: Vec::new(),
+            sealed: Vec::with_capacity(MANY),
+            carriers: Vec::with_capacity(MANY),
+            handshakes: Vec::new(),
+        }
     }
 
     /// Works for as long as the process does.
@@ -86,14 +99,15 @@ impl Inbound {
         let device = self.device.clone();
         let state = device.state();
         let (mut known, now) = (None, sys::now_ms());
-        for slot in 0..count {
-            if let Some(arrival) = self.receiver.arrival(slot) {
-                self.arrival(&device, &state, &arrival, &mut known, now);
-            }
+        self.arrivals.clear();
+        self.arrivals.extend((0..count).filter_map(|slot| self.receiver.arrival(slot)));
+        for carrier in 0..self.arrivals.len() {
+            self.arrival(&device, &state, carrier, &mut known, now);
             if self.coalescer.bytes() >= FLUSH_BYTES {
                 self.flush(&device);
             }
         }
+        self.open(&device, &state, known.as_mut());
         settle(&device, known.as_mut(), now);
         drop(state);
         device.push_messages(&mut self.handshakes);
@@ -108,93 +122,103 @@ impl Inbound {
         });
     }
 
+    /// Takes the messages of one arrival apart.
     fn arrival(
         &mut self,
         device: &Device,
         state: &State,
-        arrival: &Arrival,
+        carrier: usize,
         known: &mut Option<Known>,
         now: u64,
     ) {
-        let from =
-            Endpoint { address: arrival.from, source: arrival.to, generation: device.routes.load(Relaxed) };
-        let mut roamed = None;
+        let arrival = self.arrivals[carrier];
         let mut at = arrival.at;
         let end = arrival.at + arrival.len;
         while at < end {
             let len = arrival.segment.min(end - at);
-            let packet_at = at + DATA_HEADER_LEN;
-            let message = &mut self.receiver.buffer[at..at + len];
-            at += len;
+            let message = &self.receiver.buffer[at..at + len];
             match message::kind(message) {
                 None => (),
                 Some(message::DATA) => {
-                    let Some(known) = look_up(device, state, known, message::u32_at(message, 4), now) else {
-                        continue;
-                    };
-                    let Some(packet_len) = open(device, known, message, now) else {
-                        continue;
-                    };
-                    if roamed != Some(known.index) {
-                        known.peer.roam(from);
-                        roamed = Some(known.index);
+                    let (index, counter) = (message::u32_at(message, 4), message::u64_at(message, 8));
+                    if known.as_ref().is_none_or(|known| known.index != index) {
+                        self.open(device, state, known.as_mut());
+                        settle(device, known.as_mut(), now);
+                        *known = look_up(state, index, now);
                     }
-                    known.any = true;
-                    known.bytes += len;
-                    if packet_len > 0 {
-                        known.data = true;
-                        let padded = &mut message[DATA_HEADER_LEN..DATA_HEADER_LEN + packet_len];
-                        if let Some(len) = admit(state, known, padded, arrival.ecn) {
-                            self.coalescer.add(&self.receiver.buffer, packet_at, len);
-                        }
+                    if known.is_some() {
+                        let len = len - DATA_HEADER_LEN - TAG_LEN;
+                        self.sealed.push(Message { at: at + DATA_HEADER_LEN, len, counter });
+                        self.carriers.push(carrier);
+                    }
+                    if self.sealed.len() == MANY {
+                        self.open(device, state, known.as_mut());
                     }
                 }
                 Some(_) => {
                     let mut bytes = [0; INITIATION_LEN];
                     bytes[..len].copy_from_slice(message);
+                    let from = origin(device, &arrival);
                     self.handshakes.push(Incoming { bytes, len, from });
                 }
             }
+            at += len;
         }
     }
-}
 
-/// The session of an index, which mostly is the one before.
-fn look_up<'a>(
-    device: &Device,
-    state: &State,
-    known: &'a mut Option<Known>,
-    index: u32,
-    now: u64,
-) -> Option<&'a mut Known> {
-    if known.as_ref().is_none_or(|k| k.index != index) {
-        settle(device, known.as_mut(), now);
-        *known = None;
-        let Indexed::Session(peer, session) = state.indexed(index)? else {
-            return None;
+    /// Opens the messages that wait for it and takes in what is the peer's to send.
+    fn open(&mut self, device: &Device, state: &State, known: Option<&mut Known>) {
+        let Some(known) = known.filter(|_| !self.sealed.is_empty()) else {
+            return;
         };
-        *known = Some(Known {
-            index,
-            peer: peer.clone(),
-            session: session.clone(),
-            confirmed: session.initiator,
-            bytes: 0,
-            data: false,
-            any: false,
-        });
+        let accepted = known.session.open(&mut self.receiver.buffer, &self.sealed);
+        if accepted != 0 && !known.confirmed {
+            confirm(device, known);
+        }
+        let mut roamed = None;
+        for (bit, (message, &carrier)) in self.sealed.iter().zip(&self.carriers).enumerate() {
+            if accepted & 1 << bit == 0 {
+                continue;
+            }
+            let arrival = &self.arrivals[carrier];
+            if roamed != Some(carrier) {
+                known.peer.roam(origin(device, arrival));
+                roamed = Some(carrier);
+            }
+            known.any = true;
+            known.bytes += DATA_HEADER_LEN + message.len + TAG_LEN;
+            if message.len > 0 {
+                known.data = true;
+                let padded = &mut self.receiver.buffer[message.at..message.at + message.len];
+                if let Some(len) = admit(state, known, padded, arrival.ecn) {
+                    self.coalescer.add(&self.receiver.buffer, message.at, len);
+                }
+            }
+        }
+        self.sealed.clear();
+        self.carriers.clear();
     }
-    known.as_mut()
 }
 
-fn open(device: &Device, known: &mut Known, message: &mut [u8], now: u64) -> Option<usize> {
-    if !known.session.can_receive(now) {
+/// Where a peer is that this comes from.
+fn origin(device: &Device, arrival: &Arrival) -> Endpoint {
+    Endpoint { address: arrival.from, source: arrival.to, generation: device.routes.load(Relaxed) }
+}
+
+/// The session of an index, while it may be received with.
+fn look_up(state: &State, index: u32, now: u64) -> Option<Known> {
+    let Indexed::Session(peer, session) = state.indexed(index)? else {
         return None;
-    }
-    let len = known.session.open(message)?;
-    if !known.confirmed {
-        confirm(device, known);
-    }
-    Some(len)
+    };
+    session.can_receive(now).then(|| Known {
+        index,
+        peer: peer.clone(),
+        session: session.clone(),
+        confirmed: session.initiator,
+        bytes: 0,
+        data: false,
+        any: false,
+    })
 }
 
 /// The first packet of a session that the peer began: from now on we send with it too.

@@ -1,5 +1,6 @@
 //! The parts of `wgq-userspace`, a userspace WireGuard daemon for Linux: a library so that its fuzz targets reach them.
 
+pub mod aead;
 pub mod allowed_ips;
 pub mod control;
 pub mod device;

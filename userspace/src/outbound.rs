@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::aead::{MANY, Message};
 use crate::allowed_ips::NONE;
 use crate::device::{Device, State, Task};
 use crate::exchange::padded;
@@ -41,6 +42,9 @@ pub struct Outbound {
     used: usize,
     packets: usize,
     runs: Vec<Run>,
+    /// What is written into `sealed` but not sealed yet, and by which session it will be.
+    unsealed: Vec<Message>,
+    session: Option<Arc<Session>>,
     sender: Sender,
     icmp: icmp::Limit,
 }
@@ -54,6 +58,8 @@ impl Outbound {
             used: 0,
             packets: 0,
             runs: Vec::with_capacity(BATCH_PACKETS),
+            unsealed: Vec::with_capacity(MANY),
+            session: None,
             sender: Sender::default(),
             icmp: icmp::Limit::default(),
         }
@@ -92,6 +98,7 @@ impl Outbound {
             let state = device.state();
             let more = self.fill(device, &state, &sockets, first);
             self.flush(device, &state, &sockets);
+            self.session = None;
             drop(state);
             if !more? {
                 return Ok(());
@@ -135,7 +142,7 @@ impl Outbound {
                 None => self.refuse(device, packet, now),
                 Some(Route { session: None, peer, .. }) => stage(device, peer, &mut splitter, now),
                 Some(Route { session: Some(session), peer, endpoint, .. }) => {
-                    self.seal(device, state, sockets, session, peer, endpoint, &mut splitter);
+                    self.write(device, state, sockets, session, peer, endpoint, &mut splitter);
                     if session.wants_rekey(now) {
                         device.want_handshake(peer, now);
                     }
@@ -155,22 +162,28 @@ impl Outbound {
         }
     }
 
+    /// Writes out the packets that a large one consists of, to be sealed sixteen by sixteen.
     #[allow(clippy::too_many_arguments)]
-    fn seal(
+    fn write(
         &mut self,
         device: &Device,
         state: &State,
         sockets: &Sockets,
-        session: &Session,
+        session: &Arc<Session>,
         peer: &Peer,
         endpoint: &Endpoint,
         splitter: &mut Splitter<'_>,
     ) {
+        if self.session.as_ref().is_none_or(|before| !Arc::ptr_eq(before, session)) {
+            self.seal();
+            self.session = Some(session.clone());
+        }
         let mtu = device.mtu.load(Relaxed) as usize;
         let ecn = splitter.outer_ecn();
         let mut sent = 0;
         while let Some(len) = splitter.next_len() {
-            let whole = padded(len, mtu) + OVERHEAD;
+            let padded = padded(len, mtu);
+            let whole = padded + OVERHEAD;
             if self.used + whole > self.sealed.len() {
                 self.flush(device, state, sockets);
             }
@@ -178,10 +191,14 @@ impl Outbound {
                 break;
             };
             let at = self.used;
-            let frame = &mut self.sealed[at..at + whole];
-            splitter.write(&mut frame[DATA_HEADER_LEN..DATA_HEADER_LEN + len]);
-            frame[DATA_HEADER_LEN + len..whole - TAG_LEN].fill(0);
-            session.seal(counter, frame);
+            let message = Message { at: at + DATA_HEADER_LEN, len: padded, counter };
+            let room = &mut self.sealed[message.at..message.at + padded];
+            splitter.write(&mut room[..len]);
+            room[len..].fill(0);
+            self.unsealed.push(message);
+            if self.unsealed.len() == MANY {
+                self.seal();
+            }
             self.used += whole;
             self.packets += 1;
             sent += whole;
@@ -191,6 +208,14 @@ impl Outbound {
             );
         }
         peer.count_sent(sent);
+    }
+
+    /// Seals what is written out.
+    fn seal(&mut self) {
+        if let Some(session) = &self.session {
+            session.seal(&mut self.sealed, &self.unsealed);
+        }
+        self.unsealed.clear();
     }
 
     /// Adds a packet to the run before it, where the kernel can send them as one.
@@ -211,8 +236,9 @@ impl Outbound {
         self.runs.push(packet);
     }
 
-    /// Sends what is sealed.
+    /// Seals the rest and sends all of it.
     fn flush(&mut self, device: &Device, state: &State, sockets: &Sockets) {
+        self.seal();
         let now = sys::now_ms();
         self.sender.send(sockets, &self.sealed[..self.used], &self.runs, |run| {
             if let Some(peer) = state.peer(run.peer) {

@@ -13,6 +13,8 @@ pub mod session;
 
 /// Lengths and type numbers of the four messages (whitepaper, section 5.4).
 pub mod message {
+    pub use crate::aead::TAG_LEN;
+
     pub const INITIATION: u8 = 1;
     pub const RESPONSE: u8 = 2;
     pub const COOKIE_REPLY: u8 = 3;
@@ -22,7 +24,6 @@ pub mod message {
     pub const RESPONSE_LEN: usize = 92;
     pub const COOKIE_REPLY_LEN: usize = 64;
     pub const DATA_HEADER_LEN: usize = 16;
-    pub const TAG_LEN: usize = 16;
     pub const MAC_LEN: usize = 16;
 
     /// The type of a message whose reserved bytes are zero and whose length suits the type.
@@ -46,6 +47,12 @@ pub mod message {
     #[inline]
     pub fn u32_at(packet: &[u8], at: usize) -> u32 {
         u32::from_le_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])
+    }
+
+    /// The 64-bit field of a message at an offset that its length is known to cover.
+    #[inline]
+    pub fn u64_at(packet: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(packet[at..at + 8].try_into().expect("eight bytes"))
     }
 }
 

@@ -1,13 +1,14 @@
 //! A pair of transport keys and what belongs to them: seal and open in place, usable from several threads.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroize;
 
+use crate::aead::{Cipher, Key, Message};
+
 use super::limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME_MS, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME_MS};
-use super::message::{DATA, DATA_HEADER_LEN, TAG_LEN};
+use super::message::{DATA, DATA_HEADER_LEN};
 use super::replay::Replay;
 
 /// A session: its keys are wiped by the allocator when the last holder lets go of it.
@@ -18,8 +19,8 @@ pub struct Session {
     created: u64,
     expired: AtomicBool,
     counter: AtomicU64,
-    sender: LessSafeKey,
-    receiver: LessSafeKey,
+    sender: Key,
+    receiver: Key,
     replay: Mutex<Replay>,
 }
 
@@ -36,20 +37,9 @@ impl Drop for Keys {
     }
 }
 
-fn aead(key: &[u8; 32]) -> LessSafeKey {
-    LessSafeKey::new(
-        UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has the length of the cipher's"),
-    )
-}
-
-fn nonce(counter: u64) -> Nonce {
-    let mut bytes = [0; 12];
-    bytes[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(bytes)
-}
-
 impl Session {
     pub fn new(keys: &Keys, (local_index, remote_index): (u32, u32), initiator: bool, now: u64) -> Self {
+        let cipher = Cipher::chosen();
         Self {
             local_index,
             remote_index,
@@ -57,8 +47,8 @@ impl Session {
             created: now,
             expired: AtomicBool::new(false),
             counter: AtomicU64::new(0),
-            sender: aead(&keys.send),
-            receiver: aead(&keys.receive),
+            sender: Key::new(&keys.send, cipher),
+            receiver: Key::new(&keys.receive, cipher),
             replay: Mutex::new(Replay::default()),
         }
     }
@@ -102,36 +92,36 @@ impl Session {
         (first < REJECT_AFTER_MESSAGES - packets).then_some(first)
     }
 
-    /// Makes a data message of a frame in place: header, then the padded packet, then room for the tag.
-    #[inline]
-    pub fn seal(&self, counter: u64, frame: &mut [u8]) {
-        let (header, rest) = frame.split_at_mut(DATA_HEADER_LEN);
-        header[..4].copy_from_slice(&[DATA, 0, 0, 0]);
-        header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
-        header[8..].copy_from_slice(&counter.to_le_bytes());
-        let (packet, room) = rest.split_at_mut(rest.len() - TAG_LEN);
-        let tag = self
-            .sender
-            .seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet)
-            .expect("a packet is far below the cipher's limit");
-        room.copy_from_slice(tag.as_ref());
+    /// Makes data messages in place: before each padded packet there is room for the header, behind it for the tag.
+    pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
+        for message in messages {
+            let header = &mut buffer[message.at - DATA_HEADER_LEN..message.at];
+            header[..4].copy_from_slice(&[DATA, 0, 0, 0]);
+            header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
+            header[8..].copy_from_slice(&message.counter.to_le_bytes());
+        }
+        self.sender.seal(buffer, messages);
     }
 
-    /// Opens a data message in place; the packet starts after the header and is as long as this says.
-    #[inline]
-    pub fn open(&self, message: &mut [u8]) -> Option<usize> {
-        let (header, body) = message.split_at_mut_checked(DATA_HEADER_LEN)?;
-        let counter = u64::from_le_bytes(header[8..].try_into().ok()?);
-        if counter >= REJECT_AFTER_MESSAGES {
-            return None;
+    /// Opens data messages in place and tells by a bit of each, the first the lowest, which of them are authentic and
+    /// no replays. As many at most as [`Key::open`] takes.
+    #[must_use]
+    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
+        let authentic = self.receiver.open(buffer, messages);
+        let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accepted = 0;
+        for (bit, message) in messages.iter().enumerate() {
+            if authentic & 1 << bit != 0 && replay.accept(message.counter) {
+                accepted |= 1 << bit;
+            }
         }
-        let packet = self.receiver.open_in_place(nonce(counter), Aad::empty(), body).ok()?.len();
-        self.replay.lock().ok()?.accept(counter).then_some(packet)
+        accepted
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::TAG_LEN;
     use super::*;
 
     fn pair() -> (Session, Session) {
@@ -140,12 +130,24 @@ mod tests {
         (Session::new(&ours, (10, 20), true, 1000), Session::new(&theirs, (20, 10), false, 1000))
     }
 
+    fn message(frame: &[u8]) -> Message {
+        let counter = u64::from_le_bytes(frame[8..16].try_into().unwrap());
+        Message { at: DATA_HEADER_LEN, len: frame.len() - DATA_HEADER_LEN - TAG_LEN, counter }
+    }
+
     fn sealed(session: &Session, packet: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; DATA_HEADER_LEN];
         frame.extend(packet);
         frame.extend([0; TAG_LEN]);
-        session.seal(session.reserve(1).unwrap(), &mut frame);
+        let counter = session.reserve(1).unwrap();
+        let message = Message { counter, ..message(&frame) };
+        session.seal(&mut frame, &[message]);
         frame
+    }
+
+    fn opens(session: &Session, frame: &mut [u8]) -> bool {
+        let message = message(frame);
+        session.open(frame, &[message]) == 1
     }
 
     #[test]
@@ -153,9 +155,9 @@ mod tests {
         let (a, b) = pair();
         let mut frame = sealed(&a, b"a packet");
         let mut copy = frame.clone();
-        assert_eq!(b.open(&mut frame), Some(8));
+        assert!(opens(&b, &mut frame));
         assert_eq!(&frame[16..24], b"a packet");
-        assert_eq!(b.open(&mut copy), None);
+        assert!(!opens(&b, &mut copy));
     }
 
     #[test]
@@ -164,7 +166,7 @@ mod tests {
         for at in 8..sealed(&a, b"packet").len() {
             let mut frame = sealed(&a, b"packet");
             frame[at] ^= 4;
-            assert_eq!(b.open(&mut frame), None, "byte {at}");
+            assert!(!opens(&b, &mut frame), "byte {at}");
         }
     }
 

@@ -1,0 +1,136 @@
+//! ChaCha20-Poly1305 (RFC 8439) for data messages, many of them by one call.
+//!
+//! One packet after the other goes through ring. Where the processor has AVX-512 with IFMA, up to sixteen packets of a
+//! session go through [`wide`] side by side, a packet to a lane: no packet is too short to fill the vectors then.
+
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
+use std::sync::OnceLock;
+
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+
+/// The length of the tag that follows each packet.
+pub const TAG_LEN: usize = 16;
+/// How many messages gain from being handed over at once.
+pub const MANY: usize = 16;
+/// How many at least gain from [`wide`]: fewer leave too many lanes empty.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 3;
+
+/// Where a message lies in a buffer: so many bytes of packet, then the tag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    pub at: usize,
+    pub len: usize,
+    /// The counter of the data message, which is the nonce.
+    pub counter: u64,
+}
+
+/// The implementations of the cipher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    Ring,
+    Wide,
+}
+
+impl Cipher {
+    /// The fastest one that this processor has, or the one that `WGQ_CIPHER` asks for: settled once for the process.
+    pub fn chosen() -> Self {
+        static CHOSEN: OnceLock<Cipher> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let asked = std::env::var_os("WGQ_CIPHER");
+            if asked.is_some_and(|name| name == "ring") || !wide_is_possible() {
+                Self::Ring
+            } else {
+                Self::Wide
+            }
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Wide => "AVX-512, 16 packets side by side",
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn wide_is_possible() -> bool {
+    wide::is_possible()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn wide_is_possible() -> bool {
+    false
+}
+
+/// A key of one direction of a session.
+pub struct Key {
+    one: LessSafeKey,
+    #[cfg(target_arch = "x86_64")]
+    many: Option<wide::Key>,
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[4..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+impl Key {
+    pub fn new(key: &[u8; 32], cipher: Cipher) -> Self {
+        let one = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has the length of the cipher's");
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = cipher;
+        Self {
+            one: LessSafeKey::new(one),
+            #[cfg(target_arch = "x86_64")]
+            many: (cipher == Cipher::Wide).then(|| wide::Key::new(key)).flatten(),
+        }
+    }
+
+    /// Encrypts each message in place and writes its tag behind it.
+    ///
+    /// Panics if a message reaches beyond the buffer.
+    pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
+        for messages in messages.chunks(MANY) {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(key) = self.many.as_ref().filter(|_| messages.len() >= FEW) {
+                key.seal(buffer, messages);
+                continue;
+            }
+            messages.iter().for_each(|message| self.seal_one(buffer, message));
+        }
+    }
+
+    fn seal_one(&self, buffer: &mut [u8], message: &Message) {
+        let (packet, rest) = buffer[message.at..].split_at_mut(message.len);
+        let tag = self
+            .one
+            .seal_in_place_separate_tag(nonce(message.counter), Aad::empty(), packet)
+            .expect("a packet is far below the cipher's limit");
+        rest[..TAG_LEN].copy_from_slice(tag.as_ref());
+    }
+
+    /// Decrypts each message in place and tells by a bit of each, the first the lowest, which of them are authentic:
+    /// what the bytes of the others are is not defined. At most [`MANY`] messages, none overlapping another.
+    ///
+    /// Panics if a message reaches beyond the buffer.
+    #[must_use]
+    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
+        assert!(messages.len() <= MANY, "more messages than bits");
+        #[cfg(target_arch = "x86_64")]
+        if let Some(key) = self.many.as_ref().filter(|_| messages.len() >= FEW) {
+            return key.open(buffer, messages);
+        }
+        let opened = messages.iter().map(|message| self.open_one(buffer, message));
+        opened.enumerate().fold(0, |bits, (bit, opened)| bits | u16::from(opened) << bit)
+    }
+
+    fn open_one(&self, buffer: &mut [u8], message: &Message) -> bool {
+        let bytes = &mut buffer[message.at..message.at + message.len + TAG_LEN];
+        self.one.open_in_place(nonce(message.counter), Aad::empty(), bytes).is_ok()
+    }
+}

@@ -1,0 +1,258 @@
+//! Poly1305 (RFC 8439, section 2.5) of eight packets at once, a packet to a lane of 64 bits.
+//!
+//! Numbers below 2^130 are held as limbs of 44, 44 and 42 bits, which the 52-bit multiplications of IFMA leave room
+//! above. All that is authenticated is the packet: WireGuard's data messages have no additional data.
+
+use std::arch::x86_64::{
+    __m512i, __mmask8, _mm512_add_epi64, _mm512_and_si512, _mm512_loadu_si512, _mm512_madd52hi_epu64,
+    _mm512_madd52lo_epu64, _mm512_mask_mov_epi64, _mm512_maskz_loadu_epi8, _mm512_or_si512,
+    _mm512_set1_epi64, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_storeu_si512,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+};
+
+use super::super::{MANY, Message, TAG_LEN};
+use super::chacha20::quarters_transposed;
+
+const LANES: usize = 8;
+const BLOCK: usize = 16;
+const MASK_44: u64 = (1 << 44) - 1;
+const MASK_42: u64 = (1 << 42) - 1;
+/// The bit above each block, in the highest limb.
+const HIGH_BIT: u64 = 1 << (128 - 88);
+/// The bits that section 2.5 clears in `r`.
+const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
+
+type Limbs = [__m512i; 3];
+
+/// The tags of up to sixteen messages of the buffer; the one-time key is the start of each first block.
+///
+/// # Safety
+/// The messages must lie within the buffer.
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub unsafe fn tags(
+    one_time: &[[u8; 64]; MANY],
+    buffer: &[u8],
+    messages: &[Message],
+) -> [[u8; TAG_LEN]; MANY] {
+    let mut tags = [[0; TAG_LEN]; MANY];
+    let eights =
+        messages.chunks(LANES).zip(one_time.as_chunks::<LANES>().0).zip(tags.as_chunks_mut::<LANES>().0);
+    for ((messages, keys), tags) in eights {
+        // SAFETY: as the caller promises.
+        unsafe { eight(keys, buffer, messages, tags) };
+    }
+    tags
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn splat(word: u64) -> __m512i {
+    _mm512_set1_epi64(word as i64)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(words: &[u64; LANES]) -> __m512i {
+    // SAFETY: eight words are what is loaded.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(register: __m512i) -> [u64; LANES] {
+    let mut words = [0; LANES];
+    // SAFETY: eight words are what is stored.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), register) };
+    words
+}
+
+/// The limbs of numbers of 128 bits, given by their halves.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn limbs(low: __m512i, high: __m512i) -> Limbs {
+    let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
+    [
+        _mm512_and_si512(low, splat(MASK_44)),
+        _mm512_and_si512(middle, splat(MASK_44)),
+        _mm512_srli_epi64::<24>(high),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+unsafe fn eight(
+    keys: &[[u8; 64]; LANES],
+    buffer: &[u8],
+    messages: &[Message],
+    tags: &mut [[u8; TAG_LEN]; LANES],
+) {
+    let word = |at: usize| {
+        std::array::from_fn(|lane| {
+            u64::from_le_bytes(*keys[lane][at * 8..].first_chunk().expect("a key has four words"))
+        })
+    };
+    let (r_low, r_high): ([u64; LANES], [u64; LANES]) = (word(0), word(1));
+    let r = limbs(
+        _mm512_and_si512(load(&r_low), splat(CLAMP[0])),
+        _mm512_and_si512(load(&r_high), splat(CLAMP[1])),
+    );
+    let key = Multiplier::new(r);
+    let mut lens = [0; LANES];
+    for (len, message) in lens.iter_mut().zip(messages) {
+        *len = message.len as u64;
+    }
+    // SAFETY: as the caller promises.
+    let sum = unsafe { absorb(&key, buffer, messages) };
+    // The last block is the lengths of the additional data, none, and of the packet.
+    let sum = key.step(sum, _mm512_setzero_si512(), load(&lens));
+    let sum = sum.map(|limb| store(limb));
+    let (s_low, s_high): ([u64; LANES], [u64; LANES]) = (word(2), word(3));
+    for (lane, tag) in tags.iter_mut().enumerate().take(messages.len()) {
+        *tag = finish([sum[0][lane], sum[1][lane], sum[2][lane]], s_low[lane], s_high[lane]);
+    }
+}
+
+/// The sums over all whole or padded blocks of the packets.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+unsafe fn absorb(key: &Multiplier, buffer: &[u8], messages: &[Message]) -> Limbs {
+    let mut sum = [_mm512_setzero_si512(); 3];
+    let longest = messages.iter().map(|m| m.len).max().unwrap_or(0);
+    let shortest =
+        if messages.len() == LANES { messages.iter().map(|m| m.len).min().unwrap_or(0) } else { 0 };
+    let mut done = 0;
+    while done < longest {
+        // SAFETY: as the caller promises.
+        let words = unsafe { four_blocks(buffer, messages, done) };
+        for block in 0..4 {
+            let next = key.step(sum, words[2 * block], words[2 * block + 1]);
+            let at = done + block * BLOCK;
+            sum = if at < shortest { next } else { chosen(unfinished(messages, at), sum, next) };
+        }
+        done += 4 * BLOCK;
+    }
+    sum
+}
+
+/// The lanes whose packets reach beyond a place.
+#[inline]
+fn unfinished(messages: &[Message], at: usize) -> __mmask8 {
+    messages.iter().enumerate().fold(0, |mask, (lane, message)| mask | u8::from(at < message.len) << lane)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn chosen(lanes: __mmask8, otherwise: Limbs, those: Limbs) -> Limbs {
+    std::array::from_fn(|limb| _mm512_mask_mov_epi64(otherwise[limb], lanes, those[limb]))
+}
+
+/// The next 64 bytes of each packet, zeros behind its end: eight words, a packet to a lane of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn four_blocks(buffer: &[u8], messages: &[Message], done: usize) -> [__m512i; 8] {
+    let mut rows = [_mm512_setzero_si512(); LANES];
+    for (row, message) in rows.iter_mut().zip(messages) {
+        let left = message.len.saturating_sub(done).min(64);
+        if left > 0 {
+            // SAFETY: the mask keeps the reading within the message, and that lies within the buffer.
+            *row = unsafe {
+                _mm512_maskz_loadu_epi8(
+                    u64::MAX >> (64 - left),
+                    buffer.as_ptr().add(message.at + done).cast(),
+                )
+            };
+        }
+    }
+    let pair = |p: usize| {
+        (
+            _mm512_unpacklo_epi64(rows[2 * p], rows[2 * p + 1]),
+            _mm512_unpackhi_epi64(rows[2 * p], rows[2 * p + 1]),
+        )
+    };
+    let pairs = [pair(0), pair(1), pair(2), pair(3)];
+    let even = quarters_transposed(pairs.map(|p| p.0));
+    let odd = quarters_transposed(pairs.map(|p| p.1));
+    std::array::from_fn(|i| if i % 2 == 0 { even[i / 2] } else { odd[i / 2] })
+}
+
+/// What multiplying by `r` takes.
+struct Multiplier {
+    r: Limbs,
+    /// Twenty times the two higher limbs: what is above 2^132 comes back so, as 2^130 is 5 here.
+    twenty: [__m512i; 2],
+}
+
+impl Multiplier {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(r: Limbs) -> Self {
+        let twenty = |limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb));
+        Self { r, twenty: [twenty(r[1]), twenty(r[2])] }
+    }
+
+    /// Adds a block with its high bit to the sums and multiplies by `r`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    fn step(&self, sum: Limbs, low: __m512i, high: __m512i) -> Limbs {
+        let block = limbs(low, high);
+        let h = [
+            _mm512_add_epi64(sum[0], block[0]),
+            _mm512_add_epi64(sum[1], block[1]),
+            _mm512_add_epi64(sum[2], _mm512_or_si512(block[2], splat(HIGH_BIT))),
+        ];
+        let ([r0, r1, r2], [s1, s2]) = (self.r, self.twenty);
+        let (low0, high0) = products(h, [r0, s2, s1]);
+        let (low1, high1) = products(h, [r1, r0, s2]);
+        let (low2, high2) = products(h, [r2, r1, r0]);
+        // A high half counts 2^52: in the next limb, 2^44 above, that is 2^8; above 2^130 the highest one's is 2^10.
+        let carry0 = _mm512_add_epi64(_mm512_srli_epi64::<44>(low0), _mm512_slli_epi64::<8>(high0));
+        let low1 = _mm512_add_epi64(low1, carry0);
+        let carry1 = _mm512_add_epi64(_mm512_srli_epi64::<44>(low1), _mm512_slli_epi64::<8>(high1));
+        let low2 = _mm512_add_epi64(low2, carry1);
+        let carry2 = _mm512_add_epi64(_mm512_srli_epi64::<42>(low2), _mm512_slli_epi64::<10>(high2));
+        let five = _mm512_add_epi64(carry2, _mm512_slli_epi64::<2>(carry2));
+        let h0 = _mm512_add_epi64(_mm512_and_si512(low0, splat(MASK_44)), five);
+        let h1 = _mm512_add_epi64(_mm512_and_si512(low1, splat(MASK_44)), _mm512_srli_epi64::<44>(h0));
+        [_mm512_and_si512(h0, splat(MASK_44)), h1, _mm512_and_si512(low2, splat(MASK_42))]
+    }
+}
+
+/// The sum of three products, its lower 52 bits apart from what is above.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma")]
+fn products(a: Limbs, b: Limbs) -> (__m512i, __m512i) {
+    let zero = _mm512_setzero_si512();
+    let low = _mm512_madd52lo_epu64(zero, a[0], b[0]);
+    let low = _mm512_madd52lo_epu64(low, a[1], b[1]);
+    let low = _mm512_madd52lo_epu64(low, a[2], b[2]);
+    let high = _mm512_madd52hi_epu64(zero, a[0], b[0]);
+    let high = _mm512_madd52hi_epu64(high, a[1], b[1]);
+    let high = _mm512_madd52hi_epu64(high, a[2], b[2]);
+    (low, high)
+}
+
+/// Brings a sum below 2^130 - 5 and adds `s`: the tag.
+fn finish([h0, h1, h2]: [u64; 3], s_low: u64, s_high: u64) -> [u8; TAG_LEN] {
+    let carried = |mut h: [u64; 3]| {
+        h[1] += h[0] >> 44;
+        h[0] &= MASK_44;
+        h[2] += h[1] >> 44;
+        h[1] &= MASK_44;
+        h
+    };
+    let mut h = carried([h0, h1, h2]);
+    for _ in 0..2 {
+        let above = h[2] >> 42;
+        h[2] &= MASK_42;
+        h[0] += above * 5;
+        h = carried(h);
+    }
+    // h + 5 - 2^130, where that is not negative, is h modulo 2^130 - 5.
+    let mut reduced = carried([h[0] + 5, h[1], h[2]]);
+    let keep = (reduced[2] >> 42).wrapping_sub(1);
+    reduced[2] &= MASK_42;
+    let [h0, h1, h2] = std::array::from_fn(|i| (h[i] & keep) | (reduced[i] & !keep));
+    let number = u128::from(h0) | u128::from(h1) << 44 | u128::from(h2) << 88;
+    let s = u128::from(s_low) | u128::from(s_high) << 64;
+    number.wrapping_add(s).to_le_bytes()
+}
