@@ -254,7 +254,7 @@ def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -
     wg_quick = WgQuick(machine, variant)
     wg_quick("up")
     assert len(rules(machine, variant)) == 4
-    assert machine.call(firewall.present, "wg0") == ("iptables",)
+    assert machine.call(firewall.present, "wg0") == (("iptables", 4),)
     machine.call(iptables.remove, "wg0")
     assert not rules(machine, variant)
     wg_quick("down")
@@ -381,12 +381,12 @@ def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Na
     assert len(rules(machine)) == 3
 
 
-def test_present_names_the_kinds_that_stand(machine: Namespace) -> None:
+def test_present_names_the_kinds_and_families_that_stand(machine: Namespace) -> None:
     assert machine.call(firewall.present, "wg0") == ()
     machine.call(firewall.add, "iptables", "wg0", 4, [], 51820)
-    assert machine.call(firewall.present, "wg0") == ("iptables",)
+    assert machine.call(firewall.present, "wg0") == (("iptables", 4),)
     machine.call(firewall.add, "nft", "wg0", 4, [], 51820)
-    assert machine.call(firewall.present, "wg0") == ("nft", "iptables")
+    assert machine.call(firewall.present, "wg0") == (("nft", 0), ("iptables", 4))
     machine.call(firewall.remove, "nft", "wg0", 0)
     machine.call(firewall.remove, "iptables", "wg0", 0)
     assert machine.call(firewall.present, "wg0") == ()
@@ -396,4 +396,3 @@ def test_the_transcript_is_wg_quicks() -> None:
     assert firewall.add_lines("iptables", 4) == ("[#] iptables-restore -n",)
     assert firewall.add_lines("iptables", 6) == ("[#] ip6tables-restore -n",)
     assert firewall.remove_lines("iptables", 6) == ("[#] ip6tables-restore -n",)
-    assert firewall.remove_lines("iptables", 0) == ("[#] iptables-restore -n", "[#] ip6tables-restore -n")

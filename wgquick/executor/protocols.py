@@ -103,8 +103,8 @@ class Firewall(Protocol):
     def choose(self, preference: str) -> str:
         """The kind for `auto`, `nft` or `iptables`."""
 
-    def present(self, name: str) -> tuple[str, ...]:
-        """The kinds in which rules of this interface stand now."""
+    def present(self, name: str) -> tuple[tuple[str, int], ...]:
+        """The kinds in which rules of this interface stand now, each with its family (0: both)."""
 
     def add(self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
         """Add one family's rules in one transaction."""

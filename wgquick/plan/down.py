@@ -69,7 +69,7 @@ def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[
         undos += [DeleteRule(rule) for rule in _own_rules(facts)]
     if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
         undos.append(UnsetDns(name, facts.dns_mode))
-    undos += [RemoveFirewall(name, kind, 0) for kind in facts.firewalls]
+    undos += [RemoveFirewall(name, kind, family) for kind, family in facts.firewalls]
     return in_down_order(undos)
 
 

@@ -25,12 +25,12 @@ def choose(preference: str) -> str:
     return "nft" if nft.available() else "iptables"
 
 
-def present(name: str) -> tuple[str, ...]:
-    """The kinds in which rules of this interface stand now."""
+def present(name: str) -> tuple[tuple[str, int], ...]:
+    """The kinds in which rules of this interface stand now, each with the family; 0 is both of nft's at once."""
     from wgquick.system.firewall import iptables, nft
 
-    kinds = {"nft": nft.present, "iptables": iptables.present}
-    return tuple(kind for kind, stands in kinds.items() if stands(name))
+    of_nft = (("nft", 0),) if nft.present(name) else ()
+    return (*of_nft, *(("iptables", family) for family in iptables.present(name)))
 
 
 def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
@@ -64,6 +64,4 @@ def add_lines(kind: str, family: int) -> tuple[str, ...]:
 
 def remove_lines(kind: str, family: int) -> tuple[str, ...]:
     """The transcript of `remove`."""
-    if kind == "nft" or family:
-        return add_lines(kind, family)
-    return tuple(f"[#] {command}" for command in _RESTORE.values())
+    return add_lines(kind, family)

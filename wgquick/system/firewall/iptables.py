@@ -67,9 +67,9 @@ def remove(name: str, family: int = 0) -> None:
                     iptables.delete(table, comment(name))
 
 
-def present(name: str) -> bool:
-    """Whether a rule with this interface's comment stands in any of the tables."""
-    return any(iptables_nft.present(comment(name), each) or _stands(name, each) for each in _FAMILIES)
+def present(name: str) -> tuple[int, ...]:
+    """The families in whose tables a rule with this interface's comment stands."""
+    return tuple(each for each in _FAMILIES if iptables_nft.present(comment(name), each) or _stands(name, each))
 
 
 def _stands(name: str, family: int) -> bool:
