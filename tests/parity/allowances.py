@@ -45,30 +45,38 @@ def configuration_is_added(_case: Case, trial: Trial) -> Trial:
 
 
 def hooks_keep_their_hash(case: Case, trial: Trial) -> Trial:
-    """A hook gets the whole rest of its line; the `#` used to begin a comment."""
+    """A hook gets the whole rest of its line; the `#` used to begin a comment: the case names what comes of it."""
     whole = {value.partition("#")[0].strip(): value for value in case.settings(*HOOKS) if "#" in value}
-    kept = {f"[#] {cut}": f"[#] {value}" for cut, value in whole.items()}
-    return _transcripts(trial, lambda lines: [kept.get(line, line) for line in lines])
+    kept = {f"[#] {_said(cut, case)}": f"[#] {_said(value, case)}" for cut, value in whole.items()}
+    trial = _transcripts(trial, lambda lines: [kept.get(line, line) for line in lines])
+    printed = case.now("hooks")
+    if printed is None:
+        return trial
+    return _rans(trial, lambda ran: replace(ran, after=ran.after | {"hooks": [printed]}))
 
 
 def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
     """The link is added before the PreUp hooks, no longer after: a failing hook is then the only failure."""
-    hooks = [f"[#] {value.replace('%i', case.interface)}" for value in case.settings("preup")]
-    lines = trial.up.transcript
-    ran = [line for line in lines if line in hooks]
-    added = [line for line in lines if line.startswith("[#] ip link add dev") or _starts(line, case)]
-    if hooks and not added:
-        name = case.interface
-        added = [f"[#] ip link add dev {name} type wireguard", f"[#] wireguard-go {name}"]
-    if not hooks:
-        return trial
-    rest = [line for line in lines if line not in ran and line not in added]
-    status = int(case.now("up-status") or trial.up.status)
-    return replace(trial, up=replace(trial.up, status=status, transcript=[*added, *ran, *rest]))
+    hooks = _hook_lines(case, "preup")
+    name = case.interface
+    adding = [f"[#] ip link add dev {name} type wireguard", f"[#] wireguard-go {name}"]
+
+    def change(ran: Ran) -> Ran:
+        first = [line for line in ran.transcript if line in hooks]
+        rest = [line for line in ran.transcript if line not in (*hooks, *adding)]
+        return replace(ran, transcript=[*adding, *first, *rest]) if first else ran
+
+    trial = _rans(trial, change)
+    return replace(trial, up=replace(trial.up, status=int(case.now("up-status") or trial.up.status)))
 
 
-def _starts(line: str, case: Case) -> bool:
-    return line == f"[#] wireguard-go {case.interface}"
+def _hook_lines(case: Case, *keys: str) -> list[str]:
+    """What the transcript says of the case's hooks."""
+    return [f"[#] {_said(value, case)}" for value in case.settings(*keys)]
+
+
+def _said(hook: str, case: Case) -> str:
+    return hook.replace("%i", case.interface)
 
 
 def rules_come_before_the_default_route(_case: Case, trial: Trial) -> Trial:
@@ -125,17 +133,10 @@ def the_mark_goes_back(case: Case, trial: Trial) -> Trial:
     return _rans(trial, change)
 
 
-def a_refusal_exits_with_one(case: Case, trial: Trial) -> Trial:
-    """Where `ip` or resolvconf refuses, wg-quick exits with its status; wgq runs no `ip`: it exits with 1."""
-    hooks = [f"[#] {value.replace('%i', case.interface)}" for value in case.settings(*HOOKS)]
-    if trial.up.status == 0 or any(line in hooks for line in trial.up.transcript):
-        return trial
-    return replace(trial, up=replace(trial.up, status=1))
-
-
 def faults_are_found_first(case: Case, trial: Trial) -> Trial:
     """wg-quick meets a fault of the file half way and takes all back; wgq reads the whole file before it begins."""
-    if case.now("refused") is None:
+    taken_back = trial.up.after | {"sysctl": trial.before["sysctl"]} == trial.before
+    if case.now("refused") is None or trial.up.status == 0 or not taken_back:
         return trial
     return replace(trial, up=replace(trial.up, status=1, transcript=[], after=trial.before))
 
@@ -156,31 +157,36 @@ def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
 def the_journal_outlives_the_link(case: Case, trial: Trial) -> Trial:
     """Where the link is gone, wg-quick's down refuses; wgq's goes by its journal and succeeds."""
     status = case.now("down-status")
-    return trial if status is None else replace(trial, down=replace(trial.down, status=int(status)))
+    if status is None or (trial.down.status, trial.down.transcript) != (1, []):
+        return trial
+    return replace(trial, down=replace(trial.down, status=int(status)))
 
 
 def saving_changes_only_what_changed(case: Case, trial: Trial) -> Trial:
     """wg-quick writes a new file; wgq edits the old one, so that only the settings in it are compared."""
-    if not (("save", "") in case.directives or case.settings("saveconfig") == ["true"]):
+    if not (("run", "save") in case.directives or case.settings("saveconfig") == ["true"]):
         return trial
     return _rans(trial, lambda ran: replace(ran, after=ran.after | {"file": saved_settings(ran.after["file"])}))
 
 
 def saved_settings(lines: list[str]) -> list[str]:
-    """What a configuration file says, one line for each value, without comments, spacing and the order of keys.
+    """What a configuration file says: hooks in their order, and one line for each value of the other keys.
 
-    wg-quick also saves the address that the kernel gave the link itself, which is not the file's to keep.
+    Those stand without comments, spacing and order. wg-quick also saves the address that the kernel gave the link
+    itself, which is not the file's to keep.
     """
-    found, section = set(), ""
-    for line in (line.partition("#")[0].strip() for line in lines):
+    hooks, found, section = [], set(), ""
+    for line in map(str.strip, lines):
         key, _, value = line.partition("=")
-        if line.startswith("["):
+        if key.strip().lower() in HOOKS:
+            hooks.append(line)
+        elif line.startswith("["):
             section = line
         elif key.strip() == "PublicKey":
             section = f"[Peer {value.strip()}]"
-        elif line:
-            found |= {f"{section} {key.strip()} {item.strip()}" for item in value.split(",")}
-    return sorted(found - {"[Interface] Address fe80::?/64"})
+        elif not line.startswith("#"):
+            found |= {f"{section} {key.strip()} {item.strip()}" for item in value.partition("#")[0].split(",")}
+    return [*hooks, *sorted(found - {"[Interface] Address fe80::?/64"})]
 
 
 CHANGED_SINCE = (
@@ -195,7 +201,6 @@ CHANGED_SINCE = (
 )
 BETTER = (
     the_mark_goes_back,
-    a_refusal_exits_with_one,
     faults_are_found_first,
     a_failed_resolvconf_is_taken_back,
     the_journal_outlives_the_link,

@@ -3,7 +3,7 @@
 #: uplink none | ipv6 | ipv6 only | mtu N     the usual uplink has IPv4 alone and an MTU of 1500
 #: before COMMAND                             run by sh before up
 #: then COMMAND                               run by sh between up and down
-#: save                                       `save` is run between up and down
+#: run VERB                                   likewise the tool that ran up, with another verb
 #: name NAME                                  the interface, wg0 if not given
 #: path PATH                                  the file's place and the command's argument; else a name is given
 #: mode 0644                                  the file's mode, 0600 if not given

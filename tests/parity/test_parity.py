@@ -15,6 +15,7 @@ from tests.parity.trial import FIREWALLS, WG_QUICK, Trial, strip, trial, wgq
 
 if TYPE_CHECKING:
     from tests.parity.state import State
+    from tests.parity.trial import Ran
 
 CASES = all_cases()
 
@@ -63,39 +64,39 @@ def test_down_prints_the_same_transcript(case: Case, firewall: str) -> None:
     assert comparison.lines(wanted.down.transcript, found.down.transcript) == []
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.all("save")], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.all("then") or case.all("run")], ids=lambda case: case.name
+)
 @with_each_firewall
-def test_save_writes_the_same_settings(case: Case, firewall: str) -> None:
+def test_what_happens_while_it_is_up_leaves_the_same_state_and_transcript(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     for one, other in zip(wanted.between, found.between, strict=True):
         assert comparison.states(one.after, other.after) == []
+        assert comparison.lines(one.transcript, other.transcript) == []
 
 
 @by_name
 @with_each_firewall
-def test_wg_quick_takes_down_what_wgq_brought_up(case: Case, firewall: str) -> None:
-    wanted = _left(case, trial(case, firewall, WG_QUICK, WG_QUICK))
-    found = _left(case, trial(case, firewall, wgq(), WG_QUICK))
-    assert comparison.states(wanted, found) == []
-
-
-@by_name
-@with_each_firewall
-def test_wgq_takes_down_what_wg_quick_brought_up(case: Case, firewall: str) -> None:
-    reference, crossed = trial(case, firewall, WG_QUICK, WG_QUICK), trial(case, firewall, WG_QUICK, wgq())
-    assert comparison.states(_left(case, reference), _left(case, crossed)) == []
-    assert crossed.down.status == reference.down.status
+@pytest.mark.parametrize("quick_up", [False, True], ids=["wgq up", "wg-quick up"])
+def test_one_tool_takes_down_what_the_other_brought_up(case: Case, firewall: str, quick_up: bool) -> None:
+    tools = (WG_QUICK, wgq()) if quick_up else (wgq(), WG_QUICK)
+    wanted = allowances.expected(case, trial(case, firewall, WG_QUICK, WG_QUICK)).down
+    found = allowances.expected(case, trial(case, firewall, *tools)).down
+    assert comparison.states(_but_for_the_mark(wanted), _but_for_the_mark(found)) == []
+    assert comparison.lines(wanted.transcript, found.transcript) == []
+    assert found.status == wanted.status
 
 
 @by_name
 def test_strip_prints_the_same_bytes(case: Case) -> None:
-    assert strip(case, wgq()) == strip(case, WG_QUICK)
+    wanted, found = strip(case, WG_QUICK, wgq())
+    assert found == wanted
 
 
 def _statuses(of: Trial) -> list[int]:
     return [of.up.status, *(ran.status for ran in of.between), of.down.status]
 
 
-def _left(case: Case, crossed: Trial) -> State:
-    """What down left, but for src_valid_mark: only the tool that set it knows what it was."""
-    return allowances.expected(case, crossed).down.after | {"sysctl": []}
+def _but_for_the_mark(down: Ran) -> State:
+    """What down left, without src_valid_mark: only the tool that set it knows what it was."""
+    return down.after | {"sysctl": []}

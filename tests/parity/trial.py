@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -19,6 +20,8 @@ from tests.parity import state
 from wgquick.cli import main as cli
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.namespaces import Namespace
     from tests.parity.case import Case
     from tests.parity.state import State
@@ -29,9 +32,11 @@ USERSPACE = "wireguard-go"
 WG_QUICK = "/usr/bin/wg-quick"
 IN_PROCESS = "wgq, in a fork of this process"  # for the VM, where a Python takes ten seconds to start
 
-# Takes the place of /etc's resolvconf: writes down how it was called, and what with.
+# Takes the place of /etc's resolvconf: writes down how it was called, and what with; -l shows the record.
 RESOLVCONF = """#!/bin/sh
-{ echo "resolvconf $*"; case $1 in -a) cat;; esac; } >>/run/resolvconf.calls
+record=/run/resolvconf.$2
+[ $1 = -l ] && exec cat $record
+{ echo "resolvconf $*"; [ $1 = -d ] && rm -f $record || tee $record; } >>/run/resolvconf.calls
 """
 
 
@@ -66,18 +71,23 @@ def trial(case: Case, firewall: str, up: str, down: str) -> Trial:
         _furnish(machine, case, firewall)
         before = _state(machine, case)
         first = _verb(machine, case, firewall, [up, "up", case.argument])
-        between = [_verb(machine, case, firewall, ["sh", "-c", command]) for command in case.all("then")]
-        if ("save", "") in case.directives:
-            between.append(_verb(machine, case, firewall, [up, "save", case.argument]))
+        between = [_verb(machine, case, firewall, command) for command in _commands(case, up)]
         return Trial(before, first, between, _verb(machine, case, firewall, [down, "down", case.argument]))
 
 
-def strip(case: Case, tool: str) -> tuple[int, str]:
-    """The exit status and the output of `strip`."""
+def _commands(case: Case, tool: str) -> Iterator[list[str]]:
+    for word, value in case.directives:
+        if word == "then":
+            yield ["sh", "-c", value]
+        elif word == "run":
+            yield [tool, value, case.argument]
+
+
+def strip(case: Case, *tools: str) -> list[tuple[int, str]]:
+    """The exit status and the output of each tool's `strip`."""
     with host() as machine:
         _furnish(machine, case, "nft")
-        done = _run(machine, case, "nft", [tool, "strip", case.argument])
-        return done[0], done[1]
+        return [_run(machine, case, "nft", [tool, "strip", case.argument])[:2] for tool in tools]
 
 
 def _furnish(machine: Namespace, case: Case, firewall: str) -> None:
@@ -190,14 +200,27 @@ def _transcript(text: str) -> list[str]:
 
 
 def _settled(machine: Namespace, case: Case) -> State:
-    """The state once a userspace implementation whose link is gone has taken its socket away."""
+    """The state once nothing is on its way: a failure to settle shows as a difference."""
     deadline = time.monotonic() + 20
     while True:
         found = _state(machine, case)
-        gone = not any(link.startswith(f"{case.interface} ") for link in found["links"])
-        if not (gone and found["sockets"]) or time.monotonic() > deadline:
+        if not (_has_idle_daemon(found, case) or _lacks_local_routes(found)) or time.monotonic() > deadline:
             return found
         time.sleep(0.02)
+
+
+def _has_idle_daemon(found: State, case: Case) -> bool:
+    """Whether a userspace implementation whose link is gone has not yet taken its socket away."""
+    return bool(found["sockets"]) and not any(link.startswith(f"{case.interface} ") for link in found["links"])
+
+
+def _lacks_local_routes(found: State) -> bool:
+    """Whether an IPv6 address has no local route yet: addrconf_dad_work() of the kernel adds those later."""
+    up = {line.split()[0] for line in found["links"] if " UP " in line}
+    given = [line for line in found["addresses"] if 'family="inet6"' in line and line.split()[0] in up]
+    local = [line for line in found["routes6"] if 'table="local"' in line]
+    addresses = {address for line in given for address in re.findall('local="([^"]+)"', line)} - {"fe80::?", "::1"}
+    return any(not any(f'dst="{address}"' in line for line in local) for address in addresses)
 
 
 def _state(machine: Namespace, case: Case) -> State:
