@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -52,3 +53,23 @@ def test_a_lock_is_had_where_its_directory_is_taken_away_meanwhile(tmp_path: Pat
             pass
         with locked(str(tmp_path / "2")):
             pass
+
+
+def hold(directory: str, place: Path, rounds: int) -> int:
+    """Take the lock again and again; how often somebody else was in the way nevertheless."""
+    met = 0
+    for _ in range(rounds):
+        with locked(directory):
+            try:
+                os.close(os.open(place, os.O_CREAT | os.O_EXCL))
+                os.unlink(place)
+            except FileExistsError:
+                met += 1
+    return met
+
+
+def test_the_lock_keeps_excluding_others_while_it_comes_and_goes(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4) as pool:
+        runs = [pool.submit(hold, str(tmp_path / "1"), tmp_path / "held", 300) for _ in range(4)]
+        assert [run.result() for run in runs] == [0, 0, 0, 0]
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,8 @@
-"""Where the journals are: a directory of this network namespace's own below /run."""
+"""Where the journals are: a directory of this network namespace's own below /run.
+
+Locks are files there. They go with the last run that needs them, and so do the directories, all but /run/wgq:
+that one is chosen by whether it can be written, and must not go while another run chooses.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +74,7 @@ def _namespace() -> str:
 
 @contextmanager
 def locked(directory: str) -> Iterator[None]:
-    """Hold the namespace's lock; it ends with the process, however that ends."""
+    """Hold the lock of a directory, such as the namespace's; it ends with the process, however that ends."""
     path = f"{directory}/{_LOCK}"
     while True:
         fd = _opened(path)
@@ -81,20 +85,16 @@ def locked(directory: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(fd)
+        _release(fd, path)
 
 
-def _tidy(directory: str) -> None:
-    """Remove a namespace's directory once nothing but the free lock is in it: namespaces come and go."""
+def _release(fd: int, path: str) -> None:
+    """Take the file away before it is free: whoever waits for it finds that out by `_is_at`."""
     with suppress(OSError):
-        if os.listdir(directory) == [_LOCK]:
-            fd = os.open(f"{directory}/{_LOCK}", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if _is_taken(fd):
-                    os.unlink(f"{directory}/{_LOCK}")
-            finally:
-                os.close(fd)
-        os.rmdir(directory)
+        os.unlink(path)
+    os.close(fd)
+    with suppress(OSError):
+        os.rmdir(os.path.dirname(path))  # where it is empty: namespaces come and go
 
 
 @contextmanager
@@ -110,10 +110,7 @@ def locked_interface(
     try:
         yield
     finally:
-        with suppress(OSError):
-            os.unlink(path)  # before it is free: whoever waits for it finds that out by `_is_at`
-        os.close(fd)
-        _tidy(directory)
+        _release(fd, path)
 
 
 def _awaited_file(path: str, name: str, deadline: float) -> int:
@@ -137,10 +134,11 @@ def _locked_file(path: str) -> int | None:
 
 
 def _opened(path: str) -> int:
-    """The lock file, made where it is not there; again where `_tidy` takes the directory away meanwhile."""
+    """The lock file, made where it is not there; again where `_release` takes the directory away meanwhile."""
     while True:
         try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):  # which this raises, too, where the directory goes at this very moment
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue
