@@ -11,7 +11,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import GO, ROLES, WGQ, End, mortal, pair
+from tests.interop.pairs import EVERY_ROLE, GO, ROLES, WGQ, End, mortal, pair
 from tests.interop.traffic import Transfer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Elder:
     left: End
     right: End
     born: float
-    first_handshake: int
+    first_handshake: int = 0
     traffic: subprocess.Popen[bytes] | None = None
     transfer: Transfer | None = None
 
@@ -43,9 +43,13 @@ class Elder:
     def ours(self) -> End:
         return self.left if self.left.program == WGQ else self.right
 
+    @property
+    def theirs(self) -> End:
+        return self.right if self.ours is self.left else self.left
+
     def renewed(self) -> int:
         """How many seconds after the first handshake the last one was."""
-        return self.left.handshake(self.right) - self.first_handshake
+        return self.ours.handshake(self.theirs) - self.first_handshake
 
     def wait_until(self, age: float) -> None:
         """Let time pass until it is so many seconds old."""
@@ -76,17 +80,20 @@ class Elders(contextlib.ExitStack):
     def __enter__(self) -> Self:
         super().__enter__()
         try:
-            self.busy = [self._busy(*roles) for roles in (*ROLES, (WGQ, WGQ))]
-            self.kept = [self._kept(*roles) for roles in ROLES]
-            self.listening = [self._listening(*roles) for roles in ROLES]
-            self.silent = [self._silent(*roles) for roles in ROLES]
-            self.frozen = [self._frozen(*roles) for roles in ROLES]
-            self.halted = [self._halted(*roles) for roles in ROLES]
-            self.widowed = self._widowed(WGQ, GO)
+            self._begin()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _begin(self) -> None:
+        self.busy = [self._busy(*roles) for roles in (*EVERY_ROLE, (WGQ, WGQ))]
+        self.kept = [self._kept(*roles) for roles in ROLES]
+        self.listening = [self._listening(*roles) for roles in ROLES]
+        self.silent = [self._silent(*roles) for roles in ROLES]
+        self.frozen = [self._frozen(*roles) for roles in ROLES]
+        self.halted = [self._halted(*roles) for roles in ROLES]
+        self.widowed = self._widowed(WGQ, GO)
 
     def _elder(self, left_program: str, right_program: str) -> Elder:
         left, right = self.enter_context(pair(left_program, right_program))
@@ -94,7 +101,9 @@ class Elders(contextlib.ExitStack):
             end.count_messages()
         born = time.monotonic()
         left.ping(right)
-        return Elder(left, right, born, left.handshake(right))
+        made = Elder(left, right, born)
+        made.first_handshake = made.ours.handshake(made.theirs)
+        return made
 
     def _busy(self, left: str, right: str) -> Elder:
         made = self._elder(left, right)

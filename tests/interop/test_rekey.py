@@ -13,7 +13,7 @@ from tests.interop.elders import (
     Elder,
     Elders,
 )
-from tests.interop.pairs import GO
+from tests.interop.pairs import BORINGTUN, GO
 from tests.interop.traffic import bulk
 
 # What a machine with much else to do may add to a time.
@@ -27,7 +27,8 @@ def assert_renewed_every(elder: Elder, period: int) -> None:
     assert times >= 1, elder
     assert right.sent("response") == times + 1, elder
     assert right.sent("initiation") == left.sent("response") == 0, elder
-    assert abs(left.handshake(right) - right.handshake(left)) <= 1, elder
+    if BORINGTUN not in (left.program, right.program):  # which does not tell the time (test_peers)
+        assert abs(left.handshake(right) - right.handshake(left)) <= 1, elder
     assert elder.renewed() <= (period + SLACK) * times, elder
     # wireguard-go sets its timer for another attempt after the initiation is out: an answer may come before that.
     assert left.program == GO or elder.renewed() >= period * times - 1, elder
