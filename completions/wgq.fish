@@ -32,4 +32,4 @@ complete -c wgq -n '__fish_seen_subcommand_from up' -l firewall -x -a 'auto nft 
 complete -c wgq -n '__fish_seen_subcommand_from up down save' -l dns -x -a 'auto resolvconf resolved file off' -d 'How DNS is set'
 complete -c wgq -n '__fish_seen_subcommand_from up down strip' -l name -x -d 'The interface of a configuration read from standard input'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l strict -d 'Fail where a part cannot be set up'
-complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on past a failing PreDown hook or a faulty file'
+complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on where a PreDown hook or saving fails'

@@ -1,7 +1,9 @@
 """The Python interface, and the one place that joins the executor to the system.
 
-Nothing here prints, exits, changes os.environ or keeps state: the transcript goes to the caller's function,
-failures are raised (`WgqError` and its kinds), and each call works in the calling thread's namespaces.
+Nothing here prints, exits, changes os.environ or keeps state: the transcript goes to the caller's function line
+by line, failures are raised (`WgqError` and its kinds: `ConfigError` for a file's faults, `HookError` for a hook's
+status, `OperationError` for what the kernel or a program refused), and each call works in the calling thread's
+namespaces. Several threads may work on several interfaces. Hooks write to the process's own output.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wgquick.config.settings import Settings
+from wgquick.errors import WgqError
 from wgquick.executor.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
     from wgquick.config.models import WgQuickConfig
     from wgquick.errors import ConfigError
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
     Transcript = Callable[[str], None]
     Config = WgQuickConfig | Settings
+    Either = TypeVar("Either", WgQuickConfig, Settings)
 
 
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
@@ -31,7 +36,10 @@ def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
 
 
 def read(source: str) -> WgQuickConfig:
-    """The configuration of an interface name (/etc/wireguard/NAME.conf) or of a path to NAME.conf."""
+    """The configuration of an interface name (/etc/wireguard/NAME.conf) or of a path to NAME.conf.
+
+    ConfigError with every fault of it; another WgqError where there is no such file.
+    """
     from wgquick.config.models import WgQuickConfig
 
     return WgQuickConfig.from_settings(load(source))
@@ -68,7 +76,10 @@ def strip(source: str, transcript: Transcript | None = None, *, name: str | None
 
 
 def up(config: Config, options: Options | None = None, transcript: Transcript | None = None) -> None:
-    """Bring the interface up as `wgq up` does (wg-quick(8)); whatever fails half way is undone completely."""
+    """Bring the interface up as `wgq up` does (wg-quick(8)).
+
+    Whatever fails or interrupts half way is undone completely, and raised.
+    """
     from wgquick.executor.commands import cmd_up
 
     said = _said(transcript)
@@ -81,9 +92,11 @@ def down(
     options: Options | None = None,
     transcript: Transcript | None = None,
 ) -> None:
-    """Take the interface down as `wgq down` does.
+    """Take the interface down as `wgq down` does; WgqError where there is none of that name.
 
     `config` has the PreDown and PostDown hooks and SaveConfig; None takes the hooks that its journal recorded.
+    A failing PreDown hook leaves the interface up (Options has `force`), a failing PostDown hook is raised with
+    everything gone.
     """
     from wgquick.executor.commands import cmd_down
 
@@ -114,15 +127,27 @@ def _save(settings: Settings, options: Options, said: Transcript) -> None:
 
 @contextmanager
 def tunnel(
-    config: Config, options: Options | None = None, transcript: Transcript | None = None
-) -> Iterator[Settings]:
-    """The interface is up inside the `with` block and down after it, however the block ends."""
+    config: Either, options: Options | None = None, transcript: Transcript | None = None
+) -> Iterator[Either]:
+    """The interface is up inside the `with` block and down after it, however the block ends.
+
+    The block gets the configuration. A PreDown hook or a saving that fails is raised, with the interface gone.
+    """
     settings = _settings(config)
     up(settings, options, transcript)
     try:
-        yield settings
+        yield config
     finally:
+        _end(settings, options, transcript)
+
+
+def _end(settings: Settings, options: Options | None, transcript: Transcript | None) -> None:
+    try:
         down(settings.name, settings, options, transcript)
+    except WgqError:
+        if can_go_down(settings.name, without_file=True):
+            down(settings.name, settings._replace(pre_down=(), save_config=False), options, transcript)
+        raise
 
 
 def _settings(config: Config) -> Settings:

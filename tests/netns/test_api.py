@@ -7,6 +7,8 @@ import pickle
 import subprocess
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,6 +107,45 @@ def fail_inside() -> tuple[bool, str]:
 
 def test_tunnel_ends_however_the_block_ends(machine: Namespace) -> None:
     assert machine.call(fail_inside) == (False, "raised")
+
+
+def end_with_a_failing_hook(key: str) -> tuple[bool, int, bool]:
+    config = wgquick.parse(TEXT.replace("[Peer]", f"{key} = exit 7\n[Peer]"), name="ci0")
+    try:
+        with wgquick.tunnel(config) as inside:
+            pass
+    except wgquick.HookError as error:
+        return "ci0" in links(), error.status, inside is config
+    return True, 0, False
+
+
+@pytest.mark.parametrize("key", ["PreDown", "PostDown"])
+def test_tunnel_ends_and_raises_where_a_hook_at_its_end_fails(machine: Namespace, key: str) -> None:
+    assert machine.call(end_with_a_failing_hook, key) == (False, 7, True)
+    assert "down-ci0" in machine.out("ls", "/run").split()
+    assert machine.run(["find", "/run/wgq", "-name", "*.journal"], check=False).stdout == ""
+
+
+def use_tunnels_in_threads() -> tuple[set[str], set[str]]:
+    together = Barrier(4, timeout=60)
+    seen: list[set[str]] = []
+
+    def use(number: int) -> None:
+        text = TEXT.replace("10.0.0.1", f"10.0.{number}.1").replace("10.9.", f"10.{number + 10}.")
+        with wgquick.tunnel(wgquick.parse(text, name=f"ci{number}")):
+            together.wait()
+            seen.append(links())
+            together.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(use, range(4)))
+    return set.intersection(*seen), links()
+
+
+def test_threads_have_their_tunnels_side_by_side(machine: Namespace) -> None:
+    during, after = machine.call(use_tunnels_in_threads)
+    assert {"ci0", "ci1", "ci2", "ci3"} <= during
+    assert not {"ci0", "ci1", "ci2", "ci3"} & after
 
 
 def go_through_the_verbs() -> list[bool]:
