@@ -9,14 +9,17 @@ namespaces. Several threads may work on several interfaces. Hooks write to the p
 from __future__ import annotations
 
 from contextlib import contextmanager
+from os import fspath
 from typing import TYPE_CHECKING
 
+from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
 from wgquick.errors import WgqError
 from wgquick.executor.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from os import PathLike
     from typing import TypeVar
 
     from wgquick.config.models import WgQuickConfig
@@ -29,20 +32,23 @@ if TYPE_CHECKING:
 
 
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
-    """The configuration in `text`, for the interface `name`; ConfigError with every fault of it."""
+    """The configuration in `text`, for the interface `name`.
+
+    ConfigError with every fault of it; another WgqError where wg-quick does not allow such a name.
+    """
     from wgquick.config.models import WgQuickConfig  # pydantic: not on the path of `wgq up`
 
     return WgQuickConfig.from_text(text, name=name)
 
 
-def read(source: str) -> WgQuickConfig:
+def read(source: str | PathLike[str]) -> WgQuickConfig:
     """The configuration of an interface name (/etc/wireguard/NAME.conf) or of a path to NAME.conf.
 
     ConfigError with every fault of it; another WgqError where there is no such file.
     """
     from wgquick.config.models import WgQuickConfig
 
-    return WgQuickConfig.from_settings(load(source))
+    return WgQuickConfig.from_settings(load(fspath(source)))
 
 
 def load(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> Settings:
@@ -83,7 +89,9 @@ def up(config: Config, options: Options | None = None, transcript: Transcript | 
     from wgquick.executor.commands import cmd_up
 
     said = _said(transcript)
-    cmd_up(_settings(config), _host(said), _checked(options), said)
+    settings = _settings(config)
+    valid_name(settings.name)
+    cmd_up(settings, _host(said), _checked(options), said)
 
 
 def down(
@@ -103,6 +111,7 @@ def down(
     said = _said(transcript)
     settings = _settings(config) if config is not None else None
     chosen = _checked(options)
+    valid_name(name)
     cmd_down(name, settings, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
 
 
@@ -113,10 +122,13 @@ def can_go_down(name: str, *, without_file: bool) -> bool:
     return commands.can_go_down(name, _host(_unheard), without_file=without_file)
 
 
-def save(source: str, options: Options | None = None, transcript: Transcript | None = None) -> None:
-    """Write the interface's present state to its configuration file as `wgq save` does."""
+def save(source: str | PathLike[str], options: Options | None = None, transcript: Transcript | None = None) -> None:
+    """Write the interface's present state to its configuration file as `wgq save` does.
+
+    `source` is the interface's name or its file's path, as for `read`.
+    """
     said = _said(transcript)
-    _save(load(source, said), _checked(options), said)
+    _save(load(fspath(source), said), _checked(options), said)
 
 
 def _save(settings: Settings, options: Options, said: Transcript) -> None:

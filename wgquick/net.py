@@ -77,6 +77,13 @@ class SecretKey:
 
     __str__ = __repr__
 
+    def __copy__(self) -> SecretKey:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> SecretKey:
+        """Itself, as it never changes: a copy of a configuration does not spread the key."""
+        return self
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key is not to be pickled")
 

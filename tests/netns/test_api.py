@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import subprocess
@@ -18,6 +19,7 @@ from tests.namespaces import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.namespaces import Namespace
 
@@ -67,6 +69,29 @@ def test_no_secret_shows_in_repr_dump_or_traceback() -> None:
         pickle.dumps(config)
     assert len(shown) == 6
     assert not any(secret in text for text in shown for secret in (KEY, PRESHARED))
+
+
+def test_a_copy_of_a_configuration_is_the_same_configuration() -> None:
+    config = wgquick.parse(TEXT)
+    assert copy.copy(config) == copy.deepcopy(config) == config.model_copy(deep=True) == config
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../wg0", "a234567890123456"])
+def test_a_name_that_wg_quick_does_not_allow_is_refused_before_anything_is_touched(name: str) -> None:
+    renamed = wgquick.parse(TEXT).model_copy(update={"name": name})
+    for attempt in (
+        lambda: wgquick.parse(TEXT, name=name),
+        lambda: wgquick.up(renamed),
+        lambda: wgquick.down(name),
+    ):
+        with pytest.raises(wgquick.WgqError, match="is not a valid interface name"):
+            attempt()
+
+
+def test_a_file_may_be_named_by_a_path_object(tmp_path: Path) -> None:
+    file = tmp_path / "ci0.conf"
+    file.write_text(TEXT)
+    assert wgquick.read(file).path == str(file)
 
 
 def test_config_error_has_a_diagnostic_for_every_fault() -> None:

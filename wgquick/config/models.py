@@ -23,7 +23,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wgquick.config import grammar
 from wgquick.config.document import SPACE, Document
-from wgquick.config.location import is_valid_name
+from wgquick.config.location import is_valid_name, valid_name
 from wgquick.config.parser import parse
 from wgquick.config.settings import Address as AddressValue
 from wgquick.config.settings import PeerSettings, Settings
@@ -271,7 +271,8 @@ class WgQuickConfig(_Model):
 
     @classmethod
     def from_text(cls, text: str | bytes, *, name: str = "wg0", path: str = "") -> WgQuickConfig:
-        """Read a file's text; ConfigError with every fault of it."""
+        """Read a file's text; ConfigError with every fault of it, WgqError where the name is none."""
+        valid_name(name)
         data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
         return cls.from_settings(parse(Document.parse(data, path), name, path))
 
