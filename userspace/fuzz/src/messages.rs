@@ -1,0 +1,43 @@
+//! Handshake messages on their way, changed here and there, and what is known of them without the daemon's help.
+
+use arbitrary::Arbitrary;
+use wgq_userspace::noise::cookie::{Checker, Maker};
+use wgq_userspace::noise::message::MAC_LEN;
+use wgq_userspace::udp::Endpoint;
+
+use crate::host::edit;
+
+/// What happens to a handshake message between its making and its arrival.
+#[derive(Arbitrary, Debug)]
+pub struct Journey {
+    /// Before its MACs are written: by someone who knows the receiver's public key.
+    pub before: Vec<(u8, u8)>,
+    /// After: by anyone.
+    pub after: Vec<(u8, u8)>,
+    /// Whether the sender has a cookie for the place that it seems to come from.
+    pub cookie: bool,
+    pub from: u8,
+    pub under_load: bool,
+}
+
+impl Journey {
+    /// Signs a message and changes it; says whether its MACs are good enough to be looked at further.
+    pub fn travel(&self, message: &mut [u8], maker: &mut Maker, now: u64) -> bool {
+        let (len, body) = (message.len(), message.len() - 2 * MAC_LEN);
+        edit(&mut message[..body], &self.before);
+        maker.sign(message, now);
+        let signed = message.to_vec();
+        edit(message, &self.after);
+        let mac2_is_right = self.cookie && message[len - MAC_LEN..] == signed[len - MAC_LEN..];
+        message[..len - MAC_LEN] == signed[..len - MAC_LEN] && (!self.under_load || mac2_is_right)
+    }
+}
+
+/// A maker for a receiver, with the cookie that the receiver gives to those at a place.
+pub fn maker_with_cookie(mut maker: Maker, checker: &mut Checker, from: Endpoint, now: u64) -> Maker {
+    let mut message = [0; 92];
+    maker.sign(&mut message, now);
+    let reply = checker.reply(&message, from.address, now);
+    assert!(maker.receive(&reply, now), "a cookie for the last message is refused");
+    maker
+}
