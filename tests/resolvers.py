@@ -52,7 +52,7 @@ def _fetch(package: str, folder: Path) -> None:
             subprocess.run(["cp", "-a", folder / part, folder / "usr/"], check=True)
 
 
-def _install(machine: Namespace, *packages: str, hidden: str = "") -> None:
+def install(machine: Namespace, *packages: str, hidden: str = "") -> None:
     """Let the machine see the packages: /usr by an overlay, less a hidden file, /etc by copies into its own."""
     folders = [_unpacked(package) for package in packages]
     layers = ["/run/.hidden", *(str(folder / "usr") for folder in folders), "/usr"]
@@ -70,7 +70,7 @@ def _install(machine: Namespace, *packages: str, hidden: str = "") -> None:
 def openresolv() -> Iterator[Namespace]:
     """A machine with openresolv and one record of its own."""
     with host() as machine:
-        _install(machine, "openresolv")
+        install(machine, "openresolv")
         machine.run(["resolvconf", "-a", "up0"], input=f"nameserver {UPSTREAM}\n")
         yield machine
 
@@ -79,7 +79,7 @@ def openresolv() -> Iterator[Namespace]:
 def debian_resolvconf() -> Iterator[Namespace]:
     """A machine with Debian's resolvconf, its links and switches as its installation sets them."""
     with host() as machine:
-        _install(machine, "resolvconf")
+        install(machine, "resolvconf")
         machine.run(["mkdir", "-p", "/run/resolvconf/interface"])
         machine.run(["ln", "-sf", "/run/resolvconf/resolv.conf", "/etc/resolv.conf"])
         machine.run(["resolvconf", "--enable-updates"])
@@ -91,7 +91,7 @@ def debian_resolvconf() -> Iterator[Namespace]:
 def plain() -> Iterator[Namespace]:
     """A machine with nothing but /etc/resolv.conf."""
     with host() as machine:
-        _install(machine, hidden="sbin/resolvconf")
+        install(machine, hidden="sbin/resolvconf")
         machine.run(["sh", "-c", f"echo nameserver {UPSTREAM} >/etc/resolv.conf"])
         yield machine
 
@@ -117,7 +117,7 @@ id -u systemd-resolve >/dev/null 2>&1 || {
 def resolved(*, resolvconf: bool = False) -> Iterator[Namespace]:
     """A machine with systemd-resolved on a system bus of its own, with or without its link named resolvconf."""
     with host() as machine:
-        _install(machine, "libsystemd-shared", "systemd-resolved", hidden="" if resolvconf else "sbin/resolvconf")
+        install(machine, "libsystemd-shared", "systemd-resolved", hidden="" if resolvconf else "sbin/resolvconf")
         machine.run(["sh", "-c", _USERS])
         machine.run(["mkdir", "-p", "/run/dbus", "/run/systemd"])
         machine.run(["ln", "-sf", "/run/systemd/resolve/stub-resolv.conf", "/etc/resolv.conf"])
