@@ -22,6 +22,7 @@ Address = 10.0.0.1/24
 PreDown = touch /run/pre-%i
 PostDown = touch /run/post-%i
 """
+PEER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 FAULTS = ["[Peer]\nPublicKey = short\n", "Adress = 10.0.0.2\n", "MTU = big\n", "SaveConfig = perhaps\n"]
 
 
@@ -53,6 +54,18 @@ def test_down_of_nothing_says_so_whatever_the_file_says(machine: Namespace, faul
     write(machine, TEXT + fault)
     done = machine.run([*WGQ, "down", "wg0"], check=False)
     assert (done.returncode, done.stderr) == (1, "wgq: `wg0' is not a WireGuard interface\n")
+
+
+def test_a_table_that_no_route_needs_is_not_looked_up(machine: Namespace) -> None:
+    """As wg-quick, which names it to `ip route add` alone."""
+    text = TEXT.replace("[Interface]", "[Interface]\nTable = nosuch")
+    write(machine, text)
+    machine.run([*WGQ, "up", "wg0"])
+    machine.run([*WGQ, "down", "wg0"])
+    write(machine, f"{text}[Peer]\nPublicKey = {PEER}\nAllowedIPs = 10.9.0.0/16\n")
+    done = machine.run([*WGQ, "up", "wg0"], check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("wgq: /etc/wireguard/wg0.conf: Table `nosuch' is not a routing table")
 
 
 def test_what_came_from_standard_input_goes_down_by_its_name(machine: Namespace) -> None:
@@ -95,3 +108,9 @@ def test_closed_streams_keep_neither_up_nor_down_from_their_work(machine: Namesp
     assert "wg0" in machine.out("ls", "/sys/class/net").split()
     machine.run(["sh", "-c", f"{command} down wg0 {closed}"])
     assert "wg0" not in machine.out("ls", "/sys/class/net").split()
+
+
+def test_a_kernel_without_wireguard_is_told_with_the_way_out(machine: Namespace) -> None:
+    """On one that has it there is nothing to tell."""
+    done = machine.run([*WGQ, "up", "--backend", "kernel", "wg0"], check=False)
+    assert done.returncode == 0 or "--backend userspace" in done.stderr

@@ -40,7 +40,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         raise WgqError(f"`{name}' already exists", remedy=f"Take it down first: wgq down {name}")
     journal = Journal(host.journal_directory, name)
     _recover(name, journal, host, options, say)
-    if not settings.pre_up:
+    if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
     run = Execution(host, options, say, journal, settings.path)
     try:

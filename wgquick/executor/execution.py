@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, ESRCH
+from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, EOPNOTSUPP, ESRCH
 from itertools import groupby
 from os import strerror
 from typing import TYPE_CHECKING, cast
@@ -202,6 +202,10 @@ class Execution:
                 or self._host.userspace.kernel_has_wireguard()
             ):
                 self._promised.clear()
+                if error.errno == EOPNOTSUPP:
+                    error.remedy = (
+                        "This kernel has no WireGuard (modprobe wireguard?). --backend userspace needs none."
+                    )
                 raise
             self._say("[!] Missing WireGuard kernel module. Falling back to a userspace implementation.")
             return False
