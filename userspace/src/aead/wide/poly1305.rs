@@ -35,11 +35,14 @@ pub unsafe fn tags(
     messages: &[Message],
 ) -> [[u8; TAG_LEN]; MANY] {
     let mut tags = [[0; TAG_LEN]; MANY];
-    let eights =
-        messages.chunks(LANES).zip(one_time.as_chunks::<LANES>().0).zip(tags.as_chunks_mut::<LANES>().0);
-    for ((messages, keys), tags) in eights {
-        // SAFETY: as the caller promises.
-        unsafe { eight(keys, buffer, messages, tags) };
+    let (keys, out) = (one_time.as_chunks::<LANES>().0, tags.as_chunks_mut::<LANES>().0);
+    // SAFETY: as the caller promises.
+    unsafe {
+        match messages.split_at_checked(LANES) {
+            // Two eights side by side, as each step of one has to wait for the step before it.
+            Some((first, second)) => eights([&keys[0], &keys[1]], buffer, [first, second], out),
+            None => eights([&keys[0]], buffer, [messages], out),
+        }
     }
     tags
 }
@@ -80,58 +83,63 @@ fn limbs(low: __m512i, high: __m512i) -> Limbs {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-unsafe fn eight(
-    keys: &[[u8; 64]; LANES],
+unsafe fn eights<const N: usize>(
+    one_time: [&[[u8; 64]; LANES]; N],
     buffer: &[u8],
-    messages: &[Message],
-    tags: &mut [[u8; TAG_LEN]; LANES],
+    messages: [&[Message]; N],
+    tags: &mut [[[u8; TAG_LEN]; LANES]],
 ) {
-    let word = |at: usize| {
-        std::array::from_fn(|lane| {
-            u64::from_le_bytes(*keys[lane][at * 8..].first_chunk().expect("a key has four words"))
-        })
-    };
-    let (r_low, r_high): ([u64; LANES], [u64; LANES]) = (word(0), word(1));
-    let r = limbs(
-        _mm512_and_si512(load(&r_low), splat(CLAMP[0])),
-        _mm512_and_si512(load(&r_high), splat(CLAMP[1])),
-    );
-    let key = Multiplier::new(r);
-    let mut lens = [0; LANES];
-    for (len, message) in lens.iter_mut().zip(messages) {
-        *len = message.len as u64;
-    }
+    let keys = one_time.map(|keys| Multiplier::new(keys));
     // SAFETY: as the caller promises.
-    let sum = unsafe { absorb(&key, buffer, messages) };
-    // The last block is the lengths of the additional data, none, and of the packet.
-    let sum = key.step(sum, _mm512_setzero_si512(), load(&lens));
-    let sum = sum.map(|limb| store(limb));
-    let (s_low, s_high): ([u64; LANES], [u64; LANES]) = (word(2), word(3));
-    for (lane, tag) in tags.iter_mut().enumerate().take(messages.len()) {
-        *tag = finish([sum[0][lane], sum[1][lane], sum[2][lane]], s_low[lane], s_high[lane]);
+    let sums = unsafe { absorb(&keys, buffer, messages) };
+    for eight in 0..N {
+        let mut lens = [0; LANES];
+        for (len, message) in lens.iter_mut().zip(messages[eight]) {
+            *len = message.len as u64;
+        }
+        // The last block is the lengths of the additional data, none, and of the packet.
+        let sum = keys[eight].step(sums[eight], _mm512_setzero_si512(), load(&lens)).map(|limb| store(limb));
+        let (s_low, s_high) = (words(one_time[eight], 2), words(one_time[eight], 3));
+        for lane in 0..messages[eight].len() {
+            let sum = [sum[0][lane], sum[1][lane], sum[2][lane]];
+            tags[eight][lane] = finish(sum, s_low[lane], s_high[lane]);
+        }
     }
+}
+
+/// A word of each key.
+fn words(keys: &[[u8; 64]; LANES], at: usize) -> [u64; LANES] {
+    std::array::from_fn(|lane| u64::from_le_bytes(keys[lane].as_chunks().0[at]))
 }
 
 /// The sums over all whole or padded blocks of the packets.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-unsafe fn absorb(key: &Multiplier, buffer: &[u8], messages: &[Message]) -> Limbs {
-    let mut sum = [_mm512_setzero_si512(); 3];
-    let longest = messages.iter().map(|m| m.len).max().unwrap_or(0);
-    let shortest =
-        if messages.len() == LANES { messages.iter().map(|m| m.len).min().unwrap_or(0) } else { 0 };
+unsafe fn absorb<const N: usize>(
+    keys: &[Multiplier; N],
+    buffer: &[u8],
+    messages: [&[Message]; N],
+) -> [Limbs; N] {
+    let mut sums = [[_mm512_setzero_si512(); 3]; N];
+    let lens = || messages.into_iter().flatten().map(|message| message.len);
+    let longest = lens().max().unwrap_or(0);
+    let shortest = if lens().count() == N * LANES { lens().min().unwrap_or(0) } else { 0 };
     let mut done = 0;
     while done < longest {
         // SAFETY: as the caller promises.
-        let words = unsafe { four_blocks(buffer, messages, done) };
+        let words = messages.map(|messages| unsafe { four_blocks(buffer, messages, done) });
         for block in 0..4 {
-            let next = key.step(sum, words[2 * block], words[2 * block + 1]);
             let at = done + block * BLOCK;
-            sum = if at < shortest { next } else { chosen(unfinished(messages, at), sum, next) };
+            for eight in 0..N {
+                let sum = sums[eight];
+                let next = keys[eight].step(sum, words[eight][2 * block], words[eight][2 * block + 1]);
+                let all = at < shortest;
+                sums[eight] = if all { next } else { chosen(unfinished(messages[eight], at), sum, next) };
+            }
         }
         done += 4 * BLOCK;
     }
-    sum
+    sums
 }
 
 /// The lanes whose packets reach beyond a place.
@@ -185,7 +193,11 @@ struct Multiplier {
 impl Multiplier {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn new(r: Limbs) -> Self {
+    fn new(one_time: &[[u8; 64]; LANES]) -> Self {
+        let r = limbs(
+            _mm512_and_si512(load(&words(one_time, 0)), splat(CLAMP[0])),
+            _mm512_and_si512(load(&words(one_time, 1)), splat(CLAMP[1])),
+        );
         let twenty = |limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb));
         Self { r, twenty: [twenty(r[1]), twenty(r[2])] }
     }
