@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -210,3 +211,32 @@ def test_a_killed_daemons_socket_is_removed(machine: Namespace) -> None:
     os.kill(daemon, signal.SIGKILL)
     Userspace().await_exit("wg0")
     assert not list(Path("/run/wireguard").iterdir())
+
+
+HANGING = """
+import socket, sys, time
+owner = socket.socket(socket.AF_UNIX)
+owner.bind("/run/wireguard/wg0.sock")
+owner.listen(0)
+waiting = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[1]))]
+for each in waiting:
+    each.connect("/run/wireguard/wg0.sock")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("queued", "why"), [("0", "serves this interface"), ("1", "accepts no connections")])
+def test_a_process_that_holds_the_socket_and_hangs_is_told_of_in_time(
+    machine: Namespace, queued: str, why: str
+) -> None:
+    owner = machine.popen([sys.executable, "-c", HANGING, queued], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == b"ready\n"
+    start = time.monotonic()
+    refusal = refused(lambda: Userspace().start("wgq-userspace", "wg0"))
+    assert time.monotonic() - start < 5
+    assert why in refusal.what
+    assert Path("/run/wireguard/wg0.sock").is_socket()
+    assert RtNetlink().link("wg0") is None
+    owner.stdout.close()

@@ -3,6 +3,9 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use libc::{c_int, c_void};
@@ -27,6 +30,28 @@ pub fn owned(result: c_int) -> io::Result<OwnedFd> {
 /// An error carrying this errno.
 pub fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
+}
+
+/// A connection to a listening socket; `WouldBlock` where its queue has been full for so long.
+pub fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream> {
+    let mut address =
+        libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+    let name = path.as_os_str().as_bytes();
+    if name.len() >= address.sun_path.len() {
+        return Err(errno(libc::ENAMETOOLONG));
+    }
+    for (place, byte) in address.sun_path.iter_mut().zip(name) {
+        *place = *byte as libc::c_char;
+    }
+    // SAFETY: plain call, no pointers.
+    let stream = UnixStream::from(owned(unsafe {
+        libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)
+    })?);
+    stream.set_write_timeout(Some(patience))?; // which also bounds connect(2), see unix(7)
+    let length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is valid for its whole length, and its path ends with a zero.
+    check(unsafe { libc::connect(stream.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(stream)
 }
 
 /// Milliseconds of `CLOCK_BOOTTIME`: goes on while the machine sleeps, as the kernel's `ktime_get_coarse_boottime`.

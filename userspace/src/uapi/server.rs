@@ -56,18 +56,21 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 /// Removes a socket that no process listens on any longer.
 fn remove_stale(path: &Path) -> io::Result<()> {
     loop {
-        match UnixStream::connect(path) {
+        match sys::connect_within(PATIENCE, path) {
             Ok(stream) if is_dying(&stream) => (),
-            Ok(_) => {
-                let what =
-                    format!("{} is in use: another process serves this interface already", path.display());
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+            Ok(_) => return Err(in_use(path, "another process serves this interface already")),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(in_use(path, "another process holds it, and accepts no connections"));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return fs::remove_file(path),
             Err(e) => return Err(e),
         }
     }
+}
+
+fn in_use(path: &Path, by: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use: {by}", path.display()))
 }
 
 /// Whether the one who listens hangs up unasked: a killed process' socket takes connections until all of its
