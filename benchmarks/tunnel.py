@@ -24,6 +24,7 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
+from benchmarks import page
 from tests.namespaces import host
 
 if TYPE_CHECKING:
@@ -180,15 +181,22 @@ def main() -> None:
     )
     parser.add_argument("commands", nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--page", type=Path, help="a folder to write performance.md and performance.svg into")
     given = parser.parse_args()
     seen: dict[str, list[Figures]] = {command: [] for command in given.commands}
     for _ in range(given.rounds):
         for command, figures in seen.items():
             figures.append(measure(command))
-    for name in seen[given.commands[0]][0]:
-        medians = {command: statistics.median(row[name] for row in rows) for command, rows in seen.items()}
-        for command, figure in medians.items():
-            print(f"{name:20}{figure:14.3f}  {command:32}{medians[given.commands[0]] / figure:7.2f}x")
+    medians = {
+        command: {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+        for command, rows in seen.items()
+    }
+    first = medians[given.commands[0]]
+    for name in first:
+        for command, row in medians.items():
+            print(f"{name:20}{row[name]:14.3f}  {command:32}{first[name] / row[name]:7.2f}x")
+    if given.page:
+        page.write(given.page, medians, given.rounds)
 
 
 if __name__ == "__main__":
