@@ -30,7 +30,7 @@ Target = Annotated[str, typer.Argument(metavar="CONFIG_FILE|INTERFACE", hidden=T
 SourceTarget = Annotated[str, typer.Argument(metavar="CONFIG_FILE|INTERFACE|-", hidden=True)]
 Name = Annotated[
     str | None,
-    typer.Option("--name", metavar="INTERFACE", help="The interface's name, where the source is `-'."),
+    typer.Option("--name", metavar="INTERFACE", help="The interface's name, for `-' or in place of the file's."),
 ]
 Backend = Annotated[
     str | None,
