@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::crowd::Crowd;
 use crate::device::{Device, Task};
 use crate::log;
 use crate::sys::{self, check, owned, poll, pollfd};
@@ -21,7 +22,9 @@ const TIMER_STEP_MS: u64 = 100;
 const LOAD_MESSAGES: usize = 32;
 const LOAD_MS: u64 = 1000;
 /// After so many handshake messages other work has its turn.
-const MESSAGES_PER_TURN: usize = 64;
+const MESSAGES_PER_TURN: usize = 128;
+/// Under load they are let gather for so long, as many together cost less.
+const GATHER_MS: u64 = 2;
 const TASKS_PER_TURN: usize = 64;
 
 /// Blocks the signals that end the process, in all threads to come, and makes them readable.
@@ -98,7 +101,15 @@ pub struct Control {
     pub netlink: OwnedFd,
     /// Where there is none, the socket is looked at now and then.
     pub watch: Option<OwnedFd>,
-    pub loaded_until: u64,
+    pub load: Load,
+}
+
+/// Whether there are more handshake messages than can be answered in full.
+#[derive(Default)]
+pub struct Load {
+    until: u64,
+    gather_until: u64,
+    crowd: Crowd,
 }
 
 const FIXED: usize = 4;
@@ -144,23 +155,31 @@ impl Control {
     }
 
     fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if self.watch.is_some() {
-            return timeout;
-        }
-        Some(timeout.map_or(LOOK, |timeout| timeout.min(LOOK)))
+        let gathering = self.load.gather_until.checked_sub(sys::now_ms()).map(Duration::from_millis);
+        let look = self.watch.is_none().then_some(LOOK);
+        [timeout, gathering, look].into_iter().flatten().min()
     }
 
     fn messages(&mut self) {
-        let (messages, waiting) = self.device.take_messages(MESSAGES_PER_TURN);
-        let now = sys::now_ms();
+        let (now, load) = (sys::now_ms(), &mut self.load);
+        if now < load.gather_until {
+            return;
+        }
+        let (mut messages, waiting) = self.device.take_messages(MESSAGES_PER_TURN);
         if messages.len() + waiting >= LOAD_MESSAGES {
-            self.loaded_until = now + LOAD_MS;
+            load.until = now + LOAD_MS;
+        }
+        let loaded = now < load.until;
+        if loaded {
+            load.crowd.turn_away(&self.device, &mut messages, now);
         }
         for message in &messages {
-            self.device.receive_handshake(message, now < self.loaded_until);
+            self.device.receive_handshake(message, loaded);
         }
         if waiting > 0 {
             self.device.alarm.waker.wake();
+        } else if loaded {
+            load.gather_until = now + GATHER_MS;
         }
     }
 

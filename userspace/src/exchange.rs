@@ -18,7 +18,7 @@ use crate::timers::Due;
 use crate::udp::{Endpoint, send};
 
 /// Handshake messages are marked AF41, as the kernel's.
-const HANDSHAKE_TOS: u8 = 0x88;
+pub const HANDSHAKE_TOS: u8 = 0x88;
 
 /// The length that a packet is padded to: a multiple of sixteen, yet not beyond the MTU.
 #[inline]

@@ -3,6 +3,7 @@
 pub mod aead;
 pub mod allowed_ips;
 pub mod control;
+pub mod crowd;
 pub mod device;
 pub mod exchange;
 pub mod features;

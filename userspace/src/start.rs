@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use crate::control::{self, Control, End};
+use crate::control::{self, Control, End, Load};
 use crate::device::Device;
 use crate::inbound::Inbound;
 use crate::log::{self, Level};
@@ -138,7 +138,7 @@ fn prepare(interface: &str) -> io::Result<Control> {
     let watch = control::watch(Path::new(DIRECTORY)).ok();
     // The link may have been up already, or gone up before anyone listened.
     device.sync_link();
-    Ok(Control { device, server, signals, netlink, watch, loaded_until: 0 })
+    Ok(Control { device, server, signals, netlink, watch, load: Load::default() })
 }
 
 /// A killed daemon's device is closed a moment after the daemon is no longer seen: that moment is waited for.

@@ -39,12 +39,29 @@ pub enum Proof {
     Cookie,
 }
 
+type Nonce = [u8; 24];
+
+/// Nonces, of which many are drawn at once: a flood asks for one with each message.
+#[derive(Default)]
+struct Nonces(Vec<Nonce>);
+
+impl Nonces {
+    fn next(&mut self) -> Nonce {
+        if self.0.is_empty() {
+            let drawn: [u8; 40 * 24] = sys::random();
+            self.0.extend(drawn.as_chunks().0);
+        }
+        self.0.pop().expect("some have just been drawn")
+    }
+}
+
 /// Checks the MACs of what arrives and makes cookies.
 pub struct Checker {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
     secret: [u8; 32],
     secret_born: u64,
+    nonces: Nonces,
 }
 
 fn split_macs(message: &[u8]) -> (&[u8], &[u8], &[u8]) {
@@ -76,6 +93,7 @@ impl Checker {
             cookie_key: labelled(*b"cookie--", our_key),
             secret: sys::random(),
             secret_born: now,
+            nonces: Nonces::default(),
         }
     }
 
@@ -107,7 +125,7 @@ impl Checker {
         let mut reply = [0; COOKIE_REPLY_LEN];
         reply[0] = COOKIE_REPLY;
         reply[4..8].copy_from_slice(&message[4..8]);
-        let nonce: [u8; 24] = sys::random();
+        let nonce = self.nonces.next();
         reply[8..32].copy_from_slice(&nonce);
         let mut cookie = self.cookie(source, now);
         let tag = XChaCha20Poly1305::new(&self.cookie_key.into())
