@@ -34,9 +34,9 @@ class Figure(NamedTuple):
 
 FIGURES = (
     Figure("TCP Gbit/s", "TCP, one stream, Gbit/s", ".1f"),
-    Figure("TCP, 4 streams", "four streams", ".1f"),
-    Figure("TCP, reverse", "reverse", ".1f"),
-    Figure("TCP, both ways", "both ways", ".1f"),
+    Figure("TCP, 4 streams", "TCP, four streams", ".1f"),
+    Figure("TCP, reverse", "TCP, reverse", ".1f"),
+    Figure("TCP, both ways", "TCP, both ways", ".1f"),
     Figure("64 B packets/s", "64-byte packets, million/s", ".2f", 1e-6),
     Figure("processor s/Gbit", "processor, s/Gbit", ".2f", less_is_better=True),
     Figure("ping under load ms", "ping under load, ms", ".1f", less_is_better=True),
