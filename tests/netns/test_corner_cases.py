@@ -14,7 +14,19 @@ import pytest
 
 import wgquick
 from tests.namespaces import host
-from tests.netns.test_up_down import FULL, KEY, WGQ, config, journals, links, mark, rules, wgq, write
+from tests.netns.test_up_down import (
+    FULL,
+    KEY,
+    WGQ,
+    config,
+    journals,
+    links,
+    mark,
+    rules,
+    wgq,
+    with_resolvconf,
+    write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,6 +196,25 @@ def test_a_signal_while_the_resolver_is_slow_is_heard_at_once(machine: Namespace
     up.terminate()
     assert up.wait(20) == 128 + signal.SIGTERM
     assert time.monotonic() - start < 3
+    assert state(machine) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_failed_up_is_taken_back_does_not_stop_that(
+    machine: Namespace, number: signal.Signals
+) -> None:
+    script = "[ $1 = -a ] || { touch /run/reached; sleep 1; echo gone >>/run/said; }"
+    path = with_resolvconf(machine, script)
+    before = state(machine)
+    write(machine, config("DNS = 10.0.0.53\nPostUp = exit 9", FULL))
+    heeding = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
+    environment = {**os.environ, "PATH": path}
+    up = machine.popen([*heeding, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
+    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    up.send_signal(number)
+    said = up.communicate(timeout=20)[1].decode()
+    assert up.returncode == 9, said
+    assert machine.out("cat", "/run/said") == "gone\n"
     assert state(machine) == before
 
 

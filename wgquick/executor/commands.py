@@ -48,7 +48,10 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         _bring_up(settings, host, options, run, journal)
         journal.complete()
     except BaseException:
-        run.roll_back()
+        try:
+            run.roll_back()
+        except (SignalError, KeyboardInterrupt):  # begun anew, as what is gone already is fine; the next is ignored
+            run.roll_back()
         raise
 
 
