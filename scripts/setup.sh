@@ -69,13 +69,25 @@ recent_rust_package() {
 	return 1
 }
 
-# A Rust that builds userspace/.
+# A Rust that builds userspace/: what is there, else the distribution's, else what its rustup fetches.
 need_rust() {
 	local package
 	rust_is_recent && return
 	update_package_lists
-	package=$(recent_rust_package) || die "needs cargo $RUST_NEEDED or later and no package has it: see https://rustup.rs"
-	need_packages "$package" gcc libc6-dev
-	[[ $package == cargo-1.* ]] && PATH=/usr/lib/rust${package#cargo}/bin:$PATH
-	rust_is_recent || die "$package is installed, but cargo is still older than $RUST_NEEDED"
+	if package=$(recent_rust_package); then
+		need_packages "$package" gcc libc6-dev
+		[[ $package == cargo-1.* ]] && PATH=/usr/lib/rust${package#cargo}/bin:$PATH
+	else
+		need_rustup
+	fi
+	rust_is_recent || die "cargo is still older than $RUST_NEEDED: see https://rustup.rs"
+}
+
+need_rustup() {
+	command -v rustup >/dev/null || [[ $(apt-cache policy rustup) == *Candidate:\ [0-9]* ]] ||
+		die "needs cargo $RUST_NEEDED or later and no package has it: see https://rustup.rs"
+	command -v rustup >/dev/null || need_packages rustup gcc libc6-dev
+	heading "installing Rust by rustup"
+	rustup toolchain install stable --profile minimal --component rustfmt --component clippy
+	export RUSTUP_TOOLCHAIN=stable
 }
