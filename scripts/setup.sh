@@ -86,7 +86,8 @@ need_rust() {
 need_rustup() {
 	command -v rustup >/dev/null || [[ $(apt-cache policy rustup) == *Candidate:\ [0-9]* ]] ||
 		die "needs cargo $RUST_NEEDED or later and no package has it: see https://rustup.rs"
-	command -v rustup >/dev/null || need_packages rustup gcc libc6-dev
+	command -v rustup >/dev/null || need_packages rustup
+	need_packages gcc libc6-dev
 	heading "installing Rust by rustup"
 	rustup toolchain install stable --profile minimal --component rustfmt --component clippy
 	export RUSTUP_TOOLCHAIN=stable
