@@ -140,7 +140,17 @@ def test_ten_thousand_numeric_endpoints_are_quick() -> None:
 
 @pytest.mark.parametrize(
     ("value", "retries"),
-    [("0", 0), ("3", 3), (" 7", 7), ("+4", 4), ("", 0), ("-0", 0), ("2147483647", 2147483647), ("infinity", None)],
+    [
+        ("0", 0),
+        ("3", 3),
+        (" 7", 7),
+        ("+4", 4),
+        ("", 0),
+        ("-0", 0),
+        ("2147483647", 2147483647),
+        ("0" * 9999 + "2", 2),
+        ("infinity", None),
+    ],
 )
 def test_the_variable_is_read_as_wg_reads_it(value: str, retries: int | None) -> None:
     assert retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value}) == retries
@@ -150,7 +160,9 @@ def test_without_the_variable_there_are_fifteen_retries() -> None:
     assert retries_of({}) == 15
 
 
-@pytest.mark.parametrize("value", ["x", "3x", " ", "-1", "2147483648", "Infinity", "1 ", "+", "٣", "0x5"])
+@pytest.mark.parametrize(
+    "value", ["x", "3x", " ", "-1", "2147483648", "Infinity", "1 ", "+", "٣", "0x5", "9" * 9999]
+)
 def test_a_variable_that_wg_refuses_is_refused_in_its_words(value: str) -> None:
     with pytest.raises(OperationError, match="Unable to parse WG_ENDPOINT_RESOLUTION_RETRIES: `"):
         retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value})

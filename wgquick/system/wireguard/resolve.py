@@ -47,7 +47,9 @@ def _strtoul(text: str) -> int | None:
         return 0
     if not (digits.isascii() and digits.isdigit()):
         return None
-    return int(digits) if sign != "-" or not int(digits) else _INT_MAX + 1
+    significant = digits.lstrip("0")
+    huge = len(significant) > len(str(_INT_MAX)) or (sign == "-" and significant)  # int() has a limit of digits
+    return _INT_MAX + 1 if huge else int(significant or "0")
 
 
 def resolve(
