@@ -8,7 +8,7 @@ import time
 from base64 import b64decode
 from pathlib import Path
 
-from tests.interop.pairs import GO, LINK, WGQ, End, machines, pair
+from tests.interop.pairs import GO, LINK, WGQ, End, machines, pair, private_key, public_key
 from tests.interop.traffic import bulk
 
 MIB = 1 << 20
@@ -102,6 +102,32 @@ def test_hundreds_of_handshakes_leave_no_memory_behind() -> None:
             renew(left, right)
         assert left.resident() < before[0] + MIB
         assert right.resident() < before[1] + MIB
+
+
+def test_twenty_hours_of_rekeys_of_one_session_leave_no_memory_behind() -> None:
+    # One every two minutes is thirty an hour; both ends keep their peer all along.
+    with pair(WGQ, WGQ) as (left, right):
+        keys = [left.private, private_key()]
+        right.wg("set", LINK, "peer", public_key(keys[1]))
+        for number in range(100):
+            rekey(left, right, keys[number % 2])
+        bulk(left, right, 64 * MIB)
+        before = left.resident(), right.resident()
+        for number in range(600):
+            rekey(left, right, keys[number % 2])
+        bulk(left, right, 64 * MIB)
+        # A session is 1.5 KB with its replay window, at each end.
+        assert left.resident() < before[0] + 300_000
+        assert right.resident() < before[1] + 300_000
+
+
+def rekey(left: End, right: End, private: str) -> None:
+    """A new handshake of the session that there is: by one of two private keys that the other end knows."""
+    time.sleep(0.022)
+    allowed = f"public_key={b64decode(public_key(private)).hex()}\nallowed_ip={left.inner()}/32\n"
+    assert right.request(f"set=1\n{allowed}\n") == "errno=0\n\n"
+    assert left.request(f"set=1\nprivate_key={b64decode(private).hex()}\n\n") == "errno=0\n\n"
+    left.ping(right)
 
 
 def renew(left: End, right: End) -> None:

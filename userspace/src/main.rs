@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use wgq_userspace::{features, start, tun};
 
 const HELP: &str = "\
-Usage: wgq-userspace [-f] [-v] INTERFACE
+Usage: wgq-userspace [-f] [-v] [--] INTERFACE
        wgq-userspace --features [INTERFACE] | --help | --version
 
 Creates the TUN interface INTERFACE and runs WireGuard on it, to be configured with wg(8) or wgq.
@@ -35,8 +35,11 @@ enum Command {
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
     let (mut interface, mut foreground, mut verbose, mut features) = (None, false, false, false);
+    let mut options_ended = false;
     for argument in arguments {
         match argument.as_str() {
+            "--" if !options_ended => options_ended = true,
+            _ if options_ended && interface.is_none() => interface = Some(argument),
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
             "-f" | "--foreground" => foreground = true,
@@ -92,8 +95,18 @@ mod tests {
         assert_eq!(parsed(&["-f", "wg0"]), Ok(run(true)));
         assert_eq!(parsed(&["--foreground", "wg0"]), Ok(run(true)));
         assert_eq!(parsed(&["--version"]), Ok(Command::Version));
+        assert_eq!(parsed(&["-f", "--", "wg0"]), Ok(run(true)));
         assert_eq!(parsed(&["--features"]), Ok(Command::Features(None)));
         assert_eq!(parsed(&["--features", "wg0"]), Ok(Command::Features(Some("wg0".to_owned()))));
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_a_name_though_it_looks_like_an_option() {
+        for name in ["-x", "--help", "--"] {
+            let run = Command::Run { interface: name.to_owned(), foreground: false, verbose: false };
+            assert_eq!(parsed(&["--", name]), Ok(run));
+        }
+        assert!(parsed(&["--"]).is_err() && parsed(&["--", "-x", "-f"]).is_err());
     }
 
     #[test]
