@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{env, fs, io};
 
-const REQUESTS: [&str; 3] = [
+const REQUESTS: [&str; 4] = [
     "set=1\nprivate_key=0101010101010101010101010101010101010101010101010101010101010101\nlisten_port=51820\n\
      fwmark=51820\nreplace_peers=true\n\
      public_key=0202020202020202020202020202020202020202020202020202020202020202\n\
@@ -16,6 +16,10 @@ const REQUESTS: [&str; 3] = [
      set=1\npublic_key=0202020202020202020202020202020202020202020202020202020202020202\nupdate_only=true\n\
      allowed_ip=-10.0.0.0/8\nallowed_ip=+10.0.0.1/32\n\nget=1\n\n\
      set=1\npublic_key=0202020202020202020202020202020202020202020202020202020202020202\nremove=true\n\n",
+    "set=1\npublic_key=a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209\nallowed_ip=10.0.0.0/8\n\n\
+     set=1\nprivate_key=0101010101010101010101010101010101010101010101010101010101010101\n\n\
+     set=1\npublic_key=a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209\nallowed_ip=10.0.0.0/8\n\n\
+     set=1\nprivate_key=0000000000000000000000000000000000000000000000000000000000000000\n\n",
     "set=1\nlisten_port=1\nno equals sign\n\nset=1\nprivate_key=00\n\nfeatures=1\n\nset=1\n\nget=2\n\n",
 ];
 

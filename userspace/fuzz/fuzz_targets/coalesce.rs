@@ -9,7 +9,7 @@ use wgq_userspace::packet::claimed_len;
 use wgq_userspace::tun::coalesce::Coalescer;
 use wgq_userspace::tun::split::Splitter;
 use wgq_userspace::tun::{MAX_PACKET, Offloads, VNET_LEN, VnetHeader};
-use wgq_userspace_fuzz::packets::{Packet, TCP, UDP, addresses, is_v4, sum};
+use wgq_userspace_fuzz::packets::{ACK, Packet, TCP, UDP, addresses, is_v4, sum};
 
 /// Around each packet of a batch lie its message's header and tag.
 const GAP: usize = 16;
@@ -42,13 +42,32 @@ enum Step<'a> {
         at: u16,
         change: u8,
     },
-    /// The flow goes on with other headers.
+    /// The flow goes on, and one field of its headers is another from now on.
     Changes {
+        flow: u8,
+        which: u8,
+        to: u16,
+    },
+    /// Another flow takes its place.
+    Ends {
         flow: u8,
         headers: Packet,
     },
     Other(&'a [u8]),
     EndOfBatch,
+}
+
+/// Mostly small, so that an input holds many packets.
+fn size(number: u16) -> u16 {
+    number % if number & 7 == 0 { 1500 } else { 150 }
+}
+
+/// Most flows are under way: their packets have ACK and no other flag.
+fn under_way(mut flow: Packet) -> Packet {
+    if flow.flags & 3 != 0 {
+        flow.flags = ACK;
+    }
+    flow
 }
 
 struct Wire {
@@ -62,7 +81,7 @@ impl Wire {
         let flow = &mut self.flows[usize::from(flow) % 3];
         let mut packet = flow.clone();
         packet.flags |= flags;
-        packet.payload = len.unwrap_or(packet.payload).min(1500);
+        packet.payload = size(len.unwrap_or(packet.payload));
         flow.sequence = flow.sequence.wrapping_add(u32::from(packet.payload));
         flow.id = flow.id.wrapping_add(1);
         packet.bytes()
@@ -102,10 +121,26 @@ impl Wire {
                 packet[at] ^= change;
                 self.put(packet);
             }
-            Step::Changes { flow, headers } => self.flows[usize::from(flow) % 3] = headers,
+            Step::Changes { flow, which, to } => change(&mut self.flows[usize::from(flow) % 3], which, to),
+            Step::Ends { flow, headers } => self.flows[usize::from(flow) % 3] = under_way(headers),
             Step::Other(bytes) => self.put(bytes.to_vec()),
             Step::EndOfBatch => self.batches.push(Vec::new()),
         }
+    }
+}
+
+fn change(flow: &mut Packet, which: u8, to: u16) {
+    match which % 10 {
+        0 => flow.tos = to as u8,
+        1 => flow.hops = to as u8,
+        2 => flow.id = to,
+        3 => flow.dont_fragment = to & 1 == 1,
+        4 => flow.acknowledged = to.into(),
+        5 => flow.flags = to as u8,
+        6 => flow.window = to,
+        7 => flow.options = to as u8,
+        8 => flow.option = to as u8,
+        _ => flow.payload = to,
     }
 }
 
@@ -197,7 +232,7 @@ fn check_order(came: &[Vec<u8>], left: &[Vec<u8>]) {
 
 fuzz_target!(|input: Input| {
     let offloads = Offloads { tcp: input.tcp, udp: input.udp };
-    let mut wire = Wire { flows: input.flows, batches: vec![Vec::new()], bytes: 0 };
+    let mut wire = Wire { flows: input.flows.map(under_way), batches: vec![Vec::new()], bytes: 0 };
     for step in input.steps {
         wire.step(step);
         if wire.bytes > MOST_BYTES {

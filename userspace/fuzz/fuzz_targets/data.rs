@@ -24,6 +24,8 @@ enum Step<'a> {
     Seal(&'a [u8]),
     /// So many counters are used for packets that never arrive.
     Skip(u16),
+    /// So many that what was sealed last is at the end of the window, or almost.
+    SkipWindow(u8),
     /// Some of the packets on their way arrive together, maybe once more.
     Arrive(Vec<u8>),
     /// It arrives changed, or shorter.
@@ -170,6 +172,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 wire.seal(packet);
             }
             Step::Skip(count) => _ = wire.sender.reserve(u64::from(count)),
+            Step::SkipWindow(more) => _ = wire.sender.reserve(WINDOW - 4 + u64::from(more % 8)),
             Step::Arrive(which) => wire.arrive(&which),
             Step::ArriveChanged { which, edits, cut } => wire.arrive_changed(which, &edits, cut),
             Step::Bytes(bytes) => {

@@ -6,6 +6,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const FIN: u8 = 0x01;
 pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
 pub const CWR: u8 = 0x80;
 
 /// What goes into the headers of a packet.
@@ -25,6 +26,8 @@ pub struct Packet {
     pub window: u16,
     /// Words of TCP options, counted modulo the eleven lengths there are.
     pub options: u8,
+    /// What the options are filled with.
+    pub option: u8,
     pub payload: u16,
 }
 
@@ -132,7 +135,7 @@ impl Packet {
         header.extend([(5 + self.options % 11) << 4, self.flags]);
         header.extend(self.window.to_be_bytes());
         header.extend([0; 4]);
-        header.resize(self.transport_len(), 1);
+        header.resize(self.transport_len(), self.option);
         header
     }
 
