@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -72,5 +73,20 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """Every file of the folder, by name."""
-    return [Case.load(path) for path in sorted(CASES.glob("*.conf"))]
+    """Every file of the folder, by name, and one that would be too long for it."""
+    return [*(Case.load(path) for path in sorted(CASES.glob("*.conf"))), Case("peers-three-hundred", _peers(300))]
+
+
+def _peers(count: int) -> bytes:
+    """So many peers, each with a network of both families; an endpoint for every tenth."""
+    text = f"[Interface]\nPrivateKey = {_key(0)}\nAddress = 10.200.0.1/24, fd00:200::1/64\n"
+    for number in range(1, count + 1):
+        text += f"[Peer]\nPublicKey = {_key(number)}\nAllowedIPs = 11.{number // 256}.{number % 256}.0/24\n"
+        text += f"AllowedIPs = fd00:{number:x}::/{48 + number % 80}\n"
+        text += "" if number % 10 else f"Endpoint = 192.0.2.9:{number}\n"
+    return text.encode()
+
+
+def _key(number: int) -> str:
+    """A key that a device takes as it is: private keys are clamped (curve25519_clamp_secret)."""
+    return base64.b64encode(number.to_bytes(4, "little").ljust(31, b"\0") + b"\x40").decode()

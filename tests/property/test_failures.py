@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 from errno import EIO
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from tests.namespaces import host as machine_of_its_own
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
-from wgquick.errors import OperationError
+from wgquick.errors import OperationError, WgqError
 from wgquick.executor.commands import cmd_down, cmd_up
 from wgquick.executor.options import Options
 from wgquick.system.host import LocalHost
@@ -29,27 +32,20 @@ CONFIG = f"""[Interface]
 PrivateKey = {KEY}
 Address = 10.0.0.2/24, fd00::2/64
 DNS = 10.0.0.1, corp.example
-PreUp = true
-PostUp = true
-PreDown = true
-PostDown = true
+PreUp = test -e /sys/class/net/%i
+PostUp = ip route get 10.9.0.1 | grep %i >/dev/null
+PreDown = ip route get 10.9.0.1 | grep %i >/dev/null
+PostDown = test ! -e /sys/class/net/%i
 [Peer]
 PublicKey = {PEER}
 AllowedIPs = 0.0.0.0/0, ::/0, 10.9.0.0/16
 Endpoint = 192.0.2.9:51820
 """
 # The kernel is not asked: its refusal, injected or not, only makes up go on to userspace, as in wg-quick.
-OPTIONS = Options(backend="userspace", dns="file")
+NFT = Options(backend="userspace", firewall="nft", dns="file")
+IPTABLES = Options(backend="userspace", firewall="iptables", dns="resolvconf")
 EFFECTS = {
-    "rtnl": (
-        "add_wireguard_link",
-        "delete_link",
-        "set_link",
-        "add_addresses",
-        "add_routes",
-        "add_rule",
-        "delete_rule",
-    ),
+    "rtnl": ("delete_link", "set_link", "add_addresses", "add_routes", "add_rule", "delete_rule"),
     "wireguard": ("set",),
     "firewall": ("add", "remove"),
     "dns": ("set", "unset"),
@@ -57,39 +53,48 @@ EFFECTS = {
     "hooks": ("run",),
     "userspace": ("start", "await_exit"),
 }
+PROGRAMS = "/run/programs"
+RESOLVCONF = """#!/bin/sh
+mkdir -p /run/records
+case $1 in -a) cat >/run/records/$2;; -d) rm -f /run/records/$2;; -l) cat /run/records/$2;; esac
+"""
+
+
+class Trap:
+    """Calls `action` at the `at`-th beginning or end of an effect (from 0; never for -1), and keeps the effects."""
+
+    def __init__(self, at: int, action: Callable[[], None]) -> None:
+        self._at, self._action = at, action
+        self._count = itertools.count()
+        self.effects: list[str] = []
+
+    def tick(self) -> None:
+        """An effect begins or ends."""
+        if next(self._count) == self._at:
+            self._action()
 
 
 class Trapped:
-    """A part of the host, or the host, that calls `tick` before and after each of its effects."""
+    """The host, or a part of it, with a trap before and after each effect."""
 
-    def __init__(self, inner: Any, effects: tuple[str, ...], tick: Callable[[], None]) -> None:
-        self._inner, self._effects, self._tick = inner, effects, tick
+    def __init__(self, inner: Any, trap: Trap, part: str = "") -> None:
+        self._inner, self._trap, self._part = inner, trap, part
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
         if name in EFFECTS:
-            return Trapped(found, EFFECTS[name], self._tick)
-        return self._trap(found) if name in self._effects else found
+            return Trapped(found, self._trap, name)
+        return self._effect(name, found) if name in EFFECTS.get(self._part, ()) else found
 
-    def _trap(self, effect: Callable[..., Any]) -> Callable[..., Any]:
+    def _effect(self, name: str, effect: Callable[..., Any]) -> Callable[..., Any]:
         def trapped(*args: Any, **kwargs: Any) -> Any:
-            self._tick()
+            self._trap.effects.append(f"{self._part}.{name}")
+            self._trap.tick()
             result = effect(*args, **kwargs)
-            self._tick()
+            self._trap.tick()
             return result
 
         return trapped
-
-
-def ticking(at: int, action: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls `action` on its `at`-th call (from 0)."""
-    count = iter(range(10_000))
-
-    def tick() -> None:
-        if next(count) == at:
-            action()
-
-    return tick
 
 
 def fail() -> None:
@@ -100,43 +105,57 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def settings() -> Any:
-    return parse(Document.parse(CONFIG.encode()), "wg0")
-
-
 def unsaid(_text: str) -> None:
     pass
 
 
-def up(at: int, action: Callable[[], None]) -> bool:
-    """Whether up ended without meeting the action."""
-    trapped: Any = Trapped(LocalHost(unsaid), (), ticking(at, action))
+class Setting(NamedTuple):
+    """A machine and the way in which a tunnel is made on it."""
+
+    machine: Namespace
+    options: Options
+
+    def up(self, at: int = -1, action: Callable[[], None] = fail, name: str = "wg0") -> list[str]:
+        """Bring a tunnel up; the effects that it took."""
+        return self.machine.call(self._inside, _up, at, action, name)
+
+    def down(self, at: int = -1, action: Callable[[], None] = fail, name: str = "wg0") -> list[str]:
+        """Take it down; the effects that it took."""
+        return self.machine.call(self._inside, _down, at, action, name)
+
+    def _inside(self, work: Work, at: int, action: Callable[[], None], name: str) -> list[str]:
+        os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
+        trap = Trap(at, action)
+        work(Trapped(LocalHost(unsaid), trap), self.options, name)
+        return trap.effects
+
+
+if TYPE_CHECKING:
+    Work = Callable[[Any, Options, str], None]
+
+
+def _up(host: Any, options: Options, name: str) -> None:
+    cmd_up(_settings(name), host, options, unsaid)
+
+
+def _down(host: Any, options: Options, name: str) -> None:
+    cmd_down(name, _settings(name), host, options, say=unsaid, save=lambda _: None)
+
+
+def _settings(name: str) -> Any:
+    text = CONFIG if name == "wg0" else CONFIG.replace("10.", "11.").replace("fd00", "fd01")
+    return parse(Document.parse(text.encode()), name)
+
+
+def stopped(work: Callable[[int, Callable[[], None]], object], at: int, action: Callable[[], None]) -> bool:
+    """Whether the work failed, or was killed, at that step; False where it has no such step."""
     try:
-        cmd_up(settings(), trapped, OPTIONS, unsaid)
-    except OperationError as error:
-        if error.what != "injected":
+        work(at, action)
+    except (WgqError, AssertionError) as end:
+        if not re.search(f"injected|died with wait status {signal.SIGKILL:d}", str(end)):
             raise
-        return False
-    return True
-
-
-def down() -> None:
-    cmd_down("wg0", settings(), LocalHost(unsaid), OPTIONS, say=unsaid, save=lambda _: None)
-
-
-def killed(at: int, work: Callable[[int, Callable[[], None]], object]) -> bool:
-    """Whether a child that does the work was killed at that tick."""
-    if (child := os.fork()) == 0:
-        try:
-            work(at, die)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
-def down_with(at: int, action: Callable[[], None]) -> None:
-    trapped: Any = Trapped(LocalHost(unsaid), (), ticking(at, action))
-    cmd_down("wg0", settings(), trapped, OPTIONS, say=unsaid, save=lambda _: None)
+        return True
+    return False
 
 
 def state(machine: Namespace) -> dict[str, object]:
@@ -148,78 +167,118 @@ def state(machine: Namespace) -> dict[str, object]:
         "routes6": "ip -j -6 route show table all",
         "rules": "ip -j rule",
         "rules6": "ip -j -6 rule",
-        "firewall": "nft -j list ruleset",
+        "nft": "nft -j list ruleset",
+        "iptables": "iptables-legacy-save -t raw",
+        "iptables mangle": "iptables-legacy-save -t mangle",
+        "ip6tables": "ip6tables-legacy-save -t raw",
+        "ip6tables mangle": "ip6tables-legacy-save -t mangle",
         "mark": "sysctl net.ipv4.conf.all.src_valid_mark",
         "dns": "cat /etc/resolv.conf",
+        "records": "ls -A /run/records",
         "sockets": "ls -A /run/wireguard",
         "journals": "find /run/wgq -type f ! -name *lock",
     }
     found = {name: machine.run(command.split(), check=False).stdout for name, command in commands.items()}
     links = json.loads(found["links"])
-    return {**found, "links": [link["ifname"] for link in links], "addresses": _addresses(found["addresses"])}
+    return {
+        **found,
+        **{name: re.findall("^-A.*", text, re.MULTILINE) for name, text in found.items() if "tables" in name},
+        "links": [link["ifname"] for link in links],
+        "addresses": _addresses(found["addresses"]),
+        "nft": _ruleset(found["nft"]),
+    }
+
+
+def _ruleset(text: str) -> list[str]:
+    """Without the empty tables that the nft variant of iptables leaves behind for good."""
+    items = [entry for item in json.loads(text)["nftables"] for entry in item.items()]
+    kept = [
+        (kind, value)
+        for kind, value in items
+        if kind == "rule" or {value.get("table"), value.get("name")}.isdisjoint({"raw", "mangle"})
+    ]
+    return [json.dumps({kind: value}) for kind, value in kept]
 
 
 def _addresses(text: str) -> list[str]:
     return [entry["local"] for link in json.loads(text) for entry in link["addr_info"]]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Namespace]:
-    """A host with an uplink and, of its own, a suppress rule and a firewall table."""
-    with machine_of_its_own() as made:
+@pytest.fixture(
+    scope="module",
+    params=[(NFT, False), (IPTABLES, False), (NFT, True)],
+    ids=["nft and a file", "iptables and resolvconf", "beside another tunnel"],
+)
+def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
+    """A host with an uplink and, of its own, a suppress rule and firewall rules."""
+    options, neighbour = request.param
+    with machine_of_its_own() as machine:
         # Without duplicate address detection the uplink's own routes are there from the start.
-        made.run(["sysctl", "-q", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"])
-        made.uplink(ipv6=True)
-        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
-        made.run(["ip", "rule", "add", "priority", "100", "table", "main", "suppress_prefixlength", "0"])
-        made.run(["nft", "add table inet mine"])
-        # The first run makes /run/wgq and what the kernel keeps for good (empty nft hooks, loaded families).
-        made.call(up, -1, fail)
-        made.call(down)
+        machine.run(["sysctl", "-q", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"])
+        machine.uplink(ipv6=True)
+        machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
+        machine.run(["ip", "rule", "add", "priority", "100", "table", "main", "suppress_prefixlength", "0"])
+        machine.run(["nft", "add table inet mine"])
+        machine.run(["iptables-legacy", "-t", "raw", "-A", "PREROUTING", "-i", "up0", "-j", "ACCEPT"])
+        machine.call(_install_resolvconf)
+        made = Setting(machine, options)
+        if neighbour:
+            made.up(name="wg1")
+        fresh = state(machine)
+        made.up()
+        made.down()
+        assert state(machine) == fresh
         yield made
 
 
-def test_up_that_fails_at_any_step_leaves_nothing(machine: Namespace) -> None:
-    before = state(machine)
-    at = 0
-    while not machine.call(up, at, fail):
-        assert state(machine) == before, f"after a failure at step {at}"
-        at += 1
-    machine.call(down)
-    assert state(machine) == before
-    assert at > 30, "the faults were not injected where they should be"
+def _install_resolvconf() -> None:
+    place = Path(PROGRAMS, "resolvconf")
+    place.parent.mkdir()
+    place.write_text(RESOLVCONF)
+    place.chmod(0o755)
 
 
-def test_up_killed_at_any_step_is_taken_back_by_down(machine: Namespace) -> None:
-    before = state(machine)
-    at = 0
-    while machine.call(killed, at, up):
-        if state(machine) != before:
-            machine.call(down)
-        assert state(machine) == before, f"after a kill at step {at}"
-        at += 1
-    machine.call(down)
-    assert state(machine) == before
-    assert at > 30, "the kills did not happen where they should"
-
-
-def test_down_killed_at_any_step_is_finished_by_down(machine: Namespace) -> None:
-    before = state(machine)
-    for at in range(100):
-        assert machine.call(up, -1, fail)
-        if not machine.call(killed, at, down_with):
+@pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
+def test_up_that_ends_at_any_step_leaves_nothing_once_it_is_taken_down(
+    setting: Setting, action: Callable[[], None]
+) -> None:
+    before = state(setting.machine)
+    for at in itertools.count():
+        if not stopped(setting.up, at, action):
             break
-        if state(machine) != before:
-            machine.call(down)
-        assert state(machine) == before, f"after a kill at step {at}"
-    assert state(machine) == before
-    assert at > 15, "the kills did not happen where they should"
+        if action is die and state(setting.machine) != before:
+            setting.down()
+        assert state(setting.machine) == before, f"after step {at}"
+    setting.down()
+    assert state(setting.machine) == before
+    assert at == 2 * len(setting.up())
+    setting.down()
 
 
-def test_up_after_a_kill_cleans_up_by_itself(machine: Namespace) -> None:
-    before = state(machine)
-    assert machine.call(killed, 25, up)
-    machine.run(["ip", "link", "delete", "wg0"])
-    assert machine.call(up, -1, fail)
-    machine.call(down)
-    assert state(machine) == before
+@pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
+def test_down_that_ends_at_any_step_is_finished_by_another(setting: Setting, action: Callable[[], None]) -> None:
+    before = state(setting.machine)
+    for at in itertools.count():
+        setting.up()
+        if not stopped(setting.down, at, action):
+            break
+        if state(setting.machine) != before:
+            setting.down()
+        assert state(setting.machine) == before, f"after step {at}"
+    assert state(setting.machine) == before
+
+
+def test_the_steps_are_of_every_kind(setting: Setting) -> None:
+    taken = {*setting.up(), *setting.down()}
+    # Beside another full tunnel src_valid_mark is right already, and stays.
+    needless = {"sysctl.write"} if "wg1" in setting.machine.out("ip", "link") else set()
+    assert taken == {f"{part}.{name}" for part, names in EFFECTS.items() for name in names} - needless
+
+
+def test_up_after_a_kill_cleans_up_by_itself(setting: Setting) -> None:
+    before = state(setting.machine)
+    assert stopped(setting.up, 25, die)
+    setting.machine.run(["ip", "link", "delete", "wg0"])
+    setting.up()
+    setting.down()
+    assert state(setting.machine) == before
