@@ -363,7 +363,8 @@ def test_sudo_does_not_run_what_lies_in_the_users_directory(machine: Namespace, 
     script = (
         "import sys; from wgquick.cli import privilege\n"
         "privilege._effective_capabilities = lambda: 0\n"
-        f"import os; os.chdir({str(tmp_path)!r}); sys.argv = ['wgq', '--version']; privilege.acquire()"
+        f"import os; os.chdir({str(tmp_path)!r}); os.geteuid = lambda: 65534\n"
+        "sys.argv = ['wgq', '--version']; privilege.acquire()"
     )
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = machine.run([WGQ[0], "-c", script], env=environment)

@@ -362,10 +362,11 @@ def test_ambient_cap_net_admin_is_enough(machine: Namespace) -> None:
     """A container's user with CAP_NET_ADMIN (and what it takes to read a Python below /root)."""
     machine.run(["chmod", "0777", "/run/wireguard"])
     machine.run(["chmod", "0666", "/dev/net/tun"])
+    machine.run(["install", "-d", "-m", "0700", "-o", "65534", "/run/user-65534"])
     text = config()
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin,+dac_read_search"]
     user += ["--ambient-caps=+net_admin,+dac_read_search", "--"]
-    home = {**os.environ, "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"}
+    home = {**os.environ, "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1", "XDG_RUNTIME_DIR": "/run/user-65534"}
     up = machine.run([*user, *WGQ, "up", "-", "--name", "wg0"], check=False, input=text, env=home)
     assert up.returncode == 0, up.stderr
     assert "wg0" in links(machine)
