@@ -374,26 +374,53 @@ mod tests {
         id: u16,
         flags: u8,
         tos: u8,
-        options: bool,
+        /// Don't fragment: without it each packet's identification counts.
+        whole: bool,
+        hops: u8,
+        acknowledged: u8,
+        window: u8,
+        /// Words of options.
+        options: u8,
+        /// What they hold.
+        option: u8,
         len: usize,
     }
+
+    /// The first packet of a plain stream.
+    const PLAIN: Made = Made {
+        v6: false,
+        flow: 1,
+        udp: false,
+        sequence: 0,
+        id: 0,
+        flags: ACK,
+        tos: 0,
+        whole: true,
+        hops: 64,
+        acknowledged: 7,
+        window: 1,
+        options: 3,
+        option: 1,
+        len: 100,
+    };
 
     fn made(made: &Made) -> Vec<u8> {
         let mut transport = if made.udp {
             let len = 8 + made.len;
             vec![0, made.flow, 0, 9, (len >> 8) as u8, len as u8, 0, 0]
         } else {
-            let words = if made.options { 8 } else { 5 };
+            let words = 5 + made.options;
             let mut tcp = vec![0, made.flow, 0, 9];
             tcp.extend(made.sequence.to_be_bytes());
-            tcp.extend([0, 0, 0, 7, words << 4, made.flags, 1, 0, 0, 0, 0, 0]);
-            tcp.extend(std::iter::repeat_n(1, usize::from(words - 5) * 4));
+            tcp.extend([0, 0, 0, made.acknowledged, words << 4, made.flags, made.window, 0, 0, 0, 0, 0]);
+            tcp.extend(std::iter::repeat_n(made.option, usize::from(words - 5) * 4));
             tcp
         };
         transport.extend((0..made.len).map(|i| (made.sequence as usize + i) as u8));
         let mut packet = if made.v6 {
             let len = transport.len();
-            let mut ip = vec![0x60 | made.tos >> 4, made.tos << 4, 0, 0, (len >> 8) as u8, len as u8, 0, 64];
+            let mut ip =
+                vec![0x60 | made.tos >> 4, made.tos << 4, 0, 0, (len >> 8) as u8, len as u8, 0, made.hops];
             ip[6] = if made.udp { UDP } else { TCP };
             ip.extend([0xfd; 16]);
             ip.extend([made.flow; 16]);
@@ -402,22 +429,9 @@ mod tests {
             let len = transport.len() + 20;
             let mut ip = vec![0x45, made.tos, (len >> 8) as u8, len as u8];
             ip.extend(made.id.to_be_bytes());
-            ip.extend([
-                0x40,
-                0,
-                64,
-                if made.udp { UDP } else { TCP },
-                0,
-                0,
-                10,
-                0,
-                0,
-                1,
-                10,
-                0,
-                0,
-                made.flow,
-            ]);
+            let protocol = if made.udp { UDP } else { TCP };
+            ip.extend([u8::from(made.whole) << 6, 0, made.hops, protocol, 0, 0]);
+            ip.extend([10, 0, 0, 1, 10, 0, 0, made.flow]);
             let sum = checksum::finish(checksum::add(0, &ip));
             ip[10..12].copy_from_slice(&sum);
             ip
@@ -435,17 +449,7 @@ mod tests {
     }
 
     fn stream(count: u32, len: usize) -> Vec<Vec<u8>> {
-        let of = |i: u32| Made {
-            v6: false,
-            flow: 1,
-            udp: false,
-            sequence: i * len as u32,
-            id: i as u16,
-            flags: ACK,
-            tos: 0,
-            options: true,
-            len,
-        };
+        let of = |i: u32| Made { sequence: i * len as u32, id: i as u16, len, ..PLAIN };
         (0..count).map(|i| made(&of(i))).collect()
     }
 
@@ -513,17 +517,7 @@ mod tests {
     #[test]
     fn an_acknowledgement_between_two_data_packets_keeps_its_place() {
         let mut packets = stream(4, 100);
-        let bare = Made {
-            v6: false,
-            flow: 1,
-            udp: false,
-            sequence: 200,
-            id: 9,
-            flags: ACK,
-            tos: 0,
-            options: true,
-            len: 0,
-        };
+        let bare = Made { sequence: 200, id: 9, len: 0, ..PLAIN };
         packets.insert(2, made(&bare));
         assert_eq!(split(&coalesced(&packets, ALL)), packets);
     }
@@ -546,35 +540,45 @@ mod tests {
         assert_eq!(split(&large), packets);
     }
 
+    /// One field of a flow's headers becomes another.
+    fn change(flow: &mut Made, random: u16) {
+        let to = (random >> 4) as u8;
+        match random % 9 {
+            0 => flow.tos = to % 4,
+            1 => flow.hops = to,
+            2 => flow.acknowledged = to,
+            3 => flow.window = to,
+            4 => flow.option = to,
+            5 => flow.options = to % 4,
+            6 => flow.whole = !flow.whole,
+            7 => flow.id = to.into(),
+            _ => flow.sequence = to.into(),
+        }
+    }
+
     /// Streams of several flows, interleaved, with packets lost, doubled, swapped and damaged.
     fn traffic() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let flow = (any::<bool>(), any::<bool>(), 1usize..400, 0u8..4, any::<bool>(), any::<bool>());
+        type Flow = ([bool; 4], usize, u8, u8);
+        let flow = (any::<[bool; 4]>(), 1usize..400, 0u8..4, 0u8..4);
         let step = (0usize..4, 0u8..40, any::<u16>());
         (prop::collection::vec(flow, 1..4), prop::collection::vec(step, 1..120)).prop_map(|(flows, steps)| {
-            let mut sent = vec![(0u32, 0u16); flows.len()];
+            let flow = |(i, ([v6, udp, whole, fixed_id], len, tos, options)): (usize, Flow)| {
+                (Made { v6, flow: i as u8 + 1, udp, tos, whole, options, len, ..PLAIN }, fixed_id)
+            };
+            let mut flows: Vec<_> = flows.into_iter().enumerate().map(flow).collect();
             let mut packets: Vec<Vec<u8>> = Vec::new();
             for (which, event, random) in steps {
                 let which = which % flows.len();
-                let (v6, udp, size, tos, options, fixed_id) = flows[which];
-                let (sequence, id) = &mut sent[which];
-                let len = if event == 1 { usize::from(random) % (size + 1) } else { size };
+                let (flow, fixed_id) = &mut flows[which];
+                if event == 7 {
+                    change(flow, random);
+                }
+                let len = if event == 1 { usize::from(random) % (flow.len + 1) } else { flow.len };
                 let special = [PSH, FIN, CWR, SYN][usize::from(random % 4)];
                 let flags = if event == 2 { ACK | special } else { ACK };
-                let options = options != (event == 7);
-                let packet = Made {
-                    v6,
-                    flow: which as u8 + 1,
-                    udp,
-                    sequence: *sequence,
-                    id: *id,
-                    flags,
-                    tos,
-                    options,
-                    len,
-                };
-                *sequence = sequence.wrapping_add(len as u32);
-                *id = if fixed_id { *id } else { id.wrapping_add(1) };
-                let mut packet = made(&packet);
+                let mut packet = made(&Made { flags, len, ..flow.clone() });
+                flow.sequence = flow.sequence.wrapping_add(len as u32);
+                flow.id = flow.id.wrapping_add(u16::from(!*fixed_id));
                 match event {
                     3 => continue,
                     4 => packets.push(packet.clone()),
@@ -630,6 +634,42 @@ mod tests {
                 };
                 prop_assert_eq!(of(&got), of(&packets));
             }
+        }
+
+        #[test]
+        fn coalescing_what_was_split_gives_the_large_packet_again(
+            [v6, udp, whole] in any::<[bool; 3]>(),
+            options in 0u8..=10,
+            (segment, count, rest) in (1usize..1400).prop_flat_map(|size| {
+                (Just(size), 1..MAX_PIECES.min(64_000 / size), 1..=size)
+            }),
+            [first, last] in [prop::sample::select(vec![0, CWR]), prop::sample::select(vec![0, FIN, PSH])],
+        ) {
+            let flags = if udp { 0 } else { ACK | first | last };
+            let len = segment * count + rest;
+            let mut large = made(&Made { v6, udp, flags, whole, options, len, ..PLAIN });
+            let transport = if v6 { 40 } else { 20 };
+            let kind = match (udp, v6) {
+                (true, _) => VnetHeader::GSO_UDP_L4,
+                (_, true) => VnetHeader::GSO_TCPV6,
+                _ => VnetHeader::GSO_TCPV4,
+            };
+            let csum_offset = if udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
+            let header = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                gso_type: kind | if flags & CWR == 0 { 0 } else { VnetHeader::GSO_ECN },
+                header_len: (large.len() - len) as u16,
+                gso_size: segment as u16,
+                csum_start: transport as u16,
+                csum_offset: csum_offset as u16,
+            };
+            let (protocol, addresses) = (if udp { UDP } else { TCP }, if v6 { 8..40 } else { 12..20 });
+            let pseudo = checksum::pseudo(&large[addresses], protocol, large.len() - transport);
+            let at = transport + csum_offset;
+            large[at..at + 2].copy_from_slice(&checksum::fold(pseudo).to_ne_bytes());
+            let packets = split(&[(header, large.clone())]);
+            prop_assert_eq!(packets.len(), count + 1);
+            prop_assert_eq!(coalesced(&packets, ALL), [(header, large)]);
         }
 
         #[test]
