@@ -8,7 +8,8 @@
         with machine.entered():                       # in this thread
             ...
 
-At the end, failures included, the processes inside are ended by their ids and the namespace goes.
+At the end, failures included, the processes inside are ended by their ids and the namespace goes. Where the run of
+the tests is killed, the namespace's keeper does that.
 """
 
 from __future__ import annotations
@@ -39,8 +40,19 @@ UPLINK_GATEWAY6 = "2001:db8::1"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SERIAL = itertools.count()
 
-# The keeper holds the namespaces for as long as its standard input is open: also a killed test run leaves nothing.
-_KEEPER = """
+# A keeper is in the namespace for as long as its standard input is open. That closes with the test run, though it
+# be killed: what still runs in the network namespace then, daemons of their own included, is killed.
+_KEEP = """
+trap '' HUP INT
+echo ready
+while read -r _; do :; done
+ours=$(readlink /proc/$$/ns/net)
+for process in /proc/[0-9]*; do
+    [ "$(readlink "$process/ns/net")" = "$ours" ] || continue
+    [ "${process#/proc/}" = $$ ] || kill -KILL "${process#/proc/}" || :
+done 2>/dev/null
+"""
+_KEEP_HOST = f"""
 set -e
 ip link set lo up
 mount -t sysfs sysfs /sys
@@ -51,9 +63,25 @@ mount -t overlay -o lowerdir=/etc,upperdir=/run/.etc,workdir=/run/.work overlay 
 mkdir -p -m 0700 /etc/wireguard
 rm -rf /etc/wireguard/* /etc/resolv.conf
 printf 'nameserver 192.0.2.53\\n' >/etc/resolv.conf
-echo ready
-exec cat
+{_KEEP}
 """
+_KEEP_NAMESPACE = f"""
+set -e
+ip link set lo up
+{_KEEP}
+ip netns delete "$1"
+"""
+
+
+def mortal(*command: str) -> list[str]:
+    """The command, to be ended with the test run, though that be killed."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
+
+
+def mortal_family(*command: str) -> list[str]:
+    """The command, to be ended with the test run, and all that it has started with it: they get process ids of
+    their own kind, and the kernel ends those together (pid_namespaces(7))."""
+    return mortal("unshare", "--pid", "--fork", "--kill-child", "--", *command)
 
 
 def _check(result: int) -> None:
@@ -244,41 +272,44 @@ def _unique() -> str:
 
 
 @contextlib.contextmanager
-def namespace() -> Iterator[Namespace]:
-    """A network namespace alone, by `ip netns`, with its loopback up."""
-    name = _unique()
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    inside = Namespace(name, {"net": f"/run/netns/{name}"})
-    try:
-        inside.run(["ip", "link", "set", "lo", "up"])
-        yield inside
-    finally:
-        try:
-            inside.end_processes()
-        finally:
-            subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@contextlib.contextmanager
-def host() -> Iterator[Namespace]:
-    """A machine of its own: network, /sys, an empty /run, and an /etc (resolv.conf, wireguard/) to write to."""
-    keeper = subprocess.Popen(
-        ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEPER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+def _kept(command: Sequence[str], paths: Mapping[str, str], name: str) -> Iterator[Namespace]:
+    """A namespace with its keeper, which is the command; {keeper} in the paths is its process id."""
+    keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     with keeper.stdin, keeper.stdout:
         try:
             if keeper.stdout.readline() != b"ready\n":
-                raise AssertionError("the private host could not be made; the reason stands above")
-            paths = {kind: f"/proc/{keeper.pid}/ns/{kind}" for kind in ("net", "mnt")}
-            machine = Namespace(_unique(), paths, keeper.pid)
+                raise AssertionError("the namespace could not be made; the reason stands above")
+            where = {kind: path.format(keeper=keeper.pid) for kind, path in paths.items()}
+            inside = Namespace(name, where, keeper.pid)
             try:
-                yield machine
+                yield inside
             finally:
-                machine.end_processes()
+                inside.end_processes()
         finally:
             keeper.kill()
             keeper.wait()
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[Namespace]:
+    """A network namespace alone, by `ip netns`, with its loopback up."""
+    name = _unique()
+    path = f"/run/netns/{name}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        keeper = ["nsenter", f"--net={path}", "sh", "-c", _KEEP_NAMESPACE, "sh", name]
+        with _kept(keeper, {"net": path}, name) as inside:
+            yield inside
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@contextlib.contextmanager
+def host() -> Iterator[Namespace]:
+    """A machine of its own: network, /sys, an empty /run, and an /etc (resolv.conf, wireguard/) to write to."""
+    keeper = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEP_HOST]
+    paths = {kind: f"/proc/{{keeper}}/ns/{kind}" for kind in ("net", "mnt")}
+    with _kept(keeper, paths, _unique()) as machine:
+        yield machine

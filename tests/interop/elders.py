@@ -11,8 +11,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import EVERY_ROLE, GO, ROLES, WGQ, End, mortal, pair
+from tests.interop.pairs import EVERY_ROLE, GO, ROLES, WGQ, End, pair
 from tests.interop.traffic import Transfer
+from tests.namespaces import mortal
 
 if TYPE_CHECKING:
     from typing import Self

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.namespaces import host
+from tests.namespaces import host, mortal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +29,7 @@ WGQ = "wgq-userspace"
 GO = "wireguard-go"
 BORINGTUN = "boringtun-cli"
 GOTATUN = "gotatun"
+KERNEL = "the kernel's module"
 LINK = "wg0"
 WIRE = "up0"
 MTU = 1420
@@ -77,11 +78,6 @@ def until(condition: Callable[[], object], what: str, seconds: float = 10) -> No
     while not condition():
         assert time.monotonic() < deadline, f"in {seconds} s: not {what}"
         time.sleep(0.02)
-
-
-def mortal(*command: str) -> list[str]:
-    """The command, to be ended with the test run, though that be killed."""
-    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
 
 
 def private_key() -> str:
@@ -142,6 +138,9 @@ class End:
 
     def start(self) -> None:
         """Start the daemon and wait for its socket."""
+        if self.program == KERNEL:
+            self.ip(f"link add {LINK} type wireguard")
+            return
         self.daemon = self.machine.popen(
             mortal("sh", "-c", f"exec {self.program} {FLAGS.get(self.program, '')} -f {LINK} >>{_LOG} 2>&1"),
             stdin=subprocess.DEVNULL,
@@ -158,6 +157,8 @@ class End:
         return True
 
     def assert_alive(self) -> None:
+        if self.program == KERNEL:
+            return
         assert self.daemon is not None
         status = self.daemon.poll()
         if status is not None:

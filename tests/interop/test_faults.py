@@ -15,10 +15,11 @@ import pytest
 
 from tests.interop import flood, forgery
 from tests.interop.forwarder import Faults
-from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, mortal, pair, until
+from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, until
 from tests.interop.refusals import refusing
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
+from tests.namespaces import mortal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Ends = tuple[End, End]
 OUTER = [(*roles, version) for roles in EVERY_ROLE for version in (4, 6)]
 LARGEST = 9000
+BULK = 32 << 20
 HEADERS = {4: 20 + 8, 6: 40 + 8}
 
 
@@ -48,8 +49,8 @@ def test_both_ends_answer_pings_of_every_kind(ends: Ends, version: int) -> None:
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_bulk_transfer_arrives_unchanged_both_ways(ends: Ends, version: int) -> None:
     left, right = ends
-    bulk(left, right, 32 << 20, version=version)
-    bulk(right, left, 32 << 20, version=version)
+    bulk(left, right, BULK, version=version)
+    bulk(right, left, BULK, version=version)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -83,16 +84,16 @@ def test_jumbo_packets_cross_a_wire_that_carries_them_whole(roles: tuple[str, st
     with pair(*roles, mtu=9100) as (left, right):
         mtu = mtu_of(LARGEST, left, right)
         left.ping(right, "-s", str(mtu - HEADERS[4]), "-M", "do")
-        bulk(left, right, 32 << 20)
-        bulk(right, left, 32 << 20)
+        bulk(left, right, BULK)
+        bulk(right, left, BULK)
 
 
 def test_two_of_our_own_ends_understand_each_other() -> None:
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)
         for version in (4, 6):
-            bulk(left, right, 32 << 20, version=version)
-            bulk(right, left, 32 << 20, version=version)
+            bulk(left, right, BULK, version=version)
+            bulk(right, left, BULK, version=version)
             datagrams(left, right, range(MTU), version=version)
 
 

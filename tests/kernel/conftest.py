@@ -1,4 +1,4 @@
-"""One boot a session: what came of every trial, by its job's name."""
+"""Two boots a session: what came of every trial, by its job's name, and what came of every claim."""
 
 from __future__ import annotations
 
@@ -29,4 +29,11 @@ class Results:
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results(vm.run(tmp_path_factory.mktemp("vm")))
+    return Results(vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.guest"))
+
+
+@pytest.fixture(scope="session")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By the claim's name: an empty text where it holds."""
+    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.claims")
+    return {name: outcome for name, _, outcome in map(json.loads, lines)}

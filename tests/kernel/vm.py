@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+from tests.interop.pairs import WGQ
+from tests.namespaces import mortal_family
 from tests.parity.trial import USERSPACE
 
 PROJECT = Path(__file__).parents[2]
@@ -20,11 +20,11 @@ GUEST = Path(__file__).with_name("guest.sh")
 MARK = "-- trials --"
 LIMIT = 1500  # seconds; without KVM a boot takes 20 of them, and all trials some minutes
 
-# What the trials start again and again.
+# What the trials and the tunnels start again and again.
 PROGRAMS = (
     *("bash", "sh", "cat", "chmod", "cp", "env", "grep", "kill", "ls", "mkdir", "mount", "mv", "nsenter", "printf"),
     *("readlink", "rm", "sleep", "sort", "stat", "sync", "sysctl", "true", "unshare"),
-    *("ip", "ldconfig", "nft", "wg", "xtables-legacy-multi"),
+    *("ip", "ldconfig", "nft", "ping", "setpriv", "wg", "xtables-legacy-multi"),
 )
 
 
@@ -41,27 +41,28 @@ def kernel() -> Path:
     return max(found, key=lambda image: [int(number) for number in re.findall(r"\d+", image.name)])
 
 
-def run(folder: Path) -> list[str]:
-    """Boot, run `tests.kernel.guest`, and return the lines that it printed."""
+def run(folder: Path, module: str) -> list[str]:
+    """Boot, run the module, and return the lines of JSON that it printed."""
     archive = folder / "programs.tar"
     _pack(archive)
-    python = ["env", "-C", str(PROJECT), f"PYTHONPATH={_python_path()}", sys.executable, "-m", "tests.kernel.guest"]
+    settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
+    python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module]
     inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), str(archive), *python])
     printed = _boot(f"echo {MARK}; {inside}; echo {MARK} $?")
     _, _, rest = printed.partition(f"{MARK}\n")
     lines, _, status = rest.partition(MARK)
     if status.split()[:1] != ["0"]:
-        raise VmError(f"the trials in the VM failed:\n{printed[-4000:]}")
+        raise VmError(f"{module} in the VM failed:\n{printed[-4000:]}")
     return [line for line in lines.splitlines() if line.startswith("[")]
 
 
 def _boot(command: str) -> str:
     """What the command printed in the VM, which ends with it or at the limit."""
     vm = subprocess.Popen(
-        [
+        mortal_family(
             *("vng", "--run", str(kernel()), "--disable-kvm", "--user", "root", "--cpus", "2", "--memory", "2G"),
             *("--", command),
-        ],
+        ),
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -74,8 +75,7 @@ def _boot(command: str) -> str:
     except subprocess.TimeoutExpired:
         raise VmError(f"the VM did not finish in {LIMIT} s") from None
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(vm.pid, signal.SIGTERM)  # qemu is a child of a child
+        vm.kill()
         vm.wait()
 
 
@@ -92,7 +92,7 @@ def _pack(archive: Path) -> None:
 
 
 def _needed() -> set[Path]:
-    programs = {_found(name) for name in (*PROGRAMS, USERSPACE)}
+    programs = {_found(name) for name in (*PROGRAMS, USERSPACE, WGQ)}
     extensions = set(Path("/usr/lib").glob("*/xtables/*.so"))
     return programs | extensions | {library for program in programs for library in _libraries(program)}
 

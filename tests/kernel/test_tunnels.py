@@ -1,0 +1,14 @@
+"""wgq-userspace at one end of a tunnel and the kernel's own WireGuard at the other, in a VM."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kernel.tunnels import AGED, CLAIMS
+
+pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every claim
+
+
+@pytest.mark.parametrize("claim", [*CLAIMS, *AGED])
+def test_ours_with_the_kernels(outcomes: dict[str, str], claim: str) -> None:
+    assert outcomes[claim] == ""

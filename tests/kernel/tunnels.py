@@ -1,0 +1,106 @@
+"""What tests/interop claims of two implementations, of ours and the kernel's own; to be tried inside the VM."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tests.interop import test_rekey as rekey
+from tests.interop import test_sessions as sessions
+from tests.interop import test_traffic as traffic
+from tests.interop.elders import Elders
+from tests.interop.forwarder import Faults
+from tests.interop.pairs import KERNEL, MTU, End, both_ways, pair
+from tests.interop.test_faults import CAPABLE, EXPERIENCED, NOT_CAPABLE, class_told
+from tests.interop.traffic import datagrams
+from tests.interop.wire import wired_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Ends = tuple[End, End]
+Roles = tuple[str, str]
+
+ROLES = both_ways(KERNEL)
+FITTING = MTU - traffic.HEADERS[6]
+SIZES = [*range(0, FITTING, 7), FITTING, MTU, 9000, 65507 - 20]
+
+traffic.BULK = 1 << 20  # the processors are emulated
+
+
+class Grown(Elders):
+    """Those that the kernel is an end of."""
+
+    def _begin(self) -> None:
+        self.busy = [self._busy(*roles) for roles in ROLES]
+
+
+def traffic_of_every_kind_passes(ends: Ends) -> None:
+    left, right = ends
+    for version in (4, 6):
+        traffic.test_both_ends_answer_pings_of_every_kind(ends, version)
+        traffic.test_a_bulk_transfer_arrives_unchanged_both_ways(ends, version)
+        datagrams(left, right, SIZES, version=version)
+        datagrams(right, left, SIZES, version=version)
+
+
+def congestion_met_on_the_way_is_told(roles: Roles) -> None:
+    with wired_pair(*roles) as (here, there, wire):
+        here.ping(there)
+        for likely, sent, told in ((0, CAPABLE, CAPABLE), (1, CAPABLE, EXPERIENCED), (1, NOT_CAPABLE, NOT_CAPABLE)):
+            wire.treat(Faults(congestion=likely))
+            assert class_told(here, there, sent, 4) == told
+            assert class_told(there, here, sent, 6) == told
+
+
+def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
+    claims = (
+        sessions.test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed,
+        sessions.test_a_preshared_key_can_be_set_and_changed_live_and_a_wrong_one_lets_nothing_pass,
+        sessions.test_a_private_key_changed_live_counts_at_once,
+        sessions.test_either_end_may_change_its_port,
+        sessions.test_the_tunnel_moves_from_one_family_to_the_other_and_back,
+        sessions.test_a_link_taken_down_passes_nothing_and_up_again_passes_all,
+    )
+    for claim in claims:
+        yield claim.__name__, partial(_with_ends, roles, claim)
+    for version in (4, 6):
+        moved = partial(sessions.test_either_end_may_change_its_address, version=version)
+        yield f"test_either_end_may_change_its_address, ipv{version}", partial(_with_ends, roles, moved)
+        over = partial(_with_ends, roles, traffic_of_every_kind_passes, version)
+        yield f"traffic_of_every_kind_passes, over ipv{version}", over
+
+
+def _of_roles(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
+    claims = (
+        sessions.test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic,
+        traffic.test_jumbo_packets_cross_a_wire_that_carries_them_whole,
+        congestion_met_on_the_way_is_told,
+    )
+    for claim in claims:
+        yield claim.__name__, partial(claim, roles)
+    crossing = traffic.test_a_tunnel_of_any_mtu_crosses_a_wire_of_1500
+    for version, mtu in ((4, traffic.LARGEST), (6, 1280)):
+        yield f"{crossing.__name__}, {mtu} over ipv{version}", partial(crossing, roles, version, mtu)
+
+
+def _with_ends(roles: Roles, claim: Callable[[Ends], None], version: int = 4) -> None:
+    with pair(*roles, version=version) as ends:
+        ends[0].ping(ends[1])
+        claim(ends)
+
+
+CLAIMS: dict[str, Callable[[], None]] = {
+    f"{name}: {' to '.join(roles)}": claim
+    for roles in ROLES
+    for claims in (_of_ends, _of_roles)
+    for name, claim in claims(roles)
+}
+# Sessions are renewed after two minutes: these are tried last.
+AGED: dict[str, Callable[[Elders], None]] = {
+    claim.__name__: claim
+    for claim in (
+        rekey.test_a_session_in_use_is_renewed_every_two_minutes_by_the_one_who_began_it,
+        rekey.test_no_packet_is_lost_when_sessions_are_renewed,
+    )
+}
