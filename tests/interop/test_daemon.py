@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair, private_key, status, until
+from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, private_key, status, until
 from tests.interop.traffic import bulk
 from tests.namespaces import host
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-CAP_NET_BIND_SERVICE = 1 << 10
 CAP_NET_ADMIN = 1 << 12
 SECCOMP_FILTER = "2"
 
@@ -220,30 +219,87 @@ def as_user(machine: Namespace, user: int) -> list[str]:
     return ["setpriv", "--reuid", str(user), "--clear-groups", *capability, program]
 
 
-def test_once_started_it_keeps_the_one_capability_and_no_way_to_more() -> None:
-    with pair(WGQ, GO) as (left, right):
+def threads(daemon: int) -> list[dict[str, str]]:
+    return [status(int(entry.name)) for entry in Path(f"/proc/{daemon}/task").iterdir()]
+
+
+@pytest.mark.parametrize("user", [0, 65534])
+def test_once_it_is_up_it_keeps_the_one_capability_and_no_way_to_more(user: int) -> None:
+    with machines(WGQ, GO) as (left, right):
+        join(left, right)
+        right.start()
+        right.configure(left.peer())
+        left.machine.run([*as_user(left.machine, user), LINK])
+        (daemon,) = left.machine.processes()
+        left.configure(right.peer(version=4))
         left.ping(right)
-        assert left.daemon is not None
-        threads = [status(int(entry.name)) for entry in Path(f"/proc/{left.daemon.pid}/task").iterdir()]
-        for thread in threads:
-            assert int(thread["CapAmb"], 16) == 0
+        # Until the sockets are bound, one thread may bind to ports below 1024.
+        until(lambda: len(threads(daemon)) == 3, "only the threads that work")
+        for thread in threads(daemon):
+            for kind in ("CapEff", "CapPrm"):
+                assert int(thread[kind], 16) == CAP_NET_ADMIN, thread["Name"]
+            assert int(thread["CapInh"], 16) == int(thread["CapAmb"], 16) == 0
+            assert user or int(thread["CapBnd"], 16) == CAP_NET_ADMIN
             assert (thread["NoNewPrivs"], thread["Seccomp"]) == ("1", SECCOMP_FILTER), thread["Name"]
-        # One thread that does nothing else may bind to the ports below 1024.
-        held = sorted(int(thread[kind], 16) for kind in ("CapEff", "CapPrm") for thread in threads)
-        assert set(held[:-2]) == {CAP_NET_ADMIN}
-        assert set(held[-2:]) <= {CAP_NET_ADMIN, CAP_NET_ADMIN | CAP_NET_BIND_SERVICE}
-        limits = Path(f"/proc/{left.daemon.pid}/limits").read_text()
+        limits = Path(f"/proc/{daemon}/limits").read_text()
         assert re.search(r"Max core file size +0 +0 ", limits)
+        # The files of a process that may be dumped are its user's.
+        assert Path(f"/proc/{daemon}/environ").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("user", [0, 65534])
+@pytest.mark.parametrize("limit", ["8388608", "262144"])
+def test_memory_is_locked_as_far_as_the_limit_allows(machine: Namespace, user: int, limit: str) -> None:
+    end = End(machine, 1, WGQ)
+    bound = ["prlimit", f"--memlock={limit}", "setpriv", "--bounding-set", "-sys_resource,-ipc_lock"]
+    machine.run([*bound, *as_user(machine, user), LINK])
+    (daemon,) = machine.processes()
+
+    def locked() -> int:
+        return int(status(daemon)["VmLck"].split()[0]) * 1024
+
+    before = locked()
+    assert before > 0
+    peers = "".join(f"public_key={os.urandom(32).hex()}\npreshared_key={os.urandom(32).hex()}\n" for _ in range(50))
+    assert end.request(f"set=1\n{peers}\n") == "errno=0\n\n"
+    until(lambda: before <= locked() <= int(limit), "locked within the limit")
+    heap = re.findall(r"\[heap\].*?^Locked: +(\d+) kB", smaps(daemon), re.DOTALL | re.MULTILINE)
+    assert heap[0] != "0"
+    many = "".join(f"public_key={os.urandom(32).hex()}\n" for _ in range(20_000))
+    assert end.request(f"set=1\n{many}\n") == "errno=0\n\n"
+    assert locked() <= int(limit)
+
+
+def smaps(pid: int) -> str:
+    return Path(f"/proc/{pid}/smaps").read_text()
 
 
 def test_what_root_may_configure_can_be_configured_without_its_privileges() -> None:
-    with pair(WGQ, GO) as (left, right):
-        left.wg("set", LINK, "fwmark", "9", "listen-port", "53")
-        left.ip(f"link set {LINK} down")
-        left.ip(f"link set {LINK} up")
+    with machines(WGQ, GO) as (left, right):
+        join(left, right)
+        for end in (left, right):
+            end.start()
+        right.configure(left.peer())
+        interface = left.interface().replace(str(left.port), "53")
+        left.wg("setconf", LINK, "/dev/stdin", input=interface + right.peer(version=4))
+        left.addresses()
         left.ping(right)
-        assert right.known_endpoint(left) == f"{left.outer()}:53"
+        left.wg("set", LINK, "fwmark", "9")
+        # The port is still ours when the link has been down, and what came in the meantime is nobody's.
+        for _ in range(2):
+            left.ip(f"link set {LINK} down")
+            assert not right.try_ping(left)
+            left.ip(f"link set {LINK} up")
+            left.ping(right)
+            assert right.known_endpoint(left) == f"{left.outer()}:53"
         bulk(left, right, 1 << 20)
+        left.wg("set", LINK, "listen-port", "5353")
+        left.ping(right)
+        assert right.known_endpoint(left) == f"{left.outer()}:5353"
+        # With the first binding went the privilege.
+        refusal = left.machine.run(["wg", "set", LINK, "listen-port", "53"], check=False)
+        assert "Permission denied" in refusal.stderr
+        left.ping(right)
 
 
 def test_no_key_is_ever_logged(machine: Namespace) -> None:

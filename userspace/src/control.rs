@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::crowd::Crowd;
 use crate::device::{Device, Task};
 use crate::log;
+use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
 use crate::uapi::server::Server;
 
@@ -123,6 +124,7 @@ impl Control {
             self.messages();
             self.tasks();
             let timeout = self.timers();
+            sandbox::follow_heap();
             if self.device.link_gone.load(Relaxed) {
                 return End::LinkGone;
             }

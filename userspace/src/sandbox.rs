@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::c_long;
 use seccompiler::{
@@ -14,7 +15,7 @@ use crate::sys::check;
 
 /// For fwmarks and large socket buffers.
 pub const CAP_NET_ADMIN: u32 = 12;
-/// For ports below 1024.
+/// For ports below 1024, until the sockets are bound for the first time.
 pub const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
@@ -55,21 +56,75 @@ pub fn keep_capabilities(wanted: &[u32]) -> io::Result<()> {
 /// Privileges that a thread made later could get back otherwise. Without `CAP_SETPCAP` the bounding set stays, which
 /// `no_new_privs` makes harmless.
 fn close_ways_back() -> io::Result<()> {
-    for capability in (0..64).filter(|&cap| cap != CAP_NET_ADMIN && cap != CAP_NET_BIND_SERVICE) {
+    for capability in (0..64).filter(|&cap| cap != CAP_NET_ADMIN) {
         let _ = prctl(libc::PR_CAPBSET_DROP, capability.into(), 0);
     }
     let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0);
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)
 }
 
-/// Keeps memory out of swap, if that cannot make an allocation fail later.
-fn lock_memory() -> io::Result<()> {
+/// How far the heap is locked, where it has to be followed as it grows; zero elsewhere.
+static HEAP_LOCKED_TO: AtomicUsize = AtomicUsize::new(0);
+
+/// Keeps all memory out of swap, that to come included, which takes the privilege to lift the limit: with a limit, an
+/// allocation could fail later.
+fn lock_all_memory() -> io::Result<()> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the structure is valid for the call; the other takes flags alone.
     unsafe {
         check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited))?;
         check(libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)).map(drop)
     }
+}
+
+/// Keeps what there is out of swap within the limit, else the heap alone; the heap is followed from then on. Keys are on
+/// the heap, and for moments on the stacks.
+pub fn lock_memory_within_limit() {
+    if HEAP_LOCKED_TO.load(Relaxed) == 0 {
+        return;
+    }
+    // SAFETY: takes flags alone.
+    let all = check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) });
+    if all.is_ok() {
+        HEAP_LOCKED_TO.store(heap_end(), Relaxed);
+    }
+    follow_heap();
+}
+
+fn heap_end() -> usize {
+    // SAFETY: asks for the end, which it does not move.
+    unsafe { libc::sbrk(0) as usize }
+}
+
+const LOCKED_TOGETHER: usize = 128 << 10;
+
+/// Locks what the heap has grown by; where the limit is reached, the rest stays as it is.
+pub fn follow_heap() {
+    let (locked_to, end) = (HEAP_LOCKED_TO.load(Relaxed), heap_end());
+    if locked_to == 0 || locked_to == end {
+        return;
+    }
+    for at in (locked_to..end).step_by(LOCKED_TOGETHER) {
+        let len = LOCKED_TOGETHER.min(end - at);
+        // SAFETY: the range is mapped, and locking changes nothing that a program sees.
+        if unsafe { libc::syscall(libc::SYS_mlock2, at, len, libc::MLOCK_ONFAULT) } != 0 {
+            break;
+        }
+    }
+    HEAP_LOCKED_TO.store(end, Relaxed);
+}
+
+/// All threads allocate from the one heap then, and no arena takes address space that would count against the limit.
+fn use_one_heap() {
+    // SAFETY: there is one thread yet, and the allocator takes this number at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let heap = maps.lines().find(|line| line.ends_with("[heap]")).and_then(|line| line.split_once('-'));
+    let start = heap.and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
+    HEAP_LOCKED_TO.store(start.unwrap_or(0), Relaxed);
 }
 
 /// No core file and no reading of this memory by others of the same user.
@@ -89,7 +144,9 @@ pub fn prepare() {
         }
     };
     attempt("forbid core dumps", forbid_dumps());
-    attempt("lock memory", lock_memory());
+    if lock_all_memory().is_err() {
+        use_one_heap();
+    }
     attempt("set no_new_privs", close_ways_back());
 }
 
@@ -122,6 +179,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_brk,
+    libc::SYS_mlock2,
     libc::SYS_mprotect,
     libc::SYS_unlinkat,
     libc::SYS_newfstatat,
@@ -168,6 +226,7 @@ fn rules() -> Result<Rules, seccompiler::BackendError> {
     let ioctls = IOCTLS.iter().map(|&code| argument_is(1, code)).collect::<Result<_, _>>()?;
     let families = FAMILIES.iter().map(|&family| argument_is(0, family as u64)).collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_ioctl, ioctls);
+    rules.insert(libc::SYS_fcntl, vec![argument_is(1, libc::F_DUPFD_CLOEXEC as u64)?]);
     rules.insert(libc::SYS_socket, families);
     Ok(rules)
 }

@@ -178,6 +178,7 @@ fn start_threads(control: &Control) -> io::Result<()> {
     spawn("tun-to-udp", Box::new(|| outbound.run()))?;
     spawn("udp-to-tun", Box::new(|| inbound.run()))?;
     started.wait();
+    sandbox::lock_memory_within_limit();
     Ok(())
 }
 
