@@ -66,8 +66,9 @@ def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
         rest = [line for line in ran.transcript if line not in (*hooks, *adding)]
         return replace(ran, transcript=[*adding, *first, *rest]) if first else ran
 
-    trial = _rans(trial, change)
-    return replace(trial, up=replace(trial.up, status=int(case.now("up-status") or trial.up.status)))
+    up = change(trial.up)
+    status = int(case.now("up-status") or up.status)
+    return replace(trial, up=replace(up, status=status), between=[change(ran) for ran in trial.between])
 
 
 def _hook_lines(case: Case, *keys: str) -> list[str]:
