@@ -143,7 +143,24 @@ def test_a_link_moved_to_another_namespace_works_there_and_ends_it_there(machine
         bulk(inside, right, 1 << 20)
         bulk(right, inside, 1 << 20)
         inside.ip(f"link set {LINK} mtu 1300")
-        inside.ping(right, "-s", "1200")
+
+        def sealed() -> int:
+            # What a packet of 1300 bytes takes: padding it to a multiple of sixteen would exceed the MTU.
+            before = left.transfer(right)[1]
+            inside.ping(right, "-s", str(1300 - 28))
+            return left.transfer(right)[1] - before
+
+        until(lambda: sealed() == 1300 + 32, "the new MTU followed")
+
+        def listens() -> bool:
+            return f":{left.port} " in left.machine.out("ss", "-uln")
+
+        assert listens()
+        inside.ip(f"link set {LINK} down")
+        until(lambda: not listens(), "the port given up with the link down")
+        inside.ip(f"link set {LINK} up")
+        until(listens, "the port bound again")
+        inside.ping(right)
         inside.ip(f"link delete {LINK}")
         until(lambda: ended(daemon), "ended")
         assert not has_socket(left.machine)

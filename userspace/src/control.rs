@@ -103,6 +103,8 @@ pub struct Control {
     /// Where there is none, the socket is looked at now and then.
     pub watch: Option<OwnedFd>,
     pub load: Load,
+    /// When a link of which no news come here is looked at next.
+    pub next_look: Option<u64>,
 }
 
 /// Whether there are more handshake messages than can be answered in full.
@@ -115,6 +117,9 @@ pub struct Load {
 
 const FIXED: usize = 4;
 const LOOK: Duration = Duration::from_secs(2);
+/// How often a link elsewhere is looked at: whether it is still up, and whether it is up at last.
+const LOOK_UP_MS: u64 = 1000;
+const LOOK_DOWN_MS: u64 = 200;
 
 impl Control {
     /// Works until there is a reason to end.
@@ -148,6 +153,7 @@ impl Control {
             if ready(2) {
                 self.netlink_events(&mut buffer);
             }
+            self.look_at_link();
             let look = self.watch.as_ref().is_none_or(|watch| ready(3) && drain(watch, &mut buffer));
             if look && !self.server.is_in_place() {
                 return End::SocketGone;
@@ -159,7 +165,8 @@ impl Control {
     fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
         let gathering = self.load.gather_until.checked_sub(sys::now_ms()).map(Duration::from_millis);
         let look = self.watch.is_none().then_some(LOOK);
-        [timeout, gathering, look].into_iter().flatten().min()
+        let link = self.next_look.map(|at| Duration::from_millis(at.saturating_sub(sys::now_ms())));
+        [timeout, gathering, look, link].into_iter().flatten().min()
     }
 
     fn messages(&mut self) {
@@ -221,8 +228,17 @@ impl Control {
         Some(Duration::from_millis(alarm.next().saturating_sub(sys::now_ms()).min(1 << 30)))
     }
 
+    /// A link in another namespace, of which nobody tells us, is looked at from time to time.
+    fn look_at_link(&mut self) {
+        let now = sys::now_ms();
+        if self.next_look.is_some_and(|at| at <= now) {
+            self.device.sync_link();
+            self.next_look = Some(now + if self.device.is_up() { LOOK_UP_MS } else { LOOK_DOWN_MS });
+        }
+    }
+
     /// Any news of links is a reason to look at ours; any of addresses or routes to choose sources afresh.
-    fn netlink_events(&self, buffer: &mut [u8]) {
+    fn netlink_events(&mut self, buffer: &mut [u8]) {
         let (mut links, mut routes) = (false, false);
         loop {
             match sys::read(&self.netlink, buffer) {
@@ -241,6 +257,7 @@ impl Control {
         }
         if links {
             self.device.sync_link();
+            self.next_look = (!self.device.hears_of_link()).then(sys::now_ms);
         }
         if links || routes {
             self.device.routes.fetch_add(1, Relaxed);

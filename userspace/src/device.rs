@@ -17,6 +17,7 @@ use crate::noise::session::Session;
 use crate::peer::{Forgotten, Peer, lock};
 use crate::sys::{self, Waker};
 use crate::timers::Alarm;
+use crate::tun::elsewhere::LinkState;
 use crate::tun::{Link, Tun};
 use crate::udp::binder::Binder;
 use crate::udp::{Endpoint, Sockets};
@@ -300,16 +301,20 @@ impl Device {
             self.alarm.waker.wake();
             return;
         }
-        if let Ok(mtu) = link.mtu() {
-            self.mtu.store(mtu, Relaxed);
-        }
-        // A link that is not found here has been moved to another network namespace: packets go as they come.
-        let up = link.is_up().unwrap_or(true);
-        match (up, self.is_up()) {
+        // Before Linux 5.5 a link that has been moved to another namespace tells nothing: packets go as they come.
+        let mtu = self.mtu.load(Relaxed);
+        let LinkState { mtu, is_up } = link.state(&self.tun).unwrap_or(LinkState { mtu, is_up: true });
+        self.mtu.store(mtu, Relaxed);
+        match (is_up, self.is_up()) {
             (true, false) => self.bring_up(),
             (false, true) => self.bring_down(),
             _ => (),
         }
+    }
+
+    /// Whether the link is in the namespace that its news come from.
+    pub fn hears_of_link(&self) -> bool {
+        lock(&self.link).is_here()
     }
 
     fn bring_up(&self) {

@@ -12,6 +12,7 @@ use seccompiler::{
 
 use crate::log;
 use crate::sys::check;
+use crate::tun::elsewhere::{TUNGETDEVNETNS, TUNGETIFF};
 
 /// For fwmarks and large socket buffers.
 pub const CAP_NET_ADMIN: u32 = 12;
@@ -204,12 +205,14 @@ const ALLOWED_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_unlink, libc::SYS_ls
 const ALLOWED_HERE: &[c_long] = &[];
 
 /// What may be asked of a descriptor by `ioctl`.
-const IOCTLS: [libc::c_ulong; 5] = [
+const IOCTLS: [libc::c_ulong; 7] = [
     libc::SIOCGIFFLAGS as libc::c_ulong,
     libc::SIOCGIFMTU as libc::c_ulong,
     libc::SIOCGIFNAME as libc::c_ulong,
     libc::SIOCGIFINDEX as libc::c_ulong,
     libc::FIONBIO as libc::c_ulong,
+    TUNGETIFF,
+    TUNGETDEVNETNS,
 ];
 
 /// New sockets are for UDP, or local ones to ask for an interface's index with.

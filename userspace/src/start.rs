@@ -138,7 +138,7 @@ fn prepare(interface: &str) -> io::Result<Control> {
     let watch = control::watch(Path::new(DIRECTORY)).ok();
     // The link may have been up already, or gone up before anyone listened.
     device.sync_link();
-    Ok(Control { device, server, signals, netlink, watch, load: Load::default() })
+    Ok(Control { device, server, signals, netlink, watch, load: Load::default(), next_look: None })
 }
 
 /// A killed daemon's device is closed a moment after the daemon is no longer seen: that moment is waited for.

@@ -2,12 +2,14 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod elsewhere;
 pub mod split;
 
 use std::ffi::CStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use self::elsewhere::{Elsewhere, LinkState, TUNGETDEVNETNS, TUNGETIFF};
 use crate::sys::{self, check, check_len, errno, owned};
 
 /// The length of the header that precedes each packet (`struct virtio_net_hdr`).
@@ -108,6 +110,19 @@ impl Tun {
         })
     }
 
+    /// The network namespace that the link is in.
+    fn namespace(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the request takes no argument.
+        owned(unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNGETDEVNETNS as _) })
+    }
+
+    /// The link's name, as it may have been changed; it ends in a zero.
+    fn name(&self) -> io::Result<Vec<u8>> {
+        let mut asked = request("");
+        ioctl(&self.fd, TUNGETIFF, &raw mut asked)?;
+        Ok(asked.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).chain([0]).collect())
+    }
+
     /// Whether the link is gone: the descriptor then answers EBADFD.
     pub fn is_detached(&self) -> bool {
         // An empty write is refused with EINVAL as long as there is a device.
@@ -127,13 +142,14 @@ impl AsRawFd for Tun {
 pub struct Link {
     socket: OwnedFd,
     index: i32,
+    elsewhere: Elsewhere,
 }
 
 impl Link {
     pub fn new(name: &str) -> io::Result<Self> {
         // SAFETY: plain call, no pointers.
         let socket = owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-        Ok(Self { socket, index: sys::interface_index(name) as i32 })
+        Ok(Self { socket, index: sys::interface_index(name) as i32, elsewhere: Elsewhere::new()? })
     }
 
     /// A request that names the link; fails where the link is not, or no longer, in this namespace.
@@ -157,11 +173,24 @@ impl Link {
         ioctl(&self.socket, libc::SIOCSIFMTU as libc::c_ulong, &raw mut asked)
     }
 
-    pub fn is_up(&self) -> io::Result<bool> {
+    fn is_up(&self) -> io::Result<bool> {
         let mut asked = self.request()?;
         ioctl(&self.socket, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
         // SAFETY: the kernel has filled in the flags.
         Ok(i32::from(unsafe { asked.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
+    }
+
+    /// Whether the link is in the namespace of the start.
+    pub fn is_here(&self) -> bool {
+        self.request().is_ok()
+    }
+
+    /// The link's state, wherever it is.
+    pub fn state(&self, tun: &Tun) -> io::Result<LinkState> {
+        match (self.mtu(), self.is_up()) {
+            (Ok(mtu), Ok(is_up)) => Ok(LinkState { mtu, is_up }),
+            _ => self.elsewhere.state(tun),
+        }
     }
 }
 
