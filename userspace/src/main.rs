@@ -39,19 +39,17 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
     for argument in arguments {
         match argument.as_str() {
             "--" if !options_ended => options_ended = true,
-            _ if options_ended && interface.is_none() => interface = Some(argument),
+            option if options_ended || !option.starts_with('-') => {
+                if interface.replace(argument).is_some() {
+                    return Err("more than one interface is named; see --help".to_owned());
+                }
+            }
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
             "-f" | "--foreground" => foreground = true,
             "-v" | "--verbose" => verbose = true,
             "--features" => features = true,
-            option if option.starts_with('-') => {
-                return Err(format!("unknown option {option}; see --help"));
-            }
-            _ if interface.is_some() => {
-                return Err("more than one interface is named; see --help".to_owned());
-            }
-            _ => interface = Some(argument),
+            option => return Err(format!("unknown option {option}; see --help")),
         }
     }
     if features {
