@@ -1,0 +1,59 @@
+"""Runs inside the VM, whose clock may be set: ours begins every handshake, and the clock goes back and forth.
+
+Its standard output is one JSON array a line: who is at the far end, the seconds it took, and what came of it, an
+empty text where the claim holds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+
+from tests.interop.pairs import KERNEL, WGQ, pair, until
+from tests.interop.traffic import Transfer, bulk
+
+FAR_ENDS = (KERNEL, WGQ)
+HOUR, YEAR = 3600, 365 * 24 * 3600
+STEPS = (-HOUR, YEAR, -2 * YEAR, HOUR)
+SIZE = 8 << 20  # the processors are emulated
+
+
+def set_forward(seconds: int) -> None:
+    """Set the clock of the whole VM; a negative number sets it back."""
+    time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)
+
+
+def a_tunnel_does_not_mind_the_clock(far: str) -> None:
+    """What is under way arrives, the session goes on, and each new handshake is taken for newer than the last."""
+    with pair(WGQ, far) as (left, right):
+        left.ping(right)
+        with Transfer(left, right, SIZE) as transfer:
+            for number, seconds in enumerate(STEPS):
+                transfer.reaches(number / len(STEPS))
+                before = left.handshake(right)
+                set_forward(seconds)
+                assert left.try_ping(right)
+                assert left.handshake(right) == before
+        for seconds in STEPS:
+            set_forward(seconds)
+            # Neither its age nor its last handshake is reckoned by the clock: a new one is begun by need alone.
+            assert left.try_ping(right)
+            left.forget(right)
+            left.ping(right)
+            until(lambda: abs(left.handshake(right) - time.time()) < HOUR / 2, "a handshake of the new time")
+            bulk(right, left, SIZE // 8)
+
+
+def main() -> None:
+    for far in FAR_ENDS:
+        began, outcome = time.monotonic(), ""
+        try:
+            a_tunnel_does_not_mind_the_clock(far)
+        except Exception:
+            outcome = traceback.format_exc()[-3000:]
+        print(json.dumps([far, round(time.monotonic() - began, 1), outcome]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
