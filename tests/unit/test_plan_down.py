@@ -59,6 +59,22 @@ def test_without_a_journal_another_tunnels_and_the_hosts_own_suppress_rules_stay
     assert deleted(down.from_facts(Settings("wg0"), "wg0", facts)) == [mine, partner]
 
 
+def test_a_suppress_rule_at_preference_0_is_below_a_table_rule_at_0() -> None:
+    """The host's own second rule is at 1: what is added without a preference goes to 0 then, and the next to 0 again."""
+    mine, partner = table_rule(51820, 0), suppress_rule(0)
+    rules = (LOCAL._replace(priority=0), mine, partner, suppress_rule(1))
+    facts = DownFacts(fwmark=51820, has_default=True, rules=rules)
+    assert deleted(down.from_facts(Settings("wg0"), "wg0", facts)) == [mine, partner]
+
+
+def test_firewall_rules_go_by_what_stands_and_not_by_what_was_added() -> None:
+    undos = (DeleteLink("wg0"), RemoveFirewall("wg0", "nft", 4), RemoveFirewall("wg0", "nft", 6))
+    standing = (("nft", 0), ("iptables", 6))
+    expected = (DeleteLink("wg0"), RemoveFirewall("wg0", "nft", 0), RemoveFirewall("wg0", "iptables", 6))
+    assert down.with_standing_firewalls(undos, "wg0", standing) == expected
+    assert down.with_standing_firewalls(undos, "wg0", ()) == (DeleteLink("wg0"),)
+
+
 def test_without_a_journal_a_given_table_leaves_the_rules_alone() -> None:
     facts = DownFacts(fwmark=7, has_default=True, rules=(table_rule(7, 32765), suppress_rule(32764)))
     assert down.from_facts(Settings("wg0", table="7"), "wg0", facts) == (DeleteLink("wg0"),)

@@ -151,7 +151,8 @@ def _departure(
     if link is not None:
         recorded = plan_down.with_moved_rules(record.undos, observe.rules(host))
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
-        return Departure(before, after, record.complete, plan_down.in_down_order(undos))
+        standing = plan_down.with_standing_firewalls(undos, name, host.firewall.present(name))
+        return Departure(before, after, record.complete, plan_down.in_down_order(standing))
     if renamed := _renamed(record, host):
         say(f"[!] {name} is called {renamed} now")
         undos = tuple(DeleteLink(renamed) if isinstance(undo, DeleteLink) else undo for undo in record.undos)

@@ -215,16 +215,25 @@ class Execution:
         """Apply undos, each even if another fails; what is gone already is fine. Returns what went wrong."""
         faults: list[str] = []
         for step in undos:
-            with suppress(Exception):  # a transcript that nobody can take is no reason to leave a thing undone
-                self._tell(step)
+            # wg-quick looks which rules there are and deletes those: none that is gone gets a line.
+            looked_for = isinstance(step, DeleteRule)
+            if not looked_for:
+                self._tell_if_heard(step)
             try:
                 self._undo(step)
             except SignalError:
                 raise
             except Exception as error:
-                if getattr(error, "errno", 0) not in _GONE:
-                    faults.append(str(error))
+                if getattr(error, "errno", 0) in _GONE:
+                    continue
+                faults.append(str(error))
+            if looked_for:
+                self._tell_if_heard(step)
         return faults
+
+    def _tell_if_heard(self, step: Step) -> None:
+        with suppress(Exception):  # a transcript that nobody can take is no reason to leave a thing undone
+            self._tell(step)
 
     def roll_back(self) -> None:
         """Take back all that this run did; the journal stays where something could not be."""

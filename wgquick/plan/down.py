@@ -69,8 +69,7 @@ def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[
         undos += [DeleteRule(rule) for rule in _own_rules(facts)]
     if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
         undos.append(UnsetDns(name, facts.dns_mode))
-    undos += [RemoveFirewall(name, kind, family) for kind, family in facts.firewalls]
-    return in_down_order(undos)
+    return in_down_order(with_standing_firewalls(undos, name, facts.firewalls))
 
 
 def _own_rules(facts: DownFacts) -> list[Rule]:
@@ -104,7 +103,9 @@ def _partner(table_rule: Rule, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def _below(rule: Rule, other: Rule) -> bool:
-    return (rule.priority or 0) < (other.priority or 0)
+    """By preference; where 0 leaves no room below, the kernel puts the next rule at 0 as well."""
+    one, two = rule.priority or 0, other.priority or 0
+    return one < two or (one == two == 0 and rule != other)
 
 
 def with_moved_rules(undos: Iterable[Step], rules: Iterable[Rule]) -> tuple[Step, ...]:
@@ -118,6 +119,14 @@ def with_moved_rules(undos: Iterable[Step], rules: Iterable[Rule]) -> tuple[Step
     lost = {rule.family for rule in own if rule.suppress_prefixlength == 0 and rule not in present}
     found = (each for rule in moved for each in (rule, *(_partner(rule, present) if rule.family in lost else ())))
     return (*steps, *map(DeleteRule, found))
+
+
+def with_standing_firewalls(
+    undos: Iterable[Step], name: str, firewalls: Iterable[tuple[str, int]]
+) -> tuple[Step, ...]:
+    """The undos, with those for firewall rules going by what stands now, of whichever kind, as wg-quick's do."""
+    others = (step for step in undos if not isinstance(step, RemoveFirewall))
+    return (*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls))
 
 
 def _is_moved(rule: Rule, mine: Rule) -> bool:
