@@ -60,7 +60,7 @@ def test_without_a_journal_another_tunnels_and_the_hosts_own_suppress_rules_stay
 
 
 def test_a_suppress_rule_at_preference_0_is_below_a_table_rule_at_0() -> None:
-    """The host's own second rule is at 1: what is added without a preference goes to 0 then, and the next to 0 again."""
+    """Where the host's second rule is at 1, what is added without a preference goes to 0, and the next as well."""
     mine, partner = table_rule(51820, 0), suppress_rule(0)
     rules = (LOCAL._replace(priority=0), mine, partner, suppress_rule(1))
     facts = DownFacts(fwmark=51820, has_default=True, rules=rules)
