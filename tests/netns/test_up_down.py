@@ -45,6 +45,18 @@ def config(
 FULL = "AllowedIPs = 0.0.0.0/0, ::/0"
 
 
+def programs(machine: Namespace, name: str) -> list[int]:
+    """The machine's processes of this name."""
+    return [pid for pid in machine.processes() if _called(pid) == name]
+
+
+def _called(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # it has just ended
+
+
 def write(machine: Namespace, text: str, name: str = "wg0") -> None:
     machine.run(["sh", "-c", f"umask 077; cat > /etc/wireguard/{name}.conf"], input=text)
 
@@ -208,14 +220,15 @@ def test_a_signal_during_up_undoes_it(machine: Namespace, number: signal.Signals
     heeding = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
     process = machine.popen([*heeding, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
-    while machine.run(["test", "-e", "/run/reached"], check=False).returncode and time.monotonic() < deadline:
+    while machine.run(["test", "-e", "/run/reached"], check=False).returncode:
+        assert time.monotonic() < deadline, "the hook was never reached"
         time.sleep(0.05)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 128 + number, stderr.decode()
     assert (rules(machine), machine.out("cat", "/etc/resolv.conf")) == (before, resolv)
     assert "wg0" not in links(machine)
-    assert machine.run(["pgrep", "-f", "sleep 60", "--ns", str(process.pid)], check=False).stdout == ""
+    assert programs(machine, "sleep") == []
 
 
 def test_the_daemon_outlives_a_signal_to_the_callers_process_group(machine: Namespace) -> None:
@@ -225,9 +238,28 @@ def test_the_daemon_outlives_a_signal_to_the_callers_process_group(machine: Name
     )
     process.communicate(timeout=20)
     assert process.returncode == 0
-    for daemon in machine.processes():
-        assert os.getpgid(daemon) != process.pid
+    (daemon,) = programs(machine, "wgq-userspace")
+    assert os.getpgid(daemon) != process.pid
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    assert programs(machine, "wgq-userspace") == [daemon]
     wgq(machine, "down", "wg0")
+    assert programs(machine, "wgq-userspace") == []
+
+
+def test_full_tunnels_that_come_up_at_once_get_tables_of_their_own(machine: Namespace) -> None:
+    before = rules(machine)
+    names = ["wg0", "wg1", "wg2", "wg3"]
+    for number, name in enumerate(names):
+        write(machine, config("", FULL, address=f"10.{number}.0.1/24"), name)
+    starting = [machine.popen([*WGQ, "up", name], env=dict(os.environ), stderr=subprocess.PIPE) for name in names]
+    transcripts = [process.communicate(timeout=60)[1].decode() for process in starting]
+    assert [process.returncode for process in starting] == [0] * len(names), transcripts
+    marks = {machine.out("wg", "show", name, "fwmark").strip() for name in names}
+    assert marks == {hex(51820 + number) for number in range(len(names))}
+    for name in names:
+        wgq(machine, "down", name)
+    assert (rules(machine), journals(machine)) == (before, "")
 
 
 def test_standard_input_needs_a_name_and_touches_no_disk(machine: Namespace) -> None:
