@@ -118,13 +118,8 @@ impl Device {
         let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
         match proof {
             Proof::Invalid => return,
-            Proof::Mac1 if under_load => {
-                let reply = lock(&identity.checker).reply(bytes, incoming.from.address, now);
-                if let Some(sockets) = self.sockets() {
-                    let _ = send::send_one(&sockets, &reply, &incoming.from, HANDSHAKE_TOS);
-                }
-                return;
-            }
+            // Under load, `crowd` has answered whoever shows no cookie.
+            Proof::Mac1 if under_load => return,
             Proof::Cookie if under_load && !self.allows_source(incoming, now) => return,
             Proof::Mac1 | Proof::Cookie => (),
         }
