@@ -58,8 +58,10 @@ def test_datagrams_of_every_size_arrive_both_ways(ends: Ends, version: int) -> N
     left, right = ends
     fitting = range(MTU - HEADERS[version] + 1)
     fragmented = [MTU - HEADERS[version] + 1, 1500, 2800, 4096, 9000, 30000, 65507 - 20]
-    datagrams(left, right, [*fitting, *fragmented], version=version)
-    datagrams(right, left, [*fitting, *fragmented], version=version)
+    for one, other in ((left, right), (right, left)):
+        datagrams(one, other, fitting, version=version)
+        # One at a time: boringtun's socket holds no more than a few large ones at the speed at which they come.
+        datagrams(one, other, fragmented, version=version, window=1)
 
 
 @pytest.mark.parametrize("version", [4, 6])
