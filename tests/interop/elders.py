@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ class Elder:
     first_handshake: int = 0
     traffic: subprocess.Popen[bytes] | None = None
     transfer: Transfer | None = None
+    waking: threading.Timer | None = None
+    arrived_before: int = 0
 
     def __str__(self) -> str:
         return f"{self.left.program} to {self.right.program}"
@@ -55,6 +58,13 @@ class Elder:
     def wait_until(self, age: float) -> None:
         """Let time pass until it is so many seconds old."""
         time.sleep(max(0.0, self.born + age - time.monotonic()))
+
+    def wake(self) -> None:
+        """Let our end go on, and remember how much had arrived until then."""
+        assert self.transfer is not None
+        assert self.ours.daemon is not None
+        self.arrived_before = self.transfer.received
+        self.ours.daemon.send_signal(signal.SIGCONT)
 
     def pings(self) -> tuple[int, int]:
         """End its pings; how many were sent and how many were answered."""
@@ -140,6 +150,10 @@ class Elders(contextlib.ExitStack):
         made.transfer.begin()
         made.transfer.reaches(1 / 3)
         self._stop(made.ours)
+        # Not by the test, which may come much later: TCP gives up after a quarter of an hour.
+        made.waking = threading.Timer(REJECT_AFTER + KEEPALIVE_TIMEOUT, made.wake)
+        made.waking.start()
+        self.callback(made.waking.cancel)
         return made
 
     def _stop(self, end: End) -> None:

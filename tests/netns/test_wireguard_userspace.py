@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -51,20 +52,19 @@ def test_after_start_the_link_and_the_socket_are_there(machine: Namespace) -> No
 
 
 def test_the_daemon_has_a_session_of_its_own_and_nothing_of_ours_open(machine: Namespace) -> None:
-    leak = os.open("/dev/null", os.O_RDONLY)
-    os.set_inheritable(leak, True)
-    os.dup2(leak, 99)
+    null = os.open("/dev/null", os.O_RDONLY)
+    leak = fcntl.fcntl(null, fcntl.F_DUPFD, 99)  # inheritable, and no number that the daemon would use itself
     try:
         Userspace().start("wireguard-go", "wg0")
         (daemon,) = machine.processes()
         assert os.getsid(daemon) != os.getsid(0)
         assert os.getpgid(daemon) != os.getpgid(0)
         opened = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{daemon}/fd").iterdir()}
-        assert "99" not in opened
+        assert str(leak) not in opened
         assert [opened.get(number) for number in "012"] == ["/dev/null"] * 3
     finally:
+        os.close(null)
         os.close(leak)
-        os.close(99)
 
 
 def test_the_daemon_hears_signals_that_the_caller_ignores_or_blocks(machine: Namespace) -> None:

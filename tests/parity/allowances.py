@@ -64,7 +64,9 @@ def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
     def change(ran: Ran) -> Ran:
         first = [line for line in ran.transcript if line in hooks]
         rest = [line for line in ran.transcript if line not in (*hooks, *adding)]
-        return replace(ran, transcript=[*adding, *first, *rest]) if first else ran
+        # A hook that failed kept wg-quick from adding; only where there is no kernel's WireGuard is that tried.
+        added = [line for line in adding if line in ran.transcript] or adding
+        return replace(ran, transcript=[*added, *first, *rest]) if first else ran
 
     up = change(trial.up)
     status = int(case.now("up-status") or up.status)

@@ -152,6 +152,7 @@ HOOK = re.compile(rb"\s*(pre|post)(up|down)\s*=", re.IGNORECASE)
     data=b"[Interface]\n# one\nPOSTUP = true # two\n\t#three\nMTU = 9\npredown=# x\n",
     present=Present(Device(NAME), ()),
 )
+@example(data=b"[Interface]\r\n# no final newline", present=Present(Device(NAME), ()))
 def test_hooks_and_whole_line_comments_of_the_interface_survive_every_save(data: bytes, present: Present) -> None:
     old = read(data)
     if old is None:
@@ -163,8 +164,8 @@ def test_hooks_and_whole_line_comments_of_the_interface_survive_every_save(data:
 
 
 def _hooks(data: bytes) -> list[bytes]:
-    return [line for line in data.split(b"\n") if HOOK.match(line)]
+    return [line.rstrip(b"\r") for line in data.split(b"\n") if HOOK.match(line)]
 
 
 def _comments(data: bytes) -> list[bytes]:
-    return [line for line in data.split(b"\n") if line.strip().startswith(b"#")]
+    return [line.rstrip(b"\r") for line in data.split(b"\n") if line.strip().startswith(b"#")]
