@@ -52,8 +52,8 @@ while time.monotonic() < end:
     except OSError:
         time.sleep(0.0005)
 """
-# Counts what arrives (UDP_GRO) from the first datagram on, and prints it for each second. Into one buffer: a new one for
-# each call costs Python more than the call, on the processors that are measured.
+# Counts what arrives (UDP_GRO) from the first datagram on, and prints it for each second. Into one buffer, as a new
+# one for each call costs Python more than the call, on the processors that are measured.
 RECEIVE = """
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
