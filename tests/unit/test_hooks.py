@@ -280,3 +280,14 @@ def test_a_program_is_found_on_the_path_as_bash_finds_it(monkeypatch: pytest.Mon
     assert programs.find("tool") is None
     (tmp_path / "plain" / "tool").chmod(0o755)
     assert programs.find("tool") == f"{tmp_path}/plain/tool"
+
+
+def test_a_program_in_a_directory_of_roots_is_found_by_whoever_may_search_there(tmp_path: Path) -> None:
+    (tmp_path / "tool").write_text("#!/bin/sh\n")
+    (tmp_path / "tool").chmod(0o755)
+    tmp_path.chmod(0o700)
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    capable = [*user, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", sys.executable]
+    finding = "import sys; from wgquick.system import programs; print(programs.find('tool', sys.argv[1]))"
+    done = subprocess.run([*capable, "-c", finding, tmp_path], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(tmp_path / "tool"), done.stderr

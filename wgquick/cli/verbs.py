@@ -97,5 +97,5 @@ def _is_readable(target: str, name: str | None) -> bool:
     try:
         path = location.locate(target, name).path
     except WgqError:
-        return os.access(location.DIRECTORY, os.X_OK)
-    return not path or os.access(path, os.R_OK)
+        return os.access(location.DIRECTORY, os.X_OK, effective_ids=True)
+    return not path or os.access(path, os.R_OK, effective_ids=True)

@@ -28,10 +28,13 @@ def search_path() -> str:
 
 
 def find(name: str, path: str = "") -> str | None:
-    """The executable file of that name on a path, PATH unless another is given, as `type -P` of bash finds it."""
+    """The executable file of that name on a path, PATH unless another is given, as `type -P` of bash finds it.
+
+    By the effective ids, with which capabilities count: the real ones would not do in a directory of root's.
+    """
     for directory in (path or search_path()).split(":"):
         candidate = f"{directory or '.'}/{name}"
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK, effective_ids=True):
             return candidate
     return None
 

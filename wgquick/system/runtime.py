@@ -52,7 +52,11 @@ def _candidates() -> Iterator[str]:
 def _is_ours(path: str) -> bool:
     """A real directory that nobody else can write to: what stands in it is obeyed by down."""
     status = os.lstat(path)
-    return status.st_uid == os.geteuid() and status.st_mode & 0o170022 == 0o040000 and os.access(path, os.W_OK)
+    return (
+        status.st_uid == os.geteuid()
+        and status.st_mode & 0o170022 == 0o040000
+        and os.access(path, os.W_OK, effective_ids=True)
+    )
 
 
 def journal_directory() -> str:

@@ -53,7 +53,7 @@ def candidates(environ: Mapping[str, str], which: Callable[[str], str | None]) -
 def _beside_us() -> Iterator[str]:
     """The bundled program where this package's environment keeps its scripts."""
     for directory in dict.fromkeys((own_directory(), os.path.dirname(sys.executable))):
-        if os.access(path := f"{directory}/{BUNDLED}", os.X_OK):
+        if os.access(path := f"{directory}/{BUNDLED}", os.X_OK, effective_ids=True):
             yield path
 
 

@@ -97,7 +97,7 @@ class ResolvConfFile:
 
     def _is_link(self) -> bool:
         """Whether there is a link that could be replaced and put back; another's target is the file to write."""
-        return os.path.islink(self._path) and os.access(os.path.dirname(self._path), os.W_OK)
+        return os.path.islink(self._path) and os.access(os.path.dirname(self._path), os.W_OK, effective_ids=True)
 
     def _content(self) -> bytes | None:
         try:
