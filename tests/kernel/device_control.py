@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
+from tests.keys import public, secret
 from wgquick.device import Device, DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
 from wgquick.executor.protocols import Link
-from wgquick.net import AllowedIP, Prefix, PublicKey, Route, Rule, SecretKey, SocketAddress
+from wgquick.net import AllowedIP, Prefix, Route, Rule, SecretKey, SocketAddress
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.wireguard import Control
 from wgquick.system.wireguard.kernel import Kernel
@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 NL, CONTROL = RtNetlink(), Control()
-
-
-def public() -> PublicKey:
-    return PublicKey(os.urandom(32))
-
-
-def secret() -> SecretKey:
-    """A key that reads back as it was set: devices clamp private keys."""
-    raw = bytearray(os.urandom(32))
-    raw[0] &= 248
-    raw[31] = raw[31] & 127 | 64
-    return SecretKey(bytes(raw))
 
 
 def networks(count: int) -> tuple[AllowedIP, ...]:

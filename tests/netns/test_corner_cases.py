@@ -13,7 +13,6 @@ from unittest import mock
 import pytest
 
 import wgquick
-from tests.namespaces import host
 from tests.netns.test_up_down import (
     FULL,
     KEY,
@@ -29,20 +28,12 @@ from tests.netns.test_up_down import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.namespaces import Namespace
 
 CONFIG = Path("/etc/wireguard/wg0.conf")
 HEARD = Path("/run/heard")
-
-
-@pytest.fixture
-def machine() -> Iterator[Namespace]:
-    with host() as made:
-        made.uplink(ipv6=True)
-        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
-        yield made
 
 
 def shell(machine: Namespace, script: str, *, status: int = 0) -> str:

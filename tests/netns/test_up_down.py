@@ -12,25 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.namespaces import host
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.namespaces import Namespace
 
 KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 PEERS = ("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=")
 WGQ = [sys.executable, "-m", "wgquick"]
 CONFIGS = Path("/etc/wireguard")
-
-
-@pytest.fixture
-def machine() -> Iterator[Namespace]:
-    with host() as made:
-        made.uplink(ipv6=True)
-        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
-        yield made
 
 
 def config(

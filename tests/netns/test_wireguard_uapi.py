@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.keys import public, secret
 from tests.namespaces import Namespace, host
 from wgquick.device import Device, DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
-from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress, pack_address
+from wgquick.net import AllowedIP, SecretKey, SocketAddress, pack_address
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
@@ -39,18 +40,6 @@ def machine() -> Iterator[Namespace]:
 def control(machine: Namespace) -> Control:
     Userspace().start("wireguard-go", "wg0")
     return Control()
-
-
-def public() -> PublicKey:
-    return PublicKey(os.urandom(32))
-
-
-def secret() -> SecretKey:
-    """A key that reads back as it was set: devices clamp private keys."""
-    raw = bytearray(os.urandom(32))
-    raw[0] &= 248
-    raw[31] = raw[31] & 127 | 64
-    return SecretKey(bytes(raw))
 
 
 def ips(*texts: str) -> tuple[AllowedIP, ...]:

@@ -1,0 +1,23 @@
+"""The machine that `wgq` is tried on as a user runs it; other modules make their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    """With an uplink of both families, and src_valid_mark as it is on a new machine."""
+    with host() as made:
+        made.uplink(ipv6=True)
+        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
+        yield made
