@@ -132,7 +132,7 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
     # What came from standard input has no file to save to.
     if departure.savable and settings is not None and settings.save_config and settings.path:
         _save(name, settings, options, say=say, save=save)
-    faults = run.take_back(departure.undos)
+    faults = run.take_back(plan_down.with_standing_firewalls(departure.undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     if faults:
         raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
@@ -151,8 +151,7 @@ def _departure(
     if link is not None:
         recorded = plan_down.with_moved_rules(record.undos, observe.rules(host))
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
-        standing = plan_down.with_standing_firewalls(undos, name, host.firewall.present(name))
-        return Departure(before, after, record.complete, plan_down.in_down_order(standing))
+        return Departure(before, after, record.complete, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):
         say(f"[!] {name} is called {renamed} now")
         undos = tuple(DeleteLink(renamed) if isinstance(undo, DeleteLink) else undo for undo in record.undos)

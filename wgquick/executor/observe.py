@@ -164,7 +164,6 @@ def down(settings: Settings | None, name: str, host: Host, options: Options) -> 
         fwmark=device.fwmark if device else 0,
         has_default=any(ip.length == 0 for ip in allowed_ips(device)) if device else False,
         rules=rules(host),
-        firewalls=host.firewall.present(name),
         dns_mode=host.dns.detect(options.dns) if settings is not None and settings.dns else "",
         other_marks=_other_marks(name, host),
     )

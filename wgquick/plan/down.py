@@ -63,13 +63,13 @@ def _whole(step: Step) -> Step:
 
 
 def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Step, ...]:
-    """The undos of a tunnel that has no journal, as wg-quick's del_if, unset_dns and remove_firewall find them."""
+    """The undos of a tunnel that has no journal, as wg-quick's del_if and unset_dns find them."""
     undos: list[Step] = [DeleteLink(name)] if facts.exists else []
     if facts.has_default and facts.fwmark and (settings is None or routes_automatically(settings)):
         undos += [DeleteRule(rule) for rule in _own_rules(facts)]
     if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
         undos.append(UnsetDns(name, facts.dns_mode))
-    return in_down_order(with_standing_firewalls(undos, name, facts.firewalls))
+    return in_down_order(undos)
 
 
 def _own_rules(facts: DownFacts) -> list[Rule]:
@@ -124,9 +124,9 @@ def with_moved_rules(undos: Iterable[Step], rules: Iterable[Rule]) -> tuple[Step
 def with_standing_firewalls(
     undos: Iterable[Step], name: str, firewalls: Iterable[tuple[str, int]]
 ) -> tuple[Step, ...]:
-    """The undos, with those for firewall rules going by what stands now, of whichever kind, as wg-quick's do."""
+    """The undos, with those for firewall rules going by what stands now, of whichever kind (remove_firewall)."""
     others = (step for step in undos if not isinstance(step, RemoveFirewall))
-    return (*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls))
+    return in_down_order((*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls)))
 
 
 def _is_moved(rule: Rule, mine: Rule) -> bool:

@@ -60,6 +60,5 @@ class DownFacts(NamedTuple):
     fwmark: int = 0
     has_default: bool = False
     rules: tuple[Rule, ...] = ()
-    firewalls: tuple[tuple[str, int], ...] = ()
     dns_mode: str = ""
     other_marks: frozenset[int] = frozenset()
