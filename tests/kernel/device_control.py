@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import socket
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.keys import public, secret
@@ -158,6 +161,21 @@ def a_deleted_link_is_gone() -> None:
     assert CONTROL.interfaces() == []
 
 
+def down_does_not_wait_for_the_daemon_of_another_namespaces_link() -> None:
+    NL.add_wireguard_link("wg9")
+    path = Path("/run/wireguard/wg9.sock")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        theirs.listen()
+        command = [sys.executable, "-m", "wgquick", "down", "wg9"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert path.exists()
+    path.unlink()
+    assert (done.returncode, done.stderr) == (0, "[#] ip link delete dev wg9\n")
+    assert NL.link("wg9") is None
+
+
 CLAIMS: Sequence[Callable[[], None]] = (
     a_link_of_the_kernels_own_kind_is_added_and_found,
     three_thousand_peers_read_back_the_same_and_in_order,
@@ -169,4 +187,5 @@ CLAIMS: Sequence[Callable[[], None]] = (
     what_is_no_wireguard_device_is_refused,
     addresses_routes_and_rules_work_on_this_kernel,
     a_deleted_link_is_gone,
+    down_does_not_wait_for_the_daemon_of_another_namespaces_link,
 )

@@ -58,6 +58,16 @@ def wgq(
     return done
 
 
+def stubborn_resolvconf(machine: Namespace) -> str:
+    """A PATH whose resolvconf keeps a record for as long as /run/stubborn is there."""
+    script = """#!/bin/sh
+        if [ "$1" = -d ] && [ -e /run/stubborn ]; then echo no >&2; exit 3; fi
+        [ "$1" = -l ] || echo "$1" >>/run/dns
+    """
+    machine.run(["sh", "-c", "mkdir /run/bin; cat >/run/bin/resolvconf; chmod +x /run/bin/*"], input=script)
+    return f"/run/bin:{os.environ['PATH']}"
+
+
 def rules(machine: Namespace) -> str:
     return machine.out("ip", "rule") + machine.out("ip", "-6", "rule")
 
@@ -188,6 +198,34 @@ def test_a_failing_post_down_hook_gives_its_status_with_everything_gone(machine:
     assert rules(machine) == before
     assert "wg0" not in links(machine)
     assert journals(machine) == ""
+
+
+def test_dns_that_cannot_be_taken_back_is_told_and_tried_again_by_the_next_down(machine: Namespace) -> None:
+    path = stubborn_resolvconf(machine)
+    hooks = "PreDown = echo pre >>/run/hooks\nPostDown = echo post >>/run/hooks"
+    write(machine, config(f"DNS = 10.0.0.53\n{hooks}", FULL))
+    before = rules(machine)
+    wgq(machine, "up", "wg0", PATH=path)
+    machine.run(["touch", "/run/stubborn"])
+    refused = wgq(machine, "down", "wg0", status=1, PATH=path)
+    assert "`resolvconf -d wg0 -f' failed with status 3: no" in refused.stderr
+    assert "wgq down wg0" in refused.stderr
+    assert (rules(machine), "wg0" in links(machine)) == (before, False)
+    assert machine.out("cat", "/run/hooks").split() == ["pre", "post"]
+    wgq(machine, "down", "wg0", status=1, PATH=path)
+    machine.run(["rm", "/run/stubborn"])
+    wgq(machine, "down", "wg0", PATH=path)
+    assert machine.out("cat", "/run/hooks").split() == ["pre", "post"]
+    assert machine.out("cat", "/run/dns").split() == ["-a", "-d"]
+    assert journals(machine) == ""
+
+
+def test_a_failing_post_down_hook_does_not_hide_what_could_not_be_taken_back(machine: Namespace) -> None:
+    path = stubborn_resolvconf(machine)
+    write(machine, config("DNS = 10.0.0.53\nPostDown = touch /run/stubborn; exit 9\nPreDown = touch /run/stubborn"))
+    wgq(machine, "up", "wg0", PATH=path)
+    assert "`resolvconf -d wg0 -f' failed" in wgq(machine, "down", "wg0", status=9, PATH=path).stderr
+    assert journals(machine) != ""
 
 
 def test_a_failing_post_up_hook_undoes_up_and_gives_its_status(machine: Namespace) -> None:

@@ -46,7 +46,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     try:
         journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
         _bring_up(settings, host, options, run, journal)
-        journal.complete()
+        journal.complete(True)
     except BaseException:
         try:
             run.roll_back()
@@ -134,10 +134,26 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         _save(name, settings, options, say=say, save=save)
     faults = run.take_back(plan_down.with_standing_firewalls(departure.undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
+    unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
+    if faults and host.rtnl.link(name) is not None:
+        raise unfinished
+    _forget(journal, keep=bool(faults))
+    try:
+        run.apply(departure.after)
+    except HookError:
+        for fault in faults:
+            say(f"[!] {fault}")
+        raise
     if faults:
-        raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
-    journal.remove()
-    run.apply(departure.after)
+        raise unfinished
+
+
+def _forget(journal: Journal, *, keep: bool) -> None:
+    """The link is gone and the hooks are due once, as in wg-quick; what is left to undo is for the next down."""
+    if keep:
+        journal.complete(False)
+    else:
+        journal.remove()
 
 
 def _departure(

@@ -154,8 +154,10 @@ class Execution:
         host = self._host
         match step:
             case DeleteLink(name):
+                link = host.rtnl.link(name)
                 host.rtnl.delete_link(name)
-                host.userspace.await_exit(name)
+                if link is not None and link.kind != "wireguard":
+                    host.userspace.await_exit(name)
             case DeleteRule(rule):
                 host.rtnl.delete_rule(rule)
             case UnsetDns(name, mode):

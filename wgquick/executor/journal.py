@@ -38,8 +38,9 @@ _SUFFIX = ".journal"
 class Record(NamedTuple):
     """A journal as read: `undos` in the order they were written, `ifindex` of the link (0 before there was one).
 
-    `complete` is whether up had finished; `hooks` are the PreDown and PostDown lines of that time. `unread` counts
-    the lines that mean nothing here: cut short by a kill, damaged, or written by another version.
+    `complete` is whether up had finished, and no down has taken the link away since; `hooks` are the PreDown and
+    PostDown lines of that time. `unread` counts the lines that mean nothing here: cut short by a kill, damaged, or
+    written by another version.
     """
 
     name: str
@@ -74,9 +75,9 @@ class Journal:
         """Write down which link is ours, so that a later one of the same name is not taken for it."""
         self._write(_line({"ifindex": ifindex}))
 
-    def complete(self) -> None:
-        """Write down that up has finished."""
-        self._write(_line({"complete": True}))
+    def complete(self, is_complete: bool) -> None:
+        """Write down that up has finished, so that down runs its hooks; or that these are not due any more."""
+        self._write(_line({"complete": is_complete}))
 
     def _write(self, text: str, flags: int = 0) -> None:
         data = text.encode("utf-8", "surrogateescape")
@@ -158,8 +159,8 @@ def _extended(record: Record, entry: object) -> Record:
             return record._replace(undos=(*record.undos, _undo(kind, fields)))
         case {"ifindex": int(ifindex)}:
             return record._replace(ifindex=ifindex)
-        case {"complete": True}:
-            return record._replace(complete=True)
+        case {"complete": bool(is_complete)}:
+            return record._replace(complete=is_complete)
     raise ValueError
 
 
