@@ -257,6 +257,21 @@ def test_an_interrupted_hook_that_ignores_term_is_killed_after_the_patience(
     assert gone(tmp_path / "shell")
 
 
+def test_an_interruption_that_comes_as_the_hook_ends_is_raised_as_itself(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waitpid = os.waitpid
+
+    def reaped_then_interrupted(child: int, flags: int) -> tuple[int, int]:
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        waitpid(child, flags)
+        raise InterruptionError
+
+    monkeypatch.setattr(os, "waitpid", reaped_then_interrupted)
+    with pytest.raises(InterruptionError):
+        run(hooks, "true")
+
+
 def test_signals_that_end_the_tool_are_not_blocked_in_a_hook(hooks: Hooks, tmp_path: Path) -> None:
     run(hooks, f"grep SigBlk /proc/self/status >{tmp_path}/blocked")
     assert (tmp_path / "blocked").read_text().split()[1] == "0" * 16

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
@@ -89,7 +90,8 @@ def _await(child: int, blocked: set[int | signal.Signals]) -> int:
             remedy="Let it have its default action: signal.signal(signal.SIGCHLD, signal.SIG_DFL).",
         ) from None
     except BaseException:
-        _end(child)
+        with suppress(ChildProcessError):  # ended by the same signal (Ctrl-C), and reaped before that was raised
+            _end(child)
         raise
 
 
