@@ -84,6 +84,13 @@ def test_strip_of_standard_input_needs_no_name() -> None:
     assert done.stdout == f"[Interface]\nPrivateKey = {KEY}\n\n"
 
 
+def test_a_standard_input_that_is_closed_is_an_error_of_its_own() -> None:
+    command = f"'{sys.executable}' -m wgquick strip - <&-"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("wgq: standard input is closed\n")
+
+
 def test_faults_of_standard_input_are_named_as_its() -> None:
     command = [sys.executable, "-m", "wgquick", "strip", "-"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, input="[Interface]\nSaveConfig = x")

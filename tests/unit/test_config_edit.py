@@ -181,9 +181,12 @@ def test_words_on_lines_of_their_own_get_company_on_new_lines() -> None:
     assert saved(present, text) == text + "AllowedIPs = 10.0.0.6/32\n"
 
 
-def test_commented_peers_after_a_removed_one_stay() -> None:
-    text = FILE.replace("\n# Bob", "\n#[Peer]\n#PublicKey = x\n\n# Bob")
-    assert "#PublicKey = x\n" in saved(with_peers(PEER_B), text)
+@pytest.mark.parametrize("gap", ["\n", ""])
+def test_commented_peers_after_a_removed_one_stay(gap: str) -> None:
+    text = FILE.replace("\n# Bob", f"#Endpoint = 192.0.2.9:1\n{gap}# [Peer]\n#PublicKey = x\n\n# Bob")
+    found = saved(with_peers(PEER_B), text)
+    assert "# [Peer]\n#PublicKey = x\n" in found
+    assert "#Endpoint" not in found
 
 
 def test_line_endings_and_byte_order_mark_are_kept() -> None:

@@ -101,7 +101,7 @@ class _Text:
         start = self._comment_above(section.header)
         end = self._last_key(section) + 1
         stop = section.end if section.end == len(self.lines) else self._comment_above(section.end)
-        while end < stop and not self._is_blank(end):
+        while end < stop and not self._is_blank(end) and not self._is_header_in_a_comment(end):
             end += 1
         while end < stop and self._is_blank(end):
             end += 1
@@ -134,6 +134,10 @@ class _Text:
 
     def _is_blank(self, row: int) -> bool:
         return not self.lines[row].text.strip(SPACE)
+
+    def _is_header_in_a_comment(self, row: int) -> bool:
+        """`#[Peer]`: a section of its own, that somebody has switched off."""
+        return self.lines[row].text.lstrip(SPACE + "#").startswith("[")
 
     def _ends_in_text(self) -> bool:
         rows = range(len(self.lines) - 1, -1, -1)

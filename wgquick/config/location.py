@@ -84,6 +84,8 @@ def warn_of_world_access(location: Location, say: Callable[[str], None]) -> None
 def _standard_input() -> BinaryIO:
     import sys
 
+    if sys.stdin is None:  # as it was when this process began (`<&-`)
+        raise WgqError("standard input is closed", remedy="give it the configuration, or name a file")
     return sys.stdin.buffer
 
 
