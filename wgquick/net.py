@@ -7,11 +7,14 @@ time than the whole of its netlink traffic.
 from __future__ import annotations
 
 import binascii
+import re
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple, NoReturn
 
 KEY_LENGTH = 32
 _BASE64_LENGTH = 44
+# 32 bytes in base64, or in hexadecimal as the UAPI writes them; what follows `peer', in wg(8)'s way, is public.
+_KEY_LIKE = re.compile(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
 
 
 def _decode_key(text: str) -> bytes:
@@ -23,6 +26,11 @@ def _decode_key(text: str) -> bytes:
     if len(raw) != KEY_LENGTH or binascii.b2a_base64(raw, newline=False).decode() != text:
         raise ValueError("a key is 32 bytes in base64: 43 characters and one `='") from None
     return raw
+
+
+def without_keys(command: str) -> str:
+    """A hook's line for others to read: with (hidden), as wg(8) says it, for what could be a secret key."""
+    return _KEY_LIKE.sub(lambda match: match[0] if match[1] else "(hidden)", command)
 
 
 class PublicKey(NamedTuple):

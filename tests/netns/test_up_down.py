@@ -228,6 +228,15 @@ def test_a_failing_post_down_hook_does_not_hide_what_could_not_be_taken_back(mac
     assert journals(machine) != ""
 
 
+def test_a_hooks_line_shows_the_peers_public_key_and_hides_any_other(machine: Namespace) -> None:
+    hook = f"PostUp = wg set %i private-key <(echo {KEY}) peer {PEERS[1]} preshared-key <(echo {KEY})"
+    write(machine, config(hook))
+    said = wgq(machine, "up", "wg0").stderr  # wgq() looks for KEY
+    shown = f"private-key <(echo (hidden)) peer {PEERS[1]} preshared-key <(echo (hidden))"
+    assert f"[#] wg set wg0 {shown}" in said.splitlines()
+    assert PEERS[1] in machine.out("wg", "show", "wg0", "peers")
+
+
 def test_a_failing_post_up_hook_undoes_up_and_gives_its_status(machine: Namespace) -> None:
     before = rules(machine)
     write(machine, config("PostUp = exit 23", FULL))

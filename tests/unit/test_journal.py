@@ -64,6 +64,14 @@ def test_a_hook_that_holds_a_key_is_left_out_and_counted(tmp_path: Path) -> None
     assert (record.hooks, record.hidden_hooks) == ((), 1)
 
 
+def test_a_hook_that_names_a_peer_is_kept(tmp_path: Path) -> None:
+    hook = RunHook("wg0", "PostDown", f"wg set wg1 peer {KEY} remove")
+    written(tmp_path, hook)
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    assert (record.hooks, record.hidden_hooks) == ((hook,), 0)
+
+
 def test_starting_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
     written(tmp_path)
     Journal(str(tmp_path), "wg0").start("", ())

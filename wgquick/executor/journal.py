@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from errno import ENOSPC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wgquick.errors import OperationError
-from wgquick.net import Rule
+from wgquick.net import Rule, without_keys
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ _UNDOS: dict[str, tuple[Any, tuple[type, ...]]] = {
     "RemoveFirewall": (RemoveFirewall, (str, str, int)),
     "UnsetDns": (UnsetDns, (str, str)),
 }
-# 32 bytes in base64, or in hexadecimal as the UAPI writes them.
-_KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64}")
 _SUFFIX = ".journal"
 
 
@@ -62,7 +59,7 @@ class Journal:
 
     def start(self, path: str, hooks: tuple[Step, ...]) -> None:
         """Begin a journal anew, with the configuration's path and the hook lines that down will need."""
-        kept = [hook for hook in hooks if isinstance(hook, RunHook) and not _KEY_LIKE.search(hook.command)]
+        kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
         head = {"version": 1, "name": self._name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
         text = "".join(_line(value) for value in ({"head": head}, *({"hook": hook} for hook in kept)))
         self._write(text, os.O_TRUNC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wgquick.net import without_keys
 from wgquick.plan.steps import (
     AddAddress,
     AddLink,
@@ -39,7 +40,7 @@ def line(step: Step) -> str:
         case DeleteLink(name):
             return f"[#] ip link delete dev {name}"
         case RunHook(_, _, command):
-            return f"[#] {command}"
+            return f"[#] {without_keys(command)}"
         case SetDevice(name):
             return f"[#] wg addconf {name} /dev/fd/63"
         case SetFwmark(name, fwmark):

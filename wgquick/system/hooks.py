@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from wgquick.errors import HookError
+from wgquick.net import without_keys
 from wgquick.system import programs
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _SH_PRELUDE = f"set -e; {_PRELUDE}"
 _BASH = "/bin/bash"
 _SH = "/bin/sh"
 _NOT_FOUND = 127  # the status of a command that is not there, as the shell has it
-_KEY_LIKE = r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
 _PROGRAM = "wgq"
 
 
@@ -42,7 +42,7 @@ class Hooks:
         """Run one line, `%i` already replaced; HookError with its status where that is not 0."""
         shell = self._shell()
         if status := self._status(shell, command, name, path):
-            raise HookError(f"a hook ended with status {status}: {_presentable(command)}", status)
+            raise HookError(f"a hook ended with status {status}: {without_keys(command)}", status)
 
     def _status(self, shell: list[str], command: str, name: str, path: str) -> int:
         environment = {**os.environ, "LC_ALL": "C", "PATH": f"{self._directory}:{programs.search_path()}"}
@@ -85,10 +85,3 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-
-
-def _presentable(command: str) -> str:
-    """The line for an error message, without what could be a key."""
-    import re  # on the way to an error alone
-
-    return re.sub(_KEY_LIKE, "(hidden)", command)
