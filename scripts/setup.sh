@@ -5,6 +5,7 @@
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$PROJECT/.cache
 RUST_NEEDED=1.89 # as userspace/Cargo.toml says
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 heading() { printf '\n== %s\n' "$*"; }
 die() {
