@@ -1,13 +1,19 @@
 # bash completion for wgq(1); needs neither wg(8) nor the bash-completion package.
 # shellcheck shell=bash
 
+# What of its arguments wg-quick(8) allows as a name; to compgen any other could be a command to run.
+_wgq_names() {
+	local name
+	for name; do
+		[[ $name =~ ^[a-zA-Z0-9_=+.-]{1,15}$ ]] && printf '%s\n' "$name"
+	done
+}
+
 # The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them.
 _wgq_configurations() {
-	local file
-	for file in /etc/wireguard/*.conf; do
-		file=${file##*/}
-		[[ $file == '*.conf' ]] || printf '%s\n' "${file%.conf}"
-	done
+	local -a files=(/etc/wireguard/*.conf)
+	files=("${files[@]##*/}")
+	_wgq_names "${files[@]%.conf}"
 }
 
 # Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
@@ -16,7 +22,7 @@ _wgq_interfaces() {
 	for path in /sys/class/net/*/uevent /var/run/wireguard/*.sock; do
 		[[ $path == *.sock ]] || grep -qsx DEVTYPE=wireguard "$path" || continue
 		name=${path%/uevent} name=${name##*/} name=${name%.sock}
-		[[ $name == '*' ]] || printf '%s\n' "$name"
+		_wgq_names "$name"
 	done
 }
 
@@ -27,7 +33,9 @@ _wgq_files() {
 }
 
 _wgq() {
-	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word before=''
+	local argument=${COMP_LINE:0:COMP_POINT}
+	argument=${argument##*[[:space:]]}
 	COMPREPLY=()
 	[[ $cur == = ]] && cur=''
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
@@ -42,6 +50,10 @@ _wgq() {
 	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
 	--name) return ;;
 	esac
+	# Readline takes a name with a `=' for several words, and replaces the last.
+	if [[ $argument == *=* && $argument != -* && $COMP_WORDBREAKS == *=* ]]; then
+		cur=$argument before=${argument%"${argument##*=}"}
+	fi
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
 	up:-*) _wgq_from '--backend --firewall --dns --strict --name --help' ;;
@@ -53,5 +65,6 @@ _wgq() {
 	up:* | strip:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:* | save:*) _wgq_from "$(_wgq_interfaces)" ;;
 	esac
+	COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }
 complete -F _wgq wgq

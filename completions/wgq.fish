@@ -1,19 +1,19 @@
 # fish completion for wgq(1); needs no wg(8).
 
-# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them.
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them; no others, by wg-quick(8)'s rule.
 function __wgq_configurations
     for file in /etc/wireguard/*.conf
-        string replace -r '.*/(.*)\.conf$' '$1' -- $file
+        string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.conf$' '$1' -- $file
     end
 end
 
 # Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
 function __wgq_interfaces
     for socket in /var/run/wireguard/*.sock
-        string replace -r '.*/(.*)\.sock$' '$1' -- $socket
+        string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.sock$' '$1' -- $socket
     end
     for link in (grep -lsx DEVTYPE=wireguard /sys/class/net/*/uevent)
-        string replace -r '.*/(.*)/uevent$' '$1' -- $link
+        string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})/uevent$' '$1' -- $link
     end
 end
 

@@ -1,4 +1,4 @@
-"""Each shell's completion, asked in that shell: a machine has two configurations and one live interface."""
+"""Each shell's completion, asked in that shell: a machine has three configurations and one live interface."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASH = """
 cd /etc/wireguard/sub
 source "$1/wgq.bash"
 COMP_LINE=$2 COMP_POINT=${#2}
-read -ra COMP_WORDS <<<"$2"
+read -ra COMP_WORDS <<<"${2//=/ = }"
 [[ $2 == *' ' ]] && COMP_WORDS+=('')
 COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 _wgq
@@ -69,7 +69,7 @@ def machine() -> Iterator[Namespace]:
 
 
 def _furnish() -> None:
-    for name in ("home.conf", "work.conf", "notes.txt"):
+    for name in ("home.conf", "work.conf", "notes.txt", "a=b.conf", "$(touch ran).conf", "two words.conf"):
         Path("/etc/wireguard", name).touch()
     Path("/etc/wireguard/sub").mkdir()
     Path("/etc/wireguard/sub/other.conf").touch()
@@ -92,9 +92,20 @@ def test_the_first_word_completes_to_the_verbs(offered: Callable[[str], set[str]
 
 
 def test_up_and_strip_complete_configuration_names_and_files(offered: Callable[[str], set[str]]) -> None:
-    assert offered("wgq up ") == {"home", "work", "other.conf"}
-    assert offered("wgq strip ") == {"home", "work", "other.conf"}
+    assert offered("wgq up ") == {"home", "work", "a=b", "other.conf"}
+    assert offered("wgq strip ") == {"home", "work", "a=b", "other.conf"}
     assert offered("wgq up h") == {"home"}
+
+
+def test_a_name_with_an_equals_sign_completes(offered: Callable[[str], set[str]]) -> None:
+    assert {"a=b", "b"} & offered("wgq up a=")  # to readline of bash the word begins after the sign
+
+
+def test_what_is_no_interfaces_name_is_neither_offered_nor_run(
+    offered: Callable[[str], set[str]], machine: Namespace
+) -> None:
+    assert not {"two", "words", "ran"} & offered("wgq up ")
+    assert "ran" not in machine.out("ls", "/etc/wireguard/sub").split()
 
 
 def test_a_path_completes_to_the_files_there(offered: Callable[[str], set[str]]) -> None:
