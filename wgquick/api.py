@@ -163,7 +163,13 @@ def _end(settings: Settings, options: Options | None, transcript: Transcript | N
 
 
 def _settings(config: Config) -> Settings:
-    return config if isinstance(config, Settings) else config.settings
+    if isinstance(config, Settings):
+        return config
+    try:
+        return config.settings
+    except AttributeError:
+        kind = type(config).__name__
+        raise TypeError(f"a configuration is wanted, as wgquick.read(...) gives it, not {kind}") from None
 
 
 def _checked(options: Options | None) -> Options:
@@ -171,7 +177,15 @@ def _checked(options: Options | None) -> Options:
 
 
 def _said(transcript: Transcript | None) -> Transcript:
-    return transcript or _unheard
+    """The caller's function, given each line by itself: the executor says those of a batch together."""
+    if transcript is None:
+        return _unheard
+
+    def line_by_line(text: str) -> None:
+        for line in text.split("\n"):
+            transcript(line)
+
+    return line_by_line
 
 
 def _unheard(_text: str) -> None:

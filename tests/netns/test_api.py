@@ -114,6 +114,7 @@ def test_tunnel_is_up_inside_the_block_and_down_after_it(machine: Namespace) -> 
     during, after, lines = machine.call(use_a_tunnel)
     assert (during, after) == (True, False)
     assert any("ip link set mtu" in line for line in lines)
+    assert not any("\n" in line for line in lines)
     assert {"up-ci0", "down-ci0"} <= set(machine.out("ls", "/run").split())
 
 
@@ -200,6 +201,11 @@ def down_of_nothing() -> str:
 
 def test_failures_are_raised_with_what_to_do(machine: Namespace) -> None:
     assert machine.call(down_of_nothing) == "`none0' is not a WireGuard interface"
+
+
+def test_a_name_where_a_configuration_belongs_is_told_the_way() -> None:
+    with pytest.raises(TypeError, match=r"wgquick\.read\(\.\.\.\) gives it, not str"):
+        wgquick.up("wg0")  # type: ignore[arg-type]
 
 
 def test_an_unknown_choice_is_refused_before_anything_is_touched() -> None:
