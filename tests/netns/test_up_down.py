@@ -120,6 +120,37 @@ def test_a_full_tunnel_of_wg_quicks_is_left_whole(machine: Namespace) -> None:
     assert mark(machine) == "1"
 
 
+def test_the_mark_goes_back_though_the_last_tunnel_to_need_it_is_wg_quicks(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    write(machine, config(peer=FULL, address="10.2.0.1/24", n=1), "wg2")
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    wgq(machine, "up", "wg0")
+    machine.run(["wg-quick", "up", "wg1"], env=environment)
+    wgq(machine, "down", "wg0")
+    wgq(machine, "up", "wg2")
+    wgq(machine, "down", "wg2")
+    assert mark(machine) == "1"
+    wgq(machine, "down", "wg1")
+    assert mark(machine) == "0"
+    assert journals(machine) == ""
+
+
+def test_a_mark_that_wg_quick_left_is_not_undone_by_a_later_tunnel(machine: Namespace) -> None:
+    """Its own down leaves src_valid_mark at 1 for good; by then that is what the machine has."""
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    wgq(machine, "up", "wg0")
+    machine.run(["wg-quick", "up", "wg1"], env=environment)
+    wgq(machine, "down", "wg0")
+    machine.run(["wg-quick", "down", "wg1"], env=environment)
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    assert mark(machine) == "1"
+    assert journals(machine) == ""
+
+
 def test_the_hosts_own_suppress_rule_survives_down(machine: Namespace) -> None:
     machine.run(["ip", "rule", "add", "priority", "50", "table", "main", "suppress_prefixlength", "0"])
     before = rules(machine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import observe
+from wgquick.executor import mark, observe
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
@@ -68,6 +68,7 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution, 
     mode = host.dns.detect(options.dns) if settings.dns else "off"
     run.apply(plan_up.set_dns(settings, mode, observe.allowed_ips(device)))
     with host.lock():
+        mark.forget(host)
         routes = observe.routes(settings, device, host, options, ipv6=ipv6)
         run.apply(plan_up.add_routes(settings, routes, strict=strict))
     run.apply(plan_up.hooks(settings, "PostUp"))
@@ -197,7 +198,8 @@ def _without_journal(
     before = plan_up.hooks(settings, "PreDown") if settings else ()
     after = plan_up.hooks(settings, "PostDown") if settings else ()
     stale = _leftovers(record, host, options) if record else ()
-    undos = plan_down.in_down_order((*plan_down.from_facts(settings, name, facts), *stale))
+    found = plan_down.from_facts(settings, name, facts)
+    undos = plan_down.in_down_order((*found, *stale, *mark.kept(host)))
     return Departure(before, after, True, undos)
 
 

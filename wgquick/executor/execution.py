@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from wgquick.device import DeviceConfig
 from wgquick.errors import BatchError, OperationError, SignalError, WgqError
-from wgquick.executor import observe
+from wgquick.executor import mark
 from wgquick.net import Prefix
 from wgquick.plan import render
 from wgquick.plan.down import in_rollback_order
@@ -146,7 +146,7 @@ class Execution:
                 host.firewall.add(kind, name, family, addresses, fwmark)
             case SetSysctl(key, value, _, held):
                 if not held:
-                    host.sysctl.write(observe.parameter(key), value)
+                    host.sysctl.write(mark.parameter(key), value)
             case _:
                 self._undo(step)
 
@@ -164,11 +164,8 @@ class Execution:
                 host.dns.unset(mode, name)
             case RemoveFirewall(name, kind, family):
                 host.firewall.remove(kind, name, family)
-            case ReleaseSysctl(key, earlier):
-                # Under the lock no tunnel that is coming up has seen the value but not yet added its rule.
-                with host.lock():
-                    if not observe.mark_is_needed(host):
-                        host.sysctl.write(observe.parameter(key), earlier)
+            case ReleaseSysctl():
+                mark.release(host, step, self._journal.name)
 
     def _add_link(self, name: str) -> None:
         """The kernel first, then a userspace implementation (wg-quick's add_if), as `backend` allows."""

@@ -54,13 +54,13 @@ class Journal:
     """The journal of one interface in one namespace; `directory` is the namespace's own."""
 
     def __init__(self, directory: str, name: str) -> None:
-        self._name = name
+        self.name = name
         self._path = f"{directory}/{name}{_SUFFIX}"
 
     def start(self, path: str, hooks: tuple[Step, ...]) -> None:
         """Begin a journal anew, with the configuration's path and the hook lines that down will need."""
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
-        head = {"version": 1, "name": self._name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
+        head = {"version": 1, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
         text = "".join(_line(value) for value in ({"head": head}, *({"hook": hook} for hook in kept)))
         self._write(text, os.O_TRUNC)
 
@@ -105,7 +105,7 @@ class Journal:
             return None
         except OSError as error:
             raise self._failed("read", error) from None
-        return _record(self._name, text)
+        return _record(self.name, text)
 
     def remove(self) -> None:
         """Forget; nothing happens where there is no journal."""

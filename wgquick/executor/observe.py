@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from wgquick.config.grammar import GrammarError
 from wgquick.config.tables import table_number
 from wgquick.errors import OperationError, WgqError
-from wgquick.executor.journal import others
+from wgquick.executor import mark
 from wgquick.net import SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
-from wgquick.plan.steps import ReleaseSysctl
 from wgquick.plan.up import FIRST_TABLE, MAIN_TABLE, SRC_VALID_MARK, routes_automatically
 
 if TYPE_CHECKING:
@@ -25,11 +24,6 @@ def endpoints(settings: Settings, host: Host) -> EndpointFacts:
     """Every endpoint of the configuration resolved, each once."""
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     return EndpointFacts({endpoint: host.resolve(endpoint) for endpoint in wanted})
-
-
-def parameter(key: str) -> str:
-    """A sysctl(8) key as the path below /proc/sys."""
-    return key.replace(".", "/")
 
 
 def ipv6(name: str, host: Host) -> bool:
@@ -110,9 +104,9 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
-        src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
-        mark_earlier=_earlier(host, settings.name),
-        mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
+        src_valid_mark=host.sysctl.read(mark.parameter(SRC_VALID_MARK)),
+        mark_earlier=mark.earlier(host, settings.name),
+        mark_writable=host.sysctl.writable(mark.parameter(SRC_VALID_MARK)),
         firewall=host.firewall.choose(options.firewall),
     )
 
@@ -145,15 +139,6 @@ def _family_rules(host: Host, family: int) -> list[Rule]:
         return []
 
 
-def _earlier(host: Host, name: str) -> str | None:
-    """What src_valid_mark was before the tunnels that hold it now; None where no other does."""
-    for record in others(host.journal_directory, name):
-        for undo in record.undos:
-            if isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK:
-                return undo.earlier
-    return None
-
-
 def down(settings: Settings | None, name: str, host: Host, options: Options) -> DownFacts:
     """What the host shows of a tunnel that has no journal."""
     # A daemon's socket may be that of another network namespace, as /run is everyone's.
@@ -180,8 +165,3 @@ def _mark(name: str, host: Host) -> int:
         return host.wireguard.get(name).fwmark
     except OperationError:
         return 0
-
-
-def mark_is_needed(host: Host) -> bool:
-    """Whether a full tunnel of IPv4 is still up, be it wgq's or wg-quick's: its rule is."""
-    return any(rule.fwmark is not None and not rule.other for rule in host.rtnl.rules(4))
