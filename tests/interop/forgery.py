@@ -117,3 +117,32 @@ def variations(message: bytes) -> Iterator[bytes]:
     receiver = 8 if message[0] == RESPONSE else 4
     for index in (0, 1, 0xFFFFFFFF, int.from_bytes(os.urandom(4), "big")):
         yield message[:receiver] + struct.pack("<I", index) + message[receiver + 4 :]
+
+
+def checksum(*parts: bytes) -> int:
+    """The Internet's checksum over parts of even length (RFC 1071)."""
+    total = sum(sum(struct.unpack(f"!{len(part) // 2}H", part)) for part in parts)
+    total = (total & 0xFFFF) + (total >> 16)
+    return 0xFFFF - (total & 0xFFFF) - (total >> 16)
+
+
+def anyone(version: int) -> bytes:
+    """A random public address, none of those that the machines have."""
+    if version == 4:
+        return bytes([20 + os.urandom(1)[0] % 80]) + os.urandom(3)
+    return b"\x24" + os.urandom(15)
+
+
+def anyones_packet(end: End, version: int, payload: bytes) -> bytes:
+    """A packet to an end with a payload of even length, from any address and any port."""
+    source, length = anyone(version), 8 + len(payload)
+    port = 1024 + int.from_bytes(os.urandom(2), "big") % 60000
+    udp = struct.pack("!HHH", port, end.port, length)
+    if version == 4:
+        addresses = source + socket.inet_aton(end.outer())
+        start = struct.pack("!BBHHHBB", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_UDP)
+        return start + struct.pack("!H", checksum(start, addresses)) + addresses + udp + bytes(2) + payload
+    addresses = source + socket.inet_pton(socket.AF_INET6, end.outer(6))
+    told = checksum(addresses, struct.pack("!HH", socket.IPPROTO_UDP, length), udp, payload) or 0xFFFF
+    start = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64)
+    return start + addresses + udp + struct.pack("!H", told) + payload

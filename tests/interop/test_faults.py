@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import signal
 import socket
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop import flood, forgery
 from tests.interop.forwarder import Faults
-from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, until
+from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair
 from tests.interop.refusals import refusing
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
-from tests.namespaces import mortal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,94 +174,3 @@ def test_a_transfer_outlives_a_daemon_killed_and_started_again_at_either_end(end
             end.daemon.wait()
             end.start()
             end.configure(other.peer("PersistentKeepalive = 1", version=4))
-
-
-FLOOD_RATE = 50_000
-
-
-@contextlib.contextmanager
-def flooded(victim: End, attacker: End) -> Iterator[None]:
-    """Forged initiations for the victim from the attacker's machine: only their first MAC is right."""
-    messages = [forgery.initiation(victim.public) for _ in range(3000)]
-    aim = [victim.outer(), str(victim.port), "148", str(FLOOD_RATE)]
-    command = mortal(sys.executable, "-S", flood.__file__, *aim)
-    attack = attacker.machine.popen(command, stdin=subprocess.PIPE)
-    assert attack.stdin is not None
-    with attack.stdin:
-        attack.stdin.write(b"".join(messages))
-    try:
-        yield
-    finally:
-        attack.kill()
-        attack.wait()
-
-
-@pytest.mark.parametrize("roles", ROLES, ids="-to-".join)
-def test_a_flood_of_forged_initiations_leaves_a_peer_its_rate_and_its_handshakes(roles: tuple[str, str]) -> None:
-    with pair(*roles) as (left, right):
-        ours, theirs = (left, right) if left.program == WGQ else (right, left)
-        left.ping(right)
-        for end in (ours, theirs):
-            end.count_messages()
-        with flooded(ours, theirs):
-            until(lambda: ours.sent("cookie") > 1000, "cookies asked for")
-            for one, other in ((ours, theirs), (theirs, ours)):
-                seconds = took(one, other, 30 * MIB, 10 * MIB)
-                assert seconds < 3 / 0.8 + 1, f"{one.program}: {seconds} s"
-            # It is believed once it shows the cookie, five seconds later.
-            theirs.forget(ours)
-            theirs.ping(ours, seconds=20)
-        assert ours.sent("response") < 30
-        assert ours.resident() < 20 * MIB
-
-
-def took(sender: End, receiver: End, size: int, rate: int = 0) -> float:
-    began = time.monotonic()
-    with Transfer(sender, receiver, size, rate=rate):
-        pass
-    return time.monotonic() - began
-
-
-# What the flood costs the machine anyway, its sending and its way to us, is in both of what is compared.
-_DROPPED = """
-table inet dropped {
-    chain received {
-        type filter hook input priority 0
-        meta l4proto udp @th,64,8 1 drop
-    }
-}
-"""
-
-
-@contextlib.contextmanager
-def deaf_to_initiations(end: End) -> Iterator[None]:
-    end.machine.run(["nft", "-f", "-"], input=_DROPPED)
-    try:
-        yield
-    finally:
-        end.machine.run(["nft", "delete", "table", "inet", "dropped"])
-
-
-@pytest.mark.parametrize("direction", ["to the victim", "from the victim"])
-def test_a_peer_keeps_four_fifths_of_its_rate_through_a_flood_of_forged_initiations(direction: str) -> None:
-    with pair(WGQ, WGQ) as (victim, peer):
-        victim.ping(peer)
-        sender, receiver = (peer, victim) if direction == "to the victim" else (victim, peer)
-        heard, dropped = [], []
-        with flooded(victim, peer):
-            # The best of some rounds: other work on this machine makes either slow.
-            for _ in range(6):
-                with deaf_to_initiations(victim):
-                    dropped.append(took(sender, receiver, GIB))
-                heard.append(took(sender, receiver, GIB))
-                if len(heard) > 1 and min(dropped) >= 0.8 * min(heard):
-                    return
-        raise AssertionError(f"seconds for a gigabyte: {heard}, with the flood dropped before us {dropped}")
-
-
-def test_a_cookie_that_is_asked_for_is_shown() -> None:
-    with pair(WGQ, GO) as (left, right):
-        right.count_messages()
-        with flooded(right, left):
-            until(lambda: right.sent("cookie") > 1000, "cookies asked for")
-            left.ping(right, seconds=20)
