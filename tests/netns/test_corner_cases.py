@@ -269,6 +269,18 @@ def test_down_goes_by_the_host_where_the_journal_lost_its_undos(machine: Namespa
     assert state(machine)[3:] == before[3:]
 
 
+@pytest.mark.parametrize("size", range(120, 600, 60))
+def test_down_goes_by_the_host_where_the_journals_end_is_lost(machine: Namespace, size: int) -> None:
+    before = state(machine)
+    write(machine, config("PreDown = touch /run/pre\nPostDown = touch /run/post", peer=FULL))
+    wgq(machine, "up", "wg0")
+    machine.run(["truncate", "-s", str(size), journal_path(machine)])
+    # Where whole lines are left that looks like a run that was killed, after which no hooks run.
+    damaged = "not understood" in wgq(machine, "down", "wg0").stderr
+    assert damaged == ({"pre", "post"} <= set(machine.out("ls", "/run").split()))
+    assert (state(machine)[:2], state(machine)[3:]) == (before[:2], before[3:])
+
+
 def test_a_journal_that_cannot_be_written_stops_up_before_anything_is_done(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = state(machine)

@@ -163,12 +163,14 @@ def _departure(
     link = host.rtnl.link(name)
     if record is None or (link is not None and record.ifindex not in (0, link.ifindex)):
         return _without_journal(name, settings, record, host, options)
-    # A run that was killed before it ended never reached its PostUp: as after a failed up, no hooks run.
-    before, after = _hooks(settings, record, say) if record.complete else ((), ())
+    # A run that was killed before it ended never reached its PostUp: as after a failed up, no hooks run. A kill
+    # leaves whole lines: of a journal with others that say is lost, and hooks run as they do without a journal.
+    ended = record.complete or record.unread > 0
+    before, after = _hooks(settings, record, say) if ended else ((), ())
     if link is not None:
         recorded = plan_down.with_moved_rules(record.undos, observe.rules(host))
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
-        return Departure(before, after, record.complete, plan_down.in_down_order(undos))
+        return Departure(before, after, ended, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):
         say(f"[!] {name} is called {renamed} now")
         undos = tuple(DeleteLink(renamed) if isinstance(undo, DeleteLink) else undo for undo in record.undos)
@@ -180,12 +182,14 @@ def _departure(
 def _unrecorded(
     name: str, settings: Settings | None, record: Record, host: Host, options: Options, *, say: Say
 ) -> tuple[Step, ...]:
-    """What the host shows beyond a journal that is damaged or does not say whether the link is its own."""
+    """What the host shows beyond a journal that is damaged, ends early or does not name its link."""
     if record.unread:
         say(f"[!] {record.unread} line(s) of the journal are not understood: going by what the host shows as well")
-    elif record.ifindex:
+    elif record.ifindex and record.complete:
         return ()
-    return plan_down.from_facts(settings, name, observe.down(settings, name, host, options))
+    facts = observe.down(settings, name, host, options)
+    shared = facts.fwmark in facts.other_marks  # the rules are then as likely the other's
+    return plan_down.from_facts(settings, name, facts._replace(fwmark=0) if shared else facts)
 
 
 def _without_journal(
