@@ -317,12 +317,34 @@ impl Device {
         lock(&self.link).is_here()
     }
 
+    /// Moves to another port at once where the link is up, else when it goes up. Where there are no sockets though the
+    /// link is up, the port was refused: the same one may be tried again.
+    pub fn set_port(&self, port: u16, fwmark: u32) -> io::Result<()> {
+        let link = lock(&self.link);
+        if self.is_up() {
+            if u32::from(port) != self.listen_port.load(Relaxed) {
+                self.use_sockets(self.binder.bind(port, fwmark)?);
+            }
+        } else if link.state(&self.tun).is_ok_and(|state| state.is_up) {
+            self.use_sockets(self.binder.bind(port, fwmark)?);
+            self.start_peers();
+        } else {
+            self.listen_port.store(port.into(), Relaxed);
+        }
+        Ok(())
+    }
+
+    fn use_sockets(&self, sockets: Sockets) {
+        self.listen_port.store(sockets.port.into(), Relaxed);
+        self.set_sockets(Some(sockets));
+    }
+
     fn bring_up(&self) {
         match self.binder.bind(self.listen_port.load(Relaxed) as u16, self.fwmark.load(Relaxed)) {
             Ok(sockets) => {
                 log::verbose(format_args!("the link is up; UDP port {}", sockets.port));
-                self.listen_port.store(sockets.port.into(), Relaxed);
-                self.set_sockets(Some(sockets));
+                self.use_sockets(sockets);
+                self.start_peers();
             }
             Err(e) => {
                 let port = self.listen_port.load(Relaxed);
@@ -330,20 +352,20 @@ impl Device {
                     "cannot bind UDP port {port}: {e}; choose another with `wg set {} listen-port`",
                     self.name
                 ));
-                return;
             }
-        }
-        for peer in self.state().peers() {
-            self.start_peer(peer);
         }
     }
 
+    fn start_peers(&self) {
+        self.state().peers().for_each(|peer| self.start_peer(peer));
+    }
+
     /// Sends what waits for a peer, and its first keepalive (`wg_open` of the kernel's `device.c`).
-    pub fn start_peer(&self, peer: &Arc<Peer>) {
+    fn start_peer(&self, peer: &Arc<Peer>) {
         if peer.keepalive_seconds.load(Relaxed) != 0 {
-            peer.stage_keepalive();
+            peer.staged.push_keepalive();
         }
-        if peer.has_staged() {
+        if !peer.staged.is_empty() {
             self.send_staged(peer);
         }
     }
@@ -356,7 +378,7 @@ impl Device {
         for peer in peers {
             state.forget_keys(&peer);
             peer.timers.stop();
-            peer.take_staged();
+            peer.staged.clear();
             peer.last_sent.store(0, Relaxed);
         }
     }

@@ -194,7 +194,7 @@ impl Device {
         peer.roam(incoming.from);
         peer.timers.session_derived(now, &self.alarm);
         peer.handshake_complete();
-        peer.stage_keepalive();
+        peer.staged.push_keepalive();
         self.send_staged(&peer);
         Some(peer)
     }
@@ -202,26 +202,28 @@ impl Device {
     /// Sends what waits for a peer, or begins the handshake that it waits for.
     pub fn send_staged(&self, peer: &Arc<Peer>) {
         let now = sys::now_ms();
-        let Some(session) = peer.sending_session(now) else {
+        let sent = peer.staged.send_with(
+            || peer.sending_session(now),
+            |session, packet| self.send_packet(peer, session, packet, now),
+        );
+        if sent.is_none_or(|session| session.wants_rekey(now)) {
             self.want_handshake(peer, now);
+        }
+    }
+
+    /// Seals and sends one packet.
+    fn send_packet(&self, peer: &Peer, session: &Session, packet: &[u8], now: u64) {
+        let Some(counter) = session.reserve(1) else {
             return;
         };
-        let mtu = self.mtu.load(Relaxed) as usize;
-        for packet in peer.take_staged() {
-            let Some(counter) = session.reserve(1) else {
-                return;
-            };
-            let message = Message { at: DATA_HEADER_LEN, len: padded(packet.len(), mtu), counter };
-            let mut frame = vec![0; DATA_HEADER_LEN + message.len + TAG_LEN];
-            frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(&packet);
-            session.seal(&mut frame, &[message]);
-            let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(&packet) };
-            peer.note_sent(!packet.is_empty(), now, &self.alarm);
-            self.transmit(peer, &frame, ecn);
-        }
-        if session.wants_rekey(now) {
-            self.want_handshake(peer, now);
-        }
+        let len = padded(packet.len(), self.mtu.load(Relaxed) as usize);
+        let message = Message { at: DATA_HEADER_LEN, len, counter };
+        let mut frame = vec![0; DATA_HEADER_LEN + len + TAG_LEN];
+        frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(packet);
+        session.seal(&mut frame, &[message]);
+        let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(packet) };
+        peer.note_sent(!packet.is_empty(), now, &self.alarm);
+        self.transmit(peer, &frame, ecn);
     }
 
     /// Acts on the timers of a peer.
@@ -252,14 +254,14 @@ impl Device {
     }
 
     pub fn send_keepalive(&self, peer: &Arc<Peer>) {
-        peer.stage_keepalive();
+        peer.staged.push_keepalive();
         self.send_staged(peer);
     }
 
     fn retry_handshake(&self, peer: &Arc<Peer>, now: u64) {
         if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
             log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
-            peer.take_staged();
+            peer.staged.clear();
             peer.timers.handshake_failed(now, &self.alarm);
             return;
         }

@@ -236,7 +236,7 @@ fn confirm(device: &Device, known: &mut Known) {
             device.push(Task::Forget(forgotten));
         }
         known.peer.handshake_complete();
-        if known.peer.has_staged() {
+        if !known.peer.staged.is_empty() {
             device.send_staged(&known.peer);
         }
     }

@@ -16,6 +16,7 @@ pub mod outbound;
 pub mod packet;
 pub mod peer;
 pub mod sandbox;
+pub mod staged;
 pub mod start;
 pub mod sys;
 pub mod timers;

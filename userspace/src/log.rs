@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Messages in a second; more are counted and dropped.
 const MAX_PER_SECOND: u32 = 20;
+/// Where syslog and the journal listen.
+const SYSLOG: &str = "/dev/log";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -36,15 +38,14 @@ static LOG: OnceLock<Log> = OnceLock::new();
 static SECOND: AtomicU64 = AtomicU64::new(0);
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Sets out where messages go; the connection is kept, as later none can be made.
+/// Sets out where messages go. The socket is not connected: syslog may start after us, or again.
 pub fn start(level: Level, interface: &str, foreground: bool) {
-    let connect = || {
+    let open = || {
         let socket = UnixDatagram::unbound().ok()?;
-        socket.connect("/dev/log").ok()?;
         socket.set_nonblocking(true).ok()?;
         Some(socket)
     };
-    let syslog = if foreground { None } else { connect() };
+    let syslog = if foreground { None } else { open() };
     let _ = LOG.set(Log { level, interface: interface.to_owned(), syslog });
 }
 
@@ -63,15 +64,16 @@ fn write(level: Level, message: std::fmt::Arguments<'_>) {
     if !within_rate() {
         return;
     }
-    match &log.syslog {
-        Some(socket) => {
-            // Facility daemon (3): error (3) or debug (7).
-            let priority = 24 + if level == Level::Error { 3 } else { 7 };
-            let line =
-                format!("<{priority}>wgq-userspace[{}]: ({}) {message}", std::process::id(), log.interface);
-            let _ = socket.send(line.as_bytes());
-        }
-        None => eprintln!("wgq-userspace: ({}) {message}", log.interface),
+    let told = log.syslog.as_ref().is_some_and(|socket| {
+        // Facility daemon (3): error (3) or debug (7).
+        let priority = 24 + if level == Level::Error { 3 } else { 7 };
+        let line =
+            format!("<{priority}>wgq-userspace[{}]: ({}) {message}", std::process::id(), log.interface);
+        socket.send_to(line.as_bytes(), SYSLOG).is_ok()
+    });
+    // The caller's, until the start is over.
+    if !told {
+        eprintln!("wgq-userspace: ({}) {message}", log.interface);
     }
 }
 

@@ -140,7 +140,7 @@ impl Outbound {
             }
             match cached {
                 None => self.refuse(device, packet, now),
-                Some(Route { session: None, peer, .. }) => stage(device, peer, &mut splitter, now),
+                Some(Route { session: None, peer, .. }) => stage(device, peer, &mut splitter),
                 Some(Route { session: Some(session), peer, endpoint, .. }) => {
                     self.write(device, state, sockets, session, peer, endpoint, &mut splitter);
                     if session.wants_rekey(now) {
@@ -268,15 +268,19 @@ fn find_route(device: &Device, state: &State, destination: Address, now: u64) ->
     let peer = state.peer(slot)?.clone();
     let endpoint = device.endpoint_of(&peer)?;
     let session = peer.sending_session(now);
+    if session.is_some() && !peer.staged.is_empty() {
+        device.send_staged(&peer);
+    }
     Some(Route { destination, peer, endpoint, session })
 }
 
 /// Keeps the packets for the session that a handshake will bring.
-fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>, now: u64) {
+fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>) {
     while let Some(len) = splitter.next_len() {
         let mut packet = vec![0; len].into_boxed_slice();
         splitter.write(&mut packet);
-        peer.stage(packet);
+        peer.staged.push(packet);
     }
-    device.want_handshake(peer, now);
+    // There may be a session by now.
+    device.send_staged(peer);
 }

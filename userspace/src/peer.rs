@@ -1,14 +1,13 @@
 //! One peer: where it is, its sessions, its handshake, what waits for it and its timers.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::keys::{PresharedKey, PublicKey};
 use crate::noise::cookie::Maker;
 use crate::noise::handshake::{Initiated, Timestamp};
-use crate::noise::limits::MAX_STAGED_PACKETS;
 use crate::noise::session::Session;
+use crate::staged::Staged;
 use crate::timers::Timers;
 use crate::udp::{Endpoint, Source};
 
@@ -97,7 +96,7 @@ pub struct Peer {
     pub endpoint: Mutex<Option<Endpoint>>,
     pub keypairs: RwLock<Keypairs>,
     pub handshake: Mutex<Handshake>,
-    staged: Mutex<VecDeque<Box<[u8]>>>,
+    pub staged: Staged,
     pub timers: Timers,
     pub keepalive_seconds: AtomicU16,
     pub rx_bytes: AtomicU64,
@@ -126,7 +125,7 @@ impl Peer {
                 newest: [0; 12],
                 last_received: 0,
             }),
-            staged: Mutex::new(VecDeque::new()),
+            staged: Staged::default(),
             timers: Timers::default(),
             keepalive_seconds: AtomicU16::new(0),
             rx_bytes: AtomicU64::new(0),
@@ -161,31 +160,6 @@ impl Peer {
         if let Some(endpoint) = lock(&self.endpoint).as_mut() {
             endpoint.source = Source::Unknown;
         }
-    }
-
-    /// Keeps a packet until there is a session; the oldest gives way.
-    pub fn stage(&self, packet: Box<[u8]>) {
-        let mut staged = lock(&self.staged);
-        if staged.len() >= MAX_STAGED_PACKETS {
-            staged.pop_front();
-        }
-        staged.push_back(packet);
-    }
-
-    /// Stages an empty packet, a keepalive, where nothing else would be sent anyway.
-    pub fn stage_keepalive(&self) {
-        let mut staged = lock(&self.staged);
-        if staged.is_empty() {
-            staged.push_back(Box::default());
-        }
-    }
-
-    pub fn take_staged(&self) -> VecDeque<Box<[u8]>> {
-        std::mem::take(&mut lock(&self.staged))
-    }
-
-    pub fn has_staged(&self) -> bool {
-        !lock(&self.staged).is_empty()
     }
 
     pub fn count_sent(&self, bytes: usize) {
@@ -233,16 +207,5 @@ mod tests {
         assert_eq!(keypairs.confirm(&next), None);
         let later = session(3, false);
         assert_eq!(keypairs.add(later), [1]);
-    }
-
-    #[test]
-    fn the_oldest_staged_packet_gives_way() {
-        let peer = Peer::new(PublicKey([1; 32]), 0, 0);
-        (0..130u8).for_each(|i| peer.stage(Box::new([i])));
-        let staged = peer.take_staged();
-        assert_eq!((staged.len(), staged[0][0]), (128, 2));
-        peer.stage_keepalive();
-        peer.stage_keepalive();
-        assert_eq!(peer.take_staged().len(), 1);
     }
 }

@@ -54,6 +54,14 @@ pub fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream>
     Ok(stream)
 }
 
+/// How many descriptors this process may have.
+pub fn descriptor_limit() -> io::Result<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the result.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit.rlim_cur as usize)
+}
+
 /// Milliseconds of `CLOCK_BOOTTIME`: goes on while the machine sleeps, as the kernel's `ktime_get_coarse_boottime`.
 pub fn now_ms() -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -36,22 +36,16 @@ pub fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
 }
 
 fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
-    let old_mark = device.fwmark.load(Relaxed);
+    let (old_port, old_mark) = (device.listen_port.load(Relaxed), device.fwmark.load(Relaxed));
     let mark = request.fwmark.unwrap_or(old_mark);
-    let port = request.listen_port.filter(|&port| u32::from(port) != device.listen_port.load(Relaxed));
-    if let Some(sockets) = device.sockets() {
-        if let Some(port) = port {
-            let new = device.binder.bind(port, mark).map_err(|e| code(&e))?;
-            device.listen_port.store(new.port.into(), Relaxed);
-            device.set_sockets(Some(new));
-        } else if mark != old_mark {
-            sockets.set_fwmark(mark).map_err(|e| code(&e))?;
-        }
-    } else if let Some(port) = port {
-        device.listen_port.store(port.into(), Relaxed);
+    if let Some(port) = request.listen_port {
+        device.set_port(port, mark).map_err(|e| code(&e))?;
+    }
+    if let Some(sockets) = device.sockets().filter(|_| mark != old_mark) {
+        sockets.set_fwmark(mark).map_err(|e| code(&e))?;
     }
     device.fwmark.store(mark, Relaxed);
-    if port.is_some() || mark != old_mark {
+    if (device.listen_port.load(Relaxed), mark) != (old_port, old_mark) {
         device.state().peers().for_each(|peer| peer.clear_source());
     }
     Ok(())
@@ -98,9 +92,9 @@ fn set_peer(state: &mut State, change: &SetPeer, up: bool) -> Option<Arc<Peer>> 
     set_allowed_ips(state, &peer, change);
     let old = change.keepalive_seconds.map(|seconds| peer.keepalive_seconds.swap(seconds, Relaxed));
     if up && old == Some(0) && change.keepalive_seconds != Some(0) {
-        peer.stage_keepalive();
+        peer.staged.push_keepalive();
     }
-    (up && peer.has_staged()).then_some(peer)
+    (up && !peer.staged.is_empty()).then_some(peer)
 }
 
 fn is_own(state: &State, key: PublicKey) -> bool {

@@ -20,6 +20,9 @@ pub const DIRECTORY: &str = "/var/run/wireguard";
 /// The longest request: some millions of allowed IPs.
 const MAX_REQUEST: usize = 256 << 20;
 const MAX_CONNECTIONS: usize = 64;
+/// So many at least, though few descriptors be allowed, of which the rest of the daemon needs so many.
+const MIN_CONNECTIONS: usize = 4;
+const RESERVED_DESCRIPTORS: usize = 24;
 /// How long a process that holds the socket may take to answer before it counts as one that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -29,6 +32,7 @@ pub struct Server {
     pub path: PathBuf,
     inode: u64,
     connections: Vec<Connection>,
+    most_connections: usize,
 }
 
 struct Connection {
@@ -92,7 +96,9 @@ impl Server {
         listener.set_nonblocking(true)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         let inode = fs::symlink_metadata(&path)?.ino();
-        Ok(Self { listener, path, inode, connections: Vec::new() })
+        let spare = sys::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
+        let most_connections = spare.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+        Ok(Self { listener, path, inode, connections: Vec::new(), most_connections })
     }
 
     /// Whether the path still leads to this socket.
@@ -133,24 +139,34 @@ impl Server {
     }
 
     fn accept(&mut self, device: &Device) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if stream.set_nonblocking(true).is_err() {
-                continue;
-            }
-            let mut connection = Connection::new(stream);
-            connection.serve(device);
-            if !connection.closing {
-                self.make_room();
-                self.connections.push(connection);
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.take_in(stream, device),
+                // No descriptor is left: those who wait would wake us for ever.
+                Err(e) if e.raw_os_error() == Some(libc::EMFILE) && !self.connections.is_empty() => {
+                    self.give_up_the_most_silent();
+                }
+                Err(_) => return,
             }
         }
     }
 
-    /// Gives up the connection that has been silent longest, so that silent ones lock nobody out.
-    fn make_room(&mut self) {
-        if self.connections.len() < MAX_CONNECTIONS {
+    fn take_in(&mut self, stream: UnixStream, device: &Device) {
+        if stream.set_nonblocking(true).is_err() {
             return;
         }
+        let mut connection = Connection::new(stream);
+        connection.serve(device);
+        if !connection.closing {
+            if self.connections.len() >= self.most_connections {
+                self.give_up_the_most_silent();
+            }
+            self.connections.push(connection);
+        }
+    }
+
+    /// So that silent connections lock nobody out.
+    fn give_up_the_most_silent(&mut self) {
         let silent = (0..self.connections.len()).min_by_key(|&at| self.connections[at].active);
         if let Some(at) = silent {
             self.connections.swap_remove(at);

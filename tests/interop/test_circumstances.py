@@ -1,0 +1,178 @@
+"""Our daemon where not all is as it should be: few descriptors, a port in use, syslog that starts again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, pair, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+TICKS = os.sysconf("SC_CLK_TCK")
+DATAGRAMS = 3000
+# MAX_STAGED_PACKETS of the kernel's queueing.h.
+QUEUE = 128
+SO_RCVBUFFORCE = 33
+
+
+def processor_seconds(end: End) -> float:
+    assert end.daemon is not None
+    fields = Path(f"/proc/{end.daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@pytest.mark.parametrize("limit", [24, 48])
+def test_silent_connections_leave_a_daemon_with_few_descriptors_its_work_and_its_peace(limit: int) -> None:
+    with machines(f"prlimit --nofile={limit}:{limit} {WGQ}", GO) as (left, right):
+        join(left, right)
+        for end in (left, right):
+            end.start()
+        with contextlib.ExitStack() as silent:
+            for _ in range(100):
+                silent.enter_context(left.uapi())
+            right.configure(left.peer())
+            left.configure(right.peer(version=4))
+            left.ping(right)
+            before = processor_seconds(left)
+            time.sleep(1)
+            assert processor_seconds(left) - before < 0.2
+            left.wg("set", LINK, "listen-port", "40000", "fwmark", "7")
+            left.ping(right)
+        left.assert_alive()
+
+
+def test_a_port_in_use_when_the_link_goes_up_is_left_for_another_as_the_log_says() -> None:
+    with machines(GO, WGQ) as (left, right):
+        join(left, right)
+        right.machine.run(["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])
+        for end in (left, right):
+            end.start()
+        with right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("0.0.0.0", right.port))
+            right.wg("setconf", LINK, "/dev/stdin", input=right.interface() + left.peer())
+            right.ip(f"addr add {right.inner()}/24 dev {LINK}", f"link set {LINK} up")
+            until(lambda: "cannot bind" in right.machine.out("cat", "/run/daemon.log"), "the port refused")
+            # The same once more: it says so now, and nothing else of the request counts.
+            request = f"set=1\nlisten_port={right.port}\nfwmark=9\nreplace_peers=true\n\n"
+            assert right.request(request) == f"errno=-{errno.EADDRINUSE}\n\n"
+            device, peers = right.get()
+            assert "fwmark" not in device
+            assert len(peers) == 1
+            right.wg("set", LINK, "listen-port", "40001")
+        left.configure(right.peer(version=4))
+        left.wg("set", LINK, "peer", right.public, "endpoint", f"{right.outer()}:40001")
+        left.ping(right, seconds=3)
+
+
+def test_a_port_that_has_become_free_can_be_asked_for_again() -> None:
+    with machines(GO, WGQ) as (left, right):
+        join(left, right)
+        right.machine.run(["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])
+        for end in (left, right):
+            end.start()
+        with right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("0.0.0.0", right.port))
+            right.wg("setconf", LINK, "/dev/stdin", input=right.interface() + left.peer())
+            right.ip(f"addr add {right.inner()}/24 dev {LINK}", f"link set {LINK} up")
+            until(lambda: "cannot bind" in right.machine.out("cat", "/run/daemon.log"), "the port refused")
+        right.wg("set", LINK, "listen-port", str(right.port))
+        left.configure(right.peer(version=4))
+        left.ping(right, seconds=3)
+
+
+@contextlib.contextmanager
+def syslog(machine: Namespace) -> Iterator[socket.socket]:
+    """Syslog's socket, as long as it runs; /dev is the machine's own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.settimeout(5)
+        with machine.entered():
+            made.bind("/dev/log")
+        yield made
+        machine.run(["rm", "/dev/log"])
+
+
+def heard(log: socket.socket, words: str) -> str:
+    """The first message with these words."""
+    while words not in (message := log.recv(1 << 16).decode()):
+        pass
+    return message
+
+
+def test_in_the_background_it_logs_to_syslog_though_that_start_late_or_again_and_not_without_end() -> None:
+    with machines(WGQ, GO) as (end, _):
+        machine = end.machine
+        machine.run(["sh", "-c", "mkdir /run/dev && cp -a /dev/null /dev/net /dev/urandom /run/dev/"])
+        machine.run(["mount", "--bind", "/run/dev", "/dev"])
+        machine.run([WGQ, "-v", LINK])
+        for _ in range(2):
+            with syslog(machine) as log:
+                end.request("set=1\nunknown=1\n\n")
+                refusal = heard(log, "a configuration request is refused")
+                assert refusal.startswith("<31>wgq-userspace[")
+                assert f"({LINK})" in refusal
+        with syslog(machine) as log:
+            began = time.monotonic()
+            for _ in range(200):
+                end.request("set=1\nunknown=1\n\n")
+            log.settimeout(0.2)
+            told = 0
+            with contextlib.suppress(TimeoutError):
+                while log.recv(1 << 16):
+                    told += 1
+            assert 0 < told <= 20 * (time.monotonic() - began + 1)
+
+
+@pytest.mark.parametrize("far", [WGQ, GO])
+def test_packets_that_waited_for_the_handshake_arrive_before_those_after_it(far: str) -> None:
+    with pair(WGQ, far) as (left, right):
+        for _ in range(5):
+            left.forget(right)
+            numbers = numbers_received(left, right, DATAGRAMS)
+            assert numbers == sorted(set(numbers))
+            assert len(numbers) > DATAGRAMS / 2
+
+
+def test_the_newest_packets_wait_for_a_handshake_in_their_order_as_many_as_the_queue_holds() -> None:
+    with pair(WGQ, GO) as (left, right):
+        left.forget(right)
+        assert right.daemon is not None
+        right.daemon.send_signal(signal.SIGSTOP)
+        waking = threading.Timer(1, right.daemon.send_signal, [signal.SIGCONT])
+        waking.start()
+        numbers = numbers_received(left, right, 200)
+        waking.join()
+        assert numbers == list(range(200 - QUEUE, 200))
+
+
+def numbers_received(left: End, right: End, count: int) -> list[int]:
+    """Which of so many datagrams arrive, and in what order."""
+    with (
+        left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+        right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
+    ):
+        receiving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        receiving.bind((right.inner(), 0))
+        receiving.settimeout(2)
+        for number in range(count):
+            sending.sendto(number.to_bytes(4, "big") + bytes(200), receiving.getsockname())
+            # About as long as the sealing of one takes: some are read while the first of them are sent.
+            if number % 5 == 0:
+                time.sleep(0.00002)
+        numbers: list[int] = []
+        with contextlib.suppress(TimeoutError):
+            while not numbers or numbers[-1] != count - 1:
+                numbers.append(int.from_bytes(receiving.recv(999)[:4], "big"))
+        return numbers

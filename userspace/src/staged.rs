@@ -1,0 +1,103 @@
+//! The packets that wait for a peer's next session: they go out in the order in which they came, and before any other.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::noise::limits::MAX_STAGED_PACKETS;
+use crate::peer::lock;
+
+/// The kernel's `staged_packet_queue`.
+#[derive(Default)]
+pub struct Staged {
+    packets: Mutex<VecDeque<Box<[u8]>>>,
+    /// Whether there are any, as each packet asks on its way: true until the last of them is out.
+    waits: AtomicBool,
+}
+
+impl Staged {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        !self.waits.load(Ordering::Acquire)
+    }
+
+    /// Keeps a packet; the oldest gives way.
+    pub fn push(&self, packet: Box<[u8]>) {
+        let mut packets = lock(&self.packets);
+        if packets.len() >= MAX_STAGED_PACKETS {
+            packets.pop_front();
+        }
+        packets.push_back(packet);
+        self.waits.store(true, Ordering::Release);
+    }
+
+    /// Keeps an empty packet, a keepalive, where nothing else would be sent anyway.
+    pub fn push_keepalive(&self) {
+        let mut packets = lock(&self.packets);
+        if packets.is_empty() {
+            packets.push_back(Box::default());
+        }
+        self.waits.store(true, Ordering::Release);
+    }
+
+    pub fn clear(&self) {
+        let mut packets = lock(&self.packets);
+        packets.clear();
+        self.waits.store(false, Ordering::Release);
+    }
+
+    /// Sends all of them, where there is something to send with. A second thread waits until the first is done, lest
+    /// what it has to send overtakes them.
+    pub fn send_with<S>(
+        &self,
+        session: impl FnOnce() -> Option<S>,
+        mut send: impl FnMut(&S, &[u8]),
+    ) -> Option<S> {
+        let mut packets = lock(&self.packets);
+        let session = session()?;
+        packets.drain(..).for_each(|packet| send(&session, &packet));
+        self.waits.store(false, Ordering::Release);
+        Some(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(staged: &Staged) -> Vec<Vec<u8>> {
+        let mut sent = Vec::new();
+        staged.send_with(|| Some(()), |(), packet| sent.push(packet.to_vec()));
+        sent
+    }
+
+    #[test]
+    fn the_oldest_staged_packet_gives_way() {
+        let staged = Staged::default();
+        (0..130u8).for_each(|i| staged.push(Box::new([i])));
+        let sent = sent(&staged);
+        assert_eq!((sent.len(), &sent[0][..], &sent[127][..]), (128, &[2][..], &[129][..]));
+        assert!(staged.is_empty());
+    }
+
+    #[test]
+    fn a_keepalive_is_staged_alone_and_once() {
+        let staged = Staged::default();
+        staged.push_keepalive();
+        staged.push_keepalive();
+        assert_eq!(sent(&staged), [[]]);
+        staged.push(Box::new([1]));
+        staged.push_keepalive();
+        assert_eq!(sent(&staged), [[1]]);
+    }
+
+    #[test]
+    fn without_a_session_they_stay() {
+        let staged = Staged::default();
+        staged.push(Box::new([1]));
+        assert!(staged.send_with(|| None::<()>, |(), _| unreachable!()).is_none());
+        assert!(!staged.is_empty());
+        staged.clear();
+        assert!(staged.is_empty() && sent(&staged).is_empty());
+    }
+}
