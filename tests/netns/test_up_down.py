@@ -350,13 +350,15 @@ def test_bad_input_is_said_with_its_place_and_touches_nothing(machine: Namespace
 def test_an_existing_interface_is_refused_in_wg_quicks_words(machine: Namespace) -> None:
     write(machine, config())
     wgq(machine, "up", "wg0")
-    assert "`wg0' already exists" in wgq(machine, "up", "wg0", status=1).stderr
+    refused = wgq(machine, "up", "wg0", status=1).stderr
+    assert refused.endswith("`wg0' already exists\n  Take it down first: wgq down wg0\n")
     wgq(machine, "down", "wg0")
     assert "`wg0' is not a WireGuard interface" in wgq(machine, "down", "wg0", status=1).stderr
 
 
 def test_down_of_a_link_that_is_not_wireguards_is_refused(machine: Namespace) -> None:
     write(machine, config(), "up0")
+    assert "It is no WireGuard interface" in wgq(machine, "up", "up0", status=1).stderr
     assert "`up0' is not a WireGuard interface" in wgq(machine, "down", "up0", status=1).stderr
     assert "up0" in links(machine)
 

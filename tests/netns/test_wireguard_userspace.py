@@ -120,6 +120,33 @@ def test_a_failing_program_is_quoted_with_its_status(machine: Namespace, tmp_pat
     assert str(error) == f"{program} could not bring up wg0: it exited with status 3: no such luck"
 
 
+def test_without_a_tun_device_the_error_names_the_containers_option(machine: Namespace) -> None:
+    machine.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
+    assert "docker run --device /dev/net/tun" in refused(lambda: Userspace().start("wireguard-go", "wg0")).remedy
+
+
+@pytest.mark.parametrize("directory", ["there", "missing"])
+def test_without_a_place_for_the_socket_the_error_names_it(machine: Namespace, directory: str) -> None:
+    if directory == "missing":
+        machine.run(["rmdir", "/run/wireguard"])
+    machine.run(["chmod", "0666", "/dev/net/tun"])
+    code = (
+        "from wgquick.system.userspace import Userspace\n"
+        "try: Userspace().start('/bin/false', 'wg0')\n"
+        "except Exception as error: print(error.remedy)"
+    )
+    user = [
+        "setpriv",
+        "--reuid=65534",
+        "--clear-groups",
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    ]
+    remedy = machine.out(*user, "--", sys.executable, "-c", code)
+    place = "/var/run/wireguard" if directory == "there" else "/var/run"
+    assert remedy.startswith(f"This user may not write to {place}: make /var/run/wireguard")
+
+
 def test_a_program_that_a_signal_ended_is_an_error(machine: Namespace, tmp_path: Path) -> None:
     program = script(tmp_path, "kill -SEGV $$")
     assert "signal 11 ended it" in str(refused(lambda: Userspace().start(program, "wg0")))

@@ -37,7 +37,7 @@ def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
 def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name = settings.name
     if host.rtnl.link(name) is not None:
-        raise WgqError(f"`{name}' already exists", remedy=f"Take it down first: wgq down {name}")
+        raise WgqError(f"`{name}' already exists", remedy=_way_with_existing(name, host))
     journal = Journal(host.journal_directory, name)
     _recover(name, journal, host, options, say)
     if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
@@ -53,6 +53,12 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         except (SignalError, KeyboardInterrupt):  # begun anew, as what is gone already is fine; the next is ignored
             run.roll_back()
         raise
+
+
+def _way_with_existing(name: str, host: Host) -> str:
+    if name in host.wireguard.interfaces():
+        return f"Take it down first: wgq down {name}"
+    return "It is no WireGuard interface: rename the file, and so the interface."
 
 
 def _bring_up(settings: Settings, host: Host, options: Options, run: Execution, journal: Journal) -> None:

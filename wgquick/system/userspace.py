@@ -25,6 +25,7 @@ VARIABLE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
 BUNDLED = "wgq-userspace"
 USUAL = "wireguard-go"
 _MODULE = "/sys/module/wireguard"
+_TUN = "/dev/net/tun"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *_ENDING)  # whatever the caller ignores, the daemon should not
 _PATIENCE = 10.0
@@ -182,7 +183,20 @@ class _Start(NamedTuple):
         lines = (line.strip() for line in said.decode(errors="replace").splitlines())
         kept = "; ".join(line for line in lines if line and line[0] not in _BOX)
         said_so = f": {kept}" if kept else ""
-        return OperationError(f"{self.path} could not bring up {self.name}: {reason}{said_so}", errno=code)
+        what = f"{self.path} could not bring up {self.name}: {reason}{said_so}"
+        return OperationError(what, errno=code, remedy=_remedy())
+
+
+def _remedy() -> str:
+    """What every implementation needs of the machine and does not find, as in many containers."""
+    if not os.path.exists(_TUN):
+        return f"There is no {_TUN}: `modprobe tun', or in a container: docker run --device {_TUN}."
+    if not os.access(_TUN, os.R_OK | os.W_OK, effective_ids=True):
+        return f"This user may not open {_TUN}."
+    place = uapi.DIRECTORY if os.path.isdir(uapi.DIRECTORY) else os.path.dirname(uapi.DIRECTORY)
+    if not os.access(place, os.W_OK, effective_ids=True):
+        return f"This user may not write to {place}: make {uapi.DIRECTORY}, for control sockets, the user's."
+    return ""
 
 
 def _inheritable() -> list[int]:
