@@ -1,0 +1,36 @@
+"""A daemon whose clocks are set while it runs, and nobody else's: by a library that is preloaded into it."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import subprocess
+from pathlib import Path
+
+from tests.interop.pairs import WGQ
+
+_AHEAD = struct.Struct("=qq")
+SOURCE = Path(__file__).parent / "clock.c"
+
+
+class Clocks:
+    """The time of day and the time since boot, as one daemon of ours has them.
+
+    `program` is what a pair's end is started with.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        library, ahead = directory / "clock.so", directory / "ahead"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, SOURCE], check=True)
+        ahead.write_bytes(bytes(_AHEAD.size))
+        with ahead.open("r+b") as file:
+            self._ahead = mmap.mmap(file.fileno(), _AHEAD.size)
+        self.program = f"env LD_PRELOAD={library} CLOCKS_AHEAD={ahead} {WGQ}"
+
+    def advance(self, day: int = 0, age: int = 0) -> None:
+        """Set the time of day forward, or back, by so many seconds, and let so many have gone by since boot.
+
+        The latter is how a session grows old: as by a machine's sleep.
+        """
+        was = _AHEAD.unpack(self._ahead)
+        _AHEAD.pack_into(self._ahead, 0, was[0] + day, was[1] + age)
