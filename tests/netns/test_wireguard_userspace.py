@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -43,6 +44,15 @@ def refused(function: Callable[[], object]) -> OperationError:
     return caught.value
 
 
+def descriptors(process: int) -> dict[str, str]:
+    """What a process has open by number, less what it closes meanwhile."""
+    found: dict[str, str] = {}
+    for entry in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[entry.name] = str(entry.readlink())
+    return found
+
+
 def test_after_start_the_link_and_the_socket_are_there(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
     link = RtNetlink().link("wg0")
@@ -59,7 +69,7 @@ def test_the_daemon_has_a_session_of_its_own_and_nothing_of_ours_open(machine: N
         (daemon,) = machine.processes()
         assert os.getsid(daemon) != os.getsid(0)
         assert os.getpgid(daemon) != os.getpgid(0)
-        opened = {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{daemon}/fd").iterdir()}
+        opened = descriptors(daemon)
         assert str(leak) not in opened
         assert [opened.get(number) for number in "012"] == ["/dev/null"] * 3
     finally:
