@@ -1,4 +1,4 @@
-"""A clock set back and forth by hours under a running tunnel: handshakes go on, and a gigabyte arrives."""
+"""A gigabyte arrives though a clock is set back and forth by hours under it, or hours go by meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.interop.clocks import Clocks
 from tests.interop.elders import REJECT_AFTER, REKEY_AFTER
 from tests.interop.pairs import GO, WGQ, End, pair, until
-from tests.interop.traffic import Transfer
+from tests.interop.traffic import Transfer, bulk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,3 +80,20 @@ def test_a_gigabyte_arrives_though_an_end_is_started_again_with_its_clock_hours_
             clocks.advance(-3 * HOUR)
             ours.start()
             ours.configure(theirs.peer(version=4))
+
+
+def test_a_gigabyte_arrives_while_two_hours_of_rekeys_go_by_and_they_leave_no_memory_behind(clocks: Clocks) -> None:
+    times = 60
+    with pair(clocks.program, clocks.program) as (left, right):
+        bulk(left, right, 256 * MIB)
+        for end in (left, right):
+            end.count_messages()
+        before = left.resident(), right.resident()
+        with Transfer(left, right, GIB, rate=100 * MIB) as transfer:
+            for number in range(times):
+                transfer.reaches(number / times)
+                clocks.advance(age=REKEY_AFTER + 1)
+                until(partial(answered, right, number + 1), "an answer to the new handshake", 3)
+        assert left.sent("initiation") == times
+        for end, was in zip((left, right), before, strict=True):
+            assert end.resident() < was + 500_000

@@ -136,13 +136,17 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         yield left, right
 
 
-def test_a_transfer_outlives_changes_of_either_address(ends: Ends) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_transfer_outlives_changes_of_either_address(ends: Ends, version: int) -> None:
     left, right = ends
+    left.set_peer(right, "endpoint", right.endpoint(version))
+    left.ping(right)
+    network, length = ("192.0.2.", "24") if version == 4 else ("2001:db8::", "64 nodad")
     with Transfer(left, right, GIB) as transfer:
         for share, end in ((0.2, left), (0.5, right), (0.7, left)):
             transfer.reaches(share)
-            new = f"192.0.2.{int(share * 100) + end.number}"
-            end.ip(f"addr flush dev {WIRE} scope global", f"addr add {new}/24 dev {WIRE}")
+            new = f"{network}{int(share * 100) + end.number}"
+            end.ip(f"addr flush dev {WIRE} scope global", f"addr add {new}/{length} dev {WIRE}")
 
 
 @pytest.mark.parametrize("link", [WIRE, LINK])
