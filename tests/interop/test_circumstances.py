@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, pair, until
+from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,3 +176,62 @@ def numbers_received(left: End, right: End, count: int) -> list[int]:
             while not numbers or numbers[-1] != count - 1:
                 numbers.append(int.from_bytes(receiving.recv(999)[:4], "big"))
         return numbers
+
+
+def gone() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def full() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@contextlib.contextmanager
+def stalled() -> Iterator[int]:
+    """A pipe that is full, and that nobody reads."""
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "wb") as filled:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writing, bytes(4096)):
+                pass
+        os.set_blocking(writing, True)
+        yield filled.fileno()
+
+
+@contextlib.contextmanager
+def closing(descriptor: int) -> Iterator[int]:
+    with open(descriptor, "wb", buffering=0):
+        yield descriptor
+
+
+LOGS = {"gone": lambda: closing(gone()), "full": lambda: closing(full()), "stalled": stalled}
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_log_that_nobody_takes_costs_the_log_alone(log: str) -> None:
+    with machines(WGQ, GO) as (left, right), LOGS[log]() as stderr:
+        join(left, right)
+        daemon = left.machine.popen([WGQ, "-f", "-v", LINK], stderr=stderr)
+        until(lambda: left.machine.run(["test", "-S", SOCKET], check=False).returncode == 0, "started")
+        right.start()
+        right.configure(left.peer())
+        left.configure(right.peer(version=4))
+        left.ping(right)
+        assert refused(left)
+        assert daemon.poll() is None
+
+
+def refused(end: End) -> bool:
+    return end.request("set=1\nunknown=1\n\n") == f"errno=-{errno.EINVAL}\n\n"
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--version"], ["--features"], ["--fast"], [LINK]])
+@pytest.mark.parametrize("streams", ["gone", "full"])
+def test_what_it_says_to_nobody_ends_in_a_status_and_no_crash(streams: str, options: list[str]) -> None:
+    with machines(WGQ, GO) as (end, _), LOGS[streams]() as stream:
+        end.machine.run(["ip", "link", "add", LINK, "type", "veth"])
+        started = end.machine.popen([WGQ, *options], stdout=stream, stderr=stream)
+        assert started.wait(10) in (1, 2)

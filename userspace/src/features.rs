@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::aead::Cipher;
 use crate::device::Device;
+use crate::log;
 use crate::tun::{Offloads, Tun};
 use crate::uapi::server::DIRECTORY;
 use crate::udp::Sockets;
@@ -53,15 +54,10 @@ fn ask(interface: &str) -> std::io::Result<String> {
 /// Prints them.
 pub fn show(interface: Option<&str>) -> ExitCode {
     match interface.map_or_else(of_kernel, ask) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => log::to_stdout(&text),
         Err(e) => {
-            eprintln!(
-                "wgq-userspace: cannot tell the features of {}: {e}",
-                interface.unwrap_or("this kernel")
-            );
+            let whose = interface.unwrap_or("this kernel");
+            log::to_stderr(format_args!("cannot tell the features of {whose}: {e}"));
             ExitCode::FAILURE
         }
     }

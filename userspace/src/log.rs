@@ -1,8 +1,13 @@
 //! Messages to the user: to standard error in the foreground, to syslog otherwise; rarely, and never a key.
 
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
+use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::sys::{poll, pollfd};
 
 /// Messages in a second; more are counted and dropped.
 const MAX_PER_SECOND: u32 = 20;
@@ -73,7 +78,27 @@ fn write(level: Level, message: std::fmt::Arguments<'_>) {
     });
     // The caller's, until the start is over.
     if !told {
-        eprintln!("wgq-userspace: ({}) {message}", log.interface);
+        to_stderr(format_args!("({}) {message}", log.interface));
+    }
+}
+
+/// Says it if anyone listens: a tunnel neither ends nor waits because the reader is gone, the disk full or the terminal
+/// stopped, as it would by `eprintln!`.
+pub fn to_stderr(message: std::fmt::Arguments<'_>) {
+    let mut stderr = [pollfd(&std::io::stderr(), libc::POLLOUT)];
+    if poll(&mut stderr, Some(Duration::ZERO)).is_ok() && stderr[0].revents & libc::POLLOUT != 0 {
+        let _ = std::io::stderr().write_all(format!("wgq-userspace: {message}\n").as_bytes());
+    }
+}
+
+/// What the user has asked to be shown.
+pub fn to_stdout(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            to_stderr(format_args!("cannot write to standard output: {e}"));
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use wgq_userspace::{features, start, tun};
+use wgq_userspace::{features, log, start, tun};
 
 const HELP: &str = "\
 Usage: wgq-userspace [-f] [-v] [--] INTERFACE
@@ -64,18 +64,15 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
 
 fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
-        Ok(Command::Help) => print!("{HELP}"),
-        Ok(Command::Version) => println!("wgq-userspace {}", env!("CARGO_PKG_VERSION")),
-        Ok(Command::Features(interface)) => return features::show(interface.as_deref()),
-        Ok(Command::Run { interface, foreground, verbose }) => {
-            return start::run(&interface, foreground, verbose);
-        }
+        Ok(Command::Help) => log::to_stdout(HELP),
+        Ok(Command::Version) => log::to_stdout(concat!("wgq-userspace ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Features(interface)) => features::show(interface.as_deref()),
+        Ok(Command::Run { interface, foreground, verbose }) => start::run(&interface, foreground, verbose),
         Err(message) => {
-            eprintln!("wgq-userspace: {message}");
-            return ExitCode::from(2);
+            log::to_stderr(format_args!("{message}"));
+            ExitCode::from(2)
         }
     }
-    ExitCode::SUCCESS
 }
 
 #[cfg(test)]

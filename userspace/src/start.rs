@@ -77,7 +77,7 @@ fn wait(interface: &str, mut pipe: UnixStream) -> ExitCode {
 const READY: &str = "ready";
 
 fn fail(interface: &str, error: &io::Error) -> ExitCode {
-    eprintln!("wgq-userspace: cannot create {interface}: {error}");
+    log::to_stderr(format_args!("cannot create {interface}: {error}"));
     ExitCode::FAILURE
 }
 

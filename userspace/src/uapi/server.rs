@@ -89,8 +89,15 @@ fn is_dying(mut stream: &UnixStream) -> bool {
 
 impl Server {
     pub fn new(interface: &str) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
         let path = Path::new(DIRECTORY).join(format!("{interface}.sock"));
+        Self::listen(path.clone()).map_err(|e| match e.raw_os_error() {
+            Some(_) => io::Error::new(e.kind(), format!("cannot make {}: {e}", path.display())),
+            None => e,
+        })
+    }
+
+    fn listen(path: PathBuf) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
         remove_stale(&path)?;
         let listener = bind(&path)?;
         listener.set_nonblocking(true)?;
