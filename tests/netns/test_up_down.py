@@ -514,6 +514,15 @@ def test_down_leaves_nothing_in_run(machine: Namespace) -> None:
     assert set(machine.out("find", "/run").split()) == before | {"/run/wgq"}
 
 
+def test_down_takes_the_lock_file_of_a_killed_run_along(machine: Namespace) -> None:
+    before = set(machine.out("find", "/run").split())
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    machine.run(["touch", f"{os.path.dirname(journals(machine).strip())}/lock"])
+    wgq(machine, "down", "wg0")
+    assert set(machine.out("find", "/run").split()) == before | {"/run/wgq"}
+
+
 def test_a_table_that_the_host_does_not_know_is_refused_before_anything_is_touched(machine: Namespace) -> None:
     write(machine, config("Table = Off"))
     refused = wgq(machine, "up", "wg0", status=1)

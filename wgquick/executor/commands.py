@@ -144,7 +144,8 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
     if faults and host.rtnl.link(name) is not None:
         raise unfinished
-    _forget(journal, keep=bool(faults))
+    with host.lock():  # whose file a run that was killed may have left: now it goes too
+        _forget(journal, keep=bool(faults))
     try:
         run.apply(departure.after)
     except HookError:
