@@ -17,7 +17,7 @@ use crate::udp::{Endpoint, Sockets};
 type Reply = [u8; COOKIE_REPLY_LEN];
 
 /// Where more replies than this are asked for in a second, from senders that are as likely made up, sources have turns:
-/// each reply is a send of its own, and all of them together would cost the peers a good part of their rate.
+/// each reply is a send of its own, which costs the peers some of their rate and whoever really has the address a message.
 const REPLIES_PER_SECOND: u64 = 16 << 10;
 const COUNTED_MS: u64 = 1000;
 
