@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import threading
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair, until
+from tests.interop.refusals import refusing
+from tests.interop.traffic import bulk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,3 +238,16 @@ def test_what_it_says_to_nobody_ends_in_a_status_and_no_crash(streams: str, opti
         end.machine.run(["ip", "link", "add", LINK, "type", "veth"])
         started = end.machine.popen([WGQ, *options], stdout=stream, stderr=stream)
         assert started.wait(10) in (1, 2)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EMSGSIZE, errno.EINVAL])
+def test_a_large_send_that_the_kernel_refuses_goes_out_in_pieces_for_good_where_it_lacks_offload(
+    error: int,
+) -> None:
+    with pair(refusing(error, 30, WGQ), GO) as (left, right):
+        left.ping(right)
+        bulk(left, right, 8 << 20)
+        large = re.search("large UDP sends to peers: (.*)", left.machine.out(WGQ, "--features", LINK))
+        assert large is not None
+        assert large[1] == ("no" if error == errno.EIO else "yes")
+        bulk(left, right, 8 << 20)
