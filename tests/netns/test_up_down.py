@@ -515,8 +515,8 @@ def test_down_leaves_nothing_in_run(machine: Namespace) -> None:
 
 
 def test_down_takes_the_lock_file_of_a_killed_run_along(machine: Namespace) -> None:
-    before = set(machine.out("find", "/run").split())
     write(machine, config())
+    before = set(machine.out("find", "/run").split())
     wgq(machine, "up", "wg0")
     machine.run(["touch", f"{os.path.dirname(journals(machine).strip())}/lock"])
     wgq(machine, "down", "wg0")
