@@ -1,7 +1,7 @@
 //! ChaCha20-Poly1305 (RFC 8439) for data messages, many of them by one call.
 //!
-//! One packet after the other goes through ring. Where the processor has AVX-512 with IFMA, up to sixteen packets of a
-//! session go through [`wide`] side by side, a packet to a lane: no packet is too short to fill the vectors then.
+//! One packet after the other goes through ring. Where the processor has AVX-512 with IFMA, or AVX2 with BMI2, up to
+//! sixteen packets of a session go through [`wide`] side by side: no packet is too short to fill the vectors then.
 
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -10,13 +10,12 @@ use std::sync::OnceLock;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
+use crate::log;
+
 /// The length of the tag that follows each packet.
 pub const TAG_LEN: usize = 16;
 /// How many messages gain from being handed over at once.
 pub const MANY: usize = 16;
-/// How many at least gain from [`wide`]: fewer leave too many lanes empty.
-#[cfg(target_arch = "x86_64")]
-const FEW: usize = 3;
 
 /// Where a message lies in a buffer: so many bytes of packet, then the tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,38 +30,68 @@ pub struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
     Ring,
-    Wide,
+    Avx2,
+    Avx512,
 }
 
 impl Cipher {
+    /// All, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Ring];
+
     /// The fastest one that this processor has, or the one that `WGQ_CIPHER` asks for: settled once for the process.
     pub fn chosen() -> Self {
         static CHOSEN: OnceLock<Cipher> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
-            let asked = std::env::var_os("WGQ_CIPHER");
-            if asked.is_some_and(|name| name == "ring") || !wide_is_possible() {
-                Self::Ring
-            } else {
-                Self::Wide
-            }
+            let Some(asked) = std::env::var_os("WGQ_CIPHER") else {
+                return Self::fastest();
+            };
+            asked.to_str().and_then(Self::asked).unwrap_or_else(|| {
+                log::error(format_args!(
+                    "WGQ_CIPHER={} is none of ring, avx2 and avx512 that this processor has: going on with {}",
+                    asked.display(),
+                    Self::fastest().name(),
+                ));
+                Self::fastest()
+            })
         })
+    }
+
+    fn fastest() -> Self {
+        Self::ALL.into_iter().find(|cipher| cipher.is_possible()).unwrap_or(Self::Ring)
+    }
+
+    /// The one of that name in `WGQ_CIPHER`, if this processor has it.
+    fn asked(name: &str) -> Option<Self> {
+        let cipher = match name {
+            "ring" => Self::Ring,
+            "avx2" => Self::Avx2,
+            "avx512" => Self::Avx512,
+            _ => return None,
+        };
+        cipher.is_possible().then_some(cipher)
+    }
+
+    /// Whether this processor has the instructions.
+    pub fn is_possible(self) -> bool {
+        self == Self::Ring || wide_is_possible(self)
     }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Ring => "ring",
-            Self::Wide => "AVX-512, 16 packets side by side",
+            Self::Avx2 => "AVX2, 2 packets side by side",
+            Self::Avx512 => "AVX-512, 16 packets side by side",
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn wide_is_possible() -> bool {
-    wide::is_possible()
+fn wide_is_possible(cipher: Cipher) -> bool {
+    wide::is_possible(cipher)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn wide_is_possible() -> bool {
+fn wide_is_possible(_: Cipher) -> bool {
     false
 }
 
@@ -87,7 +116,7 @@ impl Key {
         Self {
             one: LessSafeKey::new(one),
             #[cfg(target_arch = "x86_64")]
-            many: (cipher == Cipher::Wide).then(|| wide::Key::new(key)).flatten(),
+            many: wide::Key::new(key, cipher),
         }
     }
 
@@ -97,7 +126,7 @@ impl Key {
     pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
         for messages in messages.chunks(MANY) {
             #[cfg(target_arch = "x86_64")]
-            if let Some(key) = self.many.as_ref().filter(|_| messages.len() >= FEW) {
+            if let Some(key) = self.many.as_ref().filter(|key| key.suits(messages)) {
                 key.seal(buffer, messages);
                 continue;
             }
@@ -122,7 +151,7 @@ impl Key {
     pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
         assert!(messages.len() <= MANY, "more messages than bits");
         #[cfg(target_arch = "x86_64")]
-        if let Some(key) = self.many.as_ref().filter(|_| messages.len() >= FEW) {
+        if let Some(key) = self.many.as_ref().filter(|key| key.suits(messages)) {
             return key.open(buffer, messages);
         }
         let opened = messages.iter().map(|message| self.open_one(buffer, message));
@@ -132,5 +161,19 @@ impl Key {
     fn open_one(&self, buffer: &mut [u8], message: &Message) -> bool {
         let bytes = &mut buffer[message.at..message.at + message.len + TAG_LEN];
         self.one.open_in_place(nonce(message.counter), Aad::empty(), bytes).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cipher_is_asked_for_by_its_name_and_only_where_the_processor_has_it() {
+        assert_eq!(Cipher::asked("ring"), Some(Cipher::Ring));
+        for (name, cipher) in [("avx2", Cipher::Avx2), ("avx512", Cipher::Avx512)] {
+            assert_eq!(Cipher::asked(name), cipher.is_possible().then_some(cipher));
+        }
+        assert!(["", "AVX2", "rings", "avx"].into_iter().all(|name| Cipher::asked(name).is_none()));
     }
 }

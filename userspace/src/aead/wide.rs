@@ -1,40 +1,68 @@
-//! ChaCha20-Poly1305 with AVX-512: `ChaCha20` computes sixteen blocks at once, of whichever packets, and Poly1305 eight
-//! packets at once, each in a lane of its own with its own key.
+//! ChaCha20-Poly1305 of several packets side by side, which leaves no vector half empty, however short they are.
 //!
 //! No branch and no address depends on a key or on a packet's bytes, only on lengths and counters, which are public.
 
-mod chacha20;
-mod poly1305;
+mod avx2;
+mod avx512;
 
 use subtle::ConstantTimeEq;
 
-use super::{MANY, Message, TAG_LEN};
+use super::{Cipher, MANY, Message, TAG_LEN};
+
+/// The length of a block of `ChaCha20`.
+const BLOCK: usize = 64;
+/// "expand 32-byte k": RFC 8439, section 2.3.
+const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+/// The bits that section 2.5 leaves in `r`.
+const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
+
+type Tags = [[u8; TAG_LEN]; MANY];
+
+/// Encrypts or decrypts within a buffer, and computes the tags.
+type Apply = unsafe fn(&[u32; 8], &mut [u8], &[Message]) -> Tags;
 
 /// Whether this processor has the instructions.
-pub fn is_possible() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512ifma")
+pub fn is_possible(cipher: Cipher) -> bool {
+    match cipher {
+        Cipher::Ring => false,
+        Cipher::Avx2 => avx2::is_possible(),
+        Cipher::Avx512 => avx512::is_possible(),
+    }
 }
 
-/// The key's words; that there is one shows that the instructions are there too.
-pub struct Key([u32; 8]);
+/// The key's words and what works with them; that there is one shows that the instructions are there too.
+pub struct Key {
+    words: [u32; 8],
+    /// How many messages at least are faster so: fewer leave too many lanes empty.
+    few: usize,
+    /// How long messages at most are faster so.
+    longest: usize,
+    seal: Apply,
+    open: Apply,
+}
 
 impl Key {
-    pub fn new(key: &[u8; 32]) -> Option<Self> {
-        let words = key.as_chunks::<4>().0;
-        is_possible().then(|| Self(std::array::from_fn(|i| u32::from_le_bytes(words[i]))))
+    pub fn new(key: &[u8; 32], cipher: Cipher) -> Option<Self> {
+        let bytes = key.as_chunks::<4>().0;
+        let words = std::array::from_fn(|i| u32::from_le_bytes(bytes[i]));
+        is_possible(cipher).then_some(match cipher {
+            Cipher::Avx512 => {
+                Self { words, few: 3, longest: usize::MAX, seal: avx512::seal, open: avx512::open }
+            }
+            _ => Self { words, few: 8, longest: 2048, seal: avx2::seal, open: avx2::open },
+        })
+    }
+
+    /// Whether so many and so long messages are faster so than one by one.
+    pub fn suits(&self, messages: &[Message]) -> bool {
+        messages.len() >= self.few && messages.iter().all(|message| message.len <= self.longest)
     }
 
     /// As [`super::Key::seal`], for at most [`MANY`] messages.
     pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
         check(buffer, messages);
-        let mut one_time = [[0; 64]; MANY];
-        // SAFETY: a `Key` is only made where the processor has the instructions.
-        let tags = unsafe {
-            chacha20::apply(&self.0, buffer, messages, Some(&mut one_time), true);
-            poly1305::tags(&one_time, buffer, messages)
-        };
+        // SAFETY: a `Key` is only made where the processor has the instructions, and the messages lie within the buffer.
+        let tags = unsafe { (self.seal)(&self.words, buffer, messages) };
         for (message, tag) in messages.iter().zip(tags) {
             buffer[message.at + message.len..][..TAG_LEN].copy_from_slice(&tag);
         }
@@ -43,14 +71,8 @@ impl Key {
     /// As [`super::Key::open`].
     pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
         check(buffer, messages);
-        let mut one_time = [[0; 64]; MANY];
-        // SAFETY: a `Key` is only made where the processor has the instructions.
-        let tags = unsafe {
-            chacha20::apply(&self.0, buffer, messages, Some(&mut one_time), false);
-            let tags = poly1305::tags(&one_time, buffer, messages);
-            chacha20::apply(&self.0, buffer, messages, None, true);
-            tags
-        };
+        // SAFETY: as in `seal`.
+        let tags = unsafe { (self.open)(&self.words, buffer, messages) };
         let mut authentic = 0;
         for (bit, (message, tag)) in messages.iter().zip(tags).enumerate() {
             let theirs = &buffer[message.at + message.len..][..TAG_LEN];
@@ -74,7 +96,7 @@ mod tests {
     use ::poly1305::universal_hash::{KeyInit, UniversalHash};
     use proptest::prelude::*;
 
-    use super::super::{Cipher, Key as AnyKey};
+    use super::super::Key as AnyKey;
     use super::*;
 
     /// Messages of these lengths one after the other, with a gap between that nothing may touch.
@@ -87,32 +109,48 @@ mod tests {
         ((0..at + 7).map(|i| (i * 7) as u8).collect(), messages)
     }
 
-    /// Where the processor lacks the instructions, both are ring's: there the module is never used either.
-    fn keys(key: u8) -> (AnyKey, AnyKey) {
-        let wide = AnyKey::new(&[key; 32], Cipher::Wide);
-        assert_eq!(wide.many.is_some(), is_possible());
-        (AnyKey::new(&[key; 32], Cipher::Ring), wide)
+    const WIDE: [Cipher; 2] = [Cipher::Avx2, Cipher::Avx512];
+
+    /// Ring's, and each of ours that the processor has, which takes even a single message itself here.
+    fn keys(key: [u8; 32]) -> (AnyKey, Vec<AnyKey>) {
+        let ours = WIDE.into_iter().filter(|&cipher| is_possible(cipher)).map(|cipher| {
+            let mut ours = AnyKey::new(&key, cipher);
+            let many = ours.many.as_mut().unwrap();
+            (many.few, many.longest) = (1, usize::MAX);
+            ours
+        });
+        (AnyKey::new(&key, Cipher::Ring), ours.collect())
+    }
+
+    fn tag_elsewhere(one_time: &[u8], packet: &[u8]) -> Vec<u8> {
+        let mut reference = ::poly1305::Poly1305::new(one_time.into());
+        reference.update_padded(packet);
+        reference.update_padded(&(u128::from(packet.len() as u64) << 64).to_le_bytes());
+        reference.finalize().to_vec()
     }
 
     proptest! {
         #[test]
         fn it_seals_and_opens_as_ring_does(
             lens in prop::collection::vec(prop_oneof![0..70usize, 0..1500usize, Just(1440)], 1..40),
-            first in prop_oneof![Just(0), Just(u64::from(u32::MAX) - 3), any::<u64>()],
-            key in any::<u8>(),
+            first in prop_oneof![Just(0), Just(u64::from(u32::MAX) - 3), Just(u64::MAX - 3), any::<u64>()],
+            key in any::<[u8; 32]>(),
         ) {
             let (one, many) = keys(key);
             let (plain, messages) = laid_out(&lens, first);
-            let (mut ours, mut theirs) = (plain.clone(), plain.clone());
+            let mut theirs = plain.clone();
             one.seal(&mut theirs, &messages);
-            many.seal(&mut ours, &messages);
-            prop_assert_eq!(&ours, &theirs);
-            for messages in messages.chunks(MANY) {
-                prop_assert_eq!(many.open(&mut ours, messages), u16::MAX >> (MANY - messages.len()));
-            }
-            for message in &messages {
-                let packet = message.at..message.at + message.len;
-                prop_assert_eq!(&ours[packet.clone()], &plain[packet]);
+            for many in many {
+                let mut ours = plain.clone();
+                many.seal(&mut ours, &messages);
+                prop_assert_eq!(&ours, &theirs);
+                for messages in messages.chunks(MANY) {
+                    prop_assert_eq!(many.open(&mut ours, messages), u16::MAX >> (MANY - messages.len()));
+                }
+                for message in &messages {
+                    let packet = message.at..message.at + message.len;
+                    prop_assert_eq!(&ours[packet.clone()], &plain[packet]);
+                }
             }
         }
 
@@ -121,15 +159,17 @@ mod tests {
             lens in prop::collection::vec(0..200usize, 1..=MANY),
             changes in prop::collection::vec((any::<prop::sample::Index>(), 1..=255u8), 0..6),
         ) {
-            let (one, many) = keys(9);
-            let (mut ours, messages) = laid_out(&lens, 1);
-            one.seal(&mut ours, &messages);
+            let (one, many) = keys([9; 32]);
+            let (mut sealed, messages) = laid_out(&lens, 1);
+            one.seal(&mut sealed, &messages);
             for (at, change) in changes {
-                let at = at.index(ours.len());
-                ours[at] ^= change;
+                let at = at.index(sealed.len());
+                sealed[at] ^= change;
             }
-            let mut theirs = ours.clone();
-            prop_assert_eq!(many.open(&mut ours, &messages), one.open(&mut theirs, &messages));
+            let theirs = one.open(&mut sealed.clone(), &messages);
+            for many in many {
+                prop_assert_eq!(many.open(&mut sealed.clone(), &messages), theirs);
+            }
         }
 
         #[test]
@@ -146,16 +186,33 @@ mod tests {
             });
             let (mut buffer, messages) = laid_out(&lens, 0);
             buffer.fill(fill);
-            if !is_possible() {
-                return Ok(());
+            let packets = messages.iter().map(|message| &buffer[message.at..message.at + message.len]);
+            let theirs: Vec<_> = packets.clone().map(|packet| tag_elsewhere(&one_time[0][..32], packet)).collect();
+            let general: Vec<_> = packets.map(|packet| avx2::poly1305::tag(&one_time[0], packet).to_vec()).collect();
+            prop_assert_eq!(&general, &theirs);
+            if avx512::is_possible() {
+                // SAFETY: the messages lie within the buffer, and the instructions are there.
+                let tags = unsafe { avx512::poly1305::tags(&one_time, &buffer, &messages) };
+                for (tag, theirs) in tags.iter().zip(theirs) {
+                    prop_assert_eq!(&tag[..], &theirs[..]);
+                }
             }
-            // SAFETY: the messages lie within the buffer, and the instructions are there.
-            let tags = unsafe { poly1305::tags(&one_time, &buffer, &messages) };
-            for (message, tag) in messages.iter().zip(tags) {
-                let mut reference = ::poly1305::Poly1305::new(one_time[0][..32].into());
-                reference.update_padded(&buffer[message.at..message.at + message.len]);
-                reference.update_padded(&(u128::from(message.len as u64) << 64).to_le_bytes());
-                prop_assert_eq!(&reference.finalize()[..], &tag[..]);
+        }
+    }
+
+    #[test]
+    fn a_changed_bit_of_any_tag_is_noticed_and_of_no_other_message() {
+        let (one, many) = keys([5; 32]);
+        let (mut sealed, messages) =
+            laid_out(&[0, 1, 15, 16, 17, 63, 64, 65, 96, 127, 128, 1420, 1424, 2, 33, 0], 7);
+        one.seal(&mut sealed, &messages);
+        for (many, (which, message)) in
+            many.iter().flat_map(|many| messages.iter().enumerate().map(move |m| (many, m)))
+        {
+            for bit in 0..8 * TAG_LEN {
+                let mut changed = sealed.clone();
+                changed[message.at + message.len + bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(many.open(&mut changed, &messages), !(1 << which), "message {which}, bit {bit}");
             }
         }
     }

@@ -10,8 +10,9 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
-use super::super::{MANY, Message, TAG_LEN};
 use super::chacha20::quarters_transposed;
+use crate::aead::wide::CLAMP;
+use crate::aead::{MANY, Message, TAG_LEN};
 
 const LANES: usize = 8;
 const BLOCK: usize = 16;
@@ -19,8 +20,6 @@ const MASK_44: u64 = (1 << 44) - 1;
 const MASK_42: u64 = (1 << 42) - 1;
 /// The bit above each block, in the highest limb.
 const HIGH_BIT: u64 = 1 << (128 - 88);
-/// The bits that section 2.5 clears in `r`.
-const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
 
 type Limbs = [__m512i; 3];
 

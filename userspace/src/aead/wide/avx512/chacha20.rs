@@ -6,13 +6,11 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
 };
 
-use super::super::{MANY, Message};
+use crate::aead::wide::{BLOCK, CONSTANTS};
+use crate::aead::{MANY, Message};
 
-const BLOCK: usize = 64;
 /// Two registers of sixteen lanes each: the second fills the cycles that the first waits for its own results.
 const LANES: usize = 32;
-/// "expand 32-byte k".
-const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// What the sixteen blocks of one computation are for.
 struct Lanes {
