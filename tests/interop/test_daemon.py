@@ -319,6 +319,26 @@ def test_what_root_may_configure_can_be_configured_without_its_privileges() -> N
         left.ping(right)
 
 
+@pytest.mark.parametrize(("level", "lines"), [("silent", 0), ("error", 1), ("verbose", 1)])
+def test_what_the_kernel_grants_is_logged_once_at_the_start(machine: Namespace, level: str, lines: int) -> None:
+    environment = {**os.environ, "LOG_LEVEL": level}
+    daemon = machine.popen([WGQ, "-f", LINK], stderr=subprocess.PIPE, env=environment)
+    until(lambda: has_socket(machine), "started")
+    features = machine.out(WGQ, "--features", LINK).splitlines()
+    machine.run(["ip", "link", "set", LINK, "up"])
+    machine.run(["ip", "link", "set", LINK, "down"])
+    machine.run(["ip", "link", "set", LINK, "up"])
+    until(lambda: machine.out(WGQ, "--features", LINK).splitlines() != features, "the link is up")
+    features = machine.out(WGQ, "--features", LINK).splitlines()
+    daemon.terminate()
+    logged = daemon.communicate(timeout=5)[1].decode().splitlines()
+    assert sum("; ".join(features) in line for line in logged) == lines, logged
+
+
+def test_a_start_in_the_background_says_nothing_to_the_caller(machine: Namespace) -> None:
+    assert machine.run([WGQ, LINK]).stderr == ""
+
+
 def test_no_key_is_ever_logged(machine: Namespace) -> None:
     private, preshared, peer = private_key(), private_key(), private_key()
     daemon = machine.popen([WGQ, "-f", "-v", LINK], stderr=subprocess.PIPE)

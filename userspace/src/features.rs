@@ -32,6 +32,12 @@ pub fn of_device(device: &Device) -> String {
     lines(device.tun.offloads, device.sockets().map(|sockets| sockets.segments()))
 }
 
+/// Those of a device that is about to start, in one line.
+pub fn at_start(tun: &Tun) -> String {
+    let sockets = Sockets::bind(0, 0).ok();
+    lines(tun.offloads, sockets.map(|sockets| sockets.segments())).trim_end().replace('\n', "; ")
+}
+
 /// Those that this kernel grants, found out with a device that is gone again at once.
 fn of_kernel() -> std::io::Result<String> {
     let (tun, _) = Tun::open("wgqprobe%d")?;

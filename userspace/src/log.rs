@@ -62,22 +62,30 @@ fn within_rate() -> bool {
     COUNT.fetch_add(1, Relaxed) < MAX_PER_SECOND
 }
 
-fn write(level: Level, message: std::fmt::Arguments<'_>) {
-    let Some(log) = LOG.get().filter(|log| level <= log.level) else {
+/// The severities of syslog(3) that are used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Severity {
+    Error = 3,
+    Notice = 5,
+    Debug = 7,
+}
+
+fn write(severity: Severity, message: std::fmt::Arguments<'_>) {
+    let least = if severity == Severity::Debug { Level::Verbose } else { Level::Error };
+    let Some(log) = LOG.get().filter(|log| least <= log.level) else {
         return;
     };
     if !within_rate() {
         return;
     }
     let told = log.syslog.as_ref().is_some_and(|socket| {
-        // Facility daemon (3): error (3) or debug (7).
-        let priority = 24 + if level == Level::Error { 3 } else { 7 };
+        let priority = (libc::LOG_DAEMON as u32) | severity as u32;
         let line =
             format!("<{priority}>wgq-userspace[{}]: ({}) {message}", std::process::id(), log.interface);
         socket.send_to(line.as_bytes(), SYSLOG).is_ok()
     });
-    // The caller's, until the start is over.
-    if !told {
+    // The caller's, until the start is over; it has asked for nothing but a tunnel.
+    if !told && (log.syslog.is_none() || severity != Severity::Notice) {
         to_stderr(format_args!("({}) {message}", log.interface));
     }
 }
@@ -103,9 +111,14 @@ pub fn to_stdout(text: &str) -> ExitCode {
 }
 
 pub fn error(message: std::fmt::Arguments<'_>) {
-    write(Level::Error, message);
+    write(Severity::Error, message);
+}
+
+/// For the log even without `LOG_LEVEL=verbose`.
+pub fn notice(message: std::fmt::Arguments<'_>) {
+    write(Severity::Notice, message);
 }
 
 pub fn verbose(message: std::fmt::Arguments<'_>) {
-    write(Level::Verbose, message);
+    write(Severity::Debug, message);
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::control::{self, Control, End, Load};
 use crate::device::Device;
+use crate::features;
 use crate::inbound::Inbound;
 use crate::log::{self, Level};
 use crate::outbound::Outbound;
@@ -156,7 +157,7 @@ fn open_device(interface: &str) -> io::Result<Device> {
     let (tun, name) = Tun::open(interface)?;
     let link = Link::new(&name)?;
     link.set_mtu(DEFAULT_MTU)?;
-    log::verbose(format_args!("offloads of the TUN device: {:?}", tun.offloads));
+    log::notice(format_args!("{}", features::at_start(&tun)));
     sandbox::prepare();
     let binder = Binder::start(STACK_BYTES)?;
     sandbox::keep_capabilities(&[sandbox::CAP_NET_ADMIN])?;
