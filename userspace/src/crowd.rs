@@ -18,7 +18,7 @@ type Reply = [u8; COOKIE_REPLY_LEN];
 
 /// Where more replies than this are asked for in a second, from senders that are as likely made up, sources have turns:
 /// each reply is a send of its own, which costs the peers some of their rate and whoever really has the address a message.
-const REPLIES_PER_SECOND: u64 = 16 << 10;
+const REPLIES_PER_SECOND: u64 = 32 << 10;
 const COUNTED_MS: u64 = 1000;
 
 /// Whose turn it is to be answered. It changes as often as an initiation is repeated, so that nobody who does so is
@@ -140,7 +140,7 @@ mod tests {
             }
         }
         assert!(waiting.is_empty(), "{waiting:?}");
-        assert!(answered(&mut turns, 1000, 24_000) < 1000, "the flood is remembered for a second");
-        assert_eq!(answered(&mut turns, 1000, 25_000), 1000);
+        assert!(answered(&mut turns, 1000, 23_000) < 1000, "the flood is remembered for a second");
+        assert_eq!(answered(&mut turns, 1000, 24_000), 1000);
     }
 }
