@@ -35,6 +35,7 @@ pub static STRANGER: LazyLock<Pair> = LazyLock::new(|| pair(4));
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     let device = DEVICE.get_or_init(|| {
+        leave_the_network();
         let (socket, _) = UnixDatagram::pair().expect("a pair of sockets in the place of a TUN device");
         let tun = Tun::new(OwnedFd::from(socket), Offloads { tcp: true, udp: true });
         let link = Link::new("lo").expect("a socket to ask for links");
@@ -48,6 +49,17 @@ pub fn device() -> &'static Device {
     device.listen_port.store(0, Relaxed);
     device.take_tasks(usize::MAX);
     device
+}
+
+/// To a namespace whose one link is down and stays so: no port of the machine's is ever bound.
+fn leave_the_network() {
+    // SAFETY: numbers are all that goes in and comes out.
+    let unshared = |flags| unsafe { libc::unshare(flags) == 0 };
+    assert!(
+        unshared(libc::CLONE_NEWNET) || unshared(libc::CLONE_NEWUSER | libc::CLONE_NEWNET),
+        "cannot make a network namespace: {}",
+        std::io::Error::last_os_error()
+    );
 }
 
 /// That device with its keys.
