@@ -1,9 +1,10 @@
-"""Times a transfer through a tunnel while 50,000 forged initiations a second come in, and while they are dropped in front.
+"""Times a transfer while 50,000 forged initiations a second come in, and while they are dropped in front.
 
     python -m benchmarks.flood --rounds 5
 
-A row has the medians of both in turn, in seconds for a gigabyte, and the share of its rate that the transfer keeps: what
-the flood costs the machine anyway, its sending and its way in, is in both. Needs root and what scripts/test installs.
+A row has the medians of both in turn, in seconds for a gigabyte, and the share of its rate that the transfer keeps:
+what the flood costs the machine anyway, its sending and its way in, is in both. Needs root and what scripts/test
+installs.
 """
 
 from __future__ import annotations
