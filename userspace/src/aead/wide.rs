@@ -49,7 +49,7 @@ impl Key {
             Cipher::Avx512 => {
                 Self { words, few: 3, longest: usize::MAX, seal: avx512::seal, open: avx512::open }
             }
-            _ => Self { words, few: 8, longest: 2048, seal: avx2::seal, open: avx2::open },
+            _ => Self { words, few: 8, longest: 512, seal: avx2::seal, open: avx2::open },
         })
     }
 
