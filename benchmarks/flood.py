@@ -13,11 +13,14 @@ import argparse
 from statistics import median
 from typing import TYPE_CHECKING
 
+from tests.interop.floods import FLOODS, deaf_to_initiations, took
 from tests.interop.pairs import WGQ, pair
-from tests.interop.test_flood import FLOODS, GIB, deaf_to_initiations, took
 
 if TYPE_CHECKING:
-    from tests.interop.test_flood import Flood
+    from tests.interop.floods import Flood
+
+
+GIB = 1 << 30
 
 
 def measured(flooded: Flood, direction: str, rounds: int) -> tuple[float, float]:

@@ -1,0 +1,133 @@
+"""Floods of forged initiations, what keeps them from us, and how long a transfer takes beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tests.interop import flood, forgery, spoofed
+from tests.interop.pairs import WIRE, End, until
+from tests.interop.traffic import Transfer
+from tests.namespaces import mortal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Flood = Callable[[End, End], contextlib.AbstractContextManager[None]]
+
+RATE = 50_000
+# More than a second of it before a sender comes again, and of four out of five the first MAC is right.
+STRANGERS, WRONG = 60_000, 5
+ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+
+
+@contextlib.contextmanager
+def sending(attacker: End, command: list[str], messages: bytes) -> Iterator[None]:
+    """Messages from this end's machine, by one of the programs beside this file."""
+    attack = attacker.machine.popen(mortal(sys.executable, "-S", *command), stdin=subprocess.PIPE)
+    assert attack.stdin is not None
+    with attack.stdin:
+        attack.stdin.write(messages)
+    try:
+        yield
+        assert attack.poll() is None
+    finally:
+        attack.kill()
+        attack.wait()
+
+
+@contextlib.contextmanager
+def from_sixteen_ports(victim: End, attacker: End) -> Iterator[None]:
+    """A flood that whoever knows the public key can send: the first MAC is right."""
+    messages = b"".join(forgery.initiation(victim.public) for _ in range(3000))
+    aim = [victim.outer(), str(victim.port), "148", str(RATE)]
+    with sending(attacker, [flood.__file__, *aim], messages):
+        yield
+
+
+_FORGED = """
+table inet forged {
+    counter forged { }
+    chain received {
+        type filter hook prerouting priority 0
+        meta l4proto udp @th,64,8 1 counter name forged
+    }
+}
+"""
+
+
+def forged(victim: End) -> int:
+    """How many initiations have come to the end's machine since the flood began."""
+    words = victim.machine.out("nft", "list", "counter", "inet", "forged", "forged").split()
+    return int(words[words.index("packets") + 1])
+
+
+def card(end: End) -> bytes:
+    """The address of its end of the wire."""
+    return bytes.fromhex(end.machine.out("cat", f"/sys/class/net/{WIRE}/address").replace(":", ""))
+
+
+def frames(victim: End, attacker: End, version: int, wrong: int) -> Iterator[bytes]:
+    """Initiations from strangers, each behind its length; of one in so many the first MAC is wrong."""
+    header = card(victim) + card(attacker) + ETHERTYPES[version]
+    for number in range(STRANGERS):
+        key = victim.public if number % wrong else attacker.public
+        frame = header + forgery.anyones_packet(victim, version, forgery.initiation(key))
+        yield struct.pack("!H", len(frame)) + frame
+
+
+@contextlib.contextmanager
+def from_everywhere(victim: End, attacker: End, version: int, wrong: int = WRONG) -> Iterator[None]:
+    """A flood from as many addresses as there are messages in more than a second; answers are lost on their way."""
+    everywhere = {4: "0.0.0.0/0", 6: "::/0"}[version]
+    victim.ip(f"route add {everywhere} via {attacker.outer(version)} dev {WIRE}")
+    attacker.ip(f"route add blackhole {everywhere}")
+    messages = b"".join(frames(victim, attacker, version, wrong))
+    victim.machine.run(["nft", "-f", "-"], input=_FORGED)
+    with sending(attacker, [spoofed.__file__, WIRE, str(RATE)], messages):
+        until(lambda: forged(victim), "the first of the flood")
+        before, began = forged(victim), time.monotonic()
+        yield
+        assert forged(victim) - before > 0.9 * RATE * (time.monotonic() - began)
+
+
+def from_ipv4(victim: End, attacker: End) -> contextlib.AbstractContextManager[None]:
+    return from_everywhere(victim, attacker, 4)
+
+
+def from_ipv6(victim: End, attacker: End) -> contextlib.AbstractContextManager[None]:
+    return from_everywhere(victim, attacker, 6)
+
+
+FLOODS = [from_sixteen_ports, from_ipv4, from_ipv6]
+
+
+def took(sender: End, receiver: End, size: int, rate: int = 0) -> float:
+    began = time.monotonic()
+    with Transfer(sender, receiver, size, rate=rate):
+        pass
+    return time.monotonic() - began
+
+
+# What the flood costs the machine anyway, its sending and its way to us, is in both of what is compared.
+_DROPPED = """
+table inet dropped {
+    chain received {
+        type filter hook input priority 0
+        meta l4proto udp @th,64,8 1 drop
+    }
+}
+"""
+
+
+@contextlib.contextmanager
+def deaf_to_initiations(end: End) -> Iterator[None]:
+    end.machine.run(["nft", "-f", "-"], input=_DROPPED)
+    try:
+        yield
+    finally:
+        end.machine.run(["nft", "delete", "table", "inet", "dropped"])
