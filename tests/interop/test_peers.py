@@ -8,7 +8,7 @@ import pytest
 
 from tests.interop import pairs
 from tests.interop.pairs import BORINGTUN, GO, GOTATUN, LINK, WIRE, pair
-from tests.interop.traffic import bulk
+from tests.interop.traffic import bulk, zero_sums
 
 THIS_CENTURY = 946_684_800
 GOTATUNS_BUFFER = 4096
@@ -43,6 +43,12 @@ def test_boringtun_and_gotatun_count_only_what_was_inside(peer: str) -> None:
         left.ping(right)
         bulk(left, right, 1 << 20)
         assert right.transfer(left)[0] < left.transfer(right)[1]
+
+
+def test_wireguard_go_loses_datagrams_over_ipv6_whose_checksum_comes_to_zero() -> None:
+    with pair(GO, BORINGTUN) as (left, right):
+        left.ping(right)
+        assert zero_sums(left, right, version=6, at_once=False) == 0
 
 
 def test_gotatun_loses_what_its_buffers_do_not_hold() -> None:

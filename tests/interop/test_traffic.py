@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.pairs import EVERY_ROLE, GO, GOTATUN, LINK, MTU, WGQ, End, pair
-from tests.interop.traffic import bulk, datagrams
+from tests.interop.traffic import bulk, datagrams, zero_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +62,15 @@ def test_datagrams_of_every_size_arrive_both_ways(ends: Ends, version: int) -> N
         datagrams(one, other, fitting, version=version)
         # One at a time: boringtun's socket holds no more than a few large ones at the speed at which they come.
         datagrams(one, other, fragmented, version=version, window=1)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_datagrams_whose_checksum_comes_to_zero_arrive(ends: Ends, version: int, at_once: bool) -> None:
+    left, right = ends
+    for one, other in ((left, right), (right, left)):
+        if (one.program, version) != (GO, 6):  # it loses them (test_peers)
+            assert zero_sums(one, other, version=version, at_once=at_once) == 20
 
 
 @pytest.mark.parametrize("version", [4, 6])
