@@ -11,17 +11,31 @@ from tests.namespaces import __file__ as namespaces
 
 # Starts processes as the tests do, and daemons as `wgq up` does; prints what is there and waits to be killed.
 RUN = """
-import subprocess, sys, time
+import subprocess, time
 from tests.namespaces import host, mortal_family, namespace
 
 daemonize = ["sh", "-c", "setsid -f sleep 600; exec sleep 600"]
+
+def name(pid):
+    try:
+        return open(f"/proc/{pid}/comm").read()
+    except OSError:
+        return ""
+
+def asleep(inside):
+    return [pid for pid in inside.processes() if name(pid) == "sleep\\n"]
+
 with host() as machine, namespace() as ns:
     for inside in (machine, ns):
         inside.popen(daemonize)
     family = subprocess.Popen(mortal_family("sh", "-c", "setsid sleep 600 & wait"))
-    time.sleep(0.5)
     tasks = f"/proc/{family.pid}/task/{family.pid}/children"
-    print(ns.name, *machine.processes(), *ns.processes(), *open(tasks).read().split(), flush=True)
+    counts = []
+    while counts != [2, 2, 1]:
+        time.sleep(0.02)
+        found = asleep(machine), asleep(ns), open(tasks).read().split()
+        counts = [len(pids) for pids in found]
+    print(ns.name, *found[0], *found[1], *found[2], flush=True)
     time.sleep(600)
 """
 
@@ -34,7 +48,7 @@ def test_a_killed_test_run_leaves_no_process_and_no_namespace() -> None:
         run.kill()
     assert len(pids) == 2 + 2 + 1
     remains = [Path("/run/netns", name), *(Path("/proc", pid) for pid in pids)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while left := [path for path in remains if path.exists()]:
         assert time.monotonic() < deadline, f"{left} outlive the run"
         time.sleep(0.02)
