@@ -24,6 +24,7 @@ from tests.netns.test_up_down import (
     journals,
     links,
     mark,
+    programs,
     rules,
     wgq,
     with_resolvconf,
@@ -167,6 +168,19 @@ def test_down_after_the_daemon_was_killed_leaves_no_socket(machine: Namespace) -
     os.kill(daemon(machine), signal.SIGKILL)
     awaited(lambda: "wg0" not in links(machine))
     wgq(machine, "down", "wg0")
+    assert state(machine) == before
+
+
+def test_up_that_fails_after_its_daemon_was_killed_leaves_no_socket(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config("PostUp = touch /run/reached; until [ -e /run/killed ]; do sleep 0.05; done; exit 3"))
+    up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
+    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    (killed,) = programs(machine, "wgq-userspace")
+    os.kill(killed, signal.SIGKILL)
+    awaited(lambda: "wg0" not in links(machine))
+    machine.run(["touch", "/run/killed"])
+    assert up.wait(20) == 3
     assert state(machine) == before
 
 

@@ -145,6 +145,14 @@ def test_a_refused_rule_leaves_no_part_of_the_table(ns: Namespace) -> None:
     assert not ns.out("nft", "list", "ruleset")
 
 
+def test_a_table_that_is_in_the_way_is_not_taken_for_a_kernel_without_nf_tables(ns: Namespace) -> None:
+    chain = "add chain ip wg-quick-wg0 premangle { type filter hook input priority 5; }"
+    ns.run(["nft", "-f", "-"], input=f"add table ip wg-quick-wg0\n{chain}\n")
+    with pytest.raises(OperationError) as refusal:
+        ns.call(nft.add, "wg0", 4, [], 51820)
+    assert "nft list ruleset" in refusal.value.remedy
+
+
 def test_a_thousand_addresses_go_in_one_transaction(ns: Namespace) -> None:
     ns.call(nft.add, "wg0", 4, [bytes([10, 0, at >> 8, at & 255]) for at in range(1000)], 51820)
     assert ns.out("nft", "list", "ruleset").count("fib saddr type != local drop") == 1000

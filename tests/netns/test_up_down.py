@@ -210,6 +210,47 @@ def test_a_stale_journal_does_not_touch_the_next_tunnels_rules(machine: Namespac
     assert rules(machine) == others
 
 
+def test_a_stale_journals_rules_go_though_another_tunnel_has_its_table(machine: Namespace) -> None:
+    """Its link deleted by hand, wg0 leaves a table without routes, which wg1 takes."""
+    before = rules(machine)
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "link", "delete", "wg0"])
+    wgq(machine, "up", "wg1")
+    wgq(machine, "down", "wg0")
+    assert rules(machine).count("lookup 51820") == rules(machine).count("suppress_prefixlength 0") == 2
+    assert "dev wg1" in machine.out("ip", "route", "get", "198.51.100.1")
+    wgq(machine, "down", "wg1")
+    assert rules(machine) == before
+
+
+def test_a_stale_journal_does_not_touch_the_suppress_rule_of_another_table(machine: Namespace) -> None:
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    write(machine, config(peer=FULL))
+    write(machine, config("FwMark = 7", FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    machine.run(["wg-quick", "down", "wg0"], env=environment)
+    machine.run(["wg-quick", "up", "wg1"], env=environment)
+    others = rules(machine)
+    wgq(machine, "down", "wg0")
+    assert rules(machine) == others
+
+
+def test_without_room_for_its_rules_up_fails_and_leaves_those_of_the_other_tunnel(machine: Namespace) -> None:
+    """At preference 0, which the kernel gives where nothing lower is free, two suppress rules are one."""
+    for table in ("100", "101"):
+        machine.run(["ip", "rule", "add", "preference", "1", "table", table])
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    alone = rules(machine)
+    said = wgq(machine, "up", "wg1", status=2).stderr
+    assert "File exists" in said
+    assert "`ip rule'" in said
+    assert rules(machine) == alone
+
+
 def test_a_failing_pre_down_hook_stops_down_and_names_force(machine: Namespace) -> None:
     write(machine, config("PreDown = exit 7\nPostDown = touch /run/post"))
     wgq(machine, "up", "wg0")
@@ -277,13 +318,13 @@ def test_a_failing_post_up_hook_undoes_up_and_gives_its_status(machine: Namespac
     assert (mark(machine), journals(machine)) == ("0", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_during_up_undoes_it(machine: Namespace, number: signal.Signals) -> None:
     before = rules(machine)
     write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
     resolv = machine.out("cat", "/etc/resolv.conf")
     # Whoever runs the tests in the background has them ignore INT and HUP, and wgq leaves ignored what was ignored.
-    heeding = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
+    heeding = ["env", "--default-signal=INT,TERM,HUP,QUIT", *WGQ]
     process = machine.popen([*heeding, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
     while machine.run(["test", "-e", "/run/reached"], check=False).returncode:
@@ -389,8 +430,9 @@ def test_a_read_only_proc_sys_is_warned_of_and_the_tunnel_comes_up(machine: Name
 def test_a_hidden_proc_sys_is_not_taken_for_a_host_without_ipv6(machine: Namespace, hidden: str) -> None:
     """Some containers mount a tmpfs over it."""
     machine.run(["mount", "-t", "tmpfs", "tmpfs", hidden])
-    write(machine, config(peer=FULL, address="fd00::1/64, 10.0.0.1/24"))
-    said = wgq(machine, "up", "wg0").stderr
+    write(machine, config("DNS = 10.0.0.53", FULL, address="fd00::1/64, 10.0.0.1/24"))
+    said = wgq(machine, "up", "wg0", WGQ_DNS="file").stderr
+    assert "\nnameserver 10.0.0.53\n" in machine.out("cat", "/etc/resolv.conf")
     assert "IPv6 is disabled" not in said
     assert ("src_valid_mark cannot be seen" in said) == (hidden == "/proc/sys")
     assert "fd00::1/64" in machine.out("ip", "address", "show", "wg0")

@@ -165,6 +165,26 @@ def test_a_link_is_a_link_again_and_its_target_is_never_written(
     assert str(path.readlink()) == target
 
 
+def test_a_link_that_leads_in_a_circle_is_one_again(file: ResolvConfFile, path: Path) -> None:
+    path.unlink()
+    path.symlink_to("resolv.conf")
+    file.set("wg0", TWO)
+    assert effective(path) == ["nameserver 10.2.0.1"]
+    file.unset("wg0")
+    assert os.readlink(path) == "resolv.conf"
+
+
+def test_a_directory_in_its_place_is_an_error_with_nothing_to_take_back(file: ResolvConfFile, path: Path) -> None:
+    """Docker makes one where it is to mount a file that is not there."""
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OperationError, match="Is a directory"):
+        file.set("wg0", ONE)
+    assert os.listdir(path.parent) == ["resolv.conf"]
+    file.unset("wg0")
+    assert path.is_dir()
+
+
 def test_the_options_of_a_links_target_hold_on(file: ResolvConfFile, path: Path) -> None:
     path.rename(path.parent / "managed")
     path.symlink_to("managed")

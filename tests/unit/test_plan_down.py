@@ -82,8 +82,10 @@ def test_without_a_journal_a_given_table_leaves_the_rules_alone() -> None:
 
 def test_a_stale_journal_spares_what_the_next_tunnel_took_over() -> None:
     """After `wg-quick down`, the next full tunnel gets the same table and preferences."""
-    facts = DownFacts(exists=False, other_marks=frozenset({51820}))
-    assert deleted(down.spare_others(ALL, facts)) == []
+    standing = (LOCAL, suppress_rule(32764), table_rule(51820, 32765), MAIN)
+    facts = DownFacts(exists=False, rules=standing, other_marks=frozenset({51820}))
+    left = [table_rule(51820, 32765, 6), suppress_rule(32764, 6)]  # of which the host shows none
+    assert deleted(down.spare_others(ALL, facts)) == left
     assert deleted(down.spare_others(ALL, facts._replace(other_marks=frozenset({7})))) == deleted(ALL)
 
 
@@ -101,6 +103,25 @@ def test_a_suppress_rule_that_stands_where_the_journal_has_it_is_the_one_to_go()
     moved, host_own = table_rule(51820, 100), suppress_rule(50)
     found = down.with_moved_rules(JOURNAL, (LOCAL, host_own, moved, suppress_rule(32764), MAIN))
     assert deleted(found) == [*deleted(JOURNAL), moved]
+
+
+def test_a_stale_journals_rules_go_beside_those_of_a_tunnel_that_came_to_the_same_table() -> None:
+    """Its link deleted by hand, a full tunnel leaves a table without routes: the next takes that one."""
+    others = (suppress_rule(32762), table_rule(51820, 32763))
+    facts = DownFacts(exists=False, rules=(LOCAL, *others, *deleted(JOURNAL), MAIN), other_marks=frozenset({51820}))
+    assert deleted(down.spare_others(JOURNAL, facts)) == deleted(JOURNAL)
+
+
+def test_a_stale_journal_spares_the_suppress_rule_of_another_table_rule() -> None:
+    others = (suppress_rule(32764), table_rule(7, 32765))
+    facts = DownFacts(exists=False, rules=(LOCAL, *others, MAIN), other_marks=frozenset({7}))
+    assert deleted(down.spare_others(JOURNAL, facts)) == [table_rule(51820, 32765)]
+
+
+def test_a_stale_journals_moved_rules_go_as_well() -> None:
+    moved, partner = table_rule(51820, 100), suppress_rule(99)
+    facts = DownFacts(exists=False, rules=(LOCAL, partner, moved, MAIN))
+    assert deleted(down.spare_others(JOURNAL, facts)) == [*deleted(JOURNAL), moved, partner]
 
 
 def test_rules_that_nobody_moved_are_deleted_as_the_journal_has_them() -> None:

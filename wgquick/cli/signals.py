@@ -1,4 +1,7 @@
-"""INT, TERM and HUP as exceptions, so that what had been done is undone before the program ends."""
+"""INT, TERM, HUP and QUIT as exceptions, so that what had been done is undone before the program ends.
+
+QUIT is what Ctrl-\\ sends: bash ignores it, and wg-quick cleans up after the command that it ended.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager

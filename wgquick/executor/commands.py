@@ -217,7 +217,7 @@ def _without_journal(
 def _leftovers(record: Record, host: Host, options: Options) -> tuple[Step, ...]:
     """The undos of a journal whose link is gone, less the rules that another tunnel has taken over since."""
     facts = observe.down(None, record.name, host, options)
-    spared = plan_down.spare_others(plan_down.with_moved_rules(record.undos, facts.rules), facts)
+    spared = plan_down.spare_others(record.undos, facts)
     return plan_down.in_down_order(undo for undo in spared if not isinstance(undo, DeleteLink))
 
 

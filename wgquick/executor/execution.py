@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute)
 _BY_IP = (SetMtuUp, AddRule)  # and the batches: wg-quick does these by ip(8)
+_NO_PREFERENCE = "`ip rule' shows it: preference 0 is shared by rules that leave none below them for this one."
 _REFUSED = 2  # the status of ip(8) where the kernel refuses, and so of wg-quick
 
 
@@ -89,6 +90,9 @@ class Execution:
         except OperationError as error:
             if isinstance(step, _BY_IP):
                 error.status = _REFUSED
+            if isinstance(step, AddRule) and error.errno == EEXIST:
+                self._promised.pop()  # the rule that is there already is another's
+                error.remedy = _NO_PREFERENCE
             raise
 
     def _apply_batch(self, steps: Sequence[Step]) -> None:
@@ -237,6 +241,7 @@ class Execution:
     def roll_back(self) -> None:
         """Take back all that this run did; the journal stays where something could not be."""
         faults = self.take_back(in_rollback_order(self._promised))
+        self._host.userspace.clear(self._journal.name)
         if not faults:
             self._journal.remove()
         for fault in faults:

@@ -134,16 +134,29 @@ def _is_moved(rule: Rule, mine: Rule) -> bool:
 
 
 def spare_others(undos: Iterable[Step], facts: DownFacts) -> tuple[Step, ...]:
-    """The undos of a journal whose link is gone, less the rules that another device has taken over since.
+    """The undos of a journal whose link is gone, moved rules too, less the rules that are another tunnel's by now.
 
     After `wg-quick down` has cleaned up, the next tunnel gets the same table and the same preferences.
     """
-    kept: list[Step] = []
-    taken = False
-    for step in undos:
-        if isinstance(step, DeleteRule) and step.rule.fwmark is not None:
-            taken = step.rule.table in facts.other_marks
-        # A suppress rule follows its table rule in the journal and shares its owner.
-        if not (isinstance(step, DeleteRule) and taken):
-            kept.append(step)
-    return tuple(kept)
+    steps = tuple(undos)
+    theirs = _others_rules(steps, facts)
+    kept = (step for step in steps if not (isinstance(step, DeleteRule) and step.rule in theirs))
+    return with_moved_rules(kept, (rule for rule in facts.rules if rule not in theirs))
+
+
+def _others_rules(undos: Iterable[Step], facts: DownFacts) -> set[Rule]:
+    """The rules of other tunnels: those for other tables, and in a table that another has taken over all but ours.
+
+    A single rule for such a table is the other's, though it stand exactly where ours did.
+    """
+    own = {step.rule for step in undos if isinstance(step, DeleteRule)}
+    tables = {rule.table for rule in own if rule.fwmark is not None}
+    standing = [rule for rule in facts.rules if rule.fwmark is not None and not rule.other]
+
+    def is_ours(rule: Rule) -> bool:
+        if rule.table not in facts.other_marks:
+            return rule.table in tables
+        return rule in own and any(_is_moved(other, rule) for other in standing)
+
+    theirs = [rule for rule in standing if not is_ours(rule)]
+    return {each for rule in theirs for each in (rule, *_partner(rule, facts.rules))}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 10.0  # seconds between TERM and KILL
 _PAUSE = 0.01
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # what the command line heeds
 _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by the interpreter, expected to kill by everyone else
 
 
@@ -46,7 +46,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
     `descriptors` says which of ours it gets as which of its own; 0, 1 and 2 are inherited otherwise.
     An exception while it runs, as a signal handler raises it, ends it and what it started.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # no exception may come before the child is known
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # no exception may come before the child is known
     try:
         child = os.posix_spawn(
             argv[0],

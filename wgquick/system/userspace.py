@@ -26,8 +26,7 @@ BUNDLED = "wgq-userspace"
 USUAL = "wireguard-go"
 _MODULE = "/sys/module/wireguard"
 _TUN = "/dev/net/tun"
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *_ENDING)  # whatever the caller ignores, the daemon should not
+_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *programs.ENDING)  # whatever the caller ignores, the daemon should not
 _PATIENCE = 10.0
 _END_PATIENCE = 2.0
 _PAUSE = 0.001
@@ -122,7 +121,7 @@ class _Start(NamedTuple):
 
     def run(self, environ: Mapping[str, str]) -> None:
         """An exception on the way, as a signal handler raises it, ends all that was started."""
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # none may come before the child is known
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, programs.ENDING)  # none before the child is known
         child = 0
         try:
             child = self._spawn(environ)

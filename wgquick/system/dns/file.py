@@ -28,6 +28,7 @@ _BOOT = "/proc/sys/kernel/random/boot_id"
 _MODE = 0o644
 # The next line stands where a file that is written in place is about to be cut: what follows it is not the file's.
 _CUT = b"\n# wgq: end\n"
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -42,7 +43,7 @@ class ResolvConfFile:
     def set(self, name: str, dns: LinkDns) -> None:
         """Put the tunnel's servers and search domains in place of all others."""
         with self._changing():
-            boot = _contents(_BOOT).decode().strip()
+            boot = _boot()
             record = self._record()
             others = (tunnel for tunnel in record.tunnels if tunnel.name != name and tunnel.boot == boot)
             newest = Tunnel(name, boot, dns.servers, dns.search)
@@ -100,9 +101,12 @@ class ResolvConfFile:
         return os.path.islink(self._path) and os.access(os.path.dirname(self._path), os.W_OK, effective_ids=True)
 
     def _content(self) -> bytes | None:
+        """What the file holds; None where no file is there: nothing, a directory, or a link that leads nowhere."""
         try:
             return _contents(self._path).partition(_CUT)[0]
-        except FileNotFoundError:
+        except OSError as refusal:
+            if refusal.errno not in _NO_FILE:
+                raise
             return None
 
     def _put_back(self, record: Record) -> None:
@@ -145,10 +149,10 @@ class ResolvConfFile:
             _write_new(self._next, content, self._path)
             os.replace(self._next, self._path)
         except OSError as refusal:
-            if refusal.errno not in _NOT_REPLACEABLE:
-                raise
             with suppress(OSError):
                 os.unlink(self._next)
+            if refusal.errno not in _NOT_REPLACEABLE:
+                raise
             self._overwrite(content)
 
     def _overwrite(self, content: bytes) -> None:
@@ -169,6 +173,14 @@ class ResolvConfFile:
 
 def _is_edited_link(record: Record) -> bool:
     return record.kind == "link" and bool(record.tunnels and record.added)
+
+
+def _boot() -> str:
+    """Which boot of the machine this is; the same word for each where /proc/sys is hidden."""
+    try:
+        return _contents(_BOOT).decode().strip()
+    except OSError:
+        return "unknown"
 
 
 def _contents(path: str) -> bytes:

@@ -114,7 +114,7 @@ def explained(refusal: OSError | OperationError, what: str) -> OperationError:
 def _remedy(code: int) -> str:
     if code == errno.EPERM:
         return "Run as root, or give the process CAP_NET_ADMIN."
-    if code in ABSENT:
+    if code in ABSENT and not available():
         return "This kernel has no nf_tables; use `--firewall iptables'."
     if code == errno.ENOENT:
         return "The kernel may lack nft_fib or nft_ct; load these modules, or use `--firewall iptables'."
