@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from tests.interop.refusals import refusing
 from tests.interop.traffic import bulk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.namespaces import Namespace
 
@@ -84,7 +84,7 @@ def test_a_port_in_use_when_the_link_goes_up_is_left_for_another_as_the_log_says
         right.wg("set", LINK, "listen-port", "40001")
         left.configure(right.peer(version=4))
         left.wg("set", LINK, "peer", right.public, "endpoint", f"{right.outer()}:40001")
-        left.ping(right, seconds=3)
+        left.ping(right)
 
 
 def test_a_port_that_has_become_free_can_be_asked_for_again() -> None:
@@ -92,14 +92,14 @@ def test_a_port_that_has_become_free_can_be_asked_for_again() -> None:
         taken.close()
         right.wg("set", LINK, "listen-port", str(right.port))
         left.configure(right.peer(version=4))
-        left.ping(right, seconds=3)
+        left.ping(right)
 
 
 @contextlib.contextmanager
 def syslog(machine: Namespace) -> Iterator[socket.socket]:
     """Syslog's socket, as long as it runs; /dev is the machine's own."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
-        made.settimeout(5)
+        made.settimeout(30)
         with machine.entered():
             made.bind("/dev/log")
         yield made
@@ -142,42 +142,64 @@ def test_packets_that_waited_for_the_handshake_arrive_before_those_after_it(far:
     with pair(WGQ, far) as (left, right):
         for _ in range(5):
             left.forget(right)
-            numbers = numbers_received(left, right, DATAGRAMS)
+            with numbered(left, right) as (send, arrived):
+                numbers: list[int] = []
+                for number in itertools.count():
+                    send(number)
+                    numbers += arrived()
+                    if len(numbers) > DATAGRAMS:
+                        break
+                    # About as long as the sealing of one takes: some are read while the first of them are sent.
+                    if number % 5 == 0:
+                        time.sleep(0.00002)
             assert numbers == sorted(set(numbers))
-            assert len(numbers) > DATAGRAMS / 2
 
 
 def test_the_newest_packets_wait_for_a_handshake_in_their_order_as_many_as_the_queue_holds() -> None:
-    with pair(WGQ, GO) as (left, right):
+    with pair(WGQ, GO) as (left, right), numbered(left, right) as (send, arrived):
         left.forget(right)
         assert right.daemon is not None
         right.daemon.send_signal(signal.SIGSTOP)
-        waking = threading.Timer(1, right.daemon.send_signal, [signal.SIGCONT])
-        waking.start()
-        numbers = numbers_received(left, right, 200)
-        waking.join()
+        before = read_by_the_daemon(left)
+        for number in range(200):
+            send(number)
+        until(lambda: read_by_the_daemon(left) >= before + 200, "all of them waiting")
+        right.daemon.send_signal(signal.SIGCONT)
+        numbers: list[int] = []
+
+        def complete() -> bool:
+            numbers.extend(arrived())
+            return 199 in numbers
+
+        until(complete, "the last one")
         assert numbers == list(range(200 - QUEUE, 200))
 
 
-def numbers_received(left: End, right: End, count: int) -> list[int]:
-    """Which of so many datagrams arrive, and in what order."""
+def read_by_the_daemon(end: End) -> int:
+    """How many packets have left the link for the daemon."""
+    return int(end.machine.out("cat", f"/sys/class/net/{LINK}/statistics/tx_packets"))
+
+
+@contextlib.contextmanager
+def numbered(left: End, right: End) -> Iterator[tuple[Callable[[int], object], Callable[[], list[int]]]]:
+    """What sends a datagram with a number, and what tells the numbers that have arrived since, in their order."""
     with (
         left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
         right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
     ):
         receiving.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         receiving.bind((right.inner(), 0))
-        receiving.settimeout(2)
-        for number in range(count):
-            sending.sendto(number.to_bytes(4, "big") + bytes(200), receiving.getsockname())
-            # About as long as the sealing of one takes: some are read while the first of them are sent.
-            if number % 5 == 0:
-                time.sleep(0.00002)
-        numbers: list[int] = []
-        with contextlib.suppress(TimeoutError):
-            while not numbers or numbers[-1] != count - 1:
-                numbers.append(int.from_bytes(receiving.recv(999)[:4], "big"))
-        return numbers
+        receiving.setblocking(False)
+        target = receiving.getsockname()
+
+        def arrived() -> list[int]:
+            numbers: list[int] = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    numbers.append(int.from_bytes(receiving.recv(999)[:4], "big"))
+            return numbers
+
+        yield lambda number: sending.sendto(number.to_bytes(4, "big") + bytes(200), target), arrived
 
 
 def gone() -> int:
@@ -236,7 +258,7 @@ def test_what_it_says_to_nobody_ends_in_a_status_and_no_crash(streams: str, opti
     with machines(WGQ, GO) as (end, _), LOGS[streams]() as stream:
         end.machine.run(["ip", "link", "add", LINK, "type", "veth"])
         started = end.machine.popen([WGQ, *options], stdout=stream, stderr=stream)
-        assert started.wait(10) in (1, 2)
+        assert started.wait(30) in (1, 2)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EMSGSIZE, errno.EINVAL])
@@ -245,8 +267,15 @@ def test_a_large_send_that_the_kernel_refuses_goes_out_in_pieces_for_good_where_
 ) -> None:
     with pair(refusing(error, 30, WGQ), GO) as (left, right):
         left.ping(right)
+        for _ in range(10):
+            bulk(left, right, 8 << 20)
+            if large_sends(left) == "no":  # one of those that were refused was large
+                break
+        assert large_sends(left) == ("no" if error == errno.EIO else "yes")
         bulk(left, right, 8 << 20)
-        large = re.search("large UDP sends to peers: (.*)", left.machine.out(WGQ, "--features", LINK))
-        assert large is not None
-        assert large[1] == ("no" if error == errno.EIO else "yes")
-        bulk(left, right, 8 << 20)
+
+
+def large_sends(end: End) -> str:
+    found = re.search("large UDP sends to peers: (.*)", end.machine.out(WGQ, "--features", LINK))
+    assert found is not None
+    return found[1]
