@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import os
 import platform
+import shlex
 import signal
 import struct
 import sys
@@ -31,7 +32,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def refusing(error: int, every: int, program: str) -> str:
     """The command line that a pair's end is started with."""
-    return f"{sys.executable} -S {__file__} {error} {every} {program}"
+    return f"{shlex.join([sys.executable, '-S', __file__])} {error} {every} {program}"
 
 
 def listener() -> int:
