@@ -21,6 +21,7 @@ INITIATION, RESPONSE, COOKIE, DATA = 1, 2, 3, 4
 LENGTHS = {INITIATION: 148, RESPONSE: 92, COOKIE: 64}
 _ALL_PROTOCOLS = 3
 _OUTGOING = 4
+_SO_RCVBUFFORCE = 33
 
 Address = tuple[str, int]
 
@@ -60,7 +61,7 @@ class Tap:
 def tap(end: End) -> Iterator[Tap]:
     """Overhear what an end sends and receives."""
     with end.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
         listening.bind((WIRE, _ALL_PROTOCOLS))
         listening.setblocking(False)
         yield Tap(listening)

