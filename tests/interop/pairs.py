@@ -72,7 +72,7 @@ table inet messages {{
 """
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
     """Wait for a condition; an AssertionError says what did not come about."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -245,7 +245,7 @@ class End:
         once = ["ping", f"-{version}", "-n", "-q", "-c", "1", "-W", "1"]
         return self.machine.run([*once, *options, address or other.inner(version)], check=False).returncode == 0
 
-    def ping(self, other: End, *options: str, version: int = 4, seconds: float = 10) -> None:
+    def ping(self, other: End, *options: str, version: int = 4, seconds: float = 30) -> None:
         """Ping until an answer comes."""
         until(lambda: self.try_ping(other, *options, version=version), f"an answer to {self.program}", seconds)
 

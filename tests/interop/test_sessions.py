@@ -67,7 +67,7 @@ def until_known(one: End, other: End, endpoint: str) -> None:
 def test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed(ends: Ends) -> None:
     left, right = ends
     bulk(left, right, 1 << 20)
-    assert abs(left.handshake(right) - right.handshake(left)) <= 1
+    assert abs(left.handshake(right) - right.handshake(left)) < 5  # the next attempt would be as late
     assert left.known_endpoint(right) == right.endpoint()
     assert right.known_endpoint(left) == left.endpoint()
 
@@ -200,7 +200,7 @@ def test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic(roles
         until(lambda: right.handshake(left) != 0, "a handshake with no traffic")
         left.count_messages()
         before = right.transfer(left)[0]
-        until(lambda: left.sent("keepalive") >= 3, "three keepalives in as many seconds", 6)
+        until(lambda: left.sent("keepalive") >= 3, "a keepalive a second", 15)
         if right.program not in (BORINGTUN, GOTATUN):  # which count only what was inside (test_peers)
             assert right.transfer(left)[0] >= before + 2 * 32
         left.set_peer(right, "persistent-keepalive", "off")

@@ -122,7 +122,7 @@ def datagrams(sender: End, receiver: End, sizes: Iterable[int], *, version: int 
     ):
         incoming.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
         incoming.bind((receiver.inner(version), 0))
-        incoming.settimeout(5)
+        incoming.settimeout(30)
         outgoing.connect(incoming.getsockname()[:2])
         waiting = list(sizes)
         while waiting:
@@ -146,7 +146,7 @@ def _payload(outgoing: socket.socket, size: int) -> bytes:
     return payload
 
 
-def zero_sums(sender: End, receiver: End, *, version: int, at_once: bool) -> int:
+def zero_sums(sender: End, receiver: End, *, version: int, at_once: bool, patience: float = 30) -> int:
     """How many of 20 datagrams arrive whose checksum comes to zero: 0xffff on the wire (RFC 8200, section 8.1).
 
     They go one by one, or in a single large send that the kernel or the tunnel cuts.
@@ -156,7 +156,7 @@ def zero_sums(sender: End, receiver: End, *, version: int, at_once: bool) -> int
         sender.open_socket(_FAMILIES[version], socket.SOCK_DGRAM) as outgoing,
     ):
         incoming.bind((receiver.inner(version), 0))
-        incoming.settimeout(1)
+        incoming.settimeout(patience)
         outgoing.connect(incoming.getsockname()[:2])
         payloads = [_summing_to_zero(outgoing, 1000) for _ in range(20)]
         if at_once:
