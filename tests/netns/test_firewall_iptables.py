@@ -200,6 +200,23 @@ def test_a_plus_in_a_name_stands_for_itself_and_not_for_every_link_like_it(machi
         assert other.run(reach).returncode == 0
 
 
+def test_where_the_library_cannot_write_the_rules_the_hosts_own_program_does(machine: Namespace) -> None:
+    def add_with_a_library_that_does_not_know_connmark() -> None:
+        import iptc
+
+        def refuse(_target: object, name: str, _value: str) -> None:
+            raise iptc.XTablesError(f"b'CONNMARK': no such parameter {name}")
+
+        iptc.Target.set_parameter = refuse
+        for family in (4, 6):
+            add("wg0", family)
+
+    call(machine, "legacy", add_with_a_library_that_does_not_know_connmark)
+    assert len(rules(machine, "legacy")) == 2 * 4
+    call(machine, "legacy", iptables.remove, "wg0")
+    assert rules(machine, "legacy") == []
+
+
 @with_each_variant
 def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
     for family in (4, 6):

@@ -39,18 +39,29 @@ def comment(name: str) -> str:
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
     """Add one family's rules where the host's own iptables keeps them."""
-    if program := iptables_nft.program(family):
+    program = iptables_nft.program(family)
+    if program is None:
+        try:
+            _add(name, family, addresses, fwmark)
+        except _UnwritableError:
+            program = iptables_nft.restore_program(family)
+            if program is None:
+                raise
+    if program is not None:
         iptables_nft.add(program, name, family, addresses, fwmark, comment(name))
-    else:
-        _add(name, family, addresses, fwmark)
+
+
+class _UnwritableError(OperationError):
+    """python-iptables cannot fill in every extension of newer releases of iptables (CONNMARK's in Debian 13)."""
 
 
 def _add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
     """Raw's rules first; if mangle refuses, raw's are taken back."""
     with _Iptables(family) as iptables:
-        iptables.insert("raw", [("PREROUTING", iptables.drop(name, address)) for address in addresses])
+        drops = [("PREROUTING", iptables.drop(name, address)) for address in addresses]
+        marks = [("POSTROUTING", iptables.save_mark(name, fwmark)), ("PREROUTING", iptables.restore_mark(name))]
+        iptables.insert("raw", drops)
         try:
-            marks = [("POSTROUTING", iptables.save_mark(name, fwmark)), ("PREROUTING", iptables.restore_mark(name))]
             iptables.insert("mangle", marks)
         except OperationError:
             iptables.delete("raw", comment(name))
@@ -101,8 +112,13 @@ class _Iptables:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, fault: BaseException | None, _traceback: object) -> None:
         os.close(self._lock)
+        if isinstance(fault, self._faults()):
+            raise _UnwritableError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
+
+    def _faults(self) -> tuple[type[Exception], ...]:
+        return self._library.IPTCError, self._library.XTablesError, ValueError
 
     def insert(self, name: str, rules: Sequence[tuple[str, Any]]) -> None:
         """Put rules at the top of their chains, each above the one before, as `iptables -I` does."""
@@ -136,7 +152,7 @@ class _Iptables:
         try:
             table._init(name, False)
             yield table
-        except (self._library.IPTCError, self._library.XTablesError, ValueError) as fault:
+        except self._faults() as fault:
             raise OperationError(f"iptables table {name}: {_words(fault)}", remedy=_REMEDY) from None
         finally:
             table.close()

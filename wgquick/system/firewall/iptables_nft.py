@@ -33,13 +33,18 @@ _REMEDY = "`iptables -V' shows the variant in use; `--firewall nft' does without
 
 
 def program(family: int) -> str | None:
-    """The host's iptables-restore where it is the nft variant and the kernel has what that needs.
+    """The host's iptables-restore where it is the nft variant and the kernel has what that needs."""
+    found = restore_program(family)
+    return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
+
+
+def restore_program(family: int) -> str | None:
+    """The host's iptables-restore of either variant.
 
     It is looked for where it usually is too: wg-quick must find the rules from a longer PATH than this one.
     """
     name = _RESTORE[family]
-    found = programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
-    return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
+    return programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
 
 
 def add(program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, comment: str) -> None:
