@@ -3,14 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::Duration;
 
 use crate::allowed_ips::AllowedIps;
 use crate::keys::{PrivateKey, PublicKey};
 use crate::log;
 use crate::noise::cookie::Checker;
-use crate::noise::handshake::Timestamp;
+use crate::noise::handshake::Stamps;
 use crate::noise::message::INITIATION_LEN;
 use crate::noise::ratelimit::RateLimiter;
 use crate::noise::session::Session;
@@ -182,6 +185,9 @@ pub struct Queue {
 /// How many handshake messages may wait; the load is high long before.
 const MAX_QUEUED_MESSAGES: usize = 1024;
 
+/// How long the users of old sockets are given before they are looked at again.
+const USERS_PAUSE: Duration = Duration::from_micros(200);
+
 pub struct Device {
     pub name: String,
     pub tun: Tun,
@@ -200,7 +206,7 @@ pub struct Device {
     sockets: RwLock<Option<Arc<Sockets>>>,
     queue: Mutex<Queue>,
     link: Mutex<Link>,
-    newest_stamp: Mutex<Timestamp>,
+    pub stamps: Mutex<Stamps>,
 }
 
 impl Device {
@@ -222,7 +228,7 @@ impl Device {
             sockets: RwLock::default(),
             queue: Mutex::default(),
             link: Mutex::new(link),
-            newest_stamp: Mutex::new([0; 12]),
+            stamps: Mutex::default(),
         })
     }
 
@@ -244,10 +250,15 @@ impl Device {
         self.sockets.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Exchanges the sockets and wakes whoever waits for them.
+    /// Exchanges the sockets and wakes whoever waits for them. The old ones hold their port until the last who uses them
+    /// has noticed: that is waited for, as the same port may be asked for next.
     pub fn set_sockets(&self, sockets: Option<Sockets>) {
-        *self.sockets.write().unwrap_or_else(PoisonError::into_inner) = sockets.map(Arc::new);
+        let new = sockets.map(Arc::new);
+        let old = mem::replace(&mut *self.sockets.write().unwrap_or_else(PoisonError::into_inner), new);
         self.sockets_changed.wake();
+        while old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {
+            thread::sleep(USERS_PAUSE);
+        }
     }
 
     pub fn push(&self, task: Task) {
@@ -283,14 +294,6 @@ impl Device {
         let count = queue.messages.len().min(most);
         let taken = queue.messages.drain(..count).collect();
         (taken, queue.messages.len())
-    }
-
-    /// A time stamp later than any before it, though the clock be set back.
-    pub fn timestamp(&self) -> Timestamp {
-        let mut newest = lock(&self.newest_stamp);
-        let now = crate::noise::handshake::timestamp();
-        *newest = if now > *newest { now } else { crate::noise::handshake::after(&newest) };
-        *newest
     }
 
     /// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
@@ -387,6 +390,26 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tun::Offloads;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn a_port_is_free_once_its_sockets_are_given_up_though_they_were_in_use() {
+        let (tun, _) = UnixDatagram::pair().unwrap();
+        let tun = Tun::new(tun.into(), Offloads { tcp: false, udp: false });
+        let binder = Binder::start(256 << 10).unwrap();
+        let device = Device::new("test".to_owned(), tun, Link::new("lo").unwrap(), binder).unwrap();
+        device.set_sockets(Some(Sockets::bind(0, 0).unwrap()));
+        let in_use = device.sockets().unwrap();
+        let port = in_use.port;
+        let user = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(in_use);
+        });
+        device.set_sockets(None);
+        assert_eq!(Sockets::bind(port, 0).map(|sockets| sockets.port).ok(), Some(port));
+        user.join().unwrap();
+    }
 
     #[test]
     fn a_slot_is_used_again_and_the_order_is_that_of_configuration() {

@@ -97,8 +97,13 @@ impl Device {
         state.set_index(index, Indexed::Handshake(peer.clone()));
         drop(state);
         let mut handshake = lock(&peer.handshake);
-        let (pending, mut message) =
-            handshake::initiate(&identity.private, peer.key, &handshake.psk, index, &self.timestamp())?;
+        handshake.stamp = lock(&self.stamps).next(&handshake.stamp, handshake::timestamp());
+        let begun = handshake::initiate(&identity.private, peer.key, &handshake.psk, index, &handshake.stamp);
+        let Some((pending, mut message)) = begun else {
+            drop(handshake);
+            self.state_mut().forget(&vec![index]);
+            return None;
+        };
         handshake.pending = Some(pending);
         handshake.cookies.sign(&mut message, now);
         Some(message)

@@ -12,6 +12,16 @@ pub const KEY_LEN: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey(pub [u8; KEY_LEN]);
 
+impl PublicKey {
+    /// Whether it is one of the few points that share the same secret, zero, with every private key: it proves nothing,
+    /// and nothing is kept from anyone by it (the kernel's `curve25519` fails on them, see RFC 7748, section 6.1).
+    pub fn is_of_low_order(&self) -> bool {
+        // Eight times each of them is zero.
+        MontgomeryPoint(self.0).mul_bits_be([true, false, false, false].into_iter())
+            == MontgomeryPoint([0; 32])
+    }
+}
+
 impl fmt::Debug for PublicKey {
     /// The first eight digits tell peers apart in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,6 +123,26 @@ mod tests {
     fn no_secret_appears_in_a_print() {
         let shown = format!("{:?} {:?}", PrivateKey::new([0x41; 32]), PresharedKey([0x41; 32]));
         assert_eq!(shown, "(hidden) (hidden)");
+    }
+
+    /// The points of order 1, 2, 4 and 8 on the curve and its twist, and the first also as the field's prime and one more.
+    #[test]
+    fn points_that_share_one_secret_with_everyone_are_told_from_keys() {
+        for low in [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        ] {
+            assert!(PublicKey(parse_hex(low).unwrap()).is_of_low_order(), "{low}");
+        }
+        for seed in 1..100 {
+            assert!(!PrivateKey::new([seed; 32]).public().is_of_low_order());
+        }
     }
 
     #[test]

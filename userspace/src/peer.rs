@@ -81,6 +81,8 @@ pub struct Handshake {
     pub psk: PresharedKey,
     pub cookies: Maker,
     pub pending: Option<Initiated>,
+    /// Of the newest initiation sent.
+    pub stamp: Timestamp,
     /// Of the newest initiation received: an older one is a replay.
     pub newest: Timestamp,
     pub last_received: u64,
@@ -122,6 +124,7 @@ impl Peer {
                 psk: PresharedKey([0; 32]),
                 cookies: Maker::new(key),
                 pending: None,
+                stamp: [0; 12],
                 newest: [0; 12],
                 last_received: 0,
             }),

@@ -50,7 +50,7 @@ fn begin(index: u32, psk: [u8; 32]) -> Begun {
     let mut state = device.state_mut();
     let peer = state.add_peer(PEERS[0].public);
     let (pending, initiation) =
-        handshake::initiate(&OURS.private, peer.key, &PresharedKey(psk), index, &device.timestamp())
+        handshake::initiate(&OURS.private, peer.key, &PresharedKey(psk), index, &handshake::timestamp())
             .expect("good keys");
     state.set_index(index, Indexed::Handshake(peer.clone()));
     lock(&peer.handshake).pending = Some(pending);

@@ -34,7 +34,7 @@ pub fn timestamp() -> Timestamp {
 }
 
 /// The least time stamp after another that the rounding tells apart.
-pub fn after(stamp: &Timestamp) -> Timestamp {
+fn after(stamp: &Timestamp) -> Timestamp {
     let seconds = u64::from_be_bytes(stamp[..8].try_into().expect("eight bytes"));
     let nanos = u32::from_be_bytes(stamp[8..].try_into().expect("four bytes")) + (1 << 24);
     let (seconds, nanos) = if nanos < 1_000_000_000 { (seconds, nanos) } else { (seconds + 1, 0) };
@@ -44,13 +44,36 @@ pub fn after(stamp: &Timestamp) -> Timestamp {
     next
 }
 
+/// The sender's ephemeral key, which comes unencrypted after the indexes.
+fn ephemeral(body: &[u8]) -> Option<PublicKey> {
+    Some(PublicKey(*body.first_chunk()?))
+}
+
+/// The time stamps of a device's initiations.
+#[derive(Default)]
+pub struct Stamps {
+    newest: Timestamp,
+}
+
+impl Stamps {
+    /// Later than the last one for the same peer and no earlier than any other, though the clock be set back. Different
+    /// peers may get the same: they would run away from the clock otherwise, and a daemon started again begins with that.
+    pub fn next(&mut self, last: &Timestamp, now: Timestamp) -> Timestamp {
+        self.newest = now.max(self.newest);
+        if self.newest <= *last {
+            self.newest = after(last);
+        }
+        self.newest
+    }
+}
+
 /// A handshake that we have begun and wait to have answered.
 pub struct Initiated {
     state: Box<HandshakeState>,
     pub local_index: u32,
 }
 
-/// Begins a handshake; the message still lacks its MACs.
+/// Begins a handshake; the message still lacks its MACs. None for a key that nobody can prove to have.
 pub fn initiate(
     ours: &PrivateKey,
     theirs: PublicKey,
@@ -58,6 +81,9 @@ pub fn initiate(
     local_index: u32,
     stamp: &Timestamp,
 ) -> Option<(Initiated, [u8; INITIATION_LEN])> {
+    if theirs.is_of_low_order() {
+        return None;
+    }
     let mut state = builder(ours)?
         .remote_public_key(&theirs.0)
         .ok()?
@@ -76,6 +102,9 @@ impl Initiated {
     /// Reads the answer: their index and the keys. A wrong answer leaves the handshake as it was.
     pub fn finish(&mut self, message: &[u8]) -> Option<(u32, Keys)> {
         let body = message.get(12..RESPONSE_BODY).filter(|_| message.len() == RESPONSE_LEN)?;
+        if ephemeral(body)?.is_of_low_order() {
+            return None;
+        }
         self.state.read_message(body, &mut []).ok()?;
         let (send, receive) = self.state.dangerously_get_raw_split();
         Some((u32_at(message, 4), Keys { send, receive }))
@@ -97,6 +126,9 @@ pub fn receive(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
     let mut timestamp = [0; TIMESTAMP_LEN];
     state.read_message(body, &mut timestamp).ok()?;
     let peer = PublicKey(state.get_remote_static()?.try_into().ok()?);
+    if peer.is_of_low_order() || ephemeral(body)?.is_of_low_order() {
+        return None;
+    }
     Some(Received { state: Box::new(state), peer, timestamp, remote_index: u32_at(message, 4) })
 }
 
@@ -117,6 +149,9 @@ impl Received {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use curve25519_dalek::montgomery::MontgomeryPoint;
+    use snow::params::{CipherChoice, DHChoice, HashChoice};
+    use snow::resolvers::{CryptoResolver, DefaultResolver};
 
     fn keys(seed: u8) -> (PrivateKey, PublicKey) {
         let private = PrivateKey::new([seed; 32]);
@@ -147,6 +182,122 @@ mod tests {
         changed[20] ^= 1;
         assert!(initiated.finish(&changed).is_none());
         assert!(initiated.finish(&right).is_some());
+    }
+
+    /// A key pair that is none: its public key is a point of low order until it is given a private one.
+    #[derive(Default)]
+    struct Blank {
+        private: [u8; 32],
+        public: [u8; 32],
+    }
+
+    impl snow::types::Dh for Blank {
+        fn name(&self) -> &'static str {
+            "25519"
+        }
+
+        fn pub_len(&self) -> usize {
+            32
+        }
+
+        fn priv_len(&self) -> usize {
+            32
+        }
+
+        fn set(&mut self, private: &[u8]) {
+            self.private.copy_from_slice(private);
+            if self.private != [0; 32] {
+                self.public = PrivateKey::new(self.private).public().0;
+            }
+        }
+
+        fn generate(&mut self, _: &mut dyn snow::types::Random) -> Result<(), snow::Error> {
+            Ok(())
+        }
+
+        fn pubkey(&self) -> &[u8] {
+            &self.public
+        }
+
+        fn privkey(&self) -> &[u8] {
+            &self.private
+        }
+
+        fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
+            let theirs = MontgomeryPoint(theirs[..32].try_into().unwrap());
+            out[..32].fill(0);
+            if self.private != [0; 32] {
+                out[..32].copy_from_slice(theirs.mul_clamped(self.private).as_bytes());
+            }
+            Ok(())
+        }
+    }
+
+    struct Blanks(DefaultResolver);
+
+    impl CryptoResolver for Blanks {
+        fn resolve_rng(&self) -> Option<Box<dyn snow::types::Random>> {
+            self.0.resolve_rng()
+        }
+
+        fn resolve_dh(&self, _: &DHChoice) -> Option<Box<dyn snow::types::Dh>> {
+            Some(Box::new(Blank::default()))
+        }
+
+        fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn snow::types::Hash>> {
+            self.0.resolve_hash(choice)
+        }
+
+        fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn snow::types::Cipher>> {
+            self.0.resolve_cipher(choice)
+        }
+    }
+
+    /// An initiation with an ephemeral key of low order.
+    fn blank_initiation(private: [u8; 32], to: PublicKey) -> [u8; INITIATION_LEN] {
+        let mut state = Builder::with_resolver(PATTERN.parse().unwrap(), Box::new(Blanks(DefaultResolver)))
+            .local_private_key(&private)
+            .unwrap()
+            .prologue(PROLOGUE)
+            .unwrap()
+            .remote_public_key(&to.0)
+            .unwrap()
+            .psk(PSK_AT as u8, &[0; 32])
+            .unwrap()
+            .build_initiator()
+            .unwrap();
+        let mut message = [0; INITIATION_LEN];
+        message[0] = INITIATION;
+        state.write_message(&timestamp(), &mut message[8..INITIATION_BODY]).unwrap();
+        message
+    }
+
+    #[test]
+    fn nobody_begins_a_handshake_without_secrets_of_his_own() {
+        let ((_, _), (b, b_public)) = (keys(3), keys(5));
+        assert!(receive(&b, &blank_initiation([0; 32], b_public)).is_none(), "no key at all");
+        assert!(receive(&b, &blank_initiation([3; 32], b_public)).is_none(), "no ephemeral key");
+    }
+
+    #[test]
+    fn no_handshake_is_begun_with_a_key_that_everybody_has() {
+        let nobody = PublicKey([0; 32]);
+        assert!(initiate(&keys(3).0, nobody, &PresharedKey([0; 32]), 11, &timestamp()).is_none());
+    }
+
+    #[test]
+    fn time_stamps_of_many_peers_stay_with_the_clock_and_those_of_one_follow_each_other() {
+        let (mut stamps, now) = (Stamps::default(), timestamp());
+        for _peer in 0..10_000 {
+            assert_eq!(stamps.next(&[0; 12], now), now);
+        }
+        let mut last = now;
+        for set_back in [now, [0; 12], now] {
+            let next = stamps.next(&last, set_back);
+            assert!(next > last);
+            last = next;
+        }
+        assert_eq!(stamps.next(&[0; 12], [0; 12]), last, "another peer's, with the clock set back");
     }
 
     #[test]
