@@ -116,10 +116,8 @@ impl Inbound {
     }
 
     fn flush(&mut self, device: &Device) {
-        self.coalescer.flush(&mut self.receiver.buffer, |pieces| {
-            // The kernel's refusal is a packet lost: the link is down, or the packet is none of IP.
-            let _ = device.tun.write(pieces);
-        });
+        // The kernel's refusal is a packet lost: the link is down, or the packet is none of IP.
+        self.coalescer.flush(&mut self.receiver.buffer, |pieces| device.tun.write(pieces));
     }
 
     /// Takes the messages of one arrival apart.

@@ -157,6 +157,7 @@ fn coalesce(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<(VnetHeader, 
         let header: [u8; VNET_LEN] = pieces[0][..].try_into().expect("a virtio header");
         let packet: Vec<u8> = pieces[1..].iter().flat_map(|piece| piece.to_vec()).collect();
         out.push((VnetHeader::parse(&header), packet));
+        Ok(())
     });
     out
 }

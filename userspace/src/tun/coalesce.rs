@@ -3,17 +3,19 @@
 //! Laws: what the kernel would make of a large packet, by splitting it again, is what came. Within a flow nothing is
 //! reordered: a packet that cannot join the one before it closes it. A checksum that is wrong stays wrong.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use super::checksum;
-use super::split::{TCP_CHECKSUM, UDP_CHECKSUM};
+use super::split::{Splitter, TCP_CHECKSUM, UDP_CHECKSUM};
 use super::{Offloads, VNET_LEN, VnetHeader};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const MAX_LEN: usize = 65_535;
-/// How many packets become one: within what one write takes and older kernels split.
+/// How many packets become one: within what one write takes.
 const MAX_PIECES: usize = 128;
+/// How many datagrams become one where the kernel refuses more (`UDP_MAX_SEGMENTS`, before Linux 6.9).
+const FEWER_DATAGRAMS: usize = 64;
 /// How many flows of a batch are looked through for one that a packet may join.
 const MAX_OPEN: usize = 16;
 
@@ -54,6 +56,8 @@ struct Group {
     size: usize,
     /// The length of the whole.
     total: usize,
+    /// How many there may be.
+    most: usize,
     next_sequence: u32,
     /// Whether the identification stays the same: only with DF, where it means nothing (RFC 6864).
     fixed_id: bool,
@@ -69,6 +73,7 @@ pub struct Coalescer {
     groups: Vec<Group>,
     used: usize,
     bytes: usize,
+    most_datagrams: usize,
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {
@@ -143,6 +148,7 @@ impl Group {
             headers: None,
             size: 0,
             total: 0,
+            most: MAX_PIECES,
             next_sequence: 0,
             fixed_id: false,
             last_flags: 0,
@@ -178,7 +184,7 @@ impl Group {
             return false;
         }
         let len = piece.len - headers.payload;
-        let fits = len <= self.size && self.total + len <= MAX_LEN && self.rest.len() + 1 < MAX_PIECES;
+        let fits = len <= self.size && self.total + len <= MAX_LEN && self.rest.len() + 1 < self.most;
         if !fits || !self.continues(first, packet, headers) || !is_joinable(packet, headers) {
             return false;
         }
@@ -281,7 +287,7 @@ impl Group {
 
 impl Coalescer {
     pub fn new(offloads: Offloads) -> Self {
-        Self { offloads, groups: Vec::new(), used: 0, bytes: 0 }
+        Self { offloads, groups: Vec::new(), used: 0, bytes: 0, most_datagrams: MAX_PIECES }
     }
 
     /// Takes in a packet of the buffer.
@@ -307,7 +313,10 @@ impl Coalescer {
         if self.used == self.groups.len() {
             self.groups.push(Group::new());
         }
-        self.groups[self.used].start(buffer, piece, headers);
+        let group = &mut self.groups[self.used];
+        group.start(buffer, piece, headers);
+        group.most =
+            if headers.is_some_and(|h| h.protocol == UDP) { self.most_datagrams } else { MAX_PIECES };
         self.used += 1;
     }
 
@@ -326,16 +335,42 @@ impl Coalescer {
         }
     }
 
-    /// Hands out the large packets: virtio header and pieces.
-    pub fn flush(&mut self, buffer: &mut [u8], mut write: impl FnMut(&[IoSlice<'_>])) {
+    /// Hands out the large packets: virtio header and pieces. What is refused as one goes packet by packet.
+    pub fn flush<T>(&mut self, buffer: &mut [u8], mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<T>) {
         for group in &self.groups[..self.used] {
-            let header = group.finish(buffer).bytes();
+            let header = group.finish(buffer);
+            let header_bytes = header.bytes();
             let mut pieces = [IoSlice::new(&[]); MAX_PIECES + 1];
-            fill(&mut pieces, &header, group, buffer);
-            write(&pieces[..group.rest.len() + 2]);
+            fill(&mut pieces, &header_bytes, group, buffer);
+            let pieces = &pieces[..group.rest.len() + 2];
+            if let Err(e) = write(pieces)
+                && e.raw_os_error() == Some(libc::EINVAL)
+                && header != VnetHeader::default()
+            {
+                if header.gso_type == VnetHeader::GSO_UDP_L4 {
+                    self.most_datagrams = FEWER_DATAGRAMS;
+                }
+                write_apart(&header, &pieces[1..], &mut write);
+            }
         }
         self.used = 0;
         self.bytes = 0;
+    }
+}
+
+fn write_apart<T>(
+    header: &VnetHeader,
+    pieces: &[IoSlice<'_>],
+    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<T>,
+) {
+    let whole: Vec<u8> = pieces.iter().flat_map(|piece| &**piece).copied().collect();
+    let Some(mut splitter) = Splitter::new(header, &whole) else {
+        return;
+    };
+    while let Some(len) = splitter.next_len() {
+        let mut packet = vec![0; VNET_LEN + len];
+        splitter.write(&mut packet[VNET_LEN..]);
+        let _ = write(&[IoSlice::new(&packet)]);
     }
 }
 
@@ -359,7 +394,6 @@ fn shares_addresses(first: &[u8], packet: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tun::split::Splitter;
     use proptest::prelude::*;
 
     const ALL: Offloads = Offloads { tcp: true, udp: true };
@@ -465,6 +499,7 @@ mod tests {
         coalescer.flush(&mut buffer, |pieces| {
             let header = VnetHeader::parse(pieces[0][..].try_into().unwrap());
             out.push((header, pieces[1..].iter().flat_map(|p| p.to_vec()).collect()));
+            Ok(())
         });
         out
     }
@@ -495,6 +530,32 @@ mod tests {
         let lens: Vec<_> = coalesced(&stream(60, 1348), ALL).iter().map(|(_, packet)| packet.len()).collect();
         assert_eq!(lens.len(), 2);
         assert!(lens.iter().all(|&len| len <= 65_535));
+    }
+
+    #[test]
+    fn datagrams_that_are_too_many_for_an_older_kernel_arrive_and_the_next_ones_are_fewer() {
+        let of = |i: u32| made(&Made { udp: true, sequence: i, id: i as u16, len: 10, ..PLAIN });
+        let packets: Vec<_> = (0..200).map(of).collect();
+        let mut coalescer = Coalescer::new(ALL);
+        let mut refused = 0;
+        for rounds in 0..2 {
+            let mut buffer = packets.concat();
+            let mut out = Vec::new();
+            (0..packets.len()).for_each(|i| coalescer.add(&buffer, i * packets[0].len(), packets[0].len()));
+            coalescer.flush(&mut buffer, |pieces| {
+                let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+                let header = VnetHeader::parse(whole[..VNET_LEN].try_into().unwrap());
+                // `virtio_net_hdr_to_skb` of Linux 6.7.
+                if whole.len() - VNET_LEN - 28 > usize::from(header.gso_size) * 64 && header.gso_size != 0 {
+                    refused += 1;
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                out.push((header, whole[VNET_LEN..].to_vec()));
+                Ok(())
+            });
+            assert_eq!(split(&out), packets);
+            assert_eq!(refused, 2, "round {rounds}");
+        }
     }
 
     #[test]
