@@ -5,6 +5,10 @@ use crate::tun::checksum;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 64;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
 /// An ICMPv6 error fits the smallest MTU of IPv6 (RFC 4443); the kernel answers IPv4 within 576 bytes (RFC 1812).
 const MAX_V6: usize = 1280;
 const MAX_V4: usize = 576;
@@ -57,8 +61,7 @@ fn unreachable_v6(packet: &[u8]) -> Option<Vec<u8>> {
     if source[0] == 0xff || source == [0; 16] || destination[0] == 0xff {
         return None;
     }
-    // Errors of ICMPv6 have types below 128.
-    if packet[6] == ICMPV6 && packet.get(40).is_none_or(|&kind| kind < 128) {
+    if !may_be_answered_v6(packet) {
         return None;
     }
     let quoted = &packet[..packet.len().min(MAX_V6 - 48)];
@@ -74,6 +77,24 @@ fn unreachable_v6(packet: &[u8]) -> Option<Vec<u8>> {
     let field = checksum::finish(checksum::add(sum, &answer[40..]));
     answer[42..44].copy_from_slice(&field);
     Some(answer)
+}
+
+/// Looks behind the extension headers, whose lengths are counted in units of eight bytes.
+fn may_be_answered_v6(packet: &[u8]) -> bool {
+    let (mut header, mut at) = (packet[6], 40);
+    while matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+        let Some(&[next, len, high, low]) = packet.get(at..at + 4) else {
+            return false;
+        };
+        let is_fragment = header == FRAGMENT;
+        if is_fragment && u16::from_be_bytes([high, low]) >> 3 != 0 {
+            return false;
+        }
+        at += if is_fragment { 8 } else { 8 * (usize::from(len) + 1) };
+        header = next;
+    }
+    // Errors of ICMPv6 have types below 128.
+    header != ICMPV6 || packet.get(at).is_some_and(|&kind| kind >= 128)
 }
 
 /// At most so many answers at once and so many in a second.
@@ -151,6 +172,40 @@ mod tests {
         fragment[7] = 1;
         assert!(unreachable(&fragment).is_none());
         assert!(unreachable(&[0x45]).is_none() && unreachable(&[]).is_none());
+    }
+
+    /// A packet whose ICMPv6 message of a type comes behind other headers.
+    fn icmp_v6(headers: &[(u8, &[u8])], kind: u8) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, ICMPV6, 64];
+        packet.extend([0xfd; 16]);
+        packet.extend([0x20; 16]);
+        let mut names_next = 6;
+        for (header, rest) in headers {
+            packet[names_next] = *header;
+            names_next = packet.len();
+            packet.push(ICMPV6);
+            packet.extend(*rest);
+        }
+        packet.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+        packet
+    }
+
+    #[test]
+    fn an_icmpv6_error_is_known_behind_extension_headers() {
+        let (options, routing): (&[u8], &[u8]) = (&[0, 1, 4, 0, 0, 0, 0], &[1; 15]);
+        let (first, later): (&[u8], &[u8]) = (&[0, 0, 1, 0, 0, 0, 9], &[0, 0, 8, 0, 0, 0, 9]);
+        for headers in [
+            &[][..],
+            &[(HOP_BY_HOP, options)],
+            &[(DESTINATION_OPTIONS, options), (ROUTING, routing)],
+            &[(HOP_BY_HOP, options), (FRAGMENT, first)],
+        ] {
+            assert!(unreachable(&icmp_v6(headers, 1)).is_none(), "{headers:?}");
+            assert!(unreachable(&icmp_v6(headers, 128)).is_some(), "{headers:?}");
+            let whole = icmp_v6(headers, 128);
+            assert!((40..whole.len() - 7).all(|len| unreachable(&whole[..len]).is_none()));
+        }
+        assert!(unreachable(&icmp_v6(&[(FRAGMENT, later)], 128)).is_none());
     }
 
     #[test]
