@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,3 +33,9 @@ def elders() -> Iterator[Elders]:
 def _begun_early(request: pytest.FixtureRequest) -> None:
     if any(uses_elders(item) for item in request.session.items):
         request.getfixturevalue("elders")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """What a script runs in the background ignores SIGINT, and the daemons that are to end by it would too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,13 +28,25 @@ const MESSAGES_PER_TURN: usize = 128;
 const GATHER_MS: u64 = 2;
 const TASKS_PER_TURN: usize = 64;
 
-/// Blocks the signals that end the process, in all threads to come, and makes them readable.
+/// Whether the caller ignores a signal, and so we do: nohup(1) has it so, and a shell for what a script has in the background.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: asks for the action, which it does not change; the structure is valid as zeros.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Blocks the signals that end the process, in all threads to come, and makes them readable. One that is blocked is no
+/// longer ignored, so that those which are to be are left out; not so SIGTERM, without which there is no orderly end.
 pub fn signals() -> io::Result<OwnedFd> {
+    let endings = [libc::SIGINT, libc::SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
     // SAFETY: the set is initialised before it is used.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        for signal in endings.chain([libc::SIGTERM]) {
             libc::sigaddset(&raw mut set, signal);
         }
         check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;

@@ -10,7 +10,7 @@ use crate::device::Device;
 use crate::log;
 use crate::tun::{Offloads, Tun};
 use crate::uapi::server::DIRECTORY;
-use crate::udp::Sockets;
+use crate::udp;
 
 /// The request that a running daemon answers with these lines.
 pub const REQUEST: &str = "features=1";
@@ -32,17 +32,19 @@ pub fn of_device(device: &Device) -> String {
     lines(device.tun.offloads, device.sockets().map(|sockets| sockets.segments()))
 }
 
-/// Those of a device that is about to start, in one line.
-pub fn at_start(tun: &Tun) -> String {
-    let sockets = Sockets::bind(0, 0).ok();
-    lines(tun.offloads, sockets.map(|sockets| sockets.segments())).trim_end().replace('\n', "; ")
+/// Those that this kernel grants a device.
+fn granted(tun: &Tun) -> std::io::Result<String> {
+    Ok(lines(tun.offloads, Some(udp::can_segment()?)))
 }
 
-/// Those that this kernel grants, found out with a device that is gone again at once.
+/// Those of a device that is about to start, in one line.
+pub fn at_start(tun: &Tun) -> std::io::Result<String> {
+    Ok(granted(tun)?.trim_end().replace('\n', "; "))
+}
+
+/// Those of any device, found out with one that is gone again at once.
 fn of_kernel() -> std::io::Result<String> {
-    let (tun, _) = Tun::open("wgqprobe%d")?;
-    let sockets = Sockets::bind(0, 0)?;
-    Ok(lines(tun.offloads, Some(sockets.segments())))
+    granted(&Tun::open("wgqprobe%d")?.0)
 }
 
 fn ask(interface: &str) -> std::io::Result<String> {

@@ -63,7 +63,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Command, String> {
 }
 
 fn main() -> ExitCode {
-    match parse(std::env::args().skip(1)) {
+    match parse(std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned())) {
         Ok(Command::Help) => log::to_stdout(HELP),
         Ok(Command::Version) => log::to_stdout(concat!("wgq-userspace ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Features(interface)) => features::show(interface.as_deref()),

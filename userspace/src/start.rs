@@ -1,7 +1,7 @@
 //! From the command line to a running daemon: everything is opened, then the work begins.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -51,7 +51,8 @@ enum Side {
     Child(UnixStream),
 }
 
-/// Makes the daemon: a session of its own, so that no signal to the caller's group reaches it.
+/// Makes the daemon: a session of its own, so that no signal to the caller's group reaches it, and nothing of what the
+/// caller has open.
 fn fork() -> io::Result<Side> {
     let (ours, theirs) = UnixStream::pair()?;
     // SAFETY: there is only this thread yet.
@@ -61,7 +62,20 @@ fn fork() -> io::Result<Side> {
     // SAFETY: plain call; a child that has just been forked leads no group.
     check(unsafe { libc::setsid() })?;
     std::env::set_current_dir("/")?;
+    drop(ours);
+    close_all_but(theirs.as_raw_fd());
     Ok(Side::Child(theirs))
+}
+
+/// Closes what is open besides the standard streams: a caller's lock or pipe would else be held for as long as the tunnel
+/// is there.
+fn close_all_but(kept: RawFd) {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|&fd| fd > libc::STDERR_FILENO && fd != kept) {
+        // SAFETY: this process has just begun and holds none but `kept` itself; the directory's is closed already.
+        unsafe { libc::close(fd) };
+    }
 }
 
 /// Waits for the daemon's word: nothing means that all is well.
@@ -86,9 +100,12 @@ fn serve(interface: &str, level: Level, caller: Option<UnixStream>) -> ExitCode 
     log::start(level, interface, caller.is_none());
     let started = prepare(interface).and_then(|control| start_threads(&control).map(|()| control));
     let control = match (started, caller) {
-        (Ok(control), None) => control,
-        (Ok(control), Some(mut caller)) => {
-            if let Err(e) = detach_streams().and_then(|()| caller.write_all(READY.as_bytes())) {
+        (Ok(control), None) => {
+            sandbox::confine();
+            control
+        }
+        (Ok(control), Some(caller)) => {
+            if let Err(e) = leave(caller) {
                 log::error(format_args!("cannot go into the background: {e}"));
                 return ExitCode::FAILURE;
             }
@@ -113,6 +130,13 @@ fn explain(error: &io::Error) -> String {
         }
         _ => error.to_string(),
     }
+}
+
+/// Lets the caller go on, once there is nothing more to be opened.
+fn leave(mut caller: UnixStream) -> io::Result<()> {
+    detach_streams()?;
+    sandbox::confine();
+    caller.write_all(READY.as_bytes())
 }
 
 /// Standard streams to nowhere, as the caller may be waiting for their end.
@@ -157,7 +181,7 @@ fn open_device(interface: &str) -> io::Result<Device> {
     let (tun, name) = Tun::open(interface)?;
     let link = Link::new(&name)?;
     link.set_mtu(DEFAULT_MTU)?;
-    log::notice(format_args!("{}", features::at_start(&tun)));
+    log::notice(format_args!("{}", features::at_start(&tun)?));
     sandbox::prepare();
     let binder = Binder::start(STACK_BYTES)?;
     sandbox::keep_capabilities(&[sandbox::CAP_NET_ADMIN])?;
@@ -184,7 +208,6 @@ fn start_threads(control: &Control) -> io::Result<()> {
 }
 
 fn work(mut control: Control) -> ExitCode {
-    sandbox::confine();
     let end = control.run();
     log::verbose(format_args!("ending: {end:?}"));
     // Dropping it removes the socket; the link goes with the process.

@@ -22,6 +22,7 @@ pub const MAX_PACKET: usize = 65_535 + VNET_LEN;
 const IFF_VNET_HDR: i16 = 0x4000;
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 const TUN_F_CSUM: u32 = 0x01;
 const TUN_F_TSO4: u32 = 0x02;
 const TUN_F_TSO6: u32 = 0x04;
@@ -91,6 +92,9 @@ impl Tun {
         let mut wanted = request(name);
         wanted.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16 | IFF_VNET_HDR;
         ioctl(&fd, TUNSETIFF, &raw mut wanted)?;
+        // A device that was there before has the length that its last user chose.
+        let mut header_len = VNET_LEN as libc::c_int;
+        ioctl(&fd, TUNSETVNETHDRSZ, &raw mut header_len)?;
         // SAFETY: the kernel has filled in a name that ends in a zero.
         let name = unsafe { CStr::from_ptr(wanted.ifr_name.as_ptr()) }.to_string_lossy().into_owned();
         let offloads = negotiate(&fd);

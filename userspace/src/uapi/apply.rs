@@ -23,10 +23,14 @@ pub fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     if request.replace_peers {
         state.remove_all_peers();
     }
-    if let Some(key) = &request.private_key {
-        set_private_key(&mut state, key);
-    }
     let mut changed = Vec::new();
+    if let Some(key) = &request.private_key {
+        let is_first = state.identity.is_none();
+        set_private_key(&mut state, key);
+        if is_first && device.is_up() {
+            changed.extend(state.peers().filter(|peer| !peer.staged.is_empty()).cloned());
+        }
+    }
     for peer in &request.peers {
         changed.extend(set_peer(&mut state, peer, device.is_up()));
     }

@@ -73,6 +73,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Held while a socket is looked for and made: of two daemons that start at once, the second would else take the first
+/// one's new socket for the stale one that it has just seen in its place.
+fn turn() -> io::Result<fs::File> {
+    let directory = fs::File::open(DIRECTORY)?;
+    directory.lock().map(|()| directory)
+}
+
 fn in_use(path: &Path, by: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use: {by}", path.display()))
 }
@@ -98,6 +105,7 @@ impl Server {
 
     fn listen(path: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
+        let _turn = turn()?;
         remove_stale(&path)?;
         let listener = bind(&path)?;
         listener.set_nonblocking(true)?;

@@ -64,6 +64,12 @@ fn socket(family: i32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
 }
 
+/// Whether this kernel splits large sends.
+pub fn can_segment() -> io::Result<bool> {
+    let fd = socket(libc::AF_INET).or_else(|_| socket(libc::AF_INET6))?;
+    Ok(send::can_segment(&fd))
+}
+
 /// Tries beyond the limit for the whole system, which needs a privilege, then within it.
 fn enlarge(fd: &OwnedFd) {
     for (force, plain, bytes) in [
