@@ -1,11 +1,18 @@
-# What both commands of the README need before they can start; sourced by bash scripts beside it.
+# What the README's commands need before they can start; sourced by bash scripts beside it.
 # shellcheck shell=bash
 # Every step looks first and installs only what is missing, so running a script again costs seconds.
 
+unset CDPATH
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=$PROJECT/.cache
 RUST_NEEDED=1.89 # as userspace/Cargo.toml says
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1
+HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d : -f 6)}
+export HOME # Go does not look for it by itself
+[[ -O $HOME ]] || export PIP_CACHE_DIR=~root/.cache/pip # pip warns of a cache that is another's
+umask 022 # hooks and tests run as other users too
+# What was meant for the user's own tunnels and programs.
+unset "${!WG_@}" "${!WGQ_@}" LOG_LEVEL PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 
 heading() { printf '\n== %s\n' "$*"; }
 die() {
@@ -13,12 +20,35 @@ die() {
 	exit 1
 }
 
-# The tests and the demonstration make network namespaces; packages are installed: both are root's business.
+# explain ARGUMENT...: the comment at the script's top, where --help asks for it.
+explain() {
+	case ${1-} in
+	-h | --help) sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" && exit ;;
+	esac
+}
+
+# become_root ARGUMENT...: this script again, as root. The tests and the demonstration make network namespaces,
+# and packages are installed.
 become_root() {
 	[[ $(id -u) == 0 ]] && return
 	command -v sudo >/dev/null || die "needs root: run it as root, or install sudo"
-	exec sudo --preserve-env -- env "PATH=$PATH" "$@"
+	# By name, as the sudo of newer Ubuntus (sudo-rs) knows no other way; it never takes these two.
+	exec sudo "--preserve-env=$(compgen -e | paste -s -d ,)" -- \
+		env "PATH=$PATH" "HOME=$HOME" bash "$PROJECT/scripts/${0##*/}" "$@"
 }
+
+# What root made in a user's folders becomes the user's, who could neither change nor delete it otherwise.
+give_back() {
+	local place places=()
+	[[ -n ${SUDO_UID-} ]] || return 0
+	[[ -O $PROJECT ]] || places+=("$PROJECT")
+	[[ -O $HOME ]] || places+=("$HOME"/.{cargo,rustup,cache,config} "$HOME/go")
+	for place in "${places[@]}"; do
+		[[ ! -e $place ]] || chown -hR --from=root "$SUDO_UID:${SUDO_GID-}" "$place"
+	done
+}
+
+need_folder() { mkdir -p "$1" || die "needs a folder that it can write to: copy this one to such a place"; }
 
 at_least() { [[ $(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]; }
 
@@ -34,10 +64,15 @@ need_packages() {
 	local missing
 	mapfile -t missing < <(missing_packages "$@")
 	((${#missing[@]})) || return 0
-	command -v apt-get >/dev/null || die "needs a Debian or Ubuntu machine, or these installed by hand: ${missing[*]}"
+	command -v apt-get >/dev/null || {
+		heading "neither Debian nor Ubuntu: what these packages hold has to be here already: ${missing[*]}"
+		return 0
+	}
 	heading "installing ${missing[*]}"
 	update_package_lists
-	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >"$CACHE/apt.log" 2>&1 ||
+	# A machine that has just started is often at its own updates.
+	DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -q -y --no-install-recommends \
+		"${missing[@]}" >"$CACHE/apt.log" 2>&1 ||
 		{ tail -n 20 "$CACHE/apt.log" >&2 && die "apt-get could not install ${missing[*]}"; }
 }
 
@@ -47,9 +82,10 @@ update_package_lists() {
 	PACKAGE_LISTS_FRESH=1
 }
 
-# need_venv FOLDER: a virtual environment made by a Python that is new enough.
+# need_venv FOLDER: a virtual environment made by a Python that is new enough. By pip one sees whether it is whole,
+# and neither moved nor older than the machine's Python.
 need_venv() {
-	[[ -x $1/bin/python ]] && "$1/bin/python" -c '' 2>/dev/null && return
+	"$1/bin/pip" --version >/dev/null 2>&1 && return
 	need_packages python3 python3-venv python3-dev gcc libc6-dev # python-iptables is built from source
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 		die "needs Python 3.11 or later, and python3 is $(python3 --version)"
@@ -60,7 +96,7 @@ rust_is_recent() {
 	command -v cargo >/dev/null && at_least "$(cargo --version | cut -d ' ' -f 2)" "$RUST_NEEDED"
 }
 
-# Debian's and Ubuntu's packages of a recent Rust go by several names: cargo, cargo-web (Debian 12), cargo-1.85.
+# Debian's and Ubuntu's packages of a recent Rust go by several names: cargo, cargo-web (Debian 12 and 13), cargo-1.85.
 recent_rust_package() {
 	local package
 	for package in $(apt-cache search --names-only '^cargo(-web|-1\.[0-9]+)?$' | cut -d ' ' -f 1 | sort -rV); do
@@ -74,6 +110,7 @@ recent_rust_package() {
 need_rust() {
 	local package
 	rust_is_recent && return
+	command -v apt-cache >/dev/null || die "needs cargo $RUST_NEEDED or later: see https://rustup.rs"
 	update_package_lists
 	if package=$(recent_rust_package); then
 		need_packages "$package" gcc libc6-dev
@@ -92,4 +129,20 @@ need_rustup() {
 	heading "installing Rust by rustup"
 	rustup toolchain install stable --profile minimal --component rustfmt --component clippy
 	export RUSTUP_TOOLCHAIN=stable
+}
+
+# install_wgq FOLDER: wgq and its backend into the virtual environment there, unless what is there is this very wgq.
+install_wgq() {
+	local sources=(pyproject.toml README.md LICENSE wgquick completions contrib userspace/Cargo.* userspace/src)
+	[[ -x $1/bin/wgq-userspace && -z $(find "${sources[@]}" -newer "$1/wgq-is-installed" -print -quit 2>&1) ]] &&
+		"$1/bin/wgq" --version >/dev/null 2>&1 && return
+	need_packages ca-certificates
+	need_venv "$1"
+	need_rust
+	heading "building and installing wgq into $1 (the first time takes a minute or two)"
+	rm -rf build
+	"$1/bin/pip" install --quiet .
+	rm -rf build wgq.egg-info
+	[[ -x $1/bin/wgq-userspace ]] || die "wgq-userspace was not built: (cd userspace && cargo build --release) says why"
+	touch "$1/wgq-is-installed"
 }
