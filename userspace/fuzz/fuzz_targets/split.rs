@@ -114,7 +114,8 @@ fn check_segments(header: &VnetHeader, packet: &[u8], out: &[Vec<u8>]) {
     assert_eq!(out.len(), (packet.len() - body).div_ceil(size).max(1));
     let payload: Vec<u8> = out.iter().flat_map(|segment| segment[body..].to_vec()).collect();
     assert!(payload == packet[body..], "the payload came out changed");
-    let header_is_plain = !is_v4(packet) || usize::from(packet[0] & 15) * 4 == at;
+    // With more than that, the sum is right where the kernel's was.
+    let header_is_plain = at == if is_v4(packet) { 20 } else { 40 };
     for (index, segment) in out.iter().enumerate() {
         let (first, last) = (index == 0, index + 1 == out.len());
         assert!(last || segment.len() == body + size);

@@ -112,6 +112,10 @@ impl<'a> Splitter<'a> {
 pub const TCP_CHECKSUM: usize = 16;
 pub const UDP_CHECKSUM: usize = 6;
 
+fn checksum_of(protocol: u8) -> usize {
+    if protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
+}
+
 /// Zero is the UDP checksum that stands for none, so the other zero is written.
 fn put_checksum(transport: &mut [u8], at: usize, sum: u64) {
     let field = match checksum::finish(sum) {
@@ -147,7 +151,15 @@ fn layout(header: &VnetHeader, packet: &[u8], ip_len: usize, protocol: u8) -> Op
     if payload < transport + minimum || payload > packet.len() {
         return None;
     }
-    let pseudo = checksum::pseudo(addresses(packet), protocol, 0);
+    let pseudo = if transport == ip_len {
+        checksum::pseudo(addresses(packet), protocol, 0)
+    } else {
+        // A source route or a routing header ends elsewhere than at the destination address. The kernel's own sum, for
+        // the length of the whole, is of the end.
+        let at = transport + checksum_of(protocol);
+        let whole = (packet.len() - transport) as u16;
+        u64::from(u16::from_ne_bytes([packet[at], packet[at + 1]])) + u64::from((!whole).to_be())
+    };
     Some(Layout { protocol, transport, payload, size, pseudo })
 }
 
@@ -165,7 +177,7 @@ impl Layout {
         let len = self.payload - self.transport + body.len();
         let sum = self.pseudo + u64::from((len as u16).to_be());
         let sum = checksum::add(checksum::add(sum, &headers[self.transport..]), body);
-        let at = if self.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        let at = checksum_of(self.protocol);
         put_checksum(&mut headers[self.transport..], at, sum);
     }
 
@@ -259,6 +271,27 @@ mod tests {
         assert_eq!(packets.iter().map(|p| p.len() - 48).collect::<Vec<_>>(), [100, 100, 50]);
         assert!(packets.iter().all(|p| is_right(p)));
         assert_eq!(packets[2][48..], udp(250)[248..]);
+    }
+
+    #[test]
+    fn the_segments_of_a_routed_packet_are_summed_with_the_address_where_its_route_ends() {
+        let (plain, end) = (udp(250), [0x20; 16]);
+        let mut packet = plain[..40].to_vec();
+        packet[6] = 43;
+        // One more segment of a route (RFC 8754): the end.
+        packet.extend([UDP, 2, 4, 1, 0, 0, 0, 0]);
+        packet.extend(end);
+        packet.extend(&plain[40..]);
+        let pseudo = |len: usize| checksum::add(checksum::pseudo(&packet[8..24], UDP, len), &end);
+        let sum = checksum::fold(pseudo(258)).to_ne_bytes();
+        let mut large = packet.clone();
+        large[70..72].copy_from_slice(&sum);
+        let packets = split(&VnetHeader { csum_start: 64, ..header(VnetHeader::GSO_UDP_L4, 100) }, &large);
+        assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [172, 172, 122]);
+        for packet in packets {
+            let datagram = &packet[64..];
+            assert_eq!(checksum::fold(checksum::add(pseudo(datagram.len()), datagram)), 0xffff);
+        }
     }
 
     #[test]
