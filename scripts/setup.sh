@@ -48,7 +48,10 @@ give_back() {
 	done
 }
 
-need_folder() { mkdir -p "$1" || die "needs a folder that it can write to: copy this one to such a place"; }
+need_folder() {
+	mkdir -p "$1" || true
+	[[ -w $1 ]] || die "needs a folder that it can write to: copy this one to such a place"
+}
 
 at_least() { [[ $(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]; }
 
