@@ -417,6 +417,42 @@ def test_rules_that_a_hook_moves_are_gone_after_down(machine: Namespace) -> None
     assert state(machine) == before
 
 
+def test_up_that_fails_takes_rules_that_a_hook_has_moved(machine: Namespace) -> None:
+    before = state(machine)
+    moving = "ip rule delete table 51820; ip rule add preference 100 not fwmark 51820 table 51820"
+    write(machine, config(f"PostUp = {moving}; exit 3", FULL))
+    wgq(machine, "up", "wg0", status=3)
+    assert state(machine) == before
+
+
+def test_up_that_fails_takes_a_link_that_a_hook_has_renamed(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config("PostUp = ip link set %i down; ip link set %i name moved0; exit 3", FULL))
+    said = wgq(machine, "up", "wg0", status=3).stderr
+    assert "[#] ip link delete dev moved0" in said
+    assert state(machine) == before
+
+
+def test_a_second_quit_ends_an_undo_that_hangs_and_down_finishes_it(machine: Namespace) -> None:
+    """Ctrl-\\ ends whatever runs; Ctrl-C again and again must not."""
+    before = state(machine)
+    hanging = 'if [ "$1" = -d ] && [ ! -e /run/mended ]; then touch /run/hanging; exec sleep 60; fi; cat >/dev/null'
+    path = with_resolvconf(machine, hanging)
+    write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
+    heeding = ["env", "--default-signal=INT,QUIT", *WGQ]
+    environment = {**os.environ, "PATH": path, "WGQ_DNS": "resolvconf"}
+    up = machine.popen([*heeding, "up", "wg0"], env=environment, stderr=subprocess.DEVNULL)
+    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    up.send_signal(signal.SIGINT)
+    awaited(lambda: "hanging" in machine.out("ls", "/run").split())
+    up.send_signal(signal.SIGINT)
+    up.send_signal(signal.SIGQUIT)
+    assert up.wait(20) == -signal.SIGQUIT
+    machine.run(["touch", "/run/mended"])
+    wgq(machine, "down", "wg0", PATH=path)
+    assert state(machine) == before
+
+
 def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine: Namespace) -> None:
     """The tunnel stays up then, so that it must not look as if it had been undone."""
     write(machine, config())

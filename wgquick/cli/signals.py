@@ -22,7 +22,8 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 def raised() -> Iterator[None]:
     """Inside the block the first such signal raises SignalError; those that follow it are ignored.
 
-    So are those after a block that has done its work: the exit status is to say that it is done.
+    Only a second QUIT is not: it ends even an undo that hangs. After a block that has done its work all are
+    ignored: the exit status is to say that it is done.
     """
     before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_heeded(number)}
     # Hooks and daemons are waited for; a caller that ignores SIGCHLD would have the kernel reap them.
@@ -41,6 +42,6 @@ def _is_heeded(number: signal.Signals) -> bool:
 
 
 def _raise(number: int, _frame: FrameType | None) -> NoReturn:
-    for other in _CAUGHT:
-        signal.signal(other, signal.SIG_IGN)
+    for other in filter(_is_heeded, _CAUGHT):
+        signal.signal(other, signal.SIG_DFL if other is signal.SIGQUIT else signal.SIG_IGN)
     raise SignalError(signal.Signals(number).name, number)

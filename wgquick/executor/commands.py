@@ -45,7 +45,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     run = Execution(host, options, say, journal, settings.path)
     try:
         journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
-        _bring_up(settings, host, options, run, journal)
+        _bring_up(settings, host, options, run)
         journal.complete(True)
     except BaseException:
         try:
@@ -61,10 +61,9 @@ def _way_with_existing(name: str, host: Host) -> str:
     return "It is no WireGuard interface: rename the file, and so the interface."
 
 
-def _bring_up(settings: Settings, host: Host, options: Options, run: Execution, journal: Journal) -> None:
+def _bring_up(settings: Settings, host: Host, options: Options, run: Execution) -> None:
     name, strict = settings.name, options.strict
     run.apply(plan_up.add_if(settings))
-    _identify(name, host, journal)
     run.apply(plan_up.hooks(settings, "PreUp"))
     run.apply(plan_up.set_config(settings, observe.endpoints(settings, host)))
     ipv6 = observe.ipv6(name, host)
@@ -78,12 +77,6 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution, 
         routes = observe.routes(settings, device, host, options, ipv6=ipv6)
         run.apply(plan_up.add_routes(settings, routes, strict=strict))
     run.apply(plan_up.hooks(settings, "PostUp"))
-
-
-def _identify(name: str, host: Host, journal: Journal) -> None:
-    link = host.rtnl.link(name)
-    if link is not None:
-        journal.identify(link.ifindex)
 
 
 def _recover(name: str, journal: Journal, host: Host, options: Options, say: Say) -> None:
@@ -180,7 +173,7 @@ def _departure(
         return Departure(before, after, ended, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):
         say(f"[!] {name} is called {renamed} now")
-        undos = tuple(DeleteLink(renamed) if isinstance(undo, DeleteLink) else undo for undo in record.undos)
+        undos = plan_down.as_renamed(record.undos, renamed)
         return Departure((), after, False, plan_down.in_down_order(undos))
     say(f"[!] {name} is gone already: taking back what came with it")
     return Departure((), after, False, _leftovers(record, host, options))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from wgquick.device import DeviceConfig
 from wgquick.errors import BatchError, OperationError, SignalError, WgqError
-from wgquick.executor import mark
+from wgquick.executor import mark, observe
 from wgquick.net import Prefix
 from wgquick.plan import render
-from wgquick.plan.down import in_rollback_order
+from wgquick.plan.down import as_renamed, in_rollback_order, with_moved_rules
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -62,6 +62,7 @@ class Execution:
         self._journal = journal
         self._path = path
         self._promised: list[Step] = []
+        self._ifindex = 0
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Take the steps in order, neighbouring addresses and routes in one batch each."""
@@ -79,6 +80,7 @@ class Execution:
             self._promised.append(taken_back)
         if isinstance(step, AddLink):
             self._add_link(step.name)
+            self._identify(step.name)
         else:
             self._tell(step)
             self._do_as_wg_quick(step)
@@ -161,7 +163,7 @@ class Execution:
                 link = host.rtnl.link(name)
                 host.rtnl.delete_link(name)
                 if link is not None and link.kind != "wireguard":
-                    host.userspace.await_exit(name)
+                    host.userspace.await_exit(self._journal.name)  # by which it was started
             case DeleteRule(rule):
                 host.rtnl.delete_rule(rule)
             case UnsetDns(name, mode):
@@ -185,6 +187,12 @@ class Execution:
         self._refuse_existing(name)
         self._say(f"[!] Using the userspace implementation {program} ({why}).\n[#] {program} {name}")
         self._host.userspace.start(program, name)
+
+    def _identify(self, name: str) -> None:
+        """Note which link is ours: another may have its name later, and it another name."""
+        if link := self._host.rtnl.link(name):
+            self._ifindex = link.ifindex
+            self._journal.identify(link.ifindex)
 
     def _refuse_existing(self, name: str) -> None:
         """A link that somebody else has added meanwhile is not ours to take back."""
@@ -239,13 +247,22 @@ class Execution:
             self._tell(step)
 
     def roll_back(self) -> None:
-        """Take back all that this run did; the journal stays where something could not be."""
-        faults = self.take_back(in_rollback_order(self._promised))
+        """Take back all that this run did, whatever its hooks have made of it.
+
+        The journal stays where something could not be taken back.
+        """
+        undos = with_moved_rules(self._promised, observe.rules(self._host))
+        faults = self.take_back(in_rollback_order(as_renamed(undos, self._name_now())))
         self._host.userspace.clear(self._journal.name)
         if not faults:
             self._journal.remove()
         for fault in faults:
             self._say(f"[!] {fault}")
+
+    def _name_now(self) -> str:
+        """What the link is called by now; empty where it is gone, or never was."""
+        links = self._host.rtnl.links() if self._ifindex else ()
+        return next((link.name for link in links if link.ifindex == self._ifindex), "")
 
 
 def _fwmark(fwmark: int) -> DeviceConfig:

@@ -129,6 +129,11 @@ def with_standing_firewalls(
     return in_down_order((*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls)))
 
 
+def as_renamed(undos: Iterable[Step], name: str) -> tuple[Step, ...]:
+    """The undos, with the link that is deleted by the name it has now; as they are where that is empty."""
+    return tuple(DeleteLink(name) if name and isinstance(undo, DeleteLink) else undo for undo in undos)
+
+
 def _is_moved(rule: Rule, mine: Rule) -> bool:
     return rule != mine and rule == mine._replace(priority=rule.priority)
 
