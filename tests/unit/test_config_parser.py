@@ -293,6 +293,11 @@ def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_lines() -> None:
         (f"{PEER}AllowedIPs = 10.0.0.0/8,", "remove the superfluous comma"),
         (f"{PEER}Endpoint = 192.0.2.1", "add the peer's port"),
         (f"{PEER}Endpoint = 2001:db8::1", "[2001:db8::1]:51820"),
+        ("[Interface]\nS1 = 15", "see wg(8) and wg-quick(8)"),
+        (f"{PEER}AllowedIPs = 10.0.0.0/8 10.1.0.0/16", "a comma between two"),
+        (f"{PEER}AllowedIPs = 10.0.0.0/8; 10.1.0.0/16", "a comma between two"),
+        (f"{PEER}Endpoint = https://vpn.example:51820", "host:port alone"),
+        (f"{PEER}Endpoint = 192.0.2.1:51820, 192.0.2.2:51820", "one host:port"),
     ],
 )
 def test_the_remedy_fits_the_mistake(line: str, remedy: str) -> None:
@@ -334,6 +339,14 @@ def test_ten_thousand_host_bits_in_one_line_are_warned_of_in_no_time() -> None:
     report = examine(Document.parse(f"{PEER}AllowedIPs = {entries}\n".encode()), "wg0")
     assert len(report.warnings) == 10_000
     assert report.warnings[-1].column == len(f"AllowedIPs = {entries}") - len("10.39.249.1/24") + 1
+    assert time.monotonic() - began < 5
+
+
+def test_twenty_thousand_addresses_are_read_in_no_time() -> None:
+    words = ", ".join(f"10.{number // 250}.{number % 250}.1/24" for number in range(20_000))
+    began = time.monotonic()
+    report = examine(Document.parse(f"[Interface]\nAddress = {words}, 10.0.0.1/24\n".encode()), "wg0")
+    assert [fault.code for fault in report.faults] == ["duplicate-address"]
     assert time.monotonic() - began < 5
 
 

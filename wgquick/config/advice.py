@@ -44,7 +44,7 @@ def _unknown_key(cleaned: str) -> GrammarError:
     if joined := _missing_equals(cleaned):
         what = f"{joined} and its value need a `=' between them"
         return GrammarError("missing-equals", what, f"write `{joined} = ...'")
-    if equals and key.isascii() and key.isalpha():
+    if equals and key.isascii() and key.isalnum():
         return GrammarError("unknown-key", "unknown key", "see wg(8) and wg-quick(8) for the keys of each section")
     what = "this is neither a section nor `Key = value'"
     return GrammarError("unknown-line", what, "remove the line, or put a `#' before it")

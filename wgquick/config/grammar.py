@@ -229,10 +229,18 @@ def _check_host(value: str, host: str) -> None:
         raise GrammarError("endpoint", f"Endpoint {shown(value)} has no host", "write host:port")
     if ":" in host and _pack(host.partition("%")[0]) is None:
         what = f"Endpoint {shown(value)} is neither host:port nor [IPv6 address]:port"
-        raise GrammarError("endpoint", what, "write an IPv6 address as in [2001:db8::1]:51820")
+        raise GrammarError("endpoint", what, _host_remedy(host))
     if _DOTTED.fullmatch(host) and not _is_inet_aton(host):
         what = f"Endpoint {shown(value)} has no valid IPv4 address"
         raise GrammarError("endpoint", what, "write four numbers up to 255 with dots between them, or a host name")
+
+
+def _host_remedy(host: str) -> str:
+    if "//" in host:
+        return "write host:port alone, without what stands before `//'"
+    if "," in host:
+        return "write one host:port, as a peer has one endpoint"
+    return "write an IPv6 address as in [2001:db8::1]:51820"
 
 
 def _is_inet_aton(host: str) -> bool:
@@ -355,7 +363,10 @@ def _allowed_length(entry: str, most: int, bits: str) -> int:
         return length
     place = entry.index("/") + 1
     what = f"AllowedIPs entry {shown(entry)} has no valid prefix length"
-    raise GrammarError("allowed-ip", what, f"write 0 to {most} after the slash", place)
+    remedy = f"write 0 to {most} after the slash"
+    if "/" in bits:
+        remedy += ", and a comma between two networks"
+    raise GrammarError("allowed-ip", what, remedy, place)
 
 
 def mask(address: bytes, length: int) -> bytes:
@@ -411,11 +422,11 @@ def _refuse_unassignable(packed: bytes, word: str) -> None:
         raise GrammarError("address", f"Address {shown(word)} cannot be given to an interface", _ADDRESS_REMEDY)
 
 
-def same_address(one: Address, other: Address) -> bool:
-    """Whether the kernel would refuse the second as already assigned (IPv4 also compares the prefix length)."""
-    if one.address != other.address or one.address == bytes(4):
-        return False
-    return len(one.address) == 16 or one.length == other.length
+def identity(address: Address) -> tuple[bytes, int] | None:
+    """What a link can have only once: an IPv4 address with its length, an IPv6 address; 0.0.0.0 is no address."""
+    if len(address.address) == 16:
+        return address.address, 128
+    return (address.address, address.length) if any(address.address) else None
 
 
 def is_nameserver(word: str) -> bool:

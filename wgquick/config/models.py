@@ -222,9 +222,13 @@ class Interface(_Model):
     @field_validator("address")
     @classmethod
     def _once(cls, addresses: tuple[AddressValue, ...]) -> tuple[AddressValue, ...]:
-        for place, address in enumerate(addresses):
-            if any(grammar.same_address(address, other) for other in addresses[:place]):
+        assigned: set[object] = set()
+        for address in addresses:
+            identity = grammar.identity(address)
+            if identity in assigned:
                 raise ValueError(f"Address `{address.text}' is given twice")
+            if identity:
+                assigned.add(identity)
         return addresses
 
 

@@ -102,6 +102,7 @@ class _QuickKeys:
         self.table = ""
         self.hooks: dict[str, list[str]] = {"PreUp": [], "PostUp": [], "PreDown": [], "PostDown": []}
         self.save_config = False
+        self._assigned: set[tuple[bytes, int]] = set()
         self._last_mtu: tuple[int, str, int] | None = None
         for line in document.views.quick:
             value, start = document.quick_value(line)
@@ -132,9 +133,12 @@ class _QuickKeys:
                 self.faults.append(_diagnostic(index, place, grammar.guarded(fault, value)))
 
     def _add_address(self, address: Address) -> None:
-        if any(grammar.same_address(address, other) for other in self.addresses):
+        identity = grammar.identity(address)
+        if identity in self._assigned:
             what = f"Address {grammar.shown(address.text)} is given twice"
             raise GrammarError("duplicate-address", what, "remove one of them: the kernel takes an address once")
+        if identity:
+            self._assigned.add(identity)
         self.addresses.append(address)
 
     def _take_dns(self, value: str) -> None:
