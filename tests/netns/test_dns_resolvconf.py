@@ -191,5 +191,16 @@ def errors_of_set() -> str:
     return "\n".join(said)
 
 
+def test_a_search_domain_in_another_encoding_is_passed_on_as_its_bytes() -> None:
+    with openresolv() as machine:
+        assert b"search \xe9.example\n" in machine.call(record_of_foreign_domain)
+
+
+def record_of_foreign_domain() -> bytes:
+    DNS.set("resolvconf", "wg0", SERVERS, ("\udce9.example",), False)
+    records = (path for path in Path("/run/resolvconf").rglob("wg0") if path.is_file())
+    return b"".join(path.read_bytes() for path in records)
+
+
 def test_upstream_is_what_the_machines_have_without_a_tunnel(machine: Namespace) -> None:
     assert f"nameserver {UPSTREAM}" in machine.out("cat", "/etc/resolv.conf")

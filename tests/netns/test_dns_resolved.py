@@ -127,6 +127,13 @@ def test_the_daemons_refusal_is_told_in_its_words(machine: Namespace) -> None:
     assert "--dns file" in refusal.value.remedy
 
 
+def test_words_in_another_encoding_than_d_bus_has_are_refused(machine: Namespace) -> None:
+    with pytest.raises(OperationError, match="is no address"):
+        machine.call(DNS.set, "resolved", "wg0", ("\udce9:1",), SEARCH, True)
+    with pytest.raises(OperationError, match="not written in UTF-8"):
+        machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1",), ("\udce9.example",), True)
+
+
 def test_a_daemon_of_another_network_namespace_is_left_alone(machine: Namespace) -> None:
     """There, the number of this link would be that of another."""
     machine.run(["resolvectl", "dns", "wg0", "10.7.0.7"])

@@ -80,6 +80,12 @@ def test_the_first_answer_is_taken_and_the_question_is_wgs() -> None:
     assert Resolver(FOUND[::-1]).resolve(NAME) == SocketAddress("2001:db8::7", 51820)
 
 
+def test_a_name_in_another_encoding_is_asked_for_as_its_bytes() -> None:
+    resolver = Resolver(FOUND)
+    assert resolver.resolve(Endpoint("h\udcf6st", "5")).port == 51820
+    assert resolver.asked[0][0] == b"h\xf6st"
+
+
 def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses() -> None:
     resolver = Resolver(AGAIN, AGAIN, OSError(errno.EMFILE, "Too many open files"), FOUND)
     assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)

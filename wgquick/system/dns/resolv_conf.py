@@ -98,7 +98,7 @@ def _body(record: Record) -> list[bytes]:
     if not record.tunnels:
         return list(record.kept)
     newest = record.tunnels[-1]
-    servers = [f"nameserver {server}".encode() for server in newest.servers]
+    servers = [f"nameserver {server}".encode(errors=_BYTES) for server in newest.servers]
     search = [f"search {' '.join(newest.search)}".encode(errors=_BYTES)] if newest.search else []
     return [*servers, *search, *record.kept]
 

@@ -81,7 +81,7 @@ def _record(dns: LinkDns) -> bytes:
     lines = [f"nameserver {server}\n" for server in dns.servers]
     if dns.search:
         lines.append(f"search {' '.join(dns.search)}\n")
-    return "".join(lines).encode()
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _prefix() -> str:

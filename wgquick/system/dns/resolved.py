@@ -146,6 +146,8 @@ class _Bus:
 
         try:
             reply = self._connection.send_and_get_reply(message, timeout=_PATIENCE)
+        except UnicodeEncodeError:  # D-Bus has no other strings than UTF-8
+            raise _BusError("a DNS domain is not written in UTF-8", remedy="Save the file as UTF-8.") from None
         except OSError as fault:
             raise _BusError(f"systemd-resolved does not answer: {fault or 'timeout'}", "NoReply") from None
         if reply.header.message_type is MessageType.error:
@@ -184,7 +186,7 @@ def _packed(server: str) -> tuple[int, bytes]:
     family = AF_INET6 if ":" in server else AF_INET
     try:
         return family, inet_pton(family, server.partition("%")[0])
-    except OSError:
+    except (OSError, ValueError):
         raise _BusError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.") from None
 
 

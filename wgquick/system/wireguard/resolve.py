@@ -114,9 +114,8 @@ def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress
 
 def _all(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
     """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
-    return _interruptibly(
-        lambda: getaddrinfo(endpoint.host.encode(), endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
-    )
+    host = endpoint.host.encode("utf-8", "surrogateescape")
+    return _interruptibly(lambda: getaddrinfo(host, endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP))
 
 
 def _interruptibly(ask: Callable[[], Any]) -> Any:
