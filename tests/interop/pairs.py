@@ -300,10 +300,15 @@ class End:
         words = self.machine.out("nft", "list", "counter", "inet", "messages", kind).split()
         return int(words[words.index("packets") + 1])
 
-    def resident(self, field: str = "VmRSS") -> int:
-        """The daemon's resident memory in bytes."""
+    def resident(self) -> int:
+        """The daemon's resident memory in bytes, page by page: VmRSS may be some off for each processor."""
         assert self.daemon is not None
-        return int(status(self.daemon.pid)[field].split()[0]) * 1024
+        return int(fields(f"/proc/{self.daemon.pid}/smaps_rollup")["Rss"].split()[0]) * 1024
+
+    def peak(self) -> int:
+        """The most that its resident memory has been."""
+        assert self.daemon is not None
+        return int(status(self.daemon.pid)["VmHWM"].split()[0]) * 1024
 
 
 def answer(connection: socket.socket) -> str:
@@ -316,7 +321,12 @@ def answer(connection: socket.socket) -> str:
 
 def status(pid: int) -> dict[str, str]:
     """The fields of /proc/PID/status (proc(5))."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return fields(f"/proc/{pid}/status")
+
+
+def fields(path: str) -> dict[str, str]:
+    """What a file of lines such as `Name: value` says."""
+    lines = Path(path).read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

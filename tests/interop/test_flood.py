@@ -49,7 +49,7 @@ def test_a_flood_of_forged_initiations_leaves_a_peer_its_rate_and_its_handshakes
             theirs.forget(ours)
             theirs.ping(ours, seconds=25)
         assert ours.sent("response") < 30
-        assert ours.resident("VmHWM") < 10 * MIB
+        assert ours.peak() < 10 * MIB
 
 
 @pytest.mark.parametrize("flooded", FLOODS)
@@ -107,7 +107,7 @@ def test_a_new_peer_comes_in_and_a_gigabyte_arrives_through_a_flood_from_everywh
         # A part is answered, by less than half as many bytes, and no more than so many in a second.
         assert 1000 < sent < (1 - 1 / WRONG) * arrived
         assert sent < MOST_REPLIES * seconds
-        assert victim.resident("VmHWM") < 10 * MIB
+        assert victim.peak() < 10 * MIB
 
 
 def test_initiations_from_those_who_do_not_know_the_public_key_are_not_answered_at_all() -> None:
