@@ -330,6 +330,32 @@ def test_down_of_a_tunnel_from_standard_input_has_nothing_to_save_to(machine: Na
     assert state(machine) == before
 
 
+def test_a_pipe_brings_a_tunnel_up_and_is_not_saved_to(machine: Namespace) -> None:
+    before = state(machine)
+    write(machine, config("SaveConfig = true"))
+    shell(machine, "wgq up --name ci0 <(cat /etc/wireguard/wg0.conf)")
+    assert "ci0" in links(machine)
+    shell(machine, "wgq down --name ci0 <(cat /etc/wireguard/wg0.conf)")
+    assert state(machine) == before
+
+
+def test_a_device_that_a_name_leads_to_stays_a_device(machine: Namespace) -> None:
+    machine.run(["mknod", "/run/null", "c", "1", "3"])
+    machine.run(["ln", "-s", "/run/null", "/etc/wireguard/wg0.conf"])
+    wgq(machine, "up", "wg0")
+    assert "none to save to" in wgq(machine, "save", "wg0", status=1).stderr
+    wgq(machine, "down", "wg0")
+    assert machine.out("stat", "-c", "%F", "/run/null").strip() == "character special file"
+
+
+def test_save_keeps_the_addresses_that_a_host_without_ipv6_did_not_give(machine: Namespace) -> None:
+    machine.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
+    write(machine, config("SaveConfig = true", address="10.99.0.1/32, fd00:99::1/64"))
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    assert "Address = 10.99.0.1/32, fd00:99::1/64\n" in machine.call(CONFIG.read_text)
+
+
 def test_a_save_that_fails_stops_down_and_force_goes_on(machine: Namespace) -> None:
     write(machine, config("SaveConfig = true"))
     wgq(machine, "up", "wg0")
@@ -422,6 +448,26 @@ def test_up_that_fails_takes_rules_that_a_hook_has_moved(machine: Namespace) -> 
     moving = "ip rule delete table 51820; ip rule add preference 100 not fwmark 51820 table 51820"
     write(machine, config(f"PostUp = {moving}; exit 3", FULL))
     wgq(machine, "up", "wg0", status=3)
+    assert state(machine) == before
+
+
+def test_rules_that_a_pre_down_hook_moves_are_gone_after_down(machine: Namespace) -> None:
+    before = state(machine)
+    moving = "ip rule delete table 51820; ip rule add preference 100 not fwmark 51820 table 51820"
+    write(machine, config(f"PreDown = {moving}", FULL))
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    assert state(machine) == before
+
+
+def test_up_without_dns_works_after_one_whose_resolvconf_fails_at_everything(machine: Namespace) -> None:
+    before = state(machine)
+    path = with_resolvconf(machine, "exit 7")
+    write(machine, config("DNS = 10.0.0.53"))
+    assert "`resolvconf -a wg0 -m 0 -x' failed" in wgq(machine, "up", "wg0", status=7, PATH=path).stderr
+    assert journals(machine) == ""
+    wgq(machine, "up", "wg0", "--dns", "off", PATH=path)
+    wgq(machine, "down", "wg0", PATH=path)
     assert state(machine) == before
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +39,26 @@ def test_a_path_names_the_interface(directory: Path) -> None:
 def test_a_link_gives_the_name_and_its_target_the_file(directory: Path) -> None:
     (directory / "home.conf").symlink_to("wg0.conf")
     assert locate(str(directory / "home.conf")) == Location("home", str(directory / "wg0.conf"))
+
+
+def test_a_pipe_is_read_by_its_own_name_and_is_no_file_to_save_to() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"[Interface]\nMTU = 1400\n")
+    os.close(writer)
+    found = locate(f"/dev/fd/{reader}", "wg7")
+    settings = read_settings(found, print)
+    os.close(reader)
+    assert (settings.name, settings.mtu, settings.path) == ("wg7", 1400, "")
+
+
+def test_a_fault_in_a_pipe_has_its_path_all_the_same(directory: Path) -> None:
+    os.mkfifo(directory / "wg7.conf")
+    writer = Thread(target=(directory / "wg7.conf").write_bytes, args=[b"MTU = x\n"])
+    writer.start()
+    with pytest.raises(ConfigError) as caught:
+        read_settings(locate("wg7", directory=str(directory)), print)
+    writer.join()
+    assert caught.value.path == f"{directory}/wg7.conf"
 
 
 def test_a_name_may_be_given_for_a_path(directory: Path) -> None:

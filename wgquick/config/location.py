@@ -26,6 +26,11 @@ class Location(NamedTuple):
     name: str
     path: str
 
+    @property
+    def file(self) -> str:
+        """The path where it can be read again and saved to; empty for a pipe or a device."""
+        return self.path if os.path.isfile(self.path) else ""
+
 
 def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> Location:
     """The file that `target` means: a name in `directory`, a path to NAME.conf, or `-` with `name`.
@@ -38,7 +43,13 @@ def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> 
     path = _given_path(target, directory)
     if not os.path.exists(path):
         raise WgqError(f"`{path}' does not exist", remedy=_missing_remedy(target, directory))
-    return Location(valid_name(name) if name else _name_of(path), os.path.realpath(path))
+    return Location(valid_name(name) if name else _name_of(path), _resolved(path))
+
+
+def _resolved(path: str) -> str:
+    """The path without symbolic links; a pipe's, which `<(...)` gives, leads by them to a name that is no file."""
+    found = os.path.realpath(path)
+    return found if os.path.exists(found) else path
 
 
 def interface_name(target: str) -> str:
@@ -64,7 +75,7 @@ def read(location: Location, standard_input: BinaryIO | None = None) -> Document
         return Document.parse((standard_input or _standard_input()).read())
     try:
         with open(location.path, "rb") as file:
-            return Document.parse(file.read(), location.path)
+            return Document.parse(file.read(), location.file)
     except OSError as error:
         raise _unreadable(location.path, error) from None
 

@@ -21,7 +21,7 @@ STANDARD_INPUT_PATH = "standard input"
 def read_settings(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> Settings:
     """The settings of a file; `say` takes the world access warning and wg's own, each as one line."""
     location.warn_of_world_access(found, say)
-    report = examine(location.read(found, standard_input), found.name, found.path)
+    report = examine(location.read(found, standard_input), found.name)
     for warning in report.warnings:
         say(f"Warning: {warning.message}")
     if report.settings is None:
@@ -35,11 +35,11 @@ def read_for_down(
     """A file's settings, or where it has faults what down needs of it, and the faults."""
     location.warn_of_world_access(found, say)
     document = location.read(found, standard_input)
-    report = examine(document, found.name, found.path)
+    report = examine(document, found.name)
     if report.settings is not None:
         return report.settings, None
     faults = ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
-    return for_down(document, found.name, found.path), faults
+    return for_down(document, found.name), faults
 
 
 def read_stripped(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> bytes:

@@ -34,7 +34,7 @@ class PeerSettings(NamedTuple):
 class Settings(NamedTuple):
     """A whole configuration. None: not given. `table` and hooks are as written (`%i` not yet replaced).
 
-    `path` is the resolved file (empty for standard input), `name` the interface.
+    `path` is the resolved file (empty for standard input, a pipe or a device), `name` the interface.
     """
 
     name: str

@@ -8,6 +8,7 @@ from wgquick.config import edit, location
 from wgquick.config.parser import parse
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
+from wgquick.net import Prefix
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.executor.options import Options
     from wgquick.executor.protocols import Host
-    from wgquick.net import Prefix
 
 
 def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[str], None]) -> None:
@@ -25,9 +25,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     if name not in host.wireguard.interfaces():
         raise WgqError(f"`{name}' is not a WireGuard interface")
     if not settings.path:
-        raise WgqError(
-            f"the configuration of {name} came from standard input", remedy="There is no file to save to."
-        )
+        raise WgqError(f"the configuration of {name} came from no file", remedy="There is none to save to.")
     say(f"[#] wg showconf {name}")
     # A hook may have edited the file since it was read: what is kept is what it says now.
     document = location.read(location.Location(name, settings.path))
@@ -42,11 +40,18 @@ def _present(settings: Settings, host: Host, options: Options) -> edit.Present:
     dns = _dns(settings, host, options)
     return edit.Present(
         host.wireguard.get(settings.name),
-        tuple(a for a in host.rtnl.addresses(settings.name) if _is_ours(a, settings)),
+        (*(a for a in host.rtnl.addresses(settings.name) if _is_ours(a, settings)), *_left_out(settings, host)),
         link.mtu if link else None,
         dns[0] if dns else None,
         dns[1] if dns else None,
     )
+
+
+def _left_out(settings: Settings, host: Host) -> tuple[Prefix, ...]:
+    """The IPv6 addresses that up did not give a link without IPv6: elsewhere they are still wanted."""
+    if host.rtnl.takes_ipv6(settings.name):
+        return ()
+    return tuple(Prefix(a.address, a.length) for a in settings.addresses if len(a.address) == 16)
 
 
 def _is_ours(address: Prefix, settings: Settings) -> bool:
