@@ -19,10 +19,18 @@ class WgqError(Exception):
         self.where = where
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled without __init__, whose arguments are not `args`: a worker process's errors reach its parent."""
+        return _made_anew, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         """One paragraph: `where: what` and, on a line of its own, the remedy."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.remedy}" if self.remedy else head
+
+
+def _made_anew(kind: type[WgqError], args: tuple[object, ...]) -> WgqError:
+    return kind.__new__(kind, *args)
 
 
 class Diagnostic(NamedTuple):

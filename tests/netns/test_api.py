@@ -88,6 +88,23 @@ def test_a_name_that_wg_quick_does_not_allow_is_refused_before_anything_is_touch
             attempt()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        wgquick.WgqError("a", where="b", remedy="c"),
+        wgquick.ConfigError("a", [wgquick.Diagnostic(1, 2, "b", "c", "d")]),
+        wgquick.HookError("a", 7, remedy="b"),
+        wgquick.OperationError("a", errno=5, where="b", status=2),
+        wgquick.BatchError("a", [(3, 17)]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_comes_out_of_a_worker_process_whole(error: wgquick.WgqError) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error)
+    assert (str(found), vars(found)) == (str(error), vars(error))
+
+
 def test_a_file_may_be_named_by_a_path_object(tmp_path: Path) -> None:
     file = tmp_path / "ci0.conf"
     file.write_text(TEXT)

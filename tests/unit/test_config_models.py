@@ -70,39 +70,40 @@ def test_a_text_written_reads_as_the_same(config: WgQuickConfig) -> None:
 def test_values_of_python_and_of_files_are_taken_alike() -> None:
     made = WgQuickConfig(
         name="wg0",
-        interface=Interface.model_validate(
-            {
-                "private_key": SecretKey.parse(PRIVATE),
-                "listen_port": "51820",
-                "fwmark": 16,
-                "address": "10.0.0.1/24, fd00::1/64",
-                "dns": "1.1.1.1",
-                "dns_search": ["example.com"],
-                "mtu": "0x578",
-                "table": 123,
-                "pre_up": "a # b",
-                "post_up": ["c"],
-                "pre_down": ("d",),
-                "post_down": "e",
-                "save_config": True,
-            }
+        interface=Interface(
+            private_key=SecretKey.parse(PRIVATE),
+            listen_port="51820",
+            fwmark=16,
+            address="10.0.0.1/24, fd00::1/64",
+            dns="1.1.1.1",
+            dns_search=["example.com"],
+            mtu="0x578",
+            table=123,
+            pre_up="a # b",
+            post_up=(word for word in "c"),
+            pre_down=("d",),
+            post_down="e",
+            save_config=True,
         ),
-        peers=(
-            Peer.model_validate(
-                {
-                    "public_key": OTHER,
-                    "preshared_key": PRIVATE,
-                    "allowed_ips": ["10.0.0.0/8", "fd00::1/64"],
-                    "replace_allowed_ips": True,
-                    "endpoint": "[2001:db8::1]:51820",
-                    "persistent_keepalive": "25",
-                }
+        peers=[
+            Peer(
+                public_key=OTHER,
+                preshared_key=PRIVATE,
+                allowed_ips=["10.0.0.0/8", "fd00::1/64"],
+                endpoint="[2001:db8::1]:51820",
+                persistent_keepalive="25",
             ),
-        ),
+        ],
     )
     read = WgQuickConfig.from_text(TEXT, name="wg0")
     assert made.interface == read.interface
     assert made.peers == read.peers[:1]
+
+
+def test_a_configuration_made_in_python_reads_as_the_same_from_its_text() -> None:
+    peers = [Peer(public_key=KEY, allowed_ips=entries) for entries in ("", "10.0.0.0/8", "+10.0.0.0/8, -fd00::/64")]
+    made = WgQuickConfig(name="wg0", interface=Interface(address="10.0.0.1/24"), peers=peers)
+    assert WgQuickConfig.from_text(made.to_text()) == made
 
 
 def test_incremental_entries_keep_the_others_unless_told() -> None:
@@ -175,6 +176,14 @@ def test_all_errors_come_at_once_with_their_places() -> None:
 def test_faults_of_a_text_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="unknown-line"):
         WgQuickConfig.from_text("x")
+
+
+def test_half_of_a_surrogate_pair_has_its_place_and_shows_no_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        WgQuickConfig.from_text(f"{TEXT}# \ud800\n", name="wg0")
+    (fault,) = caught.value.diagnostics
+    assert (fault.line, fault.column, fault.code) == (TEXT.count("\n") + 1, 3, "encoding")
+    assert caught.value.__context__ is None
 
 
 def test_there_is_a_json_schema() -> None:

@@ -4,7 +4,7 @@ FAULTS = {
     "address": "an Address word is nothing that `ip address add` takes",
     "allowed-ip": "an AllowedIPs entry is no network",
     "duplicate-address": "an Address is given twice, which the kernel refuses",
-    "encoding": "the file is UTF-16",
+    "encoding": "the file is UTF-16, or a text has half of a surrogate pair",
     "endpoint": "an Endpoint is not host:port",
     "fwmark": "a FwMark is neither off nor a number of 32 bits",
     "listen-port": "a ListenPort is neither a port nor a service",

@@ -6,6 +6,7 @@ show themselves in `to_text` alone: not in `repr`, in a dump, in JSON, or in an 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import (
@@ -22,16 +23,17 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wgquick.config import grammar
-from wgquick.config.document import SPACE, Document
+from wgquick.config.document import SPACE, Document, encode
 from wgquick.config.location import is_valid_name, valid_name
 from wgquick.config.parser import parse
 from wgquick.config.settings import Address as AddressValue
 from wgquick.config.settings import PeerSettings, Settings
 from wgquick.config.text import settings_text
+from wgquick.errors import ConfigError, Diagnostic
 from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound="_Model")
@@ -74,7 +76,7 @@ def _list_of(
     def validate(value: object) -> tuple[T, ...]:
         if isinstance(value, str):
             return tuple(item(word) for word in split(value))
-        if isinstance(value, list | tuple):
+        if isinstance(value, Iterable):
             return tuple(item(each) for each in value)
         raise ValueError("a list, or text with commas, is needed")
 
@@ -219,6 +221,26 @@ class Interface(_Model):
     post_down: _Hooks = ()
     save_config: bool = False
 
+    if TYPE_CHECKING:  # what the validators take; type checkers would have the fields' own types alone
+
+        def __init__(
+            self,
+            *,
+            private_key: SecretKey | str | None = None,
+            listen_port: int | str | None = None,
+            fwmark: int | str | None = None,
+            address: Iterable[AddressValue | str] = (),
+            dns: Iterable[str] = (),
+            dns_search: Iterable[str] = (),
+            mtu: int | str | None = None,
+            table: int | str = "",
+            pre_up: Iterable[str] = (),
+            post_up: Iterable[str] = (),
+            pre_down: Iterable[str] = (),
+            post_down: Iterable[str] = (),
+            save_config: bool = False,
+        ) -> None: ...
+
     @field_validator("address")
     @classmethod
     def _once(cls, addresses: tuple[AddressValue, ...]) -> tuple[AddressValue, ...]:
@@ -241,6 +263,26 @@ class Peer(_Model):
     replace_allowed_ips: bool | None = None
     endpoint: _EndpointField | None = None
     persistent_keepalive: _Keepalive | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            public_key: PublicKey | str,
+            preshared_key: SecretKey | str | None = None,
+            allowed_ips: Iterable[AllowedIP | str] = (),
+            replace_allowed_ips: bool | None = None,
+            endpoint: Endpoint | str | None = None,
+            persistent_keepalive: int | str | None = None,
+        ) -> None: ...
+
+    @classmethod
+    def from_settings(cls, settings: PeerSettings) -> Peer:
+        """The model of settings that were already read; what follows from the entries is left to follow."""
+        peer = cls.model_construct(**settings._asdict())
+        follows = peer.model_copy(update={"replace_allowed_ips": None})
+        return follows if follows.settings == settings else peer
 
     @property
     def settings(self) -> PeerSettings:
@@ -266,6 +308,12 @@ class WgQuickConfig(_Model):
     peers: tuple[Peer, ...] = ()
     path: str = ""
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, *, name: str, interface: Interface = ..., peers: Iterable[Peer] = (), path: str = ""
+        ) -> None: ...
+
     @field_validator("name")
     @classmethod
     def _valid_name(cls, name: str) -> str:
@@ -277,7 +325,7 @@ class WgQuickConfig(_Model):
     def from_text(cls, text: str | bytes, *, name: str = "wg0", path: str = "") -> WgQuickConfig:
         """Read a file's text; ConfigError with every fault of it, WgqError where the name is none."""
         valid_name(name)
-        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        data = _encoded(text, path) if isinstance(text, str) else text
         return cls.from_settings(parse(Document.parse(data, path), name, path))
 
     @classmethod
@@ -285,7 +333,7 @@ class WgQuickConfig(_Model):
         """The model of settings that were already read, and need no second look."""
         plain = settings._asdict()
         own = {field: plain.pop(field) for field in ("name", "path")}
-        peers = tuple(Peer.model_construct(**peer._asdict()) for peer in plain.pop("peers"))
+        peers = tuple(map(Peer.from_settings, plain.pop("peers")))
         interface = Interface.model_construct(address=plain.pop("addresses"), **plain)
         return cls.model_construct(**own, interface=interface, peers=peers)
 
@@ -299,3 +347,14 @@ class WgQuickConfig(_Model):
     def to_text(self) -> str:
         """A configuration file, with its secrets, that reads as this configuration."""
         return settings_text(self.settings)
+
+
+def _encoded(text: str, path: str) -> bytes:
+    """The bytes of a text; the codec's own error would carry all of it, keys included."""
+    try:
+        return encode(text)
+    except UnicodeEncodeError as error:
+        at = error.start
+    place = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    what = "half of a surrogate pair is no character"
+    raise ConfigError(path, [Diagnostic(*place, "encoding", what, "decode the text as UTF-8")])
