@@ -92,7 +92,8 @@ def from_everywhere(victim: End, attacker: End, version: int, wrong: int = WRONG
         until(lambda: forged(victim), "the first of the flood")
         before, began = forged(victim), time.monotonic()
         yield
-        assert forged(victim) - before > 0.9 * RATE * (time.monotonic() - began)
+        # Where others keep the machine busy, no sender finds the time for all of it.
+        assert forged(victim) - before > 0.5 * RATE * (time.monotonic() - began)
 
 
 def from_ipv4(victim: End, attacker: End) -> contextlib.AbstractContextManager[None]:
