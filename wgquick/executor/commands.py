@@ -132,7 +132,8 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
     # What came from standard input has no file to save to.
     if departure.savable and settings is not None and settings.save_config and settings.path:
         _save(name, settings, options, say=say, save=save)
-    faults = run.take_back(plan_down.with_standing_firewalls(departure.undos, name, host.firewall.present(name)))
+    undos = _as_hooks_left_them(departure, host)
+    faults = run.take_back(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
     if faults and host.rtnl.link(name) is not None:
@@ -147,6 +148,13 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         raise
     if faults:
         raise unfinished
+
+
+def _as_hooks_left_them(departure: Departure, host: Host) -> tuple[Step, ...]:
+    """The undos, with those for rules that PreDown hooks have moved."""
+    if not departure.before:
+        return departure.undos
+    return plan_down.with_moved_rules(departure.undos, observe.rules(host))
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

@@ -95,7 +95,15 @@ class Execution:
             if isinstance(step, AddRule) and error.errno == EEXIST:
                 self._promised.pop()  # the rule that is there already is another's
                 error.remedy = _NO_PREFERENCE
+            if isinstance(step, SetDns):
+                self._take_back_refused()
             raise
+
+    def _take_back_refused(self) -> None:
+        """What does not work forwards may not work backwards: no later up is to wait for that (HAVE_SET_DNS)."""
+        with suppress(OperationError):
+            self._undo(self._promised[-1])
+        self._promised.pop()
 
     def _apply_batch(self, steps: Sequence[Step]) -> None:
         """Lines are said up to the first refused item, as if each had been a command of its own."""
