@@ -125,7 +125,8 @@ in which the programs took turns. "Processor" is what both daemons used while on
 ![The same as bars](performance.svg)
 
 The command, as root, with nothing else running, after `./scripts/test` (which installs the first two)
-and `cargo install --locked gotatun-cli boringtun-cli` (what `./scripts/test` builds of these two is not optimised):
+and `cargo install --locked gotatun-cli@0.10.2 boringtun-cli@0.7.1`
+(what `./scripts/test` builds of these two is not optimised):
 
     PATH=$HOME/.cargo/bin:$PWD/.cache/venv/bin:$PWD/.cache/bin:$PATH \\
     python -m benchmarks.tunnel --rounds {rounds} --page docs \\

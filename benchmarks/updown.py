@@ -3,8 +3,8 @@
     python -m benchmarks.updown tunnel routes:1000 peers:1000 --rounds 5
     python -m benchmarks.updown routes:100000 --alone        # wgq only: wg-quick needs a quarter of an hour
 
-A row has the medians of both, their ratio, and the peak memory of `wgq up`. Both use the same userspace
-implementation (WG_QUICK_USERSPACE_IMPLEMENTATION). Needs root and what scripts/test installs.
+A row has the medians of both, their ratio, and the peak memory of `wgq up`. Where the kernel has no WireGuard, both
+use the same userspace implementation. Needs root and what scripts/test installs, with .cache/bin on the PATH.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import base64
 import ipaddress
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
 
 NAME = "wgb0"
+USERSPACE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
 QUIET = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
 FIRST_NETWORK = int(ipaddress.IPv4Address("11.0.0.0"))
 
@@ -127,7 +129,11 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="measure wgq without wg-quick")
     parser.add_argument("--wgq", default=str(Path(sys.executable).with_name("wgq")))
     parser.add_argument("--reference", default="/usr/bin/wg-quick")
+    parser.add_argument("--userspace", default=os.environ.get(USERSPACE, "wireguard-go"), help="what both run")
     given = parser.parse_args()
+    if not shutil.which(given.userspace):
+        raise SystemExit(f"{given.userspace} is not on the PATH; scripts/test puts wireguard-go into .cache/bin")
+    os.environ[USERSPACE] = given.userspace
     commands = [given.wgq] if given.alone else [given.wgq, given.reference]
     for row in rows(given.shapes, commands, given.rounds):
         print(row, flush=True)
