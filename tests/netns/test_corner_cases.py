@@ -19,6 +19,7 @@ import wgquick
 from tests.netns.test_up_down import (
     FULL,
     KEY,
+    PEERS,
     WGQ,
     config,
     journals,
@@ -404,7 +405,7 @@ def test_strip_of_a_file_in_a_closed_directory_goes_through_sudo(machine: Namesp
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
     done = machine.run([*user, "/run/prefix/bin/python3", "-m", "wgquick", "strip", "wg0"], env=environment)
-    assert done.stdout.splitlines()[-4:] == ["-m", "wgquick", "strip", "wg0"]
+    assert done.stdout.splitlines()[-2:] == ["strip", "wg0"]
     assert KEY not in done.stdout
 
 
@@ -426,6 +427,23 @@ def test_sudo_does_not_run_what_lies_in_the_users_directory(machine: Namespace, 
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = machine.run([WGQ[0], "-c", script], env=environment)
     assert done.stdout.startswith("wgq ")
+
+
+def test_sudo_finds_the_package_where_the_user_has_it(machine: Namespace, tmp_path: Path) -> None:
+    """In a home directory or by PYTHONPATH, of which root's Python knows nothing."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec env -i "$@"\n')
+    sudo.chmod(0o755)
+    write(machine, config())
+    script = (
+        "import sys, os; from wgquick.cli import privilege\n"
+        "privilege._effective_capabilities = lambda: 0\n"
+        "os.geteuid = lambda: 65534; sys.argv = ['wgq', 'strip', 'wg0']; privilege.acquire()"
+    )
+    places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(wgquick.__file__).parents[1])}
+    python = os.path.realpath(sys.executable)  # outside of the virtual environment, if there is one
+    done = machine.run([python, "-c", script], env={**os.environ, **places})
+    assert PEERS[0] in done.stdout
 
 
 # Hooks and signals.

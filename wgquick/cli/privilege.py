@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+import wgquick
 from wgquick.errors import WgqError
 
 _CAP_NET_ADMIN = 1 << 12
 _KEPT = ("WG_", "WGQ_", "LOG_LEVEL")
 _REMEDY = "In a container: give it the capability (docker run --cap-add NET_ADMIN)."
+# Root's Python may not look where the user's has found the package: a home directory, PYTHONPATH.
+_START = "import sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; from wgquick.__main__ import main; main()"
 _PROMPT = "wgq must be run as root. Please enter the password for %u to continue: "
 
 
@@ -22,7 +25,8 @@ def acquire() -> None:
     kept = ",".join(sorted(name for name in os.environ if name.startswith(_KEPT)))
     preserve = [f"--preserve-env={kept}"] if kept else []
     # -P: without it root would run whatever is called wgquick in the directory where the user stands.
-    command = ["sudo", "-p", _PROMPT, *preserve, "--", sys.executable, "-P", "-m", "wgquick", *sys.argv[1:]]
+    start = [sys.executable, "-P", "-c", _START, os.path.abspath(os.path.dirname(wgquick.__path__[0])), *sys.argv]
+    command = ["sudo", "-p", _PROMPT, *preserve, "--", *start]
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:
