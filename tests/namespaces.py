@@ -211,6 +211,14 @@ class Namespace:
                 f"route add ::/0 via {UPLINK_GATEWAY6} dev up0",
             ]
         self.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
+        self._await_carrier()
+
+    def _await_carrier(self) -> None:
+        """The kernel notes later, by linkwatch_event(), that both ends of the link are up."""
+        deadline = time.monotonic() + 30
+        while "NO-CARRIER" in self.out("ip", "-o", "link", "show", "type", "veth"):
+            assert time.monotonic() < deadline, "the uplink has no carrier"
+            time.sleep(0.002)
 
     def processes(self) -> list[int]:
         """The ids of the processes inside, never this one or the namespace's keeper."""

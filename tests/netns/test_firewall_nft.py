@@ -89,7 +89,8 @@ def test_a_spoofed_packet_to_the_tunnels_address_is_dropped_and_others_pass(ns: 
     for line in ("address add 192.0.2.1/24 dev out0", "link set out0 up", "link set in0 up"):
         ns.run(["ip", *line.split()])
     ns.call(nft.add, "wg0", 4, [b"\x0a\0\0\2"], 51820)
-    assert ns.run(["ping", "-c", "1", "-W", "1", "10.0.0.2"]).returncode == 0
+    reach = ["ping", "-c", "1", "-W", "20"]
+    ns.run([*reach, "10.0.0.2"])
     with namespace() as other:
         ns.run(["ip", "link", "set", "in0", "netns", other.name])
         for line in (
@@ -98,11 +99,10 @@ def test_a_spoofed_packet_to_the_tunnels_address_is_dropped_and_others_pass(ns: 
             "route add 10.0.0.2 via 192.0.2.1",
         ):
             other.run(["ip", *line.split()])
-        reach = ["ping", "-c", "1", "-W", "1", "-i", "0.2"]
-        assert other.run([*reach, "192.0.2.1"]).returncode == 0
-        assert other.run([*reach, "10.0.0.2"], check=False).returncode == 1
+        other.run([*reach, "192.0.2.1"])
+        assert other.run([*reach, "-W", "1", "10.0.0.2"], check=False).returncode == 1
         ns.call(nft.remove, "wg0")
-        assert other.run([*reach, "10.0.0.2"]).returncode == 0
+        other.run([*reach, "10.0.0.2"])
 
 
 def test_removing_spares_every_other_table(ns: Namespace) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import time
 from errno import EIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -189,6 +190,15 @@ def state(machine: Namespace) -> dict[str, object]:
     }
 
 
+def settled(machine: Namespace) -> dict[str, object]:
+    """The state once it stays: the kernel adds the routes of the uplink's own addresses when it finds the time."""
+    before: dict[str, object] = {}
+    while (found := state(machine)) != before:
+        before = found
+        time.sleep(0.5)
+    return found
+
+
 def _ruleset(text: str) -> list[str]:
     """Without the empty tables that the nft variant of iptables leaves behind for good."""
     items = [entry for item in json.loads(text)["nftables"] for entry in item.items()]
@@ -224,7 +234,7 @@ def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
         made = Setting(machine, options)
         if neighbour:
             made.up(name="wg1")
-        fresh = state(machine)
+        fresh = settled(machine)
         made.up()
         made.down()
         assert state(machine) == fresh
