@@ -3,7 +3,7 @@
 # Every step looks first and installs only what is missing, so running a script again costs seconds.
 
 unset CDPATH
-PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=$PROJECT/.cache
 RUST_NEEDED=1.89 # as userspace/Cargo.toml says
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1
@@ -85,10 +85,14 @@ update_package_lists() {
 	PACKAGE_LISTS_FRESH=1
 }
 
-# need_venv FOLDER: a virtual environment made by a Python that is new enough. By pip one sees whether it is whole,
-# and neither moved nor older than the machine's Python.
+# works_in FOLDER PROGRAM: whether a virtual environment's program runs, and runs there: a folder that was copied or
+# moved has programs that work in the old one.
+works_in() { grep -qsF "$1/bin/python" "$1/bin/$2" && "$1/bin/$2" --version >/dev/null 2>&1; }
+
+# need_venv FOLDER: a virtual environment made by a Python that is new enough; anew where its making was interrupted,
+# or the machine's Python is another one by now.
 need_venv() {
-	"$1/bin/pip" --version >/dev/null 2>&1 && return
+	works_in "$1" pip && return
 	need_packages python3 python3-venv python3-dev gcc libc6-dev # python-iptables is built from source
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 		die "needs Python 3.11 or later, and python3 is $(python3 --version)"
@@ -138,7 +142,7 @@ need_rustup() {
 install_wgq() {
 	local sources=(pyproject.toml README.md LICENSE wgquick completions contrib userspace/Cargo.* userspace/src)
 	[[ -x $1/bin/wgq-userspace && -z $(find "${sources[@]}" -newer "$1/wgq-is-installed" -print -quit 2>&1) ]] &&
-		"$1/bin/wgq" --version >/dev/null 2>&1 && return
+		works_in "$1" wgq && return
 	need_packages ca-certificates
 	need_venv "$1"
 	need_rust
