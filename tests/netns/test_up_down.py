@@ -237,6 +237,15 @@ def test_a_stale_journal_does_not_touch_the_suppress_rule_of_another_table(machi
     assert rules(machine) == others
 
 
+def test_up_that_fails_for_a_mark_in_use_leaves_the_rules_of_the_tunnel_that_has_it(machine: Namespace) -> None:
+    write(machine, config("FwMark = 0x1234", FULL))
+    write(machine, config("FwMark = 0x1234", FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    alone = rules(machine)
+    assert "table 4660' failed: File exists" in wgq(machine, "up", "wg1", status=2).stderr
+    assert rules(machine) == alone
+
+
 def test_without_room_for_its_rules_up_fails_and_leaves_those_of_the_other_tunnel(machine: Namespace) -> None:
     """At preference 0, which the kernel gives where nothing lower is free, two suppress rules are one."""
     for table in ("100", "101"):

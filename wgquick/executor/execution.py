@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute)
 _BY_IP = (SetMtuUp, AddRule)  # and the batches: wg-quick does these by ip(8)
-_NO_PREFERENCE = "`ip rule' shows it: preference 0 is shared by rules that leave none below them for this one."
+_NO_PREFERENCE = "`ip rule' shows it: another's, as there is no preference left above 0 for one of our own."
 _REFUSED = 2  # the status of ip(8) where the kernel refuses, and so of wg-quick
 
 
@@ -92,18 +92,19 @@ class Execution:
         except OperationError as error:
             if isinstance(step, _BY_IP):
                 error.status = _REFUSED
-            if isinstance(step, AddRule) and error.errno == EEXIST:
-                self._promised.pop()  # the rule that is there already is another's
-                error.remedy = _NO_PREFERENCE
-            if isinstance(step, SetDns):
-                self._take_back_refused()
+            self._reconsider(step, error)
             raise
 
-    def _take_back_refused(self) -> None:
-        """What does not work forwards may not work backwards: no later up is to wait for that (HAVE_SET_DNS)."""
-        with suppress(OperationError):
-            self._undo(self._promised[-1])
-        self._promised.pop()
+    def _reconsider(self, step: Step, error: OperationError) -> None:
+        """Drop the undo of a refused step where it would take what is another's, or fail as the step did."""
+        match step:
+            case AddRule() if error.errno == EEXIST:
+                self._promised.pop()
+                error.remedy = _NO_PREFERENCE
+            case SetDns():  # no later up is to wait for a resolvconf that fails at everything (HAVE_SET_DNS)
+                with suppress(OperationError):
+                    self._undo(self._promised[-1])
+                self._promised.pop()
 
     def _apply_batch(self, steps: Sequence[Step]) -> None:
         """Lines are said up to the first refused item, as if each had been a command of its own."""
@@ -259,8 +260,11 @@ class Execution:
 
         The journal stays where something could not be taken back.
         """
-        undos = with_moved_rules(self._promised, observe.rules(self._host))
-        faults = self.take_back(in_rollback_order(as_renamed(undos, self._name_now())))
+        now = self._name_now()
+        others = observe.other_marks((self._journal.name, now), self._host)
+        rules = [rule for rule in observe.rules(self._host) if rule.table not in others]
+        undos = with_moved_rules(self._promised, rules)
+        faults = self.take_back(in_rollback_order(as_renamed(undos, now)))
         self._host.userspace.clear(self._journal.name)
         if not faults:
             self._journal.remove()

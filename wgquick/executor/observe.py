@@ -13,6 +13,8 @@ from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts,
 from wgquick.plan.up import FIRST_TABLE, MAIN_TABLE, SRC_VALID_MARK, routes_automatically
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from wgquick.config.settings import Settings
     from wgquick.device import Device
     from wgquick.executor.options import Options
@@ -150,13 +152,13 @@ def down(settings: Settings | None, name: str, host: Host, options: Options) -> 
         has_default=any(ip.length == 0 for ip in allowed_ips(device)) if device else False,
         rules=rules(host),
         dns_mode=host.dns.detect(options.dns) if settings is not None and settings.dns else "",
-        other_marks=_other_marks(name, host),
+        other_marks=other_marks((name,), host),
     )
 
 
-def _other_marks(name: str, host: Host) -> frozenset[int]:
-    """The fwmarks of the other devices: the tables that are theirs."""
-    return frozenset(_mark(other, host) for other in host.wireguard.interfaces() if other != name) - {0}
+def other_marks(names: Collection[str], host: Host) -> frozenset[int]:
+    """The fwmarks of the devices with other names: the tables that are theirs."""
+    return frozenset(_mark(other, host) for other in host.wireguard.interfaces() if other not in names) - {0}
 
 
 def _mark(name: str, host: Host) -> int:
