@@ -40,9 +40,9 @@ def _unpacked(package: str) -> Path:
 
 
 def _fetch(package: str, folder: Path) -> None:
-    download = ["apt-get", "-q", "download", package]
+    download = ["apt-get", "-q", "-o", "Acquire::Retries=5", "download", package]
     if subprocess.run(download, cwd=folder, check=False, capture_output=True).returncode:
-        subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+        subprocess.run(["apt-get", "-q", "-o", "Acquire::Retries=5", "update"], check=True, capture_output=True)
         subprocess.run(download, cwd=folder, check=True, capture_output=True)
     (archive,) = folder.glob("*.deb")
     subprocess.run(["dpkg", "-x", archive, folder], check=True)

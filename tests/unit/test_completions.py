@@ -41,9 +41,9 @@ zpty -w shell 'note() { builtin compadd -A offered "$@"; print -rl -- $offered >
 zpty -w shell 'compadd() { note "$@"; builtin compadd "$@" }'
 zpty -w shell "finished() { : >/run/finished }; zle -N finished; bindkey '^X' finished; bindkey '^I' complete-word"
 zpty -w shell 'zstyle ":completion:*" list-prompt ""; zstyle ":completion:*" menu no; : >/run/ready'
-repeat 200; do [[ -e /run/ready ]] && break; sleep 0.05; done
+repeat 600; do [[ -e /run/ready ]] && break; sleep 0.05; done
 zpty -n -w shell "$2"$'\\t\\x18'
-repeat 200; do zpty -r -t shell ignored; [[ -e /run/finished ]] && break; sleep 0.05; done
+repeat 600; do zpty -r -t shell ignored; [[ -e /run/finished ]] && break; sleep 0.05; done
 zpty -d shell
 cat /run/offered
 rm -f /run/offered /run/ready /run/finished
@@ -80,7 +80,7 @@ def _furnish() -> None:
 @pytest.fixture(params=SHELLS)
 def offered(request: pytest.FixtureRequest, machine: Namespace) -> Callable[[str], set[str]]:
     def complete(line: str) -> set[str]:
-        done = machine.run([*SHELLS[request.param], str(COMPLETIONS), line], timeout=60)
+        done = machine.run([*SHELLS[request.param], str(COMPLETIONS), line], timeout=120)
         return {word.rstrip("/") for word in done.stdout.split()}
 
     return complete
