@@ -110,7 +110,7 @@ def test_down_during_up_waits_for_it_and_takes_all_of_it_away(machine: Namespace
 
 def test_a_hook_may_bring_another_tunnel_up_and_down(machine: Namespace) -> None:
     before = state(machine)
-    command = f"{WGQ[0]} -m wgquick"
+    command = f"'{WGQ[0]}' -m wgquick"
     write(machine, config(f"PostUp = {command} up wg1\nPreDown = {command} down wg1", FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
     wgq(machine, "up", "wg0")
@@ -121,7 +121,7 @@ def test_a_hook_may_bring_another_tunnel_up_and_down(machine: Namespace) -> None
 
 def test_a_hook_that_works_on_its_own_interface_is_told_and_does_not_hang(machine: Namespace) -> None:
     before = state(machine)
-    write(machine, config(f"PostUp = {WGQ[0]} -m wgquick down wg0"))
+    write(machine, config(f"PostUp = '{WGQ[0]}' -m wgquick down wg0"))
     assert "another wgq is at work on wg0" in wgq(machine, "up", "wg0", status=1).stderr
     assert state(machine) == before
 
