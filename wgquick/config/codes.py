@@ -16,6 +16,7 @@ FAULTS = {
     "peer-without-key": "a [Peer] has no PublicKey",
     "persistent-keepalive": "a PersistentKeepalive is neither off nor a number of seconds",
     "save-config": "a SaveConfig is neither true nor false",
+    "table": "a Table is neither the number nor the name of a routing table",
     "unknown-key": "there is no such key",
     "unknown-line": "a line is neither a section nor a key with its value",
     "unknown-section": "there is no such section",

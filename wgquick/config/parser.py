@@ -69,6 +69,12 @@ def refuse_save_config(document: Document, path: str = "") -> None:
         raise ConfigError(path or document.path, faults)
 
 
+def table_fault(document: Document, fault: GrammarError) -> Diagnostic | None:
+    """A fault of Table, which the host alone can find, in its place; None where the file gives none any more."""
+    given = [line for line in document.views.quick if line.key == "Table"]
+    return _diagnostic(given[-1].row, document.quick_value(given[-1])[1] + 1, fault) if given else None
+
+
 def _settings(wg: _WgSections, quick: _QuickKeys, name: str, path: str) -> Settings:
     return Settings(
         name=name,

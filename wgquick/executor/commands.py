@@ -65,6 +65,7 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution) 
     name, strict = settings.name, options.strict
     run.apply(plan_up.add_if(settings))
     run.apply(plan_up.hooks(settings, "PreUp"))
+    run.apply(plan_up.announce_config(settings))
     run.apply(plan_up.set_config(settings, observe.endpoints(settings, host)))
     ipv6 = observe.ipv6(name, host)
     run.apply(plan_up.add_addr(settings, ipv6=ipv6, strict=strict))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wgquick.config import location
 from wgquick.config.grammar import GrammarError
+from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
-from wgquick.errors import OperationError, WgqError
+from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import mark
 from wgquick.net import SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.device import Device
+    from wgquick.errors import Diagnostic
     from wgquick.executor.options import Options
     from wgquick.executor.protocols import Host, Link, Path
     from wgquick.net import AllowedIP, Prefix, Rule
@@ -93,7 +96,22 @@ def table(settings: Settings, host: Host) -> int | None:
     try:
         return table_number(settings.table, host.table_names())
     except GrammarError as error:
-        raise WgqError(str(error), where=settings.path or settings.name, remedy=error.remedy) from None
+        raise _unknown_table(settings, error) from None
+
+
+def _unknown_table(settings: Settings, fault: GrammarError) -> WgqError:
+    """The fault with its line and column, where there is a file to find them in."""
+    found = _in_its_place(fault, settings) if settings.path else None
+    if found is None:
+        return WgqError(str(fault), where=settings.path or settings.name, remedy=fault.remedy)
+    return ConfigError(settings.path, [found])
+
+
+def _in_its_place(fault: GrammarError, settings: Settings) -> Diagnostic | None:
+    try:
+        return table_fault(location.read(location.Location(settings.name, settings.path)), fault)
+    except WgqError:  # the file has gone since it was read
+        return None
 
 
 def _link_routes(name: str, family: int, host: Host) -> list[Prefix]:

@@ -14,7 +14,6 @@ from wgquick.plan.steps import (
     DeleteRule,
     Note,
     RunHook,
-    SetDevice,
     SetFwmark,
     SetMtuUp,
     SetSysctl,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def lines(step: Step) -> tuple[str, ...]:
-    """The step's lines; none for the steps whose words are their implementation's (DNS, firewall)."""
+    """The step's lines; none for what was announced (set_config), or is said by who does it (DNS, firewall)."""
     text = line(step)
     return (text,) if text else ()
 
@@ -41,8 +40,6 @@ def line(step: Step) -> str:
             return f"[#] ip link delete dev {name}"
         case RunHook(_, _, command):
             return f"[#] {without_keys(command)}"
-        case SetDevice(name):
-            return f"[#] wg addconf {name} /dev/fd/63"
         case SetFwmark(name, fwmark):
             return f"[#] wg set {name} fwmark {fwmark}"
         case AddAddress(name, address):

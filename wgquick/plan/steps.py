@@ -135,7 +135,7 @@ class ReleaseSysctl(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A line of the transcript without an effect: `[+]` or `[!]` and its text."""
+    """A line of the transcript without an effect: `[!]` and its text, or a command ahead of what it does."""
 
     text: str
 

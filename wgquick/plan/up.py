@@ -60,6 +60,11 @@ def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
     return tuple(RunHook(settings.name, stage, line.replace("%i", settings.name)) for line in lines)
 
 
+def announce_config(settings: Settings) -> tuple[Step, ...]:
+    """The line of set_config, before the endpoints are looked up: `wg addconf` does that, and tells of it."""
+    return (Note(f"[#] wg addconf {settings.name} /dev/fd/63"),)
+
+
 def set_config(settings: Settings, facts: EndpointFacts) -> tuple[Step, ...]:
     """The device's keys and peers, added to what a PreUp hook may have set (`wg addconf`)."""
     peers = tuple(_peer_config(peer, facts) for peer in settings.peers)
