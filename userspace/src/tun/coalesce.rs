@@ -358,6 +358,8 @@ impl Coalescer {
     }
 }
 
+/// The packets that a large one consists of, one by one: so rarely that it shall not lie among what is done always.
+#[cold]
 fn write_apart<T>(
     header: &VnetHeader,
     pieces: &[IoSlice<'_>],
