@@ -102,16 +102,17 @@ def down(
 ) -> None:
     """Take the interface down as `wgq down` does; WgqError where there is none of that name.
 
-    `config` has the PreDown and PostDown hooks and SaveConfig; None takes the hooks that its journal recorded.
+    `config`, whatever its own name, has the PreDown and PostDown hooks and SaveConfig; None takes the hooks that
+    the interface's journal recorded.
     A failing PreDown hook leaves the interface up (Options has `force`), a failing PostDown hook is raised with
     everything gone.
     """
     from wgquick.executor.commands import cmd_down
 
     said = _said(transcript)
-    settings = _settings(config) if config is not None else None
     chosen = _checked(options)
     valid_name(name)
+    settings = _settings(config)._replace(name=name) if config is not None else None
     cmd_down(name, settings, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
 
 

@@ -152,6 +152,17 @@ def test_tunnel_ends_however_the_block_ends(machine: Namespace) -> None:
     assert machine.call(fail_inside) == (False, "raised")
 
 
+def down_with_a_configuration_of_another_name() -> bool:
+    wgquick.up(wgquick.parse(TEXT, name="ci0"))
+    wgquick.down("ci0", wgquick.parse(TEXT))
+    return "ci0" in links()
+
+
+def test_down_is_of_the_name_that_it_is_given(machine: Namespace) -> None:
+    assert not machine.call(down_with_a_configuration_of_another_name)
+    assert "down-ci0" in machine.out("ls", "/run").split()
+
+
 def end_with_a_failing_hook(key: str) -> tuple[bool, int, bool]:
     config = wgquick.parse(TEXT.replace("[Peer]", f"{key} = exit 7\n[Peer]"), name="ci0")
     try:
