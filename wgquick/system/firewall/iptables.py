@@ -29,6 +29,12 @@ _TABLES = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "POSTROUTING")}  # w
 _FAMILIES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # with the list of its tables in this namespace
 _LOCK = "/run/xtables.lock"  # shared with every iptables command (iptables(8), -w)
 _MATCH = Struct("=H29sB")  # struct xt_entry_match: size, name, revision; then its data
+_CONNMARK = {  # by revision: mark, its mask, the packet's mask, mode, before which the newer one has a shift
+    1: Struct("=IIIB"),  # struct xt_connmark_tginfo1
+    2: Struct("=III2xB"),  # struct xt_connmark_tginfo2
+}
+_SAVE, _RESTORE = 1, 2  # XT_CONNMARK_*
+_ALL = 0xFFFFFFFF
 _REMEDY = "Run as root, with what python-iptables needs installed (Debian: iptables), or use `--firewall nft'."
 
 
@@ -39,20 +45,10 @@ def comment(name: str) -> str:
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
     """Add one family's rules where the host's own iptables keeps them."""
-    program = iptables_nft.program(family)
-    if program is None:
-        try:
-            _add(name, family, addresses, fwmark)
-        except _UnwritableError:
-            program = iptables_nft.restore_program(family)
-            if program is None:
-                raise
-    if program is not None:
+    if program := iptables_nft.program(family):
         iptables_nft.add(program, name, family, addresses, fwmark, comment(name))
-
-
-class _UnwritableError(OperationError):
-    """python-iptables cannot fill in every extension of newer releases of iptables (CONNMARK's in Debian 13)."""
+    else:
+        _add(name, family, addresses, fwmark)
 
 
 def _add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
@@ -115,7 +111,7 @@ class _Iptables:
     def __exit__(self, _kind: object, fault: BaseException | None, _traceback: object) -> None:
         os.close(self._lock)
         if isinstance(fault, self._faults()):
-            raise _UnwritableError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
+            raise OperationError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
 
     def _faults(self) -> tuple[type[Exception], ...]:
         return self._library.IPTCError, self._library.XTablesError, ValueError
@@ -174,7 +170,7 @@ class _Iptables:
         rule.protocol = "udp"
         rule.create_match("mark").set_parameter("mark", hex(fwmark))
         rule.create_match("comment").set_parameter("comment", comment(name))
-        rule.create_target("CONNMARK").set_parameter("save-mark", "")
+        _fill(rule.create_target("CONNMARK"), _SAVE)
         return rule
 
     def restore_mark(self, name: str) -> Any:
@@ -182,13 +178,24 @@ class _Iptables:
         rule = self._rule()
         rule.protocol = "udp"
         rule.create_match("comment").set_parameter("comment", comment(name))
-        rule.create_target("CONNMARK").set_parameter("restore-mark", "")
+        _fill(rule.create_target("CONNMARK"), _RESTORE)
         return rule
 
     def _rule(self) -> Any:
         """A rule that looks for no chain named like its target, for which the library would load every table."""
         kind = self._library.Rule if self._family == 4 else self._library.Rule6
         return type("Rule", (kind,), {"tables": ()})()
+
+
+def _fill(target: Any, mode: int) -> None:
+    """Write a CONNMARK target that saves or restores the whole mark, and say so to the library's last check.
+
+    By hand: the entries of the table of options (struct xt_option_entry) have grown in newer releases of iptables
+    (Debian 13), and of such tables the library reads the first one alone.
+    """
+    data = _CONNMARK[target.target.u.user.revision].pack(0, _ALL, _ALL, mode)
+    ctypes.memmove(ctypes.addressof(target.target) + ctypes.sizeof(target.target), data, len(data))
+    target._module.tflags = 1 << mode
 
 
 def _take_literally(rule: Any, name: str) -> None:

@@ -33,18 +33,13 @@ _REMEDY = "`iptables -V' shows the variant in use; `--firewall nft' does without
 
 
 def program(family: int) -> str | None:
-    """The host's iptables-restore where it is the nft variant and the kernel has what that needs."""
-    found = restore_program(family)
-    return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
-
-
-def restore_program(family: int) -> str | None:
-    """The host's iptables-restore of either variant.
+    """The host's iptables-restore where it is the nft variant and the kernel has what that needs.
 
     It is looked for where it usually is too: wg-quick must find the rules from a longer PATH than this one.
     """
     name = _RESTORE[family]
-    return programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
+    found = programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
+    return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
 
 
 def add(program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, comment: str) -> None:
