@@ -237,6 +237,21 @@ def test_a_stale_journal_does_not_touch_the_suppress_rule_of_another_table(machi
     assert rules(machine) == others
 
 
+def test_down_leaves_a_tunnel_its_rules_that_took_the_table_while_the_link_was_down(machine: Namespace) -> None:
+    """A link that is set down loses its routes, and its table then counts as free."""
+    before = rules(machine)
+    write(machine, config(peer=FULL))
+    write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "link", "set", "wg0", "down"])
+    wgq(machine, "up", "wg1")
+    wgq(machine, "down", "wg0")
+    assert rules(machine).count("lookup 51820") == rules(machine).count("suppress_prefixlength 0") == 2
+    assert "dev wg1" in machine.out("ip", "route", "get", "198.51.100.1")
+    wgq(machine, "down", "wg1")
+    assert rules(machine) == before
+
+
 def test_up_that_fails_for_a_mark_in_use_leaves_the_rules_of_the_tunnel_that_has_it(machine: Namespace) -> None:
     write(machine, config("FwMark = 0x1234", FULL))
     write(machine, config("FwMark = 0x1234", FULL, address="10.1.0.1/24", n=1), "wg1")

@@ -10,7 +10,7 @@ from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
 from wgquick.plan import up as plan_up
-from wgquick.plan.steps import DeleteLink
+from wgquick.plan.steps import DeleteLink, DeleteRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,8 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
     # What came from standard input has no file to save to.
     if departure.savable and settings is not None and settings.save_config and settings.path:
         _save(name, settings, options, say=say, save=save)
-    undos = _as_hooks_left_them(departure, host)
+    # PreDown hooks, too, may move rules.
+    undos = _with_moved_rules(departure.undos, name, host) if departure.before else departure.undos
     faults = run.take_back(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
@@ -151,11 +152,11 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         raise unfinished
 
 
-def _as_hooks_left_them(departure: Departure, host: Host) -> tuple[Step, ...]:
-    """The undos, with those for rules that PreDown hooks have moved."""
-    if not departure.before:
-        return departure.undos
-    return plan_down.with_moved_rules(departure.undos, observe.rules(host))
+def _with_moved_rules(undos: tuple[Step, ...], name: str, host: Host) -> tuple[Step, ...]:
+    """The undos, with those for rules that hooks have moved."""
+    if not any(isinstance(undo, DeleteRule) for undo in undos):
+        return undos
+    return plan_down.with_moved_rules(undos, observe.unclaimed_rules((name,), host))
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:
@@ -177,7 +178,7 @@ def _departure(
     ended = record.complete or record.unread > 0
     before, after = _hooks(settings, record, say) if ended else ((), ())
     if link is not None:
-        recorded = plan_down.with_moved_rules(record.undos, observe.rules(host))
+        recorded = _with_moved_rules(record.undos, name, host)
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
         return Departure(before, after, ended, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):

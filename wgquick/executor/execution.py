@@ -261,9 +261,7 @@ class Execution:
         The journal stays where something could not be taken back.
         """
         now = self._name_now()
-        others = observe.other_marks((self._journal.name, now), self._host)
-        rules = [rule for rule in observe.rules(self._host) if rule.table not in others]
-        undos = with_moved_rules(self._promised, rules)
+        undos = with_moved_rules(self._promised, observe.unclaimed_rules((self._journal.name, now), self._host))
         faults = self.take_back(in_rollback_order(as_renamed(undos, now)))
         self._host.userspace.clear(self._journal.name)
         if not faults:

@@ -170,11 +170,20 @@ def down(settings: Settings | None, name: str, host: Host, options: Options) -> 
         has_default=any(ip.length == 0 for ip in allowed_ips(device)) if device else False,
         rules=rules(host),
         dns_mode=host.dns.detect(options.dns) if settings is not None and settings.dns else "",
-        other_marks=other_marks((name,), host),
+        other_marks=_other_marks((name,), host),
     )
 
 
-def other_marks(names: Collection[str], host: Host) -> frozenset[int]:
+def unclaimed_rules(names: Collection[str], host: Host) -> tuple[Rule, ...]:
+    """The policy rules, less those for the tables of devices with other names.
+
+    Those may have ours: a link that is set down loses its routes, and then its table counts as free.
+    """
+    others = _other_marks(names, host)
+    return tuple(rule for rule in rules(host) if rule.table not in others)
+
+
+def _other_marks(names: Collection[str], host: Host) -> frozenset[int]:
     """The fwmarks of the devices with other names: the tables that are theirs."""
     return frozenset(_mark(other, host) for other in host.wireguard.interfaces() if other not in names) - {0}
 
