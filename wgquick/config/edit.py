@@ -6,14 +6,11 @@ endpoint stay; peers that are gone take their section and the comment above it w
 
 from __future__ import annotations
 
-import os
 import re
-from errno import EBUSY
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config import grammar
 from wgquick.config.document import SPACE, UTF8_MARK, encode
-from wgquick.errors import OperationError
 from wgquick.net import SecretKey, address_text
 
 if TYPE_CHECKING:
@@ -206,7 +203,7 @@ class _InterfaceEdit:
             self._add(key, value or "")
 
     def _put_words(self, key: str, wanted: Sequence[str], identity: Callable[[str], str]) -> None:
-        edit = _WordsEdit(self._text, self._text.rows(self._sections, key), _bash_words, identity)
+        edit = _WordsEdit(self._text, self._text.rows(self._sections, key), grammar.word_texts, identity)
         for word in edit.save(wanted):
             self._add(key, word)
 
@@ -396,10 +393,6 @@ def _wg_words(value: str) -> list[str]:
     return [word.strip(SPACE) for word in value.split(",")]
 
 
-def _bash_words(value: str) -> list[str]:
-    return [word.text for word in grammar.words(value)]
-
-
 def _address_of(word: str) -> str:
     found = grammar.address(word)
     return _prefix(found.address, found.length)
@@ -418,72 +411,3 @@ def _clamped(key: SecretKey | None) -> SecretKey | None:
     raw[0] &= 0b11111000
     raw[31] = raw[31] & 0b01111111 | 0b01000000
     return SecretKey(bytes(raw))
-
-
-def write_atomic(path: str, data: bytes) -> None:
-    """Replace a file's content in one step that survives a crash; mode, owner and symbolic links stay."""
-    target = os.path.realpath(path)
-    try:
-        _replace(target, data)
-    except OSError as error:
-        what = f"`{target}' cannot be written: {os.strerror(error.errno or 0)}"
-        remedy = "the file before the change is still there"
-        raise OperationError(what, errno=error.errno or 0, remedy=remedy) from None
-
-
-def _replace(target: str, data: bytes) -> None:
-    from tempfile import NamedTemporaryFile
-
-    directory, _, name = target.rpartition("/")
-    with NamedTemporaryFile(dir=directory or "/", prefix=f".{name}.", delete=False) as file:
-        try:
-            _keep_mode_and_owner(target, file.fileno())
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            _take_place(file.name, target, data)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    _sync_directory(directory or "/")
-
-
-def _take_place(made: str, target: str, data: bytes) -> None:
-    """Rename, or where the target is a mount point (a container's single file) write into it.
-
-    The file beside it holds the whole of the new content until that is done, in case the machine stops half way.
-    """
-    try:
-        os.rename(made, target)
-    except OSError as error:
-        if error.errno != EBUSY:
-            raise
-        _write_in_place(target, data)
-        os.unlink(made)
-
-
-def _write_in_place(target: str, data: bytes) -> None:
-    with open(target, "r+b") as file:
-        file.write(data)
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _keep_mode_and_owner(target: str, descriptor: int) -> None:
-    """Of the file that is replaced; a new one is its owner's alone."""
-    try:
-        old = os.stat(target)
-    except FileNotFoundError:
-        return
-    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-        os.fchown(descriptor, old.st_uid, old.st_gid)
-    os.fchmod(descriptor, old.st_mode & 0o7777)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

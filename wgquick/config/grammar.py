@@ -74,6 +74,11 @@ def words(value: str) -> list[Word]:
     return [Word(match[0], match.start()) for match in _SPLIT.finditer(value)]
 
 
+def word_texts(value: str) -> list[str]:
+    """The same words without their places."""
+    return _SPLIT.findall(value)
+
+
 def unquoted(value: str) -> str:
     """The remedy where the value is in quotes, which neither wg nor wg-quick takes away."""
     return "remove the quotation marks" if value[:1] in _QUOTES and value else ""

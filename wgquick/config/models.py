@@ -83,10 +83,6 @@ def _list_of(
     return validate
 
 
-def _bash_words(value: str) -> list[str]:
-    return [word.text for word in grammar.words(value)]
-
-
 def _wg_words(value: str) -> list[str]:
     return value.split(",") if value.strip(SPACE) else []
 
@@ -105,7 +101,7 @@ def _line(value: object) -> str:
 
 
 def _word(value: object) -> str:
-    if not isinstance(value, str) or [value] != _bash_words(value) or set("#\0\r\v\f") & set(value):
+    if not isinstance(value, str) or [value] != grammar.word_texts(value) or set("#\0\r\v\f") & set(value):
         raise ValueError("a single word is needed")
     return value
 
@@ -169,7 +165,7 @@ _AllowedIPs = Annotated[
 ]
 _Addresses = Annotated[
     tuple[AddressValue, ...],
-    PlainValidator(_list_of(_text_or(AddressValue, grammar.address), _bash_words)),
+    PlainValidator(_list_of(_text_or(AddressValue, grammar.address), grammar.word_texts)),
     _AS_ADDRESSES,
     _STRINGS,
 ]
@@ -178,8 +174,10 @@ _Mark = Annotated[int, PlainValidator(_number_or(0xFFFFFFFF, grammar.fwmark)), _
 _Keepalive = Annotated[int, PlainValidator(_number_or(0xFFFF, grammar.persistent_keepalive)), _NUMBER]
 _Mtu = Annotated[int, PlainValidator(_number_or(0x7FFFFFFF, grammar.mtu)), _NUMBER]
 _Hooks = Annotated[tuple[str, ...], PlainValidator(_list_of(_line, _one)), _AS_TEXTS, _STRINGS]
-_Servers = Annotated[tuple[str, ...], PlainValidator(_list_of(_server, _bash_words)), _AS_TEXTS, _STRINGS]
-_Search = Annotated[tuple[str, ...], PlainValidator(_list_of(_search_domain, _bash_words)), _AS_TEXTS, _STRINGS]
+_Servers = Annotated[tuple[str, ...], PlainValidator(_list_of(_server, grammar.word_texts)), _AS_TEXTS, _STRINGS]
+_Search = Annotated[
+    tuple[str, ...], PlainValidator(_list_of(_search_domain, grammar.word_texts)), _AS_TEXTS, _STRINGS
+]
 _Table = Annotated[str, PlainValidator(_table), _STRING]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wgquick.config import edit, location
+from wgquick.config.atomic import write_atomic
 from wgquick.config.parser import parse
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
@@ -32,7 +33,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     settings = parse(document, name, settings.path)
     data = edit.updated(document, settings, _present(settings, host, options), host.leads_to)
     if data != bytes(document):
-        edit.write_atomic(settings.path, data)
+        write_atomic(settings.path, data)
 
 
 def _present(settings: Settings, host: Host, options: Options) -> edit.Present:
