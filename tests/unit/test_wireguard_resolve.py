@@ -86,6 +86,15 @@ def test_a_name_in_another_encoding_is_asked_for_as_its_bytes() -> None:
     assert resolver.asked[0][0] == b"h\xf6st"
 
 
+def test_a_key_in_the_place_of_a_name_is_not_told() -> None:
+    key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+    resolver = Resolver(AGAIN, AGAIN)
+    with pytest.raises(OperationError) as caught:
+        resolver.resolve(Endpoint(key, "51820"), retries=1)
+    assert "`(hidden):51820'" in str(caught.value)
+    assert not any(key in text for text in (str(caught.value), *resolver.notes))
+
+
 def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses() -> None:
     resolver = Resolver(AGAIN, AGAIN, OSError(errno.EMFILE, "Too many open files"), FOUND)
     assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)

@@ -8,7 +8,7 @@ from socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONAM
 from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
-from wgquick.net import SocketAddress
+from wgquick.net import SocketAddress, without_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,12 +64,13 @@ def resolve(
     numeric = _numeric(endpoint)
     if numeric is not None:
         return numeric
+    named = f"`{without_keys(str(endpoint))}'"
     pause = _FIRST_PAUSE
     while True:
         try:
             return _first(endpoint, getaddrinfo)
         except OSError as error:
-            reason = f"{error.strerror}: `{endpoint}'"
+            reason = f"{error.strerror}: {named}"
             if (isinstance(error, socket.gaierror) and error.errno in _PERMANENT) or retries == 0:
                 raise OperationError(
                     reason, remedy="Check the endpoint's host name and the name servers."
