@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,7 @@ from tests.interop.pairs import (
     both_ways,
     pair,
     private_key,
+    status,
     until,
 )
 from tests.interop.traffic import bulk
@@ -310,3 +312,33 @@ def test_a_daemon_that_is_killed_and_started_again_has_its_tunnel_back(ends: End
         one.configure(other.peer(version=4))
         one.ping(other)
         bulk(*ends, 1 << 20)
+
+
+# Each send goes out at once, and returns only after a third of a second.
+HOLD = ["-e", "trace=sendmsg,sendmmsg", "-e", "inject=sendmsg,sendmmsg:delay_exit=300000"]
+
+
+def traced(process: int) -> bool:
+    return all(status(int(task.name))["TracerPid"] != "0" for task in Path(f"/proc/{process}/task").iterdir())
+
+
+def test_what_comes_while_an_earlier_send_returns_is_answered_by_a_keepalive() -> None:
+    with pair(WGQ, WGQ) as (left, right):
+        left.ping(right)
+        assert right.daemon is not None
+        for end in (left, right):
+            end.count_messages()
+        tracer = right.machine.popen(["strace", "-fqq", "-o", "/dev/null", *HOLD, "-p", str(right.daemon.pid)])
+        until(lambda: right.daemon and traced(right.daemon.pid), "each send held up")
+        with (
+            right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
+            left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking,
+        ):
+            listening.bind((right.inner(), 0))
+            left.ping(right)
+            speaking.sendto(b"one word", listening.getsockname())
+            assert listening.recv(100) == b"one word"
+            tracer.terminate()
+            tracer.wait()
+            until(lambda: right.sent("keepalive") or left.sent("initiation"), "a keepalive after ten seconds")
+            assert left.sent("initiation") == 0  # as it would after fifteen

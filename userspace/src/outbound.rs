@@ -240,11 +240,7 @@ impl Outbound {
     fn flush(&mut self, device: &Device, state: &State, sockets: &Sockets) {
         self.seal();
         let now = sys::now_ms();
-        self.sender.send(sockets, &self.sealed[..self.used], &self.runs, |run| {
-            if let Some(peer) = state.peer(run.peer) {
-                peer.clear_source();
-            }
-        });
+        // Before they go: what comes back at once is noted later then, and not taken back by this.
         let mut last = NONE;
         for run in &self.runs {
             if run.peer != last
@@ -254,6 +250,11 @@ impl Outbound {
                 last = run.peer;
             }
         }
+        self.sender.send(sockets, &self.sealed[..self.used], &self.runs, |run| {
+            if let Some(peer) = state.peer(run.peer) {
+                peer.clear_source();
+            }
+        });
         self.runs.clear();
         self.used = 0;
         self.packets = 0;
