@@ -70,7 +70,7 @@ class Elder:
         """End its pings; how many were sent and how many were answered."""
         assert self.traffic is not None
         self.traffic.send_signal(signal.SIGINT)
-        summary = self.traffic.communicate(timeout=10)[0].decode()
+        summary = self.traffic.communicate(timeout=60)[0].decode()
         found = re.search(r"(\d+) packets transmitted, (\d+) received", summary)
         assert found, summary
         return int(found[1]), int(found[2])

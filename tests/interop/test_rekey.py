@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 from tests.interop.elders import (
     KEEPALIVE_TIMEOUT,
@@ -13,7 +14,7 @@ from tests.interop.elders import (
     Elder,
     Elders,
 )
-from tests.interop.pairs import BORINGTUN, GO
+from tests.interop.pairs import BORINGTUN, GO, until
 from tests.interop.traffic import bulk
 
 # What a machine with much else to do may add to a time.
@@ -21,17 +22,20 @@ SLACK = 6
 
 
 def assert_renewed_every(elder: Elder, period: int) -> None:
-    """The left one has begun every handshake, each has been answered, and so much time was between them."""
+    """The left one has begun every handshake, each has been answered, and so much time was between them.
+
+    One more may have been begun while this is asked, and one twice where the machine stood still for five seconds.
+    """
     left, right = elder.left, elder.right
-    times = left.sent("initiation") - 1
-    assert times >= 1, elder
-    assert right.sent("response") == times + 1, elder
+    answered, renewed, begun = right.sent("response"), elder.renewed(), left.sent("initiation")
+    assert 2 <= answered <= begun <= answered + 2, elder
     assert right.sent("initiation") == left.sent("response") == 0, elder
-    if BORINGTUN not in (left.program, right.program):  # which does not tell the time (test_peers)
-        assert abs(left.handshake(right) - right.handshake(left)) < REKEY_TIMEOUT, elder
-    assert elder.renewed() <= (period + SLACK) * times, elder
     # wireguard-go sets its timer for another attempt after the initiation is out: an answer may come before that.
-    assert left.program == GO or elder.renewed() >= period * times - 1, elder
+    soonest = 0 if left.program == GO else 1
+    possible = [times for times in range(begun - 3, begun) if times > 0]
+    assert any(soonest * (period * times - 1) <= renewed <= (period + SLACK) * times for times in possible), elder
+    if BORINGTUN not in (left.program, right.program):  # which does not tell the time (test_peers)
+        until(lambda: abs(left.handshake(right) - right.handshake(left)) < REKEY_TIMEOUT, f"the same time: {elder}")
 
 
 def old(elders: list[Elder], age: float) -> list[Elder]:
@@ -42,6 +46,7 @@ def old(elders: list[Elder], age: float) -> list[Elder]:
 
 def test_a_session_that_hears_only_data_has_one_keepalive_sent_after_ten_seconds(elders: Elders) -> None:
     for elder in old(elders.silent, KEEPALIVE_TIMEOUT + SLACK):
+        until(partial(elder.right.sent, "keepalive"), f"a keepalive: {elder}")
         assert elder.right.sent("keepalive") == 1, elder
         # On a machine with much to do, a late answer to the first ping may be the last that the left one heard.
         assert elder.left.sent("keepalive") <= 1, elder
@@ -66,7 +71,7 @@ def test_persistent_keepalives_alone_keep_a_session_and_renew_it(elders: Elders)
     for elder in old(elders.kept, REKEY_AFTER + SLACK):
         assert_renewed_every(elder, REKEY_AFTER)
         assert elder.left.sent("keepalive") >= REKEY_AFTER // 2 * 0.8, elder
-        assert elder.left.sent("data") <= 3, elder
+        assert elder.left.sent("data") <= 10, elder  # pings until the first answer
 
 
 def test_one_who_only_listens_renews_the_session_before_it_ends(elders: Elders) -> None:
@@ -80,7 +85,7 @@ def test_a_daemon_that_stood_still_for_three_minutes_has_its_tunnel_back_at_once
         assert not elder.left.try_ping(elder.right), elder
         assert elder.ours.daemon is not None
         elder.ours.daemon.send_signal(signal.SIGCONT)
-        elder.left.ping(elder.right, seconds=REKEY_TIMEOUT + SLACK)
+        elder.left.ping(elder.right, seconds=2 * (REKEY_TIMEOUT + SLACK))
         bulk(elder.left, elder.right, 1 << 20)
         bulk(elder.right, elder.left, 1 << 20)
 
