@@ -239,6 +239,11 @@ DIGITS = ["1420", "0", "58c", "2614", "1", "1e3", "", "9", "1_0", "1420a", "6553
 NUMERALS = st.builds(str.__add__, st.sampled_from(SIGNS), st.sampled_from(DIGITS))
 
 
+def read_as_binary(word: str) -> bool:
+    """What `ip` takes for a number where the C library is newer (glibc 2.38, C23) than Debian 12's."""
+    return word.lower().startswith("0b") and word[2:].isdecimal()
+
+
 @bounded
 @given(word=NUMERALS)
 def test_an_mtu_is_a_number_that_ip_link_reads(oracle: Oracle, word: str) -> None:
@@ -248,7 +253,7 @@ def test_an_mtu_is_a_number_that_ip_link_reads(oracle: Oracle, word: str) -> Non
     try:
         ours = mtu(word)
     except GrammarError:
-        assert not taken, word
+        assert not taken or read_as_binary(word), word
     else:
         assert taken == (68 <= ours <= 65535), word
 
@@ -263,6 +268,6 @@ def test_a_table_is_what_ip_route_looks_up(oracle: Oracle, word: str) -> None:
     try:
         number = table_number(word, names)
     except GrammarError:
-        assert not taken, word
+        assert not taken or read_as_binary(word), word
     else:
         assert taken, (word, number)
