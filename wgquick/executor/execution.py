@@ -101,9 +101,8 @@ class Execution:
             case AddRule() if error.errno == EEXIST:
                 self._promised.pop()
                 error.remedy = _NO_PREFERENCE
-            case SetDns():  # no later up is to wait for a resolvconf that fails at everything (HAVE_SET_DNS)
-                with suppress(OperationError):
-                    self._undo(self._promised[-1])
+            case SetDns():  # no later up is to wait for a resolvconf that fails at everything
+                self.take_back(self._promised[-1:])
                 self._promised.pop()
 
     def _apply_batch(self, steps: Sequence[Step]) -> None:
