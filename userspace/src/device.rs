@@ -23,6 +23,7 @@ use crate::timers::Alarm;
 use crate::tun::elsewhere::LinkState;
 use crate::tun::{Link, Tun};
 use crate::udp::binder::Binder;
+use crate::udp::route::Routes;
 use crate::udp::{Endpoint, Sockets};
 
 /// Session indexes are random already.
@@ -199,6 +200,7 @@ pub struct Device {
     pub sockets_changed: Waker,
     /// Counts changes of the host's routes and addresses.
     pub routes: AtomicU32,
+    pub ways: Routes,
     pub fwmark: AtomicU32,
     pub listen_port: AtomicU32,
     pub link_gone: AtomicBool,
@@ -221,6 +223,7 @@ impl Device {
             handshake_sources: Mutex::default(),
             sockets_changed: Waker::new()?,
             routes: AtomicU32::new(0),
+            ways: Routes::new()?,
             fwmark: AtomicU32::new(0),
             listen_port: AtomicU32::new(0),
             link_gone: AtomicBool::new(false),

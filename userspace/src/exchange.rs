@@ -15,7 +15,7 @@ use crate::packet;
 use crate::peer::{Peer, lock};
 use crate::sys;
 use crate::timers::Due;
-use crate::udp::{Endpoint, send};
+use crate::udp::{Endpoint, Source, send};
 
 /// Handshake messages are marked AF41, as the kernel's.
 pub const HANDSHAKE_TOS: u8 = 0x88;
@@ -34,11 +34,18 @@ fn install(state: &mut State, peer: &Arc<Peer>, session: Session) {
 }
 
 impl Device {
-    /// Where a peer is; the source is left out when routes or addresses have changed since it was learned.
+    /// Where a peer is. When routes or addresses have changed since the source was learned, it is kept if it still suits.
     pub fn endpoint_of(&self, peer: &Peer) -> Option<Endpoint> {
         let endpoint = peer.endpoint()?;
-        let is_current = endpoint.generation == self.routes.load(Relaxed);
-        Some(if is_current { endpoint } else { Endpoint::new(endpoint.address) })
+        let generation = self.routes.load(Relaxed);
+        if endpoint.generation == generation || endpoint.source == Source::Unknown {
+            return Some(endpoint);
+        }
+        let suits = self.ways.suit(&endpoint, self.fwmark.load(Relaxed));
+        let source = if suits { endpoint.source } else { Source::Unknown };
+        let renewed = Endpoint { source, generation, ..endpoint };
+        peer.renew(&endpoint, renewed);
+        Some(renewed)
     }
 
     /// Sends bytes to where a peer is, if that is known.

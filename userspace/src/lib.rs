@@ -15,6 +15,7 @@ pub mod noise;
 pub mod outbound;
 pub mod packet;
 pub mod peer;
+pub mod rtnetlink;
 pub mod sandbox;
 pub mod staged;
 pub mod start;

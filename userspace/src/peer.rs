@@ -158,6 +158,14 @@ impl Peer {
         }
     }
 
+    /// Exchanges what is known of the way there, unless the peer has been heard from elsewhere meanwhile.
+    pub fn renew(&self, old: &Endpoint, new: Endpoint) {
+        let mut endpoint = lock(&self.endpoint);
+        if endpoint.as_ref() == Some(old) {
+            *endpoint = Some(new);
+        }
+    }
+
     /// Forgets the address that we send from, in case it is the cause of trouble.
     pub fn clear_source(&self) {
         if let Some(endpoint) = lock(&self.endpoint).as_mut() {

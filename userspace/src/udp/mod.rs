@@ -3,6 +3,7 @@
 pub mod binder;
 mod cmsg;
 pub mod receive;
+pub mod route;
 pub mod send;
 
 use std::io;

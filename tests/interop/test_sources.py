@@ -1,0 +1,54 @@
+"""From which of its addresses an end sends: the one that its peer knows, while packets leave where they came in."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from tests.interop.pairs import WGQ, WIRE, join, machines
+
+SECOND = {4: "192.0.2.77", 6: "2001:db8::77"}
+PREFIX = {4: "24", 6: "64 nodad"}
+ENDPOINT = {4: "192.0.2.77:51822", 6: "[2001:db8::77]:51822"}
+FAMILY = {4: "ip", 6: "ip6"}
+
+# As a firewall or a translator of addresses does in front of the left end.
+ONLY_FROM_THE_SECOND = """
+table inet strict {{
+    chain received {{
+        type filter hook input priority 0
+        iifname {wire} {family} saddr {first} udp sport 51822 drop
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_address_that_a_peer_knows_is_kept_when_other_links_and_routes_change(version: int) -> None:
+    with machines(WGQ, WGQ) as (left, right):
+        join(left, right)
+        right.ip(f"addr add {SECOND[version]}/{PREFIX[version]} dev {WIRE}")
+        # Else the newest address of IPv6 is the one that is chosen for want of another.
+        right.ip(f"route add {left.outer(version)} dev {WIRE} src {right.outer(version)}")
+        for end in (left, right):
+            end.start()
+        right.configure(left.peer())
+        left.configure(right.peer(f"Endpoint = {ENDPOINT[version]}"))
+        left.ping(right)
+        rules = ONLY_FROM_THE_SECOND.format(wire=WIRE, family=FAMILY[version], first=right.outer(version))
+        left.machine.run(["nft", "-f", "-"], input=rules)
+        with (
+            left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+            right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        ):
+            receiver.bind((left.inner(), 7))
+            right.ip(
+                "link add other type veth peer name more", "link set other up", "route add 198.51.100.0/24 dev lo"
+            )
+            # One way alone, as the other would tell the address anew; for so long that the news have been heard.
+            for number in range(10):
+                sender.sendto(b"%d" % number, (left.inner(), 7))
+                assert receiver.recv(9) == b"%d" % number
+                time.sleep(0.03)

@@ -1,0 +1,66 @@
+//! Which way packets leave: a source address is kept while they still leave by the interface that the peer's came to.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use super::{Endpoint, Source};
+use crate::peer::lock;
+use crate::rtnetlink::{Rtnetlink, attribute, number};
+
+const RTMSG: usize = 12;
+const RTA_MARK: u16 = 16;
+
+/// The way that packets of a family to an address take from a source.
+fn question(family: i32, to: &[u8], from: &[u8], fwmark: u32) -> Vec<u8> {
+    let mut body = vec![0; RTMSG];
+    body[..3].copy_from_slice(&[family as u8, to.len() as u8 * 8, from.len() as u8 * 8]);
+    attribute(&mut body, libc::RTA_DST, to);
+    attribute(&mut body, libc::RTA_SRC, from);
+    if fwmark != 0 {
+        attribute(&mut body, RTA_MARK, &fwmark.to_ne_bytes());
+    }
+    body
+}
+
+/// Asks for routes.
+pub struct Routes(Mutex<Rtnetlink>);
+
+impl Routes {
+    pub fn new() -> std::io::Result<Self> {
+        Rtnetlink::new().map(|socket| Self(Mutex::new(socket)))
+    }
+
+    /// Whether the source of an endpoint still suits it (`send4` and `send6` of the kernel's `socket.c`).
+    pub fn suit(&self, endpoint: &Endpoint, fwmark: u32) -> bool {
+        let (body, came_to) = match (endpoint.address.ip(), endpoint.source) {
+            (IpAddr::V4(to), Source::V4 { address, interface }) => {
+                (question(libc::AF_INET, &to.octets(), &address, fwmark), interface)
+            }
+            // Those of one link leave by it.
+            (IpAddr::V6(to), Source::V6 { .. }) if to.is_unicast_link_local() => return true,
+            (IpAddr::V6(to), Source::V6 { address, interface }) => {
+                (question(libc::AF_INET6, &to.octets(), &address, fwmark), interface)
+            }
+            _ => return false,
+        };
+        let answer = lock(&self.0).ask(libc::RTM_GETROUTE, &body);
+        answer.is_ok_and(|route| number(&route, RTMSG, libc::RTA_OIF) == Some(came_to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_suits_where_packets_from_it_leave_by_the_interface_that_it_was_met_at() {
+        let routes = Routes::new().unwrap();
+        let suits = |address, interface| {
+            let source = Source::V4 { address, interface };
+            routes.suit(&Endpoint { source, ..Endpoint::new(([127, 0, 0, 1], 1).into()) }, 0)
+        };
+        assert!(suits([127, 0, 0, 2], 1));
+        assert!(!suits([127, 0, 0, 2], 2));
+        assert!(!suits([192, 0, 2, 1], 1), "an address that is not ours");
+    }
+}
