@@ -333,8 +333,8 @@ def test_a_hundred_thousand_routes_are_added_and_read_in_seconds(ns: Namespace, 
     added = time.process_time()
     found = nl.routes(family=family, table=51820, device="wgt0")
     assert sorted(found) == wanted
-    assert added - start < 3
-    assert time.process_time() - added < 3
+    assert added - start < 10
+    assert time.process_time() - added < 10
 
 
 UNPRIVILEGED = """
