@@ -140,7 +140,7 @@ mod tests {
         ] {
             assert!(PublicKey(parse_hex(low).unwrap()).is_of_low_order(), "{low}");
         }
-        for seed in 1..100 {
+        for seed in 1..4 {
             assert!(!PrivateKey::new([seed; 32]).public().is_of_low_order());
         }
     }
