@@ -136,7 +136,8 @@ class Elders(contextlib.ExitStack):
 
     def _silent(self, left: str, right: str) -> Elder:
         made = self._elder(left, right)
-        self._say(made, "one word")
+        time.sleep(1)  # a late answer to the first pings is no answer to it
+        assert self._say(made, "one word").recv(100) == b"one word"
         return made
 
     def _frozen(self, left: str, right: str) -> Elder:
@@ -167,9 +168,10 @@ class Elders(contextlib.ExitStack):
         self._say(made, "are you there")
         return made
 
-    def _say(self, elder: Elder, words: str) -> None:
-        """One datagram, which is listened to: no ICMP answers it."""
+    def _say(self, elder: Elder, words: str) -> socket.socket:
+        """One datagram, and the socket that listens to it: no ICMP answers it."""
         listening = self.enter_context(elder.right.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
         listening.bind((elder.right.inner(), 0))
         with elder.left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
             speaking.sendto(words.encode(), listening.getsockname())
+        return listening
