@@ -1,7 +1,7 @@
 //! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`) as deadlines that any thread may set, and the
 //! alarm that wakes the thread which acts on them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::noise::limits::{
@@ -22,9 +22,11 @@ impl Deadline {
         self.0.load(Relaxed) != OFF
     }
 
+    /// In one order with `Alarm::reset`: who looks at the deadlines sees this one, or this thread sees that the alarm was
+    /// reset. Were both blind, as with weaker orderings, it would pass unnoticed.
     #[inline]
     pub fn set(&self, at: u64, alarm: &Alarm) {
-        self.0.store(at, Relaxed);
+        self.0.store(at, SeqCst);
         alarm.at_latest(at);
     }
 
@@ -42,7 +44,7 @@ impl Deadline {
     }
 
     fn next(&self) -> Option<u64> {
-        Some(self.0.load(Relaxed)).filter(|&at| at != OFF)
+        Some(self.0.load(SeqCst)).filter(|&at| at != OFF)
     }
 }
 
@@ -59,14 +61,14 @@ impl Alarm {
 
     #[inline]
     pub fn at_latest(&self, at: u64) {
-        if self.next.load(Relaxed) > at && self.next.fetch_min(at, Relaxed) > at {
+        if self.next.load(SeqCst) > at && self.next.fetch_min(at, SeqCst) > at {
             self.waker.wake();
         }
     }
 
     /// Forgets what was set before all deadlines are looked at afresh.
     pub fn reset(&self) {
-        self.next.store(u64::MAX, Relaxed);
+        self.next.store(u64::MAX, SeqCst);
     }
 
     pub fn next(&self) -> u64 {
@@ -246,6 +248,11 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::hint::spin_loop;
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
+    const TRIALS: u32 = 20_000;
 
     fn due(timers: &Timers, now: u64) -> Vec<Due> {
         timers.due(now).collect()
@@ -287,6 +294,48 @@ mod tests {
         assert_eq!(due(&timers, 45_000), [Due::PersistentKeepalive]);
         timers.traversed(0, 50_000, &alarm);
         assert_eq!(timers.next(), None);
+    }
+
+    /// Waits for the other thread, which takes no longer than a few instructions where it has a processor to itself.
+    fn meet(turn: &AtomicU32, wanted: u32) {
+        let mut tries = 0u32;
+        while turn.load(SeqCst) != wanted {
+            tries += 1;
+            if tries.is_multiple_of(1000) {
+                thread::yield_now();
+            } else {
+                spin_loop();
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_set_while_all_are_looked_at_is_seen_or_wakes() {
+        let (deadline, alarm) = (Deadline::default(), Alarm::new().unwrap());
+        let (begun, done) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for trial in 1..=TRIALS {
+                    meet(&begun, trial);
+                    (0..trial % 16).for_each(|_| spin_loop());
+                    deadline.set(1000, &alarm);
+                    done.store(trial, SeqCst);
+                }
+            });
+            let missed = (1..=TRIALS).filter(|trial| {
+                alarm.at_latest(500);
+                begun.store(*trial, SeqCst);
+                (0..trial / 16 % 16).for_each(|_| spin_loop());
+                alarm.reset();
+                let is_seen = deadline.next().is_some();
+                meet(&done, *trial);
+                let wakes = alarm.next() == 1000;
+                deadline.clear();
+                alarm.reset();
+                !is_seen && !wakes
+            });
+            assert_eq!(missed.count(), 0, "of {TRIALS}");
+        });
     }
 
     #[test]
