@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import HookError, SignalError, WgqError
 from wgquick.executor import mark, observe
-from wgquick.executor.execution import Execution
+from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
 from wgquick.plan import up as plan_up
-from wgquick.plan.steps import DeleteLink, DeleteRule
+from wgquick.plan.steps import DeleteLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
     if departure.savable and settings is not None and settings.save_config and settings.path:
         _save(name, settings, options, say=say, save=save)
     # PreDown hooks, too, may move rules.
-    undos = _with_moved_rules(departure.undos, name, host) if departure.before else departure.undos
+    undos = with_moved_rules(departure.undos, (name,), host) if departure.before else departure.undos
     faults = run.take_back(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
@@ -150,13 +150,6 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         raise
     if faults:
         raise unfinished
-
-
-def _with_moved_rules(undos: tuple[Step, ...], name: str, host: Host) -> tuple[Step, ...]:
-    """The undos, with those for rules that hooks have moved."""
-    if not any(isinstance(undo, DeleteRule) for undo in undos):
-        return undos
-    return plan_down.with_moved_rules(undos, observe.unclaimed_rules((name,), host))
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:
@@ -178,7 +171,7 @@ def _departure(
     ended = record.complete or record.unread > 0
     before, after = _hooks(settings, record, say) if ended else ((), ())
     if link is not None:
-        recorded = _with_moved_rules(record.undos, name, host)
+        recorded = with_moved_rules(record.undos, (name,), host)
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
         return Departure(before, after, ended, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):

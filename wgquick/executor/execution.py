@@ -12,8 +12,8 @@ from wgquick.device import DeviceConfig
 from wgquick.errors import BatchError, OperationError, SignalError, WgqError
 from wgquick.executor import mark, observe
 from wgquick.net import Prefix
+from wgquick.plan import down as plan_down
 from wgquick.plan import render
-from wgquick.plan.down import as_renamed, in_rollback_order, with_moved_rules
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -35,7 +35,7 @@ from wgquick.plan.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from wgquick.executor.journal import Journal
     from wgquick.executor.options import Options
@@ -260,8 +260,8 @@ class Execution:
         The journal stays where something could not be taken back.
         """
         now = self._name_now()
-        undos = with_moved_rules(self._promised, observe.unclaimed_rules((self._journal.name, now), self._host))
-        faults = self.take_back(in_rollback_order(as_renamed(undos, now)))
+        undos = with_moved_rules(tuple(self._promised), (self._journal.name, now), self._host)
+        faults = self.take_back(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
         self._host.userspace.clear(self._journal.name)
         if not faults:
             self._journal.remove()
@@ -272,6 +272,18 @@ class Execution:
         """What the link is called by now; empty where it is gone, or never was."""
         links = self._host.rtnl.links() if self._ifindex else ()
         return next((link.name for link in links if link.ifindex == self._ifindex), "")
+
+
+def with_moved_rules(undos: tuple[Step, ...], names: Collection[str], host: Host) -> tuple[Step, ...]:
+    """The undos, with those for rules that hooks have moved; `names` are the link's.
+
+    Other devices are asked for their marks only where something has moved: a hub's answer is long.
+    """
+    if not any(isinstance(undo, DeleteRule) for undo in undos):
+        return undos
+    if plan_down.with_moved_rules(undos, observe.rules(host)) == undos:
+        return undos
+    return plan_down.with_moved_rules(undos, observe.unclaimed_rules(names, host))
 
 
 def _fwmark(fwmark: int) -> DeviceConfig:
