@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 import wgquick
-from tests.netns.test_up_down import (
+from tests.netns.tunnels import (
     FULL,
     KEY,
     PEERS,

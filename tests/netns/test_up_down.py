@@ -5,83 +5,40 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.netns.tunnels import (
+    FULL,
+    KEY,
+    PEERS,
+    WGQ,
+    config,
+    journals,
+    links,
+    mark,
+    programs,
+    rules,
+    wgq,
+    with_resolvconf,
+    write,
+)
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.namespaces import Namespace
-
-KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
-PEERS = ("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=")
-WGQ = [sys.executable, "-m", "wgquick"]
-CONFIGS = Path("/etc/wireguard")
-
-
-def config(
-    interface: str = "", peer: str = "AllowedIPs = 10.9.0.0/16", *, address: str = "10.0.0.1/24", n: int = 0
-) -> str:
-    return (
-        f"[Interface]\nPrivateKey = {KEY}\nAddress = {address}\n{interface}\n"
-        f"[Peer]\nPublicKey = {PEERS[n]}\n{peer}\nEndpoint = 192.0.2.9:51820\n"
-    )
-
-
-FULL = "AllowedIPs = 0.0.0.0/0, ::/0"
-
-
-def programs(machine: Namespace, name: str) -> list[int]:
-    """The machine's processes of this name."""
-    return [pid for pid in machine.processes() if _called(pid) == name]
-
-
-def _called(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""  # it has just ended
-
-
-def write(machine: Namespace, text: str, name: str = "wg0") -> None:
-    machine.run(["sh", "-c", f"umask 077; cat > /etc/wireguard/{name}.conf"], input=text)
-
-
-def wgq(
-    machine: Namespace, *arguments: str, status: int = 0, stdin: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    done = machine.run([*WGQ, *arguments], check=False, input=stdin, env={**os.environ, **environment})
-    assert done.returncode == status, done.stderr
-    assert KEY not in done.stderr
-    return done
 
 
 def stubborn_resolvconf(machine: Namespace) -> str:
-    """A PATH whose resolvconf keeps a record for as long as /run/stubborn is there."""
-    script = """#!/bin/sh
+    """A PATH whose resolvconf keeps a record for as long as /run/stubborn exists."""
+    script = """
         if [ "$1" = -d ] && [ -e /run/stubborn ]; then echo no >&2; exit 3; fi
         [ "$1" = -l ] || echo "$1" >>/run/dns
     """
-    machine.run(["sh", "-c", "mkdir /run/bin; cat >/run/bin/resolvconf; chmod +x /run/bin/*"], input=script)
-    return f"/run/bin:{os.environ['PATH']}"
-
-
-def rules(machine: Namespace) -> str:
-    return machine.out("ip", "rule") + machine.out("ip", "-6", "rule")
-
-
-def mark(machine: Namespace) -> str:
-    return machine.out("cat", "/proc/sys/net/ipv4/conf/all/src_valid_mark").strip()
-
-
-def links(machine: Namespace) -> list[str]:
-    return machine.out("ls", "/sys/class/net").split()
-
-
-def journals(machine: Namespace) -> str:
-    return machine.run(["find", "/run/wgq", "-name", "*.journal"], check=False).stdout
+    return with_resolvconf(machine, script)
 
 
 @pytest.mark.parametrize("first_down", ["wg0", "wg1"])
@@ -457,15 +414,6 @@ def test_an_mtu_that_is_too_small_for_ipv6_is_refused_as_by_wg_quick(machine: Na
     write(machine, config("MTU = 1200", "AllowedIPs = fd09::/64", address="fd00::1/64, 10.0.0.1/24"))
     assert "fd09::/64" in wgq(machine, "up", "wg0", status=2).stderr
     assert "wg0" not in links(machine)
-
-
-def with_resolvconf(machine: Namespace, script: str) -> str:
-    """A PATH whose resolvconf does this."""
-    place = "/run/programs/resolvconf"
-    machine.run(
-        ["sh", "-c", f"mkdir /run/programs; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n"
-    )
-    return f"/run/programs:{os.environ['PATH']}"
 
 
 REFUSED = {

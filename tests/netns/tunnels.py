@@ -1,0 +1,86 @@
+"""Tunnels for the tests: configurations, runs of `wgq`, and what a machine shows of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.namespaces import Namespace
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+PEERS = ("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=")
+WGQ = [sys.executable, "-m", "wgquick"]
+
+
+def config(
+    interface: str = "", peer: str = "AllowedIPs = 10.9.0.0/16", *, address: str = "10.0.0.1/24", n: int = 0
+) -> str:
+    """The text of a configuration with one peer, which is PEERS[n]."""
+    return (
+        f"[Interface]\nPrivateKey = {KEY}\nAddress = {address}\n{interface}\n"
+        f"[Peer]\nPublicKey = {PEERS[n]}\n{peer}\nEndpoint = 192.0.2.9:51820\n"
+    )
+
+
+FULL = "AllowedIPs = 0.0.0.0/0, ::/0"
+
+
+def programs(machine: Namespace, name: str) -> list[int]:
+    """The ids of the machine's processes of this name."""
+    return [pid for pid in machine.processes() if _called(pid) == name]
+
+
+def _called(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # the process has just ended
+
+
+def write(machine: Namespace, text: str, name: str = "wg0") -> None:
+    """Write /etc/wireguard/NAME.conf."""
+    machine.run(["sh", "-c", f"umask 077; cat > /etc/wireguard/{name}.conf"], input=text)
+
+
+def wgq(
+    machine: Namespace, *arguments: str, status: int = 0, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `wgq` with the arguments; assert its exit status and that it does not print the private key."""
+    done = machine.run([*WGQ, *arguments], check=False, input=stdin, env={**os.environ, **environment})
+    assert done.returncode == status, done.stderr
+    assert KEY not in done.stderr
+    return done
+
+
+def rules(machine: Namespace) -> str:
+    """The policy rules of both families."""
+    return machine.out("ip", "rule") + machine.out("ip", "-6", "rule")
+
+
+def mark(machine: Namespace) -> str:
+    """The value of src_valid_mark."""
+    return machine.out("cat", "/proc/sys/net/ipv4/conf/all/src_valid_mark").strip()
+
+
+def links(machine: Namespace) -> list[str]:
+    """The names of the links."""
+    return machine.out("ls", "/sys/class/net").split()
+
+
+def journals(machine: Namespace) -> str:
+    """The paths of the journals, one a line."""
+    return machine.run(["find", "/run/wgq", "-name", "*.journal"], check=False).stdout
+
+
+def with_resolvconf(machine: Namespace, script: str) -> str:
+    """Install a script as resolvconf; returns the PATH that has it first."""
+    place = "/run/programs/resolvconf"
+    machine.run(
+        ["sh", "-c", f"mkdir -p /run/programs; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n"
+    )
+    return f"/run/programs:{os.environ['PATH']}"
