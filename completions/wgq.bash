@@ -1,7 +1,8 @@
 # bash completion for wgq(1); needs neither wg(8) nor the bash-completion package.
+# Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 # shellcheck shell=bash
 
-# What of its arguments wg-quick(8) allows as a name; to compgen any other could be a command to run.
+# Prints those arguments that wg-quick(8) allows as a name. compgen might run any other as a command.
 _wgq_names() {
 	local name
 	for name; do
@@ -56,14 +57,16 @@ _wgq() {
 	fi
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
-	up:-*) _wgq_from '--backend --firewall --dns --strict --name --help' ;;
-	down:-*) _wgq_from '--dns --force --name --help' ;;
+	up:-*) _wgq_from '--backend --firewall --dns --name --strict --help' ;;
+	down:-*) _wgq_from '--dns --name --force --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;
 	strip:-*) _wgq_from '--name --help' ;;
 	:*) _wgq_from 'up down save strip' ;;
-	up:*/* | strip:*/* | down:*/* | save:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
-	up:* | strip:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
-	down:* | save:*) _wgq_from "$(_wgq_interfaces)" ;;
+	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
+	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
+	down:*) _wgq_from "$(_wgq_interfaces)" ;;
+	save:*) _wgq_from "$(_wgq_interfaces)" ;;
+	strip:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	esac
 	COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }

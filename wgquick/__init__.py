@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from wgquick.api import down, parse, read, save, tunnel, up
     from wgquick.config.models import Interface, Peer, WgQuickConfig
     from wgquick.errors import BatchError, ConfigError, Diagnostic, HookError, OperationError, WgqError
-    from wgquick.executor.options import Options
+    from wgquick.options import Options
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,7 +36,7 @@ _HOMES = {
     "wgquick.api": ("down", "parse", "read", "save", "tunnel", "up"),
     "wgquick.config.models": ("Interface", "Peer", "WgQuickConfig"),
     "wgquick.errors": ("BatchError", "ConfigError", "Diagnostic", "HookError", "OperationError", "WgqError"),
-    "wgquick.executor.options": ("Options",),
+    "wgquick.options": ("Options",),
 }
 
 

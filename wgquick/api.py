@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
 from wgquick.errors import WgqError
-from wgquick.executor.options import Options
+from wgquick.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -386,7 +386,7 @@ def interrupted_save() -> list[str]:
     wgquick.up(wgquick.read("wg0"))
     subprocess.run(["wg", "set", "wg0", "listen-port", "4242"], check=True)
     with mock.patch("os.fsync", interrupted), pytest.raises(SignalError):
-        verbs.save("wg0")
+        verbs.save("wg0", {})
     return os.listdir("/etc/wireguard")
 
 
@@ -520,9 +520,8 @@ def test_a_second_quit_ends_an_undo_that_hangs_and_down_finishes_it(machine: Nam
 def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine: Namespace) -> None:
     """The tunnel stays up then, so that it must not look as if it had been undone."""
     write(machine, config())
-    script = (
-        "import os, signal; from wgquick.cli import verbs\nverbs.up('wg0')\nos.kill(os.getpid(), signal.SIGTERM)\n"
-    )
+    up = "import os, signal; from wgquick.cli import verbs; verbs.up('wg0', {})"
+    script = f"{up}; os.kill(os.getpid(), signal.SIGTERM)"
     machine.run([WGQ[0], "-c", script], env=dict(os.environ))
     assert "wg0" in links(machine)
 

@@ -19,7 +19,7 @@ from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor.commands import cmd_down, cmd_up
-from wgquick.executor.options import Options
+from wgquick.options import Options
 from wgquick.system.host import LocalHost
 
 if TYPE_CHECKING:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wgquick
+from wgquick.cli.app import run_app
+from wgquick.cli.main import Call, short_way
+from wgquick.options import OPTIONS, VERBS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,14 +75,57 @@ def test_a_missing_file_is_named_in_wg_quicks_words() -> None:
     assert "`/etc/wireguard/none0.conf' does not exist" in done.stderr
 
 
-def test_strip_takes_both_ways_of_the_command_line_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("up wg0", Call("up", "wg0", {})),
+        ("up -", Call("up", "-", {})),
+        ("up --backend kernel wg0", Call("up", "wg0", {"backend": "kernel"})),
+        ("up wg0 --dns=off --strict", Call("up", "wg0", {"dns": "off", "strict": True})),
+        ("down --force -- wg0", Call("down", "wg0", {"force": True})),
+        ("down --dns off --dns file wg0", Call("down", "wg0", {"dns": "file"})),
+        ("strip -- -wg0", Call("strip", "-wg0", {})),
+        ("up --name -- wg0", Call("up", "wg0", {"name": "--"})),
+    ],
+)
+def test_a_valid_call_goes_the_short_way(line: str, call: Call) -> None:
+    assert short_way(line.split()) == call
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "fly wg0", "up", "up wg0 wg1", "up -h", "up --help wg0", "up --fast wg0", "up --strict=1 wg0", "up --dns",
+     "up -b wg0", "save --strict wg0", "--version", "up --str wg0"],
+)  # fmt: skip
+def test_help_and_faults_of_usage_are_for_typer(line: str) -> None:
+    assert short_way(line.split()) is None
+
+
+@given(st.data())
+def test_typer_understands_a_call_as_the_short_way_does(data: st.DataObject) -> None:
+    """Words of valid and invalid calls in any order: if the short way takes them, typer takes them for the same."""
+    known = [f"--{name}" for name in OPTIONS] + [f"--{name}=x" for name in OPTIONS]
+    words = data.draw(st.lists(st.sampled_from([*known, "wg0", "-", "--", "-h", "--help", "off"]), max_size=5))
+    arguments = [data.draw(st.sampled_from(sorted(VERBS))), *words]
+    called: list[Call] = []
+
+    def note(verb: str, target: str, given: dict[str, str | bool]) -> None:
+        called.append(Call(verb, target, given))
+
+    short = short_way(arguments)
+    with mock.patch("wgquick.cli.verbs.run", note), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        run_app(arguments)
+    assert called == ([short] if short else [])
+
+
+def test_a_verb_with_options_does_without_typer(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_text(f"[Interface]\nAddress = 10.0.0.1/24\nPrivateKey = {KEY}\n")
     path.chmod(0o600)
-    short = wgq("strip", str(path))
-    full = wgq("strip", "--name", "other", str(path))
-    assert short.returncode == full.returncode == 0
-    assert short.stdout == full.stdout == f"[Interface]\nPrivateKey = {KEY}\n\n"
+    script = "import sys; from wgquick.cli.main import run; run(sys.argv[1:]); print('typer' in sys.modules)"
+    command = [sys.executable, "-c", script, "strip", "--name", "other", str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"[Interface]\nPrivateKey = {KEY}\n\nFalse\n"
 
 
 def test_strip_of_standard_input_needs_no_name() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.namespaces import host
+from wgquick.cli import completions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,6 +140,12 @@ def test_the_values_of_an_option_complete(offered: Callable[[str], set[str]]) ->
 
 def test_an_option_before_the_name_is_stepped_over(offered: Callable[[str], set[str]]) -> None:
     assert offered("wgq up --backend kernel h") == {"home"}
+
+
+@pytest.mark.parametrize("name", completions.FILES)
+def test_the_completions_are_those_that_the_tables_make(name: str) -> None:
+    """If this fails: python -m wgquick.cli.completions completions"""
+    assert (COMPLETIONS / name).read_text() == completions.FILES[name]()
 
 
 def test_the_completion_of_bash_passes_shellcheck() -> None:

@@ -1,13 +1,20 @@
-"""The full command line, by typer."""
+"""The full command line: typer's application, made from the tables in `wgquick.options`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import wgquick
 from wgquick.cli import verbs
+from wgquick.options import OPTIONS, VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.options import Option, Verb
 
 _EPILOG = """
 CONFIG_FILE is a path to INTERFACE.conf; INTERFACE alone means /etc/wireguard/INTERFACE.conf; `-' is standard input.
@@ -25,63 +32,41 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# Hidden: what typer would say of an argument differs from release to release; the epilog says it.
-Target = Annotated[str, typer.Argument(metavar="CONFIG_FILE|INTERFACE", hidden=True)]
-SourceTarget = Annotated[str, typer.Argument(metavar="CONFIG_FILE|INTERFACE|-", hidden=True)]
-Name = Annotated[
-    str | None,
-    typer.Option("--name", metavar="INTERFACE", help="The interface's name, for `-' or in place of the file's."),
-]
-Backend = Annotated[
-    str | None,
-    typer.Option("--backend", metavar="auto|kernel|userspace", help="Which WireGuard. [env: WGQ_BACKEND]"),
-]
-Firewall = Annotated[
-    str | None,
-    typer.Option("--firewall", metavar="auto|nft|iptables", help="Which firewall. [env: WGQ_FIREWALL]"),
-]
-Dns = Annotated[
-    str | None,
-    typer.Option("--dns", metavar="auto|resolvconf|resolved|file|off", help="How DNS is set. [env: WGQ_DNS]"),
-]
+
+def _parameter(option: Option) -> Parameter:
+    """The option as a parameter that typer understands."""
+    text = f"{option.help} [env: {option.variable}]" if option.variable else option.help
+    default: bool | None
+    if option.is_flag:
+        annotation, default = Annotated[bool, typer.Option(f"--{option.name}", help=text)], False
+    else:
+        metavar = option.metavar or "|".join(option.values)
+        annotation = Annotated[str | None, typer.Option(f"--{option.name}", metavar=metavar, help=text)]
+        default = None
+    return Parameter(option.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@app.command(short_help="Bring an interface up.", epilog=_EPILOG)
-def up(
-    target: SourceTarget,
-    name: Name = None,
-    backend: Backend = None,
-    firewall: Firewall = None,
-    dns: Dns = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail where IPv6 is disabled or src_valid_mark cannot be set.")
-    ] = False,
-) -> None:
-    """Bring an interface up. Whatever fails half way is undone completely."""
-    verbs.up(target, name, verbs.options(backend, firewall, dns, strict=strict))
+def _target(verb: Verb) -> Parameter:
+    """The verb's argument. It is hidden, as typer's words for it change with its releases; the epilog has it."""
+    metavar = "CONFIG_FILE|INTERFACE|-" if verb.standard_input else "CONFIG_FILE|INTERFACE"
+    annotation = Annotated[str, typer.Argument(metavar=metavar, hidden=True)]
+    return Parameter("target", Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
-@app.command(short_help="Take an interface down.", epilog=_EPILOG)
-def down(
-    target: SourceTarget,
-    name: Name = None,
-    dns: Dns = None,
-    force: Annotated[bool, typer.Option("--force", help="Go on where a PreDown hook or saving fails.")] = False,
-) -> None:
-    """Take an interface down, by the journal of what up did. It works also where the file is gone or has faults."""
-    verbs.down(target, name, verbs.options(None, None, dns, force=force))
+def _command(verb: Verb) -> Callable[..., None]:
+    """The function that typer calls for a verb."""
+
+    def command(target: str, **given: str | bool | None) -> None:
+        verbs.run(verb.name, target, {name: value for name, value in given.items() if value})
+
+    parameters = [_target(verb), *(_parameter(OPTIONS[name]) for name in verb.options)]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
-@app.command(short_help="Write an interface's present state to its file.", epilog=_EPILOG)
-def save(target: Target, dns: Dns = None) -> None:
-    """Write an interface's present state to its configuration file, keeping comments and order."""
-    verbs.save(target, verbs.options(None, None, dns))
-
-
-@app.command(short_help="Print what `wg setconf' understands of a file.", epilog=_EPILOG)
-def strip(target: SourceTarget, name: Name = None) -> None:
-    """Print a configuration without what only wg-quick understands, for `wg setconf'."""
-    verbs.strip(target, name)
+for _verb in VERBS.values():
+    app.command(_verb.name, help=_verb.help, short_help=_verb.summary, epilog=_EPILOG)(_command(_verb))
 
 
 @app.command(name="help", hidden=True)

@@ -1,21 +1,31 @@
 """The command line: arguments in, text out, and the exit status.
 
-`wgq up wg0`, the form that scripts use, is recognised without typer, whose import costs more time than wg-quick's
-rule of thumb for a whole `up`; both ways end in `verbs`.
+A valid call of a verb that scripts use is understood here, by the table in `wgquick.options`: importing typer costs
+about as much time as a whole `wg-quick up`. Everything else (help, faults of usage) goes to typer. Both end in
+`verbs`.
 """
 
 from __future__ import annotations
 
 from signal import SIGINT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.cli import streams
 from wgquick.errors import ConfigError, WgqError
+from wgquick.options import OPTIONS, VERBS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-VERBS = ("up", "down", "save", "strip")
+    from wgquick.options import Verb
+
+
+class Call(NamedTuple):
+    """A verb with its argument and its options, which map a name to a word or True."""
+
+    verb: str
+    target: str
+    given: dict[str, str | bool]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,14 +51,48 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    match arguments:
-        case [verb, target] if verb in VERBS and not target.startswith("-"):
-            from wgquick.cli import verbs
+    call = short_way(arguments)
+    if call is None:
+        from wgquick.cli.app import run_app
 
-            simple: Callable[[str], None] = getattr(verbs, verb)
-            simple(target)
-            return 0
-        case _:
-            from wgquick.cli.app import run_app
+        return run_app(list(arguments))
+    from wgquick.cli import verbs
 
-            return run_app(list(arguments))
+    verbs.run(*call)
+    return 0
+
+
+def short_way(arguments: Sequence[str]) -> Call | None:
+    """The call that the arguments are; None if they ask for help or have a fault, which typer is to explain.
+
+    VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET], with exactly one TARGET.
+    """
+    if not arguments or arguments[0] not in VERBS:
+        return None
+    verb, rest = VERBS[arguments[0]], list(arguments[1:])
+    given: dict[str, str | bool] = {}
+    targets: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            targets += rest
+            break
+        if word == "-" or not word.startswith("-"):
+            targets.append(word)
+        elif not _take_option(verb, word, rest, given):
+            return None
+    return Call(verb.name, targets[0], given) if len(targets) == 1 else None
+
+
+def _take_option(verb: Verb, word: str, rest: list[str], given: dict[str, str | bool]) -> bool:
+    """Moves an option, and its value from `rest`, to `given`; False if it is not a valid one of the verb."""
+    name, equals, value = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or name not in verb.options:
+        return False
+    if OPTIONS[name].is_flag:
+        given[name] = True
+        return not equals
+    if not equals and not rest:
+        return False
+    given[name] = value if equals else rest.pop(0)
+    return True

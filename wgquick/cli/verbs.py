@@ -11,42 +11,60 @@ from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.config import location
 from wgquick.errors import WgqError
-from wgquick.executor.options import Options
+from wgquick.options import OPTIONS, Options
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from wgquick.config.settings import Settings
 
 
-def options(
-    backend: str | None = None,
-    firewall: str | None = None,
-    dns: str | None = None,
-    *,
-    strict: bool = False,
-    force: bool = False,
-) -> Options:
-    """The options given, or else WGQ_BACKEND, WGQ_FIREWALL and WGQ_DNS."""
-    return Options(
-        backend or os.environ.get("WGQ_BACKEND") or "auto",
-        firewall or os.environ.get("WGQ_FIREWALL") or "auto",
-        dns or os.environ.get("WGQ_DNS") or "auto",
-        strict,
-        force,
-    ).checked()
+Given = dict[str, "str | bool"]
+"""The options of a call that were given: a name to a word, or to True."""
 
 
-def up(target: str, name: str | None = None, chosen: Options | None = None) -> None:
+def run(verb: str, target: str, given: Given) -> None:
+    """Run a verb."""
+    match verb:
+        case "up":
+            up(target, given)
+        case "down":
+            down(target, given)
+        case "save":
+            save(target, given)
+        case "strip":
+            strip(target, given)
+        case _:
+            raise ValueError(verb)
+
+
+def _options(given: Given) -> Options:
+    """The options given, or else what their environment variables say."""
+    chosen: dict[str, Any] = {}
+    for field in Options._fields:
+        value = given.get(field) or os.environ.get(OPTIONS[field].variable)
+        if value:
+            chosen[field] = value
+    return Options(**chosen).checked()
+
+
+def _name(given: Given) -> str | None:
+    name = given.get("name")
+    return str(name) if name else None
+
+
+def up(target: str, given: Given) -> None:
     """Bring an interface up."""
-    chosen = chosen or options()
+    chosen = _options(given)
     privilege.acquire()
-    settings = api.load(target, say, name=name)
+    settings = api.load(target, say, name=_name(given))
     with signals.raised():
         api.up(settings, chosen, say)
 
 
-def down(target: str, name: str | None = None, chosen: Options | None = None) -> None:
+def down(target: str, given: Given) -> None:
     """Take an interface down; a file that is gone or broken leaves the journal and the host to go by."""
-    chosen = chosen or options()
+    chosen, name = _options(given), _name(given)
     privilege.acquire()
     interface = location.valid_name(name) if name else location.interface_name(target)
     settings = _for_down(interface, target, name)
@@ -71,16 +89,17 @@ def _for_down(interface: str, target: str, name: str | None) -> Settings | None:
     return None if recorded else settings
 
 
-def save(target: str, chosen: Options | None = None) -> None:
+def save(target: str, given: Given) -> None:
     """Write an interface's present state to its file; a signal leaves no half of it, with its key, behind."""
-    chosen = chosen or options()
+    chosen = _options(given)
     privilege.acquire()
     with signals.raised():
         api.save(target, chosen, say)
 
 
-def strip(target: str, name: str | None = None) -> None:
+def strip(target: str, given: Given) -> None:
     """Print what `wg` understands."""
+    name = _name(given)
     if not _is_readable(target, name):
         privilege.acquire()
     if sys.stdout is None:

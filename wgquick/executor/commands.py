@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
-    from wgquick.executor.options import Options
     from wgquick.executor.protocols import Host
+    from wgquick.options import Options
     from wgquick.plan.steps import Step
 
     Say = Callable[[str], None]

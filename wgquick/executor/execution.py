@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from wgquick.executor.journal import Journal
-    from wgquick.executor.options import Options
     from wgquick.executor.protocols import Host
+    from wgquick.options import Options
     from wgquick.plan.steps import Step
 
 # What the kernel answers when the thing to be removed is no longer there.

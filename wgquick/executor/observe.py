@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.device import Device
     from wgquick.errors import Diagnostic
-    from wgquick.executor.options import Options
     from wgquick.executor.protocols import Host, Link, Path
     from wgquick.net import AllowedIP, Prefix, Rule
+    from wgquick.options import Options
 
 
 def endpoints(settings: Settings, host: Host) -> EndpointFacts:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.config.settings import Settings
-    from wgquick.executor.options import Options
     from wgquick.executor.protocols import Host
+    from wgquick.options import Options
 
 
 def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[str], None]) -> None:

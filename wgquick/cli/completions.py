@@ -1,0 +1,279 @@
+"""The completions of bash, zsh and fish, made from the tables in `wgquick.options`.
+
+`python -m wgquick.cli.completions DIRECTORY` writes all three; the repository has what it writes in `completions/`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wgquick.options import OPTIONS, VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.options import Option, Verb
+
+_BASH = r"""# bash completion for wgq(1); needs neither wg(8) nor the bash-completion package.
+# Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
+# shellcheck shell=bash
+
+# Prints those arguments that wg-quick(8) allows as a name. compgen might run any other as a command.
+_wgq_names() {
+	local name
+	for name; do
+		[[ $name =~ ^[a-zA-Z0-9_=+.-]{1,15}$ ]] && printf '%s\n' "$name"
+	done
+}
+
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them.
+_wgq_configurations() {
+	local -a files=(/etc/wireguard/*.conf)
+	files=("${files[@]##*/}")
+	_wgq_names "${files[@]%.conf}"
+}
+
+# Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
+_wgq_interfaces() {
+	local path name
+	for path in /sys/class/net/*/uevent /var/run/wireguard/*.sock; do
+		[[ $path == *.sock ]] || grep -qsx DEVTYPE=wireguard "$path" || continue
+		name=${path%/uevent} name=${name##*/} name=${name%.sock}
+		_wgq_names "$name"
+	done
+}
+
+_wgq_from() { mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"); }
+
+_wgq_files() {
+	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -X '!*.conf' -- "$cur"; compgen -d -S / -- "$cur")
+}
+
+_wgq() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb='' word before=''
+	local argument=${COMP_LINE:0:COMP_POINT}
+	argument=${argument##*[[:space:]]}
+	COMPREPLY=()
+	[[ $cur == = ]] && cur=''
+	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
+	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+		case $word in
+		@VERB_PATTERN@) verb=$word && break ;;
+		esac
+	done
+	case $prev in
+@VALUE_CASES@
+	esac
+	# Readline takes a name with a `=' for several words, and replaces the last.
+	if [[ $argument == *=* && $argument != -* && $COMP_WORDBREAKS == *=* ]]; then
+		cur=$argument before=${argument%"${argument##*=}"}
+	fi
+	case $verb:$cur in
+	:-*) _wgq_from '--help --version' ;;
+@OPTION_CASES@
+	:*) _wgq_from '@VERBS@' ;;
+	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
+@TARGET_CASES@
+	esac
+	COMPREPLY=("${COMPREPLY[@]#"$before"}")
+}
+complete -F _wgq wgq
+"""
+
+_ZSH = r"""#compdef wgq
+# zsh completion for wgq(1); needs no wg(8).
+# Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
+
+# What wg-quick(8) allows as a name.
+local _wgq_name='[a-zA-Z0-9_=+.-](#c1,15)'
+
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them, and paths of other configuration files.
+_wgq_configurations() {
+  local -a names=(/etc/wireguard/*.conf(N:t:r))
+  names=(${(M)names:#$~_wgq_name})
+  _alternative 'configurations:configuration:compadd -a names' 'files:configuration file:_files -g "*.conf"'
+}
+
+# Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
+_wgq_interfaces() {
+  local -a names=(/var/run/wireguard/*.sock(N:t:r)) links=(/sys/class/net/*/uevent(N))
+  (( $#links )) && links=(${(f)"$(grep -lsx DEVTYPE=wireguard $links)"}) && names+=(${links:h:t})
+  names=(${(Mu)names:#$~_wgq_name})
+  _alternative 'interfaces:interface:compadd -a names'
+}
+
+_wgq() {
+  local curcontext=$curcontext state
+  local -a line
+  local -A opt_args
+  local help='(- *)--help[Show how it is used]'
+@OPTIONS@
+
+  _arguments -C $help '(- *)--version[Print the version]' '1:verb:->verb' '*::argument:->argument'
+  case $state in
+    verb)
+      local -a verbs=(
+@VERBS@
+      )
+      _describe verb verbs
+      ;;
+    argument)
+      case $line[1] in
+@ARGUMENTS@
+      esac
+      ;;
+  esac
+}
+
+_wgq "$@"
+"""
+
+_FISH = r"""# fish completion for wgq(1); needs no wg(8).
+# Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
+
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them; no others, by wg-quick(8)'s rule.
+function __wgq_configurations
+    for file in /etc/wireguard/*.conf
+        string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.conf$' '$1' -- $file
+    end
+    __fish_complete_suffix .conf
+end
+
+# Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
+function __wgq_interfaces
+    for socket in /var/run/wireguard/*.sock
+        string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.sock$' '$1' -- $socket
+    end
+    for link in (grep -lsx DEVTYPE=wireguard /sys/class/net/*/uevent)
+        string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})/uevent$' '$1' -- $link
+    end
+end
+
+set -l verbs @VERBS@
+complete -c wgq -f
+@VERB_LINES@
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
+complete -c wgq -l help -d 'Show how it is used'
+@TARGET_LINES@
+@OPTION_LINES@
+"""
+
+
+def bash() -> str:
+    """The completion for bash."""
+    values = [f"\t--{each.name}) {_bash_values(each)}return ;;" for each in _with_value()]
+    options = [f"\t{each.name}:-*) _wgq_from '{_long(each)} --help' ;;" for each in VERBS.values()]
+    targets = [f"\t{each.name}:*) {_bash_target(each)} ;;" for each in VERBS.values()]
+    return _filled(
+        _BASH,
+        VERB_PATTERN=" | ".join(VERBS),
+        VALUE_CASES="\n".join(values),
+        OPTION_CASES="\n".join(options),
+        VERBS=" ".join(VERBS),
+        TARGET_CASES="\n".join(targets),
+    )
+
+
+def _bash_values(option: Option) -> str:
+    return f"_wgq_from '{' '.join(option.values)}' && " if option.values else ""
+
+
+def _bash_target(verb: Verb) -> str:
+    names = f'_wgq_from "$(_wgq_{verb.completes})"'
+    return f"{names} && _wgq_files" if verb.completes == "configurations" else names
+
+
+def zsh() -> str:
+    """The completion for zsh."""
+    options = [f"  local {each.name}='{_zsh_option(each)}'" for each in OPTIONS.values()]
+    verbs = [f"        '{each.name}:{_quoted(_words(each.summary))}'" for each in VERBS.values()]
+    arguments = [
+        f"        {each.name}) _arguments $help {' '.join(f'${name}' for name in each.options)}"
+        f" '1: :_wgq_{each.completes}' ;;"
+        for each in VERBS.values()
+    ]
+    return _filled(_ZSH, OPTIONS="\n".join(options), VERBS="\n".join(verbs), ARGUMENTS="\n".join(arguments))
+
+
+def _zsh_option(option: Option) -> str:
+    """The option as _arguments of zsh takes it, in single quotes: --NAME=[help]:name:(values)."""
+    text = _quoted(_words(option.help))
+    if option.is_flag:
+        return f"--{option.name}[{text}]"
+    return f"--{option.name}=[{text}]:{option.name}:{_zsh_values(option)}"
+
+
+def _zsh_values(option: Option) -> str:
+    return f"({' '.join(option.values)})" if option.values else " "
+
+
+def fish() -> str:
+    """The completion for fish."""
+    verbs = [
+        f'complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a {each.name} -d {_fish_text(each.summary)}'
+        for each in VERBS.values()
+    ]
+    targets = [
+        f"complete -c wgq -n '__fish_seen_subcommand_from {each.name}' -a '(__wgq_{each.completes})'"
+        for each in VERBS.values()
+    ]
+    return _filled(
+        _FISH,
+        VERBS=" ".join(VERBS),
+        VERB_LINES="\n".join(verbs),
+        TARGET_LINES="\n".join(targets),
+        OPTION_LINES="\n".join(map(_fish_option, OPTIONS.values())),
+    )
+
+
+def _fish_option(option: Option) -> str:
+    verbs = " ".join(verb.name for verb in VERBS.values() if option.name in verb.options)
+    values = f" -a '{' '.join(option.values)}'" if option.values else ""
+    takes = "" if option.is_flag else f" -x{values}"
+    seen = f"-n '__fish_seen_subcommand_from {verbs}'"
+    return f"complete -c wgq {seen} -l {option.name}{takes} -d {_fish_text(option.help)}"
+
+
+def _fish_text(text: str) -> str:
+    escaped = _words(text).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _with_value() -> Iterable[Option]:
+    return (option for option in OPTIONS.values() if not option.is_flag)
+
+
+def _long(verb: Verb) -> str:
+    return " ".join(f"--{name}" for name in verb.options)
+
+
+def _words(text: str) -> str:
+    """A help text as shells show it: without the full stop."""
+    return text.removesuffix(".")
+
+
+def _quoted(text: str) -> str:
+    """A text inside single quotes of a shell."""
+    return text.replace("'", "'\\''")
+
+
+def _filled(template: str, **parts: str) -> str:
+    for name, text in parts.items():
+        template = template.replace(f"@{name}@", text)
+    return template
+
+
+FILES = {"wgq.bash": bash, "_wgq": zsh, "wgq.fish": fish}
+"""The file of each shell, as it is called where the shell looks for it."""
+
+
+def main() -> None:
+    """Write the completions into the directory that is named."""
+    for name, make in FILES.items():
+        (Path(sys.argv[1]) / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

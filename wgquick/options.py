@@ -1,0 +1,114 @@
+"""Each verb, option and environment variable, once.
+
+typer's application, the short way around typer, the completions and the variables that sudo hands on are made from
+these tables. They stand on the path of `wgq up NAME`, so this module imports nothing that is slow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from wgquick.errors import WgqError
+
+
+class Option(NamedTuple):
+    """An option `--NAME`. It takes one of `values`, any word described by `metavar`, or, with neither, nothing.
+
+    `variable` is the environment variable that is read if the option is not given; "" if there is none.
+    """
+
+    name: str
+    help: str
+    values: tuple[str, ...] = ()
+    metavar: str = ""
+    variable: str = ""
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether the option takes no value."""
+        return not (self.values or self.metavar)
+
+
+class Verb(NamedTuple):
+    """A verb. `completes` says which names its argument completes to: "configurations" or "interfaces"."""
+
+    name: str
+    summary: str
+    help: str
+    completes: str
+    standard_input: bool
+    options: tuple[str, ...]
+
+
+BACKENDS = ("auto", "kernel", "userspace")
+FIREWALLS = ("auto", "nft", "iptables")
+DNS_MODES = ("auto", "resolvconf", "resolved", "file", "off")
+
+OPTIONS = {
+    option.name: option
+    for option in (
+        Option("backend", "Which WireGuard implementation to use.", BACKENDS, variable="WGQ_BACKEND"),
+        Option("firewall", "Which firewall a full tunnel uses.", FIREWALLS, variable="WGQ_FIREWALL"),
+        Option("dns", "How to set DNS.", DNS_MODES, variable="WGQ_DNS"),
+        Option("name", "Name of the interface, in place of the file's.", metavar="INTERFACE"),
+        Option("strict", "Fail where IPv6 is disabled or src_valid_mark cannot be set."),
+        Option("force", "Go on where a PreDown hook or saving fails."),
+    )
+}
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "up",
+            "Bring an interface up.",
+            "Bring an interface up. Whatever fails half way is undone completely.",
+            completes="configurations",
+            standard_input=True,
+            options=("backend", "firewall", "dns", "name", "strict"),
+        ),
+        Verb(
+            "down",
+            "Take an interface down.",
+            "Take an interface down, by the journal of what up did, also if the file is gone or has faults.",
+            completes="interfaces",
+            standard_input=True,
+            options=("dns", "name", "force"),
+        ),
+        Verb(
+            "save",
+            "Write the state of an interface to its file.",
+            "Write the state of an interface to its configuration file. Comments and order stay.",
+            completes="interfaces",
+            standard_input=False,
+            options=("dns",),
+        ),
+        Verb(
+            "strip",
+            "Print what `wg setconf' understands of a file.",
+            "Print a configuration without what only wg-quick understands, for `wg setconf'.",
+            completes="configurations",
+            standard_input=True,
+            options=("name",),
+        ),
+    )
+}
+"""The verbs that scripts use; none of them needs typer."""
+
+
+class Options(NamedTuple):
+    """How up and down work; `backend`, `firewall` and `dns` each take one of the words above."""
+
+    backend: str = "auto"
+    firewall: str = "auto"
+    dns: str = "auto"
+    strict: bool = False
+    force: bool = False
+
+    def checked(self) -> Options:
+        """Returns itself; raises WgqError if a field holds another word."""
+        for field, value in zip(self._fields, self, strict=True):
+            words = OPTIONS[field].values
+            if words and value not in words:
+                raise WgqError(f"`{value}' is no {field}", remedy=f"Choose one of: {', '.join(words)}.")
+        return self
