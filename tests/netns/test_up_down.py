@@ -477,20 +477,23 @@ def test_ambient_cap_net_admin_is_enough(machine: Namespace) -> None:
     assert "wg0" not in links(machine)
 
 
-def test_without_the_capability_it_goes_through_sudo_and_keeps_the_environment(
-    machine: Namespace, tmp_path: Path
-) -> None:
+def test_sudo_passes_the_settings_and_no_other_variable(machine: Namespace, tmp_path: Path) -> None:
+    """A list in a variable's name would pass its members, and a variable that names a program would be run by root."""
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     sudo.chmod(0o755)
     tmp_path.chmod(0o755)
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search"]
     user += ["--ambient-caps=+dac_read_search", "--"]
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "WG_ENDPOINT_RESOLUTION_RETRIES": "3"}
+    settings = dict.fromkeys(("LOG_LEVEL", "WGQ_DNS", "WG_ENDPOINT_RESOLUTION_RETRIES"), "off")
+    others = dict.fromkeys(
+        ("WG_A,PYTHONPATH,LD_PRELOAD", "WGQ_X,PATH", "LOG_LEVEL2", "WG_QUICK_USERSPACE_IMPLEMENTATION"), "x"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **settings, **others}
     done = machine.run([*user, *WGQ, "up", "wg0"], env=environment)
     words = done.stdout.splitlines()
     assert words[:1] == ["-p"]
-    assert "--preserve-env=WG_ENDPOINT_RESOLUTION_RETRIES" in words
+    assert [word for word in words if "-env" in word] == [f"--preserve-env={','.join(settings)}"]
     assert words[-2:] == ["up", "wg0"]
 
 

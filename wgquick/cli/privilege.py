@@ -9,7 +9,9 @@ import wgquick
 from wgquick.errors import WgqError
 
 _CAP_NET_ADMIN = 1 << 12
-_KEPT = ("WG_", "WGQ_", "LOG_LEVEL")
+# Settings alone. A variable that names a program, as WG_QUICK_USERSPACE_IMPLEMENTATION does, would let the user choose
+# what root runs: wg-quick's auto_su does not pass it either.
+_KEPT = ("LOG_LEVEL", "WGQ_BACKEND", "WGQ_CIPHER", "WGQ_DNS", "WGQ_FIREWALL", "WG_ENDPOINT_RESOLUTION_RETRIES")
 _REMEDY = "In a container: give it the capability (docker run --cap-add NET_ADMIN)."
 # Root's Python may not look where the user's has found the package: a home directory, PYTHONPATH.
 _START = "import sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; from wgquick.__main__ import main; main()"
@@ -22,7 +24,7 @@ def acquire() -> None:
         return
     if os.geteuid() == 0:  # sudo would start the same over and over
         raise WgqError("this needs the capability CAP_NET_ADMIN, and root does not have it here", remedy=_REMEDY)
-    kept = ",".join(sorted(name for name in os.environ if name.startswith(_KEPT)))
+    kept = ",".join(name for name in _KEPT if name in os.environ)
     preserve = [f"--preserve-env={kept}"] if kept else []
     # -P: without it root would run whatever is called wgquick in the directory where the user stands.
     start = [sys.executable, "-P", "-c", _START, os.path.abspath(os.path.dirname(wgquick.__path__[0])), *sys.argv]
