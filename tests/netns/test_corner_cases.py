@@ -357,6 +357,22 @@ def test_save_keeps_the_addresses_that_a_host_without_ipv6_did_not_give(machine:
     assert "Address = 10.99.0.1/32, fd00:99::1/64\n" in machine.call(CONFIG.read_text)
 
 
+def test_down_asks_for_all_names_at_once_and_keeps_those_that_nobody_answers(machine: Namespace) -> None:
+    """getaddrinfo(3) alone takes 20 s for one name and these two servers, and there are four names."""
+    names = [f"peer{number}.example.net" for number in range(4)]
+    keys = (*PEERS, PEERS[0].replace("xTI", "yTI"), PEERS[1].replace("TrM", "UrM"))
+    peers = (f"[Peer]\nPublicKey = {key}\nEndpoint = {name}:51820\n" for key, name in zip(keys, names, strict=True))
+    text = f"[Interface]\nPrivateKey = {KEY}\nSaveConfig = true\n{''.join(peers)}"
+    write(machine, text)
+    machine.run(["sh", "-c", f"cp /etc/hosts /run/; echo 192.0.2.9 {' '.join(names)} >>/etc/hosts"])
+    wgq(machine, "up", "wg0")
+    machine.run(["sh", "-c", "cat /run/hosts >/etc/hosts; echo nameserver 192.0.2.54 >>/etc/resolv.conf"])
+    start = time.monotonic()
+    wgq(machine, "down", "wg0")
+    assert time.monotonic() - start < 15
+    assert machine.call(CONFIG.read_text).count(".example.net:51820") == 4
+
+
 def test_a_save_that_fails_stops_down_and_force_goes_on(machine: Namespace) -> None:
     write(machine, config("SaveConfig = true"))
     wgq(machine, "up", "wg0")

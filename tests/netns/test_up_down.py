@@ -478,7 +478,7 @@ def test_ambient_cap_net_admin_is_enough(machine: Namespace) -> None:
 
 
 def test_sudo_passes_the_settings_and_no_other_variable(machine: Namespace, tmp_path: Path) -> None:
-    """A list in a variable's name would pass its members, and a variable that names a program would be run by root."""
+    """A list in a variable's name would pass its members; root would run the program that a variable names."""
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     sudo.chmod(0o755)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from typing import Any
 
 import pytest
 
 from wgquick.errors import OperationError
 from wgquick.net import Endpoint, SocketAddress
-from wgquick.system.wireguard.resolve import resolve, retries_of
+from wgquick.system.wireguard.resolve import leading, resolve, retries_of
 
 
 class Resolver:
@@ -181,3 +182,54 @@ def test_without_the_variable_there_are_fifteen_retries() -> None:
 def test_a_variable_that_wg_refuses_is_refused_in_its_words(value: str) -> None:
     with pytest.raises(OperationError, match="Unable to parse WG_ENDPOINT_RESOLUTION_RETRIES: `"):
         retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value})
+
+
+NAMES = [Endpoint(f"host{number}.example.net", "51820") for number in range(40)]
+ANYWHERE = SocketAddress("198.51.100.1", 51820)
+
+
+def test_names_that_nobody_answers_are_asked_at_once_within_one_limit_and_kept() -> None:
+    """The limit stands for all names: with one after the other, the second would not be asked before it ends."""
+    asked = threading.Semaphore(0)
+    never = threading.Event()
+
+    def hang(*_: object) -> Any:
+        asked.release()
+        never.wait(60)
+        return []
+
+    leads_to = leading(NAMES, patience=0.5, getaddrinfo=hang)
+    assert all(leads_to(name, ANYWHERE) for name in NAMES)
+    assert all(asked.acquire(timeout=30) for _ in NAMES)
+    assert not asked.acquire(blocking=False)
+    never.set()
+
+
+def test_a_name_that_is_answered_counts_though_another_is_not() -> None:
+    never = threading.Event()
+
+    def answer(host: bytes, *_: object) -> Any:
+        if host == b"host0.example.net":
+            never.wait(60)
+        return FOUND
+
+    leads_to = leading(NAMES[:2], patience=3, getaddrinfo=answer)
+    never.set()
+    assert leads_to(NAMES[0], ANYWHERE)
+    assert leads_to(NAMES[1], SocketAddress("192.0.2.7", 51820))
+    assert not leads_to(NAMES[1], ANYWHERE)
+
+
+def test_a_name_that_does_not_exist_is_kept_and_each_name_is_asked_once() -> None:
+    resolver = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    leads_to = leading([*NAMES, *NAMES], getaddrinfo=resolver.getaddrinfo)
+    assert leads_to(NAMES[0], ANYWHERE)
+    assert len(resolver.asked) == len(NAMES)
+
+
+def test_a_numeric_endpoint_is_compared_without_asking() -> None:
+    resolver = Resolver(FOUND)
+    leads_to = leading([Endpoint("198.51.100.1", "51820")], getaddrinfo=resolver.getaddrinfo)
+    assert leads_to(Endpoint("198.51.100.1", "51820"), ANYWHERE)
+    assert not leads_to(Endpoint("198.51.100.2", "51820"), ANYWHERE)
+    assert resolver.asked == []

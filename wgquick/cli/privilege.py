@@ -9,8 +9,8 @@ import wgquick
 from wgquick.errors import WgqError
 
 _CAP_NET_ADMIN = 1 << 12
-# Settings alone. A variable that names a program, as WG_QUICK_USERSPACE_IMPLEMENTATION does, would let the user choose
-# what root runs: wg-quick's auto_su does not pass it either.
+# Settings alone. A variable that names a program (WG_QUICK_USERSPACE_IMPLEMENTATION) would let the user choose what
+# root runs: wg-quick's auto_su does not pass it either.
 _KEPT = ("LOG_LEVEL", "WGQ_BACKEND", "WGQ_CIPHER", "WGQ_DNS", "WGQ_FIREWALL", "WG_ENDPOINT_RESOLUTION_RETRIES")
 _REMEDY = "In a container: give it the capability (docker run --cap-add NET_ADMIN)."
 # Root's Python may not look where the user's has found the package: a home directory, PYTHONPATH.

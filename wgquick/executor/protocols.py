@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from wgquick.device import Device, DeviceConfig
@@ -207,8 +207,8 @@ class Host(Protocol):
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, retries included."""
 
-    def leads_to(self, endpoint: Endpoint, address: SocketAddress) -> bool:
-        """Whether the endpoint resolves to the address now; also true where it cannot be resolved just now."""
+    def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
+        """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
 
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""

@@ -13,10 +13,12 @@ from wgquick.net import Prefix
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wgquick.config.settings import Settings
+    from wgquick.device import Device
     from wgquick.executor.protocols import Host
+    from wgquick.net import Endpoint
     from wgquick.options import Options
 
 
@@ -31,9 +33,16 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     # A hook may have edited the file since it was read: what is kept is what it says now.
     document = location.read(location.Location(name, settings.path))
     settings = parse(document, name, settings.path)
-    data = edit.updated(document, settings, _present(settings, host, options), host.leads_to)
+    present = _present(settings, host, options)
+    data = edit.updated(document, settings, present, host.leading(_named(settings, present.device)))
     if data != bytes(document):
         write_atomic(settings.path, data)
+
+
+def _named(settings: Settings, device: Device) -> Iterator[Endpoint]:
+    """The endpoints of the file's peers that the device knows an address of."""
+    known = {peer.public_key for peer in device.peers if peer.endpoint}
+    return (peer.endpoint for peer in settings.peers if peer.endpoint and peer.public_key in known)
 
 
 def _present(settings: Settings, host: Host, options: Options) -> edit.Present:

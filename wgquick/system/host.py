@@ -11,10 +11,10 @@ from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
-from wgquick.system.wireguard.resolve import leads_to, resolve, retries_of
+from wgquick.system.wireguard.resolve import leading, resolve, retries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
     from wgquick.executor.protocols import Firewall, Sysctl
@@ -39,9 +39,9 @@ class LocalHost:
         """Resolve an endpoint as `wg` does, retries included."""
         return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
-    def leads_to(self, endpoint: Endpoint, address: SocketAddress) -> bool:
-        """Whether the endpoint resolves to the address now; also true where it cannot be resolved just now."""
-        return leads_to(endpoint, address)
+    def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
+        """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
+        return leading(endpoints)
 
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""

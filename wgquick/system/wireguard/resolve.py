@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONAME, IPPROTO_UDP, SOCK_DGRAM
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from wgquick.errors import OperationError
 from wgquick.net import SocketAddress, without_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from wgquick.net import Endpoint
@@ -21,6 +22,8 @@ _DEFAULT_RETRIES = 15
 _INT_MAX = 2**31 - 1
 _FIRST_PAUSE = 1_000_000  # microseconds, which wg counts in
 _LONGEST_PAUSE = 20_000_000
+_SAVE_PATIENCE = 2.0  # seconds; down waits for it
+_MOST_THREADS = 64
 _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
 
@@ -81,17 +84,74 @@ def resolve(
         pause = min(_LONGEST_PAUSE, pause * 6 // 5)
 
 
-def leads_to(
-    endpoint: Endpoint, address: SocketAddress, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
-) -> bool:
-    """Whether any of the endpoint's addresses is this one; a name that cannot be resolved now keeps its chance."""
-    numeric = _numeric(endpoint)
-    if numeric is not None:
-        return numeric == address
+def leading(
+    endpoints: Iterable[Endpoint],
+    *,
+    patience: float = _SAVE_PATIENCE,
+    getaddrinfo: Callable[..., Any] = socket.getaddrinfo,
+) -> Callable[[Endpoint, SocketAddress], bool]:
+    """A function that tells whether an endpoint has an address now, with all names asked at once.
+
+    `patience` is the limit for all of them together, in seconds. A name without an answer by then counts as one
+    that has the address, so that it is kept.
+    """
+    names = [endpoint for endpoint in dict.fromkeys(endpoints) if _numeric(endpoint) is None]
+    answers = _answers(names, patience, getaddrinfo) if names else {}
+
+    def leads_to(endpoint: Endpoint, address: SocketAddress) -> bool:
+        numeric = _numeric(endpoint)
+        if numeric is not None:
+            return numeric == address
+        return endpoint not in answers or address in answers[endpoint]
+
+    return leads_to
+
+
+def _answers(
+    names: list[Endpoint], patience: float, getaddrinfo: Callable[..., Any]
+) -> dict[Endpoint, tuple[SocketAddress, ...]]:
+    """The addresses of the names that are answered in time."""
+    from queue import Empty, SimpleQueue
+
+    left = names[::-1]
+    answered: SimpleQueue[tuple[Endpoint, tuple[SocketAddress, ...] | None]] = SimpleQueue()
+
+    def work() -> None:
+        while left:
+            with suppress(IndexError):  # another thread took the last one
+                endpoint = left.pop()
+                answered.put((endpoint, _found(endpoint, getaddrinfo)))
+
+    answers: dict[Endpoint, tuple[SocketAddress, ...]] = {}
+    deadline = time.monotonic() + patience
+    expected = len(names) if _start_threads(work, min(len(names), _MOST_THREADS)) else 0
+    with suppress(Empty):
+        for _ in range(expected):
+            endpoint, found = answered.get(timeout=max(0.0, deadline - time.monotonic()))
+            if found is not None:
+                answers[endpoint] = found
+    left.clear()
+    return answers
+
+
+def _found(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> tuple[SocketAddress, ...] | None:
+    """The endpoint's addresses; None if they cannot be looked up."""
     try:
-        return address in (_socket_address(found) for found in _all(endpoint, getaddrinfo))
-    except OSError:
-        return True
+        return tuple(map(_socket_address, _ask(endpoint, getaddrinfo)))
+    except (OSError, ValueError):
+        return None
+
+
+def _start_threads(work: Callable[[], None], count: int) -> int:
+    """Start daemon threads, which do not keep the process from ending; returns how many the system allowed."""
+    from threading import Thread
+
+    for started in range(count):
+        try:
+            Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            return started
+    return count
 
 
 def _numeric(endpoint: Endpoint) -> SocketAddress | None:
@@ -107,16 +167,16 @@ def _numeric(endpoint: Endpoint) -> SocketAddress | None:
 
 
 def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress:
-    found = _all(endpoint, getaddrinfo)[0]
+    found = _interruptibly(lambda: _ask(endpoint, getaddrinfo))[0]
     if found[0] not in (AF_INET, AF_INET6):
         raise OperationError(f"Neither IPv4 nor IPv6 address found: `{endpoint}'")
     return _socket_address(found)
 
 
-def _all(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
+def _ask(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
     """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
     host = endpoint.host.encode("utf-8", "surrogateescape")
-    return _interruptibly(lambda: getaddrinfo(host, endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP))
+    return getaddrinfo(host, endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
 
 
 def _interruptibly(ask: Callable[[], Any]) -> Any:
