@@ -63,8 +63,8 @@ class ConfigError(WgqError):
 class HookError(WgqError):
     """A hook that exited non-zero; its own status becomes the tool's, as under wg-quick's `set -e`."""
 
-    def __init__(self, what: str, status: int, *, remedy: str = "") -> None:
-        super().__init__(what, remedy=remedy)
+    def __init__(self, what: str, status: int, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
         self.status = status
 
 

@@ -53,6 +53,11 @@ def test_systemd_finds_no_fault_in_the_units(machine: Namespace) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_the_description_names_the_interface_as_it_is() -> None:
+    """%I would turn the `-` of a name into a `/`."""
+    assert setting("Description") == "WireGuard via wgq for wg0"
+
+
 def test_start_reload_and_stop_do_what_those_of_wg_quicks_unit_do(machine: Namespace) -> None:
     write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
     machine.run(["sh", "-c", setting("ExecStart")])

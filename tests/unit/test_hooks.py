@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,8 @@ LINES = [
     "",
 ]
 
+SEEN: dict[str, str | tuple[str, ...]] = {"INTERFACE": "wg0", "CONFIG_FILE": "/etc/wireguard/wg0.conf"}
+
 # What wg-quick does with a hook, around it what its caller does, as a program to compare with.
 REFERENCE = """
 set -e -o pipefail
@@ -74,7 +77,7 @@ def ours(hook: str) -> tuple[int, str, str]:
     """Status, output and errors of a hook run by this project in a process of its own."""
     code = (
         "import sys; from wgquick.errors import HookError; from wgquick.system.hooks import Hooks\n"
-        "try: Hooks(print, '/nonesuch').run(sys.argv[1], name='wg0', path='/etc/wireguard/wg0.conf')\n"
+        f"try: Hooks(print, '/nonesuch').run(sys.argv[1], {SEEN!r})\n"
         "except HookError as error: sys.exit(error.status)"
     )
     return finished([sys.executable, "-c", code, hook])
@@ -108,7 +111,71 @@ def hooks(remarks: list[str]) -> Hooks:
 
 
 def run(hooks: Hooks, command: str) -> None:
-    hooks.run(command, name="wg0", path="/etc/wireguard/wg0.conf")
+    hooks.run(command, SEEN)
+
+
+def test_a_missing_program_is_not_told_of_an_environment() -> None:
+    _, _, err = ours("nonesuch-command")
+    assert re.fullmatch(r".*/hook\.sh: line \d+: nonesuch-command: command not found\n", err)
+
+
+WORDS: dict[str, str | tuple[str, ...]] = {
+    "ADDRESSES": ("10.0.0.1/24", "a b'c"),
+    "MTU": "1400",
+    "DNS": (),
+    "TABLE": "off",
+}
+
+
+def test_arrays_and_words_reach_the_hook_and_no_child(
+    hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTU", "9000")
+    monkeypatch.setenv("ADDRESSES", "exported")
+    hooks.run(f"declare -p {' '.join(WORDS)} >{tmp_path}/seen; env >{tmp_path}/inherited", WORDS)
+    assert (tmp_path / "seen").read_text().splitlines() == [
+        """declare -a ADDRESSES=([0]="10.0.0.1/24" [1]="a b'c")""",
+        'declare -- MTU="1400"',
+        "declare -a DNS=()",
+        'declare -- TABLE="off"',
+    ]
+    inherited = (tmp_path / "inherited").read_text().splitlines()
+    assert not [line for line in inherited if line.partition("=")[0] in WORDS]
+
+
+def test_cmd_says_what_it_runs_and_die_ends_the_hook_with_a_message() -> None:
+    assert ours("cmd echo one two; die three four; echo five") == (
+        1,
+        "one two\n",
+        "[#] echo one two\nwgq: three four\n",
+    )
+
+
+def test_self_and_arguments_are_those_of_the_command(
+    hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/wgq/bin/wgq", "up", "--dns", "off", "wg0"])
+    Hooks(print).run(f'printf "%s|" "$SELF" "${{ARGS[@]}}" >{tmp_path}/seen', {})
+    assert (tmp_path / "seen").read_text() == "/opt/wgq/bin/wgq|up|--dns|off|wg0|"
+    run(hooks, f'echo "${{#ARGS[@]}}" >{tmp_path}/seen')
+
+
+@pytest.mark.parametrize(
+    ("table", "network", "said"),
+    [
+        ("", "10.1.0.0/16", "[#] ip -4 route add 10.1.0.0/16 dev wg0\n"),
+        ("auto", "fd00::/64", "[#] ip -6 route add fd00::/64 dev wg0\n"),
+        ("7", "0.0.0.0/0", "[#] ip -4 route add 0.0.0.0/0 dev wg0 table 7\n"),
+        ("off", "10.1.0.0/16", ""),
+    ],
+)
+def test_add_route_heeds_the_table(tmp_path: Path, table: str, network: str, said: str) -> None:
+    """`ip` is a program that finds no route and adds each."""
+    (tmp_path / "ip").write_text("#!/bin/sh\n")
+    (tmp_path / "ip").chmod(0o755)
+    code = f"from wgquick.system.hooks import Hooks; Hooks(print, '{tmp_path}').run('add_route {network}', "
+    done = finished([sys.executable, "-c", f"{code}{ {**SEEN, 'TABLE': table} })"])
+    assert done == (0, "", said)
 
 
 def test_a_failing_hook_is_an_error_with_its_own_status(hooks: Hooks) -> None:
@@ -155,7 +222,7 @@ def test_the_tools_own_directory_comes_first_on_the_path(tmp_path: Path) -> None
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho found >{tmp_path}/found\n")
     program.chmod(0o755)
-    Hooks(print, str(program.parent)).run("only-here", name="wg0", path="")
+    Hooks(print, str(program.parent)).run("only-here", {})
     assert (tmp_path / "found").exists()
 
 
@@ -183,8 +250,8 @@ def test_without_bash_sh_runs_the_hooks_and_one_remark_says_so(
     hooks: Hooks, remarks: list[str], tmp_path: Path
 ) -> None:
     for word in ("one", "it's two"):
-        run(hooks, f'echo "$INTERFACE" "{word}" >>{tmp_path}/seen')
-    assert (tmp_path / "seen").read_text() == "wg0 one\nwg0 it's two\n"
+        hooks.run(f'cmd echo "$INTERFACE" "{word}" "$ADDRESSES" >>{tmp_path}/seen', {**SEEN, **WORDS})
+    assert (tmp_path / "seen").read_text() == "wg0 one 10.0.0.1/24\nwg0 it's two 10.0.0.1/24\n"
     assert len(remarks) == 1
     assert "no bash" in remarks[0]
 

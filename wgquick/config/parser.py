@@ -54,9 +54,13 @@ def for_down(document: Document, name: str, path: str = "") -> Settings:
     return Settings(
         name=name,
         path=path or document.path,
+        addresses=tuple(quick.addresses),
         dns=tuple(quick.dns),
         dns_search=tuple(quick.dns_search),
+        mtu=quick.mtu,
         table=quick.table,
+        pre_up=tuple(quick.hooks["PreUp"]),
+        post_up=tuple(quick.hooks["PostUp"]),
         pre_down=tuple(quick.hooks["PreDown"]),
         post_down=tuple(quick.hooks["PostDown"]),
     )

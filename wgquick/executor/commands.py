@@ -42,7 +42,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     _recover(name, journal, host, options, say)
     if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
-    run = Execution(host, options, say, journal, settings.path)
+    run = Execution(host, options, say, journal, settings.path, settings)
     try:
         journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
         _bring_up(settings, host, options, run)
@@ -128,7 +128,7 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
     record = journal.read()
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
-    run = Execution(host, options, say, journal, path)
+    run = Execution(host, options, say, journal, path, settings)
     _hear_before(name, departure.before, run, options, say=say)
     # What came from standard input has no file to save to.
     if departure.savable and settings is not None and settings.save_config and settings.path:
@@ -236,7 +236,8 @@ def _hear_before(name: str, before: Hooks, run: Execution, options: Options, *, 
     except HookError as error:
         if not options.force:
             remedy = f"Nothing was taken away. `wgq down --force {name}' goes on all the same."
-            raise HookError(error.what, error.status, remedy=remedy) from None
+            told = f"{error.remedy}\n  {remedy}" if error.remedy else remedy
+            raise HookError(error.what, error.status, where=error.where, remedy=told) from None
         say(f"[!] {error.what}: going on, as --force asks")
 
 

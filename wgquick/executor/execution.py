@@ -9,7 +9,7 @@ from os import strerror
 from typing import TYPE_CHECKING, cast
 
 from wgquick.device import DeviceConfig
-from wgquick.errors import BatchError, OperationError, SignalError, WgqError
+from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
 from wgquick.executor import mark, observe
 from wgquick.net import Prefix
 from wgquick.plan import down as plan_down
@@ -37,6 +37,7 @@ from wgquick.plan.steps import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from wgquick.config.settings import Settings
     from wgquick.executor.journal import Journal
     from wgquick.executor.protocols import Host
     from wgquick.options import Options
@@ -54,13 +55,20 @@ class Execution:
     """One run of up or down on a host; `say` takes the transcript, a line or several joined by newlines."""
 
     def __init__(
-        self, host: Host, options: Options, say: Callable[[str], None], journal: Journal, path: str = ""
+        self,
+        host: Host,
+        options: Options,
+        say: Callable[[str], None],
+        journal: Journal,
+        path: str = "",
+        settings: Settings | None = None,
     ) -> None:
         self._host = host
         self._options = options
         self._say = say
         self._journal = journal
         self._path = path
+        self._settings = settings
         self._promised: list[Step] = []
         self._ifindex = 0
 
@@ -144,8 +152,8 @@ class Execution:
     def _do(self, step: Step) -> None:
         host = self._host
         match step:
-            case RunHook(name, _, command):
-                host.hooks.run(command, name=name, path=self._path)
+            case RunHook():
+                self._run_hook(step)
             case SetDevice(name, config):
                 host.wireguard.set(name, config)
             case SetFwmark(name, fwmark):
@@ -163,6 +171,18 @@ class Execution:
                     host.sysctl.write(mark.parameter(key), value)
             case _:
                 self._undo(step)
+
+    def _run_hook(self, step: RunHook) -> None:
+        from wgquick.executor import hook
+
+        dns, firewall = (
+            any(isinstance(undo, kind) for undo in self._promised) for kind in (UnsetDns, RemoveFirewall)
+        )
+        seen = hook.variables(step, self._path, self._settings, has_dns=dns, has_firewall=firewall)
+        try:
+            self._host.hooks.run(step.command, seen)
+        except HookError as error:
+            raise hook.explained(error, step, self._path) from None
 
     def _undo(self, step: Step) -> None:
         host = self._host

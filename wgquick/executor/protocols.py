@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from wgquick.device import Device, DeviceConfig
     from wgquick.net import Endpoint, Prefix, Route, Rule, SocketAddress
+
+    Variables = Mapping[str, str | tuple[str, ...]]  # of a shell; a tuple is an array
 
 
 class Link(NamedTuple):
@@ -159,8 +161,8 @@ class Sysctl(Protocol):
 class Hooks(Protocol):
     """Hook lines, run as wg-quick runs them."""
 
-    def run(self, command: str, *, name: str, path: str) -> None:
-        """Run one line in bash; HookError with its status where it is not 0."""
+    def run(self, command: str, variables: Variables) -> None:
+        """Run one line in bash with these shell variables; HookError with its status if it is not 0."""
 
 
 class Userspace(Protocol):

@@ -1,8 +1,8 @@
 """PreUp, PostUp, PreDown and PostDown lines, run as wg-quick(8) runs them.
 
-Each is evaluated by a bash of its own with `set -e -o pipefail`, extglob, LC_ALL=C, the tool's own directory first
-on PATH, and $INTERFACE, $CONFIG_FILE and $PROGRAM as shell variables that its children do not see. Input and
-output are the caller's.
+A bash of its own evaluates each one with `set -e -o pipefail`, extglob, LC_ALL=C and the tool's own directory first
+on PATH. Its shell variables are those of wg-quick's script ($INTERFACE, ${ADDRESSES[@]}, ...), and child processes
+do not inherit them; its functions are those of hook.sh. Input and output are the caller's.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from wgquick.system import programs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wgquick.executor.protocols import Variables
+
 # The line comes through a descriptor, as arguments are everyone's to read (ps) and hooks may hold secrets.
 _DESCRIPTOR = 9  # the highest that a POSIX shell has to know
-# In a subshell in a function, as in wg-quick, so that `local' and `return' work; bash's errexit needs the two.
-_PRELUDE = f'. /dev/fd/{_DESCRIPTOR}; exec {_DESCRIPTOR}<&-; execute_hooks() {{ (eval "$hook"); }}; execute_hooks'
+_PRELUDE = f". /dev/fd/{_DESCRIPTOR}; exec {_DESCRIPTOR}<&-; execute_hooks"
 _BASH_PRELUDE = f"set -e -o pipefail; shopt -s extglob; {_PRELUDE}"
 _SH_PRELUDE = f"set -e; {_PRELUDE}"
+# Functions are read from a file, as bash's messages begin with the name of that file.
+_FUNCTIONS = f"{os.path.dirname(__file__)}/hook.sh"
 _BASH = "/bin/bash"
 _SH = "/bin/sh"
 _NOT_FOUND = 127  # the status of a command that is not there, as the shell has it
 _PROGRAM = "wgq"
+_COMMANDS = (_PROGRAM, "__main__.py")  # the second by `python -m wgquick`
+_OF_THE_FILE_SYSTEM = ("CONFIG_FILE", "SELF", "ARGS")  # the others are text of the file
 
 
 class Hooks:
@@ -38,21 +43,26 @@ class Hooks:
         self._directory = directory or own_directory()
         self._remarked = False
 
-    def run(self, command: str, *, name: str, path: str) -> None:
-        """Run one line, `%i` already replaced; HookError with its status where that is not 0."""
-        shell = self._shell()
-        if status := self._status(shell, command, name, path):
+    def run(self, command: str, variables: Variables) -> None:
+        """Run one line, `%i` already replaced; HookError with its status if that is not 0."""
+        if status := self._status(self._shell(), command, variables):
             raise HookError(f"a hook ended with status {status}: {without_keys(command)}", status)
 
-    def _status(self, shell: list[str], command: str, name: str, path: str) -> int:
+    def _status(self, shell: list[str], command: str, variables: Variables) -> int:
         environment = {**os.environ, "LC_ALL": "C", "PATH": f"{self._directory}:{programs.search_path()}"}
         script = os.memfd_create("hook")
         try:
-            os.write(script, _script(command, INTERFACE=name, CONFIG_FILE=path, PROGRAM=_PROGRAM))
+            arrays = shell[0] != _SH
+            os.write(script, _script({**variables, **self._own(), "hook": command}, arrays=arrays))
             _flush()
             return programs.run([*shell, _PROGRAM], environment, {_DESCRIPTOR: script})
         finally:
             os.close(script)
+
+    def _own(self) -> Variables:
+        """What wg-quick's script knows of itself; in a program that imports this there are no arguments."""
+        arguments = tuple(sys.argv[1:]) if _started() in _COMMANDS else ()
+        return {"PROGRAM": _PROGRAM, "SELF": f"{self._directory}/{_PROGRAM}", "ARGS": arguments}
 
     def _shell(self) -> list[str]:
         """The start of the argument list: wg-quick's own bash, one on PATH, or else sh, which is remarked once."""
@@ -69,15 +79,39 @@ class Hooks:
 
 def own_directory() -> str:
     """Where the tool's executables are: beside the running `wgq`, or beside the Python of what imports it."""
-    started = os.path.realpath(sys.argv[0]) if sys.argv else ""
-    return os.path.dirname(started if os.path.basename(started) == _PROGRAM else sys.executable)
+    return os.path.dirname(os.path.realpath(sys.argv[0]) if _started() == _PROGRAM else sys.executable)
 
 
-def _script(hook: str, **variables: str) -> bytes:
-    """The shell variables; a hook is the bytes that it is in the file, a path those of its name, in any locale."""
-    values = {"hook": hook.encode("utf-8", "surrogateescape")}
-    values |= {name: os.fsencode(value) for name, value in variables.items()}
-    return b"".join(b"%s='%s'\n" % (name.encode(), value.replace(b"'", b"'\\''")) for name, value in values.items())
+def _started() -> str:
+    """The name of the program that this process began with."""
+    return os.path.basename(os.path.realpath(sys.argv[0])) if sys.argv else ""
+
+
+def _script(variables: Variables, *, arrays: bool) -> bytes:
+    """The variables and functions; a shell without arrays gets an array's first element, as `$NAME` gives it.
+
+    They are unset first: what this process has in its environment would stay exported.
+    """
+    lines = [_assignment(name, value, arrays=arrays) for name, value in variables.items()]
+    names = " ".join(variables).encode()
+    return b"".join([b"unset -v ", names, b"\n", *lines, b". ", _quoted(os.fsencode(_FUNCTIONS)), b"\n"])
+
+
+def _assignment(name: str, value: str | tuple[str, ...], *, arrays: bool) -> bytes:
+    """One line; a hook is the bytes of the file, a path those of its name, in any locale."""
+    encode = os.fsencode if name in _OF_THE_FILE_SYSTEM else _encoded
+    words = [_quoted(encode(word)) for word in ([value] if isinstance(value, str) else value)]
+    if isinstance(value, str) or not arrays:
+        return b"%s=%s\n" % (name.encode(), words[0] if words else b"")
+    return b"%s=(%s)\n" % (name.encode(), b" ".join(words))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _quoted(word: bytes) -> bytes:
+    return b"'%s'" % word.replace(b"'", b"'\\''")
 
 
 def _flush() -> None:

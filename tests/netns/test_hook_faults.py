@@ -1,0 +1,88 @@
+"""What is said of a hook that fails: where it stands, and which of its characters is not what it looks like."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.namespaces import Namespace
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+FILE = "/etc/wireguard/wg0.conf"
+
+
+def wgq(machine: Namespace, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go", "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "wgquick", *arguments]
+    return machine.run(command, check=False, env=environment, input=given)
+
+
+def write(machine: Namespace, *lines: str) -> str:
+    text = "\n".join(["[Interface]", f"PrivateKey = {KEY}", *lines, ""])
+    machine.run(["sh", "-c", f"umask 077; cat >{FILE}"], input=text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("hook", "place", "name"),
+    [
+        ("ip link show \u2013\u2013bogus", "4:23", "U+2013 EN DASH"),
+        ("test \u201ca b\u201d = 'a b'", "4:15", "U+201C LEFT DOUBLE QUOTATION MARK"),
+        ("true;\u00a0ip link show", "4:15", "U+00A0 NO-BREAK SPACE"),
+        ("\u200btrue %i", "4:10", "U+200B ZERO WIDTH SPACE"),
+    ],
+)
+def test_a_failing_hook_is_told_with_its_line_and_its_odd_character(
+    machine: Namespace, hook: str, place: str, name: str
+) -> None:
+    write(machine, "PostUp = true", f"PostUp = {hook}")
+    done = wgq(machine, "up", "wg0")
+    assert done.returncode
+    assert f"wgq: {FILE}:4:10: a hook ended with status {done.returncode}: " in done.stderr
+    assert f"\n  The hook has {name} at {FILE}:{place}: " in done.stderr
+
+
+def test_a_failing_pre_down_hook_is_told_likewise(machine: Namespace) -> None:
+    write(machine, "PreDown = test \u2018a\u2019 = a")
+    assert wgq(machine, "up", "wg0").returncode == 0
+    done = wgq(machine, "down", "wg0")
+    assert f"{FILE}:3:11: a hook ended with status 1" in done.stderr
+    assert "U+2018 LEFT SINGLE QUOTATION MARK" in done.stderr
+    assert "Nothing was taken away" in done.stderr
+
+
+def test_a_hook_from_standard_input_is_told_by_its_characters(machine: Namespace) -> None:
+    text = write(machine, "PostUp = ip link show \u2014bogus")
+    done = wgq(machine, "up", "-", "--name", "wg0", given=text)
+    assert "The hook has U+2014 EM DASH at its character 14" in done.stderr
+
+
+def test_a_hook_that_succeeds_may_hold_any_character(machine: Namespace) -> None:
+    write(machine, "PostUp = echo \u201cd\u00e9j\u00e0\u201d \u2013 vu")
+    done = wgq(machine, "up", "wg0")
+    assert done.returncode == 0
+    assert "U+" not in done.stderr
+
+
+def test_a_program_that_is_missing_is_told_as_such(machine: Namespace) -> None:
+    write(machine, "PostUp = systemd-resolve-nonesuch %i")
+    done = wgq(machine, "up", "wg0")
+    assert done.returncode == 127
+    assert "environment" not in done.stderr
+    assert "not installed, or not on PATH" in done.stderr
+
+
+def test_no_child_of_a_hook_gets_the_configuration(machine: Namespace) -> None:
+    """`$WG_CONFIG` is the hook's, though the caller exports a variable of that name."""
+    write(machine, 'PostUp = env >/run/env; [ "$WG_CONFIG" ]; tr "\\0" "\\n" </proc/$$/cmdline >/run/argv')
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go", "WG_CONFIG": "x"}
+    machine.run([sys.executable, "-m", "wgquick", "up", "wg0"], env=environment)
+    seen = machine.out("cat", "/run/env", "/run/argv")
+    assert "WG_CONFIG=" not in seen
+    assert KEY not in seen
