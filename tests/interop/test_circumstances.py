@@ -58,44 +58,6 @@ def test_silent_connections_leave_a_daemon_with_few_descriptors_its_work_and_its
 
 
 @contextlib.contextmanager
-def port_in_use() -> Iterator[tuple[End, End, socket.socket]]:
-    """Two ends, the second ours, and the socket that has the second one's port as its link goes up."""
-    with machines(GO, WGQ) as (left, right):
-        join(left, right)
-        right.machine.run(["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])
-        for end in (left, right):
-            end.start()
-        with right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("0.0.0.0", right.port))
-            right.wg("setconf", LINK, "/dev/stdin", input=right.interface() + left.peer())
-            right.ip(f"addr add {right.inner()}/24 dev {LINK}", f"link set {LINK} up")
-            until(lambda: "cannot bind" in right.machine.out("cat", "/run/daemon.log"), "the port refused")
-            yield left, right, taken
-
-
-def test_a_port_in_use_when_the_link_goes_up_is_left_for_another_as_the_log_says() -> None:
-    with port_in_use() as (left, right, _):
-        # The same once more: it says so now, and nothing else of the request counts.
-        request = f"set=1\nlisten_port={right.port}\nfwmark=9\nreplace_peers=true\n\n"
-        assert right.request(request) == f"errno=-{errno.EADDRINUSE}\n\n"
-        device, peers = right.get()
-        assert "fwmark" not in device
-        assert len(peers) == 1
-        right.wg("set", LINK, "listen-port", "40001")
-        left.configure(right.peer(version=4))
-        left.wg("set", LINK, "peer", right.public, "endpoint", f"{right.outer()}:40001")
-        left.ping(right)
-
-
-def test_a_port_that_has_become_free_can_be_asked_for_again() -> None:
-    with port_in_use() as (left, right, taken):
-        taken.close()
-        right.wg("set", LINK, "listen-port", str(right.port))
-        left.configure(right.peer(version=4))
-        left.ping(right)
-
-
-@contextlib.contextmanager
 def syslog(machine: Namespace) -> Iterator[socket.socket]:
     """Syslog's socket, as long as it runs; /dev is the machine's own."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:

@@ -264,6 +264,12 @@ impl Device {
         }
     }
 
+    /// Gives up all ports.
+    pub fn close_sockets(&self) {
+        self.binder.release();
+        self.set_sockets(None);
+    }
+
     pub fn push(&self, task: Task) {
         lock(&self.queue).tasks.push_back(task);
         self.alarm.waker.wake();
@@ -312,7 +318,7 @@ impl Device {
         let LinkState { mtu, is_up } = link.state(&self.tun).unwrap_or(LinkState { mtu, is_up: true });
         self.mtu.store(mtu, Relaxed);
         match (is_up, self.is_up()) {
-            (true, false) => self.bring_up(),
+            (true, false) => self.bring_up(&link),
             (false, true) => self.bring_down(),
             _ => (),
         }
@@ -323,8 +329,9 @@ impl Device {
         lock(&self.link).is_here()
     }
 
-    /// Moves to another port at once where the link is up, else when it goes up. Where there are no sockets though the
-    /// link is up, the port was refused: the same one may be tried again.
+    /// Moves to another port. While the link is down the port is held for it: a port that is taken is refused here, as
+    /// nobody can refuse that a TUN device goes up (the kernel's WireGuard refuses that, in `wg_open`). Where there are no
+    /// sockets though the link is up, the port was refused: the same one may be tried again.
     pub fn set_port(&self, port: u16, fwmark: u32) -> io::Result<()> {
         let link = lock(&self.link);
         if self.is_up() {
@@ -334,7 +341,8 @@ impl Device {
         } else if link.state(&self.tun).is_ok_and(|state| state.is_up) {
             self.use_sockets(self.binder.bind(port, fwmark)?);
             self.start_peers();
-        } else {
+        } else if u32::from(port) != self.listen_port.load(Relaxed) {
+            self.binder.reserve(port, fwmark)?;
             self.listen_port.store(port.into(), Relaxed);
         }
         Ok(())
@@ -345,7 +353,8 @@ impl Device {
         self.set_sockets(Some(sockets));
     }
 
-    fn bring_up(&self) {
+    /// Binds the sockets; where that fails the link is set down again, so that one that is up is never deaf.
+    fn bring_up(&self, link: &Link) {
         match self.binder.bind(self.listen_port.load(Relaxed) as u16, self.fwmark.load(Relaxed)) {
             Ok(sockets) => {
                 log::verbose(format_args!("the link is up; UDP port {}", sockets.port));
@@ -355,9 +364,12 @@ impl Device {
             Err(e) => {
                 let port = self.listen_port.load(Relaxed);
                 log::error(format_args!(
-                    "cannot bind UDP port {port}: {e}; choose another with `wg set {} listen-port`",
+                    "cannot bind UDP port {port}: {e}; choose another with `wg set {} listen-port`, then set the link up",
                     self.name
                 ));
+                if let Err(e) = link.set_down() {
+                    log::verbose(format_args!("cannot set the link down: {e}"));
+                }
             }
         }
     }

@@ -205,8 +205,9 @@ const ALLOWED_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_unlink, libc::SYS_ls
 const ALLOWED_HERE: &[c_long] = &[];
 
 /// What may be asked of a descriptor by `ioctl`.
-const IOCTLS: [libc::c_ulong; 7] = [
+const IOCTLS: [libc::c_ulong; 8] = [
     libc::SIOCGIFFLAGS as libc::c_ulong,
+    libc::SIOCSIFFLAGS as libc::c_ulong,
     libc::SIOCGIFMTU as libc::c_ulong,
     libc::SIOCGIFNAME as libc::c_ulong,
     libc::SIOCGIFINDEX as libc::c_ulong,

@@ -210,6 +210,8 @@ fn start_threads(control: &Control) -> io::Result<()> {
 fn work(mut control: Control) -> ExitCode {
     let end = control.run();
     log::verbose(format_args!("ending: {end:?}"));
+    // Before the control socket: who has seen that one go may take the port.
+    control.device.close_sockets();
     // Dropping it removes the socket; the link goes with the process.
     drop(control);
     match end {

@@ -184,6 +184,15 @@ impl Link {
         Ok(i32::from(unsafe { asked.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
     }
 
+    /// Sets the link down; fails where it is not in this namespace.
+    pub fn set_down(&self) -> io::Result<()> {
+        let mut asked = self.request()?;
+        ioctl(&self.socket, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
+        // SAFETY: the kernel has filled in the flags.
+        unsafe { asked.ifr_ifru.ifru_flags &= !(libc::IFF_UP as i16) };
+        ioctl(&self.socket, libc::SIOCSIFFLAGS as libc::c_ulong, &raw mut asked)
+    }
+
     /// Whether the link is in the namespace of the start.
     pub fn is_here(&self) -> bool {
         self.request().is_ok()

@@ -1,5 +1,6 @@
-//! Binding. The first time, a thread of its own binds, which alone still has the privilege for ports below 1024; it ends
-//! with that, and a port that could not be bound again is held on to while the link is down.
+//! Binding. Until the link is up for the first time, a thread of its own binds, which alone still has the privilege for
+//! ports below 1024. A port that is set while the link is down is bound at once and held until the link is up; a port
+//! below 1024, which could not be bound again, is held for as long as it is set.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
+use std::time::Duration;
 
 use super::Sockets;
 use crate::peer::lock;
@@ -14,6 +16,10 @@ use crate::sandbox::{CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_capabilities};
 use crate::sys;
 
 const FIRST_FREE_PORT: u16 = 1024;
+/// How often, and after what pause, a port in use is tried again: a daemon whose link is gone has it for some milliseconds
+/// more, where the kernel's WireGuard gives it up with the link.
+const RESERVE_TRIES: u32 = 20;
+const RESERVE_PAUSE: Duration = Duration::from_millis(10);
 
 struct Request {
     port: u16,
@@ -21,10 +27,17 @@ struct Request {
     answer: SyncSender<io::Result<Sockets>>,
 }
 
-/// The way to the thread, and what is held on to.
-pub struct Binder {
-    privileged: SyncSender<Request>,
-    held: Mutex<Option<Sockets>>,
+/// The way to the thread, and what is held.
+pub struct Binder(Mutex<Ports>);
+
+struct Ports {
+    /// None once the link has been up: the thread ends with its channel.
+    privileged: Option<SyncSender<Request>>,
+    held: Option<Sockets>,
+}
+
+fn is_privileged(port: u16) -> bool {
+    (1..FIRST_FREE_PORT).contains(&port)
 }
 
 impl Binder {
@@ -35,34 +48,59 @@ impl Binder {
         thread::Builder::new().name("binder".to_owned()).stack_size(stack_bytes).spawn(move || {
             let _ = ready.send(keep_capabilities(&[CAP_NET_ADMIN, CAP_NET_BIND_SERVICE]));
             for request in requests {
-                let bound = Sockets::bind(request.port, request.fwmark);
-                let is_last = bound.is_ok();
-                let _ = request.answer.send(bound);
-                if is_last {
-                    return;
-                }
+                let _ = request.answer.send(Sockets::bind(request.port, request.fwmark));
             }
         })?;
         is_ready.recv().map_err(io::Error::other)??;
-        Ok(Self { privileged, held: Mutex::default() })
+        Ok(Self(Mutex::new(Ports { privileged: Some(privileged), held: None })))
     }
 
-    /// Binds to a port; before the first time is over, to any.
+    /// Binds to a port for a link that is up.
     pub fn bind(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
-        let mut held = lock(&self.held);
-        if let Some(sockets) = held.as_ref().filter(|sockets| sockets.port == port) {
-            return sockets.again(fwmark);
-        }
-        let sockets = self.bind_anew(port, fwmark)?;
-        *held = if (1..FIRST_FREE_PORT).contains(&port) { Some(sockets.duplicate()?) } else { None };
+        let mut ports = lock(&self.0);
+        let sockets = match ports.held.take_if(|held| held.port == port) {
+            Some(held) => held.begin_anew(fwmark).map(|()| held)?,
+            None => ports.bind_anew(port, fwmark)?,
+        };
+        ports.held = if is_privileged(port) { Some(sockets.duplicate()?) } else { None };
+        ports.privileged = None;
         Ok(sockets)
     }
 
+    /// Binds to a port for a link that is down, and holds it. Where that fails, what was held before still is.
+    pub fn reserve(&self, port: u16, fwmark: u32) -> io::Result<()> {
+        let mut ports = lock(&self.0);
+        ports.held = match port {
+            0 => None,
+            _ => Some(ports.bind_patiently(port, fwmark)?),
+        };
+        Ok(())
+    }
+
+    /// Gives up what is held.
+    pub fn release(&self) {
+        lock(&self.0).held = None;
+    }
+}
+
+impl Ports {
+    fn bind_patiently(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
+        for _ in 0..RESERVE_TRIES {
+            match self.bind_anew(port, fwmark) {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => thread::sleep(RESERVE_PAUSE),
+                other => return other,
+            }
+        }
+        self.bind_anew(port, fwmark)
+    }
+
     fn bind_anew(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
+        let Some(privileged) = &self.privileged else {
+            return Sockets::bind(port, fwmark);
+        };
         let (answer, answered) = mpsc::sync_channel(1);
-        // Once the thread has ended, nobody takes the request and the channel of the answer has no other end.
-        let _ = self.privileged.send(Request { port, fwmark, answer });
-        answered.recv().unwrap_or_else(|_| Sockets::bind(port, fwmark))
+        let _ = privileged.send(Request { port, fwmark, answer });
+        answered.recv().map_err(io::Error::other)?
     }
 }
 
@@ -73,10 +111,10 @@ impl Sockets {
         Ok(Self { v4: copy(&self.v4)?, v6: copy(&self.v6)?, port: self.port, segmentation })
     }
 
-    /// The same sockets for another time of use: what has come since the last one is nobody's.
-    fn again(&self, fwmark: u32) -> io::Result<Self> {
+    /// Makes the sockets fit for a link that goes up: what has come before is nobody's.
+    fn begin_anew(&self, fwmark: u32) -> io::Result<()> {
         self.set_fwmark(fwmark)?;
         self.each().for_each(|fd| while sys::read(fd, &mut [0; 1]).is_ok() {});
-        self.duplicate()
+        Ok(())
     }
 }

@@ -1,0 +1,143 @@
+"""UDP ports that other programs have: a tunnel without its port is refused, as by the kernel's WireGuard."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.pairs import GO, LINK, WGQ, machines, pair, private_key, public_key, until
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.interop.pairs import End
+    from tests.namespaces import Namespace
+
+PORT = 51821
+IN_USE = "Unable to modify interface: Address already in use\n"
+# Sockets that a bind to 0.0.0.0 or to [::] meets: the family, the options that are set to 1, and the address.
+TAKEN = {
+    "any-ipv4": (socket.AF_INET, (), "0.0.0.0"),
+    "one-ipv4": (socket.AF_INET, (), "127.0.0.1"),
+    "any": (socket.AF_INET6, (), "::"),
+    "any-ipv6": (socket.AF_INET6, ((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),), "::"),
+    "one-ipv6": (socket.AF_INET6, (), "::1"),
+    "shared": (socket.AF_INET, ((socket.SOL_SOCKET, socket.SO_REUSEPORT),), "0.0.0.0"),
+}
+
+
+@pytest.fixture
+def end() -> Iterator[End]:
+    with machines(WGQ, WGQ) as (one, _):
+        one.start()
+        yield one
+
+
+def take(machine: Namespace, kind: str, port: int = PORT) -> socket.socket:
+    """A UDP socket of the kind on the machine's port."""
+    family, options, address = TAKEN[kind]
+    with machine.entered():
+        taken = socket.socket(family, socket.SOCK_DGRAM)
+    for level, option in options:
+        taken.setsockopt(level, option, 1)
+    try:
+        taken.bind((address, port))
+    except OSError:
+        taken.close()
+        raise
+    return taken
+
+
+def is_up(end: End) -> bool:
+    return "UP" in end.machine.out("ip", "-o", "link", "show", LINK).partition(">")[0]
+
+
+def is_free(machine: Namespace) -> bool:
+    try:
+        take(machine, "any").close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_port_that_is_taken_is_refused_while_the_link_is_down(end: End, kind: str) -> None:
+    with take(end.machine, kind):
+        done = end.machine.run(["wg", "set", LINK, "listen-port", str(PORT)], check=False)
+        assert (done.returncode, done.stderr) == (1, IN_USE)
+    end.wg("set", LINK, "listen-port", str(PORT))
+
+
+def test_of_a_request_with_a_port_that_is_taken_nothing_counts(end: End) -> None:
+    end.wg("set", LINK, "fwmark", "7", "peer", public_key(private_key()))
+    before = end.get()
+    with take(end.machine, "any-ipv4"):
+        request = f"set=1\nlisten_port={PORT}\nfwmark=9\nreplace_peers=true\n\n"
+        assert end.request(request) == f"errno=-{errno.EADDRINUSE}\n\n"
+    assert end.get() == before
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_wg_quick_fails_on_a_port_that_is_taken_and_leaves_nothing(kind: str) -> None:
+    """As it does over the kernel's WireGuard, which refuses at `ip link set up`."""
+    text = f"[Interface]\nPrivateKey = {private_key()}\nAddress = 10.0.0.1/24\nListenPort = {PORT}\n"
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": WGQ}
+    with host() as machine:
+        machine.run(["sh", "-c", "umask 077; cat >/etc/wireguard/wg0.conf"], input=text)
+        with take(machine, kind):
+            done = machine.run(["wg-quick", "up", "wg0"], check=False, env=environment)
+        assert done.returncode != 0
+        assert "Address already in use" in done.stderr
+        assert "wg0" not in machine.out("ls", "/sys/class/net")
+        machine.run(["wg-quick", "up", "wg0"], env=environment)
+
+
+def test_a_refused_change_leaves_the_old_port_at_work() -> None:
+    with pair(WGQ, GO) as (left, right):
+        left.ping(right)
+        with take(left.machine, "any-ipv6", 40000):
+            done = left.machine.run(["wg", "set", LINK, "listen-port", "40000"], check=False)
+        assert (done.returncode, done.stderr) == (1, IN_USE)
+        assert left.wg("show", LINK, "listen-port") == f"{left.port}\n"
+        left.ping(right)
+        assert right.known_endpoint(left) == left.endpoint()
+
+
+def test_a_link_that_goes_up_without_its_port_is_set_down_again(end: End) -> None:
+    """The port was given up with the link, and somebody else took it."""
+    end.wg("set", LINK, "listen-port", str(PORT))
+    end.ip(f"link set {LINK} up")
+    until(lambda: not is_free(end.machine), "the port bound")
+    end.ip(f"link set {LINK} down")
+    until(lambda: is_free(end.machine), "the port given up")
+    with take(end.machine, "any"):
+        end.ip(f"link set {LINK} up")
+        until(lambda: not is_up(end), "the link down again")
+        assert f"cannot bind UDP port {PORT}" in end.machine.out("cat", "/run/daemon.log")
+    end.ip(f"link set {LINK} up")
+    until(lambda: not is_free(end.machine), "the port bound")
+    assert is_up(end)
+
+
+def test_a_port_is_held_from_when_it_is_set_until_another_is(end: End) -> None:
+    end.wg("set", LINK, "listen-port", str(PORT))
+    assert not is_free(end.machine)
+    with take(end.machine, "any", 40000):
+        assert end.machine.run(["wg", "set", LINK, "listen-port", "40000"], check=False).stderr == IN_USE
+    assert not is_free(end.machine)
+    end.wg("set", LINK, "listen-port", "0")
+    assert is_free(end.machine)
+
+
+def test_the_port_is_free_once_the_control_socket_is_gone(end: End) -> None:
+    end.wg("set", LINK, "listen-port", str(PORT))
+    end.ip(f"link set {LINK} up")
+    until(lambda: not is_free(end.machine), "the port bound")
+    end.ip(f"link delete {LINK}")
+    until(lambda: end.machine.out("ls", "/run/wireguard") == "", "the control socket gone")
+    assert is_free(end.machine)
