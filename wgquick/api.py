@@ -18,11 +18,12 @@ from wgquick.errors import WgqError
 from wgquick.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from os import PathLike
     from typing import TypeVar
 
     from wgquick.config.models import WgQuickConfig
+    from wgquick.diagnosis.finding import Finding
     from wgquick.errors import ConfigError
     from wgquick.executor.protocols import Host
 
@@ -136,6 +137,25 @@ def _save(settings: Settings, options: Options, said: Transcript) -> None:
     from wgquick.executor.saving import cmd_save
 
     cmd_save(settings, _host(said), options, said)
+
+
+def check(
+    sources: Iterable[str | PathLike[str]], *, fix: bool = False, transcript: Transcript | None = None
+) -> list[Finding]:
+    """What is wrong in configuration files, by themselves and against each other, as `wgq check` says it.
+
+    A source is a path, or the name of an interface. `fix` mends what has one remedy alone and tells `transcript` of
+    it; the findings are then those that are left.
+    """
+    from wgquick.diagnosis.check import check as examine
+    from wgquick.diagnosis.fix import mend
+    from wgquick.diagnosis.source import read as read_source
+
+    paths = [fspath(source) for source in sources]
+    found = examine([read_source(path) for path in paths])
+    if fix and mend([read_source(path) for path in paths], found, _said(transcript)):
+        found = examine([read_source(path) for path in paths])
+    return found
 
 
 @contextmanager

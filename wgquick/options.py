@@ -30,7 +30,10 @@ class Option(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A verb. `completes` says which names its argument completes to: "configurations" or "interfaces"."""
+    """A verb. `completes` says which names its argument completes to: "configurations" or "interfaces".
+
+    `many`: it takes any number of arguments. `hot`: scripts use it, so that it has to start without typer.
+    """
 
     name: str
     summary: str
@@ -38,6 +41,8 @@ class Verb(NamedTuple):
     completes: str
     standard_input: bool
     options: tuple[str, ...]
+    many: bool = False
+    hot: bool = True
 
 
 BACKENDS = ("auto", "kernel", "userspace")
@@ -53,6 +58,8 @@ OPTIONS = {
         Option("name", "Name of the interface, in place of the file's.", metavar="INTERFACE"),
         Option("strict", "Fail where IPv6 is disabled or src_valid_mark cannot be set."),
         Option("force", "Go on where a PreDown hook or saving fails."),
+        Option("json", "Print JSON."),
+        Option("fix", "Mend what has one remedy alone, and say so."),
     )
 }
 
@@ -91,9 +98,31 @@ VERBS = {
             standard_input=True,
             options=("name",),
         ),
+        Verb(
+            "check",
+            "Say what is wrong in files, by themselves and against each other.",
+            "Say what is wrong in a file, or in the files of both ends. Exit 1 if there is an error or a warning.",
+            completes="configurations",
+            standard_input=False,
+            options=("json", "fix"),
+            many=True,
+            hot=False,
+        ),
     )
 }
-"""The verbs that scripts use; none of them needs typer."""
+
+
+PASSED_TO_ROOT = (
+    *(option.variable for option in OPTIONS.values() if option.variable),
+    "LOG_LEVEL",
+    "WGQ_CIPHER",
+    "WG_ENDPOINT_RESOLUTION_RETRIES",
+)
+"""The environment variables that sudo hands on: settings alone.
+
+A variable that names a program (WG_QUICK_USERSPACE_IMPLEMENTATION) would let the user choose what root runs; the
+auto_su of wg-quick does not pass it either.
+"""
 
 
 class Options(NamedTuple):

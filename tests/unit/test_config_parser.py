@@ -241,6 +241,8 @@ FAULTY: list[tuple[str, list[tuple[int, int, str]]]] = [
     (f"{PEER}PersistentKeepalive = -1\n", [(3, 23, "persistent-keepalive")]),
     ("[Pear]\n", [(1, 1, "unknown-section")]),
     ("[Peer] x\n", [(1, 1, "unknown-section")]),
+    ("[Peer x]\nAllowedIPs = y\n", [(1, 1, "other-program")]),
+    ("[Interface]\nJc = 1\nJmin = 2\n", [(2, 1, "amnezia-key")]),
 ]
 
 
@@ -293,7 +295,7 @@ def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_lines() -> None:
         (f"{PEER}AllowedIPs = 10.0.0.0/8,", "remove the superfluous comma"),
         (f"{PEER}Endpoint = 192.0.2.1", "add the peer's port"),
         (f"{PEER}Endpoint = 2001:db8::1", "[2001:db8::1]:51820"),
-        ("[Interface]\nS1 = 15", "see wg(8) and wg-quick(8)"),
+        ("[Interface]\nZ9 = 15", "see wg(8) and wg-quick(8)"),
         (f"{PEER}AllowedIPs = 10.0.0.0/8 10.1.0.0/16", "a comma between two"),
         (f"{PEER}AllowedIPs = 10.0.0.0/8; 10.1.0.0/16", "a comma between two"),
         (f"{PEER}Endpoint = https://vpn.example:51820", "host:port alone"),

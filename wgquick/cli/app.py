@@ -49,15 +49,20 @@ def _parameter(option: Option) -> Parameter:
 def _target(verb: Verb) -> Parameter:
     """The verb's argument. It is hidden, as typer's words for it change with its releases; the epilog has it."""
     metavar = "CONFIG_FILE|INTERFACE|-" if verb.standard_input else "CONFIG_FILE|INTERFACE"
-    annotation = Annotated[str, typer.Argument(metavar=metavar, hidden=True)]
-    return Parameter("target", Parameter.KEYWORD_ONLY, annotation=annotation)
+    argument = typer.Argument(metavar=metavar, hidden=True)
+    if verb.many:
+        return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=Annotated[list[str], argument])
+    return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
 
 
 def _command(verb: Verb) -> Callable[..., None]:
     """The function that typer calls for a verb."""
 
-    def command(target: str, **given: str | bool | None) -> None:
-        verbs.run(verb.name, target, {name: value for name, value in given.items() if value})
+    def command(targets: str | list[str], **given: str | bool | None) -> None:
+        each = [targets] if isinstance(targets, str) else targets
+        status = verbs.run(verb.name, each, {name: value for name, value in given.items() if value})
+        if status:
+            raise typer.Exit(status)
 
     parameters = [_target(verb), *(_parameter(OPTIONS[name]) for name in verb.options)]
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
@@ -90,7 +95,7 @@ def overview(
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run typer; faults of usage (its status 2) end in 1, as wg-quick's do."""
+    """Run typer; faults of usage (its status 2) end in 1, as those of wg-quick do."""
     try:
         app(arguments, prog_name="wgq")
     except SystemExit as end:

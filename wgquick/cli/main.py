@@ -58,8 +58,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return run_app(list(arguments))
     from wgquick.cli import verbs
 
-    verbs.run(*call)
-    return 0
+    return verbs.run(call.verb, [call.target], call.given)
 
 
 def short_way(arguments: Sequence[str]) -> Call | None:
@@ -67,9 +66,10 @@ def short_way(arguments: Sequence[str]) -> Call | None:
 
     VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET], with exactly one TARGET.
     """
-    if not arguments or arguments[0] not in VERBS:
+    verb = VERBS.get(arguments[0]) if arguments else None
+    if verb is None or not verb.hot:
         return None
-    verb, rest = VERBS[arguments[0]], list(arguments[1:])
+    rest = list(arguments[1:])
     given: dict[str, str | bool] = {}
     targets: list[str] = []
     while rest:

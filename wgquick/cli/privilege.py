@@ -7,11 +7,9 @@ import sys
 
 import wgquick
 from wgquick.errors import WgqError
+from wgquick.options import PASSED_TO_ROOT
 
 _CAP_NET_ADMIN = 1 << 12
-# Settings alone. A variable that names a program (WG_QUICK_USERSPACE_IMPLEMENTATION) would let the user choose what
-# root runs: wg-quick's auto_su does not pass it either.
-_KEPT = ("LOG_LEVEL", "WGQ_BACKEND", "WGQ_CIPHER", "WGQ_DNS", "WGQ_FIREWALL", "WG_ENDPOINT_RESOLUTION_RETRIES")
 _REMEDY = "In a container: give it the capability (docker run --cap-add NET_ADMIN)."
 # Root's Python may not look where the user's has found the package: a home directory, PYTHONPATH.
 _START = "import sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; from wgquick.__main__ import main; main()"
@@ -24,7 +22,7 @@ def acquire() -> None:
         return
     if os.geteuid() == 0:  # sudo would start the same over and over
         raise WgqError("this needs the capability CAP_NET_ADMIN, and root does not have it here", remedy=_REMEDY)
-    kept = ",".join(name for name in _KEPT if name in os.environ)
+    kept = ",".join(name for name in PASSED_TO_ROOT if name in os.environ)
     preserve = [f"--preserve-env={kept}"] if kept else []
     # -P: without it root would run whatever is called wgquick in the directory where the user stands.
     start = [sys.executable, "-P", "-c", _START, os.path.abspath(os.path.dirname(wgquick.__path__[0])), *sys.argv]

@@ -23,19 +23,22 @@ Given = dict[str, "str | bool"]
 """The options of a call that were given: a name to a word, or to True."""
 
 
-def run(verb: str, target: str, given: Given) -> None:
-    """Run a verb."""
+def run(verb: str, targets: list[str], given: Given) -> int:
+    """Run a verb; returns the exit status."""
     match verb:
         case "up":
-            up(target, given)
+            up(targets[0], given)
         case "down":
-            down(target, given)
+            down(targets[0], given)
         case "save":
-            save(target, given)
+            save(targets[0], given)
         case "strip":
-            strip(target, given)
+            strip(targets[0], given)
+        case "check":
+            return check(targets, given)
         case _:
             raise ValueError(verb)
+    return 0
 
 
 def _options(given: Given) -> Options:
@@ -118,3 +121,21 @@ def _is_readable(target: str, name: str | None) -> bool:
     except WgqError:
         return os.access(location.DIRECTORY, os.X_OK, effective_ids=True)
     return not path or os.access(path, os.R_OK, effective_ids=True)
+
+
+def check(targets: list[str], given: Given) -> int:
+    """Say what is wrong in files; 1 if there is an error or a warning."""
+    from wgquick.show import findings as show
+
+    found = api.check(targets, fix=bool(given.get("fix")), transcript=say)
+    write(show.json_text(found) if given.get("json") else show.text(found) + show.summary(found, len(targets)))
+    return int(any(each.is_loud for each in found))
+
+
+def write(text: str) -> None:
+    """Print to standard output, in UTF-8 whatever the locale."""
+    if sys.stdout is None:
+        raise WgqError("standard output is closed")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()

@@ -3,6 +3,7 @@
 FAULTS = {
     "address": "an Address word is nothing that `ip address add` takes",
     "allowed-ip": "an AllowedIPs entry is no network",
+    "amnezia-key": "a key is one of AmneziaWG, which plain WireGuard does not understand",
     "duplicate-address": "an Address is given twice, which the kernel refuses",
     "encoding": "the file is UTF-16, or a text has half of a surrogate pair",
     "endpoint": "an Endpoint is not host:port",
@@ -13,6 +14,7 @@ FAULTS = {
     "missing-value": "a key of wg(8) has no value",
     "mtu": "an MTU is not a number",
     "no-section": "a key stands before the first section",
+    "other-program": "a key or section is one of another program",
     "peer-without-key": "a [Peer] has no PublicKey",
     "persistent-keepalive": "a PersistentKeepalive is neither off nor a number of seconds",
     "save-config": "a SaveConfig is neither true nor false",

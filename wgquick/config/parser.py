@@ -44,6 +44,10 @@ def examine(document: Document, name: str, path: str = "") -> Report:
         return Report(None, (Diagnostic(1, 1, "encoding", what, "save it again as UTF-8"),))
     wg, quick = _WgSections(document), _QuickKeys(document)
     faults = sorted([*wg.faults, *quick.faults])
+    if faults:
+        from wgquick.config.foreign import explained
+
+        faults = explained(document, faults)
     settings = None if faults else _settings(wg, quick, name, path or document.path)
     return Report(settings, tuple(faults), tuple(wg.warnings))
 

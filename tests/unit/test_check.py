@@ -1,0 +1,486 @@
+"""`wgq check`: each code has a file with that one mistake, and files close to it of which nothing may be said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wgquick.diagnosis.check import check
+from wgquick.diagnosis.codes import CODES
+from wgquick.diagnosis.finding import INFO, SEVERITIES
+from wgquick.diagnosis.hooks import change, commands
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.diagnosis.source import read
+from wgquick.net import SecretKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.diagnosis.finding import Finding
+
+CASES = Path(__file__).parents[1] / "parity" / "cases"
+
+
+def private(name: str) -> str:
+    """A private key, one for each name."""
+    raw = bytearray(sha256(name.encode()).digest())
+    raw[0] &= 248
+    raw[31] = raw[31] & 127 | 64
+    return b64encode(raw).decode()
+
+
+def public(name: str) -> str:
+    return str(public_key_of(SecretKey.parse(private(name))))
+
+
+def interface(name: str = "hub", *lines: str, address: str = "10.7.0.1/24", port: int | None = 51820) -> str:
+    given = [f"PrivateKey = {private(name)}"]
+    given += [f"Address = {address}"] if address else []
+    given += [f"ListenPort = {port}"] if port else []
+    return "\n".join(["[Interface]", *given, *lines, ""])
+
+
+def peer(name: str = "phone", allowed: str = "10.7.0.2/32", *lines: str) -> str:
+    networks = [f"AllowedIPs = {allowed}"] if allowed else []
+    return "\n".join(["", "[Peer]", f"PublicKey = {public(name)}", *networks, *lines, ""])
+
+
+HUB = interface() + peer()
+CLIENT = interface("phone", address="10.7.0.2/24", port=None) + peer(
+    "hub", "10.7.0.0/24", "Endpoint = hub.example.net:51820", "PersistentKeepalive = 25"
+)
+ZERO = "A" * 43 + "="
+POST_UP = "PostUp = iptables -A FORWARD -i %i -j ACCEPT; iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE"
+NAT = "PostUp = iptables -t nat -A POSTROUTING -j MASQUERADE"
+INPUT = "PostUp = iptables -A INPUT -i wg7 -j ACCEPT"
+CLAMP = "PostUp = iptables -t mangle -A FORWARD -o %i -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"
+
+
+def both(stage: str, line: str) -> str:
+    """A hook line and its undo."""
+    return f"{line}\n{stage} = {line.partition('= ')[2].replace(' -A ', ' -D ').replace(' add ', ' del ')}"
+
+
+ONE_FILE = [
+    ("no-private-key", f"[Interface]\nAddress = 10.7.0.1/24\nListenPort = 1\n{peer()}", 1),
+    ("no-address", interface(address="") + peer(), 1),
+    ("peer-without-allowed-ips", interface() + peer("phone", ""), 6),
+    ("allowed-ip-moves", HUB + peer("laptop", "10.7.0.3/32, 10.7.0.2/32"), 12),
+    ("repeated-peer", HUB + peer("phone", "10.7.0.3/32"), 11),
+    ("full-tunnel-without-routes", interface("hub", "Table = off") + peer("phone", "0.0.0.0/0, ::/0"), 5),
+    ("search-without-server", interface("hub", "DNS = corp.example") + peer(), 5),
+    ("low-mtu", interface("hub", "MTU = 1279", "Address = fd07::1/64") + peer("phone", "10.7.0.2, fd07::2"), 5),
+    ("nobody-connects", interface(port=None) + peer(), 1),
+    ("peer-is-self", HUB + peer("hub", "10.7.0.3/32"), 11),
+    ("public-key-is-private", HUB + peer().replace(public("phone"), private("hub")).replace(".2/", ".3/"), 11),
+    ("preshared-key-is-key", interface() + peer("phone", "10.7.0.2", f"PresharedKey = {public('phone')}"), 9),
+    ("example-key", HUB.replace(private("hub"), "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="), 2),
+    (
+        "example-key",
+        HUB + "PresharedKey = /UwcSPg38hW/D9Y3tcS1FOV0K1wuURMbS0sesJEP5ak=\n",
+        9,
+    ),
+    ("zero-key", HUB.replace(private("hub"), ZERO), 2),
+    ("zero-key", HUB.replace(public("phone"), ZERO), 7),
+    ("tunnel-net-unclaimed", interface() + peer("phone", "10.8.0.0/24"), 3),
+    ("address-not-host", interface(address="10.7.0.0/24") + peer(), 3),
+    ("address-not-host", interface(address="10.7.0.255/24") + peer(), 3),
+    ("address-not-host", interface(address="fd07::/64") + peer("phone", "fd07::2"), 3),
+    ("own-address-allowed", interface() + peer("phone", "10.7.0.1/32"), 8),
+    (
+        "endpoint-in-tunnel",
+        interface() + peer("phone", "0.0.0.0/1, 128.0.0.0/1", "Endpoint = 198.51.100.1:51820"),
+        9,
+    ),
+    ("endpoint-in-tunnel", interface() + peer("phone", "10.7.0.2/32", "Endpoint = 10.7.0.2:51820"), 9),
+    ("endpoint-in-tunnel", interface() + peer("phone", "0.0.0.0/0", "Endpoint = 10.7.0.2:51820"), 9),
+    ("endpoint-port-zero", interface() + peer("phone", "10.7.0.2", "Endpoint = 198.51.100.1:0"), 9),
+    (
+        "endpoint-shared",
+        interface()
+        + peer("phone", "10.7.0.2", "Endpoint = a.example:1")
+        + peer("laptop", "10.7.0.3", "Endpoint = a.example:1"),
+        14,
+    ),
+    ("peer-cannot-connect", CLIENT + peer("laptop", "10.7.1.0/24"), 11),
+    ("family-without-address", interface() + peer("phone", "10.7.0.2, fd07::2"), 8),
+    ("dns-outside-tunnel", interface("hub", "DNS = 10.9.0.53") + peer(), 5),
+    ("mtu-too-large", interface("hub", "MTU = 1441") + peer(), 5),
+    ("mtu-too-large", interface("hub", "MTU = 1421") + peer("phone", "10.7.0.2", "Endpoint = [2001:db8::1]:1"), 5),
+    ("table-unused", interface("hub", "Table = 1234") + peer("phone", "0.0.0.0/0"), 5),
+    ("hook-without-undo", interface("hub", POST_UP) + peer(), 5),
+    ("hook-without-undo", interface("hub", "PostUp = ip rule add to 10.9.0.0/24 table 7") + peer(), 5),
+    ("hook-without-undo", interface("hub", "PreUp = ip route add 10.9.0.0/24 via 192.0.2.1") + peer(), 5),
+    ("masquerade-everywhere", interface("hub", both("PostDown", NAT)) + peer(), 5),
+    ("hook-other-interface", interface("hub", both("PostDown", INPUT)) + peer(), 5),
+    ("hook-substitution", interface("hub", "PostUp = echo % i up", "PostUp = echo %i") + peer(), 5),
+    ("hook-substitution", interface("hub", "PostUp = echo $i") + peer(), 5),
+    ("amnezia-key", interface("hub", "Jc = 4", "Jmin = 40", "Jmax = 70", "S1 = 0", "H1 = 1") + peer(), 5),
+    ("other-program", interface("hub") + peer("phone", "10.7.0.2", "DisallowedIPs = 10.9.0.0/24"), 9),
+    ("other-program", interface("hub", "ExcludedApplications = a, b", "IncludedApplications = c") + peer(), 5),
+    ("other-program", f"[NetDev]\nName = wg0\nKind = wireguard\n\n[WireGuard]\nPrivateKey = {ZERO}\n", 1),
+    ("other-program", f"{interface()}\n[Peer phone]\nPublicKey = {public('phone')}\nAllowedIPs = 10.7.0.2\n", 6),
+    ("other-program", interface("hub", "Reserved = 1, 2, 3") + peer(), 5),
+    ("allowed-ip-host-bits", interface() + peer("phone", "10.7.0.2/24"), 8),
+    ("unknown-key", interface("hub", "Colour = red") + peer(), 5),
+]  # fmt: skip
+INFOS = [
+    ("save-config-overwrites", interface("hub", "SaveConfig = true") + peer(), 5),
+    ("ipv6-beside-tunnel", interface("hub", "DNS = 10.7.0.53") + peer("phone", "0.0.0.0/0"), 9),
+    ("full-tunnel-without-dns", interface("hub", "Address = fd07::1/64") + peer("phone", "0.0.0.0/0, ::/0"), 9),
+    ("family-without-address", interface("hub", "DNS = 9.9.9.9") + peer("phone", "0.0.0.0/0, ::/0"), 9),
+    ("hook-sets-key", interface("hub", "PostUp = wg set %i private-key <(pass wg/%i)") + peer(), 5),
+    ("common-home-net", interface(address="192.168.1.1/24") + peer("phone", "192.168.1.2"), 3),
+    ("endpoint-private", interface() + peer("phone", "10.7.0.2", "Endpoint = 192.168.7.1:51820"), 9),
+    ("keepalive-advised", CLIENT.replace("PersistentKeepalive = 25\n", ""), 8),
+    ("mss-not-clamped", interface("hub", both("PostDown", POST_UP)) + peer(), 5),
+    ("allowed-ip-host-bits", interface() + peer("phone", "10.7.0.2, 10.124.0.1/24"), 8),
+]
+SILENT = {
+    "a hub": HUB,
+    "a client": CLIENT,
+    "a key that a hook sets": f"[Interface]\nAddress = 10.7.0.1/24\nListenPort = 1\n"
+    f"PostUp = wg set %i private-key <(pass wg/%i)\n{peer()}",
+    "nested networks of two peers": HUB + peer("site", "10.0.0.0/8"),
+    "an address of /31": interface(address="10.7.0.0/31") + peer("phone", "10.7.0.1"),
+    "an address of /127": interface(address="fd07::/127") + peer("phone", "fd07::1"),
+    "an address of /32 apart from the networks": interface(address="10.7.0.1/32") + peer("phone", "10.9.0.0/24"),
+    "a full tunnel of IPv4 with an endpoint in no network": CLIENT.replace("10.7.0.0/24\n", "0.0.0.0/0\n").replace(
+        "hub.example.net", "198.51.100.1"
+    ),
+    "Table = off with hooks that add routes": interface(
+        "hub", "Table = off", "PostUp = ip route add 10.9.0.0/24 dev %i"
+    )
+    + peer("phone", "0.0.0.0/0, 10.7.0.2"),
+    "a table that a hook's rule looks up": interface(
+        "hub", "Table = 1234", "PostUp = ip rule add ipproto tcp dport 22 table 1234",
+        "PreDown = ip rule delete ipproto tcp dport 22 table 1234",
+    )
+    + peer("phone", "0.0.0.0/0"),
+    "a PreDown that undoes PostUp": interface("hub", both("PreDown", POST_UP), both("PostDown", CLAMP)) + peer(),
+    "an undo of an inserted rule": interface(
+        "hub", "PostUp = iptables -I FORWARD 1 -i %i -j ACCEPT; nft add table ip t",
+        "PostDown = iptables --delete FORWARD -i %i -j ACCEPT; nft delete table ip t", both("PostDown", CLAMP)
+    )
+    + peer(),
+    "nft -f with nft delete table": interface(
+        "hub", "PostUp = nft -f /etc/wg.nft", "PostDown = nft delete table inet wg"
+    )
+    + peer(),
+    "a chain that is flushed": interface(
+        "hub", "PostUp = iptables -N WG; iptables -A WG -j ACCEPT", "PostDown = iptables -F WG; iptables -X WG"
+    )
+    + peer(),
+    "a loop over i": interface("hub", "PostUp = for i in 1 2; do echo $i; done; date +%I") + peer(),
+    "a hook between two tunnels": interface("hub", both("PostDown", INPUT + " -o %i"))
+    + peer(),
+    "CRLF and several AllowedIPs lines": (HUB + "AllowedIPs = 10.9.0.0/24\n").replace("\n", "\r\n"),
+    "keys in any spelling": HUB.replace("AllowedIPs", "allowedips").replace("PrivateKey", "PRIVATEKEY"),
+    "a DNS server in the tunnel": interface("hub", "DNS = 10.7.0.2, 9.9.9.9, corp.example") + peer(),
+    "the interface's own DNS server": interface("hub", "DNS = 10.7.0.1") + peer(),
+    "the largest MTU": interface("hub", "MTU = 1440") + peer(),
+    "an ignored warning": interface("hub", "MTU = 1500 # wgq: ignore mtu-too-large") + peer(),
+    "an ignored warning of a section": interface("hub", "# wgq: ignore low-mtu, mtu-too-large", "MTU = 1500")
+    + peer(),
+    "an ignored warning of the file": "# wgq: ignore mtu-too-large\n" + interface("hub", "MTU = 1500") + peer(),
+}  # fmt: skip
+
+
+def found(folder: Path, **files: str) -> list[Finding]:
+    """The findings of files, each NAME.conf with mode 0600."""
+    paths = []
+    for name, text in files.items():
+        path = folder / f"{name}.conf"
+        path.write_text(text, newline="")
+        path.chmod(0o600)
+        paths.append(str(path))
+    return check([read(path) for path in paths])
+
+
+def loud(findings: Iterable[Finding]) -> list[tuple[str, int, str]]:
+    return [(Path(each.file).stem, each.line, each.code) for each in findings if each.severity != INFO]
+
+
+@pytest.mark.parametrize(("code", "text", "line"), ONE_FILE)
+def test_one_mistake_gives_its_one_finding(code: str, text: str, line: int, tmp_path: Path) -> None:
+    assert loud(found(tmp_path, wg0=text)) == [("wg0", line, code)]
+
+
+@pytest.mark.parametrize(("code", "text", "line"), INFOS)
+def test_what_is_worth_knowing_is_no_warning(code: str, text: str, line: int, tmp_path: Path) -> None:
+    findings = found(tmp_path, wg0=text)
+    assert loud(findings) == []
+    assert (line, code) in [(each.line, each.code) for each in findings]
+
+
+@pytest.mark.parametrize("text", SILENT.values(), ids=list(SILENT))
+def test_what_is_meant_well_is_not_warned_of(text: str, tmp_path: Path) -> None:
+    assert loud(found(tmp_path, wg0=text)) == []
+
+
+PHONE, LAPTOP = CLIENT, CLIENT.replace(private("phone"), private("laptop")).replace("10.7.0.2", "10.7.0.3")
+BOTH = HUB + peer("laptop", "10.7.0.3/32")
+PSK = f"PresharedKey = {private('psk')}\n"
+WAITING = interface("phone", address="10.7.0.2/24") + peer("hub", "10.7.0.0/24")
+MTU = interface("hub", "MTU = 1420")
+OTHER_PSK = PSK.replace(private("psk"), private("other"))
+PHONE_PSK = PSK.replace(private("psk"), private("phone"))
+SITE = interface("site", address="10.9.0.1/24") + peer("branch", "10.9.0.2", "Endpoint = b.example:1")
+NEAR = SITE.replace("51820", "51821")
+SEVERAL = [
+    ("one-key-two-places", {"hub": BOTH, "phone": PHONE, "copy": PHONE}, ("copy", 2)),
+    ("peer-key-mismatch", {"hub": HUB.replace(public("phone"), public("old")), "phone": PHONE}, ("hub", 7)),
+    ("peer-key-mismatch", {"hub": HUB, "phone": PHONE.replace(public("hub"), public("old"))}, ("phone", 6)),
+    ("peer-one-sided", {"hub": HUB, "laptop": LAPTOP}, ("hub", 1)),
+    ("psk-differs", {"hub": HUB + PSK, "phone": PHONE}, ("hub", 9)),
+    ("psk-differs", {"hub": HUB + PSK, "phone": PHONE + OTHER_PSK}, ("phone", 10)),
+    ("public-key-is-private", {"hub": HUB.replace(public("phone"), private("phone")), "phone": PHONE}, ("hub", 7)),
+    ("preshared-key-is-key", {"hub": HUB + PHONE_PSK, "phone": PHONE + PHONE_PSK}, ("phone", 10)),
+    ("preshared-key-is-key", {"hub": HUB, "phone": PHONE, "site": SITE + PHONE_PSK}, ("site", 10)),
+    (
+        "address-shared",
+        {"hub": BOTH, "phone": PHONE, "laptop": LAPTOP.replace("0.3/24", "0.2/24")},
+        ("laptop", 3),
+    ),
+    ("source-not-allowed", {"hub": HUB.replace("0.2/32", "0.9/32"), "phone": PHONE}, ("hub", 8)),
+    ("endpoint-port-differs", {"hub": HUB, "phone": PHONE.replace(":51820", ":51821")}, ("phone", 8)),
+    ("nobody-connects", {"hub": HUB, "phone": WAITING}, ("phone", 6)),
+]  # fmt: skip
+SEVERAL_INFOS = [
+    ("mtu-unequal", {"hub": MTU + peer(), "phone": PHONE.replace("[Peer]", "MTU = 1400\n[Peer]")}),
+    ("private-key-elsewhere", {"hub": HUB, "phone": PHONE}),
+    ("tunnels-overlap", {"site": NEAR.replace("10.9.0.2", "10.7.0.2/32, 10.9.0.2"), "hub": HUB}),
+    ("listen-port-shared", {"site": SITE, "hub": HUB}),
+    ("mark-shared", {"site": NEAR.replace("51821", "4\nFwMark = 7"), "hub": HUB.replace("51820", "5\nFwMark = 7")}),
+    ("mark-shared", {"site": NEAR.replace("51821", "4\nTable = 7"), "hub": interface("hub", "Table = 7") + peer()}),
+]  # fmt: skip
+MEANT_WELL = {
+    "all ends of a hub at once": {"hub": BOTH, "phone": PHONE, "laptop": LAPTOP},
+    "two clients of one server": {"phone": PHONE, "laptop": LAPTOP},
+    "two tunnels of one host": {"site": NEAR, "hub": HUB},
+    "a pair with a preshared key": {"hub": HUB + PSK, "phone": PHONE + PSK},
+    "two strangers": {"hub": HUB, "site": NEAR},
+}
+
+
+@pytest.mark.parametrize(("code", "files", "place"), SEVERAL)
+def test_one_mistake_between_files_gives_its_one_finding(
+    code: str, files: dict[str, str], place: tuple[str, int], tmp_path: Path
+) -> None:
+    findings = loud(found(tmp_path, **files))
+    if code == "public-key-is-private":  # the file has a bad section for phone, which has the other end right
+        findings = [each for each in findings if each[2] != "peer-one-sided"]
+    assert findings == [(*place, code)]
+
+
+@pytest.mark.parametrize(("code", "files"), SEVERAL_INFOS)
+def test_what_is_worth_knowing_between_files_is_no_warning(
+    code: str, files: dict[str, str], tmp_path: Path
+) -> None:
+    findings = found(tmp_path, **files)
+    assert loud(findings) == []
+    assert code in {each.code for each in findings}
+
+
+@pytest.mark.parametrize("files", MEANT_WELL.values(), ids=list(MEANT_WELL))
+def test_files_that_fit_are_not_warned_of(files: dict[str, str], tmp_path: Path) -> None:
+    assert loud(found(tmp_path, **files)) == []
+
+
+def test_every_code_of_check_has_a_case() -> None:
+    tried = {code for code, *_ in [*ONE_FILE, *INFOS, *SEVERAL, *SEVERAL_INFOS]}
+    assert {code for code in CODES if code not in tried} == PARSER_CODES | {"interface-name", "world-accessible"}
+    assert {severity for severity, _ in CODES.values()} == set(SEVERITIES)
+
+
+# The parser's own faults have their cases in test_config_parser.py.
+PARSER_CODES = {
+    "address", "allowed-ip", "duplicate-address", "encoding", "endpoint", "fwmark", "listen-port", "misplaced-key",
+    "missing-equals", "missing-value", "mtu", "no-section", "peer-without-key", "persistent-keepalive",
+    "save-config", "table", "unknown-line", "unknown-section", "wireguard-key",
+}  # fmt: skip
+
+
+def test_a_name_that_makes_no_interface_name_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "united-states-chicago.conf"
+    path.write_text(HUB)
+    path.chmod(0o600)
+    assert [each.code for each in check([read(str(path))])] == ["interface-name"]
+
+
+def test_a_file_that_the_world_can_read_is_found_and_mended(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    path = tmp_path / "wg0.conf"
+    path.write_text(HUB)
+    path.chmod(0o644)
+    assert wgq("check", str(path)).stdout.startswith(f"{path}:1:1: warning: ")
+    assert wgq("check", "--fix", str(path)).returncode == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == HUB
+
+
+def wgq(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wgquick", *arguments], check=False, capture_output=True, text=True
+    )
+
+
+def test_fix_changes_what_it_names_alone(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    text = interface("hub", "PostUp = echo $i # % i") + peer("phone", "10.9.0.0/24 , 10.7.0.2/24 # net")
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    path.chmod(0o600)
+    done = wgq("check", "--fix", str(path))
+    assert (done.returncode, done.stdout) == (0, "nothing to report in 1 file\n")
+    mended = text.replace("$i # % i", "%i # %i").replace("10.7.0.2/24", "10.7.0.0/24")
+    assert path.read_bytes() == b"\xef\xbb\xbf" + mended.replace("\n", "\r\n").encode()
+
+
+def test_the_exit_status_counts_errors_and_warnings_alone(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    for text, status in ((HUB, 0), (INFOS[0][1], 0), (ONE_FILE[0][1], 1)):
+        path.write_text(text)
+        path.chmod(0o600)
+        assert wgq("check", str(path)).returncode == status
+
+
+def test_json_has_every_field(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_text(interface("hub", "MTU = 1500") + peer())
+    path.chmod(0o600)
+    (each,) = json.loads(wgq("check", "--json", str(path)).stdout)["findings"]
+    assert set(each) == {"file", "line", "column", "code", "severity", "message", "remedy"}
+    assert (each["file"], each["line"], each["column"], each["code"]) == (str(path), 5, 7, "mtu-too-large")
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+    done = wgq("check", str(tmp_path / "none.conf"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "none.conf' cannot be read" in done.stderr
+
+
+def test_no_finding_shows_a_secret_key(tmp_path: Path) -> None:
+    texts = [text for _, text, _ in [*ONE_FILE, *INFOS]]
+    several = [files for _, files, *_ in SEVERAL] + [files for _, files in SEVERAL_INFOS]
+    shown = "".join(
+        str(each) for files in [*({"wg0": text} for text in texts), *several] for each in found(tmp_path, **files)
+    )
+    for name in ("hub", "phone", "laptop", "psk", "other", "site"):
+        assert private(name) not in shown
+
+
+# The manual pages' examples, with other keys.
+MANUALS = [
+    """[Interface]
+    Address = 10.200.100.8/24
+    DNS = 10.200.100.1
+    PrivateKey = {0}
+    PostUp = wg set %i private-key <(pass WireGuard/private-keys/%i)
+    PostUp = iptables -I OUTPUT ! -o %i -m mark ! --mark $(wg show %i fwmark) -m addrtype ! --dst-type LOCAL {5}
+    PreDown = iptables -D OUTPUT ! -o %i -m mark ! --mark $(wg show %i fwmark) -m addrtype ! --dst-type LOCAL {5}
+    [Peer]
+    PublicKey = {1}
+    PresharedKey = {4}
+    AllowedIPs = 0.0.0.0/0
+    Endpoint = demo.wireguard.com:51820
+    """,
+    """[Interface]
+    Address = 10.192.122.1/24
+    Address = 10.10.0.1/16
+    SaveConfig = true
+    PrivateKey = {0}
+    ListenPort = 51820
+    [Peer]
+    PublicKey = {1}
+    AllowedIPs = 10.192.122.3/32, 10.192.124.1/24
+    [Peer]
+    PublicKey = {2}
+    AllowedIPs = 10.192.122.4/32, 192.168.0.0/16
+    [Peer]
+    PublicKey = {3}
+    AllowedIPs = 10.10.10.230/32
+    """,
+    """[Interface]
+    Address = 10.192.122.1/24
+    PrivateKey = {0}
+    ListenPort = 51820
+    Table = 1234
+    PostUp = ip rule add ipproto tcp dport 22 table 1234
+    PreDown = ip rule delete ipproto tcp dport 22 table 1234
+    [Peer]
+    PublicKey = {1}
+    AllowedIPs = 0.0.0.0/0
+    """,
+    """[Interface]
+    PrivateKey = {0}
+    ListenPort = 51820
+    [Peer]
+    PublicKey = {1}
+    Endpoint = 192.95.5.67:1234
+    AllowedIPs = 10.192.122.3/32, 10.192.124.1/24
+    [Peer]
+    PublicKey = {2}
+    Endpoint = [2607:5300:60:6b0::c05f:543]:2468
+    AllowedIPs = 10.192.122.4/32, 192.168.0.0/16
+    [Peer]
+    PublicKey = {3}
+    Endpoint = test.wireguard.com:18981
+    AllowedIPs = 10.10.10.230/32
+    """,
+]
+
+
+@pytest.mark.parametrize("text", MANUALS)
+def test_the_examples_of_the_manual_pages_are_not_warned_of(text: str, tmp_path: Path) -> None:
+    keys = (private("0"), *map(public, "123"), private("4"), "-j REJECT")
+    assert loud(found(tmp_path, wg0=text.format(*keys).replace("    ", ""))) == []
+
+
+def test_ten_thousand_peers_are_examined_at_once(tmp_path: Path) -> None:
+    """A rule that looks at pairs of peers would take minutes."""
+    many = "".join(
+        f"[Peer]\nPublicKey = {b64encode(n.to_bytes(32, 'little')).decode()}\n"
+        f"AllowedIPs = 10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32\n"
+        for n in range(2, 10_002)
+    )
+    assert loud(found(tmp_path, wg0=interface(address="10.0.0.1/8") + many)) == []
+
+
+@pytest.mark.parametrize(
+    ("hook", "words"),
+    [
+        ("iptables -A X -j Y; ip6tables -D X", [("iptables", True), ("iptables", False)]),
+        ("/sbin/iptables-nft -w -t nat -I X 2 -j Y && true", [("iptables", True)]),
+        ("echo 'iptables -A X; ip rule add'", []),
+        ("ip -6 rule add from all || ip route del 10.0.0.0/8", [("rule", True), ("route", False)]),
+        ("nft 'add rule ip a b drop' | cat", [("nft", True)]),
+        ('X=1 sudo ip rule add pref 1 "unfinished', [("rule", True)]),
+    ],
+)
+def test_the_commands_of_a_hook_are_found(hook: str, words: list[tuple[str, bool]]) -> None:
+    changes = [each for each in map(change, commands(hook)) if each]
+    assert [(each.kind, each.adds) for each in changes] == words
+
+
+def test_parity_cases_have_no_error_but_those_that_loop(tmp_path: Path) -> None:
+    """wg-quick brings them up; an endpoint that is routed into the tunnel connects to nothing all the same."""
+    errors: dict[str, set[str]] = {}
+    for path in sorted(CASES.glob("*.conf")):
+        if not path.stem.endswith("-fails"):
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            findings = found(tmp_path, wg0=text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+            codes = {each.code for each in findings if each.severity == "error"}
+            errors |= {path.stem: codes} if codes else {}
+    assert {code for codes in errors.values() for code in codes} == {"endpoint-in-tunnel"}
+    assert len(errors) == 4
+
+
+def test_lines_below_an_unknown_section_are_not_faults_of_their_own(tmp_path: Path) -> None:
+    assert loud(found(tmp_path, wg0=HUB + "[Relay]\nHost = a\nPublicKey = x\n")) == [("wg0", 9, "unknown-section")]

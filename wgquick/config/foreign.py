@@ -1,0 +1,161 @@
+"""Lines that other programs read: AmneziaWG, WireSock, Android, systemd-networkd, ...
+
+wg and wg-quick refuse such lines. One fault for each program says what the lines are, in place of an `unknown-key`
+for every line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.errors import Diagnostic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.config.document import Document
+
+REPLACED = ("unknown-key", "unknown-section", "unknown-line", "no-section", "misplaced-key", "missing-value")
+
+
+class Program(NamedTuple):
+    """A program, the keys and sections that are its own (in lower case), and what is said of them."""
+
+    code: str
+    keys: frozenset[str]
+    sections: frozenset[str]
+    message: str
+    remedy: str
+
+
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.lower().split())
+
+
+PROGRAMS = (
+    Program(
+        "amnezia-key",
+        _keys("Jc Jmin Jmax S1 S2 S3 S4 H1 H2 H3 H4 I1 I2 I3 I4 I5 J1 J2 J3 Itime"),
+        frozenset(),
+        "is a key of AmneziaWG: its server speaks a protocol of its own, and no plain WireGuard connects to it",
+        "ask for a plain WireGuard configuration, or use AmneziaWG's programs",
+    ),
+    Program(
+        "other-program",
+        _keys(
+            "DisallowedIPs ExcludedIPs AllowedApps DisallowedApps Socks5Proxy BypassLanTraffic VirtualAdapterMode"
+        ),
+        frozenset(),
+        "is a key of WireSock",
+        "leave it out; AllowedIPs names what goes into the tunnel, and a route in PostUp what stays out of it",
+    ),
+    Program(
+        "other-program",
+        _keys("IncludedApplications ExcludedApplications"),
+        frozenset(),
+        "is a key of the WireGuard application for Android",
+        "leave it out; on Linux the tunnel is for all programs, or for those of a network namespace",
+    ),
+    Program(
+        "other-program",
+        _keys("Reserved ClientID"),
+        frozenset(),
+        "is a key of clients for Cloudflare WARP: WireGuard sends its three reserved bytes as zero",
+        "leave it out; where WARP then does not answer, use a client of its own",
+    ),
+    Program(
+        "other-program",
+        _keys("PrivateKeyFile PresharedKeyFile PublicKeyFile FirewallMark RouteTable RouteMetric"),
+        _keys("[NetDev] [WireGuard] [WireGuardPeer] [Match] [Network] [Route] [RoutingPolicyRule] [Link]"),
+        "is of systemd-networkd (systemd.netdev(5)), not of wg-quick",
+        "write [Interface] with PrivateKey, ListenPort and Address, and a [Peer] for each [WireGuardPeer]",
+    ),
+    Program(
+        "other-program",
+        frozenset(),
+        _keys("[connection] [wireguard] [ipv4] [ipv6] [proxy]"),
+        "is of NetworkManager (nm-settings-keyfile(5)), not of wg-quick",
+        "write [Interface] with PrivateKey, ListenPort and Address, and a [Peer] for each [wireguard-peer...]",
+    ),
+    Program(
+        "other-program",
+        _keys("WSTunnel Name Description ID FriendlyName DisplayName Enabled Metric OnDemandActivation"),
+        frozenset(),
+        "is a key of another program: wg and wg-quick do not know it",
+        "put a `#' before it to keep it as a comment",
+    ),
+)
+_NM_PEER = re.compile(r"\[wireguard-peer\.[^]]*\]", re.IGNORECASE)
+_NAMED_PEER = re.compile(r"\[(peer|interface)\s+[^]]+\]", re.IGNORECASE)
+_NAMED = Program(
+    "other-program",
+    frozenset(),
+    frozenset(),
+    "has a name, as some programs write it: wg and wg-quick know [Interface] and [Peer] alone",
+    "write [Peer], and the name as a comment: # Name = ...",
+)
+
+
+def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The faults without those that follow from another: one for each program and for each unknown section."""
+    found: list[Diagnostic] = []
+    told: set[Program] = set()
+    rows, below_unknown = _foreign_rows(document)
+    for fault in faults:
+        row = fault.line - 1
+        program = rows.get(row) if fault.code in REPLACED else None
+        if program is None and row not in below_unknown:
+            found.append(fault)
+        elif program is not None and program not in told:
+            told.add(program)
+            what = f"{_words(document.line_text(row))} {program.message}"
+            found.append(Diagnostic(fault.line, fault.column, program.code, what, program.remedy))
+    return found
+
+
+def _words(line: str) -> str:
+    """The key or section of a line, for a message; no value of it."""
+    text = line.partition("#")[0].strip()
+    return text.partition("]")[0] + "]" if text.startswith("[") else text.partition("=")[0].strip()
+
+
+def _foreign_rows(document: Document) -> tuple[dict[int, Program], set[int]]:
+    """The rows from 0 that are another program's, and those below a section that nobody knows."""
+    rows: dict[int, Program] = {}
+    below_unknown: set[int] = set()
+    section: Program | None = None
+    unknown = False
+    for row, raw in enumerate(document.raw):
+        text = raw.decode("utf-8", "replace").partition("#")[0].strip()
+        if text.startswith("["):
+            section = _section_of(text)
+            unknown = section is None and not _is_known(text)
+        elif unknown:
+            below_unknown.add(row)
+        program = section or (None if unknown else _key_of(text))
+        if program is not None and text:
+            rows[row] = program
+    return rows, below_unknown
+
+
+def _is_known(text: str) -> bool:
+    return re.sub(r"\s", "", text).lower() in ("[interface]", "[peer]")
+
+
+def _section_of(text: str) -> Program | None:
+    name = re.sub(r"\s", "", text).lower()
+    if _is_known(text):
+        return None
+    if _NAMED_PEER.fullmatch(text):
+        return _NAMED
+    # [WireGuard] of networkd and [wireguard] of NetworkManager are told apart by their case.
+    if text == "[wireguard]" or _NM_PEER.fullmatch(text):
+        return next(program for program in PROGRAMS if "[connection]" in program.sections)
+    return next((program for program in PROGRAMS if name in program.sections), None)
+
+
+def _key_of(text: str) -> Program | None:
+    key, equals, _ = text.partition("=")
+    name = key.strip().lower()
+    return next((program for program in PROGRAMS if name in program.keys), None) if equals else None

@@ -1,0 +1,1 @@
+"""What is wrong, and why: files and hosts in, findings out."""

@@ -1,0 +1,76 @@
+"""`wgq check`: findings on files, by themselves and against each other, less those that a comment silences."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from wgquick.diagnosis import one_file, several_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from wgquick.config.document import Line
+    from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.source import Source
+
+_IGNORE = re.compile(r"#\s*wgq:\s*ignore\s+([a-z0-9, -]+)", re.IGNORECASE)
+
+
+def check(sources: Sequence[Source]) -> list[Finding]:
+    """The findings of all files, in the order of the files and of their lines."""
+    found: list[Finding] = []
+    for source in sources:
+        found += one_file.findings(source)
+    found += several_files.findings(sources, {(each.file, each.code) for each in found})
+    order = {source.shown: at for at, source in enumerate(sources)}
+    ignored = {source.shown: _Ignored(source.lines) for source in sources}
+    kept = [each for each in dict.fromkeys(found) if not ignored[each.file].has(each)]
+    return sorted(kept, key=lambda each: (order[each.file], each.line, each.column, each.code))
+
+
+class _Ignored:
+    """The codes that `# wgq: ignore CODE` comments silence, by their rows from 0.
+
+    At the end of a line the comment holds for that line. On a line of its own it holds for its section and for the
+    section that begins below it; above the first section it holds for the whole file.
+    """
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._codes: set[tuple[int, str]] = set()
+        self._everywhere: set[str] = set()
+        for row, line in enumerate(lines):
+            if match := _IGNORE.search(line.text):
+                words = set(match[1].lower().replace(",", " ").split())
+                if not line.section:
+                    self._everywhere |= words
+                for each in _rows(row, lines):
+                    self._codes |= {(each, word) for word in words}
+
+    def has(self, finding: Finding) -> bool:
+        """Whether the finding is silenced."""
+        return finding.code in self._everywhere or (finding.line - 1, finding.code) in self._codes
+
+
+def _rows(row: int, lines: Sequence[Line]) -> Iterable[int]:
+    """The rows for which a comment in that row holds."""
+    if not lines[row].text.lstrip().startswith("#"):
+        return [row]
+    return [*_section(row, lines, -1), row, *_section(row, lines, 1)]
+
+
+def _section(row: int, lines: Sequence[Line], step: int) -> Iterator[int]:
+    """The rows above (step -1) or below (1) that are of the same section, or of one that begins right below."""
+    only_comments = step == 1
+    at = row + step
+    while 0 <= at < len(lines):
+        if step == 1 and lines[at].header and not only_comments:
+            return
+        yield at
+        if step == -1 and lines[at].header:
+            return
+        text = lines[at].text.strip()
+        only_comments = only_comments and (not text or text.startswith("#") or bool(lines[at].header))
+        if lines[at].header:
+            only_comments = False
+        at += step

@@ -1,0 +1,30 @@
+"""A finding: what is wrong, where it stands and what to do about it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+ERROR = "error"
+WARNING = "warning"
+INFO = "info"
+SEVERITIES = (ERROR, WARNING, INFO)
+
+
+class Finding(NamedTuple):
+    """One mistake of a configuration. `line` and `column` count from 1; `severity` is one of SEVERITIES.
+
+    `code` stays the same across releases; `message` and `remedy` never show a private or preshared key.
+    """
+
+    file: str
+    line: int
+    column: int
+    code: str
+    severity: str
+    message: str
+    remedy: str
+
+    @property
+    def is_loud(self) -> bool:
+        """Whether the finding makes `wgq check` exit with 1."""
+        return self.severity != INFO

@@ -1,0 +1,55 @@
+"""`wgq check --fix`: mends what has one remedy alone, and leaves every other byte of the file as it is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from wgquick.config.atomic import write_atomic
+from wgquick.config.document import UTF8_MARK, decode, encode
+from wgquick.config.grammar import allowed_ip
+from wgquick.diagnosis.hook_rules import SUBSTITUTION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.source import Source
+
+CODES = ("world-accessible", "allowed-ip-host-bits", "hook-substitution")
+_PRIVATE = 0o600
+
+
+def mend(sources: Sequence[Source], findings: Iterable[Finding], say: Callable[[str], None]) -> bool:
+    """Mends the files; returns whether anything was changed. `say` takes a line for each change."""
+    changed = False
+    for source in sources:
+        own = [each for each in findings if each.file == source.shown and each.code in CODES]
+        changed = _mend_file(source, own, say) or changed
+    return changed
+
+
+def _mend_file(source: Source, findings: list[Finding], say: Callable[[str], None]) -> bool:
+    lines = [decode(raw) for raw in source.document.raw]
+    before = list(lines)
+    for each in sorted(findings, key=lambda each: (each.line, -each.column)):
+        if each.code == "world-accessible":
+            os.chmod(source.path, _PRIVATE)
+            say(f"{each.file}: mode is 0600 now")
+            continue
+        mended = _mended(each, lines[each.line - 1])
+        if mended != lines[each.line - 1]:
+            lines[each.line - 1] = mended
+            say(f"{each.file}:{each.line}: {mended.strip()}")
+    if lines != before:
+        mark = UTF8_MARK if bytes(source.document).startswith(UTF8_MARK) else b""
+        write_atomic(source.path, mark + b"\n".join(map(encode, lines)))
+    return bool(findings)
+
+
+def _mended(finding: Finding, line: str) -> str:
+    head, tail = line[: finding.column - 1], line[finding.column - 1 :]
+    if finding.code == "hook-substitution":
+        return head + SUBSTITUTION.sub("%i", tail)
+    entry = tail.partition(",")[0].partition("#")[0].rstrip()
+    return f"{head}{allowed_ip(entry)[0]}{tail[len(entry) :]}"

@@ -1,0 +1,179 @@
+"""The mistakes in hook lines, as far as their text shows them."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from wgquick.diagnosis import codes, hooks
+from wgquick.diagnosis.finding import Finding
+from wgquick.diagnosis.source import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.diagnosis.hooks import Change, Command
+    from wgquick.diagnosis.source import Hook, Source
+
+_BEFORE = ("PreUp", "PostUp")
+SUBSTITUTION = re.compile(r"%\s+i\b|%I\b|%\{i\}|\$\{i\}|\$i\b")
+_LOOP = re.compile(r"\b(for|read|select)\s+i\b|\bi=|\bdate\b")
+_WIREGUARD_NAME = re.compile(r"wg\d+")
+_LINK_OPTIONS = ("-i", "--in-interface", "-o", "--out-interface", "iifname", "oifname", "iif", "oif", "dev")
+_MARKS_OF_FORWARDING = re.compile(r"\bFORWARD\b|\bhook forward\b|\bMASQUERADE\b|\bmasquerade\b")
+_CLAMP = re.compile(r"TCPMSS|maxseg")
+
+
+def findings(source: Source) -> Iterator[Finding]:
+    """All that the hooks of a file show."""
+    for hook in source.hooks:
+        yield from _substitution(source, hook)
+        yield from _masquerade(source, hook)
+        yield from _key(source, hook)
+    yield from _other_interface(source)
+    yield from _undo(source)
+    yield from _mss(source)
+
+
+def _note(source: Source, hook: Hook, offset: int, code: str, message: str, remedy: str) -> Finding:
+    place = Place(hook.place.line, hook.place.column + offset)
+    return Finding(source.shown, *place, code, codes.CODES[code][0], message, remedy)
+
+
+def sets_key(source: Source) -> bool:
+    """Whether a hook sets the private key."""
+    return any(_is_key(command) for hook in source.hooks for command in hooks.commands(hook.text))
+
+
+def adds_rule(source: Source) -> bool:
+    """Whether a hook adds a policy rule."""
+    return any(change.kind == "rule" for change in _added(source))
+
+
+def makes_routes(source: Source) -> bool:
+    """Whether a hook adds routes or policy rules, so that the file alone does not say what is routed where."""
+    return any(change.kind in ("rule", "route") for change in _added(source))
+
+
+def _added(source: Source) -> Iterator[Change]:
+    for hook in source.hooks:
+        if hook.stage in _BEFORE:
+            for command in hooks.commands(hook.text):
+                change = hooks.change(command)
+                if change is not None and change.adds:
+                    yield change
+
+
+def _is_key(command: Command) -> bool:
+    program, *rest = command.words
+    return program.rpartition("/")[2] == "wg" and rest[:1] == ["set"] and "private-key" in rest
+
+
+def _key(source: Source, hook: Hook) -> Iterator[Finding]:
+    for command in hooks.commands(hook.text):
+        if _is_key(command):
+            what = "the hook sets the private key, which `wg syncconf' of this file would take away"
+            yield _note(
+                source, hook, command.offset, "hook-sets-key", what, "run the hook's command after it again"
+            )
+            return
+
+
+def _substitution(source: Source, hook: Hook) -> Iterator[Finding]:
+    match = SUBSTITUTION.search(hook.text)
+    if match and not _LOOP.search(hook.text):
+        what = f"`{match[0]}' is no substitution: it stays as it is"
+        yield _note(source, hook, match.start(), "hook-substitution", what, "write %i for the interface's name")
+
+
+def _masquerade(source: Source, hook: Hook) -> Iterator[Finding]:
+    if hook.stage not in _BEFORE:
+        return
+    for command in hooks.commands(hook.text):
+        words = command.words
+        text = " ".join(words)
+        if re.search(r"\bmasquerade\b", text, re.IGNORECASE) and not _is_removal(command) and not _has_output(text):
+            what = "this masquerades also what goes into the tunnel, so that peers see one address for all"
+            remedy = "name the outgoing link: -o LINK, or oifname in nft"
+            yield _note(source, hook, command.offset, "masquerade-everywhere", what, remedy)
+            return
+
+
+def _is_removal(command: Command) -> bool:
+    change = hooks.change(command)
+    return change is not None and not change.adds
+
+
+def _has_output(text: str) -> bool:
+    return re.search(r"(^|\s)(-o\S*|--out-interface\S*|oifname|oif|meta oif\w*)(\s|$)", text) is not None
+
+
+def _other_interface(source: Source) -> Iterator[Finding]:
+    """Each other name once: PostDown has the same mistake as PostUp."""
+    told: set[str] = set()
+    for hook in source.hooks:
+        if "%i" in hook.text or not source.interface or re.search(rf"\b{re.escape(source.interface)}\b", hook.text):
+            continue
+        for name in _links(hook):
+            if _WIREGUARD_NAME.fullmatch(name) and name != source.interface and name not in told:
+                told.add(name)
+                what = f"the hook names {name}, and this interface is called {source.interface}"
+                remedy = "write %i, which stands for this interface"
+                yield _note(source, hook, hook.text.index(name), "hook-other-interface", what, remedy)
+
+
+def _links(hook: Hook) -> Iterator[str]:
+    """The links that a hook's commands name."""
+    for command in hooks.commands(hook.text):
+        words = [word for whole in command.words for word in whole.split()]
+        for option, word in pairwise(words):
+            if option in _LINK_OPTIONS:
+                yield word.strip('"')
+        if words[0].rpartition("/")[2] == "wg" and words[1:2] == ["set"]:
+            yield from words[2:3]
+
+
+def _undo(source: Source) -> Iterator[Finding]:
+    """What a hook adds and no later hook takes away; one finding for each line."""
+    changes = [
+        (hook, command, change)
+        for hook in sorted(source.hooks, key=lambda hook: hooks.STAGES.index(hook.stage))
+        for command in hooks.commands(hook.text)
+        if (change := hooks.change(command)) is not None
+    ]
+    told: set[Place] = set()
+    for at, (hook, command, change) in enumerate(changes):
+        if hook.stage not in _BEFORE or not change.adds or hook.place in told or _goes_with_link(source, change):
+            continue
+        if not any(later.undoes(change) for _, _, later in changes[at + 1 :]):
+            told.add(hook.place)
+            what = f"no later hook takes away what `{_shown(command)}' adds: it stays when the interface is down"
+            remedy = "add a PostDown that deletes it in the same words"
+            yield _note(source, hook, command.offset, "hook-without-undo", what, remedy)
+
+
+def _goes_with_link(source: Source, change: Change) -> bool:
+    """A route through this link goes with it."""
+    if change.kind != "route":
+        return False
+    return hooks.value_after(change.words, ("dev",)) in ("%i", source.interface, "$INTERFACE", "${INTERFACE}")
+
+
+def _shown(command: Command) -> str:
+    from wgquick.net import without_keys
+
+    return without_keys(" ".join(command.words))
+
+
+def _mss(source: Source) -> Iterator[Finding]:
+    text = "\n".join(hook.text for hook in source.hooks)
+    if _CLAMP.search(text):
+        return
+    for hook in source.hooks:
+        match = _MARKS_OF_FORWARDING.search(hook.text)
+        if match and hook.stage in _BEFORE:
+            what = "the hook forwards, and nothing clamps TCP's segment size to the tunnel's MTU"
+            remedy = "add: iptables -t mangle -A FORWARD -o %i -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"
+            yield _note(source, hook, match.start(), "mss-not-clamped", what, remedy)
+            return

@@ -1,0 +1,109 @@
+"""Questions about addresses and networks, each packed with a prefix length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.net import Prefix, pack_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.config.settings import Address
+    from wgquick.net import AllowedIP
+
+    Network = Prefix | AllowedIP | Address
+
+_PRIVATE = [
+    Prefix.parse(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
+]
+_HOME = [Prefix.parse(text) for text in ("192.168.0.0/24", "192.168.1.0/24", "172.17.0.0/16")]
+_LINK_LOCAL = Prefix.parse("fe80::/10")
+
+
+def bits(address: bytes) -> int:
+    """The width of a packed address: 32 or 128."""
+    return len(address) * 8
+
+
+def head(address: bytes, length: int) -> int:
+    """The first `length` bits of an address as a number."""
+    return int.from_bytes(address, "big") >> (bits(address) - length)
+
+
+def contains(network: Network, other: Network) -> bool:
+    """Whether every address of `other` lies in `network`."""
+    return (
+        len(network.address) == len(other.address)
+        and network.length <= other.length
+        and head(network.address, network.length) == head(other.address, network.length)
+    )
+
+
+def overlap(one: Network, two: Network) -> bool:
+    """Whether the two have an address in common; of two networks one then contains the other."""
+    return contains(one, two) or contains(two, one)
+
+
+def host(address: bytes) -> Prefix:
+    """An address as a network of its own."""
+    return Prefix(address, bits(address))
+
+
+def is_single(network: Network) -> bool:
+    """Whether it is a network of one address: /32 or /128."""
+    return network.length == bits(network.address)
+
+
+def is_private(address: bytes) -> bool:
+    """Whether the address is of one site only (RFC 1918, 4193, 6598, link-local); not those for documentation."""
+    return any(contains(network, host(address)) for network in _PRIVATE)
+
+
+def is_link_local(network: Network) -> bool:
+    """Whether it is an IPv6 link-local address."""
+    return contains(_LINK_LOCAL, network)
+
+
+def is_of_homes(network: Network) -> bool:
+    """Whether it lies in a network that home routers or docker use by default."""
+    return any(contains(home, network) for home in _HOME)
+
+
+def literal(text: str) -> bytes | None:
+    """An endpoint's host packed if it is an address, without its zone; None if it is a name."""
+    try:
+        return pack_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+class NetworkSet:
+    """Networks by prefix length, so that a question costs one look-up for each length there is."""
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self._heads: dict[tuple[int, int], set[int]] = {}
+        for network in networks:
+            self.add(network)
+
+    def add(self, network: Network) -> None:
+        """Adds a network."""
+        key = (len(network.address), network.length)
+        self._heads.setdefault(key, set()).add(head(network.address, network.length))
+
+    def covers(self, network: Network) -> bool:
+        """Whether one of the networks contains this one."""
+        return any(
+            head(network.address, length) in heads
+            for (width, length), heads in self._heads.items()
+            if width == len(network.address) and length <= network.length
+        )

@@ -1,0 +1,440 @@
+"""The mistakes that one file shows by itself. Each rule takes a file without faults and gives its findings.
+
+A rule leaves out what only follows from a mistake that another rule names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.config import location
+from wgquick.config.document import QUICK_KEYS
+from wgquick.diagnosis import codes, hook_rules, keys, nets
+from wgquick.diagnosis.finding import INFO, WARNING, Finding
+from wgquick.diagnosis.source import Place
+from wgquick.net import address_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wgquick.config.settings import PeerSettings
+    from wgquick.diagnosis.source import Source
+    from wgquick.net import AllowedIP
+
+    Rule = Callable[[Source], Iterator[Finding]]
+
+LARGEST_MTU = 1440
+"""What a path of 1500 bytes carries over IPv4: less 20 (IPv4), 8 (UDP) and 32 bytes (WireGuard)."""
+LARGEST_MTU_OVER_IPV6 = 1420
+_IPV6_MTU = 1280
+_FAMILIES = {4: ("IPv4", "0.0.0.0/0"), 6: ("IPv6", "::/0")}
+
+
+def note(source: Source, place: Place, code: str, message: str, remedy: str, severity: str = "") -> Finding:
+    """A finding of the code's usual severity, unless another one is given."""
+    return Finding(source.shown, *place, code, severity or codes.CODES[code][0], message, remedy)
+
+
+def findings(source: Source) -> Iterator[Finding]:
+    """All that a file shows by itself: its faults, or else its mistakes."""
+    yield from _of_file(source)
+    report = source.report
+    for each in report.faults:
+        place = Place(each.line, each.column)
+        yield Finding(source.shown, *place, each.code, each.severity, each.message, each.remedy)
+    if source.is_sound:
+        yield from _host_bits(source)
+        for rule in _RULES:
+            yield from rule(source)
+        yield from hook_rules.findings(source)
+
+
+def _of_file(source: Source) -> Iterator[Finding]:
+    if not source.interface:
+        what = f"`{source.path.rpartition('/')[2]}' makes no interface name"
+        remedy = "call the file NAME.conf, with a NAME of 1 to 15 letters, digits and _ = + . -"
+        yield note(source, Place(1, 1), "interface-name", what, remedy)
+    if source.path and location.world_access_warning(source.path):
+        what = "everybody on this machine can get at the file, which holds keys"
+        yield note(source, Place(1, 1), "world-accessible", what, f"chmod 600 {source.path}")
+
+
+def _host_bits(source: Source) -> Iterator[Finding]:
+    """The parser's warnings; no more than infos if the network is apart from this interface's own.
+
+    Such an entry means the network. `10.0.0.2/24` beside an Address of 10.0.0.1/24 rather means the host.
+    """
+    for each in source.report.warnings:
+        network = _warned(source, each.line, each.message)
+        near = network is None or any(nets.overlap(network, each) for each in source.settings.addresses)
+        yield note(
+            source,
+            Place(each.line, each.column),
+            each.code,
+            each.message.replace("has nonzero host part", "has bits set after its prefix, which do not count"),
+            "write the network's first address, or the length /32 (/128) for one host",
+            WARNING if near else INFO,
+        )
+
+
+def _warned(source: Source, line: int, message: str) -> AllowedIP | None:
+    """The network that a warning of host bits is about."""
+    from wgquick.config.grammar import GrammarError, allowed_ip
+
+    try:
+        return allowed_ip(message.rpartition(" ")[2])[0]
+    except GrammarError:
+        return None
+
+
+def _all_allowed(source: Source) -> Iterator[tuple[int, int, PeerSettings, AllowedIP]]:
+    """Every AllowedIPs entry, with the index of its peer and its own; entries that are removed do not count."""
+    for index, peer in enumerate(source.settings.peers):
+        for entry, ip in enumerate(peer.allowed_ips):
+            if ip.change != "-":
+                yield index, entry, peer, ip
+
+
+def _is_routed(source: Source) -> bool:
+    """Whether wg-quick makes the routes and, for a /0, the rules: Table is absent or `auto`."""
+    return source.settings.table in ("", "auto")
+
+
+def _defaults(source: Source) -> set[int]:
+    """The families, 4 and 6, that a peer takes whole."""
+    return {ip.family for _, _, _, ip in _all_allowed(source) if ip.length == 0}
+
+
+def _peer(peer: PeerSettings) -> str:
+    return f"peer {peer.public_key}"
+
+
+# The interface
+
+
+def _private_key(source: Source) -> Iterator[Finding]:
+    section, secret = source.interface_section, source.settings.private_key
+    if secret is None:
+        if not hook_rules.sets_key(source):
+            remedy = "add PrivateKey, or set the key in a PreUp hook"
+            yield note(source, section.place, "no-private-key", "the interface has no PrivateKey", remedy)
+    elif secret.raw == keys.ZERO:
+        what = "the PrivateKey is all zeros, which the device takes for none"
+        yield note(source, section.at("PrivateKey"), "zero-key", what, "make one: wg genkey")
+    elif document := keys.printed_in(secret):
+        what = f"the PrivateKey is the example of {document}: everybody has it"
+        yield note(source, section.at("PrivateKey"), "example-key", what, "make a key of your own: wg genkey")
+
+
+def _address(source: Source) -> Iterator[Finding]:
+    settings, section = source.settings, source.interface_section
+    if not settings.addresses:
+        what = "the interface has no Address"
+        yield note(
+            source, section.place, "no-address", what, "add Address = ...", INFO if _is_for_wg(source) else ""
+        )
+    for index, address in enumerate(settings.addresses):
+        width = nets.bits(address.address)
+        if address.length >= width - 1:
+            continue
+        rest = int.from_bytes(address.address, "big") & ((1 << width - address.length) - 1)
+        is_broadcast = width == 32 and rest == (1 << width - address.length) - 1
+        if rest == 0 or is_broadcast:
+            kind = "broadcast" if is_broadcast else "network"
+            what = f"Address {address.text} is the {kind} address of its network, not a host's"
+            place = section.word("Address", index)
+            yield note(source, place, "address-not-host", what, "take another address of that network")
+
+
+def _is_for_wg(source: Source) -> bool:
+    """Whether the file is one of wg(8) alone, complete as such: its interface gets addresses elsewhere."""
+    settings = source.settings
+    quick = any(source.interface_section.has(key) for key in QUICK_KEYS.values())
+    return not quick and bool(settings.listen_port) and all(peer.endpoint for peer in settings.peers)
+
+
+def _unclaimed(source: Source) -> Iterator[Finding]:
+    settings = source.settings
+    if not settings.peers or any(not peer.allowed_ips for peer in settings.peers):
+        return
+    for index, address in enumerate(settings.addresses):
+        if nets.is_single(address) or nets.is_link_local(address):
+            continue
+        if not any(nets.overlap(ip, address) for _, _, _, ip in _all_allowed(source)):
+            what = f"no peer's AllowedIPs has an address of {address.text}: nobody in that network can be reached"
+            remedy = "add the peers' addresses to their AllowedIPs, or give the Address a length of /32 (/128)"
+            yield note(
+                source,
+                source.interface_section.word("Address", index),
+                "tunnel-net-unclaimed",
+                what,
+                remedy,
+            )
+
+
+def _dns(source: Source) -> Iterator[Finding]:
+    settings, section = source.settings, source.interface_section
+    if settings.dns_search and not settings.dns:
+        what = "search domains are set only along with a DNS server"
+        yield note(source, section.at("DNS"), "search-without-server", what, "add a server to DNS")
+    networks = nets.NetworkSet(ip for _, _, _, ip in _all_allowed(source))
+    own = {address.address for address in settings.addresses}
+    for server in settings.dns:
+        packed = nets.literal(server)
+        if packed is None or packed in own or not nets.is_private(packed):
+            continue
+        if settings.peers and not networks.covers(nets.host(packed)):
+            what = f"DNS server {server} is a private address that no peer's AllowedIPs has"
+            remedy = f"add {server} to the AllowedIPs of the peer that leads to it"
+            yield note(source, section.at("DNS"), "dns-outside-tunnel", what, remedy)
+
+
+def _full_tunnel(source: Source) -> Iterator[Finding]:
+    settings, section = source.settings, source.interface_section
+    whole = _defaults(source)
+    if not whole:
+        return
+    if settings.table == "off" and not hook_rules.makes_routes(source):
+        what = "a peer takes all traffic, but with Table = off no route leads to it"
+        remedy = "leave Table out, or add routes in PostUp"
+        yield note(source, section.at("Table"), "full-tunnel-without-routes", what, remedy)
+    if settings.table not in ("", "auto", "off", "main", "254") and not hook_rules.adds_rule(source):
+        what = f"nothing looks up table {settings.table}, where the route for all traffic goes"
+        remedy = "leave Table out, or add a rule in PostUp, such as `ip rule add ... table'"
+        yield note(source, section.at("Table"), "table-unused", what, remedy)
+    if not _is_routed(source):
+        return
+    peer, place = _first_default(source)
+    if not settings.dns:
+        what = (
+            f"all traffic goes to {_peer(peer)}, and DNS stays as it is: names may be asked for beside the tunnel"
+        )
+        yield note(source, place, "full-tunnel-without-dns", what, "add DNS = ...")
+    if whole == {4}:
+        what = "IPv6 goes beside the tunnel, as no peer takes ::/0"
+        yield note(source, place, "ipv6-beside-tunnel", what, "add ::/0 to AllowedIPs to take IPv6 too")
+
+
+def _first_default(source: Source) -> tuple[PeerSettings, Place]:
+    index, entry, peer, _ = next(each for each in _all_allowed(source) if each[3].length == 0)
+    return peer, source.peer_sections[index].word("AllowedIPs", entry)
+
+
+def _mtu(source: Source) -> Iterator[Finding]:
+    settings, section = source.settings, source.interface_section
+    if settings.mtu is None:
+        return
+    ipv6_outside = any(peer.endpoint and ":" in peer.endpoint.host for peer in settings.peers)
+    most = LARGEST_MTU_OVER_IPV6 if ipv6_outside else LARGEST_MTU
+    if settings.mtu > most:
+        what = f"MTU {settings.mtu} is more than the {most} bytes that a path of 1500 carries"
+        remedy = "leave MTU out, which measures the path, or write 1420"
+        yield note(source, section.at("MTU"), "mtu-too-large", what, remedy)
+    if settings.mtu < _IPV6_MTU and any(len(address.address) == 16 for address in settings.addresses):
+        what = f"MTU {settings.mtu} is too small for the interface's IPv6 addresses"
+        yield note(source, section.at("MTU"), "low-mtu", what, "write 1280 or more")
+
+
+def _save_config(source: Source) -> Iterator[Finding]:
+    if source.settings.save_config:
+        what = "what is edited in the file while the interface is up is lost at down"
+        remedy = "edit it while the interface is down, or run `wgq save' first"
+        yield note(source, source.interface_section.at("SaveConfig"), "save-config-overwrites", what, remedy)
+
+
+def _home_nets(source: Source) -> Iterator[Finding]:
+    remedy = "choose a network of your own, such as one out of 10.0.0.0/8 at random"
+    for index, address in enumerate(source.settings.addresses):
+        if nets.is_of_homes(address):
+            what = f"Address {address.text} is in a network that home routers or docker use by default"
+            yield note(source, source.interface_section.word("Address", index), "common-home-net", what, remedy)
+            return
+    for index, entry, _, ip in _all_allowed(source):
+        if nets.is_of_homes(ip):
+            what = f"{ip} is in a network that home routers or docker use by default"
+            place = source.peer_sections[index].word("AllowedIPs", entry)
+            yield note(source, place, "common-home-net", what, "renumber the network if it can be done")
+            return
+
+
+# The peers
+
+
+def _peers_without_networks(source: Source) -> Iterator[Finding]:
+    for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
+        if not peer.allowed_ips:
+            what = "the peer has no AllowedIPs: it can neither be sent anything nor send anything"
+            yield note(source, section.place, "peer-without-allowed-ips", what, "add AllowedIPs = ...")
+
+
+def _peer_keys(source: Source) -> Iterator[Finding]:
+    own, secret = source.public_key, source.settings.private_key
+    seen: set[bytes] = set()
+    for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
+        raw, place = peer.public_key.raw, section.at("PublicKey")
+        if raw == keys.ZERO:
+            yield note(source, place, "zero-key", "the PublicKey is all zeros", "copy the peer's public key")
+        elif own is not None and raw == own.raw:
+            what = "this is the interface's own PublicKey: the device ignores the peer"
+            yield note(source, place, "peer-is-self", what, "write the public key of the other end")
+        elif secret is not None and raw == secret.raw:
+            what = "the PublicKey is this interface's private key"
+            remedy = (
+                "write the public key of the other end, and make a new private key: this one may have been seen"
+            )
+            yield note(source, place, "public-key-is-private", what, remedy)
+        elif raw in seen:
+            what = "this PublicKey has a section above: the two are one peer"
+            yield note(source, place, "repeated-peer", what, "join the sections")
+        seen.add(raw)
+
+
+def _preshared_keys(source: Source) -> Iterator[Finding]:
+    known = {peer.public_key.raw for peer in source.settings.peers}
+    known |= {source.settings.private_key.raw} if source.settings.private_key else set()
+    known |= {source.public_key.raw} if source.public_key else set()
+    for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
+        if peer.preshared_key is None:
+            continue
+        place = section.at("PresharedKey")
+        if document := keys.printed_in(peer.preshared_key):
+            what = f"the PresharedKey is the example of {document}: everybody has it"
+            yield note(source, place, "example-key", what, "make a key of your own: wg genpsk")
+        elif peer.preshared_key.raw in known:
+            what = "the PresharedKey is a private or public key of this file"
+            yield note(source, place, "preshared-key-is-key", what, "make a key of its own: wg genpsk")
+
+
+def _claims(source: Source) -> Iterator[Finding]:
+    """Networks that an earlier peer loses to a later one."""
+    claims: dict[tuple[bytes, int], PeerSettings] = {}
+    for index, peer in enumerate(source.settings.peers):
+        for entry, ip in enumerate(peer.allowed_ips):
+            network = (ip.address, ip.length)
+            if ip.change == "-":
+                claims.pop(network, None)
+                continue
+            earlier = claims.get(network, peer)
+            if earlier.public_key != peer.public_key:
+                to = f"{address_text(ip.address)}/{ip.length}"
+                what = f"{to} is given to this peer alone: {_peer(earlier)} above loses it"
+                place = source.peer_sections[index].word("AllowedIPs", entry)
+                yield note(source, place, "allowed-ip-moves", what, "give each network to one peer")
+            claims[network] = peer
+
+
+def _own_address(source: Source) -> Iterator[Finding]:
+    own = {address.address: address for address in source.settings.addresses}
+    for index, entry, _, ip in _all_allowed(source):
+        if ip.address in own and nets.is_single(ip):
+            what = f"{address_text(ip.address)} is this interface's own Address, not the peer's"
+            place = source.peer_sections[index].word("AllowedIPs", entry)
+            yield note(source, place, "own-address-allowed", what, "write the peer's address")
+
+
+def _families(source: Source) -> Iterator[Finding]:
+    settings = source.settings
+    if not settings.addresses:
+        return
+    for family in {4, 6} - {(len(a.address) == 4 and 4) or 6 for a in settings.addresses}:
+        entries = [each for each in _all_allowed(source) if each[3].family == family]
+        if not entries:
+            continue
+        narrow = [each for each in entries if each[3].length]
+        index, entry, _, ip = (narrow or entries)[0]
+        name = _FAMILIES[family][0]
+        what = f"AllowedIPs has {ip}, and the interface has no {name} Address to send from"
+        place = source.peer_sections[index].word("AllowedIPs", entry)
+        remedy = f"add an {name} Address, or leave {name} out of AllowedIPs"
+        yield note(source, place, "family-without-address", what, remedy, "" if narrow else INFO)
+
+
+# The endpoints
+
+
+def _connecting(source: Source) -> Iterator[Finding]:
+    settings = source.settings
+    if not settings.peers or settings.listen_port:
+        return
+    if not any(peer.endpoint for peer in settings.peers):
+        what = "no peer has an Endpoint, and the interface has no ListenPort that they could know"
+        remedy = "add ListenPort here or Endpoint to a peer"
+        yield note(source, source.interface_section.place, "nobody-connects", what, remedy)
+        return
+    for peer, section in zip(settings.peers, source.peer_sections, strict=True):
+        if peer.endpoint is None:
+            what = "the peer has no Endpoint, and the interface no ListenPort that it could know"
+            remedy = "add Endpoint to the peer, or ListenPort to [Interface]"
+            yield note(source, section.place, "peer-cannot-connect", what, remedy)
+        elif not peer.persistent_keepalive:
+            what = "the peer cannot reach this side by itself after some minutes of silence (no ListenPort here)"
+            remedy = "add PersistentKeepalive = 25 if it is to be able to"
+            yield note(source, section.at("Endpoint"), "keepalive-advised", what, remedy)
+
+
+def _endpoints(source: Source) -> Iterator[Finding]:
+    seen: dict[tuple[str, str], PeerSettings] = {}
+    routed = _routed_networks(source)
+    for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
+        if peer.endpoint is None:
+            continue
+        place = section.at("Endpoint")
+        if peer.endpoint.port.isdigit() and int(peer.endpoint.port) & 0xFFFF == 0:
+            what = f"Endpoint {peer.endpoint} has port 0, to which nothing can be sent"
+            yield note(source, place, "endpoint-port-zero", what, "write the port that the peer listens on")
+        earlier = seen.setdefault(peer.endpoint, peer)
+        if earlier.public_key != peer.public_key:
+            what = f"{peer.endpoint} is the Endpoint of {_peer(earlier)} too: one port is one device, with one key"
+            yield note(source, place, "endpoint-shared", what, "write each peer's own endpoint")
+        yield from _literal_endpoint(source, peer, place, routed)
+
+
+def _routed_networks(source: Source) -> nets.NetworkSet:
+    """What the main table leads into the tunnel, so that an endpoint in it is sent to itself.
+
+    A /0 gets a routing table of its own, and rules that keep the marked packets to the endpoints out of it.
+    """
+    own = [address for address in source.settings.addresses if not nets.is_single(address)]
+    if not _is_routed(source) or hook_rules.makes_routes(source):
+        return nets.NetworkSet(own)
+    whole = _defaults(source)
+    allowed = (ip for _, _, _, ip in _all_allowed(source) if ip.family not in whole)
+    return nets.NetworkSet([*own, *allowed])
+
+
+def _literal_endpoint(
+    source: Source, peer: PeerSettings, place: Place, routed: nets.NetworkSet
+) -> Iterator[Finding]:
+    assert peer.endpoint is not None  # noqa: S101  (the caller passes over those without)
+    packed = nets.literal(peer.endpoint.host)
+    if packed is None:
+        return
+    if routed.covers(nets.host(packed)):
+        what = f"Endpoint {peer.endpoint} is itself routed into the tunnel, so that nothing leaves this host"
+        remedy = "write the peer's address outside the tunnel, or take that address out of AllowedIPs"
+        yield note(source, place, "endpoint-in-tunnel", what, remedy)
+    elif nets.is_private(packed):
+        what = f"Endpoint {peer.endpoint} is a private address: it can be reached from within one network only"
+        yield note(
+            source, place, "endpoint-private", what, "write the public address or name for use from elsewhere"
+        )
+
+
+_RULES: tuple[Rule, ...] = (
+    _private_key,
+    _address,
+    _unclaimed,
+    _dns,
+    _full_tunnel,
+    _mtu,
+    _save_config,
+    _home_nets,
+    _peers_without_networks,
+    _peer_keys,
+    _preshared_keys,
+    _claims,
+    _own_address,
+    _families,
+    _connecting,
+    _endpoints,
+)

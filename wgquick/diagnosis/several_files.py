@@ -1,0 +1,339 @@
+"""The mistakes that several files show against each other: both ends of a tunnel, a hub and its clients, one host.
+
+Files that name each other's public keys are ends of one tunnel. Two files are of one tunnel also if both have one
+peer, or if a third file has both as peers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.diagnosis import nets
+from wgquick.diagnosis.one_file import note
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from wgquick.config.settings import PeerSettings
+    from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.source import Section, Source
+
+    Told = Collection[tuple[str, str]]
+
+
+class End(NamedTuple):
+    """One end of a tunnel: a file and its section for the other end."""
+
+    source: Source
+    peer: PeerSettings
+    section: Section
+
+
+class Pair(NamedTuple):
+    """Two files that have sections for each other."""
+
+    one: End
+    two: End
+
+
+def findings(sources: Sequence[Source], told: Told) -> Iterator[Finding]:
+    """All that the files show against each other; `told` are the (file, code) of what they show by themselves."""
+    sound = [source for source in sources if source.is_sound]
+    if len(sound) < 2:
+        return
+    yield from _one_key(sound)
+    yield from _keys_elsewhere(sound)
+    tunnels = _Tunnels(sound)
+    yield from tunnels.mismatches
+    yield from _one_sided(tunnels)
+    shared = list(_addresses(sound, tunnels))
+    yield from shared
+    for pair in tunnels.pairs:
+        yield from _of_pair(pair, {*told, *((each.file, each.code) for each in shared)})
+    yield from _one_host(sound, tunnels)
+
+
+def _one_key(sources: Sequence[Source]) -> Iterator[Finding]:
+    first: dict[bytes, Source] = {}
+    for source in sources:
+        if source.settings.private_key is None:
+            continue
+        earlier = first.setdefault(source.settings.private_key.raw, source)
+        if earlier is not source:
+            what = (
+                f"{earlier.shown} has the same PrivateKey: to their peers the two are one, which moves to and fro"
+            )
+            place = source.interface_section.at("PrivateKey")
+            yield note(source, place, "one-key-two-places", what, "make a key of its own: wg genkey")
+
+
+def _keys_elsewhere(sources: Sequence[Source]) -> Iterator[Finding]:
+    """A key of one file that stands in the wrong place of another."""
+    private = {s.settings.private_key.raw: s for s in sources if s.settings.private_key}
+    public = {s.public_key.raw: s for s in sources if s.public_key}
+    for source in sources:
+        for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
+            owner = private.get(peer.public_key.raw)
+            if owner is not None and owner is not source:
+                what = f"the PublicKey is the private key of {owner.shown}"
+                remedy = f"write the public key of {owner.shown}: {owner.public_key}"
+                yield note(source, section.at("PublicKey"), "public-key-is-private", what, remedy)
+            raw = peer.preshared_key.raw if peer.preshared_key else b""
+            other = private.get(raw) or public.get(raw)
+            if other is not None and other is not source and not _has_psk(other, raw) and not _has_key(source, raw):
+                what = f"the PresharedKey is a key of {other.shown}"
+                remedy = "make a key of its own: wg genpsk"
+                yield note(source, section.at("PresharedKey"), "preshared-key-is-key", what, remedy)
+
+
+def _has_key(source: Source, raw: bytes) -> bool:
+    """Whether the file itself has the key, so that this is told already."""
+    return any(peer.public_key.raw == raw for peer in source.settings.peers)
+
+
+def _has_psk(source: Source, raw: bytes) -> bool:
+    """Whether the key's own file has it as a PresharedKey, which is told there."""
+    return any(peer.preshared_key and peer.preshared_key.raw == raw for peer in source.settings.peers)
+
+
+class _Tunnels:
+    """Which files are ends of one tunnel."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._by_key: dict[bytes, Source] = {}
+        for source in sources:
+            if source.public_key is not None:
+                self._by_key.setdefault(source.public_key.raw, source)
+        # A second file with the same key is a mistake of its own.
+        self.sources = [s for s in sources if s.public_key is None or self._by_key[s.public_key.raw] is s]
+        self._sections: dict[tuple[int, int], End] = {}
+        self._members: dict[bytes, set[int]] = defaultdict(set)
+        for source in self.sources:
+            self._note_peers(source)
+        self._addresses = _owners_of_addresses(sources)
+        self.meant: dict[tuple[int, int], End] = {}
+        self.mismatches = [finding for source in self.sources for finding in self._mismatched(source)]
+
+    def _note_peers(self, source: Source) -> None:
+        if source.public_key is not None:
+            self._members[source.public_key.raw].add(id(source))
+        for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
+            self._members[peer.public_key.raw].add(id(source))
+            other = self._by_key.get(peer.public_key.raw)
+            if other is not None and other is not source:
+                self._sections.setdefault((id(source), id(other)), End(source, peer, section))
+
+    def has(self, source: Source, other: Source) -> bool:
+        """Whether a file has a section with the other's key."""
+        return (id(source), id(other)) in self._sections
+
+    def is_meant(self, source: Source, other: Source) -> bool:
+        """Whether a file has a section for the other, though with another key."""
+        return (id(source), id(other)) in self.meant
+
+    @property
+    def pairs(self) -> Iterator[Pair]:
+        """The pairs of files with sections for each other, each once."""
+        order = {id(source): at for at, source in enumerate(self.sources)}
+        for (one, two), end in self._sections.items():
+            back = self._sections.get((two, one))
+            if back is not None and order[one] < order[two]:
+                yield Pair(end, back)
+
+    @property
+    def half(self) -> Iterator[End]:
+        """The sections for files that have none in return."""
+        for (one, two), end in self._sections.items():
+            if (two, one) not in self._sections:
+                yield end
+
+    def owner(self, end: End) -> Source:
+        """The file that a section is for."""
+        return self._by_key[end.peer.public_key.raw]
+
+    def together(self, one: Source, two: Source) -> bool:
+        """Whether two files are of one tunnel."""
+        return any(id(one) in members and id(two) in members for members in self._members_of(one))
+
+    def _members_of(self, source: Source) -> Iterator[set[int]]:
+        keys = [peer.public_key.raw for peer in source.settings.peers]
+        own = [source.public_key.raw] if source.public_key else []
+        return (self._members[key] for key in [*own, *keys])
+
+    def _mismatched(self, source: Source) -> Iterator[Finding]:
+        """Sections that are meant for a file and have another key."""
+        loose = [
+            End(source, peer, section)
+            for peer, section in zip(source.settings.peers, source.peer_sections, strict=True)
+            if peer.public_key.raw not in self._by_key and not self._is_private_key(peer)
+        ]
+        for end in loose:
+            other = self._by_address(end) or self._by_return(end, loose)
+            if other is not None and not self.has(source, other) and not self.is_meant(source, other):
+                self.meant[id(source), id(other)] = end
+                what = f"this section is meant for {other.shown}, and has not its public key"
+                remedy = f"write PublicKey = {other.public_key}"
+                yield note(source, end.section.at("PublicKey"), "peer-key-mismatch", what, remedy)
+
+    def _is_private_key(self, peer: PeerSettings) -> bool:
+        secrets = (s.settings.private_key for s in self.sources)
+        return any(secret is not None and secret.raw == peer.public_key.raw for secret in secrets)
+
+    def _by_address(self, end: End) -> Source | None:
+        """The one file whose very address the section's AllowedIPs has."""
+        owners = [
+            self._addresses[ip.address]
+            for ip in end.peer.allowed_ips
+            if nets.is_single(ip) and ip.address in self._addresses
+        ]
+        found = {id(each): each for several in owners for each in several if each is not end.source}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def _by_return(self, end: End, loose: Sequence[End]) -> Source | None:
+        """The one file that has a section for this file, if this section alone can be meant for it."""
+        wanting = [
+            s
+            for s in self.sources
+            if s.public_key and self.has(s, end.source) and not self.has(end.source, s) and _takes(end, s)
+        ]
+        if len(wanting) != 1 or sum(_takes(each, wanting[0]) for each in loose) != 1:
+            return None
+        return wanting[0]
+
+
+def _takes(end: End, other: Source) -> bool:
+    """Whether the section's AllowedIPs has an address of the file, or the file has none."""
+    allowed = nets.NetworkSet(end.peer.allowed_ips)
+    addresses = other.settings.addresses
+    return not addresses or any(allowed.covers(nets.host(address.address)) for address in addresses)
+
+
+def _owners_of_addresses(sources: Sequence[Source]) -> dict[bytes, list[Source]]:
+    owners: dict[bytes, list[Source]] = defaultdict(list)
+    for source in sources:
+        if source.public_key is not None:
+            for address in source.settings.addresses:
+                owners[address.address].append(source)
+    return owners
+
+
+def _one_sided(tunnels: _Tunnels) -> Iterator[Finding]:
+    for end in tunnels.half:
+        other = tunnels.owner(end)
+        if end.source.public_key is not None and not tunnels.is_meant(other, end.source):
+            what = f"{end.source.shown} has this interface as a peer, and there is no section for it here"
+            remedy = f"add [Peer] with PublicKey = {end.source.public_key} and its AllowedIPs"
+            yield note(other, other.interface_section.place, "peer-one-sided", what, remedy)
+
+
+def _of_pair(pair: Pair, told: Told) -> Iterator[Finding]:
+    yield from _psk(pair)
+    for end, other in (pair, (pair.two, pair.one)):
+        if (other.source.shown, "address-shared") not in told:
+            yield from _source(end, other)
+        yield from _port(end, other)
+    one, two = pair
+    known = {(end.source.shown, "nobody-connects") for end in pair} & set(told)
+    if one.peer.endpoint is None and two.peer.endpoint is None and not known:
+        what = f"neither this file nor {one.source.shown} knows where the other is"
+        yield note(two.source, two.section.place, "nobody-connects", what, "add Endpoint to one of the two")
+    mtus = one.source.settings.mtu, two.source.settings.mtu
+    if None not in mtus and mtus[0] != mtus[1]:
+        what = f"MTU {mtus[1]} here and {mtus[0]} in {one.source.shown}"
+        place = two.source.interface_section.at("MTU")
+        yield note(two.source, place, "mtu-unequal", what, "write the smaller one at both ends")
+    what = f"the private key of {one.source.shown}, the other end, stands beside this one"
+    place = two.source.interface_section.at("PrivateKey")
+    yield note(two.source, place, "private-key-elsewhere", what, "keep each private key at its own host alone")
+
+
+def _psk(pair: Pair) -> Iterator[Finding]:
+    one, two = pair
+    if one.peer.preshared_key == two.peer.preshared_key:
+        return
+    at, other = (two, one) if two.peer.preshared_key else (one, two)
+    kind = "another one" if other.peer.preshared_key else "none"
+    what = f"{other.source.shown} has {kind} for this pair: no handshake succeeds"
+    remedy = "write the same PresharedKey at both ends, or at neither"
+    yield note(at.source, at.section.at("PresharedKey"), "psk-differs", what, remedy)
+
+
+def _source(end: End, other: End) -> Iterator[Finding]:
+    """An address of the other end that this end does not accept."""
+    if not end.peer.allowed_ips:
+        return
+    allowed = nets.NetworkSet(ip for ip in end.peer.allowed_ips if ip.change != "-")
+    for address in other.source.settings.addresses:
+        if not nets.is_link_local(address) and not allowed.covers(nets.host(address.address)):
+            what = (
+                f"{other.source.shown} sends from {address.text.partition('/')[0]}, which AllowedIPs here has not"
+            )
+            remedy = f"add {address.text.partition('/')[0]} to AllowedIPs"
+            yield note(end.source, end.section.at("AllowedIPs"), "source-not-allowed", what, remedy)
+
+
+def _port(end: End, other: End) -> Iterator[Finding]:
+    port = other.source.settings.listen_port
+    given = end.peer.endpoint.port if end.peer.endpoint else ""
+    if not given.isdigit() or int(given) & 0xFFFF in (0, port):
+        return
+    if port:
+        what, remedy = (
+            f"{other.source.shown} listens on port {port}",
+            f"write port {port}, or change its ListenPort",
+        )
+    else:
+        what = f"{other.source.shown} has no ListenPort, so that its port is another one each time"
+        remedy = f"add ListenPort = {given} there"
+    yield note(end.source, end.section.at("Endpoint"), "endpoint-port-differs", what, remedy)
+
+
+def _addresses(sources: Sequence[Source], tunnels: _Tunnels) -> Iterator[Finding]:
+    owners: dict[bytes, list[Source]] = defaultdict(list)
+    for source in sources:
+        for index, address in enumerate(source.settings.addresses):
+            if nets.is_link_local(address):
+                continue
+            earlier = next((each for each in owners[address.address] if tunnels.together(each, source)), None)
+            if earlier is not None and not _one_key_only(earlier, source):
+                what = f"{earlier.shown} has the address {address.text.partition('/')[0]} too"
+                place = source.interface_section.word("Address", index)
+                yield note(source, place, "address-shared", what, "give each end an address of its own")
+            owners[address.address].append(source)
+
+
+def _one_key_only(one: Source, two: Source) -> bool:
+    """Whether the two are copies of one interface, which is told already."""
+    return one.settings.private_key == two.settings.private_key
+
+
+def _one_host(sources: Sequence[Source], tunnels: _Tunnels) -> Iterator[Finding]:
+    """What two files of one host would both want; ends of one tunnel are on different hosts."""
+    for at, source in enumerate(sources):
+        for earlier in sources[:at]:
+            if not tunnels.together(earlier, source):
+                yield from _both_want(earlier, source)
+
+
+def _both_want(one: Source, two: Source) -> Iterator[Finding]:
+    mine, theirs = two.settings, one.settings
+    section = two.interface_section
+    if mine.listen_port and mine.listen_port == theirs.listen_port:
+        what = f"{one.shown} has ListenPort {mine.listen_port} too: on one host only one of them can have it"
+        remedy = "choose another port if both are on one host"
+        yield note(two, section.at("ListenPort"), "listen-port-shared", what, remedy)
+    if mine.fwmark and mine.fwmark == theirs.fwmark:
+        what = f"{one.shown} has this FwMark too"
+        yield note(two, section.at("FwMark"), "mark-shared", what, "choose another if both are on one host")
+    elif mine.table not in ("", "auto", "off", "main") and mine.table == theirs.table:
+        what = f"{one.shown} has this Table too"
+        yield note(two, section.at("Table"), "mark-shared", what, "choose another if both are on one host")
+    claimed = {(ip.address, ip.length): peer for peer in theirs.peers for ip in peer.allowed_ips}
+    for peer, place in zip(mine.peers, two.peer_sections, strict=True):
+        for entry, ip in enumerate(peer.allowed_ips):
+            if (ip.address, ip.length) in claimed:
+                what = f"{one.shown} routes {ip} into its tunnel too"
+                remedy = "give each network to one tunnel if both are on one host"
+                yield note(two, place.word("AllowedIPs", entry), "tunnels-overlap", what, remedy)
+                return

@@ -1,0 +1,148 @@
+"""A configuration file as it is examined: its settings, its faults, and the place of each value."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.config import grammar, location
+from wgquick.config.document import HOOK_KEYS
+from wgquick.config.parser import examine
+from wgquick.config.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wgquick.config.document import Document, Line
+    from wgquick.config.parser import Report
+    from wgquick.net import PublicKey
+
+
+class Place(NamedTuple):
+    """A line and a column, both from 1."""
+
+    line: int
+    column: int
+
+
+class Hook(NamedTuple):
+    """A hook line: its stage (PreUp, PostUp, PreDown, PostDown), its text as written, and where the text begins."""
+
+    stage: str
+    text: str
+    place: Place
+
+
+class Section:
+    """One [Interface] or [Peer] section, or all of [Interface] together: where its values stand."""
+
+    def __init__(self, rows: Sequence[int], lines: Sequence[Line]) -> None:
+        self.rows = rows
+        self._lines = lines
+
+    @property
+    def place(self) -> Place:
+        """The section's first line."""
+        return Place(next(iter(self.rows), 0) + 1, 1)
+
+    def has(self, key: str) -> bool:
+        """Whether a line of the section gives the key."""
+        return any(self._lines[row].key == key for row in self.rows)
+
+    def at(self, key: str) -> Place:
+        """The key's last value; the section's first line if the key is not given."""
+        given = [row for row in self.rows if self._lines[row].key == key]
+        return Place(given[-1] + 1, self._lines[given[-1]].value[0] + 1) if given else self.place
+
+    def word(self, key: str, index: int) -> Place:
+        """The entry with that index, from 0, of a list that may stand on several lines."""
+        places = self._words(key)
+        for place in places:
+            if index == 0:
+                return place
+            index -= 1
+        return self.at(key)
+
+    def _words(self, key: str) -> Iterator[Place]:
+        for row in self.rows:
+            line = self._lines[row]
+            if line.key == key:
+                for word in grammar.words(line.value_text):
+                    yield Place(row + 1, line.value[0] + word.offset + 1)
+
+    def hooks(self) -> Iterator[Hook]:
+        """The hook lines in the order of the file."""
+        for row in self.rows:
+            line = self._lines[row]
+            if line.key in HOOK_KEYS and line.value_text:
+                yield Hook(line.key, line.value_text, Place(row + 1, line.value[0] + 1))
+
+
+class Source:
+    """One file. `shown` is its name in findings, `interface` the interface's name, "" if the file names none."""
+
+    def __init__(self, shown: str, path: str, interface: str, document: Document) -> None:
+        self.shown = shown
+        self.path = path
+        self.interface = interface
+        self.document = document
+
+    @cached_property
+    def report(self) -> Report:
+        """What the parser says of the file."""
+        return examine(self.document, self.interface or "wg0", self.path)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings; empty if the file has faults."""
+        return self.report.settings or Settings(name=self.interface)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the file has no faults, so that what it means is known."""
+        return self.report.settings is not None
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """The lines of the file with their sections and keys."""
+        return self.document.lines()
+
+    @cached_property
+    def interface_section(self) -> Section:
+        """All lines of [Interface]."""
+        return Section([row for row, line in enumerate(self.lines) if line.section == "Interface"], self.lines)
+
+    @cached_property
+    def peer_sections(self) -> list[Section]:
+        """The [Peer] sections, in the order of `settings.peers`."""
+        headers = [row for row, line in enumerate(self.lines) if line.header]
+        spans = zip(headers, [*headers[1:], len(self.lines)], strict=False)
+        return [Section(range(a, b), self.lines) for a, b in spans if self.lines[a].header == "Peer"]
+
+    @cached_property
+    def hooks(self) -> tuple[Hook, ...]:
+        """The hook lines of the file."""
+        return tuple(self.interface_section.hooks())
+
+    @cached_property
+    def public_key(self) -> PublicKey | None:
+        """The interface's own public key; None if the file has no private key."""
+        from wgquick.diagnosis.keys import public_key_of
+
+        secret = self.settings.private_key
+        return public_key_of(secret) if secret else None
+
+
+def read(target: str) -> Source:
+    """The file that `target` means: a path, or an interface's name; WgqError if it cannot be read.
+
+    A path need not have a name that makes an interface name: that is a finding.
+    """
+    path = target
+    if "/" not in target and not os.path.exists(target):
+        path = location.locate(target).path
+    name = os.path.basename(path).removesuffix(".conf")
+    valid = os.path.basename(path).endswith(".conf") and location.is_valid_name(name)
+    document = location.read(location.Location(name, path))
+    return Source(target if path == target else path, path, name if valid else "", document)
