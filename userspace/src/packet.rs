@@ -1,5 +1,7 @@
 //! The few fields of an inner IP packet that a tunnel looks at.
 
+use crate::tun::checksum;
+
 /// The ECN bits of a packet: "congestion experienced" when both are set (RFC 3168).
 pub const ECN_MASK: u8 = 3;
 pub const ECN_CE: u8 = 3;
@@ -77,19 +79,16 @@ pub fn mark_congestion(packet: &mut [u8]) {
         packet[1] |= ECN_CE << 4;
         return;
     }
+    let before = [packet[0], packet[1]];
     packet[1] |= ECN_CE;
-    packet[10..12].fill(0);
-    let header = usize::from(packet[0] & 15) * 4;
-    if let Some(bytes) = packet.get(..header) {
-        let sum = crate::tun::checksum::finish(crate::tun::checksum::add(0, bytes));
-        packet[10..12].copy_from_slice(&sum);
-    }
+    let field = checksum::replace([packet[10], packet[11]], before, [packet[0], packet[1]]);
+    packet[10..12].copy_from_slice(&field);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tun::checksum;
+    use proptest::prelude::*;
 
     fn packet(tos: u8) -> Vec<u8> {
         let mut packet = vec![0x45, tos, 0, 20, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
@@ -105,6 +104,22 @@ mod tests {
             mark_congestion(&mut packet);
             assert_eq!(packet[1], after);
             assert_eq!(checksum::fold(checksum::add(0, &packet)), 0xffff);
+        }
+    }
+
+    /// How far the checksum of a header is from the right one.
+    fn error(header: &[u8]) -> u16 {
+        !checksum::fold(checksum::add(0, header))
+    }
+
+    proptest! {
+        #[test]
+        fn a_wrong_checksum_stays_wrong_by_the_same_difference(mut header: [u8; 60], words in 5u8..=15) {
+            header[0] = 0x40 | words;
+            let len = usize::from(words) * 4;
+            let before = error(&header[..len]);
+            mark_congestion(&mut header);
+            prop_assert_eq!(error(&header[..len]), before);
         }
     }
 

@@ -34,6 +34,14 @@ pub fn finish(sum: u64) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
+/// The checksum field after one word of what it covers has changed (RFC 1624, equation 3): a wrong one stays wrong.
+#[inline]
+pub fn replace(field: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2] {
+    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    let inverse = |bytes| u64::from(!u16::from_ne_bytes(bytes));
+    finish(inverse(field) + inverse(before) + word(after))
+}
+
 /// The sum of the pseudo-header that TCP, UDP and ICMPv6 checksum with their own bytes.
 #[inline]
 pub fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
@@ -60,6 +68,25 @@ mod tests {
         fn it_is_the_sum_of_rfc_1071(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(u16::from_be_bytes(finish(add(0, &bytes))), plainly(&bytes));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_replaced_word_leaves_the_checksum_of_the_whole(mut bytes: [u8; 20], at in 0usize..10, word: [u8; 2]) {
+            bytes[0] = 0x45;
+            let at = 2 * at.max(1);
+            let before = [bytes[at], bytes[at + 1]];
+            let field = finish(add(0, &bytes));
+            bytes[at..at + 2].copy_from_slice(&word);
+            prop_assert_eq!(replace(field, before, word), finish(add(0, &bytes)));
+        }
+    }
+
+    /// The example of RFC 1624, section 4.
+    #[test]
+    fn a_field_that_becomes_zero_is_written_as_zero() {
+        let [field, before, after] = [0xdd2f_u16, 0x5555, 0x3285].map(u16::to_be_bytes);
+        assert_eq!(replace(field, before, after), [0, 0]);
     }
 
     #[test]
