@@ -74,6 +74,12 @@ impl Session {
         self.expired.store(true, Ordering::Relaxed);
     }
 
+    /// Hands out all counters.
+    #[cfg(test)]
+    pub fn exhaust(&self) {
+        self.counter.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
+    }
+
     /// Whether a sender should ask for the next session (`keep_key_fresh` of the kernel's `send.c`).
     pub fn wants_rekey(&self, now: u64) -> bool {
         self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
@@ -86,10 +92,15 @@ impl Session {
         self.initiator && self.age(now) >= REJECT_AFTER_TIME_MS - KEEPALIVE_TIMEOUT_MS - REKEY_TIMEOUT_MS
     }
 
-    /// Reserves counters for packets; none where the session has too few left.
+    /// Reserves counters for packets. Returns None if the session has too few left: it is expired for sending then,
+    /// and the counter stays where it is, so that it cannot wrap.
     pub fn reserve(&self, packets: u64) -> Option<u64> {
-        let first = self.counter.fetch_add(packets, Ordering::Relaxed);
-        (first < REJECT_AFTER_MESSAGES - packets).then_some(first)
+        let next = |first: u64| first.checked_add(packets).filter(|&next| next < REJECT_AFTER_MESSAGES);
+        let reserved = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        if reserved.is_err() {
+            self.expire_sending();
+        }
+        reserved.ok()
     }
 
     /// Makes data messages in place: before each padded packet there is room for the header, behind it for the tag.
@@ -182,11 +193,22 @@ mod tests {
     }
 
     #[test]
-    fn no_counter_is_handed_out_past_the_limit() {
+    fn the_first_refused_reservation_expires_the_session() {
         let (a, _) = pair();
         a.counter.store(REJECT_AFTER_MESSAGES - 3, Ordering::Relaxed);
         assert!(a.reserve(2).is_some());
+        assert!(a.can_send(1000));
         assert!(a.reserve(2).is_none());
         assert!(!a.can_send(1000));
+    }
+
+    #[test]
+    fn refused_reservations_leave_the_counter_where_it_is() {
+        let (a, _) = pair();
+        a.counter.store(REJECT_AFTER_MESSAGES - 1, Ordering::Relaxed);
+        for packets in [1, 1000, u64::MAX, u64::MAX] {
+            assert_eq!(a.reserve(packets), None);
+        }
+        assert_eq!(a.counter.load(Ordering::Relaxed), REJECT_AFTER_MESSAGES - 1);
     }
 }
