@@ -1,15 +1,15 @@
 //! The thread that takes packets from the TUN device, seals them and sends them to the peers.
 
+mod frames;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::aead::{MANY, Message};
 use crate::allowed_ips::NONE;
 use crate::device::{Device, State, Task};
 use crate::exchange::padded;
 use crate::icmp;
-use crate::noise::message::{DATA_HEADER_LEN, TAG_LEN};
 use crate::noise::session::Session;
 use crate::packet::{self, Address};
 use crate::peer::Peer;
@@ -18,13 +18,13 @@ use crate::tun::split::Splitter;
 use crate::tun::{MAX_PACKET, VNET_LEN, VnetHeader};
 use crate::udp::send::{MAX_BYTES, MAX_SEGMENTS, Run, Sender};
 use crate::udp::{Endpoint, Sockets};
+use frames::Frames;
 
 /// When this much is sealed it is sent, so that the batch still is in the cache.
 const BATCH_BYTES: usize = 48 << 10;
 const BATCH_PACKETS: usize = 128;
 /// A batch and the largest packet that may come on top of it, split into the smallest segments.
 const BUFFER_BYTES: usize = 256 << 10;
-const OVERHEAD: usize = DATA_HEADER_LEN + TAG_LEN;
 
 /// A peer and what sending to it takes, looked up once for a stretch of packets.
 struct Route {
@@ -38,13 +38,9 @@ struct Route {
 pub struct Outbound {
     device: Arc<Device>,
     read: Box<[u8]>,
-    sealed: Box<[u8]>,
-    used: usize,
+    frames: Frames,
     packets: usize,
     runs: Vec<Run>,
-    /// What is written into `sealed` but not sealed yet, and by which session it will be.
-    unsealed: Vec<Message>,
-    session: Option<Arc<Session>>,
     sender: Sender,
     icmp: icmp::Limit,
 }
@@ -54,12 +50,9 @@ impl Outbound {
         Self {
             device,
             read: vec![0; MAX_PACKET].into(),
-            sealed: vec![0; BUFFER_BYTES].into(),
-            used: 0,
+            frames: Frames::new(BUFFER_BYTES),
             packets: 0,
             runs: Vec::with_capacity(BATCH_PACKETS),
-            unsealed: Vec::with_capacity(MANY),
-            session: None,
             sender: Sender::default(),
             icmp: icmp::Limit::default(),
         }
@@ -98,7 +91,6 @@ impl Outbound {
             let state = device.state();
             let more = self.fill(device, &state, &sockets, first);
             self.flush(device, &state, &sockets);
-            self.session = None;
             drop(state);
             if !more? {
                 return Ok(());
@@ -111,7 +103,7 @@ impl Outbound {
         let (mut len, mut route, now) = (first, None, sys::now_ms());
         loop {
             self.packet(device, state, sockets, len, &mut route, now);
-            if self.used >= BATCH_BYTES || self.packets >= BATCH_PACKETS {
+            if self.frames.used() >= BATCH_BYTES || self.packets >= BATCH_PACKETS {
                 return Ok(true);
             }
             len = match device.tun.read(&mut self.read) {
@@ -174,48 +166,32 @@ impl Outbound {
         endpoint: &Endpoint,
         splitter: &mut Splitter<'_>,
     ) {
-        if self.session.as_ref().is_none_or(|before| !Arc::ptr_eq(before, session)) {
-            self.seal();
-            self.session = Some(session.clone());
-        }
         let mtu = device.mtu.load(Relaxed) as usize;
         let ecn = splitter.outer_ecn();
         let mut sent = 0;
         while let Some(len) = splitter.next_len() {
             let padded = padded(len, mtu);
-            let whole = padded + OVERHEAD;
-            if self.used + whole > self.sealed.len() {
+            if !self.frames.has_room(padded) {
                 self.flush(device, state, sockets);
             }
-            let Some(counter) = session.reserve(1) else {
+            let Some(frame) = self.frames.push(session, len, padded, |room| splitter.write(room)) else {
                 break;
             };
-            let at = self.used;
-            let message = Message { at: at + DATA_HEADER_LEN, len: padded, counter };
-            let room = &mut self.sealed[message.at..message.at + padded];
-            splitter.write(&mut room[..len]);
-            room[len..].fill(0);
-            self.unsealed.push(message);
-            if self.unsealed.len() == MANY {
-                self.seal();
-            }
-            self.used += whole;
             self.packets += 1;
-            sent += whole;
+            sent += frame.len;
             self.extend_run(
                 sockets,
-                Run { at, len: whole, segment: whole, endpoint: *endpoint, peer: peer.slot, ecn },
+                Run {
+                    at: frame.at,
+                    len: frame.len,
+                    segment: frame.len,
+                    endpoint: *endpoint,
+                    peer: peer.slot,
+                    ecn,
+                },
             );
         }
         peer.count_sent(sent);
-    }
-
-    /// Seals what is written out.
-    fn seal(&mut self) {
-        if let Some(session) = &self.session {
-            session.seal(&mut self.sealed, &self.unsealed);
-        }
-        self.unsealed.clear();
     }
 
     /// Adds a packet to the run before it, where the kernel can send them as one.
@@ -238,7 +214,6 @@ impl Outbound {
 
     /// Seals the rest and sends all of it.
     fn flush(&mut self, device: &Device, state: &State, sockets: &Sockets) {
-        self.seal();
         let now = sys::now_ms();
         // Before they go: what comes back at once is noted later then, and not taken back by this.
         let mut last = NONE;
@@ -250,13 +225,13 @@ impl Outbound {
                 last = run.peer;
             }
         }
-        self.sender.send(sockets, &self.sealed[..self.used], &self.runs, |run| {
+        self.sender.send(sockets, self.frames.sealed(), &self.runs, |run| {
             if let Some(peer) = state.peer(run.peer) {
                 peer.clear_source();
             }
         });
         self.runs.clear();
-        self.used = 0;
+        self.frames.clear();
         self.packets = 0;
     }
 }
