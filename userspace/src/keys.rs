@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use base16ct::{lower, mixed};
 use curve25519_dalek::montgomery::MontgomeryPoint;
-use subtle::ConstantTimeEq;
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 pub const KEY_LEN: usize = 32;
@@ -36,10 +37,10 @@ pub struct PrivateKey([u8; KEY_LEN]);
 impl PrivateKey {
     /// Clamps the bytes as curve25519 requires and as wireguard-go shows them again.
     pub fn new(mut bytes: [u8; KEY_LEN]) -> Self {
-        if bytes != [0; KEY_LEN] {
-            bytes[0] &= 0xf8;
-            bytes[31] = (bytes[31] & 0x7f) | 0x40;
-        }
+        let is_key = !bytes.ct_eq(&[0; KEY_LEN]);
+        let (first, last) = (bytes[0] & 0xf8, (bytes[31] & 0x7f) | 0x40);
+        bytes[0].conditional_assign(&first, is_key);
+        bytes[31].conditional_assign(&last, is_key);
         let key = Self(bytes);
         bytes.zeroize();
         key
@@ -75,29 +76,18 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
-/// Reads the 64 hexadecimal digits that the UAPI writes a key in.
+/// Reads the 64 hexadecimal digits that the UAPI writes a key in, without a branch or an address that depends on them.
 pub fn parse_hex(text: &str) -> Option<[u8; KEY_LEN]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * KEY_LEN {
-        return None;
-    }
     let mut key = [0; KEY_LEN];
-    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = (nibble(pair[0])? << 4) | nibble(pair[1])?;
-    }
-    Some(key)
+    let len = mixed::decode(text, &mut key).ok()?.len();
+    (len == KEY_LEN).then_some(key)
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    (digit as char).to_digit(16).map(|n| n as u8)
-}
-
-/// Writes a key as the UAPI does.
+/// Writes a key as the UAPI does, in constant time too.
 pub fn push_hex(out: &mut Vec<u8>, key: &[u8; KEY_LEN]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in key {
-        out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
+    let at = out.len();
+    out.resize(at + 2 * KEY_LEN, 0);
+    lower::encode(key, &mut out[at..]).expect("there is room for two digits a byte");
 }
 
 #[cfg(test)]
@@ -115,8 +105,31 @@ mod tests {
     #[test]
     fn a_key_of_another_length_or_alphabet_is_refused() {
         assert_eq!(parse_hex("00"), None);
-        assert_eq!(parse_hex(&"g".repeat(64)), None);
+        assert_eq!(parse_hex(&"0".repeat(62)), None);
+        assert_eq!(parse_hex(&"0".repeat(63)), None);
+        assert_eq!(parse_hex(&"0".repeat(66)), None);
         assert_eq!(parse_hex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn each_byte_is_a_digit_or_none_as_the_standard_library_says() {
+        for byte in 0..=127u8 {
+            let digit = char::from(byte);
+            for at in [0, 31, 63] {
+                let mut text = "0".repeat(64);
+                text.replace_range(at..=at, &digit.to_string());
+                let value = digit.to_digit(16).map(|value| (value as u8) << if at % 2 == 0 { 4 } else { 0 });
+                assert_eq!(parse_hex(&text).map(|key| key[at / 2]), value, "{digit:?} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_private_key_is_clamped_and_none_stays_none() {
+        assert!(PrivateKey::new([0; 32]).is_zero());
+        let key = PrivateKey::new([0xff; 32]);
+        assert_eq!((key.0[0], key.0[1], key.0[31]), (0xf8, 0xff, 0x7f));
+        assert_eq!(PrivateKey::new(std::array::from_fn(|i| u8::from(i == 0))).0[31], 0x40);
     }
 
     #[test]
