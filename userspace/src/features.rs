@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use crate::aead::Cipher;
 use crate::device::Device;
 use crate::log;
+use crate::sandbox;
 use crate::tun::{Offloads, Tun};
 use crate::uapi::server::DIRECTORY;
 use crate::udp;
@@ -19,11 +20,12 @@ fn lines(offloads: Offloads, segmentation: Option<bool>) -> String {
     let yes = |granted| if granted { "yes" } else { "no" };
     format!(
         "large TCP packets to and from the TUN device: {}\nlarge UDP packets to and from the TUN device: {}\n\
-         large UDP sends to peers: {}\ncipher: {}\n",
+         large UDP sends to peers: {}\ncipher: {}\nsandbox: {}\n",
         yes(offloads.tcp),
         yes(offloads.udp),
         segmentation.map_or("unknown while the link is down", yes),
         Cipher::chosen().name(),
+        sandbox::describe(),
     )
 }
 
@@ -37,14 +39,17 @@ fn granted(tun: &Tun) -> std::io::Result<String> {
     Ok(lines(tun.offloads, Some(udp::can_segment()?)))
 }
 
-/// Those of a device that is about to start, in one line.
+/// Those of a device that has just started, in one line.
 pub fn at_start(tun: &Tun) -> std::io::Result<String> {
     Ok(granted(tun)?.trim_end().replace('\n', "; "))
 }
 
-/// Those of any device, found out with one that is gone again at once.
+/// Those of any device, found out with one that is gone again at once, in the sandbox that a daemon would be in.
 fn of_kernel() -> std::io::Result<String> {
-    granted(&Tun::open("wgqprobe%d")?.0)
+    let (tun, _) = Tun::open("wgqprobe%d")?;
+    sandbox::prepare(Path::new(DIRECTORY));
+    sandbox::confine(None);
+    granted(&tun)
 }
 
 fn ask(interface: &str) -> std::io::Result<String> {

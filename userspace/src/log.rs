@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::sys::{poll, pollfd};
+use crate::sys::{self, poll, pollfd};
 
 /// Messages in a second; more are counted and dropped.
 const MAX_PER_SECOND: u32 = 20;
 /// Where syslog and the journal listen.
-const SYSLOG: &str = "/dev/log";
+pub const SYSLOG: &str = "/dev/log";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -43,11 +43,13 @@ static LOG: OnceLock<Log> = OnceLock::new();
 static SECOND: AtomicU64 = AtomicU64::new(0);
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Sets out where messages go. The socket is not connected: syslog may start after us, or again.
+/// Sets out where messages go. The socket is not connected: syslog may start after us, or again. It has a name that the
+/// kernel chose, so that none can be made for it in the file system.
 pub fn start(level: Level, interface: &str, foreground: bool) {
     let open = || {
         let socket = UnixDatagram::unbound().ok()?;
         socket.set_nonblocking(true).ok()?;
+        sys::autobind(&socket).ok()?;
         Some(socket)
     };
     let syslog = if foreground { None } else { open() };
@@ -55,7 +57,7 @@ pub fn start(level: Level, interface: &str, foreground: bool) {
 }
 
 fn within_rate() -> bool {
-    let second = crate::sys::now_ms() / 1000;
+    let second = sys::now_ms() / 1000;
     if SECOND.swap(second, Relaxed) != second {
         COUNT.store(0, Relaxed);
     }

@@ -1,18 +1,18 @@
-//! Giving up what is not needed: privileges, new programs, core dumps, most system calls.
+//! Giving up what is not needed: privileges, new programs, core dumps, files, most system calls.
 
-use std::collections::BTreeMap;
+pub mod files;
+pub mod filter;
+pub mod pinned;
+
 use std::io;
+use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use libc::c_long;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
-
 use crate::log;
+use crate::peer::lock;
 use crate::sys::check;
-use crate::tun::elsewhere::{TUNGETDEVNETNS, TUNGETIFF};
+use pinned::PinnedPath;
 
 /// For fwmarks and large socket buffers.
 pub const CAP_NET_ADMIN: u32 = 12;
@@ -136,12 +136,13 @@ fn forbid_dumps() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0)
 }
 
-/// Everything that has to be done while there is one thread: those made later inherit it. A part that this machine
-/// refuses is named in the log; the tunnel works without.
-pub fn prepare() {
+/// Everything that has to be done while there is one thread: those made later inherit it. Files are opened before; they
+/// can be removed from one directory afterwards. A part that this machine refuses is logged as an error; the tunnel
+/// works without.
+pub fn prepare(directory: &Path) {
     let attempt = |what: &str, result: io::Result<()>| {
         if let Err(e) = result {
-            log::verbose(format_args!("cannot {what}: {e}"));
+            log::error(format_args!("cannot {what}: {e}"));
         }
     };
     attempt("forbid core dumps", forbid_dumps());
@@ -149,113 +150,32 @@ pub fn prepare() {
         use_one_heap();
     }
     attempt("set no_new_privs", close_ways_back());
-}
-
-/// The system calls of all threads once they run, whatever their arguments.
-const ALLOWED: &[c_long] = &[
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_close,
-    libc::SYS_ppoll,
-    libc::SYS_recvmsg,
-    libc::SYS_recvmmsg,
-    libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_sendto,
-    libc::SYS_accept4,
-    libc::SYS_bind,
-    libc::SYS_getsockname,
-    libc::SYS_setsockopt,
-    libc::SYS_futex,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_getrandom,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_tgkill,
-    libc::SYS_madvise,
-    libc::SYS_mmap,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_brk,
-    libc::SYS_mlock2,
-    libc::SYS_mprotect,
-    libc::SYS_unlinkat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
-    libc::SYS_sigaltstack,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_restart_syscall,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// Those of older architectures' tables.
-#[cfg(target_arch = "x86_64")]
-const ALLOWED_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_unlink, libc::SYS_lstat, libc::SYS_stat];
-#[cfg(not(target_arch = "x86_64"))]
-const ALLOWED_HERE: &[c_long] = &[];
-
-/// What may be asked of a descriptor by `ioctl`.
-const IOCTLS: [libc::c_ulong; 8] = [
-    libc::SIOCGIFFLAGS as libc::c_ulong,
-    libc::SIOCSIFFLAGS as libc::c_ulong,
-    libc::SIOCGIFMTU as libc::c_ulong,
-    libc::SIOCGIFNAME as libc::c_ulong,
-    libc::SIOCGIFINDEX as libc::c_ulong,
-    libc::FIONBIO as libc::c_ulong,
-    TUNGETIFF,
-    TUNGETDEVNETNS,
-];
-
-/// New sockets are for UDP, or local ones to ask for an interface's index with.
-const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
-
-type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
-
-fn argument_is(index: u8, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(index, Dword, Eq, value)?])
-}
-
-fn rules() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
-    let ioctls = IOCTLS.iter().map(|&code| argument_is(1, code)).collect::<Result<_, _>>()?;
-    let families = FAMILIES.iter().map(|&family| argument_is(0, family as u64)).collect::<Result<_, _>>()?;
-    rules.insert(libc::SYS_ioctl, ioctls);
-    rules.insert(libc::SYS_fcntl, vec![argument_is(1, libc::F_DUPFD_CLOEXEC as u64)?]);
-    rules.insert(libc::SYS_socket, families);
-    Ok(rules)
-}
-
-fn program() -> Result<BpfProgram, seccompiler::BackendError> {
-    let architecture = std::env::consts::ARCH.try_into()?;
-    let refusal = SeccompAction::Errno(libc::EPERM as u32);
-    SeccompFilter::new(rules()?, refusal, SeccompAction::Allow, architecture)?.try_into()
-}
-
-/// Confines all threads to the system calls that their work takes.
-pub fn confine() {
-    let result = program().map_err(|e| e.to_string());
-    let result = result.and_then(|p| seccompiler::apply_filter_all_threads(&p).map_err(|e| e.to_string()));
-    if let Err(e) = result {
-        log::error(format_args!("no system call filter: {e}"));
+    match files::restrict(directory) {
+        Ok(version) => lock(&IN_FORCE).landlock = Some(version),
+        Err(e) => log::error(format_args!("running without Landlock: {e}")),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What confines this process.
+struct InForce {
+    landlock: Option<u32>,
+    filter: bool,
+}
 
-    #[test]
-    fn the_filter_is_one_that_the_kernel_can_hold() {
-        assert!((1..4096).contains(&program().unwrap().len()));
+static IN_FORCE: Mutex<InForce> = Mutex::new(InForce { landlock: None, filter: false });
+
+/// Confines all threads to the system calls that their work takes, and to one path if there is one.
+pub fn confine(path: Option<&PinnedPath>) {
+    match filter::apply(path) {
+        Ok(()) => lock(&IN_FORCE).filter = true,
+        Err(e) => log::error(format_args!("running without a system call filter: {e}")),
     }
+}
+
+/// What is in force, in words.
+pub fn describe() -> String {
+    let InForce { landlock, filter } = *lock(&IN_FORCE);
+    let filter = if filter { "system call filter" } else { "no system call filter" };
+    let landlock = landlock.map_or("no Landlock".to_owned(), |version| format!("Landlock {version}"));
+    format!("{filter}, {landlock}")
 }

@@ -1,5 +1,6 @@
 //! From the command line to a running daemon: everything is opened, then the work begins.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -38,7 +39,7 @@ pub fn run(interface: &str, foreground: bool, verbose: bool) -> ExitCode {
     }
     match fork() {
         Ok(Side::Parent(pipe)) => wait(interface, pipe),
-        Ok(Side::Child(pipe)) => serve(interface, level, Some(pipe)),
+        Ok(Side::Child(caller)) => serve(interface, level, Some(caller)),
         Err(e) => fail(interface, &e),
     }
 }
@@ -48,7 +49,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 enum Side {
     Parent(UnixStream),
-    Child(UnixStream),
+    Child(Caller),
+}
+
+/// What ties the daemon to its caller until it is in the background.
+struct Caller {
+    pipe: UnixStream,
+    /// What takes the place of the caller's standard streams: opened at once, as the sandbox opens nothing.
+    null: File,
 }
 
 /// Makes the daemon: a session of its own, so that no signal to the caller's group reaches it, and nothing of what the
@@ -64,7 +72,8 @@ fn fork() -> io::Result<Side> {
     std::env::set_current_dir("/")?;
     drop(ours);
     close_all_but(theirs.as_raw_fd());
-    Ok(Side::Child(theirs))
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    Ok(Side::Child(Caller { pipe: theirs, null }))
 }
 
 /// Closes what is open besides the standard streams: a caller's lock or pipe would else be held for as long as the tunnel
@@ -96,23 +105,23 @@ fn fail(interface: &str, error: &io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn serve(interface: &str, level: Level, caller: Option<UnixStream>) -> ExitCode {
+fn serve(interface: &str, level: Level, caller: Option<Caller>) -> ExitCode {
     log::start(level, interface, caller.is_none());
     let started = prepare(interface).and_then(|control| start_threads(&control).map(|()| control));
     let control = match (started, caller) {
         (Ok(control), None) => {
-            sandbox::confine();
+            confine(&control);
             control
         }
         (Ok(control), Some(caller)) => {
-            if let Err(e) = leave(caller) {
+            if let Err(e) = leave(caller, &control) {
                 log::error(format_args!("cannot go into the background: {e}"));
                 return ExitCode::FAILURE;
             }
             control
         }
         (Err(e), Some(mut caller)) => {
-            let _ = caller.write_all(explain(&e).as_bytes());
+            let _ = caller.pipe.write_all(explain(&e).as_bytes());
             return ExitCode::FAILURE;
         }
         (Err(e), None) => return fail(interface, &io::Error::other(explain(&e))),
@@ -132,16 +141,24 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
+/// Confines all threads, and logs what the daemon has to work with.
+fn confine(control: &Control) {
+    sandbox::confine(Some(&control.server.path));
+    match features::at_start(&control.device.tun) {
+        Ok(features) => log::notice(format_args!("{features}")),
+        Err(e) => log::error(format_args!("cannot tell the features of this kernel: {e}")),
+    }
+}
+
 /// Lets the caller go on, once there is nothing more to be opened.
-fn leave(mut caller: UnixStream) -> io::Result<()> {
-    detach_streams()?;
-    sandbox::confine();
-    caller.write_all(READY.as_bytes())
+fn leave(mut caller: Caller, control: &Control) -> io::Result<()> {
+    detach_streams(&caller.null)?;
+    confine(control);
+    caller.pipe.write_all(READY.as_bytes())
 }
 
 /// Standard streams to nowhere, as the caller may be waiting for their end.
-fn detach_streams() -> io::Result<()> {
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+fn detach_streams(null: &File) -> io::Result<()> {
     for stream in 0..3 {
         // SAFETY: plain call.
         check(unsafe { libc::dup2(null.as_raw_fd(), stream) })?;
@@ -181,8 +198,7 @@ fn open_device(interface: &str) -> io::Result<Device> {
     let (tun, name) = Tun::open(interface)?;
     let link = Link::new(&name)?;
     link.set_mtu(DEFAULT_MTU)?;
-    log::notice(format_args!("{}", features::at_start(&tun)?));
-    sandbox::prepare();
+    sandbox::prepare(Path::new(DIRECTORY));
     let binder = Binder::start(STACK_BYTES)?;
     sandbox::keep_capabilities(&[sandbox::CAP_NET_ADMIN])?;
     Device::new(name, tun, link, binder)

@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -145,10 +145,46 @@ pub fn setsockopt<T: Copy>(fd: &impl AsRawFd, level: c_int, name: c_int, value: 
     .map(drop)
 }
 
-/// The index of an interface, zero where there is none of that name.
+/// A socket for UDP that does not block.
+pub fn udp_socket(family: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: plain call, no pointers.
+    owned(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
+}
+
+/// A socket to ask about links with: of the family that the host has.
+pub fn asking_socket() -> io::Result<OwnedFd> {
+    udp_socket(libc::AF_INET).or_else(|_| udp_socket(libc::AF_INET6))
+}
+
+/// Gives a local socket an abstract name that the kernel chooses (unix(7), "Autobind feature").
+pub fn autobind(socket: &UnixDatagram) -> io::Result<()> {
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    let length = mem::size_of_val(&family) as libc::socklen_t;
+    // SAFETY: an address that consists of the family alone.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const family).cast(), length) }).map(drop)
+}
+
+/// A request about an interface, as in `netdevice(7)`.
+pub fn interface_request(name: &str) -> libc::ifreq {
+    // SAFETY: an `ifreq` of zeros is a valid one.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+/// The index of an interface, zero where there is none of that name. `if_nametoindex` would ask through a local socket,
+/// which the system call filter does not allow.
 pub fn interface_index(name: &str) -> u32 {
-    std::ffi::CString::new(name).map_or(0, |name| {
-        // SAFETY: a valid C string.
-        unsafe { libc::if_nametoindex(name.as_ptr()) }
-    })
+    if name.len() >= libc::IFNAMSIZ {
+        return 0;
+    }
+    let mut request = interface_request(name);
+    let asked = asking_socket().and_then(|socket| {
+        // SAFETY: the structure is the one that this request takes.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request) })
+    });
+    // SAFETY: the kernel has filled in the number.
+    asked.map_or(0, |_| unsafe { request.ifr_ifru.ifru_ifindex } as u32)
 }

@@ -4,11 +4,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_wgq-userspace");
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -266,11 +269,62 @@ fn it_keeps_one_capability_and_a_system_call_filter() {
     }
 }
 
+/// Has a system call fail as in a kernel that lacks it, for what a command starts.
+fn without(command: &mut Command, call: i64) {
+    let rules = [(call, Vec::new())].into_iter().collect();
+    let lacking = SeccompAction::Errno(libc::ENOSYS as u32);
+    let architecture = std::env::consts::ARCH.try_into().expect("an architecture with filters");
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, lacking, architecture).expect("a valid filter");
+    let program: BpfProgram = filter.try_into().expect("a program");
+    // SAFETY: between fork and exec, this makes system calls alone.
+    unsafe {
+        command.pre_exec(move || {
+            seccompiler::apply_filter(&program).map_err(|_| std::io::ErrorKind::Other.into())
+        });
+    }
+}
+
+#[test]
+fn it_never_runs_unconfined_in_silence() {
+    for (call, error, shown) in [
+        (
+            libc::SYS_landlock_create_ruleset,
+            "running without Landlock: this kernel has none",
+            "sandbox: system call filter, no Landlock",
+        ),
+        (
+            libc::SYS_seccomp,
+            "running without a system call filter: ",
+            "sandbox: no system call filter, Landlock ",
+        ),
+    ] {
+        let host = Host::new();
+        let interface = unique("q");
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &host.namespace, DAEMON, "-f", &interface]);
+        command.env("LOG_LEVEL", "error").stderr(Stdio::piped());
+        without(&mut command, call);
+        let mut daemon = command.spawn().expect("it starts");
+        eventually("the socket answers", || UnixStream::connect(socket(&interface)).is_ok());
+        let features = text(&host.command(DAEMON, &["--features", &interface]));
+        assert!(features.contains(shown), "{features}");
+        run("kill", &[&daemon.id().to_string()]);
+        let mut logged = String::new();
+        daemon.stderr.take().expect("a pipe").read_to_string(&mut logged).expect("text");
+        assert!(daemon.wait().expect("it ends").success());
+        assert!(logged.contains(error), "{logged}");
+    }
+}
+
 #[test]
 fn the_offloads_in_use_can_be_read_while_it_runs() {
     let host = Host::new();
     let interface = host.started();
     let shown = text(&host.command(DAEMON, &["--features", &interface]));
-    assert_eq!(shown.lines().count(), 4, "{shown}");
+    assert_eq!(shown.lines().count(), 5, "{shown}");
     assert!(shown.starts_with("large TCP packets"));
+    let confined =
+        shown.lines().last().and_then(|line| line.strip_prefix("sandbox: system call filter, Landlock "));
+    assert!(confined.is_some_and(|version| version.parse::<u32>().is_ok()), "{shown}");
 }

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use self::elsewhere::{Elsewhere, LinkState, TUNGETDEVNETNS, TUNGETIFF};
-use crate::sys::{self, check, check_len, errno, owned};
+use crate::sys::{self, check, check_len, errno, interface_request, owned};
 
 /// The length of the header that precedes each packet (`struct virtio_net_hdr`).
 pub const VNET_LEN: usize = 10;
@@ -47,16 +47,6 @@ pub struct Tun {
     pub offloads: Offloads,
 }
 
-/// A request for an interface, as in `netdevice(7)`.
-fn request(name: &str) -> libc::ifreq {
-    // SAFETY: an `ifreq` of zeros is a valid one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *to = from as libc::c_char;
-    }
-    request
-}
-
 fn ioctl<T>(fd: &impl AsRawFd, code: libc::c_ulong, argument: *mut T) -> io::Result<()> {
     // SAFETY: each caller passes the structure that its code asks for, or a number in the pointer's place.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), code as _, argument) }).map(drop)
@@ -89,7 +79,7 @@ impl Tun {
                         format!("cannot open /dev/net/tun: {e}; is the tun module loaded?"),
                     )
                 })?;
-        let mut wanted = request(name);
+        let mut wanted = interface_request(name);
         wanted.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16 | IFF_VNET_HDR;
         ioctl(&fd, TUNSETIFF, &raw mut wanted)?;
         // A device that was there before has the length that its last user chose.
@@ -122,7 +112,7 @@ impl Tun {
 
     /// The link's name, as it may have been changed; it ends in a zero.
     fn name(&self) -> io::Result<Vec<u8>> {
-        let mut asked = request("");
+        let mut asked = interface_request("");
         ioctl(&self.fd, TUNGETIFF, &raw mut asked)?;
         Ok(asked.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).chain([0]).collect())
     }
@@ -151,14 +141,13 @@ pub struct Link {
 
 impl Link {
     pub fn new(name: &str) -> io::Result<Self> {
-        // SAFETY: plain call, no pointers.
-        let socket = owned(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+        let socket = sys::asking_socket()?;
         Ok(Self { socket, index: sys::interface_index(name) as i32, elsewhere: Elsewhere::new()? })
     }
 
     /// A request that names the link; fails where the link is not, or no longer, in this namespace.
     fn request(&self) -> io::Result<libc::ifreq> {
-        let mut asked = request("");
+        let mut asked = interface_request("");
         asked.ifr_ifru.ifru_ifindex = self.index;
         ioctl(&self.socket, libc::SIOCGIFNAME as libc::c_ulong, &raw mut asked)?;
         Ok(asked)

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use zeroize::Zeroize;
@@ -13,6 +13,7 @@ use zeroize::Zeroize;
 use super::{apply, parse};
 use crate::device::Device;
 use crate::features;
+use crate::sandbox::pinned::PinnedPath;
 use crate::{log, sys};
 
 /// Where `wg` looks for the sockets of userspace implementations.
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The socket in the file system.
 pub struct Server {
     listener: UnixListener,
-    pub path: PathBuf,
+    pub path: PinnedPath,
     inode: u64,
     connections: Vec<Connection>,
     most_connections: usize,
@@ -97,20 +98,21 @@ fn is_dying(mut stream: &UnixStream) -> bool {
 impl Server {
     pub fn new(interface: &str) -> io::Result<Self> {
         let path = Path::new(DIRECTORY).join(format!("{interface}.sock"));
-        Self::listen(path.clone()).map_err(|e| match e.raw_os_error() {
+        Self::listen(&path).map_err(|e| match e.raw_os_error() {
             Some(_) => io::Error::new(e.kind(), format!("cannot make {}: {e}", path.display())),
             None => e,
         })
     }
 
-    fn listen(path: PathBuf) -> io::Result<Self> {
+    fn listen(path: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
         let _turn = turn()?;
-        remove_stale(&path)?;
-        let listener = bind(&path)?;
+        remove_stale(path)?;
+        let listener = bind(path)?;
         listener.set_nonblocking(true)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        let inode = fs::symlink_metadata(&path)?.ino();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let path = PinnedPath::new(path)?;
+        let inode = path.inode()?;
         let spare = sys::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
         let most_connections = spare.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
         Ok(Self { listener, path, inode, connections: Vec::new(), most_connections })
@@ -118,13 +120,13 @@ impl Server {
 
     /// Whether the path still leads to this socket.
     pub fn is_in_place(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+        self.path.inode().is_ok_and(|found| found == self.inode)
     }
 
     /// Removes the socket, unless it is another's by now.
     pub fn remove(&self) {
         if self.is_in_place() {
-            let _ = fs::remove_file(&self.path);
+            let _ = self.path.unlink();
         }
     }
 

@@ -11,7 +11,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::sys::{check, errno, owned, setsockopt};
+use crate::sys::{self, check, errno, setsockopt};
 
 /// How much the kernel may hold for us: at 5 Gbit/s some ten milliseconds of what came.
 const RECEIVE_BYTES: i32 = 8 << 20;
@@ -20,6 +20,24 @@ const SEND_BYTES: i32 = 2 << 20;
 const UDP_GRO: i32 = 104;
 const SOL_UDP: i32 = 17;
 const MAX_BIND_ATTEMPTS: u32 = 100;
+
+/// All options that are set on a socket, by level and name: the system call filter allows no other.
+pub const OPTIONS: [(i32, i32); 14] = [
+    (libc::SOL_SOCKET, libc::SO_MARK),
+    (libc::SOL_SOCKET, libc::SO_RCVBUF),
+    (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE),
+    (libc::SOL_SOCKET, libc::SO_SNDBUF),
+    (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE),
+    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    (SOL_UDP, UDP_GRO),
+    (SOL_UDP, send::UDP_SEGMENT),
+];
 
 /// The local address and interface that a peer's packets came to, which the answers leave from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,15 +78,9 @@ pub struct Sockets {
     segmentation: AtomicBool,
 }
 
-fn socket(family: i32) -> io::Result<OwnedFd> {
-    // SAFETY: plain call, no pointers.
-    owned(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
-}
-
 /// Whether this kernel splits large sends.
 pub fn can_segment() -> io::Result<bool> {
-    let fd = socket(libc::AF_INET).or_else(|_| socket(libc::AF_INET6))?;
-    Ok(send::can_segment(&fd))
+    sys::asking_socket().map(|fd| send::can_segment(&fd))
 }
 
 /// Tries beyond the limit for the whole system, which needs a privilege, then within it.
@@ -95,7 +107,7 @@ fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<u16> {
 
 /// The outer packet may be fragmented on its way, as the kernel's WireGuard lets it (no DF bit).
 fn open_v4(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
-    let fd = socket(libc::AF_INET)?;
+    let fd = sys::udp_socket(libc::AF_INET)?;
     setsockopt(&fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark)
         .or_else(|e| if fwmark == 0 { Ok(()) } else { Err(e) })?;
     setsockopt(&fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
@@ -107,7 +119,7 @@ fn open_v4(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
 }
 
 fn open_v6(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
-    let fd = socket(libc::AF_INET6)?;
+    let fd = sys::udp_socket(libc::AF_INET6)?;
     setsockopt(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     setsockopt(&fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark)
         .or_else(|e| if fwmark == 0 { Ok(()) } else { Err(e) })?;

@@ -8,7 +8,7 @@ use super::cmsg::{Control, to_sockaddr};
 use super::{Endpoint, SOL_UDP, Sockets, Source};
 use crate::sys::{check, check_len, setsockopt};
 
-const UDP_SEGMENT: i32 = 103;
+pub const UDP_SEGMENT: i32 = 103;
 /// How many packets one large send may hold (`UDP_MAX_SEGMENTS`; 64 before Linux 6.9).
 pub const MAX_SEGMENTS: usize = 64;
 /// How many bytes, for either family.
