@@ -14,7 +14,7 @@ when that socket is removed, or on SIGTERM.
 
   -f, --foreground  do not go into the background
   -v, --verbose     log what happens (as LOG_LEVEL=verbose)
-  --features        show which offloads this kernel grants, or which a running INTERFACE uses
+  --features        show which offloads and sandbox this kernel grants, or which a running INTERFACE uses
   -h, --help        show this
   -V, --version     show the version
 
