@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.config.models import WgQuickConfig
     from wgquick.diagnosis.finding import Finding
     from wgquick.errors import ConfigError
-    from wgquick.executor.protocols import Host
+    from wgquick.ports import Host
 
     Transcript = Callable[[str], None]
     Config = WgQuickConfig | Settings

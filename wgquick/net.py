@@ -12,6 +12,8 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple, NoReturn
 
 KEY_LENGTH = 32
+MAIN_TABLE = 254
+"""The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
 _BASE64_LENGTH = 44
 # 32 bytes in base64, or in hexadecimal as the UAPI writes them; what follows `peer', in wg(8)'s way, is public.
 _KEY_LIKE = re.compile(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
@@ -190,7 +192,7 @@ class Route(NamedTuple):
 
     destination: Prefix
     device: str
-    table: int = 254
+    table: int = MAIN_TABLE
 
 
 class Rule(NamedTuple):
@@ -207,3 +209,23 @@ class Rule(NamedTuple):
     fwmark: int | None = None
     suppress_prefixlength: int | None = None
     other: bool = False
+
+
+class Link(NamedTuple):
+    """A network interface; `kind` is IFLA_INFO_KIND ("wireguard", "tun", "veth", ...) or ""."""
+
+    ifindex: int
+    name: str
+    mtu: int
+    up: bool
+    kind: str
+
+
+class Path(NamedTuple):
+    """The route that the kernel would take to an address: its output link and the MTU of that path.
+
+    `mtu` is the route's own mtu metric unless locked (`mtu lock N` is not seen, as wg-quick does not), else None.
+    """
+
+    link: str
+    mtu: int | None

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from tests.keys import public, secret
 from wgquick.device import Device, DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
-from wgquick.executor.protocols import Link
-from wgquick.net import AllowedIP, Prefix, Route, Rule, SecretKey, SocketAddress
+from wgquick.net import AllowedIP, Link, Prefix, Route, Rule, SecretKey, SocketAddress
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.wireguard import Control
 from wgquick.system.wireguard.kernel import Kernel

@@ -16,7 +16,7 @@ import pytest
 
 from tests.namespaces import Namespace, namespace
 from wgquick.errors import BatchError, OperationError
-from wgquick.executor.protocols import Path as RoutePath
+from wgquick.net import Path as RoutePath
 from wgquick.net import Prefix, Route, Rule
 from wgquick.system.netlink import RtNetlink
 

@@ -10,8 +10,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from wgquick.executor.protocols import Link
-from wgquick.net import Prefix, Rule
+from wgquick.net import Link, Prefix, Rule
 from wgquick.system.netlink import codec, rtnl_codec
 
 REQUEST, ACK, EXCL, CREATE = 1, 4, 0x200, 0x400

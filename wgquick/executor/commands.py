@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
-    from wgquick.executor.protocols import Host
     from wgquick.options import Options
     from wgquick.plan.steps import Step
+    from wgquick.ports import Host
 
     Say = Callable[[str], None]
     Save = Callable[[Settings], None]

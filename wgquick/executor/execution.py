@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Journal
-    from wgquick.executor.protocols import Host
     from wgquick.options import Options
     from wgquick.plan.steps import Step
+    from wgquick.ports import Host
 
 # What the kernel answers when the thing to be removed is no longer there.
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from wgquick.config.document import Document
     from wgquick.config.settings import Settings
-    from wgquick.executor.protocols import Variables
     from wgquick.plan.steps import RunHook
+    from wgquick.ports import Variables
 
 _NOT_FOUND = 127  # the shell's status for a command that is not there
 _MISSING = "A program that the hook names is not installed, or not on PATH."

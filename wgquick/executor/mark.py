@@ -15,8 +15,8 @@ from wgquick.plan.steps import ReleaseSysctl
 from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
-    from wgquick.executor.protocols import Host
     from wgquick.plan.steps import Step
+    from wgquick.ports import Host
 
 _KEPT = ":src_valid_mark"  # no name that an interface of ours may have
 

@@ -10,9 +10,9 @@ from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
 from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import mark
-from wgquick.net import SocketAddress
+from wgquick.net import MAIN_TABLE, SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
-from wgquick.plan.up import FIRST_TABLE, MAIN_TABLE, SRC_VALID_MARK, routes_automatically
+from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK, routes_automatically
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.device import Device
     from wgquick.errors import Diagnostic
-    from wgquick.executor.protocols import Host, Link, Path
-    from wgquick.net import AllowedIP, Prefix, Rule
+    from wgquick.net import AllowedIP, Link, Path, Prefix, Rule
     from wgquick.options import Options
+    from wgquick.ports import Host
 
 
 def endpoints(settings: Settings, host: Host) -> EndpointFacts:

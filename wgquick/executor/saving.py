@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.device import Device
-    from wgquick.executor.protocols import Host
     from wgquick.net import Endpoint
     from wgquick.options import Options
+    from wgquick.ports import Host
 
 
 def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[str], None]) -> None:

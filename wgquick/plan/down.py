@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wgquick.net import MAIN_TABLE
 from wgquick.plan.steps import (
     DeleteLink,
     DeleteRule,
@@ -11,7 +12,7 @@ from wgquick.plan.steps import (
     RemoveFirewall,
     UnsetDns,
 )
-from wgquick.plan.up import MAIN_TABLE, routes_automatically
+from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

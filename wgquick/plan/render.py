@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wgquick.net import without_keys
+from wgquick.net import MAIN_TABLE, without_keys
 from wgquick.plan.steps import (
     AddAddress,
     AddLink,
@@ -18,7 +18,6 @@ from wgquick.plan.steps import (
     SetMtuUp,
     SetSysctl,
 )
-from wgquick.plan.up import MAIN_TABLE
 
 if TYPE_CHECKING:
     from wgquick.net import Rule

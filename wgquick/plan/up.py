@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import WgqError
-from wgquick.net import Prefix, Route, Rule, address_text
+from wgquick.net import MAIN_TABLE, Prefix, Route, Rule, address_text
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
     from wgquick.plan.steps import Step
 
-MAIN_TABLE = 254
 FIRST_TABLE = 51820
 # Outer IPv6 and UDP headers, WireGuard's header and tag: 40 + 8 + 32 bytes.
 OVERHEAD = 80

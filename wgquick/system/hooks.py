@@ -18,7 +18,7 @@ from wgquick.system import programs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wgquick.executor.protocols import Variables
+    from wgquick.ports import Variables
 
 # The line comes through a descriptor, as arguments are everyone's to read (ps) and hooks may hold secrets.
 _DESCRIPTOR = 9  # the highest that a POSIX shell has to know

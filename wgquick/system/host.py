@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
-    from wgquick.executor.protocols import Firewall, Sysctl
     from wgquick.net import Endpoint, SocketAddress
+    from wgquick.ports import Firewall, Sysctl
 
 
 class LocalHost:
-    """The machine (wgquick.executor.protocols.Host); `say` takes what its parts remark on the way."""
+    """The machine (wgquick.ports.Host); `say` takes what its parts remark on the way."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

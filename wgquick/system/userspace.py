@@ -58,7 +58,7 @@ def _beside_us() -> Iterator[str]:
 
 
 class Userspace:
-    """Userspace implementations (wgquick.executor.protocols.Userspace)."""
+    """Userspace implementations (wgquick.ports.Userspace)."""
 
     def __init__(
         self,

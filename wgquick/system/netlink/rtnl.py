@@ -10,16 +10,14 @@ import errno
 from typing import TYPE_CHECKING, TypeVar
 
 from wgquick.errors import BatchError, OperationError
-from wgquick.executor.protocols import Path
-from wgquick.net import pack_address
+from wgquick.net import MAIN_TABLE, Path, pack_address
 from wgquick.system.netlink import rtnl_codec
 from wgquick.system.netlink.connection import Connection, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from wgquick.executor.protocols import Link
-    from wgquick.net import Prefix, Route, Rule
+    from wgquick.net import Link, Prefix, Route, Rule
     from wgquick.system.netlink.codec import Message
     from wgquick.system.netlink.rtnl_codec import RouteEntry
 
@@ -27,7 +25,7 @@ T = TypeVar("T")
 
 
 class RtNetlink:
-    """The machine's links, addresses, routes and rules (wgquick.executor.protocols.RtNetlink)."""
+    """The machine's links, addresses, routes and rules (wgquick.ports.RtNetlink)."""
 
     def _ask(self, request: bytes, what: str) -> list[Message]:
         with Connection(rtnl_codec.NETLINK_ROUTE) as connection:
@@ -170,7 +168,7 @@ class RtNetlink:
 
         Of a default route with several next hops that line names no link: it is empty then.
         """
-        entry = self._first(4, rtnl_codec.RT_TABLE_MAIN, lambda entry: entry.destination.length == 0)
+        entry = self._first(4, MAIN_TABLE, lambda entry: entry.destination.length == 0)
         return None if entry is None else self._path(entry)
 
     def rules(self, family: int) -> list[Rule]:
@@ -225,7 +223,7 @@ def _check_batch(
 
 
 def _route_text(route: Route) -> str:
-    table = "" if route.table == rtnl_codec.RT_TABLE_MAIN else f" in table {route.table}"
+    table = "" if route.table == MAIN_TABLE else f" in table {route.table}"
     return f"{route.destination} through {route.device}{table}"
 
 

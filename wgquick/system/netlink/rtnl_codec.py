@@ -5,8 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from wgquick.executor.protocols import Link
-from wgquick.net import Prefix, Rule
+from wgquick.net import MAIN_TABLE, Link, Prefix, Rule
 from wgquick.system.netlink.codec import (
     ATTRIBUTE,
     HEADER,
@@ -50,7 +49,6 @@ RTPROT_BOOT = 3
 RTN_UNICAST = 1
 RTM_F_CLONED, RTM_F_LOOKUP_TABLE = 0x200, 0x1000
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
-RT_TABLE_MAIN = 254
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK = 1, 2, 3, 4, 6, 10
 FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK = 13, 14, 15, 16
 FRA_PAD, FRA_PROTOCOL = 18, 21
@@ -266,7 +264,7 @@ def _is_table_rule(flags: int, values: dict[int, int], found: dict[int, bytes]) 
 
 def _is_suppress_rule(rule: Rule, flags: int, found: dict[int, bytes]) -> bool:
     """`table main suppress_prefixlength 0`."""
-    suppresses = rule.table == RT_TABLE_MAIN and rule.suppress_prefixlength == 0
+    suppresses = rule.table == MAIN_TABLE and rule.suppress_prefixlength == 0
     return suppresses and not flags & FIB_RULE_INVERT and _selectors(found) == {FRA_SUPPRESS_PREFIXLEN}
 
 

@@ -17,7 +17,7 @@ _KIND = "wireguard"
 
 
 class Control:
-    """All devices (wgquick.executor.protocols.WireGuard): the kernel's own by netlink, others by their sockets."""
+    """All devices (wgquick.ports.WireGuard): the kernel's own by netlink, others by their sockets."""
 
     def interfaces(self) -> list[str]:
         """The names that `wg show interfaces` prints: the kernel's, then those whose daemons answer."""

@@ -1,37 +1,17 @@
-"""What the executor and the observer ask of the machine; `system` implements these, `api` joins the two."""
+"""What the engine asks of a machine. `system` implements it; `api` joins the two."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from wgquick.device import Device, DeviceConfig
-    from wgquick.net import Endpoint, Prefix, Route, Rule, SocketAddress
+    from wgquick.net import Endpoint, Link, Path, Prefix, Route, Rule, SocketAddress
 
     Variables = Mapping[str, str | tuple[str, ...]]  # of a shell; a tuple is an array
-
-
-class Link(NamedTuple):
-    """A network interface; `kind` is IFLA_INFO_KIND ("wireguard", "tun", "veth", ...) or ""."""
-
-    ifindex: int
-    name: str
-    mtu: int
-    up: bool
-    kind: str
-
-
-class Path(NamedTuple):
-    """The route that the kernel would take to an address: its output link and the MTU of that path.
-
-    `mtu` is the route's own mtu metric unless locked (`mtu lock N` is not seen, as wg-quick does not), else None.
-    """
-
-    link: str
-    mtu: int | None
 
 
 class RtNetlink(Protocol):
