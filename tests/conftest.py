@@ -1,4 +1,4 @@
-"""What every test stands on: root, the programs that scripts/test has put in place, and nothing of the caller's."""
+"""What every test stands on: the programs of scripts/test, root where needed, and nothing of the caller's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import wgquick
+from tests.parity.case import Case
 
 PROJECT = Path(__file__).parents[1]
 PROGRAMS = (
@@ -29,6 +30,8 @@ PROGRAMS = (
     "wgq-userspace",
     "wireguard-go",
 )
+WITHOUT_MACHINE = ("unit", "property")
+ORDER = ("kernel", "interop", "property", "parity", "netns", "unit")  # what takes long begins first
 # What remains of the caller's environment: the programs under test would heed much of the rest (WG_QUICK_...,
 # WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last two choose what is tested.
 KEPT = re.compile(
@@ -48,7 +51,7 @@ settings.load_profile("same")
 
 
 def pytest_configure() -> None:
-    """Programs of this installation and of the project's cache come first; a missing one is said at once."""
+    """Programs of this installation and of the project's cache come first on PATH."""
     for name in [name for name in os.environ if not KEPT.fullmatch(name)]:
         del os.environ[name]
     os.environ.setdefault("HOME", pwd.getpwuid(os.geteuid()).pw_dir)
@@ -56,8 +59,48 @@ def pytest_configure() -> None:
     extra = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
     ours = [str(Path(sys.executable).parent), str(PROJECT / ".cache/bin")]
     os.environ["PATH"] = os.pathsep.join([*ours, os.environ["PATH"], *extra])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a machine; with several workers, say which tests stay together."""
+    for item in items:
+        if _suite(item) not in WITHOUT_MACHINE:
+            item.add_marker("machine")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: ORDER.index(_suite(item)))
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_together(item)))
+
+
+def _suite(item: pytest.Item) -> str:
+    """The folder below tests/."""
+    return item.path.relative_to(PROJECT / "tests").parts[0]
+
+
+def _together(item: pytest.Item) -> str:
+    """The name of a group for one worker: its tests share the VM, the trials or a module's fixtures."""
+    match _suite(item):
+        case "kernel":
+            return "kernel"  # one VM at a time: it uses two processors
+        case "parity" if isinstance(case := _parameters(item).get("case"), Case):
+            return f"parity-{case.name}"
+        case _:
+            return item.nodeid.partition("::")[0]
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Say at once that a selected test lacks root or a program."""
+    if not any(item.get_closest_marker("machine") for item in session.items):
+        return
     if os.geteuid() != 0:
-        raise pytest.UsageError("the tests make network namespaces and interfaces: run scripts/test as root")
+        raise pytest.UsageError(
+            "the tests make network namespaces and interfaces: run scripts/test as root, or with --fast"
+        )
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         raise pytest.UsageError(f"{', '.join(missing)} not found: scripts/test installs what the tests need")
 

@@ -7,6 +7,7 @@ machine's own /etc/resolv.conf; a machine then sees them in its /usr and /etc.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import subprocess
 import tempfile
@@ -27,15 +28,16 @@ _SPLIT = ("bin", "sbin", "lib")  # folders that a machine has in /usr
 def _unpacked(package: str) -> Path:
     """The package's files, fetched once; the folder appears only when it is whole."""
     folder = _CACHE / package
-    if not folder.exists():
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f"{package}-", dir=_CACHE))
-        try:
-            _fetch(package, fresh)
-            with contextlib.suppress(OSError):  # another test run was faster
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with (_CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two apt-get at once refuse each other
+        if not folder.exists():
+            fresh = Path(tempfile.mkdtemp(prefix=f"{package}-", dir=_CACHE))
+            try:
+                _fetch(package, fresh)
                 fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.interop.floods import Flood
 
+pytestmark = pytest.mark.alone
+
 MIB, GIB = 1 << 20, 1 << 30
 # As crowd.rs has it, with what the first second and the luck of the draw add.
 MOST_REPLIES = 32 << 10

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from functools import partial
 
+import pytest
+
 from tests.interop.elders import (
     KEEPALIVE_TIMEOUT,
     REJECT_AFTER,
@@ -16,6 +18,8 @@ from tests.interop.elders import (
 )
 from tests.interop.pairs import BORINGTUN, GO, until
 from tests.interop.traffic import bulk
+
+pytestmark = pytest.mark.alone
 
 # What a machine with much else to do may add to a time.
 SLACK = 6

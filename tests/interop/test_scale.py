@@ -8,6 +8,8 @@ import time
 from base64 import b64decode
 from pathlib import Path
 
+import pytest
+
 from tests.interop.pairs import GO, LINK, WGQ, End, machines, pair, private_key, public_key
 from tests.interop.traffic import bulk
 
@@ -46,6 +48,7 @@ def test_the_executable_has_at_most_four_megabytes() -> None:
     assert Path(program).stat().st_size <= 4 * MIB
 
 
+@pytest.mark.alone
 def test_ten_thousand_peers_are_configured_in_a_second_and_sixty_megabytes() -> None:
     with machines(WGQ, GO) as (end, _):
         end.start()
@@ -65,6 +68,7 @@ def test_one_peer_costs_ten_megabytes_at_most_under_load() -> None:
             assert end.peak() < 10 * MIB
 
 
+@pytest.mark.alone
 def test_a_packet_costs_no_more_among_ten_thousand_peers_than_alone() -> None:
     with pair(WGQ, WGQ) as few, pair(WGQ, WGQ) as many:
         for end in many:

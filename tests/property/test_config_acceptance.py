@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
 
+pytestmark = pytest.mark.machine
+
 DEVICE = "wg0"
 RESOLUTION = re.compile(rb"Name or service not known|failure in name resolution|No address associated")
 LINK = "tun0"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
+pytestmark = pytest.mark.machine
+
 KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 PEER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 CONFIG = f"""[Interface]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
+pytestmark = pytest.mark.machine
+
 COMPLETIONS = Path(__file__).parents[2] / "completions"
 
 BASH = """
