@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | save | strip | check) verb=$word && break ;;
+		up | down | reload | save | strip | check) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -59,13 +59,15 @@ _wgq() {
 	:-*) _wgq_from '--help --version' ;;
 	up:-*) _wgq_from '--backend --firewall --dns --name --strict --help' ;;
 	down:-*) _wgq_from '--dns --name --force --help' ;;
+	reload:-*) _wgq_from '--name --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;
 	strip:-*) _wgq_from '--name --help' ;;
 	check:-*) _wgq_from '--json --fix --help' ;;
-	:*) _wgq_from 'up down save strip check' ;;
+	:*) _wgq_from 'up down reload save strip check' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
+	reload:*) _wgq_from "$(_wgq_interfaces)" ;;
 	save:*) _wgq_from "$(_wgq_interfaces)" ;;
 	strip:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	check:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;

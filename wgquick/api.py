@@ -117,6 +117,16 @@ def down(
     cmd_down(name, settings, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
 
 
+def reload(config: Config, transcript: Transcript | None = None) -> None:
+    """Change the live device to the configuration's keys and peers as `wgq reload` does; all else stays."""
+    from wgquick.executor.reloading import cmd_reload
+
+    said = _said(transcript)
+    settings = _settings(config)
+    valid_name(settings.name)
+    cmd_reload(settings, _host(said), said)
+
+
 def can_go_down(name: str, *, without_file: bool) -> bool:
     """Whether `down` can do without the configuration; `without_file` also counts a device without a journal."""
     from wgquick.executor import commands

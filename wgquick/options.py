@@ -83,6 +83,14 @@ VERBS = {
             options=("dns", "name", "force"),
         ),
         Verb(
+            "reload",
+            "Change a live interface to the keys and peers of its file.",
+            "Change a live interface to the keys and peers of its file. Addresses, routes and DNS stay.",
+            completes="interfaces",
+            standard_input=True,
+            options=("name",),
+        ),
+        Verb(
             "save",
             "Write the state of an interface to its file.",
             "Write the state of an interface to its configuration file. Comments and order stay.",

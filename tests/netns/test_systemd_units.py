@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +53,90 @@ def write(machine: Namespace, text: str) -> None:
 def test_systemd_finds_no_fault_in_the_units(machine: Namespace) -> None:
     done = machine.run(["systemd-analyze", "verify", str(SERVICE), str(UNITS / "wgq.target")], check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+FAR_KEY = "cGtNUBJAyzXSzVvCZ0bJaVTaB4aSnpOqIP2d/Bw1F3w="
+HOOKS = "yGtNUBJAyzXSzVvCZ0bJaVTaB4aSnpOqIP2d/Bw1F3w="
+NEW, OLD, BY_HOOK = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3))
+
+
+def public(private: str) -> str:
+    return subprocess.run(
+        ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def far(machine: Namespace) -> Iterator[Namespace]:
+    """The other end: 192.0.2.1 on the machine's uplink, with 10.0.0.2 in the tunnel."""
+    with host() as other:
+        net = other.paths["net"]
+        near = [
+            "link add up0 type veth peer name up0 netns " + net,
+            "addr add 192.0.2.2/24 dev up0",
+            "link set up0 up",
+        ]
+        machine.run(["ip", "-batch", "-"], input="\n".join([*near, "route add default via 192.0.2.1", ""]))
+        other.run(["ip", "-batch", "-"], input="addr add 192.0.2.1/24 dev up0\nlink set up0 up\n")
+        other.run(["wgq-userspace", "wg0"])
+        text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n"
+        peer = f"[Peer]\nPublicKey = {public(HOOKS)}\nAllowedIPs = 10.0.0.1/32\n"
+        other.run(["wg", "setconf", "wg0", "/dev/stdin"], input=text + peer)
+        other.run(["ip", "-batch", "-"], input="addr add 10.0.0.2/24 dev wg0\nlink set wg0 up\n")
+        yield other
+
+
+def full_tunnel(*more: str) -> str:
+    """The interface has no key, no port and no mark in the file: a hook sets the key, up chooses the others."""
+    hooks = f"PostUp = wg set %i private-key /run/key\nPostUp = wg set %i peer {BY_HOOK} allowed-ips 10.77.0.0/16\n"
+    first = f"[Peer]\nPublicKey = {public(FAR_KEY)}\nEndpoint = 192.0.2.1:51820\nAllowedIPs = 0.0.0.0/0\n"
+    return f"[Interface]\nAddress = 10.0.0.1/24\n{hooks}{first}{''.join(more)}"
+
+
+def dump(machine: Namespace) -> tuple[list[str], dict[str, list[str]]]:
+    """The device's own fields, and those of each peer (`wg show dump`, wg(8))."""
+    first, *peers = [line.split("\t") for line in machine.out("wg", "show", "wg0", "dump").splitlines()]
+    return first, {line[0]: line for line in peers}
+
+
+def test_a_reload_of_a_full_tunnel_changes_what_the_file_changed_alone(machine: Namespace, far: Namespace) -> None:
+    machine.run(["sh", "-c", "umask 077; cat >/run/key"], input=HOOKS)
+    write(machine, full_tunnel(f"[Peer]\nPublicKey = {OLD}\nAllowedIPs = 10.66.0.0/16\n"))
+    machine.run(["sh", "-c", setting("ExecStart")])
+    machine.run(["ping", "-c", "1", "-W", "20", "10.0.0.2"])
+    far.run(["wg", "set", "wg0", "listen-port", "51999"])
+    far.run(["ping", "-c", "1", "-W", "20", "10.0.0.1"])
+    device, peers = dump(machine)
+    assert (device[0], device[3]) == (HOOKS, "0xca6c")
+    assert peers[public(FAR_KEY)][2] == "192.0.2.1:51999"
+    pings = machine.popen(["ping", "-i", "0.1", "-c", "30", "-W", "20", "10.0.0.2"], stdout=subprocess.PIPE)
+    write(machine, full_tunnel(f"[Peer]\nPublicKey = {NEW}\nAllowedIPs = 10.88.0.0/16\n"))
+    done = machine.run(["sh", "-c", setting("ExecReload")])
+    output, _ = pings.communicate(timeout=120)
+    assert b" 0% packet loss" in output
+    device_now, peers_now = dump(machine)
+    assert device_now == device
+    assert peers_now[public(FAR_KEY)][2:5] == peers[public(FAR_KEY)][2:5]
+    assert set(peers_now) == {public(FAR_KEY), BY_HOOK, NEW}
+    assert HOOKS not in done.stderr
+    assert machine.run(["sh", "-c", setting("ExecReload")]).stderr == ""
+
+
+def test_a_reload_needs_no_wg_and_an_interface_that_is_up(machine: Namespace) -> None:
+    write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
+    done = machine.run(["sh", "-c", setting("ExecReload")], check=False)
+    assert done.returncode == 1
+    assert "wgq: `wg0' is not a WireGuard interface\n  Bring it up first: wgq up wg0\n" in done.stderr
+    assert "wg " not in setting("ExecReload").replace("wgq", "")
+
+
+def test_what_wg_quick_brought_up_can_be_reloaded(machine: Namespace) -> None:
+    write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    machine.run(["wg-quick", "up", "wg0"], env=environment)
+    write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16, 10.9.0.0/16\n")
+    machine.run(["sh", "-c", setting("ExecReload")])
+    assert machine.out("wg", "show", "wg0", "allowed-ips") == f"{KEYS[1]}\t10.8.0.0/16 10.9.0.0/16\n"
 
 
 def test_the_description_names_the_interface_as_it_is() -> None:

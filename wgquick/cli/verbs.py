@@ -30,6 +30,8 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             up(targets[0], given)
         case "down":
             down(targets[0], given)
+        case "reload":
+            reload(targets[0], given)
         case "save":
             save(targets[0], given)
         case "strip":
@@ -90,6 +92,14 @@ def _for_down(interface: str, target: str, name: str | None) -> Settings | None:
     say(str(faults))
     say(f"[!] Taking {interface} down all the same, with {'its journal' if recorded else 'the file'}'s hooks")
     return None if recorded else settings
+
+
+def reload(target: str, given: Given) -> None:
+    """Change a live device to the keys and peers of its file."""
+    privilege.acquire()
+    settings = api.load(target, say, name=_name(given))
+    with signals.raised():
+        api.reload(settings, say)
 
 
 def save(target: str, given: Given) -> None:

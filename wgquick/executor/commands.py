@@ -9,6 +9,7 @@ from wgquick.executor import mark, observe
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
+from wgquick.plan import reload
 from wgquick.plan import up as plan_up
 from wgquick.plan.steps import DeleteLink
 
@@ -44,7 +45,8 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
     run = Execution(host, options, say, journal, settings.path, settings)
     try:
-        journal.start(settings.path, (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown")))
+        later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
+        journal.start(settings.path, later, reload.given(settings))
         _bring_up(settings, host, options, run)
         journal.complete(True)
     except BaseException:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wgquick.errors import OperationError
 from wgquick.net import Rule, without_keys
+from wgquick.plan.reload import Given
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wgquick.plan.reload import Earlier
     from wgquick.plan.steps import Step
 
 # The undos and what their fields are; a rule is the list of its own fields.
@@ -35,6 +37,7 @@ _SUFFIX = ".journal"
 class Record(NamedTuple):
     """A journal as read: `undos` in the order they were written, `ifindex` of the link (0 before there was one).
 
+    `peers` is what the file gave for its peers, None if that is not known.
     `complete` is whether up had finished, and no down has taken the link away since; `hooks` are the PreDown and
     PostDown lines of that time. `unread` counts the lines that mean nothing here: cut short by a kill, damaged, or
     written by another version.
@@ -48,6 +51,7 @@ class Record(NamedTuple):
     hooks: tuple[RunHook, ...] = ()
     hidden_hooks: int = 0
     unread: int = 0
+    peers: Earlier | None = None
 
 
 class Journal:
@@ -57,11 +61,12 @@ class Journal:
         self.name = name
         self._path = f"{directory}/{name}{_SUFFIX}"
 
-    def start(self, path: str, hooks: tuple[Step, ...]) -> None:
-        """Begin a journal anew, with the configuration's path and the hook lines that down will need."""
+    def start(self, path: str, hooks: tuple[Step, ...], peers: Earlier | None = None) -> None:
+        """Begin a journal anew, with the configuration's path, the hooks for down and the peers for reload."""
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
         head = {"version": 1, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
-        text = "".join(_line(value) for value in ({"head": head}, *({"hook": hook} for hook in kept)))
+        described = [_described(peers)] if peers else [{"peers": {}}]
+        text = "".join(map(_line, ({"head": head}, *({"hook": hook} for hook in kept), *described)))
         self._write(text, os.O_TRUNC)
 
     def promise(self, undo: Step) -> None:
@@ -71,6 +76,10 @@ class Journal:
     def identify(self, ifindex: int) -> None:
         """Write down which link is ours, so that a later one of the same name is not taken for it."""
         self._write(_line({"ifindex": ifindex}))
+
+    def describe(self, peers: Earlier) -> None:
+        """Write down what the file gives for its peers now."""
+        self._write(_line(_described(peers)))
 
     def complete(self, is_complete: bool) -> None:
         """Write down that up has finished, so that down runs its hooks; or that these are not due any more."""
@@ -131,6 +140,10 @@ def others(directory: str, name: str) -> Iterator[Record]:
                 yield record
 
 
+def _described(peers: Earlier) -> dict[str, dict[str, Given]]:
+    return {"peers": {key.hex(): given for key, given in peers.items()}}
+
+
 def _line(value: object) -> str:
     return json.dumps(value) + "\n"
 
@@ -158,6 +171,8 @@ def _extended(record: Record, entry: object) -> Record:
             return record._replace(ifindex=ifindex)
         case {"complete": bool(is_complete)}:
             return record._replace(complete=is_complete)
+        case {"peers": dict(peers)}:
+            return record._replace(peers={bytes.fromhex(key): Given(*fields) for key, fields in peers.items()})
     raise ValueError
 
 

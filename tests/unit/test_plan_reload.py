@@ -1,0 +1,199 @@
+"""The difference between a file and a live device: what changes is sent, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from wgquick.config.document import Document
+from wgquick.config.parser import parse
+from wgquick.device import Device, DeviceConfig, DevicePeer, PeerConfig
+from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress, pack_address
+from wgquick.plan import reload
+
+if TYPE_CHECKING:
+    from wgquick.config.settings import Settings
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+OTHER_KEY = "AAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+A, B = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+ROAMED = SocketAddress("198.51.100.7", 4000)
+
+
+def settings(text: str) -> Settings:
+    return parse(Document.parse(f"[Interface]\n{text}".encode()), "wg0")
+
+
+def peer(key: str, *lines: str) -> str:
+    return "\n".join(["[Peer]", f"PublicKey = {key}", *lines, ""])
+
+
+def networks(*texts: str) -> tuple[AllowedIP, ...]:
+    parts = (text.partition("/") for text in texts)
+    return tuple(AllowedIP(pack_address(host), int(length)) for host, _, length in parts)
+
+
+def live(key: str, *ips: str, **fields: Any) -> DevicePeer:
+    return DevicePeer(PublicKey.parse(key), allowed_ips=networks(*ips), **fields)
+
+
+def change(now: str, device: Device, before: str | None) -> DeviceConfig:
+    """What is sent for the file `now`, if `before` was the file at up; None is a tunnel without a journal."""
+    wanted = settings(now)
+    earlier = None if before is None else reload.given(settings(before))
+    found = {e: SocketAddress(e.host, int(e.port)) for e in reload.endpoints(wanted, device, earlier)}
+    return reload.change(wanted, device, earlier, found).config
+
+
+def test_nothing_is_sent_if_nothing_changed() -> None:
+    """The port, the mark, the endpoint and a hook's keys are the device's own."""
+    text = peer(A, "Endpoint = 192.0.2.9:51820", "AllowedIPs = 0.0.0.0/0")
+    psk = SecretKey.parse(OTHER_KEY)
+    peers = (
+        live(A, "0.0.0.0/0", endpoint=ROAMED, preshared_key=psk, persistent_keepalive=25),
+        live(B, "10.3.0.0/16"),
+    )
+    device = Device("wg0", SecretKey.parse(KEY), 40000, 51820, peers)
+    assert change(text, device, text) == DeviceConfig()
+    assert change(f"FwMark = off\nListenPort = 0\n{text}", device, text) == DeviceConfig()
+
+
+def test_a_clamped_key_is_the_files_key() -> None:
+    raw = bytearray(SecretKey.parse(KEY).raw)
+    raw[0] |= 7
+    unclamped = SecretKey(bytes(raw))
+    clamped = SecretKey(bytes([raw[0] & 248, *raw[1:31], raw[31] & 127 | 64]))
+    assert change(f"PrivateKey = {unclamped.reveal()}", Device("wg0", clamped), "") == DeviceConfig()
+    other = change(f"PrivateKey = {OTHER_KEY}", Device("wg0", clamped), "")
+    assert other == DeviceConfig(private_key=SecretKey.parse(OTHER_KEY))
+
+
+def test_a_port_and_a_mark_that_the_file_gives_are_sent() -> None:
+    device = Device("wg0", None, 40000, 0)
+    assert change("ListenPort = 51820\nFwMark = 7", device, "") == DeviceConfig(listen_port=51820, fwmark=7)
+
+
+def test_the_mark_of_a_full_tunnel_stays_and_a_note_says_so() -> None:
+    device = Device("wg0", None, 1, 51820, (live(A, "0.0.0.0/0"),))
+    text = f"FwMark = 7\n{peer(A, 'AllowedIPs = 0.0.0.0/0')}"
+    found = reload.change(settings(text), device, reload.given(settings(text)), {})
+    assert found.config == DeviceConfig()
+    assert "FwMark stays 51820" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "sent"),
+    [
+        ("Endpoint = 192.0.2.9:1", "Endpoint = 192.0.2.9:1", None),
+        ("Endpoint = 192.0.2.9:1", "Endpoint = 192.0.2.9:2", SocketAddress("192.0.2.9", 2)),
+        ("Endpoint = 192.0.2.9:1", "Endpoint = 198.51.100.7:4000", None),
+        ("Endpoint = 192.0.2.9:1", "", None),
+        ("", "Endpoint = 192.0.2.9:1", SocketAddress("192.0.2.9", 1)),
+    ],
+)
+def test_an_endpoint_is_sent_if_the_file_has_another(before: str, now: str, sent: SocketAddress | None) -> None:
+    device = Device("wg0", peers=(live(A, endpoint=ROAMED, last_handshake=1.0),))
+    found = change(peer(A, now), device, peer(A, before))
+    assert [each.endpoint for each in found.peers] == ([sent] if sent else [])
+
+
+@pytest.mark.parametrize(("handshake", "sent"), [(0.0, True), (1.0, False)])
+def test_without_a_journal_only_an_endpoint_that_cannot_have_roamed_is_sent(handshake: float, sent: bool) -> None:
+    device = Device("wg0", peers=(live(A, endpoint=ROAMED, last_handshake=handshake),))
+    assert bool(change(peer(A, "Endpoint = 192.0.2.9:1"), device, None).peers) is sent
+
+
+def test_a_peer_that_left_the_file_goes_and_one_of_a_hook_stays() -> None:
+    device = Device("wg0", peers=(live(A), live(B)))
+    assert change("", device, peer(A)).peers == (PeerConfig(PublicKey.parse(A), remove=True),)
+    assert len(change("", device, None).peers) == 2
+
+
+def test_a_new_peer_comes_with_all_that_its_section_says() -> None:
+    lines = (
+        "Endpoint = 192.0.2.9:1",
+        "PersistentKeepalive = 25",
+        f"PresharedKey = {KEY}",
+        "AllowedIPs = 10.0.0.0/8",
+    )
+    (found,) = change(peer(A, *lines), Device("wg0"), "").peers
+    endpoint = SocketAddress("192.0.2.9", 1)
+    psk = SecretKey.parse(KEY)
+    assert found == PeerConfig(PublicKey.parse(A), False, False, psk, endpoint, 25, False, networks("10.0.0.0/8"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "sent"),
+    [
+        (f"PresharedKey = {KEY}", "", bytes(32)),
+        (f"PresharedKey = {KEY}", f"PresharedKey = {OTHER_KEY}", SecretKey.parse(OTHER_KEY).raw),
+        (f"PresharedKey = {KEY}", f"PresharedKey = {KEY}", None),
+        ("", "", None),
+    ],
+)
+def test_a_preshared_key_goes_only_if_the_file_had_one(before: str, now: str, sent: bytes | None) -> None:
+    device = Device("wg0", peers=(live(A, preshared_key=SecretKey.parse(KEY)),))
+    keys = [
+        each.preshared_key.raw for each in change(peer(A, now), device, peer(A, before)).peers if each.preshared_key
+    ]
+    assert keys == ([] if sent is None else [sent])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "sent"),
+    [
+        ("PersistentKeepalive = 25", "", 0),
+        ("", "", None),
+        ("", "PersistentKeepalive = 7", 7),
+        ("", "PersistentKeepalive = 25", None),
+    ],
+)
+def test_a_keepalive_goes_only_if_the_file_had_one(before: str, now: str, sent: int | None) -> None:
+    device = Device("wg0", peers=(live(A, persistent_keepalive=25),))
+    found = change(peer(A, now), device, peer(A, before)).peers
+    assert [each.persistent_keepalive for each in found] == ([] if sent is None else [sent])
+
+
+@pytest.mark.parametrize(
+    ("has", "now", "replace", "sent"),
+    [
+        (["10.0.0.0/8"], "AllowedIPs = 10.0.0.0/8", None, []),
+        (["10.0.0.0/8"], "AllowedIPs = 10.0.0.0/8, 10.1.0.0/16", False, ["10.1.0.0/16"]),
+        (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = 10.0.0.0/8", True, ["10.0.0.0/8"]),
+        (["10.0.0.0/8"], "AllowedIPs = +10.1.0.0/16", False, ["10.1.0.0/16"]),
+        (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = -10.1.0.0/16", True, ["10.0.0.0/8"]),
+    ],
+)
+def test_allowed_ips_are_added_or_replaced(has: list[str], now: str, replace: bool | None, sent: list[str]) -> None:
+    found = change(peer(A, now), Device("wg0", peers=(live(A, *has),)), peer(A, "AllowedIPs = 10.0.0.0/8")).peers
+    assert [(each.replace_allowed_ips, each.allowed_ips) for each in found] == (
+        [] if replace is None else [(replace, networks(*sent))]
+    )
+
+
+def test_a_network_that_two_peers_claim_stays_with_the_later_one() -> None:
+    text = peer(A, "AllowedIPs = 10.0.0.0/8") + peer(B, "AllowedIPs = 10.0.0.0/8")
+    assert change(text, Device("wg0", peers=(live(A), live(B, "10.0.0.0/8"))), text) == DeviceConfig()
+
+
+def test_a_network_moves_to_another_peer_without_a_change_of_the_first() -> None:
+    now = peer(A) + peer(B, "AllowedIPs = 10.0.0.0/8")
+    device = Device("wg0", peers=(live(A, "10.0.0.0/8"), live(B)))
+    (found,) = change(now, device, peer(A, "AllowedIPs = 10.0.0.0/8") + peer(B)).peers
+    assert (str(found.public_key), found.allowed_ips) == (B, networks("10.0.0.0/8"))
+
+
+def test_allowed_ips_of_a_hook_stay_where_the_file_never_gave_any() -> None:
+    device = Device("wg0", peers=(live(A, "10.0.0.0/8"),))
+    assert change(peer(A), device, peer(A)) == DeviceConfig()
+    assert change(peer(A), device, peer(A, "AllowedIPs = 10.0.0.0/8")).peers[0].replace_allowed_ips
+
+
+def test_the_transcript_hides_keys() -> None:
+    text = f"PrivateKey = {OTHER_KEY}\n{peer(A, f'PresharedKey = {KEY}', 'AllowedIPs = 10.0.0.0/8')}"
+    said = "\n".join(reload.lines("wg0", change(text, Device("wg0"), "")))
+    assert said == (
+        "[#] wg set wg0 private-key (hidden)\n"
+        f"[#] wg set wg0 peer {A} preshared-key (hidden) allowed-ips +10.0.0.0/8"
+    )
