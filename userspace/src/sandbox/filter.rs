@@ -158,6 +158,7 @@ fn program(path: Option<&PinnedPath>) -> Result<BpfProgram, BackendError> {
 /// Puts the filter over all threads of this process. Returns why that cannot be.
 pub fn apply(path: Option<&PinnedPath>) -> Result<(), String> {
     let program = program(path).map_err(|e| e.to_string())?;
+    path.into_iter().for_each(PinnedPath::seal);
     seccompiler::apply_filter_all_threads(&program).map_err(|e| e.to_string())
 }
 

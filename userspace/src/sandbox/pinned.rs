@@ -15,7 +15,10 @@ use crate::sys::check;
 pub const SYS_MSEAL: libc::c_long = 462;
 
 /// A path in memory that is never given back and cannot be written to.
-pub struct PinnedPath(&'static libc::c_char);
+pub struct PinnedPath {
+    text: &'static libc::c_char,
+    len: usize,
+}
 
 impl PinnedPath {
     /// Copies a path into a page of its own; at most a page long.
@@ -38,15 +41,19 @@ impl PinnedPath {
             }
             ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len());
             check(libc::mprotect(page, bytes.len(), libc::PROT_READ))?;
-            // Older kernels lack the call: the page is only read-only there.
-            libc::syscall(SYS_MSEAL, page, bytes.len(), 0);
-            Ok(Self(&*page.cast()))
+            Ok(Self { text: &*page.cast(), len: bytes.len() })
         }
+    }
+
+    /// Has the page stay as it is for good. Older kernels lack the call: the page is only read-only there.
+    pub fn seal(&self) {
+        // SAFETY: nobody writes to the page or gives it back.
+        unsafe { libc::syscall(SYS_MSEAL, self.text, self.len, 0) };
     }
 
     /// Where the path is.
     pub fn address(&self) -> usize {
-        ptr::from_ref(self.0) as usize
+        ptr::from_ref(self.text) as usize
     }
 
     /// The inode of what the path leads to.
@@ -54,7 +61,7 @@ impl PinnedPath {
         // SAFETY: all zeros are a valid structure, and the path ends with a zero.
         unsafe {
             let mut found: libc::stat = std::mem::zeroed();
-            check(libc::fstatat(libc::AT_FDCWD, self.0, &raw mut found, libc::AT_SYMLINK_NOFOLLOW))?;
+            check(libc::fstatat(libc::AT_FDCWD, self.text, &raw mut found, libc::AT_SYMLINK_NOFOLLOW))?;
             Ok(found.st_ino)
         }
     }
@@ -62,7 +69,7 @@ impl PinnedPath {
     /// Removes what is there.
     pub fn unlink(&self) -> io::Result<()> {
         // SAFETY: the path ends with a zero.
-        check(unsafe { libc::unlinkat(libc::AT_FDCWD, self.0, 0) }).map(drop)
+        check(unsafe { libc::unlinkat(libc::AT_FDCWD, self.text, 0) }).map(drop)
     }
 }
 
