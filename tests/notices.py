@@ -47,15 +47,20 @@ def linked_names(target: str) -> set[tuple[str, str]]:
     return {(match[1], match[2]) for match in found if match}
 
 
-def linked() -> list[Crate]:
-    """All crates that are linked, but for our own."""
-    names = set().union(*(linked_names(target) for target in TARGETS))
-    packages = json.loads(cargo("metadata", "--format-version", "1"))["packages"]
-    return sorted(
+def linked_for(target: str) -> set[Crate]:
+    """The crates that are linked for a target; nothing is downloaded that other targets take."""
+    names = linked_names(target)
+    packages = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", target))["packages"]
+    return {
         Crate(each["name"], each["version"], each["license"], Path(each["manifest_path"]).parent)
         for each in packages
         if (each["name"], each["version"]) in names and each["source"]
-    )
+    }
+
+
+def linked() -> list[Crate]:
+    """All crates that are linked, but for our own."""
+    return sorted(set().union(*(linked_for(target) for target in TARGETS)))
 
 
 def chosen(licence: str) -> str | None:
