@@ -138,6 +138,19 @@ class Sysctl(Protocol):
         """Whether `write` could succeed."""
 
 
+class UdpPorts(Protocol):
+    """The UDP ports of the network namespace."""
+
+    def refusal(self, port: int) -> int:
+        """The errno with which the kernel refuses this port on all addresses now, 0 if it can be bound."""
+
+    def has(self, name: str, port: int) -> bool:
+        """Whether the daemon of the link `name` has the port; any socket counts if its process cannot be seen."""
+
+    def programs(self, port: int) -> tuple[str, ...]:
+        """The programs that have the port, in words."""
+
+
 class Hooks(Protocol):
     """Hook lines, run as wg-quick runs them."""
 
@@ -177,6 +190,8 @@ class Host(Protocol):
     def dns(self) -> Dns: ...
     @property
     def sysctl(self) -> Sysctl: ...
+    @property
+    def udp_ports(self) -> UdpPorts: ...
     @property
     def hooks(self) -> Hooks: ...
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import mark, observe
+from wgquick.executor import mark, observe, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
@@ -67,12 +67,14 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution) 
     name, strict = settings.name, options.strict
     run.apply(plan_up.add_if(settings))
     run.apply(plan_up.hooks(settings, "PreUp"))
+    udp_port.check_free(name, settings.listen_port, host)
     run.apply(plan_up.announce_config(settings))
     run.apply(plan_up.set_config(settings, observe.endpoints(settings, host)))
     ipv6 = observe.ipv6(name, host)
     run.apply(plan_up.add_addr(settings, ipv6=ipv6, strict=strict))
     device = host.wireguard.get(name)
     run.apply(plan_up.set_mtu(settings, observe.mtu(settings, device, host)))
+    udp_port.check_bound(name, device.listen_port, host)
     mode = host.dns.detect(options.dns) if settings.dns else "off"
     run.apply(plan_up.set_dns(settings, mode, observe.allowed_ips(device)))
     with host.lock():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from wgquick.device import DeviceConfig
 from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
-from wgquick.executor import mark, observe
+from wgquick.executor import mark, observe, udp_port
 from wgquick.net import Prefix
 from wgquick.plan import down as plan_down
 from wgquick.plan import render
@@ -104,7 +104,10 @@ class Execution:
             raise
 
     def _reconsider(self, step: Step, error: OperationError) -> None:
-        """Drop the undo of a refused step where it would take what is another's, or fail as the step did."""
+        """Drop the undo of a refused step where it would take what is another's, or fail as the step did.
+
+        Raises OperationError in other words where a port was refused.
+        """
         match step:
             case AddRule() if error.errno == EEXIST:
                 self._promised.pop()
@@ -112,6 +115,10 @@ class Execution:
             case SetDns():  # no later up is to wait for a resolvconf that fails at everything
                 self.take_back(self._promised[-1:])
                 self._promised.pop()
+            case SetMtuUp(name) if error.errno in udp_port.REFUSALS:
+                raise udp_port.refused(name, self._host.wireguard.get(name).listen_port, error.errno, self._host)
+            case SetDevice(name, config) if config.listen_port and error.errno in udp_port.REFUSALS:
+                raise udp_port.refused(name, config.listen_port, error.errno, self._host)
 
     def _apply_batch(self, steps: Sequence[Step]) -> None:
         """Lines are said up to the first refused item, as if each had been a command of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from wgquick.system import firewall, rt_tables, runtime, sysctl
+from wgquick.system import firewall, rt_tables, runtime, sysctl, udp_ports
 from wgquick.system.dns import Dns
 from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from wgquick.net import Endpoint, SocketAddress
-    from wgquick.ports import Firewall, Sysctl
+    from wgquick.ports import Firewall, Sysctl, UdpPorts
 
 
 class LocalHost:
@@ -30,6 +30,7 @@ class LocalHost:
         self.wireguard = Control()
         self.firewall: Firewall = firewall
         self.sysctl: Sysctl = sysctl
+        self.udp_ports: UdpPorts = udp_ports
         self.dns = Dns(runtime.runtime_directory(), say)
         self.hooks = Hooks(say)
         self.userspace = Userspace(say=say)

@@ -1,0 +1,189 @@
+"""`wgq up` with a UDP port that it cannot have: refused whole, in words that name the port and who has it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import pytest
+
+from tests.interop.test_ports import TAKEN, take
+from tests.netns.tunnels import WGQ, config, journals, links, wgq, write
+from wgquick import api
+from wgquick.errors import OperationError
+from wgquick.options import Options
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.netlink.connection import Refusal, RefusedError
+from wgquick.system.wireguard import Control
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+    from wgquick.device import DeviceConfig
+
+PORT = 51821
+LISTEN = config(f"ListenPort = {PORT}")
+DAEMONS = ("wgq-userspace", "wireguard-go")
+
+
+@contextmanager
+def nothing_left(machine: Namespace) -> Iterator[None]:
+    def state() -> tuple[object, ...]:
+        return links(machine), journals(machine), machine.out("ls", "-A", "/run/wireguard")
+
+    before = state()
+    yield
+    assert state() == before
+
+
+def refused(machine: Namespace, name: str = "wg0", **environment: str) -> str:
+    with nothing_left(machine):
+        return wgq(machine, "up", name, status=2, **environment).stderr
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_port_that_a_program_has_is_refused_with_both_named(machine: Namespace, kind: str, daemon: str) -> None:
+    write(machine, LISTEN)
+    with take(machine, kind):
+        said = refused(machine, WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    assert f"wgq: cannot bring wg0 up: UDP port {PORT} is in use by " in said
+    assert f"(process {os.getpid()})" in said
+    wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_a_port_that_another_tunnel_has_is_refused_with_its_interface_named(
+    machine: Namespace, daemon: str
+) -> None:
+    write(machine, LISTEN)
+    write(machine, config(f"ListenPort = {PORT}", address="10.1.0.1/24", n=1), "wg1")
+    wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    said = refused(machine, "wg1", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    assert f"UDP port {PORT} is in use by the WireGuard interface wg0\n" in said
+    wgq(machine, "down", "wg0")
+    wgq(machine, "up", "wg1", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+
+
+def taken_once_free() -> socket.socket:
+    taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            taken.bind(("0.0.0.0", PORT))
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return taken
+
+
+def up_as_the_port_is_taken(daemon: str, moment: str) -> str:
+    """What up raises where the port is taken after it was found free: before "set" or "set_link"."""
+    control_set, set_link, taken = Control.set, RtNetlink.set_link, []
+
+    def take_and_set(control: Control, name: str, change: DeviceConfig) -> None:
+        if moment == "set":
+            taken.append(taken_once_free())
+        control_set(control, name, change)
+
+    def take_and_set_link(rtnl: RtNetlink, name: str, *, mtu: int | None = None, up: bool = True) -> None:
+        if moment == "set_link":  # the port goes with the link
+            for state in ("up", "down"):
+                subprocess.run(["ip", "link", "set", name, state], check=True)
+            taken.append(taken_once_free())
+        set_link(rtnl, name, mtu=mtu, up=up)
+
+    with (
+        mock.patch.dict(os.environ, WG_QUICK_USERSPACE_IMPLEMENTATION=daemon),
+        mock.patch.object(Control, "set", take_and_set),
+        mock.patch.object(RtNetlink, "set_link", take_and_set_link),
+        pytest.raises(OperationError) as caught,
+    ):
+        api.up(api.load("/etc/wireguard/wg0.conf"), Options(backend="userspace"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("daemon", "moment"), [("wgq-userspace", "set"), ("wgq-userspace", "set_link"), ("wireguard-go", "set")]
+)
+def test_a_port_that_is_taken_after_it_was_found_free_is_refused_too(
+    machine: Namespace, daemon: str, moment: str
+) -> None:
+    write(machine, LISTEN)
+    with nothing_left(machine):
+        said = machine.call(up_as_the_port_is_taken, daemon, moment)
+    assert f"UDP port {PORT} is in use by " in said
+
+
+def up_over_a_kernel_that_refuses(code: int) -> OperationError:
+    """What up raises where the link cannot be set up, as the kernel's WireGuard answers."""
+    refusal = RefusedError(Refusal(code), "cannot set the link wg0 up")
+    with (
+        mock.patch.object(RtNetlink, "set_link", side_effect=refusal),
+        pytest.raises(OperationError) as caught,
+    ):
+        api.up(api.load("/etc/wireguard/wg0.conf"), Options(backend="userspace"))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EADDRINUSE, f"UDP port {PORT} is in use"),
+        (
+            errno.EACCES,
+            f"UDP port {PORT} may not be bound\n  A port below 1024 needs root or CAP_NET_BIND_SERVICE.",
+        ),
+        (errno.EADDRNOTAVAIL, f"UDP port {PORT} cannot be bound: Cannot assign requested address"),
+        (errno.ENOBUFS, "cannot set the link wg0 up: No buffer space available"),
+    ],
+)
+def test_a_kernel_that_refuses_the_link_is_understood(machine: Namespace, code: int, words: str) -> None:
+    write(machine, LISTEN)
+    with nothing_left(machine):
+        error = machine.call(up_over_a_kernel_that_refuses, code)
+    assert words in str(error)
+    assert (error.errno, error.status) == (code, 2)
+
+
+def test_a_hook_may_free_the_port_or_give_it_to_the_device(machine: Namespace) -> None:
+    free = ("PreUp = kill $(cat /run/holder)", f"PreUp = while ss -Hlun | grep -q :{PORT}; do :; done")
+    holder = (
+        f"import socket, time; s = socket.socket(2, 2); s.bind(('', {PORT})); print(1, flush=True); time.sleep(60)"
+    )
+    started = machine.popen(["python3", "-c", holder], stdout=-1)
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"1\n"
+    started.stdout.close()
+    machine.run(["sh", "-c", f"echo {started.pid} >/run/holder"])
+    write(machine, config("\n".join((f"ListenPort = {PORT}", *free))))
+    wgq(machine, "up", "wg0")
+    wgq(machine, "down", "wg0")
+    write(machine, config(f"ListenPort = {PORT}\nPreUp = wg set %i listen-port {PORT}; ip link set %i up"))
+    wgq(machine, "up", "wg0")
+
+
+def test_a_port_below_1024_without_the_capability_is_named(machine: Namespace) -> None:
+    write(machine, config("ListenPort = 443"))
+    drop = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", "--"]
+    with nothing_left(machine):
+        done = machine.run([*drop, *WGQ, "up", "wg0"], check=False, env=dict(os.environ))
+    assert done.returncode == 2
+    assert "UDP port 443 may not be bound" in done.stderr
+    assert "CAP_NET_BIND_SERVICE" in done.stderr
+    wgq(machine, "up", "wg0")
+
+
+def test_without_ipv6_a_port_is_bound_all_the_same(machine: Namespace) -> None:
+    machine.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
+    write(machine, LISTEN)
+    wgq(machine, "up", "wg0")
+    assert f":{PORT}" in machine.out("ss", "-Hlun")

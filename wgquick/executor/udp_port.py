@@ -1,0 +1,86 @@
+"""The UDP port: a tunnel that is up has it, and one that cannot have it fails with the port's number."""
+
+from __future__ import annotations
+
+import errno
+from os import strerror
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.ports import Host
+
+REFUSALS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+_PATIENCE = 5.0  # seconds for a daemon to notice that its link is up
+_PAUSE = 0.001
+_STATUS = 2  # of `ip link set up`, where the kernel's WireGuard refuses a port
+
+
+def check_free(name: str, port: int | None, host: Host) -> None:
+    """Raise OperationError if the port cannot be bound; one that a PreUp hook gave to the device itself is fine."""
+    code = host.udp_ports.refusal(port) if port else 0
+    if port and code and host.wireguard.get(name).listen_port != port:
+        raise refused(name, port, code, host)
+
+
+def check_bound(name: str, port: int, host: Host) -> None:
+    """Wait until the daemon of a link that is up has its port; OperationError if it does not get it.
+
+    The kernel's WireGuard refuses to be set up without its port, but nobody can refuse that for a TUN device.
+    wgq-userspace sets the link down then, and wireguard-go takes its port for 0.
+    """
+    link = host.rtnl.link(name)
+    if not port or link is None or link.kind == "wireguard":
+        return
+    deadline = monotonic() + _PATIENCE
+    while not host.udp_ports.has(name, port):
+        link = host.rtnl.link(name)
+        is_lost = link is None or not link.up or not host.wireguard.get(name).listen_port
+        if is_lost or monotonic() > deadline:
+            raise refused(name, port, host.udp_ports.refusal(port), host)
+        sleep(_PAUSE)
+
+
+def refused(name: str, port: int, code: int, host: Host) -> OperationError:
+    """The refusal of a port in words, with who has it where that can be found; `code` is its errno."""
+    match code:
+        case errno.EADDRINUSE:
+            holders = " and ".join(_holders(name, port, host))
+            reason = f"is in use{f' by {holders}' if holders else ''}"
+            remedy = "Choose another ListenPort, leave it out for one that is free, or end what has it."
+        case errno.EACCES:
+            reason = "may not be bound"
+            remedy = "A port below 1024 needs root or CAP_NET_BIND_SERVICE."
+        case 0:
+            reason, remedy = "is free, but its daemon does not bind it", "Look at the daemon's log."
+        case _:
+            reason = f"cannot be bound: {strerror(code)}"
+            remedy = ""
+    return OperationError(
+        f"cannot bring {name} up: UDP port {port} {reason}", errno=code, remedy=remedy, status=_STATUS
+    )
+
+
+def _holders(name: str, port: int, host: Host) -> tuple[str, ...]:
+    """The WireGuard interfaces that have the port, whose sockets are of no process in the kernel; else programs."""
+    interfaces = tuple(f"the WireGuard interface {other}" for other in _others(name, port, host))
+    return interfaces or host.udp_ports.programs(port)
+
+
+def _others(name: str, port: int, host: Host) -> Iterator[str]:
+    for other in host.wireguard.interfaces():
+        link = host.rtnl.link(other) if other != name else None
+        if link is not None and link.up and _port(other, host) == port:
+            yield other
+
+
+def _port(name: str, host: Host) -> int:
+    """A device's port; 0 for one that ended or hangs."""
+    try:
+        return host.wireguard.get(name).listen_port
+    except OperationError:
+        return 0

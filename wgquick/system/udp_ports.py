@@ -1,0 +1,110 @@
+"""UDP ports of the calling thread's network namespace: whether one can be bound, and which programs have it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
+from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SOCK_CLOEXEC, SOCK_DGRAM, socket
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+_PROC_NET = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
+_ANY = ((AF_INET, "0.0.0.0"), (AF_INET6, "::"))  # noqa: S104 - as WireGuard binds
+_NO_FAMILY = (EAFNOSUPPORT, EADDRNOTAVAIL)
+_LOCAL, _UID, _INODE = 1, 7, 9  # columns of /proc/net/udp, proc(5)
+_TUN = "/dev/net/tun"
+
+
+def refusal(port: int, *, patience: float = 0.3) -> int:
+    """The errno with which the kernel refuses this port on all addresses now, 0 if it can be bound.
+
+    A port in use is tried again for `patience` seconds: a daemon keeps it some milliseconds longer than its link.
+    """
+    deadline = monotonic() + patience
+    while (code := _refusal(port)) == EADDRINUSE and monotonic() < deadline:
+        sleep(0.01)
+    return code
+
+
+def _refusal(port: int) -> int:
+    for family, address in _ANY:
+        try:
+            with socket(family, SOCK_DGRAM | SOCK_CLOEXEC) as probe:
+                if family == AF_INET6:
+                    probe.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+                probe.bind((address, port))
+        except OSError as error:
+            if error.errno not in _NO_FAMILY:
+                return error.errno or 0
+    return 0
+
+
+def has(name: str, port: int) -> bool:
+    """Whether the daemon of the link `name` has the port; any socket counts if its process cannot be seen."""
+    inodes = {inode for inode, _ in _sockets(port)}
+    owners = dict(_owners(inodes))
+    return bool(inodes) and (not owners or any(_serves(process, name) for process in owners))
+
+
+def programs(port: int) -> tuple[str, ...]:
+    """The programs that have the port, in words; of one that cannot be seen, its user."""
+    found = list(_sockets(port))
+    owners = dict(_owners({inode for inode, _ in found}))
+    if owners:
+        return tuple(f"{_read(f'/proc/{process}/comm')} (process {process})" for process in owners)
+    return tuple({f"a program of user {uid} that cannot be seen from here": None for inode, uid in found if inode})
+
+
+def _sockets(port: int) -> Iterator[tuple[int, int]]:
+    """The inode and the user of each socket with this local port; the inode is 0 for one of no process."""
+    for path in _PROC_NET:
+        for line in _read(path).splitlines()[1:]:
+            fields = line.split()
+            if int(fields[_LOCAL].rpartition(":")[2], 16) == port:
+                yield int(fields[_INODE]), int(fields[_UID])
+
+
+def _owners(inodes: Collection[int]) -> Iterator[tuple[int, int]]:
+    """The processes that have the sockets, each with one; the newest first, as a tunnel's daemon is young."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
+    processes = sorted((int(entry) for entry in os.listdir("/proc") if entry.isdecimal()), reverse=True)
+    for process in processes if wanted else ():
+        for link in _links(process):
+            if link in wanted:
+                yield process, wanted.pop(link)
+        if not wanted:
+            return
+
+
+def _links(process: int) -> Iterator[str]:
+    """Where the open descriptors of a process lead; none of one that has ended or may not be seen."""
+    directory = f"/proc/{process}/fd"
+    with suppress(OSError):
+        for descriptor in os.listdir(directory):
+            with suppress(OSError):
+                yield os.readlink(f"{directory}/{descriptor}")
+
+
+def _serves(process: int, name: str) -> bool:
+    """Whether a process has the TUN device `name` open."""
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{process}/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/{process}/fd/{descriptor}") == _TUN:
+                    lines = _read(f"/proc/{process}/fdinfo/{descriptor}").splitlines()
+                    if f"iff:\t{name}" in lines:
+                        return True
+    return False
+
+
+def _read(path: str) -> str:
+    """The text of a file in /proc; empty if there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
