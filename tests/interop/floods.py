@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import subprocess
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     Flood = Callable[[End, End], contextlib.AbstractContextManager[None]]
 
 RATE = 50_000
+NO_LIMIT = 10**9
+LENGTH = forgery.LENGTHS[forgery.INITIATION]
 # More than a second of it before a sender comes again, and of four out of five the first MAC is right.
 STRANGERS, WRONG = 60_000, 5
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
@@ -43,8 +46,25 @@ def sending(attacker: End, command: list[str], messages: bytes) -> Iterator[None
 @contextlib.contextmanager
 def from_sixteen_ports(victim: End, attacker: End) -> Iterator[None]:
     """A flood that whoever knows the public key can send: the first MAC is right."""
-    messages = b"".join(forgery.initiation(victim.public) for _ in range(3000))
-    aim = [victim.outer(), str(victim.port), "148", str(RATE)]
+    aim = [victim.outer(), str(victim.port), str(LENGTH), str(RATE)]
+    with sending(attacker, [flood.__file__, *aim], with_a_right_mac1(victim)):
+        yield
+
+
+def garbage(_: End) -> bytes:
+    """Initiations by their type and length alone."""
+    return b"".join(struct.pack("<I", forgery.INITIATION) + os.urandom(LENGTH - 4) for _ in range(3000))
+
+
+def with_a_right_mac1(victim: End) -> bytes:
+    """Initiations as anyone who knows the public key can make them."""
+    return b"".join(forgery.initiation(victim.public) for _ in range(3000))
+
+
+@contextlib.contextmanager
+def at_full_speed(victim: End, attacker: End, messages: bytes) -> Iterator[None]:
+    """A flood of these messages, as fast as one sender can."""
+    aim = [victim.outer(), str(victim.port), str(LENGTH), str(NO_LIMIT)]
     with sending(attacker, [flood.__file__, *aim], messages):
         yield
 

@@ -12,18 +12,21 @@ import pytest
 from tests.interop.floods import (
     FLOODS,
     WRONG,
+    at_full_speed,
     deaf_to_initiations,
     forged,
     from_everywhere,
     from_sixteen_ports,
+    garbage,
     took,
+    with_a_right_mac1,
 )
 from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, until
 from tests.interop.traffic import Transfer
 from tests.namespaces import host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.interop.floods import Flood
 
@@ -71,6 +74,22 @@ def test_a_flood_of_forged_initiations_leaves_a_peer_its_rate_and_its_handshakes
             theirs.ping(ours, seconds=ATTEMPTS)
         assert ours.sent("response") < 30
         assert ours.peak() < 10 * MIB
+
+
+@pytest.mark.parametrize("messages", [garbage, with_a_right_mac1])
+def test_an_idle_responder_answers_a_handshake_after_a_flood(messages: Callable[[End], bytes]) -> None:
+    """The tunnel is idle, so that only the handshake's own messages can wake the daemon's control thread."""
+    with pair(GO, WGQ) as (initiator, responder):
+        forged = messages(responder)
+        for _ in range(4):
+            with at_full_speed(responder, initiator, forged):
+                time.sleep(2)
+            time.sleep(1.2)  # the daemon asks for no cookie after a second without load
+            initiator.ping(responder, seconds=15)
+            # Both ends drop their sessions, and with them every timer.
+            responder.wg("set", LINK, "peer", initiator.public, "remove")
+            responder.wg("addconf", LINK, "/dev/stdin", input=initiator.peer())
+            initiator.forget(responder)
 
 
 @pytest.mark.parametrize("flooded", FLOODS)

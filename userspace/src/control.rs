@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use crate::crowd::Crowd;
 use crate::device::{Device, Task};
@@ -123,12 +122,11 @@ pub struct Control {
 #[derive(Default)]
 pub struct Load {
     until: u64,
-    gather_until: u64,
     crowd: Crowd,
 }
 
 const FIXED: usize = 4;
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK_MS: u64 = 2000;
 /// How often a link elsewhere is looked at: whether it is still up, and whether it is up at last.
 const LOOK_UP_MS: u64 = 1000;
 const LOOK_DOWN_MS: u64 = 200;
@@ -139,26 +137,22 @@ impl Control {
         let mut buffer = vec![0; 32 << 10];
         loop {
             self.messages();
-            self.tasks();
-            let timeout = self.timers();
-            sandbox::follow_heap();
-            if self.device.link_gone.load(Relaxed) {
-                return End::LinkGone;
+            if let Some(end) = self.tasks() {
+                return end;
             }
+            self.timers();
+            sandbox::follow_heap();
             let mut fds = vec![
-                pollfd(&self.device.alarm.waker, libc::POLLIN),
+                NOTHING,
                 pollfd(&self.signals, libc::POLLIN),
                 pollfd(&self.netlink, libc::POLLIN),
                 self.watch.as_ref().map_or(NOTHING, |watch| pollfd(watch, libc::POLLIN)),
             ];
             self.server.pollfds(&mut fds);
-            if poll(&mut fds, self.patience(timeout)).is_err() {
+            if self.sleep(&mut fds).is_err() {
                 continue;
             }
             let ready = |at: usize| fds[at].revents != 0;
-            if ready(0) {
-                self.device.alarm.waker.clear();
-            }
             if ready(1) {
                 return End::Signal;
             }
@@ -174,19 +168,23 @@ impl Control {
         }
     }
 
-    fn patience(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let gathering = self.load.gather_until.checked_sub(sys::now_ms()).map(Duration::from_millis);
-        let look = self.watch.is_none().then_some(LOOK);
-        let link = self.next_look.map(|at| Duration::from_millis(at.saturating_sub(sys::now_ms())));
-        [timeout, gathering, look, link].into_iter().flatten().min()
+    /// Waits for one of the descriptors, the first of which becomes the waker, or for work in the inbox.
+    fn sleep(&self, fds: &mut [libc::pollfd]) -> io::Result<()> {
+        let now = sys::now_ms();
+        let look = self.watch.is_none().then_some(now + LOOK_MS);
+        let other = look.into_iter().chain(self.next_look).min();
+        self.device.inbox.sleep(now, other, |waker, patience| {
+            fds[0] = pollfd(waker, libc::POLLIN);
+            poll(fds, patience)
+        })
     }
 
     fn messages(&mut self) {
         let (now, load) = (sys::now_ms(), &mut self.load);
-        if now < load.gather_until {
+        let (mut messages, waiting) = self.device.inbox.take_messages(MESSAGES_PER_TURN, now);
+        if messages.is_empty() {
             return;
         }
-        let (mut messages, waiting) = self.device.take_messages(MESSAGES_PER_TURN);
         if messages.len() + waiting >= LOAD_MESSAGES {
             load.until = now + LOAD_MS;
         }
@@ -197,36 +195,30 @@ impl Control {
         for message in &messages {
             self.device.receive_handshake(message, loaded);
         }
-        if waiting > 0 {
-            self.device.alarm.waker.wake();
-        } else if loaded {
-            load.gather_until = now + GATHER_MS;
+        if loaded && waiting == 0 {
+            self.device.inbox.gather(now + GATHER_MS);
         }
     }
 
-    fn tasks(&self) {
-        let (tasks, more) = self.device.take_tasks(TASKS_PER_TURN);
-        if more {
-            self.device.alarm.waker.wake();
-        }
-        for task in tasks {
+    fn tasks(&self) -> Option<End> {
+        for task in self.device.inbox.take_tasks(TASKS_PER_TURN) {
             match task {
                 Task::Initiate(peer) => self.device.initiate(&peer),
                 Task::Forget(indexes) => self.device.state_mut().forget(&indexes),
                 Task::CheckLink => self.device.sync_link(),
+                Task::End => return Some(End::LinkGone),
             }
         }
+        None
     }
 
-    /// Runs the timers that are due and says how long nothing will be.
-    fn timers(&self) -> Option<Duration> {
-        let alarm = &self.device.alarm;
+    fn timers(&self) {
         let now = sys::now_ms();
-        let next = alarm.next();
-        if next > now {
-            return (next != u64::MAX).then(|| Duration::from_millis(next - now));
-        }
-        alarm.reset();
+        self.device.inbox.alarm.ring(now, || self.run_timers(now));
+    }
+
+    /// Runs the timers that are due and says when the next ones are.
+    fn run_timers(&self, now: u64) -> Option<u64> {
         let peers: Vec<_> = self.device.state().peers().cloned().collect();
         for peer in &peers {
             if peer.timers.next().is_some_and(|at| at <= now) {
@@ -234,10 +226,7 @@ impl Control {
             }
         }
         let step = if peers.len() > MANY_PEERS { TIMER_STEP_MS } else { 1 };
-        if let Some(next) = peers.iter().filter_map(|p| p.timers.next()).min() {
-            alarm.at_latest(next.max(now + step));
-        }
-        Some(Duration::from_millis(alarm.next().saturating_sub(sys::now_ms()).min(1 << 30)))
+        peers.iter().filter_map(|peer| peer.timers.next()).min().map(|next| next.max(now + step))
     }
 
     /// A link in another namespace, of which nobody tells us, is looked at from time to time.

@@ -1,10 +1,10 @@
 //! The device: its peers and keys, its link and its sockets, as all threads share them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::noise::ratelimit::RateLimiter;
 use crate::noise::session::Session;
 use crate::peer::{Forgotten, Peer, lock};
 use crate::sys::{self, Waker};
-use crate::timers::Alarm;
 use crate::tun::elsewhere::LinkState;
 use crate::tun::{Link, Tun};
 use crate::udp::binder::Binder;
 use crate::udp::route::Routes;
 use crate::udp::{Endpoint, Sockets};
+use crate::wake::Inbox;
 
 /// Session indexes are random already.
 #[derive(Default)]
@@ -174,13 +174,8 @@ pub enum Task {
     Forget(Forgotten),
     /// The link's state is to be looked at.
     CheckLink,
-}
-
-/// The order in which the tasks came.
-#[derive(Default)]
-pub struct Queue {
-    pub tasks: VecDeque<Task>,
-    pub messages: VecDeque<Incoming>,
+    /// The link is gone, and the process is to end.
+    End,
 }
 
 /// How many handshake messages may wait; the load is high long before.
@@ -193,7 +188,8 @@ pub struct Device {
     pub name: String,
     pub tun: Tun,
     pub mtu: AtomicU32,
-    pub alarm: Alarm,
+    /// What the control thread is to do.
+    pub inbox: Inbox<Task, Incoming>,
     pub binder: Binder,
     pub handshake_sources: Mutex<RateLimiter>,
     /// Wakes the receiving thread when the sockets change.
@@ -203,10 +199,8 @@ pub struct Device {
     pub ways: Routes,
     pub fwmark: AtomicU32,
     pub listen_port: AtomicU32,
-    pub link_gone: AtomicBool,
     state: RwLock<State>,
     sockets: RwLock<Option<Arc<Sockets>>>,
-    queue: Mutex<Queue>,
     link: Mutex<Link>,
     pub stamps: Mutex<Stamps>,
 }
@@ -218,7 +212,7 @@ impl Device {
             name,
             tun,
             mtu: AtomicU32::new(mtu),
-            alarm: Alarm::new()?,
+            inbox: Inbox::new()?,
             binder,
             handshake_sources: Mutex::default(),
             sockets_changed: Waker::new()?,
@@ -226,10 +220,8 @@ impl Device {
             ways: Routes::new()?,
             fwmark: AtomicU32::new(0),
             listen_port: AtomicU32::new(0),
-            link_gone: AtomicBool::new(false),
             state: RwLock::default(),
             sockets: RwLock::default(),
-            queue: Mutex::default(),
             link: Mutex::new(link),
             stamps: Mutex::default(),
         })
@@ -270,48 +262,16 @@ impl Device {
         self.set_sockets(None);
     }
 
-    pub fn push(&self, task: Task) {
-        lock(&self.queue).tasks.push_back(task);
-        self.alarm.waker.wake();
-    }
-
     /// Leaves handshake messages to the control thread, while there is room.
     pub fn push_messages(&self, messages: &mut Vec<Incoming>) {
-        if messages.is_empty() {
-            return;
-        }
-        let mut queue = lock(&self.queue);
-        let room = MAX_QUEUED_MESSAGES.saturating_sub(queue.messages.len());
-        let was_empty = queue.messages.is_empty();
-        queue.messages.extend(messages.drain(..).take(room));
-        if was_empty {
-            self.alarm.waker.wake();
-        }
-    }
-
-    /// The next tasks, and whether there are more.
-    pub fn take_tasks(&self, most: usize) -> (Vec<Task>, bool) {
-        let mut queue = lock(&self.queue);
-        let count = queue.tasks.len().min(most);
-        let taken = queue.tasks.drain(..count).collect();
-        (taken, !queue.tasks.is_empty())
-    }
-
-    /// The next handshake messages and how many wait behind them.
-    pub fn take_messages(&self, most: usize) -> (Vec<Incoming>, usize) {
-        let mut queue = lock(&self.queue);
-        let count = queue.messages.len().min(most);
-        let taken = queue.messages.drain(..count).collect();
-        (taken, queue.messages.len())
+        self.inbox.push_messages(messages, MAX_QUEUED_MESSAGES);
     }
 
     /// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
     pub fn sync_link(&self) {
         let link = lock(&self.link);
         if self.tun.is_detached() {
-            self.link_gone.store(true, Relaxed);
-            self.alarm.waker.wake();
-            return;
+            return self.inbox.push_task(Task::End);
         }
         // Before Linux 5.5 a link that has been moved to another namespace tells nothing: packets go as they come.
         let mtu = self.mtu.load(Relaxed);

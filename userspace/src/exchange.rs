@@ -74,7 +74,7 @@ impl Device {
 
     fn queue_handshake(&self, peer: &Arc<Peer>, now: u64) {
         if !recently(peer, now) && !peer.handshake_wanted.swap(true, Relaxed) {
-            self.push(Task::Initiate(peer.clone()));
+            self.inbox.push_task(Task::Initiate(peer.clone()));
         }
     }
 
@@ -90,9 +90,9 @@ impl Device {
         };
         log::verbose(format_args!("peer {:?}: sending a handshake initiation", peer.key));
         peer.last_sent.store(now, Relaxed);
-        peer.note_sent(false, now, &self.alarm);
+        peer.note_sent(false, now, &self.inbox.alarm);
         self.transmit(peer, &message, HANDSHAKE_TOS);
-        peer.timers.handshake_initiated(now, &self.alarm);
+        peer.timers.handshake_initiated(now, &self.inbox.alarm);
     }
 
     fn new_initiation(&self, peer: &Arc<Peer>, now: u64) -> Option<[u8; message::INITIATION_LEN]> {
@@ -141,7 +141,7 @@ impl Device {
         };
         if let Some(peer) = peer {
             peer.count_received(bytes.len());
-            peer.note_received(false, now, &self.alarm);
+            peer.note_received(false, now, &self.inbox.alarm);
         }
     }
 
@@ -177,9 +177,9 @@ impl Device {
         install(&mut state, &peer, Session::new(&keys, (index, remote_index), false, now));
         drop(state);
         peer.roam(incoming.from);
-        peer.timers.session_derived(now, &self.alarm);
+        peer.timers.session_derived(now, &self.inbox.alarm);
         peer.last_sent.store(now, Relaxed);
-        peer.note_sent(false, now, &self.alarm);
+        peer.note_sent(false, now, &self.inbox.alarm);
         self.transmit(&peer, &response, HANDSHAKE_TOS);
         Some(peer)
     }
@@ -204,7 +204,7 @@ impl Device {
         drop(state);
         log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
         peer.roam(incoming.from);
-        peer.timers.session_derived(now, &self.alarm);
+        peer.timers.session_derived(now, &self.inbox.alarm);
         peer.handshake_complete();
         peer.staged.push_keepalive();
         self.send_staged(&peer);
@@ -234,7 +234,7 @@ impl Device {
         frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(packet);
         session.seal(&mut frame, &[message]);
         let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(packet) };
-        peer.note_sent(!packet.is_empty(), now, &self.alarm);
+        peer.note_sent(!packet.is_empty(), now, &self.inbox.alarm);
         self.transmit(peer, &frame, ecn);
     }
 
@@ -245,7 +245,7 @@ impl Device {
                 Due::RetryHandshake => self.retry_handshake(peer, now),
                 Due::SendKeepalive => {
                     self.send_keepalive(peer);
-                    peer.timers.keepalive_sent(now, &self.alarm);
+                    peer.timers.keepalive_sent(now, &self.inbox.alarm);
                 }
                 Due::NewHandshake => {
                     log::verbose(format_args!(
@@ -274,7 +274,7 @@ impl Device {
         if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
             log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
             peer.staged.clear();
-            peer.timers.handshake_failed(now, &self.alarm);
+            peer.timers.handshake_failed(now, &self.inbox.alarm);
             return;
         }
         peer.attempts.fetch_add(1, Relaxed);

@@ -231,7 +231,7 @@ fn confirm(device: &Device, known: &mut Known) {
         known.peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).confirm(&known.session);
     if let Some(forgotten) = forgotten {
         if !forgotten.is_empty() {
-            device.push(Task::Forget(forgotten));
+            device.inbox.push_task(Task::Forget(forgotten));
         }
         known.peer.handshake_complete();
         if !known.peer.staged.is_empty() {
@@ -246,7 +246,7 @@ fn settle(device: &Device, known: Option<&mut Known>, now: u64) {
         return;
     };
     known.peer.count_received(known.bytes);
-    known.peer.note_received(known.data, now, &device.alarm);
+    known.peer.note_received(known.data, now, &device.inbox.alarm);
     if known.session.wants_last_minute_rekey(now) && known.peer.timers.take_last_minute() {
         device.want_handshake(&known.peer, now);
     }

@@ -67,7 +67,7 @@ impl Outbound {
             }
             match self.batch(&device) {
                 Err(e) if e.raw_os_error() == Some(libc::EBADFD) => {
-                    return device.push(Task::CheckLink);
+                    return device.inbox.push_task(Task::CheckLink);
                 }
                 _ => (),
             }
@@ -221,7 +221,7 @@ impl Outbound {
             if run.peer != last
                 && let Some(peer) = state.peer(run.peer)
             {
-                peer.note_sent(true, now, &device.alarm);
+                peer.note_sent(true, now, &device.inbox.alarm);
                 last = run.peer;
             }
         }

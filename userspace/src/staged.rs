@@ -1,11 +1,9 @@
 //! The packets that wait for a peer's next session: they go out in the order in which they came, and before any other.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::noise::limits::MAX_STAGED_PACKETS;
-use crate::peer::lock;
+use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
 /// The kernel's `staged_packet_queue`.
 #[derive(Default)]
@@ -58,6 +56,35 @@ impl Staged {
         packets.drain(..).for_each(|packet| send(&session, &packet));
         self.waits.store(false, Ordering::Release);
         Some(session)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom {
+    use super::Staged;
+    use crate::sync::{Mutex, lock};
+    use loom::thread;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_packet_staged_while_a_session_comes_is_sent_once() {
+        loom::model(|| {
+            let world = Arc::new((Staged::default(), Mutex::new(None), Mutex::new(0)));
+            let send = |(staged, session, sent): &(Staged, Mutex<Option<()>>, Mutex<u32>)| {
+                staged.send_with(|| *lock(session), |(), _| *lock(sent) += 1);
+            };
+            let outbound = world.clone();
+            let other = thread::spawn(move || {
+                outbound.0.push(Box::new([1]));
+                send(&outbound);
+            });
+            *lock(&world.1) = Some(());
+            if !world.0.is_empty() {
+                send(&world);
+            }
+            other.join().unwrap();
+            assert_eq!((*lock(&world.2), world.0.is_empty()), (1, true));
+        });
     }
 }
 

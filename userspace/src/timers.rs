@@ -1,80 +1,14 @@
-//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`) as deadlines that any thread may set, and the
-//! alarm that wakes the thread which acts on them.
+//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`) as deadlines that any thread may set.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::noise::limits::{
     KEEPALIVE_TIMEOUT_MS, REJECT_AFTER_TIME_MS, REKEY_TIMEOUT_JITTER_MS, REKEY_TIMEOUT_MS,
 };
 use crate::peer::Peer;
-use crate::sys::{self, Waker};
-
-const OFF: u64 = 0;
-
-/// A point in time in milliseconds, or none.
-#[derive(Default)]
-pub struct Deadline(AtomicU64);
-
-impl Deadline {
-    #[inline]
-    pub fn is_set(&self) -> bool {
-        self.0.load(Relaxed) != OFF
-    }
-
-    /// In one order with `Alarm::reset`: who looks at the deadlines sees this one, or this thread sees that the alarm was
-    /// reset. Were both blind, as with weaker orderings, it would pass unnoticed.
-    #[inline]
-    pub fn set(&self, at: u64, alarm: &Alarm) {
-        self.0.store(at, SeqCst);
-        alarm.at_latest(at);
-    }
-
-    #[inline]
-    pub fn clear(&self) {
-        if self.is_set() {
-            self.0.store(OFF, Relaxed);
-        }
-    }
-
-    /// Whether it is over; it is then off.
-    fn take(&self, now: u64) -> bool {
-        let at = self.0.load(Relaxed);
-        at != OFF && at <= now && self.0.compare_exchange(at, OFF, Relaxed, Relaxed).is_ok()
-    }
-
-    fn next(&self) -> Option<u64> {
-        Some(self.0.load(SeqCst)).filter(|&at| at != OFF)
-    }
-}
-
-/// When the control thread wakes up by itself, and the means to wake it before.
-pub struct Alarm {
-    next: AtomicU64,
-    pub waker: Waker,
-}
-
-impl Alarm {
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self { next: AtomicU64::new(u64::MAX), waker: Waker::new()? })
-    }
-
-    #[inline]
-    pub fn at_latest(&self, at: u64) {
-        if self.next.load(SeqCst) > at && self.next.fetch_min(at, SeqCst) > at {
-            self.waker.wake();
-        }
-    }
-
-    /// Forgets what was set before all deadlines are looked at afresh.
-    pub fn reset(&self) {
-        self.next.store(u64::MAX, SeqCst);
-    }
-
-    pub fn next(&self) -> u64 {
-        self.next.load(Relaxed)
-    }
-}
+use crate::sys;
+use crate::wake::{Alarm, Deadline};
 
 /// What has to be done for a peer whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,11 +182,6 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::hint::spin_loop;
-    use std::sync::atomic::AtomicU32;
-    use std::thread;
-
-    const TRIALS: u32 = 20_000;
 
     fn due(timers: &Timers, now: u64) -> Vec<Due> {
         timers.due(now).collect()
@@ -296,54 +225,12 @@ mod tests {
         assert_eq!(timers.next(), None);
     }
 
-    /// Waits for the other thread, which takes no longer than a few instructions where it has a processor to itself.
-    fn meet(turn: &AtomicU32, wanted: u32) {
-        let mut tries = 0u32;
-        while turn.load(SeqCst) != wanted {
-            tries += 1;
-            if tries.is_multiple_of(1000) {
-                thread::yield_now();
-            } else {
-                spin_loop();
-            }
-        }
-    }
-
-    #[test]
-    fn a_deadline_set_while_all_are_looked_at_is_seen_or_wakes() {
-        let (deadline, alarm) = (Deadline::default(), Alarm::new().unwrap());
-        let (begun, done) = (AtomicU32::new(0), AtomicU32::new(0));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for trial in 1..=TRIALS {
-                    meet(&begun, trial);
-                    (0..trial % 16).for_each(|_| spin_loop());
-                    deadline.set(1000, &alarm);
-                    done.store(trial, SeqCst);
-                }
-            });
-            let missed = (1..=TRIALS).filter(|trial| {
-                alarm.at_latest(500);
-                begun.store(*trial, SeqCst);
-                (0..trial / 16 % 16).for_each(|_| spin_loop());
-                alarm.reset();
-                let is_seen = deadline.next().is_some();
-                meet(&done, *trial);
-                let wakes = alarm.next() == 1000;
-                deadline.clear();
-                alarm.reset();
-                !is_seen && !wakes
-            });
-            assert_eq!(missed.count(), 0, "of {TRIALS}");
-        });
-    }
-
     #[test]
     fn the_alarm_is_set_to_the_earliest_deadline() {
         let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
         timers.session_derived(0, &alarm);
         timers.traversed(1, 0, &alarm);
         timers.handshake_initiated(0, &alarm);
-        assert_eq!((alarm.next(), timers.next()), (1000, Some(1000)));
+        assert_eq!((alarm.set_to(), timers.next()), (Some(1000), Some(1000)));
     }
 }

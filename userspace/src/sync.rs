@@ -1,0 +1,19 @@
+//! The locks and atomics of the code that loom checks: loom's own in its tests, the standard library's otherwise.
+
+#[cfg(all(test, loom))]
+pub use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+};
+#[cfg(not(all(test, loom)))]
+pub use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+};
+
+use std::sync::PoisonError;
+
+/// Takes a lock. A thread that panics ends the process, so no lock is ever found poisoned.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
