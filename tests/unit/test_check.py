@@ -129,6 +129,8 @@ ONE_FILE = [
     ("other-program", f"{interface()}\n[Peer phone]\nPublicKey = {public('phone')}\nAllowedIPs = 10.7.0.2\n", 6),
     ("other-program", interface("hub", "Reserved = 1, 2, 3") + peer(), 5),
     ("allowed-ip-host-bits", interface() + peer("phone", "10.7.0.2/24"), 8),
+    ("dns-server", interface() + "DNS = 192.0.2.53, 192.0.2.53:5353\n" + peer("phone", "10.7.0.2"), 5),
+    ("dns-search", interface() + "DNS = 192.0.2.53, 192.0.2.54/32\n" + peer("phone", "10.7.0.2"), 5),
     ("unknown-key", interface("hub", "Colour = red") + peer(), 5),
 ]  # fmt: skip
 INFOS = [

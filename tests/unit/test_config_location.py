@@ -103,7 +103,35 @@ def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path,
     (directory / file).touch()
     with pytest.raises(WgqError) as caught:
         locate(str(directory / file))
-    assert caught.value.what == "The config file must be a valid interface name, followed by .conf"
+    assert caught.value.what.startswith("The config file must be a valid interface name, followed by .conf")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "other"),
+    [
+        ("united-states-chicago-1234", "it has 26 characters, 15 at most", "united-states-c"),
+        ("My VPN", "it has a blank", "MyVPN"),
+        ("vpn@home", "it has `@'", "vpnhome"),
+        ("b\u00fcro", "it has U+00FC LATIN SMALL LETTER U WITH DIAERESIS", "bro"),
+        ("wg\u20130", "it has U+2013 EN DASH", "wg0"),
+        ("wg0\u200b", "it has U+200B ZERO WIDTH SPACE", "wg0"),
+    ],
+)
+def test_a_name_that_no_interface_can_have_is_told_and_another_may_be_given(
+    directory: Path, name: str, fault: str, other: str
+) -> None:
+    (directory / f"{name}.conf").touch()
+    for target in (name, str(directory / f"{name}.conf")):
+        with pytest.raises(WgqError) as caught:
+            locate(target, directory=str(directory))
+        assert fault in caught.value.what
+        assert caught.value.remedy.endswith(f"--name {other}")
+        assert locate(target, "wg7", str(directory)) == ("wg7", str(directory / f"{name}.conf"))
+
+
+def test_a_target_that_no_interface_can_be_called_is_told_as_such_without_a_file() -> None:
+    with pytest.raises(WgqError, match="it has 26 characters, 15 at most"):
+        location.interface_name("united-states-chicago-1234")
 
 
 def test_a_file_beside_is_reached_by_its_path(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

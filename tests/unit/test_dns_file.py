@@ -47,6 +47,21 @@ def effective(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
+@pytest.mark.parametrize(
+    "server",
+    ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2", "192.0.2.53%x", "[::1]", "a:b"],
+)
+def test_what_is_no_address_is_refused_and_the_file_stays(file: ResolvConfFile, path: Path, server: str) -> None:
+    with pytest.raises(OperationError, match="is no address of a DNS server"):
+        file.set("wg0", LinkDns(("10.0.0.1", server), (), full_tunnel=False))
+    assert path.read_bytes() == EARLIER
+
+
+def test_a_server_may_have_a_zone(file: ResolvConfFile, path: Path) -> None:
+    file.set("wg0", LinkDns(("fe80::1%wg0",), (), full_tunnel=False))
+    assert effective(path)[0] == "nameserver fe80::1%wg0"
+
+
 def test_the_tunnels_servers_and_domains_replace_the_earlier_and_options_hold_on(
     file: ResolvConfFile, path: Path
 ) -> None:

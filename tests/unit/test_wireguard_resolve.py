@@ -72,6 +72,13 @@ def test_a_zone_becomes_the_scope() -> None:
     assert resolve(Endpoint("fe80::1%lo", "5"), retries=0) == SocketAddress("fe80::1", 5, 1)
 
 
+def test_a_zone_without_a_link_is_told_as_such() -> None:
+    resolver = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    with pytest.raises(OperationError, match="there is no link `eth7': `\\[fe80::1%eth7\\]:51820'") as caught:
+        resolve(Endpoint("fe80::1%eth7", "51820"), getaddrinfo=resolver.getaddrinfo)
+    assert "host name" not in caught.value.remedy
+
+
 def test_the_first_answer_is_taken_and_the_question_is_wgs() -> None:
     resolver = Resolver(FOUND)
     assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)

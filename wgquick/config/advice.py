@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from wgquick.config.document import INTERFACE_KEYS, PEER_KEYS, QUICK_KEYS
-from wgquick.config.grammar import GrammarError
+from wgquick.config.grammar import GrammarError, shown
 
 _SECTION_OF = dict.fromkeys(QUICK_KEYS | INTERFACE_KEYS, "Interface") | dict.fromkeys(PEER_KEYS, "Peer")
+# Words so short, with a value after them, are no part of a key that stands on two lines.
+_SHORT_KEY = re.compile(r"[^\W\d]\w{0,18}")
+_SHORT_SECTION = re.compile(r"\[([A-Za-z]{1,19})\]")
 _NAMES = QUICK_KEYS | INTERFACE_KEYS | PEER_KEYS
 
 
@@ -29,7 +34,12 @@ def unrecognised(cleaned: str, section: str) -> GrammarError:
 
 
 def _unknown_section(cleaned: str) -> GrammarError:
-    what = "this is neither [Interface] nor [Peer]"
+    from difflib import get_close_matches
+
+    named = _SHORT_SECTION.fullmatch(cleaned)
+    what = f"{cleaned if named else 'this'} is neither [Interface] nor [Peer]"
+    if named and (close := get_close_matches(named[1].lower(), ("interface", "peer"), n=1, cutoff=0.7)):
+        return GrammarError("unknown-section", what, f"did you mean [{close[0].capitalize()}]?")
     if cleaned.partition("]")[0].lower() in ("[interface", "[peer"):
         return GrammarError("unknown-section", what, "leave the section's name in its brackets alone on the line")
     return GrammarError("unknown-section", what, "wg and wg-quick know these two sections alone")
@@ -38,16 +48,22 @@ def _unknown_section(cleaned: str) -> GrammarError:
 def _unknown_key(cleaned: str) -> GrammarError:
     from difflib import get_close_matches
 
-    key, equals, _ = cleaned.partition("=")
+    key, equals, value = cleaned.partition("=")
+    unknown = f"unknown key {shown(_text(key))}" if value and _SHORT_KEY.fullmatch(_text(key)) else "unknown key"
     if close := get_close_matches(key.lower(), _NAMES, n=1, cutoff=0.7):
-        return GrammarError("unknown-key", "unknown key", f"did you mean {_NAMES[close[0]]}?")
+        return GrammarError("unknown-key", unknown, f"did you mean {_NAMES[close[0]]}?")
     if joined := _missing_equals(cleaned):
         what = f"{joined} and its value need a `=' between them"
         return GrammarError("missing-equals", what, f"write `{joined} = ...'")
-    if equals and key.isascii() and key.isalnum():
-        return GrammarError("unknown-key", "unknown key", "see wg(8) and wg-quick(8) for the keys of each section")
+    if equals and _text(key).isalnum():
+        return GrammarError("unknown-key", unknown, "see wg(8) and wg-quick(8) for the keys of each section")
     what = "this is neither a section nor `Key = value'"
     return GrammarError("unknown-line", what, "remove the line, or put a `#' before it")
+
+
+def _text(part: str) -> str:
+    """A part of wg's line, which was read byte by byte, as UTF-8."""
+    return part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def _missing_equals(cleaned: str) -> str:

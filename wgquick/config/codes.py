@@ -24,4 +24,8 @@ FAULTS = {
     "unknown-section": "there is no such section",
     "wireguard-key": "a key is not 32 bytes in base64",
 }
-WARNINGS = {"allowed-ip-host-bits": "an AllowedIPs entry has bits set after its prefix, which do not count"}
+WARNINGS = {
+    "allowed-ip-host-bits": "an AllowedIPs entry has bits set after its prefix, which do not count",
+    "dns-search": "a DNS word is taken for a search domain, and is not the name of one",
+    "dns-server": "a DNS word is taken for a server, and is not an address",
+}

@@ -232,12 +232,22 @@ def _check_host(value: str, host: str) -> None:
     """Refuse what no name server is to be asked for: nothing at all, and broken addresses."""
     if not host:
         raise GrammarError("endpoint", f"Endpoint {shown(value)} has no host", "write host:port")
+    if not host.isascii():
+        _refuse_odd(value, _text(host))
     if ":" in host and _pack(host.partition("%")[0]) is None:
         what = f"Endpoint {shown(value)} is neither host:port nor [IPv6 address]:port"
         raise GrammarError("endpoint", what, _host_remedy(host))
     if _DOTTED.fullmatch(host) and not _is_inet_aton(host):
         what = f"Endpoint {shown(value)} has no valid IPv4 address"
         raise GrammarError("endpoint", what, "write four numbers up to 255 with dots between them, or a host name")
+
+
+def _refuse_odd(value: str, host: str) -> None:
+    """Refuse a host that no name server knows, for a character that does not show or looks like another."""
+    from wgquick.config.characters import suspicious
+
+    if suspicious(host):
+        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no valid host", "write host:port")
 
 
 def _host_remedy(host: str) -> str:
@@ -432,6 +442,35 @@ def identity(address: Address) -> tuple[bytes, int] | None:
     if len(address.address) == 16:
         return address.address, 128
     return (address.address, address.length) if any(address.address) else None
+
+
+_DOMAIN = re.compile(r"~?(?:\.|(?:[\w-]+\.)*[\w-]+\.?)")
+_URL = re.compile(r"(?:https|http|tls|quic|h3|sdns|udp|tcp)://|sdns:", re.IGNORECASE)
+_WITH_PORT = re.compile(r"[0-9.]+:[0-9]+|\[[0-9a-fA-F:.]+\](?::[0-9]+)?")
+
+
+def check_dns(word: str) -> None:
+    """Raises GrammarError for a DNS word that is neither an address nor a domain; wg-quick hands it on."""
+    if is_nameserver(word):
+        host, zone, _ = word.partition("%")
+        if _pack(host) is None or (zone and ":" not in host):
+            what = f"DNS {shown(word)} is not the address of a DNS server"
+            raise GrammarError("dns-server", what, _dns_remedy(word))
+    elif not _DOMAIN.fullmatch(word):
+        what = f"DNS {shown(word)} is taken for a search domain, and is not the name of one"
+        raise GrammarError("dns-search", what, _dns_remedy(word))
+
+
+def _dns_remedy(word: str) -> str:
+    if _URL.match(word):
+        return "write the server's IP address: DNS takes no URL, and a resolver of its own speaks HTTPS or TLS"
+    if _WITH_PORT.fullmatch(word):
+        return "write the address alone, without brackets and port: DNS servers are asked at port 53"
+    if _pack(word.partition("/")[0]) is not None:
+        return "write the address without a prefix length"
+    if ";" in word:
+        return "write a comma between two servers, and nothing after the last"
+    return unquoted(word) or "write an IPv4 or IPv6 address, or a search domain"
 
 
 def is_nameserver(word: str) -> bool:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 DIRECTORY = "/etc/wireguard"
 STANDARD_INPUT = "-"
 _SUFFIX = ".conf"
-_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
+_LONGEST = 15
+_NAME = re.compile(rf"[a-zA-Z0-9_=+.-]{{1,{_LONGEST}}}")
 _LISTED = 8
+_FILE_RULE = "The config file must be a valid interface name, followed by .conf"
 _NAME_RULE = "a name has 1 to 15 characters out of letters, digits and _ = + . -"
 
 
@@ -42,8 +44,20 @@ def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> 
         return Location(_standard_input_name(name), "")
     path = _given_path(target, directory)
     if not os.path.exists(path):
-        raise WgqError(f"`{path}' does not exist", remedy=_missing_remedy(target, directory))
+        path = _by_long_name(target, name, directory)
     return Location(valid_name(name) if name else _name_of(path), _resolved(path))
+
+
+def _by_long_name(target: str, name: str | None, directory: str) -> str:
+    """The file of that name in the directory, if only an interface cannot be called so and `name` gives another."""
+    path = f"{directory}/{target}{_SUFFIX}"
+    if "/" in target or is_valid_name(target) or not os.path.exists(path):
+        raise WgqError(
+            f"`{_given_path(target, directory)}' does not exist", remedy=_missing_remedy(target, directory)
+        )
+    if not name:
+        raise _invalid(target)
+    return path
 
 
 def _resolved(path: str) -> str:
@@ -54,6 +68,8 @@ def _resolved(path: str) -> str:
 
 def interface_name(target: str) -> str:
     """The interface that `target` names, whether or not there is such a file."""
+    if not ("/" in target or target.endswith(_SUFFIX) or is_valid_name(target)):
+        raise _invalid(target)
     return _name_of(_given_path(target, DIRECTORY))
 
 
@@ -65,8 +81,38 @@ def is_valid_name(name: str) -> bool:
 def valid_name(name: str) -> str:
     """The name itself, or WgqError where wg-quick's rule does not allow it."""
     if not is_valid_name(name):
-        raise WgqError(f"`{name}' is not a valid interface name", remedy=_NAME_RULE)
+        raise WgqError(f"`{name}' is not a valid interface name: {_name_fault(name)}", remedy=_NAME_RULE)
     return name
+
+
+def _invalid(name: str) -> WgqError:
+    """The fault of a file's name that makes no name of an interface."""
+    remedy = f"rename the file, or give the interface another name: --name {_shorter(name)}"
+    return WgqError(f"{_FILE_RULE}: `{name}' is none, as {_name_fault(name)}", remedy=remedy)
+
+
+def _name_fault(name: str) -> str:
+    if not name:
+        return "it is empty"
+    if odd := next((char for char in name if not _NAME.fullmatch(char)), ""):
+        return f"it has {_called(odd)}; there may be letters of ASCII, digits and _ = + . -"
+    return f"it has {len(name)} characters, {_LONGEST} at most"
+
+
+def _called(char: str) -> str:
+    """A character for a message; the name of one that does not show or looks like another."""
+    if char.isascii() and char.isprintable():
+        return "a blank" if char == " " else f"`{char}'"
+    from wgquick.config.characters import foreign
+
+    odd = foreign(char)
+    return odd.name if odd else "a control character"
+
+
+def _shorter(name: str) -> str:
+    """A valid name that is like the given one."""
+    kept = "".join(char for char in name if _NAME.fullmatch(char))
+    return kept[:_LONGEST].rstrip("-.") or "wg0"
 
 
 def read(location: Location, standard_input: BinaryIO | None = None) -> Document:
@@ -113,8 +159,10 @@ def _given_path(target: str, directory: str) -> str:
 def _name_of(path: str) -> str:
     file = path.rpartition("/")[2]
     name = file.removesuffix(_SUFFIX)
-    if name == file or not _NAME.fullmatch(name):
-        raise WgqError("The config file must be a valid interface name, followed by .conf", remedy=_NAME_RULE)
+    if name == file:
+        raise WgqError(_FILE_RULE, remedy=_NAME_RULE)
+    if not _NAME.fullmatch(name):
+        raise _invalid(name)
     return name
 
 

@@ -38,18 +38,27 @@ def parse(document: Document, name: str, path: str = "") -> Settings:
 
 
 def examine(document: Document, name: str, path: str = "") -> Report:
-    """The settings of a file or its faults, and the warnings that `wg` prints, in the order of the lines."""
+    """The settings of a file or its faults, the warnings that `wg` prints, and those about DNS."""
     if document.is_utf16:
         what = "the file is encoded in UTF-16"
         return Report(None, (Diagnostic(1, 1, "encoding", what, "save it again as UTF-8"),))
     wg, quick = _WgSections(document), _QuickKeys(document)
     faults = sorted([*wg.faults, *quick.faults])
     if faults:
-        from wgquick.config.foreign import explained
+        from wgquick.config import explain, foreign
 
-        faults = explained(document, faults)
+        faults = foreign.explained(document, explain.explained(document, faults))
     settings = None if faults else _settings(wg, quick, name, path or document.path)
-    return Report(settings, tuple(faults), tuple(wg.warnings))
+    return Report(settings, tuple(faults), (*wg.warnings, *_dns_warnings(document, quick)))
+
+
+def _dns_warnings(document: Document, quick: _QuickKeys) -> list[Diagnostic]:
+    """The DNS words that are neither address nor domain, with the character that is to blame, if one is."""
+    if not quick.warnings:
+        return []
+    from wgquick.config.explain import named
+
+    return [named(document, warning) for warning in quick.warnings]
 
 
 def for_down(document: Document, name: str, path: str = "") -> Settings:
@@ -80,7 +89,11 @@ def refuse_save_config(document: Document, path: str = "") -> None:
 def table_fault(document: Document, fault: GrammarError) -> Diagnostic | None:
     """A fault of Table, which the host alone can find, in its place; None where the file gives none any more."""
     given = [line for line in document.views.quick if line.key == "Table"]
-    return _diagnostic(given[-1].row, document.quick_value(given[-1])[1] + 1, fault) if given else None
+    if not given:
+        return None
+    from wgquick.config.explain import named
+
+    return named(document, _diagnostic(given[-1].row, document.quick_value(given[-1])[1] + 1, fault))
 
 
 def _settings(wg: _WgSections, quick: _QuickKeys, name: str, path: str) -> Settings:
@@ -109,6 +122,7 @@ class _QuickKeys:
 
     def __init__(self, document: Document) -> None:
         self.faults: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
         self.addresses: list[Address] = []
         self.dns: list[str] = []
         self.dns_search: list[str] = []
@@ -128,7 +142,7 @@ class _QuickKeys:
             case "Address":
                 self._take_addresses(line.row, value, start)
             case "DNS":
-                self._take_dns(value)
+                self._take_dns(line.row, value, start)
             case "MTU":
                 self._last_mtu = (line.row, value, start)
             case "Table":
@@ -155,8 +169,15 @@ class _QuickKeys:
             self._assigned.add(identity)
         self.addresses.append(address)
 
-    def _take_dns(self, value: str) -> None:
-        for word, _ in grammar.words(value):
+    def _take_dns(self, index: int, value: str, start: int) -> None:
+        for word, offset in grammar.words(value):
+            try:
+                grammar.check_dns(word)
+            except GrammarError as fault:
+                place = start + offset + 1
+                self.warnings.append(
+                    _diagnostic(index, place, grammar.guarded(fault, value))._replace(severity="warning")
+                )
             (self.dns if grammar.is_nameserver(word) else self.dns_search).append(word)
 
     def _take_save_config(self, index: int, value: str, start: int) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.location import Location
     from wgquick.config.settings import Settings
+    from wgquick.errors import Diagnostic
 
 STANDARD_INPUT_PATH = "standard input"
 
@@ -23,10 +24,18 @@ def read_settings(found: Location, say: Callable[[str], None], standard_input: B
     location.warn_of_world_access(found, say)
     report = examine(location.read(found, standard_input), found.name)
     for warning in report.warnings:
-        say(f"Warning: {warning.message}")
+        say(_warning(warning, found.path or STANDARD_INPUT_PATH))
     if report.settings is None:
         raise ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
     return report.settings
+
+
+def _warning(warning: Diagnostic, path: str) -> str:
+    """A warning of wg in wg's words; one of wgq with its place and remedy."""
+    if warning.code == "allowed-ip-host-bits":
+        return f"Warning: {warning.message}"
+    place = f"{path}:{warning.line}:{warning.column}"
+    return f"Warning: {place}: {warning.message} [{warning.code}]\n  {warning.remedy}"
 
 
 def read_for_down(

@@ -65,6 +65,9 @@ def _host_bits(source: Source) -> Iterator[Finding]:
     Such an entry means the network. `10.0.0.2/24` beside an Address of 10.0.0.1/24 rather means the host.
     """
     for each in source.report.warnings:
+        if each.code != "allowed-ip-host-bits":
+            yield note(source, Place(each.line, each.column), each.code, each.message, each.remedy, WARNING)
+            continue
         network = _warned(source, each.line, each.message)
         near = network is None or any(nets.overlap(network, each) for each in source.settings.addresses)
         yield note(

@@ -113,6 +113,8 @@ def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
 
 def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> tuple[Step, ...]:
     """The link's DNS; search domains alone set nothing, as in wg-quick."""
+    if settings.dns_search and not settings.dns:
+        return (Note(f"[!] DNS has no address of a server: {', '.join(settings.dns_search)} alone sets nothing"),)
     if not settings.dns or mode == "off":
         return ()
     full = settings.table != "off" and any(ip.length == 0 for ip in allowed_ips)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.net import pack_address
 from wgquick.system.dns import resolv_conf
 from wgquick.system.dns.resolv_conf import Record, Tunnel
 from wgquick.system.runtime import locked
@@ -42,6 +43,7 @@ class ResolvConfFile:
 
     def set(self, name: str, dns: LinkDns) -> None:
         """Put the tunnel's servers and search domains in place of all others."""
+        _refuse_nonsense(dns.servers)
         with self._changing():
             boot = _boot()
             record = self._record()
@@ -169,6 +171,18 @@ class ResolvConfFile:
         finally:
             os.fsync(file)
             os.close(file)
+
+
+def _refuse_nonsense(servers: tuple[str, ...]) -> None:
+    """Refuse what no resolver could ask: a line with it would take the host's DNS away (resolv.conf(5))."""
+    for server in servers:
+        host, zone, _ = server.partition("%")
+        try:
+            family = len(pack_address(host))
+        except ValueError:
+            family = 0
+        if not family or (zone and family == 4):
+            raise OperationError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.")
 
 
 def _is_edited_link(record: Record) -> bool:

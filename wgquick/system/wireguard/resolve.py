@@ -75,13 +75,20 @@ def resolve(
         except OSError as error:
             reason = f"{error.strerror}: {named}"
             if (isinstance(error, socket.gaierror) and error.errno in _PERMANENT) or retries == 0:
-                raise OperationError(
-                    reason, remedy="Check the endpoint's host name and the name servers."
-                ) from None
+                raise _unresolved(endpoint, reason) from None
         retries = None if retries is None else retries - 1
         note(f"{reason}. Trying again in {pause / 1e6:.2f} seconds...")
         sleep(pause / 1e6)
         pause = min(_LONGEST_PAUSE, pause * 6 // 5)
+
+
+def _unresolved(endpoint: Endpoint, reason: str) -> OperationError:
+    """The failure of a name, or of an address with the zone of a link that is not there."""
+    address, zone, link = endpoint.host.partition("%")
+    if not (zone and ":" in address):
+        return OperationError(reason, remedy="Check the endpoint's host name and the name servers.")
+    named = without_keys(str(endpoint))
+    return OperationError(f"there is no link `{link}': `{named}'", remedy="Write the name of a link after the %.")
 
 
 def leading(

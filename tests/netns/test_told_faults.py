@@ -1,4 +1,4 @@
-"""What is said of a hook that fails: where it stands, and which of its characters is not what it looks like."""
+"""What is said of hooks that fail and of DNS words that are no addresses: where they stand, and why."""
 
 from __future__ import annotations
 
@@ -76,6 +76,27 @@ def test_a_program_that_is_missing_is_told_as_such(machine: Namespace) -> None:
     assert done.returncode == 127
     assert "environment" not in done.stderr
     assert "not installed, or not on PATH" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2"])
+def test_dns_that_is_no_address_fails_by_file_and_is_told_with_its_place(machine: Namespace, word: str) -> None:
+    before = machine.out("cat", "/etc/resolv.conf")
+    write(machine, f"DNS = 192.0.2.1, {word}")
+    done = wgq(machine, "up", "--dns", "file", "wg0")
+    assert done.returncode == 1
+    assert f"Warning: {FILE}:3:18: DNS `{word}' is not the address of a DNS server" in done.stderr
+    assert f"wgq: `{word}' is no address of a DNS server" in done.stderr
+    assert machine.out("cat", "/etc/resolv.conf") == before
+    assert "wg0" not in machine.out("ls", "/sys/class/net").split()
+
+
+@pytest.mark.parametrize("word", ["192.0.2.53/32", '"192.0.2.53"', "192.0.2.53;192.0.2.54"])
+def test_dns_that_becomes_a_search_domain_is_told(machine: Namespace, word: str) -> None:
+    write(machine, f"DNS = {word}")
+    done = wgq(machine, "up", "--dns", "file", "wg0")
+    assert done.returncode == 0
+    assert f"Warning: {FILE}:3:7: DNS `{word}' is taken for a search domain" in done.stderr
+    assert "DNS has no address of a server" in done.stderr
 
 
 def test_no_child_of_a_hook_gets_the_configuration(machine: Namespace) -> None:

@@ -1,0 +1,167 @@
+"""Faults told by their cause: a character that is not what it looks like, or a hook that goes on on the next line.
+
+What follows from such a fault is left out. A file without a fault imports nothing of this.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from wgquick.config.characters import foreign, plain, suspicious
+from wgquick.config.document import HOOK_KEYS
+from wgquick.config.grammar import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.config.characters import Odd
+    from wgquick.config.document import Document
+    from wgquick.errors import Diagnostic
+
+_CONSEQUENCES = ("no-section", "misplaced-key")
+_WITHOUT_CHARACTER = ("peer-without-key", "duplicate-address", "encoding", *_CONSEQUENCES)
+_LISTS = ("allowed-ip", "address")
+_LENIENT = ("endpoint", "unknown-line", "unknown-section", "unknown-key", "missing-equals", "missing-value")
+_OF_WG = ("endpoint", "allowed-ip", "fwmark", "listen-port", "persistent-keepalive", "unknown-key")
+_CONTINUING = ("unknown-section", "unknown-key", "missing-equals", "missing-value")
+_UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,])\s*$")
+_QUOTED = re.compile(r"`([^`']+)'")
+_PORT_APART = re.compile(r"\S+\s+\d{1,5}")
+
+
+def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The faults, each by its cause, without those that follow from another."""
+    given = list(faults)
+    continued = _continued(document, given)
+    broken = _below_broken_headers(document)
+    found: list[Diagnostic] = []
+    for fault in given:
+        row = fault.line - 1
+        if row in continued:
+            if row - 1 not in continued or continued[row] != continued[row - 1]:
+                found.append(_going_on(document, fault, continued[row]))
+        elif not _follows(document, fault, broken):
+            found.append(as_written(document, named(document, fault)))
+    return list(dict.fromkeys(found))
+
+
+def named(document: Document, fault: Diagnostic) -> Diagnostic:
+    """The fault, by the name and column of the character that is to blame, if one is."""
+    if fault.code in _WITHOUT_CHARACTER:
+        return fault
+    start, text = _region(document, fault)
+    odd = _odd(text, fault)
+    if odd is None:
+        return fault
+    what = f"{odd.name} stands here, which neither wg nor wg-quick passes over"
+    return fault._replace(column=start + odd.offset + 1, message=what, remedy=odd.remedy)
+
+
+def _odd(text: str, fault: Diagnostic) -> Odd | None:
+    """The character: a letter of another script only in values of ASCII and in keys that look like known ones."""
+    resembles = fault.code == "unknown-key" and fault.remedy.startswith("did you mean")
+    if fault.code in _LENIENT and not resembles:
+        return suspicious(text)
+    return foreign(text.partition("=")[0] if resembles else text)
+
+
+def _region(document: Document, fault: Diagnostic) -> tuple[int, str]:
+    """The line before its comment, or of a list the word that has the fault; and the offset of that."""
+    text = document.line_text(fault.line - 1).partition("#")[0]
+    if fault.code not in _LISTS:
+        return 0, text
+    start = max(text.rfind(",", 0, fault.column - 1), text.find("=")) + 1
+    return start, text[start:].partition(",")[0]
+
+
+def _below_broken_headers(document: Document) -> set[int]:
+    """The rows of sections whose heading is one but for a character that is not what it looks like."""
+    rows: set[int] = set()
+    inside = False
+    for row in range(len(document.raw)):
+        text = document.line_text(row).partition("#")[0]
+        if _is_header(plain(text)):
+            inside = not _is_header(text)
+        elif inside:
+            rows.add(row)
+    return rows
+
+
+def _is_header(text: str) -> bool:
+    return re.sub(r"\s", "", text).lower() in ("[interface]", "[peer]")
+
+
+def _follows(document: Document, fault: Diagnostic, broken: set[int]) -> bool:
+    """Whether the fault follows from a heading or a PublicKey with an odd character."""
+    row = fault.line - 1
+    if row in broken and fault.code in _CONSEQUENCES:
+        return True
+    return fault.code == "peer-without-key" and _has_odd_public_key(document, row)
+
+
+def _has_odd_public_key(document: Document, header: int) -> bool:
+    for row in range(header + 1, len(document.raw)):
+        text = document.line_text(row).partition("#")[0]
+        key = re.sub(r"\s", "", plain(text).partition("=")[0]).lower()
+        if key.startswith("["):
+            return False
+        if key == "publickey":
+            return True
+    return False
+
+
+def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, int]:
+    """The rows that go on with a hook, each with the row of that hook."""
+    hooks = {line.row: line.row for line in document.views.quick if line.key in HOOK_KEYS}
+    found: dict[int, int] = {}
+    for fault in faults:
+        row = fault.line - 1
+        before = _row_before(document, row)
+        hook = hooks.get(before, found.get(before, -1))
+        if hook >= 0 and _goes_on(document, fault, hook):
+            found[row] = hook
+    return found
+
+
+def _row_before(document: Document, row: int) -> int:
+    """The last row above that is neither empty nor a comment; -1 if there is none."""
+    rows = (above for above in range(row - 1, -1, -1) if document.line_text(above).partition("#")[0].strip())
+    return next(rows, -1)
+
+
+def _goes_on(document: Document, fault: Diagnostic, hook: int) -> bool:
+    text = plain(document.line_text(fault.line - 1))
+    if _is_header(text):
+        return False
+    above = (document.line_text(row) for row in range(hook, fault.line - 1))
+    so_far = "\n".join(line for line in above if not line.lstrip().startswith("#"))
+    unfinished = _is_unfinished(so_far.partition("=")[2])
+    return fault.code == "unknown-line" or (fault.code in _CONTINUING and unfinished)
+
+
+def _is_unfinished(hook: str) -> bool:
+    """Whether a command ends in the middle: at an operator, or with a quote or a brace open."""
+    odd_quotes = any(hook.count(quote) % 2 for quote in "'\"")
+    return bool(_UNFINISHED.search(hook)) or odd_quotes or hook.count("{") > hook.count("}")
+
+
+def _going_on(document: Document, fault: Diagnostic, hook: int) -> Diagnostic:
+    stage = next(line.key for line in document.views.quick if line.row == hook)
+    what = f"this is neither a section nor a key; it seems to go on with the {stage} hook of line {hook + 1}"
+    return fault._replace(code="unknown-line", message=what, remedy="a hook stands on one line: join them")
+
+
+def as_written(document: Document, fault: Diagnostic) -> Diagnostic:
+    """The fault with its value as the file has it: wg takes out the blanks."""
+    quoted = _QUOTED.search(fault.message) if fault.code in _OF_WG else None
+    if quoted is None:
+        return fault
+    pattern = r"\s*".join(re.escape(char) for char in quoted[1])
+    match = re.search(pattern, document.line_text(fault.line - 1).partition("#")[0], re.IGNORECASE)
+    if match is None or match[0] == quoted[1]:
+        return fault
+    fault = fault._replace(message=fault.message.replace(quoted[0], shown(match[0])))
+    if fault.code == "endpoint" and "has no port" in fault.message and _PORT_APART.fullmatch(match[0]):
+        return fault._replace(remedy="write a colon, not a blank, between host and port")
+    return fault
