@@ -112,7 +112,7 @@ mod tests {
         let staged = Staged::default();
         staged.push_keepalive();
         staged.push_keepalive();
-        assert_eq!(sent(&staged), [[]]);
+        assert_eq!(sent(&staged), [[0_u8; 0]]);
         staged.push(Box::new([1]));
         staged.push_keepalive();
         assert_eq!(sent(&staged), [[1]]);

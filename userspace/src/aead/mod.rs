@@ -3,9 +3,12 @@
 //! One packet after the other goes through ring. Where the processor has AVX-512 with IFMA, or AVX2 with BMI2, up to
 //! sixteen packets of a session go through [`wide`] side by side: no packet is too short to fill the vectors then.
 
+#[cfg(test)]
+mod exercised;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
+use std::fmt::Display;
 use std::sync::OnceLock;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -42,17 +45,36 @@ impl Cipher {
     pub fn chosen() -> Self {
         static CHOSEN: OnceLock<Cipher> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
-            let Some(asked) = std::env::var_os("WGQ_CIPHER") else {
-                return Self::fastest();
-            };
-            asked.to_str().and_then(Self::asked).unwrap_or_else(|| {
-                log::error(format_args!(
-                    "WGQ_CIPHER={} is none of ring, avx2 and avx512 that this processor has: going on with {}",
-                    asked.display(),
-                    Self::fastest().name(),
-                ));
-                Self::fastest()
+            let wanted = Self::wanted();
+            wanted.trusted(wide_trial(wanted)).unwrap_or_else(|complaint| {
+                log::error(format_args!("{complaint}"));
+                Self::Ring
             })
+        })
+    }
+
+    fn wanted() -> Self {
+        let Some(asked) = std::env::var_os("WGQ_CIPHER") else {
+            return Self::fastest();
+        };
+        asked.to_str().and_then(Self::asked).unwrap_or_else(|| {
+            log::error(format_args!(
+                "WGQ_CIPHER={} is none of ring, avx2 and avx512 that this processor has: going on with {}",
+                asked.display(),
+                Self::fastest().name(),
+            ));
+            Self::fastest()
+        })
+    }
+
+    /// This cipher if its trial found no fault, else what to tell the user.
+    fn trusted<F: Display>(self, trial: Result<(), F>) -> Result<Self, String> {
+        trial.map(|()| self).map_err(|fault| {
+            format!(
+                "the cipher `{}' fails its test at start: {fault}; going on with ring, which is slower. \
+                 Please report this, with the processor's name from /proc/cpuinfo",
+                self.name()
+            )
         })
     }
 
@@ -93,6 +115,17 @@ fn wide_is_possible(cipher: Cipher) -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn wide_is_possible(_: Cipher) -> bool {
     false
+}
+
+/// Compares a vector cipher with ring; ring itself has nothing to be compared with.
+#[cfg(target_arch = "x86_64")]
+fn wide_trial(cipher: Cipher) -> Result<(), wide::trial::Fault> {
+    if cipher == Cipher::Ring { Ok(()) } else { wide::trial::run(|key| wide::Key::new(key, cipher)) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn wide_trial(_: Cipher) -> Result<(), std::convert::Infallible> {
+    Ok(())
 }
 
 /// A key of one direction of a session.
@@ -172,8 +205,15 @@ mod tests {
     fn a_cipher_is_asked_for_by_its_name_and_only_where_the_processor_has_it() {
         assert_eq!(Cipher::asked("ring"), Some(Cipher::Ring));
         for (name, cipher) in [("avx2", Cipher::Avx2), ("avx512", Cipher::Avx512)] {
-            assert_eq!(Cipher::asked(name), cipher.is_possible().then_some(cipher));
+            assert_eq!(Cipher::asked(name), exercised::exercised().contains(&cipher).then_some(cipher));
         }
         assert!(["", "AVX2", "rings", "avx"].into_iter().all(|name| Cipher::asked(name).is_none()));
+    }
+
+    #[test]
+    fn a_cipher_that_fails_its_trial_is_not_used_and_the_complaint_names_both() {
+        assert_eq!(Cipher::Avx512.trusted(Ok::<_, &str>(())), Ok(Cipher::Avx512));
+        let complaint = Cipher::Avx512.trusted(Err("it seals wrongly")).unwrap_err();
+        assert!(complaint.contains("AVX-512") && complaint.contains("it seals wrongly; going on with ring"));
     }
 }

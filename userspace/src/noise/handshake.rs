@@ -321,4 +321,26 @@ mod tests {
         }
         assert!(receive(&b, &initiation[..100]).is_none());
     }
+
+    /// Project Wycheproof's vectors, through the steps that a key takes here: ours are the clamping and the refusal.
+    #[test]
+    fn every_vector_of_wycheproof_leads_to_its_secret_and_those_that_lead_to_none_are_refused() {
+        use wycheproof::xdh::{TestName, TestSet};
+        let set = TestSet::load(TestName::X25519).unwrap();
+        let tests: Vec<_> = set.test_groups.into_iter().flat_map(|group| group.tests).collect();
+        assert!(tests.len() >= 500, "only {} vectors", tests.len());
+        for test in tests {
+            let private = PrivateKey::new(test.private_key[..].try_into().unwrap());
+            let public = PublicKey(test.public_key[..].try_into().unwrap());
+            let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).unwrap();
+            dh.set(private.bytes());
+            let mut secret = [0; 32];
+            let outcome = dh.dh(&public.0, &mut secret);
+            assert_eq!(public.is_of_low_order(), test.shared_secret[..] == [0; 32], "{}", test.tc_id);
+            if !public.is_of_low_order() {
+                assert!(outcome.is_ok());
+                assert_eq!(secret, test.shared_secret[..], "{}", test.tc_id);
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 mod chacha20;
 pub mod poly1305;
 
-use super::{BLOCK, Tags};
+use super::{BLOCK, State, Tags};
 use crate::aead::{MANY, Message, TAG_LEN};
 use chacha20::Lanes;
 use poly1305::Sum;
@@ -75,7 +75,7 @@ impl Run {
 
 /// The work on a batch of messages.
 struct Work<'a> {
-    key: &'a [u32; 8],
+    state: &'a State,
     start: *mut u8,
     messages: &'a [Message],
     hashing: Hashing<'a>,
@@ -92,9 +92,9 @@ struct Work<'a> {
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn seal(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
-    let mut work = Work::new(key, buffer, messages, &mut one_time);
+    let mut work = Work::new(state, buffer, messages, &mut one_time);
     work.data::<true>();
     work.hashing.tags
 }
@@ -104,9 +104,9 @@ pub unsafe fn seal(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> T
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn open(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
-    let mut work = Work::new(key, buffer, messages, &mut one_time);
+    let mut work = Work::new(state, buffer, messages, &mut one_time);
     for slot in 0..messages.len() {
         work.push_key::<true>(slot);
     }
@@ -115,9 +115,39 @@ pub unsafe fn open(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> T
     work.hashing.tags
 }
 
+/// The tags of messages that consist of additional data and packet, each padded; `last` returns the lengths of both.
+///
+/// # Safety
+/// The processor must have the instructions.
+#[cfg(test)]
+#[target_feature(enable = "avx2,bmi2")]
+pub unsafe fn tags_with(
+    state: &State,
+    buffer: &[u8],
+    messages: &[Message],
+    last: impl Fn(&Message) -> [u64; 2],
+) -> Tags {
+    let (mut one_time, mut tags) = ([[0; BLOCK]; MANY], Tags::default());
+    let mut work = Work::new(state, &mut [], messages, &mut one_time);
+    for slot in 0..messages.len() {
+        work.push_key::<true>(slot);
+    }
+    let places = work.lanes;
+    for mut lanes in places.into_iter().filter(|lanes| !lanes.is_empty()) {
+        let blocks = lanes.blocks(state, &mut work.hashing);
+        // SAFETY: each place is a one-time key.
+        unsafe { lanes.apply(&blocks) };
+    }
+    for ((tag, message), one_time) in tags.iter_mut().zip(messages).zip(&one_time) {
+        let [low, high] = last(message).map(u128::from);
+        *tag = poly1305::tag(one_time, &buffer[message.at..][..message.len], low | high << 64);
+    }
+    tags
+}
+
 impl<'a> Work<'a> {
     fn new(
-        key: &'a [u32; 8],
+        state: &'a State,
         buffer: &mut [u8],
         messages: &'a [Message],
         one_time: &mut [[u8; BLOCK]; MANY],
@@ -125,7 +155,7 @@ impl<'a> Work<'a> {
         // By pointers from here on: what one side writes in place, the other reads.
         let start = buffer.as_mut_ptr();
         Self {
-            key,
+            state,
             start,
             messages,
             hashing: Hashing {
@@ -212,7 +242,7 @@ impl<'a> Work<'a> {
         if !SEALS {
             self.settle(which);
         }
-        let blocks = self.lanes[which].blocks(self.key, &mut self.hashing);
+        let blocks = self.lanes[which].blocks(self.state, &mut self.hashing);
         if !SEALS {
             self.hashing.catch_up();
         }

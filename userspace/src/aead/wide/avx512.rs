@@ -4,7 +4,7 @@
 mod chacha20;
 pub mod poly1305;
 
-use super::{BLOCK, Tags};
+use super::{BLOCK, State, Tags};
 use crate::aead::{MANY, Message};
 
 /// Whether this processor has the instructions.
@@ -19,11 +19,11 @@ pub fn is_possible() -> bool {
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn seal(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
     // SAFETY: as the caller promises.
     unsafe {
-        chacha20::apply(key, buffer, messages, Some(&mut one_time), true);
+        chacha20::apply(state, buffer, messages, Some(&mut one_time), true);
         poly1305::tags(&one_time, buffer, messages)
     }
 }
@@ -33,13 +33,33 @@ pub unsafe fn seal(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> T
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn open(key: &[u32; 8], buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
     // SAFETY: as the caller promises.
     unsafe {
-        chacha20::apply(key, buffer, messages, Some(&mut one_time), false);
+        chacha20::apply(state, buffer, messages, Some(&mut one_time), false);
         let tags = poly1305::tags(&one_time, buffer, messages);
-        chacha20::apply(key, buffer, messages, None, true);
+        chacha20::apply(state, buffer, messages, None, true);
         tags
+    }
+}
+
+/// The tags of messages that consist of additional data and packet, each padded; `last` returns the lengths of both.
+///
+/// # Safety
+/// The messages must lie within the buffer, and the processor must have the instructions.
+#[cfg(test)]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub unsafe fn tags_with(
+    state: &State,
+    buffer: &[u8],
+    messages: &[Message],
+    last: impl Fn(&Message) -> [u64; 2] + Copy,
+) -> Tags {
+    let mut one_time = [[0; BLOCK]; MANY];
+    // SAFETY: as the caller promises; without the data, the buffer is not needed.
+    unsafe {
+        chacha20::apply(state, &mut [], messages, Some(&mut one_time), false);
+        poly1305::tags_with(&one_time, buffer, messages, last)
     }
 }

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 use std::hint::black_box;
 
 use super::Hashing;
-use crate::aead::wide::{BLOCK, CONSTANTS};
+use crate::aead::wide::{BLOCK, State};
 
 /// Two registers of eight lanes each: the second fills the cycles that the first waits for its own results.
 pub const LANES: usize = 16;
@@ -59,9 +59,9 @@ impl Lanes {
     /// The state before the rounds.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
-    fn start(&self, key: &[u32; 8], half: usize) -> [__m256i; 16] {
+    fn start(&self, state: &State, half: usize) -> [__m256i; 16] {
         let mut start = [_mm256_set1_epi32(0); 16];
-        for (to, from) in start.iter_mut().zip(CONSTANTS.iter().chain(key)) {
+        for (to, from) in start.iter_mut().zip(state) {
             *to = _mm256_set1_epi32(*from as i32);
         }
         start[12] = load(&self.counters, half);
@@ -73,8 +73,8 @@ impl Lanes {
     /// Computes the blocks; after each round, the hashing has its turn.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
-    pub fn blocks(&self, key: &[u32; 8], hashing: &mut Hashing) -> [[__m256i; 2]; LANES] {
-        let (mut x, mut y) = (self.start(key, 0), self.start(key, 1));
+    pub fn blocks(&self, state: &State, hashing: &mut Hashing) -> [[__m256i; 2]; LANES] {
+        let (mut x, mut y) = (self.start(state, 0), self.start(state, 1));
         // Behind the box, as the compiler would otherwise put several slower shuffles in the place of one.
         let turn = black_box([
             _mm256_set_epi64x(
@@ -112,7 +112,7 @@ impl Lanes {
         }
         let mut blocks = [[x[0]; 2]; LANES];
         for (half, x) in [x, y].into_iter().enumerate() {
-            let start = self.start(key, half);
+            let start = self.start(state, half);
             let sum: [__m256i; 16] = std::array::from_fn(|i| _mm256_add_epi32(x[i], start[i]));
             let [low, high] = [0, 1].map(|part| transposed(&sum.as_chunks().0[part]));
             for (block, parts) in blocks[8 * half..].iter_mut().zip(low.into_iter().zip(high)) {

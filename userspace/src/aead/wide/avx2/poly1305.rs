@@ -53,15 +53,15 @@ impl Sum {
     }
 }
 
-/// The tag of a packet, alone.
+/// The tag of a packet, alone, with its last block.
 #[cfg(test)]
-pub fn tag(one_time: &[u8; 64], packet: &[u8]) -> [u8; TAG_LEN] {
+pub fn tag(one_time: &[u8; 64], packet: &[u8], last: u128) -> [u8; TAG_LEN] {
     let mut sum = Sum::new(one_time);
     for block in packet.chunks(BLOCK) {
         let mut padded = [0; BLOCK];
         padded[..block.len()].copy_from_slice(block);
         sum.step(u128::from_le_bytes(padded));
     }
-    sum.step((packet.len() as u128) << 64);
+    sum.step(last);
     sum.tag(one_time)
 }

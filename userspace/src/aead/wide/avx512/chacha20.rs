@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
 };
 
-use crate::aead::wide::{BLOCK, CONSTANTS};
+use crate::aead::wide::{BLOCK, State};
 use crate::aead::{MANY, Message};
 
 /// Two registers of sixteen lanes each: the second fills the cycles that the first waits for its own results.
@@ -29,7 +29,7 @@ struct Lanes {
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub unsafe fn apply(
-    key: &[u32; 8],
+    state: &State,
     buffer: &mut [u8],
     messages: &[Message],
     one_time: Option<&mut [[u8; BLOCK]; MANY]>,
@@ -47,7 +47,7 @@ pub unsafe fn apply(
     for (slot, message) in messages.iter().enumerate() {
         if let Some(keys) = keys {
             // SAFETY: there is room for a block of each message.
-            unsafe { lanes.push(key, message.counter, 0, keys.add(slot * BLOCK), BLOCK) };
+            unsafe { lanes.push(state, message.counter, 0, keys.add(slot * BLOCK), BLOCK) };
         }
         if !data {
             continue;
@@ -55,18 +55,20 @@ pub unsafe fn apply(
         for (index, done) in (0..message.len).step_by(BLOCK).enumerate() {
             let len = BLOCK.min(message.len - done);
             // SAFETY: the caller's messages lie within the buffer, and this is a part of one.
-            unsafe { lanes.push(key, message.counter, index as u32 + 1, start.add(message.at + done), len) };
+            unsafe {
+                lanes.push(state, message.counter, index as u32 + 1, start.add(message.at + done), len);
+            };
         }
     }
     // SAFETY: all places that were pushed are valid.
-    unsafe { lanes.flush(key) };
+    unsafe { lanes.flush(state) };
 }
 
 impl Lanes {
     /// Adds a block to the sixteen, and computes them when they are together.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn push(&mut self, key: &[u32; 8], nonce: u64, counter: u32, place: *mut u8, len: usize) {
+    unsafe fn push(&mut self, state: &State, nonce: u64, counter: u32, place: *mut u8, len: usize) {
         let lane = self.used;
         self.counters[lane] = counter;
         self.nonces_low[lane] = nonce as u32;
@@ -76,14 +78,14 @@ impl Lanes {
         self.used += 1;
         if self.used == LANES {
             // SAFETY: as the caller promises of each place.
-            unsafe { self.flush(key) };
+            unsafe { self.flush(state) };
         }
     }
 
     /// Computes the blocks and adds each to what is at its place.
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn flush(&mut self, key: &[u32; 8]) {
-        let blocks = blocks(key, &self.counters, &self.nonces_low, &self.nonces_high);
+    unsafe fn flush(&mut self, state: &State) {
+        let blocks = blocks(state, &self.counters, &self.nonces_low, &self.nonces_high);
         for ((block, place), mask) in
             blocks.as_flattened().iter().zip(self.places).zip(self.masks).take(self.used)
         {
@@ -128,7 +130,7 @@ macro_rules! quarter_round {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn blocks(
-    key: &[u32; 8],
+    state: &State,
     counters: &[u32; LANES],
     nonces_low: &[u32; LANES],
     nonces_high: &[u32; LANES],
@@ -136,7 +138,7 @@ fn blocks(
     let word = |word: u32| _mm512_set1_epi32(word as i32);
     let start = |half| {
         let mut start = [word(0); 16];
-        for (to, from) in start.iter_mut().zip(CONSTANTS.iter().chain(key)) {
+        for (to, from) in start.iter_mut().zip(state) {
             *to = word(*from);
         }
         start[12] = load(counters, half);

@@ -33,14 +33,30 @@ pub unsafe fn tags(
     buffer: &[u8],
     messages: &[Message],
 ) -> [[u8; TAG_LEN]; MANY] {
+    // SAFETY: as the caller promises.
+    unsafe { tags_with(one_time, buffer, messages, |message| [0, message.len as u64]) }
+}
+
+/// The same, with the last block of each: the lengths of the additional data and of the packet.
+///
+/// # Safety
+/// The messages must lie within the buffer.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub unsafe fn tags_with(
+    one_time: &[[u8; 64]; MANY],
+    buffer: &[u8],
+    messages: &[Message],
+    last: impl Fn(&Message) -> [u64; 2] + Copy,
+) -> [[u8; TAG_LEN]; MANY] {
     let mut tags = [[0; TAG_LEN]; MANY];
     let (keys, out) = (one_time.as_chunks::<LANES>().0, tags.as_chunks_mut::<LANES>().0);
     // SAFETY: as the caller promises.
     unsafe {
         match messages.split_at_checked(LANES) {
             // Two eights side by side, as each step of one has to wait for the step before it.
-            Some((first, second)) => eights([&keys[0], &keys[1]], buffer, [first, second], out),
-            None => eights([&keys[0]], buffer, [messages], out),
+            Some((first, second)) => eights([&keys[0], &keys[1]], buffer, [first, second], last, out),
+            None => eights([&keys[0]], buffer, [messages], last, out),
         }
     }
     tags
@@ -86,18 +102,18 @@ unsafe fn eights<const N: usize>(
     one_time: [&[[u8; 64]; LANES]; N],
     buffer: &[u8],
     messages: [&[Message]; N],
+    last: impl Fn(&Message) -> [u64; 2],
     tags: &mut [[[u8; TAG_LEN]; LANES]],
 ) {
     let keys = one_time.map(|keys| Multiplier::new(keys));
     // SAFETY: as the caller promises.
     let sums = unsafe { absorb(&keys, buffer, messages) };
     for eight in 0..N {
-        let mut lens = [0; LANES];
-        for (len, message) in lens.iter_mut().zip(messages[eight]) {
-            *len = message.len as u64;
+        let mut ends = [[0; LANES]; 2];
+        for (lane, message) in messages[eight].iter().enumerate() {
+            [ends[0][lane], ends[1][lane]] = last(message);
         }
-        // The last block is the lengths of the additional data, none, and of the packet.
-        let sum = keys[eight].step(sums[eight], _mm512_setzero_si512(), load(&lens)).map(|limb| store(limb));
+        let sum = keys[eight].step(sums[eight], load(&ends[0]), load(&ends[1])).map(|limb| store(limb));
         let (s_low, s_high) = (words(one_time[eight], 2), words(one_time[eight], 3));
         for lane in 0..messages[eight].len() {
             let sum = [sum[0][lane], sum[1][lane], sum[2][lane]];
