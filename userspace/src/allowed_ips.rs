@@ -49,6 +49,7 @@ struct Node<A> {
     next: u32,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Trie<A> {
     nodes: Vec<Node<A>>,
     free: Vec<u32>,
@@ -472,6 +473,106 @@ mod tests {
             }
             prop_assert_eq!(table.v4.root, NONE);
             prop_assert_eq!(table.v4.free.len(), table.v4.nodes.len());
+        }
+    }
+
+    /// All there is to addresses of three bits: by induction, any sequence of insertions and removals is right.
+    mod exhaustive {
+        use super::*;
+
+        impl Bits for u8 {
+            const LEN: u8 = 3;
+
+            fn bit(self, at: u8) -> usize {
+                usize::from(self >> (2 - at) & 1)
+            }
+
+            fn mask(self, len: u8) -> Self {
+                self & !(7 >> len)
+            }
+
+            fn common(self, other: Self) -> u8 {
+                (self ^ other).leading_zeros() as u8 - 5
+            }
+        }
+
+        /// The fifteen prefixes: bits and length.
+        fn prefixes() -> Vec<(u8, u8)> {
+            (0..=3).flat_map(|len| (0..1 << len).map(move |bits: u8| (bits << (3 - len), len))).collect()
+        }
+
+        /// The prefixes below a node, which has the shape that the set of them alone leads to: no fork but where two
+        /// branches part, each child longer than its parent and on its side.
+        fn below(trie: &Trie<u8>, at: u32, found: &mut Vec<(u8, u8)>) {
+            let Some(node) = trie.nodes.get(at as usize) else { return };
+            assert_eq!(node.bits, node.bits.mask(node.len));
+            assert!(node.peer != NONE || node.child.iter().all(|&child| child != NONE), "an idle fork");
+            if node.peer != NONE {
+                assert_eq!(node.peer, u32::from(node.bits) << 4 | u32::from(node.len));
+                found.push((node.bits, node.len));
+            }
+            for (side, &child) in node.child.iter().enumerate().filter(|(_, child)| **child != NONE) {
+                let lower = &trie.nodes[child as usize];
+                assert!(lower.len > node.len && lower.bits.mask(node.len) == node.bits);
+                assert_eq!(lower.bits.bit(node.len), side);
+                below(trie, child, found);
+            }
+        }
+
+        fn count(trie: &Trie<u8>, at: u32) -> usize {
+            trie.nodes
+                .get(at as usize)
+                .map_or(0, |node| 1 + node.child.iter().map(|&child| count(trie, child)).sum::<usize>())
+        }
+
+        /// The trie is the one of these prefixes.
+        fn check_shape(trie: &Trie<u8>, all: &[(u8, u8)], set: u16) {
+            let mut found = Vec::with_capacity(all.len());
+            below(trie, trie.root, &mut found);
+            let place = |prefix| all.iter().position(|other| other == prefix).expect("one of them");
+            assert_eq!(found.len(), set.count_ones() as usize);
+            assert_eq!(found.iter().fold(0, |set, prefix| set | 1 << place(prefix)), set);
+            assert_eq!(trie.nodes.len() - trie.free.len(), count(trie, trie.root), "a node is lost");
+        }
+
+        /// It answers as a search of all these prefixes does: its shape alone decides that.
+        fn check_answers(trie: &Trie<u8>, all: &[(u8, u8)], set: u16) {
+            let is_in = |i: &usize| set >> i & 1 == 1;
+            for (i, &(bits, len)) in all.iter().enumerate() {
+                assert_eq!(trie.find(bits, len).is_some(), is_in(&i));
+            }
+            for address in 0..8 {
+                let longest = (0..all.len()).filter(is_in).map(|i| all[i]);
+                let longest =
+                    longest.filter(|&(bits, len)| address.mask(len) == bits).max_by_key(|&(_, len)| len);
+                let expected = longest.map_or(NONE, |(bits, len)| u32::from(bits) << 4 | u32::from(len));
+                assert_eq!(trie.lookup(address), expected, "{address:03b} in {expected:?}");
+            }
+        }
+
+        fn insert(trie: &mut Trie<u8>, (bits, len): (u8, u8)) {
+            let id = trie.insert(bits, len);
+            trie.nodes[id as usize].peer = u32::from(bits) << 4 | u32::from(len);
+        }
+
+        /// From each set of prefixes, each that is one larger and each that is one smaller.
+        #[test]
+        fn every_insertion_and_removal_leads_from_every_trie_to_the_right_one() {
+            let all = prefixes();
+            for set in 0..1_u16 << all.len() {
+                let mut trie = Trie::new();
+                (0..all.len()).filter(|i| set >> i & 1 == 1).for_each(|i| insert(&mut trie, all[i]));
+                check_shape(&trie, &all, set);
+                check_answers(&trie, &all, set);
+                for (i, &prefix) in all.iter().enumerate() {
+                    let mut changed = trie.clone();
+                    match changed.find(prefix.0, prefix.1) {
+                        Some(id) => changed.remove(id),
+                        None => insert(&mut changed, prefix),
+                    }
+                    check_shape(&changed, &all, set ^ 1 << i);
+                }
+            }
         }
     }
 }

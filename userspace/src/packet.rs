@@ -134,4 +134,29 @@ mod tests {
         assert_eq!(destination(&padded), Some(Address::V4([10, 0, 0, 2])));
         assert_eq!(source(&[0x60; 39]), None);
     }
+
+    /// Every length and first byte of a packet, every length that it can claim.
+    #[test]
+    fn only_a_whole_header_is_read_and_only_a_length_that_came_is_believed() {
+        for (len, first) in (0..=64_usize).flat_map(|len| (0..=u8::MAX).map(move |first| (len, first))) {
+            let mut packet = vec![0; len];
+            packet.iter_mut().take(1).for_each(|to| *to = first);
+            let header = match first >> 4 {
+                4 => 20,
+                6 => 40,
+                _ => usize::MAX,
+            };
+            assert_eq!(destination(&packet).is_some(), len >= header);
+            assert_eq!(source(&packet).is_some(), len >= header);
+            for claim in (0..=70_u16).chain([u16::MAX]).filter(|_| first & 0xf == 5) {
+                let (at, more) = if first >> 4 == 4 { (2, 0) } else { (4, 40) };
+                if let Some(field) = packet.get_mut(at..at + 2) {
+                    field.copy_from_slice(&claim.to_be_bytes());
+                }
+                let claimed = usize::from(claim) + more;
+                let believed = len >= header && (20..=len).contains(&claimed);
+                assert_eq!(claimed_len(&packet), believed.then_some(claimed), "{first:#x}, {len} bytes");
+            }
+        }
+    }
 }

@@ -102,10 +102,13 @@ fn state(key: &[u8; 32]) -> State {
 /// The messages lie within the buffer: the reads and writes behind rely on it.
 fn check(buffer: &[u8], messages: &[Message]) {
     assert!(messages.len() <= MANY);
-    for message in messages {
-        let end = message.at.checked_add(message.len).and_then(|end| end.checked_add(TAG_LEN));
-        assert!(end.is_some_and(|end| end <= buffer.len()), "a message reaches beyond the buffer");
-    }
+    let all = messages.iter().all(|message| is_within(buffer, message));
+    assert!(all, "a message reaches beyond the buffer");
+}
+
+fn is_within(buffer: &[u8], message: &Message) -> bool {
+    let end = message.at.checked_add(message.len).and_then(|end| end.checked_add(TAG_LEN));
+    end.is_some_and(|end| end <= buffer.len())
 }
 
 /// A key that leaves no message to ring, not even a single or a long one.
@@ -236,6 +239,17 @@ mod tests {
                 changed[message.at + message.len + bit / 8] ^= 1 << (bit % 8);
                 assert_eq!(many.open(&mut changed, &messages), !(1 << which), "message {which}, bit {bit}");
             }
+        }
+    }
+
+    /// Every small place and length, and those whose sum wraps.
+    #[test]
+    fn messages_are_taken_where_they_lie_within_the_buffer_and_nowhere_else() {
+        let buffer = [0; 24];
+        let numbers = || (0..=26).chain([usize::MAX / 2, usize::MAX - 24, usize::MAX - 16, usize::MAX]);
+        for (at, len) in numbers().flat_map(|at| numbers().map(move |len| (at, len))) {
+            let within = at as u128 + len as u128 + 16 <= buffer.len() as u128;
+            assert_eq!(is_within(&buffer, &Message { at, len, counter: 0 }), within, "{len} bytes at {at}");
         }
     }
 

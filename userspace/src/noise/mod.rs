@@ -70,3 +70,25 @@ pub mod limits {
     /// At most fifty initiations a second from one peer are looked at.
     pub const INITIATION_INTERVAL_MS: u64 = 20;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::message::kind;
+
+    /// Every length, first byte and reserved byte.
+    #[test]
+    fn a_message_is_only_what_has_a_type_and_the_length_of_that_type() {
+        for (len, first) in (0..=200_usize).flat_map(|len| (0..=u8::MAX).map(move |first| (len, first))) {
+            let mut packet = vec![0; len];
+            packet.iter_mut().take(1).for_each(|to| *to = first);
+            // Whitepaper, section 5.4: the lengths of initiation, response, cookie reply, and of data without a packet.
+            let fits = matches!((first, len), (1, 148) | (2, 92) | (3, 64) | (4, 32..));
+            assert_eq!(kind(&packet), fits.then_some(first), "type {first}, {len} bytes");
+            for at in 1..4.min(len) {
+                packet[at] = 1;
+                assert_eq!(kind(&packet), None, "reserved byte {at} is set");
+                packet[at] = 0;
+            }
+        }
+    }
+}

@@ -1,31 +1,36 @@
 //! The sliding window against replays: RFC 6479, as the kernel's `receive.c` has it.
 
-const WORDS: u64 = 128;
-/// How far behind the newest counter an older one is still accepted.
-pub const WINDOW: u64 = WORDS * 64 - 64;
-
 /// Which of the last 8,192 counters were received.
-pub struct Replay {
+pub type Replay = Window<128>;
+/// How far behind the newest counter an older one is still accepted.
+pub const WINDOW: u64 = Replay::LEN;
+
+/// Which of the last counters were received: as many as a number of words has bits.
+#[cfg_attr(test, derive(Clone))]
+pub struct Window<const WORDS: usize> {
     /// One more than the highest counter seen.
     next: u64,
-    bitmap: [u64; WORDS as usize],
+    bitmap: [u64; WORDS],
 }
 
-impl Default for Replay {
+impl<const WORDS: usize> Default for Window<WORDS> {
     fn default() -> Self {
-        Self { next: 0, bitmap: [0; WORDS as usize] }
+        Self { next: 0, bitmap: [0; WORDS] }
     }
 }
 
-impl Replay {
+impl<const WORDS: usize> Window<WORDS> {
+    /// One word is being filled, so that it does not count.
+    const LEN: u64 = WORDS as u64 * 64 - 64;
+
     /// Marks an authenticated counter as received; false for one seen before or too old.
     #[inline]
     pub fn accept(&mut self, counter: u64) -> bool {
-        if counter >= super::limits::REJECT_AFTER_MESSAGES || counter + WINDOW < self.next {
+        if counter >= super::limits::REJECT_AFTER_MESSAGES || counter + Self::LEN < self.next {
             return false;
         }
         self.advance(counter);
-        let word = &mut self.bitmap[(counter / 64 % WORDS) as usize];
+        let word = &mut self.bitmap[(counter / 64) as usize % WORDS];
         let bit = 1 << (counter % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
@@ -39,9 +44,9 @@ impl Replay {
             return;
         }
         let (old, new) = (self.next.saturating_sub(1) / 64, counter / 64);
-        let entering = (new - old).min(WORDS);
+        let entering = (new - old).min(WORDS as u64);
         for word in 1..=entering {
-            self.bitmap[((old + word) % WORDS) as usize] = 0;
+            self.bitmap[(old + word) as usize % WORDS] = 0;
         }
         self.next = counter + 1;
     }
@@ -97,6 +102,59 @@ mod tests {
                 seen.insert(counter);
                 highest = highest.max(counter);
             }
+        }
+    }
+
+    /// Every sequence of so many of these counters, against a list of all that were accepted.
+    mod exhaustive {
+        use super::*;
+        use crate::noise::limits::REJECT_AFTER_MESSAGES;
+
+        fn all_sequences<const WORDS: usize>(
+            window: &Window<WORDS>,
+            (seen, next): (&mut Vec<u64>, u64),
+            counters: &[u64],
+            left: usize,
+        ) {
+            for &counter in counters.iter().filter(|_| left > 0) {
+                let mut window = window.clone();
+                let in_window = counter < REJECT_AFTER_MESSAGES && counter + Window::<WORDS>::LEN >= next;
+                let fresh = in_window && !seen.contains(&counter);
+                assert_eq!(window.accept(counter), fresh, "{counter} after {seen:?}");
+                if fresh {
+                    seen.push(counter);
+                }
+                all_sequences(
+                    &window,
+                    (seen, next.max(if fresh { counter + 1 } else { 0 })),
+                    counters,
+                    left - 1,
+                );
+                if fresh {
+                    seen.pop();
+                }
+            }
+        }
+
+        #[test]
+        fn a_window_of_one_word_is_right_after_any_three_counters() {
+            let counters: Vec<_> = (0..66).chain(126..131).chain(190..194).chain([255, 256, 257]).collect();
+            all_sequences(&Window::<2>::default(), (&mut Vec::new(), 0), &counters, 3);
+        }
+
+        #[test]
+        fn a_window_of_two_words_is_right_after_any_six_counters_around_its_words() {
+            let counters = [0, 1, 63, 64, 127, 128, 129, 192, 256];
+            all_sequences(&Window::<3>::default(), (&mut Vec::new(), 0), &counters, 6);
+        }
+
+        #[test]
+        fn the_window_is_right_after_any_five_counters_around_its_words_and_at_the_end() {
+            let around = [0, 63, 64, WINDOW - 1, WINDOW, WINDOW + 1, WINDOW + 64, 2 * WINDOW + 200];
+            all_sequences(&Replay::default(), (&mut Vec::new(), 0), &around, 5);
+            let end = REJECT_AFTER_MESSAGES;
+            let last = [0, end - WINDOW - 1, end - WINDOW, end - 65, end - 2, end - 1, end, u64::MAX];
+            all_sequences(&Replay::default(), (&mut Vec::new(), 0), &last, 5);
         }
     }
 }

@@ -762,4 +762,26 @@ mod tests {
             }
         }
     }
+
+    /// Every three packets of a flow with payloads of up to four bytes, each as expected, with PSH, or out of sequence.
+    #[test]
+    fn any_three_short_packets_come_back_as_they_were() {
+        let digits = |number: usize, base: usize| [number % base, number / base % base, number / base / base];
+        for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
+            for (lens, kinds) in (0..125).flat_map(|lens| (0..27).map(move |kinds| (lens, kinds))) {
+                let (lens, kinds) = (digits(lens, 5), digits(kinds, 3));
+                let packet = |i: usize| {
+                    let sequence = (lens[..i].iter().sum::<usize>() + usize::from(kinds[i] == 2)) as u32;
+                    let flags = if kinds[i] == 1 { ACK | PSH } else { ACK };
+                    made(&Made { v6, udp, sequence, flags, id: i as u16, len: lens[i], ..PLAIN })
+                };
+                let packets = [0, 1, 2].map(packet);
+                assert_eq!(
+                    split(&coalesced(&packets, ALL)),
+                    packets,
+                    "v6 {v6}, udp {udp}, {lens:?}, {kinds:?}"
+                );
+            }
+        }
+    }
 }

@@ -305,4 +305,115 @@ mod tests {
         assert!(refused(header(3, 100), &packet));
         assert!(refused(VnetHeader::default(), &[]) && refused(VnetHeader::default(), &[0x20; 60]));
     }
+
+    /// Every small length.
+    mod exhaustive {
+        use super::*;
+
+        /// A packet of the kernel's: protocol, IPv6, words of TCP options, payload.
+        fn large(protocol: u8, v6: bool, options: usize, payload: usize) -> (Vec<u8>, usize, usize) {
+            let ip = if v6 { 40 } else { 20 };
+            let transport = if protocol == TCP { 20 + 4 * options } else { 8 };
+            let mut packet = vec![0; ip];
+            let total = ip + transport + payload;
+            if v6 {
+                (packet[0], packet[6]) = (0x60, protocol);
+                packet[4..6].copy_from_slice(&((total - 40) as u16).to_be_bytes());
+                packet[8..40].fill(0xfd);
+            } else {
+                (packet[0], packet[9]) = (0x45, protocol);
+                packet[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+                packet[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+            }
+            packet.extend(vec![0; transport]);
+            if protocol == TCP {
+                packet[ip + 12] = ((5 + options) << 4) as u8;
+                packet[ip + 13] = FIN | PSH | CWR;
+            }
+            packet.extend((0..payload).map(|i| i as u8 + 1));
+            (packet, ip, ip + transport)
+        }
+
+        /// What a receiver checks in a segment.
+        fn check(segment: &[u8], ip: usize, protocol: u8) {
+            let v6 = segment[0] >> 4 == 6;
+            let claimed = crate::packet::claimed_len(segment);
+            assert_eq!(claimed, Some(segment.len()));
+            assert!(v6 || checksum::fold(checksum::add(0, &segment[..ip])) == 0xffff);
+            let pseudo = checksum::pseudo(addresses(segment), protocol, segment.len() - ip);
+            assert_eq!(checksum::fold(checksum::add(pseudo, &segment[ip..])), 0xffff);
+            if protocol == UDP {
+                assert_eq!(
+                    usize::from(u16::from_be_bytes([segment[ip + 4], segment[ip + 5]])),
+                    segment.len() - ip
+                );
+            }
+        }
+
+        fn check_split(protocol: u8, v6: bool, options: usize, payload: usize, size: usize) {
+            let (packet, ip, body) = large(protocol, v6, options, payload);
+            let gso_type = if protocol == TCP { VnetHeader::GSO_TCPV4 } else { VnetHeader::GSO_UDP_L4 };
+            let header = VnetHeader { csum_start: ip as u16, ..super::header(gso_type, size as u16) };
+            let segments = split(&header, &packet);
+            assert_eq!(segments.len(), payload.div_ceil(size).max(1));
+            for (i, segment) in segments.iter().enumerate() {
+                let (first, last) = (i == 0, i + 1 == segments.len());
+                check(segment, ip, protocol);
+                assert!(last || segment.len() == body + size);
+                if protocol == TCP {
+                    assert_eq!(word(segment, ip + 4) as usize, i * size);
+                    let flags = if last { FIN | PSH } else { 0 } | if first { CWR } else { 0 };
+                    assert_eq!(segment[ip + 13], flags);
+                }
+            }
+            let bodies: Vec<u8> = segments.iter().flat_map(|segment| segment[body..].to_vec()).collect();
+            assert_eq!(bodies, packet[body..]);
+        }
+
+        #[test]
+        fn every_small_payload_is_split_right_by_every_small_size() {
+            for v6 in [false, true] {
+                for (payload, size) in (0..=24).flat_map(|payload| (1..=25).map(move |size| (payload, size)))
+                {
+                    check_split(UDP, v6, 0, payload, size);
+                    (0..=10).for_each(|options| check_split(TCP, v6, options, payload, size));
+                }
+            }
+        }
+
+        /// Splits to the end what is not refused; that nothing panics is the claim, and that each length is kept to.
+        fn exhaust(header: &VnetHeader, packet: &[u8]) {
+            let Some(mut splitter) = Splitter::new(header, packet) else { return };
+            for _ in 0..=packet.len() {
+                let Some(len) = splitter.next_len() else { return };
+                assert!(len <= packet.len());
+                splitter.write(&mut vec![0; len]);
+            }
+            panic!("there is no end to {header:?} with {packet:02x?}");
+        }
+
+        #[test]
+        fn no_header_of_the_kernels_makes_it_read_outside_a_short_packet() {
+            let lens = || (0..=64_usize).flat_map(|len| [0x00, 0x45, 0x4f, 0x60].map(|first| (len, first)));
+            for (len, first) in lens() {
+                for start in 0..=66 {
+                    for byte in [0x00, 0x40, 0x50, 0xf0] {
+                        let mut packet = vec![byte; len];
+                        packet.iter_mut().take(1).for_each(|to| *to = first);
+                        let header = |gso_type, gso_size| VnetHeader {
+                            csum_start: start,
+                            ..super::header(gso_type, gso_size)
+                        };
+                        for size in [0, 1, 7, u16::MAX] {
+                            exhaust(&header(VnetHeader::GSO_TCPV4, size), &packet);
+                            exhaust(&header(VnetHeader::GSO_UDP_L4, size), &packet);
+                        }
+                        for csum_offset in (0..=66).filter(|_| byte == 0).chain([u16::MAX]) {
+                            exhaust(&VnetHeader { csum_offset, ..header(VnetHeader::GSO_NONE, 0) }, &packet);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
