@@ -9,12 +9,13 @@ namespaces. Several threads may work on several interfaces. Hooks write to the p
 from __future__ import annotations
 
 from contextlib import contextmanager
-from os import fspath
+from errno import ENODEV
+from os import fspath, strerror
 from typing import TYPE_CHECKING
 
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
-from wgquick.errors import WgqError
+from wgquick.errors import OperationError, WgqError
 from wgquick.options import Options
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from wgquick.config.models import WgQuickConfig
+    from wgquick.device import Device
     from wgquick.diagnosis.finding import Finding
     from wgquick.errors import ConfigError
-    from wgquick.ports import Host
+    from wgquick.net import PublicKey
+    from wgquick.ports import Host, WireGuard
 
     Transcript = Callable[[str], None]
     Config = WgQuickConfig | Settings
@@ -147,6 +150,41 @@ def _save(settings: Settings, options: Options, said: Transcript) -> None:
     from wgquick.executor.saving import cmd_save
 
     cmd_save(settings, _host(said), options, said)
+
+
+def interfaces() -> list[str]:
+    """The names of the WireGuard interfaces, as `wg show interfaces` prints them."""
+    return _host(_unheard).wireguard.interfaces()
+
+
+def devices(names: Iterable[str] | None = None) -> list[Device]:
+    """The state of the interfaces that are named, or of all; OperationError if one is no WireGuard interface."""
+    wireguard = _host(_unheard).wireguard
+    if names is not None:
+        return [_device(wireguard, name) for name in names]
+    found = []
+    for name in wireguard.interfaces():
+        try:
+            found.append(wireguard.get(name))
+        except OperationError as error:
+            if error.errno != ENODEV:  # it went meanwhile
+                raise
+    return found
+
+
+def _device(wireguard: WireGuard, name: str) -> Device:
+    try:
+        return wireguard.get(name)
+    except OperationError as error:
+        what = f"Unable to access interface: {strerror(error.errno)}" if error.errno else error.what
+        raise OperationError(what, errno=error.errno, where=name) from None
+
+
+def public_key(device: Device) -> PublicKey | None:
+    """A device's own public key; None if it has no private key."""
+    from wgquick.diagnosis.keys import public_key_of
+
+    return public_key_of(device.private_key) if device.private_key else None
 
 
 def check(

@@ -32,7 +32,7 @@ class Option(NamedTuple):
 class Verb(NamedTuple):
     """A verb. `completes` says which names its argument completes to: "configurations" or "interfaces".
 
-    `many`: it takes any number of arguments. `hot`: scripts use it, so that it has to start without typer.
+    It takes at least `least` and at most `most` arguments; `words` says what they are.
     """
 
     name: str
@@ -41,10 +41,12 @@ class Verb(NamedTuple):
     completes: str
     standard_input: bool
     options: tuple[str, ...]
-    many: bool = False
-    hot: bool = True
+    least: int = 1
+    most: int = 1
+    words: str = "CONFIG_FILE|INTERFACE"
 
 
+MANY = 1_000_000
 BACKENDS = ("auto", "kernel", "userspace")
 FIREWALLS = ("auto", "nft", "iptables")
 DNS_MODES = ("auto", "resolvconf", "resolved", "file", "off")
@@ -113,8 +115,18 @@ VERBS = {
             completes="configurations",
             standard_input=False,
             options=("json", "fix"),
-            many=True,
-            hot=False,
+            most=MANY,
+        ),
+        Verb(
+            "show",
+            "Show interfaces as wg(8) does.",
+            "Show interfaces as `wg show' does: INTERFACE [WORD], all [WORD], or interfaces.",
+            completes="interfaces",
+            standard_input=False,
+            options=(),
+            least=0,
+            most=2,
+            words="INTERFACE|all|interfaces [WORD]",
         ),
     )
 }

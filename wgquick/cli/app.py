@@ -48,18 +48,20 @@ def _parameter(option: Option) -> Parameter:
 
 def _target(verb: Verb) -> Parameter:
     """The verb's argument. It is hidden, as typer's words for it change with its releases; the epilog has it."""
-    metavar = "CONFIG_FILE|INTERFACE|-" if verb.standard_input else "CONFIG_FILE|INTERFACE"
-    argument = typer.Argument(metavar=metavar, hidden=True)
-    if verb.many:
-        return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=Annotated[list[str], argument])
+    argument = typer.Argument(metavar=f"{verb.words}|-" if verb.standard_input else verb.words, hidden=True)
+    if verb.most > 1:
+        annotation, default = Annotated[list[str] | None, argument], Parameter.empty if verb.least else None
+        return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
     return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
 
 
 def _command(verb: Verb) -> Callable[..., None]:
     """The function that typer calls for a verb."""
 
-    def command(targets: str | list[str], **given: str | bool | None) -> None:
-        each = [targets] if isinstance(targets, str) else targets
+    def command(targets: str | list[str] | None, **given: str | bool | None) -> None:
+        each = [targets] if isinstance(targets, str) else targets or []
+        if len(each) > verb.most:
+            raise typer.BadParameter(f"Got unexpected extra argument ({each[verb.most]})")
         status = verbs.run(verb.name, each, {name: value for name, value in given.items() if value})
         if status:
             raise typer.Exit(status)

@@ -191,7 +191,7 @@ def zsh() -> str:
     verbs = [f"        '{each.name}:{_quoted(_words(each.summary))}'" for each in VERBS.values()]
     arguments = [
         f"        {each.name}) _arguments $help {' '.join(f'${name}' for name in each.options)}"
-        f" '{'*' if each.many else '1'}: :_wgq_{each.completes}' ;;"
+        f" '{'1' if each.most == 1 else '*'}: :_wgq_{each.completes}' ;;"
         for each in VERBS.values()
     ]
     return _filled(_ZSH, OPTIONS="\n".join(options), VERBS="\n".join(verbs), ARGUMENTS="\n".join(arguments))

@@ -1,8 +1,7 @@
 """The command line: arguments in, text out, and the exit status.
 
-A valid call of a verb that scripts use is understood here, by the table in `wgquick.options`: importing typer costs
-about as much time as a whole `wg-quick up`. Everything else (help, faults of usage) goes to typer. Both end in
-`verbs`.
+A valid call is understood here, by the table in `wgquick.options`: importing typer costs about as much time as a
+whole `wg-quick up`. Everything else (help, faults of usage) goes to typer. Both end in `verbs`.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """A verb with its argument and its options, which map a name to a word or True."""
+    """A verb with its arguments and its options, which map a name to a word or True."""
 
     verb: str
-    target: str
+    targets: list[str]
     given: dict[str, str | bool]
 
 
@@ -58,16 +57,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return run_app(list(arguments))
     from wgquick.cli import verbs
 
-    return verbs.run(call.verb, [call.target], call.given)
+    return verbs.run(*call)
 
 
 def short_way(arguments: Sequence[str]) -> Call | None:
     """The call that the arguments are; None if they ask for help or have a fault, which typer is to explain.
 
-    VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET], with exactly one TARGET.
+    VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET...]
     """
     verb = VERBS.get(arguments[0]) if arguments else None
-    if verb is None or not verb.hot:
+    if verb is None:
         return None
     rest = list(arguments[1:])
     given: dict[str, str | bool] = {}
@@ -81,7 +80,7 @@ def short_way(arguments: Sequence[str]) -> Call | None:
             targets.append(word)
         elif not _take_option(verb, word, rest, given):
             return None
-    return Call(verb.name, targets[0], given) if len(targets) == 1 else None
+    return Call(verb.name, targets, given) if verb.least <= len(targets) <= verb.most else None
 
 
 def _take_option(verb: Verb, word: str, rest: list[str], given: dict[str, str | bool]) -> bool:

@@ -36,6 +36,8 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             save(targets[0], given)
         case "strip":
             strip(targets[0], given)
+        case "show":
+            show(targets)
         case "check":
             return check(targets, given)
         case _:
@@ -140,6 +142,33 @@ def check(targets: list[str], given: Given) -> int:
     found = api.check(targets, fix=bool(given.get("fix")), transcript=say)
     write(show.json_text(found) if given.get("json") else show.text(found) + show.summary(found, len(targets)))
     return int(any(each.is_loud for each in found))
+
+
+def show(targets: list[str]) -> None:
+    """Print what `wg show` prints."""
+    from time import time
+
+    from wgquick.show import wg
+
+    name, word = (*targets, "", "")[:2]
+    if (word and word not in wg.WORDS) or (name == "interfaces" and word):
+        raise WgqError(f"`{word}' is no word of wg show", remedy=f"Choose one of: {', '.join(wg.WORDS)}.")
+    privilege.acquire()
+    if name == "interfaces":
+        names = api.interfaces()
+        return write(" ".join(names) + "\n" if names else "")
+    every = name in ("", "all")
+    devices = [wg.Shown(device, api.public_key(device)) for device in api.devices(None if every else [name])]
+    if word:
+        return write("".join(wg.values(each, word, with_name=every) for each in devices))
+    style = wg.Style(_is_coloured(), os.environ.get("WG_HIDE_KEYS") == "never")
+    return write("\n".join(wg.pretty(each, time(), style) for each in devices))
+
+
+def _is_coloured() -> bool:
+    """Whether wg(8) would print colours: WG_COLOR_MODE, or a terminal."""
+    mode = os.environ.get("WG_COLOR_MODE")
+    return mode == "always" or (mode != "never" and sys.stdout is not None and sys.stdout.isatty())
 
 
 def write(text: str) -> None:

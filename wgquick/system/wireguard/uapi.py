@@ -31,9 +31,9 @@ class Uapi:
         self._set_patience = set_patience
 
     def interfaces(self) -> list[str]:
-        """The interfaces whose control sockets answer."""
+        """The interfaces whose control sockets answer, in the order of the directory, as wg(8) has them."""
         try:
-            entries = sorted(os.listdir(DIRECTORY))
+            entries = os.listdir(DIRECTORY)
         except OSError:
             return []
         return [

@@ -1,0 +1,152 @@
+"""`wgq show` beside `wg show`: the same bytes for any device."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+from wgquick.show.wg import WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+WGQ = [sys.executable, "-m", "wgquick"]
+DIRECTORY = "/var/run/wireguard"
+
+
+def device(draw: random.Random) -> str:
+    """A random device's answer to `get=1`, with what is rare in it often."""
+    lines = []
+    if draw.random() < 0.8:
+        lines.append(f"private_key={key(draw)}")
+    lines += [f"listen_port={draw.choice((0, 1, 51820, 65535))}", f"fwmark={draw.choice((0, 1, 51820, 2**32 - 1))}"]
+    for _ in range(draw.randrange(4)):
+        lines += peer(draw)
+    return "\n".join([*lines, "errno=0", "", ""])
+
+
+def key(draw: random.Random) -> str:
+    """A key in hexadecimal, clamped, as devices answer with private keys."""
+    raw = bytearray(draw.randbytes(32))
+    raw[0] &= 248
+    raw[31] = raw[31] & 127 | 64
+    return raw.hex()
+
+
+def peer(draw: random.Random) -> list[str]:
+    lines = [f"public_key={key(draw)}", f"preshared_key={draw.choice((key(draw), '0' * 64))}"]
+    if draw.random() < 0.7:
+        lines.append(f"endpoint={draw.choice(('192.0.2.1:51820', '[2001:db8::1]:1', '[fe80::1%1]:65535'))}")
+    now = int(time.time())
+    ages = (0, 1, 59, 60, 61, 3600, 3661, 86400, 90061, 31536000, 63072002, now, draw.randrange(10**8))
+    lines.append(f"last_handshake_time_sec={now - draw.choice(ages)}")
+    lines.append(f"last_handshake_time_nsec={draw.choice((0, draw.randrange(10**9)))}")
+    sizes = (0, 1, 1023, 1024, 1025, 1024**2 - 1, 1024**2, 1024**3, 1024**4, 5 * 1024**4, draw.randrange(10**12))
+    lines += [f"rx_bytes={draw.choice(sizes)}", f"tx_bytes={draw.choice(sizes)}"]
+    lines.append(f"persistent_keepalive_interval={draw.choice((0, 1, 25, 60, 65535))}")
+    networks = ("0.0.0.0/0", "::/0", "10.0.0.1/32", "fd00::/64", "192.0.2.0/24", "::ffff:192.0.2.1/128")
+    lines += [f"allowed_ip={each}" for each in draw.sample(networks, draw.randrange(4))]
+    return [*lines, "protocol_version=1"]
+
+
+@contextmanager
+def answering(answers: dict[str, str]) -> Iterator[None]:
+    """Sockets of devices that answer each request with the same text."""
+    sockets = []
+    for name, text in answers.items():
+        server = socket.socket(socket.AF_UNIX)
+        path = f"{DIRECTORY}/{name}.sock"
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        server.bind(path)
+        server.listen()
+        threading.Thread(target=_serve, args=(server, text), daemon=True).start()
+        sockets.append(server)
+    try:
+        yield
+    finally:
+        for server in sockets:
+            os.unlink(server.getsockname())
+            server.shutdown(socket.SHUT_RDWR)
+            server.close()
+
+
+def _serve(server: socket.socket, text: str) -> None:
+    while True:
+        try:
+            client, _ = server.accept()
+        except OSError:
+            return
+        with client, suppress(OSError):
+            if client.recv(4096):
+                client.sendall(text.encode())
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Namespace]:
+    with host() as machine:
+        yield machine
+
+
+def _outputs(*arguments: str, **environment: str) -> list[tuple[str, int]]:
+    """What wg and wgq print, and their statuses."""
+    env = {**os.environ, **environment}
+    done = [
+        subprocess.run([*tool, *arguments], check=False, env=env, capture_output=True, text=True)
+        for tool in (["wg"], WGQ)
+    ]
+    return [(each.stdout, each.returncode) for each in done]
+
+
+def _compare(*arguments: str, **environment: str) -> None:
+    """Again if they differ: the ages of handshakes are told in seconds, and one may have passed in between."""
+    for _ in range(5):
+        wg, wgq = _outputs(*arguments, **environment)
+        if wg == wgq:
+            return
+    assert wg == wgq
+
+
+def _compare_all(answers: dict[str, str], word: str) -> None:
+    with answering(answers):
+        _compare("show")
+        _compare("show", "wg0", WG_COLOR_MODE="always", WG_HIDE_KEYS="never")
+        _compare("show", "all", "dump")
+        _compare("show", "wg0", word)
+        _compare("show", "interfaces")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_bytes_are_those_of_wg(machine: Namespace, seed: int) -> None:
+    draw = random.Random(seed)
+    answers = {f"wg{n}": device(draw) for n in range(draw.choice((1, 2)))}
+    machine.call(_compare_all, answers, WORDS[seed])
+
+
+def test_an_interface_that_is_not_there_is_named(machine: Namespace) -> None:
+    (_, status), (printed, own) = machine.call(_outputs, "show", "none0")
+    assert (printed, own) == ("", status) == ("", 1)
+    assert "none0" in machine.run([*WGQ, "show", "none0"], check=False).stderr
+
+
+def test_a_word_that_wg_does_not_know_is_refused(machine: Namespace) -> None:
+    (_, status), (printed, own) = machine.call(_outputs, "show", "wg0", "colours")
+    assert (printed, own) == ("", status) == ("", 1)
+
+
+def test_with_no_interface_nothing_is_printed(machine: Namespace) -> None:
+    for arguments in ((), ("all",), ("interfaces",), ("all", "dump")):
+        wg, wgq = machine.call(_outputs, "show", *arguments)
+        assert wg == wgq == ("", 0)
