@@ -91,7 +91,7 @@ def offered(request: pytest.FixtureRequest, machine: Namespace) -> Callable[[str
 
 def test_the_first_word_completes_to_the_verbs(offered: Callable[[str], set[str]]) -> None:
     assert offered("wgq ") == set(VERBS)
-    assert offered("wgq s") == {"save", "strip"}
+    assert offered("wgq s") == {"save", "strip", "show"}
 
 
 def test_up_and_strip_complete_configuration_names_and_files(offered: Callable[[str], set[str]]) -> None:
