@@ -113,6 +113,12 @@ class Dns(Protocol):
     def unset(self, mode: str, name: str) -> None:
         """Take them back; nothing happens where there are none."""
 
+    def stale(self) -> tuple[str, ...]:
+        """The names of the tunnels that are gone and whose servers the file mode left in place."""
+
+    def repair(self) -> tuple[str, ...]:
+        """Take those out; returns their names."""
+
     def current(self, mode: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """The link's servers and search domains as the mode knows them now; None where it knows none."""
 
@@ -200,6 +206,19 @@ class Host(Protocol):
     @property
     def journal_directory(self) -> str:
         """The directory of this network namespace's journals."""
+
+    @property
+    def is_contained(self) -> bool:
+        """Whether this process sees the processes of a container only."""
+
+    def other_directories(self) -> list[str]:
+        """The journal directories of other network namespaces."""
+
+    def is_gone(self, directory: str, *, contained: bool) -> bool:
+        """Whether the namespace of a journal directory is gone; `contained`: whether it is a container's."""
+
+    def remove_directory(self, directory: str) -> None:
+        """Remove a journal directory with its files."""
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, retries included."""

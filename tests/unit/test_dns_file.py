@@ -294,7 +294,9 @@ def test_a_tunnel_of_an_earlier_boot_is_forgotten_with_the_next_and_the_earlier_
     file.set("wg0", ONE)
     record = resolv_conf.parse(path.read_bytes())
     assert record is not None
-    stale = tuple(tunnel._replace(boot="another") for tunnel in record.tunnels)
+    stale = tuple(
+        tunnel._replace(place=tunnel.place.replace(tunnel.place[:8], "another")) for tunnel in record.tunnels
+    )
     path.write_bytes(resolv_conf.text(record._replace(tunnels=stale)))
     file.set("wg1", TWO)
     file.unset("wg1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import mark, observe, udp_port
+from wgquick.executor import bygone, mark, observe, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
@@ -41,12 +41,13 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         raise WgqError(f"`{name}' already exists", remedy=_way_with_existing(name, host))
     journal = Journal(host.journal_directory, name)
     _recover(name, journal, host, options, say)
+    bygone.clean(host, say)
     if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
     run = Execution(host, options, say, journal, settings.path, settings)
     try:
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
-        journal.start(settings.path, later, reload.given(settings))
+        journal.start(settings.path, later, reload.given(settings), contained=host.is_contained)
         _bring_up(settings, host, options, run)
         journal.complete(True)
     except BaseException:
@@ -130,6 +131,8 @@ def cmd_down(name: str, settings: Settings | None, host: Host, options: Options,
 def _down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
     journal = Journal(host.journal_directory, name)
     record = journal.read()
+    if name in bygone.clean(host, say) and record is None and host.rtnl.link(name) is None:
+        return
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
     run = Execution(host, options, say, journal, path, settings)
@@ -259,7 +262,7 @@ def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Sa
 
 
 def can_go_down(name: str, host: Host, *, without_file: bool) -> bool:
-    """Whether down has a journal to go by, or, where that is enough, a device that is there."""
+    """Whether down has a journal to go by, or, where that is enough, a device or the DNS of one that is gone."""
     if Journal(host.journal_directory, name).read() is not None:
         return True
-    return without_file and name in host.wireguard.interfaces()
+    return without_file and name in (*host.wireguard.interfaces(), *host.dns.stale())

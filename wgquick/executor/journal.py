@@ -40,7 +40,7 @@ class Record(NamedTuple):
     `peers` is what the file gave for its peers, None if that is not known.
     `complete` is whether up had finished, and no down has taken the link away since; `hooks` are the PreDown and
     PostDown lines of that time. `unread` counts the lines that mean nothing here: cut short by a kill, damaged, or
-    written by another version.
+    written by another version. `contained` is whether it was written in a container.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Record(NamedTuple):
     hidden_hooks: int = 0
     unread: int = 0
     peers: Earlier | None = None
+    contained: bool = False
 
 
 class Journal:
@@ -61,10 +62,13 @@ class Journal:
         self.name = name
         self._path = f"{directory}/{name}{_SUFFIX}"
 
-    def start(self, path: str, hooks: tuple[Step, ...], peers: Earlier | None = None) -> None:
+    def start(
+        self, path: str, hooks: tuple[Step, ...], peers: Earlier | None = None, *, contained: bool = False
+    ) -> None:
         """Begin a journal anew, with the configuration's path, the hooks for down and the peers for reload."""
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
         head = {"version": 1, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
+        head["contained"] = contained
         described = [_described(peers)] if peers else [{"peers": {}}]
         text = "".join(map(_line, ({"head": head}, *({"hook": hook} for hook in kept), *described)))
         self._write(text, os.O_TRUNC)
@@ -161,8 +165,8 @@ def _record(name: str, text: str) -> Record:
 def _extended(record: Record, entry: object) -> Record:
     """With one more line; ValueError or TypeError where that is not understood."""
     match entry:
-        case {"head": {"path": str(path), "hidden_hooks": int(hidden)}}:
-            return record._replace(path=path, hidden_hooks=hidden)
+        case {"head": {"path": str(path), "hidden_hooks": int(hidden), **more}}:
+            return record._replace(path=path, hidden_hooks=hidden, contained=more.get("contained") is True)
         case {"hook": [str(name), str(stage), str(command)]}:
             return record._replace(hooks=(*record.hooks, RunHook(name, stage, command)))
         case {"undo": [str(kind), *fields]}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from wgquick.system import firewall, rt_tables, runtime, sysctl, udp_ports
+from wgquick.system import firewall, namespaces, rt_tables, runtime, sysctl, udp_ports
 from wgquick.system.dns import Dns
 from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
@@ -35,6 +35,23 @@ class LocalHost:
         self.hooks = Hooks(say)
         self.userspace = Userspace(say=say)
         self.journal_directory = runtime.journal_directory()
+
+    @property
+    def is_contained(self) -> bool:
+        """Whether this process sees the processes of a container only."""
+        return namespaces.is_contained()
+
+    def other_directories(self) -> list[str]:
+        """The journal directories of other network namespaces."""
+        return runtime.other_directories()
+
+    def is_gone(self, directory: str, *, contained: bool) -> bool:
+        """Whether the namespace of a journal directory is gone; `contained`: whether it is a container's."""
+        return runtime.is_gone(directory, contained=contained)
+
+    def remove_directory(self, directory: str) -> None:
+        """Remove a journal directory with its files."""
+        runtime.remove_directory(directory)
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, retries included."""

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
-import struct
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from wgquick.errors import WgqError
+from wgquick.system import namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SO_NETNS_COOKIE = 71
 _ROOT = "/run/wgq"
 _LOCK = "lock"  # no interface's own lock, whose name ends in .lock
 _LOCK_PATIENCE = 10.0  # seconds; not for ever, as a hook may run the tool for its own interface
@@ -60,20 +58,27 @@ def _is_ours(path: str) -> bool:
 
 
 def journal_directory() -> str:
-    """The directory of the calling thread's network namespace.
-
-    The namespace's cookie (Linux 5.14) is never used again before the next boot, unlike its inode number.
-    """
-    return f"{runtime_directory()}/{_namespace()}"
+    """The directory of the calling thread's network namespace."""
+    return f"{runtime_directory()}/{namespaces.current()}"
 
 
-def _namespace() -> str:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            (cookie,) = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
-        except OSError:
-            return f"inode-{os.stat('/proc/thread-self/ns/net').st_ino}"
-    return f"{cookie:x}"
+def other_directories() -> list[str]:
+    """The directories of other network namespaces."""
+    root, own = runtime_directory(), namespaces.current()
+    return [f"{root}/{entry}" for entry in sorted(os.listdir(root)) if namespaces.is_word(entry) and entry != own]
+
+
+def is_gone(directory: str, *, contained: bool) -> bool:
+    """Whether the namespace of a journal directory is gone; `contained`: whether it is a container's."""
+    return namespaces.is_gone(os.path.basename(directory), contained=contained)
+
+
+def remove_directory(directory: str) -> None:
+    """Remove a journal directory with its files, as far as another run has not done that."""
+    with suppress(OSError):
+        for entry in os.listdir(directory):
+            os.unlink(f"{directory}/{entry}")
+        os.rmdir(directory)
 
 
 @contextmanager

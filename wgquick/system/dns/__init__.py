@@ -12,6 +12,10 @@ from wgquick.errors import OperationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from wgquick.system.dns.file import ResolvConfFile
+
+_PATH = "/etc/resolv.conf"
+_MARK = b"# wgq: "
 Current = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -70,6 +74,19 @@ class Dns:
         """The link's servers and search domains as the mode knows them now; None where it knows none."""
         return self._resolver(mode).current(name)
 
+    def stale(self) -> tuple[str, ...]:
+        """The names of the tunnels that are gone and whose servers /etc/resolv.conf still has."""
+        return self._file().stale() if _is_ours(_PATH) else ()
+
+    def repair(self) -> tuple[str, ...]:
+        """Take those out, before a name is looked up; returns their names."""
+        return self._file().repair() if _is_ours(_PATH) else ()
+
+    def _file(self) -> ResolvConfFile:
+        from wgquick.system.dns.file import ResolvConfFile
+
+        return ResolvConfFile(self._directory)
+
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
     ) -> tuple[str, ...]:
@@ -91,10 +108,17 @@ class Dns:
 
                 return Resolved()
             case "file":
-                from wgquick.system.dns.file import ResolvConfFile
-
-                return ResolvConfFile(self._directory)
+                return self._file()
             case _:
                 raise OperationError(
                     f"`{mode}' is no way to set DNS", remedy="There are resolvconf, resolved and file."
                 )
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file has comments of ours; without them nothing more is imported on the way of `wgq up`."""
+    try:
+        with open(path, "rb") as file:
+            return _MARK in file.read()
+    except OSError:
+        return False

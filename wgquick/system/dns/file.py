@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
 from wgquick.net import pack_address
-from wgquick.system.dns import resolv_conf
+from wgquick.system.dns import links, resolv_conf
 from wgquick.system.dns.resolv_conf import Record, Tunnel
 from wgquick.system.runtime import locked
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from wgquick.system.dns import Current, LinkDns
 
 _PATH = "/etc/resolv.conf"
-_BOOT = "/proc/sys/kernel/random/boot_id"
 _MODE = 0o644
 # The next line stands where a file that is written in place is about to be cut: what follows it is not the file's.
 _CUT = b"\n# wgq: end\n"
@@ -45,21 +44,35 @@ class ResolvConfFile:
         """Put the tunnel's servers and search domains in place of all others."""
         _refuse_nonsense(dns.servers)
         with self._changing():
-            boot = _boot()
             record = self._record()
-            others = (tunnel for tunnel in record.tunnels if tunnel.name != name and tunnel.boot == boot)
-            newest = Tunnel(name, boot, dns.servers, dns.search)
-            self._write(resolv_conf.text(record._replace(tunnels=(*others, newest))))
+            newest = Tunnel(name, links.place(name), dns.servers, dns.search)
+            self._write(resolv_conf.text(record._replace(tunnels=(*_others(record, name), newest))))
 
     def unset(self, name: str) -> None:
         """Take the tunnel out: the file is then the next newest's, or with the last one the earlier again."""
         with self._changing():
             record = self._record()
-            others = tuple(tunnel for tunnel in record.tunnels if tunnel.name != name)
-            if others and others != record.tunnels:
-                self._write(resolv_conf.text(record._replace(tunnels=others)))
-            elif not others:
-                self._put_back(record)
+            self._keep(record, _others(record, name))
+
+    def stale(self) -> tuple[str, ...]:
+        """The names of the tunnels in the file that are gone: nobody answers at their servers."""
+        return tuple(tunnel.name for tunnel in self._record().tunnels if links.is_gone(tunnel.place))
+
+    def repair(self) -> tuple[str, ...]:
+        """Take the tunnels out that are gone; returns their names."""
+        names = self.stale()
+        if names:
+            with self._changing():
+                record = self._record()
+                self._keep(record, _others(record))
+        return names
+
+    def _keep(self, record: Record, others: tuple[Tunnel, ...]) -> None:
+        """Leave these tunnels in the file, which is the earlier one if there are none."""
+        if others and others != record.tunnels:
+            self._write(resolv_conf.text(record._replace(tunnels=others)))
+        elif not others:
+            self._put_back(record)
 
     def current(self, name: str) -> Current | None:
         """What the tunnel asked for, where the file still says so."""
@@ -185,16 +198,13 @@ def _refuse_nonsense(servers: tuple[str, ...]) -> None:
             raise OperationError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.")
 
 
+def _others(record: Record, name: str = "") -> tuple[Tunnel, ...]:
+    """The tunnels with other names that are not gone."""
+    return tuple(t for t in record.tunnels if t.name != name and not links.is_gone(t.place))
+
+
 def _is_edited_link(record: Record) -> bool:
     return record.kind == "link" and bool(record.tunnels and record.added)
-
-
-def _boot() -> str:
-    """Which boot of the machine this is; the same word for each where /proc/sys is hidden."""
-    try:
-        return _contents(_BOOT).decode().strip()
-    except OSError:
-        return "unknown"
 
 
 def _contents(path: str) -> bytes:

@@ -22,10 +22,10 @@ _BYTES = "surrogateescape"
 
 
 class Tunnel(NamedTuple):
-    """What a tunnel asked for, and in which boot of the machine."""
+    """What a tunnel asked for; `place` is its link: namespace, index, and who could see that (`links`)."""
 
     name: str
-    boot: str
+    place: str
     servers: tuple[str, ...]
     search: tuple[str, ...]
 
@@ -73,8 +73,8 @@ def _record(fields: list[tuple[bytes, bytes]]) -> Record:
 
 
 def _tunnel(words: str) -> Tunnel:
-    name, boot, servers, search = words.split()
-    return Tunnel(name, boot, tuple(servers.split(",")), () if search == _NONE else tuple(search.split(",")))
+    name, place, servers, search = words.split()
+    return Tunnel(name, place, tuple(servers.split(",")), () if search == _NONE else tuple(search.split(",")))
 
 
 def text(record: Record) -> bytes:
@@ -90,7 +90,7 @@ def text(record: Record) -> bytes:
 
 
 def _words(tunnel: Tunnel) -> tuple[str, ...]:
-    return tunnel.name, tunnel.boot, ",".join(tunnel.servers), ",".join(tunnel.search) or _NONE
+    return tunnel.name, tunnel.place, ",".join(tunnel.servers), ",".join(tunnel.search) or _NONE
 
 
 def _body(record: Record) -> list[bytes]:

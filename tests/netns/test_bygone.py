@@ -1,0 +1,192 @@
+"""What a power cut or a new container leaves: dead name servers are taken out before a name is looked up."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.netns.tunnels import KEY, PEERS, WGQ, programs, wgq, with_resolvconf, write
+from wgquick.system import namespaces
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.namespaces import Namespace
+
+NAME_SERVER = "127.0.0.9"
+EARLIER = f"# mine\nnameserver {NAME_SERVER}\n"
+CONFIG = (
+    f"[Interface]\nPrivateKey = {KEY}\nAddress = 10.9.0.2/32\nDNS = 10.9.0.1\n"
+    f"[Peer]\nPublicKey = {PEERS[0]}\nAllowedIPs = 10.9.0.0/24\nEndpoint = vpn.example.net:51820\n"
+)
+NUMERIC = CONFIG.replace("vpn.example.net", "192.0.2.9")
+FILE = {"WGQ_DNS": "file", "WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
+ANSWER = struct.pack("!HHHIH4s", 0xC00C, 1, 1, 60, 4, socket.inet_aton("192.0.2.9"))
+
+
+def serve_names() -> None:
+    """Answer each question for an IPv4 address with 192.0.2.9, and others with nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((NAME_SERVER, 53))
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while True:
+            question, asker = server.recvfrom(4096)
+            end = question.index(b"\0", 12) + 5
+            answer = ANSWER if question[end - 4 : end - 2] == b"\0\1" else b""
+            counts = struct.pack("!HHHHH", 0x8180, 1, bool(answer), 0, 0)
+            server.sendto(question[:2] + counts + question[12:end] + answer, asker)
+
+
+@pytest.fixture
+def named(machine: Namespace) -> Namespace:
+    """The machine with a name server that knows the endpoint, and a configuration for DNS by file."""
+    script = "from tests.netns.test_bygone import serve_names; serve_names()"
+    serving = machine.popen(
+        [sys.executable, "-c", script], stdout=-1, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    assert serving.stdout is not None
+    assert serving.stdout.readline() == b"ready\n"
+    serving.stdout.close()
+    machine.run(["sh", "-c", "cat >/etc/resolv.conf"], input=EARLIER)
+    write(machine, CONFIG)
+    return machine
+
+
+def wgq_by_file(machine: Namespace, verb: str, name: str) -> str:
+    """What `wgq` says, which looks each name up once."""
+    return wgq(machine, verb, name, WGQ_DNS="file", WG_ENDPOINT_RESOLUTION_RETRIES="0").stderr
+
+
+def content(machine: Namespace) -> str:
+    return machine.out("cat", "/etc/resolv.conf")
+
+
+def cut_power(machine: Namespace) -> None:
+    """The daemon and /run are gone, and the boot that /etc/resolv.conf tells of is another than this one."""
+    for daemon in programs(machine, "wgq-userspace"):
+        os.kill(daemon, 9)
+    boot = machine.call(namespaces.current)[:8]
+    machine.run(["sh", "-c", "while [ -e /sys/class/net/wg0 ]; do :; done; rm -rf /run/wgq /run/wireguard/*"])
+    machine.run(["sed", "-i", f"s/^# wgq: has wg0 {boot}/# wgq: has wg0 01234567/", "/etc/resolv.conf"])
+
+
+def test_after_a_power_cut_up_finds_its_endpoint(named: Namespace) -> None:
+    wgq_by_file(named, "up", "wg0")
+    cut_power(named)
+    assert "nameserver 10.9.0.1" in content(named)
+    said = wgq_by_file(named, "up", "wg0")
+    assert "[!] /etc/resolv.conf had the DNS of wg0, which is gone: taken out" in said
+    wgq(named, "down", "wg0")
+    assert content(named) == EARLIER
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_after_a_power_cut_down_repairs_the_file_and_keeps_added_lines(named: Namespace, has_file: bool) -> None:
+    wgq_by_file(named, "up", "wg0")
+    cut_power(named)
+    named.run(["sh", "-c", "echo 'options rotate' >>/etc/resolv.conf"])
+    if not has_file:
+        named.run(["rm", "/etc/wireguard/wg0.conf"])
+    wgq(named, "down", "wg0")
+    assert content(named) == EARLIER + "options rotate\n"
+    if has_file:
+        assert "is not a WireGuard interface" in wgq(named, "down", "wg0", status=1).stderr
+
+
+def test_a_tunnel_whose_daemon_was_killed_is_taken_out_by_the_next_up(named: Namespace) -> None:
+    """In the same boot and namespace: by its index, as another link may have its name."""
+    wgq_by_file(named, "up", "wg0")
+    for daemon in programs(named, "wgq-userspace"):
+        os.kill(daemon, 9)
+    named.run(["sh", "-c", "while [ -e /sys/class/net/wg0 ]; do :; done"])
+    named.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "wg9"])
+    write(named, CONFIG.replace("10.9.0.", "10.8.0."), "wg1")
+    wgq_by_file(named, "up", "wg1")
+    assert " wg0 " not in content(named)
+    wgq(named, "down", "wg1")
+    assert content(named) == EARLIER
+
+
+def in_container(machine: Namespace, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in network and PID namespaces of its own, which end with it, on the machine's file system."""
+    command = "wgq() { " + " ".join(f"'{word}'" for word in WGQ) + ' "$@"; }; '
+    argv = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", command + script]
+    return machine.run(argv, env={**os.environ, **environment})
+
+
+def directories(machine: Namespace) -> list[str]:
+    return machine.out("ls", "/run/wgq").split()
+
+
+def test_a_new_container_takes_out_what_the_last_one_left(named: Namespace) -> None:
+    write(named, NUMERIC)
+    in_container(named, "wgq up wg0", **FILE)
+    assert "nameserver 10.9.0.1" in content(named)
+    assert len(directories(named)) == 1
+    in_container(named, "rm -f /run/wireguard/*; wgq up wg0; cat /etc/resolv.conf; wgq down wg0", **FILE)
+    assert content(named) == EARLIER
+    assert directories(named) == []
+
+
+def test_down_in_a_new_container_repairs_the_file(named: Namespace) -> None:
+    write(named, NUMERIC)
+    in_container(named, "wgq up wg0", **FILE)
+    in_container(named, "wgq down wg0", **FILE)
+    assert content(named) == EARLIER
+    assert directories(named) == []
+
+
+def test_resolvconf_forgets_what_the_last_container_left(named: Namespace) -> None:
+    path = with_resolvconf(named, 'echo "$@" >>/run/asked')
+    write(named, NUMERIC)
+    in_container(named, "wgq up wg0", PATH=path, WGQ_DNS="resolvconf")
+    assert directories(named) != []
+    write(named, NUMERIC.replace("DNS = 10.9.0.1\n", ""), "wg1")
+    said = in_container(named, "wgq up wg1; wgq down wg1", PATH=path).stderr
+    assert "[!] wg0 is gone with its network namespace: taking its DNS back" in said
+    assert "-d wg0" in named.out("cat", "/run/asked").replace("tun.", "")
+    assert directories(named) == []
+
+
+def test_a_tunnel_in_another_namespace_keeps_its_dns_and_its_journal(named: Namespace) -> None:
+    write(named, NUMERIC)
+    named.run(["ip", "netns", "add", "other"])
+    try:
+        inside = ["ip", "netns", "exec", "other", *WGQ]
+        named.run([*inside, "up", "wg0"], env={**os.environ, **FILE})
+        write(named, NUMERIC.replace("10.9.0.", "10.8.0."), "wg1")
+        wgq_by_file(named, "up", "wg1")
+        assert len(directories(named)) == 2
+        assert "has wg0 " in content(named)
+        wgq(named, "down", "wg1")
+        assert "nameserver 10.9.0.1" in content(named)
+        named.run([*inside, "down", "wg0"], env={**os.environ, **FILE})
+        assert content(named) == EARLIER
+        assert directories(named) == []
+    finally:
+        named.run(["ip", "netns", "delete", "other"])
+
+
+HELD = f"""
+ask() {{ {sys.executable} -c "from wgquick.system import namespaces; print($1)"; }}
+ip netns add held
+word=$(ip netns exec held {sys.executable} -c 'from wgquick.system import namespaces; print(namespaces.current())')
+ask "namespaces.is_gone('$word', contained=True)"
+exec 9</run/netns/held
+ip netns delete held
+ask "namespaces.is_gone('$word', contained=True)"
+exec 9<&-
+ask "namespaces.is_gone('$word', contained=True)"
+ask "namespaces.is_gone('$word', contained=False)"
+"""
+
+
+def test_a_namespace_is_there_as_long_as_a_mount_or_a_descriptor_holds_it(machine: Namespace) -> None:
+    """And one of the host's may be, for all that a container sees."""
+    assert in_container(machine, HELD).stdout.split() == ["False", "False", "True", "False"]

@@ -1,0 +1,58 @@
+"""What tunnels of an earlier boot or of an earlier container have left where it outlives them.
+
+Links, routes, rules and firewalls go with their network namespace. /etc/resolv.conf, the records of resolvconf and
+the directories of journals may stay, with name servers that nobody answers at.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from wgquick.errors import OperationError
+from wgquick.executor.journal import others
+from wgquick.plan.steps import UnsetDns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from wgquick.executor.journal import Record
+    from wgquick.ports import Host
+
+
+def clean(host: Host, say: Callable[[str], None]) -> frozenset[str]:
+    """Take it away; returns the names of the tunnels that had DNS in it. What cannot be changed is said."""
+    return frozenset((*_clean_directories(host, say), *_clean_file(host, say)))
+
+
+def _clean_file(host: Host, say: Callable[[str], None]) -> tuple[str, ...]:
+    try:
+        names = host.dns.repair()
+    except OperationError as error:
+        say(f"[!] {error.what}: it has the DNS of a tunnel that is gone")
+        return ()
+    for name in names:
+        say(f"[!] /etc/resolv.conf had the DNS of {name}, which is gone: taken out")
+    return names
+
+
+def _clean_directories(host: Host, say: Callable[[str], None]) -> set[str]:
+    names: set[str] = set()
+    for directory in host.other_directories():
+        records = tuple(others(directory, ""))
+        contained = bool(records) and all(record.contained for record in records)
+        if host.is_gone(directory, contained=contained):
+            names |= _unset_dns(records, host, say)
+            host.remove_directory(directory)
+    return names
+
+
+def _unset_dns(records: Iterable[Record], host: Host, say: Callable[[str], None]) -> set[str]:
+    """Take resolvconf's records back, which have no other mark than the name: not where a link has it now."""
+    undos = {undo for record in records for undo in record.undos if isinstance(undo, UnsetDns)}
+    names = {undo.name for undo in undos if undo.mode == "resolvconf" and host.rtnl.link(undo.name) is None}
+    for name in sorted(names):
+        say(f"[!] {name} is gone with its network namespace: taking its DNS back")
+        with suppress(OperationError):
+            host.dns.unset("resolvconf", name)
+    return names

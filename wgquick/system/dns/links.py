@@ -1,0 +1,39 @@
+"""The link of an entry in /etc/resolv.conf, and whether it is gone: the file outlives boots and containers."""
+
+from __future__ import annotations
+
+import socket
+
+from wgquick.system import namespaces
+
+_HOST, _CONTAINER = "host", "container"
+_NO_INDEX = 0
+
+
+def place(name: str) -> str:
+    """The word for a link of the calling thread's namespace: NAMESPACE/INDEX/WHERE."""
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        index = _NO_INDEX
+    return f"{namespaces.current()}/{index}/{_CONTAINER if namespaces.is_contained() else _HOST}"
+
+
+def is_gone(word: str) -> bool:
+    """Whether the link of a word does not exist any more; False if that cannot be told from here."""
+    try:
+        namespace, digits, where = word.split("/")
+        index = int(digits)
+    except ValueError:
+        return True
+    if namespace == namespaces.current():
+        return index != _NO_INDEX and not _exists(index)
+    return namespaces.is_gone(namespace, contained=where == _CONTAINER)
+
+
+def _exists(index: int) -> bool:
+    try:
+        socket.if_indextoname(index)
+    except OSError:
+        return False
+    return True
