@@ -10,7 +10,7 @@ from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.device import Device, DeviceConfig, DevicePeer, PeerConfig
 from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress, pack_address
-from wgquick.plan import reload
+from wgquick.plan import given, reload
 
 if TYPE_CHECKING:
     from wgquick.config.settings import Settings
@@ -41,7 +41,7 @@ def live(key: str, *ips: str, **fields: Any) -> DevicePeer:
 def change(now: str, device: Device, before: str | None) -> DeviceConfig:
     """What is sent for the file `now`, if `before` was the file at up; None is a tunnel without a journal."""
     wanted = settings(now)
-    earlier = None if before is None else reload.given(settings(before))
+    earlier = None if before is None else given.given(settings(before))
     found = {e: SocketAddress(e.host, int(e.port)) for e in reload.endpoints(wanted, device, earlier)}
     return reload.change(wanted, device, earlier, found).config
 
@@ -77,7 +77,7 @@ def test_a_port_and_a_mark_that_the_file_gives_are_sent() -> None:
 def test_the_mark_of_a_full_tunnel_stays_and_a_note_says_so() -> None:
     device = Device("wg0", None, 1, 51820, (live(A, "0.0.0.0/0"),))
     text = f"FwMark = 7\n{peer(A, 'AllowedIPs = 0.0.0.0/0')}"
-    found = reload.change(settings(text), device, reload.given(settings(text)), {})
+    found = reload.change(settings(text), device, given.given(settings(text)), {})
     assert found.config == DeviceConfig()
     assert "FwMark stays 51820" in found.notes[0]
 

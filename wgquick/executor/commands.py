@@ -9,7 +9,7 @@ from wgquick.executor import bygone, mark, observe, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.plan import down as plan_down
-from wgquick.plan import reload
+from wgquick.plan import given
 from wgquick.plan import up as plan_up
 from wgquick.plan.steps import DeleteLink
 
@@ -47,7 +47,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     run = Execution(host, options, say, journal, settings.path, settings)
     try:
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
-        journal.start(settings.path, later, reload.given(settings), contained=host.is_contained)
+        journal.start(settings.path, later, given.given(settings), contained=host.is_contained)
         _bring_up(settings, host, options, run)
         journal.complete(True)
     except BaseException:

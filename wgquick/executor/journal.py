@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wgquick.errors import OperationError
 from wgquick.net import Rule, without_keys
-from wgquick.plan.reload import Given
+from wgquick.plan.given import Given
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wgquick.plan.reload import Earlier
+    from wgquick.plan.given import Earlier
     from wgquick.plan.steps import Step
 
 # The undos and what their fields are; a rule is the list of its own fields.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
-from wgquick.plan import reload
+from wgquick.plan import given, reload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,10 +38,10 @@ def _reload(settings: Settings, host: Host, say: Callable[[str], None]) -> None:
     for note in notes:
         say(note)
     if earlier is not None:
-        journal.describe(reload.given(settings))
+        journal.describe(given.given(settings))
 
 
-def _earlier(record: Record | None, name: str, host: Host) -> reload.Earlier | None:
+def _earlier(record: Record | None, name: str, host: Host) -> given.Earlier | None:
     """What the file said when the link came up, or at the last reload; None if the journal is not this link's."""
     link = host.rtnl.link(name)
     if record is None or link is None or record.ifindex != link.ifindex:

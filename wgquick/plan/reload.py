@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
+from wgquick.plan.given import Given, merged
 from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
@@ -19,23 +20,11 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device
     from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.plan.given import Earlier
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _SHOWN = 8  # networks in one line of the transcript
 Network = tuple[bytes, int]
-
-
-class Given(NamedTuple):
-    """What a file gave for a peer; `endpoint` is "" and `persistent_keepalive` None if it gave none."""
-
-    endpoint: str = ""
-    persistent_keepalive: int | None = None
-    has_preshared_key: bool = False
-    has_allowed_ips: bool = False
-
-
-Earlier = dict[bytes, Given]
-"""What the file said before, by public key."""
 
 
 class Change(NamedTuple):
@@ -45,42 +34,10 @@ class Change(NamedTuple):
     notes: tuple[str, ...]
 
 
-def given(settings: Settings) -> Earlier:
-    """What a file gives for its peers, to be compared with a later one."""
-    return {key.raw: _given(peer) for key, peer in _merged(settings).items()}
-
-
-def _given(peer: PeerSettings) -> Given:
-    endpoint = str(peer.endpoint) if peer.endpoint else ""
-    has_key, has_ips = peer.preshared_key is not None, bool(peer.allowed_ips)
-    return Given(endpoint, peer.persistent_keepalive, has_key, has_ips)
-
-
-def _merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
-    """The peers, the sections of one key joined as `wg setconf` does."""
-    found: dict[PublicKey, PeerSettings] = {}
-    for peer in settings.peers:
-        earlier = found.get(peer.public_key)
-        found[peer.public_key] = peer if earlier is None else _joined(earlier, peer)
-    return found
-
-
-def _joined(earlier: PeerSettings, peer: PeerSettings) -> PeerSettings:
-    replaces = peer.replace_allowed_ips
-    keepalive = peer.persistent_keepalive
-    return peer._replace(
-        preshared_key=peer.preshared_key or earlier.preshared_key,
-        allowed_ips=peer.allowed_ips if replaces else earlier.allowed_ips + peer.allowed_ips,
-        replace_allowed_ips=replaces or earlier.replace_allowed_ips,
-        endpoint=peer.endpoint or earlier.endpoint,
-        persistent_keepalive=earlier.persistent_keepalive if keepalive is None else keepalive,
-    )
-
-
 def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tuple[Endpoint, ...]:
     """The endpoints to look up: of new peers, and those that the file has changed."""
     live = {peer.public_key: peer for peer in device.peers}
-    wanted = (p.endpoint for key, p in _merged(settings).items() if _moves(p, live.get(key), earlier))
+    wanted = (p.endpoint for key, p in merged(settings).items() if _moves(p, live.get(key), earlier))
     return tuple(dict.fromkeys(endpoint for endpoint in wanted if endpoint))
 
 
@@ -100,7 +57,7 @@ def change(
     settings: Settings, device: Device, earlier: Earlier | None, resolved: Mapping[Endpoint, SocketAddress]
 ) -> Change:
     """The device part of the difference between the file and the device."""
-    wanted = _merged(settings)
+    wanted = merged(settings)
     live = {peer.public_key: peer for peer in device.peers}
     networks = _Networks(wanted, live, earlier)
     gone = [key for key in live if key not in wanted and (earlier is None or key.raw in earlier)]

@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=dash disable=SC2154
 # What a hook may call besides the host's programs: the functions of wg-quick(8)'s script that hooks in the field use.
 # In POSIX's language (and `local`), as a host without bash runs hooks in sh. The variables are the caller's to set.
 

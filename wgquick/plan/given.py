@@ -1,0 +1,54 @@
+"""What a file gives for its peers: up notes it in the journal, and a later reload compares with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.net import PublicKey
+
+
+class Given(NamedTuple):
+    """What a file gave for a peer; `endpoint` is "" and `persistent_keepalive` None if it gave none."""
+
+    endpoint: str = ""
+    persistent_keepalive: int | None = None
+    has_preshared_key: bool = False
+    has_allowed_ips: bool = False
+
+
+Earlier = dict[bytes, Given]
+"""What the file said before, by public key."""
+
+
+def given(settings: Settings) -> Earlier:
+    """What a file gives for its peers, to be compared with a later one."""
+    return {key.raw: _given(peer) for key, peer in merged(settings).items()}
+
+
+def _given(peer: PeerSettings) -> Given:
+    endpoint = str(peer.endpoint) if peer.endpoint else ""
+    has_key, has_ips = peer.preshared_key is not None, bool(peer.allowed_ips)
+    return Given(endpoint, peer.persistent_keepalive, has_key, has_ips)
+
+
+def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
+    """The peers, the sections of one key joined as `wg setconf` does."""
+    found: dict[PublicKey, PeerSettings] = {}
+    for peer in settings.peers:
+        earlier = found.get(peer.public_key)
+        found[peer.public_key] = peer if earlier is None else _joined(earlier, peer)
+    return found
+
+
+def _joined(earlier: PeerSettings, peer: PeerSettings) -> PeerSettings:
+    replaces = peer.replace_allowed_ips
+    keepalive = peer.persistent_keepalive
+    return peer._replace(
+        preshared_key=peer.preshared_key or earlier.preshared_key,
+        allowed_ips=peer.allowed_ips if replaces else earlier.allowed_ips + peer.allowed_ips,
+        replace_allowed_ips=replaces or earlier.replace_allowed_ips,
+        endpoint=peer.endpoint or earlier.endpoint,
+        persistent_keepalive=earlier.persistent_keepalive if keepalive is None else keepalive,
+    )
