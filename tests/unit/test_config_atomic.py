@@ -55,3 +55,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_atomic(str(path), b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["wg0.conf"]
+
+
+def test_a_name_of_any_length_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{SNOWMAN}" * 80 + "n" * 15)
+    path.write_bytes(b"old")
+    write_atomic(str(path), b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_a_directory_that_is_exchanged_meanwhile_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file goes where the directory is that was opened."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/wg0.conf").write_bytes(b"old")
+    (tmp_path / "elsewhere").mkdir()
+    fsync = os.fsync
+
+    def exchange(descriptor: int) -> None:
+        if not (tmp_path / "moved").exists():
+            (tmp_path / "mine").rename(tmp_path / "moved")
+            (tmp_path / "mine").symlink_to("elsewhere")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", exchange)
+    write_atomic(str(tmp_path / "mine/wg0.conf"), b"new")
+    assert (tmp_path / "moved/wg0.conf").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "elsewhere") == []

@@ -10,12 +10,13 @@ from unittest import mock
 import pytest
 
 from wgquick.errors import WgqError
+from wgquick.executor.journal import Journal
 from wgquick.system.runtime import locked, locked_interface
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAKE = os.makedirs
+MAKE = os.mkdir
 
 
 def unsaid(_text: str) -> None:
@@ -43,12 +44,12 @@ def test_a_lock_is_had_where_its_directory_is_taken_away_meanwhile(tmp_path: Pat
     """Another run that ends removes the directory between the making of it and of the file in it."""
     removals = [os.rmdir, os.rmdir]
 
-    def made_and_removed(path: str, mode: int, exist_ok: bool) -> None:
-        MAKE(path, mode, exist_ok)
+    def made_and_removed(path: str, mode: int, *, dir_fd: int) -> None:
+        MAKE(path, mode, dir_fd=dir_fd)
         if removals:
-            removals.pop()(path)
+            removals.pop()(path, dir_fd=dir_fd)
 
-    with mock.patch("os.makedirs", made_and_removed):
+    with mock.patch("os.mkdir", made_and_removed):
         with locked_interface(str(tmp_path / "1"), "wg0", unsaid):
             pass
         with locked(str(tmp_path / "2")):
@@ -73,3 +74,42 @@ def test_the_lock_keeps_excluding_others_while_it_comes_and_goes(tmp_path: Path)
         runs = [pool.submit(hold, str(tmp_path / "1"), tmp_path / "held", 300) for _ in range(4)]
         assert [run.result() for run in runs] == [0, 0, 0, 0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("swapped", ["root", "place"])
+def test_a_link_in_the_place_of_a_directory_is_not_followed(tmp_path: Path, swapped: str) -> None:
+    """Who can write above it could have root write elsewhere, however often it was checked before."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    root.mkdir(0o700)
+    if swapped == "root":
+        root.rmdir()
+        root.symlink_to(elsewhere)
+    else:
+        (root / "1").symlink_to(elsewhere)
+    with pytest.raises(WgqError, match="cannot be written"):
+        Journal(str(root / "1"), "wg0").start("", ())
+    with pytest.raises(WgqError, match=r"the lock .* cannot be made"), locked(str(root / "1")):
+        pass
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(12, 0o700), (0, 0o777), (0, 0o770)])
+def test_a_directory_that_another_user_can_write_to_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    root.chmod(mode)
+    os.chown(root, owner, owner)
+    with pytest.raises(WgqError, match=r"the lock .* cannot be made"), locked(str(root / "1")):
+        pass
+    assert list(root.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_lock_or_a_journal_is_not_followed(tmp_path: Path) -> None:
+    for name in ("lock", "wg0.journal"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WgqError, match="cannot be made"), locked(str(tmp_path)):
+        pass
+    with pytest.raises(WgqError, match="cannot be written"):
+        Journal(str(tmp_path), "wg0").start("", ())
+    assert not (tmp_path / "elsewhere").exists()

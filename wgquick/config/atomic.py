@@ -3,75 +3,85 @@
 from __future__ import annotations
 
 import os
-from errno import EBUSY
+from contextlib import suppress
+from errno import EBUSY, ENOSPC
 
 from wgquick.errors import OperationError
+
+_LONGEST = 60  # characters of the name that the new file begins with; four bytes each are below NAME_MAX
 
 
 def write_atomic(path: str, data: bytes) -> None:
     """Replace a file's content in one step that survives a crash; mode, owner and symbolic links stay."""
     target = os.path.realpath(path)
+    parent, _, name = target.rpartition("/")
     try:
-        _replace(target, data)
+        directory = os.open(parent or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _replace(directory, name, data)
+        finally:
+            os.close(directory)
     except OSError as error:
         what = f"`{target}' cannot be written: {os.strerror(error.errno or 0)}"
         remedy = "the file before the change is still there"
         raise OperationError(what, errno=error.errno or 0, remedy=remedy) from None
 
 
-def _replace(target: str, data: bytes) -> None:
-    from tempfile import NamedTemporaryFile
+def _replace(directory: int, name: str, data: bytes) -> None:
+    """All by the directory's descriptor: a path could lead elsewhere from one step to the next."""
+    made = f".{name[:_LONGEST]}.{os.urandom(6).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(made, flags, 0o600, dir_fd=directory)
+    try:
+        _keep_mode_and_owner(directory, name, file)
+        _write(file, data)
+        _take_place(directory, made, name, data)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(made, dir_fd=directory)
+        raise
+    finally:
+        os.close(file)
+    os.fsync(directory)
 
-    directory, _, name = target.rpartition("/")
-    with NamedTemporaryFile(dir=directory or "/", prefix=f".{name}.", delete=False) as file:
-        try:
-            _keep_mode_and_owner(target, file.fileno())
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            _take_place(file.name, target, data)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    _sync_directory(directory or "/")
 
-
-def _take_place(made: str, target: str, data: bytes) -> None:
+def _take_place(directory: int, made: str, name: str, data: bytes) -> None:
     """Rename, or where the target is a mount point (a container's single file) write into it.
 
     The file beside it holds the whole of the new content until that is done, in case the machine stops half way.
     """
     try:
-        os.rename(made, target)
+        os.rename(made, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
         if error.errno != EBUSY:
             raise
-        _write_in_place(target, data)
-        os.unlink(made)
+        _write_in_place(directory, name, data)
+        os.unlink(made, dir_fd=directory)
 
 
-def _write_in_place(target: str, data: bytes) -> None:
-    with open(target, "r+b") as file:
-        file.write(data)
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
+def _write_in_place(directory: int, name: str, data: bytes) -> None:
+    file = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        _write(file, data)
+        os.ftruncate(file, len(data))
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
-def _keep_mode_and_owner(target: str, descriptor: int) -> None:
+def _write(file: int, data: bytes) -> None:
+    """Write all of it to the start of a file, and to the disk."""
+    if os.pwrite(file, data, 0) != len(data):
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+    os.fsync(file)
+
+
+def _keep_mode_and_owner(directory: int, name: str, file: int) -> None:
     """Of the file that is replaced; a new one is its owner's alone."""
     try:
-        old = os.stat(target)
+        old = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-        os.fchown(descriptor, old.st_uid, old.st_gid)
-    os.fchmod(descriptor, old.st_mode & 0o7777)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.fchown(file, old.st_uid, old.st_gid)
+    os.fchmod(file, old.st_mode & 0o7777)

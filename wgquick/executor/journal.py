@@ -12,6 +12,7 @@ import os
 from errno import ENOSPC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wgquick.directory import opened
 from wgquick.errors import OperationError
 from wgquick.net import Rule, without_keys
 from wgquick.plan.given import Given
@@ -60,7 +61,9 @@ class Journal:
 
     def __init__(self, directory: str, name: str) -> None:
         self.name = name
-        self._path = f"{directory}/{name}{_SUFFIX}"
+        self._directory = directory
+        self._file = f"{name}{_SUFFIX}"
+        self._path = f"{directory}/{self._file}"
 
     def start(
         self, path: str, hooks: tuple[Step, ...], peers: Earlier | None = None, *, contained: bool = False
@@ -92,18 +95,21 @@ class Journal:
     def _write(self, text: str, flags: int = 0) -> None:
         data = text.encode("utf-8", "surrogateescape")
         try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             if self._append(data, flags) < len(data):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
         except OSError as error:
             raise self._failed("written", error) from None
 
     def _append(self, data: bytes, flags: int) -> int:
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+        fd = self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, make=True)
         try:
             return os.write(fd, data)
         finally:
             os.close(fd)
+
+    def _open(self, flags: int, *, make: bool = False) -> int:
+        with opened(self._directory, make=make) as directory:
+            return os.open(self._file, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
 
     def _failed(self, done: str, error: OSError) -> OperationError:
         what = f"the journal {self._path} cannot be {done}: {error.strerror}"
@@ -112,7 +118,7 @@ class Journal:
     def read(self) -> Record | None:
         """The record, or None where there is no journal."""
         try:
-            with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+            with open(self._open(os.O_RDONLY), encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
         except FileNotFoundError:
             return None
@@ -123,7 +129,8 @@ class Journal:
     def remove(self) -> None:
         """Forget; nothing happens where there is no journal."""
         try:
-            os.unlink(self._path)
+            with opened(self._directory) as directory:
+                os.unlink(self._file, dir_fd=directory)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -133,7 +140,8 @@ class Journal:
 def others(directory: str, name: str) -> Iterator[Record]:
     """The records of the namespace's other interfaces."""
     try:
-        entries = sorted(os.listdir(directory))
+        with opened(directory) as descriptor:
+            entries = sorted(os.listdir(descriptor))
     except FileNotFoundError:
         return
     for entry in entries:

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from wgquick import directory
 from wgquick.errors import WgqError
 from wgquick.system import namespaces
 
@@ -27,12 +28,10 @@ _LOCK_PAUSE = 0.05
 def runtime_directory() -> str:
     """/run/wgq, or for a process that may not write there (ambient CAP_NET_ADMIN) one of its own."""
     for candidate in _candidates():
-        try:
+        with suppress(OSError):
             os.makedirs(candidate, mode=0o700, exist_ok=True)
-        except OSError:
-            continue
-        if _is_ours(candidate):
-            return candidate
+            if _is_writable(candidate):
+                return candidate
     raise WgqError(
         f"no directory for the journal: {_ROOT} cannot be written",
         remedy="Name one that can be in XDG_RUNTIME_DIR; without a journal nothing could be undone safely.",
@@ -44,17 +43,16 @@ def _candidates() -> Iterator[str]:
     own = os.environ.get("XDG_RUNTIME_DIR")
     if own:
         yield f"{own}/wgq"
-    yield f"/tmp/wgq-{os.geteuid()}"  # noqa: S108 - its owner and mode are checked below
+    yield f"/tmp/wgq-{os.geteuid()}"  # noqa: S108 - its owner and mode are checked, here and at each use
 
 
-def _is_ours(path: str) -> bool:
-    """A real directory that nobody else can write to: what stands in it is obeyed by down."""
-    status = os.lstat(path)
-    return (
-        status.st_uid == os.geteuid()
-        and status.st_mode & 0o170022 == 0o040000
-        and os.access(path, os.W_OK, effective_ids=True)
-    )
+def _is_writable(path: str) -> bool:
+    """Whether this user, and nobody else, can write to a directory: what stands in it is obeyed by down."""
+    descriptor = directory.checked(path)
+    try:
+        return os.access(".", os.W_OK, dir_fd=descriptor, effective_ids=True)
+    finally:
+        os.close(descriptor)
 
 
 def journal_directory() -> str:
@@ -65,26 +63,32 @@ def journal_directory() -> str:
 def other_directories() -> list[str]:
     """The directories of other network namespaces."""
     root, own = runtime_directory(), namespaces.current()
-    return [f"{root}/{entry}" for entry in sorted(os.listdir(root)) if namespaces.is_word(entry) and entry != own]
+    descriptor = directory.checked(root)
+    try:
+        entries = sorted(os.listdir(descriptor))
+    finally:
+        os.close(descriptor)
+    return [f"{root}/{entry}" for entry in entries if namespaces.is_word(entry) and entry != own]
 
 
-def is_gone(directory: str, *, contained: bool) -> bool:
+def is_gone(path: str, *, contained: bool) -> bool:
     """Whether the namespace of a journal directory is gone; `contained`: whether it is a container's."""
-    return namespaces.is_gone(os.path.basename(directory), contained=contained)
+    return namespaces.is_gone(os.path.basename(path), contained=contained)
 
 
-def remove_directory(directory: str) -> None:
+def remove_directory(path: str) -> None:
     """Remove a journal directory with its files, as far as another run has not done that."""
     with suppress(OSError):
-        for entry in os.listdir(directory):
-            os.unlink(f"{directory}/{entry}")
-        os.rmdir(directory)
+        with directory.opened(path) as descriptor:
+            for entry in os.listdir(descriptor):
+                os.unlink(entry, dir_fd=descriptor)
+        directory.remove(path)
 
 
 @contextmanager
-def locked(directory: str) -> Iterator[None]:
+def locked(place: str) -> Iterator[None]:
     """Hold the lock of a directory, such as the namespace's; it ends with the process, however that ends."""
-    path = f"{directory}/{_LOCK}"
+    path = f"{place}/{_LOCK}"
     while True:
         fd = _opened(path)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -99,19 +103,20 @@ def locked(directory: str) -> Iterator[None]:
 
 def _release(fd: int, path: str) -> None:
     """Take the file away before it is free: whoever waits for it finds that out by `_is_at`."""
-    with suppress(OSError):
-        os.unlink(path)
+    place, name = os.path.split(path)
+    with suppress(OSError), directory.opened(place) as descriptor:
+        os.unlink(name, dir_fd=descriptor)
     os.close(fd)
     with suppress(OSError):
-        os.rmdir(os.path.dirname(path))  # where it is empty: namespaces come and go
+        directory.remove(place)  # where it is empty: namespaces come and go
 
 
 @contextmanager
 def locked_interface(
-    directory: str, name: str, say: Callable[[str], object], *, patience: float = _LOCK_PATIENCE
+    place: str, name: str, say: Callable[[str], object], *, patience: float = _LOCK_PATIENCE
 ) -> Iterator[None]:
     """Hold the lock of one interface: two that worked on it at once would take each other's work for their own."""
-    path = f"{directory}/{name}.lock"
+    path = f"{place}/{name}.lock"
     fd = _locked_file(path)
     if fd is None:
         say(f"[!] Waiting for another wgq that is at work on {name}")
@@ -144,11 +149,12 @@ def _locked_file(path: str) -> int | None:
 
 def _opened(path: str) -> int:
     """The lock file, made where it is not there; again where `_release` takes the directory away meanwhile."""
+    place, name = os.path.split(path)
     while True:
         try:
-            with suppress(FileExistsError):  # which this raises, too, where the directory goes at this very moment
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with directory.opened(place, make=True) as descriptor:
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                return os.open(name, flags, 0o600, dir_fd=descriptor)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -166,7 +172,10 @@ def _is_taken(fd: int) -> bool:
 
 def _is_at(fd: int, path: str) -> bool:
     """Whether the open file still is the one at the path, and not one that its holder has removed meanwhile."""
+    place, name = os.path.split(path)
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
+        with directory.opened(place) as descriptor:
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        return os.path.samestat(os.fstat(fd), found)
     except FileNotFoundError:
         return False

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from fcntl import LOCK_EX, flock
 from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 from typing import TYPE_CHECKING
 
@@ -83,14 +84,24 @@ def listens(name: str) -> bool:
 
 
 def remove_stale(name: str) -> None:
-    """Remove a socket that nobody listens on, as wg(8) does when it meets one."""
+    """Remove a socket that nobody listens on, as wg(8) does when it meets one.
+
+    Under the directory's lock, which wgq-userspace has while it makes its socket: a new one is not removed.
+    """
     try:
+        directory = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        flock(directory, LOCK_EX)
         _socket(name, 1.0).close()
     except ConnectionRefusedError:
         with suppress(OSError):
-            os.unlink(socket_path(name))
+            os.unlink(f"{name}{_SUFFIX}", dir_fd=directory)
     except OSError:
         return
+    finally:
+        os.close(directory)
 
 
 def _check(answer: bytes, what: str, about: str = "") -> None:

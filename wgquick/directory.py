@@ -1,0 +1,57 @@
+"""Directories of ours, by descriptor: what is done in one is done in the one that was checked.
+
+A path that is checked first and then used may lead elsewhere by then, where another user can write to a directory
+above (XDG_RUNTIME_DIR, /tmp).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from errno import EPERM
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def checked(path: str) -> int:
+    """A descriptor of a directory that is this user's and that nobody else can write to; else OSError."""
+    descriptor = os.open(path, _FLAGS)
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        os.close(descriptor)
+        raise OSError(EPERM, "another user can write to it", path)
+    return descriptor
+
+
+@contextmanager
+def opened(path: str, *, make: bool = False) -> Iterator[int]:
+    """A descriptor of the directory `path`, whose parent passes `checked`; with `make`, both are made."""
+    parent, _, name = path.rpartition("/")
+    if make and not os.path.lexists(parent):
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+    above = checked(parent)
+    try:
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=above)
+        descriptor = os.open(name, _FLAGS, dir_fd=above)
+    finally:
+        os.close(above)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: str) -> None:
+    """Remove the directory `path` if it is empty, as `opened` finds it."""
+    parent, _, name = path.rpartition("/")
+    above = checked(parent)
+    try:
+        os.rmdir(name, dir_fd=above)
+    finally:
+        os.close(above)
