@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import wgquick
+from tests.namespaces import PATH as SYSTEM_PATH
 from tests.parity.case import Case
 
 PROJECT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ ORDER = ("kernel", "interop", "property", "parity", "netns", "unit")  # what tak
 # What remains of the caller's environment: the programs under test would heed much of the rest (WG_QUICK_...,
 # WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last two choose what is tested.
 KEPT = re.compile(
-    r"PATH|HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
+    r"HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
     r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_CIPHER",
     re.IGNORECASE,
 )
@@ -51,14 +52,14 @@ settings.load_profile("same")
 
 
 def pytest_configure() -> None:
-    """Programs of this installation and of the project's cache come first on PATH."""
+    """PATH is this installation, the project's cache, the system's folders and, last, cargo's."""
+    cargo = os.path.dirname(shutil.which("cargo") or "")
     for name in [name for name in os.environ if not KEPT.fullmatch(name)]:
         del os.environ[name]
     os.environ.setdefault("HOME", pwd.getpwuid(os.geteuid()).pw_dir)
     os.umask(0o022)
-    extra = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
     ours = [str(Path(sys.executable).parent), str(PROJECT / ".cache/bin")]
-    os.environ["PATH"] = os.pathsep.join([*ours, os.environ["PATH"], *extra])
+    os.environ["PATH"] = os.pathsep.join([*ours, SYSTEM_PATH, *([cargo] if cargo else [])])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,7 +1,7 @@
 """Machines to try things on: network namespaces, with or without a file system view of their own.
 
     with namespace() as ns:      # a network namespace by `ip netns`; files are everyone's
-    with host() as machine:      # its own network, /run (so /var/run/wireguard), /etc and /sys
+    with host() as machine:      # its own network, kernel parameters, /run (so /var/run/wireguard), /etc and /sys
         machine.uplink()
         machine.run(["wg-quick", "up", "wg0"])
         routes = machine.call(read_routes, "wg0")     # in a child process
@@ -19,6 +19,7 @@ import ctypes
 import itertools
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import time
@@ -52,25 +53,77 @@ for process in /proc/[0-9]*; do
     [ "${process#/proc/}" = $$ ] || kill -KILL "${process#/proc/}" || :
 done 2>/dev/null
 """
+# The kernel's own values (devinet.c, addrconf.c): a new namespace inherits those of the machine, and distributions
+# change them (systemd's 50-default.conf).
+_PARAMETERS = """
+for link in all default lo; do
+    for name in accept_local arp_accept arp_announce arp_filter arp_ignore arp_notify forwarding \\
+        ignore_routes_with_linkdown log_martians promote_secondaries proxy_arp route_localnet rp_filter \\
+        src_valid_mark
+    do echo 0 >/proc/sys/net/ipv4/conf/$link/$name
+    done
+    for name in disable_ipv6 forwarding; do
+        ! [ -e /proc/sys/net/ipv6 ] || echo 0 >/proc/sys/net/ipv6/conf/$link/$name
+    done
+done
+"""
+# All that a machine has in /etc, besides the links of update-alternatives(1) and the cache of ldconfig(8).
+_ETC = {
+    "group": "root:x:0:\nmessagebus:x:101:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "passwd": "root:x:0:0::/root:/bin/sh\nmessagebus:x:101:101::/:/usr/sbin/nologin\n"
+    "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n",
+    "resolv.conf": "nameserver 192.0.2.53\n",
+}
+# Programs that wg-quick and wgq look for, and that a machine lacks unless a test installs them.
+HIDDEN = ("resolvconf", "resolvectl")
+_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+PATH = os.pathsep.join(_FOLDERS)
+WHITEOUTS = "/run/.absent"
+
+# The new /etc is made beside the old one. A character device 0:0 hides what a layer below has (overlayfs.rst,
+# whiteouts); a folder without any of the hidden programs stays as it is.
 _KEEP_HOST = f"""
 set -e
 ip link set lo up
+{_PARAMETERS}
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=0755 tmpfs /run
-mkdir -m 0700 /run/wireguard
-mkdir /run/.etc /run/.work /run/lock
-mount -t overlay -o lowerdir=/etc,upperdir=/run/.etc,workdir=/run/.work overlay /etc
-mkdir -p -m 0700 /etc/wireguard
-rm -rf /etc/wireguard/* /etc/resolv.conf
-printf 'nameserver 192.0.2.53\\n' >/etc/resolv.conf
+mkdir /run/lock /run/.etc {WHITEOUTS}
+mount -t tmpfs -o mode=0755 tmpfs /run/.etc
+mkdir /run/.etc/alternatives
+mkdir -m 0700 /run/wireguard /run/.etc/wireguard
+{"".join(f"printf %s {shlex.quote(text)} >/run/.etc/{name}" + chr(10) for name, text in _ETC.items())}
+cp /etc/ld.so.cache /run/.etc/
+mount --bind /etc/alternatives /run/.etc/alternatives
+mount --move /run/.etc /etc
+for program; do
+    mkdir -p {WHITEOUTS}"${{program%/*}}"
+    mknod {WHITEOUTS}"$program" c 0 0
+done
+for program; do
+    folder=${{program%/*}}
+    if [ -e "$program" ] || [ -L "$program" ]; then
+        mount -t overlay -o "lowerdir={WHITEOUTS}$folder:$folder" overlay "$folder"
+    fi
+done
 {_KEEP}
 """
 _KEEP_NAMESPACE = f"""
 set -e
 ip link set lo up
+{_PARAMETERS}
 {_KEEP}
 ip netns delete "$1"
 """
+
+
+def _present() -> list[str]:
+    """Where the machine that the tests run on has a hidden program, by the folders' own names."""
+    folders = dict.fromkeys(os.path.realpath(folder) for folder in _FOLDERS)
+    paths = (f"{folder}/{name}" for folder in folders for name in HIDDEN)
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def mortal(*command: str) -> list[str]:
@@ -316,8 +369,8 @@ def namespace() -> Iterator[Namespace]:
 
 @contextlib.contextmanager
 def host() -> Iterator[Namespace]:
-    """A machine of its own: network, /sys, an empty /run, and an /etc (resolv.conf, wireguard/) to write to."""
-    keeper = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEP_HOST]
+    """A machine of its own: network, /sys, an empty /run, the same /etc everywhere, and no resolvconf."""
+    keeper = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEP_HOST, "sh", *_present()]
     paths = {kind: f"/proc/{{keeper}}/ns/{kind}" for kind in ("net", "mnt")}
     with _kept(keeper, paths, _unique()) as machine:
         yield machine

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.namespaces import Namespace, host
+from tests.namespaces import WHITEOUTS, Namespace, host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,8 +57,9 @@ def _fetch(package: str, folder: Path) -> None:
 def install(machine: Namespace, *packages: str, hidden: str = "") -> None:
     """Let the machine see the packages: /usr by an overlay, less a hidden file, /etc by copies into its own."""
     folders = [_unpacked(package) for package in packages]
-    layers = ["/run/.hidden", *(str(folder / "usr") for folder in folders), "/usr"]
-    machine.run(["mkdir", "-p", "/run/.hidden"])
+    absent = f"{WHITEOUTS}/usr"
+    layers = ["/run/.hidden", *(str(folder / "usr") for folder in folders), absent, "/usr"]
+    machine.run(["mkdir", "-p", "/run/.hidden", absent])
     if hidden:  # a character device 0:0 hides what the layers below have (overlayfs.rst, whiteouts)
         machine.run(["mkdir", "-p", f"/run/.hidden/{Path(hidden).parent}"])
         machine.run(["mknod", f"/run/.hidden/{hidden}", "c", "0", "0"])
@@ -93,8 +94,6 @@ def debian_resolvconf() -> Iterator[Namespace]:
 def plain() -> Iterator[Namespace]:
     """A machine with nothing but /etc/resolv.conf."""
     with host() as machine:
-        install(machine, hidden="sbin/resolvconf")
-        machine.run(["sh", "-c", f"echo nameserver {UPSTREAM} >/etc/resolv.conf"])
         yield machine
 
 

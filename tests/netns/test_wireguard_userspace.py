@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.namespaces import Namespace, host
+from tests.signals import terminate
 from wgquick.errors import OperationError
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Candidate, Userspace, candidates
@@ -196,7 +197,7 @@ def test_an_interruption_while_it_starts_leaves_nothing_behind(machine: Namespac
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
-    program = script(tmp_path, f"sleep 70 & kill -TERM {os.getpid()}; wait")
+    program = script(tmp_path, f"sleep 70 & {terminate()}; wait")
     try:
         with pytest.raises(KeyboardInterrupt):
             Userspace(patience=60).start(program, "wg0")

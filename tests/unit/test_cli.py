@@ -69,6 +69,7 @@ def test_an_unknown_choice_in_the_environment_is_refused(variable: str) -> None:
     assert "Choose one of: auto" in done.stderr
 
 
+@pytest.mark.machine
 def test_a_missing_file_is_named_in_wg_quicks_words() -> None:
     done = wgq("up", "none0")
     assert done.returncode == 1

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.machine
 def test_the_file_is_replaced_with_mode_and_owner_kept(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_bytes(b"old")

@@ -74,6 +74,7 @@ def test_the_tunnels_servers_and_domains_replace_the_earlier_and_options_hold_on
     ]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize(
     "earlier",
     [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.signals import terminate
 from wgquick.errors import HookError, OperationError
 from wgquick.system import programs
 from wgquick.system.hooks import Hooks, own_directory
@@ -285,7 +286,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def interrupt() -> Iterator[str]:
     """What a hook says to have an exception raised here, where its end is waited for."""
     earlier = signal.signal(signal.SIGTERM, _interrupt)
-    yield f"kill -TERM {os.getpid()}"
+    yield terminate()
     signal.signal(signal.SIGTERM, earlier)
 
 
@@ -360,6 +361,7 @@ def test_a_program_is_found_on_the_path_as_bash_finds_it(monkeypatch: pytest.Mon
     assert programs.find("tool") == f"{tmp_path}/plain/tool"
 
 
+@pytest.mark.machine
 def test_a_program_in_a_directory_of_roots_is_found_by_whoever_may_search_there(tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     (tmp_path / "tool").chmod(0o755)

@@ -1,0 +1,67 @@
+"""The suite on a machine that has more than the tests expect: another resolvconf, other files in /etc."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.namespaces import host, mortal
+
+PROJECT = Path(__file__).parents[2]
+# Laid over the machine's own /usr and /etc. Whoever calls the programs leaves a line behind.
+ODD = """
+set -e
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /usr/local/sbin
+mkdir -p /run/etc/resolvconf /run/etc/iproute2
+for program in resolvconf resolvectl; do
+    printf '#!/bin/sh\\necho "called: $0 $*" >>/run/called\\nexit 7\\n' >/usr/local/sbin/$program
+    chmod 755 /usr/local/sbin/$program
+done
+echo 'tun*' >/run/etc/resolvconf/interface-order
+echo 'hosts: resolve' >/run/etc/nsswitch.conf
+echo '51820 main' >/run/etc/iproute2/rt_tables
+ln -s /run/systemd/resolve/stub-resolv.conf /run/etc/resolv.conf
+mount -t overlay -o lowerdir=/run/etc:/etc overlay /etc
+resolvconf -l || "$@"
+cat /run/called
+"""
+SAMPLE = (
+    "tests/netns/test_dns_file.py",
+    "tests/netns/test_up_down.py::test_without_resolvconf_that_mode_exits_as_the_shell_does",
+    "tests/netns/test_up_down.py::test_down_goes_by_the_journal_when_the_file_was_edited_since",
+    "tests/netns/test_up_down.py::test_a_table_that_the_host_does_not_know_is_refused_before_anything_is_touched",
+    "tests/parity/test_parity.py::test_up_prints_the_same_transcript[nft-dns-servers-and-search]",
+    "tests/parity/test_parity.py::test_up_leaves_the_same_state[nft-full-tunnel-table-taken]",
+)
+
+
+def test_a_sample_of_the_suite_passes_on_a_machine_with_another_resolvconf() -> None:
+    """None of the sample calls the programs of the machine, and none reads its /etc."""
+    run = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ODD, "sh"]
+    pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *SAMPLE]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        mortal(*run, *pytest_), cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = [line for line in done.stdout.splitlines() if line.startswith("called: ")]
+    assert calls == ["called: /usr/local/sbin/resolvconf -l"]
+
+
+@pytest.mark.parametrize("link", ["all", "default", "lo"])
+def test_the_kernel_parameters_of_a_machine_are_the_kernels_own_values(link: str) -> None:
+    """systemd sets rp_filter and promote_secondaries, docker forwarding; a new namespace inherits all of them."""
+    with host() as machine:
+        for name in ("forwarding", "promote_secondaries", "rp_filter", "src_valid_mark"):
+            assert machine.out("cat", f"/proc/sys/net/ipv4/conf/{link}/{name}") == "0\n"
+
+
+def test_etc_has_the_same_files_on_each_machine() -> None:
+    with host() as machine:
+        files = "alternatives group hosts ld.so.cache nsswitch.conf passwd resolv.conf wireguard"
+        assert machine.out("ls", "-A", "/etc").split() == files.split()
