@@ -266,9 +266,7 @@ def _source(end: End, other: End) -> Iterator[Finding]:
     allowed = nets.NetworkSet(ip for ip in end.peer.allowed_ips if ip.change != "-")
     for address in other.source.settings.addresses:
         if not nets.is_link_local(address) and not allowed.covers(nets.host(address.address)):
-            what = (
-                f"{other.source.shown} sends from {address.text.partition('/')[0]}, which AllowedIPs here has not"
-            )
+            what = f"{other.source.shown} sends from {address.text.partition('/')[0]}, which is not in AllowedIPs"
             remedy = f"add {address.text.partition('/')[0]} to AllowedIPs"
             yield note(end.source, end.section.at("AllowedIPs"), "source-not-allowed", what, remedy)
 

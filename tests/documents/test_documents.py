@@ -1,0 +1,119 @@
+"""Every command that the documentation shows does what the documentation shows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.documents.page import Command, File, Program, Text, fits, steps
+from tests.namespaces import host
+from wgquick.diagnosis.codes import CODES
+from wgquick.options import OPTIONS, PASSED_TO_ROOT, VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
+
+
+@contextlib.contextmanager
+def machines() -> Iterator[dict[str, Namespace]]:
+    """alice and bob, joined by a cable, 192.0.2.1 and 192.0.2.2; the page's only machine is alice."""
+    with host() as alice, host() as bob:
+        for machine in (alice, bob):
+            machine.run(["sh", "-c", "echo nameserver 192.0.2.53 >/etc/resolv.conf"])
+        keeper = bob.paths["net"].split("/")[2]
+        alice.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", keeper])
+        for machine, number in ((alice, 1), (bob, 2)):
+            machine.run(["ip", "address", "add", f"192.0.2.{number}/24", "dev", "eth0"])
+            machine.run(["ip", "link", "set", "eth0", "up"])
+            machine.run(["ip", "route", "add", "default", "via", f"192.0.2.{3 - number}"])
+        yield {"": alice, "alice": alice, "bob": bob}
+
+
+def environment() -> dict[str, str]:
+    """The tests' own wgq first; no colours, English messages."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        "WG_COLOR_MODE": "never",
+    }
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_shows_what_happens(path: Path) -> None:
+    todo = [step for step in steps(path.read_text()) if not isinstance(step, Text)]
+    if not todo:
+        return
+    with machines() as hosts:
+        for step in todo:
+            _do(step, hosts)
+
+
+def _do(step: File | Command | Program, hosts: dict[str, Namespace]) -> None:
+    match step:
+        case File(name, path, text):
+            write = ["sh", "-c", 'mkdir -p "$(dirname "$1")"; umask 077; cat >"$1"', "sh", path]
+            hosts[name].run(write, input=text)
+        case Program(text):
+            hosts[""].run([sys.executable, "-"], input=text, env=environment() | {"WG_CONFIG": CONFIG})
+        case Command(name, text, output):
+            done = hosts[name].run(["bash", "-c", f"cd /root; {text}"], check=False, env=environment())
+            printed = done.stdout + done.stderr
+            shows_failure = "exit status" in text or "|| true" in text
+            assert done.returncode == 0 or output or shows_failure, f"{text}\n{printed}"
+            if output:
+                assert fits(output, printed), f"{text}\nprints\n{printed}\nand the page shows\n" + "\n".join(output)
+
+
+CONFIG = """[Interface]
+PrivateKey = 2GFXZ/Dq4XgPKhoOsJ4iMgIjmxl/jmJ9GHGHJuUTtnU=
+Address = 10.6.0.2/24
+"""
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_is_not_run_says_why(path: Path) -> None:
+    for step in steps(path.read_text()):
+        if isinstance(step, Text):
+            assert step.why, step.text
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_pages_and_headings_that_are_there(path: Path) -> None:
+    for target, heading in LINK.findall(path.read_text()):
+        page = (path.parent / target) if target else path
+        assert page.exists(), target
+        if heading:
+            assert heading in {_anchor(line) for line in page.read_text().splitlines()}, heading
+
+
+def _anchor(line: str) -> str:
+    return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") if line.startswith("#") else ""
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_reference_has_every_verb_option_variable_and_code() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    names = [f"`--{name}" for name in OPTIONS] + [f"`wgq {name}" for name in VERBS]
+    names += [f"`{name}`" for name in CODES] + [f"`{name}" for name in PASSED_TO_ROOT]
+    assert [name for name in names if name not in text] == []
+
+
+def test_no_page_names_this_machine() -> None:
+    for path in PAGES:
+        assert os.fspath(ROOT) not in path.read_text()
