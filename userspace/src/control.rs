@@ -14,6 +14,7 @@ use crate::log;
 use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
 use crate::uapi::server::Server;
+use crate::wipe;
 
 /// With so many peers their timers are looked at together, ten times a second.
 const MANY_PEERS: usize = 100;
@@ -136,12 +137,9 @@ impl Control {
     pub fn run(&mut self) -> End {
         let mut buffer = vec![0; 32 << 10];
         loop {
-            self.messages();
-            if let Some(end) = self.tasks() {
+            if let Some(end) = wipe::after(|| self.turn()) {
                 return end;
             }
-            self.timers();
-            sandbox::follow_heap();
             let mut fds = vec![
                 NOTHING,
                 pollfd(&self.signals, libc::POLLIN),
@@ -152,20 +150,21 @@ impl Control {
             if self.sleep(&mut fds).is_err() {
                 continue;
             }
-            let ready = |at: usize| fds[at].revents != 0;
-            if ready(1) {
-                return End::Signal;
+            if let Some(end) = wipe::after(|| self.act(&fds, &mut buffer)) {
+                return end;
             }
-            if ready(2) {
-                self.netlink_events(&mut buffer);
-            }
-            self.look_at_link();
-            let look = self.watch.as_ref().is_none_or(|watch| ready(3) && drain(watch, &mut buffer));
-            if look && !self.server.is_in_place() {
-                return End::SocketGone;
-            }
-            self.server.serve(&self.device, &fds[FIXED..]);
         }
+    }
+
+    /// Does what others have left to this thread; says whether that is a reason to end.
+    fn turn(&mut self) -> Option<End> {
+        self.messages();
+        if let Some(end) = self.tasks() {
+            return Some(end);
+        }
+        self.timers();
+        sandbox::follow_heap();
+        None
     }
 
     /// Waits for one of the descriptors, the first of which becomes the waker, or for work in the inbox.
@@ -177,6 +176,24 @@ impl Control {
             fds[0] = pollfd(waker, libc::POLLIN);
             poll(fds, patience)
         })
+    }
+
+    /// Acts on what has become ready; says whether that is a reason to end.
+    fn act(&mut self, fds: &[libc::pollfd], buffer: &mut [u8]) -> Option<End> {
+        let ready = |at: usize| fds[at].revents != 0;
+        if ready(1) {
+            return Some(End::Signal);
+        }
+        if ready(2) {
+            self.netlink_events(buffer);
+        }
+        self.look_at_link();
+        let look = self.watch.as_ref().is_none_or(|watch| ready(3) && drain(watch, buffer));
+        if look && !self.server.is_in_place() {
+            return Some(End::SocketGone);
+        }
+        self.server.serve(&self.device, &fds[FIXED..]);
+        None
     }
 
     fn messages(&mut self) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
@@ -70,6 +71,8 @@ pub struct State {
     by_key: HashMap<PublicKey, Arc<Peer>>,
     by_index: HashMap<u32, Indexed, BuildHasherDefault<IndexHasher>>,
     next_sequence: u64,
+    /// Whether a session was forgotten since the data threads were last told.
+    session_gone: bool,
 }
 
 impl State {
@@ -140,7 +143,9 @@ impl State {
     }
 
     pub fn forget(&mut self, indexes: &Forgotten) {
-        indexes.iter().for_each(|index| drop(self.by_index.remove(index)));
+        for index in indexes {
+            self.session_gone |= matches!(self.by_index.remove(index), Some(Indexed::Session(..)));
+        }
     }
 
     /// Ends a handshake that we had begun.
@@ -155,6 +160,38 @@ impl State {
         self.forget_handshake(peer);
         let forgotten = peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).clear();
         self.forget(&forgotten);
+    }
+}
+
+/// The state while it is being changed.
+///
+/// Data threads use a session only while they hold the state for reading. So none uses a session that was forgotten here,
+/// and what a thread wipes after it was woken is not written again.
+pub struct StateMut<'a> {
+    state: RwLockWriteGuard<'a, State>,
+    device: &'a Device,
+}
+
+impl Deref for StateMut<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for StateMut<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for StateMut<'_> {
+    fn drop(&mut self) {
+        if mem::take(&mut self.state.session_gone) {
+            self.device.inbound.wake();
+            self.device.outbound.wake();
+        }
     }
 }
 
@@ -192,8 +229,10 @@ pub struct Device {
     pub inbox: Inbox<Task, Incoming>,
     pub binder: Binder,
     pub handshake_sources: Mutex<RateLimiter>,
-    /// Wakes the receiving thread when the sockets change.
-    pub sockets_changed: Waker,
+    /// Wakes the receiving thread when the sockets have changed or a session is gone.
+    pub inbound: Waker,
+    /// Wakes the sending thread when a session is gone.
+    pub outbound: Waker,
     /// Counts changes of the host's routes and addresses.
     pub routes: AtomicU32,
     pub ways: Routes,
@@ -215,7 +254,8 @@ impl Device {
             inbox: Inbox::new()?,
             binder,
             handshake_sources: Mutex::default(),
-            sockets_changed: Waker::new()?,
+            inbound: Waker::new()?,
+            outbound: Waker::new()?,
             routes: AtomicU32::new(0),
             ways: Routes::new()?,
             fwmark: AtomicU32::new(0),
@@ -232,8 +272,9 @@ impl Device {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    /// The state, to be changed. A session that is forgotten meanwhile has the data threads wipe their stacks.
+    pub fn state_mut(&self) -> StateMut<'_> {
+        StateMut { state: self.state.write().unwrap_or_else(PoisonError::into_inner), device: self }
     }
 
     #[inline]
@@ -250,7 +291,7 @@ impl Device {
     pub fn set_sockets(&self, sockets: Option<Sockets>) {
         let new = sockets.map(Arc::new);
         let old = mem::replace(&mut *self.sockets.write().unwrap_or_else(PoisonError::into_inner), new);
-        self.sockets_changed.wake();
+        self.inbound.wake();
         while old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {
             thread::sleep(USERS_PAUSE);
         }

@@ -16,6 +16,7 @@ use crate::peer::{Peer, lock};
 use crate::sys;
 use crate::timers::Due;
 use crate::udp::{Endpoint, Source, send};
+use crate::wipe;
 
 /// Handshake messages are marked AF41, as the kernel's.
 pub const HANDSHAKE_TOS: u8 = 0x88;
@@ -26,8 +27,7 @@ pub fn padded(len: usize, mtu: usize) -> usize {
     len.next_multiple_of(16).min(mtu.max(len))
 }
 
-fn install(state: &mut State, peer: &Arc<Peer>, session: Session) {
-    let session = Arc::new(session);
+fn install(state: &mut State, peer: &Arc<Peer>, session: Arc<Session>) {
     state.set_index(session.local_index, Indexed::Session(peer.clone(), session.clone()));
     let forgotten = peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).add(session);
     state.forget(&forgotten);
@@ -166,15 +166,19 @@ impl Device {
     fn receive_initiation(&self, identity: &Identity, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
         let received = handshake::receive(&identity.private, &incoming.bytes[..incoming.len])?;
         let peer = self.state().find(received.peer)?.clone();
-        let psk = accept_initiation(&peer, &received.timestamp, now)?;
+        if !accept_initiation(&peer, &received.timestamp, now) {
+            return None;
+        }
         log::verbose(format_args!("peer {:?}: received a handshake initiation", peer.key));
         let remote_index = received.remote_index;
         let index = self.state().new_index();
-        let (mut response, keys) = received.respond(&psk, index)?;
-        lock(&peer.handshake).cookies.sign(&mut response, now);
+        let mut handshake = lock(&peer.handshake);
+        let (mut response, keys) = received.respond(&handshake.psk, index)?;
+        handshake.cookies.sign(&mut response, now);
+        drop(handshake);
         let mut state = self.state_mut();
         state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
-        install(&mut state, &peer, Session::new(&keys, (index, remote_index), false, now));
+        install(&mut state, &peer, Session::shared(&keys, (index, remote_index), false, now));
         drop(state);
         peer.roam(incoming.from);
         peer.timers.session_derived(now, &self.inbox.alarm);
@@ -200,7 +204,7 @@ impl Device {
         };
         let mut state = self.state_mut();
         state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
-        install(&mut state, &peer, Session::new(&keys, (index, remote_index), true, now));
+        install(&mut state, &peer, Session::shared(&keys, (index, remote_index), true, now));
         drop(state);
         log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
         peer.roam(incoming.from);
@@ -232,7 +236,7 @@ impl Device {
         let message = Message { at: DATA_HEADER_LEN, len, counter };
         let mut frame = vec![0; DATA_HEADER_LEN + len + TAG_LEN];
         frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(packet);
-        session.seal(&mut frame, &[message]);
+        wipe::after(|| session.seal(&mut frame, &[message]));
         let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(packet) };
         peer.note_sent(!packet.is_empty(), now, &self.inbox.alarm);
         self.transmit(peer, &frame, ecn);
@@ -289,20 +293,16 @@ fn recently(peer: &Peer, now: u64) -> bool {
     last != 0 && now.saturating_sub(last) < REKEY_TIMEOUT_MS
 }
 
-/// Whether an initiation is neither a replay nor one too many; then the key that its answer needs.
-fn accept_initiation(
-    peer: &Peer,
-    stamp: &handshake::Timestamp,
-    now: u64,
-) -> Option<crate::keys::PresharedKey> {
+/// Whether an initiation is neither a replay nor one too many; it is noted then.
+fn accept_initiation(peer: &Peer, stamp: &handshake::Timestamp, now: u64) -> bool {
     let mut handshake = lock(&peer.handshake);
     let replayed = *stamp <= handshake.newest;
     let flooded =
         handshake.last_received != 0 && now.saturating_sub(handshake.last_received) < INITIATION_INTERVAL_MS;
     if replayed || flooded {
-        return None;
+        return false;
     }
     handshake.newest = *stamp;
     handshake.last_received = now;
-    Some(handshake.psk.clone())
+    true
 }

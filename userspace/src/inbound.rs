@@ -15,6 +15,7 @@ use crate::sys::{self, poll, pollfd};
 use crate::tun::coalesce::Coalescer;
 use crate::udp::receive::{Arrival, Receiver};
 use crate::udp::{Endpoint, Sockets};
+use crate::wipe;
 
 /// How many batches are read from one socket before anything else is looked at.
 const MAX_BATCHES: usize = 64;
@@ -22,11 +23,11 @@ const MAX_BATCHES: usize = 64;
 /// So much is handed on while it still is in the cache: more would not fit into one packet anyway.
 const FLUSH_BYTES: usize = 48 << 10;
 
-/// A session looked up once for a stretch of packets.
-struct Known {
+/// A session looked up once for a stretch of packets; it is not kept beyond the hold on the state.
+struct Known<'a> {
     index: u32,
-    peer: Arc<Peer>,
-    session: Arc<Session>,
+    peer: &'a Arc<Peer>,
+    session: &'a Arc<Session>,
     /// Whether the peer's sessions know that this one is in use by both ends.
     confirmed: bool,
     /// What was received since the peer's counters and timers were told.
@@ -65,9 +66,10 @@ impl Inbound {
     pub fn run(mut self) {
         let device = self.device.clone();
         loop {
-            device.sockets_changed.clear();
+            device.inbound.clear();
+            wipe::stack();
             let sockets = device.sockets();
-            let mut waiting = vec![pollfd(&device.sockets_changed, libc::POLLIN)];
+            let mut waiting = vec![pollfd(&device.inbound, libc::POLLIN)];
             if let Some(sockets) = &sockets {
                 waiting.extend(sockets.each().map(|fd| pollfd(fd, libc::POLLIN)));
             }
@@ -82,6 +84,8 @@ impl Inbound {
         }
     }
 
+    /// Opens what has come, in frames of its own, which `run` wipes.
+    #[inline(never)]
     fn drain(&mut self, sockets: &Sockets, waiting: &[libc::pollfd]) {
         for (fd, _) in sockets.each().zip(waiting).filter(|(_, waited)| waited.revents != 0) {
             // Not for ever: the other socket and the sockets' change have their turn too.
@@ -121,12 +125,12 @@ impl Inbound {
     }
 
     /// Takes the messages of one arrival apart.
-    fn arrival(
+    fn arrival<'a>(
         &mut self,
         device: &Device,
-        state: &State,
+        state: &'a State,
         carrier: usize,
-        known: &mut Option<Known>,
+        known: &mut Option<Known<'a>>,
         now: u64,
     ) {
         let arrival = self.arrivals[carrier];
@@ -165,7 +169,7 @@ impl Inbound {
     }
 
     /// Opens the messages that wait for it and takes in what is the peer's to send.
-    fn open(&mut self, device: &Device, state: &State, known: Option<&mut Known>) {
+    fn open(&mut self, device: &Device, state: &State, known: Option<&mut Known<'_>>) {
         let Some(known) = known.filter(|_| !self.sealed.is_empty()) else {
             return;
         };
@@ -204,14 +208,14 @@ fn origin(device: &Device, arrival: &Arrival) -> Endpoint {
 }
 
 /// The session of an index, while it may be received with.
-fn look_up(state: &State, index: u32, now: u64) -> Option<Known> {
+fn look_up(state: &State, index: u32, now: u64) -> Option<Known<'_>> {
     let Indexed::Session(peer, session) = state.indexed(index)? else {
         return None;
     };
     session.can_receive(now).then(|| Known {
         index,
-        peer: peer.clone(),
-        session: session.clone(),
+        peer,
+        session,
         confirmed: session.initiator,
         bytes: 0,
         data: false,
@@ -220,42 +224,42 @@ fn look_up(state: &State, index: u32, now: u64) -> Option<Known> {
 }
 
 /// The first packet of a session that the peer began: from now on we send with it too.
-fn confirm(device: &Device, known: &mut Known) {
+fn confirm(device: &Device, known: &mut Known<'_>) {
     known.confirmed = true;
     let keypairs = known.peer.keypairs.read().unwrap_or_else(PoisonError::into_inner);
-    if !keypairs.is_next(&known.session) {
+    if !keypairs.is_next(known.session) {
         return;
     }
     drop(keypairs);
     let forgotten =
-        known.peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).confirm(&known.session);
+        known.peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).confirm(known.session);
     if let Some(forgotten) = forgotten {
         if !forgotten.is_empty() {
             device.inbox.push_task(Task::Forget(forgotten));
         }
         known.peer.handshake_complete();
         if !known.peer.staged.is_empty() {
-            device.send_staged(&known.peer);
+            device.send_staged(known.peer);
         }
     }
 }
 
 /// Tells counters and timers what has come since they were last told.
-fn settle(device: &Device, known: Option<&mut Known>, now: u64) {
+fn settle(device: &Device, known: Option<&mut Known<'_>>, now: u64) {
     let Some(known) = known.filter(|k| k.any) else {
         return;
     };
     known.peer.count_received(known.bytes);
     known.peer.note_received(known.data, now, &device.inbox.alarm);
     if known.session.wants_last_minute_rekey(now) && known.peer.timers.take_last_minute() {
-        device.want_handshake(&known.peer, now);
+        device.want_handshake(known.peer, now);
     }
     (known.bytes, known.data, known.any) = (0, false, false);
 }
 
 /// The length of a packet, without its padding, if it is the peer's to send.
 #[inline]
-fn admit(state: &State, known: &Known, padded: &mut [u8], outer_ecn: u8) -> Option<usize> {
+fn admit(state: &State, known: &Known<'_>, padded: &mut [u8], outer_ecn: u8) -> Option<usize> {
     let len = packet::claimed_len(padded)?;
     let slot = match packet::source(padded)? {
         Address::V4(address) => state.allowed_ips.lookup_v4(address),

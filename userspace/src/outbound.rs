@@ -18,6 +18,7 @@ use crate::tun::split::Splitter;
 use crate::tun::{MAX_PACKET, VNET_LEN, VnetHeader};
 use crate::udp::send::{MAX_BYTES, MAX_SEGMENTS, Run, Sender};
 use crate::udp::{Endpoint, Sockets};
+use crate::wipe;
 use frames::Frames;
 
 /// When this much is sealed it is sent, so that the batch still is in the cache.
@@ -62,8 +63,13 @@ impl Outbound {
     pub fn run(mut self) {
         let device = self.device.clone();
         loop {
-            if poll(&mut [pollfd(&device.tun, libc::POLLIN)], None).is_err() {
+            let mut waiting = [pollfd(&device.tun, libc::POLLIN), pollfd(&device.outbound, libc::POLLIN)];
+            if poll(&mut waiting, None).is_err() {
                 continue;
+            }
+            if waiting[1].revents != 0 {
+                device.outbound.clear();
+                wipe::stack();
             }
             match self.batch(&device) {
                 Err(e) if e.raw_os_error() == Some(libc::EBADFD) => {
@@ -74,7 +80,8 @@ impl Outbound {
         }
     }
 
-    /// Sends what is there to be read, in batches, until nothing is.
+    /// Sends what is there to be read, in batches, until nothing is; in frames of its own, which `run` wipes.
+    #[inline(never)]
     fn batch(&mut self, device: &Device) -> io::Result<()> {
         loop {
             let first = match device.tun.read(&mut self.read) {

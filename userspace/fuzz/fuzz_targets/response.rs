@@ -58,13 +58,13 @@ fn begin(index: u32, psk: [u8; 32]) -> Begun {
 }
 
 /// The peer's answer, and the keys that it has then.
-fn respond(begun: &Begun, psk: [u8; 32], index: u32) -> ([u8; RESPONSE_LEN], Keys) {
+fn respond(begun: &Begun, psk: [u8; 32], index: u32) -> ([u8; RESPONSE_LEN], Box<Keys>) {
     let received = handshake::receive(&PEERS[0].private, &begun.initiation).expect("nobody changed it");
     assert_eq!((received.peer, received.remote_index), (OURS.public, begun.index));
     received.respond(&PresharedKey(psk), index).expect("it can be answered")
 }
 
-fn made(begun: &Begun, answer: &Answer) -> ([u8; RESPONSE_LEN], Option<Keys>) {
+fn made(begun: &Begun, answer: &Answer) -> ([u8; RESPONSE_LEN], Option<Box<Keys>>) {
     match *answer {
         Answer::Right { index } => {
             let (message, keys) = respond(begun, begun.psk, index);

@@ -52,7 +52,7 @@ impl Model {
             self.peers.clear();
         }
         if let Some(private) = &request.private_key {
-            self.private = (!private.is_zero()).then(|| private.clone());
+            self.private = (!private.is_zero()).then(|| PrivateKey::clone(private));
             let own = self.own();
             self.peers.retain(|peer| Some(peer.key) != own);
         }

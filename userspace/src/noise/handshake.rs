@@ -1,4 +1,6 @@
 //! The handshake, `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`, in WireGuard's messages (whitepaper, section 5.4).
+//!
+//! Each step wipes the stack that it used: keys are handed on by the heap alone.
 
 use snow::{Builder, HandshakeState};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::message::{INITIATION, INITIATION_LEN, RESPONSE, RESPONSE_LEN, u32_at};
 use super::session::Keys;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::wipe;
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
@@ -81,6 +84,16 @@ pub fn initiate(
     local_index: u32,
     stamp: &Timestamp,
 ) -> Option<(Initiated, [u8; INITIATION_LEN])> {
+    wipe::after(|| write_initiation(ours, theirs, psk, local_index, stamp))
+}
+
+fn write_initiation(
+    ours: &PrivateKey,
+    theirs: PublicKey,
+    psk: &PresharedKey,
+    local_index: u32,
+    stamp: &Timestamp,
+) -> Option<(Initiated, [u8; INITIATION_LEN])> {
     if theirs.is_of_low_order() {
         return None;
     }
@@ -100,14 +113,18 @@ pub fn initiate(
 
 impl Initiated {
     /// Reads the answer: their index and the keys. A wrong answer leaves the handshake as it was.
-    pub fn finish(&mut self, message: &[u8]) -> Option<(u32, Keys)> {
+    pub fn finish(&mut self, message: &[u8]) -> Option<(u32, Box<Keys>)> {
+        wipe::after(|| self.read_response(message))
+    }
+
+    fn read_response(&mut self, message: &[u8]) -> Option<(u32, Box<Keys>)> {
         let body = message.get(12..RESPONSE_BODY).filter(|_| message.len() == RESPONSE_LEN)?;
         if ephemeral(body)?.is_of_low_order() {
             return None;
         }
         self.state.read_message(body, &mut []).ok()?;
         let (send, receive) = self.state.dangerously_get_raw_split();
-        Some((u32_at(message, 4), Keys { send, receive }))
+        Some((u32_at(message, 4), Box::new(Keys { send, receive })))
     }
 }
 
@@ -121,6 +138,10 @@ pub struct Received {
 
 /// Reads an initiation.
 pub fn receive(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
+    wipe::after(|| read_initiation(ours, message))
+}
+
+fn read_initiation(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
     let body = message.get(8..INITIATION_BODY).filter(|_| message.len() == INITIATION_LEN)?;
     let mut state = builder(ours)?.build_responder().ok()?;
     let mut timestamp = [0; TIMESTAMP_LEN];
@@ -134,7 +155,15 @@ pub fn receive(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
 
 impl Received {
     /// Answers: the message, still without its MACs, and the keys.
-    pub fn respond(mut self, psk: &PresharedKey, local_index: u32) -> Option<([u8; RESPONSE_LEN], Keys)> {
+    pub fn respond(self, psk: &PresharedKey, local_index: u32) -> Option<([u8; RESPONSE_LEN], Box<Keys>)> {
+        wipe::after(|| self.write_response(psk, local_index))
+    }
+
+    fn write_response(
+        mut self,
+        psk: &PresharedKey,
+        local_index: u32,
+    ) -> Option<([u8; RESPONSE_LEN], Box<Keys>)> {
         self.state.set_psk(PSK_AT, &psk.0).ok()?;
         let mut message = [0; RESPONSE_LEN];
         message[0] = RESPONSE;
@@ -142,13 +171,14 @@ impl Received {
         message[8..12].copy_from_slice(&self.remote_index.to_le_bytes());
         self.state.write_message(&[], &mut message[12..RESPONSE_BODY]).ok()?;
         let (receive, send) = self.state.dangerously_get_raw_split();
-        Some((message, Keys { send, receive }))
+        Some((message, Box::new(Keys { send, receive })))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wipe::tests::depth;
     use curve25519_dalek::montgomery::MontgomeryPoint;
     use snow::params::{CipherChoice, DHChoice, HashChoice};
     use snow::resolvers::{CryptoResolver, DefaultResolver};
@@ -182,6 +212,18 @@ mod tests {
         changed[20] ^= 1;
         assert!(initiated.finish(&changed).is_none());
         assert!(initiated.finish(&right).is_some());
+    }
+
+    #[test]
+    fn each_step_stays_within_the_stack_that_is_wiped() {
+        let ((a, _), (b, b_public), psk) = (keys(3), keys(5), PresharedKey([7; 32]));
+        let deepest = depth(|| {
+            let (mut begun, initiation) = write_initiation(&a, b_public, &psk, 11, &timestamp()).unwrap();
+            let received = read_initiation(&b, &initiation).unwrap();
+            let (response, _) = received.write_response(&psk, 22).unwrap();
+            assert!(begun.read_response(&response).is_some());
+        });
+        assert!((1024..wipe::STACK_BYTES).contains(&deepest), "{deepest} bytes");
     }
 
     /// A key pair that is none: its public key is a point of low order until it is given a private one.

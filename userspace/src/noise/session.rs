@@ -1,11 +1,12 @@
 //! A pair of transport keys and what belongs to them: seal and open in place, usable from several threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroize;
 
 use crate::aead::{Cipher, Key, Message};
+use crate::wipe;
 
 use super::limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME_MS, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME_MS};
 use super::message::{DATA, DATA_HEADER_LEN};
@@ -51,6 +52,12 @@ impl Session {
             receiver: Key::new(&keys.receive, cipher),
             replay: Mutex::new(Replay::default()),
         }
+    }
+
+    /// The same, to be shared by threads. Its key types are wider than a key, and the rest of them is what was on the stack
+    /// before: that is why no step of a handshake leaves anything there.
+    pub fn shared(keys: &Keys, indexes: (u32, u32), initiator: bool, now: u64) -> Arc<Self> {
+        wipe::after(|| Arc::new(Self::new(keys, indexes, initiator, now)))
     }
 
     fn age(&self, now: u64) -> u64 {
@@ -134,6 +141,8 @@ impl Session {
 mod tests {
     use super::super::message::TAG_LEN;
     use super::*;
+    use crate::aead::MANY;
+    use crate::wipe::tests::depth;
 
     fn pair() -> (Session, Session) {
         let ours = Keys { send: [1; 32], receive: [2; 32] };
@@ -169,6 +178,20 @@ mod tests {
         assert!(opens(&b, &mut frame));
         assert_eq!(&frame[16..24], b"a packet");
         assert!(!opens(&b, &mut copy));
+    }
+
+    #[test]
+    fn sealing_and_opening_stay_within_the_stack_that_is_wiped() {
+        let step = DATA_HEADER_LEN + 1440 + TAG_LEN;
+        let message = |n| Message { at: n * step + DATA_HEADER_LEN, len: 1440, counter: n as u64 };
+        let messages: Vec<_> = (0..MANY).map(message).collect();
+        let mut buffer = vec![0; MANY * step];
+        let deepest = depth(|| {
+            let (a, b) = pair();
+            a.seal(&mut buffer, &messages);
+            assert_eq!(b.open(&mut buffer, &messages), u16::MAX);
+        });
+        assert!((1024..wipe::STACK_BYTES).contains(&deepest), "{deepest} bytes");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::noise::cookie::Checker;
 use crate::peer::{Peer, lock};
 use crate::sys;
 use crate::udp::Endpoint;
+use crate::wipe;
 
 fn code(error: &std::io::Error) -> Errno {
     error.raw_os_error().unwrap_or(libc::EIO)
@@ -26,7 +27,7 @@ pub fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     let mut changed = Vec::new();
     if let Some(key) = &request.private_key {
         let is_first = state.identity.is_none();
-        set_private_key(&mut state, key);
+        wipe::after(|| set_private_key(&mut state, key));
         if is_first && device.is_up() {
             changed.extend(state.peers().filter(|peer| !peer.staged.is_empty()).cloned());
         }
@@ -88,7 +89,8 @@ fn set_peer(state: &mut State, change: &SetPeer, up: bool) -> Option<Arc<Peer>> 
         None => state.add_peer(change.key),
     };
     if let Some(psk) = &change.psk {
-        lock(&peer.handshake).psk = psk.clone();
+        // From heap to heap: a clone would be on the stack in between.
+        lock(&peer.handshake).psk.0.copy_from_slice(&psk.0);
     }
     if let Some(address) = change.endpoint {
         *lock(&peer.endpoint) = Some(Endpoint::new(address));

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use crate::allowed_ips::Prefix;
-use crate::keys::{PresharedKey, PrivateKey, PublicKey, parse_hex};
-use crate::sys;
+use crate::keys::{KEY_LEN, PresharedKey, PrivateKey, PublicKey, parse_hex};
+use crate::{sys, wipe};
 
 /// An errno, as a request is answered with.
 pub type Errno = i32;
@@ -12,7 +12,7 @@ pub type Errno = i32;
 /// What a `set` request asks for; what it does not mention stays.
 #[derive(Debug, Default)]
 pub struct SetDevice {
-    pub private_key: Option<PrivateKey>,
+    pub private_key: Option<Box<PrivateKey>>,
     pub listen_port: Option<u16>,
     pub fwmark: Option<u32>,
     pub replace_peers: bool,
@@ -24,7 +24,7 @@ pub struct SetPeer {
     pub key: PublicKey,
     pub remove: bool,
     pub update_only: bool,
-    pub psk: Option<PresharedKey>,
+    pub psk: Option<Box<PresharedKey>>,
     pub endpoint: Option<SocketAddr>,
     pub keepalive_seconds: Option<u16>,
     pub replace_allowed_ips: bool,
@@ -71,7 +71,7 @@ pub fn set(lines: &str) -> Result<SetDevice, Errno> {
 
 fn device_line(device: &mut SetDevice, key: &str, value: &str) -> Result<(), Errno> {
     match key {
-        "private_key" => device.private_key = Some(PrivateKey::new(parse_hex(value).ok_or(libc::EINVAL)?)),
+        "private_key" => device.private_key = Some(secret(value, PrivateKey::new)?),
         "listen_port" => device.listen_port = Some(number(value)?),
         "fwmark" => device.fwmark = Some(if value.is_empty() { 0 } else { number(value)? }),
         "replace_peers" => device.replace_peers = yes(value)?,
@@ -84,7 +84,7 @@ fn peer_line(peer: &mut SetPeer, key: &str, value: &str) -> Result<(), Errno> {
     match key {
         "remove" => peer.remove = yes(value)?,
         "update_only" => peer.update_only = yes(value)?,
-        "preshared_key" => peer.psk = Some(PresharedKey(parse_hex(value).ok_or(libc::EINVAL)?)),
+        "preshared_key" => peer.psk = Some(secret(value, PresharedKey)?),
         "endpoint" => peer.endpoint = Some(endpoint(value).ok_or(libc::EINVAL)?),
         "persistent_keepalive_interval" => peer.keepalive_seconds = Some(number(value)?),
         "replace_allowed_ips" => peer.replace_allowed_ips = yes(value)?,
@@ -93,6 +93,11 @@ fn peer_line(peer: &mut SetPeer, key: &str, value: &str) -> Result<(), Errno> {
         _ => return Err(libc::EINVAL),
     }
     Ok(())
+}
+
+/// Reads a key that nobody may find later: it is on the heap, and gone from the stack.
+fn secret<K>(value: &str, key: fn([u8; KEY_LEN]) -> K) -> Result<Box<K>, Errno> {
+    wipe::after(|| parse_hex(value).map(|bytes| Box::new(key(bytes)))).ok_or(libc::EINVAL)
 }
 
 fn yes(value: &str) -> Result<bool, Errno> {

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
-
-use zeroize::Zeroize;
 
 use super::{apply, parse};
 use crate::device::Device;
@@ -218,11 +217,12 @@ impl Connection {
                 return;
             }
             if let Some(end) = self.find_end() {
-                let mut request: Vec<u8> = self.request.drain(..end).collect();
+                // The request leaves with its buffer, which the allocator wipes whole.
+                let rest = self.request.split_off(end);
+                let request = mem::replace(&mut self.request, rest);
                 self.searched = 0;
                 self.answer = answer(device, &request);
                 self.answered = 0;
-                request.zeroize();
                 continue;
             }
             if !self.read() {
@@ -246,7 +246,6 @@ impl Connection {
             }
             return false;
         }
-        self.answer.zeroize();
         self.answer = Vec::new();
         self.answered = 0;
         true
