@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.interop.pairs import WGQ
 
-_AHEAD = struct.Struct("=qq")
+_AHEAD = struct.Struct("=qqq")
 SOURCE = Path(__file__).parent / "clock.c"
 
 
@@ -27,10 +27,7 @@ class Clocks:
             self._ahead = mmap.mmap(file.fileno(), _AHEAD.size)
         self.program = f"env LD_PRELOAD={library} CLOCKS_AHEAD={ahead} {WGQ}"
 
-    def advance(self, day: int = 0, age: int = 0) -> None:
-        """Set the time of day forward, or back, by so many seconds, and let so many have gone by since boot.
-
-        The latter is how a session grows old: as by a machine's sleep.
-        """
+    def advance(self, day: int = 0, age: int = 0, asleep: int = 0) -> None:
+        """Set the time of day forward, or back, by so many seconds, and let so many go by, awake and asleep."""
         was = _AHEAD.unpack(self._ahead)
-        _AHEAD.pack_into(self._ahead, 0, was[0] + day, was[1] + age)
+        _AHEAD.pack_into(self._ahead, 0, was[0] + day, was[1] + age, was[2] + asleep)

@@ -186,6 +186,11 @@ def grow_old(far: Far, clocks: Clocks) -> None:
     far.end.get()
 
 
+def fall_asleep(far: Far, clocks: Clocks) -> None:
+    clocks.advance(asleep=1)
+    far.end.get()
+
+
 ENDINGS: list[tuple[Callable[[Far, Clocks], None], Sequence[str]]] = [
     (remove, (TRANSPORT, PRESHARED)),
     (replace_peers, (TRANSPORT, PRESHARED)),
@@ -194,6 +199,7 @@ ENDINGS: list[tuple[Callable[[Far, Clocks], None], Sequence[str]]] = [
     (take_down, (TRANSPORT,)),
     (change_private_key, (PRIVATE,)),
     (grow_old, (TRANSPORT,)),
+    (fall_asleep, (TRANSPORT,)),
 ]
 
 

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::crowd::Crowd;
 use crate::device::{Device, Task};
+use crate::interruption::Interruptions;
 use crate::log;
 use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
@@ -114,6 +115,7 @@ pub struct Control {
     pub netlink: OwnedFd,
     /// Where there is none, the socket is looked at now and then.
     pub watch: Option<OwnedFd>,
+    pub interruptions: Interruptions,
     pub load: Load,
     /// When a link of which no news come here is looked at next.
     pub next_look: Option<u64>,
@@ -126,7 +128,9 @@ pub struct Load {
     crowd: Crowd,
 }
 
-const FIXED: usize = 4;
+/// The entries of poll(2) before those of interruptions, and before those of the server.
+const OWN: usize = 4;
+const FIXED: usize = OWN + Interruptions::FDS;
 const LOOK_MS: u64 = 2000;
 /// How often a link elsewhere is looked at: whether it is still up, and whether it is up at last.
 const LOOK_UP_MS: u64 = 1000;
@@ -146,6 +150,7 @@ impl Control {
                 pollfd(&self.netlink, libc::POLLIN),
                 self.watch.as_ref().map_or(NOTHING, |watch| pollfd(watch, libc::POLLIN)),
             ];
+            fds.extend(self.interruptions.pollfds());
             self.server.pollfds(&mut fds);
             if self.sleep(&mut fds).is_err() {
                 continue;
@@ -183,6 +188,9 @@ impl Control {
         let ready = |at: usize| fds[at].revents != 0;
         if ready(1) {
             return Some(End::Signal);
+        }
+        for interruption in self.interruptions.seen(&fds[OWN..FIXED], buffer) {
+            self.device.end_sessions(interruption);
         }
         if ready(2) {
             self.netlink_events(buffer);

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::allowed_ips::AllowedIps;
+use crate::interruption::Interruption;
 use crate::keys::{PrivateKey, PublicKey};
 use crate::log;
 use crate::noise::cookie::Checker;
@@ -152,6 +153,25 @@ impl State {
     pub fn forget_handshake(&mut self, peer: &Peer) {
         if let Some(pending) = lock(&peer.handshake).pending.take() {
             self.by_index.remove(&pending.local_index);
+        }
+    }
+
+    /// Has every peer's next packet bring about a handshake (`wg_noise_expire_current_peer_keypairs` of `noise.c`).
+    pub fn expire_sending(&mut self) {
+        let peers: Vec<_> = self.peers().cloned().collect();
+        for peer in peers {
+            self.forget_handshake(&peer);
+            peer.last_sent.store(0, Relaxed);
+            peer.keypairs.read().unwrap_or_else(PoisonError::into_inner).expire();
+        }
+    }
+
+    /// Wipes all keys shared with any peer (`wg_pm_notification` of `device.c`).
+    pub fn forget_all_keys(&mut self) {
+        let peers: Vec<_> = self.peers().cloned().collect();
+        for peer in peers {
+            peer.timers.keys_wiped();
+            self.forget_keys(&peer);
         }
     }
 
@@ -386,6 +406,20 @@ impl Device {
         }
         if !peer.staged.is_empty() {
             self.send_staged(peer);
+        }
+    }
+
+    /// Ends what may not go on after the machine was interrupted.
+    pub fn end_sessions(&self, by: Interruption) {
+        match by {
+            Interruption::Restored => {
+                log::notice(format_args!("restored from a snapshot: nothing more is sent with the old keys"));
+                self.state_mut().expire_sending();
+            }
+            Interruption::Slept => {
+                log::verbose(format_args!("the machine has slept: all sessions end"));
+                self.state_mut().forget_all_keys();
+            }
         }
     }
 

@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod features;
 pub mod icmp;
 pub mod inbound;
+pub mod interruption;
 pub mod keys;
 pub mod log;
 pub mod noise;

@@ -14,6 +14,7 @@ use crate::control::{self, Control, End, Load};
 use crate::device::Device;
 use crate::features;
 use crate::inbound::Inbound;
+use crate::interruption::Interruptions;
 use crate::log::{self, Level};
 use crate::outbound::Outbound;
 use crate::sandbox;
@@ -170,6 +171,7 @@ fn detach_streams(null: &File) -> io::Result<()> {
 fn prepare(interface: &str) -> io::Result<Control> {
     let signals = control::signals()?;
     let netlink = control::netlink()?;
+    let interruptions = Interruptions::new();
     let server = Server::new(interface)?;
     let opened = open_free_device(interface);
     if opened.is_err() {
@@ -180,7 +182,8 @@ fn prepare(interface: &str) -> io::Result<Control> {
     let watch = control::watch(Path::new(DIRECTORY)).ok();
     // The link may have been up already, or gone up before anyone listened.
     device.sync_link();
-    Ok(Control { device, server, signals, netlink, watch, load: Load::default(), next_look: None })
+    let (load, next_look) = (Load::default(), None);
+    Ok(Control { device, server, signals, netlink, watch, interruptions, load, next_look })
 }
 
 /// A killed daemon's device is closed a moment after the daemon is no longer seen: that moment is waited for.

@@ -64,10 +64,22 @@ pub fn descriptor_limit() -> io::Result<usize> {
 
 /// Milliseconds of `CLOCK_BOOTTIME`: goes on while the machine sleeps, as the kernel's `ktime_get_coarse_boottime`.
 pub fn now_ms() -> u64 {
-    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `ts` is a valid place for the result.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut ts) };
-    ts.tv_sec as u64 * 1000 + ts.tv_nsec as u64 / 1_000_000
+    let now = clock(libc::CLOCK_BOOTTIME);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// Nanoseconds of a clock.
+pub fn clock_ns(which: libc::clockid_t) -> i64 {
+    let now = clock(which);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+#[inline]
+fn clock(which: libc::clockid_t) -> libc::timespec {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for the result.
+    unsafe { libc::clock_gettime(which, &raw mut now) };
+    now
 }
 
 /// Cryptographically random bytes from the kernel.

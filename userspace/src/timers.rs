@@ -128,6 +128,11 @@ impl Timers {
         self.wipe_keys.set(now + 3 * REJECT_AFTER_TIME_MS, alarm);
     }
 
+    /// The keys are wiped before their time.
+    pub fn keys_wiped(&self) {
+        self.wipe_keys.clear();
+    }
+
     /// The handshake is given up.
     pub fn handshake_failed(&self, now: u64, alarm: &Alarm) {
         self.send_keepalive.clear();

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::parse::{Errno, SetDevice, SetPeer};
 use crate::device::{Device, Identity, State};
@@ -69,12 +69,7 @@ fn set_private_key(state: &mut State, private: &PrivateKey) {
         let checker = Mutex::new(Checker::new(public, sys::now_ms()));
         state.identity = Some(Arc::new(Identity { private: private.clone(), public, checker }));
     }
-    let peers: Vec<_> = state.peers().cloned().collect();
-    for peer in peers {
-        state.forget_handshake(&peer);
-        peer.last_sent.store(0, Relaxed);
-        peer.keypairs.read().unwrap_or_else(PoisonError::into_inner).expire();
-    }
+    state.expire_sending();
 }
 
 /// A peer that has packets to send now, as the device is up.
