@@ -9,8 +9,10 @@ from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SOCK_CLOEXEC, S
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
+from wgquick.system.wireguard import uapi
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 _PROC_NET = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
 _ANY = ((AF_INET, "0.0.0.0"), (AF_INET6, "::"))  # noqa: S104 - as WireGuard binds
@@ -46,14 +48,18 @@ def _refusal(port: int) -> int:
 def has(name: str, port: int) -> bool:
     """Whether the daemon of the link `name` has the port; any socket counts if its process cannot be seen."""
     inodes = {inode for inode, _ in _sockets(port)}
-    owners = dict(_owners(inodes))
-    return bool(inodes) and (not owners or any(_serves(process, name) for process in owners))
+    if not inodes:
+        return False
+    if dict(_owners(inodes, (uapi.listener(name),))):
+        return True
+    owners = dict(_owners(inodes, _newest_first()))
+    return not owners or any(_serves(process, name) for process in owners)
 
 
 def programs(port: int) -> tuple[str, ...]:
     """The programs that have the port, in words; of one that cannot be seen, its user."""
     found = list(_sockets(port))
-    owners = dict(_owners({inode for inode, _ in found}))
+    owners = dict(_owners({inode for inode, _ in found}, _newest_first()))
     if owners:
         return tuple(f"{_read(f'/proc/{process}/comm')} (process {process})" for process in owners)
     return tuple({f"a program of user {uid} that cannot be seen from here": None for inode, uid in found if inode})
@@ -68,10 +74,14 @@ def _sockets(port: int) -> Iterator[tuple[int, int]]:
                 yield int(fields[_INODE]), int(fields[_UID])
 
 
-def _owners(inodes: Collection[int]) -> Iterator[tuple[int, int]]:
-    """The processes that have the sockets, each with one; the newest first, as a tunnel's daemon is young."""
+def _newest_first() -> list[int]:
+    """All processes; a tunnel's daemon is among the young ones."""
+    return sorted((int(entry) for entry in os.listdir("/proc") if entry.isdecimal()), reverse=True)
+
+
+def _owners(inodes: Collection[int], processes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Those of the processes that have the sockets, each with one."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
-    processes = sorted((int(entry) for entry in os.listdir("/proc") if entry.isdecimal()), reverse=True)
     for process in processes if wanted else ():
         for link in _links(process):
             if link in wanted:

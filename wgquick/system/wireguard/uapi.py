@@ -7,7 +7,8 @@ import os
 import stat
 from contextlib import suppress
 from fcntl import LOCK_EX, flock
-from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+from socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DIRECTORY = "/var/run/wireguard"
 _SUFFIX = ".sock"
 _CHUNK = 1 << 18
+_CREDENTIALS = Struct("=iII")  # struct ucred: process, user, group
 
 
 class Uapi:
@@ -81,6 +83,16 @@ def listens(name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def listener(name: str) -> int:
+    """The process that began to listen on the control socket (SO_PEERCRED, unix(7)); 0 if nobody does."""
+    try:
+        with _socket(name, 1.0) as control:
+            process, _, _ = _CREDENTIALS.unpack(control.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
+    except OSError:
+        return 0
+    return int(process)
 
 
 def remove_stale(name: str) -> None:
