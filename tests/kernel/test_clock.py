@@ -9,7 +9,7 @@ import pytest
 from tests.kernel import vm
 from tests.kernel.clock import FAR_ENDS
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1600)  # a boot may take vm.LIMIT beside other tests
 
 
 @pytest.fixture(scope="module")
