@@ -8,14 +8,13 @@ namespaces. Several threads may work on several interfaces. Hooks write to the p
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from errno import ENODEV
 from os import fspath, strerror
-from typing import TYPE_CHECKING
 
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
 from wgquick.errors import OperationError, WgqError
+from wgquick.lean import TYPE_CHECKING, contextmanager
 from wgquick.options import Options
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ above (XDG_RUNTIME_DIR, /tmp).
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
 from errno import EPERM
-from typing import TYPE_CHECKING
+
+from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import binascii
 import re
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import NamedTuple, NoReturn
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+from wgquick.lean import NamedTuple
 
 KEY_LENGTH = 32
 MAIN_TABLE = 254

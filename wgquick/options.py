@@ -6,9 +6,8 @@ these tables. They stand on the path of `wgq up NAME`, so this module imports no
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from wgquick.errors import WgqError
+from wgquick.lean import NamedTuple
 
 
 class Option(NamedTuple):

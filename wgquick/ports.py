@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from wgquick.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -88,8 +88,10 @@ class Firewall(Protocol):
     def present(self, name: str) -> tuple[tuple[str, int], ...]:
         """The kinds in which rules of this interface stand now, each with its family (0: both)."""
 
-    def add(self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
-        """Add one family's rules in one transaction."""
+    def add(
+        self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0
+    ) -> None:
+        """Add one family's rules in one transaction; `port` (0: none) is where the tunnel's packets arrive."""
 
     def remove(self, kind: str, name: str, family: int) -> None:
         """Remove one family's rules (0: all families'); nothing happens where there are none."""

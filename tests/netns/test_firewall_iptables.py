@@ -75,8 +75,8 @@ def call(machine: Namespace, variant: str, function: Callable[P, R], *args: P.ar
     return machine.call(with_path)
 
 
-def script(name: str, family: int, fwmark: int) -> str:
-    """What wg-quick's add_default feeds to `iptables-restore -n`."""
+def script(name: str, family: int, fwmark: int, port: int = 0) -> str:
+    """What wg-quick's add_default feeds to `iptables-restore -n`, with a port also for reverse path filters."""
     marker = f'-m comment --comment "wg-quick(8) rule for {name}"'
     drops = [
         f"-I PREROUTING ! -i {name} -d {address} -m addrtype ! --src-type LOCAL -j DROP {marker}"
@@ -86,6 +86,12 @@ def script(name: str, family: int, fwmark: int) -> str:
         f"-I POSTROUTING -m mark --mark {fwmark} -p udp -j CONNMARK --save-mark {marker}",
         f"-I PREROUTING -p udp -j CONNMARK --restore-mark {marker}",
     ]
+    if port:
+        arrivals = f"! -i {name} -p udp --dport {port} -m addrtype --dst-type LOCAL"
+        drops.append(f"-I PREROUTING {arrivals} -j MARK --set-mark {fwmark} {marker}")
+        marks.insert(0, drops[-1])
+        errors = f"-p ipv6-icmp -m connmark --mark {fwmark}"
+        marks.append(f"-I PREROUTING {errors} -j CONNMARK --restore-mark {marker}")
     return "\n".join(["*raw", *drops, "COMMIT", "*mangle", *marks, "COMMIT", ""])
 
 
@@ -119,6 +125,19 @@ def test_the_rules_save_as_those_of_wg_quicks_input(
         restore(twin, family, variant, script(name, family, 51820))
     assert saved(machine, variant) == saved(twin, variant)
     assert len(rules(machine, variant)) == 2 * (4 + 4)
+
+
+@with_each_variant
+def test_the_rules_for_reverse_path_filters_save_as_iptables_own_and_are_removed(
+    machine: Namespace, twin: Namespace, variant: str
+) -> None:
+    addresses = [pack_address(address) for address in ADDRESSES[6]]
+    call(machine, variant, iptables.add, "wg0", 6, addresses, 51820, 500)
+    restore(twin, 6, variant, script("wg0", 6, 51820, 500))
+    assert rules(machine, variant) == rules(twin, variant)
+    assert len(rules(machine, variant)) == 7
+    call(machine, variant, iptables.remove, "wg0")
+    assert rules(machine, variant) == []
 
 
 def test_rules_are_written_where_the_hosts_own_iptables_looks_for_them(machine: Namespace) -> None:

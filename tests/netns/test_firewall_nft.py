@@ -35,8 +35,8 @@ def twin() -> Iterator[Namespace]:
         yield inside
 
 
-def script(name: str, family: int, addresses: tuple[str, ...], fwmark: int) -> str:
-    """What wg-quick's add_default feeds to `nft -f`."""
+def script(name: str, family: int, addresses: tuple[str, ...], fwmark: int, port: int = 0) -> str:
+    """What wg-quick's add_default feeds to `nft -f`, and with a port the rules for reverse path filters."""
     ip, table = WORDS[family], f"wg-quick-{name}"
     lines = [
         f"add table {ip} {table}",
@@ -49,6 +49,13 @@ def script(name: str, family: int, addresses: tuple[str, ...], fwmark: int) -> s
         lines.append(f"add rule {ip} {table} preraw {guard}")
     lines.append(f"add rule {ip} {table} postmangle meta l4proto udp mark {fwmark} ct mark set mark")
     lines.append(f"add rule {ip} {table} premangle meta l4proto udp meta mark set ct mark")
+    if port:
+        arrivals = f'iifname != "{name}" udp dport {port} fib daddr type local'
+        for chain in ("preraw", "premangle"):
+            lines.append(f"add rule {ip} {table} {chain} {arrivals} meta mark set {fwmark}")
+        lines.append(
+            f"add rule {ip} {table} premangle meta l4proto ipv6-icmp ct mark {fwmark} meta mark set ct mark"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -66,6 +73,17 @@ def test_the_rules_list_as_those_that_nft_makes_of_wg_quicks_input(
     for listing in (["nft", "-a", "list", "ruleset"], ["nft", "-j", "list", "ruleset"]):
         assert ns.out(*listing) == twin.out(*listing)
     assert f"wg-quick-{name}" in ns.out("nft", "list", "tables")
+
+
+@pytest.mark.parametrize(("fwmark", "port"), [(51820, 51820), (0xFFFFFFFE, 1), (1, 65535)])
+def test_the_rules_for_reverse_path_filters_list_as_nfts(
+    ns: Namespace, twin: Namespace, fwmark: int, port: int
+) -> None:
+    addresses = [pack_address(address) for address in ADDRESSES[6]]
+    ns.call(nft.add, "wg0", 6, addresses, fwmark, port)
+    twin.run(["nft", "-f", "-"], input=script("wg0", 6, ADDRESSES[6], fwmark, port))
+    for listing in (["nft", "-a", "list", "ruleset"], ["nft", "--debug=netlink", "list", "ruleset"]):
+        assert ns.out(*listing) == twin.out(*listing)
 
 
 def test_the_rules_of_a_mark_beyond_31_bits_are_the_same_too(ns: Namespace, twin: Namespace) -> None:

@@ -192,6 +192,70 @@ def saved_settings(lines: list[str]) -> list[str]:
     return [*hooks, *sorted(found - {"[Interface] Address fe80::?/64"})]
 
 
+def replies_pass_a_reverse_path_filter(case: Case, trial: Trial) -> Trial:
+    """An IPv6 full tunnel of wgq's also marks packets to its port, and the ICMPv6 errors about what it sent."""
+    port = (case.settings("listenport") or ["?"])[0]
+
+    def change(ran: Ran) -> Ran:
+        nft = _with_nft_marks(ran.after["nft"], case.interface, port)
+        iptables = _with_iptables_marks(ran.after["iptables"], case.interface, port)
+        return replace(ran, after=ran.after | {"nft": nft, "iptables": iptables})
+
+    return _rans(trial, change)
+
+
+def _with_nft_marks(lines: list[str], name: str, port: str) -> list[str]:
+    """Each at the end of its chain in the table `ip6 wg-quick-NAME`."""
+    place = f'"family": "ip6", "table": "wg-quick-{name}"'
+    saving = [line for line in lines if place in line and '{"rule": {"chain": "postmangle"' in line]
+    if not saving:
+        return lines
+    fwmark = re.findall(r'"right": (\d+)', saving[0])[-1]
+    mark = '{"meta": {"key": "mark"}}'
+    arrivals = (
+        _match('{"meta": {"key": "iifname"}}', f'"{name}"', "!="),
+        _match('{"payload": {"field": "dport", "protocol": "udp"}}', port),
+        _match('{"fib": {"flags": ["daddr"], "result": "type"}}', '"local"'),
+        f'{{"mangle": {{"key": {mark}, "value": {fwmark}}}}}',
+    )
+    errors = (
+        _match('{"meta": {"key": "l4proto"}}', '"ipv6-icmp"'),
+        _match('{"ct": {"key": "mark"}}', fwmark),
+        f'{{"mangle": {{"key": {mark}, "value": {{"ct": {{"key": "mark"}}}}}}}}',
+    )
+    lines = lines.copy()
+    for chain, expressions in (("preraw", arrivals), ("premangle", arrivals), ("premangle", errors)):
+        last = max(at for at, line in enumerate(lines) if place in line and f'"{chain}"' in line)
+        lines.insert(last + 1, f'{{"rule": {{"chain": "{chain}", "expr": [{", ".join(expressions)}], {place}}}}}')
+    return lines
+
+
+def _match(left: str, right: str, operation: str = "==") -> str:
+    return f'{{"match": {{"left": {left}, "op": "{operation}", "right": {right}}}}}'
+
+
+def _with_iptables_marks(lines: list[str], name: str, port: str) -> list[str]:
+    """Each at the top of its chain, which has rules of the interface's already."""
+    comment = f'-m comment --comment "wg-quick(8) rule for {name}"'
+    saving = [line for line in lines if line.startswith("6 *mangle -A POSTROUTING") and comment in line]
+    if not saving:
+        return lines
+    fwmark = re.findall(r"--mark (\S+)", saving[0])[0]
+    restored = "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"
+    arrivals = f"! -i {name} -p udp -m udp --dport {port} -m addrtype --dst-type LOCAL {comment}"
+    added = {
+        "6 *raw -A PREROUTING": f"{arrivals} -j MARK --set-xmark {fwmark}/0xffffffff",
+        "6 *mangle -A PREROUTING": f"-p ipv6-icmp -m connmark --mark {fwmark} {comment} {restored}",
+    }
+    lines = lines.copy()
+    for chain, rule in added.items():
+        first = next(at for at, line in enumerate(lines) if line.startswith(chain) and comment in line)
+        lines.insert(first, f"{chain} {rule}")
+    restoring = lines.index(f"6 *mangle -A PREROUTING -p udp {comment} {restored}")
+    lines.insert(restoring + 1, f"6 *mangle -A PREROUTING {added['6 *raw -A PREROUTING']}")
+    return lines
+
+
 CHANGED_SINCE = (
     link_add_says_dev,
     configuration_is_added,
@@ -208,6 +272,7 @@ BETTER = (
     a_failed_resolvconf_is_taken_back,
     the_journal_outlives_the_link,
     saving_changes_only_what_changed,
+    replies_pass_a_reverse_path_filter,
 )
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from wgquick.lean import TYPE_CHECKING
 from wgquick.options import OPTIONS, VERBS
 
 if TYPE_CHECKING:

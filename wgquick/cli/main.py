@@ -7,10 +7,10 @@ whole `wg-quick up`. Everything else (help, faults of usage) goes to typer. Both
 from __future__ import annotations
 
 from signal import SIGINT
-from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.cli import streams
 from wgquick.errors import ConfigError, WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.options import OPTIONS, VERBS
 
 if TYPE_CHECKING:

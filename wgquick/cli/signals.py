@@ -5,15 +5,13 @@ QUIT is what Ctrl-\\ sends: bash ignores it, and wg-quick cleans up after the co
 
 from __future__ import annotations
 
-import signal
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
-
 from wgquick.errors import SignalError
+from wgquick.lean import TYPE_CHECKING, contextmanager, signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+    from typing import NoReturn
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 

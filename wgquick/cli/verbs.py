@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from wgquick import api
 from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.config import location
 from wgquick.errors import WgqError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.options import OPTIONS, Options
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from errno import EBUSY, ENOSPC
 
 from wgquick.errors import OperationError
+from wgquick.lean import suppress
 
 _LONGEST = 60  # characters of the name that the new file begins with; four bytes each are below NAME_MAX
 

@@ -7,7 +7,8 @@ this module, as `unicodedata` is not for the path of a file without one.
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

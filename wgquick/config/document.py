@@ -7,7 +7,7 @@ for wg and closes it for wg-quick. All of that is decided here, once, for the pa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from wgquick.lean import NamedTuple
 
 SPACE = " \t\n\v\f\r"
 """[[:space:]] in the C locale, which is also wg's char_is_space."""

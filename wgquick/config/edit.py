@@ -7,10 +7,10 @@ endpoint stay; peers that are gone take their section and the comment above it w
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config import grammar
 from wgquick.config.document import SPACE, UTF8_MARK, encode
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import SecretKey, address_text
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ What follows from such a fault is left out. A file without a fault imports nothi
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from wgquick.config.characters import foreign, plain, suspicious
 from wgquick.config.document import HOOK_KEYS
 from wgquick.config.grammar import shown
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,10 +7,10 @@ what it means, or raises `GrammarError` with a message that never shows a key.
 from __future__ import annotations
 
 import re
-from socket import AF_INET, AF_INET6, inet_aton, inet_pton
-from typing import NamedTuple
+from _socket import AF_INET, AF_INET6, inet_aton, inet_pton
 
 from wgquick.config.settings import Address
+from wgquick.lean import NamedTuple
 from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
 
 _LONG_MAX = 2**64 - 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from wgquick.config.document import Document
 from wgquick.errors import WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import BinaryIO
 
 DIRECTORY = "/etc/wireguard"
 STANDARD_INPUT = "-"

@@ -6,13 +6,12 @@ once and with its place. A bad Address or MTU, which wg-quick meets only half wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from wgquick.config import grammar
 from wgquick.config.document import columns
 from wgquick.config.grammar import GrammarError
 from wgquick.config.settings import Address, PeerSettings, Settings
 from wgquick.errors import ConfigError, Diagnostic
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.config import location, strip
 from wgquick.config.parser import examine, for_down
 from wgquick.errors import ConfigError
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

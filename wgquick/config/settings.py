@@ -6,7 +6,7 @@ import (more than all of wg-quick's `up`) off the path of `wgq up`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.config.document import IFS
 from wgquick.config.parser import refuse_save_config
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wgquick.config.document import Document

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.config.grammar import UINT_MAX, GrammarError, shown, strtoul, unquoted
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

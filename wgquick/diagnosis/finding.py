@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from wgquick.lean import NamedTuple
 
 ERROR = "error"
 WARNING = "warning"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from wgquick.config.atomic import write_atomic
 from wgquick.config.document import UTF8_MARK, decode, encode
 from wgquick.config.grammar import allowed_ip
 from wgquick.diagnosis.hook_rules import SUBSTITUTION
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from wgquick.diagnosis import codes, hooks
 from wgquick.diagnosis.finding import Finding
 from wgquick.diagnosis.source import Place
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

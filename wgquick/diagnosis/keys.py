@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import KEY_LENGTH, PublicKey
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, pack_address
 
 if TYPE_CHECKING:

@@ -5,13 +5,12 @@ A rule leaves out what only follows from a mistake that another rule names.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.config import location
 from wgquick.config.document import QUICK_KEYS
 from wgquick.diagnosis import codes, hook_rules, keys, nets
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ peer, or if a third file has both as peers.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.one_file import note
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

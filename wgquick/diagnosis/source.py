@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config import grammar, location
 from wgquick.config.document import HOOK_KEYS
 from wgquick.config.parser import examine
 from wgquick.config.settings import Settings
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,11 +6,9 @@ the directories of journals may stay, with name servers that nobody answers at.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING
-
 from wgquick.errors import OperationError
 from wgquick.executor.journal import others
+from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from wgquick.errors import HookError, SignalError, WgqError
 from wgquick.executor import bygone, mark, observe, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.plan import down as plan_down
 from wgquick.plan import given
 from wgquick.plan import up as plan_up

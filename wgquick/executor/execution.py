@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, EOPNOTSUPP, ESRCH
 from itertools import groupby
 from os import strerror
-from typing import TYPE_CHECKING, cast
 
 from wgquick.device import DeviceConfig
 from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
 from wgquick.executor import mark, observe, udp_port
+from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.net import Prefix
 from wgquick.plan import down as plan_down
 from wgquick.plan import render
@@ -171,8 +170,8 @@ class Execution:
                 host.rtnl.add_rule(rule)
             case SetDns(name, mode, servers, search, full):
                 host.dns.set(mode, name, servers, search, full)
-            case AddFirewall(name, kind, family, addresses, fwmark):
-                host.firewall.add(kind, name, family, addresses, fwmark)
+            case AddFirewall(name, kind, family, addresses, fwmark, port):
+                host.firewall.add(kind, name, family, addresses, fwmark, port)
             case SetSysctl(key, value, _, held):
                 if not held:
                     host.sysctl.write(mark.parameter(key), value)

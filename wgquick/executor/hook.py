@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.errors import HookError, WgqError
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

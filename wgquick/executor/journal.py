@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import os
 from errno import ENOSPC
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wgquick.directory import opened
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Rule, without_keys
 from wgquick.plan.given import Given
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from wgquick.plan.given import Earlier
     from wgquick.plan.steps import Step

@@ -6,11 +6,9 @@ has no journal, still needs the 1, the earlier value is kept in a journal of its
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING
-
 from wgquick.errors import OperationError
 from wgquick.executor.journal import Journal, others
+from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.plan.steps import ReleaseSysctl
 from wgquick.plan.up import SRC_VALID_MARK
 

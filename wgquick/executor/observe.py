@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.config import location
 from wgquick.config.grammar import GrammarError
 from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
 from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import mark
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK, routes_automatically
@@ -121,6 +120,7 @@ def _link_routes(name: str, family: int, host: Host) -> list[Prefix]:
 def _default(settings: Settings, device: Device, host: Host, options: Options) -> DefaultFacts:
     return DefaultFacts(
         fwmark=device.fwmark,
+        listen_port=device.listen_port,
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
+from wgquick.lean import TYPE_CHECKING
 from wgquick.plan import given, reload
 
 if TYPE_CHECKING:

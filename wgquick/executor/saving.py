@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.config import edit, location
 from wgquick.config.atomic import write_atomic
 from wgquick.config.parser import parse
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.plan.steps import UnsetDns
 

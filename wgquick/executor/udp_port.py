@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from os import strerror
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,7 @@ class DefaultFacts(NamedTuple):
     """
 
     fwmark: int = 0
+    listen_port: int = 0
     free_table: int = 51820
     rules: tuple[Rule, ...] = ()
     addresses: tuple[Prefix, ...] = ()

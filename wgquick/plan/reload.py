@@ -7,9 +7,8 @@ what may be a hook's stays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
 from wgquick.plan.given import Given, merged
 from wgquick.plan.up import routes_automatically

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, without_keys
 from wgquick.plan.steps import (
     AddAddress,

@@ -5,7 +5,7 @@ Steps without an undo (addresses, routes through the link, the device's settings
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from wgquick.config.settings import Address
@@ -98,13 +98,17 @@ class UnsetDns(NamedTuple):
 
 
 class AddFirewall(NamedTuple):
-    """wg-quick's anti-spoofing and mark-keeping rules of one family; `kind` is "nft" or "iptables"."""
+    """wg-quick's anti-spoofing and mark-keeping rules of one family; `kind` is "nft" or "iptables".
+
+    With a `port`, what arrives there gets the mark before a firewall's reverse path filter looks at it.
+    """
 
     name: str
     kind: str
     family: int
     addresses: tuple[bytes, ...]
     fwmark: int
+    port: int = 0
 
 
 class RemoveFirewall(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import WgqError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, Prefix, Route, Rule, address_text
 from wgquick.plan.steps import (
     AddAddress,
@@ -196,7 +195,9 @@ def add_default(settings: Settings, ip: AllowedIP, facts: DefaultFacts, *, stric
     if ip.family == 4:
         yield from _src_valid_mark(facts, strict)
     addresses = tuple(a.address for a in facts.addresses if a.family == ip.family)
-    yield AddFirewall(settings.name, facts.firewall, ip.family, addresses, table)
+    # IPv4's reverse path filter is the kernel's own: src_valid_mark is enough there.
+    port = facts.listen_port if ip.family == 6 else 0
+    yield AddFirewall(settings.name, facts.firewall, ip.family, addresses, table, port)
 
 
 def _src_valid_mark(facts: DefaultFacts, strict: bool) -> Iterator[Step]:

@@ -6,9 +6,10 @@ those of wg do.
 
 from __future__ import annotations
 
+from _socket import if_indextoname
 from functools import cmp_to_key
-from socket import if_indextoname
-from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from wgquick.errors import HookError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import without_keys
 from wgquick.system import programs
 

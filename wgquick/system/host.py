@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system import firewall, namespaces, rt_tables, runtime, sysctl, udp_ports
 from wgquick.system.dns import Dns
 from wgquick.system.hooks import Hooks

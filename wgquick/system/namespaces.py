@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from contextlib import suppress
-from typing import TYPE_CHECKING
+
+from wgquick.lean import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,11 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from wgquick import directory
 from wgquick.errors import WgqError
+from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.system import namespaces
 
 if TYPE_CHECKING:

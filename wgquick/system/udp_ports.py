@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
 
+from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:

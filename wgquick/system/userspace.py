@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 from wgquick.system import programs
 from wgquick.system.hooks import own_directory
 from wgquick.system.netlink import RtNetlink

@@ -10,10 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.net import pack_address
 from wgquick.system.dns import links, resolv_conf
 from wgquick.system.dns.resolv_conf import Record, Tunnel

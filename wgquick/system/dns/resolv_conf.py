@@ -11,7 +11,8 @@ these comments is somebody else's new file.
 from __future__ import annotations
 
 from binascii import Error, a2b_base64, b2a_base64
-from typing import NamedTuple
+
+from wgquick.lean import NamedTuple
 
 _MARK = b"# wgq: "
 _HEAD = _MARK + b"DNS of the tunnels below; when the last of them goes down, the earlier file comes back"

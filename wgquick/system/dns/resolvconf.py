@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system import programs
 
 if TYPE_CHECKING:

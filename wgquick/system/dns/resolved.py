@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
-from typing import TYPE_CHECKING, Any
+from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
+    from typing import Any, Self
 
     from jeepney import Message
 

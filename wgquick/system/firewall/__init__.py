@@ -2,13 +2,19 @@
 
 Packets to the tunnel's own addresses that come in on another link are dropped, and the mark of the encrypted
 packets is kept with their connection, so that the answers are routed as what they answer.
+
+Beyond wg-quick's rules, IPv6 packets to the tunnel's own UDP port get the mark in raw and in mangle, and ICMPv6
+errors about the encrypted packets get it in mangle. A reverse path filter in the firewall (firewalld's
+IPv6_rpfilter) looks up the route back to their source, which leads into the tunnel without the mark. wg-quick's
+rules restore the mark of a connection that has one: they miss what the peer sends first, errors, and a filter that
+looks before mangle.
 `nft` writes them into a table of its own, `iptables` into the raw and mangle tables; this module, which
 implements the executor's Firewall, imports the one that is needed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,16 +39,19 @@ def present(name: str) -> tuple[tuple[str, int], ...]:
     return (*of_nft, *(("iptables", family) for family in iptables.present(name)))
 
 
-def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
-    """Add one family's rules; all stand afterwards, or none and an OperationError says why."""
+def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
+    """Add one family's rules; all stand afterwards, or none and an OperationError says why.
+
+    `addresses` are the link's own, packed; `port`, the tunnel's UDP port, adds those for reverse path filters.
+    """
     if kind == "nft":
         from wgquick.system.firewall import nft
 
-        nft.add(name, family, addresses, fwmark)
+        nft.add(name, family, addresses, fwmark, port)
     else:
         from wgquick.system.firewall import iptables
 
-        iptables.add(name, family, addresses, fwmark)
+        iptables.add(name, family, addresses, fwmark, port)
 
 
 def remove(kind: str, name: str, family: int) -> None:

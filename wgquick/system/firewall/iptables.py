@@ -13,17 +13,16 @@ import fcntl
 import itertools
 import os
 import warnings
-from contextlib import contextmanager
-from socket import AF_INET, AF_INET6, inet_ntop
+from _socket import AF_INET, AF_INET6, inet_ntop
 from struct import Struct
-from typing import TYPE_CHECKING, Any
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, contextmanager
 from wgquick.system.firewall import iptables_nft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Self
+    from typing import Any, Self
 
 _TABLES = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "POSTROUTING")}  # with the chains used of each
 _FAMILIES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # with the list of its tables in this namespace
@@ -34,6 +33,10 @@ _CONNMARK = {  # by revision: mark, its mask, the packet's mask, mode, before wh
     2: Struct("=III2xB"),  # struct xt_connmark_tginfo2
 }
 _SAVE, _RESTORE = 1, 2  # XT_CONNMARK_*
+_MARK = Struct("=II")  # struct xt_mark_tginfo2: mark and mask
+_UDP = Struct("=HHHHB")  # struct xt_udp: ranges of source and destination ports, what is inverted
+_ADDRESS_TYPES = Struct("=HHI")  # struct xt_addrtype_info_v1: sets of source and destination types, flags
+_LOCAL = 1 << 2  # RTN_LOCAL
 _ALL = 0xFFFFFFFF
 _REMEDY = "Run as root, with what python-iptables needs installed (Debian: iptables), or use `--firewall nft'."
 
@@ -43,19 +46,23 @@ def comment(name: str) -> str:
     return f"wg-quick(8) rule for {name}"
 
 
-def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
-    """Add one family's rules where the host's own iptables keeps them."""
+def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
+    """Add one family's rules where the host's own iptables keeps them; `port` as for nft."""
     if program := iptables_nft.program(family):
-        iptables_nft.add(program, name, family, addresses, fwmark, comment(name))
+        iptables_nft.add(program, name, family, addresses, fwmark, port, comment(name))
     else:
-        _add(name, family, addresses, fwmark)
+        _add(name, family, addresses, fwmark, port)
 
 
-def _add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
+def _add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int) -> None:
     """Raw's rules first; if mangle refuses, raw's are taken back."""
     with _Iptables(family) as iptables:
         drops = [("PREROUTING", iptables.drop(name, address)) for address in addresses]
-        marks = [("POSTROUTING", iptables.save_mark(name, fwmark)), ("PREROUTING", iptables.restore_mark(name))]
+        marks = [("PREROUTING", iptables.restore_mark(name)), ("POSTROUTING", iptables.save_mark(name, fwmark))]
+        if port:
+            arrivals = ("PREROUTING", iptables.mark_arrivals(name, fwmark, port))
+            drops.append(arrivals)
+            marks = [arrivals, *marks, ("PREROUTING", iptables.mark_errors(name, fwmark))]
         iptables.insert("raw", drops)
         try:
             iptables.insert("mangle", marks)
@@ -170,7 +177,7 @@ class _Iptables:
         rule.protocol = "udp"
         rule.create_match("mark").set_parameter("mark", hex(fwmark))
         rule.create_match("comment").set_parameter("comment", comment(name))
-        _fill(rule.create_target("CONNMARK"), _SAVE)
+        _fill_connmark(rule.create_target("CONNMARK"), _SAVE)
         return rule
 
     def restore_mark(self, name: str) -> Any:
@@ -178,7 +185,28 @@ class _Iptables:
         rule = self._rule()
         rule.protocol = "udp"
         rule.create_match("comment").set_parameter("comment", comment(name))
-        _fill(rule.create_target("CONNMARK"), _RESTORE)
+        _fill_connmark(rule.create_target("CONNMARK"), _RESTORE)
+        return rule
+
+    def mark_arrivals(self, name: str, fwmark: int, port: int) -> Any:
+        """`! -i NAME -p udp --dport PORT -m addrtype --dst-type LOCAL -j MARK --set-mark FWMARK`."""
+        rule = self._rule()
+        rule.in_interface = f"!{name}"
+        _take_literally(rule, name)
+        rule.protocol = "udp"
+        _fill_match(rule.create_match("udp"), _UDP.pack(0, 0xFFFF, port, port, 0))
+        _fill_match(rule.create_match("addrtype"), _ADDRESS_TYPES.pack(0, _LOCAL, 0))
+        rule.create_match("comment").set_parameter("comment", comment(name))
+        _fill_target(rule.create_target("MARK"), _MARK.pack(fwmark, _ALL))
+        return rule
+
+    def mark_errors(self, name: str, fwmark: int) -> Any:
+        """`-p ipv6-icmp -m connmark --mark FWMARK -j CONNMARK --restore-mark`."""
+        rule = self._rule()
+        rule.protocol = "icmpv6"
+        rule.create_match("connmark").set_parameter("mark", hex(fwmark))
+        rule.create_match("comment").set_parameter("comment", comment(name))
+        _fill_connmark(rule.create_target("CONNMARK"), _RESTORE)
         return rule
 
     def _rule(self) -> Any:
@@ -187,15 +215,29 @@ class _Iptables:
         return type("Rule", (kind,), {"tables": ()})()
 
 
-def _fill(target: Any, mode: int) -> None:
-    """Write a CONNMARK target that saves or restores the whole mark, and say so to the library's last check.
+def _fill_connmark(target: Any, mode: int) -> None:
+    """Write a CONNMARK target that saves or restores the whole mark."""
+    _fill_target(target, _CONNMARK[target.target.u.user.revision].pack(0, _ALL, _ALL, mode), 1 << mode)
+
+
+def _fill_target(target: Any, data: bytes, flags: int = 1) -> None:
+    """Write the data of a target, and tell the library's last check which options (`flags`) it has.
 
     By hand: the entries of the table of options (struct xt_option_entry) have grown in newer releases of iptables
     (Debian 13), and of such tables the library reads the first one alone.
     """
-    data = _CONNMARK[target.target.u.user.revision].pack(0, _ALL, _ALL, mode)
-    ctypes.memmove(ctypes.addressof(target.target) + ctypes.sizeof(target.target), data, len(data))
-    target._module.tflags = 1 << mode
+    _write(target.target, data)
+    target._module.tflags = flags
+
+
+def _fill_match(match: Any, data: bytes) -> None:
+    """Write the data of a match likewise."""
+    _write(match.match, data)
+    match._module.mflags = 1
+
+
+def _write(head: Any, data: bytes) -> None:
+    ctypes.memmove(ctypes.addressof(head) + ctypes.sizeof(head), data, len(data))
 
 
 def _take_literally(rule: Any, name: str) -> None:

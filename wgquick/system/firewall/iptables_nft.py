@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from socket import AF_INET, AF_INET6, inet_ntop
-from typing import TYPE_CHECKING
+from _socket import AF_INET, AF_INET6, inet_ntop
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system import programs
 from wgquick.system.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink, attributes_of, message
 from wgquick.system.firewall.nft import ABSENT, available, explained
@@ -42,9 +42,11 @@ def program(family: int) -> str | None:
     return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
 
 
-def add(program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, comment: str) -> None:
+def add(
+    program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str
+) -> None:
     """Have that program add one family's rules; if it fails between its tables, all are taken back."""
-    status, _, errors = _run(program, "-n", _script(name, family, addresses, fwmark, comment))
+    status, _, errors = _run(program, "-n", _script(name, family, addresses, fwmark, port, comment))
     if status:
         remove(comment, family)
         what = f"`{_RESTORE[family]} -n' failed with status {status}"
@@ -56,7 +58,7 @@ def _run(program: str, option: str, text: str) -> tuple[int, str, str]:
     return programs.output([program, option], {**os.environ, "LC_ALL": "C"}, text.encode())
 
 
-def _script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, comment: str) -> str:
+def _script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str) -> str:
     """The rules for iptables-restore(8), in whose language a `+` that ends a name stands for anything."""
     marked = f'-m comment --comment "{comment}"'
     kind = AF_INET if family == 4 else AF_INET6
@@ -65,10 +67,15 @@ def _script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, com
         f"-I PREROUTING ! -i {name} -d {inet_ntop(kind, address)} -m addrtype ! --src-type LOCAL -j DROP {marked}"
         for address in addresses
     ]
-    lines += ["COMMIT", "*mangle"]
+    arrived = f"! -i {name} -p udp --dport {port} -m addrtype --dst-type LOCAL"
+    arrivals = [f"-I PREROUTING {arrived} -j MARK --set-mark {fwmark} {marked}"] if port else []
+    lines += [*arrivals, "COMMIT", "*mangle", *arrivals]
     lines += [f"-I POSTROUTING -p udp -m mark --mark {fwmark} -j CONNMARK --save-mark {marked}"]
-    lines += [f"-I PREROUTING -p udp -j CONNMARK --restore-mark {marked}", "COMMIT", ""]
-    return "\n".join(lines)
+    lines += [f"-I PREROUTING -p udp -j CONNMARK --restore-mark {marked}"]
+    if port:
+        errors = f"-p ipv6-icmp -m connmark --mark {fwmark}"
+        lines += [f"-I PREROUTING {errors} -j CONNMARK --restore-mark {marked}"]
+    return "\n".join([*lines, "COMMIT", ""])
 
 
 def present(comment: str, family: int) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from socket import SOL_SOCKET
+from _socket import SOL_SOCKET
 from struct import Struct, pack
-from typing import TYPE_CHECKING
 
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system.netlink import codec
 from wgquick.system.netlink.connection import Connection, Refusal, RefusedError
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 from struct import pack
-from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system.firewall.nfnetlink import (
     NFPROTO_IPV4,
     NFPROTO_IPV6,
@@ -35,10 +35,14 @@ _REGISTER = 1  # NFT_REG_1, the only one these rules need
 _EQUAL, _UNEQUAL = 0, 1
 _META_MARK, _META_IIFNAME, _META_L4PROTO = 3, 6, 16
 _CT_MARK = 3
-_FIB_SADDR, _FIB_ADDRTYPE = 1, 3
+_FIB_SADDR, _FIB_DADDR = 1, 2
+_FIB_ADDRTYPE = 3
 _LOCAL = 2  # RTN_LOCAL
 _UDP = b"\x11"
+_ICMPV6 = b"\x3a"
 _IFNAMSIZ = 16
+_NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
+_DESTINATION_PORT = 2  # its offset in the UDP header
 _DESTINATION_OFFSET = {4: 16, 6: 24}  # of the destination address in the IP header
 _PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
 # What asking for nf_tables is answered with by a kernel without it.
@@ -58,11 +62,17 @@ def available() -> bool:
     return True
 
 
-def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int) -> None:
-    """Make the table of one family (4 or 6); `addresses` are the link's own of that family."""
+def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
+    """Make the table of one family (4 or 6); `addresses` are the link's own of that family.
+
+    With a `port`, an IPv6 tunnel gets the rules for reverse path filters too.
+    """
     requests = [_table(_NEWTABLE, name, _PROTOCOLS[family]), *_chains(name, family)]
     requests += [_drop(name, family, address) for address in addresses]
     requests += [_save_mark(name, family, fwmark), _restore_mark(name, family)]
+    if port:
+        requests += [_mark_arrivals(name, family, fwmark, port, chain) for chain in ("preraw", "premangle")]
+        requests.append(_mark_errors(name, family, fwmark))
     _commit(requests, f"cannot add the nftables rules of {name}")
 
 
@@ -155,9 +165,39 @@ def _drop(name: str, family: int, address: bytes) -> bytes:
         _compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
         _load_payload(_DESTINATION_OFFSET[family], len(address)),
         _compare(_EQUAL, address),
-        _expression("fib", number(3, _FIB_SADDR), number(2, _FIB_ADDRTYPE), number(1, _REGISTER)),
-        _compare(_UNEQUAL, pack("=I", _LOCAL)),
+        *_address_type(_FIB_SADDR, _UNEQUAL),
         _expression("immediate", number(1, 0), nested(2, nested(2, number(1, 0)))),  # verdict NF_DROP
+    )
+
+
+def _mark_arrivals(name: str, family: int, fwmark: int, port: int, chain: str) -> bytes:
+    """`iifname != "NAME" udp dport PORT fib daddr type local meta mark set FWMARK`."""
+    return _rule(
+        name,
+        family,
+        chain,
+        _load_meta(_META_IIFNAME),
+        _compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
+        *_is_protocol(_UDP),
+        _load_payload(_DESTINATION_PORT, 2, _TRANSPORT_HEADER),
+        _compare(_EQUAL, pack(">H", port)),
+        *_address_type(_FIB_DADDR, _EQUAL),
+        _expression("immediate", number(1, _REGISTER), nested(2, attribute(1, pack("=I", fwmark)))),
+        _set_meta_mark(),
+    )
+
+
+def _mark_errors(name: str, family: int, fwmark: int) -> bytes:
+    """`meta l4proto ipv6-icmp ct mark FWMARK meta mark set ct mark`: an error has the connection of its cause."""
+    return _rule(
+        name,
+        family,
+        "premangle",
+        *_is_protocol(_ICMPV6),
+        _load_connection_mark(),
+        _compare(_EQUAL, pack("=I", fwmark)),
+        _load_connection_mark(),
+        _set_meta_mark(),
     )
 
 
@@ -167,7 +207,7 @@ def _save_mark(name: str, family: int, fwmark: int) -> bytes:
         name,
         family,
         "postmangle",
-        *_is_udp(),
+        *_is_protocol(_UDP),
         _load_meta(_META_MARK),
         _compare(_EQUAL, pack("=I", fwmark)),
         _load_meta(_META_MARK),
@@ -181,14 +221,28 @@ def _restore_mark(name: str, family: int) -> bytes:
         name,
         family,
         "premangle",
-        *_is_udp(),
-        _expression("ct", number(2, _CT_MARK), number(1, _REGISTER)),
-        _expression("meta", number(2, _META_MARK), number(3, _REGISTER)),
+        *_is_protocol(_UDP),
+        _load_connection_mark(),
+        _set_meta_mark(),
     )
 
 
-def _is_udp() -> tuple[bytes, bytes]:
-    return _load_meta(_META_L4PROTO), _compare(_EQUAL, _UDP)
+def _is_protocol(protocol: bytes) -> tuple[bytes, bytes]:
+    return _load_meta(_META_L4PROTO), _compare(_EQUAL, protocol)
+
+
+def _address_type(which: int, operation: int) -> tuple[bytes, bytes]:
+    """Whether the type of the source or destination address is RTN_LOCAL, or is not."""
+    looked_up = _expression("fib", number(3, which), number(2, _FIB_ADDRTYPE), number(1, _REGISTER))
+    return looked_up, _compare(operation, pack("=I", _LOCAL))
+
+
+def _load_connection_mark() -> bytes:
+    return _expression("ct", number(2, _CT_MARK), number(1, _REGISTER))
+
+
+def _set_meta_mark() -> bytes:
+    return _expression("meta", number(2, _META_MARK), number(3, _REGISTER))
 
 
 def _expression(kind: str, *attributes: bytes) -> bytes:
@@ -200,9 +254,9 @@ def _load_meta(key: int) -> bytes:
     return _expression("meta", number(2, key), number(1, _REGISTER))
 
 
-def _load_payload(offset: int, length: int) -> bytes:
-    """`length` bytes of the network header (NFT_PAYLOAD_NETWORK_HEADER, 1)."""
-    return _expression("payload", number(1, _REGISTER), number(2, 1), number(3, offset), number(4, length))
+def _load_payload(offset: int, length: int, base: int = _NETWORK_HEADER) -> bytes:
+    """`length` bytes of a header."""
+    return _expression("payload", number(1, _REGISTER), number(2, base), number(3, offset), number(4, length))
 
 
 def _compare(operation: int, value: bytes) -> bytes:

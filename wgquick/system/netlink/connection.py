@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from socket import AF_NETLINK, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.system.netlink.codec import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -24,7 +24,7 @@ from wgquick.system.netlink.codec import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Self
+    from typing import Self, TypeVar
 
     T = TypeVar("T")
 

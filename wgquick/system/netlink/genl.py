@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING
 
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system.netlink.codec import attribute_text, attributes, message, number
 
 if TYPE_CHECKING:

@@ -7,15 +7,16 @@ namespace, whatever threads or forks there are.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, TypeVar
 
 from wgquick.errors import BatchError, OperationError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, Path, pack_address
 from wgquick.system.netlink import rtnl_codec
 from wgquick.system.netlink.connection import Connection, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TypeVar
 
     from wgquick.net import Link, Prefix, Route, Rule
     from wgquick.system.netlink.codec import Message

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.wireguard.uapi import Uapi, answers
 

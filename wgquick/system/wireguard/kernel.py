@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
 from wgquick.system.netlink.connection import Connection, RefusedError
 from wgquick.system.netlink.genl import HEADER, NETLINK_GENERIC, family_id, request
 from wgquick.system.wireguard import kernel_codec as codec

@@ -6,11 +6,11 @@ REPLACE_PEERS; of a peer its settings and REPLACE_ALLOWEDIPS) is in the first al
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.device import Device, DevicePeer
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey, SocketAddress
 from wgquick.system.netlink.codec import (
     ATTRIBUTE,

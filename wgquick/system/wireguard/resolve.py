@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
+import _socket
 import time
-from contextlib import suppress
-from socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONAME, IPPROTO_UDP, SOCK_DGRAM
-from typing import TYPE_CHECKING
+from _socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONAME, IPPROTO_UDP, SOCK_DGRAM
 
 from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.net import SocketAddress, without_keys
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def resolve(
     *,
     retries: int | None = _DEFAULT_RETRIES,
     sleep: Callable[[float], object] = time.sleep,
-    getaddrinfo: Callable[..., Any] = socket.getaddrinfo,
+    getaddrinfo: Callable[..., Any] = _socket.getaddrinfo,
     note: Callable[[str], object] = lambda _: None,
 ) -> SocketAddress:
     """The first address of an endpoint; `note` hears of each failure that is tried again, in wg's words."""
@@ -74,7 +73,7 @@ def resolve(
             return _first(endpoint, getaddrinfo)
         except OSError as error:
             reason = f"{error.strerror}: {named}"
-            if (isinstance(error, socket.gaierror) and error.errno in _PERMANENT) or retries == 0:
+            if (isinstance(error, _socket.gaierror) and error.errno in _PERMANENT) or retries == 0:
                 raise _unresolved(endpoint, reason) from None
         retries = None if retries is None else retries - 1
         note(f"{reason}. Trying again in {pause / 1e6:.2f} seconds...")
@@ -95,7 +94,7 @@ def leading(
     endpoints: Iterable[Endpoint],
     *,
     patience: float = _SAVE_PATIENCE,
-    getaddrinfo: Callable[..., Any] = socket.getaddrinfo,
+    getaddrinfo: Callable[..., Any] = _socket.getaddrinfo,
 ) -> Callable[[Endpoint, SocketAddress], bool]:
     """A function that tells whether an endpoint has an address now, with all names asked at once.
 
@@ -168,7 +167,7 @@ def _numeric(endpoint: Endpoint) -> SocketAddress | None:
         return None
     try:
         family = AF_INET6 if ":" in host else AF_INET
-        return SocketAddress(socket.inet_ntop(family, socket.inet_pton(family, host)), int(port))
+        return SocketAddress(_socket.inet_ntop(family, _socket.inet_pton(family, host)), int(port))
     except (OSError, ValueError):
         return None
 

@@ -6,10 +6,10 @@ Both may hold a hundred thousand AllowedIPs, so they are made and read line by l
 from __future__ import annotations
 
 import errno
-from socket import if_nametoindex
-from typing import TYPE_CHECKING
+from _socket import if_nametoindex
 
 from wgquick.device import Device, DevicePeer
+from wgquick.lean import TYPE_CHECKING
 from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey, SocketAddress, address_text, pack_address
 
 if TYPE_CHECKING:

@@ -1,0 +1,134 @@
+"""A full tunnel to an IPv6 endpoint on a host whose firewall filters by reverse path: the real firewalld, and a
+filter that looks as early as raw."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.pairs import private_key, public_key, until
+from tests.namespaces import host
+from tests.resolvers import install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+FAR_ADDRESS = "2001:db8:9::1"  # reached by the default route alone
+PORT = 51820
+# firewalld's filter of today, at raw + 10, where firewalld had it up to 0.9.3 (then without a look at marks).
+EARLY_FILTER = """
+table inet early {
+    chain prerouting {
+        type filter hook prerouting priority -290
+        icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+        meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+    }
+}
+"""
+BUS = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus")
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[Namespace, Namespace]]:
+    """A host and, beyond its default route, the far end of the tunnel, which is up."""
+    with host() as near, host() as far:
+        near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"])
+        near.run(["ip", "link", "set", "up1", "netns", far.paths["net"].split("/")[2]])
+        near.run(
+            ["ip", "-batch", "-"],
+            input="addr add 2001:db8::2/64 dev up0 nodad\nlink set up0 up\nroute add ::/0 via fe80::1 dev up0\n",
+        )
+        far.run(
+            ["ip", "-batch", "-"],
+            input=f"addr add {FAR_ADDRESS}/128 dev up1 nodad\naddr add fe80::1/64 dev up1 nodad\n"
+            "link set up1 up\nroute add 2001:db8::/64 dev up1\n",
+        )
+        yield near, far
+
+
+def tunnel(near: Namespace, far: Namespace, *, begins: str = "near") -> tuple[str, str]:
+    """The two configurations; only the end that begins knows where the other is."""
+    keys = {"near": private_key(), "far": private_key()}
+    endpoints = {"near": f"Endpoint = [{FAR_ADDRESS}]:{PORT}\n", "far": f"Endpoint = [2001:db8::2]:{PORT}\n"}
+    given = {end: text if end == begins else "" for end, text in endpoints.items()}
+
+    def text(end: str, other: str, address: str, allowed: str) -> str:
+        interface = f"[Interface]\nPrivateKey = {keys[end]}\nListenPort = {PORT}\nAddress = {address}\n"
+        return f"{interface}[Peer]\nPublicKey = {public_key(keys[other])}\n{given[end]}AllowedIPs = {allowed}\n"
+
+    return text("near", "far", "fd00:9::2/64", "::/0"), text("far", "near", "fd00:9::1/64", "fd00:9::2")
+
+
+def up(machine: Namespace, text: str, firewall: str = "nft") -> None:
+    machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/wg0.conf"], input=text)
+    machine.run([sys.executable, "-m", "wgquick", "up", "wg0", "--firewall", firewall])
+
+
+def reaches(machine: Namespace, address: str, seconds: int = 12) -> bool:
+    """Whether a ping to the other end of the tunnel is answered; three handshakes are tried in twelve seconds."""
+    return machine.run(["ping", "-c", "1", "-w", str(seconds), address], check=False).returncode == 0
+
+
+def firewalld(machine: Namespace, backend: str = "nftables") -> None:
+    """Start the real firewalld on a system bus of its own, with the tunnel's port open."""
+    install(machine, "firewalld", "python3-firewall", "python3-nftables")
+    configuration = "/etc/firewalld/firewalld.conf"
+    machine.run(["sed", "-i", f"s/^FirewallBackend=.*/FirewallBackend={backend}/", configuration])
+    machine.run(["sh", "-c", f"grep -qx IPv6_rpfilter=yes {configuration} && mkdir -p /run/dbus"])
+    machine.run(["/usr/bin/python3", "/usr/bin/firewall-offline-cmd", f"--add-port={PORT}/udp"])
+    machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
+    until(lambda: machine.run([*BUS, "org.freedesktop.DBus.ListNames"], check=False).returncode == 0, "a bus")
+    machine.popen(
+        ["sh", "-c", "exec /usr/bin/python3 /usr/sbin/firewalld --nofork --nopid >/run/firewalld.log 2>&1"]
+    )
+    until(lambda: "FirewallD1" in machine.out(*BUS, "org.freedesktop.DBus.ListNames"), "firewalld", 60)
+
+
+def without_marks(machine: Namespace, firewall: str) -> None:
+    """Take the rules away that wg-quick's do not have."""
+    if firewall == "nft":
+        listed = machine.out("nft", "-a", "list", "table", "ip6", "wg-quick-wg0").splitlines()
+        for word, chains in (("dport", ("preraw", "premangle")), ("ipv6-icmp", ("premangle",))):
+            handles = [line.rpartition(" ")[2] for line in listed if word in line]
+            for chain, handle in zip(chains, handles, strict=True):
+                machine.run(["nft", "delete", "rule", "ip6", "wg-quick-wg0", chain, "handle", handle])
+        return
+    for table, word in (("raw", "--dport"), ("mangle", "--dport"), ("mangle", "-m connmark")):
+        saved = machine.out("ip6tables-save", "-t", table).splitlines()
+        (rule,) = (line for line in saved if word in line and "wg-quick(8)" in line)
+        machine.run(["ip6tables-restore", "-n"], input=f"*{table}\n-D{rule.removeprefix('-A')}\nCOMMIT\n")
+
+
+@pytest.mark.parametrize("firewall", ["nft", "iptables"])
+def test_firewalld_lets_a_handshake_in_that_the_far_end_begins_and_not_without_the_rules(
+    machines: tuple[Namespace, Namespace], firewall: str
+) -> None:
+    """No connection has the mark then, so that wg-quick's rules have none to restore."""
+    near, far = machines
+    firewalld(near)
+    near_text, far_text = tunnel(near, far, begins="far")
+    up(near, near_text, firewall)
+    without_marks(near, firewall)
+    up(far, far_text)
+    assert not reaches(far, "fd00:9::2", 3)
+    near.run([sys.executable, "-m", "wgquick", "down", "wg0"])
+    up(near, near_text, firewall)
+    assert reaches(far, "fd00:9::2")
+
+
+@pytest.mark.parametrize("firewall", ["nft", "iptables"])
+def test_replies_pass_a_filter_that_looks_before_mangle_and_not_without_the_rules(
+    machines: tuple[Namespace, Namespace], firewall: str
+) -> None:
+    near, far = machines
+    near.run(["nft", "-f", "-"], input=EARLY_FILTER)
+    near_text, far_text = tunnel(near, far)
+    up(far, far_text)
+    up(near, near_text, firewall)
+    assert reaches(near, "fd00:9::1")
+    without_marks(near, firewall)
+    assert not reaches(near, "fd00:9::1", 3)
