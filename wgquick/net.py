@@ -7,17 +7,16 @@ time than the whole of its netlink traffic.
 from __future__ import annotations
 
 import binascii
-import re
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from wgquick.lean import NamedTuple
+from wgquick.lean import NamedTuple, Pattern
 
 KEY_LENGTH = 32
 MAIN_TABLE = 254
 """The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
 _BASE64_LENGTH = 44
 # 32 bytes in base64, or in hexadecimal as the UAPI writes them; what follows `peer', in wg(8)'s way, is public.
-_KEY_LIKE = re.compile(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
+_KEY_LIKE = Pattern(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
 
 
 def _decode_key(text: str) -> bytes:
@@ -33,7 +32,7 @@ def _decode_key(text: str) -> bytes:
 
 def without_keys(command: str) -> str:
     """A hook's line for others to read: with (hidden), as wg(8) says it, for what could be a secret key."""
-    return _KEY_LIKE.sub(lambda match: match[0] if match[1] else "(hidden)", command)
+    return _KEY_LIKE().sub(lambda match: match[0] if match[1] else "(hidden)", command)
 
 
 class PublicKey(NamedTuple):

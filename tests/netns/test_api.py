@@ -247,13 +247,20 @@ def test_importing_the_package_imports_next_to_nothing() -> None:
     assert not {"pydantic", "typer", "pyroute2", "iptc", "socket", "dataclasses"} & set(done.stdout.split())
 
 
-def test_up_keeps_the_slow_libraries_out(machine: Namespace) -> None:
-    """wg-quick's whole `up` takes about as long as importing one of these."""
+def _imports(machine: Namespace, *arguments: str) -> set[str]:
+    """What a Python imports on the way."""
+    done = machine.run([sys.executable, "-X", "importtime", "-c", *arguments], env=dict(os.environ))
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+
+
+@pytest.mark.parametrize("verb", ["up", "down"])
+def test_up_and_down_keep_the_slow_libraries_out(machine: Namespace, verb: str) -> None:
+    """wg-quick's whole `up` takes about as long as importing one of the first; the others add up to as much."""
     machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/api0.conf"], input=TEXT)
-    done = machine.run([sys.executable, "-X", "importtime", "-m", "wgquick", "up", "api0"], env=dict(os.environ))
-    imported = {
-        line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")
-    }
+    if verb == "down":
+        machine.run([sys.executable, "-m", "wgquick", "up", "api0"], env=dict(os.environ))
+    imported = _imports(machine, "from wgquick.__main__ import main; main()", verb, "api0")
     slow = {"pydantic", "typer", "click", "pyroute2", "iptc", "dataclasses", "subprocess", "asyncio", "pathlib"}
-    assert not slow & imported
+    slow |= {"typing", "enum", "re", "json", "contextlib", "collections", "functools", "socket", "signal"}
+    assert not (slow - _imports(machine, "0")) & imported
     assert "wgquick.executor.commands" in imported

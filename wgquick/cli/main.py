@@ -6,11 +6,9 @@ whole `wg-quick up`. Everything else (help, faults of usage) goes to typer. Both
 
 from __future__ import annotations
 
-from signal import SIGINT
-
 from wgquick.cli import streams
 from wgquick.errors import ConfigError, WgqError
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 from wgquick.options import OPTIONS, VERBS
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         streams.say(f"wgq: {error}")
         return error.status
     except KeyboardInterrupt:  # before there is anything to undo
-        return 128 + SIGINT
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         streams.forsake_output()
         return 1

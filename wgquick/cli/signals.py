@@ -36,10 +36,12 @@ def raised() -> Iterator[None]:
 
 def _is_heeded(number: signal.Signals) -> bool:
     """A signal that our caller had us ignore (nohup) stays ignored."""
-    return signal.getsignal(number) is not signal.SIG_IGN
+    return signal.getsignal(number) != signal.SIG_IGN
 
 
 def _raise(number: int, _frame: FrameType | None) -> NoReturn:
     for other in filter(_is_heeded, _CAUGHT):
-        signal.signal(other, signal.SIG_DFL if other is signal.SIGQUIT else signal.SIG_IGN)
-    raise SignalError(signal.Signals(number).name, number)
+        signal.signal(other, signal.SIG_DFL if other == signal.SIGQUIT else signal.SIG_IGN)
+    from signal import Signals
+
+    raise SignalError(Signals(number).name, number)

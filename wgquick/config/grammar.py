@@ -6,11 +6,10 @@ what it means, or raises `GrammarError` with a message that never shows a key.
 
 from __future__ import annotations
 
-import re
 from _socket import AF_INET, AF_INET6, inet_aton, inet_pton
 
 from wgquick.config.settings import Address
-from wgquick.lean import NamedTuple
+from wgquick.lean import NamedTuple, Pattern
 from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
 
 _LONG_MAX = 2**64 - 1
@@ -19,14 +18,13 @@ _INT_MAX = 2**31 - 1
 UINT_MAX = 2**32 - 1
 _KEY_LENGTH = 44
 _SHOWN = 80  # characters of a value in a message
-_SECRET = re.compile(r"[A-Za-z0-9+/_-]{20}")
-_STRTOUL = re.compile(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
-_DECIMAL = re.compile(r"[0-9]+")
-_SHORT_DECIMAL = re.compile(r"[0-9]{1,9}")
-_HEX_MARK = re.compile(r"0x[0-9a-fA-F]+")
-_HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
-_DOTTED = re.compile(r"[0-9.]+")
-_SPLIT = re.compile(r"[^ \t\n,]+")
+_SECRET = Pattern(r"[A-Za-z0-9+/_-]{20}")
+_STRTOUL = Pattern(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_HEX_MARK = Pattern(r"0x[0-9a-fA-F]+")
+_HEX_KEY = Pattern(r"[0-9a-fA-F]{64}")
+_DIGITS = "0123456789"
+_SHORT = 9  # digits that int() surely reads, and that fit into 32 bits
+_BLANKS = str.maketrans("\t\n,", "   ")
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _HOSTS_OF_ALL = frozenset({"default", "all", "any"})
 
@@ -55,7 +53,7 @@ class Word(NamedTuple):
 
 def shown(text: str) -> str:
     """A value quoted for a message, unless there may be key material in it."""
-    if _SECRET.search("".join(text.split())):
+    if _SECRET().search("".join(text.split())):
         return "(not shown, it may hold a key)"
     printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     clean = "".join(char if char.isprintable() else "?" for char in printable)
@@ -64,19 +62,24 @@ def shown(text: str) -> str:
 
 def guarded(fault: GrammarError, whole: str) -> GrammarError:
     """The fault of a word, told without the word where the words together may be a key."""
-    if not _SECRET.search("".join(whole.split())):
+    if not _SECRET().search("".join(whole.split())):
         return fault
     return GrammarError(fault.code, f"the value {shown(whole)} has a fault", fault.remedy, fault.offset)
 
 
 def words(value: str) -> list[Word]:
     """The words of a list as bash splits them in `${value//,/ }`; empty ones do not count."""
-    return [Word(match[0], match.start()) for match in _SPLIT.finditer(value)]
+    found, start = [], 0
+    for text in word_texts(value):
+        start = value.index(text, start)
+        found.append(Word(text, start))
+        start += len(text)
+    return found
 
 
 def word_texts(value: str) -> list[str]:
     """The same words without their places."""
-    return _SPLIT.findall(value)
+    return [text for text in value.translate(_BLANKS).split(" ") if text]
 
 
 def unquoted(value: str) -> str:
@@ -87,6 +90,15 @@ def unquoted(value: str) -> str:
 # Numbers
 
 
+def _is_decimal(text: str) -> bool:
+    return text != "" and not text.strip(_DIGITS)
+
+
+def _is_dotted(text: str) -> bool:
+    """Whether it is of digits and dots alone."""
+    return text != "" and not text.strip(f"{_DIGITS}.")
+
+
 def _decimal(digits: str) -> int:
     """A run of digits however long (int() has a limit); beyond strtoul(3)'s range any number that is."""
     significant = digits.lstrip("0")
@@ -95,7 +107,7 @@ def _decimal(digits: str) -> int:
 
 def strtoul(text: str) -> int | None:
     """strtoul(3) with base 0 over the whole text; None where it stops early."""
-    match = _STRTOUL.fullmatch(text)
+    match = _STRTOUL().fullmatch(text)
     if not match:
         return None
     digits = match[2]
@@ -106,7 +118,9 @@ def strtoul(text: str) -> int | None:
 
 def _strtol(text: str) -> int | None:
     """strtol(3) with base 0 over the whole text, without its limits."""
-    match = _STRTOUL.fullmatch(text)
+    if _is_decimal(text) and text[0] != "0":
+        return _decimal(text)
+    match = _STRTOUL().fullmatch(text)
     if not match:
         return None
     number = strtoul(match[2])
@@ -128,16 +142,16 @@ def fwmark(value: str) -> int:
 
 
 def _fwmark_number(value: str) -> int | None:
-    if _DECIMAL.fullmatch(value):
+    if _is_decimal(value):
         return _decimal(value)
-    return int(value, 16) if _HEX_MARK.fullmatch(value) else None
+    return int(value, 16) if _HEX_MARK().fullmatch(value) else None
 
 
 def persistent_keepalive(value: str) -> int:
     """PersistentKeepalive of wg(8): `off` or seconds."""
     if value.lower() == "off":
         return 0
-    if _DECIMAL.fullmatch(value) and (seconds := _decimal(value)) <= 0xFFFF:
+    if _is_decimal(value) and (seconds := _decimal(value)) <= 0xFFFF:
         return seconds
     raise GrammarError(
         "persistent-keepalive",
@@ -171,7 +185,7 @@ def save_config(value: str) -> bool:
 
 def _service(value: str, flags: int) -> int:
     """getaddrinfo(3)'s idea of a UDP port: numbers wrap at 65536, names come from /etc/services."""
-    if _SHORT_DECIMAL.fullmatch(value):
+    if _is_decimal(value) and len(value) <= _SHORT:
         return int(value) & 0xFFFF
     from socket import IPPROTO_UDP, SOCK_DGRAM, getaddrinfo
 
@@ -210,7 +224,7 @@ def endpoint(value: str) -> Endpoint:
     if not port:
         remedy = unquoted(value) or "add the peer's port after a colon, such as :51820"
         raise GrammarError("endpoint", f"Endpoint {shown(value)} has no port", remedy)
-    if not _SHORT_DECIMAL.fullmatch(port) and port != "*":
+    if not (_is_decimal(port) and len(port) <= _SHORT) and port != "*":
         _check_service(value, port)
     _check_host(value, host)
     return Endpoint(_text(host), _text(port))
@@ -237,7 +251,7 @@ def _check_host(value: str, host: str) -> None:
     if ":" in host and _pack(host.partition("%")[0]) is None:
         what = f"Endpoint {shown(value)} is neither host:port nor [IPv6 address]:port"
         raise GrammarError("endpoint", what, _host_remedy(host))
-    if _DOTTED.fullmatch(host) and not _is_inet_aton(host):
+    if _is_dotted(host) and not _is_inet_aton(host):
         what = f"Endpoint {shown(value)} has no valid IPv4 address"
         raise GrammarError("endpoint", what, "write four numbers up to 255 with dots between them, or a host name")
 
@@ -281,7 +295,7 @@ def _key_fault(name: str, value: str) -> GrammarError:
 
 
 def _key_reason(value: str) -> tuple[str, str]:
-    if _HEX_KEY.fullmatch(value):
+    if _HEX_KEY().fullmatch(value):
         return "is in hexadecimal", "write the key in base64, as `wg genkey' prints it"
     if value[:1] in _QUOTES:
         return "stands in quotation marks", "remove the quotation marks"
@@ -374,7 +388,7 @@ def _allowed_ip_remedy(entry: str) -> str:
 
 
 def _allowed_length(entry: str, most: int, bits: str) -> int:
-    if _DECIMAL.fullmatch(bits) and (length := _decimal(bits)) <= most:
+    if _is_decimal(bits) and (length := _decimal(bits)) <= most:
         return length
     place = entry.index("/") + 1
     what = f"AllowedIPs entry {shown(entry)} has no valid prefix length"
@@ -444,9 +458,9 @@ def identity(address: Address) -> tuple[bytes, int] | None:
     return (address.address, address.length) if any(address.address) else None
 
 
-_DOMAIN = re.compile(r"~?(?:\.|(?:[\w-]+\.)*[\w-]+\.?)")
-_URL = re.compile(r"(?:https|http|tls|quic|h3|sdns|udp|tcp)://|sdns:", re.IGNORECASE)
-_WITH_PORT = re.compile(r"[0-9.]+:[0-9]+|\[[0-9a-fA-F:.]+\](?::[0-9]+)?")
+_DOMAIN = Pattern(r"~?(?:\.|(?:[\w-]+\.)*[\w-]+\.?)")
+_URL = Pattern(r"(?i:(?:https|http|tls|quic|h3|sdns|udp|tcp)://|sdns:)")
+_WITH_PORT = Pattern(r"[0-9.]+:[0-9]+|\[[0-9a-fA-F:.]+\](?::[0-9]+)?")
 
 
 def check_dns(word: str) -> None:
@@ -456,15 +470,15 @@ def check_dns(word: str) -> None:
         if _pack(host) is None or (zone and ":" not in host):
             what = f"DNS {shown(word)} is not the address of a DNS server"
             raise GrammarError("dns-server", what, _dns_remedy(word))
-    elif not _DOMAIN.fullmatch(word):
+    elif not _DOMAIN().fullmatch(word):
         what = f"DNS {shown(word)} is taken for a search domain, and is not the name of one"
         raise GrammarError("dns-search", what, _dns_remedy(word))
 
 
 def _dns_remedy(word: str) -> str:
-    if _URL.match(word):
+    if _URL().match(word):
         return "write the server's IP address: DNS takes no URL, and a resolver of its own speaks HTTPS or TLS"
-    if _WITH_PORT.fullmatch(word):
+    if _WITH_PORT().fullmatch(word):
         return "write the address alone, without brackets and port: DNS servers are asked at port 53"
     if _pack(word.partition("/")[0]) is not None:
         return "write the address without a prefix length"
@@ -475,4 +489,4 @@ def _dns_remedy(word: str) -> str:
 
 def is_nameserver(word: str) -> bool:
     """Whether wg-quick takes a DNS word for a server: digits and dots, or anything with a colon."""
-    return ":" in word or _DOTTED.fullmatch(word) is not None
+    return ":" in word or _is_dotted(word)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from wgquick.config.document import Document
 from wgquick.errors import WgqError
@@ -17,7 +16,7 @@ DIRECTORY = "/etc/wireguard"
 STANDARD_INPUT = "-"
 _SUFFIX = ".conf"
 _LONGEST = 15
-_NAME = re.compile(rf"[a-zA-Z0-9_=+.-]{{1,{_LONGEST}}}")
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-"
 _LISTED = 8
 _FILE_RULE = "The config file must be a valid interface name, followed by .conf"
 _NAME_RULE = "a name has 1 to 15 characters out of letters, digits and _ = + . -"
@@ -76,7 +75,7 @@ def interface_name(target: str) -> str:
 
 def is_valid_name(name: str) -> bool:
     """wg-quick's rule for interface names."""
-    return _NAME.fullmatch(name) is not None
+    return 0 < len(name) <= _LONGEST and not name.strip(_LETTERS)
 
 
 def valid_name(name: str) -> str:
@@ -95,7 +94,7 @@ def _invalid(name: str) -> WgqError:
 def _name_fault(name: str) -> str:
     if not name:
         return "it is empty"
-    if odd := next((char for char in name if not _NAME.fullmatch(char)), ""):
+    if odd := next((char for char in name if char not in _LETTERS), ""):
         return f"it has {_called(odd)}; there may be letters of ASCII, digits and _ = + . -"
     return f"it has {len(name)} characters, {_LONGEST} at most"
 
@@ -112,7 +111,7 @@ def _called(char: str) -> str:
 
 def _shorter(name: str) -> str:
     """A valid name that is like the given one."""
-    kept = "".join(char for char in name if _NAME.fullmatch(char))
+    kept = "".join(char for char in name if char in _LETTERS)
     return kept[:_LONGEST].rstrip("-.") or "wg0"
 
 
@@ -154,7 +153,7 @@ def _standard_input_name(name: str | None) -> str:
 
 
 def _given_path(target: str, directory: str) -> str:
-    return f"{directory}/{target}{_SUFFIX}" if _NAME.fullmatch(target) else target
+    return f"{directory}/{target}{_SUFFIX}" if is_valid_name(target) else target
 
 
 def _name_of(path: str) -> str:
@@ -162,7 +161,7 @@ def _name_of(path: str) -> str:
     name = file.removesuffix(_SUFFIX)
     if name == file:
         raise WgqError(_FILE_RULE, remedy=_NAME_RULE)
-    if not _NAME.fullmatch(name):
+    if not is_valid_name(name):
         raise _invalid(name)
     return name
 

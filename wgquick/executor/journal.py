@@ -7,13 +7,12 @@ no secrets: a hook line that contains something like a key is left out.
 
 from __future__ import annotations
 
-import json
 import os
 from errno import ENOSPC
 
 from wgquick.directory import opened
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads
 from wgquick.net import Rule, without_keys
 from wgquick.plan.given import Given
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
@@ -158,14 +157,14 @@ def _described(peers: Earlier) -> dict[str, dict[str, Given]]:
 
 
 def _line(value: object) -> str:
-    return json.dumps(value) + "\n"
+    return dumps(value) + "\n"
 
 
 def _record(name: str, text: str) -> Record:
     record = Record(name)
     for line in text.splitlines():
         try:
-            record = _extended(record, json.loads(line))
+            record = _extended(record, loads(line))
         except (ValueError, TypeError, RecursionError):
             record = record._replace(unread=record.unread + 1)
     return record

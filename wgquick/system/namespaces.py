@@ -7,10 +7,9 @@ number of the inode, which is what /proc shows of a namespace.
 from __future__ import annotations
 
 import os
-import socket
 import struct
 
-from wgquick.lean import TYPE_CHECKING, suppress
+from wgquick.lean import TYPE_CHECKING, socket, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,9 +61,9 @@ def _boot() -> str:
 
 
 def _cookie() -> int:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    with socket(AF_UNIX, SOCK_DGRAM) as probe:
         try:
-            (cookie,) = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
+            (cookie,) = struct.unpack("=Q", probe.getsockopt(SOL_SOCKET, _SO_NETNS_COOKIE, 8))
         except OSError:
             return 0
     return int(cookie)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +15,7 @@ _PLACES = (
     ("/etc/iproute2/rt_tables.d", "/usr/share/iproute2/rt_tables.d"),
 )
 # As the sscanf(3) formats of rtnl_hash_initialize (iproute2) have it: no blank is needed between the two.
-_ENTRY = re.compile(r"\s*(?:0x([0-9a-fA-F]++)|([+-]?[0-9]++))\s*([^\s]+)")
+_ENTRY = Pattern(r"\s*(?:0x([0-9a-fA-F]++)|([+-]?[0-9]++))\s*([^\s]+)")
 _INT_MAX = 2**31 - 1
 _BUILT_IN = {"default": 253, "main": 254, "local": 255}
 
@@ -46,7 +45,7 @@ def _read(path: str) -> dict[str, int]:
     names: dict[str, int] = {}
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for line in filter(_says_something, file):
-            entry = _ENTRY.match(line)
+            entry = _ENTRY().match(line)
             if entry is None:
                 break
             number = int(entry[1], 16) if entry[1] else int(entry[2])

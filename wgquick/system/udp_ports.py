@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
-from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from time import monotonic, sleep
 
-from wgquick.lean import TYPE_CHECKING, suppress
+from wgquick.lean import TYPE_CHECKING, socket, suppress
 from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from _socket import if_indextoname, if_nametoindex
 
 from wgquick.system import namespaces
 
@@ -13,7 +13,7 @@ _NO_INDEX = 0
 def place(name: str) -> str:
     """The word for a link of the calling thread's namespace: NAMESPACE/INDEX/WHERE."""
     try:
-        index = socket.if_nametoindex(name)
+        index = if_nametoindex(name)
     except OSError:
         index = _NO_INDEX
     return f"{namespaces.current()}/{index}/{_CONTAINER if namespaces.is_contained() else _HOST}"
@@ -33,7 +33,7 @@ def is_gone(word: str) -> bool:
 
 def _exists(index: int) -> bool:
     try:
-        socket.if_indextoname(index)
+        if_indextoname(index)
     except OSError:
         return False
     return True

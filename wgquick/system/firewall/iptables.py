@@ -8,7 +8,6 @@ python-iptables takes a third of a second to import: here alone, and only when t
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import itertools
 import os
@@ -83,7 +82,8 @@ def remove(name: str, family: int = 0) -> None:
 
 def present(name: str) -> tuple[int, ...]:
     """The families in whose tables a rule with this interface's comment stands."""
-    return tuple(each for each in _FAMILIES if iptables_nft.present(comment(name), each) or _stands(name, each))
+    of_nft = iptables_nft.present(comment(name))
+    return tuple(each for each in _FAMILIES if each in of_nft or _stands(name, each))
 
 
 def _stands(name: str, family: int) -> bool:
@@ -237,6 +237,8 @@ def _fill_match(match: Any, data: bytes) -> None:
 
 
 def _write(head: Any, data: bytes) -> None:
+    import ctypes
+
     ctypes.memmove(ctypes.addressof(head) + ctypes.sizeof(head), data, len(data))
 
 
@@ -265,6 +267,8 @@ def _positions(table: Any, chain: str, text: str) -> list[int]:
 
 def _comments(entry: Any) -> Iterator[bytes]:
     """The texts of the comment matches in a struct ipt_entry or ip6t_entry."""
+    import ctypes
+
     data = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
     start = ctypes.sizeof(entry)
     while start < entry.target_offset:
@@ -276,6 +280,7 @@ def _comments(entry: Any) -> Iterator[bytes]:
 
 def _library() -> Any:
     """python-iptables, or an error that says what to install; it fails in many ways without its C libraries."""
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's own, of newer Pythons

@@ -15,7 +15,7 @@ from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.system import programs
 from wgquick.system.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink, attributes_of, message
-from wgquick.system.firewall.nft import ABSENT, available, explained
+from wgquick.system.firewall.nft import ABSENT, all_tables, available, explained
 from wgquick.system.netlink.codec import attribute, attribute_text, attributes, each_attribute
 
 if TYPE_CHECKING:
@@ -78,9 +78,11 @@ def _script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, por
     return "\n".join([*lines, "COMMIT", ""])
 
 
-def present(comment: str, family: int) -> bool:
-    """Whether a rule of raw or mangle has the comment."""
-    return bool(_rules(comment, family))
+def present(comment: str) -> set[int]:
+    """The families (4, 6) in which a rule of raw or mangle has the comment."""
+    tables = set(all_tables("cannot list the nftables tables"))
+    held = {family for family, protocol in _PROTOCOLS.items() for name in _TABLES if (protocol, name) in tables}
+    return {family for family in held if _rules(comment, family)}
 
 
 def remove(comment: str, family: int) -> None:

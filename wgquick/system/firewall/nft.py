@@ -23,7 +23,7 @@ from wgquick.system.firewall.nfnetlink import (
     number,
     protocol_of,
 )
-from wgquick.system.netlink.codec import NLM_F_CREATE, attribute, attribute_text
+from wgquick.system.netlink.codec import NLM_F_CREATE, attribute, attribute_text, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,12 @@ def _title(name: str) -> str:
 
 def _tables(name: str) -> list[int]:
     """The netfilter protocols that have a table of this name; none where the kernel has no nf_tables."""
-    what = f"cannot list the nftables tables of {name}"
+    found = all_tables(f"cannot list the nftables tables of {name}")
+    return [protocol for protocol, title in found if title == _title(name)]
+
+
+def all_tables(what: str) -> list[tuple[int, str]]:
+    """The protocol and name of each table; `what` says what failed where the kernel refuses."""
     try:
         with Nfnetlink() as kernel:
             answers = kernel.dump(message(_GETTABLE, NFPROTO_UNSPEC), what)
@@ -103,8 +108,7 @@ def _tables(name: str) -> list[int]:
         if refusal.errno in ABSENT:
             return []
         raise explained(refusal, what) from None
-    title = _title(name).encode() + b"\0"
-    return [protocol_of(answer) for answer in answers if attributes_of(answer).get(1) == title]
+    return [(protocol_of(answer), text(attributes_of(answer).get(1, b""))) for answer in answers]
 
 
 def _commit(requests: Sequence[bytes], what: str) -> None:

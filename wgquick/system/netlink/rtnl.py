@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wgquick.system.netlink.codec import Message
     from wgquick.system.netlink.rtnl_codec import RouteEntry
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 class RtNetlink:

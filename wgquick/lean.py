@@ -1,0 +1,181 @@
+"""What `wgq up NAME` uses of the standard library where that library costs more than its use.
+
+`typing`, `enum`, `re`, `contextlib`, `json` and `socket` together take longer to import than the interpreter takes
+to start, and `typing.NamedTuple` compiles a function for each class. Type checkers see the standard names here.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    import signal as signal
+    from contextlib import contextmanager as contextmanager
+    from contextlib import suppress as suppress
+    from json import dumps as dumps
+    from json import loads as loads
+    from socket import socket as socket
+    from typing import NamedTuple as NamedTuple
+    from typing import Protocol as Protocol
+    from typing import cast as cast
+else:
+    import _signal as signal  # noqa: F401 - for others; the same functions, on plain numbers
+    from _collections import _tuplegetter
+    from _json import encode_basestring_ascii, make_scanner
+    from _socket import socket as _socket
+
+    class _RecordType(type):
+        """Makes the fields of a class from its annotations, as typing.NamedTuple does."""
+
+        def __new__(cls, name, bases, namespace):
+            fields = tuple(namespace.get("__annotations__", ()))
+            if fields:
+                namespace["_field_defaults"] = {each: namespace[each] for each in fields if each in namespace}
+                namespace["_fields"] = namespace["__match_args__"] = fields
+                namespace.update((each, _tuplegetter(at, None)) for at, each in enumerate(fields))
+            namespace.setdefault("__slots__", ())
+            return super().__new__(cls, name, bases, namespace)
+
+    class NamedTuple(tuple, metaclass=_RecordType):
+        """typing.NamedTuple, as far as it is used here."""
+
+        _fields = ()
+
+        def __new__(cls, *values, **named):
+            if named or len(values) != len(cls._fields):
+                values = (*values, *cls._others(values, named))
+            return tuple.__new__(cls, values)
+
+        @classmethod
+        def _others(cls, values, named):
+            """The values of the fields that were not given by their places."""
+            wanted = cls._fields[len(values) :]
+            unknown = named.keys() - set(wanted)
+            missing = [each for each in wanted if each not in named and each not in cls._field_defaults]
+            if unknown or missing or len(values) > len(cls._fields):
+                raise TypeError(
+                    f"{cls.__name__}(): unknown {sorted(unknown)}, missing {missing}, {len(values)} given"
+                )
+            return [named[each] if each in named else cls._field_defaults[each] for each in wanted]
+
+        def _replace(self, **named):
+            values = list(map(named.pop, self._fields, self))
+            return type(self)(*values, **named)  # what is left of `named` is unknown
+
+        def _asdict(self):
+            return dict(zip(self._fields, self, strict=True))
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def __repr__(self):
+            shown = ", ".join(f"{name}={value!r}" for name, value in zip(self._fields, self, strict=True))
+            return f"{type(self).__name__}({shown})"
+
+    class Protocol:
+        """A name for type checkers."""
+
+    class suppress:  # noqa: N801 - contextlib's name
+        """contextlib.suppress."""
+
+        def __init__(self, *kinds):
+            self._kinds = kinds
+
+        def __enter__(self):
+            return None
+
+        def __exit__(self, kind, _error, _traceback):
+            return kind is not None and issubclass(kind, self._kinds)
+
+    class _Context:
+        """A generator's run as a context manager."""
+
+        def __init__(self, steps):
+            self._steps = steps
+
+        def __enter__(self):
+            return next(self._steps)
+
+        def __exit__(self, kind, error, _traceback):
+            if kind is None:
+                return next(self._steps, False)
+            try:
+                self._steps.throw(error)
+            except StopIteration:
+                return True
+            except BaseException as raised:
+                if raised is error:
+                    return False
+                raise
+
+    def contextmanager(function):
+        """contextlib.contextmanager."""
+
+        def entered(*values, **named):
+            return _Context(function(*values, **named))
+
+        entered.__name__, entered.__doc__, entered.__wrapped__ = function.__name__, function.__doc__, function
+        return entered
+
+    class socket(_socket):  # noqa: N801 - socket's name
+        """socket.socket, which is closed at the end of a `with` block."""
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.close()
+
+    class _Grammar:
+        """What json.JSONDecoder hands to its scanner."""
+
+        strict, memo = True, {}
+        object_hook = object_pairs_hook = None
+        parse_float, parse_int, parse_constant = float, int, float
+
+    def loads(text):
+        """json.loads of one value without blanks around it; ValueError where it is none."""
+        try:
+            value, end = make_scanner(_Grammar)(text, 0)
+        except StopIteration:
+            end = -1
+        if end != len(text):
+            raise ValueError("not one JSON value")
+        return value
+
+    def dumps(value):
+        """json.dumps of texts, whole numbers, True, False, None, and lists and dictionaries of these."""
+        match value:
+            case str():
+                return encode_basestring_ascii(value)
+            case True | False | None:
+                return {True: "true", False: "false", None: "null"}[value]
+            case int():
+                return str(value)
+            case list() | tuple():
+                return f"[{', '.join(map(dumps, value))}]"
+            case dict():
+                return f"{{{', '.join(f'{dumps(key)}: {dumps(each)}' for key, each in value.items())}}}"
+        raise TypeError(f"{type(value).__name__} is not for JSON here")
+
+    def cast(_kind, value):
+        """typing.cast."""
+        return value
+
+
+class Pattern:
+    """A regular expression that is compiled when it is first used: `re` stays unimported until then."""
+
+    __slots__ = ("_compiled", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._compiled: re.Pattern[str] | None = None
+
+    def __call__(self) -> re.Pattern[str]:
+        """The compiled expression."""
+        if self._compiled is None:
+            import re
+
+            self._compiled = re.compile(self._text)
+        return self._compiled
