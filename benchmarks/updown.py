@@ -1,10 +1,12 @@
 """Times `up` and `down` of wgq and of wg-quick in turn, each time on a fresh machine of the tests' kind.
 
-    python -m benchmarks.updown tunnel routes:1000 peers:1000 --rounds 5
+    python -m benchmarks.updown tunnel together:10 routes:1000 peers:1000 --rounds 5
     python -m benchmarks.updown routes:100000 --alone        # wgq only: wg-quick needs a quarter of an hour
 
-A row has the medians of both, their ratio, and the peak memory of `wgq up`. Where the kernel has no WireGuard, both
-use the same userspace implementation. Needs root and what scripts/test installs, with .cache/bin on the PATH.
+A row has the medians of both and their ratio, of the time and of the processor's time (which other programs on the
+machine change less), and the peak memory of `wgq up`. The programs that a command waits for count, the userspace
+implementation does not. Where the kernel has no WireGuard, both use the same one. Needs root and what scripts/test
+installs, with .cache/bin on the PATH.
 """
 
 from __future__ import annotations
@@ -28,23 +30,35 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-NAME = "wgb0"
+NAME = "wgb"
 USERSPACE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
 QUIET = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL}
 FIRST_NETWORK = int(ipaddress.IPv4Address("11.0.0.0"))
 
 
 class Timing(NamedTuple):
-    """Seconds of up and of down, and kilobytes of memory that up had at its peak."""
+    """Seconds of up and of down, seconds of the processor for each, and kilobytes that up had at its peak."""
 
     up: float
     down: float
-    peak: int
+    up_processor: float
+    down_processor: float
+    peak: float
 
 
 def key() -> str:
     """A random WireGuard key."""
     return base64.b64encode(os.urandom(32)).decode()
+
+
+def configurations(shape: str, size: int) -> list[str]:
+    """The files that come up at the same time: `size` small tunnels, or one of another shape."""
+    return [_small(number) for number in range(size)] if shape == "together" else [configuration(shape, size)]
+
+
+def _small(number: int) -> str:
+    head = f"[Interface]\nPrivateKey = {key()}\nAddress = 10.200.{number}.1/32\n"
+    return head + _peer(f"AllowedIPs = 10.201.{number}.0/24\n", endpoint=True)
 
 
 def configuration(shape: str, size: int) -> str:
@@ -59,7 +73,7 @@ def configuration(shape: str, size: int) -> str:
         case "peers":
             return head + "".join(_peer(f"AllowedIPs = {network}\n") for network in networks)
         case _:
-            raise SystemExit(f"{shape}: a shape is tunnel, routes:N or peers:N")
+            raise SystemExit(f"{shape}: a shape is tunnel, together:N, routes:N or peers:N")
 
 
 def _peer(allowed: str, *, endpoint: bool = False) -> str:
@@ -67,56 +81,70 @@ def _peer(allowed: str, *, endpoint: bool = False) -> str:
     return f"[Peer]\nPublicKey = {key()}\n{where}{allowed}"
 
 
-def measure(command: str, text: str, routes: int) -> Timing:
-    """One up and one down; SystemExit where the routes did not come or the link did not go."""
+def measure(command: str, texts: list[str], routes: int) -> Timing:
+    """One up and one down; SystemExit where the routes did not come or a link did not go."""
+    names = [f"{NAME}{number}" for number in range(len(texts))]
     with host() as machine:
         machine.uplink()
-        path = f"/etc/wireguard/{NAME}.conf"
-        machine.run(["sh", "-c", f"umask 077; cat >{path}"], input=text)
-        up, peak = _timed(machine, [command, "up", NAME])
+        for name, text in zip(names, texts, strict=True):
+            machine.run(["sh", "-c", f"umask 077; cat >/etc/wireguard/{name}.conf"], input=text)
+        up, up_processor, peak = _timed(machine, [[command, "up", name] for name in names])
         if (found := _routes(machine)) != routes:
             raise SystemExit(f"{command} up: {found} of {routes} routes")
-        down, _ = _timed(machine, [command, "down", NAME])
-        if machine.run(["ip", "link", "show", NAME], check=False).returncode == 0:
-            raise SystemExit(f"{command} down: {NAME} is still there")
-        return Timing(up, down, peak)
+        down, down_processor, _ = _timed(machine, [[command, "down", name] for name in names])
+        if NAME in machine.out("ip", "-o", "link", "show"):
+            raise SystemExit(f"{command} down: a link is still there")
+        return Timing(up, down, up_processor, down_processor, peak)
 
 
-def _timed(machine: Namespace, argv: list[str]) -> tuple[float, int]:
+def _timed(machine: Namespace, commands: list[list[str]]) -> tuple[float, float, float]:
+    """Seconds until the last of the commands has ended, their processor's seconds, and the greatest one's peak."""
     began = time.perf_counter()
-    process = machine.popen(argv, **QUIET)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(argv)} exited {process.returncode}")
-    return time.perf_counter() - began, usage.ru_maxrss
+    started = [machine.popen(argv, **QUIET) for argv in commands]
+    usages = []
+    for process in started:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        usages.append(usage)
+    took = time.perf_counter() - began
+    if failed := [argv for argv, process in zip(commands, started, strict=True) if process.returncode]:
+        raise SystemExit(f"{' '.join(failed[0])} failed")
+    processor = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return took, processor, max(usage.ru_maxrss for usage in usages)
 
 
 def _routes(machine: Namespace) -> int:
-    return machine.out("ip", "-4", "route", "show", "dev", NAME, "proto", "boot").count("\n")
+    shown = machine.out("ip", "-4", "route", "show", "proto", "boot")
+    return sum(f"dev {NAME}" in line for line in shown.splitlines())
 
 
 def rows(shapes: list[str], commands: list[str], rounds: int) -> Iterator[str]:
     """A line for each shape, as soon as it is measured."""
     for wanted in shapes:
         shape, _, size = wanted.partition(":")
-        text, routes = configuration(shape, int(size or 0)), int(size or 0)
+        texts, routes = configurations(shape, int(size or 0)), int(size or 0)
         taken: dict[str, list[Timing]] = {command: [] for command in commands}
         for _ in range(rounds):
             for command, timings in taken.items():
-                timings.append(measure(command, text, routes))
+                timings.append(measure(command, texts, routes))
         yield _row(wanted, *taken.values())
 
 
 def _row(shape: str, wgq: list[Timing], reference: list[Timing] | None = None) -> str:
-    up, down, peak = (statistics.median(figures) for figures in zip(*wgq, strict=True))
+    ours = _medians(wgq)
+    peak = f"peak {ours.peak / 1024:4.0f} MB"
     if reference is None:
-        return f"{shape:14} up {up:8.3f} s   down {down:8.3f} s   peak {peak / 1024:4.0f} MB"
-    old_up, old_down, _ = (statistics.median(figures) for figures in zip(*reference, strict=True))
-    return (
-        f"{shape:14} up {up:8.3f} s / {old_up:8.3f} s = {up / old_up:6.3f}x   "
-        f"down {down:8.3f} s / {old_down:8.3f} s = {down / old_down:6.3f}x   peak {peak / 1024:4.0f} MB"
+        return f"{shape:14} up {ours.up:8.3f} s   down {ours.down:8.3f} s   {peak}"
+    theirs = _medians(reference)
+    shown = (
+        f"{name} {one:8.3f} s / {other:8.3f} s = {one / other:6.3f}x   "
+        for name, one, other in zip(("up", "down", "processor: up", "down"), ours[:4], theirs[:4], strict=True)
     )
+    return f"{shape:14} {''.join(shown)}{peak}"
+
+
+def _medians(timings: list[Timing]) -> Timing:
+    return Timing(*(statistics.median(figures) for figures in zip(*timings, strict=True)))
 
 
 def main() -> None:
@@ -124,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.updown"
     )
-    parser.add_argument("shapes", nargs="*", default=["tunnel", "routes:1000", "peers:1000"])
+    parser.add_argument("shapes", nargs="*", default=["tunnel", "together:10", "routes:1000", "peers:1000"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="measure wgq without wg-quick")
     parser.add_argument("--wgq", default=str(Path(sys.executable).with_name("wgq")))
