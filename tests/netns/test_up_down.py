@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.pairs import until
 from tests.netns.tunnels import (
     FULL,
     KEY,
@@ -320,7 +321,7 @@ def test_the_daemon_outlives_a_signal_to_the_callers_process_group(machine: Name
         os.killpg(process.pid, signal.SIGTERM)
     assert programs(machine, "wgq-userspace") == [daemon]
     wgq(machine, "down", "wg0")
-    assert programs(machine, "wgq-userspace") == []
+    until(lambda: programs(machine, "wgq-userspace") == [], "the end of the daemon")
 
 
 def test_full_tunnels_that_come_up_at_once_get_tables_of_their_own(machine: Namespace) -> None:

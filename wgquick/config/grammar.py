@@ -107,6 +107,8 @@ def _decimal(digits: str) -> int:
 
 def strtoul(text: str) -> int | None:
     """strtoul(3) with base 0 over the whole text; None where it stops early."""
+    if _is_decimal(text) and text[0] != "0":
+        return min(_decimal(text), _LONG_MAX)
     match = _STRTOUL().fullmatch(text)
     if not match:
         return None

@@ -70,6 +70,7 @@ class Execution:
         self._settings = settings
         self._promised: list[Step] = []
         self._ifindex = 0
+        self._awaits_daemon = False
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Take the steps in order, neighbouring addresses and routes in one batch each."""
@@ -196,8 +197,7 @@ class Execution:
             case DeleteLink(name):
                 link = host.rtnl.link(name)
                 host.rtnl.delete_link(name)
-                if link is not None and link.kind != "wireguard":
-                    host.userspace.await_exit(self._journal.name)  # by which it was started
+                self._awaits_daemon |= link is not None and link.kind != "wireguard"
             case DeleteRule(rule):
                 host.rtnl.delete_rule(rule)
             case UnsetDns(name, mode):
@@ -274,7 +274,14 @@ class Execution:
                 faults.append(str(error))
             if looked_for:
                 self._tell_if_heard(step)
+        self._await_daemon()
         return faults
+
+    def _await_daemon(self) -> None:
+        """Wait for the daemon of a deleted link, which ends while the rest is taken back."""
+        if self._awaits_daemon:
+            self._host.userspace.await_exit(self._journal.name)  # by which it was started
+            self._awaits_daemon = False
 
     def _tell_if_heard(self, step: Step) -> None:
         with suppress(Exception):  # a transcript that nobody can take is no reason to leave a thing undone

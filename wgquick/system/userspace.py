@@ -96,13 +96,11 @@ class Userspace:
         was killed, or whose link went before it had read it, leaves a dead socket, which is removed here.
         """
         deadline = time.monotonic() + self._patience
-        pause = _PAUSE
-        while uapi.listens(name):
+        while uapi.outlasts(name, _LONGEST_PAUSE):
             if time.monotonic() > deadline:
                 self._say(f"[!] The daemon of {name} does not end, and holds {uapi.socket_path(name)}: kill it")
                 return
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)  # each look is one more connection for it to accept
+            time.sleep(_PAUSE)
         self.clear(name)
 
     def clear(self, name: str) -> None:

@@ -73,11 +73,16 @@ def answers(name: str) -> bool:
     return True
 
 
-def listens(name: str) -> bool:
-    """Whether a process holds the control socket, be it one that hangs and accepts no more connections."""
+def outlasts(name: str, patience: float) -> bool:
+    """Whether a process holds the control socket; waits for it to end, at most that many seconds.
+
+    Its end closes the connection, which is heard at once. True then, too, as another may hold the socket now: ask
+    again. A process that hangs and accepts no more connections holds it as well.
+    """
     try:
-        _socket(name, 1.0).close()
-    except (BlockingIOError, TimeoutError):
+        with _socket(name, patience) as control:
+            control.recv(1)
+    except (BlockingIOError, TimeoutError, ConnectionResetError):
         return True
     except OSError:
         return False
