@@ -138,6 +138,15 @@ need_rustup() {
 	export RUSTUP_TOOLCHAIN=stable
 }
 
+# shorten_entry FOLDER: the `wgq` there without what pip's own imports first, which takes a fifth of a whole `wgq up`.
+# Where pip had to find another first line (a long path, a path with blanks), its file stays.
+shorten_entry() {
+	[[ $(head -n 1 "$1/wgq") == "#!$1/python"* ]] || return 0
+	printf '%s\nfrom wgquick.__main__ import main\n\nmain()\n' "$(head -n 1 "$1/wgq")" >"$1/.wgq"
+	chmod 755 "$1/.wgq"
+	mv "$1/.wgq" "$1/wgq"
+}
+
 # install_wgq FOLDER: wgq and its backend into the virtual environment there, unless what is there is this very wgq.
 install_wgq() {
 	local sources=(pyproject.toml README.md LICENSE wgquick completions contrib userspace/Cargo.* userspace/src)
@@ -150,6 +159,7 @@ install_wgq() {
 	rm -rf build
 	"$1/bin/pip" install --quiet .
 	rm -rf build wgq.egg-info
+	shorten_entry "$1/bin"
 	[[ -x $1/bin/wgq-userspace ]] || die "wgq-userspace was not built: (cd userspace && cargo build --release) says why"
 	touch "$1/wgq-is-installed"
 }
