@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from fcntl import LOCK_EX, flock
 from socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 from struct import Struct
