@@ -9,7 +9,10 @@ from __future__ import annotations
 import binascii
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from wgquick.lean import NamedTuple, Pattern
+from wgquick.lean import TYPE_CHECKING, NamedTuple, Pattern
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 KEY_LENGTH = 32
 MAIN_TABLE = 254

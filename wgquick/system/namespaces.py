@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from _socket import AF_UNIX, SOCK_DGRAM, SOL_SOCKET
 
 from wgquick.lean import TYPE_CHECKING, socket, suppress
 

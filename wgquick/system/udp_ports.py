@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SOCK_CLOEXEC, SOCK_DGRAM
 from errno import EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
 from time import monotonic, sleep
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET
 from fcntl import LOCK_EX, flock
-from socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 from struct import Struct
 
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING, suppress
+from wgquick.lean import TYPE_CHECKING, socket, suppress
 from wgquick.system.wireguard import uapi_codec
 
 if TYPE_CHECKING:
