@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from socket import AF_NETLINK, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
+from _socket import AF_NETLINK, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET
 
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, socket
 from wgquick.system.netlink.codec import (
     NLM_F_ACK,
     NLM_F_DUMP,
