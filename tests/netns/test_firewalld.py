@@ -75,7 +75,7 @@ def reaches(machine: Namespace, address: str, seconds: int = 12) -> bool:
 
 def firewalld(machine: Namespace, backend: str = "nftables") -> None:
     """Start the real firewalld on a system bus of its own, with the tunnel's port open."""
-    install(machine, "firewalld", "python3-firewall", "python3-nftables")
+    install(machine, "firewalld", "netbase", "python3-firewall", "python3-nftables")
     configuration = "/etc/firewalld/firewalld.conf"
     machine.run(["sed", "-i", f"s/^FirewallBackend=.*/FirewallBackend={backend}/", configuration])
     machine.run(["sh", "-c", f"grep -qx IPv6_rpfilter=yes {configuration} && mkdir -p /run/dbus"])
@@ -92,7 +92,7 @@ def without_marks(machine: Namespace, firewall: str) -> None:
     """Take the rules away that wg-quick's do not have."""
     if firewall == "nft":
         listed = machine.out("nft", "-a", "list", "table", "ip6", "wg-quick-wg0").splitlines()
-        for word, chains in (("dport", ("preraw", "premangle")), ("ipv6-icmp", ("premangle",))):
+        for word, chains in (("dport", ("preraw", "premangle")), ("ct mark 0x", ("premangle",))):
             handles = [line.rpartition(" ")[2] for line in listed if word in line]
             for chain, handle in zip(chains, handles, strict=True):
                 machine.run(["nft", "delete", "rule", "ip6", "wg-quick-wg0", chain, "handle", handle])
