@@ -219,7 +219,7 @@ def _with_nft_marks(lines: list[str], name: str, port: str) -> list[str]:
         f'{{"mangle": {{"key": {mark}, "value": {fwmark}}}}}',
     )
     errors = (
-        _match('{"meta": {"key": "l4proto"}}', '"ipv6-icmp"'),
+        _match('{"meta": {"key": "l4proto"}}', "58"),  # the machines have no /etc/protocols
         _match('{"ct": {"key": "mark"}}', fwmark),
         f'{{"mangle": {{"key": {mark}, "value": {{"ct": {{"key": "mark"}}}}}}}}',
     )
