@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.interop.pairs import WGQ, WIRE, join, machines
+from tests.interop.pairs import GO, WGQ, WIRE, join, machines, pair, until
 
 SECOND = {4: "192.0.2.77", 6: "2001:db8::77"}
 PREFIX = {4: "24", 6: "64 nodad"}
@@ -52,3 +52,26 @@ def test_the_address_that_a_peer_knows_is_kept_when_other_links_and_routes_chang
                 sender.sendto(b"%d" % number, (left.inner(), 7))
                 assert receiver.recv(9) == b"%d" % number
                 time.sleep(0.03)
+
+
+NETWORK = {4: "192.0.2.0/24", 6: "2001:db8::/64"}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("program", [WGQ, GO])
+def test_an_end_does_not_follow_its_peer_to_an_address_inside_the_tunnel(program: str, version: int) -> None:
+    """A host that has a route but no address on its wire sends from an address of the tunnel (RFC 6724, section 4).
+
+    An end that followed would send its packets into its own tunnel, and none would leave.
+    """
+    with pair(program, WGQ, version=version) as (left, right):
+        left.ping(right)
+        known = right.known_endpoint(left)
+        left.set_peer(right, "persistent-keepalive", "1")
+        left.ip(f"addr flush dev {WIRE} scope global", f"route add {NETWORK[version]} dev {WIRE}")
+        received = right.transfer(left)[0]
+        until(lambda: right.transfer(left)[0] > received, "a packet from the tunnel's own address")
+        assert right.known_endpoint(left) == known
+        left.ip(f"addr add {SECOND[version]}/{PREFIX[version]} dev {WIRE}")
+        until(lambda: SECOND[version] in right.known_endpoint(left), "the new address")
+        right.ping(left)

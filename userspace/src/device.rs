@@ -256,6 +256,8 @@ pub struct Device {
     /// Counts changes of the host's routes and addresses.
     pub routes: AtomicU32,
     pub ways: Routes,
+    /// The link's index where the sockets are, zero while the link is in another namespace.
+    pub link_index: AtomicU32,
     pub fwmark: AtomicU32,
     pub listen_port: AtomicU32,
     state: RwLock<State>,
@@ -278,6 +280,7 @@ impl Device {
             outbound: Waker::new()?,
             routes: AtomicU32::new(0),
             ways: Routes::new()?,
+            link_index: AtomicU32::new(link.index_here()),
             fwmark: AtomicU32::new(0),
             listen_port: AtomicU32::new(0),
             state: RwLock::default(),
@@ -334,6 +337,7 @@ impl Device {
         if self.tun.is_detached() {
             return self.inbox.push_task(Task::End);
         }
+        self.link_index.store(link.index_here(), Relaxed);
         // Before Linux 5.5 a link that has been moved to another namespace tells nothing: packets go as they come.
         let mtu = self.mtu.load(Relaxed);
         let LinkState { mtu, is_up } = link.state(&self.tun).unwrap_or(LinkState { mtu, is_up: true });

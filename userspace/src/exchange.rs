@@ -1,5 +1,6 @@
 //! Handshakes and what is sent outside the bulk path: initiations, responses, cookies, keepalives and staged packets.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
@@ -46,6 +47,26 @@ impl Device {
         let renewed = Endpoint { source, generation, ..endpoint };
         peer.renew(&endpoint, renewed);
         Some(renewed)
+    }
+
+    /// Follows a peer to where its authenticated packet came from, unless packets to that address would go into the
+    /// tunnel to this same peer. A host that has just lost the address of its wire sends from that of its tunnel: the
+    /// endpoint would be inside the tunnel, and each packet would be encrypted again and again and never leave.
+    pub fn roam(&self, state: &State, peer: &Peer, arrived: Endpoint) {
+        let known = peer.endpoint();
+        let is_elsewhere = known.is_none_or(|known| known.address.ip() != arrived.address.ip());
+        if known != Some(arrived) && !(is_elsewhere && self.leads_back(state, peer, arrived.address.ip())) {
+            peer.roam(arrived);
+        }
+    }
+
+    fn leads_back(&self, state: &State, peer: &Peer, address: IpAddr) -> bool {
+        let slot = match address {
+            IpAddr::V4(address) => state.allowed_ips.lookup_v4(address.octets()),
+            IpAddr::V6(address) => state.allowed_ips.lookup_v6(address.octets()),
+        };
+        let link = self.link_index.load(Relaxed);
+        slot == peer.slot && link != 0 && self.ways.lead_to(address, link, self.fwmark.load(Relaxed))
     }
 
     /// Sends bytes to where a peer is, if that is known.
@@ -179,8 +200,8 @@ impl Device {
         let mut state = self.state_mut();
         state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
         install(&mut state, &peer, Session::shared(&keys, (index, remote_index), false, now));
+        self.roam(&state, &peer, incoming.from);
         drop(state);
-        peer.roam(incoming.from);
         peer.timers.session_derived(now, &self.inbox.alarm);
         peer.last_sent.store(now, Relaxed);
         peer.note_sent(false, now, &self.inbox.alarm);
@@ -205,9 +226,9 @@ impl Device {
         let mut state = self.state_mut();
         state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
         install(&mut state, &peer, Session::shared(&keys, (index, remote_index), true, now));
+        self.roam(&state, &peer, incoming.from);
         drop(state);
         log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
-        peer.roam(incoming.from);
         peer.timers.session_derived(now, &self.inbox.alarm);
         peer.handshake_complete();
         peer.staged.push_keepalive();

@@ -184,7 +184,7 @@ impl Inbound {
             }
             let arrival = &self.arrivals[carrier];
             if roamed != Some(carrier) {
-                known.peer.roam(origin(device, arrival));
+                device.roam(state, known.peer, origin(device, arrival));
                 roamed = Some(carrier);
             }
             known.any = true;

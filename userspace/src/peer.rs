@@ -152,10 +152,7 @@ impl Peer {
 
     /// Follows a peer to where its authenticated packet came from.
     pub fn roam(&self, arrived: Endpoint) {
-        let mut endpoint = lock(&self.endpoint);
-        if *endpoint != Some(arrived) {
-            *endpoint = Some(arrived);
-        }
+        *lock(&self.endpoint) = Some(arrived);
     }
 
     /// Exchanges what is known of the way there, unless the peer has been heard from elsewhere meanwhile.

@@ -182,6 +182,11 @@ impl Link {
         ioctl(&self.socket, libc::SIOCSIFFLAGS as libc::c_ulong, &raw mut asked)
     }
 
+    /// The link's index in the namespace of the start, zero if the link is not there.
+    pub fn index_here(&self) -> u32 {
+        if self.is_here() { self.index as u32 } else { 0 }
+    }
+
     /// Whether the link is in the namespace of the start.
     pub fn is_here(&self) -> bool {
         self.request().is_ok()

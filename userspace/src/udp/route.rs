@@ -10,12 +10,14 @@ use crate::rtnetlink::{Rtnetlink, attribute, number};
 const RTMSG: usize = 12;
 const RTA_MARK: u16 = 16;
 
-/// The way that packets of a family to an address take from a source.
+/// The way that packets of a family to an address take from a source, or from any if that is empty.
 fn question(family: i32, to: &[u8], from: &[u8], fwmark: u32) -> Vec<u8> {
     let mut body = vec![0; RTMSG];
     body[..3].copy_from_slice(&[family as u8, to.len() as u8 * 8, from.len() as u8 * 8]);
     attribute(&mut body, libc::RTA_DST, to);
-    attribute(&mut body, libc::RTA_SRC, from);
+    if !from.is_empty() {
+        attribute(&mut body, libc::RTA_SRC, from);
+    }
     if fwmark != 0 {
         attribute(&mut body, RTA_MARK, &fwmark.to_ne_bytes());
     }
@@ -43,14 +45,37 @@ impl Routes {
             }
             _ => return false,
         };
-        let answer = lock(&self.0).ask(libc::RTM_GETROUTE, &body);
-        answer.is_ok_and(|route| number(&route, RTMSG, libc::RTA_OIF) == Some(came_to))
+        self.interface(&body) == Some(came_to)
+    }
+
+    /// Whether packets to an address leave by this interface.
+    pub fn lead_to(&self, address: IpAddr, interface: u32, fwmark: u32) -> bool {
+        let body = match address {
+            IpAddr::V4(to) => question(libc::AF_INET, &to.octets(), &[], fwmark),
+            IpAddr::V6(to) => question(libc::AF_INET6, &to.octets(), &[], fwmark),
+        };
+        self.interface(&body) == Some(interface)
+    }
+
+    /// The interface of the way that a question finds.
+    fn interface(&self, question: &[u8]) -> Option<u32> {
+        let route = lock(&self.0).ask(libc::RTM_GETROUTE, question).ok()?;
+        number(&route, RTMSG, libc::RTA_OIF)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_way_to_an_address_is_known_by_its_interface() {
+        let routes = Routes::new().unwrap();
+        for address in [IpAddr::from([127, 0, 0, 2]), "::1".parse().unwrap()] {
+            assert!(routes.lead_to(address, 1, 0));
+            assert!(!routes.lead_to(address, 2, 0));
+        }
+    }
 
     #[test]
     fn a_source_suits_where_packets_from_it_leave_by_the_interface_that_it_was_met_at() {
