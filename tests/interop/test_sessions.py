@@ -209,6 +209,30 @@ def test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic(roles
         assert left.wg("show", LINK, "persistent-keepalive").split() == [right.public, "off"]
 
 
+_NO_RESPONSES = """
+table inet lossy {
+    chain received {
+        type filter hook input priority 0
+        meta l4proto udp @th,64,8 2 drop
+    }
+}
+"""
+
+
+def test_an_end_whose_response_is_lost_begins_a_handshake_itself_for_what_it_has_to_send() -> None:
+    """The keepalive comes due less than five seconds after the response, when no handshake may begin yet."""
+    with pair(GO, WGQ) as (left, right):
+        right.count_messages()
+        left.machine.run(["nft", "-f", "-"], input=_NO_RESPONSES)
+        right.set_peer(left, "persistent-keepalive", "1")
+        left.try_ping(right)
+        until(lambda: right.sent("response"), "a response")
+        assert left.daemon is not None
+        left.daemon.send_signal(signal.SIGSTOP)
+        until(lambda: right.sent("initiation") > 1, "initiations")
+        left.daemon.send_signal(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_every_packet_carries_the_fwmark_and_the_routing_that_goes_with_it(version: int) -> None:
     rules = f"""

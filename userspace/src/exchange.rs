@@ -94,17 +94,27 @@ impl Device {
     }
 
     fn queue_handshake(&self, peer: &Arc<Peer>, now: u64) {
-        if !recently(peer, now) && !peer.handshake_wanted.swap(true, Relaxed) {
+        if recently(peer, now) {
+            self.postpone_handshake(peer);
+        } else if !peer.handshake_wanted.swap(true, Relaxed) {
             self.inbox.push_task(Task::Initiate(peer.clone()));
         }
+    }
+
+    /// Begins the handshake as soon as the last handshake message is old enough, unless another is due by then.
+    fn postpone_handshake(&self, peer: &Peer) {
+        peer.timers.handshake_postponed(peer.last_sent.load(Relaxed), &self.inbox.alarm);
     }
 
     /// Begins a handshake.
     pub fn initiate(&self, peer: &Arc<Peer>) {
         let now = sys::now_ms();
         peer.handshake_wanted.store(false, Relaxed);
-        if recently(peer, now) || !self.is_up() || peer.endpoint().is_none() {
+        if !self.is_up() || peer.endpoint().is_none() {
             return;
+        }
+        if recently(peer, now) {
+            return self.postpone_handshake(peer);
         }
         let Some(message) = self.new_initiation(peer, now) else {
             return;
@@ -296,6 +306,9 @@ impl Device {
     }
 
     fn retry_handshake(&self, peer: &Arc<Peer>, now: u64) {
+        if has_fresh_session(peer, now) {
+            return; // it was postponed, and the peer has begun one meanwhile
+        }
         if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
             log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
             peer.staged.clear();
@@ -312,6 +325,12 @@ impl Device {
 fn recently(peer: &Peer, now: u64) -> bool {
     let last = peer.last_sent.load(Relaxed);
     last != 0 && now.saturating_sub(last) < REKEY_TIMEOUT_MS
+}
+
+/// Whether there is a session to send with, no handshake of ours under way, and no reason for one.
+fn has_fresh_session(peer: &Peer, now: u64) -> bool {
+    lock(&peer.handshake).pending.is_none()
+        && peer.sending_session(now).is_some_and(|session| !session.wants_rekey(now))
 }
 
 /// Whether an initiation is neither a replay nor one too many; it is noted then.

@@ -119,6 +119,14 @@ impl Timers {
         self.retry_handshake.set(now + REKEY_TIMEOUT_MS + jitter(), alarm);
     }
 
+    /// A handshake that was wanted has to wait, as a handshake message was sent just before.
+    #[inline]
+    pub fn handshake_postponed(&self, last_sent: u64, alarm: &Alarm) {
+        if !self.retry_handshake.is_set() {
+            self.handshake_initiated(last_sent, alarm);
+        }
+    }
+
     pub fn handshake_complete(&self) {
         self.retry_handshake.clear();
         self.last_minute.store(false, Relaxed);
