@@ -7,12 +7,13 @@ import errno
 import signal
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.interop.forwarder import Faults
-from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair
+from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair, until
 from tests.interop.refusals import refusing
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
@@ -144,15 +145,22 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         yield both
 
 
+def followed(end: End, other: End, address: str) -> bool:
+    """Whether the end knows the other by this address."""
+    return end.known_endpoint(other) in (f"{address}:{other.port}", f"[{address}]:{other.port}")
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("roles", ROLES, ids="-to-".join)
 def test_a_transfer_outlives_changes_of_either_address(roles: tuple[str, str], version: int) -> None:
+    """An end learns the other's new address before its own changes, or neither could reach the other again."""
     network, length = ("192.0.2.", "24") if version == 4 else ("2001:db8::", "64 nodad")
     with talking(roles, version) as (left, right), Transfer(left, right, GIB) as transfer:
-        for share, end in ((0.2, left), (0.5, right), (0.7, left)):
+        for share, end, other in ((0.2, left, right), (0.5, right, left), (0.7, left, right)):
             transfer.reaches(share)
             new = f"{network}{int(share * 100) + end.number}"
             end.ip(f"addr flush dev {WIRE} scope global", f"addr add {new}/{length} dev {WIRE}")
+            until(partial(followed, other, end, new), f"{new} known to {other.program}")
 
 
 @pytest.mark.parametrize("link", [WIRE, LINK])
