@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from wgquick.executor.journal import Journal, others
 from wgquick.net import Rule
-from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, Step, UnsetDns
+from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, Step, Undo, UnsetDns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
-UNDOS: tuple[Step, ...] = (
+UNDOS: tuple[Undo, ...] = (
     DeleteLink("wg0"),
     UnsetDns("wg0", "file"),
     DeleteRule(Rule(6, 51820, 32765, fwmark=51820)),
@@ -40,6 +40,37 @@ def test_what_was_promised_is_read_back_in_order(tmp_path: Path) -> None:
     assert record.undos == UNDOS
     assert (record.path, record.ifindex, record.complete) == ("/etc/wireguard/wg0.conf", 7, False)
     assert record.hooks == (hook,)
+
+
+def test_an_undo_that_was_retracted_is_not_due(tmp_path: Path) -> None:
+    written(tmp_path)
+    journal = Journal(str(tmp_path), "wg0")
+    for undo in (UNDOS[0], UNDOS[2], UNDOS[2]):
+        journal.promise(undo)
+    journal.retract(UNDOS[2])
+    journal.retract(UNDOS[0])
+    record = journal.read()
+    assert record is not None
+    assert (record.undos, record.unread) == ((*UNDOS, UNDOS[2]), 0)
+
+
+def test_a_journal_of_version_1_is_read(tmp_path: Path) -> None:
+    """As wgq 0.1 wrote it: tunnels are up while wgq is updated."""
+    lines = (
+        '{"head": {"version": 1, "name": "wg0", "path": "/etc/wireguard/wg0.conf", "hidden_hooks": 0}}',
+        '{"hook": ["wg0", "PostDown", "true"]}',
+        '{"undo": ["DeleteLink", "wg0"]}',
+        '{"ifindex": 7}',
+        '{"undo": ["DeleteRule", [4, 51820, 32765, 51820, null, false]]}',
+        '{"undo": ["RemoveFirewall", "wg0", "nft", 4]}',
+        '{"complete": true}',
+    )
+    (tmp_path / "wg0.journal").write_text("\n".join(lines) + "\n")
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    rule = DeleteRule(Rule(4, 51820, 32765, fwmark=51820))
+    assert record.undos == (DeleteLink("wg0"), rule, RemoveFirewall("wg0", "nft", 4))
+    assert (record.ifindex, record.complete, record.unread) == (7, True, 0)
 
 
 def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from wgquick.config.settings import Settings
 from wgquick.net import Rule
 from wgquick.plan import down
 from wgquick.plan.facts import DownFacts
-from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, Step, UnsetDns
+from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, Undo, UnsetDns
 
 LOCAL, MAIN = Rule(4, 255, 0, other=True), Rule(4, 254, 32766, other=True)
 
@@ -19,7 +19,7 @@ def suppress_rule(priority: int, family: int = 4) -> Rule:
     return Rule(family, 254, priority, suppress_prefixlength=0)
 
 
-def deleted(steps: tuple[Step, ...]) -> list[Rule]:
+def deleted(steps: tuple[Undo, ...]) -> list[Rule]:
     return [step.rule for step in steps if isinstance(step, DeleteRule)]
 
 
@@ -36,7 +36,7 @@ ALL = (
 )
 
 
-def kinds(steps: tuple[Step, ...]) -> list[str]:
+def kinds(steps: tuple[Undo, ...]) -> list[str]:
     return list(dict.fromkeys(type(step).__name__ for step in steps))
 
 

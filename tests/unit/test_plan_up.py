@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
 from wgquick.config.settings import Address, PeerSettings, Settings
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, Rule, SocketAddress, pack_address
-from wgquick.plan import render, up
+from wgquick.plan import up
 from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.steps import AddRule, Note, SetDevice, SetDns, SetMtuUp, SetSysctl, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.ports import Host
 
 KEY = PublicKey(bytes(range(32)))
 HOST_RULES = tuple(
@@ -30,8 +38,18 @@ def address(text: str) -> Address:
     return Address(prefix.address, prefix.length, text)
 
 
+class _Words:
+    """Stands for what tells of DNS and firewalls in other words than ip(8)'s."""
+
+    def __getattr__(self, _name: str) -> Callable[..., tuple[str, ...]]:
+        return lambda *_: ()
+
+
+HOST = cast("Host", SimpleNamespace(dns=_Words(), firewall=_Words()))
+
+
 def said(steps: tuple[Step, ...]) -> list[str]:
-    return [line for step in steps for line in render.lines(step)]
+    return [line for step in steps for line in step.lines(HOST)]
 
 
 def full_tunnel(**facts: object) -> list[str]:

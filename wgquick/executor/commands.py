@@ -1,4 +1,4 @@
-"""cmd_up, cmd_down and cmd_save: observe, plan, apply, in wg-quick(8)'s order."""
+"""cmd_up and cmd_down: observe, plan, apply, in wg-quick(8)'s order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
     from wgquick.options import Options
-    from wgquick.plan.steps import Step
+    from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
 
     Say = Callable[[str], None]
@@ -114,7 +114,7 @@ class Departure(NamedTuple):
     before: Hooks
     after: Hooks
     savable: bool
-    undos: tuple[Step, ...]
+    undos: tuple[Undo, ...]
 
 
 def cmd_down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
@@ -190,7 +190,7 @@ def _departure(
 
 def _unrecorded(
     name: str, settings: Settings | None, record: Record, host: Host, options: Options, *, say: Say
-) -> tuple[Step, ...]:
+) -> tuple[Undo, ...]:
     """What the host shows beyond a journal that is damaged, ends early or does not name its link."""
     if record.unread:
         say(f"[!] {record.unread} line(s) of the journal are not understood: going by what the host shows as well")
@@ -216,7 +216,7 @@ def _without_journal(
     return Departure(before, after, True, undos)
 
 
-def _leftovers(record: Record, host: Host, options: Options) -> tuple[Step, ...]:
+def _leftovers(record: Record, host: Host, options: Options) -> tuple[Undo, ...]:
     """The undos of a journal whose link is gone, less the rules that another tunnel has taken over since."""
     facts = observe.down(None, record.name, host, options)
     spared = plan_down.spare_others(record.undos, facts)

@@ -13,25 +13,16 @@ from errno import ENOSPC
 from wgquick.directory import opened
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads
-from wgquick.net import Rule, without_keys
+from wgquick.net import without_keys
 from wgquick.plan.given import Given
-from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, UnsetDns
+from wgquick.plan.steps import RunHook, from_record, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from wgquick.plan.given import Earlier
-    from wgquick.plan.steps import Step
+    from wgquick.plan.steps import Step, Undo
 
-# The undos and what their fields are; a rule is the list of its own fields.
-_UNDOS: dict[str, tuple[Any, tuple[type, ...]]] = {
-    "DeleteLink": (DeleteLink, (str,)),
-    "DeleteRule": (DeleteRule, (list,)),
-    "ReleaseSysctl": (ReleaseSysctl, (str, str)),
-    "RemoveFirewall": (RemoveFirewall, (str, str, int)),
-    "UnsetDns": (UnsetDns, (str, str)),
-}
 _SUFFIX = ".journal"
 
 
@@ -48,7 +39,7 @@ class Record(NamedTuple):
     path: str = ""
     ifindex: int = 0
     complete: bool = False
-    undos: tuple[Step, ...] = ()
+    undos: tuple[Undo, ...] = ()
     hooks: tuple[RunHook, ...] = ()
     hidden_hooks: int = 0
     unread: int = 0
@@ -70,15 +61,19 @@ class Journal:
     ) -> None:
         """Begin a journal anew, with the configuration's path, the hooks for down and the peers for reload."""
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
-        head = {"version": 1, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
+        head = {"version": 2, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
         head["contained"] = contained
         described = [_described(peers)] if peers else [{"peers": {}}]
         text = "".join(map(_line, ({"head": head}, *({"hook": hook} for hook in kept), *described)))
         self._write(text, os.O_TRUNC)
 
-    def promise(self, undo: Step) -> None:
+    def promise(self, undo: Undo) -> None:
         """Write down an undo; the caller takes its step only after this returned."""
-        self._write(_line({"undo": [type(undo).__name__, *undo]}))
+        self._write(_line({"undo": recorded(undo)}))
+
+    def retract(self, undo: Undo) -> None:
+        """Write down that an undo is not to be taken after all, as its step was refused."""
+        self._write(_line({"retract": recorded(undo)}))
 
     def identify(self, ifindex: int) -> None:
         """Write down which link is ours, so that a later one of the same name is not taken for it."""
@@ -178,7 +173,9 @@ def _extended(record: Record, entry: object) -> Record:
         case {"hook": [str(name), str(stage), str(command)]}:
             return record._replace(hooks=(*record.hooks, RunHook(name, stage, command)))
         case {"undo": [str(kind), *fields]}:
-            return record._replace(undos=(*record.undos, _undo(kind, fields)))
+            return record._replace(undos=(*record.undos, from_record(kind, fields)))
+        case {"retract": [str(kind), *fields]}:
+            return record._replace(undos=_without_last(record.undos, from_record(kind, fields)))
         case {"ifindex": int(ifindex)}:
             return record._replace(ifindex=ifindex)
         case {"complete": bool(is_complete)}:
@@ -188,9 +185,7 @@ def _extended(record: Record, entry: object) -> Record:
     raise ValueError
 
 
-def _undo(kind: str, fields: list[Any]) -> Step:
-    step, types = _UNDOS.get(kind, (None, ()))
-    if step is None or tuple(map(type, fields)) != types:
-        raise ValueError
-    undo: Step = DeleteRule(Rule(*fields[0])) if step is DeleteRule else step(*fields)
-    return undo
+def _without_last(undos: tuple[Undo, ...], retracted: Undo) -> tuple[Undo, ...]:
+    """The undos without the last one that equals `retracted`; ValueError if there is none."""
+    at = len(undos) - 1 - undos[::-1].index(retracted)
+    return (*undos[:at], *undos[at + 1 :])

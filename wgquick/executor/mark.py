@@ -9,19 +9,14 @@ from __future__ import annotations
 from wgquick.errors import OperationError
 from wgquick.executor.journal import Journal, others
 from wgquick.lean import TYPE_CHECKING, suppress
-from wgquick.plan.steps import ReleaseSysctl
+from wgquick.plan.steps import ReleaseSysctl, parameter
 from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
-    from wgquick.plan.steps import Step
+    from wgquick.plan.steps import Undo
     from wgquick.ports import Host
 
 _KEPT = ":src_valid_mark"  # no name that an interface of ours may have
-
-
-def parameter(key: str) -> str:
-    """A sysctl(8) key as the path below /proc/sys."""
-    return key.replace(".", "/")
 
 
 def earlier(host: Host, name: str) -> str | None:
@@ -47,7 +42,7 @@ def release(host: Host, undo: ReleaseSysctl, name: str) -> None:
                 _kept(host).promise(undo)
 
 
-def kept(host: Host) -> tuple[Step, ...]:
+def kept(host: Host) -> tuple[Undo, ...]:
     """The undo that was left to a tunnel without a journal."""
     record = _kept(host).read()
     return record.undos if record else ()

@@ -11,6 +11,7 @@ from wgquick.executor import mark
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
+from wgquick.plan.steps import parameter
 from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK, routes_automatically
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
-        src_valid_mark=host.sysctl.read(mark.parameter(SRC_VALID_MARK)),
+        src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
         mark_earlier=mark.earlier(host, settings.name),
-        mark_writable=host.sysctl.writable(mark.parameter(SRC_VALID_MARK)),
+        mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
         firewall=host.firewall.choose(options.firewall),
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.net import Rule
     from wgquick.plan.facts import DownFacts
-    from wgquick.plan.steps import Step
+    from wgquick.plan.steps import Undo
 
 # cmd_down calls del_if (rules, link) and then unset_dns and remove_firewall; the trap of a failed cmd_up finds
 # HAVE_SET_DNS and HAVE_SET_FIREWALL set, so that del_if takes those away first.
@@ -27,20 +27,20 @@ _DOWN_ORDER = (DeleteRule, DeleteLink, UnsetDns, RemoveFirewall, ReleaseSysctl)
 _ROLLBACK_ORDER = (UnsetDns, RemoveFirewall, DeleteRule, DeleteLink, ReleaseSysctl)
 
 
-def in_down_order(undos: Iterable[Step]) -> tuple[Step, ...]:
+def in_down_order(undos: Iterable[Undo]) -> tuple[Undo, ...]:
     """The undos in the order in which wg-quick's cmd_down works."""
     return _ordered(undos, _DOWN_ORDER)
 
 
-def in_rollback_order(undos: Iterable[Step]) -> tuple[Step, ...]:
+def in_rollback_order(undos: Iterable[Undo]) -> tuple[Undo, ...]:
     """The undos in the order in which a failed wg-quick cmd_up cleans up."""
     return _ordered(undos, _ROLLBACK_ORDER)
 
 
-def _ordered(undos: Iterable[Step], order: tuple[type, ...]) -> tuple[Step, ...]:
+def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]:
     """By kind, then as del_if does it: each family's table rule before its suppress rule; each undo once."""
 
-    def rank(step: Step) -> tuple[int, int, int]:
+    def rank(step: Undo) -> tuple[int, int, int]:
         kind = order.index(type(step))
         match step:
             case DeleteRule(rule):
@@ -53,7 +53,7 @@ def _ordered(undos: Iterable[Step], order: tuple[type, ...]) -> tuple[Step, ...]
     return tuple(sorted(dict.fromkeys(map(_whole, undos)), key=rank))
 
 
-def _whole(step: Step) -> Step:
+def _whole(step: Undo) -> Undo:
     """Both families' nft tables go in one transaction, as wg-quick's do."""
     match step:
         case RemoveFirewall(name, "nft", _):
@@ -62,9 +62,9 @@ def _whole(step: Step) -> Step:
             return step
 
 
-def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Step, ...]:
+def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Undo, ...]:
     """The undos of a tunnel that has no journal, as wg-quick's del_if and unset_dns find them."""
-    undos: list[Step] = [DeleteLink(name)] if facts.exists else []
+    undos: list[Undo] = [DeleteLink(name)] if facts.exists else []
     if facts.has_default and facts.fwmark and (settings is None or routes_automatically(settings)):
         undos += [DeleteRule(rule) for rule in _own_rules(facts)]
     if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
@@ -108,7 +108,7 @@ def _below(rule: Rule, other: Rule) -> bool:
     return one < two or (one == two == 0 and rule != other)
 
 
-def with_moved_rules(undos: Iterable[Step], rules: Iterable[Rule]) -> tuple[Step, ...]:
+def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo, ...]:
     """The undos, and those for the same rules at other preferences, where a hook has put them.
 
     wg-quick finds its rules by their table alone, so that such hooks need no PreDown of their own.
@@ -122,14 +122,14 @@ def with_moved_rules(undos: Iterable[Step], rules: Iterable[Rule]) -> tuple[Step
 
 
 def with_standing_firewalls(
-    undos: Iterable[Step], name: str, firewalls: Iterable[tuple[str, int]]
-) -> tuple[Step, ...]:
+    undos: Iterable[Undo], name: str, firewalls: Iterable[tuple[str, int]]
+) -> tuple[Undo, ...]:
     """The undos, with those for firewall rules going by what stands now, of whichever kind (remove_firewall)."""
     others = (step for step in undos if not isinstance(step, RemoveFirewall))
     return in_down_order((*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls)))
 
 
-def as_renamed(undos: Iterable[Step], name: str) -> tuple[Step, ...]:
+def as_renamed(undos: Iterable[Undo], name: str) -> tuple[Undo, ...]:
     """The undos, with the link that is deleted by the name it has now; as they are where that is empty."""
     return tuple(DeleteLink(name) if name and isinstance(undo, DeleteLink) else undo for undo in undos)
 
@@ -138,7 +138,7 @@ def _is_moved(rule: Rule, mine: Rule) -> bool:
     return rule != mine and rule == mine._replace(priority=rule.priority)
 
 
-def spare_others(undos: Iterable[Step], facts: DownFacts) -> tuple[Step, ...]:
+def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
     """The undos of a journal whose link is gone, moved rules too, less the rules that are another tunnel's by now.
 
     After `wg-quick down` has cleaned up, the next tunnel gets the same table and the same preferences.
@@ -149,7 +149,7 @@ def spare_others(undos: Iterable[Step], facts: DownFacts) -> tuple[Step, ...]:
     return with_moved_rules(kept, (rule for rule in facts.rules if rule not in theirs))
 
 
-def _others_rules(undos: Iterable[Step], facts: DownFacts) -> set[Rule]:
+def _others_rules(undos: Iterable[Undo], facts: DownFacts) -> set[Rule]:
     """The rules of other tunnels: those for other tables, and in a table that another has taken over all but ours.
 
     A single rule for such a table is the other's, though it stand exactly where ours did.

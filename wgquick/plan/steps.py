@@ -1,28 +1,165 @@
-"""The steps of up and down as data. Every step that outlives the link names its undo before it is applied.
+"""The steps of up and down. For each: what it is, how it is told, done, undone and recorded, in one place.
 
-Steps without an undo (addresses, routes through the link, the device's settings) go with the link.
+A Change that outlives the link names its Undo before it is applied; addresses, routes through the link and the
+device's settings go with the link. A Note is a line of the transcript without an effect. Steps are values: only
+`do` acts, and only on the run that it is given.
 """
 
 from __future__ import annotations
 
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from errno import EEXIST
+
+from wgquick.device import DeviceConfig
+from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, cast
+from wgquick.net import MAIN_TABLE, Prefix, Rule, without_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from wgquick.config.settings import Address
-    from wgquick.device import DeviceConfig
-    from wgquick.net import Route, Rule
+    from wgquick.net import Route
+    from wgquick.ports import Host
+
+IP_STATUS = 2
+"""The status of ip(8) where the kernel refuses, and so of wg-quick."""
 
 
-class AddLink(NamedTuple):
-    """`ip link add dev NAME type wireguard`, or a userspace implementation where the kernel has no WireGuard."""
+class Run(Protocol):
+    """What a step is done on: the host, and what needs more than the host alone."""
 
-    name: str
+    @property
+    def host(self) -> Host: ...
+
+    def add_link(self, name: str) -> None:
+        """Make the link, by the kernel or by a userspace implementation."""
+
+    def run_hook(self, hook: RunHook) -> None:
+        """Run a hook line; HookError if its status is not 0."""
+
+    def expect_exit(self) -> None:
+        """The daemon of a deleted link is about to end: wait for it once the rest is done."""
+
+    def release(self, undo: ReleaseSysctl) -> None:
+        """Put a kernel parameter back unless another tunnel needs it."""
+
+
+def _told(command: str) -> tuple[str, ...]:
+    return (f"[#] {command}",)
+
+
+# Undos.
 
 
 class DeleteLink(NamedTuple):
     """`ip link delete dev NAME`."""
 
     name: str
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip link delete dev {self.name}")
+
+    def do(self, run: Run) -> None:
+        link = run.host.rtnl.link(self.name)
+        run.host.rtnl.delete_link(self.name)
+        if link is not None and link.kind != "wireguard":
+            run.expect_exit()
+
+
+class DeleteRule(NamedTuple):
+    """`ip -4|-6 rule delete ...`, exactly this one."""
+
+    rule: Rule
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip -{self.rule.family} rule delete {_deleted(self.rule)}")
+
+    def do(self, run: Run) -> None:
+        run.host.rtnl.delete_rule(self.rule)
+
+
+class UnsetDns(NamedTuple):
+    """Takes back the link's DNS as `mode` set it."""
+
+    name: str
+    mode: str
+
+    def lines(self, host: Host) -> tuple[str, ...]:
+        return host.dns.unset_lines(self.mode, self.name)
+
+    def do(self, run: Run) -> None:
+        run.host.dns.unset(self.mode, self.name)
+
+
+class RemoveFirewall(NamedTuple):
+    """Removes the rules that carry this interface's name, of both families if `family` is 0."""
+
+    name: str
+    kind: str
+    family: int
+
+    def lines(self, host: Host) -> tuple[str, ...]:
+        return host.firewall.remove_lines(self.kind, self.family)
+
+    def do(self, run: Run) -> None:
+        run.host.firewall.remove(self.kind, self.name, self.family)
+
+
+class ReleaseSysctl(NamedTuple):
+    """Puts `earlier` back unless another full tunnel still needs the value."""
+
+    key: str
+    earlier: str
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return ()
+
+    def do(self, run: Run) -> None:
+        run.release(self)
+
+
+Undo = DeleteLink | DeleteRule | UnsetDns | RemoveFirewall | ReleaseSysctl
+
+# How undos stand in the journal: [class, field, ...]; a rule is the list of its own fields.
+_RECORDED: dict[str, tuple[type[Any], tuple[type, ...]]] = {
+    "DeleteLink": (DeleteLink, (str,)),
+    "DeleteRule": (DeleteRule, (list,)),
+    "UnsetDns": (UnsetDns, (str, str)),
+    "RemoveFirewall": (RemoveFirewall, (str, str, int)),
+    "ReleaseSysctl": (ReleaseSysctl, (str, str)),
+}
+
+
+def recorded(undo: Undo) -> list[Any]:
+    """The undo as the journal has it."""
+    return [type(undo).__name__, *undo]
+
+
+def from_record(kind: str, fields: list[Any]) -> Undo:
+    """The undo that the journal has; ValueError or TypeError if it is none."""
+    undo, types = _RECORDED.get(kind, (None, ()))
+    if undo is None or tuple(map(type, fields)) != types:
+        raise ValueError
+    return cast("Undo", DeleteRule(Rule(*fields[0])) if undo is DeleteRule else undo(*fields))
+
+
+# Changes.
+
+
+class AddLink(NamedTuple):
+    """`ip link add dev NAME type wireguard`, or a userspace implementation if the kernel has no WireGuard."""
+
+    name: str
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        """None: the run says which WireGuard it tries."""
+        return ()
+
+    def do(self, run: Run) -> None:
+        run.add_link(self.name)
+
+    def undo(self) -> Undo | None:
+        return DeleteLink(self.name)
 
 
 class RunHook(NamedTuple):
@@ -32,12 +169,31 @@ class RunHook(NamedTuple):
     stage: str
     command: str
 
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(without_keys(self.command))
+
+    def do(self, run: Run) -> None:
+        run.run_hook(self)
+
+    def undo(self) -> Undo | None:
+        return None
+
 
 class SetDevice(NamedTuple):
     """`wg addconf NAME`: the device takes over the configuration's keys and peers."""
 
     name: str
     config: DeviceConfig
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        """None: a Note announces it, before the endpoints are looked up."""
+        return ()
+
+    def do(self, run: Run) -> None:
+        run.host.wireguard.set(self.name, self.config)
+
+    def undo(self) -> Undo | None:
+        return None
 
 
 class SetFwmark(NamedTuple):
@@ -46,12 +202,38 @@ class SetFwmark(NamedTuple):
     name: str
     fwmark: int
 
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"wg set {self.name} fwmark {self.fwmark}")
+
+    def do(self, run: Run) -> None:
+        run.host.wireguard.set(self.name, DeviceConfig(fwmark=self.fwmark))
+
+    def undo(self) -> Undo | None:
+        return None
+
 
 class AddAddress(NamedTuple):
     """`ip -4|-6 address add ADDRESS dev NAME`."""
 
     name: str
     address: Address
+
+    @property
+    def command(self) -> str:
+        return f"ip {_family(self.address.address)} address add {self.address.text} dev {self.name}"
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(self.command)
+
+    def do(self, run: Run) -> None:
+        add_addresses([self], run.host)
+
+    def undo(self) -> Undo | None:
+        return None
+
+    def remedy(self, errno: int) -> str:
+        """What to do if the kernel refuses it."""
+        return "The address is given twice: remove one of the two." if errno == EEXIST else ""
 
 
 class SetMtuUp(NamedTuple):
@@ -60,6 +242,15 @@ class SetMtuUp(NamedTuple):
     name: str
     mtu: int
 
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip link set mtu {self.mtu} up dev {self.name}")
+
+    def do(self, run: Run) -> None:
+        run.host.rtnl.set_link(self.name, mtu=self.mtu)
+
+    def undo(self) -> Undo | None:
+        return None
+
 
 class AddRoute(NamedTuple):
     """`ip -4|-6 route add PREFIX dev NAME [table T]`; `table_word` is the table as the user wrote it."""
@@ -67,17 +258,41 @@ class AddRoute(NamedTuple):
     route: Route
     table_word: str = ""
 
+    @property
+    def command(self) -> str:
+        table = f" table {self.table_word}" if self.table_word else ""
+        to = self.route.destination
+        return f"ip {_family(to.address)} route add {to} dev {self.route.device}{table}"
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(self.command)
+
+    def do(self, run: Run) -> None:
+        add_routes([self], run.host)
+
+    def undo(self) -> Undo | None:
+        return None
+
+    def remedy(self, errno: int) -> str:
+        """What to do if the kernel refuses it."""
+        if errno != EEXIST:
+            return ""
+        return "The host has this route already: remove it, set Table, or take the network out of AllowedIPs."
+
 
 class AddRule(NamedTuple):
     """`ip -4|-6 rule add ...`; the rule carries the priority that the kernel would choose."""
 
     rule: Rule
 
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip -{self.rule.family} rule add {_added(self.rule)}")
 
-class DeleteRule(NamedTuple):
-    """`ip -4|-6 rule delete ...`, exactly this one."""
+    def do(self, run: Run) -> None:
+        run.host.rtnl.add_rule(self.rule)
 
-    rule: Rule
+    def undo(self) -> Undo | None:
+        return DeleteRule(self.rule)
 
 
 class SetDns(NamedTuple):
@@ -89,12 +304,14 @@ class SetDns(NamedTuple):
     search: tuple[str, ...]
     full_tunnel: bool
 
+    def lines(self, host: Host) -> tuple[str, ...]:
+        return host.dns.set_lines(self.mode, self.name, self.servers, self.search, self.full_tunnel)
 
-class UnsetDns(NamedTuple):
-    """Takes back the link's DNS as `mode` set it."""
+    def do(self, run: Run) -> None:
+        run.host.dns.set(self.mode, self.name, self.servers, self.search, self.full_tunnel)
 
-    name: str
-    mode: str
+    def undo(self) -> Undo | None:
+        return UnsetDns(self.name, self.mode)
 
 
 class AddFirewall(NamedTuple):
@@ -110,13 +327,14 @@ class AddFirewall(NamedTuple):
     fwmark: int
     port: int = 0
 
+    def lines(self, host: Host) -> tuple[str, ...]:
+        return host.firewall.add_lines(self.kind, self.family)
 
-class RemoveFirewall(NamedTuple):
-    """Removes the rules that carry this interface's name, of both families where `family` is 0."""
+    def do(self, run: Run) -> None:
+        run.host.firewall.add(self.kind, self.name, self.family, self.addresses, self.fwmark, self.port)
 
-    name: str
-    kind: str
-    family: int
+    def undo(self) -> Undo | None:
+        return RemoveFirewall(self.name, self.kind, self.family)
 
 
 class SetSysctl(NamedTuple):
@@ -130,23 +348,19 @@ class SetSysctl(NamedTuple):
     earlier: str
     held: bool = False
 
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return () if self.held else _told(f"sysctl -q {self.key}={self.value}")
 
-class ReleaseSysctl(NamedTuple):
-    """Puts `earlier` back unless another full tunnel still needs the value."""
+    def do(self, run: Run) -> None:
+        if not self.held:
+            run.host.sysctl.write(parameter(self.key), self.value)
 
-    key: str
-    earlier: str
-
-
-class Note(NamedTuple):
-    """A line of the transcript without an effect: `[!]` and its text, or a command ahead of what it does."""
-
-    text: str
+    def undo(self) -> Undo | None:
+        return ReleaseSysctl(self.key, self.earlier)
 
 
-Step = (
+Change = (
     AddLink
-    | DeleteLink
     | RunHook
     | SetDevice
     | SetFwmark
@@ -154,29 +368,60 @@ Step = (
     | SetMtuUp
     | AddRoute
     | AddRule
-    | DeleteRule
     | SetDns
-    | UnsetDns
     | AddFirewall
-    | RemoveFirewall
     | SetSysctl
-    | ReleaseSysctl
-    | Note
 )
 
 
-def undo(step: Step) -> Step | None:
-    """The step that takes back what this one does, or None where it goes with the link."""
-    match step:
-        case AddLink(name):
-            return DeleteLink(name)
-        case AddRule(rule):
-            return DeleteRule(rule)
-        case SetDns(name, mode):
-            return UnsetDns(name, mode)
-        case AddFirewall(name, kind, family):
-            return RemoveFirewall(name, kind, family)
-        case SetSysctl(key, _, earlier):
-            return ReleaseSysctl(key, earlier)
-        case _:
-            return None
+class Note(NamedTuple):
+    """A line of the transcript without an effect: `[!]` and its text, or a command ahead of what it does."""
+
+    text: str
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return (self.text,)
+
+    def do(self, run: Run) -> None:
+        """Nothing is done."""
+
+    def undo(self) -> Undo | None:
+        return None
+
+
+Step = Change | Note
+"""What up applies, in order. Down applies Undos, and hooks."""
+
+
+def add_addresses(steps: Sequence[AddAddress], host: Host) -> None:
+    """Adds the addresses of one link in one batch; BatchError names the refused ones by index."""
+    words = [step.address for step in steps]
+    host.rtnl.add_addresses(steps[0].name, [Prefix(word.address, word.length) for word in words])
+
+
+def add_routes(steps: Sequence[AddRoute], host: Host) -> None:
+    """Adds the routes in one batch; BatchError names the refused ones by index."""
+    host.rtnl.add_routes([step.route for step in steps])
+
+
+def parameter(key: str) -> str:
+    """A sysctl(8) key as the path below /proc/sys."""
+    return key.replace(".", "/")
+
+
+def _family(address: bytes) -> str:
+    return "-4" if len(address) == 4 else "-6"
+
+
+def _table(rule: Rule) -> str:
+    return "main" if rule.table == MAIN_TABLE else str(rule.table)
+
+
+def _added(rule: Rule) -> str:
+    if rule.fwmark is not None:
+        return f"not fwmark {rule.fwmark} table {rule.table}"
+    return f"table {_table(rule)} suppress_prefixlength 0"
+
+
+def _deleted(rule: Rule) -> str:
+    return f"table {rule.table}" if rule.fwmark is not None else f"table {_table(rule)} suppress_prefixlength 0"
