@@ -72,6 +72,24 @@ def test_a_port_that_another_tunnel_has_is_refused_with_its_interface_named(
     wgq(machine, "up", "wg1", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
 
 
+@pytest.mark.parametrize("daemon", DAEMONS)
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_reload_to_a_port_that_is_taken_changes_nothing_and_names_it(
+    machine: Namespace, kind: str, daemon: str
+) -> None:
+    write(machine, config("ListenPort = 40000"))
+    wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    before = machine.out("wg", "showconf", "wg0")
+    write(machine, config(f"ListenPort = {PORT}", peer="AllowedIPs = 10.8.0.0/16"))
+    with take(machine, kind):
+        said = wgq(machine, "reload", "wg0", status=1).stderr
+        assert machine.out("wg", "showconf", "wg0") == before
+    assert f"wgq: cannot change the ListenPort of wg0: UDP port {PORT} is in use by " in said
+    assert f"(process {os.getpid()})" in said
+    wgq(machine, "reload", "wg0")
+    assert machine.out("wg", "show", "wg0", "listen-port") == f"{PORT}\n"
+
+
 def taken_once_free() -> socket.socket:
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     deadline = time.monotonic() + 30

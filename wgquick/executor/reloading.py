@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
+from wgquick.executor import udp_port
 from wgquick.executor.journal import Journal
 from wgquick.lean import TYPE_CHECKING
 from wgquick.plan import given, reload
@@ -31,6 +32,7 @@ def _reload(settings: Settings, host: Host, say: Callable[[str], None]) -> None:
     device = host.wireguard.get(name)
     wanted = reload.endpoints(settings, device, earlier)
     config, notes = reload.change(settings, device, earlier, {each: host.resolve(each) for each in wanted})
+    udp_port.check_change(name, config.listen_port, host)
     if config != DeviceConfig():
         say("\n".join(reload.lines(name, config)))
         host.wireguard.set(name, config)

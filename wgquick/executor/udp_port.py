@@ -18,6 +18,7 @@ REFUSALS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 _PATIENCE = 5.0  # seconds for a daemon to notice that its link is up
 _PAUSE = 0.001
 _STATUS = 2  # of `ip link set up`, where the kernel's WireGuard refuses a port
+_STATUS_LIVE = 1  # of `wg set`
 
 
 def check_free(name: str, port: int | None, host: Host) -> None:
@@ -45,7 +46,15 @@ def check_bound(name: str, port: int, host: Host) -> None:
         sleep(_PAUSE)
 
 
-def refused(name: str, port: int, code: int, host: Host) -> OperationError:
+def check_change(name: str, port: int | None, host: Host) -> None:
+    """Raise OperationError if a live device cannot change to this port: a reload then changes nothing."""
+    if port and (code := host.udp_ports.refusal(port)):
+        raise refused(name, port, code, host, task=f"change the ListenPort of {name}", status=_STATUS_LIVE)
+
+
+def refused(
+    name: str, port: int, code: int, host: Host, *, task: str = "", status: int = _STATUS
+) -> OperationError:
     """The refusal of a port in words, with who has it where that can be found; `code` is its errno."""
     match code:
         case errno.EADDRINUSE:
@@ -60,9 +69,8 @@ def refused(name: str, port: int, code: int, host: Host) -> OperationError:
         case _:
             reason = f"cannot be bound: {strerror(code)}"
             remedy = ""
-    return OperationError(
-        f"cannot bring {name} up: UDP port {port} {reason}", errno=code, remedy=remedy, status=_STATUS
-    )
+    what = f"cannot {task or f'bring {name} up'}: UDP port {port} {reason}"
+    return OperationError(what, errno=code, remedy=remedy, status=status)
 
 
 def _holders(name: str, port: int, host: Host) -> tuple[str, ...]:
