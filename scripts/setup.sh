@@ -93,11 +93,14 @@ works_in() { grep -qsF "$1/bin/python" "$1/bin/$2" && "$1/bin/$2" --version >/de
 # or the machine's Python is another one by now.
 need_venv() {
 	works_in "$1" pip && return
-	need_packages python3 python3-venv python3-dev gcc libc6-dev # python-iptables is built from source
+	need_packages python3 python3-venv
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 		die "needs Python 3.11 or later, and python3 is $(python3 --version)"
 	python3 -m venv --clear "$1"
 }
+
+# What python-iptables, the extra `iptables`, is built with.
+need_iptables_extra() { need_packages python3-dev gcc libc6-dev; }
 
 rust_is_recent() {
 	command -v cargo >/dev/null && at_least "$(cargo --version | cut -d ' ' -f 2)" "$RUST_NEEDED"
@@ -154,10 +157,11 @@ install_wgq() {
 		works_in "$1" wgq && return
 	need_packages ca-certificates
 	need_venv "$1"
+	need_iptables_extra
 	need_rust
 	heading "building and installing wgq into $1 (the first time takes a minute or two)"
 	rm -rf build
-	"$1/bin/pip" install --quiet .
+	"$1/bin/pip" install --quiet ".[iptables]"
 	rm -rf build wgq.egg-info
 	shorten_entry "$1/bin"
 	[[ -x $1/bin/wgq-userspace ]] || die "wgq-userspace was not built: (cd userspace && cargo build --release) says why"

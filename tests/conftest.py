@@ -34,10 +34,10 @@ PROGRAMS = (
 WITHOUT_MACHINE = ("unit", "property")
 ORDER = ("kernel", "interop", "property", "parity", "netns", "unit")  # what takes long begins first
 # What remains of the caller's environment: the programs under test would heed much of the rest (WG_QUICK_...,
-# WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last two choose what is tested.
+# WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last three choose what is tested.
 KEPT = re.compile(
     r"HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
-    r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_CIPHER",
+    r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_CIPHER|WGQ_WHEEL",
     re.IGNORECASE,
 )
 

@@ -1,4 +1,7 @@
-"""The iptables rules: those that wg-quick feeds to iptables-restore, and gone without a trace; both variants."""
+"""The iptables rules: those that wg-quick feeds to iptables-restore, and gone without a trace; in both variants.
+
+The legacy variant is tried with python-iptables and without it, by the host's own programs.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from tests.namespaces import Namespace, host, namespace
 from wgquick.errors import OperationError
 from wgquick.net import pack_address
 from wgquick.system import firewall
-from wgquick.system.firewall import iptables
+from wgquick.system.firewall import iptables, libiptc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +38,15 @@ COMMIT
 """
 
 
-with_each_variant = pytest.mark.parametrize("variant", VARIANTS)
+@pytest.fixture(params=["legacy", "legacy without python-iptables", "nft"])
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Each way to change the rules; the name of the variant."""
+    variant, _, without = str(request.param).partition(" ")
+    if without:
+        (tmp_path / "iptc.py").write_text("raise ImportError('this package is not here')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setitem(sys.modules, "iptc", None)
+    return variant
 
 
 @pytest.fixture
@@ -113,7 +125,6 @@ def rules(machine: Namespace, variant: str = "legacy") -> list[str]:
     return [line for line in saved(machine, variant) if line.startswith("-A")]
 
 
-@with_each_variant
 @pytest.mark.parametrize("name", ["wg0", "fifteen-letters", "with_dot.0", "a=b"])
 def test_the_rules_save_as_those_of_wg_quicks_input(
     machine: Namespace, twin: Namespace, name: str, variant: str
@@ -127,7 +138,6 @@ def test_the_rules_save_as_those_of_wg_quicks_input(
     assert len(rules(machine, variant)) == 2 * (4 + 4)
 
 
-@with_each_variant
 def test_the_rules_for_reverse_path_filters_save_as_iptables_own_and_are_removed(
     machine: Namespace, twin: Namespace, variant: str
 ) -> None:
@@ -159,13 +169,14 @@ def test_each_family_goes_by_its_own_program(machine: Namespace) -> None:
     assert [rules(machine, variant) for variant in VARIANTS] == [[], []]
 
 
-def hide_programs(machine: Namespace) -> None:
-    """Make the machine one without an `iptables`; the libraries of its package stay."""
-    machine.run(["sh", "-c", "rm -r /run/nft; mount --bind /etc/passwd /usr/sbin/xtables-nft-multi"])
+def hide_programs(machine: Namespace, *variants: str) -> None:
+    """Make the machine one without an `iptables` of these variants; the libraries of the package stay."""
+    hidden = [f"rm -r /run/{each}; mount --bind /etc/passwd /usr/sbin/xtables-{each}-multi" for each in variants]
+    machine.run(["sh", "-ec", "; ".join(hidden)])
 
 
 def test_without_an_iptables_program_the_rules_are_the_legacy_ones(machine: Namespace) -> None:
-    hide_programs(machine)
+    hide_programs(machine, "nft")
     call(machine, "nft", add, "wg0", 4)
     assert "raw" in machine.out("cat", "/proc/net/ip_tables_names").split()
     machine.call(iptables.remove, "wg0")
@@ -179,9 +190,9 @@ def test_iptables_is_found_from_a_path_without_sbin(machine: Namespace) -> None:
     assert len(rules(machine, "nft")) == 4
 
 
-def install(machine: Namespace, name: str, script: str) -> None:
-    """Put a shell script in the place of a program of the nft variant."""
-    place = f"/run/nft/{name}"
+def install(machine: Namespace, name: str, script: str, variant: str = "nft") -> None:
+    """Put a shell script in the place of a program of a variant."""
+    place = f"/run/{variant}/{name}"
     machine.run(["sh", "-c", f"rm -f {place}; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n")
 
 
@@ -236,7 +247,6 @@ def test_the_marks_are_kept_also_where_the_library_knows_no_option_of_connmark(m
     assert len([line for line in marks if "--restore-mark --nfmask 0xffffffff --ctmask 0xffffffff" in line]) == 2
 
 
-@with_each_variant
 def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, OTHERS)
@@ -250,7 +260,6 @@ def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: N
     assert not machine.call(iptables.present, "wg0")
 
 
-@with_each_variant
 def test_remove_of_one_family_leaves_the_other(machine: Namespace, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, script("wg0", family, 51820))
@@ -285,7 +294,6 @@ class WgQuick:
         self.machine.run([sys.executable, "-m", "wgquick", *arguments], env={**os.environ, **self.environment})
 
 
-@with_each_variant
 def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -> None:
     wg_quick = WgQuick(machine, variant)
     wg_quick("up")
@@ -296,7 +304,6 @@ def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -
     wg_quick("down")
 
 
-@with_each_variant
 def test_wg_quick_takes_away_what_was_added_here(machine: Namespace, variant: str) -> None:
     wg_quick = WgQuick(machine, variant)
     wg_quick("up")
@@ -308,7 +315,6 @@ def test_wg_quick_takes_away_what_was_added_here(machine: Namespace, variant: st
     assert not any(rules(machine, each) for each in VARIANTS)
 
 
-@with_each_variant
 @pytest.mark.parametrize("journal", ["with its journal", "by the host's state"])
 def test_down_takes_away_what_up_has_added(machine: Namespace, variant: str, journal: str) -> None:
     wg_quick = WgQuick(machine, variant)
@@ -356,14 +362,14 @@ def test_where_iptables_was_never_used_looking_loads_no_table_and_no_library(mac
 
 def refused_mangle() -> None:
     """Add while the mangle table refuses."""
-    real = iptables._Iptables.insert
+    real = libiptc._Iptables.insert
 
-    def insert(self: iptables._Iptables, name: str, new: object) -> None:
+    def insert(self: libiptc._Iptables, name: str, new: object) -> None:
         if name == "mangle":
             raise OperationError("refused")
         real(self, name, new)  # type: ignore[arg-type]
 
-    iptables._Iptables.insert = insert  # type: ignore[method-assign,assignment]
+    libiptc._Iptables.insert = insert  # type: ignore[method-assign,assignment]
     with pytest.raises(OperationError):
         add("wg0", 4)
 
@@ -396,15 +402,40 @@ def test_another_user_of_the_library_in_the_process_is_not_disturbed(machine: Na
     assert call(machine, "legacy", used_beside, "wg0") == [False, True]
 
 
-def without_the_libraries() -> None:
+def without_the_library() -> None:
     sys.modules["iptc"] = None  # type: ignore[assignment]
     add("wg0", 4)
 
 
-def test_without_the_library_the_error_names_the_package(machine: Namespace) -> None:
+def test_without_the_library_and_the_programs_the_error_names_the_package(machine: Namespace) -> None:
+    hide_programs(machine, *VARIANTS)
     with pytest.raises(OperationError, match="iptables cannot be used") as refusal:
-        call(machine, "legacy", without_the_libraries)
+        call(machine, "legacy", without_the_library)
     assert "Debian: iptables" in refusal.value.remedy
+
+
+def test_without_the_library_the_legacy_program_is_found_beside_an_nft_one(machine: Namespace) -> None:
+    """Rules that stand in legacy tables are removed, though the host's `iptables` is the nft variant now."""
+    restore(machine, 4, "legacy", script("wg0", 4, 51820))
+
+    def remove() -> None:
+        sys.modules["iptc"] = None  # type: ignore[assignment]
+        assert iptables.present("wg0") == (4,)
+        iptables.remove("wg0")
+
+    call(machine, "nft", remove)
+    assert not rules(machine)
+
+
+def test_without_the_library_nothing_is_left_if_the_second_table_refuses(machine: Namespace) -> None:
+    real = "/usr/sbin/iptables-legacy-restore"
+    refusing = f'case $1 in -V) exec {real} -V;; esac; sed "/mangle/,/COMMIT/s/CONNMARK/NONE/" | {real} "$@"'
+    install(machine, "iptables-legacy-restore", refusing, "legacy")
+    restore(machine, 4, "legacy", OTHERS)
+    before = rules(machine)
+    with pytest.raises(OperationError, match="`iptables-legacy-restore -n -w' failed with status 2"):
+        call(machine, "legacy", without_the_library)
+    assert rules(machine) == before
 
 
 def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Namespace) -> None:
@@ -412,7 +443,7 @@ def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Na
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from wgquick.system.firewall import iptables; iptables.add('wg0', 4, [bytes([10, 0, 0, 2])], 51820)"
     )
-    hide_programs(machine)
+    hide_programs(machine, "nft")
     machine.run([sys.executable, "-c", code], env={})
     assert len(rules(machine)) == 3
 

@@ -1,47 +1,39 @@
-"""iptables through python-iptables (libiptc): wg-quick(8)'s rules in the raw and mangle tables of legacy iptables.
+"""iptables: wg-quick(8)'s rules in the raw and mangle tables, in the variant that the host's own `iptables` is.
 
-Where the host's `iptables` is the nft variant, its rules stand in nftables instead, in tables named raw and mangle.
-`add` leaves them to that program (`iptables_nft`), so that the user and `wg-quick down` find them by it; `remove`
-and `present` look in both places, whichever variant it was then.
-python-iptables takes a third of a second to import: here alone, and only when there is something for it to do.
+Where that is the nft variant, the rules stand in nftables, in tables named raw and mangle. iptables-restore adds
+them, so that the user and `wg-quick down` find them by `iptables` (`iptables_nft`). Rules of the legacy variant are
+changed by python-iptables (`libiptc`) if it is installed, the extra `iptables`, and else by the host's own
+iptables-restore and iptables-save (`iptables_legacy`). `remove` and `present` look in both places, as the host's
+variant may have changed since.
 """
 
 from __future__ import annotations
 
-import fcntl
-import itertools
-import os
-import warnings
-from _socket import AF_INET, AF_INET6, inet_ntop
-from struct import Struct
-
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING, contextmanager
-from wgquick.system.firewall import iptables_nft
+from wgquick.lean import TYPE_CHECKING, Protocol
+from wgquick.system.firewall import iptables_nft, iptables_programs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, Self
+    from collections.abc import Sequence
 
-_TABLES = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "POSTROUTING")}  # with the chains used of each
-_FAMILIES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # with the list of its tables in this namespace
-_LOCK = "/run/xtables.lock"  # shared with every iptables command (iptables(8), -w)
-_MATCH = Struct("=H29sB")  # struct xt_entry_match: size, name, revision; then its data
-_CONNMARK = {  # by revision: mark, its mask, the packet's mask, mode, before which the newer one has a shift
-    1: Struct("=IIIB"),  # struct xt_connmark_tginfo1
-    2: Struct("=III2xB"),  # struct xt_connmark_tginfo2
-}
-_SAVE, _RESTORE = 1, 2  # XT_CONNMARK_*
-_MARK = Struct("=II")  # struct xt_mark_tginfo2: mark and mask
-_UDP = Struct("=HHHHB")  # struct xt_udp: ranges of source and destination ports, what is inverted
-_ADDRESS_TYPES = Struct("=HHI")  # struct xt_addrtype_info_v1: sets of source and destination types, flags
-_LOCAL = 1 << 2  # RTN_LOCAL
-_ALL = 0xFFFFFFFF
-_REMEDY = "Run as root, with what python-iptables needs installed (Debian: iptables), or use `--firewall nft'."
+_TABLES = ("raw", "mangle")
+_NAMES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # files with the tables of this network namespace
+
+
+class _Legacy(Protocol):
+    """What changes the tables of the legacy variant; its faults are OperationErrors."""
+
+    def add(
+        self, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str
+    ) -> None: ...
+
+    def remove(self, comment: str, family: int, tables: Sequence[str]) -> None: ...
+
+    def present(self, comment: str, family: int, tables: Sequence[str]) -> bool: ...
 
 
 def comment(name: str) -> str:
-    """The mark of the interface's rules, by which wg-quick finds them too."""
+    """The comment of the interface's rules, by which wg-quick finds them too."""
     return f"wg-quick(8) rule for {name}"
 
 
@@ -50,246 +42,45 @@ def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: i
     if program := iptables_nft.program(family):
         iptables_nft.add(program, name, family, addresses, fwmark, port, comment(name))
     else:
-        _add(name, family, addresses, fwmark, port)
-
-
-def _add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int) -> None:
-    """Raw's rules first; if mangle refuses, raw's are taken back."""
-    with _Iptables(family) as iptables:
-        drops = [("PREROUTING", iptables.drop(name, address)) for address in addresses]
-        marks = [("PREROUTING", iptables.restore_mark(name)), ("POSTROUTING", iptables.save_mark(name, fwmark))]
-        if port:
-            arrivals = ("PREROUTING", iptables.mark_arrivals(name, fwmark, port))
-            drops.append(arrivals)
-            marks = [arrivals, *marks, ("PREROUTING", iptables.mark_errors(name, fwmark))]
-        iptables.insert("raw", drops)
-        try:
-            iptables.insert("mangle", marks)
-        except OperationError:
-            iptables.delete("raw", comment(name))
-            raise
+        _legacy(family).add(name, family, addresses, fwmark, port, comment(name))
 
 
 def remove(name: str, family: int = 0) -> None:
     """Remove the rules with this interface's comment, of one family or, with 0, of both."""
-    for each in (family,) if family else _FAMILIES:
+    for each in (family,) if family else _NAMES:
         iptables_nft.remove(comment(name), each)
         if tables := _loaded(each):
-            with _Iptables(each) as iptables:
-                for table in tables:
-                    iptables.delete(table, comment(name))
+            _legacy(each).remove(comment(name), each, tables)
 
 
 def present(name: str) -> tuple[int, ...]:
     """The families in whose tables a rule with this interface's comment stands."""
     of_nft = iptables_nft.present(comment(name))
-    return tuple(each for each in _FAMILIES if each in of_nft or _stands(name, each))
+    return tuple(each for each in _NAMES if each in of_nft or _stands(name, each))
 
 
 def _stands(name: str, family: int) -> bool:
     tables = _loaded(family)
-    if not tables:
-        return False
-    with _Iptables(family) as iptables:
-        return any(iptables.holds(table, comment(name)) for table in tables)
+    return bool(tables) and _legacy(family).present(comment(name), family, tables)
 
 
 def _loaded(family: int) -> list[str]:
     """Those of our tables that legacy iptables has in this network namespace."""
     try:
-        with open(f"/proc/thread-self/net/{_FAMILIES[family]}", encoding="ascii") as names:
+        with open(f"/proc/thread-self/net/{_NAMES[family]}", encoding="ascii") as names:
             return [table for table in names.read().split() if table in _TABLES]
     except OSError:
         return []
 
 
-class _Iptables:
-    """libiptc for one family, under the lock of all iptables commands; every fault is an OperationError."""
-
-    def __init__(self, family: int) -> None:
-        self._family = family
-
-    def __enter__(self) -> Self:
-        self._library = _library()
-        self._lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        return self
-
-    def __exit__(self, _kind: object, fault: BaseException | None, _traceback: object) -> None:
-        os.close(self._lock)
-        if isinstance(fault, self._faults()):
-            raise OperationError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
-
-    def _faults(self) -> tuple[type[Exception], ...]:
-        return self._library.IPTCError, self._library.XTablesError, ValueError
-
-    def insert(self, name: str, rules: Sequence[tuple[str, Any]]) -> None:
-        """Put rules at the top of their chains, each above the one before, as `iptables -I` does."""
-        with self._table(name) as table:
-            for chain, rule in rules:
-                table.insert_entry(chain, rule.rule, 0)
-            table.commit()
-
-    def delete(self, name: str, text: str) -> None:
-        """Delete the rules with that comment."""
-        with self._table(name) as table:
-            found = [(chain, at) for chain in _TABLES[name] for at in _positions(table, chain, text)]
-            for chain, at in reversed(found):
-                table._iptc.iptc_delete_num_entry(chain.encode(), at, table._handle)
-            if found:
-                table.commit()
-
-    def holds(self, name: str, text: str) -> bool:
-        """Whether a rule with that comment stands in the table."""
-        with self._table(name) as table:
-            return any(_positions(table, chain, text) for chain in _TABLES[name])
-
-    @contextmanager
-    def _table(self, name: str) -> Iterator[Any]:
-        """The table as it is now. Nothing changes without a commit, everything at once with it.
-
-        It is not the one from the library's cache, which a program that uses the library itself may be changing.
-        """
-        kind = self._library.Table if self._family == 4 else self._library.Table6
-        table = object.__new__(kind)
-        try:
-            table._init(name, False)
-            yield table
-        except self._faults() as fault:
-            raise OperationError(f"iptables table {name}: {_words(fault)}", remedy=_REMEDY) from None
-        finally:
-            table.close()
-
-    def drop(self, name: str, address: bytes) -> Any:
-        """`! -i NAME -d ADDRESS -m addrtype ! --src-type LOCAL -j DROP`."""
-        rule = self._rule()
-        rule.in_interface = f"!{name}"
-        _take_literally(rule, name)
-        rule.dst = inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
-        rule.create_match("addrtype").set_parameter("src-type", "!LOCAL")
-        rule.create_match("comment").set_parameter("comment", comment(name))
-        rule.create_target("DROP")
-        return rule
-
-    def save_mark(self, name: str, fwmark: int) -> Any:
-        """`-p udp -m mark --mark FWMARK -j CONNMARK --save-mark`."""
-        rule = self._rule()
-        rule.protocol = "udp"
-        rule.create_match("mark").set_parameter("mark", hex(fwmark))
-        rule.create_match("comment").set_parameter("comment", comment(name))
-        _fill_connmark(rule.create_target("CONNMARK"), _SAVE)
-        return rule
-
-    def restore_mark(self, name: str) -> Any:
-        """`-p udp -j CONNMARK --restore-mark`."""
-        rule = self._rule()
-        rule.protocol = "udp"
-        rule.create_match("comment").set_parameter("comment", comment(name))
-        _fill_connmark(rule.create_target("CONNMARK"), _RESTORE)
-        return rule
-
-    def mark_arrivals(self, name: str, fwmark: int, port: int) -> Any:
-        """`! -i NAME -p udp --dport PORT -m addrtype --dst-type LOCAL -j MARK --set-mark FWMARK`."""
-        rule = self._rule()
-        rule.in_interface = f"!{name}"
-        _take_literally(rule, name)
-        rule.protocol = "udp"
-        _fill_match(rule.create_match("udp"), _UDP.pack(0, 0xFFFF, port, port, 0))
-        _fill_match(rule.create_match("addrtype"), _ADDRESS_TYPES.pack(0, _LOCAL, 0))
-        rule.create_match("comment").set_parameter("comment", comment(name))
-        _fill_target(rule.create_target("MARK"), _MARK.pack(fwmark, _ALL))
-        return rule
-
-    def mark_errors(self, name: str, fwmark: int) -> Any:
-        """`-p ipv6-icmp -m connmark --mark FWMARK -j CONNMARK --restore-mark`."""
-        rule = self._rule()
-        rule.protocol = "icmpv6"
-        rule.create_match("connmark").set_parameter("mark", hex(fwmark))
-        rule.create_match("comment").set_parameter("comment", comment(name))
-        _fill_connmark(rule.create_target("CONNMARK"), _RESTORE)
-        return rule
-
-    def _rule(self) -> Any:
-        """A rule that looks for no chain named like its target, for which the library would load every table."""
-        kind = self._library.Rule if self._family == 4 else self._library.Rule6
-        return type("Rule", (kind,), {"tables": ()})()
-
-
-def _fill_connmark(target: Any, mode: int) -> None:
-    """Write a CONNMARK target that saves or restores the whole mark."""
-    _fill_target(target, _CONNMARK[target.target.u.user.revision].pack(0, _ALL, _ALL, mode), 1 << mode)
-
-
-def _fill_target(target: Any, data: bytes, flags: int = 1) -> None:
-    """Write the data of a target, and tell the library's last check which options (`flags`) it has.
-
-    By hand: the entries of the table of options (struct xt_option_entry) have grown in newer releases of iptables
-    (Debian 13), and of such tables the library reads the first one alone.
-    """
-    _write(target.target, data)
-    target._module.tflags = flags
-
-
-def _fill_match(match: Any, data: bytes) -> None:
-    """Write the data of a match likewise."""
-    _write(match.match, data)
-    match._module.mflags = 1
-
-
-def _write(head: Any, data: bytes) -> None:
-    import ctypes
-
-    ctypes.memmove(ctypes.addressof(head) + ctypes.sizeof(head), data, len(data))
-
-
-def _take_literally(rule: Any, name: str) -> None:
-    """Compare the whole name: in iptables' own notation a `+` at its end stands for anything."""
-    header = rule.get_ip()
-    header.iniface = name.encode()
-    header.iniface_mask = bytes([0xFF]) * (len(name) + 1)
-
-
-def _positions(table: Any, chain: str, text: str) -> list[int]:
-    """Where in a chain the rules with that comment stand, from 0.
-
-    It is read from the rules' bytes, as the library can take apart only those whose extensions it knows.
-    """
-    found = []
-    entry = table.first_rule(chain)
-    for at in itertools.count():
-        if not entry:
-            break
-        if text.encode() in _comments(entry):
-            found.append(at)
-        entry = table.next_rule(entry)
-    return found
-
-
-def _comments(entry: Any) -> Iterator[bytes]:
-    """The texts of the comment matches in a struct ipt_entry or ip6t_entry."""
-    import ctypes
-
-    data = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
-    start = ctypes.sizeof(entry)
-    while start < entry.target_offset:
-        size, name, _ = _MATCH.unpack_from(data, start)
-        if name.partition(b"\0")[0] == b"comment":
-            yield data[start + _MATCH.size : start + size].partition(b"\0")[0]
-        start += size
-
-
-def _library() -> Any:
-    """python-iptables, or an error that says what to install; it fails in many ways without its C libraries."""
+def _legacy(family: int) -> _Legacy:
+    """python-iptables, or the host's programs if it is not installed or finds none of its C libraries."""
+    from wgquick.system.firewall import iptables_legacy, libiptc
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's own, of newer Pythons
-            import iptc
-    except Exception as fault:
-        raise OperationError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
-    return iptc
-
-
-def _words(fault: Exception) -> str:
-    """The message without the marks of bytes, which the library shows."""
-    return str(fault).replace("b'", "").rstrip("'") or type(fault).__name__
+        libiptc.library()
+    except OperationError:
+        if iptables_programs.legacy(family, "restore") is None:
+            raise
+        return iptables_legacy
+    return libiptc

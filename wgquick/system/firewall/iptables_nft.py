@@ -8,12 +8,10 @@ name (struct xt_comment_info) or, in newer releases, in the rule's user data (li
 from __future__ import annotations
 
 import errno
-import os
-from _socket import AF_INET, AF_INET6, inet_ntop
 
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING
-from wgquick.system import programs
+from wgquick.system.firewall import iptables_programs
 from wgquick.system.firewall.nfnetlink import NFPROTO_IPV4, NFPROTO_IPV6, Nfnetlink, attributes_of, message
 from wgquick.system.firewall.nft import ABSENT, all_tables, available, explained
 from wgquick.system.netlink.codec import attribute, attribute_text, attributes, each_attribute
@@ -28,54 +26,24 @@ _EXPR_NAME, _EXPR_DATA = 1, 2  # NFTA_EXPR_*
 _TABLES = ("raw", "mangle")
 _PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
 _UDATA_COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT
-_RESTORE = {4: "iptables-restore", 6: "ip6tables-restore"}
-_REMEDY = "`iptables -V' shows the variant in use; `--firewall nft' does without iptables."
 
 
 def program(family: int) -> str | None:
-    """The host's iptables-restore where it is the nft variant and the kernel has what that needs.
-
-    It is looked for where it usually is too: wg-quick must find the rules from a longer PATH than this one.
-    """
-    name = _RESTORE[family]
-    found = programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
-    return found if found and available() and "nf_tables" in _run(found, "-V", "")[1] else None
+    """The host's iptables-restore where it is the nft variant and the kernel has what that needs."""
+    found = iptables_programs.own_restore(family)
+    return found if found and available() and iptables_programs.is_nft(found) else None
 
 
 def add(
     program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str
 ) -> None:
     """Have that program add one family's rules; if it fails between its tables, all are taken back."""
-    status, _, errors = _run(program, "-n", _script(name, family, addresses, fwmark, port, comment))
-    if status:
+    try:
+        text = iptables_programs.script(name, family, addresses, fwmark, port, comment)
+        iptables_programs.restore([program, "-n"], text)
+    except OperationError:
         remove(comment, family)
-        what = f"`{_RESTORE[family]} -n' failed with status {status}"
-        said = f"{what}: {errors.strip()}" if errors.strip() else what
-        raise OperationError(said, remedy=_REMEDY, status=status)
-
-
-def _run(program: str, option: str, text: str) -> tuple[int, str, str]:
-    return programs.output([program, option], {**os.environ, "LC_ALL": "C"}, text.encode())
-
-
-def _script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str) -> str:
-    """The rules for iptables-restore(8), in whose language a `+` that ends a name stands for anything."""
-    marked = f'-m comment --comment "{comment}"'
-    kind = AF_INET if family == 4 else AF_INET6
-    lines = ["*raw"]
-    lines += [
-        f"-I PREROUTING ! -i {name} -d {inet_ntop(kind, address)} -m addrtype ! --src-type LOCAL -j DROP {marked}"
-        for address in addresses
-    ]
-    arrived = f"! -i {name} -p udp --dport {port} -m addrtype --dst-type LOCAL"
-    arrivals = [f"-I PREROUTING {arrived} -j MARK --set-mark {fwmark} {marked}"] if port else []
-    lines += [*arrivals, "COMMIT", "*mangle", *arrivals]
-    lines += [f"-I POSTROUTING -p udp -m mark --mark {fwmark} -j CONNMARK --save-mark {marked}"]
-    lines += [f"-I PREROUTING -p udp -j CONNMARK --restore-mark {marked}"]
-    if port:
-        errors = f"-p ipv6-icmp -m connmark --mark {fwmark}"
-        lines += [f"-I PREROUTING {errors} -j CONNMARK --restore-mark {marked}"]
-    return "\n".join([*lines, "COMMIT", ""])
+        raise
 
 
 def present(comment: str) -> set[int]:
