@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 
-from wgquick.config.document import INTERFACE_KEYS, PEER_KEYS, QUICK_KEYS
 from wgquick.config.grammar import GrammarError, shown
+from wgquick.config.keys import BY_LOWER
 
-_SECTION_OF = dict.fromkeys(QUICK_KEYS | INTERFACE_KEYS, "Interface") | dict.fromkeys(PEER_KEYS, "Peer")
 # Words so short, with a value after them, are no part of a key that stands on two lines.
 _SHORT_KEY = re.compile(r"[^\W\d]\w{0,18}")
 _SHORT_SECTION = re.compile(r"\[([A-Za-z]{1,19})\]")
-_NAMES = QUICK_KEYS | INTERFACE_KEYS | PEER_KEYS
 
 
 def unrecognised(cleaned: str, section: str) -> GrammarError:
@@ -19,18 +17,19 @@ def unrecognised(cleaned: str, section: str) -> GrammarError:
     if cleaned[:1] == "[":
         return _unknown_section(cleaned)
     key, equals, value = cleaned.partition("=")
-    name = _NAMES.get(key.lower(), "")
-    if not name:
+    known = BY_LOWER.get(key.lower())
+    if known is None:
         return _unknown_key(cleaned)
+    name, home = known.name, known.section
     if not equals:
         return GrammarError("missing-value", f"{name} has no value", f"write `{name} = ...'")
     if not section:
         what = f"{name} stands before the first section"
-        return GrammarError("no-section", what, f"put [{_SECTION_OF[key.lower()]}] above it")
-    if not value and _SECTION_OF[key.lower()] == section:
+        return GrammarError("no-section", what, f"put [{home}] above it")
+    if not value and home == section:
         what = f"{name} has an empty value"
         return GrammarError("missing-value", what, "write a value, or remove the line", len(cleaned))
-    return _misplaced(name, section)
+    return _misplaced(name, home, section)
 
 
 def _unknown_section(cleaned: str) -> GrammarError:
@@ -50,8 +49,8 @@ def _unknown_key(cleaned: str) -> GrammarError:
 
     key, equals, value = cleaned.partition("=")
     unknown = f"unknown key {shown(_text(key))}" if value and _SHORT_KEY.fullmatch(_text(key)) else "unknown key"
-    if close := get_close_matches(key.lower(), _NAMES, n=1, cutoff=0.7):
-        return GrammarError("unknown-key", unknown, f"did you mean {_NAMES[close[0]]}?")
+    if close := get_close_matches(key.lower(), BY_LOWER, n=1, cutoff=0.7):
+        return GrammarError("unknown-key", unknown, f"did you mean {BY_LOWER[close[0]].name}?")
     if joined := _missing_equals(cleaned):
         what = f"{joined} and its value need a `=' between them"
         return GrammarError("missing-equals", what, f"write `{joined} = ...'")
@@ -69,11 +68,10 @@ def _text(part: str) -> str:
 def _missing_equals(cleaned: str) -> str:
     """The key that a line without a proper `=` begins with."""
     lower = cleaned.lower()
-    return next((name for key, name in sorted(_NAMES.items(), reverse=True) if lower.startswith(key)), "")
+    return next((BY_LOWER[key].name for key in sorted(BY_LOWER, reverse=True) if lower.startswith(key)), "")
 
 
-def _misplaced(name: str, section: str) -> GrammarError:
-    home = _SECTION_OF[name.lower()]
+def _misplaced(name: str, home: str, section: str) -> GrammarError:
     if home == section:
         what = f"wg-quick does not see that {name} stands in [{home}]"
         remedy = f"write the section as [{home}] and the key as {name}, without blanks inside"

@@ -7,6 +7,7 @@ for wg and closes it for wg-quick. All of that is decided here, once, for the pa
 
 from __future__ import annotations
 
+from wgquick.config import keys
 from wgquick.lean import NamedTuple
 
 SPACE = " \t\n\v\f\r"
@@ -19,27 +20,6 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _DROPPED = b" \t\v\f\r\0"
 _SPACE = SPACE.encode()
 _SKIPPED = SPACE + "\0"
-_QUICK_NAMES = (
-    "Address",
-    "DNS",
-    "MTU",
-    "Table",
-    "PreUp",
-    "PostUp",
-    "PreDown",
-    "PostDown",
-    "SaveConfig",
-)
-QUICK_KEYS = {name.lower(): name for name in _QUICK_NAMES}
-"""The keys that wg-quick(8) keeps for itself, by their lower case."""
-HOOK_KEYS = frozenset({"PreUp", "PostUp", "PreDown", "PostDown"})
-INTERFACE_KEYS = {name.lower(): name for name in ("PrivateKey", "ListenPort", "FwMark")}
-"""The keys of wg(8) in [Interface]."""
-PEER_KEYS = {
-    name.lower(): name for name in ("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive")
-}
-"""The keys of wg(8) in [Peer]."""
-_KEYS = QUICK_KEYS | INTERFACE_KEYS | PEER_KEYS
 _SECTIONS = {"[interface]": "Interface", "[peer]": "Peer"}
 
 
@@ -136,7 +116,7 @@ class Document:
     def quick_value(self, line: QuickLine) -> tuple[str, int]:
         """A wg-quick key's value as wg-quick reads it, and its offset in the line."""
         text = self.line_text(line.row)
-        start, end = _value_span(text, hook=line.key in HOOK_KEYS)
+        start, end = _value_span(text, hook=line.key in keys.HOOKS)
         return text[start:end].replace("\0", ""), start
 
     def lines(self) -> list[Line]:
@@ -172,8 +152,8 @@ class Document:
         ]
 
     def _quick_lines(self, start: int, end: int) -> list[QuickLine]:
-        keys = ((index, _quick_key(self.raw[index])) for index in range(start, end))
-        named = ((index, QUICK_KEYS.get(key.decode("ascii", "replace"))) for index, key in keys)
+        given = ((index, _quick_key(self.raw[index])) for index in range(start, end))
+        named = ((index, keys.QUICK.get(key.decode("ascii", "replace"))) for index, key in given)
         return [QuickLine(index, name) for index, name in named if name]
 
 
@@ -200,12 +180,14 @@ def _value_span(text: str, *, hook: bool) -> tuple[int, int]:
 
 def _line(text: str, cleaned: str, quick_key: str, section: str) -> Line:
     if quick_key:
-        return Line(text, section, key=quick_key, value=_value_span(text, hook=quick_key in HOOK_KEYS))
+        return Line(text, section, key=quick_key, value=_value_span(text, hook=quick_key in keys.HOOKS))
     if header := _SECTIONS.get(cleaned.lower(), ""):
         return Line(text, header, header=header)
     name, equals, _ = cleaned.partition("=")
-    known = _KEYS.get(name.lower(), "") if equals else ""
-    return Line(text, section, key=known, value=_value_span(text, hook=False) if known else (0, 0))
+    known = keys.BY_LOWER.get(name.lower()) if equals else None
+    return (
+        Line(text, section, key=known.name, value=_value_span(text, hook=False)) if known else Line(text, section)
+    )
 
 
 def columns(text: str) -> list[int]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 
-from wgquick.config import grammar
+from wgquick.config import grammar, keys
 from wgquick.config.document import SPACE, UTF8_MARK, encode
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import SecretKey, address_text
+from wgquick.net import address_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from wgquick.config.document import Document
+    from wgquick.config.keys import Key
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device, DevicePeer
     from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, SocketAddress
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _OPENING = re.compile(r"([ \t]*)[^=]*?([ \t]*=[ \t]*)")
 _WITHOUT_SPACE = dict.fromkeys(map(ord, SPACE + "\0"))
 _AFTER_THE_FILE = float("inf")
+# In the order in which `wg showconf` prints them.
+_DEVICE_VALUES = sorted(keys.of("Interface", of_wg=True), key=lambda key: key.secret)
+_PEER_VALUES = tuple(keys.KEYS[name] for name in ("PresharedKey", "Endpoint", "PersistentKeepalive"))
 
 
 class Present(NamedTuple):
@@ -179,12 +183,8 @@ class _InterfaceEdit:
             self._text.prepend(["[Interface]", *self._new, ""])
 
     def _save_device(self, settings: Settings, device: Device) -> None:
-        port = str(device.listen_port) if device.listen_port else None
-        self._put("ListenPort", port, same=(settings.listen_port or 0) == device.listen_port)
-        mark = hex(device.fwmark) if device.fwmark else None
-        self._put("FwMark", mark, same=(settings.fwmark or 0) == device.fwmark)
-        key = device.private_key.reveal() if device.private_key else None
-        self._put("PrivateKey", key, same=_clamped(settings.private_key) == _clamped(device.private_key))
+        for key in _DEVICE_VALUES:
+            self._put(key.name, _line(key, device), same=_is_same(key, settings, device))
 
     def _save_addresses(self, settings: Settings, present: Present) -> None:
         """As sets: the order of addresses is the kernel's, which also takes 0.0.0.0 for nothing."""
@@ -262,22 +262,16 @@ class _PeersEdit:
             merged.replace_allowed_ips
             and _networks(merged.allowed_ips) == wanted
             and all(claim <= wanted for claim in claims)
-            and _preshared(merged.preshared_key) == _preshared(peer.preshared_key)
-            and (merged.persistent_keepalive or 0) == peer.persistent_keepalive
-            and self._leads_to(merged.endpoint, peer.endpoint)
+            and all(self._is_same_value(key, merged, peer) for key in _PEER_VALUES)
         )
 
     def _save_peer(self, peer: DevicePeer, section: _Section, settings: PeerSettings) -> None:
-        lines = dict(_peer_lines(peer))
-        same = {
-            "PresharedKey": _preshared(settings.preshared_key) == _preshared(peer.preshared_key),
-            "Endpoint": self._leads_to(settings.endpoint, peer.endpoint),
-            "PersistentKeepalive": (settings.persistent_keepalive or 0) == peer.persistent_keepalive,
-        }
-        for key in (key for key, unchanged in same.items() if not unchanged):
-            rows = self._text.rows([section], key)
-            if not _put_value(self._text, rows, lines.get(key)):
-                self._text.add(section, key, lines[key])
+        for key in _PEER_VALUES:
+            if self._is_same_value(key, settings, peer):
+                continue
+            line = _line(key, peer)
+            if not _put_value(self._text, self._text.rows([section], key.name), line):
+                self._text.add(section, key.name, line or "")
         self._save_allowed_ips(peer, section, settings)
 
     def _save_allowed_ips(self, peer: DevicePeer, section: _Section, settings: PeerSettings) -> None:
@@ -290,6 +284,11 @@ class _PeersEdit:
         edit = _WordsEdit(self._text, self._text.rows([section], "AllowedIPs"), _wg_words, _network_of)
         if missing := edit.save(wanted, taken):
             self._text.add(section, "AllowedIPs", ", ".join(missing))
+
+    def _is_same_value(self, key: Key, settings: PeerSettings, peer: DevicePeer) -> bool:
+        if key.name == "Endpoint":
+            return self._leads_to(settings.endpoint, peer.endpoint)
+        return _is_same(key, settings, peer)
 
     def _leads_to(self, endpoint: Endpoint | None, address: SocketAddress | None) -> bool:
         if endpoint is None or address is None:
@@ -348,17 +347,23 @@ def _put_value(text: _Text, rows: list[int], value: str | None) -> bool:
     return value is None or bool(rows)
 
 
+def _is_same(key: Key, settings: Settings | PeerSettings, device: Device | DevicePeer) -> bool:
+    """Whether the value in the file means what the device has."""
+    return bool(key.normal(getattr(settings, key.field)) == key.normal(getattr(device, key.field)))
+
+
+def _line(key: Key, device: Device | DevicePeer) -> str | None:
+    """A value of the device as a file has it; None if it has none."""
+    value = getattr(device, key.field)
+    return next(iter(key.write(value))) if key.normal(value) else None
+
+
 def _peer_lines(peer: DevicePeer) -> Iterator[tuple[str, str]]:
     """A peer's section as `wg showconf` prints it."""
-    yield "PublicKey", str(peer.public_key)
-    if key := _preshared(peer.preshared_key):
-        yield "PresharedKey", key.reveal()
-    if peer.allowed_ips:
-        yield "AllowedIPs", ", ".join(map(str, peer.allowed_ips))
-    if peer.endpoint:
-        yield "Endpoint", str(peer.endpoint)
-    if peer.persistent_keepalive:
-        yield "PersistentKeepalive", str(peer.persistent_keepalive)
+    for key in keys.of("Peer"):
+        value = ", ".join(map(str, peer.allowed_ips)) if key.name == "AllowedIPs" else _line(key, peer)
+        if value:
+            yield key.name, value
 
 
 def _merged(parts: Sequence[PeerSettings]) -> PeerSettings:
@@ -396,18 +401,3 @@ def _wg_words(value: str) -> list[str]:
 def _address_of(word: str) -> str:
     found = grammar.address(word)
     return _prefix(found.address, found.length)
-
-
-def _preshared(key: SecretKey | None) -> SecretKey | None:
-    """A preshared key; one of zeros is none."""
-    return key if key and any(key.raw) else None
-
-
-def _clamped(key: SecretKey | None) -> SecretKey | None:
-    """The scalar that a device makes of a private key (curve25519_clamp_secret); one of zeros is none."""
-    if key is None or not any(key.raw):
-        return None
-    raw = bytearray(key.raw)
-    raw[0] &= 0b11111000
-    raw[31] = raw[31] & 0b01111111 | 0b01000000
-    return SecretKey(bytes(raw))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
+from wgquick.config import keys
 from wgquick.config.characters import foreign, plain, suspicious
-from wgquick.config.document import HOOK_KEYS
 from wgquick.config.grammar import shown
 from wgquick.lean import TYPE_CHECKING
 
@@ -113,7 +113,7 @@ def _has_odd_public_key(document: Document, header: int) -> bool:
 
 def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, int]:
     """The rows that go on with a hook, each with the row of that hook."""
-    hooks = {line.row: line.row for line in document.views.quick if line.key in HOOK_KEYS}
+    hooks = {line.row: line.row for line in document.views.quick if line.key in keys.HOOKS}
     found: dict[int, int] = {}
     for fault in faults:
         row = fault.line - 1

@@ -24,6 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wgquick.config import grammar
 from wgquick.config.document import SPACE, Document, encode
+from wgquick.config.keys import KEYS
 from wgquick.config.location import is_valid_name, valid_name
 from wgquick.config.parser import parse
 from wgquick.config.settings import Address as AddressValue
@@ -125,14 +126,6 @@ def _table(value: object) -> str:
     return "" if text == "" else _word(text)
 
 
-def _preshared_key(text: str) -> SecretKey:
-    return grammar.secret_key(text, "PresharedKey")
-
-
-def _allowed_ip(text: str) -> AllowedIP:
-    return grammar.allowed_ip(text)[0]
-
-
 def _hidden(_key: SecretKey) -> str:
     return _HIDDEN
 
@@ -153,26 +146,28 @@ _AS_TEXTS = PlainSerializer(_texts, return_type=list[str])
 _AS_ADDRESSES = PlainSerializer(_address_texts, return_type=list[str])
 _AS_HIDDEN = PlainSerializer(_hidden, when_used="json")
 
-_Public = Annotated[PublicKey, PlainValidator(_text_or(PublicKey, grammar.public_key)), _AS_TEXT, _STRING]
-_Private = Annotated[SecretKey, PlainValidator(_text_or(SecretKey, grammar.secret_key)), _AS_HIDDEN, _STRING]
-_Preshared = Annotated[SecretKey, PlainValidator(_text_or(SecretKey, _preshared_key)), _AS_HIDDEN, _STRING]
-_EndpointField = Annotated[Endpoint, PlainValidator(_text_or(Endpoint, grammar.endpoint)), _AS_TEXT, _STRING]
+_Public = Annotated[PublicKey, PlainValidator(_text_or(PublicKey, KEYS["PublicKey"].read)), _AS_TEXT, _STRING]
+_Private = Annotated[SecretKey, PlainValidator(_text_or(SecretKey, KEYS["PrivateKey"].read)), _AS_HIDDEN, _STRING]
+_Preshared = Annotated[
+    SecretKey, PlainValidator(_text_or(SecretKey, KEYS["PresharedKey"].read)), _AS_HIDDEN, _STRING
+]
+_EndpointField = Annotated[Endpoint, PlainValidator(_text_or(Endpoint, KEYS["Endpoint"].read)), _AS_TEXT, _STRING]
 _AllowedIPs = Annotated[
     tuple[AllowedIP, ...],
-    PlainValidator(_list_of(_text_or(AllowedIP, _allowed_ip), _wg_words)),
+    PlainValidator(_list_of(_text_or(AllowedIP, KEYS["AllowedIPs"].read), _wg_words)),
     _AS_TEXTS,
     _STRINGS,
 ]
 _Addresses = Annotated[
     tuple[AddressValue, ...],
-    PlainValidator(_list_of(_text_or(AddressValue, grammar.address), grammar.word_texts)),
+    PlainValidator(_list_of(_text_or(AddressValue, KEYS["Address"].read), grammar.word_texts)),
     _AS_ADDRESSES,
     _STRINGS,
 ]
-_Port = Annotated[int, PlainValidator(_number_or(0xFFFF, grammar.listen_port)), _NUMBER]
-_Mark = Annotated[int, PlainValidator(_number_or(0xFFFFFFFF, grammar.fwmark)), _NUMBER]
-_Keepalive = Annotated[int, PlainValidator(_number_or(0xFFFF, grammar.persistent_keepalive)), _NUMBER]
-_Mtu = Annotated[int, PlainValidator(_number_or(0x7FFFFFFF, grammar.mtu)), _NUMBER]
+_Port = Annotated[int, PlainValidator(_number_or(0xFFFF, KEYS["ListenPort"].read)), _NUMBER]
+_Mark = Annotated[int, PlainValidator(_number_or(0xFFFFFFFF, KEYS["FwMark"].read)), _NUMBER]
+_Keepalive = Annotated[int, PlainValidator(_number_or(0xFFFF, KEYS["PersistentKeepalive"].read)), _NUMBER]
+_Mtu = Annotated[int, PlainValidator(_number_or(0x7FFFFFFF, KEYS["MTU"].read)), _NUMBER]
 _Hooks = Annotated[tuple[str, ...], PlainValidator(_list_of(_line, _one)), _AS_TEXTS, _STRINGS]
 _Servers = Annotated[tuple[str, ...], PlainValidator(_list_of(_server, grammar.word_texts)), _AS_TEXTS, _STRINGS]
 _Search = Annotated[

@@ -6,18 +6,22 @@ once and with its place. A bad Address or MTU, which wg-quick meets only half wa
 
 from __future__ import annotations
 
-from wgquick.config import grammar
+from wgquick.config import grammar, keys
 from wgquick.config.document import columns
 from wgquick.config.grammar import GrammarError
+from wgquick.config.keys import KEYS
 from wgquick.config.settings import Address, PeerSettings, Settings
 from wgquick.errors import ConfigError, Diagnostic
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from wgquick.config.document import Document, QuickLine
-    from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+    from wgquick.net import AllowedIP
+
+    _Readers = dict[str, tuple[int, Callable[[str], Any]]]
 
 
 class Report(NamedTuple):
@@ -63,19 +67,8 @@ def _dns_warnings(document: Document, quick: _QuickKeys) -> list[Diagnostic]:
 def for_down(document: Document, name: str, path: str = "") -> Settings:
     """What `down` needs of a file, whatever faults are in it: wg-quick's looks at no key of wg's there."""
     quick = _QuickKeys(document)
-    return Settings(
-        name=name,
-        path=path or document.path,
-        addresses=tuple(quick.addresses),
-        dns=tuple(quick.dns),
-        dns_search=tuple(quick.dns_search),
-        mtu=quick.mtu,
-        table=quick.table,
-        pre_up=tuple(quick.hooks["PreUp"]),
-        post_up=tuple(quick.hooks["PostUp"]),
-        pre_down=tuple(quick.hooks["PreDown"]),
-        post_down=tuple(quick.hooks["PostDown"]),
-    )
+    values = {field: value for field, value in quick.values().items() if field != "save_config"}
+    return Settings(name=name, path=path or document.path, **values)
 
 
 def refuse_save_config(document: Document, path: str = "") -> None:
@@ -96,24 +89,7 @@ def table_fault(document: Document, fault: GrammarError) -> Diagnostic | None:
 
 
 def _settings(wg: _WgSections, quick: _QuickKeys, name: str, path: str) -> Settings:
-    return Settings(
-        name=name,
-        path=path,
-        private_key=wg.private_key,
-        listen_port=wg.listen_port,
-        fwmark=wg.fwmark,
-        addresses=tuple(quick.addresses),
-        dns=tuple(quick.dns),
-        dns_search=tuple(quick.dns_search),
-        mtu=quick.mtu,
-        table=quick.table,
-        pre_up=tuple(quick.hooks["PreUp"]),
-        post_up=tuple(quick.hooks["PostUp"]),
-        pre_down=tuple(quick.hooks["PreDown"]),
-        post_down=tuple(quick.hooks["PostDown"]),
-        save_config=quick.save_config,
-        peers=tuple(peer.settings() for peer in wg.peers if peer.public_key),
-    )
+    return Settings(name=name, path=path, peers=wg.peers(), **wg.interface(), **quick.values())
 
 
 class _QuickKeys:
@@ -122,19 +98,20 @@ class _QuickKeys:
     def __init__(self, document: Document) -> None:
         self.faults: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
-        self.addresses: list[Address] = []
-        self.dns: list[str] = []
-        self.dns_search: list[str] = []
-        self.mtu: int | None = None
-        self.table = ""
-        self.hooks: dict[str, list[str]] = {"PreUp": [], "PostUp": [], "PreDown": [], "PostDown": []}
-        self.save_config = False
+        self._lists: dict[str, list[Any]] = {}
+        self._last: dict[str, tuple[int, str, int]] = {}
         self._assigned: set[tuple[bytes, int]] = set()
-        self._last_mtu: tuple[int, str, int] | None = None
+        self._save_config = False
         for line in document.views.quick:
             value, start = document.quick_value(line)
             self._take(line, value, start)
-        self._take_mtu()
+        self._mtu = self._last_mtu()
+
+    def values(self) -> dict[str, Any]:
+        """The fields of Settings that the keys give."""
+        lists = {field: tuple(values) for field, values in self._lists.items()}
+        table = self._last.get("Table", (0, "", 0))[1]
+        return {**lists, "mtu": self._mtu, "table": table, "save_config": self._save_config}
 
     def _take(self, line: QuickLine, value: str, start: int) -> None:
         match line.key:
@@ -142,14 +119,15 @@ class _QuickKeys:
                 self._take_addresses(line.row, value, start)
             case "DNS":
                 self._take_dns(line.row, value, start)
-            case "MTU":
-                self._last_mtu = (line.row, value, start)
-            case "Table":
-                self.table = value
+            case "MTU" | "Table":
+                self._last[line.key] = (line.row, value, start)
             case "SaveConfig":
                 self._take_save_config(line.row, value, start)
             case hook:
-                self.hooks[hook].append(value)
+                self._add(KEYS[hook].field, value)
+
+    def _add(self, field: str, value: object) -> None:
+        self._lists.setdefault(field, []).append(value)
 
     def _take_addresses(self, index: int, value: str, start: int) -> None:
         for word, offset in grammar.words(value):
@@ -166,7 +144,7 @@ class _QuickKeys:
             raise GrammarError("duplicate-address", what, "remove one of them: the kernel takes an address once")
         if identity:
             self._assigned.add(identity)
-        self.addresses.append(address)
+        self._add("addresses", address)
 
     def _take_dns(self, index: int, value: str, start: int) -> None:
         for word, offset in grammar.words(value):
@@ -177,60 +155,51 @@ class _QuickKeys:
                 self.warnings.append(
                     _diagnostic(index, place, grammar.guarded(fault, value))._replace(severity="warning")
                 )
-            (self.dns if grammar.is_nameserver(word) else self.dns_search).append(word)
+            self._add("dns" if grammar.is_nameserver(word) else "dns_search", word)
 
     def _take_save_config(self, index: int, value: str, start: int) -> None:
         try:
-            self.save_config = grammar.save_config(value)
+            self._save_config = grammar.save_config(value)
         except GrammarError as fault:
             self.faults.append(_diagnostic(index, start + 1, fault))
 
-    def _take_mtu(self) -> None:
+    def _last_mtu(self) -> int | None:
         """The last MTU counts, and an empty one is none: wg-quick does not look at the others."""
-        if self._last_mtu is None or not self._last_mtu[1]:
-            return
-        index, value, start = self._last_mtu
+        index, value, start = self._last.get("MTU", (0, "", 0))
         try:
-            self.mtu = grammar.mtu(value)
+            return grammar.mtu(value) if value else None
         except GrammarError as fault:
             self.faults.append(_diagnostic(index, start + 1, fault))
+            return None
 
 
-class _PeerSection:
-    """A [Peer] section while it is read; the later of two values wins, AllowedIPs accumulate."""
+class _Section:
+    """A section of wg's while it is read: a value for each field, the later of two; AllowedIPs accumulate."""
 
-    __slots__ = (
-        "allowed_ips",
-        "endpoint",
-        "has_public_key",
-        "index",
-        "persistent_keepalive",
-        "preshared_key",
-        "public_key",
-        "replace_allowed_ips",
-    )
+    __slots__ = ("allowed_ips", "row", "values")
 
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.has_public_key = False
-        self.public_key: PublicKey | None = None
-        self.preshared_key: SecretKey | None = None
+    def __init__(self, row: int, fields: Sequence[str]) -> None:
+        self.row = row
+        self.values: list[Any] = [None] * len(fields)
         self.allowed_ips: list[AllowedIP] = []
-        self.replace_allowed_ips = True
-        self.endpoint: Endpoint | None = None
-        self.persistent_keepalive: int | None = None
 
-    def settings(self) -> PeerSettings:
-        """The section's values; only for one that has a public key."""
-        assert self.public_key is not None  # noqa: S101  (a peer without one is a fault)
-        return PeerSettings(
-            self.public_key,
-            self.preshared_key,
-            tuple(self.allowed_ips),
-            self.replace_allowed_ips,
-            self.endpoint,
-            self.persistent_keepalive,
-        )
+    def peer(self) -> PeerSettings:
+        """The values of a [Peer] section that has no faults."""
+        self.values[_ALLOWED_IPS] = tuple(self.allowed_ips)
+        self.values[_REPLACE] = self.values[_REPLACE] is not False
+        return PeerSettings(*self.values)
+
+
+def _readers(section: str, fields: Sequence[str]) -> _Readers:
+    """By wg's keys of a section in lower case: the index of the field, and the key's reader."""
+    return {key.name.lower(): (fields.index(key.field), key.read) for key in keys.of(section, of_wg=True)}
+
+
+_FAULTY = False  # in the place of a value that cannot be read; a file with a fault has no settings
+_INTERFACE = tuple(key.field for key in keys.of("Interface", of_wg=True))
+_PEER = PeerSettings._fields
+_PUBLIC_KEY, _ALLOWED_IPS, _REPLACE = map(_PEER.index, ("public_key", "allowed_ips", "replace_allowed_ips"))
+_READERS = {"[interface]": _readers("Interface", _INTERFACE), "[peer]": _readers("Peer", _PEER)}
 
 
 class _WgSections:
@@ -239,28 +208,23 @@ class _WgSections:
     def __init__(self, document: Document) -> None:
         self.faults: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
-        self.private_key: SecretKey | None = None
-        self.listen_port: int | None = None
-        self.fwmark: int | None = None
-        self.peers: list[_PeerSection] = []
+        self._peers: list[_Section] = []
+        self._interface = _Section(0, _INTERFACE)
+        self._section = self._interface
+        self._readers: _Readers = {}
         self._document = document
         self._index = 0
         self._columns: tuple[int, list[int]] = (-1, [])
-        self._interface_keys: dict[str, Callable[[str], None]] = {
-            "privatekey": self._take_private_key,
-            "listenport": self._take_listen_port,
-            "fwmark": self._take_fwmark,
-        }
-        self._peer_keys: dict[str, Callable[[str], None]] = {
-            "publickey": self._take_public_key,
-            "presharedkey": self._take_preshared_key,
-            "allowedips": self._take_allowed_ips,
-            "endpoint": self._take_endpoint,
-            "persistentkeepalive": self._take_persistent_keepalive,
-        }
-        self._keys: dict[str, Callable[[str], None]] = {}
         self._read(document.views.wg)
         self._require_public_keys()
+
+    def interface(self) -> dict[str, Any]:
+        """The fields of Settings that [Interface] gives."""
+        return dict(zip(_INTERFACE, self._interface.values, strict=True))
+
+    def peers(self) -> tuple[PeerSettings, ...]:
+        """The [Peer] sections of a file that has no faults."""
+        return tuple(peer.peer() for peer in self._peers)
 
     def _read(self, lines: list[str]) -> None:
         for index, line in enumerate(lines):
@@ -269,32 +233,42 @@ class _WgSections:
                 continue
             key, _, value = cleaned.partition("=")
             self._index = index
-            take = self._keys.get(key.lower())
-            if take is None or not value:
+            reader = self._readers.get(key.lower())
+            if reader is None or not value:
                 self._take_other(cleaned)
-                continue
-            try:
-                take(value)
-            except GrammarError as fault:
-                self._refuse(fault.at(len(key) + 1))
+            elif reader[0] == _ALLOWED_IPS and self._section is not self._interface:
+                self._take_allowed_ips(value)
+            else:
+                self._take(reader, key, value)
+
+    def _take(self, reader: tuple[int, Callable[[str], Any]], key: str, value: str) -> None:
+        at, read = reader
+        values = self._section.values
+        try:
+            values[at] = read(value)
+        except GrammarError as fault:
+            self._refuse(fault.at(len(key) + 1))
+            if values[at] is None:
+                values[at] = _FAULTY
 
     def _take_other(self, cleaned: str) -> None:
-        match cleaned.lower():
-            case "[interface]":
-                self._keys = self._interface_keys
-            case "[peer]":
-                self._keys = self._peer_keys
-                self.peers.append(_PeerSection(self._index))
-            case _:
-                self._refuse(self._unrecognised(cleaned))
+        header = cleaned.lower()
+        if header not in _READERS:
+            self._refuse(self._unrecognised(cleaned))
+            return
+        self._readers = _READERS[header]
+        self._section = self._interface
+        if header == "[peer]":
+            self._section = _Section(self._index, _PEER)
+            self._peers.append(self._section)
 
     def _unrecognised(self, cleaned: str) -> GrammarError:
         """Only a file with such a line pays for the import of what explains it."""
         from wgquick.config.advice import unrecognised
 
         section = ""
-        if self._keys:
-            section = "Peer" if self._keys is self._peer_keys else "Interface"
+        if self._readers:
+            section = "Interface" if self._section is self._interface else "Peer"
         return unrecognised(cleaned, section)
 
     def _refuse(self, fault: GrammarError) -> None:
@@ -309,43 +283,21 @@ class _WgSections:
 
     def _require_public_keys(self) -> None:
         """A section whose PublicKey is a fault already does not lack one as well."""
-        for peer in self.peers:
-            if not peer.has_public_key:
-                self._index = peer.index
+        for peer in self._peers:
+            if peer.values[_PUBLIC_KEY] is None:
+                self._index = peer.row
                 what = "the peer has no PublicKey"
                 self._refuse(GrammarError("peer-without-key", what, "add its `PublicKey = ...'"))
 
-    def _take_private_key(self, value: str) -> None:
-        self.private_key = grammar.secret_key(value)
-
-    def _take_listen_port(self, value: str) -> None:
-        self.listen_port = grammar.listen_port(value)
-
-    def _take_fwmark(self, value: str) -> None:
-        self.fwmark = grammar.fwmark(value)
-
-    def _take_public_key(self, value: str) -> None:
-        self.peers[-1].has_public_key = True
-        self.peers[-1].public_key = grammar.public_key(value)
-
-    def _take_preshared_key(self, value: str) -> None:
-        self.peers[-1].preshared_key = grammar.secret_key(value, "PresharedKey")
-
-    def _take_endpoint(self, value: str) -> None:
-        self.peers[-1].endpoint = grammar.endpoint(value)
-
-    def _take_persistent_keepalive(self, value: str) -> None:
-        self.peers[-1].persistent_keepalive = grammar.persistent_keepalive(value)
-
     def _take_allowed_ips(self, value: str) -> None:
-        peer = self.peers[-1]
-        peer.replace_allowed_ips = True
+        peer = self._section
+        peer.values[_REPLACE] = True
         try:
             peer.allowed_ips += grammar.plain_allowed_ips(value)
         except (OSError, ValueError, KeyError):
             self._take_each_allowed_ip(peer, value)
 
-    def _take_each_allowed_ip(self, peer: _PeerSection, value: str) -> None:
+    def _take_each_allowed_ip(self, peer: _Section, value: str) -> None:
         """Entry by entry, for incremental forms, host bits and faults; each line decides anew on replacement."""
         offset = len("AllowedIPs=")
         for entry in value.split(","):
@@ -355,10 +307,10 @@ class _WgSections:
                 self._refuse(fault.at(offset))
             offset += len(entry) + 1
 
-    def _take_allowed_ip(self, peer: _PeerSection, entry: str, offset: int) -> None:
+    def _take_allowed_ip(self, peer: _Section, entry: str, offset: int) -> None:
         allowed, had_host_bits = grammar.allowed_ip(entry)
         if allowed.change:
-            peer.replace_allowed_ips = False
+            peer.values[_REPLACE] = False
         if had_host_bits:
             self._warn_of_host_bits(entry.removeprefix(allowed.change), offset + len(allowed.change))
         peer.allowed_ips.append(allowed)

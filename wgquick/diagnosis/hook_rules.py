@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from wgquick.config import keys
 from wgquick.diagnosis import codes, hooks
 from wgquick.diagnosis.finding import Finding
 from wgquick.diagnosis.source import Place
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.hooks import Change, Command
     from wgquick.diagnosis.source import Hook, Source
 
-_BEFORE = ("PreUp", "PostUp")
+_BEFORE = keys.HOOKS[:2]
 SUBSTITUTION = re.compile(r"%\s+i\b|%I\b|%\{i\}|\$\{i\}|\$i\b")
 _LOOP = re.compile(r"\b(for|read|select)\s+i\b|\bi=|\bdate\b")
 _WIREGUARD_NAME = re.compile(r"wg\d+")
@@ -138,7 +139,7 @@ def _undo(source: Source) -> Iterator[Finding]:
     """What a hook adds and no later hook takes away; one finding for each line."""
     changes = [
         (hook, command, change)
-        for hook in sorted(source.hooks, key=lambda hook: hooks.STAGES.index(hook.stage))
+        for hook in sorted(source.hooks, key=lambda hook: keys.HOOKS.index(hook.stage))
         for command in hooks.commands(hook.text)
         if (change := hooks.change(command)) is not None
     ]

@@ -14,7 +14,6 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STAGES = ("PreUp", "PostUp", "PreDown", "PostDown")
 
 _IPTABLES = re.compile(r"ip6?tables(-legacy|-nft)?")
 _ADDS = {"-A": "-D", "--append": "-D", "-I": "-D", "--insert": "-D", "-N": "-X", "--new-chain": "-X"}

@@ -6,7 +6,7 @@ A rule leaves out what only follows from a mistake that another rule names.
 from __future__ import annotations
 
 from wgquick.config import location
-from wgquick.config.document import QUICK_KEYS
+from wgquick.config.keys import QUICK
 from wgquick.diagnosis import codes, hook_rules, keys, nets
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
@@ -151,7 +151,7 @@ def _address(source: Source) -> Iterator[Finding]:
 def _is_for_wg(source: Source) -> bool:
     """Whether the file is one of wg(8) alone, complete as such: its interface gets addresses elsewhere."""
     settings = source.settings
-    quick = any(source.interface_section.has(key) for key in QUICK_KEYS.values())
+    quick = any(source.interface_section.has(key) for key in QUICK.values())
     return not quick and bool(settings.listen_port) and all(peer.endpoint for peer in settings.peers)
 
 

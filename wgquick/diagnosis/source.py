@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 
-from wgquick.config import grammar, location
-from wgquick.config.document import HOOK_KEYS
+from wgquick.config import grammar, keys, location
 from wgquick.config.parser import examine
 from wgquick.config.settings import Settings
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -75,7 +74,7 @@ class Section:
         """The hook lines in the order of the file."""
         for row in self.rows:
             line = self._lines[row]
-            if line.key in HOOK_KEYS and line.value_text:
+            if line.key in keys.HOOKS and line.value_text:
                 yield Hook(line.key, line.value_text, Place(row + 1, line.value[0] + 1))
 
 

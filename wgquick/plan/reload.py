@@ -7,6 +7,8 @@ what may be a hook's stays.
 
 from __future__ import annotations
 
+from wgquick.config import keys
+from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
@@ -16,6 +18,7 @@ from wgquick.plan.up import routes_automatically
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from wgquick.config.keys import Key
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device
     from wgquick.net import Endpoint, PublicKey, SocketAddress
@@ -72,15 +75,7 @@ def change(
 
 def _private_key(settings: Settings, device: Device) -> SecretKey | None:
     key = settings.private_key
-    return (
-        key if key is not None and (device.private_key is None or _clamped(key) != device.private_key.raw) else None
-    )
-
-
-def _clamped(key: SecretKey) -> bytes:
-    """The scalar that a device makes of a private key (RFC 7748, 5)."""
-    raw = key.raw
-    return bytes([raw[0] & 248, *raw[1:31], raw[31] & 127 | 64])
+    return key if key is not None and clamped(key) != clamped(device.private_key) else None
 
 
 def _listen_port(settings: Settings, device: Device) -> int | None:
@@ -191,25 +186,29 @@ def lines(name: str, config: DeviceConfig) -> Iterator[str]:
 
 
 def _device_words(config: DeviceConfig) -> Iterator[str]:
-    if config.private_key is not None:
-        yield "private-key (hidden)"
-    if config.listen_port is not None:
-        yield f"listen-port {config.listen_port}"
-    if config.fwmark is not None:
-        yield f"fwmark {config.fwmark or 'off'}"
+    for key in keys.of("Interface", of_wg=True):
+        value = getattr(config, key.field)
+        if value is not None:
+            yield _words(key, value)
 
 
 def _peer_words(peer: PeerConfig) -> Iterator[str]:
     if peer.remove:
         yield "remove"
-    if peer.preshared_key is not None:
-        yield f"preshared-key {'/dev/null' if peer.preshared_key == _NO_KEY else '(hidden)'}"
-    if peer.endpoint is not None:
-        yield f"endpoint {peer.endpoint}"
-    if peer.persistent_keepalive is not None:
-        yield f"persistent-keepalive {peer.persistent_keepalive or 'off'}"
-    if peer.allowed_ips or peer.replace_allowed_ips:
-        yield f"allowed-ips {_networks_text(peer)}"
+    for key in keys.of("Peer"):
+        value = getattr(peer, key.field)
+        if key.name == "AllowedIPs":
+            if value or peer.replace_allowed_ips:
+                yield f"{key.command} {_networks_text(peer)}"
+        elif value is not None and key.name != "PublicKey":
+            yield _words(key, value)
+
+
+def _words(key: Key, value: object) -> str:
+    """A value as an argument of `wg set`."""
+    if key.secret:
+        return f"{key.command} {'/dev/null' if value == _NO_KEY else '(hidden)'}"
+    return f"{key.command} {value or 'off'}"
 
 
 def _networks_text(peer: PeerConfig) -> str:

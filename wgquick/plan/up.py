@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
@@ -49,12 +50,7 @@ def add_if(settings: Settings) -> tuple[Step, ...]:
 
 def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
     """The hook lines of a stage (PreUp, PostUp, PreDown, PostDown), `%i` replaced everywhere."""
-    lines = {
-        "PreUp": settings.pre_up,
-        "PostUp": settings.post_up,
-        "PreDown": settings.pre_down,
-        "PostDown": settings.post_down,
-    }[stage]
+    lines: tuple[str, ...] = getattr(settings, KEYS[stage].field)
     return tuple(RunHook(settings.name, stage, line.replace("%i", settings.name)) for line in lines)
 
 
