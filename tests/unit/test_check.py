@@ -101,12 +101,30 @@ ONE_FILE = [
     ),
     ("endpoint-in-tunnel", interface() + peer("phone", "10.7.0.2/32", "Endpoint = 10.7.0.2:51820"), 9),
     ("endpoint-in-tunnel", interface() + peer("phone", "0.0.0.0/0", "Endpoint = 10.7.0.2:51820"), 9),
+    (
+        "endpoint-in-tunnel",
+        interface("hub", "DNS = 9.9.9.9")
+        + peer("phone", "0.0.0.0/0, 198.51.100.0/24", "Endpoint = 198.51.100.1:51820"),
+        10,
+    ),
+    (
+        "endpoint-in-tunnel",
+        interface("hub", "Table = main") + peer("phone", "0.0.0.0/0", "Endpoint = 198.51.100.1:51820"),
+        10,
+    ),
     ("endpoint-port-zero", interface() + peer("phone", "10.7.0.2", "Endpoint = 198.51.100.1:0"), 9),
     (
         "endpoint-shared",
         interface()
         + peer("phone", "10.7.0.2", "Endpoint = a.example:1")
         + peer("laptop", "10.7.0.3", "Endpoint = a.example:1"),
+        14,
+    ),
+    (
+        "endpoint-shared",
+        interface()
+        + peer("phone", "10.7.0.2", "Endpoint = [2001:db8::1]:1")
+        + peer("laptop", "10.7.0.3", "Endpoint = [2001:DB8:0::1]:1"),
         14,
     ),
     ("peer-cannot-connect", CLIENT + peer("laptop", "10.7.1.0/24"), 11),
@@ -120,6 +138,27 @@ ONE_FILE = [
     ("hook-without-undo", interface("hub", "PreUp = ip route add 10.9.0.0/24 via 192.0.2.1") + peer(), 5),
     ("masquerade-everywhere", interface("hub", both("PostDown", NAT)) + peer(), 5),
     ("hook-other-interface", interface("hub", both("PostDown", INPUT)) + peer(), 5),
+    ("hook-without-undo", interface("hub", "PostUp = bash -c 'ip rule add from 10.7.0.0/24 table 7'") + peer(), 5),
+    (
+        "hook-without-undo",
+        interface(
+            "hub", "PostUp = ip route add 10.9.0.0/24 via 192.0.2.1 table 7", "PostDown = ip route flush table 8"
+        )
+        + peer(),
+        5,
+    ),
+    (
+        "hook-without-undo",
+        interface("hub", "PostUp = nft add table inet wg", "PostDown = nft delete table inet other") + peer(),
+        5,
+    ),
+    ("hook-other-interface", interface("hub", "PostUp = sysctl -w net.ipv4.conf.wg7.rp_filter=2") + peer(), 5),
+    ("hook-other-interface", interface("hub", "PostUp = ping -c1 -I wg7 10.7.0.2") + peer(), 5),
+    (
+        "no-private-key",
+        f"[Interface]\nAddress = 10.7.0.1/24\nListenPort = 1\nPostDown = wg set %i private-key /k\n{peer()}",
+        1,
+    ),
     ("hook-substitution", interface("hub", "PostUp = echo % i up", "PostUp = echo %i") + peer(), 5),
     ("hook-substitution", interface("hub", "PostUp = echo $i") + peer(), 5),
     ("amnezia-key", interface("hub", "Jc = 4", "Jmin = 40", "Jmax = 70", "S1 = 0", "H1 = 1") + peer(), 5),
@@ -172,6 +211,26 @@ SILENT = {
         "PostDown = iptables --delete FORWARD -i %i -j ACCEPT; nft delete table ip t", both("PostDown", CLAMP)
     )
     + peer(),
+    "keys in a file for wg": "[Interface]\nAddress = 10.7.0.1/24\nListenPort = 1\nPostUp = wg addconf %i /etc/k\n"
+    + peer(),
+    "a port that a hook sets": interface("hub", "PostUp = wg set %i listen-port 51820", port=None) + peer(),
+    "a daemon of this host as the endpoint": interface()
+    + peer("phone", "0.0.0.0/1, 128.0.0.0/1", "Endpoint = 127.0.0.1:51821"),
+    "a link-local endpoint": interface(address="fd07::1/64")
+    + peer("phone", "::/1, 8000::/1", "Endpoint = [fe80::1%eth0]:51820"),
+    "scripts that may add and take away": interface(
+        "hub", "Table = 1234", "PostUp = ip rule add to 10.9.0.0/24 table 7; ./up %i",
+        "PostDown = bash /etc/down.sh",
+    )
+    + peer("phone", "0.0.0.0/0"),
+    "masquerading of other programs": interface(
+        "hub", "PostUp = firewall-cmd --zone=public --add-masquerade; echo masquerade is on"
+    )
+    + peer(),
+    "prose and variables of other languages": interface(
+        "hub", "PostUp = echo 50% in all", "PostUp = awk '{print $i}' /etc/a; let i++"
+    )
+    + peer(),
     "nft -f with nft delete table": interface(
         "hub", "PostUp = nft -f /etc/wg.nft", "PostDown = nft delete table inet wg"
     )
@@ -220,6 +279,33 @@ def test_what_is_worth_knowing_is_no_warning(code: str, text: str, line: int, tm
     findings = found(tmp_path, wg0=text)
     assert loud(findings) == []
     assert (line, code) in [(each.line, each.code) for each in findings]
+
+
+INPUT_RULE, OWN_RULE = "iptables -A INPUT -i %i -j ACCEPT", "ip rule add pref 9 from 10.7.0.1 lookup 7"
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        (INPUT_RULE, "iptables --delete INPUT -i wg0 -j ACCEPT"),
+        (INPUT_RULE, "iptables -D INPUT -i $INTERFACE -j ACCEPT 2>/dev/null || true"),
+        (INPUT_RULE, "iptables -w 5 -D INPUT --jump ACCEPT --in-interface=%i > /dev/null 2>&1"),
+        (INPUT_RULE, "while iptables -D INPUT -i %i -j ACCEPT; do :; done"),
+        (INPUT_RULE, "iptables -4 -w5 -D INPUT 1"),
+        (INPUT_RULE, "sh -c 'iptables -D INPUT -i %i -j ACCEPT'"),
+        ("iptables --table=nat -A POSTROUTING -o eth0 -j SNAT --to 192.0.2.2",
+         "iptables -t nat -D POSTROUTING -o eth0 -j SNAT --to 192.0.2.2"),
+        (OWN_RULE, "ip rule del prio 9"),
+        (OWN_RULE, "ip rule del from 10.7.0.1/32 table 7"),
+        (OWN_RULE, "ip rule flush"),
+        ("ip route add 192.0.2.9 via 192.0.2.1", "ip route del 192.0.2.9/32"),
+        ("nft add rule ip nat post accept", "nft flush table nat"),
+        ("nft add rule ip nat post accept", "nft flush ruleset"),
+    ],
+)  # fmt: skip
+def test_an_undo_in_other_words_is_an_undo(up: str, down: str, tmp_path: Path) -> None:
+    text = interface("hub", f"PostUp = {up}", f"PostDown = {down}") + peer()
+    assert loud(found(tmp_path, wg0=text)) == []
 
 
 @pytest.mark.parametrize("text", SILENT.values(), ids=list(SILENT))
@@ -310,8 +396,9 @@ PARSER_CODES = {
 }  # fmt: skip
 
 
-def test_a_name_that_makes_no_interface_name_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "united-states-chicago.conf"
+@pytest.mark.parametrize("name", ["united-states-chicago", "all", "a b"])
+def test_a_name_that_makes_no_interface_name_is_found(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.conf"
     path.write_text(HUB)
     path.chmod(0o600)
     assert [each.code for each in check([read(str(path))])] == ["interface-name"]

@@ -209,3 +209,26 @@ def test_an_odd_character_in_dns_is_named_at_its_column() -> None:
 )
 def test_addresses_and_domains_are_not_warned_of(value: str) -> None:
     assert warnings(value) == []
+
+
+def test_a_heading_before_a_blank_that_is_not_ascii_is_the_one_fault() -> None:
+    text = f"[Interface]\nPrivateKey = {KEY}\n{PEER.replace(']', f']{NBSP}')}AllowedIPs = 10.0.0.0/8\n"
+    (found,) = told(text)
+    assert found.startswith("3:7 U+00A0 NO-BREAK SPACE")
+
+
+def test_a_here_document_goes_on_with_its_hook() -> None:
+    text = "[Interface]\nPostUp = nft -f - <<EOF\ntable inet a {\n}\nEOF\n"
+    assert remedies(text) == ["a hook stands on one line: join them"]
+    assert remedies("[Interface]\nPostUp = cat <<<a\ntable inet\n") == ["did you mean Table?"]
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        (f"PrivateKey = \u201c{KEY}\u201d", "delete the quotation marks: a value stands without them"),
+        (f"PrivateKey \u2013 {KEY}", "write = in its place"),
+    ],
+)
+def test_the_remedy_for_an_odd_character_makes_a_line_that_is_right(line: str, remedy: str) -> None:
+    assert remedies(f"[Interface]\n{line}\n") == [remedy]

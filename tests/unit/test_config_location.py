@@ -115,6 +115,8 @@ def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path,
         ("b\u00fcro", "it has U+00FC LATIN SMALL LETTER U WITH DIAERESIS", "bro"),
         ("wg\u20130", "it has U+2013 EN DASH", "wg0"),
         ("wg0\u200b", "it has U+200B ZERO WIDTH SPACE", "wg0"),
+        ("all", "the kernel has another use for that name", "wg0"),
+        ("default", "the kernel has another use for that name", "wg0"),
     ],
 )
 def test_a_name_that_no_interface_can_have_is_told_and_another_may_be_given(

@@ -26,6 +26,7 @@ _LENIENT = ("endpoint", "unknown-line", "unknown-section", "unknown-key", "missi
 _OF_WG = ("endpoint", "allowed-ip", "fwmark", "listen-port", "persistent-keepalive", "unknown-key")
 _CONTINUING = ("unknown-section", "unknown-key", "missing-equals", "missing-value")
 _UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,])\s*$")
+_HERE_DOCUMENT = re.compile(r"(?<!<)<<-?\s*['\"]?\w+")
 _QUOTED = re.compile(r"`([^`']+)'")
 _PORT_APART = re.compile(r"\S+\s+\d{1,5}")
 
@@ -55,7 +56,18 @@ def named(document: Document, fault: Diagnostic) -> Diagnostic:
     if odd is None:
         return fault
     what = f"{odd.name} stands here, which neither wg nor wg-quick passes over"
-    return fault._replace(column=start + odd.offset + 1, message=what, remedy=odd.remedy)
+    return fault._replace(column=start + odd.offset + 1, message=what, remedy=_remedy(fault, odd))
+
+
+def _remedy(fault: Diagnostic, odd: Odd) -> str:
+    """What to do about the character; wg and wg-quick know no quotes, and want a `=' after a key."""
+    if odd.remedy in ('write " in its place', "write ' in its place"):
+        return "delete the quotation marks: a value stands without them"
+    return (
+        "write = in its place"
+        if fault.code == "missing-equals" and odd.remedy.startswith("write -")
+        else odd.remedy
+    )
 
 
 def _odd(text: str, fault: Diagnostic) -> Odd | None:
@@ -89,7 +101,8 @@ def _below_broken_headers(document: Document) -> set[int]:
 
 
 def _is_header(text: str) -> bool:
-    return re.sub(r"\s", "", text).lower() in ("[interface]", "[peer]")
+    """As wg and wg-quick see it, to whom only ASCII's blanks are blank."""
+    return re.sub(r"\s", "", text, flags=re.ASCII).lower() in ("[interface]", "[peer]")
 
 
 def _follows(document: Document, fault: Diagnostic, broken: set[int]) -> bool:
@@ -141,9 +154,11 @@ def _goes_on(document: Document, fault: Diagnostic, hook: int) -> bool:
 
 
 def _is_unfinished(hook: str) -> bool:
-    """Whether a command ends in the middle: at an operator, or with a quote or a brace open."""
+    """Whether a command ends in the middle: at an operator, with a quote or a brace open, or at a here-document."""
     odd_quotes = any(hook.count(quote) % 2 for quote in "'\"")
-    return bool(_UNFINISHED.search(hook)) or odd_quotes or hook.count("{") > hook.count("}")
+    if _UNFINISHED.search(hook) or _HERE_DOCUMENT.search(hook):
+        return True
+    return odd_quotes or hook.count("{") > hook.count("}")
 
 
 def _going_on(document: Document, fault: Diagnostic, hook: int) -> Diagnostic:

@@ -140,7 +140,7 @@ def _foreign_rows(document: Document) -> tuple[dict[int, Program], set[int]]:
 
 
 def _is_known(text: str) -> bool:
-    return re.sub(r"\s", "", text).lower() in ("[interface]", "[peer]")
+    return re.sub(r"\s", "", text, flags=re.ASCII).lower() in ("[interface]", "[peer]")
 
 
 def _section_of(text: str) -> Program | None:

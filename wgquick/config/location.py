@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DIRECTORY = "/etc/wireguard"
 STANDARD_INPUT = "-"
 _SUFFIX = ".conf"
+_REFUSED = (".", "..", "all", "default")  # dev_valid_name(), sysctl_dev_name_is_allowed() of the kernel
 _LONGEST = 15
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-"
 _LISTED = 8
@@ -74,8 +75,8 @@ def interface_name(target: str) -> str:
 
 
 def is_valid_name(name: str) -> bool:
-    """wg-quick's rule for interface names."""
-    return 0 < len(name) <= _LONGEST and not name.strip(_LETTERS)
+    """wg-quick's rule for interface names, less the names that the kernel refuses."""
+    return 0 < len(name) <= _LONGEST and not name.strip(_LETTERS) and name not in _REFUSED
 
 
 def valid_name(name: str) -> str:
@@ -96,6 +97,8 @@ def _name_fault(name: str) -> str:
         return "it is empty"
     if odd := next((char for char in name if char not in _LETTERS), ""):
         return f"it has {_called(odd)}; there may be letters of ASCII, digits and _ = + . -"
+    if name in _REFUSED:
+        return "the kernel has another use for that name"
     return f"it has {len(name)} characters, {_LONGEST} at most"
 
 
@@ -112,7 +115,8 @@ def _called(char: str) -> str:
 def _shorter(name: str) -> str:
     """A valid name that is like the given one."""
     kept = "".join(char for char in name if char in _LETTERS)
-    return kept[:_LONGEST].rstrip("-.") or "wg0"
+    name = kept[:_LONGEST].rstrip("-.")
+    return name if is_valid_name(name) else "wg0"
 
 
 def read(location: Location, standard_input: BinaryIO | None = None) -> Document:

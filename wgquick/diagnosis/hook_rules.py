@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.source import Hook, Source
 
 _BEFORE = keys.HOOKS[:2]
-SUBSTITUTION = re.compile(r"%\s+i\b|%I\b|%\{i\}|\$\{i\}|\$i\b")
-_LOOP = re.compile(r"\b(for|read|select)\s+i\b|\bi=|\bdate\b")
+SUBSTITUTION = re.compile(r"(?<!\d)%\s+i\b|%I\b|%\{i\}|\$\{i\}|\$i\b")
+_LOOP = re.compile(r"\b(for|read|select|local|declare)\s+i\b|\bi=|\b(date|let|awk|perl)\b|\(\(")
 _WIREGUARD_NAME = re.compile(r"wg\d+")
-_LINK_OPTIONS = ("-i", "--in-interface", "-o", "--out-interface", "iifname", "oifname", "iif", "oif", "dev")
-_MARKS_OF_FORWARDING = re.compile(r"\bFORWARD\b|\bhook forward\b|\bMASQUERADE\b|\bmasquerade\b")
+_LINK_OPTIONS = ("-i", "-o", "iifname", "oifname", "iif", "oif", "dev")
+_SYSCTL = re.compile(r"\bnet[./]ipv[46][./](?:conf|neigh)[./](\w+)[./]")
+_FORWARDING = re.compile(r"\bFORWARD\b|\b[Ff]orward\b|\bMASQUERADE\b|\bmasquerade\b")
+_FIREWALLS = re.compile(r"ip6?tables(-legacy|-nft)?|nft")
+_SETS_FILE = ("setconf", "addconf", "syncconf")
 _CLAMP = re.compile(r"TCPMSS|maxseg")
 
 
@@ -43,13 +46,19 @@ def _note(source: Source, hook: Hook, offset: int, code: str, message: str, reme
 
 
 def sets_key(source: Source) -> bool:
-    """Whether a hook sets the private key."""
-    return any(_is_key(command) for hook in source.hooks for command in hooks.commands(hook.text))
+    """Whether a hook sets the private key before the interface is used."""
+    return any(_is_key(command) for command in _before(source))
+
+
+def sets_port(source: Source) -> bool:
+    """Whether a hook sets the port."""
+    return any(_sets(command, "listen-port") for command in _before(source))
 
 
 def adds_rule(source: Source) -> bool:
-    """Whether a hook adds a policy rule."""
-    return any(change.kind == "rule" for change in _added(source))
+    """Whether a hook adds a policy rule, or runs a script that may."""
+    scripts = (hooks.runs_script(hook.text) for hook in source.hooks if hook.stage in _BEFORE)
+    return any(change.kind == "rule" for change in _added(source)) or any(scripts)
 
 
 def makes_routes(source: Source) -> bool:
@@ -57,21 +66,34 @@ def makes_routes(source: Source) -> bool:
     return any(change.kind in ("rule", "route") for change in _added(source))
 
 
-def _added(source: Source) -> Iterator[Change]:
+def _before(source: Source) -> Iterator[Command]:
+    """The commands of PreUp and PostUp."""
     for hook in source.hooks:
         if hook.stage in _BEFORE:
-            for command in hooks.commands(hook.text):
-                change = hooks.change(command)
-                if change is not None and change.adds:
-                    yield change
+            yield from hooks.commands(hook.text)
+
+
+def _added(source: Source) -> Iterator[Change]:
+    for command in _before(source):
+        change = hooks.change(command)
+        if change is not None and change.adds:
+            yield change
 
 
 def _is_key(command: Command) -> bool:
+    """Whether a command sets the private key: by itself, or in a file for wg."""
+    program, verb, *_ = (*command.words, "")
+    return _sets(command, "private-key") or (program.rpartition("/")[2] == "wg" and verb in _SETS_FILE)
+
+
+def _sets(command: Command, key: str) -> bool:
     program, *rest = command.words
-    return program.rpartition("/")[2] == "wg" and rest[:1] == ["set"] and "private-key" in rest
+    return program.rpartition("/")[2] == "wg" and rest[:1] == ["set"] and key in rest
 
 
 def _key(source: Source, hook: Hook) -> Iterator[Finding]:
+    if hook.stage not in _BEFORE:
+        return
     for command in hooks.commands(hook.text):
         if _is_key(command):
             what = "the hook sets the private key, which `wg syncconf' of this file would take away"
@@ -92,13 +114,21 @@ def _masquerade(source: Source, hook: Hook) -> Iterator[Finding]:
     if hook.stage not in _BEFORE:
         return
     for command in hooks.commands(hook.text):
-        words = command.words
-        text = " ".join(words)
-        if re.search(r"\bmasquerade\b", text, re.IGNORECASE) and not _is_removal(command) and not _has_output(text):
+        text = " ".join(command.words)
+        if _masquerades(command) and not _is_removal(command) and not _has_output(text):
             what = "this masquerades also what goes into the tunnel, so that peers see one address for all"
             remedy = "name the outgoing link: -o LINK, or oifname in nft"
             yield _note(source, hook, command.offset, "masquerade-everywhere", what, remedy)
             return
+
+
+def _masquerades(command: Command) -> bool:
+    """Whether the command is of iptables with that target, or of nft with that statement."""
+    program = command.words[0].rpartition("/")[2]
+    if program == "nft":
+        return "masquerade" in " ".join(command.words).split()
+    words = tuple(hooks.plain_options(command.words))
+    return bool(_FIREWALLS.fullmatch(program)) and hooks.value_after(words, ("-j",)) == "MASQUERADE"
 
 
 def _is_removal(command: Command) -> bool:
@@ -127,25 +157,28 @@ def _other_interface(source: Source) -> Iterator[Finding]:
 def _links(hook: Hook) -> Iterator[str]:
     """The links that a hook's commands name."""
     for command in hooks.commands(hook.text):
-        words = [word for whole in command.words for word in whole.split()]
+        words = hooks.plain_options(word for whole in command.words for word in whole.split())
         for option, word in pairwise(words):
-            if option in _LINK_OPTIONS:
+            if option in _LINK_OPTIONS or (option == "-I" and words[0] == "ping"):
                 yield word.strip('"')
+        yield from (match[1] for word in words for match in [_SYSCTL.search(word)] if match)
         if words[0].rpartition("/")[2] == "wg" and words[1:2] == ["set"]:
             yield from words[2:3]
 
 
 def _undo(source: Source) -> Iterator[Finding]:
     """What a hook adds and no later hook takes away; one finding for each line."""
+    if any(hooks.runs_script(hook.text) for hook in source.hooks if hook.stage not in _BEFORE):
+        return  # it may take away all of it
     changes = [
-        (hook, command, change)
+        (hook, command, _with_link(source, change))
         for hook in sorted(source.hooks, key=lambda hook: keys.HOOKS.index(hook.stage))
         for command in hooks.commands(hook.text)
         if (change := hooks.change(command)) is not None
     ]
     told: set[Place] = set()
     for at, (hook, command, change) in enumerate(changes):
-        if hook.stage not in _BEFORE or not change.adds or hook.place in told or _goes_with_link(source, change):
+        if hook.stage not in _BEFORE or not change.adds or hook.place in told or _goes_with_link(change):
             continue
         if not any(later.undoes(change) for _, _, later in changes[at + 1 :]):
             told.add(hook.place)
@@ -154,11 +187,15 @@ def _undo(source: Source) -> Iterator[Finding]:
             yield _note(source, hook, command.offset, "hook-without-undo", what, remedy)
 
 
-def _goes_with_link(source: Source, change: Change) -> bool:
+def _with_link(source: Source, change: Change) -> Change:
+    """The change with one name for this link: %i."""
+    own = (source.interface or "%i", "$INTERFACE", "${INTERFACE}")
+    return change._replace(words=tuple("%i" if word in own else word for word in change.words))
+
+
+def _goes_with_link(change: Change) -> bool:
     """A route through this link goes with it."""
-    if change.kind != "route":
-        return False
-    return hooks.value_after(change.words, ("dev",)) in ("%i", source.interface, "$INTERFACE", "${INTERFACE}")
+    return change.kind == "route" and hooks.value_after(change.words, ("dev",)) == "%i"
 
 
 def _shown(command: Command) -> str:
@@ -172,9 +209,15 @@ def _mss(source: Source) -> Iterator[Finding]:
     if _CLAMP.search(text):
         return
     for hook in source.hooks:
-        match = _MARKS_OF_FORWARDING.search(hook.text)
-        if match and hook.stage in _BEFORE:
+        match = _FORWARDING.search(hook.text)
+        if match and hook.stage in _BEFORE and _has_firewall(hook):
             what = "the hook forwards, and nothing clamps TCP's segment size to the tunnel's MTU"
             remedy = "add: iptables -t mangle -A FORWARD -o %i -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"
             yield _note(source, hook, match.start(), "mss-not-clamped", what, remedy)
             return
+
+
+def _has_firewall(hook: Hook) -> bool:
+    """Whether a command of the hook is iptables or nft."""
+    programs = (command.words[0].rpartition("/")[2] for command in hooks.commands(hook.text))
+    return any(_FIREWALLS.fullmatch(program) for program in programs)

@@ -1,7 +1,7 @@
 """What hook lines do, as far as their text says it: the commands of iptables(8), nft(8) and ip(8) in them.
 
-A hook is a line of bash. It is split at `;`, `&`, `|` and line ends outside quotes. Words are compared
-as they are written, without their quotes.
+A hook is a line of bash. It is split at `;`, `&`, `|` and line ends outside quotes; so is what `bash -c` and `eval`
+are given. Words are compared without their quotes and redirections, and by the short name of an option.
 """
 
 from __future__ import annotations
@@ -12,17 +12,33 @@ import shlex
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 _IPTABLES = re.compile(r"ip6?tables(-legacy|-nft)?")
 _ADDS = {"-A": "-D", "--append": "-D", "-I": "-D", "--insert": "-D", "-N": "-X", "--new-chain": "-X"}
 _DELETES = {"-D": "-D", "--delete": "-D", "-X": "-X", "--delete-chain": "-X", "-F": "-F", "--flush": "-F"}
-_PREFIXES = ("sudo", "command", "exec", "!", "then", "do", "else", "{", "(", "time")
-_IGNORED = frozenset({"-w", "--wait"})
+_PREFIXES = ("sudo", "command", "exec", "!", "then", "do", "else", "{", "(", "time", "if", "elif", "while", "until")
+_SHELLS = frozenset({"bash", "sh", "dash"})
+_REDIRECTION = re.compile(r"\d*(?:>>?|<)(?:&\d|&-)?|&>>?")
+_WITH_FILE = re.compile(r"(?:\d*>>?|&>>?|\d*<)(?![<&(]).+|\d*>&[\d-]")
+_IGNORED = frozenset({"-w", "--wait", "-4", "-6", "--ipv4", "--ipv6", "-v", "--verbose"})
+_SHORT = {
+    "--in-interface": "-i", "--out-interface": "-o", "--jump": "-j", "--goto": "-g", "--protocol": "-p",
+    "--proto": "-p", "--source": "-s", "--src": "-s", "--destination": "-d", "--dst": "-d", "--match": "-m",
+    "--table": "-t",
+}  # fmt: skip
+_RULE_WORDS = {
+    "lookup": "table",
+    "pref": "priority",
+    "prio": "priority",
+    "preference": "priority",
+    "order": "priority",
+}
 _IP_OBJECTS = {
     "rule": "rule", "ru": "rule", "route": "route", "ro": "route", "r": "route",
 }  # fmt: skip
+_NFT_FAMILIES = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
 _IP_ADDS = ("add", "a", "append", "prepend", "replace", "change")
 _IP_DELETES = ("delete", "del", "d", "flush")
 
@@ -37,7 +53,8 @@ class Command(NamedTuple):
 class Change(NamedTuple):
     """What a command adds or takes away: `kind` and `where` name the thing, `words` are its description.
 
-    kind: "iptables" (where: program, table and chain), "rule" or "route" (where: family), "nft" (where: nothing).
+    kind: "iptables" (where: program, table and chain), "rule" or "route" (where: family), "nft" (where: family and
+    table, or nothing if it is not known). `everything`: all of the chain, whatever its words are.
     """
 
     kind: str
@@ -49,7 +66,8 @@ class Change(NamedTuple):
     def undoes(self, added: Change) -> bool:
         """Whether this takes away what `added` adds.
 
-        iptables wants the same words, `ip rule` and `ip route` some of them; nft deletes by handle or by table.
+        iptables wants the same words in any order, `ip rule` and `ip route` some of them; nft deletes by handle or
+        by table.
         """
         if self.adds or self.kind != added.kind:
             return False
@@ -58,11 +76,11 @@ class Change(NamedTuple):
                 same = (
                     self.where == added.where[: len(self.where)] if self.everything else self.where == added.where
                 )
-                return same and (self.everything or self.words == added.words)
+                return same and (self.everything or sorted(self.words) == sorted(added.words))
             case "nft":
-                return True
+                return not self.where or not added.where or self.where == added.where
             case _:
-                return self.where == added.where and (self.everything or set(self.words) <= set(added.words))
+                return self.where == added.where and set(self.words) <= set(added.words)
 
 
 def commands(text: str) -> Iterator[Command]:
@@ -71,8 +89,31 @@ def commands(text: str) -> Iterator[Command]:
         words = _words(part)
         while words and (words[0] in _PREFIXES or re.fullmatch(r"\w+=\S*", words[0])):
             words = words[1:]
-        if words:
-            yield Command(tuple(words), start + len(part) - len(part.lstrip()))
+        offset = start + len(part) - len(part.lstrip())
+        inner = _inner(words)
+        if inner:
+            yield from (Command(each.words, offset) for each in commands(inner))
+        elif words:
+            yield Command(tuple(words), offset)
+
+
+def _inner(words: list[str]) -> str:
+    """The commands that a shell of its own or `eval` is given as text; "" if it is neither."""
+    if words[:1] == ["eval"]:
+        return " ".join(words[1:])
+    if len(words) > 2 and words[0].rpartition("/")[2] in _SHELLS and re.fullmatch(r"-[a-z]*c", words[1]):
+        return words[2]
+    return ""
+
+
+def runs_script(text: str) -> bool:
+    """Whether a hook runs a script that may do anything: a program by its path, `source`, `sh FILE`."""
+    for program, *rest in (command.words for command in commands(text)):
+        if program in ("source", ".") or (program.rpartition("/")[2] in _SHELLS and rest):
+            return True
+        if "/" in program and not re.match(r"(/usr)?(/local)?/s?bin/", program):
+            return True
+    return False
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
@@ -95,9 +136,22 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
 
 def _words(part: str) -> list[str]:
     try:
-        return shlex.split(part, comments=True)
+        words = shlex.split(part, comments=True)
     except ValueError:  # an unfinished quote
-        return part.split()
+        words = part.split()
+    return list(_without_redirections(words))
+
+
+def _without_redirections(words: list[str]) -> Iterator[str]:
+    """The words without `>FILE`, `> FILE`, `2>&1` and the like; `<(...)` stays."""
+    is_file = False
+    for word in words:
+        if is_file:
+            is_file = False
+        elif _REDIRECTION.fullmatch(word):
+            is_file = "&" not in word.lstrip("&")
+        elif not _WITH_FILE.fullmatch(word):
+            yield word
 
 
 def change(command: Command) -> Change | None:
@@ -113,11 +167,23 @@ def change(command: Command) -> Change | None:
     return None
 
 
+def plain_options(words: Iterable[str]) -> list[str]:
+    """The words of iptables with short options, and values apart from them (`--jump=X` as `-j X`)."""
+    found: list[str] = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if equals and option in _SHORT:
+            found += [_SHORT[option], value]
+        else:
+            found.append(_SHORT.get(word, word))
+    return found
+
+
 def _iptables(program: str, rest: list[str]) -> Change | None:
-    words = [word for word in rest if word not in _IGNORED]
+    words = plain_options(_without_waiting(rest))
     table = "filter"
     for place, word in enumerate(words):
-        if word in ("-t", "--table") and place + 1 < len(words):
+        if word == "-t" and place + 1 < len(words):
             table = words[place + 1]
             del words[place : place + 2]
             break
@@ -127,11 +193,20 @@ def _iptables(program: str, rest: list[str]) -> Change | None:
     return None
 
 
+def _without_waiting(words: list[str]) -> Iterator[str]:
+    """The words without options that do not change what is added: -w, -w5, `-w 5`, -4."""
+    waits = False
+    for word in words:
+        if not (waits and word.isdecimal()) and word not in _IGNORED and not re.fullmatch(r"(-w|--wait=)\d+", word):
+            yield word
+        waits = word in ("-w", "--wait")
+
+
 def _iptables_change(program: str, table: str, action: str, words: list[str]) -> Change | None:
     adds = action in _ADDS
     end = (_ADDS | _DELETES)[action]
     chain, *what = words or [""]
-    if end == "-F":
+    if end == "-F" or (not adds and end == "-D" and what[:1] and what[0].isdecimal() and len(what) == 1):
         return Change("iptables", adds=False, where=(program, table, *words[:1]), words=(), everything=True)
     if action in ("-I", "--insert") and what[:1] and what[0].isdigit():
         what = what[1:]
@@ -149,20 +224,31 @@ def _ip(rest: list[str]) -> Change | None:
     kind, action, what = _IP_OBJECTS[words[0]], words[1], words[2:]
     if family == "-4" and any(":" in word for word in what):
         family = "-6"
-    if action in _IP_ADDS:
-        return Change(kind, adds=True, where=(family,), words=tuple(what))
-    if action in _IP_DELETES:
-        return Change(kind, adds=False, where=(family,), words=tuple(what), everything=action == "flush")
-    return None
+    if action not in (*_IP_ADDS, *_IP_DELETES):
+        return None
+    return Change(kind, adds=action in _IP_ADDS, where=(family,), words=tuple(map(_ip_word, what)))
+
+
+def _ip_word(word: str) -> str:
+    """The word as ip(8) takes it: one name for each key, and no length for one address."""
+    return _RULE_WORDS.get(word, word.removesuffix("/32").removesuffix("/128"))
 
 
 def _nft(rest: list[str]) -> Change | None:
     words = " ".join(rest).split()
-    if any(word in ("delete", "flush", "destroy", "reset") for word in words[:1]):
-        return Change("nft", adds=False, where=(), words=tuple(words))
+    if words[:1] and words[0] in ("delete", "flush", "destroy", "reset"):
+        return Change("nft", adds=False, where=_nft_table(words), words=tuple(words))
     if words[:1] in (["add"], ["insert"], ["create"]):
-        return Change("nft", adds=True, where=(), words=tuple(words))
+        return Change("nft", adds=True, where=_nft_table(words), words=tuple(words))
     return None
+
+
+def _nft_table(words: list[str]) -> tuple[str, ...]:
+    """The family and the table that an nft command is about; nothing for `flush ruleset` and what is computed."""
+    family, table = [*words[2:4], "", ""][:2]
+    if family not in _NFT_FAMILIES:
+        family, table = "ip", family
+    return (family, table) if re.fullmatch(r"\w+", table) and words[1:2] != ["ruleset"] else ()
 
 
 def value_after(words: tuple[str, ...], names: tuple[str, ...]) -> str:

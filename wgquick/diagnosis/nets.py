@@ -27,6 +27,7 @@ _PRIVATE = [
 ]
 _HOME = [Prefix.parse(text) for text in ("192.168.0.0/24", "192.168.1.0/24", "172.17.0.0/16")]
 _LINK_LOCAL = Prefix.parse("fe80::/10")
+_ON_LINK = (_LINK_LOCAL, Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
 
 
 def bits(address: bytes) -> int:
@@ -71,6 +72,11 @@ def is_private(address: bytes) -> bool:
 def is_link_local(network: Network) -> bool:
     """Whether it is an IPv6 link-local address."""
     return contains(_LINK_LOCAL, network)
+
+
+def is_on_link(address: bytes) -> bool:
+    """Whether no route of a tunnel is taken for the address: of this host itself, or IPv6 link-local."""
+    return any(contains(network, host(address)) for network in _ON_LINK)
 
 
 def is_of_homes(network: Network) -> bool:

@@ -356,7 +356,7 @@ def _families(source: Source) -> Iterator[Finding]:
 
 def _connecting(source: Source) -> Iterator[Finding]:
     settings = source.settings
-    if not settings.peers or settings.listen_port:
+    if not settings.peers or settings.listen_port or hook_rules.sets_port(source):
         return
     if not any(peer.endpoint for peer in settings.peers):
         what = "no peer has an Endpoint, and the interface has no ListenPort that they could know"
@@ -375,7 +375,7 @@ def _connecting(source: Source) -> Iterator[Finding]:
 
 
 def _endpoints(source: Source) -> Iterator[Finding]:
-    seen: dict[tuple[str, str], PeerSettings] = {}
+    seen: dict[tuple[bytes | str, str], PeerSettings] = {}
     routed = _routed_networks(source)
     for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
         if peer.endpoint is None:
@@ -384,7 +384,8 @@ def _endpoints(source: Source) -> Iterator[Finding]:
         if peer.endpoint.port.isdigit() and int(peer.endpoint.port) & 0xFFFF == 0:
             what = f"Endpoint {peer.endpoint} has port 0, to which nothing can be sent"
             yield note(source, place, "endpoint-port-zero", what, "write the port that the peer listens on")
-        earlier = seen.setdefault(peer.endpoint, peer)
+        host = nets.literal(peer.endpoint.host) if "%" not in peer.endpoint.host else None
+        earlier = seen.setdefault((host or peer.endpoint.host.lower().rstrip("."), peer.endpoint.port), peer)
         if earlier.public_key != peer.public_key:
             what = f"{peer.endpoint} is the Endpoint of {_peer(earlier)} too: one port is one device, with one key"
             yield note(source, place, "endpoint-shared", what, "write each peer's own endpoint")
@@ -394,13 +395,14 @@ def _endpoints(source: Source) -> Iterator[Finding]:
 def _routed_networks(source: Source) -> nets.NetworkSet:
     """What the main table leads into the tunnel, so that an endpoint in it is sent to itself.
 
-    A /0 gets a routing table of its own, and rules that keep the marked packets to the endpoints out of it.
+    A /0 gets a routing table of its own, and rules that keep the marked packets to the endpoints out of it, but not
+    out of the longer networks, which stand in the main table. With `Table = main` a /0 stands there too.
     """
     own = [address for address in source.settings.addresses if not nets.is_single(address)]
-    if not _is_routed(source) or hook_rules.makes_routes(source):
+    is_main = source.settings.table in ("main", "254")
+    if not (_is_routed(source) or is_main) or hook_rules.makes_routes(source):
         return nets.NetworkSet(own)
-    whole = _defaults(source)
-    allowed = (ip for _, _, _, ip in _all_allowed(source) if ip.family not in whole)
+    allowed = (ip for _, _, _, ip in _all_allowed(source) if ip.length or is_main)
     return nets.NetworkSet([*own, *allowed])
 
 
@@ -411,7 +413,7 @@ def _literal_endpoint(
     packed = nets.literal(peer.endpoint.host)
     if packed is None:
         return
-    if routed.covers(nets.host(packed)):
+    if routed.covers(nets.host(packed)) and not nets.is_on_link(packed):
         what = f"Endpoint {peer.endpoint} is itself routed into the tunnel, so that nothing leaves this host"
         remedy = "write the peer's address outside the tunnel, or take that address out of AllowedIPs"
         yield note(source, place, "endpoint-in-tunnel", what, remedy)
