@@ -137,7 +137,10 @@ else:
         """json.loads of one value without blanks around it; ValueError where it is none."""
         try:
             value, end = make_scanner(_Grammar)(text, 0)
-        except StopIteration:
+        except (
+            StopIteration,
+            SystemError,
+        ):  # the latter of Python 3.11, which wants to raise an error of json.decoder
             end = -1
         if end != len(text):
             raise ValueError("not one JSON value")

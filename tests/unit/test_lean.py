@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import typing
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +118,15 @@ def test_what_is_not_json_is_a_value_error(text: str) -> None:
     for loads in (lean.loads, json.loads):
         with pytest.raises(ValueError):
             loads(text)
+
+
+def test_what_is_not_json_is_a_value_error_without_json_too() -> None:
+    """The scanner raises an error of json.decoder, which is not imported on the way of `wgq down`."""
+    code = f"import sys; sys.path[:] = {sys.path!r}\nfrom wgquick.lean import loads\n"
+    code += "assert 'json.decoder' not in sys.modules\n"
+    code += "try: loads('{\"und')\nexcept ValueError: print('a ValueError')"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("a ValueError\n", "")
 
 
 def test_what_json_cannot_write_is_a_type_error() -> None:
