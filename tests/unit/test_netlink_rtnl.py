@@ -13,7 +13,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from wgquick.net import Link, Prefix, Rule
 from wgquick.system.netlink import codec, rtnl_codec
 
-REQUEST, ACK, EXCL, CREATE = 1, 4, 0x200, 0x400
+REQUEST, EXCL, CREATE = 1, 0x200, 0x400
 
 
 def encoded(kind: type, fields: dict[str, Any], attributes: list[Any], message_type: int, flags: int) -> bytes:

@@ -30,7 +30,6 @@ _NLMSGERR_ATTR_MSG = 1
 
 HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE = Struct("=HH")  # struct nlattr: length, type
-U8 = Struct("=B")
 U16 = Struct("=H")
 U32 = Struct("=I")
 S32 = Struct("=i")
