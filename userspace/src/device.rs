@@ -166,11 +166,13 @@ impl State {
         }
     }
 
-    /// Wipes all keys shared with any peer (`wg_pm_notification` of `device.c`).
+    /// Wipes all keys shared with any peer (`wg_pm_notification` of `device.c`). The next packet brings about a handshake
+    /// at once, however lately the last one was.
     pub fn forget_all_keys(&mut self) {
         let peers: Vec<_> = self.peers().cloned().collect();
         for peer in peers {
             peer.timers.keys_wiped();
+            peer.last_sent.store(0, Relaxed);
             self.forget_keys(&peer);
         }
     }
@@ -463,6 +465,17 @@ mod tests {
         device.set_sockets(None);
         assert_eq!(Sockets::bind(port, 0).map(|sockets| sockets.port).ok(), Some(port));
         user.join().unwrap();
+    }
+
+    #[test]
+    fn after_an_interruption_the_next_packet_may_begin_a_handshake_at_once() {
+        for end in [State::expire_sending, State::forget_all_keys] {
+            let mut state = State::default();
+            let peer = state.add_peer(PublicKey([1; 32]));
+            peer.last_sent.store(sys::now_ms(), Relaxed);
+            end(&mut state);
+            assert_eq!(peer.last_sent.load(Relaxed), 0);
+        }
     }
 
     #[test]
