@@ -24,6 +24,8 @@ use frames::Frames;
 /// When this much is sealed it is sent, so that the batch still is in the cache.
 const BATCH_BYTES: usize = 48 << 10;
 const BATCH_PACKETS: usize = 128;
+/// After so many batches the thread looks whether it was woken.
+const MAX_BATCHES: usize = 64;
 /// A batch and the largest packet that may come on top of it, split into the smallest segments.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -71,7 +73,7 @@ impl Outbound {
                 device.outbound.clear();
                 wipe::stack();
             }
-            match self.batch(&device) {
+            match self.batches(&device) {
                 Err(e) if e.raw_os_error() == Some(libc::EBADFD) => {
                     return device.inbox.push_task(Task::CheckLink);
                 }
@@ -80,10 +82,10 @@ impl Outbound {
         }
     }
 
-    /// Sends what is there to be read, in batches, until nothing is; in frames of its own, which `run` wipes.
+    /// Sends what is there to be read, in some batches at most; in frames of its own, which `run` wipes.
     #[inline(never)]
-    fn batch(&mut self, device: &Device) -> io::Result<()> {
-        loop {
+    fn batches(&mut self, device: &Device) -> io::Result<()> {
+        for _ in 0..MAX_BATCHES {
             let first = match device.tun.read(&mut self.read) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 other => other?,
@@ -100,24 +102,27 @@ impl Outbound {
             self.flush(device, &state, &sockets);
             drop(state);
             if !more? {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
-    /// Seals packets until the batch is full (true) or no more are there.
+    /// Seals packets until the batch is full (true) or no more are there. Packets that nobody takes count too: whoever
+    /// waits to change the state has its turn after the batch.
     fn fill(&mut self, device: &Device, state: &State, sockets: &Sockets, first: usize) -> io::Result<bool> {
         let (mut len, mut route, now) = (first, None, sys::now_ms());
-        loop {
+        for read in 1.. {
             self.packet(device, state, sockets, len, &mut route, now);
-            if self.frames.used() >= BATCH_BYTES || self.packets >= BATCH_PACKETS {
-                return Ok(true);
+            if self.frames.used() >= BATCH_BYTES || self.packets.max(read) >= BATCH_PACKETS {
+                break;
             }
             len = match device.tun.read(&mut self.read) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 other => other?,
             };
         }
+        Ok(true)
     }
 
     fn packet(
@@ -266,4 +271,31 @@ fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>) {
     }
     // There may be a session by now.
     device.send_staged(peer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tun::{Link, Offloads, Tun};
+    use crate::udp::binder::Binder;
+    use std::fs::File;
+
+    /// A link that has a next packet at any time, none of them for a peer.
+    fn endless() -> Device {
+        let tun = Tun::new(File::open("/dev/zero").unwrap().into(), Offloads { tcp: false, udp: false });
+        let binder = Binder::start(256 << 10).unwrap();
+        let device = Device::new("test".to_owned(), tun, Link::new("lo").unwrap(), binder).unwrap();
+        device.set_sockets(Some(Sockets::bind(0, 0).unwrap()));
+        device
+    }
+
+    #[test]
+    fn packets_without_end_that_nobody_takes_lock_neither_the_state_nor_the_thread() {
+        let device = Arc::new(endless());
+        let mut outbound = Outbound::new(device.clone());
+        let (state, sockets) = (device.state(), device.sockets().unwrap());
+        assert!(outbound.fill(&device, &state, &sockets, 0).unwrap(), "the batch is full");
+        drop(state);
+        outbound.batches(&device).unwrap();
+    }
 }
