@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-use super::Sockets;
+use super::{RECEIVE_BYTES, Sockets};
 use crate::peer::lock;
 use crate::sandbox::{CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_capabilities};
 use crate::sys;
@@ -20,6 +20,8 @@ const FIRST_FREE_PORT: u16 = 1024;
 /// more, where the kernel's WireGuard gives it up with the link.
 const RESERVE_TRIES: u32 = 20;
 const RESERVE_PAUSE: Duration = Duration::from_millis(10);
+/// So many packets wait at most: the kernel doubles the size of the buffer, and counts 256 bytes or more for each.
+const MAX_WAITING: usize = 2 * RECEIVE_BYTES as usize / 256;
 
 struct Request {
     port: u16,
@@ -114,7 +116,37 @@ impl Sockets {
     /// Makes the sockets fit for a link that goes up: what has come before is nobody's.
     fn begin_anew(&self, fwmark: u32) -> io::Result<()> {
         self.set_fwmark(fwmark)?;
-        self.each().for_each(|fd| while sys::read(fd, &mut [0; 1]).is_ok() {});
+        self.each().for_each(|fd| discard(|| sys::read(fd, &mut [0; 1])));
         Ok(())
+    }
+}
+
+/// Reads until nothing is left, or as much as can have waited: a flood goes on meanwhile.
+fn discard(mut read: impl FnMut() -> io::Result<usize>) {
+    for _ in 0..MAX_WAITING {
+        if read().is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_does_not_keep_the_link_from_going_up() {
+        discard(|| Ok(1));
+    }
+
+    #[test]
+    fn all_that_a_socket_can_hold_is_discarded() {
+        let (to, from) = (Sockets::bind(0, 0).unwrap(), std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        // The kernel drops what finds no room.
+        for _ in 0..3 * MAX_WAITING {
+            from.send_to(&[], ("127.0.0.1", to.port)).unwrap();
+        }
+        to.begin_anew(0).unwrap();
+        to.each().for_each(|fd| assert!(sys::read(fd, &mut [0; 1]).is_err()));
     }
 }
