@@ -14,7 +14,7 @@ from os import fspath, strerror
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
 from wgquick.errors import OperationError, WgqError
-from wgquick.lean import TYPE_CHECKING, contextmanager
+from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.config.models import WgQuickConfig
     from wgquick.device import Device
     from wgquick.diagnosis.finding import Finding
-    from wgquick.errors import ConfigError
+    from wgquick.executor.commands import FileForDown
     from wgquick.net import PublicKey
     from wgquick.ports import Host, WireGuard
 
@@ -65,16 +65,6 @@ def load(source: str, transcript: Transcript | None = None, *, name: str | None 
     return read_settings(locate(source, name), _said(transcript))
 
 
-def load_for_down(
-    source: str, transcript: Transcript | None = None, *, name: str | None = None
-) -> tuple[Settings, ConfigError | None]:
-    """As `load`; of a file with faults, what `down` needs of it, and the faults."""
-    from wgquick.config.location import locate
-    from wgquick.config.reading import read_for_down
-
-    return read_for_down(locate(source, name), _said(transcript))
-
-
 def strip(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> bytes:
     """What `wg setconf` understands of the configuration, as `wg-quick strip` prints it; `-` needs no name here."""
     from wgquick.config.location import STANDARD_INPUT, Location, locate
@@ -99,14 +89,14 @@ def up(config: Config, options: Options | None = None, transcript: Transcript | 
 
 def down(
     name: str,
-    config: Config | None = None,
+    config: Config | str | PathLike[str] | None = None,
     options: Options | None = None,
     transcript: Transcript | None = None,
 ) -> None:
-    """Take the interface down as `wgq down` does; WgqError where there is none of that name.
+    """Take the interface down as `wgq down` does; WgqError if there is none of that name.
 
-    `config`, whatever its own name, has the PreDown and PostDown hooks and SaveConfig; None takes the hooks that
-    the interface's journal recorded.
+    `config`, whatever its own name, has the PreDown and PostDown hooks and SaveConfig. It may be a source, as for
+    `read`: if that file is gone or has faults, the hooks are those of the journal. None takes those of the journal.
     A failing PreDown hook leaves the interface up (Options has `force`), a failing PostDown hook is raised with
     everything gone.
     """
@@ -115,8 +105,23 @@ def down(
     said = _said(transcript)
     chosen = _checked(options)
     valid_name(name)
-    settings = _settings(config)._replace(name=name) if config is not None else None
-    cmd_down(name, settings, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
+    read = _for_down(name, config, said)
+    cmd_down(name, read, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
+
+
+def _for_down(name: str, config: Config | str | PathLike[str] | None, said: Transcript) -> FileForDown:
+    """What reads the configuration once the interface is locked."""
+    if config is None:
+        return lambda: (None, None)
+    try:
+        source = fspath(cast("str", config))
+    except TypeError:
+        settings = _settings(cast("Config", config))._replace(name=name)
+        return lambda: (settings, None)
+    from wgquick.config.location import locate
+    from wgquick.config.reading import read_for_down
+
+    return lambda: read_for_down(locate(source, name), said)
 
 
 def reload(config: Config, transcript: Transcript | None = None) -> None:
@@ -127,13 +132,6 @@ def reload(config: Config, transcript: Transcript | None = None) -> None:
     settings = _settings(config)
     valid_name(settings.name)
     cmd_reload(settings, _host(said), said)
-
-
-def can_go_down(name: str, *, without_file: bool) -> bool:
-    """Whether `down` can do without the configuration; `without_file` also counts a device without a journal."""
-    from wgquick.executor import commands
-
-    return commands.can_go_down(name, _host(_unheard), without_file=without_file)
 
 
 def save(source: str | PathLike[str], options: Options | None = None, transcript: Transcript | None = None) -> None:
@@ -225,9 +223,15 @@ def _end(settings: Settings, options: Options | None, transcript: Transcript | N
     try:
         down(settings.name, settings, options, transcript)
     except WgqError:
-        if can_go_down(settings.name, without_file=True):
+        if _is_left(settings.name):
             down(settings.name, settings._replace(pre_down=(), save_config=False), options, transcript)
         raise
+
+
+def _is_left(name: str) -> bool:
+    from wgquick.executor.commands import can_go_down
+
+    return can_go_down(name, _host(_unheard), without_file=True)
 
 
 def _settings(config: Config) -> Settings:

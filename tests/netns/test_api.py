@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ from tests.namespaces import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.namespaces import Namespace
 
@@ -225,6 +225,27 @@ def down_of_nothing() -> str:
     except wgquick.WgqError as error:
         return error.what
     return ""
+
+
+def up_damage_down(damage: str) -> list[str]:
+    path = Path("/etc/wireguard/api1.conf")
+    path.write_text(TEXT)
+    path.chmod(0o600)
+    wgquick.up(wgquick.read("api1"))
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text("Address = x")
+    lines: list[str] = []
+    wgquick.down("api1", "api1", transcript=lines.append)
+    assert Path("/run/down-api1").exists()
+    return lines
+
+
+@pytest.mark.parametrize("damage", ["faulty", "gone"])
+def test_down_by_a_source_goes_by_the_journal_if_the_file_is(machine: Namespace, damage: str) -> None:
+    assert any("journal" in line for line in machine.call(up_damage_down, damage))
+    machine.run(["rm", "/run/down-api1"])
 
 
 def test_failures_are_raised_with_what_to_do(machine: Namespace) -> None:

@@ -142,7 +142,7 @@ def _up(host: Any, options: Options, name: str) -> None:
 
 
 def _down(host: Any, options: Options, name: str) -> None:
-    cmd_down(name, _settings(name), host, options, say=unsaid, save=lambda _: None)
+    cmd_down(name, lambda: (_settings(name), None), host, options, say=unsaid, save=lambda _: None)
 
 
 def _settings(name: str) -> Any:

@@ -16,8 +16,6 @@ from wgquick.options import OPTIONS, Options
 if TYPE_CHECKING:
     from typing import Any
 
-    from wgquick.config.settings import Settings
-
 
 Given = dict[str, "str | bool"]
 """The options of a call that were given: a name to a word, or to True."""
@@ -74,26 +72,8 @@ def down(target: str, given: Given) -> None:
     chosen, name = _options(given), _name(given)
     privilege.acquire()
     interface = location.valid_name(name) if name else location.interface_name(target)
-    settings = _for_down(interface, target, name)
     with signals.raised():
-        api.down(interface, settings, chosen, say)
-
-
-def _for_down(interface: str, target: str, name: str | None) -> Settings | None:
-    """What the file says; None where the journal's hooks are to run instead, or none."""
-    try:
-        settings, faults = api.load_for_down(target, say, name=name)
-    except WgqError as error:
-        if not api.can_go_down(interface, without_file=True):
-            raise
-        say(f"[!] {error.what}: taking {interface} down by its journal and by what the host shows")
-        return None
-    if faults is None or not api.can_go_down(interface, without_file=True):
-        return settings
-    recorded = api.can_go_down(interface, without_file=False)
-    say(str(faults))
-    say(f"[!] Taking {interface} down all the same, with {'its journal' if recorded else 'the file'}'s hooks")
-    return None if recorded else settings
+        api.down(interface, target, chosen, say)
 
 
 def reload(target: str, given: Given) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.config.settings import Settings
+    from wgquick.errors import ConfigError
     from wgquick.executor.journal import Record
     from wgquick.options import Options
     from wgquick.plan.steps import Step, Undo
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
     Save = Callable[[Settings], None]
+    FileForDown = Callable[[], tuple[Settings | None, ConfigError | None]]
     Hooks = tuple[Step, ...]
 
 _KINDS = ("wireguard", "tun")
@@ -117,14 +119,31 @@ class Departure(NamedTuple):
     undos: tuple[Undo, ...]
 
 
-def cmd_down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
-    """Take the interface down: what the journal says, or what the host shows where there is no journal.
+def cmd_down(name: str, read: FileForDown, host: Host, options: Options, *, say: Say, save: Save) -> None:
+    """Take the interface down: what the journal says, or what the host shows if there is no journal.
 
-    `settings` are today's file's, None where it is gone or does not parse; `save` writes the device's state to
-    the file for SaveConfig.
+    `read` gives today's file: its settings, None if there is none, and its faults; WgqError if the file is gone.
+    `save` writes the device's state to the file for SaveConfig.
     """
     with host.interface_lock(name):
-        _down(name, settings, host, options, say=say, save=save)
+        _down(name, _todays(name, read, host, say), host, options, say=say, save=save)
+
+
+def _todays(name: str, read: FileForDown, host: Host, say: Say) -> Settings | None:
+    """What today's file says; None if the journal's hooks are to run instead, or none."""
+    try:
+        settings, faults = read()
+    except WgqError as error:
+        if not can_go_down(name, host, without_file=True):
+            raise
+        say(f"[!] {error.what}: taking {name} down by its journal and by what the host shows")
+        return None
+    if faults is None or not can_go_down(name, host, without_file=True):
+        return settings
+    recorded = can_go_down(name, host, without_file=False)
+    say(str(faults))
+    say(f"[!] Taking {name} down all the same, with {'its journal' if recorded else 'the file'}'s hooks")
+    return None if recorded else settings
 
 
 def _down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
