@@ -27,6 +27,8 @@ pub enum Interruption {
 
 /// Where the driver of the generation ID shows its device, by the kind of firmware and kernel.
 const DRIVERS: [&str; 2] = ["/sys/bus/acpi/drivers/vmgenid", "/sys/bus/platform/drivers/vmgenid"];
+/// What the kernel sleeps to by itself whenever nothing keeps it awake, or "off" (Documentation/ABI/testing/sysfs-power).
+const AUTOSLEEP: &str = "/sys/power/autosleep";
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// What the kernel logs once it has taken another generation ID in.
 const FORKED: &[u8] = b"random: crng reseeded due to virtual machine fork";
@@ -103,6 +105,12 @@ fn has_generation_id() -> bool {
     DRIVERS.iter().filter_map(|driver| fs::read_dir(driver).ok()).flatten().flatten().any(is_device)
 }
 
+/// Whether the machine sleeps all the time, as a phone does. Sleep ends no session there, as with the kernel's WireGuard
+/// (`wg_pm_notification` of `device.c`).
+fn sleeps_all_the_time(autosleep: &Path) -> bool {
+    fs::read_to_string(autosleep).is_ok_and(|state| state.trim_end() != "off")
+}
+
 /// Hears of uevents. In a network namespace of an unprivileged user the kernel sends none.
 fn uevents() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -159,7 +167,8 @@ pub struct Interruptions {
     uevents: Option<OwnedFd>,
     kernel_log: Option<OwnedFd>,
     clock_set: Option<OwnedFd>,
-    sleep: Sleep,
+    /// None where sleep is no interruption.
+    sleep: Option<Sleep>,
 }
 
 impl Interruptions {
@@ -176,7 +185,7 @@ impl Interruptions {
             uevents: uevents.and_then(|opened| open("uevents", opened)),
             kernel_log: kernel_log.and_then(|opened| open("the kernel's log", opened)),
             clock_set: open("changes of the clock", clock_set()),
-            sleep: Sleep::new(&Reading::now()),
+            sleep: (!sleeps_all_the_time(Path::new(AUTOSLEEP))).then(|| Sleep::new(&Reading::now())),
         }
     }
 
@@ -197,8 +206,8 @@ impl Interruptions {
             let _ = sys::read(clock_set, buffer);
         }
         let restored = (of_uevent || of_log).then_some(Interruption::Restored);
-        let slept = self.sleep.has_passed(&Reading::now()).then_some(Interruption::Slept);
-        restored.into_iter().chain(slept).collect()
+        let slept = self.sleep.as_mut().is_some_and(|sleep| sleep.has_passed(&Reading::now()));
+        restored.into_iter().chain(slept.then_some(Interruption::Slept)).collect()
     }
 }
 
@@ -279,6 +288,17 @@ mod tests {
             let seen = sleep.has_passed(&reading(2_000, boot, (30, 30)));
             assert_ne!(seen, sleep.has_passed(&reading(3_000, slept, (30, 30))));
         }
+    }
+
+    #[test]
+    fn a_machine_sleeps_all_the_time_where_the_kernel_is_told_to() {
+        let file = std::env::temp_dir().join(format!("wgq-autosleep-{}", std::process::id()));
+        assert!(!sleeps_all_the_time(&file), "a kernel that cannot");
+        for (state, expected) in [("off\n", false), ("mem\n", true), ("freeze\n", true)] {
+            fs::write(&file, state).unwrap();
+            assert_eq!(sleeps_all_the_time(&file), expected, "{state}");
+        }
+        fs::remove_file(file).unwrap();
     }
 
     #[test]
