@@ -286,6 +286,24 @@ def test_down_goes_on_where_the_journal_is_damaged_or_anothers(machine: Namespac
     assert state(machine) == before
 
 
+def test_reload_goes_on_where_the_journal_is_damaged(machine: Namespace) -> None:
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    machine.run(["truncate", "-s", "60", journal_path(machine)])
+    write(machine, config(peer="AllowedIPs = 10.8.0.0/16"))
+    wgq(machine, "reload", "wg0")
+    assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.8.0.0/16"]
+
+
+def test_reload_of_a_link_that_has_another_name_now_is_refused(machine: Namespace) -> None:
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "link", "set", "wg0", "name", "wg7"])
+    assert "wgq: `wg0' is not a WireGuard interface\n" in wgq(machine, "reload", "wg0", status=1).stderr
+    assert "called wg7" in wgq(machine, "up", "wg0", status=1).stderr
+    wgq(machine, "down", "wg0")
+
+
 def test_down_goes_by_the_host_where_the_journal_lost_its_undos(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config(peer=FULL))

@@ -193,3 +193,19 @@ def test_a_pattern_is_compiled_when_it_is_used() -> None:
     pattern = lean.Pattern(r"a+")
     assert pattern().fullmatch("aaa")
     assert pattern() is pattern()
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": ', "[1,", '"a', '{"a" 1}', "[1 2]", "\\x", ""])
+def test_what_is_no_json_is_a_value_error_without_the_json_module(text: str) -> None:
+    """The scanner looks for the error of a module that `wgq` does not import."""
+    program = f"""
+import sys
+from wgquick import lean
+assert not any(name.startswith("json") for name in sys.modules)
+try:
+    lean.loads({text!r})
+except ValueError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")

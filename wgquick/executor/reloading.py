@@ -25,8 +25,9 @@ def cmd_reload(settings: Settings, host: Host, say: Callable[[str], None]) -> No
 
 def _reload(settings: Settings, host: Host, say: Callable[[str], None]) -> None:
     name = settings.name
-    if name not in host.wireguard.interfaces():
-        remedy = f"Bring it up first: wgq up {name}" if host.rtnl.link(name) is None else ""
+    link = host.rtnl.link(name)
+    if link is None or name not in host.wireguard.interfaces():  # a renamed link's daemon keeps the old name
+        remedy = f"Bring it up first: wgq up {name}" if link is None else ""
         raise WgqError(f"`{name}' is not a WireGuard interface", remedy=remedy)
     journal = Journal(host.journal_directory, name)
     earlier = _earlier(journal.read(), name, host)
