@@ -231,6 +231,15 @@ SILENT = {
         "hub", "PostUp = echo 50% in all", "PostUp = awk '{print $i}' /etc/a; let i++"
     )
     + peer(),
+    "routes in a script": interface("hub", "Table = off", "PostUp = /etc/wireguard/routes.sh %i")
+    + peer("phone", "0.0.0.0/0"),
+    "routes in another namespace": interface("hub", "Table = off", "PostUp = ip -n vpn route add default dev %i")
+    + peer("phone", "0.0.0.0/0"),
+    "an nft rule that goes by its handle": interface(
+        "hub", "PostUp = nft add rule inet filter input iifname %i accept",
+        "PostDown = nft -a list ruleset | grep %i | xargs -n 1 nft delete rule inet filter input handle",
+    )
+    + peer(),
     "nft -f with nft delete table": interface(
         "hub", "PostUp = nft -f /etc/wg.nft", "PostDown = nft delete table inet wg"
     )
@@ -354,6 +363,7 @@ MEANT_WELL = {
     "two clients of one server": {"phone": PHONE, "laptop": LAPTOP},
     "two tunnels of one host": {"site": NEAR, "hub": HUB},
     "a pair with a preshared key": {"hub": HUB + PSK, "phone": PHONE + PSK},
+    "a preshared key of zeros, which is none": {"hub": HUB + f"PresharedKey = {ZERO}\n", "phone": PHONE},
     "two strangers": {"hub": HUB, "site": NEAR},
 }
 
@@ -380,6 +390,11 @@ def test_what_is_worth_knowing_between_files_is_no_warning(
 @pytest.mark.parametrize("files", MEANT_WELL.values(), ids=list(MEANT_WELL))
 def test_files_that_fit_are_not_warned_of(files: dict[str, str], tmp_path: Path) -> None:
     assert loud(found(tmp_path, **files)) == []
+
+
+def test_a_dns_server_is_found_at_its_own_place(tmp_path: Path) -> None:
+    text = interface("hub", "DNS = 9.9.9.9, 10.99.0.1", "DNS = 9.9.9.10") + peer()
+    assert [(each.line, each.column) for each in found(tmp_path, wg0=text)] == [(5, 16)]
 
 
 def test_every_code_of_check_has_a_case() -> None:

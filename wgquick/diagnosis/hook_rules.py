@@ -62,7 +62,10 @@ def adds_rule(source: Source) -> bool:
 
 
 def makes_routes(source: Source) -> bool:
-    """Whether a hook adds routes or policy rules, so that the file alone does not say what is routed where."""
+    """Whether a hook adds routes or policy rules, or may: the file alone does not say then what is routed where."""
+    texts = [hook.text for hook in source.hooks if hook.stage in _BEFORE]
+    if any(hooks.runs_script(text) or hooks.leaves_namespace(text) for text in texts):
+        return True
     return any(change.kind in ("rule", "route") for change in _added(source))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import dropwhile
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,7 @@ _RULE_WORDS = {
 _IP_OBJECTS = {
     "rule": "rule", "ru": "rule", "route": "route", "ro": "route", "r": "route",
 }  # fmt: skip
+_ELSEWHERE = frozenset({"netns", "-n", "-netns", "-b", "-batch"})
 _NFT_FAMILIES = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
 _IP_ADDS = ("add", "a", "append", "prepend", "replace", "change")
 _IP_DELETES = ("delete", "del", "d", "flush")
@@ -89,12 +91,20 @@ def commands(text: str) -> Iterator[Command]:
         words = _words(part)
         while words and (words[0] in _PREFIXES or re.fullmatch(r"\w+=\S*", words[0])):
             words = words[1:]
+        words = _without_xargs(words)
         offset = start + len(part) - len(part.lstrip())
         inner = _inner(words)
         if inner:
             yield from (Command(each.words, offset) for each in commands(inner))
         elif words:
             yield Command(tuple(words), offset)
+
+
+def _without_xargs(words: list[str]) -> list[str]:
+    """The command that xargs(1) runs."""
+    if words[:1] != ["xargs"]:
+        return words
+    return list(dropwhile(lambda word: word.startswith("-") or word.isdecimal(), words[1:]))
 
 
 def _inner(words: list[str]) -> str:
@@ -104,6 +114,14 @@ def _inner(words: list[str]) -> str:
     if len(words) > 2 and words[0].rpartition("/")[2] in _SHELLS and re.fullmatch(r"-[a-z]*c", words[1]):
         return words[2]
     return ""
+
+
+def leaves_namespace(text: str) -> bool:
+    """Whether a hook works in another network namespace, or gives ip(8) a file: routes may come of that."""
+    found = (
+        command.words for command in commands(text) if command.words[0].rpartition("/")[2] in ("ip", "nsenter")
+    )
+    return any(words[0].endswith("nsenter") or _ELSEWHERE & set(words) for words in found)
 
 
 def runs_script(text: str) -> bool:

@@ -188,7 +188,7 @@ def _dns(source: Source) -> Iterator[Finding]:
         if settings.peers and not networks.covers(nets.host(packed)):
             what = f"DNS server {server} is a private address that no peer's AllowedIPs has"
             remedy = f"add {server} to the AllowedIPs of the peer that leads to it"
-            yield note(source, section.at("DNS"), "dns-outside-tunnel", what, remedy)
+            yield note(source, section.entry("DNS", server), "dns-outside-tunnel", what, remedy)
 
 
 def _full_tunnel(source: Source) -> Iterator[Finding]:

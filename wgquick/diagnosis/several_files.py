@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from wgquick.diagnosis import nets
+from wgquick.diagnosis.keys import ZERO
 from wgquick.diagnosis.one_file import note
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
@@ -250,13 +251,19 @@ def _of_pair(pair: Pair, told: Told) -> Iterator[Finding]:
 
 def _psk(pair: Pair) -> Iterator[Finding]:
     one, two = pair
-    if one.peer.preshared_key == two.peer.preshared_key:
+    if _raw_psk(one) == _raw_psk(two):
         return
     at, other = (two, one) if two.peer.preshared_key else (one, two)
-    kind = "another one" if other.peer.preshared_key else "none"
+    kind = "another one" if _raw_psk(other) else "none"
     what = f"{other.source.shown} has {kind} for this pair: no handshake succeeds"
     remedy = "write the same PresharedKey at both ends, or at neither"
     yield note(at.source, at.section.at("PresharedKey"), "psk-differs", what, remedy)
+
+
+def _raw_psk(end: End) -> bytes:
+    """The preshared key; b"" for none, which a key of zeros is too."""
+    key = end.peer.preshared_key
+    return key.raw if key and key.raw != ZERO else b""
 
 
 def _source(end: End, other: End) -> Iterator[Finding]:

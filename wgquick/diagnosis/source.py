@@ -63,12 +63,19 @@ class Section:
             index -= 1
         return self.at(key)
 
+    def entry(self, key: str, text: str) -> Place:
+        """The first entry of a list that reads so; the key's last value if there is none."""
+        return next((place for each, place in self._entries(key) if each == text), self.at(key))
+
     def _words(self, key: str) -> Iterator[Place]:
+        return (place for _, place in self._entries(key))
+
+    def _entries(self, key: str) -> Iterator[tuple[str, Place]]:
         for row in self.rows:
             line = self._lines[row]
             if line.key == key:
                 for word in grammar.words(line.value_text):
-                    yield Place(row + 1, line.value[0] + word.offset + 1)
+                    yield word.text, Place(row + 1, line.value[0] + word.offset + 1)
 
     def hooks(self) -> Iterator[Hook]:
         """The hook lines in the order of the file."""
