@@ -3,7 +3,9 @@ filter that looks as early as raw."""
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,8 +34,8 @@ table inet early {
 BUS = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus")
 
 
-@pytest.fixture
-def machines() -> Iterator[tuple[Namespace, Namespace]]:
+@contextmanager
+def hosts() -> Iterator[tuple[Namespace, Namespace]]:
     """A host and, beyond its default route, the far end of the tunnel, which is up."""
     with host() as near, host() as far:
         near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"])
@@ -50,6 +52,12 @@ def machines() -> Iterator[tuple[Namespace, Namespace]]:
         yield near, far
 
 
+@pytest.fixture
+def machines() -> Iterator[tuple[Namespace, Namespace]]:
+    with hosts() as made:
+        yield made
+
+
 def tunnel(near: Namespace, far: Namespace, *, begins: str = "near") -> tuple[str, str]:
     """The two configurations; only the end that begins knows where the other is."""
     keys = {"near": private_key(), "far": private_key()}
@@ -63,9 +71,10 @@ def tunnel(near: Namespace, far: Namespace, *, begins: str = "near") -> tuple[st
     return text("near", "far", "fd00:9::2/64", "::/0"), text("far", "near", "fd00:9::1/64", "fd00:9::2")
 
 
-def up(machine: Namespace, text: str, firewall: str = "nft") -> None:
+def up(machine: Namespace, text: str, firewall: str = "nft", **environment: str) -> None:
     machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/wg0.conf"], input=text)
-    machine.run([sys.executable, "-m", "wgquick", "up", "wg0", "--firewall", firewall])
+    command = [sys.executable, "-m", "wgquick", "up", "wg0", "--firewall", firewall]
+    machine.run(command, env={**os.environ, **environment})
 
 
 def reaches(machine: Namespace, address: str, seconds: int = 12) -> bool:
@@ -132,3 +141,14 @@ def test_replies_pass_a_filter_that_looks_before_mangle_and_not_without_the_rule
     assert reaches(near, "fd00:9::1")
     without_marks(near, firewall)
     assert not reaches(near, "fd00:9::1", 3)
+
+
+@pytest.mark.parametrize("daemon", ["wgq-userspace", "wireguard-go"])
+def test_a_port_that_the_device_chooses_is_marked_too(machines: tuple[Namespace, Namespace], daemon: str) -> None:
+    """The device has no port before its link is up."""
+    near, far = machines
+    text = tunnel(near, far)[0].replace(f"ListenPort = {PORT}\n", "")
+    up(near, text, WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    port = near.out("wg", "show", "wg0", "listen-port").strip()
+    assert port != "0"
+    assert near.out("nft", "list", "table", "ip6", "wg-quick-wg0").count(f"udp dport {port} ") == 2

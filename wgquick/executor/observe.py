@@ -7,7 +7,7 @@ from wgquick.config.grammar import GrammarError
 from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
 from wgquick.errors import ConfigError, OperationError, WgqError
-from wgquick.executor import mark
+from wgquick.executor import mark, udp_port
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
@@ -119,9 +119,10 @@ def _link_routes(name: str, family: int, host: Host) -> list[Prefix]:
 
 
 def _default(settings: Settings, device: Device, host: Host, options: Options) -> DefaultFacts:
+    has_ipv6 = any(ip.length == 0 and ip.family == 6 for ip in allowed_ips(device))
     return DefaultFacts(
         fwmark=device.fwmark,
-        listen_port=device.listen_port,
+        listen_port=udp_port.chosen(device, host) if has_ipv6 else device.listen_port,
         free_table=FIRST_TABLE if device.fwmark else _free_table(host),
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),

@@ -34,6 +34,7 @@ def _reload(settings: Settings, host: Host, say: Callable[[str], None]) -> None:
     device = host.wireguard.get(name)
     wanted = reload.endpoints(settings, device, earlier)
     config, notes = reload.change(settings, device, earlier, {each: host.resolve(each) for each in wanted})
+    # The kernel sets the mark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
     udp_port.check_change(name, config.listen_port, host)
     if config != DeviceConfig():
         say("\n".join(reload.lines(name, config)))

@@ -12,6 +12,7 @@ from wgquick.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wgquick.device import Device
     from wgquick.ports import Host
 
 REFUSALS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -50,6 +51,21 @@ def check_change(name: str, port: int | None, host: Host) -> None:
     """Raise OperationError if a live device cannot change to this port: a reload then changes nothing."""
     if port and (code := host.udp_ports.refusal(port)):
         raise refused(name, port, code, host, task=f"change the ListenPort of {name}", status=_STATUS_LIVE)
+
+
+def chosen(device: Device, host: Host) -> int:
+    """The port of a device whose link has gone up since it was read; 0 if it does not choose one.
+
+    The kernel chooses as the link goes up, a daemon once it has noticed that.
+    """
+    port, deadline = device.listen_port, monotonic() + _PATIENCE
+    while not port and monotonic() < deadline:
+        port = _port(device.name, host)
+        link = host.rtnl.link(device.name)
+        if port or link is None or not link.up or link.kind == "wireguard":
+            return port
+        sleep(_PAUSE)
+    return port
 
 
 def refused(
