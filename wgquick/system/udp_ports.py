@@ -56,12 +56,22 @@ def has(name: str, port: int) -> bool:
 
 
 def programs(port: int) -> tuple[str, ...]:
-    """The programs that have the port, in words; of one that cannot be seen, its user."""
+    """The programs that have the port, in words; of one that cannot be seen, its user.
+
+    The socket of a WireGuard interface of the kernel is of no process, and stays where the link was made.
+    """
     found = list(_sockets(port))
     owners = dict(_owners({inode for inode, _ in found}, _newest_first()))
     if owners:
         return tuple(f"{_read(f'/proc/{process}/comm')} (process {process})" for process in owners)
-    return tuple({f"a program of user {uid} that cannot be seen from here": None for inode, uid in found if inode})
+    return tuple(dict.fromkeys(_unseen(uid) for inode, uid in found if inode))
+
+
+def _unseen(uid: int) -> str:
+    if uid:
+        return f"a program of user {uid} that cannot be seen from here"
+    moved = "a WireGuard interface that was moved to another network namespace"
+    return f"something of user 0 that cannot be seen from here: a program, or {moved}"
 
 
 def _sockets(port: int) -> Iterator[tuple[int, int]]:
