@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.kernel import device_control, tunnels
+from tests.kernel import device_control, tunnels, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """The tunnels that have to grow old begin; meanwhile two processes, one a processor, try everything else."""
     with tunnels.Grown() as elders:
-        claims = {claim.__name__: claim for claim in device_control.CLAIMS}
+        claims = {claim.__name__: claim for claim in (*device_control.CLAIMS, *verbs.CLAIMS)}
         half = len(tunnels.CLAIMS) // 2
         shares = list(tunnels.CLAIMS.items())[:half], [*claims.items(), *list(tunnels.CLAIMS.items())[half:]]
         for worker in [_start(share) for share in shares]:

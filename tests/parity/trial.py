@@ -157,13 +157,13 @@ def _run(machine: Namespace, case: Case, firewall: str, command: list[str]) -> t
         "WGQ_FIREWALL": firewall,
     }
     if command[0] == IN_PROCESS:
-        return machine.call(_in_process, command[1:], environment)
+        return machine.call(in_process, command[1:], environment)
     inside = ["sh", "-c", f"cd /etc/wireguard && exec {shlex.join(command)}"]
     done = machine.run(inside, check=False, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 
-def _in_process(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+def in_process(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
     """wgq's command line in a fork of this process; the status is negative for a signal, as in subprocess."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
         if (child := os.fork()) == 0:
