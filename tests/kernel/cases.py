@@ -18,6 +18,7 @@ COMPARED = (
     "hooks-each-stage",
     "hooks-post-up-fails",
     "hooks-pre-down-fails",
+    "hooks-see-the-settings",
     "interface-fwmark-of-full-tunnel",
     "interface-listen-port",
     "mtu-from-endpoint",

@@ -224,8 +224,10 @@ def _with_nft_marks(lines: list[str], name: str, port: str) -> list[str]:
         f'{{"mangle": {{"key": {mark}, "value": {{"ct": {{"key": "mark"}}}}}}}}',
     )
     lines = lines.copy()
+    in_table = '"family": "ip6"', f'"table": "wg-quick-{name}"'
     for chain, expressions in (("preraw", arrivals), ("premangle", arrivals), ("premangle", errors)):
-        last = max(at for at, line in enumerate(lines) if place in line and f'"{chain}"' in line)
+        of_chain = (*in_table, f'"{chain}"')  # the chain itself, and the rules that it has
+        last = max(at for at, line in enumerate(lines) if all(part in line for part in of_chain))
         lines.insert(last + 1, f'{{"rule": {{"chain": "{chain}", "expr": [{", ".join(expressions)}], {place}}}}}')
     return lines
 
@@ -235,7 +237,7 @@ def _match(left: str, right: str, operation: str = "==") -> str:
 
 
 def _with_iptables_marks(lines: list[str], name: str, port: str) -> list[str]:
-    """Each at the top of its chain, which has rules of the interface's already."""
+    """Each at the top of its chain; raw, the last table, has no rule yet if the interface has no IPv6 address."""
     comment = f'-m comment --comment "wg-quick(8) rule for {name}"'
     saving = [line for line in lines if line.startswith("6 *mangle -A POSTROUTING") and comment in line]
     if not saving:
@@ -249,7 +251,7 @@ def _with_iptables_marks(lines: list[str], name: str, port: str) -> list[str]:
     }
     lines = lines.copy()
     for chain, rule in added.items():
-        first = next(at for at, line in enumerate(lines) if line.startswith(chain) and comment in line)
+        first = next((at for at, line in enumerate(lines) if line.startswith(chain)), len(lines))
         lines.insert(first, f"{chain} {rule}")
     restoring = lines.index(f"6 *mangle -A PREROUTING -p udp {comment} {restored}")
     lines.insert(restoring + 1, f"6 *mangle -A PREROUTING {added['6 *raw -A PREROUTING']}")

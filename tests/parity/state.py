@@ -107,16 +107,17 @@ def _nft_lines(found: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
 
 
 def _iptables(text: str) -> list[str]:
-    """The rules, each after its table; an empty table is as good as none."""
-    lines, family, table = [], "4", ""
+    """The rules by their tables, each chain's in their order; an empty table is as good as none."""
+    lines: list[tuple[tuple[str, str], str]] = []
+    family, table = "4", ""
     for line in text.splitlines():
         if line == "# six":
             family = "6"
         elif line.startswith("*"):
             table = line
         elif line.startswith("-A"):
-            lines.append(f"{family} {table} {line}")
-    return lines
+            lines.append(((family, table), f"{family} {table} {line}"))
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]  # tables are listed as they were made
 
 
 def _device(text: str) -> list[str]:

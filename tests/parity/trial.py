@@ -180,6 +180,7 @@ def _command_line(arguments: list[str], environment: dict[str, str]) -> Never:
         os.environ.clear()
         os.environ.update(environment)
         os.chdir("/etc/wireguard")
+        sys.argv = [wgq(), *arguments]
         status = cli.run(arguments)
     except BaseException:
         traceback.print_exc()
