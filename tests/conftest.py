@@ -95,7 +95,10 @@ def _parameters(item: pytest.Item) -> dict[str, object]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say at once that a selected test lacks root or a program."""
+    """Say at once that a selected test lacks root or a program, or that the workers' groups came to nothing."""
+    grouped = session.config.getoption("loadgroup", default=False)
+    if grouped and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("this pytest-xdist gives no groups to this pytest: several VMs would run at once")
     if not any(item.get_closest_marker("machine") for item in session.items):
         return
     if os.geteuid() != 0:
