@@ -19,6 +19,7 @@ MAIN_TABLE = 254
 """The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
 _BASE64_LENGTH = 44
 # 32 bytes in base64, or in hexadecimal as the UAPI writes them; what follows `peer', in wg(8)'s way, is public.
+_KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _KEY_LIKE = Pattern(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
 
 
@@ -35,7 +36,19 @@ def _decode_key(text: str) -> bytes:
 
 def without_keys(command: str) -> str:
     """A hook's line for others to read: with (hidden), as wg(8) says it, for what could be a secret key."""
+    if not _may_hold_key(command):  # as most do not: this spares the import of `re'
+        return command
     return _KEY_LIKE().sub(lambda match: match[0] if match[1] else "(hidden)", command)
+
+
+def _may_hold_key(text: str) -> bool:
+    """Whether the text has a run of characters that is as long as a key."""
+    run = 0
+    for char in text:
+        run = run + 1 if char in _KEY_CHARACTERS else 0
+        if run == _BASE64_LENGTH - 1:
+            return True
+    return False
 
 
 class PublicKey(NamedTuple):

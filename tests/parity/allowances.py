@@ -228,7 +228,9 @@ def _with_nft_marks(lines: list[str], name: str, port: str) -> list[str]:
     for chain, expressions in (("preraw", arrivals), ("premangle", arrivals), ("premangle", errors)):
         of_chain = (*in_table, f'"{chain}"')  # the chain itself, and the rules that it has
         last = max(at for at, line in enumerate(lines) if all(part in line for part in of_chain))
-        lines.insert(last + 1, f'{{"rule": {{"chain": "{chain}", "expr": [{", ".join(expressions)}], {place}}}}}')
+        rule = f'{{"rule": {{"chain": "{chain}", "expr": [{", ".join(expressions)}], {place}}}}}'
+        if rule not in lines:  # as it is where wgq brought the tunnel up
+            lines.insert(last + 1, rule)
     return lines
 
 
@@ -252,9 +254,12 @@ def _with_iptables_marks(lines: list[str], name: str, port: str) -> list[str]:
     lines = lines.copy()
     for chain, rule in added.items():
         first = next((at for at, line in enumerate(lines) if line.startswith(chain)), len(lines))
-        lines.insert(first, f"{chain} {rule}")
+        if f"{chain} {rule}" not in lines:
+            lines.insert(first, f"{chain} {rule}")
     restoring = lines.index(f"6 *mangle -A PREROUTING -p udp {comment} {restored}")
-    lines.insert(restoring + 1, f"6 *mangle -A PREROUTING {added['6 *raw -A PREROUTING']}")
+    marking = f"6 *mangle -A PREROUTING {added['6 *raw -A PREROUTING']}"
+    if marking not in lines:
+        lines.insert(restoring + 1, marking)
     return lines
 
 

@@ -212,8 +212,9 @@ def _settled(machine: Namespace, case: Case) -> State:
 
 
 def _has_idle_daemon(found: State, case: Case) -> bool:
-    """Whether a userspace implementation whose link is gone has not yet taken its socket away."""
-    return bool(found["sockets"]) and not any(link.startswith(f"{case.interface} ") for link in found["links"])
+    """Whether the link is gone and its userspace implementation is not, or was not when the device was read."""
+    has_link = any(link.startswith(f"{case.interface} ") for link in found["links"])
+    return bool(found["sockets"] or found["device"]) and not has_link
 
 
 def _lacks_local_routes(found: State) -> bool:

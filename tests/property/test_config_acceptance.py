@@ -263,7 +263,7 @@ def test_an_mtu_is_a_number_that_ip_link_reads(oracle: Oracle, word: str) -> Non
 @bounded
 @given(word=NUMERALS | st.sampled_from(["main", "Main", "local", "default", "unspec", "off", "auto", "all", "lan"]))
 def test_a_table_is_what_ip_route_looks_up(oracle: Oracle, word: str) -> None:
-    names = {"unspec": 0, "local": 255, "main": 254, "default": 253}
+    names = {"local": 255, "main": 254, "default": 253}  # the machine has no rt_tables
     route = ("198.51.100.0/24", "dev", LINK, "table", word)
     taken = oracle.run("ip", "route", "add", *route).returncode == 0
     oracle.run("ip", "route", "delete", *route)

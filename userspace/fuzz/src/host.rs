@@ -47,6 +47,7 @@ pub fn device() -> &'static Device {
         wgq_userspace::noise::ratelimit::RateLimiter::default();
     device.fwmark.store(0, Relaxed);
     device.listen_port.store(0, Relaxed);
+    device.binder.release();
     device.inbox.take_tasks(usize::MAX);
     device
 }

@@ -21,7 +21,7 @@ pub const DIRECTORY: &str = "/var/run/wireguard";
 const MAX_REQUEST: usize = 256 << 20;
 const MAX_CONNECTIONS: usize = 64;
 /// So many at least, though few descriptors be allowed, of which the rest of the daemon needs so many.
-const MIN_CONNECTIONS: usize = 4;
+const MIN_CONNECTIONS: usize = 2;
 const RESERVED_DESCRIPTORS: usize = 24;
 /// How long a process that holds the socket may take to answer before it counts as one that hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
