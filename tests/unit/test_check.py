@@ -447,6 +447,16 @@ def test_fix_changes_what_it_names_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"\xef\xbb\xbf" + mended.replace("\n", "\r\n").encode()
 
 
+def test_fix_tells_of_a_hook_without_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_text(interface("hub", f"PostUp = echo $i {private('psk')}") + peer())
+    path.chmod(0o600)
+    done = wgq("check", "--fix", str(path))
+    assert "PostUp = echo %i (hidden)" in done.stderr
+    assert private("psk") not in done.stdout + done.stderr
+    assert private("psk") in path.read_text()
+
+
 def test_the_exit_status_counts_errors_and_warnings_alone(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     for text, status in ((HUB, 0), (INFOS[0][1], 0), (ONE_FILE[0][1], 1)):

@@ -9,6 +9,7 @@ from wgquick.config.document import UTF8_MARK, decode, encode
 from wgquick.config.grammar import allowed_ip
 from wgquick.diagnosis.hook_rules import SUBSTITUTION
 from wgquick.lean import TYPE_CHECKING
+from wgquick.net import without_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +41,7 @@ def _mend_file(source: Source, findings: list[Finding], say: Callable[[str], Non
         mended = _mended(each, lines[each.line - 1])
         if mended != lines[each.line - 1]:
             lines[each.line - 1] = mended
-            say(f"{each.file}:{each.line}: {mended.strip()}")
+            say(f"{each.file}:{each.line}: {without_keys(mended.strip())}")
     if lines != before:
         mark = UTF8_MARK if bytes(source.document).startswith(UTF8_MARK) else b""
         write_atomic(source.path, mark + b"\n".join(map(encode, lines)))
