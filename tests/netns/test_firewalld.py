@@ -94,7 +94,11 @@ def firewalld(machine: Namespace, backend: str = "nftables") -> None:
     machine.popen(
         ["sh", "-c", "exec /usr/bin/python3 /usr/sbin/firewalld --nofork --nopid >/run/firewalld.log 2>&1"]
     )
-    until(lambda: "FirewallD1" in machine.out(*BUS, "org.freedesktop.DBus.ListNames"), "firewalld", 60)
+    # It has its name before it starts, and flushes the tables of iptables while it does; it answers afterwards.
+    name = "org.fedoraproject.FirewallD1"
+    until(lambda: name in machine.out(*BUS, "org.freedesktop.DBus.ListNames"), "firewalld", 60)
+    call = ["dbus-send", "--system", "--print-reply", "--reply-timeout=60000", f"--dest={name}"]
+    machine.run([*call, f"/{name.replace('.', '/')}", f"{name}.getDefaultZone"])
 
 
 def without_marks(machine: Namespace, firewall: str) -> None:
