@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wgquick.config.models import WgQuickConfig
     from wgquick.device import Device
     from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.knocks import Heard
     from wgquick.executor.commands import FileForDown
     from wgquick.net import PublicKey
     from wgquick.ports import Host, WireGuard
@@ -175,6 +176,23 @@ def _device(wireguard: WireGuard, name: str) -> Device:
     except OperationError as error:
         what = f"Unable to access interface: {strerror(error.errno)}" if error.errno else error.what
         raise OperationError(what, errno=error.errno, where=name) from None
+
+
+def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ()) -> Heard:
+    """Who knocks at a device's port in that many seconds, what leaves it, and which ICMP errors come back.
+
+    The device needs not be there: its name, private key, port and peers' keys are what counts. `candidates` are
+    keys that a message may be made for by mistake. It changes nothing and needs CAP_NET_RAW (OperationError). Every
+    thread may listen; what is heard is of the calling thread's network namespace.
+    """
+    from wgquick.diagnosis.knocks import Ledger
+    from wgquick.system.capture import Capture
+
+    ledger = Ledger(device.private_key, [peer.public_key for peer in device.peers], candidates)
+    with Capture(device.listen_port, device.name) as capture:
+        for event in capture.read(seconds):
+            ledger.take(event)
+        return ledger.result(device.listen_port, seconds, capture.loss.dropped)
 
 
 def public_key(device: Device) -> PublicKey | None:

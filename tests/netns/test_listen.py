@@ -1,0 +1,299 @@
+"""What a capture hears at a WireGuard port, of real implementations and of made-up messages, in two namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.forgery import raw_socket, send_as
+from tests.interop.noise import Static
+from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, private_key, public_key, until
+from tests.namespaces import mortal
+from wgquick import api
+from wgquick.device import Device, DevicePeer
+from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY, Heard, Knock, Ledger
+from wgquick.net import PublicKey, SecretKey
+from wgquick.system.capture import Capture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BOTH = pytest.mark.parametrize("program", [WGQ, GO])
+
+
+class Listener:
+    """A capture at one end."""
+
+    def __init__(self, capture: Capture, ledger: Ledger) -> None:
+        self._capture, self._ledger = capture, ledger
+
+    def heard(self, seconds: float = 0.1) -> Heard:
+        """All so far, and what comes in that many seconds."""
+        for event in self._capture.read(seconds):
+            self._ledger.take(event)
+        return self._ledger.result(0, seconds, self._capture.loss.dropped)
+
+    def until(self, condition: Callable[[Heard], bool], what: str) -> Heard:
+        """Listen until the condition holds."""
+        until(lambda: condition(self.heard()), what)
+        return self.heard(0.01)
+
+    def knock(self, kind: str = "initiation", least: int = 1) -> Knock:
+        """The one row of a kind, once so many have come."""
+        heard = self.until(lambda so_far: sum(rows(so_far, kind)) >= least, f"{least} of {kind}")
+        (knock,) = (knock for knock in heard.knocks if knock.kind == kind)
+        return knock
+
+
+def rows(heard: Heard, kind: str) -> list[int]:
+    return [knock.times for knock in heard.knocks if knock.kind == kind]
+
+
+@contextlib.contextmanager
+def listening(end: End, *peers: End, candidates: tuple[str, ...] = ()) -> Iterator[Listener]:
+    """Listen at an end whose device has these peers."""
+    ledger = Ledger(
+        SecretKey.parse(end.private),
+        [PublicKey.parse(peer.public) for peer in peers],
+        map(PublicKey.parse, candidates),
+    )
+    with contextlib.ExitStack() as stack:
+        with end.machine.entered():
+            capture = stack.enter_context(Capture(end.port, LINK))
+        yield Listener(capture, ledger)
+
+
+@contextlib.contextmanager
+def begun(program: str) -> Iterator[tuple[End, End]]:
+    """Two joined machines with a daemon each, and no peers yet; the left one begins what there is to begin."""
+    with machines(WGQ, program) as (left, right):
+        join(left, right)
+        for end in (left, right):
+            end.start()
+        yield left, right
+
+
+def static(sender: End, receiver: End) -> Static:
+    return Static(SecretKey.parse(sender.private).raw, PublicKey.parse(receiver.public).raw, bytes(32))
+
+
+@BOTH
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_peer_that_knocks_is_known_admitted_and_answered(program: str, version: int) -> None:
+    with begun(program) as (left, right), listening(right, left) as here, listening(left, right) as there:
+        right.configure(left.peer())
+        left.configure(right.peer(version=version))
+        left.ping(right)
+        knock = here.knock()
+        here.until(lambda heard: any(knock.admitted and knock.answered for knock in heard.knocks), "an answer")
+        assert (knock.verdict, str(knock.key), str(knock.source)) == (KNOWN, left.public, left.endpoint(version))
+        assert abs(knock.clock_ahead) < 60
+        assert here.heard().sent[0].link == "up0"
+        assert there.knock("response").solicited
+
+
+@BOTH
+def test_a_key_that_no_peer_has_is_named_and_gets_no_answer(program: str) -> None:
+    with begun(program) as (left, right), listening(right) as here:
+        right.configure()
+        left.configure(right.peer("PersistentKeepalive = 1", version=4))
+        knock = here.knock()
+        assert (knock.verdict, str(knock.key)) == (UNKNOWN_KEY, left.public)
+        assert str(knock.source) == left.endpoint()
+        assert not here.heard(0.5).sent
+
+
+@BOTH
+def test_a_message_for_another_key_of_ours_names_that_key(program: str) -> None:
+    former = public_key(private_key())
+    with begun(program) as (left, right), listening(right, left, candidates=(former,)) as here:
+        right.configure(left.peer())
+        wrong = right.peer("PersistentKeepalive = 1", version=4).replace(right.public, former)
+        left.configure(wrong)
+        knock = here.knock()
+        assert (knock.verdict, str(knock.addressed_to), knock.answered) == (WRONG_KEY, former, 0)
+
+
+@BOTH
+def test_a_clock_that_went_back_is_told_and_its_knocks_are_not_answered(program: str) -> None:
+    with begun(program) as (left, right), listening(right, left) as here:
+        right.configure(left.peer())
+        with left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(static(left, right).initiate(1).message, (right.outer(), right.port))
+            here.until(lambda heard: any(knock.answered for knock in heard.knocks), "an answer")
+            sender.sendto(static(left, right).initiate(2, time.time() - 7200).message, (right.outer(), right.port))
+            knock = here.knock(least=2)
+        here.heard(0.5)
+        assert (knock.verdict, knock.went_back, knock.answered) == (KNOWN, True, 1)
+        assert knock.clock_ahead == pytest.approx(-7200, abs=60)
+
+
+@BOTH
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_the_firewall_drops_arrives_and_is_not_admitted(program: str, version: int) -> None:
+    with begun(program) as (left, right), listening(right, left) as here:
+        right.machine.run(["nft", "-f", "-"], input=CHAIN.format(port=right.port, verdict="drop"))
+        right.configure(left.peer())
+        left.configure(right.peer("PersistentKeepalive = 1", version=version))
+        here.knock()
+        here.heard(0.5)
+        knock = here.knock()
+        assert (knock.verdict, knock.admitted, knock.answered) == (KNOWN, 0, 0)
+
+
+CHAIN = """
+table inet f {{
+    chain in {{
+        type filter hook input priority 0
+        udp dport {port} {verdict}
+    }}
+}}
+"""
+
+
+@BOTH
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_endpoint_that_refuses_is_told_with_who_says_so(program: str, version: int) -> None:
+    with machines(program, WGQ) as (left, right):
+        join(left, right)
+        left.start()
+        with listening(left, right) as here:
+            left.configure(right.peer("PersistentKeepalive = 1", version=version))
+            heard = here.until(lambda heard: bool(heard.complaints), "an ICMP error")
+            (complaint,) = heard.complaints
+            assert (complaint.meaning, complaint.sender) == ("port-unreachable", right.outer(version))
+            assert str(complaint.destination) == right.endpoint(version)
+            assert heard.sent[0].kind == "initiation"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_firewall_that_prohibits_is_told_apart_from_a_closed_port(version: int) -> None:
+    with machines(WGQ, WGQ) as (left, right):
+        join(left, right)
+        left.start()
+        right.machine.run(
+            ["nft", "-f", "-"],
+            input=CHAIN.format(port=right.port, verdict="reject with icmpx type admin-prohibited"),
+        )
+        with listening(left, right) as here:
+            left.configure(right.peer("PersistentKeepalive = 1", version=version))
+            (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
+            assert complaint.meaning == "prohibited"
+
+
+def test_a_neighbour_that_is_not_there_is_told_by_this_host_itself() -> None:
+    with machines(WGQ, WGQ) as (left, right):
+        join(left, right)
+        left.start()
+        with listening(left, right) as here:
+            away = right.peer("PersistentKeepalive = 1", version=4).replace(right.outer(), "192.0.2.99")
+            left.configure(away)
+            (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
+            assert (complaint.meaning, complaint.link, complaint.sender) == (
+                "host-unreachable",
+                "lo",
+                left.outer(),
+            )
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_too_big_tells_the_mtu_of_the_path(version: int) -> None:
+    with machines(WGQ, WGQ) as (left, right):
+        join(left, right)
+        with listening(left, right) as here, raw_socket(right) as sender:
+            if version == 4:
+                quoted = ip4(left.outer(), right.outer(), socket.IPPROTO_UDP, udp(left.port, right.port))
+                error = struct.pack("!BBHHH", 3, 4, 0, 0, 1380) + quoted
+                sender.sendto(ip4(right.outer(), left.outer(), socket.IPPROTO_ICMP, error), (left.outer(), 0))
+            else:
+                quoted = ip6(left.outer(6), right.outer(6), udp(left.port, right.port))
+                with right.open_socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender6:
+                    sender6.sendto(struct.pack("!BBHI", 2, 0, 0, 1380) + quoted, (left.outer(6), 0))
+            (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
+            assert (complaint.meaning, complaint.mtu) == ("too-big", 1380)
+
+
+def udp(source: int, destination: int) -> bytes:
+    return struct.pack("!HHHH", source, destination, 8 + 148, 0)
+
+
+def ip4(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+    start = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
+    return start + socket.inet_aton(source) + socket.inet_aton(destination) + payload
+
+
+def ip6(source: str, destination: str, payload: bytes) -> bytes:
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    return struct.pack("!IHBB", 6 << 28, len(payload), socket.IPPROTO_UDP, 64) + addresses + payload
+
+
+def test_what_is_for_another_host_and_what_is_about_anothers_datagrams_is_left_alone() -> None:
+    with machines(WGQ, WGQ) as (left, right):
+        join(left, right)
+        left.ip(f"route add default via {right.outer()}")
+        other = ("203.0.113.9", right.port)
+        message = static(left, right).initiate(1).message
+        with listening(right, left) as here, raw_socket(left) as sender:
+            send_as(sender, (left.outer(), 9), other, message)
+            quoted = ip4(other[0], left.outer(), socket.IPPROTO_UDP, udp(right.port, 9))
+            error = ip4(left.outer(), right.outer(), socket.IPPROTO_ICMP, bytes((3, 3)) + bytes(6) + quoted)
+            sender.sendto(error, (right.outer(), 0))
+            send_as(sender, (left.outer(), 10), (right.outer(), right.port), message)
+            assert here.knock().source.port == 10
+            assert not here.heard().complaints
+
+
+def send(sender: End, receiver: End, payload: bytes, pause: float) -> None:
+    """Send a payload again and again until the machine ends."""
+    program = (
+        "import socket, time\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"while True: s.sendto({payload!r}, ('{receiver.outer()}', {receiver.port})); time.sleep({pause})\n"
+    )
+    sender.machine.popen(mortal(sys.executable, "-c", program))
+
+
+def test_listening_needs_no_device_and_no_daemon() -> None:
+    with machines(WGQ, WGQ) as (left, right):
+        join(left, right)
+        peer = DevicePeer(PublicKey.parse(left.public))
+        device = Device(LINK, SecretKey.parse(right.private), right.port, peers=(peer,))
+        send(left, right, static(left, right).initiate(1).message, 0.05)
+        with right.machine.entered():
+            heard = api.listen(device, 2)
+        (knock,) = heard.knocks
+        assert (knock.verdict, str(knock.key)) == (KNOWN, left.public)
+        assert (heard.port, heard.seconds, heard.dropped) == (right.port, 2, 0)
+
+
+def test_it_says_which_capability_it_lacks() -> None:
+    with machines(WGQ, WGQ) as (left, _):
+        program = (
+            "from wgquick import api; from wgquick.device import Device;"
+            "api.listen(Device('wg0', listen_port=51820), 0.1)"
+        )
+        done = left.machine.run(
+            ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", sys.executable, "-c", program],
+            check=False,
+        )
+        assert "packet sockets need CAP_NET_RAW" in done.stderr
+
+
+def test_a_flood_lets_the_listener_end_in_time_and_hear_the_peer_after_it() -> None:
+    with begun(WGQ) as (left, right), listening(right, left) as here:
+        for number in range(2):
+            send(left, right, struct.pack("<II", 1, number) + bytes(140), 0)
+        here.until(lambda heard: heard.dropped > 0, "more than can be looked at")
+        begin = time.monotonic()
+        heard = here.heard(1.0)
+        assert time.monotonic() - begin < 3
+        assert {knock.verdict for knock in heard.knocks} == {WRONG_KEY}
+        left.machine.end_processes()
+        send(left, right, static(left, right).initiate(3).message, 0.05)
+        here.until(lambda heard: any(knock.verdict == KNOWN for knock in heard.knocks), "the peer")

@@ -1,0 +1,222 @@
+"""Who knocks: initiations read as their receiver does, and counted by sender and verdict."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.forgery import initiation as forged
+from tests.interop.noise import Static
+from tests.keys import secret
+from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram, IcmpError, kind_of
+from wgquick.diagnosis.initiation import Addressee, Reader
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.diagnosis.knocks import FORGED, KNOWN, UNKNOWN_KEY, UNREAD, WRONG_KEY, Knock, Ledger
+from wgquick.net import PublicKey, SocketAddress
+
+if TYPE_CHECKING:
+    from wgquick.net import SecretKey
+
+HERE = SocketAddress("192.0.2.1", 51820)
+THERE = SocketAddress("192.0.2.2", 51821)
+ELSEWHERE = SocketAddress("198.51.100.7", 4000)
+
+
+@pytest.fixture
+def ours() -> SecretKey:
+    return secret()
+
+
+@pytest.fixture
+def theirs() -> SecretKey:
+    return secret()
+
+
+def static(private: SecretKey, other: SecretKey) -> Static:
+    return Static(private.raw, public_key_of(other).raw, bytes(32))
+
+
+def initiation(sender: SecretKey, receiver: SecretKey, index: int = 1, clock: float | None = None) -> bytes:
+    return static(sender, receiver).initiate(index, clock).message
+
+
+def arrived(payload: bytes, source: SocketAddress = THERE, stage: str = ARRIVED) -> Datagram:
+    return Datagram(time.time(), stage, "eth0", source, HERE, len(payload), payload[:148])
+
+
+def left(payload: bytes, destination: SocketAddress = THERE) -> Datagram:
+    return Datagram(time.time(), SENT, "eth0", HERE, destination, len(payload), payload[:148])
+
+
+def only(ledger: Ledger) -> Knock:
+    (knock,) = ledger.result(HERE.port, 1.0).knocks
+    return knock
+
+
+def test_an_initiation_tells_its_sender_and_the_senders_clock(ours: SecretKey, theirs: SecretKey) -> None:
+    told = Reader(ours).read(initiation(theirs, ours, clock=1234.5))
+    assert told is not None
+    assert (told.sender, told.clock) == (public_key_of(theirs), 1234.5)
+
+
+def test_an_initiation_that_is_changed_anywhere_it_is_encrypted_says_nothing(
+    ours: SecretKey, theirs: SecretKey
+) -> None:
+    message, reader = initiation(theirs, ours), Reader(ours)
+    for at in range(8, 116):
+        assert reader.read(message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :]) is None
+    assert reader.read(message[:-1]) is None
+    assert reader.read(initiation(theirs, theirs)) is None
+
+
+def test_an_ephemeral_key_of_low_order_says_nothing(ours: SecretKey) -> None:
+    assert Reader(ours).read(forged(str(public_key_of(ours)), bytes(32))) is None
+
+
+def test_the_first_mac_tells_whom_a_message_is_for(ours: SecretKey, theirs: SecretKey) -> None:
+    begun = static(theirs, ours).initiate(1)
+    response, _ = static(ours, theirs).respond(begun.message, 2)
+    assert Addressee(public_key_of(ours)).fits(begun.message)
+    assert Addressee(public_key_of(theirs)).fits(response)
+    assert not Addressee(public_key_of(theirs)).fits(begun.message)
+    assert not any(Addressee(public_key_of(ours)).fits(begun.message[:size]) for size in range(148))
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "kind"),
+    [
+        (1, 148, "initiation"),
+        (2, 92, "response"),
+        (3, 64, "cookie"),
+        (4, 32, "keepalive"),
+        (4, 48, "data"),
+        (4, 31, ""),
+        (1, 147, ""),
+        (2, 148, ""),
+        (5, 148, ""),
+        (0, 148, ""),
+    ],
+)
+def test_a_message_has_a_kind_by_its_type_and_size(first: int, size: int, kind: str) -> None:
+    assert kind_of(struct.pack("<I", first) + bytes(28), size) == kind
+
+
+def test_other_bits_of_the_type_make_it_no_message() -> None:
+    assert kind_of(b"\1\0\0\1" + bytes(144), 148) == ""
+    assert kind_of(b"\1", 1) == ""
+
+
+def test_a_key_that_no_peer_has_is_named_with_its_address(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger = Ledger(ours)
+    for index in range(3):
+        ledger.take(arrived(initiation(theirs, ours, index)))
+    knock = only(ledger)
+    assert (knock.verdict, knock.key, knock.source, knock.times) == (
+        UNKNOWN_KEY,
+        public_key_of(theirs),
+        THERE,
+        3,
+    )
+
+
+def test_a_peers_initiation_counts_as_answered_once_a_response_for_it_leaves(
+    ours: SecretKey, theirs: SecretKey
+) -> None:
+    ledger = Ledger(ours, [public_key_of(theirs)])
+    answered, unanswered = (initiation(theirs, ours, index) for index in (1, 2))
+    ledger.take(arrived(answered))
+    ledger.take(arrived(answered, stage=ADMITTED))
+    ledger.take(arrived(unanswered))
+    response, _ = static(ours, theirs).respond(answered, 9)
+    ledger.take(left(response, ELSEWHERE))
+    ledger.take(left(response, ELSEWHERE))
+    knock = only(ledger)
+    assert (knock.verdict, knock.times, knock.admitted, knock.answered) == (KNOWN, 2, 1, 1)
+    (sent,) = ledger.result(1, 1.0).sent
+    assert (sent.kind, sent.destination, sent.times) == ("response", ELSEWHERE, 1)
+
+
+def test_the_firewalls_side_may_tell_of_a_message_first(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger, message = Ledger(ours, [public_key_of(theirs)]), initiation(theirs, ours)
+    ledger.take(arrived(message, stage=ADMITTED))
+    ledger.take(arrived(message))
+    assert only(ledger).admitted == 1
+
+
+def test_a_message_for_another_key_names_the_candidate_that_it_is_for(ours: SecretKey, theirs: SecretKey) -> None:
+    other = secret()
+    ledger = Ledger(ours, [public_key_of(theirs)], [public_key_of(other)])
+    ledger.take(arrived(initiation(theirs, other)))
+    assert (only(ledger).verdict, only(ledger).addressed_to) == (WRONG_KEY, public_key_of(other))
+    ledger = Ledger(ours)
+    ledger.take(arrived(initiation(theirs, other)))
+    assert (only(ledger).verdict, only(ledger).addressed_to, only(ledger).key) == (WRONG_KEY, None, None)
+
+
+def test_a_clock_that_is_behind_shows_and_one_that_goes_back_too(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger, now = Ledger(ours, [public_key_of(theirs)]), time.time()
+    ledger.take(arrived(initiation(theirs, ours, 1, now)))
+    assert not only(ledger).went_back
+    ledger.take(arrived(initiation(theirs, ours, 2, now - 86400)))
+    knock = only(ledger)
+    assert knock.went_back
+    assert knock.clock_ahead == pytest.approx(-86400, abs=60)
+
+
+def test_a_forgery_that_knows_our_public_key_is_no_knock_of_a_key(ours: SecretKey) -> None:
+    ledger = Ledger(ours)
+    ledger.take(arrived(forged(str(public_key_of(ours)))))
+    assert (only(ledger).verdict, only(ledger).key) == (FORGED, None)
+
+
+def test_without_the_private_key_nothing_is_read(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger = Ledger(None)
+    ledger.take(arrived(initiation(theirs, ours)))
+    assert only(ledger).verdict == UNREAD
+
+
+def test_a_response_is_solicited_if_it_answers_what_left(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger = Ledger(ours, [public_key_of(theirs)])
+    begun = static(ours, theirs).initiate(77)
+    response, _ = static(theirs, ours).respond(begun.message, 78)
+    ledger.take(left(begun.message))
+    ledger.take(arrived(response))
+    ledger.take(arrived(response[:8] + b"\1\1\1\1" + response[12:], ELSEWHERE))
+    by_source = {knock.source: knock.solicited for knock in ledger.result(1, 1.0).knocks}
+    assert by_source == {THERE: 1, ELSEWHERE: 0}
+
+
+def test_a_flood_of_forgeries_keeps_memory_bounded_and_the_peers_row(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger, public = Ledger(ours, [public_key_of(theirs)]), str(public_key_of(ours))
+    ledger.take(arrived(initiation(theirs, ours, 1)))
+    start = time.time()
+    for number in range(20_000):
+        source = SocketAddress(f"203.0.{number >> 8 & 255}.{number & 255}", 1024 + number)
+        payload = forged(public) if number % 10 == 0 else struct.pack("<I", 1) + os.urandom(144)
+        ledger.take(Datagram(start, ARRIVED, "eth0", source, HERE, 148, payload))
+    ledger.take(arrived(initiation(theirs, ours, 2))._replace(at=start + 5))
+    heard = ledger.result(1, 1.0)
+    assert {(knock.verdict, knock.times) for knock in heard.knocks} >= {(KNOWN, 2)}
+    assert len(heard.knocks) < 250
+    assert heard.others > 19_000
+
+
+def test_errors_are_counted_by_meaning_endpoint_and_sender_with_the_smallest_mtu() -> None:
+    ledger = Ledger(None)
+    for mtu in (1400, 1300, 1350):
+        ledger.take(IcmpError(1.0, "eth0", "192.0.2.254", THERE, "too-big", mtu))
+    ledger.take(IcmpError(1.0, "eth0", "192.0.2.2", THERE, "port-unreachable"))
+    first, second = ledger.result(1, 1.0).complaints
+    assert (first.meaning, first.times, first.mtu) == ("too-big", 3, 1300)
+    assert (second.meaning, second.sender, second.times) == ("port-unreachable", "192.0.2.2", 1)
+
+
+def test_nothing_that_is_heard_shows_a_private_key(ours: SecretKey, theirs: SecretKey) -> None:
+    ledger = Ledger(ours, [PublicKey(os.urandom(32))])
+    ledger.take(arrived(initiation(theirs, ours)))
+    assert ours.reveal() not in repr(ledger.result(1, 1.0))
+    assert theirs.reveal() not in repr(ledger.result(1, 1.0))

@@ -1,0 +1,249 @@
+"""Who knocks at a WireGuard port, and what becomes of it: a capture's datagrams, counted by sender and verdict.
+
+Payloads are looked at and forgotten. Memory and time are bounded however many forgeries come: senders that have
+proved their keys have rows of their own, and a limited number of others has some.
+"""
+
+from __future__ import annotations
+
+from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
+from wgquick.diagnosis.initiation import Addressee, Reader
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeVar
+
+    from wgquick.datagram import IcmpError
+    from wgquick.net import PublicKey, SecretKey, SocketAddress
+
+    K = TypeVar("K")
+    V = TypeVar("V")
+
+KNOWN = "known"
+"""From a peer of the device."""
+UNKNOWN_KEY = "unknown-key"
+"""Authentic, from a key that no peer has."""
+WRONG_KEY = "wrong-key"
+"""Made for another public key than ours."""
+FORGED = "forged"
+"""Made for our public key, which is no secret, by someone who has not proved a key of their own."""
+UNREAD = "unread"
+"""Not read: the private key is not known, or more came than are read."""
+
+_MOST_ROWS = {KNOWN: 1024, UNKNOWN_KEY: 256, WRONG_KEY: 64, FORGED: 64, UNREAD: 64, "": 256}
+_MOST_ERRORS = 64
+_MOST_SENT = 4096
+_REMEMBERED = 4096
+_READS_A_SECOND = 200
+_CANDIDATES_TRIED = 64
+_CHECKED = 16
+"""Of how many messages for another key the rightful owner is looked for."""
+
+
+class Knock(NamedTuple):
+    """What arrived of one kind, from one address, with one verdict; `kind` as Datagram has it.
+
+    `verdict` is KNOWN, UNKNOWN_KEY, WRONG_KEY, FORGED or UNREAD for initiations, else "". `key` is the sender's,
+    and `addressed_to` whose key the message is made for where a candidate's fits. `times` messages came between
+    `first` and `last` (seconds since 1970); `admitted` of them passed this host's firewall, and `answered` of them
+    got a response or a cookie that left this host. `clock` is what the sender's clock said at `last`; `went_back`
+    tells that an earlier message of the same key had a later time. `solicited` of them answer initiations of ours.
+    """
+
+    kind: str
+    source: SocketAddress
+    link: str
+    verdict: str = ""
+    key: PublicKey | None = None
+    addressed_to: PublicKey | None = None
+    times: int = 0
+    admitted: int = 0
+    answered: int = 0
+    solicited: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    clock: float = 0.0
+    went_back: bool = False
+
+    @property
+    def clock_ahead(self) -> float:
+        """By how many seconds the sender's clock is ahead of ours."""
+        return self.clock - self.last
+
+
+class Sent(NamedTuple):
+    """What left this host of one kind to one address."""
+
+    kind: str
+    destination: SocketAddress
+    link: str
+    times: int
+    first: float
+    last: float
+
+
+class Complaint(NamedTuple):
+    """ICMP errors of one kind, from one sender, about one endpoint."""
+
+    meaning: str
+    destination: SocketAddress
+    sender: str
+    link: str
+    times: int
+    mtu: int
+
+
+class Heard(NamedTuple):
+    """What a capture came to. `others` counts messages beyond the rows' limits, `dropped` those not looked at."""
+
+    port: int
+    seconds: float
+    knocks: tuple[Knock, ...] = ()
+    sent: tuple[Sent, ...] = ()
+    complaints: tuple[Complaint, ...] = ()
+    others: int = 0
+    dropped: int = 0
+
+
+class Ledger:
+    """Takes what a capture hears, one by one.
+
+    `private` is the device's key, None if unknown. `peers` are the keys of its peers. `candidates` are further keys
+    that a message may be made for by mistake: other interfaces' own keys.
+    """
+
+    def __init__(
+        self, private: SecretKey | None, peers: Iterable[PublicKey] = (), candidates: Iterable[PublicKey] = ()
+    ) -> None:
+        self._reader = Reader(private) if private else None
+        self._ours = Addressee(self._reader.public) if self._reader else None
+        self._peers = frozenset(peers)
+        wanted = dict.fromkeys((*candidates, *self._peers))
+        self._candidates = [(key, Addressee(key)) for key in list(wanted)[:_CANDIDATES_TRIED]]
+        self._rows: dict[tuple[object, ...], Knock] = {}
+        self._sizes: dict[str, int] = {}
+        self._sent: dict[tuple[str, SocketAddress], Sent] = {}
+        self._complaints: dict[tuple[str, SocketAddress, str], Complaint] = {}
+        self._others = 0
+        self._seen: dict[tuple[str, bytes], tuple[object, ...] | None] = {}
+        self._waiting: dict[bytes, tuple[object, ...]] = {}
+        self._ours_sent: dict[bytes, None] = {}
+        self._greatest: dict[PublicKey, float] = {}
+        self._reads: tuple[int, int] = (0, 0)
+        self._checked = 0
+
+    def take(self, heard: Datagram | IcmpError) -> None:
+        """Count one datagram or error."""
+        if not isinstance(heard, Datagram):
+            self._complain(heard)
+        elif kind := heard.kind:
+            # A bridge and its port, a VLAN and its link: the same message passes several taps.
+            digest = (heard.stage, heard.payload[:64])
+            if digest in self._seen:
+                return
+            row = {ARRIVED: self._arrived, ADMITTED: self._admitted, SENT: self._left}[heard.stage](kind, heard)
+            _remember(self._seen, digest, row)
+        else:
+            self._others += heard.stage == ARRIVED
+
+    def result(self, port: int, seconds: float, dropped: int = 0) -> Heard:
+        """What it comes to, the most frequent first."""
+        rows = sorted(self._rows.values(), key=lambda row: -row.times)
+        sent = sorted(self._sent.values(), key=lambda row: -row.times)
+        complaints = sorted(self._complaints.values(), key=lambda row: -row.times)
+        return Heard(port, seconds, tuple(rows), tuple(sent), tuple(complaints), self._others, dropped)
+
+    def _arrived(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
+        blank = Knock(kind, heard.source, heard.link, first=heard.at)
+        if kind == "initiation":
+            blank = self._judged(blank, heard)
+        place = (kind, heard.source, blank.verdict, blank.key)
+        row = self._rows.get(place)
+        if row is None:
+            if self._sizes.get(blank.verdict, 0) >= _MOST_ROWS[blank.verdict]:
+                self._others += 1
+                return None
+            self._sizes[blank.verdict] = self._sizes.get(blank.verdict, 0) + 1
+            row = blank
+        self._rows[place] = row._replace(
+            link=heard.link,
+            times=row.times + 1,
+            last=heard.at,
+            clock=blank.clock,
+            went_back=row.went_back or blank.went_back,
+            addressed_to=row.addressed_to or blank.addressed_to,
+            admitted=row.admitted + ((ADMITTED, heard.payload[:64]) in self._seen),
+            solicited=row.solicited + (kind == "response" and heard.payload[8:12] in self._ours_sent),
+        )
+        if kind == "initiation":
+            _remember(self._waiting, heard.payload[4:8], place)
+        return place
+
+    def _judged(self, blank: Knock, heard: Datagram) -> Knock:
+        """Whose initiation it is."""
+        if self._reader is None or self._ours is None:
+            return blank._replace(verdict=UNREAD)
+        if not self._ours.fits(heard.payload):
+            return blank._replace(verdict=WRONG_KEY, addressed_to=self._owner(heard.payload))
+        if not self._may_read(heard.at):
+            return blank._replace(verdict=UNREAD)
+        told = self._reader.read(heard.payload)
+        if told is None:
+            return blank._replace(verdict=FORGED)
+        verdict = KNOWN if told.sender in self._peers else UNKNOWN_KEY
+        before = self._greatest.get(told.sender, told.clock)
+        _remember(self._greatest, told.sender, max(before, told.clock))
+        return blank._replace(verdict=verdict, key=told.sender, clock=told.clock, went_back=told.clock < before)
+
+    def _may_read(self, at: float) -> bool:
+        """Reading costs two X25519, so that a flood of initiations is not read whole."""
+        second, count = self._reads
+        self._reads = (int(at), count + 1 if int(at) == second else 1)
+        return self._reads[1] <= _READS_A_SECOND
+
+    def _owner(self, message: bytes) -> PublicKey | None:
+        if self._checked >= _CHECKED:
+            return None
+        self._checked += 1
+        return next((key for key, addressee in self._candidates if addressee.fits(message)), None)
+
+    def _admitted(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
+        """The raw socket may tell of it before the tap does, which then looks for it."""
+        place = self._seen.get((ARRIVED, heard.payload[:64]))
+        if place is not None:
+            row = self._rows[place]
+            self._rows[place] = row._replace(admitted=row.admitted + 1)
+        return place
+
+    def _left(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
+        place = (kind, heard.destination)
+        row = self._sent.get(place)
+        if row is not None:
+            self._sent[place] = row._replace(times=row.times + 1, last=heard.at, link=heard.link)
+        elif len(self._sent) < _MOST_SENT:
+            self._sent[place] = Sent(kind, heard.destination, heard.link, 1, heard.at, heard.at)
+        if kind == "initiation":
+            _remember(self._ours_sent, heard.payload[4:8], None)
+        elif kind in ("response", "cookie"):
+            receiver = heard.payload[8:12] if kind == "response" else heard.payload[4:8]
+            answers = self._waiting.pop(receiver, None)
+            if answers is not None:
+                self._rows[answers] = self._rows[answers]._replace(answered=self._rows[answers].answered + 1)
+        return None
+
+    def _complain(self, error: IcmpError) -> None:
+        place = (error.meaning, error.destination, error.sender)
+        row = self._complaints.get(place)
+        if row is not None:
+            mtu = min(row.mtu, error.mtu) or row.mtu or error.mtu
+            self._complaints[place] = row._replace(times=row.times + 1, mtu=mtu)
+        elif len(self._complaints) < _MOST_ERRORS:
+            self._complaints[place] = Complaint(*place, error.link, 1, error.mtu)
+
+
+def _remember(kept: dict[K, V], key: K, value: V) -> None:
+    """Keep it, and forget the oldest of too many."""
+    kept[key] = value
+    if len(kept) > _REMEMBERED:
+        del kept[next(iter(kept))]
