@@ -6,9 +6,10 @@ import os
 import sys
 
 from wgquick import api
-from wgquick.cli import privilege, signals
+from wgquick.cli import advice, privilege, signals
 from wgquick.cli.streams import say
 from wgquick.config import location
+from wgquick.config.reading import read_settings
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.options import OPTIONS, Options
@@ -62,9 +63,15 @@ def up(target: str, given: Given) -> None:
     """Bring an interface up."""
     chosen = _options(given)
     privilege.acquire()
-    settings = api.load(target, say, name=_name(given))
-    with signals.raised():
-        api.up(settings, chosen, say)
+    checks: list[advice.Advice | None] = []
+    found = location.locate(target, _name(given))
+    settings = read_settings(found, say, sound=lambda *file: checks.append(advice.begin(*file)))
+    try:
+        with signals.raised():
+            api.up(settings, chosen, say)
+    finally:
+        for check in filter(None, checks):
+            check.tell(say)
 
 
 def down(target: str, given: Given) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+    from wgquick.config.document import Document
     from wgquick.config.location import Location
     from wgquick.config.settings import Settings
     from wgquick.errors import Diagnostic
@@ -18,14 +19,26 @@ if TYPE_CHECKING:
 STANDARD_INPUT_PATH = "standard input"
 
 
-def read_settings(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> Settings:
-    """The settings of a file; `say` takes the world access warning and wg's own, each as one line."""
+def read_settings(
+    found: Location,
+    say: Callable[[str], None],
+    standard_input: BinaryIO | None = None,
+    *,
+    sound: Callable[[Location, Document], None] | None = None,
+) -> Settings:
+    """The settings of a file; `say` takes the world access warning and wg's own, each as one line.
+
+    `sound` is called with a file that has no faults.
+    """
     location.warn_of_world_access(found, say)
-    report = examine(location.read(found, standard_input), found.name)
+    document = location.read(found, standard_input)
+    report = examine(document, found.name)
     for warning in report.warnings:
         say(_warning(warning, found.path or STANDARD_INPUT_PATH))
     if report.settings is None:
         raise ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
+    if sound is not None:
+        sound(found, document)
     return report.settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from wgquick.diagnosis import one_file, several_files
+from wgquick.diagnosis import one_file
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def check(sources: Sequence[Source]) -> list[Finding]:
     found: list[Finding] = []
     for source in sources:
         found += one_file.findings(source)
-    found += several_files.findings(sources, {(each.file, each.code) for each in found})
+    if len(sources) > 1:
+        from wgquick.diagnosis import several_files  # `wgq up` checks one file, and has no time for this import
+
+        found += several_files.findings(sources, {(each.file, each.code) for each in found})
     order = {source.shown: at for at, source in enumerate(sources)}
     ignored = {source.shown: _Ignored(source.lines) for source in sources}
     kept = [each for each in dict.fromkeys(found) if not ignored[each.file].has(each)]

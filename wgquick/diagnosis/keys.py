@@ -30,10 +30,8 @@ _EXAMPLES = {
 def public_key_of(secret: SecretKey) -> PublicKey:
     """The public key of a private key (X25519, RFC 7748), as `wg pubkey` prints it."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    public = X25519PrivateKey.from_private_bytes(secret.raw).public_key()
-    return PublicKey(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
+    return PublicKey(X25519PrivateKey.from_private_bytes(secret.raw).public_key().public_bytes_raw())
 
 
 def printed_in(secret: SecretKey) -> str:

@@ -75,6 +75,7 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution) 
     ipv6 = observe.ipv6(name, host)
     run.apply(plan_up.add_addr(settings, ipv6=ipv6, strict=strict))
     device = host.wireguard.get(name)
+    run.apply(plan_up.ignored_peers(settings, device))
     run.apply(plan_up.set_mtu(settings, observe.mtu(settings, device, host)))
     udp_port.check_bound(name, device.listen_port, host)
     mode = host.dns.detect(options.dns) if settings.dns else "off"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import Device
     from wgquick.net import AllowedIP
     from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
     from wgquick.plan.steps import Step
@@ -96,6 +97,14 @@ def _wants_ipv6(settings: Settings) -> bool:
     return any(len(a.address) == 16 for a in settings.addresses) or any(
         len(ip.address) == 16 for peer in routed for ip in peer.allowed_ips
     )
+
+
+def ignored_peers(settings: Settings, device: Device) -> tuple[Step, ...]:
+    """A note of each peer that the device did not take (drivers/net/wireguard/netlink.c, set_peer)."""
+    taken = {peer.public_key for peer in device.peers}
+    missing = dict.fromkeys(peer.public_key for peer in settings.peers if peer.public_key not in taken)
+    reason = "its PublicKey is the interface's own [peer-is-self]"
+    return tuple(Note(f"[!] {settings.name} ignores the peer {key}: {reason}") for key in missing)
 
 
 def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:

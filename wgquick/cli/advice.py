@@ -1,0 +1,105 @@
+"""What `wgq check` has to say of the file that `wgq up` brings up.
+
+The rules take about as long as a small tunnel's whole `up`, so a child process of low priority goes through them
+meanwhile. It only reads: it holds no lock, no socket and nothing of the tunnel. What it found is said when `up`
+ends, whether that failed or not.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from wgquick.config.reading import STANDARD_INPUT_PATH
+from wgquick.lean import TYPE_CHECKING, NamedTuple, signal, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wgquick.config.document import Document
+    from wgquick.config.location import Location
+    from wgquick.diagnosis.finding import Finding
+
+_SHOWN = 3
+_PATIENCE = 1.0  # seconds after up for a check that takes longer
+_ALREADY_SAID = frozenset(
+    ("allowed-ip-host-bits", "world-accessible")
+)  # by up itself, in the words of wg and wg-quick
+_MOST = 65536  # bytes; a pipe takes as many without a reader
+
+
+class Advice(NamedTuple):
+    """A running check: its process, and the pipe that its lines come through."""
+
+    process: int
+    pipe: int
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Say what the check found; nothing if it takes too long."""
+        text = self._text()
+        for line in text.splitlines():
+            say(f"[!] {line}")
+
+    def _text(self) -> str:
+        from select import POLLIN, poll
+
+        poller, received, deadline = poll(), b"", monotonic() + _PATIENCE
+        poller.register(self.pipe, POLLIN)
+        try:
+            while poller.poll(max(0, deadline - monotonic()) * 1000):
+                piece = os.read(self.pipe, _MOST)
+                if not piece:
+                    return received.decode(errors="replace")
+                received += piece
+            return ""
+        finally:
+            os.close(self.pipe)
+            with suppress(OSError):  # a caller that ignores SIGCHLD has the kernel reap it
+                os.kill(self.process, signal.SIGKILL)
+                os.waitpid(self.process, 0)
+
+
+def begin(found: Location, document: Document) -> Advice | None:
+    """Start the check of a file that has no faults; None if no process can be started."""
+    try:
+        pipe, end = os.pipe()
+    except OSError:
+        return None
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(pipe)
+        os.close(end)
+        return None
+    if process:
+        os.close(end)
+        return Advice(process, pipe)
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        os.nice(10)
+        text = "\n".join(lines(_findings(found, document), found.path))
+        os.write(end, text.encode("utf-8", "replace")[:_MOST])
+    finally:
+        os._exit(0)
+
+
+def _findings(found: Location, document: Document) -> list[Finding]:
+    from wgquick.diagnosis.check import check
+    from wgquick.diagnosis.source import Source
+
+    source = Source(found.path or STANDARD_INPUT_PATH, found.path, found.name, document)
+    # Rules about the interface's own public key are left to the device, which ignores such a peer: the library that
+    # computes the key takes longer to import than everything else here.
+    source.public_key = None
+    return check([source])
+
+
+def lines(findings: Sequence[Finding], path: str) -> list[str]:
+    """The errors, then the warnings: three at most, and where to see them all."""
+    loud = [each for each in findings if each.is_loud and each.code not in _ALREADY_SAID]
+    loud.sort(key=lambda each: each.severity)  # "error" comes before "warning"
+    shown = [f"{each.file}:{each.line}:{each.column}: {each.message} [{each.code}]" for each in loud[:_SHOWN]]
+    if len(loud) > _SHOWN:
+        shown.append(f"{len(loud) - _SHOWN} more: wgq check {path}" if path else f"{len(loud) - _SHOWN} more")
+    return shown
