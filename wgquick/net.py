@@ -227,6 +227,80 @@ class Rule(NamedTuple):
     other: bool = False
 
 
+class LinkAddress(NamedTuple):
+    """An address that a link has, with all that the kernel says of it (linux/if_addr.h).
+
+    `scope` is RT_SCOPE_*, `flags` IFA_F_*, `protocol` IFAPROT_* (0: not said). `far` is the other end's
+    address of a point-to-point one, else empty.
+    """
+
+    prefix: Prefix
+    scope: int = 0
+    flags: int = 0
+    protocol: int = 0
+    far: bytes = b""
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether an earlier IPv4 address of the same network is its primary: the kernel deletes it with that."""
+        return self.prefix.family == 4 and bool(self.flags & 1)
+
+    @property
+    def is_link_local(self) -> bool:
+        """Whether it is in fe80::/10: the kernel gives a TUN device one by itself."""
+        address = self.prefix.address
+        return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+class LinkRoute(NamedTuple):
+    """A route through a link with all its attributes (linux/rtnetlink.h).
+
+    `protocol` is RTPROT_*, `scope` RT_SCOPE_*, `kind` RTN_*, `metric` RTA_PRIORITY. `gateway` and `source` are
+    packed addresses, empty if there are none; `mtu` is the metric of that name. `others` counts further attributes.
+    """
+
+    destination: Prefix
+    table: int
+    protocol: int
+    scope: int
+    kind: int
+    metric: int = 0
+    gateway: bytes = b""
+    source: bytes = b""
+    mtu: int | None = None
+    others: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is what `ip route add PREFIX dev LINK` makes: up's routes are, and most of the users' own."""
+        return self[2:] == (_PLAIN4 if self.destination.family == 4 else _PLAIN6)
+
+    @property
+    def is_of_an_address(self) -> bool:
+        """Whether the kernel made it for an address of the link (RTPROT_KERNEL)."""
+        return self.protocol == 2
+
+
+# Protocol boot, scope link (IPv6 has none), unicast, and the metric that IPv6 routes have unless another is given.
+_PLAIN4 = (3, 253, 1, 0, b"", b"", None, 0)
+_PLAIN6 = (3, 0, 1, 1024, b"", b"", None, 0)
+
+
+class FirewallRules(NamedTuple):
+    """A full tunnel's firewall rules of one family; `kind` is "nft" or "iptables".
+
+    `addresses` are the link's own (packed), which only it may receive for; `port` (0: none) is the tunnel's
+    UDP port, where packets get the mark. `whole` is False where rules that were read are not all of those.
+    """
+
+    kind: str
+    family: int
+    addresses: tuple[bytes, ...] = ()
+    fwmark: int = 0
+    port: int = 0
+    whole: bool = True
+
+
 class Link(NamedTuple):
     """A network interface; `kind` is IFLA_INFO_KIND ("wireguard", "tun", "veth", ...) or ""."""
 

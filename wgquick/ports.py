@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from wgquick.device import Device, DeviceConfig
-    from wgquick.net import Endpoint, Link, Path, Prefix, Route, Rule, SocketAddress
+    from wgquick.net import (
+        Endpoint,
+        FirewallRules,
+        Link,
+        LinkAddress,
+        LinkRoute,
+        Path,
+        Prefix,
+        Route,
+        Rule,
+        SocketAddress,
+    )
 
     Variables = Mapping[str, str | tuple[str, ...]]  # of a shell; a tuple is an array
 
@@ -38,11 +49,23 @@ class RtNetlink(Protocol):
     def addresses(self, name: str) -> list[Prefix]:
         """The link's addresses, in the kernel's order."""
 
+    def link_addresses(self, name: str) -> list[LinkAddress]:
+        """The link's addresses with all that the kernel says of them, in its order."""
+
     def add_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
         """`ip address add` for each; BatchError names the refused ones by index."""
 
+    def delete_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
+        """`ip address delete` for each; BatchError names the refused ones by index."""
+
     def add_routes(self, routes: Sequence[Route]) -> None:
         """`ip route add` for each, in order; BatchError names the refused ones by index."""
+
+    def delete_routes(self, routes: Sequence[Route]) -> None:
+        """`ip route delete PREFIX dev LINK proto boot` for each; BatchError names the refused ones by index."""
+
+    def link_routes(self, name: str) -> list[LinkRoute]:
+        """The routes through a link, of both families and every table, with all their attributes."""
 
     def routes(self, *, family: int, table: int, device: str | None = None) -> list[Prefix]:
         """The destinations of a table's routes (default: 0/0), only those through `device` where given."""
@@ -50,8 +73,8 @@ class RtNetlink(Protocol):
     def table_is_empty(self, family: int, table: int) -> bool:
         """Whether `ip -FAMILY route show table TABLE` prints nothing."""
 
-    def path(self, address: str) -> Path | None:
-        """`ip route get ADDRESS`; None where there is no route."""
+    def path(self, address: str, mark: int = 0) -> Path | None:
+        """`ip route get ADDRESS [mark N]`; None where there is no route."""
 
     def default_path(self) -> Path | None:
         """The first line of `ip route show default` (IPv4, main table); None where there is none."""
@@ -87,6 +110,14 @@ class Firewall(Protocol):
 
     def present(self, name: str) -> tuple[tuple[str, int], ...]:
         """The kinds in which rules of this interface stand now, each with its family (0: both)."""
+
+    def standing(self, name: str) -> tuple[FirewallRules, ...]:
+        """The rules of this interface that stand now, one for each kind and family, with what they are made of."""
+
+    def replace(
+        self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0
+    ) -> None:
+        """As `add`, in place of what stands; those of nft in one transaction."""
 
     def add(
         self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0

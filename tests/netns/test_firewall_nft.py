@@ -10,7 +10,7 @@ import pytest
 
 from tests.namespaces import Namespace, host, namespace
 from wgquick.errors import OperationError
-from wgquick.net import pack_address
+from wgquick.net import FirewallRules, pack_address
 from wgquick.system import firewall
 from wgquick.system.firewall import nft
 
@@ -153,6 +153,33 @@ def test_removing_twice_is_as_good_as_once(ns: Namespace) -> None:
     ns.call(nft.remove, "wg0")
     ns.call(nft.remove, "wg0")
     assert not ns.call(nft.present, "wg0")
+
+
+def test_what_stands_is_read_back_and_a_flushed_chain_is_seen(ns: Namespace) -> None:
+    addresses = {family: tuple(map(pack_address, ADDRESSES[family])) for family in (4, 6)}
+    with ns.entered():
+        firewall.add("nft", "wg0", 4, addresses[4], 0xFFFFFFF0)
+        firewall.add("nft", "wg0", 6, addresses[6], 51820, 4000)
+        assert firewall.standing("wg1") == ()
+        found = [
+            FirewallRules("nft", 4, addresses[4], 0xFFFFFFF0),
+            FirewallRules("nft", 6, addresses[6], 51820, 4000),
+        ]
+        assert sorted(firewall.standing("wg0")) == found
+    ns.run(["nft", "flush", "chain", "ip", "wg-quick-wg0", "postmangle"])
+    with ns.entered():
+        assert [each.whole for each in sorted(firewall.standing("wg0"))] == [False, True]
+
+
+def test_rules_are_replaced_whole_or_not_at_all(ns: Namespace) -> None:
+    with ns.entered():
+        for fwmark, addresses in ((7, ["10.0.0.1"]), (8, []), (8, ["10.0.0.2", "10.0.0.3"])):
+            packed = tuple(map(pack_address, addresses))
+            firewall.replace("nft", "wg0", 4, packed, fwmark)
+            assert firewall.standing("wg0") == (FirewallRules("nft", 4, packed, fwmark),)
+        with pytest.raises(OperationError):
+            firewall.replace("nft", "wg0", 4, [b"too long an address"], 9)
+        assert firewall.standing("wg0")[0].fwmark == 8
 
 
 def test_a_refused_rule_leaves_no_part_of_the_table(ns: Namespace) -> None:

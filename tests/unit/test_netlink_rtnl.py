@@ -103,6 +103,33 @@ def test_route_add_equals_pyroute2s(text: str, table: int) -> None:
     assert rtnl_codec.route_encoder(prefix.family, table, 3)(prefix, 0) == expected
 
 
+def test_route_delete_names_the_protocol_and_is_else_as_route_add() -> None:
+    prefix = Prefix.parse("10.9.0.0/16")
+    deleted = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7, delete=True)(prefix, 3))
+    added = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7)(prefix, 3))
+    assert (deleted["header"]["type"], deleted["header"]["flags"]) == (rtnl_codec.RTM_DELROUTE, REQUEST)
+    assert (deleted["proto"], added["proto"]) == (3, 3)
+    for name in ("RTA_DST", "RTA_OIF", "RTA_TABLE"):
+        assert deleted.get_attr(name) == added.get_attr(name) is not None
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/24", "fd00::1/64"])
+def test_address_delete_names_address_and_length(text: str) -> None:
+    prefix = Prefix.parse(text)
+    found = decoded(ifaddrmsg, rtnl_codec.address_delete(prefix, 7))
+    assert (found["header"]["type"], found["header"]["flags"]) == (rtnl_codec.RTM_DELADDR, REQUEST)
+    assert (found["prefixlen"], found["index"], f"{found.get_attr('IFA_LOCAL')}/{prefix.length}") == (
+        prefix.length,
+        7,
+        text,
+    )
+
+
+def test_a_route_lookup_may_have_a_mark() -> None:
+    assert decoded(rtmsg, rtnl_codec.route_get(bytes(4), 51820)).get_attr("RTA_MARK") == 51820
+    assert decoded(rtmsg, rtnl_codec.route_get(bytes(4))).get_attr("RTA_MARK") is None
+
+
 def test_route_encoder_numbers_each_message() -> None:
     encode = rtnl_codec.route_encoder(4, 254, 3)
     messages = [received(encode(Prefix.parse(f"10.{n}.0.0/16"), 1000 + n)) for n in range(3)]

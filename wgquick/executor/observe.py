@@ -123,7 +123,7 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
     return DefaultFacts(
         fwmark=device.fwmark,
         listen_port=udp_port.chosen(device, host) if has_ipv6 else device.listen_port,
-        free_table=FIRST_TABLE if device.fwmark else _free_table(host),
+        free_table=FIRST_TABLE if device.fwmark else free_table(host),
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
         src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
@@ -133,7 +133,7 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
     )
 
 
-def _free_table(host: Host) -> int:
+def free_table(host: Host) -> int:
     """The first table from 51820 that is empty in both families."""
     table = FIRST_TABLE
     while not all(_is_empty(host, family, table) for family in (4, 6)):

@@ -66,23 +66,24 @@ def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[
     """The undos of a tunnel that has no journal, as wg-quick's del_if and unset_dns find them."""
     undos: list[Undo] = [DeleteLink(name)] if facts.exists else []
     if facts.has_default and facts.fwmark and (settings is None or routes_automatically(settings)):
-        undos += [DeleteRule(rule) for rule in _own_rules(facts)]
+        undos += [DeleteRule(rule) for rule in own_rules(facts.rules, facts.fwmark)]
     if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
         undos.append(UnsetDns(name, facts.dns_mode))
     return in_down_order(undos)
 
 
-def _own_rules(facts: DownFacts) -> list[Rule]:
-    """The rules that look up the device's table, each with the suppress rule that add_default put below it.
+def own_rules(rules: Iterable[Rule], fwmark: int) -> list[Rule]:
+    """The rules for the table of a device's mark, each with the suppress rule that add_default put below it.
 
     The kernel gave that one the preference just under the table rule's; a suppress rule elsewhere is another
     tunnel's or the host's own, and stays (wg-quick deletes them all).
     """
+    present = tuple(rules)
     return [
         rule
-        for table_rule in facts.rules
-        if _looks_up(table_rule, facts.fwmark)
-        for rule in (table_rule, *_partner(table_rule, facts.rules))
+        for table_rule in present
+        if _looks_up(table_rule, fwmark)
+        for rule in (table_rule, *_partner(table_rule, present))
     ]
 
 

@@ -54,6 +54,27 @@ class RouteFacts(NamedTuple):
     default: DefaultFacts | None = None
 
 
+class DesiredFacts(NamedTuple):
+    """What of the host decides what a file wants.
+
+    `device_fwmark` is the mark that the device has, `has_automatic_fwmark` whether add_default has chosen that.
+    `link_addresses` are the link-local addresses that the kernel gave the link, `connected` the networks of these.
+    `mtu` is None where the paths lead through the tunnel itself, so that they cannot be measured.
+    """
+
+    ipv6: bool = True
+    table: int | None = None
+    device_fwmark: int = 0
+    has_automatic_fwmark: bool = False
+    free_table: int = 51820
+    listen_port: int = 0
+    link_addresses: tuple[Prefix, ...] = ()
+    connected: tuple[Prefix, ...] = ()
+    mtu: MtuFacts | None = MtuFacts()
+    dns_mode: str = "off"
+    firewall: str = "nft"
+
+
 class DownFacts(NamedTuple):
     """What the host shows of a tunnel that has no journal; `other_marks` are the other devices' fwmarks."""
 

@@ -19,6 +19,8 @@ from wgquick.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wgquick.net import FirewallRules
+
 _RESTORE = {4: "iptables-restore -n", 6: "ip6tables-restore -n"}
 
 
@@ -37,6 +39,29 @@ def present(name: str) -> tuple[tuple[str, int], ...]:
 
     of_nft = (("nft", 0),) if nft.present(name) else ()
     return (*of_nft, *(("iptables", family) for family in iptables.present(name)))
+
+
+def standing(name: str) -> tuple[FirewallRules, ...]:
+    """The rules of this interface that stand now, one for each kind and family, with what they are made of.
+
+    Of iptables' rules only that they stand is read: `fwmark` is 0, and they count as whole.
+    """
+    from wgquick.net import FirewallRules
+    from wgquick.system.firewall import iptables, nft_read
+
+    of_iptables = (FirewallRules("iptables", family) for family in iptables.present(name))
+    return (*nft_read.standing(name), *of_iptables)
+
+
+def replace(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
+    """As `add`, in place of what stands; those of nft in one transaction."""
+    if kind == "nft":
+        from wgquick.system.firewall import nft
+
+        nft.replace(name, family, addresses, fwmark, port)
+    else:
+        remove(kind, name, family)
+        add(kind, name, family, addresses, fwmark, port)
 
 
 def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:

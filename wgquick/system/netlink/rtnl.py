@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
-    from wgquick.net import Link, Prefix, Route, Rule
+    from wgquick.net import Link, LinkAddress, LinkRoute, Prefix, Route, Rule
     from wgquick.system.netlink.codec import Message
     from wgquick.system.netlink.rtnl_codec import RouteEntry
 
@@ -90,17 +90,38 @@ class RtNetlink:
         found = map(rtnl_codec.decode_address, self._dump(request, f"cannot read the addresses of {name}"))
         return [prefix for owner, prefix in found if owner == index]
 
+    def link_addresses(self, name: str) -> list[LinkAddress]:
+        """The link's addresses with all that the kernel says of them, in its order."""
+        index = self._index(name)
+        request = rtnl_codec.address_dump(index)
+        found = map(rtnl_codec.decode_link_address, self._dump(request, f"cannot read the addresses of {name}"))
+        return [address for owner, address in found if owner == index]
+
     def add_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
         """`ip address add` for each; BatchError names the refused ones by index."""
+        self._change_addresses(name, addresses, rtnl_codec.address_add, "add")
+
+    def delete_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
+        """`ip address delete` for each; BatchError names the refused ones by index."""
+        self._change_addresses(name, addresses, rtnl_codec.address_delete, "delete")
+
+    def _change_addresses(
+        self, name: str, addresses: Sequence[Prefix], encode: Callable[[Prefix, int, int], bytes], verb: str
+    ) -> None:
         index = self._index(name)
         with Connection(rtnl_codec.NETLINK_ROUTE) as connection:
-            refused = connection.batch(
-                addresses, lambda prefix, sequence: rtnl_codec.address_add(prefix, index, sequence)
-            )
-        _check_batch(refused, "addresses", addresses, lambda prefix: f"{prefix} on {name}")
+            refused = connection.batch(addresses, lambda prefix, sequence: encode(prefix, index, sequence))
+        _check_batch(refused, verb, "addresses", addresses, lambda prefix: f"{prefix} on {name}")
 
     def add_routes(self, routes: Sequence[Route]) -> None:
         """`ip route add` for each, in order; BatchError names the refused ones by index."""
+        self._change_routes(routes, delete=False)
+
+    def delete_routes(self, routes: Sequence[Route]) -> None:
+        """`ip route delete PREFIX dev LINK proto boot` for each; BatchError names the refused ones by index."""
+        self._change_routes(routes, delete=True)
+
+    def _change_routes(self, routes: Sequence[Route], *, delete: bool) -> None:
         indexes = {device: self._index(device) for device in {route.device for route in routes}}
         encoders: dict[tuple[int, str, int], Callable[[Prefix, int], bytes]] = {}
 
@@ -109,12 +130,33 @@ class RtNetlink:
             shape = (len(destination[0]), device, table)
             encoder = encoders.get(shape)
             if encoder is None:
-                encoder = encoders[shape] = rtnl_codec.route_encoder(destination.family, table, indexes[device])
+                encoder = encoders[shape] = rtnl_codec.route_encoder(
+                    destination.family, table, indexes[device], delete=delete
+                )
             return encoder(destination, sequence)
 
         with Connection(rtnl_codec.NETLINK_ROUTE) as connection:
             refused = connection.batch(routes, encode)
-        _check_batch(refused, "routes", routes, _route_text)
+        _check_batch(refused, "delete" if delete else "add", "routes", routes, _route_text)
+
+    def link_routes(self, name: str) -> list[LinkRoute]:
+        """The routes through a link, of both families and every table, with all their attributes."""
+        index = self._index(name)
+        found: list[LinkRoute] = []
+        for family in (4, 6):
+            try:
+                answers = self._dump(rtnl_codec.link_route_dump(family, index), f"cannot read the routes of {name}")
+            except RefusedError as refused:
+                if refused.errno in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                    continue
+                raise
+            entries = map(rtnl_codec.decode_link_route, answers)
+            found += [
+                route
+                for output, route in entries
+                if output == index and route is not None and route.destination.family == family
+            ]
+        return found
 
     def _routes(self, family: int, table: int, index: int | None) -> list[RouteEntry]:
         what = f"cannot read the IPv{family} routes of table {table}"
@@ -153,10 +195,11 @@ class RtNetlink:
                     return None
                 raise
 
-    def path(self, address: str) -> Path | None:
-        """`ip route get ADDRESS`; None where there is no route."""
+    def path(self, address: str, mark: int = 0) -> Path | None:
+        """`ip route get ADDRESS [mark N]`; None where there is no route."""
+        request = rtnl_codec.route_get(pack_address(address), mark)
         try:
-            answers = self._ask(rtnl_codec.route_get(pack_address(address)), f"cannot find the way to {address}")
+            answers = self._ask(request, f"cannot find the way to {address}")
         except RefusedError:  # unreachable, prohibit, blackhole, family missing: ip prints no route either
             return None
         return self._path(rtnl_codec.decode_route(answers[0]))
@@ -213,13 +256,13 @@ def _same(wanted: Rule, present: Rule) -> bool:
 
 
 def _check_batch(
-    refused: list[tuple[int, Refusal]], noun: str, items: Sequence[T], words: Callable[[T], str]
+    refused: list[tuple[int, Refusal]], verb: str, noun: str, items: Sequence[T], words: Callable[[T], str]
 ) -> None:
     if not refused:
         return
     shown = "; ".join(f"{words(items[index])}: {refusal}" for index, refusal in refused[:3])
     rest = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
-    what = f"cannot add {len(refused)} of {len(items)} {noun}: {shown}{rest}"
+    what = f"cannot {verb} {len(refused)} of {len(items)} {noun}: {shown}{rest}"
     raise BatchError(what, ((index, refusal.errno) for index, refusal in refused))
 
 

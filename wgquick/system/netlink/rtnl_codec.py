@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import MAIN_TABLE, Link, Prefix, Rule
+from wgquick.net import MAIN_TABLE, Link, LinkAddress, LinkRoute, Prefix, Rule
 from wgquick.system.netlink.codec import (
     ATTRIBUTE,
     HEADER,
@@ -32,8 +32,8 @@ AF_INET = 2
 AF_INET6 = 10
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_GETADDR = 20, 22
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 
 IFF_UP = 1
@@ -42,8 +42,9 @@ IFLA_INFO_KIND = 1
 IFLA_INET6_CONF = 2
 DEVCONF_DISABLE_IPV6 = 26  # linux/ipv6.h: where in that array of numbers net.ipv6.conf.NAME.disable_ipv6 is
 RTEXT_FILTER_SKIP_STATS = 8
-IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_METRICS, RTA_TABLE = 1, 4, 8, 15
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
+RTA_CACHEINFO, RTA_TABLE, RTA_MARK, RTA_PREF = 12, 15, 16, 20
 RTAX_LOCK, RTAX_MTU = 1, 2
 RTPROT_BOOT = 3
 RTN_UNICAST = 1
@@ -105,19 +106,27 @@ def address_add(prefix: Prefix, index: int, sequence: int = 0) -> bytes:
     return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, sequence)
 
 
-def route_encoder(family: int, table: int, index: int) -> Callable[[Prefix, int], bytes]:
-    """`ip route add PREFIX dev LINK [table N]` for all prefixes of one family: `encode(prefix, sequence)`.
+def address_delete(prefix: Prefix, index: int, sequence: int = 0) -> bytes:
+    """`ip address delete PREFIX dev LINK`."""
+    head = IFADDR.pack(_af(prefix.family), prefix.length, 0, 0, index)
+    body = head + attribute(IFA_LOCAL, prefix.address) + attribute(IFA_ADDRESS, prefix.address)
+    return message(RTM_DELADDR, 0, body, sequence)
 
-    All but the prefix and the sequence number is laid out once: a hundred thousand cost a tenth of a second.
+
+def route_encoder(family: int, table: int, index: int, *, delete: bool = False) -> Callable[[Prefix, int], bytes]:
+    """`ip route add|delete PREFIX dev LINK [table N]` for all prefixes of one family: `encode(prefix, sequence)`.
+
+    All but the prefix and the sequence number is laid out once: a hundred thousand cost a tenth of a second. A
+    deletion names the protocol, so that it takes no route that the kernel made for an address.
     """
     size = 4 if family == 4 else 16
     far = attribute_u32(RTA_TABLE, table) if table > 255 else b""
     tail = far + attribute_u32(RTA_OIF, index)
     length = HEADER.size + RTMSG.size + ATTRIBUTE.size + size + len(tail)
-    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    kind, flags = (RTM_DELROUTE, 0) if delete else (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
     scope = RT_SCOPE_LINK if family == 4 else RT_SCOPE_UNIVERSE
     near = 0 if far else table
-    head = HEADER.pack(length, RTM_NEWROUTE, flags, 0, 0)[:8]
+    head = HEADER.pack(length, kind, flags | NLM_F_REQUEST, 0, 0)[:8]
     before = bytes(4) + bytes([_af(family)])
     after = RTMSG.pack(0, 0, 0, 0, near, RTPROT_BOOT, scope, RTN_UNICAST, 0)[2:]
     after += ATTRIBUTE.pack(ATTRIBUTE.size + size, RTA_DST)
@@ -137,11 +146,17 @@ def route_dump(family: int, table: int, index: int | None) -> bytes:
     return message(RTM_GETROUTE, 0, RTMSG.pack(_af(family), 0, 0, 0, near, 0, 0, 0, 0) + far + out)
 
 
-def route_get(address: bytes) -> bytes:
-    """`ip route get ADDRESS`."""
+def link_route_dump(family: int, index: int) -> bytes:
+    """`ip -FAMILY route show table all dev LINK`, filtered by the kernel where it checks strictly (5.0)."""
+    return message(RTM_GETROUTE, 0, RTMSG.pack(_af(family), 0, 0, 0, 0, 0, 0, 0, 0) + attribute_u32(RTA_OIF, index))
+
+
+def route_get(address: bytes, mark: int = 0) -> bytes:
+    """`ip route get ADDRESS [mark N]`."""
     family, flags = (AF_INET, RTM_F_LOOKUP_TABLE) if len(address) == 4 else (AF_INET6, 0)
     head = RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, flags)
-    return message(RTM_GETROUTE, 0, head + attribute(RTA_DST, address))
+    marked = attribute_u32(RTA_MARK, mark) if mark else b""
+    return message(RTM_GETROUTE, 0, head + attribute(RTA_DST, address) + marked)
 
 
 def _rule(rule: Rule, kind: int, flags: int, mask: bytes = b"") -> bytes:
@@ -215,6 +230,47 @@ def _mtu(metrics: bytes) -> int | None:
     values = attributes(metrics)
     locked = number(values.get(RTAX_LOCK, b"")) & 1 << RTAX_MTU
     return number(values[RTAX_MTU]) if RTAX_MTU in values and not locked else None
+
+
+# Of a route's attributes, those that are read, and those that say nothing: of the cache, and a preference that is
+# RTA_PREF's default, medium.
+_ROUTE_READ = frozenset((RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE))
+_MEDIUM = b"\0"
+
+
+def decode_link_route(answer: Message) -> tuple[int, LinkRoute | None]:
+    """An RTM_NEWROUTE with all it says: its output link's index and the route; None for a cached one."""
+    family, length, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(answer.body)
+    found = attributes(answer.body, RTMSG.size)
+    output = number(found.get(RTA_OIF, b""))
+    if flags & RTM_F_CLONED:
+        return output, None
+    others = len(found.keys() - _ROUTE_READ - {RTA_CACHEINFO}) - (found.get(RTA_PREF) == _MEDIUM)
+    metrics = attributes(found[RTA_METRICS]) if RTA_METRICS in found else {}
+    route = LinkRoute(
+        Prefix(found.get(RTA_DST) or bytes(4 if family == AF_INET else 16), length),
+        number(found[RTA_TABLE]) if RTA_TABLE in found else table,
+        protocol,
+        scope,
+        kind,
+        number(found.get(RTA_PRIORITY, b"")),
+        found.get(RTA_GATEWAY, b""),
+        found.get(RTA_PREFSRC, b""),
+        number(metrics[RTAX_MTU]) if RTAX_MTU in metrics else None,
+        others + bool(source) + bool(tos) + len(metrics.keys() - {RTAX_MTU}),
+    )
+    return output, route
+
+
+def decode_link_address(answer: Message) -> tuple[int, LinkAddress]:
+    """An RTM_NEWADDR with all it says: the link's index and the address."""
+    _, length, flags, scope, index = IFADDR.unpack_from(answer.body)
+    found = attributes(answer.body, IFADDR.size)
+    local = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    far = found.get(IFA_ADDRESS, local)
+    flags = number(found[IFA_FLAGS]) if IFA_FLAGS in found else flags
+    protocol = number(found.get(IFA_PROTO, b""))
+    return index, LinkAddress(Prefix(local, length), scope, flags, protocol, b"" if far == local else far)
 
 
 def decode_address(answer: Message) -> tuple[int, Prefix]:

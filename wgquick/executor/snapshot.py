@@ -1,0 +1,131 @@
+"""Takes the snapshot of what the host has of an interface, and asks for the facts that a file's wishes depend on.
+
+No verb on the path of `wgq up NAME` needs it.
+"""
+
+from __future__ import annotations
+
+from wgquick.config.grammar import mask
+from wgquick.errors import OperationError
+from wgquick.executor import observe
+from wgquick.lean import TYPE_CHECKING
+from wgquick.net import Prefix
+from wgquick.plan.current import Current, LinkDns
+from wgquick.plan.facts import DesiredFacts, MtuFacts
+from wgquick.plan.given import merged
+from wgquick.plan.steps import UnsetDns, parameter
+from wgquick.plan.up import SRC_VALID_MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.journal import Record
+    from wgquick.net import Endpoint, Path, SocketAddress
+    from wgquick.options import Options
+    from wgquick.ports import Host
+
+
+def current(name: str, host: Host, options: Options, record: Record | None = None) -> Current:
+    """What the host has of this interface now. `record` is its journal, which knows how its DNS was set."""
+    link = host.rtnl.link(name)
+    rules = observe.rules(host)
+    mark = host.sysctl.read(parameter(SRC_VALID_MARK))
+    if link is None:
+        return Current(name, rules=rules, firewall=host.firewall.standing(name), src_valid_mark=mark)
+    return Current(
+        name,
+        link,
+        host.wireguard.get(name) if name in host.wireguard.interfaces() else None,
+        tuple(host.rtnl.link_addresses(name)),
+        tuple(host.rtnl.link_routes(name)),
+        rules,
+        host.firewall.standing(name),
+        _dns(name, host, options, record),
+        mark,
+        host.rtnl.takes_ipv6(name),
+    )
+
+
+def _dns(name: str, host: Host, options: Options, record: Record | None) -> LinkDns:
+    """The link's DNS by the mode that has set it, or else by the one that would."""
+    recorded = [undo.mode for undo in record.undos if isinstance(undo, UnsetDns)] if record else []
+    mode = recorded[-1] if recorded else host.dns.detect(options.dns)
+    if mode == "off":
+        return LinkDns("off")
+    try:
+        found = host.dns.current(mode, name)
+    except OperationError:
+        found = None
+    return LinkDns(mode, *found) if found else LinkDns(mode)
+
+
+def facts(
+    settings: Settings,
+    now: Current,
+    host: Host,
+    options: Options,
+    *,
+    resolved: Mapping[Endpoint, SocketAddress] | None = None,
+    has_automatic_fwmark: bool = False,
+) -> DesiredFacts:
+    """What decides about a file's wishes for an interface that is in this state.
+
+    `resolved` has the addresses of the endpoints that the device is to get; the others are those that it has.
+    """
+    device_fwmark = now.device.fwmark if now.device else 0
+    own = [address for address in now.addresses if address.is_link_local]
+    targets = _targets(settings, now, resolved or {})
+    is_mtu_wanted = settings.mtu is None
+    dns_mode = now.dns.mode if now.dns.mode != "off" else host.dns.detect(options.dns) if settings.dns else "off"
+    return DesiredFacts(
+        now.ipv6,
+        observe.table(settings, host),
+        device_fwmark,
+        has_automatic_fwmark,
+        observe.free_table(host),
+        now.device.listen_port if now.device else 0,
+        tuple(address.prefix for address in own),
+        tuple(Prefix(mask(each.prefix.address, each.prefix.length), each.prefix.length) for each in own),
+        _mtu(targets, now, host) if is_mtu_wanted else MtuFacts(),
+        "off" if options.dns == "off" else dns_mode,
+        _firewall(now, host, options),
+    )
+
+
+def _firewall(now: Current, host: Host, options: Options) -> str:
+    """The kind that stands already, unless another is asked for."""
+    standing = now.firewall[0].kind if now.firewall and options.firewall == "auto" else ""
+    return standing or host.firewall.choose(options.firewall)
+
+
+def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, SocketAddress]) -> list[str]:
+    """The addresses of the file's endpoints, each as the device has it, or is to get it."""
+    live = {peer.public_key: peer.endpoint for peer in now.device.peers} if now.device else {}
+    found = [
+        resolved.get(peer.endpoint) or live.get(key)
+        for key, peer in merged(settings).items()
+        if peer.endpoint is not None
+    ]
+    return list(dict.fromkeys(each.address for each in found if each is not None and not each.scope))
+
+
+def _mtu(targets: list[str], now: Current, host: Host) -> MtuFacts | None:
+    """The MTUs of the paths, as the tunnel's own packets take them; None where these lead into the tunnel."""
+    mark = now.device.fwmark if now.device else 0
+    paths = [path for path in (host.rtnl.path(target, mark) for target in targets) if path]
+    outside = [path for path in paths if path.link != now.name]
+    if paths and not outside:
+        return None
+    links = {link.name: link.mtu for link in host.rtnl.links()}
+    found = tuple(size for size in (_size(path, links) for path in outside) if size)
+    if found:
+        return MtuFacts(found)
+    default = host.rtnl.default_path()
+    if default is not None and default.link == now.name:
+        return None
+    return MtuFacts((), _size(default, links) if default else None)
+
+
+def _size(path: Path, links: Mapping[str, int]) -> int:
+    return path.mtu or links.get(path.link, 0)

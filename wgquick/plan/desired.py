@@ -1,0 +1,132 @@
+"""What a file wants of the host. Pure: what the steps of `up` would leave behind."""
+
+from __future__ import annotations
+
+from wgquick.config.grammar import mask
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import AllowedIP, FirewallRules, Prefix
+from wgquick.plan import up
+from wgquick.plan.current import LinkDns
+from wgquick.plan.facts import DefaultFacts, RouteFacts
+from wgquick.plan.given import merged
+from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, AddRule, Note, SetDns, SetMtuUp, SetSysctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.config.settings import Address, PeerSettings, Settings
+    from wgquick.net import PublicKey, Route, Rule
+    from wgquick.plan.facts import DesiredFacts
+    from wgquick.plan.steps import Step
+
+
+class Desired(NamedTuple):
+    """What the host is to have of an interface.
+
+    Of the device: `settings` with its keys and port, the joined `peers`, and `fwmark`; None leaves a setting
+    as it is. `mtu` is None where it is automatic and cannot be measured. `addresses` are in the file's order.
+    `routes` name their tables; `words` are the tables as the file writes them, by number. `rules` have no
+    priority: the kernel's choice counts. `src_valid_mark` is whether that parameter must be 1. `notes` are the
+    remarks of up.
+    """
+
+    settings: Settings
+    peers: dict[PublicKey, PeerSettings]
+    fwmark: int | None = None
+    mtu: int | None = None
+    has_automatic_mtu: bool = True
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    words: dict[int, str] = {}  # noqa: RUF012 - never changed
+    rules: tuple[Rule, ...] = ()
+    firewall: tuple[FirewallRules, ...] = ()
+    dns: LinkDns = LinkDns("off")
+    src_valid_mark: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> frozenset[int]:
+        """The families (4, 6) of which it is a full tunnel with rules of its own."""
+        return frozenset(rule.family for rule in self.rules if rule.fwmark is not None)
+
+
+def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) -> Desired:
+    """What the file wants; WgqError with `strict` where the host lacks what it needs."""
+    wanted = allowed_ips(settings)
+    steps: list[Step] = [
+        *up.add_addr(settings, ipv6=facts.ipv6, strict=strict),
+        *(up.set_mtu(settings, facts.mtu) if facts.mtu is not None else ()),
+        *up.set_dns(settings, facts.dns_mode, wanted),
+        *up.add_routes(settings, _route_facts(settings, wanted, facts), strict=strict),
+    ]
+    rules = tuple(step.rule._replace(priority=None) for step in steps if isinstance(step, AddRule))
+    routes = [step for step in steps if isinstance(step, AddRoute)]
+    mtus = [step.mtu for step in steps if isinstance(step, SetMtuUp)]
+    dns = [LinkDns(*step[1:]) for step in steps if isinstance(step, SetDns)]
+    return Desired(
+        settings,
+        merged(settings),
+        _fwmark(settings, rules, facts),
+        mtus[0] if mtus else None,
+        settings.mtu is None,
+        tuple(step.address for step in steps if isinstance(step, AddAddress)),
+        tuple(step.route for step in routes),
+        {step.route.table: step.table_word for step in routes if step.table_word},
+        rules,
+        tuple(FirewallRules(*step[1:]) for step in steps if isinstance(step, AddFirewall)),
+        dns[0] if dns else LinkDns("off"),
+        any(isinstance(step, SetSysctl) for step in steps),
+        tuple(step.text for step in steps if isinstance(step, Note)),
+    )
+
+
+def allowed_ips(settings: Settings) -> tuple[AllowedIP, ...]:
+    """The AllowedIPs of the joined peers, less those that wg(8)'s `-` form takes away again."""
+    found: dict[AllowedIP, None] = {}
+    for peer in merged(settings).values():
+        for ip in peer.allowed_ips:
+            plain = AllowedIP(ip.address, ip.length)
+            if ip.change == "-":
+                found.pop(plain, None)
+            else:
+                found[plain] = None
+    return tuple(found)
+
+
+def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: DesiredFacts) -> RouteFacts:
+    usable = [a for a in settings.addresses if facts.ipv6 or len(a.address) == 4]
+    default = None
+    if any(ip.length == 0 and (facts.ipv6 or ip.family == 4) for ip in wanted):
+        own = tuple(Prefix(address.address, address.length) for address in usable)
+        default = DefaultFacts(
+            fwmark=full_tunnel_mark(settings, facts),
+            listen_port=settings.listen_port or facts.listen_port,
+            free_table=facts.free_table,
+            addresses=(*own, *(each for each in facts.link_addresses if each not in own)),
+            src_valid_mark="0",  # so that the step is planned, whatever the value is now
+            firewall=facts.firewall,
+        )
+    return RouteFacts(wanted, (*networks(usable), *facts.connected), facts.ipv6, facts.table, default)
+
+
+def full_tunnel_mark(settings: Settings, facts: DesiredFacts) -> int:
+    """The mark of a full tunnel: the file's, or the one that the device has; 0 where a new one is to be chosen."""
+    is_kept = settings.fwmark is None or facts.has_automatic_fwmark
+    return settings.fwmark or (facts.device_fwmark if is_kept else 0)
+
+
+def networks(addresses: Iterable[Address]) -> tuple[Prefix, ...]:
+    """The networks to which the kernel makes routes for these addresses (fib_add_ifaddr, addrconf_prefix_route)."""
+    return tuple(
+        Prefix(mask(address.address, address.length), address.length)
+        for address in addresses
+        if address.length < 32 or len(address.address) == 16
+    )
+
+
+def _fwmark(settings: Settings, rules: Iterable[Rule], facts: DesiredFacts) -> int | None:
+    """A full tunnel's mark, or the file's; else the device's, unless it was chosen for a full tunnel."""
+    of_full = next((rule.fwmark for rule in rules if rule.fwmark is not None), None)
+    if of_full is not None or settings.fwmark is not None:
+        return of_full or settings.fwmark
+    return 0 if facts.has_automatic_fwmark else None
