@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::crowd::Crowd;
 use crate::device::{Device, Task};
+use crate::exchange;
 use crate::interruption::Interruptions;
+use crate::lifecycle;
 use crate::log;
 use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
@@ -190,7 +192,7 @@ impl Control {
             return Some(End::Signal);
         }
         for interruption in self.interruptions.seen(&fds[OWN..FIXED], buffer) {
-            self.device.end_sessions(interruption);
+            lifecycle::end_sessions(&self.device, interruption);
         }
         if ready(2) {
             self.netlink_events(buffer);
@@ -218,7 +220,7 @@ impl Control {
             load.crowd.turn_away(&self.device, &mut messages, now);
         }
         for message in &messages {
-            self.device.receive_handshake(message, loaded);
+            exchange::receive_handshake(&self.device, message, loaded);
         }
         if loaded && waiting == 0 {
             self.device.inbox.gather(now + GATHER_MS);
@@ -228,9 +230,9 @@ impl Control {
     fn tasks(&self) -> Option<End> {
         for task in self.device.inbox.take_tasks(TASKS_PER_TURN) {
             match task {
-                Task::Initiate(peer) => self.device.initiate(&peer),
+                Task::Initiate(peer) => exchange::initiate(&self.device, &peer),
                 Task::Forget(indexes) => self.device.state_mut().forget(&indexes),
-                Task::CheckLink => self.device.sync_link(),
+                Task::CheckLink => lifecycle::sync_link(&self.device),
                 Task::End => return Some(End::LinkGone),
             }
         }
@@ -247,7 +249,7 @@ impl Control {
         let peers: Vec<_> = self.device.state().peers().cloned().collect();
         for peer in &peers {
             if peer.timers.next().is_some_and(|at| at <= now) {
-                self.device.run_timers(peer, now);
+                exchange::run_timers(&self.device, peer, now);
             }
         }
         let step = if peers.len() > MANY_PEERS { TIMER_STEP_MS } else { 1 };
@@ -258,7 +260,7 @@ impl Control {
     fn look_at_link(&mut self) {
         let now = sys::now_ms();
         if self.next_look.is_some_and(|at| at <= now) {
-            self.device.sync_link();
+            lifecycle::sync_link(&self.device);
             self.next_look = Some(now + if self.device.is_up() { LOOK_UP_MS } else { LOOK_DOWN_MS });
         }
     }
@@ -282,7 +284,7 @@ impl Control {
             }
         }
         if links {
-            self.device.sync_link();
+            lifecycle::sync_link(&self.device);
             self.next_look = (!self.device.hears_of_link()).then(sys::now_ms);
         }
         if links || routes {

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use crate::allowed_ips::NONE;
 use crate::device::{Device, Incoming};
 use crate::exchange::HANDSHAKE_TOS;
+use crate::locks::lock;
 use crate::noise::cookie::{Checker, Proof};
 use crate::noise::limits::REKEY_TIMEOUT_MS;
 use crate::noise::message::{COOKIE_REPLY, COOKIE_REPLY_LEN};
-use crate::peer::lock;
 use crate::udp::send::{MAX_SEGMENTS, Run, Sender};
 use crate::udp::{Endpoint, Sockets};
 

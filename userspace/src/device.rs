@@ -6,22 +6,20 @@ use std::io;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::Duration;
 
 use crate::allowed_ips::AllowedIps;
-use crate::interruption::Interruption;
 use crate::keys::{PrivateKey, PublicKey};
-use crate::log;
+use crate::locks::{lock, read, write};
 use crate::noise::cookie::Checker;
 use crate::noise::handshake::Stamps;
 use crate::noise::message::INITIATION_LEN;
 use crate::noise::ratelimit::RateLimiter;
 use crate::noise::session::Session;
-use crate::peer::{Forgotten, Peer, lock};
+use crate::peer::{Forgotten, Peer};
 use crate::sys::{self, Waker};
-use crate::tun::elsewhere::LinkState;
 use crate::tun::{Link, Tun};
 use crate::udp::binder::Binder;
 use crate::udp::route::Routes;
@@ -162,7 +160,7 @@ impl State {
         for peer in peers {
             self.forget_handshake(&peer);
             peer.last_sent.store(0, Relaxed);
-            peer.keypairs.read().unwrap_or_else(PoisonError::into_inner).expire();
+            read(&peer.keypairs).expire();
         }
     }
 
@@ -180,7 +178,7 @@ impl State {
     /// Wipes all keys shared with a peer.
     pub fn forget_keys(&mut self, peer: &Peer) {
         self.forget_handshake(peer);
-        let forgotten = peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let forgotten = write(&peer.keypairs).clear();
         self.forget(&forgotten);
     }
 }
@@ -294,32 +292,37 @@ impl Device {
 
     #[inline]
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.state)
     }
 
     /// The state, to be changed. A session that is forgotten meanwhile has the data threads wipe their stacks.
     pub fn state_mut(&self) -> StateMut<'_> {
-        StateMut { state: self.state.write().unwrap_or_else(PoisonError::into_inner), device: self }
+        StateMut { state: write(&self.state), device: self }
     }
 
     #[inline]
     pub fn sockets(&self) -> Option<Arc<Sockets>> {
-        self.sockets.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.sockets).clone()
     }
 
     pub fn is_up(&self) -> bool {
-        self.sockets.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        read(&self.sockets).is_some()
     }
 
     /// Exchanges the sockets and wakes whoever waits for them. The old ones hold their port until the last who uses them
     /// has noticed: that is waited for, as the same port may be asked for next.
     pub fn set_sockets(&self, sockets: Option<Sockets>) {
         let new = sockets.map(Arc::new);
-        let old = mem::replace(&mut *self.sockets.write().unwrap_or_else(PoisonError::into_inner), new);
+        let old = mem::replace(&mut *write(&self.sockets), new);
         self.inbound.wake();
         while old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {
             thread::sleep(USERS_PAUSE);
         }
+    }
+
+    /// The link, held for as long as its state is followed.
+    pub fn link(&self) -> MutexGuard<'_, Link> {
+        lock(&self.link)
     }
 
     /// Gives up all ports.
@@ -333,113 +336,15 @@ impl Device {
         self.inbox.push_messages(messages, MAX_QUEUED_MESSAGES);
     }
 
-    /// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
-    pub fn sync_link(&self) {
-        let link = lock(&self.link);
-        if self.tun.is_detached() {
-            return self.inbox.push_task(Task::End);
-        }
-        self.link_index.store(link.index_here(), Relaxed);
-        // Before Linux 5.5 a link that has been moved to another namespace tells nothing: packets go as they come.
-        let mtu = self.mtu.load(Relaxed);
-        let LinkState { mtu, is_up } = link.state(&self.tun).unwrap_or(LinkState { mtu, is_up: true });
-        self.mtu.store(mtu, Relaxed);
-        match (is_up, self.is_up()) {
-            (true, false) => self.bring_up(&link),
-            (false, true) => self.bring_down(),
-            _ => (),
-        }
-    }
-
     /// Whether the link is in the namespace that its news come from.
     pub fn hears_of_link(&self) -> bool {
         lock(&self.link).is_here()
     }
 
-    /// Moves to another port. While the link is down the port is held for it: a port that is taken is refused here, as
-    /// nobody can refuse that a TUN device goes up (the kernel's WireGuard refuses that, in `wg_open`). Where there are no
-    /// sockets though the link is up, the port was refused: the same one may be tried again.
-    pub fn set_port(&self, port: u16, fwmark: u32) -> io::Result<()> {
-        let link = lock(&self.link);
-        if self.is_up() {
-            if u32::from(port) != self.listen_port.load(Relaxed) {
-                self.use_sockets(self.binder.bind(port, fwmark)?);
-            }
-        } else if link.state(&self.tun).is_ok_and(|state| state.is_up) {
-            self.use_sockets(self.binder.bind(port, fwmark)?);
-            self.start_peers();
-        } else if u32::from(port) != self.listen_port.load(Relaxed) {
-            self.binder.reserve(port, fwmark)?;
-            self.listen_port.store(port.into(), Relaxed);
-        }
-        Ok(())
-    }
-
-    fn use_sockets(&self, sockets: Sockets) {
+    /// Takes sockets into use and makes their port the device's.
+    pub fn use_sockets(&self, sockets: Sockets) {
         self.listen_port.store(sockets.port.into(), Relaxed);
         self.set_sockets(Some(sockets));
-    }
-
-    /// Binds the sockets; where that fails the link is set down again, so that one that is up is never deaf.
-    fn bring_up(&self, link: &Link) {
-        match self.binder.bind(self.listen_port.load(Relaxed) as u16, self.fwmark.load(Relaxed)) {
-            Ok(sockets) => {
-                log::verbose(format_args!("the link is up; UDP port {}", sockets.port));
-                self.use_sockets(sockets);
-                self.start_peers();
-            }
-            Err(e) => {
-                let port = self.listen_port.load(Relaxed);
-                log::error(format_args!(
-                    "cannot bind UDP port {port}: {e}; choose another with `wg set {} listen-port`, then set the link up",
-                    self.name
-                ));
-                if let Err(e) = link.set_down() {
-                    log::verbose(format_args!("cannot set the link down: {e}"));
-                }
-            }
-        }
-    }
-
-    fn start_peers(&self) {
-        self.state().peers().for_each(|peer| self.start_peer(peer));
-    }
-
-    /// Sends what waits for a peer, and its first keepalive (`wg_open` of the kernel's `device.c`).
-    fn start_peer(&self, peer: &Arc<Peer>) {
-        if peer.keepalive_seconds.load(Relaxed) != 0 {
-            peer.staged.push_keepalive();
-        }
-        if !peer.staged.is_empty() {
-            self.send_staged(peer);
-        }
-    }
-
-    /// Ends what may not go on after the machine was interrupted.
-    pub fn end_sessions(&self, by: Interruption) {
-        match by {
-            Interruption::Restored => {
-                log::notice(format_args!("restored from a snapshot: nothing more is sent with the old keys"));
-                self.state_mut().expire_sending();
-            }
-            Interruption::Slept => {
-                log::verbose(format_args!("the machine has slept: all sessions end"));
-                self.state_mut().forget_all_keys();
-            }
-        }
-    }
-
-    fn bring_down(&self) {
-        log::verbose(format_args!("the link is down"));
-        self.set_sockets(None);
-        let mut state = self.state_mut();
-        let peers: Vec<_> = state.peers().cloned().collect();
-        for peer in peers {
-            state.forget_keys(&peer);
-            peer.timers.stop();
-            peer.staged.clear();
-            peer.last_sent.store(0, Relaxed);
-        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Handshakes and what is sent outside the bulk path: initiations, responses, cookies, keepalives and staged packets.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
 use crate::aead::Message;
 use crate::device::{Device, Identity, Incoming, Indexed, State, Task};
+use crate::locks::{lock, write};
 use crate::log;
 use crate::noise::cookie::Proof;
 use crate::noise::handshake;
@@ -13,7 +14,7 @@ use crate::noise::limits::{INITIATION_INTERVAL_MS, MAX_HANDSHAKE_ATTEMPTS, REKEY
 use crate::noise::message::{self, DATA_HEADER_LEN, TAG_LEN};
 use crate::noise::session::Session;
 use crate::packet;
-use crate::peer::{Peer, lock};
+use crate::peer::Peer;
 use crate::sys;
 use crate::timers::Due;
 use crate::udp::{Endpoint, Source, send};
@@ -30,295 +31,297 @@ pub fn padded(len: usize, mtu: usize) -> usize {
 
 fn install(state: &mut State, peer: &Arc<Peer>, session: Arc<Session>) {
     state.set_index(session.local_index, Indexed::Session(peer.clone(), session.clone()));
-    let forgotten = peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).add(session);
+    let forgotten = write(&peer.keypairs).add(session);
     state.forget(&forgotten);
 }
 
-impl Device {
-    /// Where a peer is. When routes or addresses have changed since the source was learned, it is kept if it still suits.
-    pub fn endpoint_of(&self, peer: &Peer) -> Option<Endpoint> {
-        let endpoint = peer.endpoint()?;
-        let generation = self.routes.load(Relaxed);
-        if endpoint.generation == generation || endpoint.source == Source::Unknown {
-            return Some(endpoint);
-        }
-        let suits = self.ways.suit(&endpoint, self.fwmark.load(Relaxed));
-        let source = if suits { endpoint.source } else { Source::Unknown };
-        let renewed = Endpoint { source, generation, ..endpoint };
-        peer.renew(&endpoint, renewed);
-        Some(renewed)
+/// Where a peer is. When routes or addresses have changed since the source was learned, it is kept if it still suits.
+pub fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
+    let endpoint = peer.endpoint()?;
+    let generation = device.routes.load(Relaxed);
+    if endpoint.generation == generation || endpoint.source == Source::Unknown {
+        return Some(endpoint);
     }
+    let suits = device.ways.suit(&endpoint, device.fwmark.load(Relaxed));
+    let source = if suits { endpoint.source } else { Source::Unknown };
+    let renewed = Endpoint { source, generation, ..endpoint };
+    peer.renew(&endpoint, renewed);
+    Some(renewed)
+}
 
-    /// Follows a peer to where its authenticated packet came from, unless packets to that address would go into the
-    /// tunnel to this same peer. A host that has just lost the address of its wire sends from that of its tunnel: the
-    /// endpoint would be inside the tunnel, and each packet would be encrypted again and again and never leave.
-    pub fn roam(&self, state: &State, peer: &Peer, arrived: Endpoint) {
-        let known = peer.endpoint();
-        let is_elsewhere = known.is_none_or(|known| known.address.ip() != arrived.address.ip());
-        if known != Some(arrived) && !(is_elsewhere && self.leads_back(state, peer, arrived.address.ip())) {
-            peer.roam(arrived);
-        }
+/// Follows a peer to where its authenticated packet came from, unless packets to that address would go into the
+/// tunnel to this same peer. A host that has just lost the address of its wire sends from that of its tunnel: the
+/// endpoint would be inside the tunnel, and each packet would be encrypted again and again and never leave.
+pub fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoint) {
+    let known = peer.endpoint();
+    let is_elsewhere = known.is_none_or(|known| known.address.ip() != arrived.address.ip());
+    if known != Some(arrived) && !(is_elsewhere && leads_back(device, state, peer, arrived.address.ip())) {
+        peer.roam(arrived);
     }
+}
 
-    fn leads_back(&self, state: &State, peer: &Peer, address: IpAddr) -> bool {
-        let slot = match address {
-            IpAddr::V4(address) => state.allowed_ips.lookup_v4(address.octets()),
-            IpAddr::V6(address) => state.allowed_ips.lookup_v6(address.octets()),
-        };
-        let link = self.link_index.load(Relaxed);
-        slot == peer.slot && link != 0 && self.ways.lead_to(address, link, self.fwmark.load(Relaxed))
-    }
+fn leads_back(device: &Device, state: &State, peer: &Peer, address: IpAddr) -> bool {
+    let slot = match address {
+        IpAddr::V4(address) => state.allowed_ips.lookup_v4(address.octets()),
+        IpAddr::V6(address) => state.allowed_ips.lookup_v6(address.octets()),
+    };
+    let link = device.link_index.load(Relaxed);
+    slot == peer.slot && link != 0 && device.ways.lead_to(address, link, device.fwmark.load(Relaxed))
+}
 
-    /// Sends bytes to where a peer is, if that is known.
-    fn transmit(&self, peer: &Peer, bytes: &[u8], tos: u8) {
-        let (Some(sockets), Some(endpoint)) = (self.sockets(), self.endpoint_of(peer)) else {
-            return;
-        };
-        match send::send_one(&sockets, bytes, &endpoint, tos) {
-            Ok(source_failed) => {
-                peer.count_sent(bytes.len());
-                if source_failed {
-                    peer.clear_source();
-                }
-            }
-            Err(e) => {
-                log::verbose(format_args!("peer {:?}: cannot send to {}: {e}", peer.key, endpoint.address));
+/// Sends bytes to where a peer is, if that is known.
+fn transmit(device: &Device, peer: &Peer, bytes: &[u8], tos: u8) {
+    let (Some(sockets), Some(endpoint)) = (device.sockets(), endpoint_of(device, peer)) else {
+        return;
+    };
+    match send::send_one(&sockets, bytes, &endpoint, tos) {
+        Ok(source_failed) => {
+            peer.count_sent(bytes.len());
+            if source_failed {
+                peer.clear_source();
             }
         }
-    }
-
-    /// Asks for a handshake, unless one was begun just now (`wg_packet_send_queued_handshake_initiation`).
-    pub fn want_handshake(&self, peer: &Arc<Peer>, now: u64) {
-        peer.attempts.store(0, Relaxed);
-        self.queue_handshake(peer, now);
-    }
-
-    fn queue_handshake(&self, peer: &Arc<Peer>, now: u64) {
-        if recently(peer, now) {
-            self.postpone_handshake(peer);
-        } else if !peer.handshake_wanted.swap(true, Relaxed) {
-            self.inbox.push_task(Task::Initiate(peer.clone()));
+        Err(e) => {
+            log::verbose(format_args!("peer {:?}: cannot send to {}: {e}", peer.key, endpoint.address));
         }
     }
+}
 
-    /// Begins the handshake as soon as the last handshake message is old enough, unless another is due by then.
-    fn postpone_handshake(&self, peer: &Peer) {
-        peer.timers.handshake_postponed(peer.last_sent.load(Relaxed), &self.inbox.alarm);
+/// Asks for a handshake, unless one was begun just now (`wg_packet_send_queued_handshake_initiation`).
+pub fn want_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
+    peer.attempts.store(0, Relaxed);
+    queue_handshake(device, peer, now);
+}
+
+fn queue_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
+    if recently(peer, now) {
+        postpone_handshake(device, peer);
+    } else if !peer.handshake_wanted.swap(true, Relaxed) {
+        device.inbox.push_task(Task::Initiate(peer.clone()));
     }
+}
 
-    /// Begins a handshake.
-    pub fn initiate(&self, peer: &Arc<Peer>) {
-        let now = sys::now_ms();
-        peer.handshake_wanted.store(false, Relaxed);
-        if !self.is_up() || peer.endpoint().is_none() {
-            return;
-        }
-        if recently(peer, now) {
-            return self.postpone_handshake(peer);
-        }
-        let Some(message) = self.new_initiation(peer, now) else {
-            return;
-        };
-        log::verbose(format_args!("peer {:?}: sending a handshake initiation", peer.key));
-        peer.last_sent.store(now, Relaxed);
-        peer.note_sent(false, now, &self.inbox.alarm);
-        self.transmit(peer, &message, HANDSHAKE_TOS);
-        peer.timers.handshake_initiated(now, &self.inbox.alarm);
+/// Begins the handshake as soon as the last handshake message is old enough, unless another is due by then.
+fn postpone_handshake(device: &Device, peer: &Peer) {
+    peer.timers.handshake_postponed(peer.last_sent.load(Relaxed), &device.inbox.alarm);
+}
+
+/// Begins a handshake.
+pub fn initiate(device: &Device, peer: &Arc<Peer>) {
+    let now = sys::now_ms();
+    peer.handshake_wanted.store(false, Relaxed);
+    if !device.is_up() || peer.endpoint().is_none() {
+        return;
     }
-
-    fn new_initiation(&self, peer: &Arc<Peer>, now: u64) -> Option<[u8; message::INITIATION_LEN]> {
-        let mut state = self.state_mut();
-        state.find(peer.key).filter(|found| Arc::ptr_eq(found, peer))?;
-        let identity = state.identity.clone()?;
-        let index = state.new_index();
-        state.forget_handshake(peer);
-        state.set_index(index, Indexed::Handshake(peer.clone()));
-        drop(state);
-        let mut handshake = lock(&peer.handshake);
-        handshake.stamp = lock(&self.stamps).next(&handshake.stamp, handshake::timestamp());
-        let begun = handshake::initiate(&identity.private, peer.key, &handshake.psk, index, &handshake.stamp);
-        let Some((pending, mut message)) = begun else {
-            drop(handshake);
-            self.state_mut().forget(&vec![index]);
-            return None;
-        };
-        handshake.pending = Some(pending);
-        handshake.cookies.sign(&mut message, now);
-        Some(message)
+    if recently(peer, now) {
+        return postpone_handshake(device, peer);
     }
+    let Some(message) = new_initiation(device, peer, now) else {
+        return;
+    };
+    log::verbose(format_args!("peer {:?}: sending a handshake initiation", peer.key));
+    peer.last_sent.store(now, Relaxed);
+    peer.note_sent(false, now, &device.inbox.alarm);
+    transmit(device, peer, &message, HANDSHAKE_TOS);
+    peer.timers.handshake_initiated(now, &device.inbox.alarm);
+}
 
-    /// Acts on a handshake message.
-    pub fn receive_handshake(&self, incoming: &Incoming, under_load: bool) {
-        let bytes = &incoming.bytes[..incoming.len];
-        let Some(identity) = self.state().identity.clone() else {
-            return;
-        };
-        let now = sys::now_ms();
-        if bytes[0] == message::COOKIE_REPLY {
-            self.receive_cookie(bytes, now);
-            return;
-        }
-        let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
-        match proof {
-            Proof::Invalid => return,
-            // Under load, `crowd` has answered whoever shows no cookie.
-            Proof::Mac1 if under_load => return,
-            Proof::Cookie if under_load && !self.allows_source(incoming, now) => return,
-            Proof::Mac1 | Proof::Cookie => (),
-        }
-        let peer = match bytes[0] {
-            message::INITIATION => self.receive_initiation(&identity, incoming, now),
-            _ => self.receive_response(incoming, now),
-        };
-        if let Some(peer) = peer {
-            peer.count_received(bytes.len());
-            peer.note_received(false, now, &self.inbox.alarm);
-        }
-    }
-
-    fn allows_source(&self, incoming: &Incoming, now: u64) -> bool {
-        lock(&self.handshake_sources).allows(incoming.from.address.ip(), now)
-    }
-
-    fn receive_cookie(&self, bytes: &[u8], now: u64) {
-        let state = self.state();
-        let Some(Indexed::Handshake(peer) | Indexed::Session(peer, _)) =
-            state.indexed(message::u32_at(bytes, 4))
-        else {
-            return;
-        };
-        if let Ok(reply) = bytes.try_into()
-            && lock(&peer.handshake).cookies.receive(reply, now)
-        {
-            log::verbose(format_args!("peer {:?}: received a cookie", peer.key));
-        }
-    }
-
-    fn receive_initiation(&self, identity: &Identity, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
-        let received = handshake::receive(&identity.private, &incoming.bytes[..incoming.len])?;
-        let peer = self.state().find(received.peer)?.clone();
-        if !accept_initiation(&peer, &received.timestamp, now) {
-            return None;
-        }
-        log::verbose(format_args!("peer {:?}: received a handshake initiation", peer.key));
-        let remote_index = received.remote_index;
-        let index = self.state().new_index();
-        let mut handshake = lock(&peer.handshake);
-        let (mut response, keys) = received.respond(&handshake.psk, index)?;
-        handshake.cookies.sign(&mut response, now);
+fn new_initiation(device: &Device, peer: &Arc<Peer>, now: u64) -> Option<[u8; message::INITIATION_LEN]> {
+    let mut state = device.state_mut();
+    state.find(peer.key).filter(|found| Arc::ptr_eq(found, peer))?;
+    let identity = state.identity.clone()?;
+    let index = state.new_index();
+    state.forget_handshake(peer);
+    state.set_index(index, Indexed::Handshake(peer.clone()));
+    drop(state);
+    let mut handshake = lock(&peer.handshake);
+    handshake.stamp = lock(&device.stamps).next(&handshake.stamp, handshake::timestamp());
+    let begun = handshake::initiate(&identity.private, peer.key, &handshake.psk, index, &handshake.stamp);
+    let Some((pending, mut message)) = begun else {
         drop(handshake);
-        let mut state = self.state_mut();
-        state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
-        install(&mut state, &peer, Session::shared(&keys, (index, remote_index), false, now));
-        self.roam(&state, &peer, incoming.from);
-        drop(state);
-        peer.timers.session_derived(now, &self.inbox.alarm);
-        peer.last_sent.store(now, Relaxed);
-        peer.note_sent(false, now, &self.inbox.alarm);
-        self.transmit(&peer, &response, HANDSHAKE_TOS);
-        Some(peer)
-    }
+        device.state_mut().forget(&vec![index]);
+        return None;
+    };
+    handshake.pending = Some(pending);
+    handshake.cookies.sign(&mut message, now);
+    Some(message)
+}
 
-    fn receive_response(&self, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
-        let bytes = &incoming.bytes[..incoming.len];
-        let index = message::u32_at(bytes, 8);
-        let peer = match self.state().indexed(index)? {
-            Indexed::Handshake(peer) => peer.clone(),
-            Indexed::Session(..) => return None,
-        };
-        let (remote_index, keys) = {
-            let mut handshake = lock(&peer.handshake);
-            let pending = handshake.pending.as_mut().filter(|p| p.local_index == index)?;
-            let finished = pending.finish(bytes)?;
-            handshake.pending = None;
-            finished
-        };
-        let mut state = self.state_mut();
-        state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
-        install(&mut state, &peer, Session::shared(&keys, (index, remote_index), true, now));
-        self.roam(&state, &peer, incoming.from);
-        drop(state);
-        log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
-        peer.timers.session_derived(now, &self.inbox.alarm);
-        peer.handshake_complete();
-        peer.staged.push_keepalive();
-        self.send_staged(&peer);
-        Some(peer)
+/// Acts on a handshake message.
+pub fn receive_handshake(device: &Device, incoming: &Incoming, under_load: bool) {
+    let bytes = &incoming.bytes[..incoming.len];
+    let Some(identity) = device.state().identity.clone() else {
+        return;
+    };
+    let now = sys::now_ms();
+    if bytes[0] == message::COOKIE_REPLY {
+        receive_cookie(device, bytes, now);
+        return;
     }
-
-    /// Sends what waits for a peer, or begins the handshake that it waits for.
-    pub fn send_staged(&self, peer: &Arc<Peer>) {
-        let now = sys::now_ms();
-        let sent = peer.staged.send_with(
-            || peer.sending_session(now),
-            |session, packet| self.send_packet(peer, session, packet, now),
-        );
-        if sent.is_none_or(|session| session.wants_rekey(now)) {
-            self.want_handshake(peer, now);
-        }
+    let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
+    match proof {
+        Proof::Invalid => return,
+        // Under load, `crowd` has answered whoever shows no cookie.
+        Proof::Mac1 if under_load => return,
+        Proof::Cookie if under_load && !allows_source(device, incoming, now) => return,
+        Proof::Mac1 | Proof::Cookie => (),
     }
-
-    /// Seals and sends one packet.
-    fn send_packet(&self, peer: &Peer, session: &Session, packet: &[u8], now: u64) {
-        let Some(counter) = session.reserve(1) else {
-            return;
-        };
-        let len = padded(packet.len(), self.mtu.load(Relaxed) as usize);
-        let message = Message { at: DATA_HEADER_LEN, len, counter };
-        let mut frame = vec![0; DATA_HEADER_LEN + len + TAG_LEN];
-        frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(packet);
-        wipe::after(|| session.seal(&mut frame, &[message]));
-        let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(packet) };
-        peer.note_sent(!packet.is_empty(), now, &self.inbox.alarm);
-        self.transmit(peer, &frame, ecn);
+    let peer = match bytes[0] {
+        message::INITIATION => receive_initiation(device, &identity, incoming, now),
+        _ => receive_response(device, incoming, now),
+    };
+    if let Some(peer) = peer {
+        peer.count_received(bytes.len());
+        peer.note_received(false, now, &device.inbox.alarm);
     }
+}
 
-    /// Acts on the timers of a peer.
-    pub fn run_timers(&self, peer: &Arc<Peer>, now: u64) {
-        for due in peer.timers.due(now) {
-            match due {
-                Due::RetryHandshake => self.retry_handshake(peer, now),
-                Due::SendKeepalive => {
-                    self.send_keepalive(peer);
-                    peer.timers.keepalive_sent(now, &self.inbox.alarm);
-                }
-                Due::NewHandshake => {
-                    log::verbose(format_args!(
-                        "peer {:?}: no answer for 15 seconds, beginning a handshake",
-                        peer.key
-                    ));
-                    peer.clear_source();
-                    self.want_handshake(peer, now);
-                }
-                Due::WipeKeys => self.state_mut().forget_keys(peer),
-                Due::PersistentKeepalive => {
-                    if peer.keepalive_seconds.load(Relaxed) != 0 {
-                        self.send_keepalive(peer);
-                    }
+fn allows_source(device: &Device, incoming: &Incoming, now: u64) -> bool {
+    lock(&device.handshake_sources).allows(incoming.from.address.ip(), now)
+}
+
+fn receive_cookie(device: &Device, bytes: &[u8], now: u64) {
+    let state = device.state();
+    let Some(Indexed::Handshake(peer) | Indexed::Session(peer, _)) = state.indexed(message::u32_at(bytes, 4))
+    else {
+        return;
+    };
+    if let Ok(reply) = bytes.try_into()
+        && lock(&peer.handshake).cookies.receive(reply, now)
+    {
+        log::verbose(format_args!("peer {:?}: received a cookie", peer.key));
+    }
+}
+
+fn receive_initiation(
+    device: &Device,
+    identity: &Identity,
+    incoming: &Incoming,
+    now: u64,
+) -> Option<Arc<Peer>> {
+    let received = handshake::receive(&identity.private, &incoming.bytes[..incoming.len])?;
+    let peer = device.state().find(received.peer)?.clone();
+    if !accept_initiation(&peer, &received.timestamp, now) {
+        return None;
+    }
+    log::verbose(format_args!("peer {:?}: received a handshake initiation", peer.key));
+    let remote_index = received.remote_index;
+    let index = device.state().new_index();
+    let mut handshake = lock(&peer.handshake);
+    let (mut response, keys) = received.respond(&handshake.psk, index)?;
+    handshake.cookies.sign(&mut response, now);
+    drop(handshake);
+    let mut state = device.state_mut();
+    state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
+    install(&mut state, &peer, Session::shared(&keys, (index, remote_index), false, now));
+    roam(device, &state, &peer, incoming.from);
+    drop(state);
+    peer.timers.session_derived(now, &device.inbox.alarm);
+    peer.last_sent.store(now, Relaxed);
+    peer.note_sent(false, now, &device.inbox.alarm);
+    transmit(device, &peer, &response, HANDSHAKE_TOS);
+    Some(peer)
+}
+
+fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
+    let bytes = &incoming.bytes[..incoming.len];
+    let index = message::u32_at(bytes, 8);
+    let peer = match device.state().indexed(index)? {
+        Indexed::Handshake(peer) => peer.clone(),
+        Indexed::Session(..) => return None,
+    };
+    let (remote_index, keys) = {
+        let mut handshake = lock(&peer.handshake);
+        let pending = handshake.pending.as_mut().filter(|p| p.local_index == index)?;
+        let finished = pending.finish(bytes)?;
+        handshake.pending = None;
+        finished
+    };
+    let mut state = device.state_mut();
+    state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
+    install(&mut state, &peer, Session::shared(&keys, (index, remote_index), true, now));
+    roam(device, &state, &peer, incoming.from);
+    drop(state);
+    log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
+    peer.timers.session_derived(now, &device.inbox.alarm);
+    peer.handshake_complete();
+    peer.staged.push_keepalive();
+    send_staged(device, &peer);
+    Some(peer)
+}
+
+/// Sends what waits for a peer, or begins the handshake that it waits for.
+pub fn send_staged(device: &Device, peer: &Arc<Peer>) {
+    let now = sys::now_ms();
+    let sent = peer.staged.send_with(
+        || peer.sending_session(now),
+        |session, packet| send_packet(device, peer, session, packet, now),
+    );
+    if sent.is_none_or(|session| session.wants_rekey(now)) {
+        want_handshake(device, peer, now);
+    }
+}
+
+/// Seals and sends one packet.
+fn send_packet(device: &Device, peer: &Peer, session: &Session, packet: &[u8], now: u64) {
+    let Some(counter) = session.reserve(1) else {
+        return;
+    };
+    let len = padded(packet.len(), device.mtu.load(Relaxed) as usize);
+    let message = Message { at: DATA_HEADER_LEN, len, counter };
+    let mut frame = vec![0; DATA_HEADER_LEN + len + TAG_LEN];
+    frame[DATA_HEADER_LEN..DATA_HEADER_LEN + packet.len()].copy_from_slice(packet);
+    wipe::after(|| session.seal(&mut frame, &[message]));
+    let ecn = if packet.is_empty() { 0 } else { packet::outer_ecn(packet) };
+    peer.note_sent(!packet.is_empty(), now, &device.inbox.alarm);
+    transmit(device, peer, &frame, ecn);
+}
+
+/// Acts on the timers of a peer.
+pub fn run_timers(device: &Device, peer: &Arc<Peer>, now: u64) {
+    for due in peer.timers.due(now) {
+        match due {
+            Due::RetryHandshake => retry_handshake(device, peer, now),
+            Due::SendKeepalive => {
+                send_keepalive(device, peer);
+                peer.timers.keepalive_sent(now, &device.inbox.alarm);
+            }
+            Due::NewHandshake => {
+                log::verbose(format_args!(
+                    "peer {:?}: no answer for 15 seconds, beginning a handshake",
+                    peer.key
+                ));
+                peer.clear_source();
+                want_handshake(device, peer, now);
+            }
+            Due::WipeKeys => device.state_mut().forget_keys(peer),
+            Due::PersistentKeepalive => {
+                if peer.keepalive_seconds.load(Relaxed) != 0 {
+                    send_keepalive(device, peer);
                 }
             }
         }
     }
+}
 
-    pub fn send_keepalive(&self, peer: &Arc<Peer>) {
-        peer.staged.push_keepalive();
-        self.send_staged(peer);
-    }
+pub fn send_keepalive(device: &Device, peer: &Arc<Peer>) {
+    peer.staged.push_keepalive();
+    send_staged(device, peer);
+}
 
-    fn retry_handshake(&self, peer: &Arc<Peer>, now: u64) {
-        if has_fresh_session(peer, now) {
-            return; // it was postponed, and the peer has begun one meanwhile
-        }
-        if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
-            log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
-            peer.staged.clear();
-            peer.timers.handshake_failed(now, &self.inbox.alarm);
-            return;
-        }
-        peer.attempts.fetch_add(1, Relaxed);
-        peer.clear_source();
-        self.queue_handshake(peer, now);
+fn retry_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
+    if has_fresh_session(peer, now) {
+        return; // it was postponed, and the peer has begun one meanwhile
     }
+    if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
+        log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
+        peer.staged.clear();
+        peer.timers.handshake_failed(now, &device.inbox.alarm);
+        return;
+    }
+    peer.attempts.fetch_add(1, Relaxed);
+    peer.clear_source();
+    queue_handshake(device, peer, now);
 }
 
 /// Whether a handshake message was sent so lately that the next one has to wait.

@@ -1,6 +1,6 @@
 //! The answer to a packet that no peer takes: "host unreachable", as the kernel's `wg_xmit` sends it.
 
-use crate::tun::checksum;
+use crate::checksum;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
 use crate::aead::{MANY, Message};
 use crate::device::{Device, Incoming, Indexed, State, Task};
+use crate::exchange;
+use crate::locks::{read, write};
 use crate::noise::message::{self, DATA_HEADER_LEN, INITIATION_LEN, TAG_LEN};
 use crate::noise::session::Session;
 use crate::packet::{self, Address, ECN_CE};
@@ -184,7 +186,7 @@ impl Inbound {
             }
             let arrival = &self.arrivals[carrier];
             if roamed != Some(carrier) {
-                device.roam(state, known.peer, origin(device, arrival));
+                exchange::roam(device, state, known.peer, origin(device, arrival));
                 roamed = Some(carrier);
             }
             known.any = true;
@@ -226,20 +228,19 @@ fn look_up(state: &State, index: u32, now: u64) -> Option<Known<'_>> {
 /// The first packet of a session that the peer began: from now on we send with it too.
 fn confirm(device: &Device, known: &mut Known<'_>) {
     known.confirmed = true;
-    let keypairs = known.peer.keypairs.read().unwrap_or_else(PoisonError::into_inner);
+    let keypairs = read(&known.peer.keypairs);
     if !keypairs.is_next(known.session) {
         return;
     }
     drop(keypairs);
-    let forgotten =
-        known.peer.keypairs.write().unwrap_or_else(PoisonError::into_inner).confirm(known.session);
+    let forgotten = write(&known.peer.keypairs).confirm(known.session);
     if let Some(forgotten) = forgotten {
         if !forgotten.is_empty() {
             device.inbox.push_task(Task::Forget(forgotten));
         }
         known.peer.handshake_complete();
         if !known.peer.staged.is_empty() {
-            device.send_staged(known.peer);
+            exchange::send_staged(device, known.peer);
         }
     }
 }
@@ -252,7 +253,7 @@ fn settle(device: &Device, known: Option<&mut Known<'_>>, now: u64) {
     known.peer.count_received(known.bytes);
     known.peer.note_received(known.data, now, &device.inbox.alarm);
     if known.session.wants_last_minute_rekey(now) && known.peer.timers.take_last_minute() {
-        device.want_handshake(known.peer, now);
+        exchange::want_handshake(device, known.peer, now);
     }
     (known.bytes, known.data, known.any) = (0, false, false);
 }

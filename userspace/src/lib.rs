@@ -2,6 +2,8 @@
 
 pub mod aead;
 pub mod allowed_ips;
+pub mod capabilities;
+pub mod checksum;
 pub mod control;
 pub mod crowd;
 pub mod device;
@@ -11,11 +13,14 @@ pub mod icmp;
 pub mod inbound;
 pub mod interruption;
 pub mod keys;
+pub mod lifecycle;
+pub mod locks;
 pub mod log;
 pub mod noise;
 pub mod outbound;
 pub mod packet;
 pub mod peer;
+pub mod query;
 pub mod rtnetlink;
 pub mod sandbox;
 pub mod staged;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use wgq_userspace::{features, log, start, tun};
+use wgq_userspace::{log, query, start, tun};
 
 const HELP: &str = "\
 Usage: wgq-userspace [-f] [-v] [--] INTERFACE
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     match parse(std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned())) {
         Ok(Command::Help) => log::to_stdout(HELP),
         Ok(Command::Version) => log::to_stdout(concat!("wgq-userspace ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Command::Features(interface)) => features::show(interface.as_deref()),
+        Ok(Command::Features(interface)) => query::show(interface.as_deref()),
         Ok(Command::Run { interface, foreground, verbose }) => start::run(&interface, foreground, verbose),
         Err(message) => {
             log::to_stderr(format_args!("{message}"));

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::allowed_ips::NONE;
 use crate::device::{Device, State, Task};
-use crate::exchange::padded;
+use crate::exchange::{self, padded};
 use crate::icmp;
+use crate::lifecycle;
 use crate::noise::session::Session;
 use crate::packet::{self, Address};
 use crate::peer::Peer;
@@ -35,6 +36,14 @@ struct Route {
     peer: Arc<Peer>,
     endpoint: Endpoint,
     session: Option<Arc<Session>>,
+}
+
+/// The device with its state and sockets, as they are for the whole of a batch.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    device: &'a Device,
+    state: &'a State,
+    sockets: &'a Sockets,
 }
 
 /// Everything that the thread works with, made once.
@@ -92,14 +101,15 @@ impl Outbound {
             };
             let Some(sockets) = device.sockets().or_else(|| {
                 // A packet comes from a link that is up, though the notice of it is still under way.
-                device.sync_link();
+                lifecycle::sync_link(device);
                 device.sockets()
             }) else {
                 continue;
             };
             let state = device.state();
-            let more = self.fill(device, &state, &sockets, first);
-            self.flush(device, &state, &sockets);
+            let batch = Batch { device, state: &state, sockets: &sockets };
+            let more = self.fill(batch, first);
+            self.flush(batch);
             drop(state);
             if !more? {
                 break;
@@ -110,14 +120,14 @@ impl Outbound {
 
     /// Seals packets until the batch is full (true) or no more are there. Packets that nobody takes count too: whoever
     /// waits to change the state has its turn after the batch.
-    fn fill(&mut self, device: &Device, state: &State, sockets: &Sockets, first: usize) -> io::Result<bool> {
+    fn fill(&mut self, batch: Batch<'_>, first: usize) -> io::Result<bool> {
         let (mut len, mut route, now) = (first, None, sys::now_ms());
         for read in 1.. {
-            self.packet(device, state, sockets, len, &mut route, now);
+            self.packet(batch, len, &mut route, now);
             if self.frames.used() >= BATCH_BYTES || self.packets.max(read) >= BATCH_PACKETS {
                 break;
             }
-            len = match device.tun.read(&mut self.read) {
+            len = match batch.device.tun.read(&mut self.read) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 other => other?,
             };
@@ -125,30 +135,23 @@ impl Outbound {
         Ok(true)
     }
 
-    fn packet(
-        &mut self,
-        device: &Device,
-        state: &State,
-        sockets: &Sockets,
-        len: usize,
-        cached: &mut Option<Route>,
-        now: u64,
-    ) {
+    fn packet(&mut self, batch: Batch<'_>, len: usize, cached: &mut Option<Route>, now: u64) {
+        let device = batch.device;
         let read = std::mem::take(&mut self.read);
         if let Some((header, packet)) = read[..len].split_first_chunk::<VNET_LEN>()
             && let Some(destination) = packet::destination(packet)
             && let Some(mut splitter) = Splitter::new(&VnetHeader::parse(header), packet)
         {
             if cached.as_ref().is_none_or(|route| route.destination != destination) {
-                *cached = find_route(device, state, destination, now);
+                *cached = find_route(device, batch.state, destination, now);
             }
             match cached {
                 None => self.refuse(device, packet, now),
                 Some(Route { session: None, peer, .. }) => stage(device, peer, &mut splitter),
                 Some(Route { session: Some(session), peer, endpoint, .. }) => {
-                    self.write(device, state, sockets, session, peer, endpoint, &mut splitter);
+                    self.write(batch, session, peer, endpoint, &mut splitter);
                     if session.wants_rekey(now) {
-                        device.want_handshake(peer, now);
+                        exchange::want_handshake(device, peer, now);
                     }
                 }
             }
@@ -167,24 +170,21 @@ impl Outbound {
     }
 
     /// Writes out the packets that a large one consists of, to be sealed sixteen by sixteen.
-    #[allow(clippy::too_many_arguments)]
     fn write(
         &mut self,
-        device: &Device,
-        state: &State,
-        sockets: &Sockets,
+        batch: Batch<'_>,
         session: &Arc<Session>,
         peer: &Peer,
         endpoint: &Endpoint,
         splitter: &mut Splitter<'_>,
     ) {
-        let mtu = device.mtu.load(Relaxed) as usize;
+        let mtu = batch.device.mtu.load(Relaxed) as usize;
         let ecn = splitter.outer_ecn();
         let mut sent = 0;
         while let Some(len) = splitter.next_len() {
             let padded = padded(len, mtu);
             if !self.frames.has_room(padded) {
-                self.flush(device, state, sockets);
+                self.flush(batch);
             }
             let Some(frame) = self.frames.push(session, len, padded, |room| splitter.write(room)) else {
                 break;
@@ -192,7 +192,7 @@ impl Outbound {
             self.packets += 1;
             sent += frame.len;
             self.extend_run(
-                sockets,
+                batch.sockets,
                 Run {
                     at: frame.at,
                     len: frame.len,
@@ -225,7 +225,7 @@ impl Outbound {
     }
 
     /// Seals the rest and sends all of it.
-    fn flush(&mut self, device: &Device, state: &State, sockets: &Sockets) {
+    fn flush(&mut self, Batch { device, state, sockets }: Batch<'_>) {
         let now = sys::now_ms();
         // Before they go: what comes back at once is noted later then, and not taken back by this.
         let mut last = NONE;
@@ -254,10 +254,10 @@ fn find_route(device: &Device, state: &State, destination: Address, now: u64) ->
         Address::V6(address) => state.allowed_ips.lookup_v6(address),
     };
     let peer = state.peer(slot)?.clone();
-    let endpoint = device.endpoint_of(&peer)?;
+    let endpoint = exchange::endpoint_of(device, &peer)?;
     let session = peer.sending_session(now);
     if session.is_some() && !peer.staged.is_empty() {
-        device.send_staged(&peer);
+        exchange::send_staged(device, &peer);
     }
     Some(Route { destination, peer, endpoint, session })
 }
@@ -270,7 +270,7 @@ fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>) {
         peer.staged.push(packet);
     }
     // There may be a session by now.
-    device.send_staged(peer);
+    exchange::send_staged(device, peer);
 }
 
 #[cfg(test)]
@@ -294,7 +294,8 @@ mod tests {
         let device = Arc::new(endless());
         let mut outbound = Outbound::new(device.clone());
         let (state, sockets) = (device.state(), device.sockets().unwrap());
-        assert!(outbound.fill(&device, &state, &sockets, 0).unwrap(), "the batch is full");
+        let batch = Batch { device: &device, state: &state, sockets: &sockets };
+        assert!(outbound.fill(batch, 0).unwrap(), "the batch is full");
         drop(state);
         outbound.batches(&device).unwrap();
     }

@@ -1,6 +1,6 @@
 //! The few fields of an inner IP packet that a tunnel looks at.
 
-use crate::tun::checksum;
+use crate::checksum;
 
 /// The ECN bits of a packet: "congestion experienced" when both are set (RFC 3168).
 pub const ECN_MASK: u8 = 3;

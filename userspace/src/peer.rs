@@ -1,20 +1,18 @@
 //! One peer: where it is, its sessions, its handshake, what waits for it and its timers.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::keys::{PresharedKey, PublicKey};
+use crate::locks::{lock, read};
 use crate::noise::cookie::Maker;
 use crate::noise::handshake::{Initiated, Timestamp};
 use crate::noise::session::Session;
 use crate::staged::Staged;
 use crate::timers::Timers;
 use crate::udp::{Endpoint, Source};
-
-/// Takes a lock; a thread that panicked ends the whole process, so none is ever found poisoned.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::wake::Alarm;
 
 /// The sessions of a peer, as the kernel's `struct noise_keypairs`.
 #[derive(Default)]
@@ -146,7 +144,7 @@ impl Peer {
 
     /// The session to send with, while there is one.
     pub fn sending_session(&self, now: u64) -> Option<Arc<Session>> {
-        let keypairs = self.keypairs.read().unwrap_or_else(PoisonError::into_inner);
+        let keypairs = read(&self.keypairs);
         keypairs.current.as_ref().filter(|s| s.can_send(now)).cloned()
     }
 
@@ -176,6 +174,34 @@ impl Peer {
 
     pub fn count_received(&self, bytes: usize) {
         self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Both ends have the new session.
+    pub fn handshake_complete(&self) {
+        self.timers.handshake_complete();
+        self.attempts.store(0, Ordering::Relaxed);
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_handshake.store(since_1970.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The timers' part of having sent something.
+    #[inline]
+    pub fn note_sent(&self, data: bool, now: u64, alarm: &Alarm) {
+        if data {
+            self.timers.data_sent(now, alarm);
+        }
+        self.timers.authenticated_sent();
+        self.timers.traversed(self.keepalive_seconds.load(Ordering::Relaxed), now, alarm);
+    }
+
+    /// The timers' part of having received something.
+    #[inline]
+    pub fn note_received(&self, data: bool, now: u64, alarm: &Alarm) {
+        self.timers.authenticated_received();
+        self.timers.traversed(self.keepalive_seconds.load(Ordering::Relaxed), now, alarm);
+        if data {
+            self.timers.data_received(now, alarm);
+        }
     }
 }
 

@@ -9,49 +9,15 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::capabilities::CAP_NET_ADMIN;
+use crate::locks::lock;
 use crate::log;
-use crate::peer::lock;
 use crate::sys::check;
 use pinned::PinnedPath;
-
-/// For fwmarks and large socket buffers.
-pub const CAP_NET_ADMIN: u32 = 12;
-/// For ports below 1024, until the sockets are bound for the first time.
-pub const CAP_NET_BIND_SERVICE: u32 = 10;
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-
-#[repr(C)]
-struct CapHeader {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapData {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
 
 fn prctl(option: i32, argument: libc::c_ulong, second: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take numbers, no pointers.
     check(unsafe { libc::prctl(option, argument, second, 0, 0) }).map(drop)
-}
-
-/// Keeps these capabilities, as far as this thread has them, and no other.
-pub fn keep_capabilities(wanted: &[u32]) -> io::Result<()> {
-    let mut header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
-    let mut data = [CapData::default(); 2];
-    // SAFETY: both structures are laid out as capget(2) and capset(2) have them in version 3.
-    unsafe {
-        check(libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) as i32)?;
-        let mask: u32 = wanted.iter().map(|cap| 1 << cap).sum();
-        let kept = data[0].permitted & mask;
-        data = [CapData { effective: kept, permitted: kept, inheritable: 0 }, CapData::default()];
-        check(libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) as i32)?;
-    }
-    Ok(())
 }
 
 /// Privileges that a thread made later could get back otherwise. Without `CAP_SETPCAP` the bounding set stays, which

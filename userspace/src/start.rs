@@ -10,11 +10,13 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
+use crate::capabilities::{CAP_NET_ADMIN, keep_capabilities};
 use crate::control::{self, Control, End, Load};
 use crate::device::Device;
 use crate::features;
 use crate::inbound::Inbound;
 use crate::interruption::Interruptions;
+use crate::lifecycle;
 use crate::log::{self, Level};
 use crate::outbound::Outbound;
 use crate::sandbox;
@@ -181,7 +183,7 @@ fn prepare(interface: &str) -> io::Result<Control> {
     // A user's inotify instances may be used up (128 for all of root's processes, unless set otherwise).
     let watch = control::watch(Path::new(DIRECTORY)).ok();
     // The link may have been up already, or gone up before anyone listened.
-    device.sync_link();
+    lifecycle::sync_link(&device);
     let (load, next_look) = (Load::default(), None);
     Ok(Control { device, server, signals, netlink, watch, interruptions, load, next_look })
 }
@@ -203,7 +205,7 @@ fn open_device(interface: &str) -> io::Result<Device> {
     link.set_mtu(DEFAULT_MTU)?;
     sandbox::prepare(Path::new(DIRECTORY));
     let binder = Binder::start(STACK_BYTES)?;
-    sandbox::keep_capabilities(&[sandbox::CAP_NET_ADMIN])?;
+    keep_capabilities(&[CAP_NET_ADMIN])?;
     Device::new(name, tun, link, binder)
 }
 

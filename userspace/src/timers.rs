@@ -1,12 +1,10 @@
 //! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`) as deadlines that any thread may set.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::noise::limits::{
     KEEPALIVE_TIMEOUT_MS, REJECT_AFTER_TIME_MS, REKEY_TIMEOUT_JITTER_MS, REKEY_TIMEOUT_MS,
 };
-use crate::peer::Peer;
 use crate::sys;
 use crate::wake::{Alarm, Deadline};
 
@@ -159,36 +157,6 @@ impl Timers {
     /// True once for each session.
     pub fn take_last_minute(&self) -> bool {
         !self.last_minute.swap(true, Relaxed)
-    }
-}
-
-impl Peer {
-    /// Both ends have the new session.
-    pub fn handshake_complete(&self) {
-        self.timers.handshake_complete();
-        self.attempts.store(0, Relaxed);
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.last_handshake.store(since_1970.as_nanos() as u64, Relaxed);
-    }
-
-    /// The timers' part of having sent something.
-    #[inline]
-    pub fn note_sent(&self, data: bool, now: u64, alarm: &Alarm) {
-        if data {
-            self.timers.data_sent(now, alarm);
-        }
-        self.timers.authenticated_sent();
-        self.timers.traversed(self.keepalive_seconds.load(Relaxed), now, alarm);
-    }
-
-    /// The timers' part of having received something.
-    #[inline]
-    pub fn note_received(&self, data: bool, now: u64, alarm: &Alarm) {
-        self.timers.authenticated_received();
-        self.timers.traversed(self.keepalive_seconds.load(Relaxed), now, alarm);
-        if data {
-            self.timers.data_received(now, alarm);
-        }
     }
 }
 

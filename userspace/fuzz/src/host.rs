@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{LazyLock, OnceLock};
 
 use wgq_userspace::device::{Device, Identity, Incoming, State};
+use wgq_userspace::exchange::receive_handshake;
 use wgq_userspace::keys::{PrivateKey, PublicKey};
 use wgq_userspace::noise::cookie::Checker;
 use wgq_userspace::noise::message::{self, INITIATION_LEN};
@@ -88,7 +89,7 @@ pub fn deliver(device: &Device, bytes: &[u8], from: Endpoint, under_load: bool) 
     }
     let mut incoming = Incoming { bytes: [0; INITIATION_LEN], len: bytes.len(), from };
     incoming.bytes[..bytes.len()].copy_from_slice(bytes);
-    device.receive_handshake(&incoming, under_load);
+    receive_handshake(device, &incoming, under_load);
 }
 
 /// Changes bytes, each at a place within the message.

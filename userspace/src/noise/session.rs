@@ -1,11 +1,12 @@
 //! A pair of transport keys and what belongs to them: seal and open in place, usable from several threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zeroize::Zeroize;
 
 use crate::aead::{Cipher, Key, Message};
+use crate::locks::lock;
 use crate::wipe;
 
 use super::limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME_MS, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME_MS};
@@ -126,7 +127,7 @@ impl Session {
     #[must_use]
     pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
         let authentic = self.receiver.open(buffer, messages);
-        let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replay = lock(&self.replay);
         let mut accepted = 0;
         for (bit, message) in messages.iter().enumerate() {
             if authentic & 1 << bit != 0 && replay.accept(message.counter) {

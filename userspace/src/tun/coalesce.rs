@@ -5,9 +5,9 @@
 
 use std::io::{self, IoSlice};
 
-use super::checksum;
 use super::split::{Splitter, TCP_CHECKSUM, UDP_CHECKSUM};
 use super::{Offloads, VNET_LEN, VnetHeader};
+use crate::checksum;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

@@ -1,6 +1,5 @@
 //! The TUN device: opening it, what it can offload, and its packets with their virtio headers.
 
-pub mod checksum;
 pub mod coalesce;
 pub mod elsewhere;
 pub mod split;

@@ -1,7 +1,7 @@
 //! Packets as the kernel hands them out (large, checksums unfinished) into packets as they go on a wire.
 
 use super::VnetHeader;
-use super::checksum;
+use crate::checksum;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

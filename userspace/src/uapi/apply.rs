@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use super::parse::{Errno, SetDevice, SetPeer};
 use crate::device::{Device, Identity, State};
+use crate::exchange;
 use crate::keys::{PrivateKey, PublicKey, push_hex};
+use crate::lifecycle;
+use crate::locks::lock;
 use crate::noise::cookie::Checker;
-use crate::peer::{Peer, lock};
+use crate::peer::Peer;
 use crate::sys;
 use crate::udp::Endpoint;
 use crate::wipe;
@@ -36,7 +39,7 @@ pub fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
         changed.extend(set_peer(&mut state, peer, device.is_up()));
     }
     drop(state);
-    changed.iter().for_each(|peer| device.start_changed(peer));
+    changed.iter().for_each(|peer| exchange::send_staged(device, peer));
     Ok(())
 }
 
@@ -44,7 +47,7 @@ fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     let (old_port, old_mark) = (device.listen_port.load(Relaxed), device.fwmark.load(Relaxed));
     let mark = request.fwmark.unwrap_or(old_mark);
     if let Some(port) = request.listen_port {
-        device.set_port(port, mark).map_err(|e| code(&e))?;
+        lifecycle::set_port(device, port, mark).map_err(|e| code(&e))?;
     }
     if let Some(sockets) = device.sockets().filter(|_| mark != old_mark) {
         sockets.set_fwmark(mark).map_err(|e| code(&e))?;
@@ -159,11 +162,5 @@ fn push_peer(out: &mut Vec<u8>, state: &State, peer: &Peer) {
     );
     for prefix in state.allowed_ips.of_peer(peer.slot) {
         let _ = writeln!(out, "allowed_ip={}/{}", prefix.address, prefix.len);
-    }
-}
-
-impl Device {
-    fn start_changed(&self, peer: &Arc<Peer>) {
-        self.send_staged(peer);
     }
 }

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::{RECEIVE_BYTES, Sockets};
-use crate::peer::lock;
-use crate::sandbox::{CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_capabilities};
+use crate::capabilities::{CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_capabilities};
+use crate::locks::lock;
 use crate::sys;
 
 const FIRST_FREE_PORT: u16 = 1024;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use super::{Endpoint, Source};
-use crate::peer::lock;
+use crate::locks::lock;
 use crate::rtnetlink::{Rtnetlink, attribute, number};
 
 const RTMSG: usize = 12;

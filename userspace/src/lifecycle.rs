@@ -1,0 +1,112 @@
+//! What the device does as its link goes up and down, its port changes, or the machine is interrupted.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::device::{Device, Task};
+use crate::exchange::send_staged;
+use crate::interruption::Interruption;
+use crate::log;
+use crate::peer::Peer;
+use crate::tun::Link;
+use crate::tun::elsewhere::LinkState;
+
+/// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
+pub fn sync_link(device: &Device) {
+    let link = device.link();
+    if device.tun.is_detached() {
+        return device.inbox.push_task(Task::End);
+    }
+    device.link_index.store(link.index_here(), Relaxed);
+    // Before Linux 5.5 a link that has been moved to another namespace tells nothing: packets go as they come.
+    let mtu = device.mtu.load(Relaxed);
+    let LinkState { mtu, is_up } = link.state(&device.tun).unwrap_or(LinkState { mtu, is_up: true });
+    device.mtu.store(mtu, Relaxed);
+    match (is_up, device.is_up()) {
+        (true, false) => bring_up(device, &link),
+        (false, true) => bring_down(device),
+        _ => (),
+    }
+}
+
+/// Moves to another port. While the link is down the port is held for it: a port that is taken is refused here, as
+/// nobody can refuse that a TUN device goes up (the kernel's WireGuard refuses that, in `wg_open`). Where there are no
+/// sockets though the link is up, the port was refused: the same one may be tried again.
+pub fn set_port(device: &Device, port: u16, fwmark: u32) -> io::Result<()> {
+    let link = device.link();
+    if device.is_up() {
+        if u32::from(port) != device.listen_port.load(Relaxed) {
+            device.use_sockets(device.binder.bind(port, fwmark)?);
+        }
+    } else if link.state(&device.tun).is_ok_and(|state| state.is_up) {
+        device.use_sockets(device.binder.bind(port, fwmark)?);
+        start_peers(device);
+    } else if u32::from(port) != device.listen_port.load(Relaxed) {
+        device.binder.reserve(port, fwmark)?;
+        device.listen_port.store(port.into(), Relaxed);
+    }
+    Ok(())
+}
+
+/// Binds the sockets; where that fails the link is set down again, so that one that is up is never deaf.
+fn bring_up(device: &Device, link: &Link) {
+    match device.binder.bind(device.listen_port.load(Relaxed) as u16, device.fwmark.load(Relaxed)) {
+        Ok(sockets) => {
+            log::verbose(format_args!("the link is up; UDP port {}", sockets.port));
+            device.use_sockets(sockets);
+            start_peers(device);
+        }
+        Err(e) => {
+            let port = device.listen_port.load(Relaxed);
+            log::error(format_args!(
+                "cannot bind UDP port {port}: {e}; choose another with `wg set {} listen-port`, then set the link up",
+                device.name
+            ));
+            if let Err(e) = link.set_down() {
+                log::verbose(format_args!("cannot set the link down: {e}"));
+            }
+        }
+    }
+}
+
+fn start_peers(device: &Device) {
+    device.state().peers().for_each(|peer| start_peer(device, peer));
+}
+
+/// Sends what waits for a peer, and its first keepalive (`wg_open` of the kernel's `device.c`).
+fn start_peer(device: &Device, peer: &Arc<Peer>) {
+    if peer.keepalive_seconds.load(Relaxed) != 0 {
+        peer.staged.push_keepalive();
+    }
+    if !peer.staged.is_empty() {
+        send_staged(device, peer);
+    }
+}
+
+/// Ends what may not go on after the machine was interrupted.
+pub fn end_sessions(device: &Device, by: Interruption) {
+    match by {
+        Interruption::Restored => {
+            log::notice(format_args!("restored from a snapshot: nothing more is sent with the old keys"));
+            device.state_mut().expire_sending();
+        }
+        Interruption::Slept => {
+            log::verbose(format_args!("the machine has slept: all sessions end"));
+            device.state_mut().forget_all_keys();
+        }
+    }
+}
+
+fn bring_down(device: &Device) {
+    log::verbose(format_args!("the link is down"));
+    device.set_sockets(None);
+    let mut state = device.state_mut();
+    let peers: Vec<_> = state.peers().cloned().collect();
+    for peer in peers {
+        state.forget_keys(&peer);
+        peer.timers.stop();
+        peer.staged.clear();
+        peer.last_sent.store(0, Relaxed);
+    }
+}

@@ -1,0 +1,44 @@
+//! The command `--features`: asks a running daemon, or this kernel, and prints the answer.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::features::{REQUEST, granted};
+use crate::log;
+use crate::sandbox;
+use crate::tun::Tun;
+use crate::uapi::server::DIRECTORY;
+
+/// Those of any device, found out with one that is gone again at once, in the sandbox that a daemon would be in.
+fn of_kernel() -> std::io::Result<String> {
+    let (tun, _) = Tun::open("wgqprobe%d")?;
+    sandbox::prepare(Path::new(DIRECTORY));
+    sandbox::confine(None);
+    granted(&tun)
+}
+
+fn ask(interface: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(Path::new(DIRECTORY).join(format!("{interface}.sock")))?;
+    stream.write_all(format!("{REQUEST}\n\n").as_bytes())?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("errno=0") {
+        Some((features, _)) => Ok(features.to_owned()),
+        None => Err(std::io::Error::other("it is served by another implementation")),
+    }
+}
+
+/// Prints them.
+pub fn show(interface: Option<&str>) -> ExitCode {
+    match interface.map_or_else(of_kernel, ask) {
+        Ok(text) => log::to_stdout(&text),
+        Err(e) => {
+            let whose = interface.unwrap_or("this kernel");
+            log::to_stderr(format_args!("cannot tell the features of {whose}: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
