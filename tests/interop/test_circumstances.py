@@ -38,7 +38,7 @@ def processor_seconds(end: End) -> float:
 
 
 @pytest.mark.parametrize("limit", [24, 48])
-def test_silent_connections_leave_a_daemon_with_few_descriptors_its_work_and_its_peace(limit: int) -> None:
+def test_silent_connections_do_not_stop_a_daemon_with_few_descriptors(limit: int) -> None:
     with machines(f"prlimit --nofile={limit}:{limit} {WGQ}", GO) as (left, right):
         join(left, right)
         for end in (left, right):
@@ -75,7 +75,7 @@ def heard(log: socket.socket, words: str) -> str:
     return message
 
 
-def test_in_the_background_it_logs_to_syslog_though_that_start_late_or_again_and_not_without_end() -> None:
+def test_a_background_daemon_logs_to_a_syslog_that_starts_late() -> None:
     with machines(WGQ, GO) as (end, _):
         machine = end.machine
         machine.run(["sh", "-c", "mkdir /run/dev && cp -a /dev/null /dev/net /dev/urandom /run/dev/"])
@@ -100,7 +100,7 @@ def test_in_the_background_it_logs_to_syslog_though_that_start_late_or_again_and
 
 
 @pytest.mark.parametrize("far", [WGQ, GO])
-def test_packets_that_waited_for_the_handshake_arrive_before_those_after_it(far: str) -> None:
+def test_packets_that_waited_for_the_handshake_arrive_first(far: str) -> None:
     with pair(WGQ, far) as (left, right):
         for _ in range(5):
             left.forget(right)
@@ -117,7 +117,7 @@ def test_packets_that_waited_for_the_handshake_arrive_before_those_after_it(far:
             assert numbers == sorted(set(numbers))
 
 
-def test_the_newest_packets_wait_for_a_handshake_in_their_order_as_many_as_the_queue_holds() -> None:
+def test_the_queue_keeps_the_newest_packets_in_order() -> None:
     with pair(WGQ, GO) as (left, right), numbered(left, right) as (send, arrived):
         left.forget(right)
         assert right.daemon is not None
@@ -224,7 +224,7 @@ def test_what_it_says_to_nobody_ends_in_a_status_and_no_crash(streams: str, opti
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EMSGSIZE, errno.EINVAL])
-def test_a_large_send_that_the_kernel_refuses_goes_out_in_pieces_for_good_where_it_lacks_offload(
+def test_a_refused_large_send_goes_out_in_pieces(
     error: int,
 ) -> None:
     with pair(refusing(error, 30, WGQ), GO) as (left, right):

@@ -61,9 +61,7 @@ def advance_and_await_a_handshake(clocks: Clocks, *ends: End, **by: int) -> None
 
 
 @pytest.mark.parametrize("roles", PAIRS, ids=" to ".join)
-def test_a_gigabyte_arrives_while_the_clock_of_either_end_is_set_and_each_handshake_is_believed_at_once(
-    roles: tuple[str, str], clocks: Clocks
-) -> None:
+def test_a_gigabyte_arrives_while_either_clock_is_set(roles: tuple[str, str], clocks: Clocks) -> None:
     with pair(*programs(roles, clocks)) as ends:
         left, right = ends
         left.ping(right)
@@ -87,9 +85,7 @@ def test_a_gigabyte_arrives_while_the_clock_of_either_end_is_set_and_each_handsh
 
 
 @pytest.mark.parametrize("roles", [(SET, GO), (WGQ, SET)], ids=" to ".join)
-def test_a_gigabyte_arrives_though_an_end_is_started_again_with_its_clock_hours_back(
-    roles: tuple[str, str], clocks: Clocks
-) -> None:
+def test_a_gigabyte_arrives_after_a_restart_with_an_earlier_clock(roles: tuple[str, str], clocks: Clocks) -> None:
     with pair(*programs(roles, clocks)) as ends:
         left, right = ends
         left.ping(right)
@@ -105,7 +101,7 @@ def test_a_gigabyte_arrives_though_an_end_is_started_again_with_its_clock_hours_
             ours.configure(theirs.peer(version=4))
 
 
-def test_a_gigabyte_arrives_while_two_hours_of_rekeys_go_by_and_they_leave_no_memory_behind(clocks: Clocks) -> None:
+def test_a_gigabyte_arrives_through_two_hours_of_rekeys(clocks: Clocks) -> None:
     times = 60
     with pair(clocks.program, clocks.program) as (left, right):
         bulk(left, right, 256 * MIB)

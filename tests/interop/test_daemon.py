@@ -75,7 +75,7 @@ def test_its_socket_is_the_owners_alone(machine: Namespace) -> None:
     assert machine.out("stat", "-c", "%a %u", "/run/wireguard").split() == ["700", "0"]
 
 
-def test_in_the_background_it_leads_its_own_session_and_holds_nothing_of_the_callers(machine: Namespace) -> None:
+def test_a_background_daemon_leads_a_session_of_its_own(machine: Namespace) -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as silence:
         machine.popen([WGQ, LINK], stdin=writer, stdout=writer, stderr=writer).wait(30)
@@ -127,7 +127,7 @@ def test_it_ends_when_its_socket_is_removed(machine: Namespace) -> None:
     assert LINK not in links(machine)
 
 
-def test_a_link_moved_to_another_namespace_works_there_and_ends_it_there(machine: Namespace) -> None:
+def test_a_link_moved_to_another_namespace_works_and_ends_there(machine: Namespace) -> None:
     with machines(WGQ, GO) as (left, right), host() as elsewhere:
         join(left, right)
         right.start()
@@ -185,7 +185,7 @@ def test_a_second_daemon_for_a_link_is_refused_and_the_first_goes_on(machine: Na
     assert LINK in links(machine)
 
 
-def test_what_cannot_be_started_is_refused_in_words_and_leaves_nothing(machine: Namespace) -> None:
+def test_a_failed_start_says_why_and_leaves_nothing(machine: Namespace) -> None:
     machine.run(["ip", "link", "add", "taken", "type", "veth", "peer", "name", "other"])
     before = links(machine)
     for arguments in ([], ["a/b"], ["sixteen-letters-"], ["--nonsense", LINK], ["taken"], ["wg0", "wg1"]):
@@ -247,7 +247,7 @@ def threads(daemon: int) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("user", [0, 65534])
-def test_once_it_is_up_it_keeps_the_one_capability_and_no_way_to_more(user: int) -> None:
+def test_a_daemon_that_is_up_keeps_one_capability(user: int) -> None:
     with machines(WGQ, GO) as (left, right):
         join(left, right)
         right.start()
@@ -297,7 +297,7 @@ def smaps(pid: int) -> str:
     return Path(f"/proc/{pid}/smaps").read_text()
 
 
-def test_what_root_may_configure_can_be_configured_without_its_privileges() -> None:
+def test_a_daemon_without_privileges_can_be_configured() -> None:
     with machines(WGQ, GO) as (left, right):
         join(left, right)
         for end in (left, right):

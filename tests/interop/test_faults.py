@@ -50,7 +50,7 @@ def test_a_tunnel_is_made_and_carries_both_ways_over_the_worst_wire(roles: tuple
             pass
 
 
-def test_no_datagram_comes_twice_or_changed_over_a_wire_that_doubles_and_changes_them() -> None:
+def test_a_doubling_and_changing_wire_delivers_each_datagram_once() -> None:
     with wired_pair(WGQ, WGQ) as (left, right, wire):
         left.ping(right)
         wire.treat(Faults(duplication=1))
@@ -183,7 +183,7 @@ def test_a_transfer_outlives_a_daemon_that_stands_still(ends: Ends) -> None:
             end.daemon.send_signal(signal.SIGCONT)
 
 
-def test_a_transfer_outlives_a_daemon_killed_and_started_again_at_either_end(ends: Ends) -> None:
+def test_a_transfer_outlives_a_killed_daemon_at_either_end(ends: Ends) -> None:
     with Transfer(*ends, GIB) as transfer:
         for share, end, other in zip((0.2, 0.6), ends, reversed(ends), strict=True):
             transfer.reaches(share)

@@ -87,7 +87,7 @@ def test_a_device_that_was_there_before_carries_packets() -> None:
         left.ping(right)
 
 
-def test_two_that_start_at_once_look_at_a_stale_socket_one_after_the_other(machine: Namespace) -> None:
+def test_two_daemons_that_start_at_once_take_turns_at_a_stale_socket(machine: Namespace) -> None:
     with socket.socket(socket.AF_UNIX) as dead, machine.entered():
         dead.bind(SOCKET)
         turn = os.open("/run/wireguard", os.O_RDONLY | os.O_CLOEXEC)

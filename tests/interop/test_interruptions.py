@@ -85,7 +85,7 @@ def renewed(left: End, right: End) -> bool:
 
 
 @pytest.mark.parametrize("partner", PARTNERS)
-def test_a_machine_with_another_generation_id_sends_nothing_more_with_the_old_keys(partner: str) -> None:
+def test_a_restored_machine_sends_nothing_with_the_old_keys(partner: str) -> None:
     with restorable(partner) as (left, right, _):
         from_the_kernel(left, "NEW_VMGENID=1")
         until(lambda: renewed(left, right), "a new handshake")

@@ -28,7 +28,7 @@ def test_boringtun_tells_how_long_ago_the_handshake_was_and_not_when() -> None:
         assert right.handshake(left) < THIS_CENTURY
 
 
-def test_boringtun_with_connected_sockets_stays_at_the_address_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boringtun_with_connected_sockets_keeps_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(pairs.FLAGS, BORINGTUN)
     with pair(GO, BORINGTUN) as (left, right):
         left.ping(right)
@@ -45,7 +45,7 @@ def test_boringtun_and_gotatun_count_only_what_was_inside(peer: str) -> None:
         assert right.transfer(left)[0] < left.transfer(right)[1]
 
 
-def test_wireguard_go_loses_datagrams_over_ipv6_whose_checksum_comes_to_zero() -> None:
+def test_wireguard_go_loses_ipv6_datagrams_with_a_zero_checksum() -> None:
     with pair(GO, BORINGTUN) as (left, right):
         left.ping(right)
         assert zero_sums(left, right, version=6, at_once=False, patience=1) == 0

@@ -48,7 +48,7 @@ def old(elders: list[Elder], age: float) -> list[Elder]:
     return elders
 
 
-def test_a_session_that_hears_only_data_has_one_keepalive_sent_after_ten_seconds(elders: Elders) -> None:
+def test_one_way_data_gets_a_keepalive_after_ten_seconds(elders: Elders) -> None:
     for elder in old(elders.silent, KEEPALIVE_TIMEOUT + SLACK):
         until(partial(elder.right.sent, "keepalive"), f"a keepalive: {elder}")
         assert elder.right.sent("keepalive") == 1, elder
@@ -57,7 +57,7 @@ def test_a_session_that_hears_only_data_has_one_keepalive_sent_after_ten_seconds
         assert elder.right.sent("initiation") == 0, elder
 
 
-def test_a_session_in_use_is_renewed_every_two_minutes_by_the_one_who_began_it(elders: Elders) -> None:
+def test_the_initiator_renews_a_session_every_two_minutes(elders: Elders) -> None:
     for elder in old(elders.busy, REKEY_AFTER + SLACK):
         assert_renewed_every(elder, REKEY_AFTER)
 
@@ -84,7 +84,7 @@ def test_one_who_only_listens_renews_the_session_before_it_ends(elders: Elders) 
         assert_renewed_every(elder, last_minute)
 
 
-def test_a_daemon_that_stood_still_for_three_minutes_has_its_tunnel_back_at_once(elders: Elders) -> None:
+def test_a_daemon_stopped_for_three_minutes_reconnects_at_once(elders: Elders) -> None:
     for elder in old(elders.frozen, REJECT_AFTER + SLACK):
         assert not elder.left.try_ping(elder.right), elder
         assert elder.ours.daemon is not None
@@ -94,7 +94,7 @@ def test_a_daemon_that_stood_still_for_three_minutes_has_its_tunnel_back_at_once
         bulk(elder.right, elder.left, 1 << 20)
 
 
-def test_a_gigabyte_arrives_though_the_daemon_stood_still_for_three_minutes_in_the_middle(elders: Elders) -> None:
+def test_a_gigabyte_arrives_around_a_stop_of_three_minutes(elders: Elders) -> None:
     for elder in elders.halted:
         assert elder.waking is not None
         assert elder.transfer is not None
@@ -103,7 +103,7 @@ def test_a_gigabyte_arrives_though_the_daemon_stood_still_for_three_minutes_in_t
         elder.transfer.finish()
 
 
-def test_an_end_that_hangs_is_called_for_a_minute_and_a_half_and_then_on_demand(elders: Elders) -> None:
+def test_handshakes_with_a_hung_end_are_tried_for_ninety_seconds(elders: Elders) -> None:
     elder = elders.widowed
     elder.wait_until(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_ATTEMPT_TIME + 4 * SLACK)
     calls = elder.left.sent("initiation") - 1

@@ -49,7 +49,7 @@ def test_the_executable_has_at_most_four_megabytes() -> None:
 
 
 @pytest.mark.alone
-def test_ten_thousand_peers_are_configured_in_a_second_and_sixty_megabytes() -> None:
+def test_ten_thousand_peers_take_a_second_and_sixty_megabytes() -> None:
     with machines(WGQ, GO) as (end, _):
         end.start()
         assert any(configured_in(end) < 1 for _ in range(10))
@@ -112,7 +112,7 @@ def test_hundreds_of_handshakes_leave_no_memory_behind() -> None:
         assert right.resident() < before[1] + MIB
 
 
-def test_twenty_hours_of_rekeys_of_one_session_leave_no_memory_behind() -> None:
+def test_twenty_hours_of_rekeys_leave_no_memory_behind() -> None:
     # One every two minutes is thirty an hour; both ends keep their peer all along.
     with pair(WGQ, WGQ) as (left, right):
         keys = [left.private, private_key()]

@@ -81,7 +81,7 @@ def test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed(ends: Ends)
     assert left.transfer(right)[1] > 1 << 20
 
 
-def test_a_preshared_key_can_be_set_and_changed_live_and_a_wrong_one_lets_nothing_pass(ends: Ends) -> None:
+def test_a_preshared_key_changes_live_and_a_wrong_one_blocks(ends: Ends) -> None:
     left, right = ends
 
     def preshare(one: End, other: End, key: str) -> None:
@@ -129,7 +129,7 @@ def test_a_private_key_changed_live_counts_at_once(ends: Ends) -> None:
 
 
 @with_everyone
-def test_a_peer_removed_live_is_cut_off_and_comes_back_when_it_is_added(ends: Ends) -> None:
+def test_a_removed_peer_is_cut_off_until_it_is_added_again(ends: Ends) -> None:
     left, right = ends
     for one, other in each(ends):
         one.set_peer(other, "remove")
@@ -195,7 +195,7 @@ def test_a_link_taken_down_passes_nothing_and_up_again_passes_all(ends: Ends) ->
 
 
 @pytest.mark.parametrize("roles", EVERY_ROLE, ids="-to-".join)
-def test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic(roles: tuple[str, str]) -> None:
+def test_persistent_keepalives_begin_and_keep_the_session(roles: tuple[str, str]) -> None:
     with pair(*roles) as (left, right):
         assert left.handshake(right) == 0
         left.set_peer(right, "persistent-keepalive", "1")
@@ -219,7 +219,7 @@ table inet lossy {
 """
 
 
-def test_an_end_whose_response_is_lost_begins_a_handshake_itself_for_what_it_has_to_send() -> None:
+def test_an_end_whose_response_is_lost_begins_a_handshake_itself() -> None:
     """The keepalive comes due less than five seconds after the response, when no handshake may begin yet."""
     with pair(GO, WGQ) as (left, right):
         right.count_messages()
@@ -234,7 +234,7 @@ def test_an_end_whose_response_is_lost_begins_a_handshake_itself_for_what_it_has
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_every_packet_carries_the_fwmark_and_the_routing_that_goes_with_it(version: int) -> None:
+def test_every_packet_carries_the_fwmark_and_is_routed_by_it(version: int) -> None:
     rules = f"""
 table inet marks {{
     counter marked {{ }}
@@ -327,7 +327,7 @@ def test_a_packet_for_nobody_is_answered_unreachable_at_once(version: int, famil
 
 
 @with_everyone
-def test_a_daemon_that_is_killed_and_started_again_has_its_tunnel_back(ends: Ends) -> None:
+def test_a_killed_and_restarted_daemon_has_its_tunnel_back(ends: Ends) -> None:
     for one, other in each(ends):
         assert one.daemon is not None
         os.kill(one.daemon.pid, signal.SIGKILL)
@@ -346,7 +346,7 @@ def traced(process: int) -> bool:
     return all(status(int(task.name))["TracerPid"] != "0" for task in Path(f"/proc/{process}/task").iterdir())
 
 
-def test_what_comes_while_an_earlier_send_returns_is_answered_by_a_keepalive() -> None:
+def test_data_that_comes_during_a_send_gets_a_keepalive() -> None:
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)
         assert right.daemon is not None

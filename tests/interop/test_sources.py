@@ -26,7 +26,7 @@ table inet strict {{
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_the_address_that_a_peer_knows_is_kept_when_other_links_and_routes_change(version: int) -> None:
+def test_the_source_address_stays_when_other_links_change(version: int) -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         right.ip(f"addr add {SECOND[version]}/{PREFIX[version]} dev {WIRE}")
@@ -59,7 +59,7 @@ NETWORK = {4: "192.0.2.0/24", 6: "2001:db8::/64"}
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("program", [WGQ, GO])
-def test_an_end_does_not_follow_its_peer_to_an_address_inside_the_tunnel(program: str, version: int) -> None:
+def test_an_end_does_not_follow_its_peer_into_the_tunnel(program: str, version: int) -> None:
     """A host that has a route but no address on its wire sends from an address of the tunnel (RFC 6724, section 4).
 
     An end that followed would send its packets into its own tunnel, and none would leave.

@@ -56,7 +56,7 @@ def congestion_met_on_the_way_is_told(roles: Roles) -> None:
 def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
     claims = (
         sessions.test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed,
-        sessions.test_a_preshared_key_can_be_set_and_changed_live_and_a_wrong_one_lets_nothing_pass,
+        sessions.test_a_preshared_key_changes_live_and_a_wrong_one_blocks,
         sessions.test_a_private_key_changed_live_counts_at_once,
         sessions.test_either_end_may_change_its_port,
         sessions.test_the_tunnel_moves_from_one_family_to_the_other_and_back,
@@ -73,7 +73,7 @@ def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
 
 def _of_roles(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
     claims = (
-        sessions.test_persistent_keepalives_begin_the_session_and_go_on_with_no_traffic,
+        sessions.test_persistent_keepalives_begin_and_keep_the_session,
         traffic.test_jumbo_packets_cross_a_wire_that_carries_them_whole,
         congestion_met_on_the_way_is_told,
     )
@@ -100,7 +100,7 @@ CLAIMS: dict[str, Callable[[], None]] = {
 AGED: dict[str, Callable[[Elders], None]] = {
     claim.__name__: claim
     for claim in (
-        rekey.test_a_session_in_use_is_renewed_every_two_minutes_by_the_one_who_began_it,
+        rekey.test_the_initiator_renews_a_session_every_two_minutes,
         rekey.test_no_packet_is_lost_when_sessions_are_renewed,
     )
 }

@@ -77,7 +77,7 @@ def test_a_copy_of_a_configuration_is_the_same_configuration() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../wg0", "a234567890123456"])
-def test_a_name_that_wg_quick_does_not_allow_is_refused_before_anything_is_touched(name: str) -> None:
+def test_an_invalid_name_is_refused_before_anything_is_touched(name: str) -> None:
     renamed = wgquick.parse(TEXT).model_copy(update={"name": name})
     for attempt in (
         lambda: wgquick.parse(TEXT, name=name),

@@ -87,7 +87,7 @@ def test_after_a_power_cut_up_finds_its_endpoint(named: Namespace) -> None:
 
 
 @pytest.mark.parametrize("has_file", [True, False])
-def test_after_a_power_cut_down_repairs_the_file_and_keeps_added_lines(named: Namespace, has_file: bool) -> None:
+def test_down_after_a_power_cut_repairs_the_file(named: Namespace, has_file: bool) -> None:
     wgq_by_file(named, "up", "wg0")
     cut_power(named)
     named.run(["sh", "-c", "echo 'options rotate' >>/etc/resolv.conf"])
@@ -99,7 +99,7 @@ def test_after_a_power_cut_down_repairs_the_file_and_keeps_added_lines(named: Na
         assert "is not a WireGuard interface" in wgq(named, "down", "wg0", status=1).stderr
 
 
-def test_a_tunnel_whose_daemon_was_killed_is_taken_out_by_the_next_up(named: Namespace) -> None:
+def test_the_next_up_takes_out_a_tunnel_with_a_killed_daemon(named: Namespace) -> None:
     """In the same boot and namespace: by its index, as another link may have its name."""
     wgq_by_file(named, "up", "wg0")
     for daemon in programs(named, "wgq-userspace"):
@@ -187,6 +187,6 @@ ask "namespaces.is_gone('$word', contained=False)"
 """
 
 
-def test_a_namespace_is_there_as_long_as_a_mount_or_a_descriptor_holds_it(machine: Namespace) -> None:
+def test_a_mount_or_a_descriptor_keeps_a_namespace(machine: Namespace) -> None:
     """And one of the host's may be, for all that a container sees."""
     assert in_container(machine, HELD).stdout.split() == ["False", "False", "True", "False"]

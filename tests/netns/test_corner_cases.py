@@ -81,7 +81,7 @@ def journal_path(machine: Namespace) -> str:
 # Other runs.
 
 
-def test_of_two_ups_of_one_interface_at_once_one_wins_and_the_other_harms_nothing(machine: Namespace) -> None:
+def test_of_two_ups_at_once_one_wins_and_the_other_harms_nothing(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config("PreUp = sleep 1", FULL))
     runs = [machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.PIPE) for _ in range(3)]
@@ -119,7 +119,7 @@ def test_a_hook_may_bring_another_tunnel_up_and_down(machine: Namespace) -> None
     assert state(machine) == before
 
 
-def test_a_hook_that_works_on_its_own_interface_is_told_and_does_not_hang(machine: Namespace) -> None:
+def test_a_hook_that_calls_wgq_for_its_interface_does_not_hang(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config(f"PostUp = '{WGQ[0]}' -m wgquick down wg0"))
     assert "another wgq is at work on wg0" in wgq(machine, "up", "wg0", status=1).stderr
@@ -130,7 +130,7 @@ def test_a_hook_that_works_on_its_own_interface_is_told_and_does_not_hang(machin
 
 
 @pytest.mark.parametrize("output", ["2>/dev/full", "2>&-", "0<&- 1>&- 2>&-", "2> >(true)", "2> >(head -n 1)"])
-def test_up_and_down_do_their_work_whether_or_not_anybody_can_read_of_it(machine: Namespace, output: str) -> None:
+def test_up_and_down_work_without_a_reader_of_the_transcript(machine: Namespace, output: str) -> None:
     before = state(machine)
     write(machine, config("PostUp = echo heard >&2; echo heard\nPreDown = true", FULL))
     said = shell(machine, f"wgq up wg0 {output}; up=$?; wgq down wg0 {output} || exit; exit $up", status=0)
@@ -251,7 +251,7 @@ def test_a_tunnel_that_was_renamed_is_taken_down_by_its_own_name(machine: Namesp
     assert state(machine) == before
 
 
-def test_the_daemon_of_another_network_namespace_is_not_taken_for_one_of_ours(machine: Namespace) -> None:
+def test_a_daemon_of_another_namespace_is_not_taken_for_ours(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
     refused = shell(machine, 'unshare -n bash -c "$(declare -f wgq); wgq down wg0"', status=1)
@@ -326,7 +326,7 @@ def test_down_goes_by_the_host_where_the_journals_end_is_lost(machine: Namespace
     assert (state(machine)[:2], state(machine)[3:]) == (before[:2], before[3:])
 
 
-def test_a_journal_that_cannot_be_written_stops_up_before_anything_is_done(machine: Namespace) -> None:
+def test_an_unwritable_journal_stops_up_before_anything_is_done(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = state(machine)
     machine.run(["mkdir", "-m", "700", "/run/wgq"])
@@ -367,7 +367,7 @@ def test_a_device_that_a_name_leads_to_stays_a_device(machine: Namespace) -> Non
     assert machine.out("stat", "-c", "%F", "/run/null").strip() == "character special file"
 
 
-def test_save_keeps_the_addresses_that_a_host_without_ipv6_did_not_give(machine: Namespace) -> None:
+def test_save_keeps_ipv6_addresses_on_a_host_without_ipv6(machine: Namespace) -> None:
     machine.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
     write(machine, config("SaveConfig = true", address="10.99.0.1/32, fd00:99::1/64"))
     wgq(machine, "up", "wg0")
@@ -375,7 +375,7 @@ def test_save_keeps_the_addresses_that_a_host_without_ipv6_did_not_give(machine:
     assert "Address = 10.99.0.1/32, fd00:99::1/64\n" in machine.call(CONFIG.read_text)
 
 
-def test_down_asks_for_all_names_at_once_and_keeps_those_that_nobody_answers(machine: Namespace) -> None:
+def test_save_at_down_asks_for_all_names_at_once(machine: Namespace) -> None:
     """getaddrinfo(3) alone takes 20 s for one name and these two servers, and there are four names."""
     names = [f"peer{number}.example.net" for number in range(4)]
     keys = (*PEERS, PEERS[0].replace("xTI", "yTI"), PEERS[1].replace("TrM", "UrM"))
@@ -512,7 +512,7 @@ def test_rules_that_a_pre_down_hook_moves_are_gone_after_down(machine: Namespace
     assert state(machine) == before
 
 
-def test_up_without_dns_works_after_one_whose_resolvconf_fails_at_everything(machine: Namespace) -> None:
+def test_up_without_dns_works_after_a_failing_resolvconf(machine: Namespace) -> None:
     before = state(machine)
     path = with_resolvconf(machine, "exit 7")
     write(machine, config("DNS = 10.0.0.53"))
@@ -551,7 +551,7 @@ def test_a_second_quit_ends_an_undo_that_hangs_and_down_finishes_it(machine: Nam
     assert state(machine) == before
 
 
-def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine: Namespace) -> None:
+def test_a_signal_after_the_work_does_not_change_the_status(machine: Namespace) -> None:
     """The tunnel stays up then, so that it must not look as if it had been undone."""
     write(machine, config())
     up = "import os, signal; from wgquick.cli import verbs; verbs.up('wg0', {})"
@@ -561,7 +561,7 @@ def test_the_status_of_a_signal_that_comes_too_late_is_that_of_the_work(machine:
 
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
-def test_hooks_run_and_are_said_as_the_bytes_that_they_are_in_any_locale(machine: Namespace, locale: str) -> None:
+def test_hooks_run_and_print_as_their_bytes_in_any_locale(machine: Namespace, locale: str) -> None:
     hook = b"printf %s 'caf\xe9 \xe2\x86\x92' > /run/heard"
     text = config("PostUp = HOOK").encode().replace(b"HOOK", hook)
     machine.call(CONFIG.write_bytes, text)

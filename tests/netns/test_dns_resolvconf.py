@@ -115,7 +115,7 @@ def test_debians_record_has_the_prefix_that_orders_it_first() -> None:
         assert machine.out("grep", "^nameserver", "/etc/resolv.conf").splitlines()[0] == "nameserver 10.0.0.1"
 
 
-def test_no_prefix_is_used_where_the_order_names_none_or_resolvconf_is_a_link() -> None:
+def test_no_prefix_is_used_without_an_order_or_with_a_link() -> None:
     with openresolv() as machine:
         order = "# tun*\nlo.inet\n tap-1* \ntun*\n"
         machine.run(["sh", "-c", "mkdir /etc/resolvconf; cat >/etc/resolvconf/interface-order"], input=order)
@@ -140,7 +140,7 @@ def test_systemds_link_named_resolvconf_is_used_as_wg_quick_uses_it() -> None:
         machine.call(DNS.unset, "resolvconf", "wg0")
 
 
-def test_a_failing_resolvconf_is_an_error_with_its_status_and_its_words() -> None:
+def test_a_failing_resolvconf_is_an_error_with_its_status() -> None:
     with resolved(resolvconf=True) as machine:
         with pytest.raises(
             OperationError, match=r"`resolvconf -a wg0 -m 0 -x' failed with status 1: .*wg0"
@@ -173,7 +173,7 @@ def test_what_was_set_is_found_again_from_a_path_without_sbin(machine: Namespace
     assert state(machine) == before
 
 
-def test_a_resolvconf_that_was_removed_meanwhile_has_nothing_to_take_back() -> None:
+def test_a_removed_resolvconf_has_nothing_to_take_back() -> None:
     with plain() as machine:
         machine.call(DNS.unset, "resolvconf", "wg0")
 
@@ -191,7 +191,7 @@ def errors_of_set() -> str:
     return "\n".join(said)
 
 
-def test_a_search_domain_in_another_encoding_is_passed_on_as_its_bytes() -> None:
+def test_a_search_domain_is_passed_on_as_its_bytes() -> None:
     with openresolv() as machine:
         assert b"search \xe9.example\n" in machine.call(record_of_foreign_domain)
 

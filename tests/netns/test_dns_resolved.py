@@ -107,7 +107,7 @@ def test_where_programs_do_not_ask_the_daemon_the_transcript_says_so(
     assert len(machine.call(DNS.set_lines, "resolved", "wg0", SERVERS, SEARCH, True)) == 2
 
 
-def test_a_link_that_is_gone_has_nothing_to_take_back_and_cannot_be_given_any(machine: Namespace) -> None:
+def test_a_link_that_is_gone_takes_no_dns_and_has_none_to_undo(machine: Namespace) -> None:
     machine.run(["ip", "link", "delete", "wg0"])
     machine.call(DNS.unset, "resolved", "wg0")
     assert machine.call(DNS.current, "resolved", "wg0") is None
@@ -115,7 +115,7 @@ def test_a_link_that_is_gone_has_nothing_to_take_back_and_cannot_be_given_any(ma
         machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
 
 
-def test_a_server_that_is_no_address_is_refused_before_anything_is_changed(machine: Namespace) -> None:
+def test_a_server_that_is_no_address_changes_nothing(machine: Namespace) -> None:
     with pytest.raises(OperationError, match=r"`1\.2\.3' is no address"):
         machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1", "1.2.3"), SEARCH, True)
     assert shown(machine, "dns") == ""
@@ -149,7 +149,7 @@ def test_a_daemon_of_another_network_namespace_is_left_alone(machine: Namespace)
     assert shown(machine, "dns") == "10.7.0.7"
 
 
-def test_where_no_daemon_runs_set_says_so_and_unset_has_nothing_to_do() -> None:
+def test_without_resolved_set_fails_and_unset_does_nothing() -> None:
     with plain() as machine:
         machine.run(["ip", "link", "add", "wg0", "type", "veth"])
         assert machine.call(DNS.detect, "auto") == "file"

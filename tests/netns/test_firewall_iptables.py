@@ -138,7 +138,7 @@ def test_the_rules_save_as_those_of_wg_quicks_input(
     assert len(rules(machine, variant)) == 2 * (4 + 4)
 
 
-def test_the_rules_for_reverse_path_filters_save_as_iptables_own_and_are_removed(
+def test_rules_for_reverse_path_filters_save_as_iptables_own(
     machine: Namespace, twin: Namespace, variant: str
 ) -> None:
     addresses = [pack_address(address) for address in ADDRESSES[6]]
@@ -150,7 +150,7 @@ def test_the_rules_for_reverse_path_filters_save_as_iptables_own_and_are_removed
     assert rules(machine, variant) == []
 
 
-def test_rules_are_written_where_the_hosts_own_iptables_looks_for_them(machine: Namespace) -> None:
+def test_rules_are_in_the_variant_of_the_hosts_iptables(machine: Namespace) -> None:
     call(machine, "nft", add, "wg0", 4)
     assert machine.out("cat", "/proc/net/ip_tables_names") == ""
     assert len(rules(machine, "nft")) == 4
@@ -196,7 +196,7 @@ def install(machine: Namespace, name: str, script: str, variant: str = "nft") ->
     machine.run(["sh", "-c", f"rm -f {place}; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n")
 
 
-def test_a_refusing_iptables_restore_leaves_no_rule_and_gives_its_words_and_status(machine: Namespace) -> None:
+def test_a_failing_iptables_restore_leaves_no_rule(machine: Namespace) -> None:
     real = "/usr/sbin/iptables-nft-restore"
     install(machine, "iptables-restore", f'{real} "$@"; [ $1 = -V ] || {{ echo "mangle is full" >&2; exit 4; }}')
     with pytest.raises(OperationError, match=r"`iptables-restore -n' failed .* 4: mangle is full") as refusal:
@@ -211,7 +211,7 @@ def test_no_other_table_comes_into_being(machine: Namespace) -> None:
     assert machine.out("cat", "/proc/net/ip6_tables_names") == ""
 
 
-def test_a_plus_in_a_name_stands_for_itself_and_not_for_every_link_like_it(machine: Namespace) -> None:
+def test_a_plus_in_a_name_is_no_wildcard(machine: Namespace) -> None:
     machine.run(["ip", "address", "add", "10.0.0.2/32", "dev", "lo"])
     machine.run(["ip", "link", "add", "wg9", "type", "veth", "peer", "name", "in0"])
     reach = ["ping", "-c", "1", "-W", "20", "10.0.0.2"]
@@ -230,7 +230,7 @@ def test_a_plus_in_a_name_stands_for_itself_and_not_for_every_link_like_it(machi
         other.run(reach)
 
 
-def test_the_marks_are_kept_also_where_the_library_knows_no_option_of_connmark(machine: Namespace) -> None:
+def test_marks_are_kept_if_the_library_does_not_know_connmark(machine: Namespace) -> None:
     def add_without_options() -> None:
         import iptc
 
@@ -247,7 +247,7 @@ def test_the_marks_are_kept_also_where_the_library_knows_no_option_of_connmark(m
     assert len([line for line in marks if "--restore-mark --nfmask 0xffffffff --ctmask 0xffffffff" in line]) == 2
 
 
-def test_remove_takes_exactly_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
+def test_remove_takes_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, OTHERS)
     before = saved(machine, variant)
@@ -353,7 +353,7 @@ def loaded_after(name: str) -> bool:
     return "iptc" in sys.modules
 
 
-def test_where_iptables_was_never_used_looking_loads_no_table_and_no_library(machine: Namespace) -> None:
+def test_looking_for_iptables_rules_loads_no_table_and_no_library(machine: Namespace) -> None:
     machine.run(["nft", "add", "table", "ip", "mangle"])
     assert not machine.call(loaded_after, "wg0")
     assert machine.out("cat", "/proc/net/ip_tables_names") == ""
@@ -407,14 +407,14 @@ def without_the_library() -> None:
     add("wg0", 4)
 
 
-def test_without_the_library_and_the_programs_the_error_names_the_package(machine: Namespace) -> None:
+def test_without_library_and_programs_the_error_names_the_package(machine: Namespace) -> None:
     hide_programs(machine, *VARIANTS)
     with pytest.raises(OperationError, match="iptables cannot be used") as refusal:
         call(machine, "legacy", without_the_library)
     assert "Debian: iptables" in refusal.value.remedy
 
 
-def test_without_the_library_the_legacy_program_is_found_beside_an_nft_one(machine: Namespace) -> None:
+def test_without_the_library_the_legacy_program_is_found(machine: Namespace) -> None:
     """Rules that stand in legacy tables are removed, though the host's `iptables` is the nft variant now."""
     restore(machine, 4, "legacy", script("wg0", 4, 51820))
 
@@ -427,7 +427,7 @@ def test_without_the_library_the_legacy_program_is_found_beside_an_nft_one(machi
     assert not rules(machine)
 
 
-def test_without_the_library_nothing_is_left_if_the_second_table_refuses(machine: Namespace) -> None:
+def test_without_the_library_a_refusing_second_table_leaves_nothing(machine: Namespace) -> None:
     real = "/usr/sbin/iptables-legacy-restore"
     refusing = f'case $1 in -V) exec {real} -V;; esac; sed "/mangle/,/COMMIT/s/CONNMARK/NONE/" | {real} "$@"'
     install(machine, "iptables-legacy-restore", refusing, "legacy")

@@ -117,9 +117,7 @@ def without_marks(machine: Namespace, firewall: str) -> None:
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_firewalld_lets_a_handshake_in_that_the_far_end_begins_and_not_without_the_rules(
-    machines: tuple[Namespace, Namespace], firewall: str
-) -> None:
+def test_firewalld_lets_in_a_handshake_of_the_far_end(machines: tuple[Namespace, Namespace], firewall: str) -> None:
     """No connection has the mark then, so that wg-quick's rules have none to restore."""
     near, far = machines
     firewalld(near)
@@ -134,9 +132,7 @@ def test_firewalld_lets_a_handshake_in_that_the_far_end_begins_and_not_without_t
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_replies_pass_a_filter_that_looks_before_mangle_and_not_without_the_rules(
-    machines: tuple[Namespace, Namespace], firewall: str
-) -> None:
+def test_replies_pass_a_filter_ahead_of_mangle(machines: tuple[Namespace, Namespace], firewall: str) -> None:
     near, far = machines
     near.run(["nft", "-f", "-"], input=EARLY_FILTER)
     near_text, far_text = tunnel(near, far)

@@ -353,7 +353,7 @@ except BatchError as error:
 """
 
 
-def test_without_the_right_to_a_larger_receive_buffer_no_refusal_is_lost() -> None:
+def test_without_a_larger_receive_buffer_no_refusal_is_lost() -> None:
     """SO_RCVBUFFORCE needs CAP_NET_ADMIN of the whole machine, which a container's root does not have."""
     command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", UNPRIVILEGED]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)

@@ -60,9 +60,7 @@ def test_a_port_that_a_program_has_is_refused_with_both_named(machine: Namespace
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)
-def test_a_port_that_another_tunnel_has_is_refused_with_its_interface_named(
-    machine: Namespace, daemon: str
-) -> None:
+def test_a_port_of_another_tunnel_is_refused_with_its_name(machine: Namespace, daemon: str) -> None:
     write(machine, LISTEN)
     write(machine, config(f"ListenPort = {PORT}", address="10.1.0.1/24", n=1), "wg1")
     wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
@@ -74,9 +72,7 @@ def test_a_port_that_another_tunnel_has_is_refused_with_its_interface_named(
 
 @pytest.mark.parametrize("daemon", DAEMONS)
 @pytest.mark.parametrize("kind", TAKEN)
-def test_a_reload_to_a_port_that_is_taken_changes_nothing_and_names_it(
-    machine: Namespace, kind: str, daemon: str
-) -> None:
+def test_a_reload_to_a_port_in_use_changes_nothing(machine: Namespace, kind: str, daemon: str) -> None:
     write(machine, config("ListenPort = 40000"))
     wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
     before = machine.out("wg", "showconf", "wg0")

@@ -34,13 +34,13 @@ SAMPLE = (
     "tests/netns/test_dns_file.py",
     "tests/netns/test_up_down.py::test_without_resolvconf_that_mode_exits_as_the_shell_does",
     "tests/netns/test_up_down.py::test_down_goes_by_the_journal_when_the_file_was_edited_since",
-    "tests/netns/test_up_down.py::test_a_table_that_the_host_does_not_know_is_refused_before_anything_is_touched",
+    "tests/netns/test_up_down.py::test_an_unknown_table_is_refused_before_anything_is_touched",
     "tests/parity/test_parity.py::test_up_prints_the_same_transcript[nft-dns-servers-and-search]",
     "tests/parity/test_parity.py::test_up_leaves_the_same_state[nft-full-tunnel-table-taken]",
 )
 
 
-def test_a_sample_of_the_suite_passes_on_a_machine_with_another_resolvconf() -> None:
+def test_a_sample_of_the_suite_passes_beside_another_resolvconf() -> None:
     """None of the sample calls the programs of the machine, and none reads its /etc."""
     run = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ODD, "sh"]
     pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *SAMPLE]
@@ -54,7 +54,7 @@ def test_a_sample_of_the_suite_passes_on_a_machine_with_another_resolvconf() -> 
 
 
 @pytest.mark.parametrize("link", ["all", "default", "lo"])
-def test_the_kernel_parameters_of_a_machine_are_the_kernels_own_values(link: str) -> None:
+def test_a_machine_has_the_kernels_own_parameters(link: str) -> None:
     """systemd sets rp_filter and promote_secondaries, docker forwarding; a new namespace inherits all of them."""
     with host() as machine:
         for name in ("forwarding", "promote_secondaries", "rp_filter", "src_valid_mark"):

@@ -36,7 +36,7 @@ def test_the_parameter_of_a_link_with_a_dot_in_its_name_is_found(ns: Namespace) 
     assert ns.call(sysctl.read, "net/ipv6/conf/wg.0/disable_ipv6") == "0"
 
 
-def test_a_parameter_that_does_not_exist_reads_as_none_and_refuses_a_value(ns: Namespace) -> None:
+def test_a_missing_parameter_reads_as_none_and_refuses_a_value(ns: Namespace) -> None:
     assert ns.call(sysctl.read, "net/ipv4/nonesuch") is None
     assert not ns.call(sysctl.writable, "net/ipv4/nonesuch")
     with pytest.raises(OperationError) as refusal:
@@ -44,7 +44,7 @@ def test_a_parameter_that_does_not_exist_reads_as_none_and_refuses_a_value(ns: N
     assert refusal.value.errno == errno.ENOENT
 
 
-def test_a_read_only_proc_is_told_apart_and_the_remedy_names_the_containers_option() -> None:
+def test_a_read_only_proc_has_a_remedy_for_containers() -> None:
     with host() as machine:
         assert machine.call(sysctl.writable, KEY)
         machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])

@@ -101,7 +101,7 @@ def dump(machine: Namespace) -> tuple[list[str], dict[str, list[str]]]:
     return first, {line[0]: line for line in peers}
 
 
-def test_a_reload_of_a_full_tunnel_changes_what_the_file_changed_alone(machine: Namespace, far: Namespace) -> None:
+def test_a_reload_of_a_full_tunnel_changes_what_the_file_changed(machine: Namespace, far: Namespace) -> None:
     machine.run(["sh", "-c", "umask 077; cat >/run/key"], input=HOOKS)
     write(machine, full_tunnel(f"[Peer]\nPublicKey = {OLD}\nAllowedIPs = 10.66.0.0/16\n"))
     machine.run(["sh", "-c", setting("ExecStart")])

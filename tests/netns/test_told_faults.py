@@ -79,7 +79,7 @@ def test_a_program_that_is_missing_is_told_as_such(machine: Namespace) -> None:
 
 
 @pytest.mark.parametrize("word", ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2"])
-def test_dns_that_is_no_address_fails_by_file_and_is_told_with_its_place(machine: Namespace, word: str) -> None:
+def test_dns_that_is_no_address_fails_with_its_place(machine: Namespace, word: str) -> None:
     before = machine.out("cat", "/etc/resolv.conf")
     write(machine, f"DNS = 192.0.2.1, {word}")
     done = wgq(machine, "up", "--dns", "file", "wg0")

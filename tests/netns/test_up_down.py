@@ -78,7 +78,7 @@ def test_a_full_tunnel_of_wg_quicks_is_left_whole(machine: Namespace) -> None:
     assert mark(machine) == "1"
 
 
-def test_the_mark_goes_back_though_the_last_tunnel_to_need_it_is_wg_quicks(machine: Namespace) -> None:
+def test_src_valid_mark_goes_back_after_a_tunnel_of_wg_quick(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
     write(machine, config(peer=FULL, address="10.2.0.1/24", n=1), "wg2")
@@ -130,9 +130,7 @@ def test_down_goes_by_the_journal_when_the_file_was_edited_since(machine: Namesp
 
 
 @pytest.mark.parametrize("damage", ["rm /etc/wireguard/wg0.conf", "echo nonsense >> /etc/wireguard/wg0.conf"])
-def test_down_works_when_the_file_is_gone_or_broken_and_runs_the_hooks_of_then(
-    machine: Namespace, damage: str
-) -> None:
+def test_down_with_a_broken_file_runs_the_recorded_hooks(machine: Namespace, damage: str) -> None:
     write(machine, config("PreDown = touch /run/pre-%i\nPostDown = touch /run/post-%i", FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0")
@@ -169,9 +167,7 @@ def test_a_stale_journal_does_not_touch_the_next_tunnels_rules(machine: Namespac
 
 
 @pytest.mark.parametrize("parting", ["delete wg0", "set wg0 down"])
-def test_down_takes_its_own_rules_alone_where_another_tunnel_has_taken_its_table(
-    machine: Namespace, parting: str
-) -> None:
+def test_down_takes_its_own_rules_if_another_took_its_table(machine: Namespace, parting: str) -> None:
     """A link that is set down or deleted by hand loses its routes, and its table then counts as free."""
     before = rules(machine)
     write(machine, config(peer=FULL))
@@ -186,7 +182,7 @@ def test_down_takes_its_own_rules_alone_where_another_tunnel_has_taken_its_table
     assert rules(machine) == before
 
 
-def test_a_stale_journal_does_not_touch_the_suppress_rule_of_another_table(machine: Namespace) -> None:
+def test_a_stale_journal_leaves_anothers_suppress_rule(machine: Namespace) -> None:
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     write(machine, config(peer=FULL))
     write(machine, config("FwMark = 7", FULL, address="10.1.0.1/24", n=1), "wg1")
@@ -198,7 +194,7 @@ def test_a_stale_journal_does_not_touch_the_suppress_rule_of_another_table(machi
     assert rules(machine) == others
 
 
-def test_up_that_fails_for_a_mark_in_use_leaves_the_rules_of_the_tunnel_that_has_it(machine: Namespace) -> None:
+def test_up_with_a_mark_in_use_leaves_the_other_tunnels_rules(machine: Namespace) -> None:
     write(machine, config("FwMark = 0x1234", FULL))
     write(machine, config("FwMark = 0x1234", FULL, address="10.1.0.1/24", n=1), "wg1")
     wgq(machine, "up", "wg0")
@@ -207,7 +203,7 @@ def test_up_that_fails_for_a_mark_in_use_leaves_the_rules_of_the_tunnel_that_has
     assert rules(machine) == alone
 
 
-def test_without_room_for_its_rules_up_fails_and_leaves_those_of_the_other_tunnel(machine: Namespace) -> None:
+def test_up_without_room_for_rules_leaves_the_other_tunnels(machine: Namespace) -> None:
     """At preference 0, which the kernel gives where nothing lower is free, two suppress rules are one."""
     for table in ("100", "101"):
         machine.run(["ip", "rule", "add", "preference", "1", "table", table])
@@ -232,7 +228,7 @@ def test_a_failing_pre_down_hook_stops_down_and_names_force(machine: Namespace) 
     assert "post" in machine.out("ls", "/run").split()
 
 
-def test_a_failing_post_down_hook_gives_its_status_with_everything_gone(machine: Namespace) -> None:
+def test_a_failing_post_down_hook_gives_its_status(machine: Namespace) -> None:
     write(machine, config("PostDown = exit 9", FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0")
@@ -242,7 +238,7 @@ def test_a_failing_post_down_hook_gives_its_status_with_everything_gone(machine:
     assert journals(machine) == ""
 
 
-def test_dns_that_cannot_be_taken_back_is_told_and_tried_again_by_the_next_down(machine: Namespace) -> None:
+def test_a_failed_undo_of_dns_is_tried_again_by_the_next_down(machine: Namespace) -> None:
     path = stubborn_resolvconf(machine)
     hooks = "PreDown = echo pre >>/run/hooks\nPostDown = echo post >>/run/hooks"
     write(machine, config(f"DNS = 10.0.0.53\n{hooks}", FULL))
@@ -262,7 +258,7 @@ def test_dns_that_cannot_be_taken_back_is_told_and_tried_again_by_the_next_down(
     assert journals(machine) == ""
 
 
-def test_a_failing_post_down_hook_does_not_hide_what_could_not_be_taken_back(machine: Namespace) -> None:
+def test_a_failing_post_down_hook_hides_no_failed_undo(machine: Namespace) -> None:
     path = stubborn_resolvconf(machine)
     write(machine, config("DNS = 10.0.0.53\nPostDown = touch /run/stubborn; exit 9\nPreDown = touch /run/stubborn"))
     wgq(machine, "up", "wg0", PATH=path)
@@ -426,9 +422,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("refused", REFUSED)
-def test_up_exits_with_the_status_that_wg_quick_has_when_something_is_refused(
-    machine: Namespace, refused: str
-) -> None:
+def test_a_refused_step_has_wg_quicks_exit_status(machine: Namespace, refused: str) -> None:
     """It is that of the failing command, by `set -e`: 2 is what ip(8) says for a refusal of the kernel's."""
     text, status = REFUSED[refused]
     machine.run(["ip", "route", "add", "10.9.0.0/16", "dev", "up0", "table", "77"])
@@ -530,7 +524,7 @@ def test_down_takes_the_lock_file_of_a_killed_run_along(machine: Namespace) -> N
     assert set(machine.out("find", "/run").split()) == before | {"/run/wgq"}
 
 
-def test_a_table_that_the_host_does_not_know_is_refused_before_anything_is_touched(machine: Namespace) -> None:
+def test_an_unknown_table_is_refused_before_anything_is_touched(machine: Namespace) -> None:
     write(machine, config("Table = Off"))
     refused = wgq(machine, "up", "wg0", status=1)
     assert "`Off'" in refused.stderr

@@ -62,7 +62,7 @@ def test_after_start_the_link_and_the_socket_are_there(machine: Namespace) -> No
     assert Control().get("wg0").peers == ()
 
 
-def test_the_daemon_has_a_session_of_its_own_and_nothing_of_ours_open(machine: Namespace) -> None:
+def test_the_daemon_has_a_session_and_descriptors_of_its_own(machine: Namespace) -> None:
     null = os.open("/dev/null", os.O_RDONLY)
     leak = fcntl.fcntl(null, fcntl.F_DUPFD, 99)  # inheritable, and no number that the daemon would use itself
     try:
@@ -177,7 +177,7 @@ def test_a_program_that_makes_no_device_is_an_error(machine: Namespace, tmp_path
     assert "its control socket does not answer" in str(error)
 
 
-def test_a_program_that_does_not_return_is_ended_with_what_it_started(machine: Namespace, tmp_path: Path) -> None:
+def test_a_program_that_hangs_is_ended_with_its_children(machine: Namespace, tmp_path: Path) -> None:
     program = script(tmp_path, "sleep 70 & sleep 70")
     error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
     assert "it does not return" in str(error)
@@ -206,7 +206,7 @@ def test_an_interruption_while_it_starts_leaves_nothing_behind(machine: Namespac
     await_nothing_left(machine)
 
 
-def test_a_second_daemon_for_the_same_name_is_refused_and_the_first_stays(machine: Namespace) -> None:
+def test_a_second_daemon_of_the_same_name_is_refused(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
     error = refused(lambda: Userspace().start("wireguard-go", "wg0"))
     assert "status 1" in str(error)
@@ -270,7 +270,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("queued", "why"), [("0", "serves this interface"), ("1", "accepts no connections")])
-def test_a_process_that_holds_the_socket_and_hangs_is_told_of_in_time(
+def test_a_hung_process_that_holds_the_socket_is_reported_in_time(
     machine: Namespace, queued: str, why: str
 ) -> None:
     owner = machine.popen([sys.executable, "-c", HANGING, queued], stdout=subprocess.PIPE)

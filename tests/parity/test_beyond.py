@@ -47,7 +47,7 @@ def test_a_journal_is_not_believed_of_a_later_link_of_the_same_name() -> None:
     assert left == []
 
 
-def test_save_keeps_a_host_name_that_still_leads_to_the_peer_and_no_other() -> None:
+def test_save_keeps_a_host_name_that_still_leads_to_the_peer() -> None:
     """wg-quick writes the addresses."""
     names = [("before", "printf '192.0.2.77 hub.example\\n192.0.2.9 far.example\\n' >>/etc/hosts"), ("run", "save")]
     second = f"[Peer]\nPublicKey = {ADDED}\nEndpoint = hub.example:51821\n"

@@ -68,7 +68,7 @@ def test_down_prints_the_same_transcript(case: Case, firewall: str) -> None:
     "case", [case for case in CASES if case.all("then") or case.all("run")], ids=lambda case: case.name
 )
 @with_each_firewall
-def test_what_happens_while_it_is_up_leaves_the_same_state_and_transcript(case: Case, firewall: str) -> None:
+def test_events_while_up_leave_the_same_state_and_transcript(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     for one, other in zip(wanted.between, found.between, strict=True):
         assert comparison.states(one.after, other.after) == []

@@ -153,7 +153,7 @@ HOOK = re.compile(rb"\s*(pre|post)(up|down)\s*=", re.IGNORECASE)
     present=Present(Device(NAME), ()),
 )
 @example(data=b"[Interface]\r\n# no final newline", present=Present(Device(NAME), ()))
-def test_hooks_and_whole_line_comments_of_the_interface_survive_every_save(data: bytes, present: Present) -> None:
+def test_hooks_and_comment_lines_survive_every_save(data: bytes, present: Present) -> None:
     old = read(data)
     if old is None:
         return

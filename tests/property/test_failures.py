@@ -251,9 +251,7 @@ def _install_resolvconf() -> None:
 
 
 @pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
-def test_up_that_ends_at_any_step_leaves_nothing_once_it_is_taken_down(
-    setting: Setting, action: Callable[[], None]
-) -> None:
+def test_down_after_up_ended_at_any_step_leaves_nothing(setting: Setting, action: Callable[[], None]) -> None:
     before = state(setting.machine)
     for at in itertools.count():
         if not stopped(setting.up, at, action):

@@ -57,7 +57,7 @@ def test_ascii_and_letters_of_any_script_are_not_odd(text: str) -> None:
     assert plain(text) == text
 
 
-def test_a_letter_of_another_script_is_foreign_where_ascii_alone_will_do() -> None:
+def test_a_letter_of_another_script_is_foreign_in_ascii_values() -> None:
     found = foreign("P\u0430ss")
     assert found is not None
     assert found[:2] == (1, "U+0430 CYRILLIC SMALL LETTER A")

@@ -150,7 +150,7 @@ def test_the_mtu_is_recorded_where_the_file_gives_one() -> None:
     assert saved(PRESENT._replace(mtu=1280), text) == text
 
 
-def test_a_network_that_a_later_peer_takes_stays_where_it_was_written() -> None:
+def test_a_network_of_a_later_peer_stays_where_it_was_written() -> None:
     text = FILE.replace("10.0.0.2, fd00::2/128", "10.0.0.2, fd00::2/128, 10.0.0.3/32")
     assert saved(PRESENT, text) == text
 
@@ -161,7 +161,7 @@ def test_a_network_that_nobody_has_any_more_goes_from_every_peer() -> None:
     assert "10.0.0.3" not in saved(present, text)
 
 
-def test_sections_of_one_key_stay_apart_while_they_agree_and_are_joined_when_not() -> None:
+def test_sections_of_one_key_are_joined_when_they_disagree() -> None:
     text = FILE + f"\n[Peer]\nPublicKey = {BOB}\nAllowedIPs = 10.0.0.3\n"
     assert saved(PRESENT, text) == text
     changed = saved(with_peers(PEER_A, PEER_B._replace(allowed_ips=ips("10.0.0.9/32"))), text)

@@ -119,7 +119,7 @@ def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path,
         ("default", "the kernel has another use for that name", "wg0"),
     ],
 )
-def test_a_name_that_no_interface_can_have_is_told_and_another_may_be_given(
+def test_an_invalid_interface_name_can_be_replaced_by_name(
     directory: Path, name: str, fault: str, other: str
 ) -> None:
     (directory / f"{name}.conf").touch()
@@ -131,7 +131,7 @@ def test_a_name_that_no_interface_can_have_is_told_and_another_may_be_given(
         assert locate(target, "wg7", str(directory)) == ("wg7", str(directory / f"{name}.conf"))
 
 
-def test_a_target_that_no_interface_can_be_called_is_told_as_such_without_a_file() -> None:
+def test_an_invalid_name_without_a_file_is_reported_as_such() -> None:
     with pytest.raises(WgqError, match="it has 26 characters, 15 at most"):
         location.interface_name("united-states-chicago-1234")
 
@@ -173,7 +173,7 @@ def test_faults_of_standard_input_say_where_they_are() -> None:
         (0o602, 0o703, True),
     ],
 )
-def test_the_world_is_warned_of_where_file_and_directory_are_open_to_it(
+def test_a_world_accessible_file_and_directory_get_a_warning(
     directory: Path, file: int, directory_mode: int, warned: bool
 ) -> None:
     path = directory / "wg0.conf"

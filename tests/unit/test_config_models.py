@@ -100,7 +100,7 @@ def test_values_of_python_and_of_files_are_taken_alike() -> None:
     assert made.peers == read.peers[:1]
 
 
-def test_a_configuration_made_in_python_reads_as_the_same_from_its_text() -> None:
+def test_a_configuration_of_python_survives_its_text() -> None:
     peers = [Peer(public_key=KEY, allowed_ips=entries) for entries in ("", "10.0.0.0/8", "+10.0.0.0/8, -fd00::/64")]
     made = WgQuickConfig(name="wg0", interface=Interface(address="10.0.0.1/24"), peers=peers)
     assert WgQuickConfig.from_text(made.to_text()) == made

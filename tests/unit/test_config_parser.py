@@ -324,7 +324,7 @@ def test_leading_zeros_do_not_count_however_many_they_are() -> None:
 
 
 @pytest.mark.parametrize("key", ["FwMark", "ListenPort", "MTU", "PersistentKeepalive", "AllowedIPs", "Address"])
-def test_a_number_of_thousands_of_digits_is_a_fault_and_told_in_few_words(key: str) -> None:
+def test_a_number_of_thousands_of_digits_is_a_short_fault(key: str) -> None:
     value = ("10.0.0.0/" if key in ("AllowedIPs", "Address") else "") + "9" * 5000
     section = PEER if key in ("PersistentKeepalive", "AllowedIPs") else "[Interface]"
     found = faults(f"{section}\n{key} = {value}\n")

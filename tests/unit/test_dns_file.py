@@ -62,9 +62,7 @@ def test_a_server_may_have_a_zone(file: ResolvConfFile, path: Path) -> None:
     assert effective(path)[0] == "nameserver fe80::1%wg0"
 
 
-def test_the_tunnels_servers_and_domains_replace_the_earlier_and_options_hold_on(
-    file: ResolvConfFile, path: Path
-) -> None:
+def test_the_tunnels_servers_replace_the_originals_and_options_stay(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     assert effective(path) == [
         "nameserver 10.0.0.1",
@@ -87,7 +85,7 @@ def test_the_tunnels_servers_and_domains_replace_the_earlier_and_options_hold_on
         b"nameserver 192.0.2.53\n" * 500,
     ],
 )
-def test_the_earlier_file_comes_back_to_the_byte_with_its_mode_and_owner(
+def test_the_original_file_comes_back_with_its_mode_and_owner(
     file: ResolvConfFile, path: Path, earlier: bytes
 ) -> None:
     path.write_bytes(earlier)
@@ -117,7 +115,7 @@ def test_nothing_else_stays_behind(file: ResolvConfFile, path: Path) -> None:
 
 @pytest.mark.parametrize("ups", list(itertools.permutations(TUNNELS)))
 @pytest.mark.parametrize("downs", list(itertools.permutations(TUNNELS)))
-def test_stacked_tunnels_in_any_order_show_the_newest_and_leave_the_earlier_file(
+def test_stacked_tunnels_in_any_order_leave_the_original_file(
     file: ResolvConfFile, path: Path, ups: tuple[str, ...], downs: tuple[str, ...]
 ) -> None:
     for name in ups:
@@ -190,7 +188,7 @@ def test_a_link_that_leads_in_a_circle_is_one_again(file: ResolvConfFile, path: 
     assert os.readlink(path) == "resolv.conf"
 
 
-def test_a_directory_in_its_place_is_an_error_with_nothing_to_take_back(file: ResolvConfFile, path: Path) -> None:
+def test_a_directory_in_place_of_the_file_is_an_error(file: ResolvConfFile, path: Path) -> None:
     """Docker makes one where it is to mount a file that is not there."""
     path.unlink()
     path.mkdir()
@@ -225,7 +223,7 @@ def test_a_file_that_somebody_else_has_put_in_place_stays(file: ResolvConfFile, 
     assert path.read_bytes() == b"nameserver 198.51.100.1\n"
 
 
-def test_a_file_put_in_place_meanwhile_is_the_next_tunnels_earlier_file(file: ResolvConfFile, path: Path) -> None:
+def test_a_file_replaced_while_up_is_the_next_tunnels_original(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     path.write_bytes(b"nameserver 198.51.100.1\n")
     file.set("wg1", TWO)
@@ -267,9 +265,7 @@ def test_lines_added_where_there_was_no_file_stay_as_one(file: ResolvConfFile, p
     assert path.read_bytes() == b"options rotate\n"
 
 
-def test_lines_added_where_there_was_a_link_are_kept_beside_it_and_the_transcript_says_so(
-    file: ResolvConfFile, path: Path
-) -> None:
+def test_lines_added_to_a_replaced_link_are_kept_beside_it(file: ResolvConfFile, path: Path) -> None:
     path.unlink()
     path.symlink_to("elsewhere")
     file.set("wg0", ONE)
@@ -289,9 +285,7 @@ def test_a_file_whose_comments_are_damaged_is_somebody_elses(file: ResolvConfFil
     assert path.read_bytes() == damaged
 
 
-def test_a_tunnel_of_an_earlier_boot_is_forgotten_with_the_next_and_the_earlier_file_is_still_known(
-    file: ResolvConfFile, path: Path
-) -> None:
+def test_a_tunnel_of_an_earlier_boot_keeps_the_original_file(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     record = resolv_conf.parse(path.read_bytes())
     assert record is not None

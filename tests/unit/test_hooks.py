@@ -233,7 +233,7 @@ def test_the_environment_of_this_process_is_left_alone(hooks: Hooks) -> None:
     assert dict(os.environ) == before
 
 
-def test_the_directory_of_wgq_is_its_pythons_in_a_program_that_imports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_imports_wgq_finds_it_beside_its_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/other"])
     assert own_directory() == str(Path(sys.executable).parent)
     monkeypatch.setattr(sys, "argv", ["/opt/wgq/bin/wgq", "up"])
@@ -312,7 +312,7 @@ def test_an_interrupted_hook_is_ended_with_all_that_it_runs(hooks: Hooks, tmp_pa
     assert gone(tmp_path / "sleep")
 
 
-def test_an_interrupted_hook_that_ignores_term_is_killed_after_the_patience(
+def test_an_interrupted_hook_that_ignores_sigterm_is_killed(
     hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: str
 ) -> None:
     monkeypatch.setattr(programs, "_PATIENCE", 0.3)
@@ -321,9 +321,7 @@ def test_an_interrupted_hook_that_ignores_term_is_killed_after_the_patience(
     assert gone(tmp_path / "shell")
 
 
-def test_an_interruption_that_comes_as_the_hook_ends_is_raised_as_itself(
-    hooks: Hooks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_as_the_hook_ends_is_raised(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     waitpid = os.waitpid
 
     def reaped_then_interrupted(child: int, flags: int) -> tuple[int, int]:
@@ -362,7 +360,7 @@ def test_a_program_is_found_on_the_path_as_bash_finds_it(monkeypatch: pytest.Mon
 
 
 @pytest.mark.machine
-def test_a_program_in_a_directory_of_roots_is_found_by_whoever_may_search_there(tmp_path: Path) -> None:
+def test_a_program_in_a_directory_of_root_is_found_if_searchable(tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     (tmp_path / "tool").chmod(0o755)
     tmp_path.chmod(0o700)

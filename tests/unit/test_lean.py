@@ -163,7 +163,7 @@ def test_a_generator_is_a_context_manager(made: Any) -> None:
 
 
 @pytest.mark.parametrize("made", [lean.contextmanager, contextlib.contextmanager])
-def test_an_error_of_the_generators_own_takes_the_place_of_the_blocks(made: Any) -> None:
+def test_an_error_of_the_generator_replaces_that_of_the_block(made: Any) -> None:
     @made  # type: ignore[untyped-decorator]
     def context() -> Iterator[None]:
         try:

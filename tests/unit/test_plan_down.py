@@ -51,7 +51,7 @@ def test_a_failed_up_removes_dns_and_firewall_first() -> None:
     assert kinds(steps) == ["UnsetDns", "RemoveFirewall", "DeleteRule", "DeleteLink", "ReleaseSysctl"]
 
 
-def test_without_a_journal_another_tunnels_and_the_hosts_own_suppress_rules_stay() -> None:
+def test_without_a_journal_other_suppress_rules_stay() -> None:
     """wg-quick deletes every `main suppress_prefixlength 0` rule there is."""
     mine, partner = table_rule(51820, 32765), suppress_rule(32764)
     others = (table_rule(51821, 32763), suppress_rule(32762), suppress_rule(100))
@@ -99,20 +99,20 @@ def test_rules_that_a_hook_has_moved_go_with_the_tunnel() -> None:
     assert deleted(found) == [*deleted(JOURNAL), moved, partner]
 
 
-def test_a_suppress_rule_that_stands_where_the_journal_has_it_is_the_one_to_go() -> None:
+def test_the_suppress_rule_at_the_recorded_priority_goes() -> None:
     moved, host_own = table_rule(51820, 100), suppress_rule(50)
     found = down.with_moved_rules(JOURNAL, (LOCAL, host_own, moved, suppress_rule(32764), MAIN))
     assert deleted(found) == [*deleted(JOURNAL), moved]
 
 
-def test_a_stale_journals_rules_go_beside_those_of_a_tunnel_that_came_to_the_same_table() -> None:
+def test_a_stale_journals_rules_go_beside_a_tunnel_of_that_table() -> None:
     """Its link deleted by hand, a full tunnel leaves a table without routes: the next takes that one."""
     others = (suppress_rule(32762), table_rule(51820, 32763))
     facts = DownFacts(exists=False, rules=(LOCAL, *others, *deleted(JOURNAL), MAIN), other_marks=frozenset({51820}))
     assert deleted(down.spare_others(JOURNAL, facts)) == deleted(JOURNAL)
 
 
-def test_a_stale_journal_spares_the_suppress_rule_of_another_table_rule() -> None:
+def test_a_stale_journal_spares_another_tables_suppress_rule() -> None:
     others = (suppress_rule(32764), table_rule(7, 32765))
     facts = DownFacts(exists=False, rules=(LOCAL, *others, MAIN), other_marks=frozenset({7}))
     assert deleted(down.spare_others(JOURNAL, facts)) == [table_rule(51820, 32765)]

@@ -99,7 +99,7 @@ def test_an_endpoint_is_sent_if_the_file_has_another(before: str, now: str, sent
 
 
 @pytest.mark.parametrize(("handshake", "sent"), [(0.0, True), (1.0, False)])
-def test_without_a_journal_only_an_endpoint_that_cannot_have_roamed_is_sent(handshake: float, sent: bool) -> None:
+def test_without_a_journal_a_roamed_endpoint_is_not_sent(handshake: float, sent: bool) -> None:
     device = Device("wg0", peers=(live(A, endpoint=ROAMED, last_handshake=handshake),))
     assert bool(change(peer(A, "Endpoint = 192.0.2.9:1"), device, None).peers) is sent
 
@@ -177,7 +177,7 @@ def test_a_network_that_two_peers_claim_stays_with_the_later_one() -> None:
     assert change(text, Device("wg0", peers=(live(A), live(B, "10.0.0.0/8"))), text) == DeviceConfig()
 
 
-def test_a_network_moves_to_another_peer_without_a_change_of_the_first() -> None:
+def test_a_network_moves_without_a_change_of_its_former_peer() -> None:
     now = peer(A) + peer(B, "AllowedIPs = 10.0.0.0/8")
     device = Device("wg0", peers=(live(A, "10.0.0.0/8"), live(B)))
     (found,) = change(now, device, peer(A, "AllowedIPs = 10.0.0.0/8") + peer(B)).peers

@@ -131,7 +131,7 @@ def test_the_minus_form_is_a_flag_of_the_allowed_ip() -> None:
     assert flags == [codec.U32.pack(kernel_codec.WGALLOWEDIP_F_REMOVE_ME), None]
 
 
-def test_thousands_of_peers_are_cut_into_messages_and_replaced_only_once() -> None:
+def test_thousands_of_peers_are_cut_into_messages() -> None:
     peers = tuple(PeerConfig(public(n), allowed_ips=networks(2), replace_allowed_ips=True) for n in range(3000))
     cut = parts(DeviceConfig(private_key=secret(1), replace_peers=True, peers=peers))
     assert len(cut) > 30
@@ -143,7 +143,7 @@ def test_thousands_of_peers_are_cut_into_messages_and_replaced_only_once() -> No
     assert sum(len(peers_of(message)) for message in messages) == 3000
 
 
-def test_a_peers_allowed_ips_go_on_in_the_next_message_and_are_replaced_only_once() -> None:
+def test_allowed_ips_continue_in_the_next_message() -> None:
     peer = PeerConfig(
         public(1),
         update_only=True,

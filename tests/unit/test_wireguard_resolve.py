@@ -195,7 +195,7 @@ NAMES = [Endpoint(f"host{number}.example.net", "51820") for number in range(40)]
 ANYWHERE = SocketAddress("198.51.100.1", 51820)
 
 
-def test_names_that_nobody_answers_are_asked_at_once_within_one_limit_and_kept() -> None:
+def test_unanswered_names_are_asked_at_once_within_one_limit() -> None:
     """The limit stands for all names: with one after the other, the second would not be asked before it ends."""
     asked = threading.Semaphore(0)
     never = threading.Event()
@@ -227,7 +227,7 @@ def test_a_name_that_is_answered_counts_though_another_is_not() -> None:
     assert not leads_to(NAMES[1], ANYWHERE)
 
 
-def test_a_name_that_does_not_exist_is_kept_and_each_name_is_asked_once() -> None:
+def test_a_name_that_does_not_exist_is_kept() -> None:
     resolver = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
     leads_to = leading([*NAMES, *NAMES], getaddrinfo=resolver.getaddrinfo)
     assert leads_to(NAMES[0], ANYWHERE)

@@ -146,7 +146,7 @@ def test_the_last_line_is_the_errno(answer: bytes, code: int) -> None:
     "line",
     [f"private_key={KEY.hex()}zz", f"preshared_key={KEY.hex()[:-2]}", "listen_port=x", "allowed_ip=1.2.3/8"],
 )
-def test_an_answer_that_is_not_understood_is_refused_without_its_text(line: str) -> None:
+def test_an_answer_not_understood_is_refused_without_its_text(line: str) -> None:
     answer = f"public_key={OTHER.hex()}\n{line}\nerrno=0\n\n"
     if line.startswith("private_key"):
         answer = f"{line}\nerrno=0\n\n"
