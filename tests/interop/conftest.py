@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.elders import Elders
+from tests.interop.aged_tunnels import AgedTunnels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,20 +19,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def uses_elders(item: pytest.Item) -> bool:
-    return "elders" in getattr(item, "fixturenames", ())
+    return "aged_tunnels" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
-def elders() -> Iterator[Elders]:
+def aged_tunnels() -> Iterator[AgedTunnels]:
     """Tunnels that have been running since the first of these tests."""
-    with Elders() as made:
+    with AgedTunnels() as made:
         yield made
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _begun_early(request: pytest.FixtureRequest) -> None:
     if any(uses_elders(item) for item in request.session.items):
-        request.getfixturevalue("elders")
+        request.getfixturevalue("aged_tunnels")
 
 
 @pytest.fixture(scope="session", autouse=True)

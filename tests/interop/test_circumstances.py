@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair, until
-from tests.interop.refusals import refusing
+from tests.interop.refused_sends import refusing
 from tests.interop.traffic import bulk
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.aged_tunnels import REJECT_AFTER, REKEY_AFTER
 from tests.interop.clocks import Clocks
-from tests.interop.elders import REJECT_AFTER, REKEY_AFTER
 from tests.interop.pairs import GO, WGQ, End, pair, until
 from tests.interop.traffic import Transfer, bulk
 from tests.namespaces import mortal

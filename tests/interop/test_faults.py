@@ -14,7 +14,7 @@ import pytest
 
 from tests.interop.forwarder import Faults
 from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair, until
-from tests.interop.refusals import refusing
+from tests.interop.refused_sends import refusing
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
 

@@ -1,7 +1,7 @@
 """Runs inside the VM, whose clock may be set: ours begins every handshake, and the clock goes back and forth.
 
 Its standard output is one JSON array a line: who is at the far end, the seconds it took, and what came of it, an
-empty text where the claim holds.
+empty text where the check holds.
 """
 
 from __future__ import annotations

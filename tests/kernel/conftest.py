@@ -1,4 +1,4 @@
-"""Two boots a session: what came of every trial, by its job's name, and what came of every claim."""
+"""Two boots a session: what came of every trial, by its job's name, and what came of every check."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """By the claim's name: an empty text where it holds."""
-    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.claims")
+    """By the check's name: an empty text where it holds."""
+    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.checks")
     return {name: outcome for name, _, outcome in map(json.loads, lines)}

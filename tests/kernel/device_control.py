@@ -1,4 +1,4 @@
-"""Claims about links, rules and device control over the kernel's own WireGuard, to be tried inside the VM."""
+"""Checks about links, rules and device control over the kernel's own WireGuard, to be tried inside the VM."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def down_does_not_wait_for_the_daemon_of_another_namespaces_link() -> None:
     assert NL.link("wg9") is None
 
 
-CLAIMS: Sequence[Callable[[], None]] = (
+CHECKS: Sequence[Callable[[], None]] = (
     a_link_of_the_kernels_own_kind_is_added_and_found,
     three_thousand_peers_read_back_the_same_and_in_order,
     a_peers_thousands_of_allowed_ips_are_joined_again,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernel.tunnels import AGED, CLAIMS
+from tests.kernel.tunnels import AGED, CHECKS
 
-pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every claim
+pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
 
 
-@pytest.mark.parametrize("claim", [*CLAIMS, *AGED])
-def test_ours_with_the_kernels(outcomes: dict[str, str], claim: str) -> None:
-    assert outcomes[claim] == ""
+@pytest.mark.parametrize("check", [*CHECKS, *AGED])
+def test_ours_with_the_kernels(outcomes: dict[str, str], check: str) -> None:
+    assert outcomes[check] == ""

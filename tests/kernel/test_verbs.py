@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernel.verbs import CLAIMS
+from tests.kernel.verbs import CHECKS
 
-pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every claim
+pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
 
 
-@pytest.mark.parametrize("claim", [claim.__name__ for claim in CLAIMS])
-def test_over_the_kernel_module(outcomes: dict[str, str], claim: str) -> None:
-    assert outcomes[claim] == ""
+@pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
+def test_over_the_kernel_module(outcomes: dict[str, str], check: str) -> None:
+    assert outcomes[check] == ""

@@ -1,4 +1,4 @@
-"""What tests/interop claims of two implementations, of ours and the kernel's own; to be tried inside the VM."""
+"""What tests/interop checks of two implementations, of ours and the kernel's own; to be tried inside the VM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.interop import test_rekey as rekey
 from tests.interop import test_sessions as sessions
 from tests.interop import test_traffic as traffic
-from tests.interop.elders import Elders
+from tests.interop.aged_tunnels import AgedTunnels
 from tests.interop.forwarder import Faults
 from tests.interop.pairs import KERNEL, MTU, End, both_ways, pair
 from tests.interop.test_faults import CAPABLE, EXPERIENCED, NOT_CAPABLE, class_told
@@ -28,7 +28,7 @@ SIZES = [*range(0, FITTING, 7), FITTING, MTU, 9000, 65507 - 20]
 traffic.BULK = 1 << 20  # the processors are emulated
 
 
-class Grown(Elders):
+class Grown(AgedTunnels):
     """Those that the kernel is an end of."""
 
     def _begin(self) -> None:
@@ -54,7 +54,7 @@ def congestion_met_on_the_way_is_told(roles: Roles) -> None:
 
 
 def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
-    claims = (
+    checks = (
         sessions.test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed,
         sessions.test_a_preshared_key_changes_live_and_a_wrong_one_blocks,
         sessions.test_a_private_key_changed_live_counts_at_once,
@@ -62,8 +62,8 @@ def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
         sessions.test_the_tunnel_moves_from_one_family_to_the_other_and_back,
         sessions.test_a_link_taken_down_passes_nothing_and_up_again_passes_all,
     )
-    for claim in claims:
-        yield claim.__name__, partial(_with_ends, roles, claim)
+    for check in checks:
+        yield check.__name__, partial(_with_ends, roles, check)
     for version in (4, 6):
         moved = partial(sessions.test_either_end_may_change_its_address, version=version)
         yield f"test_either_end_may_change_its_address, ipv{version}", partial(_with_ends, roles, moved)
@@ -72,34 +72,34 @@ def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def _of_roles(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
-    claims = (
+    checks = (
         sessions.test_persistent_keepalives_begin_and_keep_the_session,
         traffic.test_jumbo_packets_cross_a_wire_that_carries_them_whole,
         congestion_met_on_the_way_is_told,
     )
-    for claim in claims:
-        yield claim.__name__, partial(claim, roles)
+    for check in checks:
+        yield check.__name__, partial(check, roles)
     crossing = traffic.test_a_tunnel_of_any_mtu_crosses_a_wire_of_1500
     for version, mtu in ((4, traffic.LARGEST), (6, 1280)):
         yield f"{crossing.__name__}, {mtu} over ipv{version}", partial(crossing, roles, version, mtu)
 
 
-def _with_ends(roles: Roles, claim: Callable[[Ends], None], version: int = 4) -> None:
+def _with_ends(roles: Roles, check: Callable[[Ends], None], version: int = 4) -> None:
     with pair(*roles, version=version) as ends:
         ends[0].ping(ends[1])
-        claim(ends)
+        check(ends)
 
 
-CLAIMS: dict[str, Callable[[], None]] = {
-    f"{name}: {' to '.join(roles)}": claim
+CHECKS: dict[str, Callable[[], None]] = {
+    f"{name}: {' to '.join(roles)}": check
     for roles in ROLES
-    for claims in (_of_ends, _of_roles)
-    for name, claim in claims(roles)
+    for checks in (_of_ends, _of_roles)
+    for name, check in checks(roles)
 }
 # Sessions are renewed after two minutes: these are tried last.
-AGED: dict[str, Callable[[Elders], None]] = {
-    claim.__name__: claim
-    for claim in (
+AGED: dict[str, Callable[[AgedTunnels], None]] = {
+    check.__name__: check
+    for check in (
         rekey.test_the_initiator_renews_a_session_every_two_minutes,
         rekey.test_no_packet_is_lost_when_sessions_are_renewed,
     )

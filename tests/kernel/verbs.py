@@ -1,4 +1,4 @@
-"""Claims about `wgq up`, `reload` and `show` over the kernel's own WireGuard, to be tried inside the VM.
+"""Checks about `wgq up`, `reload` and `show` over the kernel's own WireGuard, to be tried inside the VM.
 
 wgq runs in a fork of this process (`in_process`), because a new Python takes ten seconds there.
 """
@@ -350,7 +350,7 @@ def the_daemon_is_confined_beside_the_kernels_peer() -> None:
             assert (thread["NoNewPrivs"], thread["Seccomp"]) == ("1", SECCOMP_FILTER)
 
 
-CLAIMS: Sequence[Callable[[], None]] = (
+CHECKS: Sequence[Callable[[], None]] = (
     up_on_a_taken_port_fails_as_wg_quick_does_and_names_the_program,
     up_on_a_taken_port_names_the_interface_that_has_it,
     up_on_a_port_of_an_interface_that_has_moved_says_that_it_may_be_one,

@@ -28,7 +28,7 @@ REKEY_ATTEMPT_TIME = 90
 
 
 @dataclasses.dataclass
-class Elder:
+class AgedTunnel:
     """A tunnel and the traffic that has been in it since its beginning."""
 
     left: End
@@ -76,7 +76,7 @@ class Elder:
         return int(found[1]), int(found[2])
 
 
-class Elders(contextlib.ExitStack):
+class AgedTunnels(contextlib.ExitStack):
     """All of them, by what passes through them.
 
     - `busy`: pings from the one who began
@@ -106,47 +106,47 @@ class Elders(contextlib.ExitStack):
         self.halted = [self._halted(*roles) for roles in ROLES]
         self.widowed = self._widowed(WGQ, GO)
 
-    def _elder(self, left_program: str, right_program: str) -> Elder:
+    def _aged(self, left_program: str, right_program: str) -> AgedTunnel:
         left, right = self.enter_context(pair(left_program, right_program))
         for end in (left, right):
             end.count_messages()
         born = time.monotonic()
         left.ping(right)
-        made = Elder(left, right, born)
+        made = AgedTunnel(left, right, born)
         made.first_handshake = made.ours.handshake(made.theirs)
         return made
 
-    def _busy(self, left: str, right: str) -> Elder:
-        made = self._elder(left, right)
+    def _busy(self, left: str, right: str) -> AgedTunnel:
+        made = self._aged(left, right)
         pings = mortal("ping", "-n", "-q", "-i", "0.2", made.right.inner())
         made.traffic = made.left.machine.popen(pings, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert made.traffic.stdout is not None
         self.callback(made.traffic.stdout.close)
         return made
 
-    def _kept(self, left: str, right: str) -> Elder:
-        made = self._elder(left, right)
+    def _kept(self, left: str, right: str) -> AgedTunnel:
+        made = self._aged(left, right)
         made.left.set_peer(made.right, "persistent-keepalive", "2")
         return made
 
-    def _listening(self, left: str, right: str) -> Elder:
-        made = self._elder(left, right)
+    def _listening(self, left: str, right: str) -> AgedTunnel:
+        made = self._aged(left, right)
         made.right.set_peer(made.left, "persistent-keepalive", "2")
         return made
 
-    def _silent(self, left: str, right: str) -> Elder:
-        made = self._elder(left, right)
+    def _silent(self, left: str, right: str) -> AgedTunnel:
+        made = self._aged(left, right)
         time.sleep(1)  # a late answer to the first pings is no answer to it
         assert self._say(made, "one word").recv(100) == b"one word"
         return made
 
-    def _frozen(self, left: str, right: str) -> Elder:
+    def _frozen(self, left: str, right: str) -> AgedTunnel:
         made = self._busy(left, right)
         self._stop(made.ours)
         return made
 
-    def _halted(self, left: str, right: str) -> Elder:
-        made = self._elder(left, right)
+    def _halted(self, left: str, right: str) -> AgedTunnel:
+        made = self._aged(left, right)
         made.transfer = Transfer(made.left, made.right, 1 << 30, patience=2 * REJECT_AFTER)
         made.transfer.begin()
         made.transfer.reaches(1 / 3)
@@ -162,16 +162,16 @@ class Elders(contextlib.ExitStack):
         end.daemon.send_signal(signal.SIGSTOP)
         self.callback(end.daemon.send_signal, signal.SIGCONT)
 
-    def _widowed(self, left: str, right: str) -> Elder:
-        made = self._elder(left, right)
+    def _widowed(self, left: str, right: str) -> AgedTunnel:
+        made = self._aged(left, right)
         self._stop(made.right)
         self._say(made, "are you there")
         return made
 
-    def _say(self, elder: Elder, words: str) -> socket.socket:
+    def _say(self, aged: AgedTunnel, words: str) -> socket.socket:
         """One datagram, and the socket that listens to it: no ICMP answers it."""
-        listening = self.enter_context(elder.right.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
-        listening.bind((elder.right.inner(), 0))
-        with elder.left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
+        listening = self.enter_context(aged.right.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
+        listening.bind((aged.right.inner(), 0))
+        with aged.left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
             speaking.sendto(words.encode(), listening.getsockname())
         return listening

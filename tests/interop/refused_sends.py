@@ -1,6 +1,6 @@
 """Runs a daemon whose sends the kernel refuses now and then.
 
-    refusals.py ERRNO EVERY PROGRAM ARGUMENT...     every so many sends fail with that error and send nothing
+    refused_sends.py ERRNO EVERY PROGRAM ARGUMENT...     every so many sends fail with that error and send nothing
 
 A seccomp filter has each send wait for the word of a child (seccomp_unotify(2)), which ends with the daemon.
 """
