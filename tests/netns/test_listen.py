@@ -2,85 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.interop.forgery import raw_socket, send_as
-from tests.interop.noise import Static
-from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, private_key, public_key, until
-from tests.namespaces import mortal
+from tests.interop.pairs import GO, LINK, WGQ, join, machines, private_key, public_key
+from tests.netns.knocking import begun, firewall, listening, send, static
 from wgquick import api
 from wgquick.device import Device, DevicePeer
-from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY, Heard, Knock, Ledger
+from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY
 from wgquick.net import PublicKey, SecretKey
-from wgquick.system.capture import Capture
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 BOTH = pytest.mark.parametrize("program", [WGQ, GO])
-
-
-class Listener:
-    """A capture at one end."""
-
-    def __init__(self, capture: Capture, ledger: Ledger) -> None:
-        self._capture, self._ledger = capture, ledger
-
-    def heard(self, seconds: float = 0.1) -> Heard:
-        """All so far, and what comes in that many seconds."""
-        for event in self._capture.read(seconds):
-            self._ledger.take(event)
-        return self._ledger.result(0, seconds, self._capture.loss.dropped)
-
-    def until(self, condition: Callable[[Heard], bool], what: str) -> Heard:
-        """Listen until the condition holds."""
-        until(lambda: condition(self.heard()), what)
-        return self.heard(0.01)
-
-    def knock(self, kind: str = "initiation", least: int = 1) -> Knock:
-        """The one row of a kind, once so many have come."""
-        heard = self.until(lambda so_far: sum(rows(so_far, kind)) >= least, f"{least} of {kind}")
-        (knock,) = (knock for knock in heard.knocks if knock.kind == kind)
-        return knock
-
-
-def rows(heard: Heard, kind: str) -> list[int]:
-    return [knock.times for knock in heard.knocks if knock.kind == kind]
-
-
-@contextlib.contextmanager
-def listening(end: End, *peers: End, candidates: tuple[str, ...] = ()) -> Iterator[Listener]:
-    """Listen at an end whose device has these peers."""
-    ledger = Ledger(
-        SecretKey.parse(end.private),
-        [PublicKey.parse(peer.public) for peer in peers],
-        map(PublicKey.parse, candidates),
-    )
-    with contextlib.ExitStack() as stack:
-        with end.machine.entered():
-            capture = stack.enter_context(Capture(end.port, LINK))
-        yield Listener(capture, ledger)
-
-
-@contextlib.contextmanager
-def begun(program: str) -> Iterator[tuple[End, End]]:
-    """Two joined machines with a daemon each, and no peers yet; the left one begins what there is to begin."""
-    with machines(WGQ, program) as (left, right):
-        join(left, right)
-        for end in (left, right):
-            end.start()
-        yield left, right
-
-
-def static(sender: End, receiver: End) -> Static:
-    return Static(SecretKey.parse(sender.private).raw, PublicKey.parse(receiver.public).raw, bytes(32))
 
 
 @BOTH
@@ -138,23 +75,13 @@ def test_a_clock_that_went_back_is_told_and_its_knocks_are_not_answered(program:
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_the_firewall_drops_arrives_and_is_not_admitted(program: str, version: int) -> None:
     with begun(program) as (left, right), listening(right, left) as here:
-        right.machine.run(["nft", "-f", "-"], input=CHAIN.format(port=right.port, verdict="drop"))
+        firewall(right, "drop")
         right.configure(left.peer())
         left.configure(right.peer("PersistentKeepalive = 1", version=version))
         here.knock()
         here.heard(0.5)
         knock = here.knock()
         assert (knock.verdict, knock.admitted, knock.answered) == (KNOWN, 0, 0)
-
-
-CHAIN = """
-table inet f {{
-    chain in {{
-        type filter hook input priority 0
-        udp dport {port} {verdict}
-    }}
-}}
-"""
 
 
 @BOTH
@@ -177,10 +104,7 @@ def test_a_firewall_that_prohibits_is_told_apart_from_a_closed_port(version: int
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         left.start()
-        right.machine.run(
-            ["nft", "-f", "-"],
-            input=CHAIN.format(port=right.port, verdict="reject with icmpx type admin-prohibited"),
-        )
+        firewall(right, "reject with icmpx type admin-prohibited")
         with listening(left, right) as here:
             left.configure(right.peer("PersistentKeepalive = 1", version=version))
             (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
@@ -247,16 +171,6 @@ def test_what_is_for_another_host_and_what_is_about_anothers_datagrams_is_left_a
             send_as(sender, (left.outer(), 10), (right.outer(), right.port), message)
             assert here.knock().source.port == 10
             assert not here.heard().complaints
-
-
-def send(sender: End, receiver: End, payload: bytes, pause: float) -> None:
-    """Send a payload again and again until the machine ends."""
-    program = (
-        "import socket, time\n"
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-        f"while True: s.sendto({payload!r}, ('{receiver.outer()}', {receiver.port})); time.sleep({pause})\n"
-    )
-    sender.machine.popen(mortal(sys.executable, "-c", program))
 
 
 def test_listening_needs_no_device_and_no_daemon() -> None:

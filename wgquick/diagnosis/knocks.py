@@ -6,6 +6,8 @@ proved their keys have rows of their own, and a limited number of others has som
 
 from __future__ import annotations
 
+from time import time
+
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
 from wgquick.diagnosis.initiation import Addressee, Reader
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -95,10 +97,14 @@ class Complaint(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What a capture came to. `others` counts messages beyond the rows' limits, `dropped` those not looked at."""
+    """What a capture came to, in `seconds` up to `ended` (seconds since 1970).
+
+    `others` counts messages beyond the rows' limits, `dropped` those that were not looked at.
+    """
 
     port: int
     seconds: float
+    ended: float
     knocks: tuple[Knock, ...] = ()
     sent: tuple[Sent, ...] = ()
     complaints: tuple[Complaint, ...] = ()
@@ -152,7 +158,7 @@ class Ledger:
         rows = sorted(self._rows.values(), key=lambda row: -row.times)
         sent = sorted(self._sent.values(), key=lambda row: -row.times)
         complaints = sorted(self._complaints.values(), key=lambda row: -row.times)
-        return Heard(port, seconds, tuple(rows), tuple(sent), tuple(complaints), self._others, dropped)
+        return Heard(port, seconds, time(), tuple(rows), tuple(sent), tuple(complaints), self._others, dropped)
 
     def _arrived(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
         blank = Knock(kind, heard.source, heard.link, first=heard.at)
