@@ -117,6 +117,17 @@ VERBS = {
             most=MANY,
         ),
         Verb(
+            "allowed-ips",
+            "Print networks less others as AllowedIPs.",
+            "Print the fewest networks that have an expression's addresses: '0.0.0.0/0 - 192.168.0.0/16'. "
+            "An Endpoint of the file that lies inside gets a warning.",
+            completes="configurations",
+            standard_input=False,
+            options=("json",),
+            most=2,
+            words="EXPRESSION [CONFIG_FILE|INTERFACE]",
+        ),
+        Verb(
             "show",
             "Show interfaces as wg(8) does.",
             "Show interfaces as `wg show' does: INTERFACE [WORD], all [WORD], or interfaces.",

@@ -39,6 +39,8 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             show(targets)
         case "check":
             return check(targets, given)
+        case "allowed-ips":
+            allowed_ips(targets, given)
         case _:
             raise ValueError(verb)
     return 0
@@ -129,6 +131,29 @@ def check(targets: list[str], given: Given) -> int:
     found = api.check(targets, fix=bool(given.get("fix")), transcript=say)
     write(show.json_text(found) if given.get("json") else show.text(found) + show.summary(found, len(targets)))
     return int(any(each.is_loud for each in found))
+
+
+def allowed_ips(targets: list[str], given: Given) -> None:
+    """Print the networks of an expression, and which endpoints of a file they lead into the tunnel."""
+    import json
+
+    from wgquick import complement
+    from wgquick.diagnosis import nets
+
+    networks = complement.evaluate(targets[0])
+    peers = api.load(targets[1], say).peers if targets[1:] else ()
+    hosts = dict.fromkeys(peer.endpoint.host.partition("%")[0] for peer in peers if peer.endpoint)
+    inside = complement.loops(networks, (host for host in hosts if nets.literal(host)))
+    if given.get("json"):
+        shown = {"allowed_ips": [str(each) for each in networks], "loops": inside}
+        write(json.dumps(shown, indent=2) + "\n")
+        return
+    write(", ".join(map(str, networks)) + "\n")
+    for host in inside:
+        say(f"[!] The Endpoint {host} lies inside, so that its packets would go into the tunnel: add `- {host}'")
+    for host in hosts:
+        if not nets.literal(host):
+            say(f"[!] The Endpoint {host} is a name: its address must not lie inside")
 
 
 def show(targets: list[str]) -> None:

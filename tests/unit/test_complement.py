@@ -1,0 +1,106 @@
+"""`wgq allowed-ips`: networks less others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from ipaddress import IPv4Address, ip_network
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgquick.complement import evaluate, loops
+from wgquick.errors import WgqError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+SMALL = st.builds(
+    lambda address, length: ip_network((address, length), strict=False),
+    st.integers(0, 255).map(lambda low: int(IPv4Address("10.0.0.0")) + low),
+    st.integers(24, 32),
+)
+
+
+def texts(expression: str) -> list[str]:
+    return [str(each) for each in evaluate(expression)]
+
+
+def test_a_network_less_a_part_is_the_fewest_networks() -> None:
+    assert texts("10.0.0.0/8 - 10.128.0.0/9") == ["10.0.0.0/9"]
+    assert texts("0.0.0.0/0 - 128.0.0.0/2") == ["0.0.0.0/1", "192.0.0.0/2"]
+    assert len(texts("0.0.0.0/0 - 192.168.1.0/24")) == 24
+
+
+def test_neighbours_and_repetitions_are_joined() -> None:
+    assert texts("10.0.0.0/9, 10.128.0.0/9 10.1.0.0/16") == ["10.0.0.0/8"]
+
+
+def test_what_is_added_later_comes_back() -> None:
+    assert texts("10.0.0.0/24 - 10.0.0.0/25 + 10.0.0.1") == ["10.0.0.1/32", "10.0.0.128/25"]
+
+
+def test_a_sign_may_stand_at_the_network_or_alone() -> None:
+    assert texts("::/0 -8000::/1") == texts("::/0 - 8000::/1") == ["::/1"]
+
+
+def test_families_do_not_mix() -> None:
+    assert texts("0.0.0.0/0, ::/0 - 0.0.0.0/1") == ["128.0.0.0/1", "::/0"]
+
+
+def test_all_taken_away_is_nothing() -> None:
+    assert texts("10.0.0.0/8 - 0.0.0.0/0") == []
+
+
+@given(st.lists(st.tuples(st.booleans(), SMALL), min_size=1, max_size=12))
+def test_an_address_is_in_if_the_last_network_with_it_was_added(terms: list[tuple[bool, object]]) -> None:
+    expression = " ".join(f"{'+' if adds else '-'}{network}" for adds, network in terms)
+    found = evaluate(expression)
+    for low in range(256):
+        address = IPv4Address("10.0.0.0") + low
+        last = [adds for adds, network in terms if address in network]  # type: ignore[operator]
+        assert any(address in network for network in found) == bool(last and last[-1])
+    assert all(int(one.broadcast_address) < int(two.network_address) for one, two in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("expression", "where"),
+    [("0.0.0.0/0 - lan", "column 13"), ("10.0.0.1/8", "column 1"), ("10.0.0.0/8 -1.2.3", "column 13")],
+)
+def test_what_is_no_network_is_an_error_with_its_column(expression: str, where: str) -> None:
+    with pytest.raises(WgqError) as raised:
+        evaluate(expression)
+    assert raised.value.where == where
+    assert raised.value.remedy
+
+
+@pytest.mark.parametrize("expression", ["", " , ", "-"])
+def test_an_expression_without_a_network_is_an_error(expression: str) -> None:
+    with pytest.raises(WgqError, match="no network"):
+        evaluate(expression)
+
+
+def test_an_endpoint_inside_loops_unless_its_family_is_whole() -> None:
+    assert loops(evaluate("0.0.0.0/0 - 192.168.0.0/16"), ["203.0.113.5", "192.168.1.1"]) == ["203.0.113.5"]
+    assert loops(evaluate("0.0.0.0/0"), ["203.0.113.5"]) == []
+    assert loops(evaluate("0.0.0.0/1"), ["2001:db8::1"]) == []
+
+
+def test_the_verb_warns_of_an_endpoint_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "wg0.conf"
+    peer = f"[Peer]\nPublicKey = {KEY}\nEndpoint = "
+    file.write_text(f"[Interface]\nPrivateKey = {KEY}\n{peer}203.0.113.5:1\n{peer}vpn.example:1\n")
+    file.chmod(0o600)
+    command = [sys.executable, "-m", "wgquick", "allowed-ips", "0.0.0.0/0 - 10.0.0.0/8", str(file)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("0.0.0.0/5, 8.0.0.0/7, 11.0.0.0/8, ")
+    assert "203.0.113.5 lies inside" in done.stderr
+    assert "vpn.example is a name" in done.stderr
+    shown = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
+    assert shown["loops"] == ["203.0.113.5"]
+    assert ", ".join(shown["allowed_ips"]) == done.stdout.strip()

@@ -1,0 +1,102 @@
+"""`wgq allowed-ips`: networks less others as the fewest networks, for programs that know AllowedIPs alone."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network, summarize_address_range
+from typing import TYPE_CHECKING
+
+from wgquick.errors import WgqError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Network, IPv6Network
+
+    Network = IPv4Network | IPv6Network
+    Span = tuple[int, int]
+
+_TOKEN = re.compile(r"[^\s,]+")
+_EXAMPLE = "Write networks, then `-', then what to leave out: '0.0.0.0/0, ::/0 - 192.168.0.0/16'."
+
+
+def evaluate(expression: str) -> list[Network]:
+    """The fewest networks with exactly the addresses of an expression, IPv4 first, in order.
+
+        expression = [sign] network {(blank | ",") [sign] network}
+        sign       = "+" | "-"        holds for what follows, until the next one; + at the beginning
+        network    = ADDRESS[/LENGTH]
+
+    Later networks take precedence: `A - B + C` has all of C. WgqError with the column of what is no network.
+    """
+    spans: dict[int, list[Span]] = {4: [], 6: []}
+    adds, is_empty = True, True
+    for token in _TOKEN.finditer(expression):
+        text, column = token[0], token.start() + 1
+        if text[0] in "+-":
+            adds = text[0] == "+"
+            text, column = text[1:], column + 1
+        if not text:
+            continue
+        network = _network(text, column)
+        span = int(network.network_address), int(network.broadcast_address)
+        rest = list(_less(spans[network.version], span))
+        spans[network.version] = [*rest, span] if adds else rest
+        is_empty = False
+    if is_empty:
+        raise WgqError("the expression has no network", remedy=_EXAMPLE)
+    return [network for version in (4, 6) for network in _networks(spans[version], version)]
+
+
+def _network(text: str, column: int) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        place = f"column {column}"
+        if "host bits" in str(error):
+            remedy = (
+                f"Write {ip_network(text, strict=False)} for the network, or leave the length out for the host."
+            )
+            raise WgqError(f"{text} has bits set after its prefix", where=place, remedy=remedy) from None
+        raise WgqError(f"`{text}' is no network", where=place, remedy=_EXAMPLE) from None
+
+
+def _less(spans: Iterable[Span], taken: Span) -> Iterable[Span]:
+    """The spans without the addresses of one."""
+    for first, last in spans:
+        if first < taken[0]:
+            yield first, min(last, taken[0] - 1)
+        if last > taken[1]:
+            yield max(first, taken[1] + 1), last
+
+
+def _networks(spans: list[Span], version: int) -> Iterable[Network]:
+    from ipaddress import IPv4Address, IPv6Address
+
+    joined: list[Span] = []
+    for first, last in sorted(spans):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    for first, last in joined:
+        if version == 4:
+            yield from summarize_address_range(IPv4Address(first), IPv4Address(last))
+        else:
+            yield from summarize_address_range(IPv6Address(first), IPv6Address(last))
+
+
+def loops(networks: Iterable[Network], addresses: Iterable[str]) -> list[str]:
+    """Those of the endpoints' addresses that are led into the tunnel: in a network, with no /0 of the family.
+
+    A /0 has a mark and a table of its own (wg-quick(8)), so that the endpoint is reached beside it.
+    """
+    found = list(networks)
+    whole = {network.version for network in found if network.prefixlen == 0}
+    inside = []
+    for text in addresses:
+        address = ip_network(text)
+        if address.version not in whole and any(
+            each.version == address.version and address.network_address in each for each in found
+        ):
+            inside.append(text)
+    return inside
