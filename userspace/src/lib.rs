@@ -9,6 +9,7 @@ pub mod crowd;
 pub mod device;
 pub mod exchange;
 pub mod features;
+pub mod headers;
 pub mod icmp;
 pub mod inbound;
 pub mod interruption;

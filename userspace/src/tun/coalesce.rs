@@ -8,9 +8,8 @@ use std::io::{self, IoSlice};
 use super::split::{Splitter, TCP_CHECKSUM, UDP_CHECKSUM};
 use super::{Offloads, VNET_LEN, VnetHeader};
 use crate::checksum;
+use crate::headers::{Header, Ip, Ipv4, Ipv6, TCP, Tcp, UDP, Udp};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const MAX_LEN: usize = 65_535;
 /// How many packets become one: within what one write takes.
 const MAX_PIECES: usize = 128;
@@ -18,14 +17,6 @@ const MAX_PIECES: usize = 128;
 const FEWER_DATAGRAMS: usize = 64;
 /// How many flows of a batch are looked through for one that a packet may join.
 const MAX_OPEN: usize = 16;
-
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
-const URG: u8 = 0x20;
-const CWR: u8 = 0x80;
 
 /// A packet within the buffer of the batch.
 #[derive(Clone, Copy)]
@@ -76,68 +67,61 @@ pub struct Coalescer {
     most_datagrams: usize,
 }
 
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn ne64(bytes: &[u8], at: usize) -> u64 {
-    u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
 fn mix(a: u64, b: u64) -> u64 {
     (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+impl Headers {
+    fn is_v4(&self) -> bool {
+        self.transport == Ipv4::LEN
+    }
+}
+
+fn hash_v6(addresses: &[u8; 32]) -> u64 {
+    addresses.as_chunks().0.iter().fold(0, |sum, part| mix(sum, u64::from_ne_bytes(*part)))
 }
 
 /// The headers of a packet without IP options, extension headers or fragmentation.
 #[inline]
 fn headers(packet: &[u8], offloads: Offloads) -> Option<Headers> {
-    let (protocol, transport, addresses) = match packet.first()? {
-        0x45 if packet.len() > 28 && packet[6] & 0x3f == 0 && packet[7] == 0 => {
-            (packet[9], 20, ne64(packet, 12))
+    let (protocol, transport, addresses) = match Ip::of(packet)? {
+        Ip::V4(ip) if ip.has_options() || ip.is_fragment() => return None,
+        Ip::V4(ip) => (ip.protocol, Ipv4::LEN, u64::from_ne_bytes(ip.addresses)),
+        Ip::V6(ip) => (ip.next_header, Ipv6::LEN, hash_v6(&ip.addresses)),
+    };
+    let rest = &packet[transport..];
+    let (ports, len) = match protocol {
+        TCP if offloads.tcp => {
+            Tcp::of(rest).map(|tcp| (tcp.ports, tcp.header_len())).filter(|(_, len)| *len >= Tcp::LEN)?
         }
-        0x60..=0x6f if packet.len() > 48 => {
-            let addresses = [8, 16, 24, 32].into_iter().fold(0, |sum, at| mix(sum, ne64(packet, at)));
-            (packet[6], 40, addresses)
-        }
+        UDP if offloads.udp => (Udp::of(rest)?.ports, Udp::LEN),
         _ => return None,
     };
-    let payload = match protocol {
-        TCP if offloads.tcp && packet.len() >= transport + 20 => {
-            transport + usize::from(packet[transport + 12] >> 4) * 4
-        }
-        UDP if offloads.udp => transport + 8,
-        _ => return None,
-    };
-    let ports = u64::from(be32(packet, transport));
-    let minimum = transport + if protocol == TCP { 20 } else { 8 };
-    (payload >= minimum && payload < packet.len()).then(|| Headers {
+    (len < rest.len()).then(|| Headers {
         protocol,
         transport,
-        payload,
-        hash: mix(mix(addresses, ports), u64::from(protocol)),
+        payload: transport + len,
+        hash: mix(mix(addresses, u64::from(u32::from_be_bytes(ports))), u64::from(protocol)),
     })
 }
 
 /// Whether a packet may be in a large one at all.
 fn is_joinable(packet: &[u8], headers: &Headers) -> bool {
-    let transport = &packet[headers.transport..];
-    match headers.protocol {
-        TCP => transport[13] & (SYN | RST | URG | ACK) == ACK,
-        _ => transport[6..8] != [0, 0] && usize::from(be16(transport, 4)) == transport.len(),
+    if headers.protocol == TCP {
+        let flags = Tcp::at(packet, headers.transport).flags;
+        return flags & (Tcp::SYN | Tcp::RST | Tcp::URG | Tcp::ACK) == Tcp::ACK;
     }
+    let udp = Udp::at(packet, headers.transport);
+    udp.checksum != [0, 0] && usize::from(udp.length.get()) == packet.len() - headers.transport
 }
 
 /// Whether the checksums of a packet are right.
 fn is_intact(packet: &[u8], headers: &Headers) -> bool {
-    let (ip, addresses) = if headers.transport == 20 { (&packet[..20], 12..20) } else { (&[][..], 8..40) };
-    let transport = &packet[headers.transport..];
-    let pseudo = checksum::pseudo(&packet[addresses], headers.protocol, transport.len());
-    (ip.is_empty() || checksum::fold(checksum::add(0, ip)) == 0xffff)
-        && checksum::fold(checksum::add(pseudo, transport)) == 0xffff
+    let (ip, transport) = packet.split_at(headers.transport);
+    let is_right = |sum| checksum::fold(sum) == 0xffff;
+    let addresses = if headers.is_v4() { &Ipv4::at(ip, 0).addresses[..] } else { &Ipv6::at(ip, 0).addresses };
+    let pseudo = checksum::pseudo(addresses, headers.protocol, transport.len());
+    (!headers.is_v4() || is_right(checksum::add(0, ip))) && is_right(checksum::add(pseudo, transport))
 }
 
 impl Group {
@@ -170,8 +154,9 @@ impl Group {
         self.last_flags = 0;
         self.open = is_joinable(packet, &headers);
         if headers.protocol == TCP {
-            self.next_sequence = be32(packet, headers.transport + 4).wrapping_add(self.size as u32);
-            self.open &= packet[headers.transport + 13] & (FIN | PSH) == 0;
+            let tcp = Tcp::at(packet, headers.transport);
+            self.next_sequence = tcp.sequence.get().wrapping_add(self.size as u32);
+            self.open &= tcp.flags & (Tcp::FIN | Tcp::PSH) == 0;
         }
     }
 
@@ -199,7 +184,7 @@ impl Group {
         self.next_sequence = self.next_sequence.wrapping_add(len as u32);
         self.open = len == self.size;
         if headers.protocol == TCP {
-            self.last_flags = packet[headers.transport + 13] & (FIN | PSH);
+            self.last_flags = Tcp::at(packet, headers.transport).flags & (Tcp::FIN | Tcp::PSH);
             self.open &= self.last_flags == 0;
         }
         true
@@ -207,43 +192,60 @@ impl Group {
 
     /// Whether all that splitting copies from the first is the same here, and what it counts is one further.
     fn continues(&mut self, first: &[u8], packet: &[u8], headers: &Headers) -> bool {
-        let count = self.rest.len() as u16 + 1;
-        let same_ip = if headers.transport == 20 {
-            let (id, first_id) = (be16(packet, 4), be16(first, 4));
-            let unfragmentable = first[6] & 0x40 != 0;
-            if count == 1 {
-                self.fixed_id = unfragmentable && id == first_id;
-            }
-            let expected = if self.fixed_id { first_id } else { first_id.wrapping_add(count) };
-            id == expected && packet[..2] == first[..2] && packet[6..10] == first[6..10]
+        let same_ip = if headers.is_v4() {
+            self.continues_v4(Ipv4::at(first, 0), Ipv4::at(packet, 0))
         } else {
-            packet[..4] == first[..4] && packet[6..8] == first[6..8]
+            let (first, ip) = (Ipv6::at(first, 0), Ipv6::at(packet, 0));
+            ip.class_and_flow == first.class_and_flow
+                && ip.next_header == first.next_header
+                && ip.hop_limit == first.hop_limit
         };
         same_ip && (headers.protocol == UDP || self.continues_tcp(first, packet, headers))
     }
 
+    fn continues_v4(&mut self, first: &Ipv4, ip: &Ipv4) -> bool {
+        let count = self.rest.len() as u16 + 1;
+        let (id, first_id) = (ip.identification.get(), first.identification.get());
+        if count == 1 {
+            self.fixed_id = first.dont_fragment() && id == first_id;
+        }
+        let expected = if self.fixed_id { first_id } else { first_id.wrapping_add(count) };
+        id == expected
+            && ip.version_and_length == first.version_and_length
+            && ip.tos == first.tos
+            && ip.flags_and_offset == first.flags_and_offset
+            && ip.ttl == first.ttl
+            && ip.protocol == first.protocol
+    }
+
     fn continues_tcp(&self, first: &[u8], packet: &[u8], headers: &Headers) -> bool {
-        let (first, tcp) = (&first[headers.transport..], &packet[headers.transport..headers.payload]);
-        let options = 20..tcp.len();
-        let may_differ = FIN | PSH;
+        let options = headers.transport + Tcp::LEN..headers.payload;
+        let same_options = packet[options.clone()] == first[options];
+        let (first, tcp) = (Tcp::at(first, headers.transport), Tcp::at(packet, headers.transport));
+        let may_differ = Tcp::FIN | Tcp::PSH;
         // CWR is the first packet's alone, so that no later one may have it.
-        let flags = first[13] & !CWR & !may_differ == tcp[13] & !may_differ;
-        be32(tcp, 4) == self.next_sequence
-            && tcp[8..13] == first[8..13]
+        let flags = first.flags & !Tcp::CWR & !may_differ == tcp.flags & !may_differ;
+        tcp.sequence.get() == self.next_sequence
+            && tcp.acknowledgment == first.acknowledgment
+            && tcp.data_offset == first.data_offset
             && flags
-            && tcp[14..16] == first[14..16]
-            && tcp[18..20] == first[18..20]
-            && tcp[options.clone()] == first[options]
+            && tcp.window == first.window
+            && tcp.urgent == first.urgent
+            && same_options
     }
 
     fn is_flow(&self, buffer: &[u8], packet: &[u8], headers: &Headers) -> bool {
         let Some(ours) = &self.headers else { return false };
-        if ours.hash != headers.hash || ours.protocol != headers.protocol {
+        if ours.hash != headers.hash
+            || ours.protocol != headers.protocol
+            || ours.transport != headers.transport
+        {
             return false;
         }
         let first = &buffer[self.first.at..];
-        let addresses = if headers.transport == 20 { 12..24 } else { 8..44 };
-        first[0] >> 4 == packet[0] >> 4 && first[addresses.clone()] == packet[addresses]
+        // Those of TCP are at the same place.
+        Udp::at(first, headers.transport).ports == Udp::at(packet, headers.transport).ports
+            && shares_addresses(first, packet)
     }
 
     /// Makes the first packet's headers those of the whole; the virtio header says how to split it again.
@@ -254,25 +256,26 @@ impl Group {
         let packet = &mut buffer[self.first.at..self.first.at + headers.payload];
         let (ip, transport) = packet.split_at_mut(headers.transport);
         let len = self.total - headers.transport;
-        let (gso_type, addresses) = if headers.transport == 20 {
-            ip[2..4].copy_from_slice(&(self.total as u16).to_be_bytes());
-            ip[10..12].fill(0);
-            let sum = checksum::finish(checksum::add(0, ip));
-            ip[10..12].copy_from_slice(&sum);
-            (VnetHeader::GSO_TCPV4, &ip[12..20])
+        let (gso_tcp, addresses) = if headers.is_v4() {
+            finish_v4(ip, self.total);
+            (VnetHeader::GSO_TCPV4, &Ipv4::at(ip, 0).addresses[..])
         } else {
-            ip[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-            (VnetHeader::GSO_TCPV6, &ip[8..40])
+            let ip = Ipv6::at_mut(ip, 0);
+            ip.payload_length.set(len as u16);
+            (VnetHeader::GSO_TCPV6, &ip.addresses[..])
         };
         let pseudo = checksum::fold(checksum::pseudo(addresses, headers.protocol, len)).to_ne_bytes();
-        let csum_offset = if headers.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
-        transport[csum_offset..csum_offset + 2].copy_from_slice(&pseudo);
-        let gso_type = if headers.protocol == TCP {
-            transport[13] |= self.last_flags;
-            gso_type | if transport[13] & CWR == 0 { 0 } else { VnetHeader::GSO_ECN }
+        let (gso_type, csum_offset) = if headers.protocol == TCP {
+            let tcp = Tcp::at_mut(transport, 0);
+            tcp.checksum = pseudo;
+            tcp.flags |= self.last_flags;
+            let ecn = if tcp.flags & Tcp::CWR == 0 { 0 } else { VnetHeader::GSO_ECN };
+            (gso_tcp | ecn, TCP_CHECKSUM)
         } else {
-            transport[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-            VnetHeader::GSO_UDP_L4
+            let udp = Udp::at_mut(transport, 0);
+            udp.checksum = pseudo;
+            udp.length.set(len as u16);
+            (VnetHeader::GSO_UDP_L4, UDP_CHECKSUM)
         };
         VnetHeader {
             flags: VnetHeader::NEEDS_CSUM,
@@ -384,13 +387,21 @@ fn fill<'a>(pieces: &mut [IoSlice<'a>], header: &'a [u8; VNET_LEN], group: &Grou
     }
 }
 
+/// The length of the whole and the checksum of a header without options.
+fn finish_v4(header: &mut [u8], total: usize) {
+    let ip = Ipv4::at_mut(header, 0);
+    ip.total_length.set(total as u16);
+    ip.checksum = [0; 2];
+    let sum = checksum::finish(checksum::add(0, header));
+    Ipv4::at_mut(header, 0).checksum = sum;
+}
+
 fn shares_addresses(first: &[u8], packet: &[u8]) -> bool {
-    let addresses = match packet.first().map(|b| b >> 4) {
-        Some(4) => 12..20,
-        Some(6) => 8..40,
-        _ => return false,
-    };
-    first[0] >> 4 == packet[0] >> 4 && packet.get(addresses.clone()) == first.get(addresses)
+    match (Ip::of(first), Ip::of(packet)) {
+        (Some(Ip::V4(first)), Some(Ip::V4(ip))) => first.addresses == ip.addresses,
+        (Some(Ip::V6(first)), Some(Ip::V6(ip))) => first.addresses == ip.addresses,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -429,7 +440,7 @@ mod tests {
         udp: false,
         sequence: 0,
         id: 0,
-        flags: ACK,
+        flags: Tcp::ACK,
         tos: 0,
         whole: true,
         hops: 64,
@@ -588,14 +599,13 @@ mod tests {
     #[test]
     fn the_end_of_a_stream_is_marked_on_its_last_packet_alone() {
         let mut packets = stream(3, 100);
-        for (packet, flags) in packets.iter_mut().zip([ACK | CWR, ACK, ACK | FIN | PSH]) {
-            let old = packet[33];
-            packet[33] = flags;
-            let sum = !be16(packet, 36);
-            let sum = u32::from(sum) + u32::from(flags) + (0xffff - u32::from(old));
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
-            packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        for (packet, flags) in
+            packets.iter_mut().zip([Tcp::ACK | Tcp::CWR, Tcp::ACK, Tcp::ACK | Tcp::FIN | Tcp::PSH])
+        {
+            let tcp = Tcp::at_mut(packet, 20);
+            let before = [tcp.data_offset, tcp.flags];
+            tcp.flags = flags;
+            tcp.checksum = checksum::replace(tcp.checksum, before, [tcp.data_offset, flags]);
         }
         let large = coalesced(&packets, ALL);
         assert_eq!(large.len(), 1);
@@ -637,8 +647,8 @@ mod tests {
                     change(flow, random);
                 }
                 let len = if event == 1 { usize::from(random) % (flow.len + 1) } else { flow.len };
-                let special = [PSH, FIN, CWR, SYN][usize::from(random % 4)];
-                let flags = if event == 2 { ACK | special } else { ACK };
+                let special = [Tcp::PSH, Tcp::FIN, Tcp::CWR, Tcp::SYN][usize::from(random % 4)];
+                let flags = if event == 2 { Tcp::ACK | special } else { Tcp::ACK };
                 let mut packet = made(&Made { flags, len, ..flow.clone() });
                 flow.sequence = flow.sequence.wrapping_add(len as u32);
                 flow.id = flow.id.wrapping_add(u16::from(!*fixed_id));
@@ -706,9 +716,9 @@ mod tests {
             (segment, count, rest) in (1usize..1400).prop_flat_map(|size| {
                 (Just(size), 1..MAX_PIECES.min(64_000 / size), 1..=size)
             }),
-            [first, last] in [prop::sample::select(vec![0, CWR]), prop::sample::select(vec![0, FIN, PSH])],
+            [first, last] in [prop::sample::select(vec![0, Tcp::CWR]), prop::sample::select(vec![0, Tcp::FIN, Tcp::PSH])],
         ) {
-            let flags = if udp { 0 } else { ACK | first | last };
+            let flags = if udp { 0 } else { Tcp::ACK | first | last };
             let len = segment * count + rest;
             let mut large = made(&Made { v6, udp, flags, whole, options, len, ..PLAIN });
             let transport = if v6 { 40 } else { 20 };
@@ -720,7 +730,7 @@ mod tests {
             let csum_offset = if udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
             let header = VnetHeader {
                 flags: VnetHeader::NEEDS_CSUM,
-                gso_type: kind | if flags & CWR == 0 { 0 } else { VnetHeader::GSO_ECN },
+                gso_type: kind | if flags & Tcp::CWR == 0 { 0 } else { VnetHeader::GSO_ECN },
                 header_len: (large.len() - len) as u16,
                 gso_size: segment as u16,
                 csum_start: transport as u16,
@@ -772,7 +782,7 @@ mod tests {
                 let (lens, kinds) = (digits(lens, 5), digits(kinds, 3));
                 let packet = |i: usize| {
                     let sequence = (lens[..i].iter().sum::<usize>() + usize::from(kinds[i] == 2)) as u32;
-                    let flags = if kinds[i] == 1 { ACK | PSH } else { ACK };
+                    let flags = if kinds[i] == 1 { Tcp::ACK | Tcp::PSH } else { Tcp::ACK };
                     made(&Made { v6, udp, sequence, flags, id: i as u16, len: lens[i], ..PLAIN })
                 };
                 let packets = [0, 1, 2].map(packet);

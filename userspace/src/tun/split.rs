@@ -1,13 +1,10 @@
 //! Packets as the kernel hands them out (large, checksums unfinished) into packets as they go on a wire.
 
+use std::mem::offset_of;
+
 use super::VnetHeader;
 use crate::checksum;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
+use crate::headers::{Header, Ip, Ipv4, Ipv6, TCP, Tcp, UDP, Udp};
 
 /// One packet of the kernel's and how many of it are written out already.
 pub struct Splitter<'a> {
@@ -38,34 +35,14 @@ struct Layout {
     pseudo: u64,
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// The source and destination address of a packet whose header is known to be whole.
-fn addresses(packet: &[u8]) -> &[u8] {
-    if packet[0] >> 4 == 4 { &packet[12..20] } else { &packet[8..40] }
-}
-
-fn minimum_header(packet: &[u8]) -> Option<usize> {
-    match packet.first()? >> 4 {
-        4 => Some(20),
-        6 => Some(40),
-        _ => None,
-    }
-    .filter(|&len| packet.len() >= len)
-}
-
 impl<'a> Splitter<'a> {
     /// None for a packet that is not IP or whose header contradicts it.
     pub fn new(header: &VnetHeader, packet: &'a [u8]) -> Option<Self> {
-        let ip_len = minimum_header(packet)?;
+        let ip = Ip::of(packet)?;
         let kind = match header.gso_type & !VnetHeader::GSO_ECN {
             VnetHeader::GSO_NONE => Kind::Whole { checksum: unfinished(header, packet)? },
-            VnetHeader::GSO_TCPV4 | VnetHeader::GSO_TCPV6 => {
-                Kind::Segments(layout(header, packet, ip_len, TCP)?)
-            }
-            VnetHeader::GSO_UDP_L4 => Kind::Segments(layout(header, packet, ip_len, UDP)?),
+            VnetHeader::GSO_TCPV4 | VnetHeader::GSO_TCPV6 => Kind::Segments(layout(header, packet, ip, TCP)?),
+            VnetHeader::GSO_UDP_L4 => Kind::Segments(layout(header, packet, ip, UDP)?),
             _ => return None,
         };
         Some(Self { packet, kind, done: 0, index: 0 })
@@ -109,8 +86,8 @@ impl<'a> Splitter<'a> {
 }
 
 /// The offsets of the checksum in the headers of TCP and UDP, which also tell them apart.
-pub const TCP_CHECKSUM: usize = 16;
-pub const UDP_CHECKSUM: usize = 6;
+pub const TCP_CHECKSUM: usize = offset_of!(Tcp, checksum);
+pub const UDP_CHECKSUM: usize = offset_of!(Udp, checksum);
 
 fn checksum_of(protocol: u8) -> usize {
     if protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
@@ -136,31 +113,30 @@ fn unfinished(header: &VnetHeader, packet: &[u8]) -> Option<Option<(usize, usize
     (start + at + 2 <= packet.len()).then_some(Some((start, at)))
 }
 
-fn layout(header: &VnetHeader, packet: &[u8], ip_len: usize, protocol: u8) -> Option<Layout> {
+fn layout(header: &VnetHeader, packet: &[u8], ip: Ip<'_>, protocol: u8) -> Option<Layout> {
     let transport = usize::from(header.csum_start);
     let size = usize::from(header.gso_size);
-    if transport < ip_len || size == 0 {
+    if transport < ip.header_len() || size == 0 {
         return None;
     }
-    let payload = transport
-        + match protocol {
-            TCP => usize::from(packet.get(transport + 12)? >> 4) * 4,
-            _ => 8,
-        };
-    let minimum = if protocol == TCP { 20 } else { 8 };
-    if payload < transport + minimum || payload > packet.len() {
+    let rest = packet.get(transport..)?;
+    let (header_len, partial) = match protocol {
+        TCP => {
+            Tcp::of(rest).map(|tcp| (tcp.header_len(), tcp.checksum)).filter(|(len, _)| *len >= Tcp::LEN)?
+        }
+        _ => Udp::of(rest).map(|udp| (Udp::LEN, udp.checksum))?,
+    };
+    if header_len > rest.len() {
         return None;
     }
-    let pseudo = if transport == ip_len {
-        checksum::pseudo(addresses(packet), protocol, 0)
+    let pseudo = if transport == ip.header_len() {
+        checksum::pseudo(ip.addresses(), protocol, 0)
     } else {
         // A source route or a routing header ends elsewhere than at the destination address. The kernel's own sum, for
         // the length of the whole, is of the end.
-        let at = transport + checksum_of(protocol);
-        let whole = (packet.len() - transport) as u16;
-        u64::from(u16::from_ne_bytes([packet[at], packet[at + 1]])) + u64::from((!whole).to_be())
+        u64::from(u16::from_ne_bytes(partial)) + u64::from((!(rest.len() as u16)).to_be())
     };
-    Some(Layout { protocol, transport, payload, size, pseudo })
+    Some(Layout { protocol, transport, payload: transport + header_len, size, pseudo })
 }
 
 impl Layout {
@@ -169,50 +145,50 @@ impl Layout {
         headers.copy_from_slice(&packet[..self.payload]);
         let from = self.payload + done;
         body.copy_from_slice(&packet[from..from + body.len()]);
-        self.ip_header(headers, body.len(), index);
+        let (ip, transport) = headers.split_at_mut(self.transport);
+        let len = transport.len() + body.len();
+        ip_header(ip, len, index);
         match self.protocol {
-            TCP => tcp_header(&mut headers[self.transport..], done, index == 0, last),
-            _ => udp_header(&mut headers[self.transport..], body.len()),
+            TCP => tcp_header(Tcp::at_mut(transport, 0), done, index == 0, last),
+            _ => udp_header(Udp::at_mut(transport, 0), len),
         }
-        let len = self.payload - self.transport + body.len();
         let sum = self.pseudo + u64::from((len as u16).to_be());
-        let sum = checksum::add(checksum::add(sum, &headers[self.transport..]), body);
-        let at = checksum_of(self.protocol);
-        put_checksum(&mut headers[self.transport..], at, sum);
+        let sum = checksum::add(checksum::add(sum, transport), body);
+        put_checksum(transport, checksum_of(self.protocol), sum);
     }
+}
 
-    /// Lengths, and for IPv4 the identification and the checksum, as the kernel's `inet_gso_segment`.
-    fn ip_header(&self, headers: &mut [u8], body: usize, index: u16) {
-        let total = self.payload + body;
-        if headers[0] >> 4 == 6 {
-            headers[4..6].copy_from_slice(&((total - 40) as u16).to_be_bytes());
-            return;
-        }
-        headers[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-        let id = u16::from_be_bytes([headers[4], headers[5]]).wrapping_add(index);
-        headers[4..6].copy_from_slice(&id.to_be_bytes());
-        headers[10..12].fill(0);
-        let sum = checksum::finish(checksum::add(0, &headers[..self.transport]));
-        headers[10..12].copy_from_slice(&sum);
+/// Lengths, and for IPv4 the identification and the checksum, as the kernel's `inet_gso_segment`. The transport header
+/// and what follows it have `len` bytes.
+fn ip_header(headers: &mut [u8], len: usize, index: u16) {
+    let total = headers.len() + len;
+    if headers[0] >> 4 == 6 {
+        Ipv6::at_mut(headers, 0).payload_length.set((total - Ipv6::LEN) as u16);
+        return;
     }
+    let ip = Ipv4::at_mut(headers, 0);
+    ip.total_length.set(total as u16);
+    ip.identification.set(ip.identification.get().wrapping_add(index));
+    ip.checksum = [0; 2];
+    let sum = checksum::finish(checksum::add(0, headers));
+    Ipv4::at_mut(headers, 0).checksum = sum;
 }
 
 /// Sequence number and flags, as the kernel's `tcp_gso_segment`.
-fn tcp_header(tcp: &mut [u8], done: usize, first: bool, last: bool) {
-    let sequence = word(tcp, 4).wrapping_add(done as u32);
-    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+fn tcp_header(tcp: &mut Tcp, done: usize, first: bool, last: bool) {
+    tcp.sequence.set(tcp.sequence.get().wrapping_add(done as u32));
     if !last {
-        tcp[13] &= !(FIN | PSH);
+        tcp.flags &= !(Tcp::FIN | Tcp::PSH);
     }
     if !first {
-        tcp[13] &= !CWR;
+        tcp.flags &= !Tcp::CWR;
     }
-    tcp[16..18].fill(0);
+    tcp.checksum = [0; 2];
 }
 
-fn udp_header(udp: &mut [u8], body: usize) {
-    udp[4..6].copy_from_slice(&((body + 8) as u16).to_be_bytes());
-    udp[6..8].fill(0);
+fn udp_header(udp: &mut Udp, len: usize) {
+    udp.length.set(len as u16);
+    udp.checksum = [0; 2];
 }
 
 #[cfg(test)]
@@ -328,7 +304,7 @@ mod tests {
             packet.extend(vec![0; transport]);
             if protocol == TCP {
                 packet[ip + 12] = ((5 + options) << 4) as u8;
-                packet[ip + 13] = FIN | PSH | CWR;
+                packet[ip + 13] = Tcp::FIN | Tcp::PSH | Tcp::CWR;
             }
             packet.extend((0..payload).map(|i| i as u8 + 1));
             (packet, ip, ip + transport)
@@ -340,7 +316,7 @@ mod tests {
             let claimed = crate::packet::claimed_len(segment);
             assert_eq!(claimed, Some(segment.len()));
             assert!(v6 || checksum::fold(checksum::add(0, &segment[..ip])) == 0xffff);
-            let pseudo = checksum::pseudo(addresses(segment), protocol, segment.len() - ip);
+            let pseudo = checksum::pseudo(Ip::of(segment).unwrap().addresses(), protocol, segment.len() - ip);
             assert_eq!(checksum::fold(checksum::add(pseudo, &segment[ip..])), 0xffff);
             if protocol == UDP {
                 assert_eq!(
@@ -361,8 +337,8 @@ mod tests {
                 check(segment, ip, protocol);
                 assert!(last || segment.len() == body + size);
                 if protocol == TCP {
-                    assert_eq!(word(segment, ip + 4) as usize, i * size);
-                    let flags = if last { FIN | PSH } else { 0 } | if first { CWR } else { 0 };
+                    assert_eq!(Tcp::at(segment, ip).sequence.get() as usize, i * size);
+                    let flags = if last { Tcp::FIN | Tcp::PSH } else { 0 } | if first { Tcp::CWR } else { 0 };
                     assert_eq!(segment[ip + 13], flags);
                 }
             }

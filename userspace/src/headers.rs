@@ -1,0 +1,262 @@
+//! IP, TCP and UDP headers as views of a packet's bytes: nothing is copied, and each field has its name.
+//!
+//! A field holds bytes in network byte order. So a header needs no alignment, has no padding, and any bytes are valid.
+
+/// The protocol numbers of IP.
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+/// A 16-bit number in network byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Be16([u8; 2]);
+
+impl Be16 {
+    #[inline]
+    pub fn get(self) -> u16 {
+        u16::from_be_bytes(self.0)
+    }
+
+    #[inline]
+    pub fn set(&mut self, value: u16) {
+        self.0 = value.to_be_bytes();
+    }
+}
+
+/// A 32-bit number in network byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Be32([u8; 4]);
+
+impl Be32 {
+    #[inline]
+    pub fn get(self) -> u32 {
+        u32::from_be_bytes(self.0)
+    }
+
+    #[inline]
+    pub fn set(&mut self, value: u32) {
+        self.0 = value.to_be_bytes();
+    }
+}
+
+/// A header that a packet's bytes can be read and written as.
+///
+/// # Safety
+///
+/// The type is `repr(C)` and consists of bytes and arrays of bytes alone.
+pub unsafe trait Header: Sized {
+    const LEN: usize = size_of::<Self>();
+
+    /// The header at the start of some bytes; `None` if they are too few.
+    #[inline]
+    fn of(bytes: &[u8]) -> Option<&Self> {
+        let bytes = bytes.get(..Self::LEN)?;
+        // SAFETY: there are enough bytes, and the trait promises that they need no alignment and that any are valid.
+        Some(unsafe { &*bytes.as_ptr().cast() })
+    }
+
+    /// The header at an offset. Panics if it is not whole.
+    #[inline]
+    fn at(bytes: &[u8], offset: usize) -> &Self {
+        let bytes = &bytes[offset..offset + Self::LEN];
+        // SAFETY: as in `of`.
+        unsafe { &*bytes.as_ptr().cast() }
+    }
+
+    /// The header at an offset, to be written. Panics if it is not whole.
+    #[inline]
+    fn at_mut(bytes: &mut [u8], offset: usize) -> &mut Self {
+        let bytes = &mut bytes[offset..offset + Self::LEN];
+        // SAFETY: as in `of`; the bytes stay borrowed for as long as the header is.
+        unsafe { &mut *bytes.as_mut_ptr().cast() }
+    }
+}
+
+/// RFC 791, without options.
+#[repr(C)]
+pub struct Ipv4 {
+    pub version_and_length: u8,
+    pub tos: u8,
+    pub total_length: Be16,
+    pub identification: Be16,
+    pub flags_and_offset: Be16,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub checksum: [u8; 2],
+    /// Source and destination.
+    pub addresses: [u8; 8],
+}
+
+// SAFETY: bytes alone.
+unsafe impl Header for Ipv4 {}
+
+impl Ipv4 {
+    const DONT_FRAGMENT: u16 = 0x4000;
+    /// "More fragments" and the offset.
+    const FRAGMENT: u16 = 0x3fff;
+
+    #[inline]
+    pub fn has_options(&self) -> bool {
+        self.version_and_length != 0x45
+    }
+
+    #[inline]
+    pub fn is_fragment(&self) -> bool {
+        self.flags_and_offset.get() & Self::FRAGMENT != 0
+    }
+
+    #[inline]
+    pub fn dont_fragment(&self) -> bool {
+        self.flags_and_offset.get() & Self::DONT_FRAGMENT != 0
+    }
+}
+
+/// RFC 8200.
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version, traffic class and flow label.
+    pub class_and_flow: [u8; 4],
+    pub payload_length: Be16,
+    pub next_header: u8,
+    pub hop_limit: u8,
+    /// Source and destination.
+    pub addresses: [u8; 32],
+}
+
+// SAFETY: bytes alone.
+unsafe impl Header for Ipv6 {}
+
+/// RFC 9293, without options.
+#[repr(C)]
+pub struct Tcp {
+    /// Source and destination.
+    pub ports: [u8; 4],
+    pub sequence: Be32,
+    pub acknowledgment: Be32,
+    pub data_offset: u8,
+    pub flags: u8,
+    pub window: Be16,
+    pub checksum: [u8; 2],
+    pub urgent: Be16,
+}
+
+// SAFETY: bytes alone.
+unsafe impl Header for Tcp {}
+
+impl Tcp {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const PSH: u8 = 0x08;
+    pub const ACK: u8 = 0x10;
+    pub const URG: u8 = 0x20;
+    pub const CWR: u8 = 0x80;
+
+    /// The length of the header that it claims, options included, in bytes.
+    #[inline]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.data_offset >> 4) * 4
+    }
+}
+
+/// RFC 768.
+#[repr(C)]
+pub struct Udp {
+    /// Source and destination.
+    pub ports: [u8; 4],
+    pub length: Be16,
+    pub checksum: [u8; 2],
+}
+
+// SAFETY: bytes alone.
+unsafe impl Header for Udp {}
+
+/// The IP header of a packet, of either version.
+#[derive(Clone, Copy)]
+pub enum Ip<'a> {
+    V4(&'a Ipv4),
+    V6(&'a Ipv6),
+}
+
+impl<'a> Ip<'a> {
+    /// `None` for a packet that is not IP, or too short.
+    #[inline]
+    pub fn of(packet: &'a [u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => Ipv4::of(packet).map(Self::V4),
+            6 => Ipv6::of(packet).map(Self::V6),
+            _ => None,
+        }
+    }
+
+    /// The length of the header, IPv4's options and IPv6's extension headers excluded.
+    #[inline]
+    pub fn header_len(self) -> usize {
+        match self {
+            Self::V4(_) => Ipv4::LEN,
+            Self::V6(_) => Ipv6::LEN,
+        }
+    }
+
+    /// Source and destination.
+    #[inline]
+    pub fn addresses(self) -> &'a [u8] {
+        match self {
+            Self::V4(ip) => &ip.addresses,
+            Self::V6(ip) => &ip.addresses,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn each_field_is_where_its_rfc_has_it() {
+        assert_eq!((Ipv4::LEN, Ipv6::LEN, Tcp::LEN, Udp::LEN), (20, 40, 20, 8));
+        assert_eq!(offset_of!(Ipv4, total_length), 2);
+        assert_eq!(offset_of!(Ipv4, identification), 4);
+        assert_eq!(offset_of!(Ipv4, flags_and_offset), 6);
+        assert_eq!((offset_of!(Ipv4, ttl), offset_of!(Ipv4, protocol)), (8, 9));
+        assert_eq!((offset_of!(Ipv4, checksum), offset_of!(Ipv4, addresses)), (10, 12));
+        assert_eq!((offset_of!(Ipv6, payload_length), offset_of!(Ipv6, next_header)), (4, 6));
+        assert_eq!((offset_of!(Ipv6, hop_limit), offset_of!(Ipv6, addresses)), (7, 8));
+        assert_eq!((offset_of!(Tcp, sequence), offset_of!(Tcp, acknowledgment)), (4, 8));
+        assert_eq!((offset_of!(Tcp, data_offset), offset_of!(Tcp, flags)), (12, 13));
+        assert_eq!((offset_of!(Tcp, window), offset_of!(Tcp, checksum)), (14, 16));
+        assert_eq!(offset_of!(Tcp, urgent), 18);
+        assert_eq!((offset_of!(Udp, length), offset_of!(Udp, checksum)), (4, 6));
+        assert_eq!(
+            (align_of::<Ipv4>(), align_of::<Ipv6>(), align_of::<Tcp>(), align_of::<Udp>()),
+            (1, 1, 1, 1)
+        );
+    }
+
+    #[test]
+    fn a_header_is_read_only_where_it_is_whole() {
+        for len in 0..64 {
+            let bytes = vec![0x45; len];
+            assert_eq!(Ip::of(&bytes).is_some(), len >= 20);
+            assert_eq!(Ipv6::of(&bytes).is_some(), len >= 40);
+            assert_eq!(Udp::of(&bytes).is_some(), len >= 8);
+        }
+        assert!(Ip::of(&[0x55; 60]).is_none());
+    }
+
+    #[test]
+    fn what_is_written_to_a_field_is_in_the_bytes() {
+        let mut bytes = [0; 32];
+        Tcp::at_mut(&mut bytes, 3).sequence.set(0x0102_0304);
+        assert_eq!(bytes[7..11], [1, 2, 3, 4]);
+        assert_eq!(Tcp::at(&bytes, 3).sequence.get(), 0x0102_0304);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn a_header_beyond_the_end_panics() {
+        Tcp::at(&[0; 30], 11);
+    }
+}
