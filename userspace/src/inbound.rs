@@ -176,12 +176,12 @@ impl Inbound {
             return;
         };
         let accepted = known.session.open(&mut self.receiver.buffer, &self.sealed);
-        if accepted != 0 && !known.confirmed {
+        if !accepted.is_empty() && !known.confirmed {
             confirm(device, known);
         }
         let mut roamed = None;
-        for (bit, (message, &carrier)) in self.sealed.iter().zip(&self.carriers).enumerate() {
-            if accepted & 1 << bit == 0 {
+        for (index, (message, &carrier)) in self.sealed.iter().zip(&self.carriers).enumerate() {
+            if !accepted.contains(index) {
                 continue;
             }
             let arrival = &self.arrivals[carrier];

@@ -1,6 +1,6 @@
 //! Data messages, sealed and opened by a session.
 
-use wgq_userspace::aead::Message;
+use wgq_userspace::aead::{MANY, Message};
 use wgq_userspace::noise::message::{DATA_HEADER_LEN, TAG_LEN};
 use wgq_userspace::noise::session::Session;
 
@@ -28,9 +28,9 @@ pub fn open_together(session: &Session, messages: &[&[u8]]) -> Vec<Option<Vec<u8
     });
     let places: Vec<_> = places.collect();
     let opened = session.open(&mut buffer, &places);
-    assert_eq!(u32::from(opened) >> messages.len(), 0, "more was opened than came");
-    let packet = |(bit, place): (usize, &Message)| {
-        (opened >> bit & 1 == 1).then(|| buffer[place.at..place.at + place.len].to_vec())
+    assert!((messages.len()..MANY).all(|index| !opened.contains(index)), "more was opened than came");
+    let packet = |(index, place): (usize, &Message)| {
+        opened.contains(index).then(|| buffer[place.at..place.at + place.len].to_vec())
     };
     places.iter().enumerate().map(packet).collect()
 }

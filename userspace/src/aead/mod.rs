@@ -29,6 +29,41 @@ pub struct Message {
     pub counter: u64,
 }
 
+/// Some of the messages of a batch, by their index in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageSet(u16);
+
+impl MessageSet {
+    pub const EMPTY: Self = Self(0);
+
+    /// The first `count` messages of a batch. Panics beyond [`MANY`].
+    pub fn first(count: usize) -> Self {
+        assert!(count <= MANY, "more messages than a batch has");
+        Self(((1_u32 << count) - 1) as u16)
+    }
+
+    /// Those of `count` messages for which `is_in` holds.
+    #[inline]
+    pub fn select(count: usize, mut is_in: impl FnMut(usize) -> bool) -> Self {
+        (0..count).fold(Self::EMPTY, |set, index| Self(set.0 | u16::from(is_in(index)) << index))
+    }
+
+    #[inline]
+    pub fn contains(self, index: usize) -> bool {
+        self.0 & 1 << index != 0
+    }
+
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self == Self::EMPTY
+    }
+
+    #[must_use]
+    pub fn without(self, index: usize) -> Self {
+        Self(self.0 & !(1 << index))
+    }
+}
+
 /// The implementations of the cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
@@ -176,19 +211,18 @@ impl Key {
         rest[..TAG_LEN].copy_from_slice(tag.as_ref());
     }
 
-    /// Decrypts each message in place and tells by a bit of each, the first the lowest, which of them are authentic:
-    /// what the bytes of the others are is not defined. At most [`MANY`] messages, none overlapping another.
+    /// Decrypts each message in place and tells which of them are authentic: what the bytes of the others are is not
+    /// defined. At most [`MANY`] messages, none overlapping another.
     ///
     /// Panics if a message reaches beyond the buffer.
     #[must_use]
-    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
-        assert!(messages.len() <= MANY, "more messages than bits");
+    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> MessageSet {
+        assert!(messages.len() <= MANY, "more messages than a batch has");
         #[cfg(target_arch = "x86_64")]
         if let Some(key) = self.many.as_ref().filter(|key| key.suits(messages)) {
             return key.open(buffer, messages);
         }
-        let opened = messages.iter().map(|message| self.open_one(buffer, message));
-        opened.enumerate().fold(0, |bits, (bit, opened)| bits | u16::from(opened) << bit)
+        MessageSet::select(messages.len(), |index| self.open_one(buffer, &messages[index]))
     }
 
     fn open_one(&self, buffer: &mut [u8], message: &Message) -> bool {
@@ -200,6 +234,15 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_of_messages_holds_those_that_it_was_made_of() {
+        let even = MessageSet::select(MANY, |index| index % 2 == 0);
+        assert!((0..MANY).all(|index| even.contains(index) == (index % 2 == 0)));
+        assert_eq!(even.without(0).without(3), MessageSet::select(MANY, |index| index > 0 && index % 2 == 0));
+        assert_eq!(MessageSet::first(MANY), MessageSet::select(MANY, |_| true));
+        assert!(MessageSet::first(0).is_empty() && !MessageSet::first(1).is_empty());
+    }
 
     #[test]
     fn a_cipher_is_asked_for_by_its_name_and_only_where_the_processor_has_it() {

@@ -12,7 +12,7 @@ mod vectors;
 
 use subtle::ConstantTimeEq;
 
-use super::{Cipher, MANY, Message, TAG_LEN};
+use super::{Cipher, MANY, Message, MessageSet, TAG_LEN};
 
 /// The length of a block of `ChaCha20`.
 const BLOCK: usize = 64;
@@ -77,16 +77,14 @@ impl Key {
     }
 
     /// As [`super::Key::open`].
-    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
+    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> MessageSet {
         check(buffer, messages);
         // SAFETY: as in `seal`.
         let tags = unsafe { (self.open)(&self.state, buffer, messages) };
-        let mut authentic = 0;
-        for (bit, (message, tag)) in messages.iter().zip(tags).enumerate() {
-            let theirs = &buffer[message.at + message.len..][..TAG_LEN];
-            authentic |= u16::from(tag[..].ct_eq(theirs).unwrap_u8()) << bit;
-        }
-        authentic
+        MessageSet::select(messages.len(), |index| {
+            let theirs = &buffer[messages[index].at + messages[index].len..][..TAG_LEN];
+            tags[index][..].ct_eq(theirs).into()
+        })
     }
 }
 
@@ -169,7 +167,7 @@ mod tests {
                 many.seal(&mut ours, &messages);
                 prop_assert_eq!(&ours, &theirs);
                 for messages in messages.chunks(MANY) {
-                    prop_assert_eq!(many.open(&mut ours, messages), u16::MAX >> (MANY - messages.len()));
+                    prop_assert_eq!(many.open(&mut ours, messages), MessageSet::first(messages.len()));
                 }
                 for message in &messages {
                     let packet = message.at..message.at + message.len;
@@ -237,7 +235,11 @@ mod tests {
             for bit in 0..8 * TAG_LEN {
                 let mut changed = sealed.clone();
                 changed[message.at + message.len + bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(many.open(&mut changed, &messages), !(1 << which), "message {which}, bit {bit}");
+                assert_eq!(
+                    many.open(&mut changed, &messages),
+                    MessageSet::first(MANY).without(which),
+                    "message {which}, bit {bit}"
+                );
             }
         }
     }

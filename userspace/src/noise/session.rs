@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use zeroize::Zeroize;
 
-use crate::aead::{Cipher, Key, Message};
+use crate::aead::{Cipher, Key, Message, MessageSet};
 use crate::locks::lock;
 use crate::wipe;
 
@@ -122,19 +122,15 @@ impl Session {
         self.sender.seal(buffer, messages);
     }
 
-    /// Opens data messages in place and tells by a bit of each, the first the lowest, which of them are authentic and
-    /// no replays. As many at most as [`Key::open`] takes.
+    /// Opens data messages in place and tells which of them are authentic and no replays. At most as many as
+    /// [`Key::open`] takes.
     #[must_use]
-    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> u16 {
+    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> MessageSet {
         let authentic = self.receiver.open(buffer, messages);
         let mut replay = lock(&self.replay);
-        let mut accepted = 0;
-        for (bit, message) in messages.iter().enumerate() {
-            if authentic & 1 << bit != 0 && replay.accept(message.counter) {
-                accepted |= 1 << bit;
-            }
-        }
-        accepted
+        MessageSet::select(messages.len(), |index| {
+            authentic.contains(index) && replay.accept(messages[index].counter)
+        })
     }
 }
 
@@ -168,7 +164,7 @@ mod tests {
 
     fn opens(session: &Session, frame: &mut [u8]) -> bool {
         let message = message(frame);
-        session.open(frame, &[message]) == 1
+        !session.open(frame, &[message]).is_empty()
     }
 
     #[test]
@@ -190,7 +186,7 @@ mod tests {
         let deepest = depth(|| {
             let (a, b) = pair();
             a.seal(&mut buffer, &messages);
-            assert_eq!(b.open(&mut buffer, &messages), u16::MAX);
+            assert_eq!(b.open(&mut buffer, &messages), MessageSet::first(MANY));
         });
         assert!((1024..wipe::STACK_BYTES).contains(&deepest), "{deepest} bytes");
     }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::Key;
-use crate::aead::{self, Cipher, MANY, Message, TAG_LEN};
+use crate::aead::{self, Cipher, MANY, Message, MessageSet, TAG_LEN};
 use crate::sys;
 
 /// Lengths on both sides of each boundary: Poly1305's 16 bytes, the vectors' 32 and 64, groups of blocks, whole packets.
@@ -102,7 +102,7 @@ impl Batch {
 
     fn try_on(&self, key: &Key) -> Result<(), Fault> {
         let width = self.messages.len();
-        let all = u16::MAX >> (MANY - width);
+        let all = MessageSet::first(width);
         let mut buffer = self.plain.clone();
         key.seal(&mut buffer, &self.messages);
         if buffer != self.sealed {
@@ -115,7 +115,7 @@ impl Batch {
         buffer.copy_from_slice(&self.sealed);
         // A bit of the last byte of the tag, which a comparison that ends early would miss.
         buffer[self.messages[forged].at + self.messages[forged].len + TAG_LEN - 1] ^= 0x80;
-        if key.open(&mut buffer, &self.messages) != all & !(1 << forged) {
+        if key.open(&mut buffer, &self.messages) != all.without(forged) {
             return Err(Fault::Forged(width));
         }
         Ok(())
