@@ -32,7 +32,16 @@ PROGRAMS = (
     "wireguard-go",
 )
 WITHOUT_MACHINE = ("unit", "property")
-ORDER = ("kernel", "interop", "property", "parity", "netns", "documents", "unit")  # what takes long begins first
+ORDER = (
+    "kernel",
+    "interop",
+    "faults",
+    "property",
+    "parity",
+    "netns",
+    "documents",
+    "unit",
+)  # what takes long begins first
 # What remains of the caller's environment: the programs under test would heed much of the rest (WG_QUICK_...,
 # WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last three choose what is tested.
 KEPT = re.compile(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.models import WgQuickConfig
     from wgquick.device import Device
+    from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.knocks import Heard
     from wgquick.executor.commands import FileForDown
@@ -219,6 +220,26 @@ def check(
     if fix and mend([read_source(path) for path in paths], found, _said(transcript)):
         found = examine([read_source(path) for path in paths])
     return found
+
+
+def doctor(source: str | None = None, *, name: str | None = None) -> dict[str, list[Cause]]:
+    """What is wrong with a live tunnel, as `wgq doctor` says it: by interface, the root cause first.
+
+    `source` is an interface's name or the path of its file; None stands for every interface that is up. At most ten
+    seconds an interface; nothing on the host is changed.
+    """
+    from wgquick.config import location
+    from wgquick.diagnosis.doctor.examination import examine
+    from wgquick.system import senses
+
+    host = _host(_unheard)
+    if source is None:
+        names = [each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None]
+        if not names:
+            raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
+        return {each: examine(each, each, host, senses) for each in names}
+    interface = location.valid_name(name) if name else location.interface_name(source)
+    return {interface: examine(interface, source, host, senses)}
 
 
 @contextmanager

@@ -128,6 +128,16 @@ VERBS = {
             words="EXPRESSION [CONFIG_FILE|INTERFACE]",
         ),
         Verb(
+            "doctor",
+            "Say why a tunnel does not work.",
+            "Say why a tunnel does not work: the root cause first, with its evidence and its remedy. It takes at "
+            "most ten seconds and changes nothing. Exit 1 if there is an error.",
+            completes="interfaces",
+            standard_input=False,
+            options=("json",),
+            least=0,
+        ),
+        Verb(
             "show",
             "Show interfaces as wg(8) does.",
             "Show interfaces as `wg show' does: INTERFACE [WORD], all [WORD], or interfaces.",

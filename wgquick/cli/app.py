@@ -52,6 +52,10 @@ def _target(verb: Verb) -> Parameter:
     if verb.most > 1:
         annotation, default = Annotated[list[str] | None, argument], Parameter.empty if verb.least else None
         return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+    if not verb.least:
+        return Parameter(
+            "targets", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, argument]
+        )
     return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=Annotated[str, argument])
 
 

@@ -41,6 +41,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             return check(targets, given)
         case "allowed-ips":
             allowed_ips(targets, given)
+        case "doctor":
+            from wgquick.cli.doctor import doctor
+
+            return doctor(targets, given)
         case _:
             raise ValueError(verb)
     return 0

@@ -1,0 +1,224 @@
+"""The fault matrix as data: each fault with the code that doctor is to name first, and set-ups with no fault.
+
+A case makes two machines (tests.faults.world), brings a tunnel up at both ends, lets it work once, injects its
+fault by scripts, and runs doctor. `@NAME@` stands for a key. Where the fault keeps the tunnel from coming up,
+`starts` is False.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.faults.world import BACKENDS, CLIENT, SERVER
+from wgquick.options import Options
+
+OURS, GO = BACKENDS
+BOTH = BACKENDS
+
+
+class Case(NamedTuple):
+    """One set-up and what happens to it. Scripts are bash, run with -e.
+
+    `before` runs at each place before the tunnel comes up, `after` when it has worked. `at` is where doctor runs.
+    `wants` is the address to be reached before the fault, "" if nothing can be.
+    """
+
+    name: str
+    code: str = ""
+    here: str = CLIENT
+    there: str = SERVER
+    before_here: str = ""
+    before_there: str = ""
+    before_between: str = ""
+    after_here: str = ""
+    after_there: str = ""
+    after_between: str = ""
+    starts: bool = True
+    wants: str = "10.66.0.1"
+    kills: bool = False
+    """The daemon here is killed."""
+    at: str = "here"
+    backends: tuple[str, ...] = (OURS,)
+    options: Options = Options(backend="userspace")
+    doctor: tuple[tuple[str, str], ...] = ()
+
+
+def edited(text: str, *changes: tuple[str, str]) -> str:
+    """The text with words replaced, each of which it must have."""
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def interface(text: str, *lines: str) -> str:
+    """The text with more lines in [Interface]."""
+    return edited(text, ("[Peer]", "\n".join((*lines, "[Peer]"))))
+
+
+def routing(networks: str) -> str:
+    """The client's text with these AllowedIPs."""
+    return edited(CLIENT, ("10.66.0.0/24", networks))
+
+
+HOLDER = """python3 -c '
+import os, socket, time
+taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+taken.bind(("", 4000))
+os.fork() and os._exit(0)
+os.setsid()
+for each in range(3): os.close(each)
+time.sleep(100)'"""
+FULL = edited(CLIENT, ("10.66.0.0/24", "0.0.0.0/0, ::/0"), ("10.66.0.2/24", "10.66.0.2/24, fd66::2/64"))
+FULL_SERVER = edited(SERVER, ("10.66.0.1/24", "10.66.0.1/24, fd66::1/64"), ("2/32", "2/32, fd66::2/128"))
+NAMED = edited(CLIENT, ("198.51.100.2", "vpn.test"))
+SIX = edited(CLIENT, ("198.51.100.2", "[2001:db8:2::2]"))
+MARKED = interface(CLIENT, "FwMark = 0x77")
+DNS = interface(CLIENT, "DNS = 10.66.0.1")
+LAN = (
+    "ip link add lan0 type veth peer name lan1; ip addr add 10.5.0.1/24 dev lan0; "
+    "ip link set lan0 up; ip link set lan1 up"
+)
+HOSTS = "echo 198.51.100.2 vpn.test >>/etc/hosts"
+EXTRA = "[Peer]\nPublicKey = @other@\nAllowedIPs = 10.66.0.9/32\n"
+SECOND = edited(
+    CLIENT, ("@here_secret@", "@other_secret@"), ("10.66.0.2/24", "10.67.0.2/24"), ("10.66.0.0/24", "10.67.0.0/24")
+)
+SECOND_SERVER = edited(
+    SERVER, ("@there_secret@", "@third_secret@"), ("10.66.0.1/24", "10.67.0.1/24"), ("51820", "51821"),
+    ("@here@", "@other@"), ("10.66.0.2/32", "10.67.0.2/32"),
+)  # fmt: skip
+
+NFT_OUT = "nft add table inet guard; nft add chain inet guard out '{ type filter hook output priority 0; }'; "
+NFT_IN = "nft add table inet guard; nft add chain inet guard in '{ type filter hook input priority 0; }'; "
+NFT_FORWARD = "nft add table inet guard; nft add chain inet guard way '{ type filter hook forward priority 0; }'; "
+
+HERE = (
+    Case("never brought up", "not-up", starts=False),
+    Case("the link was deleted", "not-up", after_here="ip link delete wg0"),
+    Case("the link was set down", "not-up", after_here="ip link set wg0 down"),
+    Case("the daemon was killed", "not-up", kills=True),
+    Case("a program has the port", "port-in-use", here=interface(CLIENT, "ListenPort = 4000"), starts=False,
+         before_here=HOLDER),
+    Case("the network is the uplink's", "net-in-use", here=routing("10.66.0.0/24, 192.0.2.0/24"),
+         starts=False),
+    Case("no private key in the file", "key-missing", here=edited(CLIENT, ("PrivateKey = @here_secret@\n", "")),
+         wants=""),
+    Case("the private key was removed", "key-missing", after_here="wg set wg0 private-key /dev/null"),
+    Case("the file has a new key", "key-differs",
+         after_here="sed -i 's|^PrivateKey.*|PrivateKey = @other_secret@|' /etc/wireguard/wg0.conf"),
+    Case("the peer is this interface", "peer-is-self", here=edited(CLIENT, ("@there@", "@here@")), wants=""),
+    Case("the peer was removed", "peer-missing", after_here="wg set wg0 peer @there@ remove"),
+    Case("the preshared key was set by hand", "psk-differs",
+         after_here="echo @psk@ >/run/psk; wg set wg0 peer @there@ preshared-key /run/psk"),
+    Case("the file has a preshared key by now", "psk-differs",
+         after_here="echo 'PresharedKey = @psk@' >>/etc/wireguard/wg0.conf"),
+    Case("AllowedIPs were set by hand", "allowed-ips-differ",
+         after_here="wg set wg0 peer @there@ allowed-ips 10.66.1.0/24"),
+    Case("two peers claim a network", "allowed-ip-moved", wants="",
+         here=CLIENT + edited(EXTRA, ("10.66.0.9/32", "10.66.0.0/24"))),
+    Case("another peer took a network", "allowed-ip-moved",
+         after_here="wg set wg0 peer @other@ allowed-ips 10.66.0.0/24"),
+    Case("the port was changed by hand", "port-differs", here=interface(CLIENT, "ListenPort = 4000"),
+         after_here="wg set wg0 listen-port 4001"),
+    Case("the mark was changed by hand", "mark-differs", here=MARKED, after_here="wg set wg0 fwmark 0x78"),
+    Case("a full tunnel lost its mark", "mark-differs", here=FULL, there=FULL_SERVER,
+         after_here="wg set wg0 fwmark 0"),
+    Case("the address was removed", "address-missing", after_here="ip addr del 10.66.0.2/24 dev wg0"),
+    Case("the IPv6 address was removed", "address-missing", here=FULL, there=FULL_SERVER,
+         after_here="ip addr del fd66::2/64 dev wg0"),
+    Case("the route was removed", "route-missing",
+         here=routing("10.66.0.0/24, 10.20.0.0/16"), after_here="ip route del 10.20.0.0/16"),
+    Case("the route of a numbered table was removed", "route-missing", here=interface(CLIENT, "Table = 77"),
+         after_here="ip route flush table 77"),
+    Case("a full tunnel's route was removed", "route-missing", here=FULL, there=FULL_SERVER,
+         after_here="ip route flush table 51820"),
+    Case("a rule of a full tunnel was removed", "rule-missing", here=FULL, there=FULL_SERVER,
+         after_here="ip rule del not fwmark 51820 table 51820"),
+    Case("an IPv6 rule of a full tunnel was removed", "rule-missing", here=FULL, there=FULL_SERVER,
+         after_here="ip -6 rule del not fwmark 51820 table 51820"),
+    Case("the suppressing rule was removed", "rule-missing", here=FULL, there=FULL_SERVER,
+         after_here="ip rule del table main suppress_prefixlength 0"),
+    Case("a rule leads elsewhere first", "route-shadowed", here=FULL, there=FULL_SERVER,
+         after_here="ip rule add pref 5 table main"),
+    Case("another link has the network by a more specific route", "route-shadowed",
+         after_here="ip route add 10.66.0.1/32 via 192.0.2.1"),
+    Case("another link has the network", "route-shadowed", here=routing("10.66.0.0/24, 10.20.0.0/16"),
+         after_here="ip route add 10.20.0.0/17 via 192.0.2.1; ip route add 10.20.0.0/24 via 192.0.2.1; "
+         "ip rule add pref 5 to 10.20.0.0/16 table 99; ip route add 10.20.0.0/16 via 192.0.2.1 table 99"),
+    Case("the firewall was flushed", "firewall-missing", here=FULL, there=FULL_SERVER,
+         after_here="nft flush ruleset"),
+    Case("src_valid_mark was put back", "sysctl-reverted", here=FULL, there=FULL_SERVER,
+         after_here="sysctl -q net.ipv4.conf.all.src_valid_mark=0"),
+    Case("the MTU was changed by hand", "mtu-differs", here=interface(CLIENT, "MTU = 1400"),
+         after_here="ip link set mtu 1300 dev wg0"),
+    Case("resolv.conf was written anew", "dns-replaced", here=DNS, options=Options(backend="userspace", dns="file"),
+         after_here="echo nameserver 192.0.2.53 >/etc/resolv.conf"),
+    Case("the clock is behind", "clock-wrong", after_here="touch -d '+3 days' /etc/wireguard/wg0.conf"),
+    Case("two interfaces have one key", "one-key-two-places", after_here="@up@ copy"),
+)  # fmt: skip
+
+OUTSIDE = (
+    Case("the endpoint was never set", "endpoint-missing",
+         after_here="wg set wg0 peer @there@ remove; "
+         "wg set wg0 peer @there@ allowed-ips 10.66.0.0/24; ip route replace 10.66.0.0/24 dev wg0"),
+    Case("the name does not resolve", "endpoint-unresolved", here=NAMED, starts=False),
+    Case("the name has another address", "endpoint-moved", here=NAMED, before_here=HOSTS,
+         after_here="echo 127.0.0.1 localhost >/etc/hosts; echo 198.51.100.2 vpn.test >>/etc/hosts; "
+         "wg set wg0 peer @there@ endpoint 198.51.100.3:51820"),
+    Case("the default route is gone", "endpoint-no-route", after_here="ip route del default"),
+    Case("the host has lost IPv6", "endpoint-no-route", here=SIX, after_here="ip -6 route del default"),
+    Case("a blackhole has the endpoint", "endpoint-no-route", after_here="ip route add blackhole 198.51.100.2"),
+    Case("halves swallow the endpoint", "endpoint-in-tunnel", here=routing("0.0.0.0/1, 128.0.0.0/1"),
+         wants=""),
+    Case("a route leads the endpoint into the tunnel", "endpoint-in-tunnel",
+         after_here="ip route add 198.51.100.2 dev wg0"),
+    Case("the own firewall drops what goes out", "output-blocked",
+         after_here=NFT_OUT + "nft add rule inet guard out udp dport 51820 drop"),
+    Case("iptables drops what goes out", "output-blocked",
+         after_here="iptables -A OUTPUT -p udp --dport 51820 -j DROP"),
+    Case("the other end is off", "no-answer", after_there="ip link set eth0 down"),
+    Case("the router drops what goes there", "no-answer",
+         after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop"),
+    Case("the other end does not know this key", "no-answer", after_there="wg set wg0 peer @here@ remove"),
+    Case("the peer's key is another one", "no-answer", here=edited(CLIENT, ("@there@", "@other@")), wants=""),
+)  # fmt: skip
+
+FAULTS = (*HERE, *OUTSIDE)
+
+HEALTHY = (
+    Case("a client and a server"),
+    Case("the server's side", at="there"),
+    Case("a full tunnel of both families", here=FULL, there=FULL_SERVER),
+    Case("a full tunnel by iptables", here=FULL, there=FULL_SERVER,
+         options=Options(backend="userspace", firewall="iptables")),
+    Case("a full tunnel of IPv4", here=routing("0.0.0.0/0")),
+    Case("over IPv6", here=SIX),
+    Case("an endpoint by name", here=NAMED, before_here=HOSTS),
+    Case("Table = off with a route by a hook",
+         here=interface(CLIENT, "Table = off", "PostUp = ip route add 10.77.0.0/24 dev %i")),
+    Case("Table = off", here=interface(CLIENT, "Table = off")),
+    Case("a numbered table with a rule by a hook",
+         here=interface(CLIENT, "Table = 77", "PostUp = ip rule add to 10.66.0.0/24 table 77")),
+    Case("a mark of one's own", here=MARKED),
+    Case("a full tunnel with a mark of one's own", here=interface(FULL, "FwMark = 0x77"), there=FULL_SERVER),
+    Case("SaveConfig, changed by hand since", here=interface(CLIENT, "SaveConfig = true"),
+         after_here="wg set wg0 peer @other@ allowed-ips 10.66.0.77/32"),
+    Case("DNS by file", here=DNS, options=Options(backend="userspace", dns="file")),
+    Case("an absent client at a server", there=SERVER + EXTRA, at="there"),
+    Case("preshared keys", here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk@\n"),
+    Case("an MTU of one's own", here=interface(CLIENT, "MTU = 1280")),
+    Case("a hook that sets the key",
+         here=edited(CLIENT, ("PrivateKey = @here_secret@", "PostUp = wg set %i private-key /run/key")),
+         before_here="echo @here_secret@ >/run/key"),
+    Case("the other end drops echo requests",
+         after_there=NFT_IN + "nft add rule inet guard in icmp type echo-request drop"),
+    Case("rp_filter is strict", here=FULL, there=FULL_SERVER, after_here="sysctl -q net.ipv4.conf.all.rp_filter=1"),
+    Case("two full addresses and networks beyond", here=routing("10.66.0.1/32, 10.0.0.0/8"),
+         before_here=LAN),
+    Case("keepalives", here=CLIENT + "PersistentKeepalive = 25\n"),
+    Case("made by wg-quick", here=FULL, there=FULL_SERVER, doctor=(("quick", "1"),)),
+)  # fmt: skip
+
+CASES = [(case, backend) for backend in BACKENDS for case in (*FAULTS, *HEALTHY) if backend in case.backends]
+"""All that is tried, with the backend at both ends."""

@@ -1,0 +1,47 @@
+"""What doctor names first of each fault, and that it is silent where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.matrix import CASES, FAULTS, HEALTHY
+from wgquick.diagnosis.doctor.codes import CODES
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Outcomes
+    from tests.faults.matrix import Case
+
+LIMIT = 10.0
+PATIENCE = 5.0  # seconds that a busy machine may add
+
+
+@pytest.mark.timeout(600)  # the first test waits for all cases
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [pytest.param(case, backend, id=f"{case.name}, {backend}") for case, backend in CASES if case.code],
+)
+def test_the_first_finding_is_the_injected_fault(outcomes: Outcomes, case: Case, backend: str) -> None:
+    outcome = outcomes[f"{case.name}, {backend}"]
+    assert not outcome.fault
+    assert outcome.code == case.code, outcome.text
+    assert outcome.severity == "error"
+    assert outcome.seconds < LIMIT + PATIENCE
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [pytest.param(case, backend, id=f"{case.name}, {backend}") for case, backend in CASES if not case.code],
+)
+def test_nothing_is_said_of_a_healthy_tunnel(outcomes: Outcomes, case: Case, backend: str) -> None:
+    outcome = outcomes[f"{case.name}, {backend}"]
+    assert not outcome.fault
+    assert not outcome.loud, outcome.text
+
+
+def test_the_matrix_is_as_large_as_it_says() -> None:
+    assert len(FAULTS) >= 40
+    assert len(HEALTHY) >= 20
+    assert {case.code for case in FAULTS} <= set(CODES)

@@ -1,0 +1,97 @@
+"""One case of the matrix tried: a tunnel is made, broken and examined."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.faults.world import world
+from wgquick import api
+from wgquick.show import doctor as show
+
+if TYPE_CHECKING:
+    from tests.faults.matrix import Case
+    from tests.faults.world import World
+    from tests.namespaces import Namespace
+
+
+class Outcome(NamedTuple):
+    """What doctor said first ("" nothing), how many findings are no infos, the seconds it took, and its text."""
+
+    code: str
+    severity: str
+    loud: int
+    seconds: float
+    text: str
+    fault: str = ""
+
+
+def attempt(case: Case, backend: str) -> Outcome:
+    """Try it; whatever fails on the way is the outcome's `fault`."""
+    try:
+        with world() as made:
+            return _tried(made, case, backend)
+    except Exception:
+        return Outcome("", "", 0, 0.0, "", traceback.format_exc())
+
+
+def _tried(made: World, case: Case, backend: str) -> Outcome:
+    for place in ("here", "there", "between"):
+        made.script(place, getattr(case, f"before_{place}", ""))
+    made.write("here", case.here)
+    made.write("there", case.there)
+    if fault := made.up("there", backend=backend):
+        raise AssertionError(fault)
+    _start(made, case, backend)
+    if case.wants and case.starts:
+        made.ping(case.wants)
+    for place in ("here", "there", "between"):
+        script = getattr(case, f"after_{place}")
+        if "@up@" in script:
+            made.write("here", case.here.replace("10.66", "10.68"), "copy")
+            assert not made.up("here", "copy", backend=backend)
+            continue
+        made.script(place, script)
+    if case.kills:
+        _kill(made.here, backend)
+    machine: Namespace = getattr(made, case.at)
+    return machine.call(_examined)
+
+
+def _kill(machine: Namespace, program: str) -> None:
+    """Kill that machine's own daemon, and wait until its link has gone."""
+    for process in machine.processes():
+        if Path(f"/proc/{process}/comm").read_text().strip() == program:
+            os.kill(process, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not machine.run(["ip", "link", "show", "wg0"], check=False).returncode:
+        assert time.monotonic() < deadline, "the daemon's link stays"
+        time.sleep(0.02)
+
+
+def _start(made: World, case: Case, backend: str) -> None:
+    if dict(case.doctor).get("quick"):
+        environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": backend}
+        made.here.run(["wg-quick", "up", "wg0"], env=environment)
+    elif case.starts:
+        fault = made.up("here", options=case.options, backend=backend)
+        if fault:
+            raise AssertionError(fault)
+    elif case.code not in ("not-up",):
+        assert made.up("here", options=case.options, backend=backend), "it comes up in spite of the fault"
+
+
+def _examined() -> Outcome:
+    began = time.monotonic()
+    found = api.doctor("wg0")["wg0"]
+    seconds = time.monotonic() - began
+    loud = [each for each in found if each.severity != "info"]
+    first = found[0] if found else None
+    text = show.text("wg0", found)
+    if first is None:
+        return Outcome("", "", 0, seconds, text)
+    return Outcome(first.code, first.severity, len(loud), seconds, text)

@@ -1,0 +1,141 @@
+"""Two machines with a router between them, and a tunnel: what faults are injected into.
+
+`here` is where doctor runs, `there` the other end, `between` the router. All have IPv4 and IPv6.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.namespaces import host
+from wgquick import api
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.net import SecretKey
+from wgquick.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+HERE, THERE = "192.0.2.2", "198.51.100.2"
+HERE6, THERE6 = "2001:db8:1::2", "2001:db8:2::2"
+KEYS = {
+    name: SecretKey(bytes([248, *([at + 1] * 30), 64]))
+    for at, name in enumerate(("here", "there", "other", "third"))
+}
+WORDS = {
+    **{name: str(public_key_of(key)) for name, key in KEYS.items()},
+    **{f"{name}_secret": key.reveal() for name, key in KEYS.items()},
+    "psk": SecretKey(bytes([7] * 32)).reveal(),
+    "psk2": SecretKey(bytes([9] * 32)).reveal(),
+}
+"""What stands for @NAME@ in configurations and scripts."""
+BACKENDS = ("wgq-userspace", "wireguard-go")
+
+CLIENT = """[Interface]
+PrivateKey = @here_secret@
+Address = 10.66.0.2/24
+[Peer]
+PublicKey = @there@
+AllowedIPs = 10.66.0.0/24
+Endpoint = 198.51.100.2:51820
+"""
+SERVER = """[Interface]
+PrivateKey = @there_secret@
+Address = 10.66.0.1/24
+ListenPort = 51820
+[Peer]
+PublicKey = @here@
+AllowedIPs = 10.66.0.2/32
+"""
+
+
+class Finding(NamedTuple):
+    """What doctor said, in short."""
+
+    code: str
+    severity: str
+    message: str
+
+
+class World(NamedTuple):
+    """The machines."""
+
+    here: Namespace
+    there: Namespace
+    between: Namespace
+
+    def write(self, place: str, text: str, name: str = "wg0") -> None:
+        """Write /etc/wireguard/NAME.conf at `here` or `there`."""
+        self.script(place, f"umask 077; cat >/etc/wireguard/{name}.conf", filled(text))
+
+    def script(self, place: str, text: str, given: str | None = None) -> None:
+        """Run a script of bash at a place; a failing command is an AssertionError."""
+        machine: Namespace = getattr(self, place)
+        if text:
+            machine.run(["bash", "-ec", filled(text)], input=given)
+
+    def up(self, place: str, name: str = "wg0", options: Options | None = None, backend: str = BACKENDS[0]) -> str:
+        """Bring the interface up; returns the error, "" if it is up."""
+        machine: Namespace = getattr(self, place)
+        return machine.call(_up, name, options or Options(backend="userspace"), backend)
+
+    def ping(self, address: str = "10.66.0.1") -> None:
+        """Wait until an address answers through the tunnel."""
+        deadline = time.monotonic() + 30
+        flag = "-6" if ":" in address else "-4"
+        while self.here.run(["ping", flag, "-c1", "-W1", "-q", address], check=False).returncode:
+            assert time.monotonic() < deadline, "no ping passes a healthy tunnel"
+
+
+def filled(text: str) -> str:
+    """The text with its @NAME@ replaced."""
+    for name, word in WORDS.items():
+        text = text.replace(f"@{name}@", word)
+    return text
+
+
+def _up(name: str, options: Options, backend: str) -> str:
+    os.environ["WG_QUICK_USERSPACE_IMPLEMENTATION"] = backend
+    os.environ["WG_ENDPOINT_RESOLUTION_RETRIES"] = "0"
+    try:
+        api.up(api.load(name, name=name), options, lambda _line: None)
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def _pid(machine: Namespace) -> str:
+    return machine.paths["net"].split("/")[2]
+
+
+@contextlib.contextmanager
+def world() -> Iterator[World]:
+    """The machines with their links, addresses and default routes."""
+    with host() as here, host() as there, host() as between:
+        made = World(here, there, between)
+        between.run(
+            ["ip", "-batch", "-"],
+            input=f"link add r0 type veth peer name eth0 netns {_pid(here)}\n"
+            f"link add r1 type veth peer name eth0 netns {_pid(there)}\n"
+            "addr add 192.0.2.1/24 dev r0\naddr add 198.51.100.1/24 dev r1\n"
+            "addr add 2001:db8:1::1/64 dev r0 nodad\naddr add 2001:db8:2::1/64 dev r1 nodad\n"
+            "link set r0 up\nlink set r1 up\n",
+        )
+        between.run(
+            ["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"]
+        )
+        for machine, address, gateway in ((here, HERE, "192.0.2.1"), (there, THERE, "198.51.100.1")):
+            six = "2001:db8:1::" if machine is here else "2001:db8:2::"
+            machine.run(
+                ["ip", "-batch", "-"],
+                input=f"addr add {address}/24 dev eth0\naddr add {six}2/64 dev eth0 nodad\nlink set eth0 up\n"
+                f"route add default via {gateway}\nroute add ::/0 via {six}1 dev eth0\n",
+            )
+        for machine in (here, there, between):
+            machine._await_carrier()
+        yield made

@@ -1,0 +1,180 @@
+"""The evidence of one interface, gathered once: what the rules judge. All of it is plain values."""
+
+from __future__ import annotations
+
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import Prefix, address_text
+from wgquick.plan.given import merged
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.errors import Diagnostic
+    from wgquick.executor.journal import Record
+    from wgquick.net import Endpoint, PublicKey, Rule, SocketAddress
+    from wgquick.sensed import Echo, Foreign, LinkState, Rulesets, Way
+
+FRESH = 180.0
+"""Seconds for which a session may be used (REJECT_AFTER_TIME of the whitepaper)."""
+
+
+class File(NamedTuple):
+    """The configuration: its settings, or its faults. `path` "" and no settings: there is none.
+
+    `changed` is the time of its last change, in seconds since the epoch.
+    """
+
+    path: str = ""
+    settings: Settings | None = None
+    faults: tuple[Diagnostic, ...] = ()
+    changed: float = 0.0
+
+
+class PortState(NamedTuple):
+    """The UDP port: whether the device has it, the errno with which it would be refused, and who has it."""
+
+    port: int = 0
+    is_bound: bool = True
+    refusal: int = 0
+    holders: tuple[str, ...] = ()
+
+
+class Outside(NamedTuple):
+    """The way of a peer's encrypted packets. `sent` is the errno of sending, None if nothing was sent.
+
+    `back` is the way to the endpoint as the reverse path filter sees it.
+    """
+
+    way: Way | None = None
+    sent: int | None = None
+    back: Way | None = None
+
+
+class Shake(NamedTuple):
+    """A handshake that doctor itself tried: "" nothing came, else "answered", "refused" (by its preshared key) or
+    "cookie"; `tries` counts the initiations."""
+
+    outcome: str = ""
+    tries: int = 0
+
+
+class Watched(NamedTuple):
+    """What a peer did while it was watched: the device's view before and after, and what probes met.
+
+    `endpoints` are those that it had meanwhile, in order, each as long as it was not replaced.
+    """
+
+    before: DevicePeer
+    after: DevicePeer
+    echoes: tuple[Echo, ...] = ()
+    shake: Shake | None = None
+    endpoints: tuple[str, ...] = ()
+    handshakes: int = 0
+    fitting: int | None = None
+    """The largest packet that passed, if the largest that should did not; None if that was not tried or passed."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether something came back through the tunnel to a probe."""
+        return any(echo.answered for echo in self.echoes)
+
+    @property
+    def received(self) -> int:
+        """The bytes that came meanwhile."""
+        return self.after.rx_bytes - self.before.rx_bytes
+
+    @property
+    def sent(self) -> int:
+        """The bytes that went meanwhile."""
+        return self.after.tx_bytes - self.before.tx_bytes
+
+    @property
+    def has_new_handshake(self) -> bool:
+        """Whether a handshake was completed meanwhile."""
+        return self.after.last_handshake > self.before.last_handshake
+
+
+class Evidence(NamedTuple):
+    """Everything that is known of one interface.
+
+    `routes` are those through the link, by table; `ways` of addresses inside AllowedIPs; `resolved` has for each
+    endpoint that is a name its addresses, None if it does not resolve, and no entry if nobody answered in time.
+    `parameters` are kernel parameters by their path below /proc/sys, None if the kernel has none.
+    """
+
+    name: str
+    now: float
+    file: File = File()
+    record: Record | None = None
+    link: LinkState | None = None
+    link_after: LinkState | None = None
+    device: Device | None = None
+    device_error: str = ""
+    own_key: PublicKey | None = None
+    file_key: PublicKey | None = None
+    others: tuple[Device, ...] = ()
+    addresses: tuple[Prefix, ...] = ()
+    takes_ipv6: bool = True
+    table: int | None = None
+    routes: Mapping[int, frozenset[Prefix]] = {}
+    foreign: tuple[Foreign, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    firewalls: tuple[tuple[str, int], ...] = ()
+    rulesets: Rulesets | None = None
+    dns_mode: str = ""
+    dns_now: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    name_servers: tuple[str, ...] = ()
+    parameters: Mapping[str, str | None] = {}
+    ways: Mapping[str, Way] = {}
+    resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None] = {}
+    port: PortState = PortState()
+    outside: Mapping[PublicKey, Outside] = {}
+    watched: Mapping[PublicKey, Watched] = {}
+
+    @property
+    def settings(self) -> Settings | None:
+        """What the file says, if there is one without faults."""
+        return self.file.settings
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a device to look at, and its link is up."""
+        return self.device is not None and self.link is not None and self.link.is_up
+
+    @property
+    def peers(self) -> tuple[DevicePeer, ...]:
+        """The device's peers; none if there is no device."""
+        return self.device.peers if self.device else ()
+
+    @property
+    def fwmark(self) -> int:
+        """The device's mark; 0 if it has none or there is no device."""
+        return self.device.fwmark if self.device else 0
+
+    @property
+    def hooks(self) -> str:
+        """The hooks that have run, as one text."""
+        settings = self.settings
+        return "\n".join((*settings.pre_up, *settings.post_up)) if settings else ""
+
+    @property
+    def wanted(self) -> dict[PublicKey, PeerSettings]:
+        """The file's peers."""
+        return merged(self.settings) if self.settings else {}
+
+    @property
+    def live(self) -> dict[PublicKey, DevicePeer]:
+        """The device's peers."""
+        return {peer.public_key: peer for peer in self.peers}
+
+
+def dials(peer: DevicePeer, wanted: PeerSettings | None, *, has_file: bool) -> bool:
+    """Whether this end is to begin: the file gives an endpoint, or there is no file and the device has one."""
+    return wanted is not None and wanted.endpoint is not None if has_file else peer.endpoint is not None
+
+
+def single_addresses(peer: DevicePeer) -> list[str]:
+    """The addresses in AllowedIPs that stand alone: the peer's own."""
+    return [address_text(ip.address) for ip in peer.allowed_ips if ip.length == len(ip.address) * 8]

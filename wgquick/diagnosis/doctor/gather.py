@@ -1,0 +1,432 @@
+"""Gathers the evidence of an interface, within a bound of time: looks, then probes what is not known to work."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from wgquick.config import location
+from wgquick.config.parser import examine
+from wgquick.config.tables import table_number
+from wgquick.diagnosis import nets
+from wgquick.diagnosis.doctor.evidence import (
+    Evidence,
+    File,
+    Outside,
+    PortState,
+    Watched,
+    dials,
+)
+from wgquick.diagnosis.doctor.targets import targets
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.errors import OperationError, WgqError
+from wgquick.executor import observe
+from wgquick.executor.journal import Journal
+from wgquick.lean import suppress
+from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text
+from wgquick.plan.steps import UnsetDns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from wgquick.config.settings import Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.executor.journal import Record
+    from wgquick.net import PublicKey, SecretKey
+    from wgquick.ports import Host
+    from wgquick.sensed import Echo, Foreign, LinkState, Rulesets, Way
+
+LIMIT = 9.0
+"""Seconds for all of it, from the start of the program."""
+_NAMES_LIMIT = 2.5
+_PROBE_LIMIT = 2.6
+_PEERS = 16  # that are probed, of a hub with many
+_WAYS = 64  # that are looked up
+_RP_FILTER = "net/ipv4/conf/{}/rp_filter"
+_ZERO = bytes(32)
+
+
+class Senses(Protocol):
+    """What doctor asks of a machine beyond the executor's Host (wgquick.system.senses)."""
+
+    def links(self) -> list[LinkState]: ...
+    def ways(self, wanted: Iterable[tuple[str, int, str]]) -> list[Way]: ...
+    def foreign_routes(self, name: str) -> list[Foreign]: ...
+    def rulesets(self) -> Rulesets: ...
+    def send_outside(
+        self, source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
+    ) -> int: ...
+
+    @property
+    def Prober(self) -> Callable[[str], Prober]: ...  # noqa: N802
+
+
+class Prober(Protocol):
+    """Probes into one tunnel."""
+
+    def reach(
+        self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]
+    ) -> list[Echo]: ...
+    def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]: ...
+
+
+def read_file(source: str, name: str) -> File:
+    """The configuration, or its faults; an empty one if there is none."""
+    try:
+        found = location.locate(source, None if source != location.STANDARD_INPUT else name)
+        document = location.read(found)
+    except WgqError:
+        return File()
+    report = examine(document, name, found.path)
+    with suppress(OSError):
+        changed = os.stat(found.path).st_mtime
+        return File(found.path, report.settings, tuple(report.faults), changed)
+    return File(found.path, report.settings, tuple(report.faults))
+
+
+def gather(
+    name: str, file: File, host: Host, senses: Senses, *, known: Iterable[bytes] = (), began: float | None = None
+) -> Evidence:
+    """The evidence of the interface; `known` are addresses of the other end, `began` a monotonic time."""
+    began = time.monotonic() if began is None else began
+    settings = file.settings
+    names = _Names(settings)
+    links = {link.name: link for link in senses.links()}
+    device, fault = _device(name, host)
+    evidence = Evidence(
+        name,
+        time.time(),
+        file=file,
+        record=_record(name, host),
+        link=links.get(name),
+        device=device,
+        device_error=fault,
+        own_key=_public(device.private_key if device else None),
+        file_key=_public(settings.private_key if settings else None),
+        others=_others(name, host),
+        rulesets=senses.rulesets(),
+        foreign=tuple(senses.foreign_routes(name)),
+    )
+    evidence = _with_host(evidence, host)
+    evidence = _with_ways(evidence, senses, links)
+    if evidence.is_up:
+        evidence = _watched(evidence, host, senses, tuple(known), began + LIMIT)
+        after = {link.name: link for link in senses.links()}
+        evidence = evidence._replace(link_after=after.get(name))
+    return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
+
+
+def _record(name: str, host: Host) -> Record | None:
+    try:
+        return Journal(host.journal_directory, name).read()
+    except WgqError:
+        return None
+
+
+def _device(name: str, host: Host) -> tuple[Device | None, str]:
+    try:
+        return host.wireguard.get(name), ""
+    except OperationError as error:
+        return None, error.what
+
+
+def _others(name: str, host: Host) -> tuple[Device, ...]:
+    found = []
+    for other in host.wireguard.interfaces():
+        device, _ = _device(other, host) if other != name else (None, "")
+        if device is not None:
+            found.append(device)
+    return tuple(found)
+
+
+def _public(key: SecretKey | None) -> PublicKey | None:
+    return public_key_of(key) if key is not None and key.raw != _ZERO else None
+
+
+def _with_host(evidence: Evidence, host: Host) -> Evidence:
+    """With what the host shows of the tunnel: addresses, routes, rules, firewall, DNS, port, parameters."""
+    name, settings, device = evidence.name, evidence.settings, evidence.device
+    if evidence.link is None or device is None:
+        return evidence._replace(port=_free_port(settings, host), table=_table(settings, host))
+    table = _table(settings, host)
+    tables = {MAIN_TABLE, *([table] if table else []), *([device.fwmark] if device.fwmark else [])}
+    tables |= {undo.rule.table for undo in _undone_rules(evidence.record)}
+    mode = _dns_mode(evidence, host)
+    ipv6 = host.rtnl.takes_ipv6(name)
+    return evidence._replace(
+        addresses=tuple(host.rtnl.addresses(name)),
+        takes_ipv6=ipv6,
+        table=table,
+        routes={each: _routes(name, each, host) for each in tables},
+        rules=observe.rules(host),
+        firewalls=tuple(host.firewall.present(name)),
+        dns_mode=mode,
+        dns_now=_dns_now(mode, name, host),
+        name_servers=_name_servers(),
+        parameters=_parameters(name, host),
+        port=_port(name, device, host),
+    )
+
+
+def _undone_rules(record: Record | None) -> list[Any]:
+    from wgquick.plan.steps import DeleteRule
+
+    return [undo for undo in record.undos if isinstance(undo, DeleteRule)] if record else []
+
+
+def _table(settings: Settings | None, host: Host) -> int | None:
+    if settings is None or settings.table in ("", "auto", "off"):
+        return None
+    with suppress(Exception):
+        return table_number(settings.table, host.table_names())
+    return None
+
+
+def _routes(name: str, table: int, host: Host) -> frozenset[Prefix]:
+    found: set[Prefix] = set()
+    for family in (4, 6):
+        with suppress(OperationError):
+            found.update(host.rtnl.routes(family=family, table=table, device=name))
+    return frozenset(found)
+
+
+def _dns_mode(evidence: Evidence, host: Host) -> str:
+    """The mode in which DNS was set: the journal says it; without one the host's own, as wg-quick finds it."""
+    if evidence.record is not None:
+        undos = (undo.mode for undo in evidence.record.undos if isinstance(undo, UnsetDns))
+        return next(undos, "")
+    if evidence.settings is None or not evidence.settings.dns:
+        return ""
+    with suppress(OperationError):
+        mode = host.dns.detect("auto")
+        return mode if mode != "file" else ""  # which wg-quick cannot do
+    return ""
+
+
+def _dns_now(mode: str, name: str, host: Host) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    if not mode or mode == "off":
+        return None
+    with suppress(OperationError):
+        return host.dns.current(mode, name)
+    return None
+
+
+def _name_servers() -> tuple[str, ...]:
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            words = [line.split() for line in file]
+    except OSError:
+        return ()
+    return tuple(line[1] for line in words if len(line) > 1 and line[0] == "nameserver")
+
+
+def _parameters(name: str, host: Host) -> dict[str, str | None]:
+    keys = [
+        "net/ipv4/conf/all/src_valid_mark",
+        f"net/ipv4/conf/{name}/src_valid_mark",
+        "net/ipv4/ip_forward",
+        f"net/ipv4/conf/{name}/forwarding",
+        "net/ipv6/conf/all/forwarding",
+        "net/ipv6/conf/all/disable_ipv6",
+        f"net/ipv6/conf/{name}/disable_ipv6",
+        *(_RP_FILTER.format(link.name) for link in host.rtnl.links()),
+        _RP_FILTER.format("all"),
+    ]
+    return {key: host.sysctl.read(key) for key in keys}
+
+
+def _free_port(settings: Settings | None, host: Host) -> PortState:
+    """Of an interface that is not up: whether its file's port could be had."""
+    port = settings.listen_port if settings else None
+    refusal = host.udp_ports.refusal(port) if port else 0
+    return PortState(port or 0, is_bound=False, refusal=refusal, holders=_holders(port or 0, host, refusal))
+
+
+def _port(name: str, device: Device, host: Host) -> PortState:
+    port = device.listen_port
+    if port and host.udp_ports.has(name, port):
+        return PortState(port)
+    refusal = host.udp_ports.refusal(port) if port else 0
+    return PortState(port, is_bound=False, refusal=refusal, holders=_holders(port, host, refusal))
+
+
+def _holders(port: int, host: Host, refusal: int) -> tuple[str, ...]:
+    return host.udp_ports.programs(port) if refusal else ()
+
+
+def _with_ways(evidence: Evidence, senses: Senses, links: Mapping[str, LinkState]) -> Evidence:
+    """With the kernel's routes: to addresses that are meant for the tunnel, and to the endpoints."""
+    device = evidence.device
+    if device is None:
+        return evidence
+    inside = _samples(evidence)[:_WAYS]
+    ends = [peer for peer in device.peers if peer.endpoint][:_WAYS]
+    marked = evidence.parameters.get("net/ipv4/conf/all/src_valid_mark") == "1"
+    asked = [
+        *((address, 0, "") for address in inside),
+        *((_text(peer.endpoint), device.fwmark, "") for peer in ends),
+        *((_text(peer.endpoint), device.fwmark if marked else 0, "") for peer in ends),
+    ]
+    found = senses.ways(asked)
+    out, back = found[len(inside) : len(inside) + len(ends)], found[len(inside) + len(ends) :]
+    return evidence._replace(
+        ways=dict(zip(inside, found, strict=False)),
+        outside={
+            peer.public_key: Outside(way, back=other) for peer, way, other in zip(ends, out, back, strict=True)
+        },
+    )
+
+
+def _text(endpoint: SocketAddress | None) -> str:
+    return endpoint.address if endpoint else ""
+
+
+def _samples(evidence: Evidence) -> list[str]:
+    """An address of each AllowedIP that is meant to go through the tunnel."""
+    own = {prefix.address for prefix in evidence.addresses}
+    device = evidence.device
+    found: dict[str, None] = {}
+    for peer in device.peers if device else ():
+        for ip in peer.allowed_ips:
+            address = _sample(ip)
+            if address not in own and (len(address) == 4 or evidence.takes_ipv6):
+                found[address_text(address)] = None
+    return list(found)
+
+
+_ELSEWHERE = {4: bytes([198, 51, 100, 77]), 16: bytes.fromhex("20010db8ffff00000000000000000077")}
+
+
+def _sample(ip: nets.Network) -> bytes:
+    """An address of a network: its first host; of a /0 one that is kept for documentation."""
+    if ip.length == 0:
+        return _ELSEWHERE[len(ip.address)]
+    width = nets.bits(ip.address)
+    number = nets.head(ip.address, ip.length) << (width - ip.length)
+    return (number + (ip.length < width - 1)).to_bytes(width // 8, "big")
+
+
+sample = _sample
+
+
+def _watched(evidence: Evidence, host: Host, senses: Senses, known: tuple[bytes, ...], deadline: float) -> Evidence:
+    """With what the peers do when they are probed."""
+    device, wanted = evidence.device, evidence.wanted
+    if device is None:
+        return evidence
+    has_file = evidence.settings is not None
+    dialled = [peer for peer in device.peers if dials(peer, wanted.get(peer.public_key), has_file=has_file)]
+    fresh = [peer for peer in device.peers if peer not in dialled and evidence.now - peer.last_handshake < 150]
+    probed = (*dialled, *fresh)[:_PEERS]
+    servers = evidence.settings.dns if evidence.settings else ()
+    aims = {peer.public_key: targets(peer, evidence.addresses, servers, known) for peer in probed}
+    prober = senses.Prober(evidence.name)
+    addresses = list(dict.fromkeys(aim.address for each in aims.values() for aim in each))
+    watch = _Watch(evidence.name, host)
+    with watch:
+        until = min(deadline, time.monotonic() + _PROBE_LIMIT)
+        found = prober.reach(addresses, until, lambda answered: _is_enough(answered, aims)) if addresses else []
+    echoes = {echo.address: echo for echo in found}
+    outside = dict(evidence.outside)
+    silent = [
+        peer
+        for peer in dialled[:_PEERS]
+        if peer.endpoint and not any(echoes[aim.address].answered for aim in aims[peer.public_key])
+    ]
+    for peer in silent:
+        end = peer.endpoint
+        if end is None:
+            continue
+        sent = senses.send_outside(device.listen_port, end.address, end.port, device.fwmark, b"", end.scope)
+        outside[peer.public_key] = outside.get(peer.public_key, Outside())._replace(sent=sent)
+    after = _device(evidence.name, host)[0] or device
+    live = {peer.public_key: peer for peer in after.peers}
+    watched = {
+        peer.public_key: Watched(
+            peer,
+            live.get(peer.public_key, peer),
+            tuple(echoes[aim.address] for aim in aims[peer.public_key] if aim.address in echoes),
+            endpoints=watch.endpoints.get(peer.public_key, ()),
+            handshakes=watch.handshakes.get(peer.public_key, 0),
+        )
+        for peer in probed
+    }
+    return evidence._replace(outside=outside, watched=watched)
+
+
+def _is_enough(answered: set[str], aims: Mapping[PublicKey, Sequence[Any]]) -> bool:
+    """Whether each peer has answered at one of its addresses."""
+    return all(not each or any(aim.address in answered for aim in each) for each in aims.values())
+
+
+class _Watch:
+    """Looks at the device again and again, in a thread of its own, while probes are out."""
+
+    _PAUSE = 0.1
+
+    def __init__(self, name: str, host: Host) -> None:
+        self._name = name
+        self._host = host
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.endpoints: dict[PublicKey, tuple[str, ...]] = {}
+        self.handshakes: dict[PublicKey, int] = {}
+        self._last: dict[PublicKey, float] = {}
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while True:
+            device, _ = _device(self._name, self._host)
+            for peer in device.peers if device else ():
+                self._note(peer)
+            if self._stop.wait(self._PAUSE):
+                return
+
+    def _note(self, peer: DevicePeer) -> None:
+        key, seen = peer.public_key, self.endpoints.get(peer.public_key, ())
+        if peer.endpoint and (not seen or seen[-1] != str(peer.endpoint)):
+            self.endpoints[key] = (*seen, str(peer.endpoint))
+        if key in self._last and peer.last_handshake > self._last[key]:
+            self.handshakes[key] = self.handshakes.get(key, 0) + 1
+        self._last[key] = peer.last_handshake
+
+
+class _Names:
+    """Looks the endpoints' names up, all at once, while the rest is gathered."""
+
+    def __init__(self, settings: Settings | None) -> None:
+        peers = settings.peers if settings else ()
+        wanted = dict.fromkeys(peer.endpoint for peer in peers if peer.endpoint)
+        self._found: dict[Endpoint, tuple[SocketAddress, ...]] = {}
+        self._threads = {
+            endpoint: threading.Thread(target=self._ask, args=(endpoint,), daemon=True)
+            for endpoint in wanted
+            if nets.literal(endpoint.host) is None
+        }
+        for thread in self._threads.values():
+            thread.start()
+
+    def _ask(self, endpoint: Endpoint) -> None:
+        import socket
+
+        try:
+            found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+        except OSError:
+            return
+        self._found[endpoint] = tuple(dict.fromkeys(SocketAddress(str(f[4][0]), int(f[4][1])) for f in found))
+
+    def answers(self, deadline: float) -> dict[Endpoint, tuple[SocketAddress, ...] | None]:
+        """What was found by the monotonic time; None of a name that is not known or that nobody answered."""
+        for thread in self._threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return {endpoint: self._found.get(endpoint) for endpoint in self._threads}

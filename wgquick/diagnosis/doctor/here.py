@@ -1,0 +1,574 @@
+"""What is wrong here, by comparison: the file, the journal, the device and the host with each other."""
+
+from __future__ import annotations
+
+import errno
+from os import strerror
+
+from wgquick.config.keys import clamped
+from wgquick.diagnosis import nets
+from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
+from wgquick.diagnosis.doctor.codes import CODES
+from wgquick.diagnosis.doctor.gather import sample
+from wgquick.diagnosis.finding import ERROR, INFO, WARNING
+from wgquick.diagnosis.hooks import commands
+from wgquick.lean import TYPE_CHECKING
+from wgquick.net import MAIN_TABLE, Prefix, address_text
+from wgquick.plan.down import with_moved_rules
+from wgquick.plan.steps import DeleteRule, ReleaseSysctl, RemoveFirewall
+from wgquick.plan.up import SRC_VALID_MARK, Coverage, routes_automatically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import DevicePeer
+    from wgquick.diagnosis.doctor.evidence import Evidence
+    from wgquick.net import AllowedIP, Endpoint, PublicKey, Rule
+
+_SHOWN = 6
+
+
+def causes(evidence: Evidence) -> Iterator[Cause]:
+    """All that these comparisons find."""
+    if not evidence.is_up:
+        yield from _not_up(evidence)
+        return
+    yield from _keys(evidence)
+    yield from _clock(evidence)
+    yield from _port(evidence)
+    yield from _peers(evidence)
+    yield from _mark(evidence)
+    yield from _rules(evidence)
+    yield from _addresses(evidence)
+    yield from _routes(evidence)
+    yield from _shadowed(evidence)
+    yield from _firewall(evidence)
+    yield from _parameters(evidence)
+    yield from _mtu(evidence)
+    yield from _dns(evidence)
+
+
+def cause(
+    code: str,
+    message: str,
+    *evidence: str,
+    remedy: str = "",
+    peer: PublicKey | None = None,
+    confidence: str = CERTAIN,
+    severity: str = "",
+    other_end: str = "",
+) -> Cause:
+    """A cause of the code's own severity."""
+    severity = severity or CODES[code].severity
+    key = None if peer is None else str(peer)
+    return Cause(code, severity, confidence, key, message, evidence, remedy, other_end)
+
+
+def again(name: str) -> str:
+    """The remedy that puts everything back."""
+    return f"`wgq down {name}' and `wgq up {name}' make it anew"
+
+
+def listed(words: Iterable[object]) -> str:
+    """Some words, and how many more there are."""
+    every = [str(word) for word in words]
+    more = [f"{len(every) - _SHOWN} more"] if len(every) > _SHOWN else []
+    return ", ".join([*every[:_SHOWN], *more])
+
+
+# What keeps it from being up.
+
+
+def _not_up(evidence: Evidence) -> Iterator[Cause]:
+    name, settings, link = evidence.name, evidence.settings, evidence.link
+    up = f"bring it up: wgq up {name}"
+    if link is None:
+        yield from _why_not_up(evidence)
+        if evidence.record is not None and evidence.record.complete:
+            facts = (f"its journal says that it was brought up, from {evidence.record.path or 'standard input'}",)
+            message = f"{name} was up and is gone: its link was deleted, or its daemon has ended"
+            yield cause("not-up", message, *facts, remedy=f"bring it up again: wgq up {name}")
+        elif settings is None and not evidence.file.faults:
+            message = f"there is no interface {name}, and no configuration of that name"
+            yield cause("not-up", message, remedy=f"name another, or write /etc/wireguard/{name}.conf")
+        else:
+            yield cause("not-up", f"{name} is not up", f"there is no link {name}", remedy=up)
+    elif evidence.device is None:
+        if link.kind not in ("wireguard", "tun", ""):
+            message = f"{name} is a link of the kind {link.kind}, not a WireGuard interface"
+            yield cause("not-up", message, remedy="rename the file, and so the interface")
+        else:
+            message = f"the link {name} is there, and nothing answers for its WireGuard"
+            yield cause("not-up", message, evidence.device_error, remedy=again(name))
+    else:
+        yield from _why_not_up(evidence)
+        yield cause("not-up", f"the link {name} is down", remedy=f"ip link set up dev {name}, or {again(name)}")
+
+
+def _why_not_up(evidence: Evidence) -> Iterator[Cause]:
+    """What makes up fail."""
+    settings, port = evidence.settings, evidence.port
+    for fault in evidence.file.faults[:1]:
+        where = f"{evidence.file.path}:{fault.line}:{fault.column}"
+        yield Cause(fault.code, ERROR, CERTAIN, None, f"{where}: {fault.message}", (), fault.remedy)
+    if settings is None:
+        return
+    if settings.private_key is None and "private-key" not in evidence.hooks:
+        yield cause("key-missing", f"{evidence.file.path} has no PrivateKey", remedy="write one: wg genkey")
+    if port.refusal:
+        yield _taken(evidence)
+    yield from _unresolved(evidence)
+    yield from _in_use(evidence)
+
+
+def _in_use(evidence: Evidence) -> Iterator[Cause]:
+    settings = evidence.settings
+    if settings is None or settings.table == "off" or evidence.table not in (None, MAIN_TABLE):
+        return
+    if evidence.link is not None:
+        return
+    own = [Prefix(each.address, each.length) for each in settings.addresses]
+    for ip in dict.fromkeys(ip for peer in settings.peers for ip in peer.allowed_ips):
+        text = f"{address_text(ip.address)}/{ip.length}"
+        if ip.length == 0 or (routes_automatically(settings) and Coverage(own)(ip)):
+            continue
+        if taken := next((route for route in evidence.foreign if route.destination == text), None):
+            facts = (f"`ip route show {text}': dev {taken.link}",)
+            message = f"{text} of AllowedIPs is reached through {taken.link} already: up cannot add its route"
+            remedy = "take it out of AllowedIPs, set Table, or give the tunnel another network"
+            yield cause("net-in-use", message, *facts, remedy=remedy)
+
+
+def _unresolved(evidence: Evidence) -> Iterator[Cause]:
+    for key, peer in evidence.wanted.items():
+        if peer.endpoint is not None and evidence.resolved.get(peer.endpoint, ()) is None:
+            yield unresolved(peer.endpoint, key)
+
+
+def unresolved(endpoint: Endpoint, key: PublicKey) -> Cause:
+    """The cause of a name that is not found."""
+    message = f"the endpoint's name {endpoint.host} does not resolve"
+    remedy = f"see what says `getent ahosts {endpoint.host}'; correct the name, or this host's DNS"
+    return cause("endpoint-unresolved", message, remedy=remedy, peer=key)
+
+
+def _taken(evidence: Evidence) -> Cause:
+    port = evidence.port
+    who = f" by {listed(port.holders)}" if port.holders else ""
+    reason = "is in use" if port.refusal == errno.EADDRINUSE else f"cannot be bound: {strerror(port.refusal)}"
+    remedy = "end what has it, or choose another ListenPort"
+    return cause("port-in-use", f"UDP port {port.port} {reason}{who}", remedy=remedy)
+
+
+# The device and the file.
+
+
+def _keys(evidence: Evidence) -> Iterator[Cause]:
+    name, settings, device = evidence.name, evidence.settings, evidence.device
+    if device is None:
+        return
+    if evidence.own_key is None:
+        how = again(name) if settings and settings.private_key else f"wg set {name} private-key FILE"
+        yield cause("key-missing", f"{name} has no private key: it can shake hands with nobody", remedy=how)
+        return
+    twins = [other.name for other in evidence.others if clamped(other.private_key) == clamped(device.private_key)]
+    if twins:
+        message = f"{name} and {listed(twins)} have one private key: a peer can be in touch with one of them alone"
+        yield cause("one-key-two-places", message, remedy="give each interface a key of its own: wg genkey")
+    given = settings.private_key if settings else None
+    if given is None or clamped(given) == clamped(device.private_key) or _touches(evidence, "private-key"):
+        return
+    facts = (f"the device's public key is {evidence.own_key}", f"the file's is {evidence.file_key}")
+    message = f"{name} has another private key than {evidence.file.path}"
+    yield cause("key-differs", message, *facts, remedy=f"`wgq reload {name}' gives it the file's")
+
+
+def _clock(evidence: Evidence) -> Iterator[Cause]:
+    latest = max((peer.last_handshake for peer in evidence.peers), default=0.0)
+    ahead = max(latest, evidence.file.changed) - evidence.now
+    if ahead < 60:
+        return
+    what = "a handshake" if latest >= evidence.file.changed else f"the last change of {evidence.file.path}"
+    message = f"this host's clock is behind: {what} lies {_span(ahead)} in its future"
+    remedy = (
+        "set the clock (timedatectl, chronyc makestep): peers refuse handshakes that are older than earlier ones"
+    )
+    yield cause("clock-wrong", message, remedy=remedy, confidence=LIKELY)
+
+
+def _span(seconds: float) -> str:
+    for name, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {name}{'s' if count != 1 else ''}"
+    return f"{int(seconds)} seconds"
+
+
+def _port(evidence: Evidence) -> Iterator[Cause]:
+    settings, port = evidence.settings, evidence.port
+    bound = evidence.device.listen_port if evidence.device else 0
+    wanted = settings.listen_port if settings else None
+    if port.refusal and not port.is_bound:
+        yield _taken(evidence)
+    elif not port.is_bound:
+        message = f"{evidence.name} is up and has no UDP port: it hears nothing"
+        yield cause("not-up", message, f"listening port: {bound}", remedy=again(evidence.name))
+    elif wanted and wanted != bound and not _touches(evidence, "listen-port"):
+        message = f"{evidence.name} listens on port {bound}, the file says {wanted}"
+        yield cause("port-differs", message, remedy=f"`wgq reload {evidence.name}' gives it the file's")
+
+
+def _peers(evidence: Evidence) -> Iterator[Cause]:
+    wanted, live = evidence.wanted, evidence.live
+    own = {evidence.own_key, evidence.file_key} - {None}
+    moved = {claim: keys for claim, keys in _claims(wanted).items() if len(keys) > 1}
+    for key, peer in wanted.items():
+        if key in own and key not in live:
+            message = "this peer's PublicKey is this interface's own: the device ignores it"
+            yield cause("peer-is-self", message, remedy="write the other end's public key", peer=key)
+        elif key not in live:
+            yield from _missing(evidence, key)
+        else:
+            yield from _settings_of(evidence, peer, live[key], moved)
+    yield from _moved(evidence, moved)
+
+
+def _missing(evidence: Evidence, key: PublicKey) -> Iterator[Cause]:
+    name = evidence.name
+    saved = evidence.settings is not None and evidence.settings.save_config
+    message = f"{name} lacks this peer of {evidence.file.path}"
+    remedy = f"`wgq reload {name}' adds it"
+    yield cause("peer-missing", message, remedy=remedy, peer=key, severity=INFO if saved else ERROR)
+
+
+Claims = dict["AllowedIP", list["PublicKey"]]
+
+
+def _claims(wanted: dict[PublicKey, PeerSettings]) -> Claims:
+    found: Claims = {}
+    for key, peer in wanted.items():
+        for ip in dict.fromkeys(peer.allowed_ips):
+            if not ip.change:
+                found.setdefault(ip, []).append(key)
+    return found
+
+
+def _moved(evidence: Evidence, moved: Claims) -> Iterator[Cause]:
+    """A network goes to the peer that claims it last; each of the others has lost it."""
+    lost: dict[PublicKey, list[AllowedIP]] = {}
+    for ip, keys in moved.items():
+        for key in keys[:-1]:
+            lost.setdefault(key, []).append(ip)
+    for key, networks in lost.items():
+        holders = dict.fromkeys(moved[ip][-1] for ip in networks)
+        message = f"{listed(networks)} of this peer's AllowedIPs went to a later peer, {listed(holders)}"
+        remedy = "let each peer have its own addresses, as /32 or /128"
+        yield cause("allowed-ip-moved", message, remedy=remedy, peer=key)
+
+
+def _settings_of(evidence: Evidence, peer: PeerSettings, live: DevicePeer, moved: Claims) -> Iterator[Cause]:
+    name, key = evidence.name, peer.public_key
+    remedy = f"`wgq reload {name}' gives it the file's"
+    saved = evidence.settings is not None and evidence.settings.save_config
+    psk = peer.preshared_key if peer.preshared_key and any(peer.preshared_key.raw) else None
+    if psk != live.preshared_key and not _touches(evidence, "preshared-key"):
+        state = "none" if live.preshared_key is None else "another one" if psk else "one"
+        message = (
+            f"the device has {state} for this peer, and the file {'one' if psk else 'none'}: preshared keys differ"
+        )
+        yield cause("psk-differs", message, remedy=remedy, peer=key)
+    given = {ip for ip in peer.allowed_ips if not ip.change}
+    has = set(live.allowed_ips)
+    lacks = [ip for ip in given - has if moved.get(ip, [key])[-1] == key]
+    beyond = has - given if peer.replace_allowed_ips and not any(ip.change for ip in peer.allowed_ips) else set()
+    taken = [ip for ip in lacks if any(ip in other.allowed_ips for other in evidence.live.values())]
+    if _touches(evidence, "allowed-ips"):
+        return
+    if taken:
+        holder = next(each for each in evidence.live.values() if taken[0] in each.allowed_ips)
+        message = f"{listed(taken)} of this peer's AllowedIPs went to another peer, {holder.public_key}"
+        yield cause("allowed-ip-moved", message, remedy=remedy, peer=key)
+    elif lacks or beyond:
+        facts = [f"the device lacks {listed(sorted(map(str, lacks)))}"] if lacks else []
+        facts += [f"the device has {listed(sorted(map(str, beyond)))} besides"] if beyond else []
+        message = "this peer's AllowedIPs on the device are not the file's"
+        severity = INFO if saved else ERROR if lacks else WARNING
+        yield cause("allowed-ips-differ", message, *facts, remedy=remedy, peer=key, severity=severity)
+
+
+def _touches(evidence: Evidence, word: str) -> bool:
+    """Whether a hook sets this of the device, or its peers as a whole."""
+    for command in commands(evidence.hooks):
+        if command.words[0].rpartition("/")[2] in ("wg", "awg") and len(command.words) > 1:
+            if command.words[1] in ("setconf", "addconf", "syncconf"):
+                return True
+            if command.words[1] == "set" and (word in command.words or word.startswith("any")):
+                return True
+    return False
+
+
+def _hook_does(evidence: Evidence, *words: str) -> bool:
+    """Whether a hook's command begins with ip and names all of these words."""
+    return any(
+        command.words[0].rpartition("/")[2] in ("ip", "sysctl", "nft", "iptables", "ip6tables")
+        and all(word in command.words for word in words)
+        for command in commands(evidence.hooks)
+    )
+
+
+# The host.
+
+
+def _mark(evidence: Evidence) -> Iterator[Cause]:
+    settings, name = evidence.settings, evidence.name
+    given = settings.fwmark if settings else None
+    promised = {rule.fwmark for rule in _promised_rules(evidence) if rule.fwmark is not None}
+    if given and given != evidence.fwmark and not _touches(evidence, "fwmark"):
+        message = f"{name} marks its packets with {_shown(evidence.fwmark)}, the file says {hex(given)}"
+        yield cause("mark-differs", message, remedy=f"wg set {name} fwmark {hex(given)}")
+    elif not given and promised and evidence.fwmark not in promised:
+        wanted = min(promised)
+        facts = (f"its rule is for packets without the mark {hex(wanted)}",)
+        message = (
+            f"{name} marks its packets with {_shown(evidence.fwmark)}, not with its full tunnel's {hex(wanted)}"
+        )
+        yield cause("mark-differs", message, *facts, remedy=f"wg set {name} fwmark {hex(wanted)}")
+
+
+def _shown(mark: int) -> str:
+    return hex(mark) if mark else "no mark"
+
+
+def _promised_rules(evidence: Evidence) -> list[Rule]:
+    record = evidence.record
+    return [undo.rule for undo in record.undos if isinstance(undo, DeleteRule)] if record else []
+
+
+def missing_rules(evidence: Evidence) -> list[Rule]:
+    """The rules that the journal promises and the host lacks, wherever a hook may have moved them."""
+    promised = _promised_rules(evidence)
+    found = []
+    for rule in promised:
+        undos = with_moved_rules((DeleteRule(rule),), evidence.rules)
+        same = [each for each in evidence.rules if each == rule._replace(priority=each.priority)]
+        if rule not in evidence.rules and len(undos) == 1 and not same:
+            found.append(rule)
+    return found
+
+
+def _rules(evidence: Evidence) -> Iterator[Cause]:
+    name = evidence.name
+    remedy = again(name)
+    for rule in missing_rules(evidence):
+        yield cause("rule-missing", f"the policy routing rule `{_rule_text(rule)}' is gone", remedy=remedy)
+    if evidence.record is not None or not evidence.fwmark or not _automatic(evidence.settings):
+        return
+    for family in sorted({ip.family for peer in evidence.peers for ip in peer.allowed_ips if ip.length == 0}):
+        rules = [rule for rule in evidence.rules if rule.family == family]
+        if Prefix(bytes(4 if family == 4 else 16), 0) not in evidence.routes.get(evidence.fwmark, frozenset()):
+            continue  # nor did wg-quick make this one
+        if not any(rule.fwmark == evidence.fwmark and rule.table == evidence.fwmark for rule in rules):
+            text = f"ip -{family} rule add not fwmark {evidence.fwmark} table {evidence.fwmark}"
+            message = f"no policy routing rule looks up the full tunnel's table {evidence.fwmark}"
+            yield cause("rule-missing", message, remedy=f"{text}, or {again(name)}")
+        elif not any(rule.suppress_prefixlength == 0 for rule in rules):
+            text = f"ip -{family} rule add table main suppress_prefixlength 0"
+            message = "the policy routing rule that keeps local networks out of the full tunnel is gone"
+            yield cause("rule-missing", message, remedy=f"{text}, or {again(name)}")
+
+
+def _rule_text(rule: Rule) -> str:
+    if rule.fwmark is not None:
+        return f"ip -{rule.family} rule: not fwmark {hex(rule.fwmark)} lookup {rule.table}"
+    return f"ip -{rule.family} rule: lookup main suppress_prefixlength 0"
+
+
+def _automatic(settings: Settings | None) -> bool:
+    return settings is None or routes_automatically(settings)
+
+
+def missing_addresses(evidence: Evidence) -> list[Prefix]:
+    """The file's addresses that the link lacks."""
+    settings = evidence.settings
+    given = [Prefix(each.address, each.length) for each in settings.addresses] if settings else []
+    taken = evidence.takes_ipv6
+    return [each for each in given if each not in evidence.addresses and (each.family == 4 or taken)]
+
+
+def _addresses(evidence: Evidence) -> Iterator[Cause]:
+    missing = missing_addresses(evidence)
+    disabled = evidence.parameters.get(f"net/ipv6/conf/{evidence.name}/disable_ipv6") == "1"
+    settings = evidence.settings
+    if (
+        disabled
+        and settings
+        and any(len(each.address) == 16 for each in settings.addresses)
+        and _had_ipv6(evidence)
+    ):
+        message = f"IPv6 was disabled on {evidence.name} since: its addresses are gone"
+        remedy = f"sysctl net.ipv6.conf.{evidence.name}.disable_ipv6=0, then {again(evidence.name)}"
+        yield cause("address-missing", message, remedy=remedy)
+    if missing and not _hook_does(evidence, "del"):
+        message = f"{evidence.name} lacks {listed(missing)}, which the file gives as its Address"
+        remedy = again(evidence.name)
+        yield cause("address-missing", message, remedy=remedy)
+
+
+def _had_ipv6(evidence: Evidence) -> bool:
+    """Whether up can have set IPv6: it is disabled for this link alone."""
+    return evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "0"
+
+
+def missing_routes(evidence: Evidence) -> list[tuple[int, Prefix]]:
+    """The routes, each with its table, that the device's AllowedIPs ask for and that the host lacks."""
+    settings = evidence.settings
+    if settings is None or settings.table == "off":
+        return []
+    given = {ip for peer in evidence.peers for ip in peer.allowed_ips}
+    wanted = [ip for ip in given if ip.family == 4 or evidence.takes_ipv6]
+    if not routes_automatically(settings):
+        table = evidence.table
+        if table is None:
+            return []
+        has = evidence.routes.get(table, frozenset())
+        return sorted((table, each) for ip in wanted if (each := _prefix(ip)) not in has)
+    main = evidence.routes.get(MAIN_TABLE, frozenset())
+    covers = Coverage(main)
+    found = []
+    for ip in wanted:
+        if ip.length:
+            found += [] if covers(ip) else [(MAIN_TABLE, _prefix(ip))]
+        elif not any(_prefix(ip) in routes for routes in evidence.routes.values()):
+            tables = [rule.table for rule in _promised_rules(evidence) if rule.fwmark is not None]
+            table = (tables or [evidence.fwmark])[0]
+            found += [(table, _prefix(ip))] if table else []
+    return sorted(found)
+
+
+def _prefix(ip: nets.Network) -> Prefix:
+    return Prefix(ip.address, ip.length)
+
+
+def _routes(evidence: Evidence) -> Iterator[Cause]:
+    missing = missing_routes(evidence)
+    if not missing or _hook_does(evidence, "route") or _hook_does(evidence, "r"):
+        return
+    words = [f"{prefix}" if table == MAIN_TABLE else f"{prefix} (table {table})" for table, prefix in missing]
+    message = f"no route leads into {evidence.name} for {listed(words)}"
+    remedy = again(evidence.name)
+    yield cause("route-missing", message, remedy=remedy)
+
+
+def _shadowed(evidence: Evidence) -> Iterator[Cause]:
+    """Addresses of AllowedIPs that the kernel sends elsewhere, though there is a route into the tunnel."""
+    settings, name = evidence.settings, evidence.name
+    if settings is not None and not routes_automatically(settings) and evidence.table != MAIN_TABLE:
+        return
+    tunnels = {other.name for other in evidence.others}
+    own = [Prefix(each.address, each.length) for each in evidence.addresses]
+    ends = {peer.endpoint.address for peer in evidence.peers if peer.endpoint}
+    for peer in evidence.peers:
+        for ip in peer.allowed_ips:
+            address = address_text(sample(ip))
+            way = evidence.ways.get(address)
+            if way is None or way.link in ("", name) or way.kind == "local" or address in ends:
+                continue
+            if way.link in tunnels and not nets.is_single(ip) and _is_within(way.destination, ip):
+                continue  # a smaller network of another tunnel
+            inner = any(nets.contains(each, nets.host(sample(ip))) for each in own if not nets.is_single(each))
+            if _is_within(way.destination, ip) and not (nets.is_single(ip) or inner):
+                continue  # the host's own network inside a larger one
+            facts = (f"`ip route get {address}': dev {way.link}, by the route {way.destination}",)
+            message = f"{ip} of this peer's AllowedIPs goes to {way.link} in place of {name}"
+            remedy = f"remove the route {way.destination} through {way.link}, or take {ip} out of AllowedIPs"
+            yield cause("route-shadowed", message, *facts, remedy=remedy, peer=peer.public_key)
+            break
+
+
+def _is_within(destination: str, ip: nets.Network) -> bool:
+    """Whether a route is for a smaller network than the AllowedIP."""
+    try:
+        route = Prefix.parse(destination)
+    except ValueError:
+        return False
+    return nets.contains(ip, route) and route.length > ip.length
+
+
+def missing_firewalls(evidence: Evidence) -> list[tuple[str, int]]:
+    """The kinds and families of firewall rules that the journal promises and the host lacks."""
+    record = evidence.record
+    promised = [undo for undo in record.undos if isinstance(undo, RemoveFirewall)] if record else []
+    has = set(evidence.firewalls)
+    kinds = {kind for kind, _ in has}
+    return [
+        (undo.kind, undo.family)
+        for undo in promised
+        if not (undo.kind in kinds if undo.kind == "nft" else (undo.kind, undo.family) in has)
+    ]
+
+
+def _firewall(evidence: Evidence) -> Iterator[Cause]:
+    name = evidence.name
+    if _hook_does(evidence, "flush") or _hook_does(evidence, "-F"):
+        return
+    if missing := missing_firewalls(evidence):
+        message = f"{listed(dict.fromkeys(kind for kind, _ in missing))} rules of the full tunnel {name} are gone"
+        remedy = again(name)
+        yield cause("firewall-missing", f"the {message}", remedy=remedy)
+    elif evidence.record is None and not evidence.firewalls and _is_wg_quicks_full_tunnel(evidence):
+        message = f"the firewall rules that wg-quick makes for the full tunnel {name} are not there"
+        yield cause("firewall-missing", message, remedy=again(name), severity=WARNING)
+
+
+def _is_wg_quicks_full_tunnel(evidence: Evidence) -> bool:
+    mark = evidence.fwmark
+    return bool(mark) and any(rule.fwmark == mark and rule.table == mark for rule in evidence.rules)
+
+
+def _parameters(evidence: Evidence) -> Iterator[Cause]:
+    record = evidence.record
+    promised = record is not None and any(
+        isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK for undo in record.undos
+    )
+    expected = promised or (
+        record is None
+        and any(rule.family == 4 for rule in evidence.rules if rule.fwmark is not None and not rule.other)
+        and _is_wg_quicks_full_tunnel(evidence)
+        and "1" in (value for key, value in evidence.parameters.items() if key.endswith("/rp_filter"))
+    )
+    value = evidence.parameters.get("net/ipv4/conf/all/src_valid_mark")
+    if expected and value == "0":
+        message = (
+            f"{SRC_VALID_MARK} is 0 again: with rp_filter=1 the kernel drops the tunnel's packets as they arrive"
+        )
+        yield cause("sysctl-reverted", message, remedy=f"sysctl {SRC_VALID_MARK}=1; see what sets it to 0")
+
+
+def _mtu(evidence: Evidence) -> Iterator[Cause]:
+    settings, link = evidence.settings, evidence.link
+    if settings is None or settings.mtu is None or link is None or link.mtu == settings.mtu:
+        return
+    if _hook_does(evidence, "mtu"):
+        return
+    message = f"{evidence.name} has an MTU of {link.mtu}, the file says {settings.mtu}"
+    remedy = f"ip link set mtu {settings.mtu} dev {evidence.name}"
+    yield cause("mtu-differs", message, remedy=remedy)
+
+
+def _dns(evidence: Evidence) -> Iterator[Cause]:
+    settings, mode = evidence.settings, evidence.dns_mode
+    if settings is None or not settings.dns or mode in ("", "off"):
+        return
+    remedy = f"see what has written it; {again(evidence.name)}"
+    now = evidence.dns_now
+    servers = list(settings.dns)
+    if now is None or not set(servers) & set(now[0]):
+        shown = f"the name servers are {listed(evidence.name_servers)}" if evidence.name_servers else ""
+        message = f"the DNS of {evidence.name}, {listed(servers)}, is not in force any more"
+        yield cause("dns-replaced", message, *([shown] if shown else []), remedy=remedy)
+    elif mode == "file" and evidence.name_servers and evidence.name_servers[0] not in servers:
+        if evidence.others:  # the first may be that of a tunnel that was brought up later
+            return
+        message = f"/etc/resolv.conf asks {evidence.name_servers[0]} before the tunnel's {listed(servers)}"
+        yield cause("dns-replaced", message, remedy=remedy)

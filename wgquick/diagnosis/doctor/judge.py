@@ -1,0 +1,47 @@
+"""Puts the causes in order: the root first, and without what only follows from another."""
+
+from __future__ import annotations
+
+from wgquick.diagnosis.doctor import here, outside
+from wgquick.diagnosis.doctor.cause import CONFIDENCES
+from wgquick.diagnosis.doctor.codes import RANK, SEVERITY_RANK, explains
+from wgquick.diagnosis.finding import ERROR
+from wgquick.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.diagnosis.doctor.cause import Cause
+    from wgquick.diagnosis.doctor.evidence import Evidence
+
+
+def diagnose(evidence: Evidence, more: Iterable[Cause] = ()) -> list[Cause]:
+    """The causes, the root first; `more` are those of other sources, such as the other end's file."""
+    found = [*more, *here.causes(evidence), *outside.causes(evidence)]
+    return ordered(found)
+
+
+def ordered(causes: Iterable[Cause]) -> list[Cause]:
+    """In order and each once, without those that another one explains."""
+    found = list(dict.fromkeys(causes))
+    kept = [each for each in found if not any(_explains(other, each) for other in found)]
+    return sorted(kept, key=_rank)
+
+
+def _explains(cause: Cause, other: Cause) -> bool:
+    """Whether `other` follows: by the codes, and if both are about one peer or one is about the interface."""
+    if cause.severity != ERROR or not (_is_fault(cause.code) or explains(cause.code, other.code)):
+        return False
+    if _is_fault(cause.code):
+        return other.code == "not-up"
+    return explains(cause.code, other.code) and (None in (cause.peer, other.peer) or cause.peer == other.peer)
+
+
+def _is_fault(code: str) -> bool:
+    """Whether the code is one of the file's grammar: then there is no up."""
+    return code not in RANK
+
+
+def _rank(cause: Cause) -> tuple[int, int, int]:
+    severity = SEVERITY_RANK[cause.severity]
+    return severity, RANK.get(cause.code, -1), CONFIDENCES.index(cause.confidence)

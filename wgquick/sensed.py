@@ -1,0 +1,61 @@
+"""What a machine shows of a live tunnel, as plain values: `wgquick.system.senses` reads, doctor judges them."""
+
+from __future__ import annotations
+
+from wgquick.lean import NamedTuple
+
+
+class LinkState(NamedTuple):
+    """A link with its error counters (ip-link(8), `-s`). `is_up` is the administrative state."""
+
+    ifindex: int
+    name: str
+    kind: str = ""
+    mtu: int = 0
+    is_up: bool = True
+    rx_packets: int = 0
+    tx_packets: int = 0
+    rx_errors: int = 0
+    rx_frame_errors: int = 0
+    tx_errors: int = 0
+    tx_dropped: int = 0
+
+
+class Way(NamedTuple):
+    """The kernel's route to an address (RTM_GETROUTE); with `errno` there is none. `mtu` 0: the link's."""
+
+    link: str = ""
+    gateway: str = ""
+    source: str = ""
+    kind: str = "unicast"
+    destination: str = ""
+    table: int = 0
+    mtu: int = 0
+    errno: int = 0
+
+
+class Foreign(NamedTuple):
+    """A route of another link; `destination` as `ip route` prints it. `is_connected`: the kernel made it."""
+
+    destination: str
+    link: str
+    is_connected: bool = False
+
+
+class Echo(NamedTuple):
+    """What came of probing an address through the tunnel. `errno` is the one with which sending was refused.
+
+    `answered` names what came back: "icmp", "udp", "tcp" or nothing.
+    """
+
+    address: str
+    answered: str = ""
+    errno: int = 0
+
+
+class Rulesets(NamedTuple):
+    """The host's firewalls as their own programs print them: JSON of nft(8), text of iptables-legacy-save(8)."""
+
+    nft: str = ""
+    legacy4: str = ""
+    legacy6: str = ""

@@ -1,0 +1,327 @@
+"""What doctor looks at beyond the executor's host: counters of links, routes as the kernel decides them, firewalls,
+and probes. Nothing here changes the host. Everything is of the calling thread's network namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from pyroute2 import IPRoute, NetlinkError
+
+from wgquick.lean import suppress
+from wgquick.net import family_of, pack_address
+from wgquick.sensed import Echo, Foreign, LinkState, Rulesets, Way
+from wgquick.system.programs import find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+_KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what becomes of it
+_UP = 1  # IFF_UP
+_BY_KERNEL = 2  # RTPROT_KERNEL
+_PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: don't fragment, and don't heed what was learned
+_MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_IP_HEADER = {4: 20, 6: 40}
+_ICMP_HEADER = 8
+_ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
+_WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
+_UDP_PORT = 33434  # traceroute's, where nobody listens
+_TCP_PORT = 1  # tcpmux, likewise
+_PROGRAM_PATIENCE = 3.0
+
+
+def links() -> list[LinkState]:
+    """All links with their counters."""
+    with IPRoute() as kernel:
+        return [_link(link) for link in kernel.get_links()]
+
+
+def _link(link: Any) -> LinkState:
+    info, counted = link.get("IFLA_LINKINFO"), link.get("IFLA_STATS64") or {}
+    return LinkState(
+        link["index"],
+        link.get("IFLA_IFNAME"),
+        (info.get("IFLA_INFO_KIND") if info else "") or "",
+        link.get("IFLA_MTU") or 0,
+        bool(link["flags"] & _UP),
+        *(
+            counted.get(name) or 0
+            for name in ("rx_packets", "tx_packets", "rx_errors", "rx_frame_errors", "tx_errors", "tx_dropped")
+        ),
+    )
+
+
+def ways(wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
+    """The route to each of the addresses, which come with a mark and a source ("": any)."""
+    with IPRoute() as kernel:
+        names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
+        return [_way(kernel, names, *each) for each in wanted]
+
+
+def _way(kernel: Any, names: dict[int, str], address: str, mark: int, source: str) -> Way:
+    asked: dict[str, object] = {"dst": address, "flags": _LOOKUP_TABLE}
+    if mark:
+        asked["mark"] = mark
+    if source:
+        asked["src"] = source
+    try:
+        found = kernel.route("get", **asked)[0]
+    except NetlinkError as refusal:
+        return Way(errno=refusal.code)
+    matched = found
+    with suppress(NetlinkError):  # older kernels do not know the flag
+        matched = kernel.route("get", **(asked | {"flags": _LOOKUP_TABLE | _FIB_MATCH}))[0]
+    metrics = found.get("RTA_METRICS")
+    length = matched["dst_len"]
+    return Way(
+        names.get(found.get("RTA_OIF"), ""),
+        found.get("RTA_GATEWAY") or "",
+        found.get("RTA_PREFSRC") or "",
+        _KINDS.get(found["type"], str(found["type"])),
+        f"{matched.get('RTA_DST') or _WHOLE[':' in address]}/{length}",
+        found.get("RTA_TABLE") or 0,
+        (metrics.get("RTAX_MTU") if metrics else 0) or 0,
+    )
+
+
+def foreign_routes(name: str) -> list[Foreign]:
+    """The routes of the main table through other links than `name`, at the metric that the tunnel's have."""
+    found = []
+    with IPRoute() as kernel:
+        names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(NetlinkError):
+                for route in kernel.get_routes(family=family, table=254):
+                    link = names.get(route.get("RTA_OIF"), "")
+                    if link not in ("", name, "lo") and route.get("RTA_DST"):
+                        connected = route["proto"] == _BY_KERNEL
+                        found.append(Foreign(f"{route.get('RTA_DST')}/{route['dst_len']}", link, connected))
+    return found
+
+
+def rulesets() -> Rulesets:
+    """The firewalls' rules; "" where a program is not there or refuses."""
+    return Rulesets(
+        _output("nft", "-j", "list", "ruleset"),
+        _output("iptables-legacy-save") if _has_legacy("ip_tables_names") else "",
+        _output("ip6tables-legacy-save") if _has_legacy("ip6_tables_names") else "",
+    )
+
+
+def _has_legacy(names: str) -> bool:
+    """Whether a table of the legacy variant is in use: asking by its program would load the modules."""
+    try:
+        with open(f"/proc/thread-self/net/{names}", encoding="ascii") as file:
+            return bool(file.read().strip())
+    except OSError:
+        return False
+
+
+def _output(program: str, *arguments: str) -> str:
+    path = find(program)
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [path, *arguments],
+            capture_output=True,
+            check=False,
+            timeout=_PROGRAM_PATIENCE,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+
+
+def send_outside(
+    source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
+) -> int:
+    """Send a datagram from a port that another socket has, by a raw socket; returns the errno, 0 if it went out.
+
+    It takes the way of the tunnel's own packets: the same ports, the same mark.
+    """
+    family = 6 if ":" in address else 4
+    header = struct.pack("!HHHH", source_port, port, 8 + len(payload), 0)
+    try:
+        with socket.socket(_FAMILY[family], socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
+            if mark:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            if family == 6:
+                raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 6)
+                raw.sendto(header + payload, (address, 0, 0, scope))
+            else:
+                raw.sendto(header + payload, (address, 0))
+    except OSError as refusal:
+        return refusal.errno or errno.EIO
+    return 0
+
+
+class Prober:
+    """Echo requests, datagrams and connections into a tunnel, whatever the routes say (SO_BINDTODEVICE)."""
+
+    def __init__(self, link: str) -> None:
+        self._link = link
+        self._id = os.getpid() & 0xFFFF
+        self._sequence = 0
+
+    def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
+        """Probe all of them at once until `enough` of the addresses that answered, or the monotonic `deadline`.
+
+        An echo request goes first; half a second later what says nothing to that gets a datagram and a connection.
+        """
+        answered: dict[str, str] = {}
+        refused: dict[str, int] = {}
+        sockets: dict[socket.socket, tuple[str, str]] = {}
+        echoes = self._echo_sockets({family_of(pack_address(each)) for each in addresses})
+        began, asked_others, repeated = time.monotonic(), False, began_again(time.monotonic())
+        try:
+            for each in addresses:
+                refused[each] = self._echo(echoes, each)
+            while (now := time.monotonic()) < deadline and not enough(set(answered)):
+                silent = [each for each in addresses if each not in answered]
+                if not silent:
+                    break
+                if not asked_others and now > began + 0.4:
+                    asked_others = True
+                    for each in silent:
+                        sockets |= self._others(each)
+                if now > repeated:
+                    repeated = began_again(now)
+                    for each in silent:
+                        self._echo(echoes, each)
+                self._await(echoes, sockets, answered, min(0.1, deadline - now))
+        finally:
+            for opened in (*echoes.values(), *sockets):
+                opened.close()
+        return [Echo(each, answered.get(each, ""), refused[each]) for each in addresses]
+
+    def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
+        """The sizes (whole IP packets, bytes) of echo requests, not to be fragmented, that were answered."""
+        family = family_of(pack_address(address))
+        echoes = self._echo_sockets({family})
+        by_sequence: dict[int, int] = {}
+        passed: set[int] = set()
+        deadline = time.monotonic() + patience
+        try:
+            for size in sizes:
+                self._echo(echoes, address, size)
+                by_sequence[self._sequence] = size
+            while (now := time.monotonic()) < deadline and len(passed) < len(sizes):
+                for ready in select.select(list(echoes.values()), [], [], min(0.05, deadline - now))[0]:
+                    found = self._reply(ready, family)
+                    if found is not None and found[1] in by_sequence:
+                        passed.add(by_sequence[found[1]])
+        finally:
+            for opened in echoes.values():
+                opened.close()
+        return passed
+
+    def _bound(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        made = socket.socket(_FAMILY[family], kind, protocol)
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._link.encode())
+        return made
+
+    def _echo_sockets(self, families: set[int]) -> dict[int, socket.socket]:
+        protocols = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
+        made = {}
+        for family in families:
+            made[family] = self._bound(family, socket.SOCK_RAW, protocols[family])
+            made[family].setsockopt(*_MTU_DISCOVER[family], _PMTUDISC_PROBE)
+        return made
+
+    def _echo(self, echoes: dict[int, socket.socket], address: str, size: int = 0) -> int:
+        family = family_of(pack_address(address))
+        self._sequence += 1
+        data = bytes(max(size - _IP_HEADER[family] - _ICMP_HEADER, 16))
+        head = struct.pack("!BBHHH", _ECHO[family][0], 0, 0, self._id, self._sequence)
+        if family == 4:  # the kernel makes the checksum of ICMPv6
+            head = struct.pack("!BBHHH", _ECHO[4][0], 0, _checksum(head + data), self._id, self._sequence)
+        try:
+            echoes[family].sendto(head + data, (address, 0))
+        except OSError as refusal:
+            return refusal.errno or errno.EIO
+        return 0
+
+    def _reply(self, ready: socket.socket, family: int) -> tuple[str, int] | None:
+        """The source and the sequence number of an answer to one of our requests."""
+        try:
+            data, source = ready.recvfrom(1 << 16)
+        except OSError:
+            return None
+        start = (data[0] & 15) * 4 if family == 4 else 0
+        if len(data) < start + 8:
+            return None
+        kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", data, start)
+        if kind != _ECHO[family][1] or identifier != self._id:
+            return None
+        return str(source[0]).partition("%")[0], sequence
+
+    def _others(self, address: str) -> dict[socket.socket, tuple[str, str]]:
+        family = family_of(pack_address(address))
+        made = {}
+        for kind, word, port in ((socket.SOCK_DGRAM, "udp", _UDP_PORT), (socket.SOCK_STREAM, "tcp", _TCP_PORT)):
+            probe = self._bound(family, kind)
+            made[probe] = (address, word)
+            with suppress(OSError):  # EINPROGRESS of the connection
+                probe.connect((address, port))
+            with suppress(OSError):
+                if word == "udp":
+                    probe.send(b"")
+        return made
+
+    def _await(
+        self,
+        echoes: dict[int, socket.socket],
+        sockets: dict[socket.socket, tuple[str, str]],
+        answered: dict[str, str],
+        patience: float,
+    ) -> None:
+        writers = [each for each, (_, word) in sockets.items() if word == "tcp"]
+        readers = [each for each, (_, word) in sockets.items() if word == "udp"]
+        ready, written, _ = select.select([*echoes.values(), *readers], writers, [], patience)
+        for each in (*ready, *written):
+            if each in sockets:
+                address, word = sockets.pop(each)
+                if _has_come_back(each):
+                    answered.setdefault(address, word)
+                each.close()
+        for family, echo in echoes.items():
+            while echo in ready and (found := self._reply(echo, family)):
+                answered.setdefault(found[0], "icmp")
+
+
+def began_again(now: float) -> float:
+    """When echo requests are repeated: one may have been lost while the session was made."""
+    return now + 0.7
+
+
+def _has_come_back(probe: socket.socket) -> bool:
+    """Whether a datagram's or connection's end is an answer: refused, or accepted; not unreachable or timed out."""
+    code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code == 0 and probe.type == socket.SOCK_DGRAM:
+        with suppress(OSError):
+            probe.recv(1)
+        return False
+    return code in (0, errno.ECONNREFUSED)
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    data += bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
