@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | show) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | show | status) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -66,7 +66,8 @@ _wgq() {
 	allowed-ips:-*) _wgq_from '--json --help' ;;
 	doctor:-*) _wgq_from '--json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor show' ;;
+	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor show status' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -77,6 +78,7 @@ _wgq() {
 	allowed-ips:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	doctor:*) _wgq_from "$(_wgq_interfaces)" ;;
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
+	status:*) _wgq_from "$(_wgq_interfaces)" ;;
 	esac
 	COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }

@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor show
+set -l verbs up down reload save strip check allowed-ips doctor show status
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -30,6 +30,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Say wha
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a allowed-ips -d 'Print networks less others as AllowedIPs'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a doctor -d 'Say why a tunnel does not work'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show how interfaces and their peers do'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
 complete -c wgq -l help -d 'Show how it is used'
 complete -c wgq -n '__fish_seen_subcommand_from up' -a '(__wgq_configurations)'
@@ -41,11 +42,14 @@ complete -c wgq -n '__fish_seen_subcommand_from check' -a '(__wgq_configurations
 complete -c wgq -n '__fish_seen_subcommand_from allowed-ips' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from doctor' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from show' -a '(__wgq_interfaces)'
+complete -c wgq -n '__fish_seen_subcommand_from status' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l backend -x -a 'auto kernel userspace' -d 'Which WireGuard implementation to use'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l firewall -x -a 'auto nft iptables' -d 'Which firewall a full tunnel uses'
 complete -c wgq -n '__fish_seen_subcommand_from up down save' -l dns -x -a 'auto resolvconf resolved file off' -d 'How to set DNS'
 complete -c wgq -n '__fish_seen_subcommand_from up down reload strip' -l name -x -d 'Name of the interface, in place of the file\'s'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l strict -d 'Fail where IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on where a PreDown hook or saving fails'
-complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor' -l json -d 'Print JSON'
+complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor status' -l json -d 'Print JSON'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l fix -d 'Mend what has one remedy alone, and say so'
+complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
+complete -c wgq -n '__fish_seen_subcommand_from status' -l exit-code -d 'Exit 4 where a wanted peer is not up'

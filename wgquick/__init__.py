@@ -7,7 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own, whose import is most of what importing this package would cost
 if TYPE_CHECKING:
-    from wgquick.api import down, parse, read, reload, save, tunnel, up
+    from wgquick.api import down, parse, read, reload, save, status, tunnel, up
     from wgquick.config.models import Interface, Peer, WgQuickConfig
     from wgquick.errors import BatchError, ConfigError, Diagnostic, HookError, OperationError, WgqError
     from wgquick.options import Options
@@ -29,12 +29,13 @@ __all__ = [
     "read",
     "reload",
     "save",
+    "status",
     "tunnel",
     "up",
 ]
 
 _HOMES = {
-    "wgquick.api": ("down", "parse", "read", "reload", "save", "tunnel", "up"),
+    "wgquick.api": ("down", "parse", "read", "reload", "save", "status", "tunnel", "up"),
     "wgquick.config.models": ("Interface", "Peer", "WgQuickConfig"),
     "wgquick.errors": ("BatchError", "ConfigError", "Diagnostic", "HookError", "OperationError", "WgqError"),
     "wgquick.options": ("Options",),

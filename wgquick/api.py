@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from wgquick.executor.commands import FileForDown
     from wgquick.net import PublicKey
     from wgquick.ports import Host, WireGuard
+    from wgquick.status.observe import Observer
+    from wgquick.status.values import Status
 
     Transcript = Callable[[str], None]
     Config = WgQuickConfig | Settings
@@ -194,6 +196,21 @@ def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ())
         for event in capture.read(seconds):
             ledger.take(event)
         return ledger.result(device.listen_port, seconds, capture.loss.dropped)
+
+
+def status(names: Iterable[str] = ()) -> Status:
+    """The interfaces that are named, or all, and their peers, as `wgq status --json` has them; no rates.
+
+    OperationError if one that is named is no WireGuard interface.
+    """
+    return observer().read(tuple(names))
+
+
+def observer() -> Observer:
+    """What reads the status again and again: from the second reading on there are rates."""
+    from wgquick.status.observe import Observer
+
+    return Observer(_host(_unheard))
 
 
 def public_key(device: Device) -> PublicKey | None:

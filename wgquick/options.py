@@ -61,6 +61,8 @@ OPTIONS = {
         Option("force", "Go on where a PreDown hook or saving fails."),
         Option("json", "Print JSON."),
         Option("fix", "Mend what has one remedy alone, and say so."),
+        Option("watch", "Show it anew each second, with rates, until it is interrupted."),
+        Option("exit-code", "Exit 4 where a wanted peer is not up."),
     )
 }
 
@@ -147,6 +149,17 @@ VERBS = {
             least=0,
             most=2,
             words="INTERFACE|all|interfaces [WORD]",
+        ),
+        Verb(
+            "status",
+            "Show how interfaces and their peers do.",
+            "Show each interface, where it comes from and how it differs from its file, and each peer by its name.",
+            completes="interfaces",
+            standard_input=False,
+            options=("json", "watch", "exit-code"),
+            least=0,
+            most=MANY,
+            words="INTERFACE",
         ),
     )
 }

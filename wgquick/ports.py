@@ -95,6 +95,9 @@ class WireGuard(Protocol):
     def interfaces(self) -> list[str]:
         """The names that `wg show interfaces` prints."""
 
+    def program(self, name: str) -> str:
+        """What runs the device: "kernel", or the name of the program; "userspace" if that cannot be seen."""
+
     def get(self, name: str) -> Device:
         """The device's state; OperationError (ENODEV, EPERM, ...) where it cannot be read."""
 
@@ -258,6 +261,12 @@ class Host(Protocol):
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
+
+    def manager(self, name: str, ifindex: int) -> str:
+        """Who says that the link is theirs: wg-quick, NetworkManager, systemd-networkd; "" if nobody does."""
+
+    def started(self, name: str) -> float | None:
+        """When the interface's daemon began, in seconds since the epoch; None for an interface of the kernel's."""
 
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""

@@ -91,7 +91,7 @@ def offered(request: pytest.FixtureRequest, machine: Namespace) -> Callable[[str
 
 def test_the_first_word_completes_to_the_verbs(offered: Callable[[str], set[str]]) -> None:
     assert offered("wgq ") == set(VERBS)
-    assert offered("wgq s") == {"save", "strip", "show"}
+    assert offered("wgq s") == {verb for verb in VERBS if verb.startswith("s")}
 
 
 def test_up_and_strip_complete_configuration_names_and_files(offered: Callable[[str], set[str]]) -> None:
@@ -131,7 +131,7 @@ def _options(*verb: str) -> set[str]:
     shown = subprocess.run(
         [sys.executable, "-m", "wgquick", *verb, "--help"], capture_output=True, text=True, check=True
     )
-    return set(re.findall(r"^  (?:-h, )?(--[a-z]+)", shown.stdout, re.MULTILINE))
+    return set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", shown.stdout, re.MULTILINE))
 
 
 def test_the_values_of_an_option_complete(offered: Callable[[str], set[str]]) -> None:

@@ -43,7 +43,12 @@ def _parameter(option: Option) -> Parameter:
         metavar = option.metavar or "|".join(option.values)
         annotation = Annotated[str | None, typer.Option(f"--{option.name}", metavar=metavar, help=text)]
         default = None
-    return Parameter(option.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return Parameter(_identifier(option.name), Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _identifier(name: str) -> str:
+    """The option's name as Python takes it for a parameter, `for` and names with a hyphen too."""
+    return f"option_{name.replace('-', '_')}"
 
 
 def _target(verb: Verb) -> Parameter:
@@ -66,7 +71,9 @@ def _command(verb: Verb) -> Callable[..., None]:
         each = [targets] if isinstance(targets, str) else targets or []
         if len(each) > verb.most:
             raise typer.BadParameter(f"Got unexpected extra argument ({each[verb.most]})")
-        status = verbs.run(verb.name, each, {name: value for name, value in given.items() if value})
+        words = {name: given.get(_identifier(name)) for name in verb.options}
+        chosen: dict[str, str | bool] = {name: word for name, word in words.items() if word}
+        status = verbs.run(verb.name, each, chosen)
         if status:
             raise typer.Exit(status)
 

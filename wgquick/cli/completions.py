@@ -187,14 +187,19 @@ def _bash_target(verb: Verb) -> str:
 
 def zsh() -> str:
     """The completion for zsh."""
-    options = [f"  local {each.name}='{_zsh_option(each)}'" for each in OPTIONS.values()]
+    options = [f"  local {_zsh_variable(each.name)}='{_zsh_option(each)}'" for each in OPTIONS.values()]
     verbs = [f"        '{each.name}:{_quoted(_words(each.summary))}'" for each in VERBS.values()]
     arguments = [
-        f"        {each.name}) _arguments $help {' '.join(f'${name}' for name in each.options)}"
+        f"        {each.name}) _arguments $help {' '.join(f'${_zsh_variable(name)}' for name in each.options)}"
         f" '{'1' if each.most == 1 else '*'}: :_wgq_{each.completes}' ;;"
         for each in VERBS.values()
     ]
     return _filled(_ZSH, OPTIONS="\n".join(options), VERBS="\n".join(verbs), ARGUMENTS="\n".join(arguments))
+
+
+def _zsh_variable(name: str) -> str:
+    """A variable for an option; zsh itself has some of these names, such as watch, and none with a hyphen."""
+    return f"option_{name.replace('-', '_')}"
 
 
 def _zsh_option(option: Option) -> str:

@@ -37,6 +37,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             strip(targets[0], given)
         case "show":
             show(targets)
+        case "status":
+            from wgquick.cli.status import status
+
+            return status(targets, given)
         case "check":
             return check(targets, given)
         case "allowed-ips":

@@ -8,6 +8,7 @@ no secrets: a hook line that contains something like a key is left out.
 from __future__ import annotations
 
 import os
+import time
 from errno import ENOSPC
 
 from wgquick.directory import opened
@@ -32,7 +33,8 @@ class Record(NamedTuple):
     `peers` is what the file gave for its peers, None if that is not known.
     `complete` is whether up had finished, and no down has taken the link away since; `hooks` are the PreDown and
     PostDown lines of that time. `unread` counts the lines that mean nothing here: cut short by a kill, damaged, or
-    written by another version. `contained` is whether it was written in a container.
+    written by another version. `contained` is whether it was written in a container. `since` is when up began, in
+    seconds since the epoch; 0 if that is not known.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Record(NamedTuple):
     unread: int = 0
     peers: Earlier | None = None
     contained: bool = False
+    since: int = 0
 
 
 class Journal:
@@ -63,6 +66,7 @@ class Journal:
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
         head = {"version": 2, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
         head["contained"] = contained
+        head["since"] = int(time.time())
         described = [_described(peers)] if peers else [{"peers": {}}]
         text = "".join(map(_line, ({"head": head}, *({"hook": hook} for hook in kept), *described)))
         self._write(text, os.O_TRUNC)
@@ -169,7 +173,13 @@ def _extended(record: Record, entry: object) -> Record:
     """With one more line; ValueError or TypeError where that is not understood."""
     match entry:
         case {"head": {"path": str(path), "hidden_hooks": int(hidden), **more}}:
-            return record._replace(path=path, hidden_hooks=hidden, contained=more.get("contained") is True)
+            since = more.get("since")
+            return record._replace(
+                path=path,
+                hidden_hooks=hidden,
+                contained=more.get("contained") is True,
+                since=since if isinstance(since, int) else 0,
+            )
         case {"hook": [str(name), str(stage), str(command)]}:
             return record._replace(hooks=(*record.hooks, RunHook(name, stage, command)))
         case {"undo": [str(kind), *fields]}:

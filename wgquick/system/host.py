@@ -61,6 +61,18 @@ class LocalHost:
         """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
         return leading(endpoints)
 
+    def manager(self, name: str, ifindex: int) -> str:
+        """Who says that the link is theirs."""
+        from wgquick.system.wireguard.origin import manager
+
+        return manager(name, ifindex)
+
+    def started(self, name: str) -> float | None:
+        """When the interface's daemon made its socket."""
+        from wgquick.system.wireguard.origin import started
+
+        return started(name)
+
     def table_names(self) -> dict[str, int]:
         """The routing tables' names (rt_tables)."""
         return rt_tables.table_names()

@@ -29,6 +29,14 @@ class Control:
             return "kernel"
         return "userspace" if answers(name) else ""
 
+    def program(self, name: str) -> str:
+        """What runs the device: "kernel", or the name of the program; "userspace" if that cannot be seen."""
+        if _is_the_kernels(name):
+            return "kernel"
+        from wgquick.system.wireguard.origin import program
+
+        return program(name)
+
     def get(self, name: str) -> Device:
         """The device's state; errno ENODEV where there is none."""
         return _of(name).get(name)

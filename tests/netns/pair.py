@@ -1,0 +1,70 @@
+"""Two machines, joined by a cable, 192.0.2.1 and 192.0.2.2, and the two ends of a tunnel between them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.namespaces import host
+from tests.netns.tunnels import KEY, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.namespaces import Namespace
+
+ONE, TWO = KEY, "8MZLqDwzmfmrXRm9OTTHLMkr4Vp7xPZkmTHLvp0r23E="
+
+
+class Pair(NamedTuple):
+    """The machines, and the public keys of their tunnels' ends."""
+
+    one: Namespace
+    two: Namespace
+    key_of_one: str
+    key_of_two: str
+
+    def write(self, peer: str = "", *, interface: str = "", other: str = "") -> None:
+        """Write both ends' wg0.conf; one knows where two is, and two does not know where one is.
+
+        `peer` is more of one's section for two, `interface` of its own, and `other` of two's section for one.
+        """
+        write(
+            self.one,
+            f"[Interface]\nPrivateKey = {ONE}\nAddress = 10.7.0.1/24\nListenPort = 51820\n{interface}\n\n"
+            f"### begin the other ###\n[Peer]\nPublicKey = {self.key_of_two}\nAllowedIPs = 10.7.0.2/32\n"
+            f"Endpoint = 192.0.2.2:51820\n{peer}\n",
+        )
+        write(
+            self.two,
+            f"[Interface]\nPrivateKey = {TWO}\nAddress = 10.7.0.2/24\nListenPort = 51820\n\n"
+            f"[Peer]\n# friendly_name = one\nPublicKey = {self.key_of_one}\nAllowedIPs = 10.7.0.1/32\n{other}\n",
+        )
+
+
+@contextlib.contextmanager
+def pair() -> Iterator[Pair]:
+    """Two machines with a cable and no files."""
+    with host() as one, host() as two:
+        keeper = two.paths["net"].split("/")[2]
+        one.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", keeper])
+        for machine, number in ((one, 1), (two, 2)):
+            machine.run(["ip", "address", "add", f"192.0.2.{number}/24", "dev", "eth0"])
+            machine.run(["ip", "link", "set", "eth0", "up"])
+            machine.run(["ip", "route", "add", "default", "via", f"192.0.2.{3 - number}"])
+        keys = [one.run(["wg", "pubkey"], input=f"{key}\n").stdout.strip() for key in (ONE, TWO)]
+        yield Pair(one, two, *keys)
+
+
+def ping(machine: Namespace, address: str) -> None:
+    """Ping until there is an answer."""
+    until(lambda: machine.run(["ping", "-c1", "-W1", address], check=False).returncode == 0)
+
+
+def until(is_so: Callable[[], bool], patience: float = 30) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + patience
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come to be so"
+        time.sleep(0.05)

@@ -1,0 +1,110 @@
+"""`wgq status`: once, or again each second."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from wgquick import api
+from wgquick.cli import privilege, signals
+from wgquick.cli.streams import say
+from wgquick.cli.verbs import write
+from wgquick.errors import OperationError, SignalError, WgqError
+from wgquick.lean import signal
+from wgquick.show import status as show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from wgquick.cli.verbs import Given
+    from wgquick.status.values import Status
+
+NOT_UP = 4
+"""The exit status where a wanted peer is not up."""
+_PAUSE = 1.0
+_NARROWEST = 40
+
+
+def status(targets: list[str], given: Given) -> int:
+    """Show interfaces and peers; NOT_UP with --exit-code, unless each wanted peer is up."""
+    if given.get("watch") and given.get("exit-code"):
+        raise WgqError("--watch does not end by itself", remedy="Leave one of --watch and --exit-code out.")
+    privilege.acquire()
+    text = show.json_text if given.get("json") else _text
+    if given.get("watch"):
+        return _watch(targets, text)
+    gc.disable()  # which would look through the peers of a large interface again and again, and find no garbage
+    try:
+        found = api.status(targets)
+    except OperationError as error:
+        if not given.get("exit-code"):
+            raise
+        say(f"wgq: {error}")
+        return NOT_UP
+    write(text(found))
+    return NOT_UP if given.get("exit-code") and not found.is_well else 0
+
+
+def _text(found: Status) -> str:
+    """For people: in the terminal's width and colours, if it goes to one."""
+    console = _terminal()
+    if console is None:
+        return show.text(found)
+    return show.text(found, _painter(console), max(console.width, _NARROWEST))
+
+
+def _terminal() -> Console | None:
+    """The terminal; None, without the import of rich's console, if the output goes elsewhere."""
+    if sys.stdout is None or not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
+        return None
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)
+
+
+def _painter(console: Console) -> Callable[[str, str], str]:
+    """How rich colours on this terminal: not at all if it has no colours or NO_COLOR is set."""
+    from rich.color import ColorSystem
+    from rich.style import Style
+
+    if console.color_system is None or console.no_color:
+        return show.plain
+    systems = {"standard": ColorSystem.STANDARD, "256": ColorSystem.EIGHT_BIT, "truecolor": ColorSystem.TRUECOLOR}
+    system = systems.get(console.color_system, ColorSystem.STANDARD)
+    return lambda style, text: Style.parse(style).render(text, color_system=system)
+
+
+def _watch(targets: list[str], text: Callable[[Status], str]) -> int:
+    """Until a signal comes; its status is 128 and the signal's number, as ever."""
+    observer = api.observer()
+    console = _terminal() if text is _text else None
+    try:
+        with signals.raised():
+            if console is not None:
+                _live(lambda: text(observer.read(targets)), console)
+            while True:
+                write(text(observer.read(targets)) + ("\n" if text is _text else ""))
+                time.sleep(_PAUSE)
+    except SignalError as error:
+        if error.status == 128 + signal.SIGINT:  # the usual end
+            return error.status
+        raise
+
+
+def _live(shown: Callable[[], str], console: Console) -> None:
+    """A screen of its own; what was there before comes back at the end."""
+    from rich.live import Live
+    from rich.text import Text
+
+    def screen() -> Text:
+        return Text.from_ansi(shown(), no_wrap=True)
+
+    with Live(screen(), console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(_PAUSE)
+            live.update(screen(), refresh=True)

@@ -1,0 +1,260 @@
+"""The status of interfaces and peers: text that fits a terminal, with colours if it is one, and JSON."""
+
+from __future__ import annotations
+
+import json
+from time import localtime, strftime
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+from wgquick.status.values import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from wgquick.status.values import InterfaceStatus, PeerStatus, Status
+
+    Paint = Callable[[str, str], str]
+    """Takes a style of rich and a text."""
+
+WIDTH = 80
+"""Columns where the output is no terminal."""
+_LABEL = 11
+_GAP = 2
+_SHORTEST_NAME = 16
+_SHORTEST_ENDPOINT = 21
+"""That of an IPv4 address with its port."""
+_MOST_DRIFT = 8
+_WIDE = 118
+"""Columns from which totals and rates stand side by side."""
+_STYLES = {"up": "green", "connecting": "yellow", "stale": "red", "idle": "cyan", "never": "dim", "disabled": "dim"}
+_SIZES = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+_SPANS = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"))
+
+
+def plain(_style: str, text: str) -> str:
+    """The text without colours."""
+    return text
+
+
+def json_text(status: Status) -> str:
+    """One line: `{"version", "time", "interfaces": [...]}`; the fields are those of wgquick.status.values."""
+    interfaces = [_interface_fields(each) for each in status.interfaces]
+    document = {"version": VERSION, "time": round(status.time, 3), "interfaces": interfaces}
+    return json.dumps(document) + "\n"
+
+
+def _interface_fields(interface: InterfaceStatus) -> dict[str, object]:
+    drift = None if interface.drift is None else [each._asdict() for each in interface.drift]
+    peers = [_peer_fields(peer) for peer in interface.peers]
+    dns = interface.dns._asdict() if interface.dns else None
+    return interface._asdict() | {"dns": dns, "drift": drift, "peers": peers}
+
+
+def _peer_fields(peer: PeerStatus) -> dict[str, object]:
+    fields = peer._asdict()
+    if peer.last_error:
+        fields["last_error"] = peer.last_error._asdict()
+    return fields
+
+
+def text(status: Status, paint: Paint = plain, width: int = WIDTH) -> str:
+    """The interfaces one below the other, each with a table of its peers."""
+    if not status.interfaces:
+        return "No WireGuard interface is up.\n"
+    return "\n".join("\n".join(_interface(each, status.time, paint, width)) + "\n" for each in status.interfaces)
+
+
+def _interface(interface: InterfaceStatus, now: float, paint: Paint, width: int) -> Iterator[str]:
+    state = {True: "up", False: "down", None: "in another network namespace"}[interface.up]
+    if not interface.backend:
+        state = "not readable"
+    yield f"{paint('bold', interface.name)}: {paint('green' if state == 'up' else 'red', state)}"
+    for label, value in _facts(interface, now):
+        yield from _labelled(label, value, width)
+    for line in _drift(interface):
+        yield from (paint("yellow", each) for each in _labelled(*line, width))
+    if interface.peers:
+        yield ""
+        yield from _table(interface.peers, paint, width)
+
+
+def _labelled(label: str, value: str, width: int) -> list[str]:
+    """A fact with its label, wrapped between words."""
+    value = "".join(char if char.isprintable() else "?" for char in value)
+    return _wrapped(value, f"  {label:<{_LABEL}}", width)
+
+
+def _wrapped(value: str, head: str, width: int) -> list[str]:
+    """The words in lines after the head and below it. textwrap would count wide characters as one column."""
+    lines, room = [""], width - len(head)
+    for word in value.split():
+        if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) <= room:
+            lines[-1] += f" {word}"
+            continue
+        first, *rest = chop_cells(word, room) if cell_len(word) > room else [word]
+        lines[-1:] = [*filter(None, lines[-1:]), first, *rest]
+    return [f"{'' if at else head}".ljust(len(head)) + line for at, line in enumerate(lines)]
+
+
+def _facts(interface: InterfaceStatus, now: float) -> Iterator[tuple[str, str]]:
+    if interface.backend:
+        yield "backend", ", ".join(_origin(interface, now))
+    if interface.file:
+        yield "file", interface.file
+    if interface.error:
+        yield "error", interface.error
+    if not interface.backend:
+        return
+    yield "public key", interface.public_key or "none"
+    if interface.addresses:
+        yield "addresses", ", ".join(interface.addresses)
+    yield "network", ", ".join(_network(interface))
+    if interface.dns:
+        words = ", ".join((*interface.dns.servers, *interface.dns.search)) or "none"
+        yield "DNS", f"{words} ({interface.dns.mode})"
+
+
+def _origin(interface: InterfaceStatus, now: float) -> Iterator[str]:
+    yield interface.backend
+    if interface.since:
+        when = strftime("%Y-%m-%d %H:%M", localtime(interface.since))
+        yield f"since {when} ({span(max(0.0, now - interface.since))})"
+    yield f"by {interface.by}" if interface.by else "not by wgq"
+
+
+def _network(interface: InterfaceStatus) -> Iterator[str]:
+    yield f"port {interface.listen_port}" if interface.listen_port else "no port"
+    if interface.mtu is not None:
+        found = {True: " (given)", False: " (found)", None: ""}[interface.mtu_given]
+        yield f"MTU {interface.mtu}{found}"
+    if interface.table is not None:
+        yield "no routes (Table = off)" if interface.table == "off" else f"table {interface.table}"
+    if interface.fwmark:
+        yield f"mark {interface.fwmark:#x}"
+
+
+def _drift(interface: InterfaceStatus) -> Iterator[tuple[str, str]]:
+    """The differences from the file, not very many of them."""
+    if interface.drift is None:
+        return
+    names = {peer.public_key: peer_name(peer) for peer in interface.peers}
+    for at, each in enumerate(interface.drift[:_MOST_DRIFT]):
+        who = f"{names.get(each.peer, each.peer)}: " if each.peer else ""
+        yield "" if at else "drift", who + each.message
+    if len(interface.drift) > _MOST_DRIFT:
+        yield "", f"and {len(interface.drift) - _MOST_DRIFT} more"
+
+
+# The table of peers.
+
+
+class _Column(NamedTuple):
+    """A column: its title, each row's text, and whether it stands at the right of its place."""
+
+    title: str
+    cells: Sequence[str]
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(self.title), *map(cell_len, self.cells))
+
+
+def _table(peers: Sequence[PeerStatus], paint: Paint, width: int) -> Iterator[str]:
+    columns = _columns(peers, width)
+    widths = _fitting([column.width for column in columns], width)
+    gap = " " * _GAP
+    titles = gap.join(_cell(column.title, size, column.right) for column, size in zip(columns, widths, strict=True))
+    yield paint("dim", f"{gap}{titles}".rstrip())
+    for at, peer in enumerate(peers):
+        cells = [_cell(each.cells[at], size, each.right) for each, size in zip(columns, widths, strict=True)]
+        if len(columns[-1].cells[at]) > widths[-1]:
+            cells[-1] = _short_endpoint(columns[-1].cells[at], widths[-1])
+        style = _STYLES[peer.state]
+        cells[1] = paint(style, cells[1])
+        yield f"{gap}{gap.join(cells)}".rstrip()
+        if peer.last_error:
+            yield from (paint("yellow", each) for each in _error(peer.last_error.message, width))
+
+
+def _error(message: str, width: int) -> list[str]:
+    return _wrapped(message, "    ! ", width)
+
+
+def _columns(peers: Sequence[PeerStatus], width: int) -> list[_Column]:
+    columns = [
+        _Column("peer", [peer_name(peer) for peer in peers]),
+        _Column("state", [peer.state for peer in peers]),
+        _Column("handshake", [_age(peer) for peer in peers], right=True),
+    ]
+    rates = any(peer.rx_rate is not None for peer in peers)
+    if not rates or width >= _WIDE:
+        columns.append(_Column("received", [size(peer.rx_bytes) for peer in peers], right=True))
+        columns.append(_Column("sent", [size(peer.tx_bytes) for peer in peers], right=True))
+    if rates:
+        columns.append(_Column("receives", [_rate(peer.rx_rate) for peer in peers], right=True))
+        columns.append(_Column("sends", [_rate(peer.tx_rate) for peer in peers], right=True))
+    return [*columns, _Column("endpoint", [_endpoint(peer) for peer in peers])]
+
+
+def _fitting(widths: list[int], width: int) -> list[int]:
+    """The widths of the columns; where they are too wide, endpoint and name give way, and then both still more."""
+    for at, least in ((-1, _SHORTEST_ENDPOINT), (0, _SHORTEST_NAME), (-1, 1), (0, 1)):
+        over = sum(widths) + _GAP * len(widths) - width
+        widths[at] -= min(max(0, over), max(0, widths[at] - least))
+    return widths
+
+
+def _cell(value: str, width: int, right: bool) -> str:
+    if value.isascii():
+        if len(value) > width:
+            return value[: max(0, width - 1)] + "…"
+        return value.rjust(width) if right else value.ljust(width)
+    if cell_len(value) > width:
+        value = set_cell_size(value, width - 1).rstrip() + "…"
+    return set_cell_size(value, width)
+
+
+def _short_endpoint(endpoint: str, width: int) -> str:
+    """With its port, as far as there is room: `[2001:db8:…]:51820`."""
+    head, _, tail = endpoint.rpartition(":")
+    end = f"…{']' if head.endswith(']') else ''}:{tail}"
+    return head[: max(0, width - len(end))] + end if width > len(end) else _cell(endpoint, width, right=False)
+
+
+def peer_name(peer: PeerStatus) -> str:
+    """The peer's name, or the beginning of its key."""
+    return peer.name or f"{peer.public_key[:12]}…"
+
+
+def _age(peer: PeerStatus) -> str:
+    return span(peer.handshake_age) if peer.handshake_age is not None else "-"
+
+
+def _endpoint(peer: PeerStatus) -> str:
+    if peer.endpoint is None:
+        return peer.configured_endpoint or "-"
+    return f"{peer.endpoint} roamed" if peer.roamed else peer.endpoint
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{size(rate)}/s"
+
+
+def span(seconds: float) -> str:
+    """A time in its largest unit: `12 s`, `3 min`, `2 h`."""
+    for length, unit in _SPANS:
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def size(count: float) -> str:
+    """A number of bytes with two or three digits: `0 B`, `1.2 KiB`, `34 MiB`."""
+    for length, unit in _SIZES:
+        if count >= length:
+            number = count / length
+            return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
+    return f"{int(count)} B"

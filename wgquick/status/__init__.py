@@ -1,0 +1,1 @@
+"""What is up, for people and for monitoring: interfaces and peers, as values."""

@@ -1,0 +1,114 @@
+"""How a live device and its link differ from their file. Secret keys are compared and never told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.plan.given import merged
+from wgquick.status.values import Drift
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.net import AllowedIP, Link, Prefix, PublicKey
+
+_ZERO = bytes(32)
+_Network = tuple[bytes, int]
+
+
+def differences(
+    settings: Settings, device: Device, link: Link | None, addresses: Sequence[Prefix]
+) -> tuple[Drift, ...]:
+    """What is not as the file has it. A setting that the file does not give may be anything.
+
+    An endpoint that has roamed is no drift.
+    """
+    return (
+        *_of_device(settings, device),
+        *_of_link(settings, link, addresses),
+        *_of_peers(merged(settings), {peer.public_key: peer for peer in device.peers}),
+    )
+
+
+def _of_device(settings: Settings, device: Device) -> Iterator[Drift]:
+    if settings.private_key is not None and settings.private_key != device.private_key:
+        yield Drift("key-differs", "the device has another private key" if device.private_key else "no private key")
+    if settings.listen_port and settings.listen_port != device.listen_port:
+        yield Drift("port-differs", f"port {settings.listen_port} in the file, {device.listen_port} on the device")
+    if settings.fwmark is not None and settings.fwmark != device.fwmark:
+        yield Drift("mark-differs", f"mark {settings.fwmark:#x} in the file, {device.fwmark:#x} on the device")
+
+
+def _of_link(settings: Settings, link: Link | None, addresses: Sequence[Prefix]) -> Iterator[Drift]:
+    if link is None:
+        return
+    if settings.mtu is not None and settings.mtu != link.mtu:
+        yield Drift("mtu-differs", f"MTU {settings.mtu} in the file, {link.mtu} on the link")
+    wanted = {(each.address, each.length): each.text for each in settings.addresses}
+    there = {(each.address, each.length): str(each) for each in addresses}
+    for address in wanted.keys() - there.keys():
+        yield Drift("address-missing", f"the link does not have {wanted[address]}")
+    for address in there.keys() - wanted.keys():
+        if not _is_link_local(address[0]):
+            yield Drift("address-foreign", f"the link has {there[address]}, which is not in the file")
+
+
+def _is_link_local(address: bytes) -> bool:
+    """Whether it is of fe80::/10: the kernel gives a TUN link one."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def _of_peers(wanted: Mapping[PublicKey, PeerSettings], there: Mapping[PublicKey, DevicePeer]) -> Iterator[Drift]:
+    networks = _networks(wanted)
+    for key, peer in wanted.items():
+        live = there.get(key)
+        if live is None:
+            yield Drift("peer-missing", "the device does not have this peer", str(key))
+        else:
+            yield from _of_peer(peer, live, networks.get(key, set()) if networks is not None else None)
+    for key in there.keys() - wanted.keys():
+        yield Drift("peer-foreign", "this peer is not in the file", str(key))
+
+
+def _networks(wanted: Mapping[PublicKey, PeerSettings]) -> dict[PublicKey, set[_Network]] | None:
+    """Whose each network is: the last peer's that the file gives it to. None where a line takes networks away."""
+    owner: dict[_Network, PublicKey] = {}
+    for key, peer in wanted.items():
+        for allowed in peer.allowed_ips:
+            if allowed.change == "-":
+                return None
+            owner[_network(allowed)] = key
+    found: dict[PublicKey, set[_Network]] = {}
+    for network, key in owner.items():
+        found.setdefault(key, set()).add(network)
+    return found
+
+
+def _network(allowed: AllowedIP) -> _Network:
+    """Without the bits after the prefix, as devices have it."""
+    address, length = allowed.address, allowed.length
+    bits = len(address) * 8 - length
+    if not bits:
+        return address, length
+    return (int.from_bytes(address) >> bits << bits).to_bytes(len(address)), length
+
+
+def _of_peer(peer: PeerSettings, live: DevicePeer, networks: set[_Network] | None) -> Iterator[Drift]:
+    key = str(peer.public_key)
+    if peer.preshared_key is not None and peer.preshared_key.raw != _raw(live):
+        yield Drift("psk-differs", "the device has another preshared key for this peer", key)
+    if peer.persistent_keepalive not in (None, live.persistent_keepalive):
+        here, device = _keepalive(peer.persistent_keepalive), _keepalive(live.persistent_keepalive)
+        yield Drift("keepalive-differs", f"keepalive {here} in the file, {device} on the device", key)
+    if networks is not None and networks != {(each.address, each.length) for each in live.allowed_ips}:
+        yield Drift("allowed-ips-differ", "the device has other AllowedIPs for this peer", key)
+
+
+def _keepalive(seconds: int | None) -> str:
+    return f"{seconds} s" if seconds else "off"
+
+
+def _raw(live: DevicePeer) -> bytes:
+    return live.preshared_key.raw if live.preshared_key is not None else _ZERO

@@ -1,0 +1,224 @@
+"""The names that comments in a file give its peers.
+
+wg and wg-quick know no names, so each program writes them in comments of its own: `# friendly_name = X`
+(exporters), `### Client X` (wireguard-install), `# Client: X (ID)` (wg-easy), `### begin X ###` (PiVPN),
+`# BEGIN_PEER X`, `# Name = X` (wireguard-ui, wg-meshconf), `# peer_X` (linuxserver), and people a plain line above
+or below [Peer].
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.config.document import Document
+
+LONGEST = 64
+"""More characters of a name are cut off."""
+
+_MARKED = re.compile(
+    r"""(?:
+      friendly_name \s* [=:] \s* (?P<friendly>.+)
+    | friendly_json \s* [=:] \s* (?P<json>\{.*\})
+    | name \s* \#? \s* [=:] \s* (?P<name>.+)
+    | client \s* : \s* (?P<client>.+?) (?: \s* \( [0-9a-f-]+ \) )?
+    | begin_peer \s+ (?P<begin_peer>.+)
+    | peer_(?P<peer>\S+)
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_RULED = re.compile(r"\#{2,} \s* (?: client | begin ) \s+ (.+?) \s* \#*", re.IGNORECASE | re.VERBOSE)
+_END = re.compile(r"end(?:_peer)?\s", re.IGNORECASE)
+_SETTING = re.compile(r"[\w-]+\s*=.*|\[.*", re.IGNORECASE)
+# What programs write beside the name, and what is for wgq.
+_OTHER = re.compile(
+    r"""(?: id | e-?mail | created | created[ ]at | updated? | updated?[ ]at | expires? | telegram.* | address
+        | allocated[ ]ips? | allowed[ ]ips? | .*key | wgq ) \s* : .* | \W*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_KEY = re.compile(r"[A-Za-z0-9+/]{42}")
+_DISABLED = re.compile(r"#\s*\[disabled\]\s*", re.IGNORECASE)
+_PEER, _PUBLIC_KEY = "[peer]", re.compile(r"publickey\s*=\s*([^\s#]+)", re.IGNORECASE)
+
+
+class Names(NamedTuple):
+    """`of`: a peer's public key in base64 to its name. `disabled`: the keys of peers that are commented out."""
+
+    of: dict[str, str]
+    disabled: tuple[str, ...] = ()
+
+
+def names(document: Document) -> Names:
+    """The names of a file's peers; a peer without one is not in it."""
+    reader = _Reader(document)
+    for row, cleaned in enumerate(document.views.wg):
+        match cleaned[:1]:
+            case "#":
+                reader.comment(row)
+            case "[":
+                reader.header(row, cleaned)
+            case _:
+                reader.other(row, cleaned)
+    return reader.result()
+
+
+class _Comment(NamedTuple):
+    """A comment: what it is, and the name in it.
+
+    `kind` is "marked" if it says that it is a name, "plain" if it may be one, "setting" or "header" if it is a line
+    that is commented out, "end" if it ends what is about a peer, and "other".
+    """
+
+    kind: str
+    name: str = ""
+    key: str = ""
+    disabled: bool = False
+
+
+def _comment(text: str) -> _Comment:
+    """Understand a comment, from its mark on."""
+    rest = _DISABLED.sub("", text) if "[" in text else text
+    disabled = rest != text
+    body = rest.strip("# \t")
+    if _END.match(body):
+        return _Comment("end", disabled=disabled)
+    found = (_RULED.fullmatch(rest) if rest.startswith("##") else None) or _MARKED.fullmatch(body)
+    if found:
+        name = _clean(_from_json(found["json"]) if found.re is _MARKED and found["json"] else _group(found))
+        return _Comment("marked" if name else "other", name, disabled=disabled)
+    if body[:6].lower() == _PEER:
+        return _Comment("header", disabled=disabled)
+    if _SETTING.fullmatch(body):
+        key = _PUBLIC_KEY.match(body)
+        return _Comment("setting", key=key[1] if key else "", disabled=disabled)
+    name = "" if disabled or _OTHER.fullmatch(body) else _clean(body)
+    return _Comment("plain" if name else "other", name, disabled=disabled)
+
+
+def _group(found: re.Match[str]) -> str:
+    return next(filter(None, found.groups()), "")
+
+
+def _from_json(text: str) -> str:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    words = (fields.get(key) for key in ("name", "username", "friendly_name", "hostname"))
+    return next((word for word in words if isinstance(word, str)), "")
+
+
+def _clean(text: str) -> str:
+    """On one line, without what a terminal would obey; "" if it could hold a key."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(char if char.isprintable() else " " for char in text)
+    name = " ".join(text.split())[:LONGEST].strip()
+    return "" if _KEY.search(text) else name
+
+
+class _Section:
+    """The comments that may name a peer: above its header, on it, inside, and on its PublicKey."""
+
+    __slots__ = ("above", "header", "inside", "key", "on_key")
+
+    def __init__(self, above: list[_Comment], header: list[_Comment]) -> None:
+        self.above = above
+        self.header = header
+        self.inside: list[_Comment] = []
+        self.key = ""
+        self.on_key: list[_Comment] = []
+
+    def name(self) -> str:
+        """A marked name, inside first; then a plain comment where people write one."""
+        above, inside = list(_up_to_other_peer(reversed(self.above))), list(_up_to_other_peer(self.inside))
+        for comment in (*self.header, *inside, *above):
+            if comment.kind == "marked":
+                return comment.name
+        for comment in (*self.header, *above, *inside, *self.on_key):
+            if comment.kind == "plain":
+                return comment.name
+        return ""
+
+
+def _up_to_other_peer(comments: Iterable[_Comment]) -> Iterator[_Comment]:
+    """Those before what is about another peer: one that has ended, or one that is commented out."""
+    for comment in comments:
+        if comment.kind in ("end", "header") or comment.disabled or comment.key:
+            return
+        yield comment
+
+
+class _Reader:
+    """Goes through a file's lines. Comments right above a header belong to that header's section."""
+
+    def __init__(self, document: Document) -> None:
+        self._raw = document.raw
+        self._found: dict[str, str] = {}
+        self._disabled: dict[str, str] = {}
+        self._above: list[_Comment] = []
+        self._section: _Section | None = None
+
+    def comment(self, row: int) -> None:
+        """A line that is a comment."""
+        self._above.append(_comment(self._raw[row].decode("utf-8", "replace").strip()))
+
+    def header(self, row: int, cleaned: str) -> None:
+        """A line that opens a section; `cleaned` is the line without whitespace."""
+        self._close()
+        if cleaned[:6].lower() == _PEER:
+            self._section = _Section(self._above, self._inline(row, cleaned))
+        self._take_disabled(self._above)
+        self._above = []
+
+    def other(self, row: int, cleaned: str) -> None:
+        """A setting, or an empty line."""
+        if self._above:
+            self._flush()
+        if self._section is not None and cleaned[:10].lower() == "publickey=":
+            self._section.key = cleaned.partition("#")[0][10:]
+            self._section.on_key = self._inline(row, cleaned)
+
+    def _inline(self, row: int, cleaned: str) -> list[_Comment]:
+        """The comment at the end of a line."""
+        if "#" not in cleaned:
+            return []
+        _, mark, text = self._raw[row].decode("utf-8", "replace").partition("#")
+        return [_comment(mark + text.strip())]
+
+    def _flush(self) -> None:
+        """The comments so far belong to the section that they stand in."""
+        if self._section is not None:
+            self._section.inside += self._above
+        self._take_disabled(self._above)
+        self._above = []
+
+    def _close(self) -> None:
+        section, self._section = self._section, None
+        if section is not None and section.key and (name := section.name()):
+            self._found[section.key] = name
+
+    def _take_disabled(self, comments: list[_Comment]) -> None:
+        """The peers that a block of comments has in full, [Peer] and its key."""
+        name, is_open = "", False
+        if not any(comment.kind == "header" for comment in comments):
+            return
+        for comment in comments:
+            if comment.kind == "marked":
+                name = comment.name
+            elif comment.kind == "header":
+                is_open = True
+            elif comment.key and is_open:
+                self._disabled[comment.key] = name
+                name, is_open = "", False
+
+    def result(self) -> Names:
+        """What was found."""
+        self._flush()
+        self._close()
+        disabled = {key: name for key, name in self._disabled.items() if len(key) == 44}
+        of = {key: name for key, name in disabled.items() if name} | self._found
+        return Names(of, tuple(disabled))

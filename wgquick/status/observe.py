@@ -1,0 +1,279 @@
+"""Reads the host for `wgq status`: device, link, journal and file, joined to values."""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import ENODEV
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.config import location
+from wgquick.config.parser import examine
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.errors import OperationError, WgqError
+from wgquick.executor.journal import Journal
+from wgquick.executor.observe import rules
+from wgquick.plan.given import merged
+from wgquick.plan.steps import UnsetDns
+from wgquick.status import drift
+from wgquick.status.names import Names, names
+from wgquick.status.peers import History, state
+from wgquick.status.values import DnsStatus, InterfaceStatus, PeerStatus, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.executor.journal import Record
+    from wgquick.net import Endpoint, Link, PublicKey, SocketAddress
+    from wgquick.plan.given import Earlier
+    from wgquick.ports import Host
+    from wgquick.status.peers import Trend
+
+    Leads = Callable[[Endpoint, SocketAddress], bool]
+
+_LOOKUP_AGE = 60.0
+"""Seconds for which the addresses of endpoints' names are kept."""
+
+
+class File(NamedTuple):
+    """An interface's file; `settings` is None if it has faults or cannot be read, and `fault` says so."""
+
+    path: str
+    settings: Settings | None
+    names: Names
+    fault: str = ""
+
+
+class Observer:
+    """Reads as often as it is asked; it keeps earlier readings, files that do not change, and names looked up."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._history = History()
+        self._files: dict[str, tuple[object, File]] = {}
+        self._leads: dict[str, tuple[float, Sequence[Endpoint], Leads]] = {}
+        self._programs: dict[tuple[str, int], str] = {}
+
+    def read(self, asked: Sequence[str] = ()) -> Status:
+        """The interfaces that are named, or all; OperationError if one that is named is no WireGuard interface."""
+        there = asked or self._host.wireguard.interfaces()
+        found = tuple(filter(None, (self._interface(name, must_be=bool(asked)) for name in there)))
+        return Status(time.time(), found)
+
+    def _interface(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
+        link = self._host.rtnl.link(name)
+        try:
+            device = self._host.wireguard.get(name)
+        except OperationError as error:
+            if error.errno != ENODEV:
+                return InterfaceStatus(name, error=error.what, up=link.up if link else None)
+            if must_be:
+                raise self._not_there(name, link) from None
+            return None
+        return self._joined(device, link)
+
+    def _not_there(self, name: str, link: Link | None) -> OperationError:
+        if link is not None:
+            return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV)
+        has_file = location.is_valid_name(name) and os.path.exists(f"{location.DIRECTORY}/{name}.conf")
+        remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' shows those that are."
+        return OperationError(f"`{name}' is not up", errno=ENODEV, remedy=remedy)
+
+    def _joined(self, device: Device, link: Link | None) -> InterfaceStatus:
+        name, now, host = device.name, time.time(), self._host
+        record = self._record(name, link)
+        file = self._file(name, record)
+        settings = file.settings if file else None
+        addresses = host.rtnl.addresses(name) if link else []
+        return InterfaceStatus(
+            name=name,
+            public_key=str(public_key_of(device.private_key)) if device.private_key else None,
+            backend=self._program(name, link),
+            up=link.up if link else None,
+            since=(record.since if record else 0) or host.started(name),
+            by=self._by(device, link, record, file),
+            file=file.path if file else None,
+            listen_port=device.listen_port,
+            fwmark=device.fwmark,
+            mtu=link.mtu if link else None,
+            mtu_given=settings.mtu is not None if settings else None,
+            table=_table(device, settings, host),
+            addresses=tuple(map(str, addresses)),
+            dns=self._dns(name, record, settings),
+            drift=drift.differences(settings, device, link, addresses) if settings else None,
+            error=file.fault or None if file else None,
+            peers=tuple(self._peers(device, link, record, file, now)),
+        )
+
+    def _program(self, name: str, link: Link | None) -> str:
+        """What runs the device. It is looked for once, as that may mean to look at every process."""
+        key = (name, link.ifindex if link else 0)
+        if key not in self._programs:
+            self._programs[key] = self._host.wireguard.program(name)
+        return self._programs[key]
+
+    def _record(self, name: str, link: Link | None) -> Record | None:
+        """The journal, if it is that of this link."""
+        record = Journal(self._host.journal_directory, name).read()
+        if record is None or link is None or record.ifindex not in (0, link.ifindex):
+            return None
+        return record
+
+    def _file(self, name: str, record: Record | None) -> File | None:
+        path = record.path if record else f"{location.DIRECTORY}/{name}.conf"
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        earlier = self._files.get(path)
+        if earlier is None or earlier[0] != stamp:
+            self._files[path] = earlier = (stamp, _read(name, path))
+        return earlier[1]
+
+    def _by(self, device: Device, link: Link | None, record: Record | None, file: File | None) -> str | None:
+        if record is not None:
+            return "wgq"
+        if link is None:
+            return None
+        if found := self._host.manager(device.name, link.ifindex):
+            return found
+        key = file.settings.private_key if file and file.settings else None
+        return "wg-quick" if key is not None and key == device.private_key else None
+
+    def _dns(self, name: str, record: Record | None, settings: Settings | None) -> DnsStatus | None:
+        try:
+            mode = self._dns_mode(record, settings)
+            current = self._host.dns.current(mode, name) if mode else None
+        except WgqError:
+            return None
+        return DnsStatus(mode, *current) if current is not None else None
+
+    def _dns_mode(self, record: Record | None, settings: Settings | None) -> str:
+        if record is not None:
+            return next((undo.mode for undo in record.undos if isinstance(undo, UnsetDns)), "")
+        return self._host.dns.detect("auto") if settings and settings.dns else ""
+
+    def _peers(
+        self, device: Device, link: Link | None, record: Record | None, file: File | None, now: float
+    ) -> Iterator[PeerStatus]:
+        wanted = merged(file.settings) if file and file.settings else None
+        known = file.names if file else Names({})
+        endpoints = [peer.endpoint for peer in (wanted or {}).values() if peer.endpoint]
+        sources = _Sources(
+            now=now,
+            link_up=link is None or link.up,
+            wanted=wanted,
+            given=record.peers if record else None,
+            names=known.of,
+            trends=self._history.trends(device, time.monotonic()),
+            leads=self._leading(device.name, endpoints),
+        )
+        there = {peer.public_key: peer for peer in device.peers}
+        keys = dict.fromkeys((*(wanted or ()), *there))
+        for key in keys:
+            peer = there.get(key)
+            yield sources.absent(str(key), (wanted or {})[key]) if peer is None else sources.present(peer)
+        shown = set(map(str, keys)) if known.disabled else set()
+        yield from (sources.absent(text) for text in known.disabled if text not in shown)
+
+    def _leading(self, name: str, endpoints: list[Endpoint]) -> Leads:
+        """Whether an endpoint has an address; names are looked up again after a minute."""
+        known = self._leads.get(name)
+        if known is None or known[1] != endpoints or time.monotonic() - known[0] > _LOOKUP_AGE:
+            known = (time.monotonic(), endpoints, self._host.leading(endpoints))
+            self._leads[name] = known
+        return known[2]
+
+
+class _Sources(NamedTuple):
+    """What is known of a device's peers beside the device."""
+
+    now: float
+    link_up: bool
+    wanted: Mapping[PublicKey, PeerSettings] | None
+    given: Earlier | None
+    names: Mapping[str, str]
+    trends: Mapping[bytes, Trend]
+    leads: Leads
+
+    def present(self, peer: DevicePeer) -> PeerStatus:
+        """A peer that the device has."""
+        text, trend = str(peer.public_key), self.trends[peer.public_key.raw]
+        settings, endpoint = (self.wanted or {}).get(peer.public_key), peer.endpoint
+        configured = settings.endpoint if settings else None
+        age = max(0.0, self.now - peer.last_handshake) if peer.last_handshake else None
+        return PeerStatus(
+            public_key=text,
+            name=self.names.get(text, ""),
+            state=state(peer, self.now, link_up=self.link_up, trend=trend),
+            wanted=self._is_wanted(peer),
+            endpoint=str(endpoint) if endpoint else None,
+            configured_endpoint=str(configured) if configured else None,
+            roamed=not self.leads(configured, endpoint) if configured and endpoint else None,
+            allowed_ips=tuple(map(str, peer.allowed_ips)),
+            latest_handshake=peer.last_handshake or None,
+            handshake_age=age,
+            rx_bytes=peer.rx_bytes,
+            tx_bytes=peer.tx_bytes,
+            rx_rate=trend.rx_rate,
+            tx_rate=trend.tx_rate,
+            persistent_keepalive=peer.persistent_keepalive,
+        )
+
+    def _is_wanted(self, peer: DevicePeer) -> bool:
+        """By the file; without one by the journal; without both a peer that is kept alive is wanted."""
+        if not peer.allowed_ips:
+            return False
+        if self.wanted is not None:
+            settings = self.wanted.get(peer.public_key)
+            return settings is not None and settings.endpoint is not None
+        if self.given is not None:
+            earlier = self.given.get(peer.public_key.raw)
+            return earlier is not None and bool(earlier.endpoint)
+        return bool(peer.persistent_keepalive and peer.endpoint)
+
+    def absent(self, text: str, settings: PeerSettings | None = None) -> PeerStatus:
+        """A peer that the device does not have: the file has it, or, without settings, has it commented out."""
+        endpoint = settings.endpoint if settings else None
+        networks = settings.allowed_ips if settings else ()
+        return PeerStatus(
+            public_key=text,
+            name=self.names.get(text, ""),
+            state="disabled",
+            wanted=bool(endpoint and networks),
+            endpoint=None,
+            configured_endpoint=str(endpoint) if endpoint else None,
+            roamed=None,
+            allowed_ips=tuple(map(str, networks)),
+            latest_handshake=None,
+            handshake_age=None,
+            rx_bytes=0,
+            tx_bytes=0,
+            rx_rate=None,
+            tx_rate=None,
+            persistent_keepalive=(settings.persistent_keepalive if settings else None) or 0,
+        )
+
+
+def _read(name: str, path: str) -> File:
+    """The file, and why it says nothing."""
+    try:
+        document = location.read(location.Location(name, path))
+    except WgqError as error:
+        return File(path, None, Names({}), error.what)
+    settings = examine(document, name).settings
+    fault = "" if settings else f"{path} has faults: `wgq check {path}' names them"
+    return File(path, settings, names(document), fault)
+
+
+def _table(device: Device, settings: Settings | None, host: Host) -> str | None:
+    """The table of the rule for the device's mark, as a full tunnel has one; else what the file says."""
+    marked = [rule.table for rule in rules(host) if device.fwmark and rule.fwmark == device.fwmark]
+    if marked:
+        return str(marked[0])
+    if settings is None:
+        return None
+    return "main" if settings.table in ("", "auto") else settings.table

@@ -1,0 +1,104 @@
+"""What `wgq status` knows of interfaces and peers. Times are seconds since the epoch, sizes bytes. No secrets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+VERSION = 1
+"""Of the JSON form. It changes if a field goes or changes its meaning; new fields may come without a change."""
+
+STATES = ("never", "connecting", "up", "idle", "stale", "disabled")
+"""docs/reference.md defines them."""
+
+
+class Drift(NamedTuple):
+    """A difference between the file and the live interface; `peer` is a public key, or ""."""
+
+    code: str
+    message: str
+    peer: str = ""
+
+
+class Error(NamedTuple):
+    """The last thing that went wrong for a peer: a stable code, words, and when (None if that is not known)."""
+
+    code: str
+    message: str
+    time: float | None = None
+
+
+class PeerStatus(NamedTuple):
+    """A peer. None: not known. `name` is "" if no comment gives one; `roamed` is None without a file's endpoint.
+
+    `wanted`: the file has the peer with an endpoint and AllowedIPs, so that this side is to connect to it.
+    """
+
+    public_key: str
+    name: str
+    state: str
+    wanted: bool
+    endpoint: str | None
+    configured_endpoint: str | None
+    roamed: bool | None
+    allowed_ips: tuple[str, ...]
+    latest_handshake: float | None
+    handshake_age: float | None
+    rx_bytes: int
+    tx_bytes: int
+    rx_rate: float | None
+    tx_rate: float | None
+    persistent_keepalive: int
+    last_error: Error | None = None
+
+
+class DnsStatus(NamedTuple):
+    """The DNS of an interface; `mode` is resolvconf, resolved or file."""
+
+    mode: str
+    servers: tuple[str, ...]
+    search: tuple[str, ...]
+
+
+class InterfaceStatus(NamedTuple):
+    """An interface. None: not known.
+
+    `backend` is kernel, wgq-userspace, wireguard-go or the name of another program. `by` is wgq, wg-quick,
+    NetworkManager or systemd-networkd. `up` is None where the link is in another network namespace. `table` is
+    off, main, or a table's number or name. `drift` is None if there is no file to compare with, or it has faults.
+    `error` says why the device or the file cannot be read.
+    """
+
+    name: str
+    public_key: str | None = None
+    backend: str = ""
+    up: bool | None = None
+    since: float | None = None
+    by: str | None = None
+    file: str | None = None
+    listen_port: int = 0
+    fwmark: int = 0
+    mtu: int | None = None
+    mtu_given: bool | None = None
+    table: str | None = None
+    addresses: tuple[str, ...] = ()
+    dns: DnsStatus | None = None
+    drift: tuple[Drift, ...] | None = None
+    error: str | None = None
+    peers: tuple[PeerStatus, ...] = ()
+
+
+class Status(NamedTuple):
+    """All that was asked for, at one time."""
+
+    time: float
+    interfaces: tuple[InterfaceStatus, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is an interface, each is readable, and each wanted peer is up."""
+        return bool(self.interfaces) and all(map(_is_well, self.interfaces))
+
+
+def _is_well(interface: InterfaceStatus) -> bool:
+    readable = bool(interface.backend)
+    return readable and all(peer.state == "up" for peer in interface.peers if peer.wanted)
