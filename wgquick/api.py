@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from wgquick.config.models import WgQuickConfig
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.finding import Finding
@@ -211,6 +212,14 @@ def observer() -> Observer:
     from wgquick.status.observe import Observer
 
     return Observer(_host(_unheard))
+
+
+def diagnostics(name: str) -> Diagnostics | None:
+    """What the daemon of an interface counts (wgquick.counters); None of the kernel's and of other daemons'.
+
+    OperationError (ENODEV) if it is no WireGuard interface.
+    """
+    return _host(_unheard).wireguard.diagnostics(name)
 
 
 def public_key(device: Device) -> PublicKey | None:

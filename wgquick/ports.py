@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device, DeviceConfig
     from wgquick.net import (
         Endpoint,
@@ -100,6 +101,9 @@ class WireGuard(Protocol):
 
     def get(self, name: str) -> Device:
         """The device's state; OperationError (ENODEV, EPERM, ...) where it cannot be read."""
+
+    def diagnostics(self, name: str) -> Diagnostics | None:
+        """What the daemon counts; None where it counts nothing, as the kernel and other daemons; errno ENODEV."""
 
     def set(self, name: str, config: DeviceConfig) -> None:
         """Apply the change; an errno becomes an OperationError that names the peer where one is at fault."""

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::crowd::Crowd;
 use crate::device::{Device, Task};
+use crate::diagnostics::{About, Event};
 use crate::exchange;
 use crate::interruption::Interruptions;
 use crate::lifecycle;
@@ -213,6 +214,9 @@ impl Control {
             return;
         }
         if messages.len() + waiting >= LOAD_MESSAGES {
+            if now >= load.until {
+                self.device.events.note(Event::UnderLoad, About::Nothing);
+            }
             load.until = now + LOAD_MS;
         }
         let loaded = now < load.until;

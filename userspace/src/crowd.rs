@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::allowed_ips::NONE;
 use crate::device::{Device, Incoming};
+use crate::diagnostics::{About, Event};
 use crate::exchange::HANDSHAKE_TOS;
 use crate::locks::lock;
 use crate::noise::cookie::{Checker, Proof};
@@ -64,31 +65,41 @@ impl Crowd {
     /// Leaves the messages that show a cookie, and answers the rest.
     pub fn turn_away(&mut self, device: &Device, messages: &mut Vec<Incoming>, now: u64) {
         let Some(identity) = device.state().identity.clone() else {
+            device.events.note_many(Event::NoPrivateKey, messages.len(), About::Nothing);
             return messages.clear();
         };
         let mut checker = lock(&identity.checker);
-        messages.retain(|message| self.may_stay(&mut checker, message, now));
+        messages.retain(|message| self.may_stay(device, &mut checker, message, now));
         drop(checker);
         if let Some(sockets) = device.sockets().filter(|_| !self.replies.is_empty()) {
-            self.send(&sockets);
+            self.send(device, &sockets);
         }
         self.replies.clear();
     }
 
-    fn may_stay(&mut self, checker: &mut Checker, message: &Incoming, now: u64) -> bool {
+    fn may_stay(&mut self, device: &Device, checker: &mut Checker, message: &Incoming, now: u64) -> bool {
         let (bytes, from) = (&message.bytes[..message.len], message.from);
         if bytes[0] == COOKIE_REPLY {
             return true;
         }
         let proof = checker.check(bytes, from.address, now);
-        if proof == Proof::Mac1 && self.turns.includes(from.address, now) {
-            self.replies.push((from, checker.reply(bytes, from.address, now)));
+        match proof {
+            Proof::Invalid => device.events.note(Event::Mac1Invalid, About::From(from.address)),
+            Proof::Mac1 => {
+                device.events.note(Event::CookieMissing, About::From(from.address));
+                if self.turns.includes(from.address, now) {
+                    self.replies.push((from, checker.reply(bytes, from.address, now)));
+                }
+            }
+            Proof::Cookie => (),
         }
         proof == Proof::Cookie
     }
 
     /// The replies to one sender go out as one large send, and all of them by few calls.
-    fn send(&mut self, sockets: &Sockets) {
+    fn send(&mut self, device: &Device, sockets: &Sockets) {
+        let last = self.replies.last().map_or(About::Nothing, |(to, _)| About::To(to.address));
+        device.events.note_many(Event::CookieSent, self.replies.len(), last);
         self.replies.sort_unstable_by_key(|(to, _)| to.address);
         self.bytes.clear();
         self.runs.clear();
@@ -100,7 +111,7 @@ impl Crowd {
                 _ => self.runs.push(single(at, *to)),
             }
         }
-        self.sender.send(sockets, &self.bytes, &self.runs, |_| ());
+        self.sender.send(sockets, &self.bytes, &self.runs, |_, _| ());
     }
 }
 

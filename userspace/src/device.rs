@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::allowed_ips::AllowedIps;
+use crate::diagnostics::{About, Event, Events};
 use crate::keys::{PrivateKey, PublicKey};
 use crate::locks::{lock, read, write};
 use crate::noise::cookie::Checker;
@@ -264,6 +265,7 @@ pub struct Device {
     sockets: RwLock<Option<Arc<Sockets>>>,
     link: Mutex<Link>,
     pub stamps: Mutex<Stamps>,
+    pub events: Events,
 }
 
 impl Device {
@@ -287,6 +289,7 @@ impl Device {
             sockets: RwLock::default(),
             link: Mutex::new(link),
             stamps: Mutex::default(),
+            events: Events::default(),
         })
     }
 
@@ -333,7 +336,8 @@ impl Device {
 
     /// Leaves handshake messages to the control thread, while there is room.
     pub fn push_messages(&self, messages: &mut Vec<Incoming>) {
-        self.inbox.push_messages(messages, MAX_QUEUED_MESSAGES);
+        let dropped = self.inbox.push_messages(messages, MAX_QUEUED_MESSAGES);
+        self.events.note_many(Event::QueueFull, dropped, About::Nothing);
     }
 
     /// Whether the link is in the namespace that its news come from.

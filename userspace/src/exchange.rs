@@ -1,11 +1,13 @@
 //! Handshakes and what is sent outside the bulk path: initiations, responses, cookies, keepalives and staged packets.
 
-use std::net::IpAddr;
+use std::cmp::Ordering;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::aead::Message;
 use crate::device::{Device, Identity, Incoming, Indexed, State, Task};
+use crate::diagnostics::{About, Event, Reason};
 use crate::locks::{lock, write};
 use crate::log;
 use crate::noise::cookie::Proof;
@@ -55,9 +57,16 @@ pub fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
 pub fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoint) {
     let known = peer.endpoint();
     let is_elsewhere = known.is_none_or(|known| known.address.ip() != arrived.address.ip());
-    if known != Some(arrived) && !(is_elsewhere && leads_back(device, state, peer, arrived.address.ip())) {
-        peer.roam(arrived);
+    if known == Some(arrived) {
+        return;
     }
+    if is_elsewhere && leads_back(device, state, peer, arrived.address.ip()) {
+        return peer.events.note(Event::RoamRefused, About::To(arrived.address));
+    }
+    if let Some(known) = known.filter(|known| known.address != arrived.address) {
+        peer.events.note(Event::Roamed, About::Moved { from: known.address, to: arrived.address });
+    }
+    peer.roam(arrived);
 }
 
 fn leads_back(device: &Device, state: &State, peer: &Peer, address: IpAddr) -> bool {
@@ -69,20 +78,21 @@ fn leads_back(device: &Device, state: &State, peer: &Peer, address: IpAddr) -> b
     slot == peer.slot && link != 0 && device.ways.lead_to(address, link, device.fwmark.load(Relaxed))
 }
 
-/// Sends bytes to where a peer is, if that is known.
-fn transmit(device: &Device, peer: &Peer, bytes: &[u8], tos: u8) {
-    let (Some(sockets), Some(endpoint)) = (device.sockets(), endpoint_of(device, peer)) else {
-        return;
-    };
+/// Sends bytes to where a peer is, if that is known; says where to, once they are out.
+fn transmit(device: &Device, peer: &Peer, bytes: &[u8], tos: u8) -> Option<SocketAddr> {
+    let (sockets, endpoint) = (device.sockets()?, endpoint_of(device, peer)?);
     match send::send_one(&sockets, bytes, &endpoint, tos) {
         Ok(source_failed) => {
             peer.count_sent(bytes.len());
             if source_failed {
                 peer.clear_source();
             }
+            Some(endpoint.address)
         }
         Err(e) => {
+            peer.events.note(Event::send_error(&e), About::To(endpoint.address));
             log::verbose(format_args!("peer {:?}: cannot send to {}: {e}", peer.key, endpoint.address));
+            None
         }
     }
 }
@@ -122,7 +132,9 @@ pub fn initiate(device: &Device, peer: &Arc<Peer>) {
     log::verbose(format_args!("peer {:?}: sending a handshake initiation", peer.key));
     peer.last_sent.store(now, Relaxed);
     peer.note_sent(false, now, &device.inbox.alarm);
-    transmit(device, peer, &message, HANDSHAKE_TOS);
+    if let Some(to) = transmit(device, peer, &message, HANDSHAKE_TOS) {
+        peer.events.note(Event::InitiationSent, About::To(to));
+    }
     peer.timers.handshake_initiated(now, &device.inbox.alarm);
 }
 
@@ -150,20 +162,22 @@ fn new_initiation(device: &Device, peer: &Arc<Peer>, now: u64) -> Option<[u8; me
 /// Acts on a handshake message.
 pub fn receive_handshake(device: &Device, incoming: &Incoming, under_load: bool) {
     let bytes = &incoming.bytes[..incoming.len];
+    let from = About::From(incoming.from.address);
     let Some(identity) = device.state().identity.clone() else {
-        return;
+        return device.events.note(Event::NoPrivateKey, from);
     };
     let now = sys::now_ms();
     if bytes[0] == message::COOKIE_REPLY {
-        receive_cookie(device, bytes, now);
-        return;
+        return receive_cookie(device, bytes, from, now);
     }
     let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
     match proof {
-        Proof::Invalid => return,
+        Proof::Invalid => return device.events.note(Event::Mac1Invalid, from),
         // Under load, `crowd` has answered whoever shows no cookie.
         Proof::Mac1 if under_load => return,
-        Proof::Cookie if under_load && !allows_source(device, incoming, now) => return,
+        Proof::Cookie if under_load && !allows_source(device, incoming, now) => {
+            return device.events.note(Event::RateLimited, from);
+        }
         Proof::Mac1 | Proof::Cookie => (),
     }
     let peer = match bytes[0] {
@@ -180,16 +194,19 @@ fn allows_source(device: &Device, incoming: &Incoming, now: u64) -> bool {
     lock(&device.handshake_sources).allows(incoming.from.address.ip(), now)
 }
 
-fn receive_cookie(device: &Device, bytes: &[u8], now: u64) {
+fn receive_cookie(device: &Device, bytes: &[u8], from: About, now: u64) {
     let state = device.state();
     let Some(Indexed::Handshake(peer) | Indexed::Session(peer, _)) = state.indexed(message::u32_at(bytes, 4))
     else {
-        return;
+        return device.events.note(Event::CookieUnexpected, from);
     };
     if let Ok(reply) = bytes.try_into()
         && lock(&peer.handshake).cookies.receive(reply, now)
     {
         log::verbose(format_args!("peer {:?}: received a cookie", peer.key));
+        peer.events.note(Event::CookieReceived, from);
+    } else {
+        peer.events.note(Event::CookieUndecryptable, from);
     }
 }
 
@@ -199,11 +216,20 @@ fn receive_initiation(
     incoming: &Incoming,
     now: u64,
 ) -> Option<Arc<Peer>> {
-    let received = handshake::receive(&identity.private, &incoming.bytes[..incoming.len])?;
-    let peer = device.state().find(received.peer)?.clone();
-    if !accept_initiation(&peer, &received.timestamp, now) {
+    let from = incoming.from.address;
+    let Some(received) = handshake::receive(&identity.private, &incoming.bytes[..incoming.len]) else {
+        device.events.note(Event::InitiationUndecryptable, About::From(from));
+        return None;
+    };
+    let Some(peer) = device.state().find(received.peer).cloned() else {
+        device.events.note(Event::UnknownKey(received.peer), About::From(from));
+        return None;
+    };
+    if let Err((reason, newest)) = accept_initiation(&peer, &received.timestamp, now) {
+        peer.events.note(reason, About::Clock { from, stamp: received.timestamp, newest });
         return None;
     }
+    peer.events.note(Event::InitiationReceived, About::From(from));
     log::verbose(format_args!("peer {:?}: received a handshake initiation", peer.key));
     let remote_index = received.remote_index;
     let index = device.state().new_index();
@@ -219,21 +245,26 @@ fn receive_initiation(
     peer.timers.session_derived(now, &device.inbox.alarm);
     peer.last_sent.store(now, Relaxed);
     peer.note_sent(false, now, &device.inbox.alarm);
-    transmit(device, &peer, &response, HANDSHAKE_TOS);
+    if let Some(to) = transmit(device, &peer, &response, HANDSHAKE_TOS) {
+        peer.events.note(Event::ResponseSent, About::To(to));
+    }
     Some(peer)
 }
 
 fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
     let bytes = &incoming.bytes[..incoming.len];
-    let index = message::u32_at(bytes, 8);
-    let peer = match device.state().indexed(index)? {
-        Indexed::Handshake(peer) => peer.clone(),
-        Indexed::Session(..) => return None,
+    let (index, from) = (message::u32_at(bytes, 8), About::From(incoming.from.address));
+    let Some(Indexed::Handshake(peer)) = device.state().indexed(index).cloned() else {
+        device.events.note(Event::ResponseUnexpected, from);
+        return None;
     };
     let (remote_index, keys) = {
         let mut handshake = lock(&peer.handshake);
         let pending = handshake.pending.as_mut().filter(|p| p.local_index == index)?;
-        let finished = pending.finish(bytes)?;
+        let Some(finished) = pending.finish(bytes) else {
+            peer.events.note(Event::ResponseUndecryptable, from);
+            return None;
+        };
         handshake.pending = None;
         finished
     };
@@ -242,6 +273,7 @@ fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Ar
     install(&mut state, &peer, Session::shared(&keys, (index, remote_index), true, now));
     roam(device, &state, &peer, incoming.from);
     drop(state);
+    peer.events.note(Event::ResponseReceived, from);
     log::verbose(format_args!("peer {:?}: the handshake is complete", peer.key));
     peer.timers.session_derived(now, &device.inbox.alarm);
     peer.handshake_complete();
@@ -315,7 +347,9 @@ fn retry_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     }
     if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
         log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
-        peer.staged.clear();
+        peer.events.note(Event::HandshakeGivenUp, About::Nothing);
+        let dropped = peer.staged.clear();
+        peer.events.note_many(Event::StagedDropped(Reason::HandshakeGivenUp), dropped, About::Nothing);
         peer.timers.handshake_failed(now, &device.inbox.alarm);
         return;
     }
@@ -336,16 +370,24 @@ fn has_fresh_session(peer: &Peer, now: u64) -> bool {
         && peer.sending_session(now).is_some_and(|session| !session.wants_rekey(now))
 }
 
-/// Whether an initiation is neither a replay nor one too many; it is noted then.
-fn accept_initiation(peer: &Peer, stamp: &handshake::Timestamp, now: u64) -> bool {
+/// Notes an initiation, unless it is a replay or one too many: says which, and the newest time stamp before it.
+fn accept_initiation(
+    peer: &Peer,
+    stamp: &handshake::Timestamp,
+    now: u64,
+) -> Result<(), (Event, handshake::Timestamp)> {
     let mut handshake = lock(&peer.handshake);
-    let replayed = *stamp <= handshake.newest;
     let flooded =
         handshake.last_received != 0 && now.saturating_sub(handshake.last_received) < INITIATION_INTERVAL_MS;
-    if replayed || flooded {
-        return false;
-    }
-    handshake.newest = *stamp;
-    handshake.last_received = now;
-    true
+    let refused = match (stamp.cmp(&handshake.newest), flooded) {
+        (Ordering::Less, _) => Event::StaleTimestamp,
+        (Ordering::Equal, _) => Event::InitiationReplayed,
+        (Ordering::Greater, true) => Event::InitiationFlood,
+        (Ordering::Greater, false) => {
+            handshake.newest = *stamp;
+            handshake.last_received = now;
+            return Ok(());
+        }
+    };
+    Err((refused, handshake.newest))
 }

@@ -1,16 +1,18 @@
 //! The thread that receives from the peers, opens their packets and hands them to the TUN device.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::aead::{MANY, Message};
 use crate::device::{Device, Incoming, Indexed, State, Task};
+use crate::diagnostics::{About, Event};
 use crate::exchange;
 use crate::locks::{read, write};
 use crate::noise::message::{self, DATA_HEADER_LEN, INITIATION_LEN, TAG_LEN};
-use crate::noise::session::Session;
+use crate::noise::session::{Opened, Session};
 use crate::packet::{self, Address, ECN_CE};
 use crate::peer::Peer;
 use crate::sys::{self, poll, pollfd};
@@ -142,13 +144,13 @@ impl Inbound {
             let len = arrival.segment.min(end - at);
             let message = &self.receiver.buffer[at..at + len];
             match message::kind(message) {
-                None => (),
+                None => device.events.note(Event::Malformed, About::From(arrival.from)),
                 Some(message::DATA) => {
                     let (index, counter) = (message::u32_at(message, 4), message::u64_at(message, 8));
                     if known.as_ref().is_none_or(|known| known.index != index) {
                         self.open(device, state, known.as_mut());
                         settle(device, known.as_mut(), now);
-                        *known = look_up(state, index, now);
+                        *known = look_up(device, state, index, arrival.from, now);
                     }
                     if known.is_some() {
                         let len = len - DATA_HEADER_LEN - TAG_LEN;
@@ -175,16 +177,18 @@ impl Inbound {
         let Some(known) = known.filter(|_| !self.sealed.is_empty()) else {
             return;
         };
-        let accepted = known.session.open(&mut self.receiver.buffer, &self.sealed);
+        let Opened { authentic, accepted } = known.session.open(&mut self.receiver.buffer, &self.sealed);
         if !accepted.is_empty() && !known.confirmed {
             confirm(device, known);
         }
         let mut roamed = None;
         for (index, (message, &carrier)) in self.sealed.iter().zip(&self.carriers).enumerate() {
+            let arrival = &self.arrivals[carrier];
             if !accepted.contains(index) {
+                let event = if authentic.contains(index) { Event::Replayed } else { Event::Undecryptable };
+                known.peer.events.note(event, About::From(arrival.from));
                 continue;
             }
-            let arrival = &self.arrivals[carrier];
             if roamed != Some(carrier) {
                 exchange::roam(device, state, known.peer, origin(device, arrival));
                 roamed = Some(carrier);
@@ -194,7 +198,7 @@ impl Inbound {
             if message.len > 0 {
                 known.data = true;
                 let padded = &mut self.receiver.buffer[message.at..message.at + message.len];
-                if let Some(len) = admit(state, known, padded, arrival.ecn) {
+                if let Some(len) = admit(state, known, padded, arrival) {
                     self.coalescer.add(&self.receiver.buffer, message.at, len);
                 }
             }
@@ -210,19 +214,23 @@ fn origin(device: &Device, arrival: &Arrival) -> Endpoint {
 }
 
 /// The session of an index, while it may be received with.
-fn look_up(state: &State, index: u32, now: u64) -> Option<Known<'_>> {
-    let Indexed::Session(peer, session) = state.indexed(index)? else {
+fn look_up<'a>(
+    device: &Device,
+    state: &'a State,
+    index: u32,
+    from: SocketAddr,
+    now: u64,
+) -> Option<Known<'a>> {
+    let Some(Indexed::Session(peer, session)) = state.indexed(index) else {
+        device.events.note(Event::UnknownIndex, About::From(from));
         return None;
     };
-    session.can_receive(now).then(|| Known {
-        index,
-        peer,
-        session,
-        confirmed: session.initiator,
-        bytes: 0,
-        data: false,
-        any: false,
-    })
+    if !session.can_receive(now) {
+        peer.events.note(Event::SessionExpired, About::From(from));
+        return None;
+    }
+    let confirmed = session.initiator;
+    Some(Known { index, peer, session, confirmed, bytes: 0, data: false, any: false })
 }
 
 /// The first packet of a session that the peer began: from now on we send with it too.
@@ -260,16 +268,22 @@ fn settle(device: &Device, known: Option<&mut Known<'_>>, now: u64) {
 
 /// The length of a packet, without its padding, if it is the peer's to send.
 #[inline]
-fn admit(state: &State, known: &Known<'_>, padded: &mut [u8], outer_ecn: u8) -> Option<usize> {
-    let len = packet::claimed_len(padded)?;
-    let slot = match packet::source(padded)? {
+fn admit(state: &State, known: &Known<'_>, padded: &mut [u8], arrival: &Arrival) -> Option<usize> {
+    let refuse = |event, source| {
+        known.peer.events.note(event, About::Source { from: arrival.from, source });
+        None
+    };
+    let (Some(len), Some(source)) = (packet::claimed_len(padded), packet::source(padded)) else {
+        return refuse(Event::InnerMalformed, None);
+    };
+    let slot = match source {
         Address::V4(address) => state.allowed_ips.lookup_v4(address),
         Address::V6(address) => state.allowed_ips.lookup_v6(address),
     };
     if slot != known.peer.slot {
-        return None;
+        return refuse(Event::SourceNotAllowed, Some(source));
     }
-    if outer_ecn == ECN_CE {
+    if arrival.ecn == ECN_CE {
         packet::mark_congestion(padded);
     }
     Some(len)

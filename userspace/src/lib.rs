@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod control;
 pub mod crowd;
 pub mod device;
+pub mod diagnostics;
 pub mod exchange;
 pub mod features;
 pub mod headers;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::device::{Device, Task};
+use crate::diagnostics::{About, Event, Reason};
 use crate::exchange::send_staged;
 use crate::interruption::Interruption;
 use crate::log;
@@ -106,7 +107,8 @@ fn bring_down(device: &Device) {
     for peer in peers {
         state.forget_keys(&peer);
         peer.timers.stop();
-        peer.staged.clear();
+        let dropped = peer.staged.clear();
+        peer.events.note_many(Event::StagedDropped(Reason::LinkDown), dropped, About::Nothing);
         peer.last_sent.store(0, Relaxed);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::allowed_ips::NONE;
 use crate::device::{Device, State, Task};
+use crate::diagnostics::{About, Event, Reason};
 use crate::exchange::{self, padded};
 use crate::icmp;
 use crate::lifecycle;
@@ -17,7 +18,7 @@ use crate::peer::Peer;
 use crate::sys::{self, poll, pollfd};
 use crate::tun::split::Splitter;
 use crate::tun::{MAX_PACKET, VNET_LEN, VnetHeader};
-use crate::udp::send::{MAX_BYTES, MAX_SEGMENTS, Run, Sender};
+use crate::udp::send::{MAX_BYTES, MAX_SEGMENTS, Run, Sender, Trouble};
 use crate::udp::{Endpoint, Sockets};
 use crate::wipe;
 use frames::Frames;
@@ -237,9 +238,13 @@ impl Outbound {
                 last = run.peer;
             }
         }
-        self.sender.send(sockets, self.frames.sealed(), &self.runs, |run| {
-            if let Some(peer) = state.peer(run.peer) {
-                peer.clear_source();
+        self.sender.send(sockets, self.frames.sealed(), &self.runs, |run, trouble| {
+            match (state.peer(run.peer), trouble) {
+                (Some(peer), Trouble::Source) => peer.clear_source(),
+                (Some(peer), Trouble::Lost { packets, errno }) => {
+                    peer.events.note_many(Event::SendError(errno), packets, About::To(run.endpoint.address));
+                }
+                (None, _) => (),
             }
         });
         self.runs.clear();
@@ -253,8 +258,17 @@ fn find_route(device: &Device, state: &State, destination: Address, now: u64) ->
         Address::V4(address) => state.allowed_ips.lookup_v4(address),
         Address::V6(address) => state.allowed_ips.lookup_v6(address),
     };
-    let peer = state.peer(slot)?.clone();
-    let endpoint = exchange::endpoint_of(device, &peer)?;
+    let Some(peer) = state.peer(slot).cloned() else {
+        // The host itself sends to groups on every link.
+        if !destination.ip().is_multicast() {
+            device.events.note(Event::NoPeer, About::Destination(destination));
+        }
+        return None;
+    };
+    let Some(endpoint) = exchange::endpoint_of(device, &peer) else {
+        peer.events.note(Event::NoEndpoint, About::Destination(destination));
+        return None;
+    };
     let session = peer.sending_session(now);
     if session.is_some() && !peer.staged.is_empty() {
         exchange::send_staged(device, &peer);
@@ -267,7 +281,9 @@ fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>) {
     while let Some(len) = splitter.next_len() {
         let mut packet = vec![0; len].into_boxed_slice();
         splitter.write(&mut packet);
-        peer.staged.push(packet);
+        if peer.staged.push(packet) {
+            peer.events.note(Event::StagedDropped(Reason::Overflow), About::Nothing);
+        }
     }
     // There may be a session by now.
     exchange::send_staged(device, peer);

@@ -1,5 +1,7 @@
 //! The few fields of an inner IP packet that a tunnel looks at.
 
+use std::net::IpAddr;
+
 use crate::checksum;
 
 /// The ECN bits of a packet: "congestion experienced" when both are set (RFC 3168).
@@ -12,6 +14,15 @@ pub const ECN_ECT0: u8 = 2;
 pub enum Address {
     V4([u8; 4]),
     V6([u8; 16]),
+}
+
+impl Address {
+    pub fn ip(self) -> IpAddr {
+        match self {
+            Self::V4(address) => address.into(),
+            Self::V6(address) => address.into(),
+        }
+    }
 }
 
 fn v4(packet: &[u8], at: usize) -> Option<Address> {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::diagnostics::Events;
 use crate::keys::{PresharedKey, PublicKey};
 use crate::locks::{lock, read};
 use crate::noise::cookie::Maker;
@@ -108,6 +109,7 @@ pub struct Peer {
     pub attempts: AtomicU32,
     /// Whether the control thread has been asked to begin a handshake.
     pub handshake_wanted: AtomicBool,
+    pub events: Events,
 }
 
 impl Peer {
@@ -135,6 +137,7 @@ impl Peer {
             last_sent: AtomicU64::new(0),
             attempts: AtomicU32::new(0),
             handshake_wanted: AtomicBool::new(false),
+            events: Events::default(),
         }
     }
 

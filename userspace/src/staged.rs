@@ -19,14 +19,16 @@ impl Staged {
         !self.waits.load(Ordering::Acquire)
     }
 
-    /// Keeps a packet; the oldest gives way.
-    pub fn push(&self, packet: Box<[u8]>) {
+    /// Keeps a packet; the oldest gives way, and whether it did is told.
+    pub fn push(&self, packet: Box<[u8]>) -> bool {
         let mut packets = lock(&self.packets);
-        if packets.len() >= MAX_STAGED_PACKETS {
+        let is_full = packets.len() >= MAX_STAGED_PACKETS;
+        if is_full {
             packets.pop_front();
         }
         packets.push_back(packet);
         self.waits.store(true, Ordering::Release);
+        is_full
     }
 
     /// Keeps an empty packet, a keepalive, where nothing else would be sent anyway.
@@ -38,10 +40,13 @@ impl Staged {
         self.waits.store(true, Ordering::Release);
     }
 
-    pub fn clear(&self) {
+    /// Drops all of them and tells how many there were, besides a keepalive.
+    pub fn clear(&self) -> usize {
         let mut packets = lock(&self.packets);
+        let dropped = packets.iter().filter(|packet| !packet.is_empty()).count();
         packets.clear();
         self.waits.store(false, Ordering::Release);
+        dropped
     }
 
     /// Sends all of them, where there is something to send with. A second thread waits until the first is done, lest
@@ -101,7 +106,8 @@ mod tests {
     #[test]
     fn the_oldest_staged_packet_gives_way() {
         let staged = Staged::default();
-        (0..130u8).for_each(|i| staged.push(Box::new([i])));
+        let gave_way = (0..130u8).filter(|&i| staged.push(Box::new([i]))).count();
+        assert_eq!(gave_way, 2);
         let sent = sent(&staged);
         assert_eq!((sent.len(), &sent[0][..], &sent[127][..]), (128, &[2][..], &[129][..]));
         assert!(staged.is_empty());
@@ -124,7 +130,8 @@ mod tests {
         staged.push(Box::new([1]));
         assert!(staged.send_with(|| None::<()>, |(), _| unreachable!()).is_none());
         assert!(!staged.is_empty());
-        staged.clear();
+        staged.push_keepalive();
+        assert_eq!(staged.clear(), 1);
         assert!(staged.is_empty() && sent(&staged).is_empty());
     }
 }

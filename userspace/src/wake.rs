@@ -144,15 +144,19 @@ impl<T, M> Inbox<T, M> {
         self.push(|queue| queue.tasks.push_back(task));
     }
 
-    /// Adds messages while fewer than `most` wait, and drops the rest; `messages` is empty then.
-    pub fn push_messages(&self, messages: &mut Vec<M>, most: usize) {
+    /// Adds messages while fewer than `most` wait, and drops the rest, of which it tells the number; `messages` is empty
+    /// then.
+    pub fn push_messages(&self, messages: &mut Vec<M>, most: usize) -> usize {
         if messages.is_empty() {
-            return;
+            return 0;
         }
+        let mut dropped = 0;
         self.push(|queue| {
             let room = most.saturating_sub(queue.messages.len());
+            dropped = messages.len().saturating_sub(room);
             queue.messages.extend(messages.drain(..).take(room));
         });
+        dropped
     }
 
     /// Takes the next tasks.
@@ -340,7 +344,7 @@ mod loom {
             let world = World::new();
             let others = [
                 in_a_thread(&world, |world| {
-                    (0..3).for_each(|message| world.inbox.push_messages(&mut vec![message], 4));
+                    (0..3).for_each(|message| _ = world.inbox.push_messages(&mut vec![message], 4));
                 }),
                 in_a_thread(&world, |world| world.clock.pass(5)),
             ];

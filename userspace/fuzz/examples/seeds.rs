@@ -20,7 +20,7 @@ const REQUESTS: [&str; 4] = [
      set=1\nprivate_key=0101010101010101010101010101010101010101010101010101010101010101\n\n\
      set=1\npublic_key=a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209\nallowed_ip=10.0.0.0/8\n\n\
      set=1\nprivate_key=0000000000000000000000000000000000000000000000000000000000000000\n\n",
-    "set=1\nlisten_port=1\nno equals sign\n\nset=1\nprivate_key=00\n\nfeatures=1\n\nset=1\n\nget=2\n\n",
+    "set=1\nlisten_port=1\nno equals sign\n\nset=1\nprivate_key=00\n\nfeatures=1\n\ndiagnostics=1\n\nset=1\n\nget=2\n\n",
 ];
 
 /// The other targets take any bytes for a course of events: some that depend on nothing but their number.

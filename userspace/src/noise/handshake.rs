@@ -26,9 +26,16 @@ fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
     Builder::new(PATTERN.parse().ok()?).local_private_key(ours.bytes()).ok()?.prologue(PROLOGUE).ok()
 }
 
+/// The label of the beginning of 1970.
+const TAI_BASE: u64 = (1 << 62) + 10;
+
+/// The seconds since 1970 of a time stamp, which may be any.
+pub fn unix_seconds(stamp: &Timestamp) -> i64 {
+    u64::from_be_bytes(stamp[..8].try_into().expect("eight bytes")).wrapping_sub(TAI_BASE) as i64
+}
+
 /// The time now, rounded to 2^24 ns as the kernel does, so that it tells nobody how exact our clock is.
 pub fn timestamp() -> Timestamp {
-    const TAI_BASE: u64 = (1 << 62) + 10;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut stamp = [0; TIMESTAMP_LEN];
     stamp[..8].copy_from_slice(&(TAI_BASE + now.as_secs()).to_be_bytes());

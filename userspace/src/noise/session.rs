@@ -26,6 +26,14 @@ pub struct Session {
     replay: Mutex<Replay>,
 }
 
+/// Which messages were opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub authentic: MessageSet,
+    /// Authentic and no replay.
+    pub accepted: MessageSet,
+}
+
 /// The outcome of a handshake, before it is a session.
 pub struct Keys {
     pub send: [u8; 32],
@@ -122,15 +130,15 @@ impl Session {
         self.sender.seal(buffer, messages);
     }
 
-    /// Opens data messages in place and tells which of them are authentic and no replays. At most as many as
-    /// [`Key::open`] takes.
+    /// Opens data messages in place, at most as many as [`Key::open`] takes.
     #[must_use]
-    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> MessageSet {
+    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> Opened {
         let authentic = self.receiver.open(buffer, messages);
         let mut replay = lock(&self.replay);
-        MessageSet::select(messages.len(), |index| {
+        let accepted = MessageSet::select(messages.len(), |index| {
             authentic.contains(index) && replay.accept(messages[index].counter)
-        })
+        });
+        Opened { authentic, accepted }
     }
 }
 
@@ -164,7 +172,7 @@ mod tests {
 
     fn opens(session: &Session, frame: &mut [u8]) -> bool {
         let message = message(frame);
-        !session.open(frame, &[message]).is_empty()
+        !session.open(frame, &[message]).accepted.is_empty()
     }
 
     #[test]
@@ -186,7 +194,7 @@ mod tests {
         let deepest = depth(|| {
             let (a, b) = pair();
             a.seal(&mut buffer, &messages);
-            assert_eq!(b.open(&mut buffer, &messages), MessageSet::first(MANY));
+            assert_eq!(b.open(&mut buffer, &messages).accepted, MessageSet::first(MANY));
         });
         assert!((1024..wipe::STACK_BYTES).contains(&deepest), "{deepest} bytes");
     }

@@ -126,7 +126,7 @@ mod tests {
         let mut bytes = bytes[frame.at..frame.at + frame.len].to_vec();
         let counter = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
         let message = Message { at: DATA_HEADER_LEN, len: frame.len - OVERHEAD, counter };
-        let accepted = session.open(&mut bytes, &[message]);
+        let accepted = session.open(&mut bytes, &[message]).accepted;
         accepted.contains(0).then(|| bytes[message.at..message.at + message.len].to_vec())
     }
 

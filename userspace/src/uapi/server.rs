@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{apply, parse};
+use super::{apply, counters, parse};
 use crate::device::Device;
 use crate::features;
 use crate::sandbox::pinned::PinnedPath;
@@ -302,6 +302,7 @@ fn respond(device: &Device, request: &[u8]) -> Result<Vec<u8>, parse::Errno> {
     match first {
         "get=1" if lines == "\n" => Ok(apply::get(device)),
         features::REQUEST if lines == "\n" => Ok(features::of_device(device).into_bytes()),
+        counters::REQUEST if lines == "\n" => Ok(counters::of_device(device)),
         "set=1" => {
             let request = parse::set(lines.strip_suffix('\n').unwrap_or(lines))?;
             apply::set(device, &request).map(|()| Vec::new())

@@ -33,7 +33,20 @@ pub struct Run {
     pub ecn: u8,
 }
 
+/// What a run met with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its source address no longer works.
+    Source,
+    /// So many of its packets were refused with this errno.
+    Lost { packets: usize, errno: i32 },
+}
+
 impl Run {
+    fn packets(&self) -> usize {
+        self.len.div_ceil(self.segment)
+    }
+
     fn is_large(&self) -> bool {
         self.len > self.segment
     }
@@ -65,14 +78,24 @@ impl Default for Sender {
 }
 
 impl Sender {
-    /// Sends all runs; what cannot be sent is lost, as on any wire. Says which runs' source addresses no longer work.
-    pub fn send(&mut self, sockets: &Sockets, buffer: &[u8], runs: &[Run], mut stale: impl FnMut(&Run)) {
+    /// Sends all runs; what cannot be sent is lost, as on any wire. Says which runs met with trouble.
+    pub fn send(
+        &mut self,
+        sockets: &Sockets,
+        buffer: &[u8],
+        runs: &[Run],
+        mut tell: impl FnMut(&Run, Trouble),
+    ) {
         for batch in runs.chunk_by(|a, b| a.endpoint.address.is_ipv4() == b.endpoint.address.is_ipv4()) {
-            let Ok(fd) = sockets.of(&batch[0].endpoint.address) else {
-                continue;
+            let fd = match sockets.of(&batch[0].endpoint.address) {
+                Ok(fd) => fd,
+                Err(e) => {
+                    batch.iter().for_each(|run| tell(run, lost(run.packets(), &e)));
+                    continue;
+                }
             };
             for batch in batch.chunks(MAX_MESSAGES) {
-                self.batch(sockets, fd, buffer, batch, &mut stale);
+                self.batch(sockets, fd, buffer, batch, &mut tell);
             }
         }
     }
@@ -83,7 +106,7 @@ impl Sender {
         fd: &OwnedFd,
         buffer: &[u8],
         runs: &[Run],
-        stale: &mut impl FnMut(&Run),
+        tell: &mut impl FnMut(&Run, Trouble),
     ) {
         for (slot, run) in runs.iter().enumerate() {
             self.prepare(slot, buffer, run);
@@ -98,7 +121,7 @@ impl Sender {
             match result {
                 Ok(count) => sent += count.max(1) as usize,
                 Err(error) => {
-                    retry(sockets, fd, buffer, &runs[sent], &error, stale);
+                    retry(sockets, fd, buffer, &runs[sent], &error, tell);
                     sent += 1;
                 }
             }
@@ -133,6 +156,11 @@ fn fill(control: &mut Control, endpoint: &Endpoint, tos: u8) {
     }
 }
 
+/// What a refused send of so many packets is to those who count.
+fn lost(packets: usize, error: &io::Error) -> Trouble {
+    Trouble::Lost { packets, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
 /// What is left to do when a run was refused: send its packets one by one, or from another address.
 fn retry(
     sockets: &Sockets,
@@ -140,7 +168,7 @@ fn retry(
     buffer: &[u8],
     run: &Run,
     error: &io::Error,
-    stale: &mut impl FnMut(&Run),
+    tell: &mut impl FnMut(&Run, Trouble),
 ) {
     let mut endpoint = run.endpoint;
     match error.raw_os_error() {
@@ -152,16 +180,20 @@ fn retry(
         // A full queue is worth one more try; the loss of a packet is the congestion signal that it is meant to be.
         Some(libc::ENOBUFS | libc::EINTR) => (),
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) if endpoint.source != Source::Unknown => (),
-        _ => return,
+        _ => return tell(run, lost(run.packets(), error)),
     }
     for packet in buffer[run.at..run.at + run.len].chunks(run.segment) {
-        if let Err(error) = one(fd, packet, &endpoint, run.ecn)
+        let mut sent = one(fd, packet, &endpoint, run.ecn);
+        if let Err(error) = &sent
             && endpoint.source != Source::Unknown
             && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH | libc::EHOSTUNREACH))
         {
-            stale(run);
+            tell(run, Trouble::Source);
             endpoint.source = Source::Unknown;
-            let _ = one(fd, packet, &endpoint, run.ecn);
+            sent = one(fd, packet, &endpoint, run.ecn);
+        }
+        if let Err(error) = sent {
+            tell(run, lost(1, &error));
         }
     }
 }

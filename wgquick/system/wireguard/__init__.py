@@ -7,6 +7,7 @@ from wgquick.system.netlink import RtNetlink
 from wgquick.system.wireguard.uapi import Uapi, answers
 
 if TYPE_CHECKING:
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device, DeviceConfig
     from wgquick.system.wireguard.kernel import Kernel
 
@@ -40,6 +41,10 @@ class Control:
     def get(self, name: str) -> Device:
         """The device's state; errno ENODEV where there is none."""
         return _of(name).get(name)
+
+    def diagnostics(self, name: str) -> Diagnostics | None:
+        """What wgq-userspace counts; None of the kernel's devices and of other daemons'."""
+        return None if _is_the_kernels(name) else Uapi().diagnostics(name)
 
     def set(self, name: str, config: DeviceConfig) -> None:
         """Apply the change; errno ENODEV where there is no device."""

@@ -14,6 +14,7 @@ from wgquick.lean import TYPE_CHECKING, socket, suppress
 from wgquick.system.wireguard import uapi_codec
 
 if TYPE_CHECKING:
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device, DeviceConfig, PeerConfig
 
 DIRECTORY = "/var/run/wireguard"
@@ -49,6 +50,24 @@ class Uapi:
         _check(answer, what)
         try:
             return uapi_codec.decode(name, answer)
+        except ValueError as error:
+            raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
+
+    def diagnostics(self, name: str) -> Diagnostics | None:
+        """What the daemon counts; None where it does not know the request: it refuses it, or hangs up."""
+        from wgquick.system.wireguard import diagnostics  # seldom asked for
+
+        what = f"cannot read the counters of {name}"
+        try:
+            answer = _exchange(name, diagnostics.REQUEST, self._get_patience, what)
+        except OperationError as error:
+            if error.errno == errno.ECONNRESET:
+                return None
+            raise
+        if uapi_codec.errno_of(answer):
+            return None
+        try:
+            return diagnostics.decode(answer)
         except ValueError as error:
             raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
 

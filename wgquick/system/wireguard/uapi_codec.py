@@ -108,7 +108,7 @@ def _peer(fields: dict[str, str], allowed: list[AllowedIP]) -> DevicePeer:
     return DevicePeer(
         public_key=PublicKey(bytes.fromhex(fields["public_key"])),
         preshared_key=_secret(fields, "preshared_key"),
-        endpoint=_endpoint(fields["endpoint"]) if "endpoint" in fields else None,
+        endpoint=socket_address(fields["endpoint"]) if "endpoint" in fields else None,
         persistent_keepalive=int(fields.get("persistent_keepalive_interval", 0)),
         allowed_ips=tuple(allowed),
         last_handshake=seconds + nanoseconds / 1e9,
@@ -127,7 +127,8 @@ def _allowed_ip(value: str) -> AllowedIP:
     return AllowedIP(pack_address(address), int(length))
 
 
-def _endpoint(value: str) -> SocketAddress:
+def socket_address(value: str) -> SocketAddress:
+    """An address and a port as the lines have them."""
     host, _, port = value.rpartition(":")
     address, _, zone = host.strip("[]").partition("%")
     return SocketAddress(address, int(port), _scope(zone))

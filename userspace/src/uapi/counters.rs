@@ -1,0 +1,20 @@
+//! The device's and the peers' events, told as text (`diagnostics`).
+
+use crate::device::Device;
+use crate::diagnostics::push_key;
+use crate::sys;
+
+/// The request that a running daemon answers with these lines.
+pub const REQUEST: &str = "diagnostics=1";
+
+/// The answer to the request, but for its errno.
+pub fn of_device(device: &Device) -> Vec<u8> {
+    let (state, now) = (device.state(), sys::now_ms());
+    let mut out = Vec::new();
+    device.events.tell(&mut out, now);
+    for peer in state.peers_in_order().into_iter().filter(|peer| !peer.events.is_empty()) {
+        push_key(&mut out, "public_key", &peer.key);
+        peer.events.tell(&mut out, now);
+    }
+    out
+}
