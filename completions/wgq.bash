@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | show | status) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | show | status) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -50,6 +50,7 @@ _wgq() {
 	--firewall) _wgq_from 'auto nft iptables' && return ;;
 	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
 	--name) return ;;
+	--host) return ;;
 	esac
 	# Readline takes a name with a `=' for several words, and replaces the last.
 	if [[ $argument == *=* && $argument != -* && $COMP_WORDBREAKS == *=* ]]; then
@@ -65,9 +66,10 @@ _wgq() {
 	check:-*) _wgq_from '--json --fix --help' ;;
 	allowed-ips:-*) _wgq_from '--json --help' ;;
 	doctor:-*) _wgq_from '--json --help' ;;
+	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor show status' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse show status' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -77,6 +79,7 @@ _wgq() {
 	check:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	allowed-ips:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	doctor:*) _wgq_from "$(_wgq_interfaces)" ;;
+	rehearse:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
 	status:*) _wgq_from "$(_wgq_interfaces)" ;;
 	esac

@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor show status
+set -l verbs up down reload save strip check allowed-ips doctor rehearse show status
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -29,6 +29,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a strip -d 'Print w
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Say what is wrong in files, by themselves and against each other'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a allowed-ips -d 'Print networks less others as AllowedIPs'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a doctor -d 'Say why a tunnel does not work'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a rehearse -d 'Try configurations on hosts made for that: who reaches whom'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show how interfaces and their peers do'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
@@ -41,6 +42,7 @@ complete -c wgq -n '__fish_seen_subcommand_from strip' -a '(__wgq_configurations
 complete -c wgq -n '__fish_seen_subcommand_from check' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from allowed-ips' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from doctor' -a '(__wgq_interfaces)'
+complete -c wgq -n '__fish_seen_subcommand_from rehearse' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from show' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from status' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l backend -x -a 'auto kernel userspace' -d 'Which WireGuard implementation to use'
@@ -49,7 +51,10 @@ complete -c wgq -n '__fish_seen_subcommand_from up down save' -l dns -x -a 'auto
 complete -c wgq -n '__fish_seen_subcommand_from up down reload strip' -l name -x -d 'Name of the interface, in place of the file\'s'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l strict -d 'Fail where IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on where a PreDown hook or saving fails'
-complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor status' -l json -d 'Print JSON'
+complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor rehearse status' -l json -d 'Print JSON'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l fix -d 'Mend what has one remedy alone, and say so'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l exit-code -d 'Exit 4 where a wanted peer is not up'
+complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l host -x -d 'Where the hosts of files are'
+complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l keep -d 'Leave the hosts, to be looked at'
+complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l no-hooks -d 'Run no hooks'

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wgquick.executor.commands import FileForDown
     from wgquick.net import PublicKey
     from wgquick.ports import Host, WireGuard
+    from wgquick.rehearsal import Report
     from wgquick.status.observe import Observer
     from wgquick.status.values import Status
 
@@ -266,6 +267,27 @@ def doctor(source: str | None = None, *, name: str | None = None) -> dict[str, l
         return {each: examine(each, each, host, senses) for each in names}
     interface = location.valid_name(name) if name else location.interface_name(source)
     return {interface: examine(interface, source, host, senses)}
+
+
+def rehearse(
+    sources: Iterable[str | PathLike[str]],
+    *,
+    hosts: str = "",
+    hooks: bool = True,
+    keep: bool = False,
+    transcript: Transcript | None = None,
+) -> Report:
+    """Bring every configuration up on a host of its own, and try who reaches whom, as `wgq rehearse` does.
+
+    `hosts` is FILE=ADDRESS,... as `--host` takes it. ConfigError with the faults of a file; another WgqError if the
+    hosts cannot be made. It forks: call it in the main thread, and while there is no other.
+    """
+    from wgquick.diagnosis.rehearse import rehearse as run
+    from wgquick.diagnosis.source import read as read_source
+    from wgquick.system.lab import started
+
+    read = [read_source(fspath(source)) for source in sources]
+    return run(read, started, _said(transcript), hosts=hosts, hooks=hooks, keep=keep)
 
 
 @contextmanager

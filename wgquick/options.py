@@ -63,6 +63,9 @@ OPTIONS = {
         Option("fix", "Mend what has one remedy alone, and say so."),
         Option("watch", "Show it anew each second, with rates, until it is interrupted."),
         Option("exit-code", "Exit 4 where a wanted peer is not up."),
+        Option("host", "Where the hosts of files are.", metavar="FILE=ADDRESS,..."),
+        Option("keep", "Leave the hosts, to be looked at."),
+        Option("no-hooks", "Run no hooks."),
     )
 }
 
@@ -138,6 +141,18 @@ VERBS = {
             standard_input=False,
             options=("json",),
             least=0,
+        ),
+        Verb(
+            "rehearse",
+            "Try configurations on hosts made for that: who reaches whom.",
+            "Bring each file up on a host made for that, and say who reaches whom, and why not. Exit 1 if somebody"
+            " does not who means to.",
+            completes="configurations",
+            standard_input=False,
+            options=("host", "keep", "no-hooks", "json"),
+            least=2,
+            most=MANY,
+            words="CONFIG_FILE CONFIG_FILE...",
         ),
         Verb(
             "show",

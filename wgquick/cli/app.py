@@ -69,6 +69,8 @@ def _command(verb: Verb) -> Callable[..., None]:
 
     def command(targets: str | list[str] | None, **given: str | bool | None) -> None:
         each = [targets] if isinstance(targets, str) else targets or []
+        if len(each) < verb.least > 1:
+            raise typer.BadParameter(f"It needs {verb.least} files at least")
         if len(each) > verb.most:
             raise typer.BadParameter(f"Got unexpected extra argument ({each[verb.most]})")
         words = {name: given.get(_identifier(name)) for name in verb.options}

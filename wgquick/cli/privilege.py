@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-import wgquick
+from wgquick import itself
 from wgquick.errors import WgqError
 from wgquick.options import PASSED_TO_ROOT
 
 _CAP_NET_ADMIN = 1 << 12
 _REMEDY = "In a container: give it the capability (docker run --cap-add NET_ADMIN)."
-# Root's Python may not look where the user's has found the package: a home directory, PYTHONPATH.
-_START = "import sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; from wgquick.__main__ import main; main()"
 _PROMPT = "wgq must be run as root. Please enter the password for %u to continue: "
 
 
@@ -24,9 +22,7 @@ def acquire() -> None:
         raise WgqError("this needs the capability CAP_NET_ADMIN, and root does not have it here", remedy=_REMEDY)
     kept = ",".join(name for name in PASSED_TO_ROOT if name in os.environ)
     preserve = [f"--preserve-env={kept}"] if kept else []
-    # -P: without it root would run whatever is called wgquick in the directory where the user stands.
-    start = [sys.executable, "-P", "-c", _START, os.path.abspath(os.path.dirname(wgquick.__path__[0])), *sys.argv]
-    command = ["sudo", "-p", _PROMPT, *preserve, "--", *start]
+    command = ["sudo", "-p", _PROMPT, *preserve, "--", *itself.command(sys.argv)]
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:

@@ -49,6 +49,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.doctor import doctor
 
             return doctor(targets, given)
+        case "rehearse":
+            from wgquick.cli.rehearse import rehearse
+
+            return rehearse(targets, given)
         case _:
             raise ValueError(verb)
     return 0

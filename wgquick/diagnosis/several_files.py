@@ -45,7 +45,7 @@ def findings(sources: Sequence[Source], told: Told) -> Iterator[Finding]:
         return
     yield from _one_key(sound)
     yield from _keys_elsewhere(sound)
-    tunnels = _Tunnels(sound)
+    tunnels = Tunnels(sound)
     yield from tunnels.mismatches
     yield from _one_sided(tunnels)
     shared = list(_addresses(sound, tunnels))
@@ -98,7 +98,7 @@ def _has_psk(source: Source, raw: bytes) -> bool:
     return any(peer.preshared_key and peer.preshared_key.raw == raw for peer in source.settings.peers)
 
 
-class _Tunnels:
+class Tunnels:
     """Which files are ends of one tunnel."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -219,7 +219,7 @@ def _owners_of_addresses(sources: Sequence[Source]) -> dict[bytes, list[Source]]
     return owners
 
 
-def _one_sided(tunnels: _Tunnels) -> Iterator[Finding]:
+def _one_sided(tunnels: Tunnels) -> Iterator[Finding]:
     for end in tunnels.half:
         other = tunnels.owner(end)
         if end.source.public_key is not None and not tunnels.is_meant(other, end.source):
@@ -294,7 +294,7 @@ def _port(end: End, other: End) -> Iterator[Finding]:
     yield note(end.source, end.section.at("Endpoint"), "endpoint-port-differs", what, remedy)
 
 
-def _addresses(sources: Sequence[Source], tunnels: _Tunnels) -> Iterator[Finding]:
+def _addresses(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
     owners: dict[bytes, list[Source]] = defaultdict(list)
     for source in sources:
         for index, address in enumerate(source.settings.addresses):
@@ -313,7 +313,7 @@ def _one_key_only(one: Source, two: Source) -> bool:
     return one.settings.private_key == two.settings.private_key
 
 
-def _one_host(sources: Sequence[Source], tunnels: _Tunnels) -> Iterator[Finding]:
+def _one_host(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
     """What two files of one host would both want; ends of one tunnel are on different hosts."""
     for at, source in enumerate(sources):
         for earlier in sources[:at]:

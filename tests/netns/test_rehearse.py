@@ -1,0 +1,290 @@
+"""`wgq rehearse`: who reaches whom, why not, and that nothing of it is left on the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.netns.rehearsals import (
+    FORWARDING,
+    HUB,
+    WGQ,
+    causes,
+    interface,
+    keys,
+    pair,
+    pairs,
+    peer,
+    rehearse,
+    written,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WORKS = {"handshake": True, "ping": True, "full_size": True, "tcp": True, "cause": None}
+
+
+def test_two_ends_that_know_each_other_reach_each_other(tmp_path: Path) -> None:
+    found = pairs(tmp_path, pair(tmp_path))
+    assert set(found) == {("server", "client", "10.9.0.2"), ("client", "server", "10.9.0.1")}
+    for each in found.values():
+        assert {name: each[name] for name in WORKS} == WORKS
+
+
+def test_ipv6_inside_and_outside(tmp_path: Path) -> None:
+    one, two = keys(), keys()
+    texts = {
+        "left": interface(one[0], "fd77::1/64", "ListenPort = 51820\n") + peer(two[1], "fd77::2/128"),
+        "right": interface(two[0], "fd77::2/64") + peer(one[1], "fd77::/64", "[2001:db8::7]:51820"),
+    }
+    assert set(pairs(tmp_path, texts)) == {("left", "right", "fd77::2"), ("right", "left", "fd77::1")}
+
+
+def hub_and_clients(hooks: str, *, count: int = 3, allowed: str = "10.9.0.0/24") -> dict[str, str]:
+    hub, clients = keys(), [keys() for _ in range(count)]
+    hubs = "".join(peer(public, f"10.9.0.{n}/32") for n, (_, public) in enumerate(clients, 2))
+    texts = {"hub": interface(hub[0], "10.9.0.1/24", f"ListenPort = 51820\n{hooks}") + hubs}
+    for n, (private, _) in enumerate(clients, 2):
+        texts[f"client{n}"] = interface(private, f"10.9.0.{n}/32") + peer(hub[1], allowed, "vpn.example.net:51820")
+    return texts
+
+
+def test_clients_reach_each_other_across_a_hub_whose_hooks_forward(tmp_path: Path) -> None:
+    found = pairs(tmp_path, hub_and_clients(FORWARDING))
+    assert len(found) == 4 * 3
+    assert ("client2", "client3", "10.9.0.3") in found
+    assert causes(found) == {None}
+
+
+def test_a_hub_that_does_not_forward_has_no_pairs_across_it(tmp_path: Path) -> None:
+    found = pairs(tmp_path, hub_and_clients(""))
+    assert {key[:2] for key in found} == {
+        pair for n in (2, 3, 4) for pair in (("hub", f"client{n}"), (f"client{n}", "hub"))
+    }
+
+
+def test_without_hooks_forwarding_is_as_their_text_says(tmp_path: Path) -> None:
+    hooks = FORWARDING + "PostUp = false\n"
+    assert len(pairs(tmp_path, hub_and_clients(hooks), "--no-hooks")) == 4 * 3
+
+
+def test_a_full_tunnel_reaches_its_server(tmp_path: Path) -> None:
+    texts = pair(tmp_path)
+    texts["client"] = (
+        texts["client"]
+        .replace("10.9.0.1/32", "0.0.0.0/0, ::/0")
+        .replace("10.9.0.2/24\n", "10.9.0.2/24\nDNS = 10.9.0.1\n")
+    )
+    assert causes(pairs(tmp_path, texts)) == {None}
+
+
+def test_networks_behind_two_gateways_reach_each_other(tmp_path: Path) -> None:
+    one, two = keys(), keys()
+    texts = {
+        "west": interface(one[0], "10.255.0.1/30", "ListenPort = 51820\n")
+        + peer(two[1], "10.255.0.2/32, 192.168.20.0/24", "198.51.100.20:51820"),
+        "east": interface(two[0], "10.255.0.2/30", "ListenPort = 51820\n")
+        + peer(one[1], "10.255.0.1/32, 192.168.10.0/24", "198.51.100.10:51820"),
+    }
+    found = pairs(tmp_path, texts)
+    assert {key for key in found if key[2].startswith("192.168.")} == {
+        ("west", "east", "192.168.20.1"),
+        ("east", "west", "192.168.10.1"),
+    }
+    assert causes(found) == {None}
+
+
+def test_hosts_with_private_endpoints_are_on_one_local_network(tmp_path: Path) -> None:
+    one, two = keys(), keys()
+    texts = {
+        "nas": interface(one[0], "10.9.0.1/24", "ListenPort = 51820\n")
+        + peer(two[1], "10.9.0.2/32", "192.168.7.20:51820"),
+        "desk": interface(two[0], "10.9.0.2/24", "ListenPort = 51820\n")
+        + peer(one[1], "10.9.0.1/32", "192.168.7.10:51820"),
+    }
+    assert causes(pairs(tmp_path, texts)) == {None}
+
+
+def test_a_private_endpoint_is_not_reached_from_elsewhere(tmp_path: Path) -> None:
+    texts = pair(tmp_path, endpoint="192.168.7.10:51820")
+    assert causes(pairs(tmp_path, texts)) == {None}
+    found = pairs(tmp_path, texts, "--host", "client=203.0.113.99", status=1)
+    assert causes(found) == {"endpoint-private"}
+
+
+def test_two_interfaces_of_one_address_are_told_apart_by_their_ports(tmp_path: Path) -> None:
+    texts: dict[str, str] = {}
+    for name, port, net in (("wg0", 51820, "10.9.0"), ("wg1", 51821, "10.10.0")):
+        one, two = keys(), keys()
+        texts[name] = interface(one[0], f"{net}.1/24", f"ListenPort = {port}\n") + peer(two[1], f"{net}.2/32")
+        texts[f"of-{name}"] = interface(two[0], f"{net}.2/32") + peer(one[1], f"{net}.1/32", f"{HUB}:{port}")
+    found = pairs(tmp_path, texts)
+    assert len(found) == 4
+    assert causes(found) == {None}
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    texts = pair(tmp_path)
+    found = pairs(tmp_path, {"hub/wg0": texts["server"], "laptop/wg0": texts["client"]})
+    assert set(found) == {("hub/wg0", "laptop/wg0", "10.9.0.2"), ("laptop/wg0", "hub/wg0", "10.9.0.1")}
+
+
+OTHER = keys()[1]
+PSKS = ("PresharedKey = 5Q5tcTw7SWyWGFbB5xjJkE3QVSU9HXjvvqpbN8OBmWw=\n", "")
+FAULTS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
+    "peer-key-mismatch": lambda texts: {
+        **texts,
+        "server": re.sub(r"PublicKey = .*", f"PublicKey = {OTHER}", texts["server"]),
+    },
+    "peer-one-sided": lambda texts: {**texts, "server": texts["server"].partition("[Peer]")[0]},
+    "psk-differs": lambda texts: {**texts, "client": texts["client"] + PSKS[0]},
+    "source-not-allowed": lambda texts: {
+        **texts,
+        "server": texts["server"].replace("AllowedIPs = 10.9.0.2/32", "AllowedIPs = 10.9.0.3/32"),
+    },
+    "endpoint-port-differs": lambda texts: {**texts, "client": texts["client"].replace(":51820", ":51821")},
+    "nobody-connects": lambda texts: {**texts, "client": re.sub(r"Endpoint.*\n", "", texts["client"])},
+    "public-key-is-private": lambda texts: {
+        **texts,
+        "client": re.sub(
+            r"PublicKey = .*",
+            "PublicKey = " + texts["server"].partition("PrivateKey = ")[2].partition("\n")[0],
+            texts["client"],
+        ),
+    },
+    "one-key-two-places": lambda texts: {
+        **texts,
+        "copy": texts["client"].replace("10.9.0.2/24", "10.9.0.9/24"),
+    },
+}
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_fault_between_two_files_is_the_cause(tmp_path: Path, code: str) -> None:
+    found = pairs(tmp_path, FAULTS[code](pair(tmp_path)), status=1)
+    assert code in causes(found)
+    assert causes(found) <= {code, None}
+
+
+def test_one_address_at_two_clients_is_the_cause(tmp_path: Path) -> None:
+    texts = {
+        name: text.replace("10.9.0.3/32", "10.9.0.2/32")
+        for name, text in hub_and_clients("", count=2, allowed="10.9.0.1/32").items()
+    }
+    found = pairs(tmp_path, texts, status=1)
+    assert causes(found) <= {"address-shared", None}
+    assert found["client2", "hub", "10.9.0.1"]["cause"] == "address-shared"
+
+
+def test_a_hook_that_fails_is_told(tmp_path: Path) -> None:
+    texts = pair(tmp_path)
+    texts["server"] = texts["server"].replace("[Peer]", "PostUp = echo it broke >&2; exit 7\n[Peer]")
+    done = rehearse(tmp_path, texts, status=1)
+    assert "server: wgq up exited with 7" in done.stderr
+    assert "it broke" in done.stderr
+    assert "server did not come up [not-up]" in done.stdout
+
+
+def test_a_faulty_file_is_told_and_nothing_is_tried(tmp_path: Path) -> None:
+    texts = pair(tmp_path)
+    texts["client"] = texts["client"].replace("AllowedIPs", "AllowedIP")
+    done = rehearse(tmp_path, texts, status=1)
+    assert re.search(r"client\.conf:\d+:1: .*\[unknown-key\]", done.stderr)
+    assert done.stdout == ""
+
+
+def surroundings() -> list[str]:
+    """What a rehearsal could have changed here."""
+    commands = (
+        ["ip", "-o", "link"],
+        ["ip", "-o", "address"],
+        ["ip", "rule"],
+        ["ip", "route", "show", "table", "all"],
+        ["hostname"],
+        ["cat", "/etc/hosts", "/etc/resolv.conf"],
+        ["sh", "-c", "grep -v wgqt- /proc/self/mountinfo"],  # namespaces of other tests come and go
+        ["sh", "-c", "cat /proc/sys/net/ipv4/conf/all/* 2>/dev/null"],
+    )
+    return [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
+
+
+def test_the_machine_is_not_touched(tmp_path: Path) -> None:
+    texts = hub_and_clients(
+        FORWARDING + "PostUp = echo x >/etc/wgq-was-here; echo x >/run/wgq-was-here; hostname other\n", count=1
+    )
+    texts["client2"] = texts["client2"].replace("[Peer]", "DNS = 10.9.0.1\n[Peer]")
+    before = surroundings()
+    rehearse(tmp_path, texts)
+    assert surroundings() == before
+    assert not Path("/etc/wgq-was-here").exists()
+    assert not Path("/run/wgq-was-here").exists()
+
+
+def processes_with(word: str) -> list[int]:
+    """The processes whose environment has the word."""
+    found = []
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if word.encode() in Path(f"/proc/{entry}/environ").read_bytes():
+                found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def awaited(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
+    texts = pair(tmp_path)
+    mark = tmp_path / "up"
+    daemon = f"PostUp = setsid sleep 1000 & touch {mark}; sleep 1000\n[Peer]"
+    texts["server"] = texts["server"].replace("[Peer]", daemon)
+    word = f"WGQ_TEST_MARK={tmp_path}"
+    command = [*WGQ, "rehearse", *written(tmp_path, texts)]
+    environment = {**os.environ, "MARK": word}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as run:
+        awaited(mark.exists)
+        assert len(processes_with(word)) > 4
+        os.killpg(run.pid, sent)
+        _, said = run.communicate(timeout=60)
+    assert b"Traceback" not in said
+    assert run.returncode == (-9 if sent == signal.SIGKILL else 128 + sent)
+    awaited(lambda: not processes_with(word))
+
+
+def test_kept_hosts_can_be_entered_and_removed(tmp_path: Path) -> None:
+    texts = pair(tmp_path)
+    done = rehearse(tmp_path, texts, "--keep")
+    enter = re.search(r"^  (nsenter .*)bash    # client$", done.stdout, re.MULTILINE)
+    remove = re.search(r"^  kill (\d+)$", done.stdout, re.MULTILINE)
+    assert enter
+    assert remove
+    holder = int(remove[1])
+    try:
+        ping = [*enter[1].split(), "ping", "-c", "1", "-W", "5", "10.9.0.1"]
+        subprocess.run(ping, check=True, stdout=subprocess.DEVNULL)
+        process = int(enter[1].split()[2])
+    finally:
+        os.kill(holder, signal.SIGTERM)
+    awaited(lambda: not Path(f"/proc/{process}").exists())
+
+
+def test_ten_files_take_less_than_twenty_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    found = pairs(tmp_path, hub_and_clients(FORWARDING, count=9))
+    assert len(found) == 90
+    assert time.monotonic() - began < 20

@@ -1,0 +1,399 @@
+"""From configuration files to hosts and cables: who has which address, and who is on whose local network.
+
+An Endpoint tells where the file is whose public key its section has. A public address is on the Internet. A private
+one is on a local network: of 256 addresses (a /64 of IPv6), or of as many as hold hosts that point at each other.
+A host is on that network if it has an address there, or if it has no known address and an Endpoint that is there.
+Every host is on the Internet too, with an address of its own if none is known.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from itertools import count
+from typing import TYPE_CHECKING
+
+from wgquick.config import keys
+from wgquick.diagnosis import nets
+from wgquick.diagnosis.several_files import Tunnels
+from wgquick.errors import WgqError
+from wgquick.net import Prefix, address_text, pack_address
+from wgquick.rehearsal import DIRECTORY, INTERNET, Cable, File, Host, Layout, Shared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from wgquick.config.settings import PeerSettings
+    from wgquick.diagnosis.source import Source
+    from wgquick.net import AllowedIP
+    from wgquick.rehearsal import Probe
+
+# Benchmarking networks (RFC 2544, RFC 5180), which nobody has; the gateway is link-local.
+_GIVEN = {4: pack_address("198.18.0.0"), 6: pack_address("2001:2::")}
+_LOCAL_LENGTH = {4: 24, 6: 64}
+_NOWHERE = [Prefix.parse(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "ff00::/8")]
+_LINK_LOCAL = [Prefix.parse(text) for text in ("169.254.0.0/16", "fe80::/10")]
+_MOST_BEHIND = 8
+_SCRIPT = 1_000_000  # bytes of a file that a hook names
+
+
+class Ties:
+    """Which section of which file is for which other file, by the files' indices."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self._sections: dict[tuple[int, int], PeerSettings] = {}
+        meant = Tunnels(sources).meant
+        at = {id(source): index for index, source in enumerate(sources)}
+        for (one, two), end in meant.items():
+            self._sections[at[one], at[two]] = end.peer
+        owners = self._owners()
+        for index, source in enumerate(sources):
+            for peer in source.settings.peers:
+                for other in owners.get(peer.public_key.raw, ()):
+                    if other != index:
+                        self._sections[index, other] = peer
+
+    def _owners(self) -> dict[bytes, list[int]]:
+        """The files of a public key, and of a private one that stands in the place of it."""
+        owners: dict[bytes, list[int]] = defaultdict(list)
+        for index, source in enumerate(self.sources):
+            if source.public_key is not None and source.settings.private_key is not None:
+                owners[source.public_key.raw].append(index)
+                owners[source.settings.private_key.raw].append(index)
+        return owners
+
+    def section(self, one: int, two: int) -> PeerSettings | None:
+        """The section of the first file for the second."""
+        return self._sections.get((one, two))
+
+    def __iter__(self) -> Iterator[tuple[int, int, PeerSettings]]:
+        for (one, two), peer in sorted(self._sections.items(), key=lambda each: each[0]):
+            yield one, two, peer
+
+
+def allowed(peer: PeerSettings) -> list[AllowedIP]:
+    """The AllowedIPs of a section, without those that it takes away."""
+    return [ip for ip in peer.allowed_ips if ip.change != "-"]
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """The files' names without .conf, with as much of their folders as tells them apart."""
+    paths = [os.path.abspath(source.path).removesuffix(".conf").split("/") for source in sources]
+    depth = 1
+    while len({tuple(path[-depth:]) for path in paths}) < len(paths):
+        if depth > max(map(len, paths)):
+            raise WgqError("a file is given twice", remedy="Name each file once.")
+        depth += 1
+    counts = [sum(path[-1] == other[-1] for other in paths) for path in paths]
+    return ["/".join(path[-depth:]) if many > 1 else path[-1] for path, many in zip(paths, counts, strict=True)]
+
+
+def placements(words: str, sources: Sequence[Source], names: Sequence[str]) -> dict[int, list[str]]:
+    """What `--host FILE=ADDRESS,...` says: addresses and names by the files' indices; WgqError if it is wrong."""
+    found: dict[int, list[str]] = {}
+    index = -1
+    for word in filter(None, words.split(",")):
+        file, equals, address = word.rpartition("=")
+        if equals:
+            index = _index_of(file, sources, names)
+        if index < 0 or not address:
+            raise WgqError(f"`{word}' is not FILE=ADDRESS", remedy="Write --host hub.conf=203.0.113.7")
+        found.setdefault(index, []).append(address.strip("[]"))
+    return found
+
+
+def _index_of(file: str, sources: Sequence[Source], names: Sequence[str]) -> int:
+    for index, (source, name) in enumerate(zip(sources, names, strict=True)):
+        if file in (source.shown, source.path, name, f"{name}.conf", os.path.basename(source.path)):
+            return index
+    raise WgqError(f"`{file}' is none of the files", remedy=f"Choose one of: {', '.join(names)}.")
+
+
+def lay_out(
+    sources: Sequence[Source],
+    ties: Ties,
+    names: Sequence[str],
+    placed: Mapping[int, Sequence[str]],
+    *,
+    hooks: bool = True,
+) -> Layout:
+    """The hosts for the files; `placed` are addresses and names that are known otherwise, by the files' indices."""
+    return _Ground(sources, ties, placed).layout(names, hooks=hooks)
+
+
+class _Ground:
+    """What the endpoints say of where the hosts are."""
+
+    def __init__(self, sources: Sequence[Source], ties: Ties, placed: Mapping[int, Sequence[str]]) -> None:
+        self._sources = sources
+        self._ties = ties
+        self.known: list[dict[bytes, None]] = [{} for _ in sources]
+        self._owners_of_names: dict[str, dict[int, None]] = defaultdict(dict)
+        self._fixed: set[int] = set()
+        for index, words in placed.items():
+            for word in words:
+                self._claim(index, word)
+        self._fixed = {index for index in placed if self.known[index]}
+        for _, two, peer in ties:
+            if peer.endpoint is not None:
+                self._claim(two, peer.endpoint.host)
+        self._name_nobodys()
+        self._given = self._give()
+        self._addresses_of_names = dict(self._resolve())
+        self.locals = self._local_networks()
+
+    def _claim(self, owner: int, host: str) -> None:
+        address = nets.literal(host)
+        if address is None:
+            self._owners_of_names[host].setdefault(owner)
+        elif owner not in self._fixed and not _is_in(address, (*_NOWHERE, *_LINK_LOCAL)):
+            self.known[owner].setdefault(address)
+
+    def _name_nobodys(self) -> None:
+        """Endpoints by name that lead to none of the files: they get an address, at which nobody is."""
+        for source in self._sources:
+            for peer in source.settings.peers:
+                if peer.endpoint is not None and nets.literal(peer.endpoint.host) is None:
+                    self._owners_of_names.setdefault(peer.endpoint.host, {})
+
+    def _give(self) -> list[dict[int, bytes]]:
+        """An address on the Internet for each host and family of which none is known."""
+        return [
+            {
+                family: _plus(_GIVEN[family], index + 1)
+                for family in (4, 6)
+                if not any(_family(address) == family and not nets.is_private(address) for address in addresses)
+            }
+            for index, addresses in enumerate(self.known)
+        ]
+
+    def _resolve(self) -> Iterator[tuple[str, bytes]]:
+        """The address of each name: one that its first owner is known by, or was given."""
+        unknown = count(len(self._sources) + 1)
+        for name, owners in self._owners_of_names.items():
+            if not owners:
+                yield name, _plus(_GIVEN[4], next(unknown))
+                continue
+            first, *others = owners
+            known = [address for address in self.known[first] if not nets.is_private(address)]
+            address = next(iter([*known, *self._given[first].values()]))
+            for other in others:
+                self.known[other].setdefault(address)
+            yield name, address
+
+    def _local_networks(self) -> list[dict[int, bytes]]:
+        """The local networks: the address of each host that is there."""
+        found: dict[Prefix, dict[int, bytes]] = {}
+        for index, addresses in enumerate(self.known):
+            for address in filter(nets.is_private, addresses):
+                found.setdefault(_network(address), {}).setdefault(index, address)
+        merged = self._merged(found)
+        for index, known in enumerate(self.known):
+            if not known:
+                for place in [place for place in merged if self._points_into(index, place)]:
+                    place.setdefault(index, _free(place))
+        return merged
+
+    def _merged(self, found: Mapping[Prefix, dict[int, bytes]]) -> list[dict[int, bytes]]:
+        """Networks of hosts that point at each other are one."""
+        groups = [dict(members) for members in found.values()]
+        for one in range(len(groups)):
+            for two in range(one):
+                if groups[two] and groups[one] and self._mutual(groups[one], groups[two]):
+                    groups[one] = {**groups[two], **groups[one]}
+                    groups[two] = {}
+        return [group for group in groups if group]
+
+    def _mutual(self, one: dict[int, bytes], two: dict[int, bytes]) -> bool:
+        return any(self._points(a, {b: two[b]}) and self._points(b, {a: one[a]}) for a in one for b in two)
+
+    def _points(self, index: int, place: Mapping[int, bytes]) -> bool:
+        """Whether an Endpoint of the file is the very address of one of those hosts."""
+        return any(
+            other in place and peer.endpoint is not None and nets.literal(peer.endpoint.host) == place[other]
+            for one, other, peer in self._ties
+            if one == index
+        )
+
+    def _points_into(self, index: int, place: Mapping[int, bytes]) -> bool:
+        return index not in place and self._points(index, place)
+
+    def layout(self, names: Sequence[str], *, hooks: bool) -> Layout:
+        """The hosts with their cables and names."""
+        cables = [self._cables(index) for index in range(len(self._sources))]
+        behind = self._behind(cables)
+        named_first = {two for _, two, peer in self._ties if peer.endpoint is not None}
+        hosts = [
+            Host(
+                name,
+                source.settings.name,
+                tuple(_files(source, hooks=hooks)),
+                cables[index],
+                tuple(behind[index].values()),
+                wave=int(index not in named_first),
+                forwards=() if hooks else forwarded_by_hooks(source),
+                known=tuple(self._known(index)),
+            )
+            for index, (source, name) in enumerate(zip(self._sources, names, strict=True))
+        ]
+        lines = [(address_text(address), name) for name, address in self._addresses_of_names.items()]
+        return Layout(tuple(hosts), tuple(lines), tuple(self._shared(hosts)))
+
+    def _known(self, index: int) -> Iterator[str]:
+        """The names and addresses by which the files know a host."""
+        names = [name for name, owners in self._owners_of_names.items() if index in owners]
+        given = {self._addresses_of_names[name] for name in names}
+        yield from names
+        yield from (address_text(address) for address in self.known[index] if address not in given)
+
+    def _cables(self, index: int) -> tuple[Cable, ...]:
+        public = [address for address in self.known[index] if not nets.is_private(address)]
+        on_internet = [nets.host(address) for address in (*public, *self._given[index].values())]
+        found = [Cable("eth0", INTERNET, tuple(on_internet))]
+        for place in self.locals:
+            if index in place:
+                length = _common_length(place.values())
+                name = f"{address_text(place[min(place)])}/{length}"
+                found.append(Cable(f"eth{len(found)}", name, (Prefix(place[index], length),)))
+        return tuple(found)
+
+    def _shared(self, hosts: Sequence[Host]) -> Iterator[Shared]:
+        """The ports of addresses that several hosts have; the first host has all others of them."""
+        owners: dict[Prefix, list[int]] = defaultdict(list)
+        for index, host in enumerate(hosts):
+            for address in host.cables[0].addresses:
+                owners[address].append(index)
+        for address, several in owners.items():
+            for index in several[1:]:
+                if port := self._sources[index].settings.listen_port:
+                    yield Shared(address, port, index)
+
+    def _behind(self, cables: Sequence[tuple[Cable, ...]]) -> list[dict[Prefix, Prefix]]:
+        """For each host the networks behind it, and its own address there."""
+        found: list[dict[Prefix, Prefix]] = [{} for _ in self._sources]
+        taken = [each for own in cables for cable in own for each in cable.addresses]
+        for one, two, peer in self._ties:
+            for network in networks_behind(self._sources, two, peer):
+                is_new = network not in found[two] and not any(nets.contains(network, each) for each in taken)
+                if is_new and len(found[two]) < _MOST_BEHIND and one != two:
+                    bits = nets.bits(network.address)
+                    first = network.address if network.length >= bits - 1 else _plus(network.address, 1)
+                    found[two][network] = Prefix(first, network.length)
+        return found
+
+
+def remarks(layout: Layout, ties: Ties, probes: Sequence[Probe]) -> tuple[str, ...]:
+    """What a reader of the result should know: what was not tried, and what the files leave open."""
+    tried = {end for probe in probes for end in (probe.at, probe.to)}
+    found = [
+        f"{host.name}: nothing to try, as no file and it mean to reach each other"
+        for index, host in enumerate(layout.hosts)
+        if index not in tried
+    ]
+    for index, host in enumerate(layout.hosts):
+        claimed = {
+            address
+            for _, two, peer in ties
+            if two == index and peer.endpoint is not None
+            for address in [nets.literal(peer.endpoint.host)]
+            if address is not None and not nets.is_private(address)
+        }
+        for family in (4, 6):
+            several = sorted(address_text(each) for each in claimed if _family(each) == family)
+            if len(several) > 1:
+                which = f"--host {host.name}.conf=ADDRESS says which one is right"
+                found.append(f"{host.name}: has {' and '.join(several)}, as Endpoints name them all; {which}")
+    return tuple(found)
+
+
+def networks_behind(sources: Sequence[Source], owner: int, peer: PeerSettings) -> Iterator[Prefix]:
+    """The private networks that a section gives to a file's host and that are neither the tunnel's nor further on.
+
+    Nothing if the section gives it half of all addresses: then the networks are those of a full tunnel.
+    """
+    beyond: list[nets.Network] = [ip for each in sources[owner].settings.peers for ip in allowed(each)]
+    tunnel: list[nets.Network] = [address for source in sources for address in source.settings.addresses]
+    for family in (4, 6):
+        given = [ip for ip in allowed(peer) if ip.family == family]
+        if sum(2.0**-ip.length for ip in given) >= 0.5:
+            continue
+        for ip in given:
+            network = _network_of(ip)
+            is_local = nets.is_private(network.address) and not _is_in(network.address, _LINK_LOCAL)
+            if is_local and not any(nets.overlap(ip, other) for other in (*beyond, *tunnel)):
+                yield network
+
+
+def _network_of(ip: AllowedIP) -> Prefix:
+    """The network without host bits."""
+    return _cut(ip.address, ip.length)
+
+
+def forwarded_by_hooks(source: Source) -> tuple[int, ...]:
+    """The families for which the text of the hooks turns forwarding on."""
+    text = " ".join(hook.text for hook in source.hooks if hook.stage in ("PreUp", "PostUp"))
+    return tuple(
+        family
+        for family, words in ((4, ("ip_forward", "ipv4.conf.all.forwarding")), (6, ("ipv6.conf.all.forwarding",)))
+        if any(word in text.replace("/", ".").replace("ipv4.ip_forward", "ip_forward") for word in words)
+    )
+
+
+def _files(source: Source, *, hooks: bool) -> Iterator[File]:
+    """The configuration, and the files beside it that its hooks look for in /etc/wireguard."""
+    data = bytes(source.document) if hooks else _without_hooks(source)
+    yield File(f"{DIRECTORY}/{source.settings.name}.conf", data)
+    if not hooks:
+        return
+    folder = os.path.dirname(os.path.abspath(source.path))
+    text = " ".join(hook.text for hook in source.hooks).replace("%i", source.settings.name)
+    for entry in sorted(os.listdir(folder)):
+        path = f"{folder}/{entry}"
+        if f"{DIRECTORY}/{entry}" in text and os.path.isfile(path) and os.path.getsize(path) <= _SCRIPT:
+            with open(path, "rb") as file:
+                yield File(f"{DIRECTORY}/{entry}", file.read(), os.access(path, os.X_OK))
+
+
+def _without_hooks(source: Source) -> bytes:
+    """The file with its hook lines made empty, so that the places of all others stay."""
+    hooks = {row for row, line in enumerate(source.lines) if line.key in keys.HOOKS}
+    kept = [b"" if row in hooks else raw for row, raw in enumerate(source.document.raw)]
+    return b"\n".join(kept)
+
+
+def _family(address: bytes) -> int:
+    return 4 if len(address) == 4 else 6
+
+
+def _plus(address: bytes, number: int) -> bytes:
+    return (int.from_bytes(address, "big") + number).to_bytes(len(address), "big")
+
+
+def _is_in(address: bytes, networks: Iterable[Prefix]) -> bool:
+    return any(nets.contains(network, nets.host(address)) for network in networks)
+
+
+def _cut(address: bytes, length: int) -> Prefix:
+    spare = nets.bits(address) - length
+    return Prefix((nets.head(address, length) << spare).to_bytes(len(address), "big"), length)
+
+
+def _network(address: bytes) -> Prefix:
+    return _cut(address, _LOCAL_LENGTH[_family(address)])
+
+
+def _common_length(addresses: Iterable[bytes]) -> int:
+    """The length of the smallest network that has all of them, and no smaller one than is usual."""
+    several = list(addresses)
+    length = _LOCAL_LENGTH[_family(several[0])]
+    while len({nets.head(address, length) for address in several}) > 1:
+        length -= 1
+    return length
+
+
+def _free(place: Mapping[int, bytes]) -> bytes:
+    """An address of a local network that no host has."""
+    network = _network(next(iter(place.values())))
+    taken = set(place.values())
+    return next(each for number in count(200) if (each := _plus(network.address, number)) not in taken)

@@ -1,0 +1,218 @@
+"""Who means to reach whom, by the files; and why somebody does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wgquick.diagnosis import nets
+from wgquick.diagnosis.check import check
+from wgquick.diagnosis.finding import ERROR, INFO
+from wgquick.diagnosis.layout import allowed, networks_behind
+from wgquick.net import address_text
+from wgquick.rehearsal import TCP_PORT, Cause, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wgquick.config.settings import Address, PeerSettings
+    from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.layout import Ties
+    from wgquick.diagnosis.source import Source
+    from wgquick.net import Prefix
+    from wgquick.rehearsal import Layout, Reach, State
+
+# The codes of check that explain a pair, the root cause first: of no handshake, and of one that brings nothing.
+_NO_HANDSHAKE = (
+    "one-key-two-places", "public-key-is-private", "peer-is-self", "zero-key", "no-private-key",
+    "peer-key-mismatch", "peer-one-sided", "psk-differs", "endpoint-in-tunnel", "endpoint-port-zero",
+    "endpoint-port-differs", "nobody-connects", "peer-cannot-connect", "endpoint-private",
+)  # fmt: skip
+_NO_DATA = (
+    "one-key-two-places", "address-shared", "allowed-ip-moves", "source-not-allowed", "peer-without-allowed-ips",
+    "endpoint-in-tunnel", "table-unused", "full-tunnel-without-routes", "tunnel-net-unclaimed",
+    "address-not-host", "own-address-allowed",
+)  # fmt: skip
+_NOT_LARGE = ("mtu-too-large", "mtu-unequal", "low-mtu", "mss-not-clamped")
+# That a key is in two places makes a pair unreliable, though packets arrive at times.
+_ALWAYS = ("one-key-two-places",)
+
+
+def probes(ties: Ties, layout: Layout, states: Sequence[State]) -> list[Probe]:
+    """What is to be tried: each pair of files with sections for each other, then pairs with a hub between them."""
+    direct = [probe for one, two, peer in ties for probe in _direct(ties, layout, one, two, peer)]
+    hubs = [index for index, state in enumerate(states) if state.forwards]
+    met = {(probe.at, probe.to) for probe in direct}
+    across = [
+        probe
+        for hub in hubs
+        for probe in _across(ties, layout, hub, states[hub].forwards)
+        if (probe.at, probe.to) not in met
+    ]
+    return sorted(dict.fromkeys([*direct, *across]), key=lambda each: (each.at, each.to, each.network))
+
+
+def _direct(ties: Ties, layout: Layout, one: int, two: int, peer: PeerSettings) -> Iterator[Probe]:
+    back = ties.section(two, one)
+    if not allowed(peer) or (back is not None and not allowed(back)):
+        return
+    mine = _families(ties.sources[one])
+    for address in _addresses(ties.sources[two]):
+        if _family(address) in mine:
+            yield Probe(one, two, address_text(address.address), peer.public_key.raw)
+    claimed = list(networks_behind(ties.sources, two, peer))
+    for own in _local(layout, two):
+        if own.family in mine and any(nets.contains(network, nets.host(own.address)) for network in claimed):
+            source = _source_behind(layout, one, own.family, back)
+            yield Probe(one, two, address_text(own.address), peer.public_key.raw, source, network=True)
+
+
+def _local(layout: Layout, host: int) -> list[Prefix]:
+    """The addresses of a host in networks behind it, its local networks included."""
+    local = [each for cable in layout.hosts[host].cables if cable.segment for each in cable.addresses]
+    return [*layout.hosts[host].behind, *local]
+
+
+def _source_behind(layout: Layout, host: int, family: int, back: PeerSettings | None) -> str:
+    """The host's address in a network behind it that the other end expects; "" leaves the choice to the kernel."""
+    expected = nets.NetworkSet(allowed(back) if back else ())
+    for own in layout.hosts[host].behind:
+        if own.family == family and expected.covers(nets.host(own.address)):
+            return address_text(own.address)
+    return ""
+
+
+def _across(ties: Ties, layout: Layout, hub: int, families: Sequence[int]) -> Iterator[Probe]:
+    """What clients of a hub that forwards try towards each other."""
+    clients = [one for one, two, _ in ties if two == hub and ties.section(hub, one) is not None]
+    for one in clients:
+        for two in clients:
+            if one == two or ties.section(one, two) or ties.section(two, one):
+                continue
+            way, back = _way(ties, one, hub, two), _way(ties, two, hub, one)
+            if way is None or back is None:
+                continue
+            for address in [a.address for a in _addresses(ties.sources[two])]:
+                if nets.host(address).family in families and way.leads_to(address) and back.answers(address):
+                    yield Probe(one, two, address_text(address), way.peer.public_key.raw, hub=hub)
+            for own in layout.hosts[two].behind:
+                if own.family in families and way.leads_to(own.address) and back.answers(own.address):
+                    key = way.peer.public_key.raw
+                    yield Probe(one, two, address_text(own.address), key, hub=hub, network=True)
+
+
+class _Way:
+    """The way from one client of a hub to another, by AllowedIPs."""
+
+    def __init__(self, first: PeerSettings, second: PeerSettings, goal: Source) -> None:
+        self.peer = first
+        self._first, self._second = nets.NetworkSet(allowed(first)), nets.NetworkSet(allowed(second))
+        self._goals = [address.address for address in _addresses(goal)]
+
+    def leads_to(self, address: bytes) -> bool:
+        """Whether packets to the address go to the hub and from there to the other client."""
+        return self._first.covers(nets.host(address)) and self._second.covers(nets.host(address))
+
+    def answers(self, address: bytes) -> bool:
+        """Whether what comes from the address is answered: there is an address of its family to answer to."""
+        return any(len(goal) == len(address) and self.leads_to(goal) for goal in self._goals)
+
+
+def _way(ties: Ties, one: int, hub: int, two: int) -> _Way | None:
+    """None where one of the two sections on the way is missing."""
+    first, second = ties.section(one, hub), ties.section(hub, two)
+    return _Way(first, second, ties.sources[two]) if first and second else None
+
+
+def _addresses(source: Source) -> list[Address]:
+    return [address for address in source.settings.addresses if not nets.is_link_local(address)]
+
+
+def _family(address: Address) -> int:
+    return 4 if len(address.address) == 4 else 6
+
+
+def _families(source: Source) -> set[int]:
+    return {_family(address) for address in _addresses(source)}
+
+
+class Causes:
+    """Why pairs do not reach each other, as far as the files say it."""
+
+    def __init__(self, ties: Ties, names: Sequence[str]) -> None:
+        self._sources = ties.sources
+        self._names = names
+        self._all = check(list(ties.sources))
+
+    def of(self, probe: Probe, states: Sequence[State], reach: Reach, *, handshake: bool) -> Cause | None:
+        """The cause of a failure that the files show or that the host was not up; None if they do not say.
+
+        Of a pair that reaches each other too, where the files make that a matter of luck.
+        """
+        ends = [end for end in (probe.at, probe.to, probe.hub) if end >= 0]
+        down = next((end for end in ends if not states[end].is_up), None)
+        if down is not None:
+            return self._not_up(down)
+        works = handshake and all(reach)
+        wanted = _ALWAYS if works else _wanted(reach, handshake=handshake)
+        found = [each for pair in _legs(probe) for each in self._of_pair(*pair) if each.code in wanted]
+        best = min(found, key=lambda each: wanted.index(each.code), default=None)
+        return best and _told(best)
+
+    def is_doubtful(self, probe: Probe) -> bool:
+        """Whether the files have an error that speaks against it."""
+        codes = {each.code for pair in _legs(probe) for each in self._of_pair(*pair) if each.severity == ERROR}
+        return not codes.isdisjoint((*_NO_HANDSHAKE, *_NO_DATA))
+
+    def _not_up(self, host: int) -> Cause:
+        what = f"{self._names[host]} did not come up"
+        return Cause("not-up", what, "what `wgq up' said stands above", self._names[host])
+
+    def _of_pair(self, one: int, two: int) -> list[Finding]:
+        """What check says of two files: that of the whole which it says of the two alone, or else names both."""
+        sources = [self._sources[one], self._sources[two]]
+        shown = {source.shown for source in sources}
+        alone = check(sources)
+        both = [each for each in self._all if each in alone or _names_both(each, shown)]
+        third = [each for each in self._all if each.file in shown or any(name in each.message for name in shown)]
+        return [*both, *(each for each in third if each.severity != INFO and each.code in _OF_MORE)]
+
+
+_OF_MORE = ("one-key-two-places", "address-shared", "allowed-ip-moves")
+
+
+def _names_both(finding: Finding, shown: set[str]) -> bool:
+    return finding.file in shown and any(name in finding.message for name in shown - {finding.file})
+
+
+def _legs(probe: Probe) -> list[tuple[int, int]]:
+    if probe.hub < 0:
+        return [(probe.at, probe.to)]
+    return [(probe.at, probe.hub), (probe.hub, probe.to)]
+
+
+def _wanted(reach: Reach, *, handshake: bool) -> tuple[str, ...]:
+    if not handshake:
+        return (*_NO_HANDSHAKE, *_NO_DATA)
+    if not reach.ping:
+        return (*_NO_DATA, *_NO_HANDSHAKE)
+    return (*_NOT_LARGE, *_ALWAYS)
+
+
+def _told(finding: Finding) -> Cause:
+    return Cause(finding.code, finding.message, finding.remedy, f"{finding.file}:{finding.line}:{finding.column}")
+
+
+def guess(probe: Probe, reach: Reach, *, handshake: bool) -> Cause:
+    """What is left to say where neither the files nor a look at the host have told the cause."""
+    if not handshake:
+        what = "no handshake: nothing answers at the endpoint, or what answers has other keys"
+        return Cause("no-answer", what, "`--keep' leaves the hosts to be looked at")
+    if not reach.ping:
+        what = f"there is a handshake, and no answer from {probe.address}"
+        remedy = "look at AllowedIPs, and at what the hooks of the other end drop"
+        return Cause("no-data-back", what, remedy)
+    if not reach.full_size:
+        what = "small packets pass, and those of the tunnel's MTU do not"
+        return Cause("mtu-too-large", what, "write a smaller MTU")
+    what = f"pings pass, and TCP to port {TCP_PORT} of {probe.address} does not"
+    return Cause("tcp-blocked", what, "look at what the hooks of the other end drop")

@@ -1,0 +1,166 @@
+"""A rehearsal from files to result: hosts are laid out, built, brought up and tried, and failures get a cause."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from wgquick.config.location import interface_name
+from wgquick.diagnosis import layout as ground
+from wgquick.diagnosis.reach import Causes, guess, probes
+from wgquick.errors import ConfigError
+from wgquick.net import PublicKey
+from wgquick.rehearsal import Cause, Pair, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from wgquick.diagnosis.source import Source
+    from wgquick.rehearsal import Entry, Host, Layout, Probe, Reach, State
+
+_DOCTORS_PATIENCE = 20.0
+_VAGUE = ("no-answer", "no-data-back")
+
+
+class Lab(Protocol):
+    """The hosts, by their indices in the layout."""
+
+    @property
+    def holder(self) -> int:
+        """The process with which all of it ends."""
+
+    @property
+    def is_root(self) -> bool:
+        """Whether they are in no user namespace of their own."""
+
+    def up(self) -> list[State]:
+        """Bring the interfaces up."""
+
+    def looked_at(self, states: Sequence[State]) -> list[State]:
+        """The states with what the devices say now."""
+
+    def tried(self, probes: Sequence[Probe], states: Sequence[State]) -> list[Reach]:
+        """What becomes of the probes."""
+
+    def run(self, arguments: Mapping[int, list[str]], patience: float) -> dict[int, tuple[int, str]]:
+        """Run this program on hosts; the status and the output of each."""
+
+    def keep(self) -> list[Entry]:
+        """Let the hosts outlive this program."""
+
+
+def rehearse(
+    sources: Sequence[Source],
+    build: Callable[[Layout], AbstractContextManager[Lab]],
+    say: Callable[[str], None],
+    *,
+    hosts: str = "",
+    hooks: bool = True,
+    keep: bool = False,
+) -> Report:
+    """Try the files; `hosts` says where some of them are, as `--host` does. ConfigError if a file has faults."""
+    _refuse_faulty(sources)
+    ties, names = ground.Ties(sources), ground.names_of(sources)
+    layout = ground.lay_out(sources, ties, names, ground.placements(hosts, sources, names), hooks=hooks)
+    causes = Causes(ties, names)
+    with build(layout) as lab:
+        states = lab.up()
+        for name, state in zip(names, states, strict=True):
+            if not state.is_up:
+                say(f"{name}: wgq up exited with {state.status}, having said:\n{state.said.rstrip()}")
+        wanted = [each._replace(doubtful=causes.is_doubtful(each)) for each in probes(ties, layout, states)]
+        reached = lab.tried(wanted, states)
+        states = lab.looked_at(states)
+        pairs = _pairs(lab, layout, causes, wanted, states, reached)
+        remarks = ground.remarks(layout, ties, wanted)
+        kept = tuple(lab.keep()) if keep else ()
+        return Report(layout.hosts, tuple(states), pairs, remarks, kept, lab.holder, lab.is_root)
+
+
+def _refuse_faulty(sources: Iterable[Source]) -> None:
+    """ConfigError with the faults of the files; another WgqError where a file's name makes no interface name."""
+    faulty = [source for source in sources if not source.is_sound]
+    if len(faulty) == 1:
+        raise ConfigError(faulty[0].shown, faulty[0].report.faults)
+    if faulty:
+        raise _FaultyFilesError(faulty)
+    for source in sources:
+        interface_name(os.path.abspath(source.path))
+
+
+class _FaultyFilesError(ConfigError):
+    """The faults of several files."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._each = [ConfigError(source.shown, source.report.faults) for source in sources]
+        super().__init__(self._each[0].path, (fault for error in self._each for fault in error.diagnostics))
+
+    def _lines(self) -> Iterable[str]:
+        return (str(error) for error in self._each)
+
+
+def _pairs(
+    lab: Lab,
+    layout: Layout,
+    causes: Causes,
+    tried: Sequence[Probe],
+    states: Sequence[State],
+    reached: Sequence[Reach],
+) -> tuple[Pair, ...]:
+    """What came of each probe; of those that failed, why: by the files, by `wgq doctor`, or by what is left."""
+    shaken = [probe.peer in states[probe.at].handshakes for probe in tried]
+    found = [
+        causes.of(probe, states, reach, handshake=done)
+        for probe, reach, done in zip(tried, reached, shaken, strict=True)
+    ]
+    unknown = [
+        number
+        for number, cause in enumerate(found)
+        if cause is None and not (shaken[number] and all(reached[number]))
+    ]
+    doctors = _Doctors(lab, layout.hosts, [tried[number] for number in unknown])
+    for number in unknown:
+        left = guess(tried[number], reached[number], handshake=shaken[number])
+        found[number] = doctors.of(tried[number], left)
+    names = [host.name for host in layout.hosts]
+    return tuple(
+        Pair(names[probe.at], names[probe.to], probe.address, done, *reach, cause)
+        for probe, reach, done, cause in zip(tried, reached, shaken, found, strict=True)
+    )
+
+
+class _Doctors:
+    """What `wgq doctor` says on the hosts of the probes."""
+
+    def __init__(self, lab: Lab, hosts: Sequence[Host], tried: Sequence[Probe]) -> None:
+        self._hosts = hosts
+        ends = sorted({end for probe in tried for end in _ends(probe)})
+        asked = {end: ["doctor", hosts[end].interface, "--json"] for end in ends}
+        self._findings = {end: _findings(said) for end, (_, said) in lab.run(asked, _DOCTORS_PATIENCE).items()}
+
+    def of(self, probe: Probe, left: Cause) -> Cause:
+        """The first cause that a host on the way names, those of the sender first; `left` if none does."""
+        peer = str(PublicKey(probe.peer))
+        for end in _ends(probe):
+            for each in self._findings[end]:
+                is_of_pair = each.get("peer") in (None, "", peer) or end != probe.at
+                if is_of_pair and each["severity"] != "info" and each["code"] not in _VAGUE:
+                    where = self._hosts[end].name
+                    return Cause(each["code"], each["message"], each.get("remedy") or "", where)
+        return left
+
+
+def _ends(probe: Probe) -> list[int]:
+    return [end for end in (probe.at, probe.hub, probe.to) if end >= 0]
+
+
+def _findings(said: str) -> list[dict[str, str]]:
+    """The findings in the output of `wgq doctor --json`; none where it has failed."""
+    start = said.find("{")
+    try:
+        found = json.loads(said[start:])["findings"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return list(found)

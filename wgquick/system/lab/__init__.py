@@ -1,0 +1,333 @@
+"""Hosts to rehearse on: processes with namespaces of their own, joined by a router.
+
+    holder                 in this program's namespaces; waits for the router
+      router               process 1 of a PID namespace, with a network and mounts of its own
+        host, host, ...    each with a network, mounts and a host name of its own
+
+Nothing of it has a name on the machine: all namespaces are held by these processes. The kernel kills the holder
+with the program that started it, the router with the holder (PR_SET_PDEATHSIG), and everything else with the router
+(pid_namespaces(7)). Root's processes need no user namespace; any other user's get one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.errors import WgqError
+from wgquick.lean import contextmanager, suppress
+from wgquick.rehearsal import Entry, Reach, State
+from wgquick.system.lab import calls, files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, NoReturn
+
+    from wgquick.rehearsal import Host, Layout, Probe
+
+_TUN = "/dev/net/tun"
+_CAP_SYS_ADMIN = 1 << 21
+_NAMESPACES = calls.NEW_MOUNTS | calls.NEW_NETWORK | calls.NEW_UTS | calls.NEW_PIDS
+_HOSTS_OWN = calls.NEW_MOUNTS | calls.NEW_NETWORK | calls.NEW_UTS
+_UP_PATIENCE = 60.0
+_END_PATIENCE = 10.0
+_KEEP = b"k"
+_RIGHTS = (
+    "Run it as root. In a container: give it the capability SYS_ADMIN (docker run --privileged), or allow its user "
+    "namespaces with networks and mounts."
+)
+
+
+class _Pair(NamedTuple):
+    """Two connected sockets: the program's end, and that of a process of the rehearsal."""
+
+    ours: socket.socket
+    theirs: socket.socket
+
+
+class Lab:
+    """The hosts of a layout, by their indices."""
+
+    def __init__(self, layout: Layout, holder: int, control: socket.socket, asked: Sequence[socket.socket]) -> None:
+        self.layout = layout
+        self.holder = holder
+        self.is_kept = False
+        self.is_root = _may_administer()
+        self._control = control
+        self._hosts = [each.makefile("rwb") for each in asked]
+
+    def up(self) -> list[State]:
+        """Bring the interfaces up, those first that others connect to."""
+        states: dict[int, State] = {}
+        hosts = list(enumerate(self.layout.hosts))
+        for wave in sorted({host.wave for _, host in hosts}):
+            of_wave = [index for index, host in hosts if host.wave == wave]
+            answers = self._ask({index: {"do": "up", "patience": _UP_PATIENCE} for index in of_wave})
+            states |= {index: State(status, said) for index, (status, said) in answers.items()}
+        return self.looked_at([states[index] for index, _ in hosts])
+
+    def looked_at(self, states: Sequence[State]) -> list[State]:
+        """The states with what the devices say now."""
+        answers = self._ask({index: {"do": "state"} for index in range(len(self.layout.hosts))})
+        return [_state(state, answers[index]) for index, state in enumerate(states)]
+
+    def tried(self, probes: Sequence[Probe], states: Sequence[State]) -> list[Reach]:
+        """What becomes of the probes, all hosts trying at once."""
+        of_hosts: dict[int, list[int]] = {}
+        for number, probe in enumerate(probes):
+            if all(states[end].is_up for end in (probe.at, probe.to, probe.hub) if end >= 0):
+                of_hosts.setdefault(probe.at, []).append(number)
+        requests = {
+            host: {"do": "probe", "mtu": states[host].mtu, "probes": [_plain(probes[n]) for n in numbers]}
+            for host, numbers in of_hosts.items()
+        }
+        found = [Reach()] * len(probes)
+        for host, answer in self._ask(requests).items():
+            for number, reach in zip(of_hosts[host], answer, strict=True):
+                found[number] = Reach(*reach)
+        return found
+
+    def run(self, arguments: Mapping[int, list[str]], patience: float) -> dict[int, tuple[int, str]]:
+        """Run this program on several hosts at once; the status and the output of each."""
+        asked = {i: {"do": "run", "arguments": words, "patience": patience} for i, words in arguments.items()}
+        return {index: (status, said) for index, (status, said) in self._ask(asked).items()}
+
+    def keep(self) -> list[Entry]:
+        """Let the hosts outlive this program; who they are."""
+        self._control.sendall(_KEEP)
+        self._control.recv(1)
+        self.is_kept = True
+        router = _children(self.holder)[0]
+        return [Entry(host.name, pid) for host, pid in zip(self.layout.hosts, _children(router), strict=False)]
+
+    def _ask(self, requests: Mapping[int, dict[str, Any]]) -> dict[int, Any]:
+        try:
+            for index, request in requests.items():
+                self._hosts[index].write(json.dumps(request).encode() + b"\n")
+                self._hosts[index].flush()
+            return {index: self._answer(index) for index in requests}
+        except BrokenPipeError:
+            raise WgqError("the rehearsal's processes have been ended") from None
+
+    def _answer(self, index: int) -> Any:
+        line = self._hosts[index].readline()
+        if not line:
+            raise WgqError(f"the process that is the host {self.layout.hosts[index].name} has ended")
+        return json.loads(line)
+
+
+def _plain(probe: Probe) -> list[Any]:
+    """For JSON; the host does not need the key."""
+    return [*probe[:3], "", *probe[4:]]
+
+
+def _state(before: State, answer: dict[str, Any]) -> State:
+    return before._replace(
+        mtu=answer.get("mtu", 0),
+        listen_port=answer.get("listen_port", 0),
+        forwards=tuple(answer["forwards"]),
+        handshakes=frozenset(map(bytes.fromhex, answer.get("handshakes", ()))),
+    )
+
+
+def _children(process: int) -> list[int]:
+    """The processes that one has forked, in their order."""
+    found = []
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        if parent == process:
+            found.append(int(entry))
+    return sorted(found)
+
+
+@contextmanager
+def started(layout: Layout) -> Iterator[Lab]:
+    """The hosts, cabled and with nothing up; at the end all of it is gone, unless it is kept."""
+    if not os.path.exists(_TUN):
+        remedy = f"Run `modprobe tun', or in a container: docker run --device {_TUN}."
+        raise WgqError(f"there is no {_TUN}, which the bundled backend needs", remedy=remedy)
+    import pyroute2  # noqa: F401 - once for all the processes that are forked here
+
+    control = _Pair(*socket.socketpair())
+    asked = [_Pair(*socket.socketpair()) for _ in layout.hosts]
+    everything = [control, *asked]
+    program = os.getpid()
+    holder = os.fork()
+    if holder == 0:
+        _child(control.theirs, lambda: _hold(layout, program, everything))
+    for pair in everything:
+        pair.theirs.close()
+    lab = Lab(layout, holder, control.ours, [pair.ours for pair in asked])
+    try:
+        _await_start(control.ours)
+        yield lab
+    finally:
+        if not lab.is_kept:
+            _end(holder, control.ours)
+        for pair in everything:
+            pair.ours.close()
+
+
+def _await_start(control: socket.socket) -> None:
+    """Wait until the hosts are cabled; WgqError with the reason where that fails."""
+    told = control.makefile("rb", buffering=0).readline()
+    answer = json.loads(told) if told else {"what": "its processes have ended"}
+    if answer:
+        what = f"the hosts for the rehearsal cannot be made: {answer['what']}"
+        raise WgqError(what, remedy=_RIGHTS if answer.get("denied") else "")
+
+
+def _end(holder: int, control: socket.socket) -> None:
+    """Have the router end, and with it everything; return once it is gone."""
+    control.shutdown(socket.SHUT_RDWR)
+    deadline = time.monotonic() + _END_PATIENCE
+    while os.waitpid(holder, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(holder, signal.SIGKILL)
+            os.waitpid(holder, 0)
+            return
+        time.sleep(0.005)
+
+
+def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
+    """Do the work of a forked process, tell of its failure, and end."""
+    try:
+        work()
+    except BaseException as failure:
+        denied = isinstance(failure, OSError) and failure.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC)
+        with suppress(BaseException):
+            told = json.dumps({"what": _reason(failure), "denied": denied})
+            control.sendall(f"{told}\n".encode())
+        os._exit(1)
+    finally:
+        os._exit(0)
+
+
+def _reason(failure: BaseException) -> str:
+    if not isinstance(failure, OSError) or failure.strerror is None:
+        return str(failure) or type(failure).__name__
+    return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
+
+
+def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
+    """The holder: fork the router in new namespaces, and wait for its end."""
+    calls.die_with_parent()
+    if os.getppid() != program:
+        return
+    os.setsid()  # Ctrl-C is the program's alone
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    for pair in everything:
+        pair.ours.close()
+    _forsake_terminal()
+    _enter_namespaces()
+    control = everything[0].theirs
+    own, routers = socket.socketpair()
+    router = os.fork()
+    if router == 0:
+        own.close()
+        _child(control, lambda: _route(layout, everything, routers))
+    routers.close()
+    for pair in everything:
+        pair.theirs.close()
+    if own.recv(1) == _KEEP:
+        calls.die_with_parent(really=False)
+        own.sendall(_KEEP)
+    os.waitpid(router, 0)
+
+
+def _forsake_terminal() -> None:
+    """Keep none of the program's input and output open: whoever reads its output waits for the end of that."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)
+    os.chdir("/")
+
+
+def _enter_namespaces() -> None:
+    if _may_administer():
+        calls.unshare(_NAMESPACES)
+        return
+    user, group = os.geteuid(), os.getegid()
+    calls.unshare(calls.NEW_USER | _NAMESPACES)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def _may_administer() -> bool:
+    """Whether this process has CAP_SYS_ADMIN (CapEff of proc(5))."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(found.split()[1], 16) & _CAP_SYS_ADMIN)
+
+
+def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -> None:
+    """The router: make the hosts and the cables, and stay until the program is gone."""
+    calls.die_with_parent()
+    control, *asked = (pair.theirs for pair in everything)
+    files.prepare()
+    hosts = []
+    for number, (host, own) in enumerate(zip(layout.hosts, asked, strict=True)):
+        ours, theirs = socket.socketpair()
+        process = os.fork()
+        if process == 0:
+            kept = {own.fileno(), theirs.fileno(), control.fileno()}
+            _close_others(kept)
+            _child(control, lambda: _be(number, host, layout, own, theirs))  # noqa: B023 - used at once
+        theirs.close()
+        hosts.append((process, ours))
+    for own in asked:
+        own.close()
+    from wgquick.system.lab import network
+
+    if not all(each.recv(1) for _, each in hosts):
+        return  # the host has told why
+    network.lay_cables(layout, [process for process, _ in hosts])
+    for _, each in hosts:
+        each.sendall(b"c")
+    if not all(each.recv(1) for _, each in hosts):
+        return
+    control.sendall(b"{}\n")
+    # From here on nobody waits for processes: the kernel takes those away that hooks leave behind.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if control.recv(1) == _KEEP:
+        calls.die_with_parent(really=True)  # with the holder, which stays
+        holder.sendall(_KEEP)
+        holder.recv(1)
+        control.sendall(_KEEP)
+        signal.pause()
+
+
+def _close_others(kept: set[int]) -> None:
+    for entry in os.listdir("/proc/thread-self/fd"):
+        if int(entry) > 2 and int(entry) not in kept:
+            with suppress(OSError):
+                os.close(int(entry))
+
+
+def _be(number: int, host: Host, layout: Layout, asked: socket.socket, router: socket.socket) -> None:
+    """A host: its namespaces and files, its links once the router has laid them, and then what is asked of it."""
+    from wgquick.system.lab import host as process
+    from wgquick.system.lab import network
+
+    calls.unshare(_HOSTS_OWN)
+    calls.keep_mounts_private()
+    name = "".join(char if char.isalnum() and char.isascii() else "-" for char in host.name)[:63].strip("-")
+    socket.sethostname(name or f"host{number}")
+    files.make_own(number, name or f"host{number}", layout.names, host.files)
+    router.sendall(b"n")
+    if not router.recv(1):
+        return
+    network.furnish(host)
+    router.sendall(b"f")
+    process.attend(host, asked)

@@ -1,0 +1,92 @@
+"""What a host sees in /etc, /run, /proc and /sys: its own, so that nothing it writes there is the machine's.
+
+The machine's /etc is copied once into a file system in memory; each host has a layer of its own above that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from wgquick.lean import suppress
+from wgquick.rehearsal import DIRECTORY
+from wgquick.system.lab import calls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.rehearsal import File
+
+_COPY = "/run/etc"
+_LAYERS = "/run/hosts"
+
+
+def prepare() -> None:
+    """For all hosts: private mounts, an empty /run with a copy of /etc in it, and a /proc of these processes."""
+    calls.keep_mounts_private()
+    calls.mount("tmpfs", "/run", "mode=0755")
+    with suppress(shutil.Error):  # what this user may not read is left out
+        shutil.copytree("/etc", _COPY, symlinks=True, ignore=_special)
+    os.makedirs(_LAYERS)
+    with suppress(OSError):  # refused to a user namespace in a container that hides parts of /proc
+        calls.mount("proc", "/proc")
+
+
+def _special(folder: str, entries: list[str]) -> list[str]:
+    """Pipes, sockets and devices; and keys of the machine's own tunnels, which no host is to have."""
+    if folder == DIRECTORY:
+        return entries
+    return [each for each in entries if not _is_plain(f"{folder}/{each}")]
+
+
+def _is_plain(path: str) -> bool:
+    return os.path.islink(path) or os.path.isfile(path) or os.path.isdir(path)
+
+
+def make_own(number: int, name: str, names: Iterable[tuple[str, str]], files: Iterable[File]) -> None:
+    """For one host, in a mount namespace of its own."""
+    _layer(number)
+    os.makedirs(DIRECTORY, 0o700, exist_ok=True)
+    for file in files:
+        _write(file.path, file.data, 0o700 if file.executable else 0o600)
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost", f"127.0.1.1 {name}"]
+    lines += [f"{address} {word}" for address, word in names]
+    _write("/etc/hosts", "".join(f"{line}\n" for line in lines).encode(), 0o644)
+    _write("/etc/hostname", f"{name}\n".encode(), 0o644)
+    _write("/etc/resolv.conf", b"", 0o644)
+    _write("/etc/nsswitch.conf", _name_services(), 0o644)
+    calls.mount("tmpfs", "/run", "mode=0755")
+    os.makedirs("/run/lock")
+    with suppress(OSError):  # as with /proc
+        calls.mount("sysfs", "/sys")
+
+
+def _layer(number: int) -> None:
+    own = f"{_LAYERS}/{number}"
+    for part in ("upper", "work"):
+        os.makedirs(f"{own}/{part}")
+    try:
+        calls.mount("overlay", "/etc", f"lowerdir={_COPY},upperdir={own}/upper,workdir={own}/work")
+    except OSError:  # a kernel without overlayfs
+        calls.mount("tmpfs", "/etc", "mode=0755")
+        shutil.copytree(_COPY, "/etc", symlinks=True, dirs_exist_ok=True)
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    """A new file in place of what there is, which may be a symbolic link to the machine's."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _name_services() -> bytes:
+    """The machine's nsswitch.conf with /etc/hosts first, before what would ask a daemon of the machine."""
+    try:
+        with open("/etc/nsswitch.conf", "rb") as file:
+            lines = [line for line in file.read().splitlines() if not line.strip().startswith(b"hosts:")]
+    except OSError:
+        lines = []
+    return b"\n".join([*lines, b"hosts: files dns", b""])

@@ -1,0 +1,115 @@
+"""The process that is a host: it holds the namespaces, and does what it is asked to, a line of JSON at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from wgquick import itself
+from wgquick.errors import OperationError
+from wgquick.rehearsal import DIRECTORY, Probe
+from wgquick.system.lab import network, traffic
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.userspace import VARIABLE
+from wgquick.system.wireguard import Control
+
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from wgquick.rehearsal import Host
+
+_MOST_SAID = 20_000
+_ENDLESS = 124  # the status that timeout(1) gives a command that does not end
+_PASSED_ON = ("LOG_LEVEL", "WGQ_CIPHER", "WGQ_FIREWALL")
+
+
+def attend(host: Host, asked: socket.socket) -> None:
+    """Answer requests, and stay until the router ends."""
+    servers = traffic.listening()
+    if os.fork() == 0:
+        asked.close()
+        traffic.serve(servers)
+        os._exit(0)
+    for server in servers:
+        server.close()
+    with asked.makefile("rwb") as lines:
+        for line in lines:
+            request = json.loads(line)
+            answer = _answered(host, request)
+            lines.write(json.dumps(answer).encode() + b"\n")
+            lines.flush()
+    signal.pause()  # for those who look at a host that is kept
+
+
+def _answered(host: Host, request: dict[str, Any]) -> Any:
+    match request["do"]:
+        case "up":
+            target = f"{DIRECTORY}/{host.interface}.conf"
+            options = ["--backend", "userspace", "--dns", "file"]
+            return _run(["up", *options, target], request["patience"])
+        case "run":
+            return _run(request["arguments"], request["patience"])
+        case "state":
+            return _state(host.interface)
+        case "probe":
+            probes = [Probe(*each)._replace(peer=b"") for each in request["probes"]]
+            return traffic.try_all(probes, request["mtu"])
+        case unknown:
+            raise ValueError(unknown)
+
+
+def _run(arguments: list[str], patience: float) -> tuple[int, str]:
+    """Run this program with the arguments; its status, and all that it and its hooks say.
+
+    The output goes to a file: a daemon that a hook leaves behind would keep a pipe open.
+    """
+    said = os.memfd_create("said")
+    child = subprocess.Popen(
+        itself.command([sys.argv[0], *arguments]),
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        env=_environment(),
+        cwd="/",
+        start_new_session=True,
+    )
+    try:
+        status = child.wait(patience)
+        late = ""
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        status, late = _ENDLESS, f"it did not end within {patience:.0f} seconds\n"
+    size = os.fstat(said).st_size
+    text = os.pread(said, _MOST_SAID, max(0, size - _MOST_SAID)).decode(errors="replace")
+    os.close(said)
+    return status, text + late
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what would choose another backend; no name is looked up for long."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name != VARIABLE and (not name.startswith("WGQ_") or name in _PASSED_ON)
+    }
+    return {**ours, "WG_ENDPOINT_RESOLUTION_RETRIES": "1", "HOME": os.environ.get("HOME", "/")}
+
+
+def _state(interface: str) -> dict[str, Any]:
+    link = RtNetlink().link(interface)
+    try:
+        device = Control().get(interface)
+    except (OperationError, OSError):
+        return {"forwards": network.forwards()}
+    return {
+        "mtu": link.mtu if link else 0,
+        "listen_port": device.listen_port,
+        "forwards": network.forwards(),
+        "handshakes": [peer.public_key.raw.hex() for peer in device.peers if peer.last_handshake],
+    }
