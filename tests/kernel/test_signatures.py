@@ -1,0 +1,14 @@
+"""Who knocks at the kernel's own WireGuard, and why a tunnel of it fails, in a VM."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kernel.signatures import CHECKS
+
+pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_kernels_wireguard_is_heard(outcomes: dict[str, str], check: str) -> None:
+    assert outcomes[check] == ""
