@@ -1,4 +1,4 @@
-//! The control thread: timers, handshakes, configuration, the link's comings and goings, and the end.
+//! The control thread: what the inbox brings, configuration, the link's comings and goings, and the end.
 
 use std::ffi::CString;
 use std::io;
@@ -8,10 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::crowd::Crowd;
-use crate::device::{Device, Task};
-use crate::diagnostics::{About, Event};
-use crate::exchange;
+use crate::device::Device;
 use crate::interruption::Interruptions;
 use crate::lifecycle;
 use crate::log;
@@ -19,18 +16,7 @@ use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
 use crate::uapi::server::Server;
 use crate::wipe;
-
-/// With so many peers their timers are looked at together, ten times a second.
-const MANY_PEERS: usize = 100;
-const TIMER_STEP_MS: u64 = 100;
-/// So many handshake messages waiting mean that we are under load, and for a second after.
-const LOAD_MESSAGES: usize = 32;
-const LOAD_MS: u64 = 1000;
-/// After so many handshake messages other work has its turn.
-const MESSAGES_PER_TURN: usize = 128;
-/// Under load they are let gather for so long, as many together cost less.
-const GATHER_MS: u64 = 2;
-const TASKS_PER_TURN: usize = 64;
+use crate::work::Work;
 
 /// Whether the caller ignores a signal, and so we do: nohup(1) has it so, and a shell for what a script has in the background.
 fn is_ignored(signal: libc::c_int) -> bool {
@@ -119,16 +105,9 @@ pub struct Control {
     /// Where there is none, the socket is looked at now and then.
     pub watch: Option<OwnedFd>,
     pub interruptions: Interruptions,
-    pub load: Load,
+    pub work: Work,
     /// When a link of which no news come here is looked at next.
     pub next_look: Option<u64>,
-}
-
-/// Whether there are more handshake messages than can be answered in full.
-#[derive(Default)]
-pub struct Load {
-    until: u64,
-    crowd: Crowd,
 }
 
 /// The entries of poll(2) before those of interruptions, and before those of the server.
@@ -166,11 +145,9 @@ impl Control {
 
     /// Does what others have left to this thread; says whether that is a reason to end.
     fn turn(&mut self) -> Option<End> {
-        self.messages();
-        if let Some(end) = self.tasks() {
-            return Some(end);
+        if !self.work.turn() {
+            return Some(End::LinkGone);
         }
-        self.timers();
         sandbox::follow_heap();
         None
     }
@@ -205,59 +182,6 @@ impl Control {
         }
         self.server.serve(&self.device, &fds[FIXED..]);
         None
-    }
-
-    fn messages(&mut self) {
-        let (now, load) = (sys::now_ms(), &mut self.load);
-        let (mut messages, waiting) = self.device.inbox.take_messages(MESSAGES_PER_TURN, now);
-        if messages.is_empty() {
-            return;
-        }
-        if messages.len() + waiting >= LOAD_MESSAGES {
-            if now >= load.until {
-                self.device.events.note(Event::UnderLoad, About::Nothing);
-            }
-            load.until = now + LOAD_MS;
-        }
-        let loaded = now < load.until;
-        if loaded {
-            load.crowd.turn_away(&self.device, &mut messages, now);
-        }
-        for message in &messages {
-            exchange::receive_handshake(&self.device, message, loaded);
-        }
-        if loaded && waiting == 0 {
-            self.device.inbox.gather(now + GATHER_MS);
-        }
-    }
-
-    fn tasks(&self) -> Option<End> {
-        for task in self.device.inbox.take_tasks(TASKS_PER_TURN) {
-            match task {
-                Task::Initiate(peer) => exchange::initiate(&self.device, &peer),
-                Task::Forget(indexes) => self.device.state_mut().forget(&indexes),
-                Task::CheckLink => lifecycle::sync_link(&self.device),
-                Task::End => return Some(End::LinkGone),
-            }
-        }
-        None
-    }
-
-    fn timers(&self) {
-        let now = sys::now_ms();
-        self.device.inbox.alarm.ring(now, || self.run_timers(now));
-    }
-
-    /// Runs the timers that are due and says when the next ones are.
-    fn run_timers(&self, now: u64) -> Option<u64> {
-        let peers: Vec<_> = self.device.state().peers().cloned().collect();
-        for peer in &peers {
-            if peer.timers.next().is_some_and(|at| at <= now) {
-                exchange::run_timers(&self.device, peer, now);
-            }
-        }
-        let step = if peers.len() > MANY_PEERS { TIMER_STEP_MS } else { 1 };
-        peers.iter().filter_map(|peer| peer.timers.next()).min().map(|next| next.max(now + step))
     }
 
     /// A link in another namespace, of which nobody tells us, is looked at from time to time.

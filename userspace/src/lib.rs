@@ -31,7 +31,10 @@ pub mod sync;
 pub mod sys;
 pub mod timers;
 pub mod tun;
+#[cfg(test)]
+mod two_devices;
 pub mod uapi;
 pub mod udp;
 pub mod wake;
 pub mod wipe;
+pub mod work;

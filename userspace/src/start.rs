@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::capabilities::{CAP_NET_ADMIN, keep_capabilities};
-use crate::control::{self, Control, End, Load};
+use crate::control::{self, Control, End};
 use crate::device::Device;
 use crate::features;
 use crate::inbound::Inbound;
@@ -24,6 +24,7 @@ use crate::sys::check;
 use crate::tun::{DEFAULT_MTU, Link, Tun};
 use crate::uapi::server::{DIRECTORY, Server};
 use crate::udp::binder::Binder;
+use crate::work::Work;
 
 /// The stack of a data thread, whose buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -184,8 +185,8 @@ fn prepare(interface: &str) -> io::Result<Control> {
     let watch = control::watch(Path::new(DIRECTORY)).ok();
     // The link may have been up already, or gone up before anyone listened.
     lifecycle::sync_link(&device);
-    let (load, next_look) = (Load::default(), None);
-    Ok(Control { device, server, signals, netlink, watch, interruptions, load, next_look })
+    let (work, next_look) = (Work::new(device.clone()), None);
+    Ok(Control { device, server, signals, netlink, watch, interruptions, work, next_look })
 }
 
 /// A killed daemon's device is closed a moment after the daemon is no longer seen: that moment is waited for.
