@@ -5,9 +5,9 @@ use std::io;
 use crate::sys::check;
 
 /// For fwmarks and large socket buffers.
-pub const CAP_NET_ADMIN: u32 = 12;
+pub(crate) const CAP_NET_ADMIN: u32 = 12;
 /// For ports below 1024, until the sockets are bound for the first time.
-pub const CAP_NET_BIND_SERVICE: u32 = 10;
+pub(crate) const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 #[repr(C)]
@@ -25,7 +25,7 @@ struct CapData {
 }
 
 /// Keeps these capabilities, as far as this thread has them, and no other.
-pub fn keep_capabilities(wanted: &[u32]) -> io::Result<()> {
+pub(crate) fn keep_capabilities(wanted: &[u32]) -> io::Result<()> {
     let mut header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: both structures are laid out as capget(2) and capset(2) have them in version 3.

@@ -2,7 +2,7 @@
 
 /// Adds the 16-bit words of some bytes, as if a zero byte followed an odd number of them, to a sum.
 #[inline]
-pub fn add(sum: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn add(sum: u64, bytes: &[u8]) -> u64 {
     let (chunks, rest) = bytes.as_chunks::<32>();
     let mut lanes = [0u64; 8];
     for chunk in chunks {
@@ -21,7 +21,7 @@ pub fn add(sum: u64, bytes: &[u8]) -> u64 {
 
 /// Folds a sum to its 16 bits.
 #[inline]
-pub fn fold(sum: u64) -> u16 {
+pub(crate) fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -30,13 +30,13 @@ pub fn fold(sum: u64) -> u16 {
 
 /// The checksum field for bytes whose own field counts as zero, or holds a part of the sum.
 #[inline]
-pub fn finish(sum: u64) -> [u8; 2] {
+pub(crate) fn finish(sum: u64) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
 /// The checksum field after one word of what it covers has changed (RFC 1624, equation 3): a wrong one stays wrong.
 #[inline]
-pub fn replace(field: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2] {
+pub(crate) fn replace(field: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2] {
     let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
     let inverse = |bytes| u64::from(!u16::from_ne_bytes(bytes));
     finish(inverse(field) + inverse(before) + word(after))
@@ -44,7 +44,7 @@ pub fn replace(field: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2] {
 
 /// The sum of the pseudo-header that TCP, UDP and ICMPv6 checksum with their own bytes.
 #[inline]
-pub fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
+pub(crate) fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
     let sum = add(u64::from(u16::from_ne_bytes([0, protocol])), addresses);
     sum + u64::from((len as u16).to_be()) + u64::from(((len >> 16) as u16).to_be())
 }

@@ -30,7 +30,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
 
 /// Blocks the signals that end the process, in all threads to come, and makes them readable. One that is blocked is no
 /// longer ignored, so that those which are to be are left out; not so SIGTERM, without which there is no orderly end.
-pub fn signals() -> io::Result<OwnedFd> {
+pub(crate) fn signals() -> io::Result<OwnedFd> {
     let endings = [libc::SIGINT, libc::SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
     // SAFETY: the set is initialised before it is used.
     unsafe {
@@ -45,7 +45,7 @@ pub fn signals() -> io::Result<OwnedFd> {
 }
 
 /// Reports what becomes of links, addresses and routes.
-pub fn netlink() -> io::Result<OwnedFd> {
+pub(crate) fn netlink() -> io::Result<OwnedFd> {
     let groups = libc::RTMGRP_LINK
         | libc::RTMGRP_IPV4_IFADDR
         | libc::RTMGRP_IPV6_IFADDR
@@ -71,7 +71,7 @@ pub fn netlink() -> io::Result<OwnedFd> {
 }
 
 /// Reports removals from a directory.
-pub fn watch(directory: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn watch(directory: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: a valid C string.
     unsafe {
@@ -88,7 +88,7 @@ pub fn watch(directory: &Path) -> io::Result<OwnedFd> {
 
 /// What ends the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Signal,
     LinkGone,
     SocketGone,
@@ -97,17 +97,17 @@ pub enum End {
 /// An entry that poll(2) passes over.
 const NOTHING: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
 
-pub struct Control {
-    pub device: Arc<Device>,
-    pub server: Server,
-    pub signals: OwnedFd,
-    pub netlink: OwnedFd,
+pub(crate) struct Control {
+    pub(crate) device: Arc<Device>,
+    pub(crate) server: Server,
+    pub(crate) signals: OwnedFd,
+    pub(crate) netlink: OwnedFd,
     /// Where there is none, the socket is looked at now and then.
-    pub watch: Option<OwnedFd>,
-    pub interruptions: Interruptions,
-    pub work: Work,
+    pub(crate) watch: Option<OwnedFd>,
+    pub(crate) interruptions: Interruptions,
+    pub(crate) work: Work,
     /// When a link of which no news come here is looked at next.
-    pub next_look: Option<u64>,
+    pub(crate) next_look: Option<u64>,
 }
 
 /// The entries of poll(2) before those of interruptions, and before those of the server.
@@ -120,7 +120,7 @@ const LOOK_DOWN_MS: u64 = 200;
 
 impl Control {
     /// Works until there is a reason to end.
-    pub fn run(&mut self) -> End {
+    pub(crate) fn run(&mut self) -> End {
         let mut buffer = vec![0; 32 << 10];
         loop {
             if let Some(end) = wipe::after(|| self.turn()) {

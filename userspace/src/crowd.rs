@@ -53,7 +53,7 @@ impl Turns {
 
 /// The replies of a turn, and what sending them takes.
 #[derive(Default)]
-pub struct Crowd {
+pub(crate) struct Crowd {
     turns: Turns,
     replies: Vec<(Endpoint, Reply)>,
     bytes: Vec<u8>,
@@ -63,7 +63,7 @@ pub struct Crowd {
 
 impl Crowd {
     /// Leaves the messages that show a cookie, and answers the rest.
-    pub fn turn_away(&mut self, device: &Device, messages: &mut Vec<Incoming>, now: u64) {
+    pub(crate) fn turn_away(&mut self, device: &Device, messages: &mut Vec<Incoming>, now: u64) {
         let Some(identity) = device.state().identity.clone() else {
             device.events.note_many(Event::NoPrivateKey, messages.len(), About::Nothing);
             return messages.clear();

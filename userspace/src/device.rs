@@ -29,7 +29,7 @@ use crate::wake::Inbox;
 
 /// Session indexes are random already.
 #[derive(Default)]
-pub struct IndexHasher(u64);
+pub(crate) struct IndexHasher(u64);
 
 impl Hasher for IndexHasher {
     fn finish(&self) -> u64 {
@@ -65,7 +65,7 @@ pub struct Identity {
 #[derive(Default)]
 pub struct State {
     pub identity: Option<Arc<Identity>>,
-    pub allowed_ips: AllowedIps,
+    pub(crate) allowed_ips: AllowedIps,
     slots: Vec<Option<Arc<Peer>>>,
     free: Vec<u32>,
     by_key: HashMap<PublicKey, Arc<Peer>>,
@@ -76,27 +76,27 @@ pub struct State {
 }
 
 impl State {
-    pub fn peer(&self, slot: u32) -> Option<&Arc<Peer>> {
+    pub(crate) fn peer(&self, slot: u32) -> Option<&Arc<Peer>> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
-    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.slots.iter().flatten()
     }
 
     /// The peers in the order of their configuration.
-    pub fn peers_in_order(&self) -> Vec<&Arc<Peer>> {
+    pub(crate) fn peers_in_order(&self) -> Vec<&Arc<Peer>> {
         let mut peers: Vec<_> = self.peers().collect();
         peers.sort_unstable_by_key(|p| p.sequence);
         peers
     }
 
-    pub fn find(&self, key: PublicKey) -> Option<&Arc<Peer>> {
+    pub(crate) fn find(&self, key: PublicKey) -> Option<&Arc<Peer>> {
         self.by_key.get(&key)
     }
 
     #[inline]
-    pub fn indexed(&self, index: u32) -> Option<&Indexed> {
+    pub(crate) fn indexed(&self, index: u32) -> Option<&Indexed> {
         self.by_index.get(&index)
     }
 
@@ -112,7 +112,7 @@ impl State {
         peer
     }
 
-    pub fn remove_peer(&mut self, key: PublicKey) {
+    pub(crate) fn remove_peer(&mut self, key: PublicKey) {
         let Some(peer) = self.by_key.remove(&key) else {
             return;
         };
@@ -123,13 +123,13 @@ impl State {
         self.free.push(peer.slot);
     }
 
-    pub fn remove_all_peers(&mut self) {
+    pub(crate) fn remove_all_peers(&mut self) {
         let keys: Vec<_> = self.by_key.keys().copied().collect();
         keys.into_iter().for_each(|key| self.remove_peer(key));
     }
 
     /// An index that is not in use.
-    pub fn new_index(&self) -> u32 {
+    pub(crate) fn new_index(&self) -> u32 {
         loop {
             let index = u32::from_ne_bytes(sys::random());
             if !self.by_index.contains_key(&index) {
@@ -142,21 +142,21 @@ impl State {
         self.by_index.insert(index, meaning);
     }
 
-    pub fn forget(&mut self, indexes: &Forgotten) {
+    pub(crate) fn forget(&mut self, indexes: &Forgotten) {
         for index in indexes {
             self.session_gone |= matches!(self.by_index.remove(index), Some(Indexed::Session(..)));
         }
     }
 
     /// Ends a handshake that we had begun.
-    pub fn forget_handshake(&mut self, peer: &Peer) {
+    pub(crate) fn forget_handshake(&mut self, peer: &Peer) {
         if let Some(pending) = lock(&peer.handshake).pending.take() {
             self.by_index.remove(&pending.local_index);
         }
     }
 
     /// Has every peer's next packet bring about a handshake (`wg_noise_expire_current_peer_keypairs` of `noise.c`).
-    pub fn expire_sending(&mut self) {
+    pub(crate) fn expire_sending(&mut self) {
         let peers: Vec<_> = self.peers().cloned().collect();
         for peer in peers {
             self.forget_handshake(&peer);
@@ -167,7 +167,7 @@ impl State {
 
     /// Wipes all keys shared with any peer (`wg_pm_notification` of `device.c`). The next packet brings about a handshake
     /// at once, however lately the last one was.
-    pub fn forget_all_keys(&mut self) {
+    pub(crate) fn forget_all_keys(&mut self) {
         let peers: Vec<_> = self.peers().cloned().collect();
         for peer in peers {
             peer.timers.keys_wiped();
@@ -177,7 +177,7 @@ impl State {
     }
 
     /// Wipes all keys shared with a peer.
-    pub fn forget_keys(&mut self, peer: &Peer) {
+    pub(crate) fn forget_keys(&mut self, peer: &Peer) {
         self.forget_handshake(peer);
         let forgotten = write(&peer.keypairs).clear();
         self.forget(&forgotten);
@@ -243,29 +243,29 @@ const MAX_QUEUED_MESSAGES: usize = 1024;
 const USERS_PAUSE: Duration = Duration::from_micros(200);
 
 pub struct Device {
-    pub name: String,
-    pub tun: Tun,
-    pub mtu: AtomicU32,
+    pub(crate) name: String,
+    pub(crate) tun: Tun,
+    pub(crate) mtu: AtomicU32,
     /// What the control thread is to do.
     pub inbox: Inbox<Task, Incoming>,
     pub binder: Binder,
     pub handshake_sources: Mutex<RateLimiter>,
     /// Wakes the receiving thread when the sockets have changed or a session is gone.
-    pub inbound: Waker,
+    pub(crate) inbound: Waker,
     /// Wakes the sending thread when a session is gone.
-    pub outbound: Waker,
+    pub(crate) outbound: Waker,
     /// Counts changes of the host's routes and addresses.
-    pub routes: AtomicU32,
-    pub ways: Routes,
+    pub(crate) routes: AtomicU32,
+    pub(crate) ways: Routes,
     /// The link's index where the sockets are, zero while the link is in another namespace.
-    pub link_index: AtomicU32,
+    pub(crate) link_index: AtomicU32,
     pub fwmark: AtomicU32,
     pub listen_port: AtomicU32,
     state: RwLock<State>,
     sockets: RwLock<Option<Arc<Sockets>>>,
     link: Mutex<Link>,
-    pub stamps: Mutex<Stamps>,
-    pub events: Events,
+    pub(crate) stamps: Mutex<Stamps>,
+    pub(crate) events: Events,
 }
 
 impl Device {
@@ -304,17 +304,17 @@ impl Device {
     }
 
     #[inline]
-    pub fn sockets(&self) -> Option<Arc<Sockets>> {
+    pub(crate) fn sockets(&self) -> Option<Arc<Sockets>> {
         read(&self.sockets).clone()
     }
 
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         read(&self.sockets).is_some()
     }
 
     /// Exchanges the sockets and wakes whoever waits for them. The old ones hold their port until the last who uses them
     /// has noticed: that is waited for, as the same port may be asked for next.
-    pub fn set_sockets(&self, sockets: Option<Sockets>) {
+    pub(crate) fn set_sockets(&self, sockets: Option<Sockets>) {
         let new = sockets.map(Arc::new);
         let old = mem::replace(&mut *write(&self.sockets), new);
         self.inbound.wake();
@@ -324,29 +324,29 @@ impl Device {
     }
 
     /// The link, held for as long as its state is followed.
-    pub fn link(&self) -> MutexGuard<'_, Link> {
+    pub(crate) fn link(&self) -> MutexGuard<'_, Link> {
         lock(&self.link)
     }
 
     /// Gives up all ports.
-    pub fn close_sockets(&self) {
+    pub(crate) fn close_sockets(&self) {
         self.binder.release();
         self.set_sockets(None);
     }
 
     /// Leaves handshake messages to the control thread, while there is room.
-    pub fn push_messages(&self, messages: &mut Vec<Incoming>) {
+    pub(crate) fn push_messages(&self, messages: &mut Vec<Incoming>) {
         let dropped = self.inbox.push_messages(messages, MAX_QUEUED_MESSAGES);
         self.events.note_many(Event::QueueFull, dropped, About::Nothing);
     }
 
     /// Whether the link is in the namespace that its news come from.
-    pub fn hears_of_link(&self) -> bool {
+    pub(crate) fn hears_of_link(&self) -> bool {
         lock(&self.link).is_here()
     }
 
     /// Takes sockets into use and makes their port the device's.
-    pub fn use_sockets(&self, sockets: Sockets) {
+    pub(crate) fn use_sockets(&self, sockets: Sockets) {
         self.listen_port.store(sockets.port.into(), Relaxed);
         self.set_sockets(Some(sockets));
     }

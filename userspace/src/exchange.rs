@@ -23,11 +23,11 @@ use crate::udp::{Endpoint, Source, send};
 use crate::wipe;
 
 /// Handshake messages are marked AF41, as the kernel's.
-pub const HANDSHAKE_TOS: u8 = 0x88;
+pub(crate) const HANDSHAKE_TOS: u8 = 0x88;
 
 /// The length that a packet is padded to: a multiple of sixteen, yet not beyond the MTU.
 #[inline]
-pub fn padded(len: usize, mtu: usize) -> usize {
+pub(crate) fn padded(len: usize, mtu: usize) -> usize {
     len.next_multiple_of(16).min(mtu.max(len))
 }
 
@@ -38,7 +38,7 @@ fn install(state: &mut State, peer: &Arc<Peer>, session: Arc<Session>) {
 }
 
 /// Where a peer is. When routes or addresses have changed since the source was learned, it is kept if it still suits.
-pub fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
+pub(crate) fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
     let endpoint = peer.endpoint()?;
     let generation = device.routes.load(Relaxed);
     if endpoint.generation == generation || endpoint.source == Source::Unknown {
@@ -54,7 +54,7 @@ pub fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
 /// Follows a peer to where its authenticated packet came from, unless packets to that address would go into the
 /// tunnel to this same peer. A host that has just lost the address of its wire sends from that of its tunnel: the
 /// endpoint would be inside the tunnel, and each packet would be encrypted again and again and never leave.
-pub fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoint) {
+pub(crate) fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoint) {
     let known = peer.endpoint();
     let is_elsewhere = known.is_none_or(|known| known.address.ip() != arrived.address.ip());
     if known == Some(arrived) {
@@ -98,7 +98,7 @@ fn transmit(device: &Device, peer: &Peer, bytes: &[u8], tos: u8) -> Option<Socke
 }
 
 /// Asks for a handshake, unless one was begun just now (`wg_packet_send_queued_handshake_initiation`).
-pub fn want_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
+pub(crate) fn want_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     peer.attempts.store(0, Relaxed);
     queue_handshake(device, peer, now);
 }
@@ -117,7 +117,7 @@ fn postpone_handshake(device: &Device, peer: &Peer) {
 }
 
 /// Begins a handshake.
-pub fn initiate(device: &Device, peer: &Arc<Peer>) {
+pub(crate) fn initiate(device: &Device, peer: &Arc<Peer>) {
     let now = sys::now_ms();
     peer.handshake_wanted.store(false, Relaxed);
     if !device.is_up() || peer.endpoint().is_none() {
@@ -283,7 +283,7 @@ fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Ar
 }
 
 /// Sends what waits for a peer, or begins the handshake that it waits for.
-pub fn send_staged(device: &Device, peer: &Arc<Peer>) {
+pub(crate) fn send_staged(device: &Device, peer: &Arc<Peer>) {
     let now = sys::now_ms();
     let sent = peer.staged.send_with(
         || peer.sending_session(now),
@@ -310,7 +310,7 @@ fn send_packet(device: &Device, peer: &Peer, session: &Session, packet: &[u8], n
 }
 
 /// Acts on the timers of a peer.
-pub fn run_timers(device: &Device, peer: &Arc<Peer>, now: u64) {
+pub(crate) fn run_timers(device: &Device, peer: &Arc<Peer>, now: u64) {
     for due in peer.timers.due(now) {
         match due {
             Due::RetryHandshake => retry_handshake(device, peer, now),
@@ -336,7 +336,7 @@ pub fn run_timers(device: &Device, peer: &Arc<Peer>, now: u64) {
     }
 }
 
-pub fn send_keepalive(device: &Device, peer: &Arc<Peer>) {
+pub(crate) fn send_keepalive(device: &Device, peer: &Arc<Peer>) {
     peer.staged.push_keepalive();
     send_staged(device, peer);
 }

@@ -7,7 +7,7 @@ use crate::tun::{Offloads, Tun};
 use crate::udp;
 
 /// The request that a running daemon answers with these lines.
-pub const REQUEST: &str = "features=1";
+pub(crate) const REQUEST: &str = "features=1";
 
 fn lines(offloads: Offloads, segmentation: Option<bool>) -> String {
     let yes = |granted| if granted { "yes" } else { "no" };
@@ -23,16 +23,16 @@ fn lines(offloads: Offloads, segmentation: Option<bool>) -> String {
 }
 
 /// Those in use by a device.
-pub fn of_device(device: &Device) -> String {
+pub(crate) fn of_device(device: &Device) -> String {
     lines(device.tun.offloads, device.sockets().map(|sockets| sockets.segments()))
 }
 
 /// Those that this kernel grants a device.
-pub fn granted(tun: &Tun) -> std::io::Result<String> {
+pub(crate) fn granted(tun: &Tun) -> std::io::Result<String> {
     Ok(lines(tun.offloads, Some(udp::can_segment()?)))
 }
 
 /// Those of a device that has just started, in one line.
-pub fn at_start(tun: &Tun) -> std::io::Result<String> {
+pub(crate) fn at_start(tun: &Tun) -> std::io::Result<String> {
     Ok(granted(tun)?.trim_end().replace('\n', "; "))
 }

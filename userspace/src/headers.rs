@@ -3,22 +3,22 @@
 //! A field holds bytes in network byte order. So a header needs no alignment, has no padding, and any bytes are valid.
 
 /// The protocol numbers of IP.
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 
 /// A 16-bit number in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Be16([u8; 2]);
+pub(crate) struct Be16([u8; 2]);
 
 impl Be16 {
     #[inline]
-    pub fn get(self) -> u16 {
+    pub(crate) fn get(self) -> u16 {
         u16::from_be_bytes(self.0)
     }
 
     #[inline]
-    pub fn set(&mut self, value: u16) {
+    pub(crate) fn set(&mut self, value: u16) {
         self.0 = value.to_be_bytes();
     }
 }
@@ -26,16 +26,16 @@ impl Be16 {
 /// A 32-bit number in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Be32([u8; 4]);
+pub(crate) struct Be32([u8; 4]);
 
 impl Be32 {
     #[inline]
-    pub fn get(self) -> u32 {
+    pub(crate) fn get(self) -> u32 {
         u32::from_be_bytes(self.0)
     }
 
     #[inline]
-    pub fn set(&mut self, value: u32) {
+    pub(crate) fn set(&mut self, value: u32) {
         self.0 = value.to_be_bytes();
     }
 }
@@ -45,7 +45,7 @@ impl Be32 {
 /// # Safety
 ///
 /// The type is `repr(C)` and consists of bytes and arrays of bytes alone.
-pub unsafe trait Header: Sized {
+pub(crate) unsafe trait Header: Sized {
     const LEN: usize = size_of::<Self>();
 
     /// The header at the start of some bytes; `None` if they are too few.
@@ -75,17 +75,17 @@ pub unsafe trait Header: Sized {
 
 /// RFC 791, without options.
 #[repr(C)]
-pub struct Ipv4 {
-    pub version_and_length: u8,
-    pub tos: u8,
-    pub total_length: Be16,
-    pub identification: Be16,
-    pub flags_and_offset: Be16,
-    pub ttl: u8,
-    pub protocol: u8,
-    pub checksum: [u8; 2],
+pub(crate) struct Ipv4 {
+    pub(crate) version_and_length: u8,
+    pub(crate) tos: u8,
+    pub(crate) total_length: Be16,
+    pub(crate) identification: Be16,
+    pub(crate) flags_and_offset: Be16,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
+    pub(crate) checksum: [u8; 2],
     /// Source and destination.
-    pub addresses: [u8; 8],
+    pub(crate) addresses: [u8; 8],
 }
 
 // SAFETY: bytes alone.
@@ -97,31 +97,31 @@ impl Ipv4 {
     const FRAGMENT: u16 = 0x3fff;
 
     #[inline]
-    pub fn has_options(&self) -> bool {
+    pub(crate) fn has_options(&self) -> bool {
         self.version_and_length != 0x45
     }
 
     #[inline]
-    pub fn is_fragment(&self) -> bool {
+    pub(crate) fn is_fragment(&self) -> bool {
         self.flags_and_offset.get() & Self::FRAGMENT != 0
     }
 
     #[inline]
-    pub fn dont_fragment(&self) -> bool {
+    pub(crate) fn dont_fragment(&self) -> bool {
         self.flags_and_offset.get() & Self::DONT_FRAGMENT != 0
     }
 }
 
 /// RFC 8200.
 #[repr(C)]
-pub struct Ipv6 {
+pub(crate) struct Ipv6 {
     /// Version, traffic class and flow label.
-    pub class_and_flow: [u8; 4],
-    pub payload_length: Be16,
-    pub next_header: u8,
-    pub hop_limit: u8,
+    pub(crate) class_and_flow: [u8; 4],
+    pub(crate) payload_length: Be16,
+    pub(crate) next_header: u8,
+    pub(crate) hop_limit: u8,
     /// Source and destination.
-    pub addresses: [u8; 32],
+    pub(crate) addresses: [u8; 32],
 }
 
 // SAFETY: bytes alone.
@@ -129,44 +129,44 @@ unsafe impl Header for Ipv6 {}
 
 /// RFC 9293, without options.
 #[repr(C)]
-pub struct Tcp {
+pub(crate) struct Tcp {
     /// Source and destination.
-    pub ports: [u8; 4],
-    pub sequence: Be32,
-    pub acknowledgment: Be32,
-    pub data_offset: u8,
-    pub flags: u8,
-    pub window: Be16,
-    pub checksum: [u8; 2],
-    pub urgent: Be16,
+    pub(crate) ports: [u8; 4],
+    pub(crate) sequence: Be32,
+    pub(crate) acknowledgment: Be32,
+    pub(crate) data_offset: u8,
+    pub(crate) flags: u8,
+    pub(crate) window: Be16,
+    pub(crate) checksum: [u8; 2],
+    pub(crate) urgent: Be16,
 }
 
 // SAFETY: bytes alone.
 unsafe impl Header for Tcp {}
 
 impl Tcp {
-    pub const FIN: u8 = 0x01;
-    pub const SYN: u8 = 0x02;
-    pub const RST: u8 = 0x04;
-    pub const PSH: u8 = 0x08;
-    pub const ACK: u8 = 0x10;
-    pub const URG: u8 = 0x20;
-    pub const CWR: u8 = 0x80;
+    pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const SYN: u8 = 0x02;
+    pub(crate) const RST: u8 = 0x04;
+    pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const ACK: u8 = 0x10;
+    pub(crate) const URG: u8 = 0x20;
+    pub(crate) const CWR: u8 = 0x80;
 
     /// The length of the header that it claims, options included, in bytes.
     #[inline]
-    pub fn header_len(&self) -> usize {
+    pub(crate) fn header_len(&self) -> usize {
         usize::from(self.data_offset >> 4) * 4
     }
 }
 
 /// RFC 768.
 #[repr(C)]
-pub struct Udp {
+pub(crate) struct Udp {
     /// Source and destination.
-    pub ports: [u8; 4],
-    pub length: Be16,
-    pub checksum: [u8; 2],
+    pub(crate) ports: [u8; 4],
+    pub(crate) length: Be16,
+    pub(crate) checksum: [u8; 2],
 }
 
 // SAFETY: bytes alone.
@@ -174,7 +174,7 @@ unsafe impl Header for Udp {}
 
 /// The IP header of a packet, of either version.
 #[derive(Clone, Copy)]
-pub enum Ip<'a> {
+pub(crate) enum Ip<'a> {
     V4(&'a Ipv4),
     V6(&'a Ipv6),
 }
@@ -182,7 +182,7 @@ pub enum Ip<'a> {
 impl<'a> Ip<'a> {
     /// `None` for a packet that is not IP, or too short.
     #[inline]
-    pub fn of(packet: &'a [u8]) -> Option<Self> {
+    pub(crate) fn of(packet: &'a [u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => Ipv4::of(packet).map(Self::V4),
             6 => Ipv6::of(packet).map(Self::V6),
@@ -192,7 +192,7 @@ impl<'a> Ip<'a> {
 
     /// The length of the header, IPv4's options and IPv6's extension headers excluded.
     #[inline]
-    pub fn header_len(self) -> usize {
+    pub(crate) fn header_len(self) -> usize {
         match self {
             Self::V4(_) => Ipv4::LEN,
             Self::V6(_) => Ipv6::LEN,
@@ -201,7 +201,7 @@ impl<'a> Ip<'a> {
 
     /// Source and destination.
     #[inline]
-    pub fn addresses(self) -> &'a [u8] {
+    pub(crate) fn addresses(self) -> &'a [u8] {
         match self {
             Self::V4(ip) => &ip.addresses,
             Self::V6(ip) => &ip.addresses,

@@ -98,7 +98,7 @@ fn may_be_answered_v6(packet: &[u8]) -> bool {
 }
 
 /// At most so many answers at once and so many in a second.
-pub struct Limit {
+pub(crate) struct Limit {
     tokens: u64,
     filled: u64,
 }
@@ -113,7 +113,7 @@ impl Default for Limit {
 }
 
 impl Limit {
-    pub fn allows(&mut self, now: u64) -> bool {
+    pub(crate) fn allows(&mut self, now: u64) -> bool {
         let gained = now.saturating_sub(self.filled) / MS_PER_TOKEN;
         if gained > 0 {
             self.tokens = (self.tokens + gained).min(BURST);

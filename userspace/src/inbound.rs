@@ -40,7 +40,7 @@ struct Known<'a> {
     any: bool,
 }
 
-pub struct Inbound {
+pub(crate) struct Inbound {
     device: Arc<Device>,
     receiver: Receiver,
     coalescer: Coalescer,
@@ -53,7 +53,7 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    pub fn new(device: Arc<Device>) -> Self {
+    pub(crate) fn new(device: Arc<Device>) -> Self {
         let coalescer = Coalescer::new(device.tun.offloads);
         Self {
             device,
@@ -67,7 +67,7 @@ impl Inbound {
     }
 
     /// Works for as long as the process does.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let device = self.device.clone();
         loop {
             device.inbound.clear();

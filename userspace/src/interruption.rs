@@ -18,7 +18,7 @@ use crate::sys::{self, check, check_len, owned, pollfd};
 
 /// What has interrupted the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interruption {
+pub(crate) enum Interruption {
     /// It was restored from a snapshot.
     Restored,
     /// It slept, or was hibernated.
@@ -163,7 +163,7 @@ fn read_uevent<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<Option<&'a 
 }
 
 /// What tells of interruptions. All of it is opened before the sandbox closes.
-pub struct Interruptions {
+pub(crate) struct Interruptions {
     uevents: Option<OwnedFd>,
     kernel_log: Option<OwnedFd>,
     clock_set: Option<OwnedFd>,
@@ -173,9 +173,9 @@ pub struct Interruptions {
 
 impl Interruptions {
     /// How many entries `pollfds` has.
-    pub const FDS: usize = 3;
+    pub(crate) const FDS: usize = 3;
 
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let has_id = has_generation_id();
         let open = |what: &str, opened: io::Result<OwnedFd>| {
             opened.inspect_err(|e| log::verbose(format_args!("cannot follow {what}: {e}"))).ok()
@@ -190,14 +190,14 @@ impl Interruptions {
     }
 
     /// Entries for poll(2), which passes over those that are missing.
-    pub fn pollfds(&self) -> [libc::pollfd; Self::FDS] {
+    pub(crate) fn pollfds(&self) -> [libc::pollfd; Self::FDS] {
         [&self.uevents, &self.kernel_log, &self.clock_set].map(|fd| {
             fd.as_ref().map_or(libc::pollfd { fd: -1, events: 0, revents: 0 }, |fd| pollfd(fd, libc::POLLIN))
         })
     }
 
     /// What has happened since the last call. `ready` is `pollfds` after poll(2).
-    pub fn seen(&mut self, ready: &[libc::pollfd], buffer: &mut [u8]) -> Vec<Interruption> {
+    pub(crate) fn seen(&mut self, ready: &[libc::pollfd], buffer: &mut [u8]) -> Vec<Interruption> {
         let is_ready = |at: usize| ready[at].revents != 0;
         let of_uevent = self.uevents.as_ref().is_some_and(|fd| is_ready(0) && uevents_tell(fd, buffer));
         let of_log = self.kernel_log.as_ref().is_some_and(|fd| is_ready(1) && log_tells(fd, buffer));

@@ -7,7 +7,7 @@ use curve25519_dalek::montgomery::MontgomeryPoint;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-pub const KEY_LEN: usize = 32;
+pub(crate) const KEY_LEN: usize = 32;
 
 /// A Curve25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,7 +16,7 @@ pub struct PublicKey(pub [u8; KEY_LEN]);
 impl PublicKey {
     /// Whether it is one of the few points that share the same secret, zero, with every private key: it proves nothing,
     /// and nothing is kept from anyone by it (the kernel's `curve25519` fails on them, see RFC 7748, section 6.1).
-    pub fn is_of_low_order(&self) -> bool {
+    pub(crate) fn is_of_low_order(&self) -> bool {
         // Eight times each of them is zero.
         MontgomeryPoint(self.0).mul_bits_be([true, false, false, false].into_iter())
             == MontgomeryPoint([0; 32])
@@ -77,14 +77,14 @@ impl fmt::Debug for PresharedKey {
 }
 
 /// Reads the 64 hexadecimal digits that the UAPI writes a key in, without a branch or an address that depends on them.
-pub fn parse_hex(text: &str) -> Option<[u8; KEY_LEN]> {
+pub(crate) fn parse_hex(text: &str) -> Option<[u8; KEY_LEN]> {
     let mut key = [0; KEY_LEN];
     let len = mixed::decode(text, &mut key).ok()?.len();
     (len == KEY_LEN).then_some(key)
 }
 
 /// Writes a key as the UAPI does, in constant time too.
-pub fn push_hex(out: &mut Vec<u8>, key: &[u8; KEY_LEN]) {
+pub(crate) fn push_hex(out: &mut Vec<u8>, key: &[u8; KEY_LEN]) {
     let at = out.len();
     out.resize(at + 2 * KEY_LEN, 0);
     lower::encode(key, &mut out[at..]).expect("there is room for two digits a byte");

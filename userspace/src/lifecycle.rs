@@ -14,7 +14,7 @@ use crate::tun::Link;
 use crate::tun::elsewhere::LinkState;
 
 /// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
-pub fn sync_link(device: &Device) {
+pub(crate) fn sync_link(device: &Device) {
     let link = device.link();
     if device.tun.is_detached() {
         return device.inbox.push_task(Task::End);
@@ -34,7 +34,7 @@ pub fn sync_link(device: &Device) {
 /// Moves to another port. While the link is down the port is held for it: a port that is taken is refused here, as
 /// nobody can refuse that a TUN device goes up (the kernel's WireGuard refuses that, in `wg_open`). Where there are no
 /// sockets though the link is up, the port was refused: the same one may be tried again.
-pub fn set_port(device: &Device, port: u16, fwmark: u32) -> io::Result<()> {
+pub(crate) fn set_port(device: &Device, port: u16, fwmark: u32) -> io::Result<()> {
     let link = device.link();
     if device.is_up() {
         if u32::from(port) != device.listen_port.load(Relaxed) {
@@ -86,7 +86,7 @@ fn start_peer(device: &Device, peer: &Arc<Peer>) {
 }
 
 /// Ends what may not go on after the machine was interrupted.
-pub fn end_sessions(device: &Device, by: Interruption) {
+pub(crate) fn end_sessions(device: &Device, by: Interruption) {
     match by {
         Interruption::Restored => {
             log::notice(format_args!("restored from a snapshot: nothing more is sent with the old keys"));

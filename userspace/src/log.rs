@@ -12,10 +12,10 @@ use crate::sys::{self, poll, pollfd};
 /// Messages in a second; more are counted and dropped.
 const MAX_PER_SECOND: u32 = 20;
 /// Where syslog and the journal listen.
-pub const SYSLOG: &str = "/dev/log";
+pub(crate) const SYSLOG: &str = "/dev/log";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     Silent,
     Error,
     Verbose,
@@ -23,7 +23,7 @@ pub enum Level {
 
 impl Level {
     /// The names that wireguard-go's `LOG_LEVEL` has.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "silent" => Some(Self::Silent),
             "error" => Some(Self::Error),
@@ -45,7 +45,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Sets out where messages go. The socket is not connected: syslog may start after us, or again. It has a name that the
 /// kernel chose, so that none can be made for it in the file system.
-pub fn start(level: Level, interface: &str, foreground: bool) {
+pub(crate) fn start(level: Level, interface: &str, foreground: bool) {
     let open = || {
         let socket = UnixDatagram::unbound().ok()?;
         socket.set_nonblocking(true).ok()?;
@@ -112,15 +112,15 @@ pub fn to_stdout(text: &str) -> ExitCode {
     }
 }
 
-pub fn error(message: std::fmt::Arguments<'_>) {
+pub(crate) fn error(message: std::fmt::Arguments<'_>) {
     write(Severity::Error, message);
 }
 
 /// For the log even without `LOG_LEVEL=verbose`.
-pub fn notice(message: std::fmt::Arguments<'_>) {
+pub(crate) fn notice(message: std::fmt::Arguments<'_>) {
     write(Severity::Notice, message);
 }
 
-pub fn verbose(message: std::fmt::Arguments<'_>) {
+pub(crate) fn verbose(message: std::fmt::Arguments<'_>) {
     write(Severity::Debug, message);
 }

@@ -48,7 +48,7 @@ struct Batch<'a> {
 }
 
 /// Everything that the thread works with, made once.
-pub struct Outbound {
+pub(crate) struct Outbound {
     device: Arc<Device>,
     read: Box<[u8]>,
     frames: Frames,
@@ -59,7 +59,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    pub fn new(device: Arc<Device>) -> Self {
+    pub(crate) fn new(device: Arc<Device>) -> Self {
         Self {
             device,
             read: vec![0; MAX_PACKET].into(),
@@ -72,7 +72,7 @@ impl Outbound {
     }
 
     /// Works until the link is gone.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let device = self.device.clone();
         loop {
             let mut waiting = [pollfd(&device.tun, libc::POLLIN), pollfd(&device.outbound, libc::POLLIN)];

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use crate::checksum;
 
 /// The ECN bits of a packet: "congestion experienced" when both are set (RFC 3168).
-pub const ECN_MASK: u8 = 3;
-pub const ECN_CE: u8 = 3;
-pub const ECN_ECT0: u8 = 2;
+pub(crate) const ECN_MASK: u8 = 3;
+pub(crate) const ECN_CE: u8 = 3;
+pub(crate) const ECN_ECT0: u8 = 2;
 
 /// An address of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub fn ecn(packet: &[u8]) -> u8 {
 
 /// The ECN bits of the outer packet (`ip_tunnel_ecn_encap` of the kernel, for a DS field of zero).
 #[inline]
-pub fn outer_ecn(packet: &[u8]) -> u8 {
+pub(crate) fn outer_ecn(packet: &[u8]) -> u8 {
     match ecn(packet) {
         ECN_CE => ECN_ECT0,
         other => other,

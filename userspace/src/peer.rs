@@ -17,19 +17,19 @@ use crate::wake::Alarm;
 
 /// The sessions of a peer, as the kernel's `struct noise_keypairs`.
 #[derive(Default)]
-pub struct Keypairs {
-    pub current: Option<Arc<Session>>,
+pub(crate) struct Keypairs {
+    pub(crate) current: Option<Arc<Session>>,
     previous: Option<Arc<Session>>,
     /// Ours as responder, until the first packet shows that the initiator has it too.
     next: Option<Arc<Session>>,
 }
 
 /// Sessions that have just been forgotten, by their local index.
-pub type Forgotten = Vec<u32>;
+pub(crate) type Forgotten = Vec<u32>;
 
 impl Keypairs {
     /// Takes a new session in (`add_new_keypair` of the kernel's `noise.c`).
-    pub fn add(&mut self, new: Arc<Session>) -> Forgotten {
+    pub(crate) fn add(&mut self, new: Arc<Session>) -> Forgotten {
         let mut forgotten = Forgotten::new();
         let mut forget = |session: Option<Arc<Session>>| forgotten.extend(session.map(|s| s.local_index));
         if new.initiator {
@@ -50,7 +50,7 @@ impl Keypairs {
     }
 
     /// Notes a packet of a session: the first one of the next makes it the current (`wg_noise_received_with_keypair`).
-    pub fn confirm(&mut self, session: &Arc<Session>) -> Option<Forgotten> {
+    pub(crate) fn confirm(&mut self, session: &Arc<Session>) -> Option<Forgotten> {
         if !self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session)) {
             return None;
         }
@@ -60,28 +60,28 @@ impl Keypairs {
         Some(oldest.map(|s| s.local_index).into_iter().collect())
     }
 
-    pub fn is_next(&self, session: &Arc<Session>) -> bool {
+    pub(crate) fn is_next(&self, session: &Arc<Session>) -> bool {
         self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
     }
 
-    pub fn clear(&mut self) -> Forgotten {
+    pub(crate) fn clear(&mut self) -> Forgotten {
         let all = [self.current.take(), self.previous.take(), self.next.take()];
         all.into_iter().flatten().map(|s| s.local_index).collect()
     }
 
     /// Makes the next packet bring about a handshake.
-    pub fn expire(&self) {
+    pub(crate) fn expire(&self) {
         self.current.iter().chain(&self.next).for_each(|s| s.expire_sending());
     }
 }
 
 /// The handshake of a peer.
 pub struct Handshake {
-    pub psk: PresharedKey,
+    pub(crate) psk: PresharedKey,
     pub cookies: Maker,
     pub pending: Option<Initiated>,
     /// Of the newest initiation sent.
-    pub stamp: Timestamp,
+    pub(crate) stamp: Timestamp,
     /// Of the newest initiation received: an older one is a replay.
     pub newest: Timestamp,
     pub last_received: u64,
@@ -91,29 +91,29 @@ pub struct Handshake {
 pub struct Peer {
     pub key: PublicKey,
     /// Its place in the table of peers, which the allowed IPs name it by.
-    pub slot: u32,
+    pub(crate) slot: u32,
     /// The order of configuration, which listings keep.
-    pub sequence: u64,
-    pub endpoint: Mutex<Option<Endpoint>>,
-    pub keypairs: RwLock<Keypairs>,
+    pub(crate) sequence: u64,
+    pub(crate) endpoint: Mutex<Option<Endpoint>>,
+    pub(crate) keypairs: RwLock<Keypairs>,
     pub handshake: Mutex<Handshake>,
-    pub staged: Staged,
-    pub timers: Timers,
-    pub keepalive_seconds: AtomicU16,
+    pub(crate) staged: Staged,
+    pub(crate) timers: Timers,
+    pub(crate) keepalive_seconds: AtomicU16,
     pub rx_bytes: AtomicU64,
-    pub tx_bytes: AtomicU64,
+    pub(crate) tx_bytes: AtomicU64,
     /// Nanoseconds since 1970, zero before the first.
-    pub last_handshake: AtomicU64,
+    pub(crate) last_handshake: AtomicU64,
     /// When the last handshake message was sent.
-    pub last_sent: AtomicU64,
-    pub attempts: AtomicU32,
+    pub(crate) last_sent: AtomicU64,
+    pub(crate) attempts: AtomicU32,
     /// Whether the control thread has been asked to begin a handshake.
-    pub handshake_wanted: AtomicBool,
-    pub events: Events,
+    pub(crate) handshake_wanted: AtomicBool,
+    pub(crate) events: Events,
 }
 
 impl Peer {
-    pub fn new(key: PublicKey, slot: u32, sequence: u64) -> Self {
+    pub(crate) fn new(key: PublicKey, slot: u32, sequence: u64) -> Self {
         Self {
             key,
             slot,
@@ -152,12 +152,12 @@ impl Peer {
     }
 
     /// Follows a peer to where its authenticated packet came from.
-    pub fn roam(&self, arrived: Endpoint) {
+    pub(crate) fn roam(&self, arrived: Endpoint) {
         *lock(&self.endpoint) = Some(arrived);
     }
 
     /// Exchanges what is known of the way there, unless the peer has been heard from elsewhere meanwhile.
-    pub fn renew(&self, old: &Endpoint, new: Endpoint) {
+    pub(crate) fn renew(&self, old: &Endpoint, new: Endpoint) {
         let mut endpoint = lock(&self.endpoint);
         if endpoint.as_ref() == Some(old) {
             *endpoint = Some(new);
@@ -165,22 +165,22 @@ impl Peer {
     }
 
     /// Forgets the address that we send from, in case it is the cause of trouble.
-    pub fn clear_source(&self) {
+    pub(crate) fn clear_source(&self) {
         if let Some(endpoint) = lock(&self.endpoint).as_mut() {
             endpoint.source = Source::Unknown;
         }
     }
 
-    pub fn count_sent(&self, bytes: usize) {
+    pub(crate) fn count_sent(&self, bytes: usize) {
         self.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub fn count_received(&self, bytes: usize) {
+    pub(crate) fn count_received(&self, bytes: usize) {
         self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Both ends have the new session.
-    pub fn handshake_complete(&self) {
+    pub(crate) fn handshake_complete(&self) {
         self.timers.handshake_complete();
         self.attempts.store(0, Ordering::Relaxed);
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -189,7 +189,7 @@ impl Peer {
 
     /// The timers' part of having sent something.
     #[inline]
-    pub fn note_sent(&self, data: bool, now: u64, alarm: &Alarm) {
+    pub(crate) fn note_sent(&self, data: bool, now: u64, alarm: &Alarm) {
         if data {
             self.timers.data_sent(now, alarm);
         }
@@ -199,7 +199,7 @@ impl Peer {
 
     /// The timers' part of having received something.
     #[inline]
-    pub fn note_received(&self, data: bool, now: u64, alarm: &Alarm) {
+    pub(crate) fn note_received(&self, data: bool, now: u64, alarm: &Alarm) {
         self.timers.authenticated_received();
         self.timers.traversed(self.keepalive_seconds.load(Ordering::Relaxed), now, alarm);
         if data {

@@ -5,10 +5,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::sys::{self, check_len, errno, owned};
 
-pub const NLMSG_HEADER: usize = 16;
+pub(crate) const NLMSG_HEADER: usize = 16;
 const RTM_NEWNSID: u16 = 88;
 
-pub fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.extend(((4 + value.len()) as u16).to_ne_bytes());
     out.extend(kind.to_ne_bytes());
     out.extend(value);
@@ -16,7 +16,7 @@ pub fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// A number in an attribute of a message, found behind its fixed part.
-pub fn number(message: &[u8], fixed: usize, wanted: u16) -> Option<u32> {
+pub(crate) fn number(message: &[u8], fixed: usize, wanted: u16) -> Option<u32> {
     let mut rest = message.get(NLMSG_HEADER + fixed..)?;
     loop {
         let len = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
@@ -29,17 +29,17 @@ pub fn number(message: &[u8], fixed: usize, wanted: u16) -> Option<u32> {
 }
 
 /// The socket that asks; it has to be there before the system calls are confined.
-pub struct Rtnetlink(OwnedFd);
+pub(crate) struct Rtnetlink(OwnedFd);
 
 impl Rtnetlink {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: plain call, no pointers.
         owned(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) }).map(Self)
     }
 
     /// Sends a request and reads its answer, which the kernel gives at once.
-    pub fn ask(&self, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
+    pub(crate) fn ask(&self, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
         let acknowledged = if kind == RTM_NEWNSID { libc::NLM_F_ACK } else { 0 };
         let mut request = Vec::with_capacity(NLMSG_HEADER + body.len());
         request.extend(((NLMSG_HEADER + body.len()) as u32).to_ne_bytes());

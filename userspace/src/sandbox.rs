@@ -46,7 +46,7 @@ fn lock_all_memory() -> io::Result<()> {
 
 /// Keeps what there is out of swap within the limit, else the heap alone; the heap is followed from then on. Keys are on
 /// the heap, and for moments on the stacks.
-pub fn lock_memory_within_limit() {
+pub(crate) fn lock_memory_within_limit() {
     if HEAP_LOCKED_TO.load(Relaxed) == 0 {
         return;
     }
@@ -66,7 +66,7 @@ fn heap_end() -> usize {
 const LOCKED_TOGETHER: usize = 128 << 10;
 
 /// Locks what the heap has grown by; where the limit is reached, the rest stays as it is.
-pub fn follow_heap() {
+pub(crate) fn follow_heap() {
     let (locked_to, end) = (HEAP_LOCKED_TO.load(Relaxed), heap_end());
     if locked_to == 0 || locked_to == end {
         return;
@@ -139,7 +139,7 @@ pub fn confine(path: Option<&PinnedPath>) {
 }
 
 /// What is in force, in words.
-pub fn describe() -> String {
+pub(crate) fn describe() -> String {
     let InForce { landlock, filter } = *lock(&IN_FORCE);
     let filter = if filter { "system call filter" } else { "no system call filter" };
     let landlock = landlock.map_or("no Landlock".to_owned(), |version| format!("Landlock {version}"));

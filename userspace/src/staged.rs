@@ -7,7 +7,7 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 
 /// The kernel's `staged_packet_queue`.
 #[derive(Default)]
-pub struct Staged {
+pub(crate) struct Staged {
     packets: Mutex<VecDeque<Box<[u8]>>>,
     /// Whether there are any, as each packet asks on its way: true until the last of them is out.
     waits: AtomicBool,
@@ -15,12 +15,12 @@ pub struct Staged {
 
 impl Staged {
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.waits.load(Ordering::Acquire)
     }
 
     /// Keeps a packet; the oldest gives way, and whether it did is told.
-    pub fn push(&self, packet: Box<[u8]>) -> bool {
+    pub(crate) fn push(&self, packet: Box<[u8]>) -> bool {
         let mut packets = lock(&self.packets);
         let is_full = packets.len() >= MAX_STAGED_PACKETS;
         if is_full {
@@ -32,7 +32,7 @@ impl Staged {
     }
 
     /// Keeps an empty packet, a keepalive, where nothing else would be sent anyway.
-    pub fn push_keepalive(&self) {
+    pub(crate) fn push_keepalive(&self) {
         let mut packets = lock(&self.packets);
         if packets.is_empty() {
             packets.push_back(Box::default());
@@ -41,7 +41,7 @@ impl Staged {
     }
 
     /// Drops all of them and tells how many there were, besides a keepalive.
-    pub fn clear(&self) -> usize {
+    pub(crate) fn clear(&self) -> usize {
         let mut packets = lock(&self.packets);
         let dropped = packets.iter().filter(|packet| !packet.is_empty()).count();
         packets.clear();
@@ -51,7 +51,7 @@ impl Staged {
 
     /// Sends all of them, where there is something to send with. A second thread waits until the first is done, lest
     /// what it has to send overtakes them.
-    pub fn send_with<S>(
+    pub(crate) fn send_with<S>(
         &self,
         session: impl FnOnce() -> Option<S>,
         mut send: impl FnMut(&S, &[u8]),

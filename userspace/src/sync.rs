@@ -1,12 +1,12 @@
 //! The locks and atomics of the code that loom checks: loom's own in its tests, the standard library's otherwise.
 
 #[cfg(all(test, loom))]
-pub use loom::sync::{
+pub(crate) use loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, Ordering, fence},
 };
 #[cfg(not(all(test, loom)))]
-pub use std::sync::{
+pub(crate) use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, Ordering, fence},
 };
@@ -14,6 +14,6 @@ pub use std::sync::{
 use std::sync::PoisonError;
 
 /// Takes a lock. A thread that panics ends the process, so no lock is ever found poisoned.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -33,7 +33,7 @@ pub fn errno(code: i32) -> io::Error {
 }
 
 /// A connection to a listening socket; `WouldBlock` where its queue has been full for so long.
-pub fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream> {
     let mut address =
         libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
     let name = path.as_os_str().as_bytes();
@@ -55,7 +55,7 @@ pub fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream>
 }
 
 /// How many descriptors this process may have.
-pub fn descriptor_limit() -> io::Result<usize> {
+pub(crate) fn descriptor_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the result.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
@@ -69,7 +69,7 @@ pub fn now_ms() -> u64 {
 }
 
 /// Nanoseconds of a clock.
-pub fn clock_ns(which: libc::clockid_t) -> i64 {
+pub(crate) fn clock_ns(which: libc::clockid_t) -> i64 {
     let now = clock(which);
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
@@ -105,7 +105,7 @@ impl Waker {
         unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut count = 0u64;
         // SAFETY: reads at most the eight bytes of `count`.
         unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
@@ -158,7 +158,7 @@ pub fn setsockopt<T: Copy>(fd: &impl AsRawFd, level: c_int, name: c_int, value: 
 }
 
 /// A socket for UDP that does not block.
-pub fn udp_socket(family: c_int) -> io::Result<OwnedFd> {
+pub(crate) fn udp_socket(family: c_int) -> io::Result<OwnedFd> {
     // SAFETY: plain call, no pointers.
     owned(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
 }
@@ -169,7 +169,7 @@ pub fn asking_socket() -> io::Result<OwnedFd> {
 }
 
 /// Gives a local socket an abstract name that the kernel chooses (unix(7), "Autobind feature").
-pub fn autobind(socket: &UnixDatagram) -> io::Result<()> {
+pub(crate) fn autobind(socket: &UnixDatagram) -> io::Result<()> {
     let family = libc::AF_UNIX as libc::sa_family_t;
     let length = mem::size_of_val(&family) as libc::socklen_t;
     // SAFETY: an address that consists of the family alone.

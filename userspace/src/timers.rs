@@ -10,7 +10,7 @@ use crate::wake::{Alarm, Deadline};
 
 /// What has to be done for a peer whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub(crate) enum Due {
     RetryHandshake,
     SendKeepalive,
     NewHandshake,
@@ -20,7 +20,7 @@ pub enum Due {
 
 /// All deadlines of one peer.
 #[derive(Default)]
-pub struct Timers {
+pub(crate) struct Timers {
     retry_handshake: Deadline,
     send_keepalive: Deadline,
     new_handshake: Deadline,
@@ -37,7 +37,7 @@ fn jitter() -> u64 {
 
 impl Timers {
     /// What is due now.
-    pub fn due(&self, now: u64) -> impl Iterator<Item = Due> + '_ {
+    pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = Due> + '_ {
         [
             (&self.retry_handshake, Due::RetryHandshake),
             (&self.send_keepalive, Due::SendKeepalive),
@@ -50,7 +50,7 @@ impl Timers {
     }
 
     /// The earliest deadline.
-    pub fn next(&self) -> Option<u64> {
+    pub(crate) fn next(&self) -> Option<u64> {
         [
             &self.retry_handshake,
             &self.send_keepalive,
@@ -63,7 +63,7 @@ impl Timers {
         .min()
     }
 
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         for deadline in [
             &self.retry_handshake,
             &self.send_keepalive,
@@ -79,7 +79,7 @@ impl Timers {
 
     /// A data packet was sent: an answer of any kind is awaited.
     #[inline]
-    pub fn data_sent(&self, now: u64, alarm: &Alarm) {
+    pub(crate) fn data_sent(&self, now: u64, alarm: &Alarm) {
         if !self.new_handshake.is_set() {
             self.new_handshake.set(now + KEEPALIVE_TIMEOUT_MS + REKEY_TIMEOUT_MS + jitter(), alarm);
         }
@@ -87,7 +87,7 @@ impl Timers {
 
     /// A data packet came: something is to be sent back before long.
     #[inline]
-    pub fn data_received(&self, now: u64, alarm: &Alarm) {
+    pub(crate) fn data_received(&self, now: u64, alarm: &Alarm) {
         if self.send_keepalive.is_set() {
             self.another_keepalive.store(true, Relaxed);
         } else {
@@ -96,51 +96,51 @@ impl Timers {
     }
 
     #[inline]
-    pub fn authenticated_sent(&self) {
+    pub(crate) fn authenticated_sent(&self) {
         self.send_keepalive.clear();
     }
 
     #[inline]
-    pub fn authenticated_received(&self) {
+    pub(crate) fn authenticated_received(&self) {
         self.new_handshake.clear();
     }
 
     /// Anything authenticated went either way.
     #[inline]
-    pub fn traversed(&self, keepalive_seconds: u16, now: u64, alarm: &Alarm) {
+    pub(crate) fn traversed(&self, keepalive_seconds: u16, now: u64, alarm: &Alarm) {
         if keepalive_seconds != 0 {
             self.persistent_keepalive.set(now + u64::from(keepalive_seconds) * 1000, alarm);
         }
     }
 
-    pub fn handshake_initiated(&self, now: u64, alarm: &Alarm) {
+    pub(crate) fn handshake_initiated(&self, now: u64, alarm: &Alarm) {
         self.retry_handshake.set(now + REKEY_TIMEOUT_MS + jitter(), alarm);
     }
 
     /// A handshake that was wanted has to wait, as a handshake message was sent just before.
     #[inline]
-    pub fn handshake_postponed(&self, last_sent: u64, alarm: &Alarm) {
+    pub(crate) fn handshake_postponed(&self, last_sent: u64, alarm: &Alarm) {
         if !self.retry_handshake.is_set() {
             self.handshake_initiated(last_sent, alarm);
         }
     }
 
-    pub fn handshake_complete(&self) {
+    pub(crate) fn handshake_complete(&self) {
         self.retry_handshake.clear();
         self.last_minute.store(false, Relaxed);
     }
 
-    pub fn session_derived(&self, now: u64, alarm: &Alarm) {
+    pub(crate) fn session_derived(&self, now: u64, alarm: &Alarm) {
         self.wipe_keys.set(now + 3 * REJECT_AFTER_TIME_MS, alarm);
     }
 
     /// The keys are wiped before their time.
-    pub fn keys_wiped(&self) {
+    pub(crate) fn keys_wiped(&self) {
         self.wipe_keys.clear();
     }
 
     /// The handshake is given up.
-    pub fn handshake_failed(&self, now: u64, alarm: &Alarm) {
+    pub(crate) fn handshake_failed(&self, now: u64, alarm: &Alarm) {
         self.send_keepalive.clear();
         if !self.wipe_keys.is_set() {
             self.session_derived(now, alarm);
@@ -148,14 +148,14 @@ impl Timers {
     }
 
     /// After a passive keepalive: one more, where data came in the meantime.
-    pub fn keepalive_sent(&self, now: u64, alarm: &Alarm) {
+    pub(crate) fn keepalive_sent(&self, now: u64, alarm: &Alarm) {
         if self.another_keepalive.swap(false, Relaxed) {
             self.send_keepalive.set(now + KEEPALIVE_TIMEOUT_MS, alarm);
         }
     }
 
     /// True once for each session.
-    pub fn take_last_minute(&self) -> bool {
+    pub(crate) fn take_last_minute(&self) -> bool {
         !self.last_minute.swap(true, Relaxed)
     }
 }

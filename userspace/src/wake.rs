@@ -26,55 +26,55 @@ const OFF: u64 = 0;
 
 /// A point in time in milliseconds, or none. Any thread may set it.
 #[derive(Default)]
-pub struct Deadline(AtomicU64);
+pub(crate) struct Deadline(AtomicU64);
 
 impl Deadline {
     #[inline]
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed) != OFF
     }
 
     #[inline]
-    pub fn set(&self, at: u64, alarm: &Alarm) {
+    pub(crate) fn set(&self, at: u64, alarm: &Alarm) {
         self.0.store(at, Ordering::Relaxed);
         alarm.at_latest(at);
     }
 
     #[inline]
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if self.is_set() {
             self.0.store(OFF, Ordering::Relaxed);
         }
     }
 
     /// Whether the time has come; the deadline is then off.
-    pub fn take(&self, now: u64) -> bool {
+    pub(crate) fn take(&self, now: u64) -> bool {
         let at = self.0.load(Ordering::Relaxed);
         at != OFF
             && at <= now
             && self.0.compare_exchange(at, OFF, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    pub fn next(&self) -> Option<u64> {
+    pub(crate) fn next(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|&at| at != OFF)
     }
 }
 
 /// When the control thread has to look at the deadlines at the latest.
-pub struct Alarm {
+pub(crate) struct Alarm {
     next: AtomicU64,
     waker: Waker,
 }
 
 impl Alarm {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { next: AtomicU64::new(NEVER), waker: Waker::new()? })
     }
 
     /// Makes sure that the thread looks at this time, after the deadline itself was set. The fence here and the one in
     /// `ring` leave two cases: `ring` sees the deadline, or this function sees that `ring` has reset the alarm.
     #[inline]
-    pub fn at_latest(&self, at: u64) {
+    pub(crate) fn at_latest(&self, at: u64) {
         fence(Ordering::SeqCst);
         if self.next.load(Ordering::Relaxed) > at && self.next.fetch_min(at, Ordering::Relaxed) > at {
             self.waker.wake();
@@ -82,7 +82,7 @@ impl Alarm {
     }
 
     /// If the time has come, acts on the deadlines. `act` looks at all of them and returns the earliest that is left.
-    pub fn ring(&self, now: u64, act: impl FnOnce() -> Option<u64>) {
+    pub(crate) fn ring(&self, now: u64, act: impl FnOnce() -> Option<u64>) {
         if self.next() > now {
             return;
         }
@@ -118,12 +118,12 @@ impl<T, M> Queue<T, M> {
 
 /// Tasks and messages for the control thread, and the alarm for its deadlines.
 pub struct Inbox<T, M> {
-    pub alarm: Alarm,
+    pub(crate) alarm: Alarm,
     queue: Mutex<Queue<T, M>>,
 }
 
 impl<T, M> Inbox<T, M> {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let queue = Queue { tasks: VecDeque::new(), messages: VecDeque::new(), gather_until: 0 };
         Ok(Self { alarm: Alarm::new()?, queue: Mutex::new(queue) })
     }
@@ -140,13 +140,13 @@ impl<T, M> Inbox<T, M> {
         }
     }
 
-    pub fn push_task(&self, task: T) {
+    pub(crate) fn push_task(&self, task: T) {
         self.push(|queue| queue.tasks.push_back(task));
     }
 
     /// Adds messages while fewer than `most` wait, and drops the rest, of which it tells the number; `messages` is empty
     /// then.
-    pub fn push_messages(&self, messages: &mut Vec<M>, most: usize) -> usize {
+    pub(crate) fn push_messages(&self, messages: &mut Vec<M>, most: usize) -> usize {
         if messages.is_empty() {
             return 0;
         }
@@ -167,20 +167,20 @@ impl<T, M> Inbox<T, M> {
     }
 
     /// Takes the next messages, unless they are to gather, and says how many are left.
-    pub fn take_messages(&self, most: usize, now: u64) -> (Vec<M>, usize) {
+    pub(crate) fn take_messages(&self, most: usize, now: u64) -> (Vec<M>, usize) {
         let mut queue = lock(&self.queue);
         let count = if now < queue.gather_until { 0 } else { queue.messages.len().min(most) };
         (queue.messages.drain(..count).collect(), queue.messages.len())
     }
 
     /// Lets messages gather until this time.
-    pub fn gather(&self, until: u64) {
+    pub(crate) fn gather(&self, until: u64) {
         lock(&self.queue).gather_until = until;
     }
 
     /// Sleeps by `poll`, which gets the waker and the time that it may take (None for no limit), until there is work here
     /// or at `other`. This is the only place that computes how long the thread sleeps.
-    pub fn sleep<R>(
+    pub(crate) fn sleep<R>(
         &self,
         now: u64,
         other: Option<u64>,
@@ -197,7 +197,7 @@ impl<T, M> Inbox<T, M> {
 #[cfg(test)]
 impl Alarm {
     /// For tests: the time that the alarm is set to.
-    pub fn set_to(&self) -> Option<u64> {
+    pub(crate) fn set_to(&self) -> Option<u64> {
         Some(self.next()).filter(|&at| at != NEVER)
     }
 }
@@ -218,22 +218,22 @@ mod loom {
     use std::time::Duration;
 
     /// The place of the event counter.
-    pub struct Waker {
+    pub(crate) struct Waker {
         is_set: Mutex<bool>,
         changed: Condvar,
     }
 
     impl Waker {
-        pub fn new() -> io::Result<Self> {
+        pub(crate) fn new() -> io::Result<Self> {
             Ok(Self { is_set: Mutex::new(false), changed: Condvar::new() })
         }
 
-        pub fn wake(&self) {
+        pub(crate) fn wake(&self) {
             *lock(&self.is_set) = true;
             self.changed.notify_all();
         }
 
-        pub fn clear(&self) {
+        pub(crate) fn clear(&self) {
             *lock(&self.is_set) = false;
         }
 

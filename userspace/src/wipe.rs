@@ -15,11 +15,11 @@ use std::mem::MaybeUninit;
 
 /// How far below a caller's frame keys may be copied: tests hold the handshake and the ciphers to it. They take 18 KiB, and
 /// five times as much where the compiler does not optimise.
-pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 128 << 10 } else { 64 << 10 };
+pub(crate) const STACK_BYTES: usize = if cfg!(debug_assertions) { 128 << 10 } else { 64 << 10 };
 
 /// Overwrites the stack below the caller's frame, where the functions that it called before had their frames.
 #[inline(never)]
-pub fn stack() {
+pub(crate) fn stack() {
     let mut below = MaybeUninit::<[u8; STACK_BYTES]>::uninit();
     // SAFETY: the array is ours for its whole length.
     unsafe { wipe(below.as_mut_ptr().cast(), STACK_BYTES) };
@@ -27,7 +27,7 @@ pub fn stack() {
 }
 
 /// Runs a function in frames of its own, then overwrites them. What it returns must hold no key.
-pub fn after<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn after<T>(work: impl FnOnce() -> T) -> T {
     let done = apart(work);
     stack();
     done
@@ -80,7 +80,7 @@ unsafe impl GlobalAlloc for Wiping {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
     use std::thread;
@@ -106,7 +106,7 @@ pub mod tests {
     }
 
     /// How many bytes of stack a function takes.
-    pub fn depth(work: impl FnOnce() + Send) -> usize {
+    pub(crate) fn depth(work: impl FnOnce() + Send) -> usize {
         let measure = || {
             let lowest = apart(paint::<PAINTED>);
             apart(work);

@@ -22,7 +22,7 @@ const GATHER_MS: u64 = 2;
 const TASKS_PER_TURN: usize = 64;
 
 /// Does this work, and knows whether the load is high.
-pub struct Work {
+pub(crate) struct Work {
     device: Arc<Device>,
     /// Until when there are more handshake messages than can be answered in full.
     until: u64,
@@ -30,13 +30,13 @@ pub struct Work {
 }
 
 impl Work {
-    pub fn new(device: Arc<Device>) -> Self {
+    pub(crate) fn new(device: Arc<Device>) -> Self {
         Self { device, until: 0, crowd: Crowd::default() }
     }
 
     /// Does what is due; false once the link is gone.
     #[must_use]
-    pub fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         self.messages();
         let is_there = self.tasks();
         if is_there {

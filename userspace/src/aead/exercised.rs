@@ -7,7 +7,7 @@ const VARIABLE: &str = "WGQ_TEST_CIPHERS";
 
 /// The ciphers to test. Panics unless they are exactly those that the run names; a run that names none must have those
 /// that the kernel reports for the processor.
-pub fn exercised() -> Vec<Cipher> {
+pub(crate) fn exercised() -> Vec<Cipher> {
     let named = std::env::var(VARIABLE).map_or_else(|_| reported(), |names| named(&names));
     let possible: Vec<_> = Cipher::ALL.into_iter().filter(|cipher| cipher.is_possible()).collect();
     assert_eq!(named, possible, "{VARIABLE} or /proc/cpuinfo (left) and what can run here (right) differ");

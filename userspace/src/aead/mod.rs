@@ -34,7 +34,7 @@ pub struct Message {
 pub struct MessageSet(u16);
 
 impl MessageSet {
-    pub const EMPTY: Self = Self(0);
+    pub(crate) const EMPTY: Self = Self(0);
 
     /// The first `count` messages of a batch. Panics beyond [`MANY`].
     pub fn first(count: usize) -> Self {
@@ -44,7 +44,7 @@ impl MessageSet {
 
     /// Those of `count` messages for which `is_in` holds.
     #[inline]
-    pub fn select(count: usize, mut is_in: impl FnMut(usize) -> bool) -> Self {
+    pub(crate) fn select(count: usize, mut is_in: impl FnMut(usize) -> bool) -> Self {
         (0..count).fold(Self::EMPTY, |set, index| Self(set.0 | u16::from(is_in(index)) << index))
     }
 
@@ -54,12 +54,12 @@ impl MessageSet {
     }
 
     #[inline]
-    pub fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self == Self::EMPTY
     }
 
     #[must_use]
-    pub fn without(self, index: usize) -> Self {
+    pub(crate) fn without(self, index: usize) -> Self {
         Self(self.0 & !(1 << index))
     }
 }
@@ -77,7 +77,7 @@ impl Cipher {
     pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Ring];
 
     /// The fastest one that this processor has, or the one that `WGQ_CIPHER` asks for: settled once for the process.
-    pub fn chosen() -> Self {
+    pub(crate) fn chosen() -> Self {
         static CHOSEN: OnceLock<Cipher> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
             let wanted = Self::wanted();
@@ -133,7 +133,7 @@ impl Cipher {
         self == Self::Ring || wide_is_possible(self)
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ring => "ring",
             Self::Avx2 => "AVX2, 2 packets side by side",

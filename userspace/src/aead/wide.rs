@@ -6,7 +6,7 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod fences;
-pub mod trial;
+pub(crate) mod trial;
 #[cfg(test)]
 mod vectors;
 
@@ -31,7 +31,7 @@ type State = [u32; 14];
 type Apply = unsafe fn(&State, &mut [u8], &[Message]) -> Tags;
 
 /// Whether this processor has the instructions.
-pub fn is_possible(cipher: Cipher) -> bool {
+pub(crate) fn is_possible(cipher: Cipher) -> bool {
     match cipher {
         Cipher::Ring => false,
         Cipher::Avx2 => avx2::is_possible(),
@@ -40,7 +40,7 @@ pub fn is_possible(cipher: Cipher) -> bool {
 }
 
 /// The key within the state, and what works with it; that there is one shows that the instructions are there too.
-pub struct Key {
+pub(crate) struct Key {
     state: State,
     /// How many messages at least are faster so: fewer leave too many lanes empty.
     few: usize,
@@ -51,7 +51,7 @@ pub struct Key {
 }
 
 impl Key {
-    pub fn new(key: &[u8; 32], cipher: Cipher) -> Option<Self> {
+    pub(crate) fn new(key: &[u8; 32], cipher: Cipher) -> Option<Self> {
         let state = state(key);
         is_possible(cipher).then_some(match cipher {
             Cipher::Avx512 => {
@@ -62,12 +62,12 @@ impl Key {
     }
 
     /// Whether so many and so long messages are faster so than one by one.
-    pub fn suits(&self, messages: &[Message]) -> bool {
+    pub(crate) fn suits(&self, messages: &[Message]) -> bool {
         messages.len() >= self.few && messages.iter().all(|message| message.len <= self.longest)
     }
 
     /// As [`super::Key::seal`], for at most [`MANY`] messages.
-    pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
+    pub(crate) fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
         check(buffer, messages);
         // SAFETY: a `Key` is only made where the processor has the instructions, and the messages lie within the buffer.
         let tags = unsafe { (self.seal)(&self.state, buffer, messages) };
@@ -77,7 +77,7 @@ impl Key {
     }
 
     /// As [`super::Key::open`].
-    pub fn open(&self, buffer: &mut [u8], messages: &[Message]) -> MessageSet {
+    pub(crate) fn open(&self, buffer: &mut [u8], messages: &[Message]) -> MessageSet {
         check(buffer, messages);
         // SAFETY: as in `seal`.
         let tags = unsafe { (self.open)(&self.state, buffer, messages) };

@@ -15,7 +15,7 @@ const SECRET_MAX_AGE_MS: u64 = 120_000;
 /// A cookie is used for five seconds less than its secret lives, for latency's sake.
 const COOKIE_MAX_AGE_MS: u64 = SECRET_MAX_AGE_MS - 5_000;
 
-pub type Mac = [u8; MAC_LEN];
+pub(crate) type Mac = [u8; MAC_LEN];
 
 fn labelled(label: [u8; 8], key: PublicKey) -> [u8; 32] {
     Blake2s256::new().chain_update(label).chain_update(key.0).finalize().into()

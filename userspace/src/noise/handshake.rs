@@ -61,14 +61,14 @@ fn ephemeral(body: &[u8]) -> Option<PublicKey> {
 
 /// The time stamps of a device's initiations.
 #[derive(Default)]
-pub struct Stamps {
+pub(crate) struct Stamps {
     newest: Timestamp,
 }
 
 impl Stamps {
     /// Later than the last one for the same peer and no earlier than any other, though the clock be set back. Different
     /// peers may get the same: they would run away from the clock otherwise, and a daemon started again begins with that.
-    pub fn next(&mut self, last: &Timestamp, now: Timestamp) -> Timestamp {
+    pub(crate) fn next(&mut self, last: &Timestamp, now: Timestamp) -> Timestamp {
         self.newest = now.max(self.newest);
         if self.newest <= *last {
             self.newest = after(last);
@@ -80,7 +80,7 @@ impl Stamps {
 /// A handshake that we have begun and wait to have answered.
 pub struct Initiated {
     state: Box<HandshakeState>,
-    pub local_index: u32,
+    pub(crate) local_index: u32,
 }
 
 /// Begins a handshake; the message still lacks its MACs. None for a key that nobody can prove to have.
@@ -139,7 +139,7 @@ impl Initiated {
 pub struct Received {
     state: Box<HandshakeState>,
     pub peer: PublicKey,
-    pub timestamp: Timestamp,
+    pub(crate) timestamp: Timestamp,
     pub remote_index: u32,
 }
 

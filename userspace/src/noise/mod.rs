@@ -51,24 +51,24 @@ pub mod message {
 
     /// The 64-bit field of a message at an offset that its length is known to cover.
     #[inline]
-    pub fn u64_at(packet: &[u8], at: usize) -> u64 {
+    pub(crate) fn u64_at(packet: &[u8], at: usize) -> u64 {
         u64::from_le_bytes(packet[at..at + 8].try_into().expect("eight bytes"))
     }
 }
 
 /// The times and limits of the whitepaper, section 6, and of the kernel's `messages.h`.
-pub mod limits {
-    pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-    pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - super::replay::WINDOW - 1;
-    pub const REKEY_TIMEOUT_MS: u64 = 5_000;
-    pub const REKEY_TIMEOUT_JITTER_MS: u64 = 333;
-    pub const REKEY_AFTER_TIME_MS: u64 = 120_000;
-    pub const REJECT_AFTER_TIME_MS: u64 = 180_000;
-    pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
-    pub const MAX_HANDSHAKE_ATTEMPTS: u32 = 90 / 5;
-    pub const MAX_STAGED_PACKETS: usize = 128;
+pub(crate) mod limits {
+    pub(crate) const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+    pub(crate) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - super::replay::WINDOW - 1;
+    pub(crate) const REKEY_TIMEOUT_MS: u64 = 5_000;
+    pub(crate) const REKEY_TIMEOUT_JITTER_MS: u64 = 333;
+    pub(crate) const REKEY_AFTER_TIME_MS: u64 = 120_000;
+    pub(crate) const REJECT_AFTER_TIME_MS: u64 = 180_000;
+    pub(crate) const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
+    pub(crate) const MAX_HANDSHAKE_ATTEMPTS: u32 = 90 / 5;
+    pub(crate) const MAX_STAGED_PACKETS: usize = 128;
     /// At most fifty initiations a second from one peer are looked at.
-    pub const INITIATION_INTERVAL_MS: u64 = 20;
+    pub(crate) const INITIATION_INTERVAL_MS: u64 = 20;
 }
 
 #[cfg(test)]

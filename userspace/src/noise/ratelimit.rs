@@ -34,7 +34,7 @@ fn network(address: IpAddr) -> u128 {
 
 impl RateLimiter {
     /// Whether a source may begin one more handshake.
-    pub fn allows(&mut self, source: IpAddr, now: u64) -> bool {
+    pub(crate) fn allows(&mut self, source: IpAddr, now: u64) -> bool {
         self.clean(now);
         let key = network(source);
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&key) {

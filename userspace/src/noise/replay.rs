@@ -1,13 +1,13 @@
 //! The sliding window against replays: RFC 6479, as the kernel's `receive.c` has it.
 
 /// Which of the last 8,192 counters were received.
-pub type Replay = Window<128>;
+pub(crate) type Replay = Window<128>;
 /// How far behind the newest counter an older one is still accepted.
 pub const WINDOW: u64 = Replay::LEN;
 
 /// Which of the last counters were received: as many as a number of words has bits.
 #[cfg_attr(test, derive(Clone))]
-pub struct Window<const WORDS: usize> {
+pub(crate) struct Window<const WORDS: usize> {
     /// One more than the highest counter seen.
     next: u64,
     bitmap: [u64; WORDS],
@@ -25,7 +25,7 @@ impl<const WORDS: usize> Window<WORDS> {
 
     /// Marks an authenticated counter as received; false for one seen before or too old.
     #[inline]
-    pub fn accept(&mut self, counter: u64) -> bool {
+    pub(crate) fn accept(&mut self, counter: u64) -> bool {
         if counter >= super::limits::REJECT_AFTER_MESSAGES || counter + Self::LEN < self.next {
             return false;
         }

@@ -65,7 +65,7 @@ impl Session {
 
     /// The same, to be shared by threads. Its key types are wider than a key, and the rest of them is what was on the stack
     /// before: that is why no step of a handshake leaves anything there.
-    pub fn shared(keys: &Keys, indexes: (u32, u32), initiator: bool, now: u64) -> Arc<Self> {
+    pub(crate) fn shared(keys: &Keys, indexes: (u32, u32), initiator: bool, now: u64) -> Arc<Self> {
         wipe::after(|| Arc::new(Self::new(keys, indexes, initiator, now)))
     }
 
@@ -74,36 +74,36 @@ impl Session {
     }
 
     /// Whether packets may still be sent with it.
-    pub fn can_send(&self, now: u64) -> bool {
+    pub(crate) fn can_send(&self, now: u64) -> bool {
         self.can_receive(now)
             && !self.expired.load(Ordering::Relaxed)
             && self.counter.load(Ordering::Relaxed) < REJECT_AFTER_MESSAGES
     }
 
     /// Whether packets are still accepted with it.
-    pub fn can_receive(&self, now: u64) -> bool {
+    pub(crate) fn can_receive(&self, now: u64) -> bool {
         self.age(now) < REJECT_AFTER_TIME_MS
     }
 
     /// Ends sending, so that the next packet brings about a handshake; what still arrives is accepted.
-    pub fn expire_sending(&self) {
+    pub(crate) fn expire_sending(&self) {
         self.expired.store(true, Ordering::Relaxed);
     }
 
     /// Hands out all counters.
     #[cfg(test)]
-    pub fn exhaust(&self) {
+    pub(crate) fn exhaust(&self) {
         self.counter.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
     }
 
     /// Whether a sender should ask for the next session (`keep_key_fresh` of the kernel's `send.c`).
-    pub fn wants_rekey(&self, now: u64) -> bool {
+    pub(crate) fn wants_rekey(&self, now: u64) -> bool {
         self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
             || (self.initiator && self.age(now) >= REKEY_AFTER_TIME_MS)
     }
 
     /// Whether a receiver should, being the initiator of a session about to end (`receive.c`).
-    pub fn wants_last_minute_rekey(&self, now: u64) -> bool {
+    pub(crate) fn wants_last_minute_rekey(&self, now: u64) -> bool {
         use super::limits::{KEEPALIVE_TIMEOUT_MS, REKEY_TIMEOUT_MS};
         self.initiator && self.age(now) >= REJECT_AFTER_TIME_MS - KEEPALIVE_TIMEOUT_MS - REKEY_TIMEOUT_MS
     }

@@ -11,9 +11,9 @@ const OVERHEAD: usize = DATA_HEADER_LEN + TAG_LEN;
 
 /// Where a data message lies among the bytes of [`Frames::sealed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    pub at: usize,
-    pub len: usize,
+pub(crate) struct Frame {
+    pub(crate) at: usize,
+    pub(crate) len: usize,
 }
 
 /// Packets that are written but not sealed yet, and the session that they are for.
@@ -35,31 +35,31 @@ impl Unsealed {
 }
 
 /// A buffer of data messages, sealed sixteen by sixteen.
-pub struct Frames {
+pub(crate) struct Frames {
     buffer: Box<[u8]>,
     used: usize,
     unsealed: Option<Unsealed>,
 }
 
 impl Frames {
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self { buffer: vec![0; bytes].into(), used: 0, unsealed: None }
     }
 
     /// The bytes in use.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used
     }
 
     /// Whether a packet of this padded length fits behind the others.
-    pub fn has_room(&self, padded: usize) -> bool {
+    pub(crate) fn has_room(&self, padded: usize) -> bool {
         self.used + padded + OVERHEAD <= self.buffer.len()
     }
 
     /// Adds a packet, which `write` puts at the start of `padded` bytes of zeros.
     ///
     /// Returns None, and adds nothing, if the session has no counter left. Panics if there is no room for the packet.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         session: &Arc<Session>,
         len: usize,
@@ -98,13 +98,13 @@ impl Frames {
     }
 
     /// All data messages, every one of them sealed.
-    pub fn sealed(&mut self) -> &[u8] {
+    pub(crate) fn sealed(&mut self) -> &[u8] {
         self.seal();
         &self.buffer[..self.used]
     }
 
     /// Begins a new batch.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.seal();
         self.used = 0;
     }

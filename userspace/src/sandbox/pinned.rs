@@ -46,7 +46,7 @@ impl PinnedPath {
     }
 
     /// Has the page stay as it is for good. Older kernels lack the call: the page is only read-only there.
-    pub fn seal(&self) {
+    pub(crate) fn seal(&self) {
         // SAFETY: nobody writes to the page or gives it back.
         unsafe { libc::syscall(SYS_MSEAL, self.text, self.len, 0) };
     }

@@ -324,7 +324,7 @@ impl Coalescer {
     }
 
     /// How much has been taken in since the last flush.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 

@@ -7,9 +7,9 @@ use super::Tun;
 use crate::rtnetlink::{NLMSG_HEADER, Rtnetlink, attribute, number};
 use crate::sys::errno;
 
-pub const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
+pub(crate) const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
 /// Linux 5.5.
-pub const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
+pub(crate) const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
 
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
@@ -23,21 +23,21 @@ const ANY: i32 = -1;
 
 /// What is to be known of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkState {
-    pub mtu: u32,
-    pub is_up: bool,
+pub(crate) struct LinkState {
+    pub(crate) mtu: u32,
+    pub(crate) is_up: bool,
 }
 
 /// Asks about it.
-pub struct Elsewhere(Rtnetlink);
+pub(crate) struct Elsewhere(Rtnetlink);
 
 impl Elsewhere {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Rtnetlink::new().map(Self)
     }
 
     /// The state of the device's link, wherever it is.
-    pub fn state(&self, tun: &Tun) -> io::Result<LinkState> {
+    pub(crate) fn state(&self, tun: &Tun) -> io::Result<LinkState> {
         let namespace = self.identifier(&tun.namespace()?)?;
         let mut body = vec![0; IFINFOMSG];
         attribute(&mut body, IFLA_TARGET_NETNSID, &namespace.to_ne_bytes());

@@ -1,7 +1,7 @@
 //! The TUN device: opening it, what it can offload, and its packets with their virtio headers.
 
 pub mod coalesce;
-pub mod elsewhere;
+pub(crate) mod elsewhere;
 pub mod split;
 
 use std::ffi::CStr;
@@ -14,7 +14,7 @@ use crate::sys::{self, check, check_len, errno, interface_request, owned};
 /// The length of the header that precedes each packet (`struct virtio_net_hdr`).
 pub const VNET_LEN: usize = 10;
 /// The MTU that a new link gets, as wireguard-go gives it.
-pub const DEFAULT_MTU: u32 = 1420;
+pub(crate) const DEFAULT_MTU: u32 = 1420;
 /// The largest packet that the kernel hands out or takes, headers included.
 pub const MAX_PACKET: usize = 65_535 + VNET_LEN;
 
@@ -43,7 +43,7 @@ pub struct Offloads {
 /// An open TUN device.
 pub struct Tun {
     fd: OwnedFd,
-    pub offloads: Offloads,
+    pub(crate) offloads: Offloads,
 }
 
 fn ioctl<T>(fd: &impl AsRawFd, code: libc::c_ulong, argument: *mut T) -> io::Result<()> {
@@ -67,7 +67,7 @@ impl Tun {
     }
 
     /// Opens the device of this name, making it where there is none.
-    pub fn open(name: &str) -> io::Result<(Self, String)> {
+    pub(crate) fn open(name: &str) -> io::Result<(Self, String)> {
         let path = c"/dev/net/tun";
         // SAFETY: a valid C string.
         let fd =
@@ -91,12 +91,12 @@ impl Tun {
     }
 
     /// Reads one packet after its virtio header.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         sys::read(&self.fd, buffer)
     }
 
     /// Writes one packet that is in several pieces, the first being the virtio header.
-    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         // SAFETY: an `IoSlice` has the layout of an iovec.
         check_len(unsafe {
             libc::writev(self.fd.as_raw_fd(), pieces.as_ptr().cast(), pieces.len() as libc::c_int)
@@ -117,7 +117,7 @@ impl Tun {
     }
 
     /// Whether the link is gone: the descriptor then answers EBADFD.
-    pub fn is_detached(&self) -> bool {
+    pub(crate) fn is_detached(&self) -> bool {
         // An empty write is refused with EINVAL as long as there is a device.
         // SAFETY: no byte is read from the pointer.
         let result = check_len(unsafe { libc::write(self.fd.as_raw_fd(), [0u8].as_ptr().cast(), 0) });
@@ -152,14 +152,14 @@ impl Link {
         Ok(asked)
     }
 
-    pub fn mtu(&self) -> io::Result<u32> {
+    pub(crate) fn mtu(&self) -> io::Result<u32> {
         let mut asked = self.request()?;
         ioctl(&self.socket, libc::SIOCGIFMTU as libc::c_ulong, &raw mut asked)?;
         // SAFETY: the kernel has filled in the number.
         Ok(unsafe { asked.ifr_ifru.ifru_mtu } as u32)
     }
 
-    pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
+    pub(crate) fn set_mtu(&self, mtu: u32) -> io::Result<()> {
         let mut asked = self.request()?;
         asked.ifr_ifru.ifru_mtu = mtu as i32;
         ioctl(&self.socket, libc::SIOCSIFMTU as libc::c_ulong, &raw mut asked)
@@ -173,7 +173,7 @@ impl Link {
     }
 
     /// Sets the link down; fails where it is not in this namespace.
-    pub fn set_down(&self) -> io::Result<()> {
+    pub(crate) fn set_down(&self) -> io::Result<()> {
         let mut asked = self.request()?;
         ioctl(&self.socket, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
         // SAFETY: the kernel has filled in the flags.
@@ -182,17 +182,17 @@ impl Link {
     }
 
     /// The link's index in the namespace of the start, zero if the link is not there.
-    pub fn index_here(&self) -> u32 {
+    pub(crate) fn index_here(&self) -> u32 {
         if self.is_here() { self.index as u32 } else { 0 }
     }
 
     /// Whether the link is in the namespace of the start.
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.request().is_ok()
     }
 
     /// The link's state, wherever it is.
-    pub fn state(&self, tun: &Tun) -> io::Result<LinkState> {
+    pub(crate) fn state(&self, tun: &Tun) -> io::Result<LinkState> {
         match (self.mtu(), self.is_up()) {
             (Ok(mtu), Ok(is_up)) => Ok(LinkState { mtu, is_up }),
             _ => self.elsewhere.state(tun),
@@ -241,7 +241,7 @@ impl VnetHeader {
         }
     }
 
-    pub fn bytes(&self) -> [u8; VNET_LEN] {
+    pub(crate) fn bytes(&self) -> [u8; VNET_LEN] {
         let mut bytes = [0; VNET_LEN];
         bytes[..2].copy_from_slice(&[self.flags, self.gso_type]);
         for (at, word) in

@@ -49,7 +49,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// The ECN bits for the outside of each of the packets.
-    pub fn outer_ecn(&self) -> u8 {
+    pub(crate) fn outer_ecn(&self) -> u8 {
         crate::packet::outer_ecn(self.packet)
     }
 
@@ -86,8 +86,8 @@ impl<'a> Splitter<'a> {
 }
 
 /// The offsets of the checksum in the headers of TCP and UDP, which also tell them apart.
-pub const TCP_CHECKSUM: usize = offset_of!(Tcp, checksum);
-pub const UDP_CHECKSUM: usize = offset_of!(Udp, checksum);
+pub(crate) const TCP_CHECKSUM: usize = offset_of!(Tcp, checksum);
+pub(crate) const UDP_CHECKSUM: usize = offset_of!(Udp, checksum);
 
 fn checksum_of(protocol: u8) -> usize {
     if protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }

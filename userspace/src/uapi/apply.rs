@@ -21,7 +21,7 @@ fn code(error: &std::io::Error) -> Errno {
 }
 
 /// Applies a request whole. What can fail, the sockets, comes first.
-pub fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
+pub(crate) fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     set_sockets(device, request)?;
     let mut state = device.state_mut();
     if request.replace_peers {
@@ -119,7 +119,7 @@ fn set_allowed_ips(state: &mut State, peer: &Peer, change: &SetPeer) {
 }
 
 /// The answer to `get`, but for its errno.
-pub fn get(device: &Device) -> Vec<u8> {
+pub(crate) fn get(device: &Device) -> Vec<u8> {
     let state = device.state();
     let peers = state.peers_in_order();
     let mut out = Vec::with_capacity(256 + peers.len() * 512);

@@ -5,10 +5,10 @@ use crate::diagnostics::push_key;
 use crate::sys;
 
 /// The request that a running daemon answers with these lines.
-pub const REQUEST: &str = "diagnostics=1";
+pub(crate) const REQUEST: &str = "diagnostics=1";
 
 /// The answer to the request, but for its errno.
-pub fn of_device(device: &Device) -> Vec<u8> {
+pub(crate) fn of_device(device: &Device) -> Vec<u8> {
     let (state, now) = (device.state(), sys::now_ms());
     let mut out = Vec::new();
     device.events.tell(&mut out, now);

@@ -7,7 +7,7 @@ use crate::keys::{KEY_LEN, PresharedKey, PrivateKey, PublicKey, parse_hex};
 use crate::{sys, wipe};
 
 /// An errno, as a request is answered with.
-pub type Errno = i32;
+pub(crate) type Errno = i32;
 
 /// What a `set` request asks for; what it does not mention stays.
 #[derive(Debug, Default)]

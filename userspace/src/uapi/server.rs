@@ -16,7 +16,7 @@ use crate::sandbox::pinned::PinnedPath;
 use crate::{log, sys};
 
 /// Where `wg` looks for the sockets of userspace implementations.
-pub const DIRECTORY: &str = "/var/run/wireguard";
+pub(crate) const DIRECTORY: &str = "/var/run/wireguard";
 /// The longest request: some millions of allowed IPs.
 const MAX_REQUEST: usize = 256 << 20;
 const MAX_CONNECTIONS: usize = 64;
@@ -27,9 +27,9 @@ const RESERVED_DESCRIPTORS: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The socket in the file system.
-pub struct Server {
+pub(crate) struct Server {
     listener: UnixListener,
-    pub path: PinnedPath,
+    pub(crate) path: PinnedPath,
     inode: u64,
     connections: Vec<Connection>,
     most_connections: usize,
@@ -95,7 +95,7 @@ fn is_dying(mut stream: &UnixStream) -> bool {
 }
 
 impl Server {
-    pub fn new(interface: &str) -> io::Result<Self> {
+    pub(crate) fn new(interface: &str) -> io::Result<Self> {
         let path = Path::new(DIRECTORY).join(format!("{interface}.sock"));
         Self::listen(&path).map_err(|e| match e.raw_os_error() {
             Some(_) => io::Error::new(e.kind(), format!("cannot make {}: {e}", path.display())),
@@ -118,18 +118,18 @@ impl Server {
     }
 
     /// Whether the path still leads to this socket.
-    pub fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         self.path.inode().is_ok_and(|found| found == self.inode)
     }
 
     /// Removes the socket, unless it is another's by now.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.is_in_place() {
             let _ = self.path.unlink();
         }
     }
 
-    pub fn pollfds(&self, fds: &mut Vec<libc::pollfd>) {
+    pub(crate) fn pollfds(&self, fds: &mut Vec<libc::pollfd>) {
         fds.push(poll_entry(self.listener.as_raw_fd(), libc::POLLIN));
         for connection in &self.connections {
             let events = if connection.has_answer() { libc::POLLOUT } else { libc::POLLIN };
@@ -138,7 +138,7 @@ impl Server {
     }
 
     /// Serves whatever is ready.
-    pub fn serve(&mut self, device: &Device, ready: &[libc::pollfd]) {
+    pub(crate) fn serve(&mut self, device: &Device, ready: &[libc::pollfd]) {
         let Some((listener, ready)) = ready.split_first() else {
             return;
         };

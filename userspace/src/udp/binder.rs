@@ -58,7 +58,7 @@ impl Binder {
     }
 
     /// Binds to a port for a link that is up.
-    pub fn bind(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
+    pub(crate) fn bind(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
         let mut ports = lock(&self.0);
         let sockets = match ports.held.take_if(|held| held.port == port) {
             Some(held) => held.begin_anew(fwmark).map(|()| held)?,
@@ -70,7 +70,7 @@ impl Binder {
     }
 
     /// Binds to a port for a link that is down, and holds it. Where that fails, what was held before still is.
-    pub fn reserve(&self, port: u16, fwmark: u32) -> io::Result<()> {
+    pub(crate) fn reserve(&self, port: u16, fwmark: u32) -> io::Result<()> {
         let mut ports = lock(&self.0);
         ports.held = match port {
             0 => None,

@@ -11,32 +11,32 @@ const HEADER: usize = size_of::<libc::cmsghdr>();
 /// Room for every control message that is sent or received here, aligned as a `cmsghdr` has to be.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub struct Control {
+pub(crate) struct Control {
     bytes: [u8; Self::ROOM],
     len: usize,
 }
 
 impl Control {
-    pub const ROOM: usize = 128;
+    pub(crate) const ROOM: usize = 128;
 
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { bytes: [0; Self::ROOM], len: 0 }
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.len = 0;
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn as_mut_ptr(&mut self) -> *mut libc::c_void {
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut libc::c_void {
         self.bytes.as_mut_ptr().cast()
     }
 
     /// Appends one message.
-    pub fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+    pub(crate) fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
         let at = self.len;
         self.bytes[at..at + ALIGN].copy_from_slice(&(HEADER + data.len()).to_ne_bytes());
         self.bytes[at + ALIGN..at + ALIGN + 4].copy_from_slice(&level.to_ne_bytes());
@@ -46,7 +46,7 @@ impl Control {
     }
 
     /// Asks the kernel to send from this address.
-    pub fn push_source(&mut self, source: Source) {
+    pub(crate) fn push_source(&mut self, source: Source) {
         match source {
             Source::Unknown => (),
             // struct in_pktinfo: interface, local address, destination. The route, not we, says which interface it is.
@@ -66,14 +66,14 @@ impl Control {
     }
 
     /// Sets the DS field of what is sent.
-    pub fn push_tos(&mut self, v4: bool, tos: u8) {
+    pub(crate) fn push_tos(&mut self, v4: bool, tos: u8) {
         let (level, kind) =
             if v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
         self.push(level, kind, &i32::from(tos).to_ne_bytes());
     }
 
     /// The messages of the first `len` bytes, that the kernel has written.
-    pub fn messages(&self, len: usize) -> impl Iterator<Item = (i32, i32, &[u8])> {
+    pub(crate) fn messages(&self, len: usize) -> impl Iterator<Item = (i32, i32, &[u8])> {
         let mut rest = &self.bytes[..len.min(Self::ROOM)];
         std::iter::from_fn(move || {
             let total = usize::from_ne_bytes(rest.get(..ALIGN)?.try_into().ok()?);
@@ -87,7 +87,7 @@ impl Control {
 }
 
 /// An address as `bind` and `sendmsg` take it.
-pub fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
+pub(crate) fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
     // SAFETY: all zeros are a valid address structure.
     let mut storage: libc::sockaddr_in6 = unsafe { zeroed() };
     match address {
@@ -113,7 +113,7 @@ pub fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t)
 
 /// An address as the kernel reported it.
 #[inline]
-pub fn from_sockaddr(storage: &libc::sockaddr_in6) -> Option<SocketAddr> {
+pub(crate) fn from_sockaddr(storage: &libc::sockaddr_in6) -> Option<SocketAddr> {
     match i32::from(storage.sin6_family) {
         libc::AF_INET => {
             // SAFETY: the family says that these bytes are a `sockaddr_in`, the smaller of the two.

@@ -3,7 +3,7 @@
 pub mod binder;
 mod cmsg;
 pub mod receive;
-pub mod route;
+pub(crate) mod route;
 pub mod send;
 
 use std::io;
@@ -22,7 +22,7 @@ const SOL_UDP: i32 = 17;
 const MAX_BIND_ATTEMPTS: u32 = 100;
 
 /// All options that are set on a socket, by level and name: the system call filter allows no other.
-pub const OPTIONS: [(i32, i32); 14] = [
+pub(crate) const OPTIONS: [(i32, i32); 14] = [
     (libc::SOL_SOCKET, libc::SO_MARK),
     (libc::SOL_SOCKET, libc::SO_RCVBUF),
     (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE),
@@ -41,7 +41,7 @@ pub const OPTIONS: [(i32, i32); 14] = [
 
 /// The local address and interface that a peer's packets came to, which the answers leave from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     #[default]
     Unknown,
     V4 {
@@ -58,9 +58,9 @@ pub enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: SocketAddr,
-    pub source: Source,
+    pub(crate) source: Source,
     /// The state of the host's routes and addresses when the source was learned.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 impl Endpoint {
@@ -72,7 +72,7 @@ impl Endpoint {
 /// Both sockets; IPv6 is missing where the host has none.
 pub struct Sockets {
     pub v4: Option<OwnedFd>,
-    pub v6: Option<OwnedFd>,
+    pub(crate) v6: Option<OwnedFd>,
     pub port: u16,
     /// Whether large sends are split by the kernel or its hardware.
     segmentation: AtomicBool,
@@ -184,11 +184,11 @@ impl Sockets {
         self.each().try_for_each(|fd| setsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark))
     }
 
-    pub fn each(&self) -> impl Iterator<Item = &OwnedFd> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = &OwnedFd> {
         self.v4.iter().chain(&self.v6)
     }
 
-    pub fn segments(&self) -> bool {
+    pub(crate) fn segments(&self) -> bool {
         self.segmentation.load(Ordering::Relaxed)
     }
 

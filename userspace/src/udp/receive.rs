@@ -17,18 +17,18 @@ const MESSAGE_BYTES: usize = 65_536;
 /// What is known of one read besides its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    pub at: usize,
+    pub(crate) at: usize,
     pub len: usize,
     /// The size of each packet in it but the last.
-    pub segment: usize,
-    pub from: SocketAddr,
-    pub to: Source,
-    pub ecn: u8,
+    pub(crate) segment: usize,
+    pub(crate) from: SocketAddr,
+    pub(crate) to: Source,
+    pub(crate) ecn: u8,
 }
 
 /// The structures of a `recvmmsg`, kept from call to call, and the bytes read.
 pub struct Receiver {
-    pub buffer: Box<[u8]>,
+    pub(crate) buffer: Box<[u8]>,
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[libc::iovec]>,
     names: Box<[libc::sockaddr_in6]>,

@@ -25,15 +25,15 @@ fn question(family: i32, to: &[u8], from: &[u8], fwmark: u32) -> Vec<u8> {
 }
 
 /// Asks for routes.
-pub struct Routes(Mutex<Rtnetlink>);
+pub(crate) struct Routes(Mutex<Rtnetlink>);
 
 impl Routes {
-    pub fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Rtnetlink::new().map(|socket| Self(Mutex::new(socket)))
     }
 
     /// Whether the source of an endpoint still suits it (`send4` and `send6` of the kernel's `socket.c`).
-    pub fn suit(&self, endpoint: &Endpoint, fwmark: u32) -> bool {
+    pub(crate) fn suit(&self, endpoint: &Endpoint, fwmark: u32) -> bool {
         let (body, came_to) = match (endpoint.address.ip(), endpoint.source) {
             (IpAddr::V4(to), Source::V4 { address, interface }) => {
                 (question(libc::AF_INET, &to.octets(), &address, fwmark), interface)
@@ -49,7 +49,7 @@ impl Routes {
     }
 
     /// Whether packets to an address leave by this interface.
-    pub fn lead_to(&self, address: IpAddr, interface: u32, fwmark: u32) -> bool {
+    pub(crate) fn lead_to(&self, address: IpAddr, interface: u32, fwmark: u32) -> bool {
         let body = match address {
             IpAddr::V4(to) => question(libc::AF_INET, &to.octets(), &[], fwmark),
             IpAddr::V6(to) => question(libc::AF_INET6, &to.octets(), &[], fwmark),

@@ -8,29 +8,29 @@ use super::cmsg::{Control, to_sockaddr};
 use super::{Endpoint, SOL_UDP, Sockets, Source};
 use crate::sys::{check, check_len, setsockopt};
 
-pub const UDP_SEGMENT: i32 = 103;
+pub(crate) const UDP_SEGMENT: i32 = 103;
 /// How many packets one large send may hold (`UDP_MAX_SEGMENTS`; 64 before Linux 6.9).
-pub const MAX_SEGMENTS: usize = 64;
+pub(crate) const MAX_SEGMENTS: usize = 64;
 /// How many bytes, for either family.
-pub const MAX_BYTES: usize = 65_000;
+pub(crate) const MAX_BYTES: usize = 65_000;
 /// How many runs of packets go out by one call.
 const MAX_MESSAGES: usize = 64;
 
 /// Whether this kernel splits large sends (Linux 4.18).
-pub fn can_segment(fd: &OwnedFd) -> bool {
+pub(crate) fn can_segment(fd: &OwnedFd) -> bool {
     setsockopt(fd, SOL_UDP, UDP_SEGMENT, 0i32).is_ok()
 }
 
 /// Packets that lie one after the other in a buffer, equal in size but for a shorter last one.
 #[derive(Clone, Copy, Debug)]
-pub struct Run {
-    pub at: usize,
-    pub len: usize,
-    pub segment: usize,
-    pub endpoint: Endpoint,
+pub(crate) struct Run {
+    pub(crate) at: usize,
+    pub(crate) len: usize,
+    pub(crate) segment: usize,
+    pub(crate) endpoint: Endpoint,
     /// The slot of the peer.
-    pub peer: u32,
-    pub ecn: u8,
+    pub(crate) peer: u32,
+    pub(crate) ecn: u8,
 }
 
 /// What a run met with.
@@ -53,7 +53,7 @@ impl Run {
 }
 
 /// The structures of a `sendmmsg`, kept from call to call.
-pub struct Sender {
+pub(crate) struct Sender {
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[libc::iovec]>,
     names: Box<[libc::sockaddr_in6]>,
@@ -79,7 +79,7 @@ impl Default for Sender {
 
 impl Sender {
     /// Sends all runs; what cannot be sent is lost, as on any wire. Says which runs met with trouble.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         sockets: &Sockets,
         buffer: &[u8],

@@ -2,7 +2,7 @@
 //! what is there of the one and the other with the multiplier of general registers, which the vectors leave idle.
 
 mod chacha20;
-pub mod poly1305;
+pub(crate) mod poly1305;
 
 use super::{BLOCK, State, Tags};
 use crate::aead::{MANY, Message, TAG_LEN};
@@ -16,7 +16,7 @@ const CHAINS: usize = 2;
 const TURN: usize = 2;
 
 /// Whether this processor has the instructions.
-pub fn is_possible() -> bool {
+pub(crate) fn is_possible() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2")
 }
 
@@ -92,7 +92,7 @@ struct Work<'a> {
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub(crate) unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
     let mut work = Work::new(state, buffer, messages, &mut one_time);
     work.data::<true>();
@@ -104,7 +104,7 @@ pub unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Ta
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub(crate) unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
     let mut work = Work::new(state, buffer, messages, &mut one_time);
     for slot in 0..messages.len() {
@@ -121,7 +121,7 @@ pub unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Ta
 /// The processor must have the instructions.
 #[cfg(test)]
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn tags_with(
+pub(crate) unsafe fn tags_with(
     state: &State,
     buffer: &[u8],
     messages: &[Message],

@@ -2,13 +2,13 @@
 //! each in a lane of its own with its own key.
 
 mod chacha20;
-pub mod poly1305;
+pub(crate) mod poly1305;
 
 use super::{BLOCK, State, Tags};
 use crate::aead::{MANY, Message};
 
 /// Whether this processor has the instructions.
-pub fn is_possible() -> bool {
+pub(crate) fn is_possible() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512ifma")
@@ -19,7 +19,7 @@ pub fn is_possible() -> bool {
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub(crate) unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
     // SAFETY: as the caller promises.
     unsafe {
@@ -33,7 +33,7 @@ pub unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]) -> Ta
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
+pub(crate) unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Tags {
     let mut one_time = [[0; BLOCK]; MANY];
     // SAFETY: as the caller promises.
     unsafe {
@@ -50,7 +50,7 @@ pub unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]) -> Ta
 /// The messages must lie within the buffer, and the processor must have the instructions.
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn tags_with(
+pub(crate) unsafe fn tags_with(
     state: &State,
     buffer: &[u8],
     messages: &[Message],

@@ -31,7 +31,7 @@ const PUBLISHED_SEALED: [u8; 114] = [
 
 /// The first difference that a trial found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The processor lacks the instructions.
     Missing,
     /// The vector of RFC 8439 comes out differently.
@@ -57,7 +57,7 @@ impl fmt::Display for Fault {
 }
 
 /// Tries the cipher of the keys that `make` returns.
-pub fn run(make: impl Fn(&[u8; 32]) -> Option<Key>) -> Result<(), Fault> {
+pub(crate) fn run(make: impl Fn(&[u8; 32]) -> Option<Key>) -> Result<(), Fault> {
     try_published(&make(&std::array::from_fn(|i| i as u8)).ok_or(Fault::Missing)?)?;
     let random: [u8; 32] = sys::random();
     let (key, ring) = (make(&random).ok_or(Fault::Missing)?, aead::Key::new(&random, Cipher::Ring));

@@ -13,11 +13,11 @@ use super::Hashing;
 use crate::aead::wide::{BLOCK, State};
 
 /// Two registers of eight lanes each: the second fills the cycles that the first waits for its own results.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// What the sixteen blocks of one computation are for.
 #[derive(Clone, Copy)]
-pub struct Lanes {
+pub(crate) struct Lanes {
     counters: [u32; LANES],
     nonces_low: [u32; LANES],
     nonces_high: [u32; LANES],
@@ -39,7 +39,7 @@ impl Default for Lanes {
 }
 
 impl Lanes {
-    pub fn push(&mut self, nonce: u64, counter: u32, place: *mut u8, len: usize) {
+    pub(crate) fn push(&mut self, nonce: u64, counter: u32, place: *mut u8, len: usize) {
         let lane = self.used;
         self.counters[lane] = counter;
         self.nonces_low[lane] = nonce as u32;
@@ -48,11 +48,11 @@ impl Lanes {
         self.used += 1;
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.used == LANES
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.used == 0
     }
 
@@ -73,7 +73,7 @@ impl Lanes {
     /// Computes the blocks; after each round, the hashing has its turn.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
-    pub fn blocks(&self, state: &State, hashing: &mut Hashing) -> [[__m256i; 2]; LANES] {
+    pub(crate) fn blocks(&self, state: &State, hashing: &mut Hashing) -> [[__m256i; 2]; LANES] {
         let (mut x, mut y) = (self.start(state, 0), self.start(state, 1));
         // Behind the box, as the compiler would otherwise put several slower shuffles in the place of one.
         let turn = black_box([
@@ -128,7 +128,7 @@ impl Lanes {
     /// The places that were pushed must be valid for so many bytes.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
-    pub unsafe fn apply(&mut self, blocks: &[[__m256i; 2]; LANES]) {
+    pub(crate) unsafe fn apply(&mut self, blocks: &[[__m256i; 2]; LANES]) {
         for (block, (place, len)) in blocks.iter().zip(self.places).take(self.used) {
             // SAFETY: as the caller promises.
             unsafe {

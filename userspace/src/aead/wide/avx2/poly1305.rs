@@ -4,11 +4,11 @@ use crate::aead::TAG_LEN;
 use crate::aead::wide::CLAMP;
 
 /// The bytes that one multiplication takes in.
-pub const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 
 /// The sum over the blocks so far, below 2^131, and what multiplies it.
 #[derive(Clone, Copy, Default)]
-pub struct Sum {
+pub(crate) struct Sum {
     low: u128,
     /// What is above 2^128.
     high: u64,
@@ -18,7 +18,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    pub fn new(one_time: &[u8; 64]) -> Self {
+    pub(crate) fn new(one_time: &[u8; 64]) -> Self {
         let words = one_time.as_chunks().0;
         let r: [u64; 2] = std::array::from_fn(|i| u64::from_le_bytes(words[i]) & CLAMP[i]);
         Self { low: 0, high: 0, r, s: r[1] + (r[1] >> 2) }
@@ -28,7 +28,7 @@ impl Sum {
     // Out of line it would cost as much again.
     #[allow(clippy::inline_always)]
     #[inline(always)]
-    pub fn step(&mut self, block: u128) {
+    pub(crate) fn step(&mut self, block: u128) {
         let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
         let [r0, r1] = self.r;
         let (low, carry) = self.low.overflowing_add(block);
@@ -44,7 +44,7 @@ impl Sum {
     }
 
     /// Brings the sum below 2^130 - 5 and adds `s`: the tag.
-    pub fn tag(&self, one_time: &[u8; 64]) -> [u8; TAG_LEN] {
+    pub(crate) fn tag(&self, one_time: &[u8; 64]) -> [u8; TAG_LEN] {
         // h + 5 - 2^130, where that is not negative, is h modulo 2^130 - 5: h is below twice that.
         let (reduced, carry) = self.low.overflowing_add(5);
         let keep = u128::from((self.high + u64::from(carry)) >> 2).wrapping_sub(1);
@@ -55,7 +55,7 @@ impl Sum {
 
 /// The tag of a packet, alone, with its last block.
 #[cfg(test)]
-pub fn tag(one_time: &[u8; 64], packet: &[u8], last: u128) -> [u8; TAG_LEN] {
+pub(crate) fn tag(one_time: &[u8; 64], packet: &[u8], last: u128) -> [u8; TAG_LEN] {
     let mut sum = Sum::new(one_time);
     for block in packet.chunks(BLOCK) {
         let mut padded = [0; BLOCK];

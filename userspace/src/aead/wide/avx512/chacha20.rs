@@ -28,7 +28,7 @@ struct Lanes {
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub unsafe fn apply(
+pub(crate) unsafe fn apply(
     state: &State,
     buffer: &mut [u8],
     messages: &[Message],
@@ -192,7 +192,7 @@ fn transposed(words: &[__m512i; 16]) -> [__m512i; 16] {
 /// Transposes four registers of four quarters each.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub fn quarters_transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+pub(crate) fn quarters_transposed([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
     let (ab, ab_high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
     let (cd, cd_high) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
     [

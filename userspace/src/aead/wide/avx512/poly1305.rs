@@ -28,7 +28,7 @@ type Limbs = [__m512i; 3];
 /// # Safety
 /// The messages must lie within the buffer.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn tags(
+pub(crate) unsafe fn tags(
     one_time: &[[u8; 64]; MANY],
     buffer: &[u8],
     messages: &[Message],
@@ -43,7 +43,7 @@ pub unsafe fn tags(
 /// The messages must lie within the buffer.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub unsafe fn tags_with(
+pub(crate) unsafe fn tags_with(
     one_time: &[[u8; 64]; MANY],
     buffer: &[u8],
     messages: &[Message],
