@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | show | status) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | show | status | metrics) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -50,6 +50,9 @@ _wgq() {
 	--firewall) _wgq_from 'auto nft iptables' && return ;;
 	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
 	--name) return ;;
+	--names) _wgq_from 'mdlayher mindflavor' && return ;;
+	--textfile) return ;;
+	--listen) return ;;
 	--host) return ;;
 	esac
 	# Readline takes a name with a `=' for several words, and replaces the last.
@@ -69,7 +72,8 @@ _wgq() {
 	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse show status' ;;
+	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse show status metrics' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -82,6 +86,7 @@ _wgq() {
 	rehearse:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
 	status:*) _wgq_from "$(_wgq_interfaces)" ;;
+	metrics:*) _wgq_from "$(_wgq_interfaces)" ;;
 	esac
 	COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }

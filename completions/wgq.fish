@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor rehearse show status
+set -l verbs up down reload save strip check allowed-ips doctor rehearse show status metrics
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -32,6 +32,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a doctor -d 'Say wh
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a rehearse -d 'Try configurations on hosts made for that: who reaches whom'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show how interfaces and their peers do'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a metrics -d 'Print metrics of interfaces and peers for Prometheus'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
 complete -c wgq -l help -d 'Show how it is used'
 complete -c wgq -n '__fish_seen_subcommand_from up' -a '(__wgq_configurations)'
@@ -45,6 +46,7 @@ complete -c wgq -n '__fish_seen_subcommand_from doctor' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from show' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from status' -a '(__wgq_interfaces)'
+complete -c wgq -n '__fish_seen_subcommand_from metrics' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l backend -x -a 'auto kernel userspace' -d 'Which WireGuard implementation to use'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l firewall -x -a 'auto nft iptables' -d 'Which firewall a full tunnel uses'
 complete -c wgq -n '__fish_seen_subcommand_from up down save' -l dns -x -a 'auto resolvconf resolved file off' -d 'How to set DNS'
@@ -54,6 +56,9 @@ complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on where a
 complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor rehearse status' -l json -d 'Print JSON'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l fix -d 'Mend what has one remedy alone, and say so'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
+complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Whose names the metrics have'
+complete -c wgq -n '__fish_seen_subcommand_from metrics' -l textfile -x -d 'Write the metrics to a file, in one step'
+complete -c wgq -n '__fish_seen_subcommand_from metrics' -l listen -x -d 'Serve the metrics over HTTP to this machine alone'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l exit-code -d 'Exit 4 where a wanted peer is not up'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l host -x -d 'Where the hosts of files are'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l keep -d 'Leave the hosts, to be looked at'

@@ -25,7 +25,7 @@ _CACHE = Path(__file__).parent.parent / ".cache" / "packages"
 _SPLIT = ("bin", "sbin", "lib")  # folders that a machine has in /usr
 
 
-def _unpacked(package: str) -> Path:
+def unpacked(package: str) -> Path:
     """The package's files, fetched once; the folder appears only when it is whole."""
     folder = _CACHE / package
     _CACHE.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def _fetch(package: str, folder: Path) -> None:
 
 def install(machine: Namespace, *packages: str, hidden: str = "") -> None:
     """Let the machine see the packages: /usr by an overlay, less a hidden file, /etc by copies into its own."""
-    folders = [_unpacked(package) for package in packages]
+    folders = [unpacked(package) for package in packages]
     absent = f"{WHITEOUTS}/usr"
     layers = ["/run/.hidden", *(str(folder / "usr") for folder in folders), absent, "/usr"]
     machine.run(["mkdir", "-p", "/run/.hidden", absent])

@@ -208,11 +208,14 @@ def status(names: Iterable[str] = ()) -> Status:
     return observer().read(tuple(names))
 
 
-def observer() -> Observer:
-    """What reads the status again and again: from the second reading on there are rates."""
+def observer(*, look_up: bool = True) -> Observer:
+    """What reads the status again and again: from the second reading on there are rates.
+
+    Without `look_up` no name of an endpoint is looked up.
+    """
     from wgquick.status.observe import Observer
 
-    return Observer(_host(_unheard))
+    return Observer(_host(_unheard), look_up=look_up)
 
 
 def diagnostics(name: str) -> Diagnostics | None:

@@ -48,6 +48,7 @@ class Verb(NamedTuple):
 MANY = 1_000_000
 BACKENDS = ("auto", "kernel", "userspace")
 FIREWALLS = ("auto", "nft", "iptables")
+METRICS = ("mdlayher", "mindflavor")
 DNS_MODES = ("auto", "resolvconf", "resolved", "file", "off")
 
 OPTIONS = {
@@ -62,6 +63,9 @@ OPTIONS = {
         Option("json", "Print JSON."),
         Option("fix", "Mend what has one remedy alone, and say so."),
         Option("watch", "Show it anew each second, with rates, until it is interrupted."),
+        Option("names", "Whose names the metrics have.", METRICS),
+        Option("textfile", "Write the metrics to a file, in one step.", metavar="FILE"),
+        Option("listen", "Serve the metrics over HTTP to this machine alone.", metavar="[ADDRESS:]PORT"),
         Option("exit-code", "Exit 4 where a wanted peer is not up."),
         Option("host", "Where the hosts of files are.", metavar="FILE=ADDRESS,..."),
         Option("keep", "Leave the hosts, to be looked at."),
@@ -172,6 +176,17 @@ VERBS = {
             completes="interfaces",
             standard_input=False,
             options=("json", "watch", "exit-code"),
+            least=0,
+            most=MANY,
+            words="INTERFACE",
+        ),
+        Verb(
+            "metrics",
+            "Print metrics of interfaces and peers for Prometheus.",
+            "Print metrics of interfaces and peers for Prometheus, write them to a file, or serve them.",
+            completes="interfaces",
+            standard_input=False,
+            options=("names", "textfile", "listen"),
             least=0,
             most=MANY,
             words="INTERFACE",

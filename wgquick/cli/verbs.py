@@ -41,6 +41,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.status import status
 
             return status(targets, given)
+        case "metrics":
+            from wgquick.cli.metrics import metrics
+
+            metrics(targets, given)
         case "check":
             return check(targets, given)
         case "allowed-ips":

@@ -49,17 +49,23 @@ class File(NamedTuple):
 class Observer:
     """Reads as often as it is asked; it keeps earlier readings, files that do not change, and names looked up."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, look_up: bool = True) -> None:
+        """Without `look_up` no name is looked up, and an endpoint with a name does not count as roamed."""
         self._host = host
+        self._look_up = look_up
         self._history = History()
         self._files: dict[str, tuple[object, File]] = {}
         self._leads: dict[str, tuple[float, Sequence[Endpoint], Leads]] = {}
         self._programs: dict[tuple[str, int], str] = {}
 
-    def read(self, asked: Sequence[str] = ()) -> Status:
-        """The interfaces that are named, or all; OperationError if one that is named is no WireGuard interface."""
+    def read(self, asked: Sequence[str] = (), *, missing: bool = False) -> Status:
+        """The interfaces that are named, or all.
+
+        OperationError if one that is named is no WireGuard interface; with `missing` it is left out.
+        """
         there = asked or self._host.wireguard.interfaces()
-        found = tuple(filter(None, (self._interface(name, must_be=bool(asked)) for name in there)))
+        must_be = bool(asked) and not missing
+        found = tuple(filter(None, (self._interface(name, must_be=must_be) for name in there)))
         return Status(time.time(), found)
 
     def _interface(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
@@ -183,9 +189,13 @@ class Observer:
         """Whether an endpoint has an address; names are looked up again after a minute."""
         known = self._leads.get(name)
         if known is None or known[1] != endpoints or time.monotonic() - known[0] > _LOOKUP_AGE:
-            known = (time.monotonic(), endpoints, self._host.leading(endpoints))
+            known = (time.monotonic(), endpoints, self._host.leading(endpoints) if self._look_up else _anywhere)
             self._leads[name] = known
         return known[2]
+
+
+def _anywhere(_endpoint: Endpoint, _address: SocketAddress) -> bool:
+    return True
 
 
 class _Sources(NamedTuple):
@@ -210,6 +220,7 @@ class _Sources(NamedTuple):
             name=self.names.get(text, ""),
             state=state(peer, self.now, link_up=self.link_up, trend=trend),
             wanted=self._is_wanted(peer),
+            on_device=True,
             endpoint=str(endpoint) if endpoint else None,
             configured_endpoint=str(configured) if configured else None,
             roamed=not self.leads(configured, endpoint) if configured and endpoint else None,
@@ -244,6 +255,7 @@ class _Sources(NamedTuple):
             name=self.names.get(text, ""),
             state="disabled",
             wanted=bool(endpoint and networks),
+            on_device=False,
             endpoint=None,
             configured_endpoint=str(endpoint) if endpoint else None,
             roamed=None,

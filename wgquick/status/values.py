@@ -30,13 +30,15 @@ class Error(NamedTuple):
 class PeerStatus(NamedTuple):
     """A peer. None: not known. `name` is "" if no comment gives one; `roamed` is None without a file's endpoint.
 
-    `wanted`: the file has the peer with an endpoint and AllowedIPs, so that this side is to connect to it.
+    `on_device`: the device has it; others are in the file alone. `wanted`: the file has the peer with an endpoint
+    and AllowedIPs, so that this side is to connect to it.
     """
 
     public_key: str
     name: str
     state: str
     wanted: bool
+    on_device: bool
     endpoint: str | None
     configured_endpoint: str | None
     roamed: bool | None

@@ -1,0 +1,82 @@
+"""`wgq metrics`: to standard output, to a file, or over HTTP to this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from prometheus_client import start_http_server, write_to_textfile
+
+from wgquick import api
+from wgquick.cli import privilege, signals
+from wgquick.cli.streams import say
+from wgquick.cli.verbs import write
+from wgquick.errors import OperationError, SignalError, WgqError
+from wgquick.options import METRICS
+from wgquick.show import metrics as show
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from wgquick.cli.verbs import Given
+
+_LOOPBACK = "127.0.0.1"
+_LAST_PORT = 65535
+
+
+def metrics(targets: list[str], given: Given) -> None:
+    """Print the metrics, write them to a file, or serve them until a signal comes."""
+    names, textfile, listen = (str(given.get(name) or "") for name in ("names", "textfile", "listen"))
+    names = names or METRICS[0]
+    if names not in METRICS:
+        raise WgqError(f"`{names}' names no metrics", remedy=f"Choose one of: {', '.join(METRICS)}.")
+    if textfile and listen:
+        raise WgqError("--textfile and --listen do not go together", remedy="Leave one of them out.")
+    place = place_of(listen) if listen else None
+    privilege.acquire()
+    observer = api.observer(look_up=False)
+    if place:
+        return _serve(*place, show.registry(lambda: observer.read(targets, missing=True), names))
+    found = observer.read(targets)
+    if textfile:
+        return write_to_textfile(textfile, show.registry(lambda: found, names))
+    return write(show.text(found, names))
+
+
+def place_of(text: str) -> tuple[str, int]:
+    """The address and the port of `[ADDRESS:]PORT`; no other machine reaches that address."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
+        raise WgqError(f"`{port}' is no port", remedy="Write --listen 9586, or --listen [::1]:9586.")
+    address = _LOOPBACK if host in ("", "localhost") else host
+    try:
+        is_loopback = ip_address(address).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise WgqError(
+            f"`{host}' is no loopback address, and the metrics name peers and their addresses",
+            remedy="Serve them at 127.0.0.1 or [::1], and let a reverse proxy with authentication pass them on.",
+        )
+    return address, int(port)
+
+
+def _serve(address: str, port: int, registry: CollectorRegistry) -> None:
+    """Until a signal comes. Each scrape reads the devices anew, in a thread of its own."""
+    try:
+        server, _ = start_http_server(port, address, registry)
+    except OSError as error:
+        what = f"cannot listen on {address} port {port}: {os.strerror(error.errno or 0)}"
+        raise OperationError(what, errno=error.errno or 0, remedy="Choose another port.") from None
+    url = f"http://[{address}]" if ":" in address else f"http://{address}"
+    say(f"[#] Serving metrics at {url}:{server.server_port}/metrics")
+    try:
+        with signals.raised():
+            while True:
+                signal.pause()
+    except SignalError as error:
+        if error.status != 128 + signal.SIGTERM:  # by which a service manager ends what it has started
+            raise
