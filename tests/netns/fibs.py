@@ -1,0 +1,192 @@
+"""Random links, rules and routes for a network namespace, and random questions about them.
+
+`build` makes the commands of ip(8); what the kernel refuses of them is left out, as `-force` goes on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from wgquick.net import pack_address
+from wgquick.routing import ICMP, ICMPV6, TCP, UDP, Query
+
+if TYPE_CHECKING:
+    import random
+
+    from wgquick.routing import Snapshot
+
+LINKS = ("a0", "a1", "b0", "b1", "c0", "c1")
+MARKS = (0, 1, 2, 3, 0x10, 51820)
+TABLES = (254, 254, 100, 101, 102, 51820)
+PORTS = (0, 22, 53, 80, 443, 51820)
+UIDS = (0, 1, 1000, 1001, 65534)
+
+
+def lines(draw: random.Random) -> list[str]:
+    """ip(8)'s batch for one namespace."""
+    made = []
+    for one, two in (LINKS[0:2], LINKS[2:4], LINKS[4:6]):
+        made.append(f"link add {one} mtu {draw.choice((1280, 1400, 1500))} type veth peer name {two}")
+    for name in LINKS:
+        made += [f"link set {name} group {draw.randrange(3)}", f"link set {name} addrgenmode none"]
+        if draw.random() < 0.85:
+            made.append(f"link set {name} up")
+        for _ in range(draw.randrange(4)):
+            made.append(_address(draw, name))
+    for number in range(1, 4):
+        made.append(f"nexthop add id {number} {' '.join(_hop(draw, 4))}")
+        made.append(f"nexthop add id {number + 10} {' '.join(_hop(draw, 6))}")
+    made += ["nexthop add id 20 group 1/2,3", "nexthop add id 30 group 11,12/12,2", "nexthop add id 40 blackhole"]
+    for _ in range(draw.randrange(4, 30)):
+        made.append(_route(draw))
+    for _ in range(draw.choice((0, draw.randrange(1, 10), draw.randrange(1, 10)))):
+        made.append(_rule(draw))
+    if draw.random() < 0.2:
+        made.append(f"link set {draw.choice(LINKS)} down")
+    return made
+
+
+def _address(draw: random.Random, name: str) -> str:
+    if draw.random() < 0.5:
+        scope = draw.choice(("", "", "", " scope link", " scope host"))
+        peer = f" peer {_address4(draw)}/32" if draw.random() < 0.2 else ""
+        own = _address4(draw)
+        return f"addr add {own}{peer or f'/{draw.choice((8, 16, 24, 30, 32))}'} dev {name}{scope}"
+    own = _address6(draw)
+    flags = draw.choice(("", "", " preferred_lft 0"))
+    return f"addr add {own}/{draw.choice((16, 48, 64, 128))} dev {name} nodad{flags}"
+
+
+def _address4(draw: random.Random) -> str:
+    return f"10.{draw.randrange(3)}.{draw.randrange(3)}.{draw.randrange(1, 6)}"
+
+
+def _address6(draw: random.Random) -> str:
+    head = draw.choice(("2001:db8", "2001:db8", "fd00", "fec0", "2002", "fe80::", "2001:0"))
+    return str(ipaddress.IPv6Address(f"{head}:0:{draw.randrange(3)}::{draw.randrange(1, 6)}".replace(":::", "::")
+                                     if head != "fe80::" else f"fe80::{draw.randrange(1, 6)}"))
+
+
+def _network(draw: random.Random, family: int) -> str:
+    if family == 4:
+        length = draw.choice((0, 1, 8, 15, 16, 23, 24, 30, 31, 32))
+        return str(ipaddress.ip_network(f"{_address4(draw)}/{length}", strict=False))
+    length = draw.choice((0, 1, 16, 32, 47, 48, 63, 64, 126, 128))
+    return str(ipaddress.ip_network(f"{_address6(draw)}/{length}", strict=False))
+
+
+def _any(draw: random.Random, family: int) -> str:
+    return _address4(draw) if family == 4 else _address6(draw)
+
+
+def _route(draw: random.Random) -> str:
+    family = draw.choice((4, 6))
+    words = [f"-{family}" if family == 6 else "", "route", draw.choice(("add", "add", "append"))]
+    kind = draw.choice(("unicast",) * 12 + ("blackhole", "unreachable", "prohibit", "throw", "local", "throw"))
+    words += [kind, _network(draw, family)]
+    if family == 6 and draw.random() < 0.15:
+        words += ["from", _network(draw, family)]
+    if family == 4 and draw.random() < 0.15:
+        words += ["tos", draw.choice(("4", "8", "0x10"))]
+    if draw.random() < 0.5:
+        words += ["metric", str(draw.choice((1, 10, 100, 1024)))]
+    words += ["table", str(draw.choice(TABLES))]
+    if kind == "local":
+        words += ["dev", draw.choice((*LINKS, "lo"))]
+    elif kind == "unicast":
+        if draw.random() < 0.1:
+            words += ["nhid", str(draw.choice((1, 2, 20, 40) if family == 4 else (11, 12, 30, 40)))]
+        elif draw.random() < 0.2:
+            for _ in range(draw.randrange(1, 4)):
+                words += ["nexthop", *_hop(draw, family), "weight", str(draw.randrange(1, 4))]
+        else:
+            words += _hop(draw, family)
+            if draw.random() < 0.2:
+                words += ["src", _any(draw, family)]
+            if draw.random() < 0.2:
+                words += ["mtu", str(draw.choice((1280, 1350, 9000)))]
+    return " ".join(filter(None, words))
+
+
+def _hop(draw: random.Random, family: int) -> list[str]:
+    name = draw.choice(LINKS)
+    if draw.random() < 0.6:
+        onlink = ["onlink"] if draw.random() < 0.6 else []
+        if family == 4 and draw.random() < 0.1:
+            return ["via", "inet6", _address6(draw), "dev", name, *onlink]
+        return ["via", _any(draw, family), "dev", name, *onlink]
+    return ["dev", name]
+
+
+def _rule(draw: random.Random) -> str:
+    family = draw.choice((4, 6))
+    words = [f"-{family}" if family == 6 else "", "rule", "add"]
+    if draw.random() < 0.3:
+        words.append("not")
+    if draw.random() < 0.3:
+        words += ["from", _network(draw, family)]
+    if draw.random() < 0.2:
+        words += ["to", _network(draw, family)]
+    if draw.random() < 0.4:
+        mask = draw.choice(("", "", "/0x3", "/0xff", "/0xffffffff"))
+        words += ["fwmark", f"{draw.choice(MARKS)}{mask}"]
+    if draw.random() < 0.15:
+        words += ["iif", draw.choice((*LINKS, "lo", "gone"))]
+    if draw.random() < 0.1:
+        words += ["oif", draw.choice((*LINKS, "gone"))]
+    if draw.random() < 0.15:
+        first = draw.choice(UIDS)
+        words += ["uidrange", f"{first}-{first + draw.choice((0, 1, 5000))}"]
+    if draw.random() < 0.2:
+        words += ["ipproto", draw.choice(("tcp", "udp", "icmp" if family == 4 else "ipv6-icmp"))]
+    for side in ("sport", "dport"):
+        if draw.random() < 0.1:
+            first = draw.choice(PORTS[1:])
+            words += [side, draw.choice((str(first), f"{first}-{first + 400}"))]
+    if draw.random() < 0.1:
+        words += ["tos", draw.choice(("0x04", "0x10"))]
+    words += ["priority", str(draw.choice((draw.randrange(1, 40), draw.randrange(1, 40), 32766, 40000)))]
+    action = draw.random()
+    if action < 0.7:
+        words += ["lookup", str(draw.choice((*TABLES, 255, 777)))]
+        if draw.random() < 0.4:
+            words += ["suppress_prefixlength", str(draw.choice((0, 0, 8, 16, 24, 32)))]
+        if draw.random() < 0.1:
+            words += ["suppress_ifgroup", str(draw.randrange(3))]
+    elif action < 0.85:
+        words += ["goto", str(draw.choice((draw.randrange(1, 45), 32766, 50000)))]
+    else:
+        words.append(draw.choice(("nop", "blackhole", "unreachable", "prohibit")))
+    return " ".join(filter(None, words))
+
+
+def query(draw: random.Random, snapshot: Snapshot) -> Query:
+    """A packet that this host sends, or (one in five) one that comes in by a link."""
+    family = draw.choice((4, 6))
+    known = [each.address for link in snapshot.links.values() for each in link.addresses]
+    own = [each for each in known if len(each) == (4 if family == 4 else 16)]
+    near = [route.destination.address for route in snapshot.routes[family]]
+    destination = pack_address(_any(draw, family)) if draw.random() < 0.8 or not near else draw.choice(near)
+    protocol = draw.choice((ICMP if family == 4 else ICMPV6, TCP, UDP))
+    has_ports = protocol in (TCP, UDP)
+    source, output, input_link = None, "", ""
+    if own and draw.random() < 0.4:
+        source = draw.choice(own)
+    if family == 6 and draw.random() < 0.2 and destination[0] != 0xFF:
+        input_link = draw.choice(LINKS)
+        source = pack_address(_any(draw, family))
+    elif draw.random() < 0.1:
+        output = draw.choice(LINKS)
+    return Query(
+        destination,
+        source,
+        draw.choice(MARKS),
+        input_link,
+        output,
+        draw.choice(UIDS),
+        protocol,
+        draw.choice(PORTS) if has_ports else 0,
+        draw.choice(PORTS) if has_ports else 0,
+        draw.choice((0, 0, 4, 8, 0x10)),
+    )

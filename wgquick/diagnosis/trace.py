@@ -1,0 +1,395 @@
+"""The way of a packet to the last link, through WireGuard devices, and why: pure, over a Snapshot.
+
+    found = trace(snapshot, Query(pack_address("198.51.100.7")))
+    found.verdict, found.uplink, found.steps
+
+A plan is traced by a Snapshot that is changed: `snapshot._replace(routes=...)`. With `ask` the kernel is asked too
+(RTM_GETROUTE), and of two answers that differ its own is taken and the difference is told.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, EXDEV
+
+from wgquick.diagnosis.fib import is_untouched, text_of, walk
+from wgquick.diagnosis.nets import contains, host
+from wgquick.diagnosis.reverse import arrive, refusal
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import address_text, pack_address
+from wgquick.routing import UDP, NextHop, Query, TableRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from wgquick.config.settings import Settings
+    from wgquick.device import DevicePeer
+    from wgquick.diagnosis.fib import Passed, Walk
+    from wgquick.net import AllowedIP, PublicKey, SocketAddress
+    from wgquick.routing import Answer, Neighbour, Snapshot, TunnelDevice
+
+DELIVERED, DROPPED, LOOP, UNREACHABLE = "delivered", "dropped", "loop", "unreachable"
+_OVERHEAD = {4: 20 + 8 + 32, 6: 40 + 8 + 32}  # IP, UDP, and WireGuard's header and tag
+_PADDING = 16  # WireGuard fills a packet up to a multiple of it, not above the link's MTU
+_TCP = {4: 40, 6: 60}  # IP and TCP headers
+_MOST_TUNNELS = 16
+
+
+class RuleStep(NamedTuple):
+    """A rule that was looked at; `depth` is 0 for the packet, 1 for the packet around it, and so on."""
+
+    depth: int
+    passed: Passed
+
+
+class RouteStep(NamedTuple):
+    """The route that was taken, or the lack of one.
+
+    `mtu` is that of the route and its link, `mss` the largest TCP segment in it, 0 where there is no route.
+    `neighbour` is the gateway's (or on a link the destination's) state, if the kernel knows it. `kernel` is "agrees",
+    "not asked", or what the kernel says instead. `back` is why a reply would be refused here, "" if it would not.
+    `is_elsewhere`: in the namespace that the device's socket is in.
+    """
+
+    depth: int
+    query: Query
+    walk: Walk
+    mtu: int = 0
+    mss: int = 0
+    neighbour: Neighbour | None = None
+    kernel: str = "not asked"
+    back: str = ""
+    is_elsewhere: bool = False
+
+
+class PeerStep(NamedTuple):
+    """The peer whose AllowedIPs have the destination; None: no peer has it (ENOKEY). `network` is the entry."""
+
+    depth: int
+    link: str
+    public_key: PublicKey | None = None
+    network: AllowedIP | None = None
+    last_handshake: float = 0.0
+
+
+class EndpointStep(NamedTuple):
+    """The peer's endpoint; None: it has none (EDESTADDRREQ)."""
+
+    depth: int
+    link: str
+    address: SocketAddress | None
+    mark: int = 0
+
+
+Step = RuleStep | RouteStep | PeerStep | EndpointStep
+
+
+class Trace(NamedTuple):
+    """The whole way. `peer` and `endpoint` are the first tunnel's, `uplink` the last link of all.
+
+    `mtu` is the largest packet that arrives unfragmented, and `source` the packet's own source. `reason` says a
+    verdict that is not "delivered" in words; for "delivered" what may go wrong on the way back, or "".
+    """
+
+    query: Query
+    steps: tuple[Step, ...]
+    verdict: str
+    reason: str = ""
+    peer: PublicKey | None = None
+    endpoint: SocketAddress | None = None
+    uplink: str = ""
+    source: bytes | None = None
+    mtu: int = 0
+
+    @property
+    def mss(self) -> int:
+        """The largest TCP segment that fits into `mtu`; 0 if nothing is known."""
+        return max(0, self.mtu - _TCP[self.query.family]) if self.mtu else 0
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The links on the way, the first one first."""
+        return tuple(step.walk.link for step in self.steps if isinstance(step, RouteStep) and step.walk.link)
+
+
+class _Leg(NamedTuple):
+    """What is left of the way from here: its end and the MTU."""
+
+    verdict: str
+    reason: str = ""
+    uplink: str = ""
+    mtu: int = 0
+
+
+class FarEnd(NamedTuple):
+    """The other end's file, and the public key of its own private key, if it has one."""
+
+    settings: Settings
+    public_key: PublicKey | None = None
+
+
+def trace(
+    snapshot: Snapshot,
+    query: Query,
+    ask: Callable[[Query], Answer] | None = None,
+    far_end: FarEnd | None = None,
+) -> Trace:
+    """Follow a packet. `ask` is the kernel (`wgquick.system.routes.Routing.ask`), `far_end` the file of the peer."""
+    steps: list[Step] = []
+    leg = _follow(snapshot, query, steps, ask, frozenset(), 0)
+    peer = next((step for step in steps if isinstance(step, PeerStep)), None)
+    endpoint = next((step for step in steps if isinstance(step, EndpointStep)), None)
+    first = next(step for step in steps if isinstance(step, RouteStep))
+    source = first.walk.source if not first.walk.error else query.source
+    verdict, reason = leg.verdict, leg.reason
+    if verdict == DELIVERED and far_end and peer:
+        if fault := refused_by(far_end, snapshot.devices[peer.link], peer.public_key, source):
+            verdict, reason = DROPPED, fault
+    if verdict == DELIVERED:
+        reason = "; ".join(_doubts(steps))
+    return Trace(
+        query,
+        tuple(steps),
+        verdict,
+        reason,
+        peer.public_key if peer else None,
+        endpoint.address if endpoint else None,
+        leg.uplink,
+        source,
+        leg.mtu,
+    )
+
+
+def _doubts(steps: Iterable[Step]) -> list[str]:
+    """What the kernel does not refuse on the way out, and may stand in the way of an answer."""
+    found = []
+    for step in steps:
+        if isinstance(step, RouteStep):
+            if step.back:
+                found.append(f"replies are dropped: {step.back}")
+            if step.neighbour and step.neighbour.state in ("FAILED", "INCOMPLETE"):
+                found.append(f"{_next_text(step)} does not answer on {step.walk.link}")
+    return found
+
+
+def _next_text(step: RouteStep) -> str:
+    return address_text(step.walk.gateway or step.query.destination)
+
+
+def _follow(
+    snapshot: Snapshot,
+    query: Query,
+    steps: list[Step],
+    ask: Callable[[Query], Answer] | None,
+    seen: frozenset[tuple[int, str]],
+    depth: int,
+    *,
+    is_elsewhere: bool = False,
+) -> _Leg:
+    """One packet: its rules, its route, and if that leads into a tunnel the packet around it."""
+    found, kernel = _walked(snapshot, query, ask)
+    steps += [RuleStep(depth, passed) for passed in found.rules]
+    mtu = _mtu_of(snapshot, found, query)
+    steps.append(
+        RouteStep(
+            depth,
+            query,
+            found,
+            mtu,
+            max(0, mtu - _TCP[query.family]),
+            _neighbour(snapshot, query, found),
+            kernel,
+            _back(snapshot, query, found),
+            is_elsewhere,
+        )
+    )
+    if found.error:
+        return _Leg(_verdict(found, query), _told(query, found.reason, depth))
+    tunnel = snapshot.devices.get(found.link)
+    if tunnel is None or found.kind in ("local", "anycast"):
+        return _Leg(DELIVERED, "", found.link, mtu)
+    place = (id(snapshot), found.link)
+    if place in seen or depth >= _MOST_TUNNELS:
+        endpoint = address_text(query.destination)
+        return _Leg(LOOP, f"the packet around it, to {endpoint}, goes into {found.link} again", found.link)
+    return _through(snapshot, query, steps, ask, seen | {place}, depth, (found, tunnel, mtu))
+
+
+def _through(
+    snapshot: Snapshot,
+    query: Query,
+    steps: list[Step],
+    ask: Callable[[Query], Answer] | None,
+    seen: frozenset[tuple[int, str]],
+    depth: int,
+    inside: tuple[Walk, TunnelDevice, int],
+) -> _Leg:
+    """A WireGuard device: the peer, its endpoint, and the way of the packet around it (wg_xmit(), send4())."""
+    found, tunnel, mtu = inside
+    device, link = tunnel.device, found.link
+    chosen = peer_of(device.peers, query.destination)
+    if chosen is None:
+        steps.append(PeerStep(depth, link))
+        return _Leg(UNREACHABLE, f"no peer of {link} has {address_text(query.destination)} in its AllowedIPs (ENOKEY)")
+    peer, network = chosen
+    steps.append(PeerStep(depth, link, peer.public_key, network, peer.last_handshake))
+    steps.append(EndpointStep(depth, link, peer.endpoint, device.fwmark))
+    if peer.endpoint is None:
+        return _Leg(UNREACHABLE, f"the peer {peer.public_key} of {link} has no endpoint (EDESTADDRREQ)")
+    there = snapshot.outside.get(link, snapshot)
+    if there is None:
+        return _Leg(DELIVERED, "", "", _fits(mtu, 0))
+    outer = outer_query(tunnel, peer.endpoint, there)
+    is_elsewhere = there is not snapshot
+    asked = None if is_elsewhere else ask
+    leg = _follow(there, outer, steps, asked, seen, depth + 1, is_elsewhere=is_elsewhere)
+    return leg._replace(mtu=_fits(mtu, leg.mtu - _OVERHEAD[peer.endpoint.family]) if leg.mtu else 0)
+
+
+def _fits(mtu: int, room: int) -> int:
+    """The largest packet of a link with this MTU that fits, filled up, into the room in the packet around it."""
+    return mtu if mtu <= room or room <= 0 else room // _PADDING * _PADDING
+
+
+def outer_query(tunnel: TunnelDevice, endpoint: SocketAddress, snapshot: Snapshot) -> Query:
+    """The packet that a device sends to an endpoint, as the rules see it."""
+    link = next((name for name, each in snapshot.links.items() if endpoint.scope and each.index == endpoint.scope), "")
+    return Query(
+        pack_address(endpoint.address),
+        mark=tunnel.device.fwmark,
+        output_link=link,
+        protocol=UDP,
+        source_port=tunnel.device.listen_port,
+        destination_port=endpoint.port,
+    )
+
+
+def peer_of(peers: Iterable[DevicePeer], address: bytes) -> tuple[DevicePeer, AllowedIP] | None:
+    """The peer that has an address: by the longest prefix in the AllowedIPs of all."""
+    wanted = host(address)
+    found = ((peer, network) for peer in peers for network in peer.allowed_ips if contains(network, wanted))
+    return max(found, key=lambda each: each[1].length, default=None)
+
+
+def _walked(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | None) -> tuple[Walk, str]:
+    """Our walk, and how the kernel's answer compares; where it differs, the kernel's answer with our rules."""
+    go = arrive if query.input_link else walk
+    found = go(snapshot, query)
+    if ask is None or any(name and name not in snapshot.links for name in (query.input_link, query.output_link)):
+        return found, "not asked"
+    answer = ask(query)
+    for hop in found.hops:
+        if (hop.link, hop.gateway) == (answer.link, answer.gateway) and len(found.hops) > 1:
+            found = go(snapshot, query, hop)
+    if agrees(snapshot, query, found, answer):
+        return found, "agrees"
+    return _by_kernel(found, answer), f"it says {answer_text(answer)}, and its rules and routes say {_said(found)}"
+
+
+def agrees(snapshot: Snapshot, query: Query, found: Walk, answer: Answer) -> bool:
+    """Whether the kernel's answer is ours.
+
+    It has not all to compare: IPv6's does not tell of forwarding, none tells of a local table that is merged with main
+    (net/ipv4/fib_trie.c), nor the source of a packet that has one.
+    """
+    if found.error or answer.error:
+        if query.input_link and query.family == 6 and not answer.error:
+            return found.kind == answer.kind and found.link == answer.link
+        return found.error == answer.error
+    if (found.kind, found.link, found.gateway) != (answer.kind, answer.link, answer.gateway):
+        return False
+    if found.table != answer.table and not (found.kind != "unicast" and is_untouched(snapshot.rules[query.family])):
+        return query.destination == bytes(4)
+    return query.source is not None or bool(query.input_link) or found.source == answer.source
+
+
+def answer_text(answer: Answer) -> str:
+    """The kernel's answer in words."""
+    from os import strerror
+
+    if answer.error:
+        return strerror(answer.error)
+    gateway = f" via {address_text(answer.gateway)}" if answer.gateway else ""
+    source = f" from {address_text(answer.source)}" if answer.source else ""
+    return f"{answer.kind}{gateway} by {answer.link} (table {answer.table}){source}"
+
+
+def _said(found: Walk) -> str:
+    if found.error or not found.route:
+        return found.reason
+    source = f" from {address_text(found.source)}" if found.source else ""
+    return f"{text_of(found.route.destination)} by {found.link} (table {found.table}){source}"
+
+
+def _by_kernel(found: Walk, answer: Answer) -> Walk:
+    if answer.error:
+        return found._replace(error=answer.error, reason=answer_text(answer), route=None, link="", gateway=None)
+    hop = NextHop(answer.link, answer.gateway)
+    destination = found.route.destination if found.route else host(b"\0\0\0\0")
+    route = TableRoute(destination, answer.table, answer.kind, (hop,), source=answer.source, mtu=answer.mtu)
+    return found._replace(
+        error=0,
+        reason="",
+        route=route,
+        hops=(hop,),
+        link=answer.link,
+        gateway=answer.gateway,
+        source=answer.source or found.source,
+        kind=answer.kind,
+    )
+
+
+def _mtu_of(snapshot: Snapshot, found: Walk, query: Query) -> int:
+    link = snapshot.links.get(found.link)
+    if found.error or link is None:
+        return 0
+    return min(link.mtu, (found.route.mtu if found.route else None) or link.mtu)
+
+
+def _neighbour(snapshot: Snapshot, query: Query, found: Walk) -> Neighbour | None:
+    if found.error or found.kind != "unicast":
+        return None
+    return snapshot.neighbours.get((found.link, found.gateway or query.destination))
+
+
+def _back(snapshot: Snapshot, query: Query, found: Walk) -> str:
+    """Why rp_filter would drop the reply of the packet that this host sends; its mark is the packet's own."""
+    if found.error or query.family == 6 or query.input_link or found.kind != "unicast" or not found.source:
+        return ""
+    refused = refusal(snapshot, query.destination, found.source, found.link, query.mark)
+    return refused[1] if refused else ""
+
+
+def _verdict(found: Walk, query: Query) -> str:
+    """blackhole, and what is refused as it comes in, is dropped; all else is told to the sender."""
+    is_dropped = found.kind == "blackhole" or (
+        bool(found.rules) and found.rules[-1].decides and found.rules[-1].rule.action == "blackhole"
+    )
+    if is_dropped or (query.input_link and (found.error in (EINVAL, EXDEV) or "forwarding is off" in found.reason)):
+        return DROPPED
+    return UNREACHABLE
+
+
+def _told(query: Query, reason: str, depth: int) -> str:
+    return f"the packet around it, to {address_text(query.destination)}: {reason}" if depth else reason
+
+
+def refused_by(far_end: FarEnd, tunnel: TunnelDevice, peer: PublicKey | None, source: bytes | None) -> str:
+    """Why the far end drops the packet, by its file; "" if it does not: the source must be in its AllowedIPs for us."""
+    theirs, peers = far_end.public_key, far_end.settings.peers
+    if theirs and peer and theirs != peer:
+        return f"the other end's file has another key ({theirs}) than the peer here ({peer})"
+    ours = tunnel.public_key
+    if ours is None or all(each.public_key != ours for each in peers):
+        return f"the other end's file has no peer with the key of this end ({ours})"
+    if source is None:
+        return ""
+    inside = host(source)
+    found = max(
+        ((each, network) for each in peers for network in each.allowed_ips if contains(network, inside)),
+        key=lambda each: each[1].length,
+        default=None,
+    )
+    if found is None or found[0].public_key != ours:
+        whose = f", which it gives to {found[0].public_key}" if found else ""
+        return f"the other end drops it: its AllowedIPs for this end lack the source {address_text(source)}{whose}"
+    return ""

@@ -1,0 +1,205 @@
+"""What decides the way of a packet in one network namespace, as values: rules, routes, links, neighbours, devices.
+
+`wgquick.system.snapshot` reads a Snapshot from the machine. A plan may change one: every value is a tuple or a dict.
+Addresses are packed (4 or 16 bytes), links go by their names, numbers and words are the kernel's
+(linux/rtnetlink.h, linux/fib_rules.h, ip-rule(8), ip-route(8)).
+"""
+
+from __future__ import annotations
+
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wgquick.device import Device
+    from wgquick.net import Prefix, PublicKey
+
+DEFAULT_TABLE, MAIN_TABLE, LOCAL_TABLE = 253, 254, 255
+UNIVERSE, SITE, LINK, HOST = 0, 200, 253, 254
+"""Scopes (RT_SCOPE_*): of routes and of IPv4 addresses."""
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+"""Protocols (IPPROTO_*)."""
+LOOPBACK = "lo"
+
+
+class Ports(NamedTuple):
+    """A range of ports, or with a mask the ports that equal `first` in its bits."""
+
+    first: int
+    last: int
+    mask: int = 0
+
+
+class PolicyRule(NamedTuple):
+    """A policy routing rule. What it does not look at is None, "" or 0.
+
+    `action` is "lookup" (in `table`), "goto" (the rule of priority `target`), "nop", "blackhole", "unreachable" or
+    "prohibit". `fwmask` 0: any mark. `tos_mask` 0: any DS field. `suppress_prefixlength`, `suppress_group`: an answer
+    of such a prefix length or less, or out of a link of that group, does not count. `l3mdev`: the table is that of the
+    packet's VRF. `unread` names conditions that wgq does not know: such a rule is taken not to match.
+    """
+
+    priority: int
+    action: str = "lookup"
+    table: int = 0
+    target: int = 0
+    inverted: bool = False
+    source: Prefix | None = None
+    destination: Prefix | None = None
+    input_link: str = ""
+    output_link: str = ""
+    fwmark: int = 0
+    fwmask: int = 0
+    tos: int = 0
+    tos_mask: int = 0
+    uids: tuple[int, int] | None = None
+    protocol: int = 0
+    source_ports: Ports | None = None
+    destination_ports: Ports | None = None
+    l3mdev: bool = False
+    suppress_prefixlength: int | None = None
+    suppress_group: int | None = None
+    unread: tuple[str, ...] = ()
+
+
+class NextHop(NamedTuple):
+    """One way of a route; `gateway` None: the destination is on the link itself. It may be of the other family."""
+
+    link: str = ""
+    gateway: bytes | None = None
+    weight: int = 1
+    is_dead: bool = False
+    has_no_carrier: bool = False
+    is_onlink: bool = False
+
+
+class TableRoute(NamedTuple):
+    """A route of a table; `kind` as ip-route(8) names it, `source` what is preferred (`src`).
+
+    `origin` is the prefix of the sources that it is for (IPv6 `from`); `preference` is that of a router (RFC 4191: 0
+    medium, 1 high, 3 low). `nexthop` is the number of a nexthop object (ip-nexthop(8)), whose ways are in `hops`.
+    """
+
+    destination: Prefix
+    table: int = MAIN_TABLE
+    kind: str = "unicast"
+    hops: tuple[NextHop, ...] = ()
+    metric: int = 0
+    tos: int = 0
+    scope: int = UNIVERSE
+    source: bytes | None = None
+    origin: Prefix | None = None
+    mtu: int | None = None
+    preference: int = 0
+    nexthop: int = 0
+    encapsulation: int = 0
+
+
+class LocalAddress(NamedTuple):
+    """An address of a link. `peer` is the far end's where it is point to point, else None."""
+
+    address: bytes
+    length: int
+    scope: int = UNIVERSE
+    peer: bytes | None = None
+    is_secondary: bool = False
+    is_tentative: bool = False
+    is_deprecated: bool = False
+
+
+class NetworkLink(NamedTuple):
+    """A link with what the kernel's parameters say of it.
+
+    `master` is the link that it is enslaved to; `vrf_table` the table of a VRF, else 0. `rp_filter` (0, 1 strict, 2
+    loose), `src_valid_mark` and `accept_local` are the values that hold, after conf/all; `forwards` is IPv4's.
+    `ignores_linkdown` has the families whose routes do not count without carrier.
+    """
+
+    index: int
+    name: str
+    mtu: int = 1500
+    is_up: bool = True
+    has_carrier: bool = True
+    kind: str = ""
+    master: str = ""
+    vrf_table: int = 0
+    group: int = 0
+    is_loopback: bool = False
+    addresses: tuple[LocalAddress, ...] = ()
+    rp_filter: int = 0
+    src_valid_mark: bool = False
+    accept_local: bool = False
+    forwards: bool = False
+    route_localnet: bool = False
+    ignores_linkdown: tuple[int, ...] = ()
+
+
+class TunnelDevice(NamedTuple):
+    """A WireGuard device, without its secrets, and its own public key, if it has one."""
+
+    device: Device
+    public_key: PublicKey | None = None
+
+
+class Neighbour(NamedTuple):
+    """What the kernel knows of an address on a link; `state` as ip-neighbour(8) names it."""
+
+    state: str
+    link_address: str = ""
+
+
+class Snapshot(NamedTuple):
+    """A network namespace at one moment.
+
+    `rules` and `routes` go by family (4, 6), rules in the kernel's order; `links` are in the kernel's order too.
+    `outside` has, for each WireGuard link whose socket is in another namespace, that namespace; None if it cannot be
+    read. `time` is the epoch's seconds.
+    """
+
+    rules: Mapping[int, tuple[PolicyRule, ...]]
+    routes: Mapping[int, tuple[TableRoute, ...]]
+    links: Mapping[str, NetworkLink]
+    devices: Mapping[str, TunnelDevice] = {}
+    neighbours: Mapping[tuple[str, bytes], Neighbour] = {}
+    outside: Mapping[str, Snapshot | None] = {}
+    forwards6: bool = False
+    table_names: Mapping[int, str] = {}
+    time: float = 0.0
+
+
+class Query(NamedTuple):
+    """A packet whose way is asked for.
+
+    `input_link` "": this host sends it. `output_link`: the socket is bound to that link (a VRF, the zone of a
+    link-local address). `uid` is the sending socket's user. `protocol` 0, ports 0: nothing is known of them.
+    """
+
+    destination: bytes
+    source: bytes | None = None
+    mark: int = 0
+    input_link: str = ""
+    output_link: str = ""
+    uid: int = 0
+    protocol: int = 0
+    source_port: int = 0
+    destination_port: int = 0
+    tos: int = 0
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return family_of(self.destination)
+
+
+class Answer(NamedTuple):
+    """What the kernel itself says to a query (RTM_GETROUTE); `error` is its errno, 0 if it has a route."""
+
+    error: int = 0
+    kind: str = "unicast"
+    table: int = 0
+    link: str = ""
+    gateway: bytes | None = None
+    source: bytes | None = None
+    mtu: int | None = None
