@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | show | status | metrics) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | status | metrics) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -54,6 +54,13 @@ _wgq() {
 	--textfile) return ;;
 	--listen) return ;;
 	--host) return ;;
+	--from) return ;;
+	--mark) return ;;
+	--iif) return ;;
+	--oif) return ;;
+	--uid) return ;;
+	--port) return ;;
+	--peer-config) return ;;
 	esac
 	# Readline takes a name with a `=' for several words, and replaces the last.
 	if [[ $argument == *=* && $argument != -* && $COMP_WORDBREAKS == *=* ]]; then
@@ -70,10 +77,11 @@ _wgq() {
 	allowed-ips:-*) _wgq_from '--json --help' ;;
 	doctor:-*) _wgq_from '--json --help' ;;
 	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;
+	trace:-*) _wgq_from '--from --mark --iif --oif --uid --port --peer-config --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
 	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse show status metrics' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show status metrics' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -84,6 +92,7 @@ _wgq() {
 	allowed-ips:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	doctor:*) _wgq_from "$(_wgq_interfaces)" ;;
 	rehearse:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
+	trace:*) : ;;
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
 	status:*) _wgq_from "$(_wgq_interfaces)" ;;
 	metrics:*) _wgq_from "$(_wgq_interfaces)" ;;

@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor rehearse show status metrics
+set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show status metrics
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -30,6 +30,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Say wha
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a allowed-ips -d 'Print networks less others as AllowedIPs'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a doctor -d 'Say why a tunnel does not work'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a rehearse -d 'Try configurations on hosts made for that: who reaches whom'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a trace -d 'Say which way a packet goes, and why'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show how interfaces and their peers do'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a metrics -d 'Print metrics of interfaces and peers for Prometheus'
@@ -53,7 +54,7 @@ complete -c wgq -n '__fish_seen_subcommand_from up down save' -l dns -x -a 'auto
 complete -c wgq -n '__fish_seen_subcommand_from up down reload strip' -l name -x -d 'Name of the interface, in place of the file\'s'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l strict -d 'Fail where IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on where a PreDown hook or saving fails'
-complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor rehearse status' -l json -d 'Print JSON'
+complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor rehearse trace status' -l json -d 'Print JSON'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l fix -d 'Mend what has one remedy alone, and say so'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Whose names the metrics have'
@@ -63,3 +64,10 @@ complete -c wgq -n '__fish_seen_subcommand_from status' -l exit-code -d 'Exit 4 
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l host -x -d 'Where the hosts of files are'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l keep -d 'Leave the hosts, to be looked at'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l no-hooks -d 'Run no hooks'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l from -x -d 'The packet\'s source address'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l mark -x -d 'The packet\'s mark'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l iif -x -d 'The link that the packet comes in by'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l oif -x -d 'The link or VRF that the sending socket is bound to'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l uid -x -d 'The user whose socket sends'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l port -x -d 'The protocol and the destination port'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l peer-config -x -d 'The file of the other end'

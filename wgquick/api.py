@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.knocks import Heard
+    from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
     from wgquick.net import PublicKey
     from wgquick.ports import Host, WireGuard
     from wgquick.rehearsal import Report
+    from wgquick.routing import Query
     from wgquick.status.observe import Observer
     from wgquick.status.values import Status
 
@@ -291,6 +293,33 @@ def rehearse(
 
     read = [read_source(fspath(source)) for source in sources]
     return run(read, started, _said(transcript), hosts=hosts, hooks=hooks, keep=keep)
+
+
+def trace(query: Query, *, peer_config: str | PathLike[str] | None = None) -> Traced:
+    """The way of a packet (`wgquick.routing.Query`) from here, as `wgq trace` says it.
+
+    `peer_config` is the other end's file. WgqError if a link of the query is not there.
+    """
+    from wgquick.diagnosis.keys import public_key_of
+    from wgquick.diagnosis.trace import FarEnd, Traced
+    from wgquick.diagnosis.trace import trace as follow
+    from wgquick.system.routes import Routing
+    from wgquick.system.snapshot import snapshot
+
+    far_end = None
+    if peer_config is not None:
+        settings = load(fspath(peer_config))
+        far_end = FarEnd(settings, public_key_of(settings.private_key) if settings.private_key else None)
+    with Routing() as routing:
+        for _ in range(3):  # what changes between the snapshot and the question is no disagreement
+            seen = snapshot(public_key_of)
+            for name in filter(None, (query.input_link, query.output_link)):
+                if name not in seen.links:
+                    raise WgqError(f"there is no link {name}", remedy="`ip link' lists them.")
+            found = follow(seen, query, routing.ask, far_end)
+            if found.is_agreed:
+                break
+    return Traced(found, seen.table_names, seen.time)
 
 
 @contextmanager

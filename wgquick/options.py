@@ -29,7 +29,7 @@ class Option(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A verb. `completes` says which names its argument completes to: "configurations" or "interfaces".
+    """A verb. `completes` says which names its argument completes to: "configurations", "interfaces" or, "", none.
 
     It takes at least `least` and at most `most` arguments; `words` says what they are.
     """
@@ -70,6 +70,13 @@ OPTIONS = {
         Option("host", "Where the hosts of files are.", metavar="FILE=ADDRESS,..."),
         Option("keep", "Leave the hosts, to be looked at."),
         Option("no-hooks", "Run no hooks."),
+        Option("from", "The packet's source address.", metavar="ADDRESS"),
+        Option("mark", "The packet's mark.", metavar="MARK"),
+        Option("iif", "The link that the packet comes in by.", metavar="LINK"),
+        Option("oif", "The link or VRF that the sending socket is bound to.", metavar="LINK"),
+        Option("uid", "The user whose socket sends.", metavar="USER"),
+        Option("port", "The protocol and the destination port.", metavar="PROTOCOL/PORT"),
+        Option("peer-config", "The file of the other end.", metavar="CONFIG_FILE"),
     )
 }
 
@@ -157,6 +164,16 @@ VERBS = {
             least=2,
             most=MANY,
             words="CONFIG_FILE CONFIG_FILE...",
+        ),
+        Verb(
+            "trace",
+            "Say which way a packet goes, and why.",
+            "Say which way a packet to an address goes, and why: rules, routes, peers, and the packet around it. "
+            "Without --port it is an ICMP echo request.",
+            completes="",
+            standard_input=False,
+            options=("from", "mark", "iif", "oif", "uid", "port", "peer-config", "json"),
+            words="ADDRESS",
         ),
         Verb(
             "show",

@@ -1,6 +1,6 @@
-"""What decides the way of a packet in one network namespace, as values: rules, routes, links, neighbours, devices.
+"""What decides the way of a packet in a network namespace, as values: rules, routes, links, neighbours, devices.
 
-`wgquick.system.snapshot` reads a Snapshot from the machine. A plan may change one: every value is a tuple or a dict.
+`wgquick.system.snapshot` reads a Snapshot from the machine. A plan may change one: all of it are tuples and dicts.
 Addresses are packed (4 or 16 bytes), links go by their names, numbers and words are the kernel's
 (linux/rtnetlink.h, linux/fib_rules.h, ip-rule(8), ip-route(8)).
 """
@@ -36,9 +36,9 @@ class PolicyRule(NamedTuple):
     """A policy routing rule. What it does not look at is None, "" or 0.
 
     `action` is "lookup" (in `table`), "goto" (the rule of priority `target`), "nop", "blackhole", "unreachable" or
-    "prohibit". `fwmask` 0: any mark. `tos_mask` 0: any DS field. `suppress_prefixlength`, `suppress_group`: an answer
-    of such a prefix length or less, or out of a link of that group, does not count. `l3mdev`: the table is that of the
-    packet's VRF. `unread` names conditions that wgq does not know: such a rule is taken not to match.
+    "prohibit". `fwmask` 0: any mark. `tos_mask` 0: any DS field. An answer of a prefix length of at most
+    `suppress_prefixlength`, or out of a link of the group `suppress_group`, does not count. `l3mdev`: the table is
+    that of the packet's VRF. `unread` names conditions that wgq does not know: such a rule is taken not to match.
     """
 
     priority: int
@@ -78,8 +78,8 @@ class NextHop(NamedTuple):
 class TableRoute(NamedTuple):
     """A route of a table; `kind` as ip-route(8) names it, `source` what is preferred (`src`).
 
-    `origin` is the prefix of the sources that it is for (IPv6 `from`); `preference` is that of a router (RFC 4191: 0
-    medium, 1 high, 3 low). `nexthop` is the number of a nexthop object (ip-nexthop(8)), whose ways are in `hops`.
+    `origin` is the prefix of the sources that it is for (IPv6 `from`); `preference` is that of a router (RFC 4191:
+    0 medium, 1 high, 3 low). `nexthop` is the number of a nexthop object (ip-nexthop(8)), whose ways are in `hops`.
     """
 
     destination: Prefix
@@ -117,7 +117,7 @@ class NetworkLink(NamedTuple):
     `ignores_linkdown` has the families whose routes do not count without carrier.
     """
 
-    index: int
+    ifindex: int
     name: str
     mtu: int = 1500
     is_up: bool = True
@@ -154,8 +154,8 @@ class Snapshot(NamedTuple):
     """A network namespace at one moment.
 
     `rules` and `routes` go by family (4, 6), rules in the kernel's order; `links` are in the kernel's order too.
-    `outside` has, for each WireGuard link whose socket is in another namespace, that namespace; None if it cannot be
-    read. `time` is the epoch's seconds.
+    `outside` has, for each WireGuard link whose socket is in another namespace, that namespace; None if it cannot
+    be read. `time` is the epoch's seconds.
     """
 
     rules: Mapping[int, tuple[PolicyRule, ...]]

@@ -1,11 +1,14 @@
 """Random links, rules and routes for a network namespace, and random questions about them.
 
-`build` makes the commands of ip(8); what the kernel refuses of them is left out, as `-force` goes on.
+What the kernel refuses of the commands of ip(8) is left out, as `-force` goes on.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wgquick.net import pack_address
@@ -23,9 +26,20 @@ PORTS = (0, 22, 53, 80, 443, 51820)
 UIDS = (0, 1, 1000, 1001, 65534)
 
 
-def lines(draw: random.Random) -> list[str]:
-    """ip(8)'s batch for one namespace."""
-    made = []
+def build(draw: random.Random) -> None:
+    """Furnish the calling process's namespace."""
+    links, inet, inet6 = lines(draw)
+    for family, batch in (("-4", links), ("-4", inet), ("-6", inet6)):
+        command = ["ip", "-force", family, "-batch", "-"]
+        subprocess.run(command, input="\n".join(batch) + "\n", text=True, capture_output=True, check=False)
+    for path, value in parameters(draw):
+        with suppress(FileNotFoundError):
+            Path(f"/proc/sys/net/{path}").write_text(str(value))
+
+
+def lines(draw: random.Random) -> tuple[list[str], list[str], list[str]]:
+    """ip(8)'s batches for one namespace: links with addresses, and routes and rules of each family."""
+    made: list[str] = []
     for one, two in (LINKS[0:2], LINKS[2:4], LINKS[4:6]):
         made.append(f"link add {one} mtu {draw.choice((1280, 1400, 1500))} type veth peer name {two}")
     for name in LINKS:
@@ -34,17 +48,31 @@ def lines(draw: random.Random) -> list[str]:
             made.append(f"link set {name} up")
         for _ in range(draw.randrange(4)):
             made.append(_address(draw, name))
-    for number in range(1, 4):
-        made.append(f"nexthop add id {number} {' '.join(_hop(draw, 4))}")
-        made.append(f"nexthop add id {number + 10} {' '.join(_hop(draw, 6))}")
-    made += ["nexthop add id 20 group 1/2,3", "nexthop add id 30 group 11,12/12,2", "nexthop add id 40 blackhole"]
-    for _ in range(draw.randrange(4, 30)):
-        made.append(_route(draw))
-    for _ in range(draw.choice((0, draw.randrange(1, 10), draw.randrange(1, 10)))):
-        made.append(_rule(draw))
-    if draw.random() < 0.2:
+    return made, _of_family(draw, 4), _of_family(draw, 6)
+
+
+def _of_family(draw: random.Random, family: int) -> list[str]:
+    first = 10 * family  # nexthop objects have one space of numbers
+    made = [f"nexthop add id {first + number} {' '.join(_hop(draw, family))}" for number in range(3)]
+    made += [f"nexthop add id {first + 3} group {first}/{first + 1},3", f"nexthop add id {first + 4} blackhole"]
+    made += [_route(draw, family) for _ in range(draw.randrange(4, 20))]
+    made += [_rule(draw, family) for _ in range(draw.choice((0, draw.randrange(1, 8), draw.randrange(1, 8))))]
+    if draw.random() < 0.1:
         made.append(f"link set {draw.choice(LINKS)} down")
     return made
+
+
+def parameters(draw: random.Random) -> list[tuple[str, int]]:
+    """Kernel parameters below /proc/sys/net, and their values."""
+    chosen = [("ipv6/conf/all/forwarding", draw.randrange(2))] if draw.random() < 0.5 else []
+    for name in (*LINKS, "all"):
+        chosen.append((f"ipv4/conf/{name}/rp_filter", draw.choice((0, 0, 1, 1, 2))))
+        chosen.append((f"ipv4/conf/{name}/forwarding", int(draw.random() < 0.8)))
+        for word in ("accept_local", "src_valid_mark", "route_localnet"):
+            chosen.append((f"ipv4/conf/{name}/{word}", int(draw.random() < 0.15)))
+        for family in (4, 6):
+            chosen.append((f"ipv{family}/conf/{name}/ignore_routes_with_linkdown", int(draw.random() < 0.2)))
+    return chosen
 
 
 def _address(draw: random.Random, name: str) -> str:
@@ -64,8 +92,13 @@ def _address4(draw: random.Random) -> str:
 
 def _address6(draw: random.Random) -> str:
     head = draw.choice(("2001:db8", "2001:db8", "fd00", "fec0", "2002", "fe80::", "2001:0"))
-    return str(ipaddress.IPv6Address(f"{head}:0:{draw.randrange(3)}::{draw.randrange(1, 6)}".replace(":::", "::")
-                                     if head != "fe80::" else f"fe80::{draw.randrange(1, 6)}"))
+    return str(
+        ipaddress.IPv6Address(
+            f"{head}:0:{draw.randrange(3)}::{draw.randrange(1, 6)}".replace(":::", "::")
+            if head != "fe80::"
+            else f"fe80::{draw.randrange(1, 6)}"
+        )
+    )
 
 
 def _network(draw: random.Random, family: int) -> str:
@@ -80,9 +113,8 @@ def _any(draw: random.Random, family: int) -> str:
     return _address4(draw) if family == 4 else _address6(draw)
 
 
-def _route(draw: random.Random) -> str:
-    family = draw.choice((4, 6))
-    words = [f"-{family}" if family == 6 else "", "route", draw.choice(("add", "add", "append"))]
+def _route(draw: random.Random, family: int) -> str:
+    words = ["route", draw.choice(("add", "add", "append"))]
     kind = draw.choice(("unicast",) * 12 + ("blackhole", "unreachable", "prohibit", "throw", "local", "throw"))
     words += [kind, _network(draw, family)]
     if family == 6 and draw.random() < 0.15:
@@ -96,7 +128,7 @@ def _route(draw: random.Random) -> str:
         words += ["dev", draw.choice((*LINKS, "lo"))]
     elif kind == "unicast":
         if draw.random() < 0.1:
-            words += ["nhid", str(draw.choice((1, 2, 20, 40) if family == 4 else (11, 12, 30, 40)))]
+            words += ["nhid", str(10 * family + draw.randrange(5))]
         elif draw.random() < 0.2:
             for _ in range(draw.randrange(1, 4)):
                 words += ["nexthop", *_hop(draw, family), "weight", str(draw.randrange(1, 4))]
@@ -119,9 +151,8 @@ def _hop(draw: random.Random, family: int) -> list[str]:
     return ["dev", name]
 
 
-def _rule(draw: random.Random) -> str:
-    family = draw.choice((4, 6))
-    words = [f"-{family}" if family == 6 else "", "rule", "add"]
+def _rule(draw: random.Random, family: int) -> str:
+    words = ["rule", "add"]
     if draw.random() < 0.3:
         words.append("not")
     if draw.random() < 0.3:
@@ -139,7 +170,7 @@ def _rule(draw: random.Random) -> str:
         first = draw.choice(UIDS)
         words += ["uidrange", f"{first}-{first + draw.choice((0, 1, 5000))}"]
     if draw.random() < 0.2:
-        words += ["ipproto", draw.choice(("tcp", "udp", "icmp" if family == 4 else "ipv6-icmp"))]
+        words += ["ipproto", draw.choice(("6", "17", "1" if family == 4 else "58"))]
     for side in ("sport", "dport"):
         if draw.random() < 0.1:
             first = draw.choice(PORTS[1:])
@@ -173,7 +204,7 @@ def query(draw: random.Random, snapshot: Snapshot) -> Query:
     source, output, input_link = None, "", ""
     if own and draw.random() < 0.4:
         source = draw.choice(own)
-    if family == 6 and draw.random() < 0.2 and destination[0] != 0xFF:
+    if draw.random() < 0.2 and destination[0] != 0xFF:
         input_link = draw.choice(LINKS)
         source = pack_address(_any(draw, family))
     elif draw.random() < 0.1:

@@ -181,6 +181,8 @@ def _bash_values(option: Option) -> str:
 
 
 def _bash_target(verb: Verb) -> str:
+    if not verb.completes:
+        return ":"
     names = f'_wgq_from "$(_wgq_{verb.completes})"'
     return f"{names} && _wgq_files" if verb.completes == "configurations" else names
 
@@ -191,7 +193,7 @@ def zsh() -> str:
     verbs = [f"        '{each.name}:{_quoted(_words(each.summary))}'" for each in VERBS.values()]
     arguments = [
         f"        {each.name}) _arguments $help {' '.join(f'${_zsh_variable(name)}' for name in each.options)}"
-        f" '{'1' if each.most == 1 else '*'}: :_wgq_{each.completes}' ;;"
+        f" '{'1' if each.most == 1 else '*'}: :{f'_wgq_{each.completes}' if each.completes else ' '}' ;;"
         for each in VERBS.values()
     ]
     return _filled(_ZSH, OPTIONS="\n".join(options), VERBS="\n".join(verbs), ARGUMENTS="\n".join(arguments))
@@ -223,6 +225,7 @@ def fish() -> str:
     targets = [
         f"complete -c wgq -n '__fish_seen_subcommand_from {each.name}' -a '(__wgq_{each.completes})'"
         for each in VERBS.values()
+        if each.completes
     ]
     return _filled(
         _FISH,

@@ -57,6 +57,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.rehearse import rehearse
 
             return rehearse(targets, given)
+        case "trace":
+            from wgquick.cli.trace import trace
+
+            trace(targets[0], given)
         case _:
             raise ValueError(verb)
     return 0

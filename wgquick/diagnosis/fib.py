@@ -1,4 +1,4 @@
-"""The kernel's choice of a route, in Python: rules in their order, tables by the longest prefix, the source address.
+"""The kernel's choice of a route: rules in their order, tables by the longest prefix, the source address.
 
 Pure: a Snapshot and a Query in, a Walk out, which says of each rule that was looked at why it did not decide. The
 kernel's functions that each part follows are named (net/core/fib_rules.c, net/ipv4/fib_*.c, net/ipv6/route.c).
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _ACTION_ERRORS = {"blackhole": EINVAL, "unreachable": ENETUNREACH, "prohibit": EACCES}
 _KIND_ERRORS = {"blackhole": EINVAL, "unreachable": EHOSTUNREACH, "prohibit": EACCES}
-_NO_UID = 0xFFFFFFFF
 _LOOPBACKS = Prefix.parse("127.0.0.0/8")
 _MULTICAST = {4: Prefix.parse("224.0.0.0/4"), 6: Prefix.parse("ff00::/8")}
 _LINK_LOCAL = Prefix.parse("fe80::/10")
@@ -32,7 +31,7 @@ PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp", 136: 
 
 
 class Passed(NamedTuple):
-    """A rule that was looked at, and why it decided (`decides`) or did not. `table` is where it looked, 0: nowhere."""
+    """A rule that was looked at, and why it decided (`decides`) or did not. `table`: where it looked, or 0."""
 
     rule: PolicyRule
     decides: bool
@@ -43,8 +42,8 @@ class Passed(NamedTuple):
 class Walk(NamedTuple):
     """The kernel's choice. `error` is the errno that the packet ends with, 0 if there is a route.
 
-    `hops` are the ways that the route may take now: several if it is one of several next hops, of which `hop` is the
-    one taken (by a hash that cannot be foretold). `link` is the name of the link that it leaves by, or "lo".
+    `hops` are the next hops that the route may take now; of several, a hash that cannot be foretold takes one, and
+    `link` and `gateway` are those of the one assumed. `link` is "lo" for the host's own addresses.
     `reason` says an error in words.
     """
 
@@ -84,10 +83,10 @@ class Found(NamedTuple):
 
 
 def walk(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> Walk:
-    """The way of a packet out of a namespace; of several next hops `preferred`, if it is one of them, else the first.
+    """The way of a packet; of several next hops `preferred` is taken, if it is one of them, else the first.
 
     The kernel's ip_route_output_key_hash_rcu() and ip6_route_output(), and for a packet that comes in by a link
-    ip_route_input_slow() and ip6_route_input_lookup(), but for their filters of sources (`wgquick.diagnosis.reverse`).
+    ip_route_input_slow() and ip6_route_input_lookup(), but for what `wgquick.diagnosis.reverse` does.
     """
     if fault := _fault_of(snapshot, query):
         return Walk((), *fault)
@@ -103,7 +102,7 @@ def walk(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> 
         route = found.route if found else None
         return Walk(rules, error, _reason(error, rules, route), route, kind=route.kind if route else "")
     hop = preferred if preferred in found.hops else (found.hops[0] if found.hops else NextHop())
-    return _finished(snapshot, query, rules, found.route, found.hops, hop or NextHop())
+    return _finished(snapshot, query, rules, found.route, found.hops, hop)
 
 
 def _finished(
@@ -123,10 +122,17 @@ def _finished(
     source = query.source
     if source is None and not query.input_link:
         source = source_of(snapshot, query.destination, route, hop, kind, vrf)
-    found = Walk(rules, 0, "", route, hops, link, hop.gateway, source, kind)
+    found = Walk(rules, 0, "", route, hops, link, _gateway(snapshot, hop), source, kind)
     if query.family == 4 and (fault := _fault_of_source(snapshot, found)):
         return found._replace(error=EINVAL, reason=fault)
     return found
+
+
+def _gateway(snapshot: Snapshot, hop: NextHop) -> bytes | None:
+    """A gateway that is this host's own address is none: the destination is on the link (fib_check_nh_v4_gw())."""
+    if hop.gateway and len(hop.gateway) == 4 and not hop.is_onlink and is_local(snapshot, hop.gateway):
+        return None
+    return hop.gateway
 
 
 def _to_itself(snapshot: Snapshot, query: Query) -> Walk:
@@ -270,7 +276,7 @@ def _by_merged_tables(
         found = other or (found if not _has(snapshot, rules[2].table) else None)
     if found and found.route.kind == "throw":
         found = None
-    passed = []
+    passed: list[Passed] = []
     for rule in rules:
         if found and found.route.table == rule.table:
             return [*passed, Passed(rule, True, "matches", rule.table)], found, found.error
@@ -297,7 +303,8 @@ def _flow(snapshot: Snapshot, query: Query) -> Flow:
 
 
 def _uid(query: Query) -> int:
-    return _NO_UID if query.input_link else query.uid
+    """What comes in has no socket: sock_net_uid() is 0 then."""
+    return 0 if query.input_link else query.uid
 
 
 def difference(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> str:
@@ -306,15 +313,15 @@ def difference(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> str:
     if rule.unread:
         return why or f"it has conditions that wgq does not know: {', '.join(rule.unread)}"
     if rule.inverted:
-        return "" if why else f"it is for all others: {_condition(rule)} holds"
+        return "" if why else _inverse(rule, flow.query)
     return why
 
 
-def _condition(rule: PolicyRule) -> str:
-    """An inverted rule's condition, shortly."""
+def _inverse(rule: PolicyRule, query: Query) -> str:
+    """Why an inverted rule does not match: what it asks for holds."""
     if rule.fwmask:
-        return f"the mark {mark_text(rule.fwmark, rule.fwmask)}"
-    return "its condition"
+        return f"the mark is {query.mark:#x}, and the rule is for all others"
+    return "what it names holds, and the rule is for all others"
 
 
 def _differences(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> Iterator[str]:
@@ -329,7 +336,7 @@ def _differences(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> Iterator[s
     if rule.l3mdev and not flow.vrf:
         yield "it belongs to no VRF"
     if rule.uids and not rule.uids[0] <= flow.uid <= rule.uids[1]:
-        yield f"the user is {query.uid}" if flow.uid != _NO_UID else "no user of this host sends it"
+        yield f"the user is {flow.uid}" if not query.input_link else "no user of this host sends it"
     yield from _differences_of_addresses(rule, query)
     yield from _differences_of_ports(rule, query)
 
@@ -422,13 +429,20 @@ def _works(snapshot: Snapshot, hop: NextHop, family: int) -> bool:
 
 def _lookup6(snapshot: Snapshot, routes: Iterable[TableRoute], flow: Flow) -> Found | None:
     """fib6_table_lookup(): by prefix of destination, then of source; first without gateways that do not answer."""
-    source = flow.query.source or bytes(16)
+    source = host(flow.query.source or bytes(16))
     nodes: dict[tuple[int, int], list[TableRoute]] = {}
+    with_sources: set[int] = set()
     for route in routes:
-        if route.origin is None or contains(route.origin, host(source)):
+        if route.origin:
+            with_sources.add(route.destination.length)
+        if route.origin is None or contains(route.origin, source):
             key = (route.destination.length, route.origin.length if route.origin else 0)
             nodes.setdefault(key, []).append(route)
-    order = [sorted(nodes[key], key=lambda each: each.metric) for key in sorted(nodes, reverse=True)]
+    keys = sorted(nodes, reverse=True)
+    # fib6_node_lookup_1() begins above a prefix whose routes by source all differ, unless that is the default.
+    while keys and not keys[0][1] and keys[0][0] in with_sources and keys[0][0]:
+        del keys[0]
+    order = [sorted(nodes[key], key=lambda each: each.metric) for key in keys]
     for reachable in (False,) if snapshot.forwards6 else (True, False):
         for node in order:
             if found := _select6(snapshot, node, flow, reachable=reachable):
@@ -461,9 +475,7 @@ def _score6(snapshot: Snapshot, route: TableRoute, flow: Flow, *, reachable: boo
     """rt6_score_route() of a route's best next hop; below zero: not to be taken."""
     if not route.hops and route.kind in (*_KIND_ERRORS, "throw"):
         return 2 | _PREFERENCES[0] << 2
-    return max(
-        (_score_hop6(snapshot, route, hop, flow, reachable=reachable) for hop in route.hops), default=-1
-    )
+    return max((_score_hop6(snapshot, route, hop, flow, reachable=reachable) for hop in route.hops), default=-1)
 
 
 def _score_hop6(snapshot: Snapshot, route: TableRoute, hop: NextHop, flow: Flow, *, reachable: bool) -> int:
@@ -508,5 +520,5 @@ def text_of(prefix: Prefix) -> str:
 
 def mark_text(mark: int, mask: int) -> str:
     """A mark as ip-rule(8) prints it."""
-    return f"{mark:#x}" if mask == 0xFFFFFFFF else f"{mark:#x}/{mask:#x}"
-
+    text = f"{mark:#x}" if mark else "0"
+    return text if mask == 0xFFFFFFFF else f"{text}/{mask:#x}"

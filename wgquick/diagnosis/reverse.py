@@ -16,22 +16,23 @@ from wgquick.routing import LOCAL_TABLE, LOOPBACK, Query
 
 if TYPE_CHECKING:
     from wgquick.diagnosis.fib import Walk
-    from wgquick.net import Prefix as _Prefix
     from wgquick.routing import NextHop, Snapshot
 
-_NEVER_SOURCES: tuple[_Prefix, ...] = (Prefix.parse("224.0.0.0/4"), Prefix.parse("255.255.255.255/32"))
+_NEVER_SOURCES = (Prefix.parse("224.0.0.0/4"), Prefix.parse("255.255.255.255/32"))
 _LOOPBACKS = Prefix.parse("127.0.0.0/8")
 STRICT = 1
 
 
 def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> Walk:
-    """The way of a packet that comes in by `query.input_link`, with what is refused of it (ip_route_input_slow())."""
+    """The way of a packet that comes in by a link, with what is refused of it (ip_route_input_slow())."""
     found = walk(snapshot, query, preferred)
     if query.input_link not in snapshot.links:
         return found
     if query.family == 6:
         if found.kind == "unicast" and not found.error and not snapshot.forwards6:
-            return found._replace(error=EHOSTUNREACH, reason="IPv6 forwarding is off (net.ipv6.conf.all.forwarding)")
+            return found._replace(
+                error=EHOSTUNREACH, reason="IPv6 forwarding is off (net.ipv6.conf.all.forwarding)"
+            )
         return found
     link = snapshot.links[query.input_link]
     if fault := _odd_address(query, local=link.route_localnet):
@@ -46,13 +47,17 @@ def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -
         return found._replace(error=EINVAL, reason=f"no {found.kind} destination is forwarded to")
     output = "" if is_for_us else found.link
     refused = refusal(snapshot, query.source or bytes(4), query.destination, link.name, query.mark, output)
-    return found._replace(error=refused[0], reason=refused[1]) if refused else found
+    if refused:
+        return found._replace(error=refused[0], reason=refused[1])
+    return found._replace(link=LOOPBACK) if is_for_us and found.kind == "broadcast" else found
 
 
 def _odd_address(query: Query, *, local: bool) -> str:
     source = query.source or bytes(4)
-    if any(contains(each, host(source)) for each in _NEVER_SOURCES):
+    if source[0] == 0 or any(contains(each, host(source)) for each in _NEVER_SOURCES):
         return f"{address_text(source)} is never a source"
+    if query.destination[0] == 0:
+        return f"{address_text(query.destination)} is never a destination"
     if not local and (contains(_LOOPBACKS, host(source)) or contains(_LOOPBACKS, host(query.destination))):
         return "127.0.0.0/8 comes in by no link but lo"
     return ""
@@ -88,7 +93,11 @@ def refusal(
     has_no_address = not any(len(each.address) == 4 for each in came.addresses)
     if mode == STRICT or (mode and has_no_address):
         back = f"the route back to {address_text(source)} is by {' or '.join(links) or found.route.kind}"
-        hint = ", as src_valid_mark is 0 there" if mark and not came.src_valid_mark else ""
+        hint = ""
+        if mark and not came.src_valid_mark:
+            marked = snapshot._replace(links={**snapshot.links, link: came._replace(src_valid_mark=True)})
+            if refusal(marked, source, destination, link, mark, output) is None:
+                hint = ", as src_valid_mark is 0"
         return EXDEV, f"{filtered}, and {back}{hint}"
     return None
 

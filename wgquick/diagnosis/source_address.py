@@ -73,7 +73,12 @@ def _for_four(snapshot: Snapshot, name: str, near: bytes | None, scope: int) -> 
     others = [snapshot.links[vrf]] if vrf else []
     others += [other for other in snapshot.links.values() if vrf_of(snapshot, other.name) == vrf]
     return next(
-        (each.address for other in others for each in _of_four(other) if each.scope != LINK and each.scope <= scope),
+        (
+            each.address
+            for other in others
+            for each in _of_four(other)
+            if each.scope != LINK and each.scope <= scope
+        ),
         None,
     )
 
@@ -92,7 +97,7 @@ def _for_six(snapshot: Snapshot, destination: bytes, name: str) -> bytes | None:
     candidates = list(_of_six(snapshot, destination, name))
     if not candidates:
         return None
-    return max(candidates, key=lambda each: _score(*each, destination, name))[0].address
+    return max(candidates, key=lambda each: _score(each[0], each[1], destination, name))[0].address
 
 
 def _of_six(snapshot: Snapshot, destination: bytes, name: str) -> Iterator[tuple[LocalAddress, str]]:
@@ -130,6 +135,8 @@ def scope_of(address: bytes) -> int:
     """The scope of an IPv6 address (__ipv6_addr_src_scope())."""
     if contains(_MULTICAST, host(address)):
         return address[1] & 0x0F
+    if not any(address):
+        return 0
     if contains(_LINK_LOCAL, host(address)) or contains(_LOOPBACK6, host(address)):
         return _SCOPE_LINK
     return _SCOPE_SITE if contains(_SITE_LOCAL, host(address)) else _SCOPE_GLOBAL
@@ -138,4 +145,3 @@ def scope_of(address: bytes) -> int:
 def label_of(address: bytes) -> int:
     """The label of an IPv6 address."""
     return next(label for prefix, label in _LABELS if contains(prefix, host(address)))
-

@@ -12,14 +12,14 @@ from __future__ import annotations
 from errno import EINVAL, EXDEV
 
 from wgquick.diagnosis.fib import is_untouched, text_of, walk
-from wgquick.diagnosis.nets import contains, host
+from wgquick.diagnosis.nets import contains, head, host
 from wgquick.diagnosis.reverse import arrive, refusal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import address_text, pack_address
+from wgquick.net import Prefix, address_text, pack_address
 from wgquick.routing import UDP, NextHop, Query, TableRoute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.device import DevicePeer
@@ -32,6 +32,8 @@ _OVERHEAD = {4: 20 + 8 + 32, 6: 40 + 8 + 32}  # IP, UDP, and WireGuard's header 
 _PADDING = 16  # WireGuard fills a packet up to a multiple of it, not above the link's MTU
 _TCP = {4: 40, 6: 60}  # IP and TCP headers
 _MOST_TUNNELS = 16
+_AGREES, _NOT_ASKED = "agrees", "not asked"
+_SILENT = {"FAILED": "does not answer", "INCOMPLETE": "has not answered yet"}
 
 
 class RuleStep(NamedTuple):
@@ -45,8 +47,8 @@ class RouteStep(NamedTuple):
     """The route that was taken, or the lack of one.
 
     `mtu` is that of the route and its link, `mss` the largest TCP segment in it, 0 where there is no route.
-    `neighbour` is the gateway's (or on a link the destination's) state, if the kernel knows it. `kernel` is "agrees",
-    "not asked", or what the kernel says instead. `back` is why a reply would be refused here, "" if it would not.
+    `neighbour` is the state of the gateway, or of the destination on a link, if the kernel knows it. `kernel` is
+    "agrees", "not asked", or what the kernel says instead. `back` is why a reply would be refused here, or "".
     `is_elsewhere`: in the namespace that the device's socket is in.
     """
 
@@ -56,7 +58,7 @@ class RouteStep(NamedTuple):
     mtu: int = 0
     mss: int = 0
     neighbour: Neighbour | None = None
-    kernel: str = "not asked"
+    kernel: str = _NOT_ASKED
     back: str = ""
     is_elsewhere: bool = False
 
@@ -106,9 +108,23 @@ class Trace(NamedTuple):
         return max(0, self.mtu - _TCP[self.query.family]) if self.mtu else 0
 
     @property
+    def is_agreed(self) -> bool:
+        """Whether the kernel said nothing else."""
+        said = {step.kernel for step in self.steps if isinstance(step, RouteStep)}
+        return said <= {_AGREES, _NOT_ASKED}
+
+    @property
     def links(self) -> tuple[str, ...]:
         """The links on the way, the first one first."""
         return tuple(step.walk.link for step in self.steps if isinstance(step, RouteStep) and step.walk.link)
+
+
+class Traced(NamedTuple):
+    """A trace of this host: with the names of its routing tables, and its time in the epoch's seconds."""
+
+    trace: Trace
+    table_names: Mapping[int, str]
+    time: float
 
 
 class _Leg(NamedTuple):
@@ -133,8 +149,9 @@ def trace(
     ask: Callable[[Query], Answer] | None = None,
     far_end: FarEnd | None = None,
 ) -> Trace:
-    """Follow a packet. `ask` is the kernel (`wgquick.system.routes.Routing.ask`), `far_end` the file of the peer."""
+    """Follow a packet. `ask` asks the kernel (`wgquick.system.routes.Routing`); `far_end` is the peer's file."""
     steps: list[Step] = []
+    query = with_source(snapshot, query)
     leg = _follow(snapshot, query, steps, ask, frozenset(), 0)
     peer = next((step for step in steps if isinstance(step, PeerStep)), None)
     endpoint = next((step for step in steps if isinstance(step, EndpointStep)), None)
@@ -142,8 +159,8 @@ def trace(
     source = first.walk.source if not first.walk.error else query.source
     verdict, reason = leg.verdict, leg.reason
     if verdict == DELIVERED and far_end and peer:
-        if fault := refused_by(far_end, snapshot.devices[peer.link], peer.public_key, source):
-            verdict, reason = DROPPED, fault
+        reason = refused_by(far_end, snapshot.devices[peer.link], peer.public_key, source)
+        verdict = DROPPED if reason else verdict
     if verdict == DELIVERED:
         reason = "; ".join(_doubts(steps))
     return Trace(
@@ -159,6 +176,35 @@ def trace(
     )
 
 
+def with_source(snapshot: Snapshot, query: Query) -> Query:
+    """A packet that comes in has a source: if none is given, an address that may well be behind that link."""
+    link = snapshot.links.get(query.input_link)
+    if link is None or query.source is not None:
+        return query
+    tunnel = snapshot.devices.get(link.name)
+    peers = tunnel.device.peers if tunnel else ()
+    networks: list[Prefix | AllowedIP] = [
+        *(network for peer in peers for network in peer.allowed_ips if network.length),
+        *(Prefix(own.peer or own.address, own.length) for own in link.addresses),
+    ]
+    own_addresses = {own.address for own in link.addresses}
+    for network in networks:
+        if network.family == query.family:
+            for address in _first_of(network):
+                if address not in own_addresses:
+                    return query._replace(source=address)
+    return query
+
+
+def _first_of(network: Prefix | AllowedIP) -> list[bytes]:
+    """The first three addresses that a network's hosts may have; of a network of one or two, these."""
+    bits = len(network.address) * 8
+    start = head(network.address, network.length) << (bits - network.length)
+    size = 1 << (bits - network.length)
+    numbers = range(start, start + size) if size <= 2 else range(start + 1, start + min(4, size - 1))
+    return [number.to_bytes(bits // 8, "big") for number in numbers]
+
+
 def _doubts(steps: Iterable[Step]) -> list[str]:
     """What the kernel does not refuse on the way out, and may stand in the way of an answer."""
     found = []
@@ -166,8 +212,8 @@ def _doubts(steps: Iterable[Step]) -> list[str]:
         if isinstance(step, RouteStep):
             if step.back:
                 found.append(f"replies are dropped: {step.back}")
-            if step.neighbour and step.neighbour.state in ("FAILED", "INCOMPLETE"):
-                found.append(f"{_next_text(step)} does not answer on {step.walk.link}")
+            if step.neighbour and step.neighbour.state in _SILENT:
+                found.append(f"{_next_text(step)} {_SILENT[step.neighbour.state]} on {step.walk.link}")
     return found
 
 
@@ -229,7 +275,9 @@ def _through(
     chosen = peer_of(device.peers, query.destination)
     if chosen is None:
         steps.append(PeerStep(depth, link))
-        return _Leg(UNREACHABLE, f"no peer of {link} has {address_text(query.destination)} in its AllowedIPs (ENOKEY)")
+        return _Leg(
+            UNREACHABLE, f"no peer of {link} has {address_text(query.destination)} in its AllowedIPs (ENOKEY)"
+        )
     peer, network = chosen
     steps.append(PeerStep(depth, link, peer.public_key, network, peer.last_handshake))
     steps.append(EndpointStep(depth, link, peer.endpoint, device.fwmark))
@@ -252,7 +300,9 @@ def _fits(mtu: int, room: int) -> int:
 
 def outer_query(tunnel: TunnelDevice, endpoint: SocketAddress, snapshot: Snapshot) -> Query:
     """The packet that a device sends to an endpoint, as the rules see it."""
-    link = next((name for name, each in snapshot.links.items() if endpoint.scope and each.index == endpoint.scope), "")
+    link = next(
+        (name for name, each in snapshot.links.items() if endpoint.scope and each.ifindex == endpoint.scope), ""
+    )
     return Query(
         pack_address(endpoint.address),
         mark=tunnel.device.fwmark,
@@ -275,26 +325,29 @@ def _walked(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | N
     go = arrive if query.input_link else walk
     found = go(snapshot, query)
     if ask is None or any(name and name not in snapshot.links for name in (query.input_link, query.output_link)):
-        return found, "not asked"
+        return found, _NOT_ASKED
     answer = ask(query)
     for hop in found.hops:
         if (hop.link, hop.gateway) == (answer.link, answer.gateway) and len(found.hops) > 1:
             found = go(snapshot, query, hop)
     if agrees(snapshot, query, found, answer):
-        return found, "agrees"
+        return found, _AGREES
+    if found.error and answer.error:
+        return found, f"it says {answer_text(answer)}"
     return _by_kernel(found, answer), f"it says {answer_text(answer)}, and its rules and routes say {_said(found)}"
 
 
 def agrees(snapshot: Snapshot, query: Query, found: Walk, answer: Answer) -> bool:
     """Whether the kernel's answer is ours.
 
-    It has not all to compare: IPv6's does not tell of forwarding, none tells of a local table that is merged with main
-    (net/ipv4/fib_trie.c), nor the source of a packet that has one.
+    Not all can be compared: IPv6's says nothing of forwarding, IPv4's not that a local table is merged with main
+    (net/ipv4/fib_trie.c), and neither has the source of a packet that has one.
     """
     if found.error or answer.error:
         if query.input_link and query.family == 6 and not answer.error:
             return found.kind == answer.kind and found.link == answer.link
-        return found.error == answer.error
+        refused = (EINVAL, EXDEV)  # a source that is refused: kernels differ in the errno
+        return found.error == answer.error or (found.error in refused and answer.error in refused)
     if (found.kind, found.link, found.gateway) != (answer.kind, answer.link, answer.gateway):
         return False
     if found.table != answer.table and not (found.kind != "unicast" and is_untouched(snapshot.rules[query.family])):
@@ -374,7 +427,7 @@ def _told(query: Query, reason: str, depth: int) -> str:
 
 
 def refused_by(far_end: FarEnd, tunnel: TunnelDevice, peer: PublicKey | None, source: bytes | None) -> str:
-    """Why the far end drops the packet, by its file; "" if it does not: the source must be in its AllowedIPs for us."""
+    """Why the far end drops the packet, by its file, or "": the source must be in its AllowedIPs for this end."""
     theirs, peers = far_end.public_key, far_end.settings.peers
     if theirs and peer and theirs != peer:
         return f"the other end's file has another key ({theirs}) than the peer here ({peer})"

@@ -20,7 +20,7 @@ _OUTER = ("", "outer-")
 
 
 def json_text(found: Trace) -> str:
-    """One JSON document: `destination`, `steps`, `verdict`, `peer`, `endpoint`, `uplink`, `source`, `mtu`, `reason`."""
+    """One JSON document: destination, steps, verdict, peer, endpoint, uplink, source, mtu and reason."""
     return json.dumps(as_json(found), indent=2) + "\n"
 
 

@@ -146,8 +146,7 @@ class Routing:
                 yield attribute, self.kernel.link_lookup(ifname=name)[0]
         if query.mark:
             yield "RTA_MARK", query.mark
-        if not query.input_link:
-            yield "RTA_UID", query.uid
+        yield "RTA_UID", 0 if query.input_link else query.uid
         if query.protocol in (1, 6, 17, 58):
             yield "RTA_IP_PROTO", query.protocol
             if query.source_port:
@@ -227,9 +226,7 @@ def _route(route: Any, name: Callable[[int | None], str]) -> TableRoute:
 def _hops(route: Any, name: Callable[[int | None], str]) -> tuple[NextHop, ...]:
     several = route.get("RTA_MULTIPATH")
     if several:
-        return tuple(
-            _hop(each, name(each["oif"]), each["flags"], each["hops"] + 1) for each in several
-        )
+        return tuple(_hop(each, name(each["oif"]), each["flags"], each["hops"] + 1) for each in several)
     link = name(route.get("RTA_OIF"))
     return (_hop(route, link, route["flags"], 1),) if link else ()
 

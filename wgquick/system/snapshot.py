@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,7 +39,7 @@ class _Parameters(NamedTuple):
 
 
 def snapshot(public_key: Callable[[SecretKey], PublicKey]) -> Snapshot:
-    """The calling thread's network namespace; of each device the private key is left out, the public one is put in."""
+    """The calling thread's network namespace; each device without its secrets, and with its public key."""
     return _snapshot(public_key, follows=True)
 
 
@@ -96,7 +95,9 @@ def _link(message: Any, routing: Routing, addresses: dict[int, list[LocalAddress
         bool(own.forwarding),
         bool(own.route_localnet or every.route_localnet),
         tuple(
-            family for family in (4, 6) if _read(f"ipv{family}/conf/{name}/ignore_routes_with_linkdown")
+            family
+            for family in (4, 6)
+            if _read(f"ipv{family}/conf/{name}/ignore_routes_with_linkdown")
             or _read(f"ipv{family}/conf/all/ignore_routes_with_linkdown")
         ),
     )
@@ -139,9 +140,7 @@ def _neighbours(routing: Routing) -> Iterator[tuple[tuple[str, bytes], Neighbour
             yield (routing.name(message["ifindex"]), pack_address(address)), known
 
 
-def _devices(
-    found: Snapshot, public_key: Callable[[SecretKey], PublicKey]
-) -> Iterator[tuple[str, TunnelDevice]]:
+def _devices(found: Snapshot, public_key: Callable[[SecretKey], PublicKey]) -> Iterator[tuple[str, TunnelDevice]]:
     control = Control()
     for link in found.links.values():
         if link.kind not in ("wireguard", "tun"):
@@ -255,5 +254,3 @@ def enter(path: str) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
     finally:
         os.close(descriptor)
-
-
