@@ -142,9 +142,10 @@ def test_a_peers_initiation_counts_as_answered_once_a_response_for_it_leaves(
 
 def test_the_firewalls_side_may_tell_of_a_message_first(ours: SecretKey, theirs: SecretKey) -> None:
     ledger, message = Ledger(ours, [public_key_of(theirs)]), initiation(theirs, ours)
-    ledger.take(arrived(message, stage=ADMITTED))
+    ledger.take(arrived(message, stage=ADMITTED)._replace(link=""))
+    assert (only(ledger).times, only(ledger).admitted, only(ledger).link) == (1, 1, "")
     ledger.take(arrived(message))
-    assert only(ledger).admitted == 1
+    assert (only(ledger).times, only(ledger).admitted, only(ledger).link) == (1, 1, "eth0")
 
 
 def test_a_message_for_another_key_names_the_candidate_that_it_is_for(ours: SecretKey, theirs: SecretKey) -> None:

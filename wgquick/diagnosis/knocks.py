@@ -46,6 +46,8 @@ _CHECKED = 16
 class Knock(NamedTuple):
     """What arrived of one kind, from one address, with one verdict; `kind` as Datagram has it.
 
+    `link` is "" if it was heard behind the firewall alone: it arrived at another port, which this host translates.
+
     `verdict` is KNOWN, UNKNOWN_KEY, WRONG_KEY, FORGED or UNREAD for initiations, else "". `key` is the sender's,
     and `addressed_to` whose key the message is made for where a candidate's fits. `times` messages came between
     `first` and `last` (seconds since 1970); `admitted` of them passed this host's firewall, and `answered` of them
@@ -147,6 +149,7 @@ class Ledger:
             # A bridge and its port, a VLAN and its link: the same message passes several taps.
             digest = (heard.stage, heard.payload[:64])
             if digest in self._seen:
+                self._name_link(self._seen[digest], heard.link)
                 return
             row = {ARRIVED: self._arrived, ADMITTED: self._admitted, SENT: self._left}[heard.stage](kind, heard)
             _remember(self._seen, digest, row)
@@ -173,13 +176,12 @@ class Ledger:
             self._sizes[blank.verdict] = self._sizes.get(blank.verdict, 0) + 1
             row = blank
         self._rows[place] = row._replace(
-            link=heard.link,
+            link=heard.link or row.link,
             times=row.times + 1,
             last=heard.at,
             clock=blank.clock,
             went_back=row.went_back or blank.went_back,
             addressed_to=row.addressed_to or blank.addressed_to,
-            admitted=row.admitted + ((ADMITTED, heard.payload[:64]) in self._seen),
             solicited=row.solicited + (kind == "response" and heard.payload[8:12] in self._ours_sent),
         )
         if kind == "initiation":
@@ -215,12 +217,19 @@ class Ledger:
         return next((key for key, addressee in self._candidates if addressee.fits(message)), None)
 
     def _admitted(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
-        """The raw socket may tell of it before the tap does, which then looks for it."""
-        place = self._seen.get((ARRIVED, heard.payload[:64]))
+        """The raw socket may tell of it before the tap, and alone of what arrives at a port that is translated."""
+        arrived = (ARRIVED, heard.payload[:64])
+        if arrived not in self._seen:
+            _remember(self._seen, arrived, self._arrived(kind, heard))
+        place = self._seen[arrived]
         if place is not None:
-            row = self._rows[place]
-            self._rows[place] = row._replace(admitted=row.admitted + 1)
+            self._rows[place] = self._rows[place]._replace(admitted=self._rows[place].admitted + 1)
         return place
+
+    def _name_link(self, place: tuple[object, ...] | None, link: str) -> None:
+        """The tap tells the link of what the raw socket has told of."""
+        if place is not None and link and not self._rows[place].link:
+            self._rows[place] = self._rows[place]._replace(link=link)
 
     def _left(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
         place = (kind, heard.destination)

@@ -108,7 +108,7 @@ class _Watched:
     def knocks(self) -> Iterator[Sign]:
         """Of the initiations that came."""
         for knock in self._rows("initiation"):
-            came = f"{_times(knock.times, 'initiation')} from {knock.source} on {knock.link}"
+            came = _came("initiation", knock)
             if knock.verdict == UNKNOWN_KEY:
                 facts = (came, f"its static key is {knock.key}, which no peer has")
                 yield Sign("knock-unknown-key", CERTAIN, None, knock.source, facts, knock.key)
@@ -141,7 +141,7 @@ class _Watched:
             told = "its clock is behind that of an earlier handshake, which WireGuard takes for a replay"
             sure = CERTAIN if knock.went_back else LIKELY
             yield Sign("knock-stale-clock", sure, key, knock.source, (came, told), seconds=knock.clock_ahead)
-        else:
+        elif knock.link:  # else the answer leaves from another port
             passed = f"{knock.admitted} of them got past the firewall, and no answer leaves"
             yield Sign("knock-ignored", POSSIBLE, key, knock.source, (came, passed))
 
@@ -187,7 +187,7 @@ class _Watched:
                 continue
             if self._heard.ended - knock.first < _ANSWER_TIME:
                 continue
-            came = f"{_times(knock.times, 'response')} to our initiations from {knock.source} on {knock.link}"
+            came = _came("response", knock)
             if not knock.admitted:
                 passed = "none of them gets past this host's firewall to the port"
                 yield Sign("input-blocked", CERTAIN, peer, knock.source, (came, passed))
@@ -268,6 +268,11 @@ _Plain = tuple[str, int]
 def _plain(address: SocketAddress) -> _Plain:
     """An address without its scope, which a device and a capture may tell differently."""
     return address.address, address.port
+
+
+def _came(what: str, knock: Knock) -> str:
+    on = f" on {knock.link}" if knock.link else ""
+    return f"{_times(knock.times, what)} from {knock.source}{on}"
 
 
 def _times(count: int, what: str) -> str:

@@ -210,45 +210,20 @@ class Capture:
                 return
             except OSError:  # ENETDOWN: a link went, and the others are still heard
                 continue
-            found = self._understood(listening, packet, address)
+            found = self._heard(listening, packet, address)
             if found is not None:
                 yield found
 
-    def _understood(self, listening: socket.socket, packet: bytes, address: tuple[object, ...]) -> Event | None:
+    def _heard(self, listening: socket.socket, packet: bytes, address: tuple[object, ...]) -> Event | None:
         now = time.time()
-        try:
-            if listening in self._raw:
-                return self._admitted(now, listening.family, packet, address)
-            return self._overheard(now, packet, address)
-        except (struct.error, IndexError, ValueError):  # shorter than it says
-            return None
-
-    def _admitted(self, at: float, family: int, packet: bytes, address: tuple[object, ...]) -> Datagram | None:
-        if family == socket.AF_INET:
-            return self._datagram(at, ADMITTED, "", packet)
-        sender, scope = str(address[0]).partition("%")[0], int(str(address[3]))
-        here = SocketAddress("::", self._port)
-        return _udp(at, ADMITTED, "", SocketAddress(sender, 0, scope), here, packet)
-
-    def _overheard(self, at: float, packet: bytes, address: tuple[object, ...]) -> Event | None:
-        link, way = str(address[0]), address[2]
-        if link == self._without or way not in (_HOST, _OUTGOING):
-            return None
-        version = packet[0] >> 4
-        protocol = packet[9] if version == 4 else packet[6]
-        if protocol != socket.IPPROTO_UDP:
-            return None if way == _OUTGOING else _icmp_error(at, link, packet, self._port, self._local)
-        return self._datagram(at, SENT if way == _OUTGOING else ARRIVED, link, packet)
-
-    def _datagram(self, at: float, stage: str, link: str, packet: bytes) -> Datagram | None:
-        """Of a datagram to or from this host's port; None for one that is another host's."""
-        start, sender, receiver, scope = _ip(packet, link)
-        if (sender if stage == SENT else receiver) not in self._local and stage != ADMITTED:
-            return None
-        source, destination = SocketAddress(sender, 0, scope), SocketAddress(receiver, 0, scope)
-        found = _udp(at, stage, link, source, destination, packet[start:])
-        ours = found.source if stage == SENT else found.destination
-        return found if ours.port == self._port else None
+        if listening not in self._raw:
+            link, way = str(address[0]), address[2]
+            if link == self._without or way not in (_HOST, _OUTGOING):
+                return None
+            return understood(now, packet, link, self._port, self._local, out=way == _OUTGOING)
+        if listening.family == socket.AF_INET:
+            return understood(now, packet, "", self._port, self._local)
+        return _admitted6(now, packet, address, self._port)
 
     def _count(self) -> None:
         """The kernel counts from zero again after each look."""
@@ -336,6 +311,46 @@ def _local_addresses() -> frozenset[str]:
     with IPRoute() as kernel:
         found = (message.get("IFA_LOCAL") or message.get("IFA_ADDRESS") for message in kernel.get_addr())
         return frozenset(str(address) for address in found if address)
+
+
+def understood(
+    at: float, packet: bytes, link: str, port: int, local: frozenset[str], *, out: bool = False
+) -> Event | None:
+    """What an IP packet is: a datagram from (`out`) or to this host's port, an error about one, or None.
+
+    It was on the link, or, where that is "", behind the input chain.
+    """
+    try:
+        version = packet[0] >> 4
+        protocol = packet[9] if version == 4 else packet[6]
+        if protocol == socket.IPPROTO_UDP:
+            return _datagram(at, packet, link, port, local, out=out)
+        if out or protocol not in (_ICMP, _ICMP6):
+            return None
+        return _icmp_error(at, link, packet, port, local)
+    except (struct.error, IndexError, ValueError):  # shorter than it says
+        return None
+
+
+def _datagram(
+    at: float, packet: bytes, link: str, port: int, local: frozenset[str], *, out: bool
+) -> Datagram | None:
+    start, sender, receiver, scope = _ip(packet, link)
+    stage = SENT if out else ARRIVED if link else ADMITTED
+    if stage != ADMITTED and (sender if out else receiver) not in local:
+        return None  # another host's, which this one passes on
+    source, destination = SocketAddress(sender, 0, scope), SocketAddress(receiver, 0, scope)
+    found = _udp(at, stage, link, source, destination, packet[start:])
+    return found if (found.source if out else found.destination).port == port else None
+
+
+def _admitted6(at: float, segment: bytes, address: tuple[object, ...], port: int) -> Datagram | None:
+    """What a raw socket of IPv6 has begins at the header of UDP."""
+    sender, scope = str(address[0]).partition("%")[0], int(str(address[3]))
+    try:
+        return _udp(at, ADMITTED, "", SocketAddress(sender, 0, scope), SocketAddress("::", port), segment)
+    except struct.error:
+        return None
 
 
 def _ip(packet: bytes, link: str = "") -> tuple[int, str, str, int]:
