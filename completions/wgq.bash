@@ -50,6 +50,7 @@ _wgq() {
 	--firewall) _wgq_from 'auto nft iptables' && return ;;
 	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
 	--name) return ;;
+	--exclude) return ;;
 	--names) _wgq_from 'mdlayher mindflavor' && return ;;
 	--textfile) return ;;
 	--listen) return ;;
@@ -68,7 +69,7 @@ _wgq() {
 	fi
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
-	up:-*) _wgq_from '--backend --firewall --dns --name --strict --help' ;;
+	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --help' ;;
 	down:-*) _wgq_from '--dns --name --force --help' ;;
 	reload:-*) _wgq_from '--name --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;

@@ -252,6 +252,20 @@ class LinkAddress(NamedTuple):
         return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
+class Guard(NamedTuple):
+    """What a kill switch lets out (`system.firewall.traffic`).
+
+    `mark` and `port` are the tunnel's, 0 if they are not known yet; `endpoints` are addresses (/32, /128) with
+    their UDP ports. `networks` do not overlap. `inbound`: answers to what came in beside the tunnel.
+    """
+
+    mark: int = 0
+    port: int = 0
+    endpoints: tuple[tuple[Prefix, int], ...] = ()
+    networks: tuple[Prefix, ...] = ()
+    inbound: bool = False
+
+
 class LinkRoute(NamedTuple):
     """A route through a link with all its attributes (linux/rtnetlink.h).
 

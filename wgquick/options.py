@@ -58,6 +58,9 @@ OPTIONS = {
         Option("firewall", "Which firewall a full tunnel uses.", FIREWALLS, variable="WGQ_FIREWALL"),
         Option("dns", "How to set DNS.", DNS_MODES, variable="WGQ_DNS"),
         Option("name", "Name of the interface, in place of the file's.", metavar="INTERFACE"),
+        Option("kill-switch", "Refuse what would leave beside the tunnel, until it is taken down."),
+        Option("exclude", "Networks that stay outside the tunnel; `lan' is those connected.", metavar="NETWORKS"),
+        Option("keep-inbound", "Answer on the link where a connection comes in."),
         Option("strict", "Fail where IPv6 is disabled or src_valid_mark cannot be set."),
         Option("force", "Go on where a PreDown hook or saving fails."),
         Option("json", "Print JSON."),
@@ -89,7 +92,7 @@ VERBS = {
             "Bring an interface up. Whatever fails half way is undone completely.",
             completes="configurations",
             standard_input=True,
-            options=("backend", "firewall", "dns", "name", "strict"),
+            options=("backend", "firewall", "dns", "name", "strict", "kill-switch", "exclude", "keep-inbound"),
         ),
         Verb(
             "down",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wgquick.net import (
         Endpoint,
         FirewallRules,
+        Guard,
         Link,
         LinkAddress,
         LinkRoute,
@@ -58,6 +59,12 @@ class RtNetlink(Protocol):
 
     def delete_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
         """`ip address delete` for each; BatchError names the refused ones by index."""
+
+    def add_throw(self, destination: Prefix, table: int) -> None:
+        """`ip route add throw PREFIX table N`."""
+
+    def delete_throw(self, destination: Prefix, table: int) -> None:
+        """`ip route delete throw PREFIX table N`; errno ESRCH if there is none."""
 
     def add_routes(self, routes: Sequence[Route]) -> None:
         """`ip route add` for each, in order; BatchError names the refused ones by index."""
@@ -133,6 +140,21 @@ class Firewall(Protocol):
 
     def remove(self, kind: str, name: str, family: int) -> None:
         """Remove one family's rules (0: all families'); nothing happens where there are none."""
+
+    def guard(self, name: str, wanted: Guard) -> None:
+        """Put the kill switch of an interface in place, in one transaction instead of an earlier one."""
+
+    def remove_guard(self, name: str) -> None:
+        """Take the kill switch away; nothing happens if there is none."""
+
+    def is_guarded(self, name: str) -> bool:
+        """Whether the kill switch of an interface stands."""
+
+    def keep_inbound(self, name: str, mark: int) -> None:
+        """Have connections that come in on other links answered on these, by the tunnel's mark."""
+
+    def forget_inbound(self, name: str) -> None:
+        """Undo `keep_inbound`; nothing happens if it was not done."""
 
     def add_lines(self, kind: str, family: int) -> tuple[str, ...]:
         """The transcript of `add`."""

@@ -407,7 +407,8 @@ def test_every_code_of_check_has_a_case() -> None:
 PARSER_CODES = {
     "address", "allowed-ip", "duplicate-address", "encoding", "endpoint", "fwmark", "listen-port", "misplaced-key",
     "missing-equals", "missing-value", "mtu", "no-section", "peer-without-key", "persistent-keepalive",
-    "save-config", "table", "unknown-line", "unknown-section", "wireguard-key",
+    "save-config", "table", "unknown-line", "unknown-section", "wgq-setting",
+    "wireguard-key",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from wgquick.config.keys import KEYS
 from wgquick.config.models import Interface, Peer, WgQuickConfig
 from wgquick.config.parser import examine, parse
 from wgquick.config.reference import page
-from wgquick.config.settings import PeerSettings, Settings
+from wgquick.config.settings import Extras, PeerSettings, Settings
 from wgquick.config.text import settings_text
 from wgquick.device import Device, DeviceConfig, DevicePeer, PeerConfig
 
@@ -59,13 +59,14 @@ def fields_of(section: str) -> list[str]:
 
 
 def test_the_fields_of_settings_are_those_of_the_keys() -> None:
-    assert sorted(Settings._fields) == sorted(["name", "path", "peers", *fields_of("Interface")])
+    assert sorted(Settings._fields) == sorted(["name", "path", "peers", "extras", *fields_of("Interface")])
     assert sorted(PeerSettings._fields) == sorted(fields_of("Peer"))
 
 
 def test_the_fields_of_the_models_are_those_of_the_keys() -> None:
     """Their types stand in the models, for users' type checkers; Address is `address` there."""
-    assert list(Interface.model_fields) == ["address" if f == "addresses" else f for f in fields_of("Interface")]
+    fields = ["address" if f == "addresses" else f for f in fields_of("Interface")]
+    assert list(Interface.model_fields) == [*fields, *Extras._fields]
     assert list(Peer.model_fields) == fields_of("Peer")
 
 

@@ -8,7 +8,7 @@ import sys
 from wgquick import api
 from wgquick.cli import advice, privilege, signals
 from wgquick.cli.streams import say
-from wgquick.config import location
+from wgquick.config import extras, location
 from wgquick.config.reading import read_settings
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
@@ -89,6 +89,13 @@ def up(target: str, given: Given) -> None:
     found = location.locate(target, _name(given))
     settings = read_settings(found, say, sound=lambda *file: checks.append(advice.begin(*file)))
     try:
+        own = extras.joined(
+            settings.extras,
+            kill_switch=bool(given.get("kill-switch")),
+            exclude=str(given.get("exclude", "")),
+            keep_inbound=bool(given.get("keep-inbound")),
+        )
+        settings = settings._replace(extras=own)
         with signals.raised():
             api.up(settings, chosen, say)
     finally:

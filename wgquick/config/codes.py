@@ -22,6 +22,7 @@ FAULTS = {
     "unknown-key": "there is no such key",
     "unknown-line": "a line is neither a section nor a key with its value",
     "unknown-section": "there is no such section",
+    "wgq-setting": "a comment `# wgq:' has no setting that there is",
     "wireguard-key": "a key is not 32 bytes in base64",
 }
 WARNINGS = {

@@ -24,14 +24,15 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wgquick.config import grammar
 from wgquick.config.document import SPACE, Document, encode
+from wgquick.config.extras import network
 from wgquick.config.keys import KEYS
 from wgquick.config.location import is_valid_name, valid_name
 from wgquick.config.parser import parse
+from wgquick.config.settings import LAN, Extras, PeerSettings, Settings
 from wgquick.config.settings import Address as AddressValue
-from wgquick.config.settings import PeerSettings, Settings
 from wgquick.config.text import settings_text
 from wgquick.errors import ConfigError, Diagnostic
-from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, SecretKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +127,14 @@ def _table(value: object) -> str:
     return "" if text == "" else _word(text)
 
 
+def _excluded(value: object) -> Prefix | str:
+    if isinstance(value, Prefix) or value == LAN:
+        return value
+    if not isinstance(value, str):
+        raise ValueError("text or Prefix is needed")
+    return network(value)
+
+
 def _hidden(_key: SecretKey) -> str:
     return _HIDDEN
 
@@ -173,6 +182,9 @@ _Servers = Annotated[tuple[str, ...], PlainValidator(_list_of(_server, grammar.w
 _Search = Annotated[
     tuple[str, ...], PlainValidator(_list_of(_search_domain, grammar.word_texts)), _AS_TEXTS, _STRINGS
 ]
+_Exclude = Annotated[
+    tuple[Prefix | str, ...], PlainValidator(_list_of(_excluded, grammar.word_texts)), _AS_TEXTS, _STRINGS
+]
 _Table = Annotated[str, PlainValidator(_table), _STRING]
 
 
@@ -198,7 +210,10 @@ def _without_input(detail: Any) -> InitErrorDetails:
 
 
 class Interface(_Model):
-    """[Interface]: None and empty lists are settings that are not given."""
+    """[Interface]: None and empty lists are settings that are not given.
+
+    The last three are settings of wgq's own, in comments of the file (`config.extras`).
+    """
 
     private_key: _Private | None = None
     listen_port: _Port | None = None
@@ -213,6 +228,9 @@ class Interface(_Model):
     pre_down: _Hooks = ()
     post_down: _Hooks = ()
     save_config: bool = False
+    kill_switch: bool = False
+    exclude: _Exclude = ()
+    keep_inbound: bool = False
 
     if TYPE_CHECKING:  # what the validators take; type checkers would have the fields' own types alone
 
@@ -232,6 +250,9 @@ class Interface(_Model):
             pre_down: Iterable[str] = (),
             post_down: Iterable[str] = (),
             save_config: bool = False,
+            kill_switch: bool = False,
+            exclude: Iterable[Prefix | str] = (),
+            keep_inbound: bool = False,
         ) -> None: ...
 
     @field_validator("address")
@@ -327,6 +348,7 @@ class WgQuickConfig(_Model):
         plain = settings._asdict()
         own = {field: plain.pop(field) for field in ("name", "path")}
         peers = tuple(map(Peer.from_settings, plain.pop("peers")))
+        plain |= plain.pop("extras")._asdict()
         interface = Interface.model_construct(address=plain.pop("addresses"), **plain)
         return cls.model_construct(**own, interface=interface, peers=peers)
 
@@ -335,7 +357,9 @@ class WgQuickConfig(_Model):
         """The same as plain values."""
         own = {field: getattr(self.interface, field) for field in Interface.model_fields if field != "address"}
         peers = tuple(peer.settings for peer in self.peers)
-        return Settings(name=self.name, path=self.path, addresses=self.interface.address, peers=peers, **own)
+        extras = Extras(**{field: own.pop(field) for field in Extras._fields})
+        addresses = self.interface.address
+        return Settings(name=self.name, path=self.path, addresses=addresses, peers=peers, extras=extras, **own)
 
     def to_text(self) -> str:
         """A configuration file, with its secrets, that reads as this configuration."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wgquick.config import grammar, keys
 from wgquick.config.document import columns
+from wgquick.config.extras import read as read_extras
 from wgquick.config.grammar import GrammarError
 from wgquick.config.keys import KEYS
 from wgquick.config.settings import Address, PeerSettings, Settings
@@ -46,12 +47,13 @@ def examine(document: Document, name: str, path: str = "") -> Report:
         what = "the file is encoded in UTF-16"
         return Report(None, (Diagnostic(1, 1, "encoding", what, "save it again as UTF-8"),))
     wg, quick = _WgSections(document), _QuickKeys(document)
-    faults = sorted([*wg.faults, *quick.faults])
+    extras, faulty = read_extras(document)
+    faults = sorted([*wg.faults, *quick.faults, *faulty])
     if faults:
         from wgquick.config import explain, foreign
 
         faults = foreign.explained(document, explain.explained(document, faults))
-    settings = None if faults else _settings(wg, quick, name, path or document.path)
+    settings = None if faults else _settings(wg, quick, name, path or document.path)._replace(extras=extras)
     return Report(settings, tuple(faults), (*wg.warnings, *_dns_warnings(document, quick)))
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+    from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, SecretKey
+
+LAN = "lan"
+"""In `exclude`: the private networks that the host is connected to when the interface comes up."""
 
 
 class Address(NamedTuple):
@@ -29,6 +32,14 @@ class PeerSettings(NamedTuple):
     replace_allowed_ips: bool = True
     endpoint: Endpoint | None = None
     persistent_keepalive: int | None = None
+
+
+class Extras(NamedTuple):
+    """The settings of wgq's own (`config.extras`); `exclude` has networks, and LAN."""
+
+    kill_switch: bool = False
+    exclude: tuple[Prefix | str, ...] = ()
+    keep_inbound: bool = False
 
 
 class Settings(NamedTuple):
@@ -53,3 +64,4 @@ class Settings(NamedTuple):
     post_down: tuple[str, ...] = ()
     save_config: bool = False
     peers: tuple[PeerSettings, ...] = ()
+    extras: Extras = Extras()

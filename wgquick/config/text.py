@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.config import keys
+from wgquick.config import extras, keys
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def settings_text(settings: Settings) -> str:
     """A file in wg-quick(8)'s order and spelling; values that were not given are not written."""
-    sections = [_section("Interface", settings), *(_section("Peer", peer) for peer in settings.peers)]
+    own = "\n".join(["", *extras.lines(settings.extras)])
+    sections = [_section("Interface", settings) + own, *(_section("Peer", peer) for peer in settings.peers)]
     return "\n\n".join(sections) + "\n"
 
 

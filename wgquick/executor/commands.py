@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import bygone, mark, observe, udp_port
+from wgquick.executor import bygone, mark, observe, traffic, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.plan import down as plan_down
 from wgquick.plan import given
+from wgquick.plan import traffic as plan_traffic
 from wgquick.plan import up as plan_up
-from wgquick.plan.steps import DeleteLink
+from wgquick.plan.steps import DeleteLink, RemoveGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wgquick.errors import ConfigError
     from wgquick.executor.journal import Record
     from wgquick.options import Options
+    from wgquick.plan.facts import EndpointFacts
     from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
 
@@ -40,8 +42,10 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name = settings.name
     if host.rtnl.link(name) is not None:
         raise WgqError(f"`{name}' already exists", remedy=_way_with_existing(name, host))
+    plan_traffic.check(settings)
     journal = Journal(host.journal_directory, name)
-    _recover(name, journal, host, options, say)
+    earlier = traffic.standing(journal.read())
+    _recover(name, journal, host, options, say, keeps_guard=settings.extras.kill_switch)
     bygone.clean(host, say)
     if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
@@ -49,7 +53,11 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     try:
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
         journal.start(settings.path, later, given.given(settings), contained=host.is_contained)
-        _bring_up(settings, host, options, run)
+        found = None
+        if settings.extras.kill_switch:
+            found = traffic.endpoints(settings, earlier, host)
+            traffic.guard(settings, found, host, run)
+        _bring_up(settings, found, host, options, run)
         journal.complete(True)
     except BaseException:
         try:
@@ -65,13 +73,17 @@ def _way_with_existing(name: str, host: Host) -> str:
     return "It is no WireGuard interface: rename the file, and so the interface."
 
 
-def _bring_up(settings: Settings, host: Host, options: Options, run: Execution) -> None:
+def _bring_up(
+    settings: Settings, found: EndpointFacts | None, host: Host, options: Options, run: Execution
+) -> None:
+    """`found` are the endpoints if they had to be looked up before."""
     name, strict = settings.name, options.strict
     run.apply(plan_up.add_if(settings))
     run.apply(plan_up.hooks(settings, "PreUp"))
     udp_port.check_free(name, settings.listen_port, host)
     run.apply(plan_up.announce_config(settings))
-    run.apply(plan_up.set_config(settings, observe.endpoints(settings, host)))
+    found = found or observe.endpoints(settings, host)
+    run.apply(plan_up.set_config(settings, found))
     ipv6 = observe.ipv6(name, host)
     run.apply(plan_up.add_addr(settings, ipv6=ipv6, strict=strict))
     device = host.wireguard.get(name)
@@ -84,18 +96,25 @@ def _bring_up(settings: Settings, host: Host, options: Options, run: Execution) 
         mark.forget(host)
         routes = observe.routes(settings, device, host, options, ipv6=ipv6)
         run.apply(plan_up.add_routes(settings, routes, strict=strict))
+    if plan_traffic.is_wanted(settings):
+        traffic.keep(settings, found, routes, host, run)
     run.apply(plan_up.hooks(settings, "PostUp"))
 
 
-def _recover(name: str, journal: Journal, host: Host, options: Options, say: Say) -> None:
-    """Take back what a run that was killed has left, before a new one begins."""
+def _recover(
+    name: str, journal: Journal, host: Host, options: Options, say: Say, *, keeps_guard: bool = False
+) -> None:
+    """Take back what a run that was killed has left, before a new one begins; the kill switch may stay."""
     record = journal.read()
     if record is None:
         return
     if renamed := _renamed(record, host):
         raise WgqError(f"{name} is still up, and called {renamed}", remedy=f"Take it down first: wgq down {name}")
     say(f"[!] Cleaning up after an earlier {name} that was not taken down")
-    faults = Execution(host, options, _unsaid, journal).take_back(_leftovers(record, host, options))
+    undos = _leftovers(record, host, options)
+    if keeps_guard:
+        undos = traffic.without_guard(undos)
+    faults = Execution(host, options, _unsaid, journal).take_back(undos)
     host.userspace.clear(name)
     if faults:
         raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is mended.")
@@ -226,13 +245,14 @@ def _without_journal(
 ) -> Departure:
     """As wg-quick would; a stale journal's leftovers go as well."""
     facts = observe.down(settings, name, host, options)
-    if not facts.exists:
+    guards = (RemoveGuard(name),) if (record is None and host.firewall.is_guarded(name)) else ()
+    if not facts.exists and not guards:
         raise WgqError(f"`{name}' is not a WireGuard interface")
     before = plan_up.hooks(settings, "PreDown") if settings else ()
     after = plan_up.hooks(settings, "PostDown") if settings else ()
     stale = _leftovers(record, host, options) if record else ()
     found = plan_down.from_facts(settings, name, facts)
-    undos = plan_down.in_down_order((*found, *stale, *mark.kept(host)))
+    undos = plan_down.in_down_order((*found, *stale, *mark.kept(host), *guards))
     return Departure(before, after, True, undos)
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from os import strerror
 
 from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
-from wgquick.executor import mark, observe, udp_port
+from wgquick.executor import mark, observe, traffic, udp_port
 from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.plan import down as plan_down
 from wgquick.plan.steps import (
@@ -15,10 +15,13 @@ from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
     AddRule,
+    AddThrow,
     DeleteRule,
     RemoveFirewall,
+    RemoveGuard,
     SetDevice,
     SetDns,
+    SetGuard,
     SetMtuUp,
     UnsetDns,
     add_addresses,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 # What the kernel answers when the thing to be removed is no longer there.
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute)
-_BY_IP = (SetMtuUp, AddRule)  # and the batches: wg-quick does these by ip(8)
+_BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: wg-quick does these by ip(8)
 _NO_PREFERENCE = "`ip rule' shows it: another's, as there is no preference left above 0 for one of our own."
 
 
@@ -99,6 +102,8 @@ class Execution:
             case AddRule() if error.errno == EEXIST:
                 self._retract()
                 error.remedy = _NO_PREFERENCE
+            case SetGuard():  # whole or not at all
+                self._retract()
             case SetDns():  # no later up is to wait for a resolvconf that fails at everything
                 self.take_back(self._promised[-1:])
                 self._retract()
@@ -244,10 +249,12 @@ class Execution:
         The journal stays where something could not be taken back.
         """
         now = self._name_now()
-        undos = with_moved_rules(tuple(self._promised), (self._journal.name, now), self.host)
+        undos = with_moved_rules(traffic.without_guard(self._promised), (self._journal.name, now), self.host)
         faults = self.take_back(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
         self.host.userspace.clear(self._journal.name)
-        if not faults:
+        if any(isinstance(undo, RemoveGuard) for undo in self._promised):
+            self._say(f"[!] The kill switch stays: `wgq down {self._journal.name}' takes it away")
+        elif not faults:
             self._journal.remove()
         for fault in faults:
             self._say(f"[!] {fault}")

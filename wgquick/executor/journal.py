@@ -197,5 +197,5 @@ def _extended(record: Record, entry: object) -> Record:
 
 def _without_last(undos: tuple[Undo, ...], retracted: Undo) -> tuple[Undo, ...]:
     """The undos without the last one that equals `retracted`; ValueError if there is none."""
-    at = len(undos) - 1 - undos[::-1].index(retracted)
+    at = max(at for at, undo in enumerate(undos) if (type(undo), undo) == (type(retracted), retracted))
     return (*undos[:at], *undos[at + 1 :])

@@ -7,8 +7,11 @@ from wgquick.net import MAIN_TABLE
 from wgquick.plan.steps import (
     DeleteLink,
     DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
     ReleaseSysctl,
     RemoveFirewall,
+    RemoveGuard,
     UnsetDns,
 )
 from wgquick.plan.up import routes_automatically
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
 
 # cmd_down calls del_if (rules, link) and then unset_dns and remove_firewall; the trap of a failed cmd_up finds
 # HAVE_SET_DNS and HAVE_SET_FIREWALL set, so that del_if takes those away first.
-_DOWN_ORDER = (DeleteRule, DeleteLink, UnsetDns, RemoveFirewall, ReleaseSysctl)
-_ROLLBACK_ORDER = (UnsetDns, RemoveFirewall, DeleteRule, DeleteLink, ReleaseSysctl)
+# What wg-quick does not have comes last: the kill switch when all else is gone.
+_OWN = (ForgetInbound, DeleteThrow, RemoveGuard)
+_DOWN_ORDER = (DeleteRule, DeleteLink, UnsetDns, RemoveFirewall, ReleaseSysctl, *_OWN)
+_ROLLBACK_ORDER = (UnsetDns, RemoveFirewall, DeleteRule, DeleteLink, ReleaseSysctl, *_OWN)
 
 
 def in_down_order(undos: Iterable[Undo]) -> tuple[Undo, ...]:
@@ -50,7 +55,8 @@ def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]
             case _:
                 return kind, 0, 0
 
-    return tuple(sorted(dict.fromkeys(map(_whole, undos)), key=rank))
+    once = {(type(step), step): step for step in map(_whole, undos)}  # steps of two kinds may be equal as tuples
+    return tuple(sorted(once.values(), key=rank))
 
 
 def _whole(step: Undo) -> Undo:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import Address
-    from wgquick.net import Route
+    from wgquick.net import Guard, Route
     from wgquick.ports import Host
 
 IP_STATUS = 2
@@ -118,7 +118,47 @@ class ReleaseSysctl(NamedTuple):
         run.release(self)
 
 
-Undo = DeleteLink | DeleteRule | UnsetDns | RemoveFirewall | ReleaseSysctl
+class DeleteThrow(NamedTuple):
+    """`ip route delete throw PREFIX table N`; the prefix is a text."""
+
+    destination: str
+    table: int
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip {_family_of(self.destination)} route delete throw {self.destination} table {self.table}")
+
+    def do(self, run: Run) -> None:
+        run.host.rtnl.delete_throw(Prefix.parse(self.destination), self.table)
+
+
+class ForgetInbound(NamedTuple):
+    """Removes the rules for connections that come in beside the tunnel."""
+
+    name: str
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"nft -f /dev/fd/63 # no longer keep inbound connections beside {self.name}")
+
+    def do(self, run: Run) -> None:
+        run.host.firewall.forget_inbound(self.name)
+
+
+class RemoveGuard(NamedTuple):
+    """Takes the kill switch away. `resolved` is what its endpoints led to, as it lets nobody look names up."""
+
+    name: str
+    resolved: str = ""
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"nft -f /dev/fd/63 # no kill switch of {self.name} any more")
+
+    def do(self, run: Run) -> None:
+        run.host.firewall.remove_guard(self.name)
+
+
+Undo = (
+    DeleteLink | DeleteRule | UnsetDns | RemoveFirewall | ReleaseSysctl | DeleteThrow | ForgetInbound | RemoveGuard
+)
 
 # How undos stand in the journal: [class, field, ...]; a rule is the list of its own fields.
 _RECORDED: dict[str, tuple[type[Any], tuple[type, ...]]] = {
@@ -127,6 +167,9 @@ _RECORDED: dict[str, tuple[type[Any], tuple[type, ...]]] = {
     "UnsetDns": (UnsetDns, (str, str)),
     "RemoveFirewall": (RemoveFirewall, (str, str, int)),
     "ReleaseSysctl": (ReleaseSysctl, (str, str)),
+    "DeleteThrow": (DeleteThrow, (str, int)),
+    "ForgetInbound": (ForgetInbound, (str,)),
+    "RemoveGuard": (RemoveGuard, (str, str)),
 }
 
 
@@ -359,6 +402,59 @@ class SetSysctl(NamedTuple):
         return ReleaseSysctl(self.key, self.earlier)
 
 
+class AddThrow(NamedTuple):
+    """`ip -4|-6 route add throw PREFIX table N`: what goes there is looked up in the tables below."""
+
+    destination: Prefix
+    table: int
+
+    @property
+    def command(self) -> str:
+        return f"ip {_family(self.destination.address)} route add throw {self.destination} table {self.table}"
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(self.command)
+
+    def do(self, run: Run) -> None:
+        run.host.rtnl.add_throw(self.destination, self.table)
+
+    def undo(self) -> Undo | None:
+        return DeleteThrow(str(self.destination), self.table)
+
+
+class KeepInbound(NamedTuple):
+    """Rules by which connections that come in beside the tunnel are answered there; `mark` is the tunnel's."""
+
+    name: str
+    mark: int
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"nft -f /dev/fd/63 # keep inbound connections beside {self.name}")
+
+    def do(self, run: Run) -> None:
+        run.host.firewall.keep_inbound(self.name, self.mark)
+
+    def undo(self) -> Undo | None:
+        return ForgetInbound(self.name)
+
+
+class SetGuard(NamedTuple):
+    """The kill switch, in one transaction in place of an earlier one."""
+
+    name: str
+    guard: Guard
+    resolved: str = ""
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"nft -f /dev/fd/63 # kill switch of {self.name}")
+
+    def do(self, run: Run) -> None:
+        run.host.firewall.guard(self.name, self.guard)
+
+    def undo(self) -> Undo | None:
+        return RemoveGuard(self.name, self.resolved)
+
+
 Change = (
     AddLink
     | RunHook
@@ -371,6 +467,9 @@ Change = (
     | SetDns
     | AddFirewall
     | SetSysctl
+    | AddThrow
+    | KeepInbound
+    | SetGuard
 )
 
 
@@ -407,6 +506,10 @@ def add_routes(steps: Sequence[AddRoute], host: Host) -> None:
 def parameter(key: str) -> str:
     """A sysctl(8) key as the path below /proc/sys."""
     return key.replace(".", "/")
+
+
+def _family_of(prefix: str) -> str:
+    return "-6" if ":" in prefix else "-4"
 
 
 def _family(address: bytes) -> str:

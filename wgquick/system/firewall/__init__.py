@@ -19,7 +19,7 @@ from wgquick.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wgquick.net import FirewallRules
+    from wgquick.net import FirewallRules, Guard
 
 _RESTORE = {4: "iptables-restore -n", 6: "ip6tables-restore -n"}
 
@@ -99,3 +99,38 @@ def add_lines(kind: str, family: int) -> tuple[str, ...]:
 def remove_lines(kind: str, family: int) -> tuple[str, ...]:
     """The transcript of `remove`."""
     return add_lines(kind, family)
+
+
+def guard(name: str, wanted: Guard) -> None:
+    """Put the kill switch of an interface in place, in one transaction instead of an earlier one."""
+    from wgquick.system.firewall import traffic
+
+    traffic.guard(name, wanted)
+
+
+def remove_guard(name: str) -> None:
+    """Take the kill switch away; nothing happens if there is none."""
+    from wgquick.system.firewall import traffic
+
+    traffic.remove_guard(name)
+
+
+def is_guarded(name: str) -> bool:
+    """Whether the kill switch of an interface stands."""
+    from wgquick.system.firewall import traffic
+
+    return traffic.is_guarded(name)
+
+
+def keep_inbound(name: str, mark: int) -> None:
+    """Have connections that come in on other links answered on these, by the tunnel's mark."""
+    from wgquick.system.firewall import traffic
+
+    traffic.keep_inbound(name, mark)
+
+
+def forget_inbound(name: str) -> None:
+    """Undo `keep_inbound`; nothing happens if it was not done."""
+    from wgquick.system.firewall import traffic
+
+    traffic.forget_inbound(name)

@@ -113,6 +113,15 @@ class RtNetlink:
             refused = connection.batch(addresses, lambda prefix, sequence: encode(prefix, index, sequence))
         _check_batch(refused, verb, "addresses", addresses, lambda prefix: f"{prefix} on {name}")
 
+    def add_throw(self, destination: Prefix, table: int) -> None:
+        """`ip route add throw PREFIX table N`."""
+        self._ask(rtnl_codec.throw_route(destination, table), f"cannot exclude {destination} in table {table}")
+
+    def delete_throw(self, destination: Prefix, table: int) -> None:
+        """`ip route delete throw PREFIX table N`; errno ESRCH if there is none."""
+        request = rtnl_codec.throw_route(destination, table, delete=True)
+        self._ask(request, f"cannot delete the throw route to {destination} in table {table}")
+
     def add_routes(self, routes: Sequence[Route]) -> None:
         """`ip route add` for each, in order; BatchError names the refused ones by index."""
         self._change_routes(routes, delete=False)

@@ -48,6 +48,7 @@ RTA_CACHEINFO, RTA_TABLE, RTA_MARK, RTA_PREF = 12, 15, 16, 20
 RTAX_LOCK, RTAX_MTU = 1, 2
 RTPROT_BOOT = 3
 RTN_UNICAST = 1
+RTN_THROW = 9
 RTM_F_CLONED, RTM_F_LOOKUP_TABLE = 0x200, 0x1000
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
 FRA_PRIORITY, FRA_FWMARK = 6, 10
@@ -137,6 +138,14 @@ def route_encoder(family: int, table: int, index: int, *, delete: bool = False) 
         return pack(head, sequence, before, bits, after, address, tail)
 
     return encode
+
+
+def throw_route(destination: Prefix, table: int, *, delete: bool = False) -> bytes:
+    """`ip route add|delete throw PREFIX table N`."""
+    near, far = (0, attribute_u32(RTA_TABLE, table)) if table > 255 else (table, b"")
+    head = RTMSG.pack(_af(destination.family), destination.length, 0, 0, near, RTPROT_BOOT, 0, RTN_THROW, 0)
+    kind, flags = (RTM_DELROUTE, 0) if delete else (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+    return message(kind, flags, head + attribute(RTA_DST, destination.address) + far)
 
 
 def route_dump(family: int, table: int, index: int | None) -> bytes:

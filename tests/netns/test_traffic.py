@@ -1,0 +1,331 @@
+"""The settings of wgq's own: the kill switch, excluded networks, and connections that come in beside the tunnel.
+
+A host has an uplink with a network of its own (192.168.7.0/24, fd07::/64) and a router behind which everything else
+is. What leaves on the uplink is counted there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.pairs import private_key, public_key, until
+from tests.namespaces import host
+from tests.netns.tunnels import journals, links, programs, rules, wgq, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+OUTSIDE = "203.0.113.9"  # a host somewhere, which is the router's too
+ENDPOINT = "192.0.2.1"
+ROUTER = """
+link set lo up
+link set up1 up
+addr add 192.168.7.1/24 dev up1
+addr add fd07::1/64 dev up1 nodad
+addr add 192.0.2.1/32 dev lo
+addr add 203.0.113.9/32 dev lo
+addr add 198.51.100.9/32 dev lo
+addr add 2001:db8:9::9/128 dev lo
+"""
+NEAR = """
+link set lo up
+link set up0 up
+addr add 192.168.7.2/24 dev up0
+addr add fd07::2/64 dev up0 nodad
+route add default via 192.168.7.1
+route add default via fd07::1
+"""
+# Everything that leaves on the uplink but UDP to the endpoint, ARP and neighbour discovery.
+COUNTER = """
+table netdev capture {
+    counter leaks {}
+    chain leaving {
+        type filter hook egress device up0 priority 0
+        ether type arp accept
+        ip daddr 192.0.2.1 udp dport 51820 accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept
+        counter name leaks
+    }
+}
+"""
+
+
+@contextmanager
+def hosts() -> Iterator[tuple[Namespace, Namespace]]:
+    with host() as near, host() as router:
+        near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"])
+        near.run(["ip", "link", "set", "up1", "netns", router.paths["net"].split("/")[2]])
+        router.run(["ip", "-batch", "-"], input=ROUTER)
+        near.run(["ip", "-batch", "-"], input=NEAR)
+        yield near, router
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[Namespace, Namespace]]:
+    with hosts() as made:
+        yield made
+
+
+def tunnel(near: Namespace, router: Namespace, *own: str, endpoint: str = ENDPOINT, extra: str = "") -> None:
+    """The far end is up; the near end has its file."""
+    keys = private_key(), private_key()
+    far = f"[Interface]\nPrivateKey = {keys[1]}\nListenPort = 51820\nAddress = 10.9.0.1/24, fd09::1/64\n"
+    write(router, f"{far}[Peer]\nPublicKey = {public_key(keys[0])}\nAllowedIPs = 10.9.0.2/32, fd09::2/128\n", "far")
+    wgq(router, "up", "far")
+    lines = "".join(f"# wgq: {each}\n" for each in own)
+    text = f"[Interface]\n{lines}PrivateKey = {keys[0]}\nAddress = 10.9.0.2/24, fd09::2/64\n{extra}"
+    peer = f"[Peer]\nPublicKey = {public_key(keys[1])}\nEndpoint = {endpoint}:51820\nAllowedIPs = 0.0.0.0/0, ::/0\n"
+    write(near, text + peer)
+
+
+def reaches(machine: Namespace, address: str, *options: str, seconds: int = 10) -> bool:
+    """Whether a ping is answered in that time; one goes out each second."""
+    command = ["ping", "-c", "1", "-w", str(seconds), *options, address]
+    return machine.run(command, check=False).returncode == 0
+
+
+def leaks(machine: Namespace) -> int:
+    """The packets that left on the uplink and should not have."""
+    listed = machine.out("nft", "list", "counter", "netdev", "capture", "leaks")
+    return int(listed.split("packets ")[1].split()[0])
+
+
+def tables(machine: Namespace) -> list[str]:
+    return sorted(line for line in machine.out("nft", "list", "tables").splitlines() if "wgq-" in line)
+
+
+def try_everything(machine: Namespace) -> None:
+    """TCP, UDP, ICMP, fragments and raw sockets, of both families, bound to the uplink and not."""
+    script = f"""
+import socket
+def attempt(family, kind, proto, target, data, *options):
+    try:
+        with socket.socket(family, kind, proto) as s:
+            s.settimeout(0.3)
+            for level, name, value in options:
+                s.setsockopt(level, name, value)
+            if kind == socket.SOCK_STREAM:
+                s.connect(target)
+            else:
+                s.sendto(data, target)
+    except OSError:
+        pass
+bound = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"up0")
+whole = (socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+header = bytes.fromhex("4500001c0001200040fd0000c0a80702") + socket.inet_aton("{OUTSIDE}") + b"12345678"
+for options in ((), (bound,)):
+    for family, address in ((socket.AF_INET, "{OUTSIDE}"), (socket.AF_INET6, "2001:db8:9::9")):
+        attempt(family, socket.SOCK_STREAM, 0, (address, 80), b"", *options)
+        attempt(family, socket.SOCK_DGRAM, 0, (address, 53), b"x" * 4000, *options)
+        attempt(family, socket.SOCK_RAW, 253, (address, 0), b"x" * 100, *options)
+    attempt(socket.AF_INET, socket.SOCK_RAW, 253, ("{OUTSIDE}", 0), header, whole, *options)
+    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("{ENDPOINT}", 53), b"x", *options)
+"""
+    machine.run(["python3", "-c", script])
+
+
+def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
+    """While up, with the daemon killed, with the link gone, after another up that fails; until down."""
+    near, router = machines
+    tunnel(near, router, "kill-switch = on")
+    near.run(["nft", "-f", "-"], input=COUNTER)
+    try_everything(near)
+    before = leaks(near)
+    assert before > 5  # the capture sees them
+    wgq(near, "up", "wg0")
+    assert reaches(near, "10.9.0.1")
+    assert reaches(near, "fd09::1")
+    try_everything(near)
+    assert leaks(near) == before
+    (daemon,) = programs(near, "wgq-userspace")
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: "wg0" not in links(near), "the end of the link")
+    try_everything(near)
+    assert leaks(near) == before
+    near.run(
+        ["sh", "-c", "echo 'PostUp = exit 7' >/run/hook; sed -i '/^Address/r /run/hook' /etc/wireguard/wg0.conf"]
+    )
+    assert "wgq down wg0" in wgq(near, "up", "wg0", status=7).stderr
+    assert "wg0" not in links(near)
+    try_everything(near)
+    assert leaks(near) == before
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+    assert reaches(near, OUTSIDE)
+
+
+def test_the_kill_switch_is_kept_through_a_kill_at_any_step(machines: tuple[Namespace, Namespace]) -> None:
+    near, router = machines
+    tunnel(near, router, "kill-switch = on", extra="PostUp = kill -9 $PPID\n")
+    wgq(near, "up", "wg0", status=-9)
+    assert tables(near) == ["table inet wgq-guard-wg0"]
+    assert not reaches(near, OUTSIDE, "-I", "up0", seconds=2)
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def test_up_again_does_not_open_the_kill_switch_to_look_a_name_up(machines: tuple[Namespace, Namespace]) -> None:
+    """A name that was looked up before the kill switch keeps its address."""
+    near, router = machines
+    near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts"])
+    tunnel(near, router, "kill-switch = on", endpoint="vpn.example", extra="PostUp = exit 7\n")
+    wgq(near, "up", "wg0", status=7)
+    near.run(["sh", "-c", "sed -i /vpn/d /etc/hosts; sed -i /PostUp/d /etc/wireguard/wg0.conf"])
+    wgq(near, "up", "wg0")
+    assert reaches(near, "10.9.0.1")
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def test_without_nft_the_kill_switch_fails_before_anything_is_done(machine: Namespace) -> None:
+    """And leaves nothing for down to do."""
+    write(machine, f"[Interface]\n# wgq: kill-switch = on\nPrivateKey = {private_key()}\n")
+    code = "import sys; from wgquick.system import programs; programs.find = lambda *_: None\n"
+    code += "from wgquick.cli.main import run; sys.exit(run(['up', 'wg0']))"
+    done = machine.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == 1
+    assert "there is no nft program" in done.stderr
+    assert journals(machine) == ""
+
+
+def test_the_host_itself_is_reached_through_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    near, router = machines
+    tunnel(near, router, "kill-switch = on", "keep-inbound = on")
+    wgq(near, "up", "wg0")
+    assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
+
+
+def test_the_options_ask_for_the_same_as_the_lines(machines: tuple[Namespace, Namespace]) -> None:
+    near, router = machines
+    tunnel(near, router)
+    wgq(near, "up", "--kill-switch", "--keep-inbound", "--exclude", "198.51.100.0/24,lan", "wg0")
+    assert tables(near) == ["table inet wgq-guard-wg0", "table inet wgq-inbound-wg0"]
+    assert "dev up0" in near.out("ip", "route", "get", "198.51.100.9")
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def test_down_takes_away_a_kill_switch_without_a_journal(machines: tuple[Namespace, Namespace]) -> None:
+    near, router = machines
+    tunnel(near, router, "kill-switch = on")
+    wgq(near, "up", "wg0")
+    near.run(["sh", "-c", "rm /run/wgq/*/wg0.journal; ip link delete wg0"])
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def test_excluded_networks_stay_outside(machines: tuple[Namespace, Namespace]) -> None:
+    near, router = machines
+    tunnel(near, router, "exclude = lan, 198.51.100.0/24", "kill-switch = on")
+    before = rules(near)
+    wgq(near, "up", "wg0")
+    assert "dev up0" in near.out("ip", "route", "get", "198.51.100.9")
+    assert "dev wg0" in near.out("ip", "route", "get", OUTSIDE)
+    assert reaches(near, "198.51.100.9")
+    assert reaches(near, "192.168.7.1")
+    assert not reaches(near, OUTSIDE, "-I", "up0", seconds=2)
+    wgq(near, "down", "wg0")
+    assert near.out("ip", "route", "show", "table", "all", "type", "throw") == ""
+    assert rules(near) == before
+
+
+@pytest.mark.parametrize("filter_mode", ["0", "1"])
+def test_who_comes_in_by_the_uplink_is_answered_by_it(
+    machines: tuple[Namespace, Namespace], filter_mode: str
+) -> None:
+    """Also with a strict reverse path filter; TCP, UDP and ICMP, of both families, and not without the setting."""
+    near, router = machines
+    for key in ("all", "up0"):
+        near.run(["sysctl", "-q", f"net.ipv4.conf.{key}.rp_filter={filter_mode}"])
+    tunnel(near, router)
+    wgq(near, "up", "wg0")
+    assert not reaches(router, "192.168.7.2", "-I", OUTSIDE, seconds=2)
+    wgq(near, "down", "wg0")
+    near.run(["sed", "-i", "s/^.Interface.$/&\\n# wgq: keep-inbound = on/", "/etc/wireguard/wg0.conf"])
+    wgq(near, "up", "wg0")
+    assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
+    assert reaches(router, "fd07::2", "-I", "2001:db8:9::9")
+    assert exchange(near, router, "tcp") == exchange(near, router, "udp") == "pong"
+    assert "dev wg0" in near.out("ip", "route", "get", OUTSIDE)
+    assert reaches(near, "10.9.0.1")
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def exchange(near: Namespace, router: Namespace, protocol: str) -> str:
+    """What a client outside hears from a server of ours, twice on one connection."""
+    kind = "SOCK_STREAM" if protocol == "tcp" else "SOCK_DGRAM"
+    serve = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.{kind}); s.bind(("192.168.7.2", 7000))
+print("ready", flush=True)
+if s.type == socket.SOCK_STREAM:
+    s.listen(); c, _ = s.accept()
+    for _ in range(2): c.recv(9); c.send(b"pong")
+    c.recv(9)
+else:
+    for _ in range(2): _, a = s.recvfrom(9); s.sendto(b"pong", a)
+"""
+    ask = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.{kind}); s.settimeout(5); s.bind(("{OUTSIDE}", 0))
+s.connect(("192.168.7.2", 7000)); s.send(b"ping"); s.recv(9); s.send(b"ping"); print(s.recv(9).decode())
+"""
+    near.run(["sh", "-c", "rm -f /run/ready"])
+    server = near.popen(["sh", "-c", 'exec python3 -c "$1" >/run/ready', "sh", serve])
+    until(lambda: "ready" in near.run(["cat", "/run/ready"], check=False).stdout, "the server")
+    try:
+        return router.out("python3", "-c", ask).strip()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_forwarded_connection_still_goes_into_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
+    """A container's: keep-inbound marks what is for the host alone."""
+    near, router = machines
+    tunnel(near, router, "keep-inbound = on")
+    near.run(["ip", "link", "add", "c0", "type", "veth", "peer", "name", "c1"])
+    with host() as container:
+        near.run(["ip", "link", "set", "c1", "netns", container.paths["net"].split("/")[2]])
+        near.run(["ip", "-batch", "-"], input="addr add 172.30.0.1/24 dev c0\nlink set c0 up\n")
+        script = "addr add 172.30.0.2/24 dev c1\nlink set c1 up\nroute add default via 172.30.0.1\n"
+        container.run(["ip", "-batch", "-"], input=script)
+        near.run(["sysctl", "-q", "net.ipv4.ip_forward=1"])
+        near.run(["nft", "-f", "-"], input=COUNTER)
+        wgq(near, "up", "wg0")
+        before = leaks(near)
+        send = "from socket import *; s = socket(AF_INET, SOCK_DGRAM)\nfor _ in range(5): s.sendto(b'x', ('{}', 9))"
+        container.run(["python3", "-c", send.format(OUTSIDE)])
+        assert not reaches(container, OUTSIDE, seconds=2)
+        assert leaks(near) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("# wgq: kill-switch = perhaps", "wg0.conf:2:22: "),
+        ("# wgq: killswitch = on", "wg0.conf:2:8: "),
+        ("# wgq: exclude = 10.0.0.1/8", "wg0.conf:2:18: "),
+        ("#wgq:exclude=lan,home", "wg0.conf:2:18: "),
+    ],
+)
+def test_an_unknown_word_is_an_error_with_its_place(machine: Namespace, line: str, words: str) -> None:
+    write(machine, f"[Interface]\n{line}\nPrivateKey = {private_key()}\n")
+    assert words in wgq(machine, "up", "wg0", status=1).stderr
+    assert "wg0" not in links(machine)
+
+
+def test_exclude_without_a_table_of_the_tunnels_own_is_refused(machine: Namespace) -> None:
+    text = f"[Interface]\n# wgq: exclude = 10.1.0.0/16\nPrivateKey = {private_key()}\nAddress = 10.0.0.1/32\n"
+    write(machine, f"{text}[Peer]\nPublicKey = {public_key(private_key())}\nAllowedIPs = 10.0.0.0/8\n")
+    assert "wgq allowed-ips" in wgq(machine, "up", "wg0", status=1).stderr
+    assert "wg0" not in links(machine)

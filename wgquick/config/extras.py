@@ -1,0 +1,143 @@
+"""Settings of wgq's own, in lines that wg and wg-quick take for comments.
+
+    # wgq: kill-switch = on
+    # wgq: exclude = lan, 192.0.2.0/24
+    # wgq: keep-inbound = on
+
+    line  = "#" "wgq:" word "=" value        in [Interface] or above it
+    word  = "kill-switch" | "keep-inbound"   value: on | off
+          | "exclude"                        value: networks and `lan', separated by commas or blanks; lines add up
+
+`# wgq: ignore CODE` is for `wgq check`, and no setting.
+"""
+
+from __future__ import annotations
+
+from wgquick.config import grammar
+from wgquick.config.grammar import GrammarError
+from wgquick.config.settings import LAN, Extras
+from wgquick.errors import Diagnostic, WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import Prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.config.document import Document
+
+_MARK = b"wgq:"
+_WORDS = ("kill-switch", "exclude", "keep-inbound")
+_SWITCHES = {"on": True, "off": False}
+
+
+def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
+    """The settings, and the faults of lines that are none."""
+    if _MARK not in bytes(document):
+        return Extras(), []
+    extras, faults = Extras(), []
+    for line in _lines(document):
+        try:
+            extras = _with(extras, line)
+        except GrammarError as fault:
+            column = line.start + fault.offset + 1
+            faults.append(Diagnostic(line.row + 1, column, fault.code, fault.message, fault.remedy))
+    return extras, faults
+
+
+class _Line(NamedTuple):
+    """A comment with a setting: its row from 0, its section, the text after `wgq:` and where that begins."""
+
+    row: int
+    section: str
+    text: str
+    start: int
+
+
+def _lines(document: Document) -> Iterator[_Line]:
+    sections = None
+    for row, raw in enumerate(document.raw):
+        if _MARK not in raw:
+            continue
+        text = document.line_text(row)
+        comment = text.lstrip()
+        after = comment.lstrip("#").lstrip()
+        if not comment.startswith("#") or not after.startswith("wgq:"):
+            continue
+        setting = after.removeprefix("wgq:").lstrip()
+        if setting.partition(" ")[0].lower() == "ignore":
+            continue
+        sections = sections or document.lines()
+        yield _Line(row, sections[row].section, setting.rstrip(), len(text) - len(setting))
+
+
+def _with(extras: Extras, line: _Line) -> Extras:
+    """The settings with one more line; GrammarError with the offset of its fault."""
+    word, equals, value = (part.strip() for part in line.text.partition("="))
+    if word not in _WORDS:
+        remedy = f"write one of {', '.join(_WORDS)}, or leave `wgq:' out of the comment"
+        raise GrammarError("wgq-setting", f"{grammar.shown(word)} is no setting of wgq", remedy)
+    if line.section == "Peer":
+        what = f"{word} stands in [Peer]"
+        raise GrammarError("wgq-setting", what, "move the line to [Interface]")
+    if not equals or not value:
+        raise GrammarError("wgq-setting", f"{word} has no value", f"write `# wgq: {word} = ...'")
+    offset = line.text.index(value, len(word))
+    match word:
+        case "kill-switch":
+            return extras._replace(kill_switch=_switch(word, value, offset))
+        case "keep-inbound":
+            return extras._replace(keep_inbound=_switch(word, value, offset))
+        case _:
+            networks = (*extras.exclude, *_networks(value, offset))
+            return extras._replace(exclude=tuple(dict.fromkeys(networks)))
+
+
+def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: bool) -> Extras:
+    """The file's settings and those of the command line; WgqError if `exclude` has a word that is no network."""
+    try:
+        networks = tuple(_networks(exclude, 0))
+    except GrammarError as fault:
+        raise WgqError(fault.message, where="--exclude", remedy=f"{fault.remedy}.") from None
+    return Extras(
+        extras.kill_switch or kill_switch,
+        tuple(dict.fromkeys((*extras.exclude, *networks))),
+        extras.keep_inbound or keep_inbound,
+    )
+
+
+def _switch(word: str, value: str, offset: int) -> bool:
+    if value not in _SWITCHES:
+        what = f"{word} is {grammar.shown(value)}, and neither on nor off"
+        raise GrammarError("wgq-setting", what, f"write `# wgq: {word} = on'").at(offset)
+    return _SWITCHES[value]
+
+
+def _networks(value: str, offset: int) -> Iterator[Prefix | str]:
+    for word, start in grammar.words(value):
+        if word == LAN:
+            yield LAN
+            continue
+        try:
+            yield network(word)
+        except ValueError:
+            what = f"{grammar.shown(word)} is no network"
+            remedy = "write networks such as 192.0.2.0/24, or `lan' for those that this host is connected to"
+            raise GrammarError("wgq-setting", what, remedy).at(offset + start) from None
+
+
+def network(word: str) -> Prefix:
+    """A network or an address; ValueError if it is none, or has bits set after its prefix."""
+    prefix = Prefix.parse(word)
+    if grammar.mask(prefix.address, prefix.length) != prefix.address:
+        raise ValueError
+    return prefix
+
+
+def lines(extras: Extras) -> Iterator[str]:
+    """The settings as lines of a file; none for what is not set."""
+    if extras.kill_switch:
+        yield "# wgq: kill-switch = on"
+    if extras.exclude:
+        yield f"# wgq: exclude = {', '.join(map(str, extras.exclude))}"
+    if extras.keep_inbound:
+        yield "# wgq: keep-inbound = on"

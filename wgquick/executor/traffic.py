@@ -1,0 +1,100 @@
+"""The settings of wgq's own during up: what they need of the host, and when they are met (`plan.traffic`)."""
+
+from __future__ import annotations
+
+from wgquick.config.grammar import mask
+from wgquick.config.settings import LAN
+from wgquick.executor import udp_port
+from wgquick.lean import TYPE_CHECKING
+from wgquick.net import Prefix, SocketAddress
+from wgquick.plan import traffic as plan
+from wgquick.plan.facts import EndpointFacts
+from wgquick.plan.steps import RemoveGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.execution import Execution
+    from wgquick.executor.journal import Record
+    from wgquick.plan.facts import RouteFacts
+    from wgquick.plan.steps import Undo
+    from wgquick.ports import Host
+
+_TUNNELS = ("wireguard", "tun")
+_PRIVATE = tuple(
+    Prefix.parse(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7")
+)
+
+
+def endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host) -> EndpointFacts:
+    """Every endpoint resolved. A kill switch that stands lets no question out: a name's earlier answer counts."""
+    known = dict(_remembered(earlier.resolved)) if earlier else {}
+    wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
+    return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
+
+
+def remembered(facts: EndpointFacts) -> str:
+    """The endpoints with their addresses as the journal has them: HOST:PORT=ADDRESS/PORT/SCOPE, by blanks."""
+    return " ".join(
+        f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in facts.resolved.items()
+    )
+
+
+def _remembered(text: str) -> Iterator[tuple[str, SocketAddress]]:
+    for word in text.split():
+        endpoint, _, found = word.rpartition("=")
+        address, port, scope = found.split("/")
+        yield endpoint, SocketAddress(address, int(port), int(scope))
+
+
+def standing(record: Record | None) -> RemoveGuard | None:
+    """The kill switch that an earlier run has left in place: only down takes it away."""
+    undos = record.undos if record else ()
+    return next((undo for undo in undos if isinstance(undo, RemoveGuard)), None)
+
+
+def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
+    """The undos that a failed up takes."""
+    return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard))
+
+
+def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
+    """The kill switch before the link exists."""
+    facts = plan.TrafficFacts(lans=_lans(settings, host))
+    run.apply(plan.guard(settings, found.resolved.values(), remembered(found), facts))
+
+
+def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:
+    """What needs the tunnel's mark and table, once its routes are there."""
+    device = host.wireguard.get(settings.name)
+    is_full = routes.default is not None
+    full = frozenset(ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
+    table = device.fwmark if full else routes.table or 0
+    port = device.listen_port or udp_port.chosen(device, host)
+    facts = plan.TrafficFacts(_lans(settings, host), full, device.fwmark, table, port)
+    run.apply(plan.kept(settings, facts))
+    run.apply(plan.guard(settings, found.resolved.values(), remembered(found), facts))
+
+
+def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:
+    """The private networks of the host's other links; what a route of DHCP claims does not count."""
+    if LAN not in settings.extras.exclude:
+        return ()
+    found: dict[Prefix, None] = {}
+    for link in host.rtnl.links():
+        if link.name == settings.name or link.kind in _TUNNELS or not link.up:
+            continue
+        for address in host.rtnl.addresses(link.name):
+            network = Prefix(mask(address.address, address.length), address.length)
+            if any(_is_within(network, private) for private in _PRIVATE):
+                found[network] = None
+    return tuple(found)
+
+
+def _is_within(network: Prefix, other: Prefix) -> bool:
+    return (
+        network.family == other.family
+        and network.length >= other.length
+        and (mask(network.address, other.length) == other.address)
+    )

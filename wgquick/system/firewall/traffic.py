@@ -1,0 +1,154 @@
+"""Traffic where it belongs: the kill switch, and connections that came in beside the tunnel, by nft(8).
+
+Each is a table of its own, which one transaction puts in place of an earlier one, so that there is no moment
+without it. `nft` is run: these rules have sets and expressions that the codec of `nft` has no other use for.
+
+The kill switch refuses what leaves or is passed on, unless it is:
+
+1. on the loopback or the tunnel's link,
+2. UDP to an endpoint, with the tunnel's mark once there is one,
+3. an answer from the tunnel's port to a peer that wrote first, as peers move,
+4. DHCP or neighbour discovery, without which the uplink is lost,
+5. to an excluded network, or an answer of a connection that `keep_inbound` keeps.
+
+Only its removal takes it away: it stands while the link, the daemon and wgq come and go.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING
+from wgquick.net import address_text
+from wgquick.system import programs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wgquick.net import Guard
+
+_INBOUND_BIT = 0x40000000
+_REMEDY = "The kill switch and keep-inbound need nftables (apt install nftables)."
+
+
+def guard(name: str, wanted: Guard) -> None:
+    """Put the kill switch of an interface in place, or a new one in the place of the old one."""
+    _run(_replaced(_table("guard", name), _guard_rules(name, wanted)))
+
+
+def remove_guard(name: str) -> None:
+    """Take the kill switch away; nothing happens if there is none."""
+    _run(_removed(_table("guard", name)))
+
+
+def is_guarded(name: str) -> bool:
+    """Whether the kill switch of an interface stands."""
+    program = programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
+    if program is None:
+        return False
+    return programs.output([program, "list", "table", "inet", _table("guard", name)], _environment(), b"")[0] == 0
+
+
+def keep_inbound(name: str, mark: int) -> None:
+    """Have connections that came in on other links answered on these: their answers get the tunnel's mark.
+
+    The connection is marked where it comes in, with a mark that is not the tunnel's. Packets of an incoming
+    connection get the tunnel's mark too, for a strict reverse path filter. A connection's mark may become the
+    tunnel's, as wg-quick's rules save that for UDP.
+    """
+    of_connection = f"ct mark {{ {mark:#x}, {mark ^ _INBOUND_BIT:#x} }}"
+    beside = f'iifname != {{ "lo", "{name}" }}'
+    rules = f"""
+    chain prerouting {{
+        type filter hook prerouting priority mangle + 1; policy accept;
+        {beside} ct state new fib daddr type local ct mark set {mark ^ _INBOUND_BIT:#x}
+        {beside} {of_connection} ct direction original fib daddr type local meta mark set {mark:#x}
+        {beside} {of_connection} ct direction reply meta mark set {mark:#x}
+    }}
+    chain output {{
+        type route hook output priority mangle + 1; policy accept;
+        {of_connection} ct direction reply meta mark set {mark:#x}
+    }}"""
+    _run(_replaced(_table("inbound", name), rules))
+
+
+def forget_inbound(name: str) -> None:
+    """Undo `keep_inbound`; nothing happens if it was not done."""
+    _run(_removed(_table("inbound", name)))
+
+
+def _guard_rules(name: str, wanted: Guard) -> str:
+    marked = f"meta mark {wanted.mark:#x} " if wanted.mark else ""
+    passed = []
+    for family, kind in ((4, "ip"), (6, "ip6")):
+        sockets = [
+            f"{address_text(prefix.address)} . {port}"
+            for prefix, port in wanted.endpoints
+            if prefix.family == family
+        ]
+        if sockets:
+            passed.append(f"{marked}{kind} daddr . udp dport {{ {', '.join(sockets)} }} accept")
+    answers = [f"{marked}udp sport {wanted.port} ct direction reply accept"] if wanted.port else []
+    if wanted.inbound:
+        mark = f"{{ {wanted.mark:#x}, {wanted.mark ^ _INBOUND_BIT:#x} }}" if wanted.mark else "0"
+        answers.append(f"ct mark {mark} ct direction reply accept")
+    lans = [
+        f"{kind} daddr {{ {', '.join(map(str, networks))} }} accept"
+        for family, kind in ((4, "ip"), (6, "ip6"))
+        if (networks := [each for each in wanted.networks if each.family == family])
+    ]
+    host = [
+        *passed,
+        "udp sport 68 udp dport 67 accept",
+        "ip6 daddr { fe80::/10, ff02::/16 } udp sport 546 udp dport 547 accept",
+        "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
+    ]
+    either = [*answers, *lans, "reject with icmpx admin-prohibited"]
+    return f"""
+    chain output {{
+        type filter hook output priority filter + 5; policy drop;
+        oifname {{ "lo", "{name}" }} accept
+        {_joined(host)}
+        {_joined(either)}
+    }}
+    chain forward {{
+        type filter hook forward priority filter + 5; policy drop;
+        iifname "{name}" accept
+        oifname "{name}" accept
+        {_joined(either)}
+    }}"""
+
+
+def _joined(rules: Iterable[str]) -> str:
+    return "\n        ".join(rules)
+
+
+def _table(what: str, name: str) -> str:
+    """The table's name. nft takes letters, digits and _ - . there; other characters are written as numbers."""
+    return f"wgq-{what}-" + "".join(
+        each if each.isalnum() or each in "_-." else f"-{ord(each):x}-" for each in name
+    )
+
+
+def _replaced(table: str, rules: str) -> str:
+    return f"{_removed(table)}table inet {table} {{{rules}\n}}\n"
+
+
+def _removed(table: str) -> str:
+    """A table that is made first can be deleted whether it was there or not."""
+    return f"table inet {table}\ndelete table inet {table}\n"
+
+
+def _run(script: str) -> None:
+    program = programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
+    if program is None:
+        raise OperationError("there is no nft program", remedy=_REMEDY)
+    status, _, errors = programs.output([program, "-f", "-"], _environment(), script.encode())
+    if status:
+        first = next(iter(errors.strip().splitlines()), "")
+        raise OperationError(f"`nft' failed with status {status}: {first}", remedy=_REMEDY, status=status)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
