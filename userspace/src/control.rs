@@ -1,4 +1,4 @@
-//! The control thread: what the inbox brings, configuration, the link's comings and goings, and the end.
+//! The control thread: it works through the inbox, serves the control socket, follows the link and ends the daemon.
 
 use std::ffi::CString;
 use std::io;
@@ -18,9 +18,9 @@ use crate::uapi::server::Server;
 use crate::wipe;
 use crate::work::Work;
 
-/// Whether the caller ignores a signal, and so we do: nohup(1) has it so, and a shell for what a script has in the background.
+/// Whether the caller ignores a signal. nohup(1) sets this, and so does a shell for background jobs of a script.
 fn is_ignored(signal: libc::c_int) -> bool {
-    // SAFETY: asks for the action, which it does not change; the structure is valid as zeros.
+    // SAFETY: the call only reads the action; a zeroed structure is valid.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
@@ -28,8 +28,9 @@ fn is_ignored(signal: libc::c_int) -> bool {
     }
 }
 
-/// Blocks the signals that end the process, in all threads to come, and makes them readable. One that is blocked is no
-/// longer ignored, so that those which are to be are left out; not so SIGTERM, without which there is no orderly end.
+/// Blocks the signals that end the process, in all threads created later, and returns a descriptor that reads them.
+/// A signal that the caller ignores is left out, because signalfd would report it. SIGTERM is always included, because
+/// an orderly end needs it.
 pub(crate) fn signals() -> io::Result<OwnedFd> {
     let endings = [libc::SIGINT, libc::SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
     // SAFETY: the set is initialised before it is used.
@@ -44,7 +45,7 @@ pub(crate) fn signals() -> io::Result<OwnedFd> {
     }
 }
 
-/// Reports what becomes of links, addresses and routes.
+/// A netlink socket that reports changes of links, addresses and routes.
 pub(crate) fn netlink() -> io::Result<OwnedFd> {
     let groups = libc::RTMGRP_LINK
         | libc::RTMGRP_IPV4_IFADDR
@@ -70,7 +71,7 @@ pub(crate) fn netlink() -> io::Result<OwnedFd> {
     }
 }
 
-/// Reports removals from a directory.
+/// An inotify descriptor that reports removals from a directory.
 pub(crate) fn watch(directory: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(directory.as_os_str().as_bytes())?;
     // SAFETY: a valid C string.
@@ -86,7 +87,7 @@ pub(crate) fn watch(directory: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// What ends the process.
+/// Why the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Signal,
@@ -94,7 +95,7 @@ pub(crate) enum End {
     SocketGone,
 }
 
-/// An entry that poll(2) passes over.
+/// An entry that poll(2) ignores.
 const NOTHING: libc::pollfd = libc::pollfd { fd: -1, events: 0, revents: 0 };
 
 pub(crate) struct Control {
@@ -102,24 +103,24 @@ pub(crate) struct Control {
     pub(crate) server: Server,
     pub(crate) signals: OwnedFd,
     pub(crate) netlink: OwnedFd,
-    /// Where there is none, the socket is looked at now and then.
+    /// Without it, the socket is checked every `LOOK_MS`.
     pub(crate) watch: Option<OwnedFd>,
     pub(crate) interruptions: Interruptions,
     pub(crate) work: Work,
-    /// When a link of which no news come here is looked at next.
+    /// When to check the link next, if it is in a namespace that sends no notifications here.
     pub(crate) next_look: Option<u64>,
 }
 
-/// The entries of poll(2) before those of interruptions, and before those of the server.
+/// The number of poll(2) entries before those of the interruptions, and before those of the server.
 const OWN: usize = 4;
 const FIXED: usize = OWN + Interruptions::FDS;
 const LOOK_MS: u64 = 2000;
-/// How often a link elsewhere is looked at: whether it is still up, and whether it is up at last.
+/// How often a link in another namespace is checked while it is up, and while it is down.
 const LOOK_UP_MS: u64 = 1000;
 const LOOK_DOWN_MS: u64 = 200;
 
 impl Control {
-    /// Works until there is a reason to end.
+    /// Runs until there is a reason to end, and returns it.
     pub(crate) fn run(&mut self) -> End {
         let mut buffer = vec![0; 32 << 10];
         loop {
@@ -143,7 +144,7 @@ impl Control {
         }
     }
 
-    /// Does what others have left to this thread; says whether that is a reason to end.
+    /// Does the pending work. Returns a reason to end, if there is one.
     fn turn(&mut self) -> Option<End> {
         if !self.work.turn() {
             return Some(End::LinkGone);
@@ -152,7 +153,7 @@ impl Control {
         None
     }
 
-    /// Waits for one of the descriptors, the first of which becomes the waker, or for work in the inbox.
+    /// Waits for a descriptor or for work in the inbox. The first entry is set to the waker.
     fn sleep(&self, fds: &mut [libc::pollfd]) -> io::Result<()> {
         let now = sys::now_ms();
         let look = self.watch.is_none().then_some(now + LOOK_MS);
@@ -163,7 +164,7 @@ impl Control {
         })
     }
 
-    /// Acts on what has become ready; says whether that is a reason to end.
+    /// Handles the descriptors that are ready. Returns a reason to end, if there is one.
     fn act(&mut self, fds: &[libc::pollfd], buffer: &mut [u8]) -> Option<End> {
         let ready = |at: usize| fds[at].revents != 0;
         if ready(1) {
@@ -184,7 +185,7 @@ impl Control {
         None
     }
 
-    /// A link in another namespace, of which nobody tells us, is looked at from time to time.
+    /// Polls a link in another namespace, which sends no notifications here.
     fn look_at_link(&mut self) {
         let now = sys::now_ms();
         if self.next_look.is_some_and(|at| at <= now) {
@@ -193,7 +194,8 @@ impl Control {
         }
     }
 
-    /// Any news of links is a reason to look at ours; any of addresses or routes to choose sources afresh.
+    /// Reads the notifications. After a change of links our link is checked. After a change of addresses or routes the
+    /// sources of all peers are checked again.
     fn netlink_events(&mut self, buffer: &mut [u8]) {
         let (mut links, mut routes) = (false, false);
         loop {
@@ -206,7 +208,7 @@ impl Control {
                         }
                     }
                 }
-                // Too much news at once (ENOBUFS): all may have changed.
+                // Notifications were lost (ENOBUFS), so anything may have changed.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => (links, routes) = (true, true),
                 Err(_) => break,
             }
@@ -231,7 +233,7 @@ fn message_kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
-/// Reads all there is; true, so that it may stand in a condition.
+/// Reads and discards everything. Always returns true, so that it can be part of a condition.
 fn drain(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
     while sys::read(fd, buffer).is_ok_and(|len| len > 0) {}
     true

@@ -1,4 +1,4 @@
-//! What the kernel takes off our hands, and how the rest is done, told to the user.
+//! Describes the offloads, the cipher and the sandbox in use.
 
 use crate::aead::Cipher;
 use crate::device::Device;
@@ -6,7 +6,7 @@ use crate::sandbox;
 use crate::tun::{Offloads, Tun};
 use crate::udp;
 
-/// The request that a running daemon answers with these lines.
+/// The request that a running daemon answers with its features.
 pub(crate) const REQUEST: &str = "features=1";
 
 fn lines(offloads: Offloads, segmentation: Option<bool>) -> String {
@@ -22,17 +22,17 @@ fn lines(offloads: Offloads, segmentation: Option<bool>) -> String {
     )
 }
 
-/// Those in use by a device.
+/// The features that a device uses.
 pub(crate) fn of_device(device: &Device) -> String {
     lines(device.tun.offloads, device.sockets().map(|sockets| sockets.segments()))
 }
 
-/// Those that this kernel grants a device.
+/// The features that this kernel grants a device.
 pub(crate) fn granted(tun: &Tun) -> std::io::Result<String> {
     Ok(lines(tun.offloads, Some(udp::can_segment()?)))
 }
 
-/// Those of a device that has just started, in one line.
+/// The features of a device that has just started, in one line.
 pub(crate) fn at_start(tun: &Tun) -> std::io::Result<String> {
     Ok(granted(tun)?.trim_end().replace('\n', "; "))
 }

@@ -1,4 +1,5 @@
-//! The parts of `wgq-userspace`, a userspace WireGuard daemon for Linux: a library so that its fuzz targets reach them.
+//! The modules of `wgq-userspace`, a userspace WireGuard daemon for Linux. They form a library for the fuzz targets,
+//! benchmarks and integration tests.
 
 pub mod aead;
 pub mod allowed_ips;

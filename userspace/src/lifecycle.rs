@@ -1,4 +1,4 @@
-//! What the device does as its link goes up and down, its port changes, or the machine is interrupted.
+//! Reacts to the link going up or down, a new port, and interruptions of the machine.
 
 use std::io;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::peer::Peer;
 use crate::tun::Link;
 use crate::tun::elsewhere::LinkState;
 
-/// Follows the link: binds the sockets when it is up, lets go of them and of all keys when it is down.
+/// Follows the link: binds the sockets when it goes up; closes them and wipes all keys when it goes down.
 pub(crate) fn sync_link(device: &Device) {
     let link = device.link();
     if device.tun.is_detached() {
         return device.inbox.push_task(Task::End);
     }
     device.link_index.store(link.index_here(), Relaxed);
-    // Before Linux 5.5 a link that has been moved to another namespace tells nothing: packets go as they come.
+    // Before Linux 5.5 the state of a link in another namespace is unknown. It then counts as up.
     let mtu = device.mtu.load(Relaxed);
     let LinkState { mtu, is_up } = link.state(&device.tun).unwrap_or(LinkState { mtu, is_up: true });
     device.mtu.store(mtu, Relaxed);
@@ -31,9 +31,9 @@ pub(crate) fn sync_link(device: &Device) {
     }
 }
 
-/// Moves to another port. While the link is down the port is held for it: a port that is taken is refused here, as
-/// nobody can refuse that a TUN device goes up (the kernel's WireGuard refuses that, in `wg_open`). Where there are no
-/// sockets though the link is up, the port was refused: the same one may be tried again.
+/// Changes the port. While the link is down, the port is bound and held: a port in use is an error here, because a
+/// daemon cannot stop its TUN device from going up (the kernel's WireGuard can, in `wg_open`). If the link is up without
+/// sockets, binding failed before, and the same port is tried again.
 pub(crate) fn set_port(device: &Device, port: u16, fwmark: u32) -> io::Result<()> {
     let link = device.link();
     if device.is_up() {
@@ -50,7 +50,7 @@ pub(crate) fn set_port(device: &Device, port: u16, fwmark: u32) -> io::Result<()
     Ok(())
 }
 
-/// Binds the sockets; where that fails the link is set down again, so that one that is up is never deaf.
+/// Binds the sockets. If that fails, the link is set down again, so that a link that is up can always receive.
 fn bring_up(device: &Device, link: &Link) {
     match device.binder.bind(device.listen_port.load(Relaxed) as u16, device.fwmark.load(Relaxed)) {
         Ok(sockets) => {
@@ -75,7 +75,7 @@ fn start_peers(device: &Device) {
     device.state().peers().for_each(|peer| start_peer(device, peer));
 }
 
-/// Sends what waits for a peer, and its first keepalive (`wg_open` of the kernel's `device.c`).
+/// Sends the staged packets of a peer and its first keepalive (`wg_open` of the kernel's `device.c`).
 fn start_peer(device: &Device, peer: &Arc<Peer>) {
     if peer.keepalive_seconds.load(Relaxed) != 0 {
         peer.staged.push_keepalive();
@@ -85,7 +85,7 @@ fn start_peer(device: &Device, peer: &Arc<Peer>) {
     }
 }
 
-/// Ends what may not go on after the machine was interrupted.
+/// Ends the sessions that must not continue after an interruption.
 pub(crate) fn end_sessions(device: &Device, by: Interruption) {
     match by {
         Interruption::Restored => {

@@ -1,4 +1,4 @@
-//! Messages to the user: to standard error in the foreground, to syslog otherwise; rarely, and never a key.
+//! Logs to standard error in the foreground and to syslog otherwise. Messages are rate-limited and contain no secret key.
 
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::sys::{self, poll, pollfd};
 
-/// Messages in a second; more are counted and dropped.
+/// The most messages per second. More are counted and dropped.
 const MAX_PER_SECOND: u32 = 20;
-/// Where syslog and the journal listen.
+/// The socket of syslog and the journal.
 pub(crate) const SYSLOG: &str = "/dev/log";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The names that wireguard-go's `LOG_LEVEL` has.
+    /// Parses the values of wireguard-go's `LOG_LEVEL`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "silent" => Some(Self::Silent),
@@ -43,8 +43,8 @@ static LOG: OnceLock<Log> = OnceLock::new();
 static SECOND: AtomicU64 = AtomicU64::new(0);
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Sets out where messages go. The socket is not connected: syslog may start after us, or again. It has a name that the
-/// kernel chose, so that none can be made for it in the file system.
+/// Chooses where messages go. The socket is not connected, because syslog may start later or restart. It gets a name
+/// from the kernel, so that no name in the file system is needed.
 pub(crate) fn start(level: Level, interface: &str, foreground: bool) {
     let open = || {
         let socket = UnixDatagram::unbound().ok()?;
@@ -64,7 +64,7 @@ fn within_rate() -> bool {
     COUNT.fetch_add(1, Relaxed) < MAX_PER_SECOND
 }
 
-/// The severities of syslog(3) that are used.
+/// The severities of syslog(3) in use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Severity {
     Error = 3,
@@ -92,8 +92,8 @@ fn write(severity: Severity, message: std::fmt::Arguments<'_>) {
     }
 }
 
-/// Says it if anyone listens: a tunnel neither ends nor waits because the reader is gone, the disk full or the terminal
-/// stopped, as it would by `eprintln!`.
+/// Writes to standard error if that is possible at once. Unlike `eprintln!`, it neither panics nor blocks when the reader
+/// is gone, the disk is full or the terminal is stopped.
 pub fn to_stderr(message: std::fmt::Arguments<'_>) {
     let mut stderr = [pollfd(&std::io::stderr(), libc::POLLOUT)];
     if poll(&mut stderr, Some(Duration::ZERO)).is_ok() && stderr[0].revents & libc::POLLOUT != 0 {
@@ -101,7 +101,7 @@ pub fn to_stderr(message: std::fmt::Arguments<'_>) {
     }
 }
 
-/// What the user has asked to be shown.
+/// Writes the output that the user asked for.
 pub fn to_stdout(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,7 +116,7 @@ pub(crate) fn error(message: std::fmt::Arguments<'_>) {
     write(Severity::Error, message);
 }
 
-/// For the log even without `LOG_LEVEL=verbose`.
+/// Logs a message even without `LOG_LEVEL=verbose`.
 pub(crate) fn notice(message: std::fmt::Arguments<'_>) {
     write(Severity::Notice, message);
 }

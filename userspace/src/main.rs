@@ -1,4 +1,4 @@
-//! `wgq-userspace`: a userspace WireGuard daemon for Linux, called as wireguard-go is called.
+//! `wgq-userspace`: a userspace WireGuard daemon for Linux with the command line of wireguard-go.
 
 use std::process::ExitCode;
 
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_two_dashes_is_a_name_though_it_looks_like_an_option() {
+    fn an_argument_after_two_dashes_is_a_name() {
         for name in ["-x", "--help", "--"] {
             let run = Command::Run { interface: name.to_owned(), foreground: false, verbose: false };
             assert_eq!(parsed(&["--", name]), Ok(run));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_command_line_is_refused_with_a_reason() {
+    fn an_invalid_command_line_is_rejected() {
         for arguments in [&[][..], &["wg0", "wg1"], &["--fast", "wg0"], &["a/b"]] {
             assert!(parsed(arguments).is_err(), "{arguments:?}");
         }

@@ -1,4 +1,4 @@
-//! The command `--features`: asks a running daemon, or this kernel, and prints the answer.
+//! The option `--features`: asks a running daemon or this kernel, and prints the answer.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use crate::sandbox;
 use crate::tun::Tun;
 use crate::uapi::server::DIRECTORY;
 
-/// Those of any device, found out with one that is gone again at once, in the sandbox that a daemon would be in.
+/// The features of a new device. A temporary device is opened in the daemon's sandbox to find them out.
 fn of_kernel() -> std::io::Result<String> {
     let (tun, _) = Tun::open("wgqprobe%d")?;
     sandbox::prepare(Path::new(DIRECTORY));
@@ -31,7 +31,7 @@ fn ask(interface: &str) -> std::io::Result<String> {
     }
 }
 
-/// Prints them.
+/// Prints the features of a running interface, or of this kernel.
 pub fn show(interface: Option<&str>) -> ExitCode {
     match interface.map_or_else(of_kernel, ask) {
         Ok(text) => log::to_stdout(&text),

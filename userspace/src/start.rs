@@ -1,4 +1,4 @@
-//! From the command line to a running daemon: everything is opened, then the work begins.
+//! Starts the daemon: opens everything, enters the sandbox and starts the threads.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -26,7 +26,7 @@ use crate::uapi::server::{DIRECTORY, Server};
 use crate::udp::binder::Binder;
 use crate::work::Work;
 
-/// The stack of a data thread, whose buffers are on the heap.
+/// The stack size of a data thread. Its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
 
 fn level(verbose: bool) -> Level {
@@ -34,7 +34,7 @@ fn level(verbose: bool) -> Level {
     if verbose { Level::Verbose } else { named.unwrap_or(Level::Error) }
 }
 
-/// Runs the daemon, here or in the background.
+/// Runs the daemon in the foreground or in the background.
 pub fn run(interface: &str, foreground: bool, verbose: bool) -> ExitCode {
     let level = level(verbose);
     let foreground = foreground || std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
@@ -56,22 +56,22 @@ enum Side {
     Child(Caller),
 }
 
-/// What ties the daemon to its caller until it is in the background.
+/// The daemon's connection to its caller until it is in the background.
 struct Caller {
     pipe: UnixStream,
-    /// What takes the place of the caller's standard streams: opened at once, as the sandbox opens nothing.
+    /// Replaces the caller's standard streams. It is opened early, because the sandbox forbids opening files.
     null: File,
 }
 
-/// Makes the daemon: a session of its own, so that no signal to the caller's group reaches it, and nothing of what the
-/// caller has open.
+/// Forks the daemon. It gets its own session, so that it receives no signals sent to the caller's process group, and
+/// it closes the caller's open files.
 fn fork() -> io::Result<Side> {
     let (ours, theirs) = UnixStream::pair()?;
-    // SAFETY: there is only this thread yet.
+    // SAFETY: the process has one thread so far.
     if check(unsafe { libc::fork() })? > 0 {
         return Ok(Side::Parent(ours));
     }
-    // SAFETY: plain call; a child that has just been forked leads no group.
+    // SAFETY: plain call; a newly forked child is not a group leader.
     check(unsafe { libc::setsid() })?;
     std::env::set_current_dir("/")?;
     drop(ours);
@@ -80,18 +80,18 @@ fn fork() -> io::Result<Side> {
     Ok(Side::Child(Caller { pipe: theirs, null }))
 }
 
-/// Closes what is open besides the standard streams: a caller's lock or pipe would else be held for as long as the tunnel
-/// is there.
+/// Closes all descriptors except the standard streams and `kept`. Otherwise a lock or a pipe of the caller would be held
+/// for the life of the tunnel.
 fn close_all_but(kept: RawFd) {
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let open: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|&fd| fd > libc::STDERR_FILENO && fd != kept) {
-        // SAFETY: this process has just begun and holds none but `kept` itself; the directory's is closed already.
+        // SAFETY: this new process owns no descriptor except `kept`; the directory's is closed already.
         unsafe { libc::close(fd) };
     }
 }
 
-/// Waits for the daemon's word: nothing means that all is well.
+/// Waits for the daemon's message: "ready", or the reason why it failed.
 fn wait(interface: &str, mut pipe: UnixStream) -> ExitCode {
     let mut word = String::new();
     match pipe.read_to_string(&mut word) {
@@ -133,7 +133,7 @@ fn serve(interface: &str, level: Level, caller: Option<Caller>) -> ExitCode {
     work(control)
 }
 
-/// The reason in words that lead to the remedy.
+/// The error message, with a hint where the cause is known.
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EBUSY) => "another process holds this interface".to_owned(),
@@ -145,7 +145,7 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Confines all threads, and logs what the daemon has to work with.
+/// Confines all threads and logs the features of the kernel.
 fn confine(control: &Control) {
     sandbox::confine(Some(&control.server.path));
     match features::at_start(&control.device.tun) {
@@ -154,14 +154,14 @@ fn confine(control: &Control) {
     }
 }
 
-/// Lets the caller go on, once there is nothing more to be opened.
+/// Enters the background and lets the caller continue, once everything is open.
 fn leave(mut caller: Caller, control: &Control) -> io::Result<()> {
     detach_streams(&caller.null)?;
     confine(control);
     caller.pipe.write_all(READY.as_bytes())
 }
 
-/// Standard streams to nowhere, as the caller may be waiting for their end.
+/// Redirects the standard streams to /dev/null, because the caller may be waiting for them to close.
 fn detach_streams(null: &File) -> io::Result<()> {
     for stream in 0..3 {
         // SAFETY: plain call.
@@ -170,7 +170,7 @@ fn detach_streams(null: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens everything: afterwards the link exists and the socket answers as soon as the work begins.
+/// Opens everything. Afterwards the link exists, and the socket answers once the control thread runs.
 fn prepare(interface: &str) -> io::Result<Control> {
     let signals = control::signals()?;
     let netlink = control::netlink()?;
@@ -181,15 +181,15 @@ fn prepare(interface: &str) -> io::Result<Control> {
         server.remove();
     }
     let device = Arc::new(opened?);
-    // A user's inotify instances may be used up (128 for all of root's processes, unless set otherwise).
+    // The user's inotify instances may be used up (the default limit is 128 per user).
     let watch = control::watch(Path::new(DIRECTORY)).ok();
-    // The link may have been up already, or gone up before anyone listened.
+    // The link may have been up before the netlink socket was open.
     lifecycle::sync_link(&device);
     let (work, next_look) = (Work::new(device.clone()), None);
     Ok(Control { device, server, signals, netlink, watch, interruptions, work, next_look })
 }
 
-/// A killed daemon's device is closed a moment after the daemon is no longer seen: that moment is waited for.
+/// Opens the device. If it is busy, retries for half a second: the device of a killed daemon closes a moment later.
 fn open_free_device(interface: &str) -> io::Result<Device> {
     for _ in 0..BUSY_TRIES {
         match open_device(interface) {
@@ -210,7 +210,7 @@ fn open_device(interface: &str) -> io::Result<Device> {
     Device::new(name, tun, link, binder)
 }
 
-/// Returns when both data threads run: what a thread does to begin with, the filter to come does not allow.
+/// Starts both data threads and waits until they run, because the filter forbids the system calls of thread start-up.
 fn start_threads(control: &Control) -> io::Result<()> {
     let started = Arc::new(Barrier::new(3));
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -232,9 +232,9 @@ fn start_threads(control: &Control) -> io::Result<()> {
 fn work(mut control: Control) -> ExitCode {
     let end = control.run();
     log::verbose(format_args!("ending: {end:?}"));
-    // Before the control socket: who has seen that one go may take the port.
+    // The port is free before the control socket disappears, for a caller that waits for the latter and reuses the port.
     control.device.close_sockets();
-    // Dropping it removes the socket; the link goes with the process.
+    // The drop removes the control socket. The link disappears with the process.
     drop(control);
     match end {
         End::Signal | End::LinkGone | End::SocketGone => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! The few Linux calls that the standard library lacks, each made safe here.
+//! Safe wrappers for the Linux system calls that the standard library lacks.
 
 use std::io;
 use std::mem;
@@ -32,7 +32,7 @@ pub fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// A connection to a listening socket; `WouldBlock` where its queue has been full for so long.
+/// Connects to a listening socket. Fails with `WouldBlock` if its queue stays full for the whole time.
 pub(crate) fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream> {
     let mut address =
         libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
@@ -54,7 +54,7 @@ pub(crate) fn connect_within(patience: Duration, path: &Path) -> io::Result<Unix
     Ok(stream)
 }
 
-/// How many descriptors this process may have.
+/// The limit of open descriptors of this process.
 pub(crate) fn descriptor_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the result.
@@ -62,7 +62,7 @@ pub(crate) fn descriptor_limit() -> io::Result<usize> {
     Ok(limit.rlim_cur as usize)
 }
 
-/// Milliseconds of `CLOCK_BOOTTIME`: goes on while the machine sleeps, as the kernel's `ktime_get_coarse_boottime`.
+/// Milliseconds of `CLOCK_BOOTTIME`, which includes the time asleep, as the kernel's `ktime_get_coarse_boottime` does.
 pub fn now_ms() -> u64 {
     let now = clock(libc::CLOCK_BOOTTIME);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
@@ -89,7 +89,7 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// A counter to wake a thread out of `poll`.
+/// An eventfd that wakes a thread from `poll`.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
@@ -118,14 +118,14 @@ impl AsRawFd for Waker {
     }
 }
 
-/// One descriptor that `poll` waits for.
+/// An entry for `poll`.
 pub fn pollfd(fd: &impl AsRawFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }
 }
 
-/// Waits until one of the descriptors is ready, or the time is over.
+/// Waits until a descriptor is ready or the time has passed.
 pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
-    // Rounded up: a timer that is due in half a millisecond must not spin.
+    // The time is rounded up, so that a timer due in half a millisecond does not spin.
     let ms = timeout.map_or(-1, |t| t.as_micros().div_ceil(1000).min(i32::MAX as u128) as c_int);
     // SAFETY: the slice is valid for its length.
     match check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, ms) }) {
@@ -157,13 +157,13 @@ pub fn setsockopt<T: Copy>(fd: &impl AsRawFd, level: c_int, name: c_int, value: 
     .map(drop)
 }
 
-/// A socket for UDP that does not block.
+/// A nonblocking UDP socket.
 pub(crate) fn udp_socket(family: c_int) -> io::Result<OwnedFd> {
     // SAFETY: plain call, no pointers.
     owned(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })
 }
 
-/// A socket to ask about links with: of the family that the host has.
+/// A socket for ioctls about links, of a family that the host supports.
 pub fn asking_socket() -> io::Result<OwnedFd> {
     udp_socket(libc::AF_INET).or_else(|_| udp_socket(libc::AF_INET6))
 }
@@ -172,7 +172,7 @@ pub fn asking_socket() -> io::Result<OwnedFd> {
 pub(crate) fn autobind(socket: &UnixDatagram) -> io::Result<()> {
     let family = libc::AF_UNIX as libc::sa_family_t;
     let length = mem::size_of_val(&family) as libc::socklen_t;
-    // SAFETY: an address that consists of the family alone.
+    // SAFETY: the address consists of the family only.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const family).cast(), length) }).map(drop)
 }
 
@@ -186,8 +186,8 @@ pub fn interface_request(name: &str) -> libc::ifreq {
     request
 }
 
-/// The index of an interface, zero where there is none of that name. `if_nametoindex` would ask through a local socket,
-/// which the system call filter does not allow.
+/// The index of an interface, or zero if no interface has the name. `if_nametoindex` is not used, because it opens a Unix
+/// socket, which the system call filter forbids.
 pub fn interface_index(name: &str) -> u32 {
     if name.len() >= libc::IFNAMSIZ {
         return 0;

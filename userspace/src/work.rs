@@ -1,4 +1,4 @@
-//! What the other threads leave to the control thread: handshake messages, tasks and timers.
+//! The work that other threads queue for the control thread: handshake messages, tasks and timers.
 
 use std::sync::Arc;
 
@@ -9,22 +9,22 @@ use crate::exchange;
 use crate::lifecycle;
 use crate::sys;
 
-/// With so many peers their timers are looked at together, ten times a second.
+/// With more peers than this, all timers are checked together, at most once per `TIMER_STEP_MS`.
 const MANY_PEERS: usize = 100;
 const TIMER_STEP_MS: u64 = 100;
-/// So many handshake messages waiting mean that we are under load, and for a second after.
+/// With this many handshake messages waiting, the device is under load for the next `LOAD_MS`.
 const LOAD_MESSAGES: usize = 32;
 const LOAD_MS: u64 = 1000;
-/// After so many handshake messages other work has its turn.
+/// The most handshake messages that are handled before other work.
 const MESSAGES_PER_TURN: usize = 128;
-/// Under load they are let gather for so long, as many together cost less.
+/// Under load, messages are collected for this time, because a batch costs less per message.
 const GATHER_MS: u64 = 2;
 const TASKS_PER_TURN: usize = 64;
 
-/// Does this work, and knows whether the load is high.
+/// Does the work and tracks whether the device is under load.
 pub(crate) struct Work {
     device: Arc<Device>,
-    /// Until when there are more handshake messages than can be answered in full.
+    /// The device is under load until this time.
     until: u64,
     crowd: Crowd,
 }
@@ -34,7 +34,7 @@ impl Work {
         Self { device, until: 0, crowd: Crowd::default() }
     }
 
-    /// Does what is due; false once the link is gone.
+    /// Does the work that is due. Returns false once the link is gone.
     #[must_use]
     pub(crate) fn turn(&mut self) -> bool {
         self.messages();
@@ -86,7 +86,7 @@ impl Work {
         self.device.inbox.alarm.ring(now, || self.run_timers(now));
     }
 
-    /// Runs the timers that are due and says when the next ones are.
+    /// Runs the timers that are due and returns the time of the next one.
     fn run_timers(&self, now: u64) -> Option<u64> {
         let peers: Vec<_> = self.device.state().peers().cloned().collect();
         for peer in &peers {

@@ -1,4 +1,4 @@
-//! Requests applied to the device (the kernel's `netlink.c`), and the device told as text.
+//! Applies `set` requests to the device and writes answers to `get` (compare the kernel's `netlink.c`).
 
 use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,7 +20,7 @@ fn code(error: &std::io::Error) -> Errno {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// Applies a request whole. What can fail, the sockets, comes first.
+/// Applies a whole request. The sockets come first, because only they can fail.
 pub(crate) fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     set_sockets(device, request)?;
     let mut state = device.state_mut();
@@ -59,7 +59,7 @@ fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Every peer needs a new handshake then; a peer that has our own key is removed.
+/// Sets the private key and expires all sessions. A peer with our own public key is removed.
 fn set_private_key(state: &mut State, private: &PrivateKey) {
     if private.is_zero() {
         state.identity = None;
@@ -75,7 +75,7 @@ fn set_private_key(state: &mut State, private: &PrivateKey) {
     state.expire_sending();
 }
 
-/// A peer that has packets to send now, as the device is up.
+/// Applies the section of one peer. Returns the peer if the device is up and the peer has packets to send.
 fn set_peer(state: &mut State, change: &SetPeer, up: bool) -> Option<Arc<Peer>> {
     if change.remove {
         state.remove_peer(change.key);
@@ -87,7 +87,7 @@ fn set_peer(state: &mut State, change: &SetPeer, up: bool) -> Option<Arc<Peer>> 
         None => state.add_peer(change.key),
     };
     if let Some(psk) = &change.psk {
-        // From heap to heap: a clone would be on the stack in between.
+        // The key is copied from heap to heap. A clone would leave a copy on the stack.
         lock(&peer.handshake).psk.0.copy_from_slice(&psk.0);
     }
     if let Some(address) = change.endpoint {
@@ -118,7 +118,7 @@ fn set_allowed_ips(state: &mut State, peer: &Peer, change: &SetPeer) {
     }
 }
 
-/// The answer to `get`, but for its errno.
+/// The answer to `get`, without its errno.
 pub(crate) fn get(device: &Device) -> Vec<u8> {
     let state = device.state();
     let peers = state.peers_in_order();

@@ -1,4 +1,4 @@
-//! The device's and the peers' events, told as text (`diagnostics`).
+//! Writes the events of the device and its peers as text (`diagnostics`).
 
 use crate::device::Device;
 use crate::diagnostics::push_key;
@@ -7,7 +7,7 @@ use crate::sys;
 /// The request that a running daemon answers with these lines.
 pub(crate) const REQUEST: &str = "diagnostics=1";
 
-/// The answer to the request, but for its errno.
+/// The answer to the request, without its errno.
 pub(crate) fn of_device(device: &Device) -> Vec<u8> {
     let (state, now) = (device.state(), sys::now_ms());
     let mut out = Vec::new();

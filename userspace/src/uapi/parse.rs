@@ -1,4 +1,4 @@
-//! A `set` request as text into what it asks for. Nothing is applied before all of it is understood.
+//! Parses the text of a `set` request. Nothing is applied before the whole request is valid.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -6,10 +6,10 @@ use crate::allowed_ips::Prefix;
 use crate::keys::{KEY_LEN, PresharedKey, PrivateKey, PublicKey, parse_hex};
 use crate::{sys, wipe};
 
-/// An errno, as a request is answered with.
+/// The errno that answers a request.
 pub(crate) type Errno = i32;
 
-/// What a `set` request asks for; what it does not mention stays.
+/// The changes that a `set` request makes. A setting without a line is unchanged.
 #[derive(Debug, Default)]
 pub struct SetDevice {
     pub private_key: Option<Box<PrivateKey>>,
@@ -34,7 +34,7 @@ pub struct SetPeer {
 #[derive(Debug, PartialEq, Eq)]
 pub struct SetAllowedIp {
     pub prefix: Prefix,
-    /// Written with a leading `-`.
+    /// Whether the prefix is removed: it is written with a leading `-`.
     pub remove: bool,
 }
 
@@ -53,7 +53,7 @@ impl SetPeer {
     }
 }
 
-/// Reads the lines of a request after its first.
+/// Parses the lines of a request after its first one.
 pub fn set(lines: &str) -> Result<SetDevice, Errno> {
     let mut device = SetDevice::default();
     for line in lines.lines() {
@@ -95,7 +95,7 @@ fn peer_line(peer: &mut SetPeer, key: &str, value: &str) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Reads a key that nobody may find later: it is on the heap, and gone from the stack.
+/// Parses a secret key onto the heap and wipes the stack.
 fn secret<K>(value: &str, key: fn([u8; KEY_LEN]) -> K) -> Result<Box<K>, Errno> {
     wipe::after(|| parse_hex(value).map(|bytes| Box::new(key(bytes)))).ok_or(libc::EINVAL)
 }
@@ -104,7 +104,7 @@ fn yes(value: &str) -> Result<bool, Errno> {
     if value == "true" { Ok(true) } else { Err(libc::EINVAL) }
 }
 
-/// Digits alone: what `FromStr` takes besides, a sign, is none.
+/// Parses an unsigned number. Unlike `FromStr`, it rejects a leading `+`.
 fn number<T: std::str::FromStr>(value: &str) -> Result<T, Errno> {
     if value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().map_err(|_| libc::EINVAL)
@@ -144,7 +144,7 @@ mod tests {
     const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
     #[test]
-    fn a_full_request_is_understood() {
+    fn a_request_with_every_key_is_parsed() {
         let text = format!(
             "private_key={KEY}\nlisten_port=51820\nfwmark=51820\nreplace_peers=true\npublic_key={KEY}\n\
              preshared_key={KEY}\nendpoint=[2001:db8::1]:1\npersistent_keepalive_interval=25\nreplace_allowed_ips=true\n\
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_refused_with_its_errno() {
+    fn an_invalid_line_is_rejected_with_its_errno() {
         let peer = |line: &str| set(&format!("public_key={KEY}\n{line}\n")).err();
         for line in [
             "allowed_ip=10.0.0.0",
@@ -190,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_scope_is_found_by_name() {
+    fn a_scope_is_looked_up_by_interface_name() {
         let address = endpoint("[fe80::1%lo]:9").unwrap();
         assert_eq!(address, "[fe80::1%1]:9".parse().unwrap());
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "(private_key|public_key|allowed_ip|endpoint|remove|\\PC|[0-9a-f=:/.\\[\\]%\n-]){0,60}") {
+        fn no_text_panics(text in "(private_key|public_key|allowed_ip|endpoint|remove|\\PC|[0-9a-f=:/.\\[\\]%\n-]){0,60}") {
             let _ = set(&text);
         }
 

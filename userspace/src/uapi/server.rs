@@ -1,4 +1,4 @@
-//! The UAPI socket: connections without blocking, any number of requests on each.
+//! The UAPI socket. Connections do not block, and each may carry any number of requests.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,13 +17,14 @@ use crate::{log, sys};
 
 /// Where `wg` looks for the sockets of userspace implementations.
 pub(crate) const DIRECTORY: &str = "/var/run/wireguard";
-/// The longest request: some millions of allowed IPs.
+/// The longest request in bytes. It has room for millions of allowed IPs.
 const MAX_REQUEST: usize = 256 << 20;
 const MAX_CONNECTIONS: usize = 64;
-/// So many at least, though few descriptors be allowed, of which the rest of the daemon needs so many.
+/// The lower bound of the connection limit, used when few descriptors are allowed.
 const MIN_CONNECTIONS: usize = 2;
+/// The file descriptors that the rest of the daemon needs.
 const RESERVED_DESCRIPTORS: usize = 24;
-/// How long a process that holds the socket may take to answer before it counts as one that hangs.
+/// A process that holds the socket counts as hanging if it does not answer within this time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The socket in the file system.
@@ -42,14 +43,14 @@ struct Connection {
     searched: usize,
     answer: Vec<u8>,
     answered: usize,
-    /// When it last had something to say or to hear, in milliseconds of `now_ms`.
+    /// The time of the last activity, in milliseconds of `now_ms`.
     active: u64,
     closing: bool,
 }
 
-/// Binds with nobody else allowed from the first moment on.
+/// Binds a socket that only its owner can access from the start.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    // SAFETY: changes the mask of this process, which has one thread so far.
+    // SAFETY: the call changes the mask of this process, which has one thread so far.
     let old = unsafe { libc::umask(0o177) };
     let listener = UnixListener::bind(path);
     // SAFETY: as above.
@@ -57,7 +58,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     listener
 }
 
-/// Removes a socket that no process listens on any longer.
+/// Removes a socket on which no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     loop {
         match sys::connect_within(PATIENCE, path) {
@@ -73,9 +74,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Held while a socket is looked for and made: of two daemons that start at once, the second would else take the first
-/// one's new socket for the stale one that it has just seen in its place.
-fn turn() -> io::Result<fs::File> {
+/// Locks the directory while a stale socket is removed and the new one is created. Without the lock, two daemons that
+/// start at the same time could each remove the other's new socket as stale.
+fn lock_directory() -> io::Result<fs::File> {
     let directory = fs::File::open(DIRECTORY)?;
     directory.lock().map(|()| directory)
 }
@@ -84,8 +85,8 @@ fn in_use(path: &Path, by: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, format!("{} is in use: {by}", path.display()))
 }
 
-/// Whether the one who listens hangs up unasked: a killed process' socket takes connections until all of its
-/// threads are gone. One who lives answers, and one who hangs is silent.
+/// Whether the listening process is exiting. The socket of a killed process accepts connections until all its threads
+/// are gone, and then closes them. A live process answers, and a hanging process sends nothing.
 fn is_dying(mut stream: &UnixStream) -> bool {
     let told = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(b"get=1\n\n"));
     match told.and_then(|()| stream.read(&mut [0; 16])) {
@@ -105,7 +106,7 @@ impl Server {
 
     fn listen(path: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
-        let _turn = turn()?;
+        let _locked = lock_directory()?;
         remove_stale(path)?;
         let listener = bind(path)?;
         listener.set_nonblocking(true)?;
@@ -117,12 +118,12 @@ impl Server {
         Ok(Self { listener, path, inode, connections: Vec::new(), most_connections })
     }
 
-    /// Whether the path still leads to this socket.
+    /// Whether this socket is still at its path.
     pub(crate) fn is_in_place(&self) -> bool {
         self.path.inode().is_ok_and(|found| found == self.inode)
     }
 
-    /// Removes the socket, unless it is another's by now.
+    /// Removes the socket unless another process has replaced it.
     pub(crate) fn remove(&self) {
         if self.is_in_place() {
             let _ = self.path.unlink();
@@ -137,7 +138,7 @@ impl Server {
         }
     }
 
-    /// Serves whatever is ready.
+    /// Serves the descriptors that are ready.
     pub(crate) fn serve(&mut self, device: &Device, ready: &[libc::pollfd]) {
         let Some((listener, ready)) = ready.split_first() else {
             return;
@@ -158,9 +159,9 @@ impl Server {
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => self.take_in(stream, device),
-                // No descriptor is left: those who wait would wake us for ever.
+                // No descriptor is free. The waiting connections would make poll return at once, forever.
                 Err(e) if e.raw_os_error() == Some(libc::EMFILE) && !self.connections.is_empty() => {
-                    self.give_up_the_most_silent();
+                    self.close_most_idle();
                 }
                 Err(_) => return,
             }
@@ -175,16 +176,16 @@ impl Server {
         connection.serve(device);
         if !connection.closing {
             if self.connections.len() >= self.most_connections {
-                self.give_up_the_most_silent();
+                self.close_most_idle();
             }
             self.connections.push(connection);
         }
     }
 
-    /// So that silent connections lock nobody out.
-    fn give_up_the_most_silent(&mut self) {
-        let silent = (0..self.connections.len()).min_by_key(|&at| self.connections[at].active);
-        if let Some(at) = silent {
+    /// Closes the connection that has been idle for longest, so that idle connections cannot block new ones.
+    fn close_most_idle(&mut self) {
+        let most_idle = (0..self.connections.len()).min_by_key(|&at| self.connections[at].active);
+        if let Some(at) = most_idle {
             self.connections.swap_remove(at);
         }
     }
@@ -217,7 +218,7 @@ impl Connection {
                 return;
             }
             if let Some(end) = self.find_end() {
-                // The request leaves with its buffer, which the allocator wipes whole.
+                // The request keeps its buffer, which the allocator wipes when it is freed.
                 let rest = self.request.split_off(end);
                 let request = mem::replace(&mut self.request, rest);
                 self.searched = 0;
@@ -231,7 +232,7 @@ impl Connection {
         }
     }
 
-    /// True when all of the answer is out.
+    /// Returns true once the whole answer is written.
     fn write(&mut self) -> bool {
         while self.has_answer() {
             match self.stream.write(&self.answer[self.answered..]) {
@@ -271,7 +272,7 @@ impl Connection {
         false
     }
 
-    /// The end of the request: after its empty line.
+    /// The end of the first request in the buffer: the position after its empty line.
     fn find_end(&mut self) -> Option<usize> {
         let from = self.searched.saturating_sub(1);
         let found = self.request[from..].windows(2).position(|pair| pair == b"\n\n");
@@ -280,7 +281,7 @@ impl Connection {
     }
 }
 
-/// The answer to one request, errno and all; negative as wireguard-go's, whose sign wg(8) takes back.
+/// The answer to one request, including its errno. The errno is negative, as in wireguard-go; wg(8) negates it again.
 pub fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
     let (mut out, errno) = match respond(device, request) {
         Ok(out) => (out, 0),
