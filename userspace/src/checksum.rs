@@ -1,6 +1,6 @@
-//! The Internet checksum (RFC 1071), summed in the machine's byte order, which it does not depend on.
+//! The Internet checksum (RFC 1071). It is summed in the machine's byte order, because the result does not depend on it.
 
-/// Adds the 16-bit words of some bytes, as if a zero byte followed an odd number of them, to a sum.
+/// Adds the 16-bit words of some bytes to a sum. An odd number of bytes is padded with a zero byte.
 #[inline]
 pub(crate) fn add(sum: u64, bytes: &[u8]) -> u64 {
     let (chunks, rest) = bytes.as_chunks::<32>();
@@ -19,7 +19,7 @@ pub(crate) fn add(sum: u64, bytes: &[u8]) -> u64 {
     }
 }
 
-/// Folds a sum to its 16 bits.
+/// Folds a sum to 16 bits.
 #[inline]
 pub(crate) fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
@@ -28,13 +28,13 @@ pub(crate) fn fold(sum: u64) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// The checksum field for bytes whose own field counts as zero, or holds a part of the sum.
+/// The value of the checksum field for a sum of all the bytes that it covers.
 #[inline]
 pub(crate) fn finish(sum: u64) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
-/// The checksum field after one word of what it covers has changed (RFC 1624, equation 3): a wrong one stays wrong.
+/// The checksum field after one covered word has changed (RFC 1624, equation 3). A wrong checksum stays wrong.
 #[inline]
 pub(crate) fn replace(field: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2] {
     let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
@@ -42,7 +42,7 @@ pub(crate) fn replace(field: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2
     finish(inverse(field) + inverse(before) + word(after))
 }
 
-/// The sum of the pseudo-header that TCP, UDP and ICMPv6 checksum with their own bytes.
+/// The sum of the pseudo-header that the checksums of TCP, UDP and ICMPv6 include.
 #[inline]
 pub(crate) fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
     let sum = add(u64::from(u16::from_ne_bytes([0, protocol])), addresses);
@@ -65,14 +65,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_sum_of_rfc_1071(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fn the_sum_matches_a_plain_implementation(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(u16::from_be_bytes(finish(add(0, &bytes))), plainly(&bytes));
         }
     }
 
     proptest! {
         #[test]
-        fn a_replaced_word_leaves_the_checksum_of_the_whole(mut bytes: [u8; 20], at in 0usize..10, word: [u8; 2]) {
+        fn replacing_a_word_matches_a_new_checksum(mut bytes: [u8; 20], at in 0usize..10, word: [u8; 2]) {
             bytes[0] = 0x45;
             let at = 2 * at.max(1);
             let before = [bytes[at], bytes[at + 1]];

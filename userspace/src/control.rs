@@ -29,8 +29,8 @@ fn is_ignored(signal: libc::c_int) -> bool {
 }
 
 /// Blocks the signals that end the process, in all threads created later, and returns a descriptor that reads them.
-/// A signal that the caller ignores is left out, because signalfd would report it. SIGTERM is always included, because
-/// an orderly end needs it.
+/// A signal that the caller ignores is left out, because a blocked signal is no longer ignored. SIGTERM is always
+/// included, because an orderly end needs it.
 pub(crate) fn signals() -> io::Result<OwnedFd> {
     let endings = [libc::SIGINT, libc::SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
     // SAFETY: the set is initialised before it is used.

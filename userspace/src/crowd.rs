@@ -1,5 +1,5 @@
-//! What is done with handshake messages while the load is high: whoever shows no cookie of ours is sent one, all of them
-//! by a few system calls, as a flood would otherwise take the processor from the peers.
+//! Handles handshake messages under load. Senders without a valid cookie get a cookie reply. The replies are sent with few
+//! system calls, so that a flood does not take the processor from the peers.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -17,17 +17,17 @@ use crate::udp::{Endpoint, Sockets};
 
 type Reply = [u8; COOKIE_REPLY_LEN];
 
-/// Where more replies than this are asked for in a second, from senders that are as likely made up, sources have turns:
-/// each reply is a send of its own, which costs the peers some of their rate and whoever really has the address a message.
+/// Above this rate of requests only some sources are answered at a time. The sources of a flood are probably forged. Each
+/// reply costs a send, which lowers the peers' rate, and it hits the real owner of a forged address.
 const REPLIES_PER_SECOND: u64 = 32 << 10;
 const COUNTED_MS: u64 = 1000;
 
-/// Whose turn it is to be answered. It changes as often as an initiation is repeated, so that nobody who does so is
-/// passed over for good, and nobody outside knows of another's turn.
+/// Decides which sources are answered. The choice changes as often as initiations are repeated, so that every source that
+/// repeats is answered eventually. A random hash keeps the choice unpredictable from outside.
 #[derive(Default)]
 struct Turns {
     hasher: RandomState,
-    /// One source in two to this power is answered.
+    /// One source in `2^rarity` is answered.
     rarity: u32,
     asked: u64,
     counted: u64,
@@ -51,7 +51,7 @@ impl Turns {
     }
 }
 
-/// The replies of a turn, and what sending them takes.
+/// The cookie replies of a batch, and the buffers to send them.
 #[derive(Default)]
 pub(crate) struct Crowd {
     turns: Turns,
@@ -62,7 +62,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Leaves the messages that show a cookie, and answers the rest.
+    /// Keeps the messages with a valid cookie in the batch, and answers the others with cookie replies.
     pub(crate) fn turn_away(&mut self, device: &Device, messages: &mut Vec<Incoming>, now: u64) {
         let Some(identity) = device.state().identity.clone() else {
             device.events.note_many(Event::NoPrivateKey, messages.len(), About::Nothing);
@@ -96,7 +96,7 @@ impl Crowd {
         proof == Proof::Cookie
     }
 
-    /// The replies to one sender go out as one large send, and all of them by few calls.
+    /// Sends the replies. Those to the same address are combined into one large send.
     fn send(&mut self, device: &Device, sockets: &Sockets) {
         let last = self.replies.last().map_or(About::Nothing, |(to, _)| About::To(to.address));
         device.events.note_many(Event::CookieSent, self.replies.len(), last);
@@ -123,7 +123,7 @@ fn single(at: usize, endpoint: Endpoint) -> Run {
 mod tests {
     use super::*;
 
-    /// How many of so many strangers are answered in the second that ends at a time.
+    /// How many of `strangers` sources are answered in the second that ends at `end`.
     fn answered(turns: &mut Turns, strangers: u64, end: u64) -> u64 {
         let stranger = |n: u64| SocketAddr::from((((n * 0x9E37_79B9) as u32).to_be_bytes(), n as u16));
         let at = |n: u64| end - COUNTED_MS + n * COUNTED_MS / strangers;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_answered_while_they_are_not_too_many() {
+    fn every_source_is_answered_below_the_limit() {
         let mut turns = Turns::default();
         for second in 1..20 {
             assert_eq!(answered(&mut turns, REPLIES_PER_SECOND / 2, second * 1000), REPLIES_PER_SECOND / 2);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_ask_the_replies_are_about_as_many_and_each_who_repeats_is_answered_in_the_end() {
+    fn replies_are_limited_and_every_source_that_repeats_is_answered() {
         let mut turns = Turns::default();
         let honest: Vec<_> = (0..50).map(|n| SocketAddr::from(([192, 0, 2, n], 51820))).collect();
         let mut waiting = honest.clone();

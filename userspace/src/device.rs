@@ -1,4 +1,4 @@
-//! The device: its peers and keys, its link and its sockets, as all threads share them.
+//! The device that all threads share: peers, keys, link and sockets.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -27,7 +27,7 @@ use crate::udp::route::Routes;
 use crate::udp::{Endpoint, Sockets};
 use crate::wake::Inbox;
 
-/// Session indexes are random already.
+/// Hashes session indexes, which are random already, by their own value.
 #[derive(Default)]
 pub(crate) struct IndexHasher(u64);
 
@@ -41,15 +41,15 @@ impl Hasher for IndexHasher {
     }
 
     fn write_u32(&mut self, index: u32) {
-        // The table takes its buckets from the low bits and its tags from the high ones.
+        // The hash table takes the bucket from the low bits and the tag from the high bits.
         self.0 = u64::from(index) | u64::from(index) << 32;
     }
 }
 
-/// What an index of ours stands for.
+/// The meaning of a local index.
 #[derive(Clone)]
 pub enum Indexed {
-    /// A handshake begun by us.
+    /// A handshake that we initiated.
     Handshake(Arc<Peer>),
     Session(Arc<Peer>, Arc<Session>),
 }
@@ -61,7 +61,7 @@ pub struct Identity {
     pub checker: Mutex<Checker>,
 }
 
-/// What configuration and handshakes change and every packet looks up.
+/// The state that configuration and handshakes change and that every packet reads.
 #[derive(Default)]
 pub struct State {
     pub identity: Option<Arc<Identity>>,
@@ -71,7 +71,7 @@ pub struct State {
     by_key: HashMap<PublicKey, Arc<Peer>>,
     by_index: HashMap<u32, Indexed, BuildHasherDefault<IndexHasher>>,
     next_sequence: u64,
-    /// Whether a session was forgotten since the data threads were last told.
+    /// Whether a session was removed since the data threads were last woken.
     session_gone: bool,
 }
 
@@ -84,7 +84,7 @@ impl State {
         self.slots.iter().flatten()
     }
 
-    /// The peers in the order of their configuration.
+    /// The peers in the order in which they were added.
     pub(crate) fn peers_in_order(&self) -> Vec<&Arc<Peer>> {
         let mut peers: Vec<_> = self.peers().collect();
         peers.sort_unstable_by_key(|p| p.sequence);
@@ -128,7 +128,7 @@ impl State {
         keys.into_iter().for_each(|key| self.remove_peer(key));
     }
 
-    /// An index that is not in use.
+    /// A random index that is not in use.
     pub(crate) fn new_index(&self) -> u32 {
         loop {
             let index = u32::from_ne_bytes(sys::random());
@@ -148,14 +148,15 @@ impl State {
         }
     }
 
-    /// Ends a handshake that we had begun.
+    /// Ends a handshake that we initiated.
     pub(crate) fn forget_handshake(&mut self, peer: &Peer) {
         if let Some(pending) = lock(&peer.handshake).pending.take() {
             self.by_index.remove(&pending.local_index);
         }
     }
 
-    /// Has every peer's next packet bring about a handshake (`wg_noise_expire_current_peer_keypairs` of `noise.c`).
+    /// Expires all sessions for sending, so that every peer's next packet starts a handshake
+    /// (`wg_noise_expire_current_peer_keypairs` of `noise.c`).
     pub(crate) fn expire_sending(&mut self) {
         let peers: Vec<_> = self.peers().cloned().collect();
         for peer in peers {
@@ -165,8 +166,8 @@ impl State {
         }
     }
 
-    /// Wipes all keys shared with any peer (`wg_pm_notification` of `device.c`). The next packet brings about a handshake
-    /// at once, however lately the last one was.
+    /// Wipes the session keys of all peers (`wg_pm_notification` of `device.c`). The next packet starts a handshake at once,
+    /// regardless of when the last one was.
     pub(crate) fn forget_all_keys(&mut self) {
         let peers: Vec<_> = self.peers().cloned().collect();
         for peer in peers {
@@ -176,7 +177,7 @@ impl State {
         }
     }
 
-    /// Wipes all keys shared with a peer.
+    /// Wipes the session keys of a peer.
     pub(crate) fn forget_keys(&mut self, peer: &Peer) {
         self.forget_handshake(peer);
         let forgotten = write(&peer.keypairs).clear();
@@ -184,10 +185,10 @@ impl State {
     }
 }
 
-/// The state while it is being changed.
+/// Write access to the state.
 ///
-/// Data threads use a session only while they hold the state for reading. So none uses a session that was forgotten here,
-/// and what a thread wipes after it was woken is not written again.
+/// Data threads use a session only while they hold the read lock. So no thread uses a session after it was removed here,
+/// and a thread that wipes its stack after being woken does not write the key there again.
 pub struct StateMut<'a> {
     state: RwLockWriteGuard<'a, State>,
     device: &'a Device,
@@ -216,7 +217,7 @@ impl Drop for StateMut<'_> {
     }
 }
 
-/// A handshake message that came in.
+/// A received handshake message.
 #[derive(Clone, Copy)]
 pub struct Incoming {
     pub bytes: [u8; INITIATION_LEN],
@@ -224,40 +225,40 @@ pub struct Incoming {
     pub from: Endpoint,
 }
 
-/// What the data threads leave to the control thread.
+/// A task for the control thread.
 pub enum Task {
-    /// There is no session to send with.
+    /// Start a handshake, because there is no session to send with.
     Initiate(Arc<Peer>),
-    /// A session went out of use.
+    /// Remove sessions that are no longer in use.
     Forget(Forgotten),
-    /// The link's state is to be looked at.
+    /// Check the state of the link.
     CheckLink,
-    /// The link is gone, and the process is to end.
+    /// End the process, because the link is gone.
     End,
 }
 
-/// How many handshake messages may wait; the load is high long before.
+/// The most handshake messages that may wait. The device is under load long before.
 const MAX_QUEUED_MESSAGES: usize = 1024;
 
-/// How long the users of old sockets are given before they are looked at again.
+/// The pause between checks whether old sockets are still in use.
 const USERS_PAUSE: Duration = Duration::from_micros(200);
 
 pub struct Device {
     pub(crate) name: String,
     pub(crate) tun: Tun,
     pub(crate) mtu: AtomicU32,
-    /// What the control thread is to do.
+    /// The work for the control thread.
     pub inbox: Inbox<Task, Incoming>,
     pub binder: Binder,
     pub handshake_sources: Mutex<RateLimiter>,
-    /// Wakes the receiving thread when the sockets have changed or a session is gone.
+    /// Wakes the receiving thread after the sockets have changed or a session was removed.
     pub(crate) inbound: Waker,
-    /// Wakes the sending thread when a session is gone.
+    /// Wakes the sending thread after a session was removed.
     pub(crate) outbound: Waker,
     /// Counts changes of the host's routes and addresses.
     pub(crate) routes: AtomicU32,
     pub(crate) ways: Routes,
-    /// The link's index where the sockets are, zero while the link is in another namespace.
+    /// The link's index in the namespace of the sockets; zero while the link is in another namespace.
     pub(crate) link_index: AtomicU32,
     pub fwmark: AtomicU32,
     pub listen_port: AtomicU32,
@@ -298,7 +299,7 @@ impl Device {
         read(&self.state)
     }
 
-    /// The state, to be changed. A session that is forgotten meanwhile has the data threads wipe their stacks.
+    /// Write access to the state. If a session is removed meanwhile, the data threads are woken and wipe their stacks.
     pub fn state_mut(&self) -> StateMut<'_> {
         StateMut { state: write(&self.state), device: self }
     }
@@ -312,8 +313,8 @@ impl Device {
         read(&self.sockets).is_some()
     }
 
-    /// Exchanges the sockets and wakes whoever waits for them. The old ones hold their port until the last who uses them
-    /// has noticed: that is waited for, as the same port may be asked for next.
+    /// Replaces the sockets and wakes the receiving thread. The old sockets hold their port until no thread uses them. This
+    /// function waits for that, because the same port may be bound next.
     pub(crate) fn set_sockets(&self, sockets: Option<Sockets>) {
         let new = sockets.map(Arc::new);
         let old = mem::replace(&mut *write(&self.sockets), new);
@@ -323,29 +324,29 @@ impl Device {
         }
     }
 
-    /// The link, held for as long as its state is followed.
+    /// Locks the link.
     pub(crate) fn link(&self) -> MutexGuard<'_, Link> {
         lock(&self.link)
     }
 
-    /// Gives up all ports.
+    /// Closes all sockets and releases the port.
     pub(crate) fn close_sockets(&self) {
         self.binder.release();
         self.set_sockets(None);
     }
 
-    /// Leaves handshake messages to the control thread, while there is room.
+    /// Queues handshake messages for the control thread, up to a limit.
     pub(crate) fn push_messages(&self, messages: &mut Vec<Incoming>) {
         let dropped = self.inbox.push_messages(messages, MAX_QUEUED_MESSAGES);
         self.events.note_many(Event::QueueFull, dropped, About::Nothing);
     }
 
-    /// Whether the link is in the namespace that its news come from.
+    /// Whether the link is in the namespace whose notifications the netlink socket receives.
     pub(crate) fn hears_of_link(&self) -> bool {
         lock(&self.link).is_here()
     }
 
-    /// Takes sockets into use and makes their port the device's.
+    /// Starts to use new sockets and records their port.
     pub(crate) fn use_sockets(&self, sockets: Sockets) {
         self.listen_port.store(sockets.port.into(), Relaxed);
         self.set_sockets(Some(sockets));
@@ -359,7 +360,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     #[test]
-    fn a_port_is_free_once_its_sockets_are_given_up_though_they_were_in_use() {
+    fn replacing_sockets_waits_until_their_port_is_free() {
         let (tun, _) = UnixDatagram::pair().unwrap();
         let tun = Tun::new(tun.into(), Offloads { tcp: false, udp: false });
         let binder = Binder::start(256 << 10).unwrap();
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn after_an_interruption_the_next_packet_may_begin_a_handshake_at_once() {
+    fn an_interruption_lets_the_next_handshake_start_at_once() {
         for end in [State::expire_sending, State::forget_all_keys] {
             let mut state = State::default();
             let peer = state.add_peer(PublicKey([1; 32]));
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_used_again_and_the_order_is_that_of_configuration() {
+    fn a_free_slot_is_reused_and_peers_keep_the_order_of_addition() {
         let mut state = State::default();
         let keys = [1u8, 2, 3].map(|k| PublicKey([k; 32]));
         keys.iter().for_each(|&key| drop(state.add_peer(key)));

@@ -1,4 +1,5 @@
-//! Handshakes and what is sent outside the bulk path: initiations, responses, cookies, keepalives and staged packets.
+//! Handshakes, roaming and timers, and the packets sent outside the bulk path: initiations, responses, keepalives and
+//! staged packets.
 
 use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
@@ -22,10 +23,10 @@ use crate::timers::Due;
 use crate::udp::{Endpoint, Source, send};
 use crate::wipe;
 
-/// Handshake messages are marked AF41, as the kernel's.
+/// The DS field of handshake messages: AF41, as in the kernel.
 pub(crate) const HANDSHAKE_TOS: u8 = 0x88;
 
-/// The length that a packet is padded to: a multiple of sixteen, yet not beyond the MTU.
+/// The length that a packet is padded to: a multiple of sixteen, but at most the MTU.
 #[inline]
 pub(crate) fn padded(len: usize, mtu: usize) -> usize {
     len.next_multiple_of(16).min(mtu.max(len))
@@ -37,7 +38,8 @@ fn install(state: &mut State, peer: &Arc<Peer>, session: Arc<Session>) {
     state.forget(&forgotten);
 }
 
-/// Where a peer is. When routes or addresses have changed since the source was learned, it is kept if it still suits.
+/// The endpoint of a peer. If routes or addresses have changed since its source address was learned, the source is checked
+/// and kept only if it is still valid.
 pub(crate) fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
     let endpoint = peer.endpoint()?;
     let generation = device.routes.load(Relaxed);
@@ -51,9 +53,9 @@ pub(crate) fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
     Some(renewed)
 }
 
-/// Follows a peer to where its authenticated packet came from, unless packets to that address would go into the
-/// tunnel to this same peer. A host that has just lost the address of its wire sends from that of its tunnel: the
-/// endpoint would be inside the tunnel, and each packet would be encrypted again and again and never leave.
+/// Sets the endpoint of a peer to the source of an authenticated packet, unless packets to that address would be routed
+/// into the tunnel to the same peer. This happens when a host loses its outer address and sends from its tunnel address.
+/// With such an endpoint each packet would be encrypted again and again and never leave.
 pub(crate) fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoint) {
     let known = peer.endpoint();
     let is_elsewhere = known.is_none_or(|known| known.address.ip() != arrived.address.ip());
@@ -78,7 +80,7 @@ fn leads_back(device: &Device, state: &State, peer: &Peer, address: IpAddr) -> b
     slot == peer.slot && link != 0 && device.ways.lead_to(address, link, device.fwmark.load(Relaxed))
 }
 
-/// Sends bytes to where a peer is, if that is known; says where to, once they are out.
+/// Sends bytes to the endpoint of a peer, if it is known. Returns the address after a successful send.
 fn transmit(device: &Device, peer: &Peer, bytes: &[u8], tos: u8) -> Option<SocketAddr> {
     let (sockets, endpoint) = (device.sockets()?, endpoint_of(device, peer)?);
     match send::send_one(&sockets, bytes, &endpoint, tos) {
@@ -97,7 +99,7 @@ fn transmit(device: &Device, peer: &Peer, bytes: &[u8], tos: u8) -> Option<Socke
     }
 }
 
-/// Asks for a handshake, unless one was begun just now (`wg_packet_send_queued_handshake_initiation`).
+/// Requests a handshake, unless one has just been started (`wg_packet_send_queued_handshake_initiation`).
 pub(crate) fn want_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     peer.attempts.store(0, Relaxed);
     queue_handshake(device, peer, now);
@@ -111,12 +113,12 @@ fn queue_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     }
 }
 
-/// Begins the handshake as soon as the last handshake message is old enough, unless another is due by then.
+/// Starts the handshake once the last handshake message is old enough, unless another is due by then.
 fn postpone_handshake(device: &Device, peer: &Peer) {
     peer.timers.handshake_postponed(peer.last_sent.load(Relaxed), &device.inbox.alarm);
 }
 
-/// Begins a handshake.
+/// Starts a handshake.
 pub(crate) fn initiate(device: &Device, peer: &Arc<Peer>) {
     let now = sys::now_ms();
     peer.handshake_wanted.store(false, Relaxed);
@@ -159,7 +161,7 @@ fn new_initiation(device: &Device, peer: &Arc<Peer>, now: u64) -> Option<[u8; me
     Some(message)
 }
 
-/// Acts on a handshake message.
+/// Handles a handshake message.
 pub fn receive_handshake(device: &Device, incoming: &Incoming, under_load: bool) {
     let bytes = &incoming.bytes[..incoming.len];
     let from = About::From(incoming.from.address);
@@ -173,7 +175,7 @@ pub fn receive_handshake(device: &Device, incoming: &Incoming, under_load: bool)
     let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
     match proof {
         Proof::Invalid => return device.events.note(Event::Mac1Invalid, from),
-        // Under load, `crowd` has answered whoever shows no cookie.
+        // Under load, `crowd` has already answered senders without a cookie.
         Proof::Mac1 if under_load => return,
         Proof::Cookie if under_load && !allows_source(device, incoming, now) => {
             return device.events.note(Event::RateLimited, from);
@@ -282,7 +284,7 @@ fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Ar
     Some(peer)
 }
 
-/// Sends what waits for a peer, or begins the handshake that it waits for.
+/// Sends the staged packets of a peer, or starts the handshake that they wait for.
 pub(crate) fn send_staged(device: &Device, peer: &Arc<Peer>) {
     let now = sys::now_ms();
     let sent = peer.staged.send_with(
@@ -309,7 +311,7 @@ fn send_packet(device: &Device, peer: &Peer, session: &Session, packet: &[u8], n
     transmit(device, peer, &frame, ecn);
 }
 
-/// Acts on the timers of a peer.
+/// Runs the timers of a peer that are due.
 pub(crate) fn run_timers(device: &Device, peer: &Arc<Peer>, now: u64) {
     for due in peer.timers.due(now) {
         match due {
@@ -343,7 +345,7 @@ pub(crate) fn send_keepalive(device: &Device, peer: &Arc<Peer>) {
 
 fn retry_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     if has_fresh_session(peer, now) {
-        return; // it was postponed, and the peer has begun one meanwhile
+        return; // the handshake was postponed, and meanwhile the peer has completed one
     }
     if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
         log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
@@ -358,19 +360,19 @@ fn retry_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     queue_handshake(device, peer, now);
 }
 
-/// Whether a handshake message was sent so lately that the next one has to wait.
+/// Whether the last handshake message is so recent that the next one must wait.
 fn recently(peer: &Peer, now: u64) -> bool {
     let last = peer.last_sent.load(Relaxed);
     last != 0 && now.saturating_sub(last) < REKEY_TIMEOUT_MS
 }
 
-/// Whether there is a session to send with, no handshake of ours under way, and no reason for one.
+/// Whether there is a session to send with that needs no rekey, and no handshake of ours is pending.
 fn has_fresh_session(peer: &Peer, now: u64) -> bool {
     lock(&peer.handshake).pending.is_none()
         && peer.sending_session(now).is_some_and(|session| !session.wants_rekey(now))
 }
 
-/// Notes an initiation, unless it is a replay or one too many: says which, and the newest time stamp before it.
+/// Records an initiation, unless it is a replay or exceeds the rate limit. Returns which, and the newest time stamp before.
 fn accept_initiation(
     peer: &Peer,
     stamp: &handshake::Timestamp,

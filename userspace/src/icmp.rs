@@ -1,4 +1,4 @@
-//! The answer to a packet that no peer takes: "host unreachable", as the kernel's `wg_xmit` sends it.
+//! The answer to a packet without a peer: "host unreachable", as the kernel's `wg_xmit` sends it.
 
 use crate::checksum;
 
@@ -13,7 +13,8 @@ const DESTINATION_OPTIONS: u8 = 60;
 const MAX_V6: usize = 1280;
 const MAX_V4: usize = 576;
 
-/// The answer to a packet; none where none may be sent (RFC 1122, RFC 4443: errors, groups, fragments).
+/// The ICMP error for a packet; `None` if none may be sent (RFC 1122, RFC 4443: not for ICMP errors, multicast, later
+/// fragments).
 pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
     match packet.first()? >> 4 {
         4 => unreachable_v4(packet),
@@ -33,7 +34,7 @@ fn unreachable_v4(packet: &[u8]) -> Option<Vec<u8>> {
     if is_later_fragment || is_group(source) || is_group(destination) {
         return None;
     }
-    // Echo, echo reply, timestamp and the like are no errors.
+    // Other types, such as echo and timestamp, are not errors.
     if packet[9] == ICMP && matches!(packet.get(header), None | Some(3..=5 | 11 | 12)) {
         return None;
     }
@@ -79,7 +80,7 @@ fn unreachable_v6(packet: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// Looks behind the extension headers, whose lengths are counted in units of eight bytes.
+/// Skips the extension headers to find the type of an ICMPv6 message. Their lengths are in units of eight bytes.
 fn may_be_answered_v6(packet: &[u8]) -> bool {
     let (mut header, mut at) = (packet[6], 40);
     while matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
@@ -93,11 +94,11 @@ fn may_be_answered_v6(packet: &[u8]) -> bool {
         at += if is_fragment { 8 } else { 8 * (usize::from(len) + 1) };
         header = next;
     }
-    // Errors of ICMPv6 have types below 128.
+    // ICMPv6 errors have types below 128.
     header != ICMPV6 || packet.get(at).is_some_and(|&kind| kind >= 128)
 }
 
-/// At most so many answers at once and so many in a second.
+/// Limits the rate of answers with a token bucket.
 pub(crate) struct Limit {
     tokens: u64,
     filled: u64,
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_ipv4_quotes_the_packet_and_its_checksums_are_right() {
+    fn the_answer_to_ipv4_quotes_the_packet_with_correct_checksums() {
         let answer = unreachable(&udp_v4()).unwrap();
         assert_eq!(answer[12..20], [10, 0, 0, 2, 10, 0, 0, 1]);
         assert_eq!(answer[20..22], [3, 1]);
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_ipv6_fits_the_least_mtu_and_its_checksum_is_right() {
+    fn the_answer_to_ipv6_fits_the_minimum_mtu() {
         let mut packet = vec![0x60, 0, 0, 0, 5, 0xb4, 17, 64];
         packet.extend([0xfd; 16]);
         packet.extend([0x20; 16]);
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_answers_an_error_a_group_or_a_later_fragment() {
+    fn errors_multicast_and_later_fragments_get_no_answer() {
         let mut error = udp_v4();
         (error[9], error[20]) = (ICMP, 3);
         assert!(unreachable(&error).is_none());
@@ -174,7 +175,7 @@ mod tests {
         assert!(unreachable(&[0x45]).is_none() && unreachable(&[]).is_none());
     }
 
-    /// A packet whose ICMPv6 message of a type comes behind other headers.
+    /// A packet with extension headers before an ICMPv6 message of a type.
     fn icmp_v6(headers: &[(u8, &[u8])], kind: u8) -> Vec<u8> {
         let mut packet = vec![0x60, 0, 0, 0, 0, 0, ICMPV6, 64];
         packet.extend([0xfd; 16]);
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_icmpv6_error_is_known_behind_extension_headers() {
+    fn an_icmpv6_error_is_found_after_extension_headers() {
         let (options, routing): (&[u8], &[u8]) = (&[0, 1, 4, 0, 0, 0, 0], &[1; 15]);
         let (first, later): (&[u8], &[u8]) = (&[0, 0, 1, 0, 0, 0, 9], &[0, 0, 8, 0, 0, 0, 9]);
         for headers in [
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_unroutable_packets_is_not_answered_packet_by_packet() {
+    fn the_rate_of_answers_is_limited() {
         let mut limit = Limit::default();
         let answered = (0..10_000).filter(|_| limit.allows(5)).count();
         assert_eq!(answered, 50);

@@ -1,4 +1,4 @@
-//! The thread that receives from the peers, opens their packets and hands them to the TUN device.
+//! The receiving thread: it reads from the UDP sockets, decrypts packets and writes them to the TUN device.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,20 +21,21 @@ use crate::udp::receive::{Arrival, Receiver};
 use crate::udp::{Endpoint, Sockets};
 use crate::wipe;
 
-/// How many batches are read from one socket before anything else is looked at.
+/// The most batches that are read from one socket before the other socket and the waker are checked.
 const MAX_BATCHES: usize = 64;
 
-/// So much is handed on while it still is in the cache: more would not fit into one packet anyway.
+/// Packets are written to the TUN device once they have this many bytes, while they are in the cache. A large packet holds
+/// at most 64 KiB anyway.
 const FLUSH_BYTES: usize = 48 << 10;
 
-/// A session looked up once for a stretch of packets; it is not kept beyond the hold on the state.
+/// A session that is looked up once for consecutive packets. It is not kept longer than the read lock of the state.
 struct Known<'a> {
     index: u32,
     peer: &'a Arc<Peer>,
     session: &'a Arc<Session>,
-    /// Whether the peer's sessions know that this one is in use by both ends.
+    /// Whether the session is already confirmed in the peer's sessions.
     confirmed: bool,
-    /// What was received since the peer's counters and timers were told.
+    /// The bytes received since the peer's counters and timers were last updated.
     bytes: usize,
     data: bool,
     any: bool,
@@ -45,7 +46,7 @@ pub(crate) struct Inbound {
     receiver: Receiver,
     coalescer: Coalescer,
     arrivals: Vec<Arrival>,
-    /// Data messages of the session last looked up that are not opened yet, and by which arrival each has come.
+    /// The data messages of the current session that are not yet decrypted, and the index of the arrival of each.
     sealed: Vec<Message>,
     carriers: Vec<usize>,
     /// The handshake messages of a batch.
@@ -66,7 +67,7 @@ impl Inbound {
         }
     }
 
-    /// Works for as long as the process does.
+    /// Runs until the process ends.
     pub(crate) fn run(mut self) {
         let device = self.device.clone();
         loop {
@@ -88,11 +89,11 @@ impl Inbound {
         }
     }
 
-    /// Opens what has come, in frames of its own, which `run` wipes.
+    /// Reads and decrypts what has arrived. It is not inlined, so that `run` can wipe its stack frames.
     #[inline(never)]
     fn drain(&mut self, sockets: &Sockets, waiting: &[libc::pollfd]) {
         for (fd, _) in sockets.each().zip(waiting).filter(|(_, waited)| waited.revents != 0) {
-            // Not for ever: the other socket and the sockets' change have their turn too.
+            // The number of batches is limited, so that the other socket and a change of sockets are noticed.
             for _ in 0..MAX_BATCHES {
                 if self.batch(fd).is_err() {
                     break;
@@ -101,7 +102,7 @@ impl Inbound {
         }
     }
 
-    /// Reads and hands on one batch.
+    /// Reads, decrypts and writes one batch.
     fn batch(&mut self, fd: &OwnedFd) -> io::Result<()> {
         let count = self.receiver.receive(fd)?;
         let device = self.device.clone();
@@ -124,11 +125,11 @@ impl Inbound {
     }
 
     fn flush(&mut self, device: &Device) {
-        // The kernel's refusal is a packet lost: the link is down, or the packet is none of IP.
+        // If the kernel rejects a packet, it is lost: the link is down or the packet is not IP.
         self.coalescer.flush(&mut self.receiver.buffer, |pieces| device.tun.write(pieces));
     }
 
-    /// Takes the messages of one arrival apart.
+    /// Sorts the messages of one arrival into data messages and handshake messages.
     fn arrival<'a>(
         &mut self,
         device: &Device,
@@ -172,7 +173,7 @@ impl Inbound {
         }
     }
 
-    /// Opens the messages that wait for it and takes in what is the peer's to send.
+    /// Decrypts the collected messages and keeps the packets whose source the peer may use.
     fn open(&mut self, device: &Device, state: &State, known: Option<&mut Known<'_>>) {
         let Some(known) = known.filter(|_| !self.sealed.is_empty()) else {
             return;
@@ -208,12 +209,12 @@ impl Inbound {
     }
 }
 
-/// Where a peer is that this comes from.
+/// The endpoint that an arrival came from.
 fn origin(device: &Device, arrival: &Arrival) -> Endpoint {
     Endpoint { address: arrival.from, source: arrival.to, generation: device.routes.load(Relaxed) }
 }
 
-/// The session of an index, while it may be received with.
+/// The session of an index, if it still accepts packets.
 fn look_up<'a>(
     device: &Device,
     state: &'a State,
@@ -233,7 +234,7 @@ fn look_up<'a>(
     Some(Known { index, peer, session, confirmed, bytes: 0, data: false, any: false })
 }
 
-/// The first packet of a session that the peer began: from now on we send with it too.
+/// Handles the first packet of a session that the peer initiated: from now on we also send with it.
 fn confirm(device: &Device, known: &mut Known<'_>) {
     known.confirmed = true;
     let keypairs = read(&known.peer.keypairs);
@@ -253,7 +254,7 @@ fn confirm(device: &Device, known: &mut Known<'_>) {
     }
 }
 
-/// Tells counters and timers what has come since they were last told.
+/// Updates the counters and timers with what was received since the last update.
 fn settle(device: &Device, known: Option<&mut Known<'_>>, now: u64) {
     let Some(known) = known.filter(|k| k.any) else {
         return;
@@ -266,7 +267,7 @@ fn settle(device: &Device, known: Option<&mut Known<'_>>, now: u64) {
     (known.bytes, known.data, known.any) = (0, false, false);
 }
 
-/// The length of a packet, without its padding, if it is the peer's to send.
+/// The length of a packet without its padding, if the peer may send from its source address.
 #[inline]
 fn admit(state: &State, known: &Known<'_>, padded: &mut [u8], arrival: &Arrival) -> Option<usize> {
     let refuse = |event, source| {

@@ -1,4 +1,4 @@
-//! The thread that takes packets from the TUN device, seals them and sends them to the peers.
+//! The sending thread: it reads packets from the TUN device, encrypts them and sends them to the peers.
 
 mod frames;
 
@@ -23,15 +23,15 @@ use crate::udp::{Endpoint, Sockets};
 use crate::wipe;
 use frames::Frames;
 
-/// When this much is sealed it is sent, so that the batch still is in the cache.
+/// A batch is sent once it has this many bytes, while it is in the cache.
 const BATCH_BYTES: usize = 48 << 10;
 const BATCH_PACKETS: usize = 128;
-/// After so many batches the thread looks whether it was woken.
+/// The most batches before the thread checks whether it was woken.
 const MAX_BATCHES: usize = 64;
-/// A batch and the largest packet that may come on top of it, split into the smallest segments.
+/// Room for a batch and one more packet of the largest size, split into the smallest segments.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// A peer and what sending to it takes, looked up once for a stretch of packets.
+/// A peer with its endpoint and session, looked up once for consecutive packets to one destination.
 struct Route {
     destination: Address,
     peer: Arc<Peer>,
@@ -39,7 +39,7 @@ struct Route {
     session: Option<Arc<Session>>,
 }
 
-/// The device with its state and sockets, as they are for the whole of a batch.
+/// The device with its state and sockets, which do not change during a batch.
 #[derive(Clone, Copy)]
 struct Batch<'a> {
     device: &'a Device,
@@ -47,7 +47,7 @@ struct Batch<'a> {
     sockets: &'a Sockets,
 }
 
-/// Everything that the thread works with, made once.
+/// The buffers of the thread, allocated once.
 pub(crate) struct Outbound {
     device: Arc<Device>,
     read: Box<[u8]>,
@@ -71,7 +71,7 @@ impl Outbound {
         }
     }
 
-    /// Works until the link is gone.
+    /// Runs until the link is gone.
     pub(crate) fn run(mut self) {
         let device = self.device.clone();
         loop {
@@ -92,7 +92,7 @@ impl Outbound {
         }
     }
 
-    /// Sends what is there to be read, in some batches at most; in frames of its own, which `run` wipes.
+    /// Reads and sends up to `MAX_BATCHES` batches. It is not inlined, so that `run` can wipe its stack frames.
     #[inline(never)]
     fn batches(&mut self, device: &Device) -> io::Result<()> {
         for _ in 0..MAX_BATCHES {
@@ -101,7 +101,7 @@ impl Outbound {
                 other => other?,
             };
             let Some(sockets) = device.sockets().or_else(|| {
-                // A packet comes from a link that is up, though the notice of it is still under way.
+                // A packet shows that the link is up, even if the notification has not arrived yet.
                 lifecycle::sync_link(device);
                 device.sockets()
             }) else {
@@ -119,8 +119,8 @@ impl Outbound {
         Ok(())
     }
 
-    /// Seals packets until the batch is full (true) or no more are there. Packets that nobody takes count too: whoever
-    /// waits to change the state has its turn after the batch.
+    /// Fills a batch until it is full (true) or no packet is left (false). Packets without a peer count too, because a thread
+    /// that waits for the write lock gets it only after the batch.
     fn fill(&mut self, batch: Batch<'_>, first: usize) -> io::Result<bool> {
         let (mut len, mut route, now) = (first, None, sys::now_ms());
         for read in 1.. {
@@ -160,7 +160,7 @@ impl Outbound {
         self.read = read;
     }
 
-    /// Tells the sender that nobody takes the packet.
+    /// Answers a packet without a peer with an ICMP error.
     fn refuse(&mut self, device: &Device, packet: &[u8], now: u64) {
         if self.icmp.allows(now)
             && let Some(answer) = icmp::unreachable(packet)
@@ -170,7 +170,7 @@ impl Outbound {
         }
     }
 
-    /// Writes out the packets that a large one consists of, to be sealed sixteen by sixteen.
+    /// Splits a large packet and adds its packets to the batch. They are encrypted sixteen at a time.
     fn write(
         &mut self,
         batch: Batch<'_>,
@@ -207,7 +207,7 @@ impl Outbound {
         peer.count_sent(sent);
     }
 
-    /// Adds a packet to the run before it, where the kernel can send them as one.
+    /// Adds a packet to the last run if the kernel can send both as one.
     fn extend_run(&mut self, sockets: &Sockets, packet: Run) {
         if let Some(run) = self.runs.last_mut() {
             let joins = sockets.segments()
@@ -225,10 +225,10 @@ impl Outbound {
         self.runs.push(packet);
     }
 
-    /// Seals the rest and sends all of it.
+    /// Encrypts the rest of the batch and sends all of it.
     fn flush(&mut self, Batch { device, state, sockets }: Batch<'_>) {
         let now = sys::now_ms();
-        // Before they go: what comes back at once is noted later then, and not taken back by this.
+        // The timers are updated before the send, so that an immediate answer updates them afterwards.
         let mut last = NONE;
         for run in &self.runs {
             if run.peer != last
@@ -276,7 +276,7 @@ fn find_route(device: &Device, state: &State, destination: Address, now: u64) ->
     Some(Route { destination, peer, endpoint, session })
 }
 
-/// Keeps the packets for the session that a handshake will bring.
+/// Stages the packets until a handshake creates a session.
 fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>) {
     while let Some(len) = splitter.next_len() {
         let mut packet = vec![0; len].into_boxed_slice();
@@ -285,7 +285,7 @@ fn stage(device: &Device, peer: &Arc<Peer>, splitter: &mut Splitter<'_>) {
             peer.events.note(Event::StagedDropped(Reason::Overflow), About::Nothing);
         }
     }
-    // There may be a session by now.
+    // A session may exist by now.
     exchange::send_staged(device, peer);
 }
 
@@ -296,7 +296,7 @@ mod tests {
     use crate::udp::binder::Binder;
     use std::fs::File;
 
-    /// A link that has a next packet at any time, none of them for a peer.
+    /// A device whose TUN device always has another packet, none of them for a peer.
     fn endless() -> Device {
         let tun = Tun::new(File::open("/dev/zero").unwrap().into(), Offloads { tcp: false, udp: false });
         let binder = Binder::start(256 << 10).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_without_end_that_nobody_takes_lock_neither_the_state_nor_the_thread() {
+    fn endless_packets_without_a_peer_block_neither_state_nor_thread() {
         let device = Arc::new(endless());
         let mut outbound = Outbound::new(device.clone());
         let (state, sockets) = (device.state(), device.sockets().unwrap());

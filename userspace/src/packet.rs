@@ -1,4 +1,4 @@
-//! The few fields of an inner IP packet that a tunnel looks at.
+//! The fields of an inner IP packet that the tunnel reads.
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ fn v6(packet: &[u8], at: usize) -> Option<Address> {
     packet.get(at..at + 16)?.try_into().ok().map(Address::V6)
 }
 
-/// Where a packet goes; none for what is not IP or too short.
+/// The destination of a packet; `None` if it is not IP or too short.
 #[inline]
 pub fn destination(packet: &[u8]) -> Option<Address> {
     match packet.first()? >> 4 {
@@ -43,7 +43,7 @@ pub fn destination(packet: &[u8]) -> Option<Address> {
     }
 }
 
-/// Where a packet comes from.
+/// The source of a packet; `None` if it is not IP or too short.
 #[inline]
 pub fn source(packet: &[u8]) -> Option<Address> {
     match packet.first()? >> 4 {
@@ -53,7 +53,7 @@ pub fn source(packet: &[u8]) -> Option<Address> {
     }
 }
 
-/// The length that the packet itself claims, without the padding behind it; none where it cannot be true.
+/// The length in the packet's header, without the padding; `None` if it exceeds what was received.
 #[inline]
 pub fn claimed_len(packet: &[u8]) -> Option<usize> {
     let len = match packet.first()? >> 4 {
@@ -64,7 +64,7 @@ pub fn claimed_len(packet: &[u8]) -> Option<usize> {
     (20..=packet.len()).contains(&len).then_some(len)
 }
 
-/// The ECN bits of a packet whose header is whole.
+/// The ECN bits of a packet with a complete header.
 #[inline]
 pub fn ecn(packet: &[u8]) -> u8 {
     ECN_MASK & if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 }
@@ -79,7 +79,7 @@ pub(crate) fn outer_ecn(packet: &[u8]) -> u8 {
     }
 }
 
-/// Marks a packet that came through congestion (`IP_ECN_set_ce`), where its sender knows what that means.
+/// Marks a packet as having experienced congestion (`IP_ECN_set_ce`), if its sender supports ECN.
 #[inline]
 pub fn mark_congestion(packet: &mut [u8]) {
     let old = ecn(packet);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn congestion_is_marked_only_for_those_who_understand_it_and_the_checksum_stays_right() {
+    fn congestion_is_marked_on_ecn_capable_packets_only() {
         for (before, after) in [(0, 0), (1, 3), (2, 3), (3, 3)] {
             let mut packet = packet(before);
             mark_congestion(&mut packet);
@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    /// How far the checksum of a header is from the right one.
+    /// The difference between the checksum of a header and the correct one.
     fn error(header: &[u8]) -> u16 {
         !checksum::fold(checksum::add(0, header))
     }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_longer_than_what_came_is_refused_and_padding_is_not_part_of_one() {
+    fn a_length_beyond_the_packet_is_rejected_and_padding_is_ignored() {
         let mut padded = packet(0);
         padded.extend([0; 12]);
         assert_eq!(claimed_len(&padded), Some(20));
@@ -146,9 +146,9 @@ mod tests {
         assert_eq!(source(&[0x60; 39]), None);
     }
 
-    /// Every length and first byte of a packet, every length that it can claim.
+    /// Tests every length, first byte and claimed length.
     #[test]
-    fn only_a_whole_header_is_read_and_only_a_length_that_came_is_believed() {
+    fn only_complete_headers_and_possible_lengths_are_accepted() {
         for (len, first) in (0..=64_usize).flat_map(|len| (0..=u8::MAX).map(move |first| (len, first))) {
             let mut packet = vec![0; len];
             packet.iter_mut().take(1).for_each(|to| *to = first);

@@ -1,4 +1,4 @@
-//! One peer: where it is, its sessions, its handshake, what waits for it and its timers.
+//! One peer: its endpoint, sessions, handshake, staged packets and timers.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -15,20 +15,20 @@ use crate::timers::Timers;
 use crate::udp::{Endpoint, Source};
 use crate::wake::Alarm;
 
-/// The sessions of a peer, as the kernel's `struct noise_keypairs`.
+/// The sessions of a peer (the kernel's `struct noise_keypairs`).
 #[derive(Default)]
 pub(crate) struct Keypairs {
     pub(crate) current: Option<Arc<Session>>,
     previous: Option<Arc<Session>>,
-    /// Ours as responder, until the first packet shows that the initiator has it too.
+    /// A session that we hold as responder, until a packet confirms that the initiator has it too.
     next: Option<Arc<Session>>,
 }
 
-/// Sessions that have just been forgotten, by their local index.
+/// The local indexes of sessions that were removed.
 pub(crate) type Forgotten = Vec<u32>;
 
 impl Keypairs {
-    /// Takes a new session in (`add_new_keypair` of the kernel's `noise.c`).
+    /// Adds a new session (`add_new_keypair` of the kernel's `noise.c`).
     pub(crate) fn add(&mut self, new: Arc<Session>) -> Forgotten {
         let mut forgotten = Forgotten::new();
         let mut forget = |session: Option<Arc<Session>>| forgotten.extend(session.map(|s| s.local_index));
@@ -49,7 +49,8 @@ impl Keypairs {
         forgotten
     }
 
-    /// Notes a packet of a session: the first one of the next makes it the current (`wg_noise_received_with_keypair`).
+    /// Handles a packet of a session. The first packet of the next session makes it the current one
+    /// (`wg_noise_received_with_keypair`).
     pub(crate) fn confirm(&mut self, session: &Arc<Session>) -> Option<Forgotten> {
         if !self.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session)) {
             return None;
@@ -69,7 +70,7 @@ impl Keypairs {
         all.into_iter().flatten().map(|s| s.local_index).collect()
     }
 
-    /// Makes the next packet bring about a handshake.
+    /// Expires the sessions for sending, so that the next packet starts a handshake.
     pub(crate) fn expire(&self) {
         self.current.iter().chain(&self.next).for_each(|s| s.expire_sending());
     }
@@ -80,9 +81,9 @@ pub struct Handshake {
     pub(crate) psk: PresharedKey,
     pub cookies: Maker,
     pub pending: Option<Initiated>,
-    /// Of the newest initiation sent.
+    /// The time stamp of the newest initiation sent.
     pub(crate) stamp: Timestamp,
-    /// Of the newest initiation received: an older one is a replay.
+    /// The time stamp of the newest initiation received. An older one is a replay.
     pub newest: Timestamp,
     pub last_received: u64,
 }
@@ -90,9 +91,9 @@ pub struct Handshake {
 /// One peer.
 pub struct Peer {
     pub key: PublicKey,
-    /// Its place in the table of peers, which the allowed IPs name it by.
+    /// The index in the table of peers, which identifies the peer in the allowed IPs.
     pub(crate) slot: u32,
-    /// The order of configuration, which listings keep.
+    /// The position in the order of addition, which listings keep.
     pub(crate) sequence: u64,
     pub(crate) endpoint: Mutex<Option<Endpoint>>,
     pub(crate) keypairs: RwLock<Keypairs>,
@@ -102,12 +103,12 @@ pub struct Peer {
     pub(crate) keepalive_seconds: AtomicU16,
     pub rx_bytes: AtomicU64,
     pub(crate) tx_bytes: AtomicU64,
-    /// Nanoseconds since 1970, zero before the first.
+    /// The time of the last handshake, in nanoseconds since 1970; zero before the first one.
     pub(crate) last_handshake: AtomicU64,
-    /// When the last handshake message was sent.
+    /// When the last handshake message was sent, in milliseconds of `now_ms`.
     pub(crate) last_sent: AtomicU64,
     pub(crate) attempts: AtomicU32,
-    /// Whether the control thread has been asked to begin a handshake.
+    /// Whether a handshake is queued for the control thread.
     pub(crate) handshake_wanted: AtomicBool,
     pub(crate) events: Events,
 }
@@ -145,18 +146,18 @@ impl Peer {
         *lock(&self.endpoint)
     }
 
-    /// The session to send with, while there is one.
+    /// The session to send with, if there is one.
     pub fn sending_session(&self, now: u64) -> Option<Arc<Session>> {
         let keypairs = read(&self.keypairs);
         keypairs.current.as_ref().filter(|s| s.can_send(now)).cloned()
     }
 
-    /// Follows a peer to where its authenticated packet came from.
+    /// Sets the endpoint to the source of an authenticated packet.
     pub(crate) fn roam(&self, arrived: Endpoint) {
         *lock(&self.endpoint) = Some(arrived);
     }
 
-    /// Exchanges what is known of the way there, unless the peer has been heard from elsewhere meanwhile.
+    /// Replaces the endpoint, unless it has changed meanwhile.
     pub(crate) fn renew(&self, old: &Endpoint, new: Endpoint) {
         let mut endpoint = lock(&self.endpoint);
         if endpoint.as_ref() == Some(old) {
@@ -164,7 +165,7 @@ impl Peer {
         }
     }
 
-    /// Forgets the address that we send from, in case it is the cause of trouble.
+    /// Clears the source address, because it may be the reason why packets do not arrive.
     pub(crate) fn clear_source(&self) {
         if let Some(endpoint) = lock(&self.endpoint).as_mut() {
             endpoint.source = Source::Unknown;
@@ -179,7 +180,7 @@ impl Peer {
         self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Both ends have the new session.
+    /// Records that both ends have the new session.
     pub(crate) fn handshake_complete(&self) {
         self.timers.handshake_complete();
         self.attempts.store(0, Ordering::Relaxed);
@@ -187,7 +188,7 @@ impl Peer {
         self.last_handshake.store(since_1970.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// The timers' part of having sent something.
+    /// Updates the timers after a packet was sent.
     #[inline]
     pub(crate) fn note_sent(&self, data: bool, now: u64, alarm: &Alarm) {
         if data {
@@ -197,7 +198,7 @@ impl Peer {
         self.timers.traversed(self.keepalive_seconds.load(Ordering::Relaxed), now, alarm);
     }
 
-    /// The timers' part of having received something.
+    /// Updates the timers after a packet was received.
     #[inline]
     pub(crate) fn note_received(&self, data: bool, now: u64, alarm: &Alarm) {
         self.timers.authenticated_received();
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_ours_is_used_at_once_and_the_one_before_is_kept_for_what_is_under_way() {
+    fn the_initiator_uses_a_new_session_at_once_and_keeps_the_previous_one() {
         let mut keypairs = Keypairs::default();
         assert!(keypairs.add(session(1, true)).is_empty());
         assert!(keypairs.add(session(2, true)).is_empty());
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_the_peers_waits_for_its_first_packet() {
+    fn the_responder_uses_a_new_session_after_its_first_packet() {
         let mut keypairs = Keypairs::default();
         keypairs.add(session(1, true));
         let next = session(2, false);

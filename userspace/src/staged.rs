@@ -1,4 +1,4 @@
-//! The packets that wait for a peer's next session: they go out in the order in which they came, and before any other.
+//! The packets that wait for a peer's next session. They are sent in the order of arrival, before any other packet.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 #[derive(Default)]
 pub(crate) struct Staged {
     packets: Mutex<VecDeque<Box<[u8]>>>,
-    /// Whether there are any, as each packet asks on its way: true until the last of them is out.
+    /// Whether packets are staged; every packet that is sent checks this. It is true until the last one has been sent.
     waits: AtomicBool,
 }
 
@@ -19,7 +19,7 @@ impl Staged {
         !self.waits.load(Ordering::Acquire)
     }
 
-    /// Keeps a packet; the oldest gives way, and whether it did is told.
+    /// Stages a packet. Drops the oldest if the queue is full, and returns whether it did.
     pub(crate) fn push(&self, packet: Box<[u8]>) -> bool {
         let mut packets = lock(&self.packets);
         let is_full = packets.len() >= MAX_STAGED_PACKETS;
@@ -31,7 +31,7 @@ impl Staged {
         is_full
     }
 
-    /// Keeps an empty packet, a keepalive, where nothing else would be sent anyway.
+    /// Stages an empty packet, a keepalive, unless other packets are staged.
     pub(crate) fn push_keepalive(&self) {
         let mut packets = lock(&self.packets);
         if packets.is_empty() {
@@ -40,7 +40,7 @@ impl Staged {
         self.waits.store(true, Ordering::Release);
     }
 
-    /// Drops all of them and tells how many there were, besides a keepalive.
+    /// Drops all packets and returns their number, keepalives excluded.
     pub(crate) fn clear(&self) -> usize {
         let mut packets = lock(&self.packets);
         let dropped = packets.iter().filter(|packet| !packet.is_empty()).count();
@@ -49,8 +49,8 @@ impl Staged {
         dropped
     }
 
-    /// Sends all of them, where there is something to send with. A second thread waits until the first is done, lest
-    /// what it has to send overtakes them.
+    /// Sends all packets if there is a session. A second thread waits until the first is done, so that its packets do not
+    /// overtake the staged ones.
     pub(crate) fn send_with<S>(
         &self,
         session: impl FnOnce() -> Option<S>,
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_staged_packet_gives_way() {
+    fn a_full_queue_drops_the_oldest_packet() {
         let staged = Staged::default();
         let gave_way = (0..130u8).filter(|&i| staged.push(Box::new([i]))).count();
         assert_eq!(gave_way, 2);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_session_they_stay() {
+    fn packets_stay_staged_without_a_session() {
         let staged = Staged::default();
         staged.push(Box::new([1]));
         assert!(staged.send_with(|| None::<()>, |(), _| unreachable!()).is_none());

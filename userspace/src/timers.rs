@@ -1,4 +1,4 @@
-//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`) as deadlines that any thread may set.
+//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`). They are deadlines that any thread may set.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -8,7 +8,7 @@ use crate::noise::limits::{
 use crate::sys;
 use crate::wake::{Alarm, Deadline};
 
-/// What has to be done for a peer whose time has come.
+/// The action of a timer that has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     RetryHandshake,
@@ -30,13 +30,13 @@ pub(crate) struct Timers {
     last_minute: AtomicBool,
 }
 
-/// A random part, so that two peers do not go on beginning at the same time.
+/// A random delay, so that two peers do not keep initiating at the same time.
 fn jitter() -> u64 {
     u64::from(u16::from_ne_bytes(sys::random())) % (REKEY_TIMEOUT_JITTER_MS + 1)
 }
 
 impl Timers {
-    /// What is due now.
+    /// Takes the timers that are due.
     pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = Due> + '_ {
         [
             (&self.retry_handshake, Due::RetryHandshake),
@@ -77,7 +77,7 @@ impl Timers {
         self.last_minute.store(false, Relaxed);
     }
 
-    /// A data packet was sent: an answer of any kind is awaited.
+    /// A data packet was sent: any packet is expected in return.
     #[inline]
     pub(crate) fn data_sent(&self, now: u64, alarm: &Alarm) {
         if !self.new_handshake.is_set() {
@@ -85,7 +85,7 @@ impl Timers {
         }
     }
 
-    /// A data packet came: something is to be sent back before long.
+    /// A data packet was received: a packet must be sent back soon.
     #[inline]
     pub(crate) fn data_received(&self, now: u64, alarm: &Alarm) {
         if self.send_keepalive.is_set() {
@@ -105,7 +105,7 @@ impl Timers {
         self.new_handshake.clear();
     }
 
-    /// Anything authenticated went either way.
+    /// An authenticated packet was sent or received.
     #[inline]
     pub(crate) fn traversed(&self, keepalive_seconds: u16, now: u64, alarm: &Alarm) {
         if keepalive_seconds != 0 {
@@ -117,7 +117,7 @@ impl Timers {
         self.retry_handshake.set(now + REKEY_TIMEOUT_MS + jitter(), alarm);
     }
 
-    /// A handshake that was wanted has to wait, as a handshake message was sent just before.
+    /// A requested handshake must wait, because a handshake message was sent just before.
     #[inline]
     pub(crate) fn handshake_postponed(&self, last_sent: u64, alarm: &Alarm) {
         if !self.retry_handshake.is_set() {
@@ -134,12 +134,12 @@ impl Timers {
         self.wipe_keys.set(now + 3 * REJECT_AFTER_TIME_MS, alarm);
     }
 
-    /// The keys are wiped before their time.
+    /// The keys were wiped before their timer expired.
     pub(crate) fn keys_wiped(&self) {
         self.wipe_keys.clear();
     }
 
-    /// The handshake is given up.
+    /// The handshake failed after all its attempts.
     pub(crate) fn handshake_failed(&self, now: u64, alarm: &Alarm) {
         self.send_keepalive.clear();
         if !self.wipe_keys.is_set() {
@@ -147,14 +147,14 @@ impl Timers {
         }
     }
 
-    /// After a passive keepalive: one more, where data came in the meantime.
+    /// A passive keepalive was sent. If data was received meanwhile, another one follows.
     pub(crate) fn keepalive_sent(&self, now: u64, alarm: &Alarm) {
         if self.another_keepalive.swap(false, Relaxed) {
             self.send_keepalive.set(now + KEEPALIVE_TIMEOUT_MS, alarm);
         }
     }
 
-    /// True once for each session.
+    /// Returns true once per session.
     pub(crate) fn take_last_minute(&self) -> bool {
         !self.last_minute.swap(true, Relaxed)
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_after_data_brings_a_new_handshake_after_fifteen_seconds() {
+    fn silence_after_sent_data_starts_a_handshake_after_fifteen_seconds() {
         let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
         timers.data_sent(1000, &alarm);
         timers.data_sent(9000, &alarm);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn received_data_is_answered_by_a_keepalive_after_ten_seconds_unless_something_was_sent() {
+    fn a_keepalive_follows_received_data_after_ten_seconds_without_sending() {
         let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
         timers.data_received(1000, &alarm);
         assert_eq!(due(&timers, 11_000), [Due::SendKeepalive]);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_persistent_keepalive_is_put_off_by_any_traffic() {
+    fn any_traffic_postpones_the_persistent_keepalive() {
         let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
         timers.traversed(25, 0, &alarm);
         timers.traversed(25, 20_000, &alarm);

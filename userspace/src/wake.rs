@@ -1,6 +1,6 @@
-//! What the other threads leave to the control thread, and how it sleeps without missing any of it.
+//! The inbox of the control thread, and how the thread sleeps without missing work.
 //!
-//! Three rules make a lost wake-up impossible:
+//! Three rules prevent a lost wake-up:
 //!
 //! 1. The time at which the thread has to work next is computed from the queue and the alarm at the moment it goes to
 //!    sleep (`Inbox::sleep`). No other variable holds that time.
@@ -20,11 +20,11 @@ use crate::sync::{AtomicU64, Mutex, Ordering, fence, lock};
 #[cfg(not(all(test, loom)))]
 use crate::sys::Waker;
 
-/// A point in time, in milliseconds of `now_ms`, that never comes.
+/// A time in milliseconds of `now_ms` that never comes.
 const NEVER: u64 = u64::MAX;
 const OFF: u64 = 0;
 
-/// A point in time in milliseconds, or none. Any thread may set it.
+/// A time in milliseconds of `now_ms`, or none. Any thread may set it.
 #[derive(Default)]
 pub(crate) struct Deadline(AtomicU64);
 
@@ -47,7 +47,7 @@ impl Deadline {
         }
     }
 
-    /// Whether the time has come; the deadline is then off.
+    /// Whether the time has come. If so, the deadline is cleared.
     pub(crate) fn take(&self, now: u64) -> bool {
         let at = self.0.load(Ordering::Relaxed);
         at != OFF
@@ -60,7 +60,7 @@ impl Deadline {
     }
 }
 
-/// When the control thread has to look at the deadlines at the latest.
+/// The time by which the control thread must check the deadlines.
 pub(crate) struct Alarm {
     next: AtomicU64,
     waker: Waker,
@@ -71,8 +71,8 @@ impl Alarm {
         Ok(Self { next: AtomicU64::new(NEVER), waker: Waker::new()? })
     }
 
-    /// Makes sure that the thread looks at this time, after the deadline itself was set. The fence here and the one in
-    /// `ring` leave two cases: `ring` sees the deadline, or this function sees that `ring` has reset the alarm.
+    /// Makes the thread check by this time; called after the deadline itself was set. The fence here and the one in `ring`
+    /// leave two cases: `ring` sees the deadline, or this function sees that `ring` has reset the alarm.
     #[inline]
     pub(crate) fn at_latest(&self, at: u64) {
         fence(Ordering::SeqCst);
@@ -81,7 +81,7 @@ impl Alarm {
         }
     }
 
-    /// If the time has come, acts on the deadlines. `act` looks at all of them and returns the earliest that is left.
+    /// Calls `act` if the time has come. `act` handles all deadlines and returns the earliest one that is left.
     pub(crate) fn ring(&self, now: u64, act: impl FnOnce() -> Option<u64>) {
         if self.next() > now {
             return;
@@ -101,12 +101,12 @@ impl Alarm {
 struct Queue<T, M> {
     tasks: VecDeque<T>,
     messages: VecDeque<M>,
-    /// Messages wait until then, because many together cost less.
+    /// Messages are held back until this time, because a batch costs less per message.
     gather_until: u64,
 }
 
 impl<T, M> Queue<T, M> {
-    /// When the thread has to look at the queue.
+    /// When the thread must check the queue.
     fn due(&self) -> u64 {
         match (self.tasks.is_empty(), self.messages.is_empty()) {
             (false, _) => 0,
@@ -128,7 +128,7 @@ impl<T, M> Inbox<T, M> {
         Ok(Self { alarm: Alarm::new()?, queue: Mutex::new(queue) })
     }
 
-    /// Adds to the queue, and wakes the thread if it has to look earlier than before.
+    /// Adds to the queue, and wakes the thread if it must check earlier than before.
     fn push(&self, add: impl FnOnce(&mut Queue<T, M>)) {
         let mut queue = lock(&self.queue);
         let before = queue.due();
@@ -144,8 +144,7 @@ impl<T, M> Inbox<T, M> {
         self.push(|queue| queue.tasks.push_back(task));
     }
 
-    /// Adds messages while fewer than `most` wait, and drops the rest, of which it tells the number; `messages` is empty
-    /// then.
+    /// Adds messages while fewer than `most` wait and drops the others. Empties `messages` and returns the number dropped.
     pub(crate) fn push_messages(&self, messages: &mut Vec<M>, most: usize) -> usize {
         if messages.is_empty() {
             return 0;
@@ -166,20 +165,20 @@ impl<T, M> Inbox<T, M> {
         queue.tasks.drain(..count).collect()
     }
 
-    /// Takes the next messages, unless they are to gather, and says how many are left.
+    /// Takes the next messages, unless they are held back, and returns how many are left.
     pub(crate) fn take_messages(&self, most: usize, now: u64) -> (Vec<M>, usize) {
         let mut queue = lock(&self.queue);
         let count = if now < queue.gather_until { 0 } else { queue.messages.len().min(most) };
         (queue.messages.drain(..count).collect(), queue.messages.len())
     }
 
-    /// Lets messages gather until this time.
+    /// Holds messages back until this time.
     pub(crate) fn gather(&self, until: u64) {
         lock(&self.queue).gather_until = until;
     }
 
-    /// Sleeps by `poll`, which gets the waker and the time that it may take (None for no limit), until there is work here
-    /// or at `other`. This is the only place that computes how long the thread sleeps.
+    /// Sleeps until there is work, or until `other`. `poll` gets the waker and the longest time to wait (`None` for no limit).
+    /// This is the only place that computes how long the thread sleeps.
     pub(crate) fn sleep<R>(
         &self,
         now: u64,
@@ -196,13 +195,13 @@ impl<T, M> Inbox<T, M> {
 
 #[cfg(test)]
 impl Alarm {
-    /// For tests: the time that the alarm is set to.
+    /// The time that the alarm is set to.
     pub(crate) fn set_to(&self) -> Option<u64> {
         Some(self.next()).filter(|&at| at != NEVER)
     }
 }
 
-/// The threads in every order that matters, by loom; it reports a thread that sleeps for good as a deadlock.
+/// Runs the threads in every relevant order with loom, which reports a thread that sleeps forever as a deadlock.
 /// To run them: `RUSTFLAGS="--cfg loom" cargo test --lib loom::`.
 #[cfg(all(test, loom))]
 mod loom {
@@ -217,7 +216,7 @@ mod loom {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// The place of the event counter.
+    /// Stands in for the eventfd.
     pub(crate) struct Waker {
         is_set: Mutex<bool>,
         changed: Condvar,
@@ -251,7 +250,7 @@ mod loom {
         }
     }
 
-    /// The time, which passes while a thread sleeps and also by itself, between any two steps of it.
+    /// The clock. It advances while a thread sleeps, and also between any two steps of a thread.
     struct Clock(AtomicU64);
 
     impl Clock {
@@ -263,7 +262,7 @@ mod loom {
             self.0.fetch_add(ms, Ordering::Relaxed);
         }
 
-        /// The place of poll(2).
+        /// Stands in for poll(2).
         fn poll(&self, waker: &Waker, patience: Option<Duration>) {
             match patience {
                 None => waker.wait(),
@@ -292,7 +291,7 @@ mod loom {
             self.inbox.sleep(self.clock.now(), None, |waker, patience| self.clock.poll(waker, patience));
         }
 
-        /// Works as the control thread does under load, until it has taken so many of each.
+        /// Works like the control thread under load, until it has taken this many of each.
         fn take(&self, messages: usize, tasks: usize, deadlines: usize) {
             let mut left = [messages, tasks, deadlines];
             loop {

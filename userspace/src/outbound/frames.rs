@@ -1,5 +1,5 @@
-//! The data messages of a batch. A packet is written with the session that seals it, and the bytes can be read only
-//! by [`Frames::sealed`]: no way leads from a packet to the wire without a session.
+//! The data messages of a batch. A packet is added together with the session that encrypts it. The bytes can be read only
+//! through [`Frames::sealed`], so that no plaintext can be sent.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::noise::session::Session;
 
 const OVERHEAD: usize = DATA_HEADER_LEN + TAG_LEN;
 
-/// Where a data message lies among the bytes of [`Frames::sealed`].
+/// The position of a data message in [`Frames::sealed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) at: usize,
     pub(crate) len: usize,
 }
 
-/// Packets that are written but not sealed yet, and the session that they are for.
+/// Packets that are not yet encrypted, and their session.
 struct Unsealed {
     session: Arc<Session>,
     messages: [Message; MANY],
@@ -34,7 +34,7 @@ impl Unsealed {
     }
 }
 
-/// A buffer of data messages, sealed sixteen by sixteen.
+/// A buffer of data messages, which are encrypted sixteen at a time.
 pub(crate) struct Frames {
     buffer: Box<[u8]>,
     used: usize,
@@ -46,12 +46,12 @@ impl Frames {
         Self { buffer: vec![0; bytes].into(), used: 0, unsealed: None }
     }
 
-    /// The bytes in use.
+    /// The number of bytes in use.
     pub(crate) fn used(&self) -> usize {
         self.used
     }
 
-    /// Whether a packet of this padded length fits behind the others.
+    /// Whether a packet of this padded length still fits.
     pub(crate) fn has_room(&self, padded: usize) -> bool {
         self.used + padded + OVERHEAD <= self.buffer.len()
     }
@@ -77,7 +77,7 @@ impl Frames {
         Some(frame)
     }
 
-    /// Leaves a packet to be sealed with others of its session.
+    /// Queues a packet to be encrypted together with others of its session.
     fn note(&mut self, session: &Arc<Session>, message: Message) {
         if self.unsealed.as_ref().is_none_or(|unsealed| !Arc::ptr_eq(&unsealed.session, session)) {
             self.seal();
@@ -90,14 +90,14 @@ impl Frames {
         }
     }
 
-    /// Seals what is written, and lets go of the session.
+    /// Encrypts the queued packets and drops the reference to their session.
     fn seal(&mut self) {
         if let Some(mut unsealed) = self.unsealed.take() {
             unsealed.seal(&mut self.buffer);
         }
     }
 
-    /// All data messages, every one of them sealed.
+    /// All data messages, after encrypting those that are queued.
     pub(crate) fn sealed(&mut self) -> &[u8] {
         self.seal();
         &self.buffer[..self.used]
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_packet_is_sealed_by_its_own_session_however_they_alternate() {
+    fn each_packet_is_sealed_by_its_own_session() {
         let pairs = [pair(1), pair(10)];
         let mut frames = Frames::new(256 << 10);
         // Runs of one session that are shorter than a batch of the cipher, as long, and longer.
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_of_a_packet_is_to_be_had_unsealed() {
+    fn no_plaintext_can_be_read() {
         let (ours, _) = pair(1);
         for count in 1..2 * MANY {
             let mut frames = Frames::new(64 << 10);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_without_counters_adds_nothing() {
+    fn a_session_without_counters_left_adds_nothing() {
         let (ours, _) = pair(1);
         ours.exhaust();
         let mut frames = Frames::new(1 << 10);
