@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.config.models import WgQuickConfig
     from wgquick.counters import Diagnostics
     from wgquick.device import Device
-    from wgquick.diagnosis.doctor.cause import Cause
+    from wgquick.diagnosis.doctor.examination import Examined
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.knocks import Heard
     from wgquick.diagnosis.trace import Traced
@@ -254,24 +254,33 @@ def check(
     return found
 
 
-def doctor(source: str | None = None, *, name: str | None = None) -> dict[str, list[Cause]]:
+def doctor(
+    source: str | None = None,
+    *,
+    peer_config: str = "",
+    listen: float = 0.0,
+    fix: bool = False,
+    transcript: Transcript | None = None,
+) -> dict[str, Examined]:
     """What is wrong with a live tunnel, as `wgq doctor` says it: by interface, the root cause first.
 
-    `source` is an interface's name or the path of its file; None stands for every interface that is up. At most ten
-    seconds an interface; nothing on the host is changed.
+    `source` is an interface's name or the path of its file; None stands for every interface that is up.
+    `peer_config` is the file of the other end, to be compared. At most ten seconds an interface, or as many as it
+    is to `listen`. Nothing on the host is changed, unless `fix` puts back what was lost, and tells `transcript`.
     """
-    from wgquick.config import location
-    from wgquick.diagnosis.doctor.examination import examine
+    from wgquick.config.location import interface_name
+    from wgquick.diagnosis.doctor.examination import Asked, examine
     from wgquick.system import senses
 
-    host = _host(_unheard)
+    said = _said(transcript)
+    host = _host(said)
+    asked = Asked(peer_config, listen, fix)
+    names = {interface_name(source): source} if source is not None else {}
     if source is None:
-        names = [each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None]
-        if not names:
-            raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
-        return {each: examine(each, each, host, senses) for each in names}
-    interface = location.valid_name(name) if name else location.interface_name(source)
-    return {interface: examine(interface, source, host, senses)}
+        names = {each: each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None}
+    if not names:
+        raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
+    return {name: examine(name, given, host, senses, asked, said) for name, given in names.items()}
 
 
 def rehearse(

@@ -68,7 +68,11 @@ OPTIONS = {
         Option("watch", "Show it anew each second, with rates, until it is interrupted."),
         Option("names", "Whose names the metrics have.", METRICS),
         Option("textfile", "Write the metrics to a file, in one step.", metavar="FILE"),
-        Option("listen", "Serve the metrics over HTTP to this machine alone.", metavar="[ADDRESS:]PORT"),
+        Option(
+            "listen",
+            "doctor: hear for SECONDS who knocks. metrics: serve them over HTTP to this machine alone.",
+            metavar="SECONDS|[ADDRESS:]PORT",
+        ),
         Option("exit-code", "Exit 4 where a wanted peer is not up."),
         Option("host", "Where the hosts of files are.", metavar="FILE=ADDRESS,..."),
         Option("keep", "Leave the hosts, to be looked at."),
@@ -150,10 +154,10 @@ VERBS = {
             "doctor",
             "Say why a tunnel does not work.",
             "Say why a tunnel does not work: the root cause first, with its evidence and its remedy. It takes at "
-            "most ten seconds and changes nothing. Exit 1 if there is an error.",
+            "most ten seconds and changes nothing unless --fix asks for it. Exit 1 if there is an error.",
             completes="interfaces",
             standard_input=False,
-            options=("json",),
+            options=("listen", "peer-config", "fix", "json"),
             least=0,
         ),
         Verb(

@@ -45,12 +45,21 @@ class Foreign(NamedTuple):
 class Echo(NamedTuple):
     """What came of probing an address through the tunnel. `errno` is the one with which sending was refused.
 
-    `answered` names what came back: "icmp", "udp", "tcp" or nothing.
+    `answered` names what came back: "icmp", "udp", "tcp" or nothing. `came` tells that an answer was seen on the
+    tunnel's link, whether or not this host let it pass.
     """
 
     address: str
     answered: str = ""
     errno: int = 0
+    came: bool = False
+
+
+class Arrivals(NamedTuple):
+    """What was seen to come out of a tunnel: sources of echo replies, and each packet's source and destination."""
+
+    replies: frozenset[str]
+    destinations: frozenset[tuple[str, str]]
 
 
 class Rulesets(NamedTuple):

@@ -37,6 +37,10 @@ class Case(NamedTuple):
     wants: str = "10.66.0.1"
     kills: bool = False
     """The daemon here is killed."""
+    pings: str = ""
+    """What is pinged from here all the time."""
+    twin: bool = False
+    """The router is a second client with the same key, and pings too."""
     at: str = "here"
     backends: tuple[str, ...] = (OURS,)
     options: Options = Options(backend="userspace")
@@ -177,14 +181,79 @@ OUTSIDE = (
          after_here=NFT_OUT + "nft add rule inet guard out udp dport 51820 drop"),
     Case("iptables drops what goes out", "output-blocked",
          after_here="iptables -A OUTPUT -p udp --dport 51820 -j DROP"),
-    Case("the other end is off", "no-answer", after_there="ip link set eth0 down"),
+    Case("the other end is off", "endpoint-unreachable", after_there="ip link set eth0 down"),
     Case("the router drops what goes there", "no-answer",
          after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop"),
     Case("the other end does not know this key", "no-answer", after_there="wg set wg0 peer @here@ remove"),
     Case("the peer's key is another one", "no-answer", here=edited(CLIENT, ("@there@", "@other@")), wants=""),
 )  # fmt: skip
 
-FAULTS = (*HERE, *OUTSIDE)
+ANSWERS = (
+    Case("the other end is not up", "endpoint-refuses", after_there="ip link delete wg0"),
+    Case("the endpoint's port is another one", "endpoint-refuses", wants="",
+         here=edited(CLIENT, (":51820", ":51999"))),
+    Case("the other end is not up, over IPv6", "endpoint-refuses", here=SIX, after_there="ip link delete wg0"),
+    Case("the router has no route", "endpoint-unreachable", after_between="ip route add unreachable 198.51.100.2"),
+    Case("the router prohibits it", "endpoint-unreachable",
+         after_between=NFT_FORWARD +
+         "nft add rule inet guard way udp dport 51820 reject with icmpx admin-prohibited"),
+    Case("the own firewall rejects what goes out", "output-blocked",
+         after_here=NFT_OUT + "nft add rule inet guard out udp dport 51820 reject"),
+    Case("the other end has a preshared key", "answer-refused",
+         after_there="echo @psk@ >/run/psk; wg set wg0 peer @here@ preshared-key /run/psk"),
+    Case("the ends have different preshared keys", "answer-refused", wants="",
+         here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk2@\n"),
+    Case("the own firewall drops the answers", "input-blocked",
+         after_here=NFT_IN + "nft add rule inet guard in udp sport 51820 drop"),
+    Case("iptables drops the answers", "input-blocked",
+         after_here="iptables -P INPUT DROP; iptables -A INPUT -i wg0 -j ACCEPT"),
+    Case("answers come in on another link", "rp-filter", after_here="sysctl -q net.ipv4.conf.all.rp_filter=1; "
+         "ip route replace default via 203.0.113.1 src 192.0.2.2"),
+)  # fmt: skip
+
+INSIDE = (
+    Case("the other end's AllowedIPs lack this address", "no-data-back",
+         after_there="wg set wg0 peer @here@ allowed-ips 10.66.0.77/32"),
+    Case("the other end's AllowedIPs lacked it from the start", "no-data-back", wants="",
+         there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
+    Case("the other end's firewall drops what comes out", "no-data-back",
+         after_there=NFT_IN + "nft add rule inet guard in iifname wg0 drop"),
+    Case("the other end has lost its address", "no-data-back", after_there="ip addr flush dev wg0"),
+    Case("the own firewall drops what comes out", "input-blocked",
+         after_here=NFT_IN + "nft add rule inet guard in iifname wg0 drop"),
+    Case("the own firewall drops what goes in", "output-blocked",
+         after_here=NFT_OUT + "nft add rule inet guard out oifname wg0 drop"),
+    Case("rp_filter drops what comes out", "rp-filter", wants="",
+         here=interface(edited(CLIENT, ("10.66.0.2/24", "10.66.0.2/32")), "Table = off"),
+         after_here="sysctl -q net.ipv4.conf.all.rp_filter=1"),
+    Case("large packets are lost on the way", "mtu-too-large",
+         after_between=NFT_FORWARD + "nft add rule inet guard way meta length gt 1300 drop"),
+    Case("an MTU above the path's, and fragments are lost", "mtu-too-large", here=interface(CLIENT, "MTU = 1500"),
+         there=interface(SERVER, "MTU = 1500"), after_between=NFT_FORWARD +
+         "nft add rule inet guard way ip frag-off '&' 0x3fff != 0 drop"),
+)  # fmt: skip
+
+SERVERS = (
+    Case("the server's firewall drops the port", "input-blocked", at="there", wants="", pings="10.66.0.1",
+         before_there=NFT_IN + "nft add rule inet guard in udp dport 51820 drop"),
+    Case("the server's firewall drops by its policy", "input-blocked", at="there",
+         after_there=NFT_IN + "nft add rule inet guard in iif lo accept; "
+         "nft chain inet guard in '{ policy drop; }'"),
+    Case("a stranger knocks", "knock-unknown-key", at="there", wants="", pings="10.66.0.1",
+         there=edited(SERVER, ("@here@", "@other@"))),
+    Case("a client has an old key of this end", "knock-wrong-key", at="there", wants="", pings="10.66.0.1",
+         here=edited(CLIENT, ("@there@", "@third@"))),
+    Case("two clients have one key", "one-key-two-places", at="there", pings="10.66.0.1", twin=True),
+    Case("the server does not forward", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77"),
+    Case("the server means to forward and does not", "forwarding-off", at="there",
+         there=interface(SERVER, "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE")),
+    Case("the server's firewall does not let it forward", "forward-blocked", at="there", here=FULL,
+         there=FULL_SERVER, pings="198.18.0.77", after_there=NFT_FORWARD +
+         "echo 1 >/proc/sys/net/ipv4/ip_forward; nft chain inet guard way '{ policy drop; }'"),
+)  # fmt: skip
+
+FAULTS = (*HERE, *OUTSIDE, *ANSWERS, *INSIDE, *SERVERS)
 
 HEALTHY = (
     Case("a client and a server"),
@@ -216,6 +285,17 @@ HEALTHY = (
     Case("rp_filter is strict", here=FULL, there=FULL_SERVER, after_here="sysctl -q net.ipv4.conf.all.rp_filter=1"),
     Case("two full addresses and networks beyond", here=routing("10.66.0.1/32, 10.0.0.0/8"),
          before_here=LAN),
+    Case("a server behind a firewall that lets it be", at="there", before_there=NFT_IN +
+         "nft add rule inet guard in udp dport 51820 accept; nft add rule inet guard in iifname wg0 accept; "
+         "nft chain inet guard in '{ policy drop; }'"),
+    Case("a client behind a firewall", after_here=NFT_IN +
+         "nft add rule inet guard in ct state established accept; nft chain inet guard in '{ policy drop; }'"),
+    Case("a client behind iptables", after_here="iptables -P INPUT DROP; "
+         "iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+    Case("a server that forwards", at="there", here=FULL, pings="198.18.0.77",
+         there=interface(FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1",
+                         "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE",
+                         "PostUp = iptables -P FORWARD DROP; iptables -A FORWARD -i %i -j ACCEPT")),
     Case("keepalives", here=CLIENT + "PersistentKeepalive = 25\n"),
     Case("made by wg-quick", here=FULL, there=FULL_SERVER, doctor=(("quick", "1"),)),
 )  # fmt: skip

@@ -56,6 +56,12 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
             assert not made.up("here", "copy", backend=backend)
             continue
         made.script(place, script)
+    if case.twin:
+        made.write("between", case.here)
+        assert not made.up("between", backend=backend)
+        made.script("between", f"(ping -i0.1 {case.pings} >/dev/null 2>&1 &)")
+    if case.pings:
+        made.script("here", f"(ping -i0.2 {case.pings} >/dev/null 2>&1 &)")
     if case.kills:
         _kill(made.here, backend)
     machine: Namespace = getattr(made, case.at)
@@ -87,7 +93,7 @@ def _start(made: World, case: Case, backend: str) -> None:
 
 def _examined() -> Outcome:
     began = time.monotonic()
-    found = api.doctor("wg0")["wg0"]
+    found = api.doctor("wg0")["wg0"].causes
     seconds = time.monotonic() - began
     loud = [each for each in found if each.severity != "info"]
     first = found[0] if found else None

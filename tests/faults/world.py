@@ -1,6 +1,7 @@
 """Two machines with a router between them, and a tunnel: what faults are injected into.
 
-`here` is where doctor runs, `there` the other end, `between` the router. All have IPv4 and IPv6.
+`here` is where doctor runs, `there` the other end, `between` the router. All have IPv4 and IPv6. A second uplink of
+`here`, eth1, is on no route.
 """
 
 from __future__ import annotations
@@ -122,6 +123,8 @@ def world() -> Iterator[World]:
             ["ip", "-batch", "-"],
             input=f"link add r0 type veth peer name eth0 netns {_pid(here)}\n"
             f"link add r1 type veth peer name eth0 netns {_pid(there)}\n"
+            f"link add r2 type veth peer name eth1 netns {_pid(here)}\n"
+            "addr add 203.0.113.1/24 dev r2\nlink set r2 up\n"
             "addr add 192.0.2.1/24 dev r0\naddr add 198.51.100.1/24 dev r1\n"
             "addr add 2001:db8:1::1/64 dev r0 nodad\naddr add 2001:db8:2::1/64 dev r1 nodad\n"
             "link set r0 up\nlink set r1 up\n",
@@ -129,6 +132,7 @@ def world() -> Iterator[World]:
         between.run(
             ["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"]
         )
+        here.run(["ip", "-batch", "-"], input="addr add 203.0.113.2/24 dev eth1\nlink set eth1 up\n")
         for machine, address, gateway in ((here, HERE, "192.0.2.1"), (there, THERE, "198.51.100.1")):
             six = "2001:db8:1::" if machine is here else "2001:db8:2::"
             machine.run(

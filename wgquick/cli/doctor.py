@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from wgquick import api
 from wgquick.cli import privilege, verbs
+from wgquick.cli.streams import say
+from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.show import doctor as show
 
 if TYPE_CHECKING:
     from wgquick.cli.verbs import Given
 
+_LONGEST = 86400.0
+
 
 def doctor(targets: list[str], given: Given) -> int:
     """Say why a tunnel does not work; 1 if there is an error."""
+    listen = _seconds(str(given.get("listen", "")))
     privilege.acquire()
-    found = api.doctor(targets[0] if targets else None)
-    text = show.json_text(found) if given.get("json") else "\n".join(show.text(*each) for each in found.items())
+    found = api.doctor(
+        targets[0] if targets else None,
+        peer_config=str(given.get("peer-config", "")),
+        listen=listen,
+        fix=bool(given.get("fix")),
+        transcript=say,
+    )
+    causes = {name: each.causes for name, each in found.items()}
+    text = show.json_text(causes) if given.get("json") else "\n".join(show.text(*each) for each in causes.items())
     verbs.write(text)
-    return int(any(each.severity == "error" for causes in found.values() for each in causes))
+    return int(any(each.severity == "error" for found in causes.values() for each in found))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _LONGEST:
+        raise WgqError(f"`{text}' is no number of seconds", remedy="Give as many as it is to listen: --listen 30")
+    return seconds

@@ -17,12 +17,15 @@ from pyroute2 import IPRoute, NetlinkError
 
 from wgquick.lean import suppress
 from wgquick.net import family_of, pack_address
-from wgquick.sensed import Echo, Foreign, LinkState, Rulesets, Way
+from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
+from wgquick.system.capture import Capture
 from wgquick.system.programs import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
+
+__all__ = ["Capture", "Prober", "foreign_routes", "links", "rulesets", "send_outside", "ways"]
 
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE
@@ -39,6 +42,9 @@ _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
 _UDP_PORT = 33434  # traceroute's, where nobody listens
 _TCP_PORT = 1  # tcpmux, likewise
 _PROGRAM_PATIENCE = 3.0
+_EVERY_PROTOCOL = 3  # ETH_P_ALL
+_OUTGOING = 4  # of packet(7)
+_TAPPED = 400  # packets that are looked at in one go: a busy tunnel is not to be read whole
 
 
 def links() -> list[LinkState]:
@@ -168,6 +174,49 @@ def send_outside(
     return 0
 
 
+class Tap:
+    """Sees what comes out of a tunnel's link before this host's firewall does (packet(7))."""
+
+    def __init__(self, link: str) -> None:
+        self._replies: set[str] = set()
+        self._destinations: set[tuple[str, str]] = set()
+        self._socket: socket.socket | None = None
+        with suppress(OSError):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
+            self._socket.bind((link, _EVERY_PROTOCOL))
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def look(self) -> Arrivals:
+        """What has been seen up to now."""
+        for _ in range(_TAPPED if self._socket else 0):
+            try:
+                packet, address = self._socket.recvfrom(64)  # type: ignore[union-attr]
+            except OSError:
+                break
+            if address[2] != _OUTGOING and len(packet) >= 28:
+                self._note(packet)
+        return Arrivals(frozenset(self._replies), frozenset(self._destinations))
+
+    def _note(self, packet: bytes) -> None:
+        if packet[0] >> 4 == 4:
+            source, destination = socket.inet_ntop(socket.AF_INET, packet[12:16]), packet[16:20]
+            is_reply = packet[9] == 1 and packet[(packet[0] & 15) * 4] == 0
+            self._add(source, socket.inet_ntop(socket.AF_INET, destination), is_reply=is_reply)
+        elif packet[0] >> 4 == 6 and len(packet) > 40:
+            source, target = (socket.inet_ntop(socket.AF_INET6, packet[at : at + 16]) for at in (8, 24))
+            self._add(source, target, is_reply=packet[6] == 58 and packet[40] == _ECHO[6][1])
+
+    def _add(self, source: str, destination: str, *, is_reply: bool) -> None:
+        if is_reply:
+            self._replies.add(source)
+        if len(self._destinations) < _TAPPED:
+            self._destinations.add((source, destination))
+
+
 class Prober:
     """Echo requests, datagrams and connections into a tunnel, whatever the routes say (SO_BINDTODEVICE)."""
 
@@ -175,6 +224,15 @@ class Prober:
         self._link = link
         self._id = os.getpid() & 0xFFFF
         self._sequence = 0
+        self._tap = Tap(link)
+
+    def close(self) -> None:
+        """Stop seeing what comes."""
+        self._tap.close()
+
+    def seen(self) -> Arrivals:
+        """What was seen to come out of the tunnel up to now."""
+        return self._tap.look()
 
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all of them at once until `enough` of the addresses that answered, or the monotonic `deadline`.
@@ -202,10 +260,12 @@ class Prober:
                     for each in silent:
                         self._echo(echoes, each)
                 self._await(echoes, sockets, answered, min(0.1, deadline - now))
+                self._tap.look()
         finally:
             for opened in (*echoes.values(), *sockets):
                 opened.close()
-        return [Echo(each, answered.get(each, ""), refused[each]) for each in addresses]
+        came = self._tap.look().replies
+        return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
     def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
         """The sizes (whole IP packets, bytes) of echo requests, not to be fragmented, that were answered."""

@@ -80,6 +80,7 @@ _TABLE = (
     ("knock-stale-clock", ERROR, "a peer knocks with a clock that is behind", "no-answer"),
     ("answer-refused", ERROR, "an answer comes and is not accepted: the preshared keys differ",
      "no-answer no-data-back"),
+    ("peer-busy", WARNING, "the other end is under load", "no-answer no-data-back"),
     ("no-answer", ERROR, "nobody answers at the endpoint", "no-data-back"),
     # Inside.
     ("source-not-allowed", ERROR, "a source address is in no AllowedIPs of its peer", "no-data-back"),

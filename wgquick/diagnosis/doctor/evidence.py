@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device, DevicePeer
+    from wgquick.diagnosis.signatures import Sign
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, PublicKey, Rule, SocketAddress
@@ -54,10 +55,14 @@ class Outside(NamedTuple):
 
 class Shake(NamedTuple):
     """A handshake that doctor itself tried: "" nothing came, else "answered", "refused" (by its preshared key) or
-    "cookie"; `tries` counts the initiations."""
+    "cookie". `tries` counts the initiations. `link` is where the answer came in, and `was_admitted` whether it got
+    past this host's firewall.
+    """
 
     outcome: str = ""
     tries: int = 0
+    link: str = ""
+    was_admitted: bool = True
 
 
 class Watched(NamedTuple):
@@ -73,7 +78,18 @@ class Watched(NamedTuple):
     endpoints: tuple[str, ...] = ()
     handshakes: int = 0
     fitting: int | None = None
-    """The largest packet that passed, if the largest that should did not; None if that was not tried or passed."""
+    """The largest packet that passed, if that of the link's MTU did not; None if that was not tried, or passed."""
+
+    @property
+    def came(self) -> tuple[str, ...]:
+        """The addresses whose answers were seen to come in, and that this host did not let pass."""
+        return tuple(echo.address for echo in self.echoes if echo.came and not echo.answered)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether more came than handshakes (92 or 148 bytes) and a few keepalives (32) are."""
+        rest = self.received - 92 * self.has_new_handshake
+        return rest > 5 * 32 or (rest > 0 and rest % 32 != 0 and rest != 148)
 
     @property
     def answers(self) -> bool:
@@ -100,8 +116,10 @@ class Evidence(NamedTuple):
     """Everything that is known of one interface.
 
     `routes` are those through the link, by table; `ways` of addresses inside AllowedIPs; `resolved` has for each
-    endpoint that is a name its addresses, None if it does not resolve, and no entry if nobody answered in time.
-    `parameters` are kernel parameters by their path below /proc/sys, None if the kernel has none.
+    endpoint that is a name its addresses, None if it does not resolve. `local` are all addresses of the host.
+    `signs` is what the wire told in `listened` seconds. `passed_on` are the sources and destinations of packets
+    that came out of the tunnel and are not for this host. `parameters` are kernel parameters by their path below
+    /proc/sys, None if the kernel has none.
     """
 
     name: str
@@ -110,12 +128,14 @@ class Evidence(NamedTuple):
     record: Record | None = None
     link: LinkState | None = None
     link_after: LinkState | None = None
+    uplink: str = ""
     device: Device | None = None
     device_error: str = ""
     own_key: PublicKey | None = None
     file_key: PublicKey | None = None
     others: tuple[Device, ...] = ()
     addresses: tuple[Prefix, ...] = ()
+    local: frozenset[bytes] = frozenset()
     takes_ipv6: bool = True
     table: int | None = None
     routes: Mapping[int, frozenset[Prefix]] = {}
@@ -132,6 +152,9 @@ class Evidence(NamedTuple):
     port: PortState = PortState()
     outside: Mapping[PublicKey, Outside] = {}
     watched: Mapping[PublicKey, Watched] = {}
+    signs: tuple[Sign, ...] = ()
+    passed_on: tuple[tuple[str, str], ...] = ()
+    listened: float = 0.0
 
     @property
     def settings(self) -> Settings | None:

@@ -1,28 +1,78 @@
-"""One interface examined: its file found, its evidence gathered and judged."""
+"""One interface examined: its file found, its evidence gathered, judged and, if asked for, mended."""
 
 from __future__ import annotations
 
-import time
-
+from wgquick.diagnosis.check import check
+from wgquick.diagnosis.doctor.cause import CERTAIN, Cause
+from wgquick.diagnosis.doctor.codes import CODES
 from wgquick.diagnosis.doctor.gather import gather, read_file
 from wgquick.diagnosis.doctor.judge import diagnose
+from wgquick.diagnosis.doctor.mend import mend
+from wgquick.diagnosis.finding import ERROR
+from wgquick.diagnosis.source import read
 from wgquick.executor.journal import Journal
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from wgquick.diagnosis.doctor.cause import Cause
-    from wgquick.diagnosis.doctor.gather import Senses
+    from collections.abc import Callable
+
+    from wgquick.diagnosis.doctor.evidence import Evidence
+    from wgquick.diagnosis.doctor.senses import Senses
     from wgquick.ports import Host
 
 
-def examine(name: str, source: str, host: Host, senses: Senses) -> list[Cause]:
-    """The causes of what is wrong with the interface, the root first."""
-    began = time.monotonic()
-    evidence = gather(name, read_file(_file_of(name, source, host), name), host, senses, began=began)
-    return diagnose(evidence)
+class Asked(NamedTuple):
+    """What doctor is asked for: the other end's file ("" unknown), seconds to listen at least, and mending."""
+
+    peer_config: str = ""
+    listen: float = 0.0
+    fix: bool = False
+
+
+class Examined(NamedTuple):
+    """What was found of an interface, the root cause first, and by what evidence."""
+
+    causes: list[Cause]
+    evidence: Evidence
+
+
+def examine(
+    name: str, source: str, host: Host, senses: Senses, asked: Asked, say: Callable[[str], None]
+) -> Examined:
+    """What is wrong with the interface; with `fix` what is left after mending, of which `say` is told."""
+    found = _examined(name, source, host, senses, asked)
+    if asked.fix and mend(found.evidence, found.causes, host, say):
+        return _examined(name, source, host, senses, asked)
+    return found
+
+
+def _examined(name: str, source: str, host: Host, senses: Senses, asked: Asked) -> Examined:
+    path = _file_of(name, source, host)
+    more, known = _other_end(path, asked.peer_config) if asked.peer_config else ([], ())
+    evidence = gather(name, read_file(path, name), host, senses, known=known, listen=asked.listen)
+    return Examined(diagnose(evidence, more), evidence)
 
 
 def _file_of(name: str, source: str, host: Host) -> str:
     """The file that the tunnel was brought up from, if only its name is given; else the file that is named."""
     record = Journal(host.journal_directory, name).read() if source == name else None
     return record.path if record is not None and record.path else source
+
+
+def _other_end(path: str, other: str) -> tuple[list[Cause], tuple[bytes, ...]]:
+    """What the two files say against each other, and the other end's addresses."""
+    sources = [read(path), read(other)]
+    findings = [each for each in check(sources) if each.severity == ERROR and each.code in CODES]
+    causes = [
+        Cause(
+            each.code,
+            ERROR,
+            CERTAIN,
+            None,
+            f"{each.file}:{each.line}: {each.message}",
+            (f"{sources[0].shown} and {sources[1].shown} were compared",),
+            each.remedy,
+        )
+        for each in findings
+    ]
+    return causes, tuple(address.address for address in sources[1].settings.addresses)

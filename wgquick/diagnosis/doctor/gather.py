@@ -5,21 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.config.tables import table_number
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.evidence import (
-    Evidence,
-    File,
-    Outside,
-    PortState,
-    Watched,
-    dials,
-)
-from wgquick.diagnosis.doctor.targets import targets
+from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside, PortState
+from wgquick.diagnosis.doctor.watching import watched
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import observe
@@ -29,48 +22,23 @@ from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_tex
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from wgquick.config.settings import Settings
-    from wgquick.device import Device, DevicePeer
+    from wgquick.device import Device
+    from wgquick.diagnosis.doctor.senses import Senses
     from wgquick.executor.journal import Record
     from wgquick.net import PublicKey, SecretKey
     from wgquick.ports import Host
-    from wgquick.sensed import Echo, Foreign, LinkState, Rulesets, Way
+    from wgquick.sensed import LinkState
 
-LIMIT = 9.0
-"""Seconds for all of it, from the start of the program."""
+LIMIT = 8.5
+"""Seconds for all of it, unless more are asked for."""
 _NAMES_LIMIT = 2.5
-_PROBE_LIMIT = 2.6
-_PEERS = 16  # that are probed, of a hub with many
 _WAYS = 64  # that are looked up
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
 _ZERO = bytes(32)
-
-
-class Senses(Protocol):
-    """What doctor asks of a machine beyond the executor's Host (wgquick.system.senses)."""
-
-    def links(self) -> list[LinkState]: ...
-    def ways(self, wanted: Iterable[tuple[str, int, str]]) -> list[Way]: ...
-    def foreign_routes(self, name: str) -> list[Foreign]: ...
-    def rulesets(self) -> Rulesets: ...
-    def send_outside(
-        self, source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
-    ) -> int: ...
-
-    @property
-    def Prober(self) -> Callable[[str], Prober]: ...  # noqa: N802
-
-
-class Prober(Protocol):
-    """Probes into one tunnel."""
-
-    def reach(
-        self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]
-    ) -> list[Echo]: ...
-    def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]: ...
 
 
 def read_file(source: str, name: str) -> File:
@@ -88,10 +56,10 @@ def read_file(source: str, name: str) -> File:
 
 
 def gather(
-    name: str, file: File, host: Host, senses: Senses, *, known: Iterable[bytes] = (), began: float | None = None
+    name: str, file: File, host: Host, senses: Senses, *, known: Iterable[bytes] = (), listen: float = 0.0
 ) -> Evidence:
-    """The evidence of the interface; `known` are addresses of the other end, `began` a monotonic time."""
-    began = time.monotonic() if began is None else began
+    """The evidence of the interface. `known` are addresses of the other end, `listen` are seconds at least."""
+    began = time.monotonic()
     settings = file.settings
     names = _Names(settings)
     links = {link.name: link for link in senses.links()}
@@ -109,11 +77,12 @@ def gather(
         others=_others(name, host),
         rulesets=senses.rulesets(),
         foreign=tuple(senses.foreign_routes(name)),
+        uplink=_uplink(host),
     )
     evidence = _with_host(evidence, host)
     evidence = _with_ways(evidence, senses, links)
     if evidence.is_up:
-        evidence = _watched(evidence, host, senses, tuple(known), began + LIMIT)
+        evidence = watched(evidence, host, senses, tuple(known), began + LIMIT, listen=listen)
         after = {link.name: link for link in senses.links()}
         evidence = evidence._replace(link_after=after.get(name))
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
@@ -158,6 +127,7 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
     ipv6 = host.rtnl.takes_ipv6(name)
     return evidence._replace(
         addresses=tuple(host.rtnl.addresses(name)),
+        local=_local(host),
         takes_ipv6=ipv6,
         table=table,
         routes={each: _routes(name, each, host) for each in tables},
@@ -169,6 +139,16 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
         parameters=_parameters(name, host),
         port=_port(name, device, host),
     )
+
+
+def _uplink(host: Host) -> str:
+    path = host.rtnl.default_path()
+    return path.link if path else ""
+
+
+def _local(host: Host) -> frozenset[bytes]:
+    links = [link.name for link in host.rtnl.links()]
+    return frozenset(prefix.address for link in links for prefix in host.rtnl.addresses(link))
 
 
 def _undone_rules(record: Record | None) -> list[Any]:
@@ -291,7 +271,7 @@ def _samples(evidence: Evidence) -> list[str]:
     found: dict[str, None] = {}
     for peer in device.peers if device else ():
         for ip in peer.allowed_ips:
-            address = _sample(ip)
+            address = sample(ip)
             if address not in own and (len(address) == 4 or evidence.takes_ipv6):
                 found[address_text(address)] = None
     return list(found)
@@ -300,105 +280,13 @@ def _samples(evidence: Evidence) -> list[str]:
 _ELSEWHERE = {4: bytes([198, 51, 100, 77]), 16: bytes.fromhex("20010db8ffff00000000000000000077")}
 
 
-def _sample(ip: nets.Network) -> bytes:
+def sample(ip: nets.Network) -> bytes:
     """An address of a network: its first host; of a /0 one that is kept for documentation."""
     if ip.length == 0:
         return _ELSEWHERE[len(ip.address)]
     width = nets.bits(ip.address)
     number = nets.head(ip.address, ip.length) << (width - ip.length)
     return (number + (ip.length < width - 1)).to_bytes(width // 8, "big")
-
-
-sample = _sample
-
-
-def _watched(evidence: Evidence, host: Host, senses: Senses, known: tuple[bytes, ...], deadline: float) -> Evidence:
-    """With what the peers do when they are probed."""
-    device, wanted = evidence.device, evidence.wanted
-    if device is None:
-        return evidence
-    has_file = evidence.settings is not None
-    dialled = [peer for peer in device.peers if dials(peer, wanted.get(peer.public_key), has_file=has_file)]
-    fresh = [peer for peer in device.peers if peer not in dialled and evidence.now - peer.last_handshake < 150]
-    probed = (*dialled, *fresh)[:_PEERS]
-    servers = evidence.settings.dns if evidence.settings else ()
-    aims = {peer.public_key: targets(peer, evidence.addresses, servers, known) for peer in probed}
-    prober = senses.Prober(evidence.name)
-    addresses = list(dict.fromkeys(aim.address for each in aims.values() for aim in each))
-    watch = _Watch(evidence.name, host)
-    with watch:
-        until = min(deadline, time.monotonic() + _PROBE_LIMIT)
-        found = prober.reach(addresses, until, lambda answered: _is_enough(answered, aims)) if addresses else []
-    echoes = {echo.address: echo for echo in found}
-    outside = dict(evidence.outside)
-    silent = [
-        peer
-        for peer in dialled[:_PEERS]
-        if peer.endpoint and not any(echoes[aim.address].answered for aim in aims[peer.public_key])
-    ]
-    for peer in silent:
-        end = peer.endpoint
-        if end is None:
-            continue
-        sent = senses.send_outside(device.listen_port, end.address, end.port, device.fwmark, b"", end.scope)
-        outside[peer.public_key] = outside.get(peer.public_key, Outside())._replace(sent=sent)
-    after = _device(evidence.name, host)[0] or device
-    live = {peer.public_key: peer for peer in after.peers}
-    watched = {
-        peer.public_key: Watched(
-            peer,
-            live.get(peer.public_key, peer),
-            tuple(echoes[aim.address] for aim in aims[peer.public_key] if aim.address in echoes),
-            endpoints=watch.endpoints.get(peer.public_key, ()),
-            handshakes=watch.handshakes.get(peer.public_key, 0),
-        )
-        for peer in probed
-    }
-    return evidence._replace(outside=outside, watched=watched)
-
-
-def _is_enough(answered: set[str], aims: Mapping[PublicKey, Sequence[Any]]) -> bool:
-    """Whether each peer has answered at one of its addresses."""
-    return all(not each or any(aim.address in answered for aim in each) for each in aims.values())
-
-
-class _Watch:
-    """Looks at the device again and again, in a thread of its own, while probes are out."""
-
-    _PAUSE = 0.1
-
-    def __init__(self, name: str, host: Host) -> None:
-        self._name = name
-        self._host = host
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.endpoints: dict[PublicKey, tuple[str, ...]] = {}
-        self.handshakes: dict[PublicKey, int] = {}
-        self._last: dict[PublicKey, float] = {}
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while True:
-            device, _ = _device(self._name, self._host)
-            for peer in device.peers if device else ():
-                self._note(peer)
-            if self._stop.wait(self._PAUSE):
-                return
-
-    def _note(self, peer: DevicePeer) -> None:
-        key, seen = peer.public_key, self.endpoints.get(peer.public_key, ())
-        if peer.endpoint and (not seen or seen[-1] != str(peer.endpoint)):
-            self.endpoints[key] = (*seen, str(peer.endpoint))
-        if key in self._last and peer.last_handshake > self._last[key]:
-            self.handshakes[key] = self.handshakes.get(key, 0) + 1
-        self._last[key] = peer.last_handshake
 
 
 class _Names:

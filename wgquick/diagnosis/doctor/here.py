@@ -66,8 +66,13 @@ def cause(
 
 
 def again(name: str) -> str:
-    """The remedy that puts everything back."""
+    """The remedy that makes everything anew."""
     return f"`wgq down {name}' and `wgq up {name}' make it anew"
+
+
+def put_back(name: str) -> str:
+    """The remedy for what `--fix` knows to mend."""
+    return f"`wgq doctor --fix {name}' puts it back"
 
 
 def listed(words: Iterable[object]) -> str:
@@ -323,17 +328,27 @@ def _hook_does(evidence: Evidence, *words: str) -> bool:
 def _mark(evidence: Evidence) -> Iterator[Cause]:
     settings, name = evidence.settings, evidence.name
     given = settings.fwmark if settings else None
-    promised = {rule.fwmark for rule in _promised_rules(evidence) if rule.fwmark is not None}
+    promised = _promised_marks(evidence)
     if given and given != evidence.fwmark and not _touches(evidence, "fwmark"):
         message = f"{name} marks its packets with {_shown(evidence.fwmark)}, the file says {hex(given)}"
-        yield cause("mark-differs", message, remedy=f"wg set {name} fwmark {hex(given)}")
+        yield cause("mark-differs", message, remedy=put_back(name))
     elif not given and promised and evidence.fwmark not in promised:
         wanted = min(promised)
         facts = (f"its rule is for packets without the mark {hex(wanted)}",)
         message = (
             f"{name} marks its packets with {_shown(evidence.fwmark)}, not with its full tunnel's {hex(wanted)}"
         )
-        yield cause("mark-differs", message, *facts, remedy=f"wg set {name} fwmark {hex(wanted)}")
+        yield cause("mark-differs", message, *facts, remedy=put_back(name))
+
+
+def _promised_marks(evidence: Evidence) -> set[int]:
+    return {rule.fwmark for rule in _promised_rules(evidence) if rule.fwmark is not None}
+
+
+def promised_mark(evidence: Evidence) -> int:
+    """The mark that the file or the journal gives the device; 0 if neither does."""
+    given = evidence.settings.fwmark if evidence.settings else None
+    return given or min(_promised_marks(evidence), default=0)
 
 
 def _shown(mark: int) -> str:
@@ -359,7 +374,7 @@ def missing_rules(evidence: Evidence) -> list[Rule]:
 
 def _rules(evidence: Evidence) -> Iterator[Cause]:
     name = evidence.name
-    remedy = again(name)
+    remedy = put_back(name)
     for rule in missing_rules(evidence):
         yield cause("rule-missing", f"the policy routing rule `{_rule_text(rule)}' is gone", remedy=remedy)
     if evidence.record is not None or not evidence.fwmark or not _automatic(evidence.settings):
@@ -411,7 +426,7 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
         yield cause("address-missing", message, remedy=remedy)
     if missing and not _hook_does(evidence, "del"):
         message = f"{evidence.name} lacks {listed(missing)}, which the file gives as its Address"
-        remedy = again(evidence.name)
+        remedy = put_back(evidence.name)
         yield cause("address-missing", message, remedy=remedy)
 
 
@@ -456,7 +471,7 @@ def _routes(evidence: Evidence) -> Iterator[Cause]:
         return
     words = [f"{prefix}" if table == MAIN_TABLE else f"{prefix} (table {table})" for table, prefix in missing]
     message = f"no route leads into {evidence.name} for {listed(words)}"
-    remedy = again(evidence.name)
+    remedy = put_back(evidence.name)
     yield cause("route-missing", message, remedy=remedy)
 
 
@@ -514,7 +529,7 @@ def _firewall(evidence: Evidence) -> Iterator[Cause]:
         return
     if missing := missing_firewalls(evidence):
         message = f"{listed(dict.fromkeys(kind for kind, _ in missing))} rules of the full tunnel {name} are gone"
-        remedy = again(name)
+        remedy = put_back(name)
         yield cause("firewall-missing", f"the {message}", remedy=remedy)
     elif evidence.record is None and not evidence.firewalls and _is_wg_quicks_full_tunnel(evidence):
         message = f"the firewall rules that wg-quick makes for the full tunnel {name} are not there"
@@ -542,7 +557,7 @@ def _parameters(evidence: Evidence) -> Iterator[Cause]:
         message = (
             f"{SRC_VALID_MARK} is 0 again: with rp_filter=1 the kernel drops the tunnel's packets as they arrive"
         )
-        yield cause("sysctl-reverted", message, remedy=f"sysctl {SRC_VALID_MARK}=1; see what sets it to 0")
+        yield cause("sysctl-reverted", message, remedy=f"{put_back(evidence.name)}; see what sets it to 0")
 
 
 def _mtu(evidence: Evidence) -> Iterator[Cause]:
@@ -552,7 +567,7 @@ def _mtu(evidence: Evidence) -> Iterator[Cause]:
     if _hook_does(evidence, "mtu"):
         return
     message = f"{evidence.name} has an MTU of {link.mtu}, the file says {settings.mtu}"
-    remedy = f"ip link set mtu {settings.mtu} dev {evidence.name}"
+    remedy = put_back(evidence.name)
     yield cause("mtu-differs", message, remedy=remedy)
 
 
@@ -560,7 +575,7 @@ def _dns(evidence: Evidence) -> Iterator[Cause]:
     settings, mode = evidence.settings, evidence.dns_mode
     if settings is None or not settings.dns or mode in ("", "off"):
         return
-    remedy = f"see what has written it; {again(evidence.name)}"
+    remedy = f"{put_back(evidence.name)}; see what has written it"
     now = evidence.dns_now
     servers = list(settings.dns)
     if now is None or not set(servers) & set(now[0]):

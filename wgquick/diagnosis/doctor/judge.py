@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.diagnosis.doctor import here, outside
+from wgquick.diagnosis.doctor import here, inside, outside, wire
 from wgquick.diagnosis.doctor.cause import CONFIDENCES
 from wgquick.diagnosis.doctor.codes import RANK, SEVERITY_RANK, explains
 from wgquick.diagnosis.finding import ERROR
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 def diagnose(evidence: Evidence, more: Iterable[Cause] = ()) -> list[Cause]:
     """The causes, the root first; `more` are those of other sources, such as the other end's file."""
-    found = [*more, *here.causes(evidence), *outside.causes(evidence)]
-    return ordered(found)
+    parts = (here, outside, wire, inside)
+    return ordered([*more, *(cause for part in parts for cause in part.causes(evidence))])
 
 
 def ordered(causes: Iterable[Cause]) -> list[Cause]:
     """In order and each once, without those that another one explains."""
-    found = list(dict.fromkeys(causes))
-    kept = [each for each in found if not any(_explains(other, each) for other in found)]
+    found: dict[tuple[str, str | None], Cause] = {}
+    for each in sorted(causes, key=_rank):
+        found.setdefault((each.code, each.peer if each.peer else each.message), each)
+    every = found.values()
+    kept = [each for each in every if not any(_explains(other, each) for other in every)]
     return sorted(kept, key=_rank)
 
 

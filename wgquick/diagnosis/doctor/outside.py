@@ -6,9 +6,11 @@ import errno
 from os import strerror
 
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.cause import LIKELY, POSSIBLE
+from wgquick.diagnosis.doctor.cause import LIKELY
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.here import cause, unresolved
+from wgquick.diagnosis.doctor.inside import rp_filter
+from wgquick.diagnosis.doctor.ruleset import Packet, verdict
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import pack_address
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings
     from wgquick.device import DevicePeer
     from wgquick.diagnosis.doctor.cause import Cause
-    from wgquick.diagnosis.doctor.evidence import Evidence, Outside, Watched
+    from wgquick.diagnosis.doctor.evidence import Evidence, Outside, Shake, Watched
     from wgquick.net import Endpoint, PublicKey, SocketAddress
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN})
@@ -29,6 +31,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     if not evidence.is_up:
         return
     has_file = evidence.settings is not None
+    yield from _closed_port(evidence, has_file=has_file)
     for key, peer in evidence.live.items():
         wanted = evidence.wanted.get(key)
         if not dials(peer, wanted, has_file=has_file):
@@ -36,13 +39,35 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
         yield from _endpoint(evidence, key, peer, wanted)
         if key in evidence.outside:
             yield from _way(evidence, key, peer, evidence.outside[key])
-        if key in evidence.watched and not _works(evidence.watched[key], evidence.now):
+        if key in evidence.watched:
             yield from _silence(evidence, key, evidence.watched[key])
 
 
-def _works(watched: Watched, now: float) -> bool:
-    """Whether the peer was heard of: it answered, or sent something."""
-    return watched.answers or watched.received > 0 or watched.has_new_handshake
+def _closed_port(evidence: Evidence, *, has_file: bool) -> Iterator[Cause]:
+    """This host's firewall keeps out those peers that have to begin."""
+    rules = evidence.rulesets.nft if evidence.rulesets else ""
+    callers = [
+        (key, peer)
+        for key, peer in evidence.live.items()
+        if not dials(peer, evidence.wanted.get(key), has_file=has_file)
+        and not (key in evidence.watched and evidence.watched[key].answers)
+    ]
+    port = evidence.device.listen_port if evidence.device else 0
+    if not callers or not port or not rules or not evidence.uplink:
+        return
+    packet = Packet("input", 4, evidence.uplink, protocol="udp", destination_port=port)
+    found = verdict(rules, packet)
+    if found.is_dropped and found.is_certain:
+        message = f"this host's own firewall drops what comes to UDP port {port}, by {found.where}"
+        facts = (f"{len(callers)} peer(s) have to begin, as no Endpoint of theirs is known",)
+        remedy = f"let it in: nft add rule ... udp dport {port} accept, before that"
+        key = callers[0][0] if len(callers) == 1 else None
+        yield cause("input-blocked", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+
+
+def _works(watched: Watched) -> bool:
+    """Whether something came out of the tunnel from the peer."""
+    return watched.answers or watched.has_data
 
 
 def _endpoint(evidence: Evidence, key: PublicKey, peer: DevicePeer, wanted: PeerSettings | None) -> Iterator[Cause]:
@@ -54,7 +79,7 @@ def _endpoint(evidence: Evidence, key: PublicKey, peer: DevicePeer, wanted: Peer
     if given is None:
         return
     watched = evidence.watched.get(key)
-    if watched is not None and _works(watched, evidence.now):
+    if watched is not None and _works(watched):
         return
     if nets.literal(given.host) is None:
         found = evidence.resolved.get(given, ())
@@ -117,18 +142,62 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
 
 
 def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """Nothing at all comes from the peer."""
-    end = watched.after.endpoint
-    if end is None or not watched.sent:
+    """Nothing comes out of the tunnel from this peer: what its handshake says."""
+    end, shake = watched.after.endpoint, watched.shake
+    if end is None or shake is None:
         return
-    seconds = evidence.now - watched.after.last_handshake
+    if shake.outcome == "refused":
+        fact = "a response to this end's initiation does not decrypt"
+        message = f"{end} answers, and the answer is not accepted: the preshared keys differ"
+        yield cause("answer-refused", message, fact, remedy="write the same PresharedKey at both ends", peer=key)
+    elif _works(watched):
+        return
+    elif shake.outcome == "cookie":
+        message = f"{end} is under load and answers with cookies alone"
+        yield cause("peer-busy", message, remedy="try again later; see what floods it", peer=key)
+    elif shake.outcome == "answered" and not shake.was_admitted:
+        yield _not_admitted(evidence, key, end, shake)
+    elif not shake.outcome and shake.tries and not evidence.outside[key].sent:
+        yield _no_answer(evidence, key, end, watched)
+
+
+def _not_admitted(evidence: Evidence, key: PublicKey, end: SocketAddress, shake: Shake) -> Cause:
+    """Answers come in on a link and never get to a socket."""
+    outside = evidence.outside.get(key)
+    back = outside.back.link if outside and outside.back else ""
+    port = evidence.device.listen_port if evidence.device else 0
+    fact = f"answers of {end} come in on {shake.link}, and do not get to UDP port {port}"
+    if end.family == 4 and back != shake.link and rp_filter(evidence, shake.link):
+        message = f"the reverse path filter drops the answers of {end}: they come in on {shake.link}"
+        facts = (fact, f"the route back to it leads to {back or 'nowhere'}", "rp_filter is 1 (strict)")
+        remedy = f"sysctl net.ipv4.conf.{shake.link}.rp_filter=2 (and net.ipv4.conf.all.rp_filter)"
+        return cause("rp-filter", message, *facts, remedy=remedy, peer=key)
+    packet = Packet("input", end.family, shake.link, "", end.address, "", "udp", end.port, port, "established")
+    found = verdict(evidence.rulesets.nft if evidence.rulesets else "", packet)
+    where = f", by {found.where}" if found.is_dropped else ""
+    message = f"this host's own firewall drops the answers of {end}{where}"
+    return cause("input-blocked", message, fact, remedy=f"let UDP to port {port} in", peer=key)
+
+
+def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: Watched) -> Cause:
+    shake = watched.shake
+    tries = shake.tries if shake else 0
+    age = evidence.now - watched.after.last_handshake
     last = (
-        f"the last handshake was {int(seconds)} s ago" if watched.after.last_handshake else "there was no handshake"
+        f"the last handshake was {int(age)} s ago"
+        if watched.after.last_handshake
+        else "there never was a handshake"
     )
-    facts = (last, f"{watched.sent} bytes went out meanwhile, and {watched.received} came in")
+    facts = (
+        f"{tries} initiations left for {end}, and neither an answer nor an ICMP error came back",
+        last,
+        "excluded: this end's route, its own firewall, its port, and what of its keys can be compared here",
+    )
     message = (
-        f"nobody answers at {end}: a firewall on the way or there drops UDP to port {end.port}, the other end is "
-        "off, has another port or key, or does not know this end's key"
+        f"nobody answers at {end}. What is left: a firewall on the way or there drops UDP to port {end.port}; the "
+        "other end is off; it has another private key than this end expects; or it does not know this end's key"
     )
-    remedy = f"compare the keys: this end's is {evidence.own_key}, and it expects {key}"
-    yield cause("no-answer", message, *facts, remedy=remedy, peer=key, confidence=POSSIBLE, other_end="wgq doctor")
+    remedy = f"there, the interface's public key must be {key}, and a peer's {evidence.own_key}"
+    return cause(
+        "no-answer", message, *facts, remedy=remedy, peer=key, confidence=LIKELY, other_end="wgq doctor --listen 30"
+    )

@@ -1,0 +1,221 @@
+"""What is wrong inside the tunnel, once the handshake works."""
+
+from __future__ import annotations
+
+import errno
+from os import strerror
+
+from wgquick.diagnosis import nets
+from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
+from wgquick.diagnosis.doctor.evidence import FRESH
+from wgquick.diagnosis.doctor.here import cause, listed
+from wgquick.diagnosis.doctor.ruleset import Packet, verdict
+from wgquick.diagnosis.hooks import commands
+from wgquick.lean import TYPE_CHECKING
+from wgquick.net import address_text, pack_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.diagnosis.doctor.cause import Cause
+    from wgquick.diagnosis.doctor.evidence import Evidence, Watched
+    from wgquick.net import PublicKey
+
+_STRICT = "1"
+
+
+def causes(evidence: Evidence) -> Iterator[Cause]:
+    """All that is found inside."""
+    if not evidence.is_up:
+        return
+    for key, watched in evidence.watched.items():
+        yield from _blocked(evidence, key, watched)
+        yield from _one_way(evidence, key, watched)
+        yield from _size(evidence, key, watched)
+        yield from _places(key, watched)
+    yield from _sources(evidence)
+    yield from _forwarding(evidence)
+
+
+def rp_filter(evidence: Evidence, link: str) -> bool:
+    """Whether the reverse path filter is strict on a link (ip-sysctl: the greater of conf/all and conf/LINK)."""
+    values = (evidence.parameters.get(f"net/ipv4/conf/{each}/rp_filter") or "0" for each in ("all", link))
+    return max(values) == _STRICT
+
+
+def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
+    """What comes out of the tunnel, or is to go in, and is dropped here."""
+    name = evidence.name
+    for echo in watched.echoes:
+        if echo.errno == errno.EPERM:
+            message = f"this host's own firewall drops what is sent into {name}"
+            fact = f"an echo request to {echo.address} is refused: {strerror(echo.errno)}"
+            remedy = f"let it out: look at the output chains of `nft list ruleset' and iptables for {name}"
+            yield cause("output-blocked", message, fact, remedy=remedy, peer=key)
+            return
+    if not watched.came:
+        return
+    address = watched.came[0]
+    way = evidence.ways.get(address)
+    fact = f"the answer of {address} comes out of {name}, and the socket that waits for it does not get it"
+    if ":" not in address and rp_filter(evidence, name) and (way is None or way.link != name):
+        message = f"the reverse path filter drops what comes out of {name}: its source is routed to another link"
+        remedy = f"give {address} a route through {name}, or: sysctl net.ipv4.conf.{name}.rp_filter=2"
+        yield cause("rp-filter", message, fact, remedy=remedy, peer=key)
+        return
+    packet = Packet("input", 6 if ":" in address else 4, name, source=address, protocol="icmp", state="established")
+    where = _where(evidence, packet)
+    message = f"this host's own firewall drops what comes out of {name}{where}"
+    yield cause("input-blocked", message, fact, remedy=f"let in what comes from {name}", peer=key)
+
+
+def _where(evidence: Evidence, packet: Packet) -> str:
+    found = verdict(evidence.rulesets.nft if evidence.rulesets else "", packet)
+    return f", by {found.where}" if found.is_dropped and found.where else ""
+
+
+def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
+    """The handshake works, and nothing comes back."""
+    shake = watched.shake
+    shaken = shake is not None and shake.outcome == "answered" and shake.was_admitted
+    has_session = evidence.now - watched.after.last_handshake < FRESH or watched.has_new_handshake
+    if not shaken or not has_session or watched.answers or watched.came or not watched.echoes:
+        return
+    if watched.has_data:
+        return
+    asked = listed(echo.address for echo in watched.echoes)
+    own = listed(str(prefix).partition("/")[0] for prefix in evidence.addresses) or "its address"
+    facts = (
+        "the other end answered a handshake just now, with this end's key and the preshared key",
+        f"{watched.sent} bytes were sent, to {asked}; no data came back",
+    )
+    message = (
+        f"the peer shakes hands and no data comes back: its AllowedIPs for this end lack {own}, its firewall drops "
+        "what comes out of the tunnel, or it has no route back"
+    )
+    remedy = f"at the other end: let AllowedIPs of {evidence.own_key} have {own}, and its firewall let that in"
+    known = any(nets.is_single(ip) for ip in watched.after.allowed_ips)
+    sure = LIKELY if known else POSSIBLE
+    yield cause("no-data-back", message, *facts, remedy=remedy, peer=key, confidence=sure, other_end="wgq doctor")
+
+
+def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
+    if watched.fitting is None or evidence.link is None:
+        return
+    name, mtu = evidence.name, evidence.link.mtu
+    fits = watched.fitting
+    outer = fits + (80 if _is_over_ipv6(watched) else 60)
+    facts = (
+        f"echo requests of {mtu} bytes are lost, those of {fits} are answered",
+        f"with WireGuard's own headers that is {outer} bytes on the way",
+    )
+    message = f"packets of {name}'s MTU, {mtu} bytes, are lost on the way to this peer: connections hang"
+    remedy = f"write MTU = {fits} into the file, at both ends; at once: ip link set mtu {fits} dev {name}"
+    yield cause("mtu-too-large", message, *facts, remedy=remedy, peer=key)
+
+
+def _is_over_ipv6(watched: Watched) -> bool:
+    return watched.after.endpoint is not None and watched.after.endpoint.family == 6
+
+
+def _places(key: PublicKey, watched: Watched) -> Iterator[Cause]:
+    """An endpoint that goes to and fro."""
+    seen = watched.endpoints
+    if len(seen) > 2 and len(set(seen)) < len(seen):
+        facts = (f"its endpoint changes between {listed(dict.fromkeys(seen))}",)
+        message = "two hosts use this peer's private key: each takes the session from the other"
+        remedy = "give each host a key of its own, and a [Peer] section here"
+        yield cause("one-key-two-places", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+
+
+def _sources(evidence: Evidence) -> Iterator[Cause]:
+    """The kernel's WireGuard counts packets with a source that AllowedIPs do not give their peer."""
+    before, after = evidence.link, evidence.link_after
+    if before is None or after is None or before.kind != "wireguard":
+        return
+    count = after.rx_frame_errors - before.rx_frame_errors
+    if count > 0:
+        peers = evidence.peers
+        key = peers[0].public_key if len(peers) == 1 else None
+        facts = (
+            f"rx_frame_errors of {evidence.name} went from {before.rx_frame_errors} to {after.rx_frame_errors}",
+        )
+        message = "packets come whose source address is not in the AllowedIPs of the peer that sends them"
+        remedy = "add the address that the peer sends from to its AllowedIPs, or correct the peer's Address"
+        yield cause("source-not-allowed", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+
+
+def _forwarding(evidence: Evidence) -> Iterator[Cause]:
+    """Packets that this host is to pass on."""
+    pairs = [pair for pair in evidence.passed_on if _is_meant(evidence, pair)]
+    intends = _intends_to_forward(evidence)
+    for family in (4, 6):
+        seen = [pair for pair in pairs if (":" in pair[1]) == (family == 6)]
+        if not seen and not (family == 4 and intends):
+            continue
+        if not _forwards(evidence, family):
+            name = "net.ipv4.ip_forward" if family == 4 else "net.ipv6.conf.all.forwarding"
+            facts = [f"{source} sends to {target} through this host" for source, target in seen[:2]]
+            facts += ["the file's hooks forward or masquerade"] if intends and family == 4 else []
+            message = f"this host does not forward IPv{family}: what peers send through it is dropped"
+            yield cause(
+                "forwarding-off", message, *facts, remedy=f"sysctl {name}=1", confidence=CERTAIN if seen else LIKELY
+            )
+        else:
+            yield from _forward_blocked(evidence, family, seen)
+
+
+def _forward_blocked(evidence: Evidence, family: int, seen: list[tuple[str, str]]) -> Iterator[Cause]:
+    source, target = seen[0] if seen else (_some_peer(evidence, family), "")
+    out = _out_of(evidence, target, family)
+    packet = Packet("forward", family, evidence.name, out, source, target, protocol="tcp", destination_port=443)
+    found = verdict(evidence.rulesets.nft if evidence.rulesets else "", packet)
+    if not found.is_dropped or not (found.is_certain or seen):
+        return
+    facts = [f"{one} sends to {other} through this host" for one, other in seen[:2]]
+    message = (
+        f"this host's firewall drops what comes out of {evidence.name} and is to be passed on, by {found.where}"
+    )
+    remedy = f"accept it: nft add rule ... iifname {evidence.name} accept, before that"
+    sure = CERTAIN if found.is_certain and seen else LIKELY
+    yield cause("forward-blocked", message, *facts, remedy=remedy, confidence=sure)
+
+
+def _out_of(evidence: Evidence, target: str, family: int) -> str:
+    """The link through which a packet would leave: by the routes if known, else the uplink to the peers."""
+    if target and target in evidence.ways:
+        return evidence.ways[target].link
+    links = [each.way.link for each in evidence.outside.values() if each.way is not None and each.way.link]
+    return links[0] if links else evidence.uplink
+
+
+def _some_peer(evidence: Evidence, family: int) -> str:
+    for peer in evidence.peers:
+        for ip in peer.allowed_ips:
+            if ip.family == family and nets.is_single(ip):
+                return address_text(ip.address)
+    return ""
+
+
+def _is_meant(evidence: Evidence, pair: tuple[str, str]) -> bool:
+    """Whether a packet is not a probe of a neighbour's address that nobody has."""
+    target = nets.host(pack_address(pair[1]))
+    single = any(
+        nets.is_single(ip) and ip.address == target.address for p in evidence.peers for ip in p.allowed_ips
+    )
+    return single or not any(nets.contains(own, target) for own in evidence.addresses if not nets.is_single(own))
+
+
+def _forwards(evidence: Evidence, family: int) -> bool:
+    key = f"net/ipv4/conf/{evidence.name}/forwarding" if family == 4 else "net/ipv6/conf/all/forwarding"
+    return evidence.parameters.get(key) != "0"
+
+
+def _intends_to_forward(evidence: Evidence) -> bool:
+    """Whether the hooks say that this host forwards for its peers."""
+    for command in commands(evidence.hooks):
+        words = {word.upper() for word in command.words}
+        program = command.words[0].rpartition("/")[2]
+        if program in ("iptables", "ip6tables", "nft") and words & {"MASQUERADE", "FORWARD"}:
+            return True
+    return False

@@ -1,0 +1,85 @@
+"""`wgq doctor --fix`: puts back what the journal and the file promise and the host has lost. It never guesses.
+
+A hook's work, the other end's and the firewall's own rules are nobody's to put back but their owners'.
+"""
+
+from __future__ import annotations
+
+from wgquick.config.settings import Address
+from wgquick.diagnosis.doctor.here import (
+    missing_addresses,
+    missing_firewalls,
+    missing_routes,
+    missing_rules,
+    promised_mark,
+)
+from wgquick.errors import WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import MAIN_TABLE, Route
+from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, AddRule, SetDns, SetFwmark, SetMtuUp, SetSysctl
+from wgquick.plan.up import SRC_VALID_MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from wgquick.diagnosis.doctor.cause import Cause
+    from wgquick.diagnosis.doctor.evidence import Evidence
+    from wgquick.plan.steps import Step
+    from wgquick.ports import Host
+
+
+class _Run(NamedTuple):
+    """What the steps below need of a run: the host alone."""
+
+    host: Host
+
+
+def mend(evidence: Evidence, causes: Iterable[Cause], host: Host, say: Callable[[str], None]) -> bool:
+    """Apply the remedies of the causes that have one here, and say each; whether there was any."""
+    codes = {cause.code for cause in causes}
+    steps = list(_steps(evidence, codes)) if evidence.is_up else []
+    if not steps:
+        return False
+    with host.interface_lock(evidence.name), host.lock():
+        for step in steps:
+            for line in step.lines(host):
+                say(line)
+            try:
+                step.do(_Run(host))  # type: ignore[arg-type]
+            except WgqError as error:
+                say(f"[!] {error.what}")
+    return True
+
+
+def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
+    """In the order of up: the routes need the addresses."""
+    name, settings = evidence.name, evidence.settings
+    if "mark-differs" in codes and (mark := promised_mark(evidence)):
+        yield SetFwmark(name, mark)
+    if "address-missing" in codes:
+        for prefix in missing_addresses(evidence):
+            yield AddAddress(name, Address(prefix.address, prefix.length, str(prefix)))
+    if "mtu-differs" in codes and settings is not None and settings.mtu is not None:
+        yield SetMtuUp(name, settings.mtu)
+    if "dns-replaced" in codes and settings is not None:
+        full = any(ip.length == 0 for peer in evidence.peers for ip in peer.allowed_ips)
+        yield SetDns(name, evidence.dns_mode, settings.dns, settings.dns_search, full and settings.table != "off")
+    if "rule-missing" in codes:
+        yield from map(AddRule, missing_rules(evidence))
+    if codes & {"route-missing", "address-missing", "rule-missing", "mark-differs"}:
+        for table, prefix in missing_routes(evidence):
+            yield AddRoute(Route(prefix, name, table), "" if table == MAIN_TABLE else str(table))
+    if "sysctl-reverted" in codes:
+        yield SetSysctl(SRC_VALID_MARK, "1", "0")
+    if "firewall-missing" in codes:
+        for kind, family in missing_firewalls(evidence):
+            for each in (4, 6) if family == 0 else (family,):
+                yield from _firewall(evidence, kind, each)
+
+
+def _firewall(evidence: Evidence, kind: str, family: int) -> Iterator[Step]:
+    """The rules of one family, if the tunnel is a full one of it."""
+    if any(ip.length == 0 and ip.family == family for peer in evidence.peers for ip in peer.allowed_ips):
+        own = tuple(prefix.address for prefix in evidence.addresses if prefix.family == family)
+        port = evidence.device.listen_port if family == 6 and evidence.device else 0
+        yield AddFirewall(evidence.name, kind, family, own, evidence.fwmark, port)

@@ -1,0 +1,221 @@
+"""What the host's nftables make of a packet, from the JSON of `nft -j list ruleset` (libnftables-json(5)).
+
+Only what is certain counts: where a rule looks at something that is not known here (a limit, a named set, an
+extension of iptables), what follows it is uncertain.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+_DEPTH = 16
+_IGNORED = frozenset({"counter", "log", "comment", "notrack", "mangle"})
+
+
+class Packet(NamedTuple):
+    """A packet at a hook. "" and 0: nothing is known of it. `state` as conntrack has it."""
+
+    hook: str
+    family: int = 4
+    input_link: str = ""
+    output_link: str = ""
+    source: str = ""
+    destination: str = ""
+    protocol: str = ""
+    source_port: int = 0
+    destination_port: int = 0
+    state: str = "new"
+    mark: int = 0
+
+
+class Verdict(NamedTuple):
+    """Whether a packet is dropped, whether that is certain, and by what, in words."""
+
+    is_dropped: bool = False
+    is_certain: bool = True
+    where: str = ""
+
+
+def verdict(text: str, packet: Packet) -> Verdict:
+    """What becomes of a packet at its hook, through all chains there."""
+    try:
+        objects = json.loads(text)["nftables"] if text else []
+    except (ValueError, KeyError, TypeError):
+        return Verdict(is_certain=False)
+    rules = _Rules(objects)
+    is_certain = True
+    for chain in rules.at(packet):
+        result, known = rules.run(chain, packet, 0)
+        is_certain = is_certain and known
+        if result[0] == "drop":
+            return Verdict(is_dropped=True, is_certain=is_certain, where=result[1])
+    return Verdict(is_certain=is_certain)
+
+
+_Chain = dict[str, Any]
+_Result = tuple[str, str]
+
+
+class _Rules:
+    def __init__(self, objects: list[dict[str, Any]]) -> None:
+        self._chains = [each["chain"] for each in objects if "chain" in each]
+        self._rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for each in objects:
+            if rule := each.get("rule"):
+                self._rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+
+    def at(self, packet: Packet) -> list[_Chain]:
+        """The base chains of a hook, in their order."""
+        found = (c for c in self._chains if c.get("hook") == packet.hook and c.get("type") == "filter")
+        return sorted((c for c in found if c["family"] in _FAMILIES[packet.family]), key=lambda c: c.get("prio", 0))
+
+    def run(self, chain: _Chain, packet: Packet, depth: int) -> tuple[_Result, bool]:
+        """The verdict of a chain, "" for none, and whether it is certain."""
+        known = True
+        for rule in self._rules.get((chain["family"], chain["table"], chain["name"]), ()):
+            matched, result, sure = self._rule(rule, chain, packet, depth)
+            if matched is None or not sure:
+                known = False
+            if matched and result[0]:
+                if result[0] == "return":
+                    break
+                return result, known
+        policy = chain.get("policy", "")
+        return (policy, f"the policy of {_named(chain)}") if policy else ("", ""), known
+
+    def _rule(
+        self, rule: dict[str, Any], chain: _Chain, packet: Packet, depth: int
+    ) -> tuple[bool | None, _Result, bool]:
+        """Whether a rule matches (None: not known), its verdict, and whether that is certain."""
+        matched: bool | None = True
+        for expression in rule.get("expr", ()):
+            kind, value = next(iter(expression.items()))
+            if kind == "match":
+                found = _matches(value, packet)
+                if found is False:
+                    return False, ("", ""), True
+                matched = None if found is None else matched
+            elif kind in ("accept", "drop", "reject", "return"):
+                word = "drop" if kind == "reject" else kind
+                return matched, (word, f"`{_told(rule)}' in {_named(chain)}"), True
+            elif kind in ("jump", "goto"):
+                other = {**chain, "name": value["target"], "policy": ""}
+                if depth > _DEPTH:
+                    return None, ("", ""), False
+                result, sure = self.run(other, packet, depth + 1)
+                return matched, result, sure
+            elif kind not in _IGNORED:
+                matched = None
+        return matched, ("", ""), matched is not None
+
+
+def _named(chain: _Chain) -> str:
+    return f"chain {chain['name']} of table {chain['family']} {chain['table']}"
+
+
+def _told(rule: dict[str, Any]) -> str:
+    return " ".join(_words(rule)) or "a rule"
+
+
+def _words(rule: dict[str, Any]) -> Iterator[str]:
+    """A rule in the words of nft, roughly: what it looks at, and its verdict."""
+    for expression in rule.get("expr", ()):
+        kind, value = next(iter(expression.items()))
+        if kind == "match":
+            left, right = value["left"], value["right"]
+            name = next(iter(left.values())) if isinstance(left, dict) else left
+            if isinstance(name, dict):
+                name = f"{name['protocol']} {name['field']}" if "field" in name else name.get("key", "")
+            operator = "" if value["op"] in ("==", "in") else f"{value['op']} "
+            yield f"{name} {operator}{_shown(right)}"
+        elif kind in ("accept", "drop", "reject"):
+            yield kind
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case {"prefix": {"addr": address, "len": length}}:
+            return f"{address}/{length}"
+        case {"range": [low, high]}:
+            return f"{low}-{high}"
+        case {"set": [*words]} | [*words]:
+            return "{ " + ", ".join(map(_shown, words)) + " }"
+        case _:
+            return str(value)
+
+
+def _matches(match: dict[str, Any], packet: Packet) -> bool | None:
+    """Whether a comparison holds; None if that is not known."""
+    value = _value(match.get("left"), packet)
+    if value is None:
+        return None
+    found = _is_in(value, match.get("right"))
+    if found is None or match.get("op") in ("==", "in"):
+        return found
+    return not found if match.get("op") == "!=" else None
+
+
+def _value(left: Any, packet: Packet) -> str | int | None:
+    match left:
+        case {"meta": {"key": "iifname" | "iif"}}:
+            return packet.input_link
+        case {"meta": {"key": "oifname" | "oif"}}:
+            return packet.output_link
+        case {"meta": {"key": "l4proto"}} | {"payload": {"field": "protocol" | "nexthdr"}}:
+            return packet.protocol or None
+        case {"meta": {"key": "mark"}}:
+            return packet.mark
+        case {"meta": {"key": "nfproto"}}:
+            return {4: "ipv4", 6: "ipv6"}[packet.family]
+        case {"ct": {"key": "state"}}:
+            return packet.state
+        case {"payload": {"protocol": "ip" | "ip6", "field": "saddr"}}:
+            return packet.source or None
+        case {"payload": {"protocol": "ip" | "ip6", "field": "daddr"}}:
+            return packet.destination or None
+        case {"payload": {"protocol": "udp" | "tcp" | "th" as protocol, "field": "dport" | "sport" as field}}:
+            if protocol not in ("th", packet.protocol):
+                return "" if packet.protocol else None  # a header that it has not
+            return (packet.destination_port if field == "dport" else packet.source_port) or None
+    return None
+
+
+def _is_in(value: str | int, right: Any) -> bool | None:
+    match right:
+        case {"set": [*words]} | [*words]:
+            found = [_is_in(value, word) for word in words]
+            return True if True in found else None if None in found else False
+        case {"range": [low, high]}:
+            return _within(value, low, high)
+        case {"prefix": {"addr": address, "len": length}}:
+            return _in_network(value, f"{address}/{length}")
+        case str() if right.startswith("@"):
+            return None
+        case str() if right.endswith("*"):
+            return str(value).startswith(right[:-1])
+        case str() | int():
+            return str(value) == str(right)
+    return None
+
+
+def _within(value: str | int, low: Any, high: Any) -> bool | None:
+    if isinstance(value, int) and isinstance(low, int) and isinstance(high, int):
+        return low <= value <= high
+    try:
+        address = ipaddress.ip_address(value)
+        return bool(ipaddress.ip_address(low) <= address <= ipaddress.ip_address(high))  # type: ignore[operator]
+    except (ValueError, TypeError):
+        return None
+
+
+def _in_network(value: str | int, network: str) -> bool | None:
+    try:
+        return ipaddress.ip_address(value) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return None

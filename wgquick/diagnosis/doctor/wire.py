@@ -1,0 +1,128 @@
+"""What the wire tells: who knocks in vain, what a firewall here drops, and which errors come back."""
+
+from __future__ import annotations
+
+from wgquick.diagnosis.doctor.here import cause
+from wgquick.diagnosis.finding import ERROR, WARNING
+from wgquick.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wgquick.diagnosis.doctor.cause import Cause
+    from wgquick.diagnosis.doctor.evidence import Evidence
+    from wgquick.diagnosis.signatures import Sign
+
+
+def causes(evidence: Evidence) -> Iterator[Cause]:
+    """What each sign means here."""
+    for sign in evidence.signs:
+        made = _MEANINGS.get(sign.code)
+        if made is not None and (found := made(evidence, sign)) is not None:
+            yield found
+
+
+def _cause(sign: Sign, code: str, message: str, remedy: str, **more: str) -> Cause:
+    return cause(code, message, *sign.facts, remedy=remedy, peer=sign.peer, confidence=sign.confidence, **more)
+
+
+def _unknown_key(evidence: Evidence, sign: Sign) -> Cause:
+    never = [peer for peer in evidence.peers if not peer.last_handshake]
+    message = f"{sign.address} knocks with the key {sign.key}, which no peer of {evidence.name} has"
+    remedy = f"write a [Peer] section with PublicKey = {sign.key}, or correct the key of the one that is meant"
+    return _cause(sign, "knock-unknown-key", message, remedy, severity=ERROR if never else WARNING)
+
+
+def _wrong_key(evidence: Evidence, sign: Sign) -> Cause:
+    has = f"has {sign.key} for this end's public key" if sign.key else "has another public key for this end"
+    message = f"{sign.address} knocks and {has}: it is {evidence.own_key}"
+    return _cause(sign, "knock-wrong-key", message, f"at the other end: PublicKey = {evidence.own_key}")
+
+
+def _stale(_: Evidence, sign: Sign) -> Cause:
+    message = f"{sign.address} knocks with a clock that is {_behind(sign.seconds)}: WireGuard takes it for a replay"
+    return _cause(sign, "knock-stale-clock", message, "set the clock at the other end")
+
+
+def _behind(seconds: float) -> str:
+    return f"{abs(seconds):.0f} s {'behind' if seconds < 0 else 'ahead of'} this host's"
+
+
+def _input(evidence: Evidence, sign: Sign) -> Cause:
+    port = evidence.device.listen_port if evidence.device else 0
+    message = (
+        f"packets for UDP port {port} arrive from {sign.address}, and this host drops them before {evidence.name}"
+    )
+    remedy = f"let UDP to port {port} into this host: look at the input chains of `nft list ruleset' and iptables"
+    return _cause(sign, "input-blocked", message, remedy)
+
+
+def _refused(evidence: Evidence, sign: Sign) -> Cause:
+    message = f"{sign.address} answers, and {evidence.name} does not accept the answer: the preshared keys differ"
+    return _cause(sign, "answer-refused", message, "write the same PresharedKey at both ends")
+
+
+def _lost(evidence: Evidence, sign: Sign) -> Cause:
+    message = (
+        f"{sign.address} knocks and {evidence.name} answers, again and again: the preshared keys differ, or the "
+        "answers do not arrive there"
+    )
+    remedy = "write the same PresharedKey at both ends; let UDP in at the other end"
+    return _cause(sign, "answer-refused", message, remedy, other_end="wgq doctor")
+
+
+def _closed(_: Evidence, sign: Sign) -> Cause:
+    message = f"nobody listens at {sign.address}: the host there answers that the port is closed"
+    remedy = "bring the tunnel up there, or correct the Endpoint's port: it is the other end's ListenPort"
+    return _cause(sign, "endpoint-refuses", message, remedy, other_end="wgq doctor")
+
+
+def _unreachable(_: Evidence, sign: Sign) -> Cause:
+    words = {"prohibited": "forbidden by a firewall", "time-exceeded": "sent in circles"}
+    message = f"{sign.sender} says that {sign.address} is {words.get(sign.meaning, 'not to be reached')}"
+    return _cause(sign, "endpoint-unreachable", message, "correct the Endpoint, or mend the way to it")
+
+
+def _output(_: Evidence, sign: Sign) -> Cause:
+    message = f"this host's own firewall rejects what is sent to {sign.address}"
+    return _cause(sign, "output-blocked", message, "let it out: look at the output chains")
+
+
+def _too_big(evidence: Evidence, sign: Sign) -> Cause | None:
+    """A router says so; if large packets pass all the same, in fragments, nothing is lost."""
+    watched = evidence.watched.get(sign.peer) if sign.peer else None
+    if watched is None or watched.answers or not evidence.link:
+        return None
+    overhead = 80 if sign.address and sign.address.family == 6 else 60
+    if not sign.mtu or sign.mtu - overhead >= evidence.link.mtu:
+        return None
+    message = f"packets of {evidence.name}'s MTU, {evidence.link.mtu} bytes, do not fit the way to {sign.address}"
+    return _cause(sign, "mtu-too-large", message, f"write MTU = {sign.mtu - overhead} into the file, at both ends")
+
+
+def _two_places(_: Evidence, sign: Sign) -> Cause:
+    message = "two hosts use this peer's private key: each takes the session from the other"
+    return _cause(sign, "one-key-two-places", message, "give each host a key of its own, and a [Peer] section here")
+
+
+def _clock(_: Evidence, sign: Sign) -> Cause | None:
+    if sign.peer is not None or sign.key is not None:
+        return None  # theirs
+    message = f"this host's clock is {_behind(-sign.seconds)}: all peers' clocks say so"
+    return _cause(sign, "clock-wrong", message, "set the clock (timedatectl, chronyc makestep)")
+
+
+_MEANINGS = {
+    "knock-unknown-key": _unknown_key,
+    "knock-wrong-key": _wrong_key,
+    "knock-stale-clock": _stale,
+    "input-blocked": _input,
+    "answer-refused": _refused,
+    "answer-lost": _lost,
+    "endpoint-refuses": _closed,
+    "endpoint-unreachable": _unreachable,
+    "output-blocked": _output,
+    "mtu-too-large": _too_big,
+    "one-key-two-places": _two_places,
+    "clock-wrong": _clock,
+}

@@ -1,0 +1,93 @@
+"""A handshake of doctor's own: an initiation as the device would send it, and whether the response is meant well.
+
+An answer proves the way there and back, the other end's key, and that it knows ours; one that does not decrypt
+proves that the preshared keys differ. The other end keeps the session that both ends have, as nobody uses the new
+one (whitepaper, section 5.4; Noise_IKpsk2).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from wgquick.datagram import INITIATION, LENGTHS, RESPONSE
+from wgquick.diagnosis.noise import CONSTRUCTION, IDENTIFIER, MAC, TAI_BASE, expanded, hashed, mac, mac1_key
+from wgquick.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from wgquick.net import PublicKey, SecretKey
+
+_WHITENED = 1 << 24  # nanoseconds: the kernel rounds its timestamps down so
+
+
+class Attempt:
+    """One initiation to a peer; `message` is to be sent from the device's port, `index` names it in answers."""
+
+    def __init__(self, private: SecretKey, peer: PublicKey, psk: SecretKey | None, now: float) -> None:
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        from wgquick.diagnosis.keys import public_key_of
+
+        self.index = os.urandom(4)
+        self._psk = psk.raw if psk else bytes(32)
+        self._private = X25519PrivateKey.from_private_bytes(private.raw)
+        self._ephemeral = X25519PrivateKey.generate()
+        self._chaining = hashed(CONSTRUCTION)
+        self._transcript = hashed(hashed(self._chaining, IDENTIFIER), peer.raw)
+        self.message = self._initiation(public_key_of(private).raw, peer.raw, now)
+
+    def _initiation(self, static: bytes, peer: bytes, now: float) -> bytes:
+        ephemeral = self._ephemeral.public_key().public_bytes_raw()
+        self._chaining = expanded(self._chaining, ephemeral, 1)[0]
+        self._absorb(ephemeral)
+        self._chaining, key = expanded(self._chaining, _shared(self._ephemeral, peer), 2)
+        sealed_static = self._sealed(key, static)
+        self._chaining, key = expanded(self._chaining, _shared(self._private, peer), 2)
+        sealed_stamp = self._sealed(key, _stamp(now))
+        body = struct.pack("<I", INITIATION) + self.index + ephemeral + sealed_static + sealed_stamp
+        return body + mac(mac1_key(peer), body) + bytes(MAC)
+
+    def is_answered_by(self, message: bytes) -> bool:
+        """Whether a message is the response to this initiation, as its index says."""
+        return len(message) == LENGTHS[RESPONSE] and message[0] == RESPONSE and message[8:12] == self.index
+
+    def accepts(self, response: bytes) -> bool:
+        """Whether the response is authentic under the preshared key."""
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+        ephemeral, nothing = response[12:44], response[44:60]
+        chaining = expanded(self._chaining, ephemeral, 1)[0]
+        transcript = hashed(self._transcript, ephemeral)
+        try:
+            for own in (self._ephemeral, self._private):
+                chaining = expanded(chaining, _shared(own, ephemeral), 1)[0]
+            _, mixed, key = expanded(chaining, self._psk, 3)
+            ChaCha20Poly1305(key).decrypt(bytes(12), nothing, hashed(transcript, mixed))
+        except (InvalidTag, ValueError):  # the latter of X25519, for a point of low order
+            return False
+        return True
+
+    def _absorb(self, text: bytes) -> None:
+        self._transcript = hashed(self._transcript, text)
+
+    def _sealed(self, key: bytes, text: bytes) -> bytes:
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+        sealed = ChaCha20Poly1305(key).encrypt(bytes(12), text, self._transcript)
+        self._absorb(sealed)
+        return sealed
+
+
+def _shared(own: X25519PrivateKey, public: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+    return own.exchange(X25519PublicKey.from_public_bytes(public))
+
+
+def _stamp(now: float) -> bytes:
+    """TAI64N, not later than what the device itself sends from now on."""
+    seconds, fraction = divmod(int(now * 1e9), 10**9)
+    return struct.pack(">QI", TAI_BASE + seconds, fraction // _WHITENED * _WHITENED)
