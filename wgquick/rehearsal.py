@@ -42,6 +42,7 @@ class Host(NamedTuple):
 
     `behind`: its own addresses in the networks behind it. `wave`: hosts of a lower one come up first. `forwards`:
     the families (4, 6) for which it forwards whatever its hooks say. `known`: where the files say that it is.
+    `links`: links without an address that the hooks name.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Host(NamedTuple):
     wave: int = 0
     forwards: tuple[int, ...] = ()
     known: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 class Shared(NamedTuple):

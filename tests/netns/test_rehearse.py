@@ -137,6 +137,43 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> No
     assert set(found) == {("hub/wg0", "laptop/wg0", "10.9.0.2"), ("laptop/wg0", "hub/wg0", "10.9.0.1")}
 
 
+def test_an_endpoint_that_is_wrong_at_one_end_fails_though_the_other_end_connects(tmp_path: Path) -> None:
+    one, two = keys(), keys()
+    texts = {
+        "left": interface(one[0], "10.9.0.1/24", "ListenPort = 51820\n")
+        + peer(two[1], "10.9.0.2/32", "192.0.2.2:51899"),
+        "right": interface(two[0], "10.9.0.2/24", "ListenPort = 51820\n")
+        + peer(one[1], "10.9.0.1/32", "192.0.2.1:51820"),
+    }
+    found = pairs(tmp_path, texts, status=1)
+    assert found["right", "left", "10.9.0.1"]["cause"] is None
+    wrong = found["left", "right", "10.9.0.2"]
+    assert (wrong["handshake"], wrong["tcp"], wrong["cause"]) == (False, True, "endpoint-port-differs")
+
+
+def test_a_host_is_where_the_command_line_says(tmp_path: Path) -> None:
+    found = pairs(tmp_path, pair(tmp_path), "--host", "server.conf=203.0.113.8", status=1)
+    assert causes(found) == {"endpoint-unreachable"}
+
+
+def test_links_that_hooks_name_are_there_and_a_key_may_come_by_a_hook(tmp_path: Path) -> None:
+    texts = pair(tmp_path)
+    hooks = (
+        "PostUp = iptables -t nat -A POSTROUTING -o ens18 -j MASQUERADE; ip route add 192.168.44.0/24 dev br-lan\n"
+        "PostUp = ip route get 192.0.2.200 | grep -q 'dev ens18'\n"
+    )
+    texts["server"] = texts["server"].replace("[Peer]", f"{hooks}[Peer]")
+    private = texts["client"].partition("PrivateKey = ")[2].partition("\n")[0]
+    texts["client"] = (
+        texts["client"]
+        .replace(f"PrivateKey = {private}\n", "")
+        .replace("[Peer]", f"PostUp = echo {private} | wg set %i private-key /dev/stdin\n[Peer]")
+    )
+    found = pairs(tmp_path, texts)
+    assert len(found) == 2
+    assert causes(found) == {None}
+
+
 OTHER = keys()[1]
 PSKS = ("PresharedKey = 5Q5tcTw7SWyWGFbB5xjJkE3QVSU9HXjvvqpbN8OBmWw=\n", "")
 FAULTS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {

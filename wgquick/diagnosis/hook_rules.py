@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from wgquick.config import keys
+from wgquick.config import keys, location
 from wgquick.diagnosis import codes, hooks
 from wgquick.diagnosis.finding import Finding
 from wgquick.diagnosis.source import Place
@@ -167,6 +167,26 @@ def _links(hook: Hook) -> Iterator[str]:
         yield from (match[1] for word in words for match in [_SYSCTL.search(word)] if match)
         if words[0].rpartition("/")[2] == "wg" and words[1:2] == ["set"]:
             yield from words[2:3]
+
+
+def host_links(source: Source) -> list[str]:
+    """The links of the host that the hooks name and do not make themselves: first one that they masquerade to."""
+    found: dict[str, None] = {}
+    named = [name for hook in source.hooks for name in (*_masqueraded_links(hook), *_links(hook))]
+    masqueraded = [name for hook in source.hooks for name in _masqueraded_links(hook)]
+    text = " ".join(hook.text for hook in source.hooks)
+    for name in (*masqueraded, *named):
+        is_made = re.search(rf"\b(link|tuntap)\s+add\b[^;&|]*\s{re.escape(name)}\b", text)
+        if location.is_valid_name(name) and name not in ("lo", source.interface) and not is_made:
+            found.setdefault(name)
+    return list(found)
+
+
+def _masqueraded_links(hook: Hook) -> Iterator[str]:
+    for command in hooks.commands(hook.text):
+        if _masquerades(command):
+            words = hooks.plain_options(word for whole in command.words for word in whole.split())
+            yield from (word.strip('"') for option, word in pairwise(words) if option in ("-o", "oifname", "oif"))
 
 
 def _undo(source: Source) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from wgquick.config import keys
 from wgquick.diagnosis import nets
+from wgquick.diagnosis.hook_rules import host_links
 from wgquick.diagnosis.several_files import Tunnels
 from wgquick.errors import WgqError
 from wgquick.net import Prefix, address_text, pack_address
@@ -47,10 +48,11 @@ class Ties:
         at = {id(source): index for index, source in enumerate(sources)}
         for (one, two), end in meant.items():
             self._sections[at[one], at[two]] = end.peer
+        self._keyless = [at for at, source in enumerate(sources) if source.settings.private_key is None]
         owners = self._owners()
         for index, source in enumerate(sources):
             for peer in source.settings.peers:
-                for other in owners.get(peer.public_key.raw, ()):
+                for other in owners.get(peer.public_key.raw) or self._by_address(peer):
                     if other != index:
                         self._sections[index, other] = peer
 
@@ -62,6 +64,18 @@ class Ties:
                 owners[source.public_key.raw].append(index)
                 owners[source.settings.private_key.raw].append(index)
         return owners
+
+    def _by_address(self, peer: PeerSettings) -> list[int]:
+        """The one file without a private key, which a hook sets, whose address a section's AllowedIPs have."""
+        accepted = nets.NetworkSet(allowed(peer))
+        found = [
+            index
+            for index in self._keyless
+            if any(
+                accepted.covers(nets.host(address.address)) for address in self.sources[index].settings.addresses
+            )
+        ]
+        return found if len(found) == 1 else []
 
     def section(self, one: int, two: int) -> PeerSettings | None:
         """The section of the first file for the second."""
@@ -135,9 +149,12 @@ class _Ground:
             for word in words:
                 self._claim(index, word)
         self._fixed = {index for index in placed if self.known[index]}
-        for _, two, peer in ties:
-            if peer.endpoint is not None:
-                self._claim(two, peer.endpoint.host)
+        claims = [(one, two, peer.endpoint) for one, two, peer in ties if peer.endpoint is not None]
+        for one, two, endpoint in claims:
+            # A file that names its own host's address in its peer's Endpoint does not say where the peer is.
+            is_own = any(owner == one and place.host == endpoint.host for _, owner, place in claims)
+            if not is_own or endpoint.port == str(sources[two].settings.listen_port):
+                self._claim(two, endpoint.host)
         self._name_nobodys()
         self._given = self._give()
         self._addresses_of_names = dict(self._resolve())
@@ -234,6 +251,7 @@ class _Ground:
                 wave=int(index not in named_first),
                 forwards=() if hooks else forwarded_by_hooks(source),
                 known=tuple(self._known(index)),
+                links=tuple(host_links(source)[1:]),
             )
             for index, (source, name) in enumerate(zip(self._sources, names, strict=True))
         ]
@@ -250,12 +268,14 @@ class _Ground:
     def _cables(self, index: int) -> tuple[Cable, ...]:
         public = [address for address in self.known[index] if not nets.is_private(address)]
         on_internet = [nets.host(address) for address in (*public, *self._given[index].values())]
-        found = [Cable("eth0", INTERNET, tuple(on_internet))]
+        links = host_links(self._sources[index])
+        free = (name for number in count() if (name := f"eth{number}") not in links)
+        found = [Cable(links[0] if links else next(free), INTERNET, tuple(on_internet))]
         for place in self.locals:
             if index in place:
                 length = _common_length(place.values())
                 name = f"{address_text(place[min(place)])}/{length}"
-                found.append(Cable(f"eth{len(found)}", name, (Prefix(place[index], length),)))
+                found.append(Cable(next(free), name, (Prefix(place[index], length),)))
         return tuple(found)
 
     def _shared(self, hosts: Sequence[Host]) -> Iterator[Shared]:
@@ -297,7 +317,7 @@ def remarks(layout: Layout, ties: Ties, probes: Sequence[Probe]) -> tuple[str, .
             for _, two, peer in ties
             if two == index and peer.endpoint is not None
             for address in [nets.literal(peer.endpoint.host)]
-            if address is not None and not nets.is_private(address)
+            if address is not None and nets.host(address) in host.cables[0].addresses
         }
         for family in (4, 6):
             several = sorted(address_text(each) for each in claimed if _family(each) == family)

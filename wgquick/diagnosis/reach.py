@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.layout import Ties
     from wgquick.diagnosis.source import Source
-    from wgquick.net import Prefix
-    from wgquick.rehearsal import Layout, Reach, State
+    from wgquick.net import Endpoint, Prefix
+    from wgquick.rehearsal import Host, Layout, Reach, State
 
 # The codes of check that explain a pair, the root cause first: of no handshake, and of one that brings nothing.
 _NO_HANDSHAKE = (
@@ -32,6 +32,8 @@ _NO_DATA = (
     "endpoint-in-tunnel", "table-unused", "full-tunnel-without-routes", "tunnel-net-unclaimed",
     "address-not-host", "own-address-allowed",
 )  # fmt: skip
+_SILENT = ("nobody-connects",)
+_OF_ENDPOINTS = ("endpoint-port-zero", "endpoint-port-differs", "endpoint-in-tunnel")
 _NOT_LARGE = ("mtu-too-large", "mtu-unequal", "low-mtu", "mss-not-clamped")
 # That a key is in two places makes a pair unreliable, though packets arrive at times.
 _ALWAYS = ("one-key-two-places",)
@@ -139,9 +141,11 @@ class Causes:
     """Why pairs do not reach each other, as far as the files say it."""
 
     def __init__(self, ties: Ties, names: Sequence[str]) -> None:
+        self._ties = ties
         self._sources = ties.sources
         self._names = names
         self._all = check(list(ties.sources))
+        self._of_pairs: dict[tuple[int, int], list[Finding]] = {}
 
     def of(self, probe: Probe, states: Sequence[State], reach: Reach, *, handshake: bool) -> Cause | None:
         """The cause of a failure that the files show or that the host was not up; None if they do not say.
@@ -158,9 +162,35 @@ class Causes:
         best = min(found, key=lambda each: wanted.index(each.code), default=None)
         return best and _told(best)
 
+    def astray(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Cause | None:
+        """That the sender's own Endpoint does not lead to the other end, so that it has to be connected to."""
+        if probe.hub >= 0:
+            return None
+        source, host = self._sources[probe.at], layout.hosts[probe.to]
+        peer = self._ties.section(probe.at, probe.to)
+        endpoint = peer.endpoint if peer else None
+        if peer is None or endpoint is None or not (states[probe.to].is_up and states[probe.at].is_up):
+            return None
+        port = states[probe.to].listen_port
+        if _leads(endpoint.host, layout.hosts[probe.at], host) and endpoint.port in (str(port), *_names(endpoint)):
+            return None
+        line, column = source.peer_sections[source.settings.peers.index(peer)].at("Endpoint")
+        there = f"at {' '.join(host.known)}, " if host.known else ""
+        what = f"the Endpoint {endpoint} does not lead to {host.name} ({there}port {port})"
+        remedy = f"write where it is, or say so: --host {host.name}.conf=ADDRESS"
+        return Cause("endpoint-unreachable", what, remedy, f"{source.shown}:{line}:{column}")
+
     def is_doubtful(self, probe: Probe) -> bool:
-        """Whether the files have an error that speaks against it."""
-        codes = {each.code for pair in _legs(probe) for each in self._of_pair(*pair) if each.severity == ERROR}
+        """Whether the files have an error that speaks against it, with no second Endpoint to make up for it."""
+        codes = {
+            each.code
+            for pair in _legs(probe)
+            for each in self._of_pair(*pair)
+            if each.severity == ERROR or each.code in _SILENT
+        }
+        sections = [self._ties.section(*ends) for ends in ((probe.at, probe.to), (probe.to, probe.at))]
+        if all(peer is not None and peer.endpoint is not None for peer in sections):
+            codes -= set(_OF_ENDPOINTS)
         return not codes.isdisjoint((*_NO_HANDSHAKE, *_NO_DATA))
 
     def _not_up(self, host: int) -> Cause:
@@ -169,6 +199,12 @@ class Causes:
 
     def _of_pair(self, one: int, two: int) -> list[Finding]:
         """What check says of two files: that of the whole which it says of the two alone, or else names both."""
+        ends = min(one, two), max(one, two)
+        if ends not in self._of_pairs:
+            self._of_pairs[ends] = self._examined(*ends)
+        return self._of_pairs[ends]
+
+    def _examined(self, one: int, two: int) -> list[Finding]:
         sources = [self._sources[one], self._sources[two]]
         shown = {source.shown for source in sources}
         alone = check(sources)
@@ -182,6 +218,25 @@ _OF_MORE = ("one-key-two-places", "address-shared", "allowed-ip-moves")
 
 def _names_both(finding: Finding, shown: set[str]) -> bool:
     return finding.file in shown and any(name in finding.message for name in shown - {finding.file})
+
+
+def _leads(place: str, sender: Host, host: Host) -> bool:
+    """Whether the sender gets to a host by an Endpoint's name or address; a private one is of one network alone."""
+    literal = nets.literal(place)
+    if literal is None:
+        return True
+    segments = {cable.segment for cable in sender.cables}
+    return any(
+        address.address == literal
+        for cable in host.cables
+        if cable.segment in segments
+        for address in cable.addresses
+    )
+
+
+def _names(endpoint: Endpoint) -> tuple[str, ...]:
+    """The port itself where it is the name of a service, which is taken to be right."""
+    return () if endpoint.port.isdigit() else (endpoint.port,)
 
 
 def _legs(probe: Probe) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from wgquick.config.location import interface_name
 from wgquick.diagnosis import layout as ground
 from wgquick.diagnosis.reach import Causes, guess, probes
-from wgquick.errors import ConfigError
+from wgquick.errors import ConfigError, WgqError
 from wgquick.net import PublicKey
 from wgquick.rehearsal import Cause, Pair, Report
 
@@ -87,7 +87,10 @@ def _refuse_faulty(sources: Iterable[Source]) -> None:
     if faulty:
         raise _FaultyFilesError(faulty)
     for source in sources:
-        interface_name(os.path.abspath(source.path))
+        try:
+            interface_name(os.path.abspath(source.path))
+        except WgqError as error:
+            raise WgqError(error.what, remedy="rename the file") from None
 
 
 class _FaultyFilesError(ConfigError):
@@ -110,10 +113,16 @@ def _pairs(
     reached: Sequence[Reach],
 ) -> tuple[Pair, ...]:
     """What came of each probe; of those that failed, why: by the files, by `wgq doctor`, or by what is left."""
-    shaken = [probe.peer in states[probe.at].handshakes for probe in tried]
+    astray = [causes.astray(probe, layout, states) for probe in tried]
+    shaken = [
+        probe.peer in states[probe.at].handshakes and cause is None
+        for probe, cause in zip(tried, astray, strict=True)
+    ]
     found = [
         causes.of(probe, states, reach, handshake=done)
-        for probe, reach, done in zip(tried, reached, shaken, strict=True)
+        or cause
+        or (None if done else causes.astray(_back(probe), layout, states))
+        for probe, reach, done, cause in zip(tried, reached, shaken, astray, strict=True)
     ]
     unknown = [
         number
@@ -129,6 +138,10 @@ def _pairs(
         Pair(names[probe.at], names[probe.to], probe.address, done, *reach, cause)
         for probe, reach, done, cause in zip(tried, reached, shaken, found, strict=True)
     )
+
+
+def _back(probe: Probe) -> Probe:
+    return probe._replace(at=probe.to, to=probe.at)
 
 
 class _Doctors:

@@ -158,10 +158,12 @@ def furnish(host: Host) -> None:
                 kernel.addr("add", index=index, address=address_text(address.address), prefixlen=address.length)
             if cable.segment == INTERNET:
                 _default_routes(kernel, index, _usable(cable.addresses))
+        for number, name in enumerate((*host.links, *[_BEHIND] * bool(host.behind))):
+            far = f"far{number}"
+            kernel.link("add", ifname=name, kind="veth", peer={"ifname": far})
+            _up(kernel, far)
+            _up(kernel, name)
         if host.behind:
-            kernel.link("add", ifname=_BEHIND, kind="veth", peer={"ifname": f"{_BEHIND}-far"})
-            _up(kernel, f"{_BEHIND}-far")
-            _up(kernel, _BEHIND)
             for own in _usable(host.behind):
                 text = address_text(own.address)
                 kernel.addr("add", index=_index(kernel, _BEHIND), address=text, prefixlen=own.length)
