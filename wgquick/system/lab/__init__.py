@@ -325,6 +325,7 @@ def _be(number: int, host: Host, layout: Layout, asked: socket.socket, router: s
     name = "".join(char if char.isalnum() and char.isascii() else "-" for char in host.name)[:63].strip("-")
     socket.sethostname(name or f"host{number}")
     files.make_own(number, name or f"host{number}", layout.names, host.files)
+    network.set_parameters()
     router.sendall(b"n")
     if not router.recv(1):
         return

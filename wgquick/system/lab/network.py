@@ -31,8 +31,11 @@ _PATIENCE = 30.0
 _PAUSE = 0.005
 
 
-def set_parameters(*, router: bool) -> None:
-    """The kernel's own defaults, as a new namespace inherits what the machine has; a router forwards."""
+def set_parameters(*, router: bool = False) -> None:
+    """The kernel's own defaults, as a new namespace inherits what the machine has; a router forwards.
+
+    This is for links that come later: addresses of those are not looked for on the cable before they are used.
+    """
     for scope in ("all", "default", "lo"):
         for name in ("rp_filter", "src_valid_mark", "accept_local", "send_redirects"):
             _set(f"ipv4/conf/{scope}/{name}", 0)
@@ -148,7 +151,6 @@ def _route_to(kernel: Any, address: Prefix, host: int, **more: int) -> None:
 
 def furnish(host: Host) -> None:
     """In a host's namespace: its links, addresses and default routes, once the cables are there."""
-    set_parameters(router=False)
     with _kernel(f"the links of {host.name}") as kernel:
         _up(kernel, "lo")
         for cable in host.cables:
