@@ -79,7 +79,7 @@ class Event(NamedTuple):
     source: str = ""  # address of the inner packet
     destination: str = ""
     send_errno: int = 0
-    icmp: str = ""  # net_unreachable, host_unreachable, port_unreachable, prohibited, too_big, time_exceeded, other
+    icmp: str = ""  # the `meaning` of datagram.IcmpError
     router: str = ""  # who sent the ICMP error
     mtu: int = 0  # that it asks for
     reason: str = ""  # overflow, handshake_given_up, link_down

@@ -289,6 +289,62 @@ def test_sends_that_a_firewall_or_the_routes_refuse_are_told_by_their_errno(alon
         assert counters(alone).peer(peer).total("initiation_sent") == 0
 
 
+REFUSING = """
+table inet t {
+    chain c {
+        type filter hook input priority 0
+        udp dport 8 reject with icmpx type admin-prohibited
+    }
+}
+"""
+
+
+def heard(end: End, peer: PublicKey) -> Event:
+    """The last ICMP error about packets to a peer, as soon as there is one."""
+    until(lambda: counters(end).peer(peer).last("icmp"), "an ICMP error")
+    error = counters(end).peer(peer).last("icmp")
+    assert error is not None
+    return error
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_icmp_errors_are_told_by_their_kind_with_the_endpoint_and_who_sent_them(version: int) -> None:
+    with machines(WGQ, WGQ) as (end, other):
+        join(end, other)
+        end.start()
+        end.configure()
+        other.machine.run(["nft", "-f", "-"], input=REFUSING)
+        here, there, nowhere = end.outer(version), other.outer(version), end.outer(version)[:-1] + "77"
+        told = ((there, 7, there, "port-unreachable"), (there, 8, there, "prohibited"))
+        # Of an address that does not answer, this machine itself says so.
+        for number, (address, port, router, kind) in enumerate((*told, (nowhere, 9, here, "host-unreachable"))):
+            endpoint = SocketAddress(address, port)
+            peer = absent(end, f"10.66.0.{100 + number}/32", f"endpoint {endpoint}")
+            send(end, f"10.66.0.{100 + number}")
+            error = heard(end, peer)
+            assert (error.icmp, error.router, error.receiver) == (kind, router, endpoint)
+        assert counters(end).device.total("icmp") == 0
+
+
+def test_an_icmp_error_about_another_program_is_nobodys(alone: End) -> None:
+    blocked = absent(alone, "10.66.0.8/32", "endpoint 127.0.0.1:7")
+    with alone.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"hello", ("127.0.0.1", 7))
+    send(alone, "10.66.0.8")
+    assert heard(alone, blocked).times == 1
+    assert counters(alone).device.total("icmp") == 0
+
+
+def test_without_the_privilege_to_hear_icmp_errors_all_else_works_and_is_counted() -> None:
+    with pair(f"setpriv --bounding-set=-net_raw --inh-caps=-all {WGQ}", WGQ) as (left, right):
+        left.ping(right)
+        peer = absent(left, "10.66.0.8/32", f"endpoint {right.outer()}:7")
+        send(left, "10.66.0.8")
+        until(lambda: counters(left).peer(peer).total("initiation_sent"), "initiation_sent")
+        left.ping(right)
+        assert counters(left).peer(peer).total("icmp") == 0
+
+
 def test_data_that_a_firewall_refuses_is_told_packet_by_packet() -> None:
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)

@@ -38,7 +38,7 @@ to=192.0.2.2:51820
 event=icmp
 count=1
 age_ms=5
-icmp=too_big
+icmp=too-big
 router=192.0.2.254
 to=192.0.2.2:51820
 mtu=1400
@@ -74,7 +74,7 @@ def test_an_answer_becomes_values() -> None:
                 (
                     Event("stale_timestamp", 2, 0.0, here, clock=-3, newest=1700000000),
                     Event("send_error", 7, 0.01, receiver=there, send_errno=1),
-                    Event("icmp", 1, 0.005, receiver=there, icmp="too_big", router="192.0.2.254", mtu=1400),
+                    Event("icmp", 1, 0.005, receiver=there, icmp="too-big", router="192.0.2.254", mtu=1400),
                     Event("source_not_allowed", 1, 0.005, here, source="10.0.0.9"),
                     Event("staged_dropped", 128, 0.005, reason="overflow"),
                 ),

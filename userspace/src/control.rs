@@ -1,7 +1,9 @@
 //! The control thread: it works through the inbox, serves the control socket, follows the link and ends the daemon.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::device::Device;
+use crate::diagnostics::{About, Event, Events};
 use crate::interruption::Interruptions;
 use crate::lifecycle;
 use crate::log;
 use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
 use crate::uapi::server::Server;
+use crate::udp::icmp::{self, IcmpError};
 use crate::wipe;
 use crate::work::Work;
 
@@ -105,6 +109,7 @@ pub(crate) struct Control {
     pub(crate) netlink: OwnedFd,
     /// Without it, the socket is checked every `LOOK_MS`.
     pub(crate) watch: Option<OwnedFd>,
+    pub(crate) icmp_errors: icmp::Listener,
     pub(crate) interruptions: Interruptions,
     pub(crate) work: Work,
     /// When to check the link next, if it is in a namespace that sends no notifications here.
@@ -112,7 +117,7 @@ pub(crate) struct Control {
 }
 
 /// The number of poll(2) entries before those of the interruptions, and before those of the server.
-const OWN: usize = 4;
+const OWN: usize = 6;
 const FIXED: usize = OWN + Interruptions::FDS;
 const LOOK_MS: u64 = 2000;
 /// How often a link in another namespace is checked while it is up, and while it is down.
@@ -133,6 +138,7 @@ impl Control {
                 pollfd(&self.netlink, libc::POLLIN),
                 self.watch.as_ref().map_or(NOTHING, |watch| pollfd(watch, libc::POLLIN)),
             ];
+            fds.extend(self.icmp_errors.pollfds());
             fds.extend(self.interruptions.pollfds());
             self.server.pollfds(&mut fds);
             if self.sleep(&mut fds).is_err() {
@@ -175,6 +181,9 @@ impl Control {
         }
         if ready(2) {
             self.netlink_events(buffer);
+        }
+        if ready(4) || ready(5) {
+            note_errors(&self.device, &self.icmp_errors.read());
         }
         self.look_at_link();
         let look = self.watch.as_ref().is_none_or(|watch| ready(3) && drain(watch, buffer));
@@ -221,6 +230,33 @@ impl Control {
             self.device.routes.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// Notes ICMP errors about our packets with the peers that these were for: in one pass over the peers, who may be many.
+fn note_errors(device: &Device, errors: &[IcmpError]) {
+    let port = device.listen_port.load(Relaxed);
+    let place = |address: SocketAddr| (address.ip(), address.port());
+    let mut by_place: HashMap<_, (bool, Vec<&IcmpError>)> = HashMap::new();
+    for error in errors.iter().filter(|error| u32::from(error.port) == port) {
+        by_place.entry(place(error.destination)).or_default().1.push(error);
+    }
+    if by_place.is_empty() {
+        return;
+    }
+    for peer in device.state().peers() {
+        let address = peer.endpoint().map(|endpoint| endpoint.address);
+        if let Some((known, errors)) = address.and_then(|address| by_place.get_mut(&place(address))) {
+            *known = true;
+            errors.iter().for_each(|error| note_error(&peer.events, error));
+        }
+    }
+    let strange = by_place.values().filter(|(known, _)| !known).flat_map(|(_, errors)| errors);
+    strange.for_each(|error| note_error(&device.events, error));
+}
+
+fn note_error(events: &Events, error: &IcmpError) {
+    let IcmpError { kind, router, mtu, destination: to, .. } = *error;
+    events.note(Event::Icmp(kind), About::Icmp { router, to, mtu });
 }
 
 /// The types of the messages in a netlink read.

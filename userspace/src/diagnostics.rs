@@ -218,12 +218,12 @@ impl Reason {
 impl Icmp {
     fn name(self) -> &'static str {
         match self {
-            Self::NetUnreachable => "net_unreachable",
-            Self::HostUnreachable => "host_unreachable",
-            Self::PortUnreachable => "port_unreachable",
+            Self::NetUnreachable => "net-unreachable",
+            Self::HostUnreachable => "host-unreachable",
+            Self::PortUnreachable => "port-unreachable",
             Self::Prohibited => "prohibited",
-            Self::TooBig => "too_big",
-            Self::TimeExceeded => "time_exceeded",
+            Self::TooBig => "too-big",
+            Self::TimeExceeded => "time-exceeded",
             Self::Other => "other",
         }
     }
@@ -405,7 +405,7 @@ mod tests {
                  event=send_error\ncount=1\nsend_errno=1\nto=[2001:db8::1]:9\n\
                  event=source_not_allowed\ncount=1\nfrom=192.0.2.1:51820\nsource=10.0.0.1\n\
                  event=no_peer\ncount=1\ndestination={fd}\n\
-                 event=icmp\ncount=1\nicmp=too_big\nrouter=192.0.2.1\nto=192.0.2.2:51820\nmtu=1400\n\
+                 event=icmp\ncount=1\nicmp=too-big\nrouter=192.0.2.1\nto=192.0.2.2:51820\nmtu=1400\n\
                  event=staged_dropped\ncount=1\nreason=overflow\n\
                  event=roamed\ncount=1\nfrom=192.0.2.1:51820\nto=192.0.2.2:51820\n"
             )

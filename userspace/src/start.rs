@@ -24,6 +24,7 @@ use crate::sys::check;
 use crate::tun::{DEFAULT_MTU, Link, Tun};
 use crate::uapi::server::{DIRECTORY, Server};
 use crate::udp::binder::Binder;
+use crate::udp::icmp;
 use crate::work::Work;
 
 /// The stack size of a data thread. Its buffers are on the heap.
@@ -175,6 +176,7 @@ fn prepare(interface: &str) -> io::Result<Control> {
     let signals = control::signals()?;
     let netlink = control::netlink()?;
     let interruptions = Interruptions::new();
+    let icmp_errors = icmp::Listener::open();
     let server = Server::new(interface)?;
     let opened = open_free_device(interface);
     if opened.is_err() {
@@ -186,7 +188,7 @@ fn prepare(interface: &str) -> io::Result<Control> {
     // The link may have been up before the netlink socket was open.
     lifecycle::sync_link(&device);
     let (work, next_look) = (Work::new(device.clone()), None);
-    Ok(Control { device, server, signals, netlink, watch, interruptions, work, next_look })
+    Ok(Control { device, server, signals, netlink, watch, icmp_errors, interruptions, work, next_look })
 }
 
 /// Opens the device. If it is busy, retries for half a second: the device of a killed daemon closes a moment later.

@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use libc::{EACCES, EPERM, c_int, c_long, c_void};
+use wgq_userspace::diagnostics::Icmp;
 use wgq_userspace::sandbox::{
     self, files, filter,
     pinned::{PinnedPath, SYS_MSEAL},
@@ -50,6 +51,8 @@ struct Place {
     local: UnixDatagram,
     abstract_name: SocketAddr,
     netlink: OwnedFd,
+    icmp: OwnedFd,
+    icmp_errors: udp::icmp::Listener,
     waker: Waker,
     page: *mut c_void,
 }
@@ -196,6 +199,8 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
     }),
     ("set another option of a socket", |_| option(libc::SOL_SOCKET, libc::SO_BROADCAST)),
     ("set an option's number on another level", |_| option(libc::IPPROTO_IP, libc::IP_TTL)),
+    ("hear all ICMP messages", |place| sys::setsockopt(&place.icmp, libc::SOL_RAW, 1, 0_u32)),
+    ("write headers of IP", |place| sys::setsockopt(&place.icmp, libc::IPPROTO_IP, libc::IP_HDRINCL, 1)),
     ("change the MTU of a link", |_| {
         let mut request = sys::interface_request("lo");
         let socket = sys::asking_socket()?;
@@ -285,6 +290,20 @@ fn send_and_receive() -> io::Result<()> {
     right.set_fwmark(9)
 }
 
+/// Nobody has the port, and the kernel says so.
+fn hear_errors(place: &Place) -> io::Result<()> {
+    let sockets = Sockets::bind(0, 0)?;
+    for nobody in ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap()) {
+        send::send_one(&sockets, b"packet", &Endpoint::new(nobody), 0)?;
+        let mut waiting = place.icmp_errors.pollfds();
+        sys::poll(&mut waiting, Some(Duration::from_secs(10)))?;
+        let errors = place.icmp_errors.read();
+        let about = errors.iter().map(|error| (error.kind, error.port, error.destination));
+        assert!(about.eq([(Icmp::PortUnreachable, sockets.port, nobody)]), "{errors:?}");
+    }
+    Ok(())
+}
+
 fn ask_for_links(place: &Place) -> io::Result<()> {
     // RTM_GETLINK for the link of index 1.
     let mut request = [0u8; 32];
@@ -301,6 +320,7 @@ fn ask_for_links(place: &Place) -> io::Result<()> {
 /// What the daemon needs inside both.
 const WORKS: &[(&str, Probe)] = &[
     ("bind, send and receive UDP", |_| send_and_receive()),
+    ("hear ICMP errors", hear_errors),
     ("look at the socket's path", |place| place.socket.inode().map(drop)),
     ("remove the socket", |place| place.socket.unlink()),
     ("find a link by its name", |_| {
@@ -377,6 +397,8 @@ impl Stage {
             local: UnixDatagram::unbound()?,
             abstract_name: self.listener.local_addr()?,
             netlink: self::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?,
+            icmp: self::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)?,
+            icmp_errors: udp::icmp::Listener::open(),
             waker: Waker::new()?,
             page,
         })

@@ -2,6 +2,7 @@
 
 pub mod binder;
 mod cmsg;
+pub mod icmp;
 pub mod receive;
 pub(crate) mod route;
 pub mod send;

@@ -1,0 +1,308 @@
+//! ICMP errors about what was sent.
+//!
+//! Raw sockets hear them, one for each family. On the UDP sockets (`IP_RECVERR`) every error would make the next send
+//! fail, to whichever peer, and anyone can send an error. `CAP_NET_RAW`, which opening them takes, is given up
+//! afterwards; without it nothing is heard. The kernel hands on errors alone, and no other option is set later.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::cmsg::from_sockaddr;
+use crate::diagnostics::Icmp;
+use crate::log;
+use crate::sys::{check_len, owned, pollfd, setsockopt};
+
+const SOL_RAW: i32 = 255;
+const ICMP_FILTER: i32 = 1;
+const ICMPV6_FILTER: i32 = 1;
+const IPPROTO_FRAGMENT: u8 = 44;
+const IPPROTO_UDP: u8 = 17;
+/// The ICMP header; the packet in question comes after it.
+const HEADER: usize = 8;
+/// So much of an error is read: all that is looked at, with the longest headers of IPv4.
+const MAX_ERROR: usize = 256;
+/// So many errors are read before anything else has its turn.
+pub const MAX_ERRORS: usize = 64;
+/// What may wait. Errors beyond that are lost: a flood of them has no other effect.
+const RECEIVE_BYTES: i32 = 64 << 10;
+
+/// An error, as whoever sent it says: nothing proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    pub kind: Icmp,
+    /// The sender of the error.
+    pub router: IpAddr,
+    /// The MTU that it asks for.
+    pub mtu: Option<u32>,
+    /// The port that the packet in question came from.
+    pub port: u16,
+    pub destination: SocketAddr,
+}
+
+/// The sockets that hear errors.
+pub struct Listener {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+fn socket(family: i32, protocol: i32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: plain call, no pointers.
+    let fd = owned(unsafe { libc::socket(family, kind, protocol) })?;
+    setsockopt(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BYTES)?;
+    Ok(fd)
+}
+
+/// Destination unreachable and time exceeded: a bit that is set keeps a type out (raw(7)).
+fn open_v4() -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_INET, libc::IPPROTO_ICMP)?;
+    setsockopt(&fd, SOL_RAW, ICMP_FILTER, !(1_u32 << 3 | 1 << 11))?;
+    Ok(fd)
+}
+
+/// Destination unreachable, packet too big and time exceeded (RFC 3542, section 3.2; set bits keep out here too).
+fn open_v6() -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_INET6, libc::IPPROTO_ICMPV6)?;
+    let mut filter = [u32::MAX; 8];
+    filter[0] = !(1 << 1 | 1 << 2 | 1 << 3);
+    setsockopt(&fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, filter)?;
+    Ok(fd)
+}
+
+impl Listener {
+    /// Opens what may be opened.
+    pub fn open() -> Self {
+        let unless_refused = |opened: io::Result<OwnedFd>| {
+            opened.inspect_err(|e| log::verbose(format_args!("cannot hear ICMP errors: {e}"))).ok()
+        };
+        Self { v4: unless_refused(open_v4()), v6: unless_refused(open_v6()) }
+    }
+
+    /// The entries of poll(2); none for a socket that is missing.
+    pub fn pollfds(&self) -> [libc::pollfd; 2] {
+        let nothing = libc::pollfd { fd: -1, events: 0, revents: 0 };
+        [&self.v4, &self.v6].map(|fd| fd.as_ref().map_or(nothing, |fd| pollfd(fd, libc::POLLIN)))
+    }
+
+    /// The errors that have come, some of them at most.
+    pub fn read(&self) -> Vec<IcmpError> {
+        let mut errors = Vec::new();
+        for fd in self.v4.iter().chain(&self.v6) {
+            let mut buffer = [0; MAX_ERROR];
+            for _ in 0..MAX_ERRORS {
+                let Ok((len, router)) = receive(fd, &mut buffer) else {
+                    break;
+                };
+                errors.extend(router.and_then(|router| parse(router, &buffer[..len])));
+            }
+        }
+        errors
+    }
+}
+
+fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<IpAddr>)> {
+    // SAFETY: all zeros are a valid address structure.
+    let mut name: libc::sockaddr_in6 = unsafe { zeroed() };
+    let mut name_len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    // SAFETY: the buffer and the address are valid for their lengths.
+    let len = check_len(unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            (&raw mut name).cast(),
+            &raw mut name_len,
+        )
+    })?;
+    Ok((len, from_sockaddr(&name).map(|address| address.ip())))
+}
+
+/// Reads an error: with its IP header over IPv4, without over IPv6, as raw sockets have it. None for what quotes no UDP.
+fn parse(router: IpAddr, packet: &[u8]) -> Option<IcmpError> {
+    match router {
+        IpAddr::V4(_) => parse_v4(router, packet.get(header_len_v4(packet)?..)?),
+        IpAddr::V6(_) => parse_v6(router, packet),
+    }
+}
+
+fn header_len_v4(packet: &[u8]) -> Option<usize> {
+    Some(usize::from(packet.first()? & 15) * 4).filter(|&len| len >= 20)
+}
+
+fn u16_at(packet: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn ports(udp: &[u8]) -> Option<(u16, u16)> {
+    Some((u16_at(udp, 0)?, u16_at(udp, 2)?))
+}
+
+/// RFC 792, RFC 1812.
+fn parse_v4(router: IpAddr, error: &[u8]) -> Option<IcmpError> {
+    let quoted = error.get(HEADER..)?;
+    if *quoted.get(9)? != IPPROTO_UDP || u16_at(quoted, 6)? & 0x1fff != 0 {
+        return None;
+    }
+    let (kind, mtu) = match (error[0], error[1]) {
+        (3, 0 | 6 | 11) => (Icmp::NetUnreachable, None),
+        (3, 1 | 7 | 12) => (Icmp::HostUnreachable, None),
+        (3, 3) => (Icmp::PortUnreachable, None),
+        (3, 4) => (Icmp::TooBig, Some(u16_at(error, 6)?.into()).filter(|&mtu| mtu != 0)),
+        (3, 9 | 10 | 13) => (Icmp::Prohibited, None),
+        (11, _) => (Icmp::TimeExceeded, None),
+        _ => (Icmp::Other, None),
+    };
+    let address: [u8; 4] = quoted.get(16..20)?.try_into().ok()?;
+    let (port, to) = ports(quoted.get(header_len_v4(quoted)?..)?)?;
+    Some(IcmpError { kind, router, mtu, port, destination: (address, to).into() })
+}
+
+/// RFC 4443.
+fn parse_v6(router: IpAddr, error: &[u8]) -> Option<IcmpError> {
+    let quoted = error.get(HEADER..)?;
+    let udp = match *quoted.get(6)? {
+        IPPROTO_UDP => 40,
+        IPPROTO_FRAGMENT if *quoted.get(40)? == IPPROTO_UDP && u16_at(quoted, 42)? >> 3 == 0 => 48,
+        _ => return None,
+    };
+    let (kind, mtu) = match (error[0], error[1]) {
+        (1, 0) => (Icmp::NetUnreachable, None),
+        (1, 3) => (Icmp::HostUnreachable, None),
+        (1, 4) => (Icmp::PortUnreachable, None),
+        (1, 1 | 5 | 6) => (Icmp::Prohibited, None),
+        (2, _) => (Icmp::TooBig, Some(u32::from_be_bytes(error.get(4..8)?.try_into().ok()?))),
+        (3, _) => (Icmp::TimeExceeded, None),
+        _ => (Icmp::Other, None),
+    };
+    let address: [u8; 16] = quoted.get(24..40)?.try_into().ok()?;
+    let (port, to) = ports(quoted.get(udp..)?)?;
+    Some(IcmpError { kind, router, mtu, port, destination: (address, to).into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ROUTERS: [&str; 2] = ["192.0.2.254", "2001:db8::254"];
+
+    /// An error over IPv4 about a packet from port 51820 to 192.0.2.2:7, with options in both IP headers.
+    fn error_v4(kind: u8, code: u8, rest: [u8; 4]) -> Vec<u8> {
+        let mut packet = vec![0x46; 24];
+        packet.extend([kind, code, 0, 0]);
+        packet.extend(rest);
+        packet.extend([
+            0x46,
+            0,
+            0,
+            176,
+            0,
+            1,
+            0,
+            0,
+            64,
+            IPPROTO_UDP,
+            0,
+            0,
+            192,
+            0,
+            2,
+            1,
+            192,
+            0,
+            2,
+            2,
+            1,
+            1,
+            1,
+            1,
+        ]);
+        packet.extend([0xca, 0x6c, 0, 7, 0, 156, 0, 0]);
+        packet
+    }
+
+    /// The like over IPv6 to port 7 of `2001:db8::2`; `more` is what comes between the quoted header and UDP.
+    fn error_v6(kind: u8, code: u8, rest: [u8; 4], (next, more): (u8, &[u8])) -> Vec<u8> {
+        let mut packet = vec![kind, code, 0, 0];
+        packet.extend(rest);
+        packet.extend([0x60, 0, 0, 0, 0, 156, next, 64]);
+        packet.extend([0x20; 16]);
+        packet.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        packet.extend(more);
+        packet.extend([0xca, 0x6c, 0, 7, 0, 156, 0, 0]);
+        packet
+    }
+
+    fn parsed(packet: &[u8], version: usize) -> Option<IcmpError> {
+        parse(ROUTERS[version / 6].parse().unwrap(), packet)
+    }
+
+    #[test]
+    fn each_kind_of_error_over_ipv4_is_told_with_what_it_is_about() {
+        for (kind, code, rest, told, mtu) in [
+            (3, 0, 0, Icmp::NetUnreachable, None),
+            (3, 1, 0, Icmp::HostUnreachable, None),
+            (3, 2, 0, Icmp::Other, None),
+            (3, 3, 0, Icmp::PortUnreachable, None),
+            (3, 4, 1400, Icmp::TooBig, Some(1400)),
+            (3, 4, 0, Icmp::TooBig, None),
+            (3, 9, 0, Icmp::Prohibited, None),
+            (3, 13, 0, Icmp::Prohibited, None),
+            (11, 0, 0, Icmp::TimeExceeded, None),
+        ] {
+            let error = parsed(&error_v4(kind, code, u32::to_be_bytes(rest)), 4).unwrap();
+            assert_eq!((error.kind, error.mtu), (told, mtu), "{kind}, {code}");
+            assert_eq!((error.port, error.destination), (51820, "192.0.2.2:7".parse().unwrap()));
+            assert_eq!(error.router, ROUTERS[0].parse::<IpAddr>().unwrap());
+        }
+    }
+
+    #[test]
+    fn each_kind_of_error_over_ipv6_is_told_with_what_it_is_about() {
+        let first_fragment = (IPPROTO_FRAGMENT, &[IPPROTO_UDP, 0, 0, 1, 0, 0, 0, 9][..]);
+        for (kind, code, rest, told, mtu) in [
+            (1, 0, 0, Icmp::NetUnreachable, None),
+            (1, 1, 0, Icmp::Prohibited, None),
+            (1, 3, 0, Icmp::HostUnreachable, None),
+            (1, 4, 0, Icmp::PortUnreachable, None),
+            (2, 0, 1280, Icmp::TooBig, Some(1280)),
+            (3, 0, 0, Icmp::TimeExceeded, None),
+            (1, 2, 0, Icmp::Other, None),
+        ] {
+            for headers in [(IPPROTO_UDP, &[][..]), first_fragment] {
+                let error = parsed(&error_v6(kind, code, u32::to_be_bytes(rest), headers), 6).unwrap();
+                assert_eq!((error.kind, error.mtu), (told, mtu), "{kind}, {code}");
+                assert_eq!((error.port, error.destination), (51820, "[2001:db8::2]:7".parse().unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_about_no_udp_or_a_later_fragment_or_is_cut_is_passed_over() {
+        let mut tcp = error_v4(3, 3, [0; 4]);
+        tcp[24 + HEADER + 9] = 6;
+        let mut later = error_v4(3, 3, [0; 4]);
+        later[24 + HEADER + 7] = 1;
+        assert!(parsed(&tcp, 4).is_none() && parsed(&later, 4).is_none());
+        assert!(parsed(&error_v6(1, 4, [0; 4], (6, &[])), 6).is_none());
+        let later = (IPPROTO_FRAGMENT, &[IPPROTO_UDP, 0, 1, 1, 0, 0, 0, 9][..]);
+        assert!(parsed(&error_v6(1, 4, [0; 4], later), 6).is_none());
+        for (version, whole) in [(4, error_v4(3, 3, [0; 4])), (6, error_v6(1, 4, [0; 4], (IPPROTO_UDP, &[])))]
+        {
+            // The ports are the first half of UDP's header.
+            for len in 0..=whole.len() {
+                assert_eq!(parsed(&whole[..len], version).is_some(), len >= whole.len() - 4, "{len} bytes");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_error_makes_it_panic(bytes: Vec<u8>, v4: bool) {
+            let _ = parsed(&bytes, if v4 { 4 } else { 6 });
+        }
+    }
+}
