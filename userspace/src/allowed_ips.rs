@@ -1,5 +1,5 @@
-//! Longest-prefix match from address to peer, as the kernel's `allowedips.c`: a path-compressed binary trie for each
-//! family, and each peer's prefixes in the order in which they were added.
+//! Longest-prefix match from address to peer, as in the kernel's `allowedips.c`: a path-compressed binary trie per family,
+//! and a list of each peer's prefixes in the order of addition.
 
 use std::net::IpAddr;
 
@@ -41,10 +41,10 @@ bits!(u128, 128);
 struct Node<A> {
     bits: A,
     len: u8,
-    /// The peer that this prefix belongs to, or `NONE` for a mere fork.
+    /// The peer that owns the prefix, or `NONE` if the node is only a branch.
     peer: u32,
     child: [u32; 2],
-    /// Neighbours in the list of the peer.
+    /// The neighbours in the peer's list.
     prev: u32,
     next: u32,
 }
@@ -89,7 +89,7 @@ impl<A: Bits> Trie<A> {
         self.nodes.len() as u32 - 1
     }
 
-    /// Finds or makes the node of a prefix.
+    /// Finds or creates the node of a prefix.
     fn insert(&mut self, bits: A, len: u8) -> u32 {
         let bits = bits.mask(len);
         let (mut parent, mut side, mut at) = (NONE, 0, self.root);
@@ -110,7 +110,7 @@ impl<A: Bits> Trie<A> {
         id
     }
 
-    /// Puts a prefix where the trie has a longer one that shares only its first bits.
+    /// Inserts a prefix at a node whose own prefix differs from it.
     fn split(&mut self, parent: u32, side: usize, below: u32, common: u8, (bits, len): (A, u8)) -> u32 {
         let id = self.allocate(bits, len);
         let fork = if common == len { id } else { self.allocate(bits.mask(common), common) };
@@ -145,7 +145,7 @@ impl<A: Bits> Trie<A> {
         None
     }
 
-    /// Takes the node of a prefix out, and the fork above it where that is no longer one.
+    /// Removes the node of a prefix, and the branch above it if that has only one child left.
     fn remove(&mut self, id: u32) {
         self.nodes[id as usize].peer = NONE;
         let path = self.path(id);
@@ -183,7 +183,7 @@ impl<A: Bits> Trie<A> {
     }
 }
 
-/// A node of either trie: the lowest bit says which.
+/// A node of either trie. The lowest bit selects the trie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Entry(u32);
 
@@ -212,7 +212,7 @@ struct List {
     tail: Entry,
 }
 
-/// The prefixes of all peers; a peer is named by its slot.
+/// The prefixes of all peers. A peer is identified by its slot.
 pub struct AllowedIps {
     v4: Trie<u32>,
     v6: Trie<u128>,
@@ -226,7 +226,7 @@ impl Default for AllowedIps {
 }
 
 impl AllowedIps {
-    /// The slot of the peer whose prefix matches longest, or `NONE`.
+    /// The slot of the peer with the longest matching prefix, or `NONE`.
     #[inline]
     pub fn lookup_v4(&self, address: [u8; 4]) -> u32 {
         self.v4.lookup(u32::from_be_bytes(address))
@@ -237,7 +237,7 @@ impl AllowedIps {
         self.v6.lookup(u128::from_be_bytes(address))
     }
 
-    /// Gives a prefix to a peer, taking it from whichever peer had it.
+    /// Assigns a prefix to a peer, and removes it from its previous owner.
     pub fn insert(&mut self, prefix: Prefix, peer: u32) {
         let entry = match prefix.address {
             IpAddr::V4(a) => Entry(self.v4.insert(u32::from(a), prefix.len) << 1),
@@ -251,7 +251,7 @@ impl AllowedIps {
         self.append(entry, peer);
     }
 
-    /// Takes a prefix from a peer; nothing happens where it is another's.
+    /// Removes a prefix from a peer. Does nothing if another peer owns it.
     pub fn remove(&mut self, prefix: Prefix, peer: u32) {
         let found = match prefix.address {
             IpAddr::V4(a) => self.v4.find(u32::from(a), prefix.len).map(|id| Entry(id << 1)),
@@ -262,14 +262,14 @@ impl AllowedIps {
         }
     }
 
-    /// Takes all prefixes of a peer.
+    /// Removes all prefixes of a peer.
     pub fn clear(&mut self, peer: u32) {
         while let Some(list) = self.lists.get(peer as usize).filter(|l| l.head != Entry::NONE) {
             self.delete(list.head, peer);
         }
     }
 
-    /// The prefixes of a peer in the order in which they were given.
+    /// The prefixes of a peer in the order of addition.
     pub fn of_peer(&self, peer: u32) -> impl Iterator<Item = Prefix> + '_ {
         let mut at = self.lists.get(peer as usize).map_or(Entry::NONE, |l| l.head);
         std::iter::from_fn(move || {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_moves_to_the_peer_that_it_was_given_to_last() {
+    fn a_prefix_belongs_to_the_peer_it_was_assigned_to_last() {
         let mut table = AllowedIps::default();
         table.insert(prefix("10.0.0.0/24"), 0);
         table.insert(prefix("10.0.1.0/24"), 0);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_owner_gives_a_prefix_back() {
+    fn only_its_owner_loses_a_removed_prefix() {
         let mut table = AllowedIps::default();
         table.insert(prefix("10.0.0.0/24"), 0);
         table.remove(prefix("10.0.0.0/24"), 1);
@@ -433,11 +433,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_answers_as_a_plain_search_of_all_prefixes_does(
+        fn lookups_match_a_linear_search(
             steps in prop::collection::vec((any::<u32>(), 0u8..=32, 0u32..4, any::<bool>()), 1..60),
             probes in prop::collection::vec(any::<u32>(), 20),
         ) {
-            // Few distinct high bits, so that prefixes nest and collide.
+            // Few distinct high bits make prefixes nest and collide.
             let squeeze = |a: u32| a & 0xc300_00c3;
             let mut table = AllowedIps::default();
             let mut model: Vec<(u32, u8, u32)> = Vec::new();
@@ -476,7 +476,7 @@ mod tests {
         }
     }
 
-    /// All there is to addresses of three bits: by induction, any sequence of insertions and removals is right.
+    /// Every trie of three-bit addresses and every change of it. By induction, any sequence of changes is correct.
     mod exhaustive {
         use super::*;
 
@@ -501,8 +501,8 @@ mod tests {
             (0..=3).flat_map(|len| (0..1 << len).map(move |bits: u8| (bits << (3 - len), len))).collect()
         }
 
-        /// The prefixes below a node, which has the shape that the set of them alone leads to: no fork but where two
-        /// branches part, each child longer than its parent and on its side.
+        /// The prefixes below a node. Checks the shape of the trie: every branch has two children, and each child is longer
+        /// than its parent and on the right side.
         fn below(trie: &Trie<u8>, at: u32, found: &mut Vec<(u8, u8)>) {
             let Some(node) = trie.nodes.get(at as usize) else { return };
             assert_eq!(node.bits, node.bits.mask(node.len));
@@ -525,7 +525,7 @@ mod tests {
                 .map_or(0, |node| 1 + node.child.iter().map(|&child| count(trie, child)).sum::<usize>())
         }
 
-        /// The trie is the one of these prefixes.
+        /// Checks that the trie holds these prefixes.
         fn check_shape(trie: &Trie<u8>, all: &[(u8, u8)], set: u16) {
             let mut found = Vec::with_capacity(all.len());
             below(trie, trie.root, &mut found);
@@ -535,7 +535,7 @@ mod tests {
             assert_eq!(trie.nodes.len() - trie.free.len(), count(trie, trie.root), "a node is lost");
         }
 
-        /// It answers as a search of all these prefixes does: its shape alone decides that.
+        /// Checks that lookups match a linear search of these prefixes.
         fn check_answers(trie: &Trie<u8>, all: &[(u8, u8)], set: u16) {
             let is_in = |i: &usize| set >> i & 1 == 1;
             for (i, &(bits, len)) in all.iter().enumerate() {
@@ -555,9 +555,9 @@ mod tests {
             trie.nodes[id as usize].peer = u32::from(bits) << 4 | u32::from(len);
         }
 
-        /// From each set of prefixes, each that is one larger and each that is one smaller.
+        /// Tests each insertion and removal from each set of prefixes.
         #[test]
-        fn every_insertion_and_removal_leads_from_every_trie_to_the_right_one() {
+        fn every_change_of_every_trie_is_correct() {
             let all = prefixes();
             for set in 0..1_u16 << all.len() {
                 let mut trie = Trie::new();

@@ -24,7 +24,7 @@ struct CapData {
     inheritable: u32,
 }
 
-/// Keeps these capabilities, as far as this thread has them, and no other.
+/// Drops all capabilities of this thread except these.
 pub(crate) fn keep_capabilities(wanted: &[u32]) -> io::Result<()> {
     let mut header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];

@@ -1,11 +1,12 @@
-//! Interruptions of the machine after which sessions do not go on: a snapshot that is restored, and sleep.
+//! Detects interruptions of the machine that end sessions: a restored snapshot, and sleep.
 //!
-//! A virtual machine that is restored twice from one snapshot would go on twice with the same keys and counters, and seal
-//! different packets with the same nonce. The hypervisor gives each restored machine another generation ID, and the kernel
-//! tells of it in one of two ways: by a uevent (`drivers/virt/vmgenid.c` of some kernels), or by a line in its log alone
-//! (`add_vmfork_randomness` of `drivers/char/random.c`, Linux 5.18).
+//! Two virtual machines restored from one snapshot would continue with the same keys and counters, and encrypt different
+//! packets with the same nonce. The hypervisor gives each restored machine a new generation ID. The kernel reports it by a
+//! uevent (`drivers/virt/vmgenid.c` of some kernels), or only by a line in its log (`add_vmfork_randomness` of
+//! `drivers/char/random.c`, Linux 5.18).
 //!
-//! Sleep shows in the clocks: `CLOCK_BOOTTIME` goes on meanwhile, `CLOCK_MONOTONIC` does not (`clock_gettime(2)`).
+//! Sleep is detected by the clocks: `CLOCK_BOOTTIME` advances during sleep, `CLOCK_MONOTONIC` does not
+//! (`clock_gettime(2)`).
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -16,29 +17,30 @@ use std::path::Path;
 use crate::log;
 use crate::sys::{self, check, check_len, owned, pollfd};
 
-/// What has interrupted the machine.
+/// The kind of an interruption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interruption {
-    /// It was restored from a snapshot.
+    /// The machine was restored from a snapshot.
     Restored,
-    /// It slept, or was hibernated.
+    /// The machine slept or was hibernated.
     Slept,
 }
 
-/// Where the driver of the generation ID shows its device, by the kind of firmware and kernel.
+/// The sysfs directories of the generation ID's driver, which depend on firmware and kernel.
 const DRIVERS: [&str; 2] = ["/sys/bus/acpi/drivers/vmgenid", "/sys/bus/platform/drivers/vmgenid"];
-/// What the kernel sleeps to by itself whenever nothing keeps it awake, or "off" (Documentation/ABI/testing/sysfs-power).
+/// The state that the kernel enters by itself when nothing keeps it awake, or "off"
+/// (Documentation/ABI/testing/sysfs-power).
 const AUTOSLEEP: &str = "/sys/power/autosleep";
 const KERNEL_LOG: &str = "/dev/kmsg";
-/// What the kernel logs once it has taken another generation ID in.
+/// The line that the kernel logs for a new generation ID.
 const FORKED: &[u8] = b"random: crng reseeded due to virtual machine fork";
 /// The variable of the uevent.
 const NEW_ID: &[u8] = b"NEW_VMGENID=1";
 /// The kernel's multicast group of uevents.
 const UEVENTS: u32 = 1;
-/// Below it, records of /dev/kmsg are the kernel's: userspace cannot use its facility (Documentation/ABI/testing/dev-kmsg).
+/// Records of /dev/kmsg with a lower priority value are the kernel's own (Documentation/ABI/testing/dev-kmsg).
 const USER_FACILITY: u32 = 8;
-/// The clocks agree to the nanosecond, and no machine sleeps for less.
+/// The shortest sleep. The clocks agree to the nanosecond otherwise.
 const LEAST_SLEEP_NS: i64 = 1_000_000;
 
 /// Both clocks, read one after the other, in nanoseconds.
@@ -58,15 +60,15 @@ impl Reading {
         }
     }
 
-    /// How far ahead the boot clock is at least, and at most: this thread may have stood still between two readings.
+    /// The least and greatest lead of the boot clock. They differ because the thread may pause between two readings.
     fn ahead(&self) -> (i64, i64) {
         (self.boot - self.monotonic_after, self.boot - self.monotonic_before)
     }
 }
 
-/// Finds out by the clocks whether the machine has slept.
+/// Detects sleep by the clocks.
 struct Sleep {
-    /// How far ahead the boot clock was at most.
+    /// The greatest lead of the boot clock so far.
     most: i64,
 }
 
@@ -75,7 +77,7 @@ impl Sleep {
         Self { most: first.ahead().1 }
     }
 
-    /// Whether it has slept since this was asked last.
+    /// Whether the machine has slept since the last call.
     fn has_passed(&mut self, reading: &Reading) -> bool {
         let (least, most) = reading.ahead();
         let slept = least >= self.most.saturating_add(LEAST_SLEEP_NS);
@@ -84,12 +86,12 @@ impl Sleep {
     }
 }
 
-/// Whether a uevent tells of another generation ID: strings that end in zeros, a header first and variables after.
+/// Whether a uevent reports a new generation ID. A uevent is a header and then variables, each terminated by a zero.
 fn is_new_id(uevent: &[u8]) -> bool {
     uevent.split(|&byte| byte == 0).any(|variable| variable == NEW_ID)
 }
 
-/// Whether a record of /dev/kmsg tells of another generation ID: `PRIORITY,NUMBER,MICROSECONDS,FLAGS;TEXT`.
+/// Whether a record of /dev/kmsg reports a new generation ID: `PRIORITY,NUMBER,MICROSECONDS,FLAGS;TEXT`.
 fn tells_of_fork(record: &[u8]) -> bool {
     let Some(end) = record.iter().position(|&byte| byte == b';') else {
         return false;
@@ -99,19 +101,19 @@ fn tells_of_fork(record: &[u8]) -> bool {
     is_kernels && &record[end + 1..] == FORKED
 }
 
-/// Whether the machine has a generation ID that the kernel follows.
+/// Whether the machine has a generation ID and the kernel has a driver for it.
 fn has_generation_id() -> bool {
     let is_device = |entry: fs::DirEntry| entry.file_name() != "module" && entry.path().is_dir();
     DRIVERS.iter().filter_map(|driver| fs::read_dir(driver).ok()).flatten().flatten().any(is_device)
 }
 
-/// Whether the machine sleeps all the time, as a phone does. Sleep ends no session there, as with the kernel's WireGuard
-/// (`wg_pm_notification` of `device.c`).
+/// Whether the machine sleeps frequently by itself, as a phone does. Sleep then ends no session, as with the kernel's
+/// WireGuard (`wg_pm_notification` of `device.c`).
 fn sleeps_all_the_time(autosleep: &Path) -> bool {
     fs::read_to_string(autosleep).is_ok_and(|state| state.trim_end() != "off")
 }
 
-/// Hears of uevents. In a network namespace of an unprivileged user the kernel sends none.
+/// A socket that receives uevents. The kernel sends none to a network namespace of an unprivileged user.
 fn uevents() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: the address is valid for its length, and as zeros before its fields are set.
@@ -126,17 +128,17 @@ fn uevents() -> io::Result<OwnedFd> {
     }
 }
 
-/// Reads what the kernel logs from now on.
+/// Opens the kernel's log after its last record.
 fn kernel_log(path: &Path) -> io::Result<OwnedFd> {
     let mut log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     match log.seek(SeekFrom::End(0)) {
-        // A pipe in its place holds nothing old.
+        // Seeking fails if the log is replaced by a pipe, which holds no old records.
         Err(e) if e.kind() != io::ErrorKind::NotSeekable => Err(e),
         _ => Ok(log.into()),
     }
 }
 
-/// Becomes readable when the time of day is set, as it is at the end of sleep (`timerfd_create(2)`).
+/// A timer that becomes readable when the time of day is set, as after sleep (`timerfd_create(2)`).
 fn clock_set() -> io::Result<OwnedFd> {
     let never = libc::timespec { tv_sec: libc::time_t::MAX, tv_nsec: 0 };
     let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
@@ -149,7 +151,7 @@ fn clock_set() -> io::Result<OwnedFd> {
     }
 }
 
-/// Reads one uevent; None for one that is not the kernel's.
+/// Reads one uevent; `None` if it is not from the kernel.
 fn read_uevent<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
     // SAFETY: buffer and address are valid for the lengths that are told.
     let (len, sender) = unsafe {
@@ -162,17 +164,17 @@ fn read_uevent<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<Option<&'a 
     Ok((sender.nl_pid == 0).then_some(&buffer[..len]))
 }
 
-/// What tells of interruptions. All of it is opened before the sandbox closes.
+/// The sources that report interruptions. All are opened before the sandbox takes effect.
 pub(crate) struct Interruptions {
     uevents: Option<OwnedFd>,
     kernel_log: Option<OwnedFd>,
     clock_set: Option<OwnedFd>,
-    /// None where sleep is no interruption.
+    /// `None` if sleep does not end sessions.
     sleep: Option<Sleep>,
 }
 
 impl Interruptions {
-    /// How many entries `pollfds` has.
+    /// The number of entries of `pollfds`.
     pub(crate) const FDS: usize = 3;
 
     pub(crate) fn new() -> Self {
@@ -189,20 +191,20 @@ impl Interruptions {
         }
     }
 
-    /// Entries for poll(2), which passes over those that are missing.
+    /// The entries for poll(2). A missing source has an entry that poll(2) ignores.
     pub(crate) fn pollfds(&self) -> [libc::pollfd; Self::FDS] {
         [&self.uevents, &self.kernel_log, &self.clock_set].map(|fd| {
             fd.as_ref().map_or(libc::pollfd { fd: -1, events: 0, revents: 0 }, |fd| pollfd(fd, libc::POLLIN))
         })
     }
 
-    /// What has happened since the last call. `ready` is `pollfds` after poll(2).
+    /// The interruptions since the last call. `ready` is the result of `pollfds` after poll(2).
     pub(crate) fn seen(&mut self, ready: &[libc::pollfd], buffer: &mut [u8]) -> Vec<Interruption> {
         let is_ready = |at: usize| ready[at].revents != 0;
         let of_uevent = self.uevents.as_ref().is_some_and(|fd| is_ready(0) && uevents_tell(fd, buffer));
         let of_log = self.kernel_log.as_ref().is_some_and(|fd| is_ready(1) && log_tells(fd, buffer));
         if let Some(clock_set) = self.clock_set.as_ref().filter(|_| is_ready(2)) {
-            // It answers ECANCELED, once for each time that the clock is set.
+            // The read fails with ECANCELED, once for each change of the clock.
             let _ = sys::read(clock_set, buffer);
         }
         let restored = (of_uevent || of_log).then_some(Interruption::Restored);
@@ -217,7 +219,7 @@ impl Default for Interruptions {
     }
 }
 
-/// Reads all uevents; whether one tells of another generation ID, or may have: the kernel drops those that find no room.
+/// Reads all uevents. Returns whether one reports a new generation ID, or may have been lost for lack of room.
 fn uevents_tell(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
     let mut told = false;
     loop {
@@ -229,7 +231,7 @@ fn uevents_tell(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
     }
 }
 
-/// Reads all records; whether one tells of another generation ID, or may have: the kernel overwrites old ones (EPIPE).
+/// Reads all records. Returns whether one reports a new generation ID, or may have been overwritten (EPIPE).
 fn log_tells(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
     let mut told = false;
     loop {
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_is_seen_once_and_however_short() {
+    fn any_sleep_is_reported_once() {
         let mut sleep = Sleep::new(&reading(1_000, 0, (30, 30)));
         assert!(!sleep.has_passed(&reading(9_000_000_000, 0, (30, 30))));
         for slept in [LEAST_SLEEP_NS + 100, 5_000_000_000, 86_400_000_000_000] {
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_stands_still_between_the_clocks_is_no_sleep() {
+    fn a_pause_between_clock_readings_is_no_sleep() {
         let mut sleep = Sleep::new(&reading(1_000, 0, (30, 30)));
         for pauses in [(5_000_000_000, 30), (30, 5_000_000_000), (5_000_000_000, 5_000_000_000), (30, 30)] {
             assert!(!sleep.has_passed(&reading(2_000, 0, pauses)), "{pauses:?}");
@@ -274,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_reading_that_took_long_hides_sleep_only_until_the_next_one() {
+    fn a_slow_first_reading_hides_sleep_until_the_next_one_only() {
         let mut sleep = Sleep::new(&reading(1_000, 0, (5_000_000_000, 30)));
         assert!(!sleep.has_passed(&reading(6_000_000_000, 0, (30, 30))));
         assert!(sleep.has_passed(&reading(7_000_000_000, 2_000_000_000, (30, 30))));
     }
 
     #[test]
-    fn sleep_in_the_middle_of_a_reading_is_seen_by_the_next_one_at_the_latest() {
+    fn sleep_during_a_reading_is_reported_by_the_next_one_at_the_latest() {
         let slept = 5_000_000_000;
         for boot in [0, slept] {
             let mut sleep = Sleep::new(&reading(1_000, 0, (30, 30)));
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_sleeps_all_the_time_where_the_kernel_is_told_to() {
+    fn autosleep_is_read_from_sysfs() {
         let file = std::env::temp_dir().join(format!("wgq-autosleep-{}", std::process::id()));
         assert!(!sleeps_all_the_time(&file), "a kernel that cannot");
         for (state, expected) in [("off\n", false), ("mem\n", true), ("freeze\n", true)] {
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_uevent_of_another_generation_id_tells_of_one() {
+    fn only_a_generation_id_uevent_is_recognised() {
         let start =
             "change@/devices/platform/VMGENCTR:00\0ACTION=change\0DEVPATH=/devices/platform/VMGENCTR:00\0";
         let uevent = |variable: &str| is_new_id(format!("{start}{variable}\0SEQNUM=7\0").as_bytes());
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_kernels_own_record_tells_of_a_fork() {
+    fn only_a_record_of_the_kernel_is_recognised() {
         let text = "random: crng reseeded due to virtual machine fork";
         for prefix in ["5,300,1269598,-", "5,300,1269598,-,caller=T1", "0,1,2,c"] {
             assert!(tells_of_fork(format!("{prefix};{text}").as_bytes()), "{prefix}");

@@ -1,4 +1,4 @@
-//! Keys as types of their own: wiped when dropped, absent from every print.
+//! Types for keys. Secret keys are wiped when dropped and never printed.
 
 use std::fmt;
 
@@ -14,10 +14,10 @@ pub(crate) const KEY_LEN: usize = 32;
 pub struct PublicKey(pub [u8; KEY_LEN]);
 
 impl PublicKey {
-    /// Whether it is one of the few points that share the same secret, zero, with every private key: it proves nothing,
-    /// and nothing is kept from anyone by it (the kernel's `curve25519` fails on them, see RFC 7748, section 6.1).
+    /// Whether the key is a point of low order. The shared secret with such a point is zero for every private key, so it
+    /// authenticates nobody (the kernel's `curve25519` fails on them; RFC 7748, section 6.1).
     pub(crate) fn is_of_low_order(&self) -> bool {
-        // Eight times each of them is zero.
+        // Eight times a point of low order is zero.
         MontgomeryPoint(self.0).mul_bits_be([true, false, false, false].into_iter())
             == MontgomeryPoint([0; 32])
     }
@@ -35,7 +35,7 @@ impl fmt::Debug for PublicKey {
 pub struct PrivateKey([u8; KEY_LEN]);
 
 impl PrivateKey {
-    /// Clamps the bytes as curve25519 requires and as wireguard-go shows them again.
+    /// Clamps the bytes, as Curve25519 requires. wireguard-go also reports the clamped key.
     pub fn new(mut bytes: [u8; KEY_LEN]) -> Self {
         let is_key = !bytes.ct_eq(&[0; KEY_LEN]);
         let (first, last) = (bytes[0] & 0xf8, (bytes[31] & 0x7f) | 0x40);
@@ -46,7 +46,7 @@ impl PrivateKey {
         key
     }
 
-    /// All zeros stand for "no key", in the UAPI as in the kernel.
+    /// Whether the key is all zeros, which means "no key" in the UAPI and the kernel.
     pub fn is_zero(&self) -> bool {
         self.0.ct_eq(&[0; KEY_LEN]).into()
     }
@@ -76,14 +76,14 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
-/// Reads the 64 hexadecimal digits that the UAPI writes a key in, without a branch or an address that depends on them.
+/// Parses a key from 64 hexadecimal digits, as in the UAPI, in constant time.
 pub(crate) fn parse_hex(text: &str) -> Option<[u8; KEY_LEN]> {
     let mut key = [0; KEY_LEN];
     let len = mixed::decode(text, &mut key).ok()?.len();
     (len == KEY_LEN).then_some(key)
 }
 
-/// Writes a key as the UAPI does, in constant time too.
+/// Writes a key as 64 hexadecimal digits, in constant time.
 pub(crate) fn push_hex(out: &mut Vec<u8>, key: &[u8; KEY_LEN]) {
     let at = out.len();
     out.resize(at + 2 * KEY_LEN, 0);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_length_or_alphabet_is_refused() {
+    fn a_key_of_the_wrong_length_or_alphabet_is_rejected() {
         assert_eq!(parse_hex("00"), None);
         assert_eq!(parse_hex(&"0".repeat(62)), None);
         assert_eq!(parse_hex(&"0".repeat(63)), None);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_is_a_digit_or_none_as_the_standard_library_says() {
+    fn digits_are_parsed_as_by_the_standard_library() {
         for byte in 0..=127u8 {
             let digit = char::from(byte);
             for at in [0, 31, 63] {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_is_clamped_and_none_stays_none() {
+    fn a_private_key_is_clamped_unless_it_is_zero() {
         assert!(PrivateKey::new([0; 32]).is_zero());
         let key = PrivateKey::new([0xff; 32]);
         assert_eq!((key.0[0], key.0[1], key.0[31]), (0xf8, 0xff, 0x7f));
@@ -133,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_appears_in_a_print() {
+    fn secret_keys_are_not_printed() {
         let shown = format!("{:?} {:?}", PrivateKey::new([0x41; 32]), PresharedKey([0x41; 32]));
         assert_eq!(shown, "(hidden) (hidden)");
     }
 
-    /// The points of order 1, 2, 4 and 8 on the curve and its twist, and the first also as the field's prime and one more.
+    /// The points of order 1, 2, 4 and 8 on the curve and its twist, with noncanonical encodings of the first two.
     #[test]
-    fn points_that_share_one_secret_with_everyone_are_told_from_keys() {
+    fn points_of_low_order_are_recognised() {
         for low in [
             "0000000000000000000000000000000000000000000000000000000000000000",
             "0100000000000000000000000000000000000000000000000000000000000000",

@@ -1,5 +1,4 @@
-//! The standard library's locks, without the case that cannot come up: a thread that panics ends the process, so no lock
-//! is ever found poisoned.
+//! Takes the standard library's locks. Poisoning is ignored, because a thread that panics ends the process.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -1,4 +1,4 @@
-//! Questions to the kernel about its links and routes (rtnetlink(7)).
+//! Queries links and routes (rtnetlink(7)).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,7 +15,7 @@ pub(crate) fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// A number in an attribute of a message, found behind its fixed part.
+/// The number in an attribute of a message, after its fixed part.
 pub(crate) fn number(message: &[u8], fixed: usize, wanted: u16) -> Option<u32> {
     let mut rest = message.get(NLMSG_HEADER + fixed..)?;
     loop {
@@ -28,7 +28,7 @@ pub(crate) fn number(message: &[u8], fixed: usize, wanted: u16) -> Option<u32> {
     }
 }
 
-/// The socket that asks; it has to be there before the system calls are confined.
+/// The netlink socket. It is opened before the system call filter takes effect.
 pub(crate) struct Rtnetlink(OwnedFd);
 
 impl Rtnetlink {
@@ -38,7 +38,7 @@ impl Rtnetlink {
         owned(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) }).map(Self)
     }
 
-    /// Sends a request and reads its answer, which the kernel gives at once.
+    /// Sends a request and reads the answer, which the kernel sends at once.
     pub(crate) fn ask(&self, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
         let acknowledged = if kind == RTM_NEWNSID { libc::NLM_F_ACK } else { 0 };
         let mut request = Vec::with_capacity(NLMSG_HEADER + body.len());
@@ -69,7 +69,7 @@ mod tests {
     const IFLA_TARGET_NETNSID: u16 = 46;
 
     #[test]
-    fn a_number_is_found_behind_other_attributes_or_not_at_all() {
+    fn a_number_is_found_after_other_attributes() {
         let mut message = vec![0; NLMSG_HEADER + IFINFOMSG];
         attribute(&mut message, libc::IFLA_IFNAME, b"wg0\0");
         attribute(&mut message, libc::IFLA_MTU, &1280u32.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Giving up what is not needed: privileges, new programs, core dumps, files, most system calls.
+//! The sandbox: drops privileges and forbids new programs, core dumps, opening files and most system calls.
 
 pub mod files;
 pub mod filter;
@@ -20,8 +20,7 @@ fn prctl(option: i32, argument: libc::c_ulong, second: libc::c_ulong) -> io::Res
     check(unsafe { libc::prctl(option, argument, second, 0, 0) }).map(drop)
 }
 
-/// Privileges that a thread made later could get back otherwise. Without `CAP_SETPCAP` the bounding set stays, which
-/// `no_new_privs` makes harmless.
+/// Prevents regaining privileges. Without `CAP_SETPCAP` the bounding set stays, which `no_new_privs` makes harmless.
 fn close_ways_back() -> io::Result<()> {
     for capability in (0..64).filter(|&cap| cap != CAP_NET_ADMIN) {
         let _ = prctl(libc::PR_CAPBSET_DROP, capability.into(), 0);
@@ -30,11 +29,11 @@ fn close_ways_back() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)
 }
 
-/// How far the heap is locked, where it has to be followed as it grows; zero elsewhere.
+/// The end of the locked part of the heap if it must be locked as it grows; otherwise zero.
 static HEAP_LOCKED_TO: AtomicUsize = AtomicUsize::new(0);
 
-/// Keeps all memory out of swap, that to come included, which takes the privilege to lift the limit: with a limit, an
-/// allocation could fail later.
+/// Locks all current and future memory, so that none is swapped. This needs the privilege to lift the limit, because with
+/// a limit an allocation could fail later.
 fn lock_all_memory() -> io::Result<()> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the structure is valid for the call; the other takes flags alone.
@@ -44,8 +43,8 @@ fn lock_all_memory() -> io::Result<()> {
     }
 }
 
-/// Keeps what there is out of swap within the limit, else the heap alone; the heap is followed from then on. Keys are on
-/// the heap, and for moments on the stacks.
+/// Locks all current memory if the limit allows it, otherwise only the heap. The heap is then locked as it grows. Keys are
+/// on the heap, and briefly on the stacks.
 pub(crate) fn lock_memory_within_limit() {
     if HEAP_LOCKED_TO.load(Relaxed) == 0 {
         return;
@@ -59,13 +58,13 @@ pub(crate) fn lock_memory_within_limit() {
 }
 
 fn heap_end() -> usize {
-    // SAFETY: asks for the end, which it does not move.
+    // SAFETY: the call only reads the end of the heap.
     unsafe { libc::sbrk(0) as usize }
 }
 
 const LOCKED_TOGETHER: usize = 128 << 10;
 
-/// Locks what the heap has grown by; where the limit is reached, the rest stays as it is.
+/// Locks the part that the heap has grown by, as far as the limit allows.
 pub(crate) fn follow_heap() {
     let (locked_to, end) = (HEAP_LOCKED_TO.load(Relaxed), heap_end());
     if locked_to == 0 || locked_to == end {
@@ -81,7 +80,7 @@ pub(crate) fn follow_heap() {
     HEAP_LOCKED_TO.store(end, Relaxed);
 }
 
-/// All threads allocate from the one heap then, and no arena takes address space that would count against the limit.
+/// Makes all threads allocate from one heap, because the address space of arenas would count against the limit.
 fn use_one_heap() {
     // SAFETY: there is one thread yet, and the allocator takes this number at any time.
     #[cfg(target_env = "gnu")]
@@ -94,7 +93,7 @@ fn use_one_heap() {
     HEAP_LOCKED_TO.store(start.unwrap_or(0), Relaxed);
 }
 
-/// No core file and no reading of this memory by others of the same user.
+/// Forbids core files, and reading this process's memory by other processes of the same user.
 fn forbid_dumps() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure is valid for the call.
@@ -102,9 +101,9 @@ fn forbid_dumps() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0)
 }
 
-/// Everything that has to be done while there is one thread: those made later inherit it. Files are opened before; they
-/// can be removed from one directory afterwards. A part that this machine refuses is logged as an error; the tunnel
-/// works without.
+/// Applies the parts of the sandbox that later threads inherit, so it is called while there is one thread. All files must
+/// be open; afterwards files can only be removed from one directory. A part that fails is logged as an error, and the
+/// tunnel works without it.
 pub fn prepare(directory: &Path) {
     let attempt = |what: &str, result: io::Result<()>| {
         if let Err(e) = result {
@@ -122,7 +121,7 @@ pub fn prepare(directory: &Path) {
     }
 }
 
-/// What confines this process.
+/// The parts of the sandbox in force.
 struct InForce {
     landlock: Option<u32>,
     filter: bool,
@@ -130,7 +129,7 @@ struct InForce {
 
 static IN_FORCE: Mutex<InForce> = Mutex::new(InForce { landlock: None, filter: false });
 
-/// Confines all threads to the system calls that their work takes, and to one path if there is one.
+/// Confines all threads to the system calls that they need, and to one path if there is one.
 pub fn confine(path: Option<&PinnedPath>) {
     match filter::apply(path) {
         Ok(()) => lock(&IN_FORCE).filter = true,
@@ -138,7 +137,7 @@ pub fn confine(path: Option<&PinnedPath>) {
     }
 }
 
-/// What is in force, in words.
+/// Describes the parts of the sandbox in force.
 pub(crate) fn describe() -> String {
     let InForce { landlock, filter } = *lock(&IN_FORCE);
     let filter = if filter { "system call filter" } else { "no system call filter" };

@@ -1,4 +1,4 @@
-//! The locks and atomics of the code that loom checks: loom's own in its tests, the standard library's otherwise.
+//! The locks and atomics of the code that loom checks. They are loom's in its tests and the standard library's otherwise.
 
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::{

@@ -1,23 +1,23 @@
-//! No copy of a key stays in memory after the key is gone, neither on the heap nor on the stacks.
+//! Wipes memory, so that no copy of a key outlives the key, on the heap or on a stack.
 //!
-//! The heap: an allocator wipes what is given back. Keys live there in many types, our own and other crates'. Nothing is
-//! allocated for each packet, so this costs next to nothing.
+//! The heap: the allocator wipes each block that is freed. Keys are there in many types, of this crate and of others.
+//! Nothing is allocated per packet, so this costs almost nothing.
 //!
-//! The stacks: handshakes, ciphers and configuration requests copy keys into their frames. What handles a key outside the
-//! bulk path runs in [`after`] and hands keys on by the heap alone: a value that is built later on the same stack, with
-//! room that it does not fill, would take what lies there along to the heap. The control thread also wipes below its loop
-//! after each turn, before it waits again. The data threads wipe below their loops when a session is forgotten
-//! ([`crate::device::Device::state_mut`] wakes them), so this costs nothing for each packet.
+//! The stacks: handshakes, ciphers and configuration requests copy keys into their frames. Code that handles a key outside
+//! the bulk path runs in [`after`] and passes keys on through the heap only. Otherwise a later value on the same stack
+//! could carry remains of a key to the heap in its padding. The control thread also wipes the stack below its loop after
+//! each turn. The data threads wipe the stack below their loops when a session is removed
+//! ([`crate::device::Device::state_mut`] wakes them), so this costs nothing per packet.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
-/// How far below a caller's frame keys may be copied: tests hold the handshake and the ciphers to it. They take 18 KiB, and
-/// five times as much where the compiler does not optimise.
+/// How much stack the code that copies keys may use below a caller's frame. Tests check this for the handshake and the
+/// ciphers, which need 18 KiB, and five times as much without optimisation.
 pub(crate) const STACK_BYTES: usize = if cfg!(debug_assertions) { 128 << 10 } else { 64 << 10 };
 
-/// Overwrites the stack below the caller's frame, where the functions that it called before had their frames.
+/// Overwrites the stack below the caller's frame, where previously called functions had their frames.
 #[inline(never)]
 pub(crate) fn stack() {
     let mut below = MaybeUninit::<[u8; STACK_BYTES]>::uninit();
@@ -26,7 +26,7 @@ pub(crate) fn stack() {
     black_box(&raw mut below);
 }
 
-/// Runs a function in frames of its own, then overwrites them. What it returns must hold no key.
+/// Runs a function and then overwrites its stack frames. The result must not contain a key.
 pub(crate) fn after<T>(work: impl FnOnce() -> T) -> T {
     let done = apart(work);
     stack();
@@ -38,10 +38,10 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Overwrites memory that is about to be given up. The optimiser cannot leave this out, as it could a plain write.
+/// Overwrites memory that is about to be freed. The optimiser cannot remove this, unlike a plain write.
 ///
 /// # Safety
-/// The block is the caller's for this length.
+/// The caller owns the block for this length.
 unsafe fn wipe(block: *mut u8, len: usize) {
     // SAFETY: the caller's promise. Miri knows no such call.
     unsafe {
@@ -90,14 +90,14 @@ pub(crate) mod tests {
     const PAINT: u8 = 0xa5;
     const PAINTED: usize = 512 << 10;
 
-    /// What the memory of this process holds at an address; no reference to it is needed.
+    /// Reads this process's memory at an address without a reference to it.
     fn memory(at: usize, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         File::open("/proc/self/mem").unwrap().read_exact_at(&mut bytes, at as u64).unwrap();
         bytes
     }
 
-    /// Writes to the stack below the caller's frame; the address of what is written.
+    /// Writes to the stack below the caller's frame and returns the address.
     #[inline(never)]
     fn paint<const LEN: usize>() -> usize {
         let mut area = [0; LEN];
@@ -123,12 +123,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_depth_is_that_of_the_frames() {
+    fn the_depth_of_a_frame_is_measured() {
         assert!((8192..12_288).contains(&depth(|| assert_ne!(paint::<8192>(), 0))));
     }
 
     #[test]
-    fn what_a_function_leaves_on_the_stack_is_overwritten() {
+    fn remains_of_a_function_on_the_stack_are_overwritten() {
         // The deepest part: the reading of it does not reach so far.
         let left = apart(paint::<{ STACK_BYTES / 2 }>);
         assert_eq!(memory(left, 1024), [PAINT; 1024], "nothing to be wiped");

@@ -1,4 +1,4 @@
-//! Landlock (landlock(7)): what the daemon may do with files, TCP ports and other processes, which is next to nothing.
+//! Landlock (landlock(7)): forbids almost all access to files, TCP ports and other processes.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use landlock::{
 
 use crate::log::SYSLOG;
 
-/// The newest that is asked for: each kernel grants as much of it as it knows.
+/// The newest version requested. Each kernel enforces the parts that it supports.
 const NEWEST: ABI = ABI::V9;
 
-/// Takes away from this thread, and from those that it starts, every access to files and directories that Landlock
-/// knows, TCP, and signals and abstract sockets of others (Linux 5.13; TCP since 6.7, signals and sockets since 6.12).
-/// What remains is to remove files from one directory, and to write to the system's log.
+/// Denies this thread, and the threads that it starts, all access to files and directories that Landlock controls, TCP,
+/// and signals and abstract sockets of other processes (Linux 5.13; TCP since 6.7, signals and sockets since 6.12).
+/// Removing files from one directory and writing to the system log remain allowed.
 ///
-/// What is open already is not affected. Returns the version of Landlock that is in force, or why none is.
+/// Open files are not affected. Returns the version of Landlock in force, or the reason why there is none.
 pub fn restrict(directory: &Path) -> Result<u32, String> {
     match apply(directory) {
         Ok((RulesetStatus::NotEnforced, status)) => Err(reason(&status)),
@@ -50,7 +50,8 @@ fn apply(directory: &Path) -> Result<(RulesetStatus, LandlockStatus), RulesetErr
     Ok((status.ruleset, status.landlock))
 }
 
-/// Where the system's log may listen: its socket is made anew when it starts again, and may be a link to another place.
+/// The directories of the system log's socket, which may be a symbolic link. The socket itself changes when the log
+/// daemon restarts.
 fn log_directories() -> Vec<PathBuf> {
     let named = PathBuf::from(SYSLOG);
     let real = named.canonicalize().ok();

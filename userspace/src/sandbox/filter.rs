@@ -1,4 +1,4 @@
-//! The system call filter (seccomp(2)): which calls, and with which arguments. Everything else fails with EPERM.
+//! The system call filter (seccomp(2)): the allowed calls and arguments. Everything else fails with EPERM.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,7 @@ use super::pinned::PinnedPath;
 use crate::tun::elsewhere::{TUNGETDEVNETNS, TUNGETIFF};
 use crate::udp::OPTIONS;
 
-/// The system calls of all threads once they run, with any arguments: they reach what is open, this process' memory
-/// and its threads.
+/// The system calls allowed with any arguments. They affect only open descriptors, this process's memory and its threads.
 const ALLOWED: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -46,7 +45,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_poll,
 ];
 
-/// What may be asked of a descriptor by `ioctl`: nothing that changes a link, but that it is set down.
+/// The allowed requests of `ioctl`. The only one that changes a link is `SIOCSIFFLAGS`, which sets it down.
 const IOCTLS: [libc::c_ulong; 8] = [
     libc::SIOCGIFFLAGS as libc::c_ulong,
     libc::SIOCSIFFLAGS as libc::c_ulong,
@@ -58,18 +57,18 @@ const IOCTLS: [libc::c_ulong; 8] = [
     TUNGETDEVNETNS,
 ];
 
-/// Not `MSG_FASTOPEN`, which connects a socket.
+/// Without `MSG_FASTOPEN`, which connects a socket.
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-/// Not `MAP_SHARED`, nor `MAP_FIXED`, which replaces what is mapped.
+/// Without `MAP_SHARED`, and without `MAP_FIXED`, which replaces existing mappings.
 const MAP_FLAGS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
 const SOCKET_FLAGS: c_int = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 
-/// What an argument has to be; the kernel looks at its low 32 bits alone, but for addresses.
+/// A condition on an argument. Only the low 32 bits are compared, except for addresses.
 enum Argument {
     Is(u8, u64),
-    /// No other bits than these.
+    /// No bits other than these are set.
     Within(u8, c_int),
-    /// This number, whichever of these bits are set besides.
+    /// The argument is this number, ignoring the given bits.
     IsBut(u8, c_int, c_int),
     Address(u8, usize),
 }
@@ -92,14 +91,14 @@ impl Argument {
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// Allows a call whose arguments are all as they have to be; more than one way of them may be allowed.
+/// Allows a call whose arguments meet all conditions. A call may have several such sets of conditions.
 fn allow(rules: &mut Rules, call: c_long, arguments: &[Argument]) -> Result<(), BackendError> {
     let conditions = arguments.iter().map(Argument::condition).collect::<Result<_, _>>()?;
     rules.entry(call).or_default().push(SeccompRule::new(conditions)?);
     Ok(())
 }
 
-/// Sockets for UDP, and to ask for a link with; bound to an address of IP, never to a path.
+/// Allows UDP sockets, which also serve ioctls about links. They can be bound to IP addresses only.
 fn allow_sockets(rules: &mut Rules) -> Result<(), BackendError> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let kind = IsBut(1, libc::SOCK_DGRAM, SOCKET_FLAGS);
@@ -120,7 +119,7 @@ fn allow_sockets(rules: &mut Rules) -> Result<(), BackendError> {
     allow(rules, libc::SYS_fcntl, &[Is(1, libc::F_DUPFD_CLOEXEC as u64)])
 }
 
-/// Memory that is nobody else's and never executable.
+/// Allows private memory that is not executable.
 fn allow_memory(rules: &mut Rules) -> Result<(), BackendError> {
     let data = libc::PROT_READ | libc::PROT_WRITE;
     allow(rules, libc::SYS_mmap, &[Within(2, data), Within(3, MAP_FLAGS)])?;
@@ -128,13 +127,13 @@ fn allow_memory(rules: &mut Rules) -> Result<(), BackendError> {
     allow(rules, libc::SYS_mremap, &[Within(3, libc::MREMAP_MAYMOVE)])
 }
 
-/// This process alone: `abort` sends a signal, and the allocator counts the processors.
+/// Allows signals to this process, for `abort`, and reading its processors, for the allocator.
 fn allow_process(rules: &mut Rules) -> Result<(), BackendError> {
     allow(rules, libc::SYS_tgkill, &[Is(0, std::process::id().into())])?;
     allow(rules, libc::SYS_sched_getaffinity, &[Is(0, 0)])
 }
 
-/// One path alone: to be looked at and removed.
+/// Allows reading the status of one path and removing it.
 fn allow_path(rules: &mut Rules, path: &PinnedPath) -> Result<(), BackendError> {
     allow(rules, libc::SYS_newfstatat, &[Address(1, path.address())])?;
     allow(rules, libc::SYS_unlinkat, &[Address(1, path.address()), Is(2, 0)])
@@ -155,7 +154,7 @@ fn program(path: Option<&PinnedPath>) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules(path)?, refusal, SeccompAction::Allow, architecture)?.try_into()
 }
 
-/// Puts the filter over all threads of this process. Returns why that cannot be.
+/// Applies the filter to all threads of this process. Returns the reason if that fails.
 pub fn apply(path: Option<&PinnedPath>) -> Result<(), String> {
     let program = program(path).map_err(|e| e.to_string())?;
     path.into_iter().for_each(PinnedPath::seal);
@@ -167,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filter_is_one_that_the_kernel_can_hold() {
+    fn the_filter_is_within_the_kernels_length_limit() {
         let path = PinnedPath::new(std::path::Path::new("/run/a.sock")).unwrap();
         assert!((1..4096).contains(&program(Some(&path)).unwrap().len()));
     }

@@ -1,7 +1,7 @@
-//! The path of the control socket, at an address that the system call filter knows.
+//! The path of the control socket, stored at a fixed address for the system call filter.
 //!
-//! A filter sees addresses and not the text behind them. So the one path that the daemon removes is in a page of its
-//! own, which is sealed where the kernel can do that (mseal(2), Linux 6.10): the bytes at that address stay what they are.
+//! A filter sees the address of a path and not its text. So the one path that the daemon removes has a page of its own,
+//! which is sealed if the kernel supports it (mseal(2), Linux 6.10): the bytes at that address cannot change.
 
 use std::ffi::CString;
 use std::io;
@@ -11,17 +11,17 @@ use std::ptr;
 
 use crate::sys::check;
 
-/// The same in the tables of all architectures (`include/uapi/asm-generic/unistd.h`).
+/// The number of mseal(2), equal on all architectures (`include/uapi/asm-generic/unistd.h`).
 pub const SYS_MSEAL: libc::c_long = 462;
 
-/// A path in memory that is never given back and cannot be written to.
+/// A path in read-only memory that is never unmapped.
 pub struct PinnedPath {
     text: &'static libc::c_char,
     len: usize,
 }
 
 impl PinnedPath {
-    /// Copies a path into a page of its own; at most a page long.
+    /// Copies a path into a page of its own.
     pub fn new(path: &Path) -> io::Result<Self> {
         let text = CString::new(path.as_os_str().as_bytes())?;
         let bytes = text.as_bytes_with_nul();
@@ -45,18 +45,18 @@ impl PinnedPath {
         }
     }
 
-    /// Has the page stay as it is for good. Older kernels lack the call: the page is only read-only there.
+    /// Seals the page against any change. On older kernels without the call, the page is only read-only.
     pub(crate) fn seal(&self) {
         // SAFETY: nobody writes to the page or gives it back.
         unsafe { libc::syscall(SYS_MSEAL, self.text, self.len, 0) };
     }
 
-    /// Where the path is.
+    /// The address of the path.
     pub fn address(&self) -> usize {
         ptr::from_ref(self.text) as usize
     }
 
-    /// The inode of what the path leads to.
+    /// The inode of the file at the path.
     pub fn inode(&self) -> io::Result<u64> {
         // SAFETY: all zeros are a valid structure, and the path ends with a zero.
         unsafe {
@@ -66,7 +66,7 @@ impl PinnedPath {
         }
     }
 
-    /// Removes what is there.
+    /// Removes the file at the path.
     pub fn unlink(&self) -> io::Result<()> {
         // SAFETY: the path ends with a zero.
         check(unsafe { libc::unlinkat(libc::AT_FDCWD, self.text, 0) }).map(drop)
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_finds_and_removes_what_is_at_its_path() {
+    fn the_file_at_the_path_is_found_and_removed() {
         let path = std::env::temp_dir().join(format!("wgq-pinned-{}", std::process::id()));
         std::fs::write(&path, "").unwrap();
         let pinned = PinnedPath::new(&path).unwrap();

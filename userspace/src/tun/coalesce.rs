@@ -1,7 +1,7 @@
-//! Packets of one batch into as few large ones as the kernel takes: the reverse of `split`.
+//! Combines the packets of a batch into as few large ones as the kernel accepts: the reverse of `split`.
 //!
-//! Laws: what the kernel would make of a large packet, by splitting it again, is what came. Within a flow nothing is
-//! reordered: a packet that cannot join the one before it closes it. A checksum that is wrong stays wrong.
+//! Invariants: if the kernel splits a large packet again, the result is the packets that arrived. Packets of a flow are not
+//! reordered: a packet that cannot join its predecessor closes the group. A wrong checksum stays wrong.
 
 use std::io::{self, IoSlice};
 
@@ -11,48 +11,48 @@ use crate::checksum;
 use crate::headers::{Header, Ip, Ipv4, Ipv6, TCP, Tcp, UDP, Udp};
 
 const MAX_LEN: usize = 65_535;
-/// How many packets become one: within what one write takes.
+/// The most packets in a large one, within the limit of one write.
 const MAX_PIECES: usize = 128;
-/// How many datagrams become one where the kernel refuses more (`UDP_MAX_SEGMENTS`, before Linux 6.9).
+/// The most datagrams in a large one if the kernel rejects more (`UDP_MAX_SEGMENTS`, before Linux 6.9).
 const FEWER_DATAGRAMS: usize = 64;
-/// How many flows of a batch are looked through for one that a packet may join.
+/// The most groups of a batch that are searched for one that a packet may join.
 const MAX_OPEN: usize = 16;
 
-/// A packet within the buffer of the batch.
+/// A byte range in the buffer of the batch.
 #[derive(Clone, Copy)]
 struct Piece {
     at: usize,
     len: usize,
 }
 
-/// The headers of a packet that may become part of a large one.
+/// The header positions of a packet that may become part of a large one.
 #[derive(Clone, Copy)]
 struct Headers {
     protocol: u8,
-    /// Where the TCP or UDP header is.
+    /// The offset of the TCP or UDP header.
     transport: usize,
-    /// Where the payload is.
+    /// The offset of the payload.
     payload: usize,
-    /// Mixed from addresses and ports.
+    /// A hash of addresses, ports and protocol.
     hash: u64,
 }
 
-/// Packets that leave as one.
+/// Packets that are written as one.
 struct Group {
     first: Piece,
-    /// The payloads of those behind the first.
+    /// The payloads of the packets after the first one.
     rest: Vec<Piece>,
     headers: Option<Headers>,
-    /// The payload of each but the last.
+    /// The payload length of each packet but the last.
     size: usize,
     /// The length of the whole.
     total: usize,
-    /// How many there may be.
+    /// The most packets that the group may have.
     most: usize,
     next_sequence: u32,
-    /// Whether the identification stays the same: only with DF, where it means nothing (RFC 6864).
+    /// Whether all packets have the same identification. This is allowed only with DF, where it has no meaning (RFC 6864).
     fixed_id: bool,
-    /// Flags that the last packet has and the whole will have.
+    /// The FIN and PSH flags of the last packet, which the large packet gets.
     last_flags: u8,
     open: bool,
     checked: bool,
@@ -81,7 +81,7 @@ fn hash_v6(addresses: &[u8; 32]) -> u64 {
     addresses.as_chunks().0.iter().fold(0, |sum, part| mix(sum, u64::from_ne_bytes(*part)))
 }
 
-/// The headers of a packet without IP options, extension headers or fragmentation.
+/// Finds the headers of a packet; `None` if it has IP options or extension headers, is a fragment or has no payload.
 #[inline]
 fn headers(packet: &[u8], offloads: Offloads) -> Option<Headers> {
     let (protocol, transport, addresses) = match Ip::of(packet)? {
@@ -105,7 +105,7 @@ fn headers(packet: &[u8], offloads: Offloads) -> Option<Headers> {
     })
 }
 
-/// Whether a packet may be in a large one at all.
+/// Whether a packet may be part of a large one.
 fn is_joinable(packet: &[u8], headers: &Headers) -> bool {
     if headers.protocol == TCP {
         let flags = Tcp::at(packet, headers.transport).flags;
@@ -115,7 +115,7 @@ fn is_joinable(packet: &[u8], headers: &Headers) -> bool {
     udp.checksum != [0, 0] && usize::from(udp.length.get()) == packet.len() - headers.transport
 }
 
-/// Whether the checksums of a packet are right.
+/// Whether the checksums of a packet are correct.
 fn is_intact(packet: &[u8], headers: &Headers) -> bool {
     let (ip, transport) = packet.split_at(headers.transport);
     let is_right = |sum| checksum::fold(sum) == 0xffff;
@@ -160,7 +160,7 @@ impl Group {
         }
     }
 
-    /// Takes a packet of the same flow in, if it continues what is here.
+    /// Adds a packet of the same flow if it continues the group. Returns whether it did.
     #[inline]
     fn join(&mut self, buffer: &[u8], piece: Piece, headers: &Headers) -> bool {
         let first = &buffer[self.first.at..self.first.at + self.first.len];
@@ -190,7 +190,7 @@ impl Group {
         true
     }
 
-    /// Whether all that splitting copies from the first is the same here, and what it counts is one further.
+    /// Whether the fields that splitting copies are equal to the first packet's, and the fields that it counts up continue.
     fn continues(&mut self, first: &[u8], packet: &[u8], headers: &Headers) -> bool {
         let same_ip = if headers.is_v4() {
             self.continues_v4(Ipv4::at(first, 0), Ipv4::at(packet, 0))
@@ -223,7 +223,7 @@ impl Group {
         let same_options = packet[options.clone()] == first[options];
         let (first, tcp) = (Tcp::at(first, headers.transport), Tcp::at(packet, headers.transport));
         let may_differ = Tcp::FIN | Tcp::PSH;
-        // CWR is the first packet's alone, so that no later one may have it.
+        // Splitting sets CWR on the first packet only, so no later one may have it.
         let flags = first.flags & !Tcp::CWR & !may_differ == tcp.flags & !may_differ;
         tcp.sequence.get() == self.next_sequence
             && tcp.acknowledgment == first.acknowledgment
@@ -243,12 +243,13 @@ impl Group {
             return false;
         }
         let first = &buffer[self.first.at..];
-        // Those of TCP are at the same place.
+        // The ports of TCP are at the same offset.
         Udp::at(first, headers.transport).ports == Udp::at(packet, headers.transport).ports
             && shares_addresses(first, packet)
     }
 
-    /// Makes the first packet's headers those of the whole; the virtio header says how to split it again.
+    /// Turns the headers of the first packet into those of the large one. Returns the virtio header that describes how to split
+    /// it again.
     fn finish(&self, buffer: &mut [u8]) -> VnetHeader {
         let Some(headers) = self.headers.filter(|_| !self.rest.is_empty()) else {
             return VnetHeader::default();
@@ -293,7 +294,7 @@ impl Coalescer {
         Self { offloads, groups: Vec::new(), used: 0, bytes: 0, most_datagrams: MAX_PIECES }
     }
 
-    /// Takes in a packet of the buffer.
+    /// Adds a packet of the buffer.
     #[inline]
     pub fn add(&mut self, buffer: &[u8], at: usize, len: usize) {
         self.bytes += len;
@@ -323,13 +324,13 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// How much has been taken in since the last flush.
+    /// The bytes added since the last flush.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// A packet without payload, or one that is looked at no further, may still belong to a flow that is open here:
-    /// whatever has its addresses may not grow past it.
+    /// Closes the groups with the addresses of a packet that cannot be combined, such as one without payload. It may belong to
+    /// one of these flows, and must not be overtaken.
     fn close_flow_of(&mut self, buffer: &[u8], packet: &[u8]) {
         for group in self.groups[..self.used].iter_mut().rev().take(MAX_OPEN) {
             if group.open && shares_addresses(&buffer[group.first.at..], packet) {
@@ -338,7 +339,8 @@ impl Coalescer {
         }
     }
 
-    /// Hands out the large packets: virtio header and pieces. What is refused as one goes packet by packet.
+    /// Writes the large packets, each as a virtio header and pieces. If the kernel rejects one, its packets are written one by
+    /// one.
     pub fn flush<T>(&mut self, buffer: &mut [u8], mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<T>) {
         for group in &self.groups[..self.used] {
             let header = group.finish(buffer);
@@ -361,7 +363,7 @@ impl Coalescer {
     }
 }
 
-/// The packets that a large one consists of, one by one: so rarely that it shall not lie among what is done always.
+/// Writes the packets of a large one separately. This is rare, so it is kept out of the hot code.
 #[cold]
 fn write_apart<T>(
     header: &VnetHeader,
@@ -387,7 +389,7 @@ fn fill<'a>(pieces: &mut [IoSlice<'a>], header: &'a [u8; VNET_LEN], group: &Grou
     }
 }
 
-/// The length of the whole and the checksum of a header without options.
+/// Sets the total length and the checksum of a header without options.
 fn finish_v4(header: &mut [u8], total: usize) {
     let ip = Ipv4::at_mut(header, 0);
     ip.total_length.set(total as u16);
@@ -411,7 +413,7 @@ mod tests {
 
     const ALL: Offloads = Offloads { tcp: true, udp: true };
 
-    /// A packet with right checksums.
+    /// A packet with correct checksums.
     #[derive(Clone, Debug)]
     struct Made {
         v6: bool,
@@ -421,14 +423,14 @@ mod tests {
         id: u16,
         flags: u8,
         tos: u8,
-        /// Don't fragment: without it each packet's identification counts.
+        /// Whether DF is set. Without it the identification of each packet matters.
         whole: bool,
         hops: u8,
         acknowledged: u8,
         window: u8,
         /// Words of options.
         options: u8,
-        /// What they hold.
+        /// The value of the options.
         option: u8,
         len: usize,
     }
@@ -500,7 +502,7 @@ mod tests {
         (0..count).map(|i| made(&of(i))).collect()
     }
 
-    /// What reaches the kernel: large packets, each with its virtio header.
+    /// The large packets that are written, each with its virtio header.
     fn coalesced(packets: &[Vec<u8>], offloads: Offloads) -> Vec<(VnetHeader, Vec<u8>)> {
         let mut buffer: Vec<u8> = packets.concat();
         let (mut coalescer, mut at) = (Coalescer::new(offloads), 0);
@@ -539,14 +541,14 @@ mod tests {
     }
 
     #[test]
-    fn no_packet_exceeds_what_an_ip_header_can_say() {
+    fn no_packet_exceeds_the_maximum_ip_length() {
         let lens: Vec<_> = coalesced(&stream(60, 1348), ALL).iter().map(|(_, packet)| packet.len()).collect();
         assert_eq!(lens.len(), 2);
         assert!(lens.iter().all(|&len| len <= 65_535));
     }
 
     #[test]
-    fn datagrams_that_are_too_many_for_an_older_kernel_arrive_and_the_next_ones_are_fewer() {
+    fn fewer_datagrams_are_combined_after_an_older_kernel_rejects_many() {
         let of = |i: u32| made(&Made { udp: true, sequence: i, id: i as u16, len: 10, ..PLAIN });
         let packets: Vec<_> = (0..200).map(of).collect();
         let mut coalescer = Coalescer::new(ALL);
@@ -572,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_offload_every_packet_goes_as_it_came() {
+    fn packets_are_unchanged_without_the_offload() {
         let packets = stream(5, 100);
         let large = coalesced(&packets, Offloads { tcp: false, udp: true });
         assert!(large.iter().all(|(header, _)| *header == VnetHeader::default()));
@@ -580,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_is_handed_on_as_it_came() {
+    fn a_packet_with_a_wrong_checksum_is_unchanged() {
         let mut packets = stream(3, 100);
         packets[1][60] ^= 1;
         let large = coalesced(&packets, ALL);
@@ -589,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_between_two_data_packets_keeps_its_place() {
+    fn an_acknowledgement_between_data_packets_keeps_its_order() {
         let mut packets = stream(4, 100);
         let bare = Made { sequence: 200, id: 9, len: 0, ..PLAIN };
         packets.insert(2, made(&bare));
@@ -597,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_stream_is_marked_on_its_last_packet_alone() {
+    fn fin_and_psh_are_set_on_the_last_packet_only() {
         let mut packets = stream(3, 100);
         for (packet, flags) in
             packets.iter_mut().zip([Tcp::ACK | Tcp::CWR, Tcp::ACK, Tcp::ACK | Tcp::FIN | Tcp::PSH])
@@ -613,7 +615,7 @@ mod tests {
         assert_eq!(split(&large), packets);
     }
 
-    /// One field of a flow's headers becomes another.
+    /// Changes one field of a packet's headers.
     fn change(flow: &mut Made, random: u16) {
         let to = (random >> 4) as u8;
         match random % 9 {
@@ -671,7 +673,7 @@ mod tests {
         })
     }
 
-    /// What tells flows apart, for packets that may be damaged, even into a short one of the other version.
+    /// A key that identifies the flow of a packet, which may be damaged, even into a short one of the other IP version.
     fn flow_of(packet: &[u8]) -> Vec<u8> {
         match packet[0] >> 4 {
             4 => packet[9..10].iter().chain(&packet[12..24]).copied().collect(),
@@ -679,7 +681,7 @@ mod tests {
         }
     }
 
-    /// With DF the identification means nothing, and splitting counts it up.
+    /// Clears the identification of a packet with DF, where it has no meaning and splitting counts it up.
     fn without_id(mut packet: Vec<u8>) -> Vec<u8> {
         if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
             packet[4..6].fill(0);
@@ -691,8 +693,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn splitting_what_was_coalesced_gives_what_came_in_the_order_of_each_flow(packets in traffic()) {
-            // A first byte that is damaged beyond IP does not come this far.
+        fn splitting_coalesced_packets_restores_them_in_the_order_of_each_flow(packets in traffic()) {
+            // Packets that are not IP are dropped earlier.
             let packets: Vec<_> = packets.into_iter().filter(|p| crate::packet::claimed_len(p) == Some(p.len())).collect();
             let large = coalesced(&packets, ALL);
             prop_assert!(large.len() <= packets.len());
@@ -710,7 +712,7 @@ mod tests {
         }
 
         #[test]
-        fn coalescing_what_was_split_gives_the_large_packet_again(
+        fn coalescing_split_packets_restores_the_large_one(
             [v6, udp, whole] in any::<[bool; 3]>(),
             options in 0u8..=10,
             (segment, count, rest) in (1usize..1400).prop_flat_map(|size| {
@@ -746,7 +748,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 20..120), 1..20)) {
+        fn no_bytes_panic(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 20..120), 1..20)) {
             let packets: Vec<_> = packets.into_iter().map(|mut p| {
                 p[0] = if p[1] & 1 == 0 { 0x45 } else { 0x60 };
                 p
@@ -775,7 +777,7 @@ mod tests {
 
     /// Every three packets of a flow with payloads of up to four bytes, each as expected, with PSH, or out of sequence.
     #[test]
-    fn any_three_short_packets_come_back_as_they_were() {
+    fn any_three_short_packets_are_restored() {
         let digits = |number: usize, base: usize| [number % base, number / base % base, number / base / base];
         for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
             for (lens, kinds) in (0..125).flat_map(|lens| (0..27).map(move |kinds| (lens, kinds))) {

@@ -1,4 +1,4 @@
-//! The link in another network namespace than ours: asked about by netlink, as other requests reach our own alone.
+//! Reads the state of a link in another network namespace through netlink, because ioctls reach only our own namespace.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,14 +21,14 @@ const IFINFOMSG: usize = 16;
 const RTGENMSG: usize = 4;
 const ANY: i32 = -1;
 
-/// What is to be known of a link.
+/// The state of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkState {
     pub(crate) mtu: u32,
     pub(crate) is_up: bool,
 }
 
-/// Asks about it.
+/// Queries links in other namespaces.
 pub(crate) struct Elsewhere(Rtnetlink);
 
 impl Elsewhere {
@@ -36,7 +36,7 @@ impl Elsewhere {
         Rtnetlink::new().map(Self)
     }
 
-    /// The state of the device's link, wherever it is.
+    /// The state of the device's link in any namespace.
     pub(crate) fn state(&self, tun: &Tun) -> io::Result<LinkState> {
         let namespace = self.identifier(&tun.namespace()?)?;
         let mut body = vec![0; IFINFOMSG];
@@ -49,13 +49,13 @@ impl Elsewhere {
         Ok(LinkState { mtu, is_up })
     }
 
-    /// The number that our namespace knows another by; it is given one where there is none.
+    /// The ID of another namespace in ours. An ID is assigned if there is none.
     fn identifier(&self, namespace: &OwnedFd) -> io::Result<u32> {
         let mut body = vec![0; RTGENMSG];
         attribute(&mut body, NETNSA_FD, &namespace.as_raw_fd().to_ne_bytes());
         let mut naming = body.clone();
         attribute(&mut naming, NETNSA_NSID, &ANY.to_ne_bytes());
-        // EEXIST where it has one already.
+        // The request fails with EEXIST if the namespace has an ID already.
         let _ = self.0.ask(RTM_NEWNSID, &naming);
         number(&self.0.ask(RTM_GETNSID, &body)?, RTGENMSG, NETNSA_NSID).ok_or_else(|| errno(libc::EPROTO))
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_is_known_by_a_number_once_asked_for() {
+    fn a_namespace_gets_an_id() {
         let ours = std::fs::File::open("/proc/self/ns/net").unwrap();
         assert!(Elsewhere::new().unwrap().identifier(&ours.into()).is_ok());
     }

@@ -1,4 +1,4 @@
-//! The TUN device: opening it, what it can offload, and its packets with their virtio headers.
+//! The TUN device: opening it, its offloads, and packets with virtio headers.
 
 pub mod coalesce;
 pub(crate) mod elsewhere;
@@ -13,9 +13,9 @@ use crate::sys::{self, check, check_len, errno, interface_request, owned};
 
 /// The length of the header that precedes each packet (`struct virtio_net_hdr`).
 pub const VNET_LEN: usize = 10;
-/// The MTU that a new link gets, as wireguard-go gives it.
+/// The MTU of a new link, as in wireguard-go.
 pub(crate) const DEFAULT_MTU: u32 = 1420;
-/// The largest packet that the kernel hands out or takes, headers included.
+/// The largest packet that the kernel reads or writes, including the virtio header.
 pub const MAX_PACKET: usize = 65_535 + VNET_LEN;
 
 const IFF_VNET_HDR: i16 = 0x4000;
@@ -31,7 +31,7 @@ const TUN_F_USO6: u32 = 0x40;
 const TCP_OFFLOADS: u32 = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
 const UDP_OFFLOADS: u32 = TUN_F_USO4 | TUN_F_USO6;
 
-/// What the kernel agreed to hand out and take as one packet.
+/// The offloads that the kernel accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offloads {
     /// Large TCP packets (any kernel since 2.6.27).
@@ -51,7 +51,7 @@ fn ioctl<T>(fd: &impl AsRawFd, code: libc::c_ulong, argument: *mut T) -> io::Res
     check(unsafe { libc::ioctl(fd.as_raw_fd(), code as _, argument) }).map(drop)
 }
 
-/// Asks for the most that this kernel grants.
+/// Enables the most offloads that this kernel supports.
 fn negotiate(fd: &impl AsRawFd) -> Offloads {
     let grants = |bits: u32| ioctl(fd, TUNSETOFFLOAD, bits as usize as *mut u8).is_ok();
     if grants(TCP_OFFLOADS | UDP_OFFLOADS) {
@@ -61,12 +61,12 @@ fn negotiate(fd: &impl AsRawFd) -> Offloads {
 }
 
 impl Tun {
-    /// What is open already: a device, or whatever takes its place where there is no kernel to ask for one.
+    /// Wraps an open descriptor: a TUN device, or a stand-in for tests.
     pub fn new(fd: OwnedFd, offloads: Offloads) -> Self {
         Self { fd, offloads }
     }
 
-    /// Opens the device of this name, making it where there is none.
+    /// Opens the device of this name, and creates it if there is none.
     pub(crate) fn open(name: &str) -> io::Result<(Self, String)> {
         let path = c"/dev/net/tun";
         // SAFETY: a valid C string.
@@ -81,7 +81,7 @@ impl Tun {
         let mut wanted = interface_request(name);
         wanted.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16 | IFF_VNET_HDR;
         ioctl(&fd, TUNSETIFF, &raw mut wanted)?;
-        // A device that was there before has the length that its last user chose.
+        // An existing device keeps the length that its last user set.
         let mut header_len = VNET_LEN as libc::c_int;
         ioctl(&fd, TUNSETVNETHDRSZ, &raw mut header_len)?;
         // SAFETY: the kernel has filled in a name that ends in a zero.
@@ -90,12 +90,12 @@ impl Tun {
         Ok((Self::new(fd, offloads), name))
     }
 
-    /// Reads one packet after its virtio header.
+    /// Reads one packet with its virtio header.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         sys::read(&self.fd, buffer)
     }
 
-    /// Writes one packet that is in several pieces, the first being the virtio header.
+    /// Writes one packet in several pieces, of which the first is the virtio header.
     pub(crate) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         // SAFETY: an `IoSlice` has the layout of an iovec.
         check_len(unsafe {
@@ -109,16 +109,16 @@ impl Tun {
         owned(unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNGETDEVNETNS as _) })
     }
 
-    /// The link's name, as it may have been changed; it ends in a zero.
+    /// The link's current name, terminated by a zero.
     fn name(&self) -> io::Result<Vec<u8>> {
         let mut asked = interface_request("");
         ioctl(&self.fd, TUNGETIFF, &raw mut asked)?;
         Ok(asked.ifr_name.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).chain([0]).collect())
     }
 
-    /// Whether the link is gone: the descriptor then answers EBADFD.
+    /// Whether the link is gone. Writes then fail with EBADFD.
     pub(crate) fn is_detached(&self) -> bool {
-        // An empty write is refused with EINVAL as long as there is a device.
+        // An empty write fails with EINVAL as long as there is a device.
         // SAFETY: no byte is read from the pointer.
         let result = check_len(unsafe { libc::write(self.fd.as_raw_fd(), [0u8].as_ptr().cast(), 0) });
         result.is_err_and(|e| e.raw_os_error() == Some(libc::EBADFD))
@@ -131,7 +131,7 @@ impl AsRawFd for Tun {
     }
 }
 
-/// The link, as seen from the network namespace of the start: by its index, as it may be renamed.
+/// The link in the network namespace of the daemon. It is identified by its index, because it may be renamed.
 pub struct Link {
     socket: OwnedFd,
     index: i32,
@@ -144,7 +144,7 @@ impl Link {
         Ok(Self { socket, index: sys::interface_index(name) as i32, elsewhere: Elsewhere::new()? })
     }
 
-    /// A request that names the link; fails where the link is not, or no longer, in this namespace.
+    /// A request about the link. Fails if the link is not in this namespace.
     fn request(&self) -> io::Result<libc::ifreq> {
         let mut asked = interface_request("");
         asked.ifr_ifru.ifru_ifindex = self.index;
@@ -172,7 +172,7 @@ impl Link {
         Ok(i32::from(unsafe { asked.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
     }
 
-    /// Sets the link down; fails where it is not in this namespace.
+    /// Sets the link down. Fails if it is not in this namespace.
     pub(crate) fn set_down(&self) -> io::Result<()> {
         let mut asked = self.request()?;
         ioctl(&self.socket, libc::SIOCGIFFLAGS as libc::c_ulong, &raw mut asked)?;
@@ -181,17 +181,17 @@ impl Link {
         ioctl(&self.socket, libc::SIOCSIFFLAGS as libc::c_ulong, &raw mut asked)
     }
 
-    /// The link's index in the namespace of the start, zero if the link is not there.
+    /// The link's index in the daemon's namespace; zero if it is in another one.
     pub(crate) fn index_here(&self) -> u32 {
         if self.is_here() { self.index as u32 } else { 0 }
     }
 
-    /// Whether the link is in the namespace of the start.
+    /// Whether the link is in the daemon's namespace.
     pub(crate) fn is_here(&self) -> bool {
         self.request().is_ok()
     }
 
-    /// The link's state, wherever it is.
+    /// The link's state in any namespace.
     pub(crate) fn state(&self, tun: &Tun) -> io::Result<LinkState> {
         match (self.mtu(), self.is_up()) {
             (Ok(mtu), Ok(is_up)) => Ok(LinkState { mtu, is_up }),
@@ -200,7 +200,7 @@ impl Link {
     }
 }
 
-/// Whether a name may be an interface's: what the kernel's `dev_valid_name` takes, and no pattern.
+/// Checks the name of an interface, as the kernel's `dev_valid_name` does. A pattern with `%` is also rejected.
 pub fn check_name(name: &str) -> io::Result<()> {
     let valid = !name.is_empty()
         && name.len() < libc::IFNAMSIZ
@@ -210,7 +210,7 @@ pub fn check_name(name: &str) -> io::Result<()> {
     if valid { Ok(()) } else { Err(errno(libc::EINVAL)) }
 }
 
-/// The virtio header: how far a packet is from what goes on a wire.
+/// The virtio header, which describes the offloads that a packet still needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VnetHeader {
     pub flags: u8,
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_the_kernel_would_refuse_or_expand_is_refused() {
+    fn a_name_that_the_kernel_rejects_or_expands_is_rejected() {
         for name in ["", ".", "..", "a/b", "a b", "wg%d", "a:1", "sixteen-letters-"] {
             assert!(check_name(name).is_err(), "{name}");
         }

@@ -1,4 +1,4 @@
-//! Packets as the kernel hands them out (large, checksums unfinished) into packets as they go on a wire.
+//! Splits large packets of the kernel with unfinished checksums into packets for the wire.
 
 use std::mem::offset_of;
 
@@ -6,17 +6,18 @@ use super::VnetHeader;
 use crate::checksum;
 use crate::headers::{Header, Ip, Ipv4, Ipv6, TCP, Tcp, UDP, Udp};
 
-/// One packet of the kernel's and how many of it are written out already.
+/// A large packet and the position of the next packet to write.
 pub struct Splitter<'a> {
     packet: &'a [u8],
     kind: Kind,
-    /// Payload bytes written out.
+    /// The payload bytes that are already written.
     done: usize,
     index: u16,
 }
 
 enum Kind {
-    /// Goes out as it is, but for a checksum over the bytes from the first place on, at the second from there.
+    /// The packet is copied as it is. `checksum` is the start of the bytes that an unfinished checksum covers, and the offset
+    /// of its field from there.
     Whole {
         checksum: Option<(usize, usize)>,
     },
@@ -25,18 +26,18 @@ enum Kind {
 
 struct Layout {
     protocol: u8,
-    /// Where the TCP or UDP header is.
+    /// The offset of the TCP or UDP header.
     transport: usize,
-    /// Where the payload is.
+    /// The offset of the payload.
     payload: usize,
-    /// The payload of each segment but the last.
+    /// The payload length of each segment but the last.
     size: usize,
-    /// The pseudo-header's sum, but for its length.
+    /// The sum of the pseudo-header without its length.
     pseudo: u64,
 }
 
 impl<'a> Splitter<'a> {
-    /// None for a packet that is not IP or whose header contradicts it.
+    /// `None` for a packet that is not IP or contradicts its virtio header.
     pub fn new(header: &VnetHeader, packet: &'a [u8]) -> Option<Self> {
         let ip = Ip::of(packet)?;
         let kind = match header.gso_type & !VnetHeader::GSO_ECN {
@@ -48,12 +49,12 @@ impl<'a> Splitter<'a> {
         Some(Self { packet, kind, done: 0, index: 0 })
     }
 
-    /// The ECN bits for the outside of each of the packets.
+    /// The ECN bits of the outer packets.
     pub(crate) fn outer_ecn(&self) -> u8 {
         crate::packet::outer_ecn(self.packet)
     }
 
-    /// The length of the next packet to write out; none after the last.
+    /// The length of the next packet; `None` after the last one.
     pub fn next_len(&self) -> Option<usize> {
         match &self.kind {
             Kind::Whole { .. } => (self.index == 0).then_some(self.packet.len()),
@@ -64,7 +65,7 @@ impl<'a> Splitter<'a> {
         }
     }
 
-    /// Writes the next packet, whose length `next_len` has told.
+    /// Writes the next packet. `out` must have the length that `next_len` returned.
     pub fn write(&mut self, out: &mut [u8]) {
         match &self.kind {
             Kind::Whole { checksum } => {
@@ -85,7 +86,7 @@ impl<'a> Splitter<'a> {
     }
 }
 
-/// The offsets of the checksum in the headers of TCP and UDP, which also tell them apart.
+/// The offsets of the checksum field in the headers of TCP and UDP. They also distinguish the protocols.
 pub(crate) const TCP_CHECKSUM: usize = offset_of!(Tcp, checksum);
 pub(crate) const UDP_CHECKSUM: usize = offset_of!(Udp, checksum);
 
@@ -93,7 +94,7 @@ fn checksum_of(protocol: u8) -> usize {
     if protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
 }
 
-/// Zero is the UDP checksum that stands for none, so the other zero is written.
+/// Writes a checksum. For UDP a zero means "no checksum", so a computed zero is written as 0xffff.
 fn put_checksum(transport: &mut [u8], at: usize, sum: u64) {
     let field = match checksum::finish(sum) {
         [0, 0] if at == UDP_CHECKSUM => [0xff, 0xff],
@@ -102,7 +103,7 @@ fn put_checksum(transport: &mut [u8], at: usize, sum: u64) {
     transport[at..at + 2].copy_from_slice(&field);
 }
 
-/// Where a checksum is to be finished: outer none for a header that points outside the packet.
+/// The position of an unfinished checksum. The outer `None` means that the virtio header points outside the packet.
 #[allow(clippy::option_option)]
 fn unfinished(header: &VnetHeader, packet: &[u8]) -> Option<Option<(usize, usize)>> {
     if header.flags & VnetHeader::NEEDS_CSUM == 0 {
@@ -132,8 +133,8 @@ fn layout(header: &VnetHeader, packet: &[u8], ip: Ip<'_>, protocol: u8) -> Optio
     let pseudo = if transport == ip.header_len() {
         checksum::pseudo(ip.addresses(), protocol, 0)
     } else {
-        // A source route or a routing header ends elsewhere than at the destination address. The kernel's own sum, for
-        // the length of the whole, is of the end.
+        // With a source route or a routing header, the pseudo-header has the final address and not the destination. The
+        // kernel's sum in the checksum field uses the final address and the length of the whole packet.
         u64::from(u16::from_ne_bytes(partial)) + u64::from((!(rest.len() as u16)).to_be())
     };
     Some(Layout { protocol, transport, payload: transport + header_len, size, pseudo })
@@ -158,8 +159,8 @@ impl Layout {
     }
 }
 
-/// Lengths, and for IPv4 the identification and the checksum, as the kernel's `inet_gso_segment`. The transport header
-/// and what follows it have `len` bytes.
+/// Sets the length, and for IPv4 the identification and the checksum, as the kernel's `inet_gso_segment` does. `len` is the
+/// length of the transport header and the payload.
 fn ip_header(headers: &mut [u8], len: usize, index: u16) {
     let total = headers.len() + len;
     if headers[0] >> 4 == 6 {
@@ -174,7 +175,7 @@ fn ip_header(headers: &mut [u8], len: usize, index: u16) {
     Ipv4::at_mut(headers, 0).checksum = sum;
 }
 
-/// Sequence number and flags, as the kernel's `tcp_gso_segment`.
+/// Sets the sequence number and the flags, as the kernel's `tcp_gso_segment` does.
 fn tcp_header(tcp: &mut Tcp, done: usize, first: bool, last: bool) {
     tcp.sequence.set(tcp.sequence.get().wrapping_add(done as u32));
     if !last {
@@ -205,7 +206,7 @@ mod tests {
         packets
     }
 
-    /// An IPv6 UDP packet of the kernel's: the checksum field holds the pseudo-header's sum.
+    /// An IPv6 UDP packet with an unfinished checksum: the field holds the sum of the pseudo-header.
     fn udp(payload: usize) -> Vec<u8> {
         let len = 8 + payload;
         let mut packet = vec![0x60, 0, 0, 0, (len >> 8) as u8, len as u8, UDP, 64];
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_datagram_becomes_datagrams_of_the_size_asked_for_and_a_rest() {
+    fn a_large_datagram_is_split_into_datagrams_of_the_given_size() {
         let packets = split(&header(VnetHeader::GSO_UDP_L4, 100), &udp(250));
         assert_eq!(packets.iter().map(|p| p.len() - 48).collect::<Vec<_>>(), [100, 100, 50]);
         assert!(packets.iter().all(|p| is_right(p)));
@@ -250,11 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn the_segments_of_a_routed_packet_are_summed_with_the_address_where_its_route_ends() {
+    fn segments_of_a_routed_packet_use_the_final_address_in_the_checksum() {
         let (plain, end) = (udp(250), [0x20; 16]);
         let mut packet = plain[..40].to_vec();
         packet[6] = 43;
-        // One more segment of a route (RFC 8754): the end.
+        // A routing header with one more segment (RFC 8754): the final address.
         packet.extend([UDP, 2, 4, 1, 0, 0, 0, 0]);
         packet.extend(end);
         packet.extend(&plain[40..]);
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_contradict_the_packet_are_refused() {
+    fn headers_that_contradict_the_packet_are_rejected() {
         let packet = udp(100);
         let refused = |header: VnetHeader, packet: &[u8]| Splitter::new(&header, packet).is_none();
         assert!(refused(header(VnetHeader::GSO_UDP_L4, 0), &packet));
@@ -282,11 +283,11 @@ mod tests {
         assert!(refused(VnetHeader::default(), &[]) && refused(VnetHeader::default(), &[0x20; 60]));
     }
 
-    /// Every small length.
+    /// Tests every small length.
     mod exhaustive {
         use super::*;
 
-        /// A packet of the kernel's: protocol, IPv6, words of TCP options, payload.
+        /// A large packet with its offsets of the transport header and the payload.
         fn large(protocol: u8, v6: bool, options: usize, payload: usize) -> (Vec<u8>, usize, usize) {
             let ip = if v6 { 40 } else { 20 };
             let transport = if protocol == TCP { 20 + 4 * options } else { 8 };
@@ -310,7 +311,7 @@ mod tests {
             (packet, ip, ip + transport)
         }
 
-        /// What a receiver checks in a segment.
+        /// Checks a segment as a receiver does.
         fn check(segment: &[u8], ip: usize, protocol: u8) {
             let v6 = segment[0] >> 4 == 6;
             let claimed = crate::packet::claimed_len(segment);
@@ -347,7 +348,7 @@ mod tests {
         }
 
         #[test]
-        fn every_small_payload_is_split_right_by_every_small_size() {
+        fn every_small_payload_is_split_by_every_small_size() {
             for v6 in [false, true] {
                 for (payload, size) in (0..=24).flat_map(|payload| (1..=25).map(move |size| (payload, size)))
                 {
@@ -357,7 +358,7 @@ mod tests {
             }
         }
 
-        /// Splits to the end what is not refused; that nothing panics is the claim, and that each length is kept to.
+        /// Splits a packet that is not rejected. Checks that nothing panics and that it ends.
         fn exhaust(header: &VnetHeader, packet: &[u8]) {
             let Some(mut splitter) = Splitter::new(header, packet) else { return };
             for _ in 0..=packet.len() {
@@ -369,7 +370,7 @@ mod tests {
         }
 
         #[test]
-        fn no_header_of_the_kernels_makes_it_read_outside_a_short_packet() {
+        fn no_virtio_header_causes_a_read_outside_a_short_packet() {
             let lens = || (0..=64_usize).flat_map(|len| [0x00, 0x45, 0x4f, 0x60].map(|first| (len, first)));
             for (len, first) in lens() {
                 for start in 0..=66 {
