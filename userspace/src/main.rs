@@ -21,7 +21,7 @@ when that socket is removed, or on SIGTERM.
 Environment:
   LOG_LEVEL=silent|error|verbose   how much is logged: to standard error in the foreground, else to syslog
   WG_PROCESS_FOREGROUND=1          as --foreground
-  WGQ_CIPHER=ring|avx2|avx512      seal and open so, and not by the fastest way that the processor has
+  WGQ_CIPHER=ring|avx2|avx512      use this cipher instead of the fastest one that the processor supports
 ";
 
 /// What the command line asks for.

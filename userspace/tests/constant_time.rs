@@ -1,8 +1,8 @@
-//! No branch and no address of the ciphers depends on a secret: single-stepped, instruction by instruction.
+//! Checks that no branch and no address of the ciphers depends on a secret, by single-stepping them.
 //!
-//! A child process runs the routine on one secret after the other, stopped after each instruction. Two runs must execute
-//! the same instructions and touch the same addresses. The parent computes those from the instruction and the registers;
-//! one that it cannot compute is a failure. Only optimised code is what is shipped:
+//! A child process runs the routine with one secret after the other and stops after each instruction. All runs must execute
+//! the same instructions and access the same addresses. The parent computes the addresses from the instruction and the
+//! registers; an address that it cannot compute is a failure. Optimised code is tested, because that is what is shipped:
 //!
 //!     cargo test --release --test constant_time
 #![cfg(target_arch = "x86_64")]
@@ -17,16 +17,16 @@ use wgq_userspace::aead::{Cipher, Key, MANY, Message, TAG_LEN};
 #[path = "../src/aead/exercised.rs"]
 mod exercised;
 
-/// What a routine did.
+/// The trace of a run.
 #[derive(Default, PartialEq, Eq)]
 struct Trace {
     /// The address of each instruction.
     instructions: Vec<u64>,
-    /// The addresses that the instructions touched, in their order.
+    /// The addresses that the instructions accessed, in order.
     memory: Vec<u64>,
 }
 
-/// How two runs differ.
+/// The difference of two runs.
 #[derive(Debug, PartialEq, Eq)]
 enum Leak {
     Branch,
@@ -42,13 +42,13 @@ impl Trace {
     }
 }
 
-/// Reads instructions, which lie at the same addresses in the child as here.
+/// Reads instructions. They have the same addresses in the child as here.
 struct Reader {
     known: HashMap<u64, (Instruction, Vec<UsedMemory>)>,
     factory: InstructionInfoFactory,
 }
 
-/// How many instructions are followed; code that is not optimised takes many more.
+/// The most instructions that are traced. Unoptimised code takes many more.
 const MOST: usize = 400_000;
 
 /// The longest instruction.
@@ -71,7 +71,7 @@ impl Reader {
         })
     }
 
-    /// Adds the instruction that the child comes to next.
+    /// Adds the next instruction of the child.
     fn take(&mut self, child: libc::pid_t, trace: &mut Trace) {
         let registers = registers(child);
         let (instruction, used) = self.at(registers.rip);
@@ -162,7 +162,7 @@ fn wait(child: libc::pid_t) -> i32 {
     status
 }
 
-/// Lets the child execute one instruction; whether it goes on.
+/// Lets the child execute one instruction. Returns whether it continues.
 fn step(child: libc::pid_t) -> bool {
     // SAFETY: the child is ours and stopped.
     assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) }, 0);
@@ -275,7 +275,7 @@ fn sealed(
 }
 
 #[test]
-fn sealing_and_opening_leak_no_secret_by_branch_or_address() {
+fn sealing_and_opening_have_no_secret_branch_or_address() {
     for cipher in exercised::exercised() {
         for lens in BATCHES {
             let (messages, plain) = (laid_out(lens), secrets());
@@ -288,7 +288,7 @@ fn sealing_and_opening_leak_no_secret_by_branch_or_address() {
             };
             let opened = plain.map(|secret| sealed(&secret, &messages, cipher, |_| None));
             compare(&opened, open).unwrap_or_else(|leak| panic!("{cipher:?} opens {lens:?}: {leak:?}"));
-            // Where a forged tag differs is as secret as the right tag.
+            // The position where a forged tag differs is as secret as the correct tag.
             let forged: [_; 3] = std::array::from_fn(|n| {
                 sealed(&plain[n], &messages, cipher, |slot| Some((5 * n + slot) % TAG_LEN))
             });
@@ -298,14 +298,14 @@ fn sealing_and_opening_leak_no_secret_by_branch_or_address() {
     }
 }
 
-/// Ends at the first difference, as a comparison of tags must not.
+/// Returns at the first difference, which a comparison of tags must not do.
 #[inline(never)]
 fn hasty_eq(a: &[u8; 16], b: &[u8; 16]) -> bool {
     (0..16).all(|i| black_box(a[i]) == black_box(b[i]))
 }
 
 #[test]
-fn a_branch_that_depends_on_a_secret_is_seen() {
+fn a_secret_branch_is_detected() {
     let secrets = [[0_u8; 16], std::array::from_fn(|i| u8::from(i == 9))];
     let routine = |secret: &mut [u8; 16]| _ = black_box(hasty_eq(secret, &[0; 16]));
     assert_eq!(compare(&secrets, routine), Err(Leak::Branch));
@@ -318,7 +318,7 @@ fn looked_up(table: &[u8; 256], at: u8) -> u8 {
 }
 
 #[test]
-fn an_address_that_depends_on_a_secret_is_seen() {
+fn a_secret_address_is_detected() {
     let table = std::array::from_fn(|i| (i * 7) as u8);
     let routine = |secret: &mut u8| *secret = looked_up(&table, *secret);
     assert_eq!(compare(&[3_u8, 200], routine), Err(Leak::Address));
@@ -335,7 +335,7 @@ fn gathered(table: &[i32; 256], at: [u8; 4]) -> i64 {
 }
 
 #[test]
-fn an_address_of_a_gather_that_depends_on_a_secret_is_seen() {
+fn a_secret_address_of_a_gather_is_detected() {
     if exercised::exercised().contains(&Cipher::Avx2) {
         let table = std::array::from_fn(|i| i as i32);
         // SAFETY: the processor has AVX2.
@@ -346,7 +346,7 @@ fn an_address_of_a_gather_that_depends_on_a_secret_is_seen() {
 }
 
 #[test]
-fn a_routine_that_leaks_nothing_is_not_accused() {
+fn a_constant_time_routine_passes() {
     let routine =
         |secret: &mut [u8; 16]| secret.iter_mut().for_each(|byte| *byte = byte.rotate_left(3) ^ 0x5c);
     assert!(compare(&[[0_u8; 16], [0xff; 16], [3; 16]], routine).is_ok_and(|steps| steps > 10));

@@ -1,4 +1,4 @@
-//! The daemon from outside: started, configured over its socket, ended. Needs root, `ip` and `wg`.
+//! Tests the running daemon: start, configuration over its socket, end. Needs root, `ip` and `wg`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 const DAEMON: &str = env!("CARGO_BIN_EXE_wgq-userspace");
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with the daemons in it; all ends with it.
+/// A network namespace with daemons, which end when it is dropped.
 struct Host {
     namespace: String,
 }
@@ -29,7 +29,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A name that no other test, in this process or another, has.
+/// A name that is unique among all tests of all processes.
 fn unique(prefix: &str) -> String {
     format!("{prefix}{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
@@ -109,7 +109,7 @@ fn ask(interface: &str, request: &str) -> String {
 }
 
 #[test]
-fn when_it_returns_the_link_exists_and_the_socket_answers_root_alone() {
+fn after_the_start_the_link_exists_and_the_socket_answers_root_only() {
     let host = Host::new();
     let interface = host.started();
     let link = text(&run("ip", &["-n", &host.namespace, "-d", "link", "show", &interface]));
@@ -120,7 +120,7 @@ fn when_it_returns_the_link_exists_and_the_socket_answers_root_alone() {
 }
 
 #[test]
-fn it_ends_and_removes_its_socket_when_the_link_is_deleted() {
+fn deleting_the_link_ends_the_daemon_and_removes_its_socket() {
     let host = Host::new();
     let interface = host.started();
     host.ip(&format!("link del {interface}"));
@@ -129,7 +129,7 @@ fn it_ends_and_removes_its_socket_when_the_link_is_deleted() {
 }
 
 #[test]
-fn it_ends_with_its_link_when_told_to_or_when_its_socket_is_removed() {
+fn a_signal_or_removing_the_socket_ends_daemon_and_link() {
     let host = Host::new();
     let (told, removed) = (host.started(), host.started());
     fs::remove_file(socket(&removed)).expect("the socket is ours to remove");
@@ -142,7 +142,7 @@ fn it_ends_with_its_link_when_told_to_or_when_its_socket_is_removed() {
 }
 
 #[test]
-fn a_dead_daemons_socket_is_replaced_and_a_live_ones_never() {
+fn only_the_socket_of_a_dead_daemon_is_replaced() {
     let host = Host::new();
     let interface = host.started();
     let second = host.start(&interface);
@@ -157,7 +157,7 @@ fn a_dead_daemons_socket_is_replaced_and_a_live_ones_never() {
 }
 
 #[test]
-fn an_interface_that_is_not_a_tun_device_is_left_alone() {
+fn an_interface_that_is_not_a_tun_device_is_not_changed() {
     let host = Host::new();
     let interface = unique("d");
     let end = unique("d");
@@ -169,7 +169,7 @@ fn an_interface_that_is_not_a_tun_device_is_left_alone() {
 }
 
 #[test]
-fn a_bad_request_changes_nothing_and_names_its_errno() {
+fn an_invalid_request_changes_nothing_and_returns_an_errno() {
     let host = Host::new();
     let interface = host.started();
     let key = "ab".repeat(32);
@@ -186,7 +186,7 @@ fn a_bad_request_changes_nothing_and_names_its_errno() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_an_error_and_the_old_one_stays() {
+fn a_port_in_use_is_an_error_and_the_old_one_is_kept() {
     let host = Host::new();
     let (first, second) = (host.started(), host.started());
     for (interface, port) in [(&first, 4001), (&second, 4002)] {
@@ -199,12 +199,12 @@ fn a_port_that_is_taken_is_an_error_and_the_old_one_stays() {
     assert!(!host.wg(&format!("set {second} listen-port 4001 fwmark 7")).status.success());
     assert_eq!(text(&host.wg(&format!("show {second} listen-port"))), "4002");
     assert_eq!(text(&host.wg(&format!("show {second} fwmark"))), "off");
-    // The privilege for ports below 1024 went with the first binding.
+    // The privilege for ports below 1024 was dropped after the first binding.
     assert!(!host.wg(&format!("set {second} listen-port 53")).status.success());
 }
 
 #[test]
-fn it_serves_on_after_its_link_was_renamed_and_moved_to_another_namespace() {
+fn the_daemon_follows_a_link_that_is_renamed_or_moved_to_a_namespace() {
     let (host, other) = (Host::new(), Host::new());
     let interface = host.started();
     host.ip(&format!("link set {interface} netns {}", other.namespace));
@@ -218,7 +218,7 @@ fn it_serves_on_after_its_link_was_renamed_and_moved_to_another_namespace() {
 }
 
 #[test]
-fn two_daemons_carry_packets_between_them_and_tell_a_sender_that_nobody_takes_the_rest() {
+fn two_daemons_exchange_packets_and_answer_unroutable_ones() {
     let host = Host::new();
     let other = Host::new();
     let interfaces = [host.started(), other.started()];
@@ -261,7 +261,7 @@ fn two_daemons_carry_packets_between_them_and_tell_a_sender_that_nobody_takes_th
 }
 
 #[test]
-fn it_keeps_one_capability_and_a_system_call_filter() {
+fn the_daemon_keeps_one_capability_and_has_a_system_call_filter() {
     let host = Host::new();
     host.started();
     let status = fs::read_to_string(format!("/proc/{}/status", host.daemons()[0])).expect("it runs");
@@ -270,7 +270,7 @@ fn it_keeps_one_capability_and_a_system_call_filter() {
     }
 }
 
-/// Has a system call fail as in a kernel that lacks it, for what a command starts.
+/// Makes a system call fail for a command, as on a kernel without it.
 fn without(command: &mut Command, call: i64) {
     let rules = [(call, Vec::new())].into_iter().collect();
     let lacking = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -287,7 +287,7 @@ fn without(command: &mut Command, call: i64) {
 }
 
 #[test]
-fn it_never_runs_unconfined_in_silence() {
+fn a_missing_part_of_the_sandbox_is_logged() {
     for (call, error, shown) in [
         (
             libc::SYS_landlock_create_ruleset,
@@ -319,7 +319,7 @@ fn it_never_runs_unconfined_in_silence() {
 }
 
 #[test]
-fn the_offloads_in_use_can_be_read_while_it_runs() {
+fn the_offloads_of_a_running_daemon_can_be_read() {
     let host = Host::new();
     let interface = host.started();
     let shown = text(&host.command(DAEMON, &["--features", &interface]));

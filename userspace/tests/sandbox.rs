@@ -1,7 +1,7 @@
-//! The sandbox from inside: each thing that it is there to refuse is tried, and each thing that the daemon needs.
+//! Tests the sandbox from inside: everything that it must refuse, and everything that the daemon needs.
 //!
-//! A probe runs in a child of its own, as root with every capability, so that it is the sandbox that refuses. What is
-//! refused inside has to work outside, or at least to fail for another reason: else the probe would show nothing.
+//! Each probe runs in its own child process, as root with every capability, so that only the sandbox can refuse it. A probe
+//! that is refused inside must work outside or fail with another error. Otherwise it would show nothing.
 
 use std::ffi::CString;
 use std::fs;
@@ -37,14 +37,14 @@ enum Inside {
     Both,
 }
 
-/// What a probe works with, made before it is confined.
+/// The objects that a probe uses, created before it is confined.
 struct Place {
     /// In place of /run/wireguard.
     directory: PathBuf,
     socket: PinnedPath,
-    /// A file of root's, elsewhere.
+    /// A file of root in another directory.
     file: PathBuf,
-    /// A process of root's to send signals to.
+    /// A process of root that receives signals.
     victim: i32,
     tcp: OwnedFd,
     tcp_port: u16,
@@ -120,7 +120,7 @@ fn option(level: c_int, name: c_int) -> io::Result<()> {
     sys::setsockopt(&socket, level, name, 0)
 }
 
-/// What the filter refuses, with EPERM, whatever else there is.
+/// The calls that the filter refuses with EPERM.
 const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
     ("unlink any file", |place| {
         let path = text(&place.file);
@@ -317,7 +317,7 @@ fn ask_for_links(place: &Place) -> io::Result<()> {
     sys::read(&place.netlink, &mut [0; 8192]).map(drop)
 }
 
-/// What the daemon needs inside both.
+/// The calls that the daemon needs in the full sandbox.
 const WORKS: &[(&str, Probe)] = &[
     ("bind, send and receive UDP", |_| send_and_receive()),
     ("hear ICMP errors", hear_errors),
@@ -411,7 +411,7 @@ impl Drop for Stage {
     }
 }
 
-/// Runs something in a child; its outcome is an errno, zero if all is well.
+/// Runs a function in a child. The result is an errno, or zero on success.
 fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<Outcome> {
     // SAFETY: this process has one thread.
     match check(unsafe { libc::fork() })? {
@@ -427,7 +427,7 @@ fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<Outcome> {
     }
 }
 
-/// For an error without an errno.
+/// The result for an error without an errno.
 const UNKNOWN: i32 = 255;
 
 /// How a child ended.
@@ -494,7 +494,7 @@ fn run(stage: &Stage, inside: Inside, probe: Probe) -> io::Result<Outcome> {
     outcome
 }
 
-/// Collects what did not turn out as claimed.
+/// Collects the failed checks.
 #[derive(Default)]
 struct Report {
     passed: u32,
@@ -516,7 +516,7 @@ impl Report {
         self.note(what, outcome, holds);
     }
 
-    /// Refused inside with one of these errors, and not so outside.
+    /// Checks that a call is refused inside with one of these errors, and not outside.
     fn refused(&mut self, stage: &Stage, inside: Inside, what: &str, errors: &[i32], probe: Probe) {
         let refused = |outcome: &io::Result<Outcome>| {
             errors.iter().any(|&error| matches!(outcome, Ok(Outcome::Failed(code)) if *code == error))
@@ -538,7 +538,7 @@ impl Report {
     }
 }
 
-/// A thread that was there before is confined with the others, and ends.
+/// Checks that an existing thread is confined too, and can end.
 fn threads(place: &Place) -> io::Result<()> {
     let begun = Arc::new(Barrier::new(2));
     let confined = begun.clone();
@@ -554,7 +554,7 @@ fn threads(place: &Place) -> io::Result<()> {
     if thread.join().ok().flatten() == Some(EPERM) { Ok(()) } else { Err(sys::errno(libc::EPROTO)) }
 }
 
-/// The path that may be removed stays that path, where the kernel can seal memory.
+/// Checks that the removable path cannot be changed, if the kernel can seal memory.
 fn rewrite_the_path(place: &Place) -> io::Result<()> {
     let page = place.socket.address() as *mut c_void;
     // SAFETY: a page that nobody writes to, whatever its protection.
@@ -592,7 +592,7 @@ fn check_all(stage: &Stage) -> Report {
     report
 }
 
-/// Goes into a network of its own, with a loopback link alone.
+/// Enters a new network namespace with only a loopback link.
 fn leave_the_network() -> io::Result<()> {
     // SAFETY: takes flags alone.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;

@@ -1,12 +1,12 @@
-//! Which ciphers a run of the tests exercises: it says so, and a cipher that is missing is a failure, never a skip.
+//! The ciphers that a test run exercises. A missing cipher is a failure and not a skip.
 
 use super::Cipher;
 
-/// Names the ciphers that a run must exercise, comma-separated, as valgrind hides some of the processor's.
+/// The variable with the names of the ciphers that a run must exercise, separated by commas. valgrind hides some of them.
 const VARIABLE: &str = "WGQ_TEST_CIPHERS";
 
-/// The ciphers to test. Panics unless they are exactly those that the run names; a run that names none must have those
-/// that the kernel reports for the processor.
+/// The ciphers to test. Panics unless they are exactly those in the variable, or by default those that the kernel reports
+/// for the processor.
 pub(crate) fn exercised() -> Vec<Cipher> {
     let named = std::env::var(VARIABLE).map_or_else(|_| reported(), |names| named(&names));
     let possible: Vec<_> = Cipher::ALL.into_iter().filter(|cipher| cipher.is_possible()).collect();
@@ -25,7 +25,7 @@ fn named(names: &str) -> Vec<Cipher> {
     Cipher::ALL.into_iter().filter(|cipher| named.contains(cipher)).collect()
 }
 
-/// The ciphers that the processor's flags allow, as the kernel reports them.
+/// The ciphers that the processor supports according to the kernel.
 fn reported() -> Vec<Cipher> {
     let text = std::fs::read_to_string("/proc/cpuinfo").expect("/proc is mounted");
     let flags = text.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();

@@ -1,7 +1,7 @@
-//! ChaCha20-Poly1305 (RFC 8439) for data messages, many of them by one call.
+//! ChaCha20-Poly1305 (RFC 8439) for batches of data messages.
 //!
-//! One packet after the other goes through ring. Where the processor has AVX-512 with IFMA, or AVX2 with BMI2, up to
-//! sixteen packets of a session go through [`wide`] side by side: no packet is too short to fill the vectors then.
+//! ring handles one packet at a time. If the processor has AVX-512 with IFMA, or AVX2 with BMI2, [`wide`] handles up to
+//! sixteen packets of a session side by side, so that even short packets fill the vectors.
 
 #[cfg(test)]
 mod exercised;
@@ -17,10 +17,10 @@ use crate::log;
 
 /// The length of the tag that follows each packet.
 pub const TAG_LEN: usize = 16;
-/// How many messages gain from being handed over at once.
+/// The most messages in a batch.
 pub const MANY: usize = 16;
 
-/// Where a message lies in a buffer: so many bytes of packet, then the tag.
+/// The position of a message in a buffer: `len` bytes of packet, then the tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub at: usize,
@@ -64,7 +64,7 @@ impl MessageSet {
     }
 }
 
-/// The implementations of the cipher.
+/// An implementation of the cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
     Ring,
@@ -73,10 +73,10 @@ pub enum Cipher {
 }
 
 impl Cipher {
-    /// All, the fastest first.
+    /// All implementations, the fastest first.
     pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Ring];
 
-    /// The fastest one that this processor has, or the one that `WGQ_CIPHER` asks for: settled once for the process.
+    /// The cipher that `WGQ_CIPHER` selects, or the fastest one of this processor. It is chosen once per process.
     pub(crate) fn chosen() -> Self {
         static CHOSEN: OnceLock<Cipher> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
@@ -102,7 +102,7 @@ impl Cipher {
         })
     }
 
-    /// This cipher if its trial found no fault, else what to tell the user.
+    /// This cipher if its trial found no fault; otherwise the message for the user.
     fn trusted<F: Display>(self, trial: Result<(), F>) -> Result<Self, String> {
         trial.map(|()| self).map_err(|fault| {
             format!(
@@ -117,7 +117,7 @@ impl Cipher {
         Self::ALL.into_iter().find(|cipher| cipher.is_possible()).unwrap_or(Self::Ring)
     }
 
-    /// The one of that name in `WGQ_CIPHER`, if this processor has it.
+    /// The cipher with a name of `WGQ_CIPHER`, if this processor supports it.
     fn asked(name: &str) -> Option<Self> {
         let cipher = match name {
             "ring" => Self::Ring,
@@ -128,7 +128,7 @@ impl Cipher {
         cipher.is_possible().then_some(cipher)
     }
 
-    /// Whether this processor has the instructions.
+    /// Whether this processor supports the cipher.
     pub fn is_possible(self) -> bool {
         self == Self::Ring || wide_is_possible(self)
     }
@@ -152,7 +152,7 @@ fn wide_is_possible(_: Cipher) -> bool {
     false
 }
 
-/// Compares a vector cipher with ring; ring itself has nothing to be compared with.
+/// Compares a vector cipher with ring. ring itself needs no trial.
 #[cfg(target_arch = "x86_64")]
 fn wide_trial(cipher: Cipher) -> Result<(), wide::trial::Fault> {
     if cipher == Cipher::Ring { Ok(()) } else { wide::trial::run(|key| wide::Key::new(key, cipher)) }
@@ -163,7 +163,7 @@ fn wide_trial(_: Cipher) -> Result<(), std::convert::Infallible> {
     Ok(())
 }
 
-/// A key of one direction of a session.
+/// The key of one direction of a session.
 pub struct Key {
     one: LessSafeKey,
     #[cfg(target_arch = "x86_64")]
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cipher_is_asked_for_by_its_name_and_only_where_the_processor_has_it() {
+    fn a_cipher_is_selected_by_name_if_the_processor_supports_it() {
         assert_eq!(Cipher::asked("ring"), Some(Cipher::Ring));
         for (name, cipher) in [("avx2", Cipher::Avx2), ("avx512", Cipher::Avx512)] {
             assert_eq!(Cipher::asked(name), exercised::exercised().contains(&cipher).then_some(cipher));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cipher_that_fails_its_trial_is_not_used_and_the_complaint_names_both() {
+    fn a_cipher_that_fails_its_trial_is_replaced_by_ring() {
         assert_eq!(Cipher::Avx512.trusted(Ok::<_, &str>(())), Ok(Cipher::Avx512));
         let complaint = Cipher::Avx512.trusted(Err("it seals wrongly")).unwrap_err();
         assert!(complaint.contains("AVX-512") && complaint.contains("it seals wrongly; going on with ring"));

@@ -1,6 +1,6 @@
-//! ChaCha20-Poly1305 of several packets side by side, which leaves no vector half empty, however short they are.
+//! ChaCha20-Poly1305 of several packets side by side, so that even short packets fill the vectors.
 //!
-//! No branch and no address depends on a key or on a packet's bytes, only on lengths and counters, which are public.
+//! Branches and addresses depend only on lengths and counters, which are public, and not on keys or packet bytes.
 
 mod avx2;
 mod avx512;
@@ -16,21 +16,21 @@ use super::{Cipher, MANY, Message, MessageSet, TAG_LEN};
 
 /// The length of a block of `ChaCha20`.
 const BLOCK: usize = 64;
-/// "expand 32-byte k": RFC 8439, section 2.3.
+/// "expand 32-byte k" (RFC 8439, section 2.3).
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
-/// The bits that section 2.5 leaves in `r`.
+/// The bits of `r` that section 2.5 does not clear.
 const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
 
 type Tags = [[u8; TAG_LEN]; MANY];
 
-/// The first words of the state of each block (RFC 8439, section 2.3): constants, key, a place for the block's counter,
-/// and the first word of the nonce, which is zero in WireGuard.
+/// The first words of a block's state (RFC 8439, section 2.3): constants, key, block counter, and the first word of the
+/// nonce, which is zero in WireGuard.
 type State = [u32; 14];
 
-/// Encrypts or decrypts within a buffer, and computes the tags.
+/// Encrypts or decrypts in place and computes the tags.
 type Apply = unsafe fn(&State, &mut [u8], &[Message]) -> Tags;
 
-/// Whether this processor has the instructions.
+/// Whether this processor supports the cipher.
 pub(crate) fn is_possible(cipher: Cipher) -> bool {
     match cipher {
         Cipher::Ring => false,
@@ -39,12 +39,12 @@ pub(crate) fn is_possible(cipher: Cipher) -> bool {
     }
 }
 
-/// The key within the state, and what works with it; that there is one shows that the instructions are there too.
+/// A key, as part of the state, with the functions of its cipher. It exists only if the processor has the instructions.
 pub(crate) struct Key {
     state: State,
-    /// How many messages at least are faster so: fewer leave too many lanes empty.
+    /// The fewest messages for which this cipher is faster than ring. Fewer leave too many lanes empty.
     few: usize,
-    /// How long messages at most are faster so.
+    /// The longest messages for which this cipher is faster than ring.
     longest: usize,
     seal: Apply,
     open: Apply,
@@ -61,7 +61,7 @@ impl Key {
         })
     }
 
-    /// Whether so many and so long messages are faster so than one by one.
+    /// Whether this cipher is faster than ring for these messages.
     pub(crate) fn suits(&self, messages: &[Message]) -> bool {
         messages.len() >= self.few && messages.iter().all(|message| message.len <= self.longest)
     }
@@ -97,7 +97,7 @@ fn state(key: &[u8; 32]) -> State {
     state
 }
 
-/// The messages lie within the buffer: the reads and writes behind rely on it.
+/// Panics unless the messages lie within the buffer. The unsafe code relies on this.
 fn check(buffer: &[u8], messages: &[Message]) {
     assert!(messages.len() <= MANY);
     let all = messages.iter().all(|message| is_within(buffer, message));
@@ -109,7 +109,7 @@ fn is_within(buffer: &[u8], message: &Message) -> bool {
     end.is_some_and(|end| end <= buffer.len())
 }
 
-/// A key that leaves no message to ring, not even a single or a long one.
+/// A key that uses the vector cipher for all messages, even for a single or a long one.
 #[cfg(test)]
 fn unlimited(key: &[u8; 32], cipher: Cipher) -> super::Key {
     let mut ours = super::Key::new(key, cipher);
@@ -128,7 +128,7 @@ mod tests {
     use super::super::exercised::exercised;
     use super::*;
 
-    /// Messages of these lengths one after the other, with a gap between that nothing may touch.
+    /// Consecutive messages of these lengths, with gaps that must not change.
     fn laid_out(lens: &[usize], first: u64) -> (Vec<u8>, Vec<Message>) {
         let (mut messages, mut at) = (Vec::new(), 5);
         for (i, &len) in lens.iter().enumerate() {
@@ -138,7 +138,7 @@ mod tests {
         ((0..at + 7).map(|i| (i * 7) as u8).collect(), messages)
     }
 
-    /// Ring's, and each of ours that this run exercises.
+    /// A key of ring, and one of each vector cipher that this run exercises.
     fn keys(key: [u8; 32]) -> (AnyKey, Vec<AnyKey>) {
         let ours = exercised().into_iter().filter(|&cipher| cipher != Cipher::Ring);
         (AnyKey::new(&key, Cipher::Ring), ours.map(|cipher| unlimited(&key, cipher)).collect())
@@ -153,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_seals_and_opens_as_ring_does(
+        fn sealing_and_opening_match_ring(
             lens in prop::collection::vec(prop_oneof![0..70usize, 0..1500usize, Just(1440)], 1..40),
             first in prop_oneof![Just(0), Just(u64::from(u32::MAX) - 3), Just(u64::MAX - 3), any::<u64>()],
             key in any::<[u8; 32]>(),
@@ -177,7 +177,7 @@ mod tests {
         }
 
         #[test]
-        fn it_refuses_what_ring_refuses(
+        fn rejected_messages_match_ring(
             lens in prop::collection::vec(0..200usize, 1..=MANY),
             changes in prop::collection::vec((any::<prop::sample::Index>(), 1..=255u8), 0..6),
         ) {
@@ -195,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn extreme_sums_are_reduced_as_elsewhere(
+        fn extreme_sums_are_reduced_as_by_poly1305(
             r in prop_oneof![Just(0xffu8), Just(0), any::<u8>()],
             s in prop_oneof![Just(0xffu8), Just(0), any::<u8>()],
             fill in prop_oneof![Just(0xffu8), Just(0xfb), Just(0), any::<u8>()],
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_bit_of_any_tag_is_noticed_and_of_no_other_message() {
+    fn a_changed_tag_rejects_its_own_message_only() {
         let (one, many) = keys([5; 32]);
         let (mut sealed, messages) =
             laid_out(&[0, 1, 15, 16, 17, 63, 64, 65, 96, 127, 128, 1420, 1424, 2, 33, 0], 7);
@@ -244,9 +244,9 @@ mod tests {
         }
     }
 
-    /// Every small place and length, and those whose sum wraps.
+    /// Tests every small position and length, and sums that wrap.
     #[test]
-    fn messages_are_taken_where_they_lie_within_the_buffer_and_nowhere_else() {
+    fn only_messages_within_the_buffer_are_accepted() {
         let buffer = [0; 24];
         let numbers = || (0..=26).chain([usize::MAX / 2, usize::MAX - 24, usize::MAX - 16, usize::MAX]);
         for (at, len) in numbers().flat_map(|at| numbers().map(move |len| (at, len))) {
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "beyond the buffer")]
-    fn a_message_beyond_the_buffer_is_never_touched() {
+    fn a_message_beyond_the_buffer_panics() {
         check(&[0; 40], &[Message { at: 10, len: 15, counter: 0 }]);
     }
 }

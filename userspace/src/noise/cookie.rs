@@ -12,7 +12,7 @@ use crate::keys::PublicKey;
 use crate::sys;
 
 const SECRET_MAX_AGE_MS: u64 = 120_000;
-/// A cookie is used for five seconds less than its secret lives, for latency's sake.
+/// A cookie is used for five seconds less than the lifetime of its secret, to allow for latency.
 const COOKIE_MAX_AGE_MS: u64 = SECRET_MAX_AGE_MS - 5_000;
 
 pub(crate) type Mac = [u8; MAC_LEN];
@@ -28,20 +28,20 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Mac {
     mac.finalize_fixed().into()
 }
 
-/// What a handshake message proved by its MACs.
+/// What the MACs of a handshake message prove.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Proof {
     /// The sender does not know our public key.
     Invalid,
     /// The sender knows our public key.
     Mac1,
-    /// It also holds a cookie that we sent to its address.
+    /// The sender also has a cookie that we sent to its address.
     Cookie,
 }
 
 type Nonce = [u8; 24];
 
-/// Nonces, of which many are drawn at once: a flood asks for one with each message.
+/// A supply of random nonces, drawn in bulk because a flood requires one per message.
 #[derive(Default)]
 struct Nonces(Vec<Nonce>);
 
@@ -55,7 +55,7 @@ impl Nonces {
     }
 }
 
-/// Checks the MACs of what arrives and makes cookies.
+/// Checks the MACs of received messages and creates cookies.
 pub struct Checker {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
@@ -119,7 +119,7 @@ impl Checker {
         mac(&self.secret, &[&address[..len]])
     }
 
-    /// The cookie reply to a message of an address.
+    /// Creates the cookie reply to a message from an address.
     pub fn reply(&mut self, message: &[u8], source: SocketAddr, now: u64) -> [u8; COOKIE_REPLY_LEN] {
         let (_, mac1, _) = split_macs(message);
         let mut reply = [0; COOKIE_REPLY_LEN];
@@ -137,7 +137,7 @@ impl Checker {
     }
 }
 
-/// Writes the MACs of what is sent to one peer and holds the cookie it gave us.
+/// Writes the MACs of messages to one peer and stores the cookie received from it.
 pub struct Maker {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
@@ -155,7 +155,7 @@ impl Maker {
         }
     }
 
-    /// Fills in the last 32 bytes of a handshake message.
+    /// Writes the MACs, the last 32 bytes of a handshake message.
     pub fn sign(&mut self, message: &mut [u8], now: u64) {
         let (body, macs) = message.split_at_mut(message.len() - 2 * MAC_LEN);
         let mac1 = mac(&self.mac1_key, &[body]);
@@ -170,7 +170,7 @@ impl Maker {
         self.last_mac1 = Some(mac1);
     }
 
-    /// Takes the cookie out of a reply to our last message.
+    /// Decrypts the cookie in a reply to our last message. Returns whether the reply is authentic.
     pub fn receive(&mut self, reply: &[u8; COOKIE_REPLY_LEN], now: u64) -> bool {
         let Some(mac1) = self.last_mac1 else {
             return false;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_counts_for_its_address_and_its_time_alone() {
+    fn a_cookie_is_valid_for_its_address_and_lifetime_only() {
         let (mut checker, mut maker, mut message) = (Checker::new(KEY, 0), Maker::new(KEY), [7; 148]);
         maker.sign(&mut message, 0);
         let reply = checker.reply(&message, source(1), 0);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_cookie_is_not_taken() {
+    fn a_forged_cookie_is_rejected() {
         let (mut checker, mut maker, mut message) = (Checker::new(KEY, 0), Maker::new(KEY), [7; 92]);
         maker.sign(&mut message, 0);
         let mut reply = checker.reply(&message, source(1), 0);

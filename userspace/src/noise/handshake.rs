@@ -1,6 +1,6 @@
-//! The handshake, `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`, in WireGuard's messages (whitepaper, section 5.4).
+//! The handshake `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` with WireGuard's messages (whitepaper, section 5.4).
 //!
-//! Each step wipes the stack that it used: keys are handed on by the heap alone.
+//! Each step wipes the stack that it used. Keys are passed on through the heap only.
 
 use snow::{Builder, HandshakeState};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,21 +12,21 @@ use crate::wipe;
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
-/// Where the preshared key is mixed in.
+/// The position of the preshared key in the pattern.
 const PSK_AT: usize = 2;
-/// The macs come after this.
+/// The length of a message before its MACs.
 const INITIATION_BODY: usize = INITIATION_LEN - 32;
 const RESPONSE_BODY: usize = RESPONSE_LEN - 32;
 const TIMESTAMP_LEN: usize = 12;
 
-/// A TAI64N label: later ones are greater.
+/// A TAI64N label. Later labels are greater.
 pub type Timestamp = [u8; TIMESTAMP_LEN];
 
 fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
     Builder::new(PATTERN.parse().ok()?).local_private_key(ours.bytes()).ok()?.prologue(PROLOGUE).ok()
 }
 
-/// The label of the beginning of 1970.
+/// The seconds of the TAI64N label of 1970-01-01.
 const TAI_BASE: u64 = (1 << 62) + 10;
 
 /// The seconds since 1970 of a time stamp, which may be any.
@@ -34,7 +34,7 @@ pub fn unix_seconds(stamp: &Timestamp) -> i64 {
     u64::from_be_bytes(stamp[..8].try_into().expect("eight bytes")).wrapping_sub(TAI_BASE) as i64
 }
 
-/// The time now, rounded to 2^24 ns as the kernel does, so that it tells nobody how exact our clock is.
+/// The current time, rounded to 2^24 ns as in the kernel, so that it does not reveal the precise clock.
 pub fn timestamp() -> Timestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut stamp = [0; TIMESTAMP_LEN];
@@ -43,7 +43,7 @@ pub fn timestamp() -> Timestamp {
     stamp
 }
 
-/// The least time stamp after another that the rounding tells apart.
+/// The next time stamp that rounding keeps distinct from the given one.
 fn after(stamp: &Timestamp) -> Timestamp {
     let seconds = u64::from_be_bytes(stamp[..8].try_into().expect("eight bytes"));
     let nanos = u32::from_be_bytes(stamp[8..].try_into().expect("four bytes")) + (1 << 24);
@@ -66,8 +66,9 @@ pub(crate) struct Stamps {
 }
 
 impl Stamps {
-    /// Later than the last one for the same peer and no earlier than any other, though the clock be set back. Different
-    /// peers may get the same: they would run away from the clock otherwise, and a daemon started again begins with that.
+    /// The time stamp of the next initiation. It is later than the last one for the same peer and not earlier than any other,
+    /// even if the clock is set back. Different peers may get equal time stamps: otherwise the time stamps would run ahead of
+    /// the clock, from which a restarted daemon begins.
     pub(crate) fn next(&mut self, last: &Timestamp, now: Timestamp) -> Timestamp {
         self.newest = now.max(self.newest);
         if self.newest <= *last {
@@ -77,13 +78,13 @@ impl Stamps {
     }
 }
 
-/// A handshake that we have begun and wait to have answered.
+/// A handshake that we initiated and that is not yet answered.
 pub struct Initiated {
     state: Box<HandshakeState>,
     pub(crate) local_index: u32,
 }
 
-/// Begins a handshake; the message still lacks its MACs. None for a key that nobody can prove to have.
+/// Starts a handshake. The message still lacks its MACs. `None` if the peer's key is a point of low order.
 pub fn initiate(
     ours: &PrivateKey,
     theirs: PublicKey,
@@ -119,7 +120,7 @@ fn write_initiation(
 }
 
 impl Initiated {
-    /// Reads the answer: their index and the keys. A wrong answer leaves the handshake as it was.
+    /// Reads the response and returns the peer's index and the keys. An invalid response leaves the handshake unchanged.
     pub fn finish(&mut self, message: &[u8]) -> Option<(u32, Box<Keys>)> {
         wipe::after(|| self.read_response(message))
     }
@@ -135,7 +136,7 @@ impl Initiated {
     }
 }
 
-/// An initiation that a peer sent, read as far as to know whose it is.
+/// A received initiation, decrypted up to the sender's key and time stamp.
 pub struct Received {
     state: Box<HandshakeState>,
     pub peer: PublicKey,
@@ -143,7 +144,7 @@ pub struct Received {
     pub remote_index: u32,
 }
 
-/// Reads an initiation.
+/// Decrypts an initiation.
 pub fn receive(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
     wipe::after(|| read_initiation(ours, message))
 }
@@ -161,7 +162,7 @@ fn read_initiation(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
 }
 
 impl Received {
-    /// Answers: the message, still without its MACs, and the keys.
+    /// Creates the response, which still lacks its MACs, and the keys.
     pub fn respond(self, psk: &PresharedKey, local_index: u32) -> Option<([u8; RESPONSE_LEN], Box<Keys>)> {
         wipe::after(|| self.write_response(psk, local_index))
     }
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn another_preshared_key_or_a_changed_answer_ends_in_nothing_and_the_right_answer_still_counts() {
+    fn a_response_with_another_preshared_key_or_a_changed_byte_is_rejected() {
         let ((a, _), (b, b_public), psk) = (keys(3), keys(5), PresharedKey([7; 32]));
         let (mut initiated, initiation) = initiate(&a, b_public, &psk, 11, &timestamp()).unwrap();
         let (wrong, _) = receive(&b, &initiation).unwrap().respond(&PresharedKey([8; 32]), 22).unwrap();
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn each_step_stays_within_the_stack_that_is_wiped() {
+    fn each_step_uses_less_stack_than_is_wiped() {
         let ((a, _), (b, b_public), psk) = (keys(3), keys(5), PresharedKey([7; 32]));
         let deepest = depth(|| {
             let (mut begun, initiation) = write_initiation(&a, b_public, &psk, 11, &timestamp()).unwrap();
@@ -233,7 +234,7 @@ mod tests {
         assert!((1024..wipe::STACK_BYTES).contains(&deepest), "{deepest} bytes");
     }
 
-    /// A key pair that is none: its public key is a point of low order until it is given a private one.
+    /// A fake key pair whose public key is a point of low order until a private key is set.
     #[derive(Default)]
     struct Blank {
         private: [u8; 32],
@@ -322,20 +323,20 @@ mod tests {
     }
 
     #[test]
-    fn nobody_begins_a_handshake_without_secrets_of_his_own() {
+    fn an_initiation_with_an_ephemeral_key_of_low_order_is_rejected() {
         let ((_, _), (b, b_public)) = (keys(3), keys(5));
         assert!(receive(&b, &blank_initiation([0; 32], b_public)).is_none(), "no key at all");
         assert!(receive(&b, &blank_initiation([3; 32], b_public)).is_none(), "no ephemeral key");
     }
 
     #[test]
-    fn no_handshake_is_begun_with_a_key_that_everybody_has() {
+    fn no_handshake_starts_with_a_key_of_low_order() {
         let nobody = PublicKey([0; 32]);
         assert!(initiate(&keys(3).0, nobody, &PresharedKey([0; 32]), 11, &timestamp()).is_none());
     }
 
     #[test]
-    fn time_stamps_of_many_peers_stay_with_the_clock_and_those_of_one_follow_each_other() {
+    fn time_stamps_increase_per_peer_and_do_not_run_ahead_of_the_clock() {
         let (mut stamps, now) = (Stamps::default(), timestamp());
         for _peer in 0..10_000 {
             assert_eq!(stamps.next(&[0; 12], now), now);
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn time_stamps_follow_one_another_over_the_second() {
+    fn time_stamps_carry_into_the_next_second() {
         let mut stamp = timestamp();
         for _ in 0..200 {
             assert!(after(&stamp) > stamp);
@@ -359,21 +360,21 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_initiation_is_not_read() {
+    fn a_changed_initiation_is_rejected() {
         let ((a, _), (b, b_public)) = (keys(3), keys(5));
         let (_, initiation) = initiate(&a, b_public, &PresharedKey([0; 32]), 11, &timestamp()).unwrap();
         for at in 8..INITIATION_BODY {
             let mut changed = initiation;
             changed[at] ^= 1;
-            // The highest bit of a Curve25519 point is ignored, yet it is hashed.
+            // The highest bit of a Curve25519 point is ignored, but it is hashed.
             assert!(receive(&b, &changed).is_none(), "byte {at}");
         }
         assert!(receive(&b, &initiation[..100]).is_none());
     }
 
-    /// Project Wycheproof's vectors, through the steps that a key takes here: ours are the clamping and the refusal.
+    /// Runs Project Wycheproof's X25519 vectors through our clamping and our check for points of low order.
     #[test]
-    fn every_vector_of_wycheproof_leads_to_its_secret_and_those_that_lead_to_none_are_refused() {
+    fn every_wycheproof_vector_gives_its_secret_or_is_rejected() {
         use wycheproof::xdh::{TestName, TestSet};
         let set = TestSet::load(TestName::X25519).unwrap();
         let tests: Vec<_> = set.test_groups.into_iter().flat_map(|group| group.tests).collect();

@@ -1,9 +1,9 @@
-//! The WireGuard protocol without any I/O: messages, handshake, sessions, replay window, cookies.
+//! The WireGuard protocol without I/O: messages, handshake, sessions, replay window, cookies.
 //!
-//! The handshake is Noise_IKpsk2 by the `snow` crate. Sessions, timers and cookies are our own, after the kernel's, and
-//! not those of the audited `gotatun` crate (0.10), because its `Tunn` allocates and copies each packet, is one value that
-//! the two directions would have to take turns with, has eight session slots with their replay windows in every configured
-//! peer, and leaves its keys in memory when it is dropped.
+//! The handshake is Noise_IKpsk2 from the `snow` crate. Sessions, timers and cookies are our own and follow the kernel. The
+//! audited `gotatun` crate (0.10) is not used: its `Tunn` allocates and copies each packet, needs `&mut self` in both
+//! directions, keeps eight sessions with replay windows in every configured peer, and leaves its keys in memory when it is
+//! dropped.
 
 pub mod cookie;
 pub mod handshake;
@@ -11,7 +11,7 @@ pub mod ratelimit;
 pub mod replay;
 pub mod session;
 
-/// Lengths and type numbers of the four messages (whitepaper, section 5.4).
+/// The lengths and type numbers of the four messages (whitepaper, section 5.4).
 pub mod message {
     pub use crate::aead::TAG_LEN;
 
@@ -26,7 +26,7 @@ pub mod message {
     pub const DATA_HEADER_LEN: usize = 16;
     pub const MAC_LEN: usize = 16;
 
-    /// The type of a message whose reserved bytes are zero and whose length suits the type.
+    /// The type of a message. `None` if a reserved byte is not zero or the length does not match the type.
     #[inline]
     pub fn kind(packet: &[u8]) -> Option<u8> {
         let (&kind, rest) = packet.split_first()?;
@@ -43,13 +43,13 @@ pub mod message {
         fits.then_some(kind)
     }
 
-    /// The 32-bit field of a message at an offset that its length is known to cover.
+    /// The 32-bit field at an offset of a message. Panics beyond its end.
     #[inline]
     pub fn u32_at(packet: &[u8], at: usize) -> u32 {
         u32::from_le_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])
     }
 
-    /// The 64-bit field of a message at an offset that its length is known to cover.
+    /// The 64-bit field at an offset of a message. Panics beyond its end.
     #[inline]
     pub(crate) fn u64_at(packet: &[u8], at: usize) -> u64 {
         u64::from_le_bytes(packet[at..at + 8].try_into().expect("eight bytes"))
@@ -67,7 +67,7 @@ pub(crate) mod limits {
     pub(crate) const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
     pub(crate) const MAX_HANDSHAKE_ATTEMPTS: u32 = 90 / 5;
     pub(crate) const MAX_STAGED_PACKETS: usize = 128;
-    /// At most fifty initiations a second from one peer are looked at.
+    /// The least time between two initiations of a peer: at most fifty per second are accepted.
     pub(crate) const INITIATION_INTERVAL_MS: u64 = 20;
 }
 
@@ -75,9 +75,9 @@ pub(crate) mod limits {
 mod tests {
     use super::message::kind;
 
-    /// Every length, first byte and reserved byte.
+    /// Tests every length, first byte and reserved byte.
     #[test]
-    fn a_message_is_only_what_has_a_type_and_the_length_of_that_type() {
+    fn a_message_needs_a_type_and_the_length_of_that_type() {
         for (len, first) in (0..=200_usize).flat_map(|len| (0..=u8::MAX).map(move |first| (len, first))) {
             let mut packet = vec![0; len];
             packet.iter_mut().take(1).for_each(|to| *to = first);

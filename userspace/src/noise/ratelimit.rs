@@ -1,5 +1,5 @@
-//! How many handshakes one source may begin while the load is high: twenty a second, five at once, counted for each IPv4
-//! address and each IPv6 network of 64 bits (the kernel's `ratelimiter.c`).
+//! Limits the handshakes of a source under load: twenty per second with a burst of five, per IPv4 address and per IPv6 /64
+//! network (the kernel's `ratelimiter.c`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,9 +8,9 @@ const PER_SECOND: u64 = 20;
 const BURST: u64 = 5;
 const COST_MS: u64 = 1000 / PER_SECOND;
 const MAX_SAVED_MS: u64 = COST_MS * BURST;
-/// Sources beyond this many are refused until the table is cleared.
+/// The size of the table. More sources are rejected until it is cleared.
 const MAX_SOURCES: usize = 16_384;
-/// A source that was silent for this long starts afresh.
+/// A source that was silent for this long is removed.
 const FORGET_MS: u64 = 1000;
 
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ fn network(address: IpAddr) -> u128 {
 }
 
 impl RateLimiter {
-    /// Whether a source may begin one more handshake.
+    /// Whether a source may start another handshake.
     pub(crate) fn allows(&mut self, source: IpAddr, now: u64) -> bool {
         self.clean(now);
         let key = network(source);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_has_five_at_once_and_twenty_a_second() {
+    fn a_source_has_a_burst_of_five_and_twenty_per_second() {
         let mut limiter = RateLimiter::default();
         let allowed = |limiter: &mut RateLimiter, now| {
             (0..100).filter(|_| limiter.allows(ip("192.0.2.1"), now)).count()
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_ipv6_network_share_an_allowance() {
+    fn addresses_of_one_ipv6_network_share_a_limit() {
         let mut limiter = RateLimiter::default();
         let allowed = (0..100).filter(|i| limiter.allows(ip(&format!("2001:db8::{i:x}")), 1000)).count();
         assert_eq!(allowed, 5);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_from_everywhere_does_not_grow_the_table_without_end() {
+    fn a_flood_from_many_sources_does_not_grow_the_table_without_limit() {
         let mut limiter = RateLimiter::default();
         for i in 0..100_000u32 {
             limiter.allows(IpAddr::V4(i.into()), 1000);

@@ -1,14 +1,14 @@
-//! The sliding window against replays: RFC 6479, as the kernel's `receive.c` has it.
+//! The sliding window against replays (RFC 6479), as in the kernel's `receive.c`.
 
-/// Which of the last 8,192 counters were received.
+/// A window of 8,192 counters.
 pub(crate) type Replay = Window<128>;
-/// How far behind the newest counter an older one is still accepted.
+/// The greatest distance from the newest counter at which an older one is accepted.
 pub const WINDOW: u64 = Replay::LEN;
 
-/// Which of the last counters were received: as many as a number of words has bits.
+/// The window: one bit per counter, in `WORDS` words.
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Window<const WORDS: usize> {
-    /// One more than the highest counter seen.
+    /// The highest received counter plus one.
     next: u64,
     bitmap: [u64; WORDS],
 }
@@ -20,10 +20,10 @@ impl<const WORDS: usize> Default for Window<WORDS> {
 }
 
 impl<const WORDS: usize> Window<WORDS> {
-    /// One word is being filled, so that it does not count.
+    /// The usable length. One word is partly filled and does not count.
     const LEN: u64 = WORDS as u64 * 64 - 64;
 
-    /// Marks an authenticated counter as received; false for one seen before or too old.
+    /// Marks the counter of an authentic message as received. Returns false if it was received before or is too old.
     #[inline]
     pub(crate) fn accept(&mut self, counter: u64) -> bool {
         if counter >= super::limits::REJECT_AFTER_MESSAGES || counter + Self::LEN < self.next {
@@ -37,7 +37,7 @@ impl<const WORDS: usize> Window<WORDS> {
         fresh
     }
 
-    /// Clears the words that come into the window with a new highest counter.
+    /// Clears the words that enter the window with a new highest counter.
     #[inline]
     fn advance(&mut self, counter: u64) {
         if counter < self.next {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_behind_the_window_is_refused() {
+    fn a_counter_behind_the_window_is_rejected() {
         let mut window = Replay::default();
         assert!(window.accept(100_000));
         assert!(window.accept(100_001 - WINDOW));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_at_the_end_of_a_session_is_refused() {
+    fn a_counter_at_the_end_of_a_session_is_rejected() {
         let mut window = Replay::default();
         assert!(!window.accept(u64::MAX));
         assert!(!window.accept(crate::noise::limits::REJECT_AFTER_MESSAGES));
@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_accepts_what_a_set_of_all_counters_would(steps in prop::collection::vec((0u64..3, 0u64..20_000), 1..300)) {
+        fn the_window_accepts_what_a_set_of_all_counters_would(steps in prop::collection::vec((0u64..3, 0u64..20_000), 1..300)) {
             let (mut window, mut seen, mut highest) = (Replay::default(), HashSet::new(), 0u64);
             for (kind, offset) in steps {
                 let counter = match kind {
@@ -105,7 +105,7 @@ mod tests {
         }
     }
 
-    /// Every sequence of so many of these counters, against a list of all that were accepted.
+    /// Compares every sequence of these counters with a list of all accepted ones.
     mod exhaustive {
         use super::*;
         use crate::noise::limits::REJECT_AFTER_MESSAGES;
@@ -137,19 +137,19 @@ mod tests {
         }
 
         #[test]
-        fn a_window_of_one_word_is_right_after_any_three_counters() {
+        fn a_window_of_one_word_is_correct_after_any_three_counters() {
             let counters: Vec<_> = (0..66).chain(126..131).chain(190..194).chain([255, 256, 257]).collect();
             all_sequences(&Window::<2>::default(), (&mut Vec::new(), 0), &counters, 3);
         }
 
         #[test]
-        fn a_window_of_two_words_is_right_after_any_six_counters_around_its_words() {
+        fn a_window_of_two_words_is_correct_after_any_six_counters() {
             let counters = [0, 1, 63, 64, 127, 128, 129, 192, 256];
             all_sequences(&Window::<3>::default(), (&mut Vec::new(), 0), &counters, 6);
         }
 
         #[test]
-        fn the_window_is_right_after_any_five_counters_around_its_words_and_at_the_end() {
+        fn the_window_is_correct_after_any_five_counters() {
             let around = [0, 63, 64, WINDOW - 1, WINDOW, WINDOW + 1, WINDOW + 64, 2 * WINDOW + 200];
             all_sequences(&Replay::default(), (&mut Vec::new(), 0), &around, 5);
             let end = REJECT_AFTER_MESSAGES;

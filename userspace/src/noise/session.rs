@@ -1,4 +1,4 @@
-//! A pair of transport keys and what belongs to them: seal and open in place, usable from several threads.
+//! A session: a pair of transport keys that several threads can use to encrypt and decrypt in place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use super::limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME_MS, REKEY_AFTER_MES
 use super::message::{DATA, DATA_HEADER_LEN};
 use super::replay::Replay;
 
-/// A session: its keys are wiped by the allocator when the last holder lets go of it.
+/// A session. The allocator wipes its keys when the last reference is dropped.
 pub struct Session {
     pub local_index: u32,
     pub remote_index: u32,
@@ -34,7 +34,7 @@ pub struct Opened {
     pub accepted: MessageSet,
 }
 
-/// The outcome of a handshake, before it is a session.
+/// The transport keys that a handshake produces.
 pub struct Keys {
     pub send: [u8; 32],
     pub receive: [u8; 32],
@@ -63,8 +63,8 @@ impl Session {
         }
     }
 
-    /// The same, to be shared by threads. Its key types are wider than a key, and the rest of them is what was on the stack
-    /// before: that is why no step of a handshake leaves anything there.
+    /// Creates a session to be shared by threads. Its key types have padding, which gets the previous content of the stack, so
+    /// no step of a handshake may leave a key there.
     pub(crate) fn shared(keys: &Keys, indexes: (u32, u32), initiator: bool, now: u64) -> Arc<Self> {
         wipe::after(|| Arc::new(Self::new(keys, indexes, initiator, now)))
     }
@@ -73,43 +73,43 @@ impl Session {
         now.saturating_sub(self.created)
     }
 
-    /// Whether packets may still be sent with it.
+    /// Whether the session may still send packets.
     pub(crate) fn can_send(&self, now: u64) -> bool {
         self.can_receive(now)
             && !self.expired.load(Ordering::Relaxed)
             && self.counter.load(Ordering::Relaxed) < REJECT_AFTER_MESSAGES
     }
 
-    /// Whether packets are still accepted with it.
+    /// Whether the session still accepts packets.
     pub(crate) fn can_receive(&self, now: u64) -> bool {
         self.age(now) < REJECT_AFTER_TIME_MS
     }
 
-    /// Ends sending, so that the next packet brings about a handshake; what still arrives is accepted.
+    /// Ends sending, so that the next packet starts a handshake. Received packets are still accepted.
     pub(crate) fn expire_sending(&self) {
         self.expired.store(true, Ordering::Relaxed);
     }
 
-    /// Hands out all counters.
+    /// Uses up all counters.
     #[cfg(test)]
     pub(crate) fn exhaust(&self) {
         self.counter.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
     }
 
-    /// Whether a sender should ask for the next session (`keep_key_fresh` of the kernel's `send.c`).
+    /// Whether a sender should request a new session (`keep_key_fresh` of the kernel's `send.c`).
     pub(crate) fn wants_rekey(&self, now: u64) -> bool {
         self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
             || (self.initiator && self.age(now) >= REKEY_AFTER_TIME_MS)
     }
 
-    /// Whether a receiver should, being the initiator of a session about to end (`receive.c`).
+    /// Whether a receiver that initiated the session should request a new one, because it is about to end (`receive.c`).
     pub(crate) fn wants_last_minute_rekey(&self, now: u64) -> bool {
         use super::limits::{KEEPALIVE_TIMEOUT_MS, REKEY_TIMEOUT_MS};
         self.initiator && self.age(now) >= REJECT_AFTER_TIME_MS - KEEPALIVE_TIMEOUT_MS - REKEY_TIMEOUT_MS
     }
 
-    /// Reserves counters for packets. Returns None if the session has too few left: it is expired for sending then,
-    /// and the counter stays where it is, so that it cannot wrap.
+    /// Reserves counters for packets. Returns `None` if too few are left. The session then expires for sending, and the counter
+    /// is not changed, so that it cannot wrap.
     pub fn reserve(&self, packets: u64) -> Option<u64> {
         let next = |first: u64| first.checked_add(packets).filter(|&next| next < REJECT_AFTER_MESSAGES);
         let reserved = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
@@ -119,7 +119,7 @@ impl Session {
         reserved.ok()
     }
 
-    /// Makes data messages in place: before each padded packet there is room for the header, behind it for the tag.
+    /// Creates data messages in place. There must be room for the header before each padded packet, and for the tag after it.
     pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
         for message in messages {
             let header = &mut buffer[message.at - DATA_HEADER_LEN..message.at];
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_and_opening_stay_within_the_stack_that_is_wiped() {
+    fn sealing_and_opening_use_less_stack_than_is_wiped() {
         let step = DATA_HEADER_LEN + 1440 + TAG_LEN;
         let message = |n| Message { at: n * step + DATA_HEADER_LEN, len: 1440, counter: n as u64 };
         let messages: Vec<_> = (0..MANY).map(message).collect();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_bit_anywhere_after_the_header_is_noticed() {
+    fn a_changed_bit_after_the_header_is_detected() {
         let (a, b) = pair();
         for at in 8..sealed(&a, b"packet").len() {
             let mut frame = sealed(&a, b"packet");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ages_as_the_whitepaper_says() {
+    fn a_session_ages_as_in_the_whitepaper() {
         let (a, b) = pair();
         assert!(!a.wants_rekey(1000 + 119_999) && a.wants_rekey(1000 + 120_000));
         assert!(!b.wants_rekey(1000 + 179_000));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_refused_reservation_expires_the_session() {
+    fn the_first_failed_reservation_expires_the_session() {
         let (a, _) = pair();
         a.counter.store(REJECT_AFTER_MESSAGES - 3, Ordering::Relaxed);
         assert!(a.reserve(2).is_some());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_reservations_leave_the_counter_where_it_is() {
+    fn failed_reservations_do_not_change_the_counter() {
         let (a, _) = pair();
         a.counter.store(REJECT_AFTER_MESSAGES - 1, Ordering::Relaxed);
         for packets in [1, 1000, u64::MAX, u64::MAX] {

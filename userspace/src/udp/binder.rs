@@ -1,6 +1,6 @@
-//! Binding. Until the link is up for the first time, a thread of its own binds, which alone still has the privilege for
-//! ports below 1024. A port that is set while the link is down is bound at once and held until the link is up; a port
-//! below 1024, which could not be bound again, is held for as long as it is set.
+//! Binds the sockets. Until the link is up for the first time, a separate thread binds them, which alone keeps the privilege
+//! for ports below 1024. A port that is set while the link is down is bound at once and held until the link is up. A port
+//! below 1024 is held as long as it is set, because it could not be bound again.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,11 +16,11 @@ use crate::locks::lock;
 use crate::sys;
 
 const FIRST_FREE_PORT: u16 = 1024;
-/// How often, and after what pause, a port in use is tried again: a daemon whose link is gone has it for some milliseconds
-/// more, where the kernel's WireGuard gives it up with the link.
+/// How often and after which pause a port in use is tried again. A daemon holds its port for some milliseconds after its
+/// link is gone, unlike the kernel's WireGuard.
 const RESERVE_TRIES: u32 = 20;
 const RESERVE_PAUSE: Duration = Duration::from_millis(10);
-/// So many packets wait at most: the kernel doubles the size of the buffer, and counts 256 bytes or more for each.
+/// The most packets that can wait: the kernel doubles the size of the buffer and counts at least 256 bytes per packet.
 const MAX_WAITING: usize = 2 * RECEIVE_BYTES as usize / 256;
 
 struct Request {
@@ -29,11 +29,11 @@ struct Request {
     answer: SyncSender<io::Result<Sockets>>,
 }
 
-/// The way to the thread, and what is held.
+/// The channel to the binding thread, and the held sockets.
 pub struct Binder(Mutex<Ports>);
 
 struct Ports {
-    /// None once the link has been up: the thread ends with its channel.
+    /// `None` once the link has been up: the thread ends when its channel closes.
     privileged: Option<SyncSender<Request>>,
     held: Option<Sockets>,
 }
@@ -43,7 +43,7 @@ fn is_privileged(port: u16) -> bool {
 }
 
 impl Binder {
-    /// Starts the thread and waits until it has given up what it does not need.
+    /// Starts the thread and waits until it has dropped its other privileges.
     pub fn start(stack_bytes: usize) -> io::Result<Self> {
         let (privileged, requests) = mpsc::sync_channel::<Request>(1);
         let (ready, is_ready) = mpsc::sync_channel(1);
@@ -69,7 +69,7 @@ impl Binder {
         Ok(sockets)
     }
 
-    /// Binds to a port for a link that is down, and holds it. Where that fails, what was held before still is.
+    /// Binds to a port for a link that is down, and holds it. On failure the previous port is still held.
     pub(crate) fn reserve(&self, port: u16, fwmark: u32) -> io::Result<()> {
         let mut ports = lock(&self.0);
         ports.held = match port {
@@ -79,7 +79,7 @@ impl Binder {
         Ok(())
     }
 
-    /// Gives up what is held.
+    /// Closes the held sockets.
     pub fn release(&self) {
         lock(&self.0).held = None;
     }
@@ -113,7 +113,7 @@ impl Sockets {
         Ok(Self { v4: copy(&self.v4)?, v6: copy(&self.v6)?, port: self.port, segmentation })
     }
 
-    /// Makes the sockets fit for a link that goes up: what has come before is nobody's.
+    /// Prepares held sockets for a link that goes up. Packets that arrived before are discarded.
     fn begin_anew(&self, fwmark: u32) -> io::Result<()> {
         self.set_fwmark(fwmark)?;
         self.each().for_each(|fd| discard(|| sys::read(fd, &mut [0; 1])));
@@ -121,7 +121,7 @@ impl Sockets {
     }
 }
 
-/// Reads until nothing is left, or as much as can have waited: a flood goes on meanwhile.
+/// Reads until nothing is left, but at most as many packets as can wait, because a flood may continue meanwhile.
 fn discard(mut read: impl FnMut() -> io::Result<usize>) {
     for _ in 0..MAX_WAITING {
         if read().is_err() {
@@ -140,9 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn all_that_a_socket_can_hold_is_discarded() {
+    fn all_waiting_packets_are_discarded() {
         let (to, from) = (Sockets::bind(0, 0).unwrap(), std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
-        // The kernel drops what finds no room.
+        // The kernel drops packets beyond the buffer.
         for _ in 0..3 * MAX_WAITING {
             from.send_to(&[], ("127.0.0.1", to.port)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Socket addresses and control messages as the kernel lays them out.
+//! Socket addresses and control messages in the kernel's layout.
 
 use std::mem::{size_of, zeroed};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -8,7 +8,7 @@ use super::Source;
 const ALIGN: usize = size_of::<usize>();
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
-/// Room for every control message that is sent or received here, aligned as a `cmsghdr` has to be.
+/// A buffer for all control messages of a packet, aligned like a `cmsghdr`.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Control {
@@ -45,11 +45,11 @@ impl Control {
         self.len = at + HEADER + data.len().next_multiple_of(ALIGN);
     }
 
-    /// Asks the kernel to send from this address.
+    /// Sets the source address.
     pub(crate) fn push_source(&mut self, source: Source) {
         match source {
             Source::Unknown => (),
-            // struct in_pktinfo: interface, local address, destination. The route, not we, says which interface it is.
+            // struct in_pktinfo: interface, local address, destination. The interface is left to the route.
             Source::V4 { address, .. } => {
                 let mut info = [0; 12];
                 info[4..8].copy_from_slice(&address);
@@ -65,14 +65,14 @@ impl Control {
         }
     }
 
-    /// Sets the DS field of what is sent.
+    /// Sets the DS field.
     pub(crate) fn push_tos(&mut self, v4: bool, tos: u8) {
         let (level, kind) =
             if v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
         self.push(level, kind, &i32::from(tos).to_ne_bytes());
     }
 
-    /// The messages of the first `len` bytes, that the kernel has written.
+    /// The messages in the first `len` bytes, which the kernel has written.
     pub(crate) fn messages(&self, len: usize) -> impl Iterator<Item = (i32, i32, &[u8])> {
         let mut rest = &self.bytes[..len.min(Self::ROOM)];
         std::iter::from_fn(move || {
@@ -86,7 +86,7 @@ impl Control {
     }
 }
 
-/// An address as `bind` and `sendmsg` take it.
+/// Converts an address for `bind` and `sendmsg`.
 pub(crate) fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
     // SAFETY: all zeros are a valid address structure.
     let mut storage: libc::sockaddr_in6 = unsafe { zeroed() };
@@ -111,7 +111,7 @@ pub(crate) fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_in6, libc::soc
     }
 }
 
-/// An address as the kernel reported it.
+/// Converts an address that the kernel reported.
 #[inline]
 pub(crate) fn from_sockaddr(storage: &libc::sockaddr_in6) -> Option<SocketAddr> {
     match i32::from(storage.sin6_family) {

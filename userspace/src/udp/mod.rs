@@ -1,4 +1,4 @@
-//! The UDP sockets that the tunnel's outside runs over: bound as a pair, marked, and told what to report.
+//! The UDP sockets of the tunnel: a pair for IPv4 and IPv6 on one port.
 
 pub mod binder;
 mod cmsg;
@@ -14,15 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sys::{self, check, errno, setsockopt};
 
-/// How much the kernel may hold for us: at 5 Gbit/s some ten milliseconds of what came.
+/// The size of the receive buffer: about ten milliseconds of packets at 5 Gbit/s.
 const RECEIVE_BYTES: i32 = 8 << 20;
-/// And what is to go: less, as it waits in front of a slow link.
+/// The size of the send buffer. It is smaller, because packets wait there in front of a slow link.
 const SEND_BYTES: i32 = 2 << 20;
 const UDP_GRO: i32 = 104;
 const SOL_UDP: i32 = 17;
 const MAX_BIND_ATTEMPTS: u32 = 100;
 
-/// All options that are set on a socket, by level and name: the system call filter allows no other.
+/// All options that are set on a socket, by level and name. The system call filter allows no others.
 pub(crate) const OPTIONS: [(i32, i32); 14] = [
     (libc::SOL_SOCKET, libc::SO_MARK),
     (libc::SOL_SOCKET, libc::SO_RCVBUF),
@@ -40,7 +40,7 @@ pub(crate) const OPTIONS: [(i32, i32); 14] = [
     (SOL_UDP, send::UDP_SEGMENT),
 ];
 
-/// The local address and interface that a peer's packets came to, which the answers leave from.
+/// The local address and interface at which a peer's packets arrived. Answers are sent from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Source {
     #[default]
@@ -55,12 +55,12 @@ pub(crate) enum Source {
     },
 }
 
-/// Where a peer is, and from where we talk to it.
+/// The address of a peer, and the source address for packets to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: SocketAddr,
     pub(crate) source: Source,
-    /// The state of the host's routes and addresses when the source was learned.
+    /// The value of `Device::routes` when the source was learned.
     pub(crate) generation: u32,
 }
 
@@ -70,12 +70,12 @@ impl Endpoint {
     }
 }
 
-/// Both sockets; IPv6 is missing where the host has none.
+/// Both sockets. A family that the host lacks is missing.
 pub struct Sockets {
     pub v4: Option<OwnedFd>,
     pub(crate) v6: Option<OwnedFd>,
     pub port: u16,
-    /// Whether large sends are split by the kernel or its hardware.
+    /// Whether the kernel or the hardware splits large sends.
     segmentation: AtomicBool,
 }
 
@@ -84,7 +84,7 @@ pub fn can_segment() -> io::Result<bool> {
     sys::asking_socket().map(|fd| send::can_segment(&fd))
 }
 
-/// Tries beyond the limit for the whole system, which needs a privilege, then within it.
+/// Enlarges the buffers beyond the system's limit, which needs a privilege, or else up to the limit.
 fn enlarge(fd: &OwnedFd) {
     for (force, plain, bytes) in [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BYTES),
@@ -106,7 +106,7 @@ fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<u16> {
     cmsg::from_sockaddr(&storage).map(|a| a.port()).ok_or_else(|| errno(libc::EAFNOSUPPORT))
 }
 
-/// The outer packet may be fragmented on its way, as the kernel's WireGuard lets it (no DF bit).
+/// Opens an IPv4 socket. Outer packets have no DF bit and may be fragmented, as with the kernel's WireGuard.
 fn open_v4(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
     let fd = sys::udp_socket(libc::AF_INET)?;
     setsockopt(&fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark)
@@ -132,12 +132,12 @@ fn open_v6(port: u16, fwmark: u32) -> io::Result<(OwnedFd, u16)> {
     Ok((fd, port))
 }
 
-/// No IPv6 in this kernel, or switched off.
+/// Whether the family is missing or disabled.
 fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Linux 5.0; without it packets come one by one.
+/// Enables large receives (Linux 5.0). Without them packets arrive one by one.
 fn enable_large_receives(fd: &OwnedFd) {
     let _ = setsockopt(fd, SOL_UDP, UDP_GRO, 1);
 }
@@ -150,7 +150,7 @@ fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 impl Sockets {
-    /// Binds both families to one port; any that is free for both where the port is zero.
+    /// Binds both families to one port. If the port is zero, one that is free for both is chosen.
     pub fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
         let mut attempts = 0;
         loop {

@@ -1,4 +1,4 @@
-//! Receiving: several large reads by one call, each of them a run of packets from one sender.
+//! Receiving: one system call reads several messages, and each is a run of packets from one sender.
 
 use std::io;
 use std::mem::zeroed;
@@ -11,22 +11,22 @@ use crate::packet::ECN_MASK;
 use crate::sys::check;
 
 const MESSAGES: usize = 8;
-/// The largest that the kernel merges packets to.
+/// The largest message that the kernel merges packets into.
 const MESSAGE_BYTES: usize = 65_536;
 
-/// What is known of one read besides its bytes.
+/// The position and metadata of one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub(crate) at: usize,
     pub len: usize,
-    /// The size of each packet in it but the last.
+    /// The size of each packet in the message but the last.
     pub(crate) segment: usize,
     pub(crate) from: SocketAddr,
     pub(crate) to: Source,
     pub(crate) ecn: u8,
 }
 
-/// The structures of a `recvmmsg`, kept from call to call, and the bytes read.
+/// The structures for `recvmmsg`, which are reused, and the bytes read.
 pub struct Receiver {
     pub(crate) buffer: Box<[u8]>,
     headers: Box<[libc::mmsghdr]>,
@@ -54,7 +54,7 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// Reads what is there, without waiting.
+    /// Reads the waiting messages without blocking. Returns their number.
     pub fn receive(&mut self, fd: &OwnedFd) -> io::Result<usize> {
         for slot in 0..MESSAGES {
             self.prepare(slot);
@@ -85,7 +85,7 @@ impl Receiver {
         header.msg_flags = 0;
     }
 
-    /// What the call before this has put into a slot; none for what it cut short.
+    /// The message in a slot; `None` if it was truncated.
     pub fn arrival(&self, slot: usize) -> Option<Arrival> {
         let header = &self.headers[slot];
         let len = header.msg_len as usize;

@@ -1,4 +1,4 @@
-//! Which way packets leave: a source address is kept while they still leave by the interface that the peer's came to.
+//! Route lookups. A source address is kept while packets still leave by the interface at which the peer's packets arrived.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use crate::rtnetlink::{Rtnetlink, attribute, number};
 const RTMSG: usize = 12;
 const RTA_MARK: u16 = 16;
 
-/// The way that packets of a family to an address take from a source, or from any if that is empty.
+/// The body of a route lookup. An empty `from` means any source.
 fn question(family: i32, to: &[u8], from: &[u8], fwmark: u32) -> Vec<u8> {
     let mut body = vec![0; RTMSG];
     body[..3].copy_from_slice(&[family as u8, to.len() as u8 * 8, from.len() as u8 * 8]);
@@ -24,7 +24,7 @@ fn question(family: i32, to: &[u8], from: &[u8], fwmark: u32) -> Vec<u8> {
     body
 }
 
-/// Asks for routes.
+/// Looks up routes.
 pub(crate) struct Routes(Mutex<Rtnetlink>);
 
 impl Routes {
@@ -32,13 +32,13 @@ impl Routes {
         Rtnetlink::new().map(|socket| Self(Mutex::new(socket)))
     }
 
-    /// Whether the source of an endpoint still suits it (`send4` and `send6` of the kernel's `socket.c`).
+    /// Whether the source of an endpoint is still valid (`send4` and `send6` of the kernel's `socket.c`).
     pub(crate) fn suit(&self, endpoint: &Endpoint, fwmark: u32) -> bool {
         let (body, came_to) = match (endpoint.address.ip(), endpoint.source) {
             (IpAddr::V4(to), Source::V4 { address, interface }) => {
                 (question(libc::AF_INET, &to.octets(), &address, fwmark), interface)
             }
-            // Those of one link leave by it.
+            // Link-local packets always leave by their own link.
             (IpAddr::V6(to), Source::V6 { .. }) if to.is_unicast_link_local() => return true,
             (IpAddr::V6(to), Source::V6 { address, interface }) => {
                 (question(libc::AF_INET6, &to.octets(), &address, fwmark), interface)
@@ -57,7 +57,7 @@ impl Routes {
         self.interface(&body) == Some(interface)
     }
 
-    /// The interface of the way that a question finds.
+    /// The outgoing interface of a route lookup.
     fn interface(&self, question: &[u8]) -> Option<u32> {
         let route = lock(&self.0).ask(libc::RTM_GETROUTE, question).ok()?;
         number(&route, RTMSG, libc::RTA_OIF)
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_to_an_address_is_known_by_its_interface() {
+    fn a_route_lookup_finds_the_interface() {
         let routes = Routes::new().unwrap();
         for address in [IpAddr::from([127, 0, 0, 2]), "::1".parse().unwrap()] {
             assert!(routes.lead_to(address, 1, 0));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_suits_where_packets_from_it_leave_by_the_interface_that_it_was_met_at() {
+    fn a_source_is_valid_if_its_packets_leave_by_the_same_interface() {
         let routes = Routes::new().unwrap();
         let suits = |address, interface| {
             let source = Source::V4 { address, interface };

@@ -1,4 +1,4 @@
-//! Sending: one system call for a batch, one message of it for a run of equal packets to one peer.
+//! Sending: one system call for a batch, and one message per run of equal packets to a peer.
 
 use std::io;
 use std::mem::zeroed;
@@ -9,11 +9,11 @@ use super::{Endpoint, SOL_UDP, Sockets, Source};
 use crate::sys::{check, check_len, setsockopt};
 
 pub(crate) const UDP_SEGMENT: i32 = 103;
-/// How many packets one large send may hold (`UDP_MAX_SEGMENTS`; 64 before Linux 6.9).
+/// The most packets of one large send (`UDP_MAX_SEGMENTS`; 64 before Linux 6.9).
 pub(crate) const MAX_SEGMENTS: usize = 64;
-/// How many bytes, for either family.
+/// The most bytes of one large send, for either family.
 pub(crate) const MAX_BYTES: usize = 65_000;
-/// How many runs of packets go out by one call.
+/// The most runs of packets per system call.
 const MAX_MESSAGES: usize = 64;
 
 /// Whether this kernel splits large sends (Linux 4.18).
@@ -21,7 +21,7 @@ pub(crate) fn can_segment(fd: &OwnedFd) -> bool {
     setsockopt(fd, SOL_UDP, UDP_SEGMENT, 0i32).is_ok()
 }
 
-/// Packets that lie one after the other in a buffer, equal in size but for a shorter last one.
+/// Consecutive packets in a buffer, all of one size except for a shorter last one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) at: usize,
@@ -52,7 +52,7 @@ impl Run {
     }
 }
 
-/// The structures of a `sendmmsg`, kept from call to call.
+/// The structures for `sendmmsg`, which are reused.
 pub(crate) struct Sender {
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[libc::iovec]>,
@@ -161,7 +161,7 @@ fn lost(packets: usize, error: &io::Error) -> Trouble {
     Trouble::Lost { packets, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
-/// What is left to do when a run was refused: send its packets one by one, or from another address.
+/// Retries a run that failed: sends its packets one by one, or from another address.
 fn retry(
     sockets: &Sockets,
     fd: &OwnedFd,
@@ -172,12 +172,12 @@ fn retry(
 ) {
     let mut endpoint = run.endpoint;
     match error.raw_os_error() {
-        // A device without checksum offload refuses each large send (before Linux 6.10).
+        // A device without checksum offload rejects every large send (before Linux 6.10).
         Some(libc::EIO) if run.is_large() => sockets.stop_segmenting(),
-        // A packet is larger than the link's MTU: alone it is fragmented. Or the source address is gone.
+        // A packet exceeds the link's MTU: sent alone, it is fragmented. Or the source address is gone.
         Some(libc::EMSGSIZE) if run.is_large() => (),
         Some(libc::EINVAL) if run.is_large() || endpoint.source != Source::Unknown => (),
-        // A full queue is worth one more try; the loss of a packet is the congestion signal that it is meant to be.
+        // After a full queue, one retry is worthwhile. A packet lost then is a valid congestion signal.
         Some(libc::ENOBUFS | libc::EINTR) => (),
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) if endpoint.source != Source::Unknown => (),
         _ => return tell(run, lost(run.packets(), error)),

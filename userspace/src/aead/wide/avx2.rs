@@ -1,5 +1,5 @@
-//! With AVX2: `ChaCha20` computes sixteen blocks at once, of two packets in turn, and between its rounds Poly1305 takes in
-//! what is there of the one and the other with the multiplier of general registers, which the vectors leave idle.
+//! The AVX2 cipher. `ChaCha20` computes sixteen blocks at once, alternating between two packets. Between its rounds Poly1305
+//! hashes the available ciphertext of both with the multiplier of the general registers, which the vectors leave idle.
 
 mod chacha20;
 pub(crate) mod poly1305;
@@ -9,34 +9,34 @@ use crate::aead::{MANY, Message, TAG_LEN};
 use chacha20::Lanes;
 use poly1305::Sum;
 
-/// How many packets are hashed side by side, as each step of one has to wait for the step before it.
+/// The number of packets hashed side by side, because each step of one packet must wait for the step before it.
 const CHAINS: usize = 2;
 
-/// How many blocks of both one turn takes: more than the vectors make in a round.
+/// The number of blocks hashed per turn: more than the vectors produce in a round.
 const TURN: usize = 2;
 
-/// Whether this processor has the instructions.
+/// Whether this processor supports the cipher.
 pub(crate) fn is_possible() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2")
 }
 
-/// One of two that hash: every second packet, one after the other.
+/// One of two hash chains, each of which hashes every second packet.
 #[derive(Clone, Copy, Default)]
 struct Chain {
     run: Run,
-    /// The packet's place among the messages.
+    /// The index of the packet in the batch.
     slot: usize,
-    /// Whether its one-time key is taken in.
+    /// Whether the packet's one-time key is loaded.
     begun: bool,
-    /// How much of the packet is not hashed, and not handed to the run either.
+    /// The bytes of the packet that are neither hashed nor part of the current run.
     left: usize,
-    /// What is there of the packets to come and, from the run's end on, of this one.
+    /// The available part of later packets and, after the end of the run, of this one.
     ready: Ready,
-    /// Whether nothing can be done until more is ready.
+    /// Whether the chain must wait for more ciphertext.
     idle: bool,
 }
 
-/// So many one-time keys and bytes of ciphertext.
+/// A number of one-time keys and of bytes of ciphertext.
 #[derive(Clone, Copy, Default)]
 struct Ready {
     keys: usize,
@@ -58,11 +58,11 @@ impl Default for Run {
 }
 
 impl Run {
-    /// Takes in the next block.
+    /// Hashes the next block.
     ///
     /// # Safety
     /// There must be one.
-    // Out of line it would cost as much again.
+    // A call would double the cost.
     #[allow(clippy::inline_always)]
     #[inline(always)]
     unsafe fn step(&mut self) {
@@ -79,15 +79,15 @@ struct Work<'a> {
     start: *mut u8,
     messages: &'a [Message],
     hashing: Hashing<'a>,
-    /// The blocks to be computed, and those that are gathered in the meantime: so what is written here word by word
-    /// has reached the cache when it is read by vectors.
+    /// The blocks to be computed, and those collected meanwhile. This way, what is written by words has reached the cache
+    /// before it is read by vectors.
     lanes: [Lanes; 2],
-    /// What of each chain is among the lanes.
+    /// The part of each chain that the lanes compute.
     held: [[Ready; CHAINS]; 2],
     gathering: usize,
 }
 
-/// Encrypts each message in place; its tag.
+/// Encrypts each message in place and returns the tags.
 ///
 /// # Safety
 /// The messages must lie within the buffer.
@@ -99,7 +99,7 @@ pub(crate) unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]
     work.hashing.tags
 }
 
-/// Decrypts each message in place; the tag that it should have.
+/// Decrypts each message in place and returns the correct tags.
 ///
 /// # Safety
 /// The messages must lie within the buffer.
@@ -115,7 +115,7 @@ pub(crate) unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]
     work.hashing.tags
 }
 
-/// The tags of messages that consist of additional data and packet, each padded; `last` returns the lengths of both.
+/// The tags of messages that consist of padded additional data and a padded packet. `last` returns the block of lengths.
 ///
 /// # Safety
 /// The processor must have the instructions.
@@ -152,7 +152,7 @@ impl<'a> Work<'a> {
         messages: &'a [Message],
         one_time: &mut [[u8; BLOCK]; MANY],
     ) -> Self {
-        // By pointers from here on: what one side writes in place, the other reads.
+        // From here on only pointers are used, because one side reads what the other writes in place.
         let start = buffer.as_mut_ptr();
         Self {
             state,
@@ -221,7 +221,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Computes the blocks that were gathered before, and gathers in their place.
+    /// Computes the blocks that were collected before, and collects the next ones.
     #[target_feature(enable = "avx2,bmi2")]
     fn turn<const SEALS: bool>(&mut self) {
         self.gathering ^= 1;
@@ -253,7 +253,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Lets the chains have the ciphertext of the lanes.
+    /// Makes the ciphertext of the lanes available to the chains.
     fn settle(&mut self, which: usize) {
         for (chain, held) in self.hashing.chains.iter_mut().zip(&mut self.held[which]) {
             let held = std::mem::take(held);
@@ -264,7 +264,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The two chains, and what they take from and write to.
+/// The two chains with their input and output.
 struct Hashing<'a> {
     start: *const u8,
     messages: &'a [Message],
@@ -275,7 +275,7 @@ struct Hashing<'a> {
 }
 
 impl Hashing<'_> {
-    /// Takes in some of what is ready.
+    /// Hashes a part of the available ciphertext.
     #[inline(never)]
     #[target_feature(enable = "avx2,bmi2")]
     fn turn(&mut self) {
@@ -309,7 +309,7 @@ impl Hashing<'_> {
         }
     }
 
-    /// Takes in all that is ready.
+    /// Hashes all available ciphertext.
     #[inline(never)]
     #[target_feature(enable = "avx2,bmi2")]
     fn catch_up(&mut self) {
@@ -320,7 +320,7 @@ impl Hashing<'_> {
 }
 
 impl Chain {
-    /// Begins a packet, or a run of it, or ends it; whether something was to be done.
+    /// Starts or ends a packet, or a run of it. Returns whether there was something to do.
     fn advance(
         &mut self,
         start: *const u8,

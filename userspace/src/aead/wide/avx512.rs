@@ -1,5 +1,5 @@
-//! With AVX-512: `ChaCha20` computes sixteen blocks at once, of whichever packets, and Poly1305 eight packets at once,
-//! each in a lane of its own with its own key.
+//! The AVX-512 cipher. `ChaCha20` computes sixteen blocks of any packets at once. Poly1305 hashes eight packets at once, each
+//! in its own lane with its own key.
 
 mod chacha20;
 pub(crate) mod poly1305;
@@ -7,14 +7,14 @@ pub(crate) mod poly1305;
 use super::{BLOCK, State, Tags};
 use crate::aead::{MANY, Message};
 
-/// Whether this processor has the instructions.
+/// Whether this processor supports the cipher.
 pub(crate) fn is_possible() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512ifma")
 }
 
-/// Encrypts each message in place; its tag.
+/// Encrypts each message in place and returns the tags.
 ///
 /// # Safety
 /// The messages must lie within the buffer.
@@ -28,7 +28,7 @@ pub(crate) unsafe fn seal(state: &State, buffer: &mut [u8], messages: &[Message]
     }
 }
 
-/// Decrypts each message in place; the tag that it should have.
+/// Decrypts each message in place and returns the correct tags.
 ///
 /// # Safety
 /// The messages must lie within the buffer.
@@ -44,7 +44,7 @@ pub(crate) unsafe fn open(state: &State, buffer: &mut [u8], messages: &[Message]
     }
 }
 
-/// The tags of messages that consist of additional data and packet, each padded; `last` returns the lengths of both.
+/// The tags of messages that consist of padded additional data and a padded packet. `last` returns the block of lengths.
 ///
 /// # Safety
 /// The messages must lie within the buffer, and the processor must have the instructions.

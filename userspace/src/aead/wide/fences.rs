@@ -1,4 +1,4 @@
-//! Each packet of a batch between two pages that may not be touched, in each cipher.
+//! Tests each cipher with every packet placed between two inaccessible pages.
 
 use std::ptr::null_mut;
 
@@ -7,19 +7,19 @@ use crate::aead::exercised::exercised;
 use crate::aead::{Cipher, Key, MANY, Message, MessageSet, TAG_LEN};
 
 const PAGE: usize = 4096;
-/// A page that may be touched between two that may not, for each packet.
+/// One accessible page between two inaccessible ones, per packet.
 const STRIDE: usize = 2 * PAGE;
 
-/// Where in its page a packet lies.
+/// The position of a packet in its page.
 #[derive(Clone, Copy, Debug)]
 enum Side {
-    /// From the first byte on: before it is a fence.
+    /// At the start of the page, after an inaccessible page.
     Start,
-    /// Up to the last byte: behind its tag is a fence.
+    /// At the end of the page: an inaccessible page follows the tag.
     End,
 }
 
-/// The memory for as many packets as there are lanes.
+/// The memory for one packet per lane.
 struct Fenced(*mut u8);
 
 impl Fenced {
@@ -66,7 +66,7 @@ fn bytes(message: &Message) -> std::ops::Range<usize> {
     message.at..message.at + message.len + TAG_LEN
 }
 
-/// Seals and opens packets of these lengths between fences, and as ring does.
+/// Encrypts and decrypts packets of these lengths between fences, and compares the results with ring.
 fn check(key: &Key, ring: &Key, memory: &mut Fenced, side: Side, lens: &[usize]) {
     let message = |(slot, &len)| Message { at: Fenced::place(side, slot, len), len, counter: slot as u64 };
     let messages: Vec<_> = lens.iter().enumerate().map(message).collect();
@@ -84,7 +84,7 @@ fn check(key: &Key, ring: &Key, memory: &mut Fenced, side: Side, lens: &[usize])
 #[test]
 fn no_cipher_touches_a_byte_outside_its_packets() {
     let (ring, mut memory) = (Key::new(&[7; 32], Cipher::Ring), Fenced::new());
-    // Every length up to two groups of four blocks and a bit, some of whole packets, and the longest that fit a page.
+    // All lengths up to slightly more than eight blocks, some of full packets, and the longest that fit a page.
     let lens: Vec<_> =
         (0..=150).chain([255, 256, 257, 511, 512, 513, 1420, 1424, 1440, 4079, 4080]).collect();
     for cipher in exercised() {
@@ -98,7 +98,7 @@ fn no_cipher_touches_a_byte_outside_its_packets() {
     }
 }
 
-/// Whether the kernel kills a process that touches the byte.
+/// Whether the kernel kills a process that accesses the byte.
 fn is_fatal(byte: *const u8) -> bool {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
     let number = |text| usize::from_str_radix(text, 16).expect("an address");
@@ -111,7 +111,7 @@ fn is_fatal(byte: *const u8) -> bool {
 }
 
 #[test]
-fn a_byte_beside_a_fenced_packet_is_fatal_to_touch() {
+fn accessing_a_byte_outside_a_fenced_packet_is_fatal() {
     let mut memory = Fenced::new();
     let start = memory.buffer().as_mut_ptr();
     for slot in 0..MANY {

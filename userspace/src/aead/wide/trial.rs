@@ -1,6 +1,6 @@
-//! A trial of a vector cipher before it is used: a published vector, then random batches that ring seals too.
+//! Tests a vector cipher before it is used: with a published vector, then with random batches compared with ring.
 //!
-//! It runs at each start of the daemon, so it takes a fraction of a millisecond.
+//! The trial runs at each start of the daemon and takes a fraction of a millisecond.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ const LENGTHS: [usize; 31] = [
     257, 511, 512, 513, 1025, 1440,
 ];
 
-/// RFC 8439, section 2.4.2, with its key 00..1f: the blocks are counted from 1, as those of a sealed packet are.
+/// The vector of RFC 8439, section 2.4.2, with the key 00..1f. Its blocks are counted from 1, as for a packet.
 const PUBLISHED_PLAIN: &[u8; 114] =
     b"Ladies and Gentlemen of the class of '99: If I could offer you only one \
     tip for the future, sunscreen would be it.";
@@ -34,13 +34,13 @@ const PUBLISHED_SEALED: [u8; 114] = [
 pub(crate) enum Fault {
     /// The processor lacks the instructions.
     Missing,
-    /// The vector of RFC 8439 comes out differently.
+    /// The result for the vector of RFC 8439 is wrong.
     Published,
-    /// So many packets at once are sealed differently from ring, or bytes around them change.
+    /// This many packets at once are encrypted differently from ring, or bytes around them change.
     Sealed(usize),
-    /// So many packets at once that ring sealed do not open, or open to something else.
+    /// This many packets at once, encrypted by ring, are rejected or decrypted wrongly.
     Opened(usize),
-    /// Among so many packets at once, a forged one is not the only one refused.
+    /// Among this many packets at once, a forged one is not the only one rejected.
     Forged(usize),
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Tries the cipher of the keys that `make` returns.
+/// Runs the trial with keys from `make`.
 pub(crate) fn run(make: impl Fn(&[u8; 32]) -> Option<Key>) -> Result<(), Fault> {
     try_published(&make(&std::array::from_fn(|i| i as u8)).ok_or(Fault::Missing)?)?;
     let random: [u8; 32] = sys::random();
@@ -65,7 +65,7 @@ pub(crate) fn run(make: impl Fn(&[u8; 32]) -> Option<Key>) -> Result<(), Fault> 
     (1..=MANY).try_for_each(|width| Batch::new(width, &bytes, &ring).try_on(&key))
 }
 
-/// Fills all places with the vector, so that each lane computes it.
+/// Runs the vector in each lane.
 fn try_published(key: &Key) -> Result<(), Fault> {
     let (len, whole) = (PUBLISHED_PLAIN.len(), PUBLISHED_PLAIN.len() + TAG_LEN);
     let message = |slot| Message { at: slot * whole, len, counter: PUBLISHED_COUNTER };
@@ -76,11 +76,11 @@ fn try_published(key: &Key) -> Result<(), Fault> {
     right.then_some(()).ok_or(Fault::Published)
 }
 
-/// So many packets, with a byte before each that belongs to none.
+/// Packets with an unused byte before each of them.
 struct Batch {
     messages: Vec<Message>,
     plain: Vec<u8>,
-    /// As ring seals it.
+    /// The result of ring.
     sealed: Vec<u8>,
 }
 
@@ -89,7 +89,7 @@ impl Batch {
         let first = u64::from_le_bytes(random.as_chunks().0[width]);
         let (mut messages, mut end) = (Vec::with_capacity(width), 0);
         for slot in 0..width {
-            // From one width to the next, each length comes to another lane.
+            // With each width, the lengths move to other lanes.
             let len = LENGTHS[(slot + width * (width - 1) / 2) % LENGTHS.len()];
             messages.push(Message { at: end + 1, len, counter: first.wrapping_add(slot as u64) });
             end += 1 + len + TAG_LEN;
@@ -113,7 +113,7 @@ impl Batch {
         }
         let forged = usize::from(self.plain[0]) % width;
         buffer.copy_from_slice(&self.sealed);
-        // A bit of the last byte of the tag, which a comparison that ends early would miss.
+        // The changed bit is in the last byte of the tag, which an incomplete comparison would miss.
         buffer[self.messages[forged].at + self.messages[forged].len + TAG_LEN - 1] ^= 0x80;
         if key.open(&mut buffer, &self.messages) != all.without(forged) {
             return Err(Fault::Forged(width));
@@ -121,7 +121,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Whether each packet is what it was before, the tags still what they were sealed with, and all between untouched.
+    /// Whether each packet is decrypted, and the tags and all bytes in between are unchanged.
     fn is_plain(&self, opened: &[u8]) -> bool {
         let mut expected = self.sealed.clone();
         for &Message { at, len, .. } in &self.messages {
@@ -137,24 +137,24 @@ mod tests {
     use super::*;
     use crate::aead::exercised::exercised;
 
-    /// Where a cipher goes wrong; it is made of ring otherwise, so that every processor has it.
+    /// The fault of a test cipher that is otherwise ring's, so that it runs on every processor.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[repr(u8)]
     enum Slip {
         None,
-        /// A bit of the last byte of packets that end one byte behind a block.
+        /// A wrong bit in the last byte of packets that end one byte after a block.
         LastByte,
-        /// The tag of the last lane.
+        /// A wrong tag in the last lane.
         LastTag,
-        /// The counter of the sixth packet, in its upper half.
+        /// A wrong upper half of the counter of the sixth packet.
         Counter,
-        /// A byte behind the tag of a packet.
+        /// A changed byte after the tag of a packet.
         Behind,
-        /// Opening one packet of 33 bytes.
+        /// A wrong result for a packet of 33 bytes.
         Plain,
-        /// Refusing a packet that is authentic.
+        /// An authentic packet is rejected.
         Refused,
-        /// Taking what came for the right tag.
+        /// The received tag is taken as the correct one.
         Accepted,
     }
 
@@ -222,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cipher_that_does_as_ring_does_passes() {
+    fn a_correct_cipher_passes() {
         assert_eq!(tried::<{ Slip::None as usize }>(), Ok(()));
     }
 
     #[test]
-    fn a_faulty_cipher_is_caught_whatever_its_fault() {
+    fn every_fault_is_detected() {
         assert!(matches!(tried::<{ Slip::LastByte as usize }>(), Err(Fault::Sealed(_))));
         assert_eq!(tried::<{ Slip::LastTag as usize }>(), Err(Fault::Sealed(MANY)));
         assert_eq!(tried::<{ Slip::Counter as usize }>(), Err(Fault::Published));
@@ -238,12 +238,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cipher_that_the_processor_lacks_is_refused() {
+    fn a_cipher_that_the_processor_lacks_fails() {
         assert_eq!(run(|_| None), Err(Fault::Missing));
     }
 
     #[test]
-    fn the_ciphers_of_this_processor_pass_whatever_the_random_batches_are() {
+    fn the_ciphers_of_this_processor_pass() {
         for cipher in exercised().into_iter().filter(|&cipher| cipher != Cipher::Ring) {
             for _ in 0..10 {
                 assert_eq!(run(|key| Key::new(key, cipher)), Ok(()), "{cipher:?}");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn ring_itself_reproduces_the_published_vector() {
+    fn ring_reproduces_the_published_vector() {
         let mut buffer = [&PUBLISHED_PLAIN[..], &[0; TAG_LEN]].concat();
         let message = Message { at: 0, len: PUBLISHED_PLAIN.len(), counter: PUBLISHED_COUNTER };
         ring_of(&state(&std::array::from_fn(|i| i as u8))).seal_one(&mut buffer, &message);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_batches_bring_every_length_and_several_to_every_lane() {
+    fn the_batches_have_every_length_and_several_per_lane() {
         let ring = aead::Key::new(&[1; 32], Cipher::Ring);
         let mut lanes = [const { std::collections::BTreeSet::new() }; MANY];
         for width in 1..=MANY {

@@ -1,7 +1,7 @@
-//! Project Wycheproof's vectors of ChaCha20-Poly1305, in each cipher and each of its lanes.
+//! Runs Project Wycheproof's vectors of ChaCha20-Poly1305 in each lane of each cipher.
 //!
-//! WireGuard has neither additional data nor nonces that begin otherwise than with zeros, the vectors have both. So the
-//! nonce's first word is put into the state here, and the additional data goes into Poly1305 before the packet.
+//! The vectors have additional data and any nonces. WireGuard has no additional data, and its nonces start with zeros. So
+//! the nonce's first word is put into the state here, and the additional data is passed to Poly1305 before the packet.
 
 use ring::aead::{Aad, Nonce};
 use wycheproof::TestResult;
@@ -11,7 +11,7 @@ use super::{Key, State, Tags, avx2, avx512, state, unlimited};
 use crate::aead::exercised::exercised;
 use crate::aead::{self, Cipher, MANY, Message, MessageSet, TAG_LEN};
 
-/// A vector with a nonce of the right length, which the types here leave no other.
+/// A vector with a nonce of the correct length. The types here allow no other length.
 struct Vector {
     test: Test,
     key: [u8; 32],
@@ -33,12 +33,12 @@ impl Vector {
         self.test.result == TestResult::Valid
     }
 
-    /// The part of the nonce that WireGuard counts in.
+    /// The part of the nonce that is WireGuard's counter.
     fn counter(&self) -> u64 {
         u64::from_le_bytes(*self.nonce[4..].first_chunk().expect("eight bytes"))
     }
 
-    /// The state, with the part that is always zero in WireGuard.
+    /// The state, with the part of the nonce that is always zero in WireGuard.
     fn state(&self) -> State {
         let mut state = state(&self.key);
         state[13] = u32::from_le_bytes(*self.nonce.first_chunk().expect("four bytes"));
@@ -65,7 +65,7 @@ impl Vector {
         }
     }
 
-    /// So many of the same packet as there are lanes, each of these bytes and a tag.
+    /// One copy of a packet with its tag per lane.
     fn laid_out(&self, packet: &[u8], tag: &[u8]) -> (Vec<u8>, [Message; MANY]) {
         let (len, counter) = (packet.len(), self.counter());
         let messages = std::array::from_fn(|slot| Message { at: slot * (len + TAG_LEN), len, counter });
