@@ -40,7 +40,7 @@ def interface(private: str, address: str, more: str = "") -> str:
     return f"[Interface]\nPrivateKey = {private}\nAddress = {address}\n{more}"
 
 
-def pair(folder: Path, *, endpoint: str = f"{HUB}:51820") -> dict[str, str]:
+def pair(*, endpoint: str = f"{HUB}:51820") -> dict[str, str]:
     """A server and a client: the texts of their files, and the keys, by name."""
     one, two = keys(), keys()
     return {

@@ -33,7 +33,7 @@ WORKS = {"handshake": True, "ping": True, "full_size": True, "tcp": True, "cause
 
 
 def test_two_ends_that_know_each_other_reach_each_other(tmp_path: Path) -> None:
-    found = pairs(tmp_path, pair(tmp_path))
+    found = pairs(tmp_path, pair())
     assert set(found) == {("server", "client", "10.9.0.2"), ("client", "server", "10.9.0.1")}
     for each in found.values():
         assert {name: each[name] for name in WORKS} == WORKS
@@ -77,7 +77,7 @@ def test_without_hooks_forwarding_is_as_their_text_says(tmp_path: Path) -> None:
 
 
 def test_a_full_tunnel_reaches_its_server(tmp_path: Path) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     texts["client"] = (
         texts["client"]
         .replace("10.9.0.1/32", "0.0.0.0/0, ::/0")
@@ -114,7 +114,7 @@ def test_hosts_with_private_endpoints_are_on_one_local_network(tmp_path: Path) -
 
 
 def test_a_private_endpoint_is_not_reached_from_elsewhere(tmp_path: Path) -> None:
-    texts = pair(tmp_path, endpoint="192.168.7.10:51820")
+    texts = pair(endpoint="192.168.7.10:51820")
     assert causes(pairs(tmp_path, texts)) == {None}
     found = pairs(tmp_path, texts, "--host", "client=203.0.113.99", status=1)
     assert causes(found) == {"endpoint-private"}
@@ -132,7 +132,7 @@ def test_two_interfaces_of_one_address_are_told_apart_by_their_ports(tmp_path: P
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     found = pairs(tmp_path, {"hub/wg0": texts["server"], "laptop/wg0": texts["client"]})
     assert set(found) == {("hub/wg0", "laptop/wg0", "10.9.0.2"), ("laptop/wg0", "hub/wg0", "10.9.0.1")}
 
@@ -152,12 +152,12 @@ def test_an_endpoint_that_is_wrong_at_one_end_fails_though_the_other_end_connect
 
 
 def test_a_host_is_where_the_command_line_says(tmp_path: Path) -> None:
-    found = pairs(tmp_path, pair(tmp_path), "--host", "server.conf=203.0.113.8", status=1)
+    found = pairs(tmp_path, pair(), "--host", "server.conf=203.0.113.8", status=1)
     assert causes(found) == {"endpoint-unreachable"}
 
 
 def test_links_that_hooks_name_are_there_and_a_key_may_come_by_a_hook(tmp_path: Path) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     hooks = (
         "PostUp = iptables -t nat -A POSTROUTING -o ens18 -j MASQUERADE; ip route add 192.168.44.0/24 dev br-lan\n"
         "PostUp = ip route get 192.0.2.200 | grep -q 'dev ens18'\n"
@@ -206,7 +206,7 @@ FAULTS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
 
 @pytest.mark.parametrize("code", FAULTS)
 def test_a_fault_between_two_files_is_the_cause(tmp_path: Path, code: str) -> None:
-    found = pairs(tmp_path, FAULTS[code](pair(tmp_path)), status=1)
+    found = pairs(tmp_path, FAULTS[code](pair()), status=1)
     assert code in causes(found)
     assert causes(found) <= {code, None}
 
@@ -222,7 +222,7 @@ def test_one_address_at_two_clients_is_the_cause(tmp_path: Path) -> None:
 
 
 def test_a_hook_that_fails_is_told(tmp_path: Path) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     texts["server"] = texts["server"].replace("[Peer]", "PostUp = echo it broke >&2; exit 7\n[Peer]")
     done = rehearse(tmp_path, texts, status=1)
     assert "server: wgq up exited with 7" in done.stderr
@@ -231,7 +231,7 @@ def test_a_hook_that_fails_is_told(tmp_path: Path) -> None:
 
 
 def test_a_faulty_file_is_told_and_nothing_is_tried(tmp_path: Path) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     texts["client"] = texts["client"].replace("AllowedIPs", "AllowedIP")
     done = rehearse(tmp_path, texts, status=1)
     assert re.search(r"client\.conf:\d+:1: .*\[unknown-key\]", done.stderr)
@@ -286,7 +286,7 @@ def awaited(condition: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     mark = tmp_path / "up"
     daemon = f"PostUp = setsid sleep 1000 & touch {mark}; sleep 1000\n[Peer]"
     texts["server"] = texts["server"].replace("[Peer]", daemon)
@@ -303,8 +303,35 @@ def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     awaited(lambda: not processes_with(word))
 
 
+def without(*capabilities: str) -> list[str]:
+    """What runs a command as root without some capabilities, as in a container."""
+    dropped = ",".join(f"-{name}" for name in capabilities)
+    return ["setpriv", "--bounding-set", dropped, "--inh-caps", dropped, "--"]
+
+
+def test_user_namespaces_do_where_capabilities_are_missing(tmp_path: Path) -> None:
+    paths = written(tmp_path, pair())
+    command = [*without("sys_admin", "net_raw"), *WGQ, "rehearse", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2" in done.stdout
+
+
+def test_a_machine_without_namespaces_or_tun_is_told(tmp_path: Path) -> None:
+    paths = written(tmp_path, pair())
+    for preparation, told in (
+        ("echo 0 >/proc/sys/user/max_net_namespaces", "/proc/sys/user/max_*_namespaces"),
+        ("mount -t tmpfs tmpfs /dev/net", "there is no /dev/net/tun"),
+    ):
+        script = f'{preparation}; exec "$@"'
+        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *WGQ, "rehearse"]
+        done = subprocess.run([*command, *paths], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert told in done.stderr
+
+
 def test_kept_hosts_can_be_entered_and_removed(tmp_path: Path) -> None:
-    texts = pair(tmp_path)
+    texts = pair()
     done = rehearse(tmp_path, texts, "--keep")
     enter = re.search(r"^  (nsenter .*)bash    # client$", done.stdout, re.MULTILINE)
     remove = re.search(r"^  kill (\d+)$", done.stdout, re.MULTILINE)

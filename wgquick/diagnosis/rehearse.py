@@ -11,14 +11,14 @@ from wgquick.diagnosis import layout as ground
 from wgquick.diagnosis.reach import Causes, guess, probes
 from wgquick.errors import ConfigError, WgqError
 from wgquick.net import PublicKey
-from wgquick.rehearsal import Cause, Pair, Report
+from wgquick.rehearsal import Cause, Pair, Reach, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from wgquick.diagnosis.source import Source
-    from wgquick.rehearsal import Entry, Host, Layout, Probe, Reach, State
+    from wgquick.rehearsal import Entry, Host, Layout, Probe, State
 
 _DOCTORS_PATIENCE = 20.0
 _VAGUE = ("no-answer", "no-data-back")
@@ -71,7 +71,7 @@ def rehearse(
             if not state.is_up:
                 say(f"{name}: wgq up exited with {state.status}, having said:\n{state.said.rstrip()}")
         wanted = [each._replace(doubtful=causes.is_doubtful(each)) for each in probes(ties, layout, states)]
-        reached = lab.tried(wanted, states)
+        reached = _tried(lab, wanted, states)
         states = lab.looked_at(states)
         pairs = _pairs(lab, layout, causes, wanted, states, reached)
         remarks = ground.remarks(layout, ties, wanted)
@@ -102,6 +102,16 @@ class _FaultyFilesError(ConfigError):
 
     def _lines(self) -> Iterable[str]:
         return (str(error) for error in self._each)
+
+
+def _tried(lab: Lab, wanted: Sequence[Probe], states: Sequence[State]) -> list[Reach]:
+    """What becomes of the probes; what passes in part is tried once more, as all at once may be too much."""
+    reached = lab.tried(wanted, states)
+    partly = [number for number, reach in enumerate(reached) if reach.ping and not all(reach)]
+    if partly:
+        for number, reach in zip(partly, lab.tried([wanted[each] for each in partly], states), strict=True):
+            reached[number] = Reach(*(any(both) for both in zip(reached[number], reach, strict=True)))
+    return reached
 
 
 def _pairs(

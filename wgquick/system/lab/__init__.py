@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wgquick.rehearsal import Host, Layout, Probe
 
 _TUN = "/dev/net/tun"
-_CAP_SYS_ADMIN = 1 << 21
+_CAPABILITIES = 1 << 12 | 1 << 13 | 1 << 21  # CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN
 _NAMESPACES = calls.NEW_MOUNTS | calls.NEW_NETWORK | calls.NEW_UTS | calls.NEW_PIDS
 _HOSTS_OWN = calls.NEW_MOUNTS | calls.NEW_NETWORK | calls.NEW_UTS
 _UP_PATIENCE = 60.0
@@ -203,7 +203,12 @@ def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
     try:
         work()
     except BaseException as failure:
-        denied = isinstance(failure, OSError) and failure.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC)
+        denied = isinstance(failure, OSError) and failure.errno in (
+            errno.EPERM,
+            errno.EACCES,
+            errno.ENOSPC,
+            errno.EROFS,
+        )
         with suppress(BaseException):
             told = json.dumps({"what": _reason(failure), "denied": denied})
             control.sendall(f"{told}\n".encode())
@@ -213,6 +218,8 @@ def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
 
 
 def _reason(failure: BaseException) -> str:
+    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC:
+        return "a limit of namespaces is reached, or memory is (/proc/sys/user/max_*_namespaces)"
     if not isinstance(failure, OSError) or failure.strerror is None:
         return str(failure) or type(failure).__name__
     return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
@@ -265,10 +272,10 @@ def _enter_namespaces() -> None:
 
 
 def _may_administer() -> bool:
-    """Whether this process has CAP_SYS_ADMIN (CapEff of proc(5))."""
+    """Whether this process has all the capabilities itself (CapEff of proc(5))."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
-    return bool(int(found.split()[1], 16) & _CAP_SYS_ADMIN)
+    return int(found.split()[1], 16) & _CAPABILITIES == _CAPABILITIES
 
 
 def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -> None:

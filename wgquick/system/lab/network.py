@@ -5,6 +5,7 @@ The router knows each public address of each host, and no private network. Its o
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,8 @@ def _kernel(what: str) -> Iterator[Any]:
 def lay_cables(layout: Layout, processes: Sequence[int]) -> None:
     """In the router's namespace: a cable for each link of each host, whose process ids these are."""
     set_parameters(router=True)
+    if 4 not in forwards():
+        raise OSError(errno.EROFS, "the router cannot forward: /proc/sys/net cannot be written")
     with _kernel("the router's links") as kernel:
         _up(kernel, "lo")
         switches = {cable.segment for host in layout.hosts for cable in host.cables if cable.segment != INTERNET}
