@@ -243,6 +243,8 @@ SERVERS = (
          there=edited(SERVER, ("@here@", "@other@"))),
     Case("a client has an old key of this end", "knock-wrong-key", at="there", wants="", pings="10.66.0.1",
          here=edited(CLIENT, ("@there@", "@third@"))),
+    Case("a client sends from an address that it may not have", "source-not-allowed", at="there", wants="",
+         pings="10.66.0.1", there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
     Case("two clients have one key", "one-key-two-places", at="there", pings="10.66.0.1", twin=True),
     Case("the server does not forward", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77"),

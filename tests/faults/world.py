@@ -11,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.interop.pairs import KERNEL
 from tests.namespaces import host
 from wgquick import api
 from wgquick.diagnosis.keys import public_key_of
@@ -101,7 +102,10 @@ def filled(text: str) -> str:
 
 
 def _up(name: str, options: Options, backend: str) -> str:
-    os.environ["WG_QUICK_USERSPACE_IMPLEMENTATION"] = backend
+    if backend == KERNEL:
+        options = options._replace(backend="kernel")
+    else:
+        os.environ["WG_QUICK_USERSPACE_IMPLEMENTATION"] = backend
     os.environ["WG_ENDPOINT_RESOLUTION_RETRIES"] = "0"
     try:
         api.up(api.load(name, name=name), options, lambda _line: None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.knocks import Complaint, Heard, Knock
     from wgquick.net import PublicKey, SocketAddress
 
-CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
+CONFIDENCES = CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
 
 _ANSWER_TIME = 1.0
 """Seconds within which a device answers an initiation; what came later than that before the end is not judged."""
@@ -47,7 +47,7 @@ class Sign(NamedTuple):
 
     `peer` is the peer's key, None if it is not known which. `address` is the source of a knock, or an endpoint.
     `key` is a stranger's, or the one that a message is made for. `sender` sent an ICMP error with `meaning` and
-    `mtu`. `seconds` is how far the sender's clock is ahead of ours.
+    `mtu`. `seconds` is how far the sender's clock is ahead of ours. `source` is that of an inner packet.
     """
 
     code: str
@@ -60,6 +60,7 @@ class Sign(NamedTuple):
     meaning: str = ""
     mtu: int = 0
     seconds: float = 0.0
+    source: str = ""
 
 
 def signs(before: Device, after: Device, heard: Heard) -> list[Sign]:
@@ -73,7 +74,7 @@ def signs(before: Device, after: Device, heard: Heard) -> list[Sign]:
         *watched.errors(),
         *watched.silences(),
     ]
-    return sorted(found, key=lambda sign: (CERTAIN, LIKELY, POSSIBLE).index(sign.confidence))
+    return sorted(found, key=lambda sign: CONFIDENCES.index(sign.confidence))
 
 
 class _Watched:
@@ -135,7 +136,7 @@ class _Watched:
         before = self._before.get(key)
         shaken = before.last_handshake if before else 0.0
         if not knock.admitted:
-            passed = "none of them gets past this host's firewall to the port"
+            passed = "none of them gets to the port: this host's firewall or reverse path filter drops them"
             yield Sign("input-blocked", CERTAIN if knock.times > 1 else LIKELY, key, knock.source, (came, passed))
         elif knock.went_back or (shaken and knock.clock < shaken - _CLOCK_TOLERANCE):
             told = "its clock is behind that of an earlier handshake, which WireGuard takes for a replay"
@@ -189,7 +190,7 @@ class _Watched:
                 continue
             came = _came("response", knock)
             if not knock.admitted:
-                passed = "none of them gets past this host's firewall to the port"
+                passed = "none of them gets to the port: this host's firewall or reverse path filter drops them"
                 yield Sign("input-blocked", CERTAIN, peer, knock.source, (came, passed))
             else:
                 passed = "no handshake comes of them"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
 from wgquick.diagnosis import nets
+from wgquick.diagnosis.counted import counted, merged
 from wgquick.diagnosis.doctor.evidence import FRESH, Evidence, Outside, Shake, Watched, dials
 from wgquick.diagnosis.doctor.targets import targets
 from wgquick.diagnosis.knocks import Ledger
@@ -236,11 +237,19 @@ class _Run:
         }
         return self._evidence._replace(
             outside=self._outside,
-            signs=self._ear.signs(after),
+            signs=tuple(merged(self._ear.signs(after), self._counted(after))),
             listened=self._ear.seconds,
             passed_on=self._passed_on(),
             watched=found,
         )
+
+    def _counted(self, after: Device) -> list[Sign]:
+        """What wgq-userspace itself has seen, also before doctor came."""
+        try:
+            told = self._host.wireguard.diagnostics(self._evidence.name)
+        except OperationError:
+            return []
+        return counted(after, told, time.time()) if told else []
 
     def _passed_on(self) -> tuple[tuple[str, str], ...]:
         own = self._evidence.local

@@ -100,6 +100,12 @@ def _too_big(evidence: Evidence, sign: Sign) -> Cause | None:
     return _cause(sign, "mtu-too-large", message, f"write MTU = {sign.mtu - overhead} into the file, at both ends")
 
 
+def _source(_: Evidence, sign: Sign) -> Cause:
+    message = f"packets of this peer are dropped: their source {sign.source} is not in its AllowedIPs"
+    remedy = f"add {sign.source} to the peer's AllowedIPs, or correct the Address at the other end"
+    return _cause(sign, "source-not-allowed", message, remedy)
+
+
 def _two_places(_: Evidence, sign: Sign) -> Cause:
     message = "two hosts use this peer's private key: each takes the session from the other"
     return _cause(sign, "one-key-two-places", message, "give each host a key of its own, and a [Peer] section here")
@@ -123,6 +129,7 @@ _MEANINGS = {
     "endpoint-unreachable": _unreachable,
     "output-blocked": _output,
     "mtu-too-large": _too_big,
+    "source-not-allowed": _source,
     "one-key-two-places": _two_places,
     "clock-wrong": _clock,
 }

@@ -1,0 +1,114 @@
+"""What a daemon's counters mean, as long as it is of late."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tests.keys import public
+from wgquick.counters import Diagnostics, Event, Events
+from wgquick.device import Device, DevicePeer
+from wgquick.diagnosis.counted import counted, merged
+from wgquick.diagnosis.signatures import CERTAIN, LIKELY, POSSIBLE, Sign
+from wgquick.net import SocketAddress
+
+NOW = 1_800_000_000.0
+END = SocketAddress("192.0.2.2", 51820)
+ELSEWHERE = SocketAddress("198.51.100.9", 9)
+PEER = DevicePeer(public(), endpoint=END)
+STRANGER = public()
+
+
+def of_device(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
+    return counted(Device("wg0", peers=(peer,)), Diagnostics(Events(600, events), {}), NOW)
+
+
+def of_peer(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
+    told = Diagnostics(Events(600), {peer.public_key: Events(600, events)})
+    return counted(Device("wg0", peers=(peer,)), told, NOW)
+
+
+def test_a_stranger_is_named_unless_it_is_a_peer_by_now_or_long_gone() -> None:
+    event = Event("unknown_key", 3, 5.0, sender=ELSEWHERE, static_key=STRANGER)
+    (sign,) = of_device(event)
+    assert (sign.code, sign.confidence, sign.key, sign.address) == (
+        "knock-unknown-key",
+        CERTAIN,
+        STRANGER,
+        ELSEWHERE,
+    )
+    assert sign.facts == (
+        f"3 initiations from 198.51.100.9:9, the last 5 s ago, of the key {STRANGER}, which no peer has",
+    )
+    assert of_device(event, peer=DevicePeer(STRANGER)) == []
+    assert of_device(event._replace(age=181)) == []
+    assert of_device(event._replace(static_key=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "times", "confidence"), [(ELSEWHERE, 1, POSSIBLE), (ELSEWHERE, 2, LIKELY), (END, 1, LIKELY)]
+)
+def test_one_message_for_another_key_from_nowhere_may_be_noise(
+    sender: SocketAddress, times: int, confidence: str
+) -> None:
+    (sign,) = of_device(Event("mac1_invalid", times, 1.0, sender=sender))
+    assert (sign.code, sign.confidence) == ("knock-wrong-key", confidence)
+    assert sign.peer == (PEER.public_key if sender == END else None)
+
+
+PEERS_EVENTS = {
+    "knock-stale-clock": Event("stale_timestamp", 2, 4.0, sender=END, clock=int(NOW) - 7204, newest=int(NOW) - 50),
+    "answer-refused": Event("response_undecryptable", 2, 4.0, sender=END),
+    "answer-lost": Event("response_sent", 2, 4.0),
+    "output-blocked": Event("send_error", 2, 4.0, receiver=END, send_errno=errno.EPERM),
+    "endpoint-no-route": Event("send_error", 2, 4.0, receiver=END, send_errno=errno.ENETUNREACH),
+    "endpoint-refuses": Event("icmp", 2, 4.0, receiver=END, icmp="port_unreachable", router="192.0.2.2"),
+    "endpoint-unreachable": Event("icmp", 2, 4.0, receiver=END, icmp="prohibited", router="192.0.2.9"),
+}
+
+
+@pytest.mark.parametrize("code", PEERS_EVENTS)
+def test_an_event_of_a_peer_tells_a_cause_until_a_handshake_follows(code: str) -> None:
+    event = PEERS_EVENTS[code]
+    (sign,) = of_peer(event)
+    assert (sign.code, sign.peer) == (code, PEER.public_key)
+    assert of_peer(event, peer=PEER._replace(last_handshake=NOW - 1)) == []
+    assert of_peer(event._replace(age=200)) == []
+
+
+def test_a_stale_clock_tells_how_far_it_is_behind() -> None:
+    (sign,) = of_peer(PEERS_EVENTS["knock-stale-clock"])
+    assert sign.seconds == -7200
+    assert "7154 s behind" in sign.facts[1]
+
+
+def test_a_source_that_is_refused_is_told_though_the_session_works() -> None:
+    shaken = PEER._replace(last_handshake=NOW - 1)
+    event = Event("source_not_allowed", 4, 2.0, sender=END, source="10.9.0.7")
+    (sign,) = of_peer(event, peer=shaken)
+    assert (sign.code, sign.confidence, sign.source) == ("source-not-allowed", CERTAIN, "10.9.0.7")
+
+
+@pytest.mark.parametrize("source", ["fe80::1", "::", ""])
+def test_a_links_own_chatter_is_no_refused_source(source: str) -> None:
+    assert of_peer(Event("source_not_allowed", 4, 2.0, sender=END, source=source)) == []
+
+
+def test_a_packet_without_endpoint_counts_as_long_as_there_is_none() -> None:
+    event = Event("no_endpoint", 4, 2.0)
+    assert [sign.code for sign in of_peer(event, peer=PEER._replace(endpoint=None))] == ["endpoint-missing"]
+    assert of_peer(event) == []
+
+
+def test_a_narrow_path_tells_its_mtu_though_the_session_works() -> None:
+    event = Event("icmp", 2, 4.0, receiver=END, icmp="too_big", router="192.0.2.9", mtu=1400)
+    (sign,) = of_peer(event, peer=PEER._replace(last_handshake=NOW - 1))
+    assert (sign.code, sign.mtu, sign.meaning, sign.confidence) == ("mtu-too-large", 1400, "too-big", LIKELY)
+
+
+def test_of_two_signs_of_the_same_the_surer_one_is_kept() -> None:
+    wire, same, other = (Sign(code, LIKELY, PEER.public_key) for code in ("answer-refused", "answer-refused", "x"))
+    assert merged([wire], [same._replace(facts=("more",)), other]) == [wire, other]
+    surer = same._replace(confidence=CERTAIN)
+    assert merged([wire], [surer, other]) == [surer, other]
