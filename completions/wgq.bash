@@ -74,7 +74,7 @@ _wgq() {
 	reload:-*) _wgq_from '--name --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;
 	strip:-*) _wgq_from '--name --help' ;;
-	check:-*) _wgq_from '--json --fix --help' ;;
+	check:-*) _wgq_from '--live --json --fix --help' ;;
 	allowed-ips:-*) _wgq_from '--json --help' ;;
 	doctor:-*) _wgq_from '--listen --peer-config --fix --json --help' ;;
 	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;

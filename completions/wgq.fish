@@ -58,6 +58,7 @@ complete -c wgq -n '__fish_seen_subcommand_from up' -l keep-inbound -d 'Answer o
 complete -c wgq -n '__fish_seen_subcommand_from up' -l strict -d 'Fail where IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from down' -l force -d 'Go on where a PreDown hook or saving fails'
 complete -c wgq -n '__fish_seen_subcommand_from check allowed-ips doctor rehearse trace status' -l json -d 'Print JSON'
+complete -c wgq -n '__fish_seen_subcommand_from check' -l live -d 'Look at this host too: does it have what the files need?'
 complete -c wgq -n '__fish_seen_subcommand_from check doctor' -l fix -d 'Mend what has one remedy alone, and say so'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Whose names the metrics have'

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.examination import Examined
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.knocks import Heard
+    from wgquick.diagnosis.live import Live
+    from wgquick.diagnosis.source import Source
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
     from wgquick.net import PublicKey
@@ -236,22 +238,42 @@ def public_key(device: Device) -> PublicKey | None:
 
 
 def check(
-    sources: Iterable[str | PathLike[str]], *, fix: bool = False, transcript: Transcript | None = None
+    sources: Iterable[str | PathLike[str]],
+    *,
+    fix: bool = False,
+    live: bool = False,
+    transcript: Transcript | None = None,
 ) -> list[Finding]:
     """What is wrong in configuration files, by themselves and against each other, as `wgq check` says it.
 
     A source is a path, or the name of an interface. `fix` mends what has one remedy alone and tells `transcript` of
-    it; the findings are then those that are left.
+    it; the findings are then those that are left. `live` takes the files for this host's, and looks at it.
     """
     from wgquick.diagnosis.check import check as examine
     from wgquick.diagnosis.fix import mend
     from wgquick.diagnosis.source import read as read_source
 
     paths = [fspath(source) for source in sources]
-    found = examine([read_source(path) for path in paths])
+    look = _look if live else None
+    found = examine([read_source(path) for path in paths], look)
     if fix and mend([read_source(path) for path in paths], found, _said(transcript)):
-        found = examine([read_source(path) for path in paths])
+        found = examine([read_source(path) for path in paths], look)
     return found
+
+
+def _look(source: Source) -> Live:
+    """What this host shows of a file."""
+    from wgquick.diagnosis.live import gather
+    from wgquick.status.drift import differences
+    from wgquick.system import senses
+
+    host, name = _host(_unheard), source.interface
+    seen = gather(source, host, senses)
+    if seen.device is None:
+        return seen
+    addresses = host.rtnl.addresses(name)
+    found = differences(source.settings, seen.device, host.rtnl.link(name), addresses)
+    return seen._replace(drift=tuple(each.message for each in found))
 
 
 def doctor(

@@ -64,6 +64,7 @@ OPTIONS = {
         Option("strict", "Fail where IPv6 is disabled or src_valid_mark cannot be set."),
         Option("force", "Go on where a PreDown hook or saving fails."),
         Option("json", "Print JSON."),
+        Option("live", "Look at this host too: does it have what the files need?"),
         Option("fix", "Mend what has one remedy alone, and say so."),
         Option("watch", "Show it anew each second, with rates, until it is interrupted."),
         Option("names", "Whose names the metrics have.", METRICS),
@@ -136,7 +137,7 @@ VERBS = {
             "Say what is wrong in a file, or in the files of both ends. Exit 1 if there is an error or a warning.",
             completes="configurations",
             standard_input=False,
-            options=("json", "fix"),
+            options=("live", "json", "fix"),
             most=MANY,
         ),
         Verb(

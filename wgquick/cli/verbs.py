@@ -155,7 +155,10 @@ def check(targets: list[str], given: Given) -> int:
     """Say what is wrong in files; 1 if there is an error or a warning."""
     from wgquick.show import findings as show
 
-    found = api.check(targets, fix=bool(given.get("fix")), transcript=say)
+    live = bool(given.get("live"))
+    if live:
+        privilege.acquire()
+    found = api.check(targets, fix=bool(given.get("fix")), live=live, transcript=say)
     write(show.json_text(found) if given.get("json") else show.text(found) + show.summary(found, len(targets)))
     return int(any(each.is_loud for each in found))
 

@@ -8,17 +8,21 @@ from wgquick.diagnosis import one_file
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from wgquick.config.document import Line
     from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.live import Live
     from wgquick.diagnosis.source import Source
 
 _IGNORE = re.compile(r"#\s*wgq:\s*ignore\s+([a-z0-9, -]+)", re.IGNORECASE)
 
 
-def check(sources: Sequence[Source]) -> list[Finding]:
-    """The findings of all files, in the order of the files and of their lines."""
+def check(sources: Sequence[Source], look: Callable[[Source], Live] | None = None) -> list[Finding]:
+    """The findings of all files, in the order of the files and of their lines.
+
+    `look` gives what this host shows of a file; without it the files may be of any host.
+    """
     found: list[Finding] = []
     for source in sources:
         found += one_file.findings(source)
@@ -26,6 +30,13 @@ def check(sources: Sequence[Source]) -> list[Finding]:
         from wgquick.diagnosis import several_files  # `wgq up` checks one file, and has no time for this import
 
         found += several_files.findings(sources, {(each.file, each.code) for each in found})
+    if look is not None:
+        from wgquick.diagnosis import live
+
+        found = [live.loud(each) for each in found]
+        for source in sources:
+            if source.is_sound and source.interface:
+                found += live.findings(source, look(source))
     order = {source.shown: at for at, source in enumerate(sources)}
     ignored = {source.shown: _Ignored(source.lines) for source in sources}
     kept = [each for each in dict.fromkeys(found) if not ignored[each.file].has(each)]

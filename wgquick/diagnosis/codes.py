@@ -61,10 +61,30 @@ _SEVERAL_FILES = {
     "mark-shared": (INFO, "two files have one FwMark or Table"),
 }
 
+LIVE = {
+    "port-in-use": (ERROR, "something else has the UDP port"),
+    "net-in-use": (ERROR, "the host has a network or a route of the tunnel already"),
+    "endpoint-unresolved": (ERROR, "the endpoint's name does not resolve"),
+    "endpoint-no-route": (ERROR, "the host has no route to the endpoint"),
+    "input-blocked": (ERROR, "this host's firewall drops what arrives at the port"),
+    "rp-filter": (ERROR, "the reverse path filter drops what arrives"),
+    "forwarding-off": (ERROR, "the host does not forward what peers send through it"),
+    "clock-wrong": (ERROR, "this host's clock is wrong"),
+    "route-shadowed": (WARNING, "another route takes a part of what is meant for the tunnel"),
+    "hook-no-such-link": (ERROR, "a hook names a link that this host does not have"),
+    "dns-no-resolver": (ERROR, "DNS is given, and nothing on this host can set it"),
+    "no-ipv6": (WARNING, "the file has IPv6, and the host has it disabled"),
+    "save-config-differs": (WARNING, "SaveConfig = true, and down will overwrite a file that is not what is up"),
+    "managed-twice": (WARNING, "another program has this interface too"),
+    "firewalld-rpfilter": (WARNING, "firewalld's IPv6_rpfilter drops what comes from an IPv6 endpoint"),
+}
+"""With --live; those that doctor has too mean the same there."""
+
 CODES: dict[str, tuple[str, str]] = {
     **{code: (ERROR, text) for code, text in FAULTS.items()},
     **{code: (WARNING, text) for code, text in WARNINGS.items()},
     **_ONE_FILE,
     **_SEVERAL_FILES,
+    **LIVE,
 }
 """A code to its usual severity and what it means."""

@@ -26,6 +26,8 @@ _SYSCTL = re.compile(r"\bnet[./]ipv[46][./](?:conf|neigh)[./](\w+)[./]")
 _FORWARDING = re.compile(r"\bFORWARD\b|\b[Ff]orward\b|\bMASQUERADE\b|\bmasquerade\b")
 _FIREWALLS = re.compile(r"ip6?tables(-legacy|-nft)?|nft")
 _SETS_FILE = ("setconf", "addconf", "syncconf")
+_NO_LINKS = ("all", "default")  # of sysctl keys
+_ENABLES = {4: re.compile(r"\bip_forward\b"), 6: re.compile(r"ipv6[./]conf[./]all[./]forwarding")}
 _CLAMP = re.compile(r"TCPMSS|maxseg")
 
 
@@ -187,6 +189,28 @@ def _masqueraded_links(hook: Hook) -> Iterator[str]:
         if _masquerades(command):
             words = hooks.plain_options(word for whole in command.words for word in whole.split())
             yield from (word.strip('"') for option, word in pairwise(words) if option in ("-o", "oifname", "oif"))
+
+
+def links(source: Source) -> Iterator[tuple[Place, str]]:
+    """The links of the host that PreUp and PostUp hooks name, each with the place of the first."""
+    named: dict[str, Place] = {}
+    for hook in source.hooks:
+        if hook.stage in _BEFORE and not hooks.leaves_namespace(hook.text) and not hooks.runs_script(hook.text):
+            for name in _links(hook):
+                column = hook.place.column + max(0, hook.text.find(name))
+                named.setdefault(name, Place(hook.place.line, column))
+    yield from ((named[name], name) for name in host_links(source) if name in named and name not in _NO_LINKS)
+
+
+def forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
+    """The hooks that let packets through this host, with the families (4, 6) that no hook enables."""
+    text = "\n".join(hook.text for hook in source.hooks if hook.stage in _BEFORE)
+    for hook in source.hooks:
+        if hook.stage not in _BEFORE or not _FORWARDING.search(hook.text) or not _has_firewall(hook):
+            continue
+        programs = {command.words[0].rpartition("/")[2] for command in hooks.commands(hook.text)}
+        families = {6 if program.startswith("ip6") else 4 for program in programs if _FIREWALLS.fullmatch(program)}
+        yield hook, tuple(sorted(each for each in families if not _ENABLES[each].search(text)))
 
 
 def _undo(source: Source) -> Iterator[Finding]:

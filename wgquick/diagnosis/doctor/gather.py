@@ -61,7 +61,7 @@ def gather(
     """The evidence of the interface. `known` are addresses of the other end, `listen` are seconds at least."""
     began = time.monotonic()
     settings = file.settings
-    names = _Names(settings)
+    names = Names(settings)
     links = {link.name: link for link in senses.links()}
     device, fault = _device(name, host)
     evidence = Evidence(
@@ -289,7 +289,7 @@ def sample(ip: nets.Network) -> bytes:
     return (number + (ip.length < width - 1)).to_bytes(width // 8, "big")
 
 
-class _Names:
+class Names:
     """Looks the endpoints' names up, all at once, while the rest is gathered."""
 
     def __init__(self, settings: Settings | None) -> None:
