@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tests.faults.matrix import FAULTS, HEALTHY
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.faults.matrix import Case
+
+WARM = (
+    "cryptography.hazmat.primitives.ciphers.aead",
+    "wgquick.diagnosis.doctor.examination",
+    "wgquick.system.senses",
+)
+for module in WARM:
+    import_module(module)  # once here, or else in the fork of every case
 
 # Those that the backend has a part in: what it sends, tells and counts.
 _NAMES = (

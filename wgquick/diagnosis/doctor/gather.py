@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 LIMIT = 8.5
 """Seconds for all of it, unless more are asked for."""
+_LEAST = 6.5  # seconds to watch: a slow host may have spent the others on looking
 _NAMES_LIMIT = 2.5
 _WAYS = 64  # that are looked up
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
@@ -82,7 +83,8 @@ def gather(
     evidence = _with_host(evidence, host)
     evidence = _with_ways(evidence, senses, links)
     if evidence.is_up:
-        evidence = watched(evidence, host, senses, tuple(known), began + LIMIT, listen=listen)
+        deadline = max(began + LIMIT, time.monotonic() + _LEAST)
+        evidence = watched(evidence, host, senses, tuple(known), deadline, listen=listen)
         after = {link.name: link for link in senses.links()}
         evidence = evidence._replace(link_after=after.get(name))
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
