@@ -78,7 +78,7 @@ _wgq() {
 	allowed-ips:-*) _wgq_from '--json --help' ;;
 	doctor:-*) _wgq_from '--listen --peer-config --fix --json --help' ;;
 	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;
-	trace:-*) _wgq_from '--from --mark --iif --oif --uid --port --peer-config --json --help' ;;
+	trace:-*) _wgq_from '--from --mark --iif --oif --uid --port --peer-config --probe --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
 	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;

@@ -75,3 +75,4 @@ complete -c wgq -n '__fish_seen_subcommand_from trace' -l oif -x -d 'The link or
 complete -c wgq -n '__fish_seen_subcommand_from trace' -l uid -x -d 'The user whose socket sends'
 complete -c wgq -n '__fish_seen_subcommand_from trace' -l port -x -d 'The protocol and the destination port'
 complete -c wgq -n '__fish_seen_subcommand_from doctor trace' -l peer-config -x -d 'The file of the other end'
+complete -c wgq -n '__fish_seen_subcommand_from trace' -l probe -d 'Send one packet, and name the nftables rule that drops it'

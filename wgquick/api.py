@@ -326,13 +326,14 @@ def rehearse(
     return run(read, started, _said(transcript), hosts=hosts, hooks=hooks, keep=keep)
 
 
-def trace(query: Query, *, peer_config: str | PathLike[str] | None = None) -> Traced:
+def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe: bool = False) -> Traced:
     """The way of a packet (`wgquick.routing.Query`) from here, as `wgq trace` says it.
 
-    `peer_config` is the other end's file. WgqError if a link of the query is not there.
+    `peer_config` is the other end's file. `probe` sends one such packet, and follows it through nftables.
+    WgqError if a link of the query is not there.
     """
     from wgquick.diagnosis.keys import public_key_of
-    from wgquick.diagnosis.trace import FarEnd, Traced
+    from wgquick.diagnosis.trace import FarEnd, Traced, flows_of, probed
     from wgquick.diagnosis.trace import trace as follow
     from wgquick.system.routes import Routing
     from wgquick.system.snapshot import snapshot
@@ -350,6 +351,10 @@ def trace(query: Query, *, peer_config: str | PathLike[str] | None = None) -> Tr
             found = follow(seen, query, routing.ask, far_end)
             if found.is_agreed:
                 break
+    if probe:
+        from wgquick.system import probe as probing
+
+        found = probed(found, probing.send(query, flows_of(found)))
     return Traced(found, seen.table_names, seen.time)
 
 

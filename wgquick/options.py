@@ -85,6 +85,7 @@ OPTIONS = {
         Option("uid", "The user whose socket sends.", metavar="USER"),
         Option("port", "The protocol and the destination port.", metavar="PROTOCOL/PORT"),
         Option("peer-config", "The file of the other end.", metavar="CONFIG_FILE"),
+        Option("probe", "Send one packet, and name the nftables rule that drops it."),
     )
 }
 
@@ -180,7 +181,7 @@ VERBS = {
             "Without --port it is an ICMP echo request.",
             completes="",
             standard_input=False,
-            options=("from", "mark", "iif", "oif", "uid", "port", "peer-config", "json"),
+            options=("from", "mark", "iif", "oif", "uid", "port", "peer-config", "probe", "json"),
             words="ADDRESS",
         ),
         Verb(

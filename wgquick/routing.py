@@ -193,6 +193,45 @@ class Query(NamedTuple):
         return family_of(self.destination)
 
 
+class Flow(NamedTuple):
+    """Packets that a probe looks for: those to an address, and the replies from it.
+
+    `what` says them in words. `port` is the destination's, of TCP or UDP, 0 for any.
+    """
+
+    what: str
+    address: bytes
+    protocol: int = 0
+    port: int = 0
+
+
+class Dropped(NamedTuple):
+    """What the firewall dropped of a probe: `what` in words, and whether it was a reply (`is_reply`).
+
+    The rule is that of the number `handle` in a chain of a table, `text` as nft(8) words it. Handle 0: the chain's
+    policy.
+    """
+
+    what: str
+    is_reply: bool
+    family: str
+    table: str
+    chain: str
+    handle: int = 0
+    text: str = ""
+
+
+class Probe(NamedTuple):
+    """What became of a probe: `error` is the errno with which the kernel refused to send it, 0 if it did not.
+
+    `unseen` are the packets, in words, that did not leave while it was waited for.
+    """
+
+    error: int = 0
+    dropped: tuple[Dropped, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
 class Answer(NamedTuple):
     """What the kernel itself says to a query (RTM_GETROUTE); `error` is its errno, 0 if it has a route."""
 

@@ -26,6 +26,7 @@ _MULTICAST = {4: Prefix.parse("224.0.0.0/4"), 6: Prefix.parse("ff00::/8")}
 _LINK_LOCAL = Prefix.parse("fe80::/10")
 _LOOPBACK6 = Prefix.parse("::1/128")
 _BROADCAST = b"\xff\xff\xff\xff"
+_AT_ONCE = 1 << 10  # a blackhole nexthop object ends __find_rr_leaf() where it is met
 _PREFERENCES = {0: 2, 1: 3, 3: 1}  # IPV6_DECODE_PREF: medium, high, low
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp", 136: "udplite"}
 
@@ -473,6 +474,8 @@ def _answer6(snapshot: Snapshot, route: TableRoute, flow: Flow, *, reachable: bo
 
 def _score6(snapshot: Snapshot, route: TableRoute, flow: Flow, *, reachable: bool) -> int:
     """rt6_score_route() of a route's best next hop; below zero: not to be taken."""
+    if route.kind == "blackhole" and route.nexthop:
+        return _AT_ONCE
     if not route.hops and route.kind in (*_KIND_ERRORS, "throw"):
         return 2 | _PREFERENCES[0] << 2
     return max((_score_hop6(snapshot, route, hop, flow, reachable=reachable) for hop in route.hops), default=-1)

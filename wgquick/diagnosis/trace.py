@@ -9,14 +9,14 @@ A plan is traced by a Snapshot that is changed: `snapshot._replace(routes=...)`.
 
 from __future__ import annotations
 
-from errno import EINVAL, EXDEV
+from errno import EACCES, EINVAL, EPERM, EXDEV
 
 from wgquick.diagnosis.fib import is_untouched, text_of, walk
 from wgquick.diagnosis.nets import contains, head, host
 from wgquick.diagnosis.reverse import arrive, refusal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Prefix, address_text, pack_address
-from wgquick.routing import UDP, NextHop, Query, TableRoute
+from wgquick.routing import UDP, Flow, NextHop, Query, TableRoute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.device import DevicePeer
     from wgquick.diagnosis.fib import Passed, Walk
     from wgquick.net import AllowedIP, PublicKey, SocketAddress
-    from wgquick.routing import Answer, Neighbour, Snapshot, TunnelDevice
+    from wgquick.routing import Answer, Dropped, Neighbour, Probe, Snapshot, TunnelDevice
 
 DELIVERED, DROPPED, LOOP, UNREACHABLE = "delivered", "dropped", "loop", "unreachable"
 _OVERHEAD = {4: 20 + 8 + 32, 6: 40 + 8 + 32}  # IP, UDP, and WireGuard's header and tag
@@ -89,7 +89,8 @@ class Trace(NamedTuple):
     """The whole way. `peer` and `endpoint` are the first tunnel's, `uplink` the last link of all.
 
     `mtu` is the largest packet that arrives unfragmented, and `source` the packet's own source. `reason` says a
-    verdict that is not "delivered" in words; for "delivered" what may go wrong on the way back, or "".
+    verdict that is not "delivered" in words; for "delivered" what may go wrong on the way back, or "". `probe` is
+    what became of a packet that was sent, if one was.
     """
 
     query: Query
@@ -101,6 +102,7 @@ class Trace(NamedTuple):
     uplink: str = ""
     source: bytes | None = None
     mtu: int = 0
+    probe: Probe | None = None
 
     @property
     def mss(self) -> int:
@@ -174,6 +176,46 @@ def trace(
         source,
         leg.mtu,
     )
+
+
+def flows_of(found: Trace) -> tuple[Flow, ...]:
+    """What a probe looks for: the packet itself and, in the same namespace, those around it."""
+    flows = []
+    for step in found.steps:
+        if isinstance(step, RouteStep) and not step.is_elsewhere:
+            query = step.query
+            what = "the packet around it" if step.depth else "the packet"
+            words = f"{what} to {address_text(query.destination)}"
+            flows.append(Flow(words, query.destination, query.protocol, query.destination_port))
+    return tuple(flows)
+
+
+def probed(found: Trace, probe: Probe) -> Trace:
+    """The trace with what a probe saw: what the firewall drops is dropped, whatever rules and routes say."""
+    from os import strerror
+
+    sent = [each for each in probe.dropped if not each.is_reply]
+    if sent:
+        return found._replace(verdict=DROPPED, reason=dropped_text(sent[0]), probe=probe)
+    if found.verdict != DELIVERED:
+        return found._replace(probe=probe)
+    if probe.error:
+        hint = ", by no rule of nftables that can be traced" if probe.error in (EPERM, EACCES) else ""
+        reason = f"the kernel refused to send the probe{hint}: {strerror(probe.error)}"
+        return found._replace(verdict=DROPPED if hint else UNREACHABLE, reason=reason, probe=probe)
+    unseen = (f"{what} was not seen to leave" for what in probe.unseen)
+    told = "; ".join([*filter(None, [found.reason]), *map(dropped_text, probe.dropped), *unseen])
+    return found._replace(reason=told, probe=probe)
+
+
+def dropped_text(each: Dropped) -> str:
+    """What the firewall drops, and the rule, in words."""
+    what = f"a reply to {each.what}" if each.is_reply else each.what
+    place = f"table {each.family} {each.table} chain {each.chain}"
+    if not each.handle:
+        return f"the policy of nft {place} drops {what}"
+    words = f": {each.text}" if each.text else ""
+    return f"nft {place} handle {each.handle} drops {what}{words}"
 
 
 def with_source(snapshot: Snapshot, query: Query) -> Query:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from errno import errorcode
 from typing import TYPE_CHECKING
 
 from wgquick.diagnosis.fib import PROTOCOLS, mark_text, text_of
@@ -26,7 +27,7 @@ def json_text(found: Trace) -> str:
 
 def as_json(found: Trace) -> dict[str, object]:
     """The document as a value; what there is not is None."""
-    return {
+    document: dict[str, object] = {
         "destination": address_text(found.query.destination),
         "steps": [_step(step) for step in found.steps],
         "verdict": found.verdict,
@@ -37,6 +38,14 @@ def as_json(found: Trace) -> dict[str, object]:
         "mtu": found.mtu or None,
         "reason": found.reason,
     }
+    if found.probe:
+        drops = [each._asdict() for each in found.probe.dropped]
+        document["probe"] = {
+            "error": errorcode.get(found.probe.error),
+            "dropped": drops,
+            "unseen": list(found.probe.unseen),
+        }
+    return document
 
 
 def _address(address: bytes | None) -> str | None:

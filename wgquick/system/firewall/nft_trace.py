@@ -1,0 +1,291 @@
+"""Which nftables rule drops a packet: `nftrace` is set for a few packets, and the kernel's reports are read.
+
+The table for that belongs to the socket (NFT_TABLE_F_OWNER), so that it goes with the process, however that ends.
+(include/uapi/linux/netfilter/nf_tables.h, net/netfilter/nf_tables_trace.c, nft(8): nftrace)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from struct import pack
+from typing import TYPE_CHECKING, NamedTuple
+
+from wgquick.errors import OperationError
+from wgquick.net import family_of
+from wgquick.routing import Dropped
+from wgquick.system.firewall import nft
+from wgquick.system.firewall.nfnetlink import (
+    NFPROTO_IPV4,
+    NFPROTO_IPV6,
+    NLM_F_APPEND,
+    Nfnetlink,
+    attributes_of,
+    message,
+    nested,
+    number,
+    protocol_of,
+)
+from wgquick.system.netlink.codec import NLM_F_CREATE, attribute, attribute_text, attributes, messages, text
+from wgquick.system.programs import find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Self
+
+    from wgquick.routing import Flow
+
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _TRACE = 0, 2, 3, 6, 17  # NFT_MSG_*
+_KIND_OF_TRACE = 10 << 8 | _TRACE  # of the subsystem NFNL_SUBSYS_NFTABLES
+_GROUP = 9  # NFNLGRP_NFTRACE
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_OWNED = 2  # NFT_TABLE_F_OWNER, Linux 5.12
+_PREROUTING, _OUTPUT = 0, 3
+_FIRST = -350  # after the reassembly of fragments, before the table raw
+_REGISTER = 1
+_L4PROTO, _NFTRACE = 16, 12  # NFT_META_*
+_NETWORK, _TRANSPORT = 1, 2  # headers
+_SOURCE = {4: 12, 6: 8}  # offsets of the addresses
+_DESTINATION = {4: 16, 6: 24}
+_PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
+_FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
+_AT_MOST = 10  # packets a second that one rule has reported: a busy tunnel is not slowed down
+_MOMENT = 0.1
+_OF_POLICY, _OF_RULE = 1, 3  # NFT_TRACETYPE_*
+_DROP = 0
+
+
+class Seen(NamedTuple):
+    """A verdict of the kernel's to drop a packet, by its place."""
+
+    family: str
+    table: str
+    chain: str
+    handle: int
+    is_reply: bool
+    flow: Flow | None
+
+
+class Tracer:
+    """Traces packets of some flows, in the calling thread's network namespace, for as long as its block lasts."""
+
+    def __init__(self, flows: Iterable[Flow]) -> None:
+        self._flows = tuple(flows)
+        self._name = f"wgq-trace-{os.getpid()}"
+        self._owned = True
+        self._by_packet: dict[bytes, tuple[Flow, bool]] = {}
+        self._control = Nfnetlink()
+        self._reports = Nfnetlink()
+
+    @property
+    def unseen(self) -> list[Flow]:
+        """The flows of which no packet has passed that is no reply."""
+        passed = {flow for flow, is_reply in self._by_packet.values() if not is_reply}
+        return [flow for flow in self._flows if flow not in passed]
+
+    def __enter__(self) -> Self:
+        try:
+            self._reports._socket.bind((0, 0))  # one without a port of its own hears nothing
+            self._reports._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+            self._add()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if not self._owned:
+            for family in self._families():
+                request = message(_DELTABLE, _PROTOCOLS[family], attribute_text(1, self._name))
+                self._control.transaction([request], "cannot remove the table of the probe")
+        self._control._socket.close()
+        self._reports._socket.close()
+
+    def _families(self) -> list[int]:
+        return sorted({family_of(flow.address) for flow in self._flows})
+
+    def _add(self) -> None:
+        what = "cannot trace packets in nftables"
+        try:
+            try:
+                self._control.transaction(self._requests(_OWNED), what)
+            except OperationError as refusal:
+                if refusal.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                self._control.transaction(self._requests(0), what)
+                self._owned = False
+        except OperationError as refusal:
+            raise OperationError(refusal.what, errno=refusal.errno, remedy=_remedy(refusal.errno)) from None
+
+    def _requests(self, flags: int) -> list[bytes]:
+        made = []
+        for family in self._families():
+            protocol, name = _PROTOCOLS[family], attribute_text(1, self._name)
+            made.append(message(_NEWTABLE, protocol, name + number(2, flags), NLM_F_CREATE))
+            for chain, hook in (("output", _OUTPUT), ("prerouting", _PREROUTING)):
+                place = nested(4, number(1, hook), attribute(2, pack(">i", _FIRST)))
+                body = name + attribute_text(3, chain) + attribute_text(7, "filter") + place
+                made.append(message(_NEWCHAIN, protocol, body, NLM_F_CREATE))
+            for flow in self._flows:
+                if family_of(flow.address) == family:
+                    made += [_rule(self._name, flow, is_reply=reply, chain=chain) for chain, reply in _CHAINS]
+        return made
+
+    def dropped(self, seconds: float, longest: float) -> list[Dropped]:
+        """What is dropped from now on.
+
+        It waits for `longest` while a flow is unseen, for `seconds` from then on, and a moment once a packet that
+        is no reply was dropped.
+        """
+        start = time.monotonic()
+        found: dict[Seen, None] = {}
+        end = start + longest
+        waits_for_all = True
+        while True:
+            now = time.monotonic()
+            if waits_for_all and not self.unseen:
+                waits_for_all, end = False, now + seconds
+            if any(not seen.is_reply for seen in found):
+                end = min(end, now + _MOMENT)
+            if now >= end:
+                return [_worded(each) for each in found]
+            self._hear(end - now, found)
+
+    def _hear(self, patience: float, found: dict[Seen, None]) -> None:
+        """Take the next reports, if some come in time."""
+        self._reports._socket.settimeout(patience)
+        try:
+            data = self._reports._socket.recv(1 << 16)
+        except TimeoutError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more reports than there was room for
+                raise
+            return
+        for seen in self._of(data):
+            found.setdefault(seen)
+
+    def _of(self, data: bytes) -> Iterator[Seen]:
+        for report in messages(data):
+            if report.kind != _KIND_OF_TRACE:
+                continue
+            known = attributes_of(report)
+            place = text(known.get(1, b"")), text(known.get(2, b""))
+            packet = known.get(6, b"")
+            if known_flow := self._flow_of(known.get(8, b""), known.get(9, b"")):
+                self._by_packet.setdefault(packet, known_flow)
+            if place[0] == self._name or not _is_drop(known):
+                continue
+            flow, is_reply = self._by_packet.get(packet, (None, False))
+            handle = int.from_bytes(known.get(3, b""), "big") if _number(known, 4) == _OF_RULE else 0
+            yield Seen(_FAMILIES.get(protocol_of(report), "?"), *place, handle, is_reply, flow)
+
+    def _flow_of(self, header: bytes, transport: bytes) -> tuple[Flow, bool] | None:
+        """The flow that a packet is of, and whether it is a reply; None if its headers are not told."""
+        for flow in self._flows:
+            family = family_of(flow.address)
+            if not header or header[0] >> 4 != family:
+                continue
+            size = len(flow.address)
+            if header[_DESTINATION[family] :][:size] == flow.address and _has_port(flow, transport[2:4]):
+                return flow, False
+            if header[_SOURCE[family] :][:size] == flow.address and _has_port(flow, transport[:2]):
+                return flow, True
+        return None
+
+
+_CHAINS = (("output", False), ("prerouting", True))
+
+
+def _remedy(code: int) -> str:
+    if code == errno.EPERM:
+        return "Run as root, or give the process CAP_NET_ADMIN."
+    if code in nft.ABSENT and not nft.available():
+        return "This kernel has no nf_tables, and so no rule of it that drops anything."
+    return "The kernel may lack nft_limit; load this module."
+
+
+def _has_port(flow: Flow, port: bytes) -> bool:
+    return not flow.port or int.from_bytes(port, "big") == flow.port
+
+
+def _number(known: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(known.get(kind, b""), "big")
+
+
+def _is_drop(known: dict[int, bytes]) -> bool:
+    match _number(known, 4):
+        case kind if kind == _OF_RULE:
+            verdict = attributes(known.get(5, b"")).get(1)
+            return verdict is not None and int.from_bytes(verdict, "big") == _DROP
+        case kind if kind == _OF_POLICY:
+            return 16 in known and _number(known, 16) == _DROP
+        case _:
+            return False
+
+
+def _rule(table: str, flow: Flow, *, is_reply: bool, chain: str) -> bytes:
+    """`ip daddr ADDRESS [meta l4proto P th dport PORT] limit rate 10/second meta nftrace set 1`; or saddr."""
+    family = family_of(flow.address)
+    expressions = [
+        _load(_NETWORK, (_SOURCE if is_reply else _DESTINATION)[family], len(flow.address)),
+        _equals(flow.address),
+    ]
+    if flow.protocol and flow.port:
+        expressions += [
+            _expression("meta", number(2, _L4PROTO), number(1, _REGISTER)),
+            _equals(bytes([flow.protocol])),
+        ]
+        expressions += [_load(_TRANSPORT, 0 if is_reply else 2, 2), _equals(pack(">H", flow.port))]
+    limit = attribute(1, pack(">Q", _AT_MOST)) + attribute(2, pack(">Q", 1)) + number(3, _AT_MOST)
+    expressions += [
+        _expression("limit", limit),
+        _expression("immediate", number(1, _REGISTER), nested(2, attribute(1, b"\x01"))),
+        _expression("meta", number(2, _NFTRACE), number(3, _REGISTER)),
+    ]
+    body = attribute_text(1, table) + attribute_text(2, chain) + nested(4, *expressions)
+    return message(_NEWRULE, _PROTOCOLS[family], body, NLM_F_CREATE | NLM_F_APPEND)
+
+
+def _expression(kind: str, *parts: bytes) -> bytes:
+    return nested(1, attribute_text(1, kind), nested(2, *parts))
+
+
+def _load(base: int, offset: int, length: int) -> bytes:
+    return _expression("payload", number(1, _REGISTER), number(2, base), number(3, offset), number(4, length))
+
+
+def _equals(value: bytes) -> bytes:
+    return _expression("cmp", number(1, _REGISTER), number(2, 0), nested(3, attribute(1, value)))
+
+
+def _worded(seen: Seen) -> Dropped:
+    what = seen.flow.what if seen.flow else "a packet"
+    words = rule_text(seen.family, seen.table, seen.chain, seen.handle)
+    return Dropped(what, seen.is_reply, seen.family, seen.table, seen.chain, seen.handle, words)
+
+
+def rule_text(family: str, table: str, chain: str, handle: int) -> str:
+    """A rule in nft's words, or with handle 0 the chain's first line; "" where nft(8) is not there or fails.
+
+    Nothing but nft can word every expression, those of iptables' own included.
+    """
+    program = find("nft")
+    if program is None:
+        return ""
+    command = [program, "-a", "-s", "list", "chain", family, table, chain]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=10, stdin=subprocess.DEVNULL
+    )
+    for line in done.stdout.splitlines():
+        body, mark, place = line.strip().rpartition(" # handle ")
+        if handle and mark and place == str(handle) and not body.startswith(("chain ", "table ")):
+            return body
+        if not handle and line.strip().startswith("type "):
+            return line.strip()
+    return ""

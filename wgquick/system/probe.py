@@ -1,0 +1,105 @@
+"""One packet, sent as a query says it, and what nftables does with it and with what it causes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from contextlib import contextmanager, suppress
+from struct import pack
+from typing import TYPE_CHECKING
+
+from wgquick.net import address_text
+from wgquick.routing import ICMP, ICMPV6, TCP, UDP, Probe
+from wgquick.system.firewall.nft_trace import Tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from wgquick.routing import Flow, Query
+
+SECONDS = 1.0
+"""How long replies are waited for."""
+LONGEST = 6.0
+"""How long the packet around it is: a handshake that is under way is tried again after five seconds."""
+_ECHO_REQUEST = {4: 8, 6: 128}
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def send(query: Query, flows: Sequence[Flow]) -> Probe:
+    """Send one packet from this host, and say what nftables drops of the flows."""
+    with Tracer(flows) as tracer, _sending(query) as error:
+        dropped = tracer.dropped(SECONDS, SECONDS if error else LONGEST)
+        unseen = tuple(flow.what for flow in tracer.unseen)
+        return Probe(error, tuple(dropped), unseen)
+
+
+@contextmanager
+def _sending(query: Query) -> Iterator[int]:
+    """The packet is sent; the errno, 0 if the kernel took it. Its socket is open for the block, for a reply."""
+    with _as_user(query.uid):
+        opened = _socket(query)
+    with opened:
+        yield _send(opened, query)
+
+
+def _socket(query: Query) -> socket.socket:
+    family = _FAMILIES[query.family]
+    if query.protocol == TCP:
+        return socket.socket(family, socket.SOCK_STREAM)
+    if query.protocol == UDP:
+        return socket.socket(family, socket.SOCK_DGRAM)
+    return socket.socket(family, socket.SOCK_RAW, ICMP if query.family == 4 else ICMPV6)
+
+
+@contextmanager
+def _as_user(uid: int) -> Iterator[None]:
+    """A socket belongs to the user whose id for files (setfsuid(2)) is the thread's when it is made."""
+    if uid == os.geteuid():
+        yield
+        return
+    library = ctypes.CDLL(None)
+    before = library.setfsuid(uid)
+    try:
+        yield
+    finally:
+        library.setfsuid(before)
+
+
+def _send(opened: socket.socket, query: Query) -> int:
+    opened.setblocking(False)
+    address = address_text(query.destination)
+    try:
+        if query.mark:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, query.mark)
+        if query.output_link:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, query.output_link.encode() + b"\0")
+        if query.source:
+            opened.bind((address_text(query.source), 0))
+        if query.protocol == TCP:
+            with suppress(BlockingIOError):
+                opened.connect((address, query.destination_port))
+        elif query.protocol == UDP:
+            opened.sendto(b"\0", (address, query.destination_port))
+        else:
+            opened.sendto(_echo(query.family), (address, 0))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _echo(family: int) -> bytes:
+    """An ICMP echo request; the kernel sets the checksum of ICMPv6."""
+    number = os.getpid() & 0xFFFF
+    body = pack(">BBHHH", _ECHO_REQUEST[family], 0, 0, number, 1) + b"wgq trace"
+    if family == 6:
+        return body
+    return body[:2] + pack(">H", _checksum(body)) + body[4:]
+
+
+def _checksum(data: bytes) -> int:
+    padded = data + bytes(len(data) % 2)
+    total = sum(int.from_bytes(padded[at : at + 2], "big") for at in range(0, len(padded), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
