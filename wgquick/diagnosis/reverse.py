@@ -46,7 +46,9 @@ def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -
     if not is_for_us and found.kind != "unicast":
         return found._replace(error=EINVAL, reason=f"no {found.kind} destination is forwarded to")
     output = "" if is_for_us else found.link
-    refused = refusal(snapshot, query.source or bytes(4), query.destination, link.name, query.mark, output)
+    refused = refusal(
+        snapshot, query.source or bytes(4), query.destination, link.name, query.mark, output, query.tos
+    )
     if refused:
         return found._replace(error=refused[0], reason=refused[1])
     return found._replace(link=LOOPBACK) if is_for_us and found.kind == "broadcast" else found
@@ -64,7 +66,13 @@ def _odd_address(query: Query, *, local: bool) -> str:
 
 
 def refusal(
-    snapshot: Snapshot, source: bytes, destination: bytes, link: str, mark: int = 0, output: str = ""
+    snapshot: Snapshot,
+    source: bytes,
+    destination: bytes,
+    link: str,
+    mark: int = 0,
+    output: str = "",
+    tos: int = 0,
 ) -> tuple[int, str] | None:
     """Why an IPv4 packet that comes in by a link is refused for its source: errno and words; None if it is not.
 
@@ -78,7 +86,7 @@ def refusal(
         if not came.accept_local and _is_own(snapshot, source):
             return EINVAL, f"{address_text(source)} is an address of this host"
         return None
-    query = Query(source, destination, mark if came.src_valid_mark else 0)
+    query = Query(source, destination, mark if came.src_valid_mark else 0, tos=tos)
     _, found, error = by_rules(snapshot, Flow(query, output or LOOPBACK, "", vrf_of(snapshot, link), False, 0))
     filtered = f"rp_filter is {mode} on {link}"
     if found is None or error:
@@ -96,7 +104,7 @@ def refusal(
         hint = ""
         if mark and not came.src_valid_mark:
             marked = snapshot._replace(links={**snapshot.links, link: came._replace(src_valid_mark=True)})
-            if refusal(marked, source, destination, link, mark, output) is None:
+            if refusal(marked, source, destination, link, mark, output, tos) is None:
                 hint = ", as src_valid_mark is 0"
         return EXDEV, f"{filtered}, and {back}{hint}"
     return None

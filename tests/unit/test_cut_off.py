@@ -1,0 +1,108 @@
+"""Whether `up` of a file cuts off the SSH session that it runs in, over snapshots."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_trace import DEFAULT, LOCAL, MAIN, link, route, snapshot
+from wgquick.api import parse
+from wgquick.diagnosis.cut_off import cut_off, planned, replies
+from wgquick.diagnosis.fib import walk
+from wgquick.net import pack_address
+from wgquick.plan.desired import desired
+from wgquick.plan.facts import DesiredFacts
+from wgquick.routing import PolicyRule, Query, Snapshot
+
+KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+PEER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+FAR = "203.0.113.7 50000 192.0.2.2 22"
+NEAR = "192.0.2.7 50000 192.0.2.2 22"
+
+
+def after(seen: Snapshot, allowed_ips: str, interface: str = "") -> Snapshot:
+    text = (
+        f"[Interface]\nPrivateKey = {KEY}\nAddress = 10.0.0.2/24\n{interface}\n"
+        f"[Peer]\nPublicKey = {PEER}\nAllowedIPs = {allowed_ips}\nEndpoint = 198.51.100.9:51820\n"
+    )
+    return planned(seen, desired(parse(text).settings, DesiredFacts(free_table=51820)))
+
+
+@pytest.mark.parametrize(
+    ("allowed_ips", "connection", "is_cut"),
+    [
+        ("0.0.0.0/0", FAR, True),
+        ("0.0.0.0/1, 128.0.0.0/1", FAR, True),
+        ("203.0.113.0/24", FAR, True),
+        ("0.0.0.0/0", NEAR, False),
+        ("192.0.2.0/25", NEAR, True),
+        ("10.9.0.0/16", FAR, False),
+        ("::/0", FAR, False),
+        ("0.0.0.0/0", "", False),
+        ("0.0.0.0/0", "garbage", False),
+        ("0.0.0.0/0", "203.0.113.7 x 192.0.2.2 22", False),
+        ("0.0.0.0/0", "::ffff:203.0.113.7 50000 ::ffff:192.0.2.2 22", True),
+    ],
+)
+def test_a_session_is_cut_off_where_its_replies_go_into_the_tunnel(
+    allowed_ips: str, connection: str, is_cut: bool
+) -> None:
+    seen = snapshot()
+    said = cut_off(seen, after(seen, allowed_ips), connection)
+    assert bool(said) == is_cut
+    if is_cut:
+        assert "its replies will go into wg0" in said
+        assert "comes in by eth0" in said
+
+
+def test_a_rule_of_the_host_before_the_tunnels_keeps_the_session() -> None:
+    kept = snapshot((LOCAL, MAIN, DEFAULT))
+    table = PolicyRule(5, table=100, source=None)
+    seen = kept._replace(
+        rules={**kept.rules, 4: (LOCAL, table, MAIN, DEFAULT)},
+        routes={**kept.routes, 4: (*kept.routes[4], route("203.0.113.0/24", "eth0", "192.0.2.1", table=100))},
+    )
+    # The kernel puts a new rule before the second one, so that the tunnel's come first.
+    assert cut_off(seen, after(seen, "0.0.0.0/0"), FAR)
+
+
+def test_a_table_of_its_own_without_rules_cuts_nothing_off() -> None:
+    seen = snapshot()
+    assert cut_off(seen, after(seen, "0.0.0.0/0", "Table = 777"), FAR) == ""
+    assert cut_off(seen, after(seen, "0.0.0.0/0", "Table = off"), FAR) == ""
+
+
+def test_a_session_that_has_no_way_now_is_not_cut_off() -> None:
+    seen = snapshot()
+    bare = seen._replace(routes={4: seen.routes[4][:3], 6: ()})
+    assert cut_off(bare, after(bare, "0.0.0.0/0"), FAR) == ""
+
+
+def test_a_session_through_another_tunnel_goes_on_there() -> None:
+    seen = snapshot(routes=(route("203.0.113.0/24", "wg9"),), links=(link(9, "wg9", "10.7.0.2/24"),))
+    connection = "203.0.113.7 50000 10.7.0.2 22"
+    assert cut_off(seen, after(seen, "0.0.0.0/0"), connection) == ""
+
+
+def test_the_planned_rules_are_where_the_kernel_puts_them() -> None:
+    seen = after(snapshot(), "0.0.0.0/0")
+    assert [(rule.priority, rule.table) for rule in seen.rules[4]] == [
+        (0, 255),
+        (32764, 254),
+        (32765, 51820),
+        (32766, 254),
+        (32767, 253),
+    ]
+    found = walk(seen, Query(pack_address("203.0.113.7")))
+    assert (found.link, found.source) == ("wg0", pack_address("10.0.0.2"))
+    assert walk(seen, Query(pack_address("203.0.113.7"), mark=51820)).link == "eth0"
+
+
+def test_the_replies_are_of_the_servers_port() -> None:
+    query = replies("2001:db8::7 50000 2001:db8::2 2222")
+    assert query == Query(
+        pack_address("2001:db8::7"),
+        pack_address("2001:db8::2"),
+        protocol=6,
+        source_port=2222,
+        destination_port=50000,
+    )
