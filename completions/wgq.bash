@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | status | metrics) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | status | wait | metrics) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -54,6 +54,9 @@ _wgq() {
 	--names) _wgq_from 'mdlayher mindflavor' && return ;;
 	--textfile) return ;;
 	--listen) return ;;
+	--wait-for) return ;;
+	--timeout) return ;;
+	--for) return ;;
 	--host) return ;;
 	--from) return ;;
 	--mark) return ;;
@@ -69,7 +72,7 @@ _wgq() {
 	fi
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
-	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --help' ;;
+	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --wait --wait-for --or-down --help' ;;
 	down:-*) _wgq_from '--dns --name --force --help' ;;
 	reload:-*) _wgq_from '--name --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;
@@ -81,8 +84,9 @@ _wgq() {
 	trace:-*) _wgq_from '--from --mark --iif --oif --uid --port --peer-config --probe --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
+	wait:-*) _wgq_from '--timeout --for --help' ;;
 	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show status metrics' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show status wait metrics' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -96,6 +100,7 @@ _wgq() {
 	trace:*) : ;;
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
 	status:*) _wgq_from "$(_wgq_interfaces)" ;;
+	wait:*) _wgq_from "$(_wgq_interfaces)" ;;
 	metrics:*) _wgq_from "$(_wgq_interfaces)" ;;
 	esac
 	COMPREPLY=("${COMPREPLY[@]#"$before"}")

@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show status metrics
+set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show status wait metrics
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -33,6 +33,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a rehearse -d 'Try 
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a trace -d 'Say which way a packet goes, and why'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show how interfaces and their peers do'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a wait -d 'Wait until a peer has shaken hands'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a metrics -d 'Print metrics of interfaces and peers for Prometheus'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
 complete -c wgq -l help -d 'Show how it is used'
@@ -47,6 +48,7 @@ complete -c wgq -n '__fish_seen_subcommand_from doctor' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from show' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from status' -a '(__wgq_interfaces)'
+complete -c wgq -n '__fish_seen_subcommand_from wait' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l backend -x -a 'auto kernel userspace' -d 'Which WireGuard implementation to use'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l firewall -x -a 'auto nft iptables' -d 'Which firewall a full tunnel uses'
@@ -64,6 +66,11 @@ complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it ane
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Whose names the metrics have'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l textfile -x -d 'Write the metrics to a file, in one step'
 complete -c wgq -n '__fish_seen_subcommand_from doctor metrics' -l listen -x -d 'doctor: hear for SECONDS who knocks. metrics: serve them over HTTP to this machine alone'
+complete -c wgq -n '__fish_seen_subcommand_from up' -l wait -d 'Wait for a handshake, 15 seconds or as many as are given'
+complete -c wgq -n '__fish_seen_subcommand_from up' -l wait-for -x -d 'Whose handshake --wait is for'
+complete -c wgq -n '__fish_seen_subcommand_from up' -l or-down -d 'Take the interface down if there is none in time'
+complete -c wgq -n '__fish_seen_subcommand_from wait' -l timeout -x -d 'How many seconds at most'
+complete -c wgq -n '__fish_seen_subcommand_from wait' -l for -x -d 'Whose handshake'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l exit-code -d 'Exit 4 where a wanted peer is not up'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l host -x -d 'Where the hosts of files are'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l keep -d 'Leave the hosts, to be looked at'

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own, whose import is most of what importing this package would cost
 if TYPE_CHECKING:
-    from wgquick.api import down, parse, read, reload, save, status, tunnel, up
+    from wgquick.api import down, parse, read, reload, save, status, tunnel, up, wait
     from wgquick.config.models import Interface, Peer, WgQuickConfig
-    from wgquick.errors import BatchError, ConfigError, Diagnostic, HookError, OperationError, WgqError
+    from wgquick.errors import (
+        BatchError,
+        ConfigError,
+        Diagnostic,
+        HookError,
+        NoHandshakeError,
+        OperationError,
+        WgqError,
+    )
     from wgquick.options import Options
 
 __version__ = "0.1.0"
@@ -19,6 +27,7 @@ __all__ = [
     "Diagnostic",
     "HookError",
     "Interface",
+    "NoHandshakeError",
     "OperationError",
     "Options",
     "Peer",
@@ -32,12 +41,21 @@ __all__ = [
     "status",
     "tunnel",
     "up",
+    "wait",
 ]
 
 _HOMES = {
-    "wgquick.api": ("down", "parse", "read", "reload", "save", "status", "tunnel", "up"),
+    "wgquick.api": ("down", "parse", "read", "reload", "save", "status", "tunnel", "up", "wait"),
     "wgquick.config.models": ("Interface", "Peer", "WgQuickConfig"),
-    "wgquick.errors": ("BatchError", "ConfigError", "Diagnostic", "HookError", "OperationError", "WgqError"),
+    "wgquick.errors": (
+        "BatchError",
+        "ConfigError",
+        "Diagnostic",
+        "HookError",
+        "NoHandshakeError",
+        "OperationError",
+        "WgqError",
+    ),
     "wgquick.options": ("Options",),
 }
 

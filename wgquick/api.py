@@ -18,7 +18,7 @@ from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from os import PathLike
     from typing import TypeVar
 
@@ -228,6 +228,56 @@ def diagnostics(name: str) -> Diagnostics | None:
     OperationError (ENODEV) if it is no WireGuard interface.
     """
     return _host(_unheard).wireguard.diagnostics(name)
+
+
+def wait(name: str, timeout: float = 15.0, peers: str = "any") -> tuple[PublicKey, ...]:
+    """Wait for handshakes that are newer than the call, as `wgq wait` does; returns whose there were.
+
+    `peers` is "any" or "all" of those with an endpoint, or public keys or names of peers, separated by commas.
+    Handshakes are begun without a packet inside the tunnel. NoHandshakeError if there is none in `timeout` seconds.
+    """
+    from wgquick.executor import waiting
+
+    host = _host(_unheard)
+    link = host.rtnl.link(name)
+    device = _device(host.wireguard, name)
+    if link is not None and not link.up:
+        raise WgqError("the link is down", where=name, remedy=f"Set it up: ip link set up dev {name}")
+    there = {peer.public_key: peer.endpoint is not None for peer in device.peers}
+    awaited = waiting.chosen(name, there, peers, _names(name, host))
+    return waiting.handshakes(name, host.wireguard, awaited, device, timeout=timeout)
+
+
+def first_handshakes(settings: Settings, timeout: float, peers: str) -> Callable[[], tuple[PublicKey, ...]]:
+    """A function that waits as `wait` does, for an interface that `up` has made since this was called.
+
+    WgqError if the file has no such peer.
+    """
+    from wgquick.executor import waiting
+
+    wanted = {peer.public_key: peer.endpoint is not None for peer in settings.peers}
+    awaited = waiting.chosen(settings.name, wanted, peers, _file_names(settings.path))
+    wireguard = _host(_unheard).wireguard
+    return lambda: waiting.handshakes(settings.name, wireguard, awaited, None, timeout=timeout)
+
+
+def _names(name: str, host: Host) -> Mapping[str, str]:
+    """The names of an interface's peers, by the file that the journal names."""
+    from wgquick.config.location import DIRECTORY
+    from wgquick.executor.journal import Journal
+
+    record = Journal(host.journal_directory, name).read()
+    return _file_names(record.path if record else f"{DIRECTORY}/{name}.conf")
+
+
+def _file_names(path: str) -> Mapping[str, str]:
+    from wgquick.config.location import Location, read
+    from wgquick.status.names import names
+
+    try:
+        return names(read(Location("", path))).of if path else {}
+    except WgqError:
+        return {}
 
 
 def public_key(device: Device) -> PublicKey | None:

@@ -90,6 +90,12 @@ class BatchError(OperationError):
         super().__init__(what, errno=self.failures[0][1])
 
 
+class NoHandshakeError(WgqError):
+    """Nobody, or not everybody who was waited for, has shaken hands in time."""
+
+    status = 4
+
+
 class SignalError(WgqError):
     """A signal that ends the command after what it had done was undone; the status is the shell's 128 + N."""
 

@@ -13,6 +13,7 @@ from wgquick.lean import NamedTuple
 class Option(NamedTuple):
     """An option `--NAME`. It takes one of `values`, any word described by `metavar`, or, with neither, nothing.
 
+    `alone` is what it means without a word; if there is such a meaning, a word follows by `=` alone.
     `variable` is the environment variable that is read if the option is not given; "" if there is none.
     """
 
@@ -21,6 +22,7 @@ class Option(NamedTuple):
     values: tuple[str, ...] = ()
     metavar: str = ""
     variable: str = ""
+    alone: str = ""
 
     @property
     def is_flag(self) -> bool:
@@ -74,6 +76,11 @@ OPTIONS = {
             "doctor: hear for SECONDS who knocks. metrics: serve them over HTTP to this machine alone.",
             metavar="SECONDS|[ADDRESS:]PORT",
         ),
+        Option("wait", "Wait for a handshake, 15 seconds or as many as are given.", metavar="SECONDS", alone="15"),
+        Option("wait-for", "Whose handshake --wait is for.", metavar="any|all|PEER"),
+        Option("or-down", "Take the interface down if there is none in time."),
+        Option("timeout", "How many seconds at most.", metavar="SECONDS"),
+        Option("for", "Whose handshake.", metavar="any|all|PEER"),
         Option("exit-code", "Exit 4 where a wanted peer is not up."),
         Option("host", "Where the hosts of files are.", metavar="FILE=ADDRESS,..."),
         Option("keep", "Leave the hosts, to be looked at."),
@@ -98,7 +105,19 @@ VERBS = {
             "Bring an interface up. Whatever fails half way is undone completely.",
             completes="configurations",
             standard_input=True,
-            options=("backend", "firewall", "dns", "name", "strict", "kill-switch", "exclude", "keep-inbound"),
+            options=(
+                "backend",
+                "firewall",
+                "dns",
+                "name",
+                "strict",
+                "kill-switch",
+                "exclude",
+                "keep-inbound",
+                "wait",
+                "wait-for",
+                "or-down",
+            ),
         ),
         Verb(
             "down",
@@ -204,6 +223,15 @@ VERBS = {
             options=("json", "watch", "exit-code"),
             least=0,
             most=MANY,
+            words="INTERFACE",
+        ),
+        Verb(
+            "wait",
+            "Wait until a peer has shaken hands.",
+            "Begin handshakes and wait for one that is newer than the call. Exit 4 if there is none in time.",
+            completes="interfaces",
+            standard_input=False,
+            options=("timeout", "for"),
             words="INTERFACE",
         ),
         Verb(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         LinkRoute,
         Path,
         Prefix,
+        PublicKey,
         Route,
         Rule,
         SocketAddress,
@@ -111,6 +112,9 @@ class WireGuard(Protocol):
 
     def diagnostics(self, name: str) -> Diagnostics | None:
         """What the daemon counts; None where it counts nothing, as the kernel and other daemons; errno ENODEV."""
+
+    def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
+        """Have the device shake hands with these peers; False if it knows no such request."""
 
     def set(self, name: str, config: DeviceConfig) -> None:
         """Apply the change; an errno becomes an OperationError that names the peer where one is at fault."""

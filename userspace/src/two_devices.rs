@@ -378,3 +378,22 @@ fn a_large_packet_is_split_for_the_wire_and_arrives_whole() {
     }
     assert_eq!(arrived, payload);
 }
+
+#[test]
+fn a_handshake_begins_on_request_though_there_is_a_session() {
+    let (a, b) = pair();
+    let request =
+        |key: &[u8; 32]| answer(&a.device, format!("handshake=1\npublic_key={}\n\n", hex(key)).as_bytes());
+    a.deliver(&b, "there is a session");
+    let first = a.session();
+    let_initiation_interval_pass();
+    a.peer().last_sent.store(0, Relaxed);
+    assert_eq!(request(&b.key.public().0), b"errno=0\n\n");
+    wait_until("another session", || a.session() != first);
+    a.deliver(&b, "and it works");
+    assert_eq!(request(&a.key.public().0), format!("errno={}\n\n", -libc::ENOENT).as_bytes(), "no such peer");
+    assert_eq!(
+        answer(&a.device, b"handshake=1\nremove=true\n\n"),
+        format!("errno={}\n\n", -libc::EINVAL).as_bytes()
+    );
+}

@@ -111,8 +111,9 @@ def overview(
 
 def run_app(arguments: list[str]) -> int:
     """Run typer; faults of usage (its status 2) end in 1, as those of wg-quick do."""
+    meant = {f"--{each.name}": f"--{each.name}={each.alone}" for each in OPTIONS.values() if each.alone}
     try:
-        app(arguments, prog_name="wgq")
+        app([meant.get(word, word) for word in arguments], prog_name="wgq")
     except SystemExit as end:
         return min(end.code, 1) if isinstance(end.code, int) else 0
     return 0

@@ -209,6 +209,8 @@ def _zsh_option(option: Option) -> str:
     text = _quoted(_words(option.help))
     if option.is_flag:
         return f"--{option.name}[{text}]"
+    if option.alone:
+        return f"--{option.name}=-[{text}]::{option.name}:{_zsh_values(option)}"
     return f"--{option.name}=[{text}]:{option.name}:{_zsh_values(option)}"
 
 
@@ -239,7 +241,7 @@ def fish() -> str:
 def _fish_option(option: Option) -> str:
     verbs = " ".join(verb.name for verb in VERBS.values() if option.name in verb.options)
     values = f" -a '{' '.join(option.values)}'" if option.values else ""
-    takes = "" if option.is_flag else f" -x{values}"
+    takes = "" if option.is_flag or option.alone else f" -x{values}"
     seen = f"-n '__fish_seen_subcommand_from {verbs}'"
     return f"complete -c wgq {seen} -l {option.name}{takes} -d {_fish_text(option.help)}"
 
@@ -250,7 +252,7 @@ def _fish_text(text: str) -> str:
 
 
 def _with_value() -> Iterable[Option]:
-    return (option for option in OPTIONS.values() if not option.is_flag)
+    return (option for option in OPTIONS.values() if not option.is_flag and not option.alone)
 
 
 def _long(verb: Verb) -> str:

@@ -86,8 +86,9 @@ def _take_option(verb: Verb, word: str, rest: list[str], given: dict[str, str | 
     name, equals, value = word.removeprefix("--").partition("=")
     if not word.startswith("--") or name not in verb.options:
         return False
-    if OPTIONS[name].is_flag:
-        given[name] = True
+    option = OPTIONS[name]
+    if option.is_flag or (option.alone and not equals):
+        given[name] = option.alone or True
         return not equals
     if not equals and not rest:
         return False

@@ -17,6 +17,9 @@ from wgquick.options import OPTIONS, Options
 if TYPE_CHECKING:
     from typing import Any
 
+    from wgquick.cli.waiting import Waiting
+    from wgquick.config.settings import Settings
+
 
 Given = dict[str, "str | bool"]
 """The options of a call that were given: a name to a word, or to True."""
@@ -41,6 +44,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.status import status
 
             return status(targets, given)
+        case "wait":
+            from wgquick.cli.waiting import wait
+
+            wait(targets[0], given)
         case "metrics":
             from wgquick.cli.metrics import metrics
 
@@ -96,10 +103,29 @@ def up(target: str, given: Given) -> None:
             keep_inbound=bool(given.get("keep-inbound")),
         )
         settings = settings._replace(extras=own)
+        waiting = _waiting(settings, chosen, given)
         with signals.raised():
             api.up(settings, chosen, say)
+            if waiting is not None:
+                _tell(checks)
+                waiting.finish()
     finally:
-        for check in filter(None, checks):
+        _tell(checks)
+
+
+def _waiting(settings: Settings, chosen: Options, given: Given) -> Waiting | None:
+    """What comes after up, if it is to wait for a handshake."""
+    if not given.keys() & {"wait", "wait-for", "or-down"}:
+        return None
+    from wgquick.cli.waiting import after_up
+
+    return after_up(settings, chosen, given)
+
+
+def _tell(checks: list[advice.Advice | None]) -> None:
+    """Say once what the checks have found."""
+    while checks:
+        if (check := checks.pop()) is not None:
             check.tell(say)
 
 

@@ -43,6 +43,23 @@ pub(crate) fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Begins a handshake with each of the peers, whether or not they have a session; not with one that was sent a
+/// handshake message less than five seconds ago. The kernel's module keeps a session that is young, and cannot be asked.
+pub(crate) fn begin_handshakes(device: &Device, keys: &[PublicKey]) -> Result<(), Errno> {
+    if !device.is_up() {
+        return Err(libc::ENETDOWN);
+    }
+    let found: Option<Vec<_>> = {
+        let state = device.state();
+        keys.iter().map(|&key| state.find(key).cloned()).collect()
+    };
+    let now = sys::now_ms();
+    for peer in found.ok_or(libc::ENOENT)? {
+        exchange::want_handshake(device, &peer, now);
+    }
+    Ok(())
+}
+
 fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     let (old_port, old_mark) = (device.listen_port.load(Relaxed), device.fwmark.load(Relaxed));
     let mark = request.fwmark.unwrap_or(old_mark);

@@ -69,6 +69,17 @@ pub fn set(lines: &str) -> Result<SetDevice, Errno> {
     Ok(device)
 }
 
+/// Reads the lines of `handshake=1` after its first: the peers.
+pub(crate) fn public_keys(lines: &str) -> Result<Vec<PublicKey>, Errno> {
+    lines
+        .lines()
+        .map(|line| match line.split_once('=') {
+            Some(("public_key", value)) => parse_hex(value).map(PublicKey).ok_or(libc::EINVAL),
+            _ => Err(libc::EINVAL),
+        })
+        .collect()
+}
+
 fn device_line(device: &mut SetDevice, key: &str, value: &str) -> Result<(), Errno> {
     match key {
         "private_key" => device.private_key = Some(secret(value, PrivateKey::new)?),

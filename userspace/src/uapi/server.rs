@@ -304,6 +304,10 @@ fn respond(device: &Device, request: &[u8]) -> Result<Vec<u8>, parse::Errno> {
         "get=1" if lines == "\n" => Ok(apply::get(device)),
         features::REQUEST if lines == "\n" => Ok(features::of_device(device).into_bytes()),
         counters::REQUEST if lines == "\n" => Ok(counters::of_device(device)),
+        "handshake=1" => {
+            let keys = parse::public_keys(lines.strip_suffix('\n').unwrap_or(lines))?;
+            apply::begin_handshakes(device, &keys).map(|()| Vec::new())
+        }
         "set=1" => {
             let request = parse::set(lines.strip_suffix('\n').unwrap_or(lines))?;
             apply::set(device, &request).map(|()| Vec::new())

@@ -7,8 +7,11 @@ from wgquick.system.netlink import RtNetlink
 from wgquick.system.wireguard.uapi import Uapi, answers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wgquick.counters import Diagnostics
     from wgquick.device import Device, DeviceConfig
+    from wgquick.net import PublicKey
     from wgquick.system.wireguard.kernel import Kernel
 
 __all__ = ["Control"]
@@ -45,6 +48,10 @@ class Control:
     def diagnostics(self, name: str) -> Diagnostics | None:
         """What wgq-userspace counts; None of the kernel's devices and of other daemons'."""
         return None if _is_the_kernels(name) else Uapi().diagnostics(name)
+
+    def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
+        """Have the device shake hands with these peers; False if it is not wgq-userspace's."""
+        return not _is_the_kernels(name) and Uapi().begin_handshakes(name, peers)
 
     def set(self, name: str, config: DeviceConfig) -> None:
         """Apply the change; errno ENODEV where there is no device."""

@@ -14,8 +14,11 @@ from wgquick.lean import TYPE_CHECKING, socket, suppress
 from wgquick.system.wireguard import uapi_codec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wgquick.counters import Diagnostics
     from wgquick.device import Device, DeviceConfig, PeerConfig
+    from wgquick.net import PublicKey
 
 DIRECTORY = "/var/run/wireguard"
 _SUFFIX = ".sock"
@@ -70,6 +73,22 @@ class Uapi:
             return diagnostics.decode(answer)
         except ValueError as error:
             raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
+
+    def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
+        """Have the daemon begin a handshake with each peer; False where it does not know the request.
+
+        It does nothing for one that was sent a handshake message less than five seconds ago. A peer that has gone,
+        and a link that is down, are no errors here.
+        """
+        lines = "".join(f"public_key={key.raw.hex()}\n" for key in peers)
+        what = f"cannot begin a handshake of {name}"
+        try:
+            answer = _exchange(name, f"handshake=1\n{lines}\n".encode(), self._set_patience, what)
+        except OperationError as error:
+            if error.errno == errno.ECONNRESET:
+                return False
+            raise
+        return uapi_codec.errno_of(answer) in (0, errno.ENOENT, errno.ENETDOWN)
 
     def set(self, name: str, config: DeviceConfig) -> None:
         """Apply the change; an errno of the daemon names the peer where only one was in the request."""

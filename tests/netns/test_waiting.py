@@ -1,0 +1,134 @@
+"""`wgq wait` and `wgq up --wait` between two machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import wgquick
+from tests.netns.pair import Pair, pair, ping, until
+from tests.netns.tunnels import WGQ, links, wgq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The names of the backends' programs, which run the first machine's end.
+BACKENDS = ("wgq-userspace", "wireguard-go")
+INITIATION, KEEPALIVE = 148, 32
+
+
+@pytest.fixture
+def ends() -> Iterator[Pair]:
+    """Two machines with files; the second machine's end is up."""
+    with pair() as made:
+        made.write()
+        wgq(made.two, "up", "wg0")
+        yield made
+
+
+def up(ends: Pair, *arguments: str, status: int = 0, backend: str = "wgq-userspace") -> str:
+    """Bring the first machine's end up; returns what that says."""
+    program = {} if backend == "wgq-userspace" else {"WG_QUICK_USERSPACE_IMPLEMENTATION": backend}
+    return wgq(ends.one, "up", "wg0", *arguments, status=status, **program).stderr
+
+
+def shown(ends: Pair, word: str) -> str:
+    """The value of the first machine's peer."""
+    return ends.one.out("wg", "show", "wg0", word).split()[1]
+
+
+def silence(ends: Pair) -> None:
+    """Have the second machine answer no more."""
+    ends.two.run(["ip", "link", "set", "down", "dev", "wg0"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_up_ends_with_the_handshake(ends: Pair, backend: str) -> None:
+    up(ends, "--wait", backend=backend)
+    assert int(shown(ends, "latest-handshakes")) > 0
+    assert shown(ends, "persistent-keepalive") == "off"
+    sent = int(ends.one.out("wg", "show", "wg0", "transfer").split()[2])
+    assert sent % INITIATION % KEEPALIVE == 0, "no packet inside"
+
+
+def test_up_without_an_answer_exits_4_and_stays_up(ends: Pair) -> None:
+    silence(ends)
+    said = up(ends, "--wait=1", status=4)
+    assert "no handshake with the other (192.0.2.2:51820) within 1 s" in said
+    assert "wg0" in links(ends.one)
+    wgq(ends.one, "down", "wg0")
+
+
+def test_or_down_takes_it_down_again(ends: Pair) -> None:
+    silence(ends)
+    up(ends, "--wait=1", "--or-down", status=4)
+    assert "wg0" not in links(ends.one)
+
+
+def test_an_interrupted_wait_ends_with_the_signal(ends: Pair) -> None:
+    silence(ends)
+    waiting = ends.one.popen([*WGQ, "up", "wg0", "--wait=60", "--or-down"], stderr=subprocess.PIPE)
+    until(lambda: "wg0" in links(ends.one))
+    until(lambda: "state UNKNOWN" in ends.one.out("ip", "-o", "link", "show", "dev", "wg0"))
+    waiting.send_signal(signal.SIGTERM)
+    waiting.communicate(timeout=60)
+    assert waiting.returncode == 128 + signal.SIGTERM
+    assert "wg0" not in links(ends.one)
+
+
+def test_a_peer_that_is_not_in_the_file_leaves_all_as_it_is(ends: Pair) -> None:
+    for arguments in (("--wait", "--wait-for", "nobody"), ("--or-down",), ("--wait=soon",)):
+        up(ends, *arguments, status=1)
+    assert "wg0" not in links(ends.one)
+    up(ends, "--wait", "--wait-for", "the other")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_wait_begins_the_handshake_by_itself(ends: Pair, backend: str) -> None:
+    up(ends, backend=backend)
+    assert shown(ends, "latest-handshakes") == "0"
+    wgq(ends.one, "wait", "wg0")
+    assert int(shown(ends, "latest-handshakes")) > 0
+    assert shown(ends, "persistent-keepalive") == "off"
+
+
+def test_wait_is_for_a_handshake_that_is_newer_than_the_call(ends: Pair) -> None:
+    up(ends, "--wait")
+    first = shown(ends, "latest-handshakes")
+    wgq(ends.one, "wait", "wg0", "--for", ends.key_of_two)
+    assert shown(ends, "latest-handshakes") > first
+    silence(ends)
+    said = wgq(ends.one, "wait", "wg0", "--timeout", "1", status=4).stderr
+    assert "no handshake with the other" in said
+    ping(ends.one, "192.0.2.2")
+
+
+def test_wait_says_what_cannot_be_awaited(ends: Pair) -> None:
+    wgq(ends.one, "wait", "wg0", status=1)
+    up(ends)
+    assert "(the other)" in wgq(ends.one, "wait", "wg0", "--for", "x", status=1).stderr
+    assert "no peer has an endpoint" in wgq(ends.two, "wait", "wg0", status=1).stderr
+    wgq(ends.two, "wait", "wg0", "--for", "one", "--timeout", "0", status=4)
+    ends.one.run(["ip", "link", "set", "down", "dev", "wg0"])
+    assert "the link is down" in wgq(ends.one, "wait", "wg0", status=1).stderr
+
+
+def test_from_python(ends: Pair) -> None:
+    up(ends)
+    heard = ends.one.call(wgquick.wait, "wg0", 15.0, "all")
+    assert [str(key) for key in heard] == [ends.key_of_two]
+    silence(ends)
+    with pytest.raises(wgquick.NoHandshakeError):
+        ends.one.call(wgquick.wait, "wg0", 0.5)
+
+
+def test_up_alone_imports_nothing_of_it(ends: Pair) -> None:
+    done = ends.one.run([WGQ[0], "-X", "importtime", *WGQ[1:], "up", "wg0"], env=dict(os.environ))
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "wgquick.executor.commands" in imported
+    heavy = {"wgquick.cli.waiting", "wgquick.executor.waiting", "wgquick.status", "rich", "prometheus_client"}
+    assert not imported & heavy

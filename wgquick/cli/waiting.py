@@ -1,0 +1,77 @@
+"""`wgq wait`, and what `--wait` adds to `wgq up`."""
+
+from __future__ import annotations
+
+from wgquick import api
+from wgquick.cli import privilege, signals
+from wgquick.cli.streams import say
+from wgquick.config import location
+from wgquick.errors import NoHandshakeError, SignalError, WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.cli.verbs import Given
+    from wgquick.config.settings import Settings
+    from wgquick.options import Options
+
+_PATIENCE = "15"
+_LONGEST = 86400
+
+
+class Waiting(NamedTuple):
+    """What `up` does after it has brought the interface up: wait, and take it down if that was in vain."""
+
+    settings: Settings
+    options: Options
+    is_temporary: bool
+    handshakes: Callable[[], object]
+
+    def finish(self) -> None:
+        """Wait; NoHandshakeError if nobody has shaken hands in time. A signal ends the wait like that."""
+        try:
+            self.handshakes()
+        except (NoHandshakeError, SignalError) as error:
+            if isinstance(error, NoHandshakeError):
+                _tell_cause(self.settings)
+            if self.is_temporary:
+                api.down(self.settings.name, self.settings, self.options, say)
+            raise
+
+
+def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
+    """What --wait, --wait-for and --or-down ask for; WgqError before anything is done if that makes no sense."""
+    if "wait" not in given:
+        raise WgqError("--wait-for and --or-down are for up with --wait", remedy="Add --wait, or leave them out.")
+    timeout, peers = _seconds(str(given["wait"])), str(given.get("wait-for") or "any")
+    handshakes = api.first_handshakes(settings, timeout, peers)
+    return Waiting(settings, options, bool(given.get("or-down")), handshakes)
+
+
+def wait(target: str, given: Given) -> None:
+    """Wait for a handshake with a live interface's peers."""
+    timeout, peers = _seconds(str(given.get("timeout") or _PATIENCE)), str(given.get("for") or "any")
+    privilege.acquire()
+    with signals.raised():
+        api.wait(location.interface_name(target), timeout, peers)
+
+
+def _seconds(text: str) -> float:
+    """A time of at most a day: `15`, `0.5` or `15s`."""
+    number = text.removesuffix("s")
+    whole, _, part = number.partition(".")
+    if not (whole.isascii() and whole.isdecimal() and (not part or (part.isascii() and part.isdecimal()))):
+        raise WgqError(f"`{text}' is no time", remedy="Write a number of seconds, such as 15.")
+    return min(float(number), _LONGEST)
+
+
+def _tell_cause(settings: Settings) -> None:
+    """Say what doctor names first."""
+    from wgquick.show import doctor as show
+
+    is_called_so = settings.path.endswith(f"/{settings.name}.conf")
+    with suppress(WgqError):
+        for examined in api.doctor(settings.path if is_called_so else settings.name).values():
+            for cause in examined.causes[:1]:
+                say(show.paragraph(settings.name, cause).rstrip("\n"))

@@ -1,0 +1,172 @@
+"""Waits for handshakes, and has the device begin them: without a packet inside the tunnel.
+
+wgq-userspace begins a handshake on request. Other devices begin one when a keepalive is to be sent and there is no
+session, so persistent keepalive is turned on for a moment. While their session is young nothing makes them begin
+another: that session counts then.
+"""
+
+from __future__ import annotations
+
+import time
+
+from wgquick.device import DeviceConfig, PeerConfig
+from wgquick.errors import NoHandshakeError, WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from wgquick.device import Device, DevicePeer
+    from wgquick.net import PublicKey, SocketAddress
+    from wgquick.ports import WireGuard
+
+PATIENCE = 15.0
+"""Seconds: three attempts of WireGuard."""
+_YOUNG = 120
+"""Seconds after its handshake a session is renewed at the earliest (REKEY_AFTER_TIME of the WireGuard protocol)."""
+_KEEPALIVE = 25
+_SHORTEST_PAUSE = 0.02
+_ASK_AGAIN = 1.0
+_TURN_ON_AGAIN = 30.0  # WireGuard gives up after 90 seconds
+_AT_ONCE = 50
+_NAMED = 3
+
+
+class Awaited(NamedTuple):
+    """The peers whose handshake is awaited, and whether one of them is enough; `names` are for messages."""
+
+    peers: tuple[PublicKey, ...]
+    one: bool
+    names: Mapping[PublicKey, str] = {}
+
+
+def chosen(name: str, peers: Mapping[PublicKey, bool], words: str, names: Mapping[str, str]) -> Awaited:
+    """`any` or `all` of the peers with an endpoint, or peers by key or name, separated by commas.
+
+    `peers` says which have an endpoint; `names` are those of the file, by key in base64. WgqError if there is no
+    such peer.
+    """
+    called = {key: named for key in peers if (named := names.get(str(key)))}
+    if words in ("any", "all"):
+        found = tuple(key for key, has_endpoint in peers.items() if has_endpoint)
+        if not found:
+            raise WgqError(
+                "no peer has an endpoint, so that this side cannot begin a handshake",
+                where=name,
+                remedy="Name the peers that are to connect: `wait --for PEER', or `up --wait --wait-for PEER'.",
+            )
+        return Awaited(found, words == "any", called)
+    keys = tuple(dict.fromkeys(_peer(name, peers, word.strip(), called) for word in words.split(",")))
+    return Awaited(keys, False, called)
+
+
+def _peer(name: str, peers: Iterable[PublicKey], word: str, names: Mapping[PublicKey, str]) -> PublicKey:
+    found = [key for key in peers if word and word in (str(key), names.get(key))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WgqError(f"`{word}' is the name of {len(found)} peers", where=name, remedy="Write the public key.")
+    known = ", ".join(sorted(set(names.values()))[:_NAMED])
+    remedy = "Write any, all, a public key, or the name that a comment in the file gives the peer"
+    raise WgqError(f"`{word}' is no peer", where=name, remedy=f"{remedy} ({known})." if known else f"{remedy}.")
+
+
+def handshakes(
+    name: str, wireguard: WireGuard, awaited: Awaited, earlier: Device | None, *, timeout: float
+) -> tuple[PublicKey, ...]:
+    """Return the peers that have shaken hands since `earlier` (None: since the device is there) was read.
+
+    NoHandshakeError if it is none of them, or not all that are awaited, within `timeout` seconds.
+    """
+    wait = _Wait(name, wireguard, awaited, earlier)
+    deadline = time.monotonic() + timeout
+    while True:
+        began = time.monotonic()
+        device = wireguard.get(name)
+        wait.look(device)
+        if wait.is_over:
+            return tuple(wait.heard)
+        if time.monotonic() >= deadline:
+            raise wait.failure(device, timeout)
+        if not wait.provoke(device):
+            time.sleep(max(_SHORTEST_PAUSE, time.monotonic() - began))  # at most half of the time is for reading
+
+
+class _Wait:
+    """Who was heard so far, and how the device is had to begin handshakes."""
+
+    def __init__(self, name: str, wireguard: WireGuard, awaited: Awaited, earlier: Device | None) -> None:
+        self._name = name
+        self._wireguard = wireguard
+        self._awaited = awaited
+        self._marks = {peer.public_key: peer.last_handshake for peer in earlier.peers} if earlier else {}
+        self._began = time.time()
+        self._provoked = float("-inf")
+        self._can_ask = True
+        self.heard: dict[PublicKey, None] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether enough of them were heard."""
+        return bool(self.heard) if self._awaited.one else len(self.heard) == len(self._awaited.peers)
+
+    def look(self, device: Device) -> None:
+        """Note who has shaken hands: whose time is another, whatever became of the clock meanwhile."""
+        for peer in self._of(device):
+            mark = self._marks.get(peer.public_key, 0.0)
+            counts = not self._can_ask and self._began - mark < _YOUNG
+            if peer.last_handshake and (peer.last_handshake != mark or counts):
+                self.heard[peer.public_key] = None
+
+    def _of(self, device: Device) -> list[DevicePeer]:
+        return [peer for peer in device.peers if peer.public_key in self._awaited.peers]
+
+    def provoke(self, device: Device) -> bool:
+        """Have the device begin handshakes, if it is time to; True if it has to be looked at again at once."""
+        now = time.monotonic()
+        if now - self._provoked < (_ASK_AGAIN if self._can_ask else _TURN_ON_AGAIN):
+            return False
+        self._provoked = now
+        silent = [peer for peer in self._of(device) if peer.endpoint and peer.public_key not in self.heard]
+        if self._can_ask and silent:
+            self._can_ask = self._wireguard.begin_handshakes(self._name, [peer.public_key for peer in silent])
+            if not self._can_ask:
+                self._provoked = float("-inf")
+                return True
+        if not self._can_ask:
+            _turn_keepalive_on(self._name, self._wireguard, silent)
+        return False
+
+    def failure(self, device: Device, timeout: float) -> NoHandshakeError:
+        """Who has not shaken hands."""
+        endpoints = {peer.public_key: peer.endpoint for peer in device.peers}
+        silent = [key for key in self._awaited.peers if key not in self.heard]
+        called = [_called(key, self._awaited.names, endpoints.get(key)) for key in silent[:_NAMED]]
+        more = [f"{len(silent) - _NAMED} more"] if len(silent) > _NAMED else []
+        *most, last = [*called, *more]
+        who = f"{', '.join(most)} {'or' if self._awaited.one else 'and'} {last}" if most else last
+        return NoHandshakeError(
+            f"no handshake with {who} within {timeout:g} s",
+            where=self._name,
+            remedy=f"`wgq doctor {self._name}' looks for the reason.",
+        )
+
+
+def _called(key: PublicKey, names: Mapping[PublicKey, str], endpoint: SocketAddress | None) -> str:
+    return names.get(key, str(key)) + (f" ({endpoint})" if endpoint else "")
+
+
+def _turn_keepalive_on(name: str, wireguard: WireGuard, peers: Sequence[DevicePeer]) -> None:
+    """Turn persistent keepalive off, on, and to what it was, so that a keepalive is sent at once.
+
+    All changes of a peer are in one request: a kill leaves no other interval behind.
+    """
+    for at in range(0, len(peers), _AT_ONCE):
+        changes = tuple(change for peer in peers[at : at + _AT_ONCE] for change in _keepalives(peer))
+        wireguard.set(name, DeviceConfig(peers=changes))
+
+
+def _keepalives(peer: DevicePeer) -> Iterable[PeerConfig]:
+    interval = peer.persistent_keepalive
+    for seconds in (0, interval) if interval else (_KEEPALIVE, 0):
+        yield PeerConfig(peer.public_key, update_only=True, persistent_keepalive=seconds)
