@@ -152,7 +152,7 @@ def _move_to(descriptors: Sequence[int]) -> None:
 class Namespace:
     """A place to run programs and functions in; `paths` are its namespace files, by kind ("net", "mnt").
 
-    `keeper` is the process that holds it, 0 where none does.
+    `keeper` is the process that holds it, 0 if none does.
     """
 
     def __init__(self, name: str, paths: Mapping[str, str], keeper: int = 0) -> None:
@@ -279,7 +279,7 @@ class Namespace:
         return [pid for pid in sorted(found) if _identity(f"/proc/{pid}/ns/net") == self._identity]
 
     def end_processes(self) -> None:
-        """End what still runs inside: by TERM, and by KILL where that does not do within two seconds."""
+        """End what still runs inside: by TERM, and by KILL if that does not do within two seconds."""
         for process in self._started:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -303,7 +303,7 @@ class Namespace:
 
 
 def _pickled_error(error: BaseException) -> bytes:
-    """The exception itself where it can be pickled and read back, else its text."""
+    """The exception itself if it can be pickled and read back, else its text."""
     try:
         data = pickle.dumps((None, error))
         pickle.loads(data)

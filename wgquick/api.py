@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
     """The configuration in `text`, for the interface `name`.
 
-    ConfigError with every fault of it; another WgqError where wg-quick does not allow such a name.
+    ConfigError with every fault of it; another WgqError if wg-quick does not allow such a name.
     """
     from wgquick.config.models import WgQuickConfig  # pydantic: not on the path of `wgq up`
 
@@ -57,7 +57,7 @@ def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
 def read(source: str | PathLike[str]) -> WgQuickConfig:
     """The configuration of an interface name (/etc/wireguard/NAME.conf) or of a path to NAME.conf.
 
-    ConfigError with every fault of it; another WgqError where there is no such file.
+    ConfigError with every fault of it; another WgqError if there is no such file.
     """
     from wgquick.config.models import WgQuickConfig
 

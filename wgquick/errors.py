@@ -69,7 +69,7 @@ class HookError(WgqError):
 
 
 class OperationError(WgqError):
-    """The kernel, a daemon or a program refused; `errno` is its number, 0 where it has none.
+    """The kernel, a daemon or a program refused; `errno` is its number, 0 if it has none.
 
     `status` is what the program that wg-quick runs for it exits with, and wg-quick then too.
     """

@@ -134,7 +134,7 @@ else:
         parse_float, parse_int, parse_constant = float, int, float
 
     def loads(text):
-        """json.loads of one value without blanks around it; ValueError where it is none."""
+        """json.loads of one value without blanks around it; ValueError if it is none."""
         try:
             value, end = make_scanner(_Grammar)(text, 0)
         except (

@@ -58,7 +58,7 @@ class PublicKey(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> PublicKey:
-        """Read base64; ValueError where it is not a key."""
+        """Read base64; ValueError if it is not a key."""
         return cls(_decode_key(text))
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class SecretKey:
 
     @classmethod
     def parse(cls, text: str) -> SecretKey:
-        """Read base64; ValueError (without the text) where it is not a key."""
+        """Read base64; ValueError (without the text) if it is not a key."""
         return cls(_decode_key(text))
 
     @property
@@ -125,7 +125,7 @@ def address_text(address: bytes) -> str:
 
 
 def pack_address(text: str) -> bytes:
-    """A numeric address packed, 4 or 16 bytes; ValueError where it is none."""
+    """A numeric address packed, 4 or 16 bytes; ValueError if it is none."""
     try:
         return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except OSError:
@@ -145,7 +145,7 @@ class Prefix(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Prefix:
-        """Read `address[/length]`; ValueError where it is none."""
+        """Read `address[/length]`; ValueError if it is none."""
         host, slash, length = text.partition("/")
         address = pack_address(host)
         bits = int(length) if slash else len(address) * 8

@@ -32,10 +32,10 @@ class RtNetlink(Protocol):
     """rtnetlink(7) in the calling thread's network namespace. Each refusal is an OperationError with its errno."""
 
     def add_wireguard_link(self, name: str) -> None:
-        """`ip link add dev NAME type wireguard`; errno EOPNOTSUPP where the kernel does not know the type."""
+        """`ip link add dev NAME type wireguard`; errno EOPNOTSUPP if the kernel does not know the type."""
 
     def delete_link(self, name: str) -> None:
-        """`ip link delete dev NAME`; errno ENODEV where there is none."""
+        """`ip link delete dev NAME`; errno ENODEV if there is none."""
 
     def set_link(self, name: str, *, mtu: int | None = None, up: bool = True) -> None:
         """`ip link set [mtu N] up dev NAME`."""
@@ -83,19 +83,19 @@ class RtNetlink(Protocol):
         """Whether `ip -FAMILY route show table TABLE` prints nothing."""
 
     def path(self, address: str, mark: int = 0) -> Path | None:
-        """`ip route get ADDRESS [mark N]`; None where there is no route."""
+        """`ip route get ADDRESS [mark N]`; None if there is no route."""
 
     def default_path(self) -> Path | None:
-        """The first line of `ip route show default` (IPv4, main table); None where there is none."""
+        """The first line of `ip route show default` (IPv4, main table); None if there is none."""
 
     def rules(self, family: int) -> list[Rule]:
         """The policy rules in the kernel's order."""
 
     def add_rule(self, rule: Rule) -> None:
-        """`ip rule add`, with the rule's priority where it has one."""
+        """`ip rule add`, with the rule's priority if it has one."""
 
     def delete_rule(self, rule: Rule) -> None:
-        """`ip rule delete` of exactly this rule (priority included where it has one); errno ENOENT if gone."""
+        """`ip rule delete` of exactly this rule (priority included if it has one); errno ENOENT if gone."""
 
 
 class WireGuard(Protocol):
@@ -108,16 +108,16 @@ class WireGuard(Protocol):
         """What runs the device: "kernel", or the name of the program; "userspace" if that cannot be seen."""
 
     def get(self, name: str) -> Device:
-        """The device's state; OperationError (ENODEV, EPERM, ...) where it cannot be read."""
+        """The device's state; OperationError (ENODEV, EPERM, ...) if it cannot be read."""
 
     def diagnostics(self, name: str) -> Diagnostics | None:
-        """What the daemon counts; None where it counts nothing, as the kernel and other daemons; errno ENODEV."""
+        """What the daemon counts; None if it counts nothing, as the kernel and other daemons; errno ENODEV."""
 
     def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
         """Have the device shake hands with these peers; False if it knows no such request."""
 
     def set(self, name: str, config: DeviceConfig) -> None:
-        """Apply the change; an errno becomes an OperationError that names the peer where one is at fault."""
+        """Apply the change; an errno becomes an OperationError that names the peer if one is at fault."""
 
 
 class Firewall(Protocol):
@@ -143,7 +143,7 @@ class Firewall(Protocol):
         """Add one family's rules in one transaction; `port` (0: none) is where the tunnel's packets arrive."""
 
     def remove(self, kind: str, name: str, family: int) -> None:
-        """Remove one family's rules (0: all families'); nothing happens where there are none."""
+        """Remove one family's rules (0: all families'); nothing happens if there are none."""
 
     def guard(self, name: str, wanted: Guard) -> None:
         """Put the kill switch of an interface in place, in one transaction instead of an earlier one."""
@@ -177,7 +177,7 @@ class Dns(Protocol):
         """Give the link its servers and search domains."""
 
     def unset(self, mode: str, name: str) -> None:
-        """Take them back; nothing happens where there are none."""
+        """Take them back; nothing happens if there are none."""
 
     def stale(self) -> tuple[str, ...]:
         """The names of the tunnels that are gone and whose servers the file mode left in place."""
@@ -186,7 +186,7 @@ class Dns(Protocol):
         """Take those out; returns their names."""
 
     def current(self, mode: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """The link's servers and search domains as the mode knows them now; None where it knows none."""
+        """The link's servers and search domains as the mode knows them now; None if it knows none."""
 
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
@@ -201,10 +201,10 @@ class Sysctl(Protocol):
     """The settings below /proc/sys; a key is its path there."""
 
     def read(self, key: str) -> str | None:
-        """The value, or None where the kernel has no such setting."""
+        """The value, or None if the kernel has no such setting."""
 
     def write(self, key: str, value: str) -> None:
-        """Set the value; OperationError with EROFS or EACCES where that is not possible."""
+        """Set the value; OperationError with EROFS or EACCES if that is not possible."""
 
     def writable(self, key: str) -> bool:
         """Whether `write` could succeed."""
@@ -237,7 +237,7 @@ class Userspace(Protocol):
         """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
 
     def choose(self) -> tuple[str, str] | None:
-        """The program to run and why it is this one; None where there is none."""
+        """The program to run and why it is this one; None if there is none."""
 
     def start(self, program: str, name: str) -> None:
         """Run it until its control socket answers."""
@@ -302,7 +302,7 @@ class Host(Protocol):
         """The routing tables' names (rt_tables)."""
 
     def interface_lock(self, name: str) -> AbstractContextManager[None]:
-        """Held while up or down works on the interface; WgqError where somebody else holds it for long."""
+        """Held while up or down works on the interface; WgqError if somebody else holds it for long."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Held while rules and tables are chosen and added, so that two tunnels do not choose the same."""

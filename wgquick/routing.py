@@ -98,7 +98,7 @@ class TableRoute(NamedTuple):
 
 
 class LocalAddress(NamedTuple):
-    """An address of a link. `peer` is the far end's where it is point to point, else None."""
+    """An address of a link. `peer` is the far end's if it is point to point, else None."""
 
     address: bytes
     length: int

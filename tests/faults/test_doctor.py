@@ -1,4 +1,4 @@
-"""What doctor names first of each fault, and that it is silent where there is none."""
+"""What doctor names first of each fault, and that it is silent if there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/etc/resolv.conf where it cannot be replaced: bind mounts of containers, read-only places, other processes."""
+"""/etc/resolv.conf if it cannot be replaced: bind mounts of containers, read-only places, other processes."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
     def change(ran: Ran) -> Ran:
         first = [line for line in ran.transcript if line in hooks]
         rest = [line for line in ran.transcript if line not in (*hooks, *adding)]
-        # A hook that failed kept wg-quick from adding; only where there is no kernel's WireGuard is that tried.
+        # A hook that failed kept wg-quick from adding; only if there is no kernel's WireGuard is that tried.
         added = [line for line in adding if line in ran.transcript] or adding
         return replace(ran, transcript=[*added, *first, *rest]) if first else ran
 
@@ -96,7 +96,7 @@ def rules_come_before_the_default_route(_case: Case, trial: Trial) -> Trial:
 
 
 def mark_is_written_only_when_needed(_case: Case, trial: Trial) -> Trial:
-    """src_valid_mark is not written where it is 1 already."""
+    """src_valid_mark is not written if it is 1 already."""
     if not any(line.endswith("= 1") for line in trial.before["sysctl"]):
         return trial
     return _transcripts(trial, lambda lines: [line for line in lines if "src_valid_mark" not in line])

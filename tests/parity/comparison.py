@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def states(wanted: State, found: State) -> list[str]:
-    """The lines that differ, each after the name of its section; empty where the states are the same."""
+    """The lines that differ, each after the name of its section; empty if the states are the same."""
     return [
         f"{section}: {line}"
         for section in sorted(wanted.keys() | found.keys())

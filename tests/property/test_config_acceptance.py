@@ -66,13 +66,13 @@ class Oracle:
         )
 
     def strip(self, data: bytes) -> bytes | None:
-        """What `wg-quick strip` prints, or None where it gives up."""
+        """What `wg-quick strip` prints, or None if it gives up."""
         self.file.write_bytes(data)
         done = self.run("wg-quick", "strip", str(self.file))
         return None if done.returncode else done.stdout
 
     def accepts(self, stripped: bytes) -> bool | None:
-        """Whether `wg setconf` takes the lines that wg-quick would hand it; None where a name server has to say."""
+        """Whether `wg setconf` takes the lines that wg-quick would hand it; None if a name server has to say."""
         done = self.run("wg", "setconf", DEVICE, "/dev/stdin", given=stripped)
         return None if RESOLUTION.search(done.stderr) else done.returncode == 0
 

@@ -151,7 +151,7 @@ def _settings(name: str) -> Any:
 
 
 def stopped(work: Callable[[int, Callable[[], None]], object], at: int, action: Callable[[], None]) -> bool:
-    """Whether the work failed, or was killed, at that step; False where it has no such step."""
+    """Whether the work failed, or was killed, at that step; False if it has no such step."""
     try:
         work(at, action)
     except (WgqError, AssertionError) as end:

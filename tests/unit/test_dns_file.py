@@ -189,7 +189,7 @@ def test_a_link_that_leads_in_a_circle_is_one_again(file: ResolvConfFile, path: 
 
 
 def test_a_directory_in_place_of_the_file_is_an_error(file: ResolvConfFile, path: Path) -> None:
-    """Docker makes one where it is to mount a file that is not there."""
+    """Docker makes one if it is to mount a file that is not there."""
     path.unlink()
     path.mkdir()
     with pytest.raises(OperationError, match="Is a directory"):

@@ -40,7 +40,7 @@ class Views(NamedTuple):
 class Line(NamedTuple):
     """One line with its places, as offsets into `text` (which keeps its line ending).
 
-    `key` is a key's canonical name, "" where there is none or it is unknown; `header` is a section's name where
+    `key` is a key's canonical name, "" if there is none or it is unknown; `header` is a section's name where
     this line opens one, `section` the section that it stands in for wg, and `quick` whether it stands in one
     that wg-quick, too, takes for [Interface].
     """

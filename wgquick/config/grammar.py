@@ -106,7 +106,7 @@ def _decimal(digits: str) -> int:
 
 
 def strtoul(text: str) -> int | None:
-    """strtoul(3) with base 0 over the whole text; None where it stops early."""
+    """strtoul(3) with base 0 over the whole text; None if it stops early."""
     if _is_decimal(text) and text[0] != "0":
         return min(_decimal(text), _LONG_MAX)
     match = _STRTOUL().fullmatch(text)
@@ -283,7 +283,7 @@ def _is_inet_aton(host: str) -> bool:
 
 
 def _text(part: str) -> str:
-    """A wg line's part as UTF-8, where it was read byte by byte."""
+    """A wg line's part as UTF-8, if it was read byte by byte."""
     return part if part.isascii() else part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 

@@ -31,7 +31,7 @@ class Location(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The path where it can be read again and saved to; empty for a pipe or a device."""
+        """The path if it can be read again and saved to; empty for a pipe or a device."""
         return self.path if os.path.isfile(self.path) else ""
 
 
@@ -80,7 +80,7 @@ def is_valid_name(name: str) -> bool:
 
 
 def valid_name(name: str) -> str:
-    """The name itself, or WgqError where wg-quick's rule does not allow it."""
+    """The name itself, or WgqError if wg-quick's rule does not allow it."""
     if not is_valid_name(name):
         raise WgqError(f"`{name}' is not a valid interface name: {_name_fault(name)}", remedy=_NAME_RULE)
     return name
@@ -120,7 +120,7 @@ def _shorter(name: str) -> str:
 
 
 def read(location: Location, standard_input: BinaryIO | None = None) -> Document:
-    """The file's bytes as a document; WgqError where it cannot be read."""
+    """The file's bytes as a document; WgqError if it cannot be read."""
     if not location.path:
         return Document.parse((standard_input or _standard_input()).read())
     try:
@@ -137,7 +137,7 @@ def world_access_warning(path: str) -> str:
 
 
 def warn_of_world_access(location: Location, say: Callable[[str], None]) -> None:
-    """Say the warning where it is due; standard input is nobody else's."""
+    """Say the warning if it is due; standard input is nobody else's."""
     if location.path and (warning := world_access_warning(location.path)):
         say(warning)
 

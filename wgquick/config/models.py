@@ -315,7 +315,7 @@ class Peer(_Model):
 
 
 class WgQuickConfig(_Model):
-    """A whole configuration and the interface's name; `path` is its file, empty where there is none."""
+    """A whole configuration and the interface's name; `path` is its file, empty if there is none."""
 
     name: str
     interface: Interface = Interface()
@@ -337,7 +337,7 @@ class WgQuickConfig(_Model):
 
     @classmethod
     def from_text(cls, text: str | bytes, *, name: str = "wg0", path: str = "") -> WgQuickConfig:
-        """Read a file's text; ConfigError with every fault of it, WgqError where the name is none."""
+        """Read a file's text; ConfigError with every fault of it, WgqError if the name is none."""
         valid_name(name)
         data = _encoded(text, path) if isinstance(text, str) else text
         return cls.from_settings(parse(Document.parse(data, path), name, path))

@@ -81,7 +81,7 @@ def refuse_save_config(document: Document, path: str = "") -> None:
 
 
 def table_fault(document: Document, fault: GrammarError) -> Diagnostic | None:
-    """A fault of Table, which the host alone can find, in its place; None where the file gives none any more."""
+    """A fault of Table, which the host alone can find, in its place; None if the file gives none any more."""
     given = [line for line in document.views.quick if line.key == "Table"]
     if not given:
         return None

@@ -53,7 +53,7 @@ def _warning(warning: Diagnostic, path: str) -> str:
 def read_for_down(
     found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None
 ) -> tuple[Settings, ConfigError | None]:
-    """A file's settings, or where it has faults what down needs of it, and the faults."""
+    """A file's settings, or if it has faults what down needs of it, and the faults."""
     location.warn_of_world_access(found, say)
     document = location.read(found, standard_input)
     report = examine(document, found.name)

@@ -51,7 +51,7 @@ class Live(NamedTuple):
 
     `device` is None if the interface is not up; `is_wgqs`: wgq has brought it up. `refusal` is the errno with which
     its port would be refused, 0 if it is free or the device's own. `ways` are the routes to the endpoints'
-    addresses, with the tunnel's mark. `parameters` are None where the kernel has none. `drift` is how the device
+    addresses, with the tunnel's mark. `parameters` are None if the kernel has none. `drift` is how the device
     differs from the file, in words.
     """
 

@@ -120,7 +120,7 @@ class _Way:
 
 
 def _way(ties: Ties, one: int, hub: int, two: int) -> _Way | None:
-    """None where one of the two sections on the way is missing."""
+    """None if one of the two sections on the way is missing."""
     first, second = ties.section(one, hub), ties.section(hub, two)
     return _Way(first, second, ties.sources[two]) if first and second else None
 
@@ -235,7 +235,7 @@ def _leads(place: str, sender: Host, host: Host) -> bool:
 
 
 def _names(endpoint: Endpoint) -> tuple[str, ...]:
-    """The port itself where it is the name of a service, which is taken to be right."""
+    """The port itself if it is the name of a service, which is taken to be right."""
     return () if endpoint.port.isdigit() else (endpoint.port,)
 
 

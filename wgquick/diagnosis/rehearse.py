@@ -80,7 +80,7 @@ def rehearse(
 
 
 def _refuse_faulty(sources: Iterable[Source]) -> None:
-    """ConfigError with the faults of the files; another WgqError where a file's name makes no interface name."""
+    """ConfigError with the faults of the files; another WgqError if a file's name makes no interface name."""
     faulty = [source for source in sources if not source.is_sound]
     if len(faulty) == 1:
         raise ConfigError(faulty[0].shown, faulty[0].report.faults)
@@ -180,7 +180,7 @@ def _ends(probe: Probe) -> list[int]:
 
 
 def _findings(said: str) -> list[dict[str, str]]:
-    """The findings in the output of `wgq doctor --json`; none where it has failed."""
+    """The findings in the output of `wgq doctor --json`; none if it has failed."""
     start = said.find("{")
     try:
         found = json.loads(said[start:])["findings"]

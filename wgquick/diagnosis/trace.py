@@ -46,7 +46,7 @@ class RuleStep(NamedTuple):
 class RouteStep(NamedTuple):
     """The route that was taken, or the lack of one.
 
-    `mtu` is that of the route and its link, `mss` the largest TCP segment in it, 0 where there is no route.
+    `mtu` is that of the route and its link, `mss` the largest TCP segment in it, 0 if there is no route.
     `neighbour` is the state of the gateway, or of the destination on a link, if the kernel knows it. `kernel` is
     "agrees", "not asked", or what the kernel says instead. `back` is why a reply would be refused here, or "".
     `is_elsewhere`: in the namespace that the device's socket is in.

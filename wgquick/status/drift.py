@@ -73,7 +73,7 @@ def _of_peers(wanted: Mapping[PublicKey, PeerSettings], there: Mapping[PublicKey
 
 
 def _networks(wanted: Mapping[PublicKey, PeerSettings]) -> dict[PublicKey, set[_Network]] | None:
-    """Whose each network is: the last peer's that the file gives it to. None where a line takes networks away."""
+    """Whose each network is: the last peer's that the file gives it to. None if a line takes networks away."""
     owner: dict[_Network, PublicKey] = {}
     for key, peer in wanted.items():
         for allowed in peer.allowed_ips:

@@ -65,7 +65,7 @@ class InterfaceStatus(NamedTuple):
     """An interface. None: not known.
 
     `backend` is kernel, wgq-userspace, wireguard-go or the name of another program. `by` is wgq, wg-quick,
-    NetworkManager or systemd-networkd. `up` is None where the link is in another network namespace. `table` is
+    NetworkManager or systemd-networkd. `up` is None if the link is in another network namespace. `table` is
     off, main, or a table's number or name. `drift` is None if there is no file to compare with, or it has faults.
     `error` says why the device or the file cannot be read.
     """

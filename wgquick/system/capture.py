@@ -318,7 +318,7 @@ def understood(
 ) -> Event | None:
     """What an IP packet is: a datagram from (`out`) or to this host's port, an error about one, or None.
 
-    It was on the link, or, where that is "", behind the input chain.
+    It was on the link, or, if that is "", behind the input chain.
     """
     try:
         version = packet[0] >> 4

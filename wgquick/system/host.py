@@ -78,7 +78,7 @@ class LocalHost:
         return rt_tables.table_names()
 
     def interface_lock(self, name: str) -> AbstractContextManager[None]:
-        """Held while up or down works on the interface; WgqError where somebody else holds it for long."""
+        """Held while up or down works on the interface; WgqError if somebody else holds it for long."""
         return runtime.locked_interface(self.journal_directory, name, self._say)
 
     def lock(self) -> AbstractContextManager[None]:

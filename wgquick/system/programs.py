@@ -22,7 +22,7 @@ _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by the interpreter, e
 
 
 def search_path() -> str:
-    """PATH, or where it is not set what shells assume."""
+    """PATH, or if it is not set what shells assume."""
     return os.environ.get("PATH") or DEFAULT_PATH
 
 

@@ -107,7 +107,7 @@ def _release(fd: int, path: str) -> None:
         os.unlink(name, dir_fd=descriptor)
     os.close(fd)
     with suppress(OSError):
-        directory.remove(place)  # where it is empty: namespaces come and go
+        directory.remove(place)  # if it is empty: namespaces come and go
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _awaited_file(path: str, name: str, deadline: float) -> int:
 
 
 def _locked_file(path: str) -> int | None:
-    """The lock file, held; None where somebody else holds it."""
+    """The lock file, held; None if somebody else holds it."""
     fd = _opened(path)
     if _is_taken(fd) and _is_at(fd, path):
         return fd
@@ -147,7 +147,7 @@ def _locked_file(path: str) -> int | None:
 
 
 def _opened(path: str) -> int:
-    """The lock file, made where it is not there; again where `_release` takes the directory away meanwhile."""
+    """The lock file, made if it is not there; again where `_release` takes the directory away meanwhile."""
     place, name = os.path.split(path)
     while True:
         try:

@@ -163,7 +163,7 @@ def _outside(
     devices: dict[str, TunnelDevice],
     public_key: Callable[[SecretKey], PublicKey],
 ) -> Iterator[tuple[str, Snapshot | None]]:
-    """The namespaces that the devices' sockets are in, where that is not this one."""
+    """The namespaces that the devices' sockets are in, if that is not this one."""
     here = _identity("/proc/thread-self/ns/net")
     for link, number in links:
         if link.name not in devices:

@@ -11,7 +11,7 @@ _ROOT = "/proc/sys"
 
 
 def read(key: str, root: str = _ROOT) -> str | None:
-    """The value without its line end, or None where the kernel has no such parameter or does not show it."""
+    """The value without its line end, or None if the kernel has no such parameter or does not show it."""
     try:
         with open(f"{root}/{key}", encoding="ascii") as parameter:
             return parameter.read().rstrip("\n")

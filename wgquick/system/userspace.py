@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(environ: Mapping[str, str], which: Callable[[str], str | None]) -> list[Candidate]:
-    """What to run, best first. A program that the environment names is the only one, be it there or not."""
+    """What to run, best first. A program that the environment names is the only one, there or not."""
     if named := environ.get(VARIABLE):
         return [Candidate(named, f"{VARIABLE} names it")]
     found = [Candidate(path, "it comes with wgq") for path in _beside_us()]
@@ -75,7 +75,7 @@ class Userspace:
         return os.path.exists(_MODULE)
 
     def choose(self) -> tuple[str, str] | None:
-        """The program to run and why it is this one; None where there is none."""
+        """The program to run and why it is this one; None if there is none."""
         return next(iter(candidates(self._environ, programs.find)), None)
 
     def start(self, program: str, name: str) -> None:

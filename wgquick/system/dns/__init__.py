@@ -33,10 +33,10 @@ class Resolver(Protocol):
         """Give the link its DNS, in place of what it had."""
 
     def unset(self, name: str) -> None:
-        """Take it back; nothing happens where there is none."""
+        """Take it back; nothing happens if there is none."""
 
     def current(self, name: str) -> Current | None:
-        """The link's servers and search domains as they are now; None where none are known."""
+        """The link's servers and search domains as they are now; None if none are known."""
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
         """The transcript of `set`."""
@@ -66,11 +66,11 @@ class Dns:
         self._resolver(mode).set(name, LinkDns(tuple(servers), tuple(search), full_tunnel))
 
     def unset(self, mode: str, name: str) -> None:
-        """Take them back; nothing happens where there are none."""
+        """Take them back; nothing happens if there are none."""
         self._resolver(mode).unset(name)
 
     def current(self, mode: str, name: str) -> Current | None:
-        """The link's servers and search domains as the mode knows them now; None where it knows none."""
+        """The link's servers and search domains as the mode knows them now; None if it knows none."""
         return self._resolver(mode).current(name)
 
     def stale(self) -> tuple[str, ...]:

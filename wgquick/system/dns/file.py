@@ -115,7 +115,7 @@ class ResolvConfFile:
         return os.path.islink(self._path) and os.access(os.path.dirname(self._path), os.W_OK, effective_ids=True)
 
     def _content(self) -> bytes | None:
-        """What the file holds; None where no file is there: nothing, a directory, or a link that leads nowhere."""
+        """What the file holds; None if no file is there: nothing, a directory, or a link that leads nowhere."""
         try:
             return _contents(self._path).partition(_CUT)[0]
         except OSError as refusal:

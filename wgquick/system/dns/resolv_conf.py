@@ -51,7 +51,7 @@ def kept_lines(content: bytes) -> tuple[bytes, ...]:
 
 
 def parse(content: bytes) -> Record | None:
-    """The record in a file that `text` made, perhaps edited since; None where it is none of ours."""
+    """The record in a file that `text` made, perhaps edited since; None if it is none of ours."""
     lines = content.removesuffix(b"\n").split(b"\n")
     comments = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
     fields = [(word, rest) for word, _, rest in (comment.partition(b" ") for comment in comments)]
@@ -63,7 +63,7 @@ def parse(content: bytes) -> Record | None:
 
 
 def _record(fields: list[tuple[bytes, bytes]]) -> Record:
-    """The record of the comments, by their first words; ValueError where they are damaged or missing."""
+    """The record of the comments, by their first words; ValueError if they are damaged or missing."""
     (kind,) = (rest.decode() for word, rest in fields if word == b"was")
     return Record(
         kind,

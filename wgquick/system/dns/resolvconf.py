@@ -41,12 +41,12 @@ class Resolvconf:
         self._run(program(), _add(name), _record(dns))
 
     def unset(self, name: str) -> None:
-        """`resolvconf -d NAME -f`: without complaint where there is no record, or no resolvconf any more."""
+        """`resolvconf -d NAME -f`: without complaint if there is no record, or no resolvconf any more."""
         if found := _installed():
             self._run(found, _delete(name), b"")
 
     def current(self, name: str) -> Current | None:
-        """What `resolvconf -l NAME` prints, or where it does not know -l what its record holds."""
+        """What `resolvconf -l NAME` prints, or if it does not know -l what its record holds."""
         record = f"{_prefix()}{name}"
         status, text, _ = _outcome(_installed(), ["-l", record], b"")
         return _parsed(_contents(f"{_RECORDS}/{record}") if status else _section(text, record))
@@ -99,7 +99,7 @@ def _is_prefix(pattern: str) -> bool:
 
 
 def _contents(path: str) -> str:
-    """The file's text, or nothing where it cannot be read."""
+    """The file's text, or nothing if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()

@@ -80,7 +80,7 @@ def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: i
 
 
 def remove(kind: str, name: str, family: int) -> None:
-    """Remove one family's rules (0: those of all); nothing happens where there are none."""
+    """Remove one family's rules (0: those of all); nothing happens if there are none."""
     if kind == "nft":
         from wgquick.system.firewall import nft
 

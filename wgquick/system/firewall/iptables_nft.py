@@ -29,7 +29,7 @@ _UDATA_COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT
 
 
 def program(family: int) -> str | None:
-    """The host's iptables-restore where it is the nft variant and the kernel has what that needs."""
+    """The host's iptables-restore if it is the nft variant and the kernel has what that needs."""
     found = iptables_programs.own_restore(family)
     return found if found and available() and iptables_programs.is_nft(found) else None
 
@@ -68,7 +68,7 @@ def _rules(comment: str, family: int) -> list[bytes]:
 
 
 def _listed(table: str, family: int) -> list[dict[int, bytes]]:
-    """The attributes of each rule of a table; none where there is no such table."""
+    """The attributes of each rule of a table; none if there is no such table."""
     what = f"cannot list the rules of the nftables table {table}"
     try:
         with Nfnetlink() as kernel:

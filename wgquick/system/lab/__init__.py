@@ -178,7 +178,7 @@ def started(layout: Layout) -> Iterator[Lab]:
 
 
 def _await_start(control: socket.socket) -> None:
-    """Wait until the hosts are cabled; WgqError with the reason where that fails."""
+    """Wait until the hosts are cabled; WgqError with the reason if that fails."""
     told = control.makefile("rb", buffering=0).readline()
     answer = json.loads(told) if told else {"what": "its processes have ended"}
     if answer:

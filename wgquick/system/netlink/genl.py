@@ -24,7 +24,7 @@ def request(family: int, command: int, version: int, body: bytes) -> bytes:
 
 
 def family_id(connection: Connection, name: str) -> int:
-    """The number of a family; the kernel loads its module if need be. RefusedError, ENOENT, where it has none."""
+    """The number of a family; the kernel loads its module if need be. RefusedError, ENOENT, if it has none."""
     asked = request(_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, 1, attribute_text(_CTRL_ATTR_FAMILY_NAME, name))
     answer = connection.request(asked, f"the kernel has no {name}")[0]
     return number(attributes(answer.body, HEADER.size)[_CTRL_ATTR_FAMILY_ID])

@@ -37,11 +37,11 @@ class RtNetlink:
             return connection.dump(request, what)
 
     def add_wireguard_link(self, name: str) -> None:
-        """`ip link add dev NAME type wireguard`; errno EOPNOTSUPP where the kernel does not know the type."""
+        """`ip link add dev NAME type wireguard`; errno EOPNOTSUPP if the kernel does not know the type."""
         self._ask(rtnl_codec.link_add(name), f"cannot add the WireGuard link {name}")
 
     def delete_link(self, name: str) -> None:
-        """`ip link delete dev NAME`; errno ENODEV where there is none."""
+        """`ip link delete dev NAME`; errno ENODEV if there is none."""
         self._ask(rtnl_codec.link_delete(name), f"cannot delete the link {name}")
 
     def set_link(self, name: str, *, mtu: int | None = None, up: bool = True) -> None:
@@ -205,7 +205,7 @@ class RtNetlink:
                 raise
 
     def path(self, address: str, mark: int = 0) -> Path | None:
-        """`ip route get ADDRESS [mark N]`; None where there is no route."""
+        """`ip route get ADDRESS [mark N]`; None if there is no route."""
         request = rtnl_codec.route_get(pack_address(address), mark)
         try:
             answers = self._ask(request, f"cannot find the way to {address}")
@@ -217,7 +217,7 @@ class RtNetlink:
         return Path(self._link_name(entry.output), entry.mtu)
 
     def default_path(self) -> Path | None:
-        """The first line of `ip route show default` (IPv4, main table); None where there is none.
+        """The first line of `ip route show default` (IPv4, main table); None if there is none.
 
         Of a default route with several next hops that line names no link: it is empty then.
         """
@@ -235,11 +235,11 @@ class RtNetlink:
         return [rule for rule in map(rtnl_codec.decode_rule, answers) if rule.family == family]
 
     def add_rule(self, rule: Rule) -> None:
-        """`ip rule add`, with the rule's priority where it has one."""
+        """`ip rule add`, with the rule's priority if it has one."""
         self._ask(rtnl_codec.rule_add(rule), f"cannot add the rule {_rule_text(rule)}")
 
     def delete_rule(self, rule: Rule) -> None:
-        """`ip rule delete` of exactly this rule (priority included where it has one); errno ENOENT if gone.
+        """`ip rule delete` of exactly this rule (priority included if it has one); errno ENOENT if gone.
 
         The kernel would also take a rule that has more selectors than the ones given, so it is looked up first.
         """

@@ -215,7 +215,7 @@ def takes_ipv6(answer: Message) -> bool:
 
 
 class RouteEntry(NamedTuple):
-    """A route of a dump or of `route get`; `output` is a link's index, 0 where there is none."""
+    """A route of a dump or of `route get`; `output` is a link's index, 0 if there is none."""
 
     destination: Prefix
     table: int

@@ -28,7 +28,7 @@ class Control:
         return kernel + [name for name in Uapi().interfaces() if name not in kernel]
 
     def backend(self, name: str) -> str:
-        """Which implementation runs the device: "kernel", "userspace", or empty where there is none."""
+        """Which implementation runs the device: "kernel", "userspace", or empty if there is none."""
         if _is_the_kernels(name):
             return "kernel"
         return "userspace" if answers(name) else ""
@@ -42,7 +42,7 @@ class Control:
         return program(name)
 
     def get(self, name: str) -> Device:
-        """The device's state; errno ENODEV where there is none."""
+        """The device's state; errno ENODEV if there is none."""
         return _of(name).get(name)
 
     def diagnostics(self, name: str) -> Diagnostics | None:
@@ -54,7 +54,7 @@ class Control:
         return not _is_the_kernels(name) and Uapi().begin_handshakes(name, peers)
 
     def set(self, name: str, config: DeviceConfig) -> None:
-        """Apply the change; errno ENODEV where there is no device."""
+        """Apply the change; errno ENODEV if there is no device."""
         _of(name).set(name, config)
 
 

@@ -10,7 +10,7 @@ REQUEST = b"diagnostics=1\n\n"
 
 
 def decode(answer: bytes) -> Diagnostics:
-    """The counters that an answer tells; lines of later versions are passed over. ValueError where it is none."""
+    """The counters that an answer tells; lines of later versions are passed over. ValueError if it is none."""
     try:
         return _decode(answer.decode())
     except (ValueError, KeyError):

@@ -27,7 +27,7 @@ _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
 
 def retries_of(environ: Mapping[str, str]) -> int | None:
-    """How often to try again: WG_ENDPOINT_RESOLUTION_RETRIES, 15 where it is not set, None for `infinity`."""
+    """How often to try again: WG_ENDPOINT_RESOLUTION_RETRIES, 15 if it is not set, None for `infinity`."""
     value = environ.get(VARIABLE)
     if value is None:
         return _DEFAULT_RETRIES

@@ -57,7 +57,7 @@ class Uapi:
             raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
 
     def diagnostics(self, name: str) -> Diagnostics | None:
-        """What the daemon counts; None where it does not know the request: it refuses it, or hangs up."""
+        """What the daemon counts; None if it does not know the request: it refuses it, or hangs up."""
         from wgquick.system.wireguard import diagnostics  # seldom asked for
 
         what = f"cannot read the counters of {name}"
@@ -203,7 +203,7 @@ def _unreachable(name: str, error: OSError) -> OperationError:
 
 
 def _exchange(name: str, request: bytes, patience: float, what: str) -> bytes:
-    """Send a request and return the whole answer; OperationError where the daemon ends or hangs."""
+    """Send a request and return the whole answer; OperationError if the daemon ends or hangs."""
     with _connect(name, patience) as control:
         try:
             _send(control, request)

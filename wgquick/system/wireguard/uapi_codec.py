@@ -71,7 +71,7 @@ def errno_of(answer: bytes) -> int:
 
 
 def decode(name: str, answer: bytes) -> Device:
-    """The device that an answer to `get=1` describes; ValueError, without any of its text, where it does not."""
+    """The device that an answer to `get=1` describes; ValueError, without any of its text, if it does not."""
     try:
         return _decode(name, answer.decode())
     except (ValueError, KeyError):
