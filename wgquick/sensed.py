@@ -68,3 +68,21 @@ class Rulesets(NamedTuple):
     nft: str = ""
     legacy4: str = ""
     legacy6: str = ""
+
+
+class PathMtu(NamedTuple):
+    """What is known of the path's MTU: sizes of whole IP packets in bytes, 0 for unknown.
+
+    `told` is the smallest MTU that an error named, `sender` who sent it ("" for this host's own link). `answered`
+    is the largest echo request that was answered, `lost` the smallest larger one that was not.
+    """
+
+    told: int = 0
+    sender: str = ""
+    answered: int = 0
+    lost: int = 0
+
+    @property
+    def mtu(self) -> int:
+        """The best estimate; 0 if nothing is known. It is a lower bound where only answers tell."""
+        return min(self.told or self.answered, self.answered or self.told)

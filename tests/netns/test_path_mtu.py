@@ -9,7 +9,8 @@ import pytest
 
 from tests.namespaces import Namespace, namespace
 from wgquick.errors import OperationError
-from wgquick.system.path_mtu import PathMtu, path_mtu
+from wgquick.sensed import PathMtu
+from wgquick.system.path_mtu import path_mtu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

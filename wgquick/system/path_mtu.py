@@ -14,9 +14,9 @@ import struct
 import time
 from contextlib import suppress
 from errno import EMSGSIZE
-from typing import NamedTuple
 
 from wgquick.errors import OperationError
+from wgquick.sensed import PathMtu
 
 _SIZES = {
     4: (576, 1000, 1200, 1280, 1340, 1360, 1380, 1400, 1420, 1440, 1460, 1472, 1480, 1492, 1500),
@@ -32,24 +32,6 @@ _PROBE = 3
 _SO_MARK = 36
 _ERRQUEUE = 0x2000
 _EXTENDED = struct.Struct("=IBBBxII")  # struct sock_extended_err
-
-
-class PathMtu(NamedTuple):
-    """What is known of the path's MTU: sizes of whole IP packets in bytes, 0 for unknown.
-
-    `told` is the smallest MTU that an error named, `sender` who sent it ("" for this host's own link). `answered`
-    is the largest echo request that was answered, `lost` the smallest larger one that was not.
-    """
-
-    told: int = 0
-    sender: str = ""
-    answered: int = 0
-    lost: int = 0
-
-    @property
-    def mtu(self) -> int:
-        """The best estimate; 0 if nothing is known. It is a lower bound where only answers tell."""
-        return min(self.told or self.answered, self.answered or self.told)
 
 
 def path_mtu(address: str, *, mark: int = 0, scope: int = 0, patience: float = 1.5) -> PathMtu:

@@ -19,13 +19,14 @@ from wgquick.lean import suppress
 from wgquick.net import family_of, pack_address
 from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
 from wgquick.system.capture import Capture
+from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-__all__ = ["Capture", "Prober", "foreign_routes", "links", "rulesets", "send_outside", "ways"]
+__all__ = ["Capture", "Prober", "foreign_routes", "links", "path_mtu", "rulesets", "send_outside", "ways"]
 
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, PublicKey, Rule, SocketAddress
-    from wgquick.sensed import Echo, Foreign, LinkState, Rulesets, Way
+    from wgquick.sensed import Echo, Foreign, LinkState, PathMtu, Rulesets, Way
 
 FRESH = 180.0
 """Seconds for which a session may be used (REJECT_AFTER_TIME of the whitepaper)."""
@@ -79,6 +79,8 @@ class Watched(NamedTuple):
     handshakes: int = 0
     fitting: int | None = None
     """The largest packet that passed, if that of the link's MTU did not; None if that was not tried, or passed."""
+    path: PathMtu | None = None
+    """The path to the endpoint, outside of the tunnel, if a packet of the link's MTU did not pass."""
 
     @property
     def came(self) -> tuple[str, ...]:

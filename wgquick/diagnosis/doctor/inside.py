@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.doctor.evidence import Evidence, Watched
     from wgquick.net import PublicKey
+    from wgquick.sensed import PathMtu
 
 _STRICT = "1"
 
@@ -108,10 +109,21 @@ def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Caus
     facts = (
         f"echo requests of {mtu} bytes are lost, those of {fits} are answered",
         f"with WireGuard's own headers that is {outer} bytes on the way",
+        *_path(watched.path),
     )
     message = f"packets of {name}'s MTU, {mtu} bytes, are lost on the way to this peer: connections hang"
     remedy = f"write MTU = {fits} into the file, at both ends; at once: ip link set mtu {fits} dev {name}"
     yield cause("mtu-too-large", message, *facts, remedy=remedy, peer=key)
+
+
+def _path(path: PathMtu | None) -> Iterator[str]:
+    """What is known of the path outside of the tunnel."""
+    if path is not None and path.told:
+        by = path.sender or "this host's own link"
+        yield f"the MTU of the path to the endpoint is {path.told} bytes: {by} says so"
+    elif path is not None and path.answered and path.lost:
+        sizes = f"those of {path.lost} bytes are lost, of {path.answered} answered"
+        yield f"outside of the tunnel, of echo requests {sizes}"
 
 
 def _is_over_ipv6(watched: Watched) -> bool:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from wgquick.datagram import Datagram, IcmpError
-    from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
+    from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, PathMtu, Rulesets, Way
 
 
 class Senses(Protocol):
@@ -31,6 +31,9 @@ class Senses(Protocol):
         self, source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
     ) -> int:
         """Send a datagram from the device's own port; returns the errno, 0 if it went out."""
+
+    def path_mtu(self, address: str, *, mark: int = 0, scope: int = 0, patience: float = 1.0) -> PathMtu:
+        """The MTU of the path to an address outside of the tunnel; OperationError if nothing can be sent."""
 
     @property
     def Prober(self) -> Callable[[str], Prober]:  # noqa: N802

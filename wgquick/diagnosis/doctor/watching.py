@@ -20,6 +20,7 @@ from wgquick.diagnosis.knocks import Ledger
 from wgquick.diagnosis.shake import Attempt
 from wgquick.diagnosis.signatures import signs
 from wgquick.errors import OperationError
+from wgquick.lean import suppress
 from wgquick.net import pack_address
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.signatures import Sign
     from wgquick.net import PublicKey, SocketAddress
     from wgquick.ports import Host
-    from wgquick.sensed import Echo
+    from wgquick.sensed import Echo, PathMtu
 
 _PEERS = 16  # that are probed, of a hub with many
 _FEW = 256  # peers whose endpoints are watched: a hub's answer is long
@@ -39,6 +40,7 @@ _FIRST = 1.2  # seconds for peers that are well
 _TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
 _SECOND = 1.2
 _RETRY = 5.6  # seconds after which a device surely tries its handshake again (REKEY_TIMEOUT and its jitter)
+_PATH = 1.0  # seconds for the answers of one
 _SIZED = 4  # peers whose largest packet is looked for
 _SETTLED = 0.3
 _GLANCE = 0.1
@@ -101,6 +103,7 @@ class _Run:
         self._outside = dict(evidence.outside)
         self._shakes: dict[PublicKey, Shake] = {}
         self._fitting: dict[PublicKey, int] = {}
+        self._paths: dict[PublicKey, PathMtu] = {}
         self._ends = {peer.public_key: peer.endpoint for peer in device.peers}
 
     def aim(self, known: tuple[bytes, ...]) -> None:
@@ -205,6 +208,16 @@ class _Run:
                 fitting = _fitting(self._prober, answered[0], mtu)
                 if fitting:
                     self._fitting[peer.public_key] = fitting
+                    self._measure_path(peer)
+
+    def _measure_path(self, peer: DevicePeer) -> None:
+        """Where it is too narrow: outside of the tunnel, or only inside."""
+        end = peer.endpoint
+        with suppress(OperationError):
+            if end is not None:
+                mark = self._device.fwmark
+                path = self._senses.path_mtu(end.address, mark=mark, scope=end.scope, patience=_PATH)
+                self._paths[peer.public_key] = path
 
     def linger(self, began: float, listen: float, glances: _Glances) -> None:
         """Listen on: as long as is asked for, or until whoever knocks in vain has knocked again."""
@@ -232,6 +245,7 @@ class _Run:
                 glances.endpoints.get(peer.public_key, ()),
                 glances.handshakes.get(peer.public_key, 0),
                 self._fitting.get(peer.public_key),
+                self._paths.get(peer.public_key),
             )
             for peer in self._device.peers
         }
