@@ -40,12 +40,12 @@ def interface(private: str, address: str, more: str = "") -> str:
     return f"[Interface]\nPrivateKey = {private}\nAddress = {address}\n{more}"
 
 
-def pair(*, endpoint: str = f"{HUB}:51820") -> dict[str, str]:
-    """A server and a client: the texts of their files, and the keys, by name."""
+def pair(*, net: str = "10.9.0", endpoint: str = f"{HUB}:51820") -> dict[str, str]:
+    """A server and a client: the texts of their files by name."""
     one, two = keys(), keys()
     return {
-        "server": interface(one[0], "10.9.0.1/24", "ListenPort = 51820\n") + peer(two[1], "10.9.0.2/32"),
-        "client": interface(two[0], "10.9.0.2/24") + peer(one[1], "10.9.0.1/32", endpoint),
+        "server": interface(one[0], f"{net}.1/24", "ListenPort = 51820\n") + peer(two[1], f"{net}.2/32"),
+        "client": interface(two[0], f"{net}.2/24") + peer(one[1], f"{net}.1/32", endpoint),
     }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.namespaces import host
 from tests.netns.rehearsals import (
     FORWARDING,
     HUB,
@@ -28,6 +29,8 @@ from tests.netns.rehearsals import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.namespaces import Namespace
 
 WORKS = {"handshake": True, "ping": True, "full_size": True, "tcp": True, "cause": None}
 
@@ -174,41 +177,43 @@ def test_links_that_hooks_name_are_there_and_a_key_may_come_by_a_hook(tmp_path: 
     assert causes(found) == {None}
 
 
-OTHER = keys()[1]
-PSKS = ("PresharedKey = 5Q5tcTw7SWyWGFbB5xjJkE3QVSU9HXjvvqpbN8OBmWw=\n", "")
-FAULTS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
-    "peer-key-mismatch": lambda texts: {
-        **texts,
-        "server": re.sub(r"PublicKey = .*", f"PublicKey = {OTHER}", texts["server"]),
-    },
-    "peer-one-sided": lambda texts: {**texts, "server": texts["server"].partition("[Peer]")[0]},
-    "psk-differs": lambda texts: {**texts, "client": texts["client"] + PSKS[0]},
-    "source-not-allowed": lambda texts: {
-        **texts,
-        "server": texts["server"].replace("AllowedIPs = 10.9.0.2/32", "AllowedIPs = 10.9.0.3/32"),
-    },
-    "endpoint-port-differs": lambda texts: {**texts, "client": texts["client"].replace(":51820", ":51821")},
-    "nobody-connects": lambda texts: {**texts, "client": re.sub(r"Endpoint.*\n", "", texts["client"])},
-    "public-key-is-private": lambda texts: {
-        **texts,
-        "client": re.sub(
-            r"PublicKey = .*",
-            "PublicKey = " + texts["server"].partition("PrivateKey = ")[2].partition("\n")[0],
-            texts["client"],
-        ),
-    },
-    "one-key-two-places": lambda texts: {
-        **texts,
-        "copy": texts["client"].replace("10.9.0.2/24", "10.9.0.9/24"),
-    },
+PSK = "PresharedKey = 5Q5tcTw7SWyWGFbB5xjJkE3QVSU9HXjvvqpbN8OBmWw=\n"
+
+
+def key_of(text: str) -> str:
+    return text.partition("PrivateKey = ")[2].partition("\n")[0]
+
+
+def with_peer_key(text: str, key: str) -> str:
+    return re.sub(r"PublicKey = .*", f"PublicKey = {key}", text)
+
+
+# What is changed: the server's file, the client's file, and the client's file as it stands at a third place.
+FAULTS: dict[str, Callable[[str, str], tuple[str, ...]]] = {
+    "peer-key-mismatch": lambda server, client: (with_peer_key(server, keys()[1]), client),
+    "peer-one-sided": lambda server, client: (server.partition("[Peer]")[0], client),
+    "psk-differs": lambda server, client: (server, client + PSK),
+    "source-not-allowed": lambda server, client: (server.replace(".2/32", ".3/32"), client),
+    "endpoint-port-differs": lambda server, client: (server, client.replace(":51820", ":51821")),
+    "nobody-connects": lambda server, client: (server, re.sub(r"Endpoint.*\n", "", client)),
+    "public-key-is-private": lambda server, client: (server, with_peer_key(client, key_of(server))),
+    "one-key-two-places": lambda server, client: (server, client, client.replace(".2/24", ".9/24")),
 }
 
 
-@pytest.mark.parametrize("code", FAULTS)
-def test_a_fault_between_two_files_is_the_cause(tmp_path: Path, code: str) -> None:
-    found = pairs(tmp_path, FAULTS[code](pair()), status=1)
-    assert code in causes(found)
-    assert causes(found) <= {code, None}
+def test_a_fault_between_two_files_is_the_cause(tmp_path: Path) -> None:
+    """All the faults in one rehearsal, each between files of their own."""
+    texts: dict[str, str] = {}
+    for number, (code, change) in enumerate(FAULTS.items()):
+        ends = pair(net=f"10.{number}.0", endpoint=f"203.0.113.{number}:51820")
+        for end, text in enumerate(change(ends["server"], ends["client"])):
+            texts[f"{code}/wg{end}" if end < 2 else f"{code}-copy/wg1"] = text
+    found = pairs(tmp_path, texts, status=1)
+    for code in FAULTS:
+        own = {each["cause"] for (one, _, _), each in found.items() if one.startswith(code)}
+        assert code in own
+        assert own <= {code, None}
+    assert all(one.partition("/")[0].removesuffix("-copy") in two for one, two, _ in found)
 
 
 def test_one_address_at_two_clients_is_the_cause(tmp_path: Path) -> None:
@@ -238,31 +243,37 @@ def test_a_faulty_file_is_told_and_nothing_is_tried(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def surroundings() -> list[str]:
-    """What a rehearsal could have changed here."""
+def surroundings(machine: Namespace) -> list[str]:
+    """What a rehearsal could have changed there."""
     commands = (
         ["ip", "-o", "link"],
         ["ip", "-o", "address"],
         ["ip", "rule"],
         ["ip", "route", "show", "table", "all"],
+        ["nft", "list", "ruleset"],
         ["hostname"],
-        ["cat", "/etc/hosts", "/etc/resolv.conf"],
-        ["sh", "-c", "grep -v wgqt- /proc/self/mountinfo"],  # namespaces of other tests come and go
-        ["sh", "-c", "cat /proc/sys/net/ipv4/conf/all/* 2>/dev/null"],
+        [
+            "sh",
+            "-c",
+            "find /etc /run -path /etc/alternatives -prune -o -type f -exec cksum {} +; cat /proc/self/mountinfo",
+        ],
+        ["sh", "-c", "cat /proc/sys/net/ipv[46]/conf/all/* 2>/dev/null || true"],
     )
-    return [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
+    return [machine.out(*command) for command in commands]
 
 
 def test_the_machine_is_not_touched(tmp_path: Path) -> None:
+    """Not even one whose mounts would reach other namespaces."""
     texts = hub_and_clients(
         FORWARDING + "PostUp = echo x >/etc/wgq-was-here; echo x >/run/wgq-was-here; hostname other\n", count=1
     )
     texts["client2"] = texts["client2"].replace("[Peer]", "DNS = 10.9.0.1\n[Peer]")
-    before = surroundings()
-    rehearse(tmp_path, texts)
-    assert surroundings() == before
-    assert not Path("/etc/wgq-was-here").exists()
-    assert not Path("/run/wgq-was-here").exists()
+    paths = written(tmp_path, texts)
+    with host() as machine:
+        machine.run(["mount", "--make-rshared", "/"])
+        before = surroundings(machine)
+        machine.run([*WGQ, "rehearse", *paths])
+        assert surroundings(machine) == before
 
 
 def processes_with(word: str) -> list[int]:

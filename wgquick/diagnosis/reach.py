@@ -180,8 +180,15 @@ class Causes:
         remedy = f"write where it is, or say so: --host {host.name}.conf=ADDRESS"
         return Cause("endpoint-unreachable", what, remedy, f"{source.shown}:{line}:{column}")
 
-    def is_doubtful(self, probe: Probe) -> bool:
-        """Whether the files have an error that speaks against it, with no second Endpoint to make up for it."""
+    def is_doubtful(self, probe: Probe, layout: Layout, states: Sequence[State]) -> bool:
+        """Whether the files speak against it, with no second Endpoint to make up for the first."""
+        ways = [
+            self.astray(each, layout, states) is None
+            for each in (probe, probe._replace(at=probe.to, to=probe.at))
+            if (peer := self._ties.section(each.at, each.to)) is not None and peer.endpoint is not None
+        ]
+        if ways and not any(ways):
+            return True
         codes = {
             each.code
             for pair in _legs(probe)

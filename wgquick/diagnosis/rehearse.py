@@ -70,7 +70,10 @@ def rehearse(
         for name, state in zip(names, states, strict=True):
             if not state.is_up:
                 say(f"{name}: wgq up exited with {state.status}, having said:\n{state.said.rstrip()}")
-        wanted = [each._replace(doubtful=causes.is_doubtful(each)) for each in probes(ties, layout, states)]
+        wanted = [
+            each._replace(doubtful=causes.is_doubtful(each, layout, states))
+            for each in probes(ties, layout, states)
+        ]
         reached = _tried(lab, wanted, states)
         states = lab.looked_at(states)
         pairs = _pairs(lab, layout, causes, wanted, states, reached)
