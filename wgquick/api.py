@@ -225,7 +225,8 @@ def observer(*, look_up: bool = True) -> Observer:
 def diagnostics(name: str) -> Diagnostics | None:
     """What the daemon of an interface counts (wgquick.counters); None of the kernel's and of other daemons'.
 
-    OperationError (ENODEV) if it is no WireGuard interface.
+    OperationError (ENODEV) if it is no WireGuard interface. wireguard-go logs an error for a request that it does
+    not know: do not ask it again and again.
     """
     return _host(_unheard).wireguard.diagnostics(name)
 
