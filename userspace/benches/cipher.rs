@@ -1,4 +1,4 @@
-//! How fast the ciphers seal and open on one core: `cargo bench`. Medians of rounds in turn.
+//! Measures how fast the ciphers encrypt and decrypt on one core, as medians of alternating rounds: `cargo bench`.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
-//! What goes wrong in silence: events counted per device and per peer, each kind with its last occurrence, told by a
-//! request of its own on the control socket.
+//! Counts the events that WireGuard does not report, per device and per peer, with the last occurrence of each kind. A
+//! separate request on the control socket returns them.
 //!
-//! An event is noted where something is dropped or a handshake goes on, never where a packet passes. A table holds one
-//! record of each kind and at most [`MAX_VARIANTS`] where a kind has variants (keys, errors), so that a flood of
-//! forgeries cannot make it grow. There are no secret keys in it.
+//! An event is recorded when something is dropped or a handshake proceeds, and never when a packet passes. A table holds one
+//! record per kind, and at most [`MAX_VARIANTS`] of a kind with variants (keys, errors), so that forged messages cannot make
+//! it grow. It contains no secret keys.
 //!
 //! The answer is lines of `key=value`, as the UAPI's are. Those of the device come first, then the sections of the peers
 //! that have had an event, each after its `public_key`. A section has `counting_ms`, the time since it began to count,
@@ -37,12 +37,12 @@ use crate::noise::handshake::{Timestamp, unix_seconds};
 use crate::packet::Address;
 use crate::sys;
 
-/// So many records at most of one kind of event.
-pub const MAX_VARIANTS: usize = 8;
+/// The most records of one kind of event.
+pub(crate) const MAX_VARIANTS: usize = 8;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     // Of the device.
     /// What came to the port is no message of WireGuard's, by its type or its length.
     Malformed,
@@ -112,7 +112,7 @@ pub enum Event {
 
 /// Why packets that waited for a session were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// More came than may wait.
     Overflow,
     /// No handshake came about in 90 seconds.
@@ -135,7 +135,7 @@ pub enum Icmp {
 
 /// Where from, where to, and what else is known of the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum About {
+pub(crate) enum About {
     Nothing,
     From(SocketAddr),
     To(SocketAddr),
@@ -147,7 +147,7 @@ pub enum About {
 }
 
 impl Event {
-    pub fn send_error(error: &io::Error) -> Self {
+    pub(crate) fn send_error(error: &io::Error) -> Self {
         Self::SendError(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
@@ -234,7 +234,7 @@ fn push(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
 }
 
 /// Appends a line with a key in hexadecimal digits.
-pub fn push_key(out: &mut Vec<u8>, name: &str, key: &PublicKey) {
+pub(crate) fn push_key(out: &mut Vec<u8>, name: &str, key: &PublicKey) {
     let _ = write!(out, "{name}=");
     push_hex(out, &key.0);
     out.push(b'\n');
@@ -283,7 +283,7 @@ struct Record {
 }
 
 /// The events of a device or of a peer. It takes no memory before the first of them.
-pub struct Events {
+pub(crate) struct Events {
     since: u64,
     records: Mutex<Vec<Record>>,
 }
@@ -296,13 +296,13 @@ impl Default for Events {
 
 impl Events {
     #[cold]
-    pub fn note(&self, event: Event, about: About) {
+    pub(crate) fn note(&self, event: Event, about: About) {
         self.note_many(event, 1, about);
     }
 
-    /// Notes an event that happened so often; never is not at all.
+    /// Records `count` occurrences of an event. Does nothing if `count` is zero.
     #[inline]
-    pub fn note_many(&self, event: Event, count: usize, about: About) {
+    pub(crate) fn note_many(&self, event: Event, count: usize, about: About) {
         if count != 0 {
             self.add(event, count as u64, about);
         }
@@ -315,9 +315,9 @@ impl Events {
     }
 
     /// Appends a section, as it is at a time of `now_ms`.
-    pub fn tell(&self, out: &mut Vec<u8>, now: u64) {
+    pub(crate) fn tell(&self, out: &mut Vec<u8>, now: u64) {
         push(out, "counting_ms", now.saturating_sub(self.since));
-        // Copied, lest a data thread waits for the text.
+        // The records are copied, so that no data thread waits while the text is written.
         let records = lock(&self.records).clone();
         for Record { event, count, at, about } in records {
             push(out, "event", event.name());
@@ -328,7 +328,7 @@ impl Events {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         lock(&self.records).is_empty()
     }
 }

@@ -1,5 +1,5 @@
-//! Two devices of one process that talk over loopback, with a pair of sockets in place of each TUN device. No privilege is
-//! needed.
+//! Tests two devices in one process, connected over loopback. A pair of sockets stands in for each TUN device, so that no
+//! privilege is needed.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
@@ -27,7 +27,7 @@ use crate::uapi::server::answer;
 use crate::udp::binder::Binder;
 use crate::work::Work;
 
-/// How long something may take before it counts as something that does not come.
+/// The longest wait for an event before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 const NO_OFFLOADS: Offloads = Offloads { tcp: false, udp: false };
 
@@ -102,12 +102,12 @@ impl End {
         self.host.send(&[&header.bytes(), packet].concat()).unwrap();
     }
 
-    /// What the host gets out of the tunnel next.
+    /// The next packet that the host receives from the tunnel.
     fn receive_large(&self) -> (VnetHeader, Vec<u8>) {
         let mut buffer = vec![0; MAX_PACKET];
         loop {
             let len = self.host.recv(&mut buffer).expect("a packet arrives");
-            // A device that asks whether its link is there writes nothing, which this socket delivers.
+            // A device checks its link by an empty write, which this socket delivers as an empty message.
             if let Some((header, packet)) = buffer[..len].split_first_chunk::<VNET_LEN>() {
                 return (VnetHeader::parse(header), packet.to_vec());
             }
@@ -176,12 +176,12 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// A receiver takes no second initiation within this time.
+/// Waits for the time in which a receiver rejects a second initiation.
 fn let_initiation_interval_pass() {
     thread::sleep(Duration::from_millis(2 * INITIATION_INTERVAL_MS));
 }
 
-/// Two ends, of which only the first knows where the other is.
+/// Two ends, of which only the first knows the endpoint of the other.
 fn pair_with(offloads: Offloads) -> (End, End) {
     let (a, b) = (End::new(1, offloads), End::new(2, offloads));
     b.add(&a, None);
@@ -307,7 +307,7 @@ fn a_removed_peer_gets_nothing_until_it_is_added_again() {
     a.deliver(&b, "afterwards");
 }
 
-/// A wire between two ends that delivers each datagram twice, and before it a copy with a changed last byte.
+/// A relay between two ends. It delivers each datagram twice, after a copy with a changed last byte.
 fn noisy_wire(to: u16) -> u16 {
     let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
     far.connect(("127.0.0.1", to)).unwrap();

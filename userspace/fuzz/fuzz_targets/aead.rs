@@ -1,4 +1,4 @@
-//! All ciphers seal alike and open alike, wherever the messages lie and however long they are, and touch nothing else.
+//! All ciphers encrypt and decrypt equally, for any positions and lengths of the messages, and change nothing else.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use wgq_userspace_fuzz::host::edit;
 #[path = "../../src/aead/exercised.rs"]
 mod exercised;
 
-/// As the daemon's tests: a run that does not reach a cipher that it names fails.
+/// The ciphers to test. As in the daemon's tests, a run fails if it cannot exercise a cipher that it names.
 static CIPHERS: LazyLock<Vec<Cipher>> = LazyLock::new(exercised::exercised);
 
 const MOST: usize = 40;
@@ -20,9 +20,9 @@ const MOST: usize = 40;
 struct Input {
     key: [u8; 32],
     first: u64,
-    /// Of each message, the length and the bytes that lie before it.
+    /// The length of each message, and the number of bytes before it.
     messages: Vec<(u16, u8)>,
-    /// What the packets hold, over and over.
+    /// The content of the packets, which is repeated.
     bytes: Vec<u8>,
     edits: Vec<(u16, u8)>,
 }
@@ -47,7 +47,7 @@ fn check_outside(before: &[u8], after: &[u8], messages: &[Message]) {
     assert!(before[end..] == after[end..], "a byte behind the messages was changed");
 }
 
-/// What both open alike holds what it held.
+/// Checks that both keys decrypt the same messages, and to the original content.
 fn check_opening(one: &Key, many: &Key, sealed: &[u8], plain: &[u8], messages: &[Message], changed: bool) {
     let (mut ours, mut theirs) = (sealed.to_vec(), sealed.to_vec());
     for messages in messages.chunks(MANY) {

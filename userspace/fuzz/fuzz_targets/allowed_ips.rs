@@ -1,4 +1,4 @@
-//! The trie answers as a plain search of a list does, and a peer's prefixes keep the order in which they were given.
+//! Lookups in the trie match a linear search of a list, and a peer's prefixes keep the order of addition.
 #![no_main]
 
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ const PEERS: u8 = 4;
 enum Address {
     V4(u32),
     V6(u128),
-    /// Few of these differ, so that prefixes nest and collide.
+    /// Few distinct addresses, so that prefixes nest and collide.
     Near(u8),
     NearV6(u8),
 }
@@ -35,7 +35,7 @@ fn ip(address: Address) -> IpAddr {
     }
 }
 
-/// The bits of an address from the highest on, and how many of them there are.
+/// The bits of an address, the highest one first, and their number.
 fn bits(address: IpAddr) -> (u128, u8) {
     match address {
         IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
@@ -52,7 +52,7 @@ fn same(a: &Prefix, b: &Prefix) -> bool {
     a.len == b.len && is_within(a.address, b)
 }
 
-/// The prefixes of all peers in the order in which they were given.
+/// The prefixes of all peers in the order of addition.
 type Model = Vec<(Prefix, u32)>;
 
 fn prefix(address: Address, len: u8) -> Prefix {

@@ -1,4 +1,4 @@
-//! Splitting what was coalesced gives what came, in the order of each flow, and the kernel takes what is handed to it.
+//! Splitting coalesced packets restores them in the order of each flow, and the kernel accepts the large packets.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ struct Input<'a> {
     steps: Vec<Step<'a>>,
 }
 
-/// What happens to the next packet of a flow.
+/// A change of the next packet of a flow.
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
     Comes(u8),
@@ -35,20 +35,20 @@ enum Step<'a> {
     },
     Lost(u8),
     Doubled(u8),
-    /// Overtakes the packet before it.
+    /// The packet overtakes its predecessor.
     Overtakes(u8),
     Damaged {
         flow: u8,
         at: u16,
         change: u8,
     },
-    /// The flow goes on, and one field of its headers is another from now on.
+    /// One field of the flow's headers changes from now on.
     Changes {
         flow: u8,
         which: u8,
         to: u16,
     },
-    /// Another flow takes its place.
+    /// The flow is replaced by another one.
     Ends {
         flow: u8,
         headers: Packet,
@@ -162,7 +162,7 @@ fn coalesce(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Vec<(VnetHeader, 
     out
 }
 
-/// What the kernel would refuse (`virtio_net_hdr_to_skb`), or would take for something else.
+/// Checks that the kernel accepts a packet and interprets it correctly (`virtio_net_hdr_to_skb`).
 fn check_large(header: &VnetHeader, packet: &[u8], offloads: Offloads) {
     assert!(packet.len() + VNET_LEN <= MAX_PACKET);
     assert_eq!(claimed_len(packet), Some(packet.len()));
@@ -189,7 +189,7 @@ fn split(header: &VnetHeader, packet: &[u8], packets: &mut Vec<Vec<u8>>) {
     }
 }
 
-/// With DF the identification means nothing (RFC 6864), and splitting counts it up; the checksum over it stays right.
+/// Clears the identification of a packet with DF, where it has no meaning (RFC 6864), and adjusts the checksum.
 fn comparable(packet: &[u8]) -> (Vec<u8>, bool) {
     let mut packet = packet.to_vec();
     if !is_v4(&packet) || packet[6] & 0x40 == 0 {

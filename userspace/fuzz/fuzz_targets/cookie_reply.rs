@@ -1,4 +1,4 @@
-//! Cookie replies: the device takes the one that answers its last message, once, and proves with it where it is.
+//! Cookie replies: the device accepts one reply to its last message, and uses the cookie to prove its address.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -23,12 +23,12 @@ struct Input {
 enum Step {
     /// The device sends its initiation, again.
     Sends,
-    /// The peer replies to it, having seen it come from a place.
+    /// The peer replies to the message, which arrived from a given address.
     Reply {
         to: u8,
         edits: Vec<(u8, u8)>,
     },
-    /// The peer replies to a message from before.
+    /// The peer replies to an earlier message.
     LateReply {
         to: u8,
     },
@@ -38,7 +38,7 @@ enum Step {
     },
 }
 
-/// The peer's side, and what the device should know of it.
+/// The peer's state, and the expected state of the device.
 struct Exchange {
     device: &'static Device,
     peer: std::sync::Arc<Peer>,
@@ -49,7 +49,7 @@ struct Exchange {
     last: [u8; INITIATION_LEN],
     before: Option<[u8; INITIATION_LEN]>,
     awaited: bool,
-    /// Where the device has a cookie for.
+    /// The address for which the device has a cookie.
     cookie: Option<u8>,
 }
 
@@ -76,11 +76,11 @@ impl Exchange {
         }
     }
 
-    /// The device signs a message, which shows whether it has a cookie, and for which place.
+    /// The device signs a message, which shows whether it has a cookie and for which address.
     fn send(&mut self) {
         let now = sys::now_ms();
         let mut message = self.unsigned;
-        // Something in the message differs each time, as its time stamp would.
+        // Each message differs, as real ones do by their time stamp.
         message[8] = self.last[8].wrapping_add(1);
         lock(&self.peer.handshake).cookies.sign(&mut message, now);
         for number in 0..4 {

@@ -1,5 +1,5 @@
-//! Data messages between two sessions: each that was sealed opens once, unless it was changed or is too old; nothing else
-//! opens. Then the packet inside: its fields are read within its bounds, and answers to it are right.
+//! Data messages between two sessions: each one is accepted once, unless it was changed or is too old, and no other message
+//! is accepted. Then the inner packet: its fields are read within its bounds, and ICMP answers to it are correct.
 #![no_main]
 
 use std::collections::HashSet;
@@ -20,17 +20,17 @@ const NOW: u64 = 1000;
 
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    /// A packet is sealed; it is on its way.
+    /// A packet is encrypted and is in transit.
     Seal(&'a [u8]),
-    /// So many counters are used for packets that never arrive.
+    /// A number of counters is used for packets that never arrive.
     Skip(u16),
-    /// So many that what was sealed last is at the end of the window, or almost.
+    /// A number of counters that puts the last message near the end of the window.
     SkipWindow(u8),
-    /// Some of the packets on their way arrive together, maybe once more.
+    /// Some packets in transit arrive together, possibly again.
     Arrive(Vec<u8>),
-    /// It arrives changed, or shorter.
+    /// A packet arrives changed or truncated.
     ArriveChanged { which: u8, edits: Vec<(u8, u8)>, cut: u8 },
-    /// Something else arrives.
+    /// Other bytes arrive.
     Bytes(&'a [u8]),
 }
 
@@ -68,7 +68,7 @@ impl Wire {
         self.sent.push(Sent { counter, packet: packet.to_vec(), message });
     }
 
-    /// Whether a counter is one of those that a set of all counters and the window's rule let in.
+    /// Whether a counter is acceptable, according to a set of all received counters and the window's size.
     fn takes(&mut self, counter: u64) -> bool {
         let in_window = self.seen.is_empty() || counter + WINDOW > self.highest;
         self.highest = self.highest.max(counter);
@@ -92,7 +92,7 @@ impl Wire {
         }
     }
 
-    /// The index and the type are not authenticated, and are looked at before a message is opened.
+    /// The index and the type are not authenticated. They are checked before decryption.
     fn arrive_changed(&mut self, which: u8, edits: &[(u8, u8)], cut: u8) {
         let Some(at) = usize::from(which).checked_rem(self.sent.len()) else { return };
         let whole = &self.sent[at].message;
@@ -105,7 +105,7 @@ impl Wire {
         }
     }
 
-    /// The fuzzer learns what was sealed in other runs with these keys: whatever opens has to be such a message.
+    /// The fuzzer may learn messages from other runs with these keys. An accepted message must be one of those.
     fn arrive_bytes(&mut self, message: &[u8]) {
         if message.len() < DATA_HEADER_LEN + TAG_LEN {
             return;
@@ -129,7 +129,7 @@ fn check_packet(bytes: &[u8]) {
     }
 }
 
-/// Only the ECN bits change, and the checksum over them; a header that was right stays right.
+/// Checks that only the ECN bits and the checksum change, and that a correct header stays correct.
 fn check_mark(before: &[u8]) {
     let mut after = before.to_vec();
     packet::mark_congestion(&mut after);
@@ -147,7 +147,7 @@ fn check_mark(before: &[u8]) {
     assert!(after == before, "more than the ECN bits changed");
 }
 
-/// An answer goes back to the sender, quotes the packet, and has right checksums.
+/// Checks that an answer goes to the sender, quotes the packet and has correct checksums.
 fn check_answer(packet: &[u8], answer: &[u8]) {
     assert_eq!(packet::claimed_len(answer), Some(answer.len()));
     assert_eq!(packet::destination(answer), packet::source(packet));

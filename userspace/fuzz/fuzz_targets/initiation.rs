@@ -1,5 +1,5 @@
-//! Handshake initiations: the device answers those that a peer made, that nobody changed and that are newer than the ones
-//! before, and no others; what it derives is what the peer derives.
+//! Handshake initiations: the device answers only those that a peer created, that are unchanged and that are newer than
+//! earlier ones. Both ends derive the same keys.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -69,7 +69,7 @@ fn made(origin: &Origin) -> Made {
     }
 }
 
-/// What a peer has received, and whether its address is known: the marks of an initiation that counted.
+/// The received bytes of a peer and whether its endpoint is known, which show whether an initiation was accepted.
 fn received(peer: &Peer) -> u64 {
     peer.rx_bytes.load(std::sync::atomic::Ordering::Relaxed)
 }
@@ -106,7 +106,7 @@ fn attempt(
     let is_newer = message.peer.is_some_and(|which| message.stamp > newest[which]);
     let is_initiation = kind(&message.bytes) == Some(INITIATION);
     let counts = is_initiation && proven && is_authentic && is_newer;
-    // Neither the limit for one peer nor the one for one source is what is looked at here: both go by the clock.
+    // The limits per peer and per source are not tested here, because both depend on the clock.
     peers.iter().for_each(|peer| lock(&peer.handshake).last_received = 0);
     *lock(&device.handshake_sources) = RateLimiter::default();
     let before = [received(&peers[0]), received(&peers[1])];

@@ -1,5 +1,5 @@
-//! Handshake responses: the one right answer to a handshake completes it, once, however many wrong ones came before; the
-//! session that it brings is the one that the peer has.
+//! Handshake responses: only the correct response completes a handshake, once, after any number of invalid ones. Both ends
+//! then have the same session.
 #![no_main]
 
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn begin(index: u32, psk: [u8; 32]) -> Begun {
     Begun { device, peer, index, psk, initiation }
 }
 
-/// The peer's answer, and the keys that it has then.
+/// The peer's response and its keys.
 fn respond(begun: &Begun, psk: [u8; 32], index: u32) -> ([u8; RESPONSE_LEN], Box<Keys>) {
     let received = handshake::receive(&PEERS[0].private, &begun.initiation).expect("nobody changed it");
     assert_eq!((received.peer, received.remote_index), (OURS.public, begun.index));
@@ -88,7 +88,7 @@ fn made(begun: &Begun, answer: &Answer) -> ([u8; RESPONSE_LEN], Option<Box<Keys>
     }
 }
 
-/// What the device seals, the peer opens: by the session that its answer brought.
+/// Checks that the peer can decrypt a packet of the device with the new session.
 fn check_session(begun: &Begun, keys: &Keys, remote_index: u32) {
     let now = sys::now_ms();
     let ours = begun.peer.sending_session(now).expect("the handshake is complete");
@@ -98,7 +98,7 @@ fn check_session(begun: &Begun, keys: &Keys, remote_index: u32) {
     assert_eq!(open(&theirs, &message), Some(vec![7; 16]));
 }
 
-/// Delivers an answer; says whether it completed the handshake.
+/// Delivers a response. Returns whether it completed the handshake.
 fn attempt(begun: &Begun, answer: &Answer, journey: &Journey, is_pending: bool) -> bool {
     let ((mut message, keys), now, from) = (made(begun, answer), sys::now_ms(), place(journey.from));
     let original = message;

@@ -1,5 +1,5 @@
-//! Whatever the kernel hands out, or seems to: the payload comes out whole and in order, in as many packets as there
-//! should be, with headers that differ only where they have to, and right lengths and checksums.
+//! Splitting any packet: the payload is complete and in order, the number of packets is correct, the headers differ only
+//! where they must, and lengths and checksums are correct.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -10,12 +10,12 @@ use wgq_userspace_fuzz::packets::{CWR, FIN, PSH, Packet, TCP, UDP, is_right, is_
 
 #[derive(Arbitrary, Debug)]
 enum Input<'a> {
-    /// What the kernel would hand out, cut into segments of a size.
+    /// A large packet as the kernel creates it, with a segment size.
     Kernels {
         packet: Packet,
         size: u16,
     },
-    /// The same with a header that is not its own.
+    /// The same with an arbitrary virtio header.
     Confused {
         packet: Packet,
         header: [u16; 5],
@@ -142,7 +142,7 @@ fn check(header: &VnetHeader, packet: &[u8]) -> bool {
     true
 }
 
-/// So many segments tell as much as sixty thousand do.
+/// The most segments to check. More would not test anything else.
 fn shorten(packet: &mut Packet, size: u16) {
     if size > 0 {
         packet.payload = packet.payload.min(size.saturating_mul(200));

@@ -1,5 +1,5 @@
-//! Configuration requests: a refused one changes nothing, an accepted one changes what a plain model of the protocol says,
-//! and what `get` tells makes the same device again when it is set.
+//! Configuration requests: a rejected one changes nothing, an accepted one has the same effect as on a simple model, and
+//! setting the answer to `get` restores the same device.
 #![no_main]
 
 use std::fmt::Write;
@@ -173,7 +173,7 @@ fn check(device: &Device, model: &mut Model, request: &[u8]) {
     assert_eq!(told(device), model.told());
 }
 
-/// Setting what `get` tells makes the same device.
+/// Checks that setting the answer to `get` restores the same device.
 fn check_round_trip(before: &str) {
     let lines = before
         .lines()

@@ -1,4 +1,4 @@
-//! Data messages, sealed and opened by a session.
+//! Encrypts and decrypts data messages with a session.
 
 use wgq_userspace::aead::{MANY, Message};
 use wgq_userspace::noise::message::{DATA_HEADER_LEN, TAG_LEN};
@@ -16,7 +16,7 @@ pub fn open(session: &Session, message: &[u8]) -> Option<Vec<u8>> {
     open_together(session, &[message]).pop().flatten()
 }
 
-/// The packets in data messages that lie one behind the other, as in what one read brings.
+/// The packets in consecutive data messages, as from one read.
 pub fn open_together(session: &Session, messages: &[&[u8]]) -> Vec<Option<Vec<u8>>> {
     let mut buffer = messages.concat();
     let mut end = 0;

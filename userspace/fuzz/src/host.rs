@@ -1,4 +1,4 @@
-//! A device that sends nothing and has no link, and keys that the fuzzer knows.
+//! A device without link and sockets, and keys known to the fuzzer.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -32,7 +32,7 @@ pub static OURS: LazyLock<Pair> = LazyLock::new(|| pair(1));
 pub static PEERS: LazyLock<[Pair; 2]> = LazyLock::new(|| [pair(2), pair(3)]);
 pub static STRANGER: LazyLock<Pair> = LazyLock::new(|| pair(4));
 
-/// The one device of the process, as when it was new: without sockets, so that nothing it does leaves it.
+/// The only device of the process, reset to its initial state. It has no sockets, so that it sends nothing.
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     let device = DEVICE.get_or_init(|| {
@@ -53,7 +53,7 @@ pub fn device() -> &'static Device {
     device
 }
 
-/// To a namespace whose one link is down and stays so: no port of the machine's is ever bound.
+/// Enters a network namespace whose only link is down, so that no port of the host is bound.
 fn leave_the_network() {
     // SAFETY: numbers are all that goes in and comes out.
     let unshared = |flags| unsafe { libc::unshare(flags) == 0 };
@@ -73,7 +73,7 @@ pub fn device_with_keys() -> &'static Device {
     device
 }
 
-/// One of a few places that messages come from; none that is reachable.
+/// One of a few source addresses, none of which is reachable.
 pub fn place(number: u8) -> Endpoint {
     let port = u16::from(number & 1) + 1;
     Endpoint::new(match number & 2 {
@@ -82,7 +82,7 @@ pub fn place(number: u8) -> Endpoint {
     })
 }
 
-/// Hands a message to the device as the receiving thread does: only what its first bytes and length make one.
+/// Passes a message to the device as the receiving thread does, if its type and length are valid.
 pub fn deliver(device: &Device, bytes: &[u8], from: Endpoint, under_load: bool) {
     if matches!(message::kind(bytes), None | Some(message::DATA)) {
         return;
@@ -92,7 +92,7 @@ pub fn deliver(device: &Device, bytes: &[u8], from: Endpoint, under_load: bool) 
     receive_handshake(device, &incoming, under_load);
 }
 
-/// Changes bytes, each at a place within the message.
+/// Changes bytes of a message. Positions wrap around at its end.
 pub fn edit(bytes: &mut [u8], edits: &[(impl Into<usize> + Copy, u8)]) {
     for &(at, change) in edits {
         let at = at.into() % bytes.len();

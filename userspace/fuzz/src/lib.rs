@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a device without a link, packets with right checksums, and the laws said plainly.
+//! The common parts of the fuzz targets: a device without a link, packets with correct checksums, and simple checks.
 
 pub mod frames;
 pub mod host;

@@ -1,4 +1,4 @@
-//! Handshake messages on their way, changed here and there, and what is known of them without the daemon's help.
+//! Handshake messages with changes in transit, and their expected validity.
 
 use arbitrary::Arbitrary;
 use wgq_userspace::noise::cookie::{Checker, Maker};
@@ -7,14 +7,14 @@ use wgq_userspace::udp::Endpoint;
 
 use crate::host::edit;
 
-/// What happens to a handshake message between its making and its arrival.
+/// The changes to a handshake message between its creation and its arrival.
 #[derive(Arbitrary, Debug)]
 pub struct Journey {
-    /// Before its MACs are written: by someone who knows the receiver's public key.
+    /// Changes before the MACs are written, by someone who knows the receiver's public key.
     pub before: Vec<(u8, u8)>,
-    /// After: by anyone.
+    /// Changes afterwards, by anyone.
     pub after: Vec<(u8, u8)>,
-    /// Whether the sender has a cookie for the place that it seems to come from.
+    /// Whether the sender has a cookie for its apparent address.
     pub cookie: bool,
     pub from: u8,
     pub under_load: bool,

@@ -1,4 +1,4 @@
-//! TCP and UDP packets made from a few numbers, and plain checks of them that share no code with the daemon's.
+//! TCP and UDP packets built from a few numbers, and checks that share no code with the daemon.
 
 use arbitrary::Arbitrary;
 
@@ -9,7 +9,7 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 pub const CWR: u8 = 0x80;
 
-/// What goes into the headers of a packet.
+/// The header fields of a packet.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Packet {
     pub v6: bool,
@@ -26,7 +26,7 @@ pub struct Packet {
     pub window: u16,
     /// Words of TCP options, counted modulo the eleven lengths there are.
     pub options: u8,
-    /// What the options are filled with.
+    /// The content of the options.
     pub option: u8,
     pub payload: u16,
 }
@@ -149,7 +149,7 @@ impl Packet {
         packet
     }
 
-    /// The packet as it goes on a wire.
+    /// The packet as it is on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let mut packet = self.unchecked();
         let checksum = match !transport_sum(&packet, self.transport(), self.protocol()) {
@@ -160,7 +160,7 @@ impl Packet {
         packet
     }
 
-    /// The packet as the kernel hands it out, with its checksum for others to finish.
+    /// The packet as the kernel passes it on, with an unfinished checksum.
     pub fn unfinished(&self) -> Vec<u8> {
         let mut packet = self.unchecked();
         let partial = pseudo_sum(&packet, self.transport(), self.protocol());

@@ -1,4 +1,4 @@
-//! `ChaCha20` (RFC 8439, section 2.4): sixteen blocks at once, a block to a lane.
+//! `ChaCha20` (RFC 8439, section 2.4): sixteen blocks at once, one per lane.
 
 use std::arch::x86_64::{
     __m256i, _mm_loadu_si128, _mm_storeu_si128, _mm_xor_si128, _mm256_add_epi32, _mm256_castsi256_si128,
@@ -12,16 +12,16 @@ use std::hint::black_box;
 use super::Hashing;
 use crate::aead::wide::{BLOCK, State};
 
-/// Two registers of eight lanes each: the second fills the cycles that the first waits for its own results.
+/// Two registers of eight lanes each. The second one uses the cycles in which the first waits for its results.
 pub(crate) const LANES: usize = 16;
 
-/// What the sixteen blocks of one computation are for.
+/// The destinations of the sixteen blocks of one computation.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes {
     counters: [u32; LANES],
     nonces_low: [u32; LANES],
     nonces_high: [u32; LANES],
-    /// Where each block goes, and how much of it.
+    /// The destination of each block and the number of bytes.
     places: [(*mut u8, usize); LANES],
     used: usize,
 }
@@ -70,12 +70,12 @@ impl Lanes {
         start
     }
 
-    /// Computes the blocks; after each round, the hashing has its turn.
+    /// Computes the blocks. The hashing takes a turn after each round.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
     pub(crate) fn blocks(&self, state: &State, hashing: &mut Hashing) -> [[__m256i; 2]; LANES] {
         let (mut x, mut y) = (self.start(state, 0), self.start(state, 1));
-        // Behind the box, as the compiler would otherwise put several slower shuffles in the place of one.
+        // `black_box` keeps the compiler from replacing one shuffle with several slower ones.
         let turn = black_box([
             _mm256_set_epi64x(
                 0x0d0c_0f0e_0908_0b0a,
@@ -122,10 +122,10 @@ impl Lanes {
         blocks
     }
 
-    /// Adds each block to what is at its place.
+    /// Combines each block with the bytes at its destination by XOR.
     ///
     /// # Safety
-    /// The places that were pushed must be valid for so many bytes.
+    /// Each destination must be valid for its number of bytes.
     #[inline]
     #[target_feature(enable = "avx2,bmi2")]
     pub(crate) unsafe fn apply(&mut self, blocks: &[[__m256i; 2]; LANES]) {
@@ -178,7 +178,7 @@ unsafe fn add_half(place: *mut u8, half: __m256i) {
     }
 }
 
-/// Adds the first bytes of a block to what is at a place.
+/// Combines the first bytes of a block with those at a destination by XOR.
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
 unsafe fn add_part(place: *mut u8, len: usize, [low, high]: [__m256i; 2]) {

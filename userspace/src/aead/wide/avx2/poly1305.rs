@@ -1,19 +1,19 @@
-//! Poly1305 (RFC 8439, section 2.5) of one packet in general registers, whose multiplier the vectors leave idle.
+//! Poly1305 (RFC 8439, section 2.5) of one packet in the general registers, whose multiplier the vectors leave idle.
 
 use crate::aead::TAG_LEN;
 use crate::aead::wide::CLAMP;
 
-/// The bytes that one multiplication takes in.
+/// The bytes per multiplication.
 pub(crate) const BLOCK: usize = 16;
 
-/// The sum over the blocks so far, below 2^131, and what multiplies it.
+/// The sum over the blocks so far, below 2^131, and its multiplier.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sum {
     low: u128,
-    /// What is above 2^128.
+    /// The part above 2^128.
     high: u64,
     r: [u64; 2],
-    /// Five quarters of `r[1]`, whose low two bits are clear: what is above 2^130 comes back so.
+    /// Five quarters of `r[1]`, whose low two bits are clear. It reduces the part above 2^130.
     s: u64,
 }
 
@@ -25,7 +25,7 @@ impl Sum {
     }
 
     /// Adds a block with its high bit and multiplies by `r`.
-    // Out of line it would cost as much again.
+    // A call would double the cost.
     #[allow(clippy::inline_always)]
     #[inline(always)]
     pub(crate) fn step(&mut self, block: u128) {
@@ -43,7 +43,7 @@ impl Sum {
         (self.low, self.high) = (low, (d2 & 3) + u64::from(carry));
     }
 
-    /// Brings the sum below 2^130 - 5 and adds `s`: the tag.
+    /// Reduces the sum below 2^130 - 5 and adds `s`. The result is the tag.
     pub(crate) fn tag(&self, one_time: &[u8; 64]) -> [u8; TAG_LEN] {
         // h + 5 - 2^130, where that is not negative, is h modulo 2^130 - 5: h is below twice that.
         let (reduced, carry) = self.low.overflowing_add(5);
@@ -53,7 +53,7 @@ impl Sum {
     }
 }
 
-/// The tag of a packet, alone, with its last block.
+/// The tag of a single packet with its last block.
 #[cfg(test)]
 pub(crate) fn tag(one_time: &[u8; 64], packet: &[u8], last: u128) -> [u8; TAG_LEN] {
     let mut sum = Sum::new(one_time);

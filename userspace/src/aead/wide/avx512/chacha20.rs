@@ -1,4 +1,4 @@
-//! `ChaCha20` (RFC 8439, section 2.4): sixteen blocks at once, a block to a lane.
+//! `ChaCha20` (RFC 8439, section 2.4): sixteen blocks at once, one per lane.
 
 use std::arch::x86_64::{
     __m512i, _mm512_add_epi32, _mm512_loadu_si512, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8,
@@ -9,21 +9,21 @@ use std::arch::x86_64::{
 use crate::aead::wide::{BLOCK, State};
 use crate::aead::{MANY, Message};
 
-/// Two registers of sixteen lanes each: the second fills the cycles that the first waits for its own results.
+/// Two registers of sixteen lanes each. The second one uses the cycles in which the first waits for its results.
 const LANES: usize = 32;
 
-/// What the sixteen blocks of one computation are for.
+/// The destinations of the sixteen blocks of one computation.
 struct Lanes {
     counters: [u32; LANES],
     nonces_low: [u32; LANES],
     nonces_high: [u32; LANES],
-    /// Where each block goes; its bits say to which bytes.
+    /// The destination of each block, with a mask of its bytes.
     places: [*mut u8; LANES],
     masks: [u64; LANES],
     used: usize,
 }
 
-/// Encrypts or decrypts each message in place, if `data`, and makes the one-time keys of Poly1305, if wanted.
+/// Encrypts or decrypts each message in place if `data` is set, and computes the one-time keys of Poly1305 if requested.
 ///
 /// # Safety
 /// The messages must lie within the buffer.
@@ -65,7 +65,7 @@ pub(crate) unsafe fn apply(
 }
 
 impl Lanes {
-    /// Adds a block to the sixteen, and computes them when they are together.
+    /// Adds a block, and computes the blocks once there are sixteen.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn push(&mut self, state: &State, nonce: u64, counter: u32, place: *mut u8, len: usize) {
@@ -82,7 +82,7 @@ impl Lanes {
         }
     }
 
-    /// Computes the blocks and adds each to what is at its place.
+    /// Computes the blocks and combines each with the bytes at its destination by XOR.
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn flush(&mut self, state: &State) {
         let blocks = blocks(state, &self.counters, &self.nonces_low, &self.nonces_high);

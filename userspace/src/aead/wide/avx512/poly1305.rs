@@ -1,7 +1,7 @@
-//! Poly1305 (RFC 8439, section 2.5) of eight packets at once, a packet to a lane of 64 bits.
+//! Poly1305 (RFC 8439, section 2.5) of eight packets at once, one per 64-bit lane.
 //!
-//! Numbers below 2^130 are held as limbs of 44, 44 and 42 bits, which the 52-bit multiplications of IFMA leave room
-//! above. All that is authenticated is the packet: WireGuard's data messages have no additional data.
+//! Numbers below 2^130 have limbs of 44, 44 and 42 bits, which leaves headroom in the 52-bit multiplications of IFMA. Only
+//! the packet is authenticated, because WireGuard's data messages have no additional data.
 
 use std::arch::x86_64::{
     __m512i, __mmask8, _mm512_add_epi64, _mm512_and_si512, _mm512_loadu_si512, _mm512_madd52hi_epu64,
@@ -23,7 +23,7 @@ const HIGH_BIT: u64 = 1 << (128 - 88);
 
 type Limbs = [__m512i; 3];
 
-/// The tags of up to sixteen messages of the buffer; the one-time key is the start of each first block.
+/// The tags of up to sixteen messages of the buffer. The one-time key is the start of each first block.
 ///
 /// # Safety
 /// The messages must lie within the buffer.
@@ -54,7 +54,7 @@ pub(crate) unsafe fn tags_with(
     // SAFETY: as the caller promises.
     unsafe {
         match messages.split_at_checked(LANES) {
-            // Two eights side by side, as each step of one has to wait for the step before it.
+            // Two groups of eight side by side, because each step of a group must wait for the step before it.
             Some((first, second)) => eights([&keys[0], &keys[1]], buffer, [first, second], last, out),
             None => eights([&keys[0]], buffer, [messages], last, out),
         }
@@ -157,7 +157,7 @@ unsafe fn absorb<const N: usize>(
     sums
 }
 
-/// The lanes whose packets reach beyond a place.
+/// The lanes whose packets extend beyond an offset.
 #[inline]
 fn unfinished(messages: &[Message], at: usize) -> __mmask8 {
     messages.iter().enumerate().fold(0, |mask, (lane, message)| mask | u8::from(at < message.len) << lane)
@@ -169,7 +169,7 @@ fn chosen(lanes: __mmask8, otherwise: Limbs, those: Limbs) -> Limbs {
     std::array::from_fn(|limb| _mm512_mask_mov_epi64(otherwise[limb], lanes, those[limb]))
 }
 
-/// The next 64 bytes of each packet, zeros behind its end: eight words, a packet to a lane of each.
+/// The next 64 bytes of each packet, padded with zeros: eight words with one packet per lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn four_blocks(buffer: &[u8], messages: &[Message], done: usize) -> [__m512i; 8] {
@@ -198,10 +198,10 @@ unsafe fn four_blocks(buffer: &[u8], messages: &[Message], done: usize) -> [__m5
     std::array::from_fn(|i| if i % 2 == 0 { even[i / 2] } else { odd[i / 2] })
 }
 
-/// What multiplying by `r` takes.
+/// The multiples of `r` that a multiplication needs.
 struct Multiplier {
     r: Limbs,
-    /// Twenty times the two higher limbs: what is above 2^132 comes back so, as 2^130 is 5 here.
+    /// Twenty times the two higher limbs. They reduce the part above 2^132, because 2^130 is congruent to 5.
     twenty: [__m512i; 2],
 }
 
@@ -258,7 +258,7 @@ fn products(a: Limbs, b: Limbs) -> (__m512i, __m512i) {
     (low, high)
 }
 
-/// Brings a sum below 2^130 - 5 and adds `s`: the tag.
+/// Reduces a sum below 2^130 - 5 and adds `s`. The result is the tag.
 fn finish([h0, h1, h2]: [u64; 3], s_low: u64, s_high: u64) -> [u8; TAG_LEN] {
     let carried = |mut h: [u64; 3]| {
         h[1] += h[0] >> 44;
