@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.source import Source
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
+    from wgquick.executor.reloading import Outcome, Wishes
     from wgquick.net import PublicKey
+    from wgquick.plan.difference import Move
     from wgquick.ports import Host, WireGuard
     from wgquick.rehearsal import Report
     from wgquick.routing import Query
@@ -134,14 +136,29 @@ def _for_down(name: str, config: Config | str | PathLike[str] | None, said: Tran
     return lambda: read_for_down(locate(source, name), said)
 
 
-def reload(config: Config, transcript: Transcript | None = None) -> None:
-    """Change the live device to the configuration's keys and peers as `wgq reload` does; all else stays."""
-    from wgquick.executor.reloading import cmd_reload
+def reload(
+    config: Config,
+    options: Options | None = None,
+    transcript: Transcript | None = None,
+    wishes: Wishes | None = None,
+) -> Outcome:
+    """Change the live interface to what the configuration says as `wgq reload` does, by the difference alone.
+
+    RestartNeededError (status 3) with nothing changed where that cannot be. Whatever fails or interrupts half
+    way is undone completely, and raised.
+    """
+    from wgquick.executor.reloading import Wishes, cmd_reload
 
     said = _said(transcript)
     settings = _settings(config)
     valid_name(settings.name)
-    cmd_reload(settings, _host(said), said)
+    return cmd_reload(settings, _host(said), _checked(options), wishes or Wishes(), said)
+
+
+def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the transcript says of a reload's move, and of its way back."""
+    host = _host(_unheard)
+    return move.step.lines(host), tuple(line for step in move.back for line in step.lines(host))
 
 
 def save(source: str | PathLike[str], options: Options | None = None, transcript: Transcript | None = None) -> None:

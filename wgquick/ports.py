@@ -67,8 +67,8 @@ class RtNetlink(Protocol):
     def delete_throw(self, destination: Prefix, table: int) -> None:
         """`ip route delete throw PREFIX table N`; errno ESRCH if there is none."""
 
-    def add_routes(self, routes: Sequence[Route]) -> None:
-        """`ip route add` for each, in order; BatchError names the refused ones by index."""
+    def add_routes(self, routes: Sequence[Route], *, beside: bool = False) -> None:
+        """`ip route add` for each, in order; BatchError names the refused ones by index. `beside`: append."""
 
     def delete_routes(self, routes: Sequence[Route]) -> None:
         """`ip route delete PREFIX dev LINK proto boot` for each; BatchError names the refused ones by index."""

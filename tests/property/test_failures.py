@@ -19,6 +19,7 @@ from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor.commands import cmd_down, cmd_up
+from wgquick.executor.reloading import Wishes, cmd_reload
 from wgquick.options import Options
 from wgquick.system.host import LocalHost
 
@@ -47,10 +48,37 @@ Endpoint = 192.0.2.9:51820
 # The kernel is not asked: its refusal, injected or not, only makes up go on to userspace, as in wg-quick.
 NFT = Options(backend="userspace", firewall="nft", dns="file")
 IPTABLES = Options(backend="userspace", firewall="iptables", dns="resolvconf")
+# Each kind of change at once: a full tunnel of IPv4 goes, one of IPv6 stays, peers, addresses and DNS change.
+CHANGED = f"""[Interface]
+PrivateKey = {KEY}
+Address = fd00::2/64, 10.0.3.2/24, fd00:3::2/64
+DNS = 10.0.0.3
+MTU = 1380
+PreUp = test -e /sys/class/net/%i
+PostUp = ip route get 10.9.0.1 | grep %i >/dev/null
+PreDown = ip route get 10.8.0.1 | grep %i >/dev/null
+PostDown = test ! -e /sys/class/net/%i
+[Peer]
+PublicKey = {PEER}
+AllowedIPs = ::/0, 10.8.0.0/16
+Endpoint = 192.0.2.9:51821
+[Peer]
+PublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=
+AllowedIPs = 10.9.0.0/16
+"""
 EFFECTS = {
-    "rtnl": ("delete_link", "set_link", "add_addresses", "add_routes", "add_rule", "delete_rule"),
+    "rtnl": (
+        "delete_link",
+        "set_link",
+        "add_addresses",
+        "delete_addresses",
+        "add_routes",
+        "delete_routes",
+        "add_rule",
+        "delete_rule",
+    ),
     "wireguard": ("set",),
-    "firewall": ("add", "remove"),
+    "firewall": ("add", "replace", "remove"),
     "dns": ("set", "unset"),
     "sysctl": ("write",),
     "hooks": ("run",),
@@ -125,6 +153,14 @@ class Setting(NamedTuple):
     def down(self, at: int = -1, action: Callable[[], None] = fail, name: str = "wg0") -> list[str]:
         """Take it down; the effects that it took."""
         return self.machine.call(self._inside, _down, at, action, name)
+
+    def reload(self, at: int = -1, action: Callable[[], None] = fail, text: str = CHANGED) -> list[str]:
+        """Reload the tunnel wg0; the effects that it took."""
+
+        def work(host: Any, options: Options, name: str) -> None:
+            cmd_reload(parse(Document.parse(text.encode()), name), host, options, Wishes(), unsaid)
+
+        return self.machine.call(self._inside, work, at, action, "wg0")
 
     def _inside(self, work: Work, at: int, action: Callable[[], None], name: str) -> list[str]:
         os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
@@ -278,9 +314,79 @@ def test_down_that_ends_at_any_step_is_finished_by_another(setting: Setting, act
     assert state(setting.machine) == before
 
 
+def device(machine: Namespace) -> list[str]:
+    """The device's settings and peers, in an order that can be compared."""
+    shown = machine.out("wg", "show", "wg0", "dump").splitlines()
+    fields = [line.split("\t") for line in shown]
+    return sorted(" ".join([*line[:3], *sorted(line[3].split(",")), line[-1]]) for line in fields)
+
+
+def live(machine: Namespace) -> dict[str, list[str]]:
+    """The state of a tunnel that is up, without what two ups of it do not share."""
+    port = machine.out("wg", "show", "wg0", "listen-port").strip()
+    found = {**state(machine), "device": device(machine), "journals": ""}
+    return {section: sorted(_unvaried(line, port) for line in _lines(value)) for section, value in found.items()}
+
+
+def _lines(value: object) -> list[str]:
+    """A section's items; the text of `ip -j` is a list of them."""
+    if isinstance(value, str):
+        value = json.loads(value) if value.startswith("[") else value.splitlines()
+    assert isinstance(value, list)
+    return [str(each) for each in value if "'dst': 'fe80:" not in str(each)]
+
+
+def _unvaried(line: str, port: str) -> str:
+    for pattern, word in (
+        (r'"handle": \d+', "handle"),
+        (rf"\b{port}\b", "PORT"),
+        (r'"counter": [^}]*', ""),
+        ("fe80::[0-9a-f:]+", "fe80"),
+        (r"/\d+/host ", " "),
+    ):
+        line = re.sub(pattern, word, line)
+    return line
+
+
+@pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
+def test_reload_that_ends_at_any_step_is_taken_back_or_finished_by_another(
+    setting: Setting, action: Callable[[], None]
+) -> None:
+    """Failed, it has changed nothing. Killed, the next reload finishes it, or down leaves nothing."""
+    pristine = state(setting.machine)
+    setting.up()
+    setting.reload()
+    wanted = live(setting.machine)
+    setting.reload(text=CONFIG)
+    before = live(setting.machine)
+    assert before != wanted
+    if "wg1" in setting.machine.out("ip", "link"):
+        setting.down()
+        return  # nothing of it depends on the neighbour but the parameter, of which up and down are tried
+    # In the middle of every step: what fails has been done, what is killed has not.
+    for at in itertools.count(1 if action is fail else 0, 2):
+        if not stopped(setting.reload, at, action):
+            break
+        if action is fail:
+            assert live(setting.machine) == before, f"after step {at}"
+        elif at % 4 == 0:
+            setting.reload()
+            assert live(setting.machine) == wanted, f"after step {at}"
+            setting.reload(text=CONFIG)
+            assert live(setting.machine) == before, f"after step {at}"
+        else:
+            setting.down()
+            assert state(setting.machine) == pristine, f"after step {at}"
+            setting.up()
+    assert live(setting.machine) == wanted
+    setting.down()
+    assert state(setting.machine) == pristine
+
+
 def test_the_steps_are_of_every_kind(setting: Setting) -> None:
-    taken = {*setting.up(), *setting.down()}
-    # Beside another full tunnel src_valid_mark is right already, and stays.
+    taken = {*setting.up(), *setting.reload(), *setting.down()}
+    # Beside another full tunnel src_valid_mark is right already, and stays; iptables' rules are taken and made
+    # anew.
     needless = {"sysctl.write"} if "wg1" in setting.machine.out("ip", "link") else set()
     assert taken == {f"{part}.{name}" for part, names in EFFECTS.items() for name in names} - needless
 

@@ -105,7 +105,7 @@ def test_route_add_equals_pyroute2s(text: str, table: int) -> None:
 
 def test_route_delete_names_the_protocol_and_is_else_as_route_add() -> None:
     prefix = Prefix.parse("10.9.0.0/16")
-    deleted = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7, delete=True)(prefix, 3))
+    deleted = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7, "delete")(prefix, 3))
     added = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7)(prefix, 3))
     assert (deleted["header"]["type"], deleted["header"]["flags"]) == (rtnl_codec.RTM_DELROUTE, REQUEST)
     assert (deleted["proto"], added["proto"]) == (3, 3)

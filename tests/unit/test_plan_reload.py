@@ -38,12 +38,26 @@ def live(key: str, *ips: str, **fields: Any) -> DevicePeer:
     return DevicePeer(PublicKey.parse(key), allowed_ips=networks(*ips), **fields)
 
 
-def change(now: str, device: Device, before: str | None) -> DeviceConfig:
-    """What is sent for the file `now`, if `before` was the file at up; None is a tunnel without a journal."""
+def both(now: str, device: Device, before: str | None, **more: Any) -> reload.DeviceChange:
+    """The change for the file `now`, if `before` was the file at up; None is a tunnel without a journal."""
     wanted = settings(now)
-    earlier = None if before is None else given.given(settings(before))
+    earlier = None if before is None else given.given(settings(before), lambda _: "hash")
     found = {e: SocketAddress(e.host, int(e.port)) for e in reload.endpoints(wanted, device, earlier)}
-    return reload.change(wanted, device, earlier, found).config
+    return reload.change(wanted, wanted.fwmark, device, earlier, found, **more)
+
+
+def change(now: str, device: Device, before: str | None) -> DeviceConfig:
+    """What is sent before the routes change."""
+    return both(now, device, before).first
+
+
+def removed(now: str, device: Device, before: str | None, **more: Any) -> tuple[list[str], list[str]]:
+    """The peers that go, and each AllowedIP that a peer loses."""
+    found = both(now, device, before, **more)
+    gone = [
+        str(peer.public_key) for peer in found.last.peers if peer.remove and peer.public_key != reload.THROW_AWAY
+    ]
+    return gone, [str(ip) for each in found.removed.values() for ip in each]
 
 
 def test_nothing_is_sent_if_nothing_changed() -> None:
@@ -56,7 +70,8 @@ def test_nothing_is_sent_if_nothing_changed() -> None:
     )
     device = Device("wg0", SecretKey.parse(KEY), 40000, 51820, peers)
     assert change(text, device, text) == DeviceConfig()
-    assert change(f"FwMark = off\nListenPort = 0\n{text}", device, text) == DeviceConfig()
+    assert removed(text, device, text, hooked={PublicKey.parse(B).raw}) == ([], [])
+    assert change(f"ListenPort = 0\n{text}", device, text) == DeviceConfig()
 
 
 def test_a_clamped_key_is_the_files_key() -> None:
@@ -74,12 +89,9 @@ def test_a_port_and_a_mark_that_the_file_gives_are_sent() -> None:
     assert change("ListenPort = 51820\nFwMark = 7", device, "") == DeviceConfig(listen_port=51820, fwmark=7)
 
 
-def test_the_mark_of_a_full_tunnel_stays_and_a_note_says_so() -> None:
-    device = Device("wg0", None, 1, 51820, (live(A, "0.0.0.0/0"),))
-    text = f"FwMark = 7\n{peer(A, 'AllowedIPs = 0.0.0.0/0')}"
-    found = reload.change(settings(text), device, given.given(settings(text)), {})
-    assert found.config == DeviceConfig()
-    assert "FwMark stays 51820" in found.notes[0]
+def test_a_mark_is_taken_off_after_the_routes() -> None:
+    found = both("FwMark = off", Device("wg0", None, 1, 51820), "")
+    assert (found.first, found.last) == (DeviceConfig(), DeviceConfig(fwmark=0))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +116,23 @@ def test_without_a_journal_a_roamed_endpoint_is_not_sent(handshake: float, sent:
     assert bool(change(peer(A, "Endpoint = 192.0.2.9:1"), device, None).peers) is sent
 
 
-def test_a_peer_that_left_the_file_goes_and_one_of_a_hook_stays() -> None:
+@pytest.mark.parametrize(
+    ("before", "more", "gone"),
+    [
+        (peer(A), {}, [A, B]),
+        (peer(A), {"hooked": {PublicKey.parse(B).raw}}, [A]),
+        (peer(A), {"keep_foreign": True}, [A]),
+        (None, {}, [A, B]),
+        (None, {"keep_foreign": True}, []),
+    ],
+)
+def test_a_peer_that_left_the_file_goes_and_one_of_a_hook_stays(
+    before: str | None, more: dict[str, Any], gone: list[str]
+) -> None:
     device = Device("wg0", peers=(live(A), live(B)))
-    assert change("", device, peer(A)).peers == (PeerConfig(PublicKey.parse(A), remove=True),)
-    assert len(change("", device, None).peers) == 2
+    assert removed("", device, before, **more) == (gone, [])
+    foreign = both("", device, before, **more).foreign
+    assert [str(key) for key in foreign] == ([B] if before and not more else [])
 
 
 def test_a_new_peer_comes_with_all_that_its_section_says() -> None:
@@ -156,20 +181,51 @@ def test_a_keepalive_goes_only_if_the_file_had_one(before: str, now: str, sent: 
 
 
 @pytest.mark.parametrize(
-    ("has", "now", "replace", "sent"),
+    ("has", "now", "sent", "lost"),
     [
-        (["10.0.0.0/8"], "AllowedIPs = 10.0.0.0/8", None, []),
-        (["10.0.0.0/8"], "AllowedIPs = 10.0.0.0/8, 10.1.0.0/16", False, ["10.1.0.0/16"]),
-        (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = 10.0.0.0/8", True, ["10.0.0.0/8"]),
-        (["10.0.0.0/8"], "AllowedIPs = +10.1.0.0/16", False, ["10.1.0.0/16"]),
-        (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = -10.1.0.0/16", True, ["10.0.0.0/8"]),
+        (["10.0.0.0/8"], "AllowedIPs = 10.0.0.0/8", [], []),
+        (["10.0.0.0/8"], "AllowedIPs = 10.0.0.0/8, 10.1.0.0/16", ["10.1.0.0/16"], []),
+        (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = 10.0.0.0/8", [], ["10.1.0.0/16"]),
+        (["10.0.0.0/8"], "AllowedIPs = +10.1.0.0/16", ["10.1.0.0/16"], []),
+        (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = -10.1.0.0/16", [], ["10.1.0.0/16"]),
     ],
 )
-def test_allowed_ips_are_added_or_replaced(has: list[str], now: str, replace: bool | None, sent: list[str]) -> None:
-    found = change(peer(A, now), Device("wg0", peers=(live(A, *has),)), peer(A, "AllowedIPs = 10.0.0.0/8")).peers
-    assert [(each.replace_allowed_ips, each.allowed_ips) for each in found] == (
-        [] if replace is None else [(replace, networks(*sent))]
+def test_allowed_ips_are_added_and_lost_one_by_one(
+    has: list[str], now: str, sent: list[str], lost: list[str]
+) -> None:
+    device, before = Device("wg0", peers=(live(A, *has),)), peer(A, "AllowedIPs = 10.0.0.0/8")
+    assert [each.allowed_ips for each in change(peer(A, now), device, before).peers] == (
+        [networks(*sent)] if sent else []
     )
+    assert removed(peer(A, now), device, before) == ([], lost)
+
+
+def test_lost_allowed_ips_go_by_way_of_a_peer_that_is_removed_at_once() -> None:
+    device = Device("wg0", peers=(live(A, "10.0.0.0/8", "10.1.0.0/16"),))
+    found = both(peer(A, "AllowedIPs = 10.0.0.0/8"), device, peer(A))
+    assert found.last.peers == (
+        PeerConfig(reload.THROW_AWAY, allowed_ips=networks("10.1.0.0/16")),
+        PeerConfig(reload.THROW_AWAY, remove=True),
+    )
+    assert list(reload.removal_lines("wg0", found)) == [f"[#] wg set wg0 peer {A} allowed-ips -10.1.0.0/16"]
+    assert len(reload.THROW_AWAY.raw) == 32
+
+
+def test_a_throw_away_peer_that_a_kill_has_left_goes() -> None:
+    device = Device("wg0", peers=(DevicePeer(reload.THROW_AWAY),))
+    found = both("", device, "", keep_foreign=True)
+    assert found.last.peers == (PeerConfig(reload.THROW_AWAY, remove=True),)
+    assert found.foreign == ()
+
+
+def test_the_way_back_restores_each_touched_peer_and_removes_new_ones() -> None:
+    psk = SecretKey.parse(KEY)
+    device = Device("wg0", psk, 7, 9, (live(A, "10.0.0.0/8", endpoint=ROAMED, persistent_keepalive=3), live(B)))
+    new = PublicKey.parse(OTHER_KEY)
+    sent = DeviceConfig(listen_port=8, peers=(PeerConfig(new, allowed_ips=networks("10.0.0.0/8")),))
+    none = SecretKey(bytes(32))
+    a = PeerConfig(PublicKey.parse(A), False, False, none, ROAMED, 3, True, networks("10.0.0.0/8"))
+    assert reload.inverse(device, sent) == DeviceConfig(listen_port=7, peers=(PeerConfig(new, remove=True), a))
 
 
 def test_a_network_that_two_peers_claim_stays_with_the_later_one() -> None:
@@ -180,14 +236,16 @@ def test_a_network_that_two_peers_claim_stays_with_the_later_one() -> None:
 def test_a_network_moves_without_a_change_of_its_former_peer() -> None:
     now = peer(A) + peer(B, "AllowedIPs = 10.0.0.0/8")
     device = Device("wg0", peers=(live(A, "10.0.0.0/8"), live(B)))
-    (found,) = change(now, device, peer(A, "AllowedIPs = 10.0.0.0/8") + peer(B)).peers
+    before = peer(A, "AllowedIPs = 10.0.0.0/8") + peer(B)
+    (found,) = change(now, device, before).peers
+    assert removed(now, device, before) == ([], [])
     assert (str(found.public_key), found.allowed_ips) == (B, networks("10.0.0.0/8"))
 
 
 def test_allowed_ips_of_a_hook_stay_where_the_file_never_gave_any() -> None:
     device = Device("wg0", peers=(live(A, "10.0.0.0/8"),))
     assert change(peer(A), device, peer(A)) == DeviceConfig()
-    assert change(peer(A), device, peer(A, "AllowedIPs = 10.0.0.0/8")).peers[0].replace_allowed_ips
+    assert removed(peer(A), device, peer(A, "AllowedIPs = 10.0.0.0/8"))[1] == ["10.0.0.0/8"]
 
 
 def test_the_transcript_hides_keys() -> None:

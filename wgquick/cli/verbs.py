@@ -33,7 +33,7 @@ def run(verb: str, targets: list[str], given: Given) -> int:
         case "down":
             down(targets[0], given)
         case "reload":
-            reload(targets[0], given)
+            return reload(targets[0], given)
         case "save":
             save(targets[0], given)
         case "strip":
@@ -138,12 +138,28 @@ def down(target: str, given: Given) -> None:
         api.down(interface, target, chosen, say)
 
 
-def reload(target: str, given: Given) -> None:
-    """Change a live device to the keys and peers of its file."""
+def reload(target: str, given: Given) -> int:
+    """Change a live interface to what its file says; 3 if it needs a restart."""
+    from wgquick.executor.reloading import Outcome, RestartNeededError, Wishes
+
+    chosen = _options(given)
     privilege.acquire()
     settings = api.load(target, say, name=_name(given))
+    wishes = Wishes(*(bool(given.get(name.replace("_", "-"))) for name in Wishes._fields))
+    status = 0
     with signals.raised():
-        api.reload(settings, say)
+        try:
+            outcome = api.reload(settings, chosen, say, wishes)
+        except RestartNeededError as needed:
+            outcome, status = Outcome(restart=needed.reasons), needed.status
+            say(f"wgq: {needed}")
+    if given.get("json"):
+        from wgquick.show.reload import json_text
+
+        write(json_text(settings.name, outcome, wishes))
+    elif wishes.dry_run:
+        write("".join(f"{line}\n" for move in outcome.moves for line in api.move_lines(move)[0]))
+    return status
 
 
 def save(target: str, given: Given) -> None:

@@ -15,8 +15,8 @@ _TOP = """# Configuration keys
 
 <!-- Made by `python -m wgquick.config.reference`: change wgquick/config/keys.py. -->
 
-Keys and section names are read in any case. `wgq reload` changes the keys of wg(8) on a live interface; those of
-wg-quick(8) need `wgq down` and `wgq up`. `wgq save` writes the keys of wg(8), Address, DNS and MTU."""
+Keys and section names are read in any case. `wgq reload` takes a change of any key to a live interface; hooks are
+for the next `wgq up` and `wgq down`. `wgq save` writes the keys of wg(8), Address, DNS and MTU."""
 
 
 def page() -> str:

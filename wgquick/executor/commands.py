@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from wgquick.errors import HookError, SignalError, WgqError
+from wgquick.errors import HookError, OperationError, SignalError, WgqError
 from wgquick.executor import bygone, mark, observe, traffic, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
+from wgquick.plan import applied
 from wgquick.plan import down as plan_down
-from wgquick.plan import given
 from wgquick.plan import traffic as plan_traffic
 from wgquick.plan import up as plan_up
 from wgquick.plan.steps import DeleteLink, RemoveGuard
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.errors import ConfigError
     from wgquick.executor.journal import Record
+    from wgquick.net import PublicKey
     from wgquick.options import Options
     from wgquick.plan.facts import EndpointFacts
     from wgquick.plan.steps import Step, Undo
@@ -52,12 +53,13 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     run = Execution(host, options, say, journal, settings.path, settings)
     try:
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
-        journal.start(settings.path, later, given.given(settings), contained=host.is_contained)
+        journal.start(settings.path, later, contained=host.is_contained)
         found = None
         if settings.extras.kill_switch:
             found = traffic.endpoints(settings, earlier, host)
             traffic.guard(settings, found, host, run)
-        _bring_up(settings, found, host, options, run)
+        hooked = _bring_up(settings, found, host, options, run)
+        journal.apply(applied.recorded(applied.of_steps(settings, run.taken, journal.digest(), hooked)))
         journal.complete(True)
     except BaseException:
         try:
@@ -75,8 +77,11 @@ def _way_with_existing(name: str, host: Host) -> str:
 
 def _bring_up(
     settings: Settings, found: EndpointFacts | None, host: Host, options: Options, run: Execution
-) -> None:
-    """`found` are the endpoints if they had to be looked up before."""
+) -> tuple[PublicKey, ...]:
+    """All the stages; returns the peers that the hooks have added.
+
+    `found` are the endpoints if they had to be looked up before.
+    """
     name, strict = settings.name, options.strict
     run.apply(plan_up.add_if(settings))
     run.apply(plan_up.hooks(settings, "PreUp"))
@@ -99,6 +104,11 @@ def _bring_up(
     if plan_traffic.is_wanted(settings):
         traffic.keep(settings, found, routes, host, run)
     run.apply(plan_up.hooks(settings, "PostUp"))
+    if settings.post_up:
+        with suppress(OperationError):  # a hook may have taken the interface away
+            device = host.wireguard.get(name)
+    given = {peer.public_key for peer in settings.peers}
+    return tuple(peer.public_key for peer in device.peers if peer.public_key not in given)
 
 
 def _recover(
@@ -195,6 +205,15 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         raise
     if faults:
         raise unfinished
+
+
+def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
+    """Take the interface down and bring it up as its file says now; the caller holds the interface's lock.
+
+    What the interface has is not saved to the file first: the file is what counts.
+    """
+    _down(settings.name, settings._replace(save_config=False), host, options, say=say, save=lambda _: None)
+    _up(settings, host, options, say)
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

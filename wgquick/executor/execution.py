@@ -16,6 +16,9 @@ from wgquick.plan.steps import (
     AddRoute,
     AddRule,
     AddThrow,
+    ChangeDevice,
+    DeleteAddress,
+    DeleteRoute,
     DeleteRule,
     RemoveFirewall,
     RemoveGuard,
@@ -26,6 +29,7 @@ from wgquick.plan.steps import (
     UnsetDns,
     add_addresses,
     add_routes,
+    delete_routes,
 )
 
 if TYPE_CHECKING:
@@ -37,15 +41,20 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import ReleaseSysctl, RunHook, Step, Undo
     from wgquick.ports import Host
 
+    Batch = Sequence[AddAddress] | Sequence[AddRoute] | Sequence[DeleteRoute]
+
 # What the kernel answers when the thing to be removed is no longer there.
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
-_BATCHES = (AddAddress, AddRoute)
+_BATCHES = (AddAddress, AddRoute, DeleteRoute)
 _BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: wg-quick does these by ip(8)
 _NO_PREFERENCE = "`ip rule' shows it: another's, as there is no preference left above 0 for one of our own."
 
 
 class Execution:
-    """One run of up or down on a host; `say` takes the transcript, a line or several joined by newlines."""
+    """One run of up, reload or down on a host; `say` takes the transcript, a line or several joined by newlines.
+
+    `promised` are the undos that the journal has already.
+    """
 
     def __init__(
         self,
@@ -55,6 +64,7 @@ class Execution:
         journal: Journal,
         path: str = "",
         settings: Settings | None = None,
+        promised: Iterable[Undo] = (),
     ) -> None:
         self.host = host
         self._options = options
@@ -62,67 +72,107 @@ class Execution:
         self._journal = journal
         self._path = path
         self._settings = settings
-        self._promised: list[Undo] = []
+        self._promised: list[Undo] = list(promised)
         self._ifindex = 0
         self._awaits_daemon = False
+        self.taken: list[Step] = []
+        """The steps that were begun."""
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Take the steps in order, neighbouring addresses and routes in one batch each."""
-        for kind, group in groupby(steps, type):
-            if kind in _BATCHES:
-                self._apply_batch(cast("Sequence[AddAddress] | Sequence[AddRoute]", list(group)))
+        for kind, group in groupby(steps, _batch_of):
+            if kind[0] in _BATCHES:
+                batch = list(group)
+                self.taken += batch
+                self._apply_batch(cast("Batch", batch))
             else:
                 for step in group:
+                    self.taken.append(step)
                     self._apply_one(step)
 
     def _apply_one(self, step: Step) -> None:
-        undo = step.undo()
-        if undo is not None:
-            self._journal.promise(undo)
-            self._promised.append(undo)
+        is_new = self._promise(step)
         self._tell(step)
-        self._do_as_wg_quick(step)
+        self._do_as_wg_quick(step, is_new=is_new)
 
-    def _do_as_wg_quick(self, step: Step) -> None:
-        """Do it; a refusal ends with the status that the command had which wg-quick would have run."""
+    def _promise(self, step: Step) -> bool:
+        """Write the step's undo down; whether that was not there yet."""
+        undo = step.undo()
+        if undo is None or self._is_promised(undo):
+            return False
+        self._journal.promise(undo)
+        self._promised.append(undo)
+        return True
+
+    def _is_promised(self, undo: Undo) -> bool:
+        return any(_are_same(each, undo) for each in self._promised)
+
+    @property
+    def promised(self) -> tuple[Undo, ...]:
+        """The undos that are due."""
+        return tuple(self._promised)
+
+    def put_back(self, step: Step) -> str:
+        """Take a step of a reload's way back, untold; returns what went wrong, if it was not so already."""
+        self._promise(step)
+        try:
+            step.do(self)
+        except SignalError:
+            raise
+        except Exception as error:
+            return "" if getattr(error, "errno", 0) in (*_GONE, EEXIST) else str(error)
+        return ""
+
+    def _do_as_wg_quick(self, step: Step, *, is_new: bool) -> None:
+        """Do it; a refusal ends with the status that the command had which wg-quick would have run.
+
+        `is_new`: the journal has got the step's undo for it.
+        """
         try:
             step.do(self)
         except OperationError as error:
+            if isinstance(step, DeleteAddress) and error.errno in _GONE:
+                return  # with its primary address
             if isinstance(step, _BY_IP):
                 error.status = IP_STATUS
-            self._reconsider(step, error)
+            self._reconsider(step, error, is_new=is_new)
             raise
 
-    def _reconsider(self, step: Step, error: OperationError) -> None:
+    def _reconsider(self, step: Step, error: OperationError, *, is_new: bool) -> None:
         """Drop the undo of a refused step where it would take what is another's, or fail as the step did.
 
         Raises OperationError in other words where a port was refused.
         """
         match step:
-            case AddRule() if error.errno == EEXIST:
+            case AddRule() if error.errno == EEXIST and is_new:
                 self._retract()
                 error.remedy = _NO_PREFERENCE
-            case SetGuard():  # whole or not at all
+            case SetGuard() if is_new:  # whole or not at all
                 self._retract()
-            case SetDns():  # no later up is to wait for a resolvconf that fails at everything
+            case SetDns() if is_new:  # no later up is to wait for a resolvconf that fails at everything
                 self.take_back(self._promised[-1:])
                 self._retract()
             case SetMtuUp(name) if error.errno in udp_port.REFUSALS:
                 raise udp_port.refused(name, self.host.wireguard.get(name).listen_port, error.errno, self.host)
-            case SetDevice(name, config) if config.listen_port and error.errno in udp_port.REFUSALS:
+            case SetDevice(name, config) | ChangeDevice(name, config) if (
+                config.listen_port and error.errno in udp_port.REFUSALS
+            ):
                 raise udp_port.refused(name, config.listen_port, error.errno, self.host)
 
     def _retract(self) -> None:
         """Forget the last undo, which is not ours to take."""
         self._journal.retract(self._promised.pop())
 
-    def _apply_batch(self, steps: Sequence[AddAddress] | Sequence[AddRoute]) -> None:
+    def _apply_batch(self, steps: Batch) -> None:
         """Lines are said up to the first refused item, as if each had been a command of its own."""
         try:
-            if isinstance(steps[0], AddAddress):
-                add_addresses(cast("Sequence[AddAddress]", steps), self.host)
-            else:
-                add_routes(cast("Sequence[AddRoute]", steps), self.host)
+            match steps[0]:
+                case AddAddress():
+                    add_addresses(cast("Sequence[AddAddress]", steps), self.host)
+                case AddRoute():
+                    add_routes(cast("Sequence[AddRoute]", steps), self.host)
+                case DeleteRoute():
+                    _delete(cast("Sequence[DeleteRoute]", steps), self.host)
         except BatchError as error:
             index, errno = error.failures[0]
             self._tell_all(steps[: index + 1])
@@ -153,6 +203,18 @@ class Execution:
     def release(self, undo: ReleaseSysctl) -> None:
         """Put a kernel parameter back unless another tunnel needs it."""
         mark.release(self.host, undo, self._journal.name)
+
+    def take_back_live(self, undo: Undo) -> None:
+        """Take an undo while the link stays up; what is gone already is fine. The journal has it no more."""
+        try:
+            undo.do(self)
+        except OperationError as error:
+            if error.errno not in _GONE:
+                raise
+        if self._is_promised(undo):
+            at = max(at for at, each in enumerate(self._promised) if _are_same(each, undo))
+            del self._promised[at]
+            self._journal.retract(undo)
 
     def expect_exit(self) -> None:
         """A daemon is about to end, as its link is deleted."""
@@ -277,7 +339,27 @@ def with_moved_rules(undos: tuple[Undo, ...], names: Collection[str], host: Host
     return plan_down.with_moved_rules(undos, observe.unclaimed_rules(names, host))
 
 
-def refused(step: AddAddress | AddRoute, errno: int) -> OperationError:
+def refused(step: AddAddress | AddRoute | DeleteRoute, errno: int) -> OperationError:
     """The kernel's refusal of one address or route, in the words of the command that would have failed."""
     what = f"`{step.command}' failed: {strerror(errno)}"
     return OperationError(what, errno=errno, remedy=step.remedy(errno), status=IP_STATUS)
+
+
+def _are_same(one: Undo, other: Undo) -> bool:
+    """Values of two kinds may be equal as tuples."""
+    return type(one) is type(other) and one == other
+
+
+def _batch_of(step: Step) -> tuple[type, bool]:
+    """Neighbouring steps that are alike in this go out together."""
+    return type(step), isinstance(step, AddRoute) and step.beside
+
+
+def _delete(steps: Sequence[DeleteRoute], host: Host) -> None:
+    """Delete the routes; those that are gone already are fine."""
+    try:
+        delete_routes(steps, host)
+    except BatchError as error:
+        left = [(index, errno) for index, errno in error.failures if errno not in _GONE]
+        if left:
+            raise BatchError(error.what, left) from None

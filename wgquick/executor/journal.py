@@ -2,7 +2,8 @@
 
 One file per network namespace and interface, mode 0600, one JSON value a line, under /run (a reboot undoes
 everything itself). A line is appended by one write(2), so that a kill at any moment leaves whole lines. It holds
-no secrets: a hook line that contains something like a key is left out.
+no secrets: a hook line that contains something like a key is left out, and keys are hashed with a key of the
+journal's own, which is in a file beside it and ends with it.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ from wgquick.plan.given import Given
 from wgquick.plan.steps import RunHook, from_record, recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from wgquick.plan.given import Earlier
     from wgquick.plan.steps import Step, Undo
 
 _SUFFIX = ".journal"
+_VERSION = 3
+_HASH_KEY = 32  # bytes
+_HASH = 16
 
 
 class Record(NamedTuple):
     """A journal as read: `undos` in the order they were written, `ifindex` of the link (0 before there was one).
 
-    `peers` is what the file gave for its peers, None if that is not known.
+    `peers` is what the file gave for its peers. `applied` is what was set up from the file, and `intended` what a
+    reload is about to leave, as `plan.applied` reads them; None if that is not known (in versions 1 and 2).
     `complete` is whether up had finished, and no down has taken the link away since; `hooks` are the PreDown and
     PostDown lines of that time. `unread` counts the lines that mean nothing here: cut short by a kill, damaged, or
     written by another version. `contained` is whether it was written in a container. `since` is when up began, in
@@ -48,6 +54,8 @@ class Record(NamedTuple):
     peers: Earlier | None = None
     contained: bool = False
     since: int = 0
+    applied: dict[str, Any] | None = None
+    intended: dict[str, Any] | None = None
 
 
 class Journal:
@@ -57,19 +65,38 @@ class Journal:
         self.name = name
         self._directory = directory
         self._file = f"{name}{_SUFFIX}"
+        self._next = f"{name}{_SUFFIX}.next"
+        self._hash_key = f"{name}.key"
         self._path = f"{directory}/{self._file}"
 
-    def start(
-        self, path: str, hooks: tuple[Step, ...], peers: Earlier | None = None, *, contained: bool = False
-    ) -> None:
-        """Begin a journal anew, with the configuration's path, the hooks for down and the peers for reload."""
+    def start(self, path: str, hooks: tuple[Step, ...], *, contained: bool = False) -> None:
+        """Begin a journal anew, with the configuration's path and the hooks for down."""
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
-        head = {"version": 2, "name": self.name, "path": path, "hidden_hooks": len(hooks) - len(kept)}
-        head["contained"] = contained
-        head["since"] = int(time.time())
-        described = [_described(peers)] if peers else [{"peers": {}}]
-        text = "".join(map(_line, ({"head": head}, *({"hook": hook} for hook in kept), *described)))
-        self._write(text, os.O_TRUNC)
+        record = Record(
+            self.name,
+            path,
+            hooks=tuple(kept),
+            hidden_hooks=len(hooks) - len(kept),
+            contained=contained,
+            since=int(time.time()),
+        )
+        self._write("".join(_head(record)), os.O_TRUNC)
+
+    def rewrite(self, record: Record) -> None:
+        """Replace the journal by what it says, so that it does not grow with each reload. A kill leaves either."""
+        lines = [
+            *_head(record),
+            *(_line({"undo": recorded(undo)}) for undo in record.undos),
+            _line({"ifindex": record.ifindex}),
+            _line({"applied": record.applied}),
+            _line({"complete": record.complete}),
+        ]
+        self._write("".join(lines), os.O_TRUNC, self._next)
+        try:
+            with opened(self._directory) as directory:
+                os.rename(self._next, self._file, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError as error:
+            raise self._failed("written", error) from None
 
     def promise(self, undo: Undo) -> None:
         """Write down an undo; the caller takes its step only after this returned."""
@@ -83,32 +110,58 @@ class Journal:
         """Write down which link is ours, so that a later one of the same name is not taken for it."""
         self._write(_line({"ifindex": ifindex}))
 
-    def describe(self, peers: Earlier) -> None:
-        """Write down what the file gives for its peers now."""
-        self._write(_line(_described(peers)))
+    def apply(self, applied: dict[str, Any] | None) -> None:
+        """Write down what is set up from the file now (`plan.applied.recorded`)."""
+        self._write(_line({"applied": applied}))
+
+    def intend(self, intended: dict[str, Any]) -> None:
+        """Write down what a reload is about to leave."""
+        self._write(_line({"intended": intended}))
+
+    def digest(self) -> Callable[[bytes], str]:
+        """A function that hashes a secret with the journal's own key, which is made if there is none."""
+        from _blake2 import blake2s  # hashlib costs more to import
+
+        key = self._existing_hash_key()
+        if len(key) != _HASH_KEY:
+            key = os.urandom(_HASH_KEY)
+            self._write_bytes(key, os.O_TRUNC, self._hash_key)
+        return lambda secret: str(blake2s(secret, key=key, digest_size=_HASH).hexdigest())
+
+    def _existing_hash_key(self) -> bytes:
+        """The key; empty if there is none."""
+        try:
+            with open(self._open(os.O_RDONLY, self._hash_key), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise self._failed("read", error) from None
 
     def complete(self, is_complete: bool) -> None:
         """Write down that up has finished, so that down runs its hooks; or that these are not due any more."""
         self._write(_line({"complete": is_complete}))
 
-    def _write(self, text: str, flags: int = 0) -> None:
-        data = text.encode("utf-8", "surrogateescape")
+    def _write(self, text: str, flags: int = 0, file: str = "") -> None:
+        self._write_bytes(text.encode("utf-8", "surrogateescape"), flags, file or self._file)
+
+    def _write_bytes(self, data: bytes, flags: int, file: str) -> None:
         try:
-            if self._append(data, flags) < len(data):
+            if self._append(data, flags, file) < len(data):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
         except OSError as error:
             raise self._failed("written", error) from None
 
-    def _append(self, data: bytes, flags: int) -> int:
-        fd = self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, make=True)
+    def _append(self, data: bytes, flags: int, file: str) -> int:
+        fd = self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, file, make=True)
         try:
             return os.write(fd, data)
         finally:
             os.close(fd)
 
-    def _open(self, flags: int, *, make: bool = False) -> int:
+    def _open(self, flags: int, file: str, *, make: bool = False) -> int:
         with opened(self._directory, make=make) as directory:
-            return os.open(self._file, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            return os.open(file, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
 
     def _failed(self, done: str, error: OSError) -> OperationError:
         what = f"the journal {self._path} cannot be {done}: {error.strerror}"
@@ -117,7 +170,7 @@ class Journal:
     def read(self) -> Record | None:
         """The record, or None where there is no journal."""
         try:
-            with open(self._open(os.O_RDONLY), encoding="utf-8", errors="surrogateescape") as file:
+            with open(self._open(os.O_RDONLY, self._file), encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
         except FileNotFoundError:
             return None
@@ -127,13 +180,31 @@ class Journal:
 
     def remove(self) -> None:
         """Forget; nothing happens where there is no journal."""
-        try:
-            with opened(self._directory) as directory:
-                os.unlink(self._file, dir_fd=directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._failed("removed", error) from None
+        for file in (self._hash_key, self._next, self._file):
+            try:
+                with opened(self._directory) as directory:
+                    os.unlink(file, dir_fd=directory)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._failed("removed", error) from None
+
+
+class NoJournal(Journal):
+    """For an interface that has none, as wg-quick brought it up: down goes by what the host shows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("", name)
+
+    def read(self) -> Record | None:
+        """None."""
+        return None
+
+    def remove(self) -> None:
+        """There is none."""
+
+    def _write_bytes(self, data: bytes, flags: int, file: str) -> None:
+        """Nothing is kept."""
 
 
 def others(directory: str, name: str) -> Iterator[Record]:
@@ -151,8 +222,19 @@ def others(directory: str, name: str) -> Iterator[Record]:
                 yield record
 
 
-def _described(peers: Earlier) -> dict[str, dict[str, Given]]:
-    return {"peers": {key.hex(): given for key, given in peers.items()}}
+def _head(record: Record) -> Iterator[str]:
+    """The first lines: of the head and the hooks."""
+    head = {
+        "version": _VERSION,
+        "name": record.name,
+        "path": record.path,
+        "hidden_hooks": record.hidden_hooks,
+        "contained": record.contained,
+        "since": record.since,
+    }
+    yield _line({"head": head})
+    for hook in record.hooks:
+        yield _line({"hook": hook})
 
 
 def _line(value: object) -> str:
@@ -190,9 +272,19 @@ def _extended(record: Record, entry: object) -> Record:
             return record._replace(ifindex=ifindex)
         case {"complete": bool(is_complete)}:
             return record._replace(complete=is_complete)
+        case {"applied": None}:
+            return record._replace(applied=None, intended=None)
+        case {"applied": {"peers": dict(peers)} as applied}:
+            return record._replace(applied=applied, intended=None, peers=_given(peers))
+        case {"intended": dict(intended)}:
+            return record._replace(intended=intended)
         case {"peers": dict(peers)}:
-            return record._replace(peers={bytes.fromhex(key): Given(*fields) for key, fields in peers.items()})
+            return record._replace(peers=_given(peers))
     raise ValueError
+
+
+def _given(peers: dict[str, Any]) -> Earlier:
+    return {bytes.fromhex(key): Given(*fields) for key, fields in peers.items()}
 
 
 def _without_last(undos: tuple[Undo, ...], retracted: Undo) -> tuple[Undo, ...]:

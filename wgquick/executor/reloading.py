@@ -1,53 +1,301 @@
-"""cmd_reload: the keys and peers of an edited file for a live device."""
+"""cmd_reload: a live interface to what its edited file says, by the difference alone.
+
+The journal names what a reload is about to leave before the first step, and what it has left after the last. A run
+that was killed in between is finished by the next reload, as the difference is taken from what there is; or undone
+by down, as the undos are there before the steps.
+"""
 
 from __future__ import annotations
 
-from wgquick.device import DeviceConfig
-from wgquick.errors import WgqError
-from wgquick.executor import udp_port
-from wgquick.executor.journal import Journal
-from wgquick.lean import TYPE_CHECKING
-from wgquick.plan import given, reload
+from wgquick.errors import SignalError, WgqError
+from wgquick.executor import snapshot, udp_port
+from wgquick.executor.execution import Execution
+from wgquick.executor.journal import Journal, NoJournal
+from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
+from wgquick.plan import applied, reload
+from wgquick.plan.desired import desired
+from wgquick.plan.difference import Difference, difference, notes
+from wgquick.plan.steps import AddAddress, AddRoute, AddRule, DeleteAddress, SetMtu, SetMtuUp, TakeBack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
+    from wgquick.net import Endpoint, SocketAddress
+    from wgquick.options import Options
+    from wgquick.plan.applied import Applied, Known
+    from wgquick.plan.current import Current
+    from wgquick.plan.desired import Desired
+    from wgquick.plan.difference import Move
+    from wgquick.plan.steps import Step
     from wgquick.ports import Host
 
+    Say = Callable[[str], None]
 
-def cmd_reload(settings: Settings, host: Host, say: Callable[[str], None]) -> None:
-    """Change the device to what the file says; addresses, routes, rules, DNS and hooks stay as they are."""
+_PASSES = 4
+"""How often the difference is taken: the kernel takes more than it was told with an address or a small MTU."""
+
+
+class RestartNeededError(WgqError):
+    """Something cannot change while the interface is up; nothing was changed. `reasons` name it."""
+
+    status = 3
+
+    def __init__(self, name: str, reasons: tuple[str, ...], path: str) -> None:
+        remedy = f"`wgq reload --or-restart {name}' does that; nothing was changed."
+        super().__init__(f"{name} needs a restart for {'; and for '.join(reasons)}", where=path, remedy=remedy)
+        self.reasons = reasons
+
+
+class Wishes(NamedTuple):
+    """How a reload works.
+
+    `dry_run` only says what would be done, `or_restart` restarts where that is needed, `keep_foreign` keeps peers
+    that neither the file nor the journal knows, `force` lets the file count in spite of SaveConfig.
+    """
+
+    dry_run: bool = False
+    or_restart: bool = False
+    keep_foreign: bool = False
+    force: bool = False
+
+
+class Outcome(NamedTuple):
+    """What was done, or with `dry_run` would be: the moves, or a restart for these reasons, and remarks."""
+
+    moves: tuple[Move, ...] = ()
+    restart: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class _Look(NamedTuple):
+    """One look at the host, and what follows from it."""
+
+    now: Current
+    wanted: Desired
+    difference: Difference
+    notes: tuple[str, ...]
+
+
+def cmd_reload(settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> Outcome:
+    """Change the interface to what the file says.
+
+    RestartNeededError where that cannot be; whatever fails or interrupts half way is undone before it is raised.
+    """
     with host.interface_lock(settings.name):
-        _reload(settings, host, say)
+        return _Reload(settings, host, options, wishes, say).run()
 
 
-def _reload(settings: Settings, host: Host, say: Callable[[str], None]) -> None:
-    name = settings.name
+class _Reload:
+    def __init__(self, settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> None:
+        self._settings, self._host, self._options = settings, host, options
+        self._wishes, self._say = wishes, say
+        self._name = settings.name
+        _check_exists(self._name, host)
+        if settings.save_config and not wishes.force:
+            raise WgqError(
+                f"{self._name} has SaveConfig = true: the interface counts, and not its file",
+                where=settings.path,
+                remedy="Write it now (wgq save), or let the file count this once: wgq reload --force",
+            )
+        self._journal = Journal(host.journal_directory, self._name)
+        self._record = _own(self._journal.read(), self._name, host)
+        self._before = _read(self._record.applied if self._record else None)
+        self._known = _known(self._record, self._before, keep_foreign=wishes.keep_foreign)
+        self._resolved: dict[Endpoint, SocketAddress] = {}
+
+    def run(self) -> Outcome:
+        look = self._look(may_resolve=True)
+        reasons = look.difference.restart
+        if reasons and not self._wishes.or_restart:
+            raise RestartNeededError(self._name, reasons, self._settings.path)
+        if self._wishes.dry_run:
+            return Outcome(() if reasons else look.difference.moves, reasons, look.notes)
+        if reasons:
+            from wgquick.executor.commands import restart
+
+            self._say(f"[!] Restarting {self._name} for {'; and for '.join(reasons)}")
+            restart(self._settings, self._host, self._options, self._say)
+            return Outcome((), reasons)
+        if not look.difference.moves:
+            self._note(look.wanted)
+            return Outcome()
+        return self._change(look)
+
+    def _look(self, run: Execution | None = None, *, may_resolve: bool = False) -> _Look:
+        """What is to be done, as the host is now, and the journal after what `run` has done."""
+        if run is not None and self._record is not None:
+            self._known = self._known._replace(undos=run.promised)
+        now = snapshot.current(self._name, self._host, self._options, self._record)
+        if now.device is None:
+            raise WgqError(f"`{self._name}' is not a WireGuard interface")
+        if may_resolve:
+            wanted = reload.endpoints(self._settings, now.device, self._known.earlier)
+            self._resolved = {endpoint: self._host.resolve(endpoint) for endpoint in wanted}
+        facts = snapshot.facts(
+            self._settings, now, self._host, self._options, resolved=self._resolved, known=self._known
+        )
+        aim = desired(self._settings, facts, strict=self._options.strict)
+        change = reload.change(
+            self._settings,
+            aim.fwmark,
+            now.device,
+            self._known.earlier,
+            self._resolved,
+            hooked=self._known.hooked,
+            keep_foreign=self._known.keep_foreign,
+        )
+        # The kernel sets the mark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
+        udp_port.check_change(self._name, change.first.listen_port, self._host)
+        found = difference(aim, now, self._known, change, facts)
+        return _Look(now, aim, found, tuple(note.text for note in notes(change, aim)))
+
+    def _change(self, look: _Look) -> Outcome:
+        undos = self._record.undos if self._record else ()
+        journal = self._journal if self._record else NoJournal(self._name)
+        run = Execution(
+            self._host, self._options, self._say, journal, self._settings.path, self._settings, promised=undos
+        )
+        made: list[Move] = []
+        try:
+            self._intend(look.wanted)
+            wanted = self._apply(run, look, made)
+            self._finish(run, wanted)
+        except BaseException:
+            try:
+                self._roll_back(run, made, look.now)
+            except (SignalError, KeyboardInterrupt):  # begun anew; the next signal is ignored
+                self._roll_back(run, made, look.now)
+            raise
+        for note in look.notes:
+            self._say(note)
+        return Outcome(tuple(made), (), look.notes)
+
+    def _apply(self, run: Execution, look: _Look, made: list[Move]) -> Desired:
+        """Make the moves, and look again while the kernel may have done more than it was told."""
+        for _ in range(_PASSES):
+            if any(isinstance(move.step, AddRule) for move in look.difference.moves):
+                look = self._apply_locked(run, made)
+            else:
+                _make(run, look.difference.moves, made)
+            if not any(isinstance(move.step, _FAR_REACHING) for move in look.difference.moves):
+                break
+            self._known = self._known._replace(dns=look.wanted.dns, firewall=look.wanted.firewall)
+            look = self._look(run)
+        return look.wanted
+
+    def _apply_locked(self, run: Execution, made: list[Move]) -> _Look:
+        """The same while no other tunnel chooses the same table and preference."""
+        with self._host.lock():
+            look = self._look(run)
+            _make(run, [move for move in look.difference.moves if not _takes_lock(move)], made)
+        _make(run, [move for move in look.difference.moves if _takes_lock(move)], made)
+        return look
+
+    def _roll_back(self, run: Execution, made: list[Move], before: Current) -> None:
+        """Take the moves back, the last one first, each even if another fails; then what the kernel has taken."""
+        faults = [run.put_back(step) for move in reversed(made) for step in move.back]
+        faults += [run.put_back(step) for step in self._lost(before)]
+        if self._record is not None:
+            self._journal.apply(self._record.applied)
+        for fault in filter(None, faults):
+            self._say(f"[!] {fault}")
+
+    def _lost(self, before: Current) -> Iterator[Step]:
+        """What was there before and is not now: the kernel deletes routes and secondary addresses on its own."""
+        from wgquick.config.settings import Address
+        from wgquick.net import Route
+
+        has = {each.prefix for each in self._host.rtnl.link_addresses(self._name)}
+        for each in before.addresses:
+            if each.prefix not in has and not each.far and not each.is_link_local:
+                yield AddAddress(self._name, Address(each.prefix.address, each.prefix.length, str(each.prefix)))
+        routes = {(route.destination, route.table) for route in self._host.rtnl.link_routes(self._name)}
+        for route in before.routes:
+            if route.is_plain and (route.destination, route.table) not in routes:
+                yield AddRoute(Route(route.destination, self._name, route.table), str(route.table))
+
+    def _intend(self, wanted: Desired) -> None:
+        if self._record is not None:
+            self._journal.intend(self._applied(wanted))
+
+    def _applied(self, wanted: Desired) -> dict[str, Any]:
+        return applied.recorded(applied.of_desired(wanted, self._journal.digest(), self._known.hooked))
+
+    def _finish(self, run: Execution, wanted: Desired) -> None:
+        """Note what is set up now. A journal that could not be read whole is only added to."""
+        if self._record is None:
+            return
+        record = self._record._replace(
+            path=self._settings.path or self._record.path,
+            applied=self._applied(wanted),
+            intended=None,
+            undos=run.promised,
+        )
+        if self._record.unread:
+            self._journal.apply(record.applied)
+        else:
+            self._journal.rewrite(record)
+
+    def _note(self, wanted: Desired) -> None:
+        """Nothing has to change; what the file says may differ all the same, as an endpoint's text."""
+        if self._record is None:
+            return
+        if self._before is not None and self._record.intended is None:
+            new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
+            if new._replace(mtu=self._before.mtu, firewall=self._before.firewall) == self._before:
+                return
+        self._journal.apply(self._applied(wanted))
+
+
+_FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)
+
+
+def _takes_lock(move: Move) -> bool:
+    """Whether a step takes the namespace's lock itself."""
+    from wgquick.plan.steps import ReleaseSysctl
+
+    return isinstance(move.step, TakeBack) and isinstance(move.step.undone, ReleaseSysctl)
+
+
+def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:
+    """Make the moves; `made` gets those that were begun, the failing one included."""
+    before = len(run.taken)
+    try:
+        run.apply(move.step for move in moves)
+    finally:
+        made += moves[: len(run.taken) - before]
+
+
+def _check_exists(name: str, host: Host) -> None:
     link = host.rtnl.link(name)
     if link is None or name not in host.wireguard.interfaces():  # a renamed link's daemon keeps the old name
         remedy = f"Bring it up first: wgq up {name}" if link is None else ""
         raise WgqError(f"`{name}' is not a WireGuard interface", remedy=remedy)
-    journal = Journal(host.journal_directory, name)
-    earlier = _earlier(journal.read(), name, host)
-    device = host.wireguard.get(name)
-    wanted = reload.endpoints(settings, device, earlier)
-    config, notes = reload.change(settings, device, earlier, {each: host.resolve(each) for each in wanted})
-    # The kernel sets the mark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
-    udp_port.check_change(name, config.listen_port, host)
-    if config != DeviceConfig():
-        say("\n".join(reload.lines(name, config)))
-        host.wireguard.set(name, config)
-    for note in notes:
-        say(note)
-    if earlier is not None:
-        journal.describe(given.given(settings))
 
 
-def _earlier(record: Record | None, name: str, host: Host) -> given.Earlier | None:
-    """What the file said when the link came up, or at the last reload; None if the journal is not this link's."""
+def _own(record: Record | None, name: str, host: Host) -> Record | None:
+    """The journal, if it is this link's; WgqError where `up` was killed before it had finished."""
     link = host.rtnl.link(name)
     if record is None or link is None or record.ifindex != link.ifindex:
         return None
-    return record.peers
+    if not record.complete and not record.unread:
+        raise WgqError(f"{name} was not brought up completely", remedy=f"Take it down first: wgq down {name}")
+    return record
+
+
+def _read(raw: dict[str, Any] | None) -> Applied | None:
+    """What was applied; None where the journal does not say so, or in words of a later version."""
+    if raw is not None:
+        with suppress(ValueError, KeyError, TypeError):
+            return applied.from_record(raw)
+    return None
+
+
+def _known(record: Record | None, before: Applied | None, *, keep_foreign: bool) -> Known:
+    if record is None:
+        return applied.Known(keep_foreign=keep_foreign)
+    found = applied.known(record.undos, before, _read(record.intended), record.peers)
+    return found._replace(keep_foreign=found.keep_foreign or keep_foreign)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from wgquick.config.grammar import mask
 from wgquick.errors import OperationError
-from wgquick.executor import observe
+from wgquick.executor import mark, observe
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.plan.current import Current, LinkDns
 from wgquick.plan.facts import DesiredFacts, MtuFacts
 from wgquick.plan.given import merged
 from wgquick.plan.steps import UnsetDns, parameter
-from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, Path, SocketAddress
     from wgquick.options import Options
+    from wgquick.plan.applied import Known
     from wgquick.ports import Host
 
 
@@ -30,9 +31,9 @@ def current(name: str, host: Host, options: Options, record: Record | None = Non
     """What the host has of this interface now. `record` is its journal, which knows how its DNS was set."""
     link = host.rtnl.link(name)
     rules = observe.rules(host)
-    mark = host.sysctl.read(parameter(SRC_VALID_MARK))
+    src_valid_mark = host.sysctl.read(parameter(SRC_VALID_MARK))
     if link is None:
-        return Current(name, rules=rules, firewall=host.firewall.standing(name), src_valid_mark=mark)
+        return Current(name, rules=rules, firewall=host.firewall.standing(name), src_valid_mark=src_valid_mark)
     return Current(
         name,
         link,
@@ -42,7 +43,7 @@ def current(name: str, host: Host, options: Options, record: Record | None = Non
         rules,
         host.firewall.standing(name),
         _dns(name, host, options, record),
-        mark,
+        src_valid_mark,
         host.rtnl.takes_ipv6(name),
     )
 
@@ -67,13 +68,15 @@ def facts(
     options: Options,
     *,
     resolved: Mapping[Endpoint, SocketAddress] | None = None,
-    has_automatic_fwmark: bool = False,
+    known: Known | None = None,
 ) -> DesiredFacts:
     """What decides about a file's wishes for an interface that is in this state.
 
     `resolved` has the addresses of the endpoints that the device is to get; the others are those that it has.
+    `known` is what the journal says; without it a mark that a full tunnel's rules name counts as one that was
+    chosen for it.
     """
-    device_fwmark = now.device.fwmark if now.device else 0
+    device_fwmark, is_automatic = _fwmark(now, known)
     own = [address for address in now.addresses if address.is_link_local]
     targets = _targets(settings, now, resolved or {})
     is_mtu_wanted = settings.mtu is None
@@ -82,15 +85,30 @@ def facts(
         now.ipv6,
         observe.table(settings, host),
         device_fwmark,
-        has_automatic_fwmark,
-        observe.free_table(host),
+        is_automatic,
+        observe.free_table(host) if _needs_table(settings, device_fwmark) else FIRST_TABLE,
         now.device.listen_port if now.device else 0,
         tuple(address.prefix for address in own),
         tuple(Prefix(mask(each.prefix.address, each.prefix.length), each.prefix.length) for each in own),
         _mtu(targets, now, host) if is_mtu_wanted else MtuFacts(),
         "off" if options.dns == "off" else dns_mode,
         _firewall(now, host, options),
+        mark.earlier(host, settings.name),
+        host.sysctl.writable(parameter(SRC_VALID_MARK)),
     )
+
+
+def _fwmark(now: Current, known: Known | None) -> tuple[int, bool]:
+    """The mark to go by, and whether it was chosen for a full tunnel: the journal's, or else the device's."""
+    has = now.device.fwmark if now.device else 0
+    if known is not None and known.undos is not None:
+        return (known.fwmark, True) if known.fwmark else (has, False)
+    return has, bool(has) and (now.is_full(4) or now.is_full(6))
+
+
+def _needs_table(settings: Settings, device_fwmark: int) -> bool:
+    wants_default = any(ip.length == 0 for peer in settings.peers for ip in peer.allowed_ips)
+    return wants_default and not device_fwmark and not settings.fwmark
 
 
 def _firewall(now: Current, host: Host, options: Options) -> str:
@@ -112,8 +130,8 @@ def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, Socke
 
 def _mtu(targets: list[str], now: Current, host: Host) -> MtuFacts | None:
     """The MTUs of the paths, as the tunnel's own packets take them; None where these lead into the tunnel."""
-    mark = now.device.fwmark if now.device else 0
-    paths = [path for path in (host.rtnl.path(target, mark) for target in targets) if path]
+    fwmark = now.device.fwmark if now.device else 0
+    paths = [path for path in (host.rtnl.path(target, fwmark) for target in targets) if path]
     outside = [path for path in paths if path.link != now.name]
     if paths and not outside:
         return None

@@ -97,7 +97,7 @@ def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: Desir
     usable = [a for a in settings.addresses if facts.ipv6 or len(a.address) == 4]
     default = None
     if any(ip.length == 0 and (facts.ipv6 or ip.family == 4) for ip in wanted):
-        own = tuple(Prefix(address.address, address.length) for address in usable)
+        own = _as_listed(usable)
         default = DefaultFacts(
             fwmark=full_tunnel_mark(settings, facts),
             listen_port=settings.listen_port or facts.listen_port,
@@ -107,6 +107,16 @@ def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: Desir
             firewall=facts.firewall,
         )
     return RouteFacts(wanted, (*networks(usable), *facts.connected), facts.ipv6, facts.table, default)
+
+
+def _as_listed(addresses: Iterable[Address]) -> tuple[Prefix, ...]:
+    """In the kernel's order: secondary IPv4 addresses after the others, and the newest of IPv6 first."""
+    prefixes = [Prefix(address.address, address.length) for address in addresses]
+    of_ipv4 = [prefix for prefix in prefixes if prefix.family == 4]
+    primary = {Prefix(mask(p.address, p.length), p.length): p for p in reversed(of_ipv4)}
+    first = [prefix for prefix in of_ipv4 if prefix in primary.values()]
+    secondary = [prefix for prefix in of_ipv4 if prefix not in first]
+    return (*first, *secondary, *(prefix for prefix in reversed(prefixes) if prefix.family == 6))
 
 
 def full_tunnel_mark(settings: Settings, facts: DesiredFacts) -> int:

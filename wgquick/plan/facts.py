@@ -60,6 +60,7 @@ class DesiredFacts(NamedTuple):
     `device_fwmark` is the mark that the device has, `has_automatic_fwmark` whether add_default has chosen that.
     `link_addresses` are the link-local addresses that the kernel gave the link, `connected` the networks of these.
     `mtu` is None where the paths lead through the tunnel itself, so that they cannot be measured.
+    `mark_earlier` and `mark_writable` are as for add_default.
     """
 
     ipv6: bool = True
@@ -73,6 +74,8 @@ class DesiredFacts(NamedTuple):
     mtu: MtuFacts | None = MtuFacts()
     dns_mode: str = "off"
     firewall: str = "nft"
+    mark_earlier: str | None = None
+    mark_writable: bool = True
 
 
 class DownFacts(NamedTuple):

@@ -5,32 +5,39 @@ from __future__ import annotations
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.net import PublicKey
 
 
 class Given(NamedTuple):
-    """What a file gave for a peer; `endpoint` is "" and `persistent_keepalive` None if it gave none."""
+    """What a file gave for a peer; `endpoint` is "" and `persistent_keepalive` None if it gave none.
+
+    `preshared_key` is the key's hash by a key of the journal; "" if the file gave none, or if that is not known.
+    """
 
     endpoint: str = ""
     persistent_keepalive: int | None = None
     has_preshared_key: bool = False
     has_allowed_ips: bool = False
+    preshared_key: str = ""
 
 
 Earlier = dict[bytes, Given]
 """What the file said before, by public key."""
 
 
-def given(settings: Settings) -> Earlier:
-    """What a file gives for its peers, to be compared with a later one."""
-    return {key.raw: _given(peer) for key, peer in merged(settings).items()}
+def given(settings: Settings, digest: Callable[[bytes], str]) -> Earlier:
+    """What a file gives for its peers, to be compared with a later one; `digest` makes hashes of its secrets."""
+    return {key.raw: _given(peer, digest) for key, peer in merged(settings).items()}
 
 
-def _given(peer: PeerSettings) -> Given:
+def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
     endpoint = str(peer.endpoint) if peer.endpoint else ""
-    has_key, has_ips = peer.preshared_key is not None, bool(peer.allowed_ips)
-    return Given(endpoint, peer.persistent_keepalive, has_key, has_ips)
+    key = peer.preshared_key
+    hashed = digest(key.raw) if key is not None else ""
+    return Given(endpoint, peer.persistent_keepalive, key is not None, bool(peer.allowed_ips), hashed)
 
 
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:

@@ -1,8 +1,7 @@
-"""`wgq reload`: what changes on a live device so that it is what the file says; nothing else is sent.
+"""The device's part of a reload: what changes so that it is what the file says; nothing else is sent.
 
 The file of today and the device do not tell what a hook or `wg set` has added and what the file said before. The
-journal does: it has, of each peer of the earlier file, what that file gave. Without it (the tunnel is wg-quick's)
-what may be a hook's stays.
+journal does: it has, of each peer of the earlier file, what that file gave.
 """
 
 from __future__ import annotations
@@ -11,28 +10,41 @@ from wgquick.config import keys
 from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
+from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey
 from wgquick.plan.given import Given, merged
-from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from wgquick.config.keys import Key
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device
-    from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.net import Endpoint, SocketAddress
     from wgquick.plan.given import Earlier
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _SHOWN = 8  # networks in one line of the transcript
+THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
+"""A peer that gets the AllowedIPs that others lose, and is then removed.
+
+So no peer is without its other networks for a moment, as it is while a list is replaced, and no kernel is too old:
+the removal of a single one came with Linux 6.16.
+"""
 Network = tuple[bytes, int]
 
 
-class Change(NamedTuple):
-    """What to send to the device, and what to say of the things that stay as they are."""
+class DeviceChange(NamedTuple):
+    """What to send to the device before the routes change, and what after them.
 
-    config: DeviceConfig
+    `first` brings keys, settings, new peers and AllowedIPs, and moves those that another peer gets; `last` removes
+    AllowedIPs and peers, and `removed` names the former by peer. `foreign` are peers to be removed that neither the
+    file nor the journal knows. `notes` say what stays as it is.
+    """
+
+    first: DeviceConfig
+    last: DeviceConfig
+    removed: dict[PublicKey, tuple[AllowedIP, ...]]
+    foreign: tuple[PublicKey, ...]
     notes: tuple[str, ...]
 
 
@@ -56,21 +68,95 @@ def _moves(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None)
 
 
 def change(
-    settings: Settings, device: Device, earlier: Earlier | None, resolved: Mapping[Endpoint, SocketAddress]
-) -> Change:
-    """The device part of the difference between the file and the device."""
+    settings: Settings,
+    fwmark: int | None,
+    device: Device,
+    earlier: Earlier | None,
+    resolved: Mapping[Endpoint, SocketAddress],
+    *,
+    hooked: Collection[bytes] = (),
+    keep_foreign: bool = False,
+) -> DeviceChange:
+    """The difference between the file and the device, whose mark is to be `fwmark` (None: any).
+
+    Peers that the file lacks go, but for the `hooked` and, with `keep_foreign`, those that the earlier file
+    lacked too.
+    """
     wanted = merged(settings)
     live = {peer.public_key: peer for peer in device.peers}
     networks = _Networks(wanted, live, earlier)
-    gone = [key for key in live if key not in wanted and (earlier is None or key.raw in earlier)]
     changed = (_peer_change(peer, live.get(key), earlier, resolved, networks) for key, peer in wanted.items())
-    removed = (PeerConfig(key, remove=True) for key in gone)
-    peers = (*removed, *(peer for peer in changed if peer is not None))
-    fwmark, notes = _fwmark(settings, device)
-    config = DeviceConfig(_private_key(settings, device), _listen_port(settings, device), fwmark, peers=peers)
-    if any(peer.allowed_ips or peer.replace_allowed_ips or peer.remove for peer in peers):
-        notes = (*notes, f"[!] Routes stay as they are: `wgq down {device.name}' and `wgq up' change them")
-    return Change(config, notes)
+    goes = _Goes(earlier, hooked, keep_foreign)
+    gone = [key for key in live if key not in wanted and goes(key)]
+    removed = {key: networks.removed(live[key]) for key in wanted if key in live}
+    removed = {key: each for key, each in removed.items() if each}
+    mark = fwmark if fwmark != device.fwmark else None
+    first = DeviceConfig(
+        _private_key(settings, device),
+        _listen_port(settings, device),
+        mark or None,
+        peers=tuple(peer for peer in changed if peer is not None),
+    )
+    thrown = tuple(ip for each in removed.values() for ip in each)
+    away = (PeerConfig(THROW_AWAY, allowed_ips=thrown), PeerConfig(THROW_AWAY, remove=True)) if thrown else ()
+    last = DeviceConfig(
+        fwmark=mark if mark == 0 else None, peers=(*away, *(PeerConfig(k, remove=True) for k in gone))
+    )
+    foreign = tuple(key for key in gone if earlier is not None and key.raw not in earlier and key != THROW_AWAY)
+    return DeviceChange(first, last, removed, foreign, tuple(_notes(wanted, live, earlier)))
+
+
+class _Goes(NamedTuple):
+    """Whether a peer that the file lacks is removed, as `wg syncconf` does."""
+
+    earlier: Earlier | None
+    hooked: Collection[bytes]
+    keep_foreign: bool
+
+    def __call__(self, key: PublicKey) -> bool:
+        if key == THROW_AWAY or (self.earlier is not None and key.raw in self.earlier):
+            return True
+        return key.raw not in self.hooked and not self.keep_foreign
+
+
+def _notes(
+    wanted: Mapping[PublicKey, PeerSettings], live: Mapping[PublicKey, DevicePeer], earlier: Earlier | None
+) -> Iterator[str]:
+    for key, before in (earlier or {}).items():
+        peer = wanted.get(PublicKey(key))
+        has = live.get(PublicKey(key))
+        if peer is not None and peer.endpoint is None and before.endpoint and has is not None and has.endpoint:
+            yield f"[!] The endpoint of {peer.public_key} stays {has.endpoint}: a device cannot forget one"
+
+
+def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
+    """What takes a change of this device back, whether it was made, made in part, or not at all."""
+    live = {peer.public_key: peer for peer in device.peers}
+    touched = dict.fromkeys(peer.public_key for peer in config.peers)
+    networks = {(ip.address, ip.length) for peer in config.peers for ip in peer.allowed_ips}
+    for peer in device.peers:  # those that lose a network by the change
+        if any((ip.address, ip.length) in networks for ip in peer.allowed_ips):
+            touched[peer.public_key] = None
+    return DeviceConfig(
+        None if config.private_key is None else device.private_key or _NO_KEY,
+        None if config.listen_port is None else device.listen_port,
+        None if config.fwmark is None else device.fwmark,
+        peers=(
+            *(PeerConfig(key, remove=True) for key in touched if key not in live),
+            *(_as_it_is(live[key]) for key in touched if key in live),
+        ),
+    )
+
+
+def _as_it_is(peer: DevicePeer) -> PeerConfig:
+    return PeerConfig(
+        peer.public_key,
+        preshared_key=peer.preshared_key or _NO_KEY,
+        endpoint=peer.endpoint,
+        persistent_keepalive=peer.persistent_keepalive,
+        replace_allowed_ips=True,
+        allowed_ips=peer.allowed_ips,
+    )
 
 
 def _private_key(settings: Settings, device: Device) -> SecretKey | None:
@@ -82,19 +168,6 @@ def _listen_port(settings: Settings, device: Device) -> int | None:
     """The port; 0 leaves the choice to the device, which has chosen."""
     port = settings.listen_port
     return port if port and port != device.listen_port else None
-
-
-def _fwmark(settings: Settings, device: Device) -> tuple[int | None, tuple[str, ...]]:
-    """The mark; that of a full tunnel stays, as the rules and the table go by it."""
-    mark = settings.fwmark
-    if mark is None or mark == device.fwmark:
-        return None, ()
-    full = any(ip.length == 0 for peer in device.peers for ip in peer.allowed_ips)
-    if not (device.fwmark and full and routes_automatically(settings)):
-        return mark, ()
-    way = "`wgq down' and `wgq up' change it"
-    note = f"[!] FwMark stays {device.fwmark}, which the rules of the full tunnel name: {way}"
-    return None, (note,) if mark else ()
 
 
 class _Networks:
@@ -110,14 +183,16 @@ class _Networks:
             self._claims[key] = claims
             self._owner |= dict.fromkeys(claims, key)
 
-    def change(self, key: PublicKey, live: DevicePeer | None) -> tuple[bool, tuple[AllowedIP, ...]]:
-        """Whether the peer's AllowedIPs are to be replaced, and those to send."""
-        has = dict.fromkeys((ip.address, ip.length) for ip in live.allowed_ips) if live else {}
-        claims = [network for network in self._claims[key] if self._owner[network] == key]
-        # A network that another peer gets leaves this one by that.
-        if any(network not in self._owner for network in has):
-            return True, tuple(AllowedIP(*network) for network in claims)
-        return False, tuple(AllowedIP(*network) for network in claims if network not in has)
+    def added(self, key: PublicKey, live: DevicePeer | None) -> tuple[AllowedIP, ...]:
+        """The AllowedIPs that the peer gets; those of another peer leave that one by it."""
+        has = {(ip.address, ip.length) for ip in live.allowed_ips} if live else set()
+        claims = (network for network in self._claims[key] if self._owner[network] == key)
+        return tuple(AllowedIP(*network) for network in claims if network not in has)
+
+    def removed(self, live: DevicePeer) -> tuple[AllowedIP, ...]:
+        """Those of a live peer that nobody claims."""
+        has = ((ip.address, ip.length) for ip in live.allowed_ips)
+        return tuple(AllowedIP(*network) for network in has if network not in self._owner)
 
 
 def _claims(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> dict[Network, None]:
@@ -144,19 +219,17 @@ def _peer_change(
     networks: _Networks,
 ) -> PeerConfig | None:
     """The attributes of one peer that change; None if none does."""
-    replace, allowed_ips = networks.change(peer.public_key, live)
     before = (earlier or {}).get(peer.public_key.raw, Given())
-    endpoint = resolved[peer.endpoint] if peer.endpoint and _moves(peer, live, earlier) else None
+    endpoint = resolved.get(peer.endpoint) if peer.endpoint and _moves(peer, live, earlier) else None
     config = PeerConfig(
         peer.public_key,
         update_only=live is not None,
         preshared_key=_preshared_key(peer, live, before),
         endpoint=endpoint if live is None or endpoint != live.endpoint else None,
         persistent_keepalive=_keepalive(peer, live, before),
-        replace_allowed_ips=replace,
-        allowed_ips=allowed_ips,
+        allowed_ips=networks.added(peer.public_key, live),
     )
-    return None if config == PeerConfig(peer.public_key, update_only=True) else config
+    return None if live is not None and config == PeerConfig(peer.public_key, update_only=True) else config
 
 
 def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -> SecretKey | None:
@@ -211,8 +284,18 @@ def _words(key: Key, value: object) -> str:
     return f"{key.command} {value or 'off'}"
 
 
+def removal_lines(name: str, change: DeviceChange) -> Iterator[str]:
+    """The transcript of `last`: by the words of wg(8) that do the same."""
+    peers = [
+        PeerConfig(key, allowed_ips=tuple(AllowedIP(ip.address, ip.length, "-") for ip in each))
+        for key, each in change.removed.items()
+    ]
+    gone = [peer for peer in change.last.peers if peer.remove and peer.public_key != THROW_AWAY]
+    yield from lines(name, change.last._replace(peers=(*peers, *gone)))
+
+
 def _networks_text(peer: PeerConfig) -> str:
     sign = "" if peer.replace_allowed_ips else "+"
-    shown = ",".join(f"{sign}{ip}" for ip in peer.allowed_ips[:_SHOWN])
+    shown = ",".join(f"{'' if ip.change else sign}{ip}" for ip in peer.allowed_ips[:_SHOWN])
     more = len(peer.allowed_ips) - _SHOWN
     return f"{shown},... ({more} more)" if more > 0 else shown or '""'

@@ -1,4 +1,4 @@
-"""The steps of up and down. For each: what it is, how it is told, done, undone and recorded, in one place.
+"""The steps of up, reload and down. For each: what it is, how it is told, done, undone and recorded, in one place.
 
 A Change that outlives the link names its Undo before it is applied; addresses, routes through the link and the
 device's settings go with the link. A Note is a line of the transcript without an effect. Steps are values: only
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import Address
-    from wgquick.net import Guard, Route
+    from wgquick.net import FirewallRules, Guard, Route
     from wgquick.ports import Host
 
 IP_STATUS = 2
@@ -42,6 +42,9 @@ class Run(Protocol):
 
     def release(self, undo: ReleaseSysctl) -> None:
         """Put a kernel parameter back unless another tunnel needs it."""
+
+    def take_back_live(self, undo: Undo) -> None:
+        """Take an undo, gone or not, and retract it in the journal."""
 
 
 def _told(command: str) -> tuple[str, ...]:
@@ -296,16 +299,20 @@ class SetMtuUp(NamedTuple):
 
 
 class AddRoute(NamedTuple):
-    """`ip -4|-6 route add PREFIX dev NAME [table T]`; `table_word` is the table as the user wrote it."""
+    """`ip -4|-6 route add PREFIX dev NAME [table T]`; `table_word` is the table as the user wrote it.
+
+    `beside` (`ip route append`) adds it though there is a route to the same network, which is about to go.
+    """
 
     route: Route
     table_word: str = ""
+    beside: bool = False
 
     @property
     def command(self) -> str:
-        table = f" table {self.table_word}" if self.table_word else ""
         to = self.route.destination
-        return f"ip {_family(to.address)} route add {to} dev {self.route.device}{table}"
+        verb = "append" if self.beside else "add"
+        return f"ip {_family(to.address)} route {verb} {to} dev {self.route.device}{_in_table(self.table_word)}"
 
     def lines(self, _host: Host) -> tuple[str, ...]:
         return _told(self.command)
@@ -321,6 +328,112 @@ class AddRoute(NamedTuple):
         if errno != EEXIST:
             return ""
         return "The host has this route already: remove it, set Table, or take the network out of AllowedIPs."
+
+
+class DeleteAddress(NamedTuple):
+    """`ip -4|-6 address delete ADDRESS dev NAME`."""
+
+    name: str
+    address: Prefix
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip {_family(self.address.address)} address delete {self.address} dev {self.name}")
+
+    def do(self, run: Run) -> None:
+        run.host.rtnl.delete_addresses(self.name, [self.address])
+
+    def undo(self) -> Undo | None:
+        return None
+
+
+class DeleteRoute(NamedTuple):
+    """`ip -4|-6 route delete PREFIX dev NAME [table T]`: the one that up or reload added."""
+
+    route: Route
+    table_word: str = ""
+
+    @property
+    def command(self) -> str:
+        to = self.route.destination
+        return f"ip {_family(to.address)} route delete {to} dev {self.route.device}{_in_table(self.table_word)}"
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(self.command)
+
+    def do(self, run: Run) -> None:
+        delete_routes([self], run.host)
+
+    def undo(self) -> Undo | None:
+        return None
+
+    def remedy(self, _errno: int) -> str:
+        """What to do if the kernel refuses it."""
+        return ""
+
+
+class ChangeDevice(NamedTuple):
+    """A change of a live device; `told` are the wg(8) commands that would do the same."""
+
+    name: str
+    config: DeviceConfig
+    told: tuple[str, ...]
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return self.told
+
+    def do(self, run: Run) -> None:
+        run.host.wireguard.set(self.name, self.config)
+
+    def undo(self) -> Undo | None:
+        return None
+
+
+class SetMtu(NamedTuple):
+    """`ip link set mtu N dev NAME` of a link that is up."""
+
+    name: str
+    mtu: int
+
+    def lines(self, _host: Host) -> tuple[str, ...]:
+        return _told(f"ip link set mtu {self.mtu} dev {self.name}")
+
+    def do(self, run: Run) -> None:
+        run.host.rtnl.set_link(self.name, mtu=self.mtu, up=False)
+
+    def undo(self) -> Undo | None:
+        return None
+
+
+class ReplaceFirewall(NamedTuple):
+    """The firewall rules of one family in place of those that stand."""
+
+    name: str
+    rules: FirewallRules
+
+    def lines(self, host: Host) -> tuple[str, ...]:
+        return host.firewall.add_lines(self.rules.kind, self.rules.family)
+
+    def do(self, run: Run) -> None:
+        kind, family, addresses, fwmark, port, _ = self.rules
+        run.host.firewall.replace(kind, self.name, family, addresses, fwmark, port)
+
+    def undo(self) -> Undo | None:
+        return RemoveFirewall(self.name, self.rules.kind, self.rules.family)
+
+
+class TakeBack(NamedTuple):
+    """Takes an undo while the link stays, and strikes it out of the journal."""
+
+    undone: Undo
+
+    def lines(self, host: Host) -> tuple[str, ...]:
+        return self.undone.lines(host)
+
+    def do(self, run: Run) -> None:
+        run.take_back_live(self.undone)
+
+    def undo(self) -> Undo | None:
+        return None
 
 
 class AddRule(NamedTuple):
@@ -463,6 +576,12 @@ Change = (
     | AddAddress
     | SetMtuUp
     | AddRoute
+    | DeleteAddress
+    | DeleteRoute
+    | ChangeDevice
+    | SetMtu
+    | ReplaceFirewall
+    | TakeBack
     | AddRule
     | SetDns
     | AddFirewall
@@ -489,7 +608,7 @@ class Note(NamedTuple):
 
 
 Step = Change | Note
-"""What up applies, in order. Down applies Undos, and hooks."""
+"""What up and reload apply, in order. Down applies Undos, and hooks."""
 
 
 def add_addresses(steps: Sequence[AddAddress], host: Host) -> None:
@@ -500,7 +619,12 @@ def add_addresses(steps: Sequence[AddAddress], host: Host) -> None:
 
 def add_routes(steps: Sequence[AddRoute], host: Host) -> None:
     """Adds the routes in one batch; BatchError names the refused ones by index."""
-    host.rtnl.add_routes([step.route for step in steps])
+    host.rtnl.add_routes([step.route for step in steps], beside=steps[0].beside)
+
+
+def delete_routes(steps: Sequence[DeleteRoute], host: Host) -> None:
+    """Deletes the routes in one batch; BatchError names the refused ones by index."""
+    host.rtnl.delete_routes([step.route for step in steps])
 
 
 def parameter(key: str) -> str:
@@ -514,6 +638,10 @@ def _family_of(prefix: str) -> str:
 
 def _family(address: bytes) -> str:
     return "-4" if len(address) == 4 else "-6"
+
+
+def _in_table(word: str) -> str:
+    return f" table {word}" if word else ""
 
 
 def _table(rule: Rule) -> str:

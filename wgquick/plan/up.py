@@ -198,14 +198,14 @@ def add_default(settings: Settings, ip: AllowedIP, facts: DefaultFacts, *, stric
     yield AddRule(Rule(ip.family, MAIN_TABLE, max(priority - 1, 0), suppress_prefixlength=0))
     yield AddRoute(Route(Prefix(ip.address, 0), settings.name, table), str(table))
     if ip.family == 4:
-        yield from _src_valid_mark(facts, strict)
+        yield from set_src_valid_mark(facts, strict=strict)
     addresses = tuple(a.address for a in facts.addresses if a.family == ip.family)
     # IPv4's reverse path filter is the kernel's own: src_valid_mark is enough there.
     port = facts.listen_port if ip.family == 6 else 0
     yield AddFirewall(settings.name, facts.firewall, ip.family, addresses, table, port)
 
 
-def _src_valid_mark(facts: DefaultFacts, strict: bool) -> Iterator[Step]:
+def set_src_valid_mark(facts: DefaultFacts, *, strict: bool) -> Iterator[Step]:
     """src_valid_mark = 1 where it is not yet; needed by reverse path filtering of marked packets."""
     if facts.src_valid_mark == "1":
         if facts.mark_earlier is not None:

@@ -18,6 +18,7 @@ NLM_F_DUMP_INTR = 0x010
 NLM_F_DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
 NLM_F_CAPPED = 0x100  # of an answer: the refused request is quoted without its payload
 NLM_F_ACK_TLVS = 0x200  # of an answer: attributes explain it
 

@@ -122,15 +122,15 @@ class RtNetlink:
         request = rtnl_codec.throw_route(destination, table, delete=True)
         self._ask(request, f"cannot delete the throw route to {destination} in table {table}")
 
-    def add_routes(self, routes: Sequence[Route]) -> None:
-        """`ip route add` for each, in order; BatchError names the refused ones by index."""
-        self._change_routes(routes, delete=False)
+    def add_routes(self, routes: Sequence[Route], *, beside: bool = False) -> None:
+        """`ip route add` for each, in order; BatchError names the refused ones by index. `beside`: append."""
+        self._change_routes(routes, "append" if beside else "add")
 
     def delete_routes(self, routes: Sequence[Route]) -> None:
         """`ip route delete PREFIX dev LINK proto boot` for each; BatchError names the refused ones by index."""
-        self._change_routes(routes, delete=True)
+        self._change_routes(routes, "delete")
 
-    def _change_routes(self, routes: Sequence[Route], *, delete: bool) -> None:
+    def _change_routes(self, routes: Sequence[Route], verb: str) -> None:
         indexes = {device: self._index(device) for device in {route.device for route in routes}}
         encoders: dict[tuple[int, str, int], Callable[[Prefix, int], bytes]] = {}
 
@@ -140,13 +140,13 @@ class RtNetlink:
             encoder = encoders.get(shape)
             if encoder is None:
                 encoder = encoders[shape] = rtnl_codec.route_encoder(
-                    destination.family, table, indexes[device], delete=delete
+                    destination.family, table, indexes[device], verb
                 )
             return encoder(destination, sequence)
 
         with Connection(rtnl_codec.NETLINK_ROUTE) as connection:
             refused = connection.batch(routes, encode)
-        _check_batch(refused, "delete" if delete else "add", "routes", routes, _route_text)
+        _check_batch(refused, verb, "routes", routes, _route_text)
 
     def link_routes(self, name: str) -> list[LinkRoute]:
         """The routes through a link, of both families and every table, with all their attributes."""

@@ -9,6 +9,7 @@ from wgquick.net import MAIN_TABLE, Link, LinkAddress, LinkRoute, Prefix, Rule
 from wgquick.system.netlink.codec import (
     ATTRIBUTE,
     HEADER,
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REQUEST,
@@ -107,6 +108,13 @@ def address_add(prefix: Prefix, index: int, sequence: int = 0) -> bytes:
     return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, sequence)
 
 
+_ROUTE_VERBS = {
+    "add": (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL),
+    "append": (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND),
+    "delete": (RTM_DELROUTE, 0),
+}
+
+
 def address_delete(prefix: Prefix, index: int, sequence: int = 0) -> bytes:
     """`ip address delete PREFIX dev LINK`."""
     head = IFADDR.pack(_af(prefix.family), prefix.length, 0, 0, index)
@@ -114,8 +122,9 @@ def address_delete(prefix: Prefix, index: int, sequence: int = 0) -> bytes:
     return message(RTM_DELADDR, 0, body, sequence)
 
 
-def route_encoder(family: int, table: int, index: int, *, delete: bool = False) -> Callable[[Prefix, int], bytes]:
-    """`ip route add|delete PREFIX dev LINK [table N]` for all prefixes of one family: `encode(prefix, sequence)`.
+def route_encoder(family: int, table: int, index: int, verb: str = "add") -> Callable[[Prefix, int], bytes]:
+    """`ip route add|append|delete PREFIX dev LINK [table N]` for all prefixes of one family: `encode(prefix,
+    sequence)`.
 
     All but the prefix and the sequence number is laid out once: a hundred thousand cost a tenth of a second. A
     deletion names the protocol, so that it takes no route that the kernel made for an address.
@@ -124,7 +133,7 @@ def route_encoder(family: int, table: int, index: int, *, delete: bool = False) 
     far = attribute_u32(RTA_TABLE, table) if table > 255 else b""
     tail = far + attribute_u32(RTA_OIF, index)
     length = HEADER.size + RTMSG.size + ATTRIBUTE.size + size + len(tail)
-    kind, flags = (RTM_DELROUTE, 0) if delete else (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL)
+    kind, flags = _ROUTE_VERBS[verb]
     scope = RT_SCOPE_LINK if family == 4 else RT_SCOPE_UNIVERSE
     near = 0 if far else table
     head = HEADER.pack(length, kind, flags | NLM_F_REQUEST, 0, 0)[:8]

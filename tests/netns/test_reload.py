@@ -1,0 +1,308 @@
+"""`wgq reload`: a live interface becomes what its file says, without a break for those whom nothing concerns."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+from tests.netns.tunnels import FULL, KEY, PEERS, config, journals, mark, rules, wgq, with_resolvconf, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+FAR_KEY = "cGtNUBJAyzXSzVvCZ0bJaVTaB4aSnpOqIP2d/Bw1F3w="
+OTHER = base64.b64encode(b"\x09" * 32).decode()
+
+
+def public(private: str) -> str:
+    return subprocess.run(
+        ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Namespace, Namespace]]:
+    """A machine, and another at 192.0.2.1 on its uplink that has 10.0.0.2 in the tunnel."""
+    with host() as near, host() as far:
+        near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", far.paths["net"]])
+        lines = ["addr add 192.0.2.2/24 dev up0", "link set up0 up", "route add default via 192.0.2.1", ""]
+        near.run(["ip", "-batch", "-"], input="\n".join(lines))
+        far.run(["ip", "-batch", "-"], input="addr add 192.0.2.1/24 dev up0\nlink set up0 up\n")
+        far.run(["wgq-userspace", "wg0"])
+        text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n[Peer]\nPublicKey = {public(KEY)}\n"
+        far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=f"{text}AllowedIPs = 0.0.0.0/0\n")
+        far.run(["ip", "-batch", "-"], input="addr add 10.0.0.2/24 dev wg0\nlink set wg0 up\n")
+        yield near, far
+
+
+def tunnel(networks: str, interface: str = "", more: str = "", *, address: str = "10.0.0.1/24") -> str:
+    return (
+        f"[Interface]\nPrivateKey = {KEY}\nAddress = {address}\n{interface}\n"
+        f"[Peer]\nPublicKey = {public(FAR_KEY)}\n"
+        f"Endpoint = 192.0.2.1:51820\nAllowedIPs = {networks}\n{more}"
+    )
+
+
+def peer(key: str, networks: str) -> str:
+    return f"[Peer]\nPublicKey = {key}\nAllowedIPs = {networks}\n"
+
+
+CHANGES = (
+    tunnel("10.0.0.0/24, 10.8.0.0/16, 0.0.0.0/0, ::/0"),
+    tunnel("10.0.0.0/24, 0.0.0.0/0, ::/0", more=peer(OTHER, "10.8.0.0/16, 10.7.0.0/16")),
+    tunnel("0.0.0.0/0, 10.8.0.0/16", more=peer(PEERS[0], "10.7.0.0/16"), address="10.0.0.1/24, 10.4.0.1/24"),
+    tunnel("10.0.0.2/32, 10.8.0.0/16", "MTU = 1300", address="10.0.0.1/24, fd00::1/64"),
+    tunnel("10.0.0.0/24, 10.8.0.0/16", "MTU = 1400\nTable = 77"),
+    tunnel("10.0.0.0/24, 10.8.0.0/16"),
+)
+
+
+def test_no_probe_is_lost_and_no_session_ends_whatever_else_changes(ends: tuple[Namespace, Namespace]) -> None:
+    """AllowedIPs move, peers come and go, full tunnels of both families too, and addresses, MTU and table."""
+    near, far = ends
+    write(near, CHANGES[-1])
+    wgq(near, "up", "wg0")
+    near.run(["ping", "-c", "1", "-W", "20", "10.0.0.2"])
+    before = near.out("wg", "show", "wg0", "latest-handshakes")
+    probe = ["ping", "-q", "-i", "0.003", "-W", "20"]
+    probes = [
+        near.popen([*probe, "10.0.0.2"], stdout=subprocess.PIPE),
+        far.popen([*probe, "10.0.0.1"], stdout=subprocess.PIPE),
+    ]
+    for text in CHANGES:
+        write(near, text)
+        assert wgq(near, "reload", "wg0").stderr
+    time.sleep(0.1)
+    for each in probes:  # nsenter(1) has become ping(8)
+        os.kill(each.pid, signal.SIGINT)
+        output, _ = each.communicate(timeout=60)
+        sent, received = map(int, re.findall(rb"(\d+) packets transmitted, (\d+) received", output)[0])
+        assert sent > 100
+        assert sent - received <= 1, output  # the last one was on its way
+    assert near.out("wg", "show", "wg0", "latest-handshakes") == before
+
+
+def written(machine: Namespace) -> str:
+    """The identity and the time of change of what a reload may write."""
+    return machine.out("sh", "-c", "stat -c '%n %i %y' /run/wgq/*/*.journal /run/wgq/*/*.key /etc/resolv.conf")
+
+
+def test_without_a_difference_nothing_is_said_or_written(machine: Namespace) -> None:
+    write(machine, config("DNS = 10.0.0.53, example", FULL, address="10.0.0.1/24, fd00::1/64"))
+    wgq(machine, "up", "wg0", "--dns", "file")
+    before = written(machine)
+    monitor = machine.popen(
+        ["ip", "monitor", "link", "address", "route", "rule"], stdout=subprocess.PIPE, bufsize=0
+    )
+    assert monitor.stdout is not None
+    with monitor.stdout as heard:
+        until_heard(heard, machine, "10.77.0.0/16")
+        done = wgq(machine, "reload", "wg0", "--dns", "file")
+        assert (done.stdout, done.stderr) == ("", "")
+        assert not [line for line in until_heard(heard, machine, "10.78.0.0/16") if b"wg0" in line]
+    assert written(machine) == before
+
+
+def until_heard(heard: IO[bytes], machine: Namespace, network: str) -> list[bytes]:
+    """What `ip monitor` says until it tells of a route that is added for it; it may take a while to listen."""
+    lines: list[bytes] = []
+    while not lines or network.encode() not in lines[-1]:
+        if select.select([heard], [], [], 0.05)[0]:
+            lines.append(heard.readline())
+        else:
+            machine.run(["ip", "route", "delete", network], check=False)
+            machine.run(["ip", "route", "add", network, "dev", "lo"])
+    return lines
+
+
+def test_a_reload_is_known_to_down(machine: Namespace) -> None:
+    before = rules(machine)
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    write(machine, config("DNS = 10.0.0.53", FULL))
+    said = wgq(machine, "reload", "wg0", "--dns", "file").stderr
+    assert "[#] ip -4 rule add not fwmark 51820 table 51820\n" in said
+    assert mark(machine) == "1"
+    machine.run(["rm", "/etc/wireguard/wg0.conf"])
+    wgq(machine, "down", "wg0")
+    assert (rules(machine), mark(machine), journals(machine)) == (before, "0", "")
+    assert machine.out("cat", "/etc/resolv.conf") == "nameserver 192.0.2.53\n"
+    assert machine.out("nft", "list", "ruleset") == ""
+
+
+def test_the_mark_of_a_full_tunnel_goes_with_it(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    write(machine, config())
+    wgq(machine, "reload", "wg0")
+    assert machine.out("wg", "show", "wg0", "fwmark") == "off\n"
+    assert "51820" not in rules(machine)
+    assert (mark(machine), machine.out("nft", "list", "ruleset")) == ("0", "")
+
+
+def test_ten_reloads_keep_the_port_the_mark_and_the_size_of_the_journal(machine: Namespace) -> None:
+    texts = [config(peer=FULL), config(peer=f"{FULL}, 10.8.0.0/16")]
+    write(machine, texts[0])
+    wgq(machine, "up", "wg0")
+    before = [machine.out("wg", "show", "wg0", what) for what in ("listen-port", "fwmark")]
+    sizes = set()
+    for n in range(10):
+        write(machine, texts[(n + 1) % 2])
+        wgq(machine, "reload", "wg0")
+        sizes.add((n % 2, machine.out("sh", "-c", "stat -c %s /run/wgq/*/wg0.journal")))
+    assert [machine.out("wg", "show", "wg0", what) for what in ("listen-port", "fwmark")] == before
+    assert len(sizes) == 2
+
+
+def test_what_others_added_stays(machine: Namespace) -> None:
+    foreign = (
+        "route add 10.66.0.0/16 dev wg0",
+        "route add 10.9.0.0/16 dev wg0 metric 5",
+        "route add 10.67.0.0/16 dev wg0 table 51820",
+        "rule add priority 50 table main suppress_prefixlength 0",
+        "rule add priority 51 not fwmark 9 table 9",
+        "address add 10.5.0.1/24 dev wg0",
+    )
+    write(machine, config(peer=f"{FULL}, 10.9.0.0/16"))
+    wgq(machine, "up", "wg0")
+    for command in foreign:
+        machine.run(["ip", *command.split()])
+    write(machine, config(peer="AllowedIPs = 10.8.0.0/16", address="10.3.0.1/24"))
+    wgq(machine, "reload", "wg0")
+    routes = machine.out("ip", "route", "show", "dev", "wg0", "table", "all")
+    for network in ("10.66.0.0/16", "10.9.0.0/16 scope link metric 5", "10.67.0.0/16", "10.5.0.1", "10.8.0.0/16"):
+        assert network in routes
+    assert "10.9.0.0/16 scope link \n" not in routes
+    assert "50:" in rules(machine)
+    assert "51:" in rules(machine)
+
+
+def test_peers_that_nobody_knows_go_unless_they_are_to_be_kept(machine: Namespace) -> None:
+    hooked = base64.b64encode(b"\x08" * 32).decode()
+    write(machine, config(f"PostUp = wg set %i peer {hooked} allowed-ips 10.77.0.0/16"))
+    wgq(machine, "up", "wg0")
+    machine.run(["wg", "set", "wg0", "peer", OTHER, "allowed-ips", "10.78.0.0/16"])
+    assert wgq(machine, "reload", "wg0", "--keep-foreign").stderr == ""
+    said = wgq(machine, "reload", "wg0").stderr
+    assert f"[#] wg set wg0 peer {OTHER} remove\n" in said
+    assert f"[!] Peer {OTHER} is in neither the file nor the journal" in said
+    assert set(machine.out("wg", "show", "wg0", "peers").split()) == {PEERS[0], hooked}
+
+
+def test_an_address_order_that_only_a_restart_can_make_is_named(machine: Namespace) -> None:
+    write(machine, config(address="10.0.0.1/24, 10.1.0.1/24"))
+    wgq(machine, "up", "wg0")
+    before = machine.out("ip", "address", "show", "dev", "wg0")
+    write(machine, config(address="10.1.0.1/24, 10.0.0.1/24", peer="AllowedIPs = 10.8.0.0/16"))
+    done = wgq(machine, "reload", "wg0", "--json", status=3)
+    assert "wg0 needs a restart for the order of the IPv4 addresses" in done.stderr
+    assert json.loads(done.stdout)["restart"]
+    assert machine.out("ip", "address", "show", "dev", "wg0") == before
+    assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.9.0.0/16"]
+    said = wgq(machine, "reload", "wg0", "--or-restart").stderr
+    assert "[!] Restarting wg0" in said
+    addresses = re.findall(r"inet (\S+)", machine.out("ip", "-4", "address", "show", "dev", "wg0"))
+    assert addresses == ["10.1.0.1/24", "10.0.0.1/24"]
+    assert wgq(machine, "reload", "wg0").stderr == ""
+
+
+def test_a_dry_run_says_what_a_reload_then_does(machine: Namespace) -> None:
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    before = written(machine)
+    write(machine, config("DNS = 10.0.0.53", FULL, address="10.0.0.1/24, fd00::1/64"))
+    planned = wgq(machine, "reload", "wg0", "--dry-run", "--dns", "file")
+    assert planned.stderr == ""
+    assert written(machine) == before
+    told = json.loads(wgq(machine, "reload", "wg0", "--dry-run", "--json", "--dns", "file").stdout)
+    done = wgq(machine, "reload", "wg0", "--dns", "file")
+    assert planned.stdout == done.stderr
+    assert [f"[#] {line}" for change in told["changes"] for line in change["text"]] == done.stderr.splitlines()
+    assert KEY not in str(told)
+
+
+def test_where_the_interface_is_what_counts_a_reload_is_forced(machine: Namespace) -> None:
+    write(machine, config("SaveConfig = true"))
+    wgq(machine, "up", "wg0")
+    write(machine, config("SaveConfig = true", "AllowedIPs = 10.8.0.0/16"))
+    said = wgq(machine, "reload", "wg0", status=1).stderr
+    assert "SaveConfig = true" in said
+    assert "wgq reload --force" in said
+    assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.9.0.0/16"]
+    wgq(machine, "reload", "wg0", "--force")
+    assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.8.0.0/16"]
+
+
+def test_what_wg_quick_brought_up_gets_all_that_the_file_says(machine: Namespace) -> None:
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    pristine = rules(machine)
+    write(machine, config(peer=f"{FULL}, 10.9.0.0/16"))
+    machine.run(["wg-quick", "up", "wg0"], env=environment)
+    assert wgq(machine, "reload", "wg0").stderr == ""
+    write(machine, config(peer="AllowedIPs = 10.8.0.0/16, ::/0", address="10.1.0.1/24"))
+    wgq(machine, "reload", "wg0")
+    found = machine.out("ip", "route", "show", "dev", "wg0")
+    assert (journals(machine), "10.8.0.0/16" in found, "10.9" in found, "10.1.0.0/24" in found) == (
+        "",
+        True,
+        False,
+        True,
+    )
+    assert "51820" not in machine.out("ip", "-4", "rule")
+    assert "51820" in machine.out("ip", "-6", "rule")
+    assert wgq(machine, "reload", "wg0").stderr == ""
+    machine.run(["wg-quick", "down", "wg0"], env=environment)
+    assert rules(machine) == pristine
+
+
+def test_what_cannot_be_done_is_taken_back(machine: Namespace) -> None:
+    """The host has such a route already, and resolvconf fails: both after the peers have changed."""
+    write(machine, config())
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "route", "add", "10.8.0.0/16", "dev", "up0"])
+    path = with_resolvconf(machine, "exit 3")
+
+    def seen() -> list[str]:
+        commands = ("wg showconf wg0", "ip address show dev wg0", "ip route show dev wg0", "ip rule")
+        return [machine.out(*command.split()) for command in commands]
+
+    before = seen()
+    write(machine, config(peer=f"{FULL}, 10.7.0.0/16, 10.8.0.0/16", address="10.3.0.1/24"))
+    said = wgq(machine, "reload", "wg0", status=2).stderr
+    assert "wgq: `ip -4 route add 10.8.0.0/16 dev wg0' failed: File exists\n" in said
+    assert seen() == before
+    write(machine, config("DNS = 10.0.0.53", f"{FULL}, 10.7.0.0/16", address="10.3.0.1/24"))
+    wgq(machine, "reload", "wg0", "--dns", "resolvconf", status=3, PATH=path)
+    assert seen() == before
+    write(machine, config())
+    assert wgq(machine, "reload", "wg0").stderr == ""
+
+
+def test_a_damaged_note_of_what_was_applied_leaves_what_it_had_in_doubt(machine: Namespace) -> None:
+    write(machine, config(peer="AllowedIPs = 10.9.0.0/16, 10.8.0.0/16"))
+    wgq(machine, "up", "wg0")
+    machine.run(["sh", "-c", 'sed -i \'s/"applied": {/"applied": {"x": 1}, "y": {/\' /run/wgq/*/wg0.journal'])
+    write(machine, config(peer="AllowedIPs = 10.7.0.0/16"))
+    wgq(machine, "reload", "wg0")
+    assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.7.0.0/16"]
+    assert "10.7.0.0/16" in machine.out("ip", "route", "show", "dev", "wg0")
+    wgq(machine, "down", "wg0")
+
+
+def test_an_mtu_that_a_hook_has_set_stays(machine: Namespace) -> None:
+    write(machine, config("PostUp = ip link set %i mtu 1333"))
+    wgq(machine, "up", "wg0")
+    assert wgq(machine, "reload", "wg0").stderr == ""
+    assert "mtu 1333" in machine.out("ip", "link", "show", "wg0")

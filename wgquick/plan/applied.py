@@ -1,0 +1,198 @@
+"""What was set up from a file last: the journal has it, so that what a hook or a user has added stays theirs.
+
+Secrets are in it as keyed hashes alone. A journal that was written by an earlier version lacks it.
+"""
+
+from __future__ import annotations
+
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import FirewallRules, Prefix
+from wgquick.plan.current import LinkDns
+from wgquick.plan.given import Given, given
+from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, SetDns, SetFwmark, SetMtuUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from wgquick.config.settings import Settings
+    from wgquick.net import PublicKey
+    from wgquick.plan.desired import Desired
+    from wgquick.plan.given import Earlier
+    from wgquick.plan.steps import Step, Undo
+
+    Digest = Callable[[bytes], str]
+
+
+class Applied(NamedTuple):
+    """What the file gave and what came of it.
+
+    `peers` is what the file gave for its peers, `private_key` its key's hash ("": none). `addresses` and `routes`
+    (each with its table) are those that were added; `mtu` (0: not set) with whether it was measured; `fwmark` the
+    mark that was chosen for a full tunnel, 0 if none was. `hooked` are the peers that the file's hooks added.
+    """
+
+    peers: Earlier
+    private_key: str = ""
+    addresses: frozenset[Prefix] = frozenset()
+    routes: frozenset[tuple[Prefix, int]] = frozenset()
+    mtu: int = 0
+    has_automatic_mtu: bool = True
+    fwmark: int = 0
+    dns: LinkDns = LinkDns("off")
+    firewall: tuple[FirewallRules, ...] = ()
+    hooked: frozenset[bytes] = frozenset()
+
+
+class Known(NamedTuple):
+    """What of the host is this tunnel's, and how that is known; None: there is no journal that says so.
+
+    `addresses` and `routes` are those that were added, in part perhaps, `undos` the journal's. Peers that the file
+    lacks are removed if they are in `earlier`, the file's peers before; others stay if they are `hooked`, or with
+    `keep_foreign`.
+    """
+
+    addresses: frozenset[Prefix] | None = None
+    routes: frozenset[tuple[Prefix, int]] | None = None
+    undos: tuple[Undo, ...] | None = None
+    earlier: Earlier | None = None
+    hooked: frozenset[bytes] = frozenset()
+    keep_foreign: bool = False
+    dns: LinkDns = LinkDns("off")
+    firewall: tuple[FirewallRules, ...] = ()
+    fwmark: int = 0
+    mtu: int = 0
+
+    def stays(self, key: PublicKey) -> bool:
+        """Whether a peer that the file lacks stays."""
+        if self.earlier is not None and key.raw in self.earlier:
+            return False
+        return key.raw in self.hooked or self.keep_foreign
+
+
+def known(
+    undos: tuple[Undo, ...], applied: Applied | None, intended: Applied | None, earlier: Earlier | None
+) -> Known:
+    """What a journal says. A reload that was killed has left anything between `applied` and `intended`.
+
+    `earlier` is all that a journal of version 2 has; what it does not know is left alone.
+    """
+    both = [each for each in (applied, intended) if each is not None]
+    if not both:
+        return Known(undos=undos, earlier=earlier, keep_foreign=True)
+    newest = both[-1]
+    return Known(
+        frozenset[Prefix]().union(*(each.addresses for each in both)),
+        frozenset[tuple[Prefix, int]]().union(*(each.routes for each in both)),
+        undos,
+        _both_given(*(each.peers for each in both)),
+        newest.hooked,
+        dns=newest.dns if len(both) == 1 else LinkDns("off"),
+        firewall=newest.firewall if len(both) == 1 else (),
+        fwmark=newest.fwmark or both[0].fwmark,
+        mtu=newest.mtu if len(both) == 1 else 0,
+    )
+
+
+def _both_given(applied: Earlier, *intended: Earlier) -> Earlier:
+    """What a peer was given by either; the endpoint is the one that is sure to have been set."""
+    found = dict(applied)
+    for key, new in (each for peers in intended for each in peers.items()):
+        old = found.get(key, new)
+        found[key] = old._replace(
+            persistent_keepalive=new.persistent_keepalive
+            if old.persistent_keepalive is None
+            else old.persistent_keepalive,
+            has_preshared_key=old.has_preshared_key or new.has_preshared_key,
+            has_allowed_ips=old.has_allowed_ips or new.has_allowed_ips,
+        )
+    return found
+
+
+def of_steps(settings: Settings, steps: Iterable[Step], digest: Digest, hooked: Iterable[PublicKey]) -> Applied:
+    """What the steps of up have left."""
+    found = _of_file(settings, digest, frozenset(key.raw for key in hooked))
+    taken = tuple(steps)
+    for step in taken:
+        match step:
+            case SetMtuUp(_, mtu):
+                found = found._replace(mtu=mtu)
+            case SetFwmark(_, fwmark):
+                found = found._replace(fwmark=fwmark)
+            case SetDns(_, mode, servers, search, full_tunnel):
+                found = found._replace(dns=LinkDns(mode, servers, search, full_tunnel))
+            case _:
+                pass
+    addresses = (step.address for step in taken if isinstance(step, AddAddress))
+    return found._replace(
+        addresses=frozenset(Prefix(address.address, address.length) for address in addresses),
+        routes=frozenset(
+            (step.route.destination, step.route.table) for step in taken if isinstance(step, AddRoute)
+        ),
+        firewall=tuple(FirewallRules(*step[1:]) for step in taken if isinstance(step, AddFirewall)),
+    )
+
+
+def of_desired(wanted: Desired, digest: Digest, hooked: frozenset[bytes]) -> Applied:
+    """What a reload leaves."""
+    found = _of_file(wanted.settings, digest, hooked)
+    is_chosen = bool(wanted.full) and not wanted.settings.fwmark
+    return found._replace(
+        addresses=frozenset(Prefix(address.address, address.length) for address in wanted.addresses),
+        routes=frozenset((route.destination, route.table) for route in wanted.routes),
+        mtu=wanted.mtu or 0,
+        fwmark=(wanted.fwmark or 0) if is_chosen else 0,
+        dns=wanted.dns,
+        firewall=wanted.firewall,
+    )
+
+
+def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Applied:
+    private_key = digest(settings.private_key.raw) if settings.private_key else ""
+    return Applied(given(settings, digest), private_key, has_automatic_mtu=settings.mtu is None, hooked=hooked)
+
+
+def recorded(applied: Applied) -> dict[str, Any]:
+    """As the journal has it. Addresses and routes are texts of words: a journal may have ten thousand."""
+    tables: dict[int, list[str]] = {}
+    for destination, table in applied.routes:
+        tables.setdefault(table, []).append(str(destination))
+    return {
+        "peers": {key.hex(): list(each) for key, each in applied.peers.items()},
+        "private_key": applied.private_key,
+        "addresses": " ".join(sorted(map(str, applied.addresses))),
+        "routes": {str(table): " ".join(sorted(words)) for table, words in sorted(tables.items())},
+        "mtu": [applied.mtu, applied.has_automatic_mtu],
+        "fwmark": applied.fwmark,
+        "dns": list(applied.dns),
+        "firewall": [_recorded_rules(rules) for rules in applied.firewall],
+        "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
+    }
+
+
+def _recorded_rules(rules: FirewallRules) -> list[Any]:
+    return [rules.kind, rules.family, [address.hex() for address in rules.addresses], rules.fwmark, rules.port]
+
+
+def from_record(record: dict[str, Any]) -> Applied:
+    """What `recorded` wrote; ValueError, KeyError or TypeError where it is none."""
+    mtu, is_automatic = record["mtu"]
+    mode, servers, search, full_tunnel = record["dns"]
+    return Applied(
+        {bytes.fromhex(key): Given(*fields) for key, fields in record["peers"].items()},
+        record["private_key"],
+        frozenset(map(Prefix.parse, record["addresses"].split())),
+        frozenset(
+            (Prefix.parse(word), int(table)) for table, words in record["routes"].items() for word in words.split()
+        ),
+        mtu,
+        is_automatic,
+        record["fwmark"],
+        LinkDns(mode, tuple(servers), tuple(search), full_tunnel),
+        tuple(_rules(*fields) for fields in record["firewall"]),
+        frozenset(map(bytes.fromhex, record["hooked"].split())),
+    )
+
+
+def _rules(kind: str, family: int, addresses: list[str], fwmark: int, port: int) -> FirewallRules:
+    return FirewallRules(kind, family, tuple(map(bytes.fromhex, addresses)), fwmark, port)

@@ -1,0 +1,467 @@
+"""The ordered steps between what the host has of an interface and what a file wants, each with its way back.
+
+Additions come before removals, so that no packet meets a gap: a network is a peer's before it is routed, and is
+routed no more before a peer loses it. Only what the journal names is removed, or, of a tunnel that has none, what
+wg-quick(8) would have made. Pure.
+"""
+
+from __future__ import annotations
+
+from wgquick.config.grammar import mask
+from wgquick.device import DeviceConfig
+from wgquick.errors import WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, pack_address
+from wgquick.plan import down, reload, up
+from wgquick.plan.desired import networks
+from wgquick.plan.facts import DefaultFacts
+from wgquick.plan.steps import (
+    AddAddress,
+    AddFirewall,
+    AddRoute,
+    AddRule,
+    ChangeDevice,
+    DeleteAddress,
+    DeleteRoute,
+    DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
+    Note,
+    ReleaseSysctl,
+    RemoveFirewall,
+    RemoveGuard,
+    ReplaceFirewall,
+    SetDns,
+    SetMtu,
+    SetMtuUp,
+    SetSysctl,
+    TakeBack,
+    UnsetDns,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.config.settings import Address
+    from wgquick.net import FirewallRules, LinkRoute
+    from wgquick.plan.applied import Known
+    from wgquick.plan.current import Current, LinkDns
+    from wgquick.plan.desired import Desired
+    from wgquick.plan.facts import DesiredFacts
+    from wgquick.plan.reload import DeviceChange
+    from wgquick.plan.steps import Step
+
+_IPV6_MTU = 1280
+"""The least MTU of a link with IPv6 (RFC 8200): below it the kernel takes all of IPv6 away from the link."""
+
+
+class Move(NamedTuple):
+    """One step, and the steps that take it back."""
+
+    step: Step
+    back: tuple[Step, ...] = ()
+
+
+class Difference(NamedTuple):
+    """The moves in order. `restart` says what cannot be changed while the interface is up, and why."""
+
+    moves: tuple[Move, ...] = ()
+    restart: tuple[str, ...] = ()
+
+
+def difference(
+    wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts
+) -> Difference:
+    """From `now` to `wanted`; `change` is the device's part.
+
+    WgqError where `up` would fail for the same reason.
+    """
+    if wanted.mtu is not None and wanted.mtu < _IPV6_MTU:
+        wanted = _without_ipv6(wanted)
+    addresses = _Addresses(wanted, now, known)
+    routes = _Routes(wanted, now, known)
+    rules = _Rules(wanted, now, known)
+    moves = (
+        *_mtu(wanted, now, known, is_first=True),
+        *addresses.conflicting(),
+        *_device(now, change.first, reload.lines(now.name, change.first)),
+        *addresses.added(),
+        *rules.added(),
+        *routes.added(),
+        *_sysctl(wanted, now, known, facts),
+        *_firewall(wanted, now, known),
+        *_dns(wanted, now, known),
+        *_firewall_gone(wanted, now, known),
+        *rules.removed(),
+        *routes.removed(),
+        *addresses.removed(),
+        *_device(now, change.last, reload.removal_lines(now.name, change)),
+        *_mtu(wanted, now, known, is_first=False),
+        *_sysctl_released(wanted, known),
+    )
+    reasons = (*addresses.reasons(), *_extras_reasons(wanted, now, known, change))
+    return Difference(moves, reasons)
+
+
+def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:
+    """The settings of wgq's own that change, or whose rules name what changes (`plan.traffic`)."""
+    extras, undos = wanted.settings.extras, known.undos or ()
+    has_guard = any(isinstance(undo, RemoveGuard) for undo in undos)
+    is_renamed = change.first.listen_port is not None or (change.first.fwmark or change.last.fwmark) is not None
+    has_new_endpoint = any(peer.endpoint is not None for peer in change.first.peers)
+    if extras.kill_switch != has_guard or (has_guard and (is_renamed or has_new_endpoint)):
+        yield "kill-switch"
+    excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
+    named = {str(each) for each in extras.exclude if not isinstance(each, str)}
+    full = frozenset(family for family in (4, 6) if now.is_full(family))
+    is_moved = wanted.full != full or is_renamed
+    if (
+        not named <= excluded
+        or (bool(excluded) != bool(extras.exclude) and not has_guard)
+        or (excluded and is_moved)
+    ):
+        yield "exclude"
+    keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
+    if keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):
+        yield "keep-inbound"
+
+
+def _without_ipv6(wanted: Desired) -> Desired:
+    """As the kernel has it with so small an MTU: without IPv6 addresses."""
+    if any(route.destination.family == 6 for route in wanted.routes):
+        raise WgqError(
+            f"MTU {wanted.mtu} is too small for IPv6, which needs {_IPV6_MTU}",
+            where=wanted.settings.path or wanted.settings.name,
+            remedy="Raise MTU, or take the IPv6 networks out of AllowedIPs.",
+        )
+    return wanted._replace(addresses=tuple(each for each in wanted.addresses if len(each.address) == 4))
+
+
+def _mtu(wanted: Desired, now: Current, known: Known, *, is_first: bool) -> Iterator[Move]:
+    """A smaller MTU before all else, a larger one after it; IPv6 comes with one of 1280."""
+    if now.link is None:
+        return
+    name, has = now.name, now.link.mtu
+    # A hook may have set another since up chose this one.
+    is_hooks = wanted.mtu == known.mtu and bool(wanted.settings.pre_up or wanted.settings.post_up)
+    mtu = has if wanted.mtu is None or is_hooks else wanted.mtu
+    if not now.link.up:
+        if is_first:
+            yield Move(SetMtuUp(name, mtu))
+    elif mtu != has and is_first == (mtu < has or has < _IPV6_MTU <= mtu):
+        yield Move(SetMtu(name, mtu), (SetMtu(name, has),))
+
+
+def _device(now: Current, config: DeviceConfig, told: Iterable[str]) -> Iterator[Move]:
+    if config != DeviceConfig() and now.device is not None:
+        back = ChangeDevice(now.name, reload.inverse(now.device, config), ())
+        yield Move(ChangeDevice(now.name, config, tuple(told)), (back,))
+
+
+class _Addresses:
+    """Those to be added and removed, and whether the order that they come to have is the file's."""
+
+    def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
+        self._name = now.name
+        self._wanted = {_prefix(address): address for address in wanted.addresses}
+        # The kernel lists IPv6 addresses of one scope with the newest first.
+        has = [each.prefix for each in now.addresses if not each.far]
+        self._has = [p for p in has if p.family == 4] + [p for p in reversed(has) if p.family == 6]
+        local = {each.prefix for each in now.addresses if each.is_link_local}
+        ours = set(has) - local if known.addresses is None else known.addresses
+        self._gone = [p for p in self._has if p in ours and p not in self._wanted]
+        self._secondary = {each.prefix for each in now.addresses if each.is_secondary}
+        missing = [p for p in self._wanted if p not in self._has]
+        self._missing = [self._wanted[p] for p in missing]
+        again = {p.address for p in missing if p.family == 6}
+        self._conflicting = [p for p in self._gone if p.address in again]
+
+    def conflicting(self) -> Iterator[Move]:
+        """IPv6 addresses that come back with another length: the kernel has each address once (EEXIST)."""
+        return map(self._removal, self._conflicting)
+
+    def added(self) -> Iterator[Move]:
+        for address in self._missing:
+            yield Move(AddAddress(self._name, address), (DeleteAddress(self._name, _prefix(address)),))
+
+    def removed(self) -> Iterator[Move]:
+        return (self._removal(prefix) for prefix in self._gone if prefix not in self._conflicting)
+
+    def _removal(self, prefix: Prefix) -> Move:
+        from wgquick.config.settings import Address
+
+        address = Address(prefix.address, prefix.length, str(prefix))
+        return Move(DeleteAddress(self._name, prefix), (AddAddress(self._name, address),))
+
+    def reasons(self) -> Iterator[str]:
+        """Why a restart is needed: the first IPv4 address is the source of packets, and the last of IPv6."""
+        for family in (4, 6):
+            wanted = [p for p in self._wanted if p.family == family]
+            comes = [p for p in self._order(family) if p in self._wanted]
+            if wanted and (_decisive(wanted) != _decisive(comes)):
+                shown = ", ".join(map(str, wanted))
+                yield f"the order of the IPv{family} addresses, which decides the source of packets: {shown}"
+
+    def _order(self, family: int) -> list[Prefix]:
+        """The order after the reload: a secondary address comes back once its primary has been deleted."""
+        kept = [p for p in self._has if p.family == family and p not in self._gone]
+        lost = {_network(p) for p in self._gone if p.family == 4 and p not in self._secondary}
+        back = [p for p in self._wanted if p in kept and p in self._secondary and _network(p) in lost]
+        missing = [p for p in map(_prefix, self._missing) if p.family == family]
+        return [*(p for p in kept if p not in back), *missing, *back]
+
+
+def _decisive(prefixes: list[Prefix]) -> tuple[object, ...]:
+    """What of an order matters: the address that is the source by default, and the first of each IPv4 network."""
+    if not prefixes or prefixes[0].family == 6:
+        return tuple(prefixes[-1:])
+    order: dict[Prefix, list[Prefix]] = {}
+    for prefix in prefixes:
+        order.setdefault(_network(prefix), []).append(prefix)
+    return prefixes[0], sorted((network, tuple(each)) for network, each in order.items())
+
+
+def _prefix(address: Address) -> Prefix:
+    return Prefix(address.address, address.length)
+
+
+def _network(prefix: Prefix) -> Prefix:
+    return Prefix(mask(prefix.address, prefix.length), prefix.length)
+
+
+class _Routes:
+    """The whole set of routes is computed anew, as an address that goes may uncover an AllowedIP."""
+
+    def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
+        self._name, self._words = now.name, wanted.words
+        plain = {(route.destination, route.table) for route in now.routes if route.is_plain}
+        ours = _guessed(wanted, now, plain) if known.routes is None else known.routes
+        self._wanted = {(route.destination, route.table): None for route in wanted.routes}
+        spared = {(ip.address, ip.length) for ip in _unwanted_allowed_ips(wanted, now, known)}
+        self._gone = sorted(each for each in plain & ours if each not in self._wanted and each[0] not in spared)
+        # A route of somebody else's that leads the same way does as well.
+        there = {_place(route) for route in now.routes if not route.is_of_an_address}
+        others = [r for r in now.routes if not r.is_of_an_address and (r.destination, r.table) not in ours]
+        covers = up.Coverage(route.destination for route in others if route.table == MAIN_TABLE)
+        is_automatic = up.routes_automatically(wanted.settings)
+        self._missing = [
+            each
+            for each in self._wanted
+            if each not in plain
+            and (*each, _metric(each[0])) not in there
+            and not (is_automatic and each[1] == MAIN_TABLE and covers(AllowedIP(*each[0])))
+        ]
+        staying = set(networks(wanted.addresses))
+        of_addresses = {r.destination for r in now.routes if r.is_of_an_address and r.table == MAIN_TABLE}
+        self._shadowed = {p for p in of_addresses if p.family == 4} - staying
+
+    def added(self) -> Iterator[Move]:
+        beside = [each for each in self._missing if each[1] == MAIN_TABLE and each[0] in self._shadowed]
+        for each in self._missing:
+            if each not in beside:
+                yield self._addition(each)
+        for each in beside:
+            yield self._addition(each, beside=True)
+
+    def _addition(self, each: tuple[Prefix, int], *, beside: bool = False) -> Move:
+        route, word = self._told(each)
+        return Move(AddRoute(route, word, beside), (DeleteRoute(route, word),))
+
+    def removed(self) -> Iterator[Move]:
+        for each in self._gone:
+            route, word = self._told(each)
+            yield Move(DeleteRoute(route, word), (AddRoute(route, word),))
+
+    def _told(self, each: tuple[Prefix, int]) -> tuple[Route, str]:
+        destination, table = each
+        word = self._words.get(table, "" if table == MAIN_TABLE else str(table))
+        return Route(destination, self._name, table), word
+
+
+def _place(route: LinkRoute) -> tuple[Prefix, int, int]:
+    """By what the kernel tells one route from another: network, table and metric."""
+    return route.destination, route.table, route.metric
+
+
+def _metric(destination: Prefix) -> int:
+    """The metric of a route without one of its own (IP6_RT_PRIO_USER)."""
+    return 0 if destination.family == 4 else 1024
+
+
+def _guessed(wanted: Desired, now: Current, plain: set[tuple[Prefix, int]]) -> set[tuple[Prefix, int]]:
+    """The routes of a tunnel without a journal: those to its AllowedIPs, unless the file leaves routes to hooks."""
+    if wanted.settings.table == "off" or now.device is None:
+        return set()
+    allowed = {Prefix(ip.address, ip.length) for peer in now.device.peers for ip in peer.allowed_ips}
+    return {each for each in plain if each[0] in allowed}
+
+
+def _unwanted_allowed_ips(wanted: Desired, now: Current, known: Known) -> Iterator[Prefix]:
+    """The networks of peers that stay though the file lacks them: who added these says whether they are routed."""
+    for peer in now.device.peers if now.device else ():
+        if peer.public_key not in wanted.peers and known.stays(peer.public_key):
+            yield from (Prefix(ip.address, ip.length) for ip in peer.allowed_ips)
+
+
+class _Rules:
+    """A full tunnel's two rules of each family."""
+
+    def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
+        self._now = now
+        table_rules = [rule for rule in wanted.rules if rule.fwmark is not None]
+        self._present = {rule: _present(rule, now.rules) for rule in table_rules}
+        used = {each for found in self._present.values() for each in found}
+        self._gone = [rule for rule in _owned_rules(now, known) if rule not in used]
+
+    def added(self) -> Iterator[Move]:
+        for wanted, found in self._present.items():
+            table_rule = next((rule for rule in found if rule.fwmark is not None), None)
+            if table_rule is None:
+                table_rule = wanted._replace(priority=up.next_priority(self._now.rules, wanted.family))
+                yield _addition(table_rule)
+            if len(found) < 2:
+                priority = max((table_rule.priority or 0) - 1, 0)
+                yield _addition(Rule(wanted.family, MAIN_TABLE, priority, suppress_prefixlength=0))
+
+    def removed(self) -> Iterator[Move]:
+        for rule in self._gone:
+            yield Move(TakeBack(DeleteRule(rule)), (AddRule(rule),))
+
+
+def _addition(rule: Rule) -> Move:
+    return Move(AddRule(rule), (TakeBack(DeleteRule(rule)),))
+
+
+def _present(wanted: Rule, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The first table rule that does what this one does, with the suppress rule below it, as far as there are."""
+    own = [rule for rule in down.own_rules(rules, wanted.table) if rule.family == wanted.family]
+    of_mark = [at for at, rule in enumerate(own) if rule.fwmark == wanted.fwmark]
+    if not of_mark:
+        return ()
+    first, *others = own[of_mark[0] : of_mark[0] + 2]
+    return (first, *(rule for rule in others if rule.fwmark is None))
+
+
+def _owned_rules(now: Current, known: Known) -> tuple[Rule, ...]:
+    """The journal's rules that stand, moved ones too; without a journal those of the device's mark."""
+    if known.undos is None:
+        fwmark = now.device.fwmark if now.device else 0
+        return tuple(down.own_rules(now.rules, fwmark)) if fwmark else ()
+    undos = down.with_moved_rules(known.undos, now.rules)
+    rules = dict.fromkeys(undo.rule for undo in undos if isinstance(undo, DeleteRule))
+    return tuple(rule for rule in rules if rule in now.rules)
+
+
+def _sysctl(wanted: Desired, now: Current, known: Known, facts: DesiredFacts) -> Iterator[Move]:
+    held = [undo for undo in known.undos or () if isinstance(undo, ReleaseSysctl)]
+    if not wanted.src_valid_mark or (held and now.src_valid_mark == "1"):
+        return
+    default = DefaultFacts(
+        src_valid_mark=now.src_valid_mark,
+        mark_earlier=facts.mark_earlier if known.undos is not None else None,
+        mark_writable=facts.mark_writable,
+    )
+    for step in up.set_src_valid_mark(default, strict=False):
+        if isinstance(step, SetSysctl):
+            made = step._replace(earlier=held[0].earlier) if held else step
+            yield Move(made, (TakeBack(ReleaseSysctl(made.key, made.earlier)),))
+
+
+def _sysctl_released(wanted: Desired, known: Known) -> Iterator[Move]:
+    if not wanted.src_valid_mark:
+        for undo in dict.fromkeys(known.undos or ()):
+            if isinstance(undo, ReleaseSysctl):
+                yield Move(TakeBack(undo), (SetSysctl(undo.key, "1", undo.earlier),))
+
+
+def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
+    standing = {(rules.kind, rules.family): rules for rules in now.firewall}
+    for rules in wanted.firewall:
+        place = (rules.kind, rules.family)
+        found = standing.get(place)
+        undo = RemoveFirewall(now.name, rules.kind, rules.family)
+        if found is None:
+            yield Move(AddFirewall(now.name, *rules[:5]), (TakeBack(undo),))
+            continue
+        seen = found if found.fwmark else _recorded(found, known)._replace(whole=found.whole)
+        if not _are_alike(rules, seen, wanted, known):
+            back = (ReplaceFirewall(now.name, seen),) if seen.whole and seen.fwmark else ()
+            yield Move(ReplaceFirewall(now.name, rules), back)
+
+
+def _recorded(found: FirewallRules, known: Known) -> FirewallRules:
+    """The rules as the journal has them, where it cannot be read what they are made of (iptables)."""
+    place = (found.kind, found.family)
+    return next((rules for rules in known.firewall if (rules.kind, rules.family) == place), found)
+
+
+def _are_alike(rules: FirewallRules, seen: FirewallRules, wanted: Desired, known: Known) -> bool:
+    """Whether rules that stand do; the kernel's own link-local address may have come since."""
+    own = {address.address for address in wanted.addresses}
+    alike = seen.whole and rules.fwmark == seen.fwmark and own & {*rules.addresses} == own & {*seen.addresses}
+    others = any(address not in own and not _is_link_local(address) for address in seen.addresses)
+    # wg-quick has no rules for a port.
+    return alike and not others and (rules.port == seen.port or (known.undos is None and not seen.port))
+
+
+def _is_link_local(address: bytes) -> bool:
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def _firewall_gone(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
+    stays = {(rules.kind, rules.family) for rules in wanted.firewall}
+    for rules in now.firewall:
+        if (rules.kind, rules.family) not in stays:
+            seen = rules if rules.fwmark else _recorded(rules, known)
+            back = (ReplaceFirewall(now.name, seen),) if seen.fwmark else ()
+            yield Move(TakeBack(RemoveFirewall(now.name, rules.kind, rules.family)), back)
+
+
+def _dns(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
+    has = now.dns if now.dns.servers else known.dns  # not every resolvconf tells what it has
+    set_again = SetDns(now.name, has.mode, has.servers, has.search, bool(known.dns.full_tunnel))
+    if wanted.dns.servers:
+        undo = UnsetDns(now.name, wanted.dns.mode)
+        if not _is_same_dns(wanted.dns, now.dns, known):
+            yield Move(SetDns(now.name, *_given(wanted.dns)), (set_again if has.servers else TakeBack(undo),))
+        return
+    undos = [undo for undo in known.undos or () if isinstance(undo, UnsetDns)]
+    if known.undos is None and now.dns.servers:
+        undos = [UnsetDns(now.name, now.dns.mode)]
+    for undo in dict.fromkeys(undos):
+        yield Move(TakeBack(undo), (set_again,) if has.servers else ())
+
+
+def _given(dns: LinkDns) -> tuple[str, tuple[str, ...], tuple[str, ...], bool]:
+    return dns.mode, dns.servers, dns.search, bool(dns.full_tunnel)
+
+
+def _is_same_dns(wanted: LinkDns, has: LinkDns, known: Known) -> bool:
+    """Whether the link has what is wanted; who sets the DNS may write an address or a domain in another way."""
+    full = known.dns.full_tunnel
+    return (
+        wanted.mode == has.mode
+        and full in (None, wanted.full_tunnel)
+        and [_server(each) for each in wanted.servers] == [_server(each) for each in has.servers]
+        and [each.rstrip(".").lower() for each in wanted.search]
+        == [each.rstrip(".").lower() for each in has.search]
+    )
+
+
+def _server(text: str) -> object:
+    host, _, zone = text.partition("%")
+    try:
+        return pack_address(host), zone
+    except ValueError:
+        return text
+
+
+def notes(change: DeviceChange, wanted: Desired) -> Iterator[Note]:
+    """What is said of a reload that changes something, besides its steps."""
+    for key in change.foreign:
+        yield Note(
+            f"[!] Peer {key} is in neither the file nor the journal: it goes (--keep-foreign keeps such peers)"
+        )
+    if change.first.private_key is not None:
+        yield Note("[!] The private key changes: every peer needs a new handshake")
+    yield from map(Note, (*change.notes, *wanted.notes))

@@ -1,0 +1,34 @@
+"""What a reload did, or would do, as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from wgquick import api
+
+if TYPE_CHECKING:
+    from wgquick.executor.reloading import Outcome, Wishes
+    from wgquick.plan.difference import Move
+
+
+def json_text(name: str, outcome: Outcome, wishes: Wishes) -> str:
+    """`{"verb", "interface", "dry_run", "changes": [{"step", "text", "undo"}], "restart", "notes"}`; no secrets."""
+    found: dict[str, Any] = {
+        "verb": "reload",
+        "interface": name,
+        "dry_run": wishes.dry_run,
+        "changes": [_change(move) for move in outcome.moves],
+        "restart": list(outcome.restart),
+        "notes": list(outcome.notes),
+    }
+    return json.dumps(found, indent=2) + "\n"
+
+
+def _change(move: Move) -> dict[str, Any]:
+    done, undone = api.move_lines(move)
+    return {"step": type(move.step).__name__, "text": _plain(done), "undo": _plain(undone)}
+
+
+def _plain(lines: tuple[str, ...]) -> list[str]:
+    return [line.removeprefix("[#] ") for line in lines]
