@@ -217,3 +217,16 @@ def test_a_full_tunnel_has_its_mark_and_table(machine: Namespace) -> None:
 def test_no_secret_is_shown(ends: Pair) -> None:
     for arguments in ((), ("--json",)):
         assert TWO not in wgq(ends.two, "status", *arguments).stdout
+
+
+def test_the_last_error_of_a_peer_is_told_in_words(machine: Namespace) -> None:
+    write(machine, config(peer="AllowedIPs = 10.9.0.0/16\nPersistentKeepalive = 25"))
+    machine.run(["ip", "route", "add", "unreachable", "192.0.2.9/32"])
+    wgq(machine, "up", "wg0")
+    until(lambda: read(machine)["interfaces"][0]["peers"][0]["last_error"])
+    (peer,) = read(machine)["interfaces"][0]["peers"]
+    assert peer["state"] == "connecting"
+    assert (peer["last_error"]["code"], abs(peer["last_error"]["time"] - time.time()) < 60) == ("send-error", True)
+    shown = wgq(machine, "status").stdout
+    assert "! cannot send to 192.0.2.9:51820: No route to host" in shown
+    wgq(machine, "down", "wg0")

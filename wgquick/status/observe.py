@@ -16,6 +16,7 @@ from wgquick.executor.observe import rules
 from wgquick.plan.given import merged
 from wgquick.plan.steps import UnsetDns
 from wgquick.status import drift
+from wgquick.status.errors import is_being_tried, last_error
 from wgquick.status.names import Names, names
 from wgquick.status.peers import History, state
 from wgquick.status.values import DnsStatus, InterfaceStatus, PeerStatus, Status
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device, DevicePeer
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, Link, PublicKey, SocketAddress
@@ -175,6 +177,7 @@ class Observer:
             given=record.peers if record else None,
             names=known.of,
             trends=self._history.trends(device, time.monotonic()),
+            counted=self._counted(device.name),
             leads=self._leading(device.name, endpoints),
         )
         there = {peer.public_key: peer for peer in device.peers}
@@ -184,6 +187,12 @@ class Observer:
             yield sources.absent(str(key), (wanted or {})[key]) if peer is None else sources.present(peer)
         shown = set(map(str, keys)) if known.disabled else set()
         yield from (sources.absent(text) for text in known.disabled if text not in shown)
+
+    def _counted(self, name: str) -> Diagnostics | None:
+        try:
+            return self._host.wireguard.diagnostics(name)
+        except OperationError:  # the daemon has ended meanwhile, or hangs
+            return None
 
     def _leading(self, name: str, endpoints: list[Endpoint]) -> Leads:
         """Whether an endpoint has an address; names are looked up again after a minute."""
@@ -207,11 +216,15 @@ class _Sources(NamedTuple):
     given: Earlier | None
     names: Mapping[str, str]
     trends: Mapping[bytes, Trend]
+    counted: Diagnostics | None
     leads: Leads
 
     def present(self, peer: DevicePeer) -> PeerStatus:
         """A peer that the device has."""
         text, trend = str(peer.public_key), self.trends[peer.public_key.raw]
+        events = self.counted.peer(peer.public_key) if self.counted else None
+        if events and is_being_tried(events):
+            trend = trend._replace(sends=True)
         settings, endpoint = (self.wanted or {}).get(peer.public_key), peer.endpoint
         configured = settings.endpoint if settings else None
         age = max(0.0, self.now - peer.last_handshake) if peer.last_handshake else None
@@ -232,6 +245,7 @@ class _Sources(NamedTuple):
             rx_rate=trend.rx_rate,
             tx_rate=trend.tx_rate,
             persistent_keepalive=peer.persistent_keepalive,
+            last_error=last_error(events, self.now, age) if events else None,
         )
 
     def _is_wanted(self, peer: DevicePeer) -> bool:

@@ -1,0 +1,72 @@
+"""The last thing that went wrong for a peer, in words, from what wgq-userspace counts (wgquick.counters)."""
+
+from __future__ import annotations
+
+from os import strerror
+from typing import TYPE_CHECKING
+
+from wgquick.status.values import Error
+
+if TYPE_CHECKING:
+    from wgquick.counters import Event, Events
+
+RECENT = 300.0
+"""Seconds for which an error of data counts. One of a handshake counts until there is a handshake."""
+_TRIES = 10.0
+"""Seconds since the last initiation within which a peer is still being tried: two attempts."""
+
+_OF_HANDSHAKES = (
+    "stale_timestamp",
+    "response_undecryptable",
+    "cookie_undecryptable",
+    "handshake_given_up",
+    "no_endpoint",
+    "send_error",
+    "icmp",
+)
+_OF_DATA = ("source_not_allowed", "undecryptable", "send_error", "icmp")
+
+
+def last_error(events: Events, now: float, handshake_age: float | None) -> Error | None:
+    """The newest error; `now` is seconds since the epoch, `handshake_age` None if there was no handshake yet."""
+    limit = float("inf") if handshake_age is None else handshake_age
+    found = [event for event in events.of(*_OF_HANDSHAKES) if event.age < limit]
+    found += [event for event in events.of(*_OF_DATA) if event.age < RECENT and not _is_chatter(event)]
+    if not found:
+        return None
+    newest = min(found, key=lambda event: event.age)
+    return Error(newest.name.replace("_", "-"), _words(newest), round(now - newest.age, 3))
+
+
+def is_being_tried(events: Events) -> bool:
+    """Whether handshakes are being begun with the peer."""
+    sent = events.last("initiation_sent")
+    return sent is not None and sent.age < _TRIES
+
+
+def _is_chatter(event: Event) -> bool:
+    """Whether the packet is the peer's link's own, as the kernel sends them into every TUN device with IPv6."""
+    return event.name == "source_not_allowed" and event.source.startswith(("fe8", "fe9", "fea", "feb", "::"))
+
+
+def _words(event: Event) -> str:
+    match event.name:
+        case "stale_timestamp":
+            return "its handshake looks like a replay: its clock is behind what it told before"
+        case "response_undecryptable":
+            return "its answer cannot be decrypted: the preshared keys differ"
+        case "cookie_undecryptable":
+            return "its cookie cannot be decrypted"
+        case "handshake_given_up":
+            return "no answer to handshakes for 90 seconds"
+        case "no_endpoint":
+            return "a packet is to go to it, and it has no endpoint"
+        case "send_error":
+            return f"cannot send to {event.receiver}: {strerror(event.send_errno)}"
+        case "icmp":
+            said = event.icmp.replace("_", " ")
+            return f"{event.router} says of what is sent to {event.receiver}: {said} (ICMP)"
+        case "source_not_allowed":
+            return f"it sends from {event.source}, which is not in its AllowedIPs"
+        case _:
+            return "it sends data that cannot be decrypted"
