@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import json
 import random
 import re
 import socket
@@ -339,6 +340,28 @@ def a_full_tunnel_over_ipv6_works_where_reverse_paths_are_filtered() -> None:
         assert not reaches(near, "fd00:9::1", 3)
 
 
+def a_handshake_is_begun_and_awaited_and_the_status_tells_of_it() -> None:
+    with full_tunnel() as (near, far):
+        wgq(near.machine, "wait", LINK, "--timeout", "60")
+        assert near.handshake(far)
+        assert near.machine.out("wg", "show", LINK, "persistent-keepalive") == f"{far.public}\toff\n"
+        (found,) = json.loads(wgq(near.machine, "status", "--json", "--exit-code")[0])["interfaces"]
+        assert (found["backend"], found["by"], found["up"], found["table"]) == ("kernel", "wgq", True, "51820")
+        assert (found["drift"], found["peers"][0]["state"], found["peers"][0]["roamed"]) == ([], "up", False)
+        wgq(near.machine, "wait", LINK)  # the session is young
+        wgq(near.machine, "down", LINK)
+        far.ip(f"link set {LINK} down")
+        said = wgq(near.machine, "up", LINK, "--wait=1", status=4)[1]
+        assert f"no handshake with {far.public}" in said
+        assert is_kernels(near.machine)
+        wgq(near.machine, "status", "--exit-code", status=4)
+        wgq(near.machine, "down", LINK)
+        wgq(near.machine, "up", LINK, "--wait=1", "--or-down", status=4)
+        assert LINK not in links(near.machine)
+        far.ip(f"link set {LINK} up")
+        wgq(near.machine, "up", LINK, "--wait=60")
+
+
 def the_daemon_is_confined_beside_the_kernels_peer() -> None:
     with pair(WGQ, KERNEL) as (left, right):
         left.ping(right)
@@ -362,5 +385,6 @@ CHECKS: Sequence[Callable[[], None]] = (
     reload_of_a_full_tunnel_keeps_its_port_its_mark_its_session_and_a_roamed_endpoint,
     show_prints_the_bytes_of_wg_for_many_peers_and_long_lists_of_allowed_ips,
     a_full_tunnel_over_ipv6_works_where_reverse_paths_are_filtered,
+    a_handshake_is_begun_and_awaited_and_the_status_tells_of_it,
     the_daemon_is_confined_beside_the_kernels_peer,
 )
