@@ -79,7 +79,7 @@ _wgq() {
 	strip:-*) _wgq_from '--name --help' ;;
 	check:-*) _wgq_from '--live --json --fix --help' ;;
 	allowed-ips:-*) _wgq_from '--json --help' ;;
-	doctor:-*) _wgq_from '--listen --peer-config --fix --json --help' ;;
+	doctor:-*) _wgq_from '--listen --peer-config --fix --bundle --json --help' ;;
 	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;
 	trace:-*) _wgq_from '--from --mark --iif --oif --uid --port --peer-config --probe --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;

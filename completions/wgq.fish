@@ -64,6 +64,7 @@ complete -c wgq -n '__fish_seen_subcommand_from reload' -l or-restart -d 'Restar
 complete -c wgq -n '__fish_seen_subcommand_from reload' -l keep-foreign -d 'Keep peers that neither the file nor the journal knows'
 complete -c wgq -n '__fish_seen_subcommand_from reload check allowed-ips doctor rehearse trace status' -l json -d 'Print JSON'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l live -d 'Look at this host too: does it have what the files need?'
+complete -c wgq -n '__fish_seen_subcommand_from doctor' -l bundle -d 'Print a report for others, in which keys, addresses and names are replaced'
 complete -c wgq -n '__fish_seen_subcommand_from check doctor' -l fix -d 'Mend what has one remedy alone, and say so'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Whose names the metrics have'

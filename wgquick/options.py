@@ -70,6 +70,7 @@ OPTIONS = {
         Option("keep-foreign", "Keep peers that neither the file nor the journal knows."),
         Option("json", "Print JSON."),
         Option("live", "Look at this host too: does it have what the files need?"),
+        Option("bundle", "Print a report for others, in which keys, addresses and names are replaced."),
         Option("fix", "Mend what has one remedy alone, and say so."),
         Option("watch", "Show it anew each second, with rates, until it is interrupted."),
         Option("names", "Whose names the metrics have.", METRICS),
@@ -192,7 +193,7 @@ VERBS = {
             "most ten seconds and changes nothing unless --fix asks for it. Exit 1 if there is an error.",
             completes="interfaces",
             standard_input=False,
-            options=("listen", "peer-config", "fix", "json"),
+            options=("listen", "peer-config", "fix", "bundle", "json"),
             least=0,
         ),
         Verb(

@@ -59,6 +59,7 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
     if case.twin:
         made.write("between", case.here)
         assert not made.up("between", backend=backend)
+        made.script("between", f"for n in $(seq 30); do ping -c1 -W1 -q {case.pings} && break; done >/dev/null")
         made.script("between", f"(ping -i0.1 {case.pings} >/dev/null 2>&1 &)")
     if case.pings:
         made.script("here", f"(ping -i0.2 {case.pings} >/dev/null 2>&1 &)")

@@ -27,9 +27,15 @@ def doctor(targets: list[str], given: Given) -> int:
         transcript=say,
     )
     causes = {name: each.causes for name, each in found.items()}
-    text = show.json_text(causes) if given.get("json") else "\n".join(show.text(*each) for each in causes.items())
-    verbs.write(text)
-    return int(any(each.severity == "error" for found in causes.values() for each in found))
+    if given.get("bundle"):
+        from wgquick.show import bundle
+
+        verbs.write("\n".join(bundle.text(*each) for each in found.values()))
+    elif given.get("json"):
+        verbs.write(show.json_text(causes))
+    else:
+        verbs.write("\n".join(show.text(*each) for each in causes.items()))
+    return int(any(each.severity == "error" for every in causes.values() for each in every))
 
 
 def _seconds(text: str) -> float:

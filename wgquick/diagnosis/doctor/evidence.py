@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device, DevicePeer
     from wgquick.diagnosis.signatures import Sign
     from wgquick.errors import Diagnostic
@@ -119,6 +120,7 @@ class Evidence(NamedTuple):
 
     `routes` are those through the link, by table; `ways` of addresses inside AllowedIPs; `resolved` has for each
     endpoint that is a name its addresses, None if it does not resolve. `local` are all addresses of the host.
+    `counted` are the daemon's counters, None if it has none; `counted_before` those before it was watched.
     `signs` is what the wire told in `listened` seconds. `passed_on` are the sources and destinations of packets
     that came out of the tunnel and are not for this host. `parameters` are kernel parameters by their path below
     /proc/sys, None if the kernel has none.
@@ -157,6 +159,8 @@ class Evidence(NamedTuple):
     signs: tuple[Sign, ...] = ()
     passed_on: tuple[tuple[str, str], ...] = ()
     listened: float = 0.0
+    counted_before: Diagnostics | None = None
+    counted: Diagnostics | None = None
 
     @property
     def settings(self) -> Settings | None:

@@ -63,12 +63,14 @@ def _other_end(path: str, other: str) -> tuple[list[Cause], tuple[bytes, ...]]:
     """What the two files say against each other, and the other end's addresses."""
     sources = [read(path), read(other)]
     findings = [each for each in check(sources) if each.severity == ERROR and each.code in CODES]
+    theirs = sources[1].public_key
+    key = str(theirs) if any(peer.public_key == theirs for peer in sources[0].settings.peers) else None
     causes = [
         Cause(
             each.code,
             ERROR,
             CERTAIN,
-            None,
+            key,
             f"{each.file}:{each.line}: {each.message}",
             (f"{sources[0].shown} and {sources[1].shown} were compared",),
             each.remedy,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import Settings
+    from wgquick.counters import Diagnostics
     from wgquick.device import Device
     from wgquick.diagnosis.doctor.senses import Senses
     from wgquick.executor.journal import Record
@@ -83,10 +84,12 @@ def gather(
     evidence = _with_host(evidence, host)
     evidence = _with_ways(evidence, senses, links)
     if evidence.is_up:
+        evidence = evidence._replace(counted_before=_counted(name, host))
         deadline = max(began + LIMIT, time.monotonic() + _LEAST)
         evidence = watched(evidence, host, senses, tuple(known), deadline, listen=listen)
         after = {link.name: link for link in senses.links()}
-        evidence = evidence._replace(link_after=after.get(name))
+        counted = _counted(name, host)
+        evidence = evidence._replace(link_after=after.get(name), counted=counted)
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
 
 
@@ -102,6 +105,13 @@ def _device(name: str, host: Host) -> tuple[Device | None, str]:
         return host.wireguard.get(name), ""
     except OperationError as error:
         return None, error.what
+
+
+def _counted(name: str, host: Host) -> Diagnostics | None:
+    try:
+        return host.wireguard.diagnostics(name)
+    except OperationError:
+        return None
 
 
 def _others(name: str, host: Host) -> tuple[Device, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wgquick.sensed import PathMtu
 
 _STRICT = "1"
+_MOVES = 2  # of an endpoint in a few seconds
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
@@ -33,7 +34,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
         yield from _blocked(evidence, key, watched)
         yield from _one_way(evidence, key, watched)
         yield from _size(evidence, key, watched)
-        yield from _places(key, watched)
+        yield from _places(evidence, key, watched)
     yield from _sources(evidence)
     yield from _forwarding(evidence)
 
@@ -85,7 +86,8 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     if watched.has_data:
         return
     asked = listed(echo.address for echo in watched.echoes)
-    own = listed(str(prefix).partition("/")[0] for prefix in evidence.addresses) or "its address"
+    mine = (address_text(prefix.address) for prefix in evidence.addresses if not nets.is_link_local(prefix))
+    own = listed(mine) or "its address"
     facts = (
         "the other end answered a handshake just now, with this end's key and the preshared key",
         f"{watched.sent} bytes were sent, to {asked}; no data came back",
@@ -130,14 +132,22 @@ def _is_over_ipv6(watched: Watched) -> bool:
     return watched.after.endpoint is not None and watched.after.endpoint.family == 6
 
 
-def _places(key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """An endpoint that goes to and fro."""
+def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
+    """An endpoint that goes to and fro, as looking again and again or the daemon's counters show."""
     seen = watched.endpoints
-    if len(seen) > 2 and len(set(seen)) < len(seen):
-        facts = (f"its endpoint changes between {listed(dict.fromkeys(seen))}",)
-        message = "two hosts use this peer's private key: each takes the session from the other"
-        remedy = "give each host a key of its own, and a [Peer] section here"
-        yield cause("one-key-two-places", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+    moves = len(seen) - 1 if len(set(seen)) < len(seen) else 0
+    if evidence.counted is not None and evidence.counted_before is not None:
+        after, before = (each.peer(key).total("roamed") for each in (evidence.counted, evidence.counted_before))
+        moves = max(moves, after - before)
+    if moves < _MOVES:
+        return
+    facts = (
+        f"its endpoint changed {moves} times in {evidence.listened:.0f} s",
+        f"it was {listed(dict.fromkeys(seen))}",
+    )
+    message = "two hosts use this peer's private key: each takes the session from the other"
+    remedy = "give each host a key of its own, and a [Peer] section here"
+    yield cause("one-key-two-places", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
 
 
 def _sources(evidence: Evidence) -> Iterator[Cause]:
@@ -146,7 +156,7 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
     if before is None or after is None or before.kind != "wireguard":
         return
     count = after.rx_frame_errors - before.rx_frame_errors
-    if count > 0:
+    if count > 1:
         peers = evidence.peers
         key = peers[0].public_key if len(peers) == 1 else None
         facts = (

@@ -25,10 +25,18 @@ def ordered(causes: Iterable[Cause]) -> list[Cause]:
     """In order and each once, without those that another one explains."""
     found: dict[tuple[str, str | None], Cause] = {}
     for each in sorted(causes, key=_rank):
-        found.setdefault((each.code, each.peer if each.peer else each.message), each)
+        place = (each.code, each.peer)
+        before = found.get(place)
+        found[place] = each if before is None else _joined(before, each)
     every = found.values()
     kept = [each for each in every if not any(_explains(other, each) for other in every)]
     return sorted(kept, key=_rank)
+
+
+def _joined(cause: Cause, other: Cause) -> Cause:
+    """The surer of two causes of one code and peer, with what the other adds."""
+    more = () if other.message == cause.message or cause.peer else (other.message,)
+    return cause._replace(evidence=tuple(dict.fromkeys((*cause.evidence, *more, *other.evidence))))
 
 
 def _explains(cause: Cause, other: Cause) -> bool:

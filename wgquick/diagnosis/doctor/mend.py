@@ -80,6 +80,7 @@ def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
 def _firewall(evidence: Evidence, kind: str, family: int) -> Iterator[Step]:
     """The rules of one family, if the tunnel is a full one of it."""
     if any(ip.length == 0 and ip.family == family for peer in evidence.peers for ip in peer.allowed_ips):
-        own = tuple(prefix.address for prefix in evidence.addresses if prefix.family == family)
+        every = (*missing_addresses(evidence), *evidence.addresses)
+        own = tuple(prefix.address for prefix in every if prefix.family == family)
         port = evidence.device.listen_port if family == 6 and evidence.device else 0
         yield AddFirewall(evidence.name, kind, family, own, evidence.fwmark, port)

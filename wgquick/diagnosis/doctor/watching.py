@@ -44,6 +44,7 @@ _PATH = 1.0  # seconds for the answers of one
 _SIZED = 4  # peers whose largest packet is looked for
 _SETTLED = 0.3
 _GLANCE = 0.1
+_RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
 
@@ -226,11 +227,17 @@ class _Run:
         until = began + listen
         if not listen and is_waiting:
             until = min(began + _RETRY, self._deadline)
-        if any(len(seen) > 1 for seen in glances.endpoints.values()):  # it has moved: to and fro?
+        if any(len(seen) > 1 for seen in glances.endpoints.values()) or self._has_roamed():  # to and fro?
             until = max(until, min(time.monotonic() + _SECOND, self._deadline))
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
             time.sleep(min(0.1, left))
+
+    def _has_roamed(self) -> bool:
+        """Whether a peer's endpoint changed just now, by the daemon's counters."""
+        counted = self._evidence.counted_before
+        moved = (events.last("roamed") for events in counted.peers.values()) if counted else ()
+        return any(event is not None and event.age < _RECENT and event.times > 1 for event in moved)
 
     def result(self, glances: _Glances) -> Evidence:
         """All of it."""

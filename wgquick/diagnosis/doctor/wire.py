@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.here import cause
 from wgquick.diagnosis.finding import ERROR, WARNING
 from wgquick.lean import TYPE_CHECKING
@@ -18,8 +19,23 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     """What each sign means here."""
     for sign in evidence.signs:
         made = _MEANINGS.get(sign.code)
+        if sign.code in _ON_THE_WAY and not _matters(evidence, sign):
+            continue
         if made is not None and (found := made(evidence, sign)) is not None:
             yield found
+
+
+_ON_THE_WAY = frozenset({"endpoint-refuses", "endpoint-unreachable", "output-blocked"})
+
+
+def _matters(evidence: Evidence, sign: Sign) -> bool:
+    """Whether a peer ought to be reached and is not: a client that has left is nobody's fault."""
+    live = evidence.live.get(sign.peer) if sign.peer else None
+    if live is None:
+        return True
+    watched = evidence.watched.get(live.public_key)
+    wanted = evidence.wanted.get(live.public_key)
+    return dials(live, wanted, has_file=evidence.settings is not None) and not (watched and watched.answers)
 
 
 def _cause(sign: Sign, code: str, message: str, remedy: str, **more: str) -> Cause:

@@ -1,0 +1,152 @@
+"""What the verb does beyond naming a cause: it mends, compares with the other end's file, and reports to others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.matrix import DNS, FULL, FULL_SERVER, HOSTS, NAMED, edited, interface
+from tests.faults.world import CLIENT, SERVER, WORDS, filled, world
+from wgquick.options import Options
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from tests.faults.world import World
+
+
+@pytest.fixture
+def made() -> Iterator[World]:
+    with world() as machines:
+        yield machines
+
+
+def start(made: World, here: str = CLIENT, there: str = SERVER, options: Options | None = None) -> None:
+    made.write("here", here)
+    made.write("there", there)
+    assert not made.up("there")
+    assert not made.up("here", options=options)
+
+
+def doctor(made: World, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wgquick", "doctor", *arguments]
+    done = made.here.run(command, check=False, env=dict(os.environ))
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def state(made: World) -> str:
+    """What doctor must not change: links, addresses, routes, rules, the firewall, parameters and DNS."""
+    script = (
+        "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; "
+        "nft list ruleset; cat /proc/sys/net/ipv4/conf/all/src_valid_mark /etc/resolv.conf; "
+        "for what in allowed-ips endpoints fwmark; do wg show wg0 $what; done; ls -R /run/wgq"
+    )
+    lines = made.here.out("bash", "-c", script).splitlines()
+    # Link-local addresses come a second after their link; times run.
+    return "\n".join(re.sub("(expires|valid_lft|state|group) .*", "", line) for line in lines if "fe80" not in line)
+
+
+BREAKS = {
+    "a rule": "ip rule del not fwmark 51820 table 51820",
+    "both rules of IPv6": "ip -6 rule del not fwmark 51820 table 51820; "
+    "ip -6 rule del table main suppress_prefixlength 0",
+    "the route": "ip route flush table 51820",
+    "the address": "ip addr del 10.66.0.2/24 dev wg0",
+    "the firewall": "nft flush ruleset",
+    "the parameter": "sysctl -q net.ipv4.conf.all.src_valid_mark=0",
+    "the mark": "wg set wg0 fwmark 0",
+    "all of it": "ip rule del not fwmark 51820 table 51820; ip addr flush dev wg0 scope global; nft flush ruleset; "
+    "sysctl -q net.ipv4.conf.all.src_valid_mark=0; ip route flush table 51820",
+}
+
+
+@pytest.mark.parametrize("script", BREAKS.values(), ids=BREAKS)
+def test_fix_puts_back_what_up_had_made(made: World, script: str) -> None:
+    start(made, FULL, FULL_SERVER)
+    made.ping()
+    before = state(made)
+    made.script("here", script)
+    done = doctor(made, "--fix", "wg0")
+    assert "[#] " in done.stderr
+    assert sorted(state(made).splitlines()) == sorted(before.splitlines())
+    made.ping("fd66::1")
+
+
+def test_fix_sets_dns_and_mtu_again(made: World) -> None:
+    start(made, interface(DNS, "MTU = 1400"), options=Options(backend="userspace", dns="file"))
+    before = state(made)
+    made.script("here", "echo nameserver 192.0.2.53 >/etc/resolv.conf; ip link set wg0 mtu 1300")
+    doctor(made, "--fix", "wg0")
+    assert state(made) == before
+
+
+def test_fix_never_touches_what_the_other_end_or_a_firewall_does(made: World) -> None:
+    start(made)
+    made.script(
+        "here", "nft add table inet guard; nft add chain inet guard in '{ type filter hook input priority 0; }'"
+    )
+    made.script("here", "nft add rule inet guard in udp sport 51820 drop")
+    before = state(made)
+    assert "input-blocked" in doctor(made, "--fix", status=1).stdout
+    assert state(made) == before
+
+
+def test_without_fix_nothing_on_the_host_is_changed(made: World) -> None:
+    start(made, FULL, FULL_SERVER)
+    made.ping()
+    made.script("here", "ip rule del not fwmark 51820 table 51820; nft flush ruleset")
+    before = state(made)
+    doctor(made, "wg0", status=1)
+    assert state(made) == before
+
+
+def test_the_other_ends_file_makes_a_guess_certain(made: World) -> None:
+    wrong = edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))
+    start(made, there=wrong)
+    made.script("here", "cat >/run/peer.conf", filled(wrong))
+    guessed = json.loads(doctor(made, "--json", "wg0", status=1).stdout)["findings"]
+    assert [each["code"] for each in guessed] == ["no-data-back"]
+    known = json.loads(doctor(made, "--json", "--peer-config", "/run/peer.conf", "wg0", status=1).stdout)[
+        "findings"
+    ]
+    assert [(each["code"], each["confidence"]) for each in known] == [("source-not-allowed", "certain")]
+
+
+def test_the_report_for_others_has_no_key_address_or_name(made: World) -> None:
+    made.script("here", HOSTS)
+    start(made, NAMED + "PresharedKey = @psk@\n", SERVER + "PresharedKey = @psk2@\n")
+    report = doctor(made, "--bundle", status=1).stdout
+    assert "answer-refused" in report
+    assert "== firewall" in report
+    addresses = ("192.0.2.2", "198.51.100.2", "10.66.0.2", "10.66.0.1", "10.66.0.0", "2001:db8:1::", "vpn.test")
+    for told in (*WORDS.values(), *addresses, made.here.out("hostname").strip()):
+        assert told not in report
+
+
+def test_json_has_the_fields_that_programs_read(made: World) -> None:
+    start(made)
+    made.script("here", "ip link set wg0 down")
+    found = json.loads(doctor(made, "--json", "wg0", status=1).stdout)
+    assert found["interface"] == "wg0"
+    assert [*found["findings"][0]] == [
+        "code", "severity", "confidence", "peer", "message", "evidence", "remedy", "other_end",
+    ]  # fmt: skip
+
+
+def test_without_a_name_every_interface_is_looked_at(made: World) -> None:
+    start(made)
+    assert "wg0: nothing is wrong" in doctor(made).stdout
+    made.script("here", "ip link delete wg0")
+    assert "no WireGuard interface is up" in doctor(made, status=1).stderr
+
+
+@pytest.mark.parametrize("seconds", ["x", "-1", "nan", "1e9"])
+def test_odd_seconds_are_refused(made: World, seconds: str) -> None:
+    assert "is no number of seconds" in doctor(made, f"--listen={seconds}", "wg0", status=1).stderr

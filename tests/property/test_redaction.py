@@ -1,0 +1,66 @@
+"""No key, address or name survives in doctor's report, and each gets one word throughout."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgquick.diagnosis.doctor.redaction import Redaction
+
+if TYPE_CHECKING:
+    import ipaddress
+
+RAW = st.binary(min_size=32, max_size=32)
+KEYS = (
+    RAW.map(lambda raw: base64.b64encode(raw).decode())
+    | RAW.map(bytes.hex)
+    | RAW.map(lambda raw: raw.hex().upper())
+)
+V4 = st.ip_addresses(v=4).filter(lambda address: not (address.is_loopback or address.is_unspecified)).map(str)
+PLAIN_V6 = st.ip_addresses(v=6).filter(lambda address: not (address.is_loopback or address.is_unspecified))
+V6 = PLAIN_V6.map(str) | PLAIN_V6.map(lambda address: address.exploded) | PLAIN_V6.map(lambda a: str(a).upper())
+LABEL = st.from_regex(r"[a-z][a-z0-9]{2,8}", fullmatch=True)
+NAMES = st.lists(LABEL, min_size=2, max_size=4).map(".".join)
+TELLING = KEYS | V4 | V6 | NAMES
+# What stands around: texts as reports have them, and anything else that is no part of an address or name itself.
+AROUND = st.text(alphabet=" \n\t,;=/[]()'\"%<>{}|!?*&~^$@#_xyzXYZghi", max_size=8)
+
+
+def is_name(text: str) -> bool:
+    return not text.replace(".", "").isdecimal() and ":" not in text and "." in text and "=" not in text
+
+
+@given(st.lists(st.tuples(AROUND, TELLING, AROUND), min_size=1, max_size=8))
+def test_nothing_that_tells_survives(parts: list[tuple[str, str, str]]) -> None:
+    text = " ".join("".join(part) for part in parts)
+    redacted = Redaction(told for _, told, _ in parts if is_name(told)).text(text).lower()
+    for _, told, _ in parts:
+        assert told.lower() not in redacted
+
+
+@given(V4 | V6 | KEYS, AROUND)
+def test_one_thing_has_one_word_in_all_texts(told: str, around: str) -> None:
+    redaction = Redaction()
+    first, second = redaction.text(f"a {told} "), redaction.text(f"{told} b")
+    assert first.split()[1] == second.split()[0]
+    assert redaction.text(f"a {around} {told} ").split()[-1] == first.split()[1]
+
+
+@given(PLAIN_V6)
+def test_the_notations_of_an_address_have_one_word(address: ipaddress.IPv6Address) -> None:
+    redaction = Redaction()
+    assert redaction.text(str(address)) == redaction.text(address.exploded.upper())
+
+
+@given(RAW)
+def test_the_notations_of_a_key_have_one_word(raw: bytes) -> None:
+    redaction = Redaction()
+    assert redaction.text(base64.b64encode(raw).decode()) == redaction.text(raw.hex())
+
+
+def test_times_and_versions_stay() -> None:
+    text = "12:34:56 wgq 0.1.0, Linux 6.1.0 127.0.0.1 ::1 mtu 1420 table 51820"
+    assert Redaction().text(text) == text
