@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
     from wgquick.executor.reloading import Outcome, Wishes
-    from wgquick.net import PublicKey
+    from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
     from wgquick.ports import Host, WireGuard
     from wgquick.rehearsal import Report
@@ -296,6 +296,13 @@ def _file_names(path: str) -> Mapping[str, str]:
         return names(read(Location("", path))).of if path else {}
     except WgqError:
         return {}
+
+
+def main_routes(address: bytes) -> list[Prefix]:
+    """The destinations of the main table, of an address's family."""
+    from wgquick.net import MAIN_TABLE, family_of
+
+    return _host(_unheard).rtnl.routes(family=family_of(address), table=MAIN_TABLE)
 
 
 def public_key(device: Device) -> PublicKey | None:

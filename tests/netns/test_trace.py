@@ -297,3 +297,12 @@ def test_odd_destinations_are_answered_as_the_kernel_does(full: Namespace) -> No
     for address in ("0.0.0.0", "255.255.255.255", "224.0.0.1", "127.0.0.1", "::1", "ff02::1", "::", "fe80::1%up0"):
         answers = {step["kernel"] for step in said(full, address)["steps"] if "kernel" in step}
         assert answers == {"agrees"}, address
+
+
+def test_up_says_that_the_ssh_session_will_hang_before_it_begins(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    far = wgq(machine, "up", "wg0", SSH_CONNECTION="203.0.113.7 50000 192.0.2.2 22").stderr.splitlines()
+    wgq(machine, "down", "wg0")
+    assert far[0] == "[!] Your SSH session from 203.0.113.7 may hang: its replies will go into wg0"
+    near = wgq(machine, "up", "wg0", SSH_CONNECTION="192.0.2.7 50000 192.0.2.2 22").stderr
+    assert "SSH" not in near

@@ -88,6 +88,18 @@ def _name(given: Given) -> str | None:
     return str(name) if name else None
 
 
+def _warn_of_ssh(settings: Settings, connection: str) -> None:
+    """Say that the replies of the session that this runs in will go into the tunnel."""
+    from wgquick.plan import operator
+
+    client = operator.client_of(connection)
+    try:
+        if client and operator.leads_inside(settings, client, api.main_routes):
+            say(operator.warning(settings.name, connection))
+    except WgqError:  # no warning is no reason not to go on
+        return
+
+
 def up(target: str, given: Given) -> None:
     """Bring an interface up."""
     chosen = _options(given)
@@ -104,6 +116,8 @@ def up(target: str, given: Given) -> None:
         )
         settings = settings._replace(extras=own)
         waiting = _waiting(settings, chosen, given)
+        if connection := os.environ.get("SSH_CONNECTION"):
+            _warn_of_ssh(settings, connection)
         with signals.raised():
             api.up(settings, chosen, say)
             if waiting is not None:

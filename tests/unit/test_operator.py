@@ -1,0 +1,58 @@
+"""Whether `up` says that the SSH session it runs in will hang: near misses, and agreement with the whole trace."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.unit.test_cut_off import FAR, NEAR, after
+from tests.unit.test_cut_off import KEY as OWN_KEY
+from tests.unit.test_cut_off import PEER as PEER_KEY
+from tests.unit.test_trace import snapshot
+from wgquick.api import parse
+from wgquick.diagnosis.cut_off import cut_off
+from wgquick.net import Prefix, pack_address
+from wgquick.plan.operator import client_of, leads_inside
+
+ALLOWED = ("0.0.0.0/0", "0.0.0.0/1, 128.0.0.0/1", "203.0.113.0/24", "192.0.2.0/25", "10.9.0.0/16", "::/0")
+MAIN = [Prefix.parse(each) for each in ("192.0.2.0/24", "0.0.0.0/0")]
+
+
+def says(allowed_ips: str, connection: str, interface: str = "") -> bool:
+    text = (
+        f"[Interface]\nPrivateKey = {OWN_KEY}\nAddress = 10.0.0.2/24\n{interface}\n"
+        f"[Peer]\nPublicKey = {PEER_KEY}\nAllowedIPs = {allowed_ips}\n"
+    )
+    client = client_of(connection)
+    assert client
+    return leads_inside(parse(text).settings, client, lambda _address: MAIN)
+
+
+@pytest.mark.parametrize(
+    ("allowed_ips", "connection"),
+    list(itertools.product(ALLOWED, (FAR, NEAR))),
+)
+def test_it_says_what_the_trace_of_the_whole_plan_says(allowed_ips: str, connection: str) -> None:
+    seen = snapshot()
+    assert says(allowed_ips, connection) == bool(cut_off(seen, after(seen, allowed_ips), connection))
+
+
+@pytest.mark.parametrize("interface", ["Table = off", "Table = 777", "# wgq: keep-inbound = on"])
+def test_it_is_silent_where_the_session_is_kept(interface: str) -> None:
+    assert says("0.0.0.0/0", FAR)
+    assert not says("0.0.0.0/0", FAR, interface)
+
+
+def test_it_is_silent_for_a_network_that_is_excluded() -> None:
+    assert not says("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.113.0/24")
+    assert says("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.112.0/24")
+
+
+@pytest.mark.parametrize("connection", ["", "a b c", "host 1 192.0.2.1 22", "1 2 3 4 5"])
+def test_a_variable_that_is_none_is_passed_over(connection: str) -> None:
+    assert client_of(connection) is None
+
+
+def test_an_address_in_ipv6s_form_is_ipv4s() -> None:
+    assert client_of("::ffff:203.0.113.7 1 ::ffff:192.0.2.1 22") == pack_address("203.0.113.7")
