@@ -207,6 +207,11 @@ def test_a_full_tunnel_has_its_mark_and_table(machine: Namespace) -> None:
     wgq(machine, "up", "wg0")
     found = read(machine)["interfaces"][0]
     assert (found["table"], found["fwmark"], found["peers"][0]["state"]) == ("51820", 51820, "never")
+    assert found["drift"] == []
+    machine.run(["ip", "rule", "del", "table", "main", "suppress_prefixlength", "0"])
+    machine.run(["ip", "route", "flush", "table", "51820"])
+    codes = [each["code"] for each in read(machine)["interfaces"][0]["drift"]]
+    assert codes == ["route-missing", "rule-missing"], "a manager of networks has taken them away"
     write(machine, "[Interface]\nPrivateKey = x\n")
     broken = read(machine)["interfaces"][0]
     assert "wgq check" in broken["error"]
@@ -217,6 +222,21 @@ def test_a_full_tunnel_has_its_mark_and_table(machine: Namespace) -> None:
 def test_no_secret_is_shown(ends: Pair) -> None:
     for arguments in ((), ("--json",)):
         assert TWO not in wgq(ends.two, "status", *arguments).stdout
+
+
+def test_a_kill_switch_is_told_and_missed(machine: Namespace) -> None:
+    write(machine, config(peer="AllowedIPs = 0.0.0.0/0"))
+    wgq(machine, "up", "wg0", "--kill-switch")
+    found = read(machine)["interfaces"][0]
+    assert (found["kill_switch"], found["drift"]) == (True, [])
+    assert "kill switch" in wgq(machine, "status").stdout
+    machine.run(["nft", "flush", "ruleset"])
+    found = read(machine)["interfaces"][0]
+    assert (found["kill_switch"], [each["code"] for each in found["drift"]]) == (False, ["kill-switch-missing"])
+    wgq(machine, "down", "wg0")
+    wgq(machine, "up", "wg0")
+    assert read(machine)["interfaces"][0]["kill_switch"] is False
+    wgq(machine, "down", "wg0")
 
 
 def test_the_last_error_of_a_peer_is_told_in_words(machine: Namespace) -> None:

@@ -142,6 +142,14 @@ def test_each_difference_of_the_device_has_its_code(change: dict[str, Any], code
     assert _codes(_device(**change)) == [code]
 
 
+def test_a_mark_is_no_difference_where_up_chooses_it() -> None:
+    for line, code in (("AllowedIPs = 0.0.0.0/0", []), ("AllowedIPs = 10.0.0.0/8", ["mark-differs"])):
+        text = f"[Interface]\nFwMark = off\n[Peer]\nPublicKey = {KEY}\n{line}\n"
+        settings = parse(Document.parse(text.encode()), "wg0")
+        live = Device("wg0", fwmark=51820, peers=(peer(allowed_ips=settings.peers[0].allowed_ips),))
+        assert [each.code for each in differences(settings, live, None, ())] == code
+
+
 def test_each_difference_of_the_link_has_its_code() -> None:
     assert _codes(_device(), LINK._replace(mtu=1280)) == ["mtu-differs"]
     assert _codes(_device(), addresses=()) == ["address-missing"]
@@ -262,6 +270,7 @@ INTERFACE_FIELDS = {
     "table": (str, type(None)),
     "addresses": list,
     "dns": (dict, type(None)),
+    "kill_switch": (bool, type(None)),
     "drift": (list, type(None)),
     "error": (str, type(None)),
     "peers": list,

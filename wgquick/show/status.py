@@ -114,6 +114,8 @@ def _facts(interface: InterfaceStatus, now: float) -> Iterator[tuple[str, str]]:
     if interface.dns:
         words = ", ".join((*interface.dns.servers, *interface.dns.search)) or "none"
         yield "DNS", f"{words} ({interface.dns.mode})"
+    if interface.kill_switch:
+        yield "traffic", "only through the tunnel (kill switch)"
 
 
 def _origin(interface: InterfaceStatus, now: float) -> Iterator[str]:

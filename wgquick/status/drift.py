@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wgquick.plan.given import merged
+from wgquick.plan.steps import DeleteRule
 from wgquick.status.values import Drift
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device, DevicePeer
-    from wgquick.net import AllowedIP, Link, Prefix, PublicKey
+    from wgquick.net import AllowedIP, Link, Prefix, PublicKey, Rule
+    from wgquick.plan.steps import Undo
 
 _ZERO = bytes(32)
 _Network = tuple[bytes, int]
@@ -32,12 +34,45 @@ def differences(
     )
 
 
+def of_routing(
+    undos: Iterable[Undo], rules: Sequence[Rule], has_default: Callable[[int, int], bool]
+) -> Iterator[Drift]:
+    """What the rules of `up` have lost; `undos` are its journal's, `rules` the host's.
+
+    `has_default` tells whether a family has a default route through the link in a table.
+    """
+    there = {rule._replace(priority=None) for rule in rules}
+    for undo in undos:
+        if not isinstance(undo, DeleteRule):
+            continue
+        rule = undo.rule._replace(priority=None)
+        if rule not in there:
+            what = (
+                f"for table {rule.table}"
+                if rule.fwmark is not None
+                else "that passes table main's default route over"
+            )
+            yield Drift("rule-missing", f"there is no IPv{rule.family} rule any more {what}")
+        if rule.fwmark is not None and not has_default(rule.family, rule.table):
+            yield Drift(
+                "route-missing", f"there is no IPv{rule.family} default route any more in table {rule.table}"
+            )
+
+
+def is_full_tunnel(settings: Settings) -> bool:
+    """Whether up chooses a mark and a table for default routes."""
+    return settings.table in ("", "auto") and any(
+        not allowed.length for peer in settings.peers for allowed in peer.allowed_ips
+    )
+
+
 def _of_device(settings: Settings, device: Device) -> Iterator[Drift]:
     if settings.private_key is not None and settings.private_key != device.private_key:
         yield Drift("key-differs", "the device has another private key" if device.private_key else "no private key")
     if settings.listen_port and settings.listen_port != device.listen_port:
         yield Drift("port-differs", f"port {settings.listen_port} in the file, {device.listen_port} on the device")
-    if settings.fwmark is not None and settings.fwmark != device.fwmark:
+    is_chosen = not settings.fwmark and is_full_tunnel(settings)  # `off' too is then replaced by a mark
+    if settings.fwmark is not None and settings.fwmark != device.fwmark and not is_chosen:
         yield Drift("mark-differs", f"mark {settings.fwmark:#x} in the file, {device.fwmark:#x} on the device")
 
 

@@ -14,12 +14,12 @@ from wgquick.errors import OperationError, WgqError
 from wgquick.executor.journal import Journal
 from wgquick.executor.observe import rules
 from wgquick.plan.given import merged
-from wgquick.plan.steps import UnsetDns
+from wgquick.plan.steps import RemoveGuard, UnsetDns
 from wgquick.status import drift
 from wgquick.status.errors import is_being_tried, last_error
 from wgquick.status.names import Names, names
 from wgquick.status.peers import History, state
-from wgquick.status.values import DnsStatus, InterfaceStatus, PeerStatus, Status
+from wgquick.status.values import DnsStatus, Drift, InterfaceStatus, PeerStatus, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wgquick.counters import Diagnostics
     from wgquick.device import Device, DevicePeer
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint, Link, PublicKey, SocketAddress
+    from wgquick.net import Endpoint, Link, Prefix, PublicKey, SocketAddress
     from wgquick.plan.given import Earlier
     from wgquick.ports import Host
     from wgquick.status.peers import Trend
@@ -95,6 +95,7 @@ class Observer:
         file = self._file(name, record)
         settings = file.settings if file else None
         addresses = host.rtnl.addresses(name) if link else []
+        is_guarded = self._is_guarded(name, record)
         return InterfaceStatus(
             name=name,
             public_key=str(public_key_of(device.private_key)) if device.private_key else None,
@@ -110,7 +111,8 @@ class Observer:
             table=_table(device, settings, host),
             addresses=tuple(map(str, addresses)),
             dns=self._dns(name, record, settings),
-            drift=drift.differences(settings, device, link, addresses) if settings else None,
+            kill_switch=is_guarded,
+            drift=self._drift(device, link, addresses, settings, record, is_guarded),
             error=file.fault or None if file else None,
             peers=tuple(self._peers(device, link, record, file, now)),
         )
@@ -188,6 +190,39 @@ class Observer:
         shown = set(map(str, keys)) if known.disabled else set()
         yield from (sources.absent(text) for text in known.disabled if text not in shown)
 
+    def _drift(
+        self,
+        device: Device,
+        link: Link | None,
+        addresses: list[Prefix],
+        settings: Settings | None,
+        record: Record | None,
+        is_guarded: bool | None,
+    ) -> tuple[Drift, ...] | None:
+        """None without a file; the rules are compared with the journal, as up may have chosen their table."""
+        if settings is None:
+            return None
+        found = drift.differences(settings, device, link, addresses)
+        if record is None or link is None:
+            return found
+
+        def has_default(family: int, table: int) -> bool:
+            routes = self._host.rtnl.routes(family=family, table=table, device=device.name)
+            return any(route.length == 0 for route in routes)
+
+        if is_guarded is False and _promises_guard(record):
+            found = (*found, Drift("kill-switch-missing", "the kill switch is gone"))
+        return (*found, *drift.of_routing(record.undos, rules(self._host), has_default))
+
+    def _is_guarded(self, name: str, record: Record | None) -> bool | None:
+        """Whether the kill switch stands; nft is asked only where the journal has one."""
+        if record is None or not _promises_guard(record):
+            return False
+        try:
+            return self._host.firewall.is_guarded(name)
+        except WgqError:
+            return None
+
     def _counted(self, name: str) -> Diagnostics | None:
         try:
             return self._host.wireguard.diagnostics(name)
@@ -201,6 +236,10 @@ class Observer:
             known = (time.monotonic(), endpoints, self._host.leading(endpoints) if self._look_up else _anywhere)
             self._leads[name] = known
         return known[2]
+
+
+def _promises_guard(record: Record) -> bool:
+    return any(isinstance(undo, RemoveGuard) for undo in record.undos)
 
 
 def _anywhere(_endpoint: Endpoint, _address: SocketAddress) -> bool:

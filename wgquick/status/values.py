@@ -84,6 +84,7 @@ class InterfaceStatus(NamedTuple):
     table: str | None = None
     addresses: tuple[str, ...] = ()
     dns: DnsStatus | None = None
+    kill_switch: bool | None = None
     drift: tuple[Drift, ...] | None = None
     error: str | None = None
     peers: tuple[PeerStatus, ...] = ()
