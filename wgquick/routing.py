@@ -155,7 +155,7 @@ class Snapshot(NamedTuple):
 
     `rules` and `routes` go by family (4, 6), rules in the kernel's order; `links` are in the kernel's order too.
     `outside` has, for each WireGuard link whose socket is in another namespace, that namespace; None if it cannot
-    be read. `time` is the epoch's seconds.
+    be read. `unread` has the WireGuard links whose daemons do not answer, and why. `time` is the epoch's seconds.
     """
 
     rules: Mapping[int, tuple[PolicyRule, ...]]
@@ -164,6 +164,7 @@ class Snapshot(NamedTuple):
     devices: Mapping[str, TunnelDevice] = {}
     neighbours: Mapping[tuple[str, bytes], Neighbour] = {}
     outside: Mapping[str, Snapshot | None] = {}
+    unread: Mapping[str, str] = {}
     forwards6: bool = False
     table_names: Mapping[int, str] = {}
     time: float = 0.0

@@ -376,6 +376,13 @@ def test_the_endpoint_is_looked_for_in_the_namespace_of_the_socket() -> None:
     assert (unknown.verdict, unknown.uplink) == ("delivered", "")
 
 
+def test_a_daemon_that_does_not_answer_leaves_the_way_unknown() -> None:
+    seen = full_tunnel()
+    found = trace(seen._replace(devices={}, unread={"wg0": "its daemon has been silent"}), to("203.0.113.7"))
+    assert (found.verdict, found.uplink) == ("unreachable", "")
+    assert "its daemon has been silent" in found.reason
+
+
 def test_the_longest_allowed_ip_has_the_peer() -> None:
     peers = (peer(1, "10.0.0.0/8 0.0.0.0/0"), peer(2, "10.9.0.0/16"), peer(3, "::/0"))
     for text_, number, network in (

@@ -292,6 +292,8 @@ def _follow(
     )
     if found.error:
         return _Leg(_verdict(found, query), _told(query, found.reason, depth))
+    if why := snapshot.unread.get(found.link):
+        return _Leg(UNREACHABLE, f"what {found.link} does with it is not known: {why}")
     tunnel = snapshot.devices.get(found.link)
     if tunnel is None or found.kind in ("local", "anycast"):
         return _Leg(DELIVERED, "", found.link, mtu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from errno import ENODEV
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import OperationError
@@ -56,9 +57,10 @@ def _snapshot(public_key: Callable[[SecretKey], PublicKey], *, follows: bool) ->
             table_names={number: name for name, number in rt_tables.table_names().items()},
             time=time.time(),
         )
-    devices = dict(_devices(found, public_key))
+    unread: dict[str, str] = {}
+    devices = dict(_devices(found, public_key, unread))
     outside = dict(_outside(links, devices, public_key)) if follows else {}
-    return found._replace(devices=devices, outside=outside)
+    return found._replace(devices=devices, outside=outside, unread=unread)
 
 
 def _links(routing: Routing) -> list[tuple[NetworkLink, int | None]]:
@@ -140,14 +142,18 @@ def _neighbours(routing: Routing) -> Iterator[tuple[tuple[str, bytes], Neighbour
             yield (routing.name(message["ifindex"]), pack_address(address)), known
 
 
-def _devices(found: Snapshot, public_key: Callable[[SecretKey], PublicKey]) -> Iterator[tuple[str, TunnelDevice]]:
+def _devices(
+    found: Snapshot, public_key: Callable[[SecretKey], PublicKey], unread: dict[str, str]
+) -> Iterator[tuple[str, TunnelDevice]]:
     control = Control()
     for link in found.links.values():
         if link.kind not in ("wireguard", "tun"):
             continue
         try:
             device = control.get(link.name)
-        except OperationError:  # another program's TUN link, or one whose daemon does not answer
+        except OperationError as error:
+            if error.errno != ENODEV:  # as another program's TUN link is
+                unread[link.name] = error.what
             continue
         own = public_key(device.private_key) if device.private_key else None
         yield link.name, TunnelDevice(_without_secrets(device), own)
