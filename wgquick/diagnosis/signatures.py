@@ -129,9 +129,13 @@ class _Watched:
         if self._heard.ended - knock.first < _ANSWER_TIME or key in self._shaken:
             return
         if knock.answered:
-            if knock.answered > 1:
-                sent = f"{_times(knock.answered, 'answer')} left, and it began anew each time"
-                yield Sign("answer-lost", LIKELY, key, knock.source, (came, sent))
+            # With a session in use, what came may be a trial of the other end's doctor, which leaves it alone.
+            if self._heard.ended - self._after[key].last_handshake < _FRESH:
+                return
+            again = "and it began anew each time" if knock.answered > 1 else "and no session came of it"
+            sure = LIKELY if knock.answered > 1 else POSSIBLE
+            sent = f"{_times(knock.answered, 'answer')} left, {again}"
+            yield Sign("answer-lost", sure, key, knock.source, (came, sent))
             return
         before = self._before.get(key)
         shaken = before.last_handshake if before else 0.0

@@ -43,6 +43,7 @@ _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
 _UDP_PORT = 33434  # traceroute's, where nobody listens
 _TCP_PORT = 1  # tcpmux, likewise
 _PROGRAM_PATIENCE = 3.0
+_SETTLED = 0.1
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
 _TAPPED = 400  # packets that are looked at in one go: a busy tunnel is not to be read whole
@@ -262,10 +263,12 @@ class Prober:
                         self._echo(echoes, each)
                 self._await(echoes, sockets, answered, min(0.1, deadline - now))
                 self._tap.look()
+            came = self._tap.look().replies
+            if not came <= answered.keys():  # what has just come may still be on its way to the socket
+                self._await(echoes, sockets, answered, _SETTLED)
         finally:
             for opened in (*echoes.values(), *sockets):
                 opened.close()
-        came = self._tap.look().replies
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
     def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:

@@ -55,7 +55,7 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
             remedy = f"let it out: look at the output chains of `nft list ruleset' and iptables for {name}"
             yield cause("output-blocked", message, fact, remedy=remedy, peer=key)
             return
-    if not watched.came:
+    if not watched.came or watched.answers:
         return
     address = watched.came[0]
     way = evidence.ways.get(address)

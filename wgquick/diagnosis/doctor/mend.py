@@ -15,9 +15,9 @@ from wgquick.diagnosis.doctor.here import (
 )
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import MAIN_TABLE, Route
+from wgquick.net import MAIN_TABLE, AllowedIP, Route
 from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, AddRule, SetDns, SetFwmark, SetMtuUp, SetSysctl
-from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.plan.up import SRC_VALID_MARK, Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -67,7 +67,10 @@ def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
     if "rule-missing" in codes:
         yield from map(AddRule, missing_rules(evidence))
     if codes & {"route-missing", "address-missing", "rule-missing", "mark-differs"}:
+        by_kernel = Coverage(missing_addresses(evidence))  # those that come with an address
         for table, prefix in missing_routes(evidence):
+            if table == MAIN_TABLE and by_kernel(AllowedIP(prefix.address, prefix.length)):
+                continue
             yield AddRoute(Route(prefix, name, table), "" if table == MAIN_TABLE else str(table))
     if "sysctl-reverted" in codes:
         yield SetSysctl(SRC_VALID_MARK, "1", "0")

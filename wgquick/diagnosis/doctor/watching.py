@@ -227,11 +227,19 @@ class _Run:
         until = began + listen
         if not listen and is_waiting:
             until = min(began + _RETRY, self._deadline)
+        if self._evidence.counted_before is None and self._has_callers():
+            until = max(until, min(time.monotonic() + _SECOND, self._deadline))  # nobody counts how often they move
         if any(len(seen) > 1 for seen in glances.endpoints.values()) or self._has_roamed():  # to and fro?
             until = max(until, min(time.monotonic() + _SECOND, self._deadline))
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
             time.sleep(min(0.1, left))
+
+    def _has_callers(self) -> bool:
+        """Whether a peer that begins by itself has sent something meanwhile."""
+        before = {peer.public_key: peer.rx_bytes for peer in self._device.peers}
+        callers = (peer for peer in self._live().peers if peer.public_key not in self._dialled)
+        return any(peer.rx_bytes > before.get(peer.public_key, 0) for peer in callers)
 
     def _has_roamed(self) -> bool:
         """Whether a peer's endpoint changed just now, by the daemon's counters."""
