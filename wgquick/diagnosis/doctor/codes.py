@@ -105,4 +105,6 @@ SEVERITY_RANK = {ERROR: 0, WARNING: 1, INFO: 2}
 def explains(code: str, other: str) -> bool:
     """Whether a cause of this code leaves out one of the other, as that follows from it."""
     found = CODES.get(code)
-    return found is not None and code != other and (other in found.explains or _ALL in found.explains)
+    if found is None or code == other:
+        return False
+    return other in found.explains or (_ALL in found.explains and RANK[code] < RANK.get(other, -1))

@@ -417,7 +417,9 @@ class _Glances:
                 peers = self._host.wireguard.get(self._name).peers
             except OperationError:
                 continue
-            for peer in peers if len(peers) <= _FEW else ():
+            if len(peers) > _FEW:
+                return
+            for peer in peers:
                 self._note(peer)
 
     def _note(self, peer: DevicePeer) -> None:

@@ -1,0 +1,135 @@
+"""doctor's pure parts: the order of causes, what nftables make of a packet, and a handshake of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.keys import secret
+from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
+from wgquick.diagnosis.doctor.codes import CODES, explains
+from wgquick.diagnosis.doctor.judge import ordered
+from wgquick.diagnosis.doctor.ruleset import Packet, verdict
+from wgquick.diagnosis.initiation import Addressee, Reader
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.diagnosis.shake import Attempt
+
+PEER, OTHER = "a" * 43 + "=", "b" * 43 + "="
+
+
+def cause(code: str, peer: str | None = None, confidence: str = CERTAIN, message: str = "") -> Cause:
+    return Cause(code, CODES[code].severity, confidence, peer, message or code)
+
+
+def codes(*causes: Cause) -> list[str]:
+    return [each.code for each in ordered(causes)]
+
+
+def test_what_follows_from_a_cause_is_left_out() -> None:
+    assert codes(cause("no-answer", PEER), cause("mark-differs")) == ["mark-differs"]
+    assert codes(cause("no-answer", PEER), cause("psk-differs", PEER)) == ["psk-differs"]
+    assert codes(cause("not-up"), cause("port-in-use"), cause("key-missing")) == ["port-in-use"]
+
+
+def test_a_cause_of_one_peer_explains_nothing_of_another() -> None:
+    assert codes(cause("no-answer", OTHER), cause("psk-differs", PEER)) == ["psk-differs", "no-answer"]
+
+
+def test_of_one_code_and_peer_the_surer_cause_stays_with_what_the_other_adds() -> None:
+    first = cause("knock-unknown-key", confidence=LIKELY, message="one")
+    (found,) = ordered([first, cause("knock-unknown-key", message="another")])
+    assert (found.message, found.evidence) == ("another", ("one",))
+
+
+def test_errors_come_before_warnings_whatever_their_rank() -> None:
+    mild = cause("mtu-differs")._replace(severity="warning")
+    assert codes(mild, cause("dns-replaced")) == ["dns-replaced", "mtu-differs"]
+
+
+def test_no_cause_explains_one_that_explains_it() -> None:
+    """Else both would be left out."""
+    pairs = [(one, two) for one in CODES for two in CODES if explains(one, two) and explains(two, one)]
+    assert pairs == []
+
+
+def test_codes_are_words_with_hyphens_and_explain_codes_that_there_are() -> None:
+    for name, code in CODES.items():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+        assert code.explains - {"*"} <= set(CODES)
+
+
+def ruleset(*rules: list[dict[str, object]], policy: str = "accept", hook: str = "input") -> str:
+    chain = {
+        "family": "inet",
+        "table": "t",
+        "name": "c",
+        "hook": hook,
+        "type": "filter",
+        "prio": 0,
+        "policy": policy,
+    }
+    listed = [{"rule": {"family": "inet", "table": "t", "chain": "c", "expr": expr}} for expr in rules]
+    return json.dumps({"nftables": [{"chain": chain}, *listed]})
+
+
+def match(left: dict[str, object], right: object, op: str = "==") -> dict[str, object]:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+PORT: dict[str, object] = {"payload": {"protocol": "udp", "field": "dport"}}
+LINK: dict[str, object] = {"meta": {"key": "iifname"}}
+ACCEPT: dict[str, object] = {"accept": None}
+DROP: dict[str, object] = {"drop": None}
+PACKET = Packet("input", 4, "eth0", source="192.0.2.7", protocol="udp", destination_port=51820)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_dropped", "is_certain"),
+    [
+        ("", False, True),
+        ("no JSON", False, False),
+        (ruleset(policy="drop"), True, True),
+        (ruleset([match(PORT, 51820), ACCEPT], policy="drop"), False, True),
+        (ruleset([match(PORT, {"set": [53, {"range": [51000, 52000]}]}), ACCEPT], policy="drop"), False, True),
+        (ruleset([match(PORT, 53), ACCEPT], policy="drop"), True, True),
+        (ruleset([match(LINK, "eth*"), DROP]), True, True),
+        (ruleset([match(LINK, "eth0", "!="), DROP]), False, True),
+        (ruleset([match(PORT, "@ports"), ACCEPT], policy="drop"), True, False),
+        (ruleset([{"xt": {"type": "match", "name": "conntrack"}}, ACCEPT], policy="drop"), True, False),
+        (ruleset([match({"ct": {"key": "state"}}, ["established", "related"]), ACCEPT], policy="drop"), True, True),
+        (ruleset([match({"payload": {"protocol": "ip", "field": "saddr"}},
+                        {"prefix": {"addr": "192.0.2.0", "len": 24}}), {"reject": None}]), True, True),
+        (ruleset([match({"payload": {"protocol": "tcp", "field": "dport"}}, 51820), DROP]), False, True),
+        (ruleset(policy="drop", hook="forward"), False, True),
+    ],
+)  # fmt: skip
+def test_a_ruleset_drops_what_the_kernel_would(text: str, is_dropped: bool, is_certain: bool) -> None:
+    found = verdict(text, PACKET)
+    assert (found.is_dropped, found.is_certain) == (is_dropped, is_certain)
+
+
+def test_the_rule_that_drops_is_named() -> None:
+    assert (
+        verdict(ruleset([match(PORT, 51820), DROP]), PACKET).where
+        == "`udp dport 51820 drop' in chain c of table inet t"
+    )
+
+
+def test_an_initiation_of_doctors_own_reads_as_the_devices() -> None:
+    ours, theirs = secret(), secret()
+    attempt = Attempt(ours, public_key_of(theirs), None, 1_700_000_000.5)
+    told = Reader(theirs).read(attempt.message)
+    assert told is not None
+    assert told.sender == public_key_of(ours)
+    assert 0 <= 1_700_000_000.5 - told.clock < 0.02
+    assert Addressee(public_key_of(theirs)).fits(attempt.message)
+
+
+def test_no_forgery_is_taken_for_an_answer() -> None:
+    attempt = Attempt(secret(), public_key_of(secret()), None, 1_700_000_000.0)
+    forged = b"\2\0\0\0" + bytes(4) + attempt.index + bytes(80)
+    assert attempt.is_answered_by(forged)
+    assert not attempt.accepts(forged)
+    assert not attempt.accepts(forged[:12] + b"\1" * 80)
