@@ -16,11 +16,15 @@ from wgquick.routing import ICMP, ICMPV6, TCP, UDP, Query
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
     from wgquick.routing import Snapshot
 
 LINKS = ("a0", "a1", "b0", "b1", "c0", "c1")
 MARKS = (0, 1, 2, 3, 0x10, 51820)
+# A nexthop object keeps the source that it was made with, whatever the route's scope is, until an address changes
+# (fib_result_prefsrc()): nobody can see which of the two holds, so these links alone have scopes.
+SCOPED = ("c0", "c1")
 TABLES = (254, 254, 100, 101, 102, 51820)
 PORTS = (0, 22, 53, 80, 443, 51820)
 UIDS = (0, 1, 1000, 1001, 65534)
@@ -53,7 +57,7 @@ def lines(draw: random.Random) -> tuple[list[str], list[str], list[str]]:
 
 def _of_family(draw: random.Random, family: int) -> list[str]:
     first = 10 * family  # nexthop objects have one space of numbers
-    made = [f"nexthop add id {first + number} {' '.join(_hop(draw, family))}" for number in range(3)]
+    made = [f"nexthop add id {first + number} {' '.join(_hop(draw, family, LINKS[:4]))}" for number in range(3)]
     made += [f"nexthop add id {first + 3} group {first}/{first + 1},3", f"nexthop add id {first + 4} blackhole"]
     made += [_route(draw, family) for _ in range(draw.randrange(4, 20))]
     made += [_rule(draw, family) for _ in range(draw.choice((0, draw.randrange(1, 8), draw.randrange(1, 8))))]
@@ -77,7 +81,7 @@ def parameters(draw: random.Random) -> list[tuple[str, int]]:
 
 def _address(draw: random.Random, name: str) -> str:
     if draw.random() < 0.5:
-        scope = draw.choice(("", "", "", " scope link", " scope host"))
+        scope = draw.choice(("", "", "", " scope link", " scope host")) if name in SCOPED else ""
         peer = f" peer {_address4(draw)}/32" if draw.random() < 0.2 else ""
         own = _address4(draw)
         return f"addr add {own}{peer or f'/{draw.choice((8, 16, 24, 30, 32))}'} dev {name}{scope}"
@@ -141,8 +145,8 @@ def _route(draw: random.Random, family: int) -> str:
     return " ".join(filter(None, words))
 
 
-def _hop(draw: random.Random, family: int) -> list[str]:
-    name = draw.choice(LINKS)
+def _hop(draw: random.Random, family: int, links: Sequence[str] = LINKS) -> list[str]:
+    name = draw.choice(links)
     if draw.random() < 0.6:
         onlink = ["onlink"] if draw.random() < 0.6 else []
         if family == 4 and draw.random() < 0.1:
