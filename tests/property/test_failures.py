@@ -364,7 +364,7 @@ def test_reload_that_ends_at_any_step_is_taken_back_or_finished_by_another(
         setting.down()
         return  # nothing of it depends on the neighbour but the parameter, of which up and down are tried
     # In the middle of every step: what fails has been done, what is killed has not.
-    for at in itertools.count(1 if action is fail else 0, 2):
+    for at in itertools.count(1 if action is fail else 0, 2 if setting.options is NFT else 8):
         if not stopped(setting.reload, at, action):
             break
         if action is fail:

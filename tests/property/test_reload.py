@@ -148,7 +148,7 @@ def compared(wanted: parity.State, found: parity.State) -> list[str]:
 
 
 @settings(
-    max_examples=int(os.environ.get("WGQ_TEST_PAIRS", "12")),
+    max_examples=int(os.environ.get("WGQ_TEST_PAIRS", "10")),
     deadline=None,
     phases=(Phase.explicit, Phase.generate),  # each example takes a second: there is no time to shrink one
     report_multiple_bugs=False,

@@ -411,10 +411,18 @@ def _is_link_local(address: bytes) -> bool:
 def _firewall_gone(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
     stays = {(rules.kind, rules.family) for rules in wanted.firewall}
     for rules in now.firewall:
-        if (rules.kind, rules.family) not in stays:
+        if (rules.kind, rules.family) not in stays and _is_own_firewall(rules, known):
             seen = rules if rules.fwmark else _recorded(rules, known)
             back = (ReplaceFirewall(now.name, seen),) if seen.fwmark else ()
             yield Move(TakeBack(RemoveFirewall(now.name, rules.kind, rules.family)), back)
+
+
+def _is_own_firewall(rules: FirewallRules, known: Known) -> bool:
+    """Whether the journal has the rules; without one they go by their name, as under wg-quick."""
+    if known.undos is None:
+        return True
+    places = {undo[1:] for undo in known.undos if isinstance(undo, RemoveFirewall)}
+    return (rules.kind, rules.family) in places or (rules.kind, 0) in places
 
 
 def _dns(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
@@ -437,8 +445,13 @@ def _given(dns: LinkDns) -> tuple[str, tuple[str, ...], tuple[str, ...], bool]:
 
 
 def _is_same_dns(wanted: LinkDns, has: LinkDns, known: Known) -> bool:
-    """Whether the link has what is wanted; who sets the DNS may write an address or a domain in another way."""
+    """Whether the link has what is wanted; who sets the DNS may write an address or a domain in another way.
+
+    Not every resolvconf tells what it has: then the journal counts.
+    """
     full = known.dns.full_tunnel
+    if has.mode == "resolvconf" and not has.servers:
+        has = known.dns
     return (
         wanted.mode == has.mode
         and full in (None, wanted.full_tunnel)
