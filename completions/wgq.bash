@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | status | wait | metrics) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | status | wait | watch | metrics) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -51,6 +51,7 @@ _wgq() {
 	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
 	--name) return ;;
 	--exclude) return ;;
+	--exec) return ;;
 	--names) _wgq_from 'mdlayher mindflavor' && return ;;
 	--textfile) return ;;
 	--listen) return ;;
@@ -85,8 +86,9 @@ _wgq() {
 	show:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
 	wait:-*) _wgq_from '--timeout --for --help' ;;
+	watch:-*) _wgq_from '--json --once --check-only --exec --help' ;;
 	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show status wait metrics' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show status wait watch metrics' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -101,6 +103,7 @@ _wgq() {
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
 	status:*) _wgq_from "$(_wgq_interfaces)" ;;
 	wait:*) _wgq_from "$(_wgq_interfaces)" ;;
+	watch:*) _wgq_from "$(_wgq_interfaces)" ;;
 	metrics:*) _wgq_from "$(_wgq_interfaces)" ;;
 	esac
 	COMPREPLY=("${COMPREPLY[@]#"$before"}")

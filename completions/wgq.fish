@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show status wait metrics
+set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show status wait watch metrics
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -34,6 +34,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a trace -d 'Say whi
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show how interfaces and their peers do'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a wait -d 'Wait until a peer has shaken hands'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a watch -d 'Put back what a tunnel loses, and follow endpoints\' names'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a metrics -d 'Print metrics of interfaces and peers for Prometheus'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
 complete -c wgq -l help -d 'Show how it is used'
@@ -49,6 +50,7 @@ complete -c wgq -n '__fish_seen_subcommand_from rehearse' -a '(__wgq_configurati
 complete -c wgq -n '__fish_seen_subcommand_from show' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from status' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from wait' -a '(__wgq_interfaces)'
+complete -c wgq -n '__fish_seen_subcommand_from watch' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l backend -x -a 'auto kernel userspace' -d 'Which WireGuard implementation to use'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l firewall -x -a 'auto nft iptables' -d 'Which firewall a full tunnel uses'
@@ -62,10 +64,13 @@ complete -c wgq -n '__fish_seen_subcommand_from down reload' -l force -d 'Go on 
 complete -c wgq -n '__fish_seen_subcommand_from reload' -l dry-run -d 'Say what would be done, and do nothing'
 complete -c wgq -n '__fish_seen_subcommand_from reload' -l or-restart -d 'Restart the interface where it cannot be changed while it is up'
 complete -c wgq -n '__fish_seen_subcommand_from reload' -l keep-foreign -d 'Keep peers that neither the file nor the journal knows'
-complete -c wgq -n '__fish_seen_subcommand_from reload check allowed-ips doctor rehearse trace status' -l json -d 'Print JSON'
+complete -c wgq -n '__fish_seen_subcommand_from reload check allowed-ips doctor rehearse trace status watch' -l json -d 'Print JSON'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l live -d 'Look at this host too: does it have what the files need?'
 complete -c wgq -n '__fish_seen_subcommand_from doctor' -l bundle -d 'Print a report for others, in which keys, addresses and names are replaced'
 complete -c wgq -n '__fish_seen_subcommand_from check doctor' -l fix -d 'Mend what has one remedy alone, and say so'
+complete -c wgq -n '__fish_seen_subcommand_from watch' -l once -d 'Look once, and end'
+complete -c wgq -n '__fish_seen_subcommand_from watch' -l check-only -d 'Say what is missing, and change nothing'
+complete -c wgq -n '__fish_seen_subcommand_from watch' -l exec -x -d 'Run a command of the shell for each event'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Show it anew each second, with rates, until it is interrupted'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Whose names the metrics have'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l textfile -x -d 'Write the metrics to a file, in one step'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own, whose import is most of what importing this package would cost
 if TYPE_CHECKING:
-    from wgquick.api import down, parse, read, reload, save, status, tunnel, up, wait
+    from wgquick.api import down, parse, read, reload, save, status, tunnel, up, wait, watch
     from wgquick.config.models import Interface, Peer, WgQuickConfig
     from wgquick.errors import (
         BatchError,
@@ -42,10 +42,11 @@ __all__ = [
     "tunnel",
     "up",
     "wait",
+    "watch",
 ]
 
 _HOMES = {
-    "wgquick.api": ("down", "parse", "read", "reload", "save", "status", "tunnel", "up", "wait"),
+    "wgquick.api": ("down", "parse", "read", "reload", "save", "status", "tunnel", "up", "wait", "watch"),
     "wgquick.config.models": ("Interface", "Peer", "WgQuickConfig"),
     "wgquick.errors": (
         "BatchError",

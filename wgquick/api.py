@@ -18,7 +18,7 @@ from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
     from os import PathLike
     from typing import TypeVar
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from wgquick.routing import Query
     from wgquick.status.observe import Observer
     from wgquick.status.values import Status
+    from wgquick.upkeep.events import Event
 
     Transcript = Callable[[str], None]
     Config = WgQuickConfig | Settings
@@ -264,6 +265,30 @@ def wait(name: str, timeout: float = 15.0, peers: str = "any") -> tuple[PublicKe
     there = {peer.public_key: peer.endpoint is not None for peer in device.peers}
     awaited = waiting.chosen(name, there, peers, _names(name, host))
     return waiting.handshakes(name, host.wireguard, awaited, device, timeout=timeout)
+
+
+async def watch(
+    names: Iterable[str] = (),
+    *,
+    once: bool = False,
+    check_only: bool = False,
+    ready: Callable[[], object] = lambda: None,
+) -> AsyncGenerator[Event, None]:
+    """Put back what other programs take from interfaces, as `wgq watch` does, and yield what happens.
+
+    `names` are those to watch, whether they are up or not; none stands for all that wgq brought up. It goes on
+    until the iterator is closed; with `once` it ends after one look, and WgqError says which of `names` is not up.
+    `check_only` changes nothing. `ready` is called once the first look is over. The work is done between the
+    events, in the loop's thread, and in the network namespace in which that is when the iteration begins.
+    """
+    from wgquick.system.monitor import Monitor
+    from wgquick.upkeep.watcher import Asked, Watcher, check_up
+
+    host, chosen = _host(_unheard), frozenset(map(valid_name, names))
+    if once:
+        check_up(sorted(chosen), host)
+    async for event in Watcher(host, Monitor(), Asked(chosen, once, check_only), ready).events():
+        yield event
 
 
 def first_handshakes(settings: Settings, timeout: float, peers: str) -> Callable[[], tuple[PublicKey, ...]]:

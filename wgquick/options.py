@@ -72,6 +72,9 @@ OPTIONS = {
         Option("live", "Look at this host too: does it have what the files need?"),
         Option("bundle", "Print a report for others, in which keys, addresses and names are replaced."),
         Option("fix", "Mend what has one remedy alone, and say so."),
+        Option("once", "Look once, and end."),
+        Option("check-only", "Say what is missing, and change nothing."),
+        Option("exec", "Run a command of the shell for each event.", metavar="COMMAND"),
         Option("watch", "Show it anew each second, with rates, until it is interrupted."),
         Option("names", "Whose names the metrics have.", METRICS),
         Option("textfile", "Write the metrics to a file, in one step.", metavar="FILE"),
@@ -247,6 +250,18 @@ VERBS = {
             completes="interfaces",
             standard_input=False,
             options=("timeout", "for"),
+            words="INTERFACE",
+        ),
+        Verb(
+            "watch",
+            "Put back what a tunnel loses, and follow endpoints' names.",
+            "Put back what other programs take from tunnels that are up (rules, routes, addresses, firewall, DNS), "
+            "look endpoints' names up again where a session is stale, and tell of it, until a signal comes.",
+            completes="interfaces",
+            standard_input=False,
+            options=("json", "once", "check-only", "exec"),
+            least=0,
+            most=MANY,
             words="INTERFACE",
         ),
         Verb(

@@ -292,6 +292,9 @@ class Host(Protocol):
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
 
+    def addresses(self, endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
+        """All addresses that an endpoint has now, asked once; None if its name is not answered."""
+
     def manager(self, name: str, ifindex: int) -> str:
         """Who says that the link is theirs: wg-quick, NetworkManager, systemd-networkd; "" if nobody does."""
 
@@ -303,6 +306,9 @@ class Host(Protocol):
 
     def interface_lock(self, name: str) -> AbstractContextManager[None]:
         """Held while up or down works on the interface; WgqError if somebody else holds it for long."""
+
+    def interface_lock_if_free(self, name: str) -> AbstractContextManager[bool]:
+        """The same without waiting; whether it is held."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Held while rules and tables are chosen and added, so that two tunnels do not choose the same."""

@@ -48,6 +48,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.waiting import wait
 
             wait(targets[0], given)
+        case "watch":
+            from wgquick.cli.watch import watch
+
+            return watch(targets, given)
         case "metrics":
             from wgquick.cli.metrics import metrics
 

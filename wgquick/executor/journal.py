@@ -14,7 +14,7 @@ from errno import ENOSPC
 
 from wgquick.directory import opened
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads
+from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
 from wgquick.net import without_keys
 from wgquick.plan.given import Given
 from wgquick.plan.steps import RunHook, from_record, recorded
@@ -205,6 +205,21 @@ class NoJournal(Journal):
 
     def _write_bytes(self, data: bytes, flags: int, file: str) -> None:
         """Nothing is kept."""
+
+
+def stamps(directory: str) -> dict[str, tuple[int, ...]]:
+    """The interfaces that have a journal, each with what changes when the journal does."""
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        with opened(directory) as descriptor:
+            for entry in os.listdir(descriptor):
+                if entry.endswith(_SUFFIX) and not entry.startswith(":"):
+                    with suppress(FileNotFoundError):
+                        seen = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
+                        found[entry.removesuffix(_SUFFIX)] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def others(directory: str, name: str) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
-from wgquick.system.wireguard.resolve import leading, resolve, retries_of
+from wgquick.system.wireguard.resolve import addresses, leading, resolve, retries_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -61,6 +61,10 @@ class LocalHost:
         """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
         return leading(endpoints)
 
+    def addresses(self, endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
+        """All addresses that an endpoint has now; None if its name is not answered."""
+        return addresses(endpoint)
+
     def manager(self, name: str, ifindex: int) -> str:
         """Who says that the link is theirs."""
         from wgquick.system.wireguard.origin import manager
@@ -80,6 +84,10 @@ class LocalHost:
     def interface_lock(self, name: str) -> AbstractContextManager[None]:
         """Held while up or down works on the interface; WgqError if somebody else holds it for long."""
         return runtime.locked_interface(self.journal_directory, name, self._say)
+
+    def interface_lock_if_free(self, name: str) -> AbstractContextManager[bool]:
+        """The same without waiting."""
+        return runtime.locked_if_free(self.journal_directory, name)
 
     def lock(self) -> AbstractContextManager[None]:
         """The namespace's lock."""

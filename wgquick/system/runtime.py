@@ -126,6 +126,18 @@ def locked_interface(
         _release(fd, path)
 
 
+@contextmanager
+def locked_if_free(place: str, name: str) -> Iterator[bool]:
+    """Hold the lock of one interface if nobody else does, and say whether it is held."""
+    path = f"{place}/{name}.lock"
+    fd = _locked_file(path)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            _release(fd, path)
+
+
 def _awaited_file(path: str, name: str, deadline: float) -> int:
     while (fd := _locked_file(path)) is None:
         if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, Prefix, address_text
-from wgquick.plan.down import with_moved_rules
+from wgquick.plan import promise
 from wgquick.plan.steps import DeleteRule, ReleaseSysctl, RemoveFirewall
 from wgquick.plan.up import SRC_VALID_MARK, Coverage, routes_automatically
 
@@ -362,21 +362,14 @@ def _promised_rules(evidence: Evidence) -> list[Rule]:
 
 def missing_rules(evidence: Evidence) -> list[Rule]:
     """The rules that the journal promises and the host lacks, wherever a hook may have moved them."""
-    promised = _promised_rules(evidence)
-    found = []
-    for rule in promised:
-        undos = with_moved_rules((DeleteRule(rule),), evidence.rules)
-        same = [each for each in evidence.rules if each == rule._replace(priority=each.priority)]
-        if rule not in evidence.rules and len(undos) == 1 and not same:
-            found.append(rule)
-    return found
+    return promise.missing_rules(evidence.record.undos if evidence.record else (), evidence.rules)
 
 
 def _rules(evidence: Evidence) -> Iterator[Cause]:
     name = evidence.name
     remedy = put_back(name)
     for rule in missing_rules(evidence):
-        yield cause("rule-missing", f"the policy routing rule `{_rule_text(rule)}' is gone", remedy=remedy)
+        yield cause("rule-missing", f"the policy routing rule `{promise.rule_text(rule)}' is gone", remedy=remedy)
     if evidence.record is not None or not evidence.fwmark or not _automatic(evidence.settings):
         return
     for family in sorted({ip.family for peer in evidence.peers for ip in peer.allowed_ips if ip.length == 0}):
@@ -391,12 +384,6 @@ def _rules(evidence: Evidence) -> Iterator[Cause]:
             text = f"ip -{family} rule add table main suppress_prefixlength 0"
             message = "the policy routing rule that keeps local networks out of the full tunnel is gone"
             yield cause("rule-missing", message, remedy=f"{text}, or {again(name)}")
-
-
-def _rule_text(rule: Rule) -> str:
-    if rule.fwmark is not None:
-        return f"ip -{rule.family} rule: not fwmark {hex(rule.fwmark)} lookup {rule.table}"
-    return f"ip -{rule.family} rule: lookup main suppress_prefixlength 0"
 
 
 def _automatic(settings: Settings | None) -> bool:

@@ -140,6 +140,11 @@ def _answers(
     return answers
 
 
+def addresses(endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
+    """All of an endpoint's addresses, in the order of getaddrinfo(3); None if they cannot be looked up."""
+    return _found(endpoint, _socket.getaddrinfo)
+
+
 def _found(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> tuple[SocketAddress, ...] | None:
     """The endpoint's addresses; None if they cannot be looked up."""
     try:

@@ -1,0 +1,256 @@
+"""`wgq watch` on a live tunnel: what is taken comes back, and nothing that another run of wgq does is fought."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import wgquick
+from tests.namespaces import host
+from tests.netns.pair import pair, until
+from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.namespaces import Namespace
+    from wgquick.upkeep.events import Event
+
+SOON = 30.0
+"""Seconds that a loaded machine may take; a quiet one is held to two."""
+
+
+class Watch:
+    """A running watch and what it has told."""
+
+    def __init__(self, process: subprocess.Popen[bytes], path: Path) -> None:
+        self.process, self._path = process, path
+
+    def events(self, event: str = "") -> list[dict[str, Any]]:
+        """What it has told, of one kind if that is named."""
+        told = [json.loads(line) for line in self._path.read_text().splitlines()]
+        return [each for each in told if event in ("", each["event"])]
+
+    def await_event(self, event: str) -> dict[str, Any]:
+        """The first event of that kind."""
+        until(lambda: bool(self.events(event)), SOON)
+        return self.events(event)[0]
+
+    def end(self) -> int:
+        """End it as a service manager does; returns the exit status."""
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@contextmanager
+def watching(machine: Namespace, path: Path, *arguments: str) -> Iterator[Watch]:
+    """A watch that has looked at everything once and says so to the service manager; it is ended at the end."""
+    output = path / "watched"
+    with output.open("wb") as file, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        name = f"wgq-test-{os.getpid()}"
+        manager.bind(str(path / name))
+        manager.settimeout(SOON)
+        command = [*WGQ, "watch", "--json", *arguments]
+        process = machine.popen(command, stdout=file, env={**os.environ, "NOTIFY_SOCKET": str(path / name)})
+        assert manager.recv(100) == b"READY=1"
+    watch = Watch(process, output)
+    try:
+        yield watch
+    finally:
+        assert watch.end() == 0
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    """A machine with a full tunnel that is up."""
+    with host() as made:
+        made.uplink(ipv6=True)
+        write(made, config("DNS = 10.0.0.53", FULL))
+        wgq(made, "up", "wg0")
+        yield made
+
+
+def state(machine: Namespace) -> str:
+    """All that a watch keeps."""
+    routing = "ip -4 rule; ip -6 rule; ip -4 route show table all dev wg0; ip -6 route show table 51820"
+    more = "ip -4 addr show wg0; nft list ruleset; cat /etc/resolv.conf /proc/sys/net/ipv4/conf/all/src_valid_mark"
+    return machine.out("sh", "-c", f"{routing}; {more}")
+
+
+LOSSES = {
+    "rule": "ip -4 rule del table 51820; ip -6 rule del table main suppress_prefixlength 0",
+    "route": "ip -4 route flush table 51820; ip -6 route flush table 51820",
+    "address": "ip -4 addr flush dev wg0",
+    "firewall": "nft flush ruleset",
+    "sysctl": "echo 0 >/proc/sys/net/ipv4/conf/all/src_valid_mark",
+}
+
+
+def test_what_is_taken_comes_back_within_two_seconds(machine: Namespace, tmp_path: Path) -> None:
+    before = state(machine)
+    took = {}
+    with watching(machine, tmp_path) as watch:
+        for kind, command in LOSSES.items():
+            machine.run(["sh", "-c", command])
+            assert state(machine) != before, f"{command} takes something"
+            began = time.time()
+            watch.await_event(f"{kind}-restored")
+            until(lambda: state(machine) == before, SOON)
+            took[kind] = watch.events(f"{kind}-restored")[0]["time"] - began
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    assert max(took.values()) < 2 * max(1.0, load), took
+    assert {each["interface"] for each in watch.events()} == {"wg0"}
+    assert watch.events("firewall-restored")[0]["culprit"] == "nft"
+
+
+def test_dns_that_another_program_has_replaced_comes_back(machine: Namespace, tmp_path: Path) -> None:
+    with watching(machine, tmp_path) as watch:
+        machine.run(["sh", "-c", "echo nameserver 198.51.100.53 >/etc/resolv.conf"])
+        assert watch.await_event("dns-restored")["text"] == "10.0.0.53"
+        assert "nameserver 10.0.0.53" in machine.out("cat", "/etc/resolv.conf")
+    wgq(machine, "down", "wg0")
+    assert machine.out("cat", "/etc/resolv.conf") == "nameserver 198.51.100.53\n"
+
+
+def test_a_down_is_not_fought_and_the_next_up_is_watched_on(machine: Namespace, tmp_path: Path) -> None:
+    with watching(machine, tmp_path) as watch:
+        machine.run(["ip", "rule", "del", "table", "51820"])
+        watch.await_event("rule-restored")
+        write(machine, config("PreDown = ip -4 rule del table 51820; sleep 2", FULL))
+        wgq(machine, "down", "wg0")
+        assert "51820" not in rules(machine)
+        write(machine, config("", FULL))
+        wgq(machine, "up", "wg0")
+        assert len(watch.events()) == 1
+        machine.run(["ip", "-6", "rule", "del", "table", "51820"])
+        until(lambda: len(watch.events("rule-restored")) == 2, SOON)
+        assert rules(machine).count("lookup 51820") == 2
+
+
+def test_a_reload_beside_it_is_not_fought(machine: Namespace, tmp_path: Path) -> None:
+    with watching(machine, tmp_path) as watch:
+        write(machine, config("DNS = 10.0.0.53", "AllowedIPs = 10.9.0.0/16", address="10.0.0.2/24"))
+        wgq(machine, "reload", "wg0")
+        assert "51820" not in rules(machine)
+        machine.run(["ip", "route", "del", "10.9.0.0/16"])
+        assert watch.await_event("route-restored")["text"] == "10.9.0.0/16"
+        assert "51820" not in rules(machine)
+        assert [each["event"] for each in watch.events()] == ["route-restored"]
+        assert "10.0.0.1" not in machine.out("ip", "addr", "show", "wg0")
+
+
+def test_what_the_journal_does_not_promise_is_left_alone(machine: Namespace, tmp_path: Path) -> None:
+    machine.run(["ip", "route", "add", "198.51.100.0/24", "dev", "wg0"])
+    with watching(machine, tmp_path) as watch:
+        machine.run(["ip", "route", "del", "198.51.100.0/24"])
+        machine.run(["ip", "rule", "del", "table", "51820"])
+        watch.await_event("rule-restored")
+        assert "198.51.100.0" not in machine.out("ip", "route")
+        assert len(watch.events()) == 1
+
+
+def test_what_a_hook_has_removed_stays_away(machine: Namespace, tmp_path: Path) -> None:
+    wgq(machine, "down", "wg0")
+    write(machine, config("PostUp = ip -6 rule del table 51820", FULL))
+    wgq(machine, "up", "wg0")
+    with watching(machine, tmp_path) as watch:
+        machine.run(["ip", "rule", "del", "table", "51820"])
+        watch.await_event("rule-restored")
+        assert rules(machine).count("lookup 51820") == 1
+
+
+def test_another_links_route_in_the_place_of_ours_stays(machine: Namespace) -> None:
+    machine.run(["ip", "route", "replace", "default", "dev", "up0", "table", "51820"])
+    assert "restored" not in wgq(machine, "watch", "--once", "--json").stdout
+    assert "dev up0" in machine.out("ip", "route", "show", "table", "51820")
+
+
+def test_check_only_changes_nothing(machine: Namespace, tmp_path: Path) -> None:
+    machine.run(["nft", "flush", "ruleset"])
+    machine.run(["ip", "rule", "del", "table", "51820"])
+    before = state(machine)
+    with watching(machine, tmp_path, "--check-only") as watch:
+        watch.await_event("firewall-missing")
+        machine.run(["ip", "-4", "addr", "flush", "dev", "wg0"])
+        watch.await_event("address-missing")
+    assert {each["event"] for each in watch.events()} == {
+        f"{kind}-missing" for kind in ("firewall", "rule", "address", "route")
+    }
+    assert len(watch.events("rule-missing")) == 1
+    machine.run(["ip", "addr", "add", "10.0.0.1/24", "dev", "wg0"])
+    machine.run(["ip", "route", "add", "default", "dev", "wg0", "table", "51820"])
+    assert state(machine) == before
+    assert "firewall-missing" in wgq(machine, "watch", "--check-only", "--once", status=1).stdout
+
+
+def test_once_puts_back_and_ends(machine: Namespace) -> None:
+    before = state(machine)
+    assert wgq(machine, "watch", "--once").stdout == ""
+    machine.run(["sh", "-c", "; ".join(LOSSES.values())])
+    said = wgq(machine, "watch", "--once", "wg0").stdout
+    assert "wg0: rule-restored: ip -4 rule: not fwmark 0xca6c lookup 51820\n" in said
+    assert state(machine) == before
+    assert "is not up" in wgq(machine, "watch", "--once", "wg9", status=1).stderr
+
+
+def test_a_command_runs_for_each_event(machine: Namespace, tmp_path: Path) -> None:
+    command = "echo $WGQ_EVENT $WGQ_INTERFACE >>/run/told; exit 3"
+    machine.run(["sh", "-c", LOSSES["sysctl"]])
+    done = wgq(machine, "watch", "--once", "--exec", command)
+    assert machine.out("cat", "/run/told") == "sysctl-restored wg0\n"
+    assert mark(machine) == "1"
+    assert "exited 3" in done.stderr
+
+
+def test_other_signals_end_it_with_their_status(machine: Namespace) -> None:
+    process = machine.popen([*WGQ, "watch", "--exec", "true"])
+    machine.run(["ip", "rule", "del", "table", "51820"])
+    until(lambda: rules(machine).count("lookup 51820") == 2, SOON)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 129
+
+
+@pytest.mark.parametrize("backend", ["wgq-userspace", "wireguard-go"])
+def test_an_endpoint_whose_name_has_moved_is_found(tmp_path: Path, backend: str) -> None:
+    with pair() as ends:
+        ends.write("PersistentKeepalive = 25")
+        wgq(ends.two, "up", "wg0")
+        text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
+        write(ends.one, text)
+        name(ends.one, "192.0.2.77")
+        program = "" if backend == "wgq-userspace" else backend
+        wgq(ends.one, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=program)
+        name(ends.one, "192.0.2.2")
+        with watching(ends.one, tmp_path) as watch:
+            found = watch.await_event("endpoint-resolved")
+            assert (found["peer"], found["text"]) == (ends.key_of_two, "far.example:51820 is 192.0.2.2:51820")
+            assert watch.await_event("peer-up")["peer"] == ends.key_of_two
+            assert len(watch.events("endpoint-resolved")) == 1
+
+
+def name(machine: Namespace, address: str) -> None:
+    """Give the far end's name an address."""
+    machine.run(["sh", "-c", "cat >/etc/hosts"], input=f"{address} far.example\n")
+
+
+def test_python_iterates_over_the_events(machine: Namespace) -> None:
+    async def first() -> Event:
+        async with aclosing(wgquick.watch(["wg0"])) as events:
+            async for event in events:
+                return event
+        raise AssertionError
+
+    machine.run(["ip", "rule", "del", "table", "51820"])
+    event = machine.call(lambda: asyncio.run(asyncio.wait_for(first(), SOON)))
+    assert (event.event, event.interface) == ("rule-restored", "wg0")
+    assert rules(machine).count("lookup 51820") == 2

@@ -1,0 +1,225 @@
+"""What a watch decides: what is lost, how often it is put back, whose name is looked up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from wgquick.device import Device, DevicePeer
+from wgquick.net import (
+    Endpoint,
+    FirewallRules,
+    Link,
+    LinkAddress,
+    LinkRoute,
+    Prefix,
+    PublicKey,
+    Rule,
+    SocketAddress,
+)
+from wgquick.plan.applied import Applied
+from wgquick.plan.current import Current, LinkDns
+from wgquick.plan.promise import KINDS, lost
+from wgquick.plan.steps import DeleteRule, ReleaseSysctl, UnsetDns
+from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.upkeep.events import Event, json_line, text_line
+from wgquick.upkeep.pace import BURST, MOST, PAUSE, WITHIN, Pace, Pauses
+from wgquick.upkeep.peers import SESSION, STALE, Peers
+
+KEY = PublicKey(bytes(range(32)))
+ADDRESS, DEFAULT = Prefix.parse("10.0.0.1/24"), Prefix.parse("0.0.0.0/0")
+RULE = Rule(4, 51820, 32765, fwmark=51820)
+FIREWALL = FirewallRules("nft", 4, (ADDRESS.address,), 51820)
+DNS = LinkDns("file", ("10.0.0.53",), ("example.org",), True)
+UNDOS = (DeleteRule(RULE), ReleaseSysctl(SRC_VALID_MARK, "0"), UnsetDns("wg0", "file"))
+APPLIED = Applied(
+    {}, addresses=frozenset({ADDRESS}), routes=frozenset({(DEFAULT, 51820)}), dns=DNS, firewall=(FIREWALL,)
+)
+WHOLE = Current(
+    "wg0",
+    Link(4, "wg0", 1420, True, "wireguard"),
+    Device("wg0"),
+    (LinkAddress(ADDRESS),),
+    (LinkRoute(DEFAULT, 51820, 3, 253, 1),),
+    (RULE,),
+    (FIREWALL,),
+    DNS,
+    "1",
+)
+OLD, NEW = SocketAddress("192.0.2.1", 51820), SocketAddress("192.0.2.2", 51820)
+NAMES = {KEY: Endpoint("vpn.example.org", "51820")}
+CLOCK = 1_000_000.0
+
+
+def test_nothing_is_lost_of_a_tunnel_as_it_was_brought_up() -> None:
+    assert lost(UNDOS, APPLIED, WHOLE) == ()
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (WHOLE._replace(addresses=()), "address"),
+        (WHOLE._replace(routes=()), "route"),
+        (WHOLE._replace(rules=()), "rule"),
+        (WHOLE._replace(firewall=()), "firewall"),
+        (WHOLE._replace(firewall=(FIREWALL._replace(whole=False),)), "firewall"),
+        (WHOLE._replace(dns=LinkDns("file")), "dns"),
+        (WHOLE._replace(dns=LinkDns("file", ("1.1.1.1",))), "dns"),
+        (WHOLE._replace(src_valid_mark="0"), "sysctl"),
+    ],
+)
+def test_each_kind_of_loss_is_seen(now: Current, kind: str) -> None:
+    assert [each.kind for each in lost(UNDOS, APPLIED, now)] == [kind]
+
+
+def test_losses_come_in_the_order_in_which_they_are_put_back() -> None:
+    bare = WHOLE._replace(addresses=(), routes=(), rules=(), firewall=(), dns=LinkDns("file"), src_valid_mark="0")
+    assert tuple(each.kind for each in lost(UNDOS, APPLIED, bare)) == KINDS
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        Current("wg0", rules=()),
+        WHOLE._replace(link=WHOLE.link and WHOLE.link._replace(up=False), routes=()),
+        WHOLE._replace(device=None, routes=()),
+    ],
+)
+def test_a_tunnel_that_is_not_up_has_lost_nothing(now: Current) -> None:
+    assert lost(UNDOS, APPLIED, now) == ()
+
+
+def test_what_the_journal_does_not_promise_is_not_missed() -> None:
+    bare = WHOLE._replace(addresses=(), routes=(), rules=(), firewall=(), dns=LinkDns("file"), src_valid_mark="0")
+    assert lost((), Applied({}), bare) == ()
+    assert [each.kind for each in lost(UNDOS, None, bare)] == ["rule", "sysctl"]
+
+
+def test_a_rule_that_a_hook_has_moved_is_not_missed() -> None:
+    assert lost(UNDOS, APPLIED, WHOLE._replace(rules=(RULE._replace(priority=100),))) == ()
+
+
+def test_ipv6_is_not_put_on_a_link_that_takes_none() -> None:
+    more = APPLIED._replace(addresses=APPLIED.addresses | {Prefix.parse("fd00::1/64")})
+    assert lost(UNDOS, more, WHOLE._replace(ipv6=False)) == ()
+    assert [each.kind for each in lost(UNDOS, more, WHOLE)] == ["address"]
+
+
+def test_a_burst_passes_and_then_one_each_five_seconds() -> None:
+    pace = Pace()
+    for _ in range(BURST):
+        assert pace.delay(100.0) == 0
+        pace.spend(100.0)
+    assert pace.delay(100.0) == pytest.approx(PAUSE)
+    assert pace.delay(100.0 + PAUSE) == 0
+
+
+def test_a_fight_is_given_up_and_a_loss_now_and_then_is_not() -> None:
+    fight, rare, now = Pace(), Pace(), 100.0
+    for _ in range(MOST):
+        assert fight.delay(now) == 0
+        fight.spend(now)
+        now += PAUSE
+    assert fight.delay(now) is None
+    for _ in range(5 * MOST):
+        assert rare.delay(now) == 0
+        rare.spend(now)
+        now += WITHIN / MOST
+
+
+def test_pauses_grow_to_five_minutes_with_jitter() -> None:
+    pauses = Pauses()
+    assert [pauses.next(0.0) for _ in range(6)] == [15, 30, 60, 120, 240, 300]
+    assert pauses.next(1.0) == pytest.approx(360)
+    pauses.reset()
+    assert pauses.next(0.5) == pytest.approx(16.5)
+
+
+def device(age: float | None, *, keepalive: int = 25, tx: int = 0, endpoint: SocketAddress | None = OLD) -> Device:
+    handshake = 0.0 if age is None else CLOCK - age
+    peer = DevicePeer(KEY, endpoint=endpoint, persistent_keepalive=keepalive, last_handshake=handshake, tx_bytes=tx)
+    return Device("wg0", peers=(peer,))
+
+
+def asks(peers: Peers, seen: Device, now: float) -> bool:
+    list(peers.changes(seen, CLOCK, now))
+    return bool(list(peers.questions(seen, NAMES, CLOCK, now)))
+
+
+def test_a_stale_peer_that_is_kept_alive_is_asked_about() -> None:
+    assert asks(Peers(), device(STALE + 1), 100.0)
+    assert not asks(Peers(), device(STALE - 1), 100.0)
+
+
+def test_an_idle_peer_is_asked_about_once_something_is_sent() -> None:
+    peers = Peers()
+    assert not asks(peers, device(STALE + 1, keepalive=0), 100.0)
+    assert not asks(peers, device(STALE + 1, keepalive=0), 110.0)
+    assert asks(peers, device(STALE + 1, keepalive=0, tx=148), 120.0)
+
+
+def test_a_peer_that_was_never_heard_has_five_seconds() -> None:
+    peers = Peers()
+    assert not asks(peers, device(None), 100.0)
+    assert asks(peers, device(None), 105.0)
+
+
+def test_the_questions_come_after_pauses_that_grow() -> None:
+    peers = Peers(chance=lambda: 0.0)
+    times = [now for now in range(100, 300) if asks(peers, device(STALE + 1), float(now))]
+    assert times == [100, 115, 145, 205]
+
+
+def test_a_peer_whose_address_is_among_the_answers_is_left_alone() -> None:
+    peers = Peers()
+    assert asks(peers, device(STALE + 1), 100.0)
+    assert peers.choice(KEY, OLD, (NEW, OLD), 100.0) is None
+    assert peers.choice(KEY, OLD, (), 100.0) is None
+    assert peers.choice(KEY, OLD, (NEW,), 100.0) == NEW
+
+
+def test_the_next_answer_is_tried_where_the_first_does_not_help() -> None:
+    peers, other = Peers(), SocketAddress("2001:db8::1", 51820)
+    assert asks(peers, device(STALE + 1), 100.0)
+    assert peers.choice(KEY, OLD, (NEW, other), 100.0) == NEW
+    silent = device(STALE + 1, endpoint=NEW)
+    assert list(peers.second(silent, CLOCK, 104.0)) == []
+    assert list(peers.second(silent, CLOCK, 105.0)) == [(KEY, other)]
+    assert list(peers.second(silent, CLOCK, 111.0)) == []
+
+
+def test_a_handshake_ends_the_search() -> None:
+    peers = Peers()
+    assert asks(peers, device(STALE + 1), 100.0)
+    assert peers.choice(KEY, OLD, (NEW, OLD._replace(port=1)), 100.0) == NEW
+    assert not asks(peers, device(0), 102.0)
+    assert list(peers.second(device(0), CLOCK, 105.0)) == []
+
+
+def test_a_peer_comes_up_and_goes_down_once() -> None:
+    peers = Peers()
+    ages = [None, None, 1, SESSION - 1, SESSION + 1, SESSION + 2, 0]
+    told = [[event for event, _ in peers.changes(device(age), CLOCK, 100.0 + at)] for at, age in enumerate(ages)]
+    assert told == [[], [], ["peer-up"], [], ["peer-down"], [], ["peer-up"]]
+
+
+@pytest.mark.parametrize(
+    ("age", "least", "most"), [(0, 29, 30), (STALE - 3, 3, 4), (SESSION - 2, 2, 3), (900, 10, 10)]
+)
+def test_the_next_look_is_when_something_can_have_changed(age: float, least: float, most: float) -> None:
+    peers, seen = Peers(), device(age, keepalive=0)
+    list(peers.changes(seen, CLOCK, 100.0))
+    assert least <= peers.next_look(seen, NAMES, CLOCK, 100.0) <= most
+
+
+def test_an_event_is_a_line_of_text_or_of_json() -> None:
+    event = Event(1.0, "rule-restored", "wg0", "ip -4 rule", culprit="networkd")
+    assert text_line(event) == "wg0: rule-restored: ip -4 rule (by networkd)\n"
+    assert json.loads(json_line(event)) == {
+        "time": 1.0,
+        "event": "rule-restored",
+        "interface": "wg0",
+        "text": "ip -4 rule",
+        "culprit": "networkd",
+    }

@@ -1,0 +1,122 @@
+"""`wgq watch`: tells of each event in a line, and runs a command for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from wgquick import api
+from wgquick.cli import privilege
+from wgquick.cli.streams import say
+from wgquick.cli.verbs import write
+from wgquick.config.location import valid_name
+from wgquick.errors import SignalError
+from wgquick.upkeep.events import Event, json_line, text_line
+
+if TYPE_CHECKING:
+    from wgquick.cli.verbs import Given
+
+_COMMAND_PATIENCE = 60.0
+_QUEUE = 1000
+
+
+def watch(targets: list[str], given: Given) -> int:
+    """Watch until a signal comes. With --once and --check-only 1 if something is missing."""
+    for name in targets:
+        valid_name(name)
+    privilege.acquire()
+    return asyncio.run(_Run(targets, given).run())
+
+
+class _Run:
+    def __init__(self, targets: list[str], given: Given) -> None:
+        self._targets = targets
+        self._once, self._check_only = bool(given.get("once")), bool(given.get("check-only"))
+        self._line = json_line if given.get("json") else text_line
+        self._command = str(given.get("exec") or "")
+        self._commands: asyncio.Queue[Event] = asyncio.Queue(_QUEUE)
+        self._signal: signal.Signals | None = None
+        self._count = 0
+
+    async def run(self) -> int:
+        """The exit status: TERM, by which a service manager ends what it has started, is no fault."""
+        telling = asyncio.create_task(self._tell())
+        running = asyncio.create_task(self._run_commands())
+        self._heed_signals(telling)
+        try:
+            await telling
+            await self._commands.join()
+        except asyncio.CancelledError:
+            if self._signal is None:
+                raise
+        finally:
+            running.cancel()
+        if self._signal not in (None, signal.SIGTERM):
+            raise SignalError(self._signal.name, self._signal)
+        return int(self._once and self._check_only and self._count > 0)
+
+    def _heed_signals(self, telling: asyncio.Task[None]) -> None:
+        """End between two pieces of work, not in one."""
+
+        def end(number: signal.Signals) -> None:
+            self._signal = number
+            telling.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, end, number)
+
+    async def _tell(self) -> None:
+        events = api.watch(
+            self._targets, once=self._once, check_only=self._check_only, ready=lambda: _notify("READY=1")
+        )
+        async with aclosing(events) as each:
+            async for event in each:
+                self._count += 1
+                write(self._line(event))
+                if self._command:
+                    self._enqueue(event)
+
+    def _enqueue(self, event: Event) -> None:
+        try:
+            self._commands.put_nowait(event)
+        except asyncio.QueueFull:
+            say(f"[!] {_QUEUE} events wait for the command: {event.event} of {event.interface} is left out")
+
+    async def _run_commands(self) -> None:
+        """One command after another, in the order of the events."""
+        while True:
+            event = await self._commands.get()
+            await self._run_command(event)
+            self._commands.task_done()
+
+    async def _run_command(self, event: Event) -> None:
+        fields = {f"WGQ_{name.upper()}": str(value) for name, value in event._asdict().items()}
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", self._command, env={**os.environ, **fields}, stdin=asyncio.subprocess.DEVNULL
+        )
+        try:
+            status = await asyncio.wait_for(process.wait(), _COMMAND_PATIENCE)
+        except TimeoutError:
+            process.kill()
+            say(f"[!] The command for {event.event} has not ended in {_COMMAND_PATIENCE:.0f} seconds")
+        except asyncio.CancelledError:
+            process.terminate()
+            raise
+        else:
+            if status:
+                say(f"[!] The command for {event.event} exited {status}")
+
+
+def _notify(text: str) -> None:
+    """Tell the service manager (sd_notify(3)); nothing happens without one."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path[:1] not in ("/", "@"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as made:
+        made.connect(path.replace("@", "\0", 1) if path[0] == "@" else path)
+        made.send(text.encode())

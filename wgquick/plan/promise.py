@@ -1,0 +1,131 @@
+"""What the journal promises of the host and the host has lost, each with the step that puts it back. Pure.
+
+Only what up or reload set up counts: what a user or another program has added is nobody's to restore but theirs.
+"""
+
+from __future__ import annotations
+
+from wgquick.config.settings import Address
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import MAIN_TABLE, Route
+from wgquick.plan.down import with_moved_rules
+from wgquick.plan.steps import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    DeleteRule,
+    ReleaseSysctl,
+    ReplaceFirewall,
+    SetDns,
+    SetSysctl,
+    UnsetDns,
+)
+from wgquick.plan.up import SRC_VALID_MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wgquick.net import Rule
+    from wgquick.plan.applied import Applied
+    from wgquick.plan.current import Current
+    from wgquick.plan.steps import Undo
+
+    Mending = AddAddress | AddRoute | AddRule | ReplaceFirewall | SetDns | SetSysctl
+
+KINDS = ("address", "dns", "rule", "route", "sysctl", "firewall")
+"""What may be lost, in the order in which it is put back: routes need the addresses."""
+
+
+class Lost(NamedTuple):
+    """One thing that is gone: its kind, what it is in words, and the step that puts it back."""
+
+    kind: str
+    text: str
+    step: Mending
+
+
+def lost(undos: Iterable[Undo], applied: Applied | None, now: Current) -> tuple[Lost, ...]:
+    """What is gone of an interface that is up, in the order of KINDS; nothing of one that is not.
+
+    `undos` and `applied` are the journal's. Without `applied`, as in a journal of an earlier version, addresses,
+    routes, firewall rules and DNS are not known.
+    """
+    if now.link is None or not now.link.up or now.device is None:
+        return ()
+    promised = tuple(undos)
+    if applied is None:
+        return (*_rules(promised, now), *_sysctl(promised, now))
+    return (
+        *_addresses(applied, now),
+        *_dns(promised, applied, now),
+        *_rules(promised, now),
+        *_routes(applied, now),
+        *_sysctl(promised, now),
+        *_firewall(applied, now),
+    )
+
+
+def missing_rules(promised: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]:
+    """The rules that the journal promises and the host lacks, wherever a hook may have moved them."""
+    present = tuple(rules)
+    found = []
+    for undo in promised:
+        if not isinstance(undo, DeleteRule) or undo.rule in present:
+            continue
+        same = any(each == undo.rule._replace(priority=each.priority) for each in present)
+        if len(with_moved_rules((undo,), present)) == 1 and not same:
+            found.append(undo.rule)
+    return found
+
+
+def _addresses(applied: Applied, now: Current) -> Iterator[Lost]:
+    has = {each.prefix for each in now.addresses}
+    for prefix in sorted(applied.addresses - has):
+        if prefix.family == 4 or now.ipv6:
+            step = AddAddress(now.name, Address(prefix.address, prefix.length, str(prefix)))
+            yield Lost("address", str(prefix), step)
+
+
+def _dns(promised: tuple[Undo, ...], applied: Applied, now: Current) -> Iterator[Lost]:
+    """A link's servers are another's where none of ours is among them."""
+    dns = applied.dns
+    if dns.mode == "off" or not dns.servers or not any(isinstance(undo, UnsetDns) for undo in promised):
+        return
+    if now.dns.mode == dns.mode and not set(dns.servers) & set(now.dns.servers):
+        step = SetDns(now.name, dns.mode, dns.servers, dns.search, bool(dns.full_tunnel))
+        yield Lost("dns", ", ".join(dns.servers), step)
+
+
+def _rules(promised: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
+    for rule in missing_rules(promised, now.rules):
+        yield Lost("rule", rule_text(rule), AddRule(rule))
+
+
+def rule_text(rule: Rule) -> str:
+    """A rule as `ip rule' shows it."""
+    if rule.fwmark is not None:
+        return f"ip -{rule.family} rule: not fwmark {hex(rule.fwmark)} lookup {rule.table}"
+    return f"ip -{rule.family} rule: lookup main suppress_prefixlength 0"
+
+
+def _routes(applied: Applied, now: Current) -> Iterator[Lost]:
+    has = {(route.destination, route.table) for route in now.routes}
+    for prefix, table in sorted(applied.routes - has):
+        if prefix.family == 4 or now.ipv6:
+            word = "" if table == MAIN_TABLE else str(table)
+            text = f"{prefix} table {word}" if word else str(prefix)
+            yield Lost("route", text, AddRoute(Route(prefix, now.name, table), word))
+
+
+def _sysctl(promised: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
+    keeps = any(isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK for undo in promised)
+    if keeps and now.src_valid_mark == "0":
+        yield Lost("sysctl", f"{SRC_VALID_MARK}=1", SetSysctl(SRC_VALID_MARK, "1", "0"))
+
+
+def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
+    standing = {(rules.kind, rules.family) for rules in now.firewall if rules.whole}
+    for rules in applied.firewall:
+        if (rules.kind, rules.family) not in standing:
+            text = f"{rules.kind} rules of IPv{rules.family}"
+            yield Lost("firewall", text, ReplaceFirewall(now.name, rules))

@@ -1,0 +1,404 @@
+"""The watch: sleeps until the kernel tells of a change or a peer is to be looked at, mends, and tells of it.
+
+It runs in one thread; names alone are looked up in others, as getaddrinfo(3) may take its time. What no message
+tells of (src_valid_mark, DNS, journals) is looked at each second, by a few calls of stat(2) and read(2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from wgquick.config import grammar, location
+from wgquick.config.parser import examine
+from wgquick.device import DeviceConfig, PeerConfig
+from wgquick.diagnosis import nets
+from wgquick.errors import OperationError, WgqError
+from wgquick.executor import journal
+from wgquick.lean import suppress
+from wgquick.plan.promise import KINDS
+from wgquick.plan.steps import DeleteRule, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
+from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.upkeep.events import MISSING, RESTORED, Event
+from wgquick.upkeep.mending import Mended, Promise, mend, missing, promise
+from wgquick.upkeep.pace import MOST, WITHIN, Pace
+from wgquick.upkeep.peers import PATIENCE, Peers, Question
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+
+    from wgquick.device import Device
+    from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.plan.promise import Lost
+    from wgquick.ports import Host
+
+_TICK = 1.0
+_DELAY = 0.25  # seconds from the first change on: whoever takes a tunnel down removes several things
+_LOCKED = 0.5
+_ONCE_PATIENCE = 10.0
+_REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]\b")
+
+
+class Heard(Protocol):
+    """A change that the kernel tells of: `kind` is one of KINDS, link, or all; `ifindex` 0 is about no link."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def ifindex(self) -> int: ...
+    @property
+    def culprit(self) -> str: ...
+
+
+class Senses(Protocol):
+    """What hears of changes."""
+
+    def descriptors(self) -> list[int]:
+        """What becomes readable when there is something to read."""
+
+    def read(self) -> list[Any]:
+        """What has changed: values like Heard."""
+
+    def close(self) -> None:
+        """Hear no more."""
+
+    def dns_stamp(self, name: str, ifindex: int) -> tuple[int, ...]:
+        """What changes when somebody changes the DNS of a link."""
+
+    def suspect(self) -> str:
+        """Who removes what is not theirs, if nobody was seen doing it."""
+
+
+class Asked(NamedTuple):
+    """What to watch (`names`; empty: every interface with a journal), and how.
+
+    `once` ends after one look. `check_only` tells what is missing and changes nothing.
+    """
+
+    names: frozenset[str] = frozenset()
+    once: bool = False
+    check_only: bool = False
+
+
+class _Tunnel:
+    """One interface since its journal was last written."""
+
+    def __init__(self, given: Promise, peers: Peers) -> None:
+        self.given = given
+        self.due: float | None = 0.0  # when to look for what is lost
+        self.spared: frozenset[str] | None = None  # what hooks have removed; None before the first look
+        self.paces = {kind: Pace() for kind in KINDS}
+        self.culprits: dict[str, str] = {}
+        self.given_up: set[str] = set()
+        self.told: set[str] = set()
+        self.peers = peers
+        self.names = _names(given)
+        self.next_look = 0.0
+        self.dns: tuple[int, ...] = ()
+
+    def is_concerned(self, change: Heard) -> bool:
+        """Whether a change may be a loss of this interface's."""
+        match change.kind:
+            case "rule":
+                return any(isinstance(undo, DeleteRule) for undo in self.given.record.undos)
+            case "firewall":
+                return self.given.applied is not None and bool(self.given.applied.firewall)
+        return change.ifindex in (0, self.given.ifindex)
+
+    @property
+    def has_dns(self) -> bool:
+        return any(isinstance(undo, UnsetDns) for undo in self.given.record.undos)
+
+    @property
+    def has_sysctl(self) -> bool:
+        return any(isinstance(undo, ReleaseSysctl) for undo in self.given.record.undos)
+
+    def hurry(self, at: float) -> None:
+        """Look at the latest then."""
+        self.due = at if self.due is None else min(self.due, at)
+
+
+def _names(given: Promise) -> dict[PublicKey, Endpoint]:
+    """The peers' endpoints that are names. A kill switch lets no question out: then there are none to ask about."""
+    from wgquick.net import PublicKey
+
+    if any(isinstance(undo, RemoveGuard) for undo in given.record.undos):
+        return {}
+    found = {}
+    for key, peer in (given.record.peers or {}).items():
+        with suppress(grammar.GrammarError):
+            if peer.endpoint and nets.literal((endpoint := grammar.endpoint(peer.endpoint)).host) is None:
+                found[PublicKey(key)] = endpoint
+    return found
+
+
+class Watcher:
+    """Watches the interfaces of a network namespace."""
+
+    def __init__(self, host: Host, senses: Senses, asked: Asked, ready: Callable[[], object]) -> None:
+        """`ready` is called once the first look is over."""
+        self._host, self._senses, self._asked, self._ready = host, senses, asked, ready
+        self._tunnels: dict[str, _Tunnel] = {}
+        self._stamps: dict[str, tuple[int, ...]] = {}
+        self._answers: list[tuple[str, Question, tuple[SocketAddress, ...] | None]] = []
+        self._asking = 0
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._next_tick = 0.0
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens, until nobody asks any more; with `once` until the look is over."""
+        descriptors = self._senses.descriptors()
+        for each in descriptors:
+            self._loop.add_reader(each, self._wake.set)
+        until = time.monotonic() + _ONCE_PATIENCE
+        is_ready = False
+        try:
+            while True:
+                self._wake.clear()
+                for event in self._work():
+                    yield event
+                if not is_ready:
+                    is_ready = True
+                    self._ready()
+                if self._asked.once and (not self._asking or time.monotonic() > until) and not self._answers:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._sleep())
+        finally:
+            for each in descriptors:
+                self._loop.remove_reader(each)
+            self._senses.close()
+
+    def _sleep(self) -> float:
+        now = time.monotonic()
+        dues = [self._next_tick, *(t.due for t in self._tunnels.values() if t.due is not None)]
+        dues += [t.next_look for t in self._tunnels.values()]
+        return max(0.0, min(dues) - now)
+
+    def _work(self) -> Iterator[Event]:
+        self._hear()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK
+            self._look_around(now)
+        for name, tunnel in list(self._tunnels.items()):
+            try:
+                if tunnel.due is not None and now >= tunnel.due:
+                    tunnel.due = None
+                    yield from self._check(tunnel)
+                if now >= tunnel.next_look:
+                    yield from self._look_at_peers(tunnel)
+            except WgqError:  # it has just gone, or its daemon hangs
+                tunnel.next_look = max(tunnel.next_look, now + _TICK)
+                self._stamps.pop(name, None)
+        while self._answers:
+            yield from self._answer(*self._answers.pop())
+
+    # What is lost.
+
+    def _hear(self) -> None:
+        """Note what may be lost, and by whom. All is looked at where messages were lost."""
+        at = time.monotonic() + _DELAY
+        for change in self._senses.read():
+            for tunnel in self._tunnels.values():
+                if tunnel.is_concerned(change):
+                    tunnel.hurry(at)
+                    if change.culprit:
+                        tunnel.culprits[change.kind] = change.culprit
+
+    def _look_around(self, now: float) -> None:
+        """What nothing tells of: journals, src_valid_mark, DNS."""
+        found = journal.stamps(self._host.journal_directory)
+        wanted = {n: s for n, s in found.items() if not self._asked.names or n in self._asked.names}
+        for name in self._tunnels.keys() - wanted.keys():
+            del self._tunnels[name]
+        for name, stamp in wanted.items():
+            if self._stamps.get(name) != stamp:
+                self._read(name)
+        self._stamps = {name: stamp for name, stamp in wanted.items() if name in self._tunnels}
+        is_mark_lost = any(t.has_sysctl for t in self._tunnels.values()) and (
+            self._host.sysctl.read(parameter(SRC_VALID_MARK)) == "0"
+        )
+        for name, tunnel in self._tunnels.items():
+            if is_mark_lost and tunnel.has_sysctl and "sysctl" not in tunnel.given_up:
+                tunnel.hurry(now)
+            if tunnel.has_dns:
+                stamp = self._senses.dns_stamp(name, tunnel.given.ifindex)
+                if tunnel.dns and stamp != tunnel.dns:
+                    tunnel.hurry(now + _DELAY)
+                tunnel.dns = stamp
+
+    def _read(self, name: str) -> None:
+        """Begin with an interface anew, whose journal is another now."""
+        try:
+            given = promise(name, self._host)
+        except WgqError:
+            given = None
+        if given is None:  # not up, or not yet
+            self._tunnels.pop(name, None)
+            return
+        known = self._tunnels.get(name)
+        is_same = known is not None and known.given.ifindex == given.ifindex
+        peers = known.peers if known and is_same else Peers(0.0 if self._asked.once else PATIENCE)
+        self._tunnels[name] = _Tunnel(given, peers)
+
+    def _check(self, tunnel: _Tunnel) -> Iterator[Event]:
+        found = missing(tunnel.given, self._host)
+        if tunnel.spared is None:
+            is_removed = bool(found) and _hooks_remove(tunnel.given)
+            tunnel.spared = frozenset(each.text for each in found if is_removed)
+        spared = tunnel.spared
+        found = tuple(each for each in found if each.text not in spared)
+        if self._asked.check_only:
+            yield from self._tell(tunnel, MISSING, [each for each in found if each.text not in tunnel.told])
+            tunnel.told = {each.text for each in found}
+            return
+        now, kinds = time.monotonic(), set()
+        for kind in dict.fromkeys(each.kind for each in found):
+            delay = tunnel.paces[kind].delay(now)
+            if delay is None:
+                yield from self._give_up(tunnel, kind)
+            elif delay:
+                tunnel.hurry(now + delay)
+            else:
+                kinds.add(kind)
+        if kinds:
+            yield from self._mend(tunnel, kinds, spared, now)
+
+    def _mend(
+        self, tunnel: _Tunnel, kinds: Collection[str], spared: Collection[str], now: float
+    ) -> Iterator[Event]:
+        done = mend(tunnel.given.name, kinds, spared, self._host)
+        if done is None:  # another run is at work: what it leaves is right
+            tunnel.hurry(now + _LOCKED)
+            return
+        for kind in {each.kind for each in (*done.restored, *done.refused)}:
+            tunnel.paces[kind].spend(now)
+        yield from self._tell(tunnel, RESTORED, done.restored)
+        if done.refused:
+            self._note(tunnel, done)
+            tunnel.hurry(now + _TICK)
+
+    def _note(self, tunnel: _Tunnel, done: Mended) -> None:
+        """Keep the reason of a refusal for when it is given up."""
+        for each in done.refused:
+            tunnel.culprits[f"refused {each.kind}"] = done.reason
+
+    def _give_up(self, tunnel: _Tunnel, kind: str) -> Iterator[Event]:
+        """Tell it once; the next up or reload begins anew."""
+        if kind in tunnel.given_up:
+            return
+        tunnel.given_up.add(kind)
+        reason = tunnel.culprits.get(f"refused {kind}", "")
+        what = f"{kind}: restored {MOST} times in {WITHIN / 60:.0f} minutes"
+        text = f"{kind} cannot be restored: {reason}" if reason else what
+        yield self._event(tunnel, "gave-up", text, culprit=self._culprit(tunnel, kind))
+
+    def _culprit(self, tunnel: _Tunnel, kind: str) -> str:
+        """Who was seen, or says that the link is theirs, or is known for it."""
+        if seen := tunnel.culprits.get(kind):
+            return seen
+        if kind not in ("rule", "route", "address"):
+            return ""
+        return self._host.manager(tunnel.given.name, tunnel.given.ifindex) or self._senses.suspect()
+
+    def _tell(self, tunnel: _Tunnel, form: str, found: Iterable[Lost]) -> Iterator[Event]:
+        for each in found:
+            seen = tunnel.culprits.get(each.kind, "")
+            yield self._event(tunnel, form.format(each.kind), each.text, culprit=seen)
+
+    @staticmethod
+    def _event(tunnel: _Tunnel, event: str, text: str = "", peer: str = "", culprit: str = "") -> Event:
+        return Event(time.time(), event, tunnel.given.name, text, peer, culprit)
+
+    # The peers.
+
+    def _look_at_peers(self, tunnel: _Tunnel) -> Iterator[Event]:
+        device = self._host.wireguard.get(tunnel.given.name)
+        clock, now = time.time(), time.monotonic()
+        for event, key in tunnel.peers.changes(device, clock, now):
+            yield self._event(tunnel, event, peer=str(key))
+        if not self._asked.check_only:
+            for key, address in tunnel.peers.second(device, clock, now):
+                yield from self._set_endpoint(tunnel, key, address)
+            for question in tunnel.peers.questions(device, tunnel.names, clock, now):
+                self._ask(tunnel.given.name, question)
+        names: Mapping[PublicKey, Endpoint] = {} if self._asked.check_only else tunnel.names
+        tunnel.next_look = now + tunnel.peers.next_look(device, names, clock, now)
+
+    def _ask(self, name: str, question: Question) -> None:
+        """Look a name up in a thread that does not keep the program from ending."""
+
+        def work() -> None:
+            found = self._host.addresses(question.endpoint)
+            with suppress(RuntimeError):  # the watch has ended
+                self._loop.call_soon_threadsafe(self._take, name, question, found)
+
+        self._asking += 1
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            self._asking -= 1
+
+    def _take(self, name: str, question: Question, found: tuple[SocketAddress, ...] | None) -> None:
+        self._asking -= 1
+        self._answers.append((name, question, found))
+        self._wake.set()
+
+    def _answer(self, name: str, question: Question, found: tuple[SocketAddress, ...] | None) -> Iterator[Event]:
+        tunnel = self._tunnels.get(name)
+        if tunnel is None or not found:
+            return
+        try:
+            device = self._host.wireguard.get(name)
+        except OperationError:
+            return
+        current = _endpoint(device, question.peer)
+        chosen = tunnel.peers.choice(question.peer, current, found, time.monotonic())
+        if chosen is not None:
+            yield from self._set_endpoint(tunnel, question.peer, chosen)
+            tunnel.next_look = 0.0
+
+    def _set_endpoint(self, tunnel: _Tunnel, key: PublicKey, address: SocketAddress) -> Iterator[Event]:
+        name = tunnel.given.name
+        with self._host.interface_lock_if_free(name) as is_held:
+            if not is_held or promise(name, self._host) is None:
+                return
+            change = PeerConfig(key, update_only=True, endpoint=address)
+            try:
+                self._host.wireguard.set(name, DeviceConfig(peers=(change,)))
+            except OperationError:  # an address family that this host lacks
+                return
+            with suppress(OperationError):
+                self._host.wireguard.begin_handshakes(name, [key])
+        host = tunnel.names.get(key)
+        yield self._event(tunnel, "endpoint-resolved", f"{host} is {address}", str(key))
+
+
+def _endpoint(device: Device, key: PublicKey) -> SocketAddress | None:
+    return next((peer.endpoint for peer in device.peers if peer.public_key == key), None)
+
+
+def _hooks_remove(given: Promise) -> bool:
+    """Whether the file's hooks remove things: what is missing when it is first looked at is then their work."""
+    if not given.record.path:
+        return False
+    try:
+        document = location.read(location.Location(given.name, given.record.path))
+    except WgqError:
+        return False
+    settings = examine(document, given.name).settings
+    hooks = (*settings.pre_up, *settings.post_up) if settings else ()
+    return any(_REMOVES.search(hook) for hook in hooks)
+
+
+def check_up(names: Iterable[str], host: Host) -> None:
+    """WgqError if one of the interfaces is not up, or another program brought it up."""
+    for name in names:
+        if promise(name, host) is None:
+            what = "it has no journal: another program brought it up" if host.rtnl.link(name) else "it is not up"
+            raise WgqError(what, where=name, remedy=f"Bring it up: wgq up {name}")
