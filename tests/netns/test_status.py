@@ -128,7 +128,7 @@ def test_a_link_that_is_down_has_no_peer_that_is_up(ends: Pair) -> None:
 
 
 def test_the_exit_code_says_whether_each_wanted_peer_is_up(ends: Pair) -> None:
-    wgq(ends.one, "status", "wg0", "--exit-code")
+    wgq(ends.one, "status", "/etc/wireguard/wg0.conf", "--exit-code")
     wgq(ends.two, "status", "--exit-code")
     wgq(ends.one, "status", "other0", "--exit-code", status=4)
     nobody = "[Peer]\nPublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 10.7.0.9/32\n"
@@ -180,6 +180,8 @@ def test_with_no_interface_it_says_so(machine: Namespace) -> None:
     assert wgq(machine, "status").stdout == "No WireGuard interface is up.\n"
     assert read(machine)["interfaces"] == []
     wgq(machine, "status", "--exit-code", status=4)
+    for name in ("", "a b", "x" * 16, "/etc/wireguard/wg9.conf"):
+        assert "is not up" in wgq(machine, "status", name, status=1).stderr
     write(machine, config())
     assert "wgq up wg0" in wgq(machine, "status", "wg0", status=1).stderr
     assert "not a WireGuard interface" in wgq(machine, "status", "up0", status=1).stderr

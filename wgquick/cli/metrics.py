@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import start_http_server, write_to_textfile
 
 from wgquick import api
-from wgquick.cli import privilege, signals
+from wgquick.cli import privilege, signals, status
 from wgquick.cli.streams import say
 from wgquick.cli.verbs import write
 from wgquick.errors import OperationError, SignalError, WgqError
@@ -36,6 +36,7 @@ def metrics(targets: list[str], given: Given) -> None:
         raise WgqError("--textfile and --listen do not go together", remedy="Leave one of them out.")
     place = place_of(listen) if listen else None
     privilege.acquire()
+    targets = status.names(targets)
     observer = api.observer(look_up=False)
     if place:
         return _serve(*place, show.registry(lambda: observer.read(targets, missing=True), names))

@@ -12,6 +12,7 @@ from wgquick import api
 from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.cli.verbs import write
+from wgquick.config import location
 from wgquick.errors import OperationError, SignalError, WgqError
 from wgquick.lean import signal
 from wgquick.show import status as show
@@ -35,6 +36,7 @@ def status(targets: list[str], given: Given) -> int:
     if given.get("watch") and given.get("exit-code"):
         raise WgqError("--watch does not end by itself", remedy="Leave one of --watch and --exit-code out.")
     privilege.acquire()
+    targets = names(targets)
     text = show.json_text if given.get("json") else _text
     if given.get("watch"):
         return _watch(targets, text)
@@ -48,6 +50,11 @@ def status(targets: list[str], given: Given) -> int:
         return NOT_UP
     write(text(found))
     return NOT_UP if given.get("exit-code") and not found.is_well else 0
+
+
+def names(targets: list[str]) -> list[str]:
+    """The interfaces that are meant: names, as another program's may be of any kind, or paths of files."""
+    return [location.interface_name(each) if "/" in each or each.endswith(".conf") else each for each in targets]
 
 
 def _text(found: Status) -> str:
@@ -82,13 +89,15 @@ def _painter(console: Console) -> Callable[[str, str], str]:
 def _watch(targets: list[str], text: Callable[[Status], str]) -> int:
     """Until a signal comes; its status is 128 and the signal's number, as ever."""
     observer = api.observer()
+    if targets:
+        api.status(targets)  # one that is not there now is a mistake; one that goes later may come back
     console = _terminal() if text is _text else None
     try:
         with signals.raised():
             if console is not None:
-                _live(lambda: text(observer.read(targets)), console)
+                _live(lambda: text(observer.read(targets, missing=True)), console)
             while True:
-                write(text(observer.read(targets)) + ("\n" if text is _text else ""))
+                write(text(observer.read(targets, missing=True)) + ("\n" if text is _text else ""))
                 time.sleep(_PAUSE)
     except SignalError as error:
         if error.status == 128 + signal.SIGINT:  # the usual end

@@ -64,7 +64,7 @@ def _words(event: Event) -> str:
         case "send_error":
             return f"cannot send to {event.receiver}: {strerror(event.send_errno)}"
         case "icmp":
-            said = event.icmp.replace("_", " ")
+            said = event.icmp.replace("_", " ").replace("-", " ")
             return f"{event.router} says of what is sent to {event.receiver}: {said} (ICMP)"
         case "source_not_allowed":
             return f"it sends from {event.source}, which is not in its AllowedIPs"

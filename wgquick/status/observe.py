@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     Leads = Callable[[Endpoint, SocketAddress], bool]
 
+_LONGEST_NAME = 15  # IFNAMSIZ, linux/if.h
 _LOOKUP_AGE = 60.0
 """Seconds for which the addresses of endpoints' names are kept."""
 
@@ -71,9 +72,9 @@ class Observer:
         return Status(time.time(), found)
 
     def _interface(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
-        link = self._host.rtnl.link(name)
+        link = self._host.rtnl.link(name) if 0 < len(name) <= _LONGEST_NAME else None
         try:
-            device = self._host.wireguard.get(name)
+            device = self._device(name)
         except OperationError as error:
             if error.errno != ENODEV:
                 return InterfaceStatus(name, error=error.what, up=link.up if link else None)
@@ -81,6 +82,11 @@ class Observer:
                 raise self._not_there(name, link) from None
             return None
         return self._joined(device, link)
+
+    def _device(self, name: str) -> Device:
+        if not 0 < len(name) <= _LONGEST_NAME:
+            raise OperationError("no interface can be called so", errno=ENODEV)
+        return self._host.wireguard.get(name)
 
     def _not_there(self, name: str, link: Link | None) -> OperationError:
         if link is not None:
