@@ -145,6 +145,8 @@ VERBS = {
                 "json",
                 "or-restart",
                 "keep-foreign",
+                "wait",
+                "wait-for",
                 "force",
                 "backend",
                 "firewall",

@@ -301,6 +301,33 @@ def test_a_damaged_note_of_what_was_applied_leaves_what_it_had_in_doubt(machine:
     wgq(machine, "down", "wg0")
 
 
+def test_a_kill_switch_that_up_was_asked_for_stays(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0", "--kill-switch")
+    assert wgq(machine, "reload", "wg0").stderr == ""
+    write(machine, config(peer=f"{FULL}, 10.8.0.0/16"))
+    wgq(machine, "reload", "wg0")
+    assert "table inet wgq-guard-wg0" in machine.out("nft", "list", "tables")
+    write(machine, config("ListenPort = 41000", FULL))
+    assert "needs a restart for kill-switch" in wgq(machine, "reload", "wg0", status=3).stderr
+    wgq(machine, "reload", "wg0", "--or-restart")
+    assert "table inet wgq-guard-wg0" in machine.out("nft", "list", "tables")
+    wgq(machine, "down", "wg0")
+    assert "wgq-guard" not in machine.out("nft", "list", "tables")
+
+
+def test_a_reload_can_wait_for_a_handshake(ends: tuple[Namespace, Namespace]) -> None:
+    near, _ = ends
+    write(near, tunnel("10.0.0.0/24"))
+    wgq(near, "up", "wg0")
+    write(near, tunnel("10.0.0.0/24, 10.8.0.0/16"))
+    wgq(near, "reload", "wg0", "--wait=30")
+    assert int(near.out("wg", "show", "wg0", "latest-handshakes").split()[1])
+    write(near, tunnel("10.0.0.0/24").replace(public(FAR_KEY), OTHER))
+    wgq(near, "reload", "wg0", "--wait=0.5", status=4)
+    assert OTHER in near.out("wg", "show", "wg0", "peers")
+
+
 def test_an_mtu_that_a_hook_has_set_stays(machine: Namespace) -> None:
     write(machine, config("PostUp = ip link set %i mtu 1333"))
     wgq(machine, "up", "wg0")

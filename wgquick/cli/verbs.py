@@ -165,9 +165,16 @@ def reload(target: str, given: Given) -> int:
     settings = api.load(target, say, name=_name(given))
     wishes = Wishes(*(bool(given.get(name.replace("_", "-"))) for name in Wishes._fields))
     status = 0
+    wait = None
+    if given.keys() & {"wait", "wait-for"}:
+        from wgquick.cli.waiting import after_reload
+
+        wait = after_reload(settings.name, given)
     with signals.raised():
         try:
             outcome = api.reload(settings, chosen, say, wishes)
+            if wait is not None and not wishes.dry_run:
+                wait()
         except RestartNeededError as needed:
             outcome, status = Outcome(restart=needed.reasons), needed.status
             say(f"wgq: {needed}")

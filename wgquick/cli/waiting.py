@@ -49,6 +49,14 @@ def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
     return Waiting(settings, options, bool(given.get("or-down")), handshakes)
 
 
+def after_reload(name: str, given: Given) -> Callable[[], object]:
+    """The wait that --wait asks for after a reload; WgqError before anything is done if that makes no sense."""
+    if "wait" not in given:
+        raise WgqError("--wait-for is for reload with --wait", remedy="Add --wait, or leave it out.")
+    timeout, peers = _seconds(str(given["wait"])), str(given.get("wait-for") or "any")
+    return lambda: api.wait(name, timeout, peers)
+
+
 def wait(target: str, given: Given) -> None:
     """Wait for a handshake with a live interface's peers."""
     timeout, peers = _seconds(str(given.get("timeout") or _PATIENCE)), str(given.get("for") or "any")

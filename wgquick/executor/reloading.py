@@ -12,10 +12,22 @@ from wgquick.executor import snapshot, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
+from wgquick.net import Prefix
 from wgquick.plan import applied, reload
 from wgquick.plan.desired import desired
 from wgquick.plan.difference import Difference, difference, notes
-from wgquick.plan.steps import AddAddress, AddRoute, AddRule, DeleteAddress, SetMtu, SetMtuUp, TakeBack
+from wgquick.plan.steps import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    DeleteAddress,
+    DeleteThrow,
+    ForgetInbound,
+    RemoveGuard,
+    SetMtu,
+    SetMtuUp,
+    TakeBack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +114,7 @@ class _Reload:
             )
         self._journal = Journal(host.journal_directory, self._name)
         self._record = _own(self._journal.read(), self._name, host)
+        self._settings = _with_standing(settings, self._record)
         self._before = _read(self._record.applied if self._record else None)
         self._known = _known(self._record, self._before, keep_foreign=wishes.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
@@ -284,6 +297,20 @@ def _own(record: Record | None, name: str, host: Host) -> Record | None:
     if not record.complete and not record.unread:
         raise WgqError(f"{name} was not brought up completely", remedy=f"Take it down first: wgq down {name}")
     return record
+
+
+def _with_standing(settings: Settings, record: Record | None) -> Settings:
+    """The settings with what options of `up` asked for: only `down` takes a kill switch and its like away."""
+    extras = settings.extras
+    undos = record.undos if record else ()
+    excluded = tuple(Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
+    return settings._replace(
+        extras=extras._replace(
+            kill_switch=extras.kill_switch or any(isinstance(undo, RemoveGuard) for undo in undos),
+            exclude=extras.exclude or excluded,
+            keep_inbound=extras.keep_inbound or any(isinstance(undo, ForgetInbound) for undo in undos),
+        )
+    )
 
 
 def _read(raw: dict[str, Any] | None) -> Applied | None:
