@@ -6,7 +6,10 @@ from wgquick.lean import NamedTuple
 
 
 class LinkState(NamedTuple):
-    """A link with its error counters (ip-link(8), `-s`). `is_up` is the administrative state."""
+    """A link with its error counters (ip-link(8), `-s`). `is_up` is the administrative state.
+
+    `is_moved`: a WireGuard link whose UDP socket is in another network namespace.
+    """
 
     ifindex: int
     name: str
@@ -19,6 +22,7 @@ class LinkState(NamedTuple):
     rx_frame_errors: int = 0
     tx_errors: int = 0
     tx_dropped: int = 0
+    is_moved: bool = False
 
 
 class Way(NamedTuple):

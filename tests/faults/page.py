@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.conftest import pytest_configure
 from tests.faults.conftest import tried
 from tests.faults.matrix import FAULTS, HEALTHY
 from tests.faults.world import BACKENDS
@@ -62,10 +63,13 @@ def filled(text: str, name: str, part: str) -> str:
 
 
 def main() -> None:
-    """Try the cases and write the page."""
+    """Try the cases and write the page; an AssertionError if a case could not be made."""
+    pytest_configure()
     every = [(case, backend) for case in (*FAULTS, *HEALTHY) for backend in case.backends]
     with tempfile.TemporaryDirectory() as folder:
         outcomes = tried(every, Path(folder))
+    faults = [f"{name}\n{outcome.fault}" for name, outcome in outcomes.items() if outcome.fault]
+    assert not faults, "\n".join(faults)
     text = filled(PAGE.read_text(), "codes", codes())
     PAGE.write_text(filled(text, "matrix", matrix(outcomes)))
 

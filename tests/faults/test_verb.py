@@ -150,3 +150,14 @@ def test_without_a_name_every_interface_is_looked_at(made: World) -> None:
 @pytest.mark.parametrize("seconds", ["x", "-1", "nan", "1e9"])
 def test_odd_seconds_are_refused(made: World, seconds: str) -> None:
     assert "is no number of seconds" in doctor(made, f"--listen={seconds}", "wg0", status=1).stderr
+
+
+def test_a_tunnel_that_was_moved_to_a_namespace_is_judged_there(made: World) -> None:
+    start(made)
+    made.script("here", "ip netns add inner; ip -n inner link set lo up; ip link set wg0 netns inner")
+    made.script("here", "ip -n inner addr add 10.66.0.2/24 dev wg0; ip -n inner link set wg0 up")
+    inside = ["ip", "netns", "exec", "inner", sys.executable, "-m", "wgquick", "doctor", "wg0"]
+    assert "nothing is wrong" in made.here.run(inside, env=dict(os.environ)).stdout
+    made.script("there", "ip link delete wg0")
+    done = made.here.run(inside, check=False, env=dict(os.environ))
+    assert "was moved here from another network namespace" in done.stdout

@@ -21,6 +21,7 @@ from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find
+from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -57,17 +58,31 @@ def links() -> list[LinkState]:
 
 def _link(link: Any) -> LinkState:
     info, counted = link.get("IFLA_LINKINFO"), link.get("IFLA_STATS64") or {}
+    kind = (info.get("IFLA_INFO_KIND") if info else "") or ""
     return LinkState(
         link["index"],
         link.get("IFLA_IFNAME"),
-        (info.get("IFLA_INFO_KIND") if info else "") or "",
+        kind,
         link.get("IFLA_MTU") or 0,
         bool(link["flags"] & _UP),
-        *(
-            counted.get(name) or 0
-            for name in ("rx_packets", "tx_packets", "rx_errors", "rx_frame_errors", "tx_errors", "tx_dropped")
-        ),
+        counted.get("rx_packets") or 0,
+        counted.get("tx_packets") or 0,
+        counted.get("rx_errors") or 0,
+        counted.get("rx_frame_errors") or 0,
+        counted.get("tx_errors") or 0,
+        counted.get("tx_dropped") or 0,
+        _is_moved(link, kind),
     )
+
+
+def _is_moved(link: Any, kind: str) -> bool:
+    """Whether a WireGuard link was made in another network namespace, where its socket stays."""
+    if kind == "wireguard":
+        return link.get("IFLA_LINK_NETNSID") is not None
+    daemon = uapi.listener(link.get("IFLA_IFNAME")) if kind == "tun" else 0
+    with suppress(OSError):
+        return bool(daemon) and not os.path.samefile(f"/proc/{daemon}/ns/net", "/proc/thread-self/ns/net")
+    return False
 
 
 def ways(wanted: Iterable[tuple[str, int, str]]) -> list[Way]:

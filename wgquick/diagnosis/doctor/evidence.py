@@ -173,6 +173,11 @@ class Evidence(NamedTuple):
         return self.device is not None and self.link is not None and self.link.is_up
 
     @property
+    def is_moved(self) -> bool:
+        """Whether the encrypted packets pass another network namespace, which cannot be seen from here."""
+        return self.link is not None and self.link.is_moved
+
+    @property
     def peers(self) -> tuple[DevicePeer, ...]:
         """The device's peers; none if there is no device."""
         return self.device.peers if self.device else ()

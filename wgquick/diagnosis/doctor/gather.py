@@ -78,7 +78,7 @@ def gather(
         file_key=_public(settings.private_key if settings else None),
         others=_others(name, host),
         rulesets=senses.rulesets(),
-        foreign=tuple(senses.foreign_routes(name)),
+        foreign=() if name in links else tuple(senses.foreign_routes(name)),
         uplink=_uplink(host),
     )
     evidence = _with_host(evidence, host)

@@ -213,6 +213,8 @@ def _span(seconds: float) -> str:
 def _port(evidence: Evidence) -> Iterator[Cause]:
     settings, port = evidence.settings, evidence.port
     bound = evidence.device.listen_port if evidence.device else 0
+    if evidence.is_moved:
+        return
     wanted = settings.listen_port if settings else None
     if port.refusal and not port.is_bound:
         yield _taken(evidence)

@@ -235,6 +235,8 @@ def _forwards(evidence: Evidence, family: int) -> bool:
 
 def _intends_to_forward(evidence: Evidence) -> bool:
     """Whether the hooks say that this host forwards for its peers."""
+    if "ip_forward" in evidence.hooks:
+        return True
     for command in commands(evidence.hooks):
         words = {word.upper() for word in command.words}
         program = command.words[0].rpartition("/")[2]

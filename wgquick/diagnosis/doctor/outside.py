@@ -6,7 +6,7 @@ import errno
 from os import strerror
 
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.cause import LIKELY
+from wgquick.diagnosis.doctor.cause import LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.here import cause, unresolved
 from wgquick.diagnosis.doctor.inside import rp_filter
@@ -15,7 +15,7 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import pack_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from wgquick.config.settings import PeerSettings
     from wgquick.device import DevicePeer
@@ -31,25 +31,43 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     if not evidence.is_up:
         return
     has_file = evidence.settings is not None
-    yield from _closed_port(evidence, has_file=has_file)
+    every = evidence.wanted  # which is joined anew each time that it is asked for
+    yield from _closed_port(evidence, every, has_file=has_file)
     for key, peer in evidence.live.items():
-        wanted = evidence.wanted.get(key)
+        wanted = every.get(key)
         if not dials(peer, wanted, has_file=has_file):
             continue
+        watched = evidence.watched.get(key)
+        works = watched is not None and _works(watched)
+        if evidence.is_moved:
+            yield from () if works or peer.endpoint is None else (_elsewhere(evidence, key, peer.endpoint),)
+            continue
         yield from _endpoint(evidence, key, peer, wanted)
-        if key in evidence.outside:
+        if key in evidence.outside and not works:
             yield from _way(evidence, key, peer, evidence.outside[key])
-        if key in evidence.watched:
-            yield from _silence(evidence, key, evidence.watched[key])
+        if watched is not None:
+            yield from _silence(evidence, key, watched)
 
 
-def _closed_port(evidence: Evidence, *, has_file: bool) -> Iterator[Cause]:
+def _elsewhere(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Cause:
+    """A silent peer of a link that was moved from where its socket is."""
+    message = (
+        f"nobody answers at {end}; {evidence.name} was moved here from another network namespace, through which "
+        "its encrypted packets pass"
+    )
+    remedy = "look there: is there a way to the endpoint, and does a firewall let it through?"
+    return cause("no-answer", message, remedy=remedy, peer=key, confidence=POSSIBLE, other_end="wgq doctor")
+
+
+def _closed_port(
+    evidence: Evidence, wanted: Mapping[PublicKey, PeerSettings], *, has_file: bool
+) -> Iterator[Cause]:
     """This host's firewall keeps out those peers that have to begin."""
     rules = evidence.rulesets.nft if evidence.rulesets else ""
     callers = [
         (key, peer)
         for key, peer in evidence.live.items()
-        if not dials(peer, evidence.wanted.get(key), has_file=has_file)
+        if not dials(peer, wanted.get(key), has_file=has_file)
         and not (key in evidence.watched and evidence.watched[key].answers)
     ]
     port = evidence.device.listen_port if evidence.device else 0

@@ -144,7 +144,7 @@ class _Run:
         so a peer that answers is sent one too.
         """
         key = self._device.private_key
-        if key is None or not any(key.raw):
+        if key is None or not any(key.raw) or self._evidence.is_moved:
             return
         dialled = [peer for peer in self._probed if peer.public_key in self._dialled and peer.endpoint]
         waiting = {peer.public_key: peer for peer in dialled}
