@@ -86,16 +86,16 @@ def test_a_port_in_use_is_named_with_its_program(machine: Namespace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "line"),
+    ("address", "allowed", "line"),
     [
-        (text("Address = 192.168.7.9/24", allowed="192.168.7.0/24"), 3),
-        (text(allowed="10.9.0.0/24, 192.168.7.0/24"), 6),
-        (text(allowed="10.9.0.0/24, 10.44.0.0/16"), 6),
+        ("192.168.7.9/24", "192.168.7.0/24", 3),
+        ("10.9.0.2/24", "10.9.0.0/24, 192.168.7.0/24", 6),
+        ("10.9.0.2/24", "10.9.0.0/24, 10.44.0.0/16", 6),
     ],
 )
-def test_a_network_of_the_host_is_in_use(machine: Namespace, file: str, line: int) -> None:
+def test_a_network_of_the_host_is_in_use(machine: Namespace, address: str, allowed: str, line: int) -> None:
     machine.run(["ip", "route", "add", "10.44.0.0/16", "via", "192.168.7.1"])
-    write(machine, file)
+    write(machine, text(f"Address = {address}", allowed=allowed))
     assert codes(machine) == [("net-in-use", line)]
 
 
