@@ -16,7 +16,7 @@ import pytest
 
 from tests.interop.pairs import private_key, public_key, until
 from tests.namespaces import host
-from tests.netns.tunnels import journals, links, programs, rules, wgq, write
+from tests.netns.tunnels import FULL, config, journals, links, programs, rules, wgq, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,6 +220,70 @@ def test_down_takes_away_a_kill_switch_without_a_journal(machines: tuple[Namespa
     near.run(["sh", "-c", "rm /run/wgq/*/wg0.journal; ip link delete wg0"])
     wgq(near, "down", "wg0")
     assert tables(near) == []
+
+
+SEND = """
+from socket import *
+targets = (AF_INET, "203.0.113.9"), (AF_INET6, "2001:db8:9::9")
+sockets = [(socket(family, SOCK_DGRAM), to) for family, to in targets]
+while True:
+    for socket, to in sockets:
+        try:
+            socket.sendto(b"x", (to, 9))
+        except OSError:
+            pass
+"""
+
+
+def test_a_restart_does_not_open_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    """One that the file had before, and one that it did not have; an endpoint's name is not asked for under it."""
+    near, router = machines
+    near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts"])
+    tunnel(near, router, endpoint="vpn.example")
+    path = "/etc/wireguard/wg0.conf"
+    wgq(near, "up", "wg0")
+    near.run(["nft", "-f", "-"], input=COUNTER)
+    sender = near.popen(["python3", "-c", SEND])
+    for edit in ("s/^Address/# wgq: kill-switch = on\\n&/", "s/^Address/ListenPort = 51999\\n&/"):
+        near.run(["sed", "-i", edit, path])
+        assert "kill-switch" in wgq(near, "reload", "wg0", status=3).stderr
+        before = leaks(near)
+        wgq(near, "reload", "--or-restart", "wg0")
+        assert leaks(near) == before
+        near.run(["sh", "-c", "sed /vpn/d /etc/hosts >/run/hosts; cat /run/hosts >/etc/hosts"])
+    sender.kill()
+    sender.wait()
+    assert reaches(near, "10.9.0.1")
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def test_reload_needs_a_restart_for_settings_that_change_alone(machines: tuple[Namespace, Namespace]) -> None:
+    near, router = machines
+    tunnel(near, router, "exclude = lan, 198.51.100.0/24", "kill-switch = on", extra="Table = off\n")
+    wgq(near, "up", "wg0")
+    wgq(near, "reload", "wg0")
+    for edit in ("s/lan, //", "s/exclude = .*/exclude = lan/"):
+        near.run(["sed", "-i.before", edit, "/etc/wireguard/wg0.conf"])
+        assert "exclude" in wgq(near, "reload", "wg0", status=3).stderr
+        near.run(["mv", "/etc/wireguard/wg0.conf.before", "/etc/wireguard/wg0.conf"])
+    wgq(near, "down", "wg0")
+
+
+def test_kept_connections_have_a_mark_that_others_do_not_have(machines: tuple[Namespace, Namespace]) -> None:
+    """Also where the tunnel's mark is the bit that tells them apart."""
+    near, router = machines
+    tunnel(near, router, "keep-inbound = on", "kill-switch = on", extra="FwMark = 0x40000000\n")
+    wgq(near, "up", "wg0")
+    assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
+    assert " 0x00000000" not in near.out("nft", "list", "ruleset")
+    wgq(near, "down", "wg0")
+
+
+def test_a_network_that_a_peer_has_cannot_be_excluded(machine: Namespace) -> None:
+    write(machine, config("# wgq: kill-switch = on\n# wgq: exclude = 0.0.0.0/0", FULL))
+    assert "is excluded, and a peer has it in AllowedIPs" in wgq(machine, "up", "wg0", status=1).stderr
+    assert tables(machine) == []
 
 
 def test_excluded_networks_stay_outside(machines: tuple[Namespace, Namespace]) -> None:

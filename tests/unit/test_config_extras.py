@@ -42,8 +42,17 @@ def test_the_last_switch_counts() -> None:
 
 @pytest.mark.parametrize(
     "line",
+    ["# WGQ: kill-switch = on", "#wgq : kill-switch=on", "# wgq: Kill-Switch = ON", "\t## Wgq:kill-switch = On"],
+)
+def test_case_and_blanks_before_the_colon_do_not_matter(line: str) -> None:
+    assert extras(f"[Interface]\n{line}\n") == Extras(kill_switch=True)
+
+
+@pytest.mark.parametrize(
+    "line",
     [
         "# wgq: ignore zero-key",
+        "# wgq is: kill-switch = on",
         "# about wgq: kill-switch = on",
         "PostUp = echo '# wgq: x = y'",
         "MTU = 1 # wgq:",

@@ -8,7 +8,7 @@
     word  = "kill-switch" | "keep-inbound"   value: on | off
           | "exclude"                        value: networks and `lan', separated by commas or blanks; lines add up
 
-`# wgq: ignore CODE` is for `wgq check`, and no setting.
+Case does not matter, as in keys. `# wgq: ignore CODE` is for `wgq check`, and no setting.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from wgquick.config.document import Document
 
-_MARK = b"wgq:"
+_MARK = b"wgq"
 _WORDS = ("kill-switch", "exclude", "keep-inbound")
 _SWITCHES = {"on": True, "off": False}
 
 
 def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
     """The settings, and the faults of lines that are none."""
-    if _MARK not in bytes(document):
+    if _MARK not in bytes(document).lower():
         return Extras(), []
     extras, faults = Extras(), []
     for line in _lines(document):
@@ -56,14 +56,14 @@ class _Line(NamedTuple):
 def _lines(document: Document) -> Iterator[_Line]:
     sections = None
     for row, raw in enumerate(document.raw):
-        if _MARK not in raw:
+        if _MARK not in raw.lower():
             continue
         text = document.line_text(row)
         comment = text.lstrip()
-        after = comment.lstrip("#").lstrip()
-        if not comment.startswith("#") or not after.startswith("wgq:"):
+        mark, colon, setting = comment.lstrip("#").partition(":")
+        if not comment.startswith("#") or not colon or mark.strip().lower() != "wgq":
             continue
-        setting = after.removeprefix("wgq:").lstrip()
+        setting = setting.lstrip()
         if setting.partition(" ")[0].lower() == "ignore":
             continue
         sections = sections or document.lines()
@@ -73,9 +73,10 @@ def _lines(document: Document) -> Iterator[_Line]:
 def _with(extras: Extras, line: _Line) -> Extras:
     """The settings with one more line; GrammarError with the offset of its fault."""
     word, equals, value = (part.strip() for part in line.text.partition("="))
+    shown, word = word, word.lower()
     if word not in _WORDS:
         remedy = f"write one of {', '.join(_WORDS)}, or leave `wgq:' out of the comment"
-        raise GrammarError("wgq-setting", f"{grammar.shown(word)} is no setting of wgq", remedy)
+        raise GrammarError("wgq-setting", f"{grammar.shown(shown)} is no setting of wgq", remedy)
     if line.section == "Peer":
         what = f"{word} stands in [Peer]"
         raise GrammarError("wgq-setting", what, "move the line to [Interface]")
@@ -106,15 +107,15 @@ def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: boo
 
 
 def _switch(word: str, value: str, offset: int) -> bool:
-    if value not in _SWITCHES:
+    if value.lower() not in _SWITCHES:
         what = f"{word} is {grammar.shown(value)}, and neither on nor off"
         raise GrammarError("wgq-setting", what, f"write `# wgq: {word} = on'").at(offset)
-    return _SWITCHES[value]
+    return _SWITCHES[value.lower()]
 
 
 def _networks(value: str, offset: int) -> Iterator[Prefix | str]:
     for word, start in grammar.words(value):
-        if word == LAN:
+        if word.lower() == LAN:
             yield LAN
             continue
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wgquick.errors import HookError, OperationError, SignalError, WgqError
 from wgquick.executor import bygone, mark, observe, traffic, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
-from wgquick.executor.journal import Journal
+from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.plan import applied
 from wgquick.plan import down as plan_down
@@ -14,12 +14,12 @@ from wgquick.plan import up as plan_up
 from wgquick.plan.steps import DeleteLink, RemoveGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.errors import ConfigError
     from wgquick.executor.journal import Record
-    from wgquick.net import PublicKey
+    from wgquick.net import Endpoint, PublicKey, SocketAddress
     from wgquick.options import Options
     from wgquick.plan.facts import EndpointFacts
     from wgquick.plan.steps import Step, Undo
@@ -39,7 +39,8 @@ def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         _up(settings, host, options, say)
 
 
-def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
+def _up(settings: Settings, host: Host, options: Options, say: Say, found: EndpointFacts | None = None) -> None:
+    """`found` are the endpoints where a kill switch that stands already lets no question for them out."""
     name = settings.name
     if host.rtnl.link(name) is not None:
         raise WgqError(f"`{name}' already exists", remedy=_way_with_existing(name, host))
@@ -54,9 +55,8 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     try:
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
         journal.start(settings.path, later, contained=host.is_contained)
-        found = None
         if settings.extras.kill_switch:
-            found = traffic.endpoints(settings, earlier, host)
+            found = found or traffic.endpoints(settings, earlier, host)
             traffic.guard(settings, found, host, run)
         hooked = _bring_up(settings, found, host, options, run)
         journal.apply(applied.recorded(applied.of_steps(settings, run.taken, journal.digest(), hooked)))
@@ -176,7 +176,16 @@ def _todays(name: str, read: FileForDown, host: Host, say: Say) -> Settings | No
     return None if recorded else settings
 
 
-def _down(name: str, settings: Settings | None, host: Host, options: Options, *, say: Say, save: Save) -> None:
+def _down(
+    name: str,
+    settings: Settings | None,
+    host: Host,
+    options: Options,
+    *,
+    say: Say,
+    save: Save,
+    keeps_guard: bool = False,
+) -> None:
     journal = Journal(host.journal_directory, name)
     record = journal.read()
     if name in bygone.clean(host, say) and record is None and host.rtnl.link(name) is None:
@@ -190,6 +199,7 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         _save(name, settings, options, say=say, save=save)
     # PreDown hooks, too, may move rules.
     undos = with_moved_rules(departure.undos, (name,), host) if departure.before else departure.undos
+    undos = traffic.without_guard(undos) if keeps_guard else undos
     faults = run.take_back(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
@@ -207,13 +217,25 @@ def _down(name: str, settings: Settings | None, host: Host, options: Options, *,
         raise unfinished
 
 
-def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
+def restart(
+    settings: Settings, host: Host, options: Options, say: Say, resolved: Mapping[Endpoint, SocketAddress]
+) -> None:
     """Take the interface down and bring it up as its file says now; the caller holds the interface's lock.
 
-    What the interface has is not saved to the file first: the file is what counts.
+    What the interface has is not saved to the file first: the file is what counts. A kill switch that the file
+    wants stands before the tunnel goes. `resolved` are endpoints that were looked up while the tunnel was there.
     """
-    _down(settings.name, settings._replace(save_config=False), host, options, say=say, save=lambda _: None)
-    _up(settings, host, options, say)
+    found, wants_guard = None, settings.extras.kill_switch
+    if wants_guard:
+        journal = Journal(host.journal_directory, settings.name)
+        record = journal.read()
+        undos = record.undos if record else ()
+        found = traffic.endpoints(settings, traffic.standing(record), host, resolved)
+        kept = journal if record else NoJournal(settings.name)
+        traffic.guard(settings, found, host, Execution(host, options, say, kept, promised=undos))
+    bare = settings._replace(save_config=False)
+    _down(settings.name, bare, host, options, say=say, save=lambda _: None, keeps_guard=wants_guard)
+    _up(settings, host, options, say, found)
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

@@ -130,7 +130,7 @@ class _Reload:
             from wgquick.executor.commands import restart
 
             self._say(f"[!] Restarting {self._name} for {'; and for '.join(reasons)}")
-            restart(self._settings, self._host, self._options, self._say)
+            restart(self._settings, self._host, self._options, self._say, self._resolved)
             return Outcome((), reasons)
         if not look.difference.moves:
             self._note(look.wanted)

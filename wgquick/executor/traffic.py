@@ -12,11 +12,12 @@ from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import RemoveGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.executor.execution import Execution
     from wgquick.executor.journal import Record
+    from wgquick.net import Endpoint
     from wgquick.plan.facts import RouteFacts
     from wgquick.plan.steps import Undo
     from wgquick.ports import Host
@@ -27,9 +28,18 @@ _PRIVATE = tuple(
 )
 
 
-def endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host) -> EndpointFacts:
-    """Every endpoint resolved. A kill switch that stands lets no question out: a name's earlier answer counts."""
+def endpoints(
+    settings: Settings,
+    earlier: RemoveGuard | None,
+    host: Host,
+    resolved: Mapping[Endpoint, SocketAddress] | None = None,
+) -> EndpointFacts:
+    """Every endpoint resolved. A kill switch that stands lets no question out: a name's earlier answer counts.
+
+    `resolved` are answers that are newer than those.
+    """
     known = dict(_remembered(earlier.resolved)) if earlier else {}
+    known |= {str(endpoint): found for endpoint, found in (resolved or {}).items()}
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
 

@@ -5,6 +5,7 @@ Secrets are in it as keyed hashes alone. A journal that was written by an earlie
 
 from __future__ import annotations
 
+from wgquick.config import extras
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import FirewallRules, Prefix
 from wgquick.plan.current import LinkDns
@@ -30,6 +31,7 @@ class Applied(NamedTuple):
     `peers` is what the file gave for its peers, `private_key` its key's hash ("": none). `addresses` and `routes`
     (each with its table) are those that were added; `mtu` (0: not set) with whether it was measured; `fwmark` the
     mark that was chosen for a full tunnel, 0 if none was. `hooked` are the peers that the file's hooks added.
+    `extras` are the settings of wgq's own as lines (None: not known).
     """
 
     peers: Earlier
@@ -42,6 +44,7 @@ class Applied(NamedTuple):
     dns: LinkDns = LinkDns("off")
     firewall: tuple[FirewallRules, ...] = ()
     hooked: frozenset[bytes] = frozenset()
+    extras: tuple[str, ...] | None = None
 
 
 class Known(NamedTuple):
@@ -62,6 +65,7 @@ class Known(NamedTuple):
     firewall: tuple[FirewallRules, ...] = ()
     fwmark: int = 0
     mtu: int = 0
+    extras: tuple[str, ...] | None = None
 
     def stays(self, key: PublicKey) -> bool:
         """Whether a peer that the file lacks stays."""
@@ -91,6 +95,7 @@ def known(
         firewall=newest.firewall if len(both) == 1 else (),
         fwmark=newest.fwmark or both[0].fwmark,
         mtu=newest.mtu if len(both) == 1 else 0,
+        extras=newest.extras,
     )
 
 
@@ -149,7 +154,13 @@ def of_desired(wanted: Desired, digest: Digest, hooked: frozenset[bytes]) -> App
 
 def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Applied:
     private_key = digest(settings.private_key.raw) if settings.private_key else ""
-    return Applied(given(settings, digest), private_key, has_automatic_mtu=settings.mtu is None, hooked=hooked)
+    return Applied(
+        given(settings, digest),
+        private_key,
+        has_automatic_mtu=settings.mtu is None,
+        hooked=hooked,
+        extras=tuple(extras.lines(settings.extras)),
+    )
 
 
 def recorded(applied: Applied) -> dict[str, Any]:
@@ -167,6 +178,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "dns": list(applied.dns),
         "firewall": [_recorded_rules(rules) for rules in applied.firewall],
         "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
+        "extras": None if applied.extras is None else list(applied.extras),
     }
 
 
@@ -191,6 +203,7 @@ def from_record(record: dict[str, Any]) -> Applied:
         LinkDns(mode, tuple(servers), tuple(search), full_tunnel),
         tuple(_rules(*fields) for fields in record["firewall"]),
         frozenset(map(bytes.fromhex, record["hooked"].split())),
+        None if (lines := record.get("extras")) is None else tuple(lines),
     )
 
 

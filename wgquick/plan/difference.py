@@ -7,6 +7,7 @@ wg-quick(8) would have made. Pure.
 
 from __future__ import annotations
 
+from wgquick.config.extras import lines
 from wgquick.config.grammar import mask
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
@@ -104,25 +105,35 @@ def difference(
 
 
 def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:
-    """The settings of wgq's own that change, or whose rules name what changes (`plan.traffic`)."""
+    """The settings of wgq's own that change, or whose rules name what changes (`plan.traffic`).
+
+    A journal of an earlier version does not have the settings: its undos tell them in part.
+    """
     extras, undos = wanted.settings.extras, known.undos or ()
+    before = None if known.extras is None else {line.split()[2]: line for line in known.extras}
+    after = {line.split()[2]: line for line in lines(extras)}
+
+    def differs(word: str) -> bool:
+        return before is not None and before.get(word) != after.get(word)
+
     has_guard = any(isinstance(undo, RemoveGuard) for undo in undos)
     is_renamed = change.first.listen_port is not None or (change.first.fwmark or change.last.fwmark) is not None
     has_new_endpoint = any(peer.endpoint is not None for peer in change.first.peers)
-    if extras.kill_switch != has_guard or (has_guard and (is_renamed or has_new_endpoint)):
+    if (
+        extras.kill_switch != has_guard
+        or differs("kill-switch")
+        or (has_guard and (is_renamed or has_new_endpoint))
+    ):
         yield "kill-switch"
     excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
     named = {str(each) for each in extras.exclude if not isinstance(each, str)}
     full = frozenset(family for family in (4, 6) if now.is_full(family))
     is_moved = wanted.full != full or is_renamed
-    if (
-        not named <= excluded
-        or (bool(excluded) != bool(extras.exclude) and not has_guard)
-        or (excluded and is_moved)
-    ):
+    is_unlike = not named <= excluded or (bool(excluded) != bool(extras.exclude) and not has_guard)
+    if differs("exclude") or (before is None and is_unlike) or (excluded and is_moved):
         yield "exclude"
     keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
-    if keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):
+    if differs("keep-inbound") or keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):
         yield "keep-inbound"
 
 

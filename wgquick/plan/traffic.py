@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from wgquick.config.settings import LAN
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Guard, Prefix, pack_address
@@ -47,7 +46,12 @@ def is_wanted(settings: Settings) -> bool:
 def check(settings: Settings) -> None:
     """WgqError if the settings cannot be met."""
     extras = settings.extras
-    networks = [each for each in extras.exclude if each != LAN]
+    networks = [each for each in extras.exclude if not isinstance(each, str)]
+    allowed = {(ip.address, ip.length) for peer in settings.peers for ip in peer.allowed_ips}
+    for each in networks:
+        if (each.address, each.length) in allowed:
+            what = f"{each} is excluded, and a peer has it in AllowedIPs"
+            raise WgqError(what, where=settings.path or settings.name, remedy="Take it out of one of the two.")
     if not networks or extras.kill_switch or _has_table(settings):
         return
     remedy = "Take them out of AllowedIPs instead: `wgq allowed-ips' computes what is left."

@@ -57,12 +57,12 @@ def keep_inbound(name: str, mark: int) -> None:
     connection get the tunnel's mark too, for a strict reverse path filter. A connection's mark may become the
     tunnel's, as wg-quick's rules save that for UDP.
     """
-    of_connection = f"ct mark {{ {mark:#x}, {mark ^ _INBOUND_BIT:#x} }}"
+    of_connection = f"ct mark {{ {mark:#x}, {_inbound_mark(mark):#x} }}"
     beside = f'iifname != {{ "lo", "{name}" }}'
     rules = f"""
     chain prerouting {{
         type filter hook prerouting priority mangle + 1; policy accept;
-        {beside} ct state new fib daddr type local ct mark set {mark ^ _INBOUND_BIT:#x}
+        {beside} ct state new fib daddr type local ct mark set {_inbound_mark(mark):#x}
         {beside} {of_connection} ct direction original fib daddr type local meta mark set {mark:#x}
         {beside} {of_connection} ct direction reply meta mark set {mark:#x}
     }}
@@ -71,6 +71,11 @@ def keep_inbound(name: str, mark: int) -> None:
         {of_connection} ct direction reply meta mark set {mark:#x}
     }}"""
     _run(_replaced(_table("inbound", name), rules))
+
+
+def _inbound_mark(mark: int) -> int:
+    """The mark of connections that came in: neither the tunnel's nor that of all others, which is 0."""
+    return mark ^ _INBOUND_BIT or mark ^ _INBOUND_BIT >> 1
 
 
 def forget_inbound(name: str) -> None:
@@ -91,7 +96,7 @@ def _guard_rules(name: str, wanted: Guard) -> str:
             passed.append(f"{marked}{kind} daddr . udp dport {{ {', '.join(sockets)} }} accept")
     answers = [f"{marked}udp sport {wanted.port} ct direction reply accept"] if wanted.port else []
     if wanted.inbound:
-        mark = f"{{ {wanted.mark:#x}, {wanted.mark ^ _INBOUND_BIT:#x} }}" if wanted.mark else "0"
+        mark = f"{{ {wanted.mark:#x}, {_inbound_mark(wanted.mark):#x} }}" if wanted.mark else "0"
         answers.append(f"ct mark {mark} ct direction reply accept")
     lans = [
         f"{kind} daddr {{ {', '.join(map(str, networks))} }} accept"
