@@ -56,13 +56,13 @@ def names(document: Document) -> Names:
     """The names of a file's peers; a peer without one is not in it."""
     reader = _Reader(document)
     for row, cleaned in enumerate(document.views.wg):
-        match cleaned[:1]:
-            case "#":
-                reader.comment(row)
-            case "[":
-                reader.header(row, cleaned)
-            case _:
-                reader.other(row, cleaned)
+        first = cleaned[:1]
+        if first == "#":
+            reader.comment(row)
+        elif first == "[":
+            reader.header(row, cleaned)
+        elif reader.above or first in ("P", "p"):  # a file may have 50,000 other lines
+            reader.other(row, cleaned)
     return reader.result()
 
 
@@ -159,24 +159,27 @@ class _Reader:
         self._raw = document.raw
         self._found: dict[str, str] = {}
         self._disabled: dict[str, str] = {}
-        self._above: list[_Comment] = []
+        self.above: list[_Comment] = []
+        self._has_header = False  # among them
         self._section: _Section | None = None
 
     def comment(self, row: int) -> None:
         """A line that is a comment."""
-        self._above.append(_comment(self._raw[row].decode("utf-8", "replace").strip()))
+        comment = _comment(self._raw[row].decode("utf-8", "replace").strip())
+        self._has_header |= comment.kind == "header"
+        self.above.append(comment)
 
     def header(self, row: int, cleaned: str) -> None:
         """A line that opens a section; `cleaned` is the line without whitespace."""
         self._close()
         if cleaned[:6].lower() == _PEER:
-            self._section = _Section(self._above, self._inline(row, cleaned))
-        self._take_disabled(self._above)
-        self._above = []
+            self._section = _Section(self.above, self._inline(row, cleaned))
+        self._take_disabled(self.above)
+        self.above = []
 
     def other(self, row: int, cleaned: str) -> None:
         """A setting, or an empty line."""
-        if self._above:
+        if self.above:
             self._flush()
         if self._section is not None and cleaned[:10].lower() == "publickey=":
             self._section.key = cleaned.partition("#")[0][10:]
@@ -192,9 +195,9 @@ class _Reader:
     def _flush(self) -> None:
         """The comments so far belong to the section that they stand in."""
         if self._section is not None:
-            self._section.inside += self._above
-        self._take_disabled(self._above)
-        self._above = []
+            self._section.inside += self.above
+        self._take_disabled(self.above)
+        self.above = []
 
     def _close(self) -> None:
         section, self._section = self._section, None
@@ -204,8 +207,9 @@ class _Reader:
     def _take_disabled(self, comments: list[_Comment]) -> None:
         """The peers that a block of comments has in full, [Peer] and its key."""
         name, is_open = "", False
-        if not any(comment.kind == "header" for comment in comments):
+        if not self._has_header:
             return
+        self._has_header = False
         for comment in comments:
             if comment.kind == "marked":
                 name = comment.name

@@ -267,7 +267,7 @@ class _Sources(NamedTuple):
     def present(self, peer: DevicePeer) -> PeerStatus:
         """A peer that the device has."""
         text, trend = str(peer.public_key), self.trends[peer.public_key.raw]
-        events = self.counted.peer(peer.public_key) if self.counted else None
+        events = self.counted.peers.get(peer.public_key) if self.counted else None
         if events and is_being_tried(events):
             trend = trend._replace(sends=True)
         settings, endpoint = (self.wanted or {}).get(peer.public_key), peer.endpoint
