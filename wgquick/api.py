@@ -1,9 +1,9 @@
-"""The Python interface, and the one place that joins the executor to the system.
+"""The Python interface, and the only module that connects the executor with the system.
 
-Nothing here prints, exits, changes os.environ or keeps state: the transcript goes to the caller's function line
-by line, failures are raised (`WgqError` and its kinds: `ConfigError` for a file's faults, `HookError` for a hook's
-status, `OperationError` for what the kernel or a program refused), and each call works in the calling thread's
-namespaces. Several threads may work on several interfaces. Hooks write to the process's own output.
+Nothing here prints, exits, changes os.environ or keeps state. The caller's function gets the transcript line by
+line. Failures are raised: `WgqError` and its subclasses `ConfigError` (a file's faults), `HookError` (a hook's
+status) and `OperationError` (the kernel or a program refused). Each call works in the calling thread's namespaces.
+Several threads may work on several interfaces. Hooks write to the process's standard output and error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
     """The configuration in `text`, for the interface `name`.
 
-    ConfigError with every fault of it; another WgqError if wg-quick does not allow such a name.
+    ConfigError has all faults of the text. WgqError if wg-quick does not allow the name.
     """
     from wgquick.config.models import WgQuickConfig  # pydantic: not on the path of `wgq up`
 
@@ -60,7 +60,7 @@ def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
 def read(source: str | PathLike[str]) -> WgQuickConfig:
     """The configuration of an interface name (/etc/wireguard/NAME.conf) or of a path to NAME.conf.
 
-    ConfigError with every fault of it; another WgqError if there is no such file.
+    ConfigError has all faults of the file. WgqError if there is no such file.
     """
     from wgquick.config.models import WgQuickConfig
 
@@ -68,36 +68,36 @@ def read(source: str | PathLike[str]) -> WgQuickConfig:
 
 
 def load(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> Settings:
-    """As `read`, but the plain settings; `transcript` takes the warnings, `name` overrides the interface's name.
+    """Like `read`, but returns plain settings. `transcript` takes warnings; `name` replaces the interface's name.
 
-    The source `-` is standard input, and needs a name.
+    The source `-` is standard input and needs a name.
     """
     from wgquick.config.location import locate
     from wgquick.config.reading import read_settings
 
-    return read_settings(locate(source, name), _said(transcript))
+    return read_settings(locate(source, name), _line_by_line(transcript))
 
 
 def strip(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> bytes:
-    """What `wg setconf` understands of the configuration, as `wg-quick strip` prints it; `-` needs no name here."""
+    """The part of the configuration that `wg setconf` reads, as `wg-quick strip` prints it; `-` needs no name."""
     from wgquick.config.location import STANDARD_INPUT, Location, locate
     from wgquick.config.reading import read_stripped
 
     found = Location(name or "", "") if source == STANDARD_INPUT else locate(source, name)
-    return read_stripped(found, _said(transcript))
+    return read_stripped(found, _line_by_line(transcript))
 
 
 def up(config: Config, options: Options | None = None, transcript: Transcript | None = None) -> None:
     """Bring the interface up as `wgq up` does (wg-quick(8)).
 
-    Whatever fails or interrupts half way is undone completely, and raised.
+    After a failure or an interruption all changes are undone and the error is raised.
     """
     from wgquick.executor.commands import cmd_up
 
-    said = _said(transcript)
+    say = _line_by_line(transcript)
     settings = _settings(config)
     valid_name(settings.name)
-    cmd_up(settings, _host(said), _checked(options), said)
+    cmd_up(settings, _host(say), _checked(options), say)
 
 
 def down(
@@ -106,24 +106,24 @@ def down(
     options: Options | None = None,
     transcript: Transcript | None = None,
 ) -> None:
-    """Take the interface down as `wgq down` does; WgqError if there is none of that name.
+    """Take the interface down as `wgq down` does; WgqError if there is no such interface.
 
-    `config`, whatever its own name, has the PreDown and PostDown hooks and SaveConfig. It may be a source, as for
-    `read`: if that file is gone or has faults, the hooks are those of the journal. None takes those of the journal.
-    A failing PreDown hook leaves the interface up (Options has `force`), a failing PostDown hook is raised with
-    everything gone.
+    `config` provides the PreDown and PostDown hooks and SaveConfig; its own name is ignored. It may be a source, as
+    for `read`. If the file is gone or has faults, or if `config` is None, the journal's hooks run. A failing
+    PreDown hook leaves the interface up, unless `options` has `force`. The error of a failing PostDown hook is
+    raised after everything is removed.
     """
     from wgquick.executor.commands import cmd_down
 
-    said = _said(transcript)
+    say = _line_by_line(transcript)
     chosen = _checked(options)
     valid_name(name)
-    read = _for_down(name, config, said)
-    cmd_down(name, read, _host(said), chosen, say=said, save=lambda s: _save(s, chosen, said))
+    read = _for_down(name, config, say)
+    cmd_down(name, read, _host(say), chosen, say=say, save=lambda s: _save(s, chosen, say))
 
 
-def _for_down(name: str, config: Config | str | PathLike[str] | None, said: Transcript) -> FileForDown:
-    """What reads the configuration once the interface is locked."""
+def _for_down(name: str, config: Config | str | PathLike[str] | None, say: Transcript) -> FileForDown:
+    """A function that reads the configuration, to be called while the interface is locked."""
     if config is None:
         return lambda: (None, None)
     try:
@@ -134,7 +134,7 @@ def _for_down(name: str, config: Config | str | PathLike[str] | None, said: Tran
     from wgquick.config.location import locate
     from wgquick.config.reading import read_for_down
 
-    return lambda: read_for_down(locate(source, name), said)
+    return lambda: read_for_down(locate(source, name), say)
 
 
 def reload(
@@ -143,48 +143,48 @@ def reload(
     transcript: Transcript | None = None,
     wishes: Wishes | None = None,
 ) -> Outcome:
-    """Change the live interface to what the configuration says as `wgq reload` does, by the difference alone.
+    """Apply the difference between the configuration and the live interface, as `wgq reload` does.
 
-    RestartNeededError (status 3) with nothing changed where that cannot be. Whatever fails or interrupts half
-    way is undone completely, and raised.
+    RestartNeededError (status 3), before any change, if the interface has to be restarted. After a failure or an
+    interruption all changes are undone and the error is raised.
     """
     from wgquick.executor.reloading import Wishes, cmd_reload
 
-    said = _said(transcript)
+    say = _line_by_line(transcript)
     settings = _settings(config)
     valid_name(settings.name)
-    return cmd_reload(settings, _host(said), _checked(options), wishes or Wishes(), said)
+    return cmd_reload(settings, _host(say), _checked(options), wishes or Wishes(), say)
 
 
 def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the transcript says of a reload's move, and of its way back."""
-    host = _host(_unheard)
+    """The transcript lines of a reload's move, and of its way back."""
+    host = _host(_say_nothing)
     return move.step.lines(host), tuple(line for step in move.back for line in step.lines(host))
 
 
 def save(source: str | PathLike[str], options: Options | None = None, transcript: Transcript | None = None) -> None:
-    """Write the interface's present state to its configuration file as `wgq save` does.
+    """Write the interface's current state to its configuration file, as `wgq save` does.
 
     `source` is the interface's name or its file's path, as for `read`.
     """
-    said = _said(transcript)
-    _save(load(fspath(source), said), _checked(options), said)
+    say = _line_by_line(transcript)
+    _save(load(fspath(source), say), _checked(options), say)
 
 
-def _save(settings: Settings, options: Options, said: Transcript) -> None:
+def _save(settings: Settings, options: Options, say: Transcript) -> None:
     from wgquick.executor.saving import cmd_save
 
-    cmd_save(settings, _host(said), options, said)
+    cmd_save(settings, _host(say), options, say)
 
 
 def interfaces() -> list[str]:
     """The names of the WireGuard interfaces, as `wg show interfaces` prints them."""
-    return _host(_unheard).wireguard.interfaces()
+    return _host(_say_nothing).wireguard.interfaces()
 
 
 def devices(names: Iterable[str] | None = None) -> list[Device]:
-    """The state of the interfaces that are named, or of all; OperationError if one is no WireGuard interface."""
-    wireguard = _host(_unheard).wireguard
+    """The state of the named interfaces, or of all; OperationError if a name is not a WireGuard interface."""
+    wireguard = _host(_say_nothing).wireguard
     if names is not None:
         return [_device(wireguard, name) for name in names]
     found = []
@@ -192,7 +192,7 @@ def devices(names: Iterable[str] | None = None) -> list[Device]:
         try:
             found.append(wireguard.get(name))
         except OperationError as error:
-            if error.errno != ENODEV:  # it went meanwhile
+            if error.errno != ENODEV:  # not removed since the list was read
                 raise
     return found
 
@@ -206,11 +206,11 @@ def _device(wireguard: WireGuard, name: str) -> Device:
 
 
 def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ()) -> Heard:
-    """Who knocks at a device's port in that many seconds, what leaves it, and which ICMP errors come back.
+    """Capture for `seconds` the messages to and from a device's port, and the ICMP errors that come back.
 
-    The device needs not be there: its name, private key, port and peers' keys are what counts. `candidates` are
-    keys that a message may be made for by mistake. It changes nothing and needs CAP_NET_RAW (OperationError). Every
-    thread may listen; what is heard is of the calling thread's network namespace.
+    The device does not have to exist: its name, private key, port and peers' keys are used. `candidates` are keys
+    for which a message may be made by mistake. Nothing is changed. OperationError without CAP_NET_RAW. Any thread
+    may call it; the capture is in the calling thread's network namespace.
     """
     from wgquick.diagnosis.knocks import Ledger
     from wgquick.system.capture import Capture
@@ -223,45 +223,45 @@ def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ())
 
 
 def status(names: Iterable[str] = ()) -> Status:
-    """The interfaces that are named, or all, and their peers, as `wgq status --json` has them; no rates.
+    """The named interfaces, or all, and their peers, as in `wgq status --json`, without rates.
 
-    OperationError if one that is named is no WireGuard interface.
+    OperationError if a name is not a WireGuard interface.
     """
     return observer().read(tuple(names))
 
 
 def observer(*, look_up: bool = True) -> Observer:
-    """What reads the status again and again: from the second reading on there are rates.
+    """An object that reads the status repeatedly. From the second reading on there are rates.
 
-    Without `look_up` no name of an endpoint is looked up.
+    Without `look_up` the host names of endpoints are not resolved.
     """
     from wgquick.status.observe import Observer
 
-    return Observer(_host(_unheard), look_up=look_up)
+    return Observer(_host(_say_nothing), look_up=look_up)
 
 
 def diagnostics(name: str) -> Diagnostics | None:
-    """What the daemon of an interface counts (wgquick.counters); None of the kernel's and of other daemons'.
+    """The counters of an interface's daemon (wgquick.counters); None for the kernel and for other daemons.
 
-    OperationError (ENODEV) if it is no WireGuard interface. wireguard-go logs an error for a request that it does
-    not know: do not ask it again and again.
+    OperationError (ENODEV) if it is not a WireGuard interface. wireguard-go logs an error for every unknown
+    request, so do not call this repeatedly.
     """
-    return _host(_unheard).wireguard.diagnostics(name)
+    return _host(_say_nothing).wireguard.diagnostics(name)
 
 
 def wait(name: str, timeout: float = 15.0, peers: str = "any") -> tuple[PublicKey, ...]:
-    """Wait for handshakes that are newer than the call, as `wgq wait` does; returns whose there were.
+    """Wait for handshakes newer than the call, as `wgq wait` does; returns the peers that had one.
 
-    `peers` is "any" or "all" of those with an endpoint, or public keys or names of peers, separated by commas.
-    Handshakes are begun without a packet inside the tunnel. NoHandshakeError if there is none in `timeout` seconds.
+    `peers` is "any" or "all" (of the peers with an endpoint), or public keys or names separated by commas. The
+    device starts the handshakes without a packet inside the tunnel. NoHandshakeError after `timeout` seconds.
     """
     from wgquick.executor import waiting
 
-    host = _host(_unheard)
+    host = _host(_say_nothing)
     link = host.rtnl.link(name)
     device = _device(host.wireguard, name)
     if link is not None and not link.up:
-        raise WgqError("the link is down", where=name, remedy=f"Set it up: ip link set up dev {name}")
+        raise WgqError("the link is down", where=name, remedy=f"Bring it up: ip link set up dev {name}")
     there = {peer.public_key: peer.endpoint is not None for peer in device.peers}
     awaited = waiting.chosen(name, there, peers, _names(name, host))
     return waiting.handshakes(name, host.wireguard, awaited, device, timeout=timeout)
@@ -284,7 +284,7 @@ async def watch(
     from wgquick.system.monitor import Monitor
     from wgquick.upkeep.watcher import Asked, Watcher, check_up
 
-    host, chosen = _host(_unheard), frozenset(map(valid_name, names))
+    host, chosen = _host(_say_nothing), frozenset(map(valid_name, names))
     if once:
         check_up(sorted(chosen), host)
     async for event in Watcher(host, Monitor(), Asked(chosen, once, check_only), ready).events():
@@ -292,7 +292,7 @@ async def watch(
 
 
 def first_handshakes(settings: Settings, timeout: float, peers: str) -> Callable[[], tuple[PublicKey, ...]]:
-    """A function that waits as `wait` does, for an interface that `up` has made since this was called.
+    """A function that waits like `wait`, for an interface that `up` creates after this call.
 
     WgqError if the file has no such peer.
     """
@@ -300,12 +300,12 @@ def first_handshakes(settings: Settings, timeout: float, peers: str) -> Callable
 
     wanted = {peer.public_key: peer.endpoint is not None for peer in settings.peers}
     awaited = waiting.chosen(settings.name, wanted, peers, _file_names(settings.path))
-    wireguard = _host(_unheard).wireguard
+    wireguard = _host(_say_nothing).wireguard
     return lambda: waiting.handshakes(settings.name, wireguard, awaited, None, timeout=timeout)
 
 
 def _names(name: str, host: Host) -> Mapping[str, str]:
-    """The names of an interface's peers, by the file that the journal names."""
+    """The names of an interface's peers, from the file that the journal names."""
     from wgquick.config.location import DIRECTORY
     from wgquick.executor.journal import Journal
 
@@ -327,11 +327,11 @@ def main_routes(address: bytes) -> list[Prefix]:
     """The destinations of the main table, of an address's family."""
     from wgquick.net import MAIN_TABLE, family_of
 
-    return _host(_unheard).rtnl.routes(family=family_of(address), table=MAIN_TABLE)
+    return _host(_say_nothing).rtnl.routes(family=family_of(address), table=MAIN_TABLE)
 
 
 def public_key(device: Device) -> PublicKey | None:
-    """A device's own public key; None if it has no private key."""
+    """A device's public key; None if it has no private key."""
     from wgquick.diagnosis.keys import public_key_of
 
     return public_key_of(device.private_key) if device.private_key else None
@@ -344,10 +344,11 @@ def check(
     live: bool = False,
     transcript: Transcript | None = None,
 ) -> list[Finding]:
-    """What is wrong in configuration files, by themselves and against each other, as `wgq check` says it.
+    """The findings for configuration files, each alone and all together, as in `wgq check`.
 
-    A source is a path, or the name of an interface. `fix` mends what has one remedy alone and tells `transcript` of
-    it; the findings are then those that are left. `live` takes the files for this host's, and looks at it.
+    A source is a path or the name of an interface. `fix` corrects the findings that have exactly one remedy and
+    reports them to `transcript`; the remaining findings are returned. `live` also compares the files with this
+    host.
     """
     from wgquick.diagnosis.check import check as examine
     from wgquick.diagnosis.fix import mend
@@ -356,18 +357,18 @@ def check(
     paths = [fspath(source) for source in sources]
     look = _look if live else None
     found = examine([read_source(path) for path in paths], look)
-    if fix and mend([read_source(path) for path in paths], found, _said(transcript)):
+    if fix and mend([read_source(path) for path in paths], found, _line_by_line(transcript)):
         found = examine([read_source(path) for path in paths], look)
     return found
 
 
 def _look(source: Source) -> Live:
-    """What this host shows of a file."""
+    """The state of this host that concerns a file."""
     from wgquick.diagnosis.live import gather
     from wgquick.status.drift import differences
     from wgquick.system import senses
 
-    host, name = _host(_unheard), source.interface
+    host, name = _host(_say_nothing), source.interface
     seen = gather(source, host, senses)
     if seen.device is None:
         return seen
@@ -384,25 +385,25 @@ def doctor(
     fix: bool = False,
     transcript: Transcript | None = None,
 ) -> dict[str, Examined]:
-    """What is wrong with a live tunnel, as `wgq doctor` says it: by interface, the root cause first.
+    """The causes of a live tunnel's problems by interface, the root cause first, as in `wgq doctor`.
 
-    `source` is an interface's name or the path of its file; None stands for every interface that is up.
-    `peer_config` is the file of the other end, to be compared. At most ten seconds an interface, or as many as it
-    is to `listen`. Nothing on the host is changed, unless `fix` puts back what was lost, and tells `transcript`.
+    `source` is an interface's name or the path of its file; None means every interface that is up. `peer_config` is
+    the file of the other end, for comparison. It takes at most ten seconds per interface, or `listen` seconds. Only
+    `fix` changes the host: it restores what was lost and reports it to `transcript`.
     """
     from wgquick.config.location import interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
     from wgquick.system import senses
 
-    said = _said(transcript)
-    host = _host(said)
+    say = _line_by_line(transcript)
+    host = _host(say)
     asked = Asked(peer_config, listen, fix)
     names = {interface_name(source): source} if source is not None else {}
     if source is None:
         names = {each: each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None}
     if not names:
         raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
-    return {name: examine(name, given, host, senses, asked, said) for name, given in names.items()}
+    return {name: examine(name, given, host, senses, asked, say) for name, given in names.items()}
 
 
 def rehearse(
@@ -413,24 +414,24 @@ def rehearse(
     keep: bool = False,
     transcript: Transcript | None = None,
 ) -> Report:
-    """Bring every configuration up on a host of its own, and try who reaches whom, as `wgq rehearse` does.
+    """Bring every configuration up on its own simulated host and test who reaches whom, as `wgq rehearse` does.
 
-    `hosts` is FILE=ADDRESS,... as `--host` takes it. ConfigError with the faults of a file; another WgqError if the
-    hosts cannot be made. It forks: call it in the main thread, and while there is no other.
+    `hosts` is FILE=ADDRESS,... as for `--host`. ConfigError has the faults of a file; WgqError if the hosts cannot
+    be created. It forks: call it in the main thread while no other thread runs.
     """
     from wgquick.diagnosis.rehearse import rehearse as run
     from wgquick.diagnosis.source import read as read_source
     from wgquick.system.lab import started
 
     read = [read_source(fspath(source)) for source in sources]
-    return run(read, started, _said(transcript), hosts=hosts, hooks=hooks, keep=keep)
+    return run(read, started, _line_by_line(transcript), hosts=hosts, hooks=hooks, keep=keep)
 
 
 def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe: bool = False) -> Traced:
-    """The way of a packet (`wgquick.routing.Query`) from here, as `wgq trace` says it.
+    """The path of a packet (`wgquick.routing.Query`) from this host, as in `wgq trace`.
 
-    `peer_config` is the other end's file. `probe` sends one such packet, and follows it through nftables.
-    WgqError if a link of the query is not there.
+    `peer_config` is the other end's file. `probe` sends one such packet and follows it through nftables. WgqError
+    if a link of the query does not exist.
     """
     from wgquick.diagnosis.keys import public_key_of
     from wgquick.diagnosis.trace import FarEnd, Traced, flows_of, probed
@@ -443,7 +444,7 @@ def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe
         settings = load(fspath(peer_config))
         far_end = FarEnd(settings, public_key_of(settings.private_key) if settings.private_key else None)
     with Routing() as routing:
-        for _ in range(3):  # what changes between the snapshot and the question is no disagreement
+        for _ in range(3):  # retry, as the host may change between the snapshot and the kernel's answer
             seen = snapshot(public_key_of)
             for name in filter(None, (query.input_link, query.output_link)):
                 if name not in seen.links:
@@ -462,9 +463,9 @@ def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe
 def tunnel(
     config: Either, options: Options | None = None, transcript: Transcript | None = None
 ) -> Iterator[Either]:
-    """The interface is up inside the `with` block and down after it, however the block ends.
+    """A context manager: the interface is up inside the `with` block and down after it.
 
-    The block gets the configuration. A PreDown hook or a saving that fails is raised, with the interface gone.
+    The block gets the configuration. A failing PreDown hook or save is raised after the interface is removed.
     """
     settings = _settings(config)
     up(settings, options, transcript)
@@ -486,7 +487,7 @@ def _end(settings: Settings, options: Options | None, transcript: Transcript | N
 def _is_left(name: str) -> bool:
     from wgquick.executor.commands import can_go_down
 
-    return can_go_down(name, _host(_unheard), without_file=True)
+    return can_go_down(name, _host(_say_nothing), without_file=True)
 
 
 def _settings(config: Config) -> Settings:
@@ -496,30 +497,30 @@ def _settings(config: Config) -> Settings:
         return config.settings
     except AttributeError:
         kind = type(config).__name__
-        raise TypeError(f"a configuration is wanted, as wgquick.read(...) gives it, not {kind}") from None
+        raise TypeError(f"expected a configuration such as wgquick.read(...) returns, not {kind}") from None
 
 
 def _checked(options: Options | None) -> Options:
     return (options or Options()).checked()
 
 
-def _said(transcript: Transcript | None) -> Transcript:
-    """The caller's function, given each line by itself: the executor says those of a batch together."""
+def _line_by_line(transcript: Transcript | None) -> Transcript:
+    """A `say` that calls `transcript` once for each line, as the executor prints the lines of a batch together."""
     if transcript is None:
-        return _unheard
+        return _say_nothing
 
-    def line_by_line(text: str) -> None:
+    def say(text: str) -> None:
         for line in text.split("\n"):
             transcript(line)
 
-    return line_by_line
+    return say
 
 
-def _unheard(_text: str) -> None:
-    """A library says nothing unless it is asked to."""
+def _say_nothing(_text: str) -> None:
+    """The `say` of callers that want no transcript."""
 
 
-def _host(said: Transcript) -> Host:
+def _host(say: Transcript) -> Host:
     from wgquick.system.host import LocalHost
 
-    return LocalHost(said)
+    return LocalHost(say)

@@ -1,4 +1,4 @@
-"""What the engine asks of a machine. `system` implements it; `api` joins the two."""
+"""The protocols through which the executor uses the machine. `system` implements them; `api` connects the two."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
         SocketAddress,
     )
 
-    Variables = Mapping[str, str | tuple[str, ...]]  # of a shell; a tuple is an array
+    Variables = Mapping[str, str | tuple[str, ...]]  # shell variables; a tuple is an array
 
 
 class RtNetlink(Protocol):
-    """rtnetlink(7) in the calling thread's network namespace. Each refusal is an OperationError with its errno."""
+    """rtnetlink(7) in the calling thread's network namespace. Refusals raise OperationError with the errno."""
 
     def add_wireguard_link(self, name: str) -> None:
         """`ip link add dev NAME type wireguard`; errno EOPNOTSUPP if the kernel does not know the type."""
@@ -53,13 +53,13 @@ class RtNetlink(Protocol):
         """The link's addresses, in the kernel's order."""
 
     def link_addresses(self, name: str) -> list[LinkAddress]:
-        """The link's addresses with all that the kernel says of them, in its order."""
+        """The link's addresses with all their attributes, in the kernel's order."""
 
     def add_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
-        """`ip address add` for each; BatchError names the refused ones by index."""
+        """`ip address add` for each; BatchError has the indices of the refused ones."""
 
     def delete_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
-        """`ip address delete` for each; BatchError names the refused ones by index."""
+        """`ip address delete` for each; BatchError has the indices of the refused ones."""
 
     def add_throw(self, destination: Prefix, table: int) -> None:
         """`ip route add throw PREFIX table N`."""
@@ -68,16 +68,16 @@ class RtNetlink(Protocol):
         """`ip route delete throw PREFIX table N`; errno ESRCH if there is none."""
 
     def add_routes(self, routes: Sequence[Route], *, beside: bool = False) -> None:
-        """`ip route add` for each, in order; BatchError names the refused ones by index. `beside`: append."""
+        """`ip route add` for each, in order (`beside`: append); BatchError has the indices of the refused ones."""
 
     def delete_routes(self, routes: Sequence[Route]) -> None:
-        """`ip route delete PREFIX dev LINK proto boot` for each; BatchError names the refused ones by index."""
+        """`ip route delete PREFIX dev LINK proto boot` for each; BatchError has the indices of the refused ones."""
 
     def link_routes(self, name: str) -> list[LinkRoute]:
         """The routes through a link, of both families and every table, with all their attributes."""
 
     def routes(self, *, family: int, table: int, device: str | None = None) -> list[Prefix]:
-        """The destinations of a table's routes (default: 0/0), only those through `device` where given."""
+        """The destinations of a table's routes (default: 0/0); only those through `device` if it is given."""
 
     def table_is_empty(self, family: int, table: int) -> bool:
         """Whether `ip -FAMILY route show table TABLE` prints nothing."""
@@ -95,116 +95,116 @@ class RtNetlink(Protocol):
         """`ip rule add`, with the rule's priority if it has one."""
 
     def delete_rule(self, rule: Rule) -> None:
-        """`ip rule delete` of exactly this rule (priority included if it has one); errno ENOENT if gone."""
+        """`ip rule delete` of exactly this rule (with its priority if set); errno ENOENT if there is none."""
 
 
 class WireGuard(Protocol):
-    """One device control interface, for the kernel's generic netlink family and for the userspace UAPI socket."""
+    """The control interface of WireGuard devices, through generic netlink or the userspace UAPI socket."""
 
     def interfaces(self) -> list[str]:
         """The names that `wg show interfaces` prints."""
 
     def program(self, name: str) -> str:
-        """What runs the device: "kernel", or the name of the program; "userspace" if that cannot be seen."""
+        """The implementation of the device: "kernel", the program's name, or "userspace" if that is unknown."""
 
     def get(self, name: str) -> Device:
         """The device's state; OperationError (ENODEV, EPERM, ...) if it cannot be read."""
 
     def diagnostics(self, name: str) -> Diagnostics | None:
-        """What the daemon counts; None if it counts nothing, as the kernel and other daemons; errno ENODEV."""
+        """The daemon's counters; None for the kernel and other daemons; errno ENODEV if there is no such device."""
 
     def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
-        """Have the device shake hands with these peers; False if it knows no such request."""
+        """Make the device start handshakes with these peers; False if it does not know the request."""
 
     def set(self, name: str, config: DeviceConfig) -> None:
-        """Apply the change; an errno becomes an OperationError that names the peer if one is at fault."""
+        """Apply the change; a refusal raises OperationError, which names the peer if one caused it."""
 
 
 class Firewall(Protocol):
-    """wg-quick's two sets of rules; `kind` is "nft" or "iptables"."""
+    """The firewall rules of full tunnels and of wgq's own settings; `kind` is "nft" or "iptables"."""
 
     def choose(self, preference: str) -> str:
         """The kind for `auto`, `nft` or `iptables`."""
 
     def present(self, name: str) -> tuple[tuple[str, int], ...]:
-        """The kinds in which rules of this interface stand now, each with its family (0: both)."""
+        """The kinds in which this interface has rules now, each with its family (0: both)."""
 
     def standing(self, name: str) -> tuple[FirewallRules, ...]:
-        """The rules of this interface that stand now, one for each kind and family, with what they are made of."""
+        """The current rules of this interface as values, one for each kind and family."""
 
     def replace(
         self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0
     ) -> None:
-        """As `add`, in place of what stands; those of nft in one transaction."""
+        """Like `add`, but replaces the current rules; with nft in one transaction."""
 
     def add(
         self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0
     ) -> None:
-        """Add one family's rules in one transaction; `port` (0: none) is where the tunnel's packets arrive."""
+        """Add one family's rules in one transaction; `port` is the tunnel's UDP port (0: none)."""
 
     def remove(self, kind: str, name: str, family: int) -> None:
-        """Remove one family's rules (0: all families'); nothing happens if there are none."""
+        """Remove one family's rules (0: all families'); does nothing if there are none."""
 
     def guard(self, name: str, wanted: Guard) -> None:
-        """Put the kill switch of an interface in place, in one transaction instead of an earlier one."""
+        """Set the kill switch of an interface, in one transaction that replaces an earlier one."""
 
     def remove_guard(self, name: str) -> None:
-        """Take the kill switch away; nothing happens if there is none."""
+        """Remove the kill switch; does nothing if there is none."""
 
     def is_guarded(self, name: str) -> bool:
-        """Whether the kill switch of an interface stands."""
+        """Whether the interface has a kill switch."""
 
     def keep_inbound(self, name: str, mark: int) -> None:
-        """Have connections that come in on other links answered on these, by the tunnel's mark."""
+        """Add rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
 
     def forget_inbound(self, name: str) -> None:
-        """Undo `keep_inbound`; nothing happens if it was not done."""
+        """Remove the rules of `keep_inbound`; does nothing if there are none."""
 
     def add_lines(self, kind: str, family: int) -> tuple[str, ...]:
-        """The transcript of `add`."""
+        """The transcript lines of `add`."""
 
     def remove_lines(self, kind: str, family: int) -> tuple[str, ...]:
-        """The transcript of `remove`."""
+        """The transcript lines of `remove`."""
 
 
 class Dns(Protocol):
-    """The ways to give a link its DNS; `mode` is "resolvconf", "resolved" or "file"."""
+    """Sets the DNS of a link; `mode` is "resolvconf", "resolved" or "file"."""
 
     def detect(self, preference: str) -> str:
-        """The mode for `auto`, or the one named; "off" for `off`."""
+        """The mode for `preference`: `auto` detects one, other words name one."""
 
     def set(self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool) -> None:
-        """Give the link its servers and search domains."""
+        """Set the link's servers and search domains."""
 
     def unset(self, mode: str, name: str) -> None:
-        """Take them back; nothing happens if there are none."""
+        """Remove the link's servers and search domains; does nothing if there are none."""
 
     def stale(self) -> tuple[str, ...]:
-        """The names of the tunnels that are gone and whose servers the file mode left in place."""
+        """The names of the tunnels that are gone and whose servers the file mode has left in /etc/resolv.conf."""
 
     def repair(self) -> tuple[str, ...]:
-        """Take those out; returns their names."""
+        """Remove the servers of `stale` tunnels; returns their names."""
 
     def current(self, mode: str, name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """The link's servers and search domains as the mode knows them now; None if it knows none."""
+        """The link's current servers and search domains; None if the mode has none for it."""
 
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
     ) -> tuple[str, ...]:
-        """The transcript of `set`."""
+        """The transcript lines of `set`."""
 
     def unset_lines(self, mode: str, name: str) -> tuple[str, ...]:
-        """The transcript of `unset`."""
+        """The transcript lines of `unset`."""
 
 
 class Sysctl(Protocol):
-    """The settings below /proc/sys; a key is its path there."""
+    """Kernel parameters; a key is the path below /proc/sys."""
 
     def read(self, key: str) -> str | None:
-        """The value, or None if the kernel has no such setting."""
+        """The value, or None if the kernel has no such parameter."""
 
     def write(self, key: str, value: str) -> None:
-        """Set the value; OperationError with EROFS or EACCES if that is not possible."""
+        """Set the value; OperationError (EROFS, EACCES) if it cannot be set."""
 
     def writable(self, key: str) -> bool:
         """Whether `write` could succeed."""
@@ -214,43 +214,43 @@ class UdpPorts(Protocol):
     """The UDP ports of the network namespace."""
 
     def refusal(self, port: int) -> int:
-        """The errno with which the kernel refuses this port on all addresses now, 0 if it can be bound."""
+        """The errno with which the kernel refuses to bind this port on all addresses, 0 if it can be bound."""
 
     def has(self, name: str, port: int) -> bool:
-        """Whether the daemon of the link `name` has the port; any socket counts if its process cannot be seen."""
+        """Whether the daemon of the link `name` has bound the port; any socket counts if its process is hidden."""
 
     def programs(self, port: int) -> tuple[str, ...]:
-        """The programs that have the port, in words."""
+        """The programs that use the port, as text for a message."""
 
 
 class Hooks(Protocol):
-    """Hook lines, run as wg-quick runs them."""
+    """Runs hook lines as wg-quick does."""
 
     def run(self, command: str, variables: Variables) -> None:
-        """Run one line in bash with these shell variables; HookError with its status if it is not 0."""
+        """Run one line in bash with these shell variables; HookError with the status if it is not 0."""
 
 
 class Userspace(Protocol):
-    """Userspace implementations."""
+    """Finds and starts userspace implementations."""
 
     def kernel_has_wireguard(self) -> bool:
         """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
 
     def choose(self) -> tuple[str, str] | None:
-        """The program to run and why it is this one; None if there is none."""
+        """The program to run and the reason for the choice; None if there is none."""
 
     def start(self, program: str, name: str) -> None:
-        """Run it until its control socket answers."""
+        """Start the program and wait until its control socket answers."""
 
     def await_exit(self, name: str) -> None:
-        """Return once the program has seen that its link is gone, or after a bounded time."""
+        """Wait until the program has noticed that its link is gone, for a bounded time."""
 
     def clear(self, name: str) -> None:
-        """Remove the control socket of a program that was killed; one that still answers is left alone."""
+        """Remove the control socket of a killed program; a socket that answers stays."""
 
 
 class Host(Protocol):
-    """The machine, as far as wgq touches it, in the calling thread's namespaces."""
+    """The machine as wgq uses it, in the calling thread's namespaces."""
 
     @property
     def rtnl(self) -> RtNetlink: ...
@@ -275,7 +275,7 @@ class Host(Protocol):
 
     @property
     def is_contained(self) -> bool:
-        """Whether this process sees the processes of a container only."""
+        """Whether this process runs in a container's PID namespace."""
 
     def other_directories(self) -> list[str]:
         """The journal directories of other network namespaces."""
@@ -287,28 +287,28 @@ class Host(Protocol):
         """Remove a journal directory with its files."""
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
-        """Resolve an endpoint as `wg` does, retries included."""
+        """Resolve an endpoint as `wg` does, with its retries."""
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
-        """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
+        """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
 
     def addresses(self, endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
         """All addresses that an endpoint has now, asked once; None if its name is not answered."""
 
     def manager(self, name: str, ifindex: int) -> str:
-        """Who says that the link is theirs: wg-quick, NetworkManager, systemd-networkd; "" if nobody does."""
+        """The program that manages the link: wg-quick, NetworkManager, systemd-networkd; "" if none claims it."""
 
     def started(self, name: str) -> float | None:
-        """When the interface's daemon began, in seconds since the epoch; None for an interface of the kernel's."""
+        """When the interface's daemon started, in seconds since the epoch; None for a kernel interface."""
 
     def table_names(self) -> dict[str, int]:
-        """The routing tables' names (rt_tables)."""
+        """The numbers of the routing tables by name (rt_tables)."""
 
     def interface_lock(self, name: str) -> AbstractContextManager[None]:
-        """Held while up or down works on the interface; WgqError if somebody else holds it for long."""
+        """The lock that up and down hold on an interface; WgqError if another process holds it for too long."""
 
     def interface_lock_if_free(self, name: str) -> AbstractContextManager[bool]:
         """The same without waiting; whether it is held."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Held while rules and tables are chosen and added, so that two tunnels do not choose the same."""
+        """The lock held while rules and tables are chosen and added, so that two tunnels choose different ones."""

@@ -253,7 +253,7 @@ def test_failures_are_raised_with_what_to_do(machine: Namespace) -> None:
 
 
 def test_a_name_where_a_configuration_belongs_is_told_the_way() -> None:
-    with pytest.raises(TypeError, match=r"wgquick\.read\(\.\.\.\) gives it, not str"):
+    with pytest.raises(TypeError, match=r"wgquick\.read\(\.\.\.\) returns, not str"):
         wgquick.up("wg0")  # type: ignore[arg-type]
 
 

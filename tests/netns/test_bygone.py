@@ -81,7 +81,7 @@ def test_after_a_power_cut_up_finds_its_endpoint(named: Namespace) -> None:
     cut_power(named)
     assert "nameserver 10.9.0.1" in content(named)
     said = wgq_by_file(named, "up", "wg0")
-    assert "[!] /etc/resolv.conf had the DNS of wg0, which is gone: taken out" in said
+    assert "[!] Removed the DNS of wg0, which is gone, from /etc/resolv.conf" in said
     wgq(named, "down", "wg0")
     assert content(named) == EARLIER
 
@@ -149,7 +149,7 @@ def test_resolvconf_forgets_what_the_last_container_left(named: Namespace) -> No
     assert directories(named) != []
     write(named, NUMERIC.replace("DNS = 10.9.0.1\n", ""), "wg1")
     said = in_container(named, "wgq up wg1; wgq down wg1", PATH=path).stderr
-    assert "[!] wg0 is gone with its network namespace: taking its DNS back" in said
+    assert "[!] wg0 is gone with its network namespace: removing its DNS" in said
     assert "-d wg0" in named.out("cat", "/run/asked").replace("tun.", "")
     assert directories(named) == []
 

@@ -245,8 +245,8 @@ def test_a_tunnel_that_was_renamed_is_taken_down_by_its_own_name(machine: Namesp
     wgq(machine, "up", "wg0")
     machine.run(["ip", "link", "set", "wg0", "down"])
     machine.run(["ip", "link", "set", "wg0", "name", "other"])
-    assert "called other" in wgq(machine, "up", "wg0", status=1).stderr
-    assert "wg0 is called other now" in wgq(machine, "down", "wg0").stderr
+    assert "renamed to other" in wgq(machine, "up", "wg0", status=1).stderr
+    assert "wg0 was renamed to other" in wgq(machine, "down", "wg0").stderr
     awaited(lambda: not machine.processes())
     assert state(machine) == before
 
@@ -300,7 +300,7 @@ def test_reload_of_a_link_that_has_another_name_now_is_refused(machine: Namespac
     wgq(machine, "up", "wg0")
     machine.run(["ip", "link", "set", "wg0", "name", "wg7"])
     assert "wgq: `wg0' is not a WireGuard interface\n" in wgq(machine, "reload", "wg0", status=1).stderr
-    assert "called wg7" in wgq(machine, "up", "wg0", status=1).stderr
+    assert "renamed to wg7" in wgq(machine, "up", "wg0", status=1).stderr
     wgq(machine, "down", "wg0")
 
 

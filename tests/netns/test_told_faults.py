@@ -54,7 +54,7 @@ def test_a_failing_pre_down_hook_is_told_likewise(machine: Namespace) -> None:
     done = wgq(machine, "down", "wg0")
     assert f"{FILE}:3:11: a hook ended with status 1" in done.stderr
     assert "U+2018 LEFT SINGLE QUOTATION MARK" in done.stderr
-    assert "Nothing was taken away" in done.stderr
+    assert "Nothing was removed" in done.stderr
 
 
 def test_a_hook_from_standard_input_is_told_by_its_characters(machine: Namespace) -> None:
@@ -75,7 +75,7 @@ def test_a_program_that_is_missing_is_told_as_such(machine: Namespace) -> None:
     done = wgq(machine, "up", "wg0")
     assert done.returncode == 127
     assert "environment" not in done.stderr
-    assert "not installed, or not on PATH" in done.stderr
+    assert "not installed or not on PATH" in done.stderr
 
 
 @pytest.mark.parametrize("word", ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2"])
@@ -96,7 +96,7 @@ def test_dns_that_becomes_a_search_domain_is_told(machine: Namespace, word: str)
     done = wgq(machine, "up", "--dns", "file", "wg0")
     assert done.returncode == 0
     assert f"Warning: {FILE}:3:7: DNS `{word}' is taken for a search domain" in done.stderr
-    assert "DNS has no address of a server" in done.stderr
+    assert "DNS has no server address" in done.stderr
 
 
 def test_no_child_of_a_hook_gets_the_configuration(machine: Namespace) -> None:

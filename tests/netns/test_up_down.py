@@ -365,7 +365,7 @@ def test_an_existing_interface_is_refused_in_wg_quicks_words(machine: Namespace)
 
 def test_down_of_a_link_that_is_not_wireguards_is_refused(machine: Namespace) -> None:
     write(machine, config(), "up0")
-    assert "It is no WireGuard interface" in wgq(machine, "up", "up0", status=1).stderr
+    assert "It is not a WireGuard interface" in wgq(machine, "up", "up0", status=1).stderr
     assert "`up0' is not a WireGuard interface" in wgq(machine, "down", "up0", status=1).stderr
     assert "up0" in links(machine)
 
@@ -400,7 +400,7 @@ def test_a_hidden_proc_sys_is_not_taken_for_a_host_without_ipv6(machine: Namespa
     said = wgq(machine, "up", "wg0", WGQ_DNS="file").stderr
     assert "\nnameserver 10.0.0.53\n" in machine.out("cat", "/etc/resolv.conf")
     assert "IPv6 is disabled" not in said
-    assert ("src_valid_mark cannot be seen" in said) == (hidden == "/proc/sys")
+    assert ("src_valid_mark cannot be read" in said) == (hidden == "/proc/sys")
     assert "fd00::1/64" in machine.out("ip", "address", "show", "wg0")
     assert "default dev wg0" in machine.out("ip", "-6", "route", "show", "table", "51820")
     wgq(machine, "down", "wg0")

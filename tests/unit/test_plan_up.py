@@ -128,7 +128,7 @@ def test_a_read_only_proc_sys_is_warned_of_with_its_consequence() -> None:
 
 def test_a_hidden_proc_sys_is_warned_of_too() -> None:
     (note,) = [line for line in full_tunnel(src_valid_mark=None, mark_writable=False) if line.startswith("[!]")]
-    assert "cannot be seen" in note
+    assert "cannot be read" in note
     assert "rp_filter" in note
 
 
@@ -171,7 +171,7 @@ def test_the_mtu_is_the_smallest_path_less_80(settings: Settings, facts: MtuFact
 
 def test_search_domains_alone_set_no_dns() -> None:
     (said,) = up.set_dns(Settings("wg0", dns_search=("corp",)), "off", ())
-    assert said == Note("[!] DNS has no address of a server: corp alone sets nothing")
+    assert said == Note("[!] DNS has no server address: corp alone has no effect")
 
 
 def test_dns_of_a_full_tunnel_asks_for_all_queries() -> None:

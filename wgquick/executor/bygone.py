@@ -1,7 +1,7 @@
-"""What tunnels of an earlier boot or of an earlier container have left where it outlives them.
+"""Removes what tunnels of an earlier boot or an earlier container have left behind.
 
-Links, routes, rules and firewalls go with their network namespace. /etc/resolv.conf, the records of resolvconf and
-the directories of journals may stay, with name servers that nobody answers at.
+Links, routes, rules and firewalls disappear with their network namespace. /etc/resolv.conf, the records of
+resolvconf and the journal directories may remain, and name unreachable DNS servers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def clean(host: Host, say: Callable[[str], None]) -> frozenset[str]:
-    """Take it away; returns the names of the tunnels that had DNS in it. What cannot be changed is said."""
+    """Remove it; returns the names of the tunnels whose DNS was removed. `say` takes each failure."""
     return frozenset((*_clean_directories(host, say), *_clean_file(host, say)))
 
 
@@ -27,10 +27,10 @@ def _clean_file(host: Host, say: Callable[[str], None]) -> tuple[str, ...]:
     try:
         names = host.dns.repair()
     except OperationError as error:
-        say(f"[!] {error.what}: it has the DNS of a tunnel that is gone")
+        say(f"[!] {error.what}: it still has the DNS of a tunnel that is gone")
         return ()
     for name in names:
-        say(f"[!] /etc/resolv.conf had the DNS of {name}, which is gone: taken out")
+        say(f"[!] Removed the DNS of {name}, which is gone, from /etc/resolv.conf")
     return names
 
 
@@ -46,11 +46,11 @@ def _clean_directories(host: Host, say: Callable[[str], None]) -> set[str]:
 
 
 def _unset_dns(records: Iterable[Record], host: Host, say: Callable[[str], None]) -> set[str]:
-    """Take resolvconf's records back, which have no other mark than the name: not where a link has it now."""
+    """Remove resolvconf's records. The name alone identifies them, so records of an existing link stay."""
     undos = {undo for record in records for undo in record.undos if isinstance(undo, UnsetDns)}
     names = {undo.name for undo in undos if undo.mode == "resolvconf" and host.rtnl.link(undo.name) is None}
     for name in sorted(names):
-        say(f"[!] {name} is gone with its network namespace: taking its DNS back")
+        say(f"[!] {name} is gone with its network namespace: removing its DNS")
         with suppress(OperationError):
             host.dns.unset("resolvconf", name)
     return names

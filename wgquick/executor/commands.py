@@ -34,16 +34,16 @@ _KINDS = ("wireguard", "tun")
 
 
 def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
-    """Bring the interface up; whatever fails, and whatever interrupts, is undone before it is raised."""
+    """Bring the interface up. After a failure or an interruption the changes are undone and the error is raised."""
     with host.interface_lock(settings.name):
         _up(settings, host, options, say)
 
 
 def _up(settings: Settings, host: Host, options: Options, say: Say, found: EndpointFacts | None = None) -> None:
-    """`found` are the endpoints where a kill switch that stands already lets no question for them out."""
+    """`found` has the resolved endpoints if an active kill switch already blocks DNS queries."""
     name = settings.name
     if host.rtnl.link(name) is not None:
-        raise WgqError(f"`{name}' already exists", remedy=_way_with_existing(name, host))
+        raise WgqError(f"`{name}' already exists", remedy=_remedy_for_existing(name, host))
     plan_traffic.check(settings)
     journal = Journal(host.journal_directory, name)
     earlier = traffic.standing(journal.read())
@@ -64,23 +64,23 @@ def _up(settings: Settings, host: Host, options: Options, say: Say, found: Endpo
     except BaseException:
         try:
             run.roll_back()
-        except (SignalError, KeyboardInterrupt):  # begun anew, as what is gone already is fine; the next is ignored
+        except (SignalError, KeyboardInterrupt):  # undos may be repeated; further signals are ignored
             run.roll_back()
         raise
 
 
-def _way_with_existing(name: str, host: Host) -> str:
+def _remedy_for_existing(name: str, host: Host) -> str:
     if name in host.wireguard.interfaces():
         return f"Take it down first: wgq down {name}"
-    return "It is no WireGuard interface: rename the file, and so the interface."
+    return "It is not a WireGuard interface: rename the file to name the interface differently."
 
 
 def _bring_up(
     settings: Settings, found: EndpointFacts | None, host: Host, options: Options, run: Execution
 ) -> tuple[PublicKey, ...]:
-    """All the stages; returns the peers that the hooks have added.
+    """Run all stages; returns the peers that the hooks have added.
 
-    `found` are the endpoints if they had to be looked up before.
+    `found` holds the resolved endpoints if the kill switch needed them before.
     """
     name, strict = settings.name, options.strict
     run.apply(plan_up.add_if(settings))
@@ -114,34 +114,34 @@ def _bring_up(
 def _recover(
     name: str, journal: Journal, host: Host, options: Options, say: Say, *, keeps_guard: bool = False
 ) -> None:
-    """Take back what a run that was killed has left, before a new one begins; the kill switch may stay."""
+    """Undo what a killed run has left behind. With `keeps_guard` its kill switch stays."""
     record = journal.read()
     if record is None:
         return
     if renamed := _renamed(record, host):
-        raise WgqError(f"{name} is still up, and called {renamed}", remedy=f"Take it down first: wgq down {name}")
+        raise WgqError(f"{name} is still up, renamed to {renamed}", remedy=f"Take it down first: wgq down {name}")
     say(f"[!] Cleaning up after an earlier {name} that was not taken down")
     undos = _leftovers(record, host, options)
     if keeps_guard:
         undos = traffic.without_guard(undos)
-    faults = Execution(host, options, _unsaid, journal).take_back(undos)
+    faults = Execution(host, options, _say_nothing, journal).take_back(undos)
     host.userspace.clear(name)
     if faults:
-        raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is mended.")
+        raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is fixed.")
 
 
 def _renamed(record: Record, host: Host) -> str:
-    """What the journal's link is called now, where it was given another name; else ""."""
+    """The current name of the journal's link if the link was renamed, else ""."""
     links = (link for link in host.rtnl.links() if record.ifindex and link.ifindex == record.ifindex)
     return next((link.name for link in links if link.name != record.name and link.kind in _KINDS), "")
 
 
-def _unsaid(_line: str) -> None:
-    """Leftovers may be gone already, so that lines for taking them away could be untrue."""
+def _say_nothing(_line: str) -> None:
+    """A `say` for leftovers: some may be gone already, so lines about their removal could be wrong."""
 
 
 class Departure(NamedTuple):
-    """How one interface goes down: the hooks before and after, whether it may be saved, and the undos."""
+    """How an interface goes down: PreDown and PostDown hooks, whether SaveConfig may apply, and the undos."""
 
     before: Hooks
     after: Hooks
@@ -150,23 +150,23 @@ class Departure(NamedTuple):
 
 
 def cmd_down(name: str, read: FileForDown, host: Host, options: Options, *, say: Say, save: Save) -> None:
-    """Take the interface down: what the journal says, or what the host shows if there is no journal.
+    """Take the interface down by its journal, or by the host's state if there is no journal.
 
-    `read` gives today's file: its settings, None if there is none, and its faults; WgqError if the file is gone.
+    `read` returns the file's settings (None without a file) and its faults; it raises WgqError if the file is gone.
     `save` writes the device's state to the file for SaveConfig.
     """
     with host.interface_lock(name):
-        _down(name, _todays(name, read, host, say), host, options, say=say, save=save)
+        _down(name, _settings_of_file(name, read, host, say), host, options, say=say, save=save)
 
 
-def _todays(name: str, read: FileForDown, host: Host, say: Say) -> Settings | None:
-    """What today's file says; None if the journal's hooks are to run instead, or none."""
+def _settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Settings | None:
+    """The file's current settings; None if the journal's hooks run instead, or no hooks."""
     try:
         settings, faults = read()
     except WgqError as error:
         if not can_go_down(name, host, without_file=True):
             raise
-        say(f"[!] {error.what}: taking {name} down by its journal and by what the host shows")
+        say(f"[!] {error.what}: taking {name} down by its journal and the host's state")
         return None
     if faults is None or not can_go_down(name, host, without_file=True):
         return settings
@@ -193,19 +193,19 @@ def _down(
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
     run = Execution(host, options, say, journal, path, settings)
-    _hear_before(name, departure.before, run, options, say=say)
-    # What came from standard input has no file to save to.
+    _run_pre_down(name, departure.before, run, options, say=say)
+    # Settings from standard input have no file to save to.
     if departure.savable and settings is not None and settings.save_config and settings.path:
         _save(name, settings, options, say=say, save=save)
-    # PreDown hooks, too, may move rules.
+    # PreDown hooks may move rules too.
     undos = with_moved_rules(departure.undos, (name,), host) if departure.before else departure.undos
     undos = traffic.without_guard(undos) if keeps_guard else undos
     faults = run.take_back(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
-    unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is mended.")
+    unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is fixed.")
     if faults and host.rtnl.link(name) is not None:
         raise unfinished
-    with host.lock():  # whose file a run that was killed may have left: now it goes too
+    with host.lock():  # also removes the journal of a killed run
         _forget(journal, keep=bool(faults))
     try:
         run.apply(departure.after)
@@ -222,8 +222,8 @@ def restart(
 ) -> None:
     """Take the interface down and bring it up as its file says now; the caller holds the interface's lock.
 
-    What the interface has is not saved to the file first: the file is what counts. A kill switch that the file
-    wants stands before the tunnel goes. `resolved` are endpoints that were looked up while the tunnel was there.
+    SaveConfig is ignored: the file decides, not the interface's state. With `kill_switch` the kill switch is set
+    before the tunnel is removed. `resolved` has the endpoints that were resolved while the tunnel was up.
     """
     found, wants_guard = None, settings.extras.kill_switch
     if wants_guard:
@@ -239,7 +239,7 @@ def restart(
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:
-    """The link is gone and the hooks are due once, as in wg-quick; what is left to undo is for the next down."""
+    """Remove the journal. With `keep` it stays for the next down, which undoes the rest and runs no hooks."""
     if keep:
         journal.complete(False)
     else:
@@ -252,8 +252,9 @@ def _departure(
     link = host.rtnl.link(name)
     if record is None or (link is not None and record.ifindex not in (0, link.ifindex)):
         return _without_journal(name, settings, record, host, options)
-    # A run that was killed before it ended never reached its PostUp: as after a failed up, no hooks run. A kill
-    # leaves whole lines: of a journal with others that say is lost, and hooks run as they do without a journal.
+    # A killed run never reached its PostUp hooks, so no hooks run, as after a failed up. A kill leaves whole lines
+    # in the journal. In a damaged journal (`unread`) the end may be lost, so hooks run as they do without a
+    # journal.
     ended = record.complete or record.unread > 0
     before, after = _hooks(settings, record, say) if ended else ((), ())
     if link is not None:
@@ -261,30 +262,30 @@ def _departure(
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
         return Departure(before, after, ended, plan_down.in_down_order(undos))
     if renamed := _renamed(record, host):
-        say(f"[!] {name} is called {renamed} now")
+        say(f"[!] {name} was renamed to {renamed}")
         undos = plan_down.as_renamed(record.undos, renamed)
         return Departure((), after, False, plan_down.in_down_order(undos))
-    say(f"[!] {name} is gone already: taking back what came with it")
+    say(f"[!] {name} is gone already: removing what it left behind")
     return Departure((), after, False, _leftovers(record, host, options))
 
 
 def _unrecorded(
     name: str, settings: Settings | None, record: Record, host: Host, options: Options, *, say: Say
 ) -> tuple[Undo, ...]:
-    """What the host shows beyond a journal that is damaged, ends early or does not name its link."""
+    """The undos found on the host for a journal that is damaged, ends early or does not name its link."""
     if record.unread:
-        say(f"[!] {record.unread} line(s) of the journal are not understood: going by what the host shows as well")
+        say(f"[!] {record.unread} line(s) of the journal are not understood: using the host's state as well")
     elif record.ifindex and record.complete:
         return ()
     facts = observe.down(settings, name, host, options)
-    shared = facts.fwmark in facts.other_marks  # the rules are then as likely the other's
+    shared = facts.fwmark in facts.other_marks  # the rules may belong to the other device
     return plan_down.from_facts(settings, name, facts._replace(fwmark=0) if shared else facts)
 
 
 def _without_journal(
     name: str, settings: Settings | None, record: Record | None, host: Host, options: Options
 ) -> Departure:
-    """As wg-quick would; a stale journal's leftovers go as well."""
+    """Go by the host's state, as wg-quick does; a stale journal's leftovers are undone as well."""
     facts = observe.down(settings, name, host, options)
     guards = (RemoveGuard(name),) if (record is None and host.firewall.is_guarded(name)) else ()
     if not facts.exists and not guards:
@@ -298,51 +299,51 @@ def _without_journal(
 
 
 def _leftovers(record: Record, host: Host, options: Options) -> tuple[Undo, ...]:
-    """The undos of a journal whose link is gone, less the rules that another tunnel has taken over since."""
+    """The undos of a journal whose link is gone, without the rules that another tunnel uses by now."""
     facts = observe.down(None, record.name, host, options)
     spared = plan_down.spare_others(record.undos, facts)
     return plan_down.in_down_order(undo for undo in spared if not isinstance(undo, DeleteLink))
 
 
 def _hooks(settings: Settings | None, record: Record, say: Say) -> tuple[Hooks, Hooks]:
-    """The PreDown and PostDown hooks: today's file's, as in wg-quick, or else the journal's."""
+    """The PreDown and PostDown hooks of the current file, as in wg-quick, or else of the journal."""
     if settings is not None:
         return plan_up.hooks(settings, "PreDown"), plan_up.hooks(settings, "PostDown")
     if record.hidden_hooks:
-        say(f"[!] {record.hidden_hooks} hook(s) that hold a key are not in the journal, and do not run")
+        say(f"[!] {record.hidden_hooks} hook(s) with a key are not in the journal and do not run")
     return (
         tuple(hook for hook in record.hooks if hook.stage == "PreDown"),
         tuple(hook for hook in record.hooks if hook.stage == "PostDown"),
     )
 
 
-def _hear_before(name: str, before: Hooks, run: Execution, options: Options, *, say: Say) -> None:
-    """PreDown hooks; a failing one stops down before anything was taken away, unless `force`."""
+def _run_pre_down(name: str, before: Hooks, run: Execution, options: Options, *, say: Say) -> None:
+    """Run the PreDown hooks. Unless `force`, a failing hook stops down before anything is removed."""
     try:
         run.apply(before)
     except HookError as error:
         if not options.force:
-            remedy = f"Nothing was taken away. `wgq down --force {name}' goes on all the same."
-            told = f"{error.remedy}\n  {remedy}" if error.remedy else remedy
-            raise HookError(error.what, error.status, where=error.where, remedy=told) from None
-        say(f"[!] {error.what}: going on, as --force asks")
+            remedy = f"Nothing was removed. `wgq down --force {name}' ignores the failure."
+            remedies = f"{error.remedy}\n  {remedy}" if error.remedy else remedy
+            raise HookError(error.what, error.status, where=error.where, remedy=remedies) from None
+        say(f"[!] {error.what}: continuing, as --force asks")
 
 
 def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Save) -> None:
-    """SaveConfig; where that fails down stops as after a failing PreDown hook, unless `force`."""
+    """Save the interface for SaveConfig. Unless `force`, a failure stops down before anything is removed."""
     try:
         save(settings)
     except SignalError:
         raise
     except WgqError as error:
         if not options.force:
-            remedy = f"{error.remedy}. `wgq down --force {name}' goes on without saving.".removeprefix(". ")
+            remedy = f"{error.remedy}. `wgq down --force {name}' does not save.".removeprefix(". ")
             raise WgqError(error.what, where=error.where, remedy=remedy) from None
-        say(f"[!] {error.what}: going on, as --force asks")
+        say(f"[!] {error.what}: continuing, as --force asks")
 
 
 def can_go_down(name: str, host: Host, *, without_file: bool) -> bool:
-    """Whether down has a journal to go by, or, where that is enough, a device or the DNS of one that is gone."""
+    """Whether down can find what to undo: a journal or, if `without_file`, a device or a gone tunnel's DNS."""
     if Journal(host.journal_directory, name).read() is not None:
         return True
     return without_file and name in (*host.wireguard.interfaces(), *host.dns.stale())

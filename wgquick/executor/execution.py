@@ -1,4 +1,4 @@
-"""Applies steps: writes each one's undo to the journal, says its line, does it; and takes back what was done."""
+"""Applies steps: writes a step's undo to the journal, prints its line, performs it. Rolls back on failure."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
 
     Batch = Sequence[AddAddress] | Sequence[AddRoute] | Sequence[DeleteRoute]
 
-# What the kernel answers when the thing to be removed is no longer there.
+# The kernel's errors for the removal of something that does not exist.
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute, DeleteRoute)
-_BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: wg-quick does these by ip(8)
-_NO_PREFERENCE = "`ip rule' shows it: another's, as there is no preference left above 0 for one of our own."
+_BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: wg-quick runs ip(8) for these
+_NO_PREFERENCE = "`ip rule' shows it: another program added it, and no free preference above 0 is left."
 
 
 class Execution:
-    """One run of up, reload or down on a host; `say` takes the transcript, a line or several joined by newlines.
+    """One run of up, reload or down on a host. `say` takes one or more lines of the transcript, joined by newlines.
 
-    `promised` are the undos that the journal has already.
+    `promised` holds the undos that are in the journal already.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Execution:
         self._ifindex = 0
         self._awaits_daemon = False
         self.taken: list[Step] = []
-        """The steps that were begun."""
+        """The steps that were started, whether or not they succeeded."""
 
     def apply(self, steps: Iterable[Step]) -> None:
-        """Take the steps in order, neighbouring addresses and routes in one batch each."""
+        """Apply the steps in order. Adjacent addresses, and adjacent routes, go out as one batch."""
         for kind, group in groupby(steps, _batch_of):
             if kind[0] in _BATCHES:
                 batch = list(group)
@@ -96,7 +96,7 @@ class Execution:
         self._do_as_wg_quick(step, is_new=is_new)
 
     def _promise(self, step: Step) -> bool:
-        """Write the step's undo down; whether that was not there yet."""
+        """Write the step's undo to the journal; returns whether it is new there."""
         undo = step.undo()
         if undo is None or self._is_promised(undo):
             return False
@@ -109,11 +109,11 @@ class Execution:
 
     @property
     def promised(self) -> tuple[Undo, ...]:
-        """The undos that are due."""
+        """The undos that a rollback applies."""
         return tuple(self._promised)
 
     def put_back(self, step: Step) -> str:
-        """Take a step of a reload's way back, untold; returns what went wrong, if it was not so already."""
+        """Apply a step that reverts a reload, without a transcript line; returns the error, or "" on success."""
         self._promise(step)
         try:
             step.do(self)
@@ -124,32 +124,32 @@ class Execution:
         return ""
 
     def _do_as_wg_quick(self, step: Step, *, is_new: bool) -> None:
-        """Do it; a refusal ends with the status that the command had which wg-quick would have run.
+        """Perform a step. If the kernel refuses it, the error's status is that of the command wg-quick would run.
 
-        `is_new`: the journal has got the step's undo for it.
+        `is_new` is whether the step's undo was new in the journal.
         """
         try:
             step.do(self)
         except OperationError as error:
             if isinstance(step, DeleteAddress) and error.errno in _GONE:
-                return  # with its primary address
+                return  # the kernel deleted it along with its primary address
             if isinstance(step, _BY_IP):
                 error.status = IP_STATUS
             self._reconsider(step, error, is_new=is_new)
             raise
 
     def _reconsider(self, step: Step, error: OperationError, *, is_new: bool) -> None:
-        """Drop the undo of a refused step where it would take what is another's, or fail as the step did.
+        """Drop a refused step's undo if it would remove another program's state, or fail as the step did.
 
-        Raises OperationError in other words where a port was refused.
+        Raises an OperationError that explains a refused port.
         """
         match step:
             case AddRule() if error.errno == EEXIST and is_new:
                 self._retract()
                 error.remedy = _NO_PREFERENCE
-            case SetGuard() if is_new:  # whole or not at all
+            case SetGuard() if is_new:  # a transaction: all of it or nothing
                 self._retract()
-            case SetDns() if is_new:  # no later up is to wait for a resolvconf that fails at everything
+            case SetDns() if is_new:  # a later up must not wait for a resolvconf that always fails
                 self.take_back(self._promised[-1:])
                 self._retract()
             case SetMtuUp(name) if error.errno in udp_port.REFUSALS:
@@ -160,11 +160,11 @@ class Execution:
                 raise udp_port.refused(name, config.listen_port, error.errno, self.host)
 
     def _retract(self) -> None:
-        """Forget the last undo, which is not ours to take."""
+        """Remove the last undo from the journal: the state is not ours."""
         self._journal.retract(self._promised.pop())
 
     def _apply_batch(self, steps: Batch) -> None:
-        """Lines are said up to the first refused item, as if each had been a command of its own."""
+        """Apply one batch. Lines are printed up to the first refused item, as if each item were its own command."""
         try:
             match steps[0]:
                 case AddAddress():
@@ -188,7 +188,7 @@ class Execution:
         self._tell_all((step,))
 
     def run_hook(self, step: RunHook) -> None:
-        """Run a hook line with the variables of wg-quick's script; HookError says where it stands."""
+        """Run a hook line with the variables of wg-quick's script; HookError has its place in the file."""
         from wgquick.executor import hook
 
         dns, firewall = (
@@ -201,11 +201,11 @@ class Execution:
             raise hook.explained(error, step, self._path) from None
 
     def release(self, undo: ReleaseSysctl) -> None:
-        """Put a kernel parameter back unless another tunnel needs it."""
+        """Restore a kernel parameter unless another tunnel needs its value."""
         mark.release(self.host, undo, self._journal.name)
 
     def take_back_live(self, undo: Undo) -> None:
-        """Take an undo while the link stays up; what is gone already is fine. The journal has it no more."""
+        """Apply an undo while the link stays up and remove it from the journal. The state may be gone already."""
         try:
             undo.do(self)
         except OperationError as error:
@@ -217,23 +217,23 @@ class Execution:
             self._journal.retract(undo)
 
     def expect_exit(self) -> None:
-        """A daemon is about to end, as its link is deleted."""
+        """Note that a daemon is about to exit because its link is deleted."""
         self._awaits_daemon = True
 
     def add_link(self, name: str) -> None:
-        """Make the link (wg-quick's add_if), and note which one is ours."""
+        """Create the link (wg-quick's add_if) and write its ifindex to the journal."""
         self._make_link(name)
         self._identify(name)
 
     def _make_link(self, name: str) -> None:
-        """The kernel first, then a userspace implementation (wg-quick's add_if), as `backend` allows."""
+        """Try the kernel first, then a userspace implementation (wg-quick's add_if), as `backend` allows."""
         if self._options.backend != "userspace" and self._add_kernel_link(name):
             return
         chosen = self.host.userspace.choose()
         if chosen is None:
             raise WgqError(
                 "no userspace WireGuard implementation was found",
-                remedy="Install wgq with its wgq-userspace, or name one in WG_QUICK_USERSPACE_IMPLEMENTATION.",
+                remedy="Install wgq with wgq-userspace, or set WG_QUICK_USERSPACE_IMPLEMENTATION to a program.",
             )
         program, why = chosen
         self._refuse_existing(name)
@@ -241,24 +241,24 @@ class Execution:
         self.host.userspace.start(program, name)
 
     def _identify(self, name: str) -> None:
-        """Note which link is ours: another may have its name later, and it another name."""
+        """Write the link's ifindex to the journal, as names can change or be reused."""
         if link := self.host.rtnl.link(name):
             self._ifindex = link.ifindex
             self._journal.identify(link.ifindex)
 
     def _refuse_existing(self, name: str) -> None:
-        """A link that somebody else has added meanwhile is not ours to take back."""
+        """Raise WgqError if somebody else has added the link by now: a rollback must not delete it."""
         if self.host.rtnl.link(name) is not None:
             self._promised.clear()
             raise WgqError(f"`{name}' already exists")
 
     def _add_kernel_link(self, name: str) -> bool:
-        """Whether the kernel made the link; False where userspace is to be tried instead."""
+        """Returns True if the kernel created the link, False if a userspace implementation has to be tried."""
         self._say(f"[#] ip link add dev {name} type wireguard")
         try:
             self.host.rtnl.add_wireguard_link(name)
         except OperationError as error:
-            # Refused whole: there is nothing to take back, least of all another's link of the same name.
+            # The kernel created nothing. An undo could delete somebody else's link of the same name.
             if (
                 self._options.backend == "kernel"
                 or error.errno == EEXIST
@@ -275,10 +275,10 @@ class Execution:
         return True
 
     def take_back(self, undos: Iterable[Undo]) -> list[str]:
-        """Apply undos, each even if another fails; what is gone already is fine. Returns what went wrong."""
+        """Apply all undos, even if some fail; returns the failures. Missing state is not a failure."""
         faults: list[str] = []
         for step in undos:
-            # wg-quick looks which rules there are and deletes those: none that is gone gets a line.
+            # wg-quick deletes only the rules that exist: a missing rule gets no line.
             looked_for = isinstance(step, DeleteRule)
             if not looked_for:
                 self._tell_if_heard(step)
@@ -296,41 +296,41 @@ class Execution:
         return faults
 
     def _await_daemon(self) -> None:
-        """Wait for the daemon of a deleted link, which ends while the rest is taken back."""
+        """Wait for the daemon of a deleted link, which exits while the other undos run."""
         if self._awaits_daemon:
-            self.host.userspace.await_exit(self._journal.name)  # by which it was started
+            self.host.userspace.await_exit(self._journal.name)  # the name that it was started with
             self._awaits_daemon = False
 
     def _tell_if_heard(self, step: Undo) -> None:
-        with suppress(Exception):  # a transcript that nobody can take is no reason to leave a thing undone
+        with suppress(Exception):  # a failing `say` must not stop the undos
             self._tell(step)
 
     def roll_back(self) -> None:
-        """Take back all that this run did, whatever its hooks have made of it.
+        """Undo all that this run did, even if its hooks have changed it.
 
-        The journal stays where something could not be taken back.
+        The journal stays if an undo failed.
         """
         now = self._name_now()
         undos = with_moved_rules(traffic.without_guard(self._promised), (self._journal.name, now), self.host)
         faults = self.take_back(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
         self.host.userspace.clear(self._journal.name)
         if any(isinstance(undo, RemoveGuard) for undo in self._promised):
-            self._say(f"[!] The kill switch stays: `wgq down {self._journal.name}' takes it away")
+            self._say(f"[!] The kill switch stays: `wgq down {self._journal.name}' removes it")
         elif not faults:
             self._journal.remove()
         for fault in faults:
             self._say(f"[!] {fault}")
 
     def _name_now(self) -> str:
-        """What the link is called by now; empty where it is gone, or never was."""
+        """The link's current name; "" if there is no link."""
         links = self.host.rtnl.links() if self._ifindex else ()
         return next((link.name for link in links if link.ifindex == self._ifindex), "")
 
 
 def with_moved_rules(undos: tuple[Undo, ...], names: Collection[str], host: Host) -> tuple[Undo, ...]:
-    """The undos, with those for rules that hooks have moved; `names` are the link's.
+    """The undos, and those for rules that hooks have moved; `names` are the link's names.
 
-    Other devices are asked for their marks only where something has moved: a hub's answer is long.
+    Other devices are asked for their fwmarks only if a rule has moved, as large devices answer slowly.
     """
     if not any(isinstance(undo, DeleteRule) for undo in undos):
         return undos
@@ -340,23 +340,23 @@ def with_moved_rules(undos: tuple[Undo, ...], names: Collection[str], host: Host
 
 
 def refused(step: AddAddress | AddRoute | DeleteRoute, errno: int) -> OperationError:
-    """The kernel's refusal of one address or route, in the words of the command that would have failed."""
+    """The error for an address or route that the kernel refused, worded as the failure of the ip(8) command."""
     what = f"`{step.command}' failed: {strerror(errno)}"
     return OperationError(what, errno=errno, remedy=step.remedy(errno), status=IP_STATUS)
 
 
 def _are_same(one: Undo, other: Undo) -> bool:
-    """Values of two kinds may be equal as tuples."""
+    """Whether two steps are equal and of one class: tuples of different classes may be equal."""
     return type(one) is type(other) and one == other
 
 
 def _batch_of(step: Step) -> tuple[type, bool]:
-    """Neighbouring steps that are alike in this go out together."""
+    """The key of a step's batch: adjacent steps with the same key go out together."""
     return type(step), isinstance(step, AddRoute) and step.beside
 
 
 def _delete(steps: Sequence[DeleteRoute], host: Host) -> None:
-    """Delete the routes; those that are gone already are fine."""
+    """Delete the routes; missing ones are ignored."""
     try:
         delete_routes(steps, host)
     except BatchError as error:

@@ -1,4 +1,4 @@
-"""What a hook sees of the configuration, and what is said of one that fails."""
+"""The shell variables of a hook, and the error message for a hook that fails."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import RunHook
     from wgquick.ports import Variables
 
-_NOT_FOUND = 127  # the shell's status for a command that is not there
-_MISSING = "A program that the hook names is not installed, or not on PATH."
+_NOT_FOUND = 127  # the shell's status for a missing command
+_MISSING = "A program in the hook is not installed or not on PATH."
 
 
 def variables(
     step: RunHook, path: str, settings: Settings | None, *, has_dns: bool, has_firewall: bool
 ) -> Variables:
-    """The variables of wg-quick's script at this point; those of the file are empty without a file.
+    """The variables of wg-quick's script at this point. The file's variables are empty without a file.
 
-    `$WG_CONFIG` holds the keys: only a hook that names it gets it.
+    `$WG_CONFIG` contains keys, so only a hook that uses it gets it.
     """
     settings = settings or _nothing(step.name)
     return {
@@ -60,7 +60,7 @@ def _wg_config(settings: Settings) -> str:
 
 
 def explained(error: HookError, step: RunHook, path: str) -> HookError:
-    """The failure with the hook's place in the file, and with what may be the reason."""
+    """The failure with the hook's place in the file and a likely reason."""
     from wgquick.config.characters import suspicious
 
     row, column, text = _written(step, path) or (0, 0, step.command)
@@ -78,7 +78,7 @@ def _reason(status: int) -> str:
 
 
 def _written(step: RunHook, path: str) -> tuple[int, int, str] | None:
-    """The hook's row and column in the file, from 0, and its text there; None if the file has it no more."""
+    """The hook's row and column in the file, from 0, and its text; None if the hook is no longer in the file."""
     from wgquick.config import location
 
     if not path:

@@ -1,7 +1,7 @@
-"""src_valid_mark's way back to what it was before the full tunnels that need it at 1.
+"""Restores src_valid_mark to its value before the full tunnels that need it to be 1.
 
-Each such tunnel's journal names the earlier value. Where the last of them goes down while one of wg-quick's, which
-has no journal, still needs the 1, the earlier value is kept in a journal of its own.
+The journal of each such tunnel records the earlier value. A full tunnel of wg-quick has no journal. If one is up
+when the last of ours goes down, a separate journal keeps the earlier value.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import Undo
     from wgquick.ports import Host
 
-_KEPT = ":src_valid_mark"  # no name that an interface of ours may have
+_KEPT = ":src_valid_mark"  # not a valid interface name
 
 
 def earlier(host: Host, name: str) -> str | None:
-    """What it was before the tunnels that hold it now, `name` aside; None where no other does."""
+    """The value before the other tunnels (not `name`) set it; None if no other tunnel holds it."""
     for record in others(host.journal_directory, name):
         for undo in record.undos:
             if isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK:
@@ -29,27 +29,27 @@ def earlier(host: Host, name: str) -> str | None:
 
 
 def release(host: Host, undo: ReleaseSysctl, name: str) -> None:
-    """Put the earlier value back, or where another tunnel still needs the 1 leave that to whichever is the last.
+    """Restore the earlier value, unless another tunnel still needs the 1. Then the last tunnel restores it.
 
-    Under the lock no tunnel that is coming up has seen the value but not yet added its rule.
+    The lock excludes a tunnel that has read the value but has not added its rule yet.
     """
     with host.lock():
         if not _is_needed(host):
             host.sysctl.write(parameter(undo.key), undo.earlier)
             _kept(host).remove()
         elif earlier(host, name) is None:
-            with suppress(OperationError):  # a full /run is no reason not to go down
+            with suppress(OperationError):  # a full /run must not stop down
                 _kept(host).promise(undo)
 
 
 def kept(host: Host) -> tuple[Undo, ...]:
-    """The undo that was left to a tunnel without a journal."""
+    """The undo that the separate journal keeps."""
     record = _kept(host).read()
     return record.undos if record else ()
 
 
 def forget(host: Host) -> None:
-    """Drop what was kept where no full tunnel is up any more: wg-quick leaves the 1 for good."""
+    """Remove the separate journal if no full tunnel is up: wg-quick never resets the 1."""
     if kept(host) and not _is_needed(host):
         _kept(host).remove()
 
@@ -59,5 +59,5 @@ def _kept(host: Host) -> Journal:
 
 
 def _is_needed(host: Host) -> bool:
-    """Whether a full tunnel of IPv4 is still up, be it wgq's or wg-quick's: its rule is."""
+    """Whether an IPv4 full tunnel of wgq or wg-quick is still up, judged by its rule."""
     return any(rule.fwmark is not None and not rule.other for rule in host.rtnl.rules(4))

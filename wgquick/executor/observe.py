@@ -1,4 +1,4 @@
-"""Asks the host for the facts that the planners need, each as late as wg-quick would look."""
+"""Reads from the host the facts that the planners need, each as late as wg-quick reads it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def endpoints(settings: Settings, host: Host) -> EndpointFacts:
-    """Every endpoint of the configuration resolved, each once."""
+    """Resolve every endpoint of the configuration, each once."""
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     return EndpointFacts({endpoint: host.resolve(endpoint) for endpoint in wanted})
 
@@ -37,7 +37,7 @@ def ipv6(name: str, host: Host) -> bool:
 
 
 def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
-    """The MTUs of the paths to the device's endpoints; none where the configuration gives one itself."""
+    """The MTUs of the paths to the device's endpoints; empty if the configuration sets an MTU."""
     if settings.mtu is not None:
         return MtuFacts()
     found = _path_mtus(_route_targets(device), host)
@@ -46,7 +46,7 @@ def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
 
 
 def _route_targets(device: Device) -> list[str]:
-    """The endpoints' addresses; one with a zone is passed over, as wg-quick's pattern does."""
+    """The endpoints' addresses. Those with a zone are left out, as wg-quick's pattern does not match them."""
     targets = (peer.endpoint for peer in device.peers)
     return list(dict.fromkeys(e.address for e in targets if isinstance(e, SocketAddress) and not e.scope))
 
@@ -73,10 +73,10 @@ def allowed_ips(device: Device) -> tuple[AllowedIP, ...]:
 
 
 def routes(settings: Settings, device: Device, host: Host, options: Options, *, ipv6: bool) -> RouteFacts:
-    """What add_route and add_default need; the device, not the file, says which AllowedIPs there are.
+    """The facts for add_route and add_default. The AllowedIPs are the device's, not the file's.
 
-    `ipv6` is what was found before the addresses: where the link has lost IPv6 since, by an MTU that is too small
-    for it, the kernel's refusal of a route says so, as under wg-quick.
+    `ipv6` was read before the addresses were added. If a small MTU has removed IPv6 from the link since then, the
+    kernel refuses the IPv6 routes, as under wg-quick.
     """
     if settings.table == "off":
         return RouteFacts()
@@ -90,7 +90,7 @@ def routes(settings: Settings, device: Device, host: Host, options: Options, *, 
 
 
 def table(settings: Settings, host: Host) -> int | None:
-    """The number of the table that is given, None where none is; WgqError where the host does not know it."""
+    """The number of the file's table, None if the file sets none; WgqError if the host does not know the table."""
     if settings.table in ("", "auto", "off"):
         return None
     try:
@@ -100,7 +100,7 @@ def table(settings: Settings, host: Host) -> int | None:
 
 
 def _unknown_table(settings: Settings, fault: GrammarError) -> WgqError:
-    """The fault with its line and column, where there is a file to find them in."""
+    """The fault with its line and column if there is a file."""
     found = _in_its_place(fault, settings) if settings.path else None
     if found is None:
         return WgqError(str(fault), where=settings.path or settings.name, remedy=fault.remedy)
@@ -110,7 +110,7 @@ def _unknown_table(settings: Settings, fault: GrammarError) -> WgqError:
 def _in_its_place(fault: GrammarError, settings: Settings) -> Diagnostic | None:
     try:
         return table_fault(location.read(location.Location(settings.name, settings.path)), fault)
-    except WgqError:  # the file has gone since it was read
+    except WgqError:  # the file was removed after it was read
         return None
 
 
@@ -142,7 +142,7 @@ def free_table(host: Host) -> int:
 
 
 def _is_empty(host: Host, family: int, table: int) -> bool:
-    """A kernel without that family has no routes in the table, and says so by an error."""
+    """Whether a table is empty. A kernel without the family answers with an error, which counts as empty."""
     try:
         return host.rtnl.table_is_empty(family, table)
     except OperationError:
@@ -162,8 +162,8 @@ def _family_rules(host: Host, family: int) -> list[Rule]:
 
 
 def down(settings: Settings | None, name: str, host: Host, options: Options) -> DownFacts:
-    """What the host shows of a tunnel that has no journal."""
-    # A daemon's socket may be that of another network namespace, as /run is everyone's.
+    """The state of a tunnel that has no journal."""
+    # All network namespaces share /run, so a daemon's socket may belong to another namespace.
     exists = host.rtnl.link(name) is not None and name in host.wireguard.interfaces()
     device = host.wireguard.get(name) if exists else None
     return DownFacts(
@@ -177,21 +177,21 @@ def down(settings: Settings | None, name: str, host: Host, options: Options) -> 
 
 
 def unclaimed_rules(names: Collection[str], host: Host) -> tuple[Rule, ...]:
-    """The policy rules, less those for the tables of devices with other names.
+    """The policy rules, without those for the tables of devices with other names.
 
-    Those may have ours: a link that is set down loses its routes, and then its table counts as free.
+    Another device may use our table: a link that is set down loses its routes, and its table counts as free.
     """
     others = _other_marks(names, host)
     return tuple(rule for rule in rules(host) if rule.table not in others)
 
 
 def _other_marks(names: Collection[str], host: Host) -> frozenset[int]:
-    """The fwmarks of the devices with other names: the tables that are theirs."""
+    """The fwmarks of the devices with other names, which are also their tables."""
     return frozenset(_mark(other, host) for other in host.wireguard.interfaces() if other not in names) - {0}
 
 
 def _mark(name: str, host: Host) -> int:
-    """A device's fwmark; 0 for one that ended or hangs, which must not keep another from going down."""
+    """A device's fwmark; 0 if its daemon ended or hangs, as that must not stop another tunnel's down."""
     try:
         return host.wireguard.get(name).fwmark
     except OperationError:

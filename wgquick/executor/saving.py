@@ -1,4 +1,4 @@
-"""cmd_save: the interface's present state into its file."""
+"""cmd_save: writes the interface's state to its file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[str], None]) -> None:
-    """Rewrite what changed in the file that `settings` were read from (wg-quick's save_config)."""
+    """Update the file that `settings` were read from (wg-quick's save_config); unchanged lines stay."""
     name = settings.name
     if name not in host.wireguard.interfaces():
         raise WgqError(f"`{name}' is not a WireGuard interface")
     if not settings.path:
-        raise WgqError(f"the configuration of {name} came from no file", remedy="There is none to save to.")
+        raise WgqError(f"the configuration of {name} was not read from a file", remedy="There is none to save to.")
     say(f"[#] wg showconf {name}")
-    # A hook may have edited the file since it was read: what is kept is what it says now.
+    # A hook may have edited the file since it was read: use its current content.
     document = location.read(location.Location(name, settings.path))
     settings = parse(document, name, settings.path)
     present = _present(settings, host, options)
@@ -39,7 +39,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
 
 
 def _named(settings: Settings, device: Device) -> Iterator[Endpoint]:
-    """The endpoints of the file's peers that the device knows an address of."""
+    """The file's endpoints of the peers for which the device has an address."""
     known = {peer.public_key for peer in device.peers if peer.endpoint}
     return (peer.endpoint for peer in settings.peers if peer.endpoint and peer.public_key in known)
 
@@ -57,20 +57,20 @@ def _present(settings: Settings, host: Host, options: Options) -> edit.Present:
 
 
 def _left_out(settings: Settings, host: Host) -> tuple[Prefix, ...]:
-    """The IPv6 addresses that up did not give a link without IPv6: elsewhere they are still wanted."""
+    """The IPv6 addresses that up left out because the link has no IPv6; the file keeps them."""
     if host.rtnl.takes_ipv6(settings.name):
         return ()
     return tuple(Prefix(a.address, a.length) for a in settings.addresses if len(a.address) == 16)
 
 
 def _is_ours(address: Prefix, settings: Settings) -> bool:
-    """All but the link-local address that the kernel gives a TUN device by itself, and would give it again."""
+    """Whether an address is saved: not the link-local address that the kernel itself gives every TUN device."""
     link_local = address.family == 6 and address.address[:1] == b"\xfe" and address.address[1] & 0xC0 == 0x80
     return not link_local or any(a.address == address.address for a in settings.addresses)
 
 
 def _dns(settings: Settings, host: Host, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """What the resolver holds of this link; by the mode that set it, where the journal knows."""
+    """The link's DNS, read by the mode that set it if the journal names that mode."""
     record = Journal(host.journal_directory, settings.name).read()
     modes = [undo.mode for undo in record.undos if isinstance(undo, UnsetDns)] if record else []
     mode = modes[0] if modes else host.dns.detect(options.dns) if settings.dns and not record else "off"

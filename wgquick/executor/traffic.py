@@ -1,4 +1,4 @@
-"""The settings of wgq's own during up: what they need of the host, and when they are met (`plan.traffic`)."""
+"""wgq's own settings during up: reads the facts and applies the steps of `plan.traffic`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def endpoints(
     host: Host,
     resolved: Mapping[Endpoint, SocketAddress] | None = None,
 ) -> EndpointFacts:
-    """Every endpoint resolved. A kill switch that stands lets no question out: a name's earlier answer counts.
+    """Resolve every endpoint. An active kill switch blocks DNS queries: then names use the earlier answers.
 
-    `resolved` are answers that are newer than those.
+    `resolved` has newer answers.
     """
     known = dict(_remembered(earlier.resolved)) if earlier else {}
     known |= {str(endpoint): found for endpoint, found in (resolved or {}).items()}
@@ -45,7 +45,7 @@ def endpoints(
 
 
 def remembered(facts: EndpointFacts) -> str:
-    """The endpoints with their addresses as the journal has them: HOST:PORT=ADDRESS/PORT/SCOPE, by blanks."""
+    """The resolved endpoints in the journal's form: HOST:PORT=ADDRESS/PORT/SCOPE, separated by blanks."""
     return " ".join(
         f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in facts.resolved.items()
     )
@@ -59,24 +59,24 @@ def _remembered(text: str) -> Iterator[tuple[str, SocketAddress]]:
 
 
 def standing(record: Record | None) -> RemoveGuard | None:
-    """The kill switch that an earlier run has left in place: only down takes it away."""
+    """The kill switch that an earlier run has left in place. Only down removes it."""
     undos = record.undos if record else ()
     return next((undo for undo in undos if isinstance(undo, RemoveGuard)), None)
 
 
 def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
-    """The undos that a failed up takes."""
+    """The undos of a failed up: all but the kill switch's."""
     return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard))
 
 
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
-    """The kill switch before the link exists."""
+    """Set the kill switch before the link exists."""
     facts = plan.TrafficFacts(lans=_lans(settings, host))
     run.apply(plan.guard(settings, found.resolved.values(), remembered(found), facts))
 
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:
-    """What needs the tunnel's mark and table, once its routes are there."""
+    """Apply the settings that need the tunnel's fwmark and table, after its routes are added."""
     device = host.wireguard.get(settings.name)
     is_full = routes.default is not None
     full = frozenset(ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
@@ -88,7 +88,7 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
 
 
 def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:
-    """The private networks of the host's other links; what a route of DHCP claims does not count."""
+    """The private networks of the host's other links. Routes from DHCP are not trusted."""
     if LAN not in settings.extras.exclude:
         return ()
     found: dict[Prefix, None] = {}

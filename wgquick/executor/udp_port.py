@@ -1,4 +1,4 @@
-"""The UDP port: a tunnel that is up has it, and one that cannot have it fails with the port's number."""
+"""Checks the UDP port. If a tunnel cannot bind its port, up fails with the port's number."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 REFUSALS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 _PATIENCE = 5.0  # seconds for a daemon to notice that its link is up
 _PAUSE = 0.001
-_STATUS = 2  # of `ip link set up`, where the kernel's WireGuard refuses a port
+_STATUS = 2  # of `ip link set up` when the kernel's WireGuard refuses a port
 _STATUS_LIVE = 1  # of `wg set`
 
 
 def check_free(name: str, port: int | None, host: Host) -> None:
-    """Raise OperationError if the port cannot be bound; one that a PreUp hook gave to the device itself is fine."""
+    """Raise OperationError if the port cannot be bound, unless a PreUp hook already gave it to this device."""
     code = host.udp_ports.refusal(port) if port else 0
     if port and code and host.wireguard.get(name).listen_port != port:
         raise refused(name, port, code, host)
 
 
 def check_bound(name: str, port: int, host: Host) -> None:
-    """Wait until the daemon of a link that is up has its port; OperationError if it does not get it.
+    """Wait until the daemon of a link that is up has bound its port; OperationError if that fails.
 
-    The kernel's WireGuard refuses to be set up without its port, but nobody can refuse that for a TUN device.
-    wgq-userspace sets the link down then, and wireguard-go takes its port for 0.
+    The kernel's WireGuard refuses to set a link up without its port, but a TUN device always goes up. Without the
+    port wgq-userspace sets the link down again, and wireguard-go reports port 0.
     """
     link = host.rtnl.link(name)
     if not port or link is None or link.kind == "wireguard":
@@ -48,15 +48,15 @@ def check_bound(name: str, port: int, host: Host) -> None:
 
 
 def check_change(name: str, port: int | None, host: Host) -> None:
-    """Raise OperationError if a live device cannot change to this port: a reload then changes nothing."""
+    """Raise OperationError, before a reload changes anything, if a live device cannot bind this port."""
     if port and (code := host.udp_ports.refusal(port)):
         raise refused(name, port, code, host, task=f"change the ListenPort of {name}", status=_STATUS_LIVE)
 
 
 def chosen(device: Device, host: Host) -> int:
-    """The port of a device whose link has gone up since it was read; 0 if it does not choose one.
+    """The port that a device has after its link went up; 0 if it chooses none.
 
-    The kernel chooses as the link goes up, a daemon once it has noticed that.
+    The kernel chooses the port when the link goes up. A daemon chooses it shortly after.
     """
     port, deadline = device.listen_port, monotonic() + _PATIENCE
     while not port and monotonic() < deadline:
@@ -71,17 +71,17 @@ def chosen(device: Device, host: Host) -> int:
 def refused(
     name: str, port: int, code: int, host: Host, *, task: str = "", status: int = _STATUS
 ) -> OperationError:
-    """The refusal of a port in words, with who has it where that can be found; `code` is its errno."""
+    """The error for a refused port, with the port's current user if known; `code` is the errno."""
     match code:
         case errno.EADDRINUSE:
             holders = " and ".join(_holders(name, port, host))
             reason = f"is in use{f' by {holders}' if holders else ''}"
-            remedy = "Choose another ListenPort, leave it out for one that is free, or end what has it."
+            remedy = "Choose another ListenPort, remove it to get a free port, or stop the program that uses it."
         case errno.EACCES:
             reason = "may not be bound"
             remedy = "A port below 1024 needs root or CAP_NET_BIND_SERVICE."
         case 0:
-            reason, remedy = "is free, but its daemon does not bind it", "Look at the daemon's log."
+            reason, remedy = "is free, but the daemon does not bind it", "See the daemon's log."
         case _:
             reason = f"cannot be bound: {strerror(code)}"
             remedy = ""
@@ -90,7 +90,7 @@ def refused(
 
 
 def _holders(name: str, port: int, host: Host) -> tuple[str, ...]:
-    """The WireGuard interfaces that have the port, whose sockets are of no process in the kernel; else programs."""
+    """The WireGuard interfaces that use the port, as kernel sockets belong to no process; else the programs."""
     interfaces = tuple(f"the WireGuard interface {other}" for other in _others(name, port, host))
     return interfaces or host.udp_ports.programs(port)
 
@@ -103,7 +103,7 @@ def _others(name: str, port: int, host: Host) -> Iterator[str]:
 
 
 def _port(name: str, host: Host) -> int:
-    """A device's port; 0 for one that ended or hangs."""
+    """A device's port; 0 if its daemon ended or hangs."""
     try:
         return host.wireguard.get(name).listen_port
     except OperationError:

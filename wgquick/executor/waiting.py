@@ -1,8 +1,8 @@
-"""Waits for handshakes, and has the device begin them: without a packet inside the tunnel.
+"""Waits for handshakes and makes the device start them, without a packet inside the tunnel.
 
-wgq-userspace begins a handshake on request. Other devices begin one when a keepalive is to be sent and there is no
-session, so persistent keepalive is turned on for a moment. While their session is young nothing makes them begin
-another: that session counts then.
+wgq-userspace starts a handshake on request. Other devices start one when they have to send a keepalive and have no
+session, so persistent keepalive is turned on for a moment. While a session is young nothing makes them start
+another handshake. In this case the existing session counts.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from wgquick.ports import WireGuard
 
 PATIENCE = 15.0
-"""Seconds: three attempts of WireGuard."""
+"""Seconds, enough for three handshake attempts of WireGuard."""
 _YOUNG = 120
-"""Seconds after its handshake a session is renewed at the earliest (REKEY_AFTER_TIME of the WireGuard protocol)."""
+"""Seconds between a handshake and the earliest rekey (REKEY_AFTER_TIME of the WireGuard protocol)."""
 _KEEPALIVE = 25
 _SHORTEST_PAUSE = 0.02
 _ASK_AGAIN = 1.0
@@ -33,7 +33,7 @@ _NAMED = 3
 
 
 class Awaited(NamedTuple):
-    """The peers whose handshake is awaited, and whether one of them is enough; `names` are for messages."""
+    """The peers whose handshakes are awaited, and whether one is enough; `names` are used in messages."""
 
     peers: tuple[PublicKey, ...]
     one: bool
@@ -41,17 +41,17 @@ class Awaited(NamedTuple):
 
 
 def chosen(name: str, peers: Mapping[PublicKey, bool], words: str, names: Mapping[str, str]) -> Awaited:
-    """`any` or `all` of the peers with an endpoint, or peers by key or name, separated by commas.
+    """The peers for `words`: `any` or `all` peers with an endpoint, or keys and names separated by commas.
 
-    `peers` says which have an endpoint; `names` are those of the file, by key in base64. WgqError if there is no
-    such peer.
+    `peers` maps each peer to whether it has an endpoint; `names` maps base64 keys to the file's names. WgqError if
+    there is no such peer.
     """
     called = {key: named for key in peers if (named := names.get(str(key)))}
     if words in ("any", "all"):
         found = tuple(key for key, has_endpoint in peers.items() if has_endpoint)
         if not found:
             raise WgqError(
-                "no peer has an endpoint, so that this side cannot begin a handshake",
+                "no peer has an endpoint, so this side cannot start a handshake",
                 where=name,
                 remedy="Name the peers that are to connect: `wait --for PEER', or `up --wait --wait-for PEER'.",
             )
@@ -74,9 +74,9 @@ def _peer(name: str, peers: Iterable[PublicKey], word: str, names: Mapping[Publi
 def handshakes(
     name: str, wireguard: WireGuard, awaited: Awaited, earlier: Device | None, *, timeout: float
 ) -> tuple[PublicKey, ...]:
-    """Return the peers that have shaken hands since `earlier` (None: since the device is there) was read.
+    """Return the peers with a handshake since `earlier` was read (None: since the device exists).
 
-    NoHandshakeError if it is none of them, or not all that are awaited, within `timeout` seconds.
+    NoHandshakeError if the awaited handshakes do not happen within `timeout` seconds.
     """
     wait = _Wait(name, wireguard, awaited, earlier)
     deadline = time.monotonic() + timeout
@@ -89,11 +89,11 @@ def handshakes(
         if time.monotonic() >= deadline:
             raise wait.failure(device, timeout)
         if not wait.provoke(device):
-            time.sleep(max(_SHORTEST_PAUSE, time.monotonic() - began))  # at most half of the time is for reading
+            time.sleep(max(_SHORTEST_PAUSE, time.monotonic() - began))  # spend at most half of the time reading
 
 
 class _Wait:
-    """Who was heard so far, and how the device is had to begin handshakes."""
+    """The peers heard so far, and the requests that make the device start handshakes."""
 
     def __init__(self, name: str, wireguard: WireGuard, awaited: Awaited, earlier: Device | None) -> None:
         self._name = name
@@ -107,11 +107,11 @@ class _Wait:
 
     @property
     def is_over(self) -> bool:
-        """Whether enough of them were heard."""
+        """Whether enough peers were heard."""
         return bool(self.heard) if self._awaited.one else len(self.heard) == len(self._awaited.peers)
 
     def look(self, device: Device) -> None:
-        """Note who has shaken hands: whose time is another, whatever became of the clock meanwhile."""
+        """Record new handshakes. A changed time counts, earlier or later, as the clock may have been set."""
         for peer in self._of(device):
             mark = self._marks.get(peer.public_key, 0.0)
             counts = not self._can_ask and self._began - mark < _YOUNG
@@ -122,7 +122,7 @@ class _Wait:
         return [peer for peer in device.peers if peer.public_key in self._awaited.peers]
 
     def provoke(self, device: Device) -> bool:
-        """Have the device begin handshakes, if it is time to; True if it has to be looked at again at once."""
+        """Make the device start handshakes if it is time; True if the device has to be read again at once."""
         now = time.monotonic()
         if now - self._provoked < (_ASK_AGAIN if self._can_ask else _TURN_ON_AGAIN):
             return False
@@ -138,7 +138,7 @@ class _Wait:
         return False
 
     def failure(self, device: Device, timeout: float) -> NoHandshakeError:
-        """Who has not shaken hands."""
+        """The error that names the peers without a handshake."""
         endpoints = {peer.public_key: peer.endpoint for peer in device.peers}
         silent = [key for key in self._awaited.peers if key not in self.heard]
         called = [_called(key, self._awaited.names, endpoints.get(key)) for key in silent[:_NAMED]]
@@ -157,9 +157,9 @@ def _called(key: PublicKey, names: Mapping[PublicKey, str], endpoint: SocketAddr
 
 
 def _turn_keepalive_on(name: str, wireguard: WireGuard, peers: Sequence[DevicePeer]) -> None:
-    """Turn persistent keepalive off, on, and to what it was, so that a keepalive is sent at once.
+    """Turn persistent keepalive off, on, and back to its setting, so that a keepalive is sent at once.
 
-    All changes of a peer are in one request: a kill leaves no other interval behind.
+    One request has all changes of a peer, so a killed run leaves the interval unchanged.
     """
     for at in range(0, len(peers), _AT_ONCE):
         changes = tuple(change for peer in peers[at : at + _AT_ONCE] for change in _keepalives(peer))

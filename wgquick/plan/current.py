@@ -1,4 +1,4 @@
-"""What the host has of one interface, in one snapshot; `executor.observe.current` takes it."""
+"""The current state of one interface on the host, read at one moment by `executor.snapshot`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class LinkDns(NamedTuple):
-    """The DNS of a link. `mode` is how it was set, or would be: "resolvconf", "resolved", "file" or "off".
+    """The DNS of a link. `mode` sets it: "resolvconf", "resolved", "file" or "off".
 
-    `full_tunnel` is whether all queries go there; None where the mode does not tell.
+    `full_tunnel` is whether the link gets all queries; None if the mode does not show this.
     """
 
     mode: str
@@ -22,11 +22,11 @@ class LinkDns(NamedTuple):
 
 
 class Current(NamedTuple):
-    """The state of an interface. `link` is None if there is none of that name, `device` if it is not WireGuard's.
+    """The state of an interface. `link` is None if there is no such link, `device` if it is not a WireGuard link.
 
-    `routes` are those through the link, in all tables; `rules` all of the host's, as another's may matter.
-    `firewall` are the interface's own rules. `dns` has no servers if the link has none. `src_valid_mark` is
-    None where /proc/sys does not show it. `ipv6` is whether the link takes IPv6 addresses.
+    `routes` are those through the link, in all tables; `rules` has all rules of the host, as rules of other tunnels
+    may matter. `firewall` has the interface's own rules. `dns` has no servers if the link has none.
+    `src_valid_mark` is None if /proc/sys does not show it. `ipv6` is whether the link takes IPv6 addresses.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Current(NamedTuple):
     ipv6: bool = True
 
     def default_rules(self, family: int) -> tuple[Rule, ...]:
-        """The rules of a full tunnel of this family: of the mark's table, and the suppress rule below.
+        """The rules of a full tunnel of this family: the rule for the fwmark's table, and the suppress rule below.
 
-        Empty if no rule looks the mark's table up. The suppress rule alone may be missing.
+        Empty if no rule refers to the fwmark's table. The suppress rule may be missing.
         """
         from wgquick.plan.down import own_rules
 

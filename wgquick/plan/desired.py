@@ -1,4 +1,4 @@
-"""What a file wants of the host. Pure: what the steps of `up` would leave behind."""
+"""The desired state: what the steps of `up` leave behind. Pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 
 
 class Desired(NamedTuple):
-    """What the host is to have of an interface.
+    """The desired state of an interface.
 
-    Of the device: `settings` with its keys and port, the joined `peers`, and `fwmark`; None leaves a setting
-    as it is. `mtu` is None where it is automatic and cannot be measured. `addresses` are in the file's order.
-    `routes` name their tables; `words` are the tables as the file writes them, by number. `rules` have no
-    priority: the kernel's choice counts. `src_valid_mark` is whether that parameter must be 1. `notes` are the
-    remarks of up.
+    For the device: `settings` with its keys and port, the joined `peers`, and `fwmark`; None keeps the current
+    value. `mtu` is None if it is automatic and cannot be measured. `addresses` are in the file's order. `routes`
+    name their tables; `words` maps table numbers to the file's spelling. `rules` have no priority, as the kernel
+    chooses it. `src_valid_mark` is whether that parameter must be 1. `notes` has up's remarks.
     """
 
     settings: Settings
@@ -46,12 +45,12 @@ class Desired(NamedTuple):
 
     @property
     def full(self) -> frozenset[int]:
-        """The families (4, 6) of which it is a full tunnel with rules of its own."""
+        """The families (4, 6) in which the interface is a full tunnel with its own rules."""
         return frozenset(rule.family for rule in self.rules if rule.fwmark is not None)
 
 
 def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) -> Desired:
-    """What the file wants; WgqError with `strict` where the host lacks what it needs."""
+    """The desired state of a file; WgqError if `strict` and the host lacks IPv6 or src_valid_mark."""
     wanted = allowed_ips(settings)
     steps: list[Step] = [
         *up.add_addr(settings, ipv6=facts.ipv6, strict=strict),
@@ -81,7 +80,7 @@ def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) ->
 
 
 def allowed_ips(settings: Settings) -> tuple[AllowedIP, ...]:
-    """The AllowedIPs of the joined peers, less those that wg(8)'s `-` form takes away again."""
+    """The AllowedIPs of the joined peers, without those that wg(8)'s `-` form removes."""
     found: dict[AllowedIP, None] = {}
     for peer in merged(settings).values():
         for ip in peer.allowed_ips:
@@ -103,14 +102,14 @@ def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: Desir
             listen_port=settings.listen_port or facts.listen_port,
             free_table=facts.free_table,
             addresses=(*own, *(each for each in facts.link_addresses if each not in own)),
-            src_valid_mark="0",  # so that the step is planned, whatever the value is now
+            src_valid_mark="0",  # so that the step is planned for any current value
             firewall=facts.firewall,
         )
     return RouteFacts(wanted, (*networks(usable), *facts.connected), facts.ipv6, facts.table, default)
 
 
 def _as_listed(addresses: Iterable[Address]) -> tuple[Prefix, ...]:
-    """In the kernel's order: secondary IPv4 addresses after the others, and the newest of IPv6 first."""
+    """The addresses in the kernel's order: secondary IPv4 addresses last, the newest IPv6 address first."""
     prefixes = [Prefix(address.address, address.length) for address in addresses]
     of_ipv4 = [prefix for prefix in prefixes if prefix.family == 4]
     primary = {Prefix(mask(p.address, p.length), p.length): p for p in reversed(of_ipv4)}
@@ -120,7 +119,7 @@ def _as_listed(addresses: Iterable[Address]) -> tuple[Prefix, ...]:
 
 
 def full_tunnel_mark(settings: Settings, facts: DesiredFacts) -> int:
-    """The mark of a full tunnel: the file's, or the one that the device has; 0 where a new one is to be chosen."""
+    """The fwmark of a full tunnel: the file's or the device's; 0 if a new one has to be chosen."""
     is_kept = settings.fwmark is None or facts.has_automatic_fwmark
     return settings.fwmark or (facts.device_fwmark if is_kept else 0)
 
@@ -135,7 +134,7 @@ def networks(addresses: Iterable[Address]) -> tuple[Prefix, ...]:
 
 
 def _fwmark(settings: Settings, rules: Iterable[Rule], facts: DesiredFacts) -> int | None:
-    """A full tunnel's mark, or the file's; else the device's, unless it was chosen for a full tunnel."""
+    """A full tunnel's fwmark, or the file's, or the device's unless it was chosen for a full tunnel."""
     of_full = next((rule.fwmark for rule in rules if rule.fwmark is not None), None)
     if of_full is not None or settings.fwmark is not None:
         return of_full or settings.fwmark

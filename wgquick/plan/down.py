@@ -1,4 +1,4 @@
-"""cmd_down as data: what to take back, from the journal, or from the host's state where there is none."""
+"""cmd_down as data: the undos, from the journal or, without a journal, from the host's state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # cmd_down calls del_if (rules, link) and then unset_dns and remove_firewall; the trap of a failed cmd_up finds
 # HAVE_SET_DNS and HAVE_SET_FIREWALL set, so that del_if takes those away first.
-# What wg-quick does not have comes last: the kill switch when all else is gone.
+# Steps that wg-quick does not have come last, the kill switch after all others.
 _OWN = (ForgetInbound, DeleteThrow, RemoveGuard)
 _DOWN_ORDER = (DeleteRule, DeleteLink, UnsetDns, RemoveFirewall, ReleaseSysctl, *_OWN)
 _ROLLBACK_ORDER = (UnsetDns, RemoveFirewall, DeleteRule, DeleteLink, ReleaseSysctl, *_OWN)
@@ -43,7 +43,7 @@ def in_rollback_order(undos: Iterable[Undo]) -> tuple[Undo, ...]:
 
 
 def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]:
-    """By kind, then as del_if does it: each family's table rule before its suppress rule; each undo once."""
+    """Sorted by kind, then in del_if's order: each family's table rule before its suppress rule. No duplicates."""
 
     def rank(step: Undo) -> tuple[int, int, int]:
         kind = order.index(type(step))
@@ -55,12 +55,12 @@ def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]
             case _:
                 return kind, 0, 0
 
-    once = {(type(step), step): step for step in map(_whole, undos)}  # steps of two kinds may be equal as tuples
+    once = {(type(step), step): step for step in map(_whole, undos)}  # tuples of different classes may be equal
     return tuple(sorted(once.values(), key=rank))
 
 
 def _whole(step: Undo) -> Undo:
-    """Both families' nft tables go in one transaction, as wg-quick's do."""
+    """One transaction removes the nft tables of both families, as in wg-quick."""
     match step:
         case RemoveFirewall(name, "nft", _):
             return RemoveFirewall(name, "nft", 0)
@@ -69,7 +69,7 @@ def _whole(step: Undo) -> Undo:
 
 
 def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Undo, ...]:
-    """The undos of a tunnel that has no journal, as wg-quick's del_if and unset_dns find them."""
+    """The undos of a tunnel without a journal, as wg-quick's del_if and unset_dns find them."""
     undos: list[Undo] = [DeleteLink(name)] if facts.exists else []
     if facts.has_default and facts.fwmark and (settings is None or routes_automatically(settings)):
         undos += [DeleteRule(rule) for rule in own_rules(facts.rules, facts.fwmark)]
@@ -79,10 +79,10 @@ def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[
 
 
 def own_rules(rules: Iterable[Rule], fwmark: int) -> list[Rule]:
-    """The rules for the table of a device's mark, each with the suppress rule that add_default put below it.
+    """The rules for the table of a device's fwmark, each with the suppress rule that add_default put below it.
 
-    The kernel gave that one the preference just under the table rule's; a suppress rule elsewhere is another
-    tunnel's or the host's own, and stays (wg-quick deletes them all).
+    The kernel gave the suppress rule the next lower preference. A suppress rule elsewhere belongs to another tunnel
+    or to the host, and stays (wg-quick deletes them all).
     """
     present = tuple(rules)
     return [
@@ -98,7 +98,7 @@ def _looks_up(rule: Rule, table: int) -> bool:
 
 
 def _partner(table_rule: Rule, rules: Iterable[Rule]) -> list[Rule]:
-    """The suppress rule of a table rule: the nearest one below it with no other tunnel's table rule between."""
+    """The suppress rule of a table rule: the nearest one below, unless another tunnel's table rule is between."""
     below = [r for r in rules if r.family == table_rule.family and _below(r, table_rule)]
     below.sort(key=lambda rule: rule.priority or 0, reverse=True)
     for rule in below:
@@ -110,15 +110,15 @@ def _partner(table_rule: Rule, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def _below(rule: Rule, other: Rule) -> bool:
-    """By preference; where 0 leaves no room below, the kernel puts the next rule at 0 as well."""
+    """Whether a rule's preference is below another's. Below preference 0 the kernel uses 0 again."""
     one, two = rule.priority or 0, other.priority or 0
     return one < two or (one == two == 0 and rule != other)
 
 
 def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo, ...]:
-    """The undos, and those for the same rules at other preferences, where a hook has put them.
+    """The undos, and those for the same rules at the preferences to which a hook has moved them.
 
-    wg-quick finds its rules by their table alone, so that such hooks need no PreDown of their own.
+    wg-quick finds its rules by their table alone, so such a hook needs no matching PreDown.
     """
     steps, present = tuple(undos), tuple(rules)
     own = [step.rule for step in steps if isinstance(step, DeleteRule)]
@@ -131,13 +131,13 @@ def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo
 def with_standing_firewalls(
     undos: Iterable[Undo], name: str, firewalls: Iterable[tuple[str, int]]
 ) -> tuple[Undo, ...]:
-    """The undos, with those for firewall rules going by what stands now, of whichever kind (remove_firewall)."""
+    """The undos, those for firewall rules replaced by ones for the current rules of any kind (remove_firewall)."""
     others = (step for step in undos if not isinstance(step, RemoveFirewall))
     return in_down_order((*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls)))
 
 
 def as_renamed(undos: Iterable[Undo], name: str) -> tuple[Undo, ...]:
-    """The undos, with the link that is deleted by the name it has now; as they are where that is empty."""
+    """The undos, with the link's current `name` in DeleteLink; unchanged if `name` is ""."""
     return tuple(DeleteLink(name) if name and isinstance(undo, DeleteLink) else undo for undo in undos)
 
 
@@ -146,9 +146,9 @@ def _is_moved(rule: Rule, mine: Rule) -> bool:
 
 
 def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
-    """The undos of a journal whose link is gone, moved rules too, less the rules that are another tunnel's by now.
+    """The undos of a journal whose link is gone, moved rules included, without rules of other tunnels.
 
-    After `wg-quick down` has cleaned up, the next tunnel gets the same table and the same preferences.
+    After `wg-quick down` the next tunnel gets the same table and the same preferences.
     """
     steps = tuple(undos)
     theirs = _others_rules(steps, facts)
@@ -157,9 +157,9 @@ def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
 
 
 def _others_rules(undos: Iterable[Undo], facts: DownFacts) -> set[Rule]:
-    """The rules of other tunnels: those for other tables, and in a table that another has taken over all but ours.
+    """The rules of other tunnels: rules for other tables, and in a table that another tunnel uses all but ours.
 
-    A single rule for such a table is the other's, though it stand exactly where ours did.
+    A single rule for such a table belongs to the other tunnel, even at our rule's preference.
     """
     own = {step.rule for step in undos if isinstance(step, DeleteRule)}
     tables = {rule.table for rule in own if rule.fwmark is not None}

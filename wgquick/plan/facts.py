@@ -1,4 +1,4 @@
-"""What was observed of the host, as data: the planners' only knowledge of the machine."""
+"""The facts observed on the host, as data: the planners' only knowledge of the machine."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 class EndpointFacts(NamedTuple):
-    """What each endpoint of the configuration resolved to."""
+    """The address of each endpoint of the configuration."""
 
     resolved: Mapping[Endpoint, SocketAddress]
 
 
 class MtuFacts(NamedTuple):
-    """The MTU of the path to each endpoint that has a route (bytes), and of the default route's path, if any."""
+    """The path MTUs (bytes) of the endpoints that have a route, and that of the default route, if any."""
 
     endpoints: tuple[int, ...] = ()
     default: int | None = None
 
 
 class DefaultFacts(NamedTuple):
-    """What add_default needs to know; `rules` of both families, `free_table` the next free one from 51820.
+    """The facts for add_default. `rules` has both families; `free_table` is the first free table from 51820.
 
-    `src_valid_mark` is None where /proc/sys does not show it. `mark_earlier` is what it was before the
-    first of the tunnels that need it now, `mark_writable` whether /proc/sys lets us set it.
+    `src_valid_mark` is None if /proc/sys does not show it. `mark_earlier` is its value before the first of the
+    tunnels that need it now, `mark_writable` whether it can be set.
     """
 
     fwmark: int = 0
@@ -44,7 +44,7 @@ class DefaultFacts(NamedTuple):
 class RouteFacts(NamedTuple):
     """The device's AllowedIPs in its own order, and the main table's routes through the link.
 
-    `default` is None where no AllowedIP is a /0 that add_default would handle.
+    `default` is None if no AllowedIP is a /0 for add_default.
     """
 
     allowed_ips: tuple[AllowedIP, ...] = ()
@@ -55,11 +55,11 @@ class RouteFacts(NamedTuple):
 
 
 class DesiredFacts(NamedTuple):
-    """What of the host decides what a file wants.
+    """The facts that the desired state depends on.
 
-    `device_fwmark` is the mark that the device has, `has_automatic_fwmark` whether add_default has chosen that.
-    `link_addresses` are the link-local addresses that the kernel gave the link, `connected` the networks of these.
-    `mtu` is None where the paths lead through the tunnel itself, so that they cannot be measured.
+    `device_fwmark` is the device's fwmark, `has_automatic_fwmark` whether add_default chose it.
+    `link_addresses` are the link-local addresses that the kernel gave the link, `connected` their networks.
+    `mtu` is None if the paths lead through the tunnel itself and cannot be measured.
     `mark_earlier` and `mark_writable` are as for add_default.
     """
 
@@ -79,7 +79,7 @@ class DesiredFacts(NamedTuple):
 
 
 class DownFacts(NamedTuple):
-    """What the host shows of a tunnel that has no journal; `other_marks` are the other devices' fwmarks."""
+    """The facts about a tunnel without a journal; `other_marks` are the other devices' fwmarks."""
 
     exists: bool = True
     fwmark: int = 0

@@ -1,4 +1,4 @@
-"""What a file gives for its peers: up notes it in the journal, and a later reload compares with it."""
+"""What a file sets for its peers: up records it in the journal, and reload compares with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Given(NamedTuple):
-    """What a file gave for a peer; `endpoint` is "" and `persistent_keepalive` None if it gave none.
+    """What a file sets for a peer; `endpoint` is "" and `persistent_keepalive` None if it does not set them.
 
-    `preshared_key` is the key's hash by a key of the journal; "" if the file gave none, or if that is not known.
+    `preshared_key` is a hash with a key of the journal; "" if the file has no preshared key or it is unknown.
     """
 
     endpoint: str = ""
@@ -25,11 +25,11 @@ class Given(NamedTuple):
 
 
 Earlier = dict[bytes, Given]
-"""What the file said before, by public key."""
+"""What the file set before, by public key."""
 
 
 def given(settings: Settings, digest: Callable[[bytes], str]) -> Earlier:
-    """What a file gives for its peers, to be compared with a later one; `digest` makes hashes of its secrets."""
+    """What a file sets for its peers, for comparison with a later file; `digest` hashes the secrets."""
     return {key.raw: _given(peer, digest) for key, peer in merged(settings).items()}
 
 
@@ -41,7 +41,7 @@ def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
 
 
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
-    """The peers, the sections of one key joined as `wg setconf` does."""
+    """The peers; sections with the same key are joined as in `wg setconf`."""
     found: dict[PublicKey, PeerSettings] = {}
     for peer in settings.peers:
         earlier = found.get(peer.public_key)

@@ -1,8 +1,8 @@
-"""The steps of up, reload and down. For each: what it is, how it is told, done, undone and recorded, in one place.
+"""The steps of up, reload and down. Each class has its transcript lines, its effect, its undo and its record.
 
-A Change that outlives the link names its Undo before it is applied; addresses, routes through the link and the
-device's settings go with the link. A Note is a line of the transcript without an effect. Steps are values: only
-`do` acts, and only on the run that it is given.
+A Change that outlives the link has an Undo, which is recorded before the change is applied. Addresses, routes
+through the link and the device's settings disappear with the link and have none. A Note is a line of the transcript
+without an effect. Steps are values: only `do` has effects, on the given run.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 IP_STATUS = 2
-"""The status of ip(8) where the kernel refuses, and so of wg-quick."""
+"""The exit status of ip(8), and so of wg-quick, if the kernel refuses."""
 
 
 class Run(Protocol):
-    """What a step is done on: the host, and what needs more than the host alone."""
+    """What a step works on: the host, and the actions that also need the journal or the options."""
 
     @property
     def host(self) -> Host: ...
 
     def add_link(self, name: str) -> None:
-        """Make the link, by the kernel or by a userspace implementation."""
+        """Create the link, by the kernel or by a userspace implementation."""
 
     def run_hook(self, hook: RunHook) -> None:
         """Run a hook line; HookError if its status is not 0."""
 
     def expect_exit(self) -> None:
-        """The daemon of a deleted link is about to end: wait for it once the rest is done."""
+        """The daemon of a deleted link is about to exit: wait for it after the other undos."""
 
     def release(self, undo: ReleaseSysctl) -> None:
-        """Put a kernel parameter back unless another tunnel needs it."""
+        """Restore a kernel parameter unless another tunnel needs its value."""
 
     def take_back_live(self, undo: Undo) -> None:
-        """Take an undo, gone or not, and retract it in the journal."""
+        """Apply an undo, whether or not its state still exists, and remove it from the journal."""
 
 
-def _told(command: str) -> tuple[str, ...]:
+def _line(command: str) -> tuple[str, ...]:
     return (f"[#] {command}",)
 
 
@@ -60,7 +60,7 @@ class DeleteLink(NamedTuple):
     name: str
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip link delete dev {self.name}")
+        return _line(f"ip link delete dev {self.name}")
 
     def do(self, run: Run) -> None:
         link = run.host.rtnl.link(self.name)
@@ -70,19 +70,19 @@ class DeleteLink(NamedTuple):
 
 
 class DeleteRule(NamedTuple):
-    """`ip -4|-6 rule delete ...`, exactly this one."""
+    """`ip -4|-6 rule delete ...` of exactly this rule."""
 
     rule: Rule
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip -{self.rule.family} rule delete {_deleted(self.rule)}")
+        return _line(f"ip -{self.rule.family} rule delete {_deleted(self.rule)}")
 
     def do(self, run: Run) -> None:
         run.host.rtnl.delete_rule(self.rule)
 
 
 class UnsetDns(NamedTuple):
-    """Takes back the link's DNS as `mode` set it."""
+    """Removes the link's DNS that `mode` has set."""
 
     name: str
     mode: str
@@ -109,7 +109,7 @@ class RemoveFirewall(NamedTuple):
 
 
 class ReleaseSysctl(NamedTuple):
-    """Puts `earlier` back unless another full tunnel still needs the value."""
+    """Restores `earlier` unless another full tunnel still needs the value."""
 
     key: str
     earlier: str
@@ -128,32 +128,32 @@ class DeleteThrow(NamedTuple):
     table: int
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip {_family_of(self.destination)} route delete throw {self.destination} table {self.table}")
+        return _line(f"ip {_family_of(self.destination)} route delete throw {self.destination} table {self.table}")
 
     def do(self, run: Run) -> None:
         run.host.rtnl.delete_throw(Prefix.parse(self.destination), self.table)
 
 
 class ForgetInbound(NamedTuple):
-    """Removes the rules for connections that come in beside the tunnel."""
+    """Removes the rules that KeepInbound adds."""
 
     name: str
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"nft -f /dev/fd/63 # no longer keep inbound connections beside {self.name}")
+        return _line(f"nft -f /dev/fd/63 # no longer keep inbound connections beside {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.firewall.forget_inbound(self.name)
 
 
 class RemoveGuard(NamedTuple):
-    """Takes the kill switch away. `resolved` is what its endpoints led to, as it lets nobody look names up."""
+    """Removes the kill switch. `resolved` has the endpoints' addresses: the kill switch blocks DNS queries."""
 
     name: str
     resolved: str = ""
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"nft -f /dev/fd/63 # no kill switch of {self.name} any more")
+        return _line(f"nft -f /dev/fd/63 # no kill switch of {self.name} any more")
 
     def do(self, run: Run) -> None:
         run.host.firewall.remove_guard(self.name)
@@ -163,7 +163,7 @@ Undo = (
     DeleteLink | DeleteRule | UnsetDns | RemoveFirewall | ReleaseSysctl | DeleteThrow | ForgetInbound | RemoveGuard
 )
 
-# How undos stand in the journal: [class, field, ...]; a rule is the list of its own fields.
+# The journal's form of an undo: [class, field, ...]; a rule is the list of its fields.
 _RECORDED: dict[str, tuple[type[Any], tuple[type, ...]]] = {
     "DeleteLink": (DeleteLink, (str,)),
     "DeleteRule": (DeleteRule, (list,)),
@@ -177,12 +177,12 @@ _RECORDED: dict[str, tuple[type[Any], tuple[type, ...]]] = {
 
 
 def recorded(undo: Undo) -> list[Any]:
-    """The undo as the journal has it."""
+    """The undo in the journal's form."""
     return [type(undo).__name__, *undo]
 
 
 def from_record(kind: str, fields: list[Any]) -> Undo:
-    """The undo that the journal has; ValueError or TypeError if it is none."""
+    """The undo for a journal's entry; ValueError or TypeError if the entry is not an undo."""
     undo, types = _RECORDED.get(kind, (None, ()))
     if undo is None or tuple(map(type, fields)) != types:
         raise ValueError
@@ -198,7 +198,7 @@ class AddLink(NamedTuple):
     name: str
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        """None: the run says which WireGuard it tries."""
+        """Empty: the run prints which WireGuard implementation it tries."""
         return ()
 
     def do(self, run: Run) -> None:
@@ -209,14 +209,14 @@ class AddLink(NamedTuple):
 
 
 class RunHook(NamedTuple):
-    """A PreUp, PostUp, PreDown or PostDown line, `%i` already replaced; `stage` is that key's name."""
+    """A PreUp, PostUp, PreDown or PostDown line, `%i` already replaced; `stage` is the key's name."""
 
     name: str
     stage: str
     command: str
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(without_keys(self.command))
+        return _line(without_keys(self.command))
 
     def do(self, run: Run) -> None:
         run.run_hook(self)
@@ -226,13 +226,13 @@ class RunHook(NamedTuple):
 
 
 class SetDevice(NamedTuple):
-    """`wg addconf NAME`: the device takes over the configuration's keys and peers."""
+    """`wg addconf NAME`: gives the device the configuration's keys and peers."""
 
     name: str
     config: DeviceConfig
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        """None: a Note announces it, before the endpoints are looked up."""
+        """Empty: a Note announces the step before the endpoints are resolved."""
         return ()
 
     def do(self, run: Run) -> None:
@@ -249,7 +249,7 @@ class SetFwmark(NamedTuple):
     fwmark: int
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"wg set {self.name} fwmark {self.fwmark}")
+        return _line(f"wg set {self.name} fwmark {self.fwmark}")
 
     def do(self, run: Run) -> None:
         run.host.wireguard.set(self.name, DeviceConfig(fwmark=self.fwmark))
@@ -269,7 +269,7 @@ class AddAddress(NamedTuple):
         return f"ip {_family(self.address.address)} address add {self.address.text} dev {self.name}"
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(self.command)
+        return _line(self.command)
 
     def do(self, run: Run) -> None:
         add_addresses([self], run.host)
@@ -279,7 +279,7 @@ class AddAddress(NamedTuple):
 
     def remedy(self, errno: int) -> str:
         """What to do if the kernel refuses it."""
-        return "The address is given twice: remove one of the two." if errno == EEXIST else ""
+        return "The file has the address twice: remove one of them." if errno == EEXIST else ""
 
 
 class SetMtuUp(NamedTuple):
@@ -289,7 +289,7 @@ class SetMtuUp(NamedTuple):
     mtu: int
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip link set mtu {self.mtu} up dev {self.name}")
+        return _line(f"ip link set mtu {self.mtu} up dev {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.rtnl.set_link(self.name, mtu=self.mtu)
@@ -299,9 +299,10 @@ class SetMtuUp(NamedTuple):
 
 
 class AddRoute(NamedTuple):
-    """`ip -4|-6 route add PREFIX dev NAME [table T]`; `table_word` is the table as the user wrote it.
+    """`ip -4|-6 route add PREFIX dev NAME [table T]`; `table_word` is the table as the file writes it.
 
-    `beside` (`ip route append`) adds it though there is a route to the same network, which is about to go.
+    With `beside` (`ip route append`) the route is added next to an existing one for the same network, which a later
+    step deletes.
     """
 
     route: Route
@@ -315,7 +316,7 @@ class AddRoute(NamedTuple):
         return f"ip {_family(to.address)} route {verb} {to} dev {self.route.device}{_in_table(self.table_word)}"
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(self.command)
+        return _line(self.command)
 
     def do(self, run: Run) -> None:
         add_routes([self], run.host)
@@ -327,7 +328,7 @@ class AddRoute(NamedTuple):
         """What to do if the kernel refuses it."""
         if errno != EEXIST:
             return ""
-        return "The host has this route already: remove it, set Table, or take the network out of AllowedIPs."
+        return "The host already has this route: remove it, set Table, or remove the network from AllowedIPs."
 
 
 class DeleteAddress(NamedTuple):
@@ -337,7 +338,7 @@ class DeleteAddress(NamedTuple):
     address: Prefix
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip {_family(self.address.address)} address delete {self.address} dev {self.name}")
+        return _line(f"ip {_family(self.address.address)} address delete {self.address} dev {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.rtnl.delete_addresses(self.name, [self.address])
@@ -347,7 +348,7 @@ class DeleteAddress(NamedTuple):
 
 
 class DeleteRoute(NamedTuple):
-    """`ip -4|-6 route delete PREFIX dev NAME [table T]`: the one that up or reload added."""
+    """`ip -4|-6 route delete PREFIX dev NAME [table T]`of a route that up or reload added."""
 
     route: Route
     table_word: str = ""
@@ -358,7 +359,7 @@ class DeleteRoute(NamedTuple):
         return f"ip {_family(to.address)} route delete {to} dev {self.route.device}{_in_table(self.table_word)}"
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(self.command)
+        return _line(self.command)
 
     def do(self, run: Run) -> None:
         delete_routes([self], run.host)
@@ -372,7 +373,7 @@ class DeleteRoute(NamedTuple):
 
 
 class ChangeDevice(NamedTuple):
-    """A change of a live device; `told` are the wg(8) commands that would do the same."""
+    """A change of a live device; `told` has the equivalent wg(8) commands for the transcript."""
 
     name: str
     config: DeviceConfig
@@ -395,7 +396,7 @@ class SetMtu(NamedTuple):
     mtu: int
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip link set mtu {self.mtu} dev {self.name}")
+        return _line(f"ip link set mtu {self.mtu} dev {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.rtnl.set_link(self.name, mtu=self.mtu, up=False)
@@ -405,7 +406,7 @@ class SetMtu(NamedTuple):
 
 
 class ReplaceFirewall(NamedTuple):
-    """The firewall rules of one family in place of those that stand."""
+    """Replaces the firewall rules of one family."""
 
     name: str
     rules: FirewallRules
@@ -422,7 +423,7 @@ class ReplaceFirewall(NamedTuple):
 
 
 class TakeBack(NamedTuple):
-    """Takes an undo while the link stays, and strikes it out of the journal."""
+    """Applies an undo while the link stays up, and removes it from the journal."""
 
     undone: Undo
 
@@ -442,7 +443,7 @@ class AddRule(NamedTuple):
     rule: Rule
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"ip -{self.rule.family} rule add {_added(self.rule)}")
+        return _line(f"ip -{self.rule.family} rule add {_added(self.rule)}")
 
     def do(self, run: Run) -> None:
         run.host.rtnl.add_rule(self.rule)
@@ -452,7 +453,7 @@ class AddRule(NamedTuple):
 
 
 class SetDns(NamedTuple):
-    """Servers and search domains of the link; `full_tunnel` asks for all queries (`~.`)."""
+    """Sets the link's DNS servers and search domains; with `full_tunnel` they get all queries (`~.`)."""
 
     name: str
     mode: str
@@ -473,7 +474,7 @@ class SetDns(NamedTuple):
 class AddFirewall(NamedTuple):
     """wg-quick's anti-spoofing and mark-keeping rules of one family; `kind` is "nft" or "iptables".
 
-    With a `port`, what arrives there gets the mark before a firewall's reverse path filter looks at it.
+    With a `port`, packets to this port get the fwmark before a firewall's reverse path filter checks them.
     """
 
     name: str
@@ -496,7 +497,7 @@ class AddFirewall(NamedTuple):
 class SetSysctl(NamedTuple):
     """`sysctl -q KEY=VALUE`; `earlier` is the value before the first tunnel that needed it.
 
-    `held`: another tunnel has set it already, so that this one only keeps it from being put back too early.
+    `held`: another tunnel has set the value already, and this step only prevents its early restoration.
     """
 
     key: str
@@ -505,7 +506,7 @@ class SetSysctl(NamedTuple):
     held: bool = False
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return () if self.held else _told(f"sysctl -q {self.key}={self.value}")
+        return () if self.held else _line(f"sysctl -q {self.key}={self.value}")
 
     def do(self, run: Run) -> None:
         if not self.held:
@@ -516,7 +517,7 @@ class SetSysctl(NamedTuple):
 
 
 class AddThrow(NamedTuple):
-    """`ip -4|-6 route add throw PREFIX table N`: what goes there is looked up in the tables below."""
+    """`ip -4|-6 route add throw PREFIX table N`: the lookup of such packets continues in the next tables."""
 
     destination: Prefix
     table: int
@@ -526,7 +527,7 @@ class AddThrow(NamedTuple):
         return f"ip {_family(self.destination.address)} route add throw {self.destination} table {self.table}"
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(self.command)
+        return _line(self.command)
 
     def do(self, run: Run) -> None:
         run.host.rtnl.add_throw(self.destination, self.table)
@@ -536,13 +537,13 @@ class AddThrow(NamedTuple):
 
 
 class KeepInbound(NamedTuple):
-    """Rules by which connections that come in beside the tunnel are answered there; `mark` is the tunnel's."""
+    """Adds rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
 
     name: str
     mark: int
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"nft -f /dev/fd/63 # keep inbound connections beside {self.name}")
+        return _line(f"nft -f /dev/fd/63 # keep inbound connections beside {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.firewall.keep_inbound(self.name, self.mark)
@@ -552,14 +553,14 @@ class KeepInbound(NamedTuple):
 
 
 class SetGuard(NamedTuple):
-    """The kill switch, in one transaction in place of an earlier one."""
+    """Sets the kill switch, in one transaction that replaces an earlier one."""
 
     name: str
     guard: Guard
     resolved: str = ""
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return _told(f"nft -f /dev/fd/63 # kill switch of {self.name}")
+        return _line(f"nft -f /dev/fd/63 # kill switch of {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.firewall.guard(self.name, self.guard)
@@ -593,7 +594,7 @@ Change = (
 
 
 class Note(NamedTuple):
-    """A line of the transcript without an effect: `[!]` and its text, or a command ahead of what it does."""
+    """A line of the transcript without an effect: a remark (`[!]`), or a command (`[#]`) before its step."""
 
     text: str
 
@@ -601,34 +602,34 @@ class Note(NamedTuple):
         return (self.text,)
 
     def do(self, run: Run) -> None:
-        """Nothing is done."""
+        """Does nothing."""
 
     def undo(self) -> Undo | None:
         return None
 
 
 Step = Change | Note
-"""What up and reload apply, in order. Down applies Undos, and hooks."""
+"""The steps of up and reload. Down applies Undos and hooks."""
 
 
 def add_addresses(steps: Sequence[AddAddress], host: Host) -> None:
-    """Adds the addresses of one link in one batch; BatchError names the refused ones by index."""
+    """Add the addresses of one link in one batch; BatchError has the indices of the refused ones."""
     words = [step.address for step in steps]
     host.rtnl.add_addresses(steps[0].name, [Prefix(word.address, word.length) for word in words])
 
 
 def add_routes(steps: Sequence[AddRoute], host: Host) -> None:
-    """Adds the routes in one batch; BatchError names the refused ones by index."""
+    """Add the routes in one batch; BatchError has the indices of the refused ones."""
     host.rtnl.add_routes([step.route for step in steps], beside=steps[0].beside)
 
 
 def delete_routes(steps: Sequence[DeleteRoute], host: Host) -> None:
-    """Deletes the routes in one batch; BatchError names the refused ones by index."""
+    """Delete the routes in one batch; BatchError has the indices of the refused ones."""
     host.rtnl.delete_routes([step.route for step in steps])
 
 
 def parameter(key: str) -> str:
-    """A sysctl(8) key as the path below /proc/sys."""
+    """The path below /proc/sys of a sysctl(8) key."""
     return key.replace(".", "/")
 
 

@@ -1,9 +1,9 @@
-"""Traffic where it belongs: what the settings of wgq's own (`config.extras`) ask of the host.
+"""Plans wgq's own settings (`config.extras`): kill switch, excluded networks, inbound connections.
 
-1. The kill switch stands before the link exists, with the endpoints alone (`guard`).
-2. Behind the routes it is put in place again, with the tunnel's mark and port (`kept`).
-3. Excluded networks are throw routes in the tunnel's table: the look-up goes on to the tables below (`kept`).
-4. Connections that come in on other links are answered there (`kept`).
+1. The kill switch is set before the link exists and allows only the endpoints (`guard`).
+2. After the routes it is replaced by one with the tunnel's fwmark and port (`kept`).
+3. Excluded networks are throw routes in the tunnel's table: the lookup continues in the next tables (`kept`).
+4. Connections that come in by other links are answered on these links (`kept`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NO_TABLES = ("off", "main", "local", "default")
 
 
 class TrafficFacts(NamedTuple):
-    """What of the host the settings of wgq's own depend on.
+    """The facts that wgq's own settings depend on.
 
     `lans` are the private networks of the host's other links. `full` are the families (4, 6) with a full tunnel,
-    `mark` the device's, `table` that of the excluded networks (0: none), `port` the device's UDP port.
+    `mark` the device's fwmark, `table` the table for excluded networks (0: none), `port` the device's UDP port.
     """
 
     lans: tuple[Prefix, ...] = ()
@@ -39,7 +39,7 @@ class TrafficFacts(NamedTuple):
 
 
 def is_wanted(settings: Settings) -> bool:
-    """Whether the file has a setting of wgq's own."""
+    """Whether the file has one of wgq's own settings."""
     return any(settings.extras)
 
 
@@ -54,8 +54,8 @@ def check(settings: Settings) -> None:
             raise WgqError(what, where=settings.path or settings.name, remedy="Take it out of one of the two.")
     if not networks or extras.kill_switch or _has_table(settings):
         return
-    remedy = "Take them out of AllowedIPs instead: `wgq allowed-ips' computes what is left."
-    what = "exclude needs a table of the tunnel's own: a peer with 0.0.0.0/0 or ::/0, or Table = NUMBER"
+    remedy = "Remove them from AllowedIPs instead: `wgq allowed-ips' computes the remaining networks."
+    what = "exclude needs a separate routing table: a peer with 0.0.0.0/0 or ::/0, or Table = NUMBER"
     raise WgqError(what, where=settings.path or settings.name, remedy=remedy)
 
 
@@ -68,9 +68,9 @@ def _has_table(settings: Settings) -> bool:
 def guard(
     settings: Settings, endpoints: Iterable[SocketAddress], remembered: str, facts: TrafficFacts
 ) -> tuple[Step, ...]:
-    """The kill switch, if the file wants it; `facts.mark` and `facts.port` are 0 before the device has them.
+    """The kill switch, if the file asks for it; `facts.mark` and `facts.port` are 0 before the device has them.
 
-    `remembered` is for the next up, which cannot look names up.
+    `remembered` has the resolved endpoints for the next up, as the kill switch blocks DNS queries.
     """
     extras = settings.extras
     if not extras.kill_switch:
@@ -85,7 +85,7 @@ def _host(address: bytes) -> Prefix:
 
 
 def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
-    """The excluded networks, and the answers to connections that come in beside the tunnel."""
+    """The steps for excluded networks and for inbound connections."""
     steps: list[Step] = []
     if facts.table:
         excluded = _excluded(settings, facts)
@@ -94,12 +94,12 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
         if facts.full and facts.mark:
             steps.append(KeepInbound(settings.name, facts.mark))
         else:
-            steps.append(Note(f"[!] {settings.name} is no full tunnel: keep-inbound has nothing to do"))
+            steps.append(Note(f"[!] {settings.name} is not a full tunnel: keep-inbound has no effect"))
     return tuple(steps)
 
 
 def _excluded(settings: Settings, facts: TrafficFacts) -> tuple[Prefix, ...]:
-    """The networks, those connected for `lan`, without the ones that lie in others."""
+    """The excluded networks, `lan` replaced by the connected ones, without those inside other ones."""
     every: list[Prefix] = []
     for each in settings.extras.exclude:
         every += facts.lans if isinstance(each, str) else (each,)

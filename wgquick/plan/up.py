@@ -1,4 +1,4 @@
-"""cmd_up as data, stage by stage in wg-quick(8)'s order: every function is settings and facts in, steps out."""
+"""cmd_up as data, in wg-quick(8)'s order. Each function plans one stage from settings and facts."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
 
 
 def announce_config(settings: Settings) -> tuple[Step, ...]:
-    """The line of set_config, before the endpoints are looked up: `wg addconf` does that, and tells of it."""
+    """The line of set_config. It comes before the endpoints are resolved, which `wg addconf` does and reports."""
     return (Note(f"[#] wg addconf {settings.name} /dev/fd/63"),)
 
 
 def set_config(settings: Settings, facts: EndpointFacts) -> tuple[Step, ...]:
-    """The device's keys and peers, added to what a PreUp hook may have set (`wg addconf`)."""
+    """The device's keys and peers, added to those that a PreUp hook has set (`wg addconf`)."""
     peers = tuple(_peer_config(peer, facts) for peer in settings.peers)
     config = DeviceConfig(settings.private_key, settings.listen_port, settings.fwmark, peers=peers)
     return (SetDevice(settings.name, config),)
@@ -79,20 +79,20 @@ def _peer_config(peer: PeerSettings, facts: EndpointFacts) -> PeerConfig:
 
 
 def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...]:
-    """The addresses in the file's order; without IPv6 only the IPv4 ones, and a note, unless `strict`."""
+    """The addresses in the file's order. Without IPv6: the IPv4 ones and a note, or WgqError if `strict`."""
     usable = [a for a in settings.addresses if ipv6 or len(a.address) == 4]
     steps: list[Step] = [AddAddress(settings.name, address) for address in usable]
     if not ipv6 and _wants_ipv6(settings):
         if strict:
             raise WgqError(
-                IPV6_DISABLED, remedy="Enable it (sysctl net.ipv6.conf.all.disable_ipv6=0), or leave --strict out."
+                IPV6_DISABLED, remedy="Enable it (sysctl net.ipv6.conf.all.disable_ipv6=0), or omit --strict."
             )
-        steps.insert(0, Note(f"[!] {IPV6_DISABLED}: leaving out the IPv6 addresses and routes of {settings.name}"))
+        steps.insert(0, Note(f"[!] {IPV6_DISABLED}: skipping the IPv6 addresses and routes of {settings.name}"))
     return tuple(steps)
 
 
 def _wants_ipv6(settings: Settings) -> bool:
-    """Whether the file asks for an IPv6 address, or for a route that Table does not switch off."""
+    """Whether the file has an IPv6 address, or an IPv6 AllowedIP whose route Table does not disable."""
     routed = () if settings.table == "off" else settings.peers
     return any(len(a.address) == 16 for a in settings.addresses) or any(
         len(ip.address) == 16 for peer in routed for ip in peer.allowed_ips
@@ -100,7 +100,7 @@ def _wants_ipv6(settings: Settings) -> bool:
 
 
 def ignored_peers(settings: Settings, device: Device) -> tuple[Step, ...]:
-    """A note of each peer that the device did not take (drivers/net/wireguard/netlink.c, set_peer)."""
+    """A note for each peer that the device ignored (drivers/net/wireguard/netlink.c, set_peer)."""
     taken = {peer.public_key for peer in device.peers}
     missing = dict.fromkeys(peer.public_key for peer in settings.peers if peer.public_key not in taken)
     reason = "its PublicKey is the interface's own [peer-is-self]"
@@ -108,7 +108,7 @@ def ignored_peers(settings: Settings, device: Device) -> tuple[Step, ...]:
 
 
 def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
-    """The MTU given, or the smallest of the endpoints' paths less 80, and up (wg-quick's set_mtu_up)."""
+    """Set the link up with the file's MTU, or the smallest path MTU of the endpoints minus 80 (set_mtu_up)."""
     if settings.mtu is not None:
         return (SetMtuUp(settings.name, settings.mtu),)
     mtu = min(facts.endpoints, default=facts.default or 0) or ETHERNET_MTU
@@ -118,7 +118,7 @@ def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
 def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> tuple[Step, ...]:
     """The link's DNS; search domains alone set nothing, as in wg-quick."""
     if settings.dns_search and not settings.dns:
-        return (Note(f"[!] DNS has no address of a server: {', '.join(settings.dns_search)} alone sets nothing"),)
+        return (Note(f"[!] DNS has no server address: {', '.join(settings.dns_search)} alone has no effect"),)
     if not settings.dns or mode == "off":
         return ()
     full = settings.table != "off" and any(ip.length == 0 for ip in allowed_ips)
@@ -126,7 +126,7 @@ def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> 
 
 
 def route_order(allowed_ips: Iterable[AllowedIP]) -> list[AllowedIP]:
-    """Longest prefix first, equals in reverse byte order of their text: `sort -nr -k 2 -t /` under LC_ALL=C."""
+    """Longest prefix first, then in reverse byte order of the text: `sort -nr -k 2 -t /` under LC_ALL=C."""
     return sorted(set(allowed_ips), key=lambda ip: (ip.length, address_text(ip.address)), reverse=True)
 
 
@@ -153,7 +153,7 @@ def _automatic_routes(
     for ip in wanted:
         if ip.length == 0 and default is not None:
             yield from add_default(settings, ip, default, strict=strict)
-            # The second family finds the fwmark that the first one set.
+            # The second family uses the fwmark that the first one has set.
             default = default._replace(fwmark=default.fwmark or default.free_table)
         elif not covers(ip):
             yield _route(settings, ip, MAIN_TABLE)
@@ -180,7 +180,7 @@ class Coverage:
 
 
 def next_priority(rules: Iterable[Rule], family: int) -> int:
-    """The preference that the kernel gives a new rule: one below the second rule's.
+    """The preference that the kernel gives a new rule: the second rule's minus one.
 
     See fib_default_rule_pref() in net/core/fib_rules.c.
     """
@@ -200,13 +200,13 @@ def add_default(settings: Settings, ip: AllowedIP, facts: DefaultFacts, *, stric
     if ip.family == 4:
         yield from set_src_valid_mark(facts, strict=strict)
     addresses = tuple(a.address for a in facts.addresses if a.family == ip.family)
-    # IPv4's reverse path filter is the kernel's own: src_valid_mark is enough there.
+    # The reverse path filter of IPv4 is in the kernel: src_valid_mark is enough for it.
     port = facts.listen_port if ip.family == 6 else 0
     yield AddFirewall(settings.name, facts.firewall, ip.family, addresses, table, port)
 
 
 def set_src_valid_mark(facts: DefaultFacts, *, strict: bool) -> Iterator[Step]:
-    """src_valid_mark = 1 where it is not yet; needed by reverse path filtering of marked packets."""
+    """src_valid_mark = 1 if it is not 1 yet. The reverse path filter needs it for marked packets."""
     if facts.src_valid_mark == "1":
         if facts.mark_earlier is not None:
             yield SetSysctl(SRC_VALID_MARK, "1", facts.mark_earlier, held=True)
@@ -214,12 +214,12 @@ def set_src_valid_mark(facts: DefaultFacts, *, strict: bool) -> Iterator[Step]:
     if facts.src_valid_mark is not None and facts.mark_writable:
         yield SetSysctl(SRC_VALID_MARK, "1", facts.src_valid_mark)
         return
-    seen = "cannot be seen, as /proc/sys is hidden: if it is not 1,"
+    seen = "cannot be read because /proc/sys is hidden: unless it is 1,"
     fault = seen if facts.src_valid_mark is None else "is not 1 and /proc/sys is read-only:"
     consequence = f"{fault} with rp_filter=1 the kernel drops the tunnel's replies"
     if strict:
         raise WgqError(
             f"{SRC_VALID_MARK} {consequence}",
-            remedy=f"Set it for the container (docker run --sysctl {SRC_VALID_MARK}=1), or leave --strict out.",
+            remedy=f"Set it for the container (docker run --sysctl {SRC_VALID_MARK}=1), or omit --strict.",
         )
     yield Note(f"[!] {SRC_VALID_MARK} {consequence}. Set it for the container: --sysctl {SRC_VALID_MARK}=1")
