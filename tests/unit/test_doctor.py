@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from tests.faults import page
+from tests.faults.matrix import FAULTS, HEALTHY
 from tests.keys import secret
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
 from wgquick.diagnosis.doctor.codes import CODES, explains
@@ -133,3 +135,11 @@ def test_no_forgery_is_taken_for_an_answer() -> None:
     assert attempt.is_answered_by(forged)
     assert not attempt.accepts(forged)
     assert not attempt.accepts(forged[:12] + b"\1" * 80)
+
+
+def test_the_page_has_every_code_and_every_case_of_the_matrix() -> None:
+    """`python -m tests.faults.page` makes it anew."""
+    text = page.PAGE.read_text()
+    assert page.codes() in text
+    assert [case.name for case in (*FAULTS, *HEALTHY) if f"\n| {case.name} | " not in text] == []
+    assert "| no: " not in text

@@ -135,6 +135,8 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
     table = _table(settings, host)
     tables = {MAIN_TABLE, *([table] if table else []), *([device.fwmark] if device.fwmark else [])}
     tables |= {undo.rule.table for undo in _undone_rules(evidence.record)}
+    rules = observe.rules(host)
+    tables |= {rule.table for rule in rules if rule.fwmark is not None and not rule.other}
     mode = _dns_mode(evidence, host)
     ipv6 = host.rtnl.takes_ipv6(name)
     return evidence._replace(
@@ -143,7 +145,7 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
         takes_ipv6=ipv6,
         table=table,
         routes={each: _routes(name, each, host) for each in tables},
-        rules=observe.rules(host),
+        rules=rules,
         firewalls=tuple(host.firewall.present(name)),
         dns_mode=mode,
         dns_now=_dns_now(mode, name, host),

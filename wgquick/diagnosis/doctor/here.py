@@ -344,7 +344,13 @@ def _mark(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _promised_marks(evidence: Evidence) -> set[int]:
-    return {rule.fwmark for rule in _promised_rules(evidence) if rule.fwmark is not None}
+    """The mark of the full tunnel, by the journal, or by the rule for the table that has its default route."""
+    promised = _promised_rules(evidence)
+    if evidence.record is None:
+        routes = evidence.routes
+        full = {table for table in routes if any(route.length == 0 for route in routes[table])}
+        promised = [rule for rule in evidence.rules if rule.table in full and rule.fwmark == rule.table]
+    return {rule.fwmark for rule in promised if rule.fwmark is not None}
 
 
 def promised_mark(evidence: Evidence) -> int:
