@@ -391,15 +391,18 @@ def doctor(
     the file of the other end, for comparison. It takes at most ten seconds per interface, or `listen` seconds. Only
     `fix` changes the host: it restores what was lost and reports it to `transcript`.
     """
-    from wgquick.config.location import interface_name
+    from wgquick.config.location import file_here, interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
     from wgquick.system import senses
 
     say = _line_by_line(transcript)
     host = _host(say)
-    asked = Asked(peer_config, listen, fix)
-    names = {interface_name(source): source} if source is not None else {}
-    if source is None:
+    asked = Asked(file_here(peer_config), listen, fix)
+    names = {}
+    if source is not None:
+        given = file_here(source)
+        names = {interface_name(given): given}
+    else:
         names = {each: each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None}
     if not names:
         raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
@@ -433,6 +436,7 @@ def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe
     `peer_config` is the other end's file. `probe` sends one such packet and follows it through nftables. WgqError
     if a link of the query does not exist.
     """
+    from wgquick.config.location import file_here
     from wgquick.diagnosis.keys import public_key_of
     from wgquick.diagnosis.trace import FarEnd, Traced, flows_of, probed
     from wgquick.diagnosis.trace import trace as follow
@@ -441,7 +445,7 @@ def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe
 
     far_end = None
     if peer_config is not None:
-        settings = load(fspath(peer_config))
+        settings = load(file_here(fspath(peer_config)))
         far_end = FarEnd(settings, public_key_of(settings.private_key) if settings.private_key else None)
     with Routing() as routing:
         for _ in range(3):  # retry, as the host may change between the snapshot and the kernel's answer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from wgquick.config import location
-from wgquick.config.location import Location, locate
+from wgquick.config.location import Location, file_here, locate
 from wgquick.config.reading import read_settings, read_stripped
 from wgquick.errors import ConfigError, WgqError
 
@@ -200,3 +200,17 @@ def test_a_file_that_cannot_be_read_is_an_error_with_its_path(directory: Path) -
 
 def test_strip_reads_a_located_file(directory: Path) -> None:
     assert read_stripped(locate(str(directory / "wg0.conf")), pytest.fail) == b"[Interface]\n\n"
+
+
+def test_a_configuration_in_this_directory_can_be_named_without_its_path(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory)
+    (directory / "wg5.conf").touch()
+    assert file_here("wg5.conf") == "./wg5.conf"
+    assert [file_here(text) for text in ("wg5", "wg6.conf", "", "/x/wg5.conf")] == [
+        "wg5",
+        "wg6.conf",
+        "",
+        "/x/wg5.conf",
+    ]

@@ -119,6 +119,11 @@ def _shorter(name: str) -> str:
     return name if is_valid_name(name) else "wg0"
 
 
+def file_here(source: str) -> str:
+    """`./NAME.conf` if `NAME.conf` is a file of this directory: no interface is meant then."""
+    return f"./{source}" if "/" not in source and source.endswith(".conf") and os.path.isfile(source) else source
+
+
 def read(location: Location, standard_input: BinaryIO | None = None) -> Document:
     """The file's bytes as a document; WgqError if it cannot be read."""
     if not location.path:
