@@ -154,6 +154,9 @@ class Firewall(Protocol):
     def is_guarded(self, name: str) -> bool:
         """Whether the interface has a kill switch."""
 
+    def keeps_inbound(self, name: str) -> bool:
+        """Whether what `keep_inbound` does stands."""
+
     def keep_inbound(self, name: str, mark: int) -> None:
         """Add rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
 

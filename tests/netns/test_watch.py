@@ -17,6 +17,7 @@ import wgquick
 from tests.namespaces import host
 from tests.netns.pair import pair, until
 from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
+from wgquick.upkeep import pace
 
 if TYPE_CHECKING:
     import subprocess
@@ -101,9 +102,8 @@ def test_what_is_taken_comes_back_within_two_seconds(machine: Namespace, tmp_pat
     took = {}
     with watching(machine, tmp_path) as watch:
         for kind, command in LOSSES.items():
-            machine.run(["sh", "-c", command])
-            assert state(machine) != before, f"{command} takes something"
             began = time.time()
+            machine.run(["sh", "-c", command])
             watch.await_event(f"{kind}-restored")
             until(lambda: state(machine) == before, SOON)
             took[kind] = watch.events(f"{kind}-restored")[0]["time"] - began
@@ -220,16 +220,81 @@ def test_other_signals_end_it_with_their_status(machine: Namespace) -> None:
     assert process.wait(30) == 129
 
 
-@pytest.mark.parametrize("backend", ["wgq-userspace", "wireguard-go"])
-def test_an_endpoint_whose_name_has_moved_is_found(tmp_path: Path, backend: str) -> None:
+def test_a_fight_is_given_up_with_the_name_of_the_culprit(machine: Namespace) -> None:
+    fight = "while :; do ip rule del table 51820 2>/dev/null || sleep 0.05; done"
+
+    async def last() -> Event:
+        pace.PAUSE = 0.05  # after the first ten it would be one each five seconds
+        async with aclosing(wgquick.watch()) as events:
+            told = []
+            async for event in events:
+                told.append(event)
+                if event.event == "gave-up":
+                    restored = [each.event for each in told].count("rule-restored")
+                    assert pace.BURST <= restored <= pace.MOST, "it may be gone again before that is told"
+                    return event
+        raise AssertionError
+
+    machine.popen(["sh", "-c", fight])
+    event = machine.call(lambda: asyncio.run(asyncio.wait_for(last(), 2 * SOON)))
+    assert (event.text, event.culprit) == ("rule: restored 20 times in 10 minutes", "ip")
+
+
+def test_the_kill_switch_comes_back(tmp_path: Path) -> None:
+    with host() as machine:
+        machine.uplink()
+        write(
+            machine,
+            config("# wgq: kill-switch = on\n# wgq: exclude = 198.51.100.0/24\n# wgq: keep-inbound = on", FULL),
+        )
+        wgq(machine, "up", "wg0")
+        before = machine.out("nft", "list", "ruleset"), machine.out("ip", "route", "show", "table", "51820")
+        assert "wgq-guard-wg0" in before[0]
+        assert "throw 198.51.100.0/24" in before[1]
+        with watching(machine, tmp_path) as watch:
+            machine.run(["sh", "-c", "nft flush ruleset; ip route flush table 51820"])
+            watch.await_event("firewall-restored")
+            until(lambda: sorted(_lines(machine, "nft list ruleset")) == sorted(before[0].splitlines()), SOON)
+            assert _lines(machine, "ip route show table 51820") == before[1].splitlines()
+            wgq(machine, "down", "wg0")
+        assert machine.out("nft", "list", "ruleset") == ""
+
+
+def _lines(machine: Namespace, command: str) -> list[str]:
+    return machine.out("sh", "-c", command).splitlines()
+
+
+def test_an_automatic_mtu_follows_the_uplink(machine: Namespace, tmp_path: Path) -> None:
+    with watching(machine, tmp_path) as watch:
+        machine.run(["ip", "link", "set", "up0", "mtu", "1400"])
+        assert watch.await_event("mtu-changed")["text"] == "1420 to 1320"
+        assert _mtu(machine) == 1320
+    machine.run(["ip", "link", "set", "up0", "mtu", "1500"])
+    wgq(machine, "watch", "--once")
+    assert _mtu(machine) == 1320, "another MTU than that of up counts as a user's"
+
+
+def test_an_mtu_of_the_file_is_kept(machine: Namespace) -> None:
+    wgq(machine, "down", "wg0")
+    write(machine, config("MTU = 1400", FULL))
+    wgq(machine, "up", "wg0")
+    machine.run(["ip", "link", "set", "up0", "mtu", "1300"])
+    assert wgq(machine, "watch", "--once").stdout == ""
+    assert _mtu(machine) == 1400
+
+
+def _mtu(machine: Namespace) -> int:
+    return int(machine.out("cat", "/sys/class/net/wg0/mtu"))
+
+
+def test_an_endpoint_whose_name_has_moved_is_found(tmp_path: Path) -> None:
     with pair() as ends:
         ends.write("PersistentKeepalive = 25")
         wgq(ends.two, "up", "wg0")
         text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
         write(ends.one, text)
         name(ends.one, "192.0.2.77")
-        program = "" if backend == "wgq-userspace" else backend
-        wgq(ends.one, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=program)
+        wgq(ends.one, "up", "wg0")
         name(ends.one, "192.0.2.2")
         with watching(ends.one, tmp_path) as watch:
             found = watch.await_event("endpoint-resolved")

@@ -10,6 +10,7 @@ from wgquick.device import Device, DevicePeer
 from wgquick.net import (
     Endpoint,
     FirewallRules,
+    Guard,
     Link,
     LinkAddress,
     LinkRoute,
@@ -20,11 +21,19 @@ from wgquick.net import (
 )
 from wgquick.plan.applied import Applied
 from wgquick.plan.current import Current, LinkDns
-from wgquick.plan.promise import KINDS, lost
-from wgquick.plan.steps import DeleteRule, ReleaseSysctl, UnsetDns
+from wgquick.plan.promise import KINDS, Extras, lost
+from wgquick.plan.steps import (
+    DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
+    ReleaseSysctl,
+    RemoveGuard,
+    SetGuard,
+    UnsetDns,
+)
 from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.upkeep.events import Event, json_line, text_line
-from wgquick.upkeep.pace import BURST, MOST, PAUSE, WITHIN, Pace, Pauses
+from wgquick.upkeep.pace import BURST, MOST, PAUSE, WITHIN, Mtu, Pace, Pauses
 from wgquick.upkeep.peers import SESSION, STALE, Peers
 
 KEY = PublicKey(bytes(range(32)))
@@ -205,12 +214,59 @@ def test_a_peer_comes_up_and_goes_down_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "least", "most"), [(0, 29, 30), (STALE - 3, 3, 4), (SESSION - 2, 2, 3), (900, 10, 10)]
+    ("age", "least", "most"), [(0, 29, 30), (STALE - 3, 3, 4), (SESSION - 2, 2, 3), (900, 30, 30)]
 )
 def test_the_next_look_is_when_something_can_have_changed(age: float, least: float, most: float) -> None:
     peers, seen = Peers(), device(age, keepalive=0)
     list(peers.changes(seen, CLOCK, 100.0))
     assert least <= peers.next_look(seen, NAMES, CLOCK, 100.0) <= most
+
+
+def test_a_silent_peer_that_is_kept_alive_is_looked_at_more_often() -> None:
+    peers, seen = Peers(), device(900)
+    list(peers.changes(seen, CLOCK, 100.0))
+    assert peers.next_look(seen, {}, CLOCK, 100.0) == 10
+
+
+def test_the_mtu_goes_down_at_once_and_up_after_ten_seconds() -> None:
+    mtu = Mtu(1420)
+    assert mtu.change(1420, 1420, 100.0) is None
+    assert mtu.change(1320, 1420, 101.0) == 1320
+    mtu.note(1320)
+    assert [mtu.change(1420, 1320, 100.0 + at) for at in (2, 5, 11, 12)] == [None, None, None, 1420]
+
+
+def test_a_path_that_changes_again_begins_the_ten_seconds_anew() -> None:
+    mtu = Mtu(1320)
+    assert mtu.change(1420, 1320, 100.0) is None
+    assert mtu.change(1320, 1320, 105.0) is None
+    assert mtu.change(1420, 1320, 111.0) is None
+    assert mtu.change(1420, 1320, 121.0) == 1420
+
+
+def test_an_mtu_that_somebody_else_has_set_is_left() -> None:
+    mtu = Mtu(1420)
+    assert mtu.change(1320, 1300, 100.0) is None
+    assert mtu.change(1420, 1300, 200.0) is None
+    assert mtu.change(1320, 1420, 201.0) == 1320
+
+
+def test_the_kill_switch_is_made_anew_from_the_journal() -> None:
+    lan, end = Prefix.parse("192.168.0.0/16"), (Prefix.parse("192.0.2.1/32"), 51820)
+    known = "a.example:51820=192.0.2.1/51820/0"
+    undos = (RemoveGuard("wg0", known), DeleteThrow(str(lan), 51820), ForgetInbound("wg0"))
+    now = WHOLE._replace(device=Device("wg0", listen_port=4000, fwmark=51820))
+    gone = Extras(frozenset(), guarded=False, inbound=False, endpoints=(end,))
+    found = lost(undos, APPLIED, now, gone)
+    assert [each.text for each in found] == [
+        "throw 192.168.0.0/16 table 51820",
+        "the kill switch",
+        "the rules of keep-inbound",
+    ]
+    guard = Guard(51820, 4000, (end,), (lan,), inbound=True)
+    assert SetGuard("wg0", guard, known) in [each.step for each in found]
+    assert lost(undos, APPLIED, now, Extras(frozenset({(lan, 51820)}))) == ()
+    assert lost((), APPLIED, now, gone) == ()
 
 
 def test_an_event_is_a_line_of_text_or_of_json() -> None:

@@ -100,7 +100,8 @@ class _Run:
             "sh", "-c", self._command, env={**os.environ, **fields}, stdin=asyncio.subprocess.DEVNULL
         )
         try:
-            status = await asyncio.wait_for(process.wait(), _COMMAND_PATIENCE)
+            async with asyncio.timeout(_COMMAND_PATIENCE):
+                status = await process.wait()
         except TimeoutError:
             process.kill()
             say(f"[!] The command for {event.event} has not ended in {_COMMAND_PATIENCE:.0f} seconds")

@@ -17,7 +17,7 @@ from wgquick.plan.steps import UnsetDns, parameter
 from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
@@ -90,7 +90,7 @@ def facts(
         now.device.listen_port if now.device else 0,
         tuple(address.prefix for address in own),
         tuple(Prefix(mask(each.prefix.address, each.prefix.length), each.prefix.length) for each in own),
-        _mtu(targets, now, host) if is_mtu_wanted else MtuFacts(),
+        path_mtus(targets, now.name, device_fwmark, host) if is_mtu_wanted else MtuFacts(),
         "off" if options.dns == "off" else dns_mode,
         _firewall(now, host, options),
         mark.earlier(host, settings.name),
@@ -128,11 +128,10 @@ def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, Socke
     return list(dict.fromkeys(each.address for each in found if each is not None and not each.scope))
 
 
-def _mtu(targets: list[str], now: Current, host: Host) -> MtuFacts | None:
+def path_mtus(targets: Iterable[str], name: str, fwmark: int, host: Host) -> MtuFacts | None:
     """The MTUs of the paths, as the tunnel's own packets take them; None where these lead into the tunnel."""
-    fwmark = now.device.fwmark if now.device else 0
     paths = [path for path in (host.rtnl.path(target, fwmark) for target in targets) if path]
-    outside = [path for path in paths if path.link != now.name]
+    outside = [path for path in paths if path.link != name]
     if paths and not outside:
         return None
     links = {link.name: link.mtu for link in host.rtnl.links()}
@@ -140,7 +139,7 @@ def _mtu(targets: list[str], now: Current, host: Host) -> MtuFacts | None:
     if found:
         return MtuFacts(found)
     default = host.rtnl.default_path()
-    if default is not None and default.link == now.name:
+    if default is not None and default.link == name:
         return None
     return MtuFacts((), _size(default, links) if default else None)
 

@@ -38,7 +38,7 @@ def endpoints(
 
     `resolved` has newer answers.
     """
-    known = dict(_remembered(earlier.resolved)) if earlier else {}
+    known = dict(recalled(earlier.resolved)) if earlier else {}
     known |= {str(endpoint): found for endpoint, found in (resolved or {}).items()}
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
@@ -51,7 +51,8 @@ def remembered(facts: EndpointFacts) -> str:
     )
 
 
-def _remembered(text: str) -> Iterator[tuple[str, SocketAddress]]:
+def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
+    """What `remembered` wrote."""
     for word in text.split():
         endpoint, _, found = word.rpartition("=")
         address, port, scope = found.split("/")

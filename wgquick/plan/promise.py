@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from wgquick.config.settings import Address
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import MAIN_TABLE, Route
+from wgquick.net import MAIN_TABLE, Guard, Prefix, Route
 from wgquick.plan.down import with_moved_rules
 from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
     AddRule,
+    AddThrow,
     DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
+    KeepInbound,
     ReleaseSysctl,
+    RemoveGuard,
     ReplaceFirewall,
     SetDns,
+    SetGuard,
     SetSysctl,
     UnsetDns,
 )
@@ -30,10 +36,28 @@ if TYPE_CHECKING:
     from wgquick.plan.current import Current
     from wgquick.plan.steps import Undo
 
-    Mending = AddAddress | AddRoute | AddRule | ReplaceFirewall | SetDns | SetSysctl
+    Mending = (
+        AddAddress | AddRoute | AddRule | AddThrow | KeepInbound | ReplaceFirewall | SetDns | SetGuard | SetSysctl
+    )
 
 KINDS = ("address", "dns", "rule", "route", "sysctl", "firewall")
 """What may be lost, in the order in which it is put back: routes need the addresses."""
+
+
+class Extras(NamedTuple):
+    """What stands of the settings of wgq's own (`plan.traffic`).
+
+    `throws` are the tables' destinations with throw routes; `guarded` whether the kill switch stands, `inbound`
+    whether the rules of keep-inbound do. `endpoints` are what the kill switch lets out, with their ports.
+    """
+
+    throws: frozenset[tuple[Prefix, int]] = frozenset()
+    guarded: bool = True
+    inbound: bool = True
+    endpoints: tuple[tuple[Prefix, int], ...] = ()
+
+
+_MET = Extras()
 
 
 class Lost(NamedTuple):
@@ -44,17 +68,17 @@ class Lost(NamedTuple):
     step: Mending
 
 
-def lost(undos: Iterable[Undo], applied: Applied | None, now: Current) -> tuple[Lost, ...]:
+def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: Extras = _MET) -> tuple[Lost, ...]:
     """What is gone of an interface that is up, in the order of KINDS; nothing of one that is not.
 
     `undos` and `applied` are the journal's. Without `applied`, as in a journal of an earlier version, addresses,
-    routes, firewall rules and DNS are not known.
+    routes, firewall rules and DNS are not known. `extras` counts where the journal has such undos.
     """
     if now.link is None or not now.link.up or now.device is None:
         return ()
     promised = tuple(undos)
     if applied is None:
-        return (*_rules(promised, now), *_sysctl(promised, now))
+        return (*_rules(promised, now), *_sysctl(promised, now), *_extras(promised, now, extras))
     return (
         *_addresses(applied, now),
         *_dns(promised, applied, now),
@@ -62,6 +86,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current) -> tuple[
         *_routes(applied, now),
         *_sysctl(promised, now),
         *_firewall(applied, now),
+        *_extras(promised, now, extras),
     )
 
 
@@ -129,3 +154,20 @@ def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
         if (rules.kind, rules.family) not in standing:
             text = f"{rules.kind} rules of IPv{rules.family}"
             yield Lost("firewall", text, ReplaceFirewall(now.name, rules))
+
+
+def _extras(promised: tuple[Undo, ...], now: Current, extras: Extras) -> Iterator[Lost]:
+    """The kill switch is made anew from the journal: what it has excluded are the tunnel's throw routes."""
+    mark = now.device.fwmark if now.device else 0
+    throws = {(Prefix.parse(undo.destination), undo.table) for undo in promised if isinstance(undo, DeleteThrow)}
+    for prefix, table in sorted(throws - extras.throws):
+        yield Lost("route", f"throw {prefix} table {table}", AddThrow(prefix, table))
+    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in promised)
+    guards = [undo for undo in promised if isinstance(undo, RemoveGuard)]
+    if guards and not extras.guarded:
+        port = now.device.listen_port if now.device else 0
+        networks = tuple(sorted({prefix for prefix, _ in throws}))
+        guard = Guard(mark, port, extras.endpoints, networks, keeps_inbound)
+        yield Lost("firewall", "the kill switch", SetGuard(now.name, guard, guards[-1].resolved))
+    if keeps_inbound and not extras.inbound and mark:
+        yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

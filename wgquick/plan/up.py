@@ -111,8 +111,12 @@ def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
     """Set the link up with the file's MTU, or the smallest path MTU of the endpoints minus 80 (set_mtu_up)."""
     if settings.mtu is not None:
         return (SetMtuUp(settings.name, settings.mtu),)
-    mtu = min(facts.endpoints, default=facts.default or 0) or ETHERNET_MTU
-    return (SetMtuUp(settings.name, mtu - OVERHEAD),)
+    return (SetMtuUp(settings.name, automatic_mtu(facts)),)
+
+
+def automatic_mtu(facts: MtuFacts) -> int:
+    """The smallest of the endpoints' paths, or else the default route's, less what WireGuard adds."""
+    return (min(facts.endpoints, default=facts.default or 0) or ETHERNET_MTU) - OVERHEAD
 
 
 def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> tuple[Step, ...]:

@@ -13,8 +13,8 @@ class Event(NamedTuple):
     """One thing that happened, at `time` (seconds since the epoch).
 
     `event` is KIND-restored or, with `check_only`, KIND-missing (rule, route, address, firewall, dns, sysctl),
-    endpoint-resolved, peer-up, peer-down or gave-up. `text` is what it is about, `peer` a public key in base64, ""
-    if it is about none. `culprit` is who has probably done it, "" if nobody is known.
+    endpoint-resolved, mtu-changed, peer-up, peer-down or gave-up. `text` is what it is about, `peer` a public key
+    in base64, "" if it is about none. `culprit` is who has probably done it, "" if nobody is known.
     """
 
     time: float

@@ -5,19 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from wgquick.errors import WgqError
-from wgquick.executor import snapshot
+from wgquick.executor import snapshot, traffic
 from wgquick.executor.journal import Journal
+from wgquick.net import Prefix, pack_address
 from wgquick.options import Options
 from wgquick.plan import applied as plan_applied
-from wgquick.plan.promise import KINDS, Lost, lost
-from wgquick.plan.steps import AddAddress, AddRoute, add_addresses, add_routes
+from wgquick.plan.promise import KINDS, Extras, Lost, lost
+from wgquick.plan.steps import (
+    AddAddress,
+    AddRoute,
+    DeleteThrow,
+    ForgetInbound,
+    RemoveGuard,
+    SetMtu,
+    add_addresses,
+    add_routes,
+)
+from wgquick.plan.up import automatic_mtu
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from wgquick.device import Device
     from wgquick.executor.journal import Record
     from wgquick.plan.applied import Applied
-    from wgquick.plan.steps import Run
+    from wgquick.plan.steps import Run, Undo
     from wgquick.ports import Host
 
 
@@ -66,7 +78,34 @@ def promise(name: str, host: Host) -> Promise | None:
 def missing(given: Promise, host: Host) -> tuple[Lost, ...]:
     """What the interface has lost."""
     now = snapshot.current(given.name, host, Options(), given.record)
-    return lost(given.record.undos, given.applied, now)
+    return lost(given.record.undos, given.applied, now, _extras(given.record.undos, given.name, host))
+
+
+def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
+    """What stands of the settings of wgq's own, of which the journal says that they were met."""
+    throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
+    places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
+    standing = {
+        (destination, table)
+        for family, table in places
+        for destination in host.rtnl.routes(family=family, table=table)
+    }
+    guard = next((undo for undo in undos if isinstance(undo, RemoveGuard)), None)
+    sockets = dict.fromkeys(
+        (_single(address.address), address.port)
+        for _, address in (traffic.recalled(guard.resolved) if guard else ())
+    )
+    return Extras(
+        frozenset(standing),
+        guard is None or host.firewall.is_guarded(name),
+        not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
+        tuple(sockets),
+    )
+
+
+def _single(text: str) -> Prefix:
+    address = pack_address(text)
+    return Prefix(address, len(address) * 8)
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
@@ -99,11 +138,46 @@ def _put_back(found: Sequence[Lost], host: Host) -> str:
     try:
         if isinstance(steps[0], AddAddress):
             add_addresses(cast("Sequence[AddAddress]", steps), host)
-        elif isinstance(steps[0], AddRoute):
-            add_routes(cast("Sequence[AddRoute]", steps), host)
-        else:
-            for step in steps:
+            return ""
+        routes = [step for step in steps if isinstance(step, AddRoute)]
+        if routes:
+            add_routes(routes, host)
+        for step in steps:
+            if not isinstance(step, AddRoute):
                 step.do(cast("Run", _Run(host)))
     except WgqError as error:
         return error.what
     return ""
+
+
+_LEAST = 1280
+"""Bytes below which a link loses its IPv6 addresses."""
+
+
+def fitting_mtu(given: Promise, device: Device, host: Host) -> int | None:
+    """What the MTU is to be by the endpoints' paths now; None where it is not automatic, or nothing is known."""
+    if given.applied is None or not given.applied.has_automatic_mtu or not given.applied.mtu:
+        return None
+    wanted = {key for key, peer in given.applied.peers.items() if peer.endpoint}
+    targets = dict.fromkeys(
+        peer.endpoint.address
+        for peer in device.peers
+        if peer.public_key.raw in wanted and peer.endpoint is not None and not peer.endpoint.scope
+    )
+    facts = snapshot.path_mtus(targets, given.name, device.fwmark, host)
+    if facts is None or not (facts.endpoints or facts.default):
+        return None
+    has_ipv6 = any(prefix.family == 6 for prefix in given.applied.addresses)
+    return max(automatic_mtu(facts), _LEAST if has_ipv6 else 0)
+
+
+def change_mtu(name: str, mtu: int, host: Host) -> bool:
+    """Set the MTU; False where another run is at work on the interface, or the kernel refuses."""
+    with host.interface_lock_if_free(name) as is_held:
+        if not is_held or promise(name, host) is None:
+            return False
+        try:
+            SetMtu(name, mtu).do(cast("Run", _Run(host)))
+        except WgqError:
+            return False
+        return True

@@ -51,3 +51,36 @@ class Pauses:
     def reset(self) -> None:
         """Begin with the shortest again."""
         self._pause = 0.0
+
+
+class Mtu:
+    """Follows what the MTU is to be: down at once, up once that has held for `patience` seconds.
+
+    An MTU that somebody else has set is theirs, until it is what it was again.
+    """
+
+    def __init__(self, own: int, patience: float = 10.0) -> None:
+        self._own, self._patience = own, patience
+        self._higher: tuple[int, float] | None = None
+
+    def change(self, fitting: int, has: int, now: float) -> int | None:
+        """The MTU to set now; None to leave it."""
+        if has == fitting:
+            self._own, self._higher = has, None
+        if has != self._own or has == fitting:
+            return None
+        if fitting < has:
+            self._higher = None
+            return fitting
+        if self._higher is None or self._higher[0] != fitting:
+            self._higher = (fitting, now)
+        return fitting if now - self._higher[1] >= self._patience else None
+
+    def note(self, mtu: int) -> None:
+        """Note that it was set."""
+        self._own, self._higher = mtu, None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a higher one is to be set soon."""
+        return self._higher is not None

@@ -127,7 +127,7 @@ class Peers:
                 wait = min(wait, STALE - age + _SLACK)
             elif age < SESSION:
                 wait = min(wait, SESSION - age + _SLACK)
-            else:
+            elif peer.persistent_keepalive or (known is not None and known.sends):
                 wait = min(wait, _OFTEN)
             if known is not None and age >= STALE and now - known.tried < _HOPE:
                 wait = min(wait, _HOPEFUL)

@@ -20,11 +20,11 @@ from wgquick.errors import OperationError, WgqError
 from wgquick.executor import journal
 from wgquick.lean import suppress
 from wgquick.plan.promise import KINDS
-from wgquick.plan.steps import DeleteRule, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
+from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
 from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.upkeep.events import MISSING, RESTORED, Event
-from wgquick.upkeep.mending import Mended, Promise, mend, missing, promise
-from wgquick.upkeep.pace import MOST, WITHIN, Pace
+from wgquick.upkeep.mending import Mended, Promise, change_mtu, fitting_mtu, mend, missing, promise
+from wgquick.upkeep.pace import MOST, WITHIN, Mtu, Pace
 from wgquick.upkeep.peers import PATIENCE, Peers, Question
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _TICK = 1.0
 _DELAY = 0.25  # seconds from the first change on: whoever takes a tunnel down removes several things
 _LOCKED = 0.5
+_MTU_PAUSE, _MTU_PATIENCE, _MTU_SELDOM = 1.0, 10.0, 30.0
 _ONCE_PATIENCE = 10.0
 _REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]\b")
 
@@ -86,7 +87,7 @@ class Asked(NamedTuple):
 class _Tunnel:
     """One interface since its journal was last written."""
 
-    def __init__(self, given: Promise, peers: Peers) -> None:
+    def __init__(self, given: Promise, peers: Peers, mtu_patience: float) -> None:
         self.given = given
         self.due: float | None = 0.0  # when to look for what is lost
         self.spared: frozenset[str] | None = None  # what hooks have removed; None before the first look
@@ -98,6 +99,8 @@ class _Tunnel:
         self.names = _names(given)
         self.next_look = 0.0
         self.dns: tuple[int, ...] = ()
+        self.mtu = Mtu(given.applied.mtu if given.applied else 0, patience=mtu_patience)
+        self.next_mtu, self.last_mtu = 0.0, float("-inf")
 
     def is_concerned(self, change: Heard) -> bool:
         """Whether a change may be a loss of this interface's."""
@@ -105,8 +108,15 @@ class _Tunnel:
             case "rule":
                 return any(isinstance(undo, DeleteRule) for undo in self.given.record.undos)
             case "firewall":
-                return self.given.applied is not None and bool(self.given.applied.firewall)
+                extra = any(isinstance(undo, ForgetInbound | RemoveGuard) for undo in self.given.record.undos)
+                return extra or (self.given.applied is not None and bool(self.given.applied.firewall))
         return change.ifindex in (0, self.given.ifindex)
+
+    def heed_paths(self, change: Heard, at: float) -> None:
+        """Have the MTU looked at: another link or route may be the way to an endpoint."""
+        is_path = change.kind in ("link", "route", "all") and change.ifindex != self.given.ifindex
+        if is_path and self.given.applied is not None and self.given.applied.has_automatic_mtu:
+            self.next_mtu = min(self.next_mtu, max(at, self.last_mtu + _MTU_PAUSE))
 
     @property
     def has_dns(self) -> bool:
@@ -166,8 +176,11 @@ class Watcher:
                     self._ready()
                 if self._asked.once and (not self._asking or time.monotonic() > until) and not self._answers:
                     return
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._sleep())
+                alarm = self._loop.call_later(self._sleep(), self._wake.set)
+                try:
+                    await self._wake.wait()  # wait_for() of Python 3.11 may lose a cancellation (gh-86296)
+                finally:
+                    alarm.cancel()
         finally:
             for each in descriptors:
                 self._loop.remove_reader(each)
@@ -176,7 +189,7 @@ class Watcher:
     def _sleep(self) -> float:
         now = time.monotonic()
         dues = [self._next_tick, *(t.due for t in self._tunnels.values() if t.due is not None)]
-        dues += [t.next_look for t in self._tunnels.values()]
+        dues += [min(t.next_look, t.next_mtu) for t in self._tunnels.values()]
         return max(0.0, min(dues) - now)
 
     def _work(self) -> Iterator[Event]:
@@ -192,8 +205,11 @@ class Watcher:
                     yield from self._check(tunnel)
                 if now >= tunnel.next_look:
                     yield from self._look_at_peers(tunnel)
+                if now >= tunnel.next_mtu:
+                    yield from self._follow_mtu(tunnel)
             except WgqError:  # it has just gone, or its daemon hangs
                 tunnel.next_look = max(tunnel.next_look, now + _TICK)
+                tunnel.next_mtu = max(tunnel.next_mtu, now + _TICK)
                 self._stamps.pop(name, None)
         while self._answers:
             yield from self._answer(*self._answers.pop())
@@ -205,6 +221,7 @@ class Watcher:
         at = time.monotonic() + _DELAY
         for change in self._senses.read():
             for tunnel in self._tunnels.values():
+                tunnel.heed_paths(change, at)
                 if tunnel.is_concerned(change):
                     tunnel.hurry(at)
                     if change.culprit:
@@ -244,7 +261,7 @@ class Watcher:
         known = self._tunnels.get(name)
         is_same = known is not None and known.given.ifindex == given.ifindex
         peers = known.peers if known and is_same else Peers(0.0 if self._asked.once else PATIENCE)
-        self._tunnels[name] = _Tunnel(given, peers)
+        self._tunnels[name] = _Tunnel(given, peers, 0.0 if self._asked.once else _MTU_PATIENCE)
 
     def _check(self, tunnel: _Tunnel) -> Iterator[Event]:
         found = missing(tunnel.given, self._host)
@@ -314,6 +331,23 @@ class Watcher:
     @staticmethod
     def _event(tunnel: _Tunnel, event: str, text: str = "", peer: str = "", culprit: str = "") -> Event:
         return Event(time.time(), event, tunnel.given.name, text, peer, culprit)
+
+    def _follow_mtu(self, tunnel: _Tunnel) -> Iterator[Event]:
+        """Every half a minute too: a route's own MTU, and what was learned of a path, is told by no message."""
+        name, now = tunnel.given.name, time.monotonic()
+        tunnel.last_mtu, tunnel.next_mtu = now, now + _MTU_SELDOM
+        if self._asked.check_only:
+            return
+        fitting = fitting_mtu(tunnel.given, self._host.wireguard.get(name), self._host)
+        link = self._host.rtnl.link(name)
+        if fitting is None or link is None or not link.up:
+            return
+        wanted = tunnel.mtu.change(fitting, link.mtu, now)
+        if wanted is not None and change_mtu(name, wanted, self._host):
+            tunnel.mtu.note(wanted)
+            yield self._event(tunnel, "mtu-changed", f"{link.mtu} to {wanted}")
+        elif wanted is not None or tunnel.mtu.is_waiting:
+            tunnel.next_mtu = now + _MTU_PAUSE
 
     # The peers.
 

@@ -122,6 +122,13 @@ def is_guarded(name: str) -> bool:
     return traffic.is_guarded(name)
 
 
+def keeps_inbound(name: str) -> bool:
+    """Whether what `keep_inbound` does stands."""
+    from wgquick.system.firewall import traffic
+
+    return traffic.keeps_inbound(name)
+
+
 def keep_inbound(name: str, mark: int) -> None:
     """Have connections that come in on other links answered on these, by the tunnel's mark."""
     from wgquick.system.firewall import traffic

@@ -44,10 +44,19 @@ def remove_guard(name: str) -> None:
 
 def is_guarded(name: str) -> bool:
     """Whether the kill switch of an interface stands."""
+    return _stands(_table("guard", name))
+
+
+def keeps_inbound(name: str) -> bool:
+    """Whether the rules of `keep_inbound` stand."""
+    return _stands(_table("inbound", name))
+
+
+def _stands(table: str) -> bool:
     program = programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
     if program is None:
         return False
-    return programs.output([program, "list", "table", "inet", _table("guard", name)], _environment(), b"")[0] == 0
+    return programs.output([program, "list", "table", "inet", table], _environment(), b"")[0] == 0
 
 
 def keep_inbound(name: str, mark: int) -> None:
