@@ -51,6 +51,12 @@ def test_a_file_is_written_in_one_step_for_others_to_read(ends: Pair) -> None:
     assert ends.one.out("ls", "/run/textfiles").split() == ["wg.prom"]
     assert ends.one.out("stat", "-c", "%a", "/run/textfiles/wg.prom").strip() == "644"
     assert "wireguard_device_info" in ends.one.out("cat", "/run/textfiles/wg.prom")
+    ends.one.run(["ln", "-s", "textfiles/wg.prom", "/run/link"])
+    wgq(ends.one, "metrics", "--textfile", "/run/link")
+    assert ends.one.out("readlink", "/run/link").strip() == "textfiles/wg.prom"
+    ends.one.run(["mkfifo", "/run/pipe"])
+    for special in ("/run/pipe", "/run/textfiles"):
+        assert "no regular file" in wgq(ends.one, "metrics", "--textfile", special, status=1).stderr
     assert "/run/none" in wgq(ends.one, "metrics", "--textfile", "/run/none/wg.prom", status=1).stderr
 
 

@@ -154,6 +154,8 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
         ["sh", "-c", "echo 'PostUp = exit 7' >/run/hook; sed -i '/^Address/r /run/hook' /etc/wireguard/wg0.conf"]
     )
     assert "wgq down wg0" in wgq(near, "up", "wg0", status=7).stderr
+    assert wgq(near, "status").stdout.startswith("wg0 is gone, and its kill switch stands: `wgq down wg0'")
+    assert '"standing_kill_switches": ["wg0"]' in wgq(near, "status", "--json").stdout
     assert "wg0" not in links(near)
     try_everything(near)
     assert leaks(near) == before
@@ -278,6 +280,13 @@ def test_kept_connections_have_a_mark_that_others_do_not_have(machines: tuple[Na
     assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
     assert " 0x00000000" not in near.out("nft", "list", "ruleset")
     wgq(near, "down", "wg0")
+
+
+def test_a_kill_switch_names_the_tunnels_that_it_stops(machine: Namespace) -> None:
+    write(machine, config(), "wg1")
+    wgq(machine, "up", "wg1")
+    write(machine, config("# wgq: kill-switch = on", FULL))
+    assert "[!] The kill switch of wg0 lets nothing of wg1 out" in wgq(machine, "up", "wg0").stderr
 
 
 def test_a_network_that_a_peer_has_cannot_be_excluded(machine: Namespace) -> None:

@@ -280,7 +280,7 @@ INTERFACE_FIELDS = {
 def check_form(document: Any) -> None:
     """AssertionError unless the document is of the form of version 1."""
     assert document["version"] == VERSION == 1
-    assert set(document) == {"version", "time", "interfaces"}
+    assert set(document) == {"version", "time", "interfaces", "standing_kill_switches"}
     for each in document["interfaces"]:
         _check_fields(each, INTERFACE_FIELDS)
         for one in each["peers"]:

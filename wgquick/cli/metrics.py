@@ -34,6 +34,8 @@ def metrics(targets: list[str], given: Given) -> None:
         raise WgqError(f"`{names}' names no metrics", remedy=f"Choose one of: {', '.join(METRICS)}.")
     if textfile and listen:
         raise WgqError("--textfile and --listen do not go together", remedy="Leave one of them out.")
+    if textfile and os.path.exists(textfile) and not os.path.isfile(textfile):  # it would be replaced
+        raise WgqError(f"{textfile} is no regular file", remedy="Name a file to be replaced.")
     place = place_of(listen) if listen else None
     privilege.acquire()
     targets = status.names(targets)
@@ -42,7 +44,7 @@ def metrics(targets: list[str], given: Given) -> None:
         return _serve(*place, show.registry(lambda: observer.read(targets, missing=True), names))
     found = observer.read(targets)
     if textfile:
-        return write_to_textfile(textfile, show.registry(lambda: found, names))
+        return write_to_textfile(os.path.realpath(textfile), show.registry(lambda: found, names))
     return write(show.text(found, names))
 
 

@@ -9,7 +9,7 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, SocketAddress
 from wgquick.plan import traffic as plan
 from wgquick.plan.facts import EndpointFacts
-from wgquick.plan.steps import RemoveGuard
+from wgquick.plan.steps import Note, RemoveGuard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -71,9 +71,12 @@ def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
 
 
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
-    """Set the kill switch before the link exists."""
+    """Set the kill switch before the link exists, and name the other tunnels that it stops."""
     facts = plan.TrafficFacts(lans=_lans(settings, host))
     run.apply(plan.guard(settings, found.resolved.values(), remembered(found), facts))
+    others = sorted(each for each in host.wireguard.interfaces() if each != settings.name)
+    if others:
+        run.apply([Note(f"[!] The kill switch of {settings.name} lets nothing of {', '.join(others)} out")])
 
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:

@@ -42,6 +42,7 @@ def json_text(status: Status) -> str:
     """One line: `{"version", "time", "interfaces": [...]}`; the fields are those of wgquick.status.values."""
     interfaces = [_interface_fields(each) for each in status.interfaces]
     document = {"version": VERSION, "time": round(status.time, 3), "interfaces": interfaces}
+    document["standing_kill_switches"] = list(status.standing)
     return json.dumps(document) + "\n"
 
 
@@ -61,9 +62,10 @@ def _peer_fields(peer: PeerStatus) -> dict[str, object]:
 
 def text(status: Status, paint: Paint = plain, width: int = WIDTH) -> str:
     """The interfaces one below the other, each with a table of its peers."""
-    if not status.interfaces:
-        return "No WireGuard interface is up.\n"
-    return "\n".join("\n".join(_interface(each, status.time, paint, width)) + "\n" for each in status.interfaces)
+    parts = ["\n".join(_interface(each, status.time, paint, width)) + "\n" for each in status.interfaces]
+    for name in status.standing:
+        parts.append(f"{name} is gone, and its kill switch stands: `wgq down {name}' takes it away.\n")
+    return "\n".join(parts) or "No WireGuard interface is up.\n"
 
 
 def _interface(interface: InterfaceStatus, now: float, paint: Paint, width: int) -> Iterator[str]:

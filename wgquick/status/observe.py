@@ -11,8 +11,9 @@ from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
-from wgquick.executor.journal import Journal
+from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
+from wgquick.executor.traffic import standing
 from wgquick.plan.given import merged
 from wgquick.plan.steps import RemoveGuard, UnsetDns
 from wgquick.status import drift
@@ -69,7 +70,12 @@ class Observer:
         there = asked or self._host.wireguard.interfaces()
         must_be = bool(asked) and not missing
         found = tuple(filter(None, (self._interface(name, must_be=must_be) for name in there)))
-        return Status(time.time(), found)
+        return Status(time.time(), found, () if asked else self._standing(there))
+
+    def _standing(self, there: Sequence[str]) -> tuple[str, ...]:
+        """The interfaces that are not there, and whose kill switch stands, by their journals."""
+        records = others(self._host.journal_directory, "")
+        return tuple(each.name for each in records if each.name not in there and standing(each))
 
     def _interface(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
         link = self._host.rtnl.link(name) if 0 < len(name) <= _LONGEST_NAME else None

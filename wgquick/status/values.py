@@ -91,10 +91,11 @@ class InterfaceStatus(NamedTuple):
 
 
 class Status(NamedTuple):
-    """All that was asked for, at one time."""
+    """All that was asked for, at one time. `standing`: interfaces that are gone but for a kill switch."""
 
     time: float
     interfaces: tuple[InterfaceStatus, ...]
+    standing: tuple[str, ...] = ()
 
     @property
     def is_well(self) -> bool:
