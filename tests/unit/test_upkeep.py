@@ -267,6 +267,9 @@ def test_the_kill_switch_is_made_anew_from_the_journal() -> None:
     assert SetGuard("wg0", guard, known) in [each.step for each in found]
     assert lost(undos, APPLIED, now, Extras(frozenset({(lan, 51820)}))) == ()
     assert lost((), APPLIED, now, gone) == ()
+    more = APPLIED._replace(extras=("# wgq: kill-switch = on", "# wgq: exclude = lan, 192.168.3.0/24, 10.0.0.0/8"))
+    wider = guard._replace(networks=(Prefix.parse("10.0.0.0/8"), lan))
+    assert SetGuard("wg0", wider, known) in [each.step for each in lost(undos, more, now, gone)]
 
 
 def test_an_event_is_a_line_of_text_or_of_json() -> None:

@@ -5,9 +5,11 @@ Only what up or reload set up counts: what a user or another program has added i
 
 from __future__ import annotations
 
-from wgquick.config.settings import Address
+from wgquick.config.extras import network
+from wgquick.config.settings import LAN, Address
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, Guard, Prefix, Route
+from wgquick.plan import traffic
 from wgquick.plan.down import with_moved_rules
 from wgquick.plan.steps import (
     AddAddress,
@@ -58,6 +60,7 @@ class Extras(NamedTuple):
 
 
 _MET = Extras()
+_EXCLUDE = " exclude = "
 
 
 class Lost(NamedTuple):
@@ -86,7 +89,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
         *_routes(applied, now),
         *_sysctl(promised, now),
         *_firewall(applied, now),
-        *_extras(promised, now, extras),
+        *_extras(promised, now, extras, _excluded(applied)),
     )
 
 
@@ -156,8 +159,19 @@ def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
             yield Lost("firewall", text, ReplaceFirewall(now.name, rules))
 
 
-def _extras(promised: tuple[Undo, ...], now: Current, extras: Extras) -> Iterator[Lost]:
-    """The kill switch is made anew from the journal: what it has excluded are the tunnel's throw routes."""
+def _excluded(applied: Applied | None) -> Iterator[Prefix]:
+    """The excluded networks that the journal names."""
+    for line in (applied.extras or ()) if applied else ():
+        _, is_exclude, words = line.partition(_EXCLUDE)
+        for word in words.split(",") if is_exclude else ():
+            if word.strip() != LAN:
+                yield network(word.strip())
+
+
+def _extras(
+    promised: tuple[Undo, ...], now: Current, extras: Extras, given: Iterable[Prefix] = ()
+) -> Iterator[Lost]:
+    """The kill switch is made anew from the journal: it excludes the tunnel's throw routes and `given`."""
     mark = now.device.fwmark if now.device else 0
     throws = {(Prefix.parse(undo.destination), undo.table) for undo in promised if isinstance(undo, DeleteThrow)}
     for prefix, table in sorted(throws - extras.throws):
@@ -166,7 +180,7 @@ def _extras(promised: tuple[Undo, ...], now: Current, extras: Extras) -> Iterato
     guards = [undo for undo in promised if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded:
         port = now.device.listen_port if now.device else 0
-        networks = tuple(sorted({prefix for prefix, _ in throws}))
+        networks = traffic.without_nested((*(prefix for prefix, _ in throws), *given))
         guard = Guard(mark, port, extras.endpoints, networks, keeps_inbound)
         yield Lost("firewall", "the kill switch", SetGuard(now.name, guard, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:

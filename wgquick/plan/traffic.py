@@ -103,7 +103,12 @@ def _excluded(settings: Settings, facts: TrafficFacts) -> tuple[Prefix, ...]:
     every: list[Prefix] = []
     for each in settings.extras.exclude:
         every += facts.lans if isinstance(each, str) else (each,)
-    ordered = sorted(dict.fromkeys(every), key=lambda network: network.length)
+    return without_nested(every)
+
+
+def without_nested(networks: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    """The networks without those inside other ones, the largest first."""
+    ordered = sorted(dict.fromkeys(networks), key=lambda network: network.length)
     largest: list[Prefix] = []
     for network in ordered:
         if not any(_lies_in(network, other) for other in largest):

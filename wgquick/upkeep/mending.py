@@ -78,6 +78,8 @@ def promise(name: str, host: Host) -> Promise | None:
 def missing(given: Promise, host: Host) -> tuple[Lost, ...]:
     """What the interface has lost."""
     now = snapshot.current(given.name, host, Options(), given.record)
+    if now.link is None or now.link.ifindex != given.ifindex:  # gone, or another's of the same name
+        return ()
     return lost(given.record.undos, given.applied, now, _extras(given.record.undos, given.name, host))
 
 

@@ -39,6 +39,7 @@ _TICK = 1.0
 _DELAY = 0.25  # seconds from the first change on: whoever takes a tunnel down removes several things
 _LOCKED = 0.5
 _MTU_PAUSE, _MTU_PATIENCE, _MTU_SELDOM = 1.0, 10.0, 30.0
+_HANGING = 30.0  # until a daemon that did not answer is asked again
 _ONCE_PATIENCE = 10.0
 _REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]\b")
 
@@ -101,6 +102,7 @@ class _Tunnel:
         self.dns: tuple[int, ...] = ()
         self.mtu = Mtu(given.applied.mtu if given.applied else 0, patience=mtu_patience)
         self.next_mtu, self.last_mtu = 0.0, float("-inf")
+        self.rest_until = 0.0
 
     def is_concerned(self, change: Heard) -> bool:
         """Whether a change may be a loss of this interface's."""
@@ -125,6 +127,12 @@ class _Tunnel:
     @property
     def has_sysctl(self) -> bool:
         return any(isinstance(undo, ReleaseSysctl) for undo in self.given.record.undos)
+
+    @property
+    def next_work(self) -> float:
+        """When there is something to do."""
+        dues = [self.next_look, self.next_mtu, *([] if self.due is None else [self.due])]
+        return max(self.rest_until, min(dues))
 
     def hurry(self, at: float) -> None:
         """Look at the latest then."""
@@ -188,8 +196,7 @@ class Watcher:
 
     def _sleep(self) -> float:
         now = time.monotonic()
-        dues = [self._next_tick, *(t.due for t in self._tunnels.values() if t.due is not None)]
-        dues += [min(t.next_look, t.next_mtu) for t in self._tunnels.values()]
+        dues = [self._next_tick, *(t.next_work for t in self._tunnels.values())]
         return max(0.0, min(dues) - now)
 
     def _work(self) -> Iterator[Event]:
@@ -198,19 +205,20 @@ class Watcher:
         if now >= self._next_tick:
             self._next_tick = now + _TICK
             self._look_around(now)
-        for name, tunnel in list(self._tunnels.items()):
+        for tunnel in sorted(self._tunnels.values(), key=lambda each: each.rest_until):
+            began = time.monotonic()
+            if began < tunnel.rest_until:
+                continue
             try:
                 if tunnel.due is not None and now >= tunnel.due:
-                    tunnel.due = None
                     yield from self._check(tunnel)
                 if now >= tunnel.next_look:
                     yield from self._look_at_peers(tunnel)
                 if now >= tunnel.next_mtu:
                     yield from self._follow_mtu(tunnel)
-            except WgqError:  # it has just gone, or its daemon hangs
-                tunnel.next_look = max(tunnel.next_look, now + _TICK)
-                tunnel.next_mtu = max(tunnel.next_mtu, now + _TICK)
-                self._stamps.pop(name, None)
+            except WgqError:  # it has just gone, or its daemon hangs, for which the others are not to wait
+                ended = time.monotonic()
+                tunnel.rest_until = ended + (_TICK if ended - began < _TICK else _HANGING)
         while self._answers:
             yield from self._answer(*self._answers.pop())
 
@@ -265,6 +273,7 @@ class Watcher:
 
     def _check(self, tunnel: _Tunnel) -> Iterator[Event]:
         found = missing(tunnel.given, self._host)
+        tunnel.due = None
         if tunnel.spared is None:
             is_removed = bool(found) and _hooks_remove(tunnel.given)
             tunnel.spared = frozenset(each.text for each in found if is_removed)
