@@ -1,11 +1,11 @@
 """wgq: a wg-quick-compatible WireGuard configuration tool.
 
-The names are imported when they are first used (PEP 562): `import wgquick` itself costs next to nothing.
+The names are imported at their first use (PEP 562), so `import wgquick` itself is cheap.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing's own, whose import is most of what importing this package would cost
+TYPE_CHECKING = False  # instead of importing typing, which would take most of this package's import time
 if TYPE_CHECKING:
     from wgquick.api import down, parse, read, reload, save, status, tunnel, up, wait, watch
     from wgquick.config.models import Interface, Peer, WgQuickConfig

@@ -10,8 +10,7 @@ import sys
 def main() -> None:
     """Run the command line and exit with its status.
 
-    A run is short: collecting garbage, and taking the interpreter down object by object, would cost it a sixth of
-    its time.
+    A run is short. Garbage collection and the interpreter's orderly shutdown would take a sixth of its time.
     """
     gc.disable()
     from wgquick.cli.main import run
@@ -21,7 +20,7 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-    except OSError:  # the interpreter complains, as of any program's output that cannot be written
+    except OSError:  # let the interpreter report output that cannot be written
         sys.exit(status)
     os._exit(status)
 

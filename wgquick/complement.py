@@ -1,4 +1,4 @@
-"""`wgq allowed-ips`: networks less others as the fewest networks, for programs that know AllowedIPs alone."""
+"""`wgq allowed-ips`: subtracts networks, with the smallest result, for programs that only have AllowedIPs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     Span = tuple[int, int]
 
 _TOKEN = re.compile(r"[^\s,]+")
-_EXAMPLE = "Write networks, then `-', then what to leave out: '0.0.0.0/0, ::/0 - 192.168.0.0/16'."
+_EXAMPLE = "Write networks, then `-', then the networks to remove: '0.0.0.0/0, ::/0 - 192.168.0.0/16'."
 
 
 def evaluate(expression: str) -> list[Network]:
-    """The fewest networks with exactly the addresses of an expression, IPv4 first, in order.
+    """The smallest list of networks with exactly the addresses of an expression, IPv4 first, in order.
 
         expression = [sign] network {(blank | ",") [sign] network}
         sign       = "+" | "-"        holds for what follows, until the next one; + at the beginning
         network    = ADDRESS[/LENGTH]
 
-    Later networks take precedence: `A - B + C` has all of C. WgqError with the column of what is no network.
+    Later networks take precedence: `A - B + C` has all of C. WgqError has the column of an invalid network.
     """
     spans: dict[int, list[Span]] = {4: [], 6: []}
     adds, is_empty = True, True
@@ -53,15 +53,13 @@ def _network(text: str, column: int) -> Network:
     except ValueError as error:
         place = f"column {column}"
         if "host bits" in str(error):
-            remedy = (
-                f"Write {ip_network(text, strict=False)} for the network, or leave the length out for the host."
-            )
+            remedy = f"Write {ip_network(text, strict=False)} for the network, or omit the length for the host."
             raise WgqError(f"{text} has bits set after its prefix", where=place, remedy=remedy) from None
-        raise WgqError(f"`{text}' is no network", where=place, remedy=_EXAMPLE) from None
+        raise WgqError(f"`{text}' is not a network", where=place, remedy=_EXAMPLE) from None
 
 
 def _less(spans: Iterable[Span], taken: Span) -> Iterable[Span]:
-    """The spans without the addresses of one."""
+    """The spans without the addresses of `taken`."""
     for first, last in spans:
         if first < taken[0]:
             yield first, min(last, taken[0] - 1)
@@ -86,9 +84,9 @@ def _networks(spans: list[Span], version: int) -> Iterable[Network]:
 
 
 def loops(networks: Iterable[Network], addresses: Iterable[str]) -> list[str]:
-    """Those of the endpoints' addresses that are led into the tunnel: in a network, with no /0 of the family.
+    """The endpoint addresses whose packets would go into the tunnel: inside a network, without a /0 of the family.
 
-    A /0 has a mark and a table of its own (wg-quick(8)), so that the endpoint is reached beside it.
+    For a /0 wg-quick(8) uses a fwmark and a separate table, so packets to the endpoint bypass the tunnel.
     """
     found = list(networks)
     whole = {network.version for network in found if network.prefixlen == 0}

@@ -1,8 +1,8 @@
-"""What wgq-userspace counts of the events that WireGuard passes over in silence.
+"""wgq-userspace's counters of events that WireGuard ignores silently.
 
-`api.diagnostics(name)` reads it, by the daemon's own request `diagnostics=1`. `userspace/src/diagnostics.rs` says
-when each event occurs. The counters of a device begin with the daemon, those of a peer with that peer. They hold
-public keys and addresses, and no secret.
+`api.diagnostics(name)` reads them with the request `diagnostics=1`, which only this daemon knows.
+`userspace/src/diagnostics.rs` describes when each event occurs. A device's counters start with the daemon, a peer's
+with the peer. They contain public keys and addresses, and no secrets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from wgquick.net import PublicKey, SocketAddress
 
-# The events of the device: nobody knows of which peer they are.
+# The events of the device, whose peer is unknown.
 DEVICE_EVENTS = (
     "malformed",
     "no_private_key",
@@ -59,13 +59,13 @@ PEER_EVENTS = (
 
 
 class Event(NamedTuple):
-    """One kind of event: how often it occurred, and what is known of the last time.
+    """One kind of event: how often it occurred, and the details of its last occurrence.
 
-    `age` is seconds since the last time, whatever became of the clock. `sender` and `receiver` are of the outer
-    packet; of `roamed` they are the old and the new endpoint, of `icmp` the receiver is where our packet went. What
-    does not belong to an event is None, empty or 0. Each variant is an Event of its own (`unknown_key` by key,
-    `send_error` by errno, `icmp` by kind, `staged_dropped` by reason): the last eight of a name. One more without
-    its variant counts those before them.
+    `age` is the seconds since then, independent of the clock. `sender` and `receiver` are addresses of the outer
+    packet. For `roamed` they are the old and the new endpoint; for `icmp` the receiver is our packet's destination.
+    Unused fields are None, empty or 0. Each variant is a separate Event (`unknown_key` by key, `send_error` by
+    errno, `icmp` by kind, `staged_dropped` by reason); the last eight of a name are kept. One more Event without a
+    variant counts the earlier ones.
     """
 
     name: str
@@ -73,45 +73,45 @@ class Event(NamedTuple):
     age: float
     sender: SocketAddress | None = None
     receiver: SocketAddress | None = None
-    static_key: PublicKey | None = None  # that an initiation proved to have
-    clock: int | None = None  # of an initiation's time stamp: seconds since 1970, any number
-    newest: int | None = None  # of the newest one accepted before: what their clock has to pass
+    static_key: PublicKey | None = None  # proved by an initiation
+    clock: int | None = None  # an initiation's time stamp in seconds since 1970, unchecked
+    newest: int | None = None  # the newest accepted time stamp; the peer's next one has to be later
     source: str = ""  # address of the inner packet
     destination: str = ""
     send_errno: int = 0
     icmp: str = ""  # the `meaning` of datagram.IcmpError
-    router: str = ""  # who sent the ICMP error
-    mtu: int = 0  # that it asks for
+    router: str = ""  # the sender of the ICMP error
+    mtu: int = 0  # the MTU in the ICMP error
     reason: str = ""  # overflow, handshake_given_up, link_down
 
 
 class Events(NamedTuple):
-    """The events of a device or of a peer, and for how many seconds they have been counted."""
+    """The events of a device or a peer, and the seconds since counting started."""
 
     counting: float = 0.0
     events: tuple[Event, ...] = ()
 
     def of(self, *names: str) -> tuple[Event, ...]:
-        """The events of these names, the last one first."""
+        """The events with these names, the latest first."""
         found = [each for each in reversed(self.events) if each.name in names]
         return tuple(sorted(found, key=lambda each: each.age))
 
     def last(self, *names: str) -> Event | None:
-        """What happened last of these names; None if none of it ever did."""
+        """The latest event with one of these names; None if there is none."""
         found = self.of(*names)
         return found[0] if found else None
 
     def total(self, *names: str) -> int:
-        """How often any of these happened."""
+        """The total count of the events with these names."""
         return sum(each.times for each in self.of(*names))
 
 
 class Diagnostics(NamedTuple):
-    """What a daemon counts: of the device, and of the peers that had an event."""
+    """A daemon's counters: of the device, and of the peers with an event."""
 
     device: Events
     peers: Mapping[PublicKey, Events]
 
     def peer(self, key: PublicKey) -> Events:
-        """The events of a peer, none where it had none."""
+        """The events of a peer; empty if it had none."""
         return self.peers.get(key, Events())

@@ -1,4 +1,4 @@
-"""What a capture reports of the wire: WireGuard messages at a UDP port, and ICMP errors about what left it."""
+"""The events of a capture: WireGuard messages at a UDP port, and ICMP errors about datagrams sent from it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from wgquick.net import SocketAddress
 
 ARRIVED = "arrived"
-"""On a link, before any firewall."""
+"""Captured on a link, before any firewall."""
 ADMITTED = "admitted"
-"""Past the firewall's input chain, where the kernel hands it to the socket."""
+"""Captured behind the firewall's input chain, where the kernel passes it to the socket."""
 SENT = "sent"
-"""On a link, past every firewall of this host."""
+"""Captured on a link, behind all firewalls of this host."""
 
 INITIATION, RESPONSE, COOKIE, DATA = 1, 2, 3, 4
 LENGTHS = {INITIATION: 148, RESPONSE: 92, COOKIE: 64}
@@ -20,7 +20,7 @@ KEEPALIVE_LENGTH = 32
 
 
 class Datagram(NamedTuple):
-    """A UDP datagram; `payload` is its beginning (at most 148 bytes), `size` the length of the whole payload.
+    """A UDP datagram; `payload` has its first bytes (at most 148), `size` is the length of the whole payload.
 
     `stage` is ARRIVED, ADMITTED or SENT; `link` the link's name, "" at ADMITTED; `at` is in seconds since 1970.
     """
@@ -35,7 +35,7 @@ class Datagram(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """initiation, response, cookie, keepalive or data; "" for what is no WireGuard message."""
+        """initiation, response, cookie, keepalive or data; "" if it is not a WireGuard message."""
         return kind_of(self.payload, self.size)
 
 
@@ -43,7 +43,7 @@ class IcmpError(NamedTuple):
     """An ICMP or ICMPv6 error about a datagram that we sent to `destination`.
 
     `meaning` is one of port-unreachable, host-unreachable, net-unreachable, prohibited, too-big, time-exceeded and
-    other; `mtu` is the one that too-big names, else 0. `link` is "lo" where this host itself is the `sender`.
+    other; `mtu` is the MTU in a too-big error, else 0. `link` is "lo" if this host is the `sender`.
     """
 
     at: float
@@ -55,7 +55,7 @@ class IcmpError(NamedTuple):
 
 
 def kind_of(payload: bytes, size: int) -> str:
-    """The kind of a message of `size` bytes from its beginning (whitepaper, section 5.4); "" if it is none."""
+    """The kind of a message of `size` bytes by its first bytes (whitepaper, section 5.4); "" for other payloads."""
     if len(payload) < 4 or payload[1:4] != b"\0\0\0":
         return ""
     if payload[0] == DATA:

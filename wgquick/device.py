@@ -1,4 +1,4 @@
-"""A WireGuard device's state and the requests that change it, whichever backend runs it (wg(8), UAPI)."""
+"""The state of a WireGuard device and the requests that change it, for all backends (wg(8), UAPI)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class PeerConfig(NamedTuple):
-    """A change to one peer; None leaves a setting as it is. A preshared key of 32 zero bytes removes it."""
+    """A change to one peer; None keeps a setting. A preshared key of 32 zero bytes removes the key."""
 
     public_key: PublicKey
     remove: bool = False
@@ -22,7 +22,7 @@ class PeerConfig(NamedTuple):
 
 
 class DeviceConfig(NamedTuple):
-    """A change to a device; None leaves a setting as it is, `replace_peers` removes peers not named."""
+    """A change to a device; None keeps a setting, `replace_peers` removes the peers that are not listed."""
 
     private_key: SecretKey | None = None
     listen_port: int | None = None
@@ -32,7 +32,7 @@ class DeviceConfig(NamedTuple):
 
 
 class DevicePeer(NamedTuple):
-    """A peer as the device reports it; times in seconds since the epoch (0: never), counters in bytes."""
+    """A peer's state as reported by the device; times in seconds since the epoch (0: never), counters in bytes."""
 
     public_key: PublicKey
     preshared_key: SecretKey | None = None
@@ -45,7 +45,7 @@ class DevicePeer(NamedTuple):
 
 
 class Device(NamedTuple):
-    """A device as it reports itself; `fwmark` 0 is off, peers and AllowedIPs in the device's own order."""
+    """A device's state; `fwmark` 0 is off, peers and AllowedIPs are in the device's order."""
 
     name: str
     private_key: SecretKey | None = None

@@ -1,7 +1,7 @@
-"""Directories of ours, by descriptor: what is done in one is done in the one that was checked.
+"""Accesses wgq's directories by descriptor, so that it uses the same directory that it has checked.
 
-A path that is checked first and then used may lead elsewhere by then, where another user can write to a directory
-above (XDG_RUNTIME_DIR, /tmp).
+A path could lead elsewhere between check and use if another user can write to a parent directory (XDG_RUNTIME_DIR,
+/tmp).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def checked(path: str) -> int:
-    """A descriptor of a directory that is this user's and that nobody else can write to; else OSError."""
+    """The descriptor of a directory; OSError unless this user owns it and nobody else can write to it."""
     descriptor = os.open(path, _FLAGS)
     status = os.fstat(descriptor)
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
@@ -48,7 +48,7 @@ def opened(path: str, *, make: bool = False) -> Iterator[int]:
 
 
 def remove(path: str) -> None:
-    """Remove the directory `path` if it is empty, as `opened` finds it."""
+    """Remove the directory `path` if it is empty, with the checks of `opened`."""
     parent, _, name = path.rpartition("/")
     above = checked(parent)
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong, said as: what, where, and what to do about it."""
+"""The exceptions. Each has what happened, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class WgqError(Exception):
-    """A failure that the user can act on; `status` is the exit status it asks for."""
+    """A failure that the user can act on; `status` is the exit status for it."""
 
     status = 1
 
@@ -20,11 +20,11 @@ class WgqError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickled without __init__, whose arguments are not `args`: a worker process's errors reach its parent."""
+        """Pickle without __init__, whose arguments are not `args`, so that errors can cross processes."""
         return _made_anew, (type(self), self.args), self.__dict__
 
     def __str__(self) -> str:
-        """One paragraph: `where: what` and, on a line of its own, the remedy."""
+        """`where: what` and, on a second line, the remedy."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.remedy}" if self.remedy else head
 
@@ -45,7 +45,7 @@ class Diagnostic(NamedTuple):
 
 
 class ConfigError(WgqError):
-    """All the faults of one configuration file, in the order of their lines."""
+    """All faults of one configuration file, in the order of their lines."""
 
     def __init__(self, path: str, diagnostics: Iterable[Diagnostic]) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class ConfigError(WgqError):
 
 
 class HookError(WgqError):
-    """A hook that exited non-zero; its own status becomes the tool's, as under wg-quick's `set -e`."""
+    """A hook failed. Its status becomes the exit status, as with wg-quick's `set -e`."""
 
     def __init__(self, what: str, status: int, *, where: str = "", remedy: str = "") -> None:
         super().__init__(what, where=where, remedy=remedy)
@@ -69,9 +69,9 @@ class HookError(WgqError):
 
 
 class OperationError(WgqError):
-    """The kernel, a daemon or a program refused; `errno` is its number, 0 if it has none.
+    """The kernel, a daemon or a program refused a request; `errno` is 0 if there is none.
 
-    `status` is what the program that wg-quick runs for it exits with, and wg-quick then too.
+    `status` is the exit status of wg-quick in this case, which is that of the program it runs.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class OperationError(WgqError):
 
 
 class BatchError(OperationError):
-    """The refused items of one batch: pairs of the item's index and its errno, in order; never empty."""
+    """The refused items of one batch: pairs of index and errno, in order; never empty."""
 
     def __init__(self, what: str, failures: Iterable[tuple[int, int]]) -> None:
         self.failures = tuple(failures)
@@ -91,13 +91,13 @@ class BatchError(OperationError):
 
 
 class NoHandshakeError(WgqError):
-    """Nobody, or not everybody who was waited for, has shaken hands in time."""
+    """The awaited handshakes did not happen in time."""
 
     status = 4
 
 
 class SignalError(WgqError):
-    """A signal that ends the command after what it had done was undone; the status is the shell's 128 + N."""
+    """A signal ends the command after its changes are undone; the status is 128 + N, as in a shell."""
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(f"interrupted by {name}")

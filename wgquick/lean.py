@@ -1,4 +1,4 @@
-"""What `wgq up NAME` uses of the standard library where that library costs more than its use.
+"""Small replacements for parts of the standard library that are slow to import, for `wgq up NAME`.
 
 `typing`, `enum`, `re`, `contextlib`, `json` and `socket` together take longer to import than the interpreter takes
 to start, and `typing.NamedTuple` compiles a function for each class. Type checkers see the standard names here.
@@ -37,7 +37,7 @@ else:
             return super().__new__(cls, name, bases, namespace)
 
     class NamedTuple(tuple, metaclass=_RecordType):
-        """typing.NamedTuple, as far as it is used here."""
+        """The used parts of typing.NamedTuple."""
 
         _fields = ()
 
@@ -48,7 +48,7 @@ else:
 
         @classmethod
         def _others(cls, values, named):
-            """The values of the fields that were not given by their places."""
+            """The values of the fields that were not given by position."""
             wanted = cls._fields[len(values) :]
             unknown = named.keys() - set(wanted)
             missing = [each for each in wanted if each not in named and each not in cls._field_defaults]
@@ -60,7 +60,7 @@ else:
 
         def _replace(self, **named):
             values = list(map(named.pop, self._fields, self))
-            return type(self)(*values, **named)  # what is left of `named` is unknown
+            return type(self)(*values, **named)  # the remaining names are unknown
 
         def _asdict(self):
             return dict(zip(self._fields, self, strict=True))
@@ -73,7 +73,7 @@ else:
             return f"{type(self).__name__}({shown})"
 
     class Protocol:
-        """A name for type checkers."""
+        """typing.Protocol, which only type checkers use."""
 
     class suppress:  # noqa: N801 - contextlib's name
         """contextlib.suppress."""
@@ -118,7 +118,7 @@ else:
         return entered
 
     class socket(_socket):  # noqa: N801 - socket's name
-        """socket.socket, which is closed at the end of a `with` block."""
+        """socket.socket, closed at the end of a `with` block."""
 
         def __enter__(self):
             return self
@@ -127,14 +127,14 @@ else:
             self.close()
 
     class _Grammar:
-        """What json.JSONDecoder hands to its scanner."""
+        """The context that json.JSONDecoder passes to its scanner."""
 
         strict, memo = True, {}
         object_hook = object_pairs_hook = None
         parse_float, parse_int, parse_constant = float, int, float
 
     def loads(text):
-        """json.loads of one value without blanks around it; ValueError if it is none."""
+        """json.loads of one value without surrounding blanks; ValueError if it is not valid."""
         try:
             value, end = make_scanner(_Grammar)(text, 0)
         except (
@@ -143,11 +143,11 @@ else:
         ):  # the latter of Python 3.11, which wants to raise an error of json.decoder
             end = -1
         if end != len(text):
-            raise ValueError("not one JSON value")
+            raise ValueError("not a single JSON value")
         return value
 
     def dumps(value):
-        """json.dumps of texts, whole numbers, True, False, None, and lists and dictionaries of these."""
+        """json.dumps of strings, integers, True, False, None, and lists and dictionaries of these."""
         match value:
             case str():
                 return encode_basestring_ascii(value)
@@ -167,7 +167,7 @@ else:
 
 
 class Pattern:
-    """A regular expression that is compiled when it is first used: `re` stays unimported until then."""
+    """A regular expression that is compiled, and `re` imported, at its first use."""
 
     __slots__ = ("_compiled", "_text")
 

@@ -18,13 +18,13 @@ KEY_LENGTH = 32
 MAIN_TABLE = 254
 """The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
 _BASE64_LENGTH = 44
-# 32 bytes in base64, or in hexadecimal as the UAPI writes them; what follows `peer', in wg(8)'s way, is public.
+# 32 bytes in base64, or in hexadecimal as in the UAPI. After `peer' (as in wg(8)) the key is a public one.
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _KEY_LIKE = Pattern(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
 
 
 def _decode_key(text: str) -> bytes:
-    """Decode canonical base64 of 32 bytes, as wg(8)'s key_from_base64 does; ValueError never holds the text."""
+    """Decode canonical base64 of 32 bytes, as wg(8)'s key_from_base64 does; ValueError never has the text."""
     try:
         raw = binascii.a2b_base64(text, strict_mode=True) if len(text) == _BASE64_LENGTH else b""
     except (binascii.Error, ValueError):
@@ -35,14 +35,14 @@ def _decode_key(text: str) -> bytes:
 
 
 def without_keys(command: str) -> str:
-    """A hook's line for others to read: with (hidden), as wg(8) says it, for what could be a secret key."""
-    if not _may_hold_key(command):  # as most do not: this spares the import of `re'
+    """A hook's line for printing, with wg(8)'s "(hidden)" in place of anything that may be a secret key."""
+    if not _may_hold_key(command):  # the usual case, without importing `re'
         return command
     return _KEY_LIKE().sub(lambda match: match[0] if match[1] else "(hidden)", command)
 
 
 def _may_hold_key(text: str) -> bool:
-    """Whether the text has a run of characters that is as long as a key."""
+    """Whether the text has a run of characters as long as a key."""
     run = 0
     for char in text:
         run = run + 1 if char in _KEY_CHARACTERS else 0
@@ -69,7 +69,7 @@ class PublicKey(NamedTuple):
 
 
 class SecretKey:
-    """A private or preshared key (32 bytes) that shows itself only through `reveal` and `raw`."""
+    """A private or preshared key (32 bytes); only `reveal` and `raw` show it."""
 
     __slots__ = ("_raw",)
 
@@ -85,11 +85,11 @@ class SecretKey:
 
     @property
     def raw(self) -> bytes:
-        """The 32 bytes, for the device's control interface alone."""
+        """The 32 bytes; only for the device's control interface."""
         return self._raw
 
     def reveal(self) -> str:
-        """The base64 form, for a configuration file alone."""
+        """The base64 form; only for a configuration file."""
         return binascii.b2a_base64(self._raw, newline=False).decode()
 
     def __eq__(self, other: object) -> bool:
@@ -107,11 +107,11 @@ class SecretKey:
         return self
 
     def __deepcopy__(self, _memo: object) -> SecretKey:
-        """Itself, as it never changes: a copy of a configuration does not spread the key."""
+        """Return self: it is immutable, and copies of a configuration do not duplicate the key."""
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret key is not to be pickled")
+        raise TypeError("a secret key cannot be pickled")
 
 
 def family_of(address: bytes) -> int:
@@ -125,7 +125,7 @@ def address_text(address: bytes) -> str:
 
 
 def pack_address(text: str) -> bytes:
-    """A numeric address packed, 4 or 16 bytes; ValueError if it is none."""
+    """A numeric address packed, 4 or 16 bytes; ValueError if the text is not an address."""
     try:
         return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except OSError:
@@ -145,7 +145,7 @@ class Prefix(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Prefix:
-        """Read `address[/length]`; ValueError if it is none."""
+        """Read `address[/length]`; ValueError if the text is not valid."""
         host, slash, length = text.partition("/")
         address = pack_address(host)
         bits = int(length) if slash else len(address) * 8
@@ -201,7 +201,7 @@ class SocketAddress(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A route through a link, as wg-quick adds them: protocol boot, scope link (IPv4), no metric of its own.
+    """A route through a link as wg-quick adds it: protocol boot, scope link (IPv4), default metric.
 
     `table` is a number; `device` the link's name.
     """
@@ -215,8 +215,8 @@ class Rule(NamedTuple):
     """A policy routing rule of the two kinds that wg-quick adds (ip-rule(8)).
 
     With `fwmark`: `not fwmark N table T`. With `suppress_prefixlength` (0): `table main suppress_prefixlength 0`.
-    `priority` is the kernel's preference number; None leaves the choice to the kernel. Any other rule of the
-    host reads as `other=True`.
+    `priority` is the kernel's preference number; None lets the kernel choose. `other` is True for any other kind of
+    rule of the host.
     """
 
     family: int
@@ -228,10 +228,10 @@ class Rule(NamedTuple):
 
 
 class LinkAddress(NamedTuple):
-    """An address that a link has, with all that the kernel says of it (linux/if_addr.h).
+    """An address of a link with all its attributes (linux/if_addr.h).
 
-    `scope` is RT_SCOPE_*, `flags` IFA_F_*, `protocol` IFAPROT_* (0: not said). `far` is the other end's
-    address of a point-to-point one, else empty.
+    `scope` is RT_SCOPE_*, `flags` IFA_F_*, `protocol` IFAPROT_* (0: unset). `far` is the peer's address of a
+    point-to-point address, else empty.
     """
 
     prefix: Prefix
@@ -242,21 +242,22 @@ class LinkAddress(NamedTuple):
 
     @property
     def is_secondary(self) -> bool:
-        """Whether an earlier IPv4 address of the same network is its primary: the kernel deletes it with that."""
+        """Whether it is a secondary IPv4 address: the kernel deletes it along with its primary address."""
         return self.prefix.family == 4 and bool(self.flags & 1)
 
     @property
     def is_link_local(self) -> bool:
-        """Whether it is in fe80::/10: the kernel gives a TUN device one by itself."""
+        """Whether it is in fe80::/10; the kernel gives every TUN device such an address."""
         address = self.prefix.address
         return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 class Guard(NamedTuple):
-    """What a kill switch lets out (`system.firewall.traffic`).
+    """The traffic that a kill switch allows (`system.firewall.traffic`).
 
-    `mark` and `port` are the tunnel's, 0 if they are not known yet; `endpoints` are addresses (/32, /128) with
-    their UDP ports. `networks` do not overlap. `inbound`: answers to what came in beside the tunnel.
+    `mark` and `port` are the tunnel's fwmark and UDP port, 0 if not known yet; `endpoints` are addresses (/32,
+    /128) with their UDP ports. `networks` do not overlap. `inbound`: replies on connections that came in by other
+    links.
     """
 
     mark: int = 0
@@ -286,16 +287,16 @@ class LinkRoute(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is what `ip route add PREFIX dev LINK` makes: up's routes are, and most of the users' own."""
+        """Whether `ip route add PREFIX dev LINK` makes such a route, as up and most users do."""
         return self[2:] == (_PLAIN4 if self.destination.family == 4 else _PLAIN6)
 
     @property
     def is_of_an_address(self) -> bool:
-        """Whether the kernel made it for an address of the link (RTPROT_KERNEL)."""
+        """Whether the kernel added it for an address of the link (RTPROT_KERNEL)."""
         return self.protocol == 2
 
 
-# Protocol boot, scope link (IPv6 has none), unicast, and the metric that IPv6 routes have unless another is given.
+# Protocol boot, scope link (IPv6 has none), unicast, and the default metric of IPv6 routes.
 _PLAIN4 = (3, 253, 1, 0, b"", b"", None, 0)
 _PLAIN6 = (3, 0, 1, 1024, b"", b"", None, 0)
 
@@ -303,8 +304,8 @@ _PLAIN6 = (3, 0, 1, 1024, b"", b"", None, 0)
 class FirewallRules(NamedTuple):
     """A full tunnel's firewall rules of one family; `kind` is "nft" or "iptables".
 
-    `addresses` are the link's own (packed), which only it may receive for; `port` (0: none) is the tunnel's
-    UDP port, where packets get the mark. `whole` is False where rules that were read are not all of those.
+    `addresses` are the link's addresses (packed), for which no other link may receive packets. `port` (0: none) is
+    the tunnel's UDP port, where packets get the fwmark. `whole` is False if some rules are missing on the host.
     """
 
     kind: str
@@ -326,9 +327,9 @@ class Link(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The route that the kernel would take to an address: its output link and the MTU of that path.
+    """The kernel's route to an address: the output link and the path's MTU.
 
-    `mtu` is the route's own mtu metric unless locked (`mtu lock N` is not seen, as wg-quick does not), else None.
+    `mtu` is the route's mtu metric, else None. A locked metric (`mtu lock N`) is ignored, as in wg-quick.
     """
 
     link: str

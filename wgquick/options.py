@@ -1,7 +1,7 @@
-"""Each verb, option and environment variable, once.
+"""The tables of all verbs, options and environment variables.
 
-typer's application, the short way around typer, the completions and the variables that sudo hands on are made from
-these tables. They stand on the path of `wgq up NAME`, so this module imports nothing that is slow.
+typer's application, the short way around typer, the completions and the variables for sudo are generated from these
+tables. `wgq up NAME` imports this module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from wgquick.lean import NamedTuple
 
 
 class Option(NamedTuple):
-    """An option `--NAME`. It takes one of `values`, any word described by `metavar`, or, with neither, nothing.
+    """An option `--NAME`. It takes one of `values`, or any value described by `metavar`, else it is a flag.
 
-    `alone` is what it means without a word; if there is such a meaning, a word follows by `=` alone.
-    `variable` is the environment variable that is read if the option is not given; "" if there is none.
+    `alone` is the value of the option without one; then a value has to follow after `=`.
+    `variable` is the environment variable for a missing option; "" if there is none.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Option(NamedTuple):
 class Verb(NamedTuple):
     """A verb. `completes` says which names its argument completes to: "configurations", "interfaces" or, "", none.
 
-    It takes at least `least` and at most `most` arguments; `words` says what they are.
+    It takes `least` to `most` arguments; `words` describes them.
     """
 
     name: str
@@ -60,37 +60,41 @@ OPTIONS = {
         Option("firewall", "Which firewall a full tunnel uses.", FIREWALLS, variable="WGQ_FIREWALL"),
         Option("dns", "How to set DNS.", DNS_MODES, variable="WGQ_DNS"),
         Option("name", "Name of the interface, in place of the file's.", metavar="INTERFACE"),
-        Option("kill-switch", "Refuse what would leave beside the tunnel, until it is taken down."),
-        Option("exclude", "Networks that stay outside the tunnel; `lan' is those connected.", metavar="NETWORKS"),
-        Option("keep-inbound", "Answer on the link where a connection comes in."),
-        Option("strict", "Fail where IPv6 is disabled or src_valid_mark cannot be set."),
-        Option("force", "Go on where a PreDown hook or saving fails, or reload in spite of SaveConfig."),
-        Option("dry-run", "Say what would be done, and do nothing."),
-        Option("or-restart", "Restart the interface where it cannot be changed while it is up."),
-        Option("keep-foreign", "Keep peers that neither the file nor the journal knows."),
+        Option("kill-switch", "Block traffic outside the tunnel until it is taken down."),
+        Option(
+            "exclude",
+            "Networks that stay outside the tunnel; `lan': connected private networks.",
+            metavar="NETWORKS",
+        ),
+        Option("keep-inbound", "Answer inbound connections on the link they came in by."),
+        Option("strict", "Fail if IPv6 is disabled or src_valid_mark cannot be set."),
+        Option("force", "Continue if a PreDown hook or saving fails; reload despite SaveConfig."),
+        Option("dry-run", "Print the changes without making them."),
+        Option("or-restart", "Restart the interface if it cannot be changed while it is up."),
+        Option("keep-foreign", "Keep peers that are in neither the file nor the journal."),
         Option("json", "Print JSON."),
-        Option("live", "Look at this host too: does it have what the files need?"),
+        Option("live", "Also compare the files with this host."),
         Option("bundle", "Print a report for others, in which keys, addresses and names are replaced."),
-        Option("fix", "Mend what has one remedy alone, and say so."),
+        Option("fix", "Fix findings that have exactly one remedy."),
         Option("once", "Look once, and end."),
         Option("check-only", "Say what is missing, and change nothing."),
         Option("exec", "Run a command of the shell for each event.", metavar="COMMAND"),
-        Option("watch", "Show it anew each second, with rates, until it is interrupted."),
-        Option("names", "Whose names the metrics have.", METRICS),
-        Option("textfile", "Write the metrics to a file, in one step.", metavar="FILE"),
+        Option("watch", "Update every second, with rates, until interrupted."),
+        Option("names", "Which exporter's metric names to use.", METRICS),
+        Option("textfile", "Write the metrics to a file, atomically.", metavar="FILE"),
         Option(
             "listen",
-            "doctor: hear for SECONDS who knocks. metrics: serve them over HTTP to this machine alone.",
+            "doctor: listen SECONDS for handshakes. metrics: serve them over HTTP on a loopback address.",
             metavar="SECONDS|[ADDRESS:]PORT",
         ),
-        Option("wait", "Wait for a handshake, 15 seconds or as many as are given.", metavar="SECONDS", alone="15"),
-        Option("wait-for", "Whose handshake --wait is for.", metavar="any|all|PEER"),
-        Option("or-down", "Take the interface down if there is none in time."),
-        Option("timeout", "How many seconds at most.", metavar="SECONDS"),
-        Option("for", "Whose handshake.", metavar="any|all|PEER"),
-        Option("exit-code", "Exit 4 where a wanted peer is not up."),
-        Option("host", "Where the hosts of files are.", metavar="FILE=ADDRESS,..."),
-        Option("keep", "Leave the hosts, to be looked at."),
+        Option("wait", "Wait for a handshake, 15 seconds by default.", metavar="SECONDS", alone="15"),
+        Option("wait-for", "Whose handshake to wait for.", metavar="any|all|PEER"),
+        Option("or-down", "Take the interface down if there is no handshake in time."),
+        Option("timeout", "The maximum time.", metavar="SECONDS"),
+        Option("for", "Whose handshake to wait for.", metavar="any|all|PEER"),
+        Option("exit-code", "Exit 4 if a wanted peer is not up."),
+        Option("host", "The addresses of the files' hosts.", metavar="FILE=ADDRESS,..."),
+        Option("keep", "Keep the hosts for inspection."),
         Option("no-hooks", "Run no hooks."),
         Option("from", "The packet's source address.", metavar="ADDRESS"),
         Option("mark", "The packet's mark.", metavar="MARK"),
@@ -109,7 +113,7 @@ VERBS = {
         Verb(
             "up",
             "Bring an interface up.",
-            "Bring an interface up. Whatever fails half way is undone completely.",
+            "Bring an interface up. A failure undoes all changes.",
             completes="configurations",
             standard_input=True,
             options=(
@@ -129,15 +133,15 @@ VERBS = {
         Verb(
             "down",
             "Take an interface down.",
-            "Take an interface down, by the journal of what up did, also if the file is gone or has faults.",
+            "Take an interface down by the journal of up, even if the file is gone or has faults.",
             completes="interfaces",
             standard_input=True,
             options=("dns", "name", "force"),
         ),
         Verb(
             "reload",
-            "Change a live interface to what its file says.",
-            "Change a live interface to what its file says, by the difference alone. Exit 3 if it needs a restart.",
+            "Apply a file's changes to a live interface.",
+            "Apply only the changes of a file to a live interface. Exit 3 if it needs a restart.",
             completes="interfaces",
             standard_input=True,
             options=(
@@ -158,23 +162,23 @@ VERBS = {
         Verb(
             "save",
             "Write the state of an interface to its file.",
-            "Write the state of an interface to its configuration file. Comments and order stay.",
+            "Write the state of an interface to its configuration file. Comments and order are kept.",
             completes="interfaces",
             standard_input=False,
             options=("dns",),
         ),
         Verb(
             "strip",
-            "Print what `wg setconf' understands of a file.",
-            "Print a configuration without what only wg-quick understands, for `wg setconf'.",
+            "Print the part of a file that `wg setconf' reads.",
+            "Print a configuration without the keys of wg-quick, for `wg setconf'.",
             completes="configurations",
             standard_input=True,
             options=("name",),
         ),
         Verb(
             "check",
-            "Say what is wrong in files, by themselves and against each other.",
-            "Say what is wrong in a file, or in the files of both ends. Exit 1 if there is an error or a warning.",
+            "Find mistakes in files, in each alone and between them.",
+            "Find mistakes in a file, or in the files of both ends. Exit 1 if there is an error or a warning.",
             completes="configurations",
             standard_input=False,
             options=("live", "json", "fix"),
@@ -182,9 +186,9 @@ VERBS = {
         ),
         Verb(
             "allowed-ips",
-            "Print networks less others as AllowedIPs.",
-            "Print the fewest networks that have an expression's addresses: '0.0.0.0/0 - 192.168.0.0/16'. "
-            "An Endpoint of the file that lies inside gets a warning.",
+            "Subtract networks and print AllowedIPs.",
+            "Print the smallest list of networks for an expression: '0.0.0.0/0 - 192.168.0.0/16'. "
+            "Warn of a file's Endpoints inside them.",
             completes="configurations",
             standard_input=False,
             options=("json",),
@@ -193,8 +197,8 @@ VERBS = {
         ),
         Verb(
             "doctor",
-            "Say why a tunnel does not work.",
-            "Say why a tunnel does not work: the root cause first, with its evidence and its remedy. It takes at "
+            "Find out why a tunnel does not work.",
+            "Find out why a tunnel does not work: the root cause first, with evidence and remedy. It takes at "
             "most ten seconds and changes nothing unless --fix asks for it. Exit 1 if there is an error.",
             completes="interfaces",
             standard_input=False,
@@ -203,9 +207,9 @@ VERBS = {
         ),
         Verb(
             "rehearse",
-            "Try configurations on hosts made for that: who reaches whom.",
-            "Bring each file up on a host made for that, and say who reaches whom, and why not. Exit 1 if somebody"
-            " does not who means to.",
+            "Test on simulated hosts who reaches whom.",
+            "Bring each file up on a simulated host, and show who reaches whom, and why not. Exit 1 if an"
+            " intended connection fails.",
             completes="configurations",
             standard_input=False,
             options=("host", "keep", "no-hooks", "json"),
@@ -215,8 +219,8 @@ VERBS = {
         ),
         Verb(
             "trace",
-            "Say which way a packet goes, and why.",
-            "Say which way a packet to an address goes, and why: rules, routes, peers, and the packet around it. "
+            "Show the path of a packet.",
+            "Show the path of a packet to an address: rules, routes, peers, and the outer packet. "
             "Without --port it is an ICMP echo request.",
             completes="",
             standard_input=False,
@@ -236,8 +240,8 @@ VERBS = {
         ),
         Verb(
             "status",
-            "Show how interfaces and their peers do.",
-            "Show each interface, where it comes from and how it differs from its file, and each peer by its name.",
+            "Show the state of interfaces and peers.",
+            "Show each interface, its origin and its differences from the file, and each peer by name.",
             completes="interfaces",
             standard_input=False,
             options=("json", "watch", "exit-code"),
@@ -247,8 +251,8 @@ VERBS = {
         ),
         Verb(
             "wait",
-            "Wait until a peer has shaken hands.",
-            "Begin handshakes and wait for one that is newer than the call. Exit 4 if there is none in time.",
+            "Wait for a handshake.",
+            "Start handshakes and wait for a new one. Exit 4 if there is none in time.",
             completes="interfaces",
             standard_input=False,
             options=("timeout", "for"),
@@ -287,15 +291,15 @@ PASSED_TO_ROOT = (
     "WGQ_CIPHER",
     "WG_ENDPOINT_RESOLUTION_RETRIES",
 )
-"""The environment variables that sudo hands on: settings alone.
+"""The environment variables that sudo passes on: only settings.
 
-A variable that names a program (WG_QUICK_USERSPACE_IMPLEMENTATION) would let the user choose what root runs; the
-auto_su of wg-quick does not pass it either.
+A variable with a program (WG_QUICK_USERSPACE_IMPLEMENTATION) would let the user choose what root runs. wg-quick's
+auto_su does not pass it either.
 """
 
 
 class Options(NamedTuple):
-    """How up and down work; `backend`, `firewall` and `dns` each take one of the words above."""
+    """The options of up, down, reload and save; `backend`, `firewall` and `dns` take the values above."""
 
     backend: str = "auto"
     firewall: str = "auto"
@@ -304,9 +308,9 @@ class Options(NamedTuple):
     force: bool = False
 
     def checked(self) -> Options:
-        """Returns itself; raises WgqError if a field holds another word."""
+        """Return self; WgqError if a field has an invalid value."""
         for field, value in zip(self._fields, self, strict=True):
             words = OPTIONS[field].values
             if words and value not in words:
-                raise WgqError(f"`{value}' is no {field}", remedy=f"Choose one of: {', '.join(words)}.")
+                raise WgqError(f"`{value}' is not a valid {field}", remedy=f"Choose one of: {', '.join(words)}.")
         return self

@@ -56,7 +56,7 @@ def test_a_file_is_written_in_one_step_for_others_to_read(ends: Pair) -> None:
     assert ends.one.out("readlink", "/run/link").strip() == "textfiles/wg.prom"
     ends.one.run(["mkfifo", "/run/pipe"])
     for special in ("/run/pipe", "/run/textfiles"):
-        assert "no regular file" in wgq(ends.one, "metrics", "--textfile", special, status=1).stderr
+        assert "not a regular file" in wgq(ends.one, "metrics", "--textfile", special, status=1).stderr
     assert "/run/none" in wgq(ends.one, "metrics", "--textfile", "/run/none/wg.prom", status=1).stderr
 
 
@@ -81,5 +81,7 @@ def test_they_are_served_until_a_signal_comes(ends: Pair, number: int, status: i
 def test_other_machines_cannot_be_served(ends: Pair) -> None:
     assert "loopback" in wgq(ends.one, "metrics", "--listen", "192.0.2.1:9586", status=1).stderr
     assert "one of" in wgq(ends.one, "metrics", "--names", "mine", status=1).stderr
-    assert "not go together" in wgq(ends.one, "metrics", "--listen", "1", "--textfile", "/run/x", status=1).stderr
+    assert (
+        "exclude each other" in wgq(ends.one, "metrics", "--listen", "1", "--textfile", "/run/x", status=1).stderr
+    )
     assert "is not up" in wgq(ends.one, "metrics", "wg9", status=1).stderr

@@ -95,7 +95,7 @@ def test_dns_that_becomes_a_search_domain_is_told(machine: Namespace, word: str)
     write(machine, f"DNS = {word}")
     done = wgq(machine, "up", "--dns", "file", "wg0")
     assert done.returncode == 0
-    assert f"Warning: {FILE}:3:7: DNS `{word}' is taken for a search domain" in done.stderr
+    assert f"Warning: {FILE}:3:7: DNS `{word}' counts as a search domain" in done.stderr
     assert "DNS has no server address" in done.stderr
 
 

@@ -94,7 +94,7 @@ def test_a_hook_that_goes_on_on_another_line_is_one_fault(hook: str, line: int) 
     (found,) = told(text)
     assert found.startswith(f"{line}:")
     assert "the PostUp hook of line 2" in found
-    assert remedies(text) == ["a hook stands on one line: join them"]
+    assert remedies(text) == ["a hook has to be on one line: join them"]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,7 @@ def test_a_value_is_told_as_it_is_written(line: str, message: str) -> None:
 
 
 def test_a_blank_before_the_port_has_a_remedy_of_its_own() -> None:
-    assert remedies(f"{PEER}Endpoint = 198.51.100.1 51820\n") == [
-        "write a colon, not a blank, between host and port"
-    ]
+    assert remedies(f"{PEER}Endpoint = 198.51.100.1 51820\n") == ["put a colon, not a blank, between host and port"]
 
 
 @pytest.mark.parametrize("cut", [24, 30, 36, 40, 43])
@@ -219,15 +217,15 @@ def test_a_heading_before_a_blank_that_is_not_ascii_is_the_one_fault() -> None:
 
 def test_a_here_document_goes_on_with_its_hook() -> None:
     text = "[Interface]\nPostUp = nft -f - <<EOF\ntable inet a {\n}\nEOF\n"
-    assert remedies(text) == ["a hook stands on one line: join them"]
+    assert remedies(text) == ["a hook has to be on one line: join them"]
     assert remedies("[Interface]\nPostUp = cat <<<a\ntable inet\n") == ["did you mean Table?"]
 
 
 @pytest.mark.parametrize(
     ("line", "remedy"),
     [
-        (f"PrivateKey = \u201c{KEY}\u201d", "delete the quotation marks: a value stands without them"),
-        (f"PrivateKey \u2013 {KEY}", "write = in its place"),
+        (f"PrivateKey = \u201c{KEY}\u201d", "delete the quotation marks: values have none"),
+        (f"PrivateKey \u2013 {KEY}", "replace it with ="),
     ],
 )
 def test_the_remedy_for_an_odd_character_makes_a_line_that_is_right(line: str, remedy: str) -> None:

@@ -299,7 +299,7 @@ def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_lines() -> None:
         ("[Interface]\nZ9 = 15", "see wg(8) and wg-quick(8)"),
         (f"{PEER}AllowedIPs = 10.0.0.0/8 10.1.0.0/16", "a comma between two"),
         (f"{PEER}AllowedIPs = 10.0.0.0/8; 10.1.0.0/16", "a comma between two"),
-        (f"{PEER}Endpoint = https://vpn.example:51820", "host:port alone"),
+        (f"{PEER}Endpoint = https://vpn.example:51820", "only host:port"),
         (f"{PEER}Endpoint = 192.0.2.1:51820, 192.0.2.2:51820", "one host:port"),
     ],
 )

@@ -1,8 +1,8 @@
-"""What `wgq check` has to say of the file that `wgq up` brings up.
+"""Runs `wgq check` on the file that `wgq up` brings up.
 
-The rules take about as long as a small tunnel's whole `up`, so a child process of low priority goes through them
-meanwhile. It only reads: it holds no lock, no socket and nothing of the tunnel. What it found is said when `up`
-ends, whether that failed or not.
+The rules take about as long as the whole `up` of a small tunnel, so a child process of low priority checks them at
+the same time. It only reads: it holds no lock and no socket. `up` prints the findings when it ends, even if it
+failed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.finding import Finding
 
 _SHOWN = 3
-_PATIENCE = 1.0  # seconds after up for a check that takes longer
+_PATIENCE = 1.0  # seconds that a slower check gets after up
 _ALREADY_SAID = frozenset(
     ("allowed-ip-host-bits", "world-accessible")
-)  # by up itself, in the words of wg and wg-quick
-_MOST = 65536  # bytes; a pipe takes as many without a reader
+)  # up itself prints these as wg and wg-quick do
+_MOST = 65536  # bytes that fit into a pipe without a reader
 
 
 class Advice(NamedTuple):
-    """A running check: its process, and the pipe that its lines come through."""
+    """A running check: its process, and the pipe for its lines."""
 
     process: int
     pipe: int
 
     def tell(self, say: Callable[[str], None]) -> None:
-        """Say what the check found; nothing if it takes too long."""
+        """Print the findings; nothing if the check takes too long."""
         text = self._text()
         for line in text.splitlines():
             say(f"[!] {line}")
@@ -54,13 +54,13 @@ class Advice(NamedTuple):
             return ""
         finally:
             os.close(self.pipe)
-            with suppress(OSError):  # a caller that ignores SIGCHLD has the kernel reap it
+            with suppress(OSError):  # if our caller ignores SIGCHLD, the kernel reaps the process
                 os.kill(self.process, signal.SIGKILL)
                 os.waitpid(self.process, 0)
 
 
 def begin(found: Location, document: Document) -> Advice | None:
-    """Start the check of a file that has no faults; None if no process can be started."""
+    """Start the check of a file without faults; None if no process can be started."""
     try:
         pipe, end = os.pipe()
     except OSError:
@@ -89,14 +89,14 @@ def _findings(found: Location, document: Document) -> list[Finding]:
     from wgquick.diagnosis.source import Source
 
     source = Source(found.path or STANDARD_INPUT_PATH, found.path, found.name, document)
-    # Rules about the interface's own public key are left to the device, which ignores such a peer: the library that
-    # computes the key takes longer to import than everything else here.
+    # The rules about the interface's own public key are skipped, as importing the library that computes it takes
+    # longer than the rest. The device ignores a peer with this key anyway.
     source.public_key = None
     return check([source])
 
 
 def lines(findings: Sequence[Finding], path: str) -> list[str]:
-    """The errors, then the warnings: three at most, and where to see them all."""
+    """The errors, then the warnings: at most three lines, and the command that shows all."""
     loud = [each for each in findings if each.is_loud and each.code not in _ALREADY_SAID]
     loud.sort(key=lambda each: each.severity)  # "error" comes before "warning"
     shown = [f"{each.file}:{each.line}:{each.column}: {each.message} [{each.code}]" for each in loud[:_SHOWN]]

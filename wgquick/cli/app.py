@@ -1,4 +1,4 @@
-"""The full command line: typer's application, made from the tables in `wgquick.options`."""
+"""The full command line: typer's application, generated from the tables in `wgquick.options`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 CONFIG_FILE is a path to INTERFACE.conf; INTERFACE alone means /etc/wireguard/INTERFACE.conf; `-' is standard input.
-wg-quick(8) and wg(8) say what stands in such a file.
+wg-quick(8) and wg(8) describe these files.
 """
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 
 def _parameter(option: Option) -> Parameter:
-    """The option as a parameter that typer understands."""
+    """The option as a parameter for typer."""
     text = f"{option.help} [env: {option.variable}]" if option.variable else option.help
     default: bool | None
     if option.is_flag:
@@ -47,12 +47,12 @@ def _parameter(option: Option) -> Parameter:
 
 
 def _identifier(name: str) -> str:
-    """The option's name as Python takes it for a parameter, `for` and names with a hyphen too."""
+    """The option's name as a Python identifier, also for `for` and names with a hyphen."""
     return f"option_{name.replace('-', '_')}"
 
 
 def _target(verb: Verb) -> Parameter:
-    """The verb's argument. It is hidden, as typer's words for it change with its releases; the epilog has it."""
+    """The verb's argument. It is hidden because typer's text changes with its releases; the epilog describes it."""
     argument = typer.Argument(metavar=f"{verb.words}|-" if verb.standard_input else verb.words, hidden=True)
     if verb.most > 1:
         annotation, default = Annotated[list[str] | None, argument], Parameter.empty if verb.least else None
@@ -100,7 +100,7 @@ def overview(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Without a verb: the overview, as wg-quick prints its usage, and status 1."""
+    """Without a verb: print the overview and exit with status 1, as wg-quick does."""
     if version:
         typer.echo(f"wgq {wgquick.__version__}")
         raise typer.Exit
@@ -110,7 +110,7 @@ def overview(
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run typer; faults of usage (its status 2) end in 1, as those of wg-quick do."""
+    """Run typer; usage errors (typer's status 2) exit with 1, as in wg-quick."""
     meant = {f"--{each.name}": f"--{each.name}={each.alone}" for each in OPTIONS.values() if each.alone}
     try:
         app([meant.get(word, word) for word in arguments], prog_name="wgq")

@@ -1,6 +1,6 @@
-"""The completions of bash, zsh and fish, made from the tables in `wgquick.options`.
+"""Generates the completions of bash, zsh and fish from the tables in `wgquick.options`.
 
-`python -m wgquick.cli.completions DIRECTORY` writes all three; the repository has what it writes in `completions/`.
+`python -m wgquick.cli.completions DIRECTORY` writes all three; the repository has them in `completions/`.
 """
 
 from __future__ import annotations
@@ -200,12 +200,12 @@ def zsh() -> str:
 
 
 def _zsh_variable(name: str) -> str:
-    """A variable for an option; zsh itself has some of these names, such as watch, and none with a hyphen."""
+    """A variable for an option. zsh uses some of the plain names, such as watch, and allows no hyphens."""
     return f"option_{name.replace('-', '_')}"
 
 
 def _zsh_option(option: Option) -> str:
-    """The option as _arguments of zsh takes it, in single quotes: --NAME=[help]:name:(values)."""
+    """The option for zsh's _arguments, in single quotes: --NAME=[help]:name:(values)."""
     text = _quoted(_words(option.help))
     if option.is_flag:
         return f"--{option.name}[{text}]"
@@ -260,12 +260,12 @@ def _long(verb: Verb) -> str:
 
 
 def _words(text: str) -> str:
-    """A help text as shells show it: without the full stop."""
+    """A help text without the full stop, for shells."""
     return text.removesuffix(".")
 
 
 def _quoted(text: str) -> str:
-    """A text inside single quotes of a shell."""
+    """A text escaped for a shell's single quotes."""
     return text.replace("'", "'\\''")
 
 
@@ -276,11 +276,11 @@ def _filled(template: str, **parts: str) -> str:
 
 
 FILES = {"wgq.bash": bash, "_wgq": zsh, "wgq.fish": fish}
-"""The file of each shell, as it is called where the shell looks for it."""
+"""The file name that each shell looks for."""
 
 
 def main() -> None:
-    """Write the completions into the directory that is named."""
+    """Write the completions into the directory in the first argument."""
     for name, make in FILES.items():
         (Path(sys.argv[1]) / name).write_text(make(), encoding="utf-8")
 

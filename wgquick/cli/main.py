@@ -1,7 +1,7 @@
 """The command line: arguments in, text out, and the exit status.
 
-A valid call is understood here, by the table in `wgquick.options`: importing typer costs about as much time as a
-whole `wg-quick up`. Everything else (help, faults of usage) goes to typer. Both end in `verbs`.
+This module parses valid calls itself, by the tables in `wgquick.options`: importing typer takes about as long as a
+whole `wg-quick up`. Everything else (help, usage errors) goes to typer. Both call `verbs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """A verb with its arguments and its options, which map a name to a word or True."""
+    """A verb with its arguments and options; `given` maps an option's name to a value or True."""
 
     verb: str
     targets: list[str]
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; the status is wg-quick's: 0, 1, or a failing hook's own."""
+    """Run one command; returns wg-quick's status: 0, 1, or that of a failing hook."""
     streams.open_missing()
     try:
         return _dispatch(arguments)
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     except WgqError as error:
         streams.say(f"wgq: {error}")
         return error.status
-    except KeyboardInterrupt:  # before there is anything to undo
+    except KeyboardInterrupt:  # there is nothing to undo yet
         return 128 + signal.SIGINT
     except BrokenPipeError:
         streams.forsake_output()
@@ -59,7 +59,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def short_way(arguments: Sequence[str]) -> Call | None:
-    """The call that the arguments are; None if they ask for help or have a fault, which typer is to explain.
+    """The parsed call; None if the arguments ask for help or have an error, which typer then reports.
 
     VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET...]
     """
@@ -82,7 +82,7 @@ def short_way(arguments: Sequence[str]) -> Call | None:
 
 
 def _take_option(verb: Verb, word: str, rest: list[str], given: dict[str, str | bool]) -> bool:
-    """Moves an option, and its value from `rest`, to `given`; False if it is not a valid one of the verb."""
+    """Move an option, and its value from `rest`, to `given`; False if it is not valid for the verb."""
     name, equals, value = word.removeprefix("--").partition("=")
     if not word.startswith("--") or name not in verb.options:
         return False

@@ -1,4 +1,4 @@
-"""`wgq metrics`: to standard output, to a file, or over HTTP to this machine alone."""
+"""`wgq metrics`: writes metrics to standard output or a file, or serves them over HTTP on the loopback."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _LAST_PORT = 65535
 
 
 def metrics(targets: list[str], given: Given) -> None:
-    """Print the metrics, write them to a file, or serve them until a signal comes."""
+    """Print the metrics, write them to a file, or serve them until a signal arrives."""
     names, textfile, listen = (str(given.get(name) or "") for name in ("names", "textfile", "listen"))
     names = names or METRICS[0]
     if names not in METRICS:
-        raise WgqError(f"`{names}' names no metrics", remedy=f"Choose one of: {', '.join(METRICS)}.")
+        raise WgqError(f"`{names}' is not a set of metric names", remedy=f"Choose one of: {', '.join(METRICS)}.")
     if textfile and listen:
-        raise WgqError("--textfile and --listen do not go together", remedy="Leave one of them out.")
+        raise WgqError("--textfile and --listen exclude each other", remedy="Omit one of them.")
     if textfile and os.path.exists(textfile) and not os.path.isfile(textfile):  # it would be replaced
-        raise WgqError(f"{textfile} is no regular file", remedy="Name a file to be replaced.")
+        raise WgqError(f"{textfile} is not a regular file", remedy="Name a file to be replaced.")
     place = place_of(listen) if listen else None
     privilege.acquire()
     targets = status.names(targets)
@@ -49,11 +49,11 @@ def metrics(targets: list[str], given: Given) -> None:
 
 
 def place_of(text: str) -> tuple[str, int]:
-    """The address and the port of `[ADDRESS:]PORT`; no other machine reaches that address."""
+    """The address and port of `[ADDRESS:]PORT`; WgqError unless it is a loopback address."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
-        raise WgqError(f"`{port}' is no port", remedy="Write --listen 9586, or --listen [::1]:9586.")
+        raise WgqError(f"`{port}' is not a port", remedy="Write --listen 9586, or --listen [::1]:9586.")
     address = _LOOPBACK if host in ("", "localhost") else host
     try:
         is_loopback = ip_address(address).is_loopback
@@ -61,14 +61,14 @@ def place_of(text: str) -> tuple[str, int]:
         is_loopback = False
     if not is_loopback:
         raise WgqError(
-            f"`{host}' is no loopback address, and the metrics name peers and their addresses",
-            remedy="Serve them at 127.0.0.1 or [::1], and let a reverse proxy with authentication pass them on.",
+            f"`{host}' is not a loopback address; the metrics reveal peers and their addresses",
+            remedy="Serve them on 127.0.0.1 or [::1], behind a reverse proxy with authentication.",
         )
     return address, int(port)
 
 
 def _serve(address: str, port: int, registry: CollectorRegistry) -> None:
-    """Until a signal comes. Each scrape reads the devices anew, in a thread of its own."""
+    """Serve until a signal arrives. Each scrape reads the devices again, in its own thread."""
     try:
         server, _ = start_http_server(port, address, registry)
     except OSError as error:
@@ -81,5 +81,5 @@ def _serve(address: str, port: int, registry: CollectorRegistry) -> None:
             while True:
                 signal.pause()
     except SignalError as error:
-        if error.status != 128 + signal.SIGTERM:  # by which a service manager ends what it has started
+        if error.status != 128 + signal.SIGTERM:  # service managers stop services with TERM
             raise

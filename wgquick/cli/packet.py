@@ -1,4 +1,4 @@
-"""The packet that `wgq trace` is asked about: an address and options, checked."""
+"""Validates the address and options that describe the packet for `wgq trace`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _WITH_PORTS = {"tcp": TCP, "udp": UDP}
 
 
 def query_of(target: str, given: Mapping[str, str | bool]) -> Query:
-    """The query; WgqError with a remedy where a word is none that it can be."""
+    """The query; WgqError with a remedy if an argument is not valid."""
     words = {name: str(value) for name, value in given.items()}
     host, _, zone = target.partition("%")
     destination = _address(host, "the destination")
     output = words.get("oif", "")
     if zone and output and zone != output:
-        raise WgqError(f"`{target}' is on {zone}, and --oif says {output}")
+        raise WgqError(f"`{target}' is on {zone}, but --oif is {output}")
     family = family_of(destination)
     source = _address(words["from"], "--from") if "from" in words else None
     if source is not None and len(source) != len(destination):
-        raise WgqError(f"--from is no IPv{family} address, and the destination is one")
+        raise WgqError(f"--from has to be an IPv{family} address like the destination")
     protocol, port = _port(words.get("port", ""), family)
     return Query(
         destination,
@@ -47,7 +47,7 @@ def _address(text: str, what: str) -> bytes:
     try:
         return pack_address(text)
     except (ValueError, UnicodeError):
-        remedy = "Give a numeric address, such as 192.0.2.1 or 2001:db8::1; `getent ahosts NAME' looks a name up."
+        remedy = "Give a numeric address, such as 192.0.2.1 or 2001:db8::1; `getent ahosts NAME' resolves a name."
         raise WgqError(f"{what} `{text}' is not an IP address", remedy=remedy) from None
 
 
@@ -57,7 +57,9 @@ def _number(text: str, what: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number <= _HIGHEST:
-        raise WgqError(f"{what} `{text}' is no number from 0 to 0xffffffff", remedy="Write it as 51820 or 0xca6c.")
+        raise WgqError(
+            f"{what} `{text}' is not a number from 0 to 0xffffffff", remedy="Write it as 51820 or 0xca6c."
+        )
     return number
 
 
@@ -70,11 +72,11 @@ def _user(text: str) -> int:
         pass
     if text.isascii() and text.isdigit() and int(text) < _HIGHEST:
         return int(text)
-    raise WgqError(f"--uid `{text}' is no user of this host", remedy="Give a name or a number.")
+    raise WgqError(f"--uid `{text}' is not a user of this host", remedy="Give a name or a number.")
 
 
 def _port(text: str, family: int) -> tuple[int, int]:
-    """tcp/443, udp/53, 443 (TCP), icmp; an ICMP echo request if nothing is said."""
+    """Protocol and port of tcp/443, udp/53, 443 (TCP) or icmp; an ICMP echo request for ""."""
     echo = ICMP if family == 4 else ICMPV6
     if text in ("", "icmp"):
         return echo, 0
@@ -84,7 +86,7 @@ def _port(text: str, family: int) -> tuple[int, int]:
     protocol = _WITH_PORTS.get(name)
     number = _service(port, name) if protocol else None
     if protocol is None or number is None:
-        raise WgqError(f"--port `{text}' is no port", remedy="Write it as tcp/443, udp/53 or icmp.")
+        raise WgqError(f"--port `{text}' is not a port", remedy="Write it as tcp/443, udp/53 or icmp.")
     return protocol, number
 
 

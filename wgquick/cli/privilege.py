@@ -1,4 +1,4 @@
-"""CAP_NET_ADMIN, held already (root, a container, an ambient capability) or had through sudo."""
+"""Acquires CAP_NET_ADMIN: it is present (root, a container, an ambient capability), or sudo gives it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _PROMPT = "wgq must be run as root. Please enter the password for %u to continue
 
 
 def acquire() -> None:
-    """Return with CAP_NET_ADMIN, or become the same command under sudo (wg-quick's auto_su)."""
+    """Return if the process has CAP_NET_ADMIN, else run the same command under sudo (wg-quick's auto_su)."""
     if _effective_capabilities() & _CAP_NET_ADMIN:
         return
-    if os.geteuid() == 0:  # sudo would start the same over and over
-        raise WgqError("this needs the capability CAP_NET_ADMIN, and root does not have it here", remedy=_REMEDY)
+    if os.geteuid() == 0:  # sudo would start the same command again and again
+        raise WgqError("this needs the capability CAP_NET_ADMIN, which root does not have here", remedy=_REMEDY)
     kept = ",".join(name for name in PASSED_TO_ROOT if name in os.environ)
     preserve = [f"--preserve-env={kept}"] if kept else []
     command = ["sudo", "-p", _PROMPT, *preserve, "--", *itself.command(sys.argv)]
@@ -27,7 +27,7 @@ def acquire() -> None:
         os.execvp(command[0], command)
     except FileNotFoundError:
         raise WgqError(
-            "this needs the capability CAP_NET_ADMIN, and there is no sudo to get it with",
+            "this needs the capability CAP_NET_ADMIN, and sudo is not installed",
             remedy=f"Run it as root. {_REMEDY}",
         ) from None
 

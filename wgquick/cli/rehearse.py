@@ -1,4 +1,4 @@
-"""`wgq rehearse`: who reaches whom, on hosts made for that."""
+"""`wgq rehearse`: tests on simulated hosts who reaches whom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rehearse(targets: list[str], given: Given) -> int:
-    """Print who reaches whom; 1 if somebody does not who means to. Beside JSON, the causes go to standard error."""
+    """Print who reaches whom; 1 if an intended connection fails. With JSON, the causes go to standard error."""
     with signals.raised():
         report = api.rehearse(
             targets,
@@ -27,7 +27,7 @@ def rehearse(targets: list[str], given: Given) -> int:
     if not given.get("json"):
         write(rehearsal.text(report))
     else:
-        if told := rehearsal.causes(report) + rehearsal.entries(report):
-            say(told.rstrip())
+        if remarks := rehearsal.causes(report) + rehearsal.entries(report):
+            say(remarks.rstrip())
         write(rehearsal.json_text(report))
     return int(not report.is_good)

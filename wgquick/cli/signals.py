@@ -1,6 +1,6 @@
-"""INT, TERM, HUP and QUIT as exceptions, so that what had been done is undone before the program ends.
+"""Turns INT, TERM, HUP and QUIT into exceptions, so that changes are undone before the program ends.
 
-QUIT is what Ctrl-\\ sends: bash ignores it, and wg-quick cleans up after the command that it ended.
+QUIT is what Ctrl-\\ sends: bash ignores it, and wg-quick cleans up after the command that QUIT has ended.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Inside the block the first such signal raises SignalError; those that follow it are ignored.
+    """Inside the block the first such signal raises SignalError, and later ones are ignored.
 
-    Only a second QUIT is not: it ends even an undo that hangs. After a block that has done its work all are
-    ignored: the exit status is to say that it is done.
+    A second QUIT is not ignored: it ends even a hanging undo. After a successful block all signals are ignored, so
+    that the exit status reports the success.
     """
     before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_heeded(number)}
-    # Hooks and daemons are waited for; a caller that ignores SIGCHLD would have the kernel reap them.
+    # wgq waits for hooks and daemons. If our caller ignores SIGCHLD, the kernel would reap them.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
@@ -35,7 +35,7 @@ def raised() -> Iterator[None]:
 
 
 def _is_heeded(number: signal.Signals) -> bool:
-    """A signal that our caller had us ignore (nohup) stays ignored."""
+    """Whether to handle a signal: one that our caller ignores (nohup) stays ignored."""
     return signal.getsignal(number) != signal.SIG_IGN
 
 

@@ -1,4 +1,4 @@
-"""`wgq status`: once, or again each second."""
+"""`wgq status`: prints once, or every second."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from wgquick.status.values import Status
 
 NOT_UP = 4
-"""The exit status where a wanted peer is not up."""
+"""The exit status if a wanted peer is not up."""
 _PAUSE = 1.0
 _NARROWEST = 40
 
 
 def status(targets: list[str], given: Given) -> int:
-    """Show interfaces and peers; NOT_UP with --exit-code, unless each wanted peer is up."""
+    """Show interfaces and peers; with --exit-code returns NOT_UP unless each wanted peer is up."""
     if given.get("watch") and given.get("exit-code"):
-        raise WgqError("--watch does not end by itself", remedy="Leave one of --watch and --exit-code out.")
+        raise WgqError("--watch and --exit-code exclude each other", remedy="Omit one of them.")
     privilege.acquire()
     targets = names(targets)
     text = show.json_text if given.get("json") else _text
     if given.get("watch"):
         return _watch(targets, text)
-    gc.disable()  # which would look through the peers of a large interface again and again, and find no garbage
+    gc.disable()  # it would scan the peers of a large interface again and again and find no garbage
     try:
         found = api.status(targets)
     except OperationError as error:
@@ -58,7 +58,7 @@ def names(targets: list[str]) -> list[str]:
 
 
 def _text(found: Status) -> str:
-    """For people: in the terminal's width and colours, if it goes to one."""
+    """The text for people; on a terminal in its width and colours."""
     console = _terminal()
     if console is None:
         return show.text(found)
@@ -66,7 +66,7 @@ def _text(found: Status) -> str:
 
 
 def _terminal() -> Console | None:
-    """The terminal; None, without the import of rich's console, if the output goes elsewhere."""
+    """The terminal; None if the output goes elsewhere, without importing rich's console."""
     if sys.stdout is None or not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
         return None
     from rich.console import Console
@@ -75,7 +75,7 @@ def _terminal() -> Console | None:
 
 
 def _painter(console: Console) -> Callable[[str, str], str]:
-    """How rich colours on this terminal: not at all if it has no colours or NO_COLOR is set."""
+    """The function that colours texts on this terminal; without colours if it has none or NO_COLOR is set."""
     from rich.color import ColorSystem
     from rich.style import Style
 
@@ -87,7 +87,7 @@ def _painter(console: Console) -> Callable[[str, str], str]:
 
 
 def _watch(targets: list[str], text: Callable[[Status], str]) -> int:
-    """Until a signal comes; its status is 128 and the signal's number, as ever."""
+    """Print repeatedly until a signal arrives; the status is 128 plus the signal's number."""
     observer = api.observer()
     if targets:
         api.status(targets)  # one that is not there now is a mistake; one that goes later may come back
@@ -100,13 +100,13 @@ def _watch(targets: list[str], text: Callable[[Status], str]) -> int:
                 write(text(observer.read(targets, missing=True)) + ("\n" if text is _text else ""))
                 time.sleep(_PAUSE)
     except SignalError as error:
-        if error.status == 128 + signal.SIGINT:  # the usual end
+        if error.status == 128 + signal.SIGINT:  # Ctrl-C is the normal way to end
             return error.status
         raise
 
 
 def _live(shown: Callable[[], str], console: Console) -> None:
-    """A screen of its own; what was there before comes back at the end."""
+    """Print on the terminal's alternate screen; the previous content returns at the end."""
     from rich.live import Live
     from rich.text import Text
 

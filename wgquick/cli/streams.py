@@ -1,4 +1,4 @@
-"""Standard input, output and error, as far as there are any."""
+"""Standard input, output and error, which may be closed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 
 
 def open_missing() -> None:
-    """Have 0, 1 and 2 open: where the caller closed one, a journal or a socket would get its number."""
+    """Open descriptors 0, 1 and 2 if the caller closed them: else a journal or socket would get the number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # uses the lowest free number
 
 
 def say(text: str) -> None:
-    """A line of the transcript, or an error; nobody who reads it (a closed pipe, a full disk) stops no work.
+    """Print a line of the transcript or an error. A failure (closed pipe, full disk) does not stop the work.
 
-    A hook's line goes out as the bytes that it is in the file, whatever the locale, as under wg-quick.
+    A hook's line is printed as its bytes in the file, whatever the locale, as with wg-quick.
     """
     if sys.stderr is None:
         return
@@ -27,11 +27,11 @@ def say(text: str) -> None:
         sys.stderr.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
         sys.stderr.buffer.flush()
     except OSError:
-        _silence(2)  # for the hooks too, and for the flush at exit
+        _silence(2)  # also for hooks and for the flush at exit
 
 
 def forsake_output() -> None:
-    """Whoever read our output has gone; the interpreter would complain at exit when it flushes."""
+    """Discard further output after its reader has gone: else the interpreter's flush at exit fails."""
     _silence(1)
 
 

@@ -1,4 +1,4 @@
-"""`wgq trace`: which way a packet goes."""
+"""`wgq trace`: shows the path of a packet."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def trace(target: str, given: Given) -> None:
-    """Print the way; the status is 0 whatever the verdict is, as the question was answered."""
+    """Print the path; the status is 0 for every verdict."""
     query = query_of(target, given)
     if "probe" in given and query.input_link:
-        raise WgqError("--probe sends a packet from this host, and --iif is for one that comes in")
+        raise WgqError("--probe sends a packet from this host, but --iif is for a forwarded packet")
     privilege.acquire()
     far_end = str(given["peer-config"]) if "peer-config" in given else None
     found = api.trace(query, peer_config=far_end, probe="probe" in given)

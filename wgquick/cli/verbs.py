@@ -1,4 +1,4 @@
-"""What each verb does with its arguments; used by the short way and by typer alike."""
+"""Implements each verb for its parsed arguments; both the short way and typer call it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 Given = dict[str, "str | bool"]
-"""The options of a call that were given: a name to a word, or to True."""
+"""The given options of a call: a name mapped to a value or True."""
 
 
 def run(verb: str, targets: list[str], given: Given) -> int:
@@ -78,7 +78,7 @@ def run(verb: str, targets: list[str], given: Given) -> int:
 
 
 def _options(given: Given) -> Options:
-    """The options given, or else what their environment variables say."""
+    """The given options; missing ones come from their environment variables."""
     chosen: dict[str, Any] = {}
     for field in Options._fields:
         value = given.get(field) or os.environ.get(OPTIONS[field].variable)
@@ -132,7 +132,7 @@ def up(target: str, given: Given) -> None:
 
 
 def _waiting(settings: Settings, chosen: Options, given: Given) -> Waiting | None:
-    """What comes after up, if it is to wait for a handshake."""
+    """The wait after up; None if none of the options asks for it."""
     if not given.keys() & {"wait", "wait-for", "or-down"}:
         return None
     from wgquick.cli.waiting import after_up
@@ -141,14 +141,14 @@ def _waiting(settings: Settings, chosen: Options, given: Given) -> Waiting | Non
 
 
 def _tell(checks: list[advice.Advice | None]) -> None:
-    """Say once what the checks have found."""
+    """Print the findings of the checks, once."""
     while checks:
         if (check := checks.pop()) is not None:
             check.tell(say)
 
 
 def down(target: str, given: Given) -> None:
-    """Take an interface down; a file that is gone or broken leaves the journal and the host to go by."""
+    """Take an interface down; without a valid file by its journal or the host's state."""
     chosen, name = _options(given), _name(given)
     privilege.acquire()
     interface = location.valid_name(name) if name else location.interface_name(target)
@@ -157,7 +157,7 @@ def down(target: str, given: Given) -> None:
 
 
 def reload(target: str, given: Given) -> int:
-    """Change a live interface to what its file says; 3 if it needs a restart."""
+    """Apply a file's changes to a live interface; 3 if it needs a restart."""
     from wgquick.executor.reloading import Outcome, RestartNeededError, Wishes
 
     chosen = _options(given)
@@ -188,7 +188,7 @@ def reload(target: str, given: Given) -> int:
 
 
 def save(target: str, given: Given) -> None:
-    """Write an interface's present state to its file; a signal leaves no half of it, with its key, behind."""
+    """Write an interface's current state to its file; a signal leaves no partial file with the key behind."""
     chosen = _options(given)
     privilege.acquire()
     with signals.raised():
@@ -196,7 +196,7 @@ def save(target: str, given: Given) -> None:
 
 
 def strip(target: str, given: Given) -> None:
-    """Print what `wg` understands."""
+    """Print the part that `wg` reads."""
     name = _name(given)
     if not _is_readable(target, name):
         privilege.acquire()
@@ -208,7 +208,7 @@ def strip(target: str, given: Given) -> None:
 
 
 def _is_readable(target: str, name: str | None) -> bool:
-    """Whether this user may read the file; one in a closed directory looks as if it were not there."""
+    """Whether this user may read the file; False for one in a directory without access."""
     if target == location.STANDARD_INPUT:
         return True
     try:
@@ -219,7 +219,7 @@ def _is_readable(target: str, name: str | None) -> bool:
 
 
 def check(targets: list[str], given: Given) -> int:
-    """Say what is wrong in files; 1 if there is an error or a warning."""
+    """Print the findings for files; 1 if there is an error or a warning."""
     from wgquick.show import findings as show
 
     live = bool(given.get("live"))
@@ -231,7 +231,7 @@ def check(targets: list[str], given: Given) -> int:
 
 
 def allowed_ips(targets: list[str], given: Given) -> None:
-    """Print the networks of an expression, and which endpoints of a file they lead into the tunnel."""
+    """Print the networks of an expression, and warn of a file's endpoints inside them."""
     import json
 
     from wgquick import complement
@@ -247,21 +247,21 @@ def allowed_ips(targets: list[str], given: Given) -> None:
         return
     write(", ".join(map(str, networks)) + "\n")
     for host in inside:
-        say(f"[!] The Endpoint {host} lies inside, so that its packets would go into the tunnel: add `- {host}'")
+        say(f"[!] The Endpoint {host} is inside, so its packets would go into the tunnel: add `- {host}'")
     for host in hosts:
         if not nets.literal(host):
-            say(f"[!] The Endpoint {host} is a name: its address must not lie inside")
+            say(f"[!] The Endpoint {host} is a name: its address must not be inside")
 
 
 def show(targets: list[str]) -> None:
-    """Print what `wg show` prints."""
+    """Print the same as `wg show`."""
     from time import time
 
     from wgquick.show import wg
 
     name, word = (*targets, "", "")[:2]
     if (word and word not in wg.WORDS) or (name == "interfaces" and word):
-        raise WgqError(f"`{word}' is no word of wg show", remedy=f"Choose one of: {', '.join(wg.WORDS)}.")
+        raise WgqError(f"`{word}' is not a parameter of wg show", remedy=f"Choose one of: {', '.join(wg.WORDS)}.")
     privilege.acquire()
     if name == "interfaces":
         names = api.interfaces()
@@ -275,13 +275,13 @@ def show(targets: list[str]) -> None:
 
 
 def _is_coloured() -> bool:
-    """Whether wg(8) would print colours: WG_COLOR_MODE, or a terminal."""
+    """Whether wg(8) would print colours, by WG_COLOR_MODE or on a terminal."""
     mode = os.environ.get("WG_COLOR_MODE")
     return mode == "always" or (mode != "never" and sys.stdout is not None and sys.stdout.isatty())
 
 
 def write(text: str) -> None:
-    """Print to standard output, in UTF-8 whatever the locale."""
+    """Print to standard output, always in UTF-8."""
     if sys.stdout is None:
         raise WgqError("standard output is closed")
     sys.stdout.flush()

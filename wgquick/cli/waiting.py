@@ -1,4 +1,4 @@
-"""`wgq wait`, and what `--wait` adds to `wgq up`."""
+"""`wgq wait`, and the `--wait` options of `wgq up`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST = 86400
 
 
 class Waiting(NamedTuple):
-    """What `up` does after it has brought the interface up: wait, and take it down if that was in vain."""
+    """The wait after `up`; with --or-down a failed wait takes the interface down."""
 
     settings: Settings
     options: Options
@@ -29,7 +29,7 @@ class Waiting(NamedTuple):
     handshakes: Callable[[], object]
 
     def finish(self) -> None:
-        """Wait; NoHandshakeError if nobody has shaken hands in time. A signal ends the wait like that."""
+        """Wait; NoHandshakeError if there is no handshake in time. A signal ends the wait in the same way."""
         try:
             self.handshakes()
         except (NoHandshakeError, SignalError) as error:
@@ -41,9 +41,9 @@ class Waiting(NamedTuple):
 
 
 def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
-    """What --wait, --wait-for and --or-down ask for; WgqError before anything is done if that makes no sense."""
+    """The wait for --wait, --wait-for and --or-down; WgqError, before any change, if they contradict."""
     if "wait" not in given:
-        raise WgqError("--wait-for and --or-down are for up with --wait", remedy="Add --wait, or leave them out.")
+        raise WgqError("--wait-for and --or-down need --wait", remedy="Add --wait, or omit them.")
     timeout, peers = _seconds(str(given["wait"])), str(given.get("wait-for") or "any")
     handshakes = api.first_handshakes(settings, timeout, peers)
     return Waiting(settings, options, bool(given.get("or-down")), handshakes)
@@ -66,16 +66,16 @@ def wait(target: str, given: Given) -> None:
 
 
 def _seconds(text: str) -> float:
-    """A time of at most a day: `15`, `0.5` or `15s`."""
+    """The seconds of `15`, `0.5` or `15s`; at most a day."""
     number = text.removesuffix("s")
     whole, _, part = number.partition(".")
     if not (whole.isascii() and whole.isdecimal() and (not part or (part.isascii() and part.isdecimal()))):
-        raise WgqError(f"`{text}' is no time", remedy="Write a number of seconds, such as 15.")
+        raise WgqError(f"`{text}' is not a time", remedy="Write a number of seconds, such as 15.")
     return min(float(number), _LONGEST)
 
 
 def _tell_cause(settings: Settings) -> None:
-    """Say what doctor names first."""
+    """Print doctor's first cause."""
     from wgquick.show import doctor as show
 
     is_called_so = settings.path.endswith(f"/{settings.name}.conf")

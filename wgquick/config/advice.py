@@ -1,4 +1,4 @@
-"""What a line that neither wg nor wg-quick understands was probably meant to be; it never shows the line itself."""
+"""Suggestions for lines that neither wg nor wg-quick understands. They never show the line itself."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from wgquick.config.grammar import GrammarError, shown
 from wgquick.config.keys import BY_LOWER
 
-# Words so short, with a value after them, are no part of a key that stands on two lines.
+# A word this short with a value after it cannot be part of a base64 key that was wrapped to two lines.
 _SHORT_KEY = re.compile(r"[^\W\d]\w{0,18}")
 _SHORT_SECTION = re.compile(r"\[([A-Za-z]{1,19})\]")
 
 
 def unrecognised(cleaned: str, section: str) -> GrammarError:
-    """The fault of a line without whitespace and comment in wg's `section` ("" before the first)."""
+    """The fault of an unknown line, without whitespace and comment, in wg's `section` ("" before the first)."""
     if cleaned[:1] == "[":
         return _unknown_section(cleaned)
     key, equals, value = cleaned.partition("=")
@@ -24,7 +24,7 @@ def unrecognised(cleaned: str, section: str) -> GrammarError:
     if not equals:
         return GrammarError("missing-value", f"{name} has no value", f"write `{name} = ...'")
     if not section:
-        what = f"{name} stands before the first section"
+        what = f"{name} is before the first section"
         return GrammarError("no-section", what, f"put [{home}] above it")
     if not value and home == section:
         what = f"{name} has an empty value"
@@ -40,8 +40,8 @@ def _unknown_section(cleaned: str) -> GrammarError:
     if named and (close := get_close_matches(named[1].lower(), ("interface", "peer"), n=1, cutoff=0.7)):
         return GrammarError("unknown-section", what, f"did you mean [{close[0].capitalize()}]?")
     if cleaned.partition("]")[0].lower() in ("[interface", "[peer"):
-        return GrammarError("unknown-section", what, "leave the section's name in its brackets alone on the line")
-    return GrammarError("unknown-section", what, "wg and wg-quick know these two sections alone")
+        return GrammarError("unknown-section", what, "put only the section's name in brackets on the line")
+    return GrammarError("unknown-section", what, "wg and wg-quick know only these two sections")
 
 
 def _unknown_key(cleaned: str) -> GrammarError:
@@ -61,23 +61,23 @@ def _unknown_key(cleaned: str) -> GrammarError:
 
 
 def _text(part: str) -> str:
-    """A part of wg's line, which was read byte by byte, as UTF-8."""
+    """A part of wg's line, which was decoded byte by byte, as UTF-8."""
     return part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def _missing_equals(cleaned: str) -> str:
-    """The key that a line without a proper `=` begins with."""
+    """The known key at the start of a line that lacks a proper `=`; else ""."""
     lower = cleaned.lower()
     return next((BY_LOWER[key].name for key in sorted(BY_LOWER, reverse=True) if lower.startswith(key)), "")
 
 
 def _misplaced(name: str, home: str, section: str) -> GrammarError:
     if home == section:
-        what = f"wg-quick does not see that {name} stands in [{home}]"
-        remedy = f"write the section as [{home}] and the key as {name}, without blanks inside"
+        what = f"wg-quick does not read {name} as part of [{home}]"
+        remedy = f"write [{home}] and {name} without blanks inside"
         return GrammarError("misplaced-key", what, remedy)
     if name == "PublicKey":
-        remedy = "move it to [Peer]; this interface's own public key follows from its PrivateKey"
+        remedy = "move it to [Peer]; the interface's own public key is derived from its PrivateKey"
     else:
         remedy = f"move it to [{home}]"
     return GrammarError("misplaced-key", f"{name} does not belong in [{section}]", remedy)

@@ -1,4 +1,4 @@
-"""Writing a configuration file in one step: after a crash there is the old one or the new one, whole."""
+"""Atomic writes of configuration files: after a crash either the old or the new content is complete."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from errno import EBUSY, ENOSPC
 from wgquick.errors import OperationError
 from wgquick.lean import suppress
 
-_LONGEST = 60  # characters of the name that the new file begins with; four bytes each are below NAME_MAX
+_LONGEST = 60  # characters of the file's name in the temporary name; at four bytes each they are below NAME_MAX
 
 
 def write_atomic(path: str, data: bytes) -> None:
-    """Replace a file's content in one step that survives a crash; mode, owner and symbolic links stay."""
+    """Replace a file's content atomically; its mode and owner and symbolic links to it stay."""
     target = os.path.realpath(path)
     parent, _, name = target.rpartition("/")
     try:
@@ -22,13 +22,13 @@ def write_atomic(path: str, data: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        what = f"`{target}' cannot be written: {os.strerror(error.errno or 0)}"
-        remedy = "the file before the change is still there"
+        what = f"cannot write `{target}': {os.strerror(error.errno or 0)}"
+        remedy = "the file is unchanged"
         raise OperationError(what, errno=error.errno or 0, remedy=remedy) from None
 
 
 def _replace(directory: int, name: str, data: bytes) -> None:
-    """All by the directory's descriptor: a path could lead elsewhere from one step to the next."""
+    """Replace a file through the directory's descriptor, as the path could change between two steps."""
     made = f".{name[:_LONGEST]}.{os.urandom(6).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(made, flags, 0o600, dir_fd=directory)
@@ -46,9 +46,9 @@ def _replace(directory: int, name: str, data: bytes) -> None:
 
 
 def _take_place(directory: int, made: str, name: str, data: bytes) -> None:
-    """Rename, or where the target is a mount point (a container's single file) write into it.
+    """Rename the new file, or write into the target if it is a mount point (a single file of a container).
 
-    The file beside it holds the whole of the new content until that is done, in case the machine stops half way.
+    Until the write is complete the new file keeps the content, in case of a crash.
     """
     try:
         os.rename(made, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -70,14 +70,14 @@ def _write_in_place(directory: int, name: str, data: bytes) -> None:
 
 
 def _write(file: int, data: bytes) -> None:
-    """Write all of it to the start of a file, and to the disk."""
+    """Write the data at the start of the file and sync it to disk."""
     if os.pwrite(file, data, 0) != len(data):
         raise OSError(ENOSPC, os.strerror(ENOSPC))
     os.fsync(file)
 
 
 def _keep_mode_and_owner(directory: int, name: str, file: int) -> None:
-    """Of the file that is replaced; a new one is its owner's alone."""
+    """Copy mode and owner of the replaced file; only the owner may access a new file."""
     try:
         old = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Characters that look like nothing, or like an ASCII character that they are not, named for a message.
+"""Names characters that are invisible or look like an ASCII character, for messages.
 
-Editors, web pages and chats put them in place of blanks, quotes and hyphens. Only what explains a fault imports
-this module, as `unicodedata` is not for the path of a file without one.
+Editors, web pages and chats use them for blanks, quotes and hyphens. This module is imported only to explain a
+fault, as importing `unicodedata` takes time.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Odd(NamedTuple):
 
 
 def suspicious(text: str) -> Odd | None:
-    """The first character that is invisible or looks like one of ASCII's."""
+    """The first character that is invisible or looks like an ASCII character."""
     return _first(text, _is_suspicious)
 
 
 def foreign(text: str) -> Odd | None:
-    """The first suspicious character, or else the first outside printable ASCII: for values that allow no other."""
+    """The first suspicious character, or else the first one that is not ASCII: for values in ASCII."""
     return suspicious(text) or _first(text, _is_foreign)
 
 
 def plain(text: str) -> str:
-    """The text with the ASCII characters that the suspicious ones look like."""
+    """The text, suspicious characters replaced by the ASCII ones that they look like."""
     return "".join(_meant(char) if _is_suspicious(char) else char for char in text)
 
 
@@ -71,7 +71,7 @@ def _is_suspicious(char: str) -> bool:
 
 
 def _decoded(char: str) -> str:
-    """The character of a byte that is not UTF-8, as Windows-1252 has it."""
+    """A byte that is not UTF-8, decoded as Windows-1252; other characters unchanged."""
     return bytes([ord(char) - 0xDC00]).decode("cp1252", "replace") if "\udc80" <= char <= "\udcff" else char
 
 
@@ -82,7 +82,7 @@ def _name(char: str) -> str:
 
 
 def _meant(char: str) -> str:
-    """The ASCII text that the character looks like; nothing for an invisible one."""
+    """The ASCII text that the character looks like; "" for an invisible one."""
     char = _decoded(char)
     known = {**_LOOKALIKES, **_SMART}.get(char)
     if known is not None:
@@ -101,5 +101,5 @@ def _remedy(char: str) -> str:
         return "write it in plain ASCII"
     meant = _meant(char)
     if not meant:
-        return "delete the character: it does not show"
-    return "write a plain blank in its place" if meant == " " else f"write {meant} in its place"
+        return "delete the character: it is invisible"
+    return "replace it with a plain blank" if meant == " " else f"replace it with {meant}"

@@ -1,8 +1,8 @@
-"""A configuration file as it was read: every byte kept, and its lines as wg-quick(8) and wg(8) see them.
+"""A lossless configuration file: all bytes, and the lines as wg-quick(8) and wg(8) see them.
 
-wg-quick takes its own keys out of [Interface] and hands every other line to `wg`. The two do not see the same
-sections: wg removes whitespace anywhere in a line, wg-quick at its ends alone, so `[ Interface ]` opens a section
-for wg and closes it for wg-quick. All of that is decided here, once, for the parser, `strip` and `save`.
+wg-quick keeps its own keys of [Interface] and passes all other lines to `wg`. The two see different sections: wg
+removes whitespace everywhere in a line, wg-quick only at the ends. So `[ Interface ]` opens a section for wg and
+closes it for wg-quick. This module decides this for the parser, `strip` and `save`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from wgquick.config import keys
 from wgquick.lean import NamedTuple
 
 SPACE = " \t\n\v\f\r"
-"""[[:space:]] in the C locale, which is also wg's char_is_space."""
+"""[[:space:]] in the C locale, equal to wg's char_is_space."""
 IFS = b" \t"
-"""What bash's `read -r line` trims: IFS, less the newline that ended the line."""
+"""The characters that bash's `read -r line` trims: IFS without the newline that ended the line."""
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -24,25 +24,25 @@ _SECTIONS = {"[interface]": "Interface", "[peer]": "Peer"}
 
 
 class QuickLine(NamedTuple):
-    """A line that wg-quick keeps for itself: the row it stands in, from 0, and the key's canonical name."""
+    """A line that wg-quick keeps: its row, from 0, and the key's canonical name."""
 
     row: int
     key: str
 
 
 class Views(NamedTuple):
-    """`wg` holds wg's lines without whitespace, comments still in them, and "" for those of `quick`."""
+    """`wg` has wg's lines without whitespace but with comments, and "" for the lines in `quick`."""
 
     wg: list[str]
     quick: list[QuickLine]
 
 
 class Line(NamedTuple):
-    """One line with its places, as offsets into `text` (which keeps its line ending).
+    """One line; places are offsets into `text`, which keeps its line ending.
 
-    `key` is a key's canonical name, "" if there is none or it is unknown; `header` is a section's name where
-    this line opens one, `section` the section that it stands in for wg, and `quick` whether it stands in one
-    that wg-quick, too, takes for [Interface].
+    `key` is a key's canonical name, "" if the line has no known key. `header` is the section's name if the line
+    opens one. `section` is the section that the line is in for wg. `quick` is whether wg-quick also sees the line
+    in [Interface].
     """
 
     text: str
@@ -54,22 +54,22 @@ class Line(NamedTuple):
 
     @property
     def value_text(self) -> str:
-        """The value without the blanks around it and without a comment (hooks keep theirs)."""
+        """The value without surrounding blanks and without a comment (hooks keep theirs)."""
         return self.text[self.value[0] : self.value[1]]
 
 
 def decode(raw: bytes) -> str:
-    """Text of which every byte can be had back, whatever its encoding."""
+    """The bytes as text; `encode` restores them whatever their encoding is."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def encode(text: str) -> bytes:
-    """The bytes that `decode` read."""
+    """The original bytes of a text from `decode`."""
     return text.encode("utf-8", "surrogateescape")
 
 
 class Document:
-    """The bytes of a configuration file; `bytes(Document.parse(data, path)) == data` for whatever data."""
+    """The bytes of a configuration file; `bytes(Document.parse(data, path)) == data` for any data."""
 
     __slots__ = ("_data", "_raw", "_views", "path")
 
@@ -81,7 +81,7 @@ class Document:
 
     @classmethod
     def parse(cls, data: bytes, path: str = "") -> Document:
-        """Take any bytes; what is wrong in them is the parser's to say."""
+        """A document of any bytes; the parser reports faults."""
         return cls(data, path)
 
     def __bytes__(self) -> bytes:
@@ -104,17 +104,17 @@ class Document:
 
     @property
     def views(self) -> Views:
-        """The lines as wg sees them and those that wg-quick keeps."""
+        """The lines as wg sees them, and those that wg-quick keeps."""
         if self._views is None:
             self._views = self._split()
         return self._views
 
     def line_text(self, index: int) -> str:
-        """A line as `column` counts it."""
+        """A line's text, in whose characters columns are counted."""
         return decode(self.raw[index])
 
     def quick_value(self, line: QuickLine) -> tuple[str, int]:
-        """A wg-quick key's value as wg-quick reads it, and its offset in the line."""
+        """The value of a wg-quick key as wg-quick reads it, and its offset in the line."""
         text = self.line_text(line.row)
         start, end = _value_span(text, hook=line.key in keys.HOOKS)
         return text[start:end].replace("\0", ""), start
@@ -158,14 +158,14 @@ class Document:
 
 
 def _quick_key(raw: bytes) -> bytes:
-    """wg-quick's `key`: the text before `#` and `=`, trimmed; in lower case for its `nocasematch`."""
+    """wg-quick's `key`: the trimmed text before `#` and `=`, in lower case as with its `nocasematch`."""
     return raw.replace(b"\0", b"").partition(b"#")[0].partition(b"=")[0].strip(_SPACE).lower()
 
 
 def _value_span(text: str, *, hook: bool) -> tuple[int, int]:
-    """Where a value stands: after the first `=` (a line without one is all value), less blanks and comment.
+    """The span of a value: after the first `=` (or the whole line), without surrounding blanks and comment.
 
-    An empty one stands where a value would be written.
+    The span of an empty value is where a value would be written.
     """
     comment = text.find("#")
     end = len(text) if hook or comment < 0 else comment
@@ -191,7 +191,7 @@ def _line(text: str, cleaned: str, quick_key: str, section: str) -> Line:
 
 
 def columns(text: str) -> list[int]:
-    """The columns, from 1, of the bytes that are left once wg has removed all whitespace; last, the line's end."""
+    """The columns, from 1, of the bytes that wg keeps when it removes whitespace; the last is the line's end."""
     kept = [(place, char) for place, char in enumerate(text, 1) if char not in _SKIPPED]
     end = len(text.rstrip(SPACE)) + 1
     return [*(place for place, char in kept for _ in range(1 if char.isascii() else len(encode(char)))), end]

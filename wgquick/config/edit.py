@@ -1,7 +1,7 @@
-"""`save`: what wg-quick's save_config records, written into the file as it stands.
+"""`save`: writes what wg-quick's save_config records into the existing file.
 
-Only what changed is rewritten. Comments, order, hooks, spelling and the host names that still lead to a peer's
-endpoint stay; peers that are gone take their section and the comment above it with them, new ones come last.
+Only changed values are rewritten. Comments, order, hooks, spelling, and host names that still resolve to a peer's
+endpoint stay. The section of a removed peer is deleted with the comment above it. New peers come last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PEER_VALUES = tuple(keys.KEYS[name] for name in ("PresharedKey", "Endpoint", "P
 
 
 class Present(NamedTuple):
-    """The interface as it is now; None leaves a setting as the file has it (the resolver does not know)."""
+    """The interface's current state; None keeps the file's setting (the resolver does not show its DNS)."""
 
     device: Device
     addresses: tuple[Prefix, ...]
@@ -43,14 +43,14 @@ class Present(NamedTuple):
 
 
 class _Section(NamedTuple):
-    """The rows of a section: its header, and the row after its last."""
+    """The rows of a section: its header, and the row after its last row."""
 
     header: int
     end: int
 
 
 class _Text:
-    """A document's lines while they are changed; a row keeps its number whatever happens around it."""
+    """A document's lines during changes. A row keeps its number when other rows are added or deleted."""
 
     def __init__(self, document: Document) -> None:
         self.lines = document.lines()
@@ -67,38 +67,38 @@ class _Text:
         return [span for span in spans if self.lines[span.header].header == name]
 
     def rows(self, sections: Iterable[_Section], key: str) -> list[int]:
-        """The rows that still give `key`."""
+        """The remaining rows that set `key`."""
         spans = (row for section in sections for row in range(section.header, section.end))
         return [row for row in spans if self.lines[row].key == key and self._texts[row] is not None]
 
     def replace(self, row: int, value: str) -> None:
-        """Put another value in place of a row's, between what stands before and after it."""
+        """Replace the value in a row; the text before and after it stays."""
         line = self.lines[row]
         self._texts[row] = line.text[: line.value[0]] + value + line.text[line.value[1] :]
 
     def delete(self, rows: Iterable[int]) -> None:
-        """Take rows away."""
+        """Delete rows."""
         for row in rows:
             self._texts[row] = None
 
     def add(self, section: _Section, key: str, value: str) -> None:
-        """A line after the section's last of that key, or of any key, written as that one is."""
+        """Add a line after the section's last one with that key, or with any key, in the same style."""
         row = (self.rows([section], key) or [self._last_key(section)])[-1]
         style = _OPENING.match(self.lines[row].text) if self.lines[row].key else None
         indent, equals = style.groups() if style else ("", " = ")
         self._added.setdefault(row, []).append(f"{indent}{key}{equals}{value}")
 
     def prepend(self, lines: Sequence[str]) -> None:
-        """Lines before the first."""
+        """Insert lines before the first."""
         self._added.setdefault(-1, []).extend(lines)
 
     def append_section(self, lines: Sequence[str]) -> None:
-        """A section after the last, a blank line before it."""
+        """Append a section after the last, with an empty line before it."""
         added = self._added.setdefault(len(self.lines), [])
         added += [*([""] if added or self._ends_in_text() else []), *lines]
 
     def remove_section(self, section: _Section) -> None:
-        """Take a section away with the comment directly above it; what is said above the next section stays."""
+        """Delete a section with the comment directly above it; the comment above the next section stays."""
         start = self._comment_above(section.header)
         end = self._last_key(section) + 1
         stop = section.end if section.end == len(self.lines) else self._comment_above(section.end)
@@ -121,7 +121,7 @@ class _Text:
         return [line + self._newline for line in self._added.get(row, [])]
 
     def _ended(self, parts: list[str]) -> list[str]:
-        """Only the last line of all may be without a newline."""
+        """The parts, each with a newline at the end except the very last line."""
         return [part if part.endswith("\n") else part + self._newline for part in parts[:-1]] + parts[-1:]
 
     def _last_key(self, section: _Section) -> int:
@@ -137,7 +137,7 @@ class _Text:
         return not self.lines[row].text.strip(SPACE)
 
     def _is_header_in_a_comment(self, row: int) -> bool:
-        """`#[Peer]`: a section of its own, that somebody has switched off."""
+        """Whether a row is a commented-out header such as `#[Peer]`, which starts a separate section."""
         return self.lines[row].text.lstrip(SPACE + "#").startswith("[")
 
     def _ends_in_text(self) -> bool:
@@ -152,9 +152,9 @@ class _Text:
 
 
 def updated(document: Document, settings: Settings, present: Present, resolves: Resolves) -> bytes:
-    """The file's bytes after a save; read again, they describe the interface as `present` has it.
+    """The file's bytes after a save; they describe the interface in the state `present`.
 
-    `settings` is what the document says, `resolves` whether an endpoint as written still leads to an address.
+    `settings` are the document's, `resolves` tells whether an endpoint in the file still resolves to an address.
     """
     text = _Text(document)
     _InterfaceEdit(text).save(settings, present)
@@ -163,7 +163,7 @@ def updated(document: Document, settings: Settings, present: Present, resolves: 
 
 
 class _InterfaceEdit:
-    """The changes of [Interface]; a file without such a section gets one at its top."""
+    """Changes [Interface]; a file without this section gets one at the top."""
 
     def __init__(self, text: _Text) -> None:
         self._text = text
@@ -173,7 +173,7 @@ class _InterfaceEdit:
         self._new: list[str] = []
 
     def save(self, settings: Settings, present: Present) -> None:
-        """Bring every setting that save_config records to what it is now."""
+        """Update every setting that save_config records."""
         self._save_addresses(settings, present)
         self._save_dns(settings, present)
         if settings.mtu is not None and present.mtu is not None:
@@ -187,7 +187,7 @@ class _InterfaceEdit:
             self._put(key.name, _line(key, device), same=_is_same(key, settings, device))
 
     def _save_addresses(self, settings: Settings, present: Present) -> None:
-        """As sets: the order of addresses is the kernel's, which also takes 0.0.0.0 for nothing."""
+        """Update the addresses, compared as sets: their order is the kernel's. The kernel ignores 0.0.0.0."""
         wanted = [str(prefix) for prefix in present.addresses]
         if {_prefix(a.address, a.length) for a in settings.addresses if a.address != bytes(4)} != set(wanted):
             self._put_words("Address", wanted, _address_of)
@@ -215,7 +215,7 @@ class _InterfaceEdit:
 
 
 class _PeersEdit:
-    """The changes of the [Peer] sections; several of one key are left alone together or become one."""
+    """Changes the [Peer] sections. Sections with the same key stay if they are current, or become one."""
 
     def __init__(self, text: _Text, settings: Settings, device: Device, resolves: Resolves) -> None:
         self._text = text
@@ -231,7 +231,7 @@ class _PeersEdit:
         }
 
     def save(self) -> None:
-        """Change, remove and add peers until the file has those of the device."""
+        """Change, remove and add peers so that the file has the device's peers."""
         present = {peer.public_key: peer for peer in self._device.peers}
         for key, parts in self._parts.items():
             if key not in present:
@@ -254,7 +254,7 @@ class _PeersEdit:
             self._text.remove_section(section)
 
     def _is_same(self, peer: DevicePeer, parts: Sequence[tuple[_Section, PeerSettings]]) -> bool:
-        """Whether all sections of a key together give what the device has, none of them claiming more."""
+        """Whether the sections of a key together equal the device's peer, and none has more AllowedIPs."""
         wanted = _networks(peer.allowed_ips)
         claims = [_networks(part.allowed_ips) for _, part in parts]
         merged = _merged([part for _, part in parts])
@@ -275,7 +275,7 @@ class _PeersEdit:
         self._save_allowed_ips(peer, section, settings)
 
     def _save_allowed_ips(self, peer: DevicePeer, section: _Section, settings: PeerSettings) -> None:
-        """What the file claims beyond the device's stays where a later peer takes it away again, as in `wg`."""
+        """Update AllowedIPs. Entries that a later peer of the file takes over stay, as in `wg`."""
         wanted = [str(ip) for ip in peer.allowed_ips]
         claimed = _networks(settings.allowed_ips)
         taken = {each for each in claimed.difference(wanted) if self._owners.get(each, -1) > section.header}
@@ -297,7 +297,7 @@ class _PeersEdit:
 
 
 class _WordsEdit:
-    """The change of a list that stands in one row or several."""
+    """Changes a list in one or more rows."""
 
     def __init__(
         self,
@@ -311,7 +311,7 @@ class _WordsEdit:
         self._identity = identity
 
     def save(self, wanted: Sequence[str], tolerated: Iterable[str] = ()) -> list[str]:
-        """Leave the words that are wanted or tolerated, and add; those that need new lines come back."""
+        """Keep wanted and tolerated words and add missing ones; returns the words that need new lines."""
         allowed = {*wanted, *tolerated}
         kept = {row: [w for w in words if self._identity(w) in allowed] for row, words in self._words.items()}
         known = {self._identity(word) for words in kept.values() for word in words}
@@ -323,7 +323,7 @@ class _WordsEdit:
         return missing
 
     def _row_for_more(self, kept: Mapping[int, list[str]]) -> int | None:
-        """The last row that stays, or else the first; none where each word has a line of its own."""
+        """The last row that stays, or else the first row; None if each word has its own line."""
         staying = [row for row, words in kept.items() if words]
         if not staying:
             return next(iter(kept), None)
@@ -339,7 +339,7 @@ class _WordsEdit:
 
 
 def _put_value(text: _Text, rows: list[int], value: str | None) -> bool:
-    """Put a value, or none, in the place of the last of the rows, which is the one that counts; False: no place."""
+    """Write or remove a value in the last of the rows, which is the effective one; False if there is no row."""
     if value is None:
         text.delete(rows)
     elif rows:
@@ -348,12 +348,12 @@ def _put_value(text: _Text, rows: list[int], value: str | None) -> bool:
 
 
 def _is_same(key: Key, settings: Settings | PeerSettings, device: Device | DevicePeer) -> bool:
-    """Whether the value in the file means what the device has."""
+    """Whether the file's value is equivalent to the device's."""
     return bool(key.normal(getattr(settings, key.field)) == key.normal(getattr(device, key.field)))
 
 
 def _line(key: Key, device: Device | DevicePeer) -> str | None:
-    """A value of the device as a file has it; None if it has none."""
+    """A device's value in a file's notation; None if it has none."""
     value = getattr(device, key.field)
     return next(iter(key.write(value))) if key.normal(value) else None
 
@@ -367,7 +367,7 @@ def _peer_lines(peer: DevicePeer) -> Iterator[tuple[str, str]]:
 
 
 def _merged(parts: Sequence[PeerSettings]) -> PeerSettings:
-    """What several sections of one key come to on a device."""
+    """The peer that several sections with one key make on a device."""
     merged = parts[0]
     for part in parts[1:]:
         given = {name: value for name, value in part._asdict().items() if value is not None}
@@ -380,7 +380,7 @@ def _prefix(address: bytes, length: int) -> str:
 
 
 def _networks(allowed_ips: Iterable[AllowedIP]) -> set[str]:
-    """The networks that a list comes to, its incremental entries applied."""
+    """The networks of a list after its incremental entries are applied."""
     found: set[str] = set()
     for ip in allowed_ips:
         change = found.discard if ip.change == "-" else found.add
@@ -389,7 +389,7 @@ def _networks(allowed_ips: Iterable[AllowedIP]) -> set[str]:
 
 
 def _network_of(entry: str) -> str:
-    """The network that an AllowedIPs entry adds; "" for one that takes away."""
+    """The network that an AllowedIPs entry adds; "" for an entry that removes one."""
     ip, _ = grammar.allowed_ip(entry.translate(_WITHOUT_SPACE))
     return "" if ip.change == "-" else _prefix(ip.address, ip.length)
 

@@ -1,6 +1,6 @@
-"""Faults told by their cause: a character that is not what it looks like, or a hook that goes on on the next line.
+"""Finds the cause of faults: a misleading character, or a hook that continues on the next line.
 
-What follows from such a fault is left out. A file without a fault imports nothing of this.
+Faults that follow from another one are left out. This module is imported only if a file has faults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PORT_APART = re.compile(r"\S+\s+\d{1,5}")
 
 
 def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The faults, each by its cause, without those that follow from another."""
+    """The faults with their causes, without those that follow from another fault."""
     given = list(faults)
     continued = _continued(document, given)
     broken = _below_broken_headers(document)
@@ -48,30 +48,30 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
 
 
 def named(document: Document, fault: Diagnostic) -> Diagnostic:
-    """The fault, by the name and column of the character that is to blame, if one is."""
+    """The fault, with the name and column of the character that causes it, if there is one."""
     if fault.code in _WITHOUT_CHARACTER:
         return fault
     start, text = _region(document, fault)
     odd = _odd(text, fault)
     if odd is None:
         return fault
-    what = f"{odd.name} stands here, which neither wg nor wg-quick passes over"
+    what = f"{odd.name} is here, which neither wg nor wg-quick skips"
     return fault._replace(column=start + odd.offset + 1, message=what, remedy=_remedy(fault, odd))
 
 
 def _remedy(fault: Diagnostic, odd: Odd) -> str:
-    """What to do about the character; wg and wg-quick know no quotes, and want a `=' after a key."""
-    if odd.remedy in ('write " in its place', "write ' in its place"):
-        return "delete the quotation marks: a value stands without them"
+    """The remedy for the character. wg and wg-quick allow no quotes and need a `=' after a key."""
+    if odd.remedy in ('replace it with "', "replace it with '"):
+        return "delete the quotation marks: values have none"
     return (
-        "write = in its place"
-        if fault.code == "missing-equals" and odd.remedy.startswith("write -")
+        "replace it with ="
+        if fault.code == "missing-equals" and odd.remedy.startswith("replace it with -")
         else odd.remedy
     )
 
 
 def _odd(text: str, fault: Diagnostic) -> Odd | None:
-    """The character: a letter of another script only in values of ASCII and in keys that look like known ones."""
+    """The causing character. Letters of other scripts count only in ASCII values and in keys like known ones."""
     resembles = fault.code == "unknown-key" and fault.remedy.startswith("did you mean")
     if fault.code in _LENIENT and not resembles:
         return suspicious(text)
@@ -79,7 +79,7 @@ def _odd(text: str, fault: Diagnostic) -> Odd | None:
 
 
 def _region(document: Document, fault: Diagnostic) -> tuple[int, str]:
-    """The line before its comment, or of a list the word that has the fault; and the offset of that."""
+    """The text to search and its offset: the line without comment, or the faulty word of a list."""
     text = document.line_text(fault.line - 1).partition("#")[0]
     if fault.code not in _LISTS:
         return 0, text
@@ -88,7 +88,7 @@ def _region(document: Document, fault: Diagnostic) -> tuple[int, str]:
 
 
 def _below_broken_headers(document: Document) -> set[int]:
-    """The rows of sections whose heading is one but for a character that is not what it looks like."""
+    """The rows of sections whose header is broken by a misleading character."""
     rows: set[int] = set()
     inside = False
     for row in range(len(document.raw)):
@@ -101,12 +101,12 @@ def _below_broken_headers(document: Document) -> set[int]:
 
 
 def _is_header(text: str) -> bool:
-    """As wg and wg-quick see it, to whom only ASCII's blanks are blank."""
+    """Whether wg and wg-quick see a header: only ASCII blanks count as blanks."""
     return re.sub(r"\s", "", text, flags=re.ASCII).lower() in ("[interface]", "[peer]")
 
 
 def _follows(document: Document, fault: Diagnostic, broken: set[int]) -> bool:
-    """Whether the fault follows from a heading or a PublicKey with an odd character."""
+    """Whether the fault follows from an odd character in a header or a PublicKey."""
     row = fault.line - 1
     if row in broken and fault.code in _CONSEQUENCES:
         return True
@@ -125,7 +125,7 @@ def _has_odd_public_key(document: Document, header: int) -> bool:
 
 
 def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, int]:
-    """The rows that go on with a hook, each with the row of that hook."""
+    """The rows that continue a hook, each with the hook's row."""
     hooks = {line.row: line.row for line in document.views.quick if line.key in keys.HOOKS}
     found: dict[int, int] = {}
     for fault in faults:
@@ -138,7 +138,7 @@ def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, in
 
 
 def _row_before(document: Document, row: int) -> int:
-    """The last row above that is neither empty nor a comment; -1 if there is none."""
+    """The nearest row above that is neither empty nor a comment; -1 if there is none."""
     rows = (above for above in range(row - 1, -1, -1) if document.line_text(above).partition("#")[0].strip())
     return next(rows, -1)
 
@@ -154,7 +154,7 @@ def _goes_on(document: Document, fault: Diagnostic, hook: int) -> bool:
 
 
 def _is_unfinished(hook: str) -> bool:
-    """Whether a command ends in the middle: at an operator, with a quote or a brace open, or at a here-document."""
+    """Whether a command is incomplete: it ends at an operator, in a quote or brace, or at a here-document."""
     odd_quotes = any(hook.count(quote) % 2 for quote in "'\"")
     if _UNFINISHED.search(hook) or _HERE_DOCUMENT.search(hook):
         return True
@@ -163,12 +163,12 @@ def _is_unfinished(hook: str) -> bool:
 
 def _going_on(document: Document, fault: Diagnostic, hook: int) -> Diagnostic:
     stage = next(line.key for line in document.views.quick if line.row == hook)
-    what = f"this is neither a section nor a key; it seems to go on with the {stage} hook of line {hook + 1}"
-    return fault._replace(code="unknown-line", message=what, remedy="a hook stands on one line: join them")
+    what = f"this is neither a section nor a key; it seems to continue the {stage} hook of line {hook + 1}"
+    return fault._replace(code="unknown-line", message=what, remedy="a hook has to be on one line: join them")
 
 
 def as_written(document: Document, fault: Diagnostic) -> Diagnostic:
-    """The fault with its value as the file has it: wg takes out the blanks."""
+    """The fault with its value as the file writes it: wg removes the blanks."""
     quoted = _QUOTED.search(fault.message) if fault.code in _OF_WG else None
     if quoted is None:
         return fault
@@ -178,5 +178,5 @@ def as_written(document: Document, fault: Diagnostic) -> Diagnostic:
         return fault
     fault = fault._replace(message=fault.message.replace(quoted[0], shown(match[0])))
     if fault.code == "endpoint" and "has no port" in fault.message and _PORT_APART.fullmatch(match[0]):
-        return fault._replace(remedy="write a colon, not a blank, between host and port")
+        return fault._replace(remedy="put a colon, not a blank, between host and port")
     return fault

@@ -1,4 +1,4 @@
-"""Settings of wgq's own, in lines that wg and wg-quick take for comments.
+"""wgq's own settings, in lines that are comments for wg and wg-quick.
 
     # wgq: kill-switch = on
     # wgq: exclude = lan, 192.0.2.0/24
@@ -8,7 +8,7 @@
     word  = "kill-switch" | "keep-inbound"   value: on | off
           | "exclude"                        value: networks and `lan', separated by commas or blanks; lines add up
 
-Case does not matter, as in keys. `# wgq: ignore CODE` is for `wgq check`, and no setting.
+Case does not matter, as in keys. `# wgq: ignore CODE` is for `wgq check` and not a setting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SWITCHES = {"on": True, "off": False}
 
 
 def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
-    """The settings, and the faults of lines that are none."""
+    """The settings, and the faults of invalid lines."""
     if _MARK not in bytes(document).lower():
         return Extras(), []
     extras, faults = Extras(), []
@@ -45,7 +45,7 @@ def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
 
 
 class _Line(NamedTuple):
-    """A comment with a setting: its row from 0, its section, the text after `wgq:` and where that begins."""
+    """A comment with a setting: its row from 0, its section, the text after `wgq:` and the text's offset."""
 
     row: int
     section: str
@@ -71,14 +71,14 @@ def _lines(document: Document) -> Iterator[_Line]:
 
 
 def _with(extras: Extras, line: _Line) -> Extras:
-    """The settings with one more line; GrammarError with the offset of its fault."""
+    """The settings after one more line; GrammarError has the offset of the fault."""
     word, equals, value = (part.strip() for part in line.text.partition("="))
     shown, word = word, word.lower()
     if word not in _WORDS:
-        remedy = f"write one of {', '.join(_WORDS)}, or leave `wgq:' out of the comment"
-        raise GrammarError("wgq-setting", f"{grammar.shown(shown)} is no setting of wgq", remedy)
+        remedy = f"use one of {', '.join(_WORDS)}, or remove `wgq:' from the comment"
+        raise GrammarError("wgq-setting", f"{grammar.shown(shown)} is not a setting of wgq", remedy)
     if line.section == "Peer":
-        what = f"{word} stands in [Peer]"
+        what = f"{word} is in [Peer]"
         raise GrammarError("wgq-setting", what, "move the line to [Interface]")
     if not equals or not value:
         raise GrammarError("wgq-setting", f"{word} has no value", f"write `# wgq: {word} = ...'")
@@ -94,7 +94,7 @@ def _with(extras: Extras, line: _Line) -> Extras:
 
 
 def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: bool) -> Extras:
-    """The file's settings and those of the command line; WgqError if `exclude` has a word that is no network."""
+    """The settings of the file and the command line; WgqError if `exclude` has a word that is not a network."""
     try:
         networks = tuple(_networks(exclude, 0))
     except GrammarError as fault:
@@ -108,7 +108,7 @@ def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: boo
 
 def _switch(word: str, value: str, offset: int) -> bool:
     if value.lower() not in _SWITCHES:
-        what = f"{word} is {grammar.shown(value)}, and neither on nor off"
+        what = f"{word} is {grammar.shown(value)}, not on or off"
         raise GrammarError("wgq-setting", what, f"write `# wgq: {word} = on'").at(offset)
     return _SWITCHES[value.lower()]
 
@@ -121,13 +121,13 @@ def _networks(value: str, offset: int) -> Iterator[Prefix | str]:
         try:
             yield network(word)
         except ValueError:
-            what = f"{grammar.shown(word)} is no network"
-            remedy = "write networks such as 192.0.2.0/24, or `lan' for those that this host is connected to"
+            what = f"{grammar.shown(word)} is not a network"
+            remedy = "write networks such as 192.0.2.0/24, or `lan' for the networks that this host is connected to"
             raise GrammarError("wgq-setting", what, remedy).at(offset + start) from None
 
 
 def network(word: str) -> Prefix:
-    """A network or an address; ValueError if it is none, or has bits set after its prefix."""
+    """A network or an address; ValueError if the text is neither, or has bits set after the prefix."""
     prefix = Prefix.parse(word)
     if grammar.mask(prefix.address, prefix.length) != prefix.address:
         raise ValueError
@@ -135,7 +135,7 @@ def network(word: str) -> Prefix:
 
 
 def lines(extras: Extras) -> Iterator[str]:
-    """The settings as lines of a file; none for what is not set."""
+    """The settings as lines of a file; unset ones have no line."""
     if extras.kill_switch:
         yield "# wgq: kill-switch = on"
     if extras.exclude:

@@ -1,7 +1,7 @@
-"""Lines that other programs read: AmneziaWG, WireSock, Android, systemd-networkd, ...
+"""Lines for other programs: AmneziaWG, WireSock, Android, systemd-networkd, ...
 
-wg and wg-quick refuse such lines. One fault for each program says what the lines are, in place of an `unknown-key`
-for every line.
+wg and wg-quick refuse such lines. One fault for each program explains them, instead of an `unknown-key` for every
+line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REPLACED = ("unknown-key", "unknown-section", "unknown-line", "no-section", "mis
 
 
 class Program(NamedTuple):
-    """A program, the keys and sections that are its own (in lower case), and what is said of them."""
+    """A program, its own keys and sections (in lower case), and the message and remedy for them."""
 
     code: str
     keys: frozenset[str]
@@ -38,7 +38,7 @@ PROGRAMS = (
         "amnezia-key",
         _keys("Jc Jmin Jmax S1 S2 S3 S4 H1 H2 H3 H4 I1 I2 I3 I4 I5 J1 J2 J3 Itime"),
         frozenset(),
-        "is a key of AmneziaWG: its server speaks a protocol of its own, and no plain WireGuard connects to it",
+        "is a key of AmneziaWG, whose protocol plain WireGuard cannot speak",
         "ask for a plain WireGuard configuration, or use AmneziaWG's programs",
     ),
     Program(
@@ -48,34 +48,34 @@ PROGRAMS = (
         ),
         frozenset(),
         "is a key of WireSock",
-        "leave it out; AllowedIPs names what goes into the tunnel, and a route in PostUp what stays out of it",
+        "remove it; AllowedIPs selects what goes into the tunnel, and a route in PostUp what stays outside",
     ),
     Program(
         "other-program",
         _keys("IncludedApplications ExcludedApplications"),
         frozenset(),
         "is a key of the WireGuard application for Android",
-        "leave it out; on Linux the tunnel is for all programs, or for those of a network namespace",
+        "remove it; on Linux a tunnel is for all programs, or for those of a network namespace",
     ),
     Program(
         "other-program",
         _keys("Reserved ClientID"),
         frozenset(),
         "is a key of clients for Cloudflare WARP: WireGuard sends its three reserved bytes as zero",
-        "leave it out; where WARP then does not answer, use a client of its own",
+        "remove it; if WARP does not answer then, use Cloudflare's client",
     ),
     Program(
         "other-program",
         _keys("PrivateKeyFile PresharedKeyFile PublicKeyFile FirewallMark RouteTable RouteMetric"),
         _keys("[NetDev] [WireGuard] [WireGuardPeer] [Match] [Network] [Route] [RoutingPolicyRule] [Link]"),
-        "is of systemd-networkd (systemd.netdev(5)), not of wg-quick",
+        "belongs to systemd-networkd (systemd.netdev(5)), not to wg-quick",
         "write [Interface] with PrivateKey, ListenPort and Address, and a [Peer] for each [WireGuardPeer]",
     ),
     Program(
         "other-program",
         frozenset(),
         _keys("[connection] [wireguard] [ipv4] [ipv6] [proxy]"),
-        "is of NetworkManager (nm-settings-keyfile(5)), not of wg-quick",
+        "belongs to NetworkManager (nm-settings-keyfile(5)), not to wg-quick",
         "write [Interface] with PrivateKey, ListenPort and Address, and a [Peer] for each [wireguard-peer...]",
     ),
     Program(
@@ -92,13 +92,13 @@ _NAMED = Program(
     "other-program",
     frozenset(),
     frozenset(),
-    "has a name, as some programs write it: wg and wg-quick know [Interface] and [Peer] alone",
-    "write [Peer], and the name as a comment: # Name = ...",
+    "has a name, as some programs write it: wg and wg-quick know only [Interface] and [Peer]",
+    "write [Peer] and put the name in a comment: # Name = ...",
 )
 
 
 def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The faults without those that follow from another: one for each program and for each unknown section."""
+    """The faults, reduced to one for each program and one for each unknown section."""
     found: list[Diagnostic] = []
     told: set[Program] = set()
     rows, below_unknown = _foreign_rows(document)
@@ -115,13 +115,13 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
 
 
 def _words(line: str) -> str:
-    """The key or section of a line, for a message; no value of it."""
+    """The key or section of a line for a message, without its value."""
     text = line.partition("#")[0].strip()
     return text.partition("]")[0] + "]" if text.startswith("[") else text.partition("=")[0].strip()
 
 
 def _foreign_rows(document: Document) -> tuple[dict[int, Program], set[int]]:
-    """The rows from 0 that are another program's, and those below a section that nobody knows."""
+    """The rows, from 0, of other programs' lines, and the rows in unknown sections."""
     rows: dict[int, Program] = {}
     below_unknown: set[int] = set()
     section: Program | None = None
@@ -149,7 +149,7 @@ def _section_of(text: str) -> Program | None:
         return None
     if _NAMED_PEER.fullmatch(text):
         return _NAMED
-    # [WireGuard] of networkd and [wireguard] of NetworkManager are told apart by their case.
+    # Only the case distinguishes networkd's [WireGuard] from NetworkManager's [wireguard].
     if text == "[wireguard]" or _NM_PEER.fullmatch(text):
         return next(program for program in PROGRAMS if "[connection]" in program.sections)
     return next((program for program in PROGRAMS if name in program.sections), None)

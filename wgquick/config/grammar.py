@@ -1,7 +1,7 @@
 """The grammar of single values, as wg(8) and the programs that wg-quick(8) calls read them.
 
 Each function takes a value as wg or wg-quick sees it (trimmed; for wg's keys without any whitespace) and returns
-what it means, or raises `GrammarError` with a message that never shows a key.
+its meaning, or raises `GrammarError` with a message that never shows a key.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _STRTOUL = Pattern(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*
 _HEX_MARK = Pattern(r"0x[0-9a-fA-F]+")
 _HEX_KEY = Pattern(r"[0-9a-fA-F]{64}")
 _DIGITS = "0123456789"
-_SHORT = 9  # digits that int() surely reads, and that fit into 32 bits
+_SHORT = 9  # a number of digits that always fits into 32 bits
 _BLANKS = str.maketrans("\t\n,", "   ")
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _HOSTS_OF_ALL = frozenset({"default", "all", "any"})
 
 
 class GrammarError(ValueError):
-    """A value that wg or wg-quick does not accept; `offset` is where in the value the fault stands."""
+    """A value that wg or wg-quick does not accept; `offset` is the fault's place in the value."""
 
     def __init__(self, code: str, message: str, remedy: str = "", offset: int = 0) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class GrammarError(ValueError):
         self.offset = offset
 
     def at(self, offset: int) -> GrammarError:
-        """The same fault, its value standing `offset` characters into a larger one."""
+        """The same fault for a larger value that contains this one at `offset`."""
         return GrammarError(self.code, self.message, self.remedy, self.offset + offset)
 
 
@@ -52,23 +52,23 @@ class Word(NamedTuple):
 
 
 def shown(text: str) -> str:
-    """A value quoted for a message, unless there may be key material in it."""
+    """A value quoted for a message, or a placeholder if it may contain key material."""
     if _SECRET().search("".join(text.split())):
-        return "(not shown, it may hold a key)"
+        return "(not shown: it may be a key)"
     printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     clean = "".join(char if char.isprintable() else "?" for char in printable)
     return f"`{clean}'" if len(clean) <= _SHOWN else f"`{clean[:_SHOWN]}...'"
 
 
 def guarded(fault: GrammarError, whole: str) -> GrammarError:
-    """The fault of a word, told without the word where the words together may be a key."""
+    """The fault of a word, without the word if the whole value may be a key."""
     if not _SECRET().search("".join(whole.split())):
         return fault
-    return GrammarError(fault.code, f"the value {shown(whole)} has a fault", fault.remedy, fault.offset)
+    return GrammarError(fault.code, f"the value {shown(whole)} is not valid", fault.remedy, fault.offset)
 
 
 def words(value: str) -> list[Word]:
-    """The words of a list as bash splits them in `${value//,/ }`; empty ones do not count."""
+    """The words of a list as bash splits `${value//,/ }`; empty ones are dropped."""
     found, start = [], 0
     for text in word_texts(value):
         start = value.index(text, start)
@@ -78,12 +78,12 @@ def words(value: str) -> list[Word]:
 
 
 def word_texts(value: str) -> list[str]:
-    """The same words without their places."""
+    """The same words without their offsets."""
     return [text for text in value.translate(_BLANKS).split(" ") if text]
 
 
 def unquoted(value: str) -> str:
-    """The remedy where the value is in quotes, which neither wg nor wg-quick takes away."""
+    """The remedy if the value is in quotes, which neither wg nor wg-quick removes; else ""."""
     return "remove the quotation marks" if value[:1] in _QUOTES and value else ""
 
 
@@ -95,12 +95,12 @@ def _is_decimal(text: str) -> bool:
 
 
 def _is_dotted(text: str) -> bool:
-    """Whether it is of digits and dots alone."""
+    """Whether the text has only digits and dots."""
     return text != "" and not text.strip(f"{_DIGITS}.")
 
 
 def _decimal(digits: str) -> int:
-    """A run of digits however long (int() has a limit); beyond strtoul(3)'s range any number that is."""
+    """The number of any run of digits (int() has a limit); some number out of strtoul(3)'s range if too long."""
     significant = digits.lstrip("0")
     return int(significant or "0") if len(significant) <= _LONG_DIGITS else _LONG_MAX + 1
 
@@ -186,7 +186,7 @@ def save_config(value: str) -> bool:
 
 
 def _service(value: str, flags: int) -> int:
-    """getaddrinfo(3)'s idea of a UDP port: numbers wrap at 65536, names come from /etc/services."""
+    """A UDP port as getaddrinfo(3) reads it: numbers wrap at 65536, names come from /etc/services."""
     if _is_decimal(value) and len(value) <= _SHORT:
         return int(value) & 0xFFFF
     from socket import IPPROTO_UDP, SOCK_DGRAM, getaddrinfo
@@ -210,7 +210,7 @@ def listen_port(value: str) -> int:
 
 
 def _split_endpoint(value: str) -> tuple[str, str]:
-    """The host and port of an Endpoint, as wg's parse_endpoint divides it."""
+    """The host and port of an Endpoint, split as in wg's parse_endpoint."""
     if value[:1] != "[":
         host, colon, port = value.rpartition(":")
         return (host, port) if colon else (value, "")
@@ -245,7 +245,7 @@ def _check_service(value: str, port: str) -> None:
 
 
 def _check_host(value: str, host: str) -> None:
-    """Refuse what no name server is to be asked for: nothing at all, and broken addresses."""
+    """Refuse hosts that must not be looked up in DNS: empty ones and broken addresses."""
     if not host:
         raise GrammarError("endpoint", f"Endpoint {shown(value)} has no host", "write host:port")
     if not host.isascii():
@@ -259,7 +259,7 @@ def _check_host(value: str, host: str) -> None:
 
 
 def _refuse_odd(value: str, host: str) -> None:
-    """Refuse a host that no name server knows, for a character that does not show or looks like another."""
+    """Refuse a host with an invisible or misleading character, which no DNS server can know."""
     from wgquick.config.characters import suspicious
 
     if suspicious(host):
@@ -268,14 +268,14 @@ def _refuse_odd(value: str, host: str) -> None:
 
 def _host_remedy(host: str) -> str:
     if "//" in host:
-        return "write host:port alone, without what stands before `//'"
+        return "write only host:port, without the part before `//'"
     if "," in host:
-        return "write one host:port, as a peer has one endpoint"
-    return "write an IPv6 address as in [2001:db8::1]:51820"
+        return "write one host:port: a peer has one endpoint"
+    return "write an IPv6 address like this: [2001:db8::1]:51820"
 
 
 def _is_inet_aton(host: str) -> bool:
-    """Whether it is an IPv4 address in any of the notations of inet_aton(3), which getaddrinfo(3) takes too."""
+    """Whether the host is an IPv4 address in a notation of inet_aton(3), which getaddrinfo(3) accepts too."""
     try:
         return bool(inet_aton(host))
     except OSError:
@@ -283,7 +283,7 @@ def _is_inet_aton(host: str) -> bool:
 
 
 def _text(part: str) -> str:
-    """A wg line's part as UTF-8, if it was read byte by byte."""
+    """A part of a wg line, which was decoded byte by byte, as UTF-8."""
     return part if part.isascii() else part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
@@ -291,7 +291,7 @@ def _text(part: str) -> str:
 
 
 def _key_fault(name: str, value: str) -> GrammarError:
-    """What is wrong with a key, said without showing any of it."""
+    """What is wrong with a key; the message shows no part of it."""
     what, remedy = _key_reason(value)
     return GrammarError("wireguard-key", f"{name} {what}", remedy)
 
@@ -300,12 +300,12 @@ def _key_reason(value: str) -> tuple[str, str]:
     if _HEX_KEY().fullmatch(value):
         return "is in hexadecimal", "write the key in base64, as `wg genkey' prints it"
     if value[:1] in _QUOTES:
-        return "stands in quotation marks", "remove the quotation marks"
+        return "is in quotation marks", "remove the quotation marks"
     if len(value) != _KEY_LENGTH:
-        what = f"has {len(value)} characters, a key in base64 has {_KEY_LENGTH}"
+        what = f"has {len(value)} characters; a key in base64 has {_KEY_LENGTH}"
         return what, "copy the whole key, with the `=' at its end"
     if "-" in value or "_" in value:
-        return "is in the base64 of URLs", "write + for - and / for _"
+        return "is in URL-safe base64", "write + for - and / for _"
     return "is not a key in base64", "copy the key again, as `wg genkey' prints it"
 
 
@@ -346,7 +346,7 @@ _HOSTMASK6 = [(1 << 128 - length) - 1 for length in range(129)]
 
 
 def plain_allowed_ips(value: str) -> list[AllowedIP]:
-    """The usual AllowedIPs at full speed; any exception means that `allowed_ip` is to look at each entry."""
+    """The fast path for common AllowedIPs; after any exception the caller uses `allowed_ip` for each entry."""
     found: list[AllowedIP] = []
     add = found.append
     new = tuple.__new__
@@ -368,7 +368,7 @@ def plain_allowed_ips(value: str) -> list[AllowedIP]:
 
 
 def allowed_ip(entry: str) -> tuple[AllowedIP, bool]:
-    """One AllowedIPs entry of wg(8), and whether it had host bits (which the kernel masks, as is done here)."""
+    """One AllowedIPs entry of wg(8), masked as the kernel does, and whether it had host bits."""
     change = entry[:1] if entry[:1] in ("+", "-") else ""
     host, slash, bits = entry[len(change) :].partition("/")
     address = _pack(host)
@@ -408,7 +408,7 @@ def mask(address: bytes, length: int) -> bytes:
 
 
 def _pack_loose(host: str) -> bytes | None:
-    """An IPv4 address as iproute2 reads it: one to four numbers of any base, the rest zero."""
+    """An IPv4 address as iproute2 reads it: one to four numbers of any base; missing ones are zero."""
     numbers = [strtoul(part) for part in host.split(".")]
     small = [number for number in numbers if number is not None and number <= 255]
     return bytes(small).ljust(4, b"\0") if len(small) == len(numbers) <= 4 else None
@@ -448,13 +448,13 @@ _ADDRESS_REMEDY = "write address/length, such as 10.0.0.1/24 or fd00::1/64"
 
 
 def _refuse_unassignable(packed: bytes, word: str) -> None:
-    """The IPv6 addresses that the kernel gives to no link but the loopback (net/ipv6/addrconf.c)."""
+    """Refuse IPv6 addresses that the kernel allows only on the loopback link (net/ipv6/addrconf.c)."""
     if len(packed) == 16 and (packed[0] == 0xFF or (packed[:15] == bytes(15) and packed[15] in (0, 1))):
         raise GrammarError("address", f"Address {shown(word)} cannot be given to an interface", _ADDRESS_REMEDY)
 
 
 def identity(address: Address) -> tuple[bytes, int] | None:
-    """What a link can have only once: an IPv4 address with its length, an IPv6 address; 0.0.0.0 is no address."""
+    """The part that is unique on a link: an IPv4 address with its length, an IPv6 address; None for 0.0.0.0."""
     if len(address.address) == 16:
         return address.address, 128
     return (address.address, address.length) if any(address.address) else None
@@ -466,29 +466,29 @@ _WITH_PORT = Pattern(r"[0-9.]+:[0-9]+|\[[0-9a-fA-F:.]+\](?::[0-9]+)?")
 
 
 def check_dns(word: str) -> None:
-    """Raises GrammarError for a DNS word that is neither an address nor a domain; wg-quick hands it on."""
+    """Raise GrammarError for a DNS word that is neither an address nor a domain, although wg-quick accepts it."""
     if is_nameserver(word):
         host, zone, _ = word.partition("%")
         if _pack(host) is None or (zone and ":" not in host):
             what = f"DNS {shown(word)} is not the address of a DNS server"
             raise GrammarError("dns-server", what, _dns_remedy(word))
     elif not _DOMAIN().fullmatch(word):
-        what = f"DNS {shown(word)} is taken for a search domain, and is not the name of one"
+        what = f"DNS {shown(word)} counts as a search domain, but is not a valid one"
         raise GrammarError("dns-search", what, _dns_remedy(word))
 
 
 def _dns_remedy(word: str) -> str:
     if _URL().match(word):
-        return "write the server's IP address: DNS takes no URL, and a resolver of its own speaks HTTPS or TLS"
+        return "write the server's IP address: DNS over HTTPS or TLS needs a separate resolver"
     if _WITH_PORT().fullmatch(word):
-        return "write the address alone, without brackets and port: DNS servers are asked at port 53"
+        return "write only the address, without brackets and port: DNS uses port 53"
     if _pack(word.partition("/")[0]) is not None:
         return "write the address without a prefix length"
     if ";" in word:
-        return "write a comma between two servers, and nothing after the last"
+        return "separate servers with commas, and end without one"
     return unquoted(word) or "write an IPv4 or IPv6 address, or a search domain"
 
 
 def is_nameserver(word: str) -> bool:
-    """Whether wg-quick takes a DNS word for a server: digits and dots, or anything with a colon."""
+    """Whether wg-quick treats a DNS word as a server: digits and dots, or anything with a colon."""
     return ":" in word or _is_dotted(word)

@@ -1,7 +1,7 @@
-"""Each configuration key of wg(8) and wg-quick(8), once.
+"""The table of all configuration keys of wg(8) and wg-quick(8).
 
 The parser, the text of settings, `save`, `reload`, the advice for unknown lines, the checks and the models use this
-table. It stands on the path of `wgq up NAME`, so this module imports nothing that is slow.
+table. `wgq up NAME` imports this module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Key(NamedTuple):
 
     `name`: its spelling; a file may use any case. `section`: "Interface" or "Peer".
     `fields`: the fields of Settings or PeerSettings that hold its values.
-    `read`: a value as the file has it, or one word of it if the key is a list; raises GrammarError.
-    `write`: the values of the lines that give these fields, secrets included.
-    `help`: what it is for, in one sentence.
-    `command`: the word of `wg set` for it, which is empty for the keys that wg-quick keeps for itself.
+    `read`: parses a value, or one word of it if the key is a list; raises GrammarError.
+    `write`: returns the values of the lines that set these fields, secrets included.
+    `help`: its purpose, in one sentence.
+    `command`: the parameter of `wg set`; "" for the keys that only wg-quick reads.
     `secret`: its value is never shown.
-    `normal`: makes one value of all those that mean the same to a device; false if it means none.
+    `normal`: maps equivalent values to one value, which is false if it means "not set".
     """
 
     name: str
@@ -47,12 +47,12 @@ class Key(NamedTuple):
 
     @property
     def of_wg(self) -> bool:
-        """Whether wg(8) reads it; the others are wg-quick(8)'s own."""
+        """Whether wg(8) reads the key; only wg-quick(8) reads the others."""
         return bool(self.command)
 
 
 def _one(write: Callable[[Any], str]) -> Callable[[Any], Iterable[str]]:
-    """Writes a value that may be None: not given."""
+    """A `write` for a value that is None if it is not set."""
     return lambda value: () if value is None else (write(value),)
 
 
@@ -93,7 +93,7 @@ def _write_save_config(save: bool) -> Iterable[str]:
 
 
 def _write_allowed_ips(allowed_ips: tuple[AllowedIP, ...], replace: bool) -> Iterable[str]:
-    """One line, or one for each where plain entries follow incremental ones: in wg(8) the last line decides."""
+    """One line, or one for each entry if plain and incremental ones are mixed: in wg(8) the last line decides."""
     entries = [str(ip) for ip in allowed_ips]
     if replace and any(ip.change for ip in allowed_ips):
         return entries
@@ -109,7 +109,7 @@ def _read_allowed_ip(entry: str) -> AllowedIP:
 
 
 def clamped(key: SecretKey | None) -> SecretKey | None:
-    """The scalar that a device makes of a private key (RFC 7748, 5); None for one of zeros, which is none."""
+    """The clamped scalar of a private key (RFC 7748, 5); None for a key of zeros, which means no key."""
     if key is None or not any(key.raw):
         return None
     raw = key.raw
@@ -117,12 +117,12 @@ def clamped(key: SecretKey | None) -> SecretKey | None:
 
 
 def _nonzero(key: SecretKey | None) -> SecretKey | None:
-    """A preshared key; one of zeros is none."""
+    """A preshared key; None for a key of zeros."""
     return key if key and any(key.raw) else None
 
 
 def _hook(name: str, field: str, when: str) -> Key:
-    help = f"A shell command that is run {when}; %i in it is the interface's name."
+    help = f"A shell command that runs {when}; %i is the interface's name."
     return Key(name, "Interface", (field,), _itself, _itself_each, help)
 
 
@@ -132,9 +132,9 @@ def _itself_each(lines: Iterable[str]) -> Iterable[str]:
 
 _HOOKS = (
     _hook("PreUp", "pre_up", "before the interface is configured"),
-    _hook("PostUp", "post_up", "after the interface has come up"),
+    _hook("PostUp", "post_up", "after the interface is up"),
     _hook("PreDown", "pre_down", "before the interface is taken down"),
-    _hook("PostDown", "post_down", "after the interface has gone"),
+    _hook("PostDown", "post_down", "after the interface is removed"),
 )
 _KEYS = (
     Key(
@@ -154,7 +154,7 @@ _KEYS = (
         ("listen_port",),
         grammar.listen_port,
         _one(str),
-        "The UDP port; without it one is chosen at random.",
+        "The UDP port; the default is a random one.",
         command="listen-port",
         normal=_or_none,
     ),
@@ -164,7 +164,7 @@ _KEYS = (
         ("fwmark",),
         grammar.fwmark,
         _one(_write_mark),
-        "The mark of the encrypted packets, a number of 32 bits; off or 0 is none.",
+        "The fwmark of the encrypted packets, a 32-bit number; off or 0 sets none.",
         command="fwmark",
         normal=_or_none,
     ),
@@ -190,7 +190,7 @@ _KEYS = (
         ("mtu",),
         grammar.mtu,
         _one(str),
-        "The MTU in bytes; without it, it is that of the path to the endpoints less 80.",
+        "The MTU in bytes; the default is the MTU of the path to the endpoints minus 80.",
     ),
     Key(
         "Table",
@@ -198,7 +198,7 @@ _KEYS = (
         ("table",),
         _itself,
         _write_table,
-        "The routing table for the peers' networks, or off for no routes; auto is the default.",
+        "The routing table for the peers' networks, or off for no routes; the default is auto.",
     ),
     *_HOOKS,
     Key(
@@ -207,7 +207,7 @@ _KEYS = (
         ("save_config",),
         grammar.save_config,
         _write_save_config,
-        "Whether the state of the interface is written to the file when it is taken down.",
+        "Whether down writes the interface's state to the file.",
     ),
     Key(
         "PublicKey",
@@ -224,7 +224,7 @@ _KEYS = (
         ("preshared_key",),
         _read_preshared_key,
         _one(_reveal),
-        "A further secret that both ends have, in base64.",
+        "An additional secret that both ends share, in base64.",
         command="preshared-key",
         secret=True,
         normal=_nonzero,
@@ -235,7 +235,7 @@ _KEYS = (
         ("allowed_ips", "replace_allowed_ips"),
         _read_allowed_ip,
         _write_allowed_ips,
-        "The networks that are reached through the peer, and from which it may send.",
+        "The networks reached through the peer, and the sources that it may send from.",
         command="allowed-ips",
     ),
     Key(
@@ -262,18 +262,18 @@ KEYS = {key.name: key for key in _KEYS}
 """All keys in the order of the manual pages, by name."""
 BY_LOWER = {key.name.lower(): key for key in _KEYS}
 QUICK = {lower: key.name for lower, key in BY_LOWER.items() if not key.of_wg}
-"""The names of the keys that wg-quick(8) keeps for itself, by their lower case."""
+"""The names of the keys that only wg-quick(8) reads, by their lower case."""
 HOOKS = tuple(key.name for key in _HOOKS)
 """The stages at which hooks run, in that order."""
 
 
 def of(section: str, *, of_wg: bool | None = None) -> tuple[Key, ...]:
-    """The keys of a section: all, or those that wg reads, or those that it does not."""
+    """The keys of a section: all, those that wg reads (`of_wg` True), or the others (False)."""
     return tuple(key for key in _KEYS if key.section == section and of_wg in (None, key.of_wg))
 
 
 def lines(section: str, values: object) -> Iterable[tuple[str, str]]:
-    """The names and values of the lines that give `values`, a Settings or PeerSettings."""
+    """The names and values of the lines that set `values`, a Settings or PeerSettings."""
     for key in of(section):
         for value in key.write(*(getattr(values, field) for field in key.fields)):
             yield key.name, value

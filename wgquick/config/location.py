@@ -1,4 +1,4 @@
-"""Which file a name or path means, by wg-quick's rule (parse_options of wg-quick(8)), and reading it."""
+"""Finds and reads the file for a name or path, by wg-quick's rule (parse_options of wg-quick(8))."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST = 15
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-"
 _LISTED = 8
 _FILE_RULE = "The config file must be a valid interface name, followed by .conf"
-_NAME_RULE = "a name has 1 to 15 characters out of letters, digits and _ = + . -"
+_NAME_RULE = "a name has 1 to 15 letters, digits or characters of _ = + . -"
 
 
 class Location(NamedTuple):
@@ -31,15 +31,15 @@ class Location(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The path if it can be read again and saved to; empty for a pipe or a device."""
+        """The path if it is a regular file, which can be read again and saved to; else ""."""
         return self.path if os.path.isfile(self.path) else ""
 
 
 def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> Location:
     """The file that `target` means: a name in `directory`, a path to NAME.conf, or `-` with `name`.
 
-    `name` overrides the name that the path gives. The interface's name comes from the path as given, the file
-    from what its symbolic links lead to, as in wg-quick.
+    `name` replaces the name from the path. As in wg-quick, the interface's name comes from the given path, and the
+    file is the target of its symbolic links.
     """
     if target == STANDARD_INPUT:
         return Location(_standard_input_name(name), "")
@@ -50,7 +50,7 @@ def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> 
 
 
 def _by_long_name(target: str, name: str | None, directory: str) -> str:
-    """The file of that name in the directory, if only an interface cannot be called so and `name` gives another."""
+    """The file in `directory` whose name is not valid for an interface, if `name` gives a valid one."""
     path = f"{directory}/{target}{_SUFFIX}"
     if "/" in target or is_valid_name(target) or not os.path.exists(path):
         raise WgqError(
@@ -62,20 +62,20 @@ def _by_long_name(target: str, name: str | None, directory: str) -> str:
 
 
 def _resolved(path: str) -> str:
-    """The path without symbolic links; a pipe's, which `<(...)` gives, leads by them to a name that is no file."""
+    """The path without symbolic links. The link of a pipe (`<(...)`) leads to no file, so it stays."""
     found = os.path.realpath(path)
     return found if os.path.exists(found) else path
 
 
 def interface_name(target: str) -> str:
-    """The interface that `target` names, whether or not there is such a file."""
+    """The interface that `target` names; the file does not have to exist."""
     if not ("/" in target or target.endswith(_SUFFIX) or is_valid_name(target)):
         raise _invalid(target)
     return _name_of(_given_path(target, DIRECTORY))
 
 
 def is_valid_name(name: str) -> bool:
-    """wg-quick's rule for interface names, less the names that the kernel refuses."""
+    """Whether wg-quick's rule and the kernel allow the interface name."""
     return 0 < len(name) <= _LONGEST and not name.strip(_LETTERS) and name not in _REFUSED
 
 
@@ -87,23 +87,23 @@ def valid_name(name: str) -> str:
 
 
 def _invalid(name: str) -> WgqError:
-    """The fault of a file's name that makes no name of an interface."""
+    """The error for a file whose name is not a valid interface name."""
     remedy = f"rename the file, or give the interface another name: --name {_shorter(name)}"
-    return WgqError(f"{_FILE_RULE}: `{name}' is none, as {_name_fault(name)}", remedy=remedy)
+    return WgqError(f"{_FILE_RULE}: `{name}' is not: {_name_fault(name)}", remedy=remedy)
 
 
 def _name_fault(name: str) -> str:
     if not name:
         return "it is empty"
     if odd := next((char for char in name if char not in _LETTERS), ""):
-        return f"it has {_called(odd)}; there may be letters of ASCII, digits and _ = + . -"
+        return f"it contains {_called(odd)}; only ASCII letters, digits and _ = + . - are allowed"
     if name in _REFUSED:
-        return "the kernel has another use for that name"
-    return f"it has {len(name)} characters, {_LONGEST} at most"
+        return "the kernel reserves that name"
+    return f"it has {len(name)} characters, the maximum is {_LONGEST}"
 
 
 def _called(char: str) -> str:
-    """A character for a message; the name of one that does not show or looks like another."""
+    """A character for a message, by its name if it is invisible or misleading."""
     if char.isascii() and char.isprintable():
         return "a blank" if char == " " else f"`{char}'"
     from wgquick.config.characters import foreign
@@ -113,7 +113,7 @@ def _called(char: str) -> str:
 
 
 def _shorter(name: str) -> str:
-    """A valid name that is like the given one."""
+    """A valid name similar to the given one."""
     kept = "".join(char for char in name if char in _LETTERS)
     name = kept[:_LONGEST].rstrip("-.")
     return name if is_valid_name(name) else "wg0"
@@ -136,13 +136,13 @@ def read(location: Location, standard_input: BinaryIO | None = None) -> Document
 
 
 def world_access_warning(path: str) -> str:
-    """wg-quick's warning where both the file and its directory are open to the world in a same way; else ""."""
+    """wg-quick's warning if the file and its directory share a permission for others; else ""."""
     modes = [os.stat(each).st_mode for each in (path, os.path.dirname(path) or "/")]
     return f"Warning: `{path}' is world accessible" if modes[0] & modes[1] & 0o007 else ""
 
 
 def warn_of_world_access(location: Location, say: Callable[[str], None]) -> None:
-    """Say the warning if it is due; standard input is nobody else's."""
+    """Print the warning if it applies; standard input never does."""
     if location.path and (warning := world_access_warning(location.path)):
         say(warning)
 
@@ -150,8 +150,8 @@ def warn_of_world_access(location: Location, say: Callable[[str], None]) -> None
 def _standard_input() -> BinaryIO:
     import sys
 
-    if sys.stdin is None:  # as it was when this process began (`<&-`)
-        raise WgqError("standard input is closed", remedy="give it the configuration, or name a file")
+    if sys.stdin is None:  # it was closed when this process started (`<&-`)
+        raise WgqError("standard input is closed", remedy="pipe the configuration in, or name a file")
     return sys.stdin.buffer
 
 
@@ -178,16 +178,16 @@ def _name_of(path: str) -> str:
 def _missing_remedy(target: str, directory: str) -> str:
     path = _given_path(target, directory)
     if os.path.islink(path):
-        return f"it is a symbolic link to `{os.readlink(path)}', which is not there"
+        return f"it is a symbolic link to `{os.readlink(path)}', which does not exist"
     if target.endswith(_SUFFIX) and os.path.exists(target):
-        return f"a file in this directory is meant by `./{target}'"
+        return f"for the file in this directory write `./{target}'"
     if target.endswith(_SUFFIX) and os.path.exists(f"{directory}/{target}"):
-        return f"the file in {directory} is meant by `{target.removesuffix(_SUFFIX)}'"
-    return f"configurations stand in {directory}{_those_there(directory)}; a path to one ends in NAME.conf"
+        return f"for the file in {directory} write `{target.removesuffix(_SUFFIX)}'"
+    return f"configurations are in {directory}{_those_there(directory)}; a path has to end in NAME.conf"
 
 
 def _those_there(directory: str) -> str:
-    """The names of the configurations there, so that a mistyped one is seen; not very many of them."""
+    """The first names of configurations in the directory, to help with a mistyped one."""
     try:
         entries = sorted(os.listdir(directory))
     except OSError:
@@ -199,4 +199,4 @@ def _those_there(directory: str) -> str:
 
 
 def _unreadable(path: str, error: OSError) -> WgqError:
-    return WgqError(f"`{path}' cannot be read: {os.strerror(error.errno or 0)}")
+    return WgqError(f"cannot read `{path}': {os.strerror(error.errno or 0)}")

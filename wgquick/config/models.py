@@ -1,7 +1,7 @@
-"""A configuration as frozen pydantic models: the Python side's door to the same grammar.
+"""A configuration as frozen pydantic models, with the same grammar as files.
 
-Values may be given as strings in a file's notation or as the values of `wgquick.net`. Private and preshared keys
-show themselves in `to_text` alone: not in `repr`, in a dump, in JSON, or in an error.
+Values are strings in a file's notation or values of `wgquick.net`. Only `to_text` shows private and preshared keys:
+`repr`, dumps, JSON and errors do not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HIDDEN = "(hidden)"
 
 
 def _text_or(kind: type[T], read: Callable[[str], T]) -> Callable[[object], T]:
-    """A validator that takes a value as it is or reads its text, whitespace removed as in wg's lines."""
+    """A validator that accepts a value of `kind`, or reads a text without whitespace as in wg's lines."""
 
     def validate(value: object) -> T:
         if isinstance(value, kind):
@@ -58,7 +58,7 @@ def _text_or(kind: type[T], read: Callable[[str], T]) -> Callable[[object], T]:
 
 
 def _number_or(most: int, read: Callable[[str], int]) -> Callable[[object], int]:
-    """A validator for a number, or for its notation in a file."""
+    """A validator for a number or its notation in a file."""
 
     def validate(value: object) -> int:
         if isinstance(value, str):
@@ -73,7 +73,7 @@ def _number_or(most: int, read: Callable[[str], int]) -> Callable[[object], int]
 def _list_of(
     item: Callable[[object], T], split: Callable[[str], Iterable[str]]
 ) -> Callable[[object], tuple[T, ...]]:
-    """A validator for a list, or for its notation in a file."""
+    """A validator for a list or its notation in a file."""
 
     def validate(value: object) -> tuple[T, ...]:
         if isinstance(value, str):
@@ -94,7 +94,7 @@ def _one(value: str) -> list[str]:
 
 
 def _line(value: object) -> str:
-    """A hook: one line of any text, blanks at its ends aside."""
+    """A hook: one line of text, trimmed."""
     if not isinstance(value, str):
         raise ValueError("text is needed")
     if "\n" in value or "\0" in value:
@@ -189,14 +189,14 @@ _Table = Annotated[str, PlainValidator(_table), _STRING]
 
 
 class _Model(BaseModel):
-    """Frozen, without unknown fields, and with errors that show nothing of what was given."""
+    """Base of the models: frozen, no unknown fields, and errors without the input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
     @model_validator(mode="wrap")
     @classmethod
     def _without_input(cls, value: Any, handler: ModelWrapValidatorHandler[Model]) -> Model:
-        """Also `ValidationError.errors()` would show what was given, a key perhaps."""
+        """Remove the input, which may be a key, from `ValidationError.errors()` as well."""
         try:
             return handler(value)
         except ValidationError as error:
@@ -210,9 +210,9 @@ def _without_input(detail: Any) -> InitErrorDetails:
 
 
 class Interface(_Model):
-    """[Interface]: None and empty lists are settings that are not given.
+    """[Interface]. None and empty lists: not set.
 
-    The last three are settings of wgq's own, in comments of the file (`config.extras`).
+    The last three are wgq's own settings, which are comments in the file (`config.extras`).
     """
 
     private_key: _Private | None = None
@@ -232,7 +232,7 @@ class Interface(_Model):
     exclude: _Exclude = ()
     keep_inbound: bool = False
 
-    if TYPE_CHECKING:  # what the validators take; type checkers would have the fields' own types alone
+    if TYPE_CHECKING:  # the types that the validators accept
 
         def __init__(
             self,
@@ -293,7 +293,7 @@ class Peer(_Model):
 
     @classmethod
     def from_settings(cls, settings: PeerSettings) -> Peer:
-        """The model of settings that were already read; what follows from the entries is left to follow."""
+        """The model of parsed settings; `replace_allowed_ips` is None if it follows from the entries."""
         peer = cls.model_construct(**settings._asdict())
         follows = peer.model_copy(update={"replace_allowed_ips": None})
         return follows if follows.settings == settings else peer
@@ -332,19 +332,19 @@ class WgQuickConfig(_Model):
     @classmethod
     def _valid_name(cls, name: str) -> str:
         if not is_valid_name(name):
-            raise ValueError("an interface's name has 1 to 15 characters out of letters, digits and _ = + . -")
+            raise ValueError("an interface's name has 1 to 15 letters, digits or characters of _ = + . -")
         return name
 
     @classmethod
     def from_text(cls, text: str | bytes, *, name: str = "wg0", path: str = "") -> WgQuickConfig:
-        """Read a file's text; ConfigError with every fault of it, WgqError if the name is none."""
+        """Read a file's text; ConfigError with all faults, WgqError if the name is not valid."""
         valid_name(name)
         data = _encoded(text, path) if isinstance(text, str) else text
         return cls.from_settings(parse(Document.parse(data, path), name, path))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> WgQuickConfig:
-        """The model of settings that were already read, and need no second look."""
+        """The model of parsed settings, without another validation."""
         plain = settings._asdict()
         own = {field: plain.pop(field) for field in ("name", "path")}
         peers = tuple(map(Peer.from_settings, plain.pop("peers")))
@@ -367,11 +367,11 @@ class WgQuickConfig(_Model):
 
 
 def _encoded(text: str, path: str) -> bytes:
-    """The bytes of a text; the codec's own error would carry all of it, keys included."""
+    """The bytes of a text; ConfigError instead of the codec's error, which would contain the keys."""
     try:
         return encode(text)
     except UnicodeEncodeError as error:
         at = error.start
     place = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    what = "half of a surrogate pair is no character"
+    what = "half of a surrogate pair is not a character"
     raise ConfigError(path, [Diagnostic(*place, "encoding", what, "decode the text as UTF-8")])

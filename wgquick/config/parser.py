@@ -1,7 +1,7 @@
-"""The grammar of wg-quick(8) and of `wg setconf` (wg(8)) over whole files: a document in, `Settings` out.
+"""Parses a document to `Settings` by the grammar of wg-quick(8) and of `wg setconf` (wg(8)).
 
-What the two programs accept is accepted and means the same; what they refuse is refused, every fault of a file at
-once and with its place. A bad Address or MTU, which wg-quick meets only half way through `up`, is a fault here.
+The parser accepts and refuses the same files as the two programs, and reports all faults of a file at once with
+their places. A bad Address or MTU is a fault here, while wg-quick finds it only in the middle of `up`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Report(NamedTuple):
-    """What a file means and what is to be said of it; `settings` is None exactly where there are faults."""
+    """The result of parsing a file; `settings` is None if and only if there are faults."""
 
     settings: Settings | None
     faults: tuple[Diagnostic, ...] = ()
@@ -34,7 +34,7 @@ class Report(NamedTuple):
 
 
 def parse(document: Document, name: str, path: str = "") -> Settings:
-    """The settings of a file; ConfigError with every fault where wg-quick would not bring it up."""
+    """The settings of a file; ConfigError with all faults if wg-quick would not bring it up."""
     report = examine(document, name, path)
     if report.settings is None:
         raise ConfigError(path or document.path, report.faults)
@@ -42,10 +42,10 @@ def parse(document: Document, name: str, path: str = "") -> Settings:
 
 
 def examine(document: Document, name: str, path: str = "") -> Report:
-    """The settings of a file or its faults, the warnings that `wg` prints, and those about DNS."""
+    """The settings of a file or its faults, the warnings that `wg` prints, and warnings about DNS."""
     if document.is_utf16:
         what = "the file is encoded in UTF-16"
-        return Report(None, (Diagnostic(1, 1, "encoding", what, "save it again as UTF-8"),))
+        return Report(None, (Diagnostic(1, 1, "encoding", what, "save it as UTF-8"),))
     wg, quick = _WgSections(document), _QuickKeys(document)
     extras, faulty = read_extras(document)
     faults = sorted([*wg.faults, *quick.faults, *faulty])
@@ -58,7 +58,7 @@ def examine(document: Document, name: str, path: str = "") -> Report:
 
 
 def _dns_warnings(document: Document, quick: _QuickKeys) -> list[Diagnostic]:
-    """The DNS words that are neither address nor domain, with the character that is to blame, if one is."""
+    """Warnings for DNS words that are neither address nor domain, with the causing character, if any."""
     if not quick.warnings:
         return []
     from wgquick.config.explain import named
@@ -67,21 +67,21 @@ def _dns_warnings(document: Document, quick: _QuickKeys) -> list[Diagnostic]:
 
 
 def for_down(document: Document, name: str, path: str = "") -> Settings:
-    """What `down` needs of a file, whatever faults are in it: wg-quick's looks at no key of wg's there."""
+    """The settings that `down` needs, for a file with faults: wg-quick's down does not read wg's keys."""
     quick = _QuickKeys(document)
     values = {field: value for field, value in quick.values().items() if field != "save_config"}
     return Settings(name=name, path=path or document.path, **values)
 
 
 def refuse_save_config(document: Document, path: str = "") -> None:
-    """ConfigError where SaveConfig is neither true nor false, at which wg-quick gives up whatever the verb."""
+    """ConfigError if SaveConfig is neither true nor false: wg-quick then fails for every verb."""
     faults = [fault for fault in _QuickKeys(document).faults if fault.code == "save-config"]
     if faults:
         raise ConfigError(path or document.path, faults)
 
 
 def table_fault(document: Document, fault: GrammarError) -> Diagnostic | None:
-    """A fault of Table, which the host alone can find, in its place; None if the file gives none any more."""
+    """A fault of Table, which depends on the host, with its place; None if the file no longer sets Table."""
     given = [line for line in document.views.quick if line.key == "Table"]
     if not given:
         return None
@@ -95,7 +95,7 @@ def _settings(wg: _WgSections, quick: _QuickKeys, name: str, path: str) -> Setti
 
 
 class _QuickKeys:
-    """The keys that wg-quick keeps for itself, gathered as its parse_options does."""
+    """The keys that only wg-quick reads, collected as in its parse_options."""
 
     def __init__(self, document: Document) -> None:
         self.faults: list[Diagnostic] = []
@@ -110,7 +110,7 @@ class _QuickKeys:
         self._mtu = self._last_mtu()
 
     def values(self) -> dict[str, Any]:
-        """The fields of Settings that the keys give."""
+        """The fields of Settings that the keys set."""
         lists = {field: tuple(values) for field, values in self._lists.items()}
         table = self._last.get("Table", (0, "", 0))[1]
         return {**lists, "mtu": self._mtu, "table": table, "save_config": self._save_config}
@@ -143,7 +143,7 @@ class _QuickKeys:
         identity = grammar.identity(address)
         if identity in self._assigned:
             what = f"Address {grammar.shown(address.text)} is given twice"
-            raise GrammarError("duplicate-address", what, "remove one of them: the kernel takes an address once")
+            raise GrammarError("duplicate-address", what, "remove one of them")
         if identity:
             self._assigned.add(identity)
         self._add("addresses", address)
@@ -166,7 +166,7 @@ class _QuickKeys:
             self.faults.append(_diagnostic(index, start + 1, fault))
 
     def _last_mtu(self) -> int | None:
-        """The last MTU counts, and an empty one is none: wg-quick does not look at the others."""
+        """The last MTU; None if it is empty. wg-quick ignores earlier ones."""
         index, value, start = self._last.get("MTU", (0, "", 0))
         try:
             return grammar.mtu(value) if value else None
@@ -176,7 +176,7 @@ class _QuickKeys:
 
 
 class _Section:
-    """A section of wg's while it is read: a value for each field, the later of two; AllowedIPs accumulate."""
+    """A section of wg during parsing. A later value replaces an earlier one; AllowedIPs accumulate."""
 
     __slots__ = ("allowed_ips", "row", "values")
 
@@ -186,18 +186,18 @@ class _Section:
         self.allowed_ips: list[AllowedIP] = []
 
     def peer(self) -> PeerSettings:
-        """The values of a [Peer] section that has no faults."""
+        """The values of a [Peer] section without faults."""
         self.values[_ALLOWED_IPS] = tuple(self.allowed_ips)
         self.values[_REPLACE] = self.values[_REPLACE] is not False
-        return tuple.__new__(PeerSettings, self.values)  # spares the check of how many there are
+        return tuple.__new__(PeerSettings, self.values)  # skips the check of the number of fields
 
 
 def _readers(section: str, fields: Sequence[str]) -> _Readers:
-    """By wg's keys of a section in lower case: the index of the field, and the key's reader."""
+    """The index of the field and the reader of each wg key of a section, by the key in lower case."""
     return {key.name.lower(): (fields.index(key.field), key.read) for key in keys.of(section, of_wg=True)}
 
 
-_FAULTY = False  # in the place of a value that cannot be read; a file with a fault has no settings
+_FAULTY = False  # stands for a value that cannot be read; a file with a fault has no settings
 _ALLOWED_IP = KEYS["AllowedIPs"].read
 _INTERFACE = tuple(key.field for key in keys.of("Interface", of_wg=True))
 _PEER = PeerSettings._fields
@@ -206,7 +206,7 @@ _READERS = {"[interface]": _readers("Interface", _INTERFACE), "[peer]": _readers
 
 
 class _WgSections:
-    """The lines that `wg setconf` gets, read as its process_line does."""
+    """The lines that `wg setconf` gets, parsed as in its process_line."""
 
     def __init__(self, document: Document) -> None:
         self.faults: list[Diagnostic] = []
@@ -222,15 +222,15 @@ class _WgSections:
         self._require_public_keys()
 
     def interface(self) -> dict[str, Any]:
-        """The fields of Settings that [Interface] gives."""
+        """The fields of Settings that [Interface] sets."""
         return dict(zip(_INTERFACE, self._interface.values, strict=True))
 
     def peers(self) -> tuple[PeerSettings, ...]:
-        """The [Peer] sections of a file that has no faults."""
+        """The [Peer] sections of a file without faults."""
         return tuple(peer.peer() for peer in self._peers)
 
     def _read(self, lines: list[str]) -> None:
-        """Each line of 10,000 peers comes by here: local names, and no call but that of the key's reader."""
+        """Parse the lines. This is the hot loop for 10,000 peers: local names, and no calls but the readers."""
         readers, values = self._readers, self._section.values
         for index, line in enumerate(lines):
             cleaned = line[: line.index("#")] if "#" in line else line
@@ -266,7 +266,7 @@ class _WgSections:
             self._peers.append(self._section)
 
     def _unrecognised(self, cleaned: str) -> GrammarError:
-        """Only a file with such a line pays for the import of what explains it."""
+        """The fault of an unknown line; imports `advice` only if there is one."""
         from wgquick.config.advice import unrecognised
 
         section = ""
@@ -278,19 +278,19 @@ class _WgSections:
         self.faults.append(_diagnostic(self._index, self._column(fault.offset), fault))
 
     def _column(self, offset: int) -> int:
-        """The column of an offset in wg's view of the line; one line may have thousands of faults and warnings."""
+        """The column of an offset in wg's view of the line; cached, as one line may have thousands of faults."""
         if self._columns[0] != self._index:
             self._columns = self._index, columns(self._document.line_text(self._index))
         places = self._columns[1]
         return places[min(offset, len(places) - 1)]
 
     def _require_public_keys(self) -> None:
-        """A section whose PublicKey is a fault already does not lack one as well."""
+        """Report peers without PublicKey, except those whose PublicKey is itself a fault."""
         for peer in self._peers:
             if peer.values[_PUBLIC_KEY] is None:
                 self._index = peer.row
                 what = "the peer has no PublicKey"
-                self._refuse(GrammarError("peer-without-key", what, "add its `PublicKey = ...'"))
+                self._refuse(GrammarError("peer-without-key", what, "add `PublicKey = ...'"))
 
     def _take_allowed_ips(self, value: str) -> None:
         peer = self._section
@@ -301,7 +301,7 @@ class _WgSections:
             self._take_each_allowed_ip(peer, value)
 
     def _take_each_allowed_ip(self, peer: _Section, value: str) -> None:
-        """Entry by entry, for incremental forms, host bits and faults; each line decides anew on replacement."""
+        """Read each entry, for incremental forms, host bits and faults; the last line decides on replacement."""
         offset = len("AllowedIPs=")
         for entry in value.split(","):
             try:

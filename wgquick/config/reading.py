@@ -1,4 +1,4 @@
-"""From a located file to its settings, with what wg-quick and wg say on the way."""
+"""Reads the settings of a located file and prints the warnings of wg-quick and wg."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_settings(
 ) -> Settings:
     """The settings of a file; `say` takes the world access warning and wg's own, each as one line.
 
-    `sound` is called with a file that has no faults.
+    `sound` is called with the file if it has no faults.
     """
     location.warn_of_world_access(found, say)
     document = location.read(found, standard_input)
@@ -43,7 +43,7 @@ def read_settings(
 
 
 def _warning(warning: Diagnostic, path: str) -> str:
-    """A warning of wg in wg's words; one of wgq with its place and remedy."""
+    """The text of a warning: as wg prints it, or with place and remedy if only wgq gives it."""
     if warning.code == "allowed-ip-host-bits":
         return f"Warning: {warning.message}"
     place = f"{path}:{warning.line}:{warning.column}"
@@ -53,7 +53,7 @@ def _warning(warning: Diagnostic, path: str) -> str:
 def read_for_down(
     found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None
 ) -> tuple[Settings, ConfigError | None]:
-    """A file's settings, or if it has faults what down needs of it, and the faults."""
+    """A file's settings and None, or the settings that down needs and the faults."""
     location.warn_of_world_access(found, say)
     document = location.read(found, standard_input)
     report = examine(document, found.name)
@@ -64,6 +64,6 @@ def read_for_down(
 
 
 def read_stripped(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> bytes:
-    """What `wg-quick strip` prints."""
+    """The output of `wg-quick strip`."""
     location.warn_of_world_access(found, say)
     return strip.strip(location.read(found, standard_input), found.path or STANDARD_INPUT_PATH)

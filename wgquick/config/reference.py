@@ -1,4 +1,4 @@
-"""The page of the configuration keys, made from the table in `wgquick.config.keys`.
+"""Generates the reference page of the configuration keys from `wgquick.config.keys`.
 
 `python -m wgquick.config.reference` prints it; the repository has it as `docs/configuration.md`.
 """

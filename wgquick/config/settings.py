@@ -1,7 +1,7 @@
-"""What a configuration asks for, as plain values: the parser's result and the planner's input.
+"""A configuration as plain values: the parser's result and the planners' input.
 
-`models` holds the same as validated pydantic models for Python callers; keeping pydantic out of here keeps its
-import (more than all of wg-quick's `up`) off the path of `wgq up`.
+`models` has the same as validated pydantic models for Python callers. `wgq up` does not import pydantic, which
+takes longer than the whole `wg-quick up`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Address(NamedTuple):
 
 
 class PeerSettings(NamedTuple):
-    """One [Peer] section. None: not given. A keepalive of 0 is off."""
+    """One [Peer] section. None: not set. A keepalive of 0 is off."""
 
     public_key: PublicKey
     preshared_key: SecretKey | None = None
@@ -35,7 +35,7 @@ class PeerSettings(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """The settings of wgq's own (`config.extras`); `exclude` has networks, and LAN."""
+    """wgq's own settings (`config.extras`); `exclude` has networks and possibly LAN."""
 
     kill_switch: bool = False
     exclude: tuple[Prefix | str, ...] = ()
@@ -43,7 +43,7 @@ class Extras(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """A whole configuration. None: not given. `table` and hooks are as written (`%i` not yet replaced).
+    """A whole configuration. None: not set. `table` and hooks are as in the file (`%i` not yet replaced).
 
     `path` is the resolved file (empty for standard input, a pipe or a device), `name` the interface.
     """

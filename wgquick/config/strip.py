@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 
 def strip(document: Document, path: str = "") -> bytes:
-    """Every line that wg-quick does not keep for itself, as bash read it, and the newline that `echo` adds.
+    """All lines that wg-quick passes to wg, as bash reads them, and the newline that `echo` adds.
 
-    bash's `read -r` drops NUL bytes and trims blanks and tabs; a last line without a newline counts unless it
-    is empty then. As in wg-quick, a SaveConfig that is neither true nor false is the one fault: ConfigError,
-    with `path`.
+    bash's `read -r` drops NUL bytes and trims blanks and tabs. A last line without a newline counts unless it is
+    empty. As in wg-quick, the only fault is a SaveConfig that is neither true nor false: ConfigError, with `path`.
     """
     refuse_save_config(document, path)
     kept = {line.row for line in document.views.quick}

@@ -12,9 +12,9 @@ _RESERVED = {"default": 253, "main": 254, "local": 255}
 
 
 def table_number(word: str, rt_tables: Mapping[str, int]) -> int:
-    """The table's number; `rt_tables` has the host's names, the kernel's own three need not be among them.
+    """The table's number; `rt_tables` has the host's names and may lack the kernel's own three.
 
-    Table 0 is the main one, as the kernel takes it. GrammarError where the word is neither name nor number.
+    Table 0 means the main table, as for the kernel. GrammarError if the word is neither a name nor a number.
     """
     number = rt_tables.get(word, _RESERVED.get(word))
     if number is None:

@@ -1,4 +1,4 @@
-"""Settings written as a configuration file, secrets included, so that reading it gives the same settings again."""
+"""Writes settings as a configuration file, secrets included. Parsing it gives the same settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def settings_text(settings: Settings) -> str:
-    """A file in wg-quick(8)'s order and spelling; values that were not given are not written."""
+    """The text of a file in wg-quick(8)'s order and spelling, without unset values."""
     own = "\n".join(["", *extras.lines(settings.extras)])
     sections = [_section("Interface", settings) + own, *(_section("Peer", peer) for peer in settings.peers)]
     return "\n\n".join(sections) + "\n"
