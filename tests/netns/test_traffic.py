@@ -295,6 +295,17 @@ def test_a_network_that_a_peer_has_cannot_be_excluded(machine: Namespace) -> Non
     assert tables(machine) == []
 
 
+def test_names_that_nft_does_not_take_have_tables_of_their_own(machine: Namespace) -> None:
+    text = f"[Interface]\n# wgq: kill-switch = on\nPrivateKey = {private_key()}\n"
+    for name in ("a=b", "a-3d-b"):
+        write(machine, text, name)
+        wgq(machine, "up", name)
+    assert tables(machine) == ["table inet wgq-guard-a-3d-b", "table inet wgq-guard-a/3d/b"]
+    for name in ("a=b", "a-3d-b"):
+        wgq(machine, "down", name)
+    assert tables(machine) == []
+
+
 def test_excluded_networks_stay_outside(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "exclude = lan, 198.51.100.0/24", "kill-switch = on")

@@ -139,10 +139,9 @@ def _joined(rules: Iterable[str]) -> str:
 
 
 def _table(what: str, name: str) -> str:
-    """The table's name. nft takes letters, digits and _ - . there; other characters are written as numbers."""
-    return f"wgq-{what}-" + "".join(
-        each if each.isalnum() or each in "_-." else f"-{ord(each):x}-" for each in name
-    )
+    """The table's name. A character that nft does not take there is written as /NUMBER/."""
+    characters = (each if each.isalnum() or each in "_-." else f"/{ord(each):x}/" for each in name)
+    return f"wgq-{what}-{''.join(characters)}"
 
 
 def _replaced(table: str, rules: str) -> str:
