@@ -258,7 +258,7 @@ def test_a_name_where_a_configuration_belongs_is_told_the_way() -> None:
 
 
 def test_an_unknown_choice_is_refused_before_anything_is_touched() -> None:
-    with pytest.raises(wgquick.WgqError, match="`bsd' is no backend"):
+    with pytest.raises(wgquick.WgqError, match="`bsd' is not a valid backend"):
         wgquick.up(wgquick.parse(TEXT), wgquick.Options(backend="bsd"))
 
 
