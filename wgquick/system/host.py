@@ -1,4 +1,4 @@
-"""This machine, in the calling thread's namespaces: the executor's `Host` put together."""
+"""Implements the executor's `Host` for this machine, in the calling thread's namespaces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LocalHost:
-    """The machine (wgquick.ports.Host); `say` takes what its parts remark on the way."""
+    """The machine (wgquick.ports.Host); `say` takes the remarks of its parts."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -38,7 +38,7 @@ class LocalHost:
 
     @property
     def is_contained(self) -> bool:
-        """Whether this process sees the processes of a container only."""
+        """Whether this process runs in a container's PID namespace."""
         return namespaces.is_contained()
 
     def other_directories(self) -> list[str]:
@@ -54,11 +54,11 @@ class LocalHost:
         runtime.remove_directory(directory)
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
-        """Resolve an endpoint as `wg` does, retries included."""
+        """Resolve an endpoint as `wg` does, with its retries."""
         return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
-        """A function: whether an endpoint has an address now; true for a name that is not answered in time."""
+        """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
         return leading(endpoints)
 
     def addresses(self, endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
@@ -66,23 +66,23 @@ class LocalHost:
         return addresses(endpoint)
 
     def manager(self, name: str, ifindex: int) -> str:
-        """Who says that the link is theirs."""
+        """The program that manages the link; "" if none claims it."""
         from wgquick.system.wireguard.origin import manager
 
         return manager(name, ifindex)
 
     def started(self, name: str) -> float | None:
-        """When the interface's daemon made its socket."""
+        """The time when the interface's daemon created its socket."""
         from wgquick.system.wireguard.origin import started
 
         return started(name)
 
     def table_names(self) -> dict[str, int]:
-        """The routing tables' names (rt_tables)."""
+        """The numbers of the routing tables by name (rt_tables)."""
         return rt_tables.table_names()
 
     def interface_lock(self, name: str) -> AbstractContextManager[None]:
-        """Held while up or down works on the interface; WgqError if somebody else holds it for long."""
+        """The lock that up and down hold on an interface; WgqError if another process holds it for too long."""
         return runtime.locked_interface(self.journal_directory, name, self._say)
 
     def interface_lock_if_free(self, name: str) -> AbstractContextManager[bool]:

@@ -1,7 +1,7 @@
-"""Network namespaces by name: which one this is, and whether one that was written down earlier is gone.
+"""Identifies network namespaces, and tells whether a recorded one still exists.
 
-A word BOOT-COOKIE-INODE names one. The cookie (Linux 5.14) is not used again before the next boot, unlike the
-number of the inode, which is what /proc shows of a namespace.
+The identifier is BOOT-COOKIE-INODE. The cookie (Linux 5.14) is unique until the next boot. The inode, which /proc
+shows, may be reused.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ _UNKNOWN = "unknown"
 
 
 def current() -> str:
-    """The word for the calling thread's network namespace."""
+    """The identifier of the calling thread's network namespace."""
     return f"{_boot()}-{_cookie():x}-{os.stat('/proc/thread-self/ns/net').st_ino}"
 
 
 def is_word(text: str) -> bool:
-    """Whether a text is such a word."""
+    """Whether a text is such an identifier."""
     parts = text.split("-")
     return len(parts) == 3 and parts[2].isdecimal()
 
 
 def is_contained() -> bool:
-    """Whether this process sees a container's processes only, and so not who else uses a namespace."""
+    """Whether this process sees only a container's processes, and so not all users of a namespace."""
     return os.stat("/proc/self/ns/pid").st_ino != _HOSTS_PROCESSES
 
 
 def is_gone(word: str, *, contained: bool) -> bool:
-    """Whether the network namespace of a word does not exist any more; False if that cannot be told from here.
+    """Whether the network namespace of an identifier no longer exists; False if this is unknown from here.
 
-    `contained`: whether the word was written down in a container. From inside one, a namespace of the host cannot
-    be seen; one of a container is of an earlier run of this one.
+    `contained`: whether the identifier was recorded in a container. A container cannot see the host's namespaces,
+    and a container's recorded namespace is from an earlier run of it.
     """
     boot, cookie, inode = word.split("-")
     here = current().split("-")
     if boot != here[0] and _UNKNOWN not in (boot, here[0]):
         return True
-    if inode == here[2]:  # which no two namespaces have at once
+    if inode == here[2]:  # unique among existing namespaces
         return cookie != here[1]
     return (contained or not is_contained()) and not _is_used(inode)
 
 
 def _boot() -> str:
-    """The beginning of this boot's identifier, or a word if /proc/sys is hidden."""
+    """The first part of the boot ID, or a placeholder if /proc/sys is hidden."""
     try:
         with open(_BOOT, encoding="ascii") as file:
             return file.read(8)

@@ -1,8 +1,8 @@
-"""The MTU of the path to a peer's endpoint, outside of the tunnel: by echo requests that may not be fragmented.
+"""Measures the path MTU to a peer's endpoint, outside the tunnel, by echo requests without fragmentation.
 
-All sizes go out at once. Routers and this host tell the MTU by errors (RFC 1191, RFC 8201), the endpoint's host by
-what it answers; one that answers no echo requests leaves the errors. What the kernel has learned of the path is not
-heeded (IP_PMTUDISC_PROBE, ip(7)); it learns from these errors as from those of any packet. It needs CAP_NET_RAW.
+All sizes are sent at once. Routers and this host report the MTU in errors (RFC 1191, RFC 8201); the endpoint's host
+shows it by its answers, if it answers echo requests. The kernel's known path MTU is ignored (IP_PMTUDISC_PROBE,
+ip(7)), but the kernel learns from these errors. It needs CAP_NET_RAW.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXTENDED = struct.Struct("=IBBBxII")  # struct sock_extended_err
 
 
 def path_mtu(address: str, *, mark: int = 0, scope: int = 0, patience: float = 1.5) -> PathMtu:
-    """Probe the path to an address, for packets with that mark, for at most so many seconds.
+    """Probe the path to an address for packets with a fwmark, for a limited number of seconds.
 
     OperationError if nothing can be sent.
     """
@@ -79,7 +79,7 @@ def _probed(raw: socket.socket, version: int, patience: float) -> PathMtu:
 
 
 class _State:
-    """What has come so far."""
+    """The answers and errors so far."""
 
     def __init__(self, version: int, identifier: int) -> None:
         self._version, self._identifier = version, identifier
@@ -100,7 +100,7 @@ class _State:
         if code != EMSGSIZE or not mtu:
             return
         sender = ""
-        if origin in (2, 3):  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; else this host's own
+        if origin in (2, 3):  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; else from this host
             where = data[_EXTENDED.size :]
             at, length = (4, 4) if self._version == 4 else (8, 16)
             sender = socket.inet_ntop(_FAMILIES[self._version], where[at : at + length])
@@ -112,7 +112,7 @@ class _State:
                 packet = raw.recv(1 << 16)
             except BlockingIOError:
                 return
-            except OSError:  # an error that was told, which the queue has
+            except OSError:  # an error that is in the error queue too
                 continue
             start = (packet[0] & 15) * 4 if self._version == 4 else 0
             if len(packet) < start + _ICMP_HEADER:
@@ -137,6 +137,6 @@ def _request(version: int, identifier: int, sequence: int, size: int) -> bytes:
 
 
 def _checksum(header: bytes) -> int:
-    """Of a message whose body is zeros (RFC 1071)."""
+    """The checksum of a message with a body of zeros (RFC 1071)."""
     total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
     return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF

@@ -1,4 +1,4 @@
-"""Programs that are run: found on PATH, started by posix_spawn(3), waited for, never left behind.
+"""Runs programs: finds them on PATH, starts them by posix_spawn(3), waits for them, leaves none behind.
 
 `subprocess` does all this too; its import alone takes longer than the hooks of most configurations.
 """
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 10.0  # seconds between TERM and KILL
 _PAUSE = 0.01
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # what the command line heeds
-_PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)  # ignored by the interpreter, expected to kill by everyone else
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # the signals that the command line handles
+_PYTHONS_OWN = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)  # the interpreter ignores them, but programs expect the default action
 
 
 def search_path() -> str:
-    """PATH, or if it is not set what shells assume."""
+    """PATH, or the shells' default if it is not set."""
     return os.environ.get("PATH") or DEFAULT_PATH
 
 
 def find(name: str, path: str = "") -> str | None:
-    """The executable file of that name on a path, PATH unless another is given, as `type -P` of bash finds it.
+    """The executable file with a name on `path` (default: PATH), as bash's `type -P` finds it.
 
-    By the effective ids, with which capabilities count: the real ones would not do in a directory of root's.
+    It checks access by the effective IDs, for which capabilities count.
     """
     for directory in (path or search_path()).split(":"):
         candidate = f"{directory or '.'}/{name}"
@@ -39,12 +42,12 @@ def find(name: str, path: str = "") -> str | None:
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int]) -> int:
-    """Run argv[0], a path, to its end; its exit status, or 128 + N where signal N ended it.
+    """Run argv[0], a path, to its end; returns its exit status, or 128 + N if signal N ended it.
 
-    `descriptors` says which of ours it gets as which of its own; 0, 1 and 2 are inherited otherwise.
-    An exception while it runs, as a signal handler raises it, ends it and what it started.
+    `descriptors` maps our descriptors to the program's; otherwise it inherits 0, 1 and 2.
+    An exception during the run, as from a signal handler, ends the program and its descendants.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # no exception may come before the child is known
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # no exception before the child's ID is known
     try:
         child = os.posix_spawn(
             argv[0],
@@ -61,7 +64,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
 
 
 def output(argv: Sequence[str], environment: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
-    """Run argv[0] with that standard input; its status, its output and its errors."""
+    """Run argv[0] with `text` as standard input; returns status, output and errors."""
     files = [os.memfd_create(name) for name in ("input", "output", "errors")]
     try:
         os.write(files[0], text)
@@ -74,7 +77,7 @@ def output(argv: Sequence[str], environment: Mapping[str, str], text: bytes) -> 
 
 
 def _contents(file: int) -> str:
-    """Files in memory hold any amount of output: there is no pipe to be emptied meanwhile."""
+    """The content of a file in memory, which unlike a pipe needs no reader during the run."""
     return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
 
@@ -88,7 +91,7 @@ def _await(child: int, blocked: set[int | signal.Signals]) -> int:
             remedy="Let it have its default action: signal.signal(signal.SIGCHLD, signal.SIG_DFL).",
         ) from None
     except BaseException:
-        with suppress(ChildProcessError):  # ended by the same signal (Ctrl-C), and reaped before that was raised
+        with suppress(ChildProcessError):  # ended by the same signal (Ctrl-C) and already reaped
             _end(child)
         raise
 
@@ -99,7 +102,7 @@ def _status(wait_status: int) -> int:
 
 
 def _end(child: int) -> None:
-    """TERM to the child and all below it, KILL to those that it does not impress; the child is reaped."""
+    """Send TERM to the child and its descendants, later KILL to those that remain; reap the child."""
     family = _descendants(child)
     _signal(family, signal.SIGTERM)
     deadline = time.monotonic() + _PATIENCE
@@ -112,7 +115,7 @@ def _end(child: int) -> None:
 
 
 def _descendants(process: int) -> list[int]:
-    """The process and all below it, as far as the kernel shows them (CONFIG_PROC_CHILDREN)."""
+    """The process and its descendants, if the kernel shows them (CONFIG_PROC_CHILDREN)."""
     try:
         with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as children:
             found = [int(child) for child in children.read().split()]

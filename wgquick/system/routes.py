@@ -1,6 +1,6 @@
 """Routes, rules and route lookups with all their attributes, through pyroute2 (rtnetlink(7)).
 
-Nothing on the path of `wgq up NAME` imports this module: the import of pyroute2 takes longer than that verb.
+`wgq up NAME` does not import this module: importing pyroute2 takes longer than that verb.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _NONE = 0xFFFFFFFF  # no suppression
 _INVERT, _FIND_SOURCE = 0x2, 0x10000  # FIB_RULE_*
 _DEAD, _ONLINK, _NO_CARRIER = 1, 4, 16  # RTNH_F_*
 _CLONED = 0x200  # RTM_F_CLONED: an entry of a cache
-_LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE: name the table that the route is in, not always main
+_LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE: report the route's table, not always main
 _NLM_F_REQUEST = 1
-# What makes a rule match only some packets, and what wgq does not look at.
+# Selectors of a rule that wgq does not evaluate.
 _UNREAD = {"FRA_TUN_ID": "tun_id", "FRA_FLOWLABEL": "flowlabel"}
 
 
-# pyroute2 compiles a class's attributes once, and a subclass inherits the result: so these are not subclasses.
+# pyroute2 compiles a class's attributes once and subclasses inherit the result, so these are not subclasses.
 class _RouteMessage(rtmsg_base, nlmsg):  # type: ignore[misc]
     """pyroute2's rtmsg, and the attributes that it does not know (linux/rtnetlink.h)."""
 
@@ -100,7 +100,7 @@ class Routing:
         self.kernel.close()
 
     def name(self, index: int | None) -> str:
-        """The name of a link; "" if there is no index, or if the link has gone since."""
+        """The name of a link; "" without an index or if the link no longer exists."""
         if not index:
             return ""
         if index not in self._names:
@@ -108,7 +108,7 @@ class Routing:
         return self._names.get(index, "")
 
     def rules(self, family: int) -> tuple[PolicyRule, ...]:
-        """All rules of a family (4 or 6), in the order in which the kernel looks at them."""
+        """All rules of a family (4 or 6), in the kernel's order."""
         return tuple(_rule(rule) for rule in self.kernel.get_rules(family=FAMILIES[family]))
 
     def routes(self, family: int) -> tuple[TableRoute, ...]:
@@ -117,7 +117,7 @@ class Routing:
         return tuple(_route(route, self.name) for route in found if not route["flags"] & _CLONED)
 
     def ask(self, query: Query) -> Answer:
-        """The route that the kernel takes (RTM_GETROUTE)."""
+        """The route that the kernel chooses (RTM_GETROUTE)."""
         message = _RouteMessage()
         message["family"] = FAMILIES[query.family]
         message["dst_len"] = len(query.destination) * 8
@@ -238,7 +238,7 @@ def _hop(message: Any, link: str, flags: int, weight: int) -> NextHop:
 
 
 def _gateway(message: Any) -> bytes | None:
-    """The gateway; one of the other family is in RTA_VIA."""
+    """The gateway; a gateway of the other family is in RTA_VIA."""
     if gateway := message.get("RTA_GATEWAY"):
         return pack_address(gateway)
     via = message.get("RTA_VIA")

@@ -1,4 +1,4 @@
-"""The names of routing tables, read where iproute2 reads them (ip-route(8), rt_tables)."""
+"""Reads the names of routing tables from the same files as iproute2 (ip-route(8), rt_tables)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from wgquick.lean import TYPE_CHECKING, Pattern
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# iproute2 falls back to its own copies below /usr where /etc has none.
+# iproute2 falls back to its copies below /usr if /etc has none.
 _PLACES = (
     ("/etc/iproute2/rt_tables", "/usr/share/iproute2/rt_tables", "/usr/lib/iproute2/rt_tables"),
     ("/etc/iproute2/rt_tables.d", "/usr/share/iproute2/rt_tables.d"),
 )
-# As the sscanf(3) formats of rtnl_hash_initialize (iproute2) have it: no blank is needed between the two.
+# As in the sscanf(3) formats of rtnl_hash_initialize (iproute2): the blank between the two is optional.
 _ENTRY = Pattern(r"\s*(?:0x([0-9a-fA-F]++)|([+-]?[0-9]++))\s*([^\s]+)")
 _INT_MAX = 2**31 - 1
 _BUILT_IN = {"default": 253, "main": 254, "local": 255}
 
 
 def table_names() -> dict[str, int]:
-    """Each table's name and number; the kernel's own three are known even where no file names them."""
+    """The number of each table by name, including the kernel's own three if no file has them."""
     names = dict(_BUILT_IN)
     for path in _files():
         names.update(_read(path))

@@ -1,4 +1,4 @@
-"""Kernel parameters through /proc/sys, net/* as this network namespace has them; a key is the path there."""
+"""Kernel parameters through /proc/sys, net/* of this network namespace; a key is the path there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROOT = "/proc/sys"
 
 
 def read(key: str, root: str = _ROOT) -> str | None:
-    """The value without its line end, or None if the kernel has no such parameter or does not show it."""
+    """The value without its newline; None if the kernel has no such parameter or does not show it."""
     try:
         with open(f"{root}/{key}", encoding="ascii") as parameter:
             return parameter.read().rstrip("\n")
@@ -20,7 +20,7 @@ def read(key: str, root: str = _ROOT) -> str | None:
 
 
 def writable(key: str, root: str = _ROOT) -> bool:
-    """Whether `write` may succeed; asks by opening, as access(2) does not count ambient capabilities."""
+    """Whether `write` may succeed; tested by opening, as access(2) ignores ambient capabilities."""
     try:
         os.close(os.open(f"{root}/{key}", os.O_WRONLY | os.O_CLOEXEC))
     except OSError:
@@ -31,7 +31,7 @@ def writable(key: str, root: str = _ROOT) -> bool:
 def write(key: str, value: str, root: str = _ROOT) -> None:
     """Set the parameter, `sysctl -q KEY=VALUE`; OperationError with EROFS (many containers), EACCES, ..."""
     try:
-        # Unbuffered: the error is the write's own, and is not raised a second time when the file is closed.
+        # Unbuffered, so that write() raises the error and close() does not raise it again.
         with open(f"{root}/{key}", "wb", buffering=0) as parameter:
             parameter.write(value.encode() + b"\n")
     except OSError as refusal:

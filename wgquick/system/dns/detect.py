@@ -1,4 +1,4 @@
-"""Which way a host's DNS is to be set: resolvconf where there is one, as by wg-quick(8), or else what there is."""
+"""Chooses how to set a host's DNS: by resolvconf if it is installed, as wg-quick(8) does, or another way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def choose(
 ) -> str:
     """The mode for `auto`; any other preference is the mode.
 
-    `resolvconf` and `resolved` answer whether that program is installed and whether that daemon runs.
+    `resolvconf` tells whether that program is installed, `resolved` whether that daemon runs.
     """
     if preference != "auto":
         return preference

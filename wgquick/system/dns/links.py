@@ -1,4 +1,4 @@
-"""The link of an entry in /etc/resolv.conf, and whether it is gone: the file outlives boots and containers."""
+"""Identifies the link of an entry in /etc/resolv.conf, as the file survives reboots and containers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NO_INDEX = 0
 
 
 def place(name: str) -> str:
-    """The word for a link of the calling thread's namespace: NAMESPACE/INDEX/WHERE."""
+    """The identifier of a link in the calling thread's namespace: NAMESPACE/INDEX/WHERE."""
     try:
         index = if_nametoindex(name)
     except OSError:
@@ -20,7 +20,7 @@ def place(name: str) -> str:
 
 
 def is_gone(word: str) -> bool:
-    """Whether the link of a word does not exist any more; False if that cannot be told from here."""
+    """Whether the link of an identifier no longer exists; False if this is unknown from here."""
     try:
         namespace, digits, where = word.split("/")
         index = int(digits)

@@ -1,11 +1,10 @@
 """The text of /etc/resolv.conf while tunnels are up; no I/O (resolv.conf(5)).
 
-The file tells its own story in comments: what was there before the first tunnel, and what each tunnel that is up
-asked for. So no second place can be out of step with it: one write is one whole change, a kill leaves either the
-earlier or the later state, and after a power cut, too, the earlier file can be had again.
+Comments in the file record the original content and the DNS of each tunnel that is up. One write is one complete
+change, so a kill leaves the earlier or the later state, and the original can be restored even after a power cut.
 
-What somebody else does to it meanwhile counts. Lines added to it are added to what is put back; a file without
-these comments is somebody else's new file.
+Changes by others are respected. Lines that others add are kept in the restored file. A file without these comments
+is a new file of another program.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from wgquick.lean import NamedTuple
 
 _MARK = b"# wgq: "
 _HEAD = _MARK + b"DNS of the tunnels below; when the last of them goes down, the earlier file comes back"
-_WIDTH = 54  # bytes of the earlier file in one line of base64
-_KEPT = (b"options", b"sortlist")  # of the earlier file: how to ask, not whom
+_WIDTH = 54  # bytes of the original file in one line of base64
+_KEPT = (b"options", b"sortlist")  # lines of the original file that stay: they set how to query, not which server
 _NONE = "-"
 _BYTES = "surrogateescape"
 
 
 class Tunnel(NamedTuple):
-    """What a tunnel asked for; `place` is its link: namespace, index, and who could see that (`links`)."""
+    """A tunnel's DNS; `place` identifies its link (`links`)."""
 
     name: str
     place: str
@@ -32,10 +31,10 @@ class Tunnel(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What the file tells.
+    """The record in the file.
 
-    `kind` and `before`: a "file" and its content, a "link" and its target, or "absent". `kept`: lines of it that
-    hold on. `tunnels`: the newest last. `added`: lines that somebody else has put in since.
+    `kind` and `before`: a "file" and its content, a "link" and its target, or "absent". `kept`: its lines that stay
+    in effect. `tunnels`: the newest last. `added`: lines that others have added since.
     """
 
     kind: str
@@ -46,12 +45,12 @@ class Record(NamedTuple):
 
 
 def kept_lines(content: bytes) -> tuple[bytes, ...]:
-    """The lines of an earlier file that hold on while a tunnel has the name servers."""
+    """The lines of the original file that stay in effect while a tunnel is up."""
     return tuple(line for line in content.split(b"\n") if line.split()[:1] and line.split()[0] in _KEPT)
 
 
 def parse(content: bytes) -> Record | None:
-    """The record in a file that `text` made, perhaps edited since; None if it is none of ours."""
+    """The record in a file from `text`, perhaps edited since; None if the file has none."""
     lines = content.removesuffix(b"\n").split(b"\n")
     comments = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
     fields = [(word, rest) for word, _, rest in (comment.partition(b" ") for comment in comments)]
@@ -63,7 +62,7 @@ def parse(content: bytes) -> Record | None:
 
 
 def _record(fields: list[tuple[bytes, bytes]]) -> Record:
-    """The record of the comments, by their first words; ValueError if they are damaged or missing."""
+    """The record from the comments, by their first words; ValueError if they are damaged or missing."""
     (kind,) = (rest.decode() for word, rest in fields if word == b"was")
     return Record(
         kind,
@@ -79,7 +78,7 @@ def _tunnel(words: str) -> Tunnel:
 
 
 def text(record: Record) -> bytes:
-    """The file for a record with at least one tunnel: its comments, then what the newest tunnel asked for."""
+    """The file for a record with at least one tunnel: the comments, then the newest tunnel's DNS."""
     starts = range(0, len(record.before), _WIDTH)
     comments = [
         b"was " + record.kind.encode(),
@@ -95,7 +94,7 @@ def _words(tunnel: Tunnel) -> tuple[str, ...]:
 
 
 def _body(record: Record) -> list[bytes]:
-    """What the newest tunnel asked for, and the kept lines."""
+    """The newest tunnel's DNS and the kept lines."""
     if not record.tunnels:
         return list(record.kept)
     newest = record.tunnels[-1]
@@ -105,7 +104,7 @@ def _body(record: Record) -> list[bytes]:
 
 
 def _without(lines: list[bytes], known: list[bytes]) -> tuple[bytes, ...]:
-    """The lines that are not known, each known one taken out once; empty ones are nobody's."""
+    """The unknown lines: each known line is removed once, and empty lines are ignored."""
     left = [line for line in lines if line]
     for line in known:
         if line in left:
@@ -114,7 +113,7 @@ def _without(lines: list[bytes], known: list[bytes]) -> tuple[bytes, ...]:
 
 
 def put_back(record: Record) -> bytes:
-    """The content for after the last tunnel: what was before, and what was added since."""
+    """The content after the last tunnel: the original and the lines added since."""
     before = record.before if record.kind == "file" else b""
     gap = b"\n" if before and record.added and not before.endswith(b"\n") else b""
     return before + gap + _joined(record.added)

@@ -1,15 +1,14 @@
-"""The rules that add_default of wg-quick(8) makes beside a default route: against spoofing, and to keep the mark.
+"""The firewall rules that add_default of wg-quick(8) adds: against spoofing, and to keep the fwmark.
 
-Packets to the tunnel's own addresses that come in on another link are dropped, and the mark of the encrypted
-packets is kept with their connection, so that the answers are routed as what they answer.
+Packets to the tunnel's addresses that come in by another link are dropped. The fwmark of the encrypted packets is
+saved in their connection, so that replies are routed in the same way.
 
-Beyond wg-quick's rules, IPv6 packets to the tunnel's own UDP port get the mark in raw and in mangle, and ICMPv6
-errors about the encrypted packets get it in mangle. A reverse path filter in the firewall (firewalld's
-IPv6_rpfilter) looks up the route back to their source, which leads into the tunnel without the mark. wg-quick's
-rules restore the mark of a connection that has one: they miss what the peer sends first, errors, and a filter that
-looks before mangle.
-`nft` writes them into a table of its own, `iptables` into the raw and mangle tables; this module, which
-implements the executor's Firewall, imports the one that is needed.
+In addition to wg-quick's rules, IPv6 packets to the tunnel's UDP port get the fwmark in raw and in mangle, and
+ICMPv6 errors about the encrypted packets get it in mangle. A reverse path filter in the firewall (firewalld's
+IPv6_rpfilter) looks up the route to their source, which leads into the tunnel without the fwmark. wg-quick's rules
+only restore the fwmark of a connection that has one. They miss a peer's first packets, ICMPv6 errors, and filters
+that run before mangle. `nft` writes them into a separate table, `iptables` into the raw and mangle tables. This
+module implements the executor's Firewall and imports the needed one.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _RESTORE = {4: "iptables-restore -n", 6: "ip6tables-restore -n"}
 
 
 def choose(preference: str) -> str:
-    """The kind for `auto`: nft where the kernel has nf_tables, else iptables; any other preference is the kind."""
+    """The kind for `auto`: nft if the kernel has nf_tables, else iptables; any other preference is the kind."""
     if preference != "auto":
         return preference
     from wgquick.system.firewall import nft
@@ -34,7 +33,7 @@ def choose(preference: str) -> str:
 
 
 def present(name: str) -> tuple[tuple[str, int], ...]:
-    """The kinds in which rules of this interface stand now, each with the family; 0 is both of nft's at once."""
+    """The kinds in which this interface has rules now, each with the family; 0 means both families of nft."""
     from wgquick.system.firewall import iptables, nft
 
     of_nft = (("nft", 0),) if nft.present(name) else ()
@@ -42,9 +41,9 @@ def present(name: str) -> tuple[tuple[str, int], ...]:
 
 
 def standing(name: str) -> tuple[FirewallRules, ...]:
-    """The rules of this interface that stand now, one for each kind and family, with what they are made of.
+    """The current rules of this interface as values, one for each kind and family.
 
-    Of iptables' rules only that they stand is read: `fwmark` is 0, and they count as whole.
+    For iptables only their existence is read: `fwmark` is 0, and they count as whole.
     """
     from wgquick.net import FirewallRules
     from wgquick.system.firewall import iptables, nft_read
@@ -54,7 +53,7 @@ def standing(name: str) -> tuple[FirewallRules, ...]:
 
 
 def replace(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
-    """As `add`, in place of what stands; those of nft in one transaction."""
+    """Like `add`, but replaces the current rules; with nft in one transaction."""
     if kind == "nft":
         from wgquick.system.firewall import nft
 
@@ -65,9 +64,9 @@ def replace(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmar
 
 
 def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
-    """Add one family's rules; all stand afterwards, or none and an OperationError says why.
+    """Add one family's rules: all of them, or none and OperationError.
 
-    `addresses` are the link's own, packed; `port`, the tunnel's UDP port, adds those for reverse path filters.
+    `addresses` are the link's, packed. `port`, the tunnel's UDP port, adds the rules for reverse path filters.
     """
     if kind == "nft":
         from wgquick.system.firewall import nft
@@ -80,7 +79,7 @@ def add(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: i
 
 
 def remove(kind: str, name: str, family: int) -> None:
-    """Remove one family's rules (0: those of all); nothing happens if there are none."""
+    """Remove one family's rules (0: those of all); does nothing if there are none."""
     if kind == "nft":
         from wgquick.system.firewall import nft
 
@@ -92,31 +91,31 @@ def remove(kind: str, name: str, family: int) -> None:
 
 
 def add_lines(kind: str, family: int) -> tuple[str, ...]:
-    """The transcript of `add`, as wg-quick prints it (bash shows its `<(...)` as /dev/fd/63)."""
+    """The transcript lines of `add`, as in wg-quick (bash shows its `<(...)` as /dev/fd/63)."""
     return ("[#] nft -f /dev/fd/63",) if kind == "nft" else (f"[#] {_RESTORE[family]}",)
 
 
 def remove_lines(kind: str, family: int) -> tuple[str, ...]:
-    """The transcript of `remove`."""
+    """The transcript lines of `remove`."""
     return add_lines(kind, family)
 
 
 def guard(name: str, wanted: Guard) -> None:
-    """Put the kill switch of an interface in place, in one transaction instead of an earlier one."""
+    """Set the kill switch of an interface, in one transaction that replaces an earlier one."""
     from wgquick.system.firewall import traffic
 
     traffic.guard(name, wanted)
 
 
 def remove_guard(name: str) -> None:
-    """Take the kill switch away; nothing happens if there is none."""
+    """Remove the kill switch; does nothing if there is none."""
     from wgquick.system.firewall import traffic
 
     traffic.remove_guard(name)
 
 
 def is_guarded(name: str) -> bool:
-    """Whether the kill switch of an interface stands."""
+    """Whether the interface has a kill switch."""
     from wgquick.system.firewall import traffic
 
     return traffic.is_guarded(name)
@@ -130,14 +129,14 @@ def keeps_inbound(name: str) -> bool:
 
 
 def keep_inbound(name: str, mark: int) -> None:
-    """Have connections that come in on other links answered on these, by the tunnel's mark."""
+    """Add rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
     from wgquick.system.firewall import traffic
 
     traffic.keep_inbound(name, mark)
 
 
 def forget_inbound(name: str) -> None:
-    """Undo `keep_inbound`; nothing happens if it was not done."""
+    """Remove the rules of `keep_inbound`; does nothing if there are none."""
     from wgquick.system.firewall import traffic
 
     traffic.forget_inbound(name)

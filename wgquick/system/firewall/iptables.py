@@ -1,10 +1,10 @@
-"""iptables: wg-quick(8)'s rules in the raw and mangle tables, in the variant that the host's own `iptables` is.
+"""iptables: wg-quick(8)'s rules in the raw and mangle tables, in the variant of the host's `iptables`.
 
-Where that is the nft variant, the rules stand in nftables, in tables named raw and mangle. iptables-restore adds
-them, so that the user and `wg-quick down` find them by `iptables` (`iptables_nft`). Rules of the legacy variant are
-changed by python-iptables (`libiptc`) if it is installed, the extra `iptables`, and else by the host's own
-iptables-restore and iptables-save (`iptables_legacy`). `remove` and `present` look in both places, as the host's
-variant may have changed since.
+The nft variant keeps the rules in nftables tables named raw and mangle. iptables-restore adds them, so that
+`iptables` shows them and `wg-quick down` finds them (`iptables_nft`). Rules of the legacy variant are changed
+through python-iptables (`libiptc`, the extra `iptables`) if it is installed, else through the host's
+iptables-restore and iptables-save (`iptables_legacy`). `remove` and `present` check both variants, as the host's
+variant may have changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAMES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # files with the tables 
 
 
 class _Legacy(Protocol):
-    """What changes the tables of the legacy variant; its faults are OperationErrors."""
+    """A module that changes the legacy variant's tables; its failures are OperationErrors."""
 
     def add(
         self, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str
@@ -33,12 +33,12 @@ class _Legacy(Protocol):
 
 
 def comment(name: str) -> str:
-    """The comment of the interface's rules, by which wg-quick finds them too."""
+    """The comment of the interface's rules, which wg-quick also uses to find them."""
     return f"wg-quick(8) rule for {name}"
 
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
-    """Add one family's rules where the host's own iptables keeps them; `port` as for nft."""
+    """Add one family's rules in the variant of the host's iptables; `port` as for nft."""
     if program := iptables_nft.program(family):
         iptables_nft.add(program, name, family, addresses, fwmark, port, comment(name))
     else:
@@ -54,7 +54,7 @@ def remove(name: str, family: int = 0) -> None:
 
 
 def present(name: str) -> tuple[int, ...]:
-    """The families in whose tables a rule with this interface's comment stands."""
+    """The families whose tables have a rule with this interface's comment."""
     of_nft = iptables_nft.present(comment(name))
     return tuple(each for each in _NAMES if each in of_nft or _stands(name, each))
 

@@ -1,6 +1,6 @@
 """Rules of the nft variant of iptables(8): added by its iptables-restore(8), as wg-quick(8) adds them.
 
-They are found in nf_tables by their comment, and deleted by handle, for which no program is needed.
+They are found in nf_tables by their comment and deleted by handle, without a program.
 The variant keeps the tables raw, mangle, ... as nftables tables of those names, and a comment as the match of that
 name (struct xt_comment_info) or, in newer releases, in the rule's user data (libnftnl's udata.h).
 """
@@ -29,7 +29,7 @@ _UDATA_COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT
 
 
 def program(family: int) -> str | None:
-    """The host's iptables-restore if it is the nft variant and the kernel has what that needs."""
+    """The host's iptables-restore if it is the nft variant and the kernel supports it."""
     found = iptables_programs.own_restore(family)
     return found if found and available() and iptables_programs.is_nft(found) else None
 
@@ -37,7 +37,7 @@ def program(family: int) -> str | None:
 def add(
     program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str
 ) -> None:
-    """Have that program add one family's rules; if it fails between its tables, all are taken back."""
+    """Let the program add one family's rules; if it fails between two tables, all are removed."""
     try:
         text = iptables_programs.script(name, family, addresses, fwmark, port, comment)
         iptables_programs.restore([program, "-n"], text)
@@ -61,7 +61,7 @@ def remove(comment: str, family: int) -> None:
 
 
 def _rules(comment: str, family: int) -> list[bytes]:
-    """The requests that delete each rule with the comment; none where the kernel has no nf_tables."""
+    """The requests that delete each rule with the comment; empty if the kernel has no nf_tables."""
     text = comment.encode()
     with_comment = [rule for table in _TABLES for rule in _listed(table, family) if text in _comments(rule)]
     return [_deletion(rule, family) for rule in with_comment]

@@ -1,6 +1,6 @@
-"""What stands in the nftables tables of an interface, read back from the kernel.
+"""Reads the nftables tables of an interface from the kernel.
 
-The rules that `nft` makes are told by their expressions. Of the tables that wg-quick(8) has made the same is read.
+wgq's rules are recognised by their expressions; wg-quick(8)'s tables are read in the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Meaning = tuple[str, tuple[tuple[str, object], ...]]
 
 
 def standing(name: str) -> tuple[FirewallRules, ...]:
-    """The tables of this interface's name, one a family."""
+    """The tables of this interface's name, one per family."""
     found = nft.all_tables(f"cannot list the nftables tables of {name}")
     title = f"wg-quick-{name}"
     ours = (protocol for protocol, called in found if called == title and protocol in _FAMILIES)
@@ -47,7 +47,7 @@ def _read(name: str, family: int, protocol: int) -> FirewallRules:
 
 
 def _by_chain(rules: Iterable[Meaning]) -> list[Meaning]:
-    """In an order in which tables can be compared: each chain's rules stay in theirs."""
+    """The rules sorted by chain for comparison; each chain's rules keep their order."""
     return sorted(rules, key=lambda rule: rule[0])
 
 
@@ -57,13 +57,13 @@ def _dump(name: str, protocol: int) -> list[Message]:
         with Nfnetlink() as kernel:
             return kernel.dump(message(_GETRULE, protocol, attribute_text(1, f"wg-quick-{name}")), what)
     except (OSError, OperationError) as refusal:
-        if refusal.errno == errno.ENOENT:  # it has gone meanwhile
+        if refusal.errno == errno.ENOENT:  # it was removed in the meantime
             return []
         raise nft.explained(refusal, what) from None
 
 
 def _meaning(rule: dict[int, bytes]) -> Meaning:
-    """What a rule does, without its handle and its place."""
+    """A rule's expressions, without its handle and position."""
     expressions = (attributes(each) for _, each in each_attribute(rule.get(_EXPRESSIONS, b"")))
     return text(rule.get(_CHAIN, b"")), tuple(_expression(each) for each in expressions)
 
@@ -81,7 +81,7 @@ def _nested(value: bytes) -> tuple[object, ...]:
 
 
 def _values(rules: Iterable[Meaning], chain: str, length: int) -> Iterator[bytes]:
-    """What the rules of a chain compare with, as far as it has this length."""
+    """The values of this length that the rules of a chain compare with."""
     for place, expressions in rules:
         for name, parts in expressions:
             if place == chain and name == "cmp":
@@ -96,7 +96,7 @@ def _compared(parts: object) -> Iterator[bytes]:
 
 
 def _addresses(rules: list[Meaning]) -> Iterator[bytes]:
-    """The link's own addresses, which the rules of preraw with a verdict protect."""
+    """The link's addresses, from the rules of preraw with a verdict."""
     for chain, expressions in rules:
         if chain == "preraw" and expressions and expressions[-1][0] == "immediate":
             compared = [value for name, parts in expressions if name == "cmp" for value in _compared(parts)]

@@ -1,4 +1,4 @@
-"""Netlink without a library: messages by `struct`, raw sockets, batches whose every answer is read."""
+"""Netlink without a library: messages through `struct`, raw sockets, and batches with all answers read."""
 
 from __future__ import annotations
 

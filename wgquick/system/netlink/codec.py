@@ -19,8 +19,8 @@ NLM_F_DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_APPEND = 0x800
-NLM_F_CAPPED = 0x100  # of an answer: the refused request is quoted without its payload
-NLM_F_ACK_TLVS = 0x200  # of an answer: attributes explain it
+NLM_F_CAPPED = 0x100  # in an answer: the refused request is quoted without its payload
+NLM_F_ACK_TLVS = 0x200  # in an answer: attributes explain it
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
@@ -84,7 +84,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """The attributes from an offset on, by type; of a repeated one the last."""
+    """The attributes from an offset on, by type; the last one of a repeated type."""
     return dict(each_attribute(data, offset))
 
 
@@ -106,7 +106,7 @@ def text(payload: bytes) -> str:
 
 
 def number(payload: bytes) -> int:
-    """A number of whatever size the attribute has."""
+    """A number of the attribute's size."""
     return int.from_bytes(payload, "little" if _LITTLE else "big")
 
 
@@ -122,7 +122,7 @@ def errno_of(answer: Message) -> int:
 
 
 def explanation(answer: Message) -> str:
-    """The kernel's own words for a refusal (NETLINK_EXT_ACK), or an empty string."""
+    """The kernel's message for a refusal (NETLINK_EXT_ACK), or ""."""
     if not answer.flags & NLM_F_ACK_TLVS:
         return ""
     offset = S32.size

@@ -1,4 +1,4 @@
-"""A netlink socket: one request, a dump, or a batch, each with its answers read and attributed."""
+"""A netlink socket for single requests, dumps and batches, which matches answers to requests."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _RECEIVE = 1 << 16  # the kernel fills at most 32 KiB of a dump at once
 _BATCH = 1000  # messages a send; a send is limited by the send buffer, 208 KiB by default
 _BATCH_BYTES = 1 << 16
 _RECEIVE_BUFFER = 4 << 20
-_ANSWER_COST = 2048  # what one queued answer takes of the receive buffer at most, its bookkeeping included
+_ANSWER_COST = 2048  # the maximum space of a queued answer in the receive buffer, with overhead
 _DUMP_TRIES = 10
 
 
 class Refusal(NamedTuple):
-    """What the kernel said to one request: errno, and its own words where it had any."""
+    """The kernel's refusal of a request: errno, and the kernel's message if there is one."""
 
     errno: int
     text: str = ""
@@ -69,7 +69,7 @@ class Connection:
         self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
         self._sequence = 0
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
-            self._try_option(_SOL_NETLINK, option, 1)  # each is newer than the oldest kernel with WireGuard
+            self._try_option(_SOL_NETLINK, option, 1)  # older kernels with WireGuard lack these options
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class Connection:
         return self._sequence
 
     def _answers(self, sequence: int) -> Iterator[Message]:
-        """What arrives from now on for a request; answers to an earlier, abandoned one are passed over."""
+        """The answers to a request; those to an earlier, abandoned request are skipped."""
         while True:
             for answer in messages(self._socket.recv(_RECEIVE)):
                 if answer.sequence >= sequence:
@@ -107,7 +107,7 @@ class Connection:
         return found
 
     def each(self, request: bytes, what: str) -> Iterator[Message]:
-        """The messages of a dump as they come, consistent or not; for a caller that needs only the first."""
+        """The messages of a dump as they arrive, even if inconsistent; for callers that need only the first."""
         sequence = self._next()
         self._socket.send(_flagged(numbered(request, sequence), NLM_F_DUMP))
         for answer in self._answers(sequence):
@@ -117,9 +117,9 @@ class Connection:
             yield answer
 
     def dump(self, request: bytes, what: str) -> list[Message]:
-        """All the messages of a dump, asked for again while changes interrupt it (NLM_F_DUMP_INTR).
+        """All messages of a dump, repeated while changes interrupt it (NLM_F_DUMP_INTR).
 
-        After some tries an interrupted one is taken as it is, as ip(8) does at once.
+        After some tries an interrupted dump is accepted, as ip(8) does at once.
         """
         for _ in range(_DUMP_TRIES):
             found = list(self.each(request, what))
@@ -128,10 +128,11 @@ class Connection:
         return found
 
     def batch(self, items: Sequence[T], encode: Callable[[T, int], bytes]) -> list[tuple[int, Refusal]]:
-        """Send `encode(item, sequence)` for each item, many to a send; the refused ones by index.
+        """Send `encode(item, sequence)` for each item, many per send; returns the refused ones by index.
 
-        Only the last message of a send asks for an acknowledgement: the others answer if they fail. The kernel
-        handles a send before it returns, so with sends that the receive buffer can answer, none is lost.
+        Only the last message of a send requests an acknowledgement; the others are answered only if they fail. The
+        kernel processes a send before the call returns. The size of sends is limited so that the answers fit into
+        the receive buffer.
         """
         limit = self._batch_limit()
         base = self._sequence + 1

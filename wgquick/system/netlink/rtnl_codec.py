@@ -63,7 +63,7 @@ IFADDR = Struct("=BBBBI")  # struct ifaddrmsg: family, prefixlen, flags, scope, 
 RTMSG = Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
 FIB_RULE = Struct("=BBBBBxxBI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, action, flags
 
-# Of a rule's attributes, those that say nothing about which packets it takes.
+# The attributes of a rule that do not select packets.
 _RULE_NEUTRAL = frozenset((FRA_PRIORITY, FRA_TABLE, FRA_PAD, FRA_PROTOCOL))
 _NO_SUPPRESSION = 0xFFFFFFFF
 
@@ -126,8 +126,8 @@ def route_encoder(family: int, table: int, index: int, verb: str = "add") -> Cal
     """`ip route add|append|delete PREFIX dev LINK [table N]` for all prefixes of one family: `encode(prefix,
     sequence)`.
 
-    All but the prefix and the sequence number is laid out once: a hundred thousand cost a tenth of a second. A
-    deletion names the protocol, so that it takes no route that the kernel made for an address.
+    Everything but the prefix and the sequence number is encoded once, so that 100,000 take a tenth of a second. A
+    deletion has the protocol, so that it spares routes that the kernel added for an address.
     """
     size = 4 if family == 4 else 16
     far = attribute_u32(RTA_TABLE, table) if table > 255 else b""
@@ -196,7 +196,7 @@ def rule_add(rule: Rule) -> bytes:
 
 
 def rule_delete(rule: Rule) -> bytes:
-    """`ip rule delete` with every field given: the kernel takes the first rule that the given ones match."""
+    """`ip rule delete` with all fields, as the kernel deletes the first rule that matches the given ones."""
     mask = b"" if rule.fwmark is None else attribute_u32(FRA_FWMASK, 0xFFFFFFFF)
     return _rule(rule, RTM_DELRULE, 0, mask)
 
@@ -216,7 +216,7 @@ def decode_link(answer: Message) -> Link:
 
 
 def takes_ipv6(answer: Message) -> bool:
-    """Whether the link of an RTM_NEWLINK is one of IPv6's, and IPv6 not disabled on it (inet6_fill_link_af)."""
+    """Whether the link of an RTM_NEWLINK has IPv6 and it is not disabled (inet6_fill_link_af)."""
     families = attributes(attributes(answer.body, IFINFO.size).get(IFLA_AF_SPEC, b""))
     settings = attributes(families.get(AF_INET6, b"")).get(IFLA_INET6_CONF, b"")
     at = DEVCONF_DISABLE_IPV6 * U32.size
@@ -257,7 +257,7 @@ _MEDIUM = b"\0"
 
 
 def decode_link_route(answer: Message) -> tuple[int, LinkRoute | None]:
-    """An RTM_NEWROUTE with all it says: its output link's index and the route; None for a cached one."""
+    """An RTM_NEWROUTE with all attributes: its output link's index and the route; None for a cached one."""
     family, length, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(answer.body)
     found = attributes(answer.body, RTMSG.size)
     output = number(found.get(RTA_OIF, b""))
@@ -281,7 +281,7 @@ def decode_link_route(answer: Message) -> tuple[int, LinkRoute | None]:
 
 
 def decode_link_address(answer: Message) -> tuple[int, LinkAddress]:
-    """An RTM_NEWADDR with all it says: the link's index and the address."""
+    """An RTM_NEWADDR with all attributes: the link's index and the address."""
     _, length, flags, scope, index = IFADDR.unpack_from(answer.body)
     found = attributes(answer.body, IFADDR.size)
     local = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
@@ -299,7 +299,7 @@ def decode_address(answer: Message) -> tuple[int, Prefix]:
 
 
 def decode_rule(answer: Message) -> Rule:
-    """An RTM_NEWRULE; `other` unless it is just what wg-quick adds."""
+    """An RTM_NEWRULE; `other` unless it is exactly a rule that wg-quick adds."""
     af, dst, src, tos, table, action, flags = FIB_RULE.unpack_from(answer.body)
     found = attributes(answer.body, FIB_RULE.size)
     values = {kind: number(payload) for kind, payload in found.items() if len(payload) <= 4}
@@ -321,7 +321,7 @@ def _suppression(values: dict[int, int]) -> int | None:
 
 
 def _selectors(found: dict[int, bytes]) -> set[int]:
-    """The attributes that choose packets or routes; a suppression of nothing is none."""
+    """The attributes that select packets or routes; an empty suppression does not count."""
     return {
         kind
         for kind, payload in found.items()
