@@ -1,6 +1,7 @@
-"""Draws what a terminal shows of `wgq status`, for the documentation.
+"""Draws what a terminal shows of `wgq status` and `wgq doctor`, for the documentation.
 
-`python -m tests.pictures` writes docs/status.svg; a unit test fails where its text is not what wgq prints.
+`python -m tests.pictures` writes docs/status.svg and docs/doctor.svg.
+A unit test fails if their text is not what wgq prints.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from rich.style import Style
 from rich.terminal_theme import SVG_EXPORT_THEME
 from rich.text import Text
 
+from wgquick.diagnosis.doctor.cause import Cause
+from wgquick.diagnosis.finding import ERROR, WARNING
+from wgquick.show import doctor
 from wgquick.show import status as show
 from wgquick.status.values import DnsStatus, Drift, Error, InterfaceStatus, PeerStatus, Status
 
-FILE = Path(__file__).parents[1] / "docs" / "status.svg"
+DOCS = Path(__file__).parents[1] / "docs"
 _NOW = 1_795_000_000.0  # in November 2026
 # rich's own form has a font from the network, and a window around it.
 _FORM = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -102,7 +106,34 @@ EXAMPLE = Status(
 )
 
 
-def printed() -> str:
+CAUSES = (
+    Cause(
+        "knock-unknown-key",
+        WARNING,
+        "certain",
+        None,
+        f"198.51.100.7:40112 knocks with the key {'C' * 43}=, which no peer of wg0 has",
+        ("3 initiations since 2 min",),
+        f"write a [Peer] section with PublicKey = {'C' * 43}=, or correct the key of the one that is meant",
+    ),
+    Cause(
+        "rp-filter",
+        ERROR,
+        "certain",
+        f"{'B' * 43}=",
+        "the reverse path filter of eth0 drops what 203.0.113.5 sends",
+        ("net.ipv4.conf.eth0.rp_filter = 1", "the way back to 203.0.113.5 leads through wg0"),
+        "sysctl net.ipv4.conf.all.src_valid_mark=1",
+    ),
+)
+
+
+def printed() -> dict[str, str]:
+    """What each verb prints of its example to a terminal."""
+    return {"status": _status(), "doctor": doctor.text("wg0", CAUSES)}
+
+
+def _status() -> str:
     """What `wgq status` prints of the example to a terminal, in UTC."""
     zone = os.environ.get("TZ")
     try:
@@ -124,11 +155,11 @@ def _painted(style: str, text: str) -> str:
     return Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
 
 
-def drawn() -> str:
-    """The picture."""
+def drawn(verb: str, text: str) -> str:
+    """The picture of a verb and what it prints."""
     console = Console(record=True, width=show.WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
-    console.print(Text.from_ansi(f"$ wgq status\n{printed()}"), end="")
-    return console.export_svg(title="", code_format=_FORM, unique_id="status", theme=SVG_EXPORT_THEME)
+    console.print(Text.from_ansi(f"$ wgq {verb}\n{text}"), end="")
+    return console.export_svg(title="", code_format=_FORM, unique_id=verb, theme=SVG_EXPORT_THEME)
 
 
 def characters(picture: str) -> str:
@@ -138,4 +169,5 @@ def characters(picture: str) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(drawn())
+    for each, shown in printed().items():
+        (DOCS / f"{each}.svg").write_text(drawn(each, shown))

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests import pictures
 
+SHOWN = pictures.printed()
 
-def test_the_picture_of_status_is_what_it_prints() -> None:
+
+@pytest.mark.parametrize("verb", SHOWN)
+def test_a_picture_is_what_the_verb_prints(verb: str) -> None:
     """If this fails: python -m tests.pictures"""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", pictures.printed())
-    assert pictures.characters(pictures.FILE.read_text()) == "$wgqstatus" + "".join(text.split())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", SHOWN[verb])
+    drawn = pictures.characters((pictures.DOCS / f"{verb}.svg").read_text())
+    assert drawn == f"$wgq{verb}" + "".join(text.split())
 
 
-def test_the_picture_needs_nothing_from_the_network() -> None:
-    assert re.findall(r"https?://[^\"]*", pictures.FILE.read_text()) == ["http://www.w3.org/2000/svg"]
+@pytest.mark.parametrize("verb", SHOWN)
+def test_a_picture_needs_nothing_from_the_network(verb: str) -> None:
+    picture = (pictures.DOCS / f"{verb}.svg").read_text()
+    assert re.findall(r"https?://[^\"]*", picture) == ["http://www.w3.org/2000/svg"]
