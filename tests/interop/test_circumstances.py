@@ -37,7 +37,7 @@ def processor_seconds(end: End) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-@pytest.mark.parametrize("limit", [24, 48])
+@pytest.mark.parametrize("limit", [26, 48])
 def test_silent_connections_do_not_stop_a_daemon_with_few_descriptors(limit: int) -> None:
     with machines(f"prlimit --nofile={limit}:{limit} {WGQ}", GO) as (left, right):
         join(left, right)

@@ -45,8 +45,8 @@ def text(*interface: str, allowed: str = "10.9.0.0/24", peer: str = "Endpoint = 
 
 def codes(machine: Namespace, *names: str, path: str = "") -> list[tuple[str, int]]:
     """The codes that are no infos, with their lines."""
-    env = {**os.environ, **({"PATH": path} if path else {})}
-    done = machine.run([*WGQ, "check", "--live", "--json", *(names or ("wg0",))], check=False, env=env)
+    environment = ["env", f"PATH={path}"] if path else []
+    done = machine.run([*environment, *WGQ, "check", "--live", "--json", *(names or ("wg0",))], check=False)
     assert done.stderr == ""
     found = json.loads(done.stdout)["findings"]
     loud = [(each["code"], each["line"]) for each in found if each["severity"] != "info"]
@@ -120,7 +120,7 @@ def test_an_endpoint_without_a_route_is_named(machine: Namespace) -> None:
 
 def test_a_firewall_that_drops_the_port_blocks_the_input(machine: Namespace) -> None:
     chain = "type filter hook input priority 0; policy drop; ct state established accept;"
-    machine.run(["nft", "-f", "-"], input=f"table inet f {{ chain input {{ {chain} }} }}")
+    machine.run(["nft", "-f", "-"], input=f"table inet f {{\nchain input {{ {chain} }}\n}}\n")
     write(machine, text(ADDRESS, "ListenPort = 51820", peer=""))
     assert codes(machine) == [("input-blocked", 4)]
     machine.run(["nft", "insert", "rule", "inet", "f", "input", "udp", "dport", "51820", "accept"])
@@ -225,8 +225,8 @@ def test_firewallds_filter_is_named_for_a_tunnel_of_wg_quick(machine: Namespace)
     machine.run(["ip", "-6", "address", "add", "fd07::2/64", "dev", "up0", "nodad"])
     machine.run(["ip", "-6", "route", "add", "default", "via", "fd07::1"])
     rule = "meta nfproto ipv6 fib saddr . mark . iif oif missing drop"
-    chain = f"chain filter_PREROUTING {{ type filter hook prerouting priority -140; {rule} }}"
-    machine.run(["nft", "-f", "-"], input=f"table inet firewalld {{ {chain} }}")
+    chain = f"chain filter_PREROUTING {{\ntype filter hook prerouting priority -140; policy accept; {rule}\n}}"
+    machine.run(["nft", "-f", "-"], input=f"table inet firewalld {{\n{chain}\n}}\n")
     write(machine, text("Address = fd09::2/64", allowed="::/0", peer="Endpoint = [2001:db8::1]:51820"))
     assert codes(machine) == []
     assert "firewalld-rpfilter" in machine.run([*WGQ, "check", "--live", "wg0"]).stdout

@@ -77,6 +77,7 @@ def begin(found: Location, document: Document) -> Advice | None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the transcript has only what up says
         os.nice(10)
         text = "\n".join(lines(_findings(found, document), found.path))
         os.write(end, text.encode("utf-8", "replace")[:_MOST])

@@ -125,8 +125,7 @@ def up(target: str, given: Given) -> None:
         with signals.raised():
             api.up(settings, chosen, say)
             if waiting is not None:
-                _tell(checks)
-                waiting.finish()
+                waiting.finish(lambda: _tell(checks))
     finally:
         _tell(checks)
 

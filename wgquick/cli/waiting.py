@@ -28,9 +28,10 @@ class Waiting(NamedTuple):
     is_temporary: bool
     handshakes: Callable[[], object]
 
-    def finish(self) -> None:
-        """Wait; NoHandshakeError if there is no handshake in time. A signal ends the wait in the same way."""
+    def finish(self, before: Callable[[], None]) -> None:
+        """Run `before`, then wait; NoHandshakeError if there is no handshake in time. A signal ends both."""
         try:
+            before()
             self.handshakes()
         except (NoHandshakeError, SignalError) as error:
             if isinstance(error, NoHandshakeError):

@@ -23,7 +23,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// The lower bound of the connection limit, used when few descriptors are allowed.
 const MIN_CONNECTIONS: usize = 2;
 /// The file descriptors that the rest of the daemon needs.
-const RESERVED_DESCRIPTORS: usize = 24;
+const RESERVED_DESCRIPTORS: usize = 26;
 /// A process that holds the socket counts as hanging if it does not answer within this time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
