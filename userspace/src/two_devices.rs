@@ -1,6 +1,7 @@
 //! Tests two devices in one process, connected over loopback. A pair of sockets stands in for each TUN device, so that no
 //! privilege is needed.
 
+use std::mem::ManuallyDrop;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ const NO_OFFLOADS: Offloads = Offloads { tcp: false, udp: false };
 struct End {
     device: Arc<Device>,
     /// Never closed, as the threads run until the process ends.
-    host: &'static UnixDatagram,
+    host: ManuallyDrop<UnixDatagram>,
     key: PrivateKey,
     address: Ipv4Addr,
 }
@@ -56,7 +57,7 @@ impl End {
         spawn_control(device.clone());
         let end = Self {
             device,
-            host: Box::leak(Box::new(hosts)),
+            host: ManuallyDrop::new(hosts),
             key: PrivateKey::new([number; 32]),
             address: Ipv4Addr::new(10, 0, 0, number),
         };
