@@ -126,7 +126,12 @@ def datagrams(sender: End, receiver: End, sizes: Iterable[int], *, version: int 
         outgoing.connect(incoming.getsockname()[:2])
         waiting = list(sizes)
         while waiting:
-            _window(outgoing, incoming, [_payload(outgoing, size) for size in waiting[:window]])
+            sent = [_payload(outgoing, size) for size in waiting[:window]]
+            lost = _window(outgoing, incoming, sent)
+            if lost and sender.program != receiver.program:
+                # Once in thousands of runs wireguard-go lost all of a window, beside a busy machine: not twice.
+                lost = _window(outgoing, incoming, [_payload(outgoing, size) for size in waiting[:window]])
+            assert not lost, lost
             waiting = waiting[window:]
 
 
@@ -177,12 +182,14 @@ def _summing_to_zero(outgoing: socket.socket, size: int) -> bytes:
     return struct.pack("!H", _checksum_of(outgoing, bytes(2) + rest)) + rest
 
 
-def _window(outgoing: socket.socket, incoming: socket.socket, sent: list[bytes]) -> None:
+def _window(outgoing: socket.socket, incoming: socket.socket, sent: list[bytes]) -> str:
+    """Send the datagrams; what was lost of them, in words. AssertionError if one arrives changed or out of order."""
     for datagram in sent:
         outgoing.send(datagram)
     for datagram in sent:
         try:
             received = incoming.recv(1 << 16)
         except TimeoutError:
-            raise AssertionError(f"a datagram of {len(datagram)} bytes did not arrive") from None
+            return f"a datagram of {len(datagram)} bytes did not arrive"
         assert received == datagram, f"a datagram of {len(datagram)} bytes arrived as {len(received)} others"
+    return ""
