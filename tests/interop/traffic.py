@@ -183,7 +183,7 @@ def _summing_to_zero(outgoing: socket.socket, size: int) -> bytes:
 
 
 def _window(outgoing: socket.socket, incoming: socket.socket, sent: list[bytes]) -> str:
-    """Send the datagrams; what was lost of them, in words. AssertionError if one arrives changed or out of order."""
+    """Send the datagrams; returns what was lost. AssertionError if one arrives changed or out of order."""
     for datagram in sent:
         outgoing.send(datagram)
     for datagram in sent:
