@@ -168,7 +168,7 @@ class Journal:
         return OperationError(what, errno=error.errno or 0, remedy="Without it nothing could be undone safely.")
 
     def read(self) -> Record | None:
-        """The record, or None where there is no journal."""
+        """The record, or None if there is no journal."""
         try:
             with open(self._open(os.O_RDONLY, self._file), encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()

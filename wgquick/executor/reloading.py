@@ -314,7 +314,7 @@ def _with_standing(settings: Settings, record: Record | None) -> Settings:
 
 
 def _read(raw: dict[str, Any] | None) -> Applied | None:
-    """What was applied; None where the journal does not say so, or in words of a later version."""
+    """The applied state; None if the journal does not have it or a later version wrote it."""
     if raw is not None:
         with suppress(ValueError, KeyError, TypeError):
             return applied.from_record(raw)

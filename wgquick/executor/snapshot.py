@@ -129,7 +129,7 @@ def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, Socke
 
 
 def path_mtus(targets: Iterable[str], name: str, fwmark: int, host: Host) -> MtuFacts | None:
-    """The MTUs of the paths, as the tunnel's own packets take them; None where these lead into the tunnel."""
+    """The MTUs of the paths that the encrypted packets take; None if a path leads into the tunnel."""
     paths = [path for path in (host.rtnl.path(target, fwmark) for target in targets) if path]
     outside = [path for path in paths if path.link != name]
     if paths and not outside:

@@ -101,14 +101,6 @@ def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:
             continue
         for address in host.rtnl.addresses(link.name):
             network = Prefix(mask(address.address, address.length), address.length)
-            if any(_is_within(network, private) for private in _PRIVATE):
+            if any(plan.lies_in(network, private) for private in _PRIVATE):
                 found[network] = None
     return tuple(found)
-
-
-def _is_within(network: Prefix, other: Prefix) -> bool:
-    return (
-        network.family == other.family
-        and network.length >= other.length
-        and (mask(network.address, other.length) == other.address)
-    )

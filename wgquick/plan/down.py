@@ -110,7 +110,7 @@ def _partner(table_rule: Rule, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def _below(rule: Rule, other: Rule) -> bool:
-    """Whether a rule's preference is below another's. Below preference 0 the kernel uses 0 again."""
+    """Whether the first rule has a lower preference than the second. The kernel does not go below 0."""
     one, two = rule.priority or 0, other.priority or 0
     return one < two or (one == two == 0 and rule != other)
 

@@ -115,7 +115,7 @@ def _addresses(applied: Applied, now: Current) -> Iterator[Lost]:
 
 
 def _dns(promised: tuple[Undo, ...], applied: Applied, now: Current) -> Iterator[Lost]:
-    """A link's servers are another's where none of ours is among them."""
+    """Another program set a link's servers if none of the tunnel's servers is among them."""
     dns = applied.dns
     if dns.mode == "off" or not dns.servers or not any(isinstance(undo, UnsetDns) for undo in promised):
         return

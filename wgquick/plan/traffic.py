@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Guard, Prefix, pack_address
@@ -111,12 +112,15 @@ def without_nested(networks: Iterable[Prefix]) -> tuple[Prefix, ...]:
     ordered = sorted(dict.fromkeys(networks), key=lambda network: network.length)
     largest: list[Prefix] = []
     for network in ordered:
-        if not any(_lies_in(network, other) for other in largest):
+        if not any(lies_in(network, other) for other in largest):
             largest.append(network)
     return tuple(largest)
 
 
-def _lies_in(network: Prefix, other: Prefix) -> bool:
-    shift = len(network.address) * 8 - other.length
-    one, two = (int.from_bytes(each.address, "big") >> shift for each in (network, other))
-    return network.family == other.family and one == two
+def lies_in(network: Prefix, other: Prefix) -> bool:
+    """Whether a network lies in another, or is that network."""
+    return (
+        network.family == other.family
+        and network.length >= other.length
+        and mask(network.address, other.length) == other.address
+    )

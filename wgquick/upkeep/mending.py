@@ -61,7 +61,7 @@ class Mended(NamedTuple):
 
 
 def promise(name: str, host: Host) -> Promise | None:
-    """The journal's promise; None where up has not finished, down has begun, or the journal is of another link."""
+    """The journal's promise; None if up has not finished, down has begun, or the link is another one."""
     record = Journal(host.journal_directory, name).read()
     if record is None or not record.complete:
         return None
@@ -78,7 +78,7 @@ def promise(name: str, host: Host) -> Promise | None:
 def missing(given: Promise, host: Host) -> tuple[Lost, ...]:
     """What the interface has lost."""
     now = snapshot.current(given.name, host, Options(), given.record)
-    if now.link is None or now.link.ifindex != given.ifindex:  # gone, or another's of the same name
+    if now.link is None or now.link.ifindex != given.ifindex:  # the link is gone, or a new link has its name
         return ()
     return lost(given.record.undos, given.applied, now, _extras(given.record.undos, given.name, host))
 
@@ -111,7 +111,7 @@ def _single(text: str) -> Prefix:
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
-    """Put back what is missing of these kinds, less what is spared; None where another run has the lock."""
+    """Restore what is missing of these kinds, except what is spared; None if another run holds the lock."""
     with host.interface_lock_if_free(name) as is_held:
         if not is_held:
             return None
@@ -157,7 +157,7 @@ _LEAST = 1280
 
 
 def fitting_mtu(given: Promise, device: Device, host: Host) -> int | None:
-    """What the MTU is to be by the endpoints' paths now; None where it is not automatic, or nothing is known."""
+    """The MTU that the paths to the endpoints allow; None if it is not automatic or no path is known."""
     if given.applied is None or not given.applied.has_automatic_mtu or not given.applied.mtu:
         return None
     wanted = {key for key, peer in given.applied.peers.items() if peer.endpoint}

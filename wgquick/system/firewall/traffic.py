@@ -53,7 +53,7 @@ def keeps_inbound(name: str) -> bool:
 
 
 def _stands(table: str) -> bool:
-    program = programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
+    program = _program()
     if program is None:
         return False
     return programs.output([program, "list", "table", "inet", table], _environment(), b"")[0] == 0
@@ -153,8 +153,13 @@ def _removed(table: str) -> str:
     return f"table inet {table}\ndelete table inet {table}\n"
 
 
+def _program() -> str | None:
+    """nft on PATH, or where it usually is."""
+    return programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
+
+
 def _run(script: str) -> None:
-    program = programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
+    program = _program()
     if program is None:
         raise OperationError("there is no nft program", remedy=_REMEDY)
     status, _, errors = programs.output([program, "-f", "-"], _environment(), script.encode())
