@@ -366,10 +366,10 @@ def _look(source: Source) -> Live:
     """The state of this host that concerns a file."""
     from wgquick.diagnosis.live import gather
     from wgquick.status.drift import differences
-    from wgquick.system import senses
+    from wgquick.system import inspection
 
     host, name = _host(_say_nothing), source.interface
-    seen = gather(source, host, senses)
+    seen = gather(source, host, inspection)
     if seen.device is None:
         return seen
     addresses = host.rtnl.addresses(name)
@@ -393,7 +393,7 @@ def doctor(
     """
     from wgquick.config.location import file_here, interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
-    from wgquick.system import senses
+    from wgquick.system import inspection
 
     say = _line_by_line(transcript)
     host = _host(say)
@@ -406,7 +406,7 @@ def doctor(
         names = {each: each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None}
     if not names:
         raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
-    return {name: examine(name, given, host, senses, asked, say) for name, given in names.items()}
+    return {name: examine(name, given, host, inspection, asked, say) for name, given in names.items()}
 
 
 def rehearse(

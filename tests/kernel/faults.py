@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WARM = (
     "cryptography.hazmat.primitives.ciphers.aead",
     "wgquick.diagnosis.doctor.examination",
-    "wgquick.system.senses",
+    "wgquick.system.inspection",
 )
 for module in WARM:
     import_module(module)  # once here, or else in the fork of every case

@@ -9,7 +9,7 @@ import pytest
 
 from tests.namespaces import Namespace, namespace
 from wgquick.errors import OperationError
-from wgquick.sensed import PathMtu
+from wgquick.observations import PathMtu
 from wgquick.system.path_mtu import path_mtu
 
 if TYPE_CHECKING:

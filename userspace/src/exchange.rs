@@ -175,7 +175,7 @@ pub fn receive_handshake(device: &Device, incoming: &Incoming, under_load: bool)
     let proof = lock(&identity.checker).check(bytes, incoming.from.address, now);
     match proof {
         Proof::Invalid => return device.events.note(Event::Mac1Invalid, from),
-        // Under load, `crowd` has already answered senders without a cookie.
+        // Under load, `cookie_replies` has already answered senders without a cookie.
         Proof::Mac1 if under_load => return,
         Proof::Cookie if under_load && !allows_source(device, incoming, now) => {
             return device.events.note(Event::RateLimited, from);

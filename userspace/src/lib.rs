@@ -6,7 +6,7 @@ pub mod allowed_ips;
 pub(crate) mod capabilities;
 pub(crate) mod checksum;
 pub(crate) mod control;
-pub(crate) mod crowd;
+pub(crate) mod cookie_replies;
 pub mod device;
 pub mod diagnostics;
 pub mod exchange;

@@ -11,7 +11,7 @@ use crate::interruption::Interruption;
 use crate::log;
 use crate::peer::Peer;
 use crate::tun::Link;
-use crate::tun::elsewhere::LinkState;
+use crate::tun::namespace::LinkState;
 
 /// Follows the link: binds the sockets when it goes up; closes them and wipes all keys when it goes down.
 pub(crate) fn sync_link(device: &Device) {

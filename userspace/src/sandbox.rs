@@ -2,7 +2,7 @@
 
 pub mod files;
 pub mod filter;
-pub mod pinned;
+pub mod sealed_path;
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::capabilities::CAP_NET_ADMIN;
 use crate::locks::lock;
 use crate::log;
 use crate::sys::check;
-use pinned::PinnedPath;
+use sealed_path::SealedPath;
 
 fn prctl(option: i32, argument: libc::c_ulong, second: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take numbers, no pointers.
@@ -130,7 +130,7 @@ struct InForce {
 static IN_FORCE: Mutex<InForce> = Mutex::new(InForce { landlock: None, filter: false });
 
 /// Confines all threads to the system calls that they need, and to one path if there is one.
-pub fn confine(path: Option<&PinnedPath>) {
+pub fn confine(path: Option<&SealedPath>) {
     match filter::apply(path) {
         Ok(()) => lock(&IN_FORCE).filter = true,
         Err(e) => log::error(format_args!("running without a system call filter: {e}")),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::crowd::Crowd;
+use crate::cookie_replies::CookieReplies;
 use crate::device::{Device, Task};
 use crate::diagnostics::{About, Event};
 use crate::exchange;
@@ -26,12 +26,12 @@ pub(crate) struct Work {
     device: Arc<Device>,
     /// The device is under load until this time.
     until: u64,
-    crowd: Crowd,
+    cookie_replies: CookieReplies,
 }
 
 impl Work {
     pub(crate) fn new(device: Arc<Device>) -> Self {
-        Self { device, until: 0, crowd: Crowd::default() }
+        Self { device, until: 0, cookie_replies: CookieReplies::default() }
     }
 
     /// Does the work that is due. Returns false once the link is gone.
@@ -59,7 +59,7 @@ impl Work {
         }
         let loaded = now < self.until;
         if loaded {
-            self.crowd.turn_away(&self.device, &mut messages, now);
+            self.cookie_replies.require_cookies(&self.device, &mut messages, now);
         }
         for message in &messages {
             exchange::receive_handshake(&self.device, message, loaded);

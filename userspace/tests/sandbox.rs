@@ -23,7 +23,7 @@ use libc::{EACCES, EPERM, c_int, c_long, c_void};
 use wgq_userspace::diagnostics::Icmp;
 use wgq_userspace::sandbox::{
     self, files, filter,
-    pinned::{PinnedPath, SYS_MSEAL},
+    sealed_path::{SYS_MSEAL, SealedPath},
 };
 use wgq_userspace::sys::{self, Waker, check, owned};
 use wgq_userspace::udp::{self, Endpoint, Sockets, send};
@@ -41,7 +41,7 @@ enum Inside {
 struct Place {
     /// In place of /run/wireguard.
     directory: PathBuf,
-    socket: PinnedPath,
+    socket: SealedPath,
     /// A file of root in another directory.
     file: PathBuf,
     /// A process of root that receives signals.
@@ -388,7 +388,7 @@ impl Stage {
         let page =
             unsafe { libc::mmap(null_mut(), 2 * PAGE, DATA, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
         Ok(Place {
-            socket: PinnedPath::new(&socket)?,
+            socket: SealedPath::new(&socket)?,
             directory,
             file,
             victim,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from wgquick import itself
+from wgquick import reexec
 from wgquick.errors import WgqError
 from wgquick.options import PASSED_TO_ROOT
 
@@ -22,7 +22,7 @@ def acquire() -> None:
         raise WgqError("this needs the capability CAP_NET_ADMIN, which root does not have here", remedy=_REMEDY)
     kept = ",".join(name for name in PASSED_TO_ROOT if name in os.environ)
     preserve = [f"--preserve-env={kept}"] if kept else []
-    command = ["sudo", "-p", _PROMPT, *preserve, "--", *itself.command(sys.argv)]
+    command = ["sudo", "-p", _PROMPT, *preserve, "--", *reexec.command(sys.argv)]
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.managers import Manager
     from wgquick.diagnosis.source import Place, Section, Source
     from wgquick.net import Endpoint, SocketAddress
+    from wgquick.observations import Foreign, LinkState, Rulesets, Way
     from wgquick.ports import Host
-    from wgquick.sensed import Foreign, LinkState, Rulesets, Way
 
     Rule = Callable[[Source, "Live"], Iterator[Finding]]
 

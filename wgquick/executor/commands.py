@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wgquick.errors import HookError, OperationError, SignalError, WgqError
-from wgquick.executor import bygone, mark, observe, traffic, udp_port
+from wgquick.executor import leftovers, observe, src_valid_mark, traffic, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
@@ -48,7 +48,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say, found: Endpo
     journal = Journal(host.journal_directory, name)
     earlier = traffic.standing(journal.read())
     _recover(name, journal, host, options, say, keeps_guard=settings.extras.kill_switch)
-    bygone.clean(host, say)
+    leftovers.clean(host, say)
     if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
     run = Execution(host, options, say, journal, settings.path, settings)
@@ -98,7 +98,7 @@ def _bring_up(
     mode = host.dns.detect(options.dns) if settings.dns else "off"
     run.apply(plan_up.set_dns(settings, mode, observe.allowed_ips(device)))
     with host.lock():
-        mark.forget(host)
+        src_valid_mark.forget(host)
         routes = observe.routes(settings, device, host, options, ipv6=ipv6)
         run.apply(plan_up.add_routes(settings, routes, strict=strict))
     if plan_traffic.is_wanted(settings):
@@ -188,7 +188,7 @@ def _down(
 ) -> None:
     journal = Journal(host.journal_directory, name)
     record = journal.read()
-    if name in bygone.clean(host, say) and record is None and host.rtnl.link(name) is None:
+    if name in leftovers.clean(host, say) and record is None and host.rtnl.link(name) is None:
         return
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
@@ -294,7 +294,7 @@ def _without_journal(
     after = plan_up.hooks(settings, "PostDown") if settings else ()
     stale = _leftovers(record, host, options) if record else ()
     found = plan_down.from_facts(settings, name, facts)
-    undos = plan_down.in_down_order((*found, *stale, *mark.kept(host), *guards))
+    undos = plan_down.in_down_order((*found, *stale, *src_valid_mark.kept(host), *guards))
     return Departure(before, after, True, undos)
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from os import strerror
 
 from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
-from wgquick.executor import mark, observe, traffic, udp_port
+from wgquick.executor import observe, src_valid_mark, traffic, udp_port
 from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.plan import down as plan_down
 from wgquick.plan.steps import (
@@ -202,7 +202,7 @@ class Execution:
 
     def release(self, undo: ReleaseSysctl) -> None:
         """Restore a kernel parameter unless another tunnel needs its value."""
-        mark.release(self.host, undo, self._journal.name)
+        src_valid_mark.release(self.host, undo, self._journal.name)
 
     def take_back_live(self, undo: Undo) -> None:
         """Apply an undo while the link stays up and remove it from the journal. The state may be gone already."""

@@ -7,7 +7,7 @@ from wgquick.config.grammar import GrammarError
 from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
 from wgquick.errors import ConfigError, OperationError, WgqError
-from wgquick.executor import mark, udp_port
+from wgquick.executor import src_valid_mark, udp_port
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
@@ -127,7 +127,7 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
         src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
-        mark_earlier=mark.earlier(host, settings.name),
+        mark_earlier=src_valid_mark.earlier(host, settings.name),
         mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
         firewall=host.firewall.choose(options.firewall),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config.grammar import mask
 from wgquick.errors import OperationError
-from wgquick.executor import mark, observe
+from wgquick.executor import observe, src_valid_mark
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.plan.current import Current, LinkDns
@@ -93,7 +93,7 @@ def facts(
         path_mtus(targets, now.name, device_fwmark, host) if is_mtu_wanted else MtuFacts(),
         "off" if options.dns == "off" else dns_mode,
         _firewall(now, host, options),
-        mark.earlier(host, settings.name),
+        src_valid_mark.earlier(host, settings.name),
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
     )
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from errno import EMSGSIZE
 
 from wgquick.errors import OperationError
-from wgquick.sensed import PathMtu
+from wgquick.observations import PathMtu
 
 _SIZES = {
     4: (576, 1000, 1200, 1280, 1340, 1360, 1380, 1400, 1420, 1440, 1460, 1472, 1480, 1492, 1500),

@@ -7,8 +7,8 @@ use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule};
 
-use super::pinned::PinnedPath;
-use crate::tun::elsewhere::{TUNGETDEVNETNS, TUNGETIFF};
+use super::sealed_path::SealedPath;
+use crate::tun::namespace::{TUNGETDEVNETNS, TUNGETIFF};
 use crate::udp::OPTIONS;
 
 /// The system calls allowed with any arguments. They affect only open descriptors, this process's memory and its threads.
@@ -134,12 +134,12 @@ fn allow_process(rules: &mut Rules) -> Result<(), BackendError> {
 }
 
 /// Allows reading the status of one path and removing it.
-fn allow_path(rules: &mut Rules, path: &PinnedPath) -> Result<(), BackendError> {
+fn allow_path(rules: &mut Rules, path: &SealedPath) -> Result<(), BackendError> {
     allow(rules, libc::SYS_newfstatat, &[Address(1, path.address())])?;
     allow(rules, libc::SYS_unlinkat, &[Address(1, path.address()), Is(2, 0)])
 }
 
-fn rules(path: Option<&PinnedPath>) -> Result<Rules, BackendError> {
+fn rules(path: Option<&SealedPath>) -> Result<Rules, BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
     allow_sockets(&mut rules)?;
     allow_memory(&mut rules)?;
@@ -148,16 +148,16 @@ fn rules(path: Option<&PinnedPath>) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-fn program(path: Option<&PinnedPath>) -> Result<BpfProgram, BackendError> {
+fn program(path: Option<&SealedPath>) -> Result<BpfProgram, BackendError> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let refusal = SeccompAction::Errno(libc::EPERM as u32);
     SeccompFilter::new(rules(path)?, refusal, SeccompAction::Allow, architecture)?.try_into()
 }
 
 /// Applies the filter to all threads of this process. Returns the reason if that fails.
-pub fn apply(path: Option<&PinnedPath>) -> Result<(), String> {
+pub fn apply(path: Option<&SealedPath>) -> Result<(), String> {
     let program = program(path).map_err(|e| e.to_string())?;
-    path.into_iter().for_each(PinnedPath::seal);
+    path.into_iter().for_each(SealedPath::seal);
     seccompiler::apply_filter_all_threads(&program).map_err(|e| e.to_string())
 }
 
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_filter_is_within_the_kernels_length_limit() {
-        let path = PinnedPath::new(std::path::Path::new("/run/a.sock")).unwrap();
+        let path = SealedPath::new(std::path::Path::new("/run/a.sock")).unwrap();
         assert!((1..4096).contains(&program(Some(&path)).unwrap().len()));
     }
 }

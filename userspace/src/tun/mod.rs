@@ -1,14 +1,14 @@
 //! The TUN device: opening it, its offloads, and packets with virtio headers.
 
 pub mod coalesce;
-pub(crate) mod elsewhere;
+pub(crate) mod namespace;
 pub mod split;
 
 use std::ffi::CStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use self::elsewhere::{Elsewhere, LinkState, TUNGETDEVNETNS, TUNGETIFF};
+use self::namespace::{LinkQuery, LinkState, TUNGETDEVNETNS, TUNGETIFF};
 use crate::sys::{self, check, check_len, errno, interface_request, owned};
 
 /// The length of the header that precedes each packet (`struct virtio_net_hdr`).
@@ -135,13 +135,13 @@ impl AsRawFd for Tun {
 pub struct Link {
     socket: OwnedFd,
     index: i32,
-    elsewhere: Elsewhere,
+    links: LinkQuery,
 }
 
 impl Link {
     pub fn new(name: &str) -> io::Result<Self> {
         let socket = sys::asking_socket()?;
-        Ok(Self { socket, index: sys::interface_index(name) as i32, elsewhere: Elsewhere::new()? })
+        Ok(Self { socket, index: sys::interface_index(name) as i32, links: LinkQuery::new()? })
     }
 
     /// A request about the link. Fails if the link is not in this namespace.
@@ -195,7 +195,7 @@ impl Link {
     pub(crate) fn state(&self, tun: &Tun) -> io::Result<LinkState> {
         match (self.mtu(), self.is_up()) {
             (Ok(mtu), Ok(is_up)) => Ok(LinkState { mtu, is_up }),
-            _ => self.elsewhere.state(tun),
+            _ => self.links.state(tun),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{apply, counters, parse};
 use crate::device::Device;
 use crate::features;
-use crate::sandbox::pinned::PinnedPath;
+use crate::sandbox::sealed_path::SealedPath;
 use crate::{log, sys};
 
 /// Where `wg` looks for the sockets of userspace implementations.
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The socket in the file system.
 pub(crate) struct Server {
     listener: UnixListener,
-    pub(crate) path: PinnedPath,
+    pub(crate) path: SealedPath,
     inode: u64,
     connections: Vec<Connection>,
     most_connections: usize,
@@ -111,7 +111,7 @@ impl Server {
         let listener = bind(path)?;
         listener.set_nonblocking(true)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        let path = PinnedPath::new(path)?;
+        let path = SealedPath::new(path)?;
         let inode = path.inode()?;
         let spare = sys::descriptor_limit()?.saturating_sub(RESERVED_DESCRIPTORS);
         let most_connections = spare.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);

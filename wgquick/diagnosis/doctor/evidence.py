@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, PublicKey, Rule, SocketAddress
-    from wgquick.sensed import Echo, Foreign, LinkState, PathMtu, Rulesets, Way
+    from wgquick.observations import Echo, Foreign, LinkState, PathMtu, Rulesets, Way
 
 FRESH = 180.0
 """Seconds for which a session may be used (REJECT_AFTER_TIME of the whitepaper)."""

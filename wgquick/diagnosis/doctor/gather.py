@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.senses import Senses
     from wgquick.executor.journal import Record
     from wgquick.net import PublicKey, SecretKey
+    from wgquick.observations import LinkState
     from wgquick.ports import Host
-    from wgquick.sensed import LinkState
 
 LIMIT = 8.5
 """Seconds for all of it, unless more are asked for."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.doctor.evidence import Evidence, Watched
     from wgquick.net import PublicKey
-    from wgquick.sensed import PathMtu
+    from wgquick.observations import PathMtu
 
 _STRICT = "1"
 _MOVES = 2  # of an endpoint in a few seconds

@@ -1,4 +1,4 @@
-"""What doctor asks of a machine beyond the executor's Host; `wgquick.system.senses` has it."""
+"""What doctor asks of a machine beyond the executor's Host; `wgquick.system.inspection` has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from wgquick.datagram import Datagram, IcmpError
-    from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, PathMtu, Rulesets, Way
+    from wgquick.observations import Arrivals, Echo, Foreign, LinkState, PathMtu, Rulesets, Way
 
 
 class Senses(Protocol):

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.targets import Target
     from wgquick.diagnosis.signatures import Sign
     from wgquick.net import PublicKey, SocketAddress
+    from wgquick.observations import Echo, PathMtu
     from wgquick.ports import Host
-    from wgquick.sensed import Echo, PathMtu
 
 _PEERS = 16  # that are probed, of a hub with many
 _FEW = 256  # peers whose endpoints are watched: a hub's answer is long

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from wgquick import itself
+from wgquick import reexec
 from wgquick.errors import OperationError
 from wgquick.rehearsal import DIRECTORY, Probe
 from wgquick.system.lab import network, traffic
@@ -70,7 +70,7 @@ def _run(arguments: list[str], patience: float) -> tuple[int, str]:
     """
     said = os.memfd_create("said")
     child = subprocess.Popen(
-        itself.command([sys.argv[0], *arguments]),
+        reexec.command([sys.argv[0], *arguments]),
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=said,

@@ -53,7 +53,7 @@ impl Turns {
 
 /// The cookie replies of a batch, and the buffers to send them.
 #[derive(Default)]
-pub(crate) struct Crowd {
+pub(crate) struct CookieReplies {
     turns: Turns,
     replies: Vec<(Endpoint, Reply)>,
     bytes: Vec<u8>,
@@ -61,9 +61,9 @@ pub(crate) struct Crowd {
     sender: Sender,
 }
 
-impl Crowd {
+impl CookieReplies {
     /// Keeps the messages with a valid cookie in the batch, and answers the others with cookie replies.
-    pub(crate) fn turn_away(&mut self, device: &Device, messages: &mut Vec<Incoming>, now: u64) {
+    pub(crate) fn require_cookies(&mut self, device: &Device, messages: &mut Vec<Incoming>, now: u64) {
         let Some(identity) = device.state().identity.clone() else {
             device.events.note_many(Event::NoPrivateKey, messages.len(), About::Nothing);
             return messages.clear();

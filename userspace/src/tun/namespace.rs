@@ -29,9 +29,9 @@ pub(crate) struct LinkState {
 }
 
 /// Queries links in other namespaces.
-pub(crate) struct Elsewhere(Rtnetlink);
+pub(crate) struct LinkQuery(Rtnetlink);
 
-impl Elsewhere {
+impl LinkQuery {
     pub(crate) fn new() -> io::Result<Self> {
         Rtnetlink::new().map(Self)
     }
@@ -68,6 +68,6 @@ mod tests {
     #[test]
     fn a_namespace_gets_an_id() {
         let ours = std::fs::File::open("/proc/self/ns/net").unwrap();
-        assert!(Elsewhere::new().unwrap().identifier(&ours.into()).is_ok());
+        assert!(LinkQuery::new().unwrap().identifier(&ours.into()).is_ok());
     }
 }

@@ -15,12 +15,12 @@ use crate::sys::check;
 pub const SYS_MSEAL: libc::c_long = 462;
 
 /// A path in read-only memory that is never unmapped.
-pub struct PinnedPath {
+pub struct SealedPath {
     text: &'static libc::c_char,
     len: usize,
 }
 
-impl PinnedPath {
+impl SealedPath {
     /// Copies a path into a page of its own.
     pub fn new(path: &Path) -> io::Result<Self> {
         let text = CString::new(path.as_os_str().as_bytes())?;
@@ -79,12 +79,12 @@ mod tests {
 
     #[test]
     fn the_file_at_the_path_is_found_and_removed() {
-        let path = std::env::temp_dir().join(format!("wgq-pinned-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("wgq-sealed-{}", std::process::id()));
         std::fs::write(&path, "").unwrap();
-        let pinned = PinnedPath::new(&path).unwrap();
-        assert!(pinned.inode().is_ok());
-        pinned.unlink().unwrap();
+        let sealed = SealedPath::new(&path).unwrap();
+        assert!(sealed.inode().is_ok());
+        sealed.unlink().unwrap();
         assert!(!path.exists());
-        assert_eq!(pinned.inode().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(sealed.inode().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,4 +1,4 @@
-"""What a machine shows of a live tunnel, as plain values: `wgquick.system.senses` reads, doctor judges them."""
+"""What a machine shows of a live tunnel, as plain values: `wgquick.system.inspection` reads, doctor judges them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from wgquick.lean import suppress
 from wgquick.net import family_of, pack_address
-from wgquick.sensed import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
+from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find
