@@ -67,11 +67,16 @@ class Arrivals(NamedTuple):
 
 
 class Rulesets(NamedTuple):
-    """The host's firewalls as their own programs print them: JSON of nft(8), text of iptables-legacy-save(8)."""
+    """The host's firewalls as their own programs print them: JSON of nft(8), text of iptables-save(8).
+
+    `legacy` is the variant of iptables beside nftables, `compat` the one inside it, if it uses extensions.
+    """
 
     nft: str = ""
     legacy4: str = ""
     legacy6: str = ""
+    compat4: str = ""
+    compat6: str = ""
 
 
 class PathMtu(NamedTuple):

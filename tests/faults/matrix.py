@@ -7,21 +7,27 @@ fault by scripts, and runs doctor. `@NAME@` stands for a key. Where the fault ke
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.faults.world import BACKENDS, CLIENT, SERVER
+from tests.interop.pairs import KERNEL
 from wgquick.options import Options
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 OURS, GO = BACKENDS
-BOTH = BACKENDS
+NO_DAEMON = "there is no daemon to be killed"
+NO_COUNTERS = "nobody counts packets with a source that AllowedIPs lack"
 
 
 class Case(NamedTuple):
     """One set-up and what happens to it. Scripts are bash, run with -e.
 
     `before` runs at each place before the tunnel comes up, `after` when it has worked. `at` is where doctor runs.
-    `backends` are those that it can be tried on. `wants` is the address to be reached before the fault, "" if
-    nothing can be.
+    `absent` says of a backend why it cannot be tried on it. `wants` is the address to be reached before the fault,
+    "" if nothing can be.
     """
 
     name: str
@@ -42,8 +48,10 @@ class Case(NamedTuple):
     """What is pinged from here all the time."""
     twin: bool = False
     """The router is a second client with the same key, and pings too."""
+    says: str = ""
+    """What doctor's text has among other things: the rule that drops packets, for example."""
     at: str = "here"
-    backends: tuple[str, ...] = BOTH
+    absent: Mapping[str, str] = MappingProxyType({})
     options: Options = Options(backend="userspace")
     doctor: tuple[tuple[str, str], ...] = ()
 
@@ -97,12 +105,23 @@ SECOND_SERVER = edited(
 NFT_OUT = "nft add table inet guard; nft add chain inet guard out '{ type filter hook output priority 0; }'; "
 NFT_IN = "nft add table inet guard; nft add chain inet guard in '{ type filter hook input priority 0; }'; "
 NFT_FORWARD = "nft add table inet guard; nft add chain inet guard way '{ type filter hook forward priority 0; }'; "
+NFT_RAW = (
+    "nft add table inet guard; nft add chain inet guard raw '{ type filter hook prerouting priority -300; }'; "
+)
+NFT_LAST = (
+    "nft add table inet guard; nft add chain inet guard last '{ type filter hook postrouting priority 0; }'; "
+)
+NFT_LINK = (
+    "nft add table netdev guard; "
+    "nft add chain netdev guard link '{ type filter hook ingress device eth0 priority 0; }'; "
+)
+FORWARDS = "echo 1 >/proc/sys/net/ipv4/ip_forward; "
 
 HERE = (
     Case("never brought up", "not-up", starts=False),
     Case("the link was deleted", "not-up", after_here="ip link delete wg0"),
     Case("the link was set down", "not-up", after_here="ip link set wg0 down"),
-    Case("the daemon was killed", "not-up", kills=True),
+    Case("the daemon was killed", "not-up", kills=True, absent={KERNEL: NO_DAEMON}),
     Case("a program has the port", "port-in-use", here=interface(CLIENT, "ListenPort = 4000"), starts=False,
          before_here=HOLDER),
     Case("the network is the uplink's", "net-in-use", here=routing("10.66.0.0/24, 192.0.2.0/24"),
@@ -186,6 +205,12 @@ OUTSIDE = (
          after_here=NFT_OUT + "nft add rule inet guard out udp dport 51820 drop"),
     Case("iptables drops what goes out", "output-blocked",
          after_here="iptables -A OUTPUT -p udp --dport 51820 -j DROP"),
+    Case("legacy iptables drops what goes out", "output-blocked",
+         says="the rule `-A OUTPUT -p udp -m udp --dport 51820 -j DROP' in chain OUTPUT of table filter "
+         "(iptables-legacy)", after_here="iptables-legacy -A OUTPUT -p udp --dport 51820 -j DROP"),
+    Case("a last chain drops what goes out", "output-blocked",
+         says="by `udp dport 51820 drop' in chain last of table inet guard",
+         after_here=NFT_LAST + "nft add rule inet guard last udp dport 51820 drop"),
     Case("the other end is off", "endpoint-unreachable", after_there="ip link set eth0 down"),
     Case("the router drops what goes there", "no-answer",
          after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop"),
@@ -212,6 +237,15 @@ ANSWERS = (
          after_here=NFT_IN + "nft add rule inet guard in udp sport 51820 drop"),
     Case("iptables drops the answers", "input-blocked",
          after_here="iptables -P INPUT DROP; iptables -A INPUT -i wg0 -j ACCEPT"),
+    Case("legacy iptables drops the answers in its raw table", "input-blocked",
+         says="in chain PREROUTING of table raw (iptables-legacy)",
+         after_here="iptables-legacy -t raw -A PREROUTING -p udp --sport 51820 -j DROP"),
+    Case("the answers are dropped before connection tracking", "input-blocked",
+         says="by `udp sport 51820 drop' in chain raw of table inet guard",
+         after_here=NFT_RAW + "nft add rule inet guard raw udp sport 51820 drop"),
+    Case("the answers are dropped on their link", "input-blocked",
+         says="by `udp sport 51820 drop' in chain link of table netdev guard",
+         after_here=NFT_LINK + "nft add rule netdev guard link udp sport 51820 drop"),
     Case("answers come in on another link", "rp-filter", after_here="sysctl -q net.ipv4.conf.all.rp_filter=1; "
          "ip route replace default via 203.0.113.1 src 192.0.2.2"),
 )  # fmt: skip
@@ -226,6 +260,12 @@ INSIDE = (
     Case("the other end has lost its address", "no-data-back", after_there="ip addr flush dev wg0"),
     Case("the own firewall drops what comes out", "input-blocked",
          after_here=NFT_IN + "nft add rule inet guard in iifname wg0 drop"),
+    Case("legacy iptables drops what comes out", "input-blocked",
+         says="the rule `-A INPUT -i wg0 -j DROP' in chain INPUT of table mangle (iptables-legacy)",
+         after_here="iptables-legacy -t mangle -A INPUT -i wg0 -j DROP"),
+    Case("legacy iptables drops what goes in", "output-blocked",
+         says="the rule `-A OUTPUT -o wg0 -j DROP' in chain OUTPUT of table filter (iptables-legacy)",
+         after_here="iptables-legacy -A OUTPUT -o wg0 -j DROP"),
     Case("the own firewall drops what goes in", "output-blocked",
          after_here=NFT_OUT + "nft add rule inet guard out oifname wg0 drop"),
     Case("rp_filter drops what comes out", "rp-filter", wants="",
@@ -244,12 +284,15 @@ SERVERS = (
     Case("the server's firewall drops by its policy", "input-blocked", at="there",
          after_there=NFT_IN + "nft add rule inet guard in iif lo accept; "
          "nft chain inet guard in '{ policy drop; }'"),
+    Case("legacy iptables drops the server's port", "input-blocked", at="there",
+         says="by the policy of chain INPUT of table filter (iptables-legacy)",
+         after_there="iptables-legacy -P INPUT DROP; iptables-legacy -A INPUT -i lo -j ACCEPT"),
     Case("a stranger knocks", "knock-unknown-key", at="there", wants="", pings="10.66.0.1",
          there=edited(SERVER, ("@here@", "@other@"))),
     Case("a client has an old key of this end", "knock-wrong-key", at="there", wants="", pings="10.66.0.1",
          here=edited(CLIENT, ("@there@", "@third@"))),
     Case("a client sends from an address that it was not given", "source-not-allowed", at="there", wants="",
-         backends=(OURS,),  # who counts them
+         absent={GO: NO_COUNTERS},
          pings="10.66.0.1", there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
     Case("a server whose preshared key is another one", "answer-refused", at="there", wants="", pings="10.66.0.1",
          there=SERVER + "PresharedKey = @psk2@\n"),
@@ -260,7 +303,18 @@ SERVERS = (
          there=interface(SERVER, "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE")),
     Case("the server's firewall does not let it forward", "forward-blocked", at="there", here=FULL,
          there=FULL_SERVER, pings="198.18.0.77", after_there=NFT_FORWARD +
-         "echo 1 >/proc/sys/net/ipv4/ip_forward; nft chain inet guard way '{ policy drop; }'"),
+         FORWARDS + "nft chain inet guard way '{ policy drop; }'"),
+    Case("iptables does not let the server forward", "forward-blocked", at="there", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", says="in chain GUARD of table filter (iptables)",
+         after_there=FORWARDS + "iptables -N GUARD; iptables -A FORWARD -j GUARD; "
+         "iptables -A GUARD -i wg0 -m comment --comment 'no guests' -j REJECT"),
+    Case("legacy iptables does not let the server forward", "forward-blocked", at="there", here=FULL,
+         there=FULL_SERVER, pings="198.18.0.77", says="by the policy of chain FORWARD of table filter "
+         "(iptables-legacy)", after_there=FORWARDS + "iptables-legacy -P FORWARD DROP"),
+    Case("a legacy chain does not let the server forward", "forward-blocked", at="there", here=FULL,
+         there=FULL_SERVER, pings="198.18.0.77", says="in chain GUARD of table filter (iptables-legacy)",
+         after_there=FORWARDS + "iptables-legacy -N GUARD; iptables-legacy -A FORWARD -j GUARD; "
+         "iptables-legacy -A GUARD -i wg0 -j REJECT"),
 )  # fmt: skip
 
 FAULTS = (*HERE, *OUTSIDE, *ANSWERS, *INSIDE, *SERVERS)
@@ -302,6 +356,11 @@ HEALTHY = (
          "nft add rule inet guard in ct state established accept; nft chain inet guard in '{ policy drop; }'"),
     Case("a client behind iptables", after_here="iptables -P INPUT DROP; "
          "iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+    Case("a server behind legacy iptables that lets it be", at="there", here=FULL, pings="198.18.0.77",
+         there=interface(FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1"), before_there=
+         "iptables-legacy -P INPUT DROP; iptables-legacy -A INPUT -p udp -m multiport --dports 5,51820 -j ACCEPT; "
+         "iptables-legacy -A INPUT -i wg+ -j ACCEPT; iptables-legacy -P FORWARD DROP; "
+         "iptables-legacy -A FORWARD ! -i eth0 -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT"),
     Case("a server that forwards", at="there", here=FULL, pings="198.18.0.77",
          there=interface(FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1",
                          "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE",
@@ -320,7 +379,7 @@ ON_BOTH = (
 CASES = [
     (case, backend)
     for case in (*FAULTS, *HEALTHY)
-    for backend in case.backends
-    if backend == OURS or case.name in ON_BOTH
+    for backend in BACKENDS
+    if backend == OURS or case.name in ON_BOTH or backend in case.absent
 ]
 """What is tried in each run, with the backend at both ends; `python -m tests.faults.page` tries all."""

@@ -1,13 +1,16 @@
 """The parts of docs/doctor.md that are made: the codes, and the matrix with its results.
 
-    python -m tests.faults.page            try every case on both userspace backends, and write the page's parts
+    python -m tests.faults.page            try every case on every backend, and write the page's parts
+    python -m tests.faults.page legacy     the same of the cases with that word, on the userspace backends alone
 
 It needs what the tests need, and takes some minutes.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +18,15 @@ from typing import TYPE_CHECKING
 from tests.conftest import pytest_configure
 from tests.faults.conftest import tried
 from tests.faults.matrix import FAULTS, HEALTHY
+from tests.faults.trial import Outcome, judged
 from tests.faults.world import BACKENDS
-from tests.kernel.faults import CHECKS as IN_THE_VM
+from tests.interop.pairs import KERNEL
+from tests.kernel import vm
 from wgquick.diagnosis.doctor.codes import CODES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.faults.conftest import Outcomes
     from tests.faults.matrix import Case
 
@@ -32,27 +39,38 @@ def codes() -> str:
     return "\n".join(["| code | | what is wrong |", "|---|---|---|", *lines])
 
 
-def matrix(outcomes: Outcomes) -> str:
-    """The tables of the faults, with what doctor said first, and of the healthy tunnels."""
+def matrix(outcomes: Outcomes, before: str) -> str:
+    """The tables of the faults, with what doctor said first, and of the healthy tunnels.
+
+    What was not tried now stays as it was before.
+    """
     columns = "| named first | wgq-userspace | wireguard-go | kernel |\n|---|---|---|---|---|"
-    faults = [f"| {case.name} | `{case.code}` | {_results(case, outcomes)} |" for case in FAULTS]
-    healthy = [f"| {case.name} | nothing | {_results(case, outcomes)} |" for case in HEALTHY]
+    known = {name: cells for name, _, *cells in map(_cells, before.splitlines())}
+    faults = [f"| {case.name} | `{case.code}` | {_results(case, outcomes, known)} |" for case in FAULTS]
+    healthy = [f"| {case.name} | nothing | {_results(case, outcomes, known)} |" for case in HEALTHY]
     return "\n".join([f"| fault {columns}", *faults, "", f"| healthy tunnel {columns}", *healthy])
 
 
-def _results(case: Case, outcomes: Outcomes) -> str:
-    cells = [_cell(case, outcomes, backend) for backend in BACKENDS]
-    return " | ".join([*cells, "yes" if case.name in IN_THE_VM else "-"])
+def _cells(row: str) -> list[str]:
+    return [each.strip() for each in row.strip("| ").split(" | ")] if row.startswith("| ") else ["", ""]
 
 
-def _cell(case: Case, outcomes: Outcomes, backend: str) -> str:
+def _results(case: Case, outcomes: Outcomes, known: Mapping[str, list[str]]) -> str:
+    backends = (*BACKENDS, KERNEL)
+    before = known.get(case.name, ["not tried"] * len(backends))
+    return " | ".join(_cell(case, outcomes, *each) for each in zip(backends, before, strict=True))
+
+
+def _cell(case: Case, outcomes: Outcomes, backend: str, before: str) -> str:
+    """The verdict on one outcome; how long it takes on emulated processors tells nothing."""
+    if backend in case.absent:
+        return f"- ({case.absent[backend]})"
     outcome = outcomes.get(f"{case.name}, {backend}")
     if outcome is None:
-        return "-"
-    is_right = outcome.code == case.code if case.code else not outcome.loud
-    return (
-        f"yes, {outcome.seconds:.1f} s" if is_right and not outcome.fault else f"no: `{outcome.code or 'nothing'}`"
-    )
+        return before
+    if judged(case, backend, outcome):
+        return f"no: `{outcome.code or 'nothing'}`"
+    return "yes" if backend == KERNEL else f"yes, {outcome.seconds:.1f} s"
 
 
 def filled(text: str, name: str, part: str) -> str:
@@ -64,14 +82,18 @@ def filled(text: str, name: str, part: str) -> str:
 
 def main() -> None:
     """Try the cases and write the page; an AssertionError if a case could not be made."""
+    words = sys.argv[1:]
     pytest_configure()
-    every = [(case, backend) for case in (*FAULTS, *HEALTHY) for backend in case.backends]
+    text = PAGE.read_text()
+    cases = [case for case in (*FAULTS, *HEALTHY) if not words or any(word in case.name for word in words)]
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = tried(every, Path(folder))
+        outcomes = tried([(case, backend) for case in cases for backend in BACKENDS], Path(folder))
+        if not words:
+            lines = vm.run(Path(folder), "tests.kernel.fault_matrix")
+            outcomes |= {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
     faults = [f"{name}\n{outcome.fault}" for name, outcome in outcomes.items() if outcome.fault]
     assert not faults, "\n".join(faults)
-    text = filled(PAGE.read_text(), "codes", codes())
-    PAGE.write_text(filled(text, "matrix", matrix(outcomes)))
+    PAGE.write_text(filled(filled(text, "codes", codes()), "matrix", matrix(outcomes, text)))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.faults.matrix import NO_COUNTERS, NO_DAEMON
 from tests.faults.world import world
 from wgquick import api
+from wgquick.diagnosis.doctor.codes import CODES
 from wgquick.show import doctor as show
+from wgquick.system import inspection
 
 if TYPE_CHECKING:
     from tests.faults.matrix import Case
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What doctor said first ("" nothing), how many findings are no infos, the seconds it took, and its text."""
+    """What doctor said first ("" nothing), how many findings are no infos, the seconds it took, and its text.
+
+    `fault` is what kept the case from being tried. `absent` is the reason for not trying it, which holds.
+    """
 
     code: str
     severity: str
@@ -28,6 +34,19 @@ class Outcome(NamedTuple):
     seconds: float
     text: str
     fault: str = ""
+    absent: str = ""
+
+
+def judged(case: Case, backend: str, outcome: Outcome) -> str:
+    """What is wrong with an outcome, "" if it is the one that the case wants."""
+    if outcome.fault:
+        return outcome.fault
+    if outcome.absent or backend in case.absent:
+        return "" if outcome.absent == case.absent.get(backend) else "tried, or left out, against its word"
+    if not case.code:
+        return outcome.text if outcome.loud else ""
+    is_right = (outcome.code, outcome.severity) == (case.code, CODES[case.code].severity)
+    return "" if is_right and case.says in outcome.text else outcome.text or "nothing was said"
 
 
 def attempt(case: Case, backend: str) -> Outcome:
@@ -41,9 +60,13 @@ def attempt(case: Case, backend: str) -> Outcome:
 
 def _tried(made: World, case: Case, backend: str) -> Outcome:
     for place in ("here", "there", "between"):
-        made.script(place, getattr(case, f"before_{place}", ""))
+        made.script(place, getattr(case, f"before_{place}"))
     made.write("here", case.here)
     made.write("there", case.there)
+    if reason := case.absent.get(backend):
+        assert not made.up("there", backend=backend)
+        assert made.there.call(_HOLDS[reason]), f"not so: {reason}"
+        return Outcome("", "", 0, 0.0, "", absent=reason)
     if fault := made.up("there", backend=backend):
         raise AssertionError(fault)
     _start(made, case, backend)
@@ -67,6 +90,19 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
         _kill(made.here, backend)
     machine: Namespace = getattr(made, case.at)
     return machine.call(_examined)
+
+
+def _is_without_daemon() -> bool:
+    """The link is the kernel's own."""
+    return any(link.kind == "wireguard" for link in inspection.links() if link.name == "wg0")
+
+
+def _is_without_counters() -> bool:
+    """Neither the daemon nor its link counts what is refused."""
+    return api.diagnostics("wg0") is None and not _is_without_daemon()
+
+
+_HOLDS = {NO_DAEMON: _is_without_daemon, NO_COUNTERS: _is_without_counters}
 
 
 def _kill(machine: Namespace, program: str) -> None:

@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.kernel import device_control, faults, signatures, tunnels, verbs
+from tests.kernel import device_control, signatures, tunnels, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """The tunnels that have to grow old begin; meanwhile two processes, one a processor, try everything else."""
     with tunnels.Grown() as aged_tunnels:
-        checks = (
-            {check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS)}
-            | signatures.CHECKS
-            | faults.CHECKS
-        )
+        checks = {check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS)} | signatures.CHECKS
         half = len(tunnels.CHECKS) // 2
         shares = list(tunnels.CHECKS.items())[:half], [*checks.items(), *list(tunnels.CHECKS.items())[half:]]
         for worker in [_start(share) for share in shares]:

@@ -23,7 +23,7 @@ LIMIT = 1500  # seconds; without KVM a boot takes 20 of them, and all trials som
 # What the trials and the tunnels start again and again.
 PROGRAMS = (
     *("bash", "sh", "cat", "chmod", "cp", "env", "grep", "kill", "ls", "mkdir", "mount", "mv", "nsenter", "printf"),
-    *("readlink", "rm", "sleep", "sort", "stat", "sync", "sysctl", "true", "unshare"),
+    *("readlink", "rm", "sed", "seq", "sleep", "sort", "stat", "sync", "sysctl", "touch", "true", "unshare"),
     *("ip", "ldconfig", "nft", "ping", "setpriv", "wg", "xtables-legacy-multi"),
 )
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config.grammar import mask
 from wgquick.diagnosis import codes, hook_rules, nets
+from wgquick.diagnosis.doctor.fate import fate
 from wgquick.diagnosis.doctor.gather import Names
-from wgquick.diagnosis.doctor.ruleset import Packet, verdict
+from wgquick.diagnosis.doctor.packet import ARRIVING, Packet
 from wgquick.diagnosis.finding import INFO, Finding
 from wgquick.diagnosis.managers import managers
 from wgquick.errors import OperationError
@@ -275,12 +276,12 @@ def _input(source: Source, live: Live) -> Iterator[Finding]:
         return
     links = [link.name for link in live.links if link.name not in ("lo", source.interface) and link.is_up]
     for link in links[:1]:
-        packet = Packet("input", input_link=link, protocol="udp", destination_port=settings.listen_port)
-        found = verdict(live.rulesets.nft, packet)
+        packet = Packet(input_link=link, protocol="udp", destination_port=settings.listen_port)
+        found = fate(live.rulesets, packet, ARRIVING)
         if not (found.is_dropped and found.is_certain):
             return
         what = f"this host's firewall drops UDP to port {settings.listen_port}: {found.where}"
-        remedy = f"let it in, such as `nft insert rule TABLE CHAIN udp dport {settings.listen_port} accept'"
+        remedy = f"let UDP to port {settings.listen_port} in, before that"
         yield _note(source, source.interface_section.at("ListenPort"), "input-blocked", what, remedy)
 
 

@@ -135,10 +135,14 @@ def foreign_routes(name: str) -> list[Foreign]:
 
 def rulesets() -> Rulesets:
     """The firewalls' rules; "" where a program is not there or refuses."""
+    nft = _output("nft", "-j", "list", "ruleset")
+    has_extensions = '"xt"' in nft  # of which the JSON tells the name alone
     return Rulesets(
-        _output("nft", "-j", "list", "ruleset"),
+        nft,
         _output("iptables-legacy-save") if _has_legacy("ip_tables_names") else "",
         _output("ip6tables-legacy-save") if _has_legacy("ip6_tables_names") else "",
+        _output("iptables-nft-save") if has_extensions else "",
+        _output("ip6tables-nft-save") if has_extensions else "",
     )
 
 

@@ -8,8 +8,9 @@ from os import strerror
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.evidence import FRESH
+from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.here import cause, listed
-from wgquick.diagnosis.doctor.ruleset import Packet, verdict
+from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
@@ -50,7 +51,9 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     name = evidence.name
     for echo in watched.echoes:
         if echo.errno == errno.EPERM:
-            message = f"this host's own firewall drops what is sent into {name}"
+            leaving = _echo(echo.address, output_link=name, destination=echo.address, icmp="echo-request")
+            where = by(evidence.rulesets, leaving, LEAVING)
+            message = f"this host's own firewall drops what is sent into {name}{where}"
             fact = f"an echo request to {echo.address} is refused: {strerror(echo.errno)}"
             remedy = f"let it out: look at the output chains of `nft list ruleset' and iptables for {name}"
             yield cause("output-blocked", message, fact, remedy=remedy, peer=key)
@@ -65,15 +68,14 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         remedy = f"give {address} a route through {name}, or: sysctl net.ipv4.conf.{name}.rp_filter=2"
         yield cause("rp-filter", message, fact, remedy=remedy, peer=key)
         return
-    packet = Packet("input", 6 if ":" in address else 4, name, source=address, protocol="icmp", state="established")
-    where = _where(evidence, packet)
-    message = f"this host's own firewall drops what comes out of {name}{where}"
+    packet = _echo(address, input_link=name, source=address, icmp="echo-reply", state="established")
+    message = f"this host's own firewall drops what comes out of {name}{by(evidence.rulesets, packet, ARRIVING)}"
     yield cause("input-blocked", message, fact, remedy=f"let in what comes from {name}", peer=key)
 
 
-def _where(evidence: Evidence, packet: Packet) -> str:
-    found = verdict(evidence.rulesets.nft if evidence.rulesets else "", packet)
-    return f", by {found.where}" if found.is_dropped and found.where else ""
+def _echo(address: str, **more: str) -> Packet:
+    six = ":" in address
+    return Packet(6 if six else 4, protocol="icmpv6" if six else "icmp")._replace(**more)  # type: ignore[arg-type]
 
 
 def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
@@ -190,8 +192,8 @@ def _forwarding(evidence: Evidence) -> Iterator[Cause]:
 def _forward_blocked(evidence: Evidence, family: int, seen: list[tuple[str, str]]) -> Iterator[Cause]:
     source, target = seen[0] if seen else (_some_peer(evidence, family), "")
     out = _out_of(evidence, target, family)
-    packet = Packet("forward", family, evidence.name, out, source, target, protocol="tcp", destination_port=443)
-    found = verdict(evidence.rulesets.nft if evidence.rulesets else "", packet)
+    packet = Packet(family, evidence.name, out, source, target, protocol="tcp", destination_port=443)
+    found = fate(evidence.rulesets, packet, PASSING)
     if not found.is_dropped or not (found.is_certain or seen):
         return
     facts = [f"{one} sends to {other} through this host" for one, other in seen[:2]]

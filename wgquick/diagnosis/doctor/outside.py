@@ -8,9 +8,10 @@ from os import strerror
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
+from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.here import cause, unresolved
 from wgquick.diagnosis.doctor.inside import rp_filter
-from wgquick.diagnosis.doctor.ruleset import Packet, verdict
+from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import pack_address
 
@@ -63,7 +64,6 @@ def _closed_port(
     evidence: Evidence, wanted: Mapping[PublicKey, PeerSettings], *, has_file: bool
 ) -> Iterator[Cause]:
     """This host's firewall keeps out those peers that have to begin."""
-    rules = evidence.rulesets.nft if evidence.rulesets else ""
     callers = [
         (key, peer)
         for key, peer in evidence.live.items()
@@ -71,14 +71,14 @@ def _closed_port(
         and not (key in evidence.watched and evidence.watched[key].answers)
     ]
     port = evidence.device.listen_port if evidence.device else 0
-    if not callers or not port or not rules or not evidence.uplink:
+    if not callers or not port or not evidence.uplink:
         return
-    packet = Packet("input", 4, evidence.uplink, protocol="udp", destination_port=port)
-    found = verdict(rules, packet)
+    packet = Packet(4, evidence.uplink, protocol="udp", destination_port=port)
+    found = fate(evidence.rulesets, packet, ARRIVING)
     if found.is_dropped and found.is_certain:
         message = f"this host's own firewall drops what comes to UDP port {port}, by {found.where}"
         facts = (f"{len(callers)} peer(s) have to begin, as no Endpoint of theirs is known",)
-        remedy = f"let it in: nft add rule ... udp dport {port} accept, before that"
+        remedy = f"let UDP to port {port} in, before that"
         key = callers[0][0] if len(callers) == 1 else None
         yield cause("input-blocked", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
 
@@ -151,7 +151,11 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         remedy = f"take {end.address} out of AllowedIPs, or give it a route outside of the tunnel"
         yield cause("endpoint-in-tunnel", message, *facts, remedy=remedy, peer=key)
     elif outside.sent == errno.EPERM:
-        message = f"this host's own firewall drops what is sent to the endpoint {end}"
+        out = way.link if way else ""
+        port = evidence.device.listen_port if evidence.device else 0
+        packet = Packet(end.family, "", out, "", end.address, "udp", port, end.port, mark=evidence.fwmark)
+        where = by(evidence.rulesets, packet, LEAVING)
+        message = f"this host's own firewall drops what is sent to the endpoint {end}{where}"
         remedy = f"let UDP to {end} out: look at the output chains of `nft list ruleset' and iptables"
         yield cause("output-blocked", message, "sending fails: Operation not permitted", remedy=remedy, peer=key)
     elif outside.sent is not None and outside.sent in _NO_ROUTE:
@@ -190,9 +194,8 @@ def _not_admitted(evidence: Evidence, key: PublicKey, end: SocketAddress, shake:
         facts = (fact, f"the route back to it leads to {back or 'nowhere'}", "rp_filter is 1 (strict)")
         remedy = f"sysctl net.ipv4.conf.{shake.link}.rp_filter=2 (and net.ipv4.conf.all.rp_filter)"
         return cause("rp-filter", message, *facts, remedy=remedy, peer=key)
-    packet = Packet("input", end.family, shake.link, "", end.address, "", "udp", end.port, port, "established")
-    found = verdict(evidence.rulesets.nft if evidence.rulesets else "", packet)
-    where = f", by {found.where}" if found.is_dropped else ""
+    packet = Packet(end.family, shake.link, "", end.address, "", "udp", end.port, port, "established")
+    where = by(evidence.rulesets, packet, ARRIVING)
     message = f"this host's own firewall drops the answers of {end}{where}"
     return cause("input-blocked", message, fact, remedy=f"let UDP to port {port} in", peer=key)
 

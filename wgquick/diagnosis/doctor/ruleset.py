@@ -1,61 +1,44 @@
 """What the host's nftables make of a packet, from the JSON of `nft -j list ruleset` (libnftables-json(5)).
 
 Only what is certain counts: where a rule looks at something that is not known here (a limit, a named set, an
-extension of iptables), what follows it is uncertain.
+extension of iptables), what follows it is uncertain. Rules of iptables with extensions are `xtables`' part.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from wgquick.diagnosis.doctor.packet import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from wgquick.diagnosis.doctor.packet import Packet
 
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 _DEPTH = 16
 _IGNORED = frozenset({"counter", "log", "comment", "notrack", "mangle"})
 
 
-class Packet(NamedTuple):
-    """A packet at a hook. "" and 0: nothing is known of it. `state` as conntrack has it."""
+def verdict(text: str, packet: Packet, hook: str, *, without_compat: bool = False) -> Verdict:
+    """What becomes of a packet at a hook, through all chains there.
 
-    hook: str
-    family: int = 4
-    input_link: str = ""
-    output_link: str = ""
-    source: str = ""
-    destination: str = ""
-    protocol: str = ""
-    source_port: int = 0
-    destination_port: int = 0
-    state: str = "new"
-    mark: int = 0
-
-
-class Verdict(NamedTuple):
-    """Whether a packet is dropped, whether that is certain, and by what, in words."""
-
-    is_dropped: bool = False
-    is_certain: bool = True
-    where: str = ""
-
-
-def verdict(text: str, packet: Packet) -> Verdict:
-    """What becomes of a packet at its hook, through all chains there."""
+    `without_compat` leaves out the tables of iptables that have extensions.
+    """
     try:
         objects = json.loads(text)["nftables"] if text else []
     except (ValueError, KeyError, TypeError):
         return Verdict(is_certain=False)
-    rules = _Rules(objects)
+    rules = _Rules(objects, without_compat=without_compat)
     is_certain = True
-    for chain in rules.at(packet):
+    for chain in rules.at(packet, hook):
         result, known = rules.run(chain, packet, 0)
         is_certain = is_certain and known
         if result[0] == "drop":
             return Verdict(is_dropped=True, is_certain=is_certain, where=result[1])
-    return Verdict(is_certain=is_certain)
+    return Verdict(is_certain=is_certain, suspect=rules.suspect)
 
 
 _Chain = dict[str, Any]
@@ -63,25 +46,39 @@ _Result = tuple[str, str]
 
 
 class _Rules:
-    def __init__(self, objects: list[dict[str, Any]]) -> None:
-        self._chains = [each["chain"] for each in objects if "chain" in each]
+    def __init__(self, objects: list[dict[str, Any]], *, without_compat: bool) -> None:
+        rules = [each["rule"] for each in objects if "rule" in each]
+        compat = {_table(rule) for rule in rules if any("xt" in each for each in rule.get("expr", ()))}
+        left_out = compat if without_compat else set()
+        chains = (each["chain"] for each in objects if "chain" in each)
+        self._chains = [each for each in chains if _table(each) not in left_out]
         self._rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for each in objects:
-            if rule := each.get("rule"):
-                self._rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+        for rule in rules:
+            self._rules.setdefault((*_table(rule), rule["chain"]), []).append(rule)
+        self.suspect = ""
 
-    def at(self, packet: Packet) -> list[_Chain]:
+    def at(self, packet: Packet, hook: str) -> list[_Chain]:
         """The base chains of a hook, in their order."""
-        found = (c for c in self._chains if c.get("hook") == packet.hook and c.get("type") == "filter")
-        return sorted((c for c in found if c["family"] in _FAMILIES[packet.family]), key=lambda c: c.get("prio", 0))
+        families = ("netdev", "inet") if hook == "ingress" else _FAMILIES[packet.family]
+        found = (
+            chain
+            for chain in self._chains
+            if chain.get("hook") == hook
+            and chain.get("type") in ("filter", "route")
+            and chain["family"] in families
+            and _is_for(chain, packet)
+        )
+        return sorted(found, key=lambda chain: chain.get("prio", 0))
 
     def run(self, chain: _Chain, packet: Packet, depth: int) -> tuple[_Result, bool]:
         """The verdict of a chain, "" for none, and whether it is certain."""
         known = True
-        for rule in self._rules.get((chain["family"], chain["table"], chain["name"]), ()):
+        for rule in self._rules.get((*_table(chain), chain["name"]), ()):
             matched, result, sure = self._rule(rule, chain, packet, depth)
             if matched is None or not sure:
                 known = False
+            if matched is None and result[0] == "drop":
+                self.suspect = self.suspect or result[1]
             if matched and result[0]:
                 if result[0] == "return":
                     break
@@ -113,6 +110,16 @@ class _Rules:
             elif kind not in _IGNORED:
                 matched = None
         return matched, ("", ""), matched is not None
+
+
+def _table(each: dict[str, Any]) -> tuple[str, str]:
+    return each["family"], each["table"]
+
+
+def _is_for(chain: _Chain, packet: Packet) -> bool:
+    """Whether a chain sees what comes in on the packet's link: that at ingress names its own."""
+    devices = chain.get("dev")
+    return devices is None or packet.input_link in (devices if isinstance(devices, list) else [devices])
 
 
 def _named(chain: _Chain) -> str:
@@ -168,17 +175,19 @@ def _value(left: Any, packet: Packet) -> str | int | None:
         case {"meta": {"key": "oifname" | "oif"}}:
             return packet.output_link
         case {"meta": {"key": "l4proto"}} | {"payload": {"field": "protocol" | "nexthdr"}}:
-            return packet.protocol or None
+            return "ipv6-icmp" if packet.protocol == "icmpv6" else packet.protocol or None
         case {"meta": {"key": "mark"}}:
             return packet.mark
         case {"meta": {"key": "nfproto"}}:
             return {4: "ipv4", 6: "ipv6"}[packet.family]
         case {"ct": {"key": "state"}}:
-            return packet.state
+            return packet.state or None
         case {"payload": {"protocol": "ip" | "ip6", "field": "saddr"}}:
             return packet.source or None
         case {"payload": {"protocol": "ip" | "ip6", "field": "daddr"}}:
             return packet.destination or None
+        case {"payload": {"protocol": "icmp" | "icmpv6" as protocol, "field": "type"}}:
+            return (packet.icmp or None) if protocol == packet.protocol else "" if packet.protocol else None
         case {"payload": {"protocol": "udp" | "tcp" | "th" as protocol, "field": "dport" | "sport" as field}}:
             if protocol not in ("th", packet.protocol):
                 return "" if packet.protocol else None  # a header that it has not
@@ -200,7 +209,7 @@ def _is_in(value: str | int, right: Any) -> bool | None:
         case str() if right.endswith("*"):
             return str(value).startswith(right[:-1])
         case str() | int():
-            return str(value) == str(right)
+            return str(value) == ("ipv6-icmp" if right == "icmpv6" else str(right))
     return None
 
 

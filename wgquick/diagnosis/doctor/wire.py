@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from wgquick.diagnosis.doctor.evidence import dials
+from wgquick.diagnosis.doctor.fate import by
 from wgquick.diagnosis.doctor.here import cause
+from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import ERROR, WARNING
 from wgquick.lean import TYPE_CHECKING
 
@@ -66,8 +68,14 @@ def _behind(seconds: float) -> str:
 
 def _input(evidence: Evidence, sign: Sign) -> Cause:
     port = evidence.device.listen_port if evidence.device else 0
+    where = ""
+    if sign.address is not None:
+        end = sign.address
+        packet = Packet(end.family, evidence.uplink, "", end.address, "", "udp", end.port, port)
+        where = by(evidence.rulesets, packet, ARRIVING)
     message = (
         f"packets for UDP port {port} arrive from {sign.address}, and this host drops them before {evidence.name}"
+        f"{where}"
     )
     remedy = f"let UDP to port {port} into this host: look at the input chains of `nft list ruleset' and iptables"
     return _cause(sign, "input-blocked", message, remedy)
@@ -99,8 +107,15 @@ def _unreachable(_: Evidence, sign: Sign) -> Cause:
     return _cause(sign, "endpoint-unreachable", message, "correct the Endpoint, or mend the way to it")
 
 
-def _output(_: Evidence, sign: Sign) -> Cause:
-    message = f"this host's own firewall rejects what is sent to {sign.address}"
+def _output(evidence: Evidence, sign: Sign) -> Cause:
+    where = ""
+    if sign.address is not None:
+        end = sign.address
+        port = evidence.device.listen_port if evidence.device else 0
+        out = next((each.way.link for each in evidence.outside.values() if each.way), evidence.uplink)
+        packet = Packet(end.family, "", out, "", end.address, "udp", port, end.port, mark=evidence.fwmark)
+        where = by(evidence.rulesets, packet, LEAVING)
+    message = f"this host's own firewall rejects what is sent to {sign.address}{where}"
     return _cause(sign, "output-blocked", message, "let it out: look at the output chains")
 
 

@@ -1,0 +1,31 @@
+"""The fault matrix over the kernel's own WireGuard: all of it in one boot of a VM."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.matrix import FAULTS, HEALTHY
+from tests.faults.trial import Outcome, judged
+from tests.interop.pairs import KERNEL
+from tests.kernel import vm
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Outcomes
+    from tests.faults.matrix import Case
+
+pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every case
+
+
+@pytest.fixture(scope="module")
+def in_the_vm(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.fault_matrix")
+    return {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in (*FAULTS, *HEALTHY)])
+def test_doctor_judges_the_kernels_wireguard_as_it_does_a_daemon(in_the_vm: Outcomes, case: Case) -> None:
+    outcome = in_the_vm[f"{case.name}, {KERNEL}"]
+    assert judged(case, KERNEL, outcome) == ""
