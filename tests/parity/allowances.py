@@ -263,6 +263,20 @@ def _with_iptables_marks(lines: list[str], name: str, port: str) -> list[str]:
     return lines
 
 
+def rules_are_spared_by_networkd(_case: Case, trial: Trial) -> Trial:
+    """A full tunnel's rules have the protocol `kernel`; those of `ip rule add` have none."""
+    ours = re.compile(r'^(?=.* suppress_prefixlen=0 table="main"$|fwmark=.* not=null )(.*)protocol="unspec"')
+
+    def change(ran: Ran) -> Ran:
+        rules = {
+            section: [ours.sub(r'\1protocol="kernel"', line) for line in ran.after[section]]
+            for section in ("rules4", "rules6")
+        }
+        return replace(ran, after=ran.after | rules)
+
+    return _rans(trial, change)
+
+
 CHANGED_SINCE = (
     link_add_says_dev,
     configuration_is_added,
@@ -280,6 +294,7 @@ BETTER = (
     the_journal_outlives_the_link,
     saving_changes_only_what_changed,
     replies_pass_a_reverse_path_filter,
+    rules_are_spared_by_networkd,
 )
 
 

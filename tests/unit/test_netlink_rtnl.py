@@ -141,7 +141,7 @@ def test_route_encoder_numbers_each_message() -> None:
 def test_rule_add_of_the_table_equals_pyroute2s(family: int, priority: int | None) -> None:
     fields = {"family": 2 if family == 4 else 10, "action": 1, "flags": 2}
     preference = [] if priority is None else [("FRA_PRIORITY", priority)]
-    attributes = [*preference, ("FRA_FWMARK", 51820), ("FRA_TABLE", 51820)]
+    attributes = [*preference, ("FRA_FWMARK", 51820), ("FRA_PROTOCOL", 2), ("FRA_TABLE", 51820)]
     expected = encoded(fibmsg, fields, attributes, 32, REQUEST | EXCL | CREATE)
     assert rtnl_codec.rule_add(Rule(family, 51820, priority, fwmark=51820)) == expected
 
@@ -149,7 +149,7 @@ def test_rule_add_of_the_table_equals_pyroute2s(family: int, priority: int | Non
 @pytest.mark.parametrize("family", [4, 6])
 def test_rule_add_of_the_suppression_equals_pyroute2s(family: int) -> None:
     fields = {"family": 2 if family == 4 else 10, "action": 1, "table": 254}
-    attributes = [("FRA_SUPPRESS_PREFIXLEN", 0)]
+    attributes = [("FRA_SUPPRESS_PREFIXLEN", 0), ("FRA_PROTOCOL", 2)]
     expected = encoded(fibmsg, fields, attributes, 32, REQUEST | EXCL | CREATE)
     assert rtnl_codec.rule_add(Rule(family, 254, suppress_prefixlength=0)) == expected
 

@@ -47,7 +47,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
 RTA_CACHEINFO, RTA_TABLE, RTA_MARK, RTA_PREF = 12, 15, 16, 20
 RTAX_LOCK, RTAX_MTU = 1, 2
-RTPROT_BOOT = 3
+RTPROT_KERNEL, RTPROT_BOOT = 2, 3
 RTN_UNICAST = 1
 RTN_THROW = 9
 RTM_F_CLONED, RTM_F_LOOKUP_TABLE = 0x200, 0x1000
@@ -177,7 +177,7 @@ def route_get(address: bytes, mark: int = 0) -> bytes:
     return message(RTM_GETROUTE, 0, head + attribute(RTA_DST, address) + marked)
 
 
-def _rule(rule: Rule, kind: int, flags: int, mask: bytes = b"") -> bytes:
+def _rule(rule: Rule, kind: int, flags: int, more: bytes = b"") -> bytes:
     near, far = (0, attribute_u32(FRA_TABLE, rule.table)) if rule.table > 255 else (rule.table, b"")
     invert = 0 if rule.fwmark is None else FIB_RULE_INVERT
     body = FIB_RULE.pack(_af(rule.family), 0, 0, 0, near, FR_ACT_TO_TBL, invert)
@@ -187,12 +187,17 @@ def _rule(rule: Rule, kind: int, flags: int, mask: bytes = b"") -> bytes:
         (FRA_SUPPRESS_PREFIXLEN, rule.suppress_prefixlength),
     ):
         body += b"" if value is None else attribute_u32(attr, value)
-    return message(kind, flags, body + mask + far)
+    return message(kind, flags, body + more + far)
 
 
 def rule_add(rule: Rule) -> bytes:
-    """`ip rule add [priority P] not fwmark N table T`, or `... table main suppress_prefixlength 0`."""
-    return _rule(rule, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL)
+    """`ip rule add [priority P] not fwmark N table T`, or `... table main suppress_prefixlength 0`.
+
+    The protocol is `kernel`: systemd-networkd removes the rules of all others that are not its own
+    (ManageForeignRoutingPolicyRules= in networkd.conf(5)). `ip rule` shows no protocol either way, and a deletion
+    that names none finds such a rule. Kernels before 4.17 ignore the attribute.
+    """
+    return _rule(rule, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, attribute(FRA_PROTOCOL, bytes((RTPROT_KERNEL,))))
 
 
 def rule_delete(rule: Rule) -> bytes:
