@@ -77,6 +77,7 @@ complete -c wgq -n '__fish_seen_subcommand_from metrics' -l textfile -x -d 'Writ
 complete -c wgq -n '__fish_seen_subcommand_from doctor metrics' -l listen -x -d 'doctor: listen SECONDS for handshakes. metrics: serve them over HTTP on a loopback address'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait -d 'Wait for a handshake, 15 seconds by default'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait-for -x -d 'Whose handshake to wait for'
+complete -c wgq -n '__fish_seen_subcommand_from up reload' -l no-wait-for-dns -d 'Do not wait for the names of endpoints: `wgq watch\' sets them'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l or-down -d 'Take the interface down if there is no handshake in time'
 complete -c wgq -n '__fish_seen_subcommand_from wait' -l timeout -x -d 'The maximum time'
 complete -c wgq -n '__fish_seen_subcommand_from wait' -l for -x -d 'Whose handshake to wait for'

@@ -89,6 +89,7 @@ OPTIONS = {
         ),
         Option("wait", "Wait for a handshake, 15 seconds by default.", metavar="SECONDS", alone="15"),
         Option("wait-for", "Whose handshake to wait for.", metavar="any|all|PEER"),
+        Option("no-wait-for-dns", "Do not wait for the names of endpoints: `wgq watch' sets them."),
         Option("or-down", "Take the interface down if there is no handshake in time."),
         Option("timeout", "The maximum time.", metavar="SECONDS"),
         Option("for", "Whose handshake to wait for.", metavar="any|all|PEER"),
@@ -125,6 +126,7 @@ VERBS = {
                 "kill-switch",
                 "exclude",
                 "keep-inbound",
+                "no-wait-for-dns",
                 "wait",
                 "wait-for",
                 "or-down",
@@ -149,6 +151,7 @@ VERBS = {
                 "json",
                 "or-restart",
                 "keep-foreign",
+                "no-wait-for-dns",
                 "wait",
                 "wait-for",
                 "force",
@@ -298,19 +301,29 @@ auto_su does not pass it either.
 """
 
 
+def option_of(field: str) -> Option:
+    """The option of a field of Options."""
+    return OPTIONS[field.replace("_", "-")]
+
+
 class Options(NamedTuple):
-    """The options of up, down, reload and save; `backend`, `firewall` and `dns` take the values above."""
+    """The options of up, down, reload and save; `backend`, `firewall` and `dns` take the values above.
+
+    With `no_wait_for_dns` up and reload look each name up once, and leave a peer without an endpoint if its name
+    has no address yet. With a kill switch up waits all the same, as the kill switch blocks DNS queries.
+    """
 
     backend: str = "auto"
     firewall: str = "auto"
     dns: str = "auto"
     strict: bool = False
     force: bool = False
+    no_wait_for_dns: bool = False
 
     def checked(self) -> Options:
         """Return self; WgqError if a field has an invalid value."""
         for field, value in zip(self._fields, self, strict=True):
-            words = OPTIONS[field].values
+            words = option_of(field).values
             if words and value not in words:
                 raise WgqError(f"`{value}' is not a valid {field}", remedy=f"Choose one of: {', '.join(words)}.")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wgquick.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from wgquick.counters import Diagnostics
@@ -292,11 +292,20 @@ class Host(Protocol):
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, with its retries."""
 
+    def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """The addresses of the endpoints that have one now, asked once, for a few seconds at most."""
+
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
 
-    def addresses(self, endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
-        """All addresses that an endpoint has now, asked once; None if its name is not answered."""
+    def addresses(
+        self, endpoint: Endpoint, mark: int = 0, given: Collection[str] = ()
+    ) -> tuple[SocketAddress, ...] | None:
+        """All addresses that an endpoint has now; None if its name is not answered.
+
+        If the host's resolver fails or takes long, the uplinks' servers are asked by packets with `mark`. `given`
+        are the servers that tunnels have set.
+        """
 
     def manager(self, name: str, ifindex: int) -> str:
         """The program that manages the link: wg-quick, NetworkManager, systemd-networkd; "" if none claims it."""

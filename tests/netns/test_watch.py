@@ -15,6 +15,7 @@ import pytest
 
 import wgquick
 from tests.namespaces import host
+from tests.netns import name_server
 from tests.netns.pair import pair, until
 from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
 from wgquick.upkeep import pace
@@ -301,6 +302,67 @@ def test_an_endpoint_whose_name_has_moved_is_found(tmp_path: Path) -> None:
             assert (found["peer"], found["text"]) == (ends.key_of_two, "far.example:51820 is 192.0.2.2:51820")
             assert watch.await_event("peer-up")["peer"] == ends.key_of_two
             assert len(watch.events("endpoint-resolved")) == 1
+
+
+def test_up_that_does_not_wait_for_dns_leaves_the_endpoint_to_watch(tmp_path: Path) -> None:
+    with pair() as ends:
+        ends.write()
+        wgq(ends.two, "up", "wg0")
+        ends.one.run(["sh", "-c", "echo nameserver 127.0.0.1 >/etc/resolv.conf"])
+        text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
+        write(ends.one, text)
+        said = wgq(ends.one, "up", "wg0", "--no-wait-for-dns").stderr
+        assert "[!] far.example:51820 cannot be resolved yet: the peer of wg0 has no endpoint until" in said
+        assert ends.one.out("wg", "show", "wg0", "endpoints").split() == [ends.key_of_two, "(none)"]
+        said = wgq(ends.one, "reload", "wg0", "--no-wait-for-dns").stderr
+        assert "far.example:51820 cannot be resolved yet" in said
+        with watching(ends.one, tmp_path) as watch:
+            name(ends.one, "192.0.2.2")
+            assert watch.await_event("endpoint-resolved")["text"] == "far.example:51820 is 192.0.2.2:51820"
+            assert watch.await_event("peer-up")["peer"] == ends.key_of_two
+        assert ends.one.out("wg", "show", "wg0", "endpoints").split() == [ends.key_of_two, "192.0.2.2:51820"]
+
+
+def test_a_full_tunnel_without_an_endpoint_asks_the_uplinks_server(tmp_path: Path) -> None:
+    """No question that is not marked leaves the host then: the tunnel has all of them."""
+    with pair() as ends:
+        ends.write()
+        wgq(ends.two, "up", "wg0")
+        ends.two.run(["ip", "address", "add", "198.51.100.53/32", "dev", "eth0"])
+        ends.one.run(["sh", "-c", "echo nameserver 198.51.100.53 >/etc/resolv.conf"])
+        text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
+        text = text.replace("AllowedIPs = 10.7.0.2/32", "AllowedIPs = 0.0.0.0/0")
+        write(ends.one, text.replace("[Peer]", "DNS = 10.7.0.2\n[Peer]"))
+        wgq(ends.one, "up", "wg0", "--no-wait-for-dns", "--dns", "file")
+        name_server.start(ends.two, "198.51.100.53", far_example="192.0.2.2")
+        with watching(ends.one, tmp_path) as watch:
+            assert watch.await_event("endpoint-resolved")["text"] == "far.example:51820 is 192.0.2.2:51820"
+            watch.await_event("peer-up")
+        assert set(name_server.asked(ends.two)) == {"192.0.2.1 far.example"}
+
+
+def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> None:
+    with pair() as ends:
+        ends.write()
+        wgq(ends.two, "up", "wg0")
+        text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
+        write(ends.one, text.replace("[Peer]", "# wgq: kill-switch = on\n[Peer]"))
+        name(ends.one, "192.0.2.77")
+        wgq(ends.one, "up", "wg0")
+        before = ends.one.out("nft", "list", "ruleset")
+        assert "192.0.2.77" in before
+        name(ends.one, "192.0.2.2")
+        with watching(ends.one, tmp_path) as watch:
+            watch.await_event("endpoint-resolved")
+            watch.await_event("peer-up")
+            moved = ends.one.out("nft", "list", "ruleset")
+            assert moved == before.replace("192.0.2.77", "192.0.2.2")
+            ends.one.run(["nft", "flush", "ruleset"])
+            watch.await_event("firewall-restored")
+            assert ends.one.out("nft", "list", "ruleset") == moved
+        said = wgq(ends.one, "down", "wg0").stderr
+        assert said.count("no kill switch of wg0") == 1
+        assert ends.one.out("nft", "list", "ruleset") == ""
 
 
 def name(machine: Namespace, address: str) -> None:

@@ -12,7 +12,7 @@ from wgquick.config import extras, location
 from wgquick.config.reading import read_settings
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
-from wgquick.options import OPTIONS, Options
+from wgquick.options import Options, option_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -81,7 +81,8 @@ def _options(given: Given) -> Options:
     """The given options; missing ones come from their environment variables."""
     chosen: dict[str, Any] = {}
     for field in Options._fields:
-        value = given.get(field) or os.environ.get(OPTIONS[field].variable)
+        option = option_of(field)
+        value = given.get(option.name) or os.environ.get(option.variable)
         if value:
             chosen[field] = value
     return Options(**chosen).checked()

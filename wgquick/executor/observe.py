@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 
-def endpoints(settings: Settings, host: Host) -> EndpointFacts:
+def endpoints(settings: Settings, host: Host, options: Options) -> EndpointFacts:
     """Resolve every endpoint of the configuration, each once."""
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
+    if options.no_wait_for_dns:
+        return EndpointFacts(host.resolved_now(wanted))
     return EndpointFacts({endpoint: host.resolve(endpoint) for endpoint in wanted})
 
 

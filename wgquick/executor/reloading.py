@@ -13,9 +13,10 @@ from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.net import Prefix
-from wgquick.plan import applied, reload
+from wgquick.plan import applied, reload, up
 from wgquick.plan.desired import desired
 from wgquick.plan.difference import Difference, difference, notes
+from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
@@ -146,7 +147,7 @@ class _Reload:
             raise WgqError(f"`{self._name}' is not a WireGuard interface")
         if may_resolve:
             wanted = reload.endpoints(self._settings, now.device, self._known.earlier)
-            self._resolved = {endpoint: self._host.resolve(endpoint) for endpoint in wanted}
+            self._resolved = self._resolve(wanted)
         facts = snapshot.facts(
             self._settings, now, self._host, self._options, resolved=self._resolved, known=self._known
         )
@@ -164,6 +165,15 @@ class _Reload:
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         found = difference(aim, now, self._known, change, facts)
         return _Look(now, aim, found, tuple(note.text for note in notes(change, aim)))
+
+    def _resolve(self, wanted: Sequence[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """The addresses of endpoints; with `no_wait_for_dns` of those that have one now."""
+        if not self._options.no_wait_for_dns:
+            return {endpoint: self._host.resolve(endpoint) for endpoint in wanted}
+        found = self._host.resolved_now(wanted)
+        for note in up.unresolved(self._name, wanted, EndpointFacts(found)):
+            self._say(note.text)
+        return found
 
     def _change(self, look: _Look) -> Outcome:
         undos = self._record.undos if self._record else ()

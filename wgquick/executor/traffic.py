@@ -44,11 +44,9 @@ def endpoints(
     return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
 
 
-def remembered(facts: EndpointFacts) -> str:
+def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
     """The resolved endpoints in the journal's form: HOST:PORT=ADDRESS/PORT/SCOPE, separated by blanks."""
-    return " ".join(
-        f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in facts.resolved.items()
-    )
+    return " ".join(f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in resolved)
 
 
 def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
@@ -60,9 +58,9 @@ def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
 
 
 def standing(record: Record | None) -> RemoveGuard | None:
-    """The kill switch that an earlier run has left in place. Only down removes it."""
+    """The kill switch that an earlier run has left in place, as it was set last. Only down removes it."""
     undos = record.undos if record else ()
-    return next((undo for undo in undos if isinstance(undo, RemoveGuard)), None)
+    return next((undo for undo in reversed(undos) if isinstance(undo, RemoveGuard)), None)
 
 
 def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
@@ -73,7 +71,7 @@ def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
     """Set the kill switch before the link exists, and name the other tunnels that it stops."""
     facts = plan.TrafficFacts(lans=_lans(settings, host))
-    run.apply(plan.guard(settings, found.resolved.values(), remembered(found), facts))
+    run.apply(plan.guard(settings, found.resolved.values(), remembered(found.resolved.items()), facts))
     others = sorted(each for each in host.wireguard.interfaces() if each != settings.name)
     if others:
         run.apply([Note(f"[!] The kill switch of {settings.name} lets nothing of {', '.join(others)} out")])
@@ -88,7 +86,7 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
     port = device.listen_port or udp_port.chosen(device, host)
     facts = plan.TrafficFacts(_lans(settings, host), full, device.fwmark, table, port)
     run.apply(plan.kept(settings, facts))
-    run.apply(plan.guard(settings, found.resolved.values(), remembered(found), facts))
+    run.apply(plan.guard(settings, found.resolved.values(), remembered(found.resolved.items()), facts))
 
 
 def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:

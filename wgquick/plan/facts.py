@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class EndpointFacts(NamedTuple):
-    """The address of each endpoint of the configuration."""
+    """The address of each endpoint of the configuration; a name without an address yet is left out."""
 
     resolved: Mapping[Endpoint, SocketAddress]
 

@@ -33,6 +33,7 @@ from wgquick.plan.up import SRC_VALID_MARK
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from wgquick.device import Device
     from wgquick.net import Rule
     from wgquick.plan.applied import Applied
     from wgquick.plan.current import Current
@@ -89,7 +90,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
         *_routes(applied, now),
         *_sysctl(promised, now),
         *_firewall(applied, now),
-        *_extras(promised, now, extras, _excluded(applied)),
+        *_extras(promised, now, extras, applied),
     )
 
 
@@ -168,20 +169,29 @@ def _excluded(applied: Applied | None) -> Iterator[Prefix]:
                 yield network(word.strip())
 
 
+def guard(
+    promised: Iterable[Undo], applied: Applied | None, device: Device, endpoints: tuple[tuple[Prefix, int], ...]
+) -> Guard:
+    """The kill switch of a journal's tunnel that lets these endpoints out."""
+    undos = tuple(promised)
+    throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
+    networks = traffic.without_nested((*throws, *_excluded(applied)))
+    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos)
+    return Guard(device.fwmark, device.listen_port, endpoints, networks, keeps_inbound)
+
+
 def _extras(
-    promised: tuple[Undo, ...], now: Current, extras: Extras, given: Iterable[Prefix] = ()
+    promised: tuple[Undo, ...], now: Current, extras: Extras, applied: Applied | None = None
 ) -> Iterator[Lost]:
-    """The kill switch is made anew from the journal: it excludes the tunnel's throw routes and `given`."""
+    """What is gone of wgq's own settings; the kill switch is made anew from the journal."""
     mark = now.device.fwmark if now.device else 0
     throws = {(Prefix.parse(undo.destination), undo.table) for undo in promised if isinstance(undo, DeleteThrow)}
     for prefix, table in sorted(throws - extras.throws):
         yield Lost("route", f"throw {prefix} table {table}", AddThrow(prefix, table))
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in promised)
     guards = [undo for undo in promised if isinstance(undo, RemoveGuard)]
-    if guards and not extras.guarded:
-        port = now.device.listen_port if now.device else 0
-        networks = traffic.without_nested((*(prefix for prefix, _ in throws), *given))
-        guard = Guard(mark, port, extras.endpoints, networks, keeps_inbound)
-        yield Lost("firewall", "the kill switch", SetGuard(now.name, guard, guards[-1].resolved))
+    if guards and not extras.guarded and now.device:
+        wanted = guard(promised, applied, now.device, extras.endpoints)
+        yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:
         yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

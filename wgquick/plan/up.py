@@ -6,7 +6,7 @@ from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import MAIN_TABLE, Prefix, Route, Rule, address_text
+from wgquick.net import MAIN_TABLE, Prefix, Route, Rule, address_text, without_keys
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device
-    from wgquick.net import AllowedIP
+    from wgquick.net import AllowedIP, Endpoint
     from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
     from wgquick.plan.steps import Step
 
@@ -71,11 +71,18 @@ def _peer_config(peer: PeerSettings, facts: EndpointFacts) -> PeerConfig:
     return PeerConfig(
         peer.public_key,
         preshared_key=peer.preshared_key,
-        endpoint=facts.resolved[peer.endpoint] if peer.endpoint else None,
+        endpoint=facts.resolved.get(peer.endpoint) if peer.endpoint else None,
         persistent_keepalive=peer.persistent_keepalive,
         replace_allowed_ips=peer.replace_allowed_ips,
         allowed_ips=peer.allowed_ips,
     )
+
+
+def unresolved(name: str, wanted: Iterable[Endpoint], facts: EndpointFacts) -> tuple[Note, ...]:
+    """A note for each of these endpoints that has no address yet."""
+    missing = dict.fromkeys(endpoint for endpoint in wanted if endpoint not in facts.resolved)
+    reason = f"the peer of {name} has no endpoint until `wgq watch' sets it"
+    return tuple(Note(f"[!] {without_keys(str(each))} cannot be resolved yet: {reason}") for each in missing)
 
 
 def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...]:

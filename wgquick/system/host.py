@@ -11,10 +11,10 @@ from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
-from wgquick.system.wireguard.resolve import addresses, leading, resolve, retries_of
+from wgquick.system.wireguard.resolve import leading, resolve, resolved_now, retries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from contextlib import AbstractContextManager
 
     from wgquick.net import Endpoint, SocketAddress
@@ -57,13 +57,21 @@ class LocalHost:
         """Resolve an endpoint as `wg` does, with its retries."""
         return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
+    def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """The addresses of the endpoints that have one now, asked once, for a few seconds at most."""
+        return resolved_now(endpoints)
+
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
         return leading(endpoints)
 
-    def addresses(self, endpoint: Endpoint) -> tuple[SocketAddress, ...] | None:
+    def addresses(
+        self, endpoint: Endpoint, mark: int = 0, given: Collection[str] = ()
+    ) -> tuple[SocketAddress, ...] | None:
         """All addresses that an endpoint has now; None if its name is not answered."""
-        return addresses(endpoint)
+        from wgquick.system.dns import lookup, outside
+
+        return lookup.addresses(endpoint, mark, lambda: outside.servers(self.wireguard.interfaces(), given))
 
     def manager(self, name: str, ifindex: int) -> str:
         """The program that manages the link; "" if none claims it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from wgquick.errors import WgqError
+from wgquick.device import DeviceConfig, PeerConfig
+from wgquick.errors import OperationError, WgqError
 from wgquick.executor import snapshot, traffic
 from wgquick.executor.journal import Journal
+from wgquick.lean import suppress
 from wgquick.net import Prefix, pack_address
 from wgquick.options import Options
 from wgquick.plan import applied as plan_applied
+from wgquick.plan import promise as plan_promise
 from wgquick.plan.promise import KINDS, Extras, Lost, lost
 from wgquick.plan.steps import (
     AddAddress,
@@ -17,6 +20,7 @@ from wgquick.plan.steps import (
     DeleteThrow,
     ForgetInbound,
     RemoveGuard,
+    SetGuard,
     SetMtu,
     add_addresses,
     add_routes,
@@ -24,10 +28,11 @@ from wgquick.plan.steps import (
 from wgquick.plan.up import automatic_mtu
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from wgquick.device import Device
     from wgquick.executor.journal import Record
+    from wgquick.net import Endpoint, PublicKey, SocketAddress
     from wgquick.plan.applied import Applied
     from wgquick.plan.steps import Run, Undo
     from wgquick.ports import Host
@@ -92,17 +97,24 @@ def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
         for family, table in places
         for destination in host.rtnl.routes(family=family, table=table)
     }
-    guard = next((undo for undo in undos if isinstance(undo, RemoveGuard)), None)
-    sockets = dict.fromkeys(
-        (_single(address.address), address.port)
-        for _, address in (traffic.recalled(guard.resolved) if guard else ())
-    )
+    guard = _guard(undos)
+    known = traffic.recalled(guard.resolved) if guard else ()
     return Extras(
         frozenset(standing),
         guard is None or host.firewall.is_guarded(name),
         not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
-        tuple(sockets),
+        _sockets(address for _, address in known),
     )
+
+
+def _guard(undos: Iterable[Undo]) -> RemoveGuard | None:
+    """The kill switch as it was set last; None if the journal has none."""
+    return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
+
+
+def _sockets(addresses: Iterable[SocketAddress]) -> tuple[tuple[Prefix, int], ...]:
+    """As a kill switch lets them out."""
+    return tuple(dict.fromkeys((_single(address.address), address.port) for address in addresses))
 
 
 def _single(text: str) -> Prefix:
@@ -171,6 +183,49 @@ def fitting_mtu(given: Promise, device: Device, host: Host) -> int | None:
         return None
     has_ipv6 = any(prefix.family == 6 for prefix in given.applied.addresses)
     return max(automatic_mtu(facts), _LEAST if has_ipv6 else 0)
+
+
+def set_endpoint(name: str, key: PublicKey, endpoint: Endpoint, address: SocketAddress, host: Host) -> bool:
+    """Give a peer the address that its endpoint has now, and let a kill switch pass it before.
+
+    Returns False if another run is at work on the interface, or the host lacks the address family.
+    """
+    with host.interface_lock_if_free(name) as is_held:
+        given = promise(name, host) if is_held else None
+        if given is None:
+            return False
+        change = PeerConfig(key, update_only=True, endpoint=address)
+        try:
+            _let_out(given, endpoint, address, host)
+            host.wireguard.set(name, DeviceConfig(peers=(change,)))
+        except OperationError:
+            return False
+        with suppress(OperationError):
+            host.wireguard.begin_handshakes(name, [key])
+    return True
+
+
+def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: Host) -> None:
+    """Have the kill switch pass an endpoint at its new address and no more at the earlier one.
+
+    The journal has it first, for the next look at what is lost, and for the next up.
+    """
+    undos = given.record.undos
+    earlier = _guard(undos)
+    if earlier is None:
+        return
+    known = dict(traffic.recalled(earlier.resolved)) | {str(endpoint): address}
+    resolved = traffic.remembered(known.items())
+    undo = RemoveGuard(given.name, resolved)
+    device = host.wireguard.get(given.name)
+    wanted = plan_promise.guard(undos, given.applied, device, _sockets(known.values()))
+    journal = Journal(host.journal_directory, given.name)
+    if given.record.unread or given.record.intended is not None:  # only added to, as by a reload
+        journal.promise(undo)
+    else:
+        others = (undo for undo in undos if not isinstance(undo, RemoveGuard))
+        journal.rewrite(given.record._replace(undos=(*others, undo)))
+    SetGuard(given.name, wanted, resolved).do(cast("Run", _Run(host)))
 
 
 def change_mtu(name: str, mtu: int, host: Host) -> bool:

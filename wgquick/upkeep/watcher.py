@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from wgquick.config import grammar, location
 from wgquick.config.parser import examine
-from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.diagnosis import nets
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import journal
@@ -23,7 +22,7 @@ from wgquick.plan.promise import KINDS
 from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
 from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.upkeep.events import MISSING, RESTORED, Event
-from wgquick.upkeep.mending import Mended, Promise, change_mtu, fitting_mtu, mend, missing, promise
+from wgquick.upkeep.mending import Mended, Promise, change_mtu, fitting_mtu, mend, missing, promise, set_endpoint
 from wgquick.upkeep.pace import MOST, WITHIN, Mtu, Pace
 from wgquick.upkeep.peers import PATIENCE, Peers, Question
 
@@ -140,11 +139,9 @@ class _Tunnel:
 
 
 def _names(given: Promise) -> dict[PublicKey, Endpoint]:
-    """The peers' endpoints that are names. A kill switch lets no question out: then there are none to ask about."""
+    """The peers' endpoints that are names."""
     from wgquick.net import PublicKey
 
-    if any(isinstance(undo, RemoveGuard) for undo in given.record.undos):
-        return {}
     found = {}
     for key, peer in (given.record.peers or {}).items():
         with suppress(grammar.GrammarError):
@@ -369,15 +366,17 @@ class Watcher:
             for key, address in tunnel.peers.second(device, clock, now):
                 yield from self._set_endpoint(tunnel, key, address)
             for question in tunnel.peers.questions(device, tunnel.names, clock, now):
-                self._ask(tunnel.given.name, question)
+                self._ask(tunnel.given.name, question, device.fwmark)
         names: Mapping[PublicKey, Endpoint] = {} if self._asked.check_only else tunnel.names
         tunnel.next_look = now + tunnel.peers.next_look(device, names, clock, now)
 
-    def _ask(self, name: str, question: Question) -> None:
+    def _ask(self, name: str, question: Question, mark: int) -> None:
         """Look a name up in a thread that does not keep the program from ending."""
+        applied = (tunnel.given.applied for tunnel in self._tunnels.values())
+        given = frozenset(server for each in applied if each is not None for server in each.dns.servers)
 
         def work() -> None:
-            found = self._host.addresses(question.endpoint)
+            found = self._host.addresses(question.endpoint, mark, given)
             with suppress(RuntimeError):  # the watch has ended
                 self._loop.call_soon_threadsafe(self._take, name, question, found)
 
@@ -401,25 +400,29 @@ class Watcher:
         except OperationError:
             return
         current = _endpoint(device, question.peer)
-        chosen = tunnel.peers.choice(question.peer, current, found, time.monotonic())
+        answers = self._reachable_first(found, name, device.fwmark)
+        chosen = tunnel.peers.choice(question.peer, current, answers, time.monotonic())
         if chosen is not None:
             yield from self._set_endpoint(tunnel, question.peer, chosen)
             tunnel.next_look = 0.0
 
+    def _reachable_first(self, found: tuple[SocketAddress, ...], name: str, mark: int) -> tuple[SocketAddress, ...]:
+        """The addresses, those last to which the encrypted packets have no way outside the tunnel."""
+        if len(found) == 1:
+            return found
+
+        def is_far(address: SocketAddress) -> bool:
+            path = None if address.scope else self._host.rtnl.path(address.address, mark)
+            return not address.scope and (path is None or path.link == name)
+
+        return tuple(sorted(found, key=is_far))
+
     def _set_endpoint(self, tunnel: _Tunnel, key: PublicKey, address: SocketAddress) -> Iterator[Event]:
-        name = tunnel.given.name
-        with self._host.interface_lock_if_free(name) as is_held:
-            if not is_held or promise(name, self._host) is None:
-                return
-            change = PeerConfig(key, update_only=True, endpoint=address)
-            try:
-                self._host.wireguard.set(name, DeviceConfig(peers=(change,)))
-            except OperationError:  # an address family that this host lacks
-                return
-            with suppress(OperationError):
-                self._host.wireguard.begin_handshakes(name, [key])
-        host = tunnel.names.get(key)
-        yield self._event(tunnel, "endpoint-resolved", f"{host} is {address}", str(key))
+        endpoint = tunnel.names.get(key)
+        if endpoint is None or not set_endpoint(tunnel.given.name, key, endpoint, address, self._host):
+            return
+        tunnel.next_mtu = 0.0
+        yield self._event(tunnel, "endpoint-resolved", f"{endpoint} is {address}", str(key))
 
 
 def _endpoint(device: Device, key: PublicKey) -> SocketAddress | None:

@@ -51,6 +51,14 @@ def is_running() -> bool:
         return False
 
 
+def every_server() -> tuple[tuple[int, str], ...]:
+    """All DNS servers that the daemon knows, each with its link's index (0: the host's own)."""
+    with _Bus() as bus:
+        return tuple(
+            (link, inet_ntop(family, bytes(address))) for link, family, address in bus.manager_property("DNS")
+        )
+
+
 class Resolved:
     """Keeps a link's DNS in systemd-resolved."""
 
@@ -134,6 +142,12 @@ class _Bus:
         from jeepney import DBusAddress, new_method_call
 
         return self._body(new_method_call(DBusAddress(_PATH, _NAME, _MANAGER), method, signature, arguments))
+
+    def manager_property(self, name: str) -> Any:
+        """A property of the manager."""
+        from jeepney import DBusAddress, Properties
+
+        return self._body(Properties(DBusAddress(_PATH, _NAME, _MANAGER)).get(name))[0][1]
 
     def link_property(self, path: str, name: str) -> Any:
         """A property of a link's object."""

@@ -22,6 +22,7 @@ _INT_MAX = 2**31 - 1
 _FIRST_PAUSE = 1_000_000  # microseconds, which wg counts in
 _LONGEST_PAUSE = 20_000_000
 _SAVE_PATIENCE = 2.0  # seconds; down waits for it
+_UP_PATIENCE = 5.0  # seconds; a boot waits for it
 _MOST_THREADS = 64
 _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
@@ -88,6 +89,28 @@ def _unresolved(endpoint: Endpoint, reason: str) -> OperationError:
         return OperationError(reason, remedy="Check the endpoint's host name and the name servers.")
     named = without_keys(str(endpoint))
     return OperationError(f"there is no link `{link}': `{named}'", remedy="Write the name of a link after the %.")
+
+
+def resolved_now(
+    endpoints: Iterable[Endpoint],
+    *,
+    patience: float = _UP_PATIENCE,
+    getaddrinfo: Callable[..., Any] = _socket.getaddrinfo,
+) -> dict[Endpoint, SocketAddress]:
+    """The first address of each endpoint that has one now.
+
+    All names are asked at once; `patience` is the limit for all of them together, in seconds.
+    """
+    found: dict[Endpoint, SocketAddress] = {}
+    names = []
+    for endpoint in dict.fromkeys(endpoints):
+        numeric = _numeric(endpoint)
+        if numeric is None:
+            names.append(endpoint)
+        else:
+            found[endpoint] = numeric
+    answers = _answers(names, patience, getaddrinfo) if names else {}
+    return found | {endpoint: answer[0] for endpoint, answer in answers.items() if answer}
 
 
 def leading(
