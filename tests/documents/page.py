@@ -1,12 +1,12 @@
-"""A page of the documentation as something to run.
+"""A page of the documentation as steps that a test can run.
 
 ```ini HOST:PATH        the block is written to PATH on HOST, with mode 0600
 ```console              commands after a prompt, `# ` or `HOST# `, each with the output that follows it
-```python               a program, run as root on the host
+```python               a program that is run as root on the host
 ```sh                   commands that are not run; a comment `<!-- not run: WHY -->` stands above the block
 
-HOST is `alice` or `bob` on pages that need two machines, and may be left out on others. In an output, a line `...`
-stands for any lines and `...` within a line for any text. If no output follows, the command may print anything.
+HOST is `alice` or `bob` on pages with two machines; other pages may leave it out. In output, a line `...`
+stands for any lines, and `...` within a line stands for any text. Without output, the command may print anything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PROMPT = re.compile(r"^(?P<host>alice|bob|)# (?P<command>.*)$")
 
 
 class File(NamedTuple):
-    """A file to write."""
+    """A file that the page tells the reader to write."""
 
     host: str
     path: str
@@ -31,7 +31,7 @@ class File(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command of a shell, and the lines that it prints; none if nothing is said of them."""
+    """A shell command and the lines that it prints; no lines if the page shows none."""
 
     host: str
     text: str
@@ -39,13 +39,13 @@ class Command(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program in Python."""
+    """A Python program."""
 
     text: str
 
 
 class Text(NamedTuple):
-    """Commands that are not run, and why."""
+    """Commands that are not run, and the reason."""
 
     text: str
     why: str
@@ -55,7 +55,7 @@ Step = File | Command | Program | Text
 
 
 def steps(page: str) -> Iterator[Step]:
-    """What a page has the reader do, in order; ValueError if a block is of no known kind."""
+    """The steps of a page, in order. Raises ValueError for a block of an unknown kind."""
     for block in _BLOCK.finditer(page):
         match block["info"]:
             case "console":
@@ -87,6 +87,6 @@ def _commands(text: str) -> Iterator[Command]:
 
 
 def fits(output: tuple[str, ...], printed: str) -> bool:
-    """Whether what was printed is what the page shows."""
+    """Whether the printed text matches the output on the page."""
     lines = ["(?:.*\n)*?" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + "\n" for line in output]
     return re.fullmatch("".join(lines), re.sub(r"[ \t]+$", "", printed, flags=re.MULTILINE)) is not None

@@ -1,4 +1,4 @@
-"""Tunnels that grow old while other tests run: each of a kind, with ours at either end."""
+"""Tunnels that age while other tests run: one of each kind, with wgq-userspace at one end at least."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REKEY_ATTEMPT_TIME = 90
 
 @dataclasses.dataclass
 class AgedTunnel:
-    """A tunnel and the traffic that has been in it since its beginning."""
+    """A tunnel and its traffic since the first handshake."""
 
     left: End
     right: End
@@ -52,22 +52,22 @@ class AgedTunnel:
         return self.right if self.ours is self.left else self.left
 
     def renewed(self) -> int:
-        """How many seconds after the first handshake the last one was."""
+        """Seconds between the first handshake and the last one."""
         return self.ours.handshake(self.theirs) - self.first_handshake
 
     def wait_until(self, age: float) -> None:
-        """Let time pass until it is so many seconds old."""
+        """Sleep until the tunnel is `age` seconds old."""
         time.sleep(max(0.0, self.born + age - time.monotonic()))
 
     def wake(self) -> None:
-        """Let our end go on, and remember how much had arrived until then."""
+        """Resume our stopped daemon, and record how many bytes had arrived before."""
         assert self.transfer is not None
         assert self.ours.daemon is not None
         self.arrived_before = self.transfer.received
         self.ours.daemon.send_signal(signal.SIGCONT)
 
     def pings(self) -> tuple[int, int]:
-        """End its pings; how many were sent and how many were answered."""
+        """Stop the pings. Returns how many were sent and how many were answered."""
         assert self.traffic is not None
         self.traffic.send_signal(signal.SIGINT)
         summary = self.traffic.communicate(timeout=60)[0].decode()
@@ -77,15 +77,15 @@ class AgedTunnel:
 
 
 class AgedTunnels(contextlib.ExitStack):
-    """All of them, by what passes through them.
+    """All aged tunnels, by their traffic.
 
-    - `busy`: pings from the one who began
-    - `kept`: persistent keepalives from the one who began
-    - `listening`: persistent keepalives from the other one, and nothing else
-    - `silent`: one word in the beginning
-    - `frozen`: pings, while our end stands still for longer than a session lives
-    - `halted`: a gigabyte, of which a third had arrived when our end stood still for as long
-    - `widowed`: one word to an end that hangs
+    - `busy`: the initiator pings
+    - `kept`: the initiator sends persistent keepalives
+    - `listening`: the responder sends persistent keepalives, and there is no other traffic
+    - `silent`: one datagram at the beginning
+    - `frozen`: pings, while our daemon is stopped for longer than a session lives
+    - `halted`: a gigabyte; our daemon is stopped for as long after a third of it arrived
+    - `unanswered`: one datagram to an end that is stopped
     """
 
     def __enter__(self) -> Self:
@@ -104,7 +104,7 @@ class AgedTunnels(contextlib.ExitStack):
         self.silent = [self._silent(*roles) for roles in ROLES]
         self.frozen = [self._frozen(*roles) for roles in ROLES]
         self.halted = [self._halted(*roles) for roles in ROLES]
-        self.widowed = self._widowed(WGQ, GO)
+        self.unanswered = self._unanswered(WGQ, GO)
 
     def _aged(self, left_program: str, right_program: str) -> AgedTunnel:
         left, right = self.enter_context(pair(left_program, right_program))
@@ -136,8 +136,8 @@ class AgedTunnels(contextlib.ExitStack):
 
     def _silent(self, left: str, right: str) -> AgedTunnel:
         made = self._aged(left, right)
-        time.sleep(1)  # a late answer to the first pings is no answer to it
-        assert self._say(made, "one word").recv(100) == b"one word"
+        time.sleep(1)  # late replies to the first pings would count as an answer to the datagram
+        assert self._send(made, "one word").recv(100) == b"one word"
         return made
 
     def _frozen(self, left: str, right: str) -> AgedTunnel:
@@ -151,7 +151,7 @@ class AgedTunnels(contextlib.ExitStack):
         made.transfer.begin()
         made.transfer.reaches(1 / 3)
         self._stop(made.ours)
-        # Not by the test, which may come much later: TCP gives up after a quarter of an hour.
+        # A timer does this, as the test may run much later: TCP gives up after fifteen minutes.
         made.waking = threading.Timer(REJECT_AFTER + KEEPALIVE_TIMEOUT, made.wake)
         made.waking.start()
         self.callback(made.waking.cancel)
@@ -162,16 +162,16 @@ class AgedTunnels(contextlib.ExitStack):
         end.daemon.send_signal(signal.SIGSTOP)
         self.callback(end.daemon.send_signal, signal.SIGCONT)
 
-    def _widowed(self, left: str, right: str) -> AgedTunnel:
+    def _unanswered(self, left: str, right: str) -> AgedTunnel:
         made = self._aged(left, right)
         self._stop(made.right)
-        self._say(made, "are you there")
+        self._send(made, "are you there")
         return made
 
-    def _say(self, aged: AgedTunnel, words: str) -> socket.socket:
-        """One datagram, and the socket that listens to it: no ICMP answers it."""
+    def _send(self, aged: AgedTunnel, text: str) -> socket.socket:
+        """Send one datagram. Returns the socket that receives it, so that no ICMP error answers."""
         listening = self.enter_context(aged.right.open_socket(socket.AF_INET, socket.SOCK_DGRAM))
         listening.bind((aged.right.inner(), 0))
-        with aged.left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
-            speaking.sendto(words.encode(), listening.getsockname())
+        with aged.left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+            sending.sendto(text.encode(), listening.getsockname())
         return listening

@@ -1,4 +1,4 @@
-"""A daemon whose clocks are set while it runs, and nobody else's: by a library that is preloaded into it."""
+"""Clocks of one daemon that a test sets while the daemon runs: a preloaded library shifts them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SOURCE = Path(__file__).parent / "clock.c"
 
 
 class Clocks:
-    """The time of day and the time since boot, as one daemon of ours has them.
+    """The time of day and the time since boot of one daemon.
 
-    `program` is what a pair's end is started with.
+    `program` is the command that starts this daemon in a pair.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -28,6 +28,6 @@ class Clocks:
         self.program = f"env LD_PRELOAD={library} CLOCKS_AHEAD={ahead} {WGQ}"
 
     def advance(self, day: int = 0, age: int = 0, asleep: int = 0) -> None:
-        """Set the time of day forward, or back, by so many seconds, and let so many go by, awake and asleep."""
+        """Shift the time of day by `day` seconds; let `age` seconds pass awake and `asleep` seconds in suspend."""
         was = _AHEAD.unpack(self._ahead)
         _AHEAD.pack_into(self._ahead, 0, was[0] + day, was[1] + age, was[2] + asleep)

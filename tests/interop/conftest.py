@@ -1,4 +1,4 @@
-"""What takes minutes to see starts first and is looked at last."""
+"""The tests of aged tunnels start their tunnels first and run last."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of old tunnels come last, so that the tunnels age while other tests run."""
-    items.sort(key=uses_elders)
+    """Sort the tests of aged tunnels last, so that their tunnels age while other tests run."""
+    items.sort(key=uses_aged_tunnels)
 
 
-def uses_elders(item: pytest.Item) -> bool:
+def uses_aged_tunnels(item: pytest.Item) -> bool:
     return "aged_tunnels" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
 def aged_tunnels() -> Iterator[AgedTunnels]:
-    """Tunnels that have been running since the first of these tests."""
+    """The tunnels, started before the first test."""
     with AgedTunnels() as made:
         yield made
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _begun_early(request: pytest.FixtureRequest) -> None:
-    if any(uses_elders(item) for item in request.session.items):
+    if any(uses_aged_tunnels(item) for item in request.session.items):
         request.getfixturevalue("aged_tunnels")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """What a script runs in the background ignores SIGINT, and the daemons that are to end by it would too."""
+    """A shell's background job ignores SIGINT, and so would the daemons that a test ends with it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,8 @@
-"""The program that sends messages, over and over, at a rate.
+"""Sends messages in a loop, at a given rate.
 
-    flood.py ADDRESS PORT LENGTH RATE       standard input: the messages, each of that length
+    flood.py ADDRESS PORT LENGTH RATE       standard input: the messages, each LENGTH bytes long
 
-It goes on until it is killed.
+It runs until it is killed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 
 SOL_UDP, UDP_SEGMENT = 17, 103
-# So many go out by one system call, and from so many ports in turn.
+# Messages per system call, and source ports that take turns.
 TOGETHER = 60
 PORTS = 16
 

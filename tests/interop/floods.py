@@ -1,4 +1,4 @@
-"""Floods of forged initiations, what keeps them from us, and how long a transfer takes beside them."""
+"""Floods of forged initiations, and how long a transfer takes beside them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 RATE = 50_000
 NO_LIMIT = 10**9
 LENGTH = forgery.LENGTHS[forgery.INITIATION]
-# More than a second of it before a sender comes again, and of four out of five the first MAC is right.
+# More messages than the flood sends in a second. One in WRONG has a wrong first MAC.
 STRANGERS, WRONG = 60_000, 5
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 @contextlib.contextmanager
 def sending(attacker: End, command: list[str], messages: bytes) -> Iterator[None]:
-    """Messages from this end's machine, by one of the programs beside this file."""
+    """Send messages from this end's machine with one of the programs beside this file."""
     attack = attacker.machine.popen(mortal(sys.executable, "-S", *command), stdin=subprocess.PIPE)
     assert attack.stdin is not None
     with attack.stdin:
@@ -45,25 +45,25 @@ def sending(attacker: End, command: list[str], messages: bytes) -> Iterator[None
 
 @contextlib.contextmanager
 def from_sixteen_ports(victim: End, attacker: End) -> Iterator[None]:
-    """A flood that whoever knows the public key can send: the first MAC is right."""
+    """A flood that anyone who knows the public key can send: the first MAC is right."""
     aim = [victim.outer(), str(victim.port), str(LENGTH), str(RATE)]
     with sending(attacker, [flood.__file__, *aim], with_a_right_mac1(victim)):
         yield
 
 
 def garbage(_: End) -> bytes:
-    """Initiations by their type and length alone."""
+    """Messages that only have the type and the length of an initiation."""
     return b"".join(struct.pack("<I", forgery.INITIATION) + os.urandom(LENGTH - 4) for _ in range(3000))
 
 
 def with_a_right_mac1(victim: End) -> bytes:
-    """Initiations as anyone who knows the public key can make them."""
+    """Initiations that anyone who knows the public key can make."""
     return b"".join(forgery.initiation(victim.public) for _ in range(3000))
 
 
 @contextlib.contextmanager
 def at_full_speed(victim: End, attacker: End, messages: bytes) -> Iterator[None]:
-    """A flood of these messages, as fast as one sender can."""
+    """Send these messages as fast as one sender can."""
     aim = [victim.outer(), str(victim.port), str(LENGTH), str(NO_LIMIT)]
     with sending(attacker, [flood.__file__, *aim], messages):
         yield
@@ -81,18 +81,18 @@ table inet forged {
 
 
 def forged(victim: End) -> int:
-    """How many initiations have come to the end's machine since the flood began."""
+    """How many initiations have arrived at this end's machine since the flood began."""
     words = victim.machine.out("nft", "list", "counter", "inet", "forged", "forged").split()
     return int(words[words.index("packets") + 1])
 
 
 def card(end: End) -> bytes:
-    """The address of its end of the wire."""
+    """The hardware address of this end's link."""
     return bytes.fromhex(end.machine.out("cat", f"/sys/class/net/{WIRE}/address").replace(":", ""))
 
 
 def frames(victim: End, attacker: End, version: int, wrong: int) -> Iterator[bytes]:
-    """Initiations from strangers, each behind its length; of one in so many the first MAC is wrong."""
+    """Initiations from random addresses, each after its length. One in `wrong` has a wrong first MAC."""
     header = card(victim) + card(attacker) + ETHERTYPES[version]
     for number in range(STRANGERS):
         key = victim.public if number % wrong else attacker.public
@@ -102,7 +102,7 @@ def frames(victim: End, attacker: End, version: int, wrong: int) -> Iterator[byt
 
 @contextlib.contextmanager
 def from_everywhere(victim: End, attacker: End, version: int, wrong: int = WRONG) -> Iterator[None]:
-    """A flood from as many addresses as there are messages in more than a second; answers are lost on their way."""
+    """A flood with a different source address for each message of a second; the answers are dropped."""
     everywhere = {4: "0.0.0.0/0", 6: "::/0"}[version]
     victim.ip(f"route add {everywhere} via {attacker.outer(version)} dev {WIRE}")
     attacker.ip(f"route add blackhole {everywhere}")
@@ -112,7 +112,7 @@ def from_everywhere(victim: End, attacker: End, version: int, wrong: int = WRONG
         until(lambda: forged(victim), "the first of the flood")
         before, began = forged(victim), time.monotonic()
         yield
-        # Where others keep the machine busy, no sender finds the time for all of it.
+        # On a busy machine the sender does not reach the full rate.
         assert forged(victim) - before > 0.5 * RATE * (time.monotonic() - began)
 
 
@@ -134,7 +134,7 @@ def took(sender: End, receiver: End, size: int, rate: int = 0) -> float:
     return time.monotonic() - began
 
 
-# What the flood costs the machine anyway, its sending and its way to us, is in both of what is compared.
+# Sending and receiving the flood costs the machine time in both runs; the difference is the daemon's part.
 _DROPPED = """
 table inet dropped {
     chain received {

@@ -1,4 +1,4 @@
-"""Messages as an attacker on the wire has them: overheard, changed, replayed and made up, from any address."""
+"""Messages as an attacker on the wire sees and sends them: captured, changed, replayed, made up."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SO_RCVBUFFORCE = 33
 Address = tuple[str, int]
 
 
-class Overheard(NamedTuple):
-    """A message as it was on the wire."""
+class Captured(NamedTuple):
+    """A message as it was on the wire, with its source."""
 
     source: Address
     payload: bytes
@@ -38,14 +38,14 @@ class Overheard(NamedTuple):
 
 
 class Tap:
-    """Listens to one end's wire."""
+    """Captures the traffic of one end's wire."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
 
-    def messages(self) -> list[Overheard]:
-        """Every UDP message over IPv4 since the last call, in both directions."""
-        heard = []
+    def messages(self) -> list[Captured]:
+        """All UDP messages over IPv4 since the last call, in both directions."""
+        found = []
         with contextlib.suppress(BlockingIOError):
             while True:
                 packet = self._listening.recv(1 << 16)
@@ -53,13 +53,13 @@ class Tap:
                 if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_UDP and len(packet) > header + 8:
                     port, _, length = struct.unpack_from("!HHH", packet, header)
                     source = socket.inet_ntoa(packet[12:16])
-                    heard.append(Overheard((source, port), packet[header + 8 : header + length]))
-        return heard
+                    found.append(Captured((source, port), packet[header + 8 : header + length]))
+        return found
 
 
 @contextlib.contextmanager
 def tap(end: End) -> Iterator[Tap]:
-    """Overhear what an end sends and receives."""
+    """Capture what an end sends and receives."""
     with end.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
         listening.bind((WIRE, _ALL_PROTOCOLS))
@@ -68,14 +68,14 @@ def tap(end: End) -> Iterator[Tap]:
 
 
 def packet(source: Address, destination: Address, payload: bytes) -> bytes:
-    """An IPv4 packet from any address; the kernel fills in its length and checksum, UDP goes without (RFC 768)."""
+    """An IPv4 packet with any source. The kernel sets its length and checksum; UDP has no checksum (RFC 768)."""
     udp = struct.pack("!HHHH", source[1], destination[1], 8 + len(payload), 0) + payload
     addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
     return struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses + udp
 
 
 def send_as(sender: socket.socket, source: Address, destination: Address, payload: bytes) -> None:
-    """Send by a raw socket, under any source address."""
+    """Send from any source address through a raw socket."""
     sender.sendto(packet(source, destination, payload), destination)
 
 
@@ -85,7 +85,7 @@ def raw_socket(end: End) -> socket.socket:
 
 
 def initiation(public: str, ephemeral: bytes = b"") -> bytes:
-    """An initiation that whoever knows the public key can make: its first MAC is right, what it says is noise."""
+    """An initiation made from the public key alone: the first MAC is right, the rest is random."""
     body = struct.pack("<II", INITIATION, int.from_bytes(os.urandom(4), "little"))
     body += ephemeral or os.urandom(32)
     body += os.urandom(LENGTHS[INITIATION] - 32 - len(body))
@@ -99,7 +99,7 @@ def mac1(public: str, body: bytes) -> bytes:
 
 
 def noise(*sizes: int) -> Iterator[bytes]:
-    """Random bytes of every size up to 200 and of some more, bare and behind the header of each kind of message."""
+    """Random bytes of many sizes, bare and after the header of each kind of message."""
     for size in (*range(200), 576, 1279, 1420, 1452, 1472, *sizes):
         yield os.urandom(size)
         for kind in range(6):
@@ -108,7 +108,7 @@ def noise(*sizes: int) -> Iterator[bytes]:
 
 
 def variations(message: bytes) -> Iterator[bytes]:
-    """A message cut short at every length, made longer, with every byte changed, and to another receiver."""
+    """The message cut at every length, made longer, with each byte changed, and for another receiver index."""
     for length in range(len(message)):
         yield message[:length]
     for more in (1, 15, 16, 100):
@@ -128,14 +128,14 @@ def checksum(*parts: bytes) -> int:
 
 
 def anyone(version: int) -> bytes:
-    """A random public address, none of those that the machines have."""
+    """A random public address that no test machine has."""
     if version == 4:
         return bytes([20 + os.urandom(1)[0] % 80]) + os.urandom(3)
     return b"\x24" + os.urandom(15)
 
 
 def anyones_packet(end: End, version: int, payload: bytes) -> bytes:
-    """A packet to an end with a payload of even length, from any address and any port."""
+    """A packet to this end from a random address and port; the payload's length must be even."""
     source, length = anyone(version), 8 + len(payload)
     port = 1024 + int.from_bytes(os.urandom(2), "big") % 60000
     udp = struct.pack("!HHH", port, end.port, length)
@@ -144,6 +144,6 @@ def anyones_packet(end: End, version: int, payload: bytes) -> bytes:
         start = struct.pack("!BBHHHBB", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_UDP)
         return start + struct.pack("!H", checksum(start, addresses)) + addresses + udp + bytes(2) + payload
     addresses = source + socket.inet_pton(socket.AF_INET6, end.outer(6))
-    told = checksum(addresses, struct.pack("!HH", socket.IPPROTO_UDP, length), udp, payload) or 0xFFFF
+    sum_ = checksum(addresses, struct.pack("!HH", socket.IPPROTO_UDP, length), udp, payload) or 0xFFFF
     start = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64)
-    return start + addresses + udp + struct.pack("!H", told) + payload
+    return start + addresses + udp + struct.pack("!H", sum_) + payload

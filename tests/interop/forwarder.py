@@ -1,8 +1,8 @@
-"""The program that carries packets between two TUN devices, and treats them badly when told to.
+"""Carries packets between two TUN devices, with faults on request.
 
-    forwarder.py FD FD      each line of standard input is the faults from now on, as JSON; each is answered by `ok`
+    forwarder.py FD FD      each line of standard input sets the faults, as JSON; the answer is `ok`
 
-It ends with its standard input.
+It ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HELD_MS = 2
 
 
 class Faults(NamedTuple):
-    """How likely a packet is lost, comes twice, is overtaken by others, has a bit changed, or meets congestion."""
+    """The probability of each fault, per packet."""
 
     loss: float = 0
     duplication: float = 0
@@ -36,7 +36,7 @@ class Faults(NamedTuple):
 
 
 class Direction:
-    """From one device to the other: packets come and go, and some are held back."""
+    """One direction, from one device to the other; some packets are held back."""
 
     def __init__(self, source: int, sink: int) -> None:
         self.source, self._sink = source, sink
@@ -44,7 +44,7 @@ class Direction:
         self._held: list[tuple[int, bytes]] = []
 
     def carry(self, faults: Faults) -> None:
-        """Carry what is there, though not for so long that the other direction would starve."""
+        """Carry the packets that are ready, at most BATCH of them, so that the other direction has its turn."""
         for _ in range(BATCH):
             try:
                 packet = os.read(self.source, LARGEST)
@@ -74,7 +74,7 @@ class Direction:
             self.release(self._carried)
 
     def release(self, until: float) -> None:
-        """Let go of what was held back long enough."""
+        """Send the packets that were held back until this count."""
         due = [packet for at, packet in self._held if at <= until]
         self._held = [(at, packet) for at, packet in self._held if at > until]
         for packet in due:
@@ -84,11 +84,11 @@ class Direction:
         try:
             os.write(self._sink, packet)
         except OSError:
-            return  # that end's link is down: lost, as on any wire
+            return  # the link of that end is down: the packet is lost, as on any wire
 
 
 def corrupted(packet: bytes) -> bytes:
-    """One bit changed in what UDP carries; over IPv4 the checksum goes, so that no kernel notices."""
+    """Flip one bit of the UDP payload. Over IPv4 the checksum is removed, so that the kernel accepts the packet."""
     version = packet[0] >> 4
     header, protocol = ((packet[0] & 15) * 4, packet[9]) if version == 4 else (40, packet[6])
     if protocol != UDP or len(packet) <= header + UDP_HEADER:
@@ -114,8 +114,8 @@ def marked(packet: bytes) -> bytes:
     return bytes(changed)
 
 
-def told() -> Faults:
-    """The faults of the next line of standard input."""
+def read_faults() -> Faults:
+    """Read the faults from the next line of standard input."""
     line = sys.stdin.readline()
     if not line:
         sys.exit(0)
@@ -136,7 +136,7 @@ def main(left: int, right: int) -> None:
             if descriptor in directions:
                 directions[descriptor].carry(faults)
             else:
-                faults = told()
+                faults = read_faults()
         if not ready:
             for direction in directions.values():
                 direction.release(float("inf"))

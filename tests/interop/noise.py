@@ -1,6 +1,6 @@
-"""One end of a WireGuard handshake and session in Python, for a test that has to know every key.
+"""One end of a WireGuard handshake and session in Python, for tests that need every key.
 
-The whitepaper's section 5.4 says what is computed here.
+See the whitepaper, section 5.4.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def public_of(private: bytes) -> bytes:
 
 
 def seal(key: bytes, counter: int, text: bytes, data: bytes = b"") -> bytes:
-    """ChaCha20-Poly1305 with a counter for the nonce."""
+    """ChaCha20-Poly1305 with the counter as nonce."""
     return ChaCha20Poly1305(key).encrypt(struct.pack("<IQ", 0, counter), text, data)
 
 
 def unseal(key: bytes, counter: int, sealed: bytes, data: bytes = b"") -> bytes:
-    """The reverse of `seal`; InvalidTag if it is not authentic."""
+    """The reverse of `seal`. Raises InvalidTag if the message is not authentic."""
     return ChaCha20Poly1305(key).decrypt(struct.pack("<IQ", 0, counter), sealed, data)
 
 
@@ -51,7 +51,7 @@ def _hmac(key: bytes, text: bytes) -> bytes:
 
 
 class _Chain:
-    """Noise's symmetric state of `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`, for one responder."""
+    """Noise's symmetric state (`Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`), for one responder."""
 
     def __init__(self, responder: bytes) -> None:
         self.key = _hash(b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s")
@@ -63,7 +63,7 @@ class _Chain:
         return text
 
     def derive(self, secret: bytes, count: int) -> list[bytes]:
-        """As many keys as asked for; the first is the chain's new one."""
+        """Derive `count` keys; the first one becomes the chaining key."""
         prk, keys = _hmac(self.key, secret), [b""]
         for number in range(1, count + 1):
             keys.append(_hmac(prk, keys[-1] + bytes([number])))
@@ -91,7 +91,7 @@ class _Chain:
 
 
 class Session(NamedTuple):
-    """The transport keys, as the one who holds this sends and receives; what they come from; the indexes."""
+    """The transport keys of one end, the chaining key they come from, and both indexes."""
 
     send: bytes
     receive: bytes
@@ -105,12 +105,12 @@ class Session(NamedTuple):
         return struct.pack("<IIQ", DATA, self.theirs, counter) + seal(self.send, counter, padded)
 
     def opened(self, message: bytes) -> bytes:
-        """What a data message says."""
+        """The decrypted payload of a data message."""
         return unseal(self.receive, struct.unpack_from("<Q", message, 8)[0], message[16:])
 
 
 class Static(NamedTuple):
-    """What one end knows before a handshake."""
+    """The keys that one end knows before a handshake."""
 
     private: bytes
     other: bytes
@@ -121,7 +121,7 @@ class Static(NamedTuple):
         return public_of(self.private)
 
     def initiate(self, index: int, clock: float | None = None) -> Initiated:
-        """Begin a handshake; `clock` is what this end's clock says, in seconds since 1970."""
+        """Begin a handshake; `clock` is the time of this end, in seconds since 1970."""
         chain, ephemeral = _Chain(self.other), os.urandom(KEY)
         now = time.time_ns() if clock is None else int(clock * 10**9)
         stamp = struct.pack(">QI", _TAI_BASE + now // 10**9, now % 10**9)
@@ -133,7 +133,7 @@ class Static(NamedTuple):
         return Initiated(self, chain, ephemeral, _signed(self.other, body))
 
     def respond(self, initiation: bytes, index: int) -> tuple[bytes, Session]:
-        """Answer an initiation: the response, and the session."""
+        """Answer an initiation. Returns the response and the session."""
         assert len(initiation) == LENGTHS[INITIATION]
         chain, ephemeral = _Chain(self.public), os.urandom(KEY)
         theirs = chain.mix_public(initiation[8:40])
@@ -153,7 +153,7 @@ class Static(NamedTuple):
 
 
 class Initiated(NamedTuple):
-    """A handshake that waits for its response."""
+    """A handshake without its response yet."""
 
     static: Static
     chain: _Chain
@@ -161,7 +161,7 @@ class Initiated(NamedTuple):
     message: bytes
 
     def finish(self, response: bytes) -> Session:
-        """Read the response."""
+        """Read the response. Returns the session."""
         assert len(response) == LENGTHS[RESPONSE]
         theirs = self.chain.mix_public(response[12:44])
         self.chain.mix(x25519(self.ephemeral, theirs))

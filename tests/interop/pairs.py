@@ -1,9 +1,9 @@
-"""Two machines joined by a wire, a tunnel end on each: the ground that two implementations meet on.
+"""Two machines joined by a veth, with one end of a tunnel on each.
 
     with pair("wgq-userspace", "wireguard-go") as (left, right):
         left.ping(right)
 
-Only the left end knows where the other is, so the left one begins and the right one learns.
+Only the left end knows the other's endpoint, so the left one begins the handshake and the right one learns.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ MTU = 1420
 SOCKET = f"/run/wireguard/{LINK}.sock"
 _LOG = "/run/daemon.log"
 
-# None gives its privileges up to the one who called sudo. Several threads of boringtun overtake each other.
+# WG_SUDO: boringtun does not drop to the user who called sudo. WG_THREADS: more threads reorder packets.
 _ENVIRONMENT = {"LOG_LEVEL": "error", "WG_LOG_LEVEL": "error", "WG_SUDO": "true", "WG_THREADS": "1"}
-# Else boringtun goes on sending from the address that it had when it heard from its peer first.
+# Without this flag, boringtun keeps sending from the source address of its first packet.
 FLAGS = {BORINGTUN: "--disable-connected-udp"}
 
 
 def both_ways(*peers: str) -> list[tuple[str, str]]:
-    """Ours with each of them. The first begins the handshake; so each implementation is tried in both roles."""
+    """Ours with each peer, in both orders. The first one of a pair begins the handshake."""
     return [pair for peer in peers for pair in ((WGQ, peer), (peer, WGQ))]
 
 
 ROLES = both_ways(GO)
 EVERY_ROLE = both_ways(GO, BORINGTUN, GOTATUN)
 
-# The fourth layer's payload begins 64 bits after its header: its first byte is a message's type.
+# `@th,64,8` is the first byte after the UDP header: the type of the message.
 _COUNTERS = f"""
 table inet messages {{
     counter initiation {{ }}
@@ -73,7 +73,7 @@ table inet messages {{
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Wait for a condition; an AssertionError says what did not come about."""
+    """Wait for a condition. After `seconds`, an AssertionError names it."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"in {seconds} s: not {what}"
@@ -81,7 +81,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 30) -> No
 
 
 def private_key() -> str:
-    """A private key as `wg genkey` would print it."""
+    """A private key in the form of `wg genkey`."""
     raw = bytearray(os.urandom(32))
     raw[0] &= 248
     raw[31] = raw[31] & 127 | 64
@@ -89,7 +89,7 @@ def private_key() -> str:
 
 
 def public_key(private: str) -> str:
-    """Its public key."""
+    """The public key of a private key."""
     return subprocess.run(
         ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -97,7 +97,7 @@ def public_key(private: str) -> str:
 
 @dataclasses.dataclass
 class Peer:
-    """What `get` of the UAPI says of a peer."""
+    """A peer as the UAPI's `get` describes it."""
 
     key: str
     values: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -162,11 +162,11 @@ class End:
         assert self.daemon is not None
         status = self.daemon.poll()
         if status is not None:
-            said = self.machine.out("cat", _LOG)
-            raise AssertionError(f"{self.program} at end {self.number} ended with status {status}:\n{said}")
+            log = self.machine.out("cat", _LOG)
+            raise AssertionError(f"{self.program} at end {self.number} ended with status {status}:\n{log}")
 
     def configure(self, *lines: str) -> None:
-        """Keys, port, addresses and peers (lines of `wg setconf`), then the link up."""
+        """Set keys, port and peers (lines of `wg setconf`), add the addresses and set the link up."""
         self.wg("setconf", LINK, "/dev/stdin", input=self.interface() + "\n".join(lines))
         self.addresses()
 
@@ -174,7 +174,7 @@ class End:
         return f"[Interface]\nPrivateKey = {self.private}\nListenPort = {self.port}\n"
 
     def addresses(self, mtu: int = MTU) -> None:
-        """Addresses for the tunnel's link, and the link up."""
+        """Add addresses to the tunnel's link and set it up."""
         self.ip(
             f"addr add {self.inner(4)}/24 dev {LINK}",
             f"addr add {self.inner(6)}/64 dev {LINK} nodad",
@@ -182,7 +182,7 @@ class End:
         )
 
     def peer(self, *lines: str, version: int | None = None) -> str:
-        """A [Peer] section for this end, to be given to the other; with a version, it names the endpoint."""
+        """A [Peer] section that describes this end to the other; with a version, it has an endpoint."""
         section = [
             "[Peer]",
             f"PublicKey = {self.public}",
@@ -198,8 +198,8 @@ class End:
     def forget(self, other: End, *lines: str) -> None:
         """Remove the other end and add it again, with more lines: the next packet needs a handshake.
 
-        The link down and up would do as much, if wireguard-go took notice of it on every kernel. Only fifty
-        initiations in a second are listened to: the one to come must not follow too close.
+        Setting the link down and up has no such effect in wireguard-go on every kernel. The pause is needed because
+        a responder accepts at most fifty initiations per second from a peer.
         """
         time.sleep(0.05)
         self.set_peer(other, "remove")
@@ -209,7 +209,7 @@ class End:
         return self.machine.run(["wg", *arguments], input=input).stdout
 
     def set_peer(self, other: End, *arguments: str, input: str | None = None) -> None:
-        """`wg set` for the peer at the other end; boringtun panics unless the peer is a new one."""
+        """`wg set` of the other end as a peer. boringtun panics on a change, so its peer is removed first."""
         if self.program == BORINGTUN and arguments != ("remove",):
             self.set_peer(other, "remove")
             networks = f"{other.inner(4)}/32,{other.inner(6)}/128"
@@ -222,14 +222,14 @@ class End:
         self.private, self.public = private, public_key(private)
 
     def handshake(self, other: End) -> int:
-        """When the last handshake with the other end was, in whole seconds since 1970; zero for never."""
+        """The time of the last handshake with the other end, in seconds since 1970; 0 for never."""
         return int(self._about(other, "latest-handshakes"))
 
     def known_endpoint(self, other: End) -> str:
         return self._about(other, "endpoints")
 
     def transfer(self, other: End) -> tuple[int, int]:
-        """Bytes received from and sent to the other end."""
+        """Bytes received from the other end, and bytes sent to it."""
         received, sent = self._about(other, "transfer").split("\t")
         return int(received), int(sent)
 
@@ -250,7 +250,7 @@ class End:
         until(lambda: self.try_ping(other, *options, version=version), f"an answer to {self.program}", seconds)
 
     def open_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket on this machine, in the hands of the test."""
+        """A socket of this machine, for use by the test."""
         with self.machine.entered():
             made = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
         made.settimeout(30)
@@ -269,13 +269,13 @@ class End:
         return made
 
     def request(self, request: str | bytes) -> str:
-        """The daemon's answer to a request, whole."""
+        """The daemon's whole answer to a request."""
         with self.uapi() as connection:
             connection.sendall(request.encode() if isinstance(request, str) else request)
             return answer(connection)
 
     def get(self) -> tuple[dict[str, str], list[Peer]]:
-        """The device's own values, and its peers."""
+        """The device's values, and its peers."""
         device: dict[str, str] = {}
         peers: list[Peer] = []
         for line in self.request("get=1\n\n").splitlines():
@@ -292,7 +292,7 @@ class End:
         return device, peers
 
     def count_messages(self) -> None:
-        """From now on, count the messages that this end sends, by their kinds."""
+        """Count the messages that this end sends from now on, by kind."""
         self.machine.run(["nft", "-f", "-"], input=_COUNTERS)
 
     def sent(self, kind: str) -> int:
@@ -301,18 +301,18 @@ class End:
         return int(words[words.index("packets") + 1])
 
     def resident(self) -> int:
-        """The daemon's resident memory in bytes, page by page: VmRSS may be some off for each processor."""
+        """The daemon's resident memory in bytes, by pages: VmRSS lags by some pages for each processor."""
         assert self.daemon is not None
         return int(fields(f"/proc/{self.daemon.pid}/smaps_rollup")["Rss"].split()[0]) * 1024
 
     def peak(self) -> int:
-        """The most that its resident memory has been."""
+        """The daemon's peak resident memory, in bytes."""
         assert self.daemon is not None
         return int(status(self.daemon.pid)["VmHWM"].split()[0]) * 1024
 
 
 def answer(connection: socket.socket) -> str:
-    """One answer: up to its empty line, or to the connection's end."""
+    """One answer: up to its empty line or to the end of the connection."""
     received = b""
     while not received.endswith(b"\n\n") and (more := connection.recv(1 << 20)):
         received += more
@@ -325,13 +325,13 @@ def status(pid: int) -> dict[str, str]:
 
 
 def fields(path: str) -> dict[str, str]:
-    """What a file of lines such as `Name: value` says."""
+    """The fields of a file with lines such as `Name: value`."""
     lines = Path(path).read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def join(left: End, right: End, mtu: int = 1500) -> None:
-    """A veth between the two machines, with addresses of both families."""
+    """Connect the two machines by a veth with addresses of both families."""
     veth = f"link add {WIRE} mtu {mtu} type veth peer name {WIRE} mtu {mtu} netns {right.machine.paths['net']}"
     for end, lines in ((left, [veth]), (right, [])):
         end.ip(
@@ -344,7 +344,7 @@ def join(left: End, right: End, mtu: int = 1500) -> None:
 
 @contextlib.contextmanager
 def machines(left: str, right: str) -> Iterator[tuple[End, End]]:
-    """Two machines, not joined yet and with no daemon yet."""
+    """Two machines that are not connected and have no daemon yet."""
     with host() as here, host() as there:
         yield End(here, 1, left), End(there, 2, right)
 
@@ -358,7 +358,7 @@ def pair(
     mtu: int = 1500,
     joined: Callable[..., Any] = join,
 ) -> Iterator[tuple[End, End]]:
-    """Two ends that are ready to talk, lines in their [Peer] sections; both daemons have to live to the end."""
+    """Two connected ends with `lines` in both [Peer] sections. Both daemons must be alive at the end."""
     with machines(left, right) as (here, there):
         joined(here, there, mtu=mtu)
         for end in (here, there):

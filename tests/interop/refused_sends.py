@@ -1,8 +1,8 @@
-"""Runs a daemon whose sends the kernel refuses now and then.
+"""Runs a daemon of which the kernel refuses every Nth send.
 
-    refused_sends.py ERRNO EVERY PROGRAM ARGUMENT...     every so many sends fail with that error and send nothing
+    refused_sends.py ERRNO EVERY PROGRAM ARGUMENT...     each EVERY-th send fails with ERRNO and sends nothing
 
-A seccomp filter has each send wait for the word of a child (seccomp_unotify(2)), which ends with the daemon.
+A seccomp filter hands each send to a child process, which ends with the daemon (seccomp_unotify(2)).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def refusing(error: int, every: int, program: str) -> str:
-    """The command line that a pair's end is started with."""
+    """The command that starts the daemon in a pair."""
     return f"{shlex.join([sys.executable, '-S', __file__])} {error} {every} {program}"
 
 
 def listener() -> int:
-    """From now on, this process' sends wait for the answer to a notice from this descriptor."""
+    """Install the filter. Returns the descriptor that receives a notice for each send of this process."""
     seccomp, *sends = CALLS[platform.machine()]
     instructions = [
         (LOAD, 0, 0, 0),
@@ -54,7 +54,7 @@ def listener() -> int:
 
 
 def supervise(notices: int, error: int, every: int) -> None:
-    """Let sends pass, but for every so many."""
+    """Let sends pass, except every `every`-th."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in itertools.count(1):
         notice = bytearray(80)

@@ -1,9 +1,9 @@
-"""The program that puts whole frames on a link, over and over, at a rate: their senders may be anyone.
+"""Sends whole frames, with any source address, in a loop at a given rate.
 
-    spoofed.py LINK RATE        standard input: the frames, each behind its length in two bytes
+    spoofed.py LINK RATE        standard input: the frames, each after its length in two bytes
 
-It goes on until it is killed. The frames stay where they were read, and sendmmsg(2) is told once where each of them
-is: what is left to do is one call for every hundred.
+It runs until it is killed. The frames stay in one buffer, and the array for sendmmsg(2) is built once, so that
+one call sends a hundred of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADER, PIECE = struct.Struct("=QIxxxxQQQQIxxxxIxxxx"), struct.Struct("=QQ")
 
 
 def places(frames: bytes) -> list[tuple[int, int]]:
-    """Where each frame begins, and its length."""
+    """The offset and the length of each frame."""
     found, at = [], 0
     while at < len(frames):
         (length,) = struct.unpack_from("!H", frames, at)
@@ -36,7 +36,7 @@ Bytes = ctypes.Array[ctypes.c_char]
 
 
 def headers(frames: Bytes, found: list[tuple[int, int]]) -> tuple[Bytes, Bytes]:
-    """The array that sendmmsg(2) takes, and what it points to."""
+    """The array for sendmmsg(2), and the buffer that it points to."""
     base = ctypes.addressof(frames)
     pieces = ctypes.create_string_buffer(b"".join(PIECE.pack(base + at, length) for at, length in found))
     pointer = ctypes.addressof(pieces)

@@ -1,4 +1,4 @@
-"""Our daemon where not all is as it should be: few descriptors, a port in use, syslog that starts again."""
+"""Our daemon in difficult conditions: few descriptors, a port in use, a syslog that restarts."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def syslog(machine: Namespace) -> Iterator[socket.socket]:
         machine.run(["rm", "/dev/log"])
 
 
-def heard(log: socket.socket, words: str) -> str:
-    """The first message with these words."""
-    while words not in (message := log.recv(1 << 16).decode()):
+def first_message(log: socket.socket, text: str) -> str:
+    """The first message that contains this text."""
+    while text not in (message := log.recv(1 << 16).decode()):
         pass
     return message
 
@@ -84,7 +84,7 @@ def test_a_background_daemon_logs_to_a_syslog_that_starts_late() -> None:
         for _ in range(2):
             with syslog(machine) as log:
                 end.request("set=1\nunknown=1\n\n")
-                refusal = heard(log, "a configuration request is refused")
+                refusal = first_message(log, "a configuration request is refused")
                 assert refusal.startswith("<31>wgq-userspace[")
                 assert f"({LINK})" in refusal
         with syslog(machine) as log:
@@ -92,11 +92,11 @@ def test_a_background_daemon_logs_to_a_syslog_that_starts_late() -> None:
             for _ in range(200):
                 end.request("set=1\nunknown=1\n\n")
             log.settimeout(0.2)
-            told = 0
+            logged = 0
             with contextlib.suppress(TimeoutError):
                 while log.recv(1 << 16):
-                    told += 1
-            assert 0 < told <= 20 * (time.monotonic() - began + 1)
+                    logged += 1
+            assert 0 < logged <= 20 * (time.monotonic() - began + 1)
 
 
 @pytest.mark.parametrize("far", [WGQ, GO])
@@ -111,7 +111,7 @@ def test_packets_that_waited_for_the_handshake_arrive_first(far: str) -> None:
                     numbers += arrived()
                     if len(numbers) > DATAGRAMS:
                         break
-                    # About as long as the sealing of one takes: some are read while the first of them are sent.
+                    # About as long as one packet's encryption: the daemon reads some while it sends the first ones.
                     if number % 5 == 0:
                         time.sleep(0.00002)
             assert numbers == sorted(set(numbers))
@@ -138,13 +138,13 @@ def test_the_queue_keeps_the_newest_packets_in_order() -> None:
 
 
 def read_by_the_daemon(end: End) -> int:
-    """How many packets have left the link for the daemon."""
+    """How many packets the daemon has read from the link."""
     return int(end.machine.out("cat", f"/sys/class/net/{LINK}/statistics/tx_packets"))
 
 
 @contextlib.contextmanager
 def numbered(left: End, right: End) -> Iterator[tuple[Callable[[int], object], Callable[[], list[int]]]]:
-    """What sends a datagram with a number, and what tells the numbers that have arrived since, in their order."""
+    """A function that sends a numbered datagram, and one that returns the numbers that arrived since, in order."""
     with (
         left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
         right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving,
@@ -176,7 +176,7 @@ def full() -> int:
 
 @contextlib.contextmanager
 def stalled() -> Iterator[int]:
-    """A pipe that is full, and that nobody reads."""
+    """A full pipe that nothing reads."""
     reading, writing = os.pipe()
     with open(reading, "rb"), open(writing, "wb") as filled:
         os.set_blocking(writing, False)
@@ -197,7 +197,7 @@ LOGS = {"gone": lambda: closing(gone()), "full": lambda: closing(full()), "stall
 
 
 @pytest.mark.parametrize("log", LOGS)
-def test_a_log_that_nobody_takes_costs_the_log_alone(log: str) -> None:
+def test_an_unwritable_log_does_not_stop_the_daemon(log: str) -> None:
     with machines(WGQ, GO) as (left, right), LOGS[log]() as stderr:
         join(left, right)
         daemon = left.machine.popen([WGQ, "-f", "-v", LINK], stderr=stderr)
@@ -216,7 +216,7 @@ def refused(end: End) -> bool:
 
 @pytest.mark.parametrize("options", [["--help"], ["--version"], ["--features"], ["--fast"], [LINK]])
 @pytest.mark.parametrize("streams", ["gone", "full"])
-def test_what_it_says_to_nobody_ends_in_a_status_and_no_crash(streams: str, options: list[str]) -> None:
+def test_unwritable_output_gives_an_error_status_and_no_crash(streams: str, options: list[str]) -> None:
     with machines(WGQ, GO) as (end, _), LOGS[streams]() as stream:
         end.machine.run(["ip", "link", "add", LINK, "type", "veth"])
         started = end.machine.popen([WGQ, *options], stdout=stream, stderr=stream)
@@ -231,7 +231,7 @@ def test_a_refused_large_send_goes_out_in_pieces(
         left.ping(right)
         for _ in range(10):
             bulk(left, right, 8 << 20)
-            if large_sends(left) == "no":  # one of those that were refused was large
+            if large_sends(left) == "no":  # one of the refused sends was large
                 break
         assert large_sends(left) == ("no" if error == errno.EIO else "yes")
         bulk(left, right, 8 << 20)

@@ -1,4 +1,4 @@
-"""A gigabyte arrives though a clock is set back and forth by hours under it, or hours go by meanwhile."""
+"""A gigabyte arrives although the clock is set by hours, or hours pass, during the transfer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 MIB, GIB = 1 << 20, 1 << 30
 HOUR = 3600
-# How far each time, and how old the session is by then: too old to be used at all, or old enough to be renewed.
+# Each step in hours, and the age of the session then: too old to be used at all, or old enough to be renewed.
 STEPS = [(step, (REJECT_AFTER, REKEY_AFTER)[n % 2] + 5) for n, step in enumerate([-3, 8, -30, 1, -1, -700])]
-SET = "whose clock is set"
+SET = "with the set clock"
 PAIRS = [(SET, GO), (GO, SET), (SET, WGQ), (WGQ, SET)]
 
 
@@ -38,7 +38,7 @@ def programs(roles: tuple[str, str], clocks: Clocks) -> list[str]:
 
 @contextlib.contextmanager
 def talking(end: End, other: End) -> Iterator[None]:
-    """The end has something to send all the time: a new handshake begins with the next packet."""
+    """The end sends all the time, so that a due handshake begins with the next packet."""
     pings = end.machine.popen(mortal("ping", "-n", "-q", "-i", "0.05", other.inner()), stdout=subprocess.DEVNULL)
     try:
         yield
@@ -47,17 +47,17 @@ def talking(end: End, other: End) -> Iterator[None]:
         pings.wait()
 
 
-def shakes(*ends: End) -> list[tuple[str, str]]:
-    """When each end had its last handshake, to the nanosecond."""
+def handshake_times(*ends: End) -> list[tuple[str, str]]:
+    """The time of each end's last handshake, in seconds and nanoseconds."""
     peers = [end.get()[1][0].values for end in ends]
     return [(peer["last_handshake_time_sec"], peer["last_handshake_time_nsec"]) for peer in peers]
 
 
 def advance_and_await_a_handshake(clocks: Clocks, *ends: End, **by: int) -> None:
-    """Set the clocks; both ends have had a new handshake, and use its session."""
-    before = shakes(*ends)
+    """Set the clocks and wait until both ends have a new handshake."""
+    before = handshake_times(*ends)
     clocks.advance(**by)
-    until(lambda: not set(before) & set(shakes(*ends)), "a new handshake")
+    until(lambda: not set(before) & set(handshake_times(*ends)), "a new handshake")
 
 
 @pytest.mark.parametrize("roles", PAIRS, ids=" to ".join)
@@ -76,7 +76,7 @@ def test_a_gigabyte_arrives_while_either_clock_is_set(roles: tuple[str, str], cl
             for number, (step, age) in enumerate(STEPS):
                 transfer.reaches((number + 1) / (len(STEPS) + 1))
                 advance_and_await_a_handshake(clocks, ours, theirs, day=step * HOUR, age=age)
-        # One that is taken for older than another is not answered, and is repeated after five seconds.
+        # An initiation with an older time stamp would get no answer, and would be repeated after five seconds.
         assert ours.sent("initiation") == theirs.sent("response") == len(STEPS)
         assert theirs.sent("initiation") == ours.sent("response") == 0
         ahead = sum(step for step, _ in STEPS) * HOUR
@@ -90,7 +90,7 @@ def test_a_gigabyte_arrives_after_a_restart_with_an_earlier_clock(roles: tuple[s
         left, right = ends
         left.ping(right)
         ours, theirs = (left, right) if roles[0] == SET else (right, left)
-        # It remembers no time stamp, and its initiations are older than the last ones: the other one has to begin.
+        # The restarted daemon has forgotten its time stamps, and its clock is behind: the other end has to begin.
         with Transfer(left, right, GIB, patience=60) as transfer:
             transfer.reaches(1 / 3)
             assert ours.daemon is not None
@@ -112,7 +112,7 @@ def test_a_gigabyte_arrives_through_two_hours_of_rekeys(clocks: Clocks) -> None:
             for number in range(times):
                 transfer.reaches(number / times)
                 advance_and_await_a_handshake(clocks, left, right, age=REKEY_AFTER + 1)
-        # The right one takes the jump for silence where it waits for an answer just then, and begins as well.
+        # Where the right one waits for an answer, it takes the jump for silence and begins a handshake too.
         assert times <= left.sent("initiation") + right.sent("initiation") <= 4 * times
         for end, was in zip((left, right), before, strict=True):
             assert end.resident() < was + 500_000

@@ -1,4 +1,4 @@
-"""How our daemon starts and ends, and what it may do in between."""
+"""How our daemon starts and ends, and what it is allowed to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def machine() -> Iterator[Namespace]:
 
 
 def start(machine: Namespace, *arguments: str, name: str = LINK) -> int:
-    """Start it in the background, as wg-quick does; the daemon's process id."""
+    """Start the daemon in the background, as wg-quick does. Returns its process id."""
     before = set(machine.processes())
     machine.run([WGQ, *arguments, name])
     (daemon,) = set(machine.processes()) - before
@@ -40,7 +40,7 @@ def start(machine: Namespace, *arguments: str, name: str = LINK) -> int:
 
 
 def refused(machine: Namespace, *arguments: str) -> str:
-    """What it says when it does not start."""
+    """The error message of a start that fails."""
     done = machine.run([WGQ, *arguments], check=False)
     assert done.returncode != 0
     return done.stderr
@@ -55,38 +55,38 @@ def has_socket(machine: Namespace, name: str = LINK) -> bool:
 
 
 def ended(pid: int) -> bool:
-    """Whether a daemon in the background is gone, or is only waiting for init to notice."""
+    """Whether a background daemon has ended; init may not have reaped it yet."""
     try:
         return status(pid)["State"].startswith("Z") and len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
     except FileNotFoundError:
         return True
 
 
-def test_it_returns_once_link_and_socket_are_there(machine: Namespace) -> None:
+def test_the_start_returns_when_link_and_socket_exist(machine: Namespace) -> None:
     for number in range(20):
         machine.run(["sh", "-ec", f"{WGQ} wg{number}; wg show wg{number}; ip link show wg{number}"])
     assert len(machine.out("wg", "show", "interfaces").split()) == 20
 
 
-def test_its_socket_is_the_owners_alone(machine: Namespace) -> None:
+def test_only_the_owner_may_use_the_socket(machine: Namespace) -> None:
     machine.run(["rmdir", "/run/wireguard"])
     machine.run(["sh", "-c", f"umask 0; {WGQ} {LINK}"])
     assert machine.out("stat", "-c", "%F %a %u", SOCKET).split() == ["socket", "600", "0"]
     assert machine.out("stat", "-c", "%a %u", "/run/wireguard").split() == ["700", "0"]
 
 
-def test_a_background_daemon_leads_a_session_of_its_own(machine: Namespace) -> None:
+def test_a_background_daemon_has_its_own_session(machine: Namespace) -> None:
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as silence:
+    with os.fdopen(reader, "rb") as output:
         machine.popen([WGQ, LINK], stdin=writer, stdout=writer, stderr=writer).wait(30)
         os.close(writer)
-        assert silence.read() == b""  # ends only when nobody holds the other end
+        assert output.read() == b""  # end of file: the daemon has closed the other end
     (daemon,) = machine.processes()
     assert os.getsid(daemon) == daemon
     assert Path(f"/proc/{daemon}/cwd").readlink() == Path("/")
 
 
-def test_the_signal_to_the_callers_group_does_not_reach_it(machine: Namespace) -> None:
+def test_a_signal_to_the_callers_group_spares_the_daemon(machine: Namespace) -> None:
     shell = machine.popen(["sh", "-c", f"{WGQ} {LINK}; touch /run/started; sleep 60"], start_new_session=True)
     until(lambda: machine.run(["test", "-e", "/run/started"], check=False).returncode == 0, "started")
     os.killpg(shell.pid, signal.SIGTERM)
@@ -95,7 +95,7 @@ def test_the_signal_to_the_callers_group_does_not_reach_it(machine: Namespace) -
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_and_takes_link_and_socket_away(machine: Namespace, sent: signal.Signals) -> None:
+def test_a_signal_ends_the_daemon_and_removes_link_and_socket(machine: Namespace, sent: signal.Signals) -> None:
     daemon = start(machine)
     os.kill(daemon, sent)
     until(lambda: ended(daemon), "ended")
@@ -103,7 +103,7 @@ def test_a_signal_ends_it_and_takes_link_and_socket_away(machine: Namespace, sen
     assert LINK not in links(machine)
 
 
-def test_in_the_foreground_it_ends_with_status_0_on_term(machine: Namespace) -> None:
+def test_a_foreground_daemon_exits_with_0_on_sigterm(machine: Namespace) -> None:
     daemon = machine.popen([WGQ, "-f", LINK], stderr=subprocess.DEVNULL)
     until(lambda: has_socket(machine), "started")
     assert daemon.poll() is None
@@ -112,7 +112,7 @@ def test_in_the_foreground_it_ends_with_status_0_on_term(machine: Namespace) -> 
 
 
 @pytest.mark.parametrize("state", ["up", "down"])
-def test_it_ends_with_its_link_and_removes_its_socket(machine: Namespace, state: str) -> None:
+def test_deleting_the_link_ends_the_daemon(machine: Namespace, state: str) -> None:
     daemon = start(machine)
     machine.run(["ip", "link", "set", LINK, state])
     machine.run(["ip", "link", "delete", LINK])
@@ -120,7 +120,7 @@ def test_it_ends_with_its_link_and_removes_its_socket(machine: Namespace, state:
     assert not has_socket(machine)
 
 
-def test_it_ends_when_its_socket_is_removed(machine: Namespace) -> None:
+def test_removing_the_socket_ends_the_daemon(machine: Namespace) -> None:
     daemon = start(machine)
     machine.run(["rm", SOCKET])
     until(lambda: ended(daemon), "ended")
@@ -144,7 +144,7 @@ def test_a_link_moved_to_another_namespace_works_and_ends_there(machine: Namespa
         inside.ip(f"link set {LINK} mtu 1300")
 
         def sealed() -> int:
-            # What a packet of 1300 bytes takes: padding it to a multiple of sixteen would exceed the MTU.
+            # The bytes of a packet of 1300 bytes: padding to a multiple of sixteen would exceed the MTU.
             before = left.transfer(right)[1]
             inside.ping(right, "-s", str(1300 - 28))
             return left.transfer(right)[1] - before
@@ -174,13 +174,13 @@ def test_the_socket_of_a_killed_daemon_is_replaced(machine: Namespace) -> None:
     machine.run(["wg", "set", LINK, "listen-port", "5"])
 
 
-def test_a_second_daemon_for_a_link_is_refused_and_the_first_goes_on(machine: Namespace) -> None:
+def test_a_second_daemon_for_the_same_link_is_refused(machine: Namespace) -> None:
     start(machine)
     machine.run(["wg", "set", LINK, "listen-port", "51820"])
     for options in ([], ["-f"]):
-        said = refused(machine, *options, LINK)
-        assert LINK in said
-        assert "in use" in said or "serves" in said
+        error = refused(machine, *options, LINK)
+        assert LINK in error
+        assert "in use" in error or "serves" in error
     assert machine.out("wg", "show", LINK, "listen-port") == "51820\n"
     assert LINK in links(machine)
 
@@ -189,15 +189,15 @@ def test_a_failed_start_says_why_and_leaves_nothing(machine: Namespace) -> None:
     machine.run(["ip", "link", "add", "taken", "type", "veth", "peer", "name", "other"])
     before = links(machine)
     for arguments in ([], ["a/b"], ["sixteen-letters-"], ["--nonsense", LINK], ["taken"], ["wg0", "wg1"]):
-        said = refused(machine, *arguments)
-        assert said.startswith("wgq-userspace: ")
-        assert len(said.splitlines()) == 1
+        error = refused(machine, *arguments)
+        assert error.startswith("wgq-userspace: ")
+        assert len(error.splitlines()) == 1
     assert links(machine) == before
     assert machine.out("ls", "/run/wireguard") == ""
 
 
-def test_it_starts_when_no_inotify_instance_is_left(machine: Namespace) -> None:
-    # Who has no descriptor left, but may have more instances, goes on in a child with descriptors of its own.
+def test_the_daemon_starts_without_a_free_inotify_instance(machine: Namespace) -> None:
+    # A process without free descriptors forks: the child closes its copies and goes on creating instances.
     exhaust = (
         "import ctypes, os, subprocess, sys\n"
         "while True:\n"
@@ -209,13 +209,13 @@ def test_it_starts_when_no_inotify_instance_is_left(machine: Namespace) -> None:
         "    else: break\n"
         "subprocess.run(sys.argv[1:], check=True)"
     )
-    # The limit counts the instances of a user (inotify(7)): they are used up for one who has nothing else to do.
+    # The limit counts the instances of a user (inotify(7)): this user id has no other processes.
     *user, program = as_user(machine, 65531)
     machine.run([*user, sys.executable, "-c", exhaust, program, LINK])
     machine.run(["wg", "show", LINK])
 
 
-def test_without_the_capability_it_says_which_one_it_needs(machine: Namespace) -> None:
+def test_a_start_without_cap_net_admin_names_it(machine: Namespace) -> None:
     bare = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-all", WGQ, LINK]
     done = machine.run(bare, check=False)
     assert done.returncode != 0
@@ -223,7 +223,7 @@ def test_without_the_capability_it_says_which_one_it_needs(machine: Namespace) -
     assert not has_socket(machine)
 
 
-def test_it_works_for_a_plain_user_with_the_ambient_capability() -> None:
+def test_a_plain_user_with_the_ambient_capability_can_run_it() -> None:
     with machines(WGQ, GO) as (left, right):
         join(left, right)
         right.start()
@@ -235,7 +235,7 @@ def test_it_works_for_a_plain_user_with_the_ambient_capability() -> None:
 
 
 def as_user(machine: Namespace, user: int) -> list[str]:
-    """The daemon's command for somebody who has the capability, may write to the directory, and is not root."""
+    """The daemon's command for a user other than root, with the capability and write access to the directory."""
     program = "/run/wireguard/.daemon"
     machine.run(["sh", "-c", f'install -m 755 "$(command -v {WGQ})" {program} && chown {user} /run/wireguard'])
     capability = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
@@ -256,7 +256,7 @@ def test_a_daemon_that_is_up_keeps_one_capability(user: int) -> None:
         (daemon,) = left.machine.processes()
         left.configure(right.peer(version=4))
         left.ping(right)
-        # Until the sockets are bound, one thread may bind to ports below 1024.
+        # Until the sockets are bound, one more thread may bind to ports below 1024.
         until(lambda: len(threads(daemon)) == 3, "only the threads that work")
         for thread in threads(daemon):
             for kind in ("CapEff", "CapPrm"):
@@ -266,7 +266,7 @@ def test_a_daemon_that_is_up_keeps_one_capability(user: int) -> None:
             assert (thread["NoNewPrivs"], thread["Seccomp"]) == ("1", SECCOMP_FILTER), thread["Name"]
         limits = Path(f"/proc/{daemon}/limits").read_text()
         assert re.search(r"Max core file size +0 +0 ", limits)
-        # The files of a process that may be dumped are its user's.
+        # The files in /proc of a process that may be dumped belong to its user.
         assert Path(f"/proc/{daemon}/environ").stat().st_uid == 0
 
 
@@ -308,7 +308,7 @@ def test_a_daemon_without_privileges_can_be_configured() -> None:
         left.addresses()
         left.ping(right)
         left.wg("set", LINK, "fwmark", "9")
-        # The port is still ours when the link has been down, and what came in the meantime is nobody's.
+        # The daemon keeps the port while the link is down, and drops what arrives then.
         for _ in range(2):
             left.ip(f"link set {LINK} down")
             assert not right.try_ping(left)
@@ -319,14 +319,14 @@ def test_a_daemon_without_privileges_can_be_configured() -> None:
         left.wg("set", LINK, "listen-port", "5353")
         left.ping(right)
         assert right.known_endpoint(left) == f"{left.outer()}:5353"
-        # With the first binding went the privilege.
+        # The privilege is gone after the first binding.
         refusal = left.machine.run(["wg", "set", LINK, "listen-port", "53"], check=False)
         assert "Permission denied" in refusal.stderr
         left.ping(right)
 
 
 @pytest.mark.parametrize(("level", "lines"), [("silent", 0), ("error", 1), ("verbose", 1)])
-def test_what_the_kernel_grants_is_logged_once_at_the_start(machine: Namespace, level: str, lines: int) -> None:
+def test_kernel_features_are_logged_once_at_the_start(machine: Namespace, level: str, lines: int) -> None:
     environment = {**os.environ, "LOG_LEVEL": level}
     daemon = machine.popen([WGQ, "-f", LINK], stderr=subprocess.PIPE, env=environment)
     until(lambda: has_socket(machine), "started")
@@ -341,7 +341,7 @@ def test_what_the_kernel_grants_is_logged_once_at_the_start(machine: Namespace, 
     assert sum("; ".join(features) in line for line in logged) == lines, logged
 
 
-def test_a_start_in_the_background_says_nothing_to_the_caller(machine: Namespace) -> None:
+def test_a_background_start_prints_nothing(machine: Namespace) -> None:
     assert machine.run([WGQ, LINK]).stderr == ""
 
 

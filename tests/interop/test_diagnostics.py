@@ -1,4 +1,4 @@
-"""What wgq-userspace passes over in silence, and counts: each event is provoked over the wire."""
+"""The events that wgq-userspace drops silently and counts: each one is provoked over the wire."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ NO_KEY = bytes(noise.KEY)
 
 
 def counters(end: End) -> Diagnostics:
-    """What the end's daemon counts."""
+    """The counters of the end's daemon."""
     with end.machine.entered():
-        told = api.diagnostics(LINK)
-    assert told is not None
-    return told
+        found = api.diagnostics(LINK)
+    assert found is not None
+    return found
 
 
 def key(end: End) -> PublicKey:
     return PublicKey.parse(end.public)
 
 
-def once(end: End, other: End | None, name: str) -> Event:
-    """The last event of the device, or of a peer, as soon as there is one; it is as old as it can be."""
+def awaited(end: End, other: End | None, name: str) -> Event:
+    """Wait for an event of the device, or of a peer, and return the latest one."""
 
     def found() -> Event | None:
-        told = counters(end)
-        return (told.peer(key(other)) if other else told.device).last(name)
+        counted = counters(end)
+        return (counted.peer(key(other)) if other else counted.device).last(name)
 
     until(found, name)
     event = found()
@@ -57,8 +57,8 @@ def once(end: End, other: End | None, name: str) -> Event:
     return event
 
 
-class Fellow(NamedTuple):
-    """Our daemon, and beside it a machine whose part the test plays, on one socket."""
+class Scripted(NamedTuple):
+    """Our daemon, and a peer that the test plays itself on one socket."""
 
     ours: End
     theirs: End
@@ -77,148 +77,151 @@ class Fellow(NamedTuple):
             self.socket.sendto(message, (self.ours.outer(), self.ours.port))
 
     def handshake(self) -> noise.Session:
-        """A session that the fellow has begun; no flood is remembered then."""
+        """Begin a handshake and return its session; wait until the daemon is no longer under load."""
         for _ in range(30):
-            time.sleep(0.03)  # only fifty initiations a second are listened to
+            time.sleep(0.03)  # the daemon accepts at most fifty initiations per second
             index = os.urandom(4)
             begun = self.static.initiate(int.from_bytes(index, "little"))
             self.send(begun.message)
-            # None comes while a flood is not yet forgotten.
+            # No response comes while the daemon is under load.
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline:
                 for message in self.received():
                     if message[0] == forgery.RESPONSE and message[8:12] == index:
                         return begun.finish(message)
-        raise AssertionError("no response to the fellow")
+        raise AssertionError("no response to the scripted peer")
 
     def received(self) -> Iterator[bytes]:
-        """What has come, after a short wait for the first of it."""
+        """The messages that arrived, after a short wait for the first one."""
         self.socket.settimeout(0.1)
         with contextlib.suppress(TimeoutError):
             while True:
                 yield self.socket.recv(2000)
 
     def initiation(self) -> bytes:
-        """The next initiation of our daemon."""
+        """The daemon's next initiation."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             for message in self.received():
                 if message[0] == forgery.INITIATION:
                     return message
-        raise AssertionError("no initiation to the fellow")
+        raise AssertionError("no initiation to the scripted peer")
 
 
 @pytest.fixture(scope="module")
-def fellow() -> Iterator[Fellow]:
-    """A device with one peer that knows where it is; every test provokes events of its own."""
+def scripted() -> Iterator[Scripted]:
+    """A daemon whose one peer is scripted; each test provokes its own events."""
     with machines(WGQ, WGQ) as (ours, theirs):
         join(ours, theirs)
         with theirs.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
             made.bind((theirs.outer(), theirs.port))
             ours.start()
             ours.configure(theirs.peer())
-            yield Fellow(ours, theirs, made)
+            yield Scripted(ours, theirs, made)
             ours.assert_alive()
 
 
 def inner(source: str, destination: str) -> bytes:
-    """A whole packet of IPv4 with nothing in it."""
+    """An IPv4 packet without a payload."""
     start = struct.pack("!BBHHHBBH", 0x45, 0, 20, 0, 0, 64, 253, 0)
     return start + socket.inet_aton(source) + socket.inet_aton(destination)
 
 
-def test_what_is_no_message_is_counted(fellow: Fellow) -> None:
-    fellow.send(b"GET / HTTP/1.1\r\n\r\n")
-    assert once(fellow.ours, None, "malformed").sender == fellow.address
+def test_a_malformed_message_is_counted(scripted: Scripted) -> None:
+    scripted.send(b"GET / HTTP/1.1\r\n\r\n")
+    assert awaited(scripted.ours, None, "malformed").sender == scripted.address
 
 
-def test_a_handshake_for_another_key_of_ours_is_counted(fellow: Fellow) -> None:
-    fellow.send(forgery.initiation(fellow.theirs.public))
-    assert once(fellow.ours, None, "mac1_invalid").sender == fellow.address
+def test_a_wrong_mac1_is_counted(scripted: Scripted) -> None:
+    """The initiation is made for another responder's public key."""
+    scripted.send(forgery.initiation(scripted.theirs.public))
+    assert awaited(scripted.ours, None, "mac1_invalid").sender == scripted.address
 
 
-def test_an_initiation_that_is_none_is_counted(fellow: Fellow) -> None:
-    fellow.send(forgery.initiation(fellow.ours.public))
-    assert once(fellow.ours, None, "initiation_undecryptable").sender == fellow.address
+def test_an_undecryptable_initiation_is_counted(scripted: Scripted) -> None:
+    scripted.send(forgery.initiation(scripted.ours.public))
+    assert awaited(scripted.ours, None, "initiation_undecryptable").sender == scripted.address
 
 
-def test_unknown_keys_are_named_with_where_they_came_from(fellow: Fellow) -> None:
-    strangers = [PublicKey(each.public) for each in (knocked(fellow) for _ in range(3))]
-    told = counters(fellow.ours).device.of("unknown_key")[:3]
-    assert [each.static_key for each in told] == [*reversed(strangers)]
-    assert {each.sender for each in told} == {fellow.address}
+def test_unknown_keys_are_listed_with_their_senders(scripted: Scripted) -> None:
+    strangers = [PublicKey(each.public) for each in (unknown_peer(scripted) for _ in range(3))]
+    events = counters(scripted.ours).device.of("unknown_key")[:3]
+    assert [each.static_key for each in events] == [*reversed(strangers)]
+    assert {each.sender for each in events} == {scripted.address}
 
 
-def test_answers_that_nobody_waits_for_are_counted(fellow: Fellow) -> None:
+def test_unexpected_responses_and_cookies_are_counted(scripted: Scripted) -> None:
     response = struct.pack("<III", forgery.RESPONSE, 1, 2) + os.urandom(48)
-    response += forgery.mac1(fellow.ours.public, response) + bytes(16)
-    fellow.send(response, struct.pack("<II", forgery.COOKIE, 3) + os.urandom(56))
+    response += forgery.mac1(scripted.ours.public, response) + bytes(16)
+    scripted.send(response, struct.pack("<II", forgery.COOKIE, 3) + os.urandom(56))
     for name in ("response_unexpected", "cookie_unexpected"):
-        assert once(fellow.ours, None, name).sender == fellow.address
+        assert awaited(scripted.ours, None, name).sender == scripted.address
 
 
-def test_data_of_no_session_is_counted(fellow: Fellow) -> None:
-    fellow.send(struct.pack("<IIQ", forgery.DATA, 7, 0) + os.urandom(16))
-    assert once(fellow.ours, None, "unknown_index").sender == fellow.address
+def test_data_of_no_session_is_counted(scripted: Scripted) -> None:
+    scripted.send(struct.pack("<IIQ", forgery.DATA, 7, 0) + os.urandom(16))
+    assert awaited(scripted.ours, None, "unknown_index").sender == scripted.address
 
 
-def test_a_clock_that_is_behind_is_told_with_the_time_that_it_shows(fellow: Fellow) -> None:
-    fellow.handshake()
+def test_a_stale_timestamp_is_reported_with_both_times(scripted: Scripted) -> None:
+    """With the peer's clock, and with the newest timestamp that it sent before."""
+    scripted.handshake()
     time.sleep(0.03)
-    fellow.send(fellow.static.initiate(1, 7 * DAY).message)
-    stale = once(fellow.ours, fellow.theirs, "stale_timestamp")
-    assert (stale.sender, stale.clock) == (fellow.address, 7 * DAY)
+    scripted.send(scripted.static.initiate(1, 7 * DAY).message)
+    stale = awaited(scripted.ours, scripted.theirs, "stale_timestamp")
+    assert (stale.sender, stale.clock) == (scripted.address, 7 * DAY)
     assert stale.newest is not None
     assert abs(stale.newest - time.time()) < 30
 
 
-def test_replayed_and_too_many_initiations_are_told_apart(fellow: Fellow) -> None:
-    first, *more = (fellow.static.initiate(number).message for number in range(10))
-    fellow.send(first, first, *more)
+def test_replayed_initiations_and_floods_have_separate_counters(scripted: Scripted) -> None:
+    first, *more = (scripted.static.initiate(number).message for number in range(10))
+    scripted.send(first, first, *more)
     for name in ("initiation_replayed", "initiation_flood"):
-        assert once(fellow.ours, fellow.theirs, name).sender == fellow.address
+        assert awaited(scripted.ours, scripted.theirs, name).sender == scripted.address
 
 
-def test_data_that_is_replayed_changed_or_of_another_source_is_told_apart(fellow: Fellow) -> None:
-    session = fellow.handshake()
-    good = session.data(0, inner(fellow.theirs.inner(), fellow.ours.inner()))
+def test_each_kind_of_refused_data_has_its_own_counter(scripted: Scripted) -> None:
+    """Replayed, changed, from a source that the peer may not use, and not an IP packet."""
+    session = scripted.handshake()
+    good = session.data(0, inner(scripted.theirs.inner(), scripted.ours.inner()))
     changed = good[:-1] + bytes([good[-1] ^ 1])
-    fellow.send(good, good, changed, session.data(1, inner("10.77.0.9", fellow.ours.inner())))
-    fellow.send(session.data(2, b"no packet"))
+    scripted.send(good, good, changed, session.data(1, inner("10.77.0.9", scripted.ours.inner())))
+    scripted.send(session.data(2, b"no packet"))
     for name in ("replayed", "undecryptable", "source_not_allowed", "inner_malformed"):
-        assert once(fellow.ours, fellow.theirs, name).sender == fellow.address
-    assert once(fellow.ours, fellow.theirs, "source_not_allowed").source == "10.77.0.9"
+        assert awaited(scripted.ours, scripted.theirs, name).sender == scripted.address
+    assert awaited(scripted.ours, scripted.theirs, "source_not_allowed").source == "10.77.0.9"
 
 
-def test_a_peer_that_moves_is_told_with_where_from_and_where_to(fellow: Fellow) -> None:
-    session = fellow.handshake()
-    with fellow.theirs.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
-        elsewhere.bind((fellow.theirs.outer(), 0))
-        fellow._replace(socket=elsewhere).send(session.data(0, b""))
-        moved = once(fellow.ours, fellow.theirs, "roamed")
-        assert moved.sender == fellow.address
+def test_roaming_is_reported_with_both_endpoints(scripted: Scripted) -> None:
+    session = scripted.handshake()
+    with scripted.theirs.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
+        elsewhere.bind((scripted.theirs.outer(), 0))
+        scripted._replace(socket=elsewhere).send(session.data(0, b""))
+        moved = awaited(scripted.ours, scripted.theirs, "roamed")
+        assert moved.sender == scripted.address
         assert moved.receiver == SocketAddress(*elsewhere.getsockname())
-    fellow.send(session.data(1, b""))
+    scripted.send(session.data(1, b""))
 
 
-def test_another_preshared_key_shows_at_the_one_who_is_answered(fellow: Fellow) -> None:
-    fellow.handshake()
-    fellow.ours.forget(fellow.theirs, "PersistentKeepalive = 5")
-    answer, _ = fellow.static._replace(preshared=os.urandom(32)).respond(fellow.initiation(), 1)
-    fellow.send(answer)
-    assert once(fellow.ours, fellow.theirs, "response_undecryptable").sender == fellow.address
-    assert once(fellow.ours, fellow.theirs, "initiation_sent").receiver == fellow.address
-    fellow.ours.set_peer(fellow.theirs, "persistent-keepalive", "0")
+def test_a_different_preshared_key_is_counted_at_the_initiator(scripted: Scripted) -> None:
+    scripted.handshake()
+    scripted.ours.forget(scripted.theirs, "PersistentKeepalive = 5")
+    answer, _ = scripted.static._replace(preshared=os.urandom(32)).respond(scripted.initiation(), 1)
+    scripted.send(answer)
+    assert awaited(scripted.ours, scripted.theirs, "response_undecryptable").sender == scripted.address
+    assert awaited(scripted.ours, scripted.theirs, "initiation_sent").receiver == scripted.address
+    scripted.ours.set_peer(scripted.theirs, "persistent-keepalive", "0")
 
 
 def test_a_finished_handshake_is_counted_at_both_ends() -> None:
+    """No other event is counted."""
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)
-        sent = once(left, right, "response_received")
-        received, answered = once(right, left, "initiation_received"), once(right, left, "response_sent")
+        sent = awaited(left, right, "response_received")
+        received, answered = awaited(right, left, "initiation_received"), awaited(right, left, "response_sent")
         assert sent.sender == SocketAddress(right.outer(), right.port)
         assert received.sender == answered.receiver == SocketAddress(left.outer(), left.port)
-        # Nothing else happened at all.
         assert counters(left).device.events == ()
         assert {event.name for event in counters(left).peer(key(right)).events} == {
             "initiation_sent",
@@ -228,7 +231,7 @@ def test_a_finished_handshake_is_counted_at_both_ends() -> None:
 
 @pytest.fixture
 def alone() -> Iterator[End]:
-    """A device whose peers, if it has any, are not there."""
+    """A device without a reachable peer."""
     with machines(WGQ, WGQ) as (end, other):
         join(end, other)
         end.start()
@@ -238,7 +241,7 @@ def alone() -> Iterator[End]:
 
 
 def absent(end: End, network: str, *lines: str) -> PublicKey:
-    """Add a peer that is not there."""
+    """Add a peer that does not exist. Returns its key."""
     made = End(end.machine, 9, WGQ, private_key())
     end.wg("addconf", LINK, "/dev/stdin", input=f"[Peer]\nPublicKey = {made.public}\nAllowedIPs = {network}\n")
     for line in lines:
@@ -253,18 +256,19 @@ def send(end: End, address: str, count: int = 1) -> None:
             sender.sendto(b"hello", (address, 9))
 
 
-def test_packets_to_no_peer_and_to_a_peer_without_endpoint_are_told_by_their_destination(alone: End) -> None:
+def test_packets_without_peer_or_endpoint_are_reported_by_destination(alone: End) -> None:
     peer = absent(alone, "10.66.0.8/32")
     send(alone, "10.66.0.7")
     send(alone, "10.66.0.8")
-    assert once(alone, None, "no_peer").destination == "10.66.0.7"
+    assert awaited(alone, None, "no_peer").destination == "10.66.0.7"
     until(lambda: counters(alone).peer(peer).last("no_endpoint"), "no_endpoint")
-    told = counters(alone).peer(peer).last("no_endpoint")
-    assert told is not None
-    assert told.destination == "10.66.0.8"
+    event = counters(alone).peer(peer).last("no_endpoint")
+    assert event is not None
+    assert event.destination == "10.66.0.8"
 
 
-def test_sends_that_a_firewall_or_the_routes_refuse_are_told_by_their_errno(alone: End) -> None:
+def test_failed_sends_are_reported_by_errno(alone: End) -> None:
+    """EPERM from a firewall, ENETUNREACH from the routes."""
     alone.machine.run(
         ["nft", "-f", "-"],
         input="table inet t { chain c { type filter hook output priority 0; ip daddr 192.0.2.77 drop; }; }",
@@ -279,9 +283,9 @@ def test_sends_that_a_firewall_or_the_routes_refuse_are_told_by_their_errno(alon
 
     for peer, code, to in ((blocked, errno.EPERM, "192.0.2.77"), (unrouted, errno.ENETUNREACH, "203.0.113.1")):
         until(partial(total, peer), "send_error")
-        told = counters(alone).peer(peer).last("send_error")
-        assert told is not None
-        assert (told.send_errno, told.receiver) == (code, SocketAddress(to, 7))
+        event = counters(alone).peer(peer).last("send_error")
+        assert event is not None
+        assert (event.send_errno, event.receiver) == (code, SocketAddress(to, 7))
         assert counters(alone).peer(peer).total("initiation_sent") == 0
 
 
@@ -295,8 +299,8 @@ table inet t {
 """
 
 
-def heard(end: End, peer: PublicKey) -> Event:
-    """The last ICMP error about packets to a peer, as soon as there is one."""
+def icmp_error(end: End, peer: PublicKey) -> Event:
+    """Wait for an ICMP error about packets to a peer, and return the latest one."""
     until(lambda: counters(end).peer(peer).last("icmp"), "an ICMP error")
     error = counters(end).peer(peer).last("icmp")
     assert error is not None
@@ -304,34 +308,35 @@ def heard(end: End, peer: PublicKey) -> Event:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_icmp_errors_are_told_by_their_kind_with_the_endpoint_and_who_sent_them(version: int) -> None:
+def test_icmp_errors_are_reported_with_kind_router_and_endpoint(version: int) -> None:
     with machines(WGQ, WGQ) as (end, other):
         join(end, other)
         end.start()
         end.configure()
         other.machine.run(["nft", "-f", "-"], input=REFUSING)
         here, there, nowhere = end.outer(version), other.outer(version), end.outer(version)[:-1] + "77"
-        told = ((there, 7, there, "port-unreachable"), (there, 8, there, "prohibited"))
-        # Of an address that does not answer, this machine itself says so.
-        for number, (address, port, router, kind) in enumerate((*told, (nowhere, 9, here, "host-unreachable"))):
+        answers = ((there, 7, there, "port-unreachable"), (there, 8, there, "prohibited"))
+        # If an address does not answer, this machine itself reports it.
+        for number, (address, port, router, kind) in enumerate((*answers, (nowhere, 9, here, "host-unreachable"))):
             endpoint = SocketAddress(address, port)
             peer = absent(end, f"10.66.0.{100 + number}/32", f"endpoint {endpoint}")
             send(end, f"10.66.0.{100 + number}")
-            error = heard(end, peer)
+            error = icmp_error(end, peer)
             assert (error.icmp, error.router, error.receiver) == (kind, router, endpoint)
         assert counters(end).device.total("icmp") == 0
 
 
-def test_an_icmp_error_about_another_program_is_nobodys(alone: End) -> None:
+def test_icmp_errors_of_other_programs_are_not_counted(alone: End) -> None:
     blocked = absent(alone, "10.66.0.8/32", "endpoint 127.0.0.1:7")
     with alone.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"hello", ("127.0.0.1", 7))
     send(alone, "10.66.0.8")
-    assert heard(alone, blocked).times == 1
+    assert icmp_error(alone, blocked).times == 1
     assert counters(alone).device.total("icmp") == 0
 
 
-def test_without_the_privilege_to_hear_icmp_errors_all_else_works_and_is_counted() -> None:
+def test_the_daemon_works_without_cap_net_raw() -> None:
+    """Without this capability it receives no ICMP errors; it counts everything else."""
     with pair(f"setpriv --bounding-set=-net_raw --inh-caps=-all {WGQ}", WGQ) as (left, right):
         left.ping(right)
         peer = absent(left, "10.66.0.8/32", f"endpoint {right.outer()}:7")
@@ -341,7 +346,7 @@ def test_without_the_privilege_to_hear_icmp_errors_all_else_works_and_is_counted
         assert counters(left).peer(peer).total("icmp") == 0
 
 
-def test_data_that_a_firewall_refuses_is_told_packet_by_packet() -> None:
+def test_refused_sends_of_data_are_counted_per_packet() -> None:
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)
         left.machine.run(
@@ -349,90 +354,91 @@ def test_data_that_a_firewall_refuses_is_told_packet_by_packet() -> None:
             input="table inet t { chain c { type filter hook output priority 0; udp dport 51822 drop; }; }",
         )
         send(left, right.inner(), 20)
-        until(lambda: counters(left).peer(key(right)).total("send_error") >= 20, "all that was refused")
-        assert once(left, right, "send_error").send_errno == errno.EPERM
+        until(lambda: counters(left).peer(key(right)).total("send_error") >= 20, "all refused sends counted")
+        assert awaited(left, right, "send_error").send_errno == errno.EPERM
 
 
-def test_packets_that_wait_and_are_dropped_are_counted_by_the_reason(alone: End) -> None:
+def test_dropped_staged_packets_are_counted_by_reason(alone: End) -> None:
     peer = absent(alone, "10.66.0.8/32", "endpoint 192.0.2.77:7")
     send(alone, "10.66.0.8", 200)
-    until(lambda: counters(alone).peer(peer).total("staged_dropped") == 72, "all but 128 gave way")
+    until(lambda: counters(alone).peer(peer).total("staged_dropped") == 72, "all but 128 dropped")
     alone.ip(f"link set {LINK} down")
-    until(lambda: counters(alone).peer(peer).total("staged_dropped") == 200, "the rest is gone too")
+    until(lambda: counters(alone).peer(peer).total("staged_dropped") == 200, "the rest dropped")
     assert [(each.reason, each.times) for each in counters(alone).peer(peer).of("staged_dropped")] == [
         ("link_down", 128),
         ("overflow", 72),
     ]
 
 
-def test_a_handshake_message_to_a_device_without_a_key_is_counted(alone: End) -> None:
+def test_a_handshake_with_a_keyless_device_is_counted(alone: End) -> None:
     alone.wg("set", LINK, "private-key", "/dev/null")
     with alone.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(forgery.initiation(alone.public), ("127.0.0.1", alone.port))
-        assert once(alone, None, "no_private_key").sender == SocketAddress("127.0.0.1", sender.getsockname()[1])
+        assert awaited(alone, None, "no_private_key").sender == SocketAddress("127.0.0.1", sender.getsockname()[1])
 
 
-def test_load_and_its_cookies_are_told_at_both_ends() -> None:
+def test_load_and_cookies_are_counted_at_both_ends() -> None:
     with pair(WGQ, WGQ) as (left, right), from_sixteen_ports(right, left):
         until(lambda: counters(right).device.total("cookie_sent") > 1000, "cookies sent")
         left.ping(right, seconds=60)
         assert counters(right).device.total("under_load") >= 1
         assert counters(right).device.total("cookie_missing") > 1000
         if counters(left).peer(key(right)).total("initiation_sent") > 1:
-            assert once(left, right, "cookie_received").sender == SocketAddress(right.outer(), right.port)
+            assert awaited(left, right, "cookie_received").sender == SocketAddress(right.outer(), right.port)
 
 
-def test_a_flood_of_forgeries_from_everywhere_takes_no_memory(fellow: Fellow) -> None:
-    before = fellow.ours.resident()
-    session = fellow.handshake()
-    with forgery.raw_socket(fellow.theirs) as sender:
+def test_a_flood_of_forgeries_leaves_memory_bounded(scripted: Scripted) -> None:
+    before = scripted.ours.resident()
+    session = scripted.handshake()
+    with forgery.raw_socket(scripted.theirs) as sender:
         for number in range(20_000):
             payload = (
                 os.urandom(40),
-                forgery.initiation(fellow.theirs.public),
-                forgery.initiation(fellow.ours.public),
+                forgery.initiation(scripted.theirs.public),
+                forgery.initiation(scripted.ours.public),
                 struct.pack("<IIQ", forgery.DATA, number, 0) + os.urandom(16),
                 struct.pack("<IIQ", forgery.DATA, session.theirs, number) + os.urandom(16),
             )[number % 5]
             source = (socket.inet_ntoa(forgery.anyone(4)), 1024 + number)
-            forgery.send_as(sender, source, (fellow.ours.outer(), fellow.ours.port), payload)
-    until(lambda: counters(fellow.ours).device.total("malformed") >= 1000, "the flood")
-    fellow.ours.assert_alive()
-    assert len(fellow.ours.request("diagnostics=1\n\n")) < 1 << 14
-    # The answers to the flood, which under load wait to go out together, take what they take.
-    assert fellow.ours.resident() - before < 4 << 20
+            forgery.send_as(sender, source, (scripted.ours.outer(), scripted.ours.port), payload)
+    until(lambda: counters(scripted.ours).device.total("malformed") >= 1000, "the flood")
+    scripted.ours.assert_alive()
+    assert len(scripted.ours.request("diagnostics=1\n\n")) < 1 << 14
+    # Under load, replies to the flood wait in a queue, which takes some memory.
+    assert scripted.ours.resident() - before < 4 << 20
 
 
-def test_many_unknown_keys_leave_the_last_eight_and_the_number_of_all(fellow: Fellow) -> None:
-    fellow.handshake()
-    before = counters(fellow.ours).device.total("unknown_key")
-    strangers = [PublicKey(each.public) for each in (knocked(fellow) for _ in range(12))]
-    told = counters(fellow.ours).device.of("unknown_key")
-    assert [each.static_key for each in told] == [*reversed(strangers[4:]), None]
-    assert sum(each.times for each in told) >= before + 12
+def test_only_the_last_eight_unknown_keys_are_listed(scripted: Scripted) -> None:
+    """The others are counted together."""
+    scripted.handshake()
+    before = counters(scripted.ours).device.total("unknown_key")
+    strangers = [PublicKey(each.public) for each in (unknown_peer(scripted) for _ in range(12))]
+    events = counters(scripted.ours).device.of("unknown_key")
+    assert [each.static_key for each in events] == [*reversed(strangers[4:]), None]
+    assert sum(each.times for each in events) >= before + 12
 
 
-def knocked(fellow: Fellow) -> noise.Static:
-    """A stranger whose initiation has come: it is sent again where others keep the daemon too busy for it."""
-    stranger = fellow.static._replace(private=os.urandom(32))
+def unknown_peer(scripted: Scripted) -> noise.Static:
+    """An unknown peer whose initiation was counted. It is sent again, as a busy daemon may drop it."""
+    stranger = scripted.static._replace(private=os.urandom(32))
 
-    def is_told() -> bool:
-        fellow.send(stranger.initiate(1).message)
+    def is_listed() -> bool:
+        scripted.send(stranger.initiate(1).message)
         return PublicKey(stranger.public) in {
-            each.static_key for each in counters(fellow.ours).device.of("unknown_key")
+            each.static_key for each in counters(scripted.ours).device.of("unknown_key")
         }
 
-    until(is_told, "the stranger's key")
+    until(is_listed, "the unknown peer's key")
     return stranger
 
 
-def test_get_and_wg_tell_what_they_told_before_any_event(fellow: Fellow) -> None:
-    """Byte for byte: the request is another."""
-    asked, shown = fellow.ours.request("get=1\n\n"), fellow.ours.wg("show", LINK, "dump")
-    fellow.send(b"noise", forgery.initiation(fellow.theirs.public))
-    once(fellow.ours, None, "malformed")
-    once(fellow.ours, None, "mac1_invalid")
-    assert (fellow.ours.request("get=1\n\n"), fellow.ours.wg("show", LINK, "dump")) == (asked, shown)
+def test_events_do_not_change_get_or_wg_show(scripted: Scripted) -> None:
+    """Both print the same bytes as before; the counters have a request of their own."""
+    asked, shown = scripted.ours.request("get=1\n\n"), scripted.ours.wg("show", LINK, "dump")
+    scripted.send(b"noise", forgery.initiation(scripted.theirs.public))
+    awaited(scripted.ours, None, "malformed")
+    awaited(scripted.ours, None, "mac1_invalid")
+    assert (scripted.ours.request("get=1\n\n"), scripted.ours.wg("show", LINK, "dump")) == (asked, shown)
     names = [line.partition("=")[0] for line in asked.splitlines() if line]
     assert [name for name, _ in itertools.groupby(names)] == [
         "private_key",
@@ -450,21 +456,21 @@ def test_get_and_wg_tell_what_they_told_before_any_event(fellow: Fellow) -> None
         "errno",
     ]
     for wrong in ("get=diagnostics\n\n", "diagnostics=2\n\n", "diagnostics=1\nx=1\n\n", "set=1\ndiagnostics=1\n\n"):
-        assert fellow.ours.request(wrong).startswith("errno=-")
+        assert scripted.ours.request(wrong).startswith("errno=-")
 
 
-def test_no_secret_is_told_and_every_name_is_known(fellow: Fellow) -> None:
-    session = fellow.handshake()
-    told = fellow.ours.request("diagnostics=1\n\n")
-    for secret in (base64.b64decode(fellow.ours.private), session.send, session.receive):
-        assert secret.hex() not in told
-    found = counters(fellow.ours)
+def test_diagnostics_hold_no_secret_and_only_known_names(scripted: Scripted) -> None:
+    session = scripted.handshake()
+    answer = scripted.ours.request("diagnostics=1\n\n")
+    for secret in (base64.b64decode(scripted.ours.private), session.send, session.receive):
+        assert secret.hex() not in answer
+    found = counters(scripted.ours)
     assert {event.name for event in found.device.events} <= {*DEVICE_EVENTS}
     assert {event.name for events in found.peers.values() for event in events.events} <= {*PEER_EVENTS}
 
 
 @pytest.mark.parametrize("program", [GO, BORINGTUN, GOTATUN])
-def test_another_daemon_counts_nothing_and_lives_on(program: str) -> None:
+def test_other_daemons_have_no_diagnostics(program: str) -> None:
     with machines(program, WGQ) as (end, _):
         end.start()
         with end.machine.entered():
@@ -473,6 +479,6 @@ def test_another_daemon_counts_nothing_and_lives_on(program: str) -> None:
         end.wg("set", LINK, "listen-port", "51820")
 
 
-def test_events_of_a_peer_that_had_none_are_none() -> None:
+def test_a_peer_without_events_counts_zero() -> None:
     assert Events().last("roamed") is None
     assert Events().total("roamed", "icmp") == 0

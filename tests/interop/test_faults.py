@@ -1,4 +1,4 @@
-"""Bytes arrive whole whatever becomes of packets, links, addresses and daemons on the way; nobody lends a hand."""
+"""Data arrives whole despite faults of packets, links, addresses and daemons, and without intervention."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_gigabyte_arrives_over_a_bad_wire(fault: str) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("roles", ALL_ROLES, ids="-to-".join)
-def test_a_tunnel_is_made_and_carries_both_ways_over_the_worst_wire(roles: tuple[str, str], version: int) -> None:
+def test_a_tunnel_works_both_ways_over_the_worst_wire(roles: tuple[str, str], version: int) -> None:
     with wired_pair(*roles, version=version) as (left, right, wire):
         wire.treat(EVERYTHING)
         left.ping(right, seconds=30)
@@ -50,7 +50,7 @@ def test_a_tunnel_is_made_and_carries_both_ways_over_the_worst_wire(roles: tuple
             pass
 
 
-def test_a_doubling_and_changing_wire_delivers_each_datagram_once() -> None:
+def test_each_datagram_arrives_once_despite_duplication_and_corruption() -> None:
     with wired_pair(WGQ, WGQ) as (left, right, wire):
         left.ping(right)
         wire.treat(Faults(duplication=1))
@@ -61,41 +61,41 @@ def test_a_doubling_and_changing_wire_delivers_each_datagram_once() -> None:
         left.ping(right)
 
 
-# Where a socket's traffic class is set and told, by family: level, option to set, option to be told.
+# The traffic class of a socket, by family: level, option that sets it, option that reports it.
 CLASSES = {4: (socket.SOL_IP, socket.IP_TOS, 13), 6: (socket.IPPROTO_IPV6, 67, 66)}
 NOT_CAPABLE, CAPABLE, EXPERIENCED = 0, 2, 3
 
 
 @pytest.mark.parametrize("outer", [4, 6])
-def test_congestion_met_by_the_outer_packet_is_told_by_the_inner_one(outer: int) -> None:
-    # Among ourselves: wireguard-go knows nothing of it, the kernel does.
+def test_congestion_of_the_outer_packet_reaches_the_inner_one(outer: int) -> None:
+    # Only with ours at both ends: wireguard-go ignores ECN, the kernel does not.
     with wired_pair(WGQ, WGQ, version=outer) as (left, right, wire):
         left.ping(right)
-        for faults, sent, told in (
+        for faults, sent, expected in (
             (Faults(), CAPABLE, CAPABLE),
             (Faults(congestion=1), CAPABLE, EXPERIENCED),
             (Faults(congestion=1), NOT_CAPABLE, NOT_CAPABLE),
         ):
             wire.treat(faults)
             for version in (4, 6):
-                assert class_told(left, right, sent, version) == told
-                assert class_told(right, left, sent, version) == told
+                assert arriving_class(left, right, sent, version) == expected
+                assert arriving_class(right, left, sent, version) == expected
 
 
-def class_told(sender: End, receiver: End, sent: int, version: int) -> int:
+def arriving_class(sender: End, receiver: End, sent: int, version: int) -> int:
     """The traffic class that a datagram arrives with."""
-    level, set_class, tell_class = CLASSES[version]
+    level, set_class, report_class = CLASSES[version]
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with (
         sender.open_socket(family, socket.SOCK_DGRAM) as outgoing,
         receiver.open_socket(family, socket.SOCK_DGRAM) as incoming,
     ):
-        incoming.setsockopt(level, tell_class, 1)
+        incoming.setsockopt(level, report_class, 1)
         incoming.bind((receiver.inner(version), 0))
         outgoing.setsockopt(level, set_class, sent)
-        outgoing.sendto(b"how is the road", incoming.getsockname()[:2])
-        _, told, _, _ = incoming.recvmsg(100, 100)
-        return told[0][2][0]
+        outgoing.sendto(b"a datagram", incoming.getsockname()[:2])
+        _, ancillary, _, _ = incoming.recvmsg(100, 100)
+        return ancillary[0][2][0]
 
 
 # The first drops nearly every large send, the second holds more than the socket's buffer does.
@@ -103,21 +103,21 @@ QUEUES = ["pfifo limit 1", "tbf rate 2gbit burst 128k limit 8m"]
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-def test_a_queue_in_front_of_the_wire_costs_speed_alone(queue: str) -> None:
+def test_a_short_queue_on_the_wire_only_costs_speed(queue: str) -> None:
     with pair(WGQ, WGQ) as (left, right):
         for end in (left, right):
             end.machine.run(["tc", "qdisc", "add", "dev", WIRE, "root", *queue.split()])
         bulk(left, right, GIB)
 
 
-def test_a_card_with_room_for_five_packets_costs_speed_alone() -> None:
+def test_a_link_queue_of_five_packets_only_costs_speed() -> None:
     with wired_pair(WGQ, WGQ) as (left, right, _):
         for end in (left, right):
             end.ip(f"link set {WIRE} txqueuelen 5")
         bulk(left, right, 16 * MIB)
 
 
-def test_sends_that_the_kernel_has_no_buffers_for_cost_speed_alone() -> None:
+def test_enobufs_from_the_kernel_only_costs_speed() -> None:
     refused = refusing(errno.ENOBUFS, 20, WGQ)
     with pair(refused, refused) as (left, right):
         bulk(left, right, GIB)
@@ -130,10 +130,10 @@ def test_a_gigabyte_arrives() -> None:
 
 @contextlib.contextmanager
 def talking(roles: tuple[str, str], version: int = 4) -> Iterator[Ends]:
-    """Two ends that know each other by addresses of one version alone."""
+    """Two ends whose outer packets have one IP version only."""
     with pair(*roles, version=version) as (left, right):
         left.ping(right)
-        # An end that only listens tells of its new address or its lost session by these, not after fifteen seconds.
+        # With keepalives, a passive end reports a new address or a lost session at once, not after 15 seconds.
         left.set_peer(right, "persistent-keepalive", "1")
         right.set_peer(left, "persistent-keepalive", "1")
         yield left, right
@@ -146,14 +146,14 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 
 def followed(end: End, other: End, address: str) -> bool:
-    """Whether the end knows the other by this address."""
+    """Whether `end` sends to `other` at this address."""
     return end.known_endpoint(other) in (f"{address}:{other.port}", f"[{address}]:{other.port}")
 
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("roles", ROLES, ids="-to-".join)
-def test_a_transfer_outlives_changes_of_either_address(roles: tuple[str, str], version: int) -> None:
-    """An end learns the other's new address before its own changes, or neither could reach the other again."""
+def test_a_transfer_survives_changes_of_either_address(roles: tuple[str, str], version: int) -> None:
+    """An end must learn the other's new address before its own changes, or they lose each other."""
     network, length = ("192.0.2.", "24") if version == 4 else ("2001:db8::", "64 nodad")
     with talking(roles, version) as (left, right), Transfer(left, right, GIB) as transfer:
         for share, end, other in ((0.2, left, right), (0.5, right, left), (0.7, left, right)):
@@ -164,7 +164,7 @@ def test_a_transfer_outlives_changes_of_either_address(roles: tuple[str, str], v
 
 
 @pytest.mark.parametrize("link", [WIRE, LINK])
-def test_a_transfer_outlives_a_link_that_is_down_for_a_while(ends: Ends, link: str) -> None:
+def test_a_transfer_survives_a_link_that_is_down_for_a_while(ends: Ends, link: str) -> None:
     with Transfer(*ends, GIB) as transfer:
         for share, end in zip((0.2, 0.6), ends, strict=True):
             transfer.reaches(share)
@@ -173,7 +173,7 @@ def test_a_transfer_outlives_a_link_that_is_down_for_a_while(ends: Ends, link: s
             end.ip(f"link set {link} up")
 
 
-def test_a_transfer_outlives_a_daemon_that_stands_still(ends: Ends) -> None:
+def test_a_transfer_survives_a_stopped_daemon(ends: Ends) -> None:
     with Transfer(*ends, GIB) as transfer:
         for share, end in zip((0.2, 0.6), ends, strict=True):
             transfer.reaches(share)
@@ -183,7 +183,7 @@ def test_a_transfer_outlives_a_daemon_that_stands_still(ends: Ends) -> None:
             end.daemon.send_signal(signal.SIGCONT)
 
 
-def test_a_transfer_outlives_a_killed_daemon_at_either_end(ends: Ends) -> None:
+def test_a_transfer_survives_a_killed_daemon_at_either_end(ends: Ends) -> None:
     with Transfer(*ends, GIB) as transfer:
         for share, end, other in zip((0.2, 0.6), ends, reversed(ends), strict=True):
             transfer.reaches(share)

@@ -1,4 +1,4 @@
-"""Fifty thousand forged initiations a second, from a few senders and from everywhere, beside peers that go on."""
+"""Fifty thousand forged initiations per second, from few or many senders, beside working peers."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.alone
 
 MIB, GIB = 1 << 20, 1 << 30
-# As crowd.rs has it, with what the first second and the luck of the draw add.
+# The limit in crowd.rs, with a margin for the first second and for chance.
 MOST_REPLIES = 32 << 10
-# Whoever is new is sent a cookie in its turn, after five seconds at the latest, and believed five seconds later.
-# Where the socket's buffer is full just then, it takes five seconds more.
+# A new sender gets a cookie within five seconds, and is accepted five seconds later. A full socket buffer costs
+# five seconds more.
 ATTEMPTS = 12 * 5
 
 
 @pytest.fixture(autouse=True)
 def _before_other_work() -> Iterator[None]:
-    """Whatever else goes on here waits, as far as the kernel has it: these are about shares of a machine's time."""
+    """Run with a high priority: these tests compare shares of the machine's time."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, -15)
     yield
@@ -50,7 +50,7 @@ def _before_other_work() -> Iterator[None]:
 
 
 def assert_keeps_four_fifths_of_its_rate(sender: End, receiver: End) -> None:
-    """Of ten megabytes a second, for three seconds; again where something else came in between."""
+    """Transfer at ten megabytes per second for three seconds; up to six attempts, as other work may interfere."""
     seconds: list[float] = []
     while not seconds or seconds[-1] >= 3 / 0.8 + 1:
         assert len(seconds) < 6, f"{sender.program}: {seconds} s"
@@ -76,15 +76,15 @@ def test_a_flood_of_forgeries_leaves_a_peer_its_rate(roles: tuple[str, str], flo
 
 @pytest.mark.parametrize("messages", [garbage, with_a_right_mac1])
 def test_an_idle_responder_answers_a_handshake_after_a_flood(messages: Callable[[End], bytes]) -> None:
-    """The tunnel is idle, so that only the handshake's own messages can wake the daemon's control thread."""
+    """The tunnel is idle: only the handshake messages wake the daemon's control thread."""
     with pair(GO, WGQ) as (initiator, responder):
         forged = messages(responder)
         for _ in range(4):
             with at_full_speed(responder, initiator, forged):
                 time.sleep(2)
-            time.sleep(1.2)  # the daemon asks for no cookie after a second without load
+            time.sleep(1.2)  # after a second without load the daemon requires no cookie
             initiator.ping(responder, seconds=15)
-            # Both ends drop their sessions, and with them every timer.
+            # Both ends lose their sessions, and with them all timers.
             responder.wg("set", LINK, "peer", initiator.public, "remove")
             responder.wg("addconf", LINK, "/dev/stdin", input=initiator.peer())
             initiator.forget(responder)
@@ -96,21 +96,21 @@ def test_a_gigabyte_keeps_half_its_rate_in_a_flood_of_forgeries(direction: str, 
     with pair(WGQ, WGQ) as (victim, peer):
         victim.ping(peer)
         sender, receiver = (peer, victim) if direction == "to the victim" else (victim, peer)
-        heard, dropped = [], []
+        flood_reached_us, dropped = [], []
         with flooded(victim, peer):
-            # On a quiet machine it is four fifths or more (benchmarks/flood.py): other work here makes either slow.
+            # A quiet machine keeps four fifths or more (benchmarks/flood.py); other work here slows either run.
             for _ in range(10):
                 with deaf_to_initiations(victim):
                     dropped.append(took(sender, receiver, GIB))
-                heard.append(took(sender, receiver, GIB))
-                if len(heard) > 1 and min(dropped) >= 0.5 * min(heard):
+                flood_reached_us.append(took(sender, receiver, GIB))
+                if len(flood_reached_us) > 1 and min(dropped) >= 0.5 * min(flood_reached_us):
                     return
-        raise AssertionError(f"seconds for a gigabyte: {heard}, with the flood dropped before us {dropped}")
+        raise AssertionError(f"seconds for a gigabyte: {flood_reached_us}; with the flood dropped first: {dropped}")
 
 
 @contextlib.contextmanager
 def newcomer(victim: End, version: int) -> Iterator[End]:
-    """Another machine, by another wire, whose peer the end is; it is none of the end's yet."""
+    """A third machine, on another link, with the victim as its peer; the victim does not have it as a peer yet."""
     network, length = ("198.51.100.", 24) if version == 4 else ("2001:db8:1::", 64)
     nodad = "" if version == 4 else "nodad"
     with host() as machine:
@@ -140,7 +140,7 @@ def test_a_new_peer_connects_through_a_flood_from_everywhere(version: int) -> No
                 new.ping(victim, seconds=ATTEMPTS)
             seconds = time.monotonic() - began
             sent, arrived = victim.sent("cookie"), forged(victim)
-        # A part is answered, by less than half as many bytes, and no more than so many in a second.
+        # Some initiations get a cookie, which is less than half as long, and at most MOST_REPLIES per second do.
         assert 1000 < sent < (1 - 1 / WRONG) * arrived
         assert sent < MOST_REPLIES * seconds
         assert victim.peak() < 10 * MIB
@@ -156,7 +156,7 @@ def test_an_initiation_without_the_public_key_gets_no_answer() -> None:
         assert victim.sent("cookie") == victim.sent("response") == 0
 
 
-def test_a_cookie_that_is_asked_for_is_shown() -> None:
+def test_a_peer_presents_the_cookie_it_was_sent() -> None:
     with pair(WGQ, GO) as (left, right):
         right.count_messages()
         with from_sixteen_ports(right, left):

@@ -1,4 +1,4 @@
-"""What our daemon finds when it starts: the caller's signals and descriptors, another's link, socket and haste."""
+"""The environment that our daemon starts in: signals, descriptors, an existing link and a stale socket."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_a_signal_that_the_caller_does_not_ignore_ends_it(machine: Namespace, se
     assert daemon.wait(30) == 0
 
 
-def test_in_the_background_it_holds_no_lock_of_the_callers(machine: Namespace) -> None:
+def test_a_background_daemon_holds_no_lock_of_the_caller(machine: Namespace) -> None:
     lock = machine.paths["mnt"].replace("/ns/mnt", "/root/run/lock/tunnels")
     machine.run(["bash", "-c", f"exec 9>/run/lock/tunnels && flock -n 9 && exec {WGQ} {LINK}"])
     with open(lock, "rb") as again:
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_an_argument_of_bytes_that_are_no_text_is_refused_in_words(machine: Namespace) -> None:
+def test_a_non_utf8_argument_gives_an_error_message(machine: Namespace) -> None:
     done = machine.run(["bash", "-c", f"{WGQ} $'w\\xffg'"], check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("wgq-userspace: ")
@@ -69,14 +69,14 @@ def test_an_argument_of_bytes_that_are_no_text_is_refused_in_words(machine: Name
 
 
 def with_long_headers(name: str) -> None:
-    """A lasting TUN device whose packets come with the longer of virtio's headers, as its last user wanted them."""
+    """A persistent TUN device that its last user set to the longer virtio header."""
     with open("/dev/net/tun", "r+b", buffering=0) as device:
         fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
         fcntl.ioctl(device, TUNSETVNETHDRSZ, struct.pack("i", 12))
         fcntl.ioctl(device, TUNSETPERSIST, 1)
 
 
-def test_a_device_that_was_there_before_carries_packets() -> None:
+def test_an_existing_tun_device_carries_packets() -> None:
     with machines(WGQ, GO) as (left, right):
         join(left, right)
         left.machine.call(with_long_headers, LINK)
@@ -87,31 +87,31 @@ def test_a_device_that_was_there_before_carries_packets() -> None:
         left.ping(right)
 
 
-def test_two_daemons_that_start_at_once_take_turns_at_a_stale_socket(machine: Namespace) -> None:
+def test_two_starts_at_once_take_turns_at_a_stale_socket(machine: Namespace) -> None:
     with socket.socket(socket.AF_UNIX) as dead, machine.entered():
         dead.bind(SOCKET)
-        turn = os.open("/run/wireguard", os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open("/run/wireguard", os.O_RDONLY | os.O_CLOEXEC)
         stale = Path(SOCKET).stat().st_ino
-    fcntl.flock(turn, fcntl.LOCK_EX)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     daemon = machine.popen([WGQ, LINK], stderr=subprocess.DEVNULL)
-    until(lambda: waits_for_a_lock(machine), "its turn awaited")
+    until(lambda: waits_for_a_lock(machine), "waiting for the lock")
     assert int(machine.out("stat", "-c", "%i", SOCKET)) == stale
-    os.close(turn)
+    os.close(lock)
     assert daemon.wait(30) == 0
     machine.run(["wg", "show", LINK])
 
 
 def waits_for_a_lock(machine: Namespace) -> bool:
-    """Whether a process of the machine waits in flock(2) (proc_locks(5))."""
+    """Whether a process of this machine waits in flock(2) (proc_locks(5))."""
     waiting = {int(line.split()[5]) for line in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in line}
     return not waiting.isdisjoint(machine.processes())
 
 
-def keepalive_to_a_silent_place(key: str) -> str:
+def peer_without_answer(key: str) -> str:
     return f"[Peer]\nPublicKey = {key}\nEndpoint = 192.0.2.2:9\nPersistentKeepalive = 1\n"
 
 
-def test_who_waits_for_a_private_key_is_called_once_it_is_there() -> None:
+def test_handshakes_begin_once_the_private_key_is_set() -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         for end in (left, right):
@@ -123,8 +123,8 @@ def test_who_waits_for_a_private_key_is_called_once_it_is_there() -> None:
         until(lambda: left.handshake(right), "the handshake")
 
 
-def test_no_handshake_is_begun_with_a_key_that_everybody_has() -> None:
-    """Points of low order: `curve25519` of the kernel fails on them, and so the initiation."""
+def test_no_handshake_begins_with_a_low_order_key() -> None:
+    """The kernel's `curve25519` fails for points of low order, and so does the initiation."""
     low_order = (
         "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
         "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
@@ -135,9 +135,9 @@ def test_no_handshake_is_begun_with_a_key_that_everybody_has() -> None:
         join(left, right)
         left.start()
         left.count_messages()
-        sections = [keepalive_to_a_silent_place(key) for key in low_order]
-        left.configure(*sections, keepalive_to_a_silent_place(right.public))
+        sections = [peer_without_answer(key) for key in low_order]
+        left.configure(*sections, peer_without_answer(right.public))
         assert len(left.wg("show", LINK, "peers").split()) == len(low_order) + 1
-        # They are called in the order of their configuration.
+        # The peers are contacted in the order of the configuration.
         until(lambda: left.sent("initiation"), "an initiation")
         assert left.sent("initiation") == 1

@@ -1,4 +1,4 @@
-"""Sessions do not go on after the machine was restored from a snapshot, or has slept."""
+"""Sessions end when the machine is restored from a snapshot or has been suspended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def clocks(tmp_path: Path) -> Clocks:
 
 @contextlib.contextmanager
 def restorable(partner: str) -> Iterator[tuple[End, End, int]]:
-    """Two ends with a session, the left one on a machine that has a generation ID; and that one's kernel log."""
+    """Two ends with a session, and the kernel log of the left machine, which has a generation ID."""
     with machines(WGQ, partner) as (left, right):
         join(left, right)
         left.machine.run(["mount", "-t", "tmpfs", "tmpfs", DRIVERS])
@@ -41,7 +41,7 @@ def restorable(partner: str) -> Iterator[tuple[End, End, int]]:
         left.machine.run(["mkfifo", LOG])
         left.machine.run(["mount", "--bind", LOG, "/dev/kmsg"])
         with left.machine.entered():
-            log = os.open(LOG, os.O_RDWR)  # both, so that the pipe has no end
+            log = os.open(LOG, os.O_RDWR)  # for both, so that a reader never sees the end of the file
         try:
             for end in (left, right):
                 end.start()
@@ -61,7 +61,7 @@ def uevent(variable: str) -> bytes:
 
 
 def from_the_kernel(end: End, variable: str) -> None:
-    """Have the kernel send a uevent of its own, to one namespace (`uevent_net_broadcast`)."""
+    """Have the kernel itself send a uevent in the end's network namespace (`uevent_net_broadcast`)."""
     payload = uevent(variable)
     with end.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT) as sending:
         sending.sendto(struct.pack("=IHHII", 16 + len(payload), 16, NLM_F_REQUEST, 0, 0) + payload, (0, 0))
@@ -73,14 +73,14 @@ def from_a_process(end: End, variable: str) -> None:
 
 
 def talk(left: End, right: End) -> None:
-    """Have a session, and count what follows it: an initiation so close to the last one is not answered."""
+    """Establish a session and count messages; the pause is needed because a second initiation would be too soon."""
     left.ping(right)
     left.count_messages()
     time.sleep(0.05)
 
 
 def renewed(left: End, right: End) -> bool:
-    """Whether a ping is answered after another handshake, which the left one has begun."""
+    """Whether a ping is answered after another handshake that the left end began."""
     return left.try_ping(right) and left.sent("initiation") > 0
 
 
@@ -92,13 +92,13 @@ def test_a_restored_machine_sends_nothing_with_the_old_keys(partner: str) -> Non
         right.ping(left)
 
 
-def test_what_the_kernel_logs_of_another_generation_id_does_as_well() -> None:
+def test_a_kernel_log_line_about_the_generation_id_ends_sessions() -> None:
     with restorable(WGQ) as (left, right, log):
         os.write(log, f"6,299,1269000,-;something else\n5,300,1269598,-;{FORKED}\n".encode())
         until(lambda: renewed(left, right), "a new handshake")
 
 
-def test_nobody_but_the_kernel_ends_a_session() -> None:
+def test_only_the_kernel_can_end_a_session() -> None:
     with restorable(WGQ) as (left, right, log):
         from_the_kernel(left, "NEW_VMGENID=0")
         from_a_process(left, "NEW_VMGENID=1")
@@ -114,12 +114,12 @@ def test_after_sleep_the_first_packet_begins_a_handshake(clocks: Clocks, partner
     with pair(clocks.program, partner) as (left, right):
         talk(left, right)
         clocks.advance(asleep=7)
-        left.get()  # which has it look at the clocks, as their setting by the kernel would
+        left.get()  # the daemon reads its clocks, as it does when the kernel sets them
         until(lambda: renewed(left, right), "a new handshake")
         right.ping(left)
 
 
-def test_time_that_goes_by_awake_ends_no_session(clocks: Clocks) -> None:
+def test_time_that_passes_awake_ends_no_session(clocks: Clocks) -> None:
     with pair(clocks.program, WGQ) as (left, right):
         talk(left, right)
         clocks.advance(age=60)

@@ -1,4 +1,4 @@
-"""No key is left in our daemon's memory once it is gone: the far end is the test itself, which knows them all."""
+"""No key remains in our daemon's memory after its end; the test plays the far end and knows all keys."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 EXPIRY = 3 * 180
 ADDRESS = "127.0.0.1"
 INSIDE = "10.66.0.2"
-# As many as are sealed and opened side by side.
+# The number of packets that the cipher processes side by side.
 PACKETS = 16
 HEX_ZEROS = "0" * 64
 TRANSPORT, PRESHARED, PRIVATE = "transport keys", "preshared key", "private key"
 
 
 def echo_request(end: End, number: int) -> bytes:
-    """A ping to an end from inside the tunnel."""
+    """A ping to this end from inside the tunnel."""
     body = struct.pack("!BBHHH", 8, 0, 0, 7, number) + bytes(56)
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     addresses = socket.inet_aton(INSIDE) + socket.inet_aton(end.inner())
@@ -41,7 +41,7 @@ def echo_request(end: End, number: int) -> bytes:
 
 
 class Far(NamedTuple):
-    """The far end: its keys and its socket."""
+    """The far end, played by the test: its keys and its socket."""
 
     end: End
     static: Static
@@ -54,9 +54,9 @@ class Far(NamedTuple):
         self.end.start()
 
     def in_use(self) -> dict[str, dict[str, bytes]]:
-        """The secrets of each kind by their names, with two sessions in use: each secret is in the daemon's memory.
+        """Establish two sessions. Returns the secrets of each kind by name, all present in the daemon's memory.
 
-        Nothing is left of the handshakes by then.
+        The secrets of the handshakes are gone by then.
         """
         self.configure()
         first, second = self.answer(), self.begin()
@@ -71,7 +71,7 @@ class Far(NamedTuple):
         return live
 
     def configure(self) -> None:
-        """Make it the daemon's peer, with all that has the daemon begin a handshake."""
+        """Add the far end as the daemon's peer; the keepalive makes the daemon begin a handshake."""
         peer = (
             f"[Peer]\nPublicKey = {base64.b64encode(self.static.public).decode()}\n"
             f"PresharedKey = {base64.b64encode(self.static.preshared).decode()}\n"
@@ -81,7 +81,7 @@ class Far(NamedTuple):
         self.end.configure(peer)
 
     def await_(self, kind: int) -> bytes:
-        """The next message of a kind."""
+        """Wait for the next message of a kind."""
         while (message := self.socket.recv(2000))[0] != kind:
             pass
         return message
@@ -90,12 +90,12 @@ class Far(NamedTuple):
         """Answer the daemon's initiation."""
         response, session = self.static.respond(self.await_(INITIATION), 11)
         self._send(response)
-        self.await_(DATA)  # the keepalive by which the daemon shows that it has the session
+        self.await_(DATA)  # the keepalive that confirms the session
         self.talk(session)
         return session
 
     def begin(self) -> Session:
-        """Have the daemon answer an initiation."""
+        """Begin a handshake that the daemon answers."""
         begun = self.static.initiate(22)
         self._send(begun.message)
         session = begun.finish(self.await_(RESPONSE))
@@ -103,7 +103,7 @@ class Far(NamedTuple):
         return session
 
     def talk(self, session: Session) -> None:
-        """Packets in both directions, the last of which the daemon has sealed with this session."""
+        """Exchange pings until the daemon has sent the answers with this session."""
         for number in range(PACKETS):
             self._send(session.data(number, echo_request(self.end, number)))
         for _ in range(PACKETS):
@@ -132,9 +132,9 @@ def far(clocks: Clocks) -> Iterator[Far]:
         end.assert_alive()
 
 
-def secrets_of(session: Session, whose: str) -> dict[str, bytes]:
-    """As the daemon has them."""
-    return {f"{whose} send key": session.receive, f"{whose} receive key": session.send}
+def secrets_of(session: Session, name: str) -> dict[str, bytes]:
+    """The session's keys, named from the daemon's side."""
+    return {f"{name} send key": session.receive, f"{name} receive key": session.send}
 
 
 def found(far: Far, secrets: dict[str, bytes]) -> list[str]:
@@ -143,7 +143,7 @@ def found(far: Far, secrets: dict[str, bytes]) -> list[str]:
 
 
 def assert_gone(far: Far, secrets: dict[str, bytes]) -> None:
-    """Each thread wipes its stack when it has been woken, so a moment may go by."""
+    """Wait until no secret is left: each thread wipes its stack only when it wakes."""
     deadline = time.monotonic() + 20
     while (left := found(far, secrets)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -204,7 +204,7 @@ ENDINGS: list[tuple[Callable[[Far, Clocks], None], Sequence[str]]] = [
 
 
 @pytest.mark.parametrize(("ending", "gone"), ENDINGS, ids=[ending.__name__ for ending, _ in ENDINGS])
-def test_a_key_is_nowhere_in_memory_once_it_is_gone(
+def test_a_key_is_gone_from_memory_after_its_end(
     far: Far, clocks: Clocks, ending: Callable[[Far, Clocks], None], gone: Sequence[str]
 ) -> None:
     far.start()
@@ -213,7 +213,7 @@ def test_a_key_is_nowhere_in_memory_once_it_is_gone(
     assert_gone(far, {name: secret for kind in gone for name, secret in live[kind].items()})
 
 
-@pytest.mark.parametrize("cipher", ["ring", "avx2"])  # the fastest is the one that the tests above use
+@pytest.mark.parametrize("cipher", ["ring", "avx2"])  # the tests above use the fastest one
 @pytest.mark.parametrize("ending", [take_down, grow_old])
 def test_no_cipher_leaves_a_key_behind(
     far: Far, clocks: Clocks, ending: Callable[[Far, Clocks], None], cipher: str

@@ -1,4 +1,4 @@
-"""What strangers send to our port, or send again, neither stops the daemon nor moves or opens its tunnels."""
+"""Messages from strangers and replayed messages do not stop the daemon, or move or open its tunnels."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ STRANGER = 666
 
 
 class Scene:
-    """Our end, theirs, and the wire between them with all that was said on it."""
+    """Our end, the other end, and all messages captured between them."""
 
     def __init__(self, ours: End, theirs: End, tap: forgery.Tap) -> None:
         self.ours, self.theirs, self._tap = ours, theirs, tap
-        self.heard: list[forgery.Overheard] = []
+        self.captured: list[forgery.Captured] = []
 
-    def listen(self) -> list[forgery.Overheard]:
-        """What the other end has sent since the last time; all of it is remembered."""
-        news = [message for message in self._tap.messages() if message.source[0] == self.theirs.outer()]
-        self.heard += news
-        return news
+    def capture(self) -> list[forgery.Captured]:
+        """Record and return what the other end has sent since the last call."""
+        new = [message for message in self._tap.messages() if message.source[0] == self.theirs.outer()]
+        self.captured += new
+        return new
 
     def of_kind(self, kind: int) -> list[bytes]:
-        return [message.payload for message in self.heard if message.kind == kind]
+        return [message.payload for message in self.captured if message.kind == kind]
 
     def send(self, payloads: Iterable[bytes], port: int = STRANGER) -> None:
-        """Send to our daemon as if from a port of the other end's machine, as fast as it takes it."""
+        """Send to our daemon from a port of the other end's machine, with pauses so that no buffer overflows."""
         with forgery.raw_socket(self.theirs) as sender:
             for number, payload in enumerate(payloads):
                 forgery.send_as(sender, (self.theirs.outer(), port), (self.ours.outer(), self.ours.port), payload)
@@ -44,13 +44,13 @@ class Scene:
                     time.sleep(0.001)
 
     def send_both_ways(self, payloads: Iterable[bytes]) -> None:
-        """Send as a stranger, and as the peer itself."""
+        """Send from a stranger's port, and from the peer's own port."""
         listed = list(payloads)
         self.send(listed)
         self.send(listed, self.theirs.port)
 
     def assert_unmoved(self) -> None:
-        """The session goes on and leads where it led, and a new handshake still succeeds."""
+        """The session continues, its endpoint is the same, and both directions carry data."""
         self.ours.assert_alive()
         assert self.ours.known_endpoint(self.theirs) == self.theirs.endpoint()
         before = self.ours.handshake(self.theirs)
@@ -70,7 +70,7 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
             for size in (0, 100, 1000):
                 left.ping(right, "-s", str(size))
             made = Scene(ours, theirs, tap)
-            until(lambda: (made.listen(), len(made.of_kind(forgery.DATA)) >= 4)[1], "data on the wire")
+            until(lambda: (made.capture(), len(made.of_kind(forgery.DATA)) >= 4)[1], "data on the wire")
             yield made
 
 
@@ -86,13 +86,13 @@ def test_noise_over_ipv6_is_ignored(scene: Scene) -> None:
     scene.assert_unmoved()
 
 
-def test_changed_and_cut_messages_of_a_real_session_are_ignored(scene: Scene) -> None:
+def test_changed_and_cut_messages_of_a_session_are_ignored(scene: Scene) -> None:
     handshakes = scene.of_kind(forgery.INITIATION) + scene.of_kind(forgery.RESPONSE)
     assert handshakes
     before = scene.ours.transfer(scene.theirs)[0]
     for message in (handshakes[-1], *scene.of_kind(forgery.DATA)[:4]):
         scene.send_both_ways(forgery.variations(message))
-    # A keepalive of the other end may have come in the meantime; nothing of what was changed counts.
+    # The other end may have sent a keepalive meanwhile; changed messages add nothing.
     assert scene.ours.transfer(scene.theirs)[0] - before in (0, 32)
     scene.assert_unmoved()
 
@@ -107,8 +107,8 @@ def test_a_replayed_session_delivers_nothing_and_moves_no_endpoint(scene: Scene)
         for number in range(300):
             outgoing.send(b"%d" % number)
             assert incoming.recv(100) == b"%d" % number
-        until(lambda: (scene.listen(), len(scene.of_kind(forgery.DATA)) >= 300)[1], "all of it overheard")
-        replayed = [message.payload for message in scene.heard]
+        until(lambda: (scene.capture(), len(scene.of_kind(forgery.DATA)) >= 300)[1], "all messages captured")
+        replayed = [message.payload for message in scene.captured]
         for _ in range(2):
             scene.send_both_ways(replayed)
         outgoing.send(b"the next")
@@ -119,8 +119,8 @@ def test_a_replayed_session_delivers_nothing_and_moves_no_endpoint(scene: Scene)
     scene.assert_unmoved()
 
 
-def test_a_session_before_the_last_cannot_be_replayed(scene: Scene) -> None:
-    old = [message.payload for message in scene.heard]
+def test_an_expired_session_cannot_be_replayed(scene: Scene) -> None:
+    old = [message.payload for message in scene.captured]
     for _ in range(3):
         scene.theirs.forget(scene.ours)
         scene.theirs.ping(scene.ours)
@@ -142,12 +142,12 @@ def test_forged_handshakes_with_a_valid_mac1_open_nothing(scene: Scene) -> None:
     assert scene.ours.sent("response") == 0
 
 
-def test_a_message_to_a_device_with_no_key_or_no_peer_is_ignored() -> None:
+def test_messages_to_a_device_without_key_or_peer_are_ignored() -> None:
     with pair(WGQ, GO) as (left, right), forgery.tap(right) as tap:
         left.ping(right)
         scene = Scene(left, right, tap)
-        until(lambda: (scene.listen(), scene.of_kind(forgery.DATA))[1], "data on the wire")
-        real = [message.payload for message in scene.heard]
+        until(lambda: (scene.capture(), scene.of_kind(forgery.DATA))[1], "data on the wire")
+        real = [message.payload for message in scene.captured]
         for arguments in (["peer", right.public, "remove"], ["private-key", "/dev/null"]):
             left.wg("set", LINK, *arguments)
             scene.send_both_ways([*real, *(forgery.initiation(left.public) for _ in range(50)), *forgery.noise()])

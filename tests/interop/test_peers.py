@@ -1,4 +1,4 @@
-"""What the tests allow the other implementations, they do with wireguard-go at the far end too: it is theirs."""
+"""Faults of other implementations that our tests allow for: they occur with wireguard-go at the far end too."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ THIS_CENTURY = 946_684_800
 GOTATUNS_BUFFER = 4096
 
 
-def test_boringtun_panics_when_a_peer_that_it_has_is_changed() -> None:
+def test_boringtun_panics_when_an_existing_peer_is_changed() -> None:
     with pair(GO, BORINGTUN) as (left, right):
         left.ping(right)
         with pytest.raises(AssertionError, match="Protocol error"):
             right.wg("set", LINK, "peer", left.public, "persistent-keepalive", "1")
 
 
-def test_boringtun_tells_how_long_ago_the_handshake_was_and_not_when() -> None:
+def test_boringtun_reports_the_age_of_a_handshake_not_its_time() -> None:
     with pair(GO, BORINGTUN) as (left, right):
         left.ping(right)
         assert left.handshake(right) > THIS_CENTURY
         assert right.handshake(left) < THIS_CENTURY
 
 
-def test_boringtun_with_connected_sockets_keeps_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boringtun_with_connected_sockets_keeps_its_old_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(pairs.FLAGS, BORINGTUN)
     with pair(GO, BORINGTUN) as (left, right):
         left.ping(right)
@@ -38,7 +38,7 @@ def test_boringtun_with_connected_sockets_keeps_its_address(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("peer", [BORINGTUN, GOTATUN])
-def test_boringtun_and_gotatun_count_only_what_was_inside(peer: str) -> None:
+def test_boringtun_and_gotatun_count_inner_bytes_only(peer: str) -> None:
     with pair(GO, peer) as (left, right):
         left.ping(right)
         bulk(left, right, 1 << 20)
@@ -51,7 +51,7 @@ def test_wireguard_go_loses_ipv6_datagrams_with_a_zero_checksum() -> None:
         assert zero_sums(left, right, version=6, at_once=False, patience=1) == 0
 
 
-def test_gotatun_loses_what_its_buffers_do_not_hold() -> None:
+def test_gotatun_drops_packets_larger_than_its_buffers() -> None:
     with pair(GO, GOTATUN, mtu=9100) as (left, right):
         for end in (left, right):
             end.ip(f"link set {LINK} mtu 9000")
@@ -59,7 +59,7 @@ def test_gotatun_loses_what_its_buffers_do_not_hold() -> None:
         assert not left.try_ping(right, "-s", str(GOTATUNS_BUFFER + 100))
 
 
-def test_gotatun_ends_itself_when_its_port_is_changed_a_few_times() -> None:
+def test_gotatun_exits_after_a_few_changes_of_its_port() -> None:
     with pytest.raises(AssertionError, match="Shutting down"):
         change_gotatuns_port()
 

@@ -1,4 +1,4 @@
-"""UDP ports that other programs have: a tunnel without its port is refused, as by the kernel's WireGuard."""
+"""UDP ports that other programs use: the port is refused, as with the kernel's WireGuard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PORT = 51821
 IN_USE = "Unable to modify interface: Address already in use\n"
-# Sockets that a bind to 0.0.0.0 or to [::] meets: the family, the options that are set to 1, and the address.
+# Sockets that conflict with a bind to 0.0.0.0 or [::]: family, options that are set to 1, address.
 TAKEN = {
     "any-ipv4": (socket.AF_INET, (), "0.0.0.0"),
     "one-ipv4": (socket.AF_INET, (), "127.0.0.1"),
@@ -39,7 +39,7 @@ def end() -> Iterator[End]:
 
 
 def take(machine: Namespace, kind: str, port: int = PORT) -> socket.socket:
-    """A UDP socket of the kind on the machine's port."""
+    """Open a UDP socket of this kind on the machine's port."""
     family, options, address = TAKEN[kind]
     with machine.entered():
         taken = socket.socket(family, socket.SOCK_DGRAM)
@@ -66,14 +66,14 @@ def is_free(machine: Namespace) -> bool:
 
 
 @pytest.mark.parametrize("kind", TAKEN)
-def test_a_port_that_is_taken_is_refused_while_the_link_is_down(end: End, kind: str) -> None:
+def test_a_taken_port_is_refused_while_the_link_is_down(end: End, kind: str) -> None:
     with take(end.machine, kind):
         done = end.machine.run(["wg", "set", LINK, "listen-port", str(PORT)], check=False)
         assert (done.returncode, done.stderr) == (1, IN_USE)
     end.wg("set", LINK, "listen-port", str(PORT))
 
 
-def test_of_a_request_with_a_port_that_is_taken_nothing_counts(end: End) -> None:
+def test_a_request_with_a_taken_port_changes_nothing(end: End) -> None:
     end.wg("set", LINK, "fwmark", "7", "peer", public_key(private_key()))
     before = end.get()
     with take(end.machine, "any-ipv4"):
@@ -83,8 +83,8 @@ def test_of_a_request_with_a_port_that_is_taken_nothing_counts(end: End) -> None
 
 
 @pytest.mark.parametrize("kind", TAKEN)
-def test_wg_quick_fails_on_a_port_that_is_taken_and_leaves_nothing(kind: str) -> None:
-    """As it does over the kernel's WireGuard, which refuses at `ip link set up`."""
+def test_wg_quick_fails_on_a_taken_port_and_leaves_nothing(kind: str) -> None:
+    """The kernel's WireGuard refuses likewise, at `ip link set up`."""
     text = f"[Interface]\nPrivateKey = {private_key()}\nAddress = 10.0.0.1/24\nListenPort = {PORT}\n"
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": WGQ}
     with host() as machine:
@@ -108,13 +108,13 @@ def test_a_refused_change_leaves_the_old_port_at_work() -> None:
         assert right.known_endpoint(left) == left.endpoint()
 
 
-def test_a_link_that_goes_up_without_its_port_is_set_down_again(end: End) -> None:
-    """The port was given up with the link, and somebody else took it."""
+def test_a_link_that_cannot_bind_its_port_is_set_down_again(end: End) -> None:
+    """The daemon releases the port with the link, and another program takes it."""
     end.wg("set", LINK, "listen-port", str(PORT))
     end.ip(f"link set {LINK} up")
     until(lambda: not is_free(end.machine), "the port bound")
     end.ip(f"link set {LINK} down")
-    until(lambda: is_free(end.machine), "the port given up")
+    until(lambda: is_free(end.machine), "the port released")
     with take(end.machine, "any"):
         end.ip(f"link set {LINK} up")
         until(lambda: not is_up(end), "the link down again")
@@ -124,7 +124,7 @@ def test_a_link_that_goes_up_without_its_port_is_set_down_again(end: End) -> Non
     assert is_up(end)
 
 
-def test_a_port_is_held_from_when_it_is_set_until_another_is(end: End) -> None:
+def test_a_port_is_held_from_its_setting_to_the_next_one(end: End) -> None:
     end.wg("set", LINK, "listen-port", str(PORT))
     assert not is_free(end.machine)
     with take(end.machine, "any", 40000):

@@ -1,4 +1,4 @@
-"""What WireGuard's timers do, in real time: seen on tunnels that have been running since before the other tests."""
+"""WireGuard's timers in real time, on tunnels that are older than the other tests."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tests.interop.traffic import bulk
 
 pytestmark = pytest.mark.alone
 
-# What a machine with much else to do may add to a time.
+# Seconds that a busy machine may add.
 SLACK = 6
 
 
 def assert_renewed_every(aged: AgedTunnel, period: int) -> None:
-    """The left one has begun every handshake, each has been answered, and so much time was between them.
+    """The left end began every handshake, each was answered, and about `period` seconds were between them.
 
-    One more may have been begun while this is asked, and one twice where the machine stood still for five seconds.
+    One more may begin during the check, and one may be repeated if the machine stood still for five seconds.
     """
     left, right = aged.left, aged.right
     answered, renewed, begun = right.sent("response"), aged.renewed(), left.sent("initiation")
     assert 2 <= answered <= begun <= answered + 2, aged
     assert right.sent("initiation") == left.sent("response") == 0, aged
-    # wireguard-go sets its timer for another attempt after the initiation is out: an answer may come before that.
+    # wireguard-go sets its retry timer after it sends the initiation: the answer may come first.
     soonest = 0 if left.program == GO else 1
     possible = [times for times in range(begun - 3, begun) if times > 0]
     assert any(soonest * (period * times - 1) <= renewed <= (period + SLACK) * times for times in possible), aged
-    if BORINGTUN not in (left.program, right.program):  # which does not tell the time (test_peers)
+    if BORINGTUN not in (left.program, right.program):  # it reports no time (test_peers)
         until(lambda: abs(left.handshake(right) - right.handshake(left)) < REKEY_TIMEOUT, f"the same time: {aged}")
 
 
@@ -52,7 +52,7 @@ def test_one_way_data_gets_a_keepalive_after_ten_seconds(aged_tunnels: AgedTunne
     for aged in old(aged_tunnels.silent, KEEPALIVE_TIMEOUT + SLACK):
         until(partial(aged.right.sent, "keepalive"), f"a keepalive: {aged}")
         assert aged.right.sent("keepalive") == 1, aged
-        # On a machine with much to do, a late answer to the first ping may be the last that the left one heard.
+        # On a busy machine, a late answer to the first ping may be the last message that the left end received.
         assert aged.left.sent("keepalive") <= 1, aged
         assert aged.right.sent("initiation") == 0, aged
 
@@ -66,7 +66,7 @@ def test_no_packet_is_lost_when_sessions_are_renewed(aged_tunnels: AgedTunnels) 
     for aged in old(aged_tunnels.busy, REKEY_AFTER + SLACK):
         sent, answered = aged.pings()
         assert sent > 300, aged
-        # The last one may be under way when the pings are ended.
+        # The last ping may have no answer yet.
         assert sent - answered <= 1, aged
         bulk(aged.right, aged.left, 1 << 20)
 
@@ -78,7 +78,7 @@ def test_persistent_keepalives_alone_keep_a_session_and_renew_it(aged_tunnels: A
         assert aged.left.sent("data") <= 10, aged  # pings until the first answer
 
 
-def test_one_who_only_listens_renews_the_session_before_it_ends(aged_tunnels: AgedTunnels) -> None:
+def test_a_listening_initiator_renews_the_session_before_it_ends(aged_tunnels: AgedTunnels) -> None:
     last_minute = REJECT_AFTER - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
     for aged in old(aged_tunnels.listening, last_minute + SLACK):
         assert_renewed_every(aged, last_minute)
@@ -104,12 +104,12 @@ def test_a_gigabyte_arrives_around_a_stop_of_three_minutes(aged_tunnels: AgedTun
 
 
 def test_handshakes_with_a_hung_end_are_tried_for_ninety_seconds(aged_tunnels: AgedTunnels) -> None:
-    aged = aged_tunnels.widowed
+    aged = aged_tunnels.unanswered
     aged.wait_until(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_ATTEMPT_TIME + 4 * SLACK)
-    calls = aged.left.sent("initiation") - 1
-    assert calls in range(REKEY_ATTEMPT_TIME // REKEY_TIMEOUT - 2, REKEY_ATTEMPT_TIME // REKEY_TIMEOUT + 3)
+    retries = aged.left.sent("initiation") - 1
+    assert retries in range(REKEY_ATTEMPT_TIME // REKEY_TIMEOUT - 2, REKEY_ATTEMPT_TIME // REKEY_TIMEOUT + 3)
     aged.wait_until(REKEY_AFTER + REKEY_ATTEMPT_TIME)
-    assert aged.left.sent("initiation") - 1 == calls
+    assert aged.left.sent("initiation") - 1 == retries
     assert aged.right.daemon is not None
     aged.right.daemon.send_signal(signal.SIGCONT)
     aged.left.ping(aged.right)

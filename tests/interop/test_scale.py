@@ -1,4 +1,4 @@
-"""What our daemon costs: memory, time to configure, processor time for a packet, and room on the disk."""
+"""The cost of our daemon: memory, time to configure, processor time per packet, size on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def many_peers() -> str:
-    """A `set` request of as many peers, each with a network of either family."""
+    """A `set` request with MANY peers, each with one IPv4 and one IPv6 network."""
     peers = (
         f"public_key={os.urandom(32).hex()}\nendpoint=198.51.100.{n % 250 + 1}:{n}\n"
         f"allowed_ip=172.{16 + (n >> 8 & 15)}.{n & 255}.{(n >> 12) * 64}/26\nallowed_ip=fd00:{n:x}::/64\n"
@@ -29,7 +29,7 @@ def many_peers() -> str:
 
 
 def configured_in(end: End) -> float:
-    """How long it takes to replace all peers by as many others, in seconds."""
+    """How many seconds it takes to replace all peers by MANY others."""
     request = many_peers().replace("set=1\n", "set=1\nreplace_peers=true\n")
     began = time.monotonic()
     assert end.request(request) == "errno=0\n\n"
@@ -42,7 +42,7 @@ def processor_seconds(end: End) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def test_the_executable_has_at_most_four_megabytes() -> None:
+def test_the_executable_is_at_most_four_megabytes() -> None:
     program = shutil.which(WGQ)
     assert program is not None
     assert Path(program).stat().st_size <= 4 * MIB
@@ -69,12 +69,12 @@ def test_one_peer_costs_ten_megabytes_at_most_under_load() -> None:
 
 
 @pytest.mark.alone
-def test_a_packet_costs_no_more_among_ten_thousand_peers_than_alone() -> None:
+def test_a_packet_costs_the_same_among_ten_thousand_peers() -> None:
     with pair(WGQ, WGQ) as few, pair(WGQ, WGQ) as many:
         for end in many:
             assert end.request(many_peers()) == "errno=0\n\n"
         alone, among_many = [], []
-        for _ in range(20):  # in turn, as other work makes a packet dearer for a while
+        for _ in range(20):  # alternating, as other work on the machine may slow either one
             alone.append(cost(*few))
             among_many.append(cost(*many))
             if len(alone) > 2 and min(among_many) < 1.5 * min(alone) + 0.05:
@@ -85,13 +85,13 @@ def test_a_packet_costs_no_more_among_ten_thousand_peers_than_alone() -> None:
 
 
 def cost(left: End, right: End) -> float:
-    """The processor time of both daemons for 128 MiB, in seconds."""
+    """The processor seconds of both daemons for 128 MiB."""
     before = processor_seconds(left) + processor_seconds(right)
     bulk(left, right, 128 * MIB)
     return processor_seconds(left) + processor_seconds(right) - before
 
 
-def test_ten_thousand_allowed_ips_of_one_peer_are_kept_and_told() -> None:
+def test_ten_thousand_allowed_ips_of_one_peer_are_kept() -> None:
     with machines(WGQ, GO) as (end, _):
         end.start()
         networks = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(MANY)]
@@ -113,7 +113,7 @@ def test_hundreds_of_handshakes_leave_no_memory_behind() -> None:
 
 
 def test_twenty_hours_of_rekeys_leave_no_memory_behind() -> None:
-    # One every two minutes is thirty an hour; both ends keep their peer all along.
+    # At one every two minutes. Both ends keep their peer all the time.
     with pair(WGQ, WGQ) as (left, right):
         keys = [left.private, private_key()]
         right.wg("set", LINK, "peer", public_key(keys[1]))
@@ -124,13 +124,13 @@ def test_twenty_hours_of_rekeys_leave_no_memory_behind() -> None:
         for number in range(600):
             rekey(left, right, keys[number % 2])
         bulk(left, right, 64 * MIB)
-        # A session is 1.5 KB with its replay window, at each end.
+        # A session with its replay window takes 1.5 KB at each end.
         assert left.resident() < before[0] + 300_000
         assert right.resident() < before[1] + 300_000
 
 
 def rekey(left: End, right: End, private: str) -> None:
-    """A new handshake of the session that there is: by one of two private keys that the other end knows."""
+    """A new handshake, caused by a change between two private keys that the other end knows."""
     time.sleep(0.022)
     allowed = f"public_key={b64decode(public_key(private)).hex()}\nallowed_ip={left.inner()}/32\n"
     assert right.request(f"set=1\n{allowed}\n") == "errno=0\n\n"
@@ -139,7 +139,7 @@ def rekey(left: End, right: End, private: str) -> None:
 
 
 def renew(left: End, right: End) -> None:
-    """A new handshake with a peer that is removed and added again; it takes no more than fifty in a second."""
+    """A new handshake with a peer that is removed and added again; the pause keeps below fifty per second."""
     time.sleep(0.025)
     key = f"public_key={b64decode(right.public).hex()}\n"
     assert left.request(f"set=1\n{key}remove=true\n\n") == "errno=0\n\n"

@@ -1,4 +1,4 @@
-"""Keys, addresses and links that change under a running tunnel, with ours at either end of it."""
+"""Keys, addresses and links that change in a running tunnel, with ours at either end."""
 
 from __future__ import annotations
 
@@ -45,36 +45,36 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         yield made
 
 
-# Ours with each of the others, and not with the reference alone.
+# Ours with every other implementation, not only with wireguard-go.
 with_everyone = pytest.mark.parametrize("ends", EVERY_ROLE, ids="-to-".join, indirect=True)
 
 
 def each(ends: Ends) -> tuple[Ends, Ends]:
-    """One end and the other, then the other way round."""
+    """Both orders of the two ends."""
     left, right = ends
     return (left, right), (right, left)
 
 
 def assert_cut(left: End, right: End) -> None:
-    """Nothing passes, in either direction."""
+    """No packet passes in either direction."""
     for one, other in each((left, right)):
         assert not one.try_ping(other), f"{one.program} at end {one.number} still reaches the other"
 
 
 def until_known(one: End, other: End, endpoint: str) -> None:
-    """Wait for an end to have followed the other to where it is now."""
+    """Wait until `one` sends to the other end at this endpoint."""
     until(lambda: endpoint in one.known_endpoint(other), f"{endpoint} known to {one.program}")
 
 
-def test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed(ends: Ends) -> None:
+def test_both_ends_report_the_same_handshake_and_transfer(ends: Ends) -> None:
     left, right = ends
     bulk(left, right, 1 << 20)
-    assert abs(left.handshake(right) - right.handshake(left)) < 5  # the next attempt would be as late
+    assert abs(left.handshake(right) - right.handshake(left)) < 5  # a retry would come after five seconds
     assert left.known_endpoint(right) == right.endpoint()
     assert right.known_endpoint(left) == left.endpoint()
 
     def agree() -> bool:
-        # Each counts what it sent whole, the headers and tags of the messages included.
+        # Both count whole messages, with headers and tags.
         return left.transfer(right) == tuple(reversed(right.transfer(left)))
 
     until(agree, "the same count of bytes at both ends")
@@ -89,7 +89,7 @@ def test_a_preshared_key_changes_live_and_a_wrong_one_blocks(ends: Ends) -> None
 
     for key in (PRESHARED, OTHER_PRESHARED):
         preshare(right, left, key)
-        bulk(left, right, 1 << 20)  # the session goes on; the key counts from the next handshake on
+        bulk(left, right, 1 << 20)  # the session continues; the key is used from the next handshake on
         left.forget(right)
         assert_cut(left, right)
         left.forget(right)
@@ -101,7 +101,7 @@ def test_a_preshared_key_changes_live_and_a_wrong_one_blocks(ends: Ends) -> None
 
 
 @pytest.mark.parametrize("roles", EVERY_ROLE, ids="-to-".join)
-def test_a_tunnel_with_a_preshared_key_is_for_those_who_have_it(roles: tuple[str, str]) -> None:
+def test_a_preshared_key_is_required_at_both_ends(roles: tuple[str, str]) -> None:
     right_key, wrong_key = f"PresharedKey = {PRESHARED}", f"PresharedKey = {OTHER_PRESHARED}"
     with pair(*roles, right_key) as (left, right):
         left.ping(right)
@@ -115,7 +115,7 @@ def test_a_tunnel_with_a_preshared_key_is_for_those_who_have_it(roles: tuple[str
         right.ping(left)
 
 
-def test_a_private_key_changed_live_counts_at_once(ends: Ends) -> None:
+def test_a_changed_private_key_takes_effect_at_once(ends: Ends) -> None:
     for one, other in each(ends):
         old, new = one.public, private_key()
         one.rekey_by_hand(new)
@@ -123,7 +123,7 @@ def test_a_private_key_changed_live_counts_at_once(ends: Ends) -> None:
         other.wg("set", LINK, "peer", old, "remove")
         endpoint = [] if other.number == 2 else ["endpoint", one.endpoint()]
         other.set_peer(one, "allowed-ips", f"{one.inner(4)}/32,{one.inner(6)}/128", *endpoint)
-        # Who knows where the other is begins: the first handshake is retried after five seconds.
+        # The end that knows an endpoint begins: the first handshake is retried after five seconds.
         ends[0].ping(ends[1], seconds=15)
         bulk(other, one, 1 << 20)
 
@@ -140,7 +140,7 @@ def test_a_removed_peer_is_cut_off_until_it_is_added_again(ends: Ends) -> None:
         bulk(right, left, 1 << 20)
 
 
-# gotatun ends itself when it is given another port often enough: see test_peers.
+# gotatun exits after several changes of its port: see test_peers.
 @pytest.mark.parametrize("ends", both_ways(GO, BORINGTUN), ids="-to-".join, indirect=True)
 def test_either_end_may_change_its_port(ends: Ends) -> None:
     for one, other in each(ends):
@@ -171,7 +171,7 @@ def test_either_end_may_change_its_address(ends: Ends, version: int) -> None:
 
 
 @with_everyone
-def test_the_tunnel_moves_from_one_family_to_the_other_and_back(ends: Ends) -> None:
+def test_the_outer_ip_version_can_change_and_change_back(ends: Ends) -> None:
     left, right = ends
     for version in (6, 4, 6):
         left.set_peer(right, "endpoint", right.endpoint(version))
@@ -183,13 +183,13 @@ def test_the_tunnel_moves_from_one_family_to_the_other_and_back(ends: Ends) -> N
 
 
 @with_everyone
-def test_a_link_taken_down_passes_nothing_and_up_again_passes_all(ends: Ends) -> None:
+def test_a_link_that_is_down_passes_nothing_until_it_is_up(ends: Ends) -> None:
     left, right = ends
     for one, other in each(ends):
         one.ip(f"link set {LINK} down")
         assert not other.try_ping(one)
         one.ip(f"link set {LINK} up")
-        # Its sessions are gone, so it is the one to begin; it remembers where the other was.
+        # Its sessions are gone, so this end begins; it remembers the other's endpoint.
         one.ping(other)
         bulk(left, right, 1 << 20)
 
@@ -203,7 +203,7 @@ def test_persistent_keepalives_begin_and_keep_the_session(roles: tuple[str, str]
         left.count_messages()
         before = right.transfer(left)[0]
         until(lambda: left.sent("keepalive") >= 3, "a keepalive a second", 15)
-        if right.program not in (BORINGTUN, GOTATUN):  # which count only what was inside (test_peers)
+        if right.program not in (BORINGTUN, GOTATUN):  # they count inner bytes only (test_peers)
             assert right.transfer(left)[0] >= before + 2 * 32
         left.set_peer(right, "persistent-keepalive", "off")
         assert left.wg("show", LINK, "persistent-keepalive").split() == [right.public, "off"]
@@ -219,8 +219,8 @@ table inet lossy {
 """
 
 
-def test_an_end_whose_response_is_lost_begins_a_handshake_itself() -> None:
-    """The keepalive comes due less than five seconds after the response, when no handshake may begin yet."""
+def test_an_end_whose_response_is_lost_begins_a_handshake() -> None:
+    """The keepalive is due within five seconds after the response, when no handshake may begin yet."""
     with pair(GO, WGQ) as (left, right):
         right.count_messages()
         left.machine.run(["nft", "-f", "-"], input=_NO_RESPONSES)
@@ -252,7 +252,7 @@ table inet marks {{
         return int(words[words.index("packets") + 1])
 
     with pair(WGQ, GO, version=version) as (left, right):
-        # Only marked packets find a way: the main table's is taken away.
+        # Only marked packets have a route: the main table's is deleted.
         left.wg("set", LINK, "fwmark", "0xca6c")
         prefix = "192.0.2.0/24" if version == 4 else "2001:db8::/64"
         left.machine.run(["ip", f"-{version}", "rule", "add", "fwmark", "0xca6c", "lookup", "51820"])
@@ -270,7 +270,7 @@ table inet marks {{
         left.ping(right)
 
 
-def test_a_packet_whose_inner_source_is_not_the_peers_is_dropped() -> None:
+def test_a_packet_from_a_source_outside_allowed_ips_is_dropped() -> None:
     for roles in ROLES:
         with pair(*roles) as (left, right):
             left.ping(right)
@@ -294,40 +294,40 @@ def test_a_packet_whose_inner_source_is_not_the_peers_is_dropped() -> None:
                         incoming.recv(100)
 
 
-def test_an_address_moves_to_the_peer_that_claims_it_last() -> None:
+def test_an_allowed_ip_moves_to_the_peer_that_got_it_last() -> None:
     with pair(WGQ, GO) as (left, right):
         left.ping(right)
-        nobody = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
-        left.wg("set", LINK, "peer", nobody, "allowed-ips", f"{right.inner(4)}/32")
+        other = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+        left.wg("set", LINK, "peer", other, "allowed-ips", f"{right.inner(4)}/32")
         assert not left.try_ping(right)
         left.ping(right, version=6)
         left.set_peer(right, "allowed-ips", f"{right.inner(4)}/32")
         left.ping(right)
-        assert f"{nobody}\t(none)" in left.wg("show", LINK, "allowed-ips")
-        # The longest prefix counts, so the rest of the network may be another's.
-        left.wg("set", LINK, "peer", nobody, "allowed-ips", "10.66.0.0/24")
+        assert f"{other}\t(none)" in left.wg("show", LINK, "allowed-ips")
+        # The longest prefix wins, so the other peer may have the whole network.
+        left.wg("set", LINK, "peer", other, "allowed-ips", "10.66.0.0/24")
         left.ping(right)
 
 
 @pytest.mark.parametrize(("version", "family"), [(4, socket.AF_INET), (6, socket.AF_INET6)])
-def test_a_packet_for_nobody_is_answered_unreachable_at_once(version: int, family: int) -> None:
-    nobody = ("10.66.0.77" if version == 4 else "fd66::77", 9)
+def test_a_packet_without_a_peer_is_unreachable_at_once(version: int, family: int) -> None:
+    target = ("10.66.0.77" if version == 4 else "fd66::77", 9)
     level, receive_errors = (socket.SOL_IP, 11) if version == 4 else (socket.IPPROTO_IPV6, 25)
     with pair(WGQ, GO) as (left, right):
-        left.ping(right, version=version)  # its own address is ready then
+        left.ping(right, version=version)  # its own address is usable then
         with left.open_socket(family, socket.SOCK_DGRAM) as asking:
             asking.setsockopt(level, receive_errors, 1)
-            asking.connect(nobody)
+            asking.connect(target)
             for size in (0, 1, 500, 1392, 5000):
                 asking.send(bytes(size))
                 with pytest.raises(OSError, match="No route to host"):
                     asking.recv(1)
         with left.open_socket(family, socket.SOCK_STREAM) as calling:
-            assert calling.connect_ex(nobody) == errno.EHOSTUNREACH
+            assert calling.connect_ex(target) == errno.EHOSTUNREACH
 
 
 @with_everyone
-def test_a_killed_and_restarted_daemon_has_its_tunnel_back(ends: Ends) -> None:
+def test_a_killed_daemon_has_its_tunnel_back_after_a_restart(ends: Ends) -> None:
     for one, other in each(ends):
         assert one.daemon is not None
         os.kill(one.daemon.pid, signal.SIGKILL)
@@ -338,7 +338,7 @@ def test_a_killed_and_restarted_daemon_has_its_tunnel_back(ends: Ends) -> None:
         bulk(*ends, 1 << 20)
 
 
-# Each send goes out at once, and returns only after a third of a second.
+# Each send goes out at once and returns 0.3 seconds later.
 HOLD = ["-e", "trace=sendmsg,sendmmsg", "-e", "inject=sendmsg,sendmmsg:delay_exit=300000"]
 
 
@@ -346,23 +346,23 @@ def traced(process: int) -> bool:
     return all(status(int(task.name))["TracerPid"] != "0" for task in Path(f"/proc/{process}/task").iterdir())
 
 
-def test_data_that_comes_during_a_send_gets_a_keepalive() -> None:
+def test_data_that_arrives_during_a_send_gets_a_keepalive() -> None:
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)
         assert right.daemon is not None
         for end in (left, right):
             end.count_messages()
         tracer = right.machine.popen(["strace", "-fqq", "-o", "/dev/null", *HOLD, "-p", str(right.daemon.pid)])
-        until(lambda: right.daemon and traced(right.daemon.pid), "each send held up")
+        until(lambda: right.daemon and traced(right.daemon.pid), "each send delayed")
         with (
             right.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
-            left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking,
+            left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
         ):
             listening.bind((right.inner(), 0))
             left.ping(right)
-            speaking.sendto(b"one word", listening.getsockname())
+            sending.sendto(b"one word", listening.getsockname())
             assert listening.recv(100) == b"one word"
             tracer.terminate()
             tracer.wait()
             until(lambda: right.sent("keepalive") or left.sent("initiation"), "a keepalive after ten seconds")
-            assert left.sent("initiation") == 0  # as it would after fifteen
+            assert left.sent("initiation") == 0  # it would come after fifteen seconds

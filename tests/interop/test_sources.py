@@ -1,4 +1,4 @@
-"""From which of its addresses an end sends: the one that its peer knows, while packets leave where they came in."""
+"""The source address of an end's packets: it is the address that the peer knows, as long as that one works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = {4: "24", 6: "64 nodad"}
 ENDPOINT = {4: "192.0.2.77:51822", 6: "[2001:db8::77]:51822"}
 FAMILY = {4: "ip", 6: "ip6"}
 
-# As a firewall or a translator of addresses does in front of the left end.
+# Like a firewall or a NAT in front of the left end.
 ONLY_FROM_THE_SECOND = """
 table inet strict {{
     chain received {{
@@ -30,7 +30,7 @@ def test_the_source_address_stays_when_other_links_change(version: int) -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         right.ip(f"addr add {SECOND[version]}/{PREFIX[version]} dev {WIRE}")
-        # Else the newest address of IPv6 is the one that is chosen for want of another.
+        # Without this route, the kernel prefers the newest IPv6 address.
         right.ip(f"route add {left.outer(version)} dev {WIRE} src {right.outer(version)}")
         for end in (left, right):
             end.start()
@@ -47,7 +47,7 @@ def test_the_source_address_stays_when_other_links_change(version: int) -> None:
             right.ip(
                 "link add other type veth peer name more", "link set other up", "route add 198.51.100.0/24 dev lo"
             )
-            # One way alone, as the other would tell the address anew; for so long that the news have been heard.
+            # Only one direction, as an answer would set the address again. The daemon needs time to see the change.
             for number in range(10):
                 sender.sendto(b"%d" % number, (left.inner(), 7))
                 assert receiver.recv(9) == b"%d" % number
@@ -60,9 +60,9 @@ NETWORK = {4: "192.0.2.0/24", 6: "2001:db8::/64"}
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("program", [WGQ, GO])
 def test_an_end_does_not_follow_its_peer_into_the_tunnel(program: str, version: int) -> None:
-    """A host that has a route but no address on its wire sends from an address of the tunnel (RFC 6724, section 4).
+    """A host with a route but no address on its link sends from the tunnel's address (RFC 6724, section 4).
 
-    An end that followed would send its packets into its own tunnel, and none would leave.
+    An end that followed would send its outer packets into its own tunnel.
     """
     with pair(program, WGQ, version=version) as (left, right):
         left.ping(right)

@@ -1,4 +1,4 @@
-"""What goes into a tunnel of two implementations comes out of it at the other end, whatever its size and family."""
+"""Data of every size and both IP versions crosses a tunnel between two implementations unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 
 def mtu_of(mtu: int, *ends: End) -> int:
-    """Give the tunnel this MTU, or what both ends can carry: gotatun's buffers have 4096 bytes (test_peers)."""
+    """Set the tunnel's MTU, at most 4000 with gotatun, whose buffers have 4096 bytes (test_peers)."""
     if GOTATUN in [end.program for end in ends]:
         mtu = min(mtu, 4000)
     for end in ends:
@@ -60,16 +60,16 @@ def test_datagrams_of_every_size_arrive_both_ways(ends: Ends, version: int) -> N
     fragmented = [MTU - HEADERS[version] + 1, 1500, 2800, 4096, 9000, 30000, 65507 - 20]
     for one, other in ((left, right), (right, left)):
         datagrams(one, other, fitting, version=version)
-        # One at a time: boringtun's socket holds no more than a few large ones at the speed at which they come.
+        # One at a time: boringtun's socket buffer holds only a few large ones.
         datagrams(one, other, fragmented, version=version, window=1)
 
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("at_once", [False, True])
-def test_datagrams_whose_checksum_comes_to_zero_arrive(ends: Ends, version: int, at_once: bool) -> None:
+def test_datagrams_with_a_checksum_of_zero_arrive(ends: Ends, version: int, at_once: bool) -> None:
     left, right = ends
     for one, other in ((left, right), (right, left)):
-        if (one.program, version) != (GO, 6):  # it loses them (test_peers)
+        if (one.program, version) != (GO, 6):  # wireguard-go loses them (test_peers)
             assert zero_sums(one, other, version=version, at_once=at_once) == 20
 
 
@@ -80,18 +80,18 @@ def test_a_tunnel_of_any_mtu_crosses_a_wire_of_1500(roles: tuple[str, str], vers
     with pair(*roles, version=version) as (left, right):
         mtu = mtu_of(mtu, left, right)
         for one, other in ((left, right), (right, left)):
-            one.ping(other, "-s", str(mtu - HEADERS[4]))  # boringtun looks at the MTU once a second
+            one.ping(other, "-s", str(mtu - HEADERS[4]))  # boringtun reads the MTU once a second
         for inner in (4, 6):
             sizes = [1, mtu - HEADERS[inner] - 1, mtu - HEADERS[inner], mtu, 2 * mtu]
             datagrams(left, right, sizes, version=inner)
             datagrams(right, left, sizes, version=inner)
-        # wireguard-go loses every large send whose packets exceed the wire's MTU: only what we send is bulk here.
+        # wireguard-go loses every large send with packets above the wire's MTU, so only our end sends in bulk.
         ours, theirs = (left, right) if left.program == WGQ else (right, left)
         bulk(ours, theirs, 4 << 20)
 
 
 @pytest.mark.parametrize("roles", EVERY_ROLE, ids="-to-".join)
-def test_jumbo_packets_cross_a_wire_that_carries_them_whole(roles: tuple[str, str]) -> None:
+def test_jumbo_packets_cross_a_wire_with_a_jumbo_mtu(roles: tuple[str, str]) -> None:
     with pair(*roles, mtu=9100) as (left, right):
         mtu = mtu_of(LARGEST, left, right)
         left.ping(right, "-s", str(mtu - HEADERS[4]), "-M", "do")
@@ -99,7 +99,7 @@ def test_jumbo_packets_cross_a_wire_that_carries_them_whole(roles: tuple[str, st
         bulk(right, left, BULK)
 
 
-def test_two_of_our_own_ends_understand_each_other() -> None:
+def test_two_of_our_daemons_exchange_data() -> None:
     with pair(WGQ, WGQ) as (left, right):
         left.ping(right)
         for version in (4, 6):
@@ -108,7 +108,7 @@ def test_two_of_our_own_ends_understand_each_other() -> None:
             datagrams(left, right, range(MTU), version=version)
 
 
-def test_a_smaller_mtu_set_while_the_tunnel_runs_is_followed() -> None:
+def test_a_changed_mtu_takes_effect_in_a_running_tunnel() -> None:
     with pair(WGQ, GO) as (left, right):
         left.ping(right)
         for mtu in (1300, 1420):

@@ -1,4 +1,4 @@
-"""Our control socket: `wg` gets and sets everything by it, and nothing that is written to it harms the daemon."""
+"""Our control socket: wg(8) gets and sets everything through it, and no input harms the daemon."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Endpoint = [2001:db8::77]:1
 
 @pytest.fixture
 def end() -> Iterator[End]:
-    """A lone device, not configured."""
+    """A single device that is not configured."""
     with machines(WGQ, GO) as (made, _):
         made.start()
         yield made
@@ -55,7 +55,7 @@ def end() -> Iterator[End]:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[End]:
-    """A device with peers, on a machine of its own; no request of these tests may change it."""
+    """A configured device; no request of these tests may change it."""
     with machines(WGQ, GO) as (made, _):
         made.start()
         made.wg("setconf", LINK, "/dev/stdin", input=CONFIG.format(key=made.private))
@@ -66,11 +66,11 @@ def device() -> Iterator[End]:
 
 
 def sections(config: str) -> list[set[str]]:
-    """A configuration as sets of lines, as the order of lines and of peers says nothing."""
+    """A configuration as sets of lines, as the order of lines and of peers does not matter."""
     return sorted(({line for line in part.splitlines() if line} for part in config.split("\n[")), key=sorted)
 
 
-def test_what_setconf_sets_showconf_shows_and_setconf_takes_again(end: End) -> None:
+def test_setconf_restores_what_showconf_prints(end: End) -> None:
     config = CONFIG.format(key=end.private)
     end.wg("setconf", LINK, "/dev/stdin", input=config)
     shown = end.wg("showconf", LINK)
@@ -81,7 +81,7 @@ def test_what_setconf_sets_showconf_shows_and_setconf_takes_again(end: End) -> N
     assert end.wg("showconf", LINK) == shown
 
 
-def test_wg_show_tells_all_of_a_device(end: End) -> None:
+def test_wg_show_prints_everything_about_a_device(end: End) -> None:
     end.wg("setconf", LINK, "/dev/stdin", input=CONFIG.format(key=end.private))
     shown = end.wg("show", LINK)
     for line in (
@@ -121,7 +121,7 @@ def test_addconf_adds_and_setconf_replaces(end: End) -> None:
     assert end.wg("show", LINK, "peers").split() == [PEERS[1]]
 
 
-def test_syncconf_leaves_a_session_alone_that_it_does_not_change() -> None:
+def test_syncconf_keeps_the_session_of_an_unchanged_peer() -> None:
     with pair(WGQ, GO) as (left, right):
         left.wg("addconf", LINK, "/dev/stdin", input=f"[Peer]\nPublicKey = {PEERS[0]}\nAllowedIPs = 10.9.0.0/16\n")
         left.ping(right)
@@ -134,7 +134,7 @@ def test_syncconf_leaves_a_session_alone_that_it_does_not_change() -> None:
         assert (left.handshake(right), left.sent("initiation")) == (before, 0)
 
 
-def test_wg_set_changes_one_thing_and_leaves_the_rest(end: End) -> None:
+def test_wg_set_changes_only_the_given_setting(end: End) -> None:
     config = CONFIG.format(key=end.private)
     end.wg("setconf", LINK, "/dev/stdin", input=config)
     for arguments, old, new in (
@@ -152,7 +152,7 @@ def test_wg_set_changes_one_thing_and_leaves_the_rest(end: End) -> None:
         assert sections(end.wg("showconf", LINK)) == sections(config), arguments
 
 
-def test_a_device_with_its_own_key_as_a_peer_does_not_take_it(end: End) -> None:
+def test_a_device_does_not_accept_its_own_key_as_a_peer(end: End) -> None:
     end.wg("set", LINK, "private-key", "/dev/stdin", input=end.private)
     end.wg("set", LINK, "peer", end.public, "allowed-ips", "10.0.0.0/8")
     assert end.wg("show", LINK, "peers") == ""
@@ -162,7 +162,7 @@ def test_a_device_with_its_own_key_as_a_peer_does_not_take_it(end: End) -> None:
     assert end.wg("show", LINK, "peers") == ""
 
 
-def test_a_port_of_zero_lets_the_kernel_choose_when_the_link_goes_up(end: End) -> None:
+def test_the_kernel_chooses_port_zero_when_the_link_goes_up(end: End) -> None:
     assert end.wg("show", LINK, "listen-port").strip() == "0"
     end.ip(f"link set {LINK} up")
     until(lambda: end.wg("show", LINK, "listen-port").strip() != "0", "a port of the kernel's choice")
@@ -212,7 +212,7 @@ PEER_LINES = [
     "private_key=" + HEX,
     "unknown=1",
 ]
-# What a bad line stands behind must not be applied either.
+# A request with a bad line applies none of its lines: these come before the bad one.
 VALID = (
     f"private_key={'11' * 32}\nlisten_port=1\nfwmark=1\nreplace_peers=true\n"
     f"public_key={'22' * 32}\nallowed_ip=10.1.0.0/16\n"
@@ -220,7 +220,7 @@ VALID = (
 
 
 def refusal(text: str) -> int:
-    """The errno of an answer, in the sign that wg(8) reads it by."""
+    """The errno of an answer, positive as wg(8) reads it."""
     found = re.fullmatch(r"errno=(-?\d+)\n\n", text)
     assert found, text
     return -int(found[1])
@@ -242,12 +242,12 @@ def test_a_bad_line_for_a_peer_is_einval_and_changes_nothing(device: End, line: 
 
 
 @pytest.mark.parametrize("request_", ["got=1\n\n", "get=2\n\n", "set=0\n\n", "\n\n", "set=1\nno equals sign\n\n"])
-def test_what_is_no_request_is_answered_as_such_or_not_at_all(device: End, request_: str) -> None:
+def test_an_invalid_request_gets_an_error_or_no_answer(device: End, request_: str) -> None:
     reply = device.request(request_)
     assert reply == "" or refusal(reply) in (errno.EPROTO, errno.EINVAL)
 
 
-def test_a_request_that_is_cut_off_changes_nothing(device: End) -> None:
+def test_a_truncated_request_changes_nothing(device: End) -> None:
     before = device.request("get=1\n\n")
     whole = f"set=1\n{VALID}\n"
     for length in range(len(whole)):
@@ -256,21 +256,21 @@ def test_a_request_that_is_cut_off_changes_nothing(device: End) -> None:
     assert device.request("get=1\n\n") == before
 
 
-def test_several_requests_on_one_connection_are_answered_in_turn(device: End) -> None:
+def test_requests_on_one_connection_are_answered_in_turn(device: End) -> None:
     with device.uapi() as connection:
-        assert "private_key=" in asked(connection, b"get=1\n\n")
-        assert refusal(asked(connection, b"set=1\nunknown=1\n\n")) == errno.EINVAL
-        assert refusal(asked(connection, b"set=1\n\n")) == 0
+        assert "private_key=" in ask(connection, b"get=1\n\n")
+        assert refusal(ask(connection, b"set=1\nunknown=1\n\n")) == errno.EINVAL
+        assert refusal(ask(connection, b"set=1\n\n")) == 0
         connection.sendall(b"get=1\n\nset=1\n\n")
         assert answer(connection).count("errno=0\n\n") in (1, 2)
 
 
-def asked(connection: socket.socket, request: bytes) -> str:
+def ask(connection: socket.socket, request: bytes) -> str:
     connection.sendall(request)
     return answer(connection)
 
 
-def test_a_request_that_comes_byte_by_byte_is_understood(device: End) -> None:
+def test_a_request_may_arrive_byte_by_byte(device: End) -> None:
     with device.uapi() as connection:
         for byte in b"get=1\n\n":
             connection.sendall(bytes([byte]))
@@ -285,11 +285,11 @@ def test_binary_noise_on_the_socket_changes_nothing(device: End) -> None:
         for prefix in (b"", b"set=1\n", b"set=1\nprivate_key=", b"get=1\n", f"set=1\n{VALID}".encode()):
             noise = chance.randbytes(length).replace(b"\n\n", b"\n-")
             with device.uapi() as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                asked(connection, prefix + noise + b"\n\n")
+                ask(connection, prefix + noise + b"\n\n")
     assert device.request("get=1\n\n") == before
 
 
-def test_an_endless_line_takes_little_memory_and_gives_it_back(device: End) -> None:
+def test_an_endless_line_takes_little_memory_and_frees_it(device: End) -> None:
     usual = device.resident()
     with device.uapi() as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(b"set=1\nprivate_key=")
@@ -299,7 +299,7 @@ def test_an_endless_line_takes_little_memory_and_gives_it_back(device: End) -> N
     until(lambda: device.resident() < usual + 4 * MIB, "the memory given back")
 
 
-def test_connections_that_say_nothing_lock_nobody_out(device: End) -> None:
+def test_silent_connections_do_not_block_others(device: End) -> None:
     with contextlib.ExitStack() as silent:
         for number in range(200):
             connection = silent.enter_context(device.uapi())
@@ -320,13 +320,13 @@ def test_many_clients_at_once_are_all_answered(device: End) -> None:
     assert answers.pop().endswith("errno=0\n\n")
 
 
-def test_a_client_that_does_not_read_its_answer_keeps_nobody_waiting(end: End) -> None:
+def test_a_client_that_does_not_read_blocks_no_other(end: End) -> None:
     peers = [f"public_key={os.urandom(32).hex()}\nallowed_ip=10.{n >> 8}.{n & 255}.0/24\n" for n in range(5000)]
     assert refusal(end.request(f"set=1\n{''.join(peers)}\n")) == 0
-    with end.uapi() as deaf:
-        deaf.sendall(b"get=1\n\n")
+    with end.uapi() as slow:
+        slow.sendall(b"get=1\n\n")
         assert end.request("get=1\n\n").count("public_key=") == 5000
-        assert answer(deaf).count("public_key=") == 5000
+        assert answer(slow).count("public_key=") == 5000
 
 
 KEYS = [f"{n:064x}" for n in range(1, 7)]
@@ -336,7 +336,7 @@ ENDPOINTS = ["192.0.2.1:1", "[2001:db8::1]:65535", "[fe80::1%1]:9"]
 
 
 def random_request(chance: random.Random) -> str:
-    """A valid `set` request of some lines."""
+    """A valid `set` request with random lines."""
     lines = [f"listen_port={chance.randrange(1, 65536)}", f"fwmark={chance.getrandbits(32)}", "fwmark=0"]
     lines = ["set=1", *chance.sample(lines, chance.choice([0, 0, 0, 1]))]
     if chance.random() < 0.05:
@@ -363,15 +363,15 @@ def random_peer(chance: random.Random) -> list[str]:
 
 
 def configured(end: End) -> tuple[object, ...]:
-    """What was set, without what has happened since and in no order."""
+    """The configuration in a fixed order, without statistics."""
     device, peers = end.get()
     names = ("preshared_key", "endpoint", "persistent_keepalive_interval", "protocol_version")
-    told = [(peer.key, [peer.values.get(name) for name in names], sorted(peer.allowed_ips)) for peer in peers]
-    return device, sorted(told)
+    found = [(peer.key, [peer.values.get(name) for name in names], sorted(peer.allowed_ips)) for peer in peers]
+    return device, sorted(found)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_is_set_is_told_as_wireguard_go_tells_it(seed: int) -> None:
+def test_random_requests_have_the_same_effect_as_on_wireguard_go(seed: int) -> None:
     chance = random.Random(seed)
     with machines(WGQ, GO) as ends:
         for end in ends:

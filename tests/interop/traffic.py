@@ -1,4 +1,4 @@
-"""Bytes through a tunnel, compared at the far end. The sockets are on the machines, their code is here."""
+"""Sends data through a tunnel and compares it at the far end. The sockets belong to the machines."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def _blocks(size: int) -> Iterator[bytes]:
-    """Random bytes that differ from block to block, cheaply."""
+    """Random bytes; each block differs in its first eight bytes only, which is fast."""
     noise = os.urandom(_BLOCK)
     for number in range(0, size, _BLOCK):
         yield (number.to_bytes(8, "big") + noise[8:])[: size - number]
 
 
 class Transfer:
-    """Bytes on their way by TCP from one end to the other, in the background.
+    """A TCP transfer from one end to the other, in the background.
 
         with Transfer(left, right, size) as transfer:
             transfer.reaches(0.5)
             ...
-        # all has arrived: whole, unchanged and in order
+        # everything has arrived unchanged and in order
 
-    The patience is for standstill: in so many seconds something has to move. The rate is in bytes per second.
+    `patience` is the longest standstill, in seconds. `rate` is in bytes per second.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Transfer:
         if rate:
             self._outgoing.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
         parts = (self._send, self._receive)
-        self._threads = [threading.Thread(target=self._noted, args=[part], daemon=True) for part in parts]
+        self._threads = [threading.Thread(target=self._caught, args=[part], daemon=True) for part in parts]
 
-    def _noted(self, part: Callable[[], None]) -> None:
+    def _caught(self, part: Callable[[], None]) -> None:
         try:
             part()
         except OSError as error:
@@ -84,7 +84,7 @@ class Transfer:
                 self.received += count
 
     def reaches(self, share: float) -> None:
-        """Wait until so much of it has arrived."""
+        """Wait until this share of the data has arrived."""
         while self.received < share * self._size and self._error is None:
             time.sleep(0.01)
 
@@ -100,7 +100,7 @@ class Transfer:
         self.finish()
 
     def finish(self) -> None:
-        """Wait for the rest; it has arrived whole then."""
+        """Wait for the rest; assert that all of it arrived unchanged."""
         for thread in self._threads:
             thread.join()
         assert self._error is None, f"{self.received} of {self._size} bytes arrived, then: {self._error}"
@@ -109,13 +109,13 @@ class Transfer:
 
 
 def bulk(sender: End, receiver: End, size: int, *, version: int = 4, patience: float = 30) -> None:
-    """Send so many bytes by TCP; they arrive whole, unchanged and in order."""
+    """Send `size` bytes by TCP; assert that they arrive unchanged and in order."""
     with Transfer(sender, receiver, size, version=version, patience=patience):
         pass
 
 
 def datagrams(sender: End, receiver: End, sizes: Iterable[int], *, version: int = 4, window: int = 32) -> None:
-    """Send one datagram of each size; each arrives unchanged and in order, `window` of them in flight."""
+    """Send one datagram of each size, `window` at a time; assert that each arrives unchanged and in order."""
     with (
         receiver.open_socket(_FAMILIES[version], socket.SOCK_DGRAM) as incoming,
         sender.open_socket(_FAMILIES[version], socket.SOCK_DGRAM) as outgoing,
@@ -129,14 +129,14 @@ def datagrams(sender: End, receiver: End, sizes: Iterable[int], *, version: int 
             sent = [_payload(outgoing, size) for size in waiting[:window]]
             lost = _window(outgoing, incoming, sent)
             if lost and sender.program != receiver.program:
-                # Once in thousands of runs wireguard-go lost all of a window, beside a busy machine: not twice.
+                # wireguard-go loses a whole window once in thousands of runs on a busy machine, but not twice.
                 lost = _window(outgoing, incoming, [_payload(outgoing, size) for size in waiting[:window]])
             assert not lost, lost
             waiting = waiting[window:]
 
 
 def _checksum_of(outgoing: socket.socket, payload: bytes) -> int:
-    """What the checksum of a datagram from a connected socket comes to, before zero is turned into 0xffff."""
+    """The checksum of a datagram from a connected socket, before zero is replaced by 0xffff."""
     (source, from_port, *_), (target, to_port, *_) = outgoing.getsockname(), outgoing.getpeername()
     length = 8 + len(payload)
     addresses = socket.inet_pton(outgoing.family, source) + socket.inet_pton(outgoing.family, target)
@@ -145,16 +145,16 @@ def _checksum_of(outgoing: socket.socket, payload: bytes) -> int:
 
 
 def _payload(outgoing: socket.socket, size: int) -> bytes:
-    """Random bytes, but for one in 65,536: wireguard-go loses those whose checksum comes to zero (test_peers)."""
+    """Random bytes with a nonzero checksum: wireguard-go loses the others (test_peers)."""
     while _checksum_of(outgoing, payload := os.urandom(size)) == 0 and size:
         pass
     return payload
 
 
 def zero_sums(sender: End, receiver: End, *, version: int, at_once: bool, patience: float = 30) -> int:
-    """How many of 20 datagrams arrive whose checksum comes to zero: 0xffff on the wire (RFC 8200, section 8.1).
+    """Send 20 datagrams with a checksum of zero, 0xffff on the wire (RFC 8200, 8.1). Returns how many arrive.
 
-    They go one by one, or in a single large send that the kernel or the tunnel cuts.
+    They go one by one, or in one large send that the kernel or the tunnel splits.
     """
     with (
         receiver.open_socket(_FAMILIES[version], socket.SOCK_DGRAM) as incoming,
@@ -183,7 +183,7 @@ def _summing_to_zero(outgoing: socket.socket, size: int) -> bytes:
 
 
 def _window(outgoing: socket.socket, incoming: socket.socket, sent: list[bytes]) -> str:
-    """Send the datagrams; returns what was lost. AssertionError if one arrives changed or out of order."""
+    """Send the datagrams. Returns what was lost; fails if one arrives changed or out of order."""
     for datagram in sent:
         outgoing.send(datagram)
     for datagram in sent:

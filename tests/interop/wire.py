@@ -1,4 +1,4 @@
-"""A wire that loses, doubles, reorders and changes packets: two TUN devices and a program in between."""
+"""A wire that loses, duplicates, reorders and changes packets: two TUN devices and a program between them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 
 
 class Wire:
-    """The program in between."""
+    """The program between the two devices."""
 
     def __init__(self, program: subprocess.Popen[str]) -> None:
         self._program = program
 
     def treat(self, faults: Faults) -> None:
-        """From now on, packets fare like this."""
+        """Apply these faults from now on."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._program.stdin.write(json.dumps(faults._asdict()) + "\n")
@@ -41,7 +41,7 @@ class Wire:
 
 
 def _device(end: End, mtu: int) -> int:
-    """A TUN device in place of a network card: the kernel hands over whole packets with their checksums done."""
+    """A TUN device in place of a network card: the kernel hands over whole packets with finished checksums."""
     with end.machine.entered():
         descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", WIRE.encode(), _IFF_TUN | _IFF_NO_PI))
@@ -69,7 +69,7 @@ def _forwarding(left: int, right: int) -> Iterator[Wire]:
 
 @contextlib.contextmanager
 def wired_pair(left: str, right: str, *, version: int = 4) -> Iterator[tuple[End, End, Wire]]:
-    """Two ends and the wire between them, which does nothing bad yet."""
+    """Two ends with a wire between them; the wire has no faults yet."""
     with contextlib.ExitStack() as stack:
         wires: list[Wire] = []
 

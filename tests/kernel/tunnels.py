@@ -11,7 +11,7 @@ from tests.interop import test_traffic as traffic
 from tests.interop.aged_tunnels import AgedTunnels
 from tests.interop.forwarder import Faults
 from tests.interop.pairs import KERNEL, MTU, End, both_ways, pair
-from tests.interop.test_faults import CAPABLE, EXPERIENCED, NOT_CAPABLE, class_told
+from tests.interop.test_faults import CAPABLE, EXPERIENCED, NOT_CAPABLE, arriving_class
 from tests.interop.traffic import datagrams
 from tests.interop.wire import wired_pair
 
@@ -49,18 +49,18 @@ def congestion_met_on_the_way_is_told(roles: Roles) -> None:
         here.ping(there)
         for likely, sent, told in ((0, CAPABLE, CAPABLE), (1, CAPABLE, EXPERIENCED), (1, NOT_CAPABLE, NOT_CAPABLE)):
             wire.treat(Faults(congestion=likely))
-            assert class_told(here, there, sent, 4) == told
-            assert class_told(there, here, sent, 6) == told
+            assert arriving_class(here, there, sent, 4) == told
+            assert arriving_class(there, here, sent, 6) == told
 
 
 def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
     checks = (
-        sessions.test_both_ends_tell_the_same_of_the_handshake_and_of_what_passed,
+        sessions.test_both_ends_report_the_same_handshake_and_transfer,
         sessions.test_a_preshared_key_changes_live_and_a_wrong_one_blocks,
-        sessions.test_a_private_key_changed_live_counts_at_once,
+        sessions.test_a_changed_private_key_takes_effect_at_once,
         sessions.test_either_end_may_change_its_port,
-        sessions.test_the_tunnel_moves_from_one_family_to_the_other_and_back,
-        sessions.test_a_link_taken_down_passes_nothing_and_up_again_passes_all,
+        sessions.test_the_outer_ip_version_can_change_and_change_back,
+        sessions.test_a_link_that_is_down_passes_nothing_until_it_is_up,
     )
     for check in checks:
         yield check.__name__, partial(_with_ends, roles, check)
@@ -74,7 +74,7 @@ def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
 def _of_roles(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
     checks = (
         sessions.test_persistent_keepalives_begin_and_keep_the_session,
-        traffic.test_jumbo_packets_cross_a_wire_that_carries_them_whole,
+        traffic.test_jumbo_packets_cross_a_wire_with_a_jumbo_mtu,
         congestion_met_on_the_way_is_told,
     )
     for check in checks:

@@ -1,4 +1,4 @@
-"""The machine that `wgq` is tried on as a user runs it; other modules make their own."""
+"""The machine on which the tests run `wgq` as a user does; some modules make their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
-    """With an uplink of both families, and src_valid_mark as it is on a new machine."""
+    """A machine with an uplink of both families, and src_valid_mark off as on a new machine."""
     with host() as made:
         made.uplink(ipv6=True)
         made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])

@@ -1,6 +1,6 @@
-"""Random links, rules and routes for a network namespace, and random questions about them.
+"""Random links, rules and routes for a network namespace, and random queries about them.
 
-What the kernel refuses of the commands of ip(8) is left out, as `-force` goes on.
+`ip -force` goes on after an error, so commands that the kernel refuses have no effect.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 LINKS = ("a0", "a1", "b0", "b1", "c0", "c1")
 MARKS = (0, 1, 2, 3, 0x10, 51820)
-# A nexthop object keeps the source that it was made with, whatever the route's scope is, until an address changes
-# (fib_result_prefsrc()): nobody can see which of the two holds, so these links alone have scopes.
+# A nexthop object keeps the source address that it was made with until an address changes, whatever the route's
+# scope is (fib_result_prefsrc()). A snapshot cannot show which source holds, so only these links have scopes.
 SCOPED = ("c0", "c1")
 TABLES = (254, 254, 100, 101, 102, 51820)
 PORTS = (0, 22, 53, 80, 443, 51820)
@@ -31,7 +31,7 @@ UIDS = (0, 1, 1000, 1001, 65534)
 
 
 def build(draw: random.Random) -> None:
-    """Furnish the calling process's namespace."""
+    """Create the links, routes, rules and parameters in the calling process's namespace."""
     links, inet, inet6 = lines(draw)
     for family, batch in (("-4", links), ("-4", inet), ("-6", inet6)):
         command = ["ip", "-force", family, "-batch", "-"]
@@ -42,7 +42,7 @@ def build(draw: random.Random) -> None:
 
 
 def lines(draw: random.Random) -> tuple[list[str], list[str], list[str]]:
-    """ip(8)'s batches for one namespace: links with addresses, and routes and rules of each family."""
+    """Batches for ip(8): the links with addresses, and the routes and rules of each family."""
     made: list[str] = []
     for one, two in (LINKS[0:2], LINKS[2:4], LINKS[4:6]):
         made.append(f"link add {one} mtu {draw.choice((1280, 1400, 1500))} type veth peer name {two}")
@@ -56,7 +56,7 @@ def lines(draw: random.Random) -> tuple[list[str], list[str], list[str]]:
 
 
 def _of_family(draw: random.Random, family: int) -> list[str]:
-    first = 10 * family  # nexthop objects have one space of numbers
+    first = 10 * family  # both families share one range of nexthop ids
     made = [f"nexthop add id {first + number} {' '.join(_hop(draw, family, LINKS[:4]))}" for number in range(3)]
     made += [f"nexthop add id {first + 3} group {first}/{first + 1},3", f"nexthop add id {first + 4} blackhole"]
     made += [_route(draw, family) for _ in range(draw.randrange(4, 20))]
@@ -197,7 +197,7 @@ def _rule(draw: random.Random, family: int) -> str:
 
 
 def query(draw: random.Random, snapshot: Snapshot) -> Query:
-    """A packet that this host sends, or (one in five) one that comes in by a link."""
+    """A packet that this host sends or, in one of five cases, receives by a link."""
     family = draw.choice((4, 6))
     known = [each.address for link in snapshot.links.values() for each in link.addresses]
     own = [each for each in known if len(each) == (4 if family == 4 else 16)]

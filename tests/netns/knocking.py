@@ -1,4 +1,4 @@
-"""Listening at one end of a tunnel, for tests of what is heard and of what it means."""
+"""Captures at one end of a tunnel, for tests of knocks and signatures."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ table inet {chain} {{
 
 
 class Listener:
-    """A capture at one end, whose device was read before it."""
+    """A capture at one end, with the device's state from before it."""
 
     def __init__(self, end: End, capture: Capture, ledger: Ledger, before: Device | None) -> None:
         self._end, self._capture, self._ledger, self._before = end, capture, ledger, before
 
     def heard(self, seconds: float = 0.1) -> Heard:
-        """All so far, and what comes in that many seconds."""
+        """Everything captured so far and during the next `seconds`."""
         for event in self._capture.read(seconds):
             self._ledger.take(event)
         return self._ledger.result(0, seconds, self._capture.loss.dropped)
 
     def until(self, condition: Callable[[Heard], object], what: str) -> Heard:
-        """Listen until the condition holds."""
+        """Capture until the condition holds."""
         until(lambda: condition(self.heard()), what)
         return self.heard(0.01)
 
     def knock(self, kind: str = "initiation", least: int = 1) -> Knock:
-        """The one row of a kind, once so many have come."""
+        """The one row of a kind, once its count reaches `least`."""
         heard = self.until(lambda so_far: sum(_times(so_far, kind)) >= least, f"{least} of {kind}")
         (knock,) = (knock for knock in heard.knocks if knock.kind == kind)
         return knock
 
     def signs(self, seconds: float = 0.1) -> list[Sign]:
-        """What it comes to so far."""
+        """The signs found so far."""
         heard = self.heard(seconds)
         assert self._before is not None
         return signs(self._before, device(self._end), heard)
 
     def sign(self, code: str, confidence: str = "") -> Sign:
-        """Listen until it comes to this."""
+        """Capture until this sign is found."""
         found: list[Sign] = []
 
         def is_found() -> bool:
@@ -79,14 +79,14 @@ def _times(heard: Heard, kind: str) -> list[int]:
 
 
 def device(end: End) -> Device:
-    """The state of an end's device."""
+    """The state of this end's device."""
     with end.machine.entered():
         return api.devices([LINK])[0]
 
 
 @contextlib.contextmanager
 def listening(end: End, *peers: End, candidates: tuple[str, ...] = (), read: bool = False) -> Iterator[Listener]:
-    """Listen at an end whose device has these peers; with `read`, those that the device says."""
+    """Capture at an end whose device has these peers; with `read`, the peers are read from the device."""
     before = device(end) if read else None
     keys = (
         [peer.public_key for peer in before.peers] if before else [PublicKey.parse(peer.public) for peer in peers]
@@ -100,7 +100,7 @@ def listening(end: End, *peers: End, candidates: tuple[str, ...] = (), read: boo
 
 @contextlib.contextmanager
 def begun(program: str) -> Iterator[tuple[End, End]]:
-    """Two joined machines with a daemon each, and no peers yet; the left one begins what there is to begin."""
+    """Two connected machines with a daemon each and no peers yet; the left one begins the handshakes."""
     with machines(WGQ, program) as (left, right):
         join(left, right)
         for end in (left, right):
@@ -109,19 +109,19 @@ def begun(program: str) -> Iterator[tuple[End, End]]:
 
 
 def static(sender: End, receiver: End) -> Static:
-    """The sender's side of handshakes that a test makes by itself."""
+    """The sender's keys, for handshakes that the test makes itself."""
     return Static(SecretKey.parse(sender.private).raw, PublicKey.parse(receiver.public).raw, bytes(32))
 
 
 def firewall(end: End, verdict: str, chain: str = "input") -> None:
-    """Give an end's machine a rule for what comes to the end's port, or (chain output) leaves it."""
+    """Add a firewall rule for what arrives at the end's port, or for what leaves it (chain output)."""
     way = {"input": "dport", "output": "sport"}[chain]
     rules = _FILTER.format(chain=chain, way=way, port=end.port, verdict=verdict)
     end.machine.run(["nft", "-f", "-"], input=rules)
 
 
 def send(sender: End, receiver: End, payload: bytes, pause: float) -> None:
-    """Send a payload again and again until the machine ends."""
+    """Send a payload repeatedly until the machine ends."""
     program = (
         "import socket, time\n"
         "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"

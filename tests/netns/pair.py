@@ -1,4 +1,4 @@
-"""Two machines, joined by a cable, 192.0.2.1 and 192.0.2.2, and the two ends of a tunnel between them."""
+"""Two machines connected by a veth, 192.0.2.1 and 192.0.2.2, with the files of a tunnel between them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ONE, TWO = KEY, "8MZLqDwzmfmrXRm9OTTHLMkr4Vp7xPZkmTHLvp0r23E="
 
 
 class Pair(NamedTuple):
-    """The machines, and the public keys of their tunnels' ends."""
+    """The machines, and the public keys of their ends of the tunnel."""
 
     one: Namespace
     two: Namespace
@@ -26,9 +26,9 @@ class Pair(NamedTuple):
     key_of_two: str
 
     def write(self, peer: str = "", *, interface: str = "", other: str = "") -> None:
-        """Write both ends' wg0.conf; one knows where two is, and two does not know where one is.
+        """Write both ends' wg0.conf; only `one` has an Endpoint.
 
-        `peer` is more of one's section for two, `interface` of its own, and `other` of two's section for one.
+        `peer` is added to one's [Peer], `interface` to its [Interface], `other` to two's [Peer].
         """
         write(
             self.one,
@@ -45,7 +45,7 @@ class Pair(NamedTuple):
 
 @contextlib.contextmanager
 def pair() -> Iterator[Pair]:
-    """Two machines with a cable and no files."""
+    """Two connected machines without files."""
     with host() as one, host() as two:
         keeper = two.paths["net"].split("/")[2]
         one.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", keeper])
@@ -58,13 +58,13 @@ def pair() -> Iterator[Pair]:
 
 
 def ping(machine: Namespace, address: str) -> None:
-    """Ping until there is an answer."""
+    """Ping until an answer comes."""
     until(lambda: machine.run(["ping", "-c1", "-W1", address], check=False).returncode == 0)
 
 
-def until(is_so: Callable[[], bool], patience: float = 30) -> None:
+def until(condition: Callable[[], bool], patience: float = 30) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + patience
-    while not is_so():
-        assert time.monotonic() < deadline, "it does not come to be so"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)

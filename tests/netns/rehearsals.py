@@ -1,4 +1,4 @@
-"""Files for rehearsals, and runs of `wgq rehearse` on this machine itself, which it leaves alone."""
+"""Files for rehearsals, and runs of `wgq rehearse` on this machine, which it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORWARDING = (
 
 
 def keys() -> tuple[str, str]:
-    """A private key and its public key."""
+    """A private key and its public key, as text."""
     secret = SecretKey(X25519PrivateKey.generate().private_bytes_raw())
     return secret.reveal(), str(public_key_of(secret))
 
@@ -41,7 +41,7 @@ def interface(private: str, address: str, more: str = "") -> str:
 
 
 def pair(*, net: str = "10.9.0", endpoint: str = f"{HUB}:51820") -> dict[str, str]:
-    """A server and a client: the texts of their files by name."""
+    """The texts of a server's and a client's file, by name."""
     one, two = keys(), keys()
     return {
         "server": interface(one[0], f"{net}.1/24", "ListenPort = 51820\n") + peer(two[1], f"{net}.2/32"),
@@ -50,7 +50,7 @@ def pair(*, net: str = "10.9.0", endpoint: str = f"{HUB}:51820") -> dict[str, st
 
 
 def written(folder: Path, texts: dict[str, str]) -> list[str]:
-    """Write NAME.conf for each text; their paths."""
+    """Write NAME.conf for each text. Returns the paths."""
     paths = []
     for name, text in texts.items():
         path = folder / f"{name}.conf"
@@ -77,7 +77,7 @@ def rehearse(
 
 
 def pairs(folder: Path, texts: dict[str, str], *options: str, status: int = 0) -> dict[tuple[str, str, str], Any]:
-    """The pairs that it prints as JSON, by from, to and address."""
+    """The pairs in the JSON output, by from, to and address."""
     done = rehearse(folder, texts, "--json", *options, status=status)
     found = json.loads(done.stdout)
     assert list(found) == ["hosts", "pairs"]
@@ -86,5 +86,5 @@ def pairs(folder: Path, texts: dict[str, str], *options: str, status: int = 0) -
 
 
 def causes(found: dict[tuple[str, str, str], Any]) -> set[str | None]:
-    """The causes of all pairs."""
+    """The causes of all pairs, as a set."""
     return {each["cause"] for each in found.values()}

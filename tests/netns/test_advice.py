@@ -1,4 +1,4 @@
-"""`wgq up` says what `wgq check` has against the file."""
+"""`wgq up` prints the findings of `wgq check` for its file."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 SOUND = "192.0.2.1:51820"
 FAULTY = "192.0.2.1:0"
-LOST = "[endpoint-port-zero]"
+CODE = "[endpoint-port-zero]"
 
 
 def text(endpoint: str, *interface: str) -> str:
-    """A configuration whose one mistake, if any, is its endpoint's port."""
+    """A configuration with no mistake, except for the endpoint's port if that is 0."""
     head = "\n".join(("[Interface]", f"PrivateKey = {KEY}", "Address = 10.0.0.1/24", *interface))
     return f"{head}\n[Peer]\nPublicKey = {PEERS[0]}\nAllowedIPs = 10.0.0.0/24\nEndpoint = {endpoint}\n"
 
 
 def advice(machine: Namespace, *arguments: str, stdin: str | None = None) -> list[str]:
-    """The lines of up that name a code of check, or check itself."""
-    said = wgq(machine, "up", *arguments, stdin=stdin).stderr.splitlines()
-    return [line for line in said if line.startswith("[!] ") and (line.endswith("]") or "wgq check" in line)]
+    """The lines of up that name a code of check, or `wgq check` itself."""
+    lines = wgq(machine, "up", *arguments, stdin=stdin).stderr.splitlines()
+    return [line for line in lines if line.startswith("[!] ") and (line.endswith("]") or "wgq check" in line)]
 
 
 def test_up_names_the_mistake_its_place_and_its_code(machine: Namespace) -> None:
     write(machine, text(FAULTY))
     (line,) = advice(machine, "wg0")
     assert line.startswith("[!] /etc/wireguard/wg0.conf:7:12: ")
-    assert line.endswith(LOST)
+    assert line.endswith(CODE)
 
 
 def test_up_of_a_sound_file_has_no_advice(machine: Namespace) -> None:
@@ -47,24 +47,24 @@ def test_up_of_a_sound_file_has_no_advice(machine: Namespace) -> None:
 
 
 def test_up_names_three_mistakes_and_points_to_check(machine: Namespace) -> None:
-    """The error comes first, though it is in the last line."""
+    """The error comes first, although it is in the last line."""
     write(machine, text(FAULTY, "MTU = 1500", "DNS = 192.168.7.1", "PostUp = echo % i", "PostUp = echo $i"))
     found = advice(machine, "wg0", "--dns", "off")
     assert len(found) == 4
-    assert found[0].endswith(LOST)
+    assert found[0].endswith(CODE)
     assert found[3] == "[!] 2 more: wgq check /etc/wireguard/wg0.conf"
 
 
-def test_a_silenced_mistake_is_not_mentioned(machine: Namespace) -> None:
+def test_an_ignored_finding_is_not_printed(machine: Namespace) -> None:
     write(machine, text(f"{FAULTY} # wgq: ignore endpoint-port-zero"))
     assert advice(machine, "wg0") == []
 
 
-def test_a_failed_up_says_the_advice_before_the_failure(machine: Namespace) -> None:
+def test_a_failed_up_prints_the_advice_before_the_failure(machine: Namespace) -> None:
     write(machine, text(FAULTY, "PostUp = exit 7"))
-    said = wgq(machine, "up", "wg0", status=7).stderr.splitlines()
-    (at,) = (at for at, line in enumerate(said) if line.endswith(LOST))
-    assert said[at + 1].startswith("wgq: ")
+    lines = wgq(machine, "up", "wg0", status=7).stderr.splitlines()
+    (at,) = (at for at, line in enumerate(lines) if line.endswith(CODE))
+    assert lines[at + 1].startswith("wgq: ")
 
 
 def test_a_file_from_standard_input_gets_advice_too(machine: Namespace) -> None:
@@ -72,22 +72,22 @@ def test_a_file_from_standard_input_gets_advice_too(machine: Namespace) -> None:
     assert line.startswith("[!] standard input:7:12: ")
 
 
-def test_up_says_that_the_device_ignores_a_peer_with_its_own_key(machine: Namespace) -> None:
+def test_up_says_that_a_peer_with_the_own_key_is_ignored(machine: Namespace) -> None:
     own = machine.run(["wg", "pubkey"], input=KEY).stdout.strip()
     write(machine, text(SOUND).replace(PEERS[0], own))
     (line,) = advice(machine, "wg0")
     assert line == f"[!] wg0 ignores the peer {own}: its PublicKey is the interface's own [peer-is-self]"
 
 
-def test_no_process_of_the_check_is_left(machine: Namespace) -> None:
+def test_no_process_of_the_check_remains(machine: Namespace) -> None:
     write(machine, text(FAULTY))
     wgq(machine, "up", "wg0")
     assert len(programs(machine, "wgq-userspace")) == 1
     assert not [pid for pid in machine.processes() if b"wgquick" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_check_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is said then."""
+def test_a_check_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints nothing then."""
     monkeypatch.setattr(advice_of, "_PATIENCE", 0.01)
     monkeypatch.setattr(advice_of, "_findings", lambda *_: time.sleep(600))
     started = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), Document.parse(b""))

@@ -1,4 +1,4 @@
-"""The Python interface, as a program that does other things would use it."""
+"""The Python API, as another program uses it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_copy_of_a_configuration_is_the_same_configuration() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../wg0", "a234567890123456"])
-def test_an_invalid_name_is_refused_before_anything_is_touched(name: str) -> None:
+def test_an_invalid_name_is_refused_before_any_change(name: str) -> None:
     renamed = wgquick.parse(TEXT).model_copy(update={"name": name})
     for attempt in (
         lambda: wgquick.parse(TEXT, name=name),
@@ -99,19 +99,19 @@ def test_an_invalid_name_is_refused_before_anything_is_touched(name: str) -> Non
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_error_comes_out_of_a_worker_process_whole(error: wgquick.WgqError) -> None:
+def test_an_error_survives_pickling(error: wgquick.WgqError) -> None:
     found = pickle.loads(pickle.dumps(error))
     assert type(found) is type(error)
     assert (str(found), vars(found)) == (str(error), vars(error))
 
 
-def test_a_file_may_be_named_by_a_path_object(tmp_path: Path) -> None:
+def test_read_accepts_a_path_object(tmp_path: Path) -> None:
     file = tmp_path / "ci0.conf"
     file.write_text(TEXT)
     assert wgquick.read(file).path == str(file)
 
 
-def test_config_error_has_a_diagnostic_for_every_fault() -> None:
+def test_a_config_error_has_a_diagnostic_for_every_fault() -> None:
     with pytest.raises(wgquick.ConfigError) as caught:
         wgquick.parse("[Interface]\nMTU = x\nListenPort = 70000\n[Peer]\nAlowedIPs = 10.0.0.0/8\n")
     faults = caught.value.diagnostics
@@ -127,7 +127,7 @@ def use_a_tunnel() -> tuple[bool, bool, list[str]]:
     return during, "ci0" in links(), lines
 
 
-def test_tunnel_is_up_inside_the_block_and_down_after_it(machine: Namespace) -> None:
+def test_a_tunnel_is_up_in_the_block_and_down_after_it(machine: Namespace) -> None:
     during, after, lines = machine.call(use_a_tunnel)
     assert (during, after) == (True, False)
     assert any("ip link set mtu" in line for line in lines)
@@ -148,7 +148,7 @@ def fail_inside() -> tuple[bool, str]:
     return True, "lost"
 
 
-def test_tunnel_ends_however_the_block_ends(machine: Namespace) -> None:
+def test_a_tunnel_goes_down_if_the_block_raises(machine: Namespace) -> None:
     assert machine.call(fail_inside) == (False, "raised")
 
 
@@ -158,7 +158,8 @@ def down_with_a_configuration_of_another_name() -> bool:
     return "ci0" in links()
 
 
-def test_down_is_of_the_name_that_it_is_given(machine: Namespace) -> None:
+def test_down_uses_the_name_it_is_given(machine: Namespace) -> None:
+    """The configuration that it is given has another name."""
     assert not machine.call(down_with_a_configuration_of_another_name)
     assert "down-ci0" in machine.out("ls", "/run").split()
 
@@ -174,7 +175,7 @@ def end_with_a_failing_hook(key: str) -> tuple[bool, int, bool]:
 
 
 @pytest.mark.parametrize("key", ["PreDown", "PostDown"])
-def test_tunnel_ends_and_raises_where_a_hook_at_its_end_fails(machine: Namespace, key: str) -> None:
+def test_a_failing_hook_at_the_end_raises_and_the_tunnel_is_down(machine: Namespace, key: str) -> None:
     assert machine.call(end_with_a_failing_hook, key) == (False, 7, True)
     assert "down-ci0" in machine.out("ls", "/run").split()
     assert machine.run(["find", "/run/wgq", "-name", "*.journal"], check=False).stdout == ""
@@ -196,7 +197,7 @@ def use_tunnels_in_threads() -> tuple[set[str], set[str]]:
     return set.intersection(*seen), links()
 
 
-def test_threads_have_their_tunnels_side_by_side(machine: Namespace) -> None:
+def test_threads_can_have_tunnels_at_the_same_time(machine: Namespace) -> None:
     during, after = machine.call(use_tunnels_in_threads)
     assert {"ci0", "ci1", "ci2", "ci3"} <= during
     assert not {"ci0", "ci1", "ci2", "ci3"} & after
@@ -243,40 +244,40 @@ def up_damage_down(damage: str) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", ["faulty", "gone"])
-def test_down_by_a_source_goes_by_the_journal_if_the_file_is(machine: Namespace, damage: str) -> None:
+def test_down_goes_by_the_journal_if_the_file_is_unusable(machine: Namespace, damage: str) -> None:
     assert any("journal" in line for line in machine.call(up_damage_down, damage))
     machine.run(["rm", "/run/down-api1"])
 
 
-def test_failures_are_raised_with_what_to_do(machine: Namespace) -> None:
+def test_down_of_a_missing_interface_raises_an_error(machine: Namespace) -> None:
     assert machine.call(down_of_nothing) == "`none0' is not a WireGuard interface"
 
 
-def test_a_name_where_a_configuration_belongs_is_told_the_way() -> None:
+def test_up_with_a_name_points_to_read() -> None:
     with pytest.raises(TypeError, match=r"wgquick\.read\(\.\.\.\) returns, not str"):
         wgquick.up("wg0")  # type: ignore[arg-type]
 
 
-def test_an_unknown_choice_is_refused_before_anything_is_touched() -> None:
+def test_an_unknown_backend_is_refused_before_any_change() -> None:
     with pytest.raises(wgquick.WgqError, match="`bsd' is not a valid backend"):
         wgquick.up(wgquick.parse(TEXT), wgquick.Options(backend="bsd"))
 
 
-def test_importing_the_package_imports_next_to_nothing() -> None:
+def test_importing_the_package_imports_no_slow_library() -> None:
     code = "import sys; before = set(sys.modules); import wgquick; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"pydantic", "typer", "pyroute2", "iptc", "socket", "dataclasses"} & set(done.stdout.split())
 
 
 def _imports(machine: Namespace, *arguments: str) -> set[str]:
-    """What a Python imports on the way."""
+    """The modules that Python imports during the run."""
     done = machine.run([sys.executable, "-X", "importtime", "-c", *arguments], env=dict(os.environ))
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
 
 
 @pytest.mark.parametrize("verb", ["up", "down"])
 def test_up_and_down_keep_the_slow_libraries_out(machine: Namespace, verb: str) -> None:
-    """wg-quick's whole `up` takes about as long as importing one of the first; the others add up to as much."""
+    """wg-quick's whole `up` takes about as long as one of the first imports, or as all the others together."""
     machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/api0.conf"], input=TEXT)
     if verb == "down":
         machine.run([sys.executable, "-m", "wgquick", "up", "api0"], env=dict(os.environ))

@@ -79,7 +79,7 @@ def test_wg_quick_takes_down_what_was_set_here(machine: Namespace) -> None:
     assert state(machine) == before
 
 
-def test_unset_is_idempotent_and_needs_no_set(machine: Namespace) -> None:
+def test_unset_may_be_repeated_and_needs_no_set(machine: Namespace) -> None:
     before = state(machine)
     machine.call(DNS.unset, "resolvconf", "wg0")
     assert state(machine) == before

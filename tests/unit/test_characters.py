@@ -1,4 +1,4 @@
-"""Characters that explain a fault get a name and a remedy."""
+"""Confusing characters are reported with their name and a remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("char", "name", "meant"), ODD, ids=[name for _, name, _ in ODD])
-def test_an_odd_character_has_its_place_its_name_and_what_is_meant(char: str, name: str, meant: str) -> None:
+def test_an_odd_character_is_reported_with_offset_name_and_remedy(char: str, name: str, meant: str) -> None:
     found = suspicious(f"caf\u00e9 {char}x")
     assert found is not None
     assert (found.offset, found.name) == (5, name)

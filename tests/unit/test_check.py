@@ -1,4 +1,4 @@
-"""`wgq check`: each code has a file with that one mistake, and files close to it of which nothing may be said."""
+"""`wgq check`: each code has a file with that one mistake, and similar files without any finding."""
 
 from __future__ import annotations
 
@@ -279,12 +279,12 @@ def loud(findings: Iterable[Finding]) -> list[tuple[str, int, str]]:
 
 
 @pytest.mark.parametrize(("code", "text", "line"), ONE_FILE)
-def test_one_mistake_gives_its_one_finding(code: str, text: str, line: int, tmp_path: Path) -> None:
+def test_one_mistake_gives_one_finding(code: str, text: str, line: int, tmp_path: Path) -> None:
     assert loud(found(tmp_path, wg0=text)) == [("wg0", line, code)]
 
 
 @pytest.mark.parametrize(("code", "text", "line"), INFOS)
-def test_what_is_worth_knowing_is_no_warning(code: str, text: str, line: int, tmp_path: Path) -> None:
+def test_an_info_is_no_warning(code: str, text: str, line: int, tmp_path: Path) -> None:
     findings = found(tmp_path, wg0=text)
     assert loud(findings) == []
     assert (line, code) in [(each.line, each.code) for each in findings]
@@ -312,13 +312,13 @@ INPUT_RULE, OWN_RULE = "iptables -A INPUT -i %i -j ACCEPT", "ip rule add pref 9 
         ("nft add rule ip nat post accept", "nft flush ruleset"),
     ],
 )  # fmt: skip
-def test_an_undo_in_other_words_is_an_undo(up: str, down: str, tmp_path: Path) -> None:
+def test_an_undo_may_be_worded_differently(up: str, down: str, tmp_path: Path) -> None:
     text = interface("hub", f"PostUp = {up}", f"PostDown = {down}") + peer()
     assert loud(found(tmp_path, wg0=text)) == []
 
 
 @pytest.mark.parametrize("text", SILENT.values(), ids=list(SILENT))
-def test_what_is_meant_well_is_not_warned_of(text: str, tmp_path: Path) -> None:
+def test_a_correct_file_gives_no_warning(text: str, tmp_path: Path) -> None:
     assert loud(found(tmp_path, wg0=text)) == []
 
 
@@ -358,18 +358,18 @@ SEVERAL_INFOS = [
     ("mark-shared", {"site": NEAR.replace("51821", "4\nFwMark = 7"), "hub": HUB.replace("51820", "5\nFwMark = 7")}),
     ("mark-shared", {"site": NEAR.replace("51821", "4\nTable = 7"), "hub": interface("hub", "Table = 7") + peer()}),
 ]  # fmt: skip
-MEANT_WELL = {
+CORRECT = {
     "all ends of a hub at once": {"hub": BOTH, "phone": PHONE, "laptop": LAPTOP},
     "two clients of one server": {"phone": PHONE, "laptop": LAPTOP},
     "two tunnels of one host": {"site": NEAR, "hub": HUB},
     "a pair with a preshared key": {"hub": HUB + PSK, "phone": PHONE + PSK},
-    "a preshared key of zeros, which is none": {"hub": HUB + f"PresharedKey = {ZERO}\n", "phone": PHONE},
+    "a preshared key of zeros, which means no key": {"hub": HUB + f"PresharedKey = {ZERO}\n", "phone": PHONE},
     "two strangers": {"hub": HUB, "site": NEAR},
 }
 
 
 @pytest.mark.parametrize(("code", "files", "place"), SEVERAL)
-def test_one_mistake_between_files_gives_its_one_finding(
+def test_one_mistake_between_files_gives_one_finding(
     code: str, files: dict[str, str], place: tuple[str, int], tmp_path: Path
 ) -> None:
     findings = loud(found(tmp_path, **files))
@@ -379,27 +379,25 @@ def test_one_mistake_between_files_gives_its_one_finding(
 
 
 @pytest.mark.parametrize(("code", "files"), SEVERAL_INFOS)
-def test_what_is_worth_knowing_between_files_is_no_warning(
-    code: str, files: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_info_between_files_is_no_warning(code: str, files: dict[str, str], tmp_path: Path) -> None:
     findings = found(tmp_path, **files)
     assert loud(findings) == []
     assert code in {each.code for each in findings}
 
 
-@pytest.mark.parametrize("files", MEANT_WELL.values(), ids=list(MEANT_WELL))
-def test_files_that_fit_are_not_warned_of(files: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", CORRECT.values(), ids=list(CORRECT))
+def test_files_that_match_give_no_warning(files: dict[str, str], tmp_path: Path) -> None:
     assert loud(found(tmp_path, **files)) == []
 
 
-def test_a_dns_server_is_found_at_its_own_place(tmp_path: Path) -> None:
+def test_a_dns_server_is_reported_at_its_column(tmp_path: Path) -> None:
     text = interface("hub", "DNS = 9.9.9.9, 10.99.0.1", "DNS = 9.9.9.10") + peer()
     assert [(each.line, each.column) for each in found(tmp_path, wg0=text)] == [(5, 16)]
 
 
 def test_every_code_of_check_has_a_case() -> None:
     tried = {code for code, *_ in [*ONE_FILE, *INFOS, *SEVERAL, *SEVERAL_INFOS]}
-    others = PARSER_CODES | set(LIVE) | {"interface-name", "world-accessible"}  # which have tests of their own
+    others = PARSER_CODES | set(LIVE) | {"interface-name", "world-accessible"}  # they have their own tests
     assert {code for code in CODES if code not in tried} == others
     assert {severity for severity, _ in CODES.values()} == set(SEVERITIES)
 
@@ -414,14 +412,14 @@ PARSER_CODES = {
 
 
 @pytest.mark.parametrize("name", ["united-states-chicago", "all", "a b"])
-def test_a_name_that_makes_no_interface_name_is_found(name: str, tmp_path: Path) -> None:
+def test_an_invalid_interface_name_is_reported(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.conf"
     path.write_text(HUB)
     path.chmod(0o600)
     assert [each.code for each in check([read(str(path))])] == ["interface-name"]
 
 
-def test_a_file_that_the_world_can_read_is_found_and_mended(tmp_path: Path) -> None:
+def test_a_world_readable_file_is_reported_and_fixed(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     path = tmp_path / "wg0.conf"
     path.write_text(HUB)
@@ -438,7 +436,7 @@ def wgq(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_fix_changes_what_it_names_alone(tmp_path: Path) -> None:
+def test_fix_changes_only_what_it_names(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     text = interface("hub", "PostUp = echo $i # % i") + peer("phone", "10.9.0.0/24 , 10.7.0.2/24 # net")
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
@@ -449,7 +447,7 @@ def test_fix_changes_what_it_names_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"\xef\xbb\xbf" + mended.replace("\n", "\r\n").encode()
 
 
-def test_fix_tells_of_a_hook_without_its_key(tmp_path: Path) -> None:
+def test_fix_prints_a_changed_hook_without_its_key(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_text(interface("hub", f"PostUp = echo $i {private('psk')}") + peer())
     path.chmod(0o600)
@@ -459,7 +457,7 @@ def test_fix_tells_of_a_hook_without_its_key(tmp_path: Path) -> None:
     assert private("psk") in path.read_text()
 
 
-def test_the_exit_status_counts_errors_and_warnings_alone(tmp_path: Path) -> None:
+def test_only_errors_and_warnings_change_the_exit_status(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     for text, status in ((HUB, 0), (INFOS[0][1], 0), (ONE_FILE[0][1], 1)):
         path.write_text(text)
@@ -476,7 +474,7 @@ def test_json_has_every_field(tmp_path: Path) -> None:
     assert (each["file"], each["line"], each["column"], each["code"]) == (str(path), 5, 7, "mtu-too-large")
 
 
-def test_a_file_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     done = wgq("check", str(tmp_path / "none.conf"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot read `" in done.stderr
@@ -492,7 +490,7 @@ def test_no_finding_shows_a_secret_key(tmp_path: Path) -> None:
         assert private(name) not in shown
 
 
-# The manual pages' examples, with other keys.
+# The manual pages' examples with different keys.
 MANUALS = [
     """[Interface]
     Address = 10.200.100.8/24
@@ -554,13 +552,13 @@ MANUALS = [
 
 
 @pytest.mark.parametrize("text", MANUALS)
-def test_the_examples_of_the_manual_pages_are_not_warned_of(text: str, tmp_path: Path) -> None:
+def test_the_examples_of_the_manual_pages_give_no_warning(text: str, tmp_path: Path) -> None:
     keys = (private("0"), *map(public, "123"), private("4"), "-j REJECT")
     assert loud(found(tmp_path, wg0=text.format(*keys).replace("    ", ""))) == []
 
 
-def test_ten_thousand_peers_are_examined_at_once(tmp_path: Path) -> None:
-    """A rule that looks at pairs of peers would take minutes."""
+def test_ten_thousand_peers_take_no_quadratic_time(tmp_path: Path) -> None:
+    """A rule that compares all pairs of peers would exceed the test's time limit."""
     many = "".join(
         f"[Peer]\nPublicKey = {b64encode(n.to_bytes(32, 'little')).decode()}\n"
         f"AllowedIPs = 10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32\n"
@@ -585,8 +583,8 @@ def test_the_commands_of_a_hook_are_found(hook: str, words: list[tuple[str, bool
     assert [(each.kind, each.adds) for each in changes] == words
 
 
-def test_parity_cases_have_no_error_but_those_that_loop(tmp_path: Path) -> None:
-    """wg-quick brings them up; an endpoint that is routed into the tunnel connects to nothing all the same."""
+def test_only_looping_parity_cases_have_errors(tmp_path: Path) -> None:
+    """wg-quick brings these up too, but an endpoint that is routed into the tunnel cannot be reached."""
     errors: dict[str, set[str]] = {}
     for path in sorted(CASES.glob("*.conf")):
         if not path.stem.endswith("-fails"):
@@ -598,5 +596,5 @@ def test_parity_cases_have_no_error_but_those_that_loop(tmp_path: Path) -> None:
     assert len(errors) == 4
 
 
-def test_lines_below_an_unknown_section_are_not_faults_of_their_own(tmp_path: Path) -> None:
+def test_lines_of_an_unknown_section_give_no_findings(tmp_path: Path) -> None:
     assert loud(found(tmp_path, wg0=HUB + "[Relay]\nHost = a\nPublicKey = x\n")) == [("wg0", 9, "unknown-section")]

@@ -1,4 +1,4 @@
-"""The command line at its edges: usage, help, version, and who may do what."""
+"""The command line: usage errors, help, version and choices."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wgq(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("arguments", [(), ("fly", "wg0"), ("up",), ("up", "wg0", "wg1"), ("up", "--fast", "wg0")])
-def test_faults_of_usage_are_said_on_standard_error_and_end_in_1(arguments: tuple[str, ...]) -> None:
+def test_usage_errors_go_to_stderr_with_status_1(arguments: tuple[str, ...]) -> None:
     done = wgq(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert "Usage: wgq" in done.stderr
@@ -46,18 +46,18 @@ def test_faults_of_usage_are_said_on_standard_error_and_end_in_1(arguments: tupl
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "help"])
-def test_help_names_every_verb_on_standard_output(argument: str) -> None:
+def test_help_lists_every_verb(argument: str) -> None:
     done = wgq(argument)
     assert done.returncode == 0
     assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
 
 
-def test_help_of_up_names_its_options() -> None:
+def test_help_of_up_lists_its_options() -> None:
     done = wgq("up", "--help")
     assert all(option in done.stdout for option in ("--backend", "--firewall", "--dns", "--strict", "--name"))
 
 
-def test_version_is_the_packages() -> None:
+def test_version_is_the_version_of_the_package() -> None:
     assert wgq("--version").stdout == f"wgq {wgquick.__version__}\n"
 
 
@@ -70,7 +70,7 @@ def test_an_unknown_choice_in_the_environment_is_refused(variable: str) -> None:
 
 
 @pytest.mark.machine
-def test_a_missing_file_is_named_in_wg_quicks_words() -> None:
+def test_a_missing_file_is_reported_as_wg_quick_does() -> None:
     done = wgq("up", "none0")
     assert done.returncode == 1
     assert "`/etc/wireguard/none0.conf' does not exist" in done.stderr
@@ -91,7 +91,7 @@ def test_a_missing_file_is_named_in_wg_quicks_words() -> None:
         ("up --name -- wg0", Call("up", ["wg0"], {"name": "--"})),
     ],
 )
-def test_a_valid_call_goes_the_short_way(line: str, call: Call) -> None:
+def test_a_valid_call_is_parsed_without_typer(line: str, call: Call) -> None:
     assert short_way(line.split()) == call
 
 
@@ -100,29 +100,29 @@ def test_a_valid_call_goes_the_short_way(line: str, call: Call) -> None:
     ["", "fly wg0", "up", "up wg0 wg1", "up -h", "up --help wg0", "up --fast wg0", "up --strict=1 wg0", "up --dns",
      "up -b wg0", "save --strict wg0", "check", "show a b c", "--version", "up --str wg0"],
 )  # fmt: skip
-def test_help_and_faults_of_usage_are_for_typer(line: str) -> None:
+def test_help_and_usage_errors_are_left_to_typer(line: str) -> None:
     assert short_way(line.split()) is None
 
 
 @given(st.data())
-def test_typer_understands_a_call_as_the_short_way_does(data: st.DataObject) -> None:
-    """Words of valid and invalid calls in any order: if the short way takes them, typer takes them for the same."""
+def test_typer_parses_a_call_like_the_fast_parser(data: st.DataObject) -> None:
+    """Random words of valid and invalid calls: if the fast parser accepts them, typer gets the same call."""
     known = [f"--{name}" for name in OPTIONS] + [f"--{name}=x" for name in OPTIONS]
     words = data.draw(st.lists(st.sampled_from([*known, "wg0", "-", "--", "-h", "--help", "off"]), max_size=5))
     arguments = [data.draw(st.sampled_from(sorted(VERBS))), *words]
     called: list[Call] = []
 
-    def note(verb: str, targets: list[str], given: dict[str, str | bool]) -> int:
+    def record(verb: str, targets: list[str], given: dict[str, str | bool]) -> int:
         called.append(Call(verb, targets, given))
         return 0
 
     short = short_way(arguments)
-    with mock.patch("wgquick.cli.verbs.run", note), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    with mock.patch("wgquick.cli.verbs.run", record), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         run_app(arguments)
     assert called == ([short] if short else [])
 
 
-def test_a_verb_with_options_does_without_typer(tmp_path: Path) -> None:
+def test_a_hot_verb_with_options_does_not_import_typer(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_text(f"[Interface]\nAddress = 10.0.0.1/24\nPrivateKey = {KEY}\n")
     path.chmod(0o600)
@@ -139,26 +139,26 @@ def test_strip_of_standard_input_needs_no_name() -> None:
     assert done.stdout == f"[Interface]\nPrivateKey = {KEY}\n\n"
 
 
-def test_a_standard_input_that_is_closed_is_an_error_of_its_own() -> None:
+def test_a_closed_standard_input_is_an_error() -> None:
     command = f"'{sys.executable}' -m wgquick strip - <&-"
     done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("wgq: standard input is closed\n")
 
 
-def test_faults_of_standard_input_are_named_as_its() -> None:
+def test_errors_in_standard_input_name_it() -> None:
     command = [sys.executable, "-m", "wgquick", "strip", "-"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, input="[Interface]\nSaveConfig = x")
     assert done.returncode == 1
     assert done.stderr.startswith("standard input:2:14: SaveConfig `x' is neither true nor false")
 
 
-def test_help_of_a_verb_says_what_its_argument_means() -> None:
+def test_help_of_a_verb_explains_its_argument() -> None:
     for verb in VERBS:
         assert "INTERFACE alone means\n  /etc/wireguard/INTERFACE.conf" in wgq(verb, "--help").stdout
 
 
-def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_gives_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_text("[Peer]\n" + "# filler\n" * 100_000)
     path.chmod(0o600)

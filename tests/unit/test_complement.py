@@ -1,4 +1,4 @@
-"""`wgq allowed-ips`: networks less others."""
+"""`wgq allowed-ips`: the difference of networks."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ def texts(expression: str) -> list[str]:
     return [str(each) for each in evaluate(expression)]
 
 
-def test_a_network_less_a_part_is_the_fewest_networks() -> None:
+def test_the_difference_uses_the_fewest_networks() -> None:
     assert texts("10.0.0.0/8 - 10.128.0.0/9") == ["10.0.0.0/9"]
     assert texts("0.0.0.0/0 - 128.0.0.0/2") == ["0.0.0.0/1", "192.0.0.0/2"]
     assert len(texts("0.0.0.0/0 - 192.168.1.0/24")) == 24
 
 
-def test_neighbours_and_repetitions_are_joined() -> None:
+def test_adjacent_and_repeated_networks_are_merged() -> None:
     assert texts("10.0.0.0/9, 10.128.0.0/9 10.1.0.0/16") == ["10.0.0.0/8"]
 
 
-def test_what_is_added_later_comes_back() -> None:
+def test_a_network_that_is_added_later_is_in_the_result() -> None:
     assert texts("10.0.0.0/24 - 10.0.0.0/25 + 10.0.0.1") == ["10.0.0.1/32", "10.0.0.128/25"]
 
 
-def test_a_sign_may_stand_at_the_network_or_alone() -> None:
+def test_a_sign_may_be_attached_or_separate() -> None:
     assert texts("::/0 -8000::/1") == texts("::/0 - 8000::/1") == ["::/1"]
 
 
-def test_families_do_not_mix() -> None:
+def test_ipv4_and_ipv6_do_not_mix() -> None:
     assert texts("0.0.0.0/0, ::/0 - 0.0.0.0/1") == ["128.0.0.0/1", "::/0"]
 
 
-def test_all_taken_away_is_nothing() -> None:
+def test_subtracting_everything_leaves_nothing() -> None:
     assert texts("10.0.0.0/8 - 0.0.0.0/0") == []
 
 
 @given(st.lists(st.tuples(st.booleans(), SMALL), min_size=1, max_size=12))
-def test_an_address_is_in_if_the_last_network_with_it_was_added(terms: list[tuple[bool, object]]) -> None:
+def test_the_last_network_with_an_address_decides(terms: list[tuple[bool, object]]) -> None:
     expression = " ".join(f"{'+' if adds else '-'}{network}" for adds, network in terms)
     found = evaluate(expression)
     for low in range(256):
@@ -72,7 +72,7 @@ def test_an_address_is_in_if_the_last_network_with_it_was_added(terms: list[tupl
     ("expression", "where"),
     [("0.0.0.0/0 - lan", "column 13"), ("10.0.0.1/8", "column 1"), ("10.0.0.0/8 -1.2.3", "column 13")],
 )
-def test_what_is_no_network_is_an_error_with_its_column(expression: str, where: str) -> None:
+def test_an_invalid_network_is_an_error_with_its_column(expression: str, where: str) -> None:
     with pytest.raises(WgqError) as raised:
         evaluate(expression)
     assert raised.value.where == where
@@ -85,13 +85,14 @@ def test_an_expression_without_a_network_is_an_error(expression: str) -> None:
         evaluate(expression)
 
 
-def test_an_endpoint_inside_loops_unless_its_family_is_whole() -> None:
+def test_an_endpoint_loops_inside_a_partial_network_only() -> None:
+    """A whole family (0.0.0.0/0) becomes a full tunnel, which excludes its endpoint."""
     assert loops(evaluate("0.0.0.0/0 - 192.168.0.0/16"), ["203.0.113.5", "192.168.1.1"]) == ["203.0.113.5"]
     assert loops(evaluate("0.0.0.0/0"), ["203.0.113.5"]) == []
     assert loops(evaluate("0.0.0.0/1"), ["2001:db8::1"]) == []
 
 
-def test_the_verb_warns_of_an_endpoint_of_the_file(tmp_path: Path) -> None:
+def test_the_verb_warns_of_an_endpoint_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "wg0.conf"
     peer = f"[Peer]\nPublicKey = {KEY}\nEndpoint = "
     file.write_text(f"[Interface]\nPrivateKey = {KEY}\n{peer}203.0.113.5:1\n{peer}vpn.example:1\n")

@@ -1,4 +1,4 @@
-"""Each shell's completion, asked in that shell: a machine has three configurations and one live interface."""
+"""Each shell's completion, tried in that shell, with three configurations and one live interface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 _wgq
 printf '%s\\n' "${COMPREPLY[@]}"
 """
-# zpty gives zsh a terminal to complete in; what compadd is asked to offer is written down instead of shown.
+# zpty gives zsh a terminal to complete in; `note` records what compadd offers.
 ZSH = """
 cd /etc/wireguard/sub
 zmodload zsh/zpty
@@ -67,11 +67,11 @@ SHELLS = {
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Namespace]:
     with host() as machine:
-        machine.call(_furnish)
+        machine.call(_write_files)
         yield machine
 
 
-def _furnish() -> None:
+def _write_files() -> None:
     for name in ("home.conf", "work.conf", "notes.txt", "a=b.conf", "$(touch ran).conf", "two words.conf"):
         Path("/etc/wireguard", name).touch()
     Path("/etc/wireguard/sub").mkdir()
@@ -101,10 +101,10 @@ def test_up_and_strip_complete_configuration_names_and_files(offered: Callable[[
 
 
 def test_a_name_with_an_equals_sign_completes(offered: Callable[[str], set[str]]) -> None:
-    assert {"a=b", "b"} & offered("wgq up a=")  # to readline of bash the word begins after the sign
+    assert {"a=b", "b"} & offered("wgq up a=")  # readline of bash begins a new word after the sign
 
 
-def test_what_is_no_interfaces_name_is_neither_offered_nor_run(
+def test_invalid_interface_names_are_neither_offered_nor_run(
     offered: Callable[[str], set[str]], machine: Namespace
 ) -> None:
     assert not {"two", "words", "ran"} & offered("wgq up ")
@@ -112,7 +112,7 @@ def test_what_is_no_interfaces_name_is_neither_offered_nor_run(
 
 
 def test_a_path_completes_to_the_files_there(offered: Callable[[str], set[str]]) -> None:
-    assert "other.conf" in {Path(word).name for word in offered("wgq up ../sub/o")}  # zsh offers `sub` again too
+    assert "other.conf" in {Path(word).name for word in offered("wgq up ../sub/o")}  # zsh offers `sub` too
 
 
 def test_down_and_save_complete_live_interfaces(offered: Callable[[str], set[str]]) -> None:
@@ -120,14 +120,14 @@ def test_down_and_save_complete_live_interfaces(offered: Callable[[str], set[str
     assert offered("wgq save ") == {"live0"}
 
 
-def test_each_verb_completes_the_options_of_its_help(offered: Callable[[str], set[str]]) -> None:
+def test_each_verb_completes_the_options_in_its_help(offered: Callable[[str], set[str]]) -> None:
     for verb in VERBS:
         assert {word.rstrip("=") for word in offered(f"wgq {verb} --")} == _options(verb)
     assert offered("wgq --") >= _options()
 
 
 def _options(*verb: str) -> set[str]:
-    """The long options that the command's own help names."""
+    """The long options in the command's help."""
     shown = subprocess.run(
         [sys.executable, "-m", "wgquick", *verb, "--help"], capture_output=True, text=True, check=True
     )
@@ -140,13 +140,13 @@ def test_the_values_of_an_option_complete(offered: Callable[[str], set[str]]) ->
     assert offered("wgq down --dns ") == {"auto", "resolvconf", "resolved", "file", "off"}
 
 
-def test_an_option_before_the_name_is_stepped_over(offered: Callable[[str], set[str]]) -> None:
+def test_an_option_before_the_name_is_skipped(offered: Callable[[str], set[str]]) -> None:
     assert offered("wgq up --backend kernel h") == {"home"}
 
 
 @pytest.mark.parametrize("name", completions.FILES)
-def test_the_completions_are_those_that_the_tables_make(name: str) -> None:
-    """If this fails: python -m wgquick.cli.completions completions"""
+def test_the_completions_are_up_to_date(name: str) -> None:
+    """If this fails, run: python -m wgquick.cli.completions completions"""
     assert (COMPLETIONS / name).read_text() == completions.FILES[name]()
 
 

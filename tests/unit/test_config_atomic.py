@@ -1,4 +1,4 @@
-"""A file is written in one step that survives a crash."""
+"""A file is replaced in one step that survives a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.machine
-def test_the_file_is_replaced_with_mode_and_owner_kept(tmp_path: Path) -> None:
+def test_a_replaced_file_keeps_mode_and_owner(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -37,7 +37,7 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> Non
     assert (tmp_path / "real.conf").read_bytes() == b"new"
 
 
-def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_a_new_file(tmp_path: Path) -> None:
     write_atomic(str(tmp_path / "wg0.conf"), b"new")
     assert (tmp_path / "wg0.conf").stat().st_mode & 0o7777 == 0o600
 
@@ -65,10 +65,8 @@ def test_a_name_of_any_length_is_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_a_directory_that_is_exchanged_meanwhile_is_not_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file goes where the directory is that was opened."""
+def test_a_directory_exchanged_meanwhile_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file goes to the directory that was opened first."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/wg0.conf").write_bytes(b"old")
     (tmp_path / "elsewhere").mkdir()

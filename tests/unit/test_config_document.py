@@ -1,4 +1,4 @@
-"""The lossless document and its lines, and what `strip` makes of them."""
+"""The lossless document, its lines, and `strip`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FILE = b"\xef\xbb\xbf[Interface]\r\n  Address = 10.0.0.1/24 # home\r\n[Peer]\n\t
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", FILE, b"\0\xff\xfe", b"a\r\rb", FILE[3:] + b"\n\n"])
-def test_every_byte_is_kept(data: bytes) -> None:
+def test_a_document_keeps_every_byte(data: bytes) -> None:
     document = Document.parse(data)
     assert bytes(document) == data
     texts = "".join(line.text for line in document.lines())
     assert texts.encode("utf-8", "surrogateescape") == data.removeprefix(b"\xef\xbb\xbf")
 
 
-def test_lines_know_their_section_key_and_value() -> None:
+def test_lines_have_section_key_and_value() -> None:
     lines = Document.parse(FILE).lines()
     assert [(line.header, line.section, line.key, line.quick) for line in lines] == [
         ("Interface", "Interface", "", True),
@@ -31,13 +31,13 @@ def test_lines_know_their_section_key_and_value() -> None:
     assert [line.value_text for line in lines] == ["", "10.0.0.1/24", "", "x\udcff", "y"]
 
 
-def test_a_section_with_blanks_inside_is_wgs_and_not_wg_quicks() -> None:
+def test_a_header_with_inner_blanks_counts_for_wg_only() -> None:
     header, address = Document.parse(b"[ Interface ]\nAddress = 10.1\n").lines()
     assert (header.header, header.quick) == ("Interface", False)
     assert (address.section, address.quick) == ("Interface", False)
 
 
-def test_columns_are_those_before_wg_took_the_whitespace_out() -> None:
+def test_columns_refer_to_the_text_before_wg_removes_blanks() -> None:
     assert columns(" ab\t cd\0e \r") == [2, 3, 6, 7, 9, 10]
 
 
@@ -45,7 +45,7 @@ def test_columns_count_characters_where_wg_counts_bytes() -> None:
     assert columns("a\u00e9b\udcff") == [1, 2, 2, 3, 4, 5]
 
 
-def test_a_document_shows_nothing_of_its_content() -> None:
+def test_repr_of_a_document_hides_its_content() -> None:
     assert repr(Document.parse(b"PrivateKey = x", "/wg0.conf")) == "Document(path='/wg0.conf', 14 bytes)"
 
 
@@ -63,10 +63,10 @@ def test_a_document_shows_nothing_of_its_content() -> None:
         (b"[Interface]\nnonsense\n", b"[Interface]\nnonsense\n\n"),
     ],
 )
-def test_strip_keeps_what_wg_quick_hands_to_wg(data: bytes, expected: bytes) -> None:
+def test_strip_keeps_the_lines_that_wg_quick_passes_to_wg(data: bytes, expected: bytes) -> None:
     assert strip(Document.parse(data)) == expected
 
 
-def test_strip_gives_up_where_wg_quick_does() -> None:
+def test_strip_fails_where_wg_quick_does() -> None:
     with pytest.raises(ConfigError, match="neither true nor false"):
         strip(Document.parse(b"[Interface]\nSaveConfig = perhaps\n", "wg0.conf"))

@@ -1,4 +1,4 @@
-"""`save` rewrites what changed and nothing else."""
+"""`save` rewrites the settings that changed and nothing else."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def with_peers(*peers: DevicePeer) -> Present:
     return PRESENT._replace(device=DEVICE._replace(peers=peers))
 
 
-def test_nothing_changes_where_nothing_changed() -> None:
+def test_an_unchanged_device_leaves_the_file_unchanged() -> None:
     assert saved(PRESENT) == FILE
 
 
-def test_the_devices_clamped_key_is_the_files_key() -> None:
+def test_a_clamped_key_on_the_device_leaves_the_files_key() -> None:
     assert clamped(PRIVATE).reveal() != PRIVATE
     assert PRIVATE in saved(PRESENT)
 
@@ -127,12 +127,12 @@ def test_the_devices_clamped_key_is_the_files_key() -> None:
         (with_peers(), FILE[FILE.index("\n# Alice") :], ""),
     ],
 )
-def test_a_change_rewrites_its_own_place_alone(present: Present, old: str, new: str) -> None:
+def test_a_change_rewrites_only_its_own_place(present: Present, old: str, new: str) -> None:
     assert old in FILE
     assert saved(present) == FILE.replace(old, new)
 
 
-def test_a_new_peer_comes_last_as_wg_showconf_prints_it() -> None:
+def test_a_new_peer_is_appended_in_the_form_of_showconf() -> None:
     expected = f"""
 [Peer]
 PublicKey = {CAROL}
@@ -144,31 +144,31 @@ PersistentKeepalive = 25
     assert saved(with_peers(PEER_A, PEER_B, PEER_C)) == FILE + expected
 
 
-def test_the_mtu_is_recorded_where_the_file_gives_one() -> None:
+def test_the_mtu_is_saved_only_if_the_file_has_one() -> None:
     text = FILE.replace("PostUp", "MTU = 0x500 # low\nPostUp")
     assert saved(PRESENT, text) == text.replace("0x500", "1420")
     assert saved(PRESENT._replace(mtu=1280), text) == text
 
 
-def test_a_network_of_a_later_peer_stays_where_it_was_written() -> None:
+def test_a_network_of_a_later_peer_stays_in_its_line() -> None:
     text = FILE.replace("10.0.0.2, fd00::2/128", "10.0.0.2, fd00::2/128, 10.0.0.3/32")
     assert saved(PRESENT, text) == text
 
 
-def test_a_network_that_nobody_has_any_more_goes_from_every_peer() -> None:
+def test_a_removed_network_is_removed_from_every_peer() -> None:
     text = FILE.replace("10.0.0.2, fd00::2/128", "10.0.0.2, fd00::2/128, 10.0.0.3/32")
     present = with_peers(PEER_A, PEER_B._replace(allowed_ips=()))
     assert "10.0.0.3" not in saved(present, text)
 
 
-def test_sections_of_one_key_are_joined_when_they_disagree() -> None:
+def test_changed_sections_of_one_key_are_merged() -> None:
     text = FILE + f"\n[Peer]\nPublicKey = {BOB}\nAllowedIPs = 10.0.0.3\n"
     assert saved(PRESENT, text) == text
     changed = saved(with_peers(PEER_A, PEER_B._replace(allowed_ips=ips("10.0.0.9/32"))), text)
     assert changed == FILE.replace("10.0.0.3/32", "10.0.0.9/32")
 
 
-def test_words_on_lines_of_their_own_get_company_on_new_lines() -> None:
+def test_a_value_is_added_on_its_own_line_if_the_others_are() -> None:
     text = FILE.replace("AllowedIPs = 10.0.0.3/32\n", "AllowedIPs = 10.0.0.3/32\nAllowedIPs = 10.0.0.5/32\n")
     present = with_peers(PEER_A, PEER_B._replace(allowed_ips=ips("10.0.0.3/32", "10.0.0.5/32", "10.0.0.6/32")))
     assert saved(present, text) == text + "AllowedIPs = 10.0.0.6/32\n"
@@ -189,7 +189,7 @@ def test_line_endings_and_byte_order_mark_are_kept() -> None:
     assert "\n" not in found.replace("\r\n", "")
 
 
-def test_a_file_without_an_interface_gets_one_at_its_top() -> None:
+def test_a_file_without_an_interface_section_gets_one_at_the_top() -> None:
     text = FILE[FILE.index("# Alice") :]
     assert saved(PRESENT, text).endswith("\n\n" + text)
     assert saved(PRESENT, text).startswith("[Interface]\nAddress = 10.0.0.1/24\nListenPort = 51820\nPrivateKey = ")

@@ -1,4 +1,4 @@
-"""Faults are told by their cause, once: odd characters, hooks over several lines, values as they are written."""
+"""Faults are reported once, by their cause: odd characters, hooks over several lines, values as written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ZWSP, NBSP, BOM, SHY, RLM = "\u200b", "\u00a0", "\ufeff", "\u00ad", "\u200f"
 PEER = f"[Peer]\nPublicKey = {PUBLIC}\n"
 
 
-def told(text: str | bytes) -> list[str]:
+def reported(text: str | bytes) -> list[str]:
     """Each fault as `line:column message`."""
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     return [f"{fault.line}:{fault.column} {fault.message}" for fault in examine(Document.parse(data), "wg0").faults]
@@ -54,8 +54,8 @@ ODD = [
 
 
 @pytest.mark.parametrize(("text", "expected"), ODD, ids=[expected for _, expected in ODD])
-def test_an_odd_character_is_named_once_at_its_column(text: str, expected: str) -> None:
-    (found,) = told(text)
+def test_an_odd_character_is_reported_once_at_its_column(text: str, expected: str) -> None:
+    (found,) = reported(text)
     assert found.startswith(expected)
     assert KEY not in found
 
@@ -68,12 +68,12 @@ def test_an_odd_character_is_named_once_at_its_column(text: str, expected: str) 
         f"{PEER}Endpoint = caf\u00e9.example:51820\n",
     ],
 )
-def test_comments_hooks_and_names_of_any_script_are_no_fault(text: str) -> None:
-    assert told(text) == []
+def test_comments_hooks_and_names_may_have_any_script(text: str) -> None:
+    assert reported(text) == []
 
 
-def test_a_fault_that_has_another_cause_is_told_as_itself() -> None:
-    first, second = told(f"{PEER}AllowedIPs = 10.0.0.0/33, 10.1.0.0/16{NBSP}\n")
+def test_a_fault_with_another_cause_is_reported_separately() -> None:
+    first, second = reported(f"{PEER}AllowedIPs = 10.0.0.0/33, 10.1.0.0/16{NBSP}\n")
     assert "`10.0.0.0/33' has no valid prefix length" in first
     assert second.startswith("3:38 U+00A0")
 
@@ -89,9 +89,9 @@ CONTINUED = [
 
 
 @pytest.mark.parametrize(("hook", "line"), CONTINUED)
-def test_a_hook_that_goes_on_on_another_line_is_one_fault(hook: str, line: int) -> None:
+def test_a_hook_over_several_lines_is_one_fault(hook: str, line: int) -> None:
     text = f"[Interface]\nPostUp = {hook}\nPostDown = true\n{PEER}"
-    (found,) = told(text)
+    (found,) = reported(text)
     assert found.startswith(f"{line}:")
     assert "the PostUp hook of line 2" in found
     assert remedies(text) == ["a hook has to be on one line: join them"]
@@ -105,8 +105,8 @@ def test_a_hook_that_goes_on_on_another_line_is_one_fault(hook: str, line: int) 
         ("Colour = red", "unknown key `Colour'"),
     ],
 )
-def test_a_mistake_below_a_whole_hook_is_told_as_itself(line: str, message: str) -> None:
-    assert message in told(f"[Interface]\nPostUp = true\n{line}\n")[0]
+def test_a_fault_after_a_complete_hook_is_reported_as_itself(line: str, message: str) -> None:
+    assert message in reported(f"[Interface]\nPostUp = true\n{line}\n")[0]
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,17 @@ def test_a_mistake_below_a_whole_hook_is_told_as_itself(line: str, message: str)
         ("Allow edIP = 1", "unknown key `Allow edIP'"),
     ],
 )
-def test_a_value_is_told_as_it_is_written(line: str, message: str) -> None:
-    assert message in told(PEER + line)[0]
+def test_a_value_is_reported_as_written(line: str, message: str) -> None:
+    assert message in reported(PEER + line)[0]
 
 
-def test_a_blank_before_the_port_has_a_remedy_of_its_own() -> None:
+def test_a_blank_before_the_port_has_its_own_remedy() -> None:
     assert remedies(f"{PEER}Endpoint = 198.51.100.1 51820\n") == ["put a colon, not a blank, between host and port"]
 
 
 @pytest.mark.parametrize("cut", [24, 30, 36, 40, 43])
-def test_a_key_that_stands_on_two_lines_is_not_shown(cut: int) -> None:
-    found = "\n".join(told(f"[Interface]\nPrivateKey = {KEY[:cut]}\n{KEY[cut:]}\n"))
+def test_a_key_split_over_two_lines_is_not_shown(cut: int) -> None:
+    found = "\n".join(reported(f"[Interface]\nPrivateKey = {KEY[:cut]}\n{KEY[cut:]}\n"))
     assert KEY[:8] not in found
     assert len(KEY[cut:]) < 3 or KEY[cut:].rstrip("=") not in found
 
@@ -158,7 +158,7 @@ def warnings(value: str) -> list[tuple[int, int, str]]:
         "192.0.2.53;2001:db8::53",
     ],
 )
-def test_a_dns_server_that_is_no_address_is_warned_of(value: str) -> None:
+def test_a_dns_server_that_is_no_address_gives_a_warning(value: str) -> None:
     assert warnings(f"192.0.2.1, {value}") == [(2, 18, "dns-server")]
 
 
@@ -178,12 +178,12 @@ def test_a_dns_server_that_is_no_address_is_warned_of(value: str) -> None:
         "a..b",
     ],
 )
-def test_a_dns_word_that_is_no_domain_is_warned_of(value: str) -> None:
+def test_a_dns_word_that_is_no_domain_gives_a_warning(value: str) -> None:
     ((line, _, code),) = warnings(f"192.0.2.1, {value}")
     assert (line, code) == (2, "dns-search")
 
 
-def test_an_odd_character_in_dns_is_named_at_its_column() -> None:
+def test_an_odd_character_in_dns_is_reported_at_its_column() -> None:
     report = examine(Document.parse("[Interface]\nDNS = 192.0.2.1, 192.0.2.53\u00a0\n".encode()), "wg0")
     (warning,) = report.warnings
     assert warning[1] == 28
@@ -205,17 +205,17 @@ def test_an_odd_character_in_dns_is_named_at_its_column() -> None:
         "b\u00fccher.example",
     ],
 )
-def test_addresses_and_domains_are_not_warned_of(value: str) -> None:
+def test_addresses_and_domains_give_no_warning(value: str) -> None:
     assert warnings(value) == []
 
 
-def test_a_heading_before_a_blank_that_is_not_ascii_is_the_one_fault() -> None:
+def test_a_header_before_a_no_break_space_is_the_only_fault() -> None:
     text = f"[Interface]\nPrivateKey = {KEY}\n{PEER.replace(']', f']{NBSP}')}AllowedIPs = 10.0.0.0/8\n"
-    (found,) = told(text)
+    (found,) = reported(text)
     assert found.startswith("3:7 U+00A0 NO-BREAK SPACE")
 
 
-def test_a_here_document_goes_on_with_its_hook() -> None:
+def test_a_here_document_belongs_to_its_hook() -> None:
     text = "[Interface]\nPostUp = nft -f - <<EOF\ntable inet a {\n}\nEOF\n"
     assert remedies(text) == ["a hook has to be on one line: join them"]
     assert remedies("[Interface]\nPostUp = cat <<<a\ntable inet\n") == ["did you mean Table?"]
@@ -228,5 +228,5 @@ def test_a_here_document_goes_on_with_its_hook() -> None:
         (f"PrivateKey \u2013 {KEY}", "replace it with ="),
     ],
 )
-def test_the_remedy_for_an_odd_character_makes_a_line_that_is_right(line: str, remedy: str) -> None:
+def test_the_remedy_for_an_odd_character_leads_to_a_valid_line(line: str, remedy: str) -> None:
     assert remedies(f"[Interface]\n{line}\n") == [remedy]

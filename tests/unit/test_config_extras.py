@@ -1,4 +1,4 @@
-"""The settings of wgq's own, in comments of a configuration."""
+"""wgq's own settings, in comments of a configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def places(text: str) -> list[tuple[int, int, str]]:
 
 
 @pytest.mark.parametrize("text", [LINES, f"[Interface]\n{LINES}", f"[Interface]\nMTU = 1400\n  ##{LINES[1:]}"])
-def test_the_lines_hold_in_interface_and_above_it(text: str) -> None:
+def test_settings_may_stand_in_interface_or_above_it(text: str) -> None:
     assert extras(text) == EVERYTHING
 
 
@@ -36,7 +36,7 @@ def test_lines_of_exclude_add_up() -> None:
     assert extras("# wgq: exclude = lan\n# wgq: exclude=192.0.2.0/24, lan\n").exclude == (LAN, NETWORK)
 
 
-def test_the_last_switch_counts() -> None:
+def test_the_last_value_of_a_switch_wins() -> None:
     assert extras("# wgq: kill-switch = on\n# wgq: kill-switch = off\n") == Extras()
 
 
@@ -58,7 +58,7 @@ def test_case_and_blanks_before_the_colon_do_not_matter(line: str) -> None:
         "MTU = 1 # wgq:",
     ],
 )
-def test_other_comments_are_no_settings(line: str) -> None:
+def test_other_comments_are_not_settings(line: str) -> None:
     document = Document.parse(f"[Interface]\n{line}\n".encode())
     report = examine(document, "wg0")
     assert [fault.code for fault in report.faults if fault.code == "wgq-setting"] == []
@@ -79,11 +79,11 @@ def test_other_comments_are_no_settings(line: str) -> None:
         ),
     ],
 )
-def test_what_is_no_setting_is_a_fault_with_its_place(text: str, place: tuple[int, int]) -> None:
+def test_an_invalid_setting_is_a_fault_with_its_place(text: str, place: tuple[int, int]) -> None:
     assert places(text) == [(*place, "wgq-setting")]
 
 
-def test_a_key_in_such_a_line_is_not_shown() -> None:
+def test_a_key_in_a_faulty_setting_is_not_shown() -> None:
     document = Document.parse(b"# wgq: yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n")
     (fault,) = examine(document, "wg0").faults
     assert "yAnz5" not in f"{fault.message}{fault.remedy}"
@@ -96,14 +96,14 @@ def test_models_and_texts_keep_the_settings() -> None:
     assert WgQuickConfig.from_text(config.to_text()) == config
 
 
-def test_a_model_takes_networks_as_text() -> None:
+def test_a_model_accepts_networks_as_text() -> None:
     interface = Interface(kill_switch=True, exclude=["lan", "192.0.2.0/24"])
     assert WgQuickConfig(name="wg0", interface=interface).settings.extras == Extras(True, (LAN, NETWORK))
     with pytest.raises(ValueError, match="exclude"):
         Interface(exclude=["home"])
 
 
-def test_options_join_the_files_settings() -> None:
+def test_options_are_merged_with_the_files_settings() -> None:
     found = joined(Extras(exclude=(LAN,)), kill_switch=True, exclude="192.0.2.0/24,lan", keep_inbound=False)
     assert found == Extras(kill_switch=True, exclude=(LAN, NETWORK))
     with pytest.raises(WgqError) as raised:

@@ -1,4 +1,4 @@
-"""The table of configuration keys: settings, models, devices, the written text and the page agree with it."""
+"""Settings, models, devices, the written text and the documentation agree with the table of configuration keys."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ VALUES = {
     "Endpoint": "[2001:db8::1]:51820",
     "PersistentKeepalive": "25",
 }
-"""A value of each key, as the text of settings has it."""
+"""A value for each key, in the form in which settings are written."""
 
 
 def text_with(name: str) -> str:
-    """A file that gives this key, and a peer's PublicKey."""
+    """A file with this key, and with a peer's PublicKey."""
     sections: dict[str, list[str]] = {"Interface": [], "Peer": [f"PublicKey = {PUBLIC}"]}
     if name != "PublicKey":
         sections[KEYS[name].section].append(f"{name} = {VALUES[name]}")
@@ -58,13 +58,13 @@ def fields_of(section: str) -> list[str]:
     return [field for key in keys.of(section) for field in key.fields]
 
 
-def test_the_fields_of_settings_are_those_of_the_keys() -> None:
+def test_settings_have_the_fields_of_the_table() -> None:
     assert sorted(Settings._fields) == sorted(["name", "path", "peers", "extras", *fields_of("Interface")])
     assert sorted(PeerSettings._fields) == sorted(fields_of("Peer"))
 
 
-def test_the_fields_of_the_models_are_those_of_the_keys() -> None:
-    """Their types stand in the models, for users' type checkers; Address is `address` there."""
+def test_models_have_the_fields_of_the_table() -> None:
+    """The models give the fields types for type checkers, and call Address `address`."""
     fields = ["address" if f == "addresses" else f for f in fields_of("Interface")]
     assert list(Interface.model_fields) == [*fields, *Extras._fields]
     assert list(Peer.model_fields) == fields_of("Peer")
@@ -79,7 +79,7 @@ def test_a_device_has_a_field_for_each_key_of_wg() -> None:
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_value_is_parsed_and_written_as_it_was(name: str) -> None:
+def test_a_value_survives_parsing_and_writing(name: str) -> None:
     text = text_with(name)
     settings = parse(Document.parse(text.encode()), "wg0")
     given = settings if KEYS[name].section == "Interface" else settings.peers[0]
@@ -88,7 +88,7 @@ def test_a_value_is_parsed_and_written_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in KEYS if name != "DNS"])
-def test_the_model_reads_a_value_as_the_parser_does(name: str) -> None:
+def test_model_and_parser_read_a_value_alike(name: str) -> None:
     key = KEYS[name]
     value: object = VALUES[name] if name != "SaveConfig" else True
     given = {"address" if key.field == "addresses" else key.field: value}
@@ -102,17 +102,17 @@ def test_the_model_reads_a_value_as_the_parser_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_key_in_the_wrong_section_is_said_to_belong_in_the_other(name: str) -> None:
+def test_a_key_in_the_wrong_section_names_the_right_one(name: str) -> None:
     key = KEYS[name]
     other = {"Interface": "Peer", "Peer": "Interface"}[key.section]
     found = faults(f"[{other}]\n{name} = {VALUES[name]}\n")
     assert any(name in fault and f"[{key.section}]" in fault for fault in found)
 
 
-def test_secrets_are_those_that_a_device_hides() -> None:
+def test_the_table_marks_both_secret_keys() -> None:
     assert {key.name for key in KEYS.values() if key.secret} == {"PrivateKey", "PresharedKey"}
 
 
-def test_the_page_of_the_keys_is_up_to_date() -> None:
-    """Stale after a change of the table: `python -m wgquick.config.reference >docs/configuration.md`."""
+def test_the_documentation_of_the_keys_is_up_to_date() -> None:
+    """If this fails, run: python -m wgquick.config.reference >docs/configuration.md"""
     assert (PROJECT / "docs/configuration.md").read_text() == page()

@@ -1,4 +1,4 @@
-"""Name or path: wg-quick's rule, in its words."""
+"""A target is a name or a path; rule and messages are those of wg-quick."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["wg0", "a", "x=y+z_.-", "a23456789012345", "wg0.conf"])
-def test_a_name_means_the_file_in_the_directory(directory: Path, name: str) -> None:
+def test_a_name_means_a_file_in_the_directory(directory: Path, name: str) -> None:
     (directory / f"{name}.conf").touch()
     assert locate(name, directory=str(directory)) == Location(name, str(directory / f"{name}.conf"))
 
@@ -36,12 +36,12 @@ def test_a_path_names_the_interface(directory: Path) -> None:
     assert locate(str(directory / "wg0.conf")) == Location("wg0", str(directory / "wg0.conf"))
 
 
-def test_a_link_gives_the_name_and_its_target_the_file(directory: Path) -> None:
+def test_a_symbolic_link_gives_the_name_and_its_target_the_file(directory: Path) -> None:
     (directory / "home.conf").symlink_to("wg0.conf")
     assert locate(str(directory / "home.conf")) == Location("home", str(directory / "wg0.conf"))
 
 
-def test_a_pipe_is_read_by_its_own_name_and_is_no_file_to_save_to() -> None:
+def test_a_pipe_is_read_and_has_no_path_to_save_to() -> None:
     reader, writer = os.pipe()
     os.write(writer, b"[Interface]\nMTU = 1400\n")
     os.close(writer)
@@ -51,7 +51,7 @@ def test_a_pipe_is_read_by_its_own_name_and_is_no_file_to_save_to() -> None:
     assert (settings.name, settings.mtu, settings.path) == ("wg7", 1400, "")
 
 
-def test_a_fault_in_a_pipe_has_its_path_all_the_same(directory: Path) -> None:
+def test_a_fault_in_a_pipe_has_its_path(directory: Path) -> None:
     os.mkfifo(directory / "wg7.conf")
     writer = Thread(target=(directory / "wg7.conf").write_bytes, args=[b"MTU = x\n"])
     writer.start()
@@ -61,12 +61,12 @@ def test_a_fault_in_a_pipe_has_its_path_all_the_same(directory: Path) -> None:
     assert caught.value.path == f"{directory}/wg7.conf"
 
 
-def test_a_name_may_be_given_for_a_path(directory: Path) -> None:
+def test_a_path_may_be_given_a_name(directory: Path) -> None:
     assert locate(str(directory / "wg0.conf"), "wg7").name == "wg7"
 
 
 @pytest.mark.parametrize("target", ["nosuch", "./nosuch.conf"])
-def test_a_missing_file_is_told_in_wg_quicks_words(directory: Path, target: str) -> None:
+def test_a_missing_file_has_the_message_of_wg_quick(directory: Path, target: str) -> None:
     shown = f"{directory}/nosuch.conf" if target == "nosuch" else target
     with pytest.raises(WgqError) as caught:
         locate(target, directory=str(directory))
@@ -79,7 +79,7 @@ def remedy(target: str, directory: Path) -> str:
     return caught.value.remedy
 
 
-def test_a_missing_files_remedy_names_those_that_are_there(directory: Path) -> None:
+def test_the_remedy_for_a_missing_file_lists_the_existing_ones(directory: Path) -> None:
     (directory / "not a name.conf").touch()
     assert f"configurations are in {directory} (wg0);" in remedy("wg1", directory)
     for number in range(1, 12):
@@ -87,7 +87,7 @@ def test_a_missing_files_remedy_names_those_that_are_there(directory: Path) -> N
     assert "and 4 more);" in remedy("nosuch", directory)
 
 
-def test_a_missing_files_remedy_knows_the_usual_mistakes(
+def test_the_remedy_for_a_missing_file_covers_common_mistakes(
     directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (directory / "gone.conf").symlink_to("nowhere.conf")
@@ -99,7 +99,7 @@ def test_a_missing_files_remedy_knows_the_usual_mistakes(
 
 
 @pytest.mark.parametrize("file", ["a234567890123456.conf", "wg 0.conf", "wg0.txt", ".conf", "wg0.conf.bak"])
-def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path, file: str) -> None:
+def test_a_file_with_an_invalid_name_has_the_message_of_wg_quick(directory: Path, file: str) -> None:
     (directory / file).touch()
     with pytest.raises(WgqError) as caught:
         locate(str(directory / file))
@@ -119,9 +119,7 @@ def test_a_file_with_another_name_is_refused_in_wg_quicks_words(directory: Path,
         ("default", "the kernel reserves that name", "wg0"),
     ],
 )
-def test_an_invalid_interface_name_can_be_replaced_by_name(
-    directory: Path, name: str, fault: str, other: str
-) -> None:
+def test_another_name_can_replace_an_invalid_one(directory: Path, name: str, fault: str, other: str) -> None:
     (directory / f"{name}.conf").touch()
     for target in (name, str(directory / f"{name}.conf")):
         with pytest.raises(WgqError) as caught:
@@ -131,18 +129,18 @@ def test_an_invalid_interface_name_can_be_replaced_by_name(
         assert locate(target, "wg7", str(directory)) == ("wg7", str(directory / f"{name}.conf"))
 
 
-def test_an_invalid_name_without_a_file_is_reported_as_such() -> None:
+def test_an_invalid_name_without_a_file_is_reported() -> None:
     with pytest.raises(WgqError, match="it has 26 characters, the maximum is 15"):
         location.interface_name("united-states-chicago-1234")
 
 
-def test_a_file_beside_is_reached_by_its_path(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remedy_names_a_file_in_the_current_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(directory)
     with pytest.raises(WgqError, match=r"\./wg0\.conf"):
         locate("wg0.conf", directory=str(directory / "none"))
 
 
-def test_a_target_names_its_interface_without_a_file() -> None:
+def test_a_target_has_an_interface_name_without_a_file() -> None:
     assert [location.interface_name(each) for each in ("wg0", "/none/wg1.conf")] == ["wg0", "wg1"]
 
 
@@ -152,13 +150,13 @@ def test_standard_input_needs_a_valid_name(name: str | None) -> None:
         locate("-", name)
 
 
-def test_standard_input_is_read_once_named() -> None:
+def test_standard_input_is_read_under_the_given_name() -> None:
     found = locate("-", "wg0")
     settings = read_settings(found, pytest.fail, io.BytesIO(b"[Interface]\nMTU = 1400"))
     assert (settings.name, settings.path, settings.mtu) == ("wg0", "", 1400)
 
 
-def test_faults_of_standard_input_say_where_they_are() -> None:
+def test_faults_of_standard_input_say_so() -> None:
     with pytest.raises(ConfigError, match=r"^standard input:1:1: "):
         read_settings(locate("-", "wg0"), pytest.fail, io.BytesIO(b"x"))
 
@@ -173,26 +171,26 @@ def test_faults_of_standard_input_say_where_they_are() -> None:
         (0o602, 0o703, True),
     ],
 )
-def test_a_world_accessible_file_and_directory_get_a_warning(
+def test_only_a_world_accessible_file_gets_a_warning(
     directory: Path, file: int, directory_mode: int, warned: bool
 ) -> None:
     path = directory / "wg0.conf"
     path.chmod(file)
     directory.chmod(directory_mode)
-    said: list[str] = []
-    read_settings(locate(str(path)), said.append)
-    assert said == ([f"Warning: `{path}' is world accessible"] if warned else [])
+    notes: list[str] = []
+    read_settings(locate(str(path)), notes.append)
+    assert notes == ([f"Warning: `{path}' is world accessible"] if warned else [])
 
 
-def test_wgs_warnings_are_said(directory: Path) -> None:
+def test_warnings_of_wg_are_printed(directory: Path) -> None:
     key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
     (directory / "wg0.conf").write_text(f"[Peer]\nPublicKey={key}\nAllowedIPs=10.0.0.1/8\n")
-    said: list[str] = []
-    read_settings(locate(str(directory / "wg0.conf")), said.append)
-    assert said == ["Warning: AllowedIP has nonzero host part: 10.0.0.1/8"]
+    notes: list[str] = []
+    read_settings(locate(str(directory / "wg0.conf")), notes.append)
+    assert notes == ["Warning: AllowedIP has nonzero host part: 10.0.0.1/8"]
 
 
-def test_a_file_that_cannot_be_read_is_an_error_with_its_path(directory: Path) -> None:
+def test_an_unreadable_file_is_an_error_with_its_path(directory: Path) -> None:
     (directory / "dir.conf").mkdir()
     with pytest.raises(WgqError, match=r"cannot read `.*dir\.conf': Is a directory"):
         read_stripped(locate(str(directory / "dir.conf")), pytest.fail)
@@ -202,9 +200,7 @@ def test_strip_reads_a_located_file(directory: Path) -> None:
     assert read_stripped(locate(str(directory / "wg0.conf")), pytest.fail) == b"[Interface]\n\n"
 
 
-def test_a_configuration_in_this_directory_can_be_named_without_its_path(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_here_can_be_named_without_its_path(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(directory)
     (directory / "wg5.conf").touch()
     assert file_here("wg5.conf") == "./wg5.conf"

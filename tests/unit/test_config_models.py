@@ -1,4 +1,4 @@
-"""The pydantic models: the same grammar by another door, and no secret through any."""
+"""The pydantic models: the same grammar as in files, and no secret in any output."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ def config() -> WgQuickConfig:
     return WgQuickConfig.from_text(TEXT, name="wg0")
 
 
-def test_a_text_becomes_fields(config: WgQuickConfig) -> None:
+def test_a_text_is_parsed_into_fields(config: WgQuickConfig) -> None:
     assert config.interface.listen_port == 51820
     assert [address.text for address in config.interface.address] == ["10.0.0.1/24", "fd00::1/64"]
     assert (config.interface.dns, config.interface.dns_search) == (("1.1.1.1",), ("example.com",))
     assert str(config.peers[0].endpoint) == "[2001:db8::1]:51820"
 
 
-def test_settings_and_models_hold_the_same(config: WgQuickConfig) -> None:
+def test_settings_and_models_are_equivalent(config: WgQuickConfig) -> None:
     settings = parse(Document.parse(TEXT.encode()), "wg0")
     assert config.settings == settings
     assert WgQuickConfig.from_settings(settings) == config
 
 
-def test_a_text_written_reads_as_the_same(config: WgQuickConfig) -> None:
+def test_a_written_text_reads_back_the_same(config: WgQuickConfig) -> None:
     assert WgQuickConfig.from_text(config.to_text(), name="wg0") == config
 
 
-def test_values_of_python_and_of_files_are_taken_alike() -> None:
+def test_models_accept_python_values_and_texts() -> None:
     made = WgQuickConfig(
         name="wg0",
         interface=Interface(
@@ -100,23 +100,23 @@ def test_values_of_python_and_of_files_are_taken_alike() -> None:
     assert made.peers == read.peers[:1]
 
 
-def test_a_configuration_of_python_survives_its_text() -> None:
+def test_a_configuration_made_in_python_survives_its_text() -> None:
     peers = [Peer(public_key=KEY, allowed_ips=entries) for entries in ("", "10.0.0.0/8", "+10.0.0.0/8, -fd00::/64")]
     made = WgQuickConfig(name="wg0", interface=Interface(address="10.0.0.1/24"), peers=peers)
     assert WgQuickConfig.from_text(made.to_text()) == made
 
 
-def test_incremental_entries_keep_the_others_unless_told() -> None:
+def test_incremental_entries_keep_the_others_by_default() -> None:
     peer = Peer.model_validate({"public_key": KEY, "allowed_ips": "+10.0.0.0/8"})
     assert not peer.settings.replace_allowed_ips
     assert peer.model_copy(update={"replace_allowed_ips": True}).settings.replace_allowed_ips
 
 
-def test_a_dump_reads_as_the_same(config: WgQuickConfig) -> None:
+def test_a_dump_validates_to_the_same(config: WgQuickConfig) -> None:
     assert WgQuickConfig.model_validate(config.model_dump()) == config
 
 
-def test_no_dump_and_no_repr_shows_a_secret(config: WgQuickConfig) -> None:
+def test_no_dump_or_repr_shows_a_secret(config: WgQuickConfig) -> None:
     public = repr(config) + str(config) + repr(config.model_dump()) + config.model_dump_json()
     assert PRIVATE not in public
     assert repr(SecretKey.parse(PRIVATE).raw) not in public
@@ -124,7 +124,7 @@ def test_no_dump_and_no_repr_shows_a_secret(config: WgQuickConfig) -> None:
     assert '"preshared_key":"(hidden)"' in config.model_dump_json()
 
 
-def test_models_do_not_change(config: WgQuickConfig) -> None:
+def test_models_are_frozen(config: WgQuickConfig) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         config.interface.mtu = 1
 
@@ -156,14 +156,14 @@ REFUSED: list[tuple[type[Interface] | type[Peer], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("model", "values"), REFUSED)
-def test_what_wg_refuses_is_refused_without_being_shown(model: type[Interface] | type[Peer], values: Any) -> None:
+def test_invalid_values_are_refused_and_not_shown(model: type[Interface] | type[Peer], values: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         model.model_validate(values)
-    if SECRET not in values:  # an unknown field's own name is part of the place
+    if SECRET not in values:  # the name of an unknown field is part of the error's place
         assert SECRET not in str(caught.value) + repr(caught.value.errors()) + caught.value.json()
 
 
-def test_all_errors_come_at_once_with_their_places() -> None:
+def test_all_errors_are_reported_at_once_with_their_places() -> None:
     with pytest.raises(ValidationError) as caught:
         WgQuickConfig.model_validate({"name": "a/b", "interface": {"mtu": "x"}, "peers": [{"public_key": "y"}]})
     assert [error["loc"] for error in caught.value.errors()] == [
@@ -173,12 +173,12 @@ def test_all_errors_come_at_once_with_their_places() -> None:
     ]
 
 
-def test_faults_of_a_text_are_config_errors() -> None:
+def test_faults_in_a_text_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="unknown-line"):
         WgQuickConfig.from_text("x")
 
 
-def test_half_of_a_surrogate_pair_has_its_place_and_shows_no_key() -> None:
+def test_a_lone_surrogate_is_reported_without_showing_a_key() -> None:
     with pytest.raises(ConfigError) as caught:
         WgQuickConfig.from_text(f"{TEXT}# \ud800\n", name="wg0")
     (fault,) = caught.value.diagnostics

@@ -1,4 +1,4 @@
-"""The grammar of wg-quick(8) and wg(8): what is taken, what it means, and how faults are told."""
+"""The grammar of wg-quick(8) and wg(8): what is accepted, what it means, and how faults are reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def allowed(line: str) -> list[str]:
     return [str(ip) for ip in read(PEER + line).peers[0].allowed_ips]
 
 
-def test_a_whole_file_is_read() -> None:
+def test_every_key_of_a_file_is_read() -> None:
     found = read(
         f"""[Interface]
 Address = 10.0.0.1/24, fd00::1/64
@@ -81,7 +81,7 @@ PersistentKeepalive = 25
     assert (peer.endpoint, peer.persistent_keepalive) == (("example.com", "51820"), 25)
 
 
-def test_an_empty_file_is_a_configuration() -> None:
+def test_an_empty_file_is_a_valid_configuration() -> None:
     assert read("") == Settings("wg0")
 
 
@@ -99,7 +99,7 @@ def test_an_empty_file_is_a_configuration() -> None:
         f"{PEER}[Interface]\nMTU = 1400\n",
     ],
 )
-def test_a_value_is_found_whatever_stands_around_it(text: str) -> None:
+def test_a_value_is_found_despite_blanks_comments_and_bom(text: str) -> None:
     assert read(text).mtu == 1400
 
 
@@ -128,11 +128,11 @@ def test_a_value_is_found_whatever_stands_around_it(text: str) -> None:
         ("Address = ,", "addresses", ()),
     ],
 )
-def test_interface_keys_mean_what_they_mean_to_wg_quick_and_wg(line: str, field: str, value: Any) -> None:
+def test_interface_keys_mean_the_same_as_to_wg_quick(line: str, field: str, value: Any) -> None:
     assert getattr(interface(line), field) == value
 
 
-def test_bytes_that_are_not_utf8_reach_a_hook_as_they_are() -> None:
+def test_a_hook_keeps_bytes_that_are_not_utf8() -> None:
     (hook,) = read(b"[Interface]\nPostUp = echo \xff\xfe\n").post_up
     assert hook.encode("utf-8", "surrogateescape") == b"echo \xff\xfe"
 
@@ -148,7 +148,7 @@ def test_bytes_that_are_not_utf8_reach_a_hook_as_they_are() -> None:
         ("AllowedIPs = +10.0.0.0/8,-fd00::1/64", ["+10.0.0.0/8", "-fd00::/64"]),
     ],
 )
-def test_allowed_ips_mean_what_they_mean_to_wg(line: str, expected: list[str]) -> None:
+def test_allowed_ips_mean_the_same_as_to_wg(line: str, expected: list[str]) -> None:
     assert allowed(line) == expected
 
 
@@ -162,7 +162,7 @@ def test_allowed_ips_mean_what_they_mean_to_wg(line: str, expected: list[str]) -
         ("AllowedIPs = 10.0.0.0/8\nAllowedIPs = 10.0.0.0/8, -10.0.0.1", False),
     ],
 )
-def test_the_last_allowed_ips_line_says_whether_all_are_replaced(lines: str, replaces: bool) -> None:
+def test_the_last_allowed_ips_line_decides_about_replacing(lines: str, replaces: bool) -> None:
     assert read(PEER + lines).peers[0].replace_allowed_ips is replaces
 
 
@@ -177,20 +177,20 @@ def test_the_last_allowed_ips_line_says_whether_all_are_replaced(lines: str, rep
         ("caf\u00e9.example:1", "caf\u00e9.example", "1"),
     ],
 )
-def test_endpoints_divide_at_the_port(value: str, host: str, port: str) -> None:
+def test_an_endpoint_is_split_before_the_port(value: str, host: str, port: str) -> None:
     assert read(f"{PEER}Endpoint = {value}").peers[0].endpoint == (host, port)
 
 
-def test_repeated_keys_of_a_peer_leave_the_last_value() -> None:
+def test_the_last_value_of_a_repeated_peer_key_wins() -> None:
     (peer,) = read(f"{PEER}PublicKey = {OTHER}\nPersistentKeepalive = 5\nPersistentKeepalive = off\n").peers
     assert (str(peer.public_key), peer.persistent_keepalive) == (OTHER, 0)
 
 
-def test_peers_of_one_key_stay_two() -> None:
+def test_two_peers_with_one_key_stay_separate() -> None:
     assert [len(peer.allowed_ips) for peer in read(f"{PEER}AllowedIPs = 10.1.0.0/16\n{PEER}").peers] == [1, 0]
 
 
-def test_wg_warns_of_host_bits_in_its_words() -> None:
+def test_host_bits_give_the_warning_of_wg() -> None:
     report = examine(Document.parse(f"{PEER}AllowedIPs = 10.0.0.0/8, + 10.1.0.1/16\n".encode()), "wg0")
     (warning,) = report.warnings
     assert warning[:4] == (3, 28, "allowed-ip-host-bits", "AllowedIP has nonzero host part: 10.1.0.1/16")
@@ -198,7 +198,7 @@ def test_wg_warns_of_host_bits_in_its_words() -> None:
     assert report.settings is not None
 
 
-# Faults: the text, and for each of them line, column and code
+# Each text with line, column and code of its faults
 
 FAULTY: list[tuple[str, list[tuple[int, int, str]]]] = [
     ("MTU = 1400\n", [(1, 1, "no-section")]),
@@ -253,16 +253,16 @@ def test_each_fault_has_its_place_and_code(text: str, expected: list[tuple[int, 
 
 
 @pytest.mark.parametrize("text", [text for text, _ in FAULTY])
-def test_each_fault_says_what_to_do(text: str) -> None:
+def test_each_fault_has_a_message_and_a_remedy(text: str) -> None:
     assert all(fault.remedy and fault.message for fault in faults(text))
 
 
 def test_every_code_is_in_the_table_and_used() -> None:
     used = {code for _, expected in FAULTY for *_, code in expected}
-    assert used | {"encoding", "table"} == set(FAULTS)  # UTF-16 has a test of its own, tables need a host
+    assert used | {"encoding", "table"} == set(FAULTS)  # UTF-16 has its own test; tables need a host
 
 
-def test_a_file_in_utf16_is_named_as_one() -> None:
+def test_a_utf16_file_has_its_own_fault() -> None:
     assert [fault.code for fault in faults("[Interface]\n".encode("utf-16"))] == ["encoding"]
 
 
@@ -271,7 +271,7 @@ def test_columns_count_characters_after_a_byte_order_mark() -> None:
     assert faults("[Interface]\n\u00a0 FwMark = 1")[0][:2] == (2, 1)
 
 
-def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_lines() -> None:
+def test_all_faults_are_reported_in_the_order_of_lines() -> None:
     text = f"[Interface]\nFwMark = x\nAddress = y\nListenPort = -1\n[Peer]\nEndpoint = z\n{PEER}Colour = 1\n"
     with pytest.raises(ConfigError) as caught:
         parse(Document.parse(text.encode()), "wg0", "/etc/wireguard/wg0.conf")
@@ -310,14 +310,14 @@ def test_the_remedy_fits_the_mistake(line: str, remedy: str) -> None:
 @pytest.mark.parametrize(
     "value", ["192.0.2.1", "10.1", "0x7f.1", "[fe80::1%eth0]", "2001:db8::1", "*", "a..b", "é"]
 )
-def test_an_endpoint_that_the_resolver_may_know_is_no_fault(value: str) -> None:
+def test_a_host_that_the_resolver_may_know_is_no_fault(value: str) -> None:
     assert not faults(f"{PEER}Endpoint = {value}:51820\n")
 
 
 MANY_DIGITS = "0" * 5000 + "7"
 
 
-def test_leading_zeros_do_not_count_however_many_they_are() -> None:
+def test_leading_zeros_are_ignored() -> None:
     peer = f"{PEER}PersistentKeepalive = {MANY_DIGITS}\nAllowedIPs = 10.0.0.0/{MANY_DIGITS}\n"
     found = read(f"[Interface]\nFwMark = {MANY_DIGITS}\nListenPort = {MANY_DIGITS}\n{peer}")
     assert (found.fwmark, found.listen_port, found.peers[0].persistent_keepalive) == (7, 7, 7)
@@ -325,18 +325,18 @@ def test_leading_zeros_do_not_count_however_many_they_are() -> None:
 
 
 @pytest.mark.parametrize("key", ["FwMark", "ListenPort", "MTU", "PersistentKeepalive", "AllowedIPs", "Address"])
-def test_a_number_of_thousands_of_digits_is_a_short_fault(key: str) -> None:
+def test_a_number_of_thousands_of_digits_has_a_short_message(key: str) -> None:
     value = ("10.0.0.0/" if key in ("AllowedIPs", "Address") else "") + "9" * 5000
     section = PEER if key in ("PersistentKeepalive", "AllowedIPs") else "[Interface]"
     found = faults(f"{section}\n{key} = {value}\n")
     assert [len(fault.message) < 200 for fault in found] == [True]
 
 
-def test_a_long_value_is_not_told_whole() -> None:
+def test_a_long_value_is_shortened_in_messages() -> None:
     assert len(faults(f"{PEER}AllowedIPs = {'.x' * 5000}\n")[0].message) < 200
 
 
-def test_ten_thousand_host_bits_in_one_line_are_warned_of_in_no_time() -> None:
+def test_ten_thousand_warnings_take_less_than_five_seconds() -> None:
     entries = ", ".join(f"10.{high}.{low}.1/24" for high in range(40) for low in range(250))
     began = time.monotonic()
     report = examine(Document.parse(f"{PEER}AllowedIPs = {entries}\n".encode()), "wg0")
@@ -345,7 +345,7 @@ def test_ten_thousand_host_bits_in_one_line_are_warned_of_in_no_time() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_twenty_thousand_addresses_are_read_in_no_time() -> None:
+def test_twenty_thousand_addresses_take_less_than_five_seconds() -> None:
     words = ", ".join(f"10.{number // 250}.{number % 250}.1/24" for number in range(20_000))
     began = time.monotonic()
     report = examine(Document.parse(f"[Interface]\nAddress = {words}, 10.0.0.1/24\n".encode()), "wg0")
@@ -353,7 +353,7 @@ def test_twenty_thousand_addresses_are_read_in_no_time() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_faults_of_a_text_without_a_file_begin_with_their_line() -> None:
+def test_faults_of_a_text_without_a_file_begin_with_the_line() -> None:
     with pytest.raises(ConfigError) as caught:
         read("[Interface]\nMTU = x\n")
     assert str(caught.value).startswith("2:7: MTU")
@@ -388,9 +388,9 @@ LEAKS = [
 def test_no_fault_shows_key_material(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(text)
-    told = str(caught.value) + repr(caught.value) + repr(caught.value.diagnostics)
+    shown = str(caught.value) + repr(caught.value) + repr(caught.value.diagnostics)
     assert not [
-        part for part in (SECRET[i : i + 8] for i in range(len(SECRET) - 8)) if part.lower() in told.lower()
+        part for part in (SECRET[i : i + 8] for i in range(len(SECRET) - 8)) if part.lower() in shown.lower()
     ]
 
 
@@ -407,19 +407,19 @@ def test_no_fault_shows_key_material(text: str) -> None:
         ("4294967295", 0xFFFFFFFF),
     ],
 )
-def test_a_table_is_a_name_or_a_number_as_ip_reads_it(word: str, number: int) -> None:
+def test_a_table_is_a_name_or_a_number_as_in_ip(word: str, number: int) -> None:
     assert table_number(word, {"vpn": 7}) == number
 
 
 @pytest.mark.parametrize("word", ["Main", "off", "auto", "nosuch", "-1", "4294967296", "12a", ""])
-def test_what_is_neither_name_nor_number_is_no_table(word: str) -> None:
+def test_an_unknown_table_name_is_an_error(word: str) -> None:
     with pytest.raises(GrammarError) as caught:
         table_number(word, {"vpn": 7})
     assert "rt_tables" in caught.value.remedy
 
 
 @pytest.mark.parametrize("module", ["dataclasses", "pydantic", "ipaddress", "pathlib", "difflib", "inspect"])
-def test_importing_the_parser_leaves_slow_modules_out(module: str) -> None:
+def test_the_parser_does_not_import_slow_modules(module: str) -> None:
     program = f"import sys, wgquick.config.reading, wgquick.config.parser; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-S", "-c", program], check=False, cwd=_root()).returncode == 0
 

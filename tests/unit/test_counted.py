@@ -1,4 +1,4 @@
-"""What a daemon's counters mean, as long as it is of late."""
+"""The signs in a daemon's counters; old events count no longer."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def of_device(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
 
 
 def of_peer(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
-    told = Diagnostics(Events(600), {peer.public_key: Events(600, events)})
-    return counted(Device("wg0", peers=(peer,)), told, NOW)
+    found = Diagnostics(Events(600), {peer.public_key: Events(600, events)})
+    return counted(Device("wg0", peers=(peer,)), found, NOW)
 
 
-def test_a_stranger_is_named_unless_it_is_a_peer_by_now_or_long_gone() -> None:
+def test_an_unknown_key_is_reported_while_it_is_recent_and_no_peer() -> None:
     event = Event("unknown_key", 3, 5.0, sender=ELSEWHERE, static_key=STRANGER)
     (sign,) = of_device(event)
     assert (sign.code, sign.confidence, sign.key, sign.address) == (
@@ -49,7 +49,7 @@ def test_a_stranger_is_named_unless_it_is_a_peer_by_now_or_long_gone() -> None:
 @pytest.mark.parametrize(
     ("sender", "times", "confidence"), [(ELSEWHERE, 1, POSSIBLE), (ELSEWHERE, 2, LIKELY), (END, 1, LIKELY)]
 )
-def test_one_message_for_another_key_from_nowhere_may_be_noise(
+def test_one_initiation_for_another_key_is_only_possible(
     sender: SocketAddress, times: int, confidence: str
 ) -> None:
     (sign,) = of_device(Event("mac1_invalid", times, 1.0, sender=sender))
@@ -69,7 +69,7 @@ PEERS_EVENTS = {
 
 
 @pytest.mark.parametrize("code", PEERS_EVENTS)
-def test_an_event_of_a_peer_tells_a_cause_until_a_handshake_follows(code: str) -> None:
+def test_an_event_of_a_peer_counts_until_a_handshake(code: str) -> None:
     event = PEERS_EVENTS[code]
     (sign,) = of_peer(event)
     assert (sign.code, sign.peer) == (code, PEER.public_key)
@@ -77,37 +77,37 @@ def test_an_event_of_a_peer_tells_a_cause_until_a_handshake_follows(code: str) -
     assert of_peer(event._replace(age=200)) == []
 
 
-def test_a_stale_clock_tells_how_far_it_is_behind() -> None:
+def test_a_stale_clock_is_reported_with_its_delay() -> None:
     (sign,) = of_peer(PEERS_EVENTS["knock-stale-clock"])
     assert sign.seconds == -7200
     assert "7154 s behind" in sign.facts[1]
 
 
-def test_a_source_that_is_refused_is_told_though_the_session_works() -> None:
-    shaken = PEER._replace(last_handshake=NOW - 1)
+def test_a_refused_source_is_reported_despite_a_session() -> None:
+    peer = PEER._replace(last_handshake=NOW - 1)
     event = Event("source_not_allowed", 4, 2.0, sender=END, source="10.9.0.7")
-    (sign,) = of_peer(event, peer=shaken)
+    (sign,) = of_peer(event, peer=peer)
     assert (sign.code, sign.confidence, sign.source) == ("source-not-allowed", CERTAIN, "10.9.0.7")
 
 
 @pytest.mark.parametrize("source", ["fe80::1", "::", ""])
-def test_a_links_own_chatter_is_no_refused_source(source: str) -> None:
+def test_link_local_sources_are_not_reported(source: str) -> None:
     assert of_peer(Event("source_not_allowed", 4, 2.0, sender=END, source=source)) == []
 
 
-def test_a_packet_without_endpoint_counts_as_long_as_there_is_none() -> None:
+def test_a_missing_endpoint_counts_until_there_is_one() -> None:
     event = Event("no_endpoint", 4, 2.0)
     assert [sign.code for sign in of_peer(event, peer=PEER._replace(endpoint=None))] == ["endpoint-missing"]
     assert of_peer(event) == []
 
 
-def test_a_narrow_path_tells_its_mtu_though_the_session_works() -> None:
+def test_a_too_big_error_is_reported_despite_a_session() -> None:
     event = Event("icmp", 2, 4.0, receiver=END, icmp="too_big", router="192.0.2.9", mtu=1400)
     (sign,) = of_peer(event, peer=PEER._replace(last_handshake=NOW - 1))
     assert (sign.code, sign.mtu, sign.meaning, sign.confidence) == ("mtu-too-large", 1400, "too-big", LIKELY)
 
 
-def test_of_two_signs_of_the_same_the_surer_one_is_kept() -> None:
+def test_the_surer_of_two_equal_signs_is_kept() -> None:
     wire, same, other = (Sign(code, LIKELY, PEER.public_key) for code in ("answer-refused", "answer-refused", "x"))
     assert merged([wire], [same._replace(facts=("more",)), other]) == [wire, other]
     surer = same._replace(confidence=CERTAIN)

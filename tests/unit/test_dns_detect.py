@@ -1,4 +1,4 @@
-"""Which way the DNS is set, decided from what there is."""
+"""How the DNS mode is chosen."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from wgquick.system.dns.detect import choose
         (False, False, "file"),
     ],
 )
-def test_auto_takes_resolvconf_then_resolved_then_the_file(resolvconf: bool, resolved: bool, mode: str) -> None:
+def test_auto_prefers_resolvconf_then_resolved_then_the_file(resolvconf: bool, resolved: bool, mode: str) -> None:
     assert choose("auto", resolvconf=lambda: resolvconf, resolved=lambda: resolved) == mode
 
 
 @pytest.mark.parametrize("preference", ["resolvconf", "resolved", "file", "off"])
-def test_a_preference_is_the_mode_and_nothing_is_asked(preference: str) -> None:
-    def asked() -> bool:
+def test_a_given_mode_is_used_without_probing(preference: str) -> None:
+    def probe() -> bool:
         raise AssertionError
 
-    assert choose(preference, resolvconf=asked, resolved=asked) == preference
+    assert choose(preference, resolvconf=probe, resolved=probe) == preference
 
 
-def test_resolved_is_not_asked_for_where_there_is_a_resolvconf() -> None:
-    def asked() -> bool:
+def test_resolved_is_not_probed_if_there_is_a_resolvconf() -> None:
+    def probe() -> bool:
         raise AssertionError
 
-    assert choose("auto", resolvconf=lambda: True, resolved=asked) == "resolvconf"
+    assert choose("auto", resolvconf=lambda: True, resolved=probe) == "resolvconf"

@@ -1,4 +1,4 @@
-"""/etc/resolv.conf as a file: whose it is, what it says while tunnels are up, and that it comes back whole."""
+"""DNS through /etc/resolv.conf itself: its content while tunnels are up, and how the original comes back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def effective(path: Path) -> list[str]:
     "server",
     ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2", "192.0.2.53%x", "[::1]", "a:b"],
 )
-def test_what_is_no_address_is_refused_and_the_file_stays(file: ResolvConfFile, path: Path, server: str) -> None:
+def test_an_invalid_server_is_refused_and_the_file_unchanged(file: ResolvConfFile, path: Path, server: str) -> None:
     with pytest.raises(OperationError, match="is no address of a DNS server"):
         file.set("wg0", LinkDns(("10.0.0.1", server), (), full_tunnel=False))
     assert path.read_bytes() == EARLIER
@@ -62,7 +62,8 @@ def test_a_server_may_have_a_zone(file: ResolvConfFile, path: Path) -> None:
     assert effective(path)[0] == "nameserver fe80::1%wg0"
 
 
-def test_the_tunnels_servers_replace_the_originals_and_options_stay(file: ResolvConfFile, path: Path) -> None:
+def test_the_tunnels_servers_replace_the_originals(file: ResolvConfFile, path: Path) -> None:
+    """The options of the original file stay."""
     file.set("wg0", ONE)
     assert effective(path) == [
         "nameserver 10.0.0.1",
@@ -85,9 +86,7 @@ def test_the_tunnels_servers_replace_the_originals_and_options_stay(file: Resolv
         b"nameserver 192.0.2.53\n" * 500,
     ],
 )
-def test_the_original_file_comes_back_with_its_mode_and_owner(
-    file: ResolvConfFile, path: Path, earlier: bytes
-) -> None:
+def test_the_original_file_comes_back_with_mode_and_owner(file: ResolvConfFile, path: Path, earlier: bytes) -> None:
     path.write_bytes(earlier)
     path.chmod(0o640)
     os.chown(path, 12, 34)
@@ -107,7 +106,7 @@ def test_any_earlier_content_survives_in_the_text(earlier: bytes) -> None:
     assert resolv_conf.put_back(record._replace(tunnels=())) == earlier
 
 
-def test_nothing_else_stays_behind(file: ResolvConfFile, path: Path) -> None:
+def test_unset_leaves_no_other_file(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     file.unset("wg0")
     assert [entry.name for entry in path.parent.iterdir()] == ["resolv.conf"]
@@ -130,7 +129,7 @@ def test_stacked_tunnels_in_any_order_leave_the_original_file(
     assert path.read_bytes() == EARLIER
 
 
-def test_setting_a_tunnel_again_replaces_what_it_asked_for(file: ResolvConfFile, path: Path) -> None:
+def test_setting_a_tunnel_again_replaces_its_servers(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     file.set("wg1", TWO)
     file.set("wg0", THREE)
@@ -140,7 +139,7 @@ def test_setting_a_tunnel_again_replaces_what_it_asked_for(file: ResolvConfFile,
     assert path.read_bytes() == EARLIER
 
 
-def test_unset_is_idempotent_and_needs_no_set(file: ResolvConfFile, path: Path) -> None:
+def test_unset_may_be_repeated_and_needs_no_set(file: ResolvConfFile, path: Path) -> None:
     file.unset("wg0")
     assert path.read_bytes() == EARLIER
     file.set("wg0", ONE)
@@ -152,7 +151,7 @@ def test_unset_is_idempotent_and_needs_no_set(file: ResolvConfFile, path: Path) 
     assert path.read_bytes() == EARLIER
 
 
-def test_a_missing_file_is_missing_again(file: ResolvConfFile, path: Path) -> None:
+def test_a_missing_file_is_missing_again_after_unset(file: ResolvConfFile, path: Path) -> None:
     path.unlink()
     file.set("wg0", ONE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
@@ -163,7 +162,7 @@ def test_a_missing_file_is_missing_again(file: ResolvConfFile, path: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["../run/manager/resolv.conf", "dangling"])
-def test_a_link_is_a_link_again_and_its_target_is_never_written(
+def test_a_symbolic_link_comes_back_and_its_target_is_not_written(
     file: ResolvConfFile, path: Path, target: str
 ) -> None:
     managed = path.parent / "../run/manager/resolv.conf"
@@ -179,7 +178,7 @@ def test_a_link_is_a_link_again_and_its_target_is_never_written(
     assert str(path.readlink()) == target
 
 
-def test_a_link_that_leads_in_a_circle_is_one_again(file: ResolvConfFile, path: Path) -> None:
+def test_a_link_to_itself_comes_back(file: ResolvConfFile, path: Path) -> None:
     path.unlink()
     path.symlink_to("resolv.conf")
     file.set("wg0", TWO)
@@ -189,7 +188,7 @@ def test_a_link_that_leads_in_a_circle_is_one_again(file: ResolvConfFile, path: 
 
 
 def test_a_directory_in_place_of_the_file_is_an_error(file: ResolvConfFile, path: Path) -> None:
-    """Docker makes one if it is to mount a file that is not there."""
+    """Docker creates a directory if it mounts a file that does not exist."""
     path.unlink()
     path.mkdir()
     with pytest.raises(OperationError, match="Is a directory"):
@@ -199,24 +198,24 @@ def test_a_directory_in_place_of_the_file_is_an_error(file: ResolvConfFile, path
     assert path.is_dir()
 
 
-def test_the_options_of_a_links_target_hold_on(file: ResolvConfFile, path: Path) -> None:
+def test_the_options_of_a_links_target_are_kept(file: ResolvConfFile, path: Path) -> None:
     path.rename(path.parent / "managed")
     path.symlink_to("managed")
     file.set("wg0", ONE)
     assert "options ndots:2 timeout:1" in effective(path)
 
 
-def test_what_the_tunnel_asked_for_can_be_read_by_another_process(path: Path, tmp_path: Path) -> None:
+def test_another_process_can_read_a_tunnels_servers(path: Path, tmp_path: Path) -> None:
     ResolvConfFile(str(tmp_path / "run"), str(path)).set("wg0", ONE)
     again = ResolvConfFile(str(tmp_path / "run"), str(path))
     assert again.current("wg0") == (ONE.servers, ONE.search)
     assert again.current("wg1") is None
 
 
-# What somebody else does to it meanwhile
+# Changes by other programs
 
 
-def test_a_file_that_somebody_else_has_put_in_place_stays(file: ResolvConfFile, path: Path) -> None:
+def test_a_file_from_another_program_stays(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     path.write_bytes(b"nameserver 198.51.100.1\n")
     file.unset("wg0")
@@ -234,7 +233,7 @@ def test_a_file_replaced_while_up_is_the_next_tunnels_original(file: ResolvConfF
     assert path.read_bytes() == b"nameserver 198.51.100.1\n"
 
 
-def test_a_link_put_in_place_meanwhile_stays(file: ResolvConfFile, path: Path) -> None:
+def test_a_symbolic_link_from_another_program_stays(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     path.unlink()
     path.symlink_to("elsewhere")
@@ -242,7 +241,7 @@ def test_a_link_put_in_place_meanwhile_stays(file: ResolvConfFile, path: Path) -
     assert str(path.readlink()) == "elsewhere"
 
 
-def test_lines_that_somebody_else_adds_are_added_to_the_earlier_file(file: ResolvConfFile, path: Path) -> None:
+def test_lines_from_another_program_are_added_to_the_original(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     path.write_bytes(b"nameserver 198.51.100.7\n" + path.read_bytes() + b"options rotate\n")
     file.set("wg1", TWO)
@@ -257,7 +256,7 @@ def test_lines_that_somebody_else_adds_are_added_to_the_earlier_file(file: Resol
     assert path.read_bytes() == EARLIER + b"nameserver 198.51.100.7\noptions rotate\n"
 
 
-def test_lines_added_where_there_was_no_file_stay_as_one(file: ResolvConfFile, path: Path) -> None:
+def test_lines_added_without_an_original_become_the_file(file: ResolvConfFile, path: Path) -> None:
     path.unlink()
     file.set("wg0", ONE)
     path.write_bytes(path.read_bytes() + b"options rotate")
@@ -265,7 +264,7 @@ def test_lines_added_where_there_was_no_file_stay_as_one(file: ResolvConfFile, p
     assert path.read_bytes() == b"options rotate\n"
 
 
-def test_lines_added_to_a_replaced_link_are_kept_beside_it(file: ResolvConfFile, path: Path) -> None:
+def test_lines_added_to_a_replaced_link_are_saved_beside_it(file: ResolvConfFile, path: Path) -> None:
     path.unlink()
     path.symlink_to("elsewhere")
     file.set("wg0", ONE)
@@ -277,7 +276,7 @@ def test_lines_added_to_a_replaced_link_are_kept_beside_it(file: ResolvConfFile,
     assert b"options rotate\n" in (path.parent / "resolv.conf.wgq-saved").read_bytes()
 
 
-def test_a_file_whose_comments_are_damaged_is_somebody_elses(file: ResolvConfFile, path: Path) -> None:
+def test_a_file_with_damaged_comments_is_left_alone(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     damaged = path.read_bytes().replace(b"# wgq: + ", b"# wgq: + !")
     path.write_bytes(damaged)
@@ -285,7 +284,7 @@ def test_a_file_whose_comments_are_damaged_is_somebody_elses(file: ResolvConfFil
     assert path.read_bytes() == damaged
 
 
-def test_a_tunnel_of_an_earlier_boot_keeps_the_original_file(file: ResolvConfFile, path: Path) -> None:
+def test_a_tunnel_of_an_earlier_boot_keeps_the_original(file: ResolvConfFile, path: Path) -> None:
     file.set("wg0", ONE)
     record = resolv_conf.parse(path.read_bytes())
     assert record is not None
@@ -298,20 +297,20 @@ def test_a_tunnel_of_an_earlier_boot_keeps_the_original_file(file: ResolvConfFil
     assert path.read_bytes() == EARLIER
 
 
-def test_after_a_reboot_down_still_brings_the_earlier_file_back(path: Path, tmp_path: Path) -> None:
+def test_down_after_a_reboot_restores_the_original(path: Path, tmp_path: Path) -> None:
     ResolvConfFile(str(tmp_path / "run"), str(path)).set("wg0", ONE)
     ResolvConfFile(str(tmp_path / "fresh"), str(path)).unset("wg0")
     assert path.read_bytes() == EARLIER
 
 
-# Kills and refusals
+# Kills and failures
 
 
 STEPS = ["open", "pwrite", "fchmod", "fchown", "fsync", "close", "replace", "unlink", "symlink", "ftruncate"]
 EXPECTED = {"file": EARLIER, "link": "elsewhere", "absent": None, "in place": EARLIER}
 
 
-def refuse_as_a_mount_point_does(*_: object) -> None:
+def refuse_like_a_mount_point(*_: object) -> None:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
@@ -330,7 +329,7 @@ def found(path: Path) -> object:
 
 
 def killed_before_step(count: int, change: Callable[[], None]) -> bool:
-    """Make a change in a child process that is killed before the step of that number; False if it needs fewer."""
+    """Make a change in a child that is killed before system call `count`. Returns False if it needs fewer calls."""
     if (child := os.fork()) == 0:
         left = itertools.count(count, -1)
 
@@ -351,11 +350,11 @@ def killed_before_step(count: int, change: Callable[[], None]) -> bool:
 
 @pytest.mark.parametrize("kind", EXPECTED)
 @pytest.mark.parametrize("killed_in", ["set", "second set", "unset", "unset of two"])
-def test_a_kill_at_any_step_leaves_what_unset_takes_back(
+def test_unset_restores_the_original_after_a_kill_at_any_step(
     file: ResolvConfFile, path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, killed_in: str
 ) -> None:
     if kind == "in place":
-        monkeypatch.setattr("wgquick.system.dns.file._write_new", refuse_as_a_mount_point_does)
+        monkeypatch.setattr("wgquick.system.dns.file._write_new", refuse_like_a_mount_point)
     changes: dict[str, Callable[[], None]] = {
         "set": lambda: file.set("wg0", ONE),
         "second set": lambda: file.set("wg1", TWO),
@@ -376,10 +375,10 @@ def test_a_kill_at_any_step_leaves_what_unset_takes_back(
     assert count > 3
 
 
-def test_a_disk_that_fills_up_while_writing_in_place_costs_nothing(
+def test_a_full_disk_leaves_a_file_that_is_written_in_place(
     file: ResolvConfFile, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wgquick.system.dns.file._write_new", refuse_as_a_mount_point_does)
+    monkeypatch.setattr("wgquick.system.dns.file._write_new", refuse_like_a_mount_point)
     real = os.pwrite
     short = iter([10])
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: next(short, len(data))], at))
@@ -388,13 +387,13 @@ def test_a_disk_that_fills_up_while_writing_in_place_costs_nothing(
     assert path.read_bytes() == EARLIER
 
 
-def test_a_refusal_says_what_to_do(tmp_path: Path) -> None:
+def test_an_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OperationError, match=r"resolv\.conf cannot be changed") as refusal:
         ResolvConfFile(str(tmp_path), str(tmp_path / "none" / "resolv.conf")).set("wg0", ONE)
     assert "--dns off" in refusal.value.remedy
 
 
-def test_the_transcript_says_what_is_done(file: ResolvConfFile, path: Path) -> None:
+def test_the_transcript_says_what_is_written(file: ResolvConfFile, path: Path) -> None:
     assert file.set_lines("wg0", ONE) == (
         f"[#] write {path} for wg0: nameserver 10.0.0.1 fd00::1, search corp.example lan",
     )
