@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # noqa: F401 - for others; the same functions, on plain numbers
     from _collections import _tuplegetter
-    from _json import encode_basestring_ascii, make_scanner
+    from _json import encode_basestring_ascii, make_encoder, make_scanner
     from _socket import socket as _socket
 
     class _RecordType(type):
@@ -30,7 +30,8 @@ else:
         def __new__(cls, name, bases, namespace):
             fields = tuple(namespace.get("__annotations__", ()))
             if fields:
-                namespace["_field_defaults"] = {each: namespace[each] for each in fields if each in namespace}
+                defaults = {each: namespace[each] for each in fields if each in namespace}
+                namespace["_field_defaults"], namespace["_last_defaults"] = defaults, tuple(defaults.values())
                 namespace["_fields"] = namespace["__match_args__"] = fields
                 namespace.update((each, _tuplegetter(at, None)) for at, each in enumerate(fields))
             namespace.setdefault("__slots__", ())
@@ -39,24 +40,30 @@ else:
     class NamedTuple(tuple, metaclass=_RecordType):
         """The used parts of typing.NamedTuple."""
 
-        _fields = ()
+        _fields = _last_defaults = ()
 
         def __new__(cls, *values, **named):
-            if named or len(values) != len(cls._fields):
-                values = (*values, *cls._others(values, named))
+            missing = len(cls._fields) - len(values)
+            if named or missing:
+                if named or not 0 < missing <= len(cls._last_defaults):
+                    values = (*values, *cls._others(values, named))
+                else:
+                    values += cls._last_defaults[-missing:]
             return tuple.__new__(cls, values)
 
         @classmethod
         def _others(cls, values, named):
             """The values of the fields that were not given by position."""
             wanted = cls._fields[len(values) :]
+            given = {**cls._field_defaults, **named}
+            if len(values) <= len(cls._fields) and sum([each in named for each in wanted]) == len(named):
+                try:
+                    return [given[each] for each in wanted]
+                except KeyError:
+                    pass
             unknown = named.keys() - set(wanted)
             missing = [each for each in wanted if each not in named and each not in cls._field_defaults]
-            if unknown or missing or len(values) > len(cls._fields):
-                raise TypeError(
-                    f"{cls.__name__}(): unknown {sorted(unknown)}, missing {missing}, {len(values)} given"
-                )
-            return [named[each] if each in named else cls._field_defaults[each] for each in wanted]
+            raise TypeError(f"{cls.__name__}(): unknown {sorted(unknown)}, missing {missing}, {len(values)} given")
 
         def _replace(self, **named):
             values = list(map(named.pop, self._fields, self))
@@ -147,18 +154,11 @@ else:
         return value
 
     def dumps(value):
-        """json.dumps of strings, integers, True, False, None, and lists and dictionaries of these."""
-        match value:
-            case str():
-                return encode_basestring_ascii(value)
-            case True | False | None:
-                return {True: "true", False: "false", None: "null"}[value]
-            case int():
-                return str(value)
-            case list() | tuple():
-                return f"[{', '.join(map(dumps, value))}]"
-            case dict():
-                return f"{{{', '.join(f'{dumps(key)}: {dumps(each)}' for key, each in value.items())}}}"
+        """json.dumps."""
+        encode = make_encoder(None, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+        return "".join(encode(value, 0))
+
+    def _refuse(value):
         raise TypeError(f"{type(value).__name__} is not for JSON here")
 
     def cast(_kind, value):

@@ -18,6 +18,8 @@ KEY_LENGTH = 32
 MAIN_TABLE = 254
 """The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
 _BASE64_LENGTH = 44
+_LAST_CHARACTERS = frozenset("AEIMQUYcgkosw048")
+"""Base64 characters that end the 32 bytes: the two bits that do not belong to them are 0."""
 # 32 bytes in base64, or in hexadecimal as in the UAPI. After `peer' (as in wg(8)) the key is a public one.
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _KEY_LIKE = Pattern(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
@@ -25,13 +27,14 @@ _KEY_LIKE = Pattern(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
 
 def _decode_key(text: str) -> bytes:
     """Decode canonical base64 of 32 bytes, as wg(8)'s key_from_base64 does; ValueError never has the text."""
-    try:
-        raw = binascii.a2b_base64(text, strict_mode=True) if len(text) == _BASE64_LENGTH else b""
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != KEY_LENGTH or binascii.b2a_base64(raw, newline=False).decode() != text:
-        raise ValueError("a key is 32 bytes in base64: 43 characters and one `='") from None
-    return raw
+    if len(text) == _BASE64_LENGTH and text[-2] in _LAST_CHARACTERS:
+        try:
+            raw = binascii.a2b_base64(text, strict_mode=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+        if len(raw) == KEY_LENGTH:
+            return raw
+    raise ValueError("a key is 32 bytes in base64: 43 characters and one `='")
 
 
 def without_keys(command: str) -> str:
@@ -59,7 +62,7 @@ class PublicKey(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> PublicKey:
         """Read base64; ValueError if it is not a key."""
-        return cls(_decode_key(text))
+        return tuple.__new__(cls, (_decode_key(text),))
 
     def __str__(self) -> str:
         return binascii.b2a_base64(self.raw, newline=False).decode()

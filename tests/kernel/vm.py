@@ -41,12 +41,12 @@ def kernel() -> Path:
     return max(found, key=lambda image: [int(number) for number in re.findall(r"\d+", image.name)])
 
 
-def run(folder: Path, module: str) -> list[str]:
+def run(folder: Path, module: str, *arguments: str) -> list[str]:
     """Boot, run the module, and return the lines of JSON that it printed."""
     archive = folder / "programs.tar"
     _pack(archive)
     settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
-    python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module]
+    python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module, *arguments]
     inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), str(archive), *python])
     printed = _boot(f"echo {MARK}; {inside}; echo {MARK} $?")
     _, _, rest = printed.partition(f"{MARK}\n")

@@ -32,7 +32,8 @@ _SWITCHES = {"on": True, "off": False}
 
 def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
     """The settings, and the faults of invalid lines."""
-    if _MARK not in bytes(document).lower():
+    data = bytes(document)
+    if b"#" not in data or _MARK not in data.lower():
         return Extras(), []
     extras, faults = Extras(), []
     for line in _lines(document):
@@ -56,7 +57,7 @@ class _Line(NamedTuple):
 def _lines(document: Document) -> Iterator[_Line]:
     sections = None
     for row, raw in enumerate(document.raw):
-        if _MARK not in raw.lower():
+        if b"#" not in raw or _MARK not in raw.lower():  # a key may have these letters
             continue
         text = document.line_text(row)
         comment = text.lstrip()

@@ -6,7 +6,16 @@ its meaning, or raises `GrammarError` with a message that never shows a key.
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_aton, inet_pton
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    AI_PASSIVE,
+    IPPROTO_UDP,
+    SOCK_DGRAM,
+    getaddrinfo,
+    inet_aton,
+    inet_pton,
+)
 
 from wgquick.config.settings import Address
 from wgquick.lean import NamedTuple, Pattern
@@ -189,16 +198,12 @@ def _service(value: str, flags: int) -> int:
     """A UDP port as getaddrinfo(3) reads it: numbers wrap at 65536, names come from /etc/services."""
     if _is_decimal(value) and len(value) <= _SHORT:
         return int(value) & 0xFFFF
-    from socket import IPPROTO_UDP, SOCK_DGRAM, getaddrinfo
-
     found = getaddrinfo(None, value, 0, SOCK_DGRAM, IPPROTO_UDP, flags)
     return int(found[0][4][1])
 
 
 def listen_port(value: str) -> int:
     """ListenPort of wg(8): a number or the name of a UDP service."""
-    from socket import AI_PASSIVE
-
     try:
         return _service(value, AI_PASSIVE)
     except (OSError, ValueError):

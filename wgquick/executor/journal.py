@@ -16,7 +16,7 @@ from wgquick.directory import opened
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
 from wgquick.net import without_keys
-from wgquick.plan.given import Given
+from wgquick.plan.given import read_given
 from wgquick.plan.steps import RunHook, from_record, recorded
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Journal:
         self._next = f"{name}{_SUFFIX}.next"
         self._hash_key = f"{name}.key"
         self._path = f"{directory}/{self._file}"
+        self._applied: tuple[dict[str, Any] | None, str] = None, "null"
 
     def start(self, path: str, hooks: tuple[Step, ...], *, contained: bool = False) -> None:
         """Begin a journal anew, with the configuration's path and the hooks for down."""
@@ -88,7 +89,7 @@ class Journal:
             *_head(record),
             *(_line({"undo": recorded(undo)}) for undo in record.undos),
             _line({"ifindex": record.ifindex}),
-            _line({"applied": record.applied}),
+            self._applied_line("applied", record.applied),
             _line({"complete": record.complete}),
         ]
         self._write("".join(lines), os.O_TRUNC, self._next)
@@ -112,11 +113,17 @@ class Journal:
 
     def apply(self, applied: dict[str, Any] | None) -> None:
         """Write down what is set up from the file now (`plan.applied.recorded`)."""
-        self._write(_line({"applied": applied}))
+        self._write(self._applied_line("applied", applied))
 
     def intend(self, intended: dict[str, Any]) -> None:
         """Write down what a reload is about to leave."""
-        self._write(_line({"intended": intended}))
+        self._write(self._applied_line("intended", intended))
+
+    def _applied_line(self, word: str, applied: dict[str, Any] | None) -> str:
+        """The line of `apply` or `intend`; a reload writes the same state with both."""
+        if self._applied[0] is not applied:
+            self._applied = applied, dumps(applied)
+        return f'{{"{word}": {self._applied[1]}}}\n'
 
     def digest(self) -> Callable[[bytes], str]:
         """A function that hashes a secret with the journal's own key, which is made if there is none."""
@@ -290,16 +297,12 @@ def _extended(record: Record, entry: object) -> Record:
         case {"applied": None}:
             return record._replace(applied=None, intended=None)
         case {"applied": {"peers": dict(peers)} as applied}:
-            return record._replace(applied=applied, intended=None, peers=_given(peers))
+            return record._replace(applied=applied, intended=None, peers=read_given(peers))
         case {"intended": dict(intended)}:
             return record._replace(intended=intended)
         case {"peers": dict(peers)}:
-            return record._replace(peers=_given(peers))
+            return record._replace(peers=read_given(peers))
     raise ValueError
-
-
-def _given(peers: dict[str, Any]) -> Earlier:
-    return {bytes.fromhex(key): Given(*fields) for key, fields in peers.items()}
 
 
 def _without_last(undos: tuple[Undo, ...], retracted: Undo) -> tuple[Undo, ...]:

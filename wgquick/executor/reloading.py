@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from wgquick.plan.current import Current
     from wgquick.plan.desired import Desired
     from wgquick.plan.difference import Move
+    from wgquick.plan.given import Earlier
     from wgquick.plan.steps import Step
     from wgquick.ports import Host
 
@@ -116,9 +117,10 @@ class _Reload:
         self._journal = Journal(host.journal_directory, self._name)
         self._record = _own(self._journal.read(), self._name, host)
         self._settings = _with_standing(settings, self._record)
-        self._before = _read(self._record.applied if self._record else None)
+        self._before = _read(self._record.applied, self._record.peers) if self._record else None
         self._known = _known(self._record, self._before, keep_foreign=wishes.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
+        self._aim: tuple[Desired, dict[str, Any]] | None = None
 
     def run(self) -> Outcome:
         look = self._look(may_resolve=True)
@@ -245,7 +247,11 @@ class _Reload:
             self._journal.intend(self._applied(wanted))
 
     def _applied(self, wanted: Desired) -> dict[str, Any]:
-        return applied.recorded(applied.of_desired(wanted, self._journal.digest(), self._known.hooked))
+        """What the journal gets, before the moves and after them: mostly the same."""
+        if self._aim is None or self._aim[0] is not wanted:
+            new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
+            self._aim = wanted, applied.recorded(new)
+        return self._aim[1]
 
     def _finish(self, run: Execution, wanted: Desired) -> None:
         """Note what is set up now. A journal that could not be read whole is only added to."""
@@ -323,11 +329,11 @@ def _with_standing(settings: Settings, record: Record | None) -> Settings:
     )
 
 
-def _read(raw: dict[str, Any] | None) -> Applied | None:
+def _read(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied | None:
     """The applied state; None if the journal does not have it or a later version wrote it."""
     if raw is not None:
         with suppress(ValueError, KeyError, TypeError):
-            return applied.from_record(raw)
+            return applied.from_record(raw, peers)
     return None
 
 

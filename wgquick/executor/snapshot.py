@@ -119,12 +119,10 @@ def _firewall(now: Current, host: Host, options: Options) -> str:
 
 def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, SocketAddress]) -> list[str]:
     """The addresses of the file's endpoints, each as the device has it, or is to get it."""
-    live = {peer.public_key: peer.endpoint for peer in now.device.peers} if now.device else {}
-    found = [
-        resolved.get(peer.endpoint) or live.get(key)
-        for key, peer in merged(settings).items()
-        if peer.endpoint is not None
-    ]
+    wanted = {key: peer.endpoint for key, peer in merged(settings).items() if peer.endpoint is not None}
+    peers = now.device.peers if now.device and wanted else ()
+    live = {peer.public_key: peer.endpoint for peer in peers if peer.endpoint is not None}
+    found = [resolved.get(endpoint) or live.get(key) for key, endpoint in wanted.items()]
     return list(dict.fromkeys(each.address for each in found if each is not None and not each.scope))
 
 

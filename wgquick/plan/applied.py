@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from wgquick.config import extras
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import FirewallRules, Prefix
+from wgquick.net import FirewallRules, Prefix, pack_address
 from wgquick.plan.current import LinkDns
-from wgquick.plan.given import Given, given
+from wgquick.plan.given import given, read_given
 from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, SetDns, SetFwmark, SetMtuUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from wgquick.config.settings import Settings
@@ -169,7 +169,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
     for destination, table in applied.routes:
         tables.setdefault(table, []).append(str(destination))
     return {
-        "peers": {key.hex(): list(each) for key, each in applied.peers.items()},
+        "peers": {key.hex(): each for key, each in applied.peers.items()},
         "private_key": applied.private_key,
         "addresses": " ".join(sorted(map(str, applied.addresses))),
         "routes": {str(table): " ".join(sorted(words)) for table, words in sorted(tables.items())},
@@ -186,17 +186,18 @@ def _recorded_rules(rules: FirewallRules) -> list[Any]:
     return [rules.kind, rules.family, [address.hex() for address in rules.addresses], rules.fwmark, rules.port]
 
 
-def from_record(record: dict[str, Any]) -> Applied:
-    """What `recorded` wrote; ValueError, KeyError or TypeError where it is none."""
+def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied:
+    """What `recorded` wrote; ValueError, KeyError or TypeError where it is none.
+
+    `peers` are the record's, if they have been read already.
+    """
     mtu, is_automatic = record["mtu"]
     mode, servers, search, full_tunnel = record["dns"]
     return Applied(
-        {bytes.fromhex(key): Given(*fields) for key, fields in record["peers"].items()},
+        read_given(record["peers"]) if peers is None else peers,
         record["private_key"],
         frozenset(map(Prefix.parse, record["addresses"].split())),
-        frozenset(
-            (Prefix.parse(word), int(table)) for table, words in record["routes"].items() for word in words.split()
-        ),
+        frozenset([(each, int(table)) for table, words in record["routes"].items() for each in _prefixes(words)]),
         mtu,
         is_automatic,
         record["fwmark"],
@@ -205,6 +206,14 @@ def from_record(record: dict[str, Any]) -> Applied:
         frozenset(map(bytes.fromhex, record["hooked"].split())),
         None if (lines := record.get("extras")) is None else tuple(lines),
     )
+
+
+def _prefixes(words: str) -> Iterator[Prefix]:
+    """The networks of a text; there may be 100,000."""
+    new = tuple.__new__
+    for word in words.split():
+        address, _, length = word.partition("/")
+        yield new(Prefix, (pack_address(address), int(length)))
 
 
 def _rules(kind: str, family: int, addresses: list[str], fwmark: int, port: int) -> FirewallRules:

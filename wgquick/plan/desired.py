@@ -58,8 +58,9 @@ def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) ->
         *up.set_dns(settings, facts.dns_mode, wanted),
         *up.add_routes(settings, _route_facts(settings, wanted, facts), strict=strict),
     ]
-    rules = tuple(step.rule._replace(priority=None) for step in steps if isinstance(step, AddRule))
     routes = [step for step in steps if isinstance(step, AddRoute)]
+    steps = [step for step in steps if not isinstance(step, AddRoute)]
+    rules = tuple(step.rule._replace(priority=None) for step in steps if isinstance(step, AddRule))
     mtus = [step.mtu for step in steps if isinstance(step, SetMtuUp)]
     dns = [LinkDns(*step[1:]) for step in steps if isinstance(step, SetDns)]
     return Desired(
@@ -84,11 +85,12 @@ def allowed_ips(settings: Settings) -> tuple[AllowedIP, ...]:
     found: dict[AllowedIP, None] = {}
     for peer in merged(settings).values():
         for ip in peer.allowed_ips:
-            plain = AllowedIP(ip.address, ip.length)
-            if ip.change == "-":
-                found.pop(plain, None)
+            if not ip.change:
+                found[ip] = None
+            elif ip.change == "-":
+                found.pop(AllowedIP(ip.address, ip.length), None)
             else:
-                found[plain] = None
+                found[AllowedIP(ip.address, ip.length)] = None
     return tuple(found)
 
 

@@ -249,22 +249,32 @@ class _Routes:
         ours = _guessed(wanted, now, plain) if known.routes is None else known.routes
         self._wanted = {(route.destination, route.table): None for route in wanted.routes}
         spared = {(ip.address, ip.length) for ip in _unwanted_allowed_ips(wanted, now, known)}
-        self._gone = sorted(each for each in plain & ours if each not in self._wanted and each[0] not in spared)
-        # A route of somebody else's that leads the same way does as well.
+        gone = (plain & ours).difference(self._wanted)
+        self._gone = sorted(each for each in gone if each[0] not in spared)
+        missing = [each for each in self._wanted if each not in plain]
+        self._missing = self._without_covered(missing, wanted, now, ours) if missing else []
+        staying = set(networks(wanted.addresses))
+        of_addresses = {r.destination for r in now.routes if r.is_of_an_address and r.table == MAIN_TABLE}
+        self._shadowed = {p for p in of_addresses if p.family == 4} - staying
+
+    def _without_covered(
+        self,
+        missing: list[tuple[Prefix, int]],
+        wanted: Desired,
+        now: Current,
+        ours: frozenset[tuple[Prefix, int]] | set[tuple[Prefix, int]],
+    ) -> list[tuple[Prefix, int]]:
+        """The missing routes; one that somebody else added and that leads the same way does as well."""
         there = {_place(route) for route in now.routes if not route.is_of_an_address}
         others = [r for r in now.routes if not r.is_of_an_address and (r.destination, r.table) not in ours]
         covers = up.Coverage(route.destination for route in others if route.table == MAIN_TABLE)
         is_automatic = up.routes_automatically(wanted.settings)
-        self._missing = [
+        return [
             each
-            for each in self._wanted
-            if each not in plain
-            and (*each, _metric(each[0])) not in there
+            for each in missing
+            if (*each, _metric(each[0])) not in there
             and not (is_automatic and each[1] == MAIN_TABLE and covers(AllowedIP(*each[0])))
         ]
-        staying = set(networks(wanted.addresses))
-        of_addresses = {r.destination for r in now.routes if r.is_of_an_address and r.table == MAIN_TABLE}
-        self._shadowed = {p for p in of_addresses if p.family == 4} - staying
 
     def added(self) -> Iterator[Move]:
         beside = [each for each in self._missing if each[1] == MAIN_TABLE and each[0] in self._shadowed]

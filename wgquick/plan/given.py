@@ -6,6 +6,7 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.net import PublicKey
@@ -40,9 +41,20 @@ def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
     return Given(endpoint, peer.persistent_keepalive, key is not None, bool(peer.allowed_ips), hashed)
 
 
+def read_given(peers: dict[str, Any]) -> Earlier:
+    """What the journal has of `given`; ValueError or TypeError if it is none."""
+    new, count, key_of = tuple.__new__, len(Given._fields), bytes.fromhex
+    return {
+        key_of(key): new(Given, fields) if len(fields) == count else Given(*fields) for key, fields in peers.items()
+    }
+
+
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
     """The peers; sections with the same key are joined as in `wg setconf`."""
-    found: dict[PublicKey, PeerSettings] = {}
+    found = {peer.public_key: peer for peer in settings.peers}
+    if len(found) == len(settings.peers):
+        return found
+    found.clear()
     for peer in settings.peers:
         earlier = found.get(peer.public_key)
         found[peer.public_key] = peer if earlier is None else _joined(earlier, peer)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wgquick.plan.given import Earlier
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
+_NOTHING_GIVEN = Given()
 _SHOWN = 8  # networks in one line of the transcript
 THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
 """A peer that gets the AllowedIPs that others lose, and is then removed.
@@ -30,7 +31,6 @@ THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
 So no peer is without its other networks for a moment, as it is while a list is replaced, and no kernel is too old:
 the removal of a single one came with Linux 6.16.
 """
-Network = tuple[bytes, int]
 
 
 class DeviceChange(NamedTuple):
@@ -51,7 +51,8 @@ class DeviceChange(NamedTuple):
 def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tuple[Endpoint, ...]:
     """The endpoints to look up: of new peers, and those that the file has changed."""
     live = {peer.public_key: peer for peer in device.peers}
-    wanted = (p.endpoint for key, p in merged(settings).items() if _moves(p, live.get(key), earlier))
+    named = ((key, peer) for key, peer in merged(settings).items() if peer.endpoint is not None)
+    wanted = (peer.endpoint for key, peer in named if _moves(peer, live.get(key), earlier))
     return tuple(dict.fromkeys(endpoint for endpoint in wanted if endpoint))
 
 
@@ -85,11 +86,10 @@ def change(
     wanted = merged(settings)
     live = {peer.public_key: peer for peer in device.peers}
     networks = _Networks(wanted, live, earlier)
-    changed = (_peer_change(peer, live.get(key), earlier, resolved, networks) for key, peer in wanted.items())
+    changed = [_peer_change(peer, live.get(key), earlier, resolved, networks) for key, peer in wanted.items()]
     goes = _Goes(earlier, hooked, keep_foreign)
     gone = [key for key in live if key not in wanted and goes(key)]
-    removed = {key: networks.removed(live[key]) for key in wanted if key in live}
-    removed = {key: each for key, each in removed.items() if each}
+    removed = {key: each for key in wanted if key in live and (each := networks.removed(live[key]))}
     mark = fwmark if fwmark != device.fwmark else None
     first = DeviceConfig(
         _private_key(settings, device),
@@ -123,9 +123,11 @@ def _notes(
     wanted: Mapping[PublicKey, PeerSettings], live: Mapping[PublicKey, DevicePeer], earlier: Earlier | None
 ) -> Iterator[str]:
     for key, before in (earlier or {}).items():
+        if not before.endpoint:
+            continue
         peer = wanted.get(PublicKey(key))
         has = live.get(PublicKey(key))
-        if peer is not None and peer.endpoint is None and before.endpoint and has is not None and has.endpoint:
+        if peer is not None and peer.endpoint is None and has is not None and has.endpoint:
             yield f"[!] The endpoint of {peer.public_key} stays {has.endpoint}: a device cannot forget one"
 
 
@@ -176,39 +178,43 @@ class _Networks:
     def __init__(
         self, wanted: dict[PublicKey, PeerSettings], live: dict[PublicKey, DevicePeer], earlier: Earlier | None
     ) -> None:
-        self._claims: dict[PublicKey, dict[Network, None]] = {}
-        self._owner: dict[Network, PublicKey] = {}
+        self._claims: dict[PublicKey, tuple[AllowedIP, ...]] = {}
+        self._owner: dict[AllowedIP, PublicKey] = {}
         for key, peer in wanted.items():
-            claims = _claims(peer, live.get(key), earlier)
-            self._claims[key] = claims
-            self._owner |= dict.fromkeys(claims, key)
+            claims = self._claims[key] = _claims(peer, live.get(key), earlier)
+            for ip in claims:
+                self._owner[ip] = key
 
     def added(self, key: PublicKey, live: DevicePeer | None) -> tuple[AllowedIP, ...]:
         """The AllowedIPs that the peer gets; those of another peer leave that one by it."""
-        has = {(ip.address, ip.length) for ip in live.allowed_ips} if live else set()
-        claims = (network for network in self._claims[key] if self._owner[network] == key)
-        return tuple(AllowedIP(*network) for network in claims if network not in has)
+        owner, has = self._owner, live.allowed_ips if live else ()
+        if self._claims[key] == has:
+            return ()
+        there = set(has)
+        return tuple([ip for ip in self._claims[key] if owner[ip] == key and ip not in there])
 
     def removed(self, live: DevicePeer) -> tuple[AllowedIP, ...]:
         """Those of a live peer that nobody claims."""
-        has = ((ip.address, ip.length) for ip in live.allowed_ips)
-        return tuple(AllowedIP(*network) for network in has if network not in self._owner)
+        owner = self._owner
+        return tuple([ip for ip in live.allowed_ips if ip not in owner])
 
 
-def _claims(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> dict[Network, None]:
+def _claims(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> tuple[AllowedIP, ...]:
     """The networks that a peer claims: the file's, or where the file gives none and never did the device's."""
-    before = (earlier or {}).get(peer.public_key.raw)
-    keeps = not peer.replace_allowed_ips or (
-        not peer.allowed_ips and before is not None and not before.has_allowed_ips
-    )
-    has = live.allowed_ips if live and keeps else ()
-    claims: dict[Network, None] = dict.fromkeys((ip.address, ip.length) for ip in has)
+    keeps = not peer.replace_allowed_ips
+    if not keeps and not peer.allowed_ips:
+        before = (earlier or {}).get(peer.public_key.raw)
+        keeps = before is not None and not before.has_allowed_ips
+    if len(peer.allowed_ips) == 1 and not keeps and not peer.allowed_ips[0].change:  # most peers
+        return peer.allowed_ips
+    claims: dict[AllowedIP, None] = dict.fromkeys(live.allowed_ips if live and keeps else ())
     for ip in peer.allowed_ips:
+        plain = ip._replace(change="") if ip.change else ip
         if ip.change == "-":
-            claims.pop((ip.address, ip.length), None)
+            claims.pop(plain, None)
         else:
-            claims[ip.address, ip.length] = None
-    return claims
+            claims[plain] = None
+    return tuple(claims)
 
 
 def _peer_change(
@@ -219,17 +225,16 @@ def _peer_change(
     networks: _Networks,
 ) -> PeerConfig | None:
     """The attributes of one peer that change; None if none does."""
-    before = (earlier or {}).get(peer.public_key.raw, Given())
+    key = peer.public_key
+    before = (earlier or {}).get(key.raw, _NOTHING_GIVEN)
     endpoint = resolved.get(peer.endpoint) if peer.endpoint and _moves(peer, live, earlier) else None
-    config = PeerConfig(
-        peer.public_key,
-        update_only=live is not None,
-        preshared_key=_preshared_key(peer, live, before),
-        endpoint=endpoint if live is None or endpoint != live.endpoint else None,
-        persistent_keepalive=_keepalive(peer, live, before),
-        allowed_ips=networks.added(peer.public_key, live),
-    )
-    return None if live is not None and config == PeerConfig(peer.public_key, update_only=True) else config
+    if live is not None and endpoint == live.endpoint:
+        endpoint = None
+    preshared_key, keepalive = _preshared_key(peer, live, before), _keepalive(peer, live, before)
+    allowed_ips = networks.added(key, live)
+    if live is not None and preshared_key is None and endpoint is None and keepalive is None and not allowed_ips:
+        return None
+    return PeerConfig(key, False, live is not None, preshared_key, endpoint, keepalive, False, allowed_ips)
 
 
 def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -> SecretKey | None:

@@ -138,7 +138,9 @@ def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> 
 
 def route_order(allowed_ips: Iterable[AllowedIP]) -> list[AllowedIP]:
     """Longest prefix first, then in reverse byte order of the text: `sort -nr -k 2 -t /` under LC_ALL=C."""
-    return sorted(set(allowed_ips), key=lambda ip: (ip.length, address_text(ip.address)), reverse=True)
+    found = sorted(set(allowed_ips), key=lambda ip: address_text(ip[0]), reverse=True)
+    found.sort(key=lambda ip: ip[1], reverse=True)
+    return found
 
 
 def add_routes(settings: Settings, facts: RouteFacts, *, strict: bool = False) -> tuple[Step, ...]:
@@ -153,7 +155,8 @@ def add_routes(settings: Settings, facts: RouteFacts, *, strict: bool = False) -
 
 
 def _route(settings: Settings, ip: AllowedIP, table: int, word: str = "") -> AddRoute:
-    return AddRoute(Route(Prefix(ip.address, ip.length), settings.name, table), word)
+    new = tuple.__new__  # there may be 100,000
+    return new(AddRoute, (new(Route, (new(Prefix, ip[:2]), settings.name, table)), word, False))
 
 
 def _automatic_routes(
@@ -181,13 +184,13 @@ class Coverage:
             self._networks.setdefault((bits, route.length), set()).add(network)
 
     def __call__(self, ip: AllowedIP) -> bool:
-        bits = len(ip.address) * 8
-        number = int.from_bytes(ip.address, "big")
-        return any(
-            number >> (bits - length) in networks
-            for (width, length), networks in self._networks.items()
-            if width == bits and length <= ip.length
-        )
+        address, most, _ = ip
+        bits = len(address) * 8
+        number = int.from_bytes(address, "big")
+        for (width, length), networks in self._networks.items():
+            if width == bits and length <= most and number >> (bits - length) in networks:
+                return True
+        return False
 
 
 def next_priority(rules: Iterable[Rule], family: int) -> int:

@@ -74,12 +74,12 @@ def numbered(request: bytes, sequence: int) -> bytes:
 def messages(data: bytes) -> Iterator[Message]:
     """The messages of one datagram, in order."""
     offset, end = 0, len(data)
-    unpack, size = HEADER.unpack_from, HEADER.size
+    unpack, size, new = HEADER.unpack_from, HEADER.size, tuple.__new__
     while offset + size <= end:
         length, kind, flags, sequence, _ = unpack(data, offset)
         if not size <= length <= end - offset:
             raise ValueError(f"a netlink message of {length} bytes in {end - offset}")
-        yield Message(kind, flags, sequence, data[offset + size : offset + length])
+        yield new(Message, (kind, flags, sequence, data[offset + size : offset + length]))
         offset += length + 3 & ~3
 
 

@@ -159,11 +159,12 @@ class RtNetlink:
                 if refused.errno in (errno.ENOENT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
                     continue
                 raise
-            entries = map(rtnl_codec.decode_link_route, answers)
+            entries = map(rtnl_codec.link_route_decoder(), answers)
+            size = 4 if family == 4 else 16
             found += [
                 route
                 for output, route in entries
-                if output == index and route is not None and route.destination.family == family
+                if output == index and route is not None and len(route[0][0]) == size
             ]
         return found
 

@@ -285,6 +285,31 @@ def decode_link_route(answer: Message) -> tuple[int, LinkRoute | None]:
     return output, route
 
 
+def link_route_decoder() -> Callable[[Message], tuple[int, LinkRoute | None]]:
+    """`decode_link_route` for a dump: routes that differ in the network alone are decoded once."""
+    known: dict[tuple[bytes, bytes, bytes], tuple[int, tuple[object, ...]]] = {}
+    new = tuple.__new__
+
+    def decode(answer: Message) -> tuple[int, LinkRoute | None]:
+        body = answer.body
+        start, end = (24, 28) if body[:1] == _AF_INET else (24, 40)
+        shape = body[:1], body[2:start], body[end:]
+        like = known.get(shape)
+        if like is not None:
+            output, rest = like
+            return output, new(LinkRoute, (new(Prefix, (body[start:end], body[1])), *rest))
+        output, route = decode_link_route(answer)
+        # RTMSG, RTA_TABLE, and then the header of RTA_DST (fib_dump_info, rt6_fill_node)
+        if route is not None and body[20:24] == ATTRIBUTE.pack(4 + end - start, RTA_DST):
+            known[shape] = output, route[1:]
+        return output, route
+
+    return decode
+
+
+_AF_INET = bytes([AF_INET])
+
+
 def decode_link_address(answer: Message) -> tuple[int, LinkAddress]:
     """An RTM_NEWADDR with all attributes: the link's index and the address."""
     _, length, flags, scope, index = IFADDR.unpack_from(answer.body)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from wgquick.device import DeviceConfig, PeerConfig
 
+    _Settings = tuple[SecretKey | None, SocketAddress | None, int, float, int, int]
+
 GET = b"get=1\n\n"
 END = b"\n\n"
 _NO_KEY = bytes(KEY_LENGTH)
@@ -79,21 +81,27 @@ def decode(name: str, answer: bytes) -> Device:
 
 
 def _decode(name: str, answer: str) -> Device:
-    device: dict[str, str] = {}
+    first, *blocks = f"\n{answer}".split("\npublic_key=")
+    device = _fields(first)
+    known: dict[str, _Settings] = {}  # many peers have nothing but their key and networks
     peers: list[DevicePeer] = []
-    fields, allowed = device, []
-    for line in answer.split("\n"):
-        key, _, value = line.partition("=")
-        if key == "allowed_ip":
-            allowed.append(_allowed_ip(value))
-            continue
-        if key == "public_key":
-            if fields is not device:
-                peers.append(_peer(fields, allowed))
-            fields, allowed = {}, []
-        fields[key] = value
-    if fields is not device:
-        peers.append(_peer(fields, allowed))
+    new, key_of, pack = tuple.__new__, bytes.fromhex, pack_address
+    for block in blocks:
+        settings, *networks = block.split("\nallowed_ip=")
+        allowed = []
+        for network in networks:
+            network, _, more = network.partition("\n")
+            address, _, length = network.partition("/")
+            allowed.append(new(AllowedIP, (pack(address), int(length), "")))
+            if more:
+                settings = f"{settings}\n{more}"
+        key, _, settings = settings.partition("\n")
+        found = known.get(settings)
+        if found is None:
+            found = known[settings] = _settings(_fields(settings))
+        preshared_key, endpoint, keepalive, *counted = found
+        peer = (new(PublicKey, (key_of(key),)), preshared_key, endpoint, keepalive, tuple(allowed), *counted)
+        peers.append(new(DevicePeer, peer))
     return Device(
         name=name,
         private_key=_secret(device),
@@ -103,28 +111,30 @@ def _decode(name: str, answer: str) -> Device:
     )
 
 
-def _peer(fields: dict[str, str], allowed: list[AllowedIP]) -> DevicePeer:
-    seconds, nanoseconds = (int(fields.get(f"last_handshake_time_{unit}", 0)) for unit in ("sec", "nsec"))
-    return DevicePeer(
-        public_key=PublicKey(bytes.fromhex(fields["public_key"])),
-        preshared_key=_secret(fields, "preshared_key"),
-        endpoint=socket_address(fields["endpoint"]) if "endpoint" in fields else None,
-        persistent_keepalive=int(fields.get("persistent_keepalive_interval", 0)),
-        allowed_ips=tuple(allowed),
-        last_handshake=seconds + nanoseconds / 1e9,
-        rx_bytes=int(fields.get("rx_bytes", 0)),
-        tx_bytes=int(fields.get("tx_bytes", 0)),
+def _fields(text: str) -> dict[str, str]:
+    fields = {}
+    for line in text.split("\n"):
+        key, _, value = line.partition("=")
+        fields[key] = value
+    return fields
+
+
+def _settings(fields: dict[str, str]) -> _Settings:
+    """The fields of DevicePeer but for the key and the networks."""
+    get = fields.get
+    return (
+        _secret(fields, "preshared_key"),
+        socket_address(fields["endpoint"]) if "endpoint" in fields else None,
+        int(get("persistent_keepalive_interval", 0)),
+        int(get("last_handshake_time_sec", 0)) + int(get("last_handshake_time_nsec", 0)) / 1e9,
+        int(get("rx_bytes", 0)),
+        int(get("tx_bytes", 0)),
     )
 
 
 def _secret(fields: dict[str, str], key: str = "private_key") -> SecretKey | None:
     raw = bytes.fromhex(fields.get(key, ""))
     return SecretKey(raw) if raw not in (b"", _NO_KEY) else None
-
-
-def _allowed_ip(value: str) -> AllowedIP:
-    address, _, length = value.partition("/")
-    return AllowedIP(pack_address(address), int(length))
 
 
 def socket_address(value: str) -> SocketAddress:

@@ -1,0 +1,211 @@
+"""Times `wgq reload` after one of many peers has changed, beside `wg syncconf` of the same file, in turn.
+
+    python -m benchmarks.reload --peers 10000 --rounds 7      # over wgq-userspace, in a namespace
+    python -m benchmarks.reload --kernel --peers 2000         # over the kernel's WireGuard, in a VM without KVM
+    python -m benchmarks.reload --stages                      # where the time of one reload goes
+
+`wg syncconf` reads no wg-quick file, so wg-quick(8) documents `wg syncconf NAME <(wg-quick strip NAME)`. The table
+has this by way of a file, the same with `wgq strip`, and `wg syncconf` of a file that is stripped already. Each
+figure is the median of the rounds: seconds, and seconds of the processor, which other programs change less. The
+daemon's own time does not count. Needs root and what scripts/test installs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.updown import FIRST_NETWORK, NAME, key
+from tests.namespaces import host
+
+if TYPE_CHECKING:
+    from tests.namespaces import Namespace
+
+WGQ = [sys.executable, "-m", "wgquick"]
+STRIPPED = "/run/stripped.conf"
+COMMANDS = {
+    "wgq reload": [*WGQ, "reload", NAME],
+    "wg-quick strip, wg syncconf": [
+        "sh",
+        "-c",
+        f"wg-quick strip {NAME} >{STRIPPED} && wg syncconf {NAME} {STRIPPED}",
+    ],
+    "wgq strip, wg syncconf": [
+        "sh",
+        "-c",
+        f"{' '.join(WGQ)} strip {NAME} >{STRIPPED} && wg syncconf {NAME} {STRIPPED}",
+    ],
+    "wg syncconf alone": ["wg", "syncconf", NAME, STRIPPED],
+    "wgq reload, nothing changed": [*WGQ, "reload", NAME],
+}
+FIRST, UNCHANGED = "wgq reload", "wgq reload, nothing changed"
+STAGES = (
+    ("wgquick.cli.main", "run", "all, but for the interpreter's start"),
+    ("wgquick.api", "load", "  the file, to values"),
+    ("wgquick.executor.reloading", "_Reload.__init__", "  the journal, to values"),
+    ("wgquick.executor.snapshot", "current", "  what the host has"),
+    ("wgquick.system.wireguard", "Control.get", "    the device"),
+    ("wgquick.system.netlink", "RtNetlink.link_routes", "    the routes"),
+    ("wgquick.executor.reloading", "desired", "  what the file wants"),
+    ("wgquick.plan.reload", "change", "  the difference of the device"),
+    ("wgquick.executor.reloading", "difference", "  the difference of all else"),
+    ("wgquick.executor.reloading", "_Reload._apply", "  the changes"),
+    ("wgquick.executor.reloading", "_Reload._intend", "  the journal before them"),
+    ("wgquick.executor.reloading", "_Reload._finish", "  the journal after them"),
+)
+"""Modules, their functions, and what these do; a deeper one is part of the one above it."""
+
+
+class Timing(NamedTuple):
+    """Seconds, and seconds of the processor."""
+
+    elapsed: float
+    processor: float
+
+
+class File:
+    """A file of many peers with a route each; `edited` changes the keepalive of the one in the middle."""
+
+    def __init__(self, peers: int) -> None:
+        head = f"[Interface]\nPrivateKey = {key()}\nListenPort = 51820\nAddress = 10.200.0.1/24\n"
+        networks = (ipaddress.IPv4Address(FIRST_NETWORK + 256 * number) for number in range(peers))
+        sections = [f"[Peer]\nPublicKey = {key()}\nAllowedIPs = {network}/24\n" for network in networks]
+        middle = peers // 2
+        self._before, self._after = "".join((head, *sections[: middle + 1])), "".join(sections[middle + 1 :])
+        self._seconds = 25
+
+    def edited(self) -> str:
+        self._seconds = 51 - self._seconds
+        return f"{self._before}PersistentKeepalive = {self._seconds}\n{self._after}"
+
+
+def measure(peers: int, rounds: int) -> dict[str, Timing]:
+    """The medians of the commands on one machine; SystemExit if one did not do its work."""
+    file = File(peers)
+    taken: dict[str, list[Timing]] = {name: [] for name in COMMANDS}
+    with host() as machine:
+        machine.uplink()
+        _write(machine, file.edited())
+        machine.run([*WGQ, "up", NAME], timeout=900)
+        for _ in range(rounds):
+            for name, command in COMMANDS.items():
+                if name != UNCHANGED:
+                    _write(machine, file.edited())
+                    machine.run(["sh", "-c", f"{' '.join(WGQ)} strip {NAME} >{STRIPPED}"], timeout=900)
+                taken[name].append(_timed(machine, command))
+                _check(machine, name)
+                machine.run([*WGQ, "reload", NAME], timeout=900)  # brings the journal up to date
+    return {name: _median(timings) for name, timings in taken.items()}
+
+
+def _write(machine: Namespace, text: str) -> None:
+    machine.run(["sh", "-c", f"umask 077; cat >/etc/wireguard/{NAME}.conf"], input=text)
+
+
+def _check(machine: Namespace, name: str) -> None:
+    live = machine.out("wg", "show", NAME, "persistent-keepalive").split()
+    wanted = machine.out("sed", "-n", "s/^PersistentKeepalive = //p", f"/etc/wireguard/{NAME}.conf").strip()
+    if wanted not in live:
+        raise SystemExit(f"{name}: no peer has the keepalive {wanted}")
+
+
+def _timed(machine: Namespace, command: list[str]) -> Timing:
+    before, began = os.times(), time.perf_counter()
+    machine.run(command, timeout=900)
+    after, ended = os.times(), time.perf_counter()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return Timing(ended - began, processor)
+
+
+def _median(timings: list[Timing]) -> Timing:
+    return Timing(*map(statistics.median, zip(*timings, strict=True)))
+
+
+def table(medians: dict[str, Timing]) -> str:
+    """The figures as Markdown, each with its ratio to those of `wgq reload`."""
+    first = medians[FIRST]
+    rows = ["| | seconds | processor, seconds | processor, wgq reload over it |", "|---|---|---|---|"]
+    rows += [
+        f"| {name} | {each.elapsed:.3f} | {each.processor:.3f} | {first.processor / each.processor:.2f}x |"
+        for name, each in medians.items()
+    ]
+    return "\n".join(rows)
+
+
+def stages(peers: int) -> str:
+    """The processor's milliseconds of one reload's parts, in this process, as Markdown."""
+    file = File(peers)
+    with host() as machine:
+        machine.uplink()
+        _write(machine, file.edited())
+        machine.run([*WGQ, "up", NAME])
+        _write(machine, file.edited())
+        found: dict[str, float] = machine.call(_staged)
+    rows = [f"| {'&emsp;' * (words.count('  '))}{words.strip()} | {found[words]:.0f} |" for *_, words in STAGES]
+    return "\n".join(["| | processor, ms |", "|---|---|", *rows])
+
+
+def _staged() -> dict[str, float]:
+    import gc
+
+    gc.disable()  # as `wgq` does
+    taken: dict[str, float] = {}
+    for module, path, words in STAGES:
+        holder: Any = import_module(module)
+        *outer, last = path.split(".")
+        for each in outer:
+            holder = getattr(holder, each)
+        setattr(holder, last, _watched(getattr(holder, last), words, taken))
+    import_module("wgquick.cli.main").run(["reload", NAME])
+    return taken
+
+
+def _watched(function: Any, words: str, taken: dict[str, float]) -> Any:
+    def watched(*values: Any, **named: Any) -> Any:
+        began = time.process_time()
+        try:
+            return function(*values, **named)
+        finally:
+            taken[words] = taken.get(words, 0) + (time.process_time() - began) * 1000
+
+    return watched
+
+
+def in_vm(peers: int, rounds: int) -> dict[str, Timing]:
+    """`measure` over the kernel's WireGuard, in the VM of tests/kernel."""
+    from tests.kernel import vm
+
+    with tempfile.TemporaryDirectory() as folder:
+        lines = vm.run(Path(folder), "benchmarks.reload", "--peers", str(peers), "--rounds", str(rounds), "--json")
+    return {name: Timing(*figures) for name, figures in json.loads(lines[-1])}
+
+
+def main() -> None:
+    """Measure what the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--kernel", action="store_true", help="boot a VM and measure there")
+    parser.add_argument("--stages", action="store_true", help="show where the time of one reload goes")
+    parser.add_argument("--json", action="store_true", help="print the medians as a line of JSON")
+    given = parser.parse_args()
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "wgquick"], check=False)
+    if given.stages:
+        print(stages(given.peers))
+        return
+    medians = (in_vm if given.kernel else measure)(given.peers, given.rounds)
+    print(json.dumps(list(medians.items())) if given.json else table(medians))
+
+
+if __name__ == "__main__":
+    main()
