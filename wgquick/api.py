@@ -391,7 +391,7 @@ def doctor(
     the file of the other end, for comparison. It takes at most ten seconds per interface, or `listen` seconds. Only
     `fix` changes the host: it restores what was lost and reports it to `transcript`.
     """
-    from wgquick.config.location import file_here, interface_name
+    from wgquick.config.location import configured, file_here, interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
     from wgquick.system import inspection
 
@@ -405,7 +405,11 @@ def doctor(
     else:
         names = {each: each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None}
     if not names:
-        raise WgqError("no WireGuard interface is up", remedy="Name one: wgq doctor wg0")
+        files = configured()
+        if len(files) != 1:
+            remedy = f"Name one, such as: wgq doctor {files[0] if files else 'wg0'}"
+            raise WgqError("no WireGuard interface is up", remedy=remedy)
+        names = {files[0]: files[0]}
     return {name: examine(name, given, host, inspection, asked, say) for name, given in names.items()}
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.matrix import DNS, FULL, FULL_SERVER, HOSTS, NAMED, edited, interface
-from tests.faults.world import CLIENT, SERVER, WORDS, filled, world
+from tests.faults.matrix import DNS, FULL, FULL_SERVER, HOSTS, NAMED, NFT_IN, edited, interface
+from tests.faults.world import BACKENDS, CLIENT, SERVER, WORDS, filled, world
 from wgquick.options import Options
 
 if TYPE_CHECKING:
@@ -144,7 +144,63 @@ def test_without_a_name_every_interface_is_looked_at(made: World) -> None:
     start(made)
     assert "wg0: nothing is wrong" in doctor(made).stdout
     made.script("here", "ip link delete wg0")
+    assert "wg0 was up and is gone" in doctor(made, status=1).stdout
+    made.write("here", CLIENT, "wg1")
     assert "no WireGuard interface is up" in doctor(made, status=1).stderr
+
+
+def listened(made: World, *arguments: str, backend: str = BACKENDS[0], status: int = 1) -> list[dict[str, str]]:
+    """What `doctor --listen` at the other end finds, while the client knocks there."""
+    assert not made.up("here", backend=backend)
+    made.script("here", "(ping -i0.2 10.66.0.1 >/dev/null 2>&1 &)")
+    command = [sys.executable, "-m", "wgquick", "doctor", "--listen", "7", "--json", *arguments]
+    done = made.there.run(command, check=False, env=dict(os.environ))
+    assert done.returncode == status, done.stderr
+    found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("there", "code", "told"),
+    [
+        (SERVER, "knock-known", WORDS["here"]),
+        (edited(SERVER, ("@here@", "@other@")), "knock-unknown-key", WORDS["here"]),
+        (edited(SERVER, ("@there_secret@", "@third_secret@")), "knock-wrong-key", WORDS["third"]),
+    ],
+    ids=["a peer", "a stranger", "another key"],
+)
+def test_the_file_alone_tells_who_knocks(made: World, backend: str, there: str, code: str, told: str) -> None:
+    """The interface was never up at the end that is called, whatever the caller's backend is."""
+    made.write("here", CLIENT)
+    made.write("there", there)
+    found = {each["code"]: each for each in listened(made, backend=backend)}
+    assert next(iter(found)) == "not-up"
+    assert told in str(found[code])
+
+
+def test_a_firewall_before_an_interface_that_is_not_up_is_told(made: World) -> None:
+    made.write("here", CLIENT)
+    made.write("there", SERVER)
+    made.script("there", NFT_IN + "nft add rule inet guard in udp dport 51820 drop")
+    found = {each["code"]: each["message"] for each in listened(made, "wg0")}
+    assert "by `udp dport 51820 drop' in chain in of table inet guard" in found["input-blocked"]
+
+
+def test_who_listens_in_vain_is_told_so(made: World) -> None:
+    made.write("here", edited(CLIENT, ("198.51.100.2", "198.51.100.3")))
+    made.write("there", SERVER)
+    assert [each["code"] for each in listened(made)] == ["not-up", "knock-none"]
+    made.write("there", edited(SERVER, ("ListenPort = 51820\n", "")))
+    said = made.there.run([sys.executable, "-m", "wgquick", "doctor", "--listen", "1"], check=False).stdout
+    assert "there is no port to listen at" in said
+
+
+def test_listening_at_an_interface_that_works_says_who_comes(made: World) -> None:
+    made.write("here", CLIENT)
+    made.write("there", SERVER)
+    assert not made.up("there")
+    assert [each["code"] for each in listened(made, "wg0", status=0)] == ["knock-known"]
 
 
 @pytest.mark.parametrize("seconds", ["x", "-1", "nan", "1e9"])

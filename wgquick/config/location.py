@@ -74,6 +74,16 @@ def interface_name(target: str) -> str:
     return _name_of(_given_path(target, DIRECTORY))
 
 
+def configured(directory: str = DIRECTORY) -> list[str]:
+    """The names of the interfaces that have a file in `directory`, in order."""
+    try:
+        files = os.listdir(directory)
+    except OSError:
+        return []
+    names = (file[: -len(_SUFFIX)] for file in files if file.endswith(_SUFFIX))
+    return sorted(name for name in names if is_valid_name(name))
+
+
 def is_valid_name(name: str) -> bool:
     """Whether wg-quick's rule and the kernel allow the interface name."""
     return 0 < len(name) <= _LONGEST and not name.strip(_LETTERS) and name not in _REFUSED

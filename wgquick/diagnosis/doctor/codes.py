@@ -78,6 +78,8 @@ _TABLE = (
      "no-answer answer-refused"),
     ("knock-unknown-key", WARNING, "somebody knocks whose key no peer has", "no-answer"),
     ("knock-stale-clock", ERROR, "a peer knocks with a clock that is behind", "no-answer"),
+    ("knock-known", INFO, "a peer knocks: the way from there to here is clear"),
+    ("knock-none", INFO, "nobody knocked while doctor listened"),
     ("answer-refused", ERROR, "an answer comes and is not accepted: the preshared keys differ",
      "no-answer no-data-back"),
     ("peer-busy", WARNING, "the other end is under load", "no-answer no-data-back"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.counters import Diagnostics
     from wgquick.device import Device, DevicePeer
+    from wgquick.diagnosis.knocks import Heard
     from wgquick.diagnosis.signatures import Sign
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
@@ -121,7 +122,8 @@ class Evidence(NamedTuple):
     `routes` are those through the link, by table; `ways` of addresses inside AllowedIPs; `resolved` has for each
     endpoint that is a name its addresses, None if it does not resolve. `local` are all addresses of the host.
     `counted` are the daemon's counters, None if it has none; `counted_before` those before it was watched.
-    `signs` is what the wire told in `listened` seconds. `passed_on` are the sources and destinations of packets
+    `signs` is what the wire told in `listened` seconds, `heard` what came in detail, None if nobody listened.
+    `listen` are the seconds that were asked for. `passed_on` are the sources and destinations of packets
     that came out of the tunnel and are not for this host. `parameters` are kernel parameters by their path below
     /proc/sys, None if the kernel has none.
     """
@@ -159,6 +161,8 @@ class Evidence(NamedTuple):
     signs: tuple[Sign, ...] = ()
     passed_on: tuple[tuple[str, str], ...] = ()
     listened: float = 0.0
+    listen: float = 0.0
+    heard: Heard | None = None
     counted_before: Diagnostics | None = None
     counted: Diagnostics | None = None
 
@@ -186,6 +190,12 @@ class Evidence(NamedTuple):
     def fwmark(self) -> int:
         """The device's mark; 0 if it has none or there is no device."""
         return self.device.fwmark if self.device else 0
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port: the device's, else the file's; 0 if neither has one."""
+        own = self.device.listen_port if self.device else 0
+        return own or (self.settings.listen_port if self.settings else 0) or 0
 
     @property
     def hooks(self) -> str:

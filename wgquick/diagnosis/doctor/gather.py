@@ -12,7 +12,7 @@ from wgquick.config.parser import examine
 from wgquick.config.tables import table_number
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside, PortState
-from wgquick.diagnosis.doctor.watching import watched
+from wgquick.diagnosis.doctor.watching import overheard, watched
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import observe
@@ -69,6 +69,7 @@ def gather(
     evidence = Evidence(
         name,
         time.time(),
+        listen=listen,
         file=file,
         record=_record(name, host),
         link=links.get(name),
@@ -90,6 +91,8 @@ def gather(
         after = {link.name: link for link in senses.links()}
         counted = _counted(name, host)
         evidence = evidence._replace(link_after=after.get(name), counted=counted)
+    elif listen:
+        evidence = overheard(evidence, senses, listen)
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
 
 

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
+from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.counted import counted, merged
 from wgquick.diagnosis.doctor.evidence import FRESH, Evidence, Outside, Shake, Watched, dials
@@ -26,9 +27,9 @@ from wgquick.net import pack_address
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wgquick.device import Device, DevicePeer
     from wgquick.diagnosis.doctor.senses import Capture, Prober, Senses
     from wgquick.diagnosis.doctor.targets import Target
+    from wgquick.diagnosis.knocks import Heard
     from wgquick.diagnosis.signatures import Sign
     from wgquick.net import PublicKey, SocketAddress
     from wgquick.observations import Echo, PathMtu
@@ -77,6 +78,24 @@ def watched(
         return run.result(glances)
     finally:
         prober.close()
+
+
+def overheard(evidence: Evidence, senses: Senses, listen: float) -> Evidence:
+    """The evidence of an interface that is not up, with who knocks at the port that its file or device has.
+
+    The file has what it takes: the port, and the private key that reads who knocks.
+    """
+    settings, device = evidence.settings, evidence.device
+    if not evidence.listen_port:
+        return evidence
+    own = device.private_key if device else None
+    key = own if own is not None and any(own.raw) else settings.private_key if settings else None
+    peers = tuple(DevicePeer(public, wanted.preshared_key) for public, wanted in evidence.wanted.items())
+    absent = Device(evidence.name, key, evidence.listen_port, 0, evidence.peers or peers)
+    ear = _Ear(evidence, absent, senses)
+    with ear:
+        time.sleep(listen)
+    return evidence._replace(signs=ear.signs(absent), listened=ear.seconds, heard=ear.heard())
 
 
 class _Run:
@@ -268,6 +287,7 @@ class _Run:
             outside=self._outside,
             signs=tuple(merged(self._ear.signs(after), self._counted(after))),
             listened=self._ear.seconds,
+            heard=self._ear.heard(),
             passed_on=self._passed_on(),
             watched=found,
         )
@@ -387,10 +407,16 @@ class _Ear:
                 return Shake(found[0], len(attempts), found[1], attempt.index in self._admitted)
         return Shake(tries=len(attempts))
 
+    def heard(self) -> Heard | None:
+        """What came; None if nothing could be heard."""
+        if self._thread is None:
+            return None
+        return self._ledger.result(self._device.listen_port, self.seconds)
+
     def signs(self, after: Device) -> tuple[Sign, ...]:
         """What the rest of the wire tells."""
-        heard = self._ledger.result(self._device.listen_port, self.seconds)
-        return tuple(signs(self._device, after, heard))
+        heard = self.heard()
+        return tuple(signs(self._device, after, heard)) if heard else ()
 
 
 class _Glances:

@@ -7,13 +7,15 @@ from wgquick.diagnosis.doctor.fate import by
 from wgquick.diagnosis.doctor.here import cause
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import ERROR, WARNING
+from wgquick.diagnosis.knocks import KNOWN, UNREAD
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.doctor.evidence import Evidence
+    from wgquick.diagnosis.knocks import Knock
     from wgquick.diagnosis.signatures import Sign
 
 
@@ -25,6 +27,41 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
             continue
         if made is not None and (found := made(evidence, sign)) is not None:
             yield found
+    if evidence.listen:
+        yield from _listened(evidence)
+
+
+def _listened(evidence: Evidence) -> Iterator[Cause]:
+    """Who was asked to listen says what came, also if nothing is wrong with it."""
+    port, heard, name = evidence.listen_port, evidence.heard, evidence.name
+    if not port:
+        message = f"there is no port to listen at: {name} is not up, and its file has no ListenPort"
+        yield cause("knock-none", message, remedy=f"write a ListenPort, or bring it up: wgq up {name}")
+        return
+    yield from _comers(evidence, heard.knocks if heard else ())
+    if heard is not None and not heard.knocks:
+        message = f"in {evidence.listened:.0f} s nothing came to UDP port {port}"
+        remedy = (
+            f"at the other end the Endpoint must be this host's address and port {port}; routers and firewalls "
+            f"before this host have to let UDP port {port} through to it"
+        )
+        yield cause("knock-none", message, remedy=remedy)
+
+
+def _comers(evidence: Evidence, knocks: Iterable[Knock]) -> Iterator[Cause]:
+    """The peers that knock, and those that send in a session."""
+    ends = {(each.endpoint.address, each.endpoint.port): each for each in evidence.peers if each.endpoint}
+    for knock in knocks:
+        times = f"{knock.times} of the kind {knock.kind} came in {evidence.listened:.0f} s"
+        if knock.kind == "initiation" and knock.verdict in (KNOWN, UNREAD) and knock.admitted:
+            whose = "with this peer's key" if knock.key else "with a key that only the private key can read"
+            message = f"{knock.source} knocks at UDP port {evidence.listen_port} {whose}"
+            yield cause("knock-known", message, f"{times}, {knock.answered} answered", peer=knock.key)
+        elif knock.kind in ("data", "keepalive"):
+            sender = ends.get((knock.source.address, knock.source.port))
+            if sender is not None:
+                message = f"{knock.source} sends to UDP port {evidence.listen_port} in a session"
+                yield cause("knock-known", message, times, peer=sender.public_key)
 
 
 _ON_THE_WAY = frozenset({"endpoint-refuses", "endpoint-unreachable", "output-blocked"})
@@ -52,9 +89,10 @@ def _unknown_key(evidence: Evidence, sign: Sign) -> Cause:
 
 
 def _wrong_key(evidence: Evidence, sign: Sign) -> Cause:
+    own = evidence.own_key or evidence.file_key
     has = f"has {sign.key} for this end's public key" if sign.key else "has another public key for this end"
-    message = f"{sign.address} knocks and {has}: it is {evidence.own_key}"
-    return _cause(sign, "knock-wrong-key", message, f"at the other end: PublicKey = {evidence.own_key}")
+    message = f"{sign.address} knocks and {has}: it is {own}"
+    return _cause(sign, "knock-wrong-key", message, f"at the other end: PublicKey = {own}")
 
 
 def _stale(_: Evidence, sign: Sign) -> Cause:
@@ -67,8 +105,7 @@ def _behind(seconds: float) -> str:
 
 
 def _input(evidence: Evidence, sign: Sign) -> Cause:
-    port = evidence.device.listen_port if evidence.device else 0
-    where = ""
+    port, where = evidence.listen_port, ""
     if sign.address is not None:
         end = sign.address
         packet = Packet(end.family, evidence.uplink, "", end.address, "", "udp", end.port, port)
@@ -111,7 +148,7 @@ def _output(evidence: Evidence, sign: Sign) -> Cause:
     where = ""
     if sign.address is not None:
         end = sign.address
-        port = evidence.device.listen_port if evidence.device else 0
+        port = evidence.listen_port
         out = next((each.way.link for each in evidence.outside.values() if each.way), evidence.uplink)
         packet = Packet(end.family, "", out, "", end.address, "udp", port, end.port, mark=evidence.fwmark)
         where = by(evidence.rulesets, packet, LEAVING)
