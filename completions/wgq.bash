@@ -73,7 +73,7 @@ _wgq() {
 	fi
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
-	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --no-wait-for-dns --wait --wait-for --or-down --help' ;;
+	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --no-wait-for-dns --wait --wait-for --or-down --ensure --or-restart --keep-foreign --force --json --help' ;;
 	down:-*) _wgq_from '--dns --name --force --help' ;;
 	reload:-*) _wgq_from '--dry-run --json --or-restart --keep-foreign --no-wait-for-dns --wait --wait-for --force --backend --firewall --dns --name --strict --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;

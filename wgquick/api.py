@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.source import Source
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
+    from wgquick.executor.ensuring import Ensured
     from wgquick.executor.reloading import Outcome, Wishes
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
@@ -154,6 +155,47 @@ def reload(
     settings = _settings(config)
     valid_name(settings.name)
     return cmd_reload(settings, _host(say), _checked(options), wishes or Wishes(), say)
+
+
+def ensure(
+    config: Config | str | PathLike[str] | Callable[[], Config],
+    options: Options | None = None,
+    transcript: Transcript | None = None,
+    wishes: Wishes | None = None,
+    *,
+    name: str | None = None,
+    before_up: Callable[[Settings], None] = lambda _: None,
+) -> Ensured:
+    """Make the interface be up as the configuration says, as `wgq up --ensure` does; `action` says what was done.
+
+    `config` is a configuration, a source as for `read`, or a function that returns one and needs `name`.
+    A source or function is read while the interface is locked. `before_up` is called before an interface that does
+    not exist is brought up. RestartNeededError (status 3), before any change, if the interface has to be restarted
+    and `wishes` lack `or_restart`.
+    """
+    from wgquick.config.location import interface_name
+    from wgquick.executor.ensuring import cmd_ensure
+    from wgquick.executor.reloading import Wishes
+
+    say = _line_by_line(transcript)
+    read: Callable[[], Config]
+    if callable(config):
+        read, found = config, name or ""
+    elif isinstance(config, str) or hasattr(config, "__fspath__"):
+        source = fspath(cast("str", config))
+        read, found = (lambda: load(source, say, name=name)), name or interface_name(source)
+    else:
+        settings = _settings(config)
+        read, found = (lambda: settings), settings.name
+    return cmd_ensure(
+        valid_name(found),
+        lambda: _settings(read()),
+        _host(say),
+        _checked(options),
+        wishes or Wishes(),
+        say,
+        before_up=before_up,
+    )
 
 
 def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:

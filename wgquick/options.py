@@ -69,6 +69,7 @@ OPTIONS = {
         Option("keep-inbound", "Answer inbound connections on the link they came in by."),
         Option("strict", "Fail if IPv6 is disabled or src_valid_mark cannot be set."),
         Option("force", "Continue if a PreDown hook or saving fails; reload despite SaveConfig."),
+        Option("ensure", "Apply the file's changes if the interface is up already; do nothing if there are none."),
         Option("dry-run", "Print the changes without making them."),
         Option("or-restart", "Restart the interface if it cannot be changed while it is up."),
         Option("keep-foreign", "Keep peers that are in neither the file nor the journal."),
@@ -114,7 +115,8 @@ VERBS = {
         Verb(
             "up",
             "Bring an interface up.",
-            "Bring an interface up. A failure undoes all changes.",
+            "Bring an interface up. A failure undoes all changes. With --ensure it may be up already: then apply"
+            " the file's changes. Exit 3 if that needs a restart.",
             completes="configurations",
             standard_input=True,
             options=(
@@ -130,6 +132,11 @@ VERBS = {
                 "wait",
                 "wait-for",
                 "or-down",
+                "ensure",
+                "or-restart",
+                "keep-foreign",
+                "force",
+                "json",
             ),
         ),
         Verb(

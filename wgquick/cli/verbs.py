@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
 
 
+OF_ENSURE = {"ensure", "or-restart", "keep-foreign", "force", "json"}
+"""The options of up that are for --ensure alone."""
 Given = dict[str, "str | bool"]
 """The given options of a call: a name mapped to a value or True."""
 
@@ -28,6 +30,10 @@ Given = dict[str, "str | bool"]
 def run(verb: str, targets: list[str], given: Given) -> int:
     """Run a verb; returns the exit status."""
     match verb:
+        case "up" if given.keys() & OF_ENSURE:
+            from wgquick.cli.ensure import ensure
+
+            return ensure(targets[0], given)
         case "up":
             up(targets[0], given)
         case "down":
@@ -77,7 +83,7 @@ def run(verb: str, targets: list[str], given: Given) -> int:
     return 0
 
 
-def _options(given: Given) -> Options:
+def options_of(given: Given) -> Options:
     """The given options; missing ones come from their environment variables."""
     chosen: dict[str, Any] = {}
     for field in Options._fields:
@@ -88,13 +94,16 @@ def _options(given: Given) -> Options:
     return Options(**chosen).checked()
 
 
-def _name(given: Given) -> str | None:
+def name_of(given: Given) -> str | None:
     name = given.get("name")
     return str(name) if name else None
 
 
-def _warn_of_ssh(settings: Settings, connection: str) -> None:
-    """Say that the replies of the session that this runs in will go into the tunnel."""
+def warn_of_ssh(settings: Settings) -> None:
+    """Say that the replies of the SSH session that this runs in will go into the tunnel."""
+    connection = os.environ.get("SSH_CONNECTION")
+    if not connection:
+        return
     from wgquick.plan import operator
 
     client = operator.client_of(connection)
@@ -107,22 +116,15 @@ def _warn_of_ssh(settings: Settings, connection: str) -> None:
 
 def up(target: str, given: Given) -> None:
     """Bring an interface up."""
-    chosen = _options(given)
+    chosen = options_of(given)
     privilege.acquire()
     checks: list[advice.Advice | None] = []
-    found = location.locate(target, _name(given))
+    found = location.locate(target, name_of(given))
     settings = read_settings(found, say, sound=lambda *file: checks.append(advice.begin(*file)))
     try:
-        own = extras.joined(
-            settings.extras,
-            kill_switch=bool(given.get("kill-switch")),
-            exclude=str(given.get("exclude", "")),
-            keep_inbound=bool(given.get("keep-inbound")),
-        )
-        settings = settings._replace(extras=own)
-        waiting = _waiting(settings, chosen, given)
-        if connection := os.environ.get("SSH_CONNECTION"):
-            _warn_of_ssh(settings, connection)
+        settings = with_extras(settings, given)
+        waiting = waiting_of(settings, chosen, given)
+        warn_of_ssh(settings)
         with signals.raised():
             api.up(settings, chosen, say)
             if waiting is not None:
@@ -131,7 +133,18 @@ def up(target: str, given: Given) -> None:
         _tell(checks)
 
 
-def _waiting(settings: Settings, chosen: Options, given: Given) -> Waiting | None:
+def with_extras(settings: Settings, given: Given) -> Settings:
+    """The settings with what the options for wgq's own settings add."""
+    own = extras.joined(
+        settings.extras,
+        kill_switch=bool(given.get("kill-switch")),
+        exclude=str(given.get("exclude", "")),
+        keep_inbound=bool(given.get("keep-inbound")),
+    )
+    return settings._replace(extras=own)
+
+
+def waiting_of(settings: Settings, chosen: Options, given: Given) -> Waiting | None:
     """The wait after up; None if none of the options asks for it."""
     if not given.keys() & {"wait", "wait-for", "or-down"}:
         return None
@@ -149,7 +162,7 @@ def _tell(checks: list[advice.Advice | None]) -> None:
 
 def down(target: str, given: Given) -> None:
     """Take an interface down; without a valid file by its journal or the host's state."""
-    chosen, name = _options(given), _name(given)
+    chosen, name = options_of(given), name_of(given)
     privilege.acquire()
     interface = location.valid_name(name) if name else location.interface_name(target)
     with signals.raised():
@@ -160,9 +173,9 @@ def reload(target: str, given: Given) -> int:
     """Apply a file's changes to a live interface; 3 if it needs a restart."""
     from wgquick.executor.reloading import Outcome, RestartNeededError, Wishes
 
-    chosen = _options(given)
+    chosen = options_of(given)
     privilege.acquire()
-    settings = api.load(target, say, name=_name(given))
+    settings = api.load(target, say, name=name_of(given))
     wishes = Wishes(*(bool(given.get(name.replace("_", "-"))) for name in Wishes._fields))
     status = 0
     wait = None
@@ -189,7 +202,7 @@ def reload(target: str, given: Given) -> int:
 
 def save(target: str, given: Given) -> None:
     """Write an interface's current state to its file; a signal leaves no partial file with the key behind."""
-    chosen = _options(given)
+    chosen = options_of(given)
     privilege.acquire()
     with signals.raised():
         api.save(target, chosen, say)
@@ -197,7 +210,7 @@ def save(target: str, given: Given) -> None:
 
 def strip(target: str, given: Given) -> None:
     """Print the part that `wg` reads."""
-    name = _name(given)
+    name = name_of(given)
     if not _is_readable(target, name):
         privilege.acquire()
     if sys.stdout is None:

@@ -27,6 +27,12 @@ class Waiting(NamedTuple):
     options: Options
     is_temporary: bool
     handshakes: Callable[[], object]
+    timeout: float
+    peers: str
+
+    def of_a_live_interface(self) -> Waiting:
+        """The same for an interface that was up before: only a new handshake counts."""
+        return self._replace(handshakes=lambda: api.wait(self.settings.name, self.timeout, self.peers))
 
     def finish(self, before: Callable[[], None]) -> None:
         """Run `before`, then wait; NoHandshakeError if there is no handshake in time. A signal ends both."""
@@ -47,7 +53,7 @@ def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
         raise WgqError("--wait-for and --or-down need --wait", remedy="Add --wait, or omit them.")
     timeout, peers = _seconds(str(given["wait"])), str(given.get("wait-for") or "any")
     handshakes = api.first_handshakes(settings, timeout, peers)
-    return Waiting(settings, options, bool(given.get("or-down")), handshakes)
+    return Waiting(settings, options, bool(given.get("or-down")), handshakes, timeout, peers)
 
 
 def after_reload(name: str, given: Given) -> Callable[[], object]:

@@ -36,11 +36,16 @@ _KINDS = ("wireguard", "tun")
 def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """Bring the interface up. After a failure or an interruption the changes are undone and the error is raised."""
     with host.interface_lock(settings.name):
-        _up(settings, host, options, say)
+        bring_up(settings, host, options, say)
 
 
-def _up(settings: Settings, host: Host, options: Options, say: Say, found: EndpointFacts | None = None) -> None:
-    """`found` has the resolved endpoints if an active kill switch already blocks DNS queries."""
+def bring_up(
+    settings: Settings, host: Host, options: Options, say: Say, found: EndpointFacts | None = None
+) -> None:
+    """What cmd_up does, for a caller that holds the interface's lock.
+
+    `found` has the resolved endpoints if an active kill switch already blocks DNS queries.
+    """
     name = settings.name
     if host.rtnl.link(name) is not None:
         raise WgqError(f"`{name}' already exists", remedy=_remedy_for_existing(name, host))
@@ -58,7 +63,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say, found: Endpo
         if settings.extras.kill_switch:
             found = found or traffic.endpoints(settings, earlier, host)
             traffic.guard(settings, found, host, run)
-        hooked = _bring_up(settings, found, host, options, run)
+        hooked = _stages(settings, found, host, options, run)
         journal.apply(applied.recorded(applied.of_steps(settings, run.taken, journal.digest(), hooked)))
         journal.complete(True)
     except BaseException:
@@ -75,7 +80,7 @@ def _remedy_for_existing(name: str, host: Host) -> str:
     return "It is not a WireGuard interface: rename the file to name the interface differently."
 
 
-def _bring_up(
+def _stages(
     settings: Settings, found: EndpointFacts | None, host: Host, options: Options, run: Execution
 ) -> tuple[PublicKey, ...]:
     """Run all stages; returns the peers that the hooks have added.
@@ -236,7 +241,7 @@ def restart(
         traffic.guard(settings, found, host, Execution(host, options, say, kept, promised=undos))
     bare = settings._replace(save_config=False)
     _down(settings.name, bare, host, options, say=say, save=lambda _: None, keeps_guard=wants_guard)
-    _up(settings, host, options, say, found)
+    bring_up(settings, host, options, say, found)
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from wgquick.plan.desired import Desired
     from wgquick.plan.difference import Move
     from wgquick.plan.given import Earlier
+    from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step
     from wgquick.ports import Host
 
@@ -57,8 +58,8 @@ class RestartNeededError(WgqError):
 
     status = 3
 
-    def __init__(self, name: str, reasons: tuple[str, ...], path: str) -> None:
-        remedy = f"`wgq reload --or-restart {name}' does that; nothing was changed."
+    def __init__(self, name: str, reasons: tuple[str, ...], path: str, command: str = "wgq reload") -> None:
+        remedy = f"`{command} --or-restart {name}' does that; nothing was changed."
         super().__init__(f"{name} needs a restart for {'; and for '.join(reasons)}", where=path, remedy=remedy)
         self.reasons = reasons
 
@@ -84,13 +85,19 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Look(NamedTuple):
-    """One look at the host, and what follows from it."""
+class Look(NamedTuple):
+    """One look at the host, and what follows from it; `change` is the device's part of the difference."""
 
     now: Current
     wanted: Desired
     difference: Difference
     notes: tuple[str, ...]
+    change: DeviceChange
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the host is as the file says."""
+        return not self.difference.moves and not self.difference.restart
 
 
 def cmd_reload(settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> Outcome:
@@ -99,21 +106,19 @@ def cmd_reload(settings: Settings, host: Host, options: Options, wishes: Wishes,
     RestartNeededError where that cannot be; whatever fails or interrupts half way is undone before it is raised.
     """
     with host.interface_lock(settings.name):
-        return _Reload(settings, host, options, wishes, say).run()
+        reload = Reload(settings, host, options, wishes, say)
+        reload.check_save_config()
+        return reload.carry_out(reload.look())
 
 
-class _Reload:
+class Reload:
+    """One reload of an interface that is up; the caller of `carry_out` holds the interface's lock."""
+
     def __init__(self, settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> None:
         self._settings, self._host, self._options = settings, host, options
         self._wishes, self._say = wishes, say
         self._name = settings.name
         _check_exists(self._name, host)
-        if settings.save_config and not wishes.force:
-            raise WgqError(
-                f"{self._name} has SaveConfig = true: the interface counts, and not its file",
-                where=settings.path,
-                remedy="Write it now (wgq save), or let the file count this once: wgq reload --force",
-            )
         self._journal = Journal(host.journal_directory, self._name)
         self._record = _own(self._journal.read(), self._name, host)
         self._settings = _with_standing(settings, self._record)
@@ -122,8 +127,21 @@ class _Reload:
         self._resolved: dict[Endpoint, SocketAddress] = {}
         self._aim: tuple[Desired, dict[str, Any]] | None = None
 
-    def run(self) -> Outcome:
-        look = self._look(may_resolve=True)
+    def check_save_config(self, command: str = "wgq reload --force") -> None:
+        """WgqError if the interface counts and not its file; `command` lets the file count."""
+        if self._settings.save_config and not self._wishes.force:
+            raise WgqError(
+                f"{self._name} has SaveConfig = true: the interface counts, and not its file",
+                where=self._settings.path,
+                remedy=f"Write it now (wgq save), or let the file count this once: {command}",
+            )
+
+    def look(self) -> Look:
+        """What is to be done; the endpoints are resolved. Nothing is changed."""
+        return self._look(may_resolve=True)
+
+    def carry_out(self, look: Look) -> Outcome:
+        """Make the changes; RestartNeededError if that needs a restart that nobody wishes."""
         reasons = look.difference.restart
         if reasons and not self._wishes.or_restart:
             raise RestartNeededError(self._name, reasons, self._settings.path)
@@ -140,7 +158,7 @@ class _Reload:
             return Outcome()
         return self._change(look)
 
-    def _look(self, run: Execution | None = None, *, may_resolve: bool = False) -> _Look:
+    def _look(self, run: Execution | None = None, *, may_resolve: bool = False) -> Look:
         """What is to be done, as the host is now, and the journal after what `run` has done."""
         if run is not None and self._record is not None:
             self._known = self._known._replace(undos=run.promised)
@@ -166,7 +184,7 @@ class _Reload:
         # The kernel sets the mark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         found = difference(aim, now, self._known, change, facts)
-        return _Look(now, aim, found, tuple(note.text for note in notes(change, aim)))
+        return Look(now, aim, found, tuple(note.text for note in notes(change, aim)), change)
 
     def _resolve(self, wanted: Sequence[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of endpoints; with `no_wait_for_dns` of those that have one now."""
@@ -177,7 +195,7 @@ class _Reload:
             self._say(note.text)
         return found
 
-    def _change(self, look: _Look) -> Outcome:
+    def _change(self, look: Look) -> Outcome:
         undos = self._record.undos if self._record else ()
         journal = self._journal if self._record else NoJournal(self._name)
         run = Execution(
@@ -198,7 +216,7 @@ class _Reload:
             self._say(note)
         return Outcome(tuple(made), (), look.notes)
 
-    def _apply(self, run: Execution, look: _Look, made: list[Move]) -> Desired:
+    def _apply(self, run: Execution, look: Look, made: list[Move]) -> Desired:
         """Make the moves, and look again while the kernel may have done more than it was told."""
         for _ in range(_PASSES):
             if any(isinstance(move.step, AddRule) for move in look.difference.moves):
@@ -211,7 +229,7 @@ class _Reload:
             look = self._look(run)
         return look.wanted
 
-    def _apply_locked(self, run: Execution, made: list[Move]) -> _Look:
+    def _apply_locked(self, run: Execution, made: list[Move]) -> Look:
         """The same while no other tunnel chooses the same table and preference."""
         with self._host.lock():
             look = self._look(run)

@@ -1,0 +1,225 @@
+"""`wgq up --ensure`: an interface is up as its file says, whatever it was before."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.netns.test_reload import until_heard, written
+from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, journals, links, programs, rules, wgq, write
+
+if TYPE_CHECKING:
+    from tests.namespaces import Namespace
+
+OTHER = base64.b64encode(b"\x09" * 32).decode()
+NOTHING = "[!] wg0 is up as /etc/wireguard/wg0.conf says: nothing to do\n"
+
+
+def ensure(machine: Namespace, *options: str, status: int = 0, target: str = "wg0") -> str:
+    return wgq(machine, "up", "--ensure", target, *options, status=status).stderr
+
+
+def networks(machine: Namespace) -> list[str]:
+    return machine.out("wg", "show", "wg0", "allowed-ips").split()[1:]
+
+
+def test_an_absent_interface_comes_up_then_nothing_is_to_do(machine: Namespace) -> None:
+    write(machine, config("PostUp = echo hooked >>/run/hooks", FULL, address="10.0.0.1/24, fd00::1/64"))
+    assert "[#] wg addconf wg0 /dev/fd/63\n" in ensure(machine)
+    assert ensure(machine) == NOTHING
+    assert machine.out("cat", "/run/hooks") == "hooked\n"
+
+
+def test_the_same_again_writes_nothing(machine: Namespace) -> None:
+    write(machine, config("DNS = 10.0.0.53, example", FULL, address="10.0.0.1/24, fd00::1/64"))
+    ensure(machine, "--dns", "file")
+    before = written(machine)
+    monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
+    assert monitor.stdout is not None
+    with monitor.stdout as heard:
+        until_heard(heard, machine, "10.77.0.0/16")
+        assert ensure(machine, "--dns", "file") == NOTHING
+        assert not [line for line in until_heard(heard, machine, "10.78.0.0/16") if b"wg0" in line]
+    assert written(machine) == before
+
+
+def test_a_changed_file_is_applied_without_hooks(machine: Namespace) -> None:
+    write(machine, config("PostUp = echo hooked >>/run/hooks"))
+    ensure(machine)
+    write(machine, config("PostUp = echo hooked >>/run/hooks", "AllowedIPs = 10.8.0.0/16"))
+    said = wgq(machine, "up", "--ensure", "--json", "wg0")
+    done = json.loads(said.stdout)
+    assert (done["verb"], done["interface"], done["action"], done["restart"]) == ("up", "wg0", "reload", [])
+    assert [f"[#] {line}" for line in done["commands"]] == [s for s in said.stderr.splitlines() if s[:3] == "[#]"]
+    assert "ip -4 route add 10.8.0.0/16 dev wg0" in done["commands"]
+    assert networks(machine) == ["10.8.0.0/16"]
+    assert machine.out("cat", "/run/hooks") == "hooked\n"
+    assert json.loads(wgq(machine, "up", "--ensure", "--json", "wg0").stdout)["action"] == "none"
+
+
+def test_what_needs_a_restart_changes_nothing_unasked(machine: Namespace) -> None:
+    write(machine, config(address="10.0.0.1/24, 10.1.0.1/24"))
+    ensure(machine)
+    before = machine.out("ip", "address", "show", "dev", "wg0")
+    write(machine, config(address="10.1.0.1/24, 10.0.0.1/24", peer="AllowedIPs = 10.8.0.0/16"))
+    done = wgq(machine, "up", "--ensure", "--json", "wg0", status=3)
+    assert "`wgq up --ensure --or-restart wg0' does that; nothing was changed." in done.stderr
+    assert "order of the IPv4 addresses" in json.loads(done.stdout)["restart"][0]
+    assert (machine.out("ip", "address", "show", "dev", "wg0"), networks(machine)) == (before, ["10.9.0.0/16"])
+    assert json.loads(wgq(machine, "up", "--ensure", "--or-restart", "--json", "wg0").stdout)["action"] == "restart"
+    assert networks(machine) == ["10.8.0.0/16"]
+    assert ensure(machine) == NOTHING
+
+
+@pytest.mark.parametrize("stage", ["PreUp", "PostUp"])
+@pytest.mark.parametrize("has_kill_switch", [False, True])
+def test_what_a_killed_up_has_left_is_finished(machine: Namespace, stage: str, has_kill_switch: bool) -> None:
+    pristine = rules(machine)
+    switch = "# wgq: kill-switch = on\n" if has_kill_switch else ""
+    write(machine, config(f"{switch}{stage} = kill -9 $PPID", f"{FULL}, 10.9.0.0/16"))
+    ensure(machine, status=-9)
+    assert "wg0" in links(machine)
+    write(machine, config(switch, f"{FULL}, 10.9.0.0/16"))
+    said = ensure(machine)
+    assert "[!] wg0 was not brought up completely: starting anew\n" in said
+    assert ensure(machine) == NOTHING
+    wgq(machine, "down", "wg0")
+    assert (rules(machine), journals(machine), machine.out("nft", "list", "ruleset")) == (pristine, "", "")
+
+
+def test_a_daemon_that_was_killed_is_started_again(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    ensure(machine)
+    for daemon in programs(machine, "wgq-userspace"):
+        os.kill(daemon, 9)
+    machine.run(["sh", "-c", "while [ -e /sys/class/net/wg0 ]; do sleep 0.02; done"])
+    assert "[!] Cleaning up after an earlier wg0" in ensure(machine)
+    assert ensure(machine) == NOTHING
+
+
+def test_what_others_took_away_comes_back(machine: Namespace) -> None:
+    write(machine, config(peer=f"{FULL}, 10.9.0.0/16"))
+    ensure(machine)
+    before = machine.out("ip", "route", "show", "dev", "wg0", "table", "51820")
+    machine.run(["ip", "link", "set", "down", "dev", "wg0"])
+    for family in ("-4", "-6"):
+        machine.run(["ip", family, "rule", "delete", "table", "51820"])
+    assert "[#] ip link set mtu" in ensure(machine)
+    assert machine.out("ip", "route", "show", "dev", "wg0", "table", "51820") == before != ""
+    assert rules(machine).count("lookup 51820") == rules(machine).count("suppress_prefixlength 0") == 2
+    assert ensure(machine) == NOTHING
+
+
+def test_two_at_once_bring_up_once(machine: Namespace) -> None:
+    write(machine, config("PostUp = sleep 1; echo hooked >>/run/hooks"))
+    said: list[str] = []
+    runs = [threading.Thread(target=lambda: said.append(ensure(machine))) for _ in range(4)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert len([text for text in said if "addconf" in text]) == 1
+    assert len([text for text in said if text.endswith(NOTHING)]) == 3
+    assert machine.out("cat", "/run/hooks") == "hooked\n"
+
+
+def test_a_file_that_changes_while_it_waits_is_read_anew(machine: Namespace) -> None:
+    write(machine, config("PostUp = touch /run/began; while [ ! -e /run/go ]; do sleep 0.02; done"))
+    first = machine.popen([*WGQ, "up", "--ensure", "wg0"], stderr=subprocess.DEVNULL)
+    machine.run(["sh", "-c", "while [ ! -e /run/began ]; do sleep 0.02; done"])
+    second = machine.popen([*WGQ, "up", "--ensure", "wg0"], stderr=subprocess.PIPE)
+    assert second.stderr is not None
+    with second.stderr as said:
+        assert b"Waiting for another wgq" in said.readline()
+        write(machine, config(peer="AllowedIPs = 10.8.0.0/16"))
+        machine.run(["touch", "/run/go"])
+        assert (first.wait(), second.wait()) == (0, 0)
+    assert networks(machine) == ["10.8.0.0/16"]
+
+
+def test_what_wg_quick_brought_up_is_the_same(machine: Namespace) -> None:
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    write(machine, config(peer=f"{FULL}, 10.9.0.0/16", address="10.0.0.1/24, fd00::1/64"))
+    machine.run(["wg-quick", "up", "wg0"], env=environment)
+    assert ensure(machine) == NOTHING
+    write(machine, config(peer=f"{FULL}, 10.8.0.0/16", address="10.0.0.1/24, fd00::1/64"))
+    ensure(machine)
+    assert "10.8.0.0/16" in networks(machine)
+    machine.run(["wg-quick", "down", "wg0"], env=environment)
+    assert "wg0" not in links(machine)
+
+
+def test_a_file_by_its_path(machine: Namespace) -> None:
+    machine.run(["sh", "-c", "umask 077; mkdir /run/there; cat >/run/there/wg0.conf"], input=config())
+    ensure(machine, target="/run/there/wg0.conf")
+    assert ensure(machine, target="/run/there/wg0.conf") == NOTHING.replace("/etc/wireguard", "/run/there")
+    write(machine, config(peer="AllowedIPs = 10.8.0.0/16"))
+    ensure(machine)
+    assert networks(machine) == ["10.8.0.0/16"]
+
+
+def test_where_the_interface_counts_a_difference_is_refused(machine: Namespace) -> None:
+    write(machine, config("SaveConfig = true"))
+    ensure(machine)
+    assert ensure(machine) == NOTHING
+    write(machine, config("SaveConfig = true", "AllowedIPs = 10.8.0.0/16"))
+    assert "wgq up --ensure --force wg0" in ensure(machine, status=1)
+    assert networks(machine) == ["10.9.0.0/16"]
+    ensure(machine, "--force")
+    assert networks(machine) == ["10.8.0.0/16"]
+
+
+def test_an_option_that_needs_a_restart_is_told(machine: Namespace) -> None:
+    write(machine, config(peer=FULL))
+    ensure(machine)
+    assert "kill-switch" in ensure(machine, "--kill-switch", status=3)
+    ensure(machine, "--kill-switch", "--or-restart")
+    assert ensure(machine, "--kill-switch") == NOTHING
+    assert ensure(machine) == NOTHING
+
+
+def test_a_link_that_is_no_wireguard_stays(machine: Namespace) -> None:
+    write(machine, config())
+    machine.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "far"])
+    assert "rename the file" in ensure(machine, status=1)
+    assert "wg0" in links(machine)
+
+
+def test_a_fault_in_the_file_leaves_a_live_interface_alone(machine: Namespace) -> None:
+    write(machine, config())
+    ensure(machine)
+    write(machine, config(peer="AllowedIPs = 10.8.0.0/99"))
+    assert "wg0.conf:7:23" in ensure(machine, status=1)
+    assert networks(machine) == ["10.9.0.0/16"]
+
+
+def test_options_that_need_ensure_are_refused_without_it(machine: Namespace) -> None:
+    write(machine, config())
+    assert "--or-restart: only with --ensure" in wgq(machine, "up", "wg0", "--or-restart", status=1).stderr
+    assert "wg0" not in links(machine)
+
+
+def test_or_down_spares_what_was_up_before(machine: Namespace) -> None:
+    write(machine, config())
+    wait = ("--wait=0.2", "--or-down")
+    ensure(machine, *wait, status=4)
+    assert "wg0" not in links(machine)
+    ensure(machine)
+    ensure(machine, *wait, status=4)
+    assert "wg0" in links(machine)
+    assert PEERS[0] in machine.out("wg", "show", "wg0", "peers")
+
+
+def test_the_api_says_what_was_done(machine: Namespace) -> None:
+    write(machine, config())
+    call = (
+        "import wgquick; print([wgquick.ensure(source).action for source in ('wg0', 'wg0', wgquick.read('wg0'))])"
+    )
+    assert machine.out(WGQ[0], "-c", call) == "['up', 'none', 'none']\n"
+    assert KEY not in journals(machine)

@@ -1,0 +1,87 @@
+"""cmd_ensure: the interface is up as its file says, whatever it was before.
+
+The decision and the change are one run under the interface's lock, and the file is read under it too: of two calls
+at the same time, the one that waits finds what the other one has made, and the file as it is by then.
+"""
+
+from __future__ import annotations
+
+from wgquick.executor import commands
+from wgquick.executor.journal import Journal
+from wgquick.executor.reloading import Reload, RestartNeededError
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.plan.steps import DeleteLink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.reloading import Wishes
+    from wgquick.net import Link
+    from wgquick.options import Options
+    from wgquick.ports import Host
+
+COMMAND = "wgq up --ensure"
+
+
+class Ensured(NamedTuple):
+    """What was done: `action` is "none", "up", "reload" or "restart"; `restart` has the reasons for that one."""
+
+    action: str = "none"
+    restart: tuple[str, ...] = ()
+
+
+def cmd_ensure(
+    name: str,
+    read: Callable[[], Settings],
+    host: Host,
+    options: Options,
+    wishes: Wishes,
+    say: Callable[[str], None],
+    *,
+    before_up: Callable[[Settings], None] = lambda _: None,
+) -> Ensured:
+    """Bring the interface up, or change it to what the file says, or do nothing if it is so.
+
+    `before_up` is called before an interface that does not exist is brought up. RestartNeededError, before any
+    change, if it has to be restarted and `wishes` lack `or_restart`. After a failure or an interruption all changes
+    are undone and the error is raised.
+    """
+    with host.interface_lock(name):
+        settings = read()
+        link = host.rtnl.link(name)
+        if link is None or name not in host.wireguard.interfaces():
+            before_up(settings)
+            commands.bring_up(settings, host, options, say)
+            return Ensured("up")
+        if _is_unfinished(name, link, host):
+            say(f"[!] {name} was not brought up completely: starting anew")
+            commands.restart(settings, host, options, say, {})
+            return Ensured("up")
+        return _changed(settings, host, options, wishes, say)
+
+
+def _is_unfinished(name: str, link: Link, host: Host) -> bool:
+    """Whether the link is what a killed `up` has left: nobody relies on it yet, and its hooks never ran."""
+    record = Journal(host.journal_directory, name).read()
+    if record is None or record.complete or record.unread:
+        return False
+    return record.ifindex == link.ifindex or (not record.ifindex and DeleteLink(name) in record.undos)
+
+
+def _changed(
+    settings: Settings, host: Host, options: Options, wishes: Wishes, say: Callable[[str], None]
+) -> Ensured:
+    name = settings.name
+    reload = Reload(settings, host, options, wishes, say)
+    look = reload.look()
+    if not look.is_same:
+        reload.check_save_config(f"{COMMAND} --force {name}")
+    try:
+        outcome = reload.carry_out(look)
+    except RestartNeededError as needed:
+        raise RestartNeededError(name, needed.reasons, settings.path, COMMAND) from None
+    if look.is_same:
+        say(f"[!] {name} is up as {settings.path or 'its configuration'} says: nothing to do")
+        return Ensured()
+    return Ensured("restart" if outcome.restart else "reload", outcome.restart)
