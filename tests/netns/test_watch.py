@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,7 @@ from tests.namespaces import host
 from tests.netns import name_server
 from tests.netns.pair import pair, until
 from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
-from wgquick.upkeep import pace
+from wgquick.upkeep import clocks, pace
 
 if TYPE_CHECKING:
     import subprocess
@@ -136,6 +136,23 @@ def test_a_down_is_not_fought_and_the_next_up_is_watched_on(machine: Namespace, 
         machine.run(["ip", "-6", "rule", "del", "table", "51820"])
         until(lambda: len(watch.events("rule-restored")) == 2, SOON)
         assert rules(machine).count("lookup 51820") == 2
+
+
+def test_a_watch_that_begins_before_any_tunnel_takes_up_each(tmp_path: Path) -> None:
+    with host() as made, watching(made, tmp_path) as watch:
+        made.uplink(ipv6=True)
+        write(made, config("", FULL))
+        wgq(made, "up", "wg0")
+        until(lambda: _takes_up(made, watch), SOON)
+        wgq(made, "down", "wg0")
+        assert "51820" not in rules(made)
+
+
+def _takes_up(machine: Namespace, watch: Watch) -> bool:
+    """Take the rules away until the watch has them back: it may not have read the journal yet."""
+    machine.run(["ip", "rule", "del", "table", "51820"], check=False)
+    time.sleep(0.5)
+    return bool(watch.events("rule-restored"))
 
 
 def test_a_reload_beside_it_is_not_fought(machine: Namespace, tmp_path: Path) -> None:
@@ -368,6 +385,29 @@ def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> No
 def name(machine: Namespace, address: str) -> None:
     """Give the far end's name an address."""
     machine.run(["sh", "-c", "cat >/etc/hosts"], input=f"{address} far.example\n")
+
+
+def test_after_sleep_sessions_begin_anew(tmp_path: Path) -> None:
+    """A session does not outlive sleep: the other end has discarded it long since."""
+
+    async def watch_for(seconds: float) -> None:
+        async with aclosing(wgquick.watch()) as events:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    async for _ in events:
+                        pass
+
+    def watch_after_sleep() -> None:
+        clocks.Clocks.jumped = lambda self: True  # type: ignore[method-assign]
+        asyncio.run(watch_for(8))  # five seconds have to pass between two initiations (REKEY_TIMEOUT)
+
+    with pair() as ends:
+        ends.write("PersistentKeepalive = 25")
+        wgq(ends.two, "up", "wg0")
+        wgq(ends.one, "up", "wg0", "--wait")
+        before = ends.one.out("wg", "show", "wg0", "latest-handshakes")
+        ends.one.call(watch_after_sleep)
+        assert ends.one.out("wg", "show", "wg0", "latest-handshakes") != before
 
 
 def test_python_iterates_over_the_events(machine: Namespace) -> None:

@@ -32,6 +32,7 @@ from wgquick.plan.steps import (
     UnsetDns,
 )
 from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.upkeep.clocks import Clocks
 from wgquick.upkeep.events import Event, json_line, text_line
 from wgquick.upkeep.pace import BURST, MOST, PAUSE, WITHIN, Mtu, Pace, Pauses
 from wgquick.upkeep.peers import SESSION, STALE, Peers
@@ -282,3 +283,51 @@ def test_an_event_is_a_line_of_text_or_of_json() -> None:
         "text": "ip -4 rule",
         "culprit": "networkd",
     }
+
+
+class _Time:
+    """Clocks that a test sets: the system's, and the seconds asleep."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.awake, self.asleep, self.shift = 1000.0, 0.0, CLOCK
+        monkeypatch.setattr("time.monotonic", lambda: self.awake)
+        monkeypatch.setattr("time.clock_gettime", lambda _: self.awake + self.asleep)
+        monkeypatch.setattr("time.time", lambda: self.awake + self.asleep + self.shift)
+
+
+def test_sleep_and_a_clock_that_is_set_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = _Time(monkeypatch)
+    clocks = Clocks()
+    assert clocks.jumped() is None
+    for _ in range(100):  # slewed
+        time.awake, time.shift = time.awake + 1, time.shift + 0.0005
+        assert clocks.jumped() is None
+    time.asleep += 3600
+    assert (clocks.jumped(), clocks.jumped()) == (True, None)
+    before = clocks.time()
+    time.shift -= 86400
+    assert (clocks.jumped(), clocks.jumped()) == (False, None)
+    assert clocks.time() == before
+    assert clocks.ahead() == pytest.approx(-86400 + 0.05)
+
+
+def test_a_clock_that_is_set_takes_no_peer_down() -> None:
+    peers = Peers(chance=lambda: 0.0)
+    assert list(peers.changes(device(1.0), CLOCK, 0.0)) == []
+    assert list(peers.changes(device(1.0), CLOCK + 10, 10.0, 1e9)) == []
+    assert list(peers.questions(device(1.0), NAMES, CLOCK + 10, 10.0)) == []
+    later = device(-20.0 - 1e9)  # a handshake by the new clock
+    assert list(peers.changes(later, CLOCK + 21, 21.0, 1e9)) == []
+    assert [event for event, _ in peers.changes(later, CLOCK + 20 + SESSION, 20 + SESSION, 1e9)] == ["peer-down"]
+
+
+def test_after_sleep_names_are_looked_up_at_once() -> None:
+    peers = Peers(chance=lambda: 0.0)
+    stale = device(STALE + 1)
+    list(peers.changes(stale, CLOCK, 0.0))
+    assert len(list(peers.questions(stale, NAMES, CLOCK, 1.0))) == 1
+    assert list(peers.questions(stale, NAMES, CLOCK, 2.0)) == []
+    peers.hurry(3.0)
+    assert len(list(peers.questions(stale, NAMES, CLOCK, 3.0))) == 1
+    assert peers.wanted(stale) == [KEY]
+    assert peers.wanted(device(STALE + 1, keepalive=0)) == []

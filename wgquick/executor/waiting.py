@@ -156,6 +156,12 @@ def _called(key: PublicKey, names: Mapping[PublicKey, str], endpoint: SocketAddr
     return names.get(key, str(key)) + (f" ({endpoint})" if endpoint else "")
 
 
+def begin(name: str, wireguard: WireGuard, peers: Sequence[DevicePeer]) -> None:
+    """Make the device start handshakes with these peers."""
+    if not wireguard.begin_handshakes(name, [peer.public_key for peer in peers]):
+        _turn_keepalive_on(name, wireguard, peers)
+
+
 def _turn_keepalive_on(name: str, wireguard: WireGuard, peers: Sequence[DevicePeer]) -> None:
     """Turn persistent keepalive off, on, and back to its setting, so that a keepalive is sent at once.
 

@@ -32,6 +32,7 @@ _IFINFO, _IFADDR, _ROUTE_HEADER, _NFGENMSG = Struct("=BxHiII"), Struct("=BBBBi")
 _SO_RCVBUFFORCE = 33
 _BUFFER = 4 * 1024 * 1024
 _MOST = 256
+_FIREWALLD = "firewalld"
 _NETWORKD = "/run/systemd/netif/state"
 
 
@@ -84,8 +85,13 @@ class Monitor:
         return list(found)
 
     @staticmethod
-    def suspect() -> str:
-        """Who removes what is not theirs, if nobody was seen doing it."""
+    def suspect(kind: str, seen: str = "") -> str:
+        """Who removes what is not theirs; `seen` is the program that was seen, "" if none was."""
+        if kind == "firewall":
+            runs = _FIREWALLD if seen and not seen.startswith(_FIREWALLD) and _is_running(_FIREWALLD) else ""
+            return f"{seen}, perhaps for {runs}, which runs here" if runs else seen
+        if seen or kind not in ("rule", "route", "address"):
+            return seen
         return "systemd-networkd, which runs here" if os.path.exists(_NETWORKD) else ""
 
     @staticmethod
@@ -158,6 +164,19 @@ def _firewall(kind: int, body: bytes) -> Change | None:
     process = int.from_bytes(attributes.get(_PROCESS, b""))
     name = attributes.get(_PROCESS_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
     return Change("firewall", 0, "" if process == os.getpid() else name)
+
+
+def _is_running(program: str) -> bool:
+    """Whether a process runs this program, or an interpreter this script."""
+    return any(_runs(number, program.encode()) for number in os.listdir("/proc") if number.isdecimal())
+
+
+def _runs(process: str, program: bytes) -> bool:
+    try:
+        with open(f"/proc/{process}/cmdline", "rb") as file:
+            return program in (os.path.basename(word) for word in file.read().split(b"\0")[:2])
+    except OSError:
+        return False
 
 
 def _program(port: int) -> str:

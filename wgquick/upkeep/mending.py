@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError, WgqError
-from wgquick.executor import snapshot, traffic
+from wgquick.executor import snapshot, traffic, waiting
 from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
 from wgquick.net import Prefix, pack_address
@@ -203,6 +203,15 @@ def set_endpoint(name: str, key: PublicKey, endpoint: Endpoint, address: SocketA
         with suppress(OperationError):
             host.wireguard.begin_handshakes(name, [key])
     return True
+
+
+def begin_handshakes(device: Device, keys: Collection[PublicKey], host: Host) -> None:
+    """Have these peers' sessions begun anew; nothing happens if another run is at work on the interface."""
+    peers = [peer for peer in device.peers if peer.public_key in keys]
+    with host.interface_lock_if_free(device.name) as is_held:
+        if peers and is_held and promise(device.name, host) is not None:
+            with suppress(OperationError):
+                waiting.begin(device.name, host.wireguard, peers)
 
 
 def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: Host) -> None:

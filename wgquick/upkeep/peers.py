@@ -39,6 +39,7 @@ class _Known:
     def __init__(self) -> None:
         self.is_up: bool | None = None
         self.handshake = -1.0
+        self.happened = 0.0  # when that was, by the caller's clock
         self.tx = 0
         self.sends = False
         self.due = 0.0
@@ -55,8 +56,14 @@ class Peers:
         self._patience = patience
         self._chance = chance
 
-    def changes(self, device: Device, clock: float, now: float) -> Iterator[tuple[str, PublicKey]]:
-        """peer-up and peer-down since the last reading; `clock` is the time since the epoch."""
+    def changes(
+        self, device: Device, clock: float, now: float, ahead: float = 0.0
+    ) -> Iterator[tuple[str, PublicKey]]:
+        """peer-up and peer-down since the last reading.
+
+        `clock` is the time since the epoch by a clock that nobody sets, here and below; handshakes have the times
+        of the system's clock, which is `ahead` of it by so many seconds now.
+        """
         here = {peer.public_key for peer in device.peers}
         self._known = {key: known for key, known in self._known.items() if key in here}
         for peer in device.peers:
@@ -66,11 +73,12 @@ class Peers:
                     known.pauses.reset()
                     known.answers.clear()
                 known.handshake, known.sends = peer.last_handshake, False
+                known.happened = peer.last_handshake - ahead
                 known.due = now if peer.last_handshake else now + self._patience
             elif peer.tx_bytes > known.tx:
                 known.sends = True
             known.tx = peer.tx_bytes
-            is_up = _age(peer, clock) < SESSION
+            is_up = self._age(peer, clock) < SESSION
             if known.is_up is not None and is_up != known.is_up:
                 yield ("peer-up" if is_up else "peer-down"), peer.public_key
             known.is_up = is_up
@@ -85,7 +93,7 @@ class Peers:
         """
         for peer in device.peers:
             known, endpoint = self._known.get(peer.public_key), names.get(peer.public_key)
-            if known is None or endpoint is None or now < known.due or _age(peer, clock) < STALE:
+            if known is None or endpoint is None or now < known.due or self._age(peer, clock) < STALE:
                 continue
             if peer.last_handshake and not (peer.persistent_keepalive or known.sends):
                 continue
@@ -113,7 +121,7 @@ class Peers:
         """The next answers for peers that the one before has not helped."""
         for peer in device.peers:
             known = self._known.get(peer.public_key)
-            if known is not None and known.answers and now >= known.due and _age(peer, clock) >= STALE:
+            if known is not None and known.answers and now >= known.due and self._age(peer, clock) >= STALE:
                 address, known.tried = known.answers.pop(0), now
                 known.due = now + (_NEXT_ANSWER if known.answers else known.pauses.next(self._chance()))
                 yield peer.public_key, address
@@ -122,7 +130,7 @@ class Peers:
         """Seconds until the device is to be read again."""
         wait = _SELDOM
         for peer in device.peers:
-            age, known = _age(peer, clock), self._known.get(peer.public_key)
+            age, known = self._age(peer, clock), self._known.get(peer.public_key)
             if age < STALE:
                 wait = min(wait, STALE - age + _SLACK)
             elif age < SESSION:
@@ -135,7 +143,24 @@ class Peers:
                 wait = min(wait, known.due - now + _SLACK)
         return wait
 
+    def hurry(self, now: float) -> None:
+        """Have the names of stale peers looked up at once, and after short pauses again."""
+        for known in self._known.values():
+            known.pauses.reset()
+            known.due = min(known.due, now)
 
-def _age(peer: DevicePeer, clock: float) -> float:
-    """Seconds since the last handshake; a clock that was set back makes it young."""
-    return max(0.0, clock - peer.last_handshake) if peer.last_handshake else float("inf")
+    def wanted(self, device: Device) -> list[PublicKey]:
+        """The peers with an endpoint that are to have a session: they are kept alive, or were sent something."""
+        sends = {key for key, known in self._known.items() if known.sends}
+        return [
+            peer.public_key
+            for peer in device.peers
+            if peer.endpoint and (peer.persistent_keepalive or peer.public_key in sends)
+        ]
+
+    def _age(self, peer: DevicePeer, clock: float) -> float:
+        """Seconds since the last handshake."""
+        known = self._known.get(peer.public_key)
+        if not peer.last_handshake or known is None:
+            return float("inf")
+        return max(0.0, clock - known.happened)

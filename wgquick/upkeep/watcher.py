@@ -21,8 +21,19 @@ from wgquick.lean import suppress
 from wgquick.plan.promise import KINDS
 from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
 from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.upkeep.clocks import Clocks
 from wgquick.upkeep.events import MISSING, RESTORED, Event
-from wgquick.upkeep.mending import Mended, Promise, change_mtu, fitting_mtu, mend, missing, promise, set_endpoint
+from wgquick.upkeep.mending import (
+    Mended,
+    Promise,
+    begin_handshakes,
+    change_mtu,
+    fitting_mtu,
+    mend,
+    missing,
+    promise,
+    set_endpoint,
+)
 from wgquick.upkeep.pace import MOST, WITHIN, Mtu, Pace
 from wgquick.upkeep.peers import PATIENCE, Peers, Question
 
@@ -69,8 +80,8 @@ class Senses(Protocol):
     def dns_stamp(self, name: str, ifindex: int) -> tuple[int, ...]:
         """What changes when somebody changes the DNS of a link."""
 
-    def suspect(self) -> str:
-        """Who removes what is not theirs, if nobody was seen doing it."""
+    def suspect(self, kind: str, seen: str = "") -> str:
+        """Who removes what is not theirs; `seen` is the program that was seen, "" if none was."""
 
 
 class Asked(NamedTuple):
@@ -102,6 +113,7 @@ class _Tunnel:
         self.mtu = Mtu(given.applied.mtu if given.applied else 0, patience=mtu_patience)
         self.next_mtu, self.last_mtu = 0.0, float("-inf")
         self.rest_until = 0.0
+        self.is_awakened = False  # the machine has slept: its sessions are gone
 
     def is_concerned(self, change: Heard) -> bool:
         """Whether a change may be a loss of this interface's."""
@@ -163,6 +175,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._next_tick = 0.0
+        self._clocks = Clocks()
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens, until nobody asks any more; with `once` until the look is over."""
@@ -199,6 +212,8 @@ class Watcher:
     def _work(self) -> Iterator[Event]:
         self._hear()
         now = time.monotonic()
+        if (jumped := self._clocks.jumped()) is not None:
+            self._look_at_everything(now, was_asleep=jumped)
         if now >= self._next_tick:
             self._next_tick = now + _TICK
             self._look_around(now)
@@ -231,6 +246,15 @@ class Watcher:
                     tunnel.hurry(at)
                     if change.culprit:
                         tunnel.culprits[change.kind] = change.culprit
+
+    def _look_at_everything(self, now: float, *, was_asleep: bool) -> None:
+        """After sleep anything may be lost, and sessions are; after the clock was set, at least look."""
+        self._next_tick = now
+        for tunnel in self._tunnels.values():
+            tunnel.hurry(now)
+            tunnel.peers.hurry(now)
+            tunnel.next_look = tunnel.next_mtu = now
+            tunnel.is_awakened = tunnel.is_awakened or was_asleep
 
     def _look_around(self, now: float) -> None:
         """What nothing tells of: journals, src_valid_mark, DNS."""
@@ -323,11 +347,10 @@ class Watcher:
 
     def _culprit(self, tunnel: _Tunnel, kind: str) -> str:
         """Who was seen, or says that the link is theirs, or is known for it."""
-        if seen := tunnel.culprits.get(kind):
-            return seen
-        if kind not in ("rule", "route", "address"):
-            return ""
-        return self._host.manager(tunnel.given.name, tunnel.given.ifindex) or self._senses.suspect()
+        seen = tunnel.culprits.get(kind, "")
+        if seen or kind not in ("rule", "route", "address"):
+            return self._senses.suspect(kind, seen)
+        return self._host.manager(tunnel.given.name, tunnel.given.ifindex) or self._senses.suspect(kind)
 
     def _tell(self, tunnel: _Tunnel, form: str, found: Iterable[Lost]) -> Iterator[Event]:
         for each in found:
@@ -359,10 +382,13 @@ class Watcher:
 
     def _look_at_peers(self, tunnel: _Tunnel) -> Iterator[Event]:
         device = self._host.wireguard.get(tunnel.given.name)
-        clock, now = time.time(), time.monotonic()
-        for event, key in tunnel.peers.changes(device, clock, now):
+        clock, now = self._clocks.time(), time.monotonic()
+        for event, key in tunnel.peers.changes(device, clock, now, self._clocks.ahead()):
             yield self._event(tunnel, event, peer=str(key))
         if not self._asked.check_only:
+            if tunnel.is_awakened:
+                begin_handshakes(device, tunnel.peers.wanted(device), self._host)
+                tunnel.is_awakened = False
             for key, address in tunnel.peers.second(device, clock, now):
                 yield from self._set_endpoint(tunnel, key, address)
             for question in tunnel.peers.questions(device, tunnel.names, clock, now):
