@@ -1,4 +1,4 @@
-"""What every test stands on: the programs of scripts/test, root where needed, and nothing of the caller's."""
+"""Checks before the tests: the programs of scripts/test, and root where needed; and a clean environment."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ ORDER = (
     "netns",
     "documents",
     "unit",
-)  # what takes long begins first
-# What remains of the caller's environment: the programs under test would heed much of the rest (WG_QUICK_...,
-# WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last three choose what is tested.
+)  # the slow suites begin first
+# The only variables that remain of the caller's environment: the programs under test would read many others
+# (WG_QUICK_..., WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last three choose what is tested.
 KEPT = re.compile(
     r"HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
     r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_TEST_PAIRS|WGQ_CIPHER|WGQ_WHEEL",
     re.IGNORECASE,
 )
 
-# The generated examples are the same in each run, so that a run that fails fails again, and one that passed passes.
-# To look for what nobody has seen yet: --hypothesis-profile=explore
+# The generated examples are the same in each run, so that a failure can be repeated.
+# To draw others: --hypothesis-profile=explore
 SETTINGS = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -61,7 +61,7 @@ settings.load_profile("same")
 
 
 def pytest_configure() -> None:
-    """PATH is this installation, the project's cache, the system's folders and, last, cargo's."""
+    """PATH holds this installation, the project's cache, the system's folders and, last, cargo's."""
     cargo = os.path.dirname(shutil.which("cargo") or "")
     for name in [name for name in os.environ if not KEPT.fullmatch(name)]:
         del os.environ[name]
@@ -73,7 +73,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a machine; with several workers, say which tests stay together."""
+    """Mark the tests that need a machine; with several workers, group the tests that belong together."""
     for item in items:
         if _suite(item) not in WITHOUT_MACHINE:
             item.add_marker("machine")
@@ -84,12 +84,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _suite(item: pytest.Item) -> str:
-    """The folder below tests/."""
+    """The folder below tests/ of a test."""
     return item.path.relative_to(PROJECT / "tests").parts[0]
 
 
 def _together(item: pytest.Item) -> str:
-    """The name of a group for one worker: its tests share the VM, the trials or a module's fixtures."""
+    """The name of the group that runs on one worker: its tests share the VM, the trials or a module's fixtures."""
     match _suite(item):
         case "kernel":
             return "kernel"  # one VM at a time: it uses two processors
@@ -104,7 +104,7 @@ def _parameters(item: pytest.Item) -> dict[str, object]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Say at once that a selected test lacks root or a program, or that the workers' groups came to nothing."""
+    """Report early that a selected test lacks root or a program, or that grouping does not work."""
     grouped = session.config.getoption("loadgroup", default=False)
     if grouped and not all("@" in item.nodeid for item in session.items):
         raise pytest.UsageError("this pytest-xdist gives no groups to this pytest: several VMs would run at once")
@@ -119,5 +119,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_report_header() -> str:
-    """Says whether the installed package is tested or the source tree."""
+    """State which package is tested."""
     return f"wgquick: {wgquick.__version__} from {Path(wgquick.__file__).parent}"

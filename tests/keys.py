@@ -1,4 +1,4 @@
-"""Keys for devices that are made by hand."""
+"""Keys for devices that tests make."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from wgquick.net import PublicKey, SecretKey
 
 
 def public() -> PublicKey:
-    """Any peer's."""
+    """A random public key."""
     return PublicKey(os.urandom(32))
 
 
 def secret() -> SecretKey:
-    """A key that reads back as it was set: devices clamp private keys."""
+    """A random private key, clamped, so that a device reports it unchanged."""
     raw = bytearray(os.urandom(32))
     raw[0] &= 248
     raw[31] = raw[31] & 127 | 64

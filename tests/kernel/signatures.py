@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: partial(check, KERNEL)
     for check in (
-        signatures.test_a_stranger_is_named_by_key_and_address,
-        signatures.test_preshared_keys_that_differ_are_told_where_the_answer_comes,
-        signatures.test_a_clock_that_went_back_is_told,
-        signatures.test_data_that_nobody_answers_is_told_while_the_session_works,
+        signatures.test_an_unknown_key_is_reported_with_its_address,
+        signatures.test_different_preshared_keys_are_reported_by_the_initiator,
+        signatures.test_a_clock_that_went_back_is_reported,
+        signatures.test_missing_return_data_is_reported_despite_a_session,
     )
 }

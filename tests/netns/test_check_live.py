@@ -1,4 +1,4 @@
-"""`wgq check --live`: each code on a host that has what is wrong, and nothing on one that has not."""
+"""`wgq check --live`: each code on a host with that fault, and none on a host without it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def text(*interface: str, allowed: str = "10.9.0.0/24", peer: str = "Endpoint = 
 
 
 def codes(machine: Namespace, *names: str, path: str = "") -> list[tuple[str, int]]:
-    """The codes that are no infos, with their lines."""
+    """The codes of errors and warnings, with their lines."""
     environment = ["env", f"PATH={path}"] if path else []
     done = machine.run([*environment, *WGQ, "check", "--live", "--json", *(names or ("wg0",))], check=False)
     assert done.stderr == ""
@@ -55,7 +55,7 @@ def codes(machine: Namespace, *names: str, path: str = "") -> list[tuple[str, in
     return loud
 
 
-def test_nothing_is_said_where_the_host_has_what_the_file_needs(machine: Namespace) -> None:
+def test_a_suitable_host_gives_no_finding(machine: Namespace) -> None:
     hooks = "PostUp = sysctl -q net.ipv4.ip_forward=1; iptables -A FORWARD -i %i -o up0 -j ACCEPT"
     undo = "PostDown = iptables -D FORWARD -i %i -o up0 -j ACCEPT"
     write(machine, text(ADDRESS, "ListenPort = 51820", hooks, undo, peer=""))
@@ -66,13 +66,13 @@ def test_nothing_is_said_where_the_host_has_what_the_file_needs(machine: Namespa
     assert codes(machine) == []
 
 
-def test_without_live_the_host_is_not_looked_at(machine: Namespace) -> None:
+def test_without_live_the_host_is_not_examined(machine: Namespace) -> None:
     write(machine, text("Address = 192.168.7.9/24"))
     found = machine.run([*WGQ, "check", "--json", "wg0"], check=False).stdout
     assert "net-in-use" not in found
 
 
-def test_a_port_in_use_is_named_with_its_program(machine: Namespace) -> None:
+def test_a_port_in_use_is_reported_with_its_program(machine: Namespace) -> None:
     code = "import time; from socket import *; s = socket(type=SOCK_DGRAM); s.bind(('', 51820)); time.sleep(60)"
     taker = machine.popen(["python3", "-c", code])
     try:
@@ -99,18 +99,18 @@ def test_a_network_of_the_host_is_in_use(machine: Namespace, address: str, allow
     assert codes(machine) == [("net-in-use", line)]
 
 
-def test_a_route_inside_a_network_of_the_tunnel_shadows_it(machine: Namespace) -> None:
+def test_a_more_specific_route_shadows_the_tunnel(machine: Namespace) -> None:
     machine.run(["ip", "route", "add", "10.44.5.0/24", "via", "192.168.7.1"])
     write(machine, text(allowed="10.9.0.0/24, 10.44.0.0/16"))
     assert codes(machine) == [("route-shadowed", 6)]
 
 
-def test_a_name_that_does_not_resolve_is_named(machine: Namespace) -> None:
+def test_an_unresolvable_endpoint_is_reported(machine: Namespace) -> None:
     write(machine, text(peer="Endpoint = vpn.invalid:51820"))
     assert codes(machine) == [("endpoint-unresolved", 7)]
 
 
-def test_an_endpoint_without_a_route_is_named(machine: Namespace) -> None:
+def test_an_endpoint_without_a_route_is_reported(machine: Namespace) -> None:
     machine.run(["ip", "route", "add", "unreachable", "192.0.2.0/24"])
     write(machine, text())
     assert codes(machine) == [("endpoint-no-route", 7)]
@@ -118,7 +118,7 @@ def test_an_endpoint_without_a_route_is_named(machine: Namespace) -> None:
     assert codes(machine) == [("endpoint-no-route", 7)]
 
 
-def test_a_firewall_that_drops_the_port_blocks_the_input(machine: Namespace) -> None:
+def test_a_firewall_that_drops_the_port_is_reported(machine: Namespace) -> None:
     chain = "type filter hook input priority 0; policy drop; ct state established accept;"
     machine.run(["nft", "-f", "-"], input=f"table inet f {{\nchain input {{ {chain} }}\n}}\n")
     write(machine, text(ADDRESS, "ListenPort = 51820", peer=""))
@@ -127,7 +127,7 @@ def test_a_firewall_that_drops_the_port_blocks_the_input(machine: Namespace) -> 
     assert codes(machine) == []
 
 
-def test_forwarding_that_is_off_is_named_at_the_hook(machine: Namespace) -> None:
+def test_disabled_forwarding_is_reported_at_the_hook(machine: Namespace) -> None:
     hook = "iptables -{} FORWARD -i %i -j ACCEPT"
     lines = f"PostUp = {hook.format('A')}", f"PostDown = {hook.format('D')}"
     write(machine, text(ADDRESS, "ListenPort = 51820", *lines, peer=""))
@@ -136,7 +136,7 @@ def test_forwarding_that_is_off_is_named_at_the_hook(machine: Namespace) -> None
     assert codes(machine) == []
 
 
-def test_a_hook_with_a_link_that_is_not_there_is_named(machine: Namespace) -> None:
+def test_a_hook_with_a_missing_link_is_reported(machine: Namespace) -> None:
     hook = "iptables -t nat -{} POSTROUTING -s 10.9.0.0/24 -o eth0 -j MASQUERADE"
     lines = f"PostUp = sysctl -q net.ipv4.ip_forward=1; {hook.format('A')}", f"PostDown = {hook.format('D')}"
     write(machine, text(ADDRESS, *lines))
@@ -145,19 +145,19 @@ def test_a_hook_with_a_link_that_is_not_there_is_named(machine: Namespace) -> No
     assert codes(machine) == []
 
 
-def test_a_file_from_the_future_says_that_the_clock_is_wrong(machine: Namespace) -> None:
+def test_a_file_from_the_future_means_a_wrong_clock(machine: Namespace) -> None:
     write(machine, text())
     machine.run(["touch", "-d", "2 days", "/etc/wireguard/wg0.conf"])
     assert codes(machine) == [("clock-wrong", 1)]
 
 
-def test_ipv6_that_is_disabled_is_named(machine: Namespace) -> None:
+def test_disabled_ipv6_is_reported(machine: Namespace) -> None:
     machine.run(["sysctl", "-q", "net.ipv6.conf.all.disable_ipv6=1"])
     write(machine, text("Address = 10.9.0.2/24, fd09::2/64", allowed="10.9.0.0/24, fd09::/64"))
     assert codes(machine) == [("no-ipv6", 3)]
 
 
-def test_a_saved_file_that_is_not_what_is_up_is_named(machine: Namespace) -> None:
+def test_a_saveconfig_file_unlike_the_device_is_reported(machine: Namespace) -> None:
     write(machine, text(ADDRESS, "SaveConfig = true"))
     wgq(machine, "up", "wg0")
     assert codes(machine) == []
@@ -187,7 +187,7 @@ def test_a_saved_file_that_is_not_what_is_up_is_named(machine: Namespace) -> Non
         ),
     ],
 )
-def test_another_program_with_the_interface_is_named(machine: Namespace, path: str, content: str) -> None:
+def test_another_program_with_the_interface_is_reported(machine: Namespace, path: str, content: str) -> None:
     write(machine, text())
     machine.run(["sh", "-c", 'mkdir -p "$(dirname "$1")"; cat >"$1"', "sh", path], input=content)
     assert codes(machine) == [("managed-twice", 1)]
@@ -195,7 +195,7 @@ def test_another_program_with_the_interface_is_named(machine: Namespace, path: s
     assert codes(machine) == []
 
 
-def test_wg_quicks_unit_beside_wgq_is_named(machine: Namespace) -> None:
+def test_wg_quicks_unit_beside_wgq_is_reported(machine: Namespace) -> None:
     wanted = "/etc/systemd/system/multi-user.target.wants"
     machine.run(["sh", "-c", f"mkdir -p {wanted}; ln -s /dev/null {wanted}/wg-quick@wg0.service"])
     write(machine, text())
@@ -204,7 +204,8 @@ def test_wg_quicks_unit_beside_wgq_is_named(machine: Namespace) -> None:
     assert codes(machine) == [("managed-twice", 1)]
 
 
-def test_a_strict_filter_and_a_read_only_proc_drop_a_full_tunnels_packets(machine: Namespace) -> None:
+def test_strict_rp_filter_with_a_read_only_proc_is_reported(machine: Namespace) -> None:
+    """src_valid_mark cannot be set then, and the filter drops a full tunnel's packets."""
     machine.run(["sysctl", "-q", "net.ipv4.conf.up0.rp_filter=1"])
     write(machine, text(ADDRESS, "DNS = 10.9.0.1", allowed="0.0.0.0/0"))
     assert codes(machine) == []
@@ -212,7 +213,7 @@ def test_a_strict_filter_and_a_read_only_proc_drop_a_full_tunnels_packets(machin
     assert codes(machine) == [("rp-filter", 7)]
 
 
-def test_dns_that_nothing_can_set_is_named(machine: Namespace) -> None:
+def test_dns_without_a_way_to_set_it_is_reported(machine: Namespace) -> None:
     machine.run(["mkdir", "/run/empty"])
     write(machine, text(ADDRESS, "DNS = 10.9.0.1"))
     assert codes(machine, path="/run/empty") == []
@@ -220,8 +221,8 @@ def test_dns_that_nothing_can_set_is_named(machine: Namespace) -> None:
     assert codes(machine, path="/run/empty") == [("dns-no-resolver", 4)]
 
 
-def test_firewallds_filter_is_named_for_a_tunnel_of_wg_quick(machine: Namespace) -> None:
-    """wgq's own rules let the packets pass: an info there."""
+def test_firewallds_filter_is_reported_for_a_tunnel_of_wg_quick(machine: Namespace) -> None:
+    """wgq adds rules that let the packets pass, so for its own tunnel this is only an info."""
     machine.run(["ip", "-6", "address", "add", "fd07::2/64", "dev", "up0", "nodad"])
     machine.run(["ip", "-6", "route", "add", "default", "via", "fd07::1"])
     rule = "meta nfproto ipv6 fib saddr . mark . iif oif missing drop"
@@ -234,7 +235,7 @@ def test_firewallds_filter_is_named_for_a_tunnel_of_wg_quick(machine: Namespace)
     assert codes(machine) == [("firewalld-rpfilter", 7)]
 
 
-def test_two_files_of_one_host_may_not_share_a_port(machine: Namespace) -> None:
+def test_two_files_with_one_port_are_reported_on_one_host(machine: Namespace) -> None:
     write(machine, text(ADDRESS, "ListenPort = 51820", allowed="10.9.0.0/24"))
     write(machine, text("Address = 10.8.0.2/24", "ListenPort = 51820", allowed="10.8.0.0/24"), "wg1")
     assert [code for code, _ in codes(machine, "wg0", "wg1")] == ["listen-port-shared"]

@@ -1,4 +1,4 @@
-"""`wgq` where something is in its way: another run, a broken output, a dead daemon, a damaged journal."""
+"""`wgq` in difficult conditions: another run, a broken output, a dead daemon, a damaged journal."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
 
 CONFIG = Path("/etc/wireguard/wg0.conf")
-HEARD = Path("/run/heard")
+HOOK_OUTPUT = Path("/run/output")
 
 
 def shell(machine: Namespace, script: str, *, status: int = 0) -> str:
-    """What a shell script that calls `wgq` prints to standard error."""
+    """The standard error of a shell script that calls `wgq`."""
     command = "wgq() { " + " ".join(f"'{word}'" for word in WGQ) + ' "$@"; }; ' + script
     done = machine.run(["bash", "-c", command], check=False, env=dict(os.environ))
     assert done.returncode == status, done.stderr
@@ -50,7 +50,7 @@ def shell(machine: Namespace, script: str, *, status: int = 0) -> str:
 
 
 def state(machine: Namespace) -> tuple[object, ...]:
-    """All that a full tunnel with DNS could leave behind."""
+    """Everything that a full tunnel with DNS could leave behind."""
     return (
         links(machine),
         rules(machine),
@@ -78,22 +78,22 @@ def journal_path(machine: Namespace) -> str:
     return journals(machine).strip()
 
 
-# Other runs.
+# Other runs
 
 
-def test_of_two_ups_at_once_one_wins_and_the_other_harms_nothing(machine: Namespace) -> None:
+def test_of_two_ups_at_once_one_wins_and_the_other_fails(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config("PreUp = sleep 1", FULL))
     runs = [machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.PIPE) for _ in range(3)]
-    said = sorted((run.communicate(timeout=60)[1].decode(), run.returncode) for run in runs)
-    assert sorted(status for _, status in said) == [0, 1, 1]
-    assert sum("`wg0' already exists" in text for text, _ in said) == 2
+    results = sorted((run.communicate(timeout=60)[1].decode(), run.returncode) for run in runs)
+    assert sorted(status for _, status in results) == [0, 1, 1]
+    assert sum("`wg0' already exists" in text for text, _ in results) == 2
     assert "wg-quick-wg0" in machine.out("nft", "list", "tables")
     wgq(machine, "down", "wg0")
     assert state(machine) == before
 
 
-def test_down_during_up_waits_for_it_and_takes_all_of_it_away(machine: Namespace) -> None:
+def test_down_during_up_waits_and_removes_everything(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config("PreUp = touch /run/reached; until [ -e /run/go ]; do sleep 0.02; done", FULL))
     up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
@@ -103,8 +103,8 @@ def test_down_during_up_waits_for_it_and_takes_all_of_it_away(machine: Namespace
     assert b"Waiting for another wgq" in down.stderr.readline()
     assert up.poll() is None
     machine.run(["touch", "/run/go"])
-    said = down.communicate(timeout=60)[1]
-    assert (up.wait(60), down.returncode) == (0, 0), said
+    transcript = down.communicate(timeout=60)[1]
+    assert (up.wait(60), down.returncode) == (0, 0), transcript
     assert state(machine) == before
 
 
@@ -119,26 +119,26 @@ def test_a_hook_may_bring_another_tunnel_up_and_down(machine: Namespace) -> None
     assert state(machine) == before
 
 
-def test_a_hook_that_calls_wgq_for_its_interface_does_not_hang(machine: Namespace) -> None:
+def test_a_hook_that_calls_wgq_for_its_own_interface_does_not_hang(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config(f"PostUp = '{WGQ[0]}' -m wgquick down wg0"))
     assert "another wgq is at work on wg0" in wgq(machine, "up", "wg0", status=1).stderr
     assert state(machine) == before
 
 
-# Output that cannot be written.
+# Output that cannot be written
 
 
 @pytest.mark.parametrize("output", ["2>/dev/full", "2>&-", "0<&- 1>&- 2>&-", "2> >(true)", "2> >(head -n 1)"])
-def test_up_and_down_work_without_a_reader_of_the_transcript(machine: Namespace, output: str) -> None:
+def test_up_and_down_work_if_the_transcript_cannot_be_written(machine: Namespace, output: str) -> None:
     before = state(machine)
-    write(machine, config("PostUp = echo heard >&2; echo heard\nPreDown = true", FULL))
-    said = shell(machine, f"wgq up wg0 {output}; up=$?; wgq down wg0 {output} || exit; exit $up", status=0)
-    assert "Traceback" not in said
+    write(machine, config("PostUp = echo text >&2; echo text\nPreDown = true", FULL))
+    errors = shell(machine, f"wgq up wg0 {output}; up=$?; wgq down wg0 {output} || exit; exit $up", status=0)
+    assert "Traceback" not in errors
     assert state(machine) == before
 
 
-def test_a_transcript_that_raises_does_not_keep_up_from_being_undone(machine: Namespace) -> None:
+def test_an_exception_in_the_transcript_callback_rolls_up_back(machine: Namespace) -> None:
     before = state(machine)
     machine.call(up_with_a_failing_transcript)
     assert state(machine) == before
@@ -153,13 +153,13 @@ def up_with_a_failing_transcript() -> None:
         wgquick.up(wgquick.parse(config(peer=FULL)), transcript=fail)
 
 
-def test_a_full_disk_under_strip_is_an_error_of_one_line(machine: Namespace) -> None:
+def test_strip_to_a_full_disk_is_an_error_of_one_line(machine: Namespace) -> None:
     write(machine, config())
-    said = shell(machine, "wgq strip wg0 >/dev/full", status=1)
-    assert said == "wgq: No space left on device\n"
+    error = shell(machine, "wgq strip wg0 >/dev/full", status=1)
+    assert error == "wgq: No space left on device\n"
 
 
-# Daemons.
+# Daemons
 
 
 def test_down_after_the_daemon_was_killed_leaves_no_socket(machine: Namespace) -> None:
@@ -172,7 +172,7 @@ def test_down_after_the_daemon_was_killed_leaves_no_socket(machine: Namespace) -
     assert state(machine) == before
 
 
-def test_up_that_fails_after_its_daemon_was_killed_leaves_no_socket(machine: Namespace) -> None:
+def test_a_failed_up_leaves_no_socket_of_a_killed_daemon(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config("PostUp = touch /run/reached; until [ -e /run/killed ]; do sleep 0.05; done; exit 3"))
     up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
@@ -185,22 +185,22 @@ def test_up_that_fails_after_its_daemon_was_killed_leaves_no_socket(machine: Nam
     assert state(machine) == before
 
 
-def test_down_with_a_daemon_that_hangs_ends_and_says_so(machine: Namespace) -> None:
+def test_down_with_a_hanging_daemon_ends_and_says_so(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0")
     hung = daemon(machine)
     os.kill(hung, signal.SIGSTOP)
     try:
-        said = wgq(machine, "down", "wg0").stderr
-        assert "/wireguard/wg0.sock: kill it" in said
+        transcript = wgq(machine, "down", "wg0").stderr
+        assert "/wireguard/wg0.sock: kill it" in transcript
         assert "wg0" not in links(machine)
         assert rules(machine) == before
     finally:
         os.kill(hung, signal.SIGCONT)
 
 
-def test_a_signal_while_the_resolver_is_slow_is_heard_at_once(machine: Namespace) -> None:
+def test_a_signal_interrupts_a_slow_name_lookup_at_once(machine: Namespace) -> None:
     patient = "nameserver 127.0.0.9\noptions timeout:30 attempts:5\n"
     machine.run(["sh", "-c", "cat >/etc/resolv.conf"], input=patient)
     before = state(machine)
@@ -213,33 +213,31 @@ def test_a_signal_while_the_resolver_is_slow_is_heard_at_once(machine: Namespace
         up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
         assert b"\4slow\7example" in server.recv(4096)
         up.terminate()
-        assert up.wait(20) == 128 + signal.SIGTERM  # and not when the resolver has no patience any more
+        assert up.wait(20) == 128 + signal.SIGTERM  # the resolver alone would take minutes
     assert state(machine) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_failed_up_is_taken_back_does_not_stop_that(
-    machine: Namespace, number: signal.Signals
-) -> None:
-    script = "[ $1 = -a ] || { touch /run/reached; sleep 1; echo gone >>/run/said; }"
+def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace, number: signal.Signals) -> None:
+    script = "[ $1 = -a ] || { touch /run/reached; sleep 1; echo gone >>/run/record; }"
     path = with_resolvconf(machine, script)
     before = state(machine)
     write(machine, config("DNS = 10.0.0.53\nPostUp = exit 9", FULL))
-    heeding = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
+    wgq_with_signals = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
     environment = {**os.environ, "PATH": path}
-    up = machine.popen([*heeding, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
+    up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
     awaited(lambda: "reached" in machine.out("ls", "/run").split())
     up.send_signal(number)
-    said = up.communicate(timeout=20)[1].decode()
-    assert up.returncode == 9, said
-    assert machine.out("cat", "/run/said") == "gone\n"
+    transcript = up.communicate(timeout=20)[1].decode()
+    assert up.returncode == 9, transcript
+    assert machine.out("cat", "/run/record") == "gone\n"
     assert state(machine) == before
 
 
-# Links.
+# Links
 
 
-def test_a_tunnel_that_was_renamed_is_taken_down_by_its_own_name(machine: Namespace) -> None:
+def test_a_renamed_tunnel_is_taken_down_by_its_original_name(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
@@ -251,7 +249,7 @@ def test_a_tunnel_that_was_renamed_is_taken_down_by_its_own_name(machine: Namesp
     assert state(machine) == before
 
 
-def test_a_daemon_of_another_namespace_is_not_taken_for_ours(machine: Namespace) -> None:
+def test_a_daemon_in_another_namespace_is_not_ours(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
     refused = shell(machine, 'unshare -n bash -c "$(declare -f wgq); wgq down wg0"', status=1)
@@ -260,7 +258,7 @@ def test_a_daemon_of_another_namespace_is_not_taken_for_ours(machine: Namespace)
     wgq(machine, "down", "wg0")
 
 
-# Journals.
+# Journals
 
 
 @pytest.mark.parametrize(
@@ -277,7 +275,7 @@ def test_a_daemon_of_another_namespace_is_not_taken_for_ours(machine: Namespace)
         '{"und',
     ],
 )
-def test_down_goes_on_where_the_journal_is_damaged_or_anothers(machine: Namespace, line: str) -> None:
+def test_down_works_with_a_damaged_or_newer_journal(machine: Namespace, line: str) -> None:
     before = state(machine)
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
@@ -286,7 +284,7 @@ def test_down_goes_on_where_the_journal_is_damaged_or_anothers(machine: Namespac
     assert state(machine) == before
 
 
-def test_reload_goes_on_where_the_journal_is_damaged(machine: Namespace) -> None:
+def test_reload_works_with_a_damaged_journal(machine: Namespace) -> None:
     write(machine, config())
     wgq(machine, "up", "wg0")
     machine.run(["truncate", "-s", "60", journal_path(machine)])
@@ -295,7 +293,7 @@ def test_reload_goes_on_where_the_journal_is_damaged(machine: Namespace) -> None
     assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.8.0.0/16"]
 
 
-def test_reload_of_a_link_that_has_another_name_now_is_refused(machine: Namespace) -> None:
+def test_reload_of_a_renamed_link_is_refused(machine: Namespace) -> None:
     write(machine, config())
     wgq(machine, "up", "wg0")
     machine.run(["ip", "link", "set", "wg0", "name", "wg7"])
@@ -304,7 +302,7 @@ def test_reload_of_a_link_that_has_another_name_now_is_refused(machine: Namespac
     wgq(machine, "down", "wg0")
 
 
-def test_down_goes_by_the_host_where_the_journal_lost_its_undos(machine: Namespace) -> None:
+def test_down_reads_the_host_if_the_journal_has_no_undos(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
@@ -315,33 +313,33 @@ def test_down_goes_by_the_host_where_the_journal_lost_its_undos(machine: Namespa
 
 
 @pytest.mark.parametrize("size", range(120, 600, 60))
-def test_down_goes_by_the_host_where_the_journals_end_is_lost(machine: Namespace, size: int) -> None:
+def test_down_reads_the_host_if_the_journal_is_truncated(machine: Namespace, size: int) -> None:
     before = state(machine)
     write(machine, config("PreDown = touch /run/pre\nPostDown = touch /run/post", peer=FULL))
     wgq(machine, "up", "wg0")
     machine.run(["truncate", "-s", str(size), journal_path(machine)])
-    # Where whole lines are left that looks like a run that was killed, after which no hooks run.
+    # A journal cut after a whole line looks like a killed run, after which no hooks run.
     damaged = "not understood" in wgq(machine, "down", "wg0").stderr
     assert damaged == ({"pre", "post"} <= set(machine.out("ls", "/run").split()))
     assert (state(machine)[:2], state(machine)[3:]) == (before[:2], before[3:])
 
 
-def test_an_unwritable_journal_stops_up_before_anything_is_done(machine: Namespace) -> None:
+def test_an_unwritable_journal_stops_up_before_any_change(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = state(machine)
     machine.run(["mkdir", "-m", "700", "/run/wgq"])
     machine.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=0700", "tmpfs", "/run/wgq"])
     machine.run(["dd", "if=/dev/zero", "of=/run/wgq/filler", "bs=4k", "count=1"])
-    said = wgq(machine, "up", "wg0", status=1).stderr
-    assert "wg0.journal cannot be written: No space left on device" in said
-    assert "Traceback" not in said
+    error = wgq(machine, "up", "wg0", status=1).stderr
+    assert "wg0.journal cannot be written: No space left on device" in error
+    assert "Traceback" not in error
     assert state(machine) == before
 
 
-# SaveConfig.
+# SaveConfig
 
 
-def test_down_of_a_tunnel_from_standard_input_has_nothing_to_save_to(machine: Namespace) -> None:
+def test_down_of_a_tunnel_from_standard_input_saves_nothing(machine: Namespace) -> None:
     text = config("SaveConfig = true")
     before = state(machine)
     wgq(machine, "up", "-", "--name", "ci0", stdin=text)
@@ -349,7 +347,7 @@ def test_down_of_a_tunnel_from_standard_input_has_nothing_to_save_to(machine: Na
     assert state(machine) == before
 
 
-def test_a_pipe_brings_a_tunnel_up_and_is_not_saved_to(machine: Namespace) -> None:
+def test_a_tunnel_from_a_pipe_is_not_saved(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config("SaveConfig = true"))
     shell(machine, "wgq up --name ci0 <(cat /etc/wireguard/wg0.conf)")
@@ -358,7 +356,7 @@ def test_a_pipe_brings_a_tunnel_up_and_is_not_saved_to(machine: Namespace) -> No
     assert state(machine) == before
 
 
-def test_a_device_that_a_name_leads_to_stays_a_device(machine: Namespace) -> None:
+def test_save_does_not_replace_a_device_file(machine: Namespace) -> None:
     machine.run(["mknod", "/run/null", "c", "1", "3"])
     machine.run(["ln", "-s", "/run/null", "/etc/wireguard/wg0.conf"])
     wgq(machine, "up", "wg0")
@@ -375,8 +373,8 @@ def test_save_keeps_ipv6_addresses_on_a_host_without_ipv6(machine: Namespace) ->
     assert "Address = 10.99.0.1/32, fd00:99::1/64\n" in machine.call(CONFIG.read_text)
 
 
-def test_save_at_down_asks_for_all_names_at_once(machine: Namespace) -> None:
-    """getaddrinfo(3) alone takes 20 s for one name and these two servers, and there are four names."""
+def test_save_at_down_looks_all_names_up_at_once(machine: Namespace) -> None:
+    """For one name and these two servers, getaddrinfo(3) takes 20 s; there are four names."""
     names = [f"peer{number}.example.net" for number in range(4)]
     keys = (*PEERS, PEERS[0].replace("xTI", "yTI"), PEERS[1].replace("TrM", "UrM"))
     peers = (f"[Peer]\nPublicKey = {key}\nEndpoint = {name}:51820\n" for key, name in zip(keys, names, strict=True))
@@ -391,7 +389,7 @@ def test_save_at_down_asks_for_all_names_at_once(machine: Namespace) -> None:
     assert machine.call(CONFIG.read_text).count(".example.net:51820") == 4
 
 
-def test_a_save_that_fails_stops_down_and_force_goes_on(machine: Namespace) -> None:
+def test_a_failed_save_stops_down_unless_forced(machine: Namespace) -> None:
     write(machine, config("SaveConfig = true"))
     wgq(machine, "up", "wg0")
     machine.run(["wg", "set", "wg0", "listen-port", "4242"])
@@ -408,7 +406,7 @@ def test_a_signal_during_save_leaves_no_copy_of_the_key(machine: Namespace) -> N
 
 
 def interrupted_save() -> list[str]:
-    """A save whose fsync is interrupted by TERM, as the command line hears it."""
+    """Interrupt the fsync of a save by SIGTERM, and list the directory."""
     from wgquick.cli import verbs
     from wgquick.errors import SignalError
 
@@ -424,17 +422,17 @@ def interrupted_save() -> list[str]:
     return os.listdir("/etc/wireguard")
 
 
-# Who may do what.
+# Privileges
 
 
-def test_strip_of_a_file_in_a_closed_directory_goes_through_sudo(machine: Namespace, tmp_path: Path) -> None:
+def test_strip_of_an_unreadable_file_goes_through_sudo(machine: Namespace, tmp_path: Path) -> None:
     write(machine, config())
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     for path in (sudo, tmp_path, *tmp_path.parents[:-1]):
         if path.stat().st_uid == os.geteuid() and path.is_relative_to(f"{tempfile.gettempdir()}/"):
             path.chmod(0o755)
-    # The package may lie below a home directory that is closed to others.
+    # The package may be below a home directory that is closed to other users.
     machine.run(["sh", "-c", 'mkdir /run/prefix && mount --bind "$0" /run/prefix', sys.prefix])
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -443,8 +441,8 @@ def test_strip_of_a_file_in_a_closed_directory_goes_through_sudo(machine: Namesp
     assert KEY not in done.stdout
 
 
-def test_sudo_does_not_run_what_lies_in_the_users_directory(machine: Namespace, tmp_path: Path) -> None:
-    """`python -m wgquick` would take the package from there, as root."""
+def test_sudo_runs_no_code_from_the_current_directory(machine: Namespace, tmp_path: Path) -> None:
+    """`python -m wgquick` would load a package from there, as root."""
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
     sudo.chmod(0o755)
@@ -463,8 +461,8 @@ def test_sudo_does_not_run_what_lies_in_the_users_directory(machine: Namespace, 
     assert done.stdout.startswith("wgq ")
 
 
-def test_sudo_finds_the_package_where_the_user_has_it(machine: Namespace, tmp_path: Path) -> None:
-    """In a home directory or by PYTHONPATH, of which root's Python knows nothing."""
+def test_sudo_finds_the_package_of_the_user(machine: Namespace, tmp_path: Path) -> None:
+    """The package may be in a home directory or in PYTHONPATH, which root's Python does not search."""
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec env -i "$@"\n')
     sudo.chmod(0o755)
@@ -475,12 +473,12 @@ def test_sudo_finds_the_package_where_the_user_has_it(machine: Namespace, tmp_pa
         "os.geteuid = lambda: 65534; sys.argv = ['wgq', 'strip', 'wg0']; privilege.acquire()"
     )
     places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(wgquick.__file__).parents[1])}
-    python = os.path.realpath(sys.executable)  # outside of the virtual environment, if there is one
+    python = os.path.realpath(sys.executable)  # outside of any virtual environment
     done = machine.run([python, "-c", script], env={**os.environ, **places})
     assert PEERS[0] in done.stdout
 
 
-# Hooks and signals.
+# Hooks and signals
 
 
 def test_rules_that_a_hook_moves_are_gone_after_down(machine: Namespace) -> None:
@@ -495,7 +493,7 @@ def test_rules_that_a_hook_moves_are_gone_after_down(machine: Namespace) -> None
     assert state(machine) == before
 
 
-def test_up_that_fails_takes_rules_that_a_hook_has_moved(machine: Namespace) -> None:
+def test_a_failed_up_removes_rules_that_a_hook_moved(machine: Namespace) -> None:
     before = state(machine)
     moving = "ip rule delete table 51820; ip rule add preference 100 not fwmark 51820 table 51820"
     write(machine, config(f"PostUp = {moving}; exit 3", FULL))
@@ -523,23 +521,23 @@ def test_up_without_dns_works_after_a_failing_resolvconf(machine: Namespace) -> 
     assert state(machine) == before
 
 
-def test_up_that_fails_takes_a_link_that_a_hook_has_renamed(machine: Namespace) -> None:
+def test_a_failed_up_removes_a_link_that_a_hook_renamed(machine: Namespace) -> None:
     before = state(machine)
     write(machine, config("PostUp = ip link set %i down; ip link set %i name moved0; exit 3", FULL))
-    said = wgq(machine, "up", "wg0", status=3).stderr
-    assert "[#] ip link delete dev moved0" in said
+    transcript = wgq(machine, "up", "wg0", status=3).stderr
+    assert "[#] ip link delete dev moved0" in transcript
     assert state(machine) == before
 
 
-def test_a_second_quit_ends_an_undo_that_hangs_and_down_finishes_it(machine: Namespace) -> None:
-    """Ctrl-\\ ends whatever runs; Ctrl-C again and again must not."""
+def test_sigquit_ends_a_hanging_rollback_and_down_finishes_it(machine: Namespace) -> None:
+    """Ctrl-\\ ends a rollback; repeated Ctrl-C does not."""
     before = state(machine)
     hanging = 'if [ "$1" = -d ] && [ ! -e /run/mended ]; then touch /run/hanging; exec sleep 60; fi; cat >/dev/null'
     path = with_resolvconf(machine, hanging)
     write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
-    heeding = ["env", "--default-signal=INT,QUIT", *WGQ]
+    wgq_with_signals = ["env", "--default-signal=INT,QUIT", *WGQ]
     environment = {**os.environ, "PATH": path, "WGQ_DNS": "resolvconf"}
-    up = machine.popen([*heeding, "up", "wg0"], env=environment, stderr=subprocess.DEVNULL)
+    up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.DEVNULL)
     awaited(lambda: "reached" in machine.out("ls", "/run").split())
     up.send_signal(signal.SIGINT)
     awaited(lambda: "hanging" in machine.out("ls", "/run").split())
@@ -551,8 +549,8 @@ def test_a_second_quit_ends_an_undo_that_hangs_and_down_finishes_it(machine: Nam
     assert state(machine) == before
 
 
-def test_a_signal_after_the_work_does_not_change_the_status(machine: Namespace) -> None:
-    """The tunnel stays up then, so that it must not look as if it had been undone."""
+def test_a_signal_after_the_last_step_does_not_change_the_status(machine: Namespace) -> None:
+    """The tunnel stays up, so the status must not say that it was rolled back."""
     write(machine, config())
     up = "import os, signal; from wgquick.cli import verbs; verbs.up('wg0', {})"
     script = f"{up}; os.kill(os.getpid(), signal.SIGTERM)"
@@ -561,11 +559,11 @@ def test_a_signal_after_the_work_does_not_change_the_status(machine: Namespace) 
 
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "POSIX"])
-def test_hooks_run_and_print_as_their_bytes_in_any_locale(machine: Namespace, locale: str) -> None:
-    hook = b"printf %s 'caf\xe9 \xe2\x86\x92' > /run/heard"
+def test_hooks_run_and_print_their_bytes_in_any_locale(machine: Namespace, locale: str) -> None:
+    hook = b"printf %s 'caf\xe9 \xe2\x86\x92' > /run/output"
     text = config("PostUp = HOOK").encode().replace(b"HOOK", hook)
     machine.call(CONFIG.write_bytes, text)
     environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     up = machine.popen([*WGQ, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
     assert b"[#] " + hook + b"\n" in up.communicate(timeout=60)[1]
-    assert machine.call(HEARD.read_bytes) == b"caf\xe9 \xe2\x86\x92"
+    assert machine.call(HOOK_OUTPUT.read_bytes) == b"caf\xe9 \xe2\x86\x92"

@@ -1,4 +1,4 @@
-"""/etc/resolv.conf if it cannot be replaced: bind mounts of containers, read-only places, other processes."""
+"""DNS by file if /etc/resolv.conf cannot be replaced: bind mounts, read-only places, other processes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def machine() -> Iterator[Namespace]:
 
 @pytest.fixture
 def container(machine: Namespace) -> Namespace:
-    """The machine with /etc/resolv.conf mounted from elsewhere, as container runtimes do."""
-    machine.run(["sh", "-c", "cp -p /etc/resolv.conf /run/theirs; mount --bind /run/theirs /etc/resolv.conf"])
+    """The machine with a bind mount on /etc/resolv.conf, as container runtimes make it."""
+    machine.run(["sh", "-c", "cp -p /etc/resolv.conf /run/mounted; mount --bind /run/mounted /etc/resolv.conf"])
     return machine
 
 
@@ -48,12 +48,12 @@ def set_dns(machine: Namespace, name: str, server: str) -> None:
     machine.call(DNS.set, "file", name, (server,), ("lan",), True)
 
 
-def test_auto_takes_the_file_where_there_is_nothing_else(machine: Namespace) -> None:
+def test_auto_uses_the_file_if_there_is_nothing_else(machine: Namespace) -> None:
     assert machine.call(DNS.detect, "auto") == "file"
 
 
 def question_at(address: str) -> bytes:
-    """What a server at that address is asked when a program looks for the name `name'."""
+    """The question that a server at this address gets when a program looks up `name`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((address, 53))
         server.settimeout(20)
@@ -82,9 +82,9 @@ def test_a_mounted_file_is_written_in_place_and_comes_back(container: Namespace)
     assert container.out("sh", "-c", "ls -A /etc | grep resolv") == "resolv.conf\n"
 
 
-def test_a_file_in_a_read_only_etc_is_written_in_place_too(container: Namespace) -> None:
+def test_a_mounted_file_in_a_read_only_etc_is_written_in_place(container: Namespace) -> None:
     container.run(["mount", "--bind", "/etc", "/etc"])
-    container.run(["sh", "-c", "mount --bind /run/theirs /etc/resolv.conf; mount -o remount,ro,bind /etc"])
+    container.run(["sh", "-c", "mount --bind /run/mounted /etc/resolv.conf; mount -o remount,ro,bind /etc"])
     set_dns(container, "wg0", "10.0.0.1")
     assert servers(container) == ["10.0.0.1"]
     container.call(DNS.unset, "file", "wg0")
@@ -92,23 +92,23 @@ def test_a_file_in_a_read_only_etc_is_written_in_place_too(container: Namespace)
 
 
 def test_a_link_in_a_read_only_etc_stays_and_its_target_is_written(machine: Namespace) -> None:
-    machine.run(["sh", "-c", "mv /etc/resolv.conf /run/theirs; ln -s /run/theirs /etc/resolv.conf"])
+    machine.run(["sh", "-c", "mv /etc/resolv.conf /run/mounted; ln -s /run/mounted /etc/resolv.conf"])
     machine.run(["sh", "-c", "mount --bind /etc /etc; mount -o remount,ro,bind /etc"])
     set_dns(machine, "wg0", "10.0.0.1")
     assert servers(machine) == ["10.0.0.1"]
     machine.call(DNS.unset, "file", "wg0")
     assert content(machine) == EARLIER
-    assert machine.out("readlink", "/etc/resolv.conf") == "/run/theirs\n"
+    assert machine.out("readlink", "/etc/resolv.conf") == "/run/mounted\n"
 
 
-def test_a_mounted_file_that_is_empty_at_first_is_empty_again(container: Namespace) -> None:
+def test_an_empty_mounted_file_is_empty_again(container: Namespace) -> None:
     container.run(["truncate", "-s", "0", "/etc/resolv.conf"])
     set_dns(container, "wg0", "10.0.0.1")
     container.call(DNS.unset, "file", "wg0")
     assert content(container) == ""
 
 
-def test_a_file_that_cannot_be_written_is_an_error_and_stays(container: Namespace) -> None:
+def test_an_unwritable_file_is_an_error_and_unchanged(container: Namespace) -> None:
     container.run(["mount", "-o", "remount,ro,bind", "/etc/resolv.conf"])
     with pytest.raises(OperationError, match=r"/etc/resolv\.conf cannot be changed: Read-only") as refusal:
         set_dns(container, "wg0", "10.0.0.1")
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_stays(container: Namespac
     assert content(container) == EARLIER
 
 
-def test_extended_attributes_go_with_the_file(machine: Namespace) -> None:
+def test_extended_attributes_of_the_file_are_kept(machine: Namespace) -> None:
     machine.call(os.setxattr, "/etc/resolv.conf", "security.selinux", b"system_u:object_r:net_conf_t:s0")
     set_dns(machine, "wg0", "10.0.0.1")
     machine.call(DNS.unset, "file", "wg0")
@@ -124,7 +124,7 @@ def test_extended_attributes_go_with_the_file(machine: Namespace) -> None:
     assert label == b"system_u:object_r:net_conf_t:s0"
 
 
-def test_twenty_processes_at_once_leave_the_earlier_file(machine: Namespace) -> None:
+def test_twenty_processes_at_once_restore_the_original_file(machine: Namespace) -> None:
     script = (
         "import sys; from wgquick.system.dns import Dns; dns = Dns('/run/wgq', print); name = sys.argv[1]\n"
         "for _ in range(5):\n"

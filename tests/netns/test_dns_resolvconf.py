@@ -1,4 +1,4 @@
-"""resolvconf as wg-quick calls it: openresolv, Debian's and systemd's link, each the real program."""
+"""resolvconf as wg-quick calls it: the real openresolv, Debian's resolvconf, and systemd's link."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Namespace]:
 
 
 def state(machine: Namespace) -> dict[str, str]:
-    """resolv.conf and all that resolvconf keeps."""
+    """The contents of resolv.conf and of resolvconf's records."""
     return machine.call(files)
 
 
@@ -47,29 +47,29 @@ def set_dns(machine: Namespace, name: str = "wg0") -> None:
     machine.call(DNS.set, "resolvconf", name, SERVERS, SEARCH, True)
 
 
-def test_auto_takes_resolvconf(machine: Namespace) -> None:
+def test_auto_uses_resolvconf(machine: Namespace) -> None:
     assert machine.call(DNS.detect, "auto") == "resolvconf"
 
 
-def test_up_and_down_leave_what_wg_quick_leaves(machine: Namespace) -> None:
+def test_up_and_down_have_the_effect_and_transcript_of_wg_quick(machine: Namespace) -> None:
     before = state(machine)
     machine.run(["sh", "-c", "cat >/etc/wireguard/wg0.conf"], input=CONFIG)
-    theirs_said = machine.run(["wg-quick", "up", "wg0"]).stderr
+    their_lines = machine.run(["wg-quick", "up", "wg0"]).stderr
     theirs = state(machine)
-    theirs_said += machine.run(["wg-quick", "down", "wg0"]).stderr
+    their_lines += machine.run(["wg-quick", "down", "wg0"]).stderr
     assert state(machine) == before
 
     set_dns(machine)
     assert state(machine) == theirs
     assert "nameserver 10.0.0.1\nnameserver fd00::1\n" in machine.out("cat", "/etc/resolv.conf")
-    ours_said = machine.call(DNS.set_lines, "resolvconf", "wg0", SERVERS, SEARCH, True)
-    ours_said += machine.call(DNS.unset_lines, "resolvconf", "wg0")
+    our_lines = machine.call(DNS.set_lines, "resolvconf", "wg0", SERVERS, SEARCH, True)
+    our_lines += machine.call(DNS.unset_lines, "resolvconf", "wg0")
     machine.call(DNS.unset, "resolvconf", "wg0")
     assert state(machine) == before
-    assert list(ours_said) == [line for line in theirs_said.splitlines() if "resolvconf" in line]
+    assert list(our_lines) == [line for line in their_lines.splitlines() if "resolvconf" in line]
 
 
-def test_wg_quick_takes_down_what_was_set_here(machine: Namespace) -> None:
+def test_wg_quick_down_removes_the_dns_that_wgq_set(machine: Namespace) -> None:
     before = state(machine)
     machine.run(["sh", "-c", "cat >/etc/wireguard/wg0.conf"], input=CONFIG)
     machine.run(["wg-quick", "up", "wg0"])
@@ -89,7 +89,7 @@ def test_unset_may_be_repeated_and_needs_no_set(machine: Namespace) -> None:
     assert state(machine) == before
 
 
-def test_current_is_this_links_record_alone(machine: Namespace) -> None:
+def test_current_is_only_the_record_of_this_link(machine: Namespace) -> None:
     assert machine.call(DNS.current, "resolvconf", "wg0") is None
     set_dns(machine)
     machine.call(DNS.set, "resolvconf", "wg1", ("10.9.9.9",), (), True)
@@ -97,7 +97,7 @@ def test_current_is_this_links_record_alone(machine: Namespace) -> None:
     assert machine.call(DNS.current, "resolvconf", "wg1") == (("10.9.9.9",), ())
 
 
-def test_two_tunnels_down_in_either_order_leave_the_machines_own(machine: Namespace) -> None:
+def test_two_tunnels_down_in_either_order_restore_the_original(machine: Namespace) -> None:
     before = state(machine)
     for order in (("wg0", "wg1"), ("wg1", "wg0")):
         set_dns(machine, "wg0")
@@ -107,7 +107,7 @@ def test_two_tunnels_down_in_either_order_leave_the_machines_own(machine: Namesp
         assert state(machine) == before
 
 
-def test_debians_record_has_the_prefix_that_orders_it_first() -> None:
+def test_debians_record_has_the_prefix_that_sorts_it_first() -> None:
     with debian_resolvconf() as machine:
         lines = machine.call(DNS.set_lines, "resolvconf", "wg0", SERVERS, SEARCH, True)
         assert lines == ("[#] resolvconf -a tun.wg0 -m 0 -x",)
@@ -115,7 +115,7 @@ def test_debians_record_has_the_prefix_that_orders_it_first() -> None:
         assert machine.out("grep", "^nameserver", "/etc/resolv.conf").splitlines()[0] == "nameserver 10.0.0.1"
 
 
-def test_no_prefix_is_used_without_an_order_or_with_a_link() -> None:
+def test_no_prefix_is_used_without_an_order_or_with_systemds_link() -> None:
     with openresolv() as machine:
         order = "# tun*\nlo.inet\n tap-1* \ntun*\n"
         machine.run(["sh", "-c", "mkdir /etc/resolvconf; cat >/etc/resolvconf/interface-order"], input=order)
@@ -127,7 +127,7 @@ def test_no_prefix_is_used_without_an_order_or_with_a_link() -> None:
         assert machine.call(DNS.unset_lines, "resolvconf", "wg0") == ("[#] resolvconf -d wg0 -f",)
 
 
-def test_systemds_link_named_resolvconf_is_used_as_wg_quick_uses_it() -> None:
+def test_systemds_link_named_resolvconf_is_used_like_wg_quick() -> None:
     with resolved(resolvconf=True) as machine:
         machine.run(["ip", "link", "add", "wg0", "type", "veth"])
         assert machine.call(DNS.detect, "auto") == "resolvconf"
@@ -149,7 +149,7 @@ def test_a_failing_resolvconf_is_an_error_with_its_status() -> None:
         assert failure.value.remedy
 
 
-def test_without_a_resolvconf_the_error_names_the_other_ways() -> None:
+def test_the_error_without_a_resolvconf_has_a_remedy() -> None:
     with plain() as machine:
         with pytest.raises(OperationError, match="command not found") as failure:
             set_dns(machine)
@@ -164,7 +164,7 @@ def with_path(path: str, verb: str) -> None:
         DNS.unset("resolvconf", "wg0")
 
 
-def test_what_was_set_is_found_again_from_a_path_without_sbin(machine: Namespace) -> None:
+def test_unset_finds_resolvconf_in_sbin_without_path(machine: Namespace) -> None:
     before = state(machine)
     set_dns(machine)
     with pytest.raises(OperationError, match="command not found"):
@@ -173,12 +173,14 @@ def test_what_was_set_is_found_again_from_a_path_without_sbin(machine: Namespace
     assert state(machine) == before
 
 
-def test_a_removed_resolvconf_has_nothing_to_take_back() -> None:
+def test_unset_without_a_resolvconf_does_nothing() -> None:
     with plain() as machine:
+        before = state(machine)
         machine.call(DNS.unset, "resolvconf", "wg0")
+        assert state(machine) == before
 
 
-def test_what_resolvconf_says_on_success_is_still_the_users_to_see() -> None:
+def test_messages_of_a_successful_resolvconf_are_printed() -> None:
     with debian_resolvconf() as machine:
         machine.run(["sh", "-c", "rm /etc/resolv.conf; echo own >/etc/resolv.conf"])
         seen = machine.call(errors_of_set)
@@ -186,12 +188,12 @@ def test_what_resolvconf_says_on_success_is_still_the_users_to_see() -> None:
 
 
 def errors_of_set() -> str:
-    said: list[str] = []
-    Dns("/run/wgq", said.append).set("resolvconf", "wg0", SERVERS, SEARCH, True)
-    return "\n".join(said)
+    notes: list[str] = []
+    Dns("/run/wgq", notes.append).set("resolvconf", "wg0", SERVERS, SEARCH, True)
+    return "\n".join(notes)
 
 
-def test_a_search_domain_is_passed_on_as_its_bytes() -> None:
+def test_a_search_domain_keeps_its_bytes() -> None:
     with openresolv() as machine:
         assert b"search \xe9.example\n" in machine.call(record_of_foreign_domain)
 
@@ -202,5 +204,5 @@ def record_of_foreign_domain() -> bytes:
     return b"".join(path.read_bytes() for path in records)
 
 
-def test_upstream_is_what_the_machines_have_without_a_tunnel(machine: Namespace) -> None:
+def test_the_machine_has_its_own_server_without_a_tunnel(machine: Namespace) -> None:
     assert f"nameserver {UPSTREAM}" in machine.out("cat", "/etc/resolv.conf")

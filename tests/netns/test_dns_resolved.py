@@ -1,4 +1,4 @@
-"""systemd-resolved over D-Bus: the real daemon on a system bus of its own."""
+"""systemd-resolved over D-Bus: the real daemon on its own system bus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def daemon() -> Iterator[Namespace]:
 
 @pytest.fixture
 def machine(daemon: Namespace) -> Iterator[Namespace]:
-    """The machine with a fresh link wg0 on it."""
+    """The machine with a fresh link wg0."""
     daemon.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "wg1"])
     deadline = time.monotonic() + 10
     while daemon.run(["resolvectl", "dns", "wg0"], check=False).returncode:
@@ -37,15 +37,15 @@ def machine(daemon: Namespace) -> Iterator[Namespace]:
 
 
 def shown(machine: Namespace, what: str, link: str = "wg0") -> str:
-    """What resolvectl shows of the link."""
+    """What resolvectl prints about the link."""
     return machine.out("resolvectl", what, link).partition(":")[2].strip()
 
 
-def test_auto_takes_resolved_where_there_is_no_resolvconf(machine: Namespace) -> None:
+def test_auto_uses_resolved_if_there_is_no_resolvconf(machine: Namespace) -> None:
     assert machine.call(DNS.detect, "auto") == "resolved"
 
 
-def test_a_full_tunnel_gets_servers_domains_and_every_question(machine: Namespace) -> None:
+def test_a_full_tunnel_gets_servers_domains_and_all_queries(machine: Namespace) -> None:
     machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
     assert shown(machine, "dns") == "10.0.0.1 fd00::1 fe80::1"
     assert shown(machine, "domain") == "corp.example lan ~."
@@ -58,7 +58,7 @@ def test_another_tunnel_gets_only_its_domains(machine: Namespace) -> None:
     assert shown(machine, "domain") == ""
 
 
-def test_unset_leaves_nothing_of_this_link_and_all_of_the_other(machine: Namespace) -> None:
+def test_unset_clears_this_link_and_keeps_the_other(machine: Namespace) -> None:
     machine.call(DNS.set, "resolved", "wg1", ("10.1.0.1",), ("other",), False)
     machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
     for _ in range(2):
@@ -67,13 +67,13 @@ def test_unset_leaves_nothing_of_this_link_and_all_of_the_other(machine: Namespa
         assert shown(machine, "dns", "wg1") == "10.1.0.1"
 
 
-def test_current_is_what_the_daemon_has(machine: Namespace) -> None:
+def test_current_is_read_from_the_daemon(machine: Namespace) -> None:
     assert machine.call(DNS.current, "resolved", "wg0") is None
     machine.call(DNS.set, "resolved", "wg0", SERVERS[:2], SEARCH, True)
     assert machine.call(DNS.current, "resolved", "wg0") == (SERVERS[:2], SEARCH)
 
 
-def test_the_transcript_is_the_commands_that_do_the_same(machine: Namespace) -> None:
+def test_the_commands_of_the_transcript_have_the_same_effect(machine: Namespace) -> None:
     for full_tunnel, search in ((True, SEARCH), (False, SEARCH), (True, ()), (False, ())):
         machine.call(DNS.set, "resolved", "wg0", SERVERS[:2], search, full_tunnel)
         ours = [shown(machine, what) for what in ("dns", "domain")]
@@ -95,7 +95,7 @@ def test_the_transcript_is_the_commands_that_do_the_same(machine: Namespace) -> 
         ("# nameserver 127.0.0.53", "files dns", True),
     ],
 )
-def test_where_programs_do_not_ask_the_daemon_the_transcript_says_so(
+def test_a_note_says_if_programs_bypass_the_daemon(
     machine: Namespace, resolv_conf: str, hosts: str, noted: bool
 ) -> None:
     kept = "mv /etc/resolv.conf /etc/kept; mv /etc/nsswitch.conf /etc/kept.nss"
@@ -107,7 +107,7 @@ def test_where_programs_do_not_ask_the_daemon_the_transcript_says_so(
     assert len(machine.call(DNS.set_lines, "resolved", "wg0", SERVERS, SEARCH, True)) == 2
 
 
-def test_a_link_that_is_gone_takes_no_dns_and_has_none_to_undo(machine: Namespace) -> None:
+def test_a_missing_link_takes_no_dns_and_needs_no_undo(machine: Namespace) -> None:
     machine.run(["ip", "link", "delete", "wg0"])
     machine.call(DNS.unset, "resolved", "wg0")
     assert machine.call(DNS.current, "resolved", "wg0") is None
@@ -115,19 +115,19 @@ def test_a_link_that_is_gone_takes_no_dns_and_has_none_to_undo(machine: Namespac
         machine.call(DNS.set, "resolved", "wg0", SERVERS, SEARCH, True)
 
 
-def test_a_server_that_is_no_address_changes_nothing(machine: Namespace) -> None:
+def test_an_invalid_server_changes_nothing(machine: Namespace) -> None:
     with pytest.raises(OperationError, match=r"`1\.2\.3' is no address"):
         machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1", "1.2.3"), SEARCH, True)
     assert shown(machine, "dns") == ""
 
 
-def test_the_daemons_refusal_is_told_in_its_words(machine: Namespace) -> None:
+def test_an_error_of_the_daemon_is_passed_on(machine: Namespace) -> None:
     with pytest.raises(OperationError, match=r"systemd-resolved refused: .*domain") as refusal:
         machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1",), ("not..valid",), True)
     assert "--dns file" in refusal.value.remedy
 
 
-def test_words_in_another_encoding_than_d_bus_has_are_refused(machine: Namespace) -> None:
+def test_text_that_is_not_utf8_is_refused(machine: Namespace) -> None:
     with pytest.raises(OperationError, match="is no address"):
         machine.call(DNS.set, "resolved", "wg0", ("\udce9:1",), SEARCH, True)
     with pytest.raises(OperationError, match="not written in UTF-8"):
@@ -135,7 +135,7 @@ def test_words_in_another_encoding_than_d_bus_has_are_refused(machine: Namespace
 
 
 def test_a_daemon_of_another_network_namespace_is_left_alone(machine: Namespace) -> None:
-    """There, the number of this link would be that of another."""
+    """In that namespace, the link's index belongs to another link."""
     machine.run(["resolvectl", "dns", "wg0", "10.7.0.7"])
     with namespace() as inner:
         index = machine.out("cat", "/sys/class/net/wg0/ifindex").strip()
@@ -159,7 +159,7 @@ def test_without_resolved_set_fails_and_unset_does_nothing() -> None:
         assert machine.call(DNS.current, "resolved", "wg0") is None
 
 
-def test_a_bus_without_the_daemon_is_not_taken_for_it() -> None:
+def test_a_bus_without_the_daemon_does_not_count() -> None:
     with resolved() as machine:
         machine.run(["ip", "link", "add", "wg0", "type", "veth"])
         pids = machine.out("dbus-send", "--system", "--print-reply", *OWNER).split()

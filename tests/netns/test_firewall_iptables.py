@@ -1,6 +1,6 @@
-"""The iptables rules: those that wg-quick feeds to iptables-restore, and gone without a trace; in both variants.
+"""iptables rules in both variants: the same as wg-quick's iptables-restore input, and removed completely.
 
-The legacy variant is tried with python-iptables and without it, by the host's own programs.
+The legacy variant is tested with python-iptables and without it, through the host's own programs.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ COMMIT
 
 @pytest.fixture(params=["legacy", "legacy without python-iptables", "nft"])
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Each way to change the rules; the name of the variant."""
+    """Each way to change the rules. Returns the name of the variant."""
     variant, _, without = str(request.param).partition(" ")
     if without:
-        (tmp_path / "iptc.py").write_text("raise ImportError('this package is not here')")
+        (tmp_path / "iptc.py").write_text("raise ImportError('this package is missing')")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setitem(sys.modules, "iptc", None)
     return variant
@@ -52,19 +52,19 @@ def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
     with host() as made:
-        furnish(made)
+        link_programs(made)
         yield made
 
 
 @pytest.fixture
 def twin() -> Iterator[Namespace]:
     with host() as made:
-        furnish(made)
+        link_programs(made)
         yield made
 
 
-def furnish(machine: Namespace) -> None:
-    """A folder for each variant, as `update-alternatives` would choose it, with what wg-quick needs besides."""
+def link_programs(machine: Namespace) -> None:
+    """A folder for each variant, like a choice of `update-alternatives`, with the other programs wg-quick needs."""
     names = [f"{program}{part}" for program in PROGRAMS.values() for part in ("", "-save", "-restore")]
     for variant in VARIANTS:
         links = [f"ln -s /usr/sbin/xtables-{variant}-multi {name}" for name in names]
@@ -73,12 +73,12 @@ def furnish(machine: Namespace) -> None:
 
 
 def path(variant: str) -> str:
-    """A PATH on which `iptables` is of that variant, and no `nft` is found."""
+    """A PATH in which `iptables` is of this variant, and without nft."""
     return f"/run/{variant}:/usr/bin:/bin"
 
 
 def call(machine: Namespace, variant: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function on a machine whose `iptables` is of that variant."""
+    """Call a function on a machine with `iptables` of this variant."""
 
     def with_path() -> R:
         os.environ["PATH"] = path(variant)
@@ -88,7 +88,7 @@ def call(machine: Namespace, variant: str, function: Callable[P, R], *args: P.ar
 
 
 def script(name: str, family: int, fwmark: int, port: int = 0) -> str:
-    """What wg-quick's add_default feeds to `iptables-restore -n`, with a port also for reverse path filters."""
+    """wg-quick's input to `iptables-restore -n`; with a port, also our rules for reverse path filters."""
     marker = f'-m comment --comment "wg-quick(8) rule for {name}"'
     drops = [
         f"-I PREROUTING ! -i {name} -d {address} -m addrtype ! --src-type LOCAL -j DROP {marker}"
@@ -116,7 +116,7 @@ def restore(machine: Namespace, family: int, variant: str, text: str) -> None:
 
 
 def saved(machine: Namespace, variant: str = "legacy") -> list[str]:
-    """Both families' rules as iptables-save prints them, without the lines that tell the time."""
+    """The rules of both families as iptables-save prints them, without comments."""
     text = "".join(machine.out(f"{program}-{variant}-save") for program in PROGRAMS.values())
     return [line for line in text.splitlines() if not line.startswith("#")]
 
@@ -126,9 +126,7 @@ def rules(machine: Namespace, variant: str = "legacy") -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["wg0", "fifteen-letters", "with_dot.0", "a=b"])
-def test_the_rules_save_as_those_of_wg_quicks_input(
-    machine: Namespace, twin: Namespace, name: str, variant: str
-) -> None:
+def test_the_rules_equal_those_of_wg_quick(machine: Namespace, twin: Namespace, name: str, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, OTHERS)
         call(machine, variant, add, name, family)
@@ -138,7 +136,7 @@ def test_the_rules_save_as_those_of_wg_quicks_input(
     assert len(rules(machine, variant)) == 2 * (4 + 4)
 
 
-def test_rules_for_reverse_path_filters_save_as_iptables_own(
+def test_rules_for_reverse_path_filters_equal_those_of_iptables(
     machine: Namespace, twin: Namespace, variant: str
 ) -> None:
     addresses = [pack_address(address) for address in ADDRESSES[6]]
@@ -160,7 +158,7 @@ def test_rules_are_in_the_variant_of_the_hosts_iptables(machine: Namespace) -> N
     assert len(rules(machine, "legacy")) == 4
 
 
-def test_each_family_goes_by_its_own_program(machine: Namespace) -> None:
+def test_each_family_uses_its_own_program(machine: Namespace) -> None:
     machine.run(["ln", "-sf", "/usr/sbin/xtables-legacy-multi", "/run/nft/ip6tables-restore"])
     for family in (4, 6):
         call(machine, "nft", add, "wg0", family)
@@ -170,12 +168,12 @@ def test_each_family_goes_by_its_own_program(machine: Namespace) -> None:
 
 
 def hide_programs(machine: Namespace, *variants: str) -> None:
-    """Make the machine one without an `iptables` of these variants; the libraries of the package stay."""
+    """Hide the `iptables` programs of these variants; the package's libraries stay."""
     hidden = [f"rm -r /run/{each}; mount --bind /etc/passwd /usr/sbin/xtables-{each}-multi" for each in variants]
     machine.run(["sh", "-ec", "; ".join(hidden)])
 
 
-def test_without_an_iptables_program_the_rules_are_the_legacy_ones(machine: Namespace) -> None:
+def test_without_an_iptables_program_rules_are_legacy_ones(machine: Namespace) -> None:
     hide_programs(machine, "nft")
     call(machine, "nft", add, "wg0", 4)
     assert "raw" in machine.out("cat", "/proc/net/ip_tables_names").split()
@@ -183,15 +181,15 @@ def test_without_an_iptables_program_the_rules_are_the_legacy_ones(machine: Name
     assert not machine.call(iptables.present, "wg0")
 
 
-def test_iptables_is_found_from_a_path_without_sbin(machine: Namespace) -> None:
-    """A cron job's PATH: later, wg-quick in a shell of root's must still find the rules."""
+def test_iptables_is_found_without_sbin_in_path(machine: Namespace) -> None:
+    """A cron job has such a PATH; wg-quick in a root shell must find the rules later."""
     machine.run(["rm", "-r", "/run/nft"])
     call(machine, "nft", add, "wg0", 4)
     assert len(rules(machine, "nft")) == 4
 
 
 def install(machine: Namespace, name: str, script: str, variant: str = "nft") -> None:
-    """Put a shell script in the place of a program of a variant."""
+    """Put a shell script in place of a variant's program."""
     place = f"/run/{variant}/{name}"
     machine.run(["sh", "-c", f"rm -f {place}; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n")
 
@@ -205,18 +203,18 @@ def test_a_failing_iptables_restore_leaves_no_rule(machine: Namespace) -> None:
     assert not rules(machine, "nft")
 
 
-def test_no_other_table_comes_into_being(machine: Namespace) -> None:
+def test_no_other_table_is_created(machine: Namespace) -> None:
     call(machine, "legacy", add, "wg0", 4)
     assert sorted(machine.out("cat", "/proc/net/ip_tables_names").split()) == ["mangle", "raw"]
     assert machine.out("cat", "/proc/net/ip6_tables_names") == ""
 
 
-def test_a_plus_in_a_name_is_no_wildcard(machine: Namespace) -> None:
+def test_a_plus_in_a_name_is_not_a_wildcard(machine: Namespace) -> None:
     machine.run(["ip", "address", "add", "10.0.0.2/32", "dev", "lo"])
     machine.run(["ip", "link", "add", "wg9", "type", "veth", "peer", "name", "in0"])
     reach = ["ping", "-c", "1", "-W", "20", "10.0.0.2"]
     with namespace() as other:
-        # From outside, where the other's name is known: the machine has a /run of its own.
+        # From outside, where the other namespace's name is known: the machine has its own /run.
         into = [f"--net={machine.paths['net']}", "ip", "link", "set", "in0", "netns", other.name]
         subprocess.run(["nsenter", *into], check=True)
         for place, link, address in ((machine, "wg9", "192.0.2.1/24"), (other, "in0", "192.0.2.9/24")):
@@ -247,7 +245,7 @@ def test_marks_are_kept_if_the_library_does_not_know_connmark(machine: Namespace
     assert len([line for line in marks if "--restore-mark --nfmask 0xffffffff --ctmask 0xffffffff" in line]) == 2
 
 
-def test_remove_takes_this_interfaces_rules_of_either_variant(machine: Namespace, variant: str) -> None:
+def test_remove_deletes_this_interfaces_rules_in_either_variant(machine: Namespace, variant: str) -> None:
     for family in (4, 6):
         restore(machine, family, variant, OTHERS)
     before = saved(machine, variant)
@@ -264,9 +262,9 @@ def test_remove_of_one_family_leaves_the_other(machine: Namespace, variant: str)
     for family in (4, 6):
         restore(machine, family, variant, script("wg0", family, 51820))
     machine.call(iptables.remove, "wg0", 4)
-    left = rules(machine, variant)
-    assert len(left) == 4
-    assert all("fd00::2" in line or "fe80::1" in line or "udp" in line for line in left)
+    remaining = rules(machine, variant)
+    assert len(remaining) == 4
+    assert all("fd00::2" in line or "fe80::1" in line or "udp" in line for line in remaining)
 
 
 CONFIG = """[Interface]
@@ -279,7 +277,7 @@ AllowedIPs = 0.0.0.0/0
 
 
 class WgQuick:
-    """wg-quick on a machine where it finds no nft and iptables in one variant."""
+    """wg-quick on a machine without nft and with iptables in one variant."""
 
     def __init__(self, machine: Namespace, variant: str) -> None:
         machine.uplink()
@@ -294,7 +292,7 @@ class WgQuick:
         self.machine.run([sys.executable, "-m", "wgquick", *arguments], env={**os.environ, **self.environment})
 
 
-def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -> None:
+def test_rules_added_by_wg_quick_are_removed(machine: Namespace, variant: str) -> None:
     wg_quick = WgQuick(machine, variant)
     wg_quick("up")
     assert len(rules(machine, variant)) == 4
@@ -304,7 +302,7 @@ def test_what_wg_quick_itself_has_added_goes(machine: Namespace, variant: str) -
     wg_quick("down")
 
 
-def test_wg_quick_takes_away_what_was_added_here(machine: Namespace, variant: str) -> None:
+def test_wg_quick_removes_rules_added_by_wgq(machine: Namespace, variant: str) -> None:
     wg_quick = WgQuick(machine, variant)
     wg_quick("up")
     theirs = saved(machine, variant)
@@ -316,7 +314,7 @@ def test_wg_quick_takes_away_what_was_added_here(machine: Namespace, variant: st
 
 
 @pytest.mark.parametrize("journal", ["with its journal", "by the host's state"])
-def test_down_takes_away_what_up_has_added(machine: Namespace, variant: str, journal: str) -> None:
+def test_down_removes_what_up_added(machine: Namespace, variant: str, journal: str) -> None:
     wg_quick = WgQuick(machine, variant)
     wg_quick.wgq("up", "--firewall", "iptables", "wg0")
     assert len(rules(machine, variant)) == 4
@@ -326,8 +324,8 @@ def test_down_takes_away_what_up_has_added(machine: Namespace, variant: str, jou
     assert not any(rules(machine, each) for each in VARIANTS)
 
 
-def test_a_full_tunnel_with_nftables_looks_at_no_iptables(machine: Namespace) -> None:
-    """Neither at a program nor at a module: up is to be as fast as it was without them."""
+def test_a_full_tunnel_with_nftables_does_not_use_iptables(machine: Namespace) -> None:
+    """Neither a program nor a module: they would slow up down."""
     wg_quick = WgQuick(machine, "nft")
     for program in PROGRAMS.values():
         for part in ("", "-save", "-restore"):
@@ -339,7 +337,7 @@ def test_a_full_tunnel_with_nftables_looks_at_no_iptables(machine: Namespace) ->
     assert "called" not in machine.out("ls", "/run").split()
 
 
-def test_removing_twice_and_without_adding_is_as_good_as_once(machine: Namespace) -> None:
+def test_remove_may_be_repeated_and_needs_no_add(machine: Namespace) -> None:
     call(machine, "legacy", iptables.remove, "wg0")
     call(machine, "legacy", add, "wg0", 4)
     call(machine, "legacy", iptables.remove, "wg0")
@@ -353,7 +351,7 @@ def loaded_after(name: str) -> bool:
     return "iptc" in sys.modules
 
 
-def test_looking_for_iptables_rules_loads_no_table_and_no_library(machine: Namespace) -> None:
+def test_looking_for_iptables_rules_loads_no_table_or_library(machine: Namespace) -> None:
     machine.run(["nft", "add", "table", "ip", "mangle"])
     assert not machine.call(loaded_after, "wg0")
     assert machine.out("cat", "/proc/net/ip_tables_names") == ""
@@ -361,7 +359,7 @@ def test_looking_for_iptables_rules_loads_no_table_and_no_library(machine: Names
 
 
 def refused_mangle() -> None:
-    """Add while the mangle table refuses."""
+    """Add rules while the mangle table refuses them."""
     real = libiptc._Iptables.insert
 
     def insert(self: libiptc._Iptables, name: str, new: object) -> None:
@@ -374,7 +372,7 @@ def refused_mangle() -> None:
         add("wg0", 4)
 
 
-def test_if_the_second_table_refuses_the_first_is_as_before(machine: Namespace) -> None:
+def test_an_error_in_the_second_table_restores_the_first(machine: Namespace) -> None:
     restore(machine, 4, "legacy", OTHERS)
     before = rules(machine)
     call(machine, "legacy", refused_mangle)
@@ -382,7 +380,7 @@ def test_if_the_second_table_refuses_the_first_is_as_before(machine: Namespace) 
 
 
 def used_beside(name: str) -> list[bool]:
-    """Another user of the library in the same process keeps its table and its pending change."""
+    """Whether another user of the library in this process keeps its table and its pending change."""
     import warnings
 
     warnings.simplefilter("ignore")
@@ -398,7 +396,7 @@ def used_beside(name: str) -> list[bool]:
     return [table.autocommit, bool(iptc.Chain(table, "OUTPUT").rules)]
 
 
-def test_another_user_of_the_library_in_the_process_is_not_disturbed(machine: Namespace) -> None:
+def test_another_user_of_the_library_is_not_disturbed(machine: Namespace) -> None:
     assert call(machine, "legacy", used_beside, "wg0") == [False, True]
 
 
@@ -415,7 +413,7 @@ def test_without_library_and_programs_the_error_names_the_package(machine: Names
 
 
 def test_without_the_library_the_legacy_program_is_found(machine: Namespace) -> None:
-    """Rules that stand in legacy tables are removed, though the host's `iptables` is the nft variant now."""
+    """Rules in legacy tables are removed even if the host's `iptables` is the nft variant."""
     restore(machine, 4, "legacy", script("wg0", 4, 51820))
 
     def remove() -> None:
@@ -427,7 +425,7 @@ def test_without_the_library_the_legacy_program_is_found(machine: Namespace) -> 
     assert not rules(machine)
 
 
-def test_without_the_library_a_refusing_second_table_leaves_nothing(machine: Namespace) -> None:
+def test_without_the_library_an_error_in_the_second_table_leaves_nothing(machine: Namespace) -> None:
     real = "/usr/sbin/iptables-legacy-restore"
     refusing = f'case $1 in -V) exec {real} -V;; esac; sed "/mangle/,/COMMIT/s/CONNMARK/NONE/" | {real} "$@"'
     install(machine, "iptables-legacy-restore", refusing, "legacy")
@@ -438,7 +436,7 @@ def test_without_the_library_a_refusing_second_table_leaves_nothing(machine: Nam
     assert rules(machine) == before
 
 
-def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Namespace) -> None:
+def test_the_library_works_in_an_empty_environment(machine: Namespace) -> None:
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from wgquick.system.firewall import iptables; iptables.add('wg0', 4, [bytes([10, 0, 0, 2])], 51820)"
@@ -448,7 +446,7 @@ def test_the_library_finds_its_parts_by_itself_in_a_bare_environment(machine: Na
     assert len(rules(machine)) == 3
 
 
-def test_present_names_the_kinds_and_families_that_stand(machine: Namespace) -> None:
+def test_present_lists_kinds_and_families(machine: Namespace) -> None:
     assert machine.call(firewall.present, "wg0") == ()
     machine.call(firewall.add, "iptables", "wg0", 4, [], 51820)
     assert machine.call(firewall.present, "wg0") == (("iptables", 4),)
@@ -459,7 +457,7 @@ def test_present_names_the_kinds_and_families_that_stand(machine: Namespace) -> 
     assert machine.call(firewall.present, "wg0") == ()
 
 
-def test_the_transcript_is_wg_quicks() -> None:
+def test_the_transcript_of_iptables_is_that_of_wg_quick() -> None:
     assert firewall.add_lines("iptables", 4) == ("[#] iptables-restore -n",)
     assert firewall.add_lines("iptables", 6) == ("[#] ip6tables-restore -n",)
     assert firewall.remove_lines("iptables", 6) == ("[#] ip6tables-restore -n",)

@@ -1,4 +1,4 @@
-"""The nftables rules: those that wg-quick makes with nft(8), to the letter, and gone without a trace."""
+"""nftables rules: exactly those that wg-quick makes with nft(8), and removed completely."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def twin() -> Iterator[Namespace]:
 
 
 def script(name: str, family: int, addresses: tuple[str, ...], fwmark: int, port: int = 0) -> str:
-    """What wg-quick's add_default feeds to `nft -f`, and with a port the rules for reverse path filters."""
+    """wg-quick's input to `nft -f`; with a port, also our rules for reverse path filters."""
     ip, table = WORDS[family], f"wg-quick-{name}"
     lines = [
         f"add table {ip} {table}",
@@ -64,9 +64,7 @@ def add(name: str, family: int, fwmark: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["wg0", "a", "fifteen-letters", "with_dot.0"])
-def test_the_rules_list_as_those_that_nft_makes_of_wg_quicks_input(
-    ns: Namespace, twin: Namespace, name: str
-) -> None:
+def test_the_rules_equal_those_of_wg_quick(ns: Namespace, twin: Namespace, name: str) -> None:
     for family in (4, 6):
         ns.call(add, name, family, 51820)
         twin.run(["nft", "-f", "-"], input=script(name, family, ADDRESSES[family], 51820))
@@ -76,7 +74,7 @@ def test_the_rules_list_as_those_that_nft_makes_of_wg_quicks_input(
 
 
 @pytest.mark.parametrize(("fwmark", "port"), [(51820, 51820), (0xFFFFFFFE, 1), (1, 65535)])
-def test_the_rules_for_reverse_path_filters_list_as_nfts(
+def test_rules_for_reverse_path_filters_equal_those_of_nft(
     ns: Namespace, twin: Namespace, fwmark: int, port: int
 ) -> None:
     addresses = [pack_address(address) for address in ADDRESSES[6]]
@@ -86,14 +84,14 @@ def test_the_rules_for_reverse_path_filters_list_as_nfts(
         assert ns.out(*listing) == twin.out(*listing)
 
 
-def test_the_rules_of_a_mark_beyond_31_bits_are_the_same_too(ns: Namespace, twin: Namespace) -> None:
+def test_rules_with_a_mark_above_31_bits_equal_those_of_nft(ns: Namespace, twin: Namespace) -> None:
     ns.call(add, "wg0", 4, 0xFFFFFFFE)
     twin.run(["nft", "-f", "-"], input=script("wg0", 4, ADDRESSES[4], 0xFFFFFFFE))
     assert ns.out("nft", "list", "ruleset") == twin.out("nft", "list", "ruleset")
 
 
 @pytest.mark.parametrize("name", ["a=b", "wg+1", "=+="])
-def test_names_that_break_wg_quick_get_their_rules_and_lose_them(ns: Namespace, name: str) -> None:
+def test_names_that_break_wg_quick_work(ns: Namespace, name: str) -> None:
     ns.call(nft.add, name, 4, [b"\x0a\0\0\2"], 51820)
     assert f'iifname != "{name}" ip daddr 10.0.0.2 fib saddr type != local drop' in ns.out("nft", "list", "ruleset")
     assert ns.call(nft.present, name)
@@ -123,7 +121,7 @@ def test_a_spoofed_packet_to_the_tunnels_address_is_dropped(ns: Namespace) -> No
         other.run([*reach, "10.0.0.2"])
 
 
-def test_removing_spares_every_other_table(ns: Namespace) -> None:
+def test_remove_spares_every_other_table(ns: Namespace) -> None:
     ns.run(
         ["nft", "-f", "-"], input="add table ip wg-quick-wg01; add table ip other; add table inet my-wg-quick-wg0\n"
     )
@@ -134,28 +132,28 @@ def test_removing_spares_every_other_table(ns: Namespace) -> None:
     assert ns.out("nft", "list", "ruleset") == before
 
 
-def test_removing_one_family_leaves_the_other(ns: Namespace) -> None:
+def test_remove_of_one_family_leaves_the_other(ns: Namespace) -> None:
     for family in (4, 6):
         ns.call(add, "wg0", family, 51820)
     ns.call(nft.remove, "wg0", 4)
     assert ns.out("nft", "list", "tables") == "table ip6 wg-quick-wg0\n"
 
 
-def test_removing_all_finds_the_table_in_any_family_as_wg_quick_does(ns: Namespace) -> None:
+def test_remove_finds_the_table_in_any_family_like_wg_quick(ns: Namespace) -> None:
     ns.run(["nft", "add", "table", "inet", "wg-quick-wg0"])
     assert ns.call(nft.present, "wg0")
     ns.call(nft.remove, "wg0")
     assert not ns.out("nft", "list", "tables")
 
 
-def test_removing_twice_is_as_good_as_once(ns: Namespace) -> None:
+def test_remove_may_be_repeated(ns: Namespace) -> None:
     ns.call(add, "wg0", 4, 51820)
     ns.call(nft.remove, "wg0")
     ns.call(nft.remove, "wg0")
     assert not ns.call(nft.present, "wg0")
 
 
-def test_what_stands_is_read_back_and_a_flushed_chain_is_seen(ns: Namespace) -> None:
+def test_rules_are_read_back_and_a_flushed_chain_is_noticed(ns: Namespace) -> None:
     addresses = {family: tuple(map(pack_address, ADDRESSES[family])) for family in (4, 6)}
     with ns.entered():
         firewall.add("nft", "wg0", 4, addresses[4], 0xFFFFFFF0)
@@ -171,7 +169,7 @@ def test_what_stands_is_read_back_and_a_flushed_chain_is_seen(ns: Namespace) -> 
         assert [each.whole for each in sorted(firewall.standing("wg0"))] == [False, True]
 
 
-def test_rules_are_replaced_whole_or_not_at_all(ns: Namespace) -> None:
+def test_rules_are_replaced_completely_or_not_at_all(ns: Namespace) -> None:
     with ns.entered():
         for fwmark, addresses in ((7, ["10.0.0.1"]), (8, []), (8, ["10.0.0.2", "10.0.0.3"])):
             packed = tuple(map(pack_address, addresses))
@@ -190,7 +188,7 @@ def test_a_refused_rule_leaves_no_part_of_the_table(ns: Namespace) -> None:
     assert not ns.out("nft", "list", "ruleset")
 
 
-def test_a_table_in_the_way_is_no_sign_of_a_kernel_without_nft(ns: Namespace) -> None:
+def test_a_conflicting_table_does_not_mean_a_kernel_without_nft(ns: Namespace) -> None:
     chain = "add chain ip wg-quick-wg0 premangle { type filter hook input priority 5; }"
     ns.run(["nft", "-f", "-"], input=f"add table ip wg-quick-wg0\n{chain}\n")
     with pytest.raises(OperationError) as refusal:
@@ -198,7 +196,7 @@ def test_a_table_in_the_way_is_no_sign_of_a_kernel_without_nft(ns: Namespace) ->
     assert "nft list ruleset" in refusal.value.remedy
 
 
-def test_a_thousand_addresses_go_in_one_transaction(ns: Namespace) -> None:
+def test_a_thousand_addresses_fit_in_one_transaction(ns: Namespace) -> None:
     ns.call(nft.add, "wg0", 4, [bytes([10, 0, at >> 8, at & 255]) for at in range(1000)], 51820)
     assert ns.out("nft", "list", "ruleset").count("fib saddr type != local drop") == 1000
 
@@ -211,25 +209,25 @@ def unprivileged(function: Callable[[], T]) -> T:
         os.seteuid(0)
 
 
-def test_without_the_capability_the_error_names_it(ns: Namespace) -> None:
+def test_the_error_without_cap_net_admin_names_it(ns: Namespace) -> None:
     assert ns.call(unprivileged, nft.available)
     with pytest.raises(OperationError) as refusal:
         ns.call(unprivileged, partial(nft.add, "wg0", 4, [], 51820))
     assert "CAP_NET_ADMIN" in refusal.value.remedy
 
 
-def test_auto_takes_nft_if_the_kernel_has_it(ns: Namespace) -> None:
+def test_auto_uses_nft_if_the_kernel_has_it(ns: Namespace) -> None:
     assert ns.call(firewall.choose, "auto") == "nft"
     assert [ns.call(firewall.choose, word) for word in ("nft", "iptables")] == ["nft", "iptables"]
 
 
-def test_probing_makes_no_table(ns: Namespace) -> None:
+def test_probing_creates_no_table(ns: Namespace) -> None:
     ns.call(nft.available)
     ns.call(nft.present, "wg0")
     assert not ns.out("nft", "list", "tables")
 
 
-def test_the_transcript_is_wg_quicks() -> None:
+def test_the_transcript_of_nft_is_that_of_wg_quick() -> None:
     assert firewall.add_lines("nft", 4) == ("[#] nft -f /dev/fd/63",)
     assert firewall.remove_lines("nft", 0) == ("[#] nft -f /dev/fd/63",)
 
@@ -243,7 +241,7 @@ AllowedIPs = 0.0.0.0/0
 """
 
 
-def test_what_wg_quick_itself_makes_is_the_same_and_goes_with_remove() -> None:
+def test_rules_made_by_wg_quick_are_the_same_and_can_be_removed() -> None:
     with host() as machine:
         machine.uplink()
         machine.run(["sh", "-c", "cat >/etc/wireguard/wg0.conf"], input=CONFIG)

@@ -1,5 +1,5 @@
-"""A full tunnel to an IPv6 endpoint on a host whose firewall filters by reverse path: the real firewalld, and a
-filter that looks as early as raw."""
+"""A full tunnel to an IPv6 endpoint on a host with a reverse path filter: the real firewalld, and a filter
+that runs as early as the raw table."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-FAR_ADDRESS = "2001:db8:9::1"  # reached by the default route alone
+FAR_ADDRESS = "2001:db8:9::1"  # reached by the default route only
 PORT = 51820
-# firewalld's filter of today, at raw + 10, where firewalld had it up to 0.9.3 (then without a look at marks).
+# firewalld's present filter, at the priority that it had up to firewalld 0.9.3: raw + 10.
 EARLY_FILTER = """
 table inet early {
     chain prerouting {
@@ -36,7 +36,7 @@ BUS = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", 
 
 @contextmanager
 def hosts() -> Iterator[tuple[Namespace, Namespace]]:
-    """A host and, beyond its default route, the far end of the tunnel, which is up."""
+    """A host, and behind its default route the far end of the tunnel, which is up."""
     with host() as near, host() as far:
         near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"])
         near.run(["ip", "link", "set", "up1", "netns", far.paths["net"].split("/")[2]])
@@ -59,7 +59,7 @@ def machines() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def tunnel(near: Namespace, far: Namespace, *, begins: str = "near") -> tuple[str, str]:
-    """The two configurations; only the end that begins knows where the other is."""
+    """The two configurations; only the end that begins has an Endpoint."""
     keys = {"near": private_key(), "far": private_key()}
     endpoints = {"near": f"Endpoint = [{FAR_ADDRESS}]:{PORT}\n", "far": f"Endpoint = [2001:db8::2]:{PORT}\n"}
     given = {end: text if end == begins else "" for end, text in endpoints.items()}
@@ -78,12 +78,12 @@ def up(machine: Namespace, text: str, firewall: str = "nft", **environment: str)
 
 
 def reaches(machine: Namespace, address: str, seconds: int = 12) -> bool:
-    """Whether a ping to the other end of the tunnel is answered; three handshakes are tried in twelve seconds."""
+    """Whether a ping to the far end of the tunnel is answered; twelve seconds allow for three handshakes."""
     return machine.run(["ping", "-c", "1", "-w", str(seconds), address], check=False).returncode == 0
 
 
 def firewalld(machine: Namespace, backend: str = "nftables") -> None:
-    """Start the real firewalld on a system bus of its own, with the tunnel's port open."""
+    """Start the real firewalld on its own system bus, with the tunnel's port open."""
     install(machine, "firewalld", "netbase", "python3-firewall", "python3-nftables")
     configuration = "/etc/firewalld/firewalld.conf"
     machine.run(["sed", "-i", f"s/^FirewallBackend=.*/FirewallBackend={backend}/", configuration])
@@ -94,7 +94,7 @@ def firewalld(machine: Namespace, backend: str = "nftables") -> None:
     machine.popen(
         ["sh", "-c", "exec /usr/bin/python3 /usr/sbin/firewalld --nofork --nopid >/run/firewalld.log 2>&1"]
     )
-    # It has its name before it starts, and flushes the tables of iptables while it does; it answers afterwards.
+    # It gets its name before it is ready, and flushes the iptables tables meanwhile; it answers afterwards.
     name = "org.fedoraproject.FirewallD1"
     until(lambda: name in machine.out(*BUS, "org.freedesktop.DBus.ListNames"), "firewalld", 60)
     call = ["dbus-send", "--system", "--print-reply", "--reply-timeout=60000", f"--dest={name}"]
@@ -102,7 +102,7 @@ def firewalld(machine: Namespace, backend: str = "nftables") -> None:
 
 
 def without_marks(machine: Namespace, firewall: str) -> None:
-    """Take the rules away that wg-quick's do not have."""
+    """Delete the rules that wg-quick does not have."""
     if firewall == "nft":
         listed = machine.out("nft", "-a", "list", "table", "ip6", "wg-quick-wg0").splitlines()
         for word, chains in (("dport", ("preraw", "premangle")), ("ct mark 0x", ("premangle",))):
@@ -117,8 +117,8 @@ def without_marks(machine: Namespace, firewall: str) -> None:
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_firewalld_lets_in_a_handshake_of_the_far_end(machines: tuple[Namespace, Namespace], firewall: str) -> None:
-    """No connection has the mark then, so that wg-quick's rules have none to restore."""
+def test_firewalld_admits_a_handshake_of_the_far_end(machines: tuple[Namespace, Namespace], firewall: str) -> None:
+    """No connection has the mark yet, so wg-quick's rules have nothing to restore."""
     near, far = machines
     firewalld(near)
     near_text, far_text = tunnel(near, far, begins="far")
@@ -132,7 +132,9 @@ def test_firewalld_lets_in_a_handshake_of_the_far_end(machines: tuple[Namespace,
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_replies_pass_a_filter_ahead_of_mangle(machines: tuple[Namespace, Namespace], firewall: str) -> None:
+def test_replies_pass_a_filter_before_the_mangle_table(
+    machines: tuple[Namespace, Namespace], firewall: str
+) -> None:
     near, far = machines
     near.run(["nft", "-f", "-"], input=EARLY_FILTER)
     near_text, far_text = tunnel(near, far)
@@ -144,7 +146,9 @@ def test_replies_pass_a_filter_ahead_of_mangle(machines: tuple[Namespace, Namesp
 
 
 @pytest.mark.parametrize("daemon", ["wgq-userspace", "wireguard-go"])
-def test_a_port_that_the_device_chooses_is_marked_too(machines: tuple[Namespace, Namespace], daemon: str) -> None:
+def test_packets_to_a_port_chosen_by_the_device_are_marked(
+    machines: tuple[Namespace, Namespace], daemon: str
+) -> None:
     """The device has no port before its link is up."""
     near, far = machines
     text = tunnel(near, far)[0].replace(f"ListenPort = {PORT}\n", "")

@@ -1,4 +1,4 @@
-"""A test run that is killed leaves nothing behind: no process, no namespace, no virtual machine."""
+"""A killed test run leaves no process, no namespace and no virtual machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.namespaces import __file__ as namespaces
 
-# Starts processes as the tests do, and daemons as `wgq up` does; prints what is there and waits to be killed.
+# Starts processes as the tests do, and daemons as `wgq up` does; prints their ids and waits to be killed.
 RUN = """
 import subprocess, time
 from tests.namespaces import host, mortal_family, namespace
@@ -49,6 +49,6 @@ def test_a_killed_test_run_leaves_no_process_and_no_namespace() -> None:
     assert len(pids) == 2 + 2 + 1
     remains = [Path("/run/netns", name), *(Path("/proc", pid) for pid in pids)]
     deadline = time.monotonic() + 30
-    while left := [path for path in remains if path.exists()]:
-        assert time.monotonic() < deadline, f"{left} outlive the run"
+    while remaining := [path for path in remains if path.exists()]:
+        assert time.monotonic() < deadline, f"{remaining} outlive the run"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What a capture hears at a WireGuard port, of real implementations and of made-up messages, in two namespaces."""
+"""A capture at a WireGuard port, with real implementations and made-up messages, in two namespaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop.forgery import raw_socket, send_as
 from tests.interop.pairs import GO, LINK, WGQ, join, machines, private_key, public_key
-from tests.netns.knocking import begun, firewall, listening, send, static
+from tests.netns.captures import daemons, firewall, listening, send, static
 from wgquick import api
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY
@@ -31,8 +31,8 @@ BOTH = pytest.mark.parametrize("program", [WGQ, GO])
 
 @BOTH
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_peer_that_knocks_is_known_admitted_and_answered(program: str, version: int) -> None:
-    with begun(program) as (left, right), listening(right, left) as here, listening(left, right) as there:
+def test_a_known_peers_initiation_is_admitted_and_answered(program: str, version: int) -> None:
+    with daemons(program) as (left, right), listening(right, left) as here, listening(left, right) as there:
         right.configure(left.peer())
         left.configure(right.peer(version=version))
         left.ping(right)
@@ -45,8 +45,8 @@ def test_a_peer_that_knocks_is_known_admitted_and_answered(program: str, version
 
 
 @BOTH
-def test_a_key_that_no_peer_has_is_named_and_gets_no_answer(program: str) -> None:
-    with begun(program) as (left, right), listening(right) as here:
+def test_an_unknown_key_is_reported_and_gets_no_answer(program: str) -> None:
+    with daemons(program) as (left, right), listening(right) as here:
         right.configure()
         left.configure(right.peer(EAGER, version=4))
         knock = here.knock()
@@ -55,9 +55,9 @@ def test_a_key_that_no_peer_has_is_named_and_gets_no_answer(program: str) -> Non
         assert not here.heard(0.5).sent
 
 
-def test_a_message_for_another_key_of_ours_names_that_key() -> None:
+def test_an_initiation_for_a_former_key_names_that_key() -> None:
     former = public_key(private_key())
-    with begun(WGQ) as (left, right), listening(right, left, candidates=(former,)) as here:
+    with daemons(WGQ) as (left, right), listening(right, left, candidates=(former,)) as here:
         right.configure(left.peer())
         wrong = right.peer(EAGER, version=4).replace(right.public, former)
         left.configure(wrong)
@@ -66,8 +66,8 @@ def test_a_message_for_another_key_of_ours_names_that_key() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_the_firewall_drops_arrives_and_is_not_admitted(version: int) -> None:
-    with begun(WGQ) as (left, right), listening(right, left) as here:
+def test_a_message_that_the_firewall_drops_is_not_admitted(version: int) -> None:
+    with daemons(WGQ) as (left, right), listening(right, left) as here:
         firewall(right, "drop")
         right.configure(left.peer())
         left.configure(right.peer(EAGER, version=version))
@@ -78,7 +78,7 @@ def test_what_the_firewall_drops_arrives_and_is_not_admitted(version: int) -> No
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_an_endpoint_that_refuses_is_told_with_who_says_so(version: int) -> None:
+def test_an_endpoint_that_refuses_is_reported_with_the_sender(version: int) -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         left.start()
@@ -92,7 +92,7 @@ def test_an_endpoint_that_refuses_is_told_with_who_says_so(version: int) -> None
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_firewall_that_prohibits_is_told_apart_from_a_closed_port(version: int) -> None:
+def test_a_prohibiting_firewall_differs_from_a_closed_port(version: int) -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         left.start()
@@ -103,7 +103,7 @@ def test_a_firewall_that_prohibits_is_told_apart_from_a_closed_port(version: int
             assert complaint.meaning == "prohibited"
 
 
-def test_a_neighbour_that_is_not_there_is_told_by_this_host_itself() -> None:
+def test_a_missing_neighbour_is_reported_by_this_host() -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         left.start()
@@ -119,7 +119,7 @@ def test_a_neighbour_that_is_not_there_is_told_by_this_host_itself() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_too_big_tells_the_mtu_of_the_path(version: int) -> None:
+def test_too_big_gives_the_mtu_of_the_path(version: int) -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         with listening(left, right) as here, raw_socket(right) as sender:
@@ -149,7 +149,7 @@ def ip6(source: str, destination: str, payload: bytes) -> bytes:
     return struct.pack("!IHBB", 6 << 28, len(payload), socket.IPPROTO_UDP, 64) + addresses + payload
 
 
-def test_what_is_for_another_host_and_what_is_about_anothers_datagrams_is_left_alone() -> None:
+def test_packets_for_other_hosts_and_errors_about_others_are_ignored() -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         left.ip(f"route add default via {right.outer()}")
@@ -165,8 +165,8 @@ def test_what_is_for_another_host_and_what_is_about_anothers_datagrams_is_left_a
             assert not here.heard().complaints
 
 
-def test_a_port_that_is_translated_hides_nobody() -> None:
-    with begun(WGQ) as (left, right), listening(right) as here:
+def test_a_redirected_port_hides_no_initiation() -> None:
+    with daemons(WGQ) as (left, right), listening(right) as here:
         right.machine.run(["nft", "-f", "-"], input=REDIRECT.format(port=right.port))
         right.configure()
         left.configure(right.peer(EAGER, version=4).replace(f":{right.port}", ":443"))
@@ -187,7 +187,7 @@ def test_listening_needs_no_device_and_no_daemon() -> None:
         assert (heard.port, heard.seconds, heard.dropped) == (right.port, 2, 0)
 
 
-def test_it_says_which_capability_it_lacks() -> None:
+def test_the_error_without_cap_net_raw_names_it() -> None:
     with machines(WGQ, WGQ) as (left, _):
         program = (
             "from wgquick import api; from wgquick.device import Device;"
@@ -200,11 +200,11 @@ def test_it_says_which_capability_it_lacks() -> None:
         assert "packet sockets need CAP_NET_RAW" in done.stderr
 
 
-def test_a_flood_lets_the_listener_end_in_time_and_hear_the_peer_after_it() -> None:
-    with begun(WGQ) as (left, right), listening(right, left) as here:
+def test_a_flood_does_not_delay_the_capture_or_hide_the_peer() -> None:
+    with daemons(WGQ) as (left, right), listening(right, left) as here:
         for number in range(2):
             send(left, right, struct.pack("<II", 1, number) + bytes(140), 0)
-        here.until(lambda heard: heard.dropped > 0, "more than can be looked at")
+        here.until(lambda heard: heard.dropped > 0, "dropped messages")
         begin = time.monotonic()
         heard = here.heard(1.0)
         assert time.monotonic() - begin < 3

@@ -1,4 +1,4 @@
-"""`wgq metrics` over a tunnel, and what promtool says of it."""
+"""`wgq metrics` on a tunnel, and promtool's verdict."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def ends() -> Iterator[Pair]:
 
 
 @pytest.mark.parametrize("names", METRICS)
-def test_promtool_accepts_them(ends: Pair, names: str) -> None:
+def test_promtool_accepts_the_metrics(ends: Pair, names: str) -> None:
     printed = wgq(ends.one, "metrics", "--names", names).stdout
     assert ends.key_of_two in printed
     assert "the other" in printed
     assert ONE not in printed
-    promtool = unpacked("prometheus") / "usr/bin/promtool"  # installed, the package would start a service
+    promtool = unpacked("prometheus") / "usr/bin/promtool"  # the installed package would start a service
     done = subprocess.run(
         [promtool, "check", "metrics"], input=printed, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_a_file_is_written_in_one_step_for_others_to_read(ends: Pair) -> None:
+def test_a_textfile_is_replaced_at_once_and_readable(ends: Pair) -> None:
     ends.one.run(["mkdir", "/run/textfiles"])
     for _ in range(2):
         wgq(ends.one, "metrics", "wg0", "--textfile", "/run/textfiles/wg.prom")
@@ -66,7 +66,7 @@ def _scraped(port: int) -> str:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_they_are_served_until_a_signal_comes(ends: Pair, number: int, status: int) -> None:
+def test_metrics_are_served_until_a_signal_comes(ends: Pair, number: int, status: int) -> None:
     served = ends.one.popen([*WGQ, "metrics", "--listen", "0"], stderr=subprocess.PIPE)
     assert served.stderr is not None
     port = int(re.findall(rb"127.0.0.1:(\d+)/metrics", served.stderr.readline())[0])
@@ -78,7 +78,7 @@ def test_they_are_served_until_a_signal_comes(ends: Pair, number: int, status: i
     served.stderr.close()
 
 
-def test_other_machines_cannot_be_served(ends: Pair) -> None:
+def test_invalid_options_of_metrics_are_refused(ends: Pair) -> None:
     assert "loopback" in wgq(ends.one, "metrics", "--listen", "192.0.2.1:9586", status=1).stderr
     assert "one of" in wgq(ends.one, "metrics", "--names", "mine", status=1).stderr
     assert (

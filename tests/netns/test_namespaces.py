@@ -1,4 +1,4 @@
-"""The machines that the tests run on: private, and gone without a trace whatever happens inside."""
+"""The machines for tests: private, and removed completely whatever happens inside."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def alive(pid: int) -> bool:
 
 
 @KINDS
-def test_the_network_is_its_own(kind: Callable[[], AbstractContextManager[Namespace]]) -> None:
+def test_the_network_is_private(kind: Callable[[], AbstractContextManager[Namespace]]) -> None:
     with kind() as inside:
         inside.uplink()
         assert f"default via {UPLINK_GATEWAY} dev up0" in inside.out("ip", "route")
@@ -43,7 +43,7 @@ def test_the_network_is_its_own(kind: Callable[[], AbstractContextManager[Namesp
 
 
 def resolv_conf() -> bytes | None:
-    """The machine's own; systemd-resolved makes it a link to a file that may be missing."""
+    """The content of this machine's own file; it may be a dangling link of systemd-resolved."""
     path = Path("/etc/resolv.conf")
     return path.read_bytes() if path.exists() else None
 
@@ -63,7 +63,7 @@ def test_a_host_has_its_own_etc_run_and_sys() -> None:
 
 
 @KINDS
-def test_processes_inside_end_with_it_also_after_a_failure(
+def test_processes_inside_end_with_it_even_after_a_failure(
     kind: Callable[[], AbstractContextManager[Namespace]],
 ) -> None:
     found: list[int] = []
@@ -84,7 +84,7 @@ def test_processes_inside_end_with_it_also_after_a_failure(
 
 
 @KINDS
-def test_calls_bring_back_results_and_exceptions(kind: Callable[[], AbstractContextManager[Namespace]]) -> None:
+def test_calls_return_results_and_exceptions(kind: Callable[[], AbstractContextManager[Namespace]]) -> None:
     with kind() as inside:
         assert inside.call(divmod, 7, 2) == (3, 1)
         with pytest.raises(LookupError, match="as asked"):
@@ -93,7 +93,7 @@ def test_calls_bring_back_results_and_exceptions(kind: Callable[[], AbstractCont
             inside.run(["sh", "-c", "exit 3"])
 
 
-def test_a_host_can_be_left_beside_threads() -> None:
+def test_a_host_can_be_left_while_other_threads_run() -> None:
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     directory = Path.cwd()

@@ -1,4 +1,4 @@
-"""RtNetlink against the kernel, with ip(8) as the oracle: the same state, and the same reading of it."""
+"""RtNetlink on the kernel, compared with ip(8): the same changes, and the same reading."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ns() -> Iterator[Namespace]:
 
 
 def without_detection(inside: Namespace) -> None:
-    """No address is tentative for a second or two."""
+    """Turn duplicate address detection off, so that no address is tentative."""
     inside.run(["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"])
 
 
@@ -52,7 +52,7 @@ def prefixes(*texts: str) -> list[Prefix]:
 
 
 def state(inside: Namespace) -> str:
-    """Addresses, routes and rules in ip's words, without what differs between any two links."""
+    """Addresses, routes and rules as ip prints them, without what differs between any two links."""
     shown = [("-d", "addr", "show", "dev", "wgt0"), ("-4", "rule"), ("-6", "rule")]
     shown += [("-d", family, "route", "show", "table", "all", "dev", "wgt0") for family in ("-4", "-6")]
     lines = "".join(inside.out("ip", *words) for words in shown).splitlines()
@@ -61,7 +61,7 @@ def state(inside: Namespace) -> str:
 
 
 def settled(inside: Namespace) -> str:
-    """The state once each of two IPv6 addresses has its local route: addrconf_dad_work() adds them later."""
+    """The state once both IPv6 addresses have a local route: addrconf_dad_work() adds them later."""
     deadline = time.monotonic() + 30
     while (found := state(inside)).count("local fd00::") < 2:
         assert time.monotonic() < deadline, found
@@ -79,7 +79,7 @@ def errno_of(function: Callable[[], object]) -> int:
     return caught.value.errno
 
 
-def test_it_leaves_the_state_that_ip_leaves(ns: Namespace, nl: RtNetlink) -> None:
+def test_the_resulting_state_equals_that_of_ip(ns: Namespace, nl: RtNetlink) -> None:
     addresses = ["10.0.0.1/24", "10.0.0.9/32", "127.0.9.1/16", "fd00::1/64", "fd00::9/128"]
     routes = ["10.5.0.0/16", "192.0.2.99/32", "fd05::/64", "fd06::1/128"]
     far = ["0.0.0.0/0", "::/0"]
@@ -111,7 +111,7 @@ def test_it_leaves_the_state_that_ip_leaves(ns: Namespace, nl: RtNetlink) -> Non
     assert settled(ns) == expected
 
 
-def test_link_add_fares_as_with_ip(ns: Namespace, nl: RtNetlink) -> None:
+def test_link_add_has_the_outcome_of_ip(ns: Namespace, nl: RtNetlink) -> None:
     done = ns.run(["ip", "link", "add", "wgx0", "type", "wireguard"], check=False)
     if done.returncode == 0:
         nl.add_wireguard_link("wgx1")
@@ -141,7 +141,7 @@ def test_a_deleted_link_is_gone_and_cannot_be_deleted_again(ns: Namespace, nl: R
     assert errno_of(lambda: nl.add_routes([Route(Prefix.parse("10.1.0.0/16"), "wgt0")])) == errno.ENODEV
 
 
-def test_an_impossible_mtu_is_refused_with_the_kernels_reason(ns: Namespace, nl: RtNetlink) -> None:
+def test_an_invalid_mtu_is_refused_with_the_kernels_reason(ns: Namespace, nl: RtNetlink) -> None:
     with pytest.raises(OperationError, match=r"mtu 20 up: .*mtu less than device minimum") as caught:
         nl.set_link("wgt0", mtu=20)
     assert caught.value.errno == errno.EINVAL
@@ -153,7 +153,7 @@ def test_addresses_are_read_in_the_kernels_order(ns: Namespace, nl: RtNetlink) -
     assert [str(prefix) for prefix in nl.addresses("wgt0")] == [f"{a['local']}/{a['prefixlen']}" for a in shown]
 
 
-def test_refused_addresses_are_named_by_index(ns: Namespace, nl: RtNetlink) -> None:
+def test_refused_addresses_are_listed_by_index(ns: Namespace, nl: RtNetlink) -> None:
     wanted = prefixes("10.0.0.1/24", "10.0.0.1/24", "10.0.0.2/24", "::1/128")
     with pytest.raises(BatchError, match=r"2 of 4 addresses: 10\.0\.0\.1/24 on wgt0: File exists") as caught:
         nl.add_addresses("wgt0", wanted)
@@ -162,7 +162,7 @@ def test_refused_addresses_are_named_by_index(ns: Namespace, nl: RtNetlink) -> N
     assert nl.addresses("wgt0") == prefixes("10.0.0.1/24", "10.0.0.2/24")
 
 
-def test_refused_routes_are_named_by_index_with_the_kernels_reason(ns: Namespace, nl: RtNetlink) -> None:
+def test_refused_routes_are_listed_by_index_with_the_kernels_reason(ns: Namespace, nl: RtNetlink) -> None:
     nl.set_link("wgt0")
     wanted = prefixes("10.1.0.0/16", "10.2.0.9/16", "10.1.0.0/16", "10.3.0.0/16")
     with pytest.raises(BatchError) as caught:
@@ -174,7 +174,7 @@ def test_refused_routes_are_named_by_index_with_the_kernels_reason(ns: Namespace
     assert nl.routes(family=4, table=254, device="wgt0") == prefixes("10.1.0.0/16", "10.3.0.0/16")
 
 
-def test_a_batch_full_of_refusals_loses_none(ns: Namespace, nl: RtNetlink) -> None:
+def test_a_batch_of_refused_routes_loses_no_error(ns: Namespace, nl: RtNetlink) -> None:
     nl.set_link("wgt0")
     routes = [Route(Prefix((0x0B000001 + 256 * n).to_bytes(4, "big"), 24), "wgt0") for n in range(20000)]
     with pytest.raises(BatchError, match="cannot add 20000 of 20000 routes") as caught:
@@ -199,7 +199,7 @@ def test_routes_are_read_by_table_and_device(ns: Namespace, nl: RtNetlink, famil
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_table_is_empty_when_ip_shows_nothing(ns: Namespace, nl: RtNetlink, family: int) -> None:
+def test_a_table_is_empty_if_ip_shows_nothing(ns: Namespace, nl: RtNetlink, family: int) -> None:
     nl.set_link("wgt0")
     assert nl.table_is_empty(family, 51820)
     nl.add_routes([Route(Prefix.parse("0.0.0.0/0" if family == 4 else "::/0"), "wgt0", 51820)])
@@ -208,7 +208,7 @@ def test_a_table_is_empty_when_ip_shows_nothing(ns: Namespace, nl: RtNetlink, fa
     assert nl.table_is_empty(family, 51821)
 
 
-def test_paths_are_what_ip_route_get_shows(ns: Namespace, nl: RtNetlink) -> None:
+def test_paths_equal_those_of_ip_route_get(ns: Namespace, nl: RtNetlink) -> None:
     ip(ns, "route add 10.9.0.0/16 dev up0 mtu 1300", "route add 10.10.0.0/16 dev up0 mtu lock 1200")
     ip(ns, "route add fd09::/64 dev up0 mtu 1290", "route add unreachable 10.11.0.0/16")
     ip(ns, "route add blackhole 10.12.0.0/16", "route add unreachable fd12::/64", "route add prohibit 10.13.0.0/16")
@@ -236,13 +236,15 @@ def test_the_default_path_is_the_first_default_route(ns: Namespace, nl: RtNetlin
     assert nl.default_path() is None
 
 
-def test_a_default_route_of_several_next_hops_names_no_link(ns: Namespace, nl: RtNetlink) -> None:
+def test_a_multipath_default_route_names_no_link(ns: Namespace, nl: RtNetlink) -> None:
     ip(ns, "route del default", "route add default nexthop via 192.0.2.1 nexthop via 192.0.2.7")
     assert nl.default_path() == RoutePath("", None)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_rules_are_read_in_order_and_only_wg_quicks_are_known(ns: Namespace, nl: RtNetlink, family: int) -> None:
+def test_rules_are_read_in_order_and_only_wg_quicks_are_recognised(
+    ns: Namespace, nl: RtNetlink, family: int
+) -> None:
     source = "10.0.0.0/8" if family == 4 else "fd00::/8"
     for words in (f"from {source} table 77", "fwmark 9 table 9", "not fwmark 8/15 table 8", "iif lo table 7"):
         ns.run(["ip", f"-{family}", "rule", "add", *words.split()])
@@ -266,7 +268,7 @@ def test_a_rule_is_added_at_its_priority_and_only_once(ns: Namespace, nl: RtNetl
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_delete_takes_exactly_the_rule_that_is_named(ns: Namespace, nl: RtNetlink, family: int) -> None:
+def test_delete_removes_exactly_the_given_rule(ns: Namespace, nl: RtNetlink, family: int) -> None:
     suppression = SUPPRESSION._replace(family=family)
     nl.add_rule(suppression._replace(priority=100))
     nl.add_rule(suppression._replace(priority=200))
@@ -279,7 +281,7 @@ def test_delete_takes_exactly_the_rule_that_is_named(ns: Namespace, nl: RtNetlin
     assert errno_of(lambda: nl.delete_rule(suppression._replace(priority=300))) == errno.ENOENT
 
 
-def test_delete_spares_a_rule_that_only_resembles_ours(ns: Namespace, nl: RtNetlink) -> None:
+def test_delete_spares_rules_that_only_resemble_ours(ns: Namespace, nl: RtNetlink) -> None:
     ip(ns, "rule add from 10.0.0.0/8 not fwmark 51820 table 51820 priority 50")
     ip(ns, "rule add fwmark 51820 table 51820 priority 60")
     for rule in (TABLE_RULE, TABLE_RULE._replace(priority=50), TABLE_RULE._replace(priority=60)):
@@ -287,7 +289,7 @@ def test_delete_spares_a_rule_that_only_resembles_ours(ns: Namespace, nl: RtNetl
     assert [rule.priority for rule in nl.rules(4)][:3] == [0, 50, 60]
 
 
-def test_it_works_with_ipv6_disabled(ns: Namespace, nl: RtNetlink) -> None:
+def test_netlink_works_with_ipv6_disabled(ns: Namespace, nl: RtNetlink) -> None:
     nl.set_link("wgt0")
     ns.run(["sysctl", "-q", "net.ipv6.conf.wgt0.disable_ipv6=1"])
     assert errno_of(lambda: nl.add_addresses("wgt0", prefixes("fd00::1/64"))) == errno.EACCES
@@ -295,7 +297,7 @@ def test_it_works_with_ipv6_disabled(ns: Namespace, nl: RtNetlink) -> None:
     assert nl.routes(family=6, table=254, device="wgt0") == []
 
 
-def test_whether_a_link_takes_ipv6_is_known_without_proc_sys(ns: Namespace, nl: RtNetlink) -> None:
+def test_takes_ipv6_does_not_need_proc_sys(ns: Namespace, nl: RtNetlink) -> None:
     assert nl.takes_ipv6("wgt0")
     nl.set_link("wgt0", mtu=1279)  # less than IPv6 needs
     assert not nl.takes_ipv6("wgt0")
@@ -306,7 +308,7 @@ def test_whether_a_link_takes_ipv6_is_known_without_proc_sys(ns: Namespace, nl: 
 
 
 def test_each_thread_acts_in_its_own_namespace(ns: Namespace, nl: RtNetlink) -> None:
-    """The answer comes from the caller's namespace, whichever one the object was made in."""
+    """The caller's namespace counts, not the one in which the object was made."""
     seen: list[list[str]] = []
 
     def look(other: Namespace) -> None:
@@ -322,7 +324,7 @@ def test_each_thread_acts_in_its_own_namespace(ns: Namespace, nl: RtNetlink) -> 
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_hundred_thousand_routes_are_added_and_read_in_seconds(ns: Namespace, nl: RtNetlink, family: int) -> None:
+def test_a_hundred_thousand_routes_take_seconds(ns: Namespace, nl: RtNetlink, family: int) -> None:
     nl.set_link("wgt0")
     if family == 4:
         wanted = [Prefix((0x0B000000 + 256 * n).to_bytes(4, "big"), 24) for n in range(100_000)]
@@ -353,8 +355,8 @@ except BatchError as error:
 """
 
 
-def test_without_a_larger_receive_buffer_no_refusal_is_lost() -> None:
-    """SO_RCVBUFFORCE needs CAP_NET_ADMIN of the whole machine, which a container's root does not have."""
+def test_no_error_is_lost_without_a_larger_receive_buffer() -> None:
+    """SO_RCVBUFFORCE needs CAP_NET_ADMIN on the whole machine, which root in a container lacks."""
     command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", UNPRIVILEGED]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("all refused\n", "")

@@ -1,4 +1,4 @@
-"""The MTU of a path with a narrow part, as far as routers and the far end tell it."""
+"""The MTU of a path with a narrow link, as routers and the far end report it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTER = {4: "192.0.2.1", 6: "2001:db8:1::1"}
 
 
 class Path:
-    """Two hosts with a router between, behind which the MTU is 1400."""
+    """Two hosts with a router between them; the MTU behind the router is 1400."""
 
     def __init__(self, here: Namespace, router: Namespace, far: Namespace) -> None:
         self.here, self.router, self.far = here, router, far
@@ -33,7 +33,7 @@ class Path:
 def path() -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         here, router, far = (stack.enter_context(namespace()) for _ in range(3))
-        for machine in (here, router, far):  # else nothing is sent for two seconds
+        for machine in (here, router, far):  # otherwise nothing is sent for two seconds
             machine.run(["sysctl", "-q", "net.ipv6.conf.default.accept_dad=0"])
         batch(
             router,
@@ -71,32 +71,32 @@ def drop(machine: Namespace, chain: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_router_tells_the_mtu_and_the_far_end_answers_up_to_it(path: Path, version: int) -> None:
+def test_a_router_reports_the_mtu_and_the_far_end_confirms_it(path: Path, version: int) -> None:
     found = path.probe(version)
     assert found == PathMtu(told=1400, sender=ROUTER[version], answered=1400, lost=1420)
     assert found.mtu == 1400
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_black_hole_shows_by_what_is_answered(path: Path, version: int) -> None:
+def test_a_black_hole_is_found_by_the_answered_sizes(path: Path, version: int) -> None:
     drop(
         path.router, "output", "icmpv6 type packet-too-big" if version == 6 else "icmp type destination-unreachable"
     )
     assert path.probe(version) == PathMtu(answered=1400, lost=1420)
 
 
-def test_a_far_end_that_answers_nothing_leaves_what_the_router_tells(path: Path) -> None:
+def test_a_silent_far_end_leaves_the_routers_report(path: Path) -> None:
     drop(path.far, "input", "meta l4proto icmp")
     assert path.probe(4) == PathMtu(told=1400, sender=ROUTER[4])
 
 
-def test_the_links_own_mtu_is_told_by_this_host(path: Path) -> None:
+def test_the_links_own_mtu_is_reported_by_this_host(path: Path) -> None:
     batch(path.here, "link set eth0 mtu 1300")
     found = path.probe(4)
     assert (found.told, found.sender, found.mtu) == (1300, "", 1280)
 
 
-def test_no_way_to_the_endpoint_is_an_error_of_the_kernel(path: Path) -> None:
+def test_a_missing_route_to_the_endpoint_is_an_error(path: Path) -> None:
     batch(path.here, "route delete default")
     with pytest.raises(OperationError, match=r"cannot probe 198.51.100.2: Network is unreachable"):
         path.probe(4)

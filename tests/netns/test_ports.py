@@ -1,4 +1,4 @@
-"""`wgq up` with a UDP port that it cannot have: refused whole, in words that name the port and who has it."""
+"""`wgq up` with a UDP port that is not available: nothing is left, and the message names port and holder."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def refused(machine: Namespace, name: str = "wg0", **environment: str) -> str:
 
 @pytest.mark.parametrize("daemon", DAEMONS)
 @pytest.mark.parametrize("kind", TAKEN)
-def test_a_port_that_a_program_has_is_refused_with_both_named(machine: Namespace, kind: str, daemon: str) -> None:
+def test_a_port_of_a_program_is_refused_with_its_name(machine: Namespace, kind: str, daemon: str) -> None:
     write(machine, LISTEN)
     with take(machine, kind):
-        said = refused(machine, WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
-    assert f"wgq: cannot bring wg0 up: UDP port {PORT} is in use by " in said
-    assert f"(process {os.getpid()})" in said
+        error = refused(machine, WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    assert f"wgq: cannot bring wg0 up: UDP port {PORT} is in use by " in error
+    assert f"(process {os.getpid()})" in error
     wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
 
 
@@ -64,8 +64,8 @@ def test_a_port_of_another_tunnel_is_refused_with_its_name(machine: Namespace, d
     write(machine, LISTEN)
     write(machine, config(f"ListenPort = {PORT}", address="10.1.0.1/24", n=1), "wg1")
     wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
-    said = refused(machine, "wg1", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
-    assert f"UDP port {PORT} is in use by the WireGuard interface wg0\n" in said
+    error = refused(machine, "wg1", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
+    assert f"UDP port {PORT} is in use by the WireGuard interface wg0\n" in error
     wgq(machine, "down", "wg0")
     wgq(machine, "up", "wg1", WG_QUICK_USERSPACE_IMPLEMENTATION=daemon)
 
@@ -78,10 +78,10 @@ def test_a_reload_to_a_port_in_use_changes_nothing(machine: Namespace, kind: str
     before = machine.out("wg", "showconf", "wg0")
     write(machine, config(f"ListenPort = {PORT}", peer="AllowedIPs = 10.8.0.0/16"))
     with take(machine, kind):
-        said = wgq(machine, "reload", "wg0", status=1).stderr
+        error = wgq(machine, "reload", "wg0", status=1).stderr
         assert machine.out("wg", "showconf", "wg0") == before
-    assert f"wgq: cannot change the ListenPort of wg0: UDP port {PORT} is in use by " in said
-    assert f"(process {os.getpid()})" in said
+    assert f"wgq: cannot change the ListenPort of wg0: UDP port {PORT} is in use by " in error
+    assert f"(process {os.getpid()})" in error
     wgq(machine, "reload", "wg0")
     assert machine.out("wg", "show", "wg0", "listen-port") == f"{PORT}\n"
 
@@ -99,8 +99,8 @@ def taken_once_free() -> socket.socket:
             return taken
 
 
-def up_as_the_port_is_taken(daemon: str, moment: str) -> str:
-    """What up raises where the port is taken after it was found free: before "set" or "set_link"."""
+def up_while_the_port_is_taken(daemon: str, moment: str) -> str:
+    """The error of up if the port is taken after the check, just before "set" or "set_link"."""
     control_set, set_link, taken = Control.set, RtNetlink.set_link, []
 
     def take_and_set(control: Control, name: str, change: DeviceConfig) -> None:
@@ -109,7 +109,7 @@ def up_as_the_port_is_taken(daemon: str, moment: str) -> str:
         control_set(control, name, change)
 
     def take_and_set_link(rtnl: RtNetlink, name: str, *, mtu: int | None = None, up: bool = True) -> None:
-        if moment == "set_link":  # the port goes with the link
+        if moment == "set_link":  # the daemon releases the port with the link
             for state in ("up", "down"):
                 subprocess.run(["ip", "link", "set", name, state], check=True)
             taken.append(taken_once_free())
@@ -128,17 +128,15 @@ def up_as_the_port_is_taken(daemon: str, moment: str) -> str:
 @pytest.mark.parametrize(
     ("daemon", "moment"), [("wgq-userspace", "set"), ("wgq-userspace", "set_link"), ("wireguard-go", "set")]
 )
-def test_a_port_that_is_taken_after_it_was_found_free_is_refused_too(
-    machine: Namespace, daemon: str, moment: str
-) -> None:
+def test_a_port_taken_after_the_check_is_refused(machine: Namespace, daemon: str, moment: str) -> None:
     write(machine, LISTEN)
     with nothing_left(machine):
-        said = machine.call(up_as_the_port_is_taken, daemon, moment)
-    assert f"UDP port {PORT} is in use by " in said
+        error = machine.call(up_while_the_port_is_taken, daemon, moment)
+    assert f"UDP port {PORT} is in use by " in error
 
 
 def up_over_a_kernel_that_refuses(code: int) -> OperationError:
-    """What up raises where the link cannot be set up, as the kernel's WireGuard answers."""
+    """The error of up if the kernel's WireGuard refuses to set the link up."""
     refusal = RefusedError(Refusal(code), "cannot set the link wg0 up")
     with (
         mock.patch.object(RtNetlink, "set_link", side_effect=refusal),
@@ -160,7 +158,7 @@ def up_over_a_kernel_that_refuses(code: int) -> OperationError:
         (errno.ENOBUFS, "cannot set the link wg0 up: No buffer space available"),
     ],
 )
-def test_a_kernel_that_refuses_the_link_is_understood(machine: Namespace, code: int, words: str) -> None:
+def test_a_refusal_of_the_kernel_is_explained(machine: Namespace, code: int, words: str) -> None:
     write(machine, LISTEN)
     with nothing_left(machine):
         error = machine.call(up_over_a_kernel_that_refuses, code)
@@ -168,7 +166,7 @@ def test_a_kernel_that_refuses_the_link_is_understood(machine: Namespace, code: 
     assert (error.errno, error.status) == (code, 2)
 
 
-def test_a_hook_may_free_the_port_or_give_it_to_the_device(machine: Namespace) -> None:
+def test_a_hook_may_free_the_port_or_set_it_on_the_device(machine: Namespace) -> None:
     free = ("PreUp = kill $(cat /run/holder)", f"PreUp = while ss -Hlun | grep -q :{PORT}; do :; done")
     holder = (
         f"import socket, time; s = socket.socket(2, 2); s.bind(('', {PORT})); print(1, flush=True); time.sleep(60)"
@@ -185,7 +183,7 @@ def test_a_hook_may_free_the_port_or_give_it_to_the_device(machine: Namespace) -
     wgq(machine, "up", "wg0")
 
 
-def test_a_port_below_1024_without_the_capability_is_named(machine: Namespace) -> None:
+def test_a_port_below_1024_without_the_capability_is_reported(machine: Namespace) -> None:
     write(machine, config("ListenPort = 443"))
     drop = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service", "--"]
     with nothing_left(machine):
@@ -196,7 +194,7 @@ def test_a_port_below_1024_without_the_capability_is_named(machine: Namespace) -
     wgq(machine, "up", "wg0")
 
 
-def test_without_ipv6_a_port_is_bound_all_the_same(machine: Namespace) -> None:
+def test_a_port_is_bound_without_ipv6(machine: Namespace) -> None:
     machine.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])
     write(machine, LISTEN)
     wgq(machine, "up", "wg0")

@@ -1,4 +1,4 @@
-"""`wgq rehearse`: who reaches whom, why not, and that nothing of it is left on the machine."""
+"""`wgq rehearse`: which hosts reach which, why others do not, and that nothing remains on the machine."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 WORKS = {"handshake": True, "ping": True, "full_size": True, "tcp": True, "cause": None}
 
 
-def test_two_ends_that_know_each_other_reach_each_other(tmp_path: Path) -> None:
+def test_a_matching_pair_reaches_each_other(tmp_path: Path) -> None:
     found = pairs(tmp_path, pair())
     assert set(found) == {("server", "client", "10.9.0.2"), ("client", "server", "10.9.0.1")}
     for each in found.values():
         assert {name: each[name] for name in WORKS} == WORKS
 
 
-def test_ipv6_inside_and_outside(tmp_path: Path) -> None:
+def test_a_pair_with_ipv6_inside_and_outside_works(tmp_path: Path) -> None:
     one, two = keys(), keys()
     texts = {
         "left": interface(one[0], "fd77::1/64", "ListenPort = 51820\n") + peer(two[1], "fd77::2/128"),
@@ -60,21 +60,21 @@ def hub_and_clients(hooks: str, *, count: int = 3, allowed: str = "10.9.0.0/24")
     return texts
 
 
-def test_clients_reach_each_other_across_a_hub_whose_hooks_forward(tmp_path: Path) -> None:
+def test_clients_reach_each_other_through_a_forwarding_hub(tmp_path: Path) -> None:
     found = pairs(tmp_path, hub_and_clients(FORWARDING))
     assert len(found) == 4 * 3
     assert ("client2", "client3", "10.9.0.3") in found
     assert causes(found) == {None}
 
 
-def test_a_hub_that_does_not_forward_has_no_pairs_across_it(tmp_path: Path) -> None:
+def test_a_hub_without_forwarding_gives_no_pairs_of_clients(tmp_path: Path) -> None:
     found = pairs(tmp_path, hub_and_clients(""))
     assert {key[:2] for key in found} == {
         pair for n in (2, 3, 4) for pair in (("hub", f"client{n}"), (f"client{n}", "hub"))
     }
 
 
-def test_without_hooks_forwarding_is_as_their_text_says(tmp_path: Path) -> None:
+def test_no_hooks_takes_forwarding_from_the_text_of_the_hooks(tmp_path: Path) -> None:
     hooks = FORWARDING + "PostUp = false\n"
     assert len(pairs(tmp_path, hub_and_clients(hooks), "--no-hooks")) == 4 * 3
 
@@ -105,7 +105,7 @@ def test_networks_behind_two_gateways_reach_each_other(tmp_path: Path) -> None:
     assert causes(found) == {None}
 
 
-def test_hosts_with_private_endpoints_are_on_one_local_network(tmp_path: Path) -> None:
+def test_hosts_with_private_endpoints_share_a_local_network(tmp_path: Path) -> None:
     one, two = keys(), keys()
     texts = {
         "nas": interface(one[0], "10.9.0.1/24", "ListenPort = 51820\n")
@@ -116,14 +116,14 @@ def test_hosts_with_private_endpoints_are_on_one_local_network(tmp_path: Path) -
     assert causes(pairs(tmp_path, texts)) == {None}
 
 
-def test_a_private_endpoint_is_not_reached_from_elsewhere(tmp_path: Path) -> None:
+def test_a_private_endpoint_is_unreachable_from_elsewhere(tmp_path: Path) -> None:
     texts = pair(endpoint="192.168.7.10:51820")
     assert causes(pairs(tmp_path, texts)) == {None}
     found = pairs(tmp_path, texts, "--host", "client=203.0.113.99", status=1)
     assert causes(found) == {"endpoint-private"}
 
 
-def test_two_interfaces_of_one_address_are_told_apart_by_their_ports(tmp_path: Path) -> None:
+def test_two_interfaces_of_one_host_differ_by_their_ports(tmp_path: Path) -> None:
     texts: dict[str, str] = {}
     for name, port, net in (("wg0", 51820, "10.9.0"), ("wg1", 51821, "10.10.0")):
         one, two = keys(), keys()
@@ -134,13 +134,14 @@ def test_two_interfaces_of_one_address_are_told_apart_by_their_ports(tmp_path: P
     assert causes(found) == {None}
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_files_with_the_same_name_differ_by_their_folders(tmp_path: Path) -> None:
     texts = pair()
     found = pairs(tmp_path, {"hub/wg0": texts["server"], "laptop/wg0": texts["client"]})
     assert set(found) == {("hub/wg0", "laptop/wg0", "10.9.0.2"), ("laptop/wg0", "hub/wg0", "10.9.0.1")}
 
 
-def test_an_endpoint_that_is_wrong_at_one_end_fails_though_the_other_end_connects(tmp_path: Path) -> None:
+def test_a_wrong_endpoint_at_one_end_is_a_failure(tmp_path: Path) -> None:
+    """Even though the other end can connect."""
     one, two = keys(), keys()
     texts = {
         "left": interface(one[0], "10.9.0.1/24", "ListenPort = 51820\n")
@@ -154,12 +155,12 @@ def test_an_endpoint_that_is_wrong_at_one_end_fails_though_the_other_end_connect
     assert (wrong["handshake"], wrong["tcp"], wrong["cause"]) == (False, True, "endpoint-port-differs")
 
 
-def test_a_host_is_where_the_command_line_says(tmp_path: Path) -> None:
+def test_a_host_has_the_address_from_the_command_line(tmp_path: Path) -> None:
     found = pairs(tmp_path, pair(), "--host", "server.conf=203.0.113.8", status=1)
     assert causes(found) == {"endpoint-unreachable"}
 
 
-def test_links_that_hooks_name_are_there_and_a_key_may_come_by_a_hook(tmp_path: Path) -> None:
+def test_links_in_hooks_exist_and_a_hook_may_set_the_key(tmp_path: Path) -> None:
     texts = pair()
     hooks = (
         "PostUp = iptables -t nat -A POSTROUTING -o ens18 -j MASQUERADE; ip route add 192.168.44.0/24 dev br-lan\n"
@@ -188,7 +189,7 @@ def with_peer_key(text: str, key: str) -> str:
     return re.sub(r"PublicKey = .*", f"PublicKey = {key}", text)
 
 
-# What is changed: the server's file, the client's file, and the client's file as it stands at a third place.
+# The changed texts: the server's file, the client's file, and a copy of the client's file on a third host.
 FAULTS: dict[str, Callable[[str, str], tuple[str, ...]]] = {
     "peer-key-mismatch": lambda server, client: (with_peer_key(server, keys()[1]), client),
     "peer-one-sided": lambda server, client: (server.partition("[Peer]")[0], client),
@@ -202,7 +203,7 @@ FAULTS: dict[str, Callable[[str, str], tuple[str, ...]]] = {
 
 
 def test_a_fault_between_two_files_is_the_cause(tmp_path: Path) -> None:
-    """All the faults in one rehearsal, each between files of their own."""
+    """All faults in one rehearsal, each between its own files."""
     texts: dict[str, str] = {}
     for number, (code, change) in enumerate(FAULTS.items()):
         ends = pair(net=f"10.{number}.0", endpoint=f"203.0.113.{number}:51820")
@@ -226,7 +227,7 @@ def test_one_address_at_two_clients_is_the_cause(tmp_path: Path) -> None:
     assert found["client2", "hub", "10.9.0.1"]["cause"] == "address-shared"
 
 
-def test_a_hook_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_failing_hook_is_reported(tmp_path: Path) -> None:
     texts = pair()
     texts["server"] = texts["server"].replace("[Peer]", "PostUp = echo it broke >&2; exit 7\n[Peer]")
     done = rehearse(tmp_path, texts, status=1)
@@ -235,7 +236,7 @@ def test_a_hook_that_fails_is_told(tmp_path: Path) -> None:
     assert "server did not come up [not-up]" in done.stdout
 
 
-def test_a_faulty_file_is_told_and_nothing_is_tried(tmp_path: Path) -> None:
+def test_a_faulty_file_is_reported_and_nothing_is_tried(tmp_path: Path) -> None:
     texts = pair()
     texts["client"] = texts["client"].replace("AllowedIPs", "AllowedIP")
     done = rehearse(tmp_path, texts, status=1)
@@ -244,7 +245,7 @@ def test_a_faulty_file_is_told_and_nothing_is_tried(tmp_path: Path) -> None:
 
 
 def surroundings(machine: Namespace) -> list[str]:
-    """What a rehearsal could have changed there."""
+    """Everything on this machine that a rehearsal could change."""
     commands = (
         ["ip", "-o", "link"],
         ["ip", "-o", "address"],
@@ -262,8 +263,8 @@ def surroundings(machine: Namespace) -> list[str]:
     return [machine.out(*command) for command in commands]
 
 
-def test_the_machine_is_not_touched(tmp_path: Path) -> None:
-    """Not even one whose mounts would reach other namespaces."""
+def test_the_machine_is_unchanged(tmp_path: Path) -> None:
+    """Even if its mounts would propagate to other namespaces."""
     texts = hub_and_clients(
         FORWARDING + "PostUp = echo x >/etc/wgq-was-here; echo x >/run/wgq-was-here; hostname other\n", count=1
     )
@@ -277,7 +278,7 @@ def test_the_machine_is_not_touched(tmp_path: Path) -> None:
 
 
 def processes_with(word: str) -> list[int]:
-    """The processes whose environment has the word."""
+    """The processes with this text in their environment."""
     found = []
     for entry in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -308,19 +309,19 @@ def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
         awaited(mark.exists)
         assert len(processes_with(word)) > 4
         os.killpg(run.pid, sent)
-        _, said = run.communicate(timeout=60)
-    assert b"Traceback" not in said
+        _, errors = run.communicate(timeout=60)
+    assert b"Traceback" not in errors
     assert run.returncode == (-9 if sent == signal.SIGKILL else 128 + sent)
     awaited(lambda: not processes_with(word))
 
 
 def without(*capabilities: str) -> list[str]:
-    """What runs a command as root without some capabilities, as in a container."""
+    """A prefix that runs a command as root without these capabilities, as in a container."""
     dropped = ",".join(f"-{name}" for name in capabilities)
     return ["setpriv", "--bounding-set", dropped, "--inh-caps", dropped, "--"]
 
 
-def test_user_namespaces_do_where_capabilities_are_missing(tmp_path: Path) -> None:
+def test_user_namespaces_replace_missing_capabilities(tmp_path: Path) -> None:
     paths = written(tmp_path, pair())
     command = [*without("sys_admin", "net_raw"), *WGQ, "rehearse", *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -328,9 +329,9 @@ def test_user_namespaces_do_where_capabilities_are_missing(tmp_path: Path) -> No
     assert "2 of 2" in done.stdout
 
 
-def test_a_machine_without_namespaces_or_tun_is_told(tmp_path: Path) -> None:
+def test_a_machine_without_namespaces_or_tun_is_reported(tmp_path: Path) -> None:
     paths = written(tmp_path, pair())
-    for preparation, told in (
+    for preparation, message in (
         ("echo 0 >/proc/sys/user/max_net_namespaces", "/proc/sys/user/max_*_namespaces"),
         ("mount -t tmpfs tmpfs /dev/net", "there is no /dev/net/tun"),
     ):
@@ -338,7 +339,7 @@ def test_a_machine_without_namespaces_or_tun_is_told(tmp_path: Path) -> None:
         command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *WGQ, "rehearse"]
         done = subprocess.run([*command, *paths], capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert told in done.stderr
+        assert message in done.stderr
 
 
 def test_kept_hosts_can_be_entered_and_removed(tmp_path: Path) -> None:

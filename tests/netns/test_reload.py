@@ -1,4 +1,4 @@
-"""`wgq reload`: a live interface becomes what its file says, without a break for those whom nothing concerns."""
+"""`wgq reload`: the interface becomes what its file says, without interrupting what does not change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def public(private: str) -> str:
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Namespace, Namespace]]:
-    """A machine, and another at 192.0.2.1 on its uplink that has 10.0.0.2 in the tunnel."""
+    """A machine, and the far end at 192.0.2.1 on its uplink, with 10.0.0.2 in the tunnel."""
     with host() as near, host() as far:
         near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", far.paths["net"]])
         lines = ["addr add 192.0.2.2/24 dev up0", "link set up0 up", "route add default via 192.0.2.1", ""]
@@ -69,8 +69,8 @@ CHANGES = (
 )
 
 
-def test_no_probe_is_lost_and_no_session_ends_whatever_else_changes(ends: tuple[Namespace, Namespace]) -> None:
-    """AllowedIPs move, peers come and go, full tunnels of both families too, and addresses, MTU and table."""
+def test_no_probe_is_lost_and_no_session_ends(ends: tuple[Namespace, Namespace]) -> None:
+    """While AllowedIPs, peers, full tunnels of both families, addresses, MTU and table change."""
     near, far = ends
     write(near, CHANGES[-1])
     wgq(near, "up", "wg0")
@@ -90,16 +90,16 @@ def test_no_probe_is_lost_and_no_session_ends_whatever_else_changes(ends: tuple[
         output, _ = each.communicate(timeout=60)
         sent, received = map(int, re.findall(rb"(\d+) packets transmitted, (\d+) received", output)[0])
         assert sent > 100
-        assert sent - received <= 1, output  # the last one was on its way
+        assert sent - received <= 1, output  # the last one may have no answer yet
     assert near.out("wg", "show", "wg0", "latest-handshakes") == before
 
 
 def written(machine: Namespace) -> str:
-    """The identity and the time of change of what a reload may write."""
+    """The inodes and modification times of the files that a reload may write."""
     return machine.out("sh", "-c", "stat -c '%n %i %y' /run/wgq/*/*.journal /run/wgq/*/*.key /etc/resolv.conf")
 
 
-def test_without_a_difference_nothing_is_said_or_written(machine: Namespace) -> None:
+def test_without_a_difference_nothing_is_printed_or_written(machine: Namespace) -> None:
     write(machine, config("DNS = 10.0.0.53, example", FULL, address="10.0.0.1/24, fd00::1/64"))
     wgq(machine, "up", "wg0", "--dns", "file")
     before = written(machine)
@@ -107,33 +107,33 @@ def test_without_a_difference_nothing_is_said_or_written(machine: Namespace) -> 
         ["ip", "monitor", "link", "address", "route", "rule"], stdout=subprocess.PIPE, bufsize=0
     )
     assert monitor.stdout is not None
-    with monitor.stdout as heard:
-        until_heard(heard, machine, "10.77.0.0/16")
+    with monitor.stdout as events:
+        events_until(events, machine, "10.77.0.0/16")
         done = wgq(machine, "reload", "wg0", "--dns", "file")
         assert (done.stdout, done.stderr) == ("", "")
-        assert not [line for line in until_heard(heard, machine, "10.78.0.0/16") if b"wg0" in line]
+        assert not [line for line in events_until(events, machine, "10.78.0.0/16") if b"wg0" in line]
     assert written(machine) == before
 
 
-def until_heard(heard: IO[bytes], machine: Namespace, network: str) -> list[bytes]:
-    """What `ip monitor` says until it tells of a route that is added for it; it may take a while to listen."""
+def events_until(events: IO[bytes], machine: Namespace, network: str) -> list[bytes]:
+    """The lines of `ip monitor` up to a route that is added repeatedly, as the monitor starts with a delay."""
     lines: list[bytes] = []
     while not lines or network.encode() not in lines[-1]:
-        if select.select([heard], [], [], 0.05)[0]:
-            lines.append(heard.readline())
+        if select.select([events], [], [], 0.05)[0]:
+            lines.append(events.readline())
         else:
             machine.run(["ip", "route", "delete", network], check=False)
             machine.run(["ip", "route", "add", network, "dev", "lo"])
     return lines
 
 
-def test_a_reload_is_known_to_down(machine: Namespace) -> None:
+def test_down_undoes_what_a_reload_did(machine: Namespace) -> None:
     before = rules(machine)
     write(machine, config())
     wgq(machine, "up", "wg0")
     write(machine, config("DNS = 10.0.0.53", FULL))
-    said = wgq(machine, "reload", "wg0", "--dns", "file").stderr
-    assert "[#] ip -4 rule add not fwmark 51820 table 51820\n" in said
+    transcript = wgq(machine, "reload", "wg0", "--dns", "file").stderr
+    assert "[#] ip -4 rule add not fwmark 51820 table 51820\n" in transcript
     assert mark(machine) == "1"
     machine.run(["rm", "/etc/wireguard/wg0.conf"])
     wgq(machine, "down", "wg0")
@@ -152,7 +152,7 @@ def test_the_mark_of_a_full_tunnel_goes_with_it(machine: Namespace) -> None:
     assert (mark(machine), machine.out("nft", "list", "ruleset")) == ("0", "")
 
 
-def test_ten_reloads_keep_the_port_the_mark_and_the_size_of_the_journal(machine: Namespace) -> None:
+def test_ten_reloads_keep_port_mark_and_size_of_the_journal(machine: Namespace) -> None:
     texts = [config(peer=FULL), config(peer=f"{FULL}, 10.8.0.0/16")]
     write(machine, texts[0])
     wgq(machine, "up", "wg0")
@@ -166,7 +166,7 @@ def test_ten_reloads_keep_the_port_the_mark_and_the_size_of_the_journal(machine:
     assert len(sizes) == 2
 
 
-def test_what_others_added_stays(machine: Namespace) -> None:
+def test_reload_keeps_what_other_programs_added(machine: Namespace) -> None:
     foreign = (
         "route add 10.66.0.0/16 dev wg0",
         "route add 10.9.0.0/16 dev wg0 metric 5",
@@ -189,19 +189,19 @@ def test_what_others_added_stays(machine: Namespace) -> None:
     assert "51:" in rules(machine)
 
 
-def test_peers_that_nobody_knows_go_unless_they_are_to_be_kept(machine: Namespace) -> None:
+def test_unknown_peers_are_removed_unless_keep_foreign(machine: Namespace) -> None:
     hooked = base64.b64encode(b"\x08" * 32).decode()
     write(machine, config(f"PostUp = wg set %i peer {hooked} allowed-ips 10.77.0.0/16"))
     wgq(machine, "up", "wg0")
     machine.run(["wg", "set", "wg0", "peer", OTHER, "allowed-ips", "10.78.0.0/16"])
     assert wgq(machine, "reload", "wg0", "--keep-foreign").stderr == ""
-    said = wgq(machine, "reload", "wg0").stderr
-    assert f"[#] wg set wg0 peer {OTHER} remove\n" in said
-    assert f"[!] Peer {OTHER} is in neither the file nor the journal" in said
+    transcript = wgq(machine, "reload", "wg0").stderr
+    assert f"[#] wg set wg0 peer {OTHER} remove\n" in transcript
+    assert f"[!] Peer {OTHER} is in neither the file nor the journal" in transcript
     assert set(machine.out("wg", "show", "wg0", "peers").split()) == {PEERS[0], hooked}
 
 
-def test_an_address_order_that_only_a_restart_can_make_is_named(machine: Namespace) -> None:
+def test_a_changed_order_of_addresses_needs_a_restart(machine: Namespace) -> None:
     write(machine, config(address="10.0.0.1/24, 10.1.0.1/24"))
     wgq(machine, "up", "wg0")
     before = machine.out("ip", "address", "show", "dev", "wg0")
@@ -211,14 +211,14 @@ def test_an_address_order_that_only_a_restart_can_make_is_named(machine: Namespa
     assert json.loads(done.stdout)["restart"]
     assert machine.out("ip", "address", "show", "dev", "wg0") == before
     assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.9.0.0/16"]
-    said = wgq(machine, "reload", "wg0", "--or-restart").stderr
-    assert "[!] Restarting wg0" in said
+    transcript = wgq(machine, "reload", "wg0", "--or-restart").stderr
+    assert "[!] Restarting wg0" in transcript
     addresses = re.findall(r"inet (\S+)", machine.out("ip", "-4", "address", "show", "dev", "wg0"))
     assert addresses == ["10.1.0.1/24", "10.0.0.1/24"]
     assert wgq(machine, "reload", "wg0").stderr == ""
 
 
-def test_a_dry_run_says_what_a_reload_then_does(machine: Namespace) -> None:
+def test_a_dry_run_prints_what_the_reload_then_does(machine: Namespace) -> None:
     write(machine, config())
     wgq(machine, "up", "wg0")
     before = written(machine)
@@ -226,26 +226,26 @@ def test_a_dry_run_says_what_a_reload_then_does(machine: Namespace) -> None:
     planned = wgq(machine, "reload", "wg0", "--dry-run", "--dns", "file")
     assert planned.stderr == ""
     assert written(machine) == before
-    told = json.loads(wgq(machine, "reload", "wg0", "--dry-run", "--json", "--dns", "file").stdout)
+    document = json.loads(wgq(machine, "reload", "wg0", "--dry-run", "--json", "--dns", "file").stdout)
     done = wgq(machine, "reload", "wg0", "--dns", "file")
     assert planned.stdout == done.stderr
-    assert [f"[#] {line}" for change in told["changes"] for line in change["text"]] == done.stderr.splitlines()
-    assert KEY not in str(told)
+    assert [f"[#] {line}" for change in document["changes"] for line in change["text"]] == done.stderr.splitlines()
+    assert KEY not in str(document)
 
 
-def test_where_the_interface_is_what_counts_a_reload_is_forced(machine: Namespace) -> None:
+def test_a_reload_with_saveconfig_needs_force(machine: Namespace) -> None:
     write(machine, config("SaveConfig = true"))
     wgq(machine, "up", "wg0")
     write(machine, config("SaveConfig = true", "AllowedIPs = 10.8.0.0/16"))
-    said = wgq(machine, "reload", "wg0", status=1).stderr
-    assert "SaveConfig = true" in said
-    assert "wgq reload --force" in said
+    error = wgq(machine, "reload", "wg0", status=1).stderr
+    assert "SaveConfig = true" in error
+    assert "wgq reload --force" in error
     assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.9.0.0/16"]
     wgq(machine, "reload", "wg0", "--force")
     assert machine.out("wg", "show", "wg0", "allowed-ips").split()[1:] == ["10.8.0.0/16"]
 
 
-def test_what_wg_quick_brought_up_gets_all_that_the_file_says(machine: Namespace) -> None:
+def test_a_tunnel_of_wg_quick_can_be_reloaded(machine: Namespace) -> None:
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     pristine = rules(machine)
     write(machine, config(peer=f"{FULL}, 10.9.0.0/16"))
@@ -267,8 +267,8 @@ def test_what_wg_quick_brought_up_gets_all_that_the_file_says(machine: Namespace
     assert rules(machine) == pristine
 
 
-def test_what_cannot_be_done_is_taken_back(machine: Namespace) -> None:
-    """The host has such a route already, and resolvconf fails: both after the peers have changed."""
+def test_a_failed_reload_is_rolled_back(machine: Namespace) -> None:
+    """The host already has one of the routes, and later resolvconf fails: both after the peers have changed."""
     write(machine, config())
     wgq(machine, "up", "wg0")
     machine.run(["ip", "route", "add", "10.8.0.0/16", "dev", "up0"])
@@ -280,8 +280,8 @@ def test_what_cannot_be_done_is_taken_back(machine: Namespace) -> None:
 
     before = seen()
     write(machine, config(peer=f"{FULL}, 10.7.0.0/16, 10.8.0.0/16", address="10.3.0.1/24"))
-    said = wgq(machine, "reload", "wg0", status=2).stderr
-    assert "wgq: `ip -4 route add 10.8.0.0/16 dev wg0' failed: File exists\n" in said
+    error = wgq(machine, "reload", "wg0", status=2).stderr
+    assert "wgq: `ip -4 route add 10.8.0.0/16 dev wg0' failed: File exists\n" in error
     assert seen() == before
     write(machine, config("DNS = 10.0.0.53", f"{FULL}, 10.7.0.0/16", address="10.3.0.1/24"))
     wgq(machine, "reload", "wg0", "--dns", "resolvconf", status=3, PATH=path)
@@ -290,7 +290,7 @@ def test_what_cannot_be_done_is_taken_back(machine: Namespace) -> None:
     assert wgq(machine, "reload", "wg0").stderr == ""
 
 
-def test_a_damaged_note_of_what_was_applied_leaves_what_it_had_in_doubt(machine: Namespace) -> None:
+def test_reload_works_if_the_applied_record_is_damaged(machine: Namespace) -> None:
     write(machine, config(peer="AllowedIPs = 10.9.0.0/16, 10.8.0.0/16"))
     wgq(machine, "up", "wg0")
     machine.run(["sh", "-c", 'sed -i \'s/"applied": {/"applied": {"x": 1}, "y": {/\' /run/wgq/*/wg0.journal'])
@@ -301,7 +301,7 @@ def test_a_damaged_note_of_what_was_applied_leaves_what_it_had_in_doubt(machine:
     wgq(machine, "down", "wg0")
 
 
-def test_a_kill_switch_that_up_was_asked_for_stays(machine: Namespace) -> None:
+def test_a_kill_switch_from_the_command_line_survives_reload(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0", "--kill-switch")
     assert wgq(machine, "reload", "wg0").stderr == ""
@@ -328,7 +328,7 @@ def test_a_reload_can_wait_for_a_handshake(ends: tuple[Namespace, Namespace]) ->
     assert OTHER in near.out("wg", "show", "wg0", "peers")
 
 
-def test_an_mtu_that_a_hook_has_set_stays(machine: Namespace) -> None:
+def test_an_mtu_set_by_a_hook_stays(machine: Namespace) -> None:
     write(machine, config("PostUp = ip link set %i mtu 1333"))
     wgq(machine, "up", "wg0")
     assert wgq(machine, "reload", "wg0").stderr == ""

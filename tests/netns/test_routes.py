@@ -1,4 +1,4 @@
-"""Routes, rules and lookups through pyroute2: what `ip -j` says of the same machine."""
+"""Routes, rules and lookups through pyroute2, compared with `ip -j` on the same machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ rule add table main suppress_prefixlength 0
 
 
 @pytest.fixture
-def furnished(machine: Namespace) -> Namespace:
+def configured(machine: Namespace) -> Namespace:
     machine.run(["ip", "-4", "-batch", "-"], input=SETUP.lstrip())
     machine.run(["ip", "-6", "-batch", "-"], input=SETUP6.lstrip())
     return machine
@@ -58,7 +58,7 @@ def read(what: str, *arguments: Any) -> Any:
         return getattr(routing, what)(*arguments)
 
 
-def said(machine: Namespace, family: int, *words: str) -> list[dict[str, Any]]:
+def shown(machine: Namespace, family: int, *words: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(machine.out("ip", f"-{family}", "-j", "-d", "-N", *words))
     return found
 
@@ -77,15 +77,15 @@ def gateway_of(entry: dict[str, Any]) -> str:
 
 
 def entry_text(entry: dict[str, Any], family: int) -> str:
-    """An entry of `ip -j -d -N route` in words that `our_text` uses too."""
+    """An entry of `ip -j -d -N route` in the form of `our_text`."""
     hops = entry.get("nexthops") or [entry]
     ways = [f"{gateway_of(hop)}@{hop.get('dev', '')}*{hop.get('weight', 1)}" for hop in hops]
     prefix = entry["dst"]
-    shown = [kind_of(entry), prefix, str(table(entry)), str(entry.get("metric", 0)), entry.get("prefsrc", "")]
+    values = [kind_of(entry), prefix, str(table(entry)), str(entry.get("metric", 0)), entry.get("prefsrc", "")]
     mtu = str(entry.get("metrics", [{}])[0].get("mtu", ""))
     source = entry.get("from", "") or ""
     tos = str(int(str(entry.get("tos", "0")), 0))
-    return " ".join([*shown, mtu, source, tos, *([] if ways == ["@*1"] else ways)])
+    return " ".join([*values, mtu, source, tos, *([] if ways == ["@*1"] else ways)])
 
 
 def our_text(route: TableRoute) -> str:
@@ -96,29 +96,29 @@ def our_text(route: TableRoute) -> str:
     ]
     source = address_text(route.source) if route.source else ""
     origin = text_of(route.origin) if route.origin else ""
-    shown = [route.kind, text_of(route.destination), str(route.table), str(route.metric), source]
-    return " ".join([*shown, str(route.mtu or ""), origin, str(route.tos), *ways])
+    values = [route.kind, text_of(route.destination), str(route.table), str(route.metric), source]
+    return " ".join([*values, str(route.mtu or ""), origin, str(route.tos), *ways])
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_all_routes_are_those_of_ip(furnished: Namespace, family: int) -> None:
-    listed = [entry_text(entry, family) for entry in said(furnished, family, "route", "show", "table", "all")]
+def test_all_routes_equal_those_of_ip(configured: Namespace, family: int) -> None:
+    listed = [entry_text(entry, family) for entry in shown(configured, family, "route", "show", "table", "all")]
     listed = [text.removesuffix(" @lo*1") if " unreachable " in f" {text}" else text for text in listed]
     assert len(listed) > 5
-    assert sorted(map(our_text, furnished.call(read, "routes", family))) == sorted(listed)
+    assert sorted(map(our_text, configured.call(read, "routes", family))) == sorted(listed)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_all_rules_are_those_of_ip_in_its_order(furnished: Namespace, family: int) -> None:
-    listed = furnished.out("ip", f"-{family}", "rule").splitlines()
+def test_all_rules_equal_those_of_ip_in_the_same_order(configured: Namespace, family: int) -> None:
+    listed = configured.out("ip", f"-{family}", "rule").splitlines()
     names = {number: name for name, number in TABLES.items()}
-    found = [f"{rule.priority}:\t{rule_text(rule, names)}" for rule in furnished.call(read, "rules", family)]
-    # A machine without /etc/protocols has no name for it.
+    found = [f"{rule.priority}:\t{rule_text(rule, names)}" for rule in configured.call(read, "rules", family)]
+    # A machine without /etc/protocols has no name for protocol 6.
     assert found == [line.strip().replace("ipproto ipproto-6", "ipproto tcp") for line in listed]
 
 
-def test_a_rule_has_all_that_it_asks_for(furnished: Namespace) -> None:
-    rules = {rule.priority: rule for rule in furnished.call(read, "rules", 4)}
+def test_a_rule_has_all_its_attributes(configured: Namespace) -> None:
+    rules = {rule.priority: rule for rule in configured.call(read, "rules", 4)}
     assert rules[9] == PolicyRule(
         9,
         "prohibit",
@@ -148,13 +148,13 @@ def test_a_rule_has_all_that_it_asks_for(furnished: Namespace) -> None:
         ("2001:db8:1::9", {}, []),
     ],
 )
-def test_a_lookup_is_that_of_ip(
-    furnished: Namespace, address: str, options: dict[str, Any], words: list[str]
+def test_a_lookup_equals_that_of_ip(
+    configured: Namespace, address: str, options: dict[str, Any], words: list[str]
 ) -> None:
     family = 6 if ":" in address else 4
     query = Query(pack_address(address), **options)
-    found: Answer = furnished.call(read, "ask", query)
-    (entry,) = said(furnished, family, "route", "get", address, *words)
+    found: Answer = configured.call(read, "ask", query)
+    (entry,) = shown(configured, family, "route", "get", address, *words)
     gateway = gateway_of(entry)
     assert found == Answer(
         0,
@@ -175,19 +175,19 @@ def test_a_lookup_is_that_of_ip(
         ("2001:db8:4::1", errno.EHOSTUNREACH),
     ],
 )
-def test_a_lookup_without_a_route_has_the_kernels_error(furnished: Namespace, address: str, code: int) -> None:
-    assert furnished.call(read, "ask", Query(pack_address(address))).error == code
+def test_a_lookup_without_a_route_has_the_kernels_error(configured: Namespace, address: str, code: int) -> None:
+    assert configured.call(read, "ask", Query(pack_address(address))).error == code
 
 
-def test_a_nexthop_object_is_read_with_its_ways(furnished: Namespace) -> None:
+def test_a_nexthop_object_is_read_with_its_hops(configured: Namespace) -> None:
     wanted = Prefix.parse("198.18.0.0/24")
-    (route,) = (route for route in furnished.call(read, "routes", 4) if route.destination == wanted)
+    (route,) = (route for route in configured.call(read, "routes", 4) if route.destination == wanted)
     assert (route.nexthop, route.hops) == (7, (NextHop("up0", pack_address("192.0.2.9")),))
 
 
-def test_a_uid_and_ports_are_really_asked_for(furnished: Namespace) -> None:
-    furnished.run(shlex.split("ip rule add pref 3 uidrange 7-7 dport 9 ipproto 17 prohibit"))
+def test_a_lookup_sends_the_uid_and_the_ports(configured: Namespace) -> None:
+    configured.run(shlex.split("ip rule add pref 3 uidrange 7-7 dport 9 ipproto 17 prohibit"))
     query = Query(pack_address("8.8.8.8"), uid=7, protocol=UDP, destination_port=9)
-    assert furnished.call(read, "ask", query).error == errno.EACCES
+    assert configured.call(read, "ask", query).error == errno.EACCES
     for other in (query._replace(uid=8), query._replace(destination_port=10), query._replace(protocol=6)):
-        assert furnished.call(read, "ask", other).error == 0
+        assert configured.call(read, "ask", other).error == 0

@@ -1,4 +1,4 @@
-"""Names of routing tables, read as iproute2 reads them."""
+"""Names of routing tables, read as by iproute2."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def machine() -> Iterator[Namespace]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_means_the_table_that_it_means_to_ip(machine: Namespace, name: str) -> None:
+def test_a_name_means_the_same_table_as_to_ip(machine: Namespace, name: str) -> None:
     number = machine.call(table_names).get(name)
     route = ["198.51.100.0/24", "dev", "tun0", "table"]
-    taken = machine.run(["ip", "route", "add", *route, name], check=False).returncode == 0
-    assert taken == (number is not None)
+    accepted = machine.run(["ip", "route", "add", *route, name], check=False).returncode == 0
+    assert accepted == (number is not None)
     if number is not None:
         machine.run(["ip", "route", "delete", *route, str(number)])

@@ -1,4 +1,4 @@
-"""`wgq show` beside `wg show`: the same bytes for any device."""
+"""`wgq show` and `wg show` print the same bytes for any device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIRECTORY = "/var/run/wireguard"
 
 
 def device(draw: random.Random) -> str:
-    """A random device's answer to `get=1`, with what is rare in it often."""
+    """A random device's answer to `get=1`; rare values are frequent."""
     lines = []
     if draw.random() < 0.8:
         lines.append(f"private_key={key(draw)}")
@@ -38,7 +38,7 @@ def device(draw: random.Random) -> str:
 
 
 def key(draw: random.Random) -> str:
-    """A key in hexadecimal, clamped, as devices answer with private keys."""
+    """A clamped private key in hexadecimal, as devices report it."""
     raw = bytearray(draw.randbytes(32))
     raw[0] &= 248
     raw[31] = raw[31] & 127 | 64
@@ -63,7 +63,7 @@ def peer(draw: random.Random) -> list[str]:
 
 @contextmanager
 def answering(answers: dict[str, str]) -> Iterator[None]:
-    """Sockets of devices that answer each request with the same text."""
+    """Sockets of devices; each answers every request with its text."""
     sockets = []
     for name, text in answers.items():
         server = socket.socket(socket.AF_UNIX)
@@ -101,7 +101,7 @@ def machine() -> Iterator[Namespace]:
 
 
 def _outputs(*arguments: str, **environment: str) -> list[tuple[str, int]]:
-    """What wg and wgq print, and their statuses."""
+    """Output and exit status of wg and of wgq."""
     env = {**os.environ, **environment}
     done = [
         subprocess.run([*tool, *arguments], check=False, env=env, capture_output=True, text=True)
@@ -111,7 +111,7 @@ def _outputs(*arguments: str, **environment: str) -> list[tuple[str, int]]:
 
 
 def _compare(*arguments: str, **environment: str) -> None:
-    """Again if they differ: the ages of handshakes are told in seconds, and one may have passed in between."""
+    """Compare up to five times: handshake ages are printed in seconds, and a second may pass between the two."""
     for _ in range(5):
         wg, wgq = _outputs(*arguments, **environment)
         if wg == wgq:
@@ -129,24 +129,24 @@ def _compare_all(answers: dict[str, str], word: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_bytes_are_those_of_wg(machine: Namespace, seed: int) -> None:
+def test_the_output_equals_that_of_wg(machine: Namespace, seed: int) -> None:
     draw = random.Random(seed)
     answers = {f"wg{n}": device(draw) for n in range(draw.choice((1, 2)))}
     machine.call(_compare_all, answers, WORDS[seed])
 
 
-def test_an_interface_that_is_not_there_is_named(machine: Namespace) -> None:
+def test_a_missing_interface_is_an_error_with_its_name(machine: Namespace) -> None:
     (_, status), (printed, own) = machine.call(_outputs, "show", "none0")
     assert (printed, own) == ("", status) == ("", 1)
     assert "none0" in machine.run([*WGQ, "show", "none0"], check=False).stderr
 
 
-def test_a_word_that_wg_does_not_know_is_refused(machine: Namespace) -> None:
+def test_an_unknown_word_is_refused_as_by_wg(machine: Namespace) -> None:
     (_, status), (printed, own) = machine.call(_outputs, "show", "wg0", "colours")
     assert (printed, own) == ("", status) == ("", 1)
 
 
-def test_with_no_interface_nothing_is_printed(machine: Namespace) -> None:
+def test_without_interfaces_nothing_is_printed(machine: Namespace) -> None:
     for arguments in ((), ("all",), ("interfaces",), ("all", "dump")):
         wg, wgq = machine.call(_outputs, "show", *arguments)
         assert wg == wgq == ("", 0)

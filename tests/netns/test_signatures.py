@@ -1,4 +1,4 @@
-"""Each cause that a tunnel fails by has its pattern on the wire, whatever runs the tunnel."""
+"""Each cause of a failing tunnel has its signature on the wire, with any implementation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.pairs import GO, WGQ, End, private_key, public_key
-from tests.netns.knocking import Listener, begun, firewall, listening, static
+from tests.netns.captures import Listener, daemons, firewall, listening, static
 from tests.netns.test_listen import BOTH, EAGER
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ PRESHARED = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
 
 
 def configure(left: End, right: End, *lines: str) -> None:
-    """Both know each other, and the left one begins."""
+    """Make both ends known to each other; the left one begins."""
     right.configure(left.peer())
     left.configure(right.peer(*lines, version=4))
 
 
 @pytest.mark.parametrize(("program", "version"), [(WGQ, 4), (WGQ, 6), (GO, 4)])
-def test_a_tunnel_that_works_has_no_sign_at_either_end(program: str, version: int) -> None:
-    with begun(program) as (left, right):
+def test_a_working_tunnel_has_no_sign_at_either_end(program: str, version: int) -> None:
+    with daemons(program) as (left, right):
         right.configure(left.peer())
         left.configure(right.peer(version=version))
         with listening(left, read=True) as here, listening(right, read=True) as there:
@@ -40,8 +40,8 @@ def test_a_tunnel_that_works_has_no_sign_at_either_end(program: str, version: in
 
 
 @BOTH
-def test_a_stranger_is_named_by_key_and_address(program: str) -> None:
-    with begun(program) as (left, right):
+def test_an_unknown_key_is_reported_with_its_address(program: str) -> None:
+    with daemons(program) as (left, right):
         right.configure()
         with listening(right, read=True) as here:
             left.configure(right.peer(EAGER, version=4))
@@ -50,9 +50,9 @@ def test_a_stranger_is_named_by_key_and_address(program: str) -> None:
 
 
 @BOTH
-def test_a_peer_that_has_another_key_of_ours_is_told(program: str) -> None:
+def test_a_peer_with_a_former_key_of_ours_is_reported(program: str) -> None:
     former = public_key(private_key())
-    with begun(program) as (left, right):
+    with daemons(program) as (left, right):
         right.configure(left.peer(version=4))
         with listening(right, read=True, candidates=(former,)) as here:
             left.configure(right.peer(EAGER, version=4).replace(right.public, former))
@@ -61,8 +61,8 @@ def test_a_peer_that_has_another_key_of_ours_is_told(program: str) -> None:
 
 
 @BOTH
-def test_preshared_keys_that_differ_are_told_where_the_answer_comes(program: str) -> None:
-    with begun(program) as (right, left):  # the program under test begins
+def test_different_preshared_keys_are_reported_by_the_initiator(program: str) -> None:
+    with daemons(program) as (right, left):  # the program under test begins
         right.configure(left.peer())
         left.configure(right.peer(f"PresharedKey = {PRESHARED}", version=4))
         with listening(left, read=True) as here, listening(right, read=True) as there:
@@ -72,8 +72,8 @@ def test_preshared_keys_that_differ_are_told_where_the_answer_comes(program: str
 
 
 @BOTH
-def test_a_firewall_at_this_end_is_told_from_one_elsewhere(program: str) -> None:
-    with begun(program) as (left, right):
+def test_a_firewall_here_differs_from_one_elsewhere(program: str) -> None:
+    with daemons(program) as (left, right):
         configure(left, right)
         firewall(right, "drop")
         with listening(left, read=True) as here, listening(right, read=True) as there:
@@ -84,8 +84,8 @@ def test_a_firewall_at_this_end_is_told_from_one_elsewhere(program: str) -> None
 
 
 @BOTH
-def test_a_firewall_at_this_end_that_drops_the_answer_is_told(program: str) -> None:
-    with begun(program) as (right, left):
+def test_a_firewall_here_that_drops_the_response_is_reported(program: str) -> None:
+    with daemons(program) as (right, left):
         configure(left, right)
         firewall(left, "drop")
         with listening(left, read=True) as here:
@@ -96,8 +96,8 @@ def test_a_firewall_at_this_end_that_drops_the_answer_is_told(program: str) -> N
 
 
 @BOTH
-def test_an_endpoint_that_refuses_is_no_silence(program: str) -> None:
-    with begun(program) as (right, left):
+def test_an_endpoint_that_refuses_differs_from_a_silent_one(program: str) -> None:
+    with daemons(program) as (right, left):
         left.configure(right.peer(version=4).replace(f":{right.port}", ":9"))
         with listening(left, read=True) as here:
             left.try_ping(right)
@@ -107,8 +107,8 @@ def test_an_endpoint_that_refuses_is_no_silence(program: str) -> None:
 
 
 @BOTH
-def test_a_reject_of_this_hosts_own_is_no_refusal_of_the_endpoint(program: str) -> None:
-    with begun(program) as (right, left):
+def test_a_reject_by_this_host_is_no_refusal_of_the_endpoint(program: str) -> None:
+    with daemons(program) as (right, left):
         configure(left, right)
         firewall(left, "reject", "output")
         with listening(left, read=True) as here:
@@ -116,8 +116,8 @@ def test_a_reject_of_this_hosts_own_is_no_refusal_of_the_endpoint(program: str) 
             assert str(here.sign("output-blocked").peer) == right.public
 
 
-def get_an_answer(here: Listener, sender: End, receiver: End) -> None:
-    """Send initiations until one is answered: a daemon may hear of its link a little later than the test."""
+def get_a_response(here: Listener, sender: End, receiver: End) -> None:
+    """Send initiations until one is answered: the daemon may learn that its link is up after the test does."""
     with sender.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
 
         def is_answered(heard: Heard) -> bool:
@@ -125,15 +125,15 @@ def get_an_answer(here: Listener, sender: End, receiver: End) -> None:
                 made.sendto(static(sender, receiver).initiate(1).message, (receiver.outer(), receiver.port))
             return bool(heard.sent)
 
-        here.until(is_answered, "an answer")
+        here.until(is_answered, "a response")
 
 
 @BOTH
-def test_a_clock_that_went_back_is_told(program: str) -> None:
-    with begun(program) as (left, right):
+def test_a_clock_that_went_back_is_reported(program: str) -> None:
+    with daemons(program) as (left, right):
         right.configure(left.peer())
         with listening(right, read=True) as here:
-            get_an_answer(here, left, right)
+            get_a_response(here, left, right)
             for index in (2, 3):
                 old = static(left, right).initiate(index, time.time() - 7200).message
                 with left.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
@@ -144,8 +144,8 @@ def test_a_clock_that_went_back_is_told(program: str) -> None:
             assert here.sign("clock-wrong").seconds == pytest.approx(-7200, abs=60)
 
 
-def test_one_key_that_knocks_from_two_places_by_turns_is_told() -> None:
-    with begun(WGQ) as (left, right):
+def test_one_key_at_two_places_is_reported() -> None:
+    with daemons(WGQ) as (left, right):
         right.configure(left.peer())
         left.ip("addr add 192.0.2.77/24 dev up0")
         with listening(right, read=True) as here:
@@ -159,8 +159,8 @@ def test_one_key_that_knocks_from_two_places_by_turns_is_told() -> None:
 
 
 @BOTH
-def test_data_that_nobody_answers_is_told_while_the_session_works(program: str) -> None:
-    with begun(program) as (left, right):
+def test_missing_return_data_is_reported_despite_a_session(program: str) -> None:
+    with daemons(program) as (left, right):
         configure(left, right)
         right.machine.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/icmp_echo_ignore_all"])
         with listening(left, read=True) as here:
@@ -169,8 +169,8 @@ def test_data_that_nobody_answers_is_told_while_the_session_works(program: str) 
 
 
 @BOTH
-def test_a_peer_that_nothing_is_sent_to_is_told_as_such(program: str) -> None:
-    with begun(program) as (right, left):
+def test_a_peer_without_traffic_is_reported_as_such(program: str) -> None:
+    with daemons(program) as (right, left):
         configure(left, right)
         with listening(left, read=True) as here:
             assert [sign.code for sign in here.signs(0.5)] == ["nothing-sent"]

@@ -1,4 +1,4 @@
-"""What a file wants of a host and what the host has: after `up` the two agree, and a snapshot sees each change."""
+"""Desired and current state: after `up` they agree, and a snapshot shows each change."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 OPTIONS = Options(dns="file")
 
 
-def unsaid(_text: str) -> None:
+def ignore(_text: str) -> None:
     pass
 
 
 def taken(machine: Namespace, name: str = "wg0") -> tuple[Current, Desired]:
-    """The snapshot, and what the file wants of this host."""
+    """The snapshot, and the desired state for this host."""
     with machine.entered():
-        host = LocalHost(unsaid)
+        host = LocalHost(ignore)
         settings = api.load(name)
         now = snapshot.current(name, host, OPTIONS)
         return now, desired(settings, snapshot.facts(settings, now, host, OPTIONS))
@@ -46,7 +46,7 @@ TUNNELS = {
 
 
 @pytest.mark.parametrize("text", TUNNELS.values(), ids=TUNNELS)
-def test_after_up_the_host_has_what_the_file_wants(machine: Namespace, text: str) -> None:
+def test_after_up_the_current_state_equals_the_desired_one(machine: Namespace, text: str) -> None:
     write(machine, text)
     wgq(machine, "up", "wg0", "--dns", "file")
     now, wanted = taken(machine)
@@ -67,7 +67,7 @@ def test_after_up_the_host_has_what_the_file_wants(machine: Namespace, text: str
     assert set(wanted.peers) == {peer.public_key for peer in now.device.peers}
 
 
-def test_a_snapshot_has_each_attribute_of_a_route_and_an_address(machine: Namespace) -> None:
+def test_a_snapshot_has_all_attributes_of_routes_and_addresses(machine: Namespace) -> None:
     write(machine, config(address="10.0.0.1/24, 10.0.0.2/24"))
     wgq(machine, "up", "wg0")
     commands = (
@@ -100,7 +100,7 @@ def test_the_automatic_mtu_is_not_measured_through_the_tunnel(machine: Namespace
     assert taken(machine)[1].mtu is None
 
 
-def test_what_is_no_interface_has_neither_link_nor_device(machine: Namespace) -> None:
+def test_a_missing_interface_has_neither_link_nor_device(machine: Namespace) -> None:
     write(machine, config())
     now, wanted = taken(machine)
     assert (now.link, now.device, now.addresses, now.routes, now.firewall) == (None, None, (), (), ())
@@ -110,7 +110,7 @@ def test_what_is_no_interface_has_neither_link_nor_device(machine: Namespace) ->
 def _changed() -> tuple[list[str], list[str], Link | None]:
     from wgquick.net import Route
 
-    rtnl = LocalHost(unsaid).rtnl
+    rtnl = LocalHost(ignore).rtnl
     rtnl.add_addresses("wg0", [Prefix.parse("10.3.0.1/24")])
     rtnl.delete_addresses("wg0", [Prefix.parse("10.0.0.1/24")])
     routes = [Route(Prefix.parse(text), "wg0", table) for text, table in (("10.4.0.0/16", 99), ("fd04::/64", 254))]
@@ -121,7 +121,7 @@ def _changed() -> tuple[list[str], list[str], Link | None]:
     return addresses, [str(r.destination) for r in rtnl.link_routes("wg0") if r.is_plain], rtnl.link("wg0")
 
 
-def test_addresses_and_routes_are_deleted_and_no_others(machine: Namespace) -> None:
+def test_only_the_given_addresses_and_routes_are_deleted(machine: Namespace) -> None:
     write(machine, config(peer="", address="10.0.0.1/24"))
     wgq(machine, "up", "wg0")
     addresses, routes, link = machine.call(_changed)
@@ -130,8 +130,8 @@ def test_addresses_and_routes_are_deleted_and_no_others(machine: Namespace) -> N
     assert (link.mtu, link.up) == (1300, True)
 
 
-def test_deleting_a_route_spares_the_kernels_own_to_the_same_network(machine: Namespace) -> None:
-    """`ip -6 route delete PREFIX dev LINK` may take the connected one."""
+def test_deleting_a_route_spares_the_kernels_route_to_that_network(machine: Namespace) -> None:
+    """`ip -6 route delete PREFIX dev LINK` may delete the connected route."""
     write(machine, config(peer="", address="fd00::1/64"))
     wgq(machine, "up", "wg0")
 
@@ -140,7 +140,7 @@ def test_deleting_a_route_spares_the_kernels_own_to_the_same_network(machine: Na
         from wgquick.net import Route
 
         try:
-            LocalHost(unsaid).rtnl.delete_routes([Route(Prefix.parse("fd00::/64"), "wg0")])
+            LocalHost(ignore).rtnl.delete_routes([Route(Prefix.parse("fd00::/64"), "wg0")])
         except BatchError as error:
             return error.failures[0][1]
         return 0
@@ -149,7 +149,7 @@ def test_deleting_a_route_spares_the_kernels_own_to_the_same_network(machine: Na
     assert "fd00::/64 proto kernel" in machine.out("ip", "-6", "route", "show", "dev", "wg0")
 
 
-def test_the_allowed_ips_of_a_file_are_those_of_its_joined_peers() -> None:
+def test_the_allowed_ips_of_a_file_are_those_of_its_merged_peers() -> None:
     from wgquick.config.document import Document
     from wgquick.config.parser import parse
     from wgquick.plan.desired import allowed_ips

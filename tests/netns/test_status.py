@@ -1,4 +1,4 @@
-"""`wgq status` over a tunnel that two machines have."""
+"""`wgq status` on a tunnel between two machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def ends() -> Iterator[Pair]:
-    """A tunnel that is up on both machines; the tests leave it as it is."""
+    """A tunnel that is up on both machines; each test restores it."""
     with pair() as made:
         made.write("PersistentKeepalive = 25", interface="MTU = 1380\nDNS = 192.0.2.53, example.org")
         wgq(made.two, "up", "wg0")
@@ -35,7 +35,7 @@ def ends() -> Iterator[Pair]:
 
 
 def read(machine: Namespace, *arguments: str, status: int = 0) -> Any:
-    """The JSON that `wgq status` prints, checked for its form."""
+    """The JSON of `wgq status`, checked for its form."""
     document = json.loads(wgq(machine, "status", "--json", *arguments, status=status).stdout)
     check_form(document)
     return document
@@ -46,7 +46,7 @@ def interface(machine: Namespace) -> Any:
     return found
 
 
-def test_an_interface_says_what_it_is_and_where_it_comes_from(ends: Pair) -> None:
+def test_an_interface_has_backend_origin_and_settings(ends: Pair) -> None:
     found = interface(ends.one)
     assert found["backend"] == "wgq-userspace"
     assert (found["by"], found["file"], found["up"]) == ("wgq", "/etc/wireguard/wg0.conf", True)
@@ -69,7 +69,7 @@ def test_peers_have_names_states_and_counters(ends: Pair) -> None:
     assert (here["configured_endpoint"], here["roamed"]) == (None, None)
 
 
-def test_people_get_a_table_without_colours_in_80_columns(ends: Pair) -> None:
+def test_the_text_is_a_plain_table_of_80_columns(ends: Pair) -> None:
     shown = wgq(ends.one, "status").stdout
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 80
@@ -78,17 +78,17 @@ def test_people_get_a_table_without_colours_in_80_columns(ends: Pair) -> None:
 
 
 def on_terminal(machine: Namespace, *arguments: str, **environment: str) -> str:
-    """What `wgq` prints to a terminal."""
+    """The output of `wgq` on a terminal."""
     command = ["script", "-qec", " ".join([*WGQ, *arguments]), "/dev/null"]
     return machine.run(command, env={**os.environ, "TERM": "xterm", **environment}).stdout
 
 
-def test_colours_are_for_terminals_without_no_color(ends: Pair) -> None:
+def test_colours_need_a_terminal_and_no_no_color(ends: Pair) -> None:
     assert "\x1b[32mup" in on_terminal(ends.one, "status")
     assert "\x1b" not in on_terminal(ends.one, "status", NO_COLOR="1")
 
 
-def test_the_file_is_compared_with_the_device(ends: Pair) -> None:
+def test_differences_between_file_and_device_are_listed(ends: Pair) -> None:
     key = ends.key_of_two
     ends.one.run(["wg", "set", "wg0", "peer", key, "persistent-keepalive", "7", "allowed-ips", "10.7.0.3/32"])
     ends.one.run(["ip", "link", "set", "mtu", "1300", "dev", "wg0"])
@@ -103,7 +103,7 @@ def test_the_file_is_compared_with_the_device(ends: Pair) -> None:
     assert interface(ends.one)["drift"] == []
 
 
-def test_a_peer_that_answers_from_elsewhere_has_roamed(ends: Pair) -> None:
+def test_a_peer_with_a_new_endpoint_has_roamed(ends: Pair) -> None:
     ends.two.run(["wg", "set", "wg0", "listen-port", "6000"])
     try:
         ping(ends.two, "10.7.0.1")
@@ -116,7 +116,7 @@ def test_a_peer_that_answers_from_elsewhere_has_roamed(ends: Pair) -> None:
         until(lambda: not interface(ends.one)["peers"][0]["roamed"])
 
 
-def test_a_link_that_is_down_has_no_peer_that_is_up(ends: Pair) -> None:
+def test_no_peer_is_up_if_the_link_is_down(ends: Pair) -> None:
     ends.one.run(["ip", "link", "set", "down", "dev", "wg0"])
     try:
         found = interface(ends.one)
@@ -127,14 +127,14 @@ def test_a_link_that_is_down_has_no_peer_that_is_up(ends: Pair) -> None:
         ping(ends.one, "10.7.0.2")
 
 
-def test_the_exit_code_says_whether_each_wanted_peer_is_up(ends: Pair) -> None:
+def test_the_exit_code_needs_all_wanted_peers_up(ends: Pair) -> None:
     wgq(ends.one, "status", "/etc/wireguard/wg0.conf", "--exit-code")
     wgq(ends.two, "status", "--exit-code")
     wgq(ends.one, "status", "other0", "--exit-code", status=4)
-    nobody = "[Peer]\nPublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 10.7.0.9/32\n"
+    absent = "[Peer]\nPublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 10.7.0.9/32\n"
     before = ends.one.out("cat", "/etc/wireguard/wg0.conf")
     try:
-        write(ends.one, f"{before}{nobody}Endpoint = 192.0.2.77:1\n")
+        write(ends.one, f"{before}{absent}Endpoint = 192.0.2.77:1\n")
         assert "peer-missing" in json.dumps(read(ends.one, "--exit-code", status=4))
         wgq(ends.one, "reload", "wg0")
         wgq(ends.one, "status", "--exit-code", status=4)
@@ -144,7 +144,7 @@ def test_the_exit_code_says_whether_each_wanted_peer_is_up(ends: Pair) -> None:
     wgq(ends.one, "status", "--exit-code")
 
 
-def test_watch_shows_rates_and_ends_with_the_signal(ends: Pair) -> None:
+def test_watch_prints_rates_and_ends_with_the_signal(ends: Pair) -> None:
     command = [*WGQ, "status", "--watch", "--json"]
     watching = ends.one.popen(command, stdout=subprocess.PIPE)
     assert watching.stdout is not None
@@ -159,13 +159,13 @@ def test_watch_shows_rates_and_ends_with_the_signal(ends: Pair) -> None:
     watching.stdout.close()
 
 
-def test_a_screen_that_is_watched_comes_back(ends: Pair) -> None:
-    """The terminal's alternate screen is left, at a TERM too."""
+def test_watch_restores_the_screen(ends: Pair) -> None:
+    """It leaves the terminal's alternate screen, also after SIGTERM."""
     shown = on_terminal(ends.one, "status", "--watch", "&", "sleep", "3;", "kill", "$!;", "wait", "$!;", "true")
     assert shown.index("\x1b[?1049h") < shown.index("the other") < shown.index("\x1b[?1049l")
 
 
-def test_one_answer_and_no_end_do_not_go_together(ends: Pair) -> None:
+def test_watch_and_exit_code_exclude_each_other(ends: Pair) -> None:
     assert "--watch" in wgq(ends.one, "status", "--watch", "--exit-code", status=1).stderr
 
 
@@ -176,7 +176,7 @@ def machine() -> Iterator[Namespace]:
         yield made
 
 
-def test_with_no_interface_it_says_so(machine: Namespace) -> None:
+def test_status_without_interfaces_says_so(machine: Namespace) -> None:
     assert wgq(machine, "status").stdout == "No WireGuard interface is up.\n"
     assert read(machine)["interfaces"] == []
     wgq(machine, "status", "--exit-code", status=4)
@@ -187,7 +187,7 @@ def test_with_no_interface_it_says_so(machine: Namespace) -> None:
     assert "not a WireGuard interface" in wgq(machine, "status", "up0", status=1).stderr
 
 
-def test_an_interface_that_is_not_ours_is_shown(machine: Namespace) -> None:
+def test_an_interface_of_another_program_is_shown(machine: Namespace) -> None:
     machine.run(["wireguard-go", "wg7"])
     found = read(machine)["interfaces"][0]
     assert (found["name"], found["backend"], found["up"]) == ("wg7", "wireguard-go", False)
@@ -195,7 +195,7 @@ def test_an_interface_that_is_not_ours_is_shown(machine: Namespace) -> None:
     assert "not by wgq" in wgq(machine, "status").stdout
 
 
-def test_a_tunnel_of_wg_quick_is_known_by_its_file(machine: Namespace) -> None:
+def test_a_tunnel_of_wg_quick_is_recognised_by_its_file(machine: Namespace) -> None:
     write(machine, config(interface="FwMark = 7", peer="AllowedIPs = 0.0.0.0/0\nPersistentKeepalive = 9"))
     machine.run(["wg-quick", "up", "wg0"])
     found = read(machine)["interfaces"][0]
@@ -213,7 +213,7 @@ def test_a_full_tunnel_has_its_mark_and_table(machine: Namespace) -> None:
     machine.run(["ip", "rule", "del", "table", "main", "suppress_prefixlength", "0"])
     machine.run(["ip", "route", "flush", "table", "51820"])
     codes = [each["code"] for each in read(machine)["interfaces"][0]["drift"]]
-    assert codes == ["route-missing", "rule-missing"], "a manager of networks has taken them away"
+    assert codes == ["route-missing", "rule-missing"], "as after a network manager's clean-up"
     write(machine, "[Interface]\nPrivateKey = x\n")
     broken = read(machine)["interfaces"][0]
     assert "wgq check" in broken["error"]
@@ -226,7 +226,7 @@ def test_no_secret_is_shown(ends: Pair) -> None:
         assert TWO not in wgq(ends.two, "status", *arguments).stdout
 
 
-def test_a_kill_switch_is_told_and_missed(machine: Namespace) -> None:
+def test_a_missing_kill_switch_is_reported(machine: Namespace) -> None:
     write(machine, config(peer="AllowedIPs = 0.0.0.0/0"))
     wgq(machine, "up", "wg0", "--kill-switch")
     found = read(machine)["interfaces"][0]
@@ -241,7 +241,7 @@ def test_a_kill_switch_is_told_and_missed(machine: Namespace) -> None:
     wgq(machine, "down", "wg0")
 
 
-def test_the_last_error_of_a_peer_is_told_in_words(machine: Namespace) -> None:
+def test_the_last_error_of_a_peer_is_printed(machine: Namespace) -> None:
     write(machine, config(peer="AllowedIPs = 10.9.0.0/16\nPersistentKeepalive = 25"))
     machine.run(["ip", "route", "add", "unreachable", "192.0.2.9/32"])
     wgq(machine, "up", "wg0")

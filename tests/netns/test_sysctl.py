@@ -1,4 +1,4 @@
-"""Kernel parameters: read and written in the namespace of the caller, and refusals that say what to do."""
+"""Kernel parameters are read and written in the caller's namespace; errors have a remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ns() -> Iterator[Namespace]:
         yield inside
 
 
-def test_a_written_value_is_read_back_in_this_namespace_alone(ns: Namespace) -> None:
+def test_a_value_is_written_in_this_namespace_only(ns: Namespace) -> None:
     before = sysctl.read(KEY)
     ns.call(sysctl.write, KEY, "1")
     assert ns.call(sysctl.read, KEY) == "1"
@@ -31,12 +31,12 @@ def test_a_written_value_is_read_back_in_this_namespace_alone(ns: Namespace) -> 
     assert sysctl.read(KEY) == before
 
 
-def test_the_parameter_of_a_link_with_a_dot_in_its_name_is_found(ns: Namespace) -> None:
+def test_a_link_with_a_dot_in_its_name_has_parameters(ns: Namespace) -> None:
     ns.run(["ip", "link", "add", "wg.0", "type", "veth"])
     assert ns.call(sysctl.read, "net/ipv6/conf/wg.0/disable_ipv6") == "0"
 
 
-def test_a_missing_parameter_reads_as_none_and_refuses_a_value(ns: Namespace) -> None:
+def test_a_missing_parameter_reads_as_none_and_cannot_be_set(ns: Namespace) -> None:
     assert ns.call(sysctl.read, "net/ipv4/nonesuch") is None
     assert not ns.call(sysctl.writable, "net/ipv4/nonesuch")
     with pytest.raises(OperationError) as refusal:
@@ -57,6 +57,6 @@ def test_a_read_only_proc_has_a_remedy_for_containers() -> None:
     assert "--sysctl net.ipv4.conf.all.src_valid_mark=1" in refusal.value.remedy
 
 
-def test_a_refused_value_is_an_error_that_names_the_key(ns: Namespace) -> None:
+def test_a_refused_value_is_an_error_with_the_key(ns: Namespace) -> None:
     with pytest.raises(OperationError, match=r"net\.ipv4\.conf\.all\.src_valid_mark could not be set to many"):
         ns.call(sysctl.write, KEY, "many")

@@ -1,4 +1,4 @@
-"""The units of contrib/systemd: what systemd says of them, and what a reload does."""
+"""The units in contrib/systemd: systemd's verdict, and their commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def wgq_script() -> str:
 
 
 def setting(name: str) -> str:
-    """The value as systemd hands it on for the instance wg0: specifiers and quotes gone (systemd.service(5))."""
+    """The value for the instance wg0, without specifiers and quoting (systemd.service(5))."""
     (value,) = (line.partition("=")[2] for line in SERVICE.read_text().splitlines() if line.startswith(f"{name}="))
     return value.replace("%i", "wg0").replace("%%", "%").replace("$$", "$").replace("\\\\", "\\")
 
@@ -71,7 +71,7 @@ def public(private: str) -> str:
 
 @pytest.fixture
 def far(machine: Namespace) -> Iterator[Namespace]:
-    """The other end: 192.0.2.1 on the machine's uplink, with 10.0.0.2 in the tunnel."""
+    """The far end: 192.0.2.1 on the machine's uplink, with 10.0.0.2 in the tunnel."""
     with host() as other:
         net = other.paths["net"]
         near = [
@@ -90,19 +90,19 @@ def far(machine: Namespace) -> Iterator[Namespace]:
 
 
 def full_tunnel(*more: str) -> str:
-    """The interface has no key, no port and no mark in the file: a hook sets the key, up chooses the others."""
+    """A file without key, port and mark: a hook sets the key, and up chooses the others."""
     hooks = f"PostUp = wg set %i private-key /run/key\nPostUp = wg set %i peer {BY_HOOK} allowed-ips 10.77.0.0/16\n"
     first = f"[Peer]\nPublicKey = {public(FAR_KEY)}\nEndpoint = 192.0.2.1:51820\nAllowedIPs = 0.0.0.0/0\n"
     return f"[Interface]\nAddress = 10.0.0.1/24\n{hooks}{first}{''.join(more)}"
 
 
 def dump(machine: Namespace) -> tuple[list[str], dict[str, list[str]]]:
-    """The device's own fields, and those of each peer (`wg show dump`, wg(8))."""
+    """The device's fields, and those of each peer (`wg show dump`, wg(8))."""
     first, *peers = [line.split("\t") for line in machine.out("wg", "show", "wg0", "dump").splitlines()]
     return first, {line[0]: line for line in peers}
 
 
-def test_a_reload_of_a_full_tunnel_changes_what_the_file_changed(machine: Namespace, far: Namespace) -> None:
+def test_a_reload_of_a_full_tunnel_changes_only_the_peers(machine: Namespace, far: Namespace) -> None:
     machine.run(["sh", "-c", "umask 077; cat >/run/key"], input=HOOKS)
     write(machine, full_tunnel(f"[Peer]\nPublicKey = {OLD}\nAllowedIPs = 10.66.0.0/16\n"))
     machine.run(["sh", "-c", setting("ExecStart")])
@@ -125,7 +125,7 @@ def test_a_reload_of_a_full_tunnel_changes_what_the_file_changed(machine: Namesp
     assert machine.run(["sh", "-c", setting("ExecReload")]).stderr == ""
 
 
-def test_a_reload_needs_no_wg_and_an_interface_that_is_up(machine: Namespace) -> None:
+def test_a_reload_needs_an_interface_that_is_up_but_no_wg(machine: Namespace) -> None:
     write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
     done = machine.run(["sh", "-c", setting("ExecReload")], check=False)
     assert done.returncode == 1
@@ -133,7 +133,7 @@ def test_a_reload_needs_no_wg_and_an_interface_that_is_up(machine: Namespace) ->
     assert "wg " not in setting("ExecReload").replace("wgq", "")
 
 
-def test_what_wg_quick_brought_up_can_be_reloaded(machine: Namespace) -> None:
+def test_a_tunnel_of_wg_quick_can_be_reloaded(machine: Namespace) -> None:
     write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     machine.run(["wg-quick", "up", "wg0"], env=environment)
@@ -142,12 +142,12 @@ def test_what_wg_quick_brought_up_can_be_reloaded(machine: Namespace) -> None:
     assert machine.out("wg", "show", "wg0", "allowed-ips") == f"{KEYS[1]}\t10.8.0.0/16 10.9.0.0/16\n"
 
 
-def test_the_description_names_the_interface_as_it_is() -> None:
-    """%I would turn the `-` of a name into a `/`."""
+def test_the_description_has_the_interfaces_name_unescaped() -> None:
+    """%I would turn a `-` in the name into a `/`."""
     assert setting("Description") == "WireGuard via wgq for wg0"
 
 
-def test_start_reload_and_stop_do_what_those_of_wg_quicks_unit_do(machine: Namespace) -> None:
+def test_start_reload_and_stop_work_like_wg_quicks_unit(machine: Namespace) -> None:
     write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
     machine.run(["sh", "-c", setting("ExecStart")])
     write(machine, f"{TEXT}AllowedIPs = 10.9.0.0/16\n")
@@ -158,7 +158,7 @@ def test_start_reload_and_stop_do_what_those_of_wg_quicks_unit_do(machine: Names
 
 
 @pytest.mark.parametrize("damage", ["rm /etc/wireguard/wg0.conf", "echo '[Peer]' >> /etc/wireguard/wg0.conf"])
-def test_a_reload_that_fails_leaves_the_peers_as_they_are(machine: Namespace, damage: str) -> None:
+def test_a_failed_reload_leaves_the_peers_unchanged(machine: Namespace, damage: str) -> None:
     write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
     machine.run(["sh", "-c", setting("ExecStart")])
     machine.run(["sh", "-c", damage])

@@ -1,4 +1,4 @@
-"""`wgq trace` on real tunnels: its text, its JSON, and its refusals."""
+"""`wgq trace` on real tunnels: its text, its JSON, and its errors."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ delivered, by wg1 in wg0 in up0, largest packet 1340, TCP MSS 1300
 """
 
 
-def said(machine: Namespace, target: str, *words: str) -> dict[str, Any]:
-    """What --json prints, without the start of a program."""
+def traced(machine: Namespace, target: str, *words: str) -> dict[str, Any]:
+    """The JSON of `wgq trace`, without the start of a Python."""
     given: dict[str, str | bool] = dict(
         zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True)
     )
@@ -97,7 +97,7 @@ def document(target: str, given: dict[str, str | bool]) -> dict[str, object]:
 
 
 def text(machine: Namespace, *words: str) -> str:
-    """What is printed, but for what the gateway's own state adds to it."""
+    """The text of `wgq trace`, without the lines about the gateway's neighbour entry."""
     printed = wgq(machine, "trace", *words).stdout
     return re.sub(r"^but .*\n", "", NEIGHBOUR.sub("", printed), flags=re.MULTILINE)
 
@@ -113,7 +113,7 @@ def full(machine: Namespace) -> Namespace:
     return machine
 
 
-def test_a_full_tunnel_is_told_step_by_step(full: Namespace) -> None:
+def test_a_trace_through_a_full_tunnel_prints_each_step(full: Namespace) -> None:
     assert text(full, "198.51.100.7", "--port", "tcp/443") == FULL_TUNNEL
 
 
@@ -122,7 +122,7 @@ def test_a_tunnel_in_a_tunnel_is_followed_to_the_last_uplink(full: Namespace) ->
     write(full, conf, "wg1")
     wgq(full, "up", "wg1")
     assert text(full, "10.9.1.1") == TWO_TUNNELS
-    found = said(full, "10.9.1.1")
+    found = traced(full, "10.9.1.1")
     assert [step["kind"] for step in found["steps"] if step["kind"] not in ("rule", "outer-rule")] == [
         "route",
         "peer",
@@ -160,18 +160,18 @@ def test_the_json_has_the_documented_fields(full: Namespace) -> None:
     assert KEY not in json.dumps(found)
 
 
-def test_the_mark_of_the_tunnel_leads_past_it(full: Namespace) -> None:
-    found = said(full, "198.51.100.7", "--mark", "0xca6c")
+def test_a_packet_with_the_tunnels_mark_bypasses_it(full: Namespace) -> None:
+    found = traced(full, "198.51.100.7", "--mark", "0xca6c")
     assert (found["uplink"], found["peer"], found["source"]) == ("up0", None, "192.0.2.2")
     (route,) = (step for step in found["steps"] if step["kind"] == "route")
     assert (route["gateway"], route["table"]) == ("192.0.2.1", 254)
 
 
-def test_a_user_with_a_rule_of_its_own_goes_its_own_way(full: Namespace) -> None:
+def test_a_rule_for_a_user_applies_to_that_user_only(full: Namespace) -> None:
     full.run(["ip", "rule", "add", "pref", "5", "uidrange", "1000-1000", "lookup", "main"])
-    assert said(full, "198.51.100.7", "--uid", "1000")["uplink"] == "up0"
-    assert said(full, "198.51.100.7", "--uid", "1000")["peer"] is None
-    assert said(full, "198.51.100.7", "--uid", "nobody")["peer"] == PEERS[0]
+    assert traced(full, "198.51.100.7", "--uid", "1000")["uplink"] == "up0"
+    assert traced(full, "198.51.100.7", "--uid", "1000")["peer"] is None
+    assert traced(full, "198.51.100.7", "--uid", "nobody")["peer"] == PEERS[0]
 
 
 @pytest.mark.parametrize(
@@ -185,18 +185,18 @@ def test_a_user_with_a_rule_of_its_own_goes_its_own_way(full: Namespace) -> None
         ("ip rule add pref 7 to 198.51.100.0/24 prohibit", "unreachable", "rule 7 says prohibit"),
     ],
 )
-def test_a_way_that_ends_is_told_with_its_cause(
+def test_a_packet_without_a_route_is_reported_with_its_cause(
     machine: Namespace, command: str, verdict: str, reason: str
 ) -> None:
     machine.run(command.split())
-    found = said(machine, "198.51.100.7")
+    found = traced(machine, "198.51.100.7")
     assert (found["verdict"], found["reason"], found["uplink"]) == (verdict, reason, None)
 
 
-def test_an_address_of_no_peer_is_unreachable(machine: Namespace) -> None:
+def test_an_address_without_a_peer_is_unreachable(machine: Namespace) -> None:
     up(machine, "wg0", "AllowedIPs = 10.9.0.0/16")
     machine.run(["ip", "route", "add", "10.8.0.0/16", "dev", "wg0"])
-    found = said(machine, "10.8.0.1")
+    found = traced(machine, "10.8.0.1")
     assert (found["verdict"], found["peer"], found["uplink"]) == ("unreachable", None, None)
     assert "ENOKEY" in found["reason"]
     (peer,) = (step for step in found["steps"] if step["kind"] == "peer")
@@ -206,7 +206,7 @@ def test_an_address_of_no_peer_is_unreachable(machine: Namespace) -> None:
 def test_a_peer_without_an_endpoint_is_unreachable(machine: Namespace) -> None:
     write(machine, config().replace("Endpoint = 192.0.2.9:51820\n", ""))
     wgq(machine, "up", "wg0")
-    found = said(machine, "10.9.0.1")
+    found = traced(machine, "10.9.0.1")
     assert (found["verdict"], found["peer"], found["endpoint"]) == ("unreachable", PEERS[0], None)
     assert "EDESTADDRREQ" in found["reason"]
 
@@ -215,58 +215,58 @@ def test_an_endpoint_in_its_own_tunnel_is_a_loop(machine: Namespace) -> None:
     up(machine, "wg0", "AllowedIPs = 10.9.0.0/16")
     machine.run(["ip", "route", "add", "192.0.2.9", "dev", "wg0"])
     machine.run(["wg", "set", "wg0", "peer", PEERS[0], "allowed-ips", "10.9.0.0/16,192.0.2.9/32"])
-    found = said(machine, "10.9.0.1")
+    found = traced(machine, "10.9.0.1")
     assert (found["verdict"], found["uplink"]) == ("loop", "wg0")
     assert "192.0.2.9" in found["reason"]
 
 
-def test_the_longest_prefix_of_allowed_ips_chooses_the_peer(machine: Namespace) -> None:
+def test_the_longest_allowed_ip_decides_on_the_peer(machine: Namespace) -> None:
     up(machine, "wg0", "AllowedIPs = 10.9.0.0/16")
     machine.run(["wg", "set", "wg0", "peer", PEERS[1], "allowed-ips", "10.9.7.0/24", "endpoint", "192.0.2.8:1"])
-    assert said(machine, "10.9.7.1")["peer"] == PEERS[1]
-    assert said(machine, "10.9.6.1")["peer"] == PEERS[0]
+    assert traced(machine, "10.9.7.1")["peer"] == PEERS[1]
+    assert traced(machine, "10.9.6.1")["peer"] == PEERS[0]
 
 
-def test_a_smaller_uplink_bounds_the_largest_packet(full: Namespace) -> None:
+def test_the_mtu_of_the_uplink_limits_the_largest_packet(full: Namespace) -> None:
     full.run(["ip", "link", "set", "up0", "mtu", "1400"])
-    assert said(full, "198.51.100.7")["mtu"] == (1400 - 60) // 16 * 16
+    assert traced(full, "198.51.100.7")["mtu"] == (1400 - 60) // 16 * 16
 
 
-def test_a_strict_reverse_path_filter_on_the_uplink_is_told(full: Namespace) -> None:
+def test_a_strict_reverse_path_filter_on_the_uplink_is_reported(full: Namespace) -> None:
     full.run(["sysctl", "-q", "net.ipv4.conf.up0.rp_filter=1", "net.ipv4.conf.all.src_valid_mark=0"])
     full.run(["ip", "route", "add", "192.0.2.9", "via", "192.0.2.1", "dev", "up0", "table", "51820"])
-    assert said(full, "198.51.100.7")["reason"] in ("", "192.0.2.9 has not answered yet on up0")
+    assert traced(full, "198.51.100.7")["reason"] in ("", "192.0.2.9 has not answered yet on up0")
     full.run(["ip", "route", "replace", "192.0.2.9", "dev", "wg0", "table", "51820"])
     full.run(["ip", "rule", "add", "pref", "3", "not", "fwmark", "51820", "lookup", "51820"])
-    found = said(full, "198.51.100.7")
+    found = traced(full, "198.51.100.7")
     assert found["verdict"] == "delivered"
     assert "rp_filter is 1 on up0" in found["reason"]
     assert "src_valid_mark is 0" in found["reason"]
     full.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=1"])
-    assert "rp_filter" not in said(full, "198.51.100.7")["reason"]
+    assert "rp_filter" not in traced(full, "198.51.100.7")["reason"]
 
 
-def test_a_packet_that_comes_in_needs_forwarding(full: Namespace) -> None:
-    found = said(full, "198.51.100.7", "--iif", "up0", "--from", "192.0.2.77")
+def test_an_incoming_packet_needs_forwarding(full: Namespace) -> None:
+    found = traced(full, "198.51.100.7", "--iif", "up0", "--from", "192.0.2.77")
     assert (found["verdict"], "IPv4 forwarding is off" in found["reason"]) == ("dropped", True)
     full.run(["sysctl", "-q", "net.ipv4.ip_forward=1"])
-    found = said(full, "198.51.100.7", "--iif", "up0", "--from", "192.0.2.77")
+    found = traced(full, "198.51.100.7", "--iif", "up0", "--from", "192.0.2.77")
     assert (found["verdict"], found["peer"], found["source"]) == ("delivered", PEERS[0], "192.0.2.77")
 
 
-def test_the_other_ends_file_says_whether_it_takes_the_source(full: Namespace) -> None:
+def test_the_other_ends_file_decides_about_the_source(full: Namespace) -> None:
     own = full.run(["wg", "pubkey"], input=KEY).stdout.strip()
     other = f"[Interface]\nAddress = 10.0.0.9/24\n[Peer]\nPublicKey = {own}\nAllowedIPs = "
     write(full, other + "10.0.0.1/32\n", "good")
     write(full, other + "10.0.0.2/32\n", "bad")
     write(full, "[Interface]\nAddress = 10.0.0.9/24\n", "none")
-    assert said(full, "198.51.100.7", "--peer-config", "good")["verdict"] == "delivered"
-    found = said(full, "198.51.100.7", "--peer-config", "bad")
+    assert traced(full, "198.51.100.7", "--peer-config", "good")["verdict"] == "delivered"
+    found = traced(full, "198.51.100.7", "--peer-config", "bad")
     assert (found["verdict"], "lack the source 10.0.0.1" in found["reason"]) == ("dropped", True)
-    assert "no peer with the key of this end" in said(full, "198.51.100.7", "--peer-config", "none")["reason"]
+    assert "no peer with the key of this end" in traced(full, "198.51.100.7", "--peer-config", "none")["reason"]
 
 
-def test_a_link_moved_into_a_namespace_is_followed_out_of_it(machine: Namespace) -> None:
+def test_a_link_in_another_namespace_is_followed_to_its_socket(machine: Namespace) -> None:
     up(machine, "wg0", "AllowedIPs = 10.9.0.0/16")
     own = os.readlink("/proc/self/ns/net")
     other = machine.popen(["unshare", "--net", "sleep", "600"])
@@ -285,7 +285,7 @@ def test_a_link_moved_into_a_namespace_is_followed_out_of_it(machine: Namespace)
     assert re.sub(r"^but .*\n", "", NEIGHBOUR.sub("", printed), flags=re.MULTILINE) == MOVED
 
 
-def test_a_word_that_is_none_is_refused_with_a_remedy(machine: Namespace) -> None:
+def test_an_invalid_argument_is_an_error_with_a_remedy(machine: Namespace) -> None:
     for words in (["vpn.example.com"], ["10.0.0.1", "--iif", "none0"], ["10.0.0.1", "--peer-config", "none"]):
         done = wgq(machine, "trace", *words, status=1)
         assert done.stdout == ""
@@ -293,13 +293,13 @@ def test_a_word_that_is_none_is_refused_with_a_remedy(machine: Namespace) -> Non
         assert "Traceback" not in done.stderr
 
 
-def test_odd_destinations_are_answered_as_the_kernel_does(full: Namespace) -> None:
+def test_special_destinations_agree_with_the_kernel(full: Namespace) -> None:
     for address in ("0.0.0.0", "255.255.255.255", "224.0.0.1", "127.0.0.1", "::1", "ff02::1", "::", "fe80::1%up0"):
-        answers = {step["kernel"] for step in said(full, address)["steps"] if "kernel" in step}
+        answers = {step["kernel"] for step in traced(full, address)["steps"] if "kernel" in step}
         assert answers == {"agrees"}, address
 
 
-def test_up_says_that_the_ssh_session_will_hang_before_it_begins(machine: Namespace) -> None:
+def test_up_warns_first_that_the_ssh_session_will_hang(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     far = wgq(machine, "up", "wg0", SSH_CONNECTION="203.0.113.7 50000 192.0.2.2 22").stderr.splitlines()
     wgq(machine, "down", "wg0")

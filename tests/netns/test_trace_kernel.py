@@ -1,6 +1,6 @@
-"""The way that `wgq trace` finds is the kernel's: random rules, routes, links and packets, each asked of both.
+"""`wgq trace` agrees with the kernel: random rules, routes, links and packets, tried on both.
 
-500 packets a run, 10,000 with --hypothesis-profile=explore.
+500 packets per run; 10,000 with --hypothesis-profile=explore.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXAMPLES = 200 if settings.get_current_profile_name() == "explore" else 10
 
 
 def compare(seed: int, questions: int = QUESTIONS) -> list[str]:
-    """The packets of which the kernel says something else, in words; in the calling process's namespace."""
+    """The packets on which the kernel disagrees, as text; runs in the calling process's namespace."""
     draw = random.Random(seed)
     fibs.build(draw)
     seen = settled()
@@ -47,7 +47,7 @@ def compare(seed: int, questions: int = QUESTIONS) -> list[str]:
 
 
 def settled() -> Snapshot:
-    """A snapshot after the last change: the kernel notes carriers later, by linkwatch_event()."""
+    """A snapshot after the last change: linkwatch_event() of the kernel updates carriers later."""
     before = snapshot(public_key_of)
     deadline = time.monotonic() + 30
     while True:
@@ -61,6 +61,6 @@ def settled() -> Snapshot:
 
 @settings(max_examples=EXAMPLES)
 @given(st.integers(0, 2**64))
-def test_the_way_is_the_kernels(seed: int) -> None:
+def test_the_trace_agrees_with_the_kernel(seed: int) -> None:
     with namespace() as made:
         assert made.call(compare, seed) == []

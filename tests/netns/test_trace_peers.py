@@ -1,4 +1,4 @@
-"""The peer that `wgq trace` finds is the one that the device sends to; the namespace of its socket is found."""
+"""The peer that `wgq trace` finds is the one that the device sends to; and the namespace of its socket is found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def address(draw: random.Random) -> str:
 
 
 def allowed(draw: random.Random) -> tuple[AllowedIP, ...]:
-    """Networks of one peer, none of which another is likely to have too."""
+    """Random networks for one peer."""
     found = []
     for _ in range(draw.randrange(1, 4)):
         length = draw.choice((8, 12, 15, 16, 20, 23, 24, 29, 30, 31, 32))
@@ -41,7 +41,7 @@ def allowed(draw: random.Random) -> tuple[AllowedIP, ...]:
 
 
 def compare(seed: int) -> list[str]:
-    """Where a device's first packet goes, for random AllowedIPs; what differs from the trace's peer."""
+    """The differences between the traced peer and the receiver of the first packet, for random AllowedIPs."""
     draw = random.Random(seed)
     keys = [PublicKey(draw.randbytes(32)) for _ in range(PEERS)]
     wrong: list[str] = []
@@ -85,7 +85,7 @@ def _waiting(end: socket.socket) -> list[bytes]:
         end.settimeout(10)
 
 
-def test_the_peer_is_the_one_that_the_device_sends_to(machine: Namespace) -> None:
+def test_the_traced_peer_is_the_one_that_the_device_sends_to(machine: Namespace) -> None:
     write(machine, config(peer="AllowedIPs = 10.9.0.0/16", address="10.9.9.9/32"))
     wgq(machine, "up", "wg0")
     machine.run(["ip", "route", "replace", "10.0.0.0/8", "dev", "wg0"])
@@ -99,8 +99,8 @@ def _path_of_peer(link: str) -> str:
         return _path_of(found.get("IFLA_LINK_NETNSID"))
 
 
-def test_the_namespace_of_a_number_is_found(machine: Namespace) -> None:
-    """As for a moved link of the kernel's WireGuard: IFLA_LINK_NETNSID names the namespace of its socket."""
+def test_a_namespace_is_found_by_its_number(machine: Namespace) -> None:
+    """For a moved link of the kernel's WireGuard, IFLA_LINK_NETNSID is the number of its socket's namespace."""
     own = os.readlink("/proc/self/ns/net")
     here = os.readlink(f"/proc/{machine.paths['net'].split('/')[2]}/ns/net")
     other = machine.popen(["unshare", "--net", "sleep", "600"])

@@ -1,4 +1,4 @@
-"""`wgq trace --probe`: one packet is sent, and the nftables rule that drops it, or what it causes, is named."""
+"""`wgq trace --probe` sends one packet and names the nftables rule that drops it or its consequences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def filtered(machine: Namespace) -> Namespace:
     return machine
 
 
-def said(machine: Namespace, *words: str) -> dict[str, Any]:
+def probed(machine: Namespace, *words: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(wgq(machine, "trace", *words, "--probe", "--json").stdout)
     return found
 
@@ -41,7 +41,7 @@ def handle(machine: Namespace, word: str) -> int:
 def test_the_rule_that_drops_the_packet_is_named(filtered: Namespace) -> None:
     filtered.run(["nft", 'add rule inet mine out ip daddr 192.0.2.9 tcp dport 22 counter drop comment "mine"'])
     tables = filtered.out("nft", "list", "tables")
-    found = said(filtered, "192.0.2.9", "--port", "tcp/22")
+    found = probed(filtered, "192.0.2.9", "--port", "tcp/22")
     number = handle(filtered, "dport 22")
     assert found["verdict"] == "dropped"
     assert found["probe"]["dropped"] == [
@@ -57,35 +57,35 @@ def test_the_rule_that_drops_the_packet_is_named(filtered: Namespace) -> None:
     ]
     assert f"nft table inet mine chain out handle {number} drops" in found["reason"]
     assert filtered.out("nft", "list", "tables") == tables
-    near = said(filtered, "192.0.2.9", "--port", "udp/22")
+    near = probed(filtered, "192.0.2.9", "--port", "udp/22")
     assert (near["verdict"], near["probe"]["dropped"], near["probe"]["unseen"]) == ("delivered", [], [])
 
 
-def test_a_rule_for_a_user_drops_the_packet_of_that_user_alone(filtered: Namespace) -> None:
+def test_a_rule_for_a_user_only_drops_packets_of_that_user(filtered: Namespace) -> None:
     filtered.run(["nft", "add rule inet mine out meta skuid 1000 reject"])
-    assert said(filtered, "192.0.2.9", "--port", "tcp/22", "--uid", "1000")["verdict"] == "dropped"
-    assert said(filtered, "192.0.2.9", "--port", "tcp/22", "--uid", "1001")["verdict"] == "delivered"
+    assert probed(filtered, "192.0.2.9", "--port", "tcp/22", "--uid", "1000")["verdict"] == "dropped"
+    assert probed(filtered, "192.0.2.9", "--port", "tcp/22", "--uid", "1001")["verdict"] == "delivered"
 
 
 def test_the_policy_of_a_chain_is_named(filtered: Namespace) -> None:
     filtered.run(["nft", "add chain inet mine in { policy drop; }"])
-    found = said(filtered, "192.0.2.2")
+    found = probed(filtered, "192.0.2.2")
     assert found["verdict"] == "dropped"
     assert found["reason"] == "the policy of nft table inet mine chain in drops the packet to 192.0.2.2"
 
 
 def test_a_rule_of_iptables_nft_is_named(filtered: Namespace) -> None:
     filtered.run(["iptables-nft", "-A", "OUTPUT", "-d", "192.0.2.9", "-p", "icmp", "-j", "DROP"])
-    (dropped,) = said(filtered, "192.0.2.9")["probe"]["dropped"]
+    (dropped,) = probed(filtered, "192.0.2.9")["probe"]["dropped"]
     assert (dropped["family"], dropped["table"], dropped["chain"]) == ("ip", "filter", "OUTPUT")
     assert dropped["text"].endswith("drop")
 
 
-def test_the_rule_that_drops_the_packet_around_it_is_named(filtered: Namespace) -> None:
+def test_the_rule_that_drops_the_outer_packet_is_named(filtered: Namespace) -> None:
     write(filtered, config())
     wgq(filtered, "up", "wg0")
     filtered.run(["nft", "add rule inet mine out udp dport 51820 drop"])
-    found = said(filtered, "10.9.0.1")
+    found = probed(filtered, "10.9.0.1")
     assert found["verdict"] == "dropped"
     (dropped,) = found["probe"]["dropped"]
     assert (dropped["what"], dropped["handle"]) == ("the packet around it to 192.0.2.9", handle(filtered, "51820"))
@@ -102,19 +102,19 @@ def test_the_rule_that_drops_the_reply_is_named(filtered: Namespace) -> None:
     filtered.run(inside, input="link set lo up\naddr add 10.5.0.2/24 dev r1\nlink set r1 up\n")
     until(lambda: filtered.run(["ping", "-c1", "-W1", "10.5.0.2"], check=False).returncode == 0, "an answer")
     filtered.run(["nft", "add rule inet mine in icmp type echo-reply drop"])
-    found = said(filtered, "10.5.0.2")
+    found = probed(filtered, "10.5.0.2")
     assert found["verdict"] == "delivered"
     (dropped,) = found["probe"]["dropped"]
     assert (dropped["is_reply"], dropped["handle"]) == (True, handle(filtered, "echo-reply"))
     assert "drops a reply to the packet to 10.5.0.2" in found["reason"]
 
 
-def test_a_refusal_that_no_rule_of_nftables_explains_is_told_as_that(machine: Namespace) -> None:
+def test_an_error_without_an_nftables_rule_is_reported_by_errno(machine: Namespace) -> None:
     machine.run(["ip", "route", "add", "prohibit", "198.51.100.0/24"])
-    found = said(machine, "198.51.100.7")
+    found = probed(machine, "198.51.100.7")
     assert (found["verdict"], found["probe"]["error"]) == ("unreachable", "EACCES")
 
 
-def test_a_packet_that_comes_in_is_not_sent(machine: Namespace) -> None:
+def test_an_incoming_packet_cannot_be_probed(machine: Namespace) -> None:
     done = wgq(machine, "trace", "192.0.2.9", "--iif", "up0", "--probe", status=1)
     assert "--probe sends a packet from this host" in done.stderr

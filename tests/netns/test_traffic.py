@@ -1,7 +1,7 @@
-"""The settings of wgq's own: the kill switch, excluded networks, and connections that come in beside the tunnel.
+"""wgq's own settings: the kill switch, excluded networks, and inbound connections beside the tunnel.
 
-A host has an uplink with a network of its own (192.168.7.0/24, fd07::/64) and a router behind which everything else
-is. What leaves on the uplink is counted there.
+A host has an uplink with a network (192.168.7.0/24, fd07::/64) and a router to everything else. A counter on the
+uplink counts the packets that leave.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-OUTSIDE = "203.0.113.9"  # a host somewhere, which is the router's too
+OUTSIDE = "203.0.113.9"  # an address on the Internet; the router has it
 ENDPOINT = "192.0.2.1"
 ROUTER = """
 link set lo up
@@ -43,7 +43,7 @@ addr add fd07::2/64 dev up0 nodad
 route add default via 192.168.7.1
 route add default via fd07::1
 """
-# Everything that leaves on the uplink but UDP to the endpoint, ARP and neighbour discovery.
+# Everything that leaves on the uplink except UDP to the endpoint, ARP and neighbour discovery.
 COUNTER = """
 table netdev capture {
     counter leaks {}
@@ -75,7 +75,7 @@ def machines() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def tunnel(near: Namespace, router: Namespace, *own: str, endpoint: str = ENDPOINT, extra: str = "") -> None:
-    """The far end is up; the near end has its file."""
+    """Bring the far end up, and write the near end's file."""
     keys = private_key(), private_key()
     far = f"[Interface]\nPrivateKey = {keys[1]}\nListenPort = 51820\nAddress = 10.9.0.1/24, fd09::1/64\n"
     write(router, f"{far}[Peer]\nPublicKey = {public_key(keys[0])}\nAllowedIPs = 10.9.0.2/32, fd09::2/128\n", "far")
@@ -87,13 +87,13 @@ def tunnel(near: Namespace, router: Namespace, *own: str, endpoint: str = ENDPOI
 
 
 def reaches(machine: Namespace, address: str, *options: str, seconds: int = 10) -> bool:
-    """Whether a ping is answered in that time; one goes out each second."""
+    """Whether a ping is answered within `seconds`; one is sent per second."""
     command = ["ping", "-c", "1", "-w", str(seconds), *options, address]
     return machine.run(command, check=False).returncode == 0
 
 
 def leaks(machine: Namespace) -> int:
-    """The packets that left on the uplink and should not have."""
+    """How many packets left on the uplink although they must not."""
     listed = machine.out("nft", "list", "counter", "netdev", "capture", "leaks")
     return int(listed.split("packets ")[1].split()[0])
 
@@ -103,7 +103,7 @@ def tables(machine: Namespace) -> list[str]:
 
 
 def try_everything(machine: Namespace) -> None:
-    """TCP, UDP, ICMP, fragments and raw sockets, of both families, bound to the uplink and not."""
+    """Send TCP, UDP, ICMP, fragments and raw packets of both families, bound to the uplink and unbound."""
     script = f"""
 import socket
 def attempt(family, kind, proto, target, data, *options):
@@ -133,7 +133,7 @@ for options in ((), (bound,)):
 
 
 def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
-    """While up, with the daemon killed, with the link gone, after another up that fails; until down."""
+    """It holds while up, with the daemon killed, without the link, and after a failed up; until down."""
     near, router = machines
     tunnel(near, router, "kill-switch = on")
     near.run(["nft", "-f", "-"], input=COUNTER)
@@ -164,7 +164,7 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
     assert reaches(near, OUTSIDE)
 
 
-def test_the_kill_switch_is_kept_through_a_kill_at_any_step(machines: tuple[Namespace, Namespace]) -> None:
+def test_the_kill_switch_survives_a_killed_up(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "kill-switch = on", extra="PostUp = kill -9 $PPID\n")
     wgq(near, "up", "wg0", status=-9)
@@ -174,8 +174,8 @@ def test_the_kill_switch_is_kept_through_a_kill_at_any_step(machines: tuple[Name
     assert tables(near) == []
 
 
-def test_up_again_does_not_open_the_kill_switch_to_look_a_name_up(machines: tuple[Namespace, Namespace]) -> None:
-    """A name that was looked up before the kill switch keeps its address."""
+def test_a_repeated_up_does_not_open_the_kill_switch_for_dns(machines: tuple[Namespace, Namespace]) -> None:
+    """A name that was resolved before the kill switch keeps its address."""
     near, router = machines
     near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts"])
     tunnel(near, router, "kill-switch = on", endpoint="vpn.example", extra="PostUp = exit 7\n")
@@ -187,8 +187,8 @@ def test_up_again_does_not_open_the_kill_switch_to_look_a_name_up(machines: tupl
     assert tables(near) == []
 
 
-def test_without_nft_the_kill_switch_fails_before_anything_is_done(machine: Namespace) -> None:
-    """And leaves nothing for down to do."""
+def test_the_kill_switch_without_nft_fails_before_any_change(machine: Namespace) -> None:
+    """Nothing is left for down to do."""
     write(machine, f"[Interface]\n# wgq: kill-switch = on\nPrivateKey = {private_key()}\n")
     code = "import sys; from wgquick.system import programs; programs.find = lambda *_: None\n"
     code += "from wgquick.cli.main import run; sys.exit(run(['up', 'wg0']))"
@@ -198,14 +198,15 @@ def test_without_nft_the_kill_switch_fails_before_anything_is_done(machine: Name
     assert journals(machine) == ""
 
 
-def test_the_host_itself_is_reached_through_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+def test_inbound_connections_pass_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    """With keep-inbound."""
     near, router = machines
     tunnel(near, router, "kill-switch = on", "keep-inbound = on")
     wgq(near, "up", "wg0")
     assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
 
 
-def test_the_options_ask_for_the_same_as_the_lines(machines: tuple[Namespace, Namespace]) -> None:
+def test_the_options_are_equivalent_to_the_lines_in_the_file(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router)
     wgq(near, "up", "--kill-switch", "--keep-inbound", "--exclude", "198.51.100.0/24,lan", "wg0")
@@ -215,7 +216,7 @@ def test_the_options_ask_for_the_same_as_the_lines(machines: tuple[Namespace, Na
     assert tables(near) == []
 
 
-def test_down_takes_away_a_kill_switch_without_a_journal(machines: tuple[Namespace, Namespace]) -> None:
+def test_down_removes_a_kill_switch_without_a_journal(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "kill-switch = on")
     wgq(near, "up", "wg0")
@@ -238,7 +239,7 @@ while True:
 
 
 def test_a_restart_does_not_open_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """One that the file had before, and one that it did not have; an endpoint's name is not asked for under it."""
+    """Whether the file had it before or not; and the endpoint's name is not resolved again under it."""
     near, router = machines
     near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts"])
     tunnel(near, router, endpoint="vpn.example")
@@ -260,7 +261,7 @@ def test_a_restart_does_not_open_the_kill_switch(machines: tuple[Namespace, Name
     assert tables(near) == []
 
 
-def test_reload_needs_a_restart_for_settings_that_change_alone(machines: tuple[Namespace, Namespace]) -> None:
+def test_a_change_of_only_these_settings_needs_a_restart(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "exclude = lan, 198.51.100.0/24", "kill-switch = on", extra="Table = off\n")
     wgq(near, "up", "wg0")
@@ -272,8 +273,8 @@ def test_reload_needs_a_restart_for_settings_that_change_alone(machines: tuple[N
     wgq(near, "down", "wg0")
 
 
-def test_kept_connections_have_a_mark_that_others_do_not_have(machines: tuple[Namespace, Namespace]) -> None:
-    """Also where the tunnel's mark is the bit that tells them apart."""
+def test_kept_connections_have_a_mark_of_their_own(machines: tuple[Namespace, Namespace]) -> None:
+    """Even if the tunnel's mark uses the same bit."""
     near, router = machines
     tunnel(near, router, "keep-inbound = on", "kill-switch = on", extra="FwMark = 0x40000000\n")
     wgq(near, "up", "wg0")
@@ -282,20 +283,20 @@ def test_kept_connections_have_a_mark_that_others_do_not_have(machines: tuple[Na
     wgq(near, "down", "wg0")
 
 
-def test_a_kill_switch_names_the_tunnels_that_it_stops(machine: Namespace) -> None:
+def test_a_kill_switch_names_the_other_tunnels_it_stops(machine: Namespace) -> None:
     write(machine, config(), "wg1")
     wgq(machine, "up", "wg1")
     write(machine, config("# wgq: kill-switch = on", FULL))
     assert "[!] The kill switch of wg0 lets nothing of wg1 out" in wgq(machine, "up", "wg0").stderr
 
 
-def test_a_network_that_a_peer_has_cannot_be_excluded(machine: Namespace) -> None:
+def test_a_network_in_allowed_ips_cannot_be_excluded(machine: Namespace) -> None:
     write(machine, config("# wgq: kill-switch = on\n# wgq: exclude = 0.0.0.0/0", FULL))
     assert "is excluded, and a peer has it in AllowedIPs" in wgq(machine, "up", "wg0", status=1).stderr
     assert tables(machine) == []
 
 
-def test_names_that_nft_does_not_take_have_tables_of_their_own(machine: Namespace) -> None:
+def test_interface_names_invalid_in_nft_get_distinct_tables(machine: Namespace) -> None:
     text = f"[Interface]\n# wgq: kill-switch = on\nPrivateKey = {private_key()}\n"
     for name in ("a=b", "a-3d-b"):
         write(machine, text, name)
@@ -306,7 +307,7 @@ def test_names_that_nft_does_not_take_have_tables_of_their_own(machine: Namespac
     assert tables(machine) == []
 
 
-def test_excluded_networks_stay_outside(machines: tuple[Namespace, Namespace]) -> None:
+def test_excluded_networks_stay_outside_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "exclude = lan, 198.51.100.0/24", "kill-switch = on")
     before = rules(near)
@@ -322,10 +323,10 @@ def test_excluded_networks_stay_outside(machines: tuple[Namespace, Namespace]) -
 
 
 @pytest.mark.parametrize("filter_mode", ["0", "1"])
-def test_who_comes_in_by_the_uplink_is_answered_by_it(
+def test_inbound_connections_are_answered_through_the_uplink(
     machines: tuple[Namespace, Namespace], filter_mode: str
 ) -> None:
-    """Also with a strict reverse path filter; TCP, UDP and ICMP, of both families, and not without the setting."""
+    """TCP, UDP and ICMP of both families, also with a strict reverse path filter; and not without keep-inbound."""
     near, router = machines
     for key in ("all", "up0"):
         near.run(["sysctl", "-q", f"net.ipv4.conf.{key}.rp_filter={filter_mode}"])
@@ -345,7 +346,7 @@ def test_who_comes_in_by_the_uplink_is_answered_by_it(
 
 
 def exchange(near: Namespace, router: Namespace, protocol: str) -> str:
-    """What a client outside hears from a server of ours, twice on one connection."""
+    """The second answer of a server on `near` to a client outside, on one connection."""
     kind = "SOCK_STREAM" if protocol == "tcp" else "SOCK_DGRAM"
     serve = f"""
 import socket
@@ -373,8 +374,8 @@ s.connect(("192.168.7.2", 7000)); s.send(b"ping"); s.recv(9); s.send(b"ping"); p
         server.wait()
 
 
-def test_a_forwarded_connection_still_goes_into_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
-    """A container's: keep-inbound marks what is for the host alone."""
+def test_a_forwarded_connection_goes_into_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
+    """For example a container's: keep-inbound marks only connections to the host itself."""
     near, router = machines
     tunnel(near, router, "keep-inbound = on")
     near.run(["ip", "link", "add", "c0", "type", "veth", "peer", "name", "c1"])
@@ -402,13 +403,13 @@ def test_a_forwarded_connection_still_goes_into_the_tunnel(machines: tuple[Names
         ("#wgq:exclude=lan,home", "wg0.conf:2:18: "),
     ],
 )
-def test_an_unknown_word_is_an_error_with_its_place(machine: Namespace, line: str, words: str) -> None:
+def test_an_invalid_setting_is_an_error_with_its_place(machine: Namespace, line: str, words: str) -> None:
     write(machine, f"[Interface]\n{line}\nPrivateKey = {private_key()}\n")
     assert words in wgq(machine, "up", "wg0", status=1).stderr
     assert "wg0" not in links(machine)
 
 
-def test_exclude_without_a_table_of_the_tunnels_own_is_refused(machine: Namespace) -> None:
+def test_exclude_without_the_tunnels_own_table_is_refused(machine: Namespace) -> None:
     text = f"[Interface]\n# wgq: exclude = 10.1.0.0/16\nPrivateKey = {private_key()}\nAddress = 10.0.0.1/32\n"
     write(machine, f"{text}[Peer]\nPublicKey = {public_key(private_key())}\nAllowedIPs = 10.0.0.0/8\n")
     assert "wgq allowed-ips" in wgq(machine, "up", "wg0", status=1).stderr

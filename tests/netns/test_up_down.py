@@ -1,4 +1,4 @@
-"""`wgq up` and `wgq down` as a user runs them, beyond what parity with wg-quick can show."""
+"""`wgq up` and `wgq down` as a user runs them, beyond the parity with wg-quick."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
 
 
-def stubborn_resolvconf(machine: Namespace) -> str:
-    """A PATH whose resolvconf keeps a record for as long as /run/stubborn exists."""
+def failing_resolvconf(machine: Namespace) -> str:
+    """A PATH with a resolvconf that fails to remove a record while /run/failing exists."""
     script = """
-        if [ "$1" = -d ] && [ -e /run/stubborn ]; then echo no >&2; exit 3; fi
+        if [ "$1" = -d ] && [ -e /run/failing ]; then echo no >&2; exit 3; fi
         [ "$1" = -l ] || echo "$1" >>/run/dns
     """
     return with_resolvconf(machine, script)
 
 
 @pytest.mark.parametrize("first_down", ["wg0", "wg1"])
-def test_with_two_full_tunnels_one_down_leaves_the_other_whole(machine: Namespace, first_down: str) -> None:
+def test_down_of_one_full_tunnel_leaves_the_other_intact(machine: Namespace, first_down: str) -> None:
     before = rules(machine)
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
@@ -66,7 +66,7 @@ def test_with_two_full_tunnels_one_down_leaves_the_other_whole(machine: Namespac
     assert machine.out("nft", "list", "ruleset") == ""
 
 
-def test_a_full_tunnel_of_wg_quicks_is_left_whole(machine: Namespace) -> None:
+def test_a_full_tunnel_of_wg_quick_is_left_intact(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
@@ -78,7 +78,7 @@ def test_a_full_tunnel_of_wg_quicks_is_left_whole(machine: Namespace) -> None:
     assert mark(machine) == "1"
 
 
-def test_src_valid_mark_goes_back_after_a_tunnel_of_wg_quick(machine: Namespace) -> None:
+def test_src_valid_mark_is_restored_after_a_tunnel_of_wg_quick(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
     write(machine, config(peer=FULL, address="10.2.0.1/24", n=1), "wg2")
@@ -94,8 +94,8 @@ def test_src_valid_mark_goes_back_after_a_tunnel_of_wg_quick(machine: Namespace)
     assert journals(machine) == ""
 
 
-def test_a_mark_that_wg_quick_left_is_not_undone_by_a_later_tunnel(machine: Namespace) -> None:
-    """Its own down leaves src_valid_mark at 1 for good; by then that is what the machine has."""
+def test_a_src_valid_mark_left_by_wg_quick_stays(machine: Namespace) -> None:
+    """wg-quick's down leaves it at 1, which is the machine's own value from then on."""
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
@@ -118,7 +118,7 @@ def test_the_hosts_own_suppress_rule_survives_down(machine: Namespace) -> None:
     assert rules(machine) == before
 
 
-def test_down_goes_by_the_journal_when_the_file_was_edited_since(machine: Namespace) -> None:
+def test_down_goes_by_the_journal_if_the_file_was_edited(machine: Namespace) -> None:
     before = rules(machine)
     resolv = machine.out("cat", "/etc/resolv.conf")
     write(machine, config("DNS = 10.0.0.53", FULL))
@@ -141,7 +141,7 @@ def test_down_with_a_broken_file_runs_the_recorded_hooks(machine: Namespace, dam
     assert journals(machine) == ""
 
 
-def test_down_after_the_link_was_deleted_takes_the_rest_back(machine: Namespace) -> None:
+def test_down_after_the_link_was_deleted_removes_the_rest(machine: Namespace) -> None:
     before = rules(machine)
     write(machine, config("PostDown = touch /run/post", FULL))
     wgq(machine, "up", "wg0")
@@ -153,7 +153,7 @@ def test_down_after_the_link_was_deleted_takes_the_rest_back(machine: Namespace)
 
 
 def test_a_stale_journal_does_not_touch_the_next_tunnels_rules(machine: Namespace) -> None:
-    """wg-quick takes wgq's tunnel down; another gets the same table and preferences; then ours comes up again."""
+    """wg-quick takes wgq's tunnel down; another gets the same table and priorities; then ours comes up again."""
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
@@ -167,7 +167,7 @@ def test_a_stale_journal_does_not_touch_the_next_tunnels_rules(machine: Namespac
 
 
 @pytest.mark.parametrize("parting", ["delete wg0", "set wg0 down"])
-def test_down_takes_its_own_rules_if_another_took_its_table(machine: Namespace, parting: str) -> None:
+def test_down_removes_its_own_rules_if_another_took_its_table(machine: Namespace, parting: str) -> None:
     """A link that is set down or deleted by hand loses its routes, and its table then counts as free."""
     before = rules(machine)
     write(machine, config(peer=FULL))
@@ -182,7 +182,7 @@ def test_down_takes_its_own_rules_if_another_took_its_table(machine: Namespace, 
     assert rules(machine) == before
 
 
-def test_a_stale_journal_leaves_anothers_suppress_rule(machine: Namespace) -> None:
+def test_a_stale_journal_leaves_the_suppress_rule_of_another(machine: Namespace) -> None:
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     write(machine, config(peer=FULL))
     write(machine, config("FwMark = 7", FULL, address="10.1.0.1/24", n=1), "wg1")
@@ -203,17 +203,17 @@ def test_up_with_a_mark_in_use_leaves_the_other_tunnels_rules(machine: Namespace
     assert rules(machine) == alone
 
 
-def test_up_without_room_for_rules_leaves_the_other_tunnels(machine: Namespace) -> None:
-    """At preference 0, which the kernel gives where nothing lower is free, two suppress rules are one."""
+def test_up_without_a_free_priority_leaves_the_other_tunnel(machine: Namespace) -> None:
+    """The kernel gives priority 0 if nothing lower is free, and there two suppress rules are one rule."""
     for table in ("100", "101"):
         machine.run(["ip", "rule", "add", "preference", "1", "table", table])
     write(machine, config(peer=FULL))
     write(machine, config(peer=FULL, address="10.1.0.1/24", n=1), "wg1")
     wgq(machine, "up", "wg0")
     alone = rules(machine)
-    said = wgq(machine, "up", "wg1", status=2).stderr
-    assert "File exists" in said
-    assert "`ip rule'" in said
+    error = wgq(machine, "up", "wg1", status=2).stderr
+    assert "File exists" in error
+    assert "`ip rule'" in error
     assert rules(machine) == alone
 
 
@@ -238,20 +238,20 @@ def test_a_failing_post_down_hook_gives_its_status(machine: Namespace) -> None:
     assert journals(machine) == ""
 
 
-def test_a_failed_undo_of_dns_is_tried_again_by_the_next_down(machine: Namespace) -> None:
-    path = stubborn_resolvconf(machine)
+def test_a_failed_undo_of_dns_is_repeated_by_the_next_down(machine: Namespace) -> None:
+    path = failing_resolvconf(machine)
     hooks = "PreDown = echo pre >>/run/hooks\nPostDown = echo post >>/run/hooks"
     write(machine, config(f"DNS = 10.0.0.53\n{hooks}", FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0", PATH=path)
-    machine.run(["touch", "/run/stubborn"])
+    machine.run(["touch", "/run/failing"])
     refused = wgq(machine, "down", "wg0", status=1, PATH=path)
     assert "`resolvconf -d wg0 -f' failed with status 3: no" in refused.stderr
     assert "wgq down wg0" in refused.stderr
     assert (rules(machine), "wg0" in links(machine)) == (before, False)
     assert machine.out("cat", "/run/hooks").split() == ["pre", "post"]
     wgq(machine, "down", "wg0", status=1, PATH=path)
-    machine.run(["rm", "/run/stubborn"])
+    machine.run(["rm", "/run/failing"])
     wgq(machine, "down", "wg0", PATH=path)
     assert machine.out("cat", "/run/hooks").split() == ["pre", "post"]
     assert machine.out("cat", "/run/dns").split() == ["-a", "-d"]
@@ -259,23 +259,23 @@ def test_a_failed_undo_of_dns_is_tried_again_by_the_next_down(machine: Namespace
 
 
 def test_a_failing_post_down_hook_hides_no_failed_undo(machine: Namespace) -> None:
-    path = stubborn_resolvconf(machine)
-    write(machine, config("DNS = 10.0.0.53\nPostDown = touch /run/stubborn; exit 9\nPreDown = touch /run/stubborn"))
+    path = failing_resolvconf(machine)
+    write(machine, config("DNS = 10.0.0.53\nPostDown = touch /run/failing; exit 9\nPreDown = touch /run/failing"))
     wgq(machine, "up", "wg0", PATH=path)
     assert "`resolvconf -d wg0 -f' failed" in wgq(machine, "down", "wg0", status=9, PATH=path).stderr
     assert journals(machine) != ""
 
 
-def test_a_hooks_line_shows_the_peers_public_key_and_hides_any_other(machine: Namespace) -> None:
+def test_a_hooks_line_shows_public_keys_of_peers_and_hides_others(machine: Namespace) -> None:
     hook = f"PostUp = wg set %i private-key <(echo {KEY}) peer {PEERS[1]} preshared-key <(echo {KEY})"
     write(machine, config(hook))
-    said = wgq(machine, "up", "wg0").stderr  # wgq() looks for KEY
+    transcript = wgq(machine, "up", "wg0").stderr  # wgq() asserts that KEY is not in it
     shown = f"private-key <(echo (hidden)) peer {PEERS[1]} preshared-key <(echo (hidden))"
-    assert f"[#] wg set wg0 {shown}" in said.splitlines()
+    assert f"[#] wg set wg0 {shown}" in transcript.splitlines()
     assert PEERS[1] in machine.out("wg", "show", "wg0", "peers")
 
 
-def test_a_failing_post_up_hook_undoes_up_and_gives_its_status(machine: Namespace) -> None:
+def test_a_failing_post_up_hook_rolls_up_back_with_its_status(machine: Namespace) -> None:
     before = rules(machine)
     write(machine, config("PostUp = exit 23", FULL))
     wgq(machine, "up", "wg0", status=23)
@@ -285,13 +285,15 @@ def test_a_failing_post_up_hook_undoes_up_and_gives_its_status(machine: Namespac
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_during_up_undoes_it(machine: Namespace, number: signal.Signals) -> None:
+def test_a_signal_during_up_rolls_it_back(machine: Namespace, number: signal.Signals) -> None:
     before = rules(machine)
     write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
     resolv = machine.out("cat", "/etc/resolv.conf")
-    # Whoever runs the tests in the background has them ignore INT and HUP, and wgq leaves ignored what was ignored.
-    heeding = ["env", "--default-signal=INT,TERM,HUP,QUIT", *WGQ]
-    process = machine.popen([*heeding, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE)
+    # A background job ignores INT and HUP, and wgq does not change what is ignored.
+    wgq_with_signals = ["env", "--default-signal=INT,TERM,HUP,QUIT", *WGQ]
+    process = machine.popen(
+        [*wgq_with_signals, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 20
     while machine.run(["test", "-e", "/run/reached"], check=False).returncode:
         assert time.monotonic() < deadline, "the hook was never reached"
@@ -304,7 +306,7 @@ def test_a_signal_during_up_undoes_it(machine: Namespace, number: signal.Signals
     assert programs(machine, "sleep") == []
 
 
-def test_the_daemon_outlives_a_signal_to_the_callers_process_group(machine: Namespace) -> None:
+def test_the_daemon_survives_a_signal_to_the_callers_process_group(machine: Namespace) -> None:
     write(machine, config())
     process = machine.popen(
         [*WGQ, "up", "wg0"], env=dict(os.environ), start_new_session=True, stderr=subprocess.PIPE
@@ -320,7 +322,7 @@ def test_the_daemon_outlives_a_signal_to_the_callers_process_group(machine: Name
     until(lambda: programs(machine, "wgq-userspace") == [], "the end of the daemon")
 
 
-def test_full_tunnels_that_come_up_at_once_get_tables_of_their_own(machine: Namespace) -> None:
+def test_full_tunnels_started_at_once_get_different_tables(machine: Namespace) -> None:
     before = rules(machine)
     names = ["wg0", "wg1", "wg2", "wg3"]
     for number, name in enumerate(names):
@@ -344,7 +346,7 @@ def test_standard_input_needs_a_name_and_touches_no_disk(machine: Namespace) -> 
     assert "ci0" not in links(machine)
 
 
-def test_bad_input_is_said_with_its_place_and_touches_nothing(machine: Namespace) -> None:
+def test_a_faulty_file_is_reported_with_places_and_changes_nothing(machine: Namespace) -> None:
     write(machine, config("MTU = many", "AllowedIPs = 10.0.0.0/33"))
     before = machine.out("ip", "-j", "link")
     refused = wgq(machine, "up", "wg0", status=1)
@@ -354,7 +356,7 @@ def test_bad_input_is_said_with_its_place_and_touches_nothing(machine: Namespace
     assert journals(machine) == ""
 
 
-def test_an_existing_interface_is_refused_in_wg_quicks_words(machine: Namespace) -> None:
+def test_an_existing_interface_has_the_message_of_wg_quick(machine: Namespace) -> None:
     write(machine, config())
     wgq(machine, "up", "wg0")
     refused = wgq(machine, "up", "wg0", status=1).stderr
@@ -363,7 +365,7 @@ def test_an_existing_interface_is_refused_in_wg_quicks_words(machine: Namespace)
     assert "`wg0' is not a WireGuard interface" in wgq(machine, "down", "wg0", status=1).stderr
 
 
-def test_down_of_a_link_that_is_not_wireguards_is_refused(machine: Namespace) -> None:
+def test_a_link_that_is_not_wireguard_is_refused(machine: Namespace) -> None:
     write(machine, config(), "up0")
     assert "It is not a WireGuard interface" in wgq(machine, "up", "up0", status=1).stderr
     assert "`up0' is not a WireGuard interface" in wgq(machine, "down", "up0", status=1).stderr
@@ -381,7 +383,7 @@ def test_without_ipv6_the_tunnel_comes_up_with_one_warning(machine: Namespace) -
     assert "wg0" not in links(machine)
 
 
-def test_a_read_only_proc_sys_is_warned_of_and_the_tunnel_comes_up(machine: Namespace) -> None:
+def test_a_read_only_proc_sys_gives_a_warning(machine: Namespace) -> None:
     machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])
     machine.run(["mount", "-o", "remount,ro,bind", "/proc/sys"])
     write(machine, config(peer=FULL))
@@ -393,37 +395,37 @@ def test_a_read_only_proc_sys_is_warned_of_and_the_tunnel_comes_up(machine: Name
 
 
 @pytest.mark.parametrize("hidden", ["/proc/sys", "/proc/sys/net/ipv6"])
-def test_a_hidden_proc_sys_is_not_taken_for_a_host_without_ipv6(machine: Namespace, hidden: str) -> None:
+def test_a_hidden_proc_sys_does_not_mean_no_ipv6(machine: Namespace, hidden: str) -> None:
     """Some containers mount a tmpfs over it."""
     machine.run(["mount", "-t", "tmpfs", "tmpfs", hidden])
     write(machine, config("DNS = 10.0.0.53", FULL, address="fd00::1/64, 10.0.0.1/24"))
-    said = wgq(machine, "up", "wg0", WGQ_DNS="file").stderr
+    transcript = wgq(machine, "up", "wg0", WGQ_DNS="file").stderr
     assert "\nnameserver 10.0.0.53\n" in machine.out("cat", "/etc/resolv.conf")
-    assert "IPv6 is disabled" not in said
-    assert ("src_valid_mark cannot be read" in said) == (hidden == "/proc/sys")
+    assert "IPv6 is disabled" not in transcript
+    assert ("src_valid_mark cannot be read" in transcript) == (hidden == "/proc/sys")
     assert "fd00::1/64" in machine.out("ip", "address", "show", "wg0")
     assert "default dev wg0" in machine.out("ip", "-6", "route", "show", "table", "51820")
     wgq(machine, "down", "wg0")
     assert "lookup 51820" not in rules(machine)
 
 
-def test_an_mtu_that_is_too_small_for_ipv6_is_refused_as_by_wg_quick(machine: Namespace) -> None:
+def test_an_mtu_too_small_for_ipv6_is_refused_as_by_wg_quick(machine: Namespace) -> None:
     write(machine, config("MTU = 1200", "AllowedIPs = fd09::/64", address="fd00::1/64, 10.0.0.1/24"))
     assert "fd09::/64" in wgq(machine, "up", "wg0", status=2).stderr
     assert "wg0" not in links(machine)
 
 
 REFUSED = {
-    "a route by the kernel": (config(peer="AllowedIPs = 192.0.2.0/24"), 2),
-    "a route by the kernel, in a table": (config("Table = 77", "AllowedIPs = 10.9.0.0/16"), 2),
-    "an MTU by the kernel": (config("MTU = 70000"), 2),
-    "DNS by resolvconf": (config("DNS = 10.0.0.53"), 7),
+    "the kernel refuses a route": (config(peer="AllowedIPs = 192.0.2.0/24"), 2),
+    "the kernel refuses a route in a table": (config("Table = 77", "AllowedIPs = 10.9.0.0/16"), 2),
+    "the kernel refuses an MTU": (config("MTU = 70000"), 2),
+    "resolvconf fails": (config("DNS = 10.0.0.53"), 7),
 }
 
 
 @pytest.mark.parametrize("refused", REFUSED)
-def test_a_refused_step_has_wg_quicks_exit_status(machine: Namespace, refused: str) -> None:
-    """It is that of the failing command, by `set -e`: 2 is what ip(8) says for a refusal of the kernel's."""
+def test_a_failing_step_has_the_exit_status_of_wg_quick(machine: Namespace, refused: str) -> None:
+    """With `set -e` that is the status of the failing command; ip(8) exits with 2 if the kernel refuses."""
     text, status = REFUSED[refused]
     machine.run(["ip", "route", "add", "10.9.0.0/16", "dev", "up0", "table", "77"])
     path = with_resolvconf(machine, "[ $1 != -a ] || exit 7")
@@ -436,18 +438,18 @@ def test_a_refused_step_has_wg_quicks_exit_status(machine: Namespace, refused: s
     assert (links(machine), rules(machine), machine.out("ip", "route")) == before
 
 
-def test_a_refused_address_has_that_status_too(machine: Namespace) -> None:
+def test_a_refused_address_exits_with_2(machine: Namespace) -> None:
     write(machine, config("PreUp = ip address add 10.0.0.1/24 dev %i"))
     assert "`ip -4 address add 10.0.0.1/24 dev wg0' failed" in wgq(machine, "up", "wg0", status=2).stderr
     assert "wg0" not in links(machine)
 
 
-def test_without_resolvconf_that_mode_exits_as_the_shell_does(machine: Namespace) -> None:
+def test_a_missing_resolvconf_exits_as_the_shell_does(machine: Namespace) -> None:
     write(machine, config("DNS = 10.0.0.53"))
     assert "command not found" in wgq(machine, "up", "wg0", status=127, WGQ_DNS="resolvconf").stderr
 
 
-def test_a_read_only_proc_sys_that_is_right_already_is_fine(machine: Namespace) -> None:
+def test_a_read_only_proc_sys_with_the_right_value_is_fine(machine: Namespace) -> None:
     machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=1"])
     machine.run(["mount", "--bind", "/proc/sys", "/proc/sys"])
     machine.run(["mount", "-o", "remount,ro,bind", "/proc/sys"])
@@ -456,7 +458,7 @@ def test_a_read_only_proc_sys_that_is_right_already_is_fine(machine: Namespace) 
 
 
 def test_ambient_cap_net_admin_is_enough(machine: Namespace) -> None:
-    """A container's user with CAP_NET_ADMIN (and what it takes to read a Python below /root)."""
+    """A container's user with CAP_NET_ADMIN (and the capability to read a Python below /root)."""
     machine.run(["chmod", "0777", "/run/wireguard"])
     machine.run(["chmod", "0666", "/dev/net/tun"])
     machine.run(["install", "-d", "-m", "0700", "-o", "65534", "/run/user-65534"])
@@ -472,8 +474,8 @@ def test_ambient_cap_net_admin_is_enough(machine: Namespace) -> None:
     assert "wg0" not in links(machine)
 
 
-def test_sudo_passes_the_settings_and_no_other_variable(machine: Namespace, tmp_path: Path) -> None:
-    """A list in a variable's name would pass its members; root would run the program that a variable names."""
+def test_sudo_passes_only_the_known_variables(machine: Namespace, tmp_path: Path) -> None:
+    """A name with commas would pass other variables, and root would run a program that a variable names."""
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     sudo.chmod(0o755)
@@ -493,18 +495,11 @@ def test_sudo_passes_the_settings_and_no_other_variable(machine: Namespace, tmp_
     assert words[-2:] == ["up", "wg0"]
 
 
-def test_backend_kernel_fails_where_the_kernel_has_none(machine: Namespace) -> None:
+def test_the_transcript_gives_the_reason_for_the_backend(machine: Namespace) -> None:
     write(machine, config())
-    wgq(machine, "up", "--backend", "kernel", "wg0", status=1)
-    assert "wg0" not in links(machine)
-    assert journals(machine) == ""
-
-
-def test_the_backend_is_said_with_its_reason(machine: Namespace) -> None:
-    write(machine, config())
-    said = wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION="wireguard-go").stderr
-    assert "WG_QUICK_USERSPACE_IMPLEMENTATION" in said
-    assert "[#] wireguard-go wg0" in said
+    transcript = wgq(machine, "up", "wg0", WG_QUICK_USERSPACE_IMPLEMENTATION="wireguard-go").stderr
+    assert "WG_QUICK_USERSPACE_IMPLEMENTATION" in transcript
+    assert "[#] wireguard-go wg0" in transcript
 
 
 def test_down_leaves_nothing_in_run(machine: Namespace) -> None:
@@ -515,7 +510,7 @@ def test_down_leaves_nothing_in_run(machine: Namespace) -> None:
     assert set(machine.out("find", "/run").split()) == before | {"/run/wgq"}
 
 
-def test_down_takes_the_lock_file_of_a_killed_run_along(machine: Namespace) -> None:
+def test_down_removes_the_lock_file_of_a_killed_run(machine: Namespace) -> None:
     write(machine, config())
     before = set(machine.out("find", "/run").split())
     wgq(machine, "up", "wg0")
@@ -524,15 +519,15 @@ def test_down_takes_the_lock_file_of_a_killed_run_along(machine: Namespace) -> N
     assert set(machine.out("find", "/run").split()) == before | {"/run/wgq"}
 
 
-def test_an_unknown_table_is_refused_before_anything_is_touched(machine: Namespace) -> None:
+def test_an_unknown_table_is_refused_before_any_change(machine: Namespace) -> None:
     write(machine, config("Table = Off"))
     refused = wgq(machine, "up", "wg0", status=1)
     assert "`Off'" in refused.stderr
     assert "[#]" not in refused.stderr
 
 
-def test_save_writes_a_file_that_is_a_mount_point(machine: Namespace) -> None:
-    """A container's single bind-mounted file cannot be renamed over."""
+def test_save_writes_to_a_bind_mounted_file(machine: Namespace) -> None:
+    """A container's bind-mounted file cannot be replaced by rename(2)."""
     write(machine, config("SaveConfig = true"))
     machine.run(["mount", "--bind", "/etc/wireguard/wg0.conf", "/etc/wireguard/wg0.conf"])
     wgq(machine, "up", "wg0")

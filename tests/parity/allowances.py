@@ -1,8 +1,8 @@
-"""What wgq may do otherwise than Debian 12's wg-quick (1.0.20210914), each under its name, and nothing else.
+"""Allowed differences from Debian 12's wg-quick (1.0.20210914), each with a name; no others are allowed.
 
 The first group is what wg-quick itself changed up to 1.0.20260223, the second is what wgq does better on purpose.
-An allowance rewrites the outcome of Debian's copy into the one that is wanted now; it applies to a trial only
-where its own condition holds, so that the same difference anywhere else is a failure.
+An allowance turns the outcome of Debian's copy into the wanted one. It applies to a trial only if its condition
+holds, so the same difference anywhere else is a failure.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def configuration_is_added(_case: Case, trial: Trial) -> Trial:
 
 
 def hooks_keep_their_hash(case: Case, trial: Trial) -> Trial:
-    """A hook gets the whole rest of its line; the `#` used to begin a comment: the case names what comes of it."""
+    """A hook gets the rest of its line; the `#` used to begin a comment. The case gives the new output."""
     whole = {value.partition("#")[0].strip(): value for value in case.settings(*HOOKS) if "#" in value}
-    kept = {f"[#] {_said(cut, case)}": f"[#] {_said(value, case)}" for cut, value in whole.items()}
+    kept = {f"[#] {_with_name(cut, case)}": f"[#] {_with_name(value, case)}" for cut, value in whole.items()}
     trial = _transcripts(trial, lambda lines: [kept.get(line, line) for line in lines])
     printed = case.now("hooks")
     if printed is None:
@@ -56,7 +56,7 @@ def hooks_keep_their_hash(case: Case, trial: Trial) -> Trial:
 
 
 def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
-    """The link is added before the PreUp hooks, no longer after: a failing hook is then the only failure."""
+    """The link is added before the PreUp hooks, not after them: a failing hook is then the only failure."""
     hooks = _hook_lines(case, "preup")
     name = case.interface
     adding = [f"[#] ip link add dev {name} type wireguard", f"[#] wireguard-go {name}"]
@@ -64,7 +64,7 @@ def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
     def change(ran: Ran) -> Ran:
         first = [line for line in ran.transcript if line in hooks]
         rest = [line for line in ran.transcript if line not in (*hooks, *adding)]
-        # A hook that failed kept wg-quick from adding; only if there is no kernel's WireGuard is that tried.
+        # After a failed hook, wg-quick added no link; wgq tries wireguard-go only if the kernel has no WireGuard.
         added = [line for line in adding if line in ran.transcript] or adding
         return replace(ran, transcript=[*added, *first, *rest]) if first else ran
 
@@ -74,16 +74,16 @@ def pre_up_follows_the_link(case: Case, trial: Trial) -> Trial:
 
 
 def _hook_lines(case: Case, *keys: str) -> list[str]:
-    """What the transcript says of the case's hooks."""
-    return [f"[#] {_said(value, case)}" for value in case.settings(*keys)]
+    """The lines of the case's hooks in the transcript."""
+    return [f"[#] {_with_name(value, case)}" for value in case.settings(*keys)]
 
 
-def _said(hook: str, case: Case) -> str:
+def _with_name(hook: str, case: Case) -> str:
     return hook.replace("%i", case.interface)
 
 
 def rules_come_before_the_default_route(_case: Case, trial: Trial) -> Trial:
-    """add_default adds the two rules, then the route, no longer the route first."""
+    """add_default adds the two rules before the route, not after it."""
 
     def change(lines: list[str]) -> list[str]:
         lines = list(lines)
@@ -103,7 +103,7 @@ def mark_is_written_only_when_needed(_case: Case, trial: Trial) -> Trial:
 
 
 def mtu_is_from_the_smallest_path(case: Case, trial: Trial) -> Trial:
-    """The smallest path MTU of the endpoints counts, no longer the largest: the case names the outcome."""
+    """The smallest path MTU of the endpoints counts, not the largest. The case gives the new MTU."""
     mtu = case.now("mtu")
     if mtu is None:
         return trial
@@ -117,7 +117,7 @@ def mtu_is_from_the_smallest_path(case: Case, trial: Trial) -> Trial:
 
 
 def a_linked_resolvconf_has_no_interface_order(case: Case, trial: Trial) -> Trial:
-    """/etc/resolvconf/interface-order is not for a resolvconf that is a symbolic link (systemd's)."""
+    """/etc/resolvconf/interface-order does not apply to a resolvconf that is a symbolic link (systemd's)."""
     if case.one("resolvconf", "") != "link":
         return trial
     change = _words(r"(resolvconf -[ad]) tun\.", r"\1 ")
@@ -126,7 +126,7 @@ def a_linked_resolvconf_has_no_interface_order(case: Case, trial: Trial) -> Tria
 
 
 def the_mark_goes_back(case: Case, trial: Trial) -> Trial:
-    """wg-quick leaves src_valid_mark at 1 for good; wgq puts the earlier value back, after a failed up too."""
+    """wg-quick leaves src_valid_mark at 1; wgq restores the earlier value, also after a failed up."""
 
     def change(ran: Ran) -> Ran:
         if any(link.startswith(f"{case.interface} ") for link in ran.after["links"]):
@@ -137,15 +137,15 @@ def the_mark_goes_back(case: Case, trial: Trial) -> Trial:
 
 
 def faults_are_found_first(case: Case, trial: Trial) -> Trial:
-    """wg-quick meets a fault of the file half way and takes all back; wgq reads the whole file before it begins."""
-    taken_back = trial.up.after | {"sysctl": trial.before["sysctl"]} == trial.before
-    if case.now("refused") is None or trial.up.status == 0 or not taken_back:
+    """wg-quick finds a fault of the file half way and rolls back; wgq reads the whole file first."""
+    rolled_back = trial.up.after | {"sysctl": trial.before["sysctl"]} == trial.before
+    if case.now("refused") is None or trial.up.status == 0 or not rolled_back:
         return trial
     return replace(trial, up=replace(trial.up, status=1, transcript=[], after=trial.before))
 
 
 def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
-    """wg-quick leaves what a failing resolvconf may have done already; wgq calls `resolvconf -d` all the same."""
+    """wg-quick leaves what a failing resolvconf has done; wgq calls `resolvconf -d`."""
     if case.one("resolvconf", "") != "failing":
         return trial
     undo = f"resolvconf -d {case.interface} -f"
@@ -158,7 +158,7 @@ def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
 
 
 def the_journal_outlives_the_link(case: Case, trial: Trial) -> Trial:
-    """Where the link is gone, wg-quick's down refuses; wgq's goes by its journal and succeeds."""
+    """Without the link, wg-quick's down fails; wgq's goes by the journal and succeeds."""
     status = case.now("down-status")
     if status is None or (trial.down.status, trial.down.transcript) != (1, []):
         return trial
@@ -166,17 +166,17 @@ def the_journal_outlives_the_link(case: Case, trial: Trial) -> Trial:
 
 
 def saving_changes_only_what_changed(case: Case, trial: Trial) -> Trial:
-    """wg-quick writes a new file; wgq edits the old one, so that only the settings in it are compared."""
+    """wg-quick writes a new file; wgq edits the old one. Only the settings are compared."""
     if not (("run", "save") in case.directives or case.settings("saveconfig") == ["true"]):
         return trial
     return _rans(trial, lambda ran: replace(ran, after=ran.after | {"file": saved_settings(ran.after["file"])}))
 
 
 def saved_settings(lines: list[str]) -> list[str]:
-    """What a configuration file says: hooks in their order, and one line for each value of the other keys.
+    """The settings in a configuration file: hooks in order, and one line for each value of the other keys, sorted.
 
-    Those stand without comments, spacing and order. wg-quick also saves the address that the kernel gave the link
-    itself, which is not the file's to keep.
+    Comments and spacing are left out. So is the link-local address that the kernel gave the link, which wg-quick
+    saves too.
     """
     hooks, found, section = [], set(), ""
     for line in map(str.strip, lines):
@@ -193,7 +193,7 @@ def saved_settings(lines: list[str]) -> list[str]:
 
 
 def replies_pass_a_reverse_path_filter(case: Case, trial: Trial) -> Trial:
-    """An IPv6 full tunnel of wgq's also marks packets to its port, and the ICMPv6 errors about what it sent."""
+    """An IPv6 full tunnel of wgq also marks packets to its port, and ICMPv6 errors about its packets."""
     port = (case.settings("listenport") or ["?"])[0]
 
     def change(ran: Ran) -> Ran:
@@ -205,7 +205,7 @@ def replies_pass_a_reverse_path_filter(case: Case, trial: Trial) -> Trial:
 
 
 def _with_nft_marks(lines: list[str], name: str, port: str) -> list[str]:
-    """Each at the end of its chain in the table `ip6 wg-quick-NAME`."""
+    """Insert each rule at the end of its chain in the table `ip6 wg-quick-NAME`."""
     place = f'"family": "ip6", "table": "wg-quick-{name}"'
     saving = [line for line in lines if place in line and '{"rule": {"chain": "postmangle"' in line]
     if not saving:
@@ -226,10 +226,10 @@ def _with_nft_marks(lines: list[str], name: str, port: str) -> list[str]:
     lines = lines.copy()
     in_table = '"family": "ip6"', f'"table": "wg-quick-{name}"'
     for chain, expressions in (("preraw", arrivals), ("premangle", arrivals), ("premangle", errors)):
-        of_chain = (*in_table, f'"{chain}"')  # the chain itself, and the rules that it has
+        of_chain = (*in_table, f'"{chain}"')  # the chain itself and its rules
         last = max(at for at, line in enumerate(lines) if all(part in line for part in of_chain))
         rule = f'{{"rule": {{"chain": "{chain}", "expr": [{", ".join(expressions)}], {place}}}}}'
-        if rule not in lines:  # as it is where wgq brought the tunnel up
+        if rule not in lines:  # it is there if wgq brought the tunnel up
             lines.insert(last + 1, rule)
     return lines
 
@@ -239,7 +239,7 @@ def _match(left: str, right: str, operation: str = "==") -> str:
 
 
 def _with_iptables_marks(lines: list[str], name: str, port: str) -> list[str]:
-    """Each at the top of its chain; raw, the last table, has no rule yet if the interface has no IPv6 address."""
+    """Insert each rule at the top of its chain; raw, the last table, may have no rule yet."""
     comment = f'-m comment --comment "wg-quick(8) rule for {name}"'
     saving = [line for line in lines if line.startswith("6 *mangle -A POSTROUTING") and comment in line]
     if not saving:
@@ -299,7 +299,7 @@ BETTER = (
 
 
 def expected(case: Case, reference: Trial) -> Trial:
-    """The outcome that is wanted of wgq, from that of Debian's wg-quick."""
+    """The outcome wanted of wgq, made from that of Debian's wg-quick."""
     for allow in (*CHANGED_SINCE, *BETTER):
         reference = allow(case, reference)
     return reference

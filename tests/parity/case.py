@@ -1,14 +1,14 @@
-"""A parity case is a configuration file; its `#:` lines say how the machine differs from the usual one.
+"""A parity case is a configuration file; its `#:` lines describe the machine.
 
-#: uplink none | ipv6 | ipv6 only | mtu N     the usual uplink has IPv4 alone and an MTU of 1500
-#: before COMMAND                             run by sh before up
-#: then COMMAND                               run by sh between up and down
+#: uplink none | ipv6 | ipv6 only | mtu N     by default the uplink has only IPv4 and an MTU of 1500
+#: before COMMAND                             sh runs it before up
+#: then COMMAND                               sh runs it between up and down
 #: run VERB                                   likewise the tool that ran up, with another verb
-#: name NAME                                  the interface, wg0 if not given
-#: path PATH                                  the file's place and the command's argument; else a name is given
-#: mode 0644                                  the file's mode, 0600 if not given
-#: resolvconf [link | failing]                a recording resolvconf is installed (as a link; with -a failing)
-#: now KEY VALUE                              what the present wg-quick does where Debian's does not (allowances.py)
+#: name NAME                                  the interface; the default is wg0
+#: path PATH                                  the file's path, given to the command; by default a name is given
+#: mode 0644                                  the file's mode; the default is 0600
+#: resolvconf [link | failing]                install a recording resolvconf (as a link; failing with -a)
+#: now KEY VALUE                              what the present wg-quick does and Debian's does not (allowances.py)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Case:
 
     @classmethod
     def load(cls, path: Path) -> Case:
-        """The case that a file holds."""
+        """Read the case from a file."""
         content = path.read_bytes()
         lines = [line[2:].strip() for line in content.decode().splitlines() if line.startswith("#:")]
         return cls(
@@ -38,47 +38,47 @@ class Case:
         )
 
     def all(self, word: str) -> list[str]:
-        """The values of every directive of that name, in order."""
+        """The values of all directives with this name, in order."""
         return [value for name, value in self.directives if name == word]
 
     def one(self, word: str, default: str) -> str:
-        """The value of the last directive of that name."""
+        """The value of the last directive with this name."""
         return (self.all(word) or [default])[-1]
 
     def now(self, key: str) -> str | None:
-        """What the present wg-quick does, where the case says so."""
+        """What the present wg-quick does, if the case says so."""
         found = [value.partition(" ")[2] for value in self.all("now") if value.startswith(f"{key} ")]
         return found[0] if found else None
 
     @property
     def interface(self) -> str:
-        """The interface that the case is about."""
+        """The interface of the case."""
         path = self.one("path", "")
         return PurePosixPath(path).stem if path else self.one("name", "wg0")
 
     @property
     def file(self) -> str:
-        """Where the configuration lies."""
+        """The path of the configuration file."""
         return self.one("path", f"/etc/wireguard/{self.interface}.conf")
 
     @property
     def argument(self) -> str:
-        """What the command is given: the path if the case names one, else the interface."""
+        """The command's argument: the path if the case gives one, else the interface."""
         return self.one("path", self.interface)
 
     def settings(self, *keys: str) -> list[str]:
-        """The values of some keys anywhere in the file, comments not yet cut."""
+        """The values of these keys anywhere in the file, with comments."""
         lines = (line.partition("=") for line in self.content.decode().splitlines())
         return [value.strip() for key, _, value in lines if key.strip().lower() in keys]
 
 
 def all_cases() -> list[Case]:
-    """Every file of the folder, by name, and one that would be too long for it."""
+    """The cases of the folder by name, and a generated one with 300 peers."""
     return [*(Case.load(path) for path in sorted(CASES.glob("*.conf"))), Case("peers-three-hundred", _peers(300))]
 
 
 def _peers(count: int) -> bytes:
-    """So many peers, each with a network of both families; an endpoint for every tenth."""
+    """A file with `count` peers, each with a network of both families; every tenth has an endpoint."""
     text = f"[Interface]\nPrivateKey = {_key(0)}\nAddress = 10.200.0.1/24, fd00:200::1/64\n"
     for number in range(1, count + 1):
         text += f"[Peer]\nPublicKey = {_key(number)}\nAllowedIPs = 11.{number // 256}.{number % 256}.0/24\n"
@@ -88,5 +88,5 @@ def _peers(count: int) -> bytes:
 
 
 def _key(number: int) -> str:
-    """A key that a device takes as it is: private keys are clamped (curve25519_clamp_secret)."""
+    """A key that devices leave as it is: they clamp private keys (curve25519_clamp_secret)."""
     return base64.b64encode(number.to_bytes(4, "little").ljust(31, b"\0") + b"\x40").decode()

@@ -1,4 +1,4 @@
-"""Two outcomes side by side."""
+"""Comparison of two outcomes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def states(wanted: State, found: State) -> list[str]:
-    """The lines that differ, each after the name of its section; empty if the states are the same."""
+    """The lines that differ, each with its section; empty if the states are equal."""
     return [
         f"{section}: {line}"
         for section in sorted(wanted.keys() | found.keys())
@@ -21,6 +21,6 @@ def states(wanted: State, found: State) -> list[str]:
 
 
 def lines(wanted: Iterable[str], found: Iterable[str]) -> list[str]:
-    """`- wanted` and `+ found` lines, without those that agree."""
+    """`- wanted` and `+ found` lines, without equal ones."""
     compared = difflib.ndiff(list(wanted), list(found))
     return [line for line in compared if line.startswith(("- ", "+ "))]

@@ -1,4 +1,4 @@
-"""The state of a machine as lists of lines by section, without what differs from one run to the next."""
+"""The state of a machine as lines by section, without what varies between runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 State = dict[str, list[str]]
 Items = list[dict[str, Any]]
 
-# What is asked of a machine, by bash: $1 is the interface, $2 its file; each answer ends with a NUL. To start a
-# program takes long in the VM: `ip` answers several questions at once, and bash reads the files.
+# The questions to a machine, for bash: $1 is the interface, $2 its file; each answer ends with a NUL. Programs
+# start slowly in the VM, so `ip` answers several questions at once and bash reads the files.
 SECTIONS = (
     "links",
     "nft",
@@ -47,12 +47,12 @@ end; stat -c %a "$2"
 """
 LISTS = ("links", "addresses", "routes4", "rules4", "routes6", "rules6")
 
-# A link's IPv6 link-local address is drawn at random for each.
+# The IPv6 link-local address of each link is random.
 LINK_LOCAL = re.compile(r"fe80::[0-9a-f:]+")
 
 
 def read(answers: str) -> State:
-    """The state from what SCRIPT printed."""
+    """The state in the output of SCRIPT."""
     texts = dict(zip(SECTIONS, LINK_LOCAL.sub("fe80::?", answers).split("\0"), strict=True))
     lists = [json.loads(line) for line in texts.pop("links").splitlines()]
     shown = {section: LIST_READERS[section](items) for section, items in zip(LISTS, lists, strict=True)}
@@ -64,7 +64,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _links(items: Items) -> list[str]:
-    """By name: a link that is added before the PreUp hooks comes before theirs."""
+    """Sorted by name: whether PreUp hooks add links before or after the tunnel's does not matter."""
     return sorted(
         f"{link['ifname']} mtu {link['mtu']} {link.get('linkinfo', {}).get('info_kind')} "
         f"{' '.join(sorted(link['flags']))} txqlen {link.get('txqlen')}"
@@ -83,7 +83,7 @@ def _plain(item: dict[str, Any]) -> str:
 
 
 def _routes(items: Items) -> list[str]:
-    """Without those to a link's own link-local address, which come when the kernel finds the time."""
+    """Without routes to link-local addresses, which the kernel adds with a delay."""
     return sorted(_plain(route) for route in items if route["dst"] != "fe80::?")
 
 
@@ -97,7 +97,7 @@ def _nft(text: str) -> list[str]:
 
 
 def _nft_lines(found: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Tables and chains by name, each chain's rules in their order: handles and creation order tell nothing."""
+    """Tables and chains sorted by name, rules in order: handles and the order of creation do not matter."""
     lines = []
     for kind, item in found:
         item.pop("handle", None)
@@ -107,7 +107,7 @@ def _nft_lines(found: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
 
 
 def _iptables(text: str) -> list[str]:
-    """The rules by their tables, each chain's in their order; an empty table is as good as none."""
+    """The rules by table, in order within each chain; an empty table counts as none."""
     lines: list[tuple[tuple[str, str], str]] = []
     family, table = "4", ""
     for line in text.splitlines():
@@ -117,11 +117,11 @@ def _iptables(text: str) -> list[str]:
             table = line
         elif line.startswith("-A"):
             lines.append(((family, table), f"{family} {table} {line}"))
-    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]  # tables are listed as they were made
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]  # iptables-save prints tables by age
 
 
 def _device(text: str) -> list[str]:
-    """Peers by key, each one's AllowedIPs sorted: wireguard-go keeps neither in an order."""
+    """Peers sorted by key, AllowedIPs sorted: wireguard-go keeps no order."""
     interface, *peers = text.split("[Peer]\n")
     return [line for section in (interface, *sorted(peers)) for line in _section(section)]
 

@@ -1,4 +1,4 @@
-"""The harness itself: no difference between a tool and itself, and each one that is made on purpose."""
+"""The comparison itself: a tool equals itself, and each deliberate change is found."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("firewall", FIREWALLS)
-def test_two_runs_of_one_tool_do_not_differ(firewall: str) -> None:
+def test_two_runs_of_one_tool_are_equal(firewall: str) -> None:
     one, other = trial(FULL, firewall, WG_QUICK, WG_QUICK), trial(PREPARED, firewall, WG_QUICK, WG_QUICK)
     assert comparison.states(one.up.after, other.up.after) == []
     assert comparison.states(one.down.after, other.down.after) == []
@@ -42,7 +42,7 @@ def test_two_runs_of_one_tool_do_not_differ(firewall: str) -> None:
 
 
 @pytest.mark.parametrize("section", CHANGES)
-def test_a_change_of_any_part_of_the_state_is_found(section: str) -> None:
+def test_a_change_in_any_section_is_found(section: str) -> None:
     changed = replace(FULL, directives=(*FULL.directives, ("then", f"PATH=$PATH:/usr/sbin; {CHANGES[section]}")))
     ran = trial(changed, "nft", WG_QUICK, WG_QUICK)
     differences = comparison.states(ran.up.after, ran.between[0].after)
@@ -50,7 +50,7 @@ def test_a_change_of_any_part_of_the_state_is_found(section: str) -> None:
     assert {line.partition(":")[0] for line in differences} >= {section}
 
 
-def test_a_firewall_rule_lost_is_a_difference() -> None:
+def test_a_missing_firewall_rule_is_found() -> None:
     with_rules, without = (trial(FULL, firewall, WG_QUICK, WG_QUICK).up.after for firewall in FIREWALLS)
     found = comparison.states(with_rules, without)
     assert any(line.startswith("nft: - ") for line in found)

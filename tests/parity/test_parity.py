@@ -1,6 +1,6 @@
-"""wgq does with every file of `cases` what wg-quick does with it; allowances.py says where it may not.
+"""wgq and wg-quick have the same outcome with every file of `cases`, except for allowances.py.
 
-Each case goes through both tools on twin machines, with nft and with iptables, and with the verbs crossed.
+Both tools run each case on twin machines, with nft and with iptables, and one takes down what the other brought up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ with_each_firewall = pytest.mark.parametrize("firewall", FIREWALLS)
 
 
 def both(case: Case, firewall: str) -> tuple[Trial, Trial]:
-    """What is wanted and what was found."""
+    """The wanted trial and wgq's."""
     wanted = allowances.expected(case, trial(case, firewall, WG_QUICK, WG_QUICK))
     return wanted, allowances.saving_changes_only_what_changed(case, trial(case, firewall, wgq(), wgq()))
 
@@ -82,7 +82,7 @@ def test_one_tool_takes_down_what_the_other_brought_up(case: Case, firewall: str
     tools = (WG_QUICK, wgq()) if quick_up else (wgq(), WG_QUICK)
     wanted = allowances.expected(case, trial(case, firewall, WG_QUICK, WG_QUICK)).down
     found = allowances.expected(case, trial(case, firewall, *tools)).down
-    assert comparison.states(_but_for_the_mark(wanted), _but_for_the_mark(found)) == []
+    assert comparison.states(_without_sysctl(wanted), _without_sysctl(found)) == []
     assert comparison.lines(wanted.transcript, found.transcript) == []
     assert found.status == wanted.status
 
@@ -97,6 +97,6 @@ def _statuses(of: Trial) -> list[int]:
     return [of.up.status, *(ran.status for ran in of.between), of.down.status]
 
 
-def _but_for_the_mark(down: Ran) -> State:
-    """What down left, without src_valid_mark: only the tool that set it knows what it was."""
+def _without_sysctl(down: Ran) -> State:
+    """The state after down without src_valid_mark: only the tool that set it knows the earlier value."""
     return down.after | {"sysctl": []}

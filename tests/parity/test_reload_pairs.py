@@ -1,6 +1,6 @@
-"""Cases in pairs: up with one file and a reload with another leave what up with the other leaves.
+"""Pairs of cases: a reload from one file to the other leaves the state of up with the other.
 
-A few pairs are drawn anew for each number in WGQ_TEST_PAIRS (8); `WGQ_TEST_PAIRS=400` tries most.
+WGQ_TEST_PAIRS is the number of pairs (8); `WGQ_TEST_PAIRS=400` tries most of them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from tests.parity.state import State
 
 _HOOKS = ("preup", "postup", "predown", "postdown", "saveconfig")
-_UNLIKE = ("hooks", "file", "mode", "resolvconf")  # what the runs themselves leave
+_NOT_COMPARED = ("hooks", "file", "mode", "resolvconf")  # they depend on the runs
 
 
 def _eligible(case: Case) -> bool:
-    """Whether it comes up, without hooks, which a reload does not run, and without commands of its own."""
+    """Whether the case comes up, and has no hooks (reload runs none) and no commands."""
     words = {word for word, _ in case.directives}
     return not (case.settings(*_HOOKS) or words & {"then", "run", "path", "mode", "name"} or "fails" in case.name)
 
@@ -38,15 +38,15 @@ def _pairs() -> list[tuple[Case, Case]]:
 
 
 def _keeps_what_left(one: Case, other: Case) -> bool:
-    """Whether the first file gives what stays on a device though the second does not give it."""
+    """Whether the first file sets a mark or key that stays because the second one has none."""
     return any(
         set(one.settings(key)) - {"off", "0", "0x0"} and not other.settings(key) for key in ("fwmark", "privatekey")
     )
 
 
 def _comparable(found: State, one: Case, other: Case) -> State:
-    """Without what a device cannot forget, and with rules by their order."""
-    state = {section: lines for section, lines in found.items() if section not in _UNLIKE}
+    """The state without what a device cannot forget, and with rules by order instead of priority."""
+    state = {section: lines for section, lines in found.items() if section not in _NOT_COMPARED}
     for section in ("rules4", "rules6"):
         state[section] = [re.sub(r"priority=\d+", "priority", line) for line in state[section]]
     if set(one.settings("publickey")) & set(other.settings("publickey")):
@@ -61,29 +61,29 @@ def _comparable(found: State, one: Case, other: Case) -> State:
 
 
 def _run(machine: Namespace, case: Case, verb: str) -> tuple[int, str]:
-    status, output, said = trial._run(machine, case, "nft", [trial.wgq(), verb, case.argument])
-    return status, output + said
+    status, output, error = trial._run(machine, case, "nft", [trial.wgq(), verb, case.argument])
+    return status, output + error
 
 
 @pytest.mark.parametrize("pair", _pairs(), ids=lambda pair: f"{pair[0].name} to {pair[1].name}")
-def test_a_reload_from_one_case_to_another_leaves_the_state_of_up(pair: tuple[Case, Case]) -> None:
+def test_a_reload_between_cases_leaves_the_state_of_up(pair: tuple[Case, Case]) -> None:
     one, other = pair
     before = replace(other, content=one.content)
     with host() as reloaded, host() as fresh:
-        trial._furnish(reloaded, before, "nft")
-        trial._furnish(fresh, other, "nft")
+        trial._prepare(reloaded, before, "nft")
+        trial._prepare(fresh, other, "nft")
         if _run(reloaded, before, "up")[0] or _run(fresh, other, "up")[0] or _keeps_what_left(one, other):
             return
         reloaded.call(trial._write, other.file, other.content, 0o600)
         first = trial._settled(reloaded, other)
-        status, said = _run(reloaded, other, "reload")
+        status, output = _run(reloaded, other, "reload")
         found = _comparable(trial._settled(reloaded, other), one, other)
         if status == 3:
-            assert "order of the IPv" in said
+            assert "order of the IPv" in output
             assert comparison.states(_comparable(first, one, other), found) == []
         else:
-            assert status == 0, said
-            assert comparison.states(_comparable(trial._settled(fresh, other), one, other), found) == [], said
+            assert status == 0, output
+            assert comparison.states(_comparable(trial._settled(fresh, other), one, other), found) == [], output
             assert [
                 line for line in _run(reloaded, other, "reload")[1].splitlines() if line.startswith("[#]")
             ] == []

@@ -1,4 +1,4 @@
-"""Runs one tool, or one up and the other down, with a case on a machine of its own, and keeps what came of it."""
+"""Runs one tool, or one tool's up and the other's down, with a case on its own machine, and records the outcome."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WG_QUICK = "/usr/bin/wg-quick"
 IN_PROCESS = "wgq, in a fork of this process"  # for the VM, where a Python takes ten seconds to start
 _PORT = re.compile(r'("field": "dport", "protocol": "udp"}}, "op": "==", "right": |--dport )\d+')
 
-# Takes the place of /etc's resolvconf: writes down how it was called, and what with; -l shows the record.
+# In place of resolvconf: it records its calls with their input; -l prints the record.
 RESOLVCONF = """#!/bin/sh
 record=/run/resolvconf.$2
 [ $1 = -l ] && exec cat $record
@@ -52,7 +52,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What up, the case's own commands, and down did."""
+    """The outcome of up, of the case's own commands, and of down."""
 
     before: State
     up: Ran
@@ -67,9 +67,9 @@ def wgq() -> str:
 
 @cache
 def trial(case: Case, firewall: str, up: str, down: str) -> Trial:
-    """The case with one tool's up and the other's down; each combination is run once a session."""
+    """One tool's up and the other's down with a case; each combination runs once per session."""
     with host() as machine:
-        _furnish(machine, case, firewall)
+        _prepare(machine, case, firewall)
         before = _state(machine, case)
         first = _verb(machine, case, firewall, [up, "up", case.argument])
         between = [_verb(machine, case, firewall, command) for command in _commands(case, up)]
@@ -85,14 +85,14 @@ def _commands(case: Case, tool: str) -> Iterator[list[str]]:
 
 
 def strip(case: Case, *tools: str) -> list[tuple[int, str]]:
-    """The exit status and the output of each tool's `strip`."""
+    """Exit status and output of each tool's `strip`."""
     with host() as machine:
-        _furnish(machine, case, "nft")
+        _prepare(machine, case, "nft")
         return [_run(machine, case, "nft", [tool, "strip", case.argument])[:2] for tool in tools]
 
 
-def _furnish(machine: Namespace, case: Case, firewall: str) -> None:
-    machine.run(["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"])  # no address that is tentative for a while
+def _prepare(machine: Namespace, case: Case, firewall: str) -> None:
+    machine.run(["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"])  # no address is tentative then
     match case.one("uplink", "").split():
         case ["none"]:
             pass
@@ -164,7 +164,7 @@ def _run(machine: Namespace, case: Case, firewall: str, command: list[str]) -> t
 
 
 def in_process(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
-    """wgq's command line in a fork of this process; the status is negative for a signal, as in subprocess."""
+    """wgq's command line in a fork of this process; a negative status is a signal, as in subprocess."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
         if (child := os.fork()) == 0:
             os.dup2(output.fileno(), 1)
@@ -196,13 +196,13 @@ def _whole(file: IO[bytes]) -> str:
 
 
 def _transcript(text: str) -> list[str]:
-    """The lines for things done, and the warning of a readable file; notes and complaints are each tool's own."""
+    """The `[#]` lines, and the warning about a readable file; other messages are each tool's own."""
     lines = [line.replace("/dev/fd/62", "/dev/fd/63") for line in text.splitlines()]
     return [line for line in lines if line.startswith("[#] ") or "is world accessible" in line]
 
 
 def _settled(machine: Namespace, case: Case) -> State:
-    """The state once nothing is on its way: a failure to settle shows as a difference."""
+    """The state once it is stable; if it does not settle, the comparison shows that."""
     deadline = time.monotonic() + 20
     while True:
         found = _state(machine, case)
@@ -212,7 +212,7 @@ def _settled(machine: Namespace, case: Case) -> State:
 
 
 def _has_idle_daemon(found: State, case: Case) -> bool:
-    """Whether the link is gone and its userspace implementation is not, or was not when the device was read."""
+    """Whether the daemon is still there, or was when the device was read, although the link is gone."""
     has_link = any(link.startswith(f"{case.interface} ") for link in found["links"])
     return bool(found["sockets"] or found["device"]) and not has_link
 
@@ -235,6 +235,6 @@ def _state(machine: Namespace, case: Case) -> State:
     if not case.settings("listenport"):
         found["device"] = [line for line in found["device"] if not line.startswith("ListenPort")]
         found["file"] = [line for line in found["file"] if not line.startswith("ListenPort")]
-        for section in ("nft", "iptables"):  # a rule of wgq's names the port (allowances.py)
+        for section in ("nft", "iptables"):  # wgq has a rule with the port (allowances.py)
             found[section] = [_PORT.sub(r"\1?", line) for line in found[section]]
     return found

@@ -1,4 +1,4 @@
-"""Configurations for the property tests, right ones and odd ones, and what they come to on a device."""
+"""Valid and invalid configurations for the property tests, and their effect on a device."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def good_values(key: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def entries(draw: st.DrawFn, keys: list[str]) -> str:
-    """A line that is right, in one of the spellings that are."""
+    """A valid line in one of its possible spellings."""
     key = draw(st.sampled_from(keys))
     spelling = draw(st.sampled_from([key, key, key.upper(), key.lower()]))
     equals = draw(st.sampled_from([" = ", " = ", "=", "\t=\t"]))
@@ -129,7 +129,7 @@ def entries(draw: st.DrawFn, keys: list[str]) -> str:
 
 @st.composite
 def sections(draw: st.DrawFn) -> list[str]:
-    """A section that is right."""
+    """A valid section."""
     if draw(st.booleans()):
         header, keys, first = draw(st.sampled_from(["[Interface]", " [INTERFACE] # x"])), INTERFACE, []
     else:
@@ -145,7 +145,7 @@ ANY_LINES = st.sampled_from(ODD_LINES) | entries(PEER) | entries(INTERFACE)
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """Right files, half of them with one line that may not belong where it is."""
+    """Valid files; half of them have one more line that may be misplaced."""
     lines = [line for section in draw(st.lists(sections(), min_size=1, max_size=4)) for line in section]
     if draw(st.booleans()):
         lines.insert(draw(st.integers(0, len(lines))), draw(ANY_LINES))
@@ -179,7 +179,7 @@ SPICE += [b"[Peer]\n", b"[Interface]\n", b"= "]
 
 @st.composite
 def mutants(draw: st.DrawFn) -> bytes:
-    """A right file with one to three small changes, most of them insertions."""
+    """A valid file with one to three small changes, mostly insertions."""
     data = VALID
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         place = draw(st.integers(0, len(data)))
@@ -198,7 +198,7 @@ class Peer(NamedTuple):
 
 
 def dumped(wanted: Settings) -> dict[str, Peer]:
-    """The peers as the device has them after every section was applied in its order (wg(8))."""
+    """The peers on the device after all sections are applied in order (wg(8))."""
     peers: dict[str, Peer] = {}
     for peer in wanted.peers:
         key = str(peer.public_key)
@@ -219,7 +219,7 @@ def _preshared(text: str) -> str:
 
 
 def numeric(host: str, port: str) -> str:
-    """The endpoint that `wg` makes of it, "" where a name server would have to know."""
+    """The endpoint as wg(8) prints it; "" if it takes a name server."""
     flags = 0 if host == "*" else socket.AI_NUMERICHOST
     given = (None if host == "*" else host, None if port == "*" else port)
     with contextlib.suppress(OSError, UnicodeError):
@@ -231,7 +231,7 @@ def numeric(host: str, port: str) -> str:
 
 
 def clamped(key: SecretKey) -> str:
-    """The scalar that a device makes of a private key (curve25519_clamp_secret)."""
+    """The private key as a device clamps it (curve25519_clamp_secret)."""
     raw = bytearray(key.raw)
     raw[0] &= 248
     raw[31] = raw[31] & 127 | 64

@@ -1,4 +1,4 @@
-"""Whatever is on the wire: it is understood or left alone, and the ledger's rows stay few."""
+"""Any packet is understood or ignored, and the ledger keeps few rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ packets = st.binary(max_size=200) | datagrams | errors
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A packet cut short, or with bytes changed."""
+    """A packet that is truncated or has changed bytes."""
     packet = bytearray(draw(packets))
     for at in draw(st.lists(st.integers(0, max(0, len(packet) - 1)), max_size=3)):
         if packet:
@@ -60,7 +60,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @bounded
 @given(packet=damaged(), out=st.booleans())
-def test_any_packet_is_understood_or_left_alone(packet: bytes, out: bool) -> None:
+def test_any_packet_is_understood_or_ignored(packet: bytes, out: bool) -> None:
     found = understood(1.0, packet, "eth0", PORT, LOCAL, out=out)
     if isinstance(found, Datagram):
         ours = found.source if found.stage == SENT else found.destination
@@ -74,7 +74,7 @@ def test_any_packet_is_understood_or_left_alone(packet: bytes, out: bool) -> Non
 
 @bounded
 @given(data=st.data())
-def test_whatever_is_heard_is_counted_and_judged(data: st.DataObject) -> None:
+def test_any_captured_message_is_counted_and_judged(data: st.DataObject) -> None:
     key = secret()
     ledger, device = Ledger(key), Device("wg0", key, PORT)
     stages = st.sampled_from((ARRIVED, ADMITTED, SENT))

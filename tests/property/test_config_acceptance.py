@@ -1,4 +1,4 @@
-"""What `wg-quick` and `wg setconf` take, the parser takes, with the same meaning; what they refuse, it refuses."""
+"""The parser accepts what wg-quick and `wg setconf` accept, with the same meaning, and refuses the rest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ bounded = settings(
 
 
 class Oracle:
-    """`wg-quick strip`, `wg setconf` and `ip` on a userspace device of their own."""
+    """`wg-quick strip`, `wg setconf` and `ip`, on a separate userspace device."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -66,13 +66,13 @@ class Oracle:
         )
 
     def strip(self, data: bytes) -> bytes | None:
-        """What `wg-quick strip` prints, or None if it gives up."""
+        """The output of `wg-quick strip`, or None if it fails."""
         self.file.write_bytes(data)
         done = self.run("wg-quick", "strip", str(self.file))
         return None if done.returncode else done.stdout
 
     def accepts(self, stripped: bytes) -> bool | None:
-        """Whether `wg setconf` takes the lines that wg-quick would hand it; None if a name server has to say."""
+        """Whether `wg setconf` accepts the stripped file; None if that depends on a name server."""
         done = self.run("wg", "setconf", DEVICE, "/dev/stdin", given=stripped)
         return None if RESOLUTION.search(done.stderr) else done.returncode == 0
 
@@ -94,7 +94,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
 
 
 def other_than_the_device(wanted: Settings, dump: list[list[str]]) -> list[str]:
-    """The differences between what the file asks for and what the device got."""
+    """The differences between the file's settings and the device."""
     found: list[str] = []
     private, _, port, mark = dump[0]
     if (clamped(wanted.private_key) if wanted.private_key else "(none)") != private:
@@ -119,51 +119,51 @@ def check_like_wg(oracle: Oracle, data: bytes) -> None:
     if stripped is None:
         assert {fault.code for fault in report.faults} >= {"save-config"}
         return
-    beyond = {"address", "duplicate-address", "mtu", "save-config"}  # what only `ip` would refuse
+    beyond = {"address", "duplicate-address", "mtu", "save-config"}  # faults that only `ip` would find
     refused = [fault for fault in report.faults if fault.code not in beyond]
     if ours is not None and any(ip.change for peer in ours.peers for ip in peer.allowed_ips):
-        return  # wg of 2021 has no incremental AllowedIPs
-    taken = oracle.accepts(stripped)
-    assert taken in (not refused, None), (stripped, report.faults)
-    if ours is not None and taken:
+        return  # the wg of 2021 has no incremental AllowedIPs
+    accepted = oracle.accepts(stripped)
+    assert accepted in (not refused, None), (stripped, report.faults)
+    if ours is not None and accepted:
         assert not other_than_the_device(ours, oracle.dump())
 
 
 def in_a_file(line: str) -> bytes:
-    """The line in the section where its key belongs."""
+    """The line in its key's section."""
     section = "[Interface]" if line.partition(" ")[0] in INTERFACE else f"[Peer]\nPublicKey = {KEYS[0]}"
     return f"{section}\n{line}\n".encode()
 
 
 @pytest.mark.parametrize("key", sorted(GOOD | ODD))
-def test_each_value_of_a_key_means_what_it_means_to_wg(oracle: Oracle, key: str) -> None:
+def test_each_value_of_a_key_means_the_same_as_to_wg(oracle: Oracle, key: str) -> None:
     for value in GOOD.get(key, []) + ODD.get(key, []):
         check_like_wg(oracle, in_a_file(f"{key} = {value}"))
 
 
 @pytest.mark.parametrize("line", HEADERS + NOISE)
 @pytest.mark.parametrize("before", ["", "[Interface]\n", f"[Peer]\nPublicKey = {KEYS[0]}\n"])
-def test_an_odd_line_means_what_it_means_to_wg(oracle: Oracle, line: str, before: str) -> None:
+def test_an_odd_line_means_the_same_as_to_wg(oracle: Oracle, line: str, before: str) -> None:
     check_like_wg(oracle, f"{before}{line}\nAddress = 10.1\n".encode())
     check_like_wg(oracle, f"{before}{line}".encode())
 
 
 @bounded
 @given(data=files())
-def test_generated_files_mean_what_they_mean_to_wg(oracle: Oracle, data: bytes) -> None:
+def test_generated_files_mean_the_same_as_to_wg(oracle: Oracle, data: bytes) -> None:
     check_like_wg(oracle, data)
 
 
 @bounded
 @given(data=mutants())
 @example(data=VALID)
-def test_slightly_broken_files_mean_what_they_mean_to_wg(oracle: Oracle, data: bytes) -> None:
+def test_slightly_broken_files_mean_the_same_as_to_wg(oracle: Oracle, data: bytes) -> None:
     check_like_wg(oracle, data)
 
 
 @bounded
 @given(data=files() | mutants() | st.lists(st.sampled_from([*SPICE, b"Address", b"a"]), max_size=12).map(b"".join))
-def test_strip_prints_byte_for_byte_what_wg_quick_strip_prints(oracle: Oracle, data: bytes) -> None:
+def test_strip_prints_the_bytes_of_wg_quick_strip(oracle: Oracle, data: bytes) -> None:
     expected = oracle.strip(data)
     if expected is None:
         with pytest.raises(ConfigError):
@@ -172,7 +172,7 @@ def test_strip_prints_byte_for_byte_what_wg_quick_strip_prints(oracle: Oracle, d
         assert strip(Document.parse(data)) == expected
 
 
-# The words that `ip` reads
+# Values that `ip` reads
 
 ADDRESS_PARTS = [
     "10.0.0.1",
@@ -207,7 +207,7 @@ LENGTHS += ["/255.255.0.0", "/255.0.255.0", "/255", "/0xff.0xff", "/default", "/
 
 @bounded
 @given(word=st.builds(str.__add__, st.sampled_from(ADDRESS_PARTS), st.sampled_from(LENGTHS)))
-def test_an_address_is_what_ip_address_add_takes(oracle: Oracle, word: str) -> None:
+def test_an_address_is_valid_if_ip_address_add_accepts_it(oracle: Oracle, word: str) -> None:
     assume(word)
     family = "-6" if ":" in word else "-4"
     added = oracle.run("ip", family, "address", "add", word, "dev", LINK)
@@ -221,14 +221,14 @@ def test_an_address_is_what_ip_address_add_takes(oracle: Oracle, word: str) -> N
     assert not added.returncode, word
     assert f"{address_text(ours.address)}/{ours.length}" in shown or ours.address == bytes(
         4
-    )  # the kernel takes 0.0.0.0 and does nothing
+    )  # the kernel accepts 0.0.0.0 and does nothing
 
 
 @pytest.mark.parametrize("one", ["10.0.0.1/24", "10.0.0.1/32", "fd00::1/64", "0/0"])
 @pytest.mark.parametrize(
     "other", ["10.0.0.1/24", "10.0.0.1", "10.0.0.2/24", "10.1/24", "fd00::1/128", "fd00::2/64", "0/0"]
 )
-def test_an_address_is_given_twice_where_the_kernel_says_so(oracle: Oracle, one: str, other: str) -> None:
+def test_two_addresses_are_duplicates_if_the_kernel_says_so(oracle: Oracle, one: str, other: str) -> None:
     codes = [oracle.run("ip", "address", "add", word, "dev", LINK).returncode for word in (one, other)]
     for family in ("-4", "-6"):
         oracle.run("ip", family, "address", "flush", "dev", LINK)
@@ -242,34 +242,34 @@ NUMERALS = st.builds(str.__add__, st.sampled_from(SIGNS), st.sampled_from(DIGITS
 
 
 def read_as_binary(word: str) -> bool:
-    """What `ip` takes for a number where the C library is newer (glibc 2.38, C23) than Debian 12's."""
+    """Whether `ip` reads a binary number because its C library is newer (glibc 2.38, C23) than Debian 12's."""
     return word.lower().startswith("0b") and word[2:].isdecimal()
 
 
 @bounded
 @given(word=NUMERALS)
-def test_an_mtu_is_a_number_that_ip_link_reads(oracle: Oracle, word: str) -> None:
-    """The kernel's own bounds are each link type's; a tun link has 68 to 65535."""
+def test_an_mtu_is_valid_if_ip_link_accepts_it(oracle: Oracle, word: str) -> None:
+    """The limits depend on the link type; a tun link takes 68 to 65535."""
     assume(word)
-    taken = oracle.run("ip", "link", "set", "dev", LINK, "mtu", word).returncode == 0
+    accepted = oracle.run("ip", "link", "set", "dev", LINK, "mtu", word).returncode == 0
     try:
         ours = mtu(word)
     except GrammarError:
-        assert not taken or read_as_binary(word), word
+        assert not accepted or read_as_binary(word), word
     else:
-        assert taken == (68 <= ours <= 65535), word
+        assert accepted == (68 <= ours <= 65535), word
 
 
 @bounded
 @given(word=NUMERALS | st.sampled_from(["main", "Main", "local", "default", "unspec", "off", "auto", "all", "lan"]))
-def test_a_table_is_what_ip_route_looks_up(oracle: Oracle, word: str) -> None:
+def test_a_table_is_valid_if_ip_route_accepts_it(oracle: Oracle, word: str) -> None:
     names = {"local": 255, "main": 254, "default": 253}  # the machine has no rt_tables
     route = ("198.51.100.0/24", "dev", LINK, "table", word)
-    taken = oracle.run("ip", "route", "add", *route).returncode == 0
+    accepted = oracle.run("ip", "route", "add", *route).returncode == 0
     oracle.run("ip", "route", "delete", *route)
     try:
         number = table_number(word, names)
     except GrammarError:
-        assert not taken or read_as_binary(word), word
+        assert not accepted or read_as_binary(word), word
     else:
-        assert taken, (word, number)
+        assert accepted, (word, number)

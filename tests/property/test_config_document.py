@@ -1,4 +1,4 @@
-"""Whatever the bytes: nothing is lost, nothing crashes, and what is written is read as it was meant."""
+"""For any bytes: a document loses none, nothing crashes, and settings survive writing and reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ anything = st.binary(max_size=200) | pieces.map(b"".join) | mutants() | files()
 
 @bounded
 @given(data=anything)
-def test_a_document_gives_back_every_byte(data: bytes) -> None:
+def test_a_document_keeps_every_byte(data: bytes) -> None:
     document = Document.parse(data)
     text = "".join(line.text for line in document.lines())
     assert bytes(document) == data
@@ -40,7 +40,7 @@ def test_a_file_has_settings_or_faults_within_its_lines(data: bytes) -> None:
 
 @bounded
 @given(data=anything)
-def test_what_strip_leaves_means_the_same_to_wg(data: bytes) -> None:
+def test_a_stripped_file_means_the_same_to_wg(data: bytes) -> None:
     document = Document.parse(data)
     found = examine(document, NAME).settings
     if found is None:
@@ -55,7 +55,7 @@ def test_what_strip_leaves_means_the_same_to_wg(data: bytes) -> None:
 
 @bounded
 @given(data=anything)
-def test_strip_fails_only_where_the_parser_does(data: bytes) -> None:
+def test_strip_fails_only_if_the_parser_does(data: bytes) -> None:
     document = Document.parse(data)
     try:
         strip(document)
@@ -65,7 +65,7 @@ def test_strip_fails_only_where_the_parser_does(data: bytes) -> None:
 
 @bounded
 @given(data=files())
-def test_settings_written_are_the_settings_read(data: bytes) -> None:
+def test_written_settings_read_back_the_same(data: bytes) -> None:
     found = examine(Document.parse(data), NAME).settings
     if found is not None:
         assert examine(Document.parse(settings_text(found).encode()), NAME).settings == found

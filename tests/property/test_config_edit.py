@@ -1,4 +1,4 @@
-"""A save writes what the device has, and nothing else changes."""
+"""A save writes the device's settings and changes nothing else."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ bounded = settings(max_examples=150, deadline=None)
 
 
 def resolves(endpoint: Endpoint, address: SocketAddress) -> bool:
-    """Every host is what it is written as."""
+    """Each host resolves to itself."""
     return endpoint.host == address.address and endpoint.port == str(address.port)
 
 
 @st.composite
 def devices(draw: st.DrawFn) -> Device:
-    """Some of the peers that the files know, no network with two of them."""
+    """Some of the files' peers, with each network at one peer only."""
     owners = draw(st.lists(st.sampled_from([0, 1, 2, None]), min_size=len(NETWORKS), max_size=len(NETWORKS)))
     keys = draw(st.lists(st.sampled_from([0, 1, 2]), unique=True))
     peers = [
@@ -83,7 +83,7 @@ def read(data: bytes) -> Settings | None:
 
 
 def peers_of(device: Device) -> object:
-    """The peers in the words of `wg show dump`, as `dumped` has them for a file."""
+    """The peers in the form of `wg show dump`, like `dumped` for a file."""
     return {
         str(peer.public_key): (
             peer.preshared_key.reveal() if peer.preshared_key else "(none)",
@@ -96,7 +96,7 @@ def peers_of(device: Device) -> object:
 
 
 def agrees(found: Settings, old: Settings, present: Present) -> bool:
-    """Whether the settings describe the state; what the state does not know is as before."""
+    """Whether the settings match the state; settings that the state does not cover must be unchanged."""
     device = present.device
     private = device.private_key.reveal() if device.private_key else None
     return (
@@ -133,7 +133,7 @@ def test_a_saved_file_describes_the_device(data: bytes, present: Present) -> Non
 
 @bounded
 @given(data=files(), present=states())
-def test_saving_twice_changes_nothing_more(data: bytes, present: Present) -> None:
+def test_a_second_save_changes_nothing(data: bytes, present: Present) -> None:
     old = read(data)
     if old is None:
         return
@@ -159,7 +159,7 @@ def test_hooks_and_comment_lines_survive_every_save(data: bytes, present: Presen
         return
     saved = updated(Document.parse(data), old, present, resolves)
     assert _hooks(data) == _hooks(saved)
-    head = re.split(rb"(?mi)(^\s*(#.*)?\n)*^\s*\[\s*peer", data)[0]  # a comment right above a peer is the peer's
+    head = re.split(rb"(?mi)(^\s*(#.*)?\n)*^\s*\[\s*peer", data)[0]  # a comment right above a peer belongs to it
     assert not Counter(_comments(head)) - Counter(_comments(saved))
 
 

@@ -1,4 +1,4 @@
-"""Whatever fails or is killed, wherever: nothing of the tunnel is left behind, and nothing else is touched."""
+"""A failure or a kill at any step leaves nothing of the tunnel behind and touches nothing else."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ PublicKey = {PEER}
 AllowedIPs = 0.0.0.0/0, ::/0, 10.9.0.0/16
 Endpoint = 192.0.2.9:51820
 """
-# The kernel is not asked: its refusal, injected or not, only makes up go on to userspace, as in wg-quick.
+# Without the kernel backend: its refusal only makes up continue with userspace, as in wg-quick.
 NFT = Options(backend="userspace", firewall="nft", dns="file")
 IPTABLES = Options(backend="userspace", firewall="iptables", dns="resolvconf")
-# Each kind of change at once: a full tunnel of IPv4 goes, one of IPv6 stays, peers, addresses and DNS change.
+# All kinds of changes at once: an IPv4 full tunnel goes, an IPv6 one stays; peers, addresses and DNS change.
 CHANGED = f"""[Interface]
 PrivateKey = {KEY}
 Address = fd00::2/64, 10.0.3.2/24, fd00:3::2/64
@@ -92,7 +92,7 @@ case $1 in -a) cat >/run/records/$2;; -d) rm -f /run/records/$2;; -l) cat /run/r
 
 
 class Trap:
-    """Calls `action` at the `at`-th beginning or end of an effect (from 0; never for -1), and keeps the effects."""
+    """Calls `action` at the `at`-th beginning or end of an effect (-1 for never), and records the effects."""
 
     def __init__(self, at: int, action: Callable[[], None]) -> None:
         self._at, self._action = at, action
@@ -100,13 +100,13 @@ class Trap:
         self.effects: list[str] = []
 
     def tick(self) -> None:
-        """An effect begins or ends."""
+        """Count the beginning or end of an effect."""
         if next(self._count) == self._at:
             self._action()
 
 
 class Trapped:
-    """The host, or a part of it, with a trap before and after each effect."""
+    """The host or a part of it, with the trap before and after each effect."""
 
     def __init__(self, inner: Any, trap: Trap, part: str = "") -> None:
         self._inner, self._trap, self._part = inner, trap, part
@@ -136,36 +136,36 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def unsaid(_text: str) -> None:
+def ignore(_text: str) -> None:
     pass
 
 
 class Setting(NamedTuple):
-    """A machine and the way in which a tunnel is made on it."""
+    """A machine, and the options of the tunnel on it."""
 
     machine: Namespace
     options: Options
 
     def up(self, at: int = -1, action: Callable[[], None] = fail, name: str = "wg0") -> list[str]:
-        """Bring a tunnel up; the effects that it took."""
+        """Bring a tunnel up. Returns the effects."""
         return self.machine.call(self._inside, _up, at, action, name)
 
     def down(self, at: int = -1, action: Callable[[], None] = fail, name: str = "wg0") -> list[str]:
-        """Take it down; the effects that it took."""
+        """Take the tunnel down. Returns the effects."""
         return self.machine.call(self._inside, _down, at, action, name)
 
     def reload(self, at: int = -1, action: Callable[[], None] = fail, text: str = CHANGED) -> list[str]:
-        """Reload the tunnel wg0; the effects that it took."""
+        """Reload the tunnel wg0. Returns the effects."""
 
         def work(host: Any, options: Options, name: str) -> None:
-            cmd_reload(parse(Document.parse(text.encode()), name), host, options, Wishes(), unsaid)
+            cmd_reload(parse(Document.parse(text.encode()), name), host, options, Wishes(), ignore)
 
         return self.machine.call(self._inside, work, at, action, "wg0")
 
     def _inside(self, work: Work, at: int, action: Callable[[], None], name: str) -> list[str]:
         os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
         trap = Trap(at, action)
-        work(Trapped(LocalHost(unsaid), trap), self.options, name)
+        work(Trapped(LocalHost(ignore), trap), self.options, name)
         return trap.effects
 
 
@@ -174,11 +174,11 @@ if TYPE_CHECKING:
 
 
 def _up(host: Any, options: Options, name: str) -> None:
-    cmd_up(_settings(name), host, options, unsaid)
+    cmd_up(_settings(name), host, options, ignore)
 
 
 def _down(host: Any, options: Options, name: str) -> None:
-    cmd_down(name, lambda: (_settings(name), None), host, options, say=unsaid, save=lambda _: None)
+    cmd_down(name, lambda: (_settings(name), None), host, options, say=ignore, save=lambda _: None)
 
 
 def _settings(name: str) -> Any:
@@ -187,7 +187,7 @@ def _settings(name: str) -> Any:
 
 
 def stopped(work: Callable[[int, Callable[[], None]], object], at: int, action: Callable[[], None]) -> bool:
-    """Whether the work failed, or was killed, at that step; False if it has no such step."""
+    """Whether the work failed or was killed at this step; False if it has fewer steps."""
     try:
         work(at, action)
     except (WgqError, AssertionError) as end:
@@ -198,7 +198,7 @@ def stopped(work: Callable[[int, Callable[[], None]], object], at: int, action: 
 
 
 def state(machine: Namespace) -> dict[str, object]:
-    """All that a tunnel could leave behind."""
+    """Everything that a tunnel could leave behind."""
     commands = {
         "links": "ip -j link",
         "addresses": "ip -j address",
@@ -229,7 +229,7 @@ def state(machine: Namespace) -> dict[str, object]:
 
 
 def settled(machine: Namespace) -> dict[str, object]:
-    """The state once it stays: the kernel adds the routes of the uplink's own addresses when it finds the time."""
+    """The state once it is stable: the kernel adds routes of the uplink's addresses with a delay."""
     before: dict[str, object] = {}
     while (found := state(machine)) != before:
         before = found
@@ -238,7 +238,7 @@ def settled(machine: Namespace) -> dict[str, object]:
 
 
 def _ruleset(text: str) -> list[str]:
-    """Without the empty tables that the nft variant of iptables leaves behind for good."""
+    """The nftables rules, without the empty tables that iptables-nft leaves behind."""
     items = [entry for item in json.loads(text)["nftables"] for entry in item.items()]
     kept = [
         (kind, value)
@@ -258,10 +258,10 @@ def _addresses(text: str) -> list[str]:
     ids=["nft and a file", "iptables and resolvconf", "beside another tunnel"],
 )
 def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
-    """A host with an uplink and, of its own, a suppress rule and firewall rules."""
+    """A host with an uplink, and with a suppress rule and firewall rules that are not ours."""
     options, neighbour = request.param
     with machine_of_its_own() as machine:
-        # Without duplicate address detection the uplink's own routes are there from the start.
+        # Without duplicate address detection, the routes of the uplink's addresses exist from the start.
         machine.run(["sysctl", "-q", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"])
         machine.uplink(ipv6=True)
         machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
@@ -287,7 +287,9 @@ def _install_resolvconf() -> None:
 
 
 @pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
-def test_down_after_up_ended_at_any_step_leaves_nothing(setting: Setting, action: Callable[[], None]) -> None:
+def test_down_after_an_up_that_ended_at_any_step_leaves_nothing(
+    setting: Setting, action: Callable[[], None]
+) -> None:
     before = state(setting.machine)
     for at in itertools.count():
         if not stopped(setting.up, at, action):
@@ -302,7 +304,7 @@ def test_down_after_up_ended_at_any_step_leaves_nothing(setting: Setting, action
 
 
 @pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
-def test_down_that_ends_at_any_step_is_finished_by_another(setting: Setting, action: Callable[[], None]) -> None:
+def test_a_down_that_ends_at_any_step_is_finished_by_another(setting: Setting, action: Callable[[], None]) -> None:
     before = state(setting.machine)
     for at in itertools.count():
         setting.up()
@@ -315,21 +317,21 @@ def test_down_that_ends_at_any_step_is_finished_by_another(setting: Setting, act
 
 
 def device(machine: Namespace) -> list[str]:
-    """The device's settings and peers, in an order that can be compared."""
+    """The device's settings and peers, sorted."""
     shown = machine.out("wg", "show", "wg0", "dump").splitlines()
     fields = [line.split("\t") for line in shown]
     return sorted(" ".join([*line[:3], *sorted(line[3].split(",")), line[-1]]) for line in fields)
 
 
 def live(machine: Namespace) -> dict[str, list[str]]:
-    """The state of a tunnel that is up, without what two ups of it do not share."""
+    """The state of a tunnel that is up, without what differs from one up to the next."""
     port = machine.out("wg", "show", "wg0", "listen-port").strip()
     found = {**state(machine), "device": device(machine), "journals": ""}
     return {section: sorted(_unvaried(line, port) for line in _lines(value)) for section, value in found.items()}
 
 
 def _lines(value: object) -> list[str]:
-    """A section's items; the text of `ip -j` is a list of them."""
+    """A section's items; `ip -j` prints a list of them."""
     if isinstance(value, str):
         value = json.loads(value) if value.startswith("[") else value.splitlines()
     assert isinstance(value, list)
@@ -349,10 +351,10 @@ def _unvaried(line: str, port: str) -> str:
 
 
 @pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
-def test_reload_that_ends_at_any_step_is_taken_back_or_finished_by_another(
+def test_a_reload_that_ends_at_any_step_is_rolled_back_or_finished(
     setting: Setting, action: Callable[[], None]
 ) -> None:
-    """Failed, it has changed nothing. Killed, the next reload finishes it, or down leaves nothing."""
+    """A failed one changes nothing. A killed one is finished by the next reload, or down leaves nothing."""
     pristine = state(setting.machine)
     setting.up()
     setting.reload()
@@ -362,8 +364,8 @@ def test_reload_that_ends_at_any_step_is_taken_back_or_finished_by_another(
     assert before != wanted
     if "wg1" in setting.machine.out("ip", "link"):
         setting.down()
-        return  # nothing of it depends on the neighbour but the parameter, of which up and down are tried
-    # In the middle of every step: what fails has been done, what is killed has not.
+        return  # only src_valid_mark depends on the other tunnel, and the tests of up and down cover it
+    # In the middle of each step: a step that fails has been done, a step that is killed has not.
     for at in itertools.count(1 if action is fail else 0, 2 if setting.options is NFT else 8):
         if not stopped(setting.reload, at, action):
             break
@@ -383,15 +385,14 @@ def test_reload_that_ends_at_any_step_is_taken_back_or_finished_by_another(
     assert state(setting.machine) == pristine
 
 
-def test_the_steps_are_of_every_kind(setting: Setting) -> None:
+def test_the_steps_cover_every_kind_of_effect(setting: Setting) -> None:
     taken = {*setting.up(), *setting.reload(), *setting.down()}
-    # Beside another full tunnel src_valid_mark is right already, and stays; iptables' rules are taken and made
-    # anew.
+    # Beside another full tunnel, src_valid_mark already has its value; iptables' rules are removed and added again.
     needless = {"sysctl.write"} if "wg1" in setting.machine.out("ip", "link") else set()
     assert taken == {f"{part}.{name}" for part, names in EFFECTS.items() for name in names} - needless
 
 
-def test_up_after_a_kill_cleans_up_by_itself(setting: Setting) -> None:
+def test_up_after_a_kill_cleans_up(setting: Setting) -> None:
     before = state(setting.machine)
     assert stopped(setting.up, 25, die)
     setting.machine.run(["ip", "link", "delete", "wg0"])

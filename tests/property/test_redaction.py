@@ -1,4 +1,4 @@
-"""No key, address or name survives in doctor's report, and each gets one word throughout."""
+"""Doctor's bundle keeps no key, address or name; each is replaced by one word throughout."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PLAIN_V6 = st.ip_addresses(v=6).filter(lambda address: not (address.is_loopback 
 V6 = PLAIN_V6.map(str) | PLAIN_V6.map(lambda address: address.exploded) | PLAIN_V6.map(lambda a: str(a).upper())
 LABEL = st.from_regex(r"[a-z][a-z0-9]{2,8}", fullmatch=True)
 NAMES = st.lists(LABEL, min_size=2, max_size=4).map(".".join)
-TELLING = KEYS | V4 | V6 | NAMES
-# What stands around: texts as reports have them, and anything else that is no part of an address or name itself.
+SENSITIVE = KEYS | V4 | V6 | NAMES
+# Text around them: what reports contain, and characters that cannot be part of an address or name.
 AROUND = st.text(alphabet=" \n\t,;=/[]()'\"%<>{}|!?*&~^$@#_xyzXYZghi", max_size=8)
 
 
@@ -33,34 +33,34 @@ def is_name(text: str) -> bool:
     return not text.replace(".", "").isdecimal() and ":" not in text and "." in text and "=" not in text
 
 
-@given(st.lists(st.tuples(AROUND, TELLING, AROUND), min_size=1, max_size=8))
-def test_nothing_that_tells_survives(parts: list[tuple[str, str, str]]) -> None:
+@given(st.lists(st.tuples(AROUND, SENSITIVE, AROUND), min_size=1, max_size=8))
+def test_no_key_address_or_name_is_kept(parts: list[tuple[str, str, str]]) -> None:
     text = " ".join("".join(part) for part in parts)
-    redacted = Redaction(told for _, told, _ in parts if is_name(told)).text(text).lower()
-    for _, told, _ in parts:
-        assert told.lower() not in redacted
+    redacted = Redaction(secret for _, secret, _ in parts if is_name(secret)).text(text).lower()
+    for _, secret, _ in parts:
+        assert secret.lower() not in redacted
 
 
 @given(V4 | V6 | KEYS, AROUND)
-def test_one_thing_has_one_word_in_all_texts(told: str, around: str) -> None:
+def test_a_value_has_the_same_replacement_in_all_texts(value: str, around: str) -> None:
     redaction = Redaction()
-    first, second = redaction.text(f"a {told} "), redaction.text(f"{told} b")
+    first, second = redaction.text(f"a {value} "), redaction.text(f"{value} b")
     assert first.split()[1] == second.split()[0]
-    assert redaction.text(f"a {around} {told} ").split()[-1] == first.split()[1]
+    assert redaction.text(f"a {around} {value} ").split()[-1] == first.split()[1]
 
 
 @given(PLAIN_V6)
-def test_the_notations_of_an_address_have_one_word(address: ipaddress.IPv6Address) -> None:
+def test_all_notations_of_an_address_have_one_replacement(address: ipaddress.IPv6Address) -> None:
     redaction = Redaction()
     assert redaction.text(str(address)) == redaction.text(address.exploded.upper())
 
 
 @given(RAW)
-def test_the_notations_of_a_key_have_one_word(raw: bytes) -> None:
+def test_all_notations_of_a_key_have_one_replacement(raw: bytes) -> None:
     redaction = Redaction()
     assert redaction.text(base64.b64encode(raw).decode()) == redaction.text(raw.hex())
 
 
-def test_times_and_versions_stay() -> None:
+def test_times_and_versions_are_kept() -> None:
     text = "12:34:56 wgq 0.1.0, Linux 6.1.0 127.0.0.1 ::1 mtu 1420 table 51820"
     assert Redaction().text(text) == text

@@ -1,4 +1,4 @@
-"""After a reload the machine is as `up` of the new file would have left it, whatever was up before."""
+"""After a reload the machine is as after `up` of the new file, whatever was up before."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def optional(*values: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def peers(draw: st.DrawFn) -> str:
-    """[Peer] sections; a device cannot forget an endpoint, so each peer has its own."""
+    """[Peer] sections; each peer has its own endpoint, because a device cannot forget one."""
     chosen = draw(st.lists(st.sampled_from(PEERS), unique=True, max_size=3))
     free = list(draw(st.permutations(NETWORKS)))
     lines: list[str] = []
@@ -78,7 +78,7 @@ def files(draw: st.DrawFn) -> str:
         "[Interface]",
         f"PrivateKey = {draw(st.sampled_from(KEYS))}",
         f"ListenPort = {draw(st.sampled_from((40001, 40002)))}",
-        # A mark that the file does not give stays, so that both files give one, or none.
+        # A mark stays on the device if the file has none, so both files have one, or neither has.
         f"Address = {', '.join(addresses)}" if addresses else "",
         draw(optional("MTU = 1300", "MTU = 1420", "MTU = 9000")),
         draw(optional("Table = off", "Table = 1234", "Table = auto")),
@@ -117,7 +117,7 @@ def write(machine: Namespace, text: str) -> None:
 
 
 def state(machine: Namespace) -> parity.State:
-    """All but what only the order of additions decides: IPv6 addresses by name, rules by their order."""
+    """The state without what depends only on the order of additions: IPv6 addresses sorted, rules by order."""
     found = parity.read(machine.run(["bash", "-c", parity.SCRIPT, "bash", "wg0", "/etc/wireguard/wg0.conf"]).stdout)
     for section in ("rules4", "rules6"):
         found[section] = [re.sub(r'"?priority"?[=:] ?"?\d+"?', "priority", line) for line in found[section]]
@@ -127,12 +127,12 @@ def state(machine: Namespace) -> parity.State:
 
 
 def _addresses(lines: list[str]) -> list[str]:
-    """The first IPv4 address, and each network's first, stand first; the others have no order that matters."""
+    """Sorted, without attributes that vary: the order of most addresses does not matter."""
     return sorted(re.sub(r' ?"?(cacheinfo|protocol)"?=\S+', "", line) for line in lines)
 
 
 def settled(machine: Namespace) -> parity.State:
-    """The state once it stays: the kernel adds routes of addresses when it finds the time."""
+    """The state once it is stable: the kernel adds routes of addresses with a delay."""
     before: parity.State = {}
     deadline = time.monotonic() + 20
     while (found := state(machine)) != before and time.monotonic() < deadline:
@@ -150,12 +150,12 @@ def compared(wanted: parity.State, found: parity.State) -> list[str]:
 @settings(
     max_examples=int(os.environ.get("WGQ_TEST_PAIRS", "10")),
     deadline=None,
-    phases=(Phase.explicit, Phase.generate),  # each example takes a second: there is no time to shrink one
+    phases=(Phase.explicit, Phase.generate),  # without shrinking, as each example takes a second
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(first=files(), second=files(), marks=MARKS)
-def test_the_state_after_a_reload_is_that_of_up(
+def test_the_state_after_a_reload_equals_that_after_up(
     twins: tuple[Namespace, Namespace], first: str, second: str, marks: tuple[str, str]
 ) -> None:
     reloaded, fresh = twins
@@ -172,18 +172,18 @@ def test_the_state_after_a_reload_is_that_of_up(
         status, _ = wgq(fresh, "up", "wg0")
         write(reloaded, second)
         before = state(reloaded)
-        got, said = wgq(reloaded, "reload", "wg0")
+        got, output = wgq(reloaded, "reload", "wg0")
         event("refused" if status else {0: "reloaded", 3: "needs a restart"}.get(got, "failed"))
         if status:
-            assert got == 1, said
+            assert got == 1, output
             assert compared(before, settled(reloaded)) == []
             return
         if got == 3:
-            assert "order of the IPv" in said
+            assert "order of the IPv" in output
             assert compared(before, settled(reloaded)) == []
             return
-        assert got == 0, said
-        assert compared(settled(fresh), settled(reloaded)) == [], said
+        assert got == 0, output
+        assert compared(settled(fresh), settled(reloaded)) == [], output
         assert wgq(reloaded, "reload", "wg0") == (0, ""), "a second reload has nothing to do"
     finally:
         pristine = []

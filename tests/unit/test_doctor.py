@@ -1,4 +1,4 @@
-"""doctor's pure parts: the order of causes, what nftables make of a packet, and a handshake of its own."""
+"""The pure parts of doctor: the order of causes, nftables verdicts, and doctor's own handshake."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def codes(*causes: Cause) -> list[str]:
     return [each.code for each in ordered(causes)]
 
 
-def test_what_follows_from_a_cause_is_left_out() -> None:
+def test_consequences_of_a_cause_are_left_out() -> None:
     assert codes(cause("no-answer", PEER), cause("mark-differs")) == ["mark-differs"]
     assert codes(cause("no-answer", PEER), cause("psk-differs", PEER)) == ["psk-differs"]
     assert codes(cause("not-up"), cause("port-in-use"), cause("key-missing")) == ["port-in-use"]
 
 
-def test_a_cause_of_one_peer_explains_nothing_of_another() -> None:
+def test_a_cause_of_one_peer_does_not_explain_another_peer() -> None:
     assert codes(cause("no-answer", OTHER), cause("psk-differs", PEER)) == ["psk-differs", "no-answer"]
 
 
-def test_of_one_code_and_peer_the_surer_cause_stays_with_what_the_other_adds() -> None:
+def test_the_surer_of_two_equal_causes_is_kept_with_all_evidence() -> None:
     first = cause("knock-unknown-key", confidence=LIKELY, message="one")
     (found,) = ordered([first, cause("knock-unknown-key", message="another")])
     assert (found.message, found.evidence) == ("another", ("one",))
@@ -53,13 +53,13 @@ def test_errors_come_before_warnings_whatever_their_rank() -> None:
     assert codes(mild, cause("dns-replaced")) == ["dns-replaced", "mtu-differs"]
 
 
-def test_no_cause_explains_one_that_explains_it() -> None:
-    """Else both would be left out."""
+def test_no_two_codes_explain_each_other() -> None:
+    """Otherwise both would be left out."""
     pairs = [(one, two) for one in CODES for two in CODES if explains(one, two) and explains(two, one)]
     assert pairs == []
 
 
-def test_codes_are_words_with_hyphens_and_explain_codes_that_there_are() -> None:
+def test_codes_are_well_formed_and_explain_existing_codes() -> None:
     for name, code in CODES.items():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
         assert code.explains - {"*"} <= set(CODES)
@@ -110,12 +110,12 @@ PACKET = Packet(4, "eth0", source="192.0.2.7", protocol="udp", destination_port=
         (ruleset(policy="drop", hook="forward"), False, True),
     ],
 )  # fmt: skip
-def test_a_ruleset_drops_what_the_kernel_would(text: str, is_dropped: bool, is_certain: bool) -> None:
+def test_the_verdict_on_a_packet_is_that_of_the_kernel(text: str, is_dropped: bool, is_certain: bool) -> None:
     found = verdict(text, PACKET, "input")
     assert (found.is_dropped, found.is_certain) == (is_dropped, is_certain)
 
 
-def test_the_rule_that_drops_is_named() -> None:
+def test_the_dropping_rule_is_named() -> None:
     assert (
         verdict(ruleset([match(PORT, 51820), DROP]), PACKET, "input").where
         == "`udp dport 51820 drop' in chain c of table inet t"
@@ -197,17 +197,17 @@ def test_rules_of_iptables_with_extensions_are_read_from_its_own_text() -> None:
     assert not fate(Rulesets(nft), PACKET, ARRIVING).is_certain
 
 
-def test_an_initiation_of_doctors_own_reads_as_the_devices() -> None:
+def test_doctors_own_initiation_is_valid() -> None:
     ours, theirs = secret(), secret()
     attempt = Attempt(ours, public_key_of(theirs), None, 1_700_000_000.5)
-    told = Reader(theirs).read(attempt.message)
-    assert told is not None
-    assert told.sender == public_key_of(ours)
-    assert 0 <= 1_700_000_000.5 - told.clock < 0.02
+    read = Reader(theirs).read(attempt.message)
+    assert read is not None
+    assert read.sender == public_key_of(ours)
+    assert 0 <= 1_700_000_000.5 - read.clock < 0.02
     assert Addressee(public_key_of(theirs)).fits(attempt.message)
 
 
-def test_no_forgery_is_taken_for_an_answer() -> None:
+def test_a_forged_response_is_not_accepted() -> None:
     attempt = Attempt(secret(), public_key_of(secret()), None, 1_700_000_000.0)
     forged = b"\2\0\0\0" + bytes(4) + attempt.index + bytes(80)
     assert attempt.is_answered_by(forged)
@@ -215,8 +215,8 @@ def test_no_forgery_is_taken_for_an_answer() -> None:
     assert not attempt.accepts(forged[:12] + b"\1" * 80)
 
 
-def test_the_page_has_every_code_and_every_case_of_the_matrix() -> None:
-    """`python -m tests.faults.page` makes it anew."""
+def test_the_documentation_has_every_code_and_every_case() -> None:
+    """If this fails, run: python -m tests.faults.page"""
     text = page.PAGE.read_text()
     assert page.codes() in text
     assert [case.name for case in (*FAULTS, *HEALTHY) if f"\n| {case.name} | " not in text] == []

@@ -1,4 +1,4 @@
-"""Hook lines run as wg-quick(8) runs them: the same lines through its own shell code give the same results."""
+"""Hook lines run as under wg-quick(8): its shell code and ours give the same results for the same lines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LINES = [
 
 SEEN: dict[str, str | tuple[str, ...]] = {"INTERFACE": "wg0", "CONFIG_FILE": "/etc/wireguard/wg0.conf"}
 
-# What wg-quick does with a hook, around it what its caller does, as a program to compare with.
+# wg-quick's code for a hook and what surrounds it, as a program to compare with.
 REFERENCE = """
 set -e -o pipefail
 shopt -s extglob
@@ -75,7 +75,7 @@ exit 0
 
 
 def ours(hook: str) -> tuple[int, str, str]:
-    """Status, output and errors of a hook run by this project in a process of its own."""
+    """Status, output and errors of a hook that wgq runs in its own process."""
     code = (
         "import sys; from wgquick.errors import HookError; from wgquick.system.hooks import Hooks\n"
         f"try: Hooks(print, '/nonesuch').run(sys.argv[1], {SEEN!r})\n"
@@ -94,7 +94,7 @@ def finished(argv: list[str]) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("hook", LINES)
-def test_a_hook_prints_and_ends_as_under_wg_quick(hook: str) -> None:
+def test_a_hook_has_the_output_and_status_of_wg_quick(hook: str) -> None:
     status, out, err = ours(hook)
     expected_status, expected_out, expected_err = reference(hook)
     assert (status, out) == (expected_status, expected_out)
@@ -115,7 +115,7 @@ def run(hooks: Hooks, command: str) -> None:
     hooks.run(command, SEEN)
 
 
-def test_a_missing_program_is_not_told_of_an_environment() -> None:
+def test_the_error_for_a_missing_program_is_plain_bash() -> None:
     _, _, err = ours("nonesuch-command")
     assert re.fullmatch(r".*/hook\.sh: line \d+: nonesuch-command: command not found\n", err)
 
@@ -128,7 +128,7 @@ WORDS: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def test_arrays_and_words_reach_the_hook_and_no_child(
+def test_arrays_and_words_reach_the_hook_but_no_child(
     hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MTU", "9000")
@@ -144,7 +144,7 @@ def test_arrays_and_words_reach_the_hook_and_no_child(
     assert not [line for line in inherited if line.partition("=")[0] in WORDS]
 
 
-def test_cmd_says_what_it_runs_and_die_ends_the_hook_with_a_message() -> None:
+def test_cmd_prints_its_command_and_die_ends_the_hook() -> None:
     assert ours("cmd echo one two; die three four; echo five") == (
         1,
         "one two\n",
@@ -152,7 +152,7 @@ def test_cmd_says_what_it_runs_and_die_ends_the_hook_with_a_message() -> None:
     )
 
 
-def test_self_and_arguments_are_those_of_the_command(
+def test_self_and_args_are_those_of_the_command(
     hooks: Hooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/opt/wgq/bin/wgq", "up", "--dns", "off", "wg0"])
@@ -162,7 +162,7 @@ def test_self_and_arguments_are_those_of_the_command(
 
 
 @pytest.mark.parametrize(
-    ("table", "network", "said"),
+    ("table", "network", "transcript"),
     [
         ("", "10.1.0.0/16", "[#] ip -4 route add 10.1.0.0/16 dev wg0\n"),
         ("auto", "fd00::/64", "[#] ip -6 route add fd00::/64 dev wg0\n"),
@@ -170,29 +170,29 @@ def test_self_and_arguments_are_those_of_the_command(
         ("off", "10.1.0.0/16", ""),
     ],
 )
-def test_add_route_heeds_the_table(tmp_path: Path, table: str, network: str, said: str) -> None:
-    """`ip` is a program that finds no route and adds each."""
+def test_add_route_respects_the_table(tmp_path: Path, table: str, network: str, transcript: str) -> None:
+    """The `ip` in PATH finds no route and accepts each one."""
     (tmp_path / "ip").write_text("#!/bin/sh\n")
     (tmp_path / "ip").chmod(0o755)
     code = f"from wgquick.system.hooks import Hooks; Hooks(print, '{tmp_path}').run('add_route {network}', "
     done = finished([sys.executable, "-c", f"{code}{ {**SEEN, 'TABLE': table} })"])
-    assert done == (0, "", said)
+    assert done == (0, "", transcript)
 
 
-def test_a_failing_hook_is_an_error_with_its_own_status(hooks: Hooks) -> None:
+def test_a_failing_hook_is_an_error_with_its_status(hooks: Hooks) -> None:
     with pytest.raises(HookError) as failure:
         run(hooks, "exit 42")
     assert failure.value.status == 42
     assert "exit 42" in str(failure.value)
 
 
-def test_a_hook_that_a_signal_ends_has_the_shells_status_for_it(hooks: Hooks) -> None:
+def test_a_hook_killed_by_a_signal_has_the_shells_status(hooks: Hooks) -> None:
     with pytest.raises(HookError) as failure:
         run(hooks, "kill -KILL $$")
     assert failure.value.status == 128 + signal.SIGKILL
 
 
-def test_an_error_hides_what_could_be_a_key(hooks: Hooks) -> None:
+def test_an_error_hides_possible_keys(hooks: Hooks) -> None:
     key = "2MtBlbfEoJf5kqHjTNmNhDhM1hCZgsXWaGP9UTdBVUo="
     with pytest.raises(HookError) as failure:
         run(hooks, f"test {key} = other")
@@ -200,12 +200,12 @@ def test_an_error_hides_what_could_be_a_key(hooks: Hooks) -> None:
     assert "(hidden)" in str(failure.value)
 
 
-def test_the_line_stands_in_no_argument_list(hooks: Hooks, tmp_path: Path) -> None:
+def test_a_hook_line_is_in_no_argument_list(hooks: Hooks, tmp_path: Path) -> None:
     run(hooks, f": secret-word; cat /proc/$$/cmdline /proc/$$/environ >{tmp_path}/seen")
     assert b"secret-word" not in (tmp_path / "seen").read_bytes()
 
 
-def test_a_hook_inherits_no_descriptor_of_ours(hooks: Hooks, tmp_path: Path) -> None:
+def test_a_hook_inherits_no_descriptor(hooks: Hooks, tmp_path: Path) -> None:
     with (tmp_path / "ours").open("w"):
         run(hooks, f"ls -l /proc/self/fd >{tmp_path}/seen")
     seen = (tmp_path / "seen").read_text()
@@ -218,7 +218,7 @@ def test_a_broken_pipe_ends_a_hooks_command_quietly(hooks: Hooks, tmp_path: Path
     assert (tmp_path / "status").read_text() == f"{128 + signal.SIGPIPE}\n"
 
 
-def test_the_tools_own_directory_comes_first_on_the_path(tmp_path: Path) -> None:
+def test_the_tools_directory_comes_first_in_path(tmp_path: Path) -> None:
     program = tmp_path / "bin" / "only-here"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho found >{tmp_path}/found\n")
@@ -227,13 +227,13 @@ def test_the_tools_own_directory_comes_first_on_the_path(tmp_path: Path) -> None
     assert (tmp_path / "found").exists()
 
 
-def test_the_environment_of_this_process_is_left_alone(hooks: Hooks) -> None:
+def test_a_hook_does_not_change_our_environment(hooks: Hooks) -> None:
     before = dict(os.environ)
     run(hooks, "export LEAKED=1")
     assert dict(os.environ) == before
 
 
-def test_a_program_that_imports_wgq_finds_it_beside_its_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_command_wgq_is_found_beside_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/other"])
     assert own_directory() == str(Path(sys.executable).parent)
     monkeypatch.setattr(sys, "argv", ["/opt/wgq/bin/wgq", "up"])
@@ -258,7 +258,7 @@ def test_without_bash_sh_runs_the_hooks_and_one_remark_says_so(
 
 
 @pytest.mark.usefixtures("without_bash")
-def test_without_bash_a_failing_command_still_ends_the_hook(hooks: Hooks, tmp_path: Path) -> None:
+def test_without_bash_a_failing_command_ends_the_hook(hooks: Hooks, tmp_path: Path) -> None:
     with pytest.raises(HookError) as failure:
         run(hooks, f"false; echo >{tmp_path}/seen")
     assert failure.value.status == 1
@@ -266,7 +266,7 @@ def test_without_bash_a_failing_command_still_ends_the_hook(hooks: Hooks, tmp_pa
 
 
 @pytest.mark.usefixtures("without_bash")
-def test_without_any_shell_the_error_names_the_remedy(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_shell_the_error_has_a_remedy(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wgquick.system.hooks._SH", "/nonesuch/sh")
     with pytest.raises(HookError) as failure:
         run(hooks, "true")
@@ -275,7 +275,7 @@ def test_without_any_shell_the_error_names_the_remedy(hooks: Hooks, monkeypatch:
 
 
 class InterruptionError(Exception):
-    """What a signal handler raises."""
+    """Raised by the signal handler."""
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -284,14 +284,14 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 @pytest.fixture
 def interrupt() -> Iterator[str]:
-    """What a hook says to have an exception raised here, where its end is waited for."""
+    """A shell command that interrupts this process while it waits for the hook."""
     earlier = signal.signal(signal.SIGTERM, _interrupt)
     yield terminate()
     signal.signal(signal.SIGTERM, earlier)
 
 
 def gone(path: Path) -> bool:
-    """Whether the process whose id the file holds ends within some seconds."""
+    """Whether the process with the id in this file ends within 20 seconds."""
     stat = Path(f"/proc/{int(path.read_text())}/stat")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -303,7 +303,7 @@ def gone(path: Path) -> bool:
     return False
 
 
-def test_an_interrupted_hook_is_ended_with_all_that_it_runs(hooks: Hooks, tmp_path: Path, interrupt: str) -> None:
+def test_an_interrupted_hook_is_ended_with_its_children(hooks: Hooks, tmp_path: Path, interrupt: str) -> None:
     started = time.monotonic()
     with pytest.raises(InterruptionError):
         run(hooks, f"echo $$ >{tmp_path}/shell; (sleep 60 & echo $! >{tmp_path}/sleep; {interrupt}; wait) | cat")
@@ -321,7 +321,7 @@ def test_an_interrupted_hook_that_ignores_sigterm_is_killed(
     assert gone(tmp_path / "shell")
 
 
-def test_a_signal_as_the_hook_ends_is_raised(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_at_the_end_of_a_hook_is_not_lost(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     waitpid = os.waitpid
 
     def reaped_then_interrupted(child: int, flags: int) -> tuple[int, int]:
@@ -334,12 +334,12 @@ def test_a_signal_as_the_hook_ends_is_raised(hooks: Hooks, monkeypatch: pytest.M
         run(hooks, "true")
 
 
-def test_signals_that_end_the_tool_are_not_blocked_in_a_hook(hooks: Hooks, tmp_path: Path) -> None:
+def test_termination_signals_are_not_blocked_in_a_hook(hooks: Hooks, tmp_path: Path) -> None:
     run(hooks, f"grep SigBlk /proc/self/status >{tmp_path}/blocked")
     assert (tmp_path / "blocked").read_text().split()[1] == "0" * 16
 
 
-def test_a_process_that_ignores_sigchld_is_told_so(hooks: Hooks) -> None:
+def test_ignoring_sigchld_is_an_error(hooks: Hooks) -> None:
     earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with pytest.raises(OperationError, match="SIGCHLD"):
@@ -348,7 +348,7 @@ def test_a_process_that_ignores_sigchld_is_told_so(hooks: Hooks) -> None:
         signal.signal(signal.SIGCHLD, earlier)
 
 
-def test_a_program_is_found_on_the_path_as_bash_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_program_is_found_in_path_as_bash_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("plain", "folder"):
         (tmp_path / name).mkdir()
     (tmp_path / "plain" / "tool").write_text("")
@@ -360,7 +360,7 @@ def test_a_program_is_found_on_the_path_as_bash_finds_it(monkeypatch: pytest.Mon
 
 
 @pytest.mark.machine
-def test_a_program_in_a_directory_of_root_is_found_if_searchable(tmp_path: Path) -> None:
+def test_cap_dac_read_search_finds_programs_in_roots_directories(tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     (tmp_path / "tool").chmod(0o755)
     tmp_path.chmod(0o700)

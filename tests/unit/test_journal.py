@@ -1,4 +1,4 @@
-"""The journal: what is read back is what was promised, whatever happened to the writer."""
+"""The journal: it reads back what was promised, even if the writer was killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def written(directory: Path, *hooks: Step) -> Path:
     return directory / "wg0.journal"
 
 
-def test_what_was_promised_is_read_back_in_order(tmp_path: Path) -> None:
+def test_promises_are_read_back_in_order(tmp_path: Path) -> None:
     hook = RunHook("wg0", "PostDown", "echo 'déjà' \udcff # wg0")
     written(tmp_path, hook)
     record = Journal(str(tmp_path), "wg0").read()
@@ -42,7 +42,7 @@ def test_what_was_promised_is_read_back_in_order(tmp_path: Path) -> None:
     assert record.hooks == (hook,)
 
 
-def test_an_undo_that_was_retracted_is_not_due(tmp_path: Path) -> None:
+def test_a_retracted_undo_is_not_due(tmp_path: Path) -> None:
     written(tmp_path)
     journal = Journal(str(tmp_path), "wg0")
     for undo in (UNDOS[0], UNDOS[2], UNDOS[2]):
@@ -55,7 +55,7 @@ def test_an_undo_that_was_retracted_is_not_due(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_version_1_is_read(tmp_path: Path) -> None:
-    """As wgq 0.1 wrote it: tunnels are up while wgq is updated."""
+    """wgq 0.1 wrote this version, and tunnels stay up during an update."""
     lines = (
         '{"head": {"version": 1, "name": "wg0", "path": "/etc/wireguard/wg0.conf", "hidden_hooks": 0}}',
         '{"hook": ["wg0", "PostDown", "true"]}',
@@ -73,7 +73,7 @@ def test_a_journal_of_version_1_is_read(tmp_path: Path) -> None:
     assert (record.ifindex, record.complete, record.unread) == (7, True, 0)
 
 
-def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     path = written(tmp_path)
     with path.open("a") as file:
         file.write('{"undo": ["DeleteRule", [4, 51')
@@ -82,12 +82,12 @@ def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     assert record.undos == UNDOS
 
 
-def test_it_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_a_journal(tmp_path: Path) -> None:
     assert written(tmp_path / "below").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "below").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_hook_that_holds_a_key_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_hook_with_a_key_is_left_out_and_counted(tmp_path: Path) -> None:
     path = written(tmp_path, RunHook("wg0", "PostDown", f"wg set wg0 private-key <(echo {KEY})"))
     assert KEY not in path.read_text()
     record = Journal(str(tmp_path), "wg0").read()
@@ -95,7 +95,7 @@ def test_a_hook_that_holds_a_key_is_left_out_and_counted(tmp_path: Path) -> None
     assert (record.hooks, record.hidden_hooks) == ((), 1)
 
 
-def test_a_hook_that_names_a_peer_is_kept(tmp_path: Path) -> None:
+def test_a_hook_with_a_peers_public_key_is_kept(tmp_path: Path) -> None:
     hook = RunHook("wg0", "PostDown", f"wg set wg1 peer {KEY} remove")
     written(tmp_path, hook)
     record = Journal(str(tmp_path), "wg0").read()
@@ -103,7 +103,7 @@ def test_a_hook_that_names_a_peer_is_kept(tmp_path: Path) -> None:
     assert (record.hooks, record.hidden_hooks) == ((hook,), 0)
 
 
-def test_starting_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
+def test_a_new_start_discards_the_earlier_run(tmp_path: Path) -> None:
     written(tmp_path)
     Journal(str(tmp_path), "wg0").start("", ())
     record = Journal(str(tmp_path), "wg0").read()
@@ -111,14 +111,14 @@ def test_starting_anew_forgets_the_earlier_run(tmp_path: Path) -> None:
     assert record.undos == ()
 
 
-def test_others_are_the_namespaces_other_interfaces(tmp_path: Path) -> None:
+def test_others_lists_the_other_interfaces_of_the_namespace(tmp_path: Path) -> None:
     written(tmp_path)
     Journal(str(tmp_path), "wg1").start("", ())
     assert [record.name for record in others(str(tmp_path), "wg0")] == ["wg1"]
     assert list(others(str(tmp_path / "none"), "wg0")) == []
 
 
-def test_no_journal_reads_as_none_and_removing_it_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_journal_reads_as_none_and_can_be_removed(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path), "wg9")
     journal.remove()
     assert journal.read() is None

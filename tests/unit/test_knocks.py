@@ -1,4 +1,4 @@
-"""Who knocks: initiations read as their receiver does, and counted by sender and verdict."""
+"""Knocks: initiations as their receiver reads them, counted by sender and verdict."""
 
 from __future__ import annotations
 
@@ -57,15 +57,13 @@ def only(ledger: Ledger) -> Knock:
     return knock
 
 
-def test_an_initiation_tells_its_sender_and_the_senders_clock(ours: SecretKey, theirs: SecretKey) -> None:
-    told = Reader(ours).read(initiation(theirs, ours, clock=1234.5))
-    assert told is not None
-    assert (told.sender, told.clock) == (public_key_of(theirs), 1234.5)
+def test_an_initiation_shows_its_sender_and_clock(ours: SecretKey, theirs: SecretKey) -> None:
+    read = Reader(ours).read(initiation(theirs, ours, clock=1234.5))
+    assert read is not None
+    assert (read.sender, read.clock) == (public_key_of(theirs), 1234.5)
 
 
-def test_an_initiation_that_is_changed_anywhere_it_is_encrypted_says_nothing(
-    ours: SecretKey, theirs: SecretKey
-) -> None:
+def test_a_changed_initiation_cannot_be_read(ours: SecretKey, theirs: SecretKey) -> None:
     message, reader = initiation(theirs, ours), Reader(ours)
     for at in range(8, 116):
         assert reader.read(message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :]) is None
@@ -73,11 +71,11 @@ def test_an_initiation_that_is_changed_anywhere_it_is_encrypted_says_nothing(
     assert reader.read(initiation(theirs, theirs)) is None
 
 
-def test_an_ephemeral_key_of_low_order_says_nothing(ours: SecretKey) -> None:
+def test_an_ephemeral_key_of_low_order_cannot_be_read(ours: SecretKey) -> None:
     assert Reader(ours).read(forged(str(public_key_of(ours)), bytes(32))) is None
 
 
-def test_the_first_mac_tells_whom_a_message_is_for(ours: SecretKey, theirs: SecretKey) -> None:
+def test_the_first_mac_shows_the_addressee(ours: SecretKey, theirs: SecretKey) -> None:
     begun = static(theirs, ours).initiate(1)
     response, _ = static(ours, theirs).respond(begun.message, 2)
     assert Addressee(public_key_of(ours)).fits(begun.message)
@@ -101,16 +99,16 @@ def test_the_first_mac_tells_whom_a_message_is_for(ours: SecretKey, theirs: Secr
         (0, 148, ""),
     ],
 )
-def test_a_message_has_a_kind_by_its_type_and_size(first: int, size: int, kind: str) -> None:
+def test_type_and_size_give_the_kind_of_a_message(first: int, size: int, kind: str) -> None:
     assert kind_of(struct.pack("<I", first) + bytes(28), size) == kind
 
 
-def test_other_bits_of_the_type_make_it_no_message() -> None:
+def test_reserved_bits_in_the_type_make_a_message_invalid() -> None:
     assert kind_of(b"\1\0\0\1" + bytes(144), 148) == ""
     assert kind_of(b"\1", 1) == ""
 
 
-def test_a_key_that_no_peer_has_is_named_with_its_address(ours: SecretKey, theirs: SecretKey) -> None:
+def test_an_unknown_key_is_listed_with_its_address(ours: SecretKey, theirs: SecretKey) -> None:
     ledger = Ledger(ours)
     for index in range(3):
         ledger.take(arrived(initiation(theirs, ours, index)))
@@ -123,9 +121,7 @@ def test_a_key_that_no_peer_has_is_named_with_its_address(ours: SecretKey, their
     )
 
 
-def test_a_peers_initiation_counts_as_answered_once_a_response_for_it_leaves(
-    ours: SecretKey, theirs: SecretKey
-) -> None:
+def test_an_initiation_is_answered_once_its_response_leaves(ours: SecretKey, theirs: SecretKey) -> None:
     ledger = Ledger(ours, [public_key_of(theirs)])
     answered, unanswered = (initiation(theirs, ours, index) for index in (1, 2))
     ledger.take(arrived(answered))
@@ -140,7 +136,7 @@ def test_a_peers_initiation_counts_as_answered_once_a_response_for_it_leaves(
     assert (sent.kind, sent.destination, sent.times) == ("response", ELSEWHERE, 1)
 
 
-def test_the_firewalls_side_may_tell_of_a_message_first(ours: SecretKey, theirs: SecretKey) -> None:
+def test_the_firewalls_copy_of_a_message_may_come_first(ours: SecretKey, theirs: SecretKey) -> None:
     ledger, message = Ledger(ours, [public_key_of(theirs)]), initiation(theirs, ours)
     ledger.take(arrived(message, stage=ADMITTED)._replace(link=""))
     assert (only(ledger).times, only(ledger).admitted, only(ledger).link) == (1, 1, "")
@@ -148,7 +144,7 @@ def test_the_firewalls_side_may_tell_of_a_message_first(ours: SecretKey, theirs:
     assert (only(ledger).times, only(ledger).admitted, only(ledger).link) == (1, 1, "eth0")
 
 
-def test_a_message_for_another_key_names_the_candidate_that_it_is_for(ours: SecretKey, theirs: SecretKey) -> None:
+def test_a_message_for_another_key_names_the_candidate(ours: SecretKey, theirs: SecretKey) -> None:
     other = secret()
     ledger = Ledger(ours, [public_key_of(theirs)], [public_key_of(other)])
     ledger.take(arrived(initiation(theirs, other)))
@@ -158,7 +154,7 @@ def test_a_message_for_another_key_names_the_candidate_that_it_is_for(ours: Secr
     assert (only(ledger).verdict, only(ledger).addressed_to, only(ledger).key) == (WRONG_KEY, None, None)
 
 
-def test_a_clock_that_is_behind_shows_and_one_that_goes_back_too(ours: SecretKey, theirs: SecretKey) -> None:
+def test_a_clock_that_is_behind_or_goes_back_is_reported(ours: SecretKey, theirs: SecretKey) -> None:
     ledger, now = Ledger(ours, [public_key_of(theirs)]), time.time()
     ledger.take(arrived(initiation(theirs, ours, 1, now)))
     assert not only(ledger).went_back
@@ -168,19 +164,19 @@ def test_a_clock_that_is_behind_shows_and_one_that_goes_back_too(ours: SecretKey
     assert knock.clock_ahead == pytest.approx(-86400, abs=60)
 
 
-def test_a_forgery_that_knows_our_public_key_is_no_knock_of_a_key(ours: SecretKey) -> None:
+def test_a_forged_initiation_names_no_key(ours: SecretKey) -> None:
     ledger = Ledger(ours)
     ledger.take(arrived(forged(str(public_key_of(ours)))))
     assert (only(ledger).verdict, only(ledger).key) == (FORGED, None)
 
 
-def test_without_the_private_key_nothing_is_read(ours: SecretKey, theirs: SecretKey) -> None:
+def test_initiations_are_unread_without_the_private_key(ours: SecretKey, theirs: SecretKey) -> None:
     ledger = Ledger(None)
     ledger.take(arrived(initiation(theirs, ours)))
     assert only(ledger).verdict == UNREAD
 
 
-def test_a_response_is_solicited_if_it_answers_what_left(ours: SecretKey, theirs: SecretKey) -> None:
+def test_a_response_is_solicited_if_it_answers_an_initiation(ours: SecretKey, theirs: SecretKey) -> None:
     ledger = Ledger(ours, [public_key_of(theirs)])
     begun = static(ours, theirs).initiate(77)
     response, _ = static(theirs, ours).respond(begun.message, 78)
@@ -191,7 +187,7 @@ def test_a_response_is_solicited_if_it_answers_what_left(ours: SecretKey, theirs
     assert by_source == {THERE: 1, ELSEWHERE: 0}
 
 
-def test_a_flood_of_forgeries_keeps_memory_bounded_and_the_peers_row(ours: SecretKey, theirs: SecretKey) -> None:
+def test_a_flood_leaves_memory_bounded_and_the_peers_row(ours: SecretKey, theirs: SecretKey) -> None:
     ledger, public = Ledger(ours, [public_key_of(theirs)]), str(public_key_of(ours))
     ledger.take(arrived(initiation(theirs, ours, 1)))
     start = time.time()
@@ -206,7 +202,8 @@ def test_a_flood_of_forgeries_keeps_memory_bounded_and_the_peers_row(ours: Secre
     assert heard.others > 19_000
 
 
-def test_errors_are_counted_by_meaning_endpoint_and_sender_with_the_smallest_mtu() -> None:
+def test_icmp_errors_are_counted_with_the_smallest_mtu() -> None:
+    """One row for each meaning, endpoint and sender."""
     ledger = Ledger(None)
     for mtu in (1400, 1300, 1350):
         ledger.take(IcmpError(1.0, "eth0", "192.0.2.254", THERE, "too-big", mtu))
@@ -216,7 +213,7 @@ def test_errors_are_counted_by_meaning_endpoint_and_sender_with_the_smallest_mtu
     assert (second.meaning, second.sender, second.times) == ("port-unreachable", "192.0.2.2", 1)
 
 
-def test_nothing_that_is_heard_shows_a_private_key(ours: SecretKey, theirs: SecretKey) -> None:
+def test_results_show_no_private_key(ours: SecretKey, theirs: SecretKey) -> None:
     ledger = Ledger(ours, [PublicKey(os.urandom(32))])
     ledger.take(arrived(initiation(theirs, ours)))
     assert ours.reveal() not in repr(ledger.result(1, 1.0))

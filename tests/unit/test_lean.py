@@ -1,4 +1,4 @@
-"""What stands in for the standard library on the way of `wgq up` does as the standard library does."""
+"""`lean`, which replaces parts of the standard library on the path of `wgq up`, behaves like the original."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ WRONG: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("values", "named"), CALLS)
-def test_a_record_is_the_named_tuple(values: tuple[Any, ...], named: dict[str, Any]) -> None:
+def test_a_record_behaves_like_a_named_tuple(values: tuple[Any, ...], named: dict[str, Any]) -> None:
     one, other = Lean(*values, **named), Standard(*values, **named)
     assert tuple(one) == tuple(other)
     assert repr(one) == repr(other).replace("Standard", "Lean")
@@ -69,13 +69,15 @@ def test_a_record_is_the_named_tuple(values: tuple[Any, ...], named: dict[str, A
 
 
 @pytest.mark.parametrize(("values", "named"), WRONG)
-def test_a_record_refuses_what_the_named_tuple_refuses(values: tuple[Any, ...], named: dict[str, Any]) -> None:
+def test_a_record_refuses_the_same_arguments_as_a_named_tuple(
+    values: tuple[Any, ...], named: dict[str, Any]
+) -> None:
     for kind in (Lean, Standard):
         with pytest.raises(TypeError):
             kind(*values, **named)
 
 
-def test_a_record_cannot_be_changed_and_has_no_other_fields() -> None:
+def test_a_record_is_immutable_and_has_no_other_fields() -> None:
     record = Lean(1)
     with pytest.raises(AttributeError):
         record.first = 2  # type: ignore[misc]
@@ -85,7 +87,7 @@ def test_a_record_cannot_be_changed_and_has_no_other_fields() -> None:
         record._replace(fourth=2)  # type: ignore[call-arg]
 
 
-def test_a_record_is_taken_apart_by_match() -> None:
+def test_a_record_works_with_match() -> None:
     match Rule(4, 254, suppress_prefixlength=0):
         case Rule(family, table, suppress_prefixlength=length):
             assert (family, table, length) == (4, 254, 0)
@@ -107,50 +109,41 @@ VALUES: list[object] = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_values_are_written_and_read_as_json_does(value: object) -> None:
+def test_values_are_written_and_read_like_json(value: object) -> None:
     text = json.dumps(value)
     assert lean.dumps(value) == text
     assert lean.loads(text) == json.loads(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1", "nul", "1 2", '"a', "{'a': 1}", "[1]x", '"\n"', "\x00"])
-def test_what_is_not_json_is_a_value_error(text: str) -> None:
+def test_invalid_json_is_a_value_error(text: str) -> None:
     for loads in (lean.loads, json.loads):
         with pytest.raises(ValueError):
             loads(text)
 
 
-def test_what_is_not_json_is_a_value_error_without_json_too() -> None:
-    """The scanner raises an error of json.decoder, which is not imported on the way of `wgq down`."""
-    code = f"import sys; sys.path[:] = {sys.path!r}\nfrom wgquick.lean import loads\n"
-    code += "assert 'json.decoder' not in sys.modules\n"
-    code += "try: loads('{\"und')\nexcept ValueError: print('a ValueError')"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("a ValueError\n", "")
-
-
-def test_what_json_cannot_write_is_a_type_error() -> None:
+def test_a_value_without_a_json_form_is_a_type_error() -> None:
     with pytest.raises(TypeError):
         lean.dumps({"a": object()})
 
 
 @pytest.mark.parametrize("made", [lean.contextmanager, contextlib.contextmanager])
-def test_a_generator_is_a_context_manager(made: Any) -> None:
-    said: list[str] = []
+def test_a_generator_becomes_a_context_manager(made: Any) -> None:
+    events: list[str] = []
 
     @made  # type: ignore[untyped-decorator]
     def context(swallowed: type[Exception]) -> Iterator[str]:
-        """Its words."""
+        """A docstring."""
         try:
             yield "inside"
         except swallowed as error:
-            said.append(f"swallowed {error}")
+            events.append(f"swallowed {error}")
         finally:
-            said.append("after")
+            events.append("after")
 
-    assert context.__doc__ == "Its words."
+    assert context.__doc__ == "A docstring."
     with context(KeyError) as word:
-        said.append(word)
+        events.append(word)
 
     def run(error: Exception) -> None:
         with context(ValueError):
@@ -159,11 +152,11 @@ def test_a_generator_is_a_context_manager(made: Any) -> None:
     run(ValueError("one"))
     with pytest.raises(TypeError, match="other"):
         run(TypeError("other"))
-    assert said == ["inside", "after", "swallowed one", "after", "after"]
+    assert events == ["inside", "after", "swallowed one", "after", "after"]
 
 
 @pytest.mark.parametrize("made", [lean.contextmanager, contextlib.contextmanager])
-def test_an_error_of_the_generator_replaces_that_of_the_block(made: Any) -> None:
+def test_an_error_of_the_generator_replaces_the_blocks(made: Any) -> None:
     @made  # type: ignore[untyped-decorator]
     def context() -> Iterator[None]:
         try:
@@ -189,15 +182,15 @@ def test_a_socket_is_closed_after_its_block() -> None:
     assert made.fileno() == -1
 
 
-def test_a_pattern_is_compiled_when_it_is_used() -> None:
+def test_a_pattern_is_compiled_once_on_first_use() -> None:
     pattern = lean.Pattern(r"a+")
     assert pattern().fullmatch("aaa")
     assert pattern() is pattern()
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": ', "[1,", '"a', '{"a" 1}', "[1 2]", "\\x", ""])
-def test_what_is_no_json_is_a_value_error_without_the_json_module(text: str) -> None:
-    """The scanner looks for the error of a module that `wgq` does not import."""
+def test_invalid_json_is_a_value_error_without_the_json_module(text: str) -> None:
+    """The scanner raises an error class of json.decoder, which `wgq down` does not import."""
     program = f"""
 import sys
 from wgquick import lean

@@ -1,4 +1,4 @@
-"""The status as metrics."""
+"""The status as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def key(name: str, /, **labels: str) -> object:
     return name, frozenset(labels.items())
 
 
-def test_the_names_of_mdlayhers_exporter() -> None:
+def test_metrics_with_the_names_of_mdlayhers_exporter() -> None:
     found = samples("mdlayher")
     one, two = {"device": "wg0", "public_key": ONE}, {"device": "wg0", "public_key": TWO}
     assert found[key("wireguard_device_info", device="wg0", public_key="key of wg0")] == 1
@@ -54,7 +54,7 @@ def test_the_names_of_mdlayhers_exporter() -> None:
     assert found[key("wireguard_peer_last_handshake_seconds", **two)] == 0
 
 
-def test_the_names_of_mindflavors_exporter() -> None:
+def test_metrics_with_the_names_of_mindflavors_exporter() -> None:
     found = samples("mindflavor")
     one = {"interface": "wg0", "public_key": ONE, "allowed_ips": "10.0.0.2/32,fd00::2/128"}
     one["friendly_name"] = 'a "quoted\\ name'
@@ -65,13 +65,13 @@ def test_the_names_of_mindflavors_exporter() -> None:
 
 
 @pytest.mark.parametrize("names", METRICS)
-def test_what_no_device_has_is_in_no_metric(names: str) -> None:
+def test_peers_without_a_device_have_no_metrics(names: str) -> None:
     printed = text(STATUS, names)
     assert shown(3).public_key not in printed
     assert "broken" not in printed
 
 
-def test_each_word_of_the_option_has_its_metrics() -> None:
+def test_each_value_of_the_option_has_its_metrics() -> None:
     assert tuple(FAMILIES) == METRICS
 
 
@@ -84,13 +84,13 @@ def test_each_word_of_the_option_has_its_metrics() -> None:
         ("[::1]:9586", ("::1", 9586)),
     ],
 )
-def test_they_are_served_on_loopback(text: str, place: tuple[str, int]) -> None:
+def test_metrics_are_served_on_loopback(text: str, place: tuple[str, int]) -> None:
     assert cli.place_of(text) == place
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "65536", "0.0.0.0:1", "[::]:1", "192.0.2.1:1", "example.org:1", "::1", "1:"]
 )
-def test_they_are_served_nowhere_else(text: str) -> None:
+def test_other_places_for_metrics_are_refused(text: str) -> None:
     with pytest.raises(WgqError):
         cli.place_of(text)

@@ -1,4 +1,4 @@
-"""The bytes of netlink messages, both ways, and answers that are cut short or explain themselves."""
+"""The bytes of netlink messages in both directions, truncated answers, and extended errors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_attributes_are_padded_and_read_back() -> None:
     assert codec.text(found[9]) == "wg0"
 
 
-def test_the_nested_flag_is_no_part_of_a_type() -> None:
+def test_the_nested_flag_is_not_part_of_a_type() -> None:
     assert codec.attributes(codec.attribute(5 | codec.NLA_F_NESTED, b"")) == {5: b""}
 
 
-def test_several_messages_of_one_datagram_come_out_in_order() -> None:
+def test_messages_of_one_datagram_come_in_order() -> None:
     data = b"".join(codec.message(16 + n, 0, bytes(n), sequence=n) for n in range(5))
     padded = b""
     for n in range(5):
@@ -50,23 +50,23 @@ def test_an_attribute_with_an_impossible_length_is_refused(length: int) -> None:
         codec.attributes(struct.pack("=HHI", length, 1, 0))
 
 
-def test_numbering_changes_the_sequence_alone() -> None:
+def test_numbering_changes_only_the_sequence() -> None:
     request = codec.message(24, codec.NLM_F_CREATE, b"body")
     (found,) = codec.messages(codec.numbered(request, 77))
     assert found == codec.Message(24, codec.NLM_F_CREATE | codec.NLM_F_REQUEST, 77, b"body")
 
 
-def test_a_refusal_is_explained_in_the_kernels_words() -> None:
+def test_an_error_has_the_kernels_explanation() -> None:
     quoted = struct.pack("=IHHII", 44, 24, 0, 1, 0)
-    words = codec.attribute_text(1, "Invalid prefix for given prefix length.")
-    capped = answer(errno.EINVAL, codec.NLM_F_CAPPED | codec.NLM_F_ACK_TLVS, quoted + words)
-    whole = answer(errno.EINVAL, codec.NLM_F_ACK_TLVS, quoted + bytes(28) + words)
+    text = codec.attribute_text(1, "Invalid prefix for given prefix length.")
+    capped = answer(errno.EINVAL, codec.NLM_F_CAPPED | codec.NLM_F_ACK_TLVS, quoted + text)
+    whole = answer(errno.EINVAL, codec.NLM_F_ACK_TLVS, quoted + bytes(28) + text)
     for refusal in (capped, whole):
         assert codec.errno_of(refusal) == errno.EINVAL
         assert codec.explanation(refusal) == "Invalid prefix for given prefix length."
 
 
-def test_an_old_kernels_refusal_has_no_explanation() -> None:
+def test_an_error_of_an_old_kernel_has_no_explanation() -> None:
     refusal = answer(errno.EEXIST, 0, struct.pack("=IHHII", 44, 24, 0, 1, 0) + bytes(28))
     assert codec.explanation(refusal) == ""
 

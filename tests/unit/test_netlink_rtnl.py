@@ -1,4 +1,4 @@
-"""Our rtnetlink bytes against pyroute2's message classes: what it encodes, and what it makes of ours."""
+"""Our rtnetlink bytes compared with pyroute2's, encoded and decoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUEST, EXCL, CREATE = 1, 0x200, 0x400
 
 
 def encoded(kind: type, fields: dict[str, Any], attributes: list[Any], message_type: int, flags: int) -> bytes:
-    """What pyroute2 makes of the same fields, with the header that we write."""
+    """pyroute2's encoding of the same fields, with the header that we write."""
     message = kind()
     for name, value in fields.items():
         message[name] = value
@@ -41,7 +41,7 @@ def received(data: bytes) -> codec.Message:
     return message
 
 
-def test_link_add_names_the_wireguard_type() -> None:
+def test_link_add_has_the_wireguard_kind() -> None:
     message = decoded(ifinfmsg, rtnl_codec.link_add("wg0"))
     assert message["header"]["flags"] == REQUEST | EXCL | CREATE
     assert message["header"]["type"] == rtnl_codec.RTM_NEWLINK
@@ -49,7 +49,7 @@ def test_link_add_names_the_wireguard_type() -> None:
     assert message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_KIND") == "wireguard"
 
 
-def test_link_add_is_what_ip_sends() -> None:
+def test_link_add_equals_the_bytes_of_ip() -> None:
     body = rtnl_codec.link_add("wg0")[16:]
     assert body == bytes(16) + (b"\x08\0\x03\0wg0\0" + b"\x14\0\x12\0" + b"\x0d\0\x01\0wireguard\0\0\0"), (
         "the bytes of `ip link add dev wg0 type wireguard` on a little-endian machine"
@@ -57,7 +57,7 @@ def test_link_add_is_what_ip_sends() -> None:
 
 
 @pytest.mark.parametrize(("mtu", "up"), [(1420, True), (None, True), (9000, False)])
-def test_link_set_changes_mtu_and_state_alone(mtu: int | None, up: bool) -> None:
+def test_link_set_changes_only_mtu_and_state(mtu: int | None, up: bool) -> None:
     message = decoded(ifinfmsg, rtnl_codec.link_set("wg0", mtu, up))
     assert message.get_attr("IFLA_MTU") == mtu
     assert (message["flags"], message["change"]) == ((1, 1) if up else (0, 0))
@@ -103,7 +103,7 @@ def test_route_add_equals_pyroute2s(text: str, table: int) -> None:
     assert rtnl_codec.route_encoder(prefix.family, table, 3)(prefix, 0) == expected
 
 
-def test_route_delete_names_the_protocol_and_is_else_as_route_add() -> None:
+def test_route_delete_has_the_protocol_and_the_rest_of_route_add() -> None:
     prefix = Prefix.parse("10.9.0.0/16")
     deleted = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7, "delete")(prefix, 3))
     added = decoded(rtmsg, rtnl_codec.route_encoder(4, 51820, 7)(prefix, 3))
@@ -166,7 +166,7 @@ def test_rule_delete_gives_every_field() -> None:
     }
 
 
-def test_a_link_is_read_as_pyroute2_wrote_it() -> None:
+def test_a_link_is_read_from_pyroute2s_bytes() -> None:
     attributes = [
         ("IFLA_IFNAME", "wg0"),
         ("IFLA_MTU", 1420),
@@ -199,7 +199,7 @@ def test_the_local_end_of_a_point_to_point_address_is_read() -> None:
         ([], None),
     ],
 )
-def test_a_routes_mtu_is_seen_unless_locked(metrics: list[tuple[str, int]], mtu: int | None) -> None:
+def test_the_mtu_of_a_route_is_read_unless_locked(metrics: list[tuple[str, int]], mtu: int | None) -> None:
     attributes: list[Any] = [("RTA_DST", "10.0.0.0"), ("RTA_OIF", 3), ("RTA_TABLE", 51820)]
     attributes += [("RTA_METRICS", {"attrs": metrics})] if metrics else []
     data = encoded(rtmsg, {"family": 2, "dst_len": 8, "table": 252}, attributes, 24, 0)
@@ -208,7 +208,7 @@ def test_a_routes_mtu_is_seen_unless_locked(metrics: list[tuple[str, int]], mtu:
 
 
 @pytest.mark.parametrize(("family", "default"), [(2, "0.0.0.0/0"), (10, "::/0")])
-def test_a_default_route_has_no_destination_of_its_own(family: int, default: str) -> None:
+def test_a_default_route_has_no_destination_attribute(family: int, default: str) -> None:
     data = encoded(rtmsg, {"family": family, "table": 254}, [("RTA_OIF", 3)], 24, 0)
     assert rtnl_codec.decode_route(received(data)).destination == Prefix.parse(default)
 
@@ -229,7 +229,7 @@ def rule(fields: dict[str, int], attributes: list[Any]) -> Rule:
     )
 
 
-def test_wg_quicks_two_rules_are_known() -> None:
+def test_the_two_rules_of_wg_quick_are_recognised() -> None:
     assert rule({"flags": 2, "table": 252}, TABLE_RULE) == Rule(4, 600, 9, fwmark=7)
     suppression = [("FRA_PRIORITY", 8), ("FRA_SUPPRESS_PREFIXLEN", 0), ("FRA_TABLE", 254), ("FRA_PROTOCOL", 3)]
     assert rule({"table": 254}, suppression) == Rule(4, 254, 8, suppress_prefixlength=0)
@@ -249,5 +249,5 @@ def test_wg_quicks_two_rules_are_known() -> None:
         ({"table": 254}, [("FRA_SUPPRESS_PREFIXLEN", 0), ("FRA_TABLE", 254), ("FRA_FWMARK", 3)]),
     ],
 )
-def test_a_rule_with_any_other_selector_is_other(fields: dict[str, int], attributes: list[Any]) -> None:
+def test_a_rule_with_another_selector_is_not_wg_quicks(fields: dict[str, int], attributes: list[Any]) -> None:
     assert rule(fields, attributes).other

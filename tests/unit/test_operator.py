@@ -1,4 +1,4 @@
-"""Whether `up` says that the SSH session it runs in will hang: near misses, and agreement with the whole trace."""
+"""The warning of `up` about its SSH session: near misses, and agreement with the whole trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALLOWED = ("0.0.0.0/0", "0.0.0.0/1, 128.0.0.0/1", "203.0.113.0/24", "192.0.2.0/2
 MAIN = [Prefix.parse(each) for each in ("192.0.2.0/24", "0.0.0.0/0")]
 
 
-def says(allowed_ips: str, connection: str, interface: str = "") -> bool:
+def warns(allowed_ips: str, connection: str, interface: str = "") -> bool:
     text = (
         f"[Interface]\nPrivateKey = {OWN_KEY}\nAddress = 10.0.0.2/24\n{interface}\n"
         f"[Peer]\nPublicKey = {PEER_KEY}\nAllowedIPs = {allowed_ips}\n"
@@ -33,26 +33,26 @@ def says(allowed_ips: str, connection: str, interface: str = "") -> bool:
     ("allowed_ips", "connection"),
     list(itertools.product(ALLOWED, (FAR, NEAR))),
 )
-def test_it_says_what_the_trace_of_the_whole_plan_says(allowed_ips: str, connection: str) -> None:
+def test_the_warning_agrees_with_the_trace_of_the_plan(allowed_ips: str, connection: str) -> None:
     seen = snapshot()
-    assert says(allowed_ips, connection) == bool(cut_off(seen, after(seen, allowed_ips), connection))
+    assert warns(allowed_ips, connection) == bool(cut_off(seen, after(seen, allowed_ips), connection))
 
 
 @pytest.mark.parametrize("interface", ["Table = off", "Table = 777", "# wgq: keep-inbound = on"])
-def test_it_is_silent_where_the_session_is_kept(interface: str) -> None:
-    assert says("0.0.0.0/0", FAR)
-    assert not says("0.0.0.0/0", FAR, interface)
+def test_there_is_no_warning_if_the_session_is_kept(interface: str) -> None:
+    assert warns("0.0.0.0/0", FAR)
+    assert not warns("0.0.0.0/0", FAR, interface)
 
 
-def test_it_is_silent_for_a_network_that_is_excluded() -> None:
-    assert not says("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.113.0/24")
-    assert says("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.112.0/24")
+def test_there_is_no_warning_for_an_excluded_network() -> None:
+    assert not warns("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.113.0/24")
+    assert warns("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.112.0/24")
 
 
 @pytest.mark.parametrize("connection", ["", "a b c", "host 1 192.0.2.1 22", "1 2 3 4 5"])
-def test_a_variable_that_is_none_is_passed_over(connection: str) -> None:
+def test_an_invalid_ssh_connection_is_ignored(connection: str) -> None:
     assert client_of(connection) is None
 
 
-def test_an_address_in_ipv6s_form_is_ipv4s() -> None:
+def test_an_ipv4_mapped_address_counts_as_ipv4() -> None:
     assert client_of("::ffff:203.0.113.7 1 ::ffff:192.0.2.1 22") == pack_address("203.0.113.7")

@@ -1,4 +1,4 @@
-"""The packet that `wgq trace` is asked about, from words."""
+"""The packet that `wgq trace` follows, from its arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wgquick.net import pack_address
 from wgquick.routing import ICMP, ICMPV6, TCP, UDP
 
 
-def test_without_options_it_is_an_echo_request_of_the_caller() -> None:
+def test_the_default_packet_is_an_echo_request() -> None:
     assert query_of("192.0.2.1", {}).protocol == ICMP
     assert query_of("2001:db8::1", {}).protocol == ICMPV6
     assert query_of("192.0.2.1", {}).source is None
@@ -20,7 +20,7 @@ def test_without_options_it_is_an_echo_request_of_the_caller() -> None:
     ("text", "protocol", "port"),
     [("tcp/443", TCP, 443), ("udp/53", UDP, 53), ("443", TCP, 443), ("UDP/65535", UDP, 65535), ("icmp", ICMP, 0)],
 )
-def test_a_port_may_have_its_protocol(text: str, protocol: int, port: int) -> None:
+def test_a_port_may_have_a_protocol(text: str, protocol: int, port: int) -> None:
     query = query_of("192.0.2.1", {"port": text})
     assert (query.protocol, query.destination_port) == (protocol, port)
 
@@ -32,13 +32,13 @@ def test_a_mark_is_decimal_or_hexadecimal(text: str, mark: int) -> None:
     assert query_of("192.0.2.1", {"mark": text}).mark == mark
 
 
-def test_a_zone_is_the_link_that_the_socket_is_bound_to() -> None:
+def test_a_zone_gives_the_output_link() -> None:
     query = query_of("fe80::1%eth0", {})
     assert (query.destination, query.output_link) == (pack_address("fe80::1"), "eth0")
 
 
 @pytest.mark.parametrize(
-    ("target", "given", "said"),
+    ("target", "given", "message"),
     [
         ("vpn.example.com", {}, "the destination `vpn.example.com' is not an IP address"),
         ("", {}, "is not an IP address"),
@@ -60,7 +60,7 @@ def test_a_zone_is_the_link_that_the_socket_is_bound_to() -> None:
         ("fe80::1%eth0", {"oif": "eth1"}, "is on eth0, but --oif is eth1"),
     ],
 )
-def test_another_word_is_refused_with_what_it_is(target: str, given: dict[str, str], said: str) -> None:
+def test_an_invalid_argument_is_refused_with_a_message(target: str, given: dict[str, str], message: str) -> None:
     with pytest.raises(WgqError) as refusal:
         query_of(target, given)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)

@@ -1,4 +1,4 @@
-"""What cmd_down decides: exactly this tunnel's, in wg-quick's order."""
+"""The decisions of cmd_down: exactly this tunnel's state is removed, in wg-quick's order."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def test_a_failed_up_removes_dns_and_firewall_first() -> None:
     assert kinds(steps) == ["UnsetDns", "RemoveFirewall", "DeleteRule", "DeleteLink", "ReleaseSysctl"]
 
 
-def test_without_a_journal_other_suppress_rules_stay() -> None:
-    """wg-quick deletes every `main suppress_prefixlength 0` rule there is."""
+def test_without_a_journal_suppress_rules_of_others_stay() -> None:
+    """wg-quick deletes every `main suppress_prefixlength 0` rule."""
     mine, partner = table_rule(51820, 32765), suppress_rule(32764)
     others = (table_rule(51821, 32763), suppress_rule(32762), suppress_rule(100))
     facts = DownFacts(fwmark=51820, has_default=True, rules=(LOCAL, others[2], *others[:2], partner, mine, MAIN))
     assert deleted(down.from_facts(Settings("wg0"), "wg0", facts)) == [mine, partner]
 
 
-def test_a_suppress_rule_at_preference_0_is_below_a_table_rule_at_0() -> None:
-    """Where the host's second rule is at 1, what is added without a preference goes to 0, and the next as well."""
+def test_a_suppress_rule_at_priority_0_belongs_to_the_table_rule_at_0() -> None:
+    """If the host's second rule has priority 1, a rule without a priority gets 0, and so does the next one."""
     mine, partner = table_rule(51820, 0), suppress_rule(0)
     rules = (LOCAL._replace(priority=0), mine, partner, suppress_rule(1))
     facts = DownFacts(fwmark=51820, has_default=True, rules=rules)
     assert deleted(down.from_facts(Settings("wg0"), "wg0", facts)) == [mine, partner]
 
 
-def test_firewall_rules_go_by_what_stands_and_not_by_what_was_added() -> None:
+def test_existing_firewall_rules_count_not_the_added_ones() -> None:
     undos = (DeleteLink("wg0"), RemoveFirewall("wg0", "nft", 4), RemoveFirewall("wg0", "nft", 6))
     standing = (("nft", 0), ("iptables", 6))
     expected = (DeleteLink("wg0"), RemoveFirewall("wg0", "nft", 0), RemoveFirewall("wg0", "iptables", 6))
@@ -75,55 +75,55 @@ def test_firewall_rules_go_by_what_stands_and_not_by_what_was_added() -> None:
     assert down.with_standing_firewalls(undos, "wg0", ()) == (DeleteLink("wg0"),)
 
 
-def test_without_a_journal_a_given_table_leaves_the_rules_alone() -> None:
+def test_without_a_journal_a_given_table_keeps_the_rules() -> None:
     facts = DownFacts(fwmark=7, has_default=True, rules=(table_rule(7, 32765), suppress_rule(32764)))
     assert down.from_facts(Settings("wg0", table="7"), "wg0", facts) == (DeleteLink("wg0"),)
 
 
-def test_a_stale_journal_spares_what_the_next_tunnel_took_over() -> None:
-    """After `wg-quick down`, the next full tunnel gets the same table and preferences."""
+def test_a_stale_journal_spares_rules_of_the_next_tunnel() -> None:
+    """After `wg-quick down`, the next full tunnel gets the same table and priorities."""
     standing = (LOCAL, suppress_rule(32764), table_rule(51820, 32765), MAIN)
     facts = DownFacts(exists=False, rules=standing, other_marks=frozenset({51820}))
-    left = [table_rule(51820, 32765, 6), suppress_rule(32764, 6)]  # of which the host shows none
-    assert deleted(down.spare_others(ALL, facts)) == left
+    remaining = [table_rule(51820, 32765, 6), suppress_rule(32764, 6)]  # the host has no IPv6 rules
+    assert deleted(down.spare_others(ALL, facts)) == remaining
     assert deleted(down.spare_others(ALL, facts._replace(other_marks=frozenset({7})))) == deleted(ALL)
 
 
 JOURNAL = (DeleteRule(table_rule(51820, 32765)), DeleteRule(suppress_rule(32764)))
 
 
-def test_rules_that_a_hook_has_moved_go_with_the_tunnel() -> None:
-    """wg-quick deletes by the table alone, so that hooks which move its rules do not clean up after them."""
+def test_rules_that_a_hook_moved_are_deleted_too() -> None:
+    """wg-quick deletes rules by their table, so hooks that move them do not clean up."""
     moved, partner, host_own = table_rule(51820, 100), suppress_rule(99), suppress_rule(50)
     found = down.with_moved_rules(JOURNAL, (LOCAL, host_own, partner, moved, MAIN))
     assert deleted(found) == [*deleted(JOURNAL), moved, partner]
 
 
-def test_the_suppress_rule_at_the_recorded_priority_goes() -> None:
+def test_the_suppress_rule_at_the_recorded_priority_is_deleted() -> None:
     moved, host_own = table_rule(51820, 100), suppress_rule(50)
     found = down.with_moved_rules(JOURNAL, (LOCAL, host_own, moved, suppress_rule(32764), MAIN))
     assert deleted(found) == [*deleted(JOURNAL), moved]
 
 
-def test_a_stale_journals_rules_go_beside_a_tunnel_of_that_table() -> None:
-    """Its link deleted by hand, a full tunnel leaves a table without routes: the next takes that one."""
+def test_a_stale_journals_rules_go_despite_a_tunnel_of_that_table() -> None:
+    """A full tunnel whose link was deleted by hand leaves an empty table, which the next tunnel takes."""
     others = (suppress_rule(32762), table_rule(51820, 32763))
     facts = DownFacts(exists=False, rules=(LOCAL, *others, *deleted(JOURNAL), MAIN), other_marks=frozenset({51820}))
     assert deleted(down.spare_others(JOURNAL, facts)) == deleted(JOURNAL)
 
 
-def test_a_stale_journal_spares_another_tables_suppress_rule() -> None:
+def test_a_stale_journal_spares_the_suppress_rule_of_another_table() -> None:
     others = (suppress_rule(32764), table_rule(7, 32765))
     facts = DownFacts(exists=False, rules=(LOCAL, *others, MAIN), other_marks=frozenset({7}))
     assert deleted(down.spare_others(JOURNAL, facts)) == [table_rule(51820, 32765)]
 
 
-def test_a_stale_journals_moved_rules_go_as_well() -> None:
+def test_moved_rules_of_a_stale_journal_are_deleted_too() -> None:
     moved, partner = table_rule(51820, 100), suppress_rule(99)
     facts = DownFacts(exists=False, rules=(LOCAL, partner, moved, MAIN))
     assert deleted(down.spare_others(JOURNAL, facts)) == [*deleted(JOURNAL), moved, partner]
 
 
-def test_rules_that_nobody_moved_are_deleted_as_the_journal_has_them() -> None:
+def test_unmoved_rules_are_deleted_as_in_the_journal() -> None:
     present = (LOCAL, suppress_rule(32762), table_rule(51821, 32763), *deleted(JOURNAL), MAIN)
     assert down.with_moved_rules(JOURNAL, present) == JOURNAL

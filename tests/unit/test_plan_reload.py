@@ -1,4 +1,4 @@
-"""The difference between a file and a live device: what changes is sent, and nothing else."""
+"""The difference between a file and a live device: only what changes is sent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def live(key: str, *ips: str, **fields: Any) -> DevicePeer:
 
 
 def both(now: str, device: Device, before: str | None, **more: Any) -> reload.DeviceChange:
-    """The change for the file `now`, if `before` was the file at up; None is a tunnel without a journal."""
+    """The change to the file `now`, if `before` was the file at up; None means no journal."""
     wanted = settings(now)
     earlier = None if before is None else given.given(settings(before), lambda _: "hash")
     found = {e: SocketAddress(e.host, int(e.port)) for e in reload.endpoints(wanted, device, earlier)}
@@ -47,12 +47,12 @@ def both(now: str, device: Device, before: str | None, **more: Any) -> reload.De
 
 
 def change(now: str, device: Device, before: str | None) -> DeviceConfig:
-    """What is sent before the routes change."""
+    """The part that is sent before the routes change."""
     return both(now, device, before).first
 
 
 def removed(now: str, device: Device, before: str | None, **more: Any) -> tuple[list[str], list[str]]:
-    """The peers that go, and each AllowedIP that a peer loses."""
+    """The removed peers, and the AllowedIPs that peers lose."""
     found = both(now, device, before, **more)
     gone = [
         str(peer.public_key) for peer in found.last.peers if peer.remove and peer.public_key != reload.THROW_AWAY
@@ -61,7 +61,7 @@ def removed(now: str, device: Device, before: str | None, **more: Any) -> tuple[
 
 
 def test_nothing_is_sent_if_nothing_changed() -> None:
-    """The port, the mark, the endpoint and a hook's keys are the device's own."""
+    """Port, mark, endpoint and a hook's keys stay as they are on the device."""
     text = peer(A, "Endpoint = 192.0.2.9:51820", "AllowedIPs = 0.0.0.0/0")
     psk = SecretKey.parse(OTHER_KEY)
     peers = (
@@ -74,7 +74,7 @@ def test_nothing_is_sent_if_nothing_changed() -> None:
     assert change(f"ListenPort = 0\n{text}", device, text) == DeviceConfig()
 
 
-def test_a_clamped_key_is_the_files_key() -> None:
+def test_a_clamped_key_equals_the_files_key() -> None:
     raw = bytearray(SecretKey.parse(KEY).raw)
     raw[0] |= 7
     unclamped = SecretKey(bytes(raw))
@@ -84,12 +84,12 @@ def test_a_clamped_key_is_the_files_key() -> None:
     assert other == DeviceConfig(private_key=SecretKey.parse(OTHER_KEY))
 
 
-def test_a_port_and_a_mark_that_the_file_gives_are_sent() -> None:
+def test_a_port_and_a_mark_in_the_file_are_sent() -> None:
     device = Device("wg0", None, 40000, 0)
     assert change("ListenPort = 51820\nFwMark = 7", device, "") == DeviceConfig(listen_port=51820, fwmark=7)
 
 
-def test_a_mark_is_taken_off_after_the_routes() -> None:
+def test_a_mark_is_removed_after_the_routes() -> None:
     found = both("FwMark = off", Device("wg0", None, 1, 51820), "")
     assert (found.first, found.last) == (DeviceConfig(), DeviceConfig(fwmark=0))
 
@@ -104,7 +104,7 @@ def test_a_mark_is_taken_off_after_the_routes() -> None:
         ("", "Endpoint = 192.0.2.9:1", SocketAddress("192.0.2.9", 1)),
     ],
 )
-def test_an_endpoint_is_sent_if_the_file_has_another(before: str, now: str, sent: SocketAddress | None) -> None:
+def test_an_endpoint_is_sent_if_the_file_changed_it(before: str, now: str, sent: SocketAddress | None) -> None:
     device = Device("wg0", peers=(live(A, endpoint=ROAMED, last_handshake=1.0),))
     found = change(peer(A, now), device, peer(A, before))
     assert [each.endpoint for each in found.peers] == ([sent] if sent else [])
@@ -126,7 +126,7 @@ def test_without_a_journal_a_roamed_endpoint_is_not_sent(handshake: float, sent:
         (None, {"keep_foreign": True}, []),
     ],
 )
-def test_a_peer_that_left_the_file_goes_and_one_of_a_hook_stays(
+def test_a_peer_missing_from_the_file_is_removed_unless_a_hooks(
     before: str | None, more: dict[str, Any], gone: list[str]
 ) -> None:
     device = Device("wg0", peers=(live(A), live(B)))
@@ -135,7 +135,7 @@ def test_a_peer_that_left_the_file_goes_and_one_of_a_hook_stays(
     assert [str(key) for key in foreign] == ([B] if before and not more else [])
 
 
-def test_a_new_peer_comes_with_all_that_its_section_says() -> None:
+def test_a_new_peer_is_sent_with_its_whole_section() -> None:
     lines = (
         "Endpoint = 192.0.2.9:1",
         "PersistentKeepalive = 25",
@@ -157,7 +157,7 @@ def test_a_new_peer_comes_with_all_that_its_section_says() -> None:
         ("", "", None),
     ],
 )
-def test_a_preshared_key_goes_only_if_the_file_had_one(before: str, now: str, sent: bytes | None) -> None:
+def test_a_preshared_key_is_removed_only_if_the_file_had_one(before: str, now: str, sent: bytes | None) -> None:
     device = Device("wg0", peers=(live(A, preshared_key=SecretKey.parse(KEY)),))
     keys = [
         each.preshared_key.raw for each in change(peer(A, now), device, peer(A, before)).peers if each.preshared_key
@@ -174,7 +174,7 @@ def test_a_preshared_key_goes_only_if_the_file_had_one(before: str, now: str, se
         ("", "PersistentKeepalive = 25", None),
     ],
 )
-def test_a_keepalive_goes_only_if_the_file_had_one(before: str, now: str, sent: int | None) -> None:
+def test_a_keepalive_is_removed_only_if_the_file_had_one(before: str, now: str, sent: int | None) -> None:
     device = Device("wg0", peers=(live(A, persistent_keepalive=25),))
     found = change(peer(A, now), device, peer(A, before)).peers
     assert [each.persistent_keepalive for each in found] == ([] if sent is None else [sent])
@@ -190,7 +190,7 @@ def test_a_keepalive_goes_only_if_the_file_had_one(before: str, now: str, sent: 
         (["10.0.0.0/8", "10.1.0.0/16"], "AllowedIPs = -10.1.0.0/16", [], ["10.1.0.0/16"]),
     ],
 )
-def test_allowed_ips_are_added_and_lost_one_by_one(
+def test_allowed_ips_are_added_and_removed_one_by_one(
     has: list[str], now: str, sent: list[str], lost: list[str]
 ) -> None:
     device, before = Device("wg0", peers=(live(A, *has),)), peer(A, "AllowedIPs = 10.0.0.0/8")
@@ -200,7 +200,8 @@ def test_allowed_ips_are_added_and_lost_one_by_one(
     assert removed(peer(A, now), device, before) == ([], lost)
 
 
-def test_lost_allowed_ips_go_by_way_of_a_peer_that_is_removed_at_once() -> None:
+def test_allowed_ips_are_removed_through_a_throw_away_peer() -> None:
+    """They move to that peer, and it is removed in the same request."""
     device = Device("wg0", peers=(live(A, "10.0.0.0/8", "10.1.0.0/16"),))
     found = both(peer(A, "AllowedIPs = 10.0.0.0/8"), device, peer(A))
     assert found.last.peers == (
@@ -211,14 +212,15 @@ def test_lost_allowed_ips_go_by_way_of_a_peer_that_is_removed_at_once() -> None:
     assert len(reload.THROW_AWAY.raw) == 32
 
 
-def test_a_throw_away_peer_that_a_kill_has_left_goes() -> None:
+def test_a_leftover_throw_away_peer_is_removed() -> None:
+    """A reload that was killed may leave it."""
     device = Device("wg0", peers=(DevicePeer(reload.THROW_AWAY),))
     found = both("", device, "", keep_foreign=True)
     assert found.last.peers == (PeerConfig(reload.THROW_AWAY, remove=True),)
     assert found.foreign == ()
 
 
-def test_the_way_back_restores_each_touched_peer_and_removes_new_ones() -> None:
+def test_the_inverse_restores_changed_peers_and_removes_new_ones() -> None:
     psk = SecretKey.parse(KEY)
     device = Device("wg0", psk, 7, 9, (live(A, "10.0.0.0/8", endpoint=ROAMED, persistent_keepalive=3), live(B)))
     new = PublicKey.parse(OTHER_KEY)
@@ -228,7 +230,7 @@ def test_the_way_back_restores_each_touched_peer_and_removes_new_ones() -> None:
     assert reload.inverse(device, sent) == DeviceConfig(listen_port=7, peers=(PeerConfig(new, remove=True), a))
 
 
-def test_a_network_that_two_peers_claim_stays_with_the_later_one() -> None:
+def test_a_network_of_two_peers_stays_with_the_later_one() -> None:
     text = peer(A, "AllowedIPs = 10.0.0.0/8") + peer(B, "AllowedIPs = 10.0.0.0/8")
     assert change(text, Device("wg0", peers=(live(A), live(B, "10.0.0.0/8"))), text) == DeviceConfig()
 
@@ -242,7 +244,7 @@ def test_a_network_moves_without_a_change_of_its_former_peer() -> None:
     assert (str(found.public_key), found.allowed_ips) == (B, networks("10.0.0.0/8"))
 
 
-def test_allowed_ips_of_a_hook_stay_where_the_file_never_gave_any() -> None:
+def test_allowed_ips_from_a_hook_stay_if_the_file_never_gave_any() -> None:
     device = Device("wg0", peers=(live(A, "10.0.0.0/8"),))
     assert change(peer(A), device, peer(A)) == DeviceConfig()
     assert removed(peer(A), device, peer(A, "AllowedIPs = 10.0.0.0/8"))[1] == ["10.0.0.0/8"]
@@ -250,8 +252,8 @@ def test_allowed_ips_of_a_hook_stay_where_the_file_never_gave_any() -> None:
 
 def test_the_transcript_hides_keys() -> None:
     text = f"PrivateKey = {OTHER_KEY}\n{peer(A, f'PresharedKey = {KEY}', 'AllowedIPs = 10.0.0.0/8')}"
-    said = "\n".join(reload.lines("wg0", change(text, Device("wg0"), "")))
-    assert said == (
+    transcript = "\n".join(reload.lines("wg0", change(text, Device("wg0"), "")))
+    assert transcript == (
         "[#] wg set wg0 private-key (hidden)\n"
         f"[#] wg set wg0 peer {A} preshared-key (hidden) allowed-ips +10.0.0.0/8"
     )

@@ -1,4 +1,4 @@
-"""What cmd_up decides, stage by stage, as data."""
+"""The decisions of cmd_up, stage by stage, as data."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ def address(text: str) -> Address:
     return Address(prefix.address, prefix.length, text)
 
 
-class _Words:
-    """Stands for what tells of DNS and firewalls in other words than ip(8)'s."""
+class _Silent:
+    """In place of DNS and firewalls, whose lines are not those of ip(8)."""
 
     def __getattr__(self, _name: str) -> Callable[..., tuple[str, ...]]:
         return lambda *_: ()
 
 
-HOST = cast("Host", SimpleNamespace(dns=_Words(), firewall=_Words()))
+HOST = cast("Host", SimpleNamespace(dns=_Silent(), firewall=_Silent()))
 
 
-def said(steps: tuple[Step, ...]) -> list[str]:
+def transcript(steps: tuple[Step, ...]) -> list[str]:
     return [line for step in steps for line in step.lines(HOST)]
 
 
 def full_tunnel(**facts: object) -> list[str]:
     default = DefaultFacts(rules=HOST_RULES, src_valid_mark="0")._replace(**facts)  # type: ignore[arg-type]
     wanted = (ip("0.0.0.0/0"), ip("::/0"))
-    return said(up.add_routes(Settings("wg0"), RouteFacts(wanted, default=default)))
+    return transcript(up.add_routes(Settings("wg0"), RouteFacts(wanted, default=default)))
 
 
 def test_routes_go_longest_prefix_first() -> None:
@@ -72,12 +72,12 @@ def test_routes_go_longest_prefix_first() -> None:
 
 def test_a_route_that_the_link_already_covers_is_left_out() -> None:
     facts = RouteFacts(tuple(map(ip, ("10.0.0.5/32", "10.0.1.0/24"))), (Prefix.parse("10.0.0.0/24"),))
-    assert said(up.add_routes(Settings("wg0"), facts)) == ["[#] ip -4 route add 10.0.1.0/24 dev wg0"]
+    assert transcript(up.add_routes(Settings("wg0"), facts)) == ["[#] ip -4 route add 10.0.1.0/24 dev wg0"]
 
 
 def test_a_given_table_takes_every_route() -> None:
     facts = RouteFacts((ip("0.0.0.0/0"), ip("10.0.0.5/32")), (Prefix.parse("10.0.0.0/24"),), table=77)
-    assert said(up.add_routes(Settings("wg0", table="blue"), facts)) == [
+    assert transcript(up.add_routes(Settings("wg0", table="blue"), facts)) == [
         "[#] ip -4 route add 10.0.0.5/32 dev wg0 table blue",
         "[#] ip -4 route add 0.0.0.0/0 dev wg0 table blue",
     ]
@@ -87,7 +87,8 @@ def test_table_off_adds_no_route() -> None:
     assert up.add_routes(Settings("wg0", table="off"), RouteFacts((ip("10.0.0.0/8"),))) == ()
 
 
-def test_a_full_tunnel_says_what_wg_quick_does_ipv6_first() -> None:
+def test_a_full_tunnel_has_the_transcript_of_wg_quick() -> None:
+    """IPv6 comes first."""
     assert full_tunnel() == [
         "[#] wg set wg0 fwmark 51820",
         "[#] ip -6 rule add not fwmark 51820 table 51820",
@@ -100,33 +101,33 @@ def test_a_full_tunnel_says_what_wg_quick_does_ipv6_first() -> None:
     ]
 
 
-def test_a_fwmark_of_the_devices_own_is_the_table() -> None:
+def test_a_fwmark_of_the_device_is_the_table() -> None:
     lines = full_tunnel(fwmark=0x1234)
     assert lines[0] == "[#] ip -6 rule add not fwmark 4660 table 4660"
 
 
-def test_rules_take_the_preferences_that_the_kernel_would_choose() -> None:
+def test_rules_get_the_priorities_that_the_kernel_would_choose() -> None:
     default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1")
     steps = up.add_routes(Settings("wg0"), RouteFacts((ip("0.0.0.0/0"),), default=default))
     assert [s.rule.priority for s in steps if isinstance(s, AddRule)] == [32765, 32764]
 
 
-def test_src_valid_mark_that_is_right_already_is_left_alone() -> None:
+def test_a_correct_src_valid_mark_is_not_written() -> None:
     assert not any("sysctl" in line for line in full_tunnel(src_valid_mark="1"))
 
 
-def test_src_valid_mark_of_an_earlier_tunnel_is_held_without_a_word() -> None:
+def test_the_src_valid_mark_of_an_earlier_tunnel_is_held_silently() -> None:
     default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1", mark_earlier="0")
     steps = up.add_routes(Settings("wg0"), RouteFacts((ip("0.0.0.0/0"),), default=default))
     assert SetSysctl(up.SRC_VALID_MARK, "1", "0", held=True) in steps
-    assert not any("sysctl" in line for line in said(steps))
+    assert not any("sysctl" in line for line in transcript(steps))
 
 
-def test_a_read_only_proc_sys_is_warned_of_with_its_consequence() -> None:
+def test_a_read_only_proc_sys_gives_a_warning() -> None:
     assert any(line.startswith("[!]") and "rp_filter" in line for line in full_tunnel(mark_writable=False))
 
 
-def test_a_hidden_proc_sys_is_warned_of_too() -> None:
+def test_a_hidden_proc_sys_gives_a_warning() -> None:
     (note,) = [line for line in full_tunnel(src_valid_mark=None, mark_writable=False) if line.startswith("[!]")]
     assert "cannot be read" in note
     assert "rp_filter" in note
@@ -142,13 +143,15 @@ def test_without_ipv6_its_addresses_and_routes_are_left_out() -> None:
     settings = Settings("wg0", addresses=(address("fd00::1/64"), address("10.0.0.1/24"), address("fd01::1/64")))
     steps = up.add_addr(settings, ipv6=False, strict=False)
     assert [type(step) for step in steps].count(Note) == 1
-    assert said(steps)[1:] == ["[#] ip -4 address add 10.0.0.1/24 dev wg0"]
+    assert transcript(steps)[1:] == ["[#] ip -4 address add 10.0.0.1/24 dev wg0"]
     assert up.add_routes(settings, RouteFacts((ip("fd02::/64"),), ipv6=False)) == ()
 
 
 def test_without_ipv6_a_configuration_of_ipv4_gets_no_note() -> None:
     settings = Settings("wg0", addresses=(address("10.0.0.1/24"),))
-    assert said(up.add_addr(settings, ipv6=False, strict=True)) == ["[#] ip -4 address add 10.0.0.1/24 dev wg0"]
+    assert transcript(up.add_addr(settings, ipv6=False, strict=True)) == [
+        "[#] ip -4 address add 10.0.0.1/24 dev wg0"
+    ]
 
 
 def test_without_ipv6_strict_fails() -> None:
@@ -170,19 +173,19 @@ def test_the_mtu_is_the_smallest_path_less_80(settings: Settings, facts: MtuFact
 
 
 def test_search_domains_alone_set_no_dns() -> None:
-    (said,) = up.set_dns(Settings("wg0", dns_search=("corp",)), "off", ())
-    assert said == Note("[!] DNS has no server address: corp alone has no effect")
+    (note,) = up.set_dns(Settings("wg0", dns_search=("corp",)), "off", ())
+    assert note == Note("[!] DNS has no server address: corp alone has no effect")
 
 
-def test_dns_of_a_full_tunnel_asks_for_all_queries() -> None:
+def test_dns_of_a_full_tunnel_gets_all_queries() -> None:
     settings = Settings("wg0", dns=("1.1.1.1",), dns_search=("corp",))
     assert up.set_dns(settings, "resolved", (ip("0.0.0.0/0"),)) == (
         SetDns("wg0", "resolved", ("1.1.1.1",), ("corp",), True),
     )
 
 
-def test_hooks_have_every_percent_i_replaced() -> None:
-    assert said(up.hooks(Settings("wg0", post_up=("echo %i %i%%i",)), "PostUp")) == ["[#] echo wg0 wg0%wg0"]
+def test_every_percent_i_of_a_hook_is_replaced() -> None:
+    assert transcript(up.hooks(Settings("wg0", post_up=("echo %i %i%%i",)), "PostUp")) == ["[#] echo wg0 wg0%wg0"]
 
 
 def test_the_device_gets_the_resolved_endpoints() -> None:

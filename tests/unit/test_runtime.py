@@ -1,4 +1,4 @@
-"""The locks below /run: held by one, given back whatever happens, gone when nobody needs them."""
+"""The locks below /run: one holder at a time, released in every case, removed when unused."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 MAKE = os.mkdir
 
 
-def unsaid(_text: str) -> None:
+def ignore(_text: str) -> None:
     pass
 
 
-def test_an_interface_is_locked_for_one_at_a_time_and_each_by_itself(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_each_interface_has_a_lock_with_one_holder(tmp_path: Path) -> None:
+    notes: list[str] = []
     directory = str(tmp_path / "1")
-    with locked_interface(directory, "wg0", unsaid):
-        with locked_interface(directory, "wg1", said.append), locked(directory):
-            assert said == []
+    with locked_interface(directory, "wg0", ignore):
+        with locked_interface(directory, "wg1", notes.append), locked(directory):
+            assert notes == []
         with (
             pytest.raises(WgqError, match="another wgq is at work on wg0"),
-            locked_interface(directory, "wg0", said.append, patience=0),
+            locked_interface(directory, "wg0", notes.append, patience=0),
         ):
             pass
-    assert said == ["[!] Waiting for another wgq that is at work on wg0"]
-    with locked_interface(directory, "wg0", unsaid):
+    assert notes == ["[!] Waiting for another wgq that is at work on wg0"]
+    with locked_interface(directory, "wg0", ignore):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_is_had_where_its_directory_is_taken_away_meanwhile(tmp_path: Path) -> None:
-    """Another run that ends removes the directory between the making of it and of the file in it."""
+def test_a_lock_is_acquired_although_its_directory_is_removed(tmp_path: Path) -> None:
+    """Another run may end and remove the directory before the lock file is made in it."""
     removals = [os.rmdir, os.rmdir]
 
     def made_and_removed(path: str, mode: int, *, dir_fd: int) -> None:
@@ -50,26 +50,26 @@ def test_a_lock_is_had_where_its_directory_is_taken_away_meanwhile(tmp_path: Pat
             removals.pop()(path, dir_fd=dir_fd)
 
     with mock.patch("os.mkdir", made_and_removed):
-        with locked_interface(str(tmp_path / "1"), "wg0", unsaid):
+        with locked_interface(str(tmp_path / "1"), "wg0", ignore):
             pass
         with locked(str(tmp_path / "2")):
             pass
 
 
 def hold(directory: str, place: Path, rounds: int) -> int:
-    """Take the lock again and again; how often somebody else was in the way nevertheless."""
-    met = 0
+    """Take the lock `rounds` times. Returns how often another process held it at the same time."""
+    collisions = 0
     for _ in range(rounds):
         with locked(directory):
             try:
                 os.close(os.open(place, os.O_CREAT | os.O_EXCL))
                 os.unlink(place)
             except FileExistsError:
-                met += 1
-    return met
+                collisions += 1
+    return collisions
 
 
-def test_the_lock_keeps_excluding_others_while_it_comes_and_goes(tmp_path: Path) -> None:
+def test_the_lock_excludes_others_while_its_file_comes_and_goes(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4) as pool:
         runs = [pool.submit(hold, str(tmp_path / "1"), tmp_path / "held", 300) for _ in range(4)]
         assert [run.result() for run in runs] == [0, 0, 0, 0]
@@ -77,8 +77,8 @@ def test_the_lock_keeps_excluding_others_while_it_comes_and_goes(tmp_path: Path)
 
 
 @pytest.mark.parametrize("swapped", ["root", "place"])
-def test_a_link_in_the_place_of_a_directory_is_not_followed(tmp_path: Path, swapped: str) -> None:
-    """Who can write above it could have root write elsewhere, however often it was checked before."""
+def test_a_symbolic_link_in_place_of_a_directory_is_not_followed(tmp_path: Path, swapped: str) -> None:
+    """A user who can write to the directory above could make root write elsewhere, despite earlier checks."""
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     elsewhere.mkdir()
     root.mkdir(0o700)
@@ -95,7 +95,7 @@ def test_a_link_in_the_place_of_a_directory_is_not_followed(tmp_path: Path, swap
 
 
 @pytest.mark.parametrize(("owner", "mode"), [(12, 0o700), (0, 0o777), (0, 0o770)])
-def test_a_directory_that_another_user_can_write_to_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
+def test_a_directory_writable_by_others_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
     root = tmp_path / "root"
     root.mkdir()
     root.chmod(mode)
@@ -105,7 +105,7 @@ def test_a_directory_that_another_user_can_write_to_is_refused(tmp_path: Path, o
     assert list(root.iterdir()) == []
 
 
-def test_a_link_in_the_place_of_a_lock_or_a_journal_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_in_place_of_a_lock_or_journal_is_not_followed(tmp_path: Path) -> None:
     for name in ("lock", "wg0.journal"):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(WgqError, match="cannot be made"), locked(str(tmp_path)):

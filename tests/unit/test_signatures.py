@@ -1,4 +1,4 @@
-"""What readings and a capture say together, where a tunnel would take long to show it."""
+"""The signs in two readings and a capture, for cases that take long on a real tunnel."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def codes(found: list[Sign]) -> list[tuple[str, str]]:
     return [(sign.code, sign.confidence) for sign in found]
 
 
-def test_clocks_that_all_differ_alike_are_this_hosts_fault() -> None:
+def test_clocks_that_all_differ_alike_mean_a_wrong_clock_here() -> None:
     strangers = [
         knock(verdict=UNKNOWN_KEY, key=public(), clock=NOW - 4 + 9e6)._replace(
             source=SocketAddress(f"198.51.100.{number}", 1)
@@ -56,29 +56,29 @@ def test_clocks_that_all_differ_alike_are_this_hosts_fault() -> None:
 
 
 def test_a_clock_behind_the_last_handshake_is_likely_stale() -> None:
-    shaken = PEER._replace(last_handshake=NOW - 600)
+    connected = PEER._replace(last_handshake=NOW - 600)
     late = knock(verdict=KNOWN, key=PEER.public_key, clock=NOW - 1800)
-    assert codes(found(late, before=shaken, after=shaken)) == [("knock-stale-clock", LIKELY)]
+    assert codes(found(late, before=connected, after=connected)) == [("knock-stale-clock", LIKELY)]
     right = late._replace(clock=NOW - 4)
-    assert codes(found(right, before=shaken, after=shaken)) == [("knock-ignored", POSSIBLE)]
+    assert codes(found(right, before=connected, after=connected)) == [("knock-ignored", POSSIBLE)]
 
 
-def test_an_initiation_of_the_last_moment_is_not_judged() -> None:
+def test_an_initiation_of_the_last_moment_gives_no_sign() -> None:
     assert found(knock(verdict=KNOWN, key=PEER.public_key, clock=NOW, first=NOW - 0.2, last=NOW - 0.2)) == []
     assert found(knock("response", solicited=1, first=NOW - 0.2), sent=(sent("initiation"),)) == []
 
 
-def test_a_handshake_that_is_completed_excuses_what_came_before_it() -> None:
-    shaken = PEER._replace(last_handshake=NOW - 1)
+def test_a_completed_handshake_cancels_earlier_signs() -> None:
+    connected = PEER._replace(last_handshake=NOW - 1)
     for each in (
         knock(verdict=KNOWN, key=PEER.public_key, clock=NOW, admitted=0),
         knock(verdict=KNOWN, key=PEER.public_key, clock=NOW, answered=2),
         knock("response", solicited=1),
     ):
-        assert found(each, after=shaken) == []
+        assert found(each, after=connected) == []
 
 
-def test_a_single_message_for_another_key_from_nowhere_may_be_noise() -> None:
+def test_one_initiation_for_another_key_is_only_possible() -> None:
     stray = knock(verdict=WRONG_KEY)._replace(source=SocketAddress("198.51.100.9", 9))
     assert ("knock-wrong-key", POSSIBLE) in codes(found(stray))
     assert ("knock-wrong-key", LIKELY) in codes(found(stray._replace(times=2)))
@@ -86,25 +86,25 @@ def test_a_single_message_for_another_key_from_nowhere_may_be_noise() -> None:
     assert ("knock-wrong-key", CERTAIN) in codes(found(stray._replace(addressed_to=public())))
 
 
-def test_cookies_alone_say_that_the_peer_is_busy() -> None:
+def test_cookies_alone_mean_a_busy_peer() -> None:
     assert codes(found(knock("cookie"), sent=(sent("initiation"),))) == [("peer-busy", POSSIBLE)]
 
 
-def test_a_path_that_is_narrower_tells_its_mtu() -> None:
+def test_a_too_big_error_gives_the_mtu_of_the_path() -> None:
     complaint = Complaint("too-big", END, "192.0.2.254", "eth0", 3, 1400)
     (sign,) = signs(device(), device(PEER._replace(last_handshake=NOW - 1)), heard(complaints=(complaint,)))
     assert (sign.code, sign.mtu, sign.sender, sign.peer) == ("mtu-too-large", 1400, "192.0.2.254", PEER.public_key)
 
 
-def test_data_and_more_bytes_than_were_seen_are_data_that_came_back() -> None:
-    shaken = PEER._replace(last_handshake=NOW - 60)
+def test_received_data_is_no_sign_of_missing_data() -> None:
+    connected = PEER._replace(last_handshake=NOW - 60)
     kept = knock("keepalive", times=2)
-    assert codes(found(kept, before=shaken, after=shaken._replace(rx_bytes=64), sent=(sent("data", 9),))) == [
+    assert codes(found(kept, before=connected, after=connected._replace(rx_bytes=64), sent=(sent("data", 9),))) == [
         ("no-data-back", LIKELY)
     ]
-    assert found(kept, before=shaken, after=shaken._replace(rx_bytes=65), sent=(sent("data", 9),)) == []
-    assert found(kept, knock("data"), before=shaken, after=shaken, sent=(sent("data", 9),)) == []
-    assert found(kept, before=shaken, after=shaken, sent=(sent("keepalive", 9),)) == []
+    assert found(kept, before=connected, after=connected._replace(rx_bytes=65), sent=(sent("data", 9),)) == []
+    assert found(kept, knock("data"), before=connected, after=connected, sent=(sent("data", 9),)) == []
+    assert found(kept, before=connected, after=connected, sent=(sent("keepalive", 9),)) == []
 
 
 def test_ten_thousand_peers_are_judged_in_a_second() -> None:

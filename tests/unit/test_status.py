@@ -1,4 +1,4 @@
-"""States of peers, differences from the file, and how the status looks."""
+"""States of peers, differences from the file, and the text of the status."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def peer(**fields: Any) -> DevicePeer:
         ({"last_handshake": NOW - 1, "allowed_ips": ()}, "disabled"),
     ],
 )
-def test_one_reading_tells_the_state(fields: dict[str, Any], expected: str) -> None:
+def test_one_reading_gives_a_state(fields: dict[str, Any], expected: str) -> None:
     assert state(peer(**fields), NOW, link_up=True) == expected
 
 
-def test_no_peer_is_up_where_the_link_is_down() -> None:
+def test_no_peer_is_up_if_the_link_is_down() -> None:
     assert state(peer(last_handshake=NOW), NOW, link_up=False) == "disabled"
 
 
@@ -59,7 +59,7 @@ def test_no_peer_is_up_where_the_link_is_down() -> None:
         ({"last_handshake": NOW - 20}, Trend(unanswered=True), "stale"),
     ],
 )
-def test_several_readings_tell_more(fields: dict[str, Any], trend: Trend, expected: str) -> None:
+def test_several_readings_refine_the_state(fields: dict[str, Any], trend: Trend, expected: str) -> None:
     assert state(peer(**fields), NOW, link_up=True, trend=trend) == expected
 
 
@@ -68,7 +68,7 @@ def _read(history: History, at: float, rx: int, tx: int, keepalive: int = 0) -> 
     return history.trends(device, at)[KEY.raw]
 
 
-def test_rates_are_bytes_a_second_since_the_reading_before() -> None:
+def test_rates_are_bytes_per_second_since_the_last_reading() -> None:
     history = History()
     assert _read(history, 10, 0, 0) == Trend()
     trend = _read(history, 12, 1000, 300)
@@ -76,7 +76,8 @@ def test_rates_are_bytes_a_second_since_the_reading_before() -> None:
     assert not _read(history, 13, 1000, 300).sends
 
 
-def test_data_is_unanswered_after_fifteen_seconds_and_keepalives_never_are() -> None:
+def test_data_is_unanswered_after_fifteen_seconds() -> None:
+    """Keepalives are never unanswered."""
     data, keepalives = History(), History()
     for at in range(21):
         sent, kept = _read(data, at, 100, at * 100), _read(keepalives, at, 100, at // 5 * 32, keepalive=5)
@@ -85,7 +86,7 @@ def test_data_is_unanswered_after_fifteen_seconds_and_keepalives_never_are() -> 
     assert not _read(data, 21, 101, 5000).unanswered
 
 
-def test_a_device_that_is_made_anew_has_no_rates_below_zero() -> None:
+def test_a_recreated_device_has_no_negative_rates() -> None:
     history = History()
     _read(history, 1, 1000, 1000)
     assert _read(history, 2, 0, 0) == Trend()
@@ -120,7 +121,7 @@ def _codes(device: Device, link: Link = LINK, addresses: tuple[Prefix, ...] = (A
     return [each.code for each in found]
 
 
-def test_a_device_that_is_as_its_file_has_no_differences() -> None:
+def test_a_device_that_matches_its_file_has_no_differences() -> None:
     assert _codes(_device()) == []
     link_local = Prefix(bytes([0xFE, 0x80]) + bytes(14), 64)
     assert _codes(_device(fwmark=51820), addresses=(ADDRESS, link_local)) == []
@@ -142,7 +143,7 @@ def test_each_difference_of_the_device_has_its_code(change: dict[str, Any], code
     assert _codes(_device(**change)) == [code]
 
 
-def test_a_mark_is_no_difference_where_up_chooses_it() -> None:
+def test_a_mark_that_up_chooses_is_no_difference() -> None:
     for line, code in (("AllowedIPs = 0.0.0.0/0", []), ("AllowedIPs = 10.0.0.0/8", ["mark-differs"])):
         text = f"[Interface]\nFwMark = off\n[Peer]\nPublicKey = {KEY}\n{line}\n"
         settings = parse(Document.parse(text.encode()), "wg0")
@@ -157,7 +158,7 @@ def test_each_difference_of_the_link_has_its_code() -> None:
 
 
 def shown(n: int = 0, **fields: Any) -> PeerStatus:
-    """The status of a peer, with most in it."""
+    """The status of a peer, with most fields set."""
     blank: dict[str, Any] = {
         "public_key": str(PublicKey(bytes([n]) * 32)),
         "name": "",
@@ -202,7 +203,7 @@ def test_no_line_is_wider_than_the_terminal(width: int, rates: float | None) -> 
     assert max(map(cell_len, text(status, width=width).splitlines())) <= width
 
 
-def test_the_table_has_what_matters_and_keeps_ports_and_the_mark_of_roaming() -> None:
+def test_the_table_keeps_ports_and_the_roamed_flag() -> None:
     status = Status(NOW, (interface(*WIDE, since=NOW - 7200, by="wgq", mtu=1420, mtu_given=False, fwmark=51820),))
     printed = text(status)
     for words in ("wg0: up", "(2 h), by wgq", "MTU 1420 (found)", "mark 0xca6c", "…]:51820", "roamed", "1.2 MiB"):
@@ -210,7 +211,7 @@ def test_the_table_has_what_matters_and_keeps_ports_and_the_mark_of_roaming() ->
     assert "AgICAgICAgIC…" in printed, "a peer without a name is called by its key"
 
 
-def test_nothing_that_a_terminal_obeys_comes_through() -> None:
+def test_control_characters_are_not_printed() -> None:
     printed = text(Status(NOW, (interface(file="/etc/\x1b[2J\nwg0.conf", error="\x1b]0;x\x07"),)))
     assert "\x1b" not in printed
     assert "\x07" not in printed
@@ -235,7 +236,7 @@ def test_times_are_in_their_largest_unit() -> None:
     assert [span(each) for each in (0, 59.9, 60, 7199, 90000, 4e7)] == ["0 s", "59 s", "1 min", "1 h", "1 d", "1 y"]
 
 
-# The form of the JSON: what is here stays, as long as VERSION is 1.
+# The fields of the JSON; they stay as long as VERSION is 1.
 PEER_FIELDS = {
     "public_key": str,
     "name": str,
@@ -278,7 +279,7 @@ INTERFACE_FIELDS = {
 
 
 def check_form(document: Any) -> None:
-    """AssertionError unless the document is of the form of version 1."""
+    """Assert that the document has the form of version 1."""
     assert document["version"] == VERSION == 1
     assert set(document) == {"version", "time", "interfaces", "standing_kill_switches"}
     for each in document["interfaces"]:
@@ -304,7 +305,7 @@ def test_the_json_has_the_form_of_version_1() -> None:
     check_form(json.loads(printed))
 
 
-def test_what_is_well_has_an_interface_and_each_wanted_peer_up() -> None:
+def test_a_status_is_well_if_all_wanted_peers_are_up() -> None:
     assert Status(NOW, (interface(shown(), shown(1, state="never", wanted=False)),)).is_well
     assert not Status(NOW, ()).is_well
     assert not Status(NOW, (interface(shown(), shown(1, state="idle")),)).is_well

@@ -1,4 +1,4 @@
-"""The last error of a peer in words."""
+"""The last error of a peer as text."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def code(*events: Event, handshake_age: float | None = None) -> str | None:
     return found.code if found else None
 
 
-def test_an_error_of_a_handshake_counts_until_the_next_handshake() -> None:
+def test_a_handshake_error_counts_until_the_next_handshake() -> None:
     given_up = Event("handshake_given_up", 1, 5000.0)
     assert code(given_up) == "handshake-given-up"
     assert code(given_up, handshake_age=6000.0) == "handshake-given-up"
     assert code(given_up, handshake_age=4000.0) is None
 
 
-def test_an_error_of_data_counts_for_some_minutes() -> None:
+def test_a_data_error_counts_for_some_minutes() -> None:
     refused = Event("source_not_allowed", 3, RECENT - 1, source="10.9.9.9")
     assert code(refused, handshake_age=1.0) == "source-not-allowed"
     assert code(refused._replace(age=RECENT + 1), handshake_age=1.0) is None
     assert code(refused._replace(source="fe80::1"), handshake_age=1.0) is None
 
 
-def test_the_newest_error_is_told_with_its_time_and_what_is_known() -> None:
+def test_the_newest_error_is_reported_with_its_details() -> None:
     events = (
         Event("send_error", 9, 20.0, receiver=THERE, send_errno=errno.EPERM),
         Event("icmp", 1, 7.5, receiver=THERE, icmp="port_unreachable", router="192.0.2.254"),

@@ -1,4 +1,4 @@
-"""The names that comments give to peers."""
+"""The names of peers in comments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEYS = [base64.b64encode(bytes([n]) * 32).decode() for n in range(1, 5)]
 
 
 def named(text: str) -> list[str]:
-    """The names of KEYS in a file, in which A, B, C and D stand for them; "" for one without."""
+    """The names of the peers in a file with A, B, C and D for keys; "" for a peer without a name."""
     found = names(Document.parse(_with_keys(text)))
     return [found.of.get(key, "") for key in KEYS[: sum(f"PublicKey = {each}" in text for each in "ABCD")]]
 
@@ -51,13 +51,13 @@ def _with_keys(text: str) -> bytes:
         ("#laptop", "laptop"),
     ],
 )
-def test_each_program_writes_a_name_in_its_own_way(above: str, name: str) -> None:
+def test_the_name_formats_of_known_programs_are_read(above: str, name: str) -> None:
     assert named(f"[Interface]\n\n{above}\n[Peer]\nPublicKey = A\n") == [name]
     assert named(f"[Interface]\n[Peer]\n{above}\nPublicKey = A\nAllowedIPs = 10.0.0.2/32\n") == [name]
 
 
 @pytest.mark.parametrize("line", ["[Peer] # desk\nPublicKey = A", "[Peer]\nPublicKey = A # desk"])
-def test_a_comment_on_the_line_names_too(line: str) -> None:
+def test_a_comment_at_the_end_of_a_line_is_a_name(line: str) -> None:
     assert named(f"{line}\n") == ["desk"]
 
 
@@ -77,11 +77,11 @@ def test_a_comment_on_the_line_names_too(line: str) -> None:
         "# friendly_json={broken",
     ],
 )
-def test_other_comments_are_no_names(comment: str) -> None:
+def test_other_comments_are_not_names(comment: str) -> None:
     assert named(f"{comment}\n[Peer]\n{comment}\nPublicKey = A\n") == [""]
 
 
-def test_a_comment_belongs_to_the_peer_that_it_is_next_to() -> None:
+def test_a_comment_belongs_to_the_adjacent_peer() -> None:
     text = "### begin one ###\n[Peer]\nPublicKey = A\n### end one ###\n### begin two ###\n[Peer]\nPublicKey = B\n"
     assert named(text) == ["one", "two"]
     text = "[Peer]\nPublicKey = A\nAllowedIPs = 10.0.0.2/32\n# friendly_name = one\n\n[Peer]\nPublicKey = B\n"
@@ -89,11 +89,11 @@ def test_a_comment_belongs_to_the_peer_that_it_is_next_to() -> None:
     assert named("# of the interface\n[Interface]\n# more\n\n[Peer]\nPublicKey = A\n") == [""]
 
 
-def test_a_marked_name_counts_for_more_than_a_plain_comment() -> None:
+def test_a_marked_name_outranks_a_plain_comment() -> None:
     assert named("# the server at home\n[Peer]\n# Name = home\nPublicKey = A\n") == ["home"]
 
 
-def test_peers_that_are_commented_out_are_found_with_their_names() -> None:
+def test_disabled_peers_are_found_with_their_names() -> None:
     pivpn = (
         "#[disabled] ### begin off ###\n#[disabled] [Peer]\n#[disabled] PublicKey = A\n"
         "#[disabled] ### end off ###\n### begin on ###\n[Peer]\nPublicKey = B\n"
@@ -106,11 +106,11 @@ def test_peers_that_are_commented_out_are_found_with_their_names() -> None:
     assert (disabled(by_hand), named(by_hand)) == (["B"], ["on", "", ""])
 
 
-def test_a_public_key_in_a_comment_of_the_interface_is_no_peer() -> None:
+def test_a_public_key_in_the_interface_section_is_no_peer() -> None:
     assert disabled("[Interface]\n# PublicKey = A\nPrivateKey = x\n[Peer]\nPublicKey = B\n") == []
 
 
-def test_a_name_cannot_move_the_cursor_or_grow_without_end() -> None:
+def test_a_name_is_printable_and_limited_in_length() -> None:
     evil = "# a\x1b[2Jb\u202ec" + "x" * 500
     (name,) = named(f"{evil}\n[Peer]\nPublicKey = A\n")
     assert name.isprintable()

@@ -1,4 +1,4 @@
-"""The way of a packet over snapshots: what a rule, a route or a peer decides, and what nearly does."""
+"""Traces of packets over snapshots: decisions of rules, routes and peers, and near misses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def snapshot(
     links: tuple[NetworkLink, ...] = (),
     **more: Any,
 ) -> Snapshot:
-    """eth0 with 192.0.2.2/24 and a default route, and what is given besides."""
+    """eth0 with 192.0.2.2/24 and a default route, and the given rules, routes and links."""
     every = (link(1, "lo", "127.0.0.1/8"), link(2, "eth0", "192.0.2.2/24"), *links)
     own = (local("127.0.0.1", "lo"), local("192.0.2.2", "eth0"), route("192.0.2.0/24", "eth0"))
     way = (route("default", "eth0", "192.0.2.1"),)
@@ -90,7 +90,7 @@ def snapshot(
 
 
 def full_tunnel(**more: Any) -> Snapshot:
-    """wg-quick's: rules, a table of its own, and the mark."""
+    """A full tunnel of wg-quick: its rules, its table and its mark."""
     return snapshot(
         (
             LOCAL,
@@ -111,7 +111,7 @@ def to(text: str, **more: Any) -> Query:
 
 
 def rule(**conditions: Any) -> Snapshot:
-    """A host where a rule of priority 5 prohibits what it matches."""
+    """A host with a rule of priority 5 that prohibits what it matches."""
     return snapshot((LOCAL, PolicyRule(5, "prohibit", **conditions), MAIN, DEFAULT))
 
 
@@ -150,7 +150,7 @@ FROM = Prefix.parse("192.0.2.0/24")
         ({"output_link": "eth0"}, {"output_link": "eth0"}, {}),
     ],
 )
-def test_a_rule_matches_all_that_it_names_and_nothing_else(
+def test_a_rule_matches_exactly_what_it_names(
     conditions: dict[str, Any], met: dict[str, Any], missed: dict[str, Any] | None
 ) -> None:
     assert is_prohibited(rule(**conditions), to("198.51.100.7", **met))
@@ -158,20 +158,20 @@ def test_a_rule_matches_all_that_it_names_and_nothing_else(
         assert not is_prohibited(rule(**conditions), to("198.51.100.7", **missed))
 
 
-def test_a_rule_of_conditions_that_wgq_does_not_know_is_told_and_passed() -> None:
+def test_a_rule_with_unknown_conditions_is_reported_and_skipped() -> None:
     found = walk(rule(unread=("tun_id",)), to("198.51.100.7"))
     assert found.link == "eth0"
     assert "tun_id" in found.rules[1].why
 
 
 @pytest.mark.parametrize(("length", "counts"), [(0, True), (23, True), (24, False), (32, False)])
-def test_an_answer_is_suppressed_up_to_a_prefix_length(length: int, counts: bool) -> None:
+def test_suppress_prefixlength_drops_short_prefixes(length: int, counts: bool) -> None:
     rules = (LOCAL, PolicyRule(5, table=100, suppress_prefixlength=length), PolicyRule(6, "blackhole"))
     seen = snapshot(rules, (route("198.51.100.0/24", "eth0", table=100, scope=LINK),))
     assert (walk(seen, to("198.51.100.7")).table == 100) == counts
 
 
-def test_an_answer_is_suppressed_by_the_links_group() -> None:
+def test_suppress_ifgroup_drops_routes_of_that_group() -> None:
     rules = (LOCAL, PolicyRule(5, table=100, suppress_group=3), MAIN)
     seen = snapshot(rules, (route("default", "eth1", table=100),), (link(3, "eth1", "10.1.0.1/24", group=3),))
     assert walk(seen, to("198.51.100.7")).link == "eth0"
@@ -179,7 +179,7 @@ def test_an_answer_is_suppressed_by_the_links_group() -> None:
     assert walk(other, to("198.51.100.7")).link == "eth1"
 
 
-def test_goto_goes_on_at_the_rule_and_not_back() -> None:
+def test_goto_only_jumps_forward() -> None:
     far = snapshot((LOCAL, PolicyRule(5, "goto", target=32766), PolicyRule(6, "prohibit"), MAIN))
     assert walk(far, to("198.51.100.7")).link == "eth0"
     back = snapshot((LOCAL, PolicyRule(5, "goto", target=0), PolicyRule(6, "prohibit"), MAIN))
@@ -198,7 +198,7 @@ def test_throw_leaves_the_table_and_blackhole_ends_the_walk() -> None:
     assert (ended.kind, ended.link) == ("blackhole", "")
 
 
-def test_the_longest_prefix_wins_then_the_field_then_the_lowest_metric() -> None:
+def test_prefix_then_tos_then_metric_choose_the_route() -> None:
     routes = (
         route("198.51.100.0/24", "eth0", "192.0.2.10", metric=5),
         route("198.51.100.0/24", "eth0", "192.0.2.11", metric=1),
@@ -213,7 +213,8 @@ def test_the_longest_prefix_wins_then_the_field_then_the_lowest_metric() -> None
     assert list(gateways.values()) == ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
 
 
-def test_a_next_hop_that_is_dead_is_left_out_and_one_without_carrier_where_that_is_asked_for() -> None:
+def test_dead_next_hops_are_left_out() -> None:
+    """With ignore_routes_with_linkdown, next hops without carrier are left out too."""
     dead, dark = (
         NextHop("eth0", address("192.0.2.8"), is_dead=True),
         NextHop("eth0", address("192.0.2.9"), has_no_carrier=True),
@@ -226,7 +227,7 @@ def test_a_next_hop_that_is_dead_is_left_out_and_one_without_carrier_where_that_
     assert walk(seen, to("198.51.100.7")).hops == (good,)
 
 
-def test_the_source_is_the_routes_or_the_links_near_its_gateway() -> None:
+def test_the_source_comes_from_the_route_or_the_gateways_network() -> None:
     seen = snapshot(links=(link(3, "eth1", "10.1.0.1/24", "10.2.0.1/24"),))
     with_routes = seen._replace(
         routes={
@@ -238,7 +239,7 @@ def test_the_source_is_the_routes_or_the_links_near_its_gateway() -> None:
     assert walk(with_routes, to("198.18.0.1")).source == address("10.1.0.1")
 
 
-def test_a_source_that_is_not_the_hosts_is_refused() -> None:
+def test_a_source_of_another_host_is_refused() -> None:
     found = trace(snapshot(), to("198.51.100.7", source=address("192.0.2.3")))
     assert (found.verdict, found.reason) == ("unreachable", "192.0.2.3 is no address of this host")
 
@@ -265,12 +266,12 @@ def vrf() -> Snapshot:
     return snapshot(rules, VRF_ROUTES, VRF)
 
 
-def test_a_vrf_is_told_step_by_step() -> None:
+def test_a_trace_through_a_vrf_prints_each_step() -> None:
     seen = vrf()
     assert text(trace(seen, to("198.51.100.7", output_link="red")), seen.table_names, 0) == VRF_TEXT
 
 
-def test_a_vrf_takes_what_is_bound_to_it_or_comes_in_by_it_alone() -> None:
+def test_a_vrf_takes_only_packets_bound_to_it_or_from_it() -> None:
     seen = vrf()
     assert walk(seen, to("198.51.100.7")).link == "eth0"
     assert walk(seen, to("198.51.100.7", input_link="eth1")).link == "eth1"
@@ -302,13 +303,13 @@ delivered, by wg0 in eth0, largest packet 1420, TCP MSS 1380
 """
 
 
-def test_a_full_tunnel_is_told_step_by_step() -> None:
+def test_a_trace_through_a_full_tunnel_prints_each_step() -> None:
     known = {("eth0", address("192.0.2.1")): Neighbour("REACHABLE", "02:00:00:00:00:01")}
     seen = full_tunnel(neighbours=known)
     assert text(trace(seen, to("203.0.113.7")), seen.table_names, 0) == FULL_TEXT
 
 
-def test_without_its_mark_a_full_tunnel_is_a_loop() -> None:
+def test_a_full_tunnel_without_its_mark_is_a_loop() -> None:
     seen = full_tunnel()
     unmarked = {"wg0": tunnel("wg0", peer(1, "0.0.0.0/0"), mark=0)}
     found = trace(seen._replace(devices=unmarked), to("203.0.113.7"))
@@ -329,13 +330,13 @@ def two_tunnels(back: bool) -> Snapshot:
     )
 
 
-def test_a_tunnel_in_a_tunnel_has_the_last_uplink_and_the_smallest_room() -> None:
+def test_a_tunnel_in_a_tunnel_has_the_last_uplink_and_smallest_mtu() -> None:
     found = trace(two_tunnels(back=False), to("10.9.0.1"))
     assert (found.verdict, found.uplink, found.links) == ("delivered", "eth0", ("wg1", "wg0", "eth0"))
     assert (found.peer, str(found.endpoint), found.mtu) == (KEYS[2], "203.0.113.4:51820", (1420 - 60) // 16 * 16)
 
 
-def test_two_tunnels_that_lead_into_each_other_are_a_loop() -> None:
+def test_two_tunnels_through_each_other_are_a_loop() -> None:
     found = trace(two_tunnels(back=True), to("10.9.0.1"))
     assert found.verdict == "loop"
 
@@ -351,7 +352,7 @@ def test_two_tunnels_that_lead_into_each_other_are_a_loop() -> None:
         (1380, 1300, 1232),
     ],
 )
-def test_the_largest_packet_is_filled_up_to_sixteen(tunnel_mtu: int, uplink_mtu: int, largest: int) -> None:
+def test_the_largest_packet_includes_padding_to_sixteen(tunnel_mtu: int, uplink_mtu: int, largest: int) -> None:
     seen = full_tunnel()
     links = {
         **seen.links,
@@ -362,7 +363,7 @@ def test_the_largest_packet_is_filled_up_to_sixteen(tunnel_mtu: int, uplink_mtu:
     assert (found.mtu, found.mss) == (largest, largest - 40)
 
 
-def test_the_endpoint_is_looked_for_in_the_namespace_of_the_socket() -> None:
+def test_the_endpoint_is_routed_in_the_namespace_of_the_socket() -> None:
     seen = snapshot(
         routes=(route("10.9.0.0/16", "wg0"),),
         links=(link(3, "wg0", "10.0.0.2/24", mtu=1420),),
@@ -376,14 +377,14 @@ def test_the_endpoint_is_looked_for_in_the_namespace_of_the_socket() -> None:
     assert (unknown.verdict, unknown.uplink) == ("delivered", "")
 
 
-def test_a_daemon_that_does_not_answer_leaves_the_way_unknown() -> None:
+def test_a_silent_daemon_leaves_the_trace_incomplete() -> None:
     seen = full_tunnel()
     found = trace(seen._replace(devices={}, unread={"wg0": "its daemon has been silent"}), to("203.0.113.7"))
     assert (found.verdict, found.uplink) == ("unreachable", "")
     assert "its daemon has been silent" in found.reason
 
 
-def test_the_longest_allowed_ip_has_the_peer() -> None:
+def test_the_longest_allowed_ip_decides_on_the_peer() -> None:
     peers = (peer(1, "10.0.0.0/8 0.0.0.0/0"), peer(2, "10.9.0.0/16"), peer(3, "::/0"))
     for text_, number, network in (
         ("10.9.0.1", 2, "10.9.0.0/16"),
@@ -397,7 +398,7 @@ def test_the_longest_allowed_ip_has_the_peer() -> None:
     assert peer_of(peers[1:], address("10.8.0.1")) is None
 
 
-def test_the_kernels_answer_is_taken_and_the_difference_is_told() -> None:
+def test_the_kernels_answer_wins_and_a_difference_is_reported() -> None:
     def ask(_query: Query) -> Answer:
         return Answer(0, "unicast", 254, "eth1", None, address("192.0.2.2"))
 
@@ -407,7 +408,7 @@ def test_the_kernels_answer_is_taken_and_the_difference_is_told() -> None:
     assert "the kernel disagrees: it says unicast by eth1" in text(found, seen.table_names, 0)
 
 
-def test_of_several_next_hops_the_kernels_is_taken() -> None:
+def test_the_kernel_chooses_among_several_next_hops() -> None:
     hops = (NextHop("eth0", address("192.0.2.8")), NextHop("eth0", address("192.0.2.9")))
     seen = snapshot(routes=(route("203.0.113.0/24", hops=hops, scope=0),))
     answer = Answer(0, "unicast", 254, "eth0", address("192.0.2.9"), address("192.0.2.2"))
@@ -417,7 +418,7 @@ def test_of_several_next_hops_the_kernels_is_taken() -> None:
     assert "one of 2 next hops" in text(found, {}, 0)
 
 
-def test_a_mark_counts_on_the_way_back_where_src_valid_mark_is_set_alone() -> None:
+def test_rp_filter_uses_the_mark_only_with_src_valid_mark() -> None:
     seen = full_tunnel()
     strict = seen.links["eth0"]._replace(rp_filter=1)
     seen = seen._replace(links={**seen.links, "eth0": strict})
@@ -431,7 +432,7 @@ def test_a_mark_counts_on_the_way_back_where_src_valid_mark_is_set_alone() -> No
     assert trace(loose, to("203.0.113.7")).reason == ""
 
 
-def test_what_comes_in_needs_forwarding_and_a_route_back() -> None:
+def test_an_incoming_packet_needs_forwarding_and_a_route_back() -> None:
     seen = full_tunnel()
     query = to("203.0.113.7", input_link="eth0", source=address("192.0.2.9"))
     assert "forwarding is off" in arrive(seen, query).reason
@@ -444,7 +445,7 @@ def test_what_comes_in_needs_forwarding_and_a_route_back() -> None:
     assert refusal(seen, address("192.0.2.2"), address("203.0.113.7"), "eth0")
 
 
-def test_the_other_ends_file_decides_on_the_source() -> None:
+def test_the_other_ends_file_decides_about_the_source() -> None:
     own = KEYS[0]
 
     def verdict(*peers: tuple[PublicKey, str]) -> Trace:
@@ -461,7 +462,7 @@ def test_the_other_ends_file_decides_on_the_source() -> None:
     assert verdict().verdict == "dropped"
 
 
-def test_the_json_has_each_field_also_where_there_is_nothing() -> None:
+def test_the_json_has_every_field_even_without_values() -> None:
     found = as_json(trace(snapshot(routes=(route("203.0.113.0/24", kind="unreachable"),)), to("203.0.113.7")))
     assert {name: value for name, value in found.items() if name != "steps"} == {
         "destination": "203.0.113.7",
@@ -476,8 +477,8 @@ def test_the_json_has_each_field_also_where_there_is_nothing() -> None:
     json.dumps(found)
 
 
-def test_ipv6_hides_a_prefixs_plain_route_behind_those_by_source() -> None:
-    """fib6_node_lookup_1(): found by comparing with the kernel."""
+def test_ipv6_routes_by_source_hide_the_plain_route_of_a_prefix() -> None:
+    """See fib6_node_lookup_1(); a comparison with the kernel showed this."""
     plain = TableRoute(Prefix.parse("2001:db8::/48"), hops=(NextHop("eth0"),), metric=1)
     by_source = plain._replace(origin=Prefix.parse("2001:db8:f::/48"), hops=(NextHop("eth1"),))
     above = TableRoute(Prefix.parse("2001::/16"), hops=(NextHop("eth2"),))

@@ -1,4 +1,4 @@
-"""What a watch decides: what is lost, how often it is put back, whose name is looked up."""
+"""The decisions of a watch: what is lost, how often it is restored, which names are looked up."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NAMES = {KEY: Endpoint("vpn.example.org", "51820")}
 CLOCK = 1_000_000.0
 
 
-def test_nothing_is_lost_of_a_tunnel_as_it_was_brought_up() -> None:
+def test_an_unchanged_tunnel_has_lost_nothing() -> None:
     assert lost(UNDOS, APPLIED, WHOLE) == ()
 
 
@@ -79,11 +79,11 @@ def test_nothing_is_lost_of_a_tunnel_as_it_was_brought_up() -> None:
         (WHOLE._replace(src_valid_mark="0"), "sysctl"),
     ],
 )
-def test_each_kind_of_loss_is_seen(now: Current, kind: str) -> None:
+def test_each_kind_of_loss_is_found(now: Current, kind: str) -> None:
     assert [each.kind for each in lost(UNDOS, APPLIED, now)] == [kind]
 
 
-def test_losses_come_in_the_order_in_which_they_are_put_back() -> None:
+def test_losses_are_in_the_order_of_restoring() -> None:
     bare = WHOLE._replace(addresses=(), routes=(), rules=(), firewall=(), dns=LinkDns("file"), src_valid_mark="0")
     assert tuple(each.kind for each in lost(UNDOS, APPLIED, bare)) == KINDS
 
@@ -100,23 +100,23 @@ def test_a_tunnel_that_is_not_up_has_lost_nothing(now: Current) -> None:
     assert lost(UNDOS, APPLIED, now) == ()
 
 
-def test_what_the_journal_does_not_promise_is_not_missed() -> None:
+def test_only_what_the_journal_promises_can_be_lost() -> None:
     bare = WHOLE._replace(addresses=(), routes=(), rules=(), firewall=(), dns=LinkDns("file"), src_valid_mark="0")
     assert lost((), Applied({}), bare) == ()
     assert [each.kind for each in lost(UNDOS, None, bare)] == ["rule", "sysctl"]
 
 
-def test_a_rule_that_a_hook_has_moved_is_not_missed() -> None:
+def test_a_rule_that_a_hook_moved_is_not_lost() -> None:
     assert lost(UNDOS, APPLIED, WHOLE._replace(rules=(RULE._replace(priority=100),))) == ()
 
 
-def test_ipv6_is_not_put_on_a_link_that_takes_none() -> None:
+def test_ipv6_is_not_restored_on_a_link_without_ipv6() -> None:
     more = APPLIED._replace(addresses=APPLIED.addresses | {Prefix.parse("fd00::1/64")})
     assert lost(UNDOS, more, WHOLE._replace(ipv6=False)) == ()
     assert [each.kind for each in lost(UNDOS, more, WHOLE)] == ["address"]
 
 
-def test_a_burst_passes_and_then_one_each_five_seconds() -> None:
+def test_after_a_burst_one_change_per_five_seconds_is_allowed() -> None:
     pace = Pace()
     for _ in range(BURST):
         assert pace.delay(100.0) == 0
@@ -125,7 +125,7 @@ def test_a_burst_passes_and_then_one_each_five_seconds() -> None:
     assert pace.delay(100.0 + PAUSE) == 0
 
 
-def test_a_fight_is_given_up_and_a_loss_now_and_then_is_not() -> None:
+def test_a_fight_is_given_up_but_rare_losses_are_not() -> None:
     fight, rare, now = Pace(), Pace(), 100.0
     for _ in range(MOST):
         assert fight.delay(now) == 0
@@ -157,31 +157,31 @@ def asks(peers: Peers, seen: Device, now: float) -> bool:
     return bool(list(peers.questions(seen, NAMES, CLOCK, now)))
 
 
-def test_a_stale_peer_that_is_kept_alive_is_asked_about() -> None:
+def test_a_stale_peer_with_keepalive_is_looked_up() -> None:
     assert asks(Peers(), device(STALE + 1), 100.0)
     assert not asks(Peers(), device(STALE - 1), 100.0)
 
 
-def test_an_idle_peer_is_asked_about_once_something_is_sent() -> None:
+def test_an_idle_peer_is_looked_up_once_something_is_sent() -> None:
     peers = Peers()
     assert not asks(peers, device(STALE + 1, keepalive=0), 100.0)
     assert not asks(peers, device(STALE + 1, keepalive=0), 110.0)
     assert asks(peers, device(STALE + 1, keepalive=0, tx=148), 120.0)
 
 
-def test_a_peer_that_was_never_heard_has_five_seconds() -> None:
+def test_a_new_peer_has_five_seconds_before_its_lookup() -> None:
     peers = Peers()
     assert not asks(peers, device(None), 100.0)
     assert asks(peers, device(None), 105.0)
 
 
-def test_the_questions_come_after_pauses_that_grow() -> None:
+def test_lookups_come_after_growing_pauses() -> None:
     peers = Peers(chance=lambda: 0.0)
     times = [now for now in range(100, 300) if asks(peers, device(STALE + 1), float(now))]
     assert times == [100, 115, 145, 205]
 
 
-def test_a_peer_whose_address_is_among_the_answers_is_left_alone() -> None:
+def test_a_peer_with_a_current_address_is_left_alone() -> None:
     peers = Peers()
     assert asks(peers, device(STALE + 1), 100.0)
     assert peers.choice(KEY, OLD, (NEW, OLD), 100.0) is None
@@ -189,7 +189,7 @@ def test_a_peer_whose_address_is_among_the_answers_is_left_alone() -> None:
     assert peers.choice(KEY, OLD, (NEW,), 100.0) == NEW
 
 
-def test_the_next_answer_is_tried_where_the_first_does_not_help() -> None:
+def test_the_next_answer_is_tried_if_the_first_does_not_help() -> None:
     peers, other = Peers(), SocketAddress("2001:db8::1", 51820)
     assert asks(peers, device(STALE + 1), 100.0)
     assert peers.choice(KEY, OLD, (NEW, other), 100.0) == NEW
@@ -199,7 +199,7 @@ def test_the_next_answer_is_tried_where_the_first_does_not_help() -> None:
     assert list(peers.second(silent, CLOCK, 111.0)) == []
 
 
-def test_a_handshake_ends_the_search() -> None:
+def test_a_handshake_ends_the_lookups() -> None:
     peers = Peers()
     assert asks(peers, device(STALE + 1), 100.0)
     assert peers.choice(KEY, OLD, (NEW, OLD._replace(port=1)), 100.0) == NEW
@@ -207,29 +207,29 @@ def test_a_handshake_ends_the_search() -> None:
     assert list(peers.second(device(0), CLOCK, 105.0)) == []
 
 
-def test_a_peer_comes_up_and_goes_down_once() -> None:
+def test_a_peer_that_comes_up_or_goes_down_is_reported_once() -> None:
     peers = Peers()
     ages = [None, None, 1, SESSION - 1, SESSION + 1, SESSION + 2, 0]
-    told = [[event for event, _ in peers.changes(device(age), CLOCK, 100.0 + at)] for at, age in enumerate(ages)]
-    assert told == [[], [], ["peer-up"], [], ["peer-down"], [], ["peer-up"]]
+    events = [[event for event, _ in peers.changes(device(age), CLOCK, 100.0 + at)] for at, age in enumerate(ages)]
+    assert events == [[], [], ["peer-up"], [], ["peer-down"], [], ["peer-up"]]
 
 
 @pytest.mark.parametrize(
     ("age", "least", "most"), [(0, 29, 30), (STALE - 3, 3, 4), (SESSION - 2, 2, 3), (900, 30, 30)]
 )
-def test_the_next_look_is_when_something_can_have_changed(age: float, least: float, most: float) -> None:
+def test_the_next_check_is_when_something_can_have_changed(age: float, least: float, most: float) -> None:
     peers, seen = Peers(), device(age, keepalive=0)
     list(peers.changes(seen, CLOCK, 100.0))
     assert least <= peers.next_look(seen, NAMES, CLOCK, 100.0) <= most
 
 
-def test_a_silent_peer_that_is_kept_alive_is_looked_at_more_often() -> None:
+def test_a_silent_peer_with_keepalive_is_checked_more_often() -> None:
     peers, seen = Peers(), device(900)
     list(peers.changes(seen, CLOCK, 100.0))
     assert peers.next_look(seen, {}, CLOCK, 100.0) == 10
 
 
-def test_the_mtu_goes_down_at_once_and_up_after_ten_seconds() -> None:
+def test_the_mtu_shrinks_at_once_and_grows_after_ten_seconds() -> None:
     mtu = Mtu(1420)
     assert mtu.change(1420, 1420, 100.0) is None
     assert mtu.change(1320, 1420, 101.0) == 1320
@@ -237,7 +237,7 @@ def test_the_mtu_goes_down_at_once_and_up_after_ten_seconds() -> None:
     assert [mtu.change(1420, 1320, 100.0 + at) for at in (2, 5, 11, 12)] == [None, None, None, 1420]
 
 
-def test_a_path_that_changes_again_begins_the_ten_seconds_anew() -> None:
+def test_a_changing_path_restarts_the_ten_seconds() -> None:
     mtu = Mtu(1320)
     assert mtu.change(1420, 1320, 100.0) is None
     assert mtu.change(1320, 1320, 105.0) is None
@@ -245,14 +245,14 @@ def test_a_path_that_changes_again_begins_the_ten_seconds_anew() -> None:
     assert mtu.change(1420, 1320, 121.0) == 1420
 
 
-def test_an_mtu_that_somebody_else_has_set_is_left() -> None:
+def test_an_mtu_set_by_another_program_is_left_alone() -> None:
     mtu = Mtu(1420)
     assert mtu.change(1320, 1300, 100.0) is None
     assert mtu.change(1420, 1300, 200.0) is None
     assert mtu.change(1320, 1420, 201.0) == 1320
 
 
-def test_the_kill_switch_is_made_anew_from_the_journal() -> None:
+def test_the_kill_switch_is_restored_from_the_journal() -> None:
     lan, end = Prefix.parse("192.168.0.0/16"), (Prefix.parse("192.0.2.1/32"), 51820)
     known = "a.example:51820=192.0.2.1/51820/0"
     undos = (RemoveGuard("wg0", known), DeleteThrow(str(lan), 51820), ForgetInbound("wg0"))

@@ -1,4 +1,4 @@
-"""Whose handshake is awaited, when it counts, and how a device is had to begin it."""
+"""Which handshakes are awaited, when they count, and how a device is made to begin them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NAMES = {str(ONE): "laptop", str(TWO): "phone", str(THREE): "phone"}
 THERE = SocketAddress("192.0.2.1", 51820)
 
 
-def test_any_and_all_are_of_those_with_an_endpoint() -> None:
+def test_any_and_all_mean_peers_with_an_endpoint() -> None:
     assert chosen("wg0", PEERS, "any", {})[:2] == ((ONE, TWO), True)
     assert chosen("wg0", PEERS, "all", {})[:2] == ((ONE, TWO), False)
     with pytest.raises(WgqError, match="no peer has an endpoint"):
         chosen("wg0", {THREE: False}, "any", {})
 
 
-def test_peers_are_named_by_key_or_by_name() -> None:
+def test_peers_can_be_given_by_key_or_by_name() -> None:
     assert chosen("wg0", PEERS, f"laptop, {THREE},laptop", NAMES)[:2] == ((ONE, THREE), False)
     with pytest.raises(WgqError, match="2 peers"):
         chosen("wg0", PEERS, "phone", NAMES)
@@ -41,12 +41,12 @@ def test_peers_are_named_by_key_or_by_name() -> None:
 
 
 class FakeDevice:
-    """A device whose peers answer a handshake by some rule; what it is asked is kept."""
+    """A device with prepared answers to handshakes; it records its requests."""
 
     def __init__(self, *peers: DevicePeer, knows_request: bool = False) -> None:
         self.device = Device("wg0", peers=peers)
         self.knows_request = knows_request
-        self.asked: list[tuple[PublicKey, ...]] = []
+        self.requests: list[tuple[PublicKey, ...]] = []
         self.changes: list[DeviceConfig] = []
         self.answer: Callable[[PublicKey], None] = lambda _key: None
 
@@ -54,7 +54,7 @@ class FakeDevice:
         return self.device
 
     def begin_handshakes(self, _name: str, peers: Sequence[PublicKey]) -> bool:
-        self.asked.append(tuple(peers))
+        self.requests.append(tuple(peers))
         if self.knows_request:
             for key in peers:
                 self.answer(key)
@@ -65,8 +65,8 @@ class FakeDevice:
         for key in {peer.public_key for peer in config.peers}:
             self.answer(key)
 
-    def shake(self, key: PublicKey) -> None:
-        """A handshake with this peer is complete."""
+    def complete(self, key: PublicKey) -> None:
+        """Complete a handshake with this peer."""
         peers = [
             each._replace(last_handshake=each.last_handshake + 10) if each.public_key == key else each
             for each in self.device.peers
@@ -79,19 +79,19 @@ class FakeDevice:
 
 
 def peer(key: PublicKey = ONE, *, ago: float | None = None, **fields: Any) -> DevicePeer:
-    """A peer with an endpoint, and a handshake that many seconds ago."""
+    """A peer with an endpoint, and a handshake `ago` seconds before now."""
     last = 0.0 if ago is None else time.time() - ago
     return DevicePeer(**{"public_key": key, "endpoint": THERE, "last_handshake": last, **fields})
 
 
 def test_a_handshake_on_request_counts() -> None:
     fake = FakeDevice(peer(ago=1), knows_request=True)
-    fake.answer = fake.shake
+    fake.answer = fake.complete
     assert fake.wait(ONE) == (ONE,)
-    assert (fake.asked, fake.changes) == ([(ONE,)], [])
+    assert (fake.requests, fake.changes) == ([(ONE,)], [])
 
 
-def test_an_earlier_handshake_does_not_count_if_another_can_be_asked_for() -> None:
+def test_an_earlier_handshake_does_not_count_if_requests_work() -> None:
     with pytest.raises(NoHandshakeError):
         FakeDevice(peer(ago=1), knows_request=True).wait(ONE)
 
@@ -99,14 +99,14 @@ def test_an_earlier_handshake_does_not_count_if_another_can_be_asked_for() -> No
 @pytest.mark.parametrize(("interval", "turned"), [(0, [25, 0]), (25, [0, 25]), (7, [0, 7])])
 def test_a_keepalive_is_sent_and_its_interval_stays(interval: int, turned: list[int]) -> None:
     fake = FakeDevice(peer(persistent_keepalive=interval))
-    fake.answer = fake.shake
+    fake.answer = fake.complete
     assert fake.wait(ONE) == (ONE,)
     (change,) = fake.changes
     assert [each.persistent_keepalive for each in change.peers] == turned
     assert all(each.update_only and each.endpoint is None and not each.allowed_ips for each in change.peers)
 
 
-def test_a_young_session_counts_where_no_other_can_be_begun() -> None:
+def test_a_young_session_counts_if_requests_do_not_work() -> None:
     assert FakeDevice(peer(ago=100)).wait(ONE) == (ONE,)
     with pytest.raises(NoHandshakeError):
         FakeDevice(peer(ago=130)).wait(ONE)
@@ -118,9 +118,9 @@ def test_the_first_handshake_of_a_new_device_counts() -> None:
     assert FakeDevice(peer(ago=1), knows_request=True).wait(ONE, earlier=False) == (ONE,)
 
 
-def test_one_is_enough_for_any_and_not_for_all() -> None:
+def test_one_handshake_is_enough_for_any_but_not_for_all() -> None:
     fake = FakeDevice(peer(ONE), peer(TWO))
-    fake.answer = lambda key: fake.shake(ONE)
+    fake.answer = lambda key: fake.complete(ONE)
     assert fake.wait(ONE, TWO, one=True) == (ONE,)
     with pytest.raises(NoHandshakeError) as error:
         fake.wait(ONE, TWO)
@@ -128,14 +128,14 @@ def test_one_is_enough_for_any_and_not_for_all() -> None:
     assert error.value.status == 4
 
 
-def test_a_peer_without_endpoint_is_awaited_and_not_asked() -> None:
+def test_a_peer_without_an_endpoint_gets_no_request() -> None:
     fake = FakeDevice(peer(endpoint=None))
     with pytest.raises(NoHandshakeError):
         fake.wait(ONE)
     assert [change.peers for change in fake.changes] in ([], [()])
 
 
-def test_many_silent_peers_are_not_all_named() -> None:
+def test_the_error_names_only_some_of_many_peers() -> None:
     keys = [PublicKey(bytes([n]) * 32) for n in range(100)]
     fake = FakeDevice(*(peer(key) for key in keys))
     with pytest.raises(NoHandshakeError, match="and 97 more within"):
@@ -143,7 +143,7 @@ def test_many_silent_peers_are_not_all_named() -> None:
     assert max(len(change.peers) for change in fake.changes) <= 100, "no request is too large for the kernel"
 
 
-def test_wait_stands_alone_or_has_its_seconds_behind_an_equals_sign() -> None:
+def test_wait_takes_its_seconds_after_an_equals_sign_only() -> None:
     call = short_way(["up", "--wait", "wg0"])
     assert call is not None
     assert (call.targets, call.given) == (["wg0"], {"wait": "15"})

@@ -1,4 +1,4 @@
-"""The answer of wgq-userspace to `diagnostics=1`."""
+"""Decoding of wgq-userspace's answer to `diagnostics=1`."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ errno=0
 """.encode()
 
 
-def test_an_answer_becomes_values() -> None:
+def test_an_answer_is_decoded() -> None:
     here, there = SocketAddress("192.0.2.1", 5), SocketAddress("192.0.2.2", 51820)
-    told = diagnostics.decode(ANSWER)
-    assert told == Diagnostics(
+    found = diagnostics.decode(ANSWER)
+    assert found == Diagnostics(
         Events(
             61.0,
             (
@@ -81,9 +81,9 @@ def test_an_answer_becomes_values() -> None:
             )
         },
     )
-    assert told.device.total("unknown_key", "of_a_later_version") == 44
-    assert told.device.last("unknown_key") == told.device.events[0]
-    assert told.peer(PublicKey(STRANGER)) == Events()
+    assert found.device.total("unknown_key", "of_a_later_version") == 44
+    assert found.device.last("unknown_key") == found.device.events[0]
+    assert found.peer(PublicKey(STRANGER)) == Events()
 
 
 def test_a_device_without_events_has_none() -> None:
@@ -94,6 +94,6 @@ def test_a_device_without_events_has_none() -> None:
     "answer",
     [b"errno=0\n\n", b"counting_ms=x\n", b"\xff", b"counting_ms=0\nevent=x\n", b"counting_ms=0\npublic_key=00x\n"],
 )
-def test_what_is_no_answer_is_refused_without_its_text(answer: bytes) -> None:
+def test_an_invalid_answer_is_refused_without_its_text(answer: bytes) -> None:
     with pytest.raises(ValueError, match=r"^the answer is not understood$"):
         diagnostics.decode(answer)

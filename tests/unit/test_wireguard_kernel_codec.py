@@ -1,4 +1,4 @@
-"""The kernel family's attributes: pyroute2's classes decode what we encode, and we decode what they encode."""
+"""Attributes of the kernel's WireGuard family: pyroute2 decodes what we encode, and we decode what it encodes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parts(config: DeviceConfig) -> list[kernel_codec.Part]:
     return list(kernel_codec.parts("wg0", config))
 
 
-def test_a_whole_device_is_one_message_that_pyroute2_understands() -> None:
+def test_a_whole_device_is_one_message_for_pyroute2() -> None:
     config = DeviceConfig(
         private_key=secret(1),
         listen_port=51820,
@@ -97,19 +97,20 @@ def test_a_whole_device_is_one_message_that_pyroute2_understands() -> None:
     assert second.get_attr("WGPEER_A_ALLOWEDIPS") is None
 
 
-def test_what_is_not_given_is_not_sent() -> None:
+def test_settings_that_are_not_given_are_not_sent() -> None:
     (part,) = parts(DeviceConfig())
     assert dict(seen_by_pyroute2(part.body)["attrs"]) == {"WGDEVICE_A_IFNAME": "wg0"}
 
 
-def test_zero_is_sent_as_it_switches_off() -> None:
+def test_zero_is_sent_because_it_turns_a_setting_off() -> None:
     (part,) = parts(DeviceConfig(fwmark=0, peers=(PeerConfig(public(1), persistent_keepalive=0),)))
     message = seen_by_pyroute2(part.body)
     assert message.get_attr("WGDEVICE_A_FWMARK") == 0
     assert peers_of(message)[0].get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") == 0
 
 
-def test_every_nest_carries_the_flag_that_strict_kernels_ask_for() -> None:
+def test_every_nested_attribute_has_the_nested_flag() -> None:
+    """Kernels with strict checking require it."""
     (part,) = parts(DeviceConfig(peers=(PeerConfig(public(1), allowed_ips=networks(1)),)))
     assert part.body.count(b"\x08\x80") == 1
     assert part.body.count(b"\x09\x80") == 1
@@ -123,7 +124,7 @@ def test_a_removed_peer_is_a_key_and_a_flag() -> None:
     assert len(peer["attrs"]) == 2
 
 
-def test_the_minus_form_is_a_flag_of_the_allowed_ip() -> None:
+def test_a_minus_sign_becomes_a_flag_of_the_allowed_ip() -> None:
     (part,) = parts(DeviceConfig(peers=(PeerConfig(public(1), allowed_ips=allowed("-10.0.0.0/8", "+fd00::/8")),)))
     peers = codec.attributes(codec.attributes(part.body)[kernel_codec.WGDEVICE_A_PEERS])
     entries = codec.each_attribute(codec.attributes(peers[0])[kernel_codec.WGPEER_A_ALLOWEDIPS])
@@ -131,7 +132,7 @@ def test_the_minus_form_is_a_flag_of_the_allowed_ip() -> None:
     assert flags == [codec.U32.pack(kernel_codec.WGALLOWEDIP_F_REMOVE_ME), None]
 
 
-def test_thousands_of_peers_are_cut_into_messages() -> None:
+def test_thousands_of_peers_are_split_into_messages() -> None:
     peers = tuple(PeerConfig(public(n), allowed_ips=networks(2), replace_allowed_ips=True) for n in range(3000))
     cut = parts(DeviceConfig(private_key=secret(1), replace_peers=True, peers=peers))
     assert len(cut) > 30
@@ -233,7 +234,7 @@ def test_a_device_in_one_message_is_read() -> None:
     )
 
 
-def test_peers_that_go_on_from_message_to_message_are_joined() -> None:
+def test_peers_split_over_several_messages_are_joined() -> None:
     ips = networks(90)
 
     def device(*peers: dict[str, Any]) -> bytes:
@@ -262,7 +263,7 @@ def test_an_endpoint_keeps_its_scope(scope: int) -> None:
     assert kernel_codec.decode([part.body]).peers[0].endpoint == endpoint
 
 
-def test_what_is_set_reads_back_the_same() -> None:
+def test_a_device_reads_back_as_it_was_set() -> None:
     ips = networks(3000) + allowed("fd00::/64", "::/0")
     peer = PeerConfig(public(9), preshared_key=secret(2), allowed_ips=ips)
     bodies = [part.body for part in parts(DeviceConfig(secret(1), 7, 8, False, (peer,)))]

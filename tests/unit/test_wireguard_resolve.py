@@ -1,4 +1,4 @@
-"""Endpoint resolution against what `wg` does (config.c's parse_endpoint and parse_dns_retries)."""
+"""Endpoint resolution compared with wg(8) (parse_endpoint and parse_dns_retries in config.c)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from wgquick.system.wireguard.resolve import leading, resolve, retries_of
 
 
 class Resolver:
-    """A getaddrinfo with a script: failures first, then answers. It keeps what it was asked, and the pauses."""
+    """A getaddrinfo with prepared results: failures first, then answers. It records calls and pauses."""
 
     def __init__(self, *results: Any) -> None:
         self.results = list(results)
-        self.asked: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.pauses: list[float] = []
         self.notes: list[str] = []
 
-    def getaddrinfo(self, *asked: Any) -> Any:
-        self.asked.append(asked)
+    def getaddrinfo(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
         result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
         if isinstance(result, BaseException):
             raise result
@@ -56,15 +56,15 @@ FOUND = [
         (Endpoint("::", "0"), SocketAddress("::", 0)),
     ],
 )
-def test_a_numeric_endpoint_asks_nobody(endpoint: Endpoint, address: SocketAddress) -> None:
-    resolver = Resolver(AssertionError("asked"))
+def test_a_numeric_endpoint_needs_no_lookup(endpoint: Endpoint, address: SocketAddress) -> None:
+    resolver = Resolver(AssertionError("called"))
     assert resolver.resolve(endpoint) == address
 
 
 @pytest.mark.parametrize(
     "endpoint", [Endpoint("127.1", "5"), Endpoint("0x7f000001", "5"), Endpoint("127.0.0.1", "domain")]
 )
-def test_what_getaddrinfo_takes_for_a_number_is_taken(endpoint: Endpoint) -> None:
+def test_numeric_forms_of_getaddrinfo_are_accepted(endpoint: Endpoint) -> None:
     assert resolve(endpoint, retries=0) == SocketAddress("127.0.0.1", 53 if endpoint.port == "domain" else 5)
 
 
@@ -72,29 +72,29 @@ def test_a_zone_becomes_the_scope() -> None:
     assert resolve(Endpoint("fe80::1%lo", "5"), retries=0) == SocketAddress("fe80::1", 5, 1)
 
 
-def test_a_zone_without_a_link_is_told_as_such() -> None:
+def test_a_zone_without_a_link_is_reported() -> None:
     resolver = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
     with pytest.raises(OperationError, match="there is no link `eth7': `\\[fe80::1%eth7\\]:51820'") as caught:
         resolve(Endpoint("fe80::1%eth7", "51820"), getaddrinfo=resolver.getaddrinfo)
     assert "host name" not in caught.value.remedy
 
 
-def test_the_first_answer_is_taken_and_the_question_is_wgs() -> None:
+def test_the_first_answer_is_used_and_the_lookup_is_that_of_wg() -> None:
     resolver = Resolver(FOUND)
     assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)
-    assert resolver.asked == [
+    assert resolver.calls == [
         (b"vpn.example.com", "51820", socket.AF_UNSPEC, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
     ]
     assert Resolver(FOUND[::-1]).resolve(NAME) == SocketAddress("2001:db8::7", 51820)
 
 
-def test_a_name_in_another_encoding_is_asked_for_as_its_bytes() -> None:
+def test_a_name_that_is_not_utf8_is_looked_up_by_its_bytes() -> None:
     resolver = Resolver(FOUND)
     assert resolver.resolve(Endpoint("h\udcf6st", "5")).port == 51820
-    assert resolver.asked[0][0] == b"h\xf6st"
+    assert resolver.calls[0][0] == b"h\xf6st"
 
 
-def test_a_key_in_the_place_of_a_name_is_not_told() -> None:
+def test_a_key_in_place_of_a_name_is_not_shown() -> None:
     key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
     resolver = Resolver(AGAIN, AGAIN)
     with pytest.raises(OperationError) as caught:
@@ -103,7 +103,7 @@ def test_a_key_in_the_place_of_a_name_is_not_told() -> None:
     assert not any(key in text for text in (str(caught.value), *resolver.notes))
 
 
-def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses() -> None:
+def test_a_temporary_failure_is_retried_after_growing_pauses() -> None:
     resolver = Resolver(AGAIN, AGAIN, OSError(errno.EMFILE, "Too many open files"), FOUND)
     assert resolver.resolve(NAME) == SocketAddress("192.0.2.7", 51820)
     assert resolver.pauses == [1.0, 1.2, 1.44]
@@ -115,23 +115,23 @@ def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses() -> None:
     ]
 
 
-def test_after_the_given_number_of_retries_it_gives_up() -> None:
+def test_resolution_gives_up_after_the_given_number_of_retries() -> None:
     resolver = Resolver(AGAIN)
     with pytest.raises(OperationError, match=r"Temporary failure in name resolution: `vpn\.example\.com:51820'"):
         resolver.resolve(NAME, retries=15)
-    assert len(resolver.asked) == 16
+    assert len(resolver.calls) == 16
     assert resolver.pauses[-1] < 20 < sum(resolver.pauses)
 
 
-def test_no_retries_means_one_try() -> None:
+def test_no_retries_means_one_attempt() -> None:
     resolver = Resolver(AGAIN)
     with pytest.raises(OperationError):
         resolver.resolve(NAME, retries=0)
-    assert len(resolver.asked) == 1
+    assert len(resolver.calls) == 1
     assert resolver.notes == []
 
 
-def test_infinity_goes_on_with_pauses_of_at_most_twenty_seconds() -> None:
+def test_infinite_retries_have_pauses_of_at_most_twenty_seconds() -> None:
     resolver = Resolver(*[AGAIN] * 60, FOUND)
     assert resolver.resolve(NAME, retries=None) == SocketAddress("192.0.2.7", 51820)
     assert resolver.pauses[-1] == max(resolver.pauses) == 20.0
@@ -140,7 +140,7 @@ def test_infinity_goes_on_with_pauses_of_at_most_twenty_seconds() -> None:
 
 @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_FAIL, socket.EAI_NODATA])
 @pytest.mark.parametrize("retries", [15, None])
-def test_a_permanent_failure_is_not_tried_again(code: int, retries: int | None) -> None:
+def test_a_permanent_failure_is_not_retried(code: int, retries: int | None) -> None:
     resolver = Resolver(socket.gaierror(code, "Name or service not known"))
     with pytest.raises(OperationError, match="Name or service not known"):
         resolver.resolve(NAME, retries=retries)
@@ -152,7 +152,7 @@ def test_an_address_of_another_kind_is_refused() -> None:
         Resolver([(socket.AF_UNIX, 0, 0, "", "x")]).resolve(NAME)
 
 
-def test_ten_thousand_numeric_endpoints_are_quick() -> None:
+def test_ten_thousand_numeric_endpoints_take_half_a_second() -> None:
     import time
 
     start = time.process_time()
@@ -175,7 +175,7 @@ def test_ten_thousand_numeric_endpoints_are_quick() -> None:
         ("infinity", None),
     ],
 )
-def test_the_variable_is_read_as_wg_reads_it(value: str, retries: int | None) -> None:
+def test_the_variable_is_read_as_by_wg(value: str, retries: int | None) -> None:
     assert retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value}) == retries
 
 
@@ -186,7 +186,7 @@ def test_without_the_variable_there_are_fifteen_retries() -> None:
 @pytest.mark.parametrize(
     "value", ["x", "3x", " ", "-1", "2147483648", "Infinity", "1 ", "+", "٣", "0x5", "9" * 9999]
 )
-def test_a_variable_that_wg_refuses_is_refused_in_its_words(value: str) -> None:
+def test_an_invalid_variable_has_the_message_of_wg(value: str) -> None:
     with pytest.raises(OperationError, match="Unable to parse WG_ENDPOINT_RESOLUTION_RETRIES: `"):
         retries_of({"WG_ENDPOINT_RESOLUTION_RETRIES": value})
 
@@ -195,24 +195,24 @@ NAMES = [Endpoint(f"host{number}.example.net", "51820") for number in range(40)]
 ANYWHERE = SocketAddress("198.51.100.1", 51820)
 
 
-def test_unanswered_names_are_asked_at_once_within_one_limit() -> None:
-    """The limit stands for all names: with one after the other, the second would not be asked before it ends."""
-    asked = threading.Semaphore(0)
+def test_unanswered_names_are_looked_up_at_once_within_one_limit() -> None:
+    """The limit is for all names together; in sequence, the second lookup would not begin before it ends."""
+    started = threading.Semaphore(0)
     never = threading.Event()
 
     def hang(*_: object) -> Any:
-        asked.release()
+        started.release()
         never.wait(60)
         return []
 
     leads_to = leading(NAMES, patience=0.5, getaddrinfo=hang)
     assert all(leads_to(name, ANYWHERE) for name in NAMES)
-    assert all(asked.acquire(timeout=30) for _ in NAMES)
-    assert not asked.acquire(blocking=False)
+    assert all(started.acquire(timeout=30) for _ in NAMES)
+    assert not started.acquire(blocking=False)
     never.set()
 
 
-def test_a_name_that_is_answered_counts_though_another_is_not() -> None:
+def test_an_answered_name_counts_although_another_is_not() -> None:
     never = threading.Event()
 
     def answer(host: bytes, *_: object) -> Any:
@@ -231,12 +231,12 @@ def test_a_name_that_does_not_exist_is_kept() -> None:
     resolver = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
     leads_to = leading([*NAMES, *NAMES], getaddrinfo=resolver.getaddrinfo)
     assert leads_to(NAMES[0], ANYWHERE)
-    assert len(resolver.asked) == len(NAMES)
+    assert len(resolver.calls) == len(NAMES)
 
 
-def test_a_numeric_endpoint_is_compared_without_asking() -> None:
+def test_a_numeric_endpoint_is_compared_without_a_lookup() -> None:
     resolver = Resolver(FOUND)
     leads_to = leading([Endpoint("198.51.100.1", "51820")], getaddrinfo=resolver.getaddrinfo)
     assert leads_to(Endpoint("198.51.100.1", "51820"), ANYWHERE)
     assert not leads_to(Endpoint("198.51.100.2", "51820"), ANYWHERE)
-    assert resolver.asked == []
+    assert resolver.calls == []

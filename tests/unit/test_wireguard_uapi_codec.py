@@ -1,4 +1,4 @@
-"""The userspace API's lines, as its specification (wireguard.com/xplatform) has them."""
+"""The lines of the userspace API, as in its specification (wireguard.com/xplatform)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ip(text: str, change: str = "") -> AllowedIP:
     return AllowedIP(pack_address(host), int(length), change)
 
 
-def test_a_request_has_the_specifications_lines_in_its_order() -> None:
+def test_a_request_has_the_lines_of_the_specification_in_order() -> None:
     config = DeviceConfig(
         SecretKey(KEY),
         51820,
@@ -63,7 +63,7 @@ def test_a_request_has_the_specifications_lines_in_its_order() -> None:
     ]
 
 
-def test_an_empty_change_is_still_a_request() -> None:
+def test_an_empty_change_is_a_valid_request() -> None:
     assert uapi_codec.encode(DeviceConfig()) == b"set=1\n\n"
 
 
@@ -122,7 +122,7 @@ def test_a_zone_is_read_by_name_or_number(zone: str) -> None:
     assert uapi_codec.decode("wg0", answer.encode()).peers[0].endpoint == SocketAddress("fe80::1", 5, 1)
 
 
-def test_the_zone_of_a_link_that_has_gone_is_none() -> None:
+def test_the_zone_of_a_missing_link_is_none() -> None:
     answer = f"public_key={KEY.hex()}\nendpoint=[fe80::1%nosuch0]:5\nerrno=0\n\n"
     assert uapi_codec.decode("wg0", answer.encode()).peers[0].endpoint == SocketAddress("fe80::1", 5)
 
@@ -146,7 +146,7 @@ def test_the_last_line_is_the_errno(answer: bytes, code: int) -> None:
     "line",
     [f"private_key={KEY.hex()}zz", f"preshared_key={KEY.hex()[:-2]}", "listen_port=x", "allowed_ip=1.2.3/8"],
 )
-def test_an_answer_not_understood_is_refused_without_its_text(line: str) -> None:
+def test_an_invalid_answer_is_refused_without_its_text(line: str) -> None:
     answer = f"public_key={OTHER.hex()}\n{line}\nerrno=0\n\n"
     if line.startswith("private_key"):
         answer = f"{line}\nerrno=0\n\n"

@@ -1,4 +1,4 @@
-"""What a power cut or a new container leaves: dead name servers are taken out before a name is looked up."""
+"""State that a power cut or a previous container left: dead name servers are removed before a name is looked up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANSWER = struct.pack("!HHHIH4s", 0xC00C, 1, 1, 60, 4, socket.inet_aton("192.0.2.
 
 
 def serve_names() -> None:
-    """Answer each question for an IPv4 address with 192.0.2.9, and others with nothing."""
+    """Answer each question for an IPv4 address with 192.0.2.9, and every other one with an empty answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((NAME_SERVER, 53))
         sys.stdout.write("ready\n")
@@ -45,8 +45,8 @@ def serve_names() -> None:
 
 @pytest.fixture
 def named(machine: Namespace) -> Namespace:
-    """The machine with a name server that knows the endpoint, and a configuration for DNS by file."""
-    script = "from tests.netns.test_bygone import serve_names; serve_names()"
+    """The machine with a name server that knows the endpoint, and a configuration that sets DNS by file."""
+    script = "from tests.netns.test_leftovers import serve_names; serve_names()"
     serving = machine.popen(
         [sys.executable, "-c", script], stdout=-1, env={**os.environ, "PYTHONPATH": os.getcwd()}
     )
@@ -59,7 +59,7 @@ def named(machine: Namespace) -> Namespace:
 
 
 def wgq_by_file(machine: Namespace, verb: str, name: str) -> str:
-    """What `wgq` says, which looks each name up once."""
+    """The transcript of `wgq` with DNS by file and one lookup per name."""
     return wgq(machine, verb, name, WGQ_DNS="file", WG_ENDPOINT_RESOLUTION_RETRIES="0").stderr
 
 
@@ -68,7 +68,7 @@ def content(machine: Namespace) -> str:
 
 
 def cut_power(machine: Namespace) -> None:
-    """The daemon and /run are gone, and the boot that /etc/resolv.conf tells of is another than this one."""
+    """End the daemon, empty /run, and change the boot ID in /etc/resolv.conf to another one."""
     for daemon in programs(machine, "wgq-userspace"):
         os.kill(daemon, 9)
     boot = machine.call(namespaces.current)[:8]
@@ -80,8 +80,8 @@ def test_after_a_power_cut_up_finds_its_endpoint(named: Namespace) -> None:
     wgq_by_file(named, "up", "wg0")
     cut_power(named)
     assert "nameserver 10.9.0.1" in content(named)
-    said = wgq_by_file(named, "up", "wg0")
-    assert "[!] Removed the DNS of wg0, which is gone, from /etc/resolv.conf" in said
+    transcript = wgq_by_file(named, "up", "wg0")
+    assert "[!] Removed the DNS of wg0, which is gone, from /etc/resolv.conf" in transcript
     wgq(named, "down", "wg0")
     assert content(named) == EARLIER
 
@@ -99,8 +99,8 @@ def test_down_after_a_power_cut_repairs_the_file(named: Namespace, has_file: boo
         assert "is not a WireGuard interface" in wgq(named, "down", "wg0", status=1).stderr
 
 
-def test_the_next_up_takes_out_a_tunnel_with_a_killed_daemon(named: Namespace) -> None:
-    """In the same boot and namespace: by its index, as another link may have its name."""
+def test_the_next_up_removes_the_dns_of_a_killed_daemon(named: Namespace) -> None:
+    """In the same boot and namespace it goes by the link's index, as another link may have the name."""
     wgq_by_file(named, "up", "wg0")
     for daemon in programs(named, "wgq-userspace"):
         os.kill(daemon, 9)
@@ -114,7 +114,7 @@ def test_the_next_up_takes_out_a_tunnel_with_a_killed_daemon(named: Namespace) -
 
 
 def in_container(machine: Namespace, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in network and PID namespaces of its own, which end with it, on the machine's file system."""
+    """Run a script in its own network and PID namespaces, which end with it, on the machine's file system."""
     command = "wgq() { " + " ".join(f"'{word}'" for word in WGQ) + ' "$@"; }; '
     argv = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", command + script]
     return machine.run(argv, env={**os.environ, **environment})
@@ -124,7 +124,7 @@ def directories(machine: Namespace) -> list[str]:
     return machine.out("ls", "/run/wgq").split()
 
 
-def test_a_new_container_takes_out_what_the_last_one_left(named: Namespace) -> None:
+def test_a_new_container_removes_the_dns_of_the_previous_one(named: Namespace) -> None:
     write(named, NUMERIC)
     in_container(named, "wgq up wg0", **FILE)
     assert "nameserver 10.9.0.1" in content(named)
@@ -142,19 +142,19 @@ def test_down_in_a_new_container_repairs_the_file(named: Namespace) -> None:
     assert directories(named) == []
 
 
-def test_resolvconf_forgets_what_the_last_container_left(named: Namespace) -> None:
+def test_the_previous_containers_record_is_removed_from_resolvconf(named: Namespace) -> None:
     path = with_resolvconf(named, 'echo "$@" >>/run/asked')
     write(named, NUMERIC)
     in_container(named, "wgq up wg0", PATH=path, WGQ_DNS="resolvconf")
     assert directories(named) != []
     write(named, NUMERIC.replace("DNS = 10.9.0.1\n", ""), "wg1")
-    said = in_container(named, "wgq up wg1; wgq down wg1", PATH=path).stderr
-    assert "[!] wg0 is gone with its network namespace: removing its DNS" in said
+    transcript = in_container(named, "wgq up wg1; wgq down wg1", PATH=path).stderr
+    assert "[!] wg0 is gone with its network namespace: removing its DNS" in transcript
     assert "-d wg0" in named.out("cat", "/run/asked").replace("tun.", "")
     assert directories(named) == []
 
 
-def test_a_tunnel_in_another_namespace_keeps_its_dns_and_its_journal(named: Namespace) -> None:
+def test_a_tunnel_in_another_namespace_keeps_dns_and_journal(named: Namespace) -> None:
     write(named, NUMERIC)
     named.run(["ip", "netns", "add", "other"])
     try:
@@ -188,5 +188,5 @@ ask "namespaces.is_gone('$word', contained=False)"
 
 
 def test_a_mount_or_a_descriptor_keeps_a_namespace(machine: Namespace) -> None:
-    """And one of the host's may be, for all that a container sees."""
+    """A container cannot see all namespaces of the host, so there the answer is always "not gone"."""
     assert in_container(machine, HELD).stdout.split() == ["False", "False", "True", "False"]

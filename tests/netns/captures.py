@@ -99,7 +99,7 @@ def listening(end: End, *peers: End, candidates: tuple[str, ...] = (), read: boo
 
 
 @contextlib.contextmanager
-def begun(program: str) -> Iterator[tuple[End, End]]:
+def daemons(program: str) -> Iterator[tuple[End, End]]:
     """Two connected machines with a daemon each and no peers yet; the left one begins the handshakes."""
     with machines(WGQ, program) as (left, right):
         join(left, right)

@@ -1,4 +1,4 @@
-"""The suite on a machine that has more than the tests expect: another resolvconf, other files in /etc."""
+"""The tests on a machine with more than they expect: another resolvconf, other files in /etc."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.namespaces import host, mortal
 
 PROJECT = Path(__file__).parents[2]
-# Laid over the machine's own /usr and /etc. Whoever calls the programs leaves a line behind.
+# Laid over the machine's own /usr and /etc. The programs record their calls.
 ODD = """
 set -e
 mount -t tmpfs tmpfs /run
@@ -32,16 +32,16 @@ cat /run/called
 """
 SAMPLE = (
     "tests/netns/test_dns_file.py",
-    "tests/netns/test_up_down.py::test_without_resolvconf_that_mode_exits_as_the_shell_does",
-    "tests/netns/test_up_down.py::test_down_goes_by_the_journal_when_the_file_was_edited_since",
-    "tests/netns/test_up_down.py::test_an_unknown_table_is_refused_before_anything_is_touched",
+    "tests/netns/test_up_down.py::test_a_missing_resolvconf_exits_as_the_shell_does",
+    "tests/netns/test_up_down.py::test_down_goes_by_the_journal_if_the_file_was_edited",
+    "tests/netns/test_up_down.py::test_an_unknown_table_is_refused_before_any_change",
     "tests/parity/test_parity.py::test_up_prints_the_same_transcript[nft-dns-servers-and-search]",
     "tests/parity/test_parity.py::test_up_leaves_the_same_state[nft-full-tunnel-table-taken]",
 )
 
 
-def test_a_sample_of_the_suite_passes_beside_another_resolvconf() -> None:
-    """None of the sample calls the programs of the machine, and none reads its /etc."""
+def test_some_tests_pass_beside_another_resolvconf() -> None:
+    """None of them calls the machine's programs or reads its /etc."""
     run = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ODD, "sh"]
     pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *SAMPLE]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -54,8 +54,8 @@ def test_a_sample_of_the_suite_passes_beside_another_resolvconf() -> None:
 
 
 @pytest.mark.parametrize("link", ["all", "default", "lo"])
-def test_a_machine_has_the_kernels_own_parameters(link: str) -> None:
-    """systemd sets rp_filter and promote_secondaries, docker forwarding; a new namespace inherits all of them."""
+def test_a_machine_has_the_kernels_default_parameters(link: str) -> None:
+    """systemd sets rp_filter and promote_secondaries, docker forwarding; a new namespace inherits these."""
     with host() as machine:
         for name in ("forwarding", "promote_secondaries", "rp_filter", "src_valid_mark"):
             assert machine.out("cat", f"/proc/sys/net/ipv4/conf/{link}/{name}") == "0\n"

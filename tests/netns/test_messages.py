@@ -1,4 +1,4 @@
-"""What is said of hooks that fail and of DNS words that are no addresses: where they stand, and why."""
+"""Messages about failing hooks and invalid DNS words: the place and the cause."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(machine: Namespace, *lines: str) -> str:
         ("\u200btrue %i", "4:10", "U+200B ZERO WIDTH SPACE"),
     ],
 )
-def test_a_failing_hook_is_told_with_its_line_and_its_odd_character(
+def test_a_failing_hook_is_reported_with_line_and_odd_character(
     machine: Namespace, hook: str, place: str, name: str
 ) -> None:
     write(machine, "PostUp = true", f"PostUp = {hook}")
@@ -48,7 +48,7 @@ def test_a_failing_hook_is_told_with_its_line_and_its_odd_character(
     assert f"\n  The hook has {name} at {FILE}:{place}: " in done.stderr
 
 
-def test_a_failing_pre_down_hook_is_told_likewise(machine: Namespace) -> None:
+def test_a_failing_pre_down_hook_is_reported_with_its_line(machine: Namespace) -> None:
     write(machine, "PreDown = test \u2018a\u2019 = a")
     assert wgq(machine, "up", "wg0").returncode == 0
     done = wgq(machine, "down", "wg0")
@@ -57,20 +57,20 @@ def test_a_failing_pre_down_hook_is_told_likewise(machine: Namespace) -> None:
     assert "Nothing was removed" in done.stderr
 
 
-def test_a_hook_from_standard_input_is_told_by_its_characters(machine: Namespace) -> None:
+def test_a_hook_from_standard_input_is_reported_by_character(machine: Namespace) -> None:
     text = write(machine, "PostUp = ip link show \u2014bogus")
     done = wgq(machine, "up", "-", "--name", "wg0", given=text)
     assert "The hook has U+2014 EM DASH at its character 14" in done.stderr
 
 
-def test_a_hook_that_succeeds_may_hold_any_character(machine: Namespace) -> None:
+def test_a_successful_hook_may_contain_any_character(machine: Namespace) -> None:
     write(machine, "PostUp = echo \u201cd\u00e9j\u00e0\u201d \u2013 vu")
     done = wgq(machine, "up", "wg0")
     assert done.returncode == 0
     assert "U+" not in done.stderr
 
 
-def test_a_program_that_is_missing_is_told_as_such(machine: Namespace) -> None:
+def test_a_missing_program_is_reported_as_missing(machine: Namespace) -> None:
     write(machine, "PostUp = systemd-resolve-nonesuch %i")
     done = wgq(machine, "up", "wg0")
     assert done.returncode == 127
@@ -79,7 +79,7 @@ def test_a_program_that_is_missing_is_told_as_such(machine: Namespace) -> None:
 
 
 @pytest.mark.parametrize("word", ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2"])
-def test_dns_that_is_no_address_fails_with_its_place(machine: Namespace, word: str) -> None:
+def test_an_invalid_dns_server_is_an_error_with_its_place(machine: Namespace, word: str) -> None:
     before = machine.out("cat", "/etc/resolv.conf")
     write(machine, f"DNS = 192.0.2.1, {word}")
     done = wgq(machine, "up", "--dns", "file", "wg0")
@@ -91,7 +91,7 @@ def test_dns_that_is_no_address_fails_with_its_place(machine: Namespace, word: s
 
 
 @pytest.mark.parametrize("word", ["192.0.2.53/32", '"192.0.2.53"', "192.0.2.53;192.0.2.54"])
-def test_dns_that_becomes_a_search_domain_is_told(machine: Namespace, word: str) -> None:
+def test_a_dns_word_used_as_a_search_domain_gives_a_warning(machine: Namespace, word: str) -> None:
     write(machine, f"DNS = {word}")
     done = wgq(machine, "up", "--dns", "file", "wg0")
     assert done.returncode == 0
@@ -99,8 +99,8 @@ def test_dns_that_becomes_a_search_domain_is_told(machine: Namespace, word: str)
     assert "DNS has no server address" in done.stderr
 
 
-def test_no_child_of_a_hook_gets_the_configuration(machine: Namespace) -> None:
-    """`$WG_CONFIG` is the hook's, though the caller exports a variable of that name."""
+def test_children_of_a_hook_do_not_get_the_configuration(machine: Namespace) -> None:
+    """`$WG_CONFIG` belongs to the hook, even if the caller exports a variable with that name."""
     write(machine, 'PostUp = env >/run/env; [ "$WG_CONFIG" ]; tr "\\0" "\\n" </proc/$$/cmdline >/run/argv')
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go", "WG_CONFIG": "x"}
     machine.run([sys.executable, "-m", "wgquick", "up", "wg0"], env=environment)
