@@ -1,6 +1,6 @@
-"""Machines to try things on: network namespaces, with or without a file system view of their own.
+"""Machines for tests: network namespaces, with or without a private view of the file system.
 
-    with namespace() as ns:      # a network namespace by `ip netns`; files are everyone's
+    with namespace() as ns:      # a network namespace by `ip netns`; the files are shared
     with host() as machine:      # its own network, kernel parameters, /run (so /var/run/wireguard), /etc and /sys
         machine.uplink()
         machine.run(["wg-quick", "up", "wg0"])
@@ -8,8 +8,8 @@
         with machine.entered():                       # in this thread
             ...
 
-At the end, failures included, the processes inside are ended by their ids and the namespace goes. Where the run of
-the tests is killed, the namespace's keeper does that.
+At the end, also after a failure, the processes inside are ended by their ids and the namespace is removed. If the
+test run is killed, the namespace's keeper does that.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ UPLINK_GATEWAY6 = "2001:db8::1"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SERIAL = itertools.count()
 
-# A keeper is in the namespace for as long as its standard input is open. That closes with the test run, though it
-# be killed: what still runs in the network namespace then, daemons of their own included, is killed.
+# A keeper stays in the namespace until its standard input closes. That happens at the end of the test run, even if
+# it is killed; the keeper then kills all processes in the network namespace, including daemons.
 _KEEP = """
 trap '' HUP INT
 echo ready
@@ -53,8 +53,8 @@ for process in /proc/[0-9]*; do
     [ "${process#/proc/}" = $$ ] || kill -KILL "${process#/proc/}" || :
 done 2>/dev/null
 """
-# The kernel's own values (devinet.c, addrconf.c): a new namespace inherits those of the machine, and distributions
-# change them (systemd's 50-default.conf).
+# The kernel's defaults (devinet.c, addrconf.c): a new namespace inherits the machine's values, which distributions
+# change (systemd's 50-default.conf).
 _PARAMETERS = """
 for link in all default lo; do
     for name in accept_local arp_accept arp_announce arp_filter arp_ignore arp_notify forwarding \\
@@ -67,7 +67,7 @@ for link in all default lo; do
     done
 done
 """
-# All that a machine has in /etc, besides the links of update-alternatives(1) and the cache of ldconfig(8).
+# The contents of a machine's /etc, besides the links of update-alternatives(1) and the cache of ldconfig(8).
 _ETC = {
     "group": "root:x:0:\nmessagebus:x:101:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost\n::1 localhost\n",
@@ -76,14 +76,14 @@ _ETC = {
     "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n",
     "resolv.conf": "nameserver 192.0.2.53\n",
 }
-# Programs that wg-quick and wgq look for, and that a machine lacks unless a test installs them.
+# Programs that wg-quick and wgq look for; a machine has none unless a test installs it.
 HIDDEN = ("resolvconf", "resolvectl")
 _FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 PATH = os.pathsep.join(_FOLDERS)
 WHITEOUTS = "/run/.absent"
 
-# The new /etc is made beside the old one. A character device 0:0 hides what a layer below has (overlayfs.rst,
-# whiteouts); a folder without any of the hidden programs stays as it is.
+# The new /etc is made beside the old one. A character device 0:0 hides a file of the layers below (overlayfs.rst,
+# whiteouts); a folder without hidden programs stays as it is.
 _KEEP_HOST = f"""
 set -e
 ip link set lo up
@@ -120,20 +120,20 @@ ip netns delete "$1"
 
 
 def _present() -> list[str]:
-    """Where the machine that the tests run on has a hidden program, by the folders' own names."""
+    """The paths of hidden programs on the machine that runs the tests."""
     folders = dict.fromkeys(os.path.realpath(folder) for folder in _FOLDERS)
     paths = (f"{folder}/{name}" for folder in folders for name in HIDDEN)
     return [path for path in paths if os.path.lexists(path)]
 
 
 def mortal(*command: str) -> list[str]:
-    """The command, to be ended with the test run, though that be killed."""
+    """The command, which ends with the test run even if that is killed."""
     return ["setpriv", "--pdeathsig", "KILL", "--", *command]
 
 
 def mortal_family(*command: str) -> list[str]:
-    """The command, to be ended with the test run, and all that it has started with it: they get process ids of
-    their own kind, and the kernel ends those together (pid_namespaces(7))."""
+    """The command, which ends with the test run together with all its children: they are in a separate PID
+    namespace (pid_namespaces(7))."""
     return mortal("unshare", "--pid", "--fork", "--kill-child", "--", *command)
 
 
@@ -143,16 +143,16 @@ def _check(result: int) -> None:
 
 
 def _move_to(descriptors: Sequence[int]) -> None:
-    """Move the calling thread; setns(2) refuses a mount namespace to one that shares its root with another."""
+    """Move the calling thread; setns(2) to a mount namespace needs a file system context that is not shared."""
     _check(_LIBC.unshare(CLONE_FS))
     for descriptor in descriptors:
         _check(_LIBC.setns(descriptor, 0))
 
 
 class Namespace:
-    """A place to run programs and functions in; `paths` are its namespace files, by kind ("net", "mnt").
+    """A place to run programs and functions; `paths` are its namespace files, by kind ("net", "mnt").
 
-    `keeper` is the process that holds it, 0 if none does.
+    `keeper` is the process that holds it, or 0.
     """
 
     def __init__(self, name: str, paths: Mapping[str, str], keeper: int = 0) -> None:
@@ -164,7 +164,7 @@ class Namespace:
         assert self._identity is not None
 
     def argv(self, command: Sequence[str]) -> list[str]:
-        """The argument list that runs a command inside, for callers that start processes themselves."""
+        """The argument list that runs a command inside, for callers that start the process."""
         flags = {"net": "--net", "mnt": "--mount"}
         return ["nsenter", *(f"{flags[kind]}={path}" for kind, path in self.paths.items()), "--", *command]
 
@@ -177,7 +177,7 @@ class Namespace:
         env: Mapping[str, str] | None = None,
         timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside; with `check`, a failure is an AssertionError that shows its output."""
+        """Run a command inside; with `check`, a failure raises an AssertionError with the output."""
         done = subprocess.run(
             self.argv(command),
             check=False,
@@ -192,16 +192,16 @@ class Namespace:
         return done
 
     def out(self, *command: str) -> str:
-        """What a command prints to standard output."""
+        """The standard output of a command."""
         return self.run(command).stdout
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command inside; it is ended with the namespace at the latest."""
+        """Start a command inside; it ends with the namespace at the latest."""
         self._started.append(subprocess.Popen(self.argv(command), **options))
         return self._started[-1]
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function in a child process inside; its result or exception comes back pickled."""
+        """Call a function in a child process inside; its result or exception is pickled."""
         reader, writer = os.pipe()
         if (child := os.fork()) == 0:
             os.close(reader)
@@ -250,7 +250,7 @@ class Namespace:
         return descriptor
 
     def uplink(self, *, mtu: int = 1500, ipv6: bool = False) -> None:
-        """Give it the link `up0` with 192.0.2.2/24 and a default route (2001:db8::2/64 likewise)."""
+        """Add the link `up0` with 192.0.2.2/24 and a default route (2001:db8::2/64 likewise)."""
         lines = [
             f"link add up0 mtu {mtu} type veth peer name up1 mtu {mtu}",
             f"addr add {UPLINK_ADDRESS}/24 dev up0",
@@ -267,19 +267,19 @@ class Namespace:
         self._await_carrier()
 
     def _await_carrier(self) -> None:
-        """The kernel notes later, by linkwatch_event(), that both ends of the link are up."""
+        """Wait for the carrier: linkwatch_event() of the kernel notices with a delay that both ends are up."""
         deadline = time.monotonic() + 30
         while "NO-CARRIER" in self.out("ip", "-o", "link", "show", "type", "veth"):
             assert time.monotonic() < deadline, "the uplink has no carrier"
             time.sleep(0.002)
 
     def processes(self) -> list[int]:
-        """The ids of the processes inside, never this one or the namespace's keeper."""
+        """The ids of the processes inside, without this one and the keeper."""
         found = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()} - self._spared
         return [pid for pid in sorted(found) if _identity(f"/proc/{pid}/ns/net") == self._identity]
 
     def end_processes(self) -> None:
-        """End what still runs inside: by TERM, and by KILL if that does not do within two seconds."""
+        """End the processes inside by TERM, and after two seconds by KILL."""
         for process in self._started:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -303,7 +303,7 @@ class Namespace:
 
 
 def _pickled_error(error: BaseException) -> bytes:
-    """The exception itself if it can be pickled and read back, else its text."""
+    """The exception if it can be pickled and read back, else its text."""
     try:
         data = pickle.dumps((None, error))
         pickle.loads(data)
@@ -334,14 +334,14 @@ def _unique() -> str:
 
 @contextlib.contextmanager
 def _kept(command: Sequence[str], paths: Mapping[str, str], name: str) -> Iterator[Namespace]:
-    """A namespace with its keeper, which is the command; {keeper} in the paths is its process id."""
+    """A namespace with the command as its keeper; {keeper} in the paths is the keeper's process id."""
     keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert keeper.stdin is not None
     assert keeper.stdout is not None
     with keeper.stdin, keeper.stdout:
         try:
             if keeper.stdout.readline() != b"ready\n":
-                raise AssertionError("the namespace could not be made; the reason stands above")
+                raise AssertionError("the namespace could not be made; see the output above")
             where = {kind: path.format(keeper=keeper.pid) for kind, path in paths.items()}
             inside = Namespace(name, where, keeper.pid)
             try:
@@ -355,7 +355,7 @@ def _kept(command: Sequence[str], paths: Mapping[str, str], name: str) -> Iterat
 
 @contextlib.contextmanager
 def namespace() -> Iterator[Namespace]:
-    """A network namespace alone, by `ip netns`, with its loopback up."""
+    """A network namespace by `ip netns`, with its loopback up."""
     name = _unique()
     path = f"/run/netns/{name}"
     subprocess.run(["ip", "netns", "add", name], check=True)
@@ -369,7 +369,7 @@ def namespace() -> Iterator[Namespace]:
 
 @contextlib.contextmanager
 def host() -> Iterator[Namespace]:
-    """A machine of its own: network, /sys, an empty /run, the same /etc everywhere, and no resolvconf."""
+    """A machine with its own network and /sys, an empty /run, a fixed /etc, and no resolvconf."""
     keeper = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _KEEP_HOST, "sh", *_present()]
     paths = {kind: f"/proc/{{keeper}}/ns/{kind}" for kind in ("net", "mnt")}
     with _kept(keeper, paths, _unique()) as machine:

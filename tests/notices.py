@@ -1,6 +1,6 @@
-"""The licences of the code that wgq-userspace is linked with, as THIRD-PARTY-NOTICES has them.
+"""Generates THIRD-PARTY-NOTICES: the licences of the crates that wgq-userspace is linked with.
 
-python -m tests.notices writes that file anew, after a change of the crate's dependencies.
+Run `python -m tests.notices` after a change of the crate's dependencies.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 PROJECT = Path(__file__).parent.parent
 NOTICES = PROJECT / "THIRD-PARTY-NOTICES"
 MANIFEST = PROJECT / "userspace" / "Cargo.toml"
-# The architectures that the daemon's system call filter knows.
+# The architectures that the daemon's system call filter supports.
 TARGETS = [f"{architecture}-unknown-linux-gnu" for architecture in ("x86_64", "aarch64", "riscv64gc")]
-# Of a choice, the first of these is taken: how the licence is named, and what the name of its file has in it.
+# The licences in order of preference, and a part of the name of each licence's file.
 PREFERRED = {"MIT": "MIT", "BSD-3-Clause": "BSD", "Apache-2.0": "APACHE"}
 
 HEADING = """\
@@ -41,14 +41,14 @@ def cargo(*arguments: str) -> str:
 
 
 def linked_names(target: str) -> set[tuple[str, str]]:
-    """Name and version of each crate that is linked for a target: none that is only for tests or for building."""
+    """Name and version of each crate linked for a target, without crates for tests or building."""
     tree = cargo("tree", "--edges", "normal,no-proc-macro", "--target", target, "--prefix", "none")
     found = (re.match(r"(\S+) v(\S+)", line) for line in tree.splitlines())
     return {(match[1], match[2]) for match in found if match}
 
 
 def linked_for(target: str) -> set[Crate]:
-    """The crates that are linked for a target; nothing is downloaded that other targets take."""
+    """The crates linked for a target; crates of other targets are not downloaded."""
     names = linked_names(target)
     packages = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", target))["packages"]
     return {
@@ -59,12 +59,12 @@ def linked_for(target: str) -> set[Crate]:
 
 
 def linked() -> list[Crate]:
-    """All crates that are linked, but for our own."""
+    """All linked crates except our own."""
     return sorted(set().union(*(linked_for(target) for target in TARGETS)))
 
 
 def chosen(licence: str) -> str | None:
-    """The part of a file's name that goes with the licence we choose; None if there is no choice."""
+    """The part of a file name that belongs to the chosen licence; None if there is no choice."""
     if " AND " in licence or " OR " not in licence:
         return None
     options = re.split(r" OR |/", licence.strip("()"))
@@ -72,7 +72,7 @@ def chosen(licence: str) -> str | None:
 
 
 def texts(crate: Crate) -> list[str]:
-    """The licence texts and notices that a crate comes with."""
+    """The licence texts and notices of a crate."""
     files = [path for path in sorted(crate.folder.rglob("*")) if path.is_file()]
     licences = [path for path in files if re.match("LICEN[CS]E|COPYING", path.name.upper())]
     part = chosen(crate.licence)
@@ -84,7 +84,7 @@ def texts(crate: Crate) -> list[str]:
 
 
 def generate() -> str:
-    """The file's text: crates with the same texts share them."""
+    """The text of the file; crates with the same licence texts share them."""
     groups: dict[tuple[str, ...], list[Crate]] = {}
     for crate in linked():
         groups.setdefault(tuple(texts(crate)), []).append(crate)

@@ -1,4 +1,4 @@
-"""Draws what a terminal shows of `wgq status` and `wgq doctor`, for the documentation.
+"""Draws `wgq status` and `wgq doctor` as a terminal shows them, for the documentation.
 
 `python -m tests.pictures` writes docs/status.svg and docs/doctor.svg.
 A unit test fails if their text is not what wgq prints.
@@ -27,7 +27,7 @@ from wgquick.status.values import DnsStatus, Drift, Error, InterfaceStatus, Peer
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NOW = 1_795_000_000.0  # in November 2026
-# rich's own form has a font from the network, and a window around it.
+# rich's own template loads a font from the network and draws a window.
 _FORM = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{ font-family: monospace; font-size: {char_height}px; line-height: {line_height}px; }}
@@ -129,12 +129,12 @@ CAUSES = (
 
 
 def printed() -> dict[str, str]:
-    """What each verb prints of its example to a terminal."""
+    """The output of each verb for its example."""
     return {"status": _status(), "doctor": doctor.text("wg0", CAUSES)}
 
 
 def _status() -> str:
-    """What `wgq status` prints of the example to a terminal, in UTC."""
+    """The output of `wgq status` for the example on a terminal, in UTC."""
     zone = os.environ.get("TZ")
     try:
         _set_zone("UTC")
@@ -156,7 +156,7 @@ def _painted(style: str, text: str) -> str:
 
 
 def drawn(verb: str, text: str) -> str:
-    """The picture of a verb and what it prints."""
+    """The picture of a command and its output."""
     console = Console(record=True, width=show.WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
     console.print(Text.from_ansi(f"$ wgq {verb}\n{text}"), end="")
     return console.export_svg(title="", code_format=_FORM, unique_id=verb, theme=SVG_EXPORT_THEME)

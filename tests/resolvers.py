@@ -1,7 +1,7 @@
-"""Machines that keep their DNS in one of the usual ways: openresolv, Debian's resolvconf, systemd-resolved.
+"""Machines with one of the usual DNS setups: openresolv, Debian's resolvconf, systemd-resolved.
 
-The packages are fetched by apt-get and unpacked below .cache/, as installing them would take over this
-machine's own /etc/resolv.conf; a machine then sees them in its /usr and /etc.
+apt-get fetches the packages, and they are unpacked below .cache/, because installing them would take over this
+machine's /etc/resolv.conf; the test machine sees them in its /usr and /etc.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tests.namespaces import WHITEOUTS, Namespace, host
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-UPSTREAM = "192.0.2.53"  # the name server that a machine has without a tunnel
+UPSTREAM = "192.0.2.53"  # a machine's name server without a tunnel
 _CACHE = Path(__file__).parent.parent / ".cache" / "packages"
-_SPLIT = ("bin", "sbin", "lib")  # folders that a machine has in /usr
+_SPLIT = ("bin", "sbin", "lib")  # these folders are in /usr
 
 
 def unpacked(package: str) -> Path:
-    """The package's files, fetched once; the folder appears only when it is whole."""
+    """The folder with the package's files, fetched once; it appears only when it is complete."""
     folder = _CACHE / package
     _CACHE.mkdir(parents=True, exist_ok=True)
     with (_CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two apt-get at once refuse each other
+        fcntl.flock(lock, fcntl.LOCK_EX)  # apt-get does not run twice at once
         if not folder.exists():
             fresh = Path(tempfile.mkdtemp(prefix=f"{package}-", dir=_CACHE))
             try:
@@ -55,12 +55,12 @@ def _fetch(package: str, folder: Path) -> None:
 
 
 def install(machine: Namespace, *packages: str, hidden: str = "") -> None:
-    """Let the machine see the packages: /usr by an overlay, less a hidden file, /etc by copies into its own."""
+    """Show the packages to the machine: an overlay over /usr, without the hidden file, and copies in /etc."""
     folders = [unpacked(package) for package in packages]
     absent = f"{WHITEOUTS}/usr"
     layers = ["/run/.hidden", *(str(folder / "usr") for folder in folders), absent, "/usr"]
     machine.run(["mkdir", "-p", "/run/.hidden", absent])
-    if hidden:  # a character device 0:0 hides what the layers below have (overlayfs.rst, whiteouts)
+    if hidden:  # a character device 0:0 hides a file of the layers below (overlayfs.rst, whiteouts)
         machine.run(["mkdir", "-p", f"/run/.hidden/{Path(hidden).parent}"])
         machine.run(["mknod", f"/run/.hidden/{hidden}", "c", "0", "0"])
     machine.run(["mount", "-t", "overlay", "-o", f"lowerdir={':'.join(layers)}", "overlay", "/usr"])
@@ -71,7 +71,7 @@ def install(machine: Namespace, *packages: str, hidden: str = "") -> None:
 
 @contextlib.contextmanager
 def openresolv() -> Iterator[Namespace]:
-    """A machine with openresolv and one record of its own."""
+    """A machine with openresolv and one record."""
     with host() as machine:
         install(machine, "openresolv")
         machine.run(["resolvconf", "-a", "up0"], input=f"nameserver {UPSTREAM}\n")
@@ -80,7 +80,7 @@ def openresolv() -> Iterator[Namespace]:
 
 @contextlib.contextmanager
 def debian_resolvconf() -> Iterator[Namespace]:
-    """A machine with Debian's resolvconf, its links and switches as its installation sets them."""
+    """A machine with Debian's resolvconf, set up like by its installation."""
     with host() as machine:
         install(machine, "resolvconf")
         machine.run(["mkdir", "-p", "/run/resolvconf/interface"])
@@ -92,7 +92,7 @@ def debian_resolvconf() -> Iterator[Namespace]:
 
 @contextlib.contextmanager
 def plain() -> Iterator[Namespace]:
-    """A machine with nothing but /etc/resolv.conf."""
+    """A machine with only /etc/resolv.conf."""
     with host() as machine:
         yield machine
 
@@ -116,7 +116,7 @@ id -u systemd-resolve >/dev/null 2>&1 || {
 
 @contextlib.contextmanager
 def resolved(*, resolvconf: bool = False) -> Iterator[Namespace]:
-    """A machine with systemd-resolved on a system bus of its own, with or without its link named resolvconf."""
+    """A machine with systemd-resolved on its own system bus, with or without the link named resolvconf."""
     with host() as machine:
         install(machine, "libsystemd-shared", "systemd-resolved", hidden="" if resolvconf else "sbin/resolvconf")
         machine.run(["sh", "-c", _USERS])

@@ -1,4 +1,4 @@
-"""The matrix is tried once a session, several cases at a time: most of it is waiting for what does not come."""
+"""The matrix runs once per session, several cases at a time: most of the time is spent waiting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Outcomes = dict[str, Outcome]
 
 
 def tried(cases: list[tuple[Case, str]], folder: Path) -> Outcomes:
-    """The outcomes of the cases, by `name, backend`; each process makes machines of its own."""
+    """The outcomes of the cases, by `name, backend`; each process makes its own machines."""
     workers = [_start(cases[at::AT_ONCE], folder / f"{at}.json") for at in range(AT_ONCE)]
     found: Outcomes = {}
     for at, worker in enumerate(workers):

@@ -1,9 +1,9 @@
-"""The parts of docs/doctor.md that are made: the codes, and the matrix with its results.
+"""Generates parts of docs/doctor.md: the codes, and the matrix with its results.
 
     python -m tests.faults.page            try every case on every backend, and write the page's parts
-    python -m tests.faults.page legacy     the same of the cases with that word, on the userspace backends alone
+    python -m tests.faults.page legacy     only the cases with that word in their name, on the userspace backends
 
-It needs what the tests need, and takes some minutes.
+It needs the programs of the tests, and takes some minutes.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 
 
 def codes() -> str:
-    """The table of the codes, in the order in which causes are told."""
+    """The table of the codes, in the order in which doctor prints causes."""
     lines = [f"| `{name}` | {code.severity} | {code.meaning} |" for name, code in CODES.items()]
     return "\n".join(["| code | | what is wrong |", "|---|---|---|", *lines])
 
 
 def matrix(outcomes: Outcomes, before: str) -> str:
-    """The tables of the faults, with what doctor said first, and of the healthy tunnels.
+    """The tables of the faults, each with doctor's first finding, and of the healthy tunnels.
 
-    What was not tried now stays as it was before.
+    Cases that were not tried keep their earlier result.
     """
     columns = "| named first | wgq-userspace | wireguard-go | kernel |\n|---|---|---|---|---|"
     known = {name: cells for name, _, *cells in map(_cells, before.splitlines())}
@@ -62,7 +62,7 @@ def _results(case: Case, outcomes: Outcomes, known: Mapping[str, list[str]]) -> 
 
 
 def _cell(case: Case, outcomes: Outcomes, backend: str, before: str) -> str:
-    """The verdict on one outcome; how long it takes on emulated processors tells nothing."""
+    """The verdict on one outcome; without seconds for the VM, as its processors are emulated."""
     if backend in case.absent:
         return f"- ({case.absent[backend]})"
     outcome = outcomes.get(f"{case.name}, {backend}")
@@ -74,14 +74,14 @@ def _cell(case: Case, outcomes: Outcomes, backend: str, before: str) -> str:
 
 
 def filled(text: str, name: str, part: str) -> str:
-    """The page with one of its parts replaced, which stands between two comments."""
+    """The page with one of its parts, which are between two comments, replaced."""
     pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
     assert pattern.search(text), name
     return pattern.sub(lambda match: f"{match[1]}{part}\n{match[2]}", text)
 
 
 def main() -> None:
-    """Try the cases and write the page; an AssertionError if a case could not be made."""
+    """Try the cases and write the page; raises AssertionError if a case could not be set up."""
     words = sys.argv[1:]
     pytest_configure()
     text = PAGE.read_text()

@@ -1,4 +1,4 @@
-"""What doctor names first of each fault, and that it is silent if there is none."""
+"""Doctor's first finding for each fault, and no finding for healthy tunnels."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_the_first_finding_is_the_injected_fault(outcomes: Outcomes, case: Case,
     ("case", "backend"),
     [pytest.param(case, backend, id=f"{case.name}, {backend}") for case, backend in CASES if not case.code],
 )
-def test_nothing_is_said_of_a_healthy_tunnel(outcomes: Outcomes, case: Case, backend: str) -> None:
+def test_a_healthy_tunnel_has_no_finding(outcomes: Outcomes, case: Case, backend: str) -> None:
     outcome = outcomes[f"{case.name}, {backend}"]
     assert judged(case, backend, outcome) == ""
 
 
-def test_the_matrix_is_as_large_as_it_says() -> None:
+def test_the_matrix_has_at_least_40_faults_and_20_healthy_tunnels() -> None:
     assert len(FAULTS) >= 40
     assert len(HEALTHY) >= 20
     assert {case.code for case in FAULTS} <= set(CODES)

@@ -1,4 +1,4 @@
-"""What the verb does beyond naming a cause: it mends, compares with the other end's file, and reports to others."""
+"""`wgq doctor --fix`, `--peer-config`, `--bundle`, `--json` and `--listen`."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def doctor(made: World, *arguments: str, status: int = 0) -> subprocess.Complete
 
 
 def state(made: World) -> str:
-    """What doctor must not change: links, addresses, routes, rules, the firewall, parameters and DNS."""
+    """Everything that doctor must not change: links, addresses, routes, rules, firewall, parameters and DNS."""
     script = (
         "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; "
         "nft list ruleset; cat /proc/sys/net/ipv4/conf/all/src_valid_mark /etc/resolv.conf; "
         "for what in allowed-ips endpoints fwmark; do wg show wg0 $what; done; ls -R /run/wgq"
     )
     lines = made.here.out("bash", "-c", script).splitlines()
-    # Link-local addresses come a second after their link; times run.
+    # Link-local addresses appear a second after their link, and lifetimes change.
     return "\n".join(re.sub("(expires|valid_lft|state|group) .*", "", line) for line in lines if "fe80" not in line)
 
 
@@ -68,7 +68,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("script", BREAKS.values(), ids=BREAKS)
-def test_fix_puts_back_what_up_had_made(made: World, script: str) -> None:
+def test_fix_restores_what_up_made(made: World, script: str) -> None:
     start(made, FULL, FULL_SERVER)
     made.ping()
     before = state(made)
@@ -87,7 +87,7 @@ def test_fix_sets_dns_and_mtu_again(made: World) -> None:
     assert state(made) == before
 
 
-def test_fix_never_touches_what_the_other_end_or_a_firewall_does(made: World) -> None:
+def test_fix_does_not_change_a_foreign_firewall(made: World) -> None:
     start(made)
     made.script(
         "here", "nft add table inet guard; nft add chain inet guard in '{ type filter hook input priority 0; }'"
@@ -98,7 +98,7 @@ def test_fix_never_touches_what_the_other_end_or_a_firewall_does(made: World) ->
     assert state(made) == before
 
 
-def test_without_fix_nothing_on_the_host_is_changed(made: World) -> None:
+def test_without_fix_the_host_is_unchanged(made: World) -> None:
     start(made, FULL, FULL_SERVER)
     made.ping()
     made.script("here", "ip rule del not fwmark 51820 table 51820; nft flush ruleset")
@@ -107,7 +107,7 @@ def test_without_fix_nothing_on_the_host_is_changed(made: World) -> None:
     assert state(made) == before
 
 
-def test_the_other_ends_file_makes_a_guess_certain(made: World) -> None:
+def test_the_other_ends_file_makes_a_finding_certain(made: World) -> None:
     wrong = edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))
     start(made, there=wrong)
     made.script("here", "cat >/run/peer.conf", filled(wrong))
@@ -119,18 +119,18 @@ def test_the_other_ends_file_makes_a_guess_certain(made: World) -> None:
     assert [(each["code"], each["confidence"]) for each in known] == [("source-not-allowed", "certain")]
 
 
-def test_the_report_for_others_has_no_key_address_or_name(made: World) -> None:
+def test_the_bundle_has_no_key_address_or_name(made: World) -> None:
     made.script("here", HOSTS)
     start(made, NAMED + "PresharedKey = @psk@\n", SERVER + "PresharedKey = @psk2@\n")
     report = doctor(made, "--bundle", status=1).stdout
     assert "answer-refused" in report
     assert "== firewall" in report
     addresses = ("192.0.2.2", "198.51.100.2", "10.66.0.2", "10.66.0.1", "10.66.0.0", "2001:db8:1::", "vpn.test")
-    for told in (*WORDS.values(), *addresses, made.here.out("hostname").strip()):
-        assert told not in report
+    for secret in (*WORDS.values(), *addresses, made.here.out("hostname").strip()):
+        assert secret not in report
 
 
-def test_json_has_the_fields_that_programs_read(made: World) -> None:
+def test_the_json_has_the_documented_fields(made: World) -> None:
     start(made)
     made.script("here", "ip link set wg0 down")
     found = json.loads(doctor(made, "--json", "wg0", status=1).stdout)
@@ -140,7 +140,7 @@ def test_json_has_the_fields_that_programs_read(made: World) -> None:
     ]  # fmt: skip
 
 
-def test_without_a_name_every_interface_is_looked_at(made: World) -> None:
+def test_without_a_name_every_interface_is_examined(made: World) -> None:
     start(made)
     assert "wg0: nothing is wrong" in doctor(made).stdout
     made.script("here", "ip link delete wg0")
@@ -204,11 +204,11 @@ def test_listening_at_an_interface_that_works_says_who_comes(made: World) -> Non
 
 
 @pytest.mark.parametrize("seconds", ["x", "-1", "nan", "1e9"])
-def test_odd_seconds_are_refused(made: World, seconds: str) -> None:
+def test_invalid_seconds_are_refused(made: World, seconds: str) -> None:
     assert "is no number of seconds" in doctor(made, f"--listen={seconds}", "wg0", status=1).stderr
 
 
-def test_a_tunnel_that_was_moved_to_a_namespace_is_judged_there(made: World) -> None:
+def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:
     start(made)
     made.script("here", "ip netns add inner; ip -n inner link set lo up; ip link set wg0 netns inner")
     made.script("here", "ip -n inner addr add 10.66.0.2/24 dev wg0; ip -n inner link set wg0 up")

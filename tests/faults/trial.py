@@ -1,4 +1,4 @@
-"""One case of the matrix tried: a tunnel is made, broken and examined."""
+"""Tries one case of the matrix: makes a tunnel, breaks it and examines it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What doctor said first ("" nothing), how many findings are no infos, the seconds it took, and its text.
+    """Doctor's first code ("" for none) and severity, the number of findings beside infos, seconds, and the text.
 
-    `fault` is what kept the case from being tried. `absent` is the reason for not trying it, which holds.
+    `fault` is the error that prevented the trial. `absent` is the confirmed reason for not trying the case.
     """
 
     code: str
@@ -38,19 +38,19 @@ class Outcome(NamedTuple):
 
 
 def judged(case: Case, backend: str, outcome: Outcome) -> str:
-    """What is wrong with an outcome, "" if it is the one that the case wants."""
+    """What is wrong with an outcome; "" if it is the expected one."""
     if outcome.fault:
         return outcome.fault
     if outcome.absent or backend in case.absent:
-        return "" if outcome.absent == case.absent.get(backend) else "tried, or left out, against its word"
+        return "" if outcome.absent == case.absent.get(backend) else "tried or left out contrary to the case"
     if not case.code:
         return outcome.text if outcome.loud else ""
     is_right = (outcome.code, outcome.severity) == (case.code, CODES[case.code].severity)
-    return "" if is_right and case.says in outcome.text else outcome.text or "nothing was said"
+    return "" if is_right and case.says in outcome.text else outcome.text or "doctor found nothing"
 
 
 def attempt(case: Case, backend: str) -> Outcome:
-    """Try it; whatever fails on the way is the outcome's `fault`."""
+    """Try the case; an error on the way becomes the outcome's `fault`."""
     try:
         with world() as made:
             return _tried(made, case, backend)
@@ -93,12 +93,12 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
 
 
 def _is_without_daemon() -> bool:
-    """The link is the kernel's own."""
+    """Whether the link is the kernel's."""
     return any(link.kind == "wireguard" for link in inspection.links() if link.name == "wg0")
 
 
 def _is_without_counters() -> bool:
-    """Neither the daemon nor its link counts what is refused."""
+    """Whether there is a daemon, without counters of refused packets."""
     return api.diagnostics("wg0") is None and not _is_without_daemon()
 
 
@@ -106,7 +106,7 @@ _HOLDS = {NO_DAEMON: _is_without_daemon, NO_COUNTERS: _is_without_counters}
 
 
 def _kill(machine: Namespace, program: str) -> None:
-    """Kill that machine's own daemon, and wait until its link has gone."""
+    """Kill the machine's daemon, and wait until its link is gone."""
     for process in machine.processes():
         if Path(f"/proc/{process}/comm").read_text().strip() == program:
             os.kill(process, signal.SIGKILL)
@@ -125,7 +125,7 @@ def _start(made: World, case: Case, backend: str) -> None:
         if fault:
             raise AssertionError(fault)
     elif case.code not in ("not-up",):
-        assert made.up("here", options=case.options, backend=backend), "it comes up in spite of the fault"
+        assert made.up("here", options=case.options, backend=backend), "it comes up despite the fault"
 
 
 def _examined() -> Outcome:

@@ -1,7 +1,7 @@
-"""Two machines with a router between them, and a tunnel: what faults are injected into.
+"""Two machines with a router between them and a tunnel, into which tests inject faults.
 
-`here` is where doctor runs, `there` the other end, `between` the router. All have IPv4 and IPv6. A second uplink of
-`here`, eth1, is on no route.
+`here` runs doctor, `there` is the other end, `between` is the router. All have IPv4 and IPv6. A second uplink of
+`here`, eth1, has no route.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORDS = {
     "psk": SecretKey(bytes([7] * 32)).reveal(),
     "psk2": SecretKey(bytes([9] * 32)).reveal(),
 }
-"""What stands for @NAME@ in configurations and scripts."""
+"""The values of @NAME@ in configurations and scripts."""
 BACKENDS = ("wgq-userspace", "wireguard-go")
 
 CLIENT = """[Interface]
@@ -57,7 +57,7 @@ AllowedIPs = 10.66.0.2/32
 
 
 class Finding(NamedTuple):
-    """What doctor said, in short."""
+    """A finding of doctor, in short."""
 
     code: str
     severity: str
@@ -76,13 +76,13 @@ class World(NamedTuple):
         self.script(place, f"umask 077; cat >/etc/wireguard/{name}.conf", filled(text))
 
     def script(self, place: str, text: str, given: str | None = None) -> None:
-        """Run a script of bash at a place; a failing command is an AssertionError."""
+        """Run a bash script on a machine; a failing command raises AssertionError."""
         machine: Namespace = getattr(self, place)
         if text:
             machine.run(["bash", "-ec", filled(text)], input=given)
 
     def up(self, place: str, name: str = "wg0", options: Options | None = None, backend: str = BACKENDS[0]) -> str:
-        """Bring the interface up; returns the error, "" if it is up."""
+        """Bring the interface up. Returns the error, or "" if it is up."""
         machine: Namespace = getattr(self, place)
         return machine.call(_up, name, options or Options(backend="userspace"), backend)
 

@@ -1,4 +1,4 @@
-"""What is tried over the kernel's own WireGuard: parity cases, and what only a kill can show."""
+"""The trials with the kernel's WireGuard: parity cases, and killed runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tests.parity.case import CASES, Case
 from tests.parity.trial import FIREWALLS, IN_PROCESS, WG_QUICK
 
-# Every kind of step, in both families; each of these goes through both tools with nft and with iptables.
+# These cases have every kind of step, in both families; both tools run each of them.
 COMPARED = (
     "address-repeated-key",
     "dns-servers-and-search",
@@ -37,7 +37,7 @@ KILLED = ("killed-in-pre-up", "killed-in-post-up")
 
 
 class Job(NamedTuple):
-    """One trial: a case, the firewall, the tool that goes up and the one that goes down."""
+    """One trial: a case, the firewall, the tool for up and the tool for down."""
 
     case: Case
     firewall: str
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
     @property
     def how(self) -> tuple[str, str, str]:
-        """What `trial` takes after the case."""
+        """The arguments of `trial` after the case."""
         return self.firewall, self.up, self.down
 
     @property
@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
 
 def compared() -> list[tuple[Case, str]]:
-    """Each compared case with its firewalls: both where it makes firewall rules, else nft alone."""
+    """Each compared case with its firewalls: both if it has firewall rules, else only nft."""
     return [
         (parity_case(name), firewall)
         for name in COMPARED

@@ -1,7 +1,7 @@
-"""Runs inside the VM: the processes are forks of one, because a Python takes ten seconds to start there.
+"""Runs inside the VM, in forks of one process, because a Python takes ten seconds to start there.
 
-Its standard output is one JSON array a line, as each check has been tried: its name, the seconds it took, and what
-came of it, an empty text where it holds.
+It prints one JSON array per check as soon as the check ends: its name, the seconds, and the error, or an empty
+text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """The tunnels that have to grow old begin; meanwhile two processes, one a processor, try everything else."""
+    """Start the tunnels that have to age; meanwhile two processes, one per processor, run all other checks."""
     with tunnels.Grown() as aged_tunnels:
         checks = {check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS)} | signatures.CHECKS
         half = len(tunnels.CHECKS) // 2
@@ -48,7 +48,7 @@ def _try(name: str, check: Callable[[], None]) -> None:
     except Exception:
         outcome = traceback.format_exc()
     line = json.dumps([name, round(time.monotonic() - began, 1), outcome[-3000:]])
-    os.write(sys.stdout.fileno(), f"{line}\n".encode())  # a pipe takes so much of it at once
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())  # a pipe takes a line of this size at once
 
 
 if __name__ == "__main__":

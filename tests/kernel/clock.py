@@ -1,7 +1,7 @@
-"""Runs inside the VM, whose clock may be set: ours begins every handshake, and the clock goes back and forth.
+"""Runs inside the VM, and sets its clock back and forth; our end begins every handshake.
 
-Its standard output is one JSON array a line: who is at the far end, the seconds it took, and what came of it, an
-empty text where the check holds.
+It prints one JSON array per far end: its program, the seconds, and the error, or an
+empty text.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def set_forward(seconds: int) -> None:
     time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)
 
 
-def a_tunnel_does_not_mind_the_clock(far: str) -> None:
-    """What is under way arrives, the session goes on, and each new handshake is taken for newer than the last."""
+def a_tunnel_works_while_the_clock_is_set(far: str) -> None:
+    """Data arrives, the session continues, and each new handshake is accepted as newer than the last."""
     with pair(WGQ, far) as (left, right):
         left.ping(right)
         with Transfer(left, right, SIZE) as transfer:
@@ -37,7 +37,7 @@ def a_tunnel_does_not_mind_the_clock(far: str) -> None:
                 assert left.handshake(right) == before
         for seconds in STEPS:
             set_forward(seconds)
-            # Neither its age nor its last handshake is reckoned by the clock: a new one is begun by need alone.
+            # A session's age does not depend on the clock: a new handshake begins only when it is needed.
             left.ping(right)
             left.forget(right)
             left.ping(right)
@@ -49,7 +49,7 @@ def main() -> None:
     for far in FAR_ENDS:
         began, outcome = time.monotonic(), ""
         try:
-            a_tunnel_does_not_mind_the_clock(far)
+            a_tunnel_works_while_the_clock_is_set(far)
         except Exception:
             outcome = traceback.format_exc()[-3000:]
         print(json.dumps([far, round(time.monotonic() - began, 1), outcome]), flush=True)

@@ -1,4 +1,4 @@
-"""Two boots a session: what came of every trial, by its job's name, and what came of every check."""
+"""Two boots per session: the outcomes of the trials by job, and of the checks by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Results:
         self._trials: dict[str, dict[str, Any]] = {key: trial for key, _, trial in map(json.loads, lines)}
 
     def of(self, job: Job) -> Trial:
-        """What came of a job."""
+        """The trial of a job."""
         found = self._trials[job.key]
         between = [Ran(**ran) for ran in found["between"]]
         return Trial(found["before"], Ran(**found["up"]), between, Ran(**found["down"]))
@@ -34,6 +34,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """By the check's name: an empty text where it holds."""
+    """The error of each check by name; an empty text if there is none."""
     lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.checks")
     return {name: outcome for name, _, outcome in map(json.loads, lines)}

@@ -1,4 +1,4 @@
-"""Checks about links, rules and device control over the kernel's own WireGuard, to be tried inside the VM."""
+"""Checks of links, rules and device control with the kernel's WireGuard, which run inside the VM."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def errno_of(function: Callable[[], object]) -> int:
     return error.errno if error else 0
 
 
-def a_link_of_the_kernels_own_kind_is_added_and_found() -> None:
+def a_link_of_the_kernels_wireguard_is_added_and_found() -> None:
     NL.add_wireguard_link("wg0")
     link = NL.link("wg0")
     assert link is not None
@@ -51,7 +51,7 @@ def a_link_of_the_kernels_own_kind_is_added_and_found() -> None:
     assert CONTROL.get("wg0") == Device("wg0")
 
 
-def three_thousand_peers_read_back_the_same_and_in_order() -> None:
+def three_thousand_peers_read_back_in_order() -> None:
     private = secret()
     peers = tuple(
         PeerConfig(
@@ -77,7 +77,7 @@ def three_thousand_peers_read_back_the_same_and_in_order() -> None:
     assert shown.split() == [str(peer.public_key) for peer in peers]
 
 
-def a_peers_thousands_of_allowed_ips_are_joined_again() -> None:
+def thousands_of_allowed_ips_of_one_peer_read_back() -> None:
     many = PeerConfig(public(), allowed_ips=networks(20_000))
     few = PeerConfig(public(), allowed_ips=(AllowedIP(bytes(4), 0), AllowedIP(bytes(16), 0)))
     CONTROL.set("wg0", DeviceConfig(replace_peers=True, peers=(many, few)))
@@ -86,7 +86,7 @@ def a_peers_thousands_of_allowed_ips_are_joined_again() -> None:
     assert (second.public_key, set(second.allowed_ips)) == (few.public_key, set(few.allowed_ips))
 
 
-def what_is_not_given_stays_and_zeros_take_away() -> None:
+def only_given_settings_change_and_zeros_remove_them() -> None:
     peer = PeerConfig(public(), preshared_key=secret(), persistent_keepalive=25, allowed_ips=networks(1))
     CONTROL.set("wg0", DeviceConfig(secret(), 51820, 7, True, (peer,)))
     CONTROL.set("wg0", DeviceConfig(peers=(PeerConfig(peer.public_key, allowed_ips=networks(3)[1:]),)))
@@ -102,7 +102,7 @@ def what_is_not_given_stays_and_zeros_take_away() -> None:
     assert (device.peers[0].persistent_keepalive, device.peers[0].allowed_ips) == (0, ())
 
 
-def peers_are_removed_one_by_one_and_never_made_by_an_update() -> None:
+def peers_are_removed_and_not_created_by_an_update() -> None:
     first, second = PeerConfig(public()), PeerConfig(public())
     CONTROL.set("wg0", DeviceConfig(replace_peers=True, peers=(first, second)))
     stranger = PeerConfig(public(), update_only=True, allowed_ips=networks(1000))
@@ -110,7 +110,7 @@ def peers_are_removed_one_by_one_and_never_made_by_an_update() -> None:
     assert [peer.public_key for peer in CONTROL.get("wg0").peers] == [second.public_key]
 
 
-def a_refusal_names_the_peer() -> None:
+def an_error_names_the_peer() -> None:
     peer = PeerConfig(public(), allowed_ips=(AllowedIP(bytes(4), 33),))
     error = refusal(lambda: CONTROL.set("wg0", DeviceConfig(secret(), peers=(peer,))))
     assert error is not None
@@ -118,7 +118,7 @@ def a_refusal_names_the_peer() -> None:
     assert str(peer.public_key) in str(error)
 
 
-def removing_a_single_allowed_ip_works_or_says_which_kernel_can() -> None:
+def removing_an_allowed_ip_works_or_names_the_needed_kernel() -> None:
     peer = PeerConfig(public(), allowed_ips=networks(2))
     CONTROL.set("wg0", DeviceConfig(peers=(peer,)))
     minus = peer._replace(allowed_ips=(networks(1)[0]._replace(change="-"),))
@@ -129,7 +129,7 @@ def removing_a_single_allowed_ip_works_or_says_which_kernel_can() -> None:
         assert "needs Linux 6.16" in str(error)
 
 
-def what_is_no_wireguard_device_is_refused() -> None:
+def a_link_that_is_not_wireguard_is_refused() -> None:
     assert errno_of(lambda: CONTROL.get("lo")) == errno.ENODEV
     assert errno_of(lambda: Kernel().get("lo")) == errno.EOPNOTSUPP
     assert errno_of(lambda: Kernel().get("nosuch0")) == errno.ENODEV
@@ -160,7 +160,7 @@ def a_deleted_link_is_gone() -> None:
     assert CONTROL.interfaces() == []
 
 
-def down_does_not_wait_for_the_daemon_of_another_namespaces_link() -> None:
+def down_does_not_wait_for_a_daemon_in_another_namespace() -> None:
     NL.add_wireguard_link("wg9")
     path = Path("/run/wireguard/wg9.sock")
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -177,15 +177,15 @@ def down_does_not_wait_for_the_daemon_of_another_namespaces_link() -> None:
 
 
 CHECKS: Sequence[Callable[[], None]] = (
-    a_link_of_the_kernels_own_kind_is_added_and_found,
-    three_thousand_peers_read_back_the_same_and_in_order,
-    a_peers_thousands_of_allowed_ips_are_joined_again,
-    what_is_not_given_stays_and_zeros_take_away,
-    peers_are_removed_one_by_one_and_never_made_by_an_update,
-    a_refusal_names_the_peer,
-    removing_a_single_allowed_ip_works_or_says_which_kernel_can,
-    what_is_no_wireguard_device_is_refused,
+    a_link_of_the_kernels_wireguard_is_added_and_found,
+    three_thousand_peers_read_back_in_order,
+    thousands_of_allowed_ips_of_one_peer_read_back,
+    only_given_settings_change_and_zeros_remove_them,
+    peers_are_removed_and_not_created_by_an_update,
+    an_error_names_the_peer,
+    removing_an_allowed_ip_works_or_names_the_needed_kernel,
+    a_link_that_is_not_wireguard_is_refused,
     addresses_routes_and_rules_work_on_this_kernel,
     a_deleted_link_is_gone,
-    down_does_not_wait_for_the_daemon_of_another_namespaces_link,
+    down_does_not_wait_for_a_daemon_in_another_namespace,
 )

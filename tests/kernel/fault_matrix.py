@@ -1,9 +1,9 @@
-"""Runs inside the VM: the whole fault matrix over the kernel's own WireGuard, many cases side by side.
+"""Runs inside the VM: the whole fault matrix with the kernel's WireGuard, many cases at the same time.
 
 Most of a case is waiting, and the rest is the start of programs and forks, which costs twenty times what it costs
 outside, as the processors are emulated. So everything is imported once, before the first fork.
 
-Its standard output is one JSON array a line, as each case has been tried: its name and its outcome.
+It prints one JSON array per case as soon as the case ends: its name and its outcome.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Runs inside the VM: one process for all trials, because a Python takes ten seconds to start there.
+"""Runs all trials inside the VM in forks of one process, because a Python takes ten seconds to start there.
 
-Its standard output is one JSON array a line, as each trial ends: the job's name, the seconds it took, the trial.
+It prints one JSON array per trial as soon as the trial ends: the job's name, the seconds, the trial.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORKERS = 2
 
 
 def main() -> None:
-    """Share the trials out to two processes, one a processor."""
+    """Divide the trials between two processes, one per processor."""
     _import_everything()
     workers = [_start(wanted()[worker::WORKERS]) for worker in range(WORKERS)]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers]
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _import_everything() -> None:
-    """Once here, or else in the fork of every trial; python-iptables alone takes a minute: it looks for gcc."""
+    """Import once instead of in every fork; python-iptables alone takes a minute, as it looks for gcc."""
     for module in pkgutil.walk_packages(wgquick.__path__, "wgquick."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -1,4 +1,4 @@
-"""Checks of what is heard at the port of the kernel's own WireGuard and of what it means, to be tried in the VM."""
+"""Checks of captures at the kernel's WireGuard and of their signs, which run inside the VM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device control over the kernel's own WireGuard, in a VM."""
+"""Device control with the kernel's WireGuard, in a VM."""
 
 from __future__ import annotations
 

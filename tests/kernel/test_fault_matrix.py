@@ -1,4 +1,4 @@
-"""The fault matrix over the kernel's own WireGuard: all of it in one boot of a VM."""
+"""The fault matrix with the kernel's WireGuard, in one boot of a VM."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def in_the_vm(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in (*FAULTS, *HEALTHY)])
-def test_doctor_judges_the_kernels_wireguard_as_it_does_a_daemon(in_the_vm: Outcomes, case: Case) -> None:
+def test_doctor_has_the_same_finding_with_the_kernels_wireguard(in_the_vm: Outcomes, case: Case) -> None:
     outcome = in_the_vm[f"{case.name}, {KERNEL}"]
     assert judged(case, KERNEL, outcome) == ""

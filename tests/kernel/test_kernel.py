@@ -1,4 +1,4 @@
-"""wgq beside wg-quick over the kernel's own WireGuard module, in a VM; all trials come from one boot."""
+"""wgq compared with wg-quick on the kernel's WireGuard, in one boot of a VM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ compared = pytest.mark.parametrize(
 
 
 def both(results: Results, case: Case, firewall: str) -> tuple[Trial, Trial]:
-    """What is wanted and what was found."""
+    """The wanted trial and wgq's."""
     wanted = allowances.expected(case, results.of(Job(case, firewall, WG_QUICK, WG_QUICK)))
     found = results.of(Job(case, firewall, IN_PROCESS, IN_PROCESS))
     return wanted, allowances.saving_changes_only_what_changed(case, found)
@@ -77,7 +77,7 @@ def test_one_tool_takes_down_what_the_other_brought_up(results: Results, name: s
 
 @pytest.mark.parametrize("name", cases.KILLED)
 @pytest.mark.parametrize("firewall", FIREWALLS)
-def test_down_after_a_kill_leaves_the_machine_as_it_was(results: Results, name: str, firewall: str) -> None:
+def test_down_after_a_kill_restores_the_machine(results: Results, name: str, firewall: str) -> None:
     killed = results.of(Job(cases.killed_case(name), firewall, IN_PROCESS, IN_PROCESS))
     assert killed.up.status == -9
     assert any(line.startswith("wg0 ") for line in killed.up.after["links"])
@@ -85,5 +85,5 @@ def test_down_after_a_kill_leaves_the_machine_as_it_was(results: Results, name: 
 
 
 def _plain(state: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The state without the file, which down saves, and without src_valid_mark, which only its setter puts back."""
+    """The state without the file, which down saves, and without src_valid_mark, which only its setter restores."""
     return state | {"file": [], "sysctl": []}

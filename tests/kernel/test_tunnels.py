@@ -1,4 +1,4 @@
-"""wgq-userspace at one end of a tunnel and the kernel's own WireGuard at the other, in a VM."""
+"""wgq-userspace at one end of a tunnel and the kernel's WireGuard at the other, in a VM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wgq up`, `reload` and `show` over the kernel's own WireGuard, in a VM."""
+"""`wgq up`, `reload` and `show` with the kernel's WireGuard, in a VM."""
 
 from __future__ import annotations
 

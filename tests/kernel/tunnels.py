@@ -1,4 +1,4 @@
-"""What tests/interop checks of two implementations, of ours and the kernel's own; to be tried inside the VM."""
+"""Checks of tests/interop with ours and the kernel's WireGuard, which run inside the VM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ traffic.BULK = 1 << 20  # the processors are emulated
 
 
 class Grown(AgedTunnels):
-    """Those that the kernel is an end of."""
+    """The tunnels that have the kernel at one end."""
 
     def _begin(self) -> None:
         self.busy = [self._busy(*roles) for roles in ROLES]
@@ -44,13 +44,17 @@ def traffic_of_every_kind_passes(ends: Ends) -> None:
         datagrams(right, left, SIZES, version=version)
 
 
-def congestion_met_on_the_way_is_told(roles: Roles) -> None:
+def congestion_on_the_way_reaches_the_inner_packet(roles: Roles) -> None:
     with wired_pair(*roles) as (here, there, wire):
         here.ping(there)
-        for likely, sent, told in ((0, CAPABLE, CAPABLE), (1, CAPABLE, EXPERIENCED), (1, NOT_CAPABLE, NOT_CAPABLE)):
+        for likely, sent, expected in (
+            (0, CAPABLE, CAPABLE),
+            (1, CAPABLE, EXPERIENCED),
+            (1, NOT_CAPABLE, NOT_CAPABLE),
+        ):
             wire.treat(Faults(congestion=likely))
-            assert arriving_class(here, there, sent, 4) == told
-            assert arriving_class(there, here, sent, 6) == told
+            assert arriving_class(here, there, sent, 4) == expected
+            assert arriving_class(there, here, sent, 6) == expected
 
 
 def _of_ends(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -75,7 +79,7 @@ def _of_roles(roles: Roles) -> Iterator[tuple[str, Callable[[], None]]]:
     checks = (
         sessions.test_persistent_keepalives_begin_and_keep_the_session,
         traffic.test_jumbo_packets_cross_a_wire_with_a_jumbo_mtu,
-        congestion_met_on_the_way_is_told,
+        congestion_on_the_way_reaches_the_inner_packet,
     )
     for check in checks:
         yield check.__name__, partial(check, roles)
@@ -96,7 +100,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     for checks in (_of_ends, _of_roles)
     for name, check in checks(roles)
 }
-# Sessions are renewed after two minutes: these are tried last.
+# Sessions are renewed after two minutes, so these run last.
 AGED: dict[str, Callable[[AgedTunnels], None]] = {
     check.__name__: check
     for check in (

@@ -1,4 +1,4 @@
-"""Checks about `wgq up`, `reload` and `show` over the kernel's own WireGuard, to be tried inside the VM.
+"""Checks of `wgq up`, `reload` and `show` with the kernel's WireGuard, which run inside the VM.
 
 wgq runs in a fork of this process (`in_process`), because a new Python takes ten seconds there.
 """
@@ -44,13 +44,13 @@ LISTEN = config(f"ListenPort = {PORT}")
 WARM = ("wgquick.cli.verbs", "wgquick.executor.commands", "wgquick.executor.reloading", "wgquick.system.host")
 
 for name in (*WARM, "wgquick.config.reading", "wgquick.diagnosis.keys", "wgquick.system.wireguard.kernel"):
-    import_module(name)  # once here, or else in the fork of every run
+    import_module(name)  # once here instead of in every fork
 
 
 def wgq(
     machine: Namespace, *arguments: str, status: int = 0, environment: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, str]:
-    """What a run of wgq on the machine prints to its standard output and standard error."""
+    """The standard output and standard error of a run of wgq on the machine."""
     found, output, error = machine.call(in_process, list(arguments), ENVIRONMENT | dict(environment))
     assert found == status, error
     return output, error
@@ -72,7 +72,7 @@ def is_kernels(machine: Namespace, name: str = LINK) -> bool:
     return " wireguard " in machine.out("ip", "-d", "-o", "link", "show", name)
 
 
-def up_on_a_taken_port_fails_as_wg_quick_does_and_names_the_program() -> None:
+def up_on_a_taken_port_fails_as_wg_quick_does() -> None:
     with host() as machine:
         write(machine, LISTEN)
         for kind in TAKEN:
@@ -88,7 +88,7 @@ def up_on_a_taken_port_fails_as_wg_quick_does_and_names_the_program() -> None:
 
 
 def up_on_a_taken_port_names_the_interface_that_has_it() -> None:
-    """The kernel's own, whose socket is of no process, and one of a daemon."""
+    """An interface of the kernel, whose socket belongs to no process, and one of a daemon."""
     with host() as machine:
         write(machine, LISTEN)
         write(machine, config(f"ListenPort = {PORT}", address="10.1.0.1/24", n=1), "wg1")
@@ -106,7 +106,7 @@ def up_on_a_taken_port_names_the_interface_that_has_it() -> None:
         assert f"UDP port {PORT} is in use by the WireGuard interface wg0\n" in refused(machine, "wg1")
 
 
-def up_on_a_port_of_an_interface_that_has_moved_says_that_it_may_be_one() -> None:
+def up_on_a_port_of_a_moved_interface_names_the_possibility() -> None:
     """Its socket stays in the namespace where the link was made (wireguard.com/netns)."""
     with host() as machine, host() as elsewhere:
         write(machine, LISTEN)
@@ -120,19 +120,19 @@ def up_on_a_port_of_an_interface_that_has_moved_says_that_it_may_be_one() -> Non
         assert "a WireGuard interface that was moved to another network namespace" in said
 
 
-def a_port_that_is_taken_after_it_was_found_free_is_refused_by_the_kernel() -> None:
-    """At `ip link set up`, or at once where a hook has set the link up already."""
+def a_port_taken_after_the_check_is_refused_by_the_kernel() -> None:
+    """At `ip link set up`, or at once if a hook has set the link up."""
     with host() as machine:
         for moment, hook in (("set_link", ""), ("set", "PreUp = ip link set %i up")):
             write(machine, config(f"ListenPort = {PORT}\n{hook}"))
             with nothing_left(machine):
-                error = machine.call(_up_as_the_port_is_taken, moment)
+                error = machine.call(_up_while_the_port_is_taken, moment)
             assert f"cannot bring wg0 up: UDP port {PORT} is in use by " in str(error), moment
             assert (error.errno, error.status) == (errno.EADDRINUSE, 2), moment
 
 
-def _up_as_the_port_is_taken(moment: str) -> OperationError:
-    """What up raises where the port is taken just before the call to the kernel that needs it."""
+def _up_while_the_port_is_taken(moment: str) -> OperationError:
+    """The error of up if the port is taken just before the kernel needs it."""
     control_set, set_link = Control.set, RtNetlink.set_link
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # of the machine that this process is on
 
@@ -175,7 +175,7 @@ def dump(machine: Namespace) -> tuple[list[str], dict[str, list[str]]]:
     return first, {line[0]: [line[1], line[2], *sorted(line[3].split(",")), line[7]] for line in peers}
 
 
-def reload_changes_each_setting_of_the_device_and_keeps_a_hooks_peer() -> None:
+def reload_changes_each_setting_and_keeps_a_hooks_peer() -> None:
     with host() as machine:
         machine.uplink()
         hook = f"PostUp = wg set %i peer {BY_HOOK} allowed-ips 10.77.0.0/16"
@@ -204,7 +204,7 @@ def reload_changes_each_setting_of_the_device_and_keeps_a_hooks_peer() -> None:
 
 
 def reload_moves_allowed_ips_of_thousands_between_peers() -> None:
-    """More than one netlink message holds, both ways at once: what a peer gets and what it loses."""
+    """Peers get and lose more AllowedIPs than fit into one netlink message."""
     with host() as machine:
         many = [f"10.{128 + n // 256}.{n % 256}.0/24" for n in range(3000)]
         shares = many[:2000], many[2000:]
@@ -217,7 +217,7 @@ def reload_moves_allowed_ips_of_thousands_between_peers() -> None:
             assert {key: set(each.split()) for key, each in found.items()} == {A: set(a), B: set(b)}, verb
 
 
-def reload_of_what_wg_quick_brought_up_works() -> None:
+def reload_of_a_tunnel_of_wg_quick_works() -> None:
     with host() as machine:
         write(machine, interface(FIRST_KEY) + section(A, "AllowedIPs = 10.1.0.0/16"))
         machine.run(["wg-quick", "up", LINK])
@@ -247,7 +247,7 @@ def reload_to_a_taken_port_changes_nothing_and_names_the_holder() -> None:
 
 @contextmanager
 def full_tunnel(*more: str) -> Iterator[tuple[End, End]]:
-    """An end that `wgq up` brings up, with a full tunnel to the kernel's own WireGuard at the other end."""
+    """An end that `wgq up` brings up, with a full tunnel to the kernel's WireGuard at the other end."""
     with machines(KERNEL, KERNEL) as (near, far):
         join(near, far)
         far.start()
@@ -263,7 +263,7 @@ def full_tunnel_text(near: End, far: End, *more: str) -> str:
     return f"{first}{peer}{''.join(more)}"
 
 
-def reload_of_a_full_tunnel_keeps_its_port_its_mark_its_session_and_a_roamed_endpoint() -> None:
+def reload_of_a_full_tunnel_keeps_its_device_and_session() -> None:
     with full_tunnel(section(GONE, "AllowedIPs = 10.4.0.0/16")) as (near, far):
         near.ping(far)
         far.wg("set", LINK, "listen-port", "51999")
@@ -284,7 +284,7 @@ def reload_of_a_full_tunnel_keeps_its_port_its_mark_its_session_and_a_roamed_end
 
 
 def shown(machine: Namespace, words: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """What wg and wgq print, without the handshake's age: seconds pass in between on emulated processors."""
+    """The output of wg and of wgq, without handshake ages, as seconds pass between the two in the VM."""
     theirs = machine.run(["wg", "show", *words], env=ENVIRONMENT | dict(environment)).stdout
     ours = wgq(machine, "show", *words, environment=environment)[0]
     return [re.sub(r"(latest handshake.*: ).* ago", r"\1", text) for text in (theirs, ours)]
@@ -296,7 +296,7 @@ def _is_alike(machine: Namespace, words: Sequence[str], environment: Mapping[str
 
 
 def compare_shown(machine: Namespace) -> None:
-    """`wgq show` beside `wg show`, again if a packet has passed in between; test_show.py has the other words."""
+    """Compare `wgq show` with `wg show`, again if a packet passed between the two; test_show.py has more words."""
     runs: tuple[tuple[Sequence[str], Mapping[str, str]], ...] = (
         ((), {}),
         (("all", "dump"), {}),
@@ -307,8 +307,8 @@ def compare_shown(machine: Namespace) -> None:
         until(partial(_is_alike, machine, *run), f"the bytes of wg show {run}", 120)
 
 
-def show_prints_the_bytes_of_wg_for_many_peers_and_long_lists_of_allowed_ips() -> None:
-    """The kernel divides the peers, and a peer with many AllowedIPs, between several messages."""
+def show_prints_the_bytes_of_wg_for_many_peers_and_allowed_ips() -> None:
+    """The kernel splits the peers, and a peer with many AllowedIPs, over several messages."""
     with host() as machine:
         draw = random.Random(1)
         keys = [base64.b64encode(draw.randbytes(32)).decode() for _ in range(300)]
@@ -326,11 +326,13 @@ def show_prints_the_bytes_of_wg_for_many_peers_and_long_lists_of_allowed_ips() -
             assert theirs == ours, words
 
 
-def a_full_tunnel_over_ipv6_works_where_reverse_paths_are_filtered() -> None:
+def a_full_tunnel_over_ipv6_passes_a_reverse_path_filter() -> None:
     with hosts() as (near, far):
         near.run(["nft", "-f", "-"], input=EARLY_FILTER)
         near_text, far_text = tunnel(near, far)
-        near_text = near_text.replace(f"ListenPort = {FAR_PORT}\n", "")  # chosen by the kernel as the link goes up
+        near_text = near_text.replace(
+            f"ListenPort = {FAR_PORT}\n", ""
+        )  # the kernel chooses one when the link goes up
         for machine, text in ((near, near_text), (far, far_text)):
             write(machine, text)
             wgq(machine, "up", LINK, "--firewall", "nft")
@@ -340,7 +342,7 @@ def a_full_tunnel_over_ipv6_works_where_reverse_paths_are_filtered() -> None:
         assert not reaches(near, "fd00:9::1", 3)
 
 
-def a_handshake_is_begun_and_awaited_and_the_status_tells_of_it() -> None:
+def wait_begins_a_handshake_and_status_shows_it() -> None:
     with full_tunnel() as (near, far):
         wgq(near.machine, "wait", LINK, "--timeout", "60")
         assert near.handshake(far)
@@ -362,7 +364,7 @@ def a_handshake_is_begun_and_awaited_and_the_status_tells_of_it() -> None:
         wgq(near.machine, "up", LINK, "--wait=60")
 
 
-def the_daemon_is_confined_beside_the_kernels_peer() -> None:
+def the_daemon_is_confined_with_the_kernel_as_peer() -> None:
     with pair(WGQ, KERNEL) as (left, right):
         left.ping(right)
         assert left.daemon is not None
@@ -374,17 +376,17 @@ def the_daemon_is_confined_beside_the_kernels_peer() -> None:
 
 
 CHECKS: Sequence[Callable[[], None]] = (
-    up_on_a_taken_port_fails_as_wg_quick_does_and_names_the_program,
+    up_on_a_taken_port_fails_as_wg_quick_does,
     up_on_a_taken_port_names_the_interface_that_has_it,
-    up_on_a_port_of_an_interface_that_has_moved_says_that_it_may_be_one,
-    a_port_that_is_taken_after_it_was_found_free_is_refused_by_the_kernel,
-    reload_changes_each_setting_of_the_device_and_keeps_a_hooks_peer,
+    up_on_a_port_of_a_moved_interface_names_the_possibility,
+    a_port_taken_after_the_check_is_refused_by_the_kernel,
+    reload_changes_each_setting_and_keeps_a_hooks_peer,
     reload_moves_allowed_ips_of_thousands_between_peers,
-    reload_of_what_wg_quick_brought_up_works,
+    reload_of_a_tunnel_of_wg_quick_works,
     reload_to_a_taken_port_changes_nothing_and_names_the_holder,
-    reload_of_a_full_tunnel_keeps_its_port_its_mark_its_session_and_a_roamed_endpoint,
-    show_prints_the_bytes_of_wg_for_many_peers_and_long_lists_of_allowed_ips,
-    a_full_tunnel_over_ipv6_works_where_reverse_paths_are_filtered,
-    a_handshake_is_begun_and_awaited_and_the_status_tells_of_it,
-    the_daemon_is_confined_beside_the_kernels_peer,
+    reload_of_a_full_tunnel_keeps_its_device_and_session,
+    show_prints_the_bytes_of_wg_for_many_peers_and_allowed_ips,
+    a_full_tunnel_over_ipv6_passes_a_reverse_path_filter,
+    wait_begins_a_handshake_and_status_shows_it,
+    the_daemon_is_confined_with_the_kernel_as_peer,
 )

@@ -1,4 +1,4 @@
-"""Boots a kernel that has the WireGuard module under qemu, by virtme-ng, with this machine's root file system."""
+"""Boots a kernel with the WireGuard module under qemu, through virtme-ng, on this machine's root file system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUEST = Path(__file__).with_name("guest.sh")
 MARK = "-- trials --"
 LIMIT = 1500  # seconds; without KVM a boot takes 20 of them, and all trials some minutes
 
-# What the trials and the tunnels start again and again.
+# The programs that trials and tunnels start often.
 PROGRAMS = (
     *("bash", "sh", "cat", "chmod", "cp", "env", "grep", "kill", "ls", "mkdir", "mount", "mv", "nsenter", "printf"),
     *("readlink", "rm", "sed", "seq", "sleep", "sort", "stat", "sync", "sysctl", "touch", "true", "unshare"),
@@ -29,11 +29,11 @@ PROGRAMS = (
 
 
 class VmError(Exception):
-    """The VM did not come up or did not finish; the text is the end of what it printed."""
+    """The VM did not boot or did not finish; the text is the end of its output."""
 
 
 def kernel() -> Path:
-    """The newest kernel of /boot that has the module."""
+    """The newest kernel in /boot with the module."""
     modules = Path("/lib/modules").glob("*/kernel/drivers/net/wireguard/wireguard.ko*")
     found = [image for module in modules if (image := Path(f"/boot/vmlinuz-{module.parts[3]}")).exists()]
     if not found:
@@ -42,7 +42,7 @@ def kernel() -> Path:
 
 
 def run(folder: Path, module: str, *arguments: str) -> list[str]:
-    """Boot, run the module, and return the lines of JSON that it printed."""
+    """Boot and run a Python module. Returns the JSON lines that it printed."""
     archive = folder / "programs.tar"
     _pack(archive)
     settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
@@ -57,7 +57,7 @@ def run(folder: Path, module: str, *arguments: str) -> list[str]:
 
 
 def _boot(command: str) -> str:
-    """What the command printed in the VM, which ends with it or at the limit."""
+    """The output of a command in a VM, which ends with the command or at the time limit."""
     vm = subprocess.Popen(
         mortal_family(
             *("vng", "--run", str(kernel()), "--disable-kvm", "--user", "root", "--cpus", "2", "--memory", "2G"),
@@ -80,7 +80,7 @@ def _boot(command: str) -> str:
 
 
 def _python_path() -> str:
-    """This process's own: what is tested here is tested there."""
+    """The path of this process, so that the VM tests the same package."""
     return os.pathsep.join(path for path in sys.path if path)
 
 

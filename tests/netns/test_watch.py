@@ -1,4 +1,4 @@
-"""`wgq watch` on a live tunnel: what is taken comes back, and nothing that another run of wgq does is fought."""
+"""`wgq watch` on a live tunnel: it restores what is lost, and does not undo what other runs of wgq do."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
     from wgquick.upkeep.events import Event
 
 SOON = 30.0
-"""Seconds that a loaded machine may take; a quiet one is held to two."""
+"""Seconds that a loaded machine may take; a quiet one has two."""
 
 
 class Watch:
-    """A running watch and what it has told."""
+    """A running watch and its events."""
 
     def __init__(self, process: subprocess.Popen[bytes], path: Path) -> None:
         self.process, self._path = process, path
 
     def events(self, event: str = "") -> list[dict[str, Any]]:
-        """What it has told, of one kind if that is named."""
-        told = [json.loads(line) for line in self._path.read_text().splitlines()]
-        return [each for each in told if event in ("", each["event"])]
+        """The events so far, or those of one kind."""
+        events = [json.loads(line) for line in self._path.read_text().splitlines()]
+        return [each for each in events if event in ("", each["event"])]
 
     def await_event(self, event: str) -> dict[str, Any]:
-        """The first event of that kind."""
+        """Wait for the first event of this kind, and return it."""
         until(lambda: bool(self.events(event)), SOON)
         return self.events(event)[0]
 
     def end(self) -> int:
-        """End it as a service manager does; returns the exit status."""
+        """End the watch as a service manager does. Returns the exit status."""
         self.process.terminate()
         return self.process.wait(30)
 
 
 @contextmanager
 def watching(machine: Namespace, path: Path, *arguments: str) -> Iterator[Watch]:
-    """A watch that has looked at everything once and says so to the service manager; it is ended at the end."""
+    """A watch that has checked everything once and has told the service manager so; it is ended afterwards."""
     output = path / "watched"
     with output.open("wb") as file, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         name = f"wgq-test-{os.getpid()}"
@@ -83,7 +83,7 @@ def machine() -> Iterator[Namespace]:
 
 
 def state(machine: Namespace) -> str:
-    """All that a watch keeps."""
+    """Everything that a watch restores."""
     routing = "ip -4 rule; ip -6 rule; ip -4 route show table all dev wg0; ip -6 route show table 51820"
     more = "ip -4 addr show wg0; nft list ruleset; cat /etc/resolv.conf /proc/sys/net/ipv4/conf/all/src_valid_mark"
     return machine.out("sh", "-c", f"{routing}; {more}")
@@ -98,7 +98,7 @@ LOSSES = {
 }
 
 
-def test_what_is_taken_comes_back_within_two_seconds(machine: Namespace, tmp_path: Path) -> None:
+def test_losses_are_restored_within_two_seconds(machine: Namespace, tmp_path: Path) -> None:
     before = state(machine)
     took = {}
     with watching(machine, tmp_path) as watch:
@@ -114,7 +114,7 @@ def test_what_is_taken_comes_back_within_two_seconds(machine: Namespace, tmp_pat
     assert watch.events("firewall-restored")[0]["culprit"] == "nft"
 
 
-def test_dns_that_another_program_has_replaced_comes_back(machine: Namespace, tmp_path: Path) -> None:
+def test_dns_replaced_by_another_program_is_restored(machine: Namespace, tmp_path: Path) -> None:
     with watching(machine, tmp_path) as watch:
         machine.run(["sh", "-c", "echo nameserver 198.51.100.53 >/etc/resolv.conf"])
         assert watch.await_event("dns-restored")["text"] == "10.0.0.53"
@@ -123,7 +123,7 @@ def test_dns_that_another_program_has_replaced_comes_back(machine: Namespace, tm
     assert machine.out("cat", "/etc/resolv.conf") == "nameserver 198.51.100.53\n"
 
 
-def test_a_down_is_not_fought_and_the_next_up_is_watched_on(machine: Namespace, tmp_path: Path) -> None:
+def test_a_down_is_left_alone_and_the_next_up_is_watched(machine: Namespace, tmp_path: Path) -> None:
     with watching(machine, tmp_path) as watch:
         machine.run(["ip", "rule", "del", "table", "51820"])
         watch.await_event("rule-restored")
@@ -138,24 +138,24 @@ def test_a_down_is_not_fought_and_the_next_up_is_watched_on(machine: Namespace, 
         assert rules(machine).count("lookup 51820") == 2
 
 
-def test_a_watch_that_begins_before_any_tunnel_takes_up_each(tmp_path: Path) -> None:
+def test_a_watch_without_tunnels_finds_a_new_one(tmp_path: Path) -> None:
     with host() as made, watching(made, tmp_path) as watch:
         made.uplink(ipv6=True)
         write(made, config("", FULL))
         wgq(made, "up", "wg0")
-        until(lambda: _takes_up(made, watch), SOON)
+        until(lambda: _restores(made, watch), SOON)
         wgq(made, "down", "wg0")
         assert "51820" not in rules(made)
 
 
-def _takes_up(machine: Namespace, watch: Watch) -> bool:
-    """Take the rules away until the watch has them back: it may not have read the journal yet."""
+def _restores(machine: Namespace, watch: Watch) -> bool:
+    """Delete the rules, and say if the watch restored them: it may not have read the journal yet."""
     machine.run(["ip", "rule", "del", "table", "51820"], check=False)
     time.sleep(0.5)
     return bool(watch.events("rule-restored"))
 
 
-def test_a_reload_beside_it_is_not_fought(machine: Namespace, tmp_path: Path) -> None:
+def test_a_reload_is_left_alone(machine: Namespace, tmp_path: Path) -> None:
     with watching(machine, tmp_path) as watch:
         write(machine, config("DNS = 10.0.0.53", "AllowedIPs = 10.9.0.0/16", address="10.0.0.2/24"))
         wgq(machine, "reload", "wg0")
@@ -167,7 +167,7 @@ def test_a_reload_beside_it_is_not_fought(machine: Namespace, tmp_path: Path) ->
         assert "10.0.0.1" not in machine.out("ip", "addr", "show", "wg0")
 
 
-def test_what_the_journal_does_not_promise_is_left_alone(machine: Namespace, tmp_path: Path) -> None:
+def test_only_what_the_journal_promises_is_restored(machine: Namespace, tmp_path: Path) -> None:
     machine.run(["ip", "route", "add", "198.51.100.0/24", "dev", "wg0"])
     with watching(machine, tmp_path) as watch:
         machine.run(["ip", "route", "del", "198.51.100.0/24"])
@@ -177,7 +177,7 @@ def test_what_the_journal_does_not_promise_is_left_alone(machine: Namespace, tmp
         assert len(watch.events()) == 1
 
 
-def test_what_a_hook_has_removed_stays_away(machine: Namespace, tmp_path: Path) -> None:
+def test_a_rule_that_a_hook_removed_is_not_restored(machine: Namespace, tmp_path: Path) -> None:
     wgq(machine, "down", "wg0")
     write(machine, config("PostUp = ip -6 rule del table 51820", FULL))
     wgq(machine, "up", "wg0")
@@ -187,7 +187,7 @@ def test_what_a_hook_has_removed_stays_away(machine: Namespace, tmp_path: Path) 
         assert rules(machine).count("lookup 51820") == 1
 
 
-def test_another_links_route_in_the_place_of_ours_stays(machine: Namespace) -> None:
+def test_a_route_of_another_link_in_place_of_ours_stays(machine: Namespace) -> None:
     machine.run(["ip", "route", "replace", "default", "dev", "up0", "table", "51820"])
     assert "restored" not in wgq(machine, "watch", "--once", "--json").stdout
     assert "dev up0" in machine.out("ip", "route", "show", "table", "51820")
@@ -211,7 +211,7 @@ def test_check_only_changes_nothing(machine: Namespace, tmp_path: Path) -> None:
     assert "firewall-missing" in wgq(machine, "watch", "--check-only", "--once", status=1).stdout
 
 
-def test_once_puts_back_and_ends(machine: Namespace) -> None:
+def test_once_restores_and_ends(machine: Namespace) -> None:
     before = state(machine)
     assert wgq(machine, "watch", "--once").stdout == ""
     machine.run(["sh", "-c", "; ".join(LOSSES.values())])
@@ -222,15 +222,15 @@ def test_once_puts_back_and_ends(machine: Namespace) -> None:
 
 
 def test_a_command_runs_for_each_event(machine: Namespace, tmp_path: Path) -> None:
-    command = "echo $WGQ_EVENT $WGQ_INTERFACE >>/run/told; exit 3"
+    command = "echo $WGQ_EVENT $WGQ_INTERFACE >>/run/events; exit 3"
     machine.run(["sh", "-c", LOSSES["sysctl"]])
     done = wgq(machine, "watch", "--once", "--exec", command)
-    assert machine.out("cat", "/run/told") == "sysctl-restored wg0\n"
+    assert machine.out("cat", "/run/events") == "sysctl-restored wg0\n"
     assert mark(machine) == "1"
     assert "exited 3" in done.stderr
 
 
-def test_other_signals_end_it_with_their_status(machine: Namespace) -> None:
+def test_other_signals_end_the_watch_with_their_status(machine: Namespace) -> None:
     process = machine.popen([*WGQ, "watch", "--exec", "true"])
     machine.run(["ip", "rule", "del", "table", "51820"])
     until(lambda: rules(machine).count("lookup 51820") == 2, SOON)
@@ -238,18 +238,18 @@ def test_other_signals_end_it_with_their_status(machine: Namespace) -> None:
     assert process.wait(30) == 129
 
 
-def test_a_fight_is_given_up_with_the_name_of_the_culprit(machine: Namespace) -> None:
+def test_a_fight_is_given_up_and_names_the_culprit(machine: Namespace) -> None:
     fight = "while :; do ip rule del table 51820 2>/dev/null || sleep 0.05; done"
 
     async def last() -> Event:
         pace.PAUSE = 0.05  # after the first ten it would be one each five seconds
         async with aclosing(wgquick.watch()) as events:
-            told = []
+            seen = []
             async for event in events:
-                told.append(event)
+                seen.append(event)
                 if event.event == "gave-up":
-                    restored = [each.event for each in told].count("rule-restored")
-                    assert pace.BURST <= restored <= pace.MOST, "it may be gone again before that is told"
+                    restored = [each.event for each in seen].count("rule-restored")
+                    assert pace.BURST <= restored <= pace.MOST, "the rule may be gone again before the event"
                     return event
         raise AssertionError
 
@@ -258,7 +258,7 @@ def test_a_fight_is_given_up_with_the_name_of_the_culprit(machine: Namespace) ->
     assert (event.text, event.culprit) == ("rule: restored 20 times in 10 minutes", "ip")
 
 
-def test_the_kill_switch_comes_back(tmp_path: Path) -> None:
+def test_the_kill_switch_is_restored(tmp_path: Path) -> None:
     with host() as machine:
         machine.uplink()
         write(
@@ -292,7 +292,7 @@ def test_an_automatic_mtu_follows_the_uplink(machine: Namespace, tmp_path: Path)
     assert _mtu(machine) == 1320, "another MTU than that of up counts as a user's"
 
 
-def test_an_mtu_of_the_file_is_kept(machine: Namespace) -> None:
+def test_an_mtu_in_the_file_is_kept(machine: Namespace) -> None:
     wgq(machine, "down", "wg0")
     write(machine, config("MTU = 1400", FULL))
     wgq(machine, "up", "wg0")
@@ -305,7 +305,7 @@ def _mtu(machine: Namespace) -> int:
     return int(machine.out("cat", "/sys/class/net/wg0/mtu"))
 
 
-def test_an_endpoint_whose_name_has_moved_is_found(tmp_path: Path) -> None:
+def test_an_endpoint_with_a_new_address_is_found(tmp_path: Path) -> None:
     with pair() as ends:
         ends.write("PersistentKeepalive = 25")
         wgq(ends.two, "up", "wg0")
@@ -383,7 +383,7 @@ def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> No
 
 
 def name(machine: Namespace, address: str) -> None:
-    """Give the far end's name an address."""
+    """Set the address of the far end's name."""
     machine.run(["sh", "-c", "cat >/etc/hosts"], input=f"{address} far.example\n")
 
 

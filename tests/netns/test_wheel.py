@@ -1,6 +1,6 @@
-"""The built wheel on a machine without a compiler: it and all that it needs install from wheels, and it works.
+"""The built wheel works on a machine without a compiler; it and its dependencies install from wheels.
 
-`WGQ_WHEEL` is the path of the wheel (scripts/test has built it before); without it the test builds one.
+`WGQ_WHEEL` is the path of the wheel, which scripts/test builds; without it the test builds one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a virtual environment that got the wheel, and what that needs, from wheels alone."""
+    """The variables of a virtual environment with the wheel and its dependencies, installed only from wheels."""
     venv = tmp_path_factory.mktemp("bare") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     environment = {**os.environ, "PATH": str(venv / "bin")}
@@ -64,7 +64,7 @@ def wgq(environment: dict[str, str]) -> str:
     return f"{environment['PATH'].partition(':')[0]}/wgq"
 
 
-def test_the_wheel_needs_nothing_that_is_built_from_source(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_wheel_installs_without_a_compiler(environment: dict[str, str], tmp_path: Path) -> None:
     version = subprocess.check_output([wgq(environment), "--version"], text=True, env=environment)
     assert wgquick.__version__ in version
     file = tmp_path / "wg0.conf"
@@ -80,7 +80,9 @@ def test_the_wheel_needs_nothing_that_is_built_from_source(environment: dict[str
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_a_full_tunnel_goes_up_and_down(machine: Namespace, environment: dict[str, str], firewall: str) -> None:
+def test_the_installed_wheel_brings_a_full_tunnel_up_and_down(
+    machine: Namespace, environment: dict[str, str], firewall: str
+) -> None:
     machine.run(["sh", "-ec", PROGRAMS])
     machine.run(["sh", "-c", "umask 077; cat >/etc/wireguard/wg0.conf"], input=INTERFACE + PEER)
     user = ["env", f"PATH={environment['PATH']}:/run/programs"]

@@ -1,4 +1,4 @@
-"""The control socket of real daemons, with wg(8) as the oracle, and of daemons that misbehave."""
+"""The control socket of real daemons, compared with wg(8), and of daemons that misbehave."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wg_dump(machine: Namespace) -> list[list[str]]:
     return [line.split("\t") for line in machine.out("wg", "show", "wg0", "dump").splitlines()]
 
 
-def test_a_whole_device_reads_back_and_wg_shows_the_same(machine: Namespace, control: Control) -> None:
+def test_a_device_reads_back_and_wg_shows_the_same(machine: Namespace, control: Control) -> None:
     private, preshared = secret(), secret()
     first = PeerConfig(
         public(),
@@ -87,7 +87,7 @@ def test_a_whole_device_reads_back_and_wg_shows_the_same(machine: Namespace, con
     ]
 
 
-def test_what_is_not_given_stays_and_zeros_take_away(machine: Namespace, control: Control) -> None:
+def test_only_given_settings_change_and_zeros_remove_them(machine: Namespace, control: Control) -> None:
     peer = PeerConfig(public(), preshared_key=secret(), persistent_keepalive=25, allowed_ips=ips("10.0.0.0/8"))
     control.set("wg0", DeviceConfig(secret(), fwmark=7, peers=(peer,)))
     control.set("wg0", DeviceConfig(peers=(PeerConfig(peer.public_key, allowed_ips=ips("+10.1.0.0/16")),)))
@@ -111,7 +111,7 @@ def test_what_is_not_given_stays_and_zeros_take_away(machine: Namespace, control
     assert device.peers[0].allowed_ips == ips("10.2.0.0/16")
 
 
-def test_single_allowed_ips_peers_and_all_peers_are_removed(machine: Namespace, control: Control) -> None:
+def test_allowed_ips_peers_and_all_peers_can_be_removed(machine: Namespace, control: Control) -> None:
     first, second = public(), public()
     wanted = tuple(
         PeerConfig(key, allowed_ips=ips(f"10.{n}.0.0/16", f"10.{n}.1.0/24"))
@@ -128,7 +128,7 @@ def test_single_allowed_ips_peers_and_all_peers_are_removed(machine: Namespace, 
     assert control.get("wg0").peers == ()
 
 
-def test_interfaces_are_those_whose_daemons_answer(machine: Namespace, control: Control) -> None:
+def test_interfaces_are_those_with_an_answering_daemon(machine: Namespace, control: Control) -> None:
     stale = socket.socket(socket.AF_UNIX)
     stale.bind("/run/wireguard/stale.sock")
     stale.close()
@@ -140,7 +140,7 @@ def test_interfaces_are_those_whose_daemons_answer(machine: Namespace, control: 
 
 
 @pytest.mark.parametrize("name", ["stale", "file", "none"])
-def test_what_no_daemon_answers_for_is_no_device(machine: Namespace, name: str) -> None:
+def test_a_name_without_a_daemon_is_no_device(machine: Namespace, name: str) -> None:
     stale = socket.socket(socket.AF_UNIX)
     stale.bind("/run/wireguard/stale.sock")
     stale.close()
@@ -163,14 +163,14 @@ def test_a_refused_request_names_its_only_peer(machine: Namespace, control: Cont
     assert str(error) == f"cannot configure wg0: its daemon: Invalid argument (peer {peer.public_key})"
 
 
-def test_a_refused_request_says_which_peers_it_was_about(machine: Namespace, control: Control) -> None:
+def test_a_refused_request_names_the_range_of_its_peers(machine: Namespace, control: Control) -> None:
     peers = tuple(PeerConfig(public(), endpoint=SocketAddress("192.0.2.300", 9)) for _ in range(3))
     error = refused(lambda: control.set("wg0", DeviceConfig(peers=peers)))
     assert f"3 peers, {peers[0].public_key} to {peers[2].public_key}" in str(error)
 
 
 def test_a_refusal_within_a_long_request_is_reported(machine: Namespace, control: Control) -> None:
-    """wireguard-go answers at the faulty line and stops reading, while we are still sending."""
+    """wireguard-go answers at the faulty line and stops reading while we still send."""
     bad = PeerConfig(public(), endpoint=SocketAddress("192.0.2.300", 9))
     rest = PeerConfig(public(), allowed_ips=networks(50_000))
     assert refused(lambda: control.set("wg0", DeviceConfig(peers=(bad, rest)))).errno == errno.EINVAL
@@ -222,7 +222,7 @@ def test_a_stopped_daemon_does_not_hang_the_caller(machine: Namespace, control: 
 
 @contextmanager
 def daemon(answer: bytes | None) -> Iterator[None]:
-    """A daemon at wg7's socket that reads a little of each request and answers this."""
+    """A daemon at wg7's socket that reads a little of each request and sends this answer."""
 
     def serve() -> None:
         while True:
@@ -252,14 +252,14 @@ KEY_LINE = b"private_key=" + b"ab" * 31 + b"\nerrno=0\n\n"
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"listen_port=5\n", b"listen_port=5\nerrno=0\n"])
-def test_a_daemon_that_hangs_up_is_an_error(machine: Namespace, answer: bytes | None) -> None:
+def test_a_daemon_that_closes_the_connection_is_an_error(machine: Namespace, answer: bytes | None) -> None:
     with daemon(answer):
         for call in (lambda: Uapi().get("wg7"), lambda: Uapi().set("wg7", DeviceConfig(secret()))):
             assert refused(call).errno == errno.ECONNRESET
 
 
 @pytest.mark.parametrize("answer", [b"\n\n", b"hello\n\n", KEY_LINE, b"listen_port=\xff\nerrno=0\n\n"])
-def test_nonsense_is_an_error_that_does_not_repeat_it(machine: Namespace, answer: bytes) -> None:
+def test_an_invalid_answer_is_an_error_without_its_text(machine: Namespace, answer: bytes) -> None:
     with daemon(answer):
         error = refused(lambda: Uapi().get("wg7"))
     assert error.errno == errno.EPROTO
@@ -278,7 +278,7 @@ def test_no_error_shows_a_key(machine: Namespace, control: Control) -> None:
         assert key.raw.hex() not in shown
 
 
-def test_a_deleted_link_takes_the_device_away(machine: Namespace, control: Control) -> None:
+def test_a_deleted_link_has_no_device(machine: Namespace, control: Control) -> None:
     RtNetlink().delete_link("wg0")
     Userspace().await_exit("wg0")
     assert control.interfaces() == []

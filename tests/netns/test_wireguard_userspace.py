@@ -1,4 +1,4 @@
-"""Starting and ending userspace implementations, real ones and ones that fail."""
+"""Start and end of userspace implementations, both real and failing ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refused(function: Callable[[], object]) -> OperationError:
 
 
 def descriptors(process: int) -> dict[str, str]:
-    """What a process has open by number, less what it closes meanwhile."""
+    """The open descriptors of a process with their files."""
     found: dict[str, str] = {}
     for entry in Path(f"/proc/{process}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -54,7 +54,7 @@ def descriptors(process: int) -> dict[str, str]:
     return found
 
 
-def test_after_start_the_link_and_the_socket_are_there(machine: Namespace) -> None:
+def test_link_and_socket_exist_after_start(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
     link = RtNetlink().link("wg0")
     assert link is not None
@@ -62,9 +62,9 @@ def test_after_start_the_link_and_the_socket_are_there(machine: Namespace) -> No
     assert Control().get("wg0").peers == ()
 
 
-def test_the_daemon_has_a_session_and_descriptors_of_its_own(machine: Namespace) -> None:
+def test_the_daemon_has_its_own_session_and_descriptors(machine: Namespace) -> None:
     null = os.open("/dev/null", os.O_RDONLY)
-    leak = fcntl.fcntl(null, fcntl.F_DUPFD, 99)  # inheritable, and no number that the daemon would use itself
+    leak = fcntl.fcntl(null, fcntl.F_DUPFD, 99)  # inheritable; the daemon itself does not use such a high number
     try:
         Userspace().start("wireguard-go", "wg0")
         (daemon,) = machine.processes()
@@ -78,7 +78,7 @@ def test_the_daemon_has_a_session_and_descriptors_of_its_own(machine: Namespace)
         os.close(leak)
 
 
-def test_the_daemon_hears_signals_that_the_caller_ignores_or_blocks(machine: Namespace) -> None:
+def test_the_daemon_accepts_signals_that_the_caller_ignores_or_blocks(machine: Namespace) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     try:
@@ -91,7 +91,7 @@ def test_the_daemon_hears_signals_that_the_caller_ignores_or_blocks(machine: Nam
 
 
 def await_signals(process: int, *, blocked: signal.Signals, ignored: signal.Signals) -> None:
-    """Until the process neither blocks the one nor ignores the other; Go blocks all while it forks."""
+    """Wait until the process neither blocks the one nor ignores the other; Go blocks all while it forks."""
     deadline = time.monotonic() + 10
     while mask(process, "SigBlk") & 1 << blocked - 1 or mask(process, "SigIgn") & 1 << ignored - 1:
         assert time.monotonic() < deadline
@@ -112,13 +112,13 @@ def test_down_then_up_at_once_works(machine: Namespace) -> None:
     assert not list(Path("/run/wireguard").iterdir())
 
 
-def test_there_is_nothing_to_wait_for_where_no_daemon_is(machine: Namespace) -> None:
+def test_without_a_daemon_there_is_nothing_to_wait_for(machine: Namespace) -> None:
     start = time.monotonic()
     Userspace(patience=60).await_exit("wg0")
     assert time.monotonic() - start < 30
 
 
-def test_waiting_for_a_daemon_that_stays_is_bounded(machine: Namespace) -> None:
+def test_waiting_for_a_daemon_has_a_limit(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
     start = time.monotonic()
     Userspace(patience=0.2).await_exit("wg0")
@@ -131,13 +131,13 @@ def test_a_failing_program_is_quoted_with_its_status(machine: Namespace, tmp_pat
     assert str(error) == f"{program} could not bring up wg0: it exited with status 3: no such luck"
 
 
-def test_without_a_tun_device_the_error_names_the_containers_option(machine: Namespace) -> None:
+def test_the_error_without_a_tun_device_names_the_container_option(machine: Namespace) -> None:
     machine.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
     assert "docker run --device /dev/net/tun" in refused(lambda: Userspace().start("wireguard-go", "wg0")).remedy
 
 
 @pytest.mark.parametrize("directory", ["there", "missing"])
-def test_without_a_place_for_the_socket_the_error_names_it(machine: Namespace, directory: str) -> None:
+def test_the_error_without_a_socket_directory_names_it(machine: Namespace, directory: str) -> None:
     if directory == "missing":
         machine.run(["rmdir", "/run/wireguard"])
     machine.run(["chmod", "0666", "/dev/net/tun"])
@@ -158,19 +158,19 @@ def test_without_a_place_for_the_socket_the_error_names_it(machine: Namespace, d
     assert remedy.startswith(f"This user may not write to {place}: make /var/run/wireguard")
 
 
-def test_a_program_that_a_signal_ended_is_an_error(machine: Namespace, tmp_path: Path) -> None:
+def test_a_program_killed_by_a_signal_is_an_error(machine: Namespace, tmp_path: Path) -> None:
     program = script(tmp_path, "kill -SEGV $$")
     assert "signal 11 ended it" in str(refused(lambda: Userspace().start(program, "wg0")))
 
 
 @pytest.mark.parametrize("program", ["no-such-implementation", "/nonexistent/implementation"])
-def test_a_program_that_is_not_there_is_an_error(machine: Namespace, program: str) -> None:
+def test_a_missing_program_is_an_error(machine: Namespace, program: str) -> None:
     error = refused(lambda: Userspace().start(program, "wg0"))
     assert error.errno == errno.ENOENT
     assert program in str(error)
 
 
-def test_a_program_that_makes_no_device_is_an_error(machine: Namespace, tmp_path: Path) -> None:
+def test_a_program_that_creates_no_device_is_an_error(machine: Namespace, tmp_path: Path) -> None:
     program = script(tmp_path, "exit 0")
     error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
     assert error.errno == errno.ETIMEDOUT
@@ -181,18 +181,18 @@ def test_a_program_that_hangs_is_ended_with_its_children(machine: Namespace, tmp
     program = script(tmp_path, "sleep 70 & sleep 70")
     error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
     assert "it does not return" in str(error)
-    await_nothing_left(machine)
+    await_no_processes(machine)
 
 
-def await_nothing_left(machine: Namespace) -> None:
-    """What a signal was sent to needs the processor once more to end."""
+def await_no_processes(machine: Namespace) -> None:
+    """Wait until no process is left: a process that got a signal still has to run once to end."""
     deadline = time.monotonic() + 20
     while machine.processes() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert machine.processes() == []
 
 
-def test_an_interruption_while_it_starts_leaves_nothing_behind(machine: Namespace, tmp_path: Path) -> None:
+def test_an_interrupted_start_leaves_nothing_behind(machine: Namespace, tmp_path: Path) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -203,10 +203,10 @@ def test_an_interruption_while_it_starts_leaves_nothing_behind(machine: Namespac
             Userspace(patience=60).start(program, "wg0")
     finally:
         signal.signal(signal.SIGTERM, before)
-    await_nothing_left(machine)
+    await_no_processes(machine)
 
 
-def test_a_second_daemon_of_the_same_name_is_refused(machine: Namespace) -> None:
+def test_a_second_daemon_with_the_same_name_is_refused(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
     error = refused(lambda: Userspace().start("wireguard-go", "wg0"))
     assert "status 1" in str(error)
@@ -221,7 +221,7 @@ def everywhere(name: str) -> str | None:
     return f"/usr/bin/{name}"
 
 
-def test_the_environments_word_is_the_only_candidate() -> None:
+def test_the_program_in_the_environment_is_the_only_candidate() -> None:
     environ = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "my wireguard"}
     expected = [Candidate("my wireguard", "WG_QUICK_USERSPACE_IMPLEMENTATION names it")]
     assert candidates(environ, everywhere) == candidates(environ, nowhere) == expected

@@ -1,4 +1,4 @@
-"""Tunnels for the tests: configurations, runs of `wgq`, and what a machine shows of them."""
+"""Tunnels for tests: configurations, runs of `wgq`, and the resulting state of a machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WGQ = [sys.executable, "-m", "wgquick"]
 def config(
     interface: str = "", peer: str = "AllowedIPs = 10.9.0.0/16", *, address: str = "10.0.0.1/24", n: int = 0
 ) -> str:
-    """The text of a configuration with one peer, which is PEERS[n]."""
+    """The text of a configuration with one peer, PEERS[n]."""
     return (
         f"[Interface]\nPrivateKey = {KEY}\nAddress = {address}\n{interface}\n"
         f"[Peer]\nPublicKey = {PEERS[n]}\n{peer}\nEndpoint = 192.0.2.9:51820\n"
@@ -31,7 +31,7 @@ FULL = "AllowedIPs = 0.0.0.0/0, ::/0"
 
 
 def programs(machine: Namespace, name: str) -> list[int]:
-    """The ids of the machine's processes of this name."""
+    """The ids of the machine's processes with this name."""
     return [pid for pid in machine.processes() if _called(pid) == name]
 
 
@@ -50,7 +50,7 @@ def write(machine: Namespace, text: str, name: str = "wg0") -> None:
 def wgq(
     machine: Namespace, *arguments: str, status: int = 0, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `wgq` with the arguments; assert its exit status and that it does not print the private key."""
+    """Run `wgq`; assert its exit status, and that it does not print the private key."""
     done = machine.run([*WGQ, *arguments], check=False, input=stdin, env={**os.environ, **environment})
     assert done.returncode == status, done.stderr
     assert KEY not in done.stderr
@@ -78,7 +78,7 @@ def journals(machine: Namespace) -> str:
 
 
 def with_resolvconf(machine: Namespace, script: str) -> str:
-    """Install a script as resolvconf; returns the PATH that has it first."""
+    """Install a script as resolvconf. Returns a PATH with it in the first place."""
     place = "/run/programs/resolvconf"
     machine.run(
         ["sh", "-c", f"mkdir -p /run/programs; cat >{place}; chmod +x {place}"], input=f"#!/bin/sh\n{script}\n"
