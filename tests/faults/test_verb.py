@@ -150,7 +150,7 @@ def test_without_a_name_every_interface_is_examined(made: World) -> None:
 
 
 def listened(made: World, *arguments: str, backend: str = BACKENDS[0], status: int = 1) -> list[dict[str, str]]:
-    """What `doctor --listen` at the other end finds, while the client knocks there."""
+    """The findings of `doctor --listen` at the other end, while the client sends initiations."""
     assert not made.up("here", backend=backend)
     made.script("here", "(ping -i0.2 10.66.0.1 >/dev/null 2>&1 &)")
     command = [sys.executable, "-m", "wgquick", "doctor", "--listen", "7", "--json", *arguments]
@@ -162,7 +162,7 @@ def listened(made: World, *arguments: str, backend: str = BACKENDS[0], status: i
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("there", "code", "told"),
+    ("there", "code", "key"),
     [
         (SERVER, "knock-known", WORDS["here"]),
         (edited(SERVER, ("@here@", "@other@")), "knock-unknown-key", WORDS["here"]),
@@ -170,16 +170,16 @@ def listened(made: World, *arguments: str, backend: str = BACKENDS[0], status: i
     ],
     ids=["a peer", "a stranger", "another key"],
 )
-def test_the_file_alone_tells_who_knocks(made: World, backend: str, there: str, code: str, told: str) -> None:
-    """The interface was never up at the end that is called, whatever the caller's backend is."""
+def test_doctor_listens_with_the_file_alone(made: World, backend: str, there: str, code: str, key: str) -> None:
+    """The listening end never brought its interface up; the client may have any backend."""
     made.write("here", CLIENT)
     made.write("there", there)
     found = {each["code"]: each for each in listened(made, backend=backend)}
     assert next(iter(found)) == "not-up"
-    assert told in str(found[code])
+    assert key in str(found[code])
 
 
-def test_a_firewall_before_an_interface_that_is_not_up_is_told(made: World) -> None:
+def test_a_firewall_is_found_before_the_interface_is_up(made: World) -> None:
     made.write("here", CLIENT)
     made.write("there", SERVER)
     made.script("there", NFT_IN + "nft add rule inet guard in udp dport 51820 drop")
@@ -187,16 +187,16 @@ def test_a_firewall_before_an_interface_that_is_not_up_is_told(made: World) -> N
     assert "by `udp dport 51820 drop' in chain in of table inet guard" in found["input-blocked"]
 
 
-def test_who_listens_in_vain_is_told_so(made: World) -> None:
+def test_listening_without_any_initiation_says_so(made: World) -> None:
     made.write("here", edited(CLIENT, ("198.51.100.2", "198.51.100.3")))
     made.write("there", SERVER)
     assert [each["code"] for each in listened(made)] == ["not-up", "knock-none"]
     made.write("there", edited(SERVER, ("ListenPort = 51820\n", "")))
-    said = made.there.run([sys.executable, "-m", "wgquick", "doctor", "--listen", "1"], check=False).stdout
-    assert "there is no port to listen at" in said
+    output = made.there.run([sys.executable, "-m", "wgquick", "doctor", "--listen", "1"], check=False).stdout
+    assert "there is no port to listen at" in output
 
 
-def test_listening_at_an_interface_that_works_says_who_comes(made: World) -> None:
+def test_listening_at_a_working_interface_names_the_peer(made: World) -> None:
     made.write("here", CLIENT)
     made.write("there", SERVER)
     assert not made.up("there")
