@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.netns.test_reload import until_heard, written
+from tests.netns.test_reload import events_until, written
 from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, journals, links, programs, rules, wgq, write
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def test_the_same_again_writes_nothing(machine: Namespace) -> None:
     monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
     assert monitor.stdout is not None
     with monitor.stdout as heard:
-        until_heard(heard, machine, "10.77.0.0/16")
+        events_until(heard, machine, "10.77.0.0/16")
         assert ensure(machine, "--dns", "file") == NOTHING
-        assert not [line for line in until_heard(heard, machine, "10.78.0.0/16") if b"wg0" in line]
+        assert not [line for line in events_until(heard, machine, "10.78.0.0/16") if b"wg0" in line]
     assert written(machine) == before
 
 
