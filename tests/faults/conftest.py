@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.matrix import CASES
 from tests.faults.trial import Outcome, attempt
+from tests.imports import import_wgquick
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ Outcomes = dict[str, Outcome]
 
 def tried(cases: list[tuple[Case, str]], folder: Path) -> Outcomes:
     """The outcomes of the cases, by `name, backend`; each process makes its own machines."""
+    import_wgquick()
     workers = [_start(cases[at::AT_ONCE], folder / f"{at}.json") for at in range(AT_ONCE)]
     found: Outcomes = {}
     for at, worker in enumerate(workers):

@@ -10,26 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-import pkgutil
 import sys
-from importlib import import_module
 
-import wgquick
 from tests.faults.matrix import FAULTS, HEALTHY
 from tests.faults.trial import attempt
+from tests.imports import import_wgquick
 from tests.interop.pairs import KERNEL
 
 WORKERS = 10
 SHOWN = 700
 """Characters of a text: a pipe takes a line of at most 4096 bytes at once (pipe(7))."""
-WARM = ("cryptography.hazmat.primitives.ciphers.aead", "encodings.ascii", "encodings.idna")
 
 
 def main() -> None:
     """Try them all; each worker takes the next case until there is none."""
-    for module in (*WARM, *(each.name for each in pkgutil.walk_packages(wgquick.__path__, "wgquick."))):
-        if not module.endswith("__main__"):
-            import_module(module)
+    import_wgquick()
     cases = range(len(FAULTS) + len(HEALTHY))
     queue, entrance = os.pipe()
     os.write(entrance, bytes(cases))

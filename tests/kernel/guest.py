@@ -9,14 +9,13 @@ import fcntl
 import importlib
 import json
 import os
-import pkgutil
 import sys
 import time
 import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import wgquick
+from tests.imports import import_wgquick
 from tests.kernel.cases import wanted
 from tests.parity.trial import trial
 
@@ -30,18 +29,11 @@ WORKERS = 2
 
 def main() -> None:
     """Divide the trials between two processes, one per processor."""
-    _import_everything()
+    import_wgquick()
+    importlib.import_module("iptc")  # it takes a minute, as it looks for gcc
     workers = [_start(wanted()[worker::WORKERS]) for worker in range(WORKERS)]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers]
     sys.exit(any(statuses))
-
-
-def _import_everything() -> None:
-    """Import once instead of in every fork; python-iptables alone takes a minute, as it looks for gcc."""
-    for module in pkgutil.walk_packages(wgquick.__path__, "wgquick."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    importlib.import_module("iptc")
 
 
 def _start(jobs: Iterable[Job]) -> int:

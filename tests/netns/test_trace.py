@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.interop.pairs import until
+from tests.netns.conftest import fresh_machine
 from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, wgq, write
 from wgquick import api
 from wgquick.cli.packet import query_of
 from wgquick.show.trace import as_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.namespaces import Namespace
 
 NEIGHBOUR = re.compile(r"^    [0-9.]+ is .*\n", re.MULTILINE)
@@ -113,8 +116,16 @@ def full(machine: Namespace) -> Namespace:
     return machine
 
 
-def test_a_trace_through_a_full_tunnel_prints_each_step(full: Namespace) -> None:
-    assert text(full, "198.51.100.7", "--port", "tcp/443") == FULL_TUNNEL
+@pytest.fixture(scope="module")
+def unchanged() -> Iterator[Namespace]:
+    """One machine with a full tunnel, for tests that do not change it."""
+    with fresh_machine() as made:
+        up(made, "wg0", FULL)
+        yield made
+
+
+def test_a_trace_through_a_full_tunnel_prints_each_step(unchanged: Namespace) -> None:
+    assert text(unchanged, "198.51.100.7", "--port", "tcp/443") == FULL_TUNNEL
 
 
 def test_a_tunnel_in_a_tunnel_is_followed_to_the_last_uplink(full: Namespace) -> None:
@@ -135,8 +146,8 @@ def test_a_tunnel_in_a_tunnel_is_followed_to_the_last_uplink(full: Namespace) ->
     assert (found["peer"], found["endpoint"], found["uplink"]) == (PEERS[1], "203.0.113.4:51820", "up0")
 
 
-def test_the_json_has_the_documented_fields(full: Namespace) -> None:
-    found = json.loads(wgq(full, "trace", "198.51.100.7", "--json").stdout)
+def test_the_json_has_the_documented_fields(unchanged: Namespace) -> None:
+    found = json.loads(wgq(unchanged, "trace", "198.51.100.7", "--json").stdout)
     assert list(found) == [
         "destination",
         "steps",
@@ -160,8 +171,8 @@ def test_the_json_has_the_documented_fields(full: Namespace) -> None:
     assert KEY not in json.dumps(found)
 
 
-def test_a_packet_with_the_tunnels_mark_bypasses_it(full: Namespace) -> None:
-    found = traced(full, "198.51.100.7", "--mark", "0xca6c")
+def test_a_packet_with_the_tunnels_mark_bypasses_it(unchanged: Namespace) -> None:
+    found = traced(unchanged, "198.51.100.7", "--mark", "0xca6c")
     assert (found["uplink"], found["peer"], found["source"]) == ("up0", None, "192.0.2.2")
     (route,) = (step for step in found["steps"] if step["kind"] == "route")
     assert (route["gateway"], route["table"]) == ("192.0.2.1", 254)
@@ -254,16 +265,18 @@ def test_an_incoming_packet_needs_forwarding(full: Namespace) -> None:
     assert (found["verdict"], found["peer"], found["source"]) == ("delivered", PEERS[0], "192.0.2.77")
 
 
-def test_the_other_ends_file_decides_about_the_source(full: Namespace) -> None:
-    own = full.run(["wg", "pubkey"], input=KEY).stdout.strip()
+def test_the_other_ends_file_decides_about_the_source(unchanged: Namespace) -> None:
+    own = unchanged.run(["wg", "pubkey"], input=KEY).stdout.strip()
     other = f"[Interface]\nAddress = 10.0.0.9/24\n[Peer]\nPublicKey = {own}\nAllowedIPs = "
-    write(full, other + "10.0.0.1/32\n", "good")
-    write(full, other + "10.0.0.2/32\n", "bad")
-    write(full, "[Interface]\nAddress = 10.0.0.9/24\n", "none")
-    assert traced(full, "198.51.100.7", "--peer-config", "good")["verdict"] == "delivered"
-    found = traced(full, "198.51.100.7", "--peer-config", "bad")
+    write(unchanged, other + "10.0.0.1/32\n", "good")
+    write(unchanged, other + "10.0.0.2/32\n", "bad")
+    write(unchanged, "[Interface]\nAddress = 10.0.0.9/24\n", "none")
+    assert traced(unchanged, "198.51.100.7", "--peer-config", "good")["verdict"] == "delivered"
+    found = traced(unchanged, "198.51.100.7", "--peer-config", "bad")
     assert (found["verdict"], "lack the source 10.0.0.1" in found["reason"]) == ("dropped", True)
-    assert "no peer with the key of this end" in traced(full, "198.51.100.7", "--peer-config", "none")["reason"]
+    assert (
+        "no peer with the key of this end" in traced(unchanged, "198.51.100.7", "--peer-config", "none")["reason"]
+    )
 
 
 def test_a_link_in_another_namespace_is_followed_to_its_socket(machine: Namespace) -> None:
@@ -285,17 +298,17 @@ def test_a_link_in_another_namespace_is_followed_to_its_socket(machine: Namespac
     assert re.sub(r"^but .*\n", "", NEIGHBOUR.sub("", printed), flags=re.MULTILINE) == MOVED
 
 
-def test_an_invalid_argument_is_an_error_with_a_remedy(machine: Namespace) -> None:
-    for words in (["vpn.example.com"], ["10.0.0.1", "--iif", "none0"], ["10.0.0.1", "--peer-config", "none"]):
-        done = wgq(machine, "trace", *words, status=1)
+def test_an_invalid_argument_is_an_error_with_a_remedy(unchanged: Namespace) -> None:
+    for words in (["vpn.example.com"], ["10.0.0.1", "--iif", "none0"], ["10.0.0.1", "--peer-config", "absent"]):
+        done = wgq(unchanged, "trace", *words, status=1)
         assert done.stdout == ""
         assert done.stderr.startswith("wgq: ")
         assert "Traceback" not in done.stderr
 
 
-def test_special_destinations_agree_with_the_kernel(full: Namespace) -> None:
+def test_special_destinations_agree_with_the_kernel(unchanged: Namespace) -> None:
     for address in ("0.0.0.0", "255.255.255.255", "224.0.0.1", "127.0.0.1", "::1", "ff02::1", "::", "fe80::1%up0"):
-        answers = {step["kernel"] for step in traced(full, address)["steps"] if "kernel" in step}
+        answers = {step["kernel"] for step in traced(unchanged, address)["steps"] if "kernel" in step}
         assert answers == {"agrees"}, address
 
 
