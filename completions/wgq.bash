@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | status | wait | watch | metrics) verb=$word && break ;;
+		up | down | reload | save | strip | check | allowed-ips | doctor | rehearse | trace | show | exec | status | wait | watch | metrics) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -51,6 +51,7 @@ _wgq() {
 	--dns) _wgq_from 'auto resolvconf resolved file off' && return ;;
 	--name) return ;;
 	--exclude) return ;;
+	--netns) return ;;
 	--exec) return ;;
 	--names) _wgq_from 'mdlayher mindflavor' && return ;;
 	--textfile) return ;;
@@ -73,7 +74,7 @@ _wgq() {
 	fi
 	case $verb:$cur in
 	:-*) _wgq_from '--help --version' ;;
-	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --no-wait-for-dns --wait --wait-for --or-down --ensure --or-restart --keep-foreign --force --json --help' ;;
+	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --netns --no-wait-for-dns --wait --wait-for --or-down --ensure --or-restart --keep-foreign --force --json --help' ;;
 	down:-*) _wgq_from '--dns --name --force --help' ;;
 	reload:-*) _wgq_from '--dry-run --json --or-restart --keep-foreign --no-wait-for-dns --wait --wait-for --force --backend --firewall --dns --name --strict --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;
@@ -84,11 +85,12 @@ _wgq() {
 	rehearse:-*) _wgq_from '--host --keep --no-hooks --json --help' ;;
 	trace:-*) _wgq_from '--from --mark --iif --oif --uid --port --peer-config --probe --json --help' ;;
 	show:-*) _wgq_from ' --help' ;;
+	exec:-*) _wgq_from ' --help' ;;
 	status:-*) _wgq_from '--json --watch --exit-code --help' ;;
 	wait:-*) _wgq_from '--timeout --for --help' ;;
 	watch:-*) _wgq_from '--json --once --check-only --exec --help' ;;
 	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;
-	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show status wait watch metrics' ;;
+	:*) _wgq_from 'up down reload save strip check allowed-ips doctor rehearse trace show exec status wait watch metrics' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
@@ -101,6 +103,7 @@ _wgq() {
 	rehearse:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	trace:*) : ;;
 	show:*) _wgq_from "$(_wgq_interfaces)" ;;
+	exec:*) _wgq_from "$(_wgq_interfaces)" ;;
 	status:*) _wgq_from "$(_wgq_interfaces)" ;;
 	wait:*) _wgq_from "$(_wgq_interfaces)" ;;
 	watch:*) _wgq_from "$(_wgq_interfaces)" ;;

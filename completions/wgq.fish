@@ -19,7 +19,7 @@ function __wgq_interfaces
     end
 end
 
-set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show status wait watch metrics
+set -l verbs up down reload save strip check allowed-ips doctor rehearse trace show exec status wait watch metrics
 complete -c wgq -f
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a up -d 'Bring an interface up'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a down -d 'Take an interface down'
@@ -32,6 +32,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a doctor -d 'Find o
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a rehearse -d 'Test on simulated hosts who reaches whom'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a trace -d 'Show the path of a packet'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a show -d 'Show interfaces as wg(8) does'
+complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a exec -d 'Run a command in the network namespace of an interface'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show the state of interfaces and peers'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a wait -d 'Wait for a handshake'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a watch -d 'Put back what a tunnel loses, and follow endpoints\' names'
@@ -48,6 +49,7 @@ complete -c wgq -n '__fish_seen_subcommand_from allowed-ips' -a '(__wgq_configur
 complete -c wgq -n '__fish_seen_subcommand_from doctor' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from show' -a '(__wgq_interfaces)'
+complete -c wgq -n '__fish_seen_subcommand_from exec' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from status' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from wait' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from watch' -a '(__wgq_interfaces)'
@@ -59,6 +61,7 @@ complete -c wgq -n '__fish_seen_subcommand_from up down reload strip' -l name -x
 complete -c wgq -n '__fish_seen_subcommand_from up' -l kill-switch -d 'Block traffic outside the tunnel until it is taken down'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l exclude -x -d 'Networks that stay outside the tunnel; `lan\': connected private networks'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l keep-inbound -d 'Answer inbound connections on the link they came in by'
+complete -c wgq -n '__fish_seen_subcommand_from up' -l netns -x -d 'Put the interface into this network namespace, which is made if needed'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l strict -d 'Fail if IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from up down reload' -l force -d 'Continue if a PreDown hook or saving fails; reload despite SaveConfig'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l ensure -d 'Apply the file\'s changes if the interface is up already; do nothing if there are none'

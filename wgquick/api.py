@@ -18,9 +18,9 @@ from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
-    from typing import TypeVar
+    from typing import NoReturn, TypeVar
 
     from wgquick.config.models import WgQuickConfig
     from wgquick.counters import Diagnostics
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
     from wgquick.executor.ensuring import Ensured
+    from wgquick.executor.netns import Place
     from wgquick.executor.reloading import Outcome, Wishes
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
@@ -98,7 +99,12 @@ def up(config: Config, options: Options | None = None, transcript: Transcript | 
     say = _line_by_line(transcript)
     settings = _settings(config)
     valid_name(settings.name)
-    cmd_up(settings, _host(say), _checked(options), say)
+    host = _host(say)
+    if settings.extras.netns or _place(settings.name, host):
+        from wgquick.executor.netns import up as up_elsewhere
+
+        return up_elsewhere(settings, host, _checked(options), say)
+    return cmd_up(settings, host, _checked(options), say)
 
 
 def down(
@@ -120,7 +126,16 @@ def down(
     chosen = _checked(options)
     valid_name(name)
     read = _for_down(name, config, say)
-    cmd_down(name, read, _host(say), chosen, say=say, save=lambda s: _save(s, chosen, say))
+    host = _host(say)
+    if _place(name, host):
+        from wgquick.executor.netns import down as down_elsewhere
+
+        def save_inside(settings: Settings, inner: Host) -> None:
+            _save(settings, chosen, say, inner)
+
+        if down_elsewhere(name, read, host, chosen, say=say, save=save_inside):
+            return
+    cmd_down(name, read, host, chosen, say=say, save=lambda s: _save(s, chosen, say, host))
 
 
 def _for_down(name: str, config: Config | str | PathLike[str] | None, say: Transcript) -> FileForDown:
@@ -154,7 +169,12 @@ def reload(
     say = _line_by_line(transcript)
     settings = _settings(config)
     valid_name(settings.name)
-    return cmd_reload(settings, _host(say), _checked(options), wishes or Wishes(), say)
+    host, wishes = _host(say), wishes or Wishes()
+    if settings.extras.netns or _place(settings.name, host):
+        from wgquick.executor.netns import reload as reload_elsewhere
+
+        return reload_elsewhere(settings, host, _checked(options), wishes, say)
+    return cmd_reload(settings, host, _checked(options), wishes, say)
 
 
 def ensure(
@@ -210,13 +230,36 @@ def save(source: str | PathLike[str], options: Options | None = None, transcript
     `source` is the interface's name or its file's path, as for `read`.
     """
     say = _line_by_line(transcript)
-    _save(load(fspath(source), say), _checked(options), say)
+    settings = load(fspath(source), say)
+    with _located(settings.name, say) as host:
+        _save(settings, _checked(options), say, host)
 
 
-def _save(settings: Settings, options: Options, say: Transcript) -> None:
+def _save(settings: Settings, options: Options, say: Transcript, host: Host) -> None:
     from wgquick.executor.saving import cmd_save
 
-    cmd_save(settings, _host(say), options, say)
+    cmd_save(settings, host, options, say)
+
+
+def execute(name: str, command: Sequence[str]) -> NoReturn:
+    """Replace this process by a command in the network namespace of an interface, as `wgq exec` does.
+
+    The command runs as the user who called sudo(8) or doas(1), if one of them did. WgqError if the interface is in
+    no other namespace.
+    """
+    from os import environ
+
+    from wgquick.system.execute import caller
+    from wgquick.system.execute import execute as run
+
+    host = _host(_say_nothing)
+    where = _place(valid_name(name), host)
+    if where is None:
+        is_up = host.rtnl.link(name) is not None
+        what = f"{name} is {'not in a network namespace of its own' if is_up else 'not up'}"
+        how = f"`# wgq: netns = NAME' in its file, or wgq up --netns NAME {name}"
+        raise WgqError(what, remedy=f"Bring it up in one: {how}")
+    run(where.netns, command, caller(environ))
 
 
 def interfaces() -> list[str]:
@@ -226,9 +269,9 @@ def interfaces() -> list[str]:
 
 def devices(names: Iterable[str] | None = None) -> list[Device]:
     """The state of the named interfaces, or of all; OperationError if a name is not a WireGuard interface."""
-    wireguard = _host(_say_nothing).wireguard
     if names is not None:
-        return [_device(wireguard, name) for name in names]
+        return [_located_device(name) for name in names]
+    wireguard = _host(_say_nothing).wireguard
     found = []
     for name in wireguard.interfaces():
         try:
@@ -237,6 +280,11 @@ def devices(names: Iterable[str] | None = None) -> list[Device]:
             if error.errno != ENODEV:  # not removed since the list was read
                 raise
     return found
+
+
+def _located_device(name: str) -> Device:
+    with _located(name, _say_nothing) as host:
+        return _device(host.wireguard, name)
 
 
 def _device(wireguard: WireGuard, name: str) -> Device:
@@ -288,7 +336,8 @@ def diagnostics(name: str) -> Diagnostics | None:
     OperationError (ENODEV) if it is not a WireGuard interface. wireguard-go logs an error for every unknown
     request, so do not call this repeatedly.
     """
-    return _host(_say_nothing).wireguard.diagnostics(name)
+    with _located(name, _say_nothing) as host:
+        return host.wireguard.diagnostics(name)
 
 
 def wait(name: str, timeout: float = 15.0, peers: str = "any") -> tuple[PublicKey, ...]:
@@ -299,14 +348,14 @@ def wait(name: str, timeout: float = 15.0, peers: str = "any") -> tuple[PublicKe
     """
     from wgquick.executor import waiting
 
-    host = _host(_say_nothing)
-    link = host.rtnl.link(name)
-    device = _device(host.wireguard, name)
-    if link is not None and not link.up:
-        raise WgqError("the link is down", where=name, remedy=f"Bring it up: ip link set up dev {name}")
-    there = {peer.public_key: peer.endpoint is not None for peer in device.peers}
-    awaited = waiting.chosen(name, there, peers, _names(name, host))
-    return waiting.handshakes(name, host.wireguard, awaited, device, timeout=timeout)
+    with _located(name, _say_nothing) as host:
+        link = host.rtnl.link(name)
+        device = _device(host.wireguard, name)
+        if link is not None and not link.up:
+            raise WgqError("the link is down", where=name, remedy=f"Bring it up: ip link set up dev {name}")
+        there = {peer.public_key: peer.endpoint is not None for peer in device.peers}
+        awaited = waiting.chosen(name, there, peers, _names(name, host))
+        return waiting.handshakes(name, host.wireguard, awaited, device, timeout=timeout)
 
 
 async def watch(
@@ -342,8 +391,12 @@ def first_handshakes(settings: Settings, timeout: float, peers: str) -> Callable
 
     wanted = {peer.public_key: peer.endpoint is not None for peer in settings.peers}
     awaited = waiting.chosen(settings.name, wanted, peers, _file_names(settings.path))
-    wireguard = _host(_say_nothing).wireguard
-    return lambda: waiting.handshakes(settings.name, wireguard, awaited, None, timeout=timeout)
+
+    def wait_for_them() -> tuple[PublicKey, ...]:
+        with _located(settings.name, _say_nothing) as host:
+            return waiting.handshakes(settings.name, host.wireguard, awaited, None, timeout=timeout)
+
+    return wait_for_them
 
 
 def _names(name: str, host: Host) -> Mapping[str, str]:
@@ -435,6 +488,7 @@ def doctor(
     """
     from wgquick.config.location import configured, file_here, interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
+    from wgquick.executor.netns import names as names_elsewhere
     from wgquick.system import inspection
 
     say = _line_by_line(transcript)
@@ -445,14 +499,19 @@ def doctor(
         given = file_here(source)
         names = {interface_name(given): given}
     else:
-        names = {each: each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None}
+        here = (each for each in host.wireguard.interfaces() if host.rtnl.link(each) is not None)
+        names = {each: each for each in (*here, *names_elsewhere(host))}
     if not names:
         files = configured()
         if len(files) != 1:
             remedy = f"Name one, such as: wgq doctor {files[0] if files else 'wg0'}"
             raise WgqError("no WireGuard interface is up", remedy=remedy)
         names = {files[0]: files[0]}
-    return {name: examine(name, given, host, inspection, asked, say) for name, given in names.items()}
+    found = {}
+    for name, given in names.items():
+        with _located(name, say) as there:
+            found[name] = examine(name, given, there, inspection, asked, say)
+    return found
 
 
 def rehearse(
@@ -574,3 +633,25 @@ def _host(say: Transcript) -> Host:
     from wgquick.system.host import LocalHost
 
     return LocalHost(say)
+
+
+def _place(name: str, host: Host) -> Place | None:
+    """The network namespace into which `up` has put an interface from the current one."""
+    from wgquick.executor.netns import place
+
+    return place(name, host)
+
+
+@contextmanager
+def _located(name: str, say: Transcript) -> Iterator[Host]:
+    """The host for an interface, with the calling thread in the interface's network namespace."""
+    host = _host(say)
+    where = _place(name, host)
+    if where is None:
+        yield host
+        return
+    if not host.netns.exists(where.netns):
+        what = f"the network namespace {where.netns} of {name} is gone"
+        raise WgqError(what, remedy=f"Remove what it left behind: wgq down {name}")
+    with host.inside(where.netns) as inner:
+        yield inner

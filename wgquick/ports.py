@@ -173,6 +173,10 @@ class Firewall(Protocol):
 class Dns(Protocol):
     """Sets the DNS of a link; `mode` is "resolvconf", "resolved" or "file"."""
 
+    @property
+    def path(self) -> str:
+        """The resolv.conf of the mode "file"."""
+
     def detect(self, preference: str) -> str:
         """The mode for `preference`: `auto` detects one, other words name one."""
 
@@ -213,6 +217,22 @@ class Sysctl(Protocol):
         """Whether `write` could succeed."""
 
 
+class NetworkNamespaces(Protocol):
+    """Named network namespaces (ip-netns(8))."""
+
+    def path_of(self, name: str) -> str:
+        """The file of a namespace, whether or not it exists."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a namespace of this name."""
+
+    def add(self, name: str) -> None:
+        """`ip netns add NAME`."""
+
+    def delete(self, name: str) -> None:
+        """`ip netns delete NAME`; does nothing if there is none."""
+
+
 class UdpPorts(Protocol):
     """The UDP ports of the network namespace."""
 
@@ -251,6 +271,12 @@ class Userspace(Protocol):
     def clear(self, name: str) -> None:
         """Remove the control socket of a killed program; a socket that answers stays."""
 
+    def identity(self, name: str) -> str:
+        """Tells the running program from a later one of the same interface name; "" if none runs."""
+
+    def end(self, name: str, identity: str) -> None:
+        """End the program, whose link cannot be reached any more, if it is still this one."""
+
 
 class Host(Protocol):
     """The machine as wgq uses it, in the calling thread's namespaces."""
@@ -271,6 +297,19 @@ class Host(Protocol):
     def hooks(self) -> Hooks: ...
     @property
     def userspace(self) -> Userspace: ...
+
+    @property
+    def netns(self) -> NetworkNamespaces: ...
+
+    def inside(self, name: str) -> AbstractContextManager[Host]:
+        """The machine with the calling thread in a named network namespace; OperationError if there is none.
+
+        Links are made from the current namespace, where their UDP sockets stay. Endpoints are resolved there, and
+        UDP ports and the paths of outer packets are read there.
+        """
+
+    def dns_of(self, netns: str) -> Dns:
+        """The DNS of a named network namespace, which need not exist any more."""
 
     @property
     def journal_directory(self) -> str:

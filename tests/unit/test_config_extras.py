@@ -70,7 +70,7 @@ def test_other_comments_are_not_settings(line: str) -> None:
         ("# wgq: kill-switch\n", (1, 8)),
         ("# wgq: kill-switch =\n", (1, 8)),
         ("# wgq: kill-switch = yes\n", (1, 22)),
-        ("# wgq: netns = x\n", (1, 8)),
+        ("# wgq: network = x\n", (1, 8)),
         ("# wgq:\n", (1, 7)),
         ("[Interface]\n  # wgq: exclude = lan, 10.0.0.1/8\n", (2, 25)),
         (

@@ -243,7 +243,7 @@ FAULTY: list[tuple[str, list[tuple[int, int, str]]]] = [
     ("[Peer] x\n", [(1, 1, "unknown-section")]),
     ("[Peer x]\nAllowedIPs = y\n", [(1, 1, "other-program")]),
     ("[Interface]\nJc = 1\nJmin = 2\n", [(2, 1, "amnezia-key")]),
-    ("[Interface]\n# wgq: netns = x\n", [(2, 8, "wgq-setting")]),
+    ("[Interface]\n# wgq: network = x\n", [(2, 8, "wgq-setting")]),
 ]
 
 

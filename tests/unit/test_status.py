@@ -274,6 +274,7 @@ INTERFACE_FIELDS = {
     "kill_switch": (bool, type(None)),
     "drift": (list, type(None)),
     "error": (str, type(None)),
+    "netns": str,
     "peers": list,
 }
 

@@ -70,7 +70,7 @@ def _command(verb: Verb) -> Callable[..., None]:
     def command(targets: str | list[str] | None, **given: str | bool | None) -> None:
         each = [targets] if isinstance(targets, str) else targets or []
         if len(each) < verb.least > 1:
-            raise typer.BadParameter(f"It needs {verb.least} files at least")
+            raise typer.BadParameter(f"It needs at least {verb.least} arguments: {verb.words}")
         if len(each) > verb.most:
             raise typer.BadParameter(f"Got unexpected extra argument ({each[verb.most]})")
         words = {name: given.get(_identifier(name)) for name in verb.options}
@@ -86,7 +86,14 @@ def _command(verb: Verb) -> Callable[..., None]:
 
 
 for _verb in VERBS.values():
-    app.command(_verb.name, help=_verb.help, short_help=_verb.summary, epilog=_EPILOG)(_command(_verb))
+    app.command(
+        _verb.name,
+        help=_verb.help,
+        short_help=_verb.summary,
+        epilog=_EPILOG,
+        # The options after the command's name are the command's.
+        context_settings={"allow_interspersed_args": _verb.name != "exec"},
+    )(_command(_verb))
 
 
 @app.command(name="help", hidden=True)

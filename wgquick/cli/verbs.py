@@ -74,6 +74,10 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.rehearse import rehearse
 
             return rehearse(targets, given)
+        case "exec":
+            from wgquick.cli.execute import execute
+
+            return execute(targets[0], targets[1:])
         case "trace":
             from wgquick.cli.trace import trace
 
@@ -140,6 +144,7 @@ def with_extras(settings: Settings, given: Given) -> Settings:
         kill_switch=bool(given.get("kill-switch")),
         exclude=str(given.get("exclude", "")),
         keep_inbound=bool(given.get("keep-inbound")),
+        netns=str(given.get("netns", "")),
     )
     return settings._replace(extras=own)
 

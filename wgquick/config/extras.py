@@ -3,10 +3,12 @@
     # wgq: kill-switch = on
     # wgq: exclude = lan, 192.0.2.0/24
     # wgq: keep-inbound = on
+    # wgq: netns = vpn
 
     line  = "#" "wgq:" word "=" value        in [Interface] or above it
     word  = "kill-switch" | "keep-inbound"   value: on | off
           | "exclude"                        value: networks and `lan', separated by commas or blanks; lines add up
+          | "netns"                          value: the name of a network namespace, as ip-netns(8) takes it
 
 Case does not matter, as in keys. `# wgq: ignore CODE` is for `wgq check` and not a setting.
 """
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from wgquick.config.document import Document
 
 _MARK = b"wgq"
-_WORDS = ("kill-switch", "exclude", "keep-inbound")
+_WORDS = ("kill-switch", "exclude", "keep-inbound", "netns")
 _SWITCHES = {"on": True, "off": False}
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
+_LONGEST_NAME = 255
 
 
 def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
@@ -89,21 +93,31 @@ def _with(extras: Extras, line: _Line) -> Extras:
             return extras._replace(kill_switch=_switch(word, value, offset))
         case "keep-inbound":
             return extras._replace(keep_inbound=_switch(word, value, offset))
+        case "netns":
+            return extras._replace(netns=_netns(value, offset))
         case _:
             networks = (*extras.exclude, *_networks(value, offset))
             return extras._replace(exclude=tuple(dict.fromkeys(networks)))
 
 
-def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: bool) -> Extras:
-    """The settings of the file and the command line; WgqError if `exclude` has a word that is not a network."""
+def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: bool, netns: str = "") -> Extras:
+    """The settings of the file and the command line; the command line's `netns` replaces the file's.
+
+    WgqError if `exclude` has a word that is not a network, or if `netns` is not a valid name.
+    """
     try:
         networks = tuple(_networks(exclude, 0))
     except GrammarError as fault:
         raise WgqError(fault.message, where="--exclude", remedy=f"{fault.remedy}.") from None
+    try:
+        chosen = _netns(netns, 0) if netns else extras.netns
+    except GrammarError as fault:
+        raise WgqError(fault.message, where="--netns", remedy=f"{fault.remedy}.") from None
     return Extras(
         extras.kill_switch or kill_switch,
         tuple(dict.fromkeys((*extras.exclude, *networks))),
         extras.keep_inbound or keep_inbound,
+        chosen,
     )
 
 
@@ -112,6 +126,19 @@ def _switch(word: str, value: str, offset: int) -> bool:
         what = f"{word} is {grammar.shown(value)}, not on or off"
         raise GrammarError("wgq-setting", what, f"write `# wgq: {word} = on'").at(offset)
     return _SWITCHES[value.lower()]
+
+
+def is_netns_name(name: str) -> bool:
+    """Whether ip-netns(8) accepts a name: a file name without odd characters."""
+    return bool(name) and len(name) <= _LONGEST_NAME and not set(name) - _NAME_CHARACTERS and name[0] not in ".-"
+
+
+def _netns(value: str, offset: int) -> str:
+    if not is_netns_name(value):
+        what = f"{grammar.shown(value)} is not a name for a network namespace"
+        remedy = "use letters, digits, `_', `-' and `.', as in `# wgq: netns = vpn'"
+        raise GrammarError("wgq-setting", what, remedy).at(offset)
+    return value
 
 
 def _networks(value: str, offset: int) -> Iterator[Prefix | str]:
@@ -143,3 +170,5 @@ def lines(extras: Extras) -> Iterator[str]:
         yield f"# wgq: exclude = {', '.join(map(str, extras.exclude))}"
     if extras.keep_inbound:
         yield "# wgq: keep-inbound = on"
+    if extras.netns:
+        yield f"# wgq: netns = {extras.netns}"

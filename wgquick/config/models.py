@@ -24,7 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wgquick.config import grammar
 from wgquick.config.document import SPACE, Document, encode
-from wgquick.config.extras import network
+from wgquick.config.extras import is_netns_name, network
 from wgquick.config.keys import KEYS
 from wgquick.config.location import is_valid_name, valid_name
 from wgquick.config.parser import parse
@@ -127,6 +127,12 @@ def _table(value: object) -> str:
     return "" if text == "" else _word(text)
 
 
+def _netns(value: object) -> str:
+    if not isinstance(value, str) or (value and not is_netns_name(value)):
+        raise ValueError("the name of a network namespace is needed")
+    return value
+
+
 def _excluded(value: object) -> Prefix | str:
     if isinstance(value, Prefix) or value == LAN:
         return value
@@ -185,6 +191,7 @@ _Search = Annotated[
 _Exclude = Annotated[
     tuple[Prefix | str, ...], PlainValidator(_list_of(_excluded, grammar.word_texts)), _AS_TEXTS, _STRINGS
 ]
+_Netns = Annotated[str, PlainValidator(_netns), _STRING]
 _Table = Annotated[str, PlainValidator(_table), _STRING]
 
 
@@ -212,7 +219,7 @@ def _without_input(detail: Any) -> InitErrorDetails:
 class Interface(_Model):
     """[Interface]. None and empty lists: not set.
 
-    The last three are wgq's own settings, which are comments in the file (`config.extras`).
+    The last four are wgq's own settings, which are comments in the file (`config.extras`).
     """
 
     private_key: _Private | None = None
@@ -231,6 +238,7 @@ class Interface(_Model):
     kill_switch: bool = False
     exclude: _Exclude = ()
     keep_inbound: bool = False
+    netns: _Netns = ""
 
     if TYPE_CHECKING:  # the types that the validators accept
 
@@ -253,6 +261,7 @@ class Interface(_Model):
             kill_switch: bool = False,
             exclude: Iterable[Prefix | str] = (),
             keep_inbound: bool = False,
+            netns: str = "",
         ) -> None: ...
 
     @field_validator("address")

@@ -35,11 +35,15 @@ class PeerSettings(NamedTuple):
 
 
 class Extras(NamedTuple):
-    """wgq's own settings (`config.extras`); `exclude` has networks and possibly LAN."""
+    """wgq's own settings (`config.extras`).
+
+    `exclude` has networks and possibly LAN. `netns` is the name of a network namespace; "" is the current one.
+    """
 
     kill_switch: bool = False
     exclude: tuple[Prefix | str, ...] = ()
     keep_inbound: bool = False
+    netns: str = ""
 
 
 class Settings(NamedTuple):

@@ -162,7 +162,7 @@ def cmd_down(name: str, read: FileForDown, host: Host, options: Options, *, say:
     `save` writes the device's state to the file for SaveConfig.
     """
     with host.interface_lock(name):
-        _down(name, _settings_of_file(name, read, host, say), host, options, say=say, save=save)
+        take_down(name, _settings_of_file(name, read, host, say), host, options, say=say, save=save)
 
 
 def _settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Settings | None:
@@ -182,7 +182,7 @@ def _settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Set
     return None if recorded else settings
 
 
-def _down(
+def take_down(
     name: str,
     settings: Settings | None,
     host: Host,
@@ -240,7 +240,7 @@ def restart(
         kept = journal if record else NoJournal(settings.name)
         traffic.guard(settings, found, host, Execution(host, options, say, kept, promised=undos))
     bare = settings._replace(save_config=False)
-    _down(settings.name, bare, host, options, say=say, save=lambda _: None, keeps_guard=wants_guard)
+    take_down(settings.name, bare, host, options, say=say, save=lambda _: None, keeps_guard=wants_guard)
     bring_up(settings, host, options, say, found)
 
 

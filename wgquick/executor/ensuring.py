@@ -6,7 +6,7 @@ at the same time, the one that waits finds what the other one has made, and the 
 
 from __future__ import annotations
 
-from wgquick.executor import commands
+from wgquick.executor import commands, netns
 from wgquick.executor.journal import Journal
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -49,16 +49,57 @@ def cmd_ensure(
     """
     with host.interface_lock(name):
         settings = read()
-        link = host.rtnl.link(name)
-        if link is None or name not in host.wireguard.interfaces():
-            before_up(settings)
-            commands.bring_up(settings, host, options, say)
-            return Ensured("up")
-        if _is_unfinished(name, link, host):
-            say(f"[!] {name} was not brought up completely: starting anew")
-            commands.restart(settings, host, options, say, {})
-            return Ensured("up")
-        return _changed(settings, host, options, wishes, say)
+        if settings.extras.netns or netns.place(name, host) is not None:
+            return _elsewhere(settings, host, options, wishes, say, before_up)
+        return _here(settings, host, options, wishes, say, before_up)
+
+
+def _here(
+    settings: Settings,
+    host: Host,
+    options: Options,
+    wishes: Wishes,
+    say: Callable[[str], None],
+    before_up: Callable[[Settings], None],
+) -> Ensured:
+    name = settings.name
+    link = host.rtnl.link(name)
+    if link is None or name not in host.wireguard.interfaces():
+        before_up(settings)
+        commands.bring_up(settings, host, options, say)
+        return Ensured("up")
+    if _is_unfinished(name, link, host):
+        say(f"[!] {name} was not brought up completely: starting anew")
+        commands.restart(settings, host, options, say, {})
+        return Ensured("up")
+    return _changed(settings, host, options, wishes, say)
+
+
+def _elsewhere(
+    settings: Settings,
+    host: Host,
+    options: Options,
+    wishes: Wishes,
+    say: Callable[[str], None],
+    before_up: Callable[[Settings], None],
+) -> Ensured:
+    """The same for an interface that is, or is to be, in another network namespace."""
+    name = settings.name
+    where = netns.place(name, host)
+    is_up = netns.is_inside(name, host) or (where is None and host.rtnl.link(name) is not None)
+    if not is_up:
+        before_up(settings)
+        netns.bring_up(settings, host, options, say)
+        return Ensured("up")
+    if reasons := netns.moved(settings, host):
+        if not wishes.or_restart:
+            raise RestartNeededError(name, reasons, settings.path, COMMAND)
+        netns.restart(settings, host, options, say)
+        return Ensured("restart", reasons)
+    there = where.netns if where else ""
+    inside = settings._replace(extras=settings.extras._replace(netns=there))
+    with host.inside(there) as inner, inner.interface_lock(name):
+        return _here(inside, inner, options, wishes, say, before_up)
 
 
 def _is_unfinished(name: str, link: Link, host: Host) -> bool:

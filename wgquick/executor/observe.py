@@ -87,7 +87,7 @@ def routes(settings: Settings, device: Device, host: Host, options: Options, *, 
         return RouteFacts(wanted, ipv6=ipv6, table=table(settings, host) if wanted else None)
     families = (4, 6) if ipv6 else (4,)
     through = tuple(r for family in families for r in _link_routes(settings.name, family, host))
-    default = any(ip.length == 0 and (ipv6 or len(ip.address) == 4) for ip in wanted)
+    default = not settings.extras.netns and any(ip.length == 0 and (ipv6 or len(ip.address) == 4) for ip in wanted)
     return RouteFacts(wanted, through, ipv6, default=_default(settings, device, host, options) if default else None)
 
 

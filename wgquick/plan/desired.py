@@ -97,7 +97,7 @@ def allowed_ips(settings: Settings) -> tuple[AllowedIP, ...]:
 def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: DesiredFacts) -> RouteFacts:
     usable = [a for a in settings.addresses if facts.ipv6 or len(a.address) == 4]
     default = None
-    if any(ip.length == 0 and (facts.ipv6 or ip.family == 4) for ip in wanted):
+    if not settings.extras.netns and any(ip.length == 0 and (facts.ipv6 or ip.family == 4) for ip in wanted):
         own = _as_listed(usable)
         default = DefaultFacts(
             fwmark=full_tunnel_mark(settings, facts),

@@ -40,8 +40,9 @@ class TrafficFacts(NamedTuple):
 
 
 def is_wanted(settings: Settings) -> bool:
-    """Whether the file has one of wgq's own settings."""
-    return any(settings.extras)
+    """Whether the file has a setting that directs traffic."""
+    extras = settings.extras
+    return extras.kill_switch or bool(extras.exclude) or extras.keep_inbound
 
 
 def check(settings: Settings) -> None:

@@ -72,7 +72,8 @@ def _interface(interface: InterfaceStatus, now: float, paint: Paint, width: int)
     state = {True: "up", False: "down", None: "in another network namespace"}[interface.up]
     if not interface.backend:
         state = "not readable"
-    yield f"{paint('bold', interface.name)}: {paint('green' if state == 'up' else 'red', state)}"
+    place = f" in the network namespace {interface.netns}" if interface.netns else ""
+    yield f"{paint('bold', interface.name)}: {paint('green' if state == 'up' else 'red', state)}{place}"
     for label, value in _facts(interface, now):
         yield from _labelled(label, value, width)
     for line in _drift(interface):

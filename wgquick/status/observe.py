@@ -11,6 +11,7 @@ from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
+from wgquick.executor import netns
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
 from wgquick.executor.traffic import standing
@@ -67,10 +68,23 @@ class Observer:
 
         OperationError if one that is named is no WireGuard interface; with `missing` it is left out.
         """
-        there = asked or self._host.wireguard.interfaces()
+        there = asked or dict.fromkeys((*self._host.wireguard.interfaces(), *netns.names(self._host)))
         must_be = bool(asked) and not missing
-        found = tuple(filter(None, (self._interface(name, must_be=must_be) for name in there)))
-        return Status(time.time(), found, () if asked else self._standing(there))
+        found = tuple(filter(None, (self._located(name, must_be=must_be) for name in there)))
+        return Status(time.time(), found, () if asked else self._standing(tuple(there)))
+
+    def _located(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
+        """The interface, read in the network namespace into which wgq has put it."""
+        here = self._host
+        where = netns.place(name, here) if location.is_valid_name(name) else None
+        if where is None or not here.netns.exists(where.netns):
+            return self._interface(name, must_be=must_be)
+        with here.inside(where.netns) as self._host:
+            try:
+                found = self._interface(name, must_be=must_be)
+            finally:
+                self._host = here
+        return found._replace(netns=where.netns) if found else None
 
     def _standing(self, there: Sequence[str]) -> tuple[str, ...]:
         """The interfaces that are not there, and whose kill switch stands, by their journals."""

@@ -67,7 +67,8 @@ class InterfaceStatus(NamedTuple):
     `backend` is kernel, wgq-userspace, wireguard-go or the name of another program. `by` is wgq, wg-quick,
     NetworkManager or systemd-networkd. `up` is None if the link is in another network namespace. `table` is
     off, main, or a table's number or name. `drift` is None if there is no file to compare with, or it has faults.
-    `error` says why the device or the file cannot be read.
+    `error` says why the device or the file cannot be read. `netns` is the network namespace into which wgq has put
+    the link; "" is the current one.
     """
 
     name: str
@@ -87,6 +88,7 @@ class InterfaceStatus(NamedTuple):
     kill_switch: bool | None = None
     drift: tuple[Drift, ...] | None = None
     error: str | None = None
+    netns: str = ""
     peers: tuple[PeerStatus, ...] = ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.system import firewall, namespaces, rt_tables, runtime, sysctl, udp_ports
 from wgquick.system.dns import Dns
 from wgquick.system.hooks import Hooks
@@ -14,27 +14,68 @@ from wgquick.system.wireguard import Control
 from wgquick.system.wireguard.resolve import leading, resolve, resolved_now, retries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from wgquick.net import Endpoint, SocketAddress
-    from wgquick.ports import Firewall, Sysctl, UdpPorts
+    from wgquick.ports import Firewall, NetworkNamespaces, Sysctl, UdpPorts
+    from wgquick.system.netns import Birthplace
 
 
 class LocalHost:
-    """The machine (wgquick.ports.Host); `say` takes the remarks of its parts."""
+    """The machine (wgquick.ports.Host); `say` takes the remarks of its parts.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    With a `birthplace` the calling thread is inside that namespace, and what concerns the outer packets is done
+    where the thread came from.
+    """
+
+    def __init__(self, say: Callable[[str], None], birthplace: Birthplace | None = None) -> None:
         self._say = say
+        self._birthplace = birthplace
         self.rtnl = RtNetlink()
         self.wireguard = Control()
         self.firewall: Firewall = firewall
         self.sysctl: Sysctl = sysctl
         self.udp_ports: UdpPorts = udp_ports
-        self.dns = Dns(runtime.runtime_directory(), say)
+        self.dns = Dns(runtime.runtime_directory(), say, birthplace.name if birthplace else "")
         self.hooks = Hooks(say)
         self.userspace = Userspace(say=say)
         self.journal_directory = runtime.journal_directory()
+        if birthplace is not None:
+            from wgquick.system.netns import AtHome, ControlInside, RtNetlinkInside, UserspaceInside
+
+            self.rtnl = RtNetlinkInside(birthplace)
+            self.wireguard = ControlInside(birthplace)
+            self.userspace = UserspaceInside(birthplace, say=say)
+            self.udp_ports = cast("UdpPorts", AtHome(udp_ports, birthplace))
+
+    @property
+    def netns(self) -> NetworkNamespaces:
+        """Named network namespaces."""
+        from wgquick.system import netns
+
+        return netns
+
+    @contextmanager
+    def inside(self, name: str) -> Iterator[LocalHost]:
+        """This machine with the calling thread in a named namespace, for a link that was made outside."""
+        from wgquick.system.netns import entered
+
+        with entered(name) as birthplace:
+            yield LocalHost(self._say, birthplace)
+
+    def dns_of(self, netns: str) -> Dns:
+        """The DNS of a named namespace, which need not exist any more."""
+        return Dns(runtime.runtime_directory(), self._say, netns)
+
+    @contextmanager
+    def _at_home(self) -> Iterator[None]:
+        """The namespace of the outer packets."""
+        if self._birthplace is None:
+            yield
+        else:
+            with self._birthplace.at_home():
+                yield
 
     @property
     def is_contained(self) -> bool:
@@ -55,15 +96,18 @@ class LocalHost:
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, with its retries."""
-        return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
+        with self._at_home():
+            return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of the endpoints that have one now, asked once, for a few seconds at most."""
-        return resolved_now(endpoints)
+        with self._at_home():
+            return resolved_now(endpoints)
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
-        return leading(endpoints)
+        with self._at_home():
+            return leading(endpoints)
 
     def addresses(
         self, endpoint: Endpoint, mark: int = 0, given: Collection[str] = ()
@@ -71,7 +115,8 @@ class LocalHost:
         """All addresses that an endpoint has now; None if its name is not answered."""
         from wgquick.system.dns import lookup, outside
 
-        return lookup.addresses(endpoint, mark, lambda: outside.servers(self.wireguard.interfaces(), given))
+        with self._at_home():
+            return lookup.addresses(endpoint, mark, lambda: outside.servers(self.wireguard.interfaces(), given))
 
     def manager(self, name: str, ifindex: int) -> str:
         """The program that manages the link; "" if none claims it."""

@@ -11,7 +11,7 @@ import sys
 import time
 
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
+from wgquick.lean import TYPE_CHECKING, NamedTuple, signal, suppress
 from wgquick.system import programs
 from wgquick.system.hooks import own_directory
 from wgquick.system.netlink import RtNetlink
@@ -106,6 +106,23 @@ class Userspace:
     def clear(self, name: str) -> None:
         """Remove the control socket of a program that was killed; one that still answers is left alone."""
         uapi.remove_stale(name)
+
+    def identity(self, name: str) -> str:
+        """The control socket's inode and time; "" if there is none."""
+        try:
+            found = os.stat(uapi.socket_path(name))
+        except OSError:
+            return ""
+        return f"{found.st_ino}-{found.st_mtime_ns}"
+
+    def end(self, name: str, identity: str) -> None:
+        """End the program, whose link cannot be reached any more: its namespace has no name left."""
+        from wgquick.system.wireguard.origin import server
+
+        if identity and self.identity(name) == identity and (process := server(name)):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+            self.await_exit(name)
 
 
 class _Start(NamedTuple):

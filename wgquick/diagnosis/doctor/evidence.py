@@ -152,6 +152,7 @@ class Evidence(NamedTuple):
     dns_mode: str = ""
     dns_now: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     name_servers: tuple[str, ...] = ()
+    name_servers_file: str = "/etc/resolv.conf"
     parameters: Mapping[str, str | None] = {}
     ways: Mapping[str, Way] = {}
     resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None] = {}

@@ -152,7 +152,8 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
         firewalls=tuple(host.firewall.present(name)),
         dns_mode=mode,
         dns_now=_dns_now(mode, name, host),
-        name_servers=_name_servers(),
+        name_servers=_name_servers(host.dns.path),
+        name_servers_file=host.dns.path,
         parameters=_parameters(name, host),
         port=_port(name, device, host),
     )
@@ -211,9 +212,9 @@ def _dns_now(mode: str, name: str, host: Host) -> tuple[tuple[str, ...], tuple[s
     return None
 
 
-def _name_servers() -> tuple[str, ...]:
+def _name_servers(path: str) -> tuple[str, ...]:
     try:
-        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             words = [line.split() for line in file]
     except OSError:
         return ()

@@ -580,5 +580,7 @@ def _dns(evidence: Evidence) -> Iterator[Cause]:
     elif mode == "file" and evidence.name_servers and evidence.name_servers[0] not in servers:
         if evidence.others:  # the first may be that of a tunnel that was brought up later
             return
-        message = f"/etc/resolv.conf asks {evidence.name_servers[0]} before the tunnel's {listed(servers)}"
+        message = (
+            f"{evidence.name_servers_file} asks {evidence.name_servers[0]} before the tunnel's {listed(servers)}"
+        )
         yield cause("dns-replaced", message, remedy=remedy)

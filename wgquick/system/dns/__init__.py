@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from wgquick.system.dns.file import ResolvConfFile
 
-_PATH = "/etc/resolv.conf"
+_FILE = "resolv.conf"
+_PATH = f"/etc/{_FILE}"
+_NAMESPACES = "/etc/netns"
 _MARK = b"# wgq: "
 Current = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -48,15 +50,28 @@ class Resolver(Protocol):
 class Dns:
     """The ways to give a link its DNS; `directory` is where the file mode may keep its lock.
 
-    `say` takes what a program that is run for it remarks.
+    `say` takes what a program that is run for it remarks. A named network namespace has a file of its own, which
+    ip-netns(8) shows its programs as /etc/resolv.conf; no other mode reaches it.
     """
 
-    def __init__(self, directory: str, say: Callable[[str], object]) -> None:
+    def __init__(self, directory: str, say: Callable[[str], object], netns: str = "") -> None:
         self._directory = directory
         self._say = say
+        self._netns = netns
+
+    @property
+    def path(self) -> str:
+        """The file of the mode "file"."""
+        return f"{_NAMESPACES}/{self._netns}/{_FILE}" if self._netns else _PATH
 
     def detect(self, preference: str) -> str:
         """The mode for `auto`; any other preference is the mode."""
+        if self._netns:
+            if preference not in ("auto", "file", "off"):
+                remedy = "Omit --dns, or choose file or off."
+                what = f"`{preference}' does not reach the network namespace {self._netns}: {self.path} does"
+                raise OperationError(what, remedy=remedy)
+            return "off" if preference == "off" else "file"
         from wgquick.system.dns.detect import choose
 
         return choose(preference)
@@ -75,16 +90,16 @@ class Dns:
 
     def stale(self) -> tuple[str, ...]:
         """The names of the tunnels that are gone and whose servers /etc/resolv.conf still has."""
-        return self._file().stale() if _is_ours(_PATH) else ()
+        return self._file().stale() if _is_ours(self.path) else ()
 
     def repair(self) -> tuple[str, ...]:
         """Take those out, before a name is looked up; returns their names."""
-        return self._file().repair() if _is_ours(_PATH) else ()
+        return self._file().repair() if _is_ours(self.path) else ()
 
     def _file(self) -> ResolvConfFile:
         from wgquick.system.dns.file import ResolvConfFile
 
-        return ResolvConfFile(self._directory)
+        return ResolvConfFile(self._directory, self.path, has_own_directory=bool(self._netns))
 
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool

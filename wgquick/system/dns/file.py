@@ -34,15 +34,19 @@ _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPER
 class ResolvConfFile:
     """Keeps the DNS of the newest tunnel in the file; `directory` is for a lock against others of this tool."""
 
-    def __init__(self, directory: str, path: str = _PATH) -> None:
+    def __init__(self, directory: str, path: str = _PATH, *, has_own_directory: bool = False) -> None:
+        """With `has_own_directory` the file's directory is made for it, and removed when it is empty."""
         self._directory = f"{directory}/dns"
         self._path = path
+        self._has_own_directory = has_own_directory
         self._next = f"{os.path.dirname(path)}/.{os.path.basename(path)}.wgq"
 
     def set(self, name: str, dns: LinkDns) -> None:
         """Put the tunnel's servers and search domains in place of all others."""
         _refuse_nonsense(dns.servers)
         with self._changing():
+            if self._has_own_directory:
+                os.makedirs(os.path.dirname(self._path), mode=0o755, exist_ok=True)
             record = self._record()
             newest = Tunnel(name, links.place(name), dns.servers, dns.search)
             self._write(resolv_conf.text(record._replace(tunnels=(*_others(record, name), newest))))
@@ -157,6 +161,10 @@ class ResolvConfFile:
             if refusal.errno not in _NOT_REPLACEABLE:
                 raise
             self._overwrite(b"")
+            return
+        if self._has_own_directory:
+            with suppress(OSError):  # not empty
+                os.rmdir(os.path.dirname(self._path))
 
     def _write(self, content: bytes) -> None:
         try:

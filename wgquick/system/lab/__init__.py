@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from wgquick.errors import WgqError
 from wgquick.lean import contextmanager, suppress
 from wgquick.rehearsal import Entry, Reach, State
-from wgquick.system.lab import calls, files
+from wgquick.system import calls
+from wgquick.system.lab import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

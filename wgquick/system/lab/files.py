@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wgquick.lean import suppress
 from wgquick.rehearsal import DIRECTORY
-from wgquick.system.lab import calls
+from wgquick.system import calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -40,6 +40,14 @@ class RtNetlink:
         """`ip link add dev NAME type wireguard`; errno EOPNOTSUPP if the kernel does not know the type."""
         self._ask(rtnl_codec.link_add(name), f"cannot add the WireGuard link {name}")
 
+    def add_wireguard_link_in(self, name: str, namespace: int) -> None:
+        """The same inside another network namespace, a descriptor; the device's UDP socket stays in this one."""
+        self._ask(rtnl_codec.link_add(name, namespace), f"cannot add the WireGuard link {name}")
+
+    def move_link(self, name: str, namespace: int) -> None:
+        """`ip link set dev NAME netns N`; `namespace` is a descriptor."""
+        self._ask(rtnl_codec.link_move(name, namespace), f"cannot move the link {name}")
+
     def delete_link(self, name: str) -> None:
         """`ip link delete dev NAME`; errno ENODEV if there is none."""
         self._ask(rtnl_codec.link_delete(name), f"cannot delete the link {name}")

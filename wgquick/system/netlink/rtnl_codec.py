@@ -38,7 +38,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 
 IFF_UP = 1
-IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_EXT_MASK = 3, 4, 18, 26, 29
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_EXT_MASK = 3, 4, 18, 26, 28, 29
 IFLA_INFO_KIND = 1
 IFLA_INET6_CONF = 2
 DEVCONF_DISABLE_IPV6 = 26  # linux/ipv6.h: where in that array of numbers net.ipv6.conf.NAME.disable_ipv6 is
@@ -76,10 +76,16 @@ def _name(name: str) -> bytes:
     return attribute_text(IFLA_IFNAME, name)
 
 
-def link_add(name: str) -> bytes:
-    """`ip link add dev NAME type wireguard`."""
+def link_add(name: str, namespace: int | None = None) -> bytes:
+    """`ip link add dev NAME [netns N] type wireguard`; `namespace` is a descriptor."""
     info = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"wireguard"))
-    return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, bytes(IFINFO.size) + _name(name) + info)
+    place = b"" if namespace is None else attribute_u32(IFLA_NET_NS_FD, namespace)
+    return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, bytes(IFINFO.size) + _name(name) + place + info)
+
+
+def link_move(name: str, namespace: int) -> bytes:
+    """`ip link set dev NAME netns N`; `namespace` is a descriptor."""
+    return message(RTM_NEWLINK, 0, bytes(IFINFO.size) + _name(name) + attribute_u32(IFLA_NET_NS_FD, namespace))
 
 
 def link_delete(name: str) -> bytes:

@@ -30,7 +30,13 @@ def started(name: str) -> float | None:
 
 
 def program(name: str) -> str:
-    """The name of the program that serves the interface's socket; "userspace" if that cannot be seen from here.
+    """The name of the program that serves the interface's socket; "userspace" if that cannot be seen from here."""
+    process = server(name)
+    return "".join(_lines(f"/proc/{process}/comm")) or "userspace" if process else "userspace"
+
+
+def server(name: str) -> int:
+    """The process that serves the interface's socket; 0 if it cannot be seen from here.
 
     The process that made the socket is looked at first. wireguard-go's has ended by then, and left it to a child.
     """
@@ -41,8 +47,8 @@ def program(name: str) -> str:
         others = []
     for process in (uapi.listener(name), *others):
         if process and _holds(process, held):
-            return "".join(_lines(f"/proc/{process}/comm")) or "userspace"
-    return "userspace"
+            return process
+    return 0
 
 
 def _inodes(path: str) -> set[str]:

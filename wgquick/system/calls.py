@@ -1,4 +1,4 @@
-"""System calls that the standard library of Python 3.11 lacks: unshare(2), mount(2), prctl(2)."""
+"""System calls that the standard library of Python 3.11 lacks: unshare(2), setns(2), mount(2), prctl(2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ NEW_USER = 0x10000000
 NEW_PIDS = 0x20000000
 NEW_NETWORK = 0x40000000
 _PR_SET_PDEATHSIG = 1
-_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE, _MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 19, 1 << 20
+_MNT_DETACH = 2
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -20,6 +21,31 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def unshare(flags: int) -> None:
     """Move this process (for NEW_PIDS: its children) into new namespaces; OSError if that is refused."""
     _check(_LIBC.unshare(flags))
+
+
+def enter_network(descriptor: int) -> None:
+    """Move the calling thread into the network namespace of this descriptor."""
+    _check(_LIBC.setns(descriptor, NEW_NETWORK))
+
+
+def bind(source: str, target: str) -> None:
+    """`mount --bind`: show `source`, a file or a directory, at `target`; OSError names the target."""
+    _check(_LIBC.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None), target)
+
+
+def share_mounts(path: str) -> None:
+    """Let mounts below a directory reach the other mount namespaces, as ip-netns(8) does."""
+    _check(_LIBC.mount(b"", os.fsencode(path), None, _MS_SHARED | _MS_REC, None), path)
+
+
+def keep_mounts_inside() -> None:
+    """Let mounts of this mount namespace not reach others; later mounts of others still arrive here."""
+    _check(_LIBC.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None), "/")
+
+
+def unmount(path: str) -> None:
+    """Unmount lazily; OSError names the path if that is refused."""
+    _check(_LIBC.umount2(os.fsencode(path), _MNT_DETACH), path)
 
 
 def mount(kind: str, target: str, options: str = "") -> None:

@@ -1,0 +1,314 @@
+"""Tunnels in a network namespace of their own: `# wgq: netns = NAME`, `up --netns` and `wgq exec`."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+from tests.netns.pair import ONE, Pair, pair
+from tests.netns.tunnels import FULL, WGQ, config, journals, links, programs, wgq, with_resolvconf, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
+VPN = "# wgq: netns = vpn"
+
+
+@pytest.fixture
+def ends() -> Iterator[Pair]:
+    """Two machines; the second one's end is up, and the first one's is a full tunnel in the namespace vpn."""
+    with pair() as made:
+        made.write("AllowedIPs = 0.0.0.0/0, ::/0", interface=f"DNS = 10.7.0.2, corp.example\n{VPN}")
+        wgq(made.two, "up", "--backend", "userspace", "wg0")
+        yield made
+
+
+def state(machine: Namespace) -> str:
+    """What the machine's own network and files show."""
+    commands = (
+        "ip -d link",
+        "ip -4 address",
+        "ip -4 route show table all",
+        "ip rule",
+        "ip -6 rule",
+        "nft list ruleset",
+    )
+    files = "cat /etc/resolv.conf; find /run/netns /etc/netns /run/wgq /run/wireguard -not -type d"
+    return machine.run(["sh", "-c", "; ".join((*commands, files)) + "; true"]).stdout
+
+
+def up(machine: Namespace, *arguments: str, status: int = 0, **environment: str) -> str:
+    done = wgq(machine, "up", "--backend", "userspace", *arguments, "wg0", status=status, **environment)
+    return done.stderr
+
+
+def namespaces(machine: Namespace) -> list[str]:
+    return [line.split()[0] for line in machine.out("ip", "netns").splitlines()]
+
+
+def inside(machine: Namespace, *command: str) -> str:
+    return machine.out("ip", "netns", "exec", "vpn", *command)
+
+
+def test_only_the_tunnel_is_inside(ends: Pair) -> None:
+    """The socket stays outside, so the namespace reaches the peer only through the tunnel. Down leaves nothing."""
+    before = state(ends.one)
+    said = up(ends.one)
+    assert "[#] ip netns add vpn" in said
+    assert "[#] nsenter --net=/run/netns/vpn" in said
+    assert links(ends.one) == ["eth0", "lo"]
+    assert ":51820" in ends.one.out("ss", "-Hlun")
+    assert ":51820" not in inside(ends.one, "ss", "-Hlun")
+    routes = inside(ends.one, "ip", "route").splitlines()
+    assert [route.split(" dev ")[0] for route in routes] == ["default", "10.7.0.0/24"]
+    assert "dev wg0" in inside(ends.one, "ip", "-6", "route", "show", "default")
+    assert len(inside(ends.one, "ip", "rule").splitlines()) == 3
+    assert "10.7.0.2" in ends.one.out("cat", "/etc/netns/vpn/resolv.conf")
+    wgq(ends.one, "exec", "wg0", "--", "ping", "-c1", "-W5", "10.7.0.2")
+    done = wgq(ends.one, "down", "wg0")
+    assert "[#] ip netns delete vpn" in done.stderr
+    assert state(ends.one) == before
+    assert programs(ends.one, "wgq-userspace") == []
+
+
+def test_an_mtu_comes_from_the_path_outside(ends: Pair) -> None:
+    ends.one.run(["ip", "link", "set", "eth0", "mtu", "1400"])
+    up(ends.one)
+    assert " mtu 1320 " in inside(ends.one, "ip", "link", "show", "wg0")
+
+
+def test_exec_runs_as_the_caller_with_the_tunnels_dns(ends: Pair) -> None:
+    up(ends.one)
+    assert wgq(ends.one, "exec", "wg0", "sh", "-c", "exit 7", status=7).stderr == ""
+    assert "cannot run nonesuch" in wgq(ends.one, "exec", "wg0", "nonesuch", status=127).stderr
+    seen = wgq(ends.one, "exec", "wg0", "cat", "/etc/resolv.conf").stdout
+    assert "nameserver 10.7.0.2" in seen
+    assert "search corp.example" in seen
+    assert wgq(ends.one, "exec", "wg0", "ls", "/sys/class/net").stdout.split() == ["lo", "wg0"]
+    who = wgq(
+        ends.one, "exec", "wg0", "--", "sh", "-c", "id -u; id -g; echo $HOME", SUDO_UID="65534", SUDO_GID="65534"
+    )
+    assert who.stdout.split() == ["65534", "65534", "/nonexistent"]
+    assert "nameserver 192.0.2.53" in ends.one.out("cat", "/etc/resolv.conf")
+
+
+def test_exec_hides_daemons_that_look_names_up(ends: Pair) -> None:
+    """nscd and systemd-resolved would answer from outside the tunnel."""
+    up(ends.one)
+    place = "/run/systemd/resolve/io.systemd.Resolve"
+    ends.one.run(["mkdir", "-p", "/run/systemd/resolve"])
+    with ends.one.entered(), socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(place)
+        daemon.listen()
+        connect = f"import socket; socket.socket(socket.AF_UNIX).connect({place!r})"
+        assert ends.one.run(["python3", "-c", connect]).returncode == 0
+        refused = wgq(ends.one, "exec", "wg0", "python3", "-c", connect, status=1)
+    assert "ConnectionRefusedError" in refused.stderr
+
+
+def test_exec_needs_a_namespace(ends: Pair) -> None:
+    assert "wg0 is not up" in wgq(ends.one, "exec", "wg0", "true", status=1).stderr
+    assert "not in a network namespace" in wgq(ends.two, "exec", "wg0", "true", status=1).stderr
+
+
+def test_other_verbs_find_the_tunnel(ends: Pair) -> None:
+    up(ends.one)
+    wgq(ends.one, "wait", "wg0")
+    (shown,) = json.loads(wgq(ends.one, "status", "--json").stdout)["interfaces"]
+    assert (shown["netns"], shown["up"], shown["by"], shown["drift"]) == ("vpn", True, "wgq", [])
+    assert "wg0: up in the network namespace vpn" in wgq(ends.one, "status", "wg0").stdout
+    assert ends.key_of_two in wgq(ends.one, "show", "wg0", "peers").stdout
+    doctor = ends.one.run([*WGQ, "doctor", "wg0"], check=False).stdout
+    assert doctor.startswith("wg0: nothing is wrong"), doctor
+    assert "[#] wg showconf wg0" in wgq(ends.one, "save", "wg0").stderr
+    assert VPN in ends.one.out("cat", "/etc/wireguard/wg0.conf")
+    assert "already exists in the network namespace vpn" in up(ends.one, status=1)
+
+
+def test_reload_works_inside(ends: Pair) -> None:
+    up(ends.one)
+    assert wgq(ends.one, "reload", "wg0").stderr == ""
+    ends.write("AllowedIPs = 10.8.0.0/16", interface=f"{VPN}\nDNS = 10.7.0.3")
+    wgq(ends.one, "reload", "wg0")
+    assert "default" not in inside(ends.one, "ip", "route")
+    assert "10.8.0.0/16" in inside(ends.one, "ip", "route")
+    assert "nameserver 10.7.0.3" in ends.one.out("cat", "/etc/netns/vpn/resolv.conf")
+    ends.write(FULL, interface=VPN)
+    wgq(ends.one, "reload", "wg0")
+    assert "default dev wg0" in inside(ends.one, "ip", "route")
+    assert "default dev wg0" in inside(ends.one, "ip", "-6", "route")
+    assert ends.one.run(["test", "-e", "/etc/netns/vpn"], check=False).returncode != 0
+
+
+def test_another_namespace_needs_a_restart(ends: Pair) -> None:
+    up(ends.one)
+    ends.write(interface="# wgq: netns = other")
+    refused = wgq(ends.one, "reload", "wg0", status=3).stderr
+    assert "a restart for the network namespace other (now vpn)" in refused
+    wgq(ends.one, "reload", "--or-restart", "wg0")
+    assert namespaces(ends.one) == ["other"]
+    wgq(ends.one, "down", "wg0")
+    assert namespaces(ends.one) == []
+
+
+def test_ensure_works_inside(ends: Pair) -> None:
+    assert "[#] ip netns add vpn" in up(ends.one, "--ensure")
+    assert "nothing to do" in up(ends.one, "--ensure")
+    ends.write("AllowedIPs = 10.8.0.0/16", interface=VPN)
+    up(ends.one, "--ensure")
+    assert "10.8.0.0/16" in inside(ends.one, "ip", "route")
+    ends.write(interface="# wgq: netns = other")
+    assert "a restart for the network namespace other" in up(ends.one, "--ensure", status=3)
+    up(ends.one, "--ensure", "--or-restart")
+    assert namespaces(ends.one) == ["other"]
+
+
+def test_the_option_chooses_the_namespace(ends: Pair) -> None:
+    """Reload keeps it: the file does not name one."""
+    ends.write()
+    up(ends.one, "--netns", "apart")
+    assert wgq(ends.one, "reload", "wg0").stderr == ""
+    assert namespaces(ends.one) == ["apart"]
+    wgq(ends.one, "down", "wg0")
+    assert namespaces(ends.one) == []
+
+
+def test_an_existing_namespace_stays(ends: Pair) -> None:
+    ends.one.run(["ip", "netns", "add", "vpn"])
+    assert "ip netns add" not in up(ends.one)
+    assert "netns delete" not in wgq(ends.one, "down", "wg0").stderr
+    assert namespaces(ends.one) == ["vpn"]
+
+
+def test_the_last_tunnel_deletes_the_namespace(ends: Pair) -> None:
+    up(ends.one)
+    write(ends.one, config(VPN), "wg1")
+    wgq(ends.one, "up", "--backend", "userspace", "wg1")
+    wgq(ends.one, "down", "wg0")
+    assert namespaces(ends.one) == ["vpn"]
+    assert "[#] ip netns delete vpn" in wgq(ends.one, "down", "wg1").stderr
+    assert namespaces(ends.one) == []
+
+
+def test_a_namespace_with_other_links_stays(ends: Pair) -> None:
+    up(ends.one)
+    inside(ends.one, "ip", "link", "add", "bridge7", "type", "bridge")
+    assert "stays, as it has other links: bridge7" in wgq(ends.one, "down", "wg0").stderr
+    assert namespaces(ends.one) == ["vpn"]
+
+
+def test_hooks_run_inside(ends: Pair) -> None:
+    ends.write(interface=f"{VPN}\nPreUp = ip -o link show %i >/run/seen\nPostDown = ip -o link >>/run/seen")
+    up(ends.one)
+    wgq(ends.one, "down", "wg0")
+    seen = ends.one.out("cat", "/run/seen")
+    assert "wg0" in seen
+    assert "eth0" not in seen
+
+
+def test_a_failing_hook_takes_the_namespace_away(ends: Pair) -> None:
+    before = state(ends.one)
+    ends.write(FULL, interface=f"{VPN}\nDNS = 10.7.0.2\nPostUp = exit 5")
+    assert "ip netns delete vpn" in up(ends.one, status=5)
+    assert state(ends.one) == before
+
+
+def test_down_saves_the_device_inside(ends: Pair) -> None:
+    ends.write(interface=f"{VPN}\nSaveConfig = true")
+    up(ends.one)
+    inside(ends.one, "ip", "address", "add", "10.7.5.1/24", "dev", "wg0")
+    wgq(ends.one, "down", "wg0")
+    assert "10.7.5.1/24" in ends.one.out("cat", "/etc/wireguard/wg0.conf")
+
+
+@pytest.mark.parametrize("stage", ["PreUp", "PostUp"])
+def test_down_repairs_a_killed_up(ends: Pair, stage: str) -> None:
+    before = state(ends.one)
+    ends.write(FULL, interface=f"{VPN}\nDNS = 10.7.0.2\n{stage} = kill -KILL $PPID")
+    up(ends.one, status=-9)
+    wgq(ends.one, "down", "wg0")
+    assert state(ends.one) == before
+
+
+def test_down_removes_a_link_that_did_not_move(ends: Pair) -> None:
+    """A kill between the daemon's start and the move leaves its link outside."""
+    before = state(ends.one)
+    script = 'wgq-userspace "$1"; kill -KILL $PPID'
+    path = with_resolvconf(ends.one, script)
+    real = WGQ[0].rpartition("/")[0]
+    program = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "/run/programs/resolvconf", "PATH": f"{real}:{path}"}
+    up(ends.one, status=-9, **program)
+    assert "wg0" in links(ends.one)
+    wgq(ends.one, "down", "wg0")
+    assert links(ends.one) == ["eth0", "lo"]
+    ends.one.run(["rm", "-r", "/run/programs"])
+    assert state(ends.one) == before
+    up(ends.one)
+
+
+def test_up_cleans_up_after_a_deleted_namespace(ends: Pair) -> None:
+    up(ends.one)
+    ends.one.run(["ip", "netns", "delete", "vpn"])
+    assert "the network namespace vpn of wg0 is gone" in wgq(ends.one, "show", "wg0", status=1).stderr
+    assert "Cleaning up after an earlier wg0" in up(ends.one)
+    wgq(ends.one, "exec", "wg0", "ping", "-c1", "-W5", "10.7.0.2")
+
+
+def test_down_cleans_up_after_a_deleted_namespace(ends: Pair) -> None:
+    before = state(ends.one)
+    up(ends.one)
+    ends.one.run(["ip", "netns", "delete", "vpn"])
+    assert "vpn is gone already" in wgq(ends.one, "down", "wg0").stderr
+    assert state(ends.one) == before
+    assert journals(ends.one) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("# wgq: netns = a/b", "wg0.conf:5:16: `a/b' is not a name for a network namespace"),
+        ("# wgq: netns = ..", "wg0.conf:5:16: `..' is not a name for a network namespace"),
+        (f"{VPN}\n# wgq: kill-switch = on", "kill-switch, exclude and keep-inbound have no use with netns"),
+    ],
+    ids=["path", "parent", "kill-switch"],
+)
+def test_up_refuses_what_cannot_be(ends: Pair, line: str, fault: str) -> None:
+    before = state(ends.one)
+    ends.write(interface=line)
+    assert fault in up(ends.one, status=1)
+    assert state(ends.one) == before
+
+
+def test_up_refuses_a_resolver_outside(ends: Pair) -> None:
+    before = state(ends.one)
+    assert "`resolved' does not reach the network namespace vpn" in up(ends.one, "--dns", "resolved", status=1)
+    assert state(ends.one) == before
+
+
+def test_up_refuses_a_name_that_is_taken(ends: Pair) -> None:
+    ends.one.run(["ip", "link", "add", "wg0", "type", "bridge"])
+    before = state(ends.one)
+    assert "already exists outside the network namespace vpn" in up(ends.one, status=1)
+    assert state(ends.one) == before
+
+
+def test_up_refuses_a_namespace_that_would_not_last(ends: Pair) -> None:
+    """Mounts that are made under `ip netns exec` end with it."""
+    with host() as machine:
+        machine.run(["ip", "netns", "add", "base"])
+        write(machine, config(VPN))
+        command = ["ip", "netns", "exec", "base", *WGQ, "up", "wg0"]
+        refused = machine.run(command, check=False)
+        assert refused.returncode == 1
+        assert "would be gone with this process" in refused.stderr
+        assert namespaces(machine) == ["base"]
+
+
+def test_the_private_key_is_not_shown(ends: Pair) -> None:
+    assert ONE not in up(ends.one) + ends.one.out("sh", "-c", "cat /run/wgq/*/*.netns")

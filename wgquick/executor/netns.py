@@ -1,0 +1,383 @@
+"""Tunnels in a named network namespace (`# wgq: netns = NAME`).
+
+The link is made in the current namespace, which keeps its UDP socket, and is put into the named one. There it is
+all that leads outside, so a full tunnel is a plain default route: no fwmark, no rules, no kill switch. Everything
+else of `up` and `down` runs inside, hooks included, and the journal is the named namespace's.
+
+A record beside the current namespace's journals says where the tunnel is and whether the namespace was made for it.
+It is written before the namespace is made and removed after it is deleted, so a kill at any moment leaves what the
+next `up` or `down` needs.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ENOENT
+
+from wgquick.directory import opened, remove
+from wgquick.errors import OperationError, SignalError, WgqError
+from wgquick.executor import commands
+from wgquick.executor.journal import Journal
+from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
+from wgquick.plan import traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.commands import FileForDown
+    from wgquick.executor.reloading import Outcome, Wishes
+    from wgquick.options import Options
+    from wgquick.ports import Host
+
+    Say = Callable[[str], None]
+
+_SUFFIX = ".netns"
+
+
+class Place(NamedTuple):
+    """Where a tunnel is: the namespace `netns`.
+
+    `is_ours`: wgq made the namespace and deletes it. `is_starting`: `up` has not ended; if it was killed, a
+    daemon's link may still be in the current namespace. `daemon` identifies the daemon; "" for the kernel's
+    WireGuard. `directory` has the namespace's journals; "" before it was entered.
+    """
+
+    netns: str
+    is_ours: bool = False
+    is_starting: bool = False
+    daemon: str = ""
+    directory: str = ""
+
+
+def place(name: str, host: Host) -> Place | None:
+    """The namespace of a tunnel that was brought up from the current one; None if it has no other namespace."""
+    try:
+        with opened(host.journal_directory) as directory:
+            descriptor = os.open(f"{name}{_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            with open(descriptor, encoding="utf-8") as file:
+                text = file.read()
+    except OSError as error:
+        if error.errno == ENOENT:
+            return None
+        raise OperationError(f"cannot read the place of {name}: {error.strerror}", errno=error.errno or 0) from None
+    try:
+        read = loads(text)
+        return Place(
+            str(read["netns"]),
+            read["is_ours"] is True,
+            read["is_starting"] is True,
+            str(read["daemon"]),
+            str(read["directory"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        what = f"{host.journal_directory}/{name}{_SUFFIX} is damaged"
+        raise WgqError(what, remedy="Take the tunnel down in its namespace, then remove the file.") from None
+
+
+def names(host: Host) -> list[str]:
+    """The tunnels that were brought up from the current namespace into another one."""
+    try:
+        with opened(host.journal_directory) as directory:
+            entries = os.listdir(directory)
+    except OSError:
+        return []
+    return sorted(entry.removesuffix(_SUFFIX) for entry in entries if entry.endswith(_SUFFIX))
+
+
+def _write(name: str, where: Place, host: Host) -> None:
+    text = dumps(where._asdict())
+    file, following = f"{name}{_SUFFIX}", f".{name}{_SUFFIX}.next"
+    try:
+        with opened(host.journal_directory, make=True) as directory:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(following, flags, 0o600, dir_fd=directory), "wb") as written:
+                written.write(text.encode())
+            os.rename(following, file, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        what = f"cannot write the place of {name}: {error.strerror}"
+        raise OperationError(what, errno=error.errno or 0, remedy="Make room in /run.") from None
+
+
+def _forget(name: str, host: Host) -> None:
+    with suppress(OSError), opened(host.journal_directory) as directory:
+        os.unlink(f"{name}{_SUFFIX}", dir_fd=directory)
+
+
+def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
+    """cmd_up for a tunnel that is to be in a namespace, or that an earlier `up` has put into one."""
+    with host.interface_lock(settings.name):
+        bring_up(settings, host, options, say)
+
+
+def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
+    """What `up` does, for a caller that holds the interface's lock."""
+    name = settings.name
+    earlier = place(name, host)
+    if earlier is not None:
+        _clear(name, earlier, host, options, say)
+    if not settings.extras.netns:
+        commands.bring_up(settings, host, options, say)
+        return
+    _check_wishes(settings, host, options)
+    _check_free(settings, host)
+    try:
+        _up(settings, host, options, say)
+    except BaseException:
+        try:
+            _leave(name, host, say)
+        except (SignalError, KeyboardInterrupt):  # may be repeated; further signals are ignored
+            _leave(name, host, say)
+        raise
+
+
+def _check_wishes(settings: Settings, host: Host, options: Options) -> None:
+    """WgqError, before anything is changed, if the tunnel cannot be in a namespace."""
+    if traffic.is_wanted(settings):
+        what = "kill-switch, exclude and keep-inbound have no use with netns: nothing but the tunnel is inside"
+        raise WgqError(what, where=settings.path or settings.name, remedy="Remove them, or netns.")
+    if settings.dns:
+        host.dns_of(settings.extras.netns).detect(options.dns)
+
+
+def _check_free(settings: Settings, host: Host) -> None:
+    name, netns = settings.name, settings.extras.netns
+    if host.rtnl.link(name) is not None:
+        remedy = f"Take it down first (wgq down {name}), or choose another name with --name."
+        raise WgqError(f"`{name}' already exists outside the network namespace {netns}", remedy=remedy)
+
+
+def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
+    name, netns = settings.name, settings.extras.netns
+    with host.lock():
+        is_ours = not host.netns.exists(netns)
+        _write(name, Place(netns, is_ours, is_starting=True), host)
+        if is_ours:
+            say(f"[#] ip netns add {netns}")
+            host.netns.add(netns)
+    say(f"[#] nsenter --net={host.netns.path_of(netns)}")
+    with host.inside(netns) as inner:
+        if is_ours:
+            say("[#] ip link set up dev lo")
+            inner.rtnl.set_link("lo")
+        where = Place(netns, is_ours, is_starting=True, directory=inner.journal_directory)
+        _write(name, where, host)
+        commands.cmd_up(settings, inner, options, say)
+    _write(name, where._replace(is_starting=False, daemon=host.userspace.identity(name)), host)
+
+
+def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) -> None:
+    """Remove what a killed `up` or a deleted namespace has left; WgqError if the tunnel is up."""
+    exists = host.netns.exists(earlier.netns)
+    if exists:
+        with host.inside(earlier.netns) as inner:
+            if inner.rtnl.link(name) is not None:
+                remedy = f"Take it down first: wgq down {name}"
+                raise WgqError(f"`{name}' already exists in the network namespace {earlier.netns}", remedy=remedy)
+    say(f"[!] Cleaning up after an earlier {name} that was not taken down")
+    _remove_stray(name, earlier, host)
+    if not exists:
+        _end_unreachable(name, earlier, host, say)
+    if exists:
+        with host.inside(earlier.netns) as inner:
+            if Journal(inner.journal_directory, name).read() is not None:
+                commands.cmd_down(
+                    name, lambda: (None, None), inner, options, say=_silent, save=lambda _settings: None
+                )
+    _leave(name, host, say)
+
+
+def _end_unreachable(name: str, where: Place, host: Host, say: Say) -> None:
+    """Remove a tunnel with its namespace, which has no name any more.
+
+    The kernel's link goes with the namespace. A daemon holds both until it ends.
+    """
+    host.userspace.end(name, where.daemon)
+    try:
+        host.dns_of(where.netns).unset("file", name)
+    except OperationError as error:
+        say(f"[!] {error.what}")
+    if where.directory:
+        Journal(where.directory, name).remove()
+        with suppress(OSError):  # not empty
+            remove(where.directory)
+
+
+def _remove_stray(name: str, where: Place, host: Host) -> None:
+    """Remove a daemon's link that a killed `up` had not moved yet.
+
+    No other link has the name: `up` refuses a name that the current namespace has, and holds the interface's lock.
+    """
+    link = host.rtnl.link(name) if where.is_starting else None
+    if link is not None and link.kind == "tun":
+        host.rtnl.delete_link(name)
+        host.userspace.await_exit(name)
+
+
+def _silent(_line: str) -> None:
+    """A `say` for leftovers."""
+
+
+def _is_there(name: str, inner: Host) -> bool:
+    return Journal(inner.journal_directory, name).read() is not None or inner.rtnl.link(name) is not None
+
+
+def down(
+    name: str,
+    read: FileForDown,
+    host: Host,
+    options: Options,
+    *,
+    say: Say,
+    save: Callable[[Settings, Host], None],
+) -> bool:
+    """cmd_down for a tunnel in a namespace; returns False, and does nothing, if it is in the current one."""
+    if place(name, host) is None:
+        return False
+    with host.interface_lock(name):
+        where = place(name, host)
+        if where is None:
+            raise WgqError(f"`{name}' is not a WireGuard interface")
+        _take_down(name, where, read, host, options, say=say, save=save)
+    return True
+
+
+def _take_down(
+    name: str,
+    where: Place,
+    read: FileForDown,
+    host: Host,
+    options: Options,
+    *,
+    say: Say,
+    save: Callable[[Settings, Host], None],
+) -> None:
+    """Take down what there is, and leave the namespace."""
+    _remove_stray(name, where, host)
+    if not host.netns.exists(where.netns):
+        say(f"[!] The network namespace {where.netns} is gone already: removing what {name} left behind")
+        _end_unreachable(name, where, host, say)
+    else:
+        _down(name, where, read, host, options, say=say, save=save)
+    _leave(name, host, say)
+
+
+def _down(
+    name: str,
+    where: Place,
+    read: FileForDown,
+    host: Host,
+    options: Options,
+    *,
+    say: Say,
+    save: Callable[[Settings, Host], None],
+) -> None:
+    say(f"[#] nsenter --net={host.netns.path_of(where.netns)}")
+    with host.inside(where.netns) as inner:
+        if not _is_there(name, inner):
+            say(f"[!] {name} is gone already")
+            return
+        try:
+            commands.cmd_down(name, read, inner, options, say=say, save=lambda settings: save(settings, inner))
+        except WgqError:
+            if _is_there(name, inner):
+                raise
+            _leave(name, host, say)  # a PostDown hook failed, after everything was removed
+            raise
+
+
+def reload(settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> Outcome:
+    """cmd_reload inside the tunnel's namespace; RestartNeededError if the file names another one."""
+    from wgquick.executor.reloading import Outcome, RestartNeededError, cmd_reload
+
+    name = settings.name
+    where = place(name, host)
+    there = where.netns if where else ""
+    wanted = settings.extras.netns or there  # `up --netns` may have chosen it
+    if wanted == there:
+        with host.inside(there) as inner:
+            inside = settings._replace(extras=settings.extras._replace(netns=there))
+            return cmd_reload(inside, inner, options, wishes, say)
+    reasons = _reasons(wanted, there)
+    if where is None and host.rtnl.link(name) is None:
+        raise WgqError(f"`{name}' is not a WireGuard interface", remedy=f"Bring it up first: wgq up {name}")
+    if not wishes.or_restart:
+        raise RestartNeededError(name, reasons, settings.path)
+    if not wishes.dry_run:
+        with host.interface_lock(name):
+            restart(settings, host, options, say)
+    return Outcome((), reasons)
+
+
+def is_inside(name: str, host: Host) -> bool:
+    """Whether the tunnel's link is in the namespace where it was put."""
+    where = place(name, host)
+    if where is None or not host.netns.exists(where.netns):
+        return False
+    with host.inside(where.netns) as inner:
+        return inner.rtnl.link(name) is not None
+
+
+def moved(settings: Settings, host: Host) -> tuple[str, ...]:
+    """Why a tunnel that is up needs a restart; empty if it is in the namespace that the file names."""
+    where = place(settings.name, host)
+    there = where.netns if where else ""
+    wanted = settings.extras.netns or there
+    return () if wanted == there else _reasons(wanted, there)
+
+
+def _reasons(wanted: str, there: str) -> tuple[str, ...]:
+    return (f"the network namespace {wanted} (now {there or 'the current one'})",)
+
+
+def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
+    """Take the tunnel down where it is, and bring it up in the file's namespace; the caller holds the lock."""
+    name, bare = settings.name, settings._replace(save_config=False)
+    _check_wishes(settings, host, options)
+    say(f"[!] Restarting {name} for {moved(settings, host)[0]}")
+    where = place(name, host)
+    if where is None:
+        commands.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
+    else:
+        _take_down(name, where, lambda: (bare, None), host, options, say=say, save=lambda _settings, _host: None)
+    bring_up(settings, host, options, say)
+
+
+def _leave(name: str, host: Host, say: Say) -> None:
+    """Delete the namespace if it was made for tunnels and this was the last one; forget the place.
+
+    Nothing is removed while the tunnel is still there.
+    """
+    with host.lock():
+        where = place(name, host)
+        if where is None:
+            return
+        exists = host.netns.exists(where.netns)
+        links: list[str] = []
+        if exists:
+            with host.inside(where.netns) as inner:
+                if _is_there(name, inner):
+                    return
+                links = [link.name for link in inner.rtnl.links() if link.name not in _BORN_WITH]
+        if where.is_ours and not _pass_on(name, where, host):
+            if links:
+                say(f"[!] The network namespace {where.netns} stays, as it has other links: {' '.join(links)}")
+            else:
+                if exists:
+                    say(f"[#] ip netns delete {where.netns}")
+                host.netns.delete(where.netns)
+        _forget(name, host)
+
+
+_BORN_WITH = ("lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0")
+"""The links that a new namespace has: lo, and those of tunnel modules that are loaded."""
+
+
+def _pass_on(name: str, where: Place, host: Host) -> bool:
+    """Leave the namespace to another tunnel that is in it, if there is one: its `down` deletes the namespace."""
+    for other in names(host):
+        found = place(other, host) if other != name else None
+        if found is not None and found.netns == where.netns:
+            _write(other, found._replace(is_ours=True), host)
+            return True
+    return False

@@ -1,0 +1,259 @@
+"""Named network namespaces, as ip-netns(8) keeps them: /run/netns/NAME is a mount of the namespace.
+
+A tunnel in such a namespace has its UDP socket in the namespace where its link was made: only the tunnel is
+inside. `Birthplace` holds both. The kernel's WireGuard keeps the socket where the request to make the link came
+from (drivers/net/wireguard/device.c, wg_newlink); a daemon keeps its sockets when its TUN device is moved.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wgquick.errors import OperationError
+from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
+from wgquick.net import Path
+from wgquick.system.netlink import RtNetlink
+from wgquick.system.userspace import Userspace
+from wgquick.system.wireguard import Control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from wgquick.net import Link
+
+DIRECTORY = "/run/netns"
+_OWN = "/proc/thread-self/ns/net"
+
+
+def path_of(name: str) -> str:
+    """The file of a namespace, whether or not it exists."""
+    return f"{DIRECTORY}/{name}"
+
+
+def exists(name: str) -> bool:
+    """Whether the name is that of a namespace; False for the plain file that is left when its mount is gone."""
+    try:
+        os.close(_opened(name))
+    except OperationError:
+        return False
+    return True
+
+
+def _opened(name: str) -> int:
+    """A descriptor of the namespace; OperationError if there is none."""
+    path = path_of(name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        what = f"cannot open the network namespace {name}: {error.strerror}"
+        raise OperationError(what, errno=error.errno or 0) from None
+    if not _is_namespace(descriptor):
+        os.close(descriptor)
+        what = f"{path} is not a network namespace"
+        raise OperationError(what, errno=errno.EINVAL, remedy=f"Remove the file if nothing needs it: {path}")
+    return descriptor
+
+
+def _is_namespace(descriptor: int) -> bool:
+    """Whether the file is on the same file system (nsfs) as this thread's own namespace."""
+    return os.fstat(descriptor).st_dev == os.stat(_OWN).st_dev
+
+
+def add(name: str) -> None:
+    """`ip netns add NAME`; OperationError names what is missing."""
+    from wgquick.system import calls
+
+    path = path_of(name)
+    try:
+        _prepare_directory()
+        if _is_slave(DIRECTORY):
+            what = (
+                f"a network namespace {name} made here would be gone with this process: mounts made in "
+                "`ip netns exec', or in a service with its own mounts, do not reach the host"
+            )
+            remedy = f"Make it outside (ip netns add {name}), or use nsenter --net in place of ip netns exec."
+            raise OperationError(what, remedy=remedy)
+        if not exists(name):
+            with suppress(FileNotFoundError):  # left by a namespace that is gone
+                os.unlink(path)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+        own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            calls.unshare(calls.NEW_NETWORK)
+            try:
+                calls.bind(_OWN, path)
+            finally:
+                calls.enter_network(own)
+        finally:
+            os.close(own)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            with suppress(OSError):
+                os.unlink(path)
+        remedy = "It needs CAP_SYS_ADMIN." if error.errno == errno.EPERM else ""
+        what = f"cannot add the network namespace {name}: {error.strerror}"
+        raise OperationError(what, errno=error.errno or 0, remedy=remedy) from None
+
+
+def _prepare_directory() -> None:
+    """Make the directory, and let mounts there reach the other mount namespaces, as ip-netns(8) does."""
+    from wgquick.system import calls
+
+    os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
+    try:
+        calls.share_mounts(DIRECTORY)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # not a mount point yet
+            raise
+        calls.bind(DIRECTORY, DIRECTORY)
+        calls.share_mounts(DIRECTORY)
+
+
+def _is_slave(path: str) -> bool:
+    """Whether mounts at this mount point do not reach the mount namespace that this one was copied from."""
+    with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        found = [line.split(" - ")[0].split()[4:] for line in mounts if f" {path} " in line]
+    return any(word.startswith("master:") for fields in found if fields[0] == path for word in fields[2:])
+
+
+def delete(name: str) -> None:
+    """`ip netns delete NAME`. The namespace lives on while a process is in it."""
+    from wgquick.system import calls
+
+    path = path_of(name)
+    with suppress(OSError):  # no mount: the file alone is left
+        calls.unmount(path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        what = f"cannot delete the network namespace {name}: {error.strerror}"
+        raise OperationError(what, errno=error.errno or 0) from None
+
+
+class Birthplace:
+    """The calling thread inside a namespace, and the namespace that it came from.
+
+    `home` and `inside` are descriptors, `name` is that of the namespace inside.
+    """
+
+    def __init__(self, name: str, home: int, inside: int) -> None:
+        self.name, self.home, self.inside = name, home, inside
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """The thread back in the namespace where the link is made and its UDP socket stays."""
+        from wgquick.system import calls
+
+        calls.enter_network(self.home)
+        try:
+            yield
+        finally:
+            calls.enter_network(self.inside)
+
+
+@contextmanager
+def entered(name: str) -> Iterator[Birthplace]:
+    """The calling thread inside the namespace; OperationError if there is none, or without CAP_SYS_ADMIN."""
+    from wgquick.system import calls
+
+    inside = _opened(name)
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            calls.enter_network(inside)
+        except OSError as error:
+            what = f"cannot enter the network namespace {name}: {error.strerror}"
+            raise OperationError(what, errno=error.errno or 0, remedy="It needs CAP_SYS_ADMIN.") from None
+        try:
+            yield Birthplace(name, home, inside)
+        finally:
+            calls.enter_network(home)
+    finally:
+        os.close(home)
+        os.close(inside)
+
+
+class AtHome:
+    """Calls each method of an object in the namespace where the link was made."""
+
+    def __init__(self, wrapped: object, birthplace: Birthplace) -> None:
+        self._wrapped, self._birthplace = wrapped, birthplace
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._wrapped, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self._birthplace.at_home():
+                return method(*arguments, **named)
+
+        return call
+
+
+class RtNetlinkInside(RtNetlink):
+    """rtnetlink(7) inside, but links are made from home, and paths of outer packets are looked up there."""
+
+    def __init__(self, birthplace: Birthplace) -> None:
+        self._birthplace = birthplace
+
+    def add_wireguard_link(self, name: str) -> None:
+        """`ip link add NAME netns INSIDE type wireguard`, asked at home; errno EOPNOTSUPP if unknown."""
+        with self._birthplace.at_home():
+            self.add_wireguard_link_in(name, self._birthplace.inside)
+
+    def path(self, address: str, mark: int = 0) -> Path | None:
+        """`ip route get ADDRESS [mark N]` at home, with the MTU of its link if the route has none."""
+        with self._birthplace.at_home():
+            return _with_mtu(super().path(address, mark), super().links)
+
+    def default_path(self) -> Path | None:
+        """The first line of `ip route show default` at home, with the MTU of its link if the route has none."""
+        with self._birthplace.at_home():
+            return _with_mtu(super().default_path(), super().links)
+
+
+def _with_mtu(path: Path | None, links: Callable[[], list[Link]]) -> Path | None:
+    """The link's MTU in the path: inside the namespace nobody knows the link."""
+    if path is None or path.mtu:
+        return path
+    return Path(path.link, next((link.mtu for link in links() if link.name == path.link), 0))
+
+
+class ControlInside(Control):
+    """The devices inside; the sockets of their daemons were made at home."""
+
+    def __init__(self, birthplace: Birthplace) -> None:
+        self._birthplace = birthplace
+
+    def program(self, name: str) -> str:
+        """What runs the device, as `Control.program` names it."""
+        if self.backend(name) == "kernel":
+            return "kernel"
+        with self._birthplace.at_home():
+            return super().program(name)
+
+
+class UserspaceInside(Userspace):
+    """Starts a daemon at home, where its UDP sockets stay, and moves its link inside."""
+
+    def __init__(self, birthplace: Birthplace, *, say: Callable[[str], object]) -> None:
+        super().__init__(say=say)
+        self._birthplace = birthplace
+
+    def start(self, program: str, name: str) -> None:
+        """Start it and move its link; OperationError if home has a link of this name."""
+        home = RtNetlink()
+        with self._birthplace.at_home():
+            if home.link(name) is not None:
+                raise OperationError(f"`{name}' already exists outside {self._birthplace.name}", errno=errno.EEXIST)
+            super().start(program, name)
+            self._say(f"[#] ip link set dev {name} netns {self._birthplace.name}")
+            try:
+                home.move_link(name, self._birthplace.inside)
+            except BaseException:
+                with suppress(OperationError):
+                    home.delete_link(name)
+                raise
