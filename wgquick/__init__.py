@@ -7,7 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # instead of importing typing, which would take most of this package's import time
 if TYPE_CHECKING:
-    from wgquick.api import down, ensure, parse, read, reload, save, status, tunnel, up, wait, watch
+    from wgquick.api import confirm, down, ensure, parse, read, reload, save, status, tunnel, up, wait, watch
     from wgquick.config.models import Interface, Peer, WgQuickConfig
     from wgquick.errors import (
         BatchError,
@@ -33,6 +33,7 @@ __all__ = [
     "Peer",
     "WgQuickConfig",
     "WgqError",
+    "confirm",
     "down",
     "ensure",
     "parse",
@@ -47,7 +48,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "wgquick.api": ("down", "ensure", "parse", "read", "reload", "save", "status", "tunnel", "up", "wait", "watch"),
+    "wgquick.api": (
+        "confirm",
+        "down",
+        "ensure",
+        "parse",
+        "read",
+        "reload",
+        "save",
+        "status",
+        "tunnel",
+        "up",
+        "wait",
+        "watch",
+    ),
     "wgquick.config.models": ("Interface", "Peer", "WgQuickConfig"),
     "wgquick.errors": (
         "BatchError",

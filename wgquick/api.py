@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from wgquick.executor.ensuring import Ensured
     from wgquick.executor.netns import Place
     from wgquick.executor.reloading import Outcome, Wishes
+    from wgquick.executor.trial import Seen
+    from wgquick.executor.trying import Asked
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
-    from wgquick.ports import Host, WireGuard
+    from wgquick.ports import Guarded, Host, WireGuard
     from wgquick.rehearsal import Report
     from wgquick.routing import Query
     from wgquick.status.observe import Observer
@@ -125,7 +127,7 @@ def down(
     say = _line_by_line(transcript)
     chosen = _checked(options)
     valid_name(name)
-    read = _for_down(name, config, say)
+    read = for_down(name, config, say)
     host = _host(say)
     if _place(name, host):
         from wgquick.executor.netns import down as down_elsewhere
@@ -138,7 +140,7 @@ def down(
     cmd_down(name, read, host, chosen, say=say, save=lambda s: _save(s, chosen, say, host))
 
 
-def _for_down(name: str, config: Config | str | PathLike[str] | None, say: Transcript) -> FileForDown:
+def for_down(name: str, config: Config | str | PathLike[str] | None, say: Transcript) -> FileForDown:
     """A function that reads the configuration, to be called while the interface is locked."""
     if config is None:
         return lambda: (None, None)
@@ -216,6 +218,53 @@ def ensure(
         say,
         before_up=before_up,
     )
+
+
+def begin_trial(asked: Asked, transcript: Transcript | None = None) -> Guarded:
+    """Begin what `wgq try` asks for, in processes of their own (`wgquick.executor.trying`).
+
+    The change is made, and taken back unless `confirm` comes within `asked.seconds` of it, whatever becomes of this
+    process. Returns what shows how it goes. It forks: call it in the main thread while no other thread runs.
+    """
+    from wgquick.executor.trying import Attempt
+    from wgquick.system import guards
+    from wgquick.system.echo import Echo
+
+    say = _line_by_line(transcript)
+    valid_name(asked.name)
+    if asked.ping:
+        Echo(asked.ping)  # an address that is none fails before any change
+
+    def work(own: guards.Guards) -> None:
+        Attempt(asked, lambda: _host(say), say, own, Echo).run()
+
+    return guards.begin(work, f"{asked.name}: {asked.verb} on trial")
+
+
+def confirm(name: str, extend: float | None = None) -> None:
+    """Keep the change of an interface that is on trial, as `wgq confirm` does.
+
+    With `extend`, nothing is decided, and the trial ends in so many seconds from now. WgqError if no trial is
+    pending, or its time is up.
+    """
+    from wgquick.executor import trial
+
+    phase = trial.CONFIRMED if extend is None else trial.PENDING
+    trial.decide(valid_name(name), _host(_say_nothing), phase, by="confirm", seconds=extend)
+
+
+def reject(name: str) -> None:
+    """Have the change of an interface that is on trial taken back at once. WgqError as for `confirm`."""
+    from wgquick.executor import trial
+
+    trial.decide(valid_name(name), _host(_say_nothing), trial.REJECTED)
+
+
+def trials() -> list[Seen]:
+    """The trials that are under way, and those whose rollback has failed."""
+    from wgquick.executor import trial
+
+    return list(trial.all_seen(_host(_say_nothing).journal_directory))
 
 
 def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -423,6 +472,14 @@ def main_routes(address: bytes) -> list[Prefix]:
     from wgquick.net import MAIN_TABLE, family_of
 
     return _host(_say_nothing).rtnl.routes(family=family_of(address), table=MAIN_TABLE)
+
+
+def link_towards(address: bytes) -> str:
+    """The link that packets to an address leave by; "" if there is no route."""
+    from wgquick.net import address_text
+
+    path = _host(_say_nothing).rtnl.path(address_text(address))
+    return path.link if path else ""
 
 
 def public_key(device: Device) -> PublicKey | None:

@@ -33,7 +33,8 @@ class Option(NamedTuple):
 class Verb(NamedTuple):
     """A verb. `completes` says which names its argument completes to: "configurations", "interfaces" or, "", none.
 
-    It takes `least` to `most` arguments; `words` describes them.
+    It takes `least` to `most` arguments; `words` describes them. `first` are the words for the first, if only some
+    are valid there.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Verb(NamedTuple):
     least: int = 1
     most: int = 1
     words: str = "CONFIG_FILE|INTERFACE"
+    first: tuple[str, ...] = ()
 
 
 MANY = 1_000_000
@@ -94,6 +96,9 @@ OPTIONS = {
         Option("no-wait-for-dns", "Do not wait for the names of endpoints: `wgq watch' sets them."),
         Option("or-down", "Take the interface down if there is no handshake in time."),
         Option("timeout", "The maximum time.", metavar="SECONDS"),
+        Option("confirm-when", "What confirms the trial by itself.", metavar="handshake|ping:ADDRESS"),
+        Option("extend", "Let the trial end in SECONDS from now.", metavar="SECONDS"),
+        Option("reject", "Roll the change back now."),
         Option("for", "Whose handshake to wait for.", metavar="any|all|PEER"),
         Option("exit-code", "Exit 4 if a wanted peer is not up."),
         Option("host", "The addresses of the files' hosts.", metavar="FILE=ADDRESS,..."),
@@ -170,6 +175,43 @@ VERBS = {
                 "name",
                 "strict",
             ),
+        ),
+        Verb(
+            "try",
+            "Make a change, and roll it back unless it is confirmed.",
+            "Do what up, reload or down does, and roll it back unless `wgq confirm' comes in time, even if the "
+            "terminal or this command is gone by then. Exit 0 if confirmed, 4 if rolled back.",
+            completes="configurations",
+            standard_input=True,
+            options=(
+                "timeout",
+                "confirm-when",
+                "json",
+                "or-restart",
+                "keep-foreign",
+                "force",
+                "backend",
+                "firewall",
+                "dns",
+                "name",
+                "strict",
+                "kill-switch",
+                "exclude",
+                "keep-inbound",
+            ),
+            least=2,
+            most=2,
+            words="up|reload|down CONFIG_FILE|INTERFACE",
+            first=("up", "reload", "down"),
+        ),
+        Verb(
+            "confirm",
+            "Keep a change that is on trial.",
+            "Keep the change of an interface that `wgq try' has made.",
+            completes="interfaces",
+            standard_input=False,
+            options=("extend", "reject"),
+            words="INTERFACE",
         ),
         Verb(
             "save",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.lean import TYPE_CHECKING, Protocol
+from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -363,3 +363,40 @@ class Host(Protocol):
 
     def lock(self) -> AbstractContextManager[None]:
         """The lock held while rules and tables are chosen and added, so that two tunnels choose different ones."""
+
+
+class Guarded(NamedTuple):
+    """What the caller sees of the guard of a trial.
+
+    `news` is a pipe with a JSON object a line; `output` are the files that stand for its standard output and error.
+    """
+
+    process: int
+    news: int
+    output: tuple[int, int]
+
+
+class Guards(Protocol):
+    """The two processes that stand in for each other (`wgquick.system.guards`)."""
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether SIGTERM has come."""
+
+    def share(self, take_over: Callable[[], None], hangs: Callable[[], bool], keep: tuple[int, ...]) -> None:
+        """Start a standby, which runs `take_over` if this process dies, and ends it if it `hangs`.
+
+        It closes all descriptors that are not in `keep`.
+        """
+
+    def renew(self) -> None:
+        """Start another standby if that one has died."""
+
+    def tell(self, news: dict[str, str | int]) -> None:
+        """Tell the process that began it, if that is still there."""
+
+    def note(self, text: str) -> None:
+        """Tell the system's log."""
+
+    def end(self) -> None:
+        """End the standby."""

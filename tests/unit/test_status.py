@@ -282,7 +282,7 @@ INTERFACE_FIELDS = {
 def check_form(document: Any) -> None:
     """Assert that the document has the form of version 1."""
     assert document["version"] == VERSION == 1
-    assert set(document) == {"version", "time", "interfaces", "standing_kill_switches"}
+    assert set(document) == {"version", "time", "interfaces", "standing_kill_switches", "trials"}
     for each in document["interfaces"]:
         _check_fields(each, INTERFACE_FIELDS)
         for one in each["peers"]:

@@ -184,7 +184,11 @@ def _bash_target(verb: Verb) -> str:
     if not verb.completes:
         return ":"
     names = f'_wgq_from "$(_wgq_{verb.completes})"'
-    return f"{names} && _wgq_files" if verb.completes == "configurations" else names
+    if verb.completes == "configurations":
+        names += " && _wgq_files"
+    if not verb.first:
+        return names
+    return f"if [[ $prev == {verb.name} ]]; then _wgq_from '{' '.join(verb.first)}'; else {names}; fi"
 
 
 def zsh() -> str:
@@ -193,10 +197,16 @@ def zsh() -> str:
     verbs = [f"        '{each.name}:{_quoted(_words(each.summary))}'" for each in VERBS.values()]
     arguments = [
         f"        {each.name}) _arguments $help {' '.join(f'${_zsh_variable(name)}' for name in each.options)}"
-        f" '{'1' if each.most == 1 else '*'}: :{f'_wgq_{each.completes}' if each.completes else ' '}' ;;"
+        f"{_zsh_first(each)} '{'1' if each.most == 1 else '*'}: :"
+        f"{f'_wgq_{each.completes}' if each.completes else ' '}' ;;"
         for each in VERBS.values()
     ]
     return _filled(_ZSH, OPTIONS="\n".join(options), VERBS="\n".join(verbs), ARGUMENTS="\n".join(arguments))
+
+
+def _zsh_first(verb: Verb) -> str:
+    """The words for the first argument, if only some are valid there."""
+    return f" '1: :({' '.join(verb.first)})'" if verb.first else ""
 
 
 def _zsh_variable(name: str) -> str:
@@ -228,6 +238,12 @@ def fish() -> str:
         f"complete -c wgq -n '__fish_seen_subcommand_from {each.name}' -a '(__wgq_{each.completes})'"
         for each in VERBS.values()
         if each.completes
+    ]
+    targets += [
+        f"complete -c wgq -n '__fish_seen_subcommand_from {each.name}; and not __fish_seen_subcommand_from "
+        f"{' '.join(each.first)}' -a '{' '.join(each.first)}'"
+        for each in VERBS.values()
+        if each.first
     ]
     return _filled(
         _FISH,

@@ -67,7 +67,9 @@ class _Ensure:
             self._say,
             self._wishes,
             name=self._found.name,
-            before_up=verbs.warn_of_ssh,
+            before_up=lambda settings: verbs.warn_of_ssh(
+                settings, f"`wgq try up {settings.path or settings.name}' takes it back by itself"
+            ),
         )
 
     def _say(self, line: str) -> None:

@@ -40,6 +40,14 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             down(targets[0], given)
         case "reload":
             return reload(targets[0], given)
+        case "try":
+            from wgquick.cli.trying import try_
+
+            return try_(targets[0], targets[1], given)
+        case "confirm":
+            from wgquick.cli.trying import confirm
+
+            confirm(targets[0], given)
         case "save":
             save(targets[0], given)
         case "strip":
@@ -103,8 +111,8 @@ def name_of(given: Given) -> str | None:
     return str(name) if name else None
 
 
-def warn_of_ssh(settings: Settings) -> None:
-    """Say that the replies of the SSH session that this runs in will go into the tunnel."""
+def warn_of_ssh(settings: Settings, remedy: str) -> None:
+    """Say that the replies of the SSH session that this runs in, if any, will go into the tunnel."""
     connection = os.environ.get("SSH_CONNECTION")
     if not connection:
         return
@@ -112,8 +120,12 @@ def warn_of_ssh(settings: Settings) -> None:
 
     client = operator.client_of(connection)
     try:
-        if client and operator.leads_inside(settings, client, api.main_routes):
-            say(operator.warning(settings.name, connection))
+        if (
+            client
+            and operator.leads_inside(settings, client, api.main_routes)
+            and api.link_towards(client) != settings.name  # a session through the tunnel itself goes on
+        ):
+            say(operator.warning(settings.name, connection, remedy))
     except WgqError:  # no warning is no reason not to go on
         return
 
@@ -128,7 +140,7 @@ def up(target: str, given: Given) -> None:
     try:
         settings = with_extras(settings, given)
         waiting = waiting_of(settings, chosen, given)
-        warn_of_ssh(settings)
+        warn_of_ssh(settings, f"`wgq try up {target}' takes it back by itself")
         with signals.raised():
             api.up(settings, chosen, say)
             if waiting is not None:
@@ -182,6 +194,8 @@ def reload(target: str, given: Given) -> int:
     privilege.acquire()
     settings = api.load(target, say, name=name_of(given))
     wishes = Wishes(*(bool(given.get(name.replace("_", "-"))) for name in Wishes._fields))
+    if not wishes.dry_run:
+        warn_of_ssh(settings, f"`wgq try reload {target}' takes it back by itself")
     status = 0
     wait = None
     if given.keys() & {"wait", "wait-for"}:

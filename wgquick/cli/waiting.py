@@ -51,7 +51,7 @@ def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
     """The wait for --wait, --wait-for and --or-down; WgqError, before any change, if they contradict."""
     if "wait" not in given:
         raise WgqError("--wait-for and --or-down need --wait", remedy="Add --wait, or omit them.")
-    timeout, peers = _seconds(str(given["wait"])), str(given.get("wait-for") or "any")
+    timeout, peers = seconds(str(given["wait"])), str(given.get("wait-for") or "any")
     handshakes = api.first_handshakes(settings, timeout, peers)
     return Waiting(settings, options, bool(given.get("or-down")), handshakes, timeout, peers)
 
@@ -60,19 +60,19 @@ def after_reload(name: str, given: Given) -> Callable[[], object]:
     """The wait that --wait asks for after a reload; WgqError before anything is done if that makes no sense."""
     if "wait" not in given:
         raise WgqError("--wait-for is for reload with --wait", remedy="Add --wait, or leave it out.")
-    timeout, peers = _seconds(str(given["wait"])), str(given.get("wait-for") or "any")
+    timeout, peers = seconds(str(given["wait"])), str(given.get("wait-for") or "any")
     return lambda: api.wait(name, timeout, peers)
 
 
 def wait(target: str, given: Given) -> None:
     """Wait for a handshake with a live interface's peers."""
-    timeout, peers = _seconds(str(given.get("timeout") or _PATIENCE)), str(given.get("for") or "any")
+    timeout, peers = seconds(str(given.get("timeout") or _PATIENCE)), str(given.get("for") or "any")
     privilege.acquire()
     with signals.raised():
         api.wait(location.interface_name(target), timeout, peers)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     """The seconds of `15`, `0.5` or `15s`; at most a day."""
     number = text.removesuffix("s")
     whole, _, part = number.partition(".")

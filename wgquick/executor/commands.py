@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wgquick.errors import HookError, OperationError, SignalError, WgqError
-from wgquick.executor import leftovers, observe, src_valid_mark, traffic, udp_port
+from wgquick.executor import leftovers, observe, src_valid_mark, traffic, trial, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
@@ -37,6 +37,7 @@ def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """Bring the interface up. After a failure or an interruption the changes are undone and the error is raised."""
     with host.interface_lock(settings.name):
         bring_up(settings, host, options, say)
+        trial.supersede(host.journal_directory, settings.name, say)
 
 
 def bring_up(
@@ -47,8 +48,7 @@ def bring_up(
     `found` has the resolved endpoints if an active kill switch already blocks DNS queries.
     """
     name = settings.name
-    if host.rtnl.link(name) is not None:
-        raise WgqError(f"`{name}' already exists", remedy=_remedy_for_existing(name, host))
+    check_absent(name, host)
     plan_traffic.check(settings)
     journal = Journal(host.journal_directory, name)
     earlier = traffic.standing(journal.read())
@@ -72,6 +72,12 @@ def bring_up(
         except (SignalError, KeyboardInterrupt):  # undos may be repeated; further signals are ignored
             run.roll_back()
         raise
+
+
+def check_absent(name: str, host: Host) -> None:
+    """WgqError if there is a link of this name."""
+    if host.rtnl.link(name) is not None:
+        raise WgqError(f"`{name}' already exists", remedy=_remedy_for_existing(name, host))
 
 
 def _remedy_for_existing(name: str, host: Host) -> str:
@@ -162,10 +168,15 @@ def cmd_down(name: str, read: FileForDown, host: Host, options: Options, *, say:
     `save` writes the device's state to the file for SaveConfig.
     """
     with host.interface_lock(name):
-        take_down(name, _settings_of_file(name, read, host, say), host, options, say=say, save=save)
+        try:
+            settings = settings_of_file(name, read, host, say)
+            take_down(name, settings, host, options, say=say, save=save)
+        finally:
+            if host.rtnl.link(name) is None:
+                trial.supersede(host.journal_directory, name, say)
 
 
-def _settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Settings | None:
+def settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Settings | None:
     """The file's current settings; None if the journal's hooks run instead, or no hooks."""
     try:
         settings, faults = read()
@@ -192,6 +203,7 @@ def take_down(
     save: Save,
     keeps_guard: bool = False,
 ) -> None:
+    """What `cmd_down` does, for a caller that holds the lock. With `keeps_guard` the kill switch stays."""
     journal = Journal(host.journal_directory, name)
     record = journal.read()
     if name in leftovers.clean(host, say) and record is None and host.rtnl.link(name) is None:

@@ -6,7 +6,7 @@ at the same time, the one that waits finds what the other one has made, and the 
 
 from __future__ import annotations
 
-from wgquick.executor import commands, netns
+from wgquick.executor import commands, netns, trial
 from wgquick.executor.journal import Journal
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -67,12 +67,16 @@ def _here(
     if link is None or name not in host.wireguard.interfaces():
         before_up(settings)
         commands.bring_up(settings, host, options, say)
+        trial.supersede(host.journal_directory, name, say)
         return Ensured("up")
     if _is_unfinished(name, link, host):
         say(f"[!] {name} was not brought up completely: starting anew")
         commands.restart(settings, host, options, say, {})
         return Ensured("up")
-    return _changed(settings, host, options, wishes, say)
+    done = _changed(settings, host, options, wishes, say)
+    if done.action != "none":
+        trial.supersede(host.journal_directory, name, say)
+    return done
 
 
 def _elsewhere(

@@ -99,6 +99,12 @@ class Journal:
         except OSError as error:
             raise self._failed("written", error) from None
 
+    def restore(self, record: Record, hash_key: bytes) -> None:
+        """Replace the journal by an earlier one, with the key that its hashes were made with."""
+        if hash_key:
+            self._write_bytes(hash_key, os.O_TRUNC, self._hash_key)
+        self.rewrite(record)
+
     def promise(self, undo: Undo) -> None:
         """Write down an undo; the caller takes its step only after this returned."""
         self._write(_line({"undo": recorded(undo)}))
@@ -129,14 +135,14 @@ class Journal:
         """A function that hashes a secret with the journal's own key, which is made if there is none."""
         from _blake2 import blake2s  # hashlib costs more to import
 
-        key = self._existing_hash_key()
+        key = self.hash_key()
         if len(key) != _HASH_KEY:
             key = os.urandom(_HASH_KEY)
             self._write_bytes(key, os.O_TRUNC, self._hash_key)
         return lambda secret: str(blake2s(secret, key=key, digest_size=_HASH).hexdigest())
 
-    def _existing_hash_key(self) -> bytes:
-        """The key; empty if there is none."""
+    def hash_key(self) -> bytes:
+        """The key that secrets are hashed with; empty if there is none."""
         try:
             with open(self._open(os.O_RDONLY, self._hash_key), "rb") as file:
                 return file.read()

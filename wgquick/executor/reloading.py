@@ -8,7 +8,7 @@ by down, as the undos are there before the steps.
 from __future__ import annotations
 
 from wgquick.errors import SignalError, WgqError
-from wgquick.executor import snapshot, udp_port
+from wgquick.executor import snapshot, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
@@ -108,7 +108,10 @@ def cmd_reload(settings: Settings, host: Host, options: Options, wishes: Wishes,
     with host.interface_lock(settings.name):
         reload = Reload(settings, host, options, wishes, say)
         reload.check_save_config()
-        return reload.carry_out(reload.look())
+        outcome = reload.carry_out(reload.look())
+        if not wishes.dry_run:
+            trial.supersede(host.journal_directory, settings.name, say)
+        return outcome
 
 
 class Reload:
@@ -118,12 +121,12 @@ class Reload:
         self._settings, self._host, self._options = settings, host, options
         self._wishes, self._say = wishes, say
         self._name = settings.name
-        _check_exists(self._name, host)
+        check_exists(self._name, host)
         self._journal = Journal(host.journal_directory, self._name)
-        self._record = _own(self._journal.read(), self._name, host)
-        self._settings = _with_standing(settings, self._record)
-        self._before = _read(self._record.applied, self._record.peers) if self._record else None
-        self._known = _known(self._record, self._before, keep_foreign=wishes.keep_foreign)
+        self._record = own(self._journal.read(), self._name, host)
+        self._settings = with_standing(settings, self._record)
+        self._before = read_applied(self._record.applied, self._record.peers) if self._record else None
+        self._known = known_by(self._record, self._before, keep_foreign=wishes.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
         self._aim: tuple[Desired, dict[str, Any]] | None = None
 
@@ -316,14 +319,15 @@ def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:
         made += moves[: len(run.taken) - before]
 
 
-def _check_exists(name: str, host: Host) -> None:
+def check_exists(name: str, host: Host) -> None:
+    """WgqError unless it is a WireGuard interface."""
     link = host.rtnl.link(name)
     if link is None or name not in host.wireguard.interfaces():  # a renamed link's daemon keeps the old name
         remedy = f"Bring it up first: wgq up {name}" if link is None else ""
         raise WgqError(f"`{name}' is not a WireGuard interface", remedy=remedy)
 
 
-def _own(record: Record | None, name: str, host: Host) -> Record | None:
+def own(record: Record | None, name: str, host: Host) -> Record | None:
     """The journal, if it is this link's; WgqError where `up` was killed before it had finished."""
     link = host.rtnl.link(name)
     if record is None or link is None or record.ifindex != link.ifindex:
@@ -333,7 +337,7 @@ def _own(record: Record | None, name: str, host: Host) -> Record | None:
     return record
 
 
-def _with_standing(settings: Settings, record: Record | None) -> Settings:
+def with_standing(settings: Settings, record: Record | None) -> Settings:
     """The settings with what options of `up` asked for: only `down` takes a kill switch and its like away."""
     extras = settings.extras
     undos = record.undos if record else ()
@@ -347,7 +351,7 @@ def _with_standing(settings: Settings, record: Record | None) -> Settings:
     )
 
 
-def _read(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied | None:
+def read_applied(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied | None:
     """The applied state; None if the journal does not have it or a later version wrote it."""
     if raw is not None:
         with suppress(ValueError, KeyError, TypeError):
@@ -355,8 +359,9 @@ def _read(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied |
     return None
 
 
-def _known(record: Record | None, before: Applied | None, *, keep_foreign: bool) -> Known:
+def known_by(record: Record | None, before: Applied | None, *, keep_foreign: bool) -> Known:
+    """What the journal says of the interface."""
     if record is None:
         return applied.Known(keep_foreign=keep_foreign)
-    found = applied.known(record.undos, before, _read(record.intended), record.peers)
+    found = applied.known(record.undos, before, read_applied(record.intended), record.peers)
     return found._replace(keep_foreign=found.keep_foreign or keep_foreign)

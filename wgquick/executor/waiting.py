@@ -78,7 +78,7 @@ def handshakes(
 
     NoHandshakeError if the awaited handshakes do not happen within `timeout` seconds.
     """
-    wait = _Wait(name, wireguard, awaited, earlier)
+    wait = Wait(name, wireguard, awaited, earlier)
     deadline = time.monotonic() + timeout
     while True:
         began = time.monotonic()
@@ -92,8 +92,8 @@ def handshakes(
             time.sleep(max(_SHORTEST_PAUSE, time.monotonic() - began))  # spend at most half of the time reading
 
 
-class _Wait:
-    """The peers heard so far, and the requests that make the device start handshakes."""
+class Wait:
+    """One wait: the peers heard so far, and the requests that make the device start handshakes."""
 
     def __init__(self, name: str, wireguard: WireGuard, awaited: Awaited, earlier: Device | None) -> None:
         self._name = name
@@ -110,11 +110,14 @@ class _Wait:
         """Whether enough peers were heard."""
         return bool(self.heard) if self._awaited.one else len(self.heard) == len(self._awaited.peers)
 
-    def look(self, device: Device) -> None:
-        """Record new handshakes. A changed time counts, earlier or later, as the clock may have been set."""
+    def look(self, device: Device, *, young_counts: bool = True) -> None:
+        """Record new handshakes. A changed time counts, earlier or later, as the clock may have been set.
+
+        `young_counts`: a session that is too young for another handshake counts as well.
+        """
         for peer in self._of(device):
             mark = self._marks.get(peer.public_key, 0.0)
-            counts = not self._can_ask and self._began - mark < _YOUNG
+            counts = young_counts and not self._can_ask and self._began - mark < _YOUNG
             if peer.last_handshake and (peer.last_handshake != mark or counts):
                 self.heard[peer.public_key] = None
 

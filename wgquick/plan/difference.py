@@ -332,7 +332,7 @@ class _Rules:
         table_rules = [rule for rule in wanted.rules if rule.fwmark is not None]
         self._present = {rule: _present(rule, now.rules) for rule in table_rules}
         used = {each for found in self._present.values() for each in found}
-        self._gone = [rule for rule in _owned_rules(now, known) if rule not in used]
+        self._gone = [rule for rule in owned_rules(now, known) if rule not in used]
 
     def added(self) -> Iterator[Move]:
         for wanted, found in self._present.items():
@@ -363,7 +363,7 @@ def _present(wanted: Rule, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return (first, *(rule for rule in others if rule.fwmark is None))
 
 
-def _owned_rules(now: Current, known: Known) -> tuple[Rule, ...]:
+def owned_rules(now: Current, known: Known) -> tuple[Rule, ...]:
     """The journal's rules that stand, moved ones too; without a journal those of the device's mark."""
     if known.undos is None:
         fwmark = now.device.fwmark if now.device else 0

@@ -13,7 +13,7 @@ from wgquick.status.values import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from wgquick.status.values import InterfaceStatus, PeerStatus, Status
+    from wgquick.status.values import InterfaceStatus, PeerStatus, Status, TrialStatus
 
     Paint = Callable[[str, str], str]
     """Takes a style of rich and a text."""
@@ -43,6 +43,7 @@ def json_text(status: Status) -> str:
     interfaces = [_interface_fields(each) for each in status.interfaces]
     document = {"version": VERSION, "time": round(status.time, 3), "interfaces": interfaces}
     document["standing_kill_switches"] = list(status.standing)
+    document["trials"] = [each._asdict() for each in status.trials]
     return json.dumps(document) + "\n"
 
 
@@ -65,7 +66,20 @@ def text(status: Status, paint: Paint = plain, width: int = WIDTH) -> str:
     parts = ["\n".join(_interface(each, status.time, paint, width)) + "\n" for each in status.interfaces]
     for name in status.standing:
         parts.append(f"{name} is gone, and its kill switch stands: `wgq down {name}' takes it away.\n")
+    parts += [f"{_trial(each)}\n" for each in status.trials]
     return "\n".join(parts) or "No WireGuard interface is up.\n"
+
+
+def _trial(trial: TrialStatus) -> str:
+    name, verb = trial.interface, trial.verb
+    if trial.phase == "failed":
+        return f"{name} is not as it was before `wgq try {verb}': the rollback failed. {trial.message}".rstrip()
+    if not trial.guarded:
+        return f"{name}: `wgq try {verb}' will not be rolled back, as its guards were killed: `wgq confirm {name}'."
+    if trial.phase != "pending":
+        return f"{name}: `wgq try {verb}' is {trial.phase}."
+    left = round(trial.seconds_left)
+    return f"{name} is on trial: `wgq try {verb}' is rolled back in {left} s unless `wgq confirm {name}' comes."
 
 
 def _interface(interface: InterfaceStatus, now: float, paint: Paint, width: int) -> Iterator[str]:

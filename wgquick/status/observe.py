@@ -11,7 +11,7 @@ from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
-from wgquick.executor import netns
+from wgquick.executor import netns, trial
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
 from wgquick.executor.traffic import standing
@@ -21,7 +21,7 @@ from wgquick.status import drift
 from wgquick.status.errors import is_being_tried, last_error
 from wgquick.status.names import Names, names
 from wgquick.status.peers import History, state
-from wgquick.status.values import DnsStatus, Drift, InterfaceStatus, PeerStatus, Status
+from wgquick.status.values import DnsStatus, Drift, InterfaceStatus, PeerStatus, Status, TrialStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +71,12 @@ class Observer:
         there = asked or dict.fromkeys((*self._host.wireguard.interfaces(), *netns.names(self._host)))
         must_be = bool(asked) and not missing
         found = tuple(filter(None, (self._located(name, must_be=must_be) for name in there)))
-        return Status(time.time(), found, () if asked else self._standing(tuple(there)))
+        trials = tuple(each for each in self._trials() if not asked or each.interface in asked)
+        return Status(time.time(), found, () if asked else self._standing(tuple(there)), trials)
+
+    def _trials(self) -> Iterator[TrialStatus]:
+        for name, found, is_guarded in trial.all_seen(self._host.journal_directory):
+            yield TrialStatus(name, found.verb, found.phase, found.left, is_guarded, found.message)
 
     def _located(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
         """The interface, read in the network namespace into which wgq has put it."""
@@ -101,7 +106,12 @@ class Observer:
             if must_be:
                 raise self._not_there(name, link) from None
             return None
-        return self._joined(device, link)
+        try:
+            return self._joined(device, link)
+        except OperationError as error:
+            if error.errno != ENODEV or must_be:  # removed while it was read
+                raise
+            return None
 
     def _device(self, name: str) -> Device:
         if not 0 < len(name) <= _LONGEST_NAME:
@@ -111,6 +121,9 @@ class Observer:
     def _not_there(self, name: str, link: Link | None) -> OperationError:
         if link is not None:
             return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV)
+        if any(each.interface == name for each in self._trials()):
+            what = f"`{name}' is not up, on trial"
+            return OperationError(what, errno=ENODEV, remedy="`wgq status' says until when.")
         has_file = location.is_valid_name(name) and os.path.exists(f"{location.DIRECTORY}/{name}.conf")
         remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' shows those that are."
         return OperationError(f"`{name}' is not up", errno=ENODEV, remedy=remedy)

@@ -92,12 +92,28 @@ class InterfaceStatus(NamedTuple):
     peers: tuple[PeerStatus, ...] = ()
 
 
+class TrialStatus(NamedTuple):
+    """A change that `wgq try` has made. `phase` is changing, pending, rejected, rolling back or failed.
+
+    `seconds_left` is the time until the rollback; `guarded` is whether a process lives that would do it. `message`
+    says why a rollback failed.
+    """
+
+    interface: str
+    verb: str
+    phase: str
+    seconds_left: float
+    guarded: bool
+    message: str = ""
+
+
 class Status(NamedTuple):
     """All that was asked for, at one time. `standing`: interfaces that are gone but for a kill switch."""
 
     time: float
     interfaces: tuple[InterfaceStatus, ...]
     standing: tuple[str, ...] = ()
+    trials: tuple[TrialStatus, ...] = ()
 
     @property
     def is_well(self) -> bool:

@@ -1,0 +1,115 @@
+"""A change on trial whose guard is killed at any step, in the change or in the rollback: all is as it was."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.property.test_failures import (
+    CHANGED,
+    CONFIG,
+    IPTABLES,
+    PROGRAMS,
+    Setting,
+    Trap,
+    Trapped,
+    ignore,
+    live,
+    setting,
+    state,
+)
+from wgquick.config.document import Document
+from wgquick.config.parser import parse
+from wgquick.executor.reloading import Wishes
+from wgquick.executor.trying import Asked, Attempt
+from wgquick.system import guards
+from wgquick.system.host import LocalHost
+
+if TYPE_CHECKING:
+    from wgquick.options import Options
+
+__all__ = ["setting"]
+
+pytestmark = pytest.mark.machine
+
+HIT = "/run/killed"
+
+
+def die() -> None:
+    """Kill this process, and leave a sign of it."""
+    Path(HIT).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tried(setting: Setting, verb: str, at: int = -1, *, seconds: float = 0.05, text: str = CONFIG) -> list[str]:
+    """The phases that a trial tells, whose guard is killed at the `at`-th beginning or end of an effect."""
+    return setting.machine.call(_tried, setting.options, verb, at, seconds, text)
+
+
+def _tried(options: Options, verb: str, at: int, seconds: float, text: str) -> list[str]:
+    os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
+    Path(HIT).unlink(missing_ok=True)
+    settings = parse(Document.parse(text.encode()), "wg0")
+    hosts = iter([Trapped(LocalHost(ignore), Trap(at, die))])
+
+    def host() -> Any:
+        return next(hosts, LocalHost(ignore))
+
+    asked = Asked(verb, "wg0", seconds, options, Wishes(), settings)
+    if verb == "down":
+        asked = asked._replace(settings=None, read=lambda: (settings, None))
+    guarded = guards.begin(lambda own: Attempt(asked, host, ignore, own, _never).run(), "")
+    with os.fdopen(guarded.news) as news:
+        told = [json.loads(line)["phase"] for line in news]
+    os.waitpid(guarded.process, 0)
+    return told
+
+
+def _never(_address: str) -> Any:
+    raise NotImplementedError
+
+
+def was_killed(setting: Setting) -> bool:
+    return setting.machine.run(["test", "-e", HIT], check=False).returncode == 0
+
+
+def steps(setting: Setting) -> itertools.count[int]:
+    """Some of all steps, fewer where they are slow; `WGQ_TEST_STEPS=1` takes every one."""
+    stride = os.environ.get("WGQ_TEST_STEPS") or (11 if setting.options is IPTABLES else 5)
+    return itertools.count(0, int(stride))
+
+
+def test_up_on_trial_leaves_nothing(setting: Setting) -> None:
+    before = state(setting.machine)
+    for at in steps(setting):
+        assert tried(setting, "up", at)[-1] == "rolled back", f"at step {at}"
+        assert state(setting.machine) == before, f"at step {at}"
+        if not was_killed(setting):
+            break
+    assert at > 50
+
+
+@pytest.mark.parametrize("verb", ["reload", "down"])
+def test_a_tunnel_is_as_it_was(setting: Setting, verb: str) -> None:
+    pristine = state(setting.machine)
+    setting.up()
+    before = live(setting.machine)
+    for at in steps(setting):
+        assert tried(setting, verb, at, text=CHANGED if verb == "reload" else CONFIG)[-1] == "rolled back", at
+        assert live(setting.machine) == before, f"at step {at}"
+        if not was_killed(setting):
+            break
+    assert at > 20
+    setting.reload()
+    wanted = live(setting.machine)
+    setting.reload(text=CONFIG)
+    assert live(setting.machine) == before
+    assert wanted != before
+    setting.down()
+    assert state(setting.machine) == pristine

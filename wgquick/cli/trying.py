@@ -1,0 +1,214 @@
+"""`wgq try` and `wgq confirm`: shows a trial that other processes make and guard (`wgquick.executor.trying`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from typing import TYPE_CHECKING, Any
+
+from wgquick import api
+from wgquick.cli import privilege, verbs, waiting
+from wgquick.cli.streams import say
+from wgquick.config import location
+from wgquick.errors import WgqError
+from wgquick.executor import trial
+from wgquick.executor.reloading import Wishes
+from wgquick.executor.trying import VERBS, Asked
+from wgquick.lean import signal
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from wgquick.cli.verbs import Given
+    from wgquick.ports import Guarded
+
+_TIMEOUT = "120"
+_ROLLED_BACK = 4
+_FAILED = 1
+_PAUSE = 100  # milliseconds between two looks at what the guard prints
+_PIECE = 65536
+_OF = {
+    "up": ("kill-switch", "exclude", "keep-inbound", "backend"),
+    "reload": ("or-restart", "keep-foreign", "backend"),
+}
+"""The options that only some of the verbs have."""
+
+
+def try_(verb: str, target: str, given: Given) -> int:
+    """Make a change on trial and show it until it ends; returns the status."""
+    asked = _asked(verb, target, given)
+    if asked.settings is not None:
+        verbs.warn_of_ssh(asked.settings, f"it comes back in {asked.seconds:g} s unless you confirm")
+    return _Shown(api.begin_trial(asked, say), asked, is_json=bool(given.get("json"))).run()
+
+
+def confirm(target: str, given: Given) -> None:
+    """Keep, extend or reject the change of an interface that is on trial."""
+    if given.get("extend") and given.get("reject"):
+        raise WgqError("--extend and --reject exclude each other", remedy="Omit one of them.")
+    seconds = waiting.seconds(str(given["extend"])) if given.get("extend") else None
+    privilege.acquire()
+    name = location.interface_name(target)
+    if given.get("reject"):
+        api.reject(name)
+        return
+    api.confirm(name, seconds)
+
+
+def _asked(verb: str, target: str, given: Given) -> Asked:
+    """What is to be tried; WgqError before any change if that makes no sense."""
+    if verb not in VERBS:
+        raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
+    for other, names in _OF.items():
+        for name in names:
+            if verb != other and name in given and name not in _OF.get(verb, ()):
+                raise WgqError(f"--{name} is for try {other}", remedy="Omit it.")
+    seconds = waiting.seconds(str(given.get("timeout") or _TIMEOUT))
+    if seconds <= 0:
+        raise WgqError("--timeout must be more than 0", remedy="Write a number of seconds, such as 120.")
+    peers, ping = _criterion(verb, str(given.get("confirm-when") or ""))
+    options = verbs.options_of(given)
+    privilege.acquire()
+    called = verbs.name_of(given)
+    wishes = Wishes(*(bool(given.get(field.replace("_", "-"))) for field in Wishes._fields))
+    if verb == "down":
+        interface = location.valid_name(called) if called else location.interface_name(target)
+        read = api.for_down(interface, target, say)
+        return Asked(verb, interface, seconds, options, wishes, read=read, peers=peers, ping=ping)
+    settings = api.load(target, say, name=called)
+    if verb == "up":
+        settings = verbs.with_extras(settings, given)
+    return Asked(verb, settings.name, seconds, options, wishes, settings, peers=peers, ping=ping)
+
+
+def _criterion(verb: str, text: str) -> tuple[str, str]:
+    """The peers whose handshake confirms, and the address whose reply does."""
+    kind, _, address = text.partition(":")
+    if text == "handshake" and verb == "down":
+        raise WgqError("--confirm-when handshake: nobody shakes hands after down", remedy="Use ping:ADDRESS.")
+    if text in ("", "handshake"):
+        return "any" if text else "", ""
+    if kind != "ping" or not address:
+        raise WgqError(f"--confirm-when {text}: unknown", remedy="Write handshake, or ping: and an address.")
+    return "", address
+
+
+class _Shown:
+    """A trial as it is shown: what the guard prints, and how it ends. Enter on a terminal confirms, Ctrl-C rejects.
+
+    The end of standard input means nothing, and neither does the end of the terminal: it goes on without.
+    """
+
+    def __init__(self, guarded: Guarded, asked: Asked, *, is_json: bool) -> None:
+        self._guarded, self._asked, self._is_json = guarded, asked, is_json
+        self._read = [0, 0]
+        self._text = b""
+        self._is_pending = False
+        self._is_interrupted = False
+        self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def run(self) -> int:
+        """Show it until it ends; returns the status."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, self._interrupt)
+        while True:
+            ready = self._await()
+            self._copy()
+            if self._is_interrupted and self._is_pending:
+                self._is_interrupted = False
+                self._decide(api.reject)
+            if self._guarded.news in ready and (end := self._hear()) is not None:
+                os.waitpid(self._guarded.process, 0)
+                self._copy()
+                return self._ended(end)
+            if 0 in ready:
+                self._hear_terminal()
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_interrupted = True
+
+    def _await(self) -> list[int]:
+        poller = select.poll()
+        poller.register(self._guarded.news, select.POLLIN)
+        if self._has_terminal and self._is_pending and os.tcgetpgrp(0) == os.getpgrp():
+            poller.register(0, select.POLLIN)
+        return [descriptor for descriptor, _ in poller.poll(_PAUSE)]
+
+    def _copy(self) -> None:
+        """Print what the guard has printed since."""
+        for at, memory in enumerate(self._guarded.output):
+            while piece := os.pread(memory, _PIECE, self._read[at]):
+                self._read[at] += len(piece)
+                try:
+                    while piece:
+                        piece = piece[os.write(at + 1, piece) :]
+                except OSError:  # nobody reads it any more
+                    break
+
+    def _hear(self) -> dict[str, Any] | None:
+        """Take the guard's news; returns how the trial ended, if it has."""
+        piece = os.read(self._guarded.news, _PIECE)
+        if not piece:
+            return {"phase": trial.FAILED, "message": "the guards were killed: nothing will be rolled back"}
+        self._text += piece
+        *lines, self._text = self._text.split(b"\n")
+        for line in lines:
+            news: dict[str, Any] = json.loads(line)
+            if news["phase"] != trial.PENDING:
+                return news
+            self._begin(news["deadline"])
+        return None
+
+    def _begin(self, deadline: int) -> None:
+        self._is_pending = True
+        left = round((deadline - trial.now()) / 1000)
+        name = self._asked.name
+        enter = "press Enter, or run" if self._has_terminal else "run"
+        say(f"[!] {name} is on trial for {left} s: to keep it, {enter} `wgq confirm {name}' in a new session")
+        if self._has_terminal:
+            import termios
+
+            termios.tcflush(0, termios.TCIFLUSH)  # an Enter from before the change says nothing of it
+
+    def _hear_terminal(self) -> None:
+        """A line confirms; the end of input does not."""
+        try:
+            line = os.read(0, _PIECE)
+        except OSError:
+            line = b""
+        if not line:
+            self._has_terminal = False
+        else:
+            self._decide(api.confirm)
+
+    def _decide(self, decision: Any) -> None:
+        try:
+            decision(self._asked.name)
+        except WgqError as error:
+            say(f"wgq: {error}")
+
+    def _ended(self, end: dict[str, Any]) -> int:
+        phase, name = str(end["phase"]), self._asked.name
+        status = {trial.CONFIRMED: 0, trial.ROLLED_BACK: _ROLLED_BACK}.get(phase, _FAILED)
+        message = str(end.get("message", ""))
+        if phase == trial.CONFIRMED:
+            by = end.get("by", "")
+            say(f"[!] {name} is confirmed{f' by {by}' if by not in ('', 'confirm') else ''}")
+        elif phase == trial.ROLLED_BACK:
+            say(f"[!] {name} was not confirmed: it is as it was before")
+        elif phase == trial.SUPERSEDED:
+            say(f"wgq: another command has changed {name}: the trial has ended, and nothing is rolled back")
+        else:
+            say(f"wgq: {message}")
+        if self._is_json:
+            found = {
+                "verb": self._asked.verb,
+                "interface": name,
+                "outcome": phase.replace(" ", "-"),
+                "by": end.get("by") or None,
+                "message": message or None,
+            }
+            verbs.write(json.dumps(found, indent=2) + "\n")
+        return status

@@ -1,0 +1,181 @@
+"""Takes an interface back to the state that it had before a trial.
+
+That state has the keys: it is in the memory of the trial's guards alone, and never in a file.
+"""
+
+from __future__ import annotations
+
+from wgquick.config import extras
+from wgquick.config.document import Document
+from wgquick.config.settings import Settings
+from wgquick.errors import HookError, WgqError
+from wgquick.executor import commands, reloading, snapshot, src_valid_mark
+from wgquick.executor.execution import Execution
+from wgquick.executor.journal import Journal, NoJournal
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.plan import restore
+from wgquick.plan.facts import DesiredFacts
+from wgquick.plan.steps import parameter
+from wgquick.plan.up import SRC_VALID_MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.executor.journal import Record
+    from wgquick.options import Options
+    from wgquick.plan.applied import Known
+    from wgquick.plan.given import Earlier
+    from wgquick.ports import Host
+
+    Say = Callable[[str], None]
+
+_ROUNDS = 6
+"""How often the difference is taken, at most: rules, addresses in their order, and what the kernel takes along."""
+
+
+class Before(NamedTuple):
+    """The state of an interface before a trial; `wanted` is None if it was not up.
+
+    `record` and `hash_key` are its journal. `file` has the hooks and the table for bringing it up again.
+    """
+
+    name: str
+    file: Settings
+    options: Options
+    wanted: restore.Wanted | None = None
+    record: Record | None = None
+    hash_key: bytes = b""
+
+
+def look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
+    """The state now; WgqError if an interface is there that cannot be restored."""
+    if host.rtnl.link(name) is None:
+        return Before(name, file or Settings(name), options)
+    reloading.check_exists(name, host)
+    journal = Journal(host.journal_directory, name)
+    record = reloading.own(journal.read(), name, host)
+    current = snapshot.current(name, host, options, record)
+    if current.device is None or current.link is None:
+        raise WgqError(f"`{name}' is not a WireGuard interface")
+    applied = reloading.read_applied(record.applied) if record else None
+    known = reloading.known_by(record, applied, keep_foreign=False)
+    undos = record.undos if record else ()
+    wanted = restore.wanted(current, current.device, known, undos, applied)
+    if file is None:  # gone since: the routes tell whether there was `Table = off'
+        path = record.path if record else ""
+        file = Settings(name, path, table="off" if applied is not None and not applied.routes else "")
+    if applied is not None and applied.extras is not None:
+        document = Document.parse("\n".join(applied.extras).encode())
+        file = file._replace(extras=extras.read(document)[0])
+    return Before(
+        name,
+        reloading.with_standing(file, record),
+        options._replace(
+            backend="kernel" if current.link.kind == "wireguard" else "userspace",
+            firewall=current.firewall[0].kind if current.firewall else options.firewall,
+            dns=wanted.dns.mode if wanted.dns.servers else options.dns,
+        ),
+        wanted,
+        record,
+        journal.hash_key() if record else b"",
+    )
+
+
+def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
+    """Restore the state; the caller holds the interface's lock.
+
+    `tried` has the hooks of the interface as it is now (None: the journal's). `anew` takes it down and brings it up
+    again, where the difference alone does not do. WgqError if something could not be restored: it may be repeated.
+    """
+    if before.wanted is None:
+        if commands.can_go_down(before.name, host, without_file=True):
+            _take_down(before, tried, host, say)
+        return
+    if anew or _needs_restart(before, before.wanted, host):
+        _bring_up_again(before, before.wanted, tried, host, say)
+    _restore(before, before.wanted, host)
+
+
+def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
+    """Whether it is down, brought up in part, another kind of link, or has other settings of wgq's own."""
+    link = host.rtnl.link(before.name)
+    has = wanted.current.link
+    if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():
+        return True
+    record = Journal(host.journal_directory, before.name).read()
+    if record is None or record.ifindex != link.ifindex:
+        return False
+    applied = reloading.read_applied(record.applied)
+    is_partial = not record.complete and not record.unread
+    return is_partial or bool(applied and wanted.applied and applied.extras != wanted.applied.extras)
+
+
+def _take_down(before: Before, tried: Settings | None, host: Host, say: Say, *, keeps_guard: bool = False) -> None:
+    """Take it down with its hooks; a hook that fails does not stop that. SaveConfig is left out."""
+    settings = tried._replace(save_config=False) if tried else None
+    options = before.options._replace(force=True)
+    try:
+        commands.take_down(
+            before.name, settings, host, options, say=say, save=lambda _: None, keeps_guard=keeps_guard
+        )
+    except HookError as error:  # a PostDown hook: all is removed by then
+        say(f"[!] {error.what}: continuing")
+
+
+def _bring_up_again(before: Before, wanted: restore.Wanted, tried: Settings | None, host: Host, say: Say) -> None:
+    settings = restore.settings_for_up(wanted, before.file)
+    if host.rtnl.link(before.name) is not None:
+        _take_down(before, tried, host, say, keeps_guard=settings.extras.kill_switch)
+    commands.bring_up(settings, host, before.options, say)
+
+
+def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
+    """Make the difference until there is none, and put the journal back."""
+    name = before.name
+    journal = Journal(host.journal_directory, name)
+    record = journal.read()
+    link = host.rtnl.link(name)
+    if link is not None and record is not None and record.ifindex != link.ifindex:
+        record = None
+    run = Execution(
+        host, before.options, lambda _: None, journal if record else NoJournal(name), settings=before.file,
+        promised=record.undos if record else (),
+    )  # fmt: skip
+    known = _known(record)
+    given = tuple(_given(record))
+    faults: list[str] = []
+    for _ in range(_ROUNDS):
+        now = snapshot.current(name, host, before.options, record)
+        if now.device is None:
+            raise WgqError(f"`{name}' is not a WireGuard interface")
+        known = known._replace(undos=run.promised if record else None)
+        moves = restore.moves(wanted, now, now.device, _facts(host, name), known, given=given, file=before.file)
+        if not moves:
+            break
+        faults = [fault for move in moves if (fault := run.put_back(move.step))]
+        known = known._replace(dns=wanted.dns, firewall=wanted.applied.firewall if wanted.applied else ())
+    else:
+        raise WgqError("\n".join(faults) or "the state does not come back", where=name)
+    if before.record is not None and link is not None:
+        old = before.record._replace(ifindex=link.ifindex)
+        journal.restore(old._replace(undos=run.promised) if record else old, before.hash_key)
+
+
+def _known(record: Record | None) -> Known:
+    applied = reloading.read_applied(record.applied) if record else None
+    return reloading.known_by(record, applied, keep_foreign=False)
+
+
+def _given(record: Record | None) -> list[Earlier]:
+    """What the trial gave for the peers."""
+    if record is None:
+        return []
+    both = map(reloading.read_applied, (record.applied, record.intended))
+    return [each.peers for each in both if each is not None]
+
+
+def _facts(host: Host, name: str) -> DesiredFacts:
+    return DesiredFacts(
+        mark_earlier=src_valid_mark.earlier(host, name),
+        mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
+    )

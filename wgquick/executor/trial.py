@@ -1,0 +1,217 @@
+"""The file of a trial: what is on trial, until when, and how it ended. It holds no secrets.
+
+It is beside the journal. The guards of a trial hold a lock on it for as long as they live. It is written in place,
+so that whoever has it open still reads how the trial ended when it is gone. `up`, `down` and `reload` import this,
+so it imports nothing slow.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from wgquick.directory import opened
+from wgquick.errors import OperationError, WgqError
+from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wgquick.ports import Host
+
+SUFFIX = ".trial"
+_SIZE = 1024  # bytes, on one page
+_LONGEST_MESSAGE = 400
+
+CHANGING = "changing"  # the change is being made
+PENDING = "pending"  # it is made, and waits for a confirmation
+RETURNING = "rolling back"
+CONFIRMED = "confirmed"
+REJECTED = "rejected"  # somebody has asked for the rollback
+ROLLED_BACK = "rolled back"
+SUPERSEDED = "superseded"  # by another up, down or reload
+FAILED = "failed"  # the change, or the rollback
+_OVER = (CONFIRMED, ROLLED_BACK, SUPERSEDED, FAILED)
+
+
+class Trial(NamedTuple):
+    """A trial. `deadline` is on CLOCK_BOOTTIME, in milliseconds; `by` says who confirmed.
+
+    While a change is being made, `deadline` is when it counts as hanging. `changes` counts them.
+    """
+
+    verb: str
+    path: str = ""
+    phase: str = CHANGING
+    deadline: int = 0
+    by: str = ""
+    message: str = ""
+    changes: int = 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing follows any more."""
+        return self.phase in _OVER
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline; 0 if it has passed."""
+        return max(0, self.deadline - now()) / 1000
+
+
+class Seen(NamedTuple):
+    """A trial of an interface, and whether a guard lives that would roll it back."""
+
+    name: str
+    trial: Trial
+    is_guarded: bool
+
+
+def now() -> int:
+    """CLOCK_BOOTTIME in milliseconds: it goes on during a suspend, and nobody can set it."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class TrialFile:
+    """The open file of a trial."""
+
+    def __init__(self, directory: str, name: str, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self._directory = directory
+
+    def read(self) -> Trial | None:
+        """What it says; None if that means nothing here."""
+        try:
+            return Trial(*loads(os.pread(self.descriptor, _SIZE, 0).decode().rstrip()))
+        except (ValueError, TypeError):
+            return None
+
+    def write(self, trial: Trial) -> None:
+        """Say something else."""
+        short = trial._replace(message=trial.message[:_LONGEST_MESSAGE])
+        os.pwrite(self.descriptor, dumps(list(short)).encode().ljust(_SIZE)[:_SIZE], 0)
+
+    def is_guarded(self) -> bool:
+        """Whether a guard holds the lock; not for the descriptor of a guard."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return False
+
+    def remove(self) -> None:
+        """Remove the file, unless another trial's is there by now."""
+        with suppress(FileNotFoundError), opened(self._directory) as directory:
+            found = os.stat(f"{self.name}{SUFFIX}", dir_fd=directory, follow_symlinks=False)
+            if os.path.samestat(found, os.fstat(self.descriptor)):
+                os.unlink(f"{self.name}{SUFFIX}", dir_fd=directory)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+
+def existing(directory: str, name: str) -> TrialFile | None:
+    """The trial's file; None if there is none."""
+    try:
+        with opened(directory) as place:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            return TrialFile(directory, name, os.open(f"{name}{SUFFIX}", flags, dir_fd=place))
+    except FileNotFoundError:
+        return None
+
+
+def begun(directory: str, name: str, trial: Trial) -> TrialFile:
+    """A new file, locked by this process and those that it forks."""
+    try:
+        with opened(directory, make=True) as place:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = TrialFile(directory, name, os.open(f"{name}{SUFFIX}", flags, 0o600, dir_fd=place))
+    except OSError as error:
+        what = f"the trial {directory}/{name}{SUFFIX} cannot be written: {error.strerror}"
+        raise OperationError(what, errno=error.errno or 0, remedy="Make room in /run.") from None
+    fcntl.flock(file.descriptor, fcntl.LOCK_EX)
+    file.write(trial)
+    return file
+
+
+def seen(directory: str, name: str) -> Seen | None:
+    """The trial of an interface that has not ended; None if there is none."""
+    file = existing(directory, name)
+    if file is None:
+        return None
+    try:
+        trial = file.read()
+        return None if trial is None or trial.phase in _OVER[:3] else Seen(name, trial, file.is_guarded())
+    finally:
+        file.close()
+
+
+def all_seen(directory: str) -> Iterator[Seen]:
+    """The trials of the namespace."""
+    try:
+        with opened(directory) as place:
+            entries = sorted(os.listdir(place))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.endswith(SUFFIX) and (found := seen(directory, entry.removesuffix(SUFFIX))) is not None:
+            yield found
+
+
+def supersede(directory: str, name: str, say: Callable[[str], None]) -> None:
+    """End a trial without a rollback, as its interface is changed for good. The caller holds its lock."""
+    file = existing(directory, name)
+    if file is None:
+        return
+    trial = file.read()
+    if trial is not None and not trial.is_over:
+        say(f"[!] This ends the trial of {name}: nothing will be rolled back")
+        file.write(trial._replace(phase=SUPERSEDED))
+    file.remove()
+    file.close()
+
+
+def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | None = None) -> Trial:
+    """Confirm a trial, reject it or, with `seconds`, extend it; returns what it says then.
+
+    WgqError if there is none, or its time is up.
+    """
+    with host.lock():
+        file = existing(host.journal_directory, name)
+        if file is None:
+            raise WgqError(f"no trial of {name} is pending", remedy=f"`wgq try' begins one; `wgq status {name}'.")
+        try:
+            trial = file.read()
+            if trial is None or trial.is_over:
+                raise WgqError(f"no trial of {name} is pending", remedy="It has ended.")
+            if not file.is_guarded():
+                return _without_guard(file, trial, phase)
+            if trial.phase != PENDING or not trial.left:
+                raise _too_late(name, trial)
+            deadline = trial.deadline if seconds is None else now() + int(seconds * 1000)
+            decided = trial._replace(phase=phase, by=by, deadline=deadline)
+            file.write(decided)
+            return decided
+        finally:
+            file.close()
+
+
+def _without_guard(file: TrialFile, trial: Trial, phase: str) -> Trial:
+    """Keep the change of a trial that nobody can roll back any more."""
+    if phase != CONFIRMED:
+        raise WgqError(
+            f"the guards of the trial of {file.name} were killed, and with them its rollback",
+            remedy=f"Keep it as it is: wgq confirm {file.name}",
+        )
+    file.remove()
+    return trial._replace(phase=phase)
+
+
+def _too_late(name: str, trial: Trial) -> WgqError:
+    if trial.phase == CHANGING:
+        return WgqError(f"the change of {name} is not made yet", remedy="Confirm it once it is made.")
+    return WgqError(f"too late: {name} is being rolled back", remedy=f"Try again: wgq try {trial.verb} {name}")

@@ -1,0 +1,365 @@
+"""A change on trial: made by a process of its own, which takes it back unless somebody confirms it in time.
+
+That process is the guard. It has the state from before in its memory. A second process, the standby, has it too and
+becomes the guard if that dies, so that the death of any process on the way leaves one that takes the change back:
+while it is being made, while it is on trial, and while it is taken back.
+"""
+
+from __future__ import annotations
+
+import time
+
+from wgquick.errors import WgqError
+from wgquick.executor import commands, netns, restoring, trial, waiting
+from wgquick.executor.reloading import Reload, RestartNeededError
+from wgquick.executor.trial import Trial
+from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.config.settings import Settings
+    from wgquick.device import Device
+    from wgquick.errors import ConfigError
+    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.restoring import Before
+    from wgquick.executor.trial import TrialFile
+    from wgquick.options import Options
+    from wgquick.ports import Guards, Host
+
+    Read = Callable[[], tuple[Settings | None, ConfigError | None]]
+    Met = Callable[[], bool]
+
+VERBS = ("up", "reload", "down")
+_PAUSE = 0.2  # seconds between two looks at the file
+_LONGEST_CHANGE = 60.0  # seconds at least, before a change counts as hanging
+_ATTEMPTS = 4  # to roll back: every second one with any port, the later two by taking down and bringing up
+_BETWEEN_ATTEMPTS = 1.0
+_MOST_DEATHS = 20  # of guards, one after the other
+
+
+class Asked(NamedTuple):
+    """What is to be tried. `settings` are the file's for up and reload, `read` reads the file for down.
+
+    `peers` are those whose handshake confirms ("any", "all", names; "": none does), `ping` the address whose echo
+    reply does.
+    """
+
+    verb: str
+    name: str
+    seconds: float
+    options: Options
+    wishes: Wishes
+    settings: Settings | None = None
+    read: Read | None = None
+    peers: str = ""
+    ping: str = ""
+
+
+class Attempt:
+    """One trial, in the process that guards it."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        host: Callable[[], Host],
+        say: Callable[[str], None],
+        guards: Guards,
+        ping: Callable[[str], Met],
+    ) -> None:
+        self._asked = asked
+        self._new_host = host
+        self._host = host()
+        self._say = say
+        self._guards = guards
+        self._ping = ping
+        self._is_orphaned = False
+        self._deaths = 0
+        self._tried: Settings | None = asked.settings
+
+    def run(self) -> None:
+        """Make the change and guard it until the trial ends."""
+        try:
+            self._refuse_elsewhere()
+            with self._host.interface_lock(self._asked.name):
+                earlier = self._earlier()
+                if earlier is not None:
+                    self._join(earlier)
+                else:
+                    self._begin()
+        except WgqError as error:
+            self._guards.tell({"phase": trial.FAILED, "status": error.status, "message": str(error)})
+            self._guards.end()
+            return
+        if earlier is not None:
+            self._follow(earlier)
+        else:
+            self._guard()
+
+    def _refuse_elsewhere(self) -> None:
+        """WgqError for a tunnel in a network namespace of its own."""
+        settings, name = self._asked.settings, self._asked.name
+        where = netns.place(name, self._host)
+        inside = where.netns if where else settings.extras.netns if settings else ""
+        if inside:
+            raise WgqError(
+                f"{name} is in the network namespace {inside}: wgq try is for the one that it runs in",
+                remedy=f"A tunnel there cannot cut you off: wgq {self._asked.verb} {name}",
+            )
+
+    def _earlier(self) -> TrialFile | None:
+        """A trial that is under way; one without guards is over."""
+        directory, name = self._host.journal_directory, self._asked.name
+        file = trial.existing(directory, name)
+        if file is None:
+            return None
+        found = file.read()
+        if found is not None and file.is_guarded() and found.phase == trial.PENDING:
+            return file
+        if found is not None and file.is_guarded() and not found.is_over:
+            raise WgqError(f"a trial of {name} is {found.phase}", remedy="Try again when that is done.")
+        file.remove()
+        file.close()
+        return None
+
+    def _begin(self) -> None:
+        asked, host = self._asked, self._host
+        if asked.read is not None:
+            self._tried = commands.settings_of_file(asked.name, asked.read, host, self._say)
+        if asked.verb == "up":
+            commands.check_absent(asked.name, host)
+        self._before = restoring.look(asked.name, self._tried, host, asked.options)
+        if asked.verb == "down" and self._before.wanted is None:
+            raise WgqError(f"`{asked.name}' is not a WireGuard interface")
+        path = self._tried.path if self._tried else ""
+        begun = Trial(asked.verb, path, deadline=self._limit())
+        self._file = trial.begun(host.journal_directory, asked.name, begun)
+        self._guards.share(self._take_over, self._hangs, (self._file.descriptor,))
+        try:
+            self._change()
+        except RestartNeededError:
+            self._finish(trial.FAILED, remove=True)
+            raise
+        except Exception:
+            self._undo_failed_change()
+            raise
+        self._put_on_trial(self._file, begun)
+
+    def _limit(self) -> int:
+        """When a change that begins now counts as hanging."""
+        return trial.now() + int(max(self._asked.seconds, _LONGEST_CHANGE) * 1000)
+
+    def _hangs(self) -> bool:
+        found = self._file.read()
+        return found is not None and found.phase == trial.CHANGING and not found.left
+
+    def _change(self) -> None:
+        asked, host, say = self._asked, self._host, self._say
+        if asked.verb == "down":
+            # SaveConfig writes the state to the file that a rollback brings back: the file stays right either way.
+            commands.take_down(asked.name, self._tried, host, asked.options, say=say, save=self._save)
+            return
+        settings = asked.settings
+        if settings is None:
+            raise ValueError(asked.verb)
+        if asked.verb == "up":
+            commands.bring_up(settings, host, asked.options, say)
+        else:
+            reload = Reload(settings, host, asked.options, asked.wishes, say)
+            reload.check_save_config("wgq try reload --force")
+            reload.carry_out(reload.look())
+
+    def _save(self, settings: Settings) -> None:
+        from wgquick.executor.saving import cmd_save
+
+        cmd_save(settings, self._host, self._asked.options, self._say)
+
+    def _undo_failed_change(self) -> None:
+        """A failed `up` or `reload` has undone itself; a failed `down` has not."""
+        try:
+            restoring.go_back(self._before, self._tried, self._host, self._say)
+        except WgqError as error:
+            self._say(f"[!] {error}")
+        self._finish(trial.FAILED, remove=True)
+
+    def _put_on_trial(self, file: TrialFile, begun: Trial) -> None:
+        """The time counts from here."""
+        deadline = trial.now() + int(self._asked.seconds * 1000)
+        with self._host.lock():
+            file.write(begun._replace(phase=trial.PENDING, deadline=deadline))
+        self._guards.tell({"phase": trial.PENDING, "deadline": deadline})
+
+    def _join(self, file: TrialFile) -> None:
+        """Make another change of an interface that is on trial: the guard of the first takes back both."""
+        asked = self._asked
+        with self._host.lock():
+            earlier = file.read()
+            if earlier is None or earlier.phase != trial.PENDING or not earlier.left:
+                raise WgqError(f"the trial of {asked.name} is just ending", remedy="Try again.")
+            begun = earlier._replace(
+                verb=asked.verb, phase=trial.CHANGING, deadline=self._limit(), changes=earlier.changes + 1
+            )
+            file.write(begun)
+        self._file = file
+        self._say(f"[!] {asked.name} is on trial: this extends it, and a rollback takes back all of it")
+        self._guards.share(lambda: None, self._hangs, (file.descriptor,))
+        try:
+            if asked.read is not None:
+                self._tried = commands.settings_of_file(asked.name, asked.read, self._host, self._say)
+            self._change()
+        except Exception:
+            with self._host.lock():
+                file.write(earlier)
+            raise
+        self._put_on_trial(file, begun)
+        self._guards.end()
+
+    def _follow(self, file: TrialFile) -> None:
+        """Wait for the end of a trial that another process guards."""
+        met = self._criterion()
+        while True:
+            found = file.read()
+            if found is None or found.is_over or not file.is_guarded():
+                phase = found.phase if found and found.is_over else trial.FAILED
+                self._guards.tell(self._news(found._replace(phase=phase) if found else Trial("", phase=phase)))
+                return
+            self._confirm_if(met)
+            time.sleep(_PAUSE)
+
+    def _guard(self) -> None:
+        met = self._criterion()
+        while True:
+            found = self._file.read() or Trial(self._asked.verb, phase=trial.REJECTED)
+            if found.is_over:
+                self._finish(found.phase, remove=True)
+                return
+            if self._is_due(found):
+                if self._go_back():
+                    return
+                continue
+            if found.phase == trial.PENDING:
+                self._confirm_if(met)
+            self._guards.renew()
+            time.sleep(min(_PAUSE, max(found.left, 0.001)))
+
+    def _is_due(self, found: Trial) -> bool:
+        return (
+            self._is_orphaned
+            or self._guards.is_told_to_stop
+            or found.phase in (trial.REJECTED, trial.RETURNING)
+            or not found.left
+        )
+
+    def _take_over(self) -> None:
+        """Go on as the guard, in the standby."""
+        self._host = self._new_host()
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS:
+            self._finish(trial.FAILED, remove=False)
+            return
+        self._guards.share(self._take_over, self._hangs, (self._file.descriptor,))
+        found = self._file.read()
+        if found is not None and found.phase == trial.CHANGING and found.changes == 1:
+            self._is_orphaned = True  # nobody makes the change any more
+        self._guard()
+
+    def _go_back(self) -> bool:
+        """Roll back, under the interface's lock; False if it is not due any more."""
+        try:
+            with self._host.interface_lock(self._asked.name):
+                with self._host.lock():
+                    found = self._file.read()
+                    if found is not None and (found.is_over or not self._is_due(found)):
+                        return False
+                    found = found or Trial(self._asked.verb)
+                    self._file.write(found._replace(phase=trial.RETURNING))
+                fault = self._roll_back(found)
+        except WgqError:  # somebody else is at work on the interface
+            return False
+        if fault:
+            self._file.write(found._replace(phase=trial.FAILED, message=fault))
+            self._finish(trial.FAILED, remove=False)
+        else:
+            self._finish(trial.ROLLED_BACK, remove=True)
+        return True
+
+    def _roll_back(self, found: Trial) -> str:
+        """Restore what was before; the last error, or "" on success."""
+        tried = self._tried if found.changes == 1 else None
+        anew = (
+            self._is_orphaned and self._asked.verb == "down" and bool(tried and (tried.pre_down or tried.post_down))
+        )
+        fault = ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_BETWEEN_ATTEMPTS)
+            before = _with_any_port(self._before) if attempt % 2 else self._before
+            try:
+                restoring.go_back(before, tried, self._host, self._say, anew=anew or attempt >= _ATTEMPTS // 2)
+                return ""
+            except Exception as error:  # also a mistake of this program: there is nobody else to do it
+                fault = str(error)
+                self._say(f"[!] {fault}")
+        return fault
+
+    def _finish(self, phase: str, *, remove: bool) -> None:
+        """Note how it ended, tell it, and end the standby."""
+        with self._host.lock():
+            found = (self._file.read() or Trial(self._asked.verb))._replace(phase=phase)
+            self._file.write(found)
+            if remove:
+                self._file.remove()
+        if found.phase != trial.FAILED or not remove:  # a failed change is told as an error
+            self._guards.note(
+                f"{self._asked.name}: {self._asked.verb}: {phase}{found.message and ': '}{found.message}"
+            )
+            self._guards.tell(self._news(found))
+        self._guards.end()
+
+    def _news(self, found: Trial) -> dict[str, str | int]:
+        return {"phase": found.phase, "by": found.by, "status": 1, "message": found.message}
+
+    def _confirm_if(self, met: tuple[str, Met] | None) -> None:
+        """Confirm if the criterion is met."""
+        if met is None:
+            return
+        by, is_met = met
+        with suppress(WgqError, OSError):  # the interface is gone, or the time is up
+            if is_met():
+                trial.decide(self._asked.name, self._host, trial.CONFIRMED, by=by)
+
+    def _criterion(self) -> tuple[str, Met] | None:
+        if self._asked.ping:
+            return f"ping:{self._asked.ping}", self._ping(self._asked.ping)
+        if not self._asked.peers:
+            return None
+        name, wireguard = self._asked.name, self._host.wireguard
+        try:
+            device = wireguard.get(name)
+        except WgqError:
+            return None
+        has_endpoint = {peer.public_key: peer.endpoint is not None for peer in device.peers}
+        try:
+            awaited = waiting.chosen(name, has_endpoint, self._asked.peers, {})
+        except WgqError as error:
+            self._say(f"[!] {error}")
+            return None
+        earlier = None if self._asked.verb == "up" else device
+        wait = waiting.Wait(name, wireguard, awaited, earlier)
+        return "handshake", lambda: _has_shaken(wait, wireguard.get(name))
+
+
+def _has_shaken(wait: waiting.Wait, device: Device) -> bool:
+    wait.look(device, young_counts=False)
+    if wait.is_over:
+        return True
+    wait.provoke(device)
+    return False
+
+
+def _with_any_port(before: Before) -> Before:
+    """The state with any port, where another program has taken the earlier one."""
+    wanted = before.wanted
+    if wanted is None:
+        return before
+    return before._replace(wanted=wanted._replace(device=wanted.device._replace(listen_port=0)))

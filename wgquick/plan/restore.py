@@ -1,0 +1,221 @@
+"""The way back to an earlier state of an interface, through the same difference that a reload is made of. Pure.
+
+The wish is not a file but a snapshot of the host, so that what a file does not say comes back, too: a chosen port
+or mark, roamed endpoints, what hooks and `wg set` have added.
+"""
+
+from __future__ import annotations
+
+from wgquick.config.settings import Address, PeerSettings
+from wgquick.device import PeerConfig
+from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import KEY_LENGTH, Endpoint, Route, SecretKey
+from wgquick.plan import reload
+from wgquick.plan.desired import Desired
+from wgquick.plan.difference import Move, difference, owned_rules
+from wgquick.plan.given import Given
+from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, TakeBack
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from wgquick.config.settings import Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.net import FirewallRules, LinkAddress, Rule, SocketAddress
+    from wgquick.plan.applied import Applied, Known
+    from wgquick.plan.current import Current, LinkDns
+    from wgquick.plan.facts import DesiredFacts
+    from wgquick.plan.given import Earlier
+    from wgquick.plan.reload import DeviceChange
+    from wgquick.plan.steps import Undo
+
+_NO_KEY = SecretKey(bytes(KEY_LENGTH))
+_OTHER_TEXT = Given("?", 0, True, True)  # no endpoint's text, so that reload sets the endpoint
+
+
+class Wanted(NamedTuple):
+    """An earlier state: what the host had, the rules that were the tunnel's, and what the journal said."""
+
+    current: Current
+    device: Device
+    rules: tuple[Rule, ...]
+    dns: LinkDns
+    undos: tuple[Undo, ...] = ()
+    applied: Applied | None = None
+
+
+def wanted(
+    current: Current, device: Device, known: Known, undos: tuple[Undo, ...], applied: Applied | None
+) -> Wanted:
+    """The state to come back to."""
+    dns = current.dns
+    if applied is not None and not dns.servers:
+        dns = applied.dns  # not every resolvconf tells what it has
+    elif applied is not None:
+        dns = dns._replace(full_tunnel=applied.dns.full_tunnel)
+    return Wanted(current, device, owned_rules(current, known), dns, undos, applied)
+
+
+def settings_for_up(before: Wanted, file: Settings) -> Settings:
+    """The settings that `up` makes the earlier state from; `file` has the hooks and the table."""
+    device, link = before.device, before.current.link
+    return file._replace(
+        private_key=device.private_key,
+        listen_port=device.listen_port or None,
+        fwmark=device.fwmark or None,
+        addresses=_addresses(before.current.addresses),
+        dns=before.dns.servers,
+        dns_search=before.dns.search,
+        mtu=link.mtu if link else None,
+        peers=_peers(device),
+    )
+
+
+def endpoints(peers: Iterable[DevicePeer]) -> dict[Endpoint, SocketAddress]:
+    """The addresses of the endpoints that `settings_for_up` writes."""
+    return {_endpoint(peer.endpoint): peer.endpoint for peer in peers if peer.endpoint}
+
+
+def _endpoint(address: SocketAddress) -> Endpoint:
+    host = f"{address.address}%{address.scope}" if address.scope else address.address
+    return Endpoint(host, str(address.port))
+
+
+def _peers(device: Device) -> tuple[PeerSettings, ...]:
+    return tuple(
+        PeerSettings(
+            peer.public_key,
+            peer.preshared_key,
+            peer.allowed_ips,
+            endpoint=_endpoint(peer.endpoint) if peer.endpoint else None,
+            persistent_keepalive=peer.persistent_keepalive,
+        )
+        for peer in device.peers
+    )
+
+
+def _addresses(addresses: Iterable[LinkAddress]) -> tuple[Address, ...]:
+    """The addresses as a file would have them: the kernel lists the newest IPv6 address first."""
+    found = [each.prefix for each in addresses if not each.far and not each.is_link_local]
+    ordered = [p for p in found if p.family == 4] + [p for p in reversed(found) if p.family == 6]
+    return tuple(Address(prefix.address, prefix.length, str(prefix)) for prefix in ordered)
+
+
+def moves(
+    before: Wanted,
+    now: Current,
+    device: Device,
+    facts: DesiredFacts,
+    known: Known,
+    *,
+    given: tuple[Earlier, ...],
+    file: Settings,
+) -> tuple[Move, ...]:
+    """What is to be done on the way back; several rounds may be needed, until there is none.
+
+    `known` is what the journal says, `given` what the trial gave for its peers.
+    """
+    known = known._replace(
+        addresses=frozenset(each.prefix for each in now.addresses if not each.is_link_local),
+        routes=frozenset((route.destination, route.table) for route in now.routes if route.is_plain),
+        mtu=0,
+    )
+    first = tuple(_rules_back(before, now, known))
+    if first:
+        return first
+    aim = _desired(before, file)
+    change = _device_change(before, device, aim.settings, given)
+    aim = aim._replace(addresses=_in_their_order(aim, now))
+    return difference(aim, now, known, change, facts).moves
+
+
+def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:
+    """The same rules with the same preferences; a full tunnel's mark and table come later."""
+    has = owned_rules(now, known)
+    for rule in before.rules:
+        if rule not in now.rules:
+            yield Move(AddRule(rule))
+    for rule in has:
+        if rule not in before.rules:
+            yield Move(TakeBack(DeleteRule(rule)))
+
+
+def _desired(before: Wanted, file: Settings) -> Desired:
+    current, device = before.current, before.device
+    bare = file._replace(
+        private_key=device.private_key,
+        listen_port=device.listen_port,
+        fwmark=device.fwmark,
+        table="off",  # the routes are the snapshot's
+        pre_up=(),
+        post_up=(),
+        peers=_peers(device),
+    )
+    plain = tuple(dict.fromkeys((r.destination, r.table) for r in current.routes if r.is_plain))
+    return Desired(
+        bare,
+        {peer.public_key: peer for peer in bare.peers},
+        device.fwmark,
+        current.link.mtu if current.link else None,
+        has_automatic_mtu=False,
+        addresses=_addresses(current.addresses),
+        routes=tuple(Route(destination, current.name, table) for destination, table in plain),
+        rules=tuple(rule._replace(priority=None) for rule in before.rules),
+        firewall=_firewall(before),
+        dns=before.dns._replace(full_tunnel=bool(before.dns.full_tunnel)),
+        src_valid_mark=any(isinstance(undo, ReleaseSysctl) for undo in before.undos),
+    )
+
+
+def _firewall(before: Wanted) -> tuple[FirewallRules, ...]:
+    """The rules that stood; those of iptables cannot be read back, but the journal has them."""
+    recorded = {(r.kind, r.family): r for r in (before.applied.firewall if before.applied else ())}
+    stood = before.current.firewall
+    return tuple(r if r.fwmark else recorded.get((r.kind, r.family), r) for r in stood)
+
+
+def _in_their_order(aim: Desired, now: Current) -> tuple[Address, ...]:
+    """The addresses, but of a family with an address out of order none: they come back in the next round.
+
+    An address is added behind those that are there.
+    """
+    kept: list[Address] = []
+    for size in (4, 16):
+        mine = [(each.address, each.length) for each in aim.addresses if len(each.address) == size]
+        there = [(each.address, each.length) for each in _addresses(now.addresses)]
+        staying = [each for each in there if each in mine]
+        if staying == mine[: len(staying)]:
+            kept += [each for each in aim.addresses if len(each.address) == size]
+    return tuple(kept)
+
+
+def _device_change(before: Wanted, device: Device, settings: Settings, given: Collection[Earlier]) -> DeviceChange:
+    live = {peer.public_key: peer for peer in device.peers}
+    had = {peer.public_key: peer for peer in before.device.peers}
+    anew = [key for key, peer in had.items() if key in live and _is_to_forget(peer, live[key], given)]
+    kept = device._replace(peers=tuple(peer for peer in device.peers if peer.public_key not in anew))
+    earlier = {key.raw: _earlier(peer, live.get(key), before, given) for key, peer in had.items()}
+    change = reload.change(settings, before.device.fwmark, kept, earlier, endpoints(before.device.peers))
+    private_key = change.first.private_key
+    if before.device.private_key is None and device.private_key is not None:
+        private_key = _NO_KEY
+    peers = (*(PeerConfig(key, remove=True) for key in anew), *change.first.peers)
+    return change._replace(first=change.first._replace(private_key=private_key, peers=peers), notes=())
+
+
+def _is_to_forget(had: DevicePeer, live: DevicePeer, given: Iterable[Earlier]) -> bool:
+    """Whether the trial has set the endpoint of a peer that had none: a device forgets one with the peer alone."""
+    key = had.public_key.raw
+    is_set = any(new[key].endpoint for new in given if key in new)
+    return had.endpoint is None and live.endpoint is not None and is_set
+
+
+def _earlier(had: DevicePeer, live: DevicePeer | None, before: Wanted, given: Iterable[Earlier]) -> Given:
+    """What makes `reload.change` set the endpoint if the trial has changed it, and leave one that has roamed."""
+    key = had.public_key.raw
+    old = before.applied.peers.get(key) if before.applied else None
+    texts = {new[key].endpoint for new in given if key in new}
+    has_roamed = old is not None and texts <= {old.endpoint} and live is not None and live.endpoint is not None
+    if not has_roamed or had.endpoint is None:
+        return _OTHER_TEXT
+    return _OTHER_TEXT._replace(endpoint=str(_endpoint(had.endpoint)))
