@@ -1,4 +1,4 @@
-"""The fault matrix as data: each fault with the code that doctor is to name first, and set-ups with no fault.
+"""The fault matrix as data: each fault with the code that doctor names first, and set-ups without a fault.
 
 A case makes two machines (tests.faults.world), brings a tunnel up at both ends, lets it work once, injects its
 fault by scripts, and runs doctor. `@NAME@` stands for a key. Where the fault keeps the tunnel from coming up,
@@ -23,7 +23,7 @@ NO_COUNTERS = "nobody counts packets with a source that AllowedIPs lack"
 
 
 class Case(NamedTuple):
-    """One set-up and what happens to it. Scripts are bash, run with -e.
+    """One set-up, and what changes it. Scripts are bash, run with -e.
 
     `before` runs at each place before the tunnel comes up, `after` when it has worked. `at` is where doctor runs.
     `absent` says of a backend why it cannot be tried on it. `wants` is the address to be reached before the fault,
@@ -43,13 +43,13 @@ class Case(NamedTuple):
     starts: bool = True
     wants: str = "10.66.0.1"
     kills: bool = False
-    """The daemon here is killed."""
+    """Whether the daemon here is killed."""
     pings: str = ""
-    """What is pinged from here all the time."""
+    """The address that is pinged from here until the end."""
     twin: bool = False
-    """The router is a second client with the same key, and pings too."""
+    """Whether the router is a second client with the same key, and pings too."""
     says: str = ""
-    """What doctor's text has among other things: the rule that drops packets, for example."""
+    """A part of doctor's text: the rule that drops packets, for example."""
     at: str = "here"
     absent: Mapping[str, str] = MappingProxyType({})
     options: Options = Options(backend="userspace")
@@ -57,7 +57,7 @@ class Case(NamedTuple):
 
 
 def edited(text: str, *changes: tuple[str, str]) -> str:
-    """The text with words replaced, each of which it must have."""
+    """The text with parts replaced; the text has each of them."""
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new)
@@ -382,4 +382,4 @@ CASES = [
     for backend in BACKENDS
     if backend == OURS or case.name in ON_BOTH or backend in case.absent
 ]
-"""What is tried in each run, with the backend at both ends; `python -m tests.faults.page` tries all."""
+"""The cases of each run, with the backend at both ends; `python -m tests.faults.page` tries all."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Outcome(NamedTuple):
     """Doctor's first code ("" for none) and severity, the number of findings beside infos, seconds, and the text.
 
-    `fault` is the error that prevented the trial. `absent` is the confirmed reason for not trying the case.
+    `fault` is the error that stopped the trial. `absent` is the confirmed reason why the case does not apply.
     """
 
     code: str
@@ -38,11 +38,15 @@ class Outcome(NamedTuple):
 
 
 def judged(case: Case, backend: str, outcome: Outcome) -> str:
-    """What is wrong with an outcome; "" if it is the expected one."""
+    """What is wrong with an outcome; "" if it is as expected."""
     if outcome.fault:
         return outcome.fault
     if outcome.absent or backend in case.absent:
-        return "" if outcome.absent == case.absent.get(backend) else "tried or left out contrary to the case"
+        return (
+            ""
+            if outcome.absent == case.absent.get(backend)
+            else "the case and the trial disagree about whether it was tried"
+        )
     if not case.code:
         return outcome.text if outcome.loud else ""
     is_right = (outcome.code, outcome.severity) == (case.code, CODES[case.code].severity)
@@ -50,7 +54,7 @@ def judged(case: Case, backend: str, outcome: Outcome) -> str:
 
 
 def attempt(case: Case, backend: str) -> Outcome:
-    """Try the case; an error on the way becomes the outcome's `fault`."""
+    """Try the case; an error becomes the outcome's `fault`."""
     try:
         with world() as made:
             return _tried(made, case, backend)

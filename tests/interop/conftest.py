@@ -30,7 +30,7 @@ def aged_tunnels() -> Iterator[AgedTunnels]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _begun_early(request: pytest.FixtureRequest) -> None:
+def _start_early(request: pytest.FixtureRequest) -> None:
     if any(uses_aged_tunnels(item) for item in request.session.items):
         request.getfixturevalue("aged_tunnels")
 

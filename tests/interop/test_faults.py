@@ -50,7 +50,7 @@ def test_a_tunnel_works_both_ways_over_the_worst_wire(roles: tuple[str, str], ve
             pass
 
 
-def test_each_datagram_arrives_once_despite_duplication_and_corruption() -> None:
+def test_datagrams_arrive_once_despite_duplicates_and_corruption() -> None:
     with wired_pair(WGQ, WGQ) as (left, right, wire):
         left.ping(right)
         wire.treat(Faults(duplication=1))

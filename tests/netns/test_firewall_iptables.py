@@ -325,7 +325,7 @@ def test_down_removes_what_up_added(machine: Namespace, variant: str, journal: s
 
 
 def test_a_full_tunnel_with_nftables_does_not_use_iptables(machine: Namespace) -> None:
-    """Neither a program nor a module: they would slow up down."""
+    """It runs no iptables program and imports no iptables module: they would slow down `up`."""
     wg_quick = WgQuick(machine, "nft")
     for program in PROGRAMS.values():
         for part in ("", "-save", "-restore"):
@@ -425,7 +425,7 @@ def test_without_the_library_the_legacy_program_is_found(machine: Namespace) -> 
     assert not rules(machine)
 
 
-def test_without_the_library_an_error_in_the_second_table_leaves_nothing(machine: Namespace) -> None:
+def test_an_error_in_the_second_table_leaves_nothing(machine: Namespace) -> None:
     real = "/usr/sbin/iptables-legacy-restore"
     refusing = f'case $1 in -V) exec {real} -V;; esac; sed "/mangle/,/COMMIT/s/CONNMARK/NONE/" | {real} "$@"'
     install(machine, "iptables-legacy-restore", refusing, "legacy")

@@ -1,4 +1,4 @@
-"""A full tunnel and its watch beside the programs that manage a host's network and firewall, the real ones."""
+"""A full tunnel and its watch beside real network and firewall managers."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ def machine() -> Iterator[Namespace]:
 
 
 def sweep(machine: Namespace) -> None:
-    """Have networkd remove foreign rules: it does for each link that it begins to configure."""
+    """Make networkd remove foreign rules, as it does for each new link that it manages."""
     machine.run(["ip", "rule", "add", "not", "fwmark", "7", "table", "777"])
     machine.run(["ip", "link", "add", "nd0", "type", "veth", "peer", "name", "nd1"])
     until(lambda: "lookup 777" not in rules(machine))
 
 
-def comes_back(
+def assert_restored(
     machine: Namespace,
     watch: Watch,
-    take: Callable[[], object],
+    delete: Callable[[], object],
     *events: str,
     of: Callable[[Namespace], str] = state,
 ) -> None:
-    """Have somebody take things away; hold the watch to two seconds after that, on a machine that is not loaded."""
+    """Delete things with `delete`; the watch restores them within two seconds, more on a loaded machine."""
     before = of(machine)
-    take()
+    delete()
     done = time.time()
     for event in events:
         watch.await_event(event)
@@ -71,8 +71,8 @@ def comes_back(
 
 
 async def given_up() -> Event:
-    """The event by which a watch gives up."""
-    pace.PAUSE = 0.05  # after the first ten it would be one each five seconds
+    """The gave-up event of a watch."""
+    pace.PAUSE = 0.05  # instead of five seconds after the first ten events
     async with aclosing(wgquick.watch()) as events:
         async for event in events:
             if event.event == "gave-up":
@@ -81,7 +81,7 @@ async def given_up() -> Event:
 
 
 def test_networkd_spares_the_rules_of_a_tunnel(machine: Namespace) -> None:
-    """Those of any other program it removes."""
+    """It removes the rules of other programs."""
     install_networkd(machine, nd0=MANAGED)
     wgq(machine, "up", "wg0")
     before = rules(machine)
@@ -98,18 +98,18 @@ def test_wg_quick_finds_the_rules_that_networkd_spares(machine: Namespace) -> No
     assert rules(machine) == before
 
 
-def test_what_networkd_removes_comes_back(machine: Namespace, tmp_path: Path) -> None:
-    """A file of networkd's matches the tunnel: a reconfiguration removes its addresses and routes."""
+def test_the_watch_restores_what_networkd_removes(machine: Namespace, tmp_path: Path) -> None:
+    """A .network file matches the tunnel: networkctl reconfigure removes its addresses and routes."""
     install_networkd(machine, wg=TAKEN)
     start_networkd(machine)
     wgq(machine, "up", "wg0")
     with watching(machine, tmp_path) as watch:
         reconfigure = ["networkctl", "reconfigure", "wg0"]
-        comes_back(machine, watch, lambda: machine.run(reconfigure), "address-restored", "route-restored")
+        assert_restored(machine, watch, lambda: machine.run(reconfigure), "address-restored", "route-restored")
         assert watch.events("address-restored")[0]["culprit"] == "systemd-network"
 
 
-def test_a_fight_with_networkd_is_given_up_by_its_name(machine: Namespace) -> None:
+def test_the_watch_gives_up_against_networkd_and_names_it(machine: Namespace) -> None:
     install_networkd(machine, wg=TAKEN)
     start_networkd(machine)
     wgq(machine, "up", "wg0")
@@ -119,7 +119,7 @@ def test_a_fight_with_networkd_is_given_up_by_its_name(machine: Namespace) -> No
     assert event.culprit.startswith("systemd-network")
 
 
-def test_resolv_conf_that_network_manager_writes_anew_comes_back(tmp_path: Path) -> None:
+def test_the_watch_restores_resolv_conf_after_network_manager(tmp_path: Path) -> None:
     with host() as machine:
         machine.run(["sh", "-c", "ip link add up0 type veth peer name up1; ip link set up1 up"])
         install_network_manager(machine)
@@ -136,7 +136,7 @@ def test_resolv_conf_that_network_manager_writes_anew_comes_back(tmp_path: Path)
             until(lambda: "10.0.0.53" not in machine.out("cat", "/etc/resolv.conf") or bool(watch.events()))
 
         with watching(machine, tmp_path) as watch:
-            comes_back(machine, watch, restart, "dns-restored")
+            assert_restored(machine, watch, restart, "dns-restored")
             assert {each["event"] for each in watch.events()} == {"dns-restored"}
         wgq(machine, "down", "wg0")
         assert "nameserver 192.0.2.54" in machine.out("cat", "/etc/resolv.conf")
@@ -158,29 +158,31 @@ def chains(machine: Namespace) -> str:
     return machine.out("sh", "-c", "(iptables-save; ip6tables-save) | grep wg-quick || :")
 
 
-def test_firewalld_takes_its_own_tables_alone(machine: Namespace, tmp_path: Path) -> None:
-    """Another program's `nft flush ruleset` takes those of both."""
+def test_a_firewalld_reload_spares_the_tunnels_tables(machine: Namespace, tmp_path: Path) -> None:
+    """`nft flush ruleset` of another program deletes the tunnel's as well."""
     firewalld.firewalld(machine)
     wgq(machine, "up", "wg0")
     with watching(machine, tmp_path) as watch:
         before = tables(machine)
         machine.run(["sh", "-c", RELOAD])
         assert tables(machine) == before
-        comes_back(machine, watch, lambda: machine.run(["nft", "flush", "ruleset"]), "firewall-restored", of=tables)
+        assert_restored(
+            machine, watch, lambda: machine.run(["nft", "flush", "ruleset"]), "firewall-restored", of=tables
+        )
         assert {each["culprit"] for each in watch.events()} == {"nft"}
 
 
-def test_what_firewalld_flushes_of_iptables_comes_back(machine: Namespace, tmp_path: Path) -> None:
+def test_the_watch_restores_iptables_after_firewalld(machine: Namespace, tmp_path: Path) -> None:
     """A reload flushes all tables of iptables (FlushAllOnReload= in firewalld.conf(5))."""
     firewalld.firewalld(machine, "iptables")
     wgq(machine, "up", "wg0", "--firewall", "iptables")
     with watching(machine, tmp_path) as watch:
-        comes_back(machine, watch, lambda: machine.run(["sh", "-c", RELOAD]), "firewall-restored", of=chains)
+        assert_restored(machine, watch, lambda: machine.run(["sh", "-c", RELOAD]), "firewall-restored", of=chains)
         assert {each["text"] for each in watch.events()} == {"iptables rules of IPv4", "iptables rules of IPv6"}
 
 
-def test_a_fight_with_firewalld_is_given_up_by_its_name(machine: Namespace) -> None:
-    """Its own rules come by nft(8) or iptables-restore(8), which are seen."""
+def test_the_watch_gives_up_against_firewalld_and_names_it(machine: Namespace) -> None:
+    """firewalld works with nft(8) or iptables-restore(8), which the watch sees."""
     firewalld.firewalld(machine)
     wgq(machine, "up", "wg0")
     machine.popen(["sh", "-c", "while nft flush ruleset; do sleep 0.3; done"])
