@@ -42,7 +42,7 @@ _wgq() {
 	[[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		up | down | reload | try | confirm | save | strip | check | allowed-ips | doctor | rehearse | trace | show | exec | status | wait | watch | metrics) verb=$word && break ;;
+		up | down | reload | try | confirm | plan | diff | save | strip | check | allowed-ips | doctor | rehearse | trace | show | exec | status | wait | watch | metrics) verb=$word && break ;;
 		esac
 	done
 	case $prev in
@@ -81,6 +81,8 @@ _wgq() {
 	reload:-*) _wgq_from '--dry-run --json --or-restart --keep-foreign --no-wait-for-dns --wait --wait-for --force --backend --firewall --dns --name --strict --help' ;;
 	try:-*) _wgq_from '--timeout --confirm-when --json --or-restart --keep-foreign --force --backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --help' ;;
 	confirm:-*) _wgq_from '--extend --reject --help' ;;
+	plan:-*) _wgq_from '--json --offline --keep-foreign --force --backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --netns --help' ;;
+	diff:-*) _wgq_from '--json --keep-foreign --firewall --dns --name --help' ;;
 	save:-*) _wgq_from '--dns --help' ;;
 	strip:-*) _wgq_from '--name --help' ;;
 	check:-*) _wgq_from '--live --json --fix --help' ;;
@@ -94,13 +96,15 @@ _wgq() {
 	wait:-*) _wgq_from '--timeout --for --help' ;;
 	watch:-*) _wgq_from '--json --once --check-only --exec --help' ;;
 	metrics:-*) _wgq_from '--names --textfile --listen --help' ;;
-	:*) _wgq_from 'up down reload try confirm save strip check allowed-ips doctor rehearse trace show exec status wait watch metrics' ;;
+	:*) _wgq_from 'up down reload try confirm plan diff save strip check allowed-ips doctor rehearse trace show exec status wait watch metrics' ;;
 	*:*/*) compopt -o nospace -o filenames 2>/dev/null; _wgq_files ;;
 	up:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	down:*) _wgq_from "$(_wgq_interfaces)" ;;
 	reload:*) _wgq_from "$(_wgq_interfaces)" ;;
 	try:*) if [[ $prev == try ]]; then _wgq_from 'up reload down'; else _wgq_from "$(_wgq_configurations)" && _wgq_files; fi ;;
 	confirm:*) _wgq_from "$(_wgq_interfaces)" ;;
+	plan:*) if [[ $prev == plan ]]; then _wgq_from 'up down reload'; else _wgq_from "$(_wgq_configurations)" && _wgq_files; fi ;;
+	diff:*) _wgq_from "$(_wgq_interfaces)" ;;
 	save:*) _wgq_from "$(_wgq_interfaces)" ;;
 	strip:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;
 	check:*) _wgq_from "$(_wgq_configurations)" && _wgq_files ;;

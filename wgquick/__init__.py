@@ -5,9 +5,11 @@ The names are imported at their first use (PEP 562), so `import wgquick` itself 
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False  # instead of importing typing, which would take most of this package's import time
 if TYPE_CHECKING:
-    from wgquick.api import confirm, down, ensure, parse, read, reload, save, status, tunnel, up, wait, watch
+    from wgquick.api import confirm, down, ensure, parse, plan, read, reload, save, status, tunnel, up, wait, watch
     from wgquick.config.models import Interface, Peer, WgQuickConfig
     from wgquick.errors import (
         BatchError,
@@ -37,6 +39,7 @@ __all__ = [
     "down",
     "ensure",
     "parse",
+    "plan",
     "read",
     "reload",
     "save",
@@ -53,6 +56,7 @@ _HOMES = {
         "down",
         "ensure",
         "parse",
+        "plan",
         "read",
         "reload",
         "save",
@@ -87,3 +91,14 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(type(sys)):  # type: ignore[misc]  # ModuleType, without importing types
+    """Keeps the functions `plan` and `status` when the subpackages of the same names are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, type(sys))):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import NoReturn, TypeVar
 
+    from wgquick.config.document import Document
     from wgquick.config.models import WgQuickConfig
     from wgquick.counters import Diagnostics
     from wgquick.device import Device
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
     from wgquick.executor.commands import FileForDown
     from wgquick.executor.ensuring import Ensured
     from wgquick.executor.netns import Place
+    from wgquick.executor.planning import Ground
     from wgquick.executor.reloading import Outcome, Wishes
     from wgquick.executor.trial import Seen
     from wgquick.executor.trying import Asked
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
+    from wgquick.plan.places import Places
+    from wgquick.plan.planned import Plan
     from wgquick.ports import Guarded, Host, WireGuard
     from wgquick.rehearsal import Report
     from wgquick.routing import Query
@@ -49,6 +53,9 @@ if TYPE_CHECKING:
     Transcript = Callable[[str], None]
     Config = WgQuickConfig | Settings
     Either = TypeVar("Either", WgQuickConfig, Settings)
+
+PLANNED = ("up", "down", "reload")
+"""The verbs that `plan` knows, besides "diff"."""
 
 
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
@@ -265,6 +272,108 @@ def trials() -> list[Seen]:
     from wgquick.executor import trial
 
     return list(trial.all_seen(_host(_say_nothing).journal_directory))
+
+
+def plan(
+    verb: str,
+    config: Config | str | PathLike[str],
+    options: Options | None = None,
+    transcript: Transcript | None = None,
+    wishes: Wishes | None = None,
+    *,
+    name: str | None = None,
+    changed: Callable[[Settings], Settings] = lambda settings: settings,
+    offline: bool = False,
+    ssh_connection: str = "",
+) -> Plan:
+    """What `up`, `down` or `reload` would do to the interface, or with "diff" what of it is not as the file says.
+
+    `config` is a configuration or a source, as for `read`; only a source gives the changes' places. Nothing is
+    changed. `changed` is applied to the settings. With `offline` nothing is read from this host; then a plan of
+    `reload` or a diff makes no sense. `ssh_connection` is SSH_CONNECTION of the session that a change may cut off.
+    An error is raised where the verb would raise it.
+    """
+    from wgquick.diagnosis.keys import public_key_of
+    from wgquick.executor import planning
+    from wgquick.executor.reloading import Wishes
+    from wgquick.plan.places import Places
+    from wgquick.system.nowhere import Nowhere
+
+    if verb not in (*PLANNED, "diff"):
+        raise ValueError(f"no plan of {verb}")
+    say = _line_by_line(transcript)
+    found, settings, places = _for_plan(verb, config, say, name)
+    settings = settings and changed(settings)
+    host = cast("Host", Nowhere()) if offline else _host(say)
+    where = None if offline else _place(found, host)
+    ground = planning.Ground(host, _checked(options), places or Places(""), public_key_of, offline)
+    if where is not None or (settings is not None and settings.extras.netns and not offline):
+        from wgquick.executor import planning_elsewhere
+
+        return planning_elsewhere.plan(verb, found, settings, ground, wishes or Wishes(), where, Nowhere)
+    if verb == "down":
+        made = planning.plan_down(found, settings, ground)
+    elif settings is None:
+        raise WgqError("there is no configuration", where=found)
+    elif verb == "up":
+        made = planning.plan_up(settings, ground, wishes or Wishes())
+    elif verb == "reload":
+        made = planning.plan_reload(settings, ground, wishes or Wishes())
+    else:
+        made = planning.diff(settings, ground, wishes or Wishes())
+    if ssh_connection and not offline and made.changes and verb != "diff":
+        warning = _cut_off(verb, found, settings, ground, ssh_connection)
+        made = made._replace(notes=(*made.notes, *([warning] if warning else [])))
+    return made
+
+
+def _for_plan(
+    verb: str, config: Config | str | PathLike[str], say: Transcript, name: str | None
+) -> tuple[str, Settings | None, Places | None]:
+    """The interface, its settings and their places. `down` needs no file if there is something to take down."""
+    try:
+        source = fspath(cast("str", config))
+    except TypeError:
+        settings = _settings(cast("Config", config))
+        return valid_name(settings.name), settings, None
+    from wgquick.config.location import interface_name, locate
+    from wgquick.config.location import read as read_document
+    from wgquick.config.reading import STANDARD_INPUT_PATH, read_for_down, read_settings
+    from wgquick.plan.places import Places
+
+    if verb == "down":
+        found = valid_name(name) if name else interface_name(source)
+        try:
+            place = locate(source, name)
+        except WgqError:
+            if not _is_left(found):
+                raise
+            return found, None, None
+        settings, faults = read_for_down(place, say)
+        document = read_document(place) if place.file else None
+        return found, None if faults else settings, Places(place.path, document)
+    place = locate(source, name)
+    documents: list[Document] = []
+    settings = read_settings(place, say, sound=lambda _, document: documents.append(document))
+    return place.name, settings, Places(place.path or STANDARD_INPUT_PATH, documents[0])
+
+
+def _cut_off(verb: str, name: str, settings: Settings | None, ground: Ground, connection: str) -> str:
+    """A remark if the change cuts off the SSH session, by a trace on the planned state; "" if it does not."""
+    from wgquick.diagnosis import cut_off
+    from wgquick.diagnosis.keys import public_key_of
+    from wgquick.executor import snapshot as executor_snapshot
+    from wgquick.plan.desired import desired
+    from wgquick.system.snapshot import snapshot
+
+    seen = snapshot(public_key_of)
+    after = cut_off.without(seen, name)
+    if verb != "down" and settings is not None:
+        now = executor_snapshot.current(name, ground.host, ground.options)
+        facts = executor_snapshot.facts(settings, now, ground.host, ground.options)
+        after = cut_off.planned(after, desired(settings, facts))
+    found = cut_off.cut_off(seen, after, connection)
+    return f"[!] {found}: `wgq try {verb} {name}' takes that back by itself" if found else ""
 
 
 def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:

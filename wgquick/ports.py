@@ -259,6 +259,9 @@ class Userspace(Protocol):
     def kernel_has_wireguard(self) -> bool:
         """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
 
+    def kernel_offers_wireguard(self) -> bool:
+        """Whether the kernel has WireGuard or a module of it to load; nothing is loaded."""
+
     def choose(self) -> tuple[str, str] | None:
         """The program to run and the reason for the choice; None if there is none."""
 

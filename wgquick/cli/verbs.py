@@ -48,6 +48,14 @@ def run(verb: str, targets: list[str], given: Given) -> int:
             from wgquick.cli.trying import confirm
 
             confirm(targets[0], given)
+        case "plan":
+            from wgquick.cli.plan import plan
+
+            return plan(targets[0], targets[1], given)
+        case "diff":
+            from wgquick.cli.plan import diff
+
+            return diff(targets[0], given)
         case "save":
             save(targets[0], given)
         case "strip":

@@ -81,6 +81,26 @@ def cut_off(before: Snapshot, after: Snapshot, connection: str) -> str:
     return f"{what} go into {then.links[0]} after this"
 
 
+def without(seen: Snapshot, name: str) -> Snapshot:
+    """The namespace after `down` of an interface: without its link, its routes and its full tunnel's rules."""
+    device = seen.devices.get(name)
+    mark = device.device.fwmark if device is not None else 0
+    return seen._replace(
+        links={each: link for each, link in seen.links.items() if each != name},
+        devices={each: device for each, device in seen.devices.items() if each != name},
+        routes={
+            family: tuple(
+                route for route in routes if all(hop.link != name for hop in route.hops) or not route.hops
+            )
+            for family, routes in seen.routes.items()
+        },
+        rules={
+            family: tuple(rule for rule in rules if not (mark and rule.fwmark == rule.table == mark))
+            for family, rules in seen.rules.items()
+        },
+    )
+
+
 def planned(seen: Snapshot, wanted: Desired) -> Snapshot:
     """The namespace after `up` of what is wanted, without what only hooks know, and without the device's peers."""
     name = wanted.settings.name

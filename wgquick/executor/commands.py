@@ -41,22 +41,30 @@ def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
 
 
 def bring_up(
-    settings: Settings, host: Host, options: Options, say: Say, found: EndpointFacts | None = None
+    settings: Settings,
+    host: Host,
+    options: Options,
+    say: Say,
+    found: EndpointFacts | None = None,
+    *,
+    execution: Callable[..., Execution] = Execution,
 ) -> None:
     """What cmd_up does, for a caller that holds the interface's lock.
 
-    `found` has the resolved endpoints if an active kill switch already blocks DNS queries.
+    `found` has the resolved endpoints if an active kill switch already blocks DNS queries. `execution` makes what
+    takes the steps.
     """
     name = settings.name
     check_absent(name, host)
     plan_traffic.check(settings)
     journal = Journal(host.journal_directory, name)
     earlier = traffic.standing(journal.read())
-    _recover(name, journal, host, options, say, keeps_guard=settings.extras.kill_switch)
+    recovery = execution(host, options, _say_nothing, journal)
+    _recover(name, journal, host, options, say, run=recovery, keeps_guard=settings.extras.kill_switch)
     leftovers.clean(host, say)
     if not settings.pre_up and any(peer.allowed_ips for peer in settings.peers):
         observe.table(settings, host)  # a PreUp hook may still add its name to rt_tables
-    run = Execution(host, options, say, journal, settings.path, settings)
+    run = execution(host, options, say, journal, settings.path, settings)
     try:
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
         journal.start(settings.path, later, contained=host.is_contained)
@@ -124,9 +132,16 @@ def _stages(
 
 
 def _recover(
-    name: str, journal: Journal, host: Host, options: Options, say: Say, *, keeps_guard: bool = False
+    name: str,
+    journal: Journal,
+    host: Host,
+    options: Options,
+    say: Say,
+    *,
+    run: Execution,
+    keeps_guard: bool = False,
 ) -> None:
-    """Undo what a killed run has left behind. With `keeps_guard` its kill switch stays."""
+    """Undo by `run` what a killed run has left behind. With `keeps_guard` its kill switch stays."""
     record = journal.read()
     if record is None:
         return
@@ -136,7 +151,7 @@ def _recover(
     undos = _leftovers(record, host, options)
     if keeps_guard:
         undos = traffic.without_guard(undos)
-    faults = Execution(host, options, _say_nothing, journal).take_back(undos)
+    faults = run.take_back(undos)
     host.userspace.clear(name)
     if faults:
         raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is fixed.")
@@ -202,6 +217,7 @@ def take_down(
     say: Say,
     save: Save,
     keeps_guard: bool = False,
+    execution: Callable[..., Execution] = Execution,
 ) -> None:
     """What `cmd_down` does, for a caller that holds the lock. With `keeps_guard` the kill switch stays."""
     journal = Journal(host.journal_directory, name)
@@ -210,7 +226,7 @@ def take_down(
         return
     departure = _departure(name, settings, record, host, options, say=say)
     path = settings.path if settings else record.path if record else ""
-    run = Execution(host, options, say, journal, path, settings)
+    run = execution(host, options, say, journal, path, settings)
     _run_pre_down(name, departure.before, run, options, say=say)
     # Settings from standard input have no file to save to.
     if departure.savable and settings is not None and settings.save_config and settings.path:
@@ -236,7 +252,13 @@ def take_down(
 
 
 def restart(
-    settings: Settings, host: Host, options: Options, say: Say, resolved: Mapping[Endpoint, SocketAddress]
+    settings: Settings,
+    host: Host,
+    options: Options,
+    say: Say,
+    resolved: Mapping[Endpoint, SocketAddress],
+    *,
+    execution: Callable[..., Execution] = Execution,
 ) -> None:
     """Take the interface down and bring it up as its file says now; the caller holds the interface's lock.
 
@@ -250,10 +272,19 @@ def restart(
         undos = record.undos if record else ()
         found = traffic.endpoints(settings, traffic.standing(record), host, resolved)
         kept = journal if record else NoJournal(settings.name)
-        traffic.guard(settings, found, host, Execution(host, options, say, kept, promised=undos))
+        traffic.guard(settings, found, host, execution(host, options, say, kept, promised=undos))
     bare = settings._replace(save_config=False)
-    take_down(settings.name, bare, host, options, say=say, save=lambda _: None, keeps_guard=wants_guard)
-    bring_up(settings, host, options, say, found)
+    take_down(
+        settings.name,
+        bare,
+        host,
+        options,
+        say=say,
+        save=lambda _: None,
+        keeps_guard=wants_guard,
+        execution=execution,
+    )
+    bring_up(settings, host, options, say, found, execution=execution)
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

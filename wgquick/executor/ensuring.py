@@ -69,7 +69,7 @@ def _here(
         commands.bring_up(settings, host, options, say)
         trial.supersede(host.journal_directory, name, say)
         return Ensured("up")
-    if _is_unfinished(name, link, host):
+    if is_unfinished(name, link, host):
         say(f"[!] {name} was not brought up completely: starting anew")
         commands.restart(settings, host, options, say, {})
         return Ensured("up")
@@ -106,7 +106,7 @@ def _elsewhere(
         return _here(inside, inner, options, wishes, say, before_up)
 
 
-def _is_unfinished(name: str, link: Link, host: Host) -> bool:
+def is_unfinished(name: str, link: Link, host: Host) -> bool:
     """Whether the link is what a killed `up` has left: nobody relies on it yet, and its hooks never ran."""
     record = Journal(host.journal_directory, name).read()
     if record is None or record.complete or record.unread:

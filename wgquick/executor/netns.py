@@ -119,7 +119,7 @@ def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None
     if not settings.extras.netns:
         commands.bring_up(settings, host, options, say)
         return
-    _check_wishes(settings, host, options)
+    check_wishes(settings, host, options)
     _check_free(settings, host)
     try:
         _up(settings, host, options, say)
@@ -131,7 +131,7 @@ def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None
         raise
 
 
-def _check_wishes(settings: Settings, host: Host, options: Options) -> None:
+def check_wishes(settings: Settings, host: Host, options: Options) -> None:
     """WgqError, before anything is changed, if the tunnel cannot be in a namespace."""
     if traffic.is_wanted(settings):
         what = "kill-switch, exclude and keep-inbound have no use with netns: nothing but the tunnel is inside"
@@ -333,7 +333,7 @@ def _reasons(wanted: str, there: str) -> tuple[str, ...]:
 def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """Take the tunnel down where it is, and bring it up in the file's namespace; the caller holds the lock."""
     name, bare = settings.name, settings._replace(save_config=False)
-    _check_wishes(settings, host, options)
+    check_wishes(settings, host, options)
     say(f"[!] Restarting {name} for {moved(settings, host)[0]}")
     where = place(name, host)
     if where is None:

@@ -74,6 +74,17 @@ class Userspace:
         """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
         return os.path.exists(_MODULE)
 
+    def kernel_offers_wireguard(self) -> bool:
+        """Whether the kernel has WireGuard or a module of it to load; nothing is loaded."""
+        if self.kernel_has_wireguard():
+            return True
+        directory = f"/lib/modules/{os.uname().release}"
+        for name in ("modules.dep", "modules.builtin"):
+            with suppress(OSError), open(f"{directory}/{name}", "rb") as modules:
+                if any(b"/net/wireguard/wireguard.ko" in line.partition(b":")[0] for line in modules):
+                    return True
+        return False
+
     def choose(self) -> tuple[str, str] | None:
         """The program to run and why it is this one; None if there is none."""
         return next(iter(candidates(self._environ, programs.find)), None)

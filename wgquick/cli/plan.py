@@ -1,0 +1,76 @@
+"""`wgq plan` and `wgq diff`: what a verb would do, and how a live interface differs from its file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from wgquick import api
+from wgquick.cli import privilege, verbs
+from wgquick.cli.streams import say
+from wgquick.errors import WgqError
+from wgquick.executor.reloading import Wishes
+from wgquick.show import plan as show
+
+if TYPE_CHECKING:
+    from wgquick.cli.verbs import Given
+    from wgquick.options import Options
+    from wgquick.plan.planned import Plan
+
+_CHANGES = 2
+
+
+def plan(verb: str, target: str, given: Given) -> int:
+    """Print what a verb would do: 0 nothing, 2 something."""
+    if verb not in api.PLANNED:
+        raise WgqError(f"`{verb}' cannot be planned", remedy=f"Choose one of: {', '.join(api.PLANNED)}.")
+    is_offline = "offline" in given
+    if is_offline and verb == "reload":
+        raise WgqError("reload compares with the live interface", remedy="Leave --offline out.")
+    return _tell(verb, target, given, is_offline=is_offline)
+
+
+def diff(target: str, given: Given) -> int:
+    """Print what of a live interface is not as its file says: 0 nothing, 2 something."""
+    return _tell("diff", target, given)
+
+
+def _tell(verb: str, target: str, given: Given, *, is_offline: bool = False) -> int:
+    options = verbs.options_of(given)
+    if not is_offline:
+        privilege.acquire()
+    as_json = "json" in given
+    try:
+        found = _made(verb, target, given, options, is_offline=is_offline)
+    except WgqError as error:
+        error.status = 1  # whatever the verb's own status would be: 2 means changes
+        raise
+    if as_json:
+        verbs.write(show.json_text(found))
+    else:
+        _tell_text(found)
+    return _CHANGES if found.changes or found.restart else 0
+
+
+def _made(verb: str, target: str, given: Given, options: Options, *, is_offline: bool) -> Plan:
+    return api.plan(
+        verb,
+        target,
+        options,
+        None if "json" in given else say,
+        Wishes(force="force" in given, keep_foreign="keep-foreign" in given),
+        name=verbs.name_of(given),
+        changed=lambda settings: verbs.with_extras(settings, given),
+        offline=is_offline,
+        ssh_connection=os.environ.get("SSH_CONNECTION", ""),
+    )
+
+
+def _tell_text(plan: Plan) -> None:
+    for note in plan.notes:
+        say(note)
+    if plan.restart:
+        say(f"[!] {plan.interface} needs a restart for {'; and for '.join(plan.restart)}:")
+    if not plan.changes and not plan.restart:
+        say(f"[!] {plan.interface}: nothing to do")
+    verbs.write(show.text(plan))

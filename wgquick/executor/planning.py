@@ -1,0 +1,520 @@
+"""Plans: what up, down and reload would do, and how a live interface differs from its file.
+
+`up` and `down` run on a prospect of the host, which is never changed; `reload` takes the difference that it would
+apply. So a plan has the steps of the verb itself, in its order and words.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from wgquick.device import DeviceConfig, PeerConfig
+from wgquick.errors import OperationError
+from wgquick.executor import commands, ensuring
+from wgquick.executor.execution import Execution
+from wgquick.executor.prospect import Prospect
+from wgquick.executor.reloading import Reload, Wishes
+from wgquick.lean import TYPE_CHECKING, NamedTuple, cast, contextmanager
+from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
+from wgquick.plan import reload as device_plan
+from wgquick.plan.planned import Plan, Planned
+from wgquick.plan.steps import (
+    AddAddress,
+    AddFirewall,
+    AddLink,
+    AddRoute,
+    AddRule,
+    AddThrow,
+    ChangeDevice,
+    DeleteAddress,
+    DeleteLink,
+    DeleteRoute,
+    DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
+    KeepInbound,
+    Note,
+    ReleaseSysctl,
+    RemoveFirewall,
+    RemoveGuard,
+    ReplaceFirewall,
+    RunHook,
+    SetDevice,
+    SetDns,
+    SetFwmark,
+    SetGuard,
+    SetMtu,
+    SetMtuUp,
+    SetSysctl,
+    TakeBack,
+    UnsetDns,
+    parameter,
+)
+from wgquick.plan.up import routes_automatically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from wgquick.config.settings import Settings
+    from wgquick.device import Device, DevicePeer
+    from wgquick.executor.execution import Batch
+    from wgquick.executor.prospect import PublicKeyOf
+    from wgquick.executor.reloading import Look
+    from wgquick.net import PublicKey
+    from wgquick.options import Options
+    from wgquick.plan.difference import Move
+    from wgquick.plan.places import Places
+    from wgquick.plan.steps import Step, Undo
+    from wgquick.ports import Host
+
+    Say = Callable[[str], None]
+
+_COMMAND = "[#] "
+_ADDS = (AddLink, SetDevice, AddAddress, AddRoute, AddRule, AddThrow, AddFirewall, SetDns, SetGuard, KeepInbound)
+_REMOVES = (
+    *(DeleteLink, DeleteRule, DeleteThrow, DeleteAddress, DeleteRoute, UnsetDns, RemoveFirewall, RemoveGuard),
+    ForgetInbound,
+)
+_UNDOS = (
+    *(DeleteLink, DeleteRule, UnsetDns, RemoveFirewall, ReleaseSysctl, DeleteThrow, ForgetInbound, RemoveGuard),
+)
+_NO_KEY = SecretKey(bytes(KEY_LENGTH))
+
+
+class Ground(NamedTuple):
+    """What a plan is made on: a host, the options, and where the file's settings stand.
+
+    `is_offline`: nothing is known of the host. `netns`: the named network namespace that the host is in.
+    """
+
+    host: Host
+    options: Options
+    places: Places
+    public_key_of: PublicKeyOf
+    is_offline: bool = False
+    netns: str = ""
+
+
+class Taken(NamedTuple):
+    """A step that was taken on the prospect, with its commands; `hooked` is whether a hook ran before it."""
+
+    step: Step | Undo
+    text: tuple[str, ...]
+    hooked: bool = False
+
+
+def plan_up(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+    """What `up` would do; if the interface is up, what `up --ensure` would change."""
+    name, host = settings.name, ground.host
+    link = host.rtnl.link(name)
+    if link is not None and name in host.wireguard.interfaces():
+        if ensuring.is_unfinished(name, link, host):
+            note = f"[!] {name} was not brought up completely: `wgq up --ensure {name}' starts anew"
+            return _restarted("up", settings, ground, (), (note,))
+        return _differing("up", settings, ground, wishes)
+    with _rehearsal(name, ground) as run:
+        commands.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+        return Plan("up", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
+
+
+def plan_reload(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+    """What `reload` would do; WgqError where it would refuse."""
+    return _differing("reload", settings, ground, wishes)
+
+
+def diff(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+    """What of a live interface is not as the file says, as the changes that would make it so."""
+    return _differing("diff", settings, ground, wishes._replace(force=True))
+
+
+def plan_down(name: str, settings: Settings | None, ground: Ground) -> Plan:
+    """What `down` would do; without a change if there is nothing to take down."""
+    with _rehearsal(name, ground) as run:
+        if ground.is_offline and settings is not None:
+            commands.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+            run.taken.clear()
+            run.notes.clear()
+        elif not commands.can_go_down(name, ground.host, without_file=True):
+            return Plan("down", name)
+        commands.take_down(
+            name, settings, run.host, ground.options, say=run.say, save=run.save, execution=run.execution
+        )
+        return Plan("down", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
+
+
+def _differing(verb: str, settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+    said: list[str] = []
+    reload = Reload(settings, ground.host, ground.options, wishes, said.append)
+    if verb == "reload":
+        reload.check_save_config()
+    look = reload.look()
+    if verb == "up" and not look.is_same:
+        reload.check_save_config(f"{ensuring.COMMAND} --force {settings.name}")
+    if look.difference.restart:
+        return _restarted(verb, settings, ground, look.difference.restart, tuple(said))
+    changes = tuple(_of_moves(look, settings, ground))
+    notes = look.notes if changes else ()
+    return Plan(verb, settings.name, changes, (), (*said, *notes))
+
+
+def _restarted(
+    verb: str, settings: Settings, ground: Ground, reasons: tuple[str, ...], notes: tuple[str, ...]
+) -> Plan:
+    name = settings.name
+    with _rehearsal(name, ground) as run:
+        commands.restart(settings, run.host, ground.options, run.say, {}, execution=run.execution)
+        return Plan(verb, name, tuple(run.changes(settings, ground)), reasons, (*notes, *run.notes))
+
+
+@contextmanager
+def _rehearsal(name: str, ground: Ground) -> Iterator[Rehearsal]:
+    """A run on a prospect, whose journals are a copy that goes with it."""
+    place = Path(tempfile.mkdtemp(prefix="wgq-plan-"))
+    try:
+        copy = place / "journals"
+        copy.mkdir(mode=0o700)
+        there = Path(ground.host.journal_directory)
+        for each in there.iterdir() if ground.host.journal_directory and there.is_dir() else ():
+            if not each.name.endswith("lock") and each.is_file():
+                shutil.copy(each, copy)
+        run = Rehearsal(Prospect(ground.host, name, str(copy), ground.public_key_of))
+        run.prospect.starts_in(ground.netns, run.say)
+        yield run
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+class Rehearsal:
+    """A run on a prospect: the steps that were taken, and what was said besides their commands."""
+
+    def __init__(self, prospect: Prospect) -> None:
+        self.prospect = prospect
+        self.host = cast("Host", prospect)
+        self.taken: list[Taken] = []
+        self.notes: list[str] = []
+        self._heard: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep what is said: commands for the step that they belong to, remarks as notes."""
+        for line in text.split("\n"):
+            if line.startswith(_COMMAND):
+                self._heard.append(line.removeprefix(_COMMAND))
+            else:
+                self.notes.append(line)
+
+    def take(self, step: Step | Undo) -> None:
+        """A step was taken; its commands have been said."""
+        if isinstance(step, Note):  # its command belongs to the step after it
+            return
+        if self._heard:
+            self.taken.append(Taken(step, tuple(self._heard), self.prospect.state.is_hooked))
+            self._heard.clear()
+
+    def take_each(self, steps: Sequence[Step]) -> None:
+        """The steps of a batch were taken; each has said one command."""
+        hooked = self.prospect.state.is_hooked
+        self.taken += [Taken(step, (line,), hooked) for step, line in zip(steps, self._heard, strict=True)]
+        self._heard.clear()
+
+    def save(self, settings: Settings) -> None:
+        """SaveConfig: the file would be written."""
+        self.say(f"{_COMMAND}wg showconf {settings.name}")
+        self.taken.append(Taken(Note(""), tuple(self._heard)))
+        self._heard.clear()
+
+    def execution(self, host: Host, options: Options, _say: Say, *more: Any, **named: Any) -> Execution:
+        """What takes the steps on the prospect."""
+        return _Rehearsed(self, host, options, *more, **named)
+
+    def changes(self, settings: Settings | None, ground: Ground) -> Iterator[Planned]:
+        """The steps as changes."""
+        live = _live(self.prospect.state.name, ground)
+        for taken in self.taken:
+            yield _planned(taken, settings, ground, live, self.host)
+
+
+class _Rehearsed(Execution):
+    """Takes the steps on a prospect and notes them."""
+
+    def __init__(self, rehearsal: Rehearsal, host: Host, options: Options, *more: Any, **named: Any) -> None:
+        super().__init__(host, options, rehearsal.say, *more, **named)
+        self._rehearsal = rehearsal
+
+    def _apply_one(self, step: Step) -> None:
+        super()._apply_one(step)
+        self._rehearsal.take(step)
+
+    def _apply_batch(self, steps: Batch) -> None:
+        super()._apply_batch(steps)
+        self._rehearsal.take_each(steps)
+
+    def run_hook(self, step: RunHook) -> None:
+        """Run none; what comes after it may depend on it."""
+        self._rehearsal.prospect.state.is_hooked = True
+
+    def take_back(self, undos: Iterable[Undo]) -> list[str]:
+        """Note the undos of what is there."""
+        for undo in undos:
+            before = dict(self._rehearsal.prospect.state.sysctl)
+            try:
+                undo.do(self)
+            except OperationError:
+                continue
+            self._tell_all((undo,))
+            written = self._rehearsal.prospect.state.sysctl
+            if isinstance(undo, ReleaseSysctl) and written != before:
+                self._rehearsal.say(f"{_COMMAND}sysctl -q {undo.key}={written[parameter(undo.key)]}")
+            self._rehearsal.take(undo)
+        return []
+
+
+def _live(name: str, ground: Ground) -> tuple[PublicKey, ...]:
+    """The peers of the real device."""
+    if ground.is_offline or name not in ground.host.wireguard.interfaces():
+        return ()
+    return tuple(peer.public_key for peer in ground.host.wireguard.get(name).peers)
+
+
+def _planned(
+    taken: Taken, settings: Settings | None, ground: Ground, live: tuple[PublicKey, ...], host: Host
+) -> Planned:
+    step, text = taken.step, taken.text
+    after = _known_after(taken, settings, ground)
+    return Planned(
+        _sign(step),
+        "SaveConfig" if isinstance(step, Note) else type(step).__name__,
+        tuple(_left_open(line, step, after) for line in text),
+        "" if isinstance(step, _UNDOS) else reason(step, settings, ground.places),
+        live if isinstance(step, DeleteLink) else (),
+        tuple(_left_open(line, step, after) for line in _undo_lines(step, host)),
+        after,
+    )
+
+
+def _sign(step: Step | Undo) -> str:
+    if isinstance(step, TakeBack):
+        step = step.undone
+    if isinstance(step, _ADDS):
+        return "+"
+    return "-" if isinstance(step, _REMOVES) else "~"
+
+
+def _undo_lines(step: Step | Undo, host: Host) -> Iterator[str]:
+    """The commands of a step's undo. What goes with the link has none."""
+    undo = None if isinstance(step, _UNDOS) else step.undo()
+    if isinstance(undo, ReleaseSysctl):
+        yield f"sysctl -q {undo.key}={undo.earlier}"
+    elif undo is not None:
+        yield from _plain(undo.lines(host))
+
+
+def _plain(lines: Iterable[str]) -> Iterator[str]:
+    return (line.removeprefix(_COMMAND) for line in lines)
+
+
+def _known_after(taken: Taken, settings: Settings | None, ground: Ground) -> str:
+    """What decides the numbers that a step's text has, if the file does not."""
+    if settings is None or not (taken.hooked or ground.is_offline):
+        return ""
+    step = taken.step
+    is_chosen = not settings.fwmark and routes_automatically(settings) and _table(step) is not None
+    is_open = is_chosen or (isinstance(step, SetMtuUp) and settings.mtu is None)
+    is_of_host = ground.is_offline and (
+        isinstance(step, (AddLink, SetSysctl, ReleaseSysctl))
+        or (isinstance(step, (SetDns, UnsetDns)) and ground.options.dns == "auto")
+        or (isinstance(step, (AddFirewall, RemoveFirewall)) and ground.options.firewall == "auto")
+    )
+    if not is_open and not is_of_host:
+        return ""
+    return "the host" if ground.is_offline else "PreUp"
+
+
+def _table(step: Step | Undo) -> int | None:
+    """The number that add_default has chosen as mark and table."""
+    match step:
+        case SetFwmark(_, fwmark):
+            return fwmark
+        case AddRule(rule) | DeleteRule(rule) if rule.fwmark is not None:
+            return rule.fwmark
+        case AddRoute(route, word) if word and route.destination.length == 0:
+            return route.table
+        case AddThrow(_, table):
+            return table
+        case _:
+            return None
+
+
+def _left_open(line: str, step: Step | Undo, after: str) -> str:
+    """The line with `(known after ...)` for a number that is not known yet."""
+    number = step.mtu if isinstance(step, SetMtuUp) else _table(step)
+    if not after or number is None:
+        return line
+    return re.sub(rf"\b{number}\b", f"(known {'on' if after == 'the host' else 'after'} {after})", line)
+
+
+def reason(step: Step | Undo, settings: Settings | None, places: Places) -> str:
+    """The place in the file that a step comes from."""
+    match step:
+        case RunHook(name, stage, command):
+            return places.hook(stage, command, name)
+        case AddAddress(_, address):
+            return places.address(address.address, address.length)
+        case AddRoute(route) | DeleteRoute(route):
+            return places.network(*route.destination)
+        case SetMtuUp() | SetMtu():
+            return places.interface("MTU")
+        case SetDns():
+            return places.interface("DNS")
+        case AddThrow() | SetGuard() | KeepInbound():
+            return places.nowhere()
+        case SetFwmark() | AddRule() | AddFirewall() | ReplaceFirewall() | SetSysctl():
+            return _of_full_tunnel(settings, places)
+        case AddLink() | SetDevice():
+            return places.interface("PrivateKey") if isinstance(step, SetDevice) else places.interface()
+        case Note():  # SaveConfig writes the file
+            return places.key("SaveConfig")
+        case _:
+            return places.nowhere()
+
+
+def _of_full_tunnel(settings: Settings | None, places: Places) -> str:
+    ips = (ip for peer in settings.peers for ip in peer.allowed_ips if not ip.length) if settings else ()
+    first = next(iter(ips), None)
+    return places.network(first.address, 0) if first is not None else places.nowhere()
+
+
+def _of_moves(look: Look, settings: Settings, ground: Ground) -> Iterator[Planned]:
+    for move in look.difference.moves:
+        if isinstance(move.step, ChangeDevice):
+            yield from _of_device(move.step, look, ground.places)
+        else:
+            yield _of_move(move, settings, ground)
+
+
+def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
+    step, host = move.step, ground.host
+    text = tuple(_plain(step.lines(host)))
+    if isinstance(step, TakeBack) and isinstance(step.undone, ReleaseSysctl):
+        text = (f"sysctl -q {step.undone.key}={step.undone.earlier}",)
+    elif isinstance(step, SetSysctl) and not text:
+        text = (f"sysctl -q {step.key}={step.value}",)
+    return Planned(
+        _sign(step),
+        type(step.undone if isinstance(step, TakeBack) else step).__name__,
+        text,
+        reason(step, settings, ground.places),
+        undo=tuple(line for back in move.back for line in _plain(back.lines(host))),
+    )
+
+
+def _of_device(step: ChangeDevice, look: Look, places: Places) -> Iterator[Planned]:
+    """A change of the device in parts, each with the peer that it concerns."""
+    device = look.now.device
+    if device is None:
+        return
+    change, config = look.change, step.config
+    live = {peer.public_key: peer for peer in device.peers}
+    bare = config._replace(peers=())
+    if bare != DeviceConfig():
+        yield _of_settings(step.name, bare, device, places)
+    owners = {(ip.address, ip.length): peer.public_key for peer in device.peers for ip in peer.allowed_ips}
+    if config is change.first:
+        for peer in config.peers:
+            yield _of_peer(step.name, peer, live.get(peer.public_key), owners, places)
+        return
+    for key, ips in change.removed.items():
+        less = PeerConfig(key, allowed_ips=tuple(AllowedIP(ip.address, ip.length, "-") for ip in ips))
+        yield _of_peer(step.name, less, live.get(key), owners, places)
+    for peer in config.peers:
+        if peer.remove and peer.public_key != device_plan.THROW_AWAY:
+            yield _of_peer(step.name, peer, live.get(peer.public_key), owners, places)
+
+
+def _lines(name: str, config: DeviceConfig) -> tuple[str, ...]:
+    return tuple(_plain(device_plan.lines(name, config)))
+
+
+def _of_settings(name: str, config: DeviceConfig, device: Device, places: Places) -> Planned:
+    names = {"private_key": "PrivateKey", "listen_port": "ListenPort", "fwmark": "FwMark"}
+    given = [key for field, key in names.items() if getattr(config, field) is not None]
+    earlier = DeviceConfig(
+        None if config.private_key is None else device.private_key or _NO_KEY,
+        None if config.listen_port is None else device.listen_port,
+        None if config.fwmark is None else device.fwmark,
+    )
+    every = tuple(peer.public_key for peer in device.peers)
+    return Planned(
+        "~",
+        "ChangeDevice",
+        _lines(name, config),
+        places.key(given[0]),
+        every if config.private_key is not None else (),
+        _lines(name, earlier),
+    )
+
+
+def _of_peer(
+    name: str,
+    peer: PeerConfig,
+    live: DevicePeer | None,
+    owners: dict[tuple[bytes, int], PublicKey],
+    places: Places,
+) -> Planned:
+    key = peer.public_key
+    sign = "-" if peer.remove else "~" if live is not None else "+"
+    return Planned(
+        sign,
+        "ChangeDevice",
+        _lines(name, DeviceConfig(peers=(peer,))),
+        places.nowhere() if peer.remove else places.peer(key, *_names(peer)),
+        (key,) if peer.remove else (),
+        _lines(name, DeviceConfig(peers=tuple(_backwards(peer, live, owners)))),
+    )
+
+
+def _names(peer: PeerConfig) -> Iterator[str]:
+    if peer.preshared_key is not None:
+        yield "PresharedKey"
+    if peer.endpoint is not None:
+        yield "Endpoint"
+    if peer.persistent_keepalive is not None:
+        yield "PersistentKeepalive"
+    if any(ip.change != "-" for ip in peer.allowed_ips):
+        yield "AllowedIPs"
+
+
+def _backwards(
+    peer: PeerConfig, live: DevicePeer | None, owners: dict[tuple[bytes, int], PublicKey]
+) -> Iterator[PeerConfig]:
+    """What takes the change of one peer back."""
+    key = peer.public_key
+    if live is None:
+        yield PeerConfig(key, remove=True)
+    elif peer.remove:
+        yield PeerConfig(
+            key,
+            preshared_key=live.preshared_key,
+            endpoint=live.endpoint,
+            persistent_keepalive=live.persistent_keepalive or None,
+            allowed_ips=live.allowed_ips,
+        )
+    else:
+        back = PeerConfig(
+            key,
+            preshared_key=None if peer.preshared_key is None else live.preshared_key or _NO_KEY,
+            endpoint=None if peer.endpoint is None else live.endpoint,
+            persistent_keepalive=None if peer.persistent_keepalive is None else live.persistent_keepalive,
+            allowed_ips=tuple(
+                AllowedIP(ip.address, ip.length, "" if ip.change == "-" else "-") for ip in peer.allowed_ips
+            ),
+        )
+        if back != PeerConfig(key):
+            yield back
+    for ip in peer.allowed_ips:
+        owner = owners.get((ip.address, ip.length), key)
+        if owner != key and ip.change != "-":
+            yield PeerConfig(owner, allowed_ips=(AllowedIP(ip.address, ip.length),))

@@ -1,0 +1,80 @@
+"""Plans of tunnels in a named network namespace: the namespace's own steps, and what happens inside."""
+
+from __future__ import annotations
+
+from wgquick.errors import WgqError
+from wgquick.executor import netns, planning
+from wgquick.lean import TYPE_CHECKING, cast
+from wgquick.plan.planned import Plan, Planned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wgquick.config.settings import Settings
+    from wgquick.executor.planning import Ground
+    from wgquick.executor.reloading import Wishes
+    from wgquick.ports import Host
+
+
+def plan(
+    verb: str,
+    name: str,
+    settings: Settings | None,
+    ground: Ground,
+    wishes: Wishes,
+    where: netns.Place | None,
+    new: Callable[[Host, str], object],
+) -> Plan:
+    """The plan of a verb; `where` is the tunnel's place now, `new` makes the host of a namespace to be made."""
+    if verb == "down":
+        return _down(name, settings, ground, where)
+    if settings is None:
+        raise WgqError("there is no configuration", where=name)
+    if not netns.is_inside(name, ground.host) and ground.host.rtnl.link(name) is None:
+        if verb != "up":
+            raise WgqError(f"`{name}' is not a WireGuard interface", remedy=f"Bring it up first: wgq up {name}")
+        return _up(settings, ground, wishes, new)
+    if reasons := netns.moved(settings, ground.host):
+        gone = _down(name, settings, ground, where)
+        there = Plan("up", name)
+        if settings.extras.netns:
+            there = _up(settings, ground, wishes, new)
+        return Plan(verb, name, (*gone.changes, *there.changes), reasons)
+    there_name = where.netns if where is not None else ""
+    inside = settings._replace(extras=settings.extras._replace(netns=there_name))
+    with ground.host.inside(there_name) as inner:
+        make = {"up": planning.plan_up, "reload": planning.plan_reload, "diff": planning.diff}[verb]
+        return make(inside, ground._replace(host=inner, netns=there_name), wishes)
+
+
+def _up(settings: Settings, ground: Ground, wishes: Wishes, new: Callable[[Host, str], object]) -> Plan:
+    """The namespace is made if there is none; the rest happens inside."""
+    host, wanted = ground.host, settings.extras.netns
+    netns.check_wishes(settings, host, ground.options)
+    path = host.netns.path_of(wanted)
+    enter = Planned("~", "EnterNamespace", (f"nsenter --net={path}",))
+    if host.netns.exists(wanted):
+        with host.inside(wanted) as inner:
+            found = planning.plan_up(settings, ground._replace(host=inner, netns=wanted), wishes)
+        return found._replace(changes=(enter, *found.changes))
+    made = Planned("+", "AddNamespace", (f"ip netns add {wanted}",), undo=(f"ip netns delete {wanted}",))
+    loopback = Planned("~", "SetLink", ("ip link set up dev lo",))
+    fresh = cast("Host", new(host, wanted))
+    found = planning.plan_up(settings, ground._replace(host=fresh, netns=wanted), wishes)
+    return found._replace(changes=(made, enter, loopback, *found.changes))
+
+
+def _down(name: str, settings: Settings | None, ground: Ground, where: netns.Place | None) -> Plan:
+    host = ground.host
+    if where is None:
+        return planning.plan_down(name, settings, ground)
+    if not host.netns.exists(where.netns):
+        return Plan("down", name, (), (), (f"[!] The network namespace {where.netns} is gone already",))
+    enter = Planned("~", "EnterNamespace", (f"nsenter --net={host.netns.path_of(where.netns)}",))
+    with host.inside(where.netns) as inner:
+        found = planning.plan_down(name, settings, ground._replace(host=inner))
+    others = [each for each in netns.names(host) if each != name]
+    is_last = all((place := netns.place(each, host)) is None or place.netns != where.netns for each in others)
+    gone = Planned("-", "DeleteNamespace", (f"ip netns delete {where.netns}",))
+    last = (gone,) if where.is_ours and is_last else ()
+    return found._replace(changes=(enter, *found.changes, *last))
