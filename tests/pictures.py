@@ -112,18 +112,22 @@ CAUSES = (
         WARNING,
         "certain",
         None,
-        f"198.51.100.7:40112 knocks with the key {'C' * 43}=, which no peer of wg0 has",
-        ("3 initiations since 2 min",),
-        f"write a [Peer] section with PublicKey = {'C' * 43}=, or correct the key of the one that is meant",
+        f"198.51.100.7:40112 sends handshakes with the key {'C' * 43}=, which no peer of wg0 has",
+        (f"3 initiations from 198.51.100.7:40112 (the last 5 s ago) with the key {'C' * 43}=, which no peer has",),
+        f"add a [Peer] with PublicKey = {'C' * 43}=, or correct the PublicKey of the peer that has it",
     ),
     Cause(
         "rp-filter",
         ERROR,
         "certain",
         f"{'B' * 43}=",
-        "the reverse path filter of eth0 drops what 203.0.113.5 sends",
-        ("net.ipv4.conf.eth0.rp_filter = 1", "the way back to 203.0.113.5 leads through wg0"),
-        "sysctl net.ipv4.conf.all.src_valid_mark=1",
+        "the reverse path filter drops answers from 203.0.113.5:51821, which arrive on eth0",
+        (
+            "answers from 203.0.113.5:51821 arrive on eth0 but do not reach UDP port 51820",
+            "the route back to 203.0.113.5 uses wg0",
+            "rp_filter is 1 (strict)",
+        ),
+        "set net.ipv4.conf.eth0.rp_filter=2 (and net.ipv4.conf.all.rp_filter if it is 1)",
     ),
 )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.diagnosis.doctor.examination import Examined
     from wgquick.diagnosis.finding import Finding
-    from wgquick.diagnosis.knocks import Heard
+    from wgquick.diagnosis.knocks import CaptureSummary
     from wgquick.diagnosis.live import Live
     from wgquick.diagnosis.source import Source
     from wgquick.diagnosis.trace import Traced
@@ -453,21 +453,21 @@ def _device(wireguard: WireGuard, name: str) -> Device:
         raise OperationError(what, errno=error.errno, where=name) from None
 
 
-def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ()) -> Heard:
+def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ()) -> CaptureSummary:
     """Capture for `seconds` the messages to and from a device's port, and the ICMP errors that come back.
 
     The device does not have to exist: its name, private key, port and peers' keys are used. `candidates` are keys
     for which a message may be made by mistake. Nothing is changed. OperationError without CAP_NET_RAW. Any thread
     may call it; the capture is in the calling thread's network namespace.
     """
-    from wgquick.diagnosis.knocks import Ledger
+    from wgquick.diagnosis.knocks import KnockCounter
     from wgquick.system.capture import Capture
 
-    ledger = Ledger(device.private_key, [peer.public_key for peer in device.peers], candidates)
+    counter = KnockCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
     with Capture(device.listen_port, device.name) as capture:
         for event in capture.read(seconds):
-            ledger.take(event)
-        return ledger.result(device.listen_port, seconds, capture.loss.dropped)
+            counter.take(event)
+        return counter.result(device.listen_port, seconds, capture.loss.dropped)
 
 
 def status(names: Iterable[str] = ()) -> Status:
@@ -612,13 +612,13 @@ def check(
     host.
     """
     from wgquick.diagnosis.check import check as examine
-    from wgquick.diagnosis.fix import mend
+    from wgquick.diagnosis.fix import apply_fixes
     from wgquick.diagnosis.source import read as read_source
 
     paths = [fspath(source) for source in sources]
     look = _look if live else None
     found = examine([read_source(path) for path in paths], look)
-    if fix and mend([read_source(path) for path in paths], found, _line_by_line(transcript)):
+    if fix and apply_fixes([read_source(path) for path in paths], found, _line_by_line(transcript)):
         found = examine([read_source(path) for path in paths], look)
     return found
 

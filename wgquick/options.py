@@ -1,6 +1,6 @@
 """The tables of all verbs, options and environment variables.
 
-typer's application, the short way around typer, the completions and the variables for sudo are generated from these
+typer's application, the parser in `cli.main`, the completions and the variables for sudo are generated from these
 tables. `wgq up NAME` imports this module, so it imports nothing slow.
 """
 
@@ -81,9 +81,9 @@ OPTIONS = {
         Option("live", "Also compare the files with this host."),
         Option("bundle", "Print a report for others, in which keys, addresses and names are replaced."),
         Option("fix", "Fix findings that have exactly one remedy."),
-        Option("once", "Look once, and end."),
-        Option("check-only", "Say what is missing, and change nothing."),
-        Option("exec", "Run a command of the shell for each event.", metavar="COMMAND"),
+        Option("once", "Restore what is missing now, and exit."),
+        Option("check-only", "Report what is missing without changes."),
+        Option("exec", "Run a shell command for each event.", metavar="COMMAND"),
         Option("watch", "Update every second, with rates, until interrupted."),
         Option("names", "Which exporter's metric names to use.", METRICS),
         Option("textfile", "Write the metrics to a file, atomically.", metavar="FILE"),
@@ -107,7 +107,7 @@ OPTIONS = {
         Option("no-hooks", "Run no hooks."),
         Option("from", "The packet's source address.", metavar="ADDRESS"),
         Option("mark", "The packet's mark.", metavar="MARK"),
-        Option("iif", "The link that the packet comes in by.", metavar="LINK"),
+        Option("iif", "The link that the packet arrives on.", metavar="LINK"),
         Option("oif", "The link or VRF that the sending socket is bound to.", metavar="LINK"),
         Option("uid", "The user whose socket sends.", metavar="USER"),
         Option("port", "The protocol and the destination port.", metavar="PROTOCOL/PORT"),
@@ -320,8 +320,8 @@ VERBS = {
         ),
         Verb(
             "show",
-            "Show interfaces as wg(8) does.",
-            "Show interfaces as `wg show' does: INTERFACE [WORD], all [WORD], or interfaces.",
+            "Print what `wg show' prints.",
+            "Print what `wg show' prints: INTERFACE [WORD], all [WORD], or interfaces.",
             completes="interfaces",
             standard_input=False,
             options=(),
@@ -363,9 +363,9 @@ VERBS = {
         ),
         Verb(
             "watch",
-            "Put back what a tunnel loses, and follow endpoints' names.",
-            "Put back what other programs take from tunnels that are up (rules, routes, addresses, firewall, DNS), "
-            "look endpoints' names up again where a session is stale, and tell of it, until a signal comes.",
+            "Restore what other programs remove from tunnels.",
+            "Restore what other programs remove from tunnels (rules, routes, addresses, firewall, DNS), resolve "
+            "endpoint names again if a session is stale, and report each event, until a signal comes.",
             completes="interfaces",
             standard_input=False,
             options=("json", "once", "check-only", "exec"),

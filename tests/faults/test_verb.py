@@ -193,7 +193,7 @@ def test_listening_without_any_initiation_says_so(made: World) -> None:
     assert [each["code"] for each in listened(made)] == ["not-up", "knock-none"]
     made.write("there", edited(SERVER, ("ListenPort = 51820\n", "")))
     output = made.there.run([sys.executable, "-m", "wgquick", "doctor", "--listen", "1"], check=False).stdout
-    assert "there is no port to listen at" in output
+    assert "there is no port to listen on" in output
 
 
 def test_listening_at_a_working_interface_names_the_peer(made: World) -> None:
@@ -205,7 +205,7 @@ def test_listening_at_a_working_interface_names_the_peer(made: World) -> None:
 
 @pytest.mark.parametrize("seconds", ["x", "-1", "nan", "1e9"])
 def test_invalid_seconds_are_refused(made: World, seconds: str) -> None:
-    assert "is no number of seconds" in doctor(made, f"--listen={seconds}", "wg0", status=1).stderr
+    assert "is not a number of seconds" in doctor(made, f"--listen={seconds}", "wg0", status=1).stderr
 
 
 def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:

@@ -10,7 +10,7 @@ from tests.interop.noise import Static
 from tests.interop.pairs import LINK, WGQ, End, join, machines, until
 from tests.namespaces import mortal
 from wgquick import api
-from wgquick.diagnosis.knocks import Heard, Knock, Ledger
+from wgquick.diagnosis.knocks import CaptureSummary, Knock, KnockCounter
 from wgquick.diagnosis.signatures import Sign, signs
 from wgquick.net import PublicKey, SecretKey
 from wgquick.system.capture import Capture
@@ -33,16 +33,16 @@ table inet {chain} {{
 class Listener:
     """A capture at one end, with the device's state from before it."""
 
-    def __init__(self, end: End, capture: Capture, ledger: Ledger, before: Device | None) -> None:
-        self._end, self._capture, self._ledger, self._before = end, capture, ledger, before
+    def __init__(self, end: End, capture: Capture, counter: KnockCounter, before: Device | None) -> None:
+        self._end, self._capture, self._counter, self._before = end, capture, counter, before
 
-    def heard(self, seconds: float = 0.1) -> Heard:
+    def heard(self, seconds: float = 0.1) -> CaptureSummary:
         """Everything captured so far and during the next `seconds`."""
         for event in self._capture.read(seconds):
-            self._ledger.take(event)
-        return self._ledger.result(0, seconds, self._capture.loss.dropped)
+            self._counter.take(event)
+        return self._counter.result(0, seconds, self._capture.loss.dropped)
 
-    def until(self, condition: Callable[[Heard], object], what: str) -> Heard:
+    def until(self, condition: Callable[[CaptureSummary], object], what: str) -> CaptureSummary:
         """Capture until the condition holds."""
         until(lambda: condition(self.heard()), what)
         return self.heard(0.01)
@@ -74,7 +74,7 @@ class Listener:
         return next(sign for sign in found if sign.code == code)
 
 
-def _times(heard: Heard, kind: str) -> list[int]:
+def _times(heard: CaptureSummary, kind: str) -> list[int]:
     return [knock.times for knock in heard.knocks if knock.kind == kind]
 
 
@@ -91,11 +91,11 @@ def listening(end: End, *peers: End, candidates: tuple[str, ...] = (), read: boo
     keys = (
         [peer.public_key for peer in before.peers] if before else [PublicKey.parse(peer.public) for peer in peers]
     )
-    ledger = Ledger(SecretKey.parse(end.private), keys, map(PublicKey.parse, candidates))
+    counter = KnockCounter(SecretKey.parse(end.private), keys, map(PublicKey.parse, candidates))
     with contextlib.ExitStack() as stack:
         with end.machine.entered():
             capture = stack.enter_context(Capture(end.port, LINK))
-        yield Listener(end, capture, ledger, before)
+        yield Listener(end, capture, counter, before)
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def test_a_check_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(advice_of, "_findings", lambda *_: time.sleep(600))
     started = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), Document.parse(b""))
     assert started is not None
-    started.tell(pytest.fail)
+    started.print(pytest.fail)
     with pytest.raises(ChildProcessError):
         os.waitpid(started.process, 0)
 

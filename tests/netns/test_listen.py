@@ -84,8 +84,8 @@ def test_an_endpoint_that_refuses_is_reported_with_the_sender(version: int) -> N
         left.start()
         with listening(left, right) as here:
             left.configure(right.peer(EAGER, version=version))
-            heard = here.until(lambda heard: bool(heard.complaints), "an ICMP error")
-            (complaint,) = heard.complaints
+            heard = here.until(lambda heard: bool(heard.icmp_errors), "an ICMP error")
+            (complaint,) = heard.icmp_errors
             assert (complaint.meaning, complaint.sender) == ("port-unreachable", right.outer(version))
             assert str(complaint.destination) == right.endpoint(version)
             assert heard.sent[0].kind == "initiation"
@@ -99,7 +99,7 @@ def test_a_prohibiting_firewall_differs_from_a_closed_port(version: int) -> None
         firewall(right, "reject with icmpx type admin-prohibited")
         with listening(left, right) as here:
             left.configure(right.peer(EAGER, version=version))
-            (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
+            (complaint,) = here.until(lambda heard: bool(heard.icmp_errors), "an ICMP error").icmp_errors
             assert complaint.meaning == "prohibited"
 
 
@@ -110,7 +110,7 @@ def test_a_missing_neighbour_is_reported_by_this_host() -> None:
         with listening(left, right) as here:
             away = right.peer(EAGER, version=4).replace(right.outer(), "192.0.2.99")
             left.configure(away)
-            (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
+            (complaint,) = here.until(lambda heard: bool(heard.icmp_errors), "an ICMP error").icmp_errors
             assert (complaint.meaning, complaint.link, complaint.sender) == (
                 "host-unreachable",
                 "lo",
@@ -131,7 +131,7 @@ def test_too_big_gives_the_mtu_of_the_path(version: int) -> None:
                 quoted = ip6(left.outer(6), right.outer(6), udp(left.port, right.port))
                 with right.open_socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender6:
                     sender6.sendto(struct.pack("!BBHI", 2, 0, 0, 1380) + quoted, (left.outer(6), 0))
-            (complaint,) = here.until(lambda heard: bool(heard.complaints), "an ICMP error").complaints
+            (complaint,) = here.until(lambda heard: bool(heard.icmp_errors), "an ICMP error").icmp_errors
             assert (complaint.meaning, complaint.mtu) == ("too-big", 1380)
 
 
@@ -162,7 +162,7 @@ def test_packets_for_other_hosts_and_errors_about_others_are_ignored() -> None:
             sender.sendto(error, (right.outer(), 0))
             send_as(sender, (left.outer(), 10), (right.outer(), right.port), message)
             assert here.knock().source.port == 10
-            assert not here.heard().complaints
+            assert not here.heard().icmp_errors
 
 
 def test_a_redirected_port_hides_no_initiation() -> None:

@@ -13,7 +13,7 @@ from tests.netns.captures import Listener, daemons, firewall, listening, static
 from tests.netns.test_listen import BOTH, EAGER
 
 if TYPE_CHECKING:
-    from wgquick.diagnosis.knocks import Heard
+    from wgquick.diagnosis.knocks import CaptureSummary
 
 PRESHARED = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
 
@@ -120,7 +120,7 @@ def get_a_response(here: Listener, sender: End, receiver: End) -> None:
     """Send initiations until one is answered: the daemon may learn that its link is up after the test does."""
     with sender.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
 
-        def is_answered(heard: Heard) -> bool:
+        def is_answered(heard: CaptureSummary) -> bool:
             if not heard.sent:
                 made.sendto(static(sender, receiver).initiate(1).message, (receiver.outer(), receiver.port))
             return bool(heard.sent)

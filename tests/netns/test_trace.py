@@ -24,63 +24,63 @@ if TYPE_CHECKING:
 NEIGHBOUR = re.compile(r"^    [0-9.]+ is .*\n", re.MULTILINE)
 FULL_TUNNEL = f"""\
 198.51.100.7 from this host, tcp port 443:
-  rule 0: from all lookup local: no route there
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: \
-its default is suppressed, as its prefix length is not above 0
+its route default is suppressed: its prefix length is not above 0
   rule 32765: not from all fwmark 0xca6c lookup 51820: matches
   route default dev wg0 table 51820
     source 10.0.0.1, MTU 1420, TCP MSS 1380
-  peer {PEERS[0]} of wg0, by its AllowedIPs 0.0.0.0/0
+  peer {PEERS[0]} of wg0, AllowedIPs 0.0.0.0/0
     no handshake yet
   endpoint 192.0.2.9:51820
-the packet around it, to 192.0.2.9, udp port 51820, mark 0xca6c:
-  rule 0: from all lookup local: no route there
+outer packet to 192.0.2.9, udp port 51820, mark 0xca6c:
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: matches
   route 192.0.2.0/24 dev up0 table main
     source 192.0.2.2, MTU 1500, TCP MSS 1460
-delivered, by wg0 in up0, largest packet 1420, TCP MSS 1380
+delivered through wg0, then up0, largest packet 1420, TCP MSS 1380
 """
 MOVED = f"""\
 10.9.0.1 from this host, icmp:
-  rule 0: from all lookup local: no route there
+  rule 0: from all lookup local: no route in the table
   rule 32766: from all lookup main: matches
   route 10.9.0.0/16 dev wg0 table main
     source 10.0.0.1, MTU 1420, TCP MSS 1380
-  peer {PEERS[0]} of wg0, by its AllowedIPs 10.9.0.0/16
+  peer {PEERS[0]} of wg0, AllowedIPs 10.9.0.0/16
     no handshake yet
   endpoint 192.0.2.9:51820
-the packet around it, to 192.0.2.9, udp port 51820, in the namespace of the device's socket:
-  rule 0: from all lookup local: no route there
+outer packet to 192.0.2.9, udp port 51820, in the namespace of the device's socket:
+  rule 0: from all lookup local: no route in the table
   rule 32766: from all lookup main: matches
   route 192.0.2.0/24 dev up0 table main
     source 192.0.2.2, MTU 1500, TCP MSS 1460
-delivered, by wg0 in up0 (of another namespace), largest packet 1420, TCP MSS 1380
+delivered through wg0, then up0 (in another namespace), largest packet 1420, TCP MSS 1380
 """
 TWO_TUNNELS = f"""\
 10.9.1.1 from this host, icmp:
-  rule 0: from all lookup local: no route there
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: matches
   route 10.9.0.0/16 dev wg1 table main
     source 10.1.0.1, MTU 1340, TCP MSS 1300
-  peer {PEERS[1]} of wg1, by its AllowedIPs 10.9.0.0/16
+  peer {PEERS[1]} of wg1, AllowedIPs 10.9.0.0/16
     no handshake yet
   endpoint 203.0.113.4:51820
-the packet around it, to 203.0.113.4, udp port 51820:
-  rule 0: from all lookup local: no route there
+outer packet to 203.0.113.4, udp port 51820:
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: \
-its default is suppressed, as its prefix length is not above 0
+its route default is suppressed: its prefix length is not above 0
   rule 32765: not from all fwmark 0xca6c lookup 51820: matches
   route default dev wg0 table 51820
     source 10.0.0.1, MTU 1420, TCP MSS 1380
-  peer {PEERS[0]} of wg0, by its AllowedIPs 0.0.0.0/0
+  peer {PEERS[0]} of wg0, AllowedIPs 0.0.0.0/0
     no handshake yet
   endpoint 192.0.2.9:51820
-the packet around it, to 192.0.2.9, udp port 51820, mark 0xca6c:
-  rule 0: from all lookup local: no route there
+outer packet to 192.0.2.9, udp port 51820, mark 0xca6c:
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: matches
   route 192.0.2.0/24 dev up0 table main
     source 192.0.2.2, MTU 1500, TCP MSS 1460
-delivered, by wg1 in wg0 in up0, largest packet 1340, TCP MSS 1300
+delivered through wg1, then wg0, then up0, largest packet 1340, TCP MSS 1300
 """
 
 
@@ -192,8 +192,8 @@ def test_a_rule_for_a_user_applies_to_that_user_only(full: Namespace) -> None:
         ("ip route add prohibit 198.51.100.0/24", "unreachable", "the route prohibit 198.51.100.0/24"),
         ("ip route add unreachable 198.51.100.0/24", "unreachable", "the route unreachable 198.51.100.0/24"),
         ("ip route del default", "unreachable", "no route"),
-        ("ip rule add pref 7 to 198.51.100.0/24 blackhole", "dropped", "rule 7 says blackhole"),
-        ("ip rule add pref 7 to 198.51.100.0/24 prohibit", "unreachable", "rule 7 says prohibit"),
+        ("ip rule add pref 7 to 198.51.100.0/24 blackhole", "dropped", "rule 7 has the action blackhole"),
+        ("ip rule add pref 7 to 198.51.100.0/24 prohibit", "unreachable", "rule 7 has the action prohibit"),
     ],
 )
 def test_a_packet_without_a_route_is_reported_with_its_cause(
@@ -273,9 +273,9 @@ def test_the_other_ends_file_decides_about_the_source(unchanged: Namespace) -> N
     write(unchanged, "[Interface]\nAddress = 10.0.0.9/24\n", "none")
     assert traced(unchanged, "198.51.100.7", "--peer-config", "good")["verdict"] == "delivered"
     found = traced(unchanged, "198.51.100.7", "--peer-config", "bad")
-    assert (found["verdict"], "lack the source 10.0.0.1" in found["reason"]) == ("dropped", True)
+    assert (found["verdict"], "the source 10.0.0.1 is not in AllowedIPs" in found["reason"]) == ("dropped", True)
     assert (
-        "no peer with the key of this end" in traced(unchanged, "198.51.100.7", "--peer-config", "none")["reason"]
+        "no peer with this end's public key" in traced(unchanged, "198.51.100.7", "--peer-config", "none")["reason"]
     )
 
 

@@ -88,7 +88,7 @@ def test_the_rule_that_drops_the_outer_packet_is_named(filtered: Namespace) -> N
     found = probed(filtered, "10.9.0.1")
     assert found["verdict"] == "dropped"
     (dropped,) = found["probe"]["dropped"]
-    assert (dropped["what"], dropped["handle"]) == ("the packet around it to 192.0.2.9", handle(filtered, "51820"))
+    assert (dropped["what"], dropped["handle"]) == ("the outer packet to 192.0.2.9", handle(filtered, "51820"))
 
 
 def test_the_rule_that_drops_the_reply_is_named(filtered: Namespace) -> None:

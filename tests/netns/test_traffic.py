@@ -154,7 +154,9 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
         ["sh", "-c", "echo 'PostUp = exit 7' >/run/hook; sed -i '/^Address/r /run/hook' /etc/wireguard/wg0.conf"]
     )
     assert "wgq down wg0" in wgq(near, "up", "wg0", status=7).stderr
-    assert wgq(near, "status").stdout.startswith("wg0 is gone, and its kill switch stands: `wgq down wg0'")
+    assert wgq(near, "status").stdout.startswith(
+        "wg0 is deleted, but its kill switch is still active: `wgq down wg0'"
+    )
     assert '"standing_kill_switches": ["wg0"]' in wgq(near, "status", "--json").stdout
     assert "wg0" not in links(near)
     try_everything(near)

@@ -227,7 +227,7 @@ def test_a_command_runs_for_each_event(machine: Namespace, tmp_path: Path) -> No
     done = wgq(machine, "watch", "--once", "--exec", command)
     assert machine.out("cat", "/run/events") == "sysctl-restored wg0\n"
     assert mark(machine) == "1"
-    assert "exited 3" in done.stderr
+    assert "exited with 3" in done.stderr
 
 
 def test_other_signals_end_the_watch_with_their_status(machine: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Any packet is understood or ignored, and the ledger keeps few rows."""
+"""Any packet is understood or ignored, and the counter keeps few rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.keys import secret
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram, IcmpError, kind_of
 from wgquick.device import Device
-from wgquick.diagnosis.knocks import Ledger
+from wgquick.diagnosis.knocks import KnockCounter
 from wgquick.diagnosis.signatures import signs
 from wgquick.net import SocketAddress
 from wgquick.system.capture import understood
@@ -76,14 +76,14 @@ def test_any_packet_is_understood_or_ignored(packet: bytes, out: bool) -> None:
 @given(data=st.data())
 def test_any_captured_message_is_counted_and_judged(data: st.DataObject) -> None:
     key = secret()
-    ledger, device = Ledger(key), Device("wg0", key, PORT)
+    counter, device = KnockCounter(key), Device("wg0", key, PORT)
     stages = st.sampled_from((ARRIVED, ADMITTED, SENT))
     count = 0
     for payload, stage in data.draw(st.lists(st.tuples(messages, stages), max_size=30)):
         source, destination = SocketAddress("192.0.2.2", 4000), SocketAddress("192.0.2.1", PORT)
-        ledger.take(Datagram(1.0, stage, "eth0", source, destination, len(payload), payload[:148]))
+        counter.take(Datagram(1.0, stage, "eth0", source, destination, len(payload), payload[:148]))
         count += stage != SENT and kind_of(payload, len(payload)) != ""
-    heard = ledger.result(PORT, 1.0)
+    heard = counter.result(PORT, 1.0)
     assert sum(knock.times for knock in heard.knocks) <= count
     assert all(knock.admitted <= knock.times and knock.answered <= knock.times for knock in heard.knocks)
     signs(device, device, heard)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import wgquick
 from wgquick.cli.app import run_app
-from wgquick.cli.main import Call, short_way
+from wgquick.cli.main import Call, parse
 from wgquick.options import OPTIONS, VERBS
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def test_a_missing_file_is_reported_as_wg_quick_does() -> None:
     ],
 )
 def test_a_valid_call_is_parsed_without_typer(line: str, call: Call) -> None:
-    assert short_way(line.split()) == call
+    assert parse(line.split()) == call
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_valid_call_is_parsed_without_typer(line: str, call: Call) -> None:
      "up -b wg0", "save --strict wg0", "check", "show a b c", "--version", "up --str wg0"],
 )  # fmt: skip
 def test_help_and_usage_errors_are_left_to_typer(line: str) -> None:
-    assert short_way(line.split()) is None
+    assert parse(line.split()) is None
 
 
 @given(st.data())
@@ -116,7 +116,7 @@ def test_typer_parses_a_call_like_the_fast_parser(data: st.DataObject) -> None:
         called.append(Call(verb, targets, given))
         return 0
 
-    short = short_way(arguments)
+    short = parse(arguments)
     with mock.patch("wgquick.cli.verbs.run", record), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         run_app(arguments)
     assert called == ([short] if short else [])

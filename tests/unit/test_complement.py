@@ -100,7 +100,7 @@ def test_the_verb_warns_of_an_endpoint_in_the_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wgquick", "allowed-ips", "0.0.0.0/0 - 10.0.0.0/8", str(file)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.startswith("0.0.0.0/5, 8.0.0.0/7, 11.0.0.0/8, ")
-    assert "203.0.113.5 is inside" in done.stderr
+    assert "contain the Endpoint 203.0.113.5" in done.stderr
     assert "vpn.example is a name" in done.stderr
     shown = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
     assert shown["loops"] == ["203.0.113.5"]

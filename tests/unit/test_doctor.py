@@ -16,9 +16,9 @@ from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.judge import ordered
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.doctor.ruleset import verdict
+from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.initiation import Addressee, Reader
 from wgquick.diagnosis.keys import public_key_of
-from wgquick.diagnosis.shake import Attempt
 from wgquick.observations import Rulesets
 
 PEER, OTHER = "a" * 43 + "=", "b" * 43 + "="
@@ -199,7 +199,7 @@ def test_rules_of_iptables_with_extensions_are_read_from_its_own_text() -> None:
 
 def test_doctors_own_initiation_is_valid() -> None:
     ours, theirs = secret(), secret()
-    attempt = Attempt(ours, public_key_of(theirs), None, 1_700_000_000.5)
+    attempt = HandshakeProbe(ours, public_key_of(theirs), None, 1_700_000_000.5)
     read = Reader(theirs).read(attempt.message)
     assert read is not None
     assert read.sender == public_key_of(ours)
@@ -208,7 +208,7 @@ def test_doctors_own_initiation_is_valid() -> None:
 
 
 def test_a_forged_response_is_not_accepted() -> None:
-    attempt = Attempt(secret(), public_key_of(secret()), None, 1_700_000_000.0)
+    attempt = HandshakeProbe(secret(), public_key_of(secret()), None, 1_700_000_000.0)
     forged = b"\2\0\0\0" + bytes(4) + attempt.index + bytes(80)
     assert attempt.is_answered_by(forged)
     assert not attempt.accepts(forged)

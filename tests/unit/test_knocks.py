@@ -15,7 +15,7 @@ from tests.keys import secret
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram, IcmpError, kind_of
 from wgquick.diagnosis.initiation import Addressee, Reader
 from wgquick.diagnosis.keys import public_key_of
-from wgquick.diagnosis.knocks import FORGED, KNOWN, UNKNOWN_KEY, UNREAD, WRONG_KEY, Knock, Ledger
+from wgquick.diagnosis.knocks import FORGED, KNOWN, UNKNOWN_KEY, UNREAD, WRONG_KEY, Knock, KnockCounter
 from wgquick.net import PublicKey, SocketAddress
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def left(payload: bytes, destination: SocketAddress = THERE) -> Datagram:
     return Datagram(time.time(), SENT, "eth0", HERE, destination, len(payload), payload[:148])
 
 
-def only(ledger: Ledger) -> Knock:
-    (knock,) = ledger.result(HERE.port, 1.0).knocks
+def only(counter: KnockCounter) -> Knock:
+    (knock,) = counter.result(HERE.port, 1.0).knocks
     return knock
 
 
@@ -109,10 +109,10 @@ def test_reserved_bits_in_the_type_make_a_message_invalid() -> None:
 
 
 def test_an_unknown_key_is_listed_with_its_address(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger = Ledger(ours)
+    counter = KnockCounter(ours)
     for index in range(3):
-        ledger.take(arrived(initiation(theirs, ours, index)))
-    knock = only(ledger)
+        counter.take(arrived(initiation(theirs, ours, index)))
+    knock = only(counter)
     assert (knock.verdict, knock.key, knock.source, knock.times) == (
         UNKNOWN_KEY,
         public_key_of(theirs),
@@ -122,81 +122,81 @@ def test_an_unknown_key_is_listed_with_its_address(ours: SecretKey, theirs: Secr
 
 
 def test_an_initiation_is_answered_once_its_response_leaves(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger = Ledger(ours, [public_key_of(theirs)])
+    counter = KnockCounter(ours, [public_key_of(theirs)])
     answered, unanswered = (initiation(theirs, ours, index) for index in (1, 2))
-    ledger.take(arrived(answered))
-    ledger.take(arrived(answered, stage=ADMITTED))
-    ledger.take(arrived(unanswered))
+    counter.take(arrived(answered))
+    counter.take(arrived(answered, stage=ADMITTED))
+    counter.take(arrived(unanswered))
     response, _ = static(ours, theirs).respond(answered, 9)
-    ledger.take(left(response, ELSEWHERE))
-    ledger.take(left(response, ELSEWHERE))
-    knock = only(ledger)
+    counter.take(left(response, ELSEWHERE))
+    counter.take(left(response, ELSEWHERE))
+    knock = only(counter)
     assert (knock.verdict, knock.times, knock.admitted, knock.answered) == (KNOWN, 2, 1, 1)
-    (sent,) = ledger.result(1, 1.0).sent
+    (sent,) = counter.result(1, 1.0).sent
     assert (sent.kind, sent.destination, sent.times) == ("response", ELSEWHERE, 1)
 
 
 def test_the_firewalls_copy_of_a_message_may_come_first(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger, message = Ledger(ours, [public_key_of(theirs)]), initiation(theirs, ours)
-    ledger.take(arrived(message, stage=ADMITTED)._replace(link=""))
-    assert (only(ledger).times, only(ledger).admitted, only(ledger).link) == (1, 1, "")
-    ledger.take(arrived(message))
-    assert (only(ledger).times, only(ledger).admitted, only(ledger).link) == (1, 1, "eth0")
+    counter, message = KnockCounter(ours, [public_key_of(theirs)]), initiation(theirs, ours)
+    counter.take(arrived(message, stage=ADMITTED)._replace(link=""))
+    assert (only(counter).times, only(counter).admitted, only(counter).link) == (1, 1, "")
+    counter.take(arrived(message))
+    assert (only(counter).times, only(counter).admitted, only(counter).link) == (1, 1, "eth0")
 
 
 def test_a_message_for_another_key_names_the_candidate(ours: SecretKey, theirs: SecretKey) -> None:
     other = secret()
-    ledger = Ledger(ours, [public_key_of(theirs)], [public_key_of(other)])
-    ledger.take(arrived(initiation(theirs, other)))
-    assert (only(ledger).verdict, only(ledger).addressed_to) == (WRONG_KEY, public_key_of(other))
-    ledger = Ledger(ours)
-    ledger.take(arrived(initiation(theirs, other)))
-    assert (only(ledger).verdict, only(ledger).addressed_to, only(ledger).key) == (WRONG_KEY, None, None)
+    counter = KnockCounter(ours, [public_key_of(theirs)], [public_key_of(other)])
+    counter.take(arrived(initiation(theirs, other)))
+    assert (only(counter).verdict, only(counter).addressed_to) == (WRONG_KEY, public_key_of(other))
+    counter = KnockCounter(ours)
+    counter.take(arrived(initiation(theirs, other)))
+    assert (only(counter).verdict, only(counter).addressed_to, only(counter).key) == (WRONG_KEY, None, None)
 
 
 def test_a_clock_that_is_behind_or_goes_back_is_reported(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger, now = Ledger(ours, [public_key_of(theirs)]), time.time()
-    ledger.take(arrived(initiation(theirs, ours, 1, now)))
-    assert not only(ledger).went_back
-    ledger.take(arrived(initiation(theirs, ours, 2, now - 86400)))
-    knock = only(ledger)
+    counter, now = KnockCounter(ours, [public_key_of(theirs)]), time.time()
+    counter.take(arrived(initiation(theirs, ours, 1, now)))
+    assert not only(counter).went_back
+    counter.take(arrived(initiation(theirs, ours, 2, now - 86400)))
+    knock = only(counter)
     assert knock.went_back
     assert knock.clock_ahead == pytest.approx(-86400, abs=60)
 
 
 def test_a_forged_initiation_names_no_key(ours: SecretKey) -> None:
-    ledger = Ledger(ours)
-    ledger.take(arrived(forged(str(public_key_of(ours)))))
-    assert (only(ledger).verdict, only(ledger).key) == (FORGED, None)
+    counter = KnockCounter(ours)
+    counter.take(arrived(forged(str(public_key_of(ours)))))
+    assert (only(counter).verdict, only(counter).key) == (FORGED, None)
 
 
 def test_initiations_are_unread_without_the_private_key(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger = Ledger(None)
-    ledger.take(arrived(initiation(theirs, ours)))
-    assert only(ledger).verdict == UNREAD
+    counter = KnockCounter(None)
+    counter.take(arrived(initiation(theirs, ours)))
+    assert only(counter).verdict == UNREAD
 
 
 def test_a_response_is_solicited_if_it_answers_an_initiation(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger = Ledger(ours, [public_key_of(theirs)])
+    counter = KnockCounter(ours, [public_key_of(theirs)])
     begun = static(ours, theirs).initiate(77)
     response, _ = static(theirs, ours).respond(begun.message, 78)
-    ledger.take(left(begun.message))
-    ledger.take(arrived(response))
-    ledger.take(arrived(response[:8] + b"\1\1\1\1" + response[12:], ELSEWHERE))
-    by_source = {knock.source: knock.solicited for knock in ledger.result(1, 1.0).knocks}
+    counter.take(left(begun.message))
+    counter.take(arrived(response))
+    counter.take(arrived(response[:8] + b"\1\1\1\1" + response[12:], ELSEWHERE))
+    by_source = {knock.source: knock.solicited for knock in counter.result(1, 1.0).knocks}
     assert by_source == {THERE: 1, ELSEWHERE: 0}
 
 
 def test_a_flood_leaves_memory_bounded_and_the_peers_row(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger, public = Ledger(ours, [public_key_of(theirs)]), str(public_key_of(ours))
-    ledger.take(arrived(initiation(theirs, ours, 1)))
+    counter, public = KnockCounter(ours, [public_key_of(theirs)]), str(public_key_of(ours))
+    counter.take(arrived(initiation(theirs, ours, 1)))
     start = time.time()
     for number in range(20_000):
         source = SocketAddress(f"203.0.{number >> 8 & 255}.{number & 255}", 1024 + number)
         payload = forged(public) if number % 10 == 0 else struct.pack("<I", 1) + os.urandom(144)
-        ledger.take(Datagram(start, ARRIVED, "eth0", source, HERE, 148, payload))
-    ledger.take(arrived(initiation(theirs, ours, 2))._replace(at=start + 5))
-    heard = ledger.result(1, 1.0)
+        counter.take(Datagram(start, ARRIVED, "eth0", source, HERE, 148, payload))
+    counter.take(arrived(initiation(theirs, ours, 2))._replace(at=start + 5))
+    heard = counter.result(1, 1.0)
     assert {(knock.verdict, knock.times) for knock in heard.knocks} >= {(KNOWN, 2)}
     assert len(heard.knocks) < 250
     assert heard.others > 19_000
@@ -204,17 +204,17 @@ def test_a_flood_leaves_memory_bounded_and_the_peers_row(ours: SecretKey, theirs
 
 def test_icmp_errors_are_counted_with_the_smallest_mtu() -> None:
     """One row for each meaning, endpoint and sender."""
-    ledger = Ledger(None)
+    counter = KnockCounter(None)
     for mtu in (1400, 1300, 1350):
-        ledger.take(IcmpError(1.0, "eth0", "192.0.2.254", THERE, "too-big", mtu))
-    ledger.take(IcmpError(1.0, "eth0", "192.0.2.2", THERE, "port-unreachable"))
-    first, second = ledger.result(1, 1.0).complaints
+        counter.take(IcmpError(1.0, "eth0", "192.0.2.254", THERE, "too-big", mtu))
+    counter.take(IcmpError(1.0, "eth0", "192.0.2.2", THERE, "port-unreachable"))
+    first, second = counter.result(1, 1.0).icmp_errors
     assert (first.meaning, first.times, first.mtu) == ("too-big", 3, 1300)
     assert (second.meaning, second.sender, second.times) == ("port-unreachable", "192.0.2.2", 1)
 
 
 def test_results_show_no_private_key(ours: SecretKey, theirs: SecretKey) -> None:
-    ledger = Ledger(ours, [PublicKey(os.urandom(32))])
-    ledger.take(arrived(initiation(theirs, ours)))
-    assert ours.reveal() not in repr(ledger.result(1, 1.0))
-    assert theirs.reveal() not in repr(ledger.result(1, 1.0))
+    counter = KnockCounter(ours, [PublicKey(os.urandom(32))])
+    counter.take(arrived(initiation(theirs, ours)))
+    assert ours.reveal() not in repr(counter.result(1, 1.0))
+    assert theirs.reveal() not in repr(counter.result(1, 1.0))

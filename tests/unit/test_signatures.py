@@ -6,7 +6,7 @@ import time
 
 from tests.keys import public
 from wgquick.device import Device, DevicePeer
-from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY, Complaint, Heard, Knock, Sent
+from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY, CaptureSummary, IcmpErrors, Knock, Sent
 from wgquick.diagnosis.signatures import CERTAIN, LIKELY, POSSIBLE, Sign, signs
 from wgquick.net import SocketAddress
 
@@ -19,8 +19,8 @@ def device(*peers: DevicePeer) -> Device:
     return Device("wg0", listen_port=51820, peers=peers or (PEER,))
 
 
-def heard(*knocks: Knock, sent: tuple[Sent, ...] = (), complaints: tuple[Complaint, ...] = ()) -> Heard:
-    return Heard(51820, 5.0, NOW, knocks, sent, complaints)
+def heard(*knocks: Knock, sent: tuple[Sent, ...] = (), icmp_errors: tuple[IcmpErrors, ...] = ()) -> CaptureSummary:
+    return CaptureSummary(51820, 5.0, NOW, knocks, sent, icmp_errors)
 
 
 def knock(kind: str = "initiation", **values: object) -> Knock:
@@ -91,8 +91,8 @@ def test_cookies_alone_mean_a_busy_peer() -> None:
 
 
 def test_a_too_big_error_gives_the_mtu_of_the_path() -> None:
-    complaint = Complaint("too-big", END, "192.0.2.254", "eth0", 3, 1400)
-    (sign,) = signs(device(), device(PEER._replace(last_handshake=NOW - 1)), heard(complaints=(complaint,)))
+    complaint = IcmpErrors("too-big", END, "192.0.2.254", "eth0", 3, 1400)
+    (sign,) = signs(device(), device(PEER._replace(last_handshake=NOW - 1)), heard(icmp_errors=(complaint,)))
     assert (sign.code, sign.mtu, sign.sender, sign.peer) == ("mtu-too-large", 1400, "192.0.2.254", PEER.public_key)
 
 

@@ -42,7 +42,7 @@ def test_the_newest_error_is_reported_with_its_details() -> None:
     found = last_error(Events(1000.0, events), NOW, None)
     assert found is not None
     assert found.time == NOW - 7.5
-    assert found.message == "192.0.2.254 says of what is sent to 192.0.2.1:51820: port unreachable (ICMP)"
+    assert found.message == "ICMP error from 192.0.2.254 about packets to 192.0.2.1:51820: port unreachable"
 
 
 def test_a_peer_is_being_tried_shortly_after_an_initiation() -> None:

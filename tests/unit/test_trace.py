@@ -183,9 +183,9 @@ def test_goto_only_jumps_forward() -> None:
     far = snapshot((LOCAL, PolicyRule(5, "goto", target=32766), PolicyRule(6, "prohibit"), MAIN))
     assert walk(far, to("198.51.100.7")).link == "eth0"
     back = snapshot((LOCAL, PolicyRule(5, "goto", target=0), PolicyRule(6, "prohibit"), MAIN))
-    assert walk(back, to("198.51.100.7")).reason == "rule 6 says prohibit"
+    assert walk(back, to("198.51.100.7")).reason == "rule 6 has the action prohibit"
     gone = snapshot((LOCAL, PolicyRule(5, "goto", target=7), PolicyRule(6, "prohibit"), MAIN))
-    assert walk(gone, to("198.51.100.7")).reason == "rule 6 says prohibit"
+    assert walk(gone, to("198.51.100.7")).reason == "rule 6 has the action prohibit"
 
 
 def test_throw_leaves_the_table_and_blackhole_ends_the_walk() -> None:
@@ -241,7 +241,7 @@ def test_the_source_comes_from_the_route_or_the_gateways_network() -> None:
 
 def test_a_source_of_another_host_is_refused() -> None:
     found = trace(snapshot(), to("198.51.100.7", source=address("192.0.2.3")))
-    assert (found.verdict, found.reason) == ("unreachable", "192.0.2.3 is no address of this host")
+    assert (found.verdict, found.reason) == ("unreachable", "192.0.2.3 is not an address of this host")
 
 
 VRF = (link(4, "red", vrf_table=10), link(5, "eth1", "10.1.0.1/24", master="red"))
@@ -253,11 +253,11 @@ VRF_ROUTES = (
 )
 VRF_TEXT = """\
 198.51.100.7 from this host, bound to red:
-  rule 0: from all lookup local: no route there
+  rule 0: from all lookup local: no route in the table
   rule 1000: from all lookup [l3mdev-table]: matches
   route default via 10.1.0.254 dev eth1 table 10
     source 10.1.0.1, MTU 1500, TCP MSS 1460
-delivered, by eth1, largest packet 1500, TCP MSS 1460
+delivered through eth1, largest packet 1500, TCP MSS 1460
 """
 
 
@@ -281,25 +281,25 @@ def test_a_vrf_takes_only_packets_bound_to_it_or_from_it() -> None:
 
 FULL_TEXT = f"""\
 203.0.113.7 from this host:
-  rule 0: from all lookup local: no route there
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: \
-its default is suppressed, as its prefix length is not above 0
+its route default is suppressed: its prefix length is not above 0
   rule 32765: not from all fwmark 0xca6c lookup 51820: matches
   route default dev wg0 table 51820
     source 10.0.0.2, MTU 1420, TCP MSS 1380
-  peer {KEYS[1]} of wg0, by its AllowedIPs 0.0.0.0/0
+  peer {KEYS[1]} of wg0, AllowedIPs 0.0.0.0/0
     no handshake yet
   endpoint 198.51.100.9:51820
-the packet around it, to 198.51.100.9, udp port 51820, mark 0xca6c:
-  rule 0: from all lookup local: no route there
+outer packet to 198.51.100.9, udp port 51820, mark 0xca6c:
+  rule 0: from all lookup local: no route in the table
   rule 32764: from all lookup main suppress_prefixlength 0: \
-its default is suppressed, as its prefix length is not above 0
-  rule 32765: not from all fwmark 0xca6c lookup 51820: the mark is 0xca6c, and the rule is for all others
+its route default is suppressed: its prefix length is not above 0
+  rule 32765: not from all fwmark 0xca6c lookup 51820: the mark is 0xca6c, and the rule is for all other marks
   rule 32766: from all lookup main: matches
   route default via 192.0.2.1 dev eth0 table main
     source 192.0.2.2, MTU 1500, TCP MSS 1460
     192.0.2.1 is 02:00:00:00:00:01 (REACHABLE)
-delivered, by wg0 in eth0, largest packet 1420, TCP MSS 1380
+delivered through wg0, then eth0, largest packet 1420, TCP MSS 1380
 """
 
 
@@ -405,7 +405,7 @@ def test_the_kernels_answer_wins_and_a_difference_is_reported() -> None:
     seen = snapshot(links=(link(3, "eth1"),))
     found = trace(seen, to("198.51.100.7"), ask)
     assert (found.uplink, found.is_agreed) == ("eth1", False)
-    assert "the kernel disagrees: it says unicast by eth1" in text(found, seen.table_names, 0)
+    assert "the kernel disagrees: its answer is unicast by eth1" in text(found, seen.table_names, 0)
 
 
 def test_the_kernel_chooses_among_several_next_hops() -> None:
@@ -440,7 +440,7 @@ def test_an_incoming_packet_needs_forwarding_and_a_route_back() -> None:
     seen = seen._replace(links={**seen.links, "eth0": forwarding})
     assert arrive(seen, query).link == "wg0"
     stranger = query._replace(source=address("10.0.0.9"))
-    assert "10.0.0.9 is by wg0" in trace(seen, stranger).reason
+    assert "10.0.0.9 uses wg0" in trace(seen, stranger).reason
     assert trace(seen, stranger).verdict == "dropped"
     assert refusal(seen, address("192.0.2.2"), address("203.0.113.7"), "eth0")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wgquick.cli.main import short_way
+from wgquick.cli.main import parse
 from wgquick.device import Device, DevicePeer
 from wgquick.errors import NoHandshakeError, WgqError
 from wgquick.executor.waiting import Awaited, chosen, handshakes
@@ -144,9 +144,9 @@ def test_the_error_names_only_some_of_many_peers() -> None:
 
 
 def test_wait_takes_its_seconds_after_an_equals_sign_only() -> None:
-    call = short_way(["up", "--wait", "wg0"])
+    call = parse(["up", "--wait", "wg0"])
     assert call is not None
     assert (call.targets, call.given) == (["wg0"], {"wait": "15"})
-    call = short_way(["up", "wg0", "--wait=2.5", "--or-down"])
+    call = parse(["up", "wg0", "--wait=2.5", "--or-down"])
     assert call is not None
     assert call.given == {"wait": "2.5", "or-down": True}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _PATIENCE = 1.0  # seconds that a slower check gets after up
-_ALREADY_SAID = frozenset(
+_ALREADY_PRINTED = frozenset(
     ("allowed-ip-host-bits", "world-accessible")
 )  # up itself prints these as wg and wg-quick do
 _MOST = 65536  # bytes that fit into a pipe without a reader
@@ -34,7 +34,7 @@ class Advice(NamedTuple):
     process: int
     pipe: int
 
-    def tell(self, say: Callable[[str], None]) -> None:
+    def print(self, say: Callable[[str], None]) -> None:
         """Print the findings; nothing if the check takes too long."""
         text = self._text()
         for line in text.splitlines():
@@ -77,7 +77,7 @@ def begin(found: Location, document: Document) -> Advice | None:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the transcript has only what up says
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the transcript has only the lines of up
         os.nice(10)
         text = "\n".join(lines(_findings(found, document), found.path))
         os.write(end, text.encode("utf-8", "replace")[:_MOST])
@@ -98,7 +98,7 @@ def _findings(found: Location, document: Document) -> list[Finding]:
 
 def lines(findings: Sequence[Finding], path: str) -> list[str]:
     """The errors, then the warnings: at most three lines, and the command that shows all."""
-    loud = [each for each in findings if each.is_loud and each.code not in _ALREADY_SAID]
+    loud = [each for each in findings if each.is_loud and each.code not in _ALREADY_PRINTED]
     loud.sort(key=lambda each: each.severity)  # "error" comes before "warning"
     shown = [f"{each.file}:{each.line}:{each.column}: {each.message} [{each.code}]" for each in loud[:_SHOWN]]
     if len(loud) > _SHOWN:

@@ -1,4 +1,4 @@
-"""`wgq doctor`: what it does with its arguments."""
+"""`wgq doctor`: prints why a tunnel does not work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 86400.0
 
 
 def doctor(targets: list[str], given: Given) -> int:
-    """Say why a tunnel does not work; 1 if there is an error."""
+    """Print the findings; 1 if there is an error."""
     listen = _seconds(str(given.get("listen", "")))
     privilege.acquire()
     found = api.doctor(
@@ -44,5 +44,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= _LONGEST:
-        raise WgqError(f"`{text}' is no number of seconds", remedy="Give as many as it is to listen: --listen 30")
+        raise WgqError(f"--listen `{text}' is not a number of seconds", remedy="Write --listen 30.")
     return seconds

@@ -54,7 +54,7 @@ class _Ensure:
         """Print the findings of check if something was done, and JSON."""
         for file in self._files if done.action != "none" else ():
             if (check := advice.begin(*file)) is not None:
-                check.tell(say)
+                check.print(say)
         if "json" in self._given:
             from wgquick.show.ensure import json_text
 

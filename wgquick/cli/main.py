@@ -39,16 +39,16 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:  # there is nothing to undo yet
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        streams.forsake_output()
+        streams.discard_output()
         return 1
     except OSError as error:
         streams.say(f"wgq: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
-        streams.forsake_output()
+        streams.discard_output()
         return 1
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    call = short_way(arguments)
+    call = parse(arguments)
     if call is None:
         from wgquick.cli.app import run_app
 
@@ -58,7 +58,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     return verbs.run(*call)
 
 
-def short_way(arguments: Sequence[str]) -> Call | None:
+def parse(arguments: Sequence[str]) -> Call | None:
     """The parsed call; None if the arguments ask for help or have an error, which typer then reports.
 
     VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET...]

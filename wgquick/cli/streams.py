@@ -30,7 +30,7 @@ def say(text: str) -> None:
         _silence(2)  # also for hooks and for the flush at exit
 
 
-def forsake_output() -> None:
+def discard_output() -> None:
     """Discard further output after its reader has gone: else the interpreter's flush at exit fails."""
     _silence(1)
 

@@ -1,4 +1,4 @@
-"""Implements each verb for its parsed arguments; both the short way and typer call it."""
+"""Implements each verb for its parsed arguments; both `cli.main` and typer call it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def name_of(given: Given) -> str | None:
 
 
 def warn_of_ssh(settings: Settings, remedy: str) -> None:
-    """Say that the replies of the SSH session that this runs in, if any, will go into the tunnel."""
+    """Warn if the replies of the SSH session that wgq runs in will go into the tunnel."""
     connection = os.environ.get("SSH_CONNECTION")
     if not connection:
         return
@@ -134,7 +134,7 @@ def warn_of_ssh(settings: Settings, remedy: str) -> None:
             and api.link_towards(client) != settings.name  # a session through the tunnel itself goes on
         ):
             say(operator.warning(settings.name, connection, remedy))
-    except WgqError:  # no warning is no reason not to go on
+    except WgqError:  # continue without the warning
         return
 
 
@@ -152,9 +152,9 @@ def up(target: str, given: Given) -> None:
         with signals.raised():
             api.up(settings, chosen, say)
             if waiting is not None:
-                waiting.finish(lambda: _tell(checks))
+                waiting.finish(lambda: _print_findings(checks))
     finally:
-        _tell(checks)
+        _print_findings(checks)
 
 
 def with_extras(settings: Settings, given: Given) -> Settings:
@@ -178,11 +178,11 @@ def waiting_of(settings: Settings, chosen: Options, given: Given) -> Waiting | N
     return after_up(settings, chosen, given)
 
 
-def _tell(checks: list[advice.Advice | None]) -> None:
+def _print_findings(checks: list[advice.Advice | None]) -> None:
     """Print the findings of the checks, once."""
     while checks:
         if (check := checks.pop()) is not None:
-            check.tell(say)
+            check.print(say)
 
 
 def down(target: str, given: Given) -> None:
@@ -278,7 +278,7 @@ def allowed_ips(targets: list[str], given: Given) -> None:
     from wgquick.diagnosis import nets
 
     networks = complement.evaluate(targets[0])
-    peers = api.load(targets[1], say).peers if targets[1:] else ()
+    peers = api.load(location.file_here(targets[1]), say).peers if targets[1:] else ()
     hosts = dict.fromkeys(peer.endpoint.host.partition("%")[0] for peer in peers if peer.endpoint)
     inside = complement.loops(networks, (host for host in hosts if nets.literal(host)))
     if given.get("json"):
@@ -287,10 +287,10 @@ def allowed_ips(targets: list[str], given: Given) -> None:
         return
     write(", ".join(map(str, networks)) + "\n")
     for host in inside:
-        say(f"[!] The Endpoint {host} is inside, so its packets would go into the tunnel: add `- {host}'")
+        say(f"[!] The networks contain the Endpoint {host}, so the tunnel would loop: subtract {host} too")
     for host in hosts:
         if not nets.literal(host):
-            say(f"[!] The Endpoint {host} is a name: its address must not be inside")
+            say(f"[!] The Endpoint {host} is a name: subtract its address too")
 
 
 def show(targets: list[str]) -> None:

@@ -41,7 +41,7 @@ class Waiting(NamedTuple):
             self.handshakes()
         except (NoHandshakeError, SignalError) as error:
             if isinstance(error, NoHandshakeError):
-                _tell_cause(self.settings)
+                _print_cause(self.settings)
             if self.is_temporary:
                 api.down(self.settings.name, self.settings, self.options, say)
             raise
@@ -57,9 +57,9 @@ def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
 
 
 def after_reload(name: str, given: Given) -> Callable[[], object]:
-    """The wait that --wait asks for after a reload; WgqError before anything is done if that makes no sense."""
+    """The wait after reload for --wait and --wait-for; WgqError, before any change, if --wait is missing."""
     if "wait" not in given:
-        raise WgqError("--wait-for is for reload with --wait", remedy="Add --wait, or leave it out.")
+        raise WgqError("--wait-for needs --wait", remedy="Add --wait, or omit --wait-for.")
     timeout, peers = seconds(str(given["wait"])), str(given.get("wait-for") or "any")
     return lambda: api.wait(name, timeout, peers)
 
@@ -81,7 +81,7 @@ def seconds(text: str) -> float:
     return min(float(number), _LONGEST)
 
 
-def _tell_cause(settings: Settings) -> None:
+def _print_cause(settings: Settings) -> None:
     """Print doctor's first cause."""
     from wgquick.show import doctor as show
 

@@ -1,4 +1,4 @@
-"""`wgq watch`: tells of each event in a line, and runs a command for it."""
+"""`wgq watch`: prints a line for each event, and runs a command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUEUE = 1000
 
 
 def watch(targets: list[str], given: Given) -> int:
-    """Watch until a signal comes. With --once and --check-only 1 if something is missing."""
+    """Watch until a signal comes; returns 1 with --once and --check-only if something is missing."""
     for name in targets:
         valid_name(name)
     privilege.acquire()
@@ -43,12 +43,12 @@ class _Run:
         self._count = 0
 
     async def run(self) -> int:
-        """The exit status: TERM, by which a service manager ends what it has started, is no fault."""
-        telling = asyncio.create_task(self._tell())
+        """The exit status; 0 after TERM, with which service managers stop services."""
+        printing = asyncio.create_task(self._print())
         running = asyncio.create_task(self._run_commands())
-        self._heed_signals(telling)
+        self._handle_signals(printing)
         try:
-            await telling
+            await printing
             await self._commands.join()
         except asyncio.CancelledError:
             if self._signal is None:
@@ -59,18 +59,18 @@ class _Run:
             raise SignalError(self._signal.name, self._signal)
         return int(self._once and self._check_only and self._count > 0)
 
-    def _heed_signals(self, telling: asyncio.Task[None]) -> None:
-        """End between two pieces of work, not in one."""
+    def _handle_signals(self, printing: asyncio.Task[None]) -> None:
+        """End at a signal, but not in the middle of a repair."""
 
         def end(number: signal.Signals) -> None:
             self._signal = number
-            telling.cancel()
+            printing.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) != signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, end, number)
 
-    async def _tell(self) -> None:
+    async def _print(self) -> None:
         events = api.watch(
             self._targets, once=self._once, check_only=self._check_only, ready=lambda: _notify("READY=1")
         )
@@ -85,10 +85,10 @@ class _Run:
         try:
             self._commands.put_nowait(event)
         except asyncio.QueueFull:
-            say(f"[!] {_QUEUE} events wait for the command: {event.event} of {event.interface} is left out")
+            say(f"[!] {_QUEUE} events wait for the command: {event.event} of {event.interface} is skipped")
 
     async def _run_commands(self) -> None:
-        """One command after another, in the order of the events."""
+        """Run the commands one after another, in the order of the events."""
         while True:
             event = await self._commands.get()
             await self._run_command(event)
@@ -104,13 +104,13 @@ class _Run:
                 status = await process.wait()
         except TimeoutError:
             process.kill()
-            say(f"[!] The command for {event.event} has not ended in {_COMMAND_PATIENCE:.0f} seconds")
+            say(f"[!] The command for {event.event} was killed after {_COMMAND_PATIENCE:.0f} seconds")
         except asyncio.CancelledError:
             process.terminate()
             raise
         else:
             if status:
-                say(f"[!] The command for {event.event} exited {status}")
+                say(f"[!] The command for {event.event} exited with {status}")
 
 
 def _notify(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`wgq check`: findings on files, by themselves and against each other, less those that a comment silences."""
+"""`wgq check`: the findings for each file and for the files together, without those that a comment silences."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _IGNORE = re.compile(r"#\s*wgq:\s*ignore\s+([a-z0-9, -]+)", re.IGNORECASE)
 
 
 def check(sources: Sequence[Source], look: Callable[[Source], Live] | None = None) -> list[Finding]:
-    """The findings of all files, in the order of the files and of their lines.
+    """The findings for all files, in the order of the files and of their lines.
 
-    `look` gives what this host shows of a file; without it the files may be of any host.
+    `look` reads this host's state for a file; if it is None, the files may belong to any hosts.
     """
     found: list[Finding] = []
     for source in sources:
         found += one_file.findings(source)
     if len(sources) > 1:
-        from wgquick.diagnosis import several_files  # `wgq up` checks one file, and has no time for this import
+        from wgquick.diagnosis import several_files  # `wgq up` checks one file; this import would slow it down
 
         found += several_files.findings(sources, {(each.file, each.code) for each in found})
     if look is not None:
@@ -44,10 +44,10 @@ def check(sources: Sequence[Source], look: Callable[[Source], Live] | None = Non
 
 
 class _Ignored:
-    """The codes that `# wgq: ignore CODE` comments silence, by their rows from 0.
+    """The codes that `# wgq: ignore CODE` comments silence, by row (from 0).
 
-    At the end of a line the comment holds for that line. On a line of its own it holds for its section and for the
-    section that begins below it; above the first section it holds for the whole file.
+    A comment at the end of a line applies to that line. A comment on a line of its own applies to its section and
+    to a section that begins right below it; above the first section it applies to the whole file.
     """
 
     def __init__(self, lines: Sequence[Line]) -> None:
@@ -67,14 +67,14 @@ class _Ignored:
 
 
 def _rows(row: int, lines: Sequence[Line]) -> Iterable[int]:
-    """The rows for which a comment in that row holds."""
+    """The rows that a comment in `row` applies to."""
     if not lines[row].text.lstrip().startswith("#"):
         return [row]
     return [*_section(row, lines, -1), row, *_section(row, lines, 1)]
 
 
 def _section(row: int, lines: Sequence[Line], step: int) -> Iterator[int]:
-    """The rows above (step -1) or below (1) that are of the same section, or of one that begins right below."""
+    """The rows above (step -1) or below (1) in the same section, or in a section that begins right below."""
     only_comments = step == 1
     at = row + step
     while 0 <= at < len(lines):

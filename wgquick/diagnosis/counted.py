@@ -1,4 +1,4 @@
-"""What the counters of wgq-userspace mean: the daemon knows what a capture has to conclude, and remembers it."""
+"""Conclusions from the counters of wgq-userspace, which knows what a capture can only infer."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from wgquick.net import PublicKey
 
 RECENT = 180.0
-"""Seconds after which an event is of the past: a device gives a handshake up after half of them."""
+"""Seconds after which an event is ignored as old. A device gives up a handshake after half of that time."""
 
 _NO_ROUTE = frozenset({EHOSTUNREACH, ENETDOWN, ENETUNREACH})
 _ICMP = {
-    "port_unreachable": ("endpoint-refuses", "nobody listens on that port"),
-    "host_unreachable": ("endpoint-unreachable", "the host cannot be reached"),
+    "port_unreachable": ("endpoint-refuses", "the port is closed"),
+    "host_unreachable": ("endpoint-unreachable", "the host is unreachable"),
     "net_unreachable": ("endpoint-unreachable", "there is no route to its network"),
     "prohibited": ("endpoint-unreachable", "a firewall prohibits it"),
-    "time_exceeded": ("endpoint-unreachable", "it went in circles until its time to live was up"),
+    "time_exceeded": ("endpoint-unreachable", "the packet is in a routing loop"),
     "too_big": ("mtu-too-large", "a packet is larger than the path's MTU"),
 }
 
 
-def counted(device: Device, told: Diagnostics, now: float) -> list[Sign]:
-    """What the daemon's events of late say. `now` is the time of both readings, in seconds since 1970.
+def counted(device: Device, counters: Diagnostics, now: float) -> list[Sign]:
+    """The conclusions from the daemon's recent events. `now` is the time of both readings, in seconds since 1970.
 
-    What happened before a peer's last handshake is of the past, too.
+    Events before a peer's last handshake are ignored.
     """
-    found = [*_of_device(device, told.device)]
+    found = [*_of_device(device, counters.device)]
     for peer in device.peers:
-        found += _of_peer(peer, told.peer(peer.public_key), now)
+        found += _of_peer(peer, counters.peer(peer.public_key), now)
     return found
 
 
 def merged(signs: Iterable[Sign], more: Iterable[Sign]) -> list[Sign]:
-    """Both, but of two signs of the same only the surer one."""
+    """All signs; of two about the same thing, only the one with more confidence."""
     found: dict[tuple[str, PublicKey | None, PublicKey | None], Sign] = {}
     for sign in (*signs, *more):
         same = (sign.code, sign.peer, sign.key)
@@ -56,7 +56,7 @@ def _of_device(device: Device, events: Events) -> Iterator[Sign]:
     by_address = {peer.endpoint.address: peer.public_key for peer in device.peers if peer.endpoint}
     for event in events.of("unknown_key"):
         if event.static_key is not None and event.static_key not in peers and event.age < RECENT:
-            facts = (f"{_counted(event, 'initiation')} of the key {event.static_key}, which no peer has",)
+            facts = (f"{_counted(event, 'initiation')} with the key {event.static_key}, which no peer has",)
             yield Sign("knock-unknown-key", CERTAIN, None, event.sender, facts, event.static_key)
     for event in events.of("mac1_invalid")[:1]:
         if event.age < RECENT:
@@ -71,16 +71,16 @@ def _of_peer(peer: DevicePeer, events: Events, now: float) -> Iterator[Sign]:
     since = min(RECENT, now - peer.last_handshake)
     refused = events.last("source_not_allowed")
     if refused is not None and refused.age < RECENT and _is_meant(refused.source):
-        told = f"whose source is not in its AllowedIPs, at last {refused.source}"
-        facts: tuple[str, ...] = (f"{_counted(refused, 'packet')} {told}",)
+        what = f"with a source that is not in its AllowedIPs, most recently {refused.source}"
+        facts: tuple[str, ...] = (f"{_counted(refused, 'packet')} {what}",)
         yield Sign("source-not-allowed", CERTAIN, key, refused.sender, facts, source=refused.source)
     stale = events.last("stale_timestamp")
     if stale is not None and stale.age < since and stale.clock is not None:
         ahead = stale.clock - (now - stale.age)
         behind = (stale.newest or stale.clock) - stale.clock
         facts = (
-            f"{_counted(stale, 'initiation')} that WireGuard takes for a replay",
-            f"the peer's clock is {behind} s behind what it told before",
+            f"{_counted(stale, 'initiation')} rejected as replays",
+            f"their timestamp is {behind} s older than that of an earlier handshake",
         )
         yield Sign("knock-stale-clock", CERTAIN, key, stale.sender, facts, seconds=ahead)
     wrong = events.last("response_undecryptable")
@@ -89,26 +89,26 @@ def _of_peer(peer: DevicePeer, events: Events, now: float) -> Iterator[Sign]:
         yield Sign("answer-refused", CERTAIN, key, wrong.sender, facts)
     answered = events.last("response_sent")
     if answered is not None and answered.age < since and answered.times > 1 and not peer.last_handshake:
-        facts = (f"{_times(answered, 'response')} sent, and there never was a handshake",)
+        facts = (f"{_times(answered, 'response')} sent, but there never was a handshake",)
         yield Sign("answer-lost", LIKELY, key, answered.receiver or peer.endpoint, facts)
     missing = events.last("no_endpoint")
     if missing is not None and missing.age < since and peer.endpoint is None:
-        facts = (f"{_counted(missing, 'packet')} for a peer without endpoint",)
+        facts = (f"{_counted(missing, 'packet')} for a peer without an endpoint",)
         yield Sign("endpoint-missing", CERTAIN, key, facts=facts)
     yield from _of_sending(peer, events, since)
 
 
 def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign]:
-    """What the kernel and the network say of packets to the peer."""
+    """Errors of the kernel and of routers about packets to the peer."""
     for event in events.of("send_error"):
         code = "output-blocked" if event.send_errno in (EPERM, EACCES) else "endpoint-no-route"
         if event.age < since and (code == "output-blocked" or event.send_errno in _NO_ROUTE):
-            facts = (f"the kernel refuses to send to {event.receiver}: {strerror(event.send_errno)}",)
+            facts = (f"sending to {event.receiver} fails: {strerror(event.send_errno)}",)
             yield Sign(code, CERTAIN, peer.public_key, event.receiver, facts)
     for event in events.of("icmp"):
         if event.age < (RECENT if event.icmp == "too_big" else since) and event.icmp in _ICMP:
             code, meaning = _ICMP[event.icmp]
-            facts = (f"{event.router} says of what is sent to {event.receiver}: {meaning} (ICMP)",)
+            facts = (f"an ICMP error from {event.router} about packets to {event.receiver}: {meaning}",)
             yield Sign(
                 code,
                 LIKELY if event.icmp == "too_big" else CERTAIN,
@@ -122,7 +122,7 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
 
 
 def _is_meant(source: str) -> bool:
-    """Not of a link's own chatter, which the kernel sends into every TUN device that has IPv6."""
+    """Whether the packet is not automatic IPv6 traffic, which the kernel sends into every TUN device."""
     if not source:
         return False
     address = pack_address(source)
@@ -135,4 +135,4 @@ def _times(event: Event, what: str) -> str:
 
 def _counted(event: Event, what: str) -> str:
     sender = f" from {event.sender}" if event.sender else ""
-    return f"{_times(event, what)}{sender}, the last {event.age:.0f} s ago,"
+    return f"{_times(event, what)}{sender} (the last {event.age:.0f} s ago)"

@@ -1,7 +1,7 @@
-"""The kernel's choice of a route: rules in their order, tables by the longest prefix, the source address.
+"""The kernel's choice of a route: rules in order, the longest prefix in each table, the source address.
 
-Pure: a Snapshot and a Query in, a Walk out, which says of each rule that was looked at why it did not decide. The
-kernel's functions that each part follows are named (net/core/fib_rules.c, net/ipv4/fib_*.c, net/ipv6/route.c).
+Pure: a Snapshot and a Query in, a Walk out. The Walk says for each evaluated rule why it decided or not. Docstrings
+name the kernel function that each part follows (net/core/fib_rules.c, net/ipv4/fib_*.c, net/ipv6/route.c).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _MULTICAST = {4: Prefix.parse("224.0.0.0/4"), 6: Prefix.parse("ff00::/8")}
 _LINK_LOCAL = Prefix.parse("fe80::/10")
 _LOOPBACK6 = Prefix.parse("::1/128")
 _BROADCAST = b"\xff\xff\xff\xff"
-_AT_ONCE = 1 << 10  # a blackhole nexthop object ends __find_rr_leaf() where it is met
+_AT_ONCE = 1 << 10  # __find_rr_leaf() stops at a blackhole nexthop object
 _PREFERENCES = {0: 2, 1: 3, 3: 1}  # IPV6_DECODE_PREF: medium, high, low
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp", 136: "udplite"}
 
 
 class Passed(NamedTuple):
-    """A rule that was looked at, and why it decided (`decides`) or did not. `table`: where it looked, or 0."""
+    """An evaluated rule, and why it decided (`decides`) or not. `table` is the table that it used, or 0."""
 
     rule: PolicyRule
     decides: bool
@@ -41,11 +41,10 @@ class Passed(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The kernel's choice. `error` is the errno that the packet ends with, 0 if there is a route.
+    """The kernel's choice. `error` is the errno for the sender, 0 if there is a route; `reason` explains an error.
 
-    `hops` are the next hops that the route may take now; of several, a hash that cannot be foretold takes one, and
-    `link` and `gateway` are those of the one assumed. `link` is "lo" for the host's own addresses.
-    `reason` says an error in words.
+    `hops` are the usable next hops of the route. If there are several, the kernel chooses one by a hash that cannot
+    be predicted; `link` and `gateway` are those of the assumed one. `link` is "lo" for the host's own addresses.
     """
 
     rules: tuple[Passed, ...]
@@ -60,12 +59,12 @@ class Walk(NamedTuple):
 
     @property
     def table(self) -> int:
-        """The table of the route; 0 without one."""
+        """The table of the route; 0 if there is no route."""
         return self.route.table if self.route else 0
 
 
 class Flow(NamedTuple):
-    """A query as the rules see it (struct flowi): `vrf` is the VRF that it belongs to."""
+    """The fields that rules match (struct flowi); `vrf` is the packet's VRF, or ""."""
 
     query: Query
     input_link: str
@@ -76,7 +75,7 @@ class Flow(NamedTuple):
 
 
 class Found(NamedTuple):
-    """An answer of a table; `error` 0 if it is a route that can be taken."""
+    """The result of a table lookup; `error` is 0 if the route is usable."""
 
     route: TableRoute
     hops: tuple[NextHop, ...]
@@ -84,10 +83,10 @@ class Found(NamedTuple):
 
 
 def walk(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> Walk:
-    """The way of a packet; of several next hops `preferred` is taken, if it is one of them, else the first.
+    """The route of a packet. It uses the next hop `preferred` if the route has it, else the first.
 
-    The kernel's ip_route_output_key_hash_rcu() and ip6_route_output(), and for a packet that comes in by a link
-    ip_route_input_slow() and ip6_route_input_lookup(), but for what `wgquick.diagnosis.reverse` does.
+    This follows ip_route_output_key_hash_rcu() and ip6_route_output(), and for an incoming packet
+    ip_route_input_slow() and ip6_route_input_lookup(), except for what `wgquick.diagnosis.reverse` does.
     """
     if fault := _fault_of(snapshot, query):
         return Walk((), *fault)
@@ -114,7 +113,7 @@ def _finished(
     hops: tuple[NextHop, ...],
     hop: NextHop,
 ) -> Walk:
-    """The walk with its source and the link that the packet really leaves by."""
+    """The walk with its source and the link that the packet leaves on."""
     kind = _kind(query, route)
     vrf = vrf_of(snapshot, query.output_link or query.input_link)
     link = hop.link
@@ -130,14 +129,14 @@ def _finished(
 
 
 def _gateway(snapshot: Snapshot, hop: NextHop) -> bytes | None:
-    """A gateway that is this host's own address is none: the destination is on the link (fib_check_nh_v4_gw())."""
+    """The gateway; None if it is this host's own address, as the destination is on-link (fib_check_nh_v4_gw())."""
     if hop.gateway and len(hop.gateway) == 4 and not hop.is_onlink and is_local(snapshot, hop.gateway):
         return None
     return hop.gateway
 
 
 def _to_itself(snapshot: Snapshot, query: Query) -> Walk:
-    """A packet to 0.0.0.0 goes to the host itself, without a rule or a table."""
+    """The walk of a packet to 0.0.0.0: to the host itself, without rules and tables."""
     route = TableRoute(host(query.destination), kind="local", scope=HOST)
     source = query.source
     if source is None and query.output_link:
@@ -146,7 +145,7 @@ def _to_itself(snapshot: Snapshot, query: Query) -> Walk:
 
 
 def _fault_of_source(snapshot: Snapshot, found: Walk) -> str:
-    """Why __mkroute_output() refuses: 127.0.0.0/8 does not leave the host."""
+    """Why __mkroute_output() rejects the source: 127.0.0.0/8 must not leave the host."""
     link = snapshot.links.get(found.link)
     if not found.source or not link or link.is_loopback or link.vrf_table or link.route_localnet:
         return ""
@@ -165,12 +164,12 @@ def _kind(query: Query, route: TableRoute) -> str:
 
 
 def _loopback_of(snapshot: Snapshot, name: str) -> str:
-    """A host's own addresses are reached by lo, or by the VRF that the address is in."""
+    """The link for the host's own addresses: lo, or the VRF of the address."""
     return vrf_of(snapshot, name) or LOOPBACK
 
 
 def _fault_of(snapshot: Snapshot, query: Query) -> tuple[int, str] | None:
-    """What the kernel refuses before it looks at a rule."""
+    """What the kernel rejects before it evaluates rules: the errno and the reason."""
     for name in (query.output_link, query.input_link):
         if name and name not in snapshot.links:
             return ENODEV, f"there is no link {name}"
@@ -179,9 +178,9 @@ def _fault_of(snapshot: Snapshot, query: Query) -> tuple[int, str] | None:
     if query.output_link and not snapshot.links[query.output_link].is_up:
         return ENETUNREACH, f"{query.output_link} is down"
     if query.source is not None and not is_local(snapshot, query.source):
-        return EINVAL, f"{address_text(query.source)} is no address of this host"
+        return EINVAL, f"{address_text(query.source)} is not an address of this host"
     if query.destination[0] == 0 and query.destination != bytes(4):
-        return EINVAL, "0.0.0.0/8 is no destination"
+        return EINVAL, "0.0.0.0/8 is not a valid destination"
     return None
 
 
@@ -199,12 +198,12 @@ def is_local(snapshot: Snapshot, address: bytes) -> bool:
 
 
 def _is_taken_as_on_link(query: Query, snapshot: Snapshot) -> bool:
-    """Whether IPv4 takes a destination without a route for one of the link that the socket is bound to."""
+    """Whether IPv4 treats a destination without a route as on-link, because the socket is bound to a link."""
     return bool(query.family == 4 and query.output_link and not vrf_of(snapshot, query.output_link))
 
 
 def by_rules(snapshot: Snapshot, flow: Flow) -> tuple[list[Passed], Found | None, int]:
-    """fib_rules_lookup(): the rules that were looked at, the answer, and the errno."""
+    """fib_rules_lookup(): the evaluated rules, the result, and the errno."""
     rules = snapshot.rules[flow.query.family]
     if flow.query.family == 4 and is_untouched(rules):
         return _by_merged_tables(snapshot, flow, rules)
@@ -219,7 +218,7 @@ def by_rules(snapshot: Snapshot, flow: Flow) -> tuple[list[Passed], Found | None
         elif rule.action == "goto":
             target = _place(rules, rule.target)
             there = target is not None and target >= at
-            passed.append(Passed(rule, False, "goes on there" if there else "there is no such rule behind it"))
+            passed.append(Passed(rule, False, "continues there" if there else "no later rule has that priority"))
             at = target if there and target is not None else at
         elif rule.action == "nop":
             passed.append(Passed(rule, False, "does nothing"))
@@ -237,31 +236,31 @@ def by_rules(snapshot: Snapshot, flow: Flow) -> tuple[list[Passed], Found | None
 
 
 def _in_table(snapshot: Snapshot, table: int, flow: Flow, rule: PolicyRule) -> tuple[Found | None, str]:
-    """What a rule's table answers, None if nothing that counts, and why."""
+    """The result of a rule's table, None if the next rule is tried, and why."""
     found = lookup(snapshot, table, flow)
     if found is None:
-        return None, "no route there"
+        return None, "no route in the table"
     if found.route.kind == "throw":
-        return None, f"throw {text_of(found.route.destination)} there"
+        return None, f"the table has the route throw {text_of(found.route.destination)}"
     if not found.error and (why := _suppressed(snapshot, rule, found)):
         return None, why
     return found, "matches"
 
 
 def _suppressed(snapshot: Snapshot, rule: PolicyRule, found: Found) -> str:
-    """fib4_rule_suppress(), fib6_rule_suppress(): why an answer does not count."""
+    """fib4_rule_suppress(), fib6_rule_suppress(): why a rule ignores the result; "" if it does not."""
     route = found.route
     length = rule.suppress_prefixlength
     if length is not None and route.destination.length <= length:
-        return f"its {text_of(route.destination)} is suppressed, as its prefix length is not above {length}"
+        return f"its route {text_of(route.destination)} is suppressed: its prefix length is not above {length}"
     link = snapshot.links.get(found.hops[0].link) if found.hops else None
     if rule.suppress_group is not None and link and link.group == rule.suppress_group:
-        return f"its {text_of(route.destination)} is suppressed, as {link.name} is in the group {link.group}"
+        return f"its route {text_of(route.destination)} is suppressed: {link.name} is in the group {link.group}"
     return ""
 
 
 def is_untouched(rules: Sequence[PolicyRule]) -> bool:
-    """Whether the rules are a new namespace's own."""
+    """Whether the rules are those of a new network namespace."""
     return [(rule, rule.table) for rule in rules] == [
         (PolicyRule(priority, table=table), table) for priority, table in ((0, 255), (32766, 254), (32767, 253))
     ]
@@ -270,7 +269,7 @@ def is_untouched(rules: Sequence[PolicyRule]) -> bool:
 def _by_merged_tables(
     snapshot: Snapshot, flow: Flow, rules: Sequence[PolicyRule]
 ) -> tuple[list[Passed], Found | None, int]:
-    """Without rules of its own, IPv4 has local and main in one (fib_lookup(), ip_fib.h), and then asks default."""
+    """With the initial rules, IPv4 looks up local and main merged, then default (fib_lookup(), ip_fib.h)."""
     found = lookup(snapshot, LOCAL_TABLE, flow, MAIN_TABLE)
     if found is None or found.error or found.route.kind == "throw":
         other = lookup(snapshot, rules[2].table, flow)
@@ -281,7 +280,7 @@ def _by_merged_tables(
     for rule in rules:
         if found and found.route.table == rule.table:
             return [*passed, Passed(rule, True, "matches", rule.table)], found, found.error
-        passed.append(Passed(rule, False, "no route there", rule.table))
+        passed.append(Passed(rule, False, "no route in the table", rule.table))
     return passed, None, ENETUNREACH
 
 
@@ -294,7 +293,7 @@ def _place(rules: Sequence[PolicyRule], priority: int) -> int | None:
 
 
 def _flow(snapshot: Snapshot, query: Query) -> Flow:
-    """l3mdev_update_flow(): the VRF is that of the link that the packet leaves or comes in by."""
+    """l3mdev_update_flow(): the VRF is that of the packet's output or input link."""
     output, came = query.output_link, query.input_link or LOOPBACK
     if output:
         vrf = vrf_of(snapshot, output)
@@ -304,7 +303,7 @@ def _flow(snapshot: Snapshot, query: Query) -> Flow:
 
 
 def _uid(query: Query) -> int:
-    """What comes in has no socket: sock_net_uid() is 0 then."""
+    """The socket's user; 0 for an incoming packet, as sock_net_uid() has it."""
     return 0 if query.input_link else query.uid
 
 
@@ -312,24 +311,23 @@ def difference(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> str:
     """Why a rule does not match (fib_rule_match()); "" if it does."""
     why = next(iter(_differences(rule, flow, snapshot)), "")
     if rule.unread:
-        return why or f"it has conditions that wgq does not know: {', '.join(rule.unread)}"
+        return why or f"wgq does not support its conditions: {', '.join(rule.unread)}"
     if rule.inverted:
         return "" if why else _inverse(rule, flow.query)
     return why
 
 
 def _inverse(rule: PolicyRule, query: Query) -> str:
-    """Why an inverted rule does not match: what it asks for holds."""
+    """Why an inverted rule does not match: its conditions hold."""
     if rule.fwmask:
-        return f"the mark is {query.mark:#x}, and the rule is for all others"
-    return "what it names holds, and the rule is for all others"
+        return f"the mark is {query.mark:#x}, and the rule is for all other marks"
+    return "its conditions hold, and the rule is inverted"
 
 
 def _differences(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> Iterator[str]:
     query = flow.query
     if rule.input_link and not _enters(rule, flow, snapshot):
-        how = f"it comes in by {flow.input_link}" if query.input_link else "this host sends it"
-        yield f"{how}, not {rule.input_link}"
+        yield f"it arrives on {flow.input_link}" if query.input_link else "this host sends it"
     if rule.output_link and not _leaves(rule, flow, snapshot):
         yield f"its socket is not bound to {rule.output_link}"
     if (rule.fwmark ^ query.mark) & rule.fwmask:
@@ -355,13 +353,13 @@ def _differences_of_addresses(rule: PolicyRule, query: Query) -> Iterator[str]:
 
 def _differences_of_ports(rule: PolicyRule, query: Query) -> Iterator[str]:
     if rule.protocol and rule.protocol != query.protocol:
-        yield f"its protocol is {PROTOCOLS.get(query.protocol, query.protocol) if query.protocol else 'not known'}"
+        yield f"its protocol is {PROTOCOLS.get(query.protocol, query.protocol) if query.protocol else 'unknown'}"
     for ports, port, word in (
         (rule.source_ports, query.source_port, "source port"),
         (rule.destination_ports, query.destination_port, "destination port"),
     ):
         if ports and not _is_among(port, ports):
-            yield f"its {word} is {port}" if port else f"its {word} is not known"
+            yield f"its {word} is {port}" if port else f"its {word} is unknown"
 
 
 def _is_among(port: int, ports: Ports) -> bool:
@@ -389,7 +387,7 @@ def _leaves(rule: PolicyRule, flow: Flow, snapshot: Snapshot) -> bool:
 
 
 def lookup(snapshot: Snapshot, table: int, flow: Flow, merged: int = 0) -> Found | None:
-    """The answer of a table (with `merged`, of two in one); None if no route of it can be taken."""
+    """The result of a table (with `merged`, of two merged tables); None if it has no usable route."""
     query = flow.query
     routes = [
         route
@@ -405,7 +403,7 @@ def _covers(route: TableRoute, address: bytes) -> bool:
 
 
 def _lookup4(snapshot: Snapshot, routes: Iterable[TableRoute], flow: Flow) -> Found | None:
-    """fib_table_lookup(): the longest prefix, then the DS field, then the lowest metric, of those that work."""
+    """fib_table_lookup(): the usable route with the longest prefix, then the DS field, then the lowest metric."""
     order = sorted(routes, key=lambda each: (-each.destination.length, -each.table, -each.tos, each.metric))
     for route in order:
         if route.tos and route.tos != flow.query.tos & 0xFC:
@@ -421,7 +419,7 @@ def _lookup4(snapshot: Snapshot, routes: Iterable[TableRoute], flow: Flow) -> Fo
 
 
 def _works(snapshot: Snapshot, hop: NextHop, family: int) -> bool:
-    """fib_lookup_good_nhc(), find_match(): whether a next hop can be taken."""
+    """fib_lookup_good_nhc(), find_match(): whether a next hop is usable."""
     if hop.is_dead:
         return False
     link = snapshot.links.get(hop.link)
@@ -429,7 +427,7 @@ def _works(snapshot: Snapshot, hop: NextHop, family: int) -> bool:
 
 
 def _lookup6(snapshot: Snapshot, routes: Iterable[TableRoute], flow: Flow) -> Found | None:
-    """fib6_table_lookup(): by prefix of destination, then of source; first without gateways that do not answer."""
+    """fib6_table_lookup(): by destination prefix, then source prefix; routes with a failed gateway come last."""
     source = host(flow.query.source or bytes(16))
     nodes: dict[tuple[int, int], list[TableRoute]] = {}
     with_sources: set[int] = set()
@@ -440,7 +438,7 @@ def _lookup6(snapshot: Snapshot, routes: Iterable[TableRoute], flow: Flow) -> Fo
             key = (route.destination.length, route.origin.length if route.origin else 0)
             nodes.setdefault(key, []).append(route)
     keys = sorted(nodes, reverse=True)
-    # fib6_node_lookup_1() begins above a prefix whose routes by source all differ, unless that is the default.
+    # fib6_node_lookup_1() skips a prefix, except the default, if all its routes have a source that does not match.
     while keys and not keys[0][1] and keys[0][0] in with_sources and keys[0][0]:
         del keys[0]
     order = [sorted(nodes[key], key=lambda each: each.metric) for key in keys]
@@ -452,7 +450,7 @@ def _lookup6(snapshot: Snapshot, routes: Iterable[TableRoute], flow: Flow) -> Fo
 
 
 def _select6(snapshot: Snapshot, node: Sequence[TableRoute], flow: Flow, *, reachable: bool) -> Found | None:
-    """rt6_select(): of the lowest metric the best score; if none of these can be taken, of all the others."""
+    """rt6_select(): the best score among routes of the lowest metric; if none is usable, among all others."""
     lowest = node[0].metric
     first = [route for route in node if route.metric == lowest]
     rest = [route for route in node if route.metric != lowest]
@@ -473,7 +471,7 @@ def _answer6(snapshot: Snapshot, route: TableRoute, flow: Flow, *, reachable: bo
 
 
 def _score6(snapshot: Snapshot, route: TableRoute, flow: Flow, *, reachable: bool) -> int:
-    """rt6_score_route() of a route's best next hop; below zero: not to be taken."""
+    """rt6_score_route() of a route's best next hop; negative if it is unusable."""
     if route.kind == "blackhole" and route.nexthop:
         return _AT_ONCE
     if not route.hops and route.kind in (*_KIND_ERRORS, "throw"):
@@ -501,7 +499,7 @@ def _is_strict(flow: Flow) -> bool:
 
 
 def _is_silent(snapshot: Snapshot, hop: NextHop) -> bool:
-    """rt6_check_neigh(): whether the gateway is known not to answer."""
+    """rt6_check_neigh(): whether the gateway's neighbour entry is FAILED."""
     known = snapshot.neighbours.get((hop.link, hop.gateway or b""))
     return known is not None and known.state == "FAILED"
 
@@ -510,7 +508,7 @@ def _reason(error: int, rules: Sequence[Passed], route: TableRoute | None) -> st
     if route:
         return f"the route {route.kind} {text_of(route.destination)}"
     if rules and rules[-1].decides:
-        return f"rule {rules[-1].rule.priority} says {rules[-1].rule.action}"
+        return f"rule {rules[-1].rule.priority} has the action {rules[-1].rule.action}"
     return "no route"
 
 

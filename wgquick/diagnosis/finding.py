@@ -1,4 +1,4 @@
-"""A finding: what is wrong, where it stands and what to do about it."""
+"""A finding: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 
 class Finding(NamedTuple):
-    """One mistake of a configuration. `line` and `column` count from 1; `severity` is one of SEVERITIES.
+    """One mistake in a configuration. `line` and `column` count from 1; `severity` is one of SEVERITIES.
 
     `code` stays the same across releases; `message` and `remedy` never show a private or preshared key.
     """

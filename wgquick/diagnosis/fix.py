@@ -1,4 +1,4 @@
-"""`wgq check --fix`: mends what has one remedy alone, and leaves every other byte of the file as it is."""
+"""`wgq check --fix`: applies remedies that leave no choice, and keeps every other byte of the file."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ CODES = ("world-accessible", "allowed-ip-host-bits", "hook-substitution")
 _PRIVATE = 0o600
 
 
-def mend(sources: Sequence[Source], findings: Iterable[Finding], say: Callable[[str], None]) -> bool:
-    """Mends the files; returns whether anything was changed. `say` takes a line for each change."""
+def apply_fixes(sources: Sequence[Source], findings: Iterable[Finding], report: Callable[[str], None]) -> bool:
+    """Fix the files; returns whether anything was changed. `report` gets a line for each change."""
     changed = False
     for source in sources:
         own = [each for each in findings if each.file == source.shown and each.code in CODES]
-        changed = _mend_file(source, own, say) or changed
+        changed = _fix_file(source, own, report) or changed
     return changed
 
 
-def _mend_file(source: Source, findings: list[Finding], say: Callable[[str], None]) -> bool:
+def _fix_file(source: Source, findings: list[Finding], report: Callable[[str], None]) -> bool:
     lines = [decode(raw) for raw in source.document.raw]
     before = list(lines)
     for each in sorted(findings, key=lambda each: (each.line, -each.column)):
         if each.code == "world-accessible":
             os.chmod(source.path, _PRIVATE)
-            say(f"{each.file}: mode is 0600 now")
+            report(f"{each.file}: set the mode to 0600")
             continue
-        mended = _mended(each, lines[each.line - 1])
-        if mended != lines[each.line - 1]:
-            lines[each.line - 1] = mended
-            say(f"{each.file}:{each.line}: {without_keys(mended.strip())}")
+        fixed = _fixed(each, lines[each.line - 1])
+        if fixed != lines[each.line - 1]:
+            lines[each.line - 1] = fixed
+            report(f"{each.file}:{each.line}: {without_keys(fixed.strip())}")
     if lines != before:
         mark = UTF8_MARK if bytes(source.document).startswith(UTF8_MARK) else b""
         write_atomic(source.path, mark + b"\n".join(map(encode, lines)))
     return bool(findings)
 
 
-def _mended(finding: Finding, line: str) -> str:
+def _fixed(finding: Finding, line: str) -> str:
     head, tail = line[: finding.column - 1], line[finding.column - 1 :]
     if finding.code == "hook-substitution":
         return head + SUBSTITUTION.sub("%i", tail)

@@ -1,4 +1,4 @@
-"""The mistakes in hook lines, as far as their text shows them."""
+"""The mistakes that can be seen in the text of hook lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CLAMP = re.compile(r"TCPMSS|maxseg")
 
 
 def findings(source: Source) -> Iterator[Finding]:
-    """All that the hooks of a file show."""
+    """The findings for all hooks of a file."""
     for hook in source.hooks:
         yield from _substitution(source, hook)
         yield from _masquerade(source, hook)
@@ -58,13 +58,13 @@ def sets_port(source: Source) -> bool:
 
 
 def adds_rule(source: Source) -> bool:
-    """Whether a hook adds a policy rule, or runs a script that may."""
+    """Whether a hook adds a policy rule, or runs a script that might."""
     scripts = (hooks.runs_script(hook.text) for hook in source.hooks if hook.stage in _BEFORE)
     return any(change.kind == "rule" for change in _added(source)) or any(scripts)
 
 
 def makes_routes(source: Source) -> bool:
-    """Whether a hook adds routes or policy rules, or may: the file alone does not say then what is routed where."""
+    """Whether a hook adds routes or policy rules, or might: the file alone then does not determine the routing."""
     texts = [hook.text for hook in source.hooks if hook.stage in _BEFORE]
     if any(hooks.runs_script(text) or hooks.leaves_namespace(text) for text in texts):
         return True
@@ -86,7 +86,7 @@ def _added(source: Source) -> Iterator[Change]:
 
 
 def _is_key(command: Command) -> bool:
-    """Whether a command sets the private key: by itself, or in a file for wg."""
+    """Whether a command sets the private key: by `wg set`, or by a file for wg."""
     program, verb, *_ = (*command.words, "")
     return _sets(command, "private-key") or (program.rpartition("/")[2] == "wg" and verb in _SETS_FILE)
 
@@ -101,18 +101,17 @@ def _key(source: Source, hook: Hook) -> Iterator[Finding]:
         return
     for command in hooks.commands(hook.text):
         if _is_key(command):
-            what = "the hook sets the private key, which `wg syncconf' of this file would take away"
-            yield _note(
-                source, hook, command.offset, "hook-sets-key", what, "run the hook's command after it again"
-            )
+            what = "the hook sets the private key; `wg syncconf' with this file would remove it"
+            remedy = "run the hook's command again after each `wg syncconf'"
+            yield _note(source, hook, command.offset, "hook-sets-key", what, remedy)
             return
 
 
 def _substitution(source: Source, hook: Hook) -> Iterator[Finding]:
     match = SUBSTITUTION.search(hook.text)
     if match and not _LOOP.search(hook.text):
-        what = f"`{match[0]}' is no substitution: it stays as it is"
-        yield _note(source, hook, match.start(), "hook-substitution", what, "write %i for the interface's name")
+        what = f"`{match[0]}' is not replaced by the interface name"
+        yield _note(source, hook, match.start(), "hook-substitution", what, "write %i for the interface name")
 
 
 def _masquerade(source: Source, hook: Hook) -> Iterator[Finding]:
@@ -121,14 +120,14 @@ def _masquerade(source: Source, hook: Hook) -> Iterator[Finding]:
     for command in hooks.commands(hook.text):
         text = " ".join(command.words)
         if _masquerades(command) and not _is_removal(command) and not _has_output(text):
-            what = "this masquerades also what goes into the tunnel, so that peers see one address for all"
-            remedy = "name the outgoing link: -o LINK, or oifname in nft"
+            what = "this also masquerades packets into the tunnel: peers see this host's address as every source"
+            remedy = "name the outgoing link: -o LINK (nft: oifname LINK)"
             yield _note(source, hook, command.offset, "masquerade-everywhere", what, remedy)
             return
 
 
 def _masquerades(command: Command) -> bool:
-    """Whether the command is of iptables with that target, or of nft with that statement."""
+    """Whether the command is iptables with the target MASQUERADE, or nft with a masquerade statement."""
     program = command.words[0].rpartition("/")[2]
     if program == "nft":
         return "masquerade" in " ".join(command.words).split()
@@ -146,15 +145,15 @@ def _has_output(text: str) -> bool:
 
 
 def _other_interface(source: Source) -> Iterator[Finding]:
-    """Each other name once: PostDown has the same mistake as PostUp."""
-    told: set[str] = set()
+    """One finding for each wrong name: PostDown repeats the mistake of PostUp."""
+    reported: set[str] = set()
     for hook in source.hooks:
         if "%i" in hook.text or not source.interface or re.search(rf"\b{re.escape(source.interface)}\b", hook.text):
             continue
         for name in _links(hook):
-            if _WIREGUARD_NAME.fullmatch(name) and name != source.interface and name not in told:
-                told.add(name)
-                what = f"the hook names {name}, and this interface is called {source.interface}"
+            if _WIREGUARD_NAME.fullmatch(name) and name != source.interface and name not in reported:
+                reported.add(name)
+                what = f"the hook names {name}, but this interface is {source.interface}"
                 remedy = "write %i, which stands for this interface"
                 yield _note(source, hook, hook.text.index(name), "hook-other-interface", what, remedy)
 
@@ -172,7 +171,7 @@ def _links(hook: Hook) -> Iterator[str]:
 
 
 def host_links(source: Source) -> list[str]:
-    """The links of the host that the hooks name and do not make themselves: first one that they masquerade to."""
+    """The host's links that the hooks name and do not create; links that they masquerade to come first."""
     found: dict[str, None] = {}
     named = [name for hook in source.hooks for name in (*_masqueraded_links(hook), *_links(hook))]
     masqueraded = [name for hook in source.hooks for name in _masqueraded_links(hook)]
@@ -192,7 +191,7 @@ def _masqueraded_links(hook: Hook) -> Iterator[str]:
 
 
 def links(source: Source) -> Iterator[tuple[Place, str]]:
-    """The links of the host that PreUp and PostUp hooks name, each with the place of the first."""
+    """The host's links that PreUp and PostUp hooks name, each with the place where it is named first."""
     named: dict[str, Place] = {}
     for hook in source.hooks:
         if hook.stage in _BEFORE and not hooks.leaves_namespace(hook.text) and not hooks.runs_script(hook.text):
@@ -203,7 +202,7 @@ def links(source: Source) -> Iterator[tuple[Place, str]]:
 
 
 def forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
-    """The hooks that let packets through this host, with the families (4, 6) that no hook enables."""
+    """The hooks that forward packets, each with the families (4, 6) whose forwarding no hook turns on."""
     text = "\n".join(hook.text for hook in source.hooks if hook.stage in _BEFORE)
     for hook in source.hooks:
         if hook.stage not in _BEFORE or not _FORWARDING.search(hook.text) or not _has_firewall(hook):
@@ -214,34 +213,34 @@ def forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
 
 
 def _undo(source: Source) -> Iterator[Finding]:
-    """What a hook adds and no later hook takes away; one finding for each line."""
+    """What a hook adds and no later hook removes; one finding for each line."""
     if any(hooks.runs_script(hook.text) for hook in source.hooks if hook.stage not in _BEFORE):
-        return  # it may take away all of it
+        return  # the script may remove everything
     changes = [
         (hook, command, _with_link(source, change))
         for hook in sorted(source.hooks, key=lambda hook: keys.HOOKS.index(hook.stage))
         for command in hooks.commands(hook.text)
         if (change := hooks.change(command)) is not None
     ]
-    told: set[Place] = set()
+    reported: set[Place] = set()
     for at, (hook, command, change) in enumerate(changes):
-        if hook.stage not in _BEFORE or not change.adds or hook.place in told or _goes_with_link(change):
+        if hook.stage not in _BEFORE or not change.adds or hook.place in reported or _goes_with_link(change):
             continue
         if not any(later.undoes(change) for _, _, later in changes[at + 1 :]):
-            told.add(hook.place)
-            what = f"no later hook takes away what `{_shown(command)}' adds: it stays when the interface is down"
-            remedy = "add a PostDown that deletes it in the same words"
+            reported.add(hook.place)
+            what = f"no later hook removes what `{_shown(command)}' adds: it stays after the interface goes down"
+            remedy = "add a PostDown line that deletes it with the same arguments"
             yield _note(source, hook, command.offset, "hook-without-undo", what, remedy)
 
 
 def _with_link(source: Source, change: Change) -> Change:
-    """The change with one name for this link: %i."""
+    """The change with %i in place of each spelling of this interface's name."""
     own = (source.interface or "%i", "$INTERFACE", "${INTERFACE}")
     return change._replace(words=tuple("%i" if word in own else word for word in change.words))
 
 
 def _goes_with_link(change: Change) -> bool:
-    """A route through this link goes with it."""
+    """Whether the kernel removes the change with the link: a route through it."""
     return change.kind == "route" and hooks.value_after(change.words, ("dev",)) == "%i"
 
 
@@ -258,8 +257,8 @@ def _mss(source: Source) -> Iterator[Finding]:
     for hook in source.hooks:
         match = _FORWARDING.search(hook.text)
         if match and hook.stage in _BEFORE and _has_firewall(hook):
-            what = "the hook forwards, and nothing clamps TCP's segment size to the tunnel's MTU"
-            remedy = "add: iptables -t mangle -A FORWARD -o %i -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"
+            what = "the hook forwards packets, but no hook clamps the TCP MSS to the tunnel's MTU"
+            remedy = "add PostUp = iptables -t mangle -A FORWARD -o %i -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"
             yield _note(source, hook, match.start(), "mss-not-clamped", what, remedy)
             return
 

@@ -1,7 +1,7 @@
 """Reads handshake initiations as their receiver does (whitepaper, sections 5.4.2 and 5.4.4).
 
-An initiation carries its sender's static public key, encrypted to the receiver's: whoever has the private key can
-tell who knocks, whether the device knows the sender or not.
+An initiation contains its sender's static public key, encrypted for the receiver. With the private key, the sender
+can be identified, even if it is not a peer.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ _EPHEMERAL, _STATIC, _TIMESTAMP = slice(8, 40), slice(40, 88), slice(88, 116)
 
 
 class Initiation(NamedTuple):
-    """What an initiation says: who sends it, and what the sender's clock says (seconds since 1970)."""
+    """The content of an initiation: the sender's public key, and the sender's clock (seconds since 1970)."""
 
     sender: PublicKey
     clock: float
 
 
 class Addressee:
-    """Tells whether a handshake message is for the owner of a public key."""
+    """Checks whether a handshake message is for the owner of a public key."""
 
     def __init__(self, public: PublicKey) -> None:
         self._key = mac1_key(public.raw)
 
     def fits(self, message: bytes) -> bool:
-        """Whether the message's first MAC is made for this key; False for what is no initiation or response."""
+        """Whether the message's MAC1 is for this key; False for anything but an initiation or response."""
         kind = message[0] if message else 0
         if kind not in (INITIATION, RESPONSE) or len(message) != LENGTHS[kind]:
             return False
-        body, told = message[: -2 * MAC], message[-2 * MAC : -MAC]
-        return hmac.compare_digest(mac(self._key, body), told)
+        body, mac1 = message[: -2 * MAC], message[-2 * MAC : -MAC]
+        return hmac.compare_digest(mac(self._key, body), mac1)
 
 
 class Reader:
-    """Decrypts initiations with the receiver's private key; keeps neither them nor what they are encrypted with."""
+    """Decrypts initiations with the receiver's private key. It keeps no message and no derived key."""
 
     def __init__(self, private: SecretKey) -> None:
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -55,14 +55,14 @@ class Reader:
         self._start = hashed(hashed(self._chaining, IDENTIFIER), self.public.raw)
 
     def read(self, message: bytes) -> Initiation | None:
-        """What an initiation says; None if it is not encrypted to this key, or says nothing that is authentic."""
+        """The content of an initiation; None if it is not encrypted for this key or not authentic."""
         from cryptography.exceptions import InvalidTag
 
         if len(message) != LENGTHS[INITIATION]:
             return None
         try:
             return self._read(message)
-        except (InvalidTag, ValueError):  # the latter of X25519, for a point of low order
+        except (InvalidTag, ValueError):  # X25519 raises ValueError for a point of low order
             return None
 
     def _read(self, message: bytes) -> Initiation:

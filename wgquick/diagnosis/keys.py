@@ -1,4 +1,4 @@
-"""Keys that are compared: public keys of private ones, and keys that everybody knows."""
+"""Public keys from private keys, and known example keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ZERO = bytes(KEY_LENGTH)
 
-# SHA-256 of the raw bytes of private and preshared keys that documents print, with the document.
+# The SHA-256 of private and preshared keys (raw bytes) that documents print as examples, and the document.
 _EXAMPLES = {
     "230d3c13ce8bf1414cdc51173341bb79fba8def0b538285ce8bc627b787a7ffa": "wg(8)",
     "0a0d87b1f8ee6c1d9d02fc754d14a0919f8f5a541ec5f8b90ccf4d489b1333a6": "wg-quick(8)",
@@ -35,5 +35,5 @@ def public_key_of(secret: SecretKey) -> PublicKey:
 
 
 def printed_in(secret: SecretKey) -> str:
-    """The document that prints this key as an example; "" if none is known to."""
+    """The document that prints this key as an example; "" if none is known."""
     return _EXAMPLES.get(sha256(secret.raw).hexdigest(), "")

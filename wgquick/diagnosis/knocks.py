@@ -87,7 +87,7 @@ class Sent(NamedTuple):
     last: float
 
 
-class Complaint(NamedTuple):
+class IcmpErrors(NamedTuple):
     """ICMP errors of one kind, from one sender, about one endpoint."""
 
     meaning: str
@@ -98,7 +98,7 @@ class Complaint(NamedTuple):
     mtu: int
 
 
-class Heard(NamedTuple):
+class CaptureSummary(NamedTuple):
     """What a capture came to, in `seconds` up to `ended` (seconds since 1970).
 
     `others` counts messages beyond the rows' limits, `dropped` those that were not looked at.
@@ -109,12 +109,12 @@ class Heard(NamedTuple):
     ended: float
     knocks: tuple[Knock, ...] = ()
     sent: tuple[Sent, ...] = ()
-    complaints: tuple[Complaint, ...] = ()
+    icmp_errors: tuple[IcmpErrors, ...] = ()
     others: int = 0
     dropped: int = 0
 
 
-class Ledger:
+class KnockCounter:
     """Takes what a capture hears, one by one.
 
     `private` is the device's key, None if unknown. `peers` are the keys of its peers. `candidates` are further keys
@@ -132,7 +132,7 @@ class Ledger:
         self._rows: dict[tuple[object, ...], Knock] = {}
         self._sizes: dict[str, int] = {}
         self._sent: dict[tuple[str, SocketAddress], Sent] = {}
-        self._complaints: dict[tuple[str, SocketAddress, str], Complaint] = {}
+        self._complaints: dict[tuple[str, SocketAddress, str], IcmpErrors] = {}
         self._others = 0
         self._seen: dict[tuple[str, bytes], tuple[object, ...] | None] = {}
         self._waiting: dict[bytes, tuple[object, ...]] = {}
@@ -156,12 +156,14 @@ class Ledger:
         else:
             self._others += heard.stage == ARRIVED
 
-    def result(self, port: int, seconds: float, dropped: int = 0) -> Heard:
+    def result(self, port: int, seconds: float, dropped: int = 0) -> CaptureSummary:
         """What it comes to, the most frequent first."""
         rows = sorted(self._rows.values(), key=lambda row: -row.times)
         sent = sorted(self._sent.values(), key=lambda row: -row.times)
-        complaints = sorted(self._complaints.values(), key=lambda row: -row.times)
-        return Heard(port, seconds, time(), tuple(rows), tuple(sent), tuple(complaints), self._others, dropped)
+        icmp_errors = sorted(self._complaints.values(), key=lambda row: -row.times)
+        return CaptureSummary(
+            port, seconds, time(), tuple(rows), tuple(sent), tuple(icmp_errors), self._others, dropped
+        )
 
     def _arrived(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
         blank = Knock(kind, heard.source, heard.link, first=heard.at)
@@ -254,7 +256,7 @@ class Ledger:
             mtu = min(row.mtu, error.mtu) or row.mtu or error.mtu
             self._complaints[place] = row._replace(times=row.times + 1, mtu=mtu)
         elif len(self._complaints) < _MOST_ERRORS:
-            self._complaints[place] = Complaint(*place, error.link, 1, error.mtu)
+            self._complaints[place] = IcmpErrors(*place, error.link, 1, error.mtu)
 
 
 def _remember(kept: dict[K, V], key: K, value: V) -> None:

@@ -307,7 +307,7 @@ def remarks(layout: Layout, ties: Ties, probes: Sequence[Probe]) -> tuple[str, .
     """What a reader of the result should know: what was not tried, and what the files leave open."""
     tried = {end for probe in probes for end in (probe.at, probe.to)}
     found = [
-        f"{host.name}: nothing to try, as no file and it mean to reach each other"
+        f"{host.name}: nothing to test, as no other file has a [Peer] with AllowedIPs for it, or it for another"
         for index, host in enumerate(layout.hosts)
         if index not in tried
     ]

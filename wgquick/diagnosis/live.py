@@ -1,6 +1,6 @@
-"""`wgq check --live`: what of a file does not fit this host. Nothing on the host is changed, and nothing is probed.
+"""`wgq check --live`: what in a file does not fit this host. It changes nothing and sends no probes.
 
-Names are looked up, all at once, for LIMIT seconds. A code that `wgq doctor` has too means the same there.
+It looks up names in parallel, for at most LIMIT seconds. A code that `wgq doctor` also has means the same there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import PeerSettings
     from wgquick.device import Device
-    from wgquick.diagnosis.doctor.senses import Senses
+    from wgquick.diagnosis.doctor.inspector import Inspector
     from wgquick.diagnosis.managers import Manager
     from wgquick.diagnosis.source import Place, Section, Source
     from wgquick.net import Endpoint, SocketAddress
@@ -44,16 +44,16 @@ _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _NO_IPV6 = "net/ipv6/conf/all/disable_ipv6"
 _NO_ROUTE = ("blackhole", "unreachable", "prohibit")
 _SEVERAL = ("tunnels-overlap", "listen-port-shared", "mark-shared")
-"""The codes that concern files of one host: with --live all files are this host's."""
+"""The codes about several files on one host. With --live all files are on this host."""
 
 
 class Live(NamedTuple):
-    """What the host shows of one file.
+    """The state of the host that concerns one file.
 
-    `device` is None if the interface is not up; `is_wgqs`: wgq has brought it up. `refusal` is the errno with which
-    its port would be refused, 0 if it is free or the device's own. `ways` are the routes to the endpoints'
-    addresses, with the tunnel's mark. `parameters` are None if the kernel has none. `drift` is how the device
-    differs from the file, in words.
+    `device` is None if the interface is not up. `is_wgqs` is true if wgq brought it up. `refusal` is the errno of
+    binding the port; 0 if it is free or the device itself has it. `ways` are the routes to the endpoints'
+    addresses, with the tunnel's mark. A value of `parameters` is None if the kernel lacks it. `drift` says how the
+    device differs from the file, one sentence each.
     """
 
     now: float
@@ -75,11 +75,11 @@ class Live(NamedTuple):
     drift: tuple[str, ...] = ()
 
 
-def gather(source: Source, host: Host, senses: Senses, root: Path = Path("/")) -> Live:
-    """Look at the host; `root` is where other programs' configuration is looked for."""
+def gather(source: Source, host: Host, inspector: Inspector, root: Path = Path("/")) -> Live:
+    """Read the host's state; the configuration of other programs is looked for below `root`."""
     settings, name = source.settings, source.interface
     names = Names(settings)
-    links = senses.links()
+    links = inspector.links()
     device = _device(name, host) if any(link.name == name for link in links) else None
     port = settings.listen_port if device is None else None
     refusal = host.udp_ports.refusal(port) if port else 0
@@ -95,14 +95,14 @@ def gather(source: Source, host: Host, senses: Senses, root: Path = Path("/")) -
         links,
         device,
         is_wgqs,
-        senses.foreign_routes(name),
+        inspector.foreign_routes(name),
         refusal,
         host.udp_ports.programs(port) if port and refusal else (),
         resolved,
-        dict(zip(addresses, senses.ways([(each, fwmark, "") for each in addresses]), strict=True)),
+        dict(zip(addresses, inspector.ways([(each, fwmark, "") for each in addresses]), strict=True)),
         {key: host.sysctl.read(key) for key in keys},
         host.sysctl.writable("net/ipv4/conf/all/src_valid_mark"),
-        senses.rulesets(),
+        inspector.rulesets(),
         host.dns.detect("auto") if settings.dns else "off",
         _can_write(root / "etc/resolv.conf"),
         managers(name, root),
@@ -117,7 +117,7 @@ def _device(name: str, host: Host) -> Device | None:
 
 
 def _addresses(source: Source, resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None]) -> Iterator[str]:
-    """The endpoints' addresses: those that are written, and the first of each name."""
+    """The endpoints' addresses: each literal one, and the first of each name."""
     for peer in source.settings.peers:
         if peer.endpoint is None:
             continue
@@ -128,19 +128,19 @@ def _addresses(source: Source, resolved: Mapping[Endpoint, tuple[SocketAddress, 
 
 
 def _can_write(path: Path) -> bool:
-    """Whether the file, or one in its place, can be written."""
+    """Whether the file can be written or, if it is missing, created."""
     return os.access(path, os.W_OK) or (not path.exists() and os.access(path.parent, os.W_OK))
 
 
 def findings(source: Source, live: Live) -> Iterator[Finding]:
-    """What of the file does not fit the host."""
+    """What in the file does not fit the host."""
     if source.is_sound:
         for rule in _RULES:
             yield from rule(source, live)
 
 
 def loud(finding: Finding) -> Finding:
-    """With --live files are of one host: what is an info of files that may be of several is a warning here."""
+    """The finding with the severity that it has on one host: a conflict between two files is then a warning."""
     if finding.code in _SEVERAL and finding.severity == INFO:
         return finding._replace(severity="warning")
     return finding
@@ -164,12 +164,12 @@ def _port(source: Source, live: Live) -> Iterator[Finding]:
     in_use = live.refusal == errno.EADDRINUSE
     reason = f"is in use{who}" if in_use else f"cannot be bound: {strerror(live.refusal)}"
     what = f"UDP port {source.settings.listen_port} {reason}"
-    remedy = "end what has it, choose another ListenPort, or leave it out"
+    remedy = "stop that program, choose another ListenPort, or remove ListenPort"
     yield _note(source, source.interface_section.at("ListenPort"), "port-in-use", what, remedy)
 
 
 def _networks_in_use(source: Source, live: Live) -> Iterator[Finding]:
-    """Routes that up could not add, and networks of the tunnel that a link has already."""
+    """Routes that up could not add, and networks of the tunnel that a link already has."""
     connected = {each.destination: each for each in live.foreign if each.is_connected}
     taken = {each.destination: each for each in live.foreign}
     for index, address in enumerate(source.settings.addresses):
@@ -177,8 +177,8 @@ def _networks_in_use(source: Source, live: Live) -> Iterator[Finding]:
         if nets.is_single(network):
             continue
         if other := connected.get(str(network)):
-            what = f"{network} is the network of {other.link} already"
-            remedy = "give the tunnel another network, at both ends"
+            what = f"{network} is already the network of {other.link}"
+            remedy = "choose another network for the tunnel, at both ends"
             yield _note(source, source.interface_section.word("Address", index), "net-in-use", what, remedy)
     own = [Prefix(each.address, each.length) for each in source.settings.addresses]
     covered = Coverage([Prefix(mask(each.address, each.length), each.length) for each in own])
@@ -190,8 +190,8 @@ def _networks_in_use(source: Source, live: Live) -> Iterator[Finding]:
             if ip.length == 0 or ip.change == "-" or covered(ip):
                 continue
             if other := taken.get(text):
-                what = f"{text} is reached through {other.link} already"
-                remedy = "give the tunnel another network, take this one out of AllowedIPs, or set Table"
+                what = f"this host already has a route to {text} through {other.link}"
+                remedy = "choose another network for the tunnel, remove this one from AllowedIPs, or set Table"
                 yield _note(source, section.word("AllowedIPs", entry), "net-in-use", what, remedy)
 
 
@@ -201,7 +201,7 @@ def _adds_routes(source: Source) -> bool:
 
 
 def _shadowed(source: Source, live: Live) -> Iterator[Finding]:
-    """A part of a network of the tunnel goes another way, by a route that is no network of a link."""
+    """A part of an AllowedIPs network that another route takes; networks of links are `_networks_in_use`."""
     if not _adds_routes(source):
         return
     others = [(Prefix.parse(each.destination), each) for each in live.foreign if not each.is_connected]
@@ -210,8 +210,8 @@ def _shadowed(source: Source, live: Live) -> Iterator[Finding]:
             network = Prefix(ip.address, ip.length)
             for part, other in others:
                 if ip.length and part.length > ip.length and nets.contains(network, part):
-                    what = f"{part} in {network} goes through {other.link}, by a route of its own"
-                    remedy = f"see `ip route show {part}': remove it, or list the network by itself"
+                    what = f"{part}, a part of {network}, has a route through {other.link}"
+                    remedy = f"remove that route (see `ip route show {part}'), or add {part} to AllowedIPs"
                     yield _note(source, section.word("AllowedIPs", entry), "route-shadowed", what, remedy)
                     break
 
@@ -219,19 +219,21 @@ def _shadowed(source: Source, live: Live) -> Iterator[Finding]:
 def _no_ipv6(source: Source, live: Live) -> Iterator[Finding]:
     if live.parameters.get(_NO_IPV6) == "0":
         return
-    reason = "this kernel has no IPv6" if live.parameters.get(_NO_IPV6) is None else "IPv6 is disabled on this host"
+    is_disabled = live.parameters.get(_NO_IPV6) is not None
+    reason = "IPv6 is disabled on this host" if is_disabled else "this kernel has no IPv6"
+    enable = f"enable it (sysctl {_NO_IPV6.replace('/', '.')}=0), or " if is_disabled else ""
     for index, address in enumerate(source.settings.addresses):
         if len(address.address) == 16:
-            what = f"Address {address.text} cannot be had: {reason}"
-            remedy = f"sysctl {_NO_IPV6.replace('/', '.')}=0, or leave IPv6 out"
+            what = f"Address {address.text} cannot be set: {reason}"
+            remedy = f"{enable}remove IPv6 from the file"
             yield _note(source, source.interface_section.word("Address", index), "no-ipv6", what, remedy)
             return
 
 
 def _dns(source: Source, live: Live) -> Iterator[Finding]:
     if source.settings.dns and live.dns_mode == "file" and not live.can_write_dns:
-        what = "nothing on this host can set DNS: no resolvconf, no systemd-resolved, and resolv.conf is read-only"
-        remedy = "install openresolv or systemd-resolved, or leave DNS out (--dns off)"
+        what = "this host cannot set DNS: it has no resolvconf or systemd-resolved, and resolv.conf is read-only"
+        remedy = "install openresolv or systemd-resolved, or remove DNS (or use --dns off)"
         yield _note(source, source.interface_section.at("DNS"), "dns-no-resolver", what, remedy)
 
 
@@ -239,7 +241,7 @@ def _hook_links(source: Source, live: Live) -> Iterator[Finding]:
     there = {link.name for link in live.links} | {source.interface}
     for place, link in hook_rules.links(source):
         if link not in there:
-            what = f"the hook names the link {link}, and there is none"
+            what = f"the hook names the link {link}, which this host does not have"
             remedy = f"this host has {', '.join(sorted(there - {source.interface}))}; see `ip route show default'"
             yield _note(source, place, "hook-no-such-link", what, remedy)
 
@@ -256,21 +258,21 @@ def _endpoints(source: Source, live: Live) -> Iterator[Finding]:
         if not nets.literal(host):
             answers = live.resolved.get(peer.endpoint)
             if not answers:
-                what = f"the name {host} does not resolve here"
-                remedy = f"see what `getent ahosts {host}' says; correct the name, or this host's DNS"
+                what = f"the name {host} does not resolve on this host"
+                remedy = f"try `getent ahosts {host}'; correct the name, or this host's DNS"
                 yield _note(source, place, "endpoint-unresolved", what, remedy)
                 continue
             address = answers[0].address
         way = live.ways.get(address)
         if way is not None and (way.errno or way.kind in _NO_ROUTE):
-            said = strerror(way.errno) if way.errno else f"{way.kind} {way.destination}"
-            what = f"no route leads to the endpoint {address}: {said}"
-            remedy = "give the host a route to it (a default route, an address of that family), or use another one"
+            reason = strerror(way.errno) if way.errno else f"{way.kind} {way.destination}"
+            what = f"this host has no route to the endpoint {address}: {reason}"
+            remedy = "add a route to it (a default route, an address of that family), or use another endpoint"
             yield _note(source, place, "endpoint-no-route", what, remedy)
 
 
 def _input(source: Source, live: Live) -> Iterator[Finding]:
-    """A firewall of this host that drops what comes to the port of peers that begin."""
+    """This host's firewall drops packets to the port, and some peers have no Endpoint: they have to connect."""
     settings = source.settings
     if not settings.listen_port or all(peer.endpoint for peer in settings.peers):
         return
@@ -281,12 +283,12 @@ def _input(source: Source, live: Live) -> Iterator[Finding]:
         if not (found.is_dropped and found.is_certain):
             return
         what = f"this host's firewall drops UDP to port {settings.listen_port}: {found.where}"
-        remedy = f"let UDP to port {settings.listen_port} in, before that"
+        remedy = f"accept UDP to port {settings.listen_port} in an earlier rule"
         yield _note(source, source.interface_section.at("ListenPort"), "input-blocked", what, remedy)
 
 
 def _reverse_path(source: Source, live: Live) -> Iterator[Finding]:
-    """A full tunnel needs src_valid_mark where the reverse path filter is strict."""
+    """A full tunnel needs src_valid_mark if the reverse path filter is strict."""
     full = any(ip.length == 0 and ip.family == 4 for peer in source.settings.peers for ip in peer.allowed_ips)
     if not full or not routes_automatically(source.settings) or live.can_mark:
         return
@@ -294,8 +296,10 @@ def _reverse_path(source: Source, live: Live) -> Iterator[Finding]:
         return
     strict = [key for key, value in live.parameters.items() if key.endswith("/rp_filter") and value == "1"]
     if strict:
-        what = f"with {strict[0].replace('/', '.')} = 1 the kernel drops the tunnel's packets as they arrive"
-        remedy = "set net.ipv4.conf.all.src_valid_mark=1 (docker run --sysctl ...), as /proc/sys is read-only"
+        what = f"with {strict[0].replace('/', '.')} = 1 the kernel drops the packets of the tunnel's peers"
+        remedy = (
+            "set net.ipv4.conf.all.src_valid_mark=1 from outside (docker run --sysctl ...): /proc/sys is read-only"
+        )
         yield _note(source, _first_default(source), "rp-filter", what, remedy)
 
 
@@ -312,27 +316,27 @@ def _forwarding(source: Source, live: Live) -> Iterator[Finding]:
         for family in families:
             if live.parameters.get(_FORWARDING[family]) == "0":
                 key = _FORWARDING[family].replace("/", ".")
-                what = f"the hook forwards, and this host does not: {key} = 0"
-                remedy = f"sysctl {key}=1, in /etc/sysctl.d or in a PostUp hook"
+                what = f"the hook forwards packets, but forwarding is off on this host: {key} = 0"
+                remedy = f"set {key}=1 in /etc/sysctl.d or in a PostUp hook"
                 yield _note(source, hook.place, "forwarding-off", what, remedy)
         return
 
 
 def _clock(source: Source, live: Live) -> Iterator[Finding]:
     if live.changed - live.now > _CLOCK_SLACK:
-        what = "this host's clock is behind: the file's last change lies in its future"
-        remedy = "set the clock (timedatectl, chronyc makestep): peers refuse handshakes older than earlier ones"
+        what = "this host's clock is behind: the file was last changed in the future"
+        remedy = "set the clock (timedatectl, chronyc makestep): peers reject handshakes with an old timestamp"
         yield _note(source, source.interface_section.place, "clock-wrong", what, remedy)
 
 
 def _firewalld(source: Source, live: Live) -> Iterator[Finding]:
-    """wgq marks what arrives ahead of that filter; wg-quick does not."""
+    """wgq marks incoming packets before that filter; wg-quick does not."""
     full = {ip.family for peer in source.settings.peers for ip in peer.allowed_ips if ip.length == 0}
     over_ipv6 = [s for p, s in _peers(source) if p.endpoint and ":" in p.endpoint.host]
     if 6 not in full or not over_ipv6 or "fib" not in live.rulesets.nft or '"firewalld"' not in live.rulesets.nft:
         return
-    what = "firewalld's IPv6_rpfilter drops what this endpoint sends, unless it is wgq that brings the tunnel up"
-    remedy = "bring it up with wgq, or set IPv6_rpfilter=no in /etc/firewalld/firewalld.conf"
+    what = "firewalld's IPv6_rpfilter drops packets from this endpoint, unless wgq brings the tunnel up"
+    remedy = "bring the tunnel up with wgq, or set IPv6_rpfilter=no in /etc/firewalld/firewalld.conf"
     severity = "" if live.device is not None and not live.is_wgqs else INFO
     yield _note(source, over_ipv6[0].at("Endpoint"), "firewalld-rpfilter", what, remedy, severity)
 
@@ -342,8 +346,10 @@ def _firewalld(source: Source, live: Live) -> Iterator[Finding]:
 
 def _save_config(source: Source, live: Live) -> Iterator[Finding]:
     if source.settings.save_config and live.drift:
-        what = f"down will overwrite this file, which is not what is up: {live.drift[0]}"
-        remedy = f"`wgq save {source.interface}' keeps what is up; else down, edit, up"
+        what = f"`wgq down' will overwrite this file, which differs from the device: {live.drift[0]}"
+        remedy = (
+            f"`wgq save {source.interface}' keeps the device's state, `wgq reload {source.interface}' the file's"
+        )
         yield _note(source, source.interface_section.at("SaveConfig"), "save-config-differs", what, remedy)
 
 
@@ -351,7 +357,7 @@ def _managed(source: Source, live: Live) -> Iterator[Finding]:
     for other in live.others:
         if other.is_wg_quick and not live.is_wgqs:
             continue
-        what = f"{other.name} has the interface {source.interface} too: {other.path}"
+        what = f"{other.name} also manages the interface {source.interface}: {other.path}"
         yield _note(source, source.interface_section.place, "managed-twice", what, other.remedy)
 
 

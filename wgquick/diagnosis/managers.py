@@ -1,4 +1,4 @@
-"""Other programs that are set up to have an interface: wg-quick@, systemd-networkd, NetworkManager."""
+"""Other programs that are configured to manage an interface: wg-quick@, systemd-networkd, NetworkManager."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NETWORK_MANAGER = ("etc/NetworkManager/system-connections", "run/NetworkManager
 
 
 class Manager(NamedTuple):
-    """A program, the file by which it has the interface, and how to make it leave the interface alone."""
+    """A program that manages an interface, the file that says so, and how to stop it."""
 
     name: str
     path: str

@@ -1,4 +1,4 @@
-"""What both directions of a handshake compute with (whitepaper, section 5.4): hashes, key derivation, labels."""
+"""Hashes, key derivation and labels of the handshake (whitepaper, section 5.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ IDENTIFIER = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 MAC = 16
 """The length of a message's MACs."""
 TAI_BASE = (1 << 62) + 10
-"""The TAI64 label of 1970, as every implementation has it."""
+"""The TAI64 label of 1970-01-01, which every implementation uses."""
 
 
 def hashed(*parts: bytes) -> bytes:
@@ -19,7 +19,7 @@ def hashed(*parts: bytes) -> bytes:
 
 
 def expanded(key: bytes, secret: bytes, count: int) -> list[bytes]:
-    """KDF of the whitepaper: HKDF over HMAC-BLAKE2s, `count` keys of 32 bytes."""
+    """The KDF of the whitepaper: HKDF with HMAC-BLAKE2s; returns `count` keys of 32 bytes."""
     prk = hmac.digest(key, secret, "blake2s")
     keys: list[bytes] = []
     for number in range(1, count + 1):

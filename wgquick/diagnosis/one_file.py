@@ -1,6 +1,6 @@
-"""The mistakes that one file shows by itself. Each rule takes a file without faults and gives its findings.
+"""The mistakes that one file alone shows. Each rule takes a file without syntax errors and yields findings.
 
-A rule leaves out what only follows from a mistake that another rule names.
+A rule stays silent about the consequences of a mistake that another rule reports.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     Rule = Callable[[Source], Iterator[Finding]]
 
 LARGEST_MTU = 1440
-"""What a path of 1500 bytes carries over IPv4: less 20 (IPv4), 8 (UDP) and 32 bytes (WireGuard)."""
+"""The largest MTU over IPv4 on a path of 1500 bytes: headers take 20 (IPv4), 8 (UDP) and 32 bytes (WireGuard)."""
 LARGEST_MTU_OVER_IPV6 = 1420
 _IPV6_MTU = 1280
 _FAMILIES = {4: ("IPv4", "0.0.0.0/0"), 6: ("IPv6", "::/0")}
 
 
 def note(source: Source, place: Place, code: str, message: str, remedy: str, severity: str = "") -> Finding:
-    """A finding of the code's usual severity, unless another one is given."""
+    """A finding with the code's usual severity, unless `severity` is given."""
     return Finding(source.shown, *place, code, severity or codes.CODES[code][0], message, remedy)
 
 
 def findings(source: Source) -> Iterator[Finding]:
-    """All that a file shows by itself: its faults, or else its mistakes."""
+    """The syntax errors of one file; if it has none, its mistakes."""
     yield from _of_file(source)
     report = source.report
     for each in report.faults:
@@ -50,18 +50,18 @@ def findings(source: Source) -> Iterator[Finding]:
 
 def _of_file(source: Source) -> Iterator[Finding]:
     if not source.interface:
-        what = f"`{source.path.rpartition('/')[2]}' makes no interface name"
-        remedy = "call the file NAME.conf, with a NAME of 1 to 15 letters, digits and _ = + . -"
+        what = f"the file name `{source.path.rpartition('/')[2]}' does not give a valid interface name"
+        remedy = "rename the file to NAME.conf; NAME is 1 to 15 letters, digits and _ = + . -"
         yield note(source, Place(1, 1), "interface-name", what, remedy)
     if source.path and location.world_access_warning(source.path):
-        what = "everybody on this machine can get at the file, which holds keys"
+        what = "every user of this machine can read or write this file, which contains keys"
         yield note(source, Place(1, 1), "world-accessible", what, f"chmod 600 {source.path}")
 
 
 def _host_bits(source: Source) -> Iterator[Finding]:
-    """The parser's warnings; no more than infos if the network is apart from this interface's own.
+    """The parser's warnings. Host bits are an info if the entry does not overlap an Address of the interface.
 
-    Such an entry means the network. `10.0.0.2/24` beside an Address of 10.0.0.1/24 rather means the host.
+    With Address = 10.0.0.1/24, the author of `10.0.0.2/24` probably means the host, not the network.
     """
     for each in source.report.warnings:
         if each.code != "allowed-ip-host-bits":
@@ -73,14 +73,14 @@ def _host_bits(source: Source) -> Iterator[Finding]:
             source,
             Place(each.line, each.column),
             each.code,
-            each.message.replace("has nonzero host part", "has bits set after its prefix, which do not count"),
-            "write the network's first address, or the length /32 (/128) for one host",
+            each.message.replace("has nonzero host part", "has address bits after its prefix, which are ignored"),
+            "write the network's first address, or /32 (IPv6: /128) for a single host",
             WARNING if near else INFO,
         )
 
 
 def _warned(source: Source, line: int, message: str) -> AllowedIP | None:
-    """The network that a warning of host bits is about."""
+    """The network that a host-bits warning names."""
     from wgquick.config.grammar import GrammarError, allowed_ip
 
     try:
@@ -90,7 +90,7 @@ def _warned(source: Source, line: int, message: str) -> AllowedIP | None:
 
 
 def _all_allowed(source: Source) -> Iterator[tuple[int, int, PeerSettings, AllowedIP]]:
-    """Every AllowedIPs entry, with the index of its peer and its own; entries that are removed do not count."""
+    """Every AllowedIPs entry as (peer index, entry index, peer, network), without `-` entries."""
     for index, peer in enumerate(source.settings.peers):
         for entry, ip in enumerate(peer.allowed_ips):
             if ip.change != "-":
@@ -98,12 +98,12 @@ def _all_allowed(source: Source) -> Iterator[tuple[int, int, PeerSettings, Allow
 
 
 def _is_routed(source: Source) -> bool:
-    """Whether wg-quick makes the routes and, for a /0, the rules: Table is absent or `auto`."""
+    """Whether wg-quick adds the routes and, for a /0, the rules: Table is absent or `auto`."""
     return source.settings.table in ("", "auto")
 
 
 def _defaults(source: Source) -> set[int]:
-    """The families, 4 and 6, that a peer takes whole."""
+    """The families, 4 and 6, with a /0 in AllowedIPs."""
     return {ip.family for _, _, _, ip in _all_allowed(source) if ip.length == 0}
 
 
@@ -118,14 +118,14 @@ def _private_key(source: Source) -> Iterator[Finding]:
     section, secret = source.interface_section, source.settings.private_key
     if secret is None:
         if not hook_rules.sets_key(source):
-            remedy = "add PrivateKey, or set the key in a PreUp hook"
+            remedy = "add PrivateKey to [Interface] (`wg genkey' prints one), or set the key in a PreUp hook"
             yield note(source, section.place, "no-private-key", "the interface has no PrivateKey", remedy)
     elif secret.raw == keys.ZERO:
-        what = "the PrivateKey is all zeros, which the device takes for none"
-        yield note(source, section.at("PrivateKey"), "zero-key", what, "make one: wg genkey")
+        what = "the PrivateKey is all zeros, which means no key"
+        yield note(source, section.at("PrivateKey"), "zero-key", what, "generate a key: wg genkey")
     elif document := keys.printed_in(secret):
-        what = f"the PrivateKey is the example of {document}: everybody has it"
-        yield note(source, section.at("PrivateKey"), "example-key", what, "make a key of your own: wg genkey")
+        what = f"the PrivateKey is the example in {document}, which is public"
+        yield note(source, section.at("PrivateKey"), "example-key", what, "generate your own key: wg genkey")
 
 
 def _address(source: Source) -> Iterator[Finding]:
@@ -133,7 +133,12 @@ def _address(source: Source) -> Iterator[Finding]:
     if not settings.addresses:
         what = "the interface has no Address"
         yield note(
-            source, section.place, "no-address", what, "add Address = ...", INFO if _is_for_wg(source) else ""
+            source,
+            section.place,
+            "no-address",
+            what,
+            "add Address = ... to [Interface]",
+            INFO if _is_for_wg(source) else "",
         )
     for index, address in enumerate(settings.addresses):
         width = nets.bits(address.address)
@@ -143,13 +148,13 @@ def _address(source: Source) -> Iterator[Finding]:
         is_broadcast = width == 32 and rest == (1 << width - address.length) - 1
         if rest == 0 or is_broadcast:
             kind = "broadcast" if is_broadcast else "network"
-            what = f"Address {address.text} is the {kind} address of its network, not a host's"
+            what = f"Address {address.text} is the {kind} address of its network, not a host address"
             place = section.word("Address", index)
-            yield note(source, place, "address-not-host", what, "take another address of that network")
+            yield note(source, place, "address-not-host", what, "choose another address in that network")
 
 
 def _is_for_wg(source: Source) -> bool:
-    """Whether the file is one of wg(8) alone, complete as such: its interface gets addresses elsewhere."""
+    """Whether the file is complete for wg(8) alone: its addresses are set elsewhere."""
     settings = source.settings
     quick = any(source.interface_section.has(key) for key in QUICK.values())
     return not quick and bool(settings.listen_port) and all(peer.endpoint for peer in settings.peers)
@@ -163,8 +168,8 @@ def _unclaimed(source: Source) -> Iterator[Finding]:
         if nets.is_single(address) or nets.is_link_local(address):
             continue
         if not any(nets.overlap(ip, address) for _, _, _, ip in _all_allowed(source)):
-            what = f"no peer's AllowedIPs has an address of {address.text}: nobody in that network can be reached"
-            remedy = "add the peers' addresses to their AllowedIPs, or give the Address a length of /32 (/128)"
+            what = f"no peer's AllowedIPs is in {address.text}: no host in that network can be reached"
+            remedy = "add each peer's address to its AllowedIPs, or change the Address to /32 (IPv6: /128)"
             yield note(
                 source,
                 source.interface_section.word("Address", index),
@@ -177,8 +182,8 @@ def _unclaimed(source: Source) -> Iterator[Finding]:
 def _dns(source: Source) -> Iterator[Finding]:
     settings, section = source.settings, source.interface_section
     if settings.dns_search and not settings.dns:
-        what = "search domains are set only along with a DNS server"
-        yield note(source, section.at("DNS"), "search-without-server", what, "add a server to DNS")
+        what = "search domains are set only if DNS also has a server"
+        yield note(source, section.at("DNS"), "search-without-server", what, "add the address of a server to DNS")
     networks = nets.NetworkSet(ip for _, _, _, ip in _all_allowed(source))
     own = {address.address for address in settings.addresses}
     for server in settings.dns:
@@ -186,7 +191,7 @@ def _dns(source: Source) -> Iterator[Finding]:
         if packed is None or packed in own or not nets.is_private(packed):
             continue
         if settings.peers and not networks.covers(nets.host(packed)):
-            what = f"DNS server {server} is a private address that no peer's AllowedIPs has"
+            what = f"DNS server {server} is a private address that is in no peer's AllowedIPs"
             remedy = f"add {server} to the AllowedIPs of the peer that leads to it"
             yield note(source, section.entry("DNS", server), "dns-outside-tunnel", what, remedy)
 
@@ -197,24 +202,23 @@ def _full_tunnel(source: Source) -> Iterator[Finding]:
     if not whole:
         return
     if settings.table == "off" and not hook_rules.makes_routes(source):
-        what = "a peer takes all traffic, but with Table = off no route leads to it"
-        remedy = "leave Table out, or add routes in PostUp"
+        what = "a peer's AllowedIPs has all addresses, but Table = off adds no routes"
+        remedy = "remove Table, or add the routes in PostUp"
         yield note(source, section.at("Table"), "full-tunnel-without-routes", what, remedy)
     if settings.table not in ("", "auto", "off", "main", "254") and not hook_rules.adds_rule(source):
-        what = f"nothing looks up table {settings.table}, where the route for all traffic goes"
-        remedy = "leave Table out, or add a rule in PostUp, such as `ip rule add ... table'"
+        what = f"the default route goes into table {settings.table}, but no rule uses that table"
+        remedy = f"remove Table, or add a rule in PostUp: ip rule add ... table {settings.table}"
         yield note(source, section.at("Table"), "table-unused", what, remedy)
     if not _is_routed(source):
         return
     peer, place = _first_default(source)
     if not settings.dns:
-        what = (
-            f"all traffic goes to {_peer(peer)}, and DNS stays as it is: names may be asked for beside the tunnel"
-        )
-        yield note(source, place, "full-tunnel-without-dns", what, "add DNS = ...")
+        what = f"all traffic goes to {_peer(peer)}, but DNS is not set: DNS queries may bypass the tunnel"
+        yield note(source, place, "full-tunnel-without-dns", what, "add DNS = ... to [Interface]")
     if whole == {4}:
-        what = "IPv6 goes beside the tunnel, as no peer takes ::/0"
-        yield note(source, place, "ipv6-beside-tunnel", what, "add ::/0 to AllowedIPs to take IPv6 too")
+        what = "IPv6 traffic bypasses the tunnel: ::/0 is in no peer's AllowedIPs"
+        remedy = "add ::/0 to AllowedIPs to send IPv6 through the tunnel too"
+        yield note(source, place, "ipv6-beside-tunnel", what, remedy)
 
 
 def _first_default(source: Source) -> tuple[PeerSettings, Place]:
@@ -229,33 +233,33 @@ def _mtu(source: Source) -> Iterator[Finding]:
     ipv6_outside = any(peer.endpoint and ":" in peer.endpoint.host for peer in settings.peers)
     most = LARGEST_MTU_OVER_IPV6 if ipv6_outside else LARGEST_MTU
     if settings.mtu > most:
-        what = f"MTU {settings.mtu} is more than the {most} bytes that a path of 1500 carries"
-        remedy = "leave MTU out, which measures the path, or write 1420"
+        what = f"MTU {settings.mtu} is larger than {most}, the most that fits into packets of 1500 bytes"
+        remedy = "remove MTU to derive it from the route to the endpoint, or set it to 1420"
         yield note(source, section.at("MTU"), "mtu-too-large", what, remedy)
     if settings.mtu < _IPV6_MTU and any(len(address.address) == 16 for address in settings.addresses):
         what = f"MTU {settings.mtu} is too small for the interface's IPv6 addresses"
-        yield note(source, section.at("MTU"), "low-mtu", what, "write 1280 or more")
+        yield note(source, section.at("MTU"), "low-mtu", what, "set MTU to 1280 or more")
 
 
 def _save_config(source: Source) -> Iterator[Finding]:
     if source.settings.save_config:
-        what = "what is edited in the file while the interface is up is lost at down"
-        remedy = "edit it while the interface is down, or run `wgq save' first"
+        what = "with SaveConfig = true, `wgq down' overwrites what you edit while the interface is up"
+        remedy = "edit the file while the interface is down, or remove SaveConfig"
         yield note(source, source.interface_section.at("SaveConfig"), "save-config-overwrites", what, remedy)
 
 
 def _home_nets(source: Source) -> Iterator[Finding]:
-    remedy = "choose a network of your own, such as one out of 10.0.0.0/8 at random"
+    remedy = "choose another network, such as a random one in 10.0.0.0/8"
     for index, address in enumerate(source.settings.addresses):
         if nets.is_of_homes(address):
-            what = f"Address {address.text} is in a network that home routers or docker use by default"
+            what = f"Address {address.text} is in a network that home routers or Docker use by default"
             yield note(source, source.interface_section.word("Address", index), "common-home-net", what, remedy)
             return
     for index, entry, _, ip in _all_allowed(source):
         if nets.is_of_homes(ip):
-            what = f"{ip} is in a network that home routers or docker use by default"
+            what = f"{ip} is in a network that home routers or Docker use by default"
             place = source.peer_sections[index].word("AllowedIPs", entry)
-            yield note(source, place, "common-home-net", what, "renumber the network if it can be done")
+            yield note(source, place, "common-home-net", what, "renumber that network if you can")
             return
 
 
@@ -265,8 +269,9 @@ def _home_nets(source: Source) -> Iterator[Finding]:
 def _peers_without_networks(source: Source) -> Iterator[Finding]:
     for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
         if not peer.allowed_ips:
-            what = "the peer has no AllowedIPs: it can neither be sent anything nor send anything"
-            yield note(source, section.place, "peer-without-allowed-ips", what, "add AllowedIPs = ...")
+            what = "the peer has no AllowedIPs: nothing can be sent to it or received from it"
+            remedy = "add AllowedIPs = ... to this [Peer]"
+            yield note(source, section.place, "peer-without-allowed-ips", what, remedy)
 
 
 def _peer_keys(source: Source) -> Iterator[Finding]:
@@ -275,19 +280,17 @@ def _peer_keys(source: Source) -> Iterator[Finding]:
     for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
         raw, place = peer.public_key.raw, section.at("PublicKey")
         if raw == keys.ZERO:
-            yield note(source, place, "zero-key", "the PublicKey is all zeros", "copy the peer's public key")
+            yield note(source, place, "zero-key", "the PublicKey is all zeros", "write the peer's public key")
         elif own is not None and raw == own.raw:
-            what = "this is the interface's own PublicKey: the device ignores the peer"
+            what = "this is the interface's own public key: the device ignores the peer"
             yield note(source, place, "peer-is-self", what, "write the public key of the other end")
         elif secret is not None and raw == secret.raw:
             what = "the PublicKey is this interface's private key"
-            remedy = (
-                "write the public key of the other end, and make a new private key: this one may have been seen"
-            )
+            remedy = "write the other end's public key, and generate a new private key: others may know this one"
             yield note(source, place, "public-key-is-private", what, remedy)
         elif raw in seen:
-            what = "this PublicKey has a section above: the two are one peer"
-            yield note(source, place, "repeated-peer", what, "join the sections")
+            what = "a [Peer] above has the same PublicKey: both sections are one peer"
+            yield note(source, place, "repeated-peer", what, "merge the two sections")
         seen.add(raw)
 
 
@@ -300,15 +303,15 @@ def _preshared_keys(source: Source) -> Iterator[Finding]:
             continue
         place = section.at("PresharedKey")
         if document := keys.printed_in(peer.preshared_key):
-            what = f"the PresharedKey is the example of {document}: everybody has it"
-            yield note(source, place, "example-key", what, "make a key of your own: wg genpsk")
+            what = f"the PresharedKey is the example in {document}, which is public"
+            yield note(source, place, "example-key", what, "generate your own key: wg genpsk")
         elif peer.preshared_key.raw in known:
-            what = "the PresharedKey is a private or public key of this file"
-            yield note(source, place, "preshared-key-is-key", what, "make a key of its own: wg genpsk")
+            what = "the PresharedKey is also a private or public key in this file"
+            yield note(source, place, "preshared-key-is-key", what, "generate a separate key: wg genpsk")
 
 
 def _claims(source: Source) -> Iterator[Finding]:
-    """Networks that an earlier peer loses to a later one."""
+    """Networks that an earlier peer loses to a later peer."""
     claims: dict[tuple[bytes, int], PeerSettings] = {}
     for index, peer in enumerate(source.settings.peers):
         for entry, ip in enumerate(peer.allowed_ips):
@@ -319,7 +322,7 @@ def _claims(source: Source) -> Iterator[Finding]:
             earlier = claims.get(network, peer)
             if earlier.public_key != peer.public_key:
                 to = f"{address_text(ip.address)}/{ip.length}"
-                what = f"{to} is given to this peer alone: {_peer(earlier)} above loses it"
+                what = f"{to} can belong to one peer only: this peer takes it from {_peer(earlier)} above"
                 place = source.peer_sections[index].word("AllowedIPs", entry)
                 yield note(source, place, "allowed-ip-moves", what, "give each network to one peer")
             claims[network] = peer
@@ -345,9 +348,9 @@ def _families(source: Source) -> Iterator[Finding]:
         narrow = [each for each in entries if each[3].length]
         index, entry, _, ip = (narrow or entries)[0]
         name = _FAMILIES[family][0]
-        what = f"AllowedIPs has {ip}, and the interface has no {name} Address to send from"
+        what = f"AllowedIPs has {ip}, but the interface has no {name} Address to send from"
         place = source.peer_sections[index].word("AllowedIPs", entry)
-        remedy = f"add an {name} Address, or leave {name} out of AllowedIPs"
+        remedy = f"add an {name} Address to [Interface], or remove {name} from AllowedIPs"
         yield note(source, place, "family-without-address", what, remedy, "" if narrow else INFO)
 
 
@@ -359,18 +362,18 @@ def _connecting(source: Source) -> Iterator[Finding]:
     if not settings.peers or settings.listen_port or hook_rules.sets_port(source):
         return
     if not any(peer.endpoint for peer in settings.peers):
-        what = "no peer has an Endpoint, and the interface has no ListenPort that they could know"
-        remedy = "add ListenPort here or Endpoint to a peer"
+        what = "neither side can connect: no peer has an Endpoint, and the interface has no ListenPort"
+        remedy = "add ListenPort to [Interface], or Endpoint to a [Peer]"
         yield note(source, source.interface_section.place, "nobody-connects", what, remedy)
         return
     for peer, section in zip(settings.peers, source.peer_sections, strict=True):
         if peer.endpoint is None:
-            what = "the peer has no Endpoint, and the interface no ListenPort that it could know"
-            remedy = "add Endpoint to the peer, or ListenPort to [Interface]"
+            what = "neither side can connect: this peer has no Endpoint, and the interface has no ListenPort"
+            remedy = "add Endpoint to this [Peer], or ListenPort to [Interface]"
             yield note(source, section.place, "peer-cannot-connect", what, remedy)
         elif not peer.persistent_keepalive:
-            what = "the peer cannot reach this side by itself after some minutes of silence (no ListenPort here)"
-            remedy = "add PersistentKeepalive = 25 if it is to be able to"
+            what = "behind NAT, the peer cannot reach this side after some minutes without traffic"
+            remedy = "add PersistentKeepalive = 25 to this [Peer] if the peer must be able to"
             yield note(source, section.at("Endpoint"), "keepalive-advised", what, remedy)
 
 
@@ -382,21 +385,21 @@ def _endpoints(source: Source) -> Iterator[Finding]:
             continue
         place = section.at("Endpoint")
         if peer.endpoint.port.isdigit() and int(peer.endpoint.port) & 0xFFFF == 0:
-            what = f"Endpoint {peer.endpoint} has port 0, to which nothing can be sent"
-            yield note(source, place, "endpoint-port-zero", what, "write the port that the peer listens on")
+            what = f"Endpoint {peer.endpoint} has port 0, which cannot receive packets"
+            yield note(source, place, "endpoint-port-zero", what, "write the peer's ListenPort")
         host = nets.literal(peer.endpoint.host) if "%" not in peer.endpoint.host else None
         earlier = seen.setdefault((host or peer.endpoint.host.lower().rstrip("."), peer.endpoint.port), peer)
         if earlier.public_key != peer.public_key:
-            what = f"{peer.endpoint} is the Endpoint of {_peer(earlier)} too: one port is one device, with one key"
-            yield note(source, place, "endpoint-shared", what, "write each peer's own endpoint")
+            what = f"{_peer(earlier)} has the Endpoint {peer.endpoint} too, but one port answers with one key"
+            yield note(source, place, "endpoint-shared", what, "write each peer's own Endpoint")
         yield from _literal_endpoint(source, peer, place, routed)
 
 
 def _routed_networks(source: Source) -> nets.NetworkSet:
-    """What the main table leads into the tunnel, so that an endpoint in it is sent to itself.
+    """The networks that the main table routes into the tunnel. An endpoint in them creates a routing loop.
 
-    A /0 gets a routing table of its own, and rules that keep the marked packets to the endpoints out of it, but not
-    out of the longer networks, which stand in the main table. With `Table = main` a /0 stands there too.
+    A /0 gets a routing table of its own, with rules that keep the marked, encrypted packets out of it. The rules do
+    not help with longer prefixes, whose routes are in the main table. With `Table = main` a /0 is there too.
     """
     own = [address for address in source.settings.addresses if not nets.is_single(address)]
     is_main = source.settings.table in ("main", "254")
@@ -409,19 +412,18 @@ def _routed_networks(source: Source) -> nets.NetworkSet:
 def _literal_endpoint(
     source: Source, peer: PeerSettings, place: Place, routed: nets.NetworkSet
 ) -> Iterator[Finding]:
-    assert peer.endpoint is not None  # noqa: S101  (the caller passes over those without)
+    assert peer.endpoint is not None  # noqa: S101  (the caller skips peers without one)
     packed = nets.literal(peer.endpoint.host)
     if packed is None:
         return
     if routed.covers(nets.host(packed)) and not nets.is_on_link(packed):
-        what = f"Endpoint {peer.endpoint} is itself routed into the tunnel, so that nothing leaves this host"
-        remedy = "write the peer's address outside the tunnel, or take that address out of AllowedIPs"
+        what = f"Endpoint {peer.endpoint} is routed into the tunnel itself, so no packet leaves this host"
+        remedy = "write the peer's address outside the tunnel, or remove that address from AllowedIPs"
         yield note(source, place, "endpoint-in-tunnel", what, remedy)
     elif nets.is_private(packed):
-        what = f"Endpoint {peer.endpoint} is a private address: it can be reached from within one network only"
-        yield note(
-            source, place, "endpoint-private", what, "write the public address or name for use from elsewhere"
-        )
+        what = f"Endpoint {peer.endpoint} is a private address: it can be reached only from its own network"
+        remedy = "write the peer's public address or name to connect from elsewhere"
+        yield note(source, place, "endpoint-private", what, remedy)
 
 
 _RULES: tuple[Rule, ...] = (

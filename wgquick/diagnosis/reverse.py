@@ -1,6 +1,6 @@
-"""What the kernel makes of a packet that comes in: the reverse path filter, and whether it is sent on.
+"""The kernel's checks of an incoming packet: the reverse path filter, and whether it is forwarded.
 
-IPv4 alone has rp_filter (net/ipv4/fib_frontend.c, fib_validate_source()); IPv6 leaves it to the firewall.
+Only IPv4 has rp_filter (net/ipv4/fib_frontend.c, fib_validate_source()); IPv6 leaves it to the firewall.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STRICT = 1
 
 
 def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> Walk:
-    """The way of a packet that comes in by a link, with what is refused of it (ip_route_input_slow())."""
+    """The route of an incoming packet, or the error if it is rejected (ip_route_input_slow())."""
     found = walk(snapshot, query, preferred)
     if query.input_link not in snapshot.links:
         return found
@@ -44,7 +44,7 @@ def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -
     if found.error:
         return found
     if not is_for_us and found.kind != "unicast":
-        return found._replace(error=EINVAL, reason=f"no {found.kind} destination is forwarded to")
+        return found._replace(error=EINVAL, reason=f"{found.kind} destinations are not forwarded")
     output = "" if is_for_us else found.link
     refused = refusal(
         snapshot, query.source or bytes(4), query.destination, link.name, query.mark, output, query.tos
@@ -57,11 +57,11 @@ def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -
 def _odd_address(query: Query, *, local: bool) -> str:
     source = query.source or bytes(4)
     if source[0] == 0 or any(contains(each, host(source)) for each in _NEVER_SOURCES):
-        return f"{address_text(source)} is never a source"
+        return f"{address_text(source)} is not a valid source"
     if query.destination[0] == 0:
-        return f"{address_text(query.destination)} is never a destination"
+        return f"{address_text(query.destination)} is not a valid destination"
     if not local and (contains(_LOOPBACKS, host(source)) or contains(_LOOPBACKS, host(query.destination))):
-        return "127.0.0.0/8 comes in by no link but lo"
+        return "127.0.0.0/8 is accepted only on lo"
     return ""
 
 
@@ -74,10 +74,10 @@ def refusal(
     output: str = "",
     tos: int = 0,
 ) -> tuple[int, str] | None:
-    """Why an IPv4 packet that comes in by a link is refused for its source: errno and words; None if it is not.
+    """Why the kernel rejects an incoming IPv4 packet for its source, as (errno, reason); None if it accepts it.
 
-    `output` is the link that it would be forwarded to, "" if it is for this host. `mark` is what the firewall gives
-    the packet; it counts where src_valid_mark is set alone.
+    `output` is the link that the packet would be forwarded to, "" if it is for this host. `mark` is the mark that
+    the firewall gives the packet; the check ignores it unless src_valid_mark is set.
     """
     came = snapshot.links[link]
     mode = came.rp_filter
@@ -100,12 +100,12 @@ def refusal(
         return None
     has_no_address = not any(len(each.address) == 4 for each in came.addresses)
     if mode == STRICT or (mode and has_no_address):
-        back = f"the route back to {address_text(source)} is by {' or '.join(links) or found.route.kind}"
+        back = f"the route back to {address_text(source)} uses {' or '.join(links) or found.route.kind}"
         hint = ""
         if mark and not came.src_valid_mark:
             marked = snapshot._replace(links={**snapshot.links, link: came._replace(src_valid_mark=True)})
             if refusal(marked, source, destination, link, mark, output, tos) is None:
-                hint = ", as src_valid_mark is 0"
+                hint = ", because src_valid_mark is 0"
         return EXDEV, f"{filtered}, and {back}{hint}"
     return None
 
@@ -115,7 +115,7 @@ def _article(kind: str) -> str:
 
 
 def _has_own_local_routes(snapshot: Snapshot) -> bool:
-    """Whether a local route leads to another link than the address's own (fib_has_custom_local_routes)."""
+    """Whether a local route is outside the local table (fib_has_custom_local_routes)."""
     return any(route.kind == "local" and route.table != LOCAL_TABLE for route in snapshot.routes[4])
 
 

@@ -1,7 +1,7 @@
-"""The mistakes that several files show against each other: both ends of a tunnel, a hub and its clients, one host.
+"""The mistakes that a comparison of several files shows: both ends of a tunnel, a hub and its clients, one host.
 
-Files that name each other's public keys are ends of one tunnel. Two files are of one tunnel also if both have one
-peer, or if a third file has both as peers.
+Two files belong to one tunnel if one has the other's public key in a [Peer], if both have the same peer, or if a
+third file has both as peers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.source import Section, Source
 
-    Told = Collection[tuple[str, str]]
+    Reported = Collection[tuple[str, str]]
 
 
 class End(NamedTuple):
@@ -38,8 +38,8 @@ class Pair(NamedTuple):
     two: End
 
 
-def findings(sources: Sequence[Source], told: Told) -> Iterator[Finding]:
-    """All that the files show against each other; `told` are the (file, code) of what they show by themselves."""
+def findings(sources: Sequence[Source], reported: Reported) -> Iterator[Finding]:
+    """The findings from the comparison; `reported` has the (file, code) of each finding about one file alone."""
     sound = [source for source in sources if source.is_sound]
     if len(sound) < 2:
         return
@@ -51,7 +51,7 @@ def findings(sources: Sequence[Source], told: Told) -> Iterator[Finding]:
     shared = list(_addresses(sound, tunnels))
     yield from shared
     for pair in tunnels.pairs:
-        yield from _of_pair(pair, {*told, *((each.file, each.code) for each in shared)})
+        yield from _of_pair(pair, {*reported, *((each.file, each.code) for each in shared)})
     yield from _one_host(sound, tunnels)
 
 
@@ -62,15 +62,13 @@ def _one_key(sources: Sequence[Source]) -> Iterator[Finding]:
             continue
         earlier = first.setdefault(source.settings.private_key.raw, source)
         if earlier is not source:
-            what = (
-                f"{earlier.shown} has the same PrivateKey: to their peers the two are one, which moves to and fro"
-            )
+            what = f"{earlier.shown} has the same PrivateKey: their peers cannot tell the two apart"
             place = source.interface_section.at("PrivateKey")
-            yield note(source, place, "one-key-two-places", what, "make a key of its own: wg genkey")
+            yield note(source, place, "one-key-two-places", what, "generate a separate key: wg genkey")
 
 
 def _keys_elsewhere(sources: Sequence[Source]) -> Iterator[Finding]:
-    """A key of one file that stands in the wrong place of another."""
+    """A key of one file that another file has in the wrong place."""
     private = {s.settings.private_key.raw: s for s in sources if s.settings.private_key}
     public = {s.public_key.raw: s for s in sources if s.public_key}
     for source in sources:
@@ -84,29 +82,29 @@ def _keys_elsewhere(sources: Sequence[Source]) -> Iterator[Finding]:
             other = private.get(raw) or public.get(raw)
             if other is not None and other is not source and not _has_psk(other, raw) and not _has_key(source, raw):
                 what = f"the PresharedKey is a key of {other.shown}"
-                remedy = "make a key of its own: wg genpsk"
+                remedy = "generate a separate key: wg genpsk"
                 yield note(source, section.at("PresharedKey"), "preshared-key-is-key", what, remedy)
 
 
 def _has_key(source: Source, raw: bytes) -> bool:
-    """Whether the file itself has the key, so that this is told already."""
+    """Whether the file itself has the key as a PublicKey: the rule for one file reports that."""
     return any(peer.public_key.raw == raw for peer in source.settings.peers)
 
 
 def _has_psk(source: Source, raw: bytes) -> bool:
-    """Whether the key's own file has it as a PresharedKey, which is told there."""
+    """Whether the key's own file has it as a PresharedKey: the rule for one file reports that."""
     return any(peer.preshared_key and peer.preshared_key.raw == raw for peer in source.settings.peers)
 
 
 class Tunnels:
-    """Which files are ends of one tunnel."""
+    """Which files belong to one tunnel."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._by_key: dict[bytes, Source] = {}
         for source in sources:
             if source.public_key is not None:
                 self._by_key.setdefault(source.public_key.raw, source)
-        # A second file with the same key is a mistake of its own.
+        # A second file with the same key is reported separately (one-key-two-places).
         self.sources = [s for s in sources if s.public_key is None or self._by_key[s.public_key.raw] is s]
         self._sections: dict[tuple[int, int], End] = {}
         self._members: dict[bytes, set[int]] = defaultdict(set)
@@ -130,7 +128,7 @@ class Tunnels:
         return (id(source), id(other)) in self._sections
 
     def is_meant(self, source: Source, other: Source) -> bool:
-        """Whether a file has a section for the other, though with another key."""
+        """Whether a file has a section for the other with the wrong key."""
         return (id(source), id(other)) in self.meant
 
     @property
@@ -144,7 +142,7 @@ class Tunnels:
 
     @property
     def half(self) -> Iterator[End]:
-        """The sections for files that have none in return."""
+        """The sections for files that have no section in return."""
         for (one, two), end in self._sections.items():
             if (two, one) not in self._sections:
                 yield end
@@ -154,7 +152,7 @@ class Tunnels:
         return self._by_key[end.peer.public_key.raw]
 
     def together(self, one: Source, two: Source) -> bool:
-        """Whether two files are of one tunnel."""
+        """Whether two files belong to one tunnel."""
         return any(id(one) in members and id(two) in members for members in self._members_of(one))
 
     def _members_of(self, source: Source) -> Iterator[set[int]]:
@@ -163,7 +161,7 @@ class Tunnels:
         return (self._members[key] for key in [*own, *keys])
 
     def _mismatched(self, source: Source) -> Iterator[Finding]:
-        """Sections that are meant for a file and have another key."""
+        """Sections that are meant for a file and have the wrong key."""
         loose = [
             End(source, peer, section)
             for peer, section in zip(source.settings.peers, source.peer_sections, strict=True)
@@ -173,7 +171,7 @@ class Tunnels:
             other = self._by_address(end) or self._by_return(end, loose)
             if other is not None and not self.has(source, other) and not self.is_meant(source, other):
                 self.meant[id(source), id(other)] = end
-                what = f"this section is meant for {other.shown}, and has not its public key"
+                what = f"this section is for {other.shown}, but has another public key"
                 remedy = f"write PublicKey = {other.public_key}"
                 yield note(source, end.section.at("PublicKey"), "peer-key-mismatch", what, remedy)
 
@@ -182,7 +180,7 @@ class Tunnels:
         return any(secret is not None and secret.raw == peer.public_key.raw for secret in secrets)
 
     def _by_address(self, end: End) -> Source | None:
-        """The one file whose very address the section's AllowedIPs has."""
+        """The only file with an address that the section's AllowedIPs has as /32 or /128; None if several match."""
         owners = [
             self._addresses[ip.address]
             for ip in end.peer.allowed_ips
@@ -192,7 +190,7 @@ class Tunnels:
         return next(iter(found.values())) if len(found) == 1 else None
 
     def _by_return(self, end: End, loose: Sequence[End]) -> Source | None:
-        """The one file that has a section for this file, if this section alone can be meant for it."""
+        """The only file that has a section for this file, if no other section here can be meant for it."""
         wanting = [
             s
             for s in self.sources
@@ -204,7 +202,7 @@ class Tunnels:
 
 
 def _takes(end: End, other: Source) -> bool:
-    """Whether the section's AllowedIPs has an address of the file, or the file has none."""
+    """Whether the section's AllowedIPs covers an address of the file, or the file has no Address."""
     allowed = nets.NetworkSet(end.peer.allowed_ips)
     addresses = other.settings.addresses
     return not addresses or any(allowed.covers(nets.host(address.address)) for address in addresses)
@@ -223,30 +221,30 @@ def _one_sided(tunnels: Tunnels) -> Iterator[Finding]:
     for end in tunnels.half:
         other = tunnels.owner(end)
         if end.source.public_key is not None and not tunnels.is_meant(other, end.source):
-            what = f"{end.source.shown} has this interface as a peer, and there is no section for it here"
-            remedy = f"add [Peer] with PublicKey = {end.source.public_key} and its AllowedIPs"
+            what = f"{end.source.shown} has this interface as a peer, but this file has no [Peer] for it"
+            remedy = f"add a [Peer] with PublicKey = {end.source.public_key} and its AllowedIPs"
             yield note(other, other.interface_section.place, "peer-one-sided", what, remedy)
 
 
-def _of_pair(pair: Pair, told: Told) -> Iterator[Finding]:
+def _of_pair(pair: Pair, reported: Reported) -> Iterator[Finding]:
     yield from _psk(pair)
     for end, other in (pair, (pair.two, pair.one)):
-        if (other.source.shown, "address-shared") not in told:
+        if (other.source.shown, "address-shared") not in reported:
             yield from _source(end, other)
         yield from _port(end, other)
     one, two = pair
-    known = {(end.source.shown, "nobody-connects") for end in pair} & set(told)
+    known = {(end.source.shown, "nobody-connects") for end in pair} & set(reported)
     if one.peer.endpoint is None and two.peer.endpoint is None and not known:
-        what = f"neither this file nor {one.source.shown} knows where the other is"
-        yield note(two.source, two.section.place, "nobody-connects", what, "add Endpoint to one of the two")
+        what = f"neither this file nor {one.source.shown} has an Endpoint for the other"
+        yield note(two.source, two.section.place, "nobody-connects", what, "add Endpoint to one of the two [Peer]s")
     mtus = one.source.settings.mtu, two.source.settings.mtu
     if None not in mtus and mtus[0] != mtus[1]:
-        what = f"MTU {mtus[1]} here and {mtus[0]} in {one.source.shown}"
+        what = f"MTU is {mtus[1]} here and {mtus[0]} in {one.source.shown}"
         place = two.source.interface_section.at("MTU")
-        yield note(two.source, place, "mtu-unequal", what, "write the smaller one at both ends")
-    what = f"the private key of {one.source.shown}, the other end, stands beside this one"
+        yield note(two.source, place, "mtu-unequal", what, "write the smaller MTU at both ends")
+    what = f"this host also has the private key of the other end, in {one.source.shown}"
     place = two.source.interface_section.at("PrivateKey")
-    yield note(two.source, place, "private-key-elsewhere", what, "keep each private key at its own host alone")
+    yield note(two.source, place, "private-key-elsewhere", what, "keep each private key on its own host only")
 
 
 def _psk(pair: Pair) -> Iterator[Finding]:
@@ -254,14 +252,14 @@ def _psk(pair: Pair) -> Iterator[Finding]:
     if _raw_psk(one) == _raw_psk(two):
         return
     at, other = (two, one) if two.peer.preshared_key else (one, two)
-    kind = "another one" if _raw_psk(other) else "none"
-    what = f"{other.source.shown} has {kind} for this pair: no handshake succeeds"
+    kind = "another PresharedKey" if _raw_psk(other) else "no PresharedKey"
+    what = f"{other.source.shown} has {kind} for this peer: no handshake can succeed"
     remedy = "write the same PresharedKey at both ends, or at neither"
     yield note(at.source, at.section.at("PresharedKey"), "psk-differs", what, remedy)
 
 
 def _raw_psk(end: End) -> bytes:
-    """The preshared key; b"" for none, which a key of zeros is too."""
+    """The preshared key; b"" if there is none. A key of all zeros means none."""
     key = end.peer.preshared_key
     return key.raw if key and key.raw != ZERO else b""
 
@@ -273,8 +271,9 @@ def _source(end: End, other: End) -> Iterator[Finding]:
     allowed = nets.NetworkSet(ip for ip in end.peer.allowed_ips if ip.change != "-")
     for address in other.source.settings.addresses:
         if not nets.is_link_local(address) and not allowed.covers(nets.host(address.address)):
-            what = f"{other.source.shown} sends from {address.text.partition('/')[0]}, which is not in AllowedIPs"
-            remedy = f"add {address.text.partition('/')[0]} to AllowedIPs"
+            own = address.text.partition("/")[0]
+            what = f"{other.source.shown} sends from {own}, which is not in this peer's AllowedIPs"
+            remedy = f"add {own} to AllowedIPs"
             yield note(end.source, end.section.at("AllowedIPs"), "source-not-allowed", what, remedy)
 
 
@@ -284,13 +283,11 @@ def _port(end: End, other: End) -> Iterator[Finding]:
     if not given.isdigit() or int(given) & 0xFFFF in (0, port):
         return
     if port:
-        what, remedy = (
-            f"{other.source.shown} listens on port {port}",
-            f"write port {port}, or change its ListenPort",
-        )
+        what = f"the port is {given}, but {other.source.shown} listens on port {port}"
+        remedy = f"write port {port} here, or change ListenPort in {other.source.shown}"
     else:
-        what = f"{other.source.shown} has no ListenPort, so that its port is another one each time"
-        remedy = f"add ListenPort = {given} there"
+        what = f"the port is {given}, but {other.source.shown} has no ListenPort: its port is random"
+        remedy = f"add ListenPort = {given} to {other.source.shown}"
     yield note(end.source, end.section.at("Endpoint"), "endpoint-port-differs", what, remedy)
 
 
@@ -302,43 +299,43 @@ def _addresses(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]
                 continue
             earlier = next((each for each in owners[address.address] if tunnels.together(each, source)), None)
             if earlier is not None and not _one_key_only(earlier, source):
-                what = f"{earlier.shown} has the address {address.text.partition('/')[0]} too"
+                what = f"{earlier.shown} also has the address {address.text.partition('/')[0]}"
                 place = source.interface_section.word("Address", index)
-                yield note(source, place, "address-shared", what, "give each end an address of its own")
+                yield note(source, place, "address-shared", what, "give each end its own address")
             owners[address.address].append(source)
 
 
 def _one_key_only(one: Source, two: Source) -> bool:
-    """Whether the two are copies of one interface, which is told already."""
+    """Whether the two are copies of one interface: one-key-two-places reports that."""
     return one.settings.private_key == two.settings.private_key
 
 
 def _one_host(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
-    """What two files of one host would both want; ends of one tunnel are on different hosts."""
+    """What two interfaces on one host cannot both have. Ends of one tunnel are on different hosts: no conflict."""
     for at, source in enumerate(sources):
         for earlier in sources[:at]:
             if not tunnels.together(earlier, source):
-                yield from _both_want(earlier, source)
+                yield from _conflicts(earlier, source)
 
 
-def _both_want(one: Source, two: Source) -> Iterator[Finding]:
+def _conflicts(one: Source, two: Source) -> Iterator[Finding]:
     mine, theirs = two.settings, one.settings
     section = two.interface_section
     if mine.listen_port and mine.listen_port == theirs.listen_port:
-        what = f"{one.shown} has ListenPort {mine.listen_port} too: on one host only one of them can have it"
+        what = f"{one.shown} also has ListenPort {mine.listen_port}: one host can use a port only once"
         remedy = "choose another port if both are on one host"
         yield note(two, section.at("ListenPort"), "listen-port-shared", what, remedy)
     if mine.fwmark and mine.fwmark == theirs.fwmark:
-        what = f"{one.shown} has this FwMark too"
+        what = f"{one.shown} also has this FwMark"
         yield note(two, section.at("FwMark"), "mark-shared", what, "choose another if both are on one host")
     elif mine.table not in ("", "auto", "off", "main") and mine.table == theirs.table:
-        what = f"{one.shown} has this Table too"
+        what = f"{one.shown} also has this Table"
         yield note(two, section.at("Table"), "mark-shared", what, "choose another if both are on one host")
     claimed = {(ip.address, ip.length): peer for peer in theirs.peers for ip in peer.allowed_ips}
     for peer, place in zip(mine.peers, two.peer_sections, strict=True):
         for entry, ip in enumerate(peer.allowed_ips):
             if (ip.address, ip.length) in claimed:
-                what = f"{one.shown} routes {ip} into its tunnel too"
+                what = f"{one.shown} also routes {ip} into its tunnel"
                 remedy = "give each network to one tunnel if both are on one host"
                 yield note(two, place.word("AllowedIPs", entry), "tunnels-overlap", what, remedy)
                 return

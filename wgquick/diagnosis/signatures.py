@@ -1,7 +1,7 @@
-"""What two readings of a device and a capture between them say together: no backend has to cooperate.
+"""Conclusions from two readings of a device and a capture between them, with any backend.
 
-WireGuard answers nothing that it does not accept, so the pattern of messages tells the cause: initiations without
-answers, answers that change nothing, keepalives alone.
+WireGuard is silent about what it rejects, so the pattern of messages shows the cause: initiations without answers,
+answers that lead to no session, keepalives without data.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wgquick.device import Device
-    from wgquick.diagnosis.knocks import Complaint, Heard, Knock
+    from wgquick.diagnosis.knocks import CaptureSummary, IcmpErrors, Knock
     from wgquick.net import PublicKey, SocketAddress
 
 CONFIDENCES = CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
 
 _ANSWER_TIME = 1.0
-"""Seconds within which a device answers an initiation; what came later than that before the end is not judged."""
+"""Seconds within which a device answers an initiation. Later messages are ignored: the answer may still come."""
 _CLOCK_TOLERANCE = 30.0
-"""Seconds by which a clock may be behind the last handshake before that counts as stale."""
+"""Seconds by which a clock may be behind the last handshake before it counts as stale."""
 _WRONG_CLOCK = 3600.0
 _FRESH = 180.0
 _SIZES = {
@@ -37,17 +37,17 @@ _UNREACHABLE = frozenset({"host-unreachable", "net-unreachable", "prohibited", "
 
 
 class Sign(NamedTuple):
-    """One conclusion. `facts` are the observations that it rests on, in words.
+    """One conclusion. `facts` are the observations behind it, one sentence each.
 
-    `code` is doctor's, or one of these: `knock-ignored` (the device gets a peer's initiations and answers none),
-    `answer-lost` (our answers change nothing: they do not arrive there, or the PresharedKeys differ),
-    `nothing-sent` (nothing goes to the peer's endpoint), `peer-busy` (cookies alone come back).
+    `code` is a code of doctor, or one of these: `knock-ignored` (the device gets a peer's initiations and answers
+    none), `answer-lost` (this host answers, but no session follows: the answers are lost, or the preshared keys
+    differ), `nothing-sent` (nothing is sent to the peer's endpoint), `peer-busy` (only cookies come back).
 
-    `no-data-back` tells of data that left while none came: only who sent it knows whether it was to be answered.
+    `no-data-back` means that data was sent and none came back; the capture cannot know whether any was expected.
 
-    `peer` is the peer's key, None if it is not known which. `address` is the source of a knock, or an endpoint.
-    `key` is a stranger's, or the one that a message is made for. `sender` sent an ICMP error with `meaning` and
-    `mtu`. `seconds` is how far the sender's clock is ahead of ours. `source` is that of an inner packet.
+    `peer` is the peer's key, None if unknown. `address` is the source of a handshake, or an endpoint. `key` is the
+    unknown sender's key, or the key that a message is for. `sender` sent an ICMP error with `meaning` and `mtu`.
+    `seconds` is how far the sender's clock is ahead of this host's. `source` is the source of an inner packet.
     """
 
     code: str
@@ -63,8 +63,8 @@ class Sign(NamedTuple):
     source: str = ""
 
 
-def signs(before: Device, after: Device, heard: Heard) -> list[Sign]:
-    """All that is to be concluded, what is certain first. `heard` came between the two readings."""
+def signs(before: Device, after: Device, heard: CaptureSummary) -> list[Sign]:
+    """All conclusions, the certain ones first. `heard` is the capture between the two readings."""
     watched = _Watched(before, after, heard)
     found = [
         *watched.knocks(),
@@ -80,7 +80,7 @@ def signs(before: Device, after: Device, heard: Heard) -> list[Sign]:
 class _Watched:
     """The readings and the capture, by peer and endpoint."""
 
-    def __init__(self, before: Device, after: Device, heard: Heard) -> None:
+    def __init__(self, before: Device, after: Device, heard: CaptureSummary) -> None:
         self._before = {peer.public_key: peer for peer in before.peers}
         self._after = {peer.public_key: peer for peer in after.peers}
         self._heard = heard
@@ -107,11 +107,11 @@ class _Watched:
         return self._after[key].last_handshake > (before.last_handshake if before else 0.0)
 
     def knocks(self) -> Iterator[Sign]:
-        """Of the initiations that came."""
+        """Conclusions from received initiations."""
         for knock in self._rows("initiation"):
             came = _came("initiation", knock)
             if knock.verdict == UNKNOWN_KEY:
-                facts = (came, f"its static key is {knock.key}, which no peer has")
+                facts = (came, f"their static key is {knock.key}, which no peer has")
                 yield Sign("knock-unknown-key", CERTAIN, None, knock.source, facts, knock.key)
             elif knock.verdict == WRONG_KEY:
                 yield self._wrong_key(knock, came)
@@ -120,8 +120,8 @@ class _Watched:
 
     def _wrong_key(self, knock: Knock, came: str) -> Sign:
         peer = self._peer_at(knock.source)
-        made = "made for another public key than this interface's (MAC1)"
-        named = (f"the key that they are made for is {knock.addressed_to}",) if knock.addressed_to else ()
+        made = "they are for another public key than this interface's (MAC1)"
+        named = (f"that public key is {knock.addressed_to}",) if knock.addressed_to else ()
         sure = CERTAIN if knock.addressed_to else LIKELY if peer or knock.times > 1 else POSSIBLE
         return Sign("knock-wrong-key", sure, peer, knock.source, (came, made, *named), knock.addressed_to)
 
@@ -129,29 +129,29 @@ class _Watched:
         if self._heard.ended - knock.first < _ANSWER_TIME or key in self._shaken:
             return
         if knock.answered:
-            # With a session in use, what came may be a trial of the other end's doctor, which leaves it alone.
+            # If a session is in use, this may be a probe of the other end's doctor, which starts no session.
             if self._heard.ended - self._after[key].last_handshake < _FRESH:
                 return
-            again = "and it began anew each time" if knock.answered > 1 else "and no session came of it"
+            again = "but it repeats its handshake" if knock.answered > 1 else "but no session followed"
             sure = LIKELY if knock.answered > 1 else POSSIBLE
-            sent = f"{_times(knock.answered, 'answer')} left, {again}"
+            sent = f"{_times(knock.answered, 'answer')} sent, {again}"
             yield Sign("answer-lost", sure, key, knock.source, (came, sent))
             return
         before = self._before.get(key)
         shaken = before.last_handshake if before else 0.0
         if not knock.admitted:
-            passed = "none of them gets to the port: this host's firewall or reverse path filter drops them"
-            yield Sign("input-blocked", CERTAIN if knock.times > 1 else LIKELY, key, knock.source, (came, passed))
+            dropped = "none reached the port: this host's firewall or reverse path filter drops them"
+            yield Sign("input-blocked", CERTAIN if knock.times > 1 else LIKELY, key, knock.source, (came, dropped))
         elif knock.went_back or (shaken and knock.clock < shaken - _CLOCK_TOLERANCE):
-            told = "its clock is behind that of an earlier handshake, which WireGuard takes for a replay"
+            stale = "their timestamp is older than that of an earlier handshake: WireGuard rejects them as replays"
             sure = CERTAIN if knock.went_back else LIKELY
-            yield Sign("knock-stale-clock", sure, key, knock.source, (came, told), seconds=knock.clock_ahead)
-        elif knock.link:  # else the answer leaves from another port
-            passed = f"{knock.admitted} of them got past the firewall, and no answer leaves"
+            yield Sign("knock-stale-clock", sure, key, knock.source, (came, stale), seconds=knock.clock_ahead)
+        elif knock.link:  # without a link, the answer leaves from another port
+            passed = f"{knock.admitted} of them passed the firewall, but no answer was sent"
             yield Sign("knock-ignored", POSSIBLE, key, knock.source, (came, passed))
 
     def places(self) -> Iterator[Sign]:
-        """One key that knocks from two places by turns: a host that moved stays where it is."""
+        """One key that sends from two addresses alternately. A host that moves changes its address only once."""
         by_key: dict[PublicKey, list[Knock]] = {}
         for knock in self._rows("initiation"):
             if knock.key is not None and knock.verdict == KNOWN:
@@ -160,13 +160,13 @@ class _Watched:
             rows.sort(key=lambda knock: knock.first)
             for one, other in pairwise(rows):
                 if other.first < one.last:
-                    facts = (f"initiations of one key come by turns from {one.source} and {other.source}",)
+                    facts = (f"initiations with one key come alternately from {one.source} and {other.source}",)
                     sure = LIKELY if one.source.address != other.source.address else POSSIBLE
                     yield Sign("one-key-two-places", sure, key, other.source, facts)
                     break
 
     def clocks(self) -> Iterator[Sign]:
-        """A clock that is off: theirs, or ours if all that come say the same."""
+        """A wrong clock: a peer's, or this host's if all peers' clocks differ from it by the same time."""
         ahead: dict[PublicKey, Knock] = {}
         for knock in self._rows("initiation"):
             if knock.key is not None:
@@ -174,7 +174,7 @@ class _Watched:
         off = {key: knock for key, knock in ahead.items() if abs(knock.clock_ahead) > _WRONG_CLOCK}
         values = [knock.clock_ahead for knock in off.values()]
         if len(off) > 1 and len(off) == len(ahead) and max(values) - min(values) < _WRONG_CLOCK:
-            facts = (f"the clocks of all {len(off)} that knock differ from this host's by {values[0]:+.0f} s",)
+            facts = (f"the clocks of all {len(off)} senders differ from this host's by {values[0]:+.0f} s",)
             yield Sign("clock-wrong", LIKELY, facts=facts, seconds=values[0])
             return
         for key, knock in off.items():
@@ -183,7 +183,7 @@ class _Watched:
             yield Sign("clock-wrong", POSSIBLE, peer, knock.source, facts, key, seconds=knock.clock_ahead)
 
     def answers(self) -> Iterator[Sign]:
-        """Of the responses and cookies that came."""
+        """Conclusions from received responses and cookies."""
         for knock in self._rows("response"):
             peer = self._peer_at(knock.source)
             if not knock.solicited or (peer is not None and peer in self._shaken):
@@ -194,12 +194,12 @@ class _Watched:
                 continue
             came = _came("response", knock)
             if not knock.admitted:
-                passed = "none of them gets to the port: this host's firewall or reverse path filter drops them"
-                yield Sign("input-blocked", CERTAIN, peer, knock.source, (came, passed))
+                dropped = "none reached the port: this host's firewall or reverse path filter drops them"
+                yield Sign("input-blocked", CERTAIN, peer, knock.source, (came, dropped))
             else:
-                passed = "no handshake comes of them"
+                refused = "no session follows"
                 sure = LIKELY if peer is None else CERTAIN
-                yield Sign("answer-refused", sure, peer, knock.source, (came, passed))
+                yield Sign("answer-refused", sure, peer, knock.source, (came, refused))
         responded = {_plain(knock.source) for knock in self._rows("response")}
         for knock in self._rows("cookie"):
             peer = self._peer_at(knock.source)
@@ -208,8 +208,8 @@ class _Watched:
                 yield Sign("peer-busy", POSSIBLE, peer, knock.source, facts)
 
     def errors(self) -> Iterator[Sign]:
-        """Of the ICMP errors."""
-        for each in self._heard.complaints:
+        """Conclusions from ICMP errors."""
+        for each in self._heard.icmp_errors:
             peer = self._peer_at(each.destination)
             if peer is not None and peer in self._shaken and each.meaning != "too-big":
                 continue
@@ -219,25 +219,25 @@ class _Watched:
             if code is None:
                 continue
             if each.link == "lo" and each.meaning in ("prohibited", "port-unreachable") and not self._went(each):
-                code = "output-blocked"  # a REJECT of this host's own
+                code = "output-blocked"  # a REJECT rule of this host
             yield Sign(
                 code,
                 LIKELY if each.meaning == "too-big" else CERTAIN,
                 peer,
                 each.destination,
-                (_said(each),),
+                (_icmp_fact(each),),
                 sender=each.sender,
                 meaning=each.meaning,
                 mtu=each.mtu,
             )
 
-    def _went(self, complaint: Complaint) -> bool:
+    def _went(self, complaint: IcmpErrors) -> bool:
         end = _plain(complaint.destination)
         return any((kind, end) in self._sent for kind in (*_SIZES, "data"))
 
     def silences(self) -> Iterator[Sign]:
-        """Of the peers with an endpoint that nothing, or nothing more than keepalives, comes from."""
-        complained = {_plain(each.destination) for each in self._heard.complaints if each.meaning != "too-big"}
+        """Conclusions about peers with an endpoint that send nothing, or only keepalives."""
+        complained = {_plain(each.destination) for each in self._heard.icmp_errors if each.meaning != "too-big"}
         for key, after in self._after.items():
             if after.endpoint is None:
                 continue
@@ -247,23 +247,23 @@ class _Watched:
             if self._heard.ended - after.last_handshake < _FRESH:
                 yield from self._one_way(key, after.endpoint, came, after.rx_bytes - before.rx_bytes)
             elif not came and tried and end not in complained:
-                facts = (f"{_times(tried, 'initiation')} to {after.endpoint} left, and nothing came back",)
+                facts = (f"{_times(tried, 'initiation')} sent to {after.endpoint}, and nothing came back",)
                 yield Sign("no-answer", LIKELY if tried > 1 else POSSIBLE, key, after.endpoint, facts)
             elif not came and not after.last_handshake and after.tx_bytes == before.tx_bytes:
-                facts = (f"nothing left for {after.endpoint} in {self._heard.seconds:.0f} s",)
+                facts = (f"nothing was sent to {after.endpoint} in {self._heard.seconds:.0f} s",)
                 yield Sign("nothing-sent", POSSIBLE, key, after.endpoint, facts)
 
     def _one_way(
         self, key: PublicKey, endpoint: SocketAddress, came: Sequence[Knock], received: int
     ) -> Iterator[Sign]:
-        """Data goes in a session that both ends have, and none comes."""
+        """Data is sent in a session that both ends have, and none comes back."""
         data = self._sent.get(("data", _plain(endpoint)), 0)
         known = {(knock.kind, knock.source): knock.times * _SIZES.get(knock.kind, 0) for knock in came}
         if not data or any(knock.kind == "data" for knock in came) or received > sum(known.values()):
             return
         kept = sum(knock.times for knock in came if knock.kind == "keepalive")
-        back = f"{_times(kept, 'keepalive')} came back, and no data" if kept else "nothing came back"
-        facts = (f"{_times(data, 'data message')} left for {endpoint}", back)
+        back = f"{_times(kept, 'keepalive')} came back, but no data" if kept else "nothing came back"
+        facts = (f"{_times(data, 'data message')} sent to {endpoint}", back)
         yield Sign("no-data-back", LIKELY if kept else POSSIBLE, key, endpoint, facts)
 
 
@@ -271,7 +271,7 @@ _Plain = tuple[str, int]
 
 
 def _plain(address: SocketAddress) -> _Plain:
-    """An address without its scope, which a device and a capture may tell differently."""
+    """An address and port without the scope, in which a device and a capture may differ."""
     return address.address, address.port
 
 
@@ -285,18 +285,19 @@ def _times(count: int, what: str) -> str:
 
 
 _MEANINGS = {
-    "port-unreachable": "nobody listens on that port",
-    "host-unreachable": "the host cannot be reached",
+    "port-unreachable": "the port is closed",
+    "host-unreachable": "the host is unreachable",
     "net-unreachable": "there is no route to its network",
     "prohibited": "a firewall prohibits it",
-    "time-exceeded": "it went in circles until its time to live was up",
+    "time-exceeded": "the packet is in a routing loop",
 }
 
 
-def _said(complaint: Complaint) -> str:
+def _icmp_fact(complaint: IcmpErrors) -> str:
     if complaint.meaning == "too-big":
         what = f"a packet is larger than the path's MTU of {complaint.mtu} bytes"
     else:
         what = _MEANINGS[complaint.meaning]
     by = "this host itself" if complaint.link == "lo" else complaint.sender
-    return f"{by} says of what is sent to {complaint.destination}: {what} (ICMP, {complaint.times} times)"
+    times = f"{complaint.times} ICMP error{'s' if complaint.times != 1 else ''}"
+    return f"{times} from {by} about packets to {complaint.destination}: {what}"

@@ -1,4 +1,4 @@
-"""The source address that the kernel gives a packet: IPv4's inet_select_addr(), IPv6's ipv6_dev_get_saddr()."""
+"""The kernel's choice of a source address: inet_select_addr() for IPv4, ipv6_dev_get_saddr() for IPv6."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SCOPE_LINK, _SCOPE_SITE, _SCOPE_GLOBAL = 2, 5, 14
 def source_of(
     snapshot: Snapshot, destination: bytes, route: TableRoute, hop: NextHop, kind: str, vrf: str
 ) -> bytes | None:
-    """The source for a packet to `destination` by a route; None if there is none to give."""
+    """The source for a packet to `destination` on a route; None if no address fits."""
     if len(destination) == 16:
         return route.source or _for_six(snapshot, destination, hop.link)
     if kind == "local":
@@ -52,7 +52,7 @@ def source_of(
 
 
 def vrf_of(snapshot: Snapshot, name: str) -> str:
-    """The VRF that a link is, or is in; "" if none."""
+    """The VRF of a link: the link itself if it is one; "" if it has none."""
     link = snapshot.links.get(name)
     if link is None or link.vrf_table:
         return name if link else ""
@@ -61,7 +61,7 @@ def vrf_of(snapshot: Snapshot, name: str) -> str:
 
 
 def _for_four(snapshot: Snapshot, name: str, near: bytes | None, scope: int) -> bytes | None:
-    """inet_select_addr(): an address of the link, near the gateway if there is one; else one of any link."""
+    """inet_select_addr(): an address of the link, if possible in the gateway's network; else one of any link."""
     link = snapshot.links.get(name)
     if link is None:
         return None
@@ -101,7 +101,7 @@ def _for_six(snapshot: Snapshot, destination: bytes, name: str) -> bytes | None:
 
 
 def _of_six(snapshot: Snapshot, destination: bytes, name: str) -> Iterator[tuple[LocalAddress, str]]:
-    """The addresses that may be the source, with their links, in the kernel's order."""
+    """The candidates for the source, with their links, in the kernel's order."""
     vrf = vrf_of(snapshot, name)
     near = contains(_MULTICAST, host(destination)) or scope_of(destination) <= _SCOPE_LINK
     for link in snapshot.links.values():
@@ -113,7 +113,7 @@ def _of_six(snapshot: Snapshot, destination: bytes, name: str) -> Iterator[tuple
 
 
 def _score(own: LocalAddress, link: str, destination: bytes, name: str) -> tuple[int, ...]:
-    """ipv6_get_saddr_eval(): the rules in their order, each the better the greater."""
+    """ipv6_get_saddr_eval(): a value for each rule in order; greater is better."""
     scope, wanted = scope_of(own.address), scope_of(destination)
     return (
         int(own.address == destination),

@@ -1,10 +1,10 @@
-"""The way of a packet to the last link, through WireGuard devices, and why: pure, over a Snapshot.
+"""The path of a packet to the last link, through WireGuard devices, with reasons. Pure: it works on a Snapshot.
 
     found = trace(snapshot, Query(pack_address("198.51.100.7")))
     found.verdict, found.uplink, found.steps
 
-A plan is traced by a Snapshot that is changed: `snapshot._replace(routes=...)`. With `ask` the kernel is asked too
-(RTM_GETROUTE), and of two answers that differ its own is taken and the difference is told.
+To trace a plan, change the Snapshot: `snapshot._replace(routes=...)`. With `ask`, the kernel is asked too
+(RTM_GETROUTE). If its answer differs, the trace follows the kernel and reports the difference.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _SILENT = {"FAILED": "does not answer", "INCOMPLETE": "has not answered yet"}
 
 
 class RuleStep(NamedTuple):
-    """A rule that was looked at; `depth` is 0 for the packet, 1 for the packet around it, and so on."""
+    """A rule that was evaluated; `depth` is 0 for the packet, 1 for its outer packet, and so on."""
 
     depth: int
     passed: Passed
 
 
 class RouteStep(NamedTuple):
-    """The route that was taken, or the lack of one.
+    """The route that was taken, or the error if there is none.
 
-    `mtu` is that of the route and its link, `mss` the largest TCP segment in it, 0 if there is no route.
-    `neighbour` is the state of the gateway, or of the destination on a link, if the kernel knows it. `kernel` is
-    "agrees", "not asked", or what the kernel says instead. `back` is why a reply would be refused here, or "".
-    `is_elsewhere`: in the namespace that the device's socket is in.
+    `mtu` is the smaller of the route's and the link's, `mss` the largest TCP segment in it; 0 if there is no route.
+    `neighbour` is the gateway, or the destination on a link, if the kernel knows it. `kernel` is "agrees", "not
+    asked", or the kernel's differing answer. `back` is why this host would drop a reply, or "". `is_elsewhere` is
+    true if the route is in the network namespace of the device's socket.
     """
 
     depth: int
@@ -64,7 +64,7 @@ class RouteStep(NamedTuple):
 
 
 class PeerStep(NamedTuple):
-    """The peer whose AllowedIPs have the destination; None: no peer has it (ENOKEY). `network` is the entry."""
+    """The peer with the destination in its AllowedIPs, None if no peer has it (ENOKEY). `network` is the entry."""
 
     depth: int
     link: str
@@ -74,7 +74,7 @@ class PeerStep(NamedTuple):
 
 
 class EndpointStep(NamedTuple):
-    """The peer's endpoint; None: it has none (EDESTADDRREQ)."""
+    """The peer's endpoint, None if it has none (EDESTADDRREQ)."""
 
     depth: int
     link: str
@@ -86,11 +86,11 @@ Step = RuleStep | RouteStep | PeerStep | EndpointStep
 
 
 class Trace(NamedTuple):
-    """The whole way. `peer` and `endpoint` are the first tunnel's, `uplink` the last link of all.
+    """The whole path. `peer` and `endpoint` are those of the first tunnel, `uplink` is the last link.
 
-    `mtu` is the largest packet that arrives unfragmented, and `source` the packet's own source. `reason` says a
-    verdict that is not "delivered" in words; for "delivered" what may go wrong on the way back, or "". `probe` is
-    what became of a packet that was sent, if one was.
+    `mtu` is the largest packet that arrives unfragmented, `source` the source of the inner packet. `reason`
+    explains a verdict other than "delivered"; for "delivered" it says what may stop a reply, or is "". `probe` is
+    the result of sending a packet, if one was sent.
     """
 
     query: Query
@@ -106,23 +106,23 @@ class Trace(NamedTuple):
 
     @property
     def mss(self) -> int:
-        """The largest TCP segment that fits into `mtu`; 0 if nothing is known."""
+        """The largest TCP segment that fits into `mtu`; 0 if unknown."""
         return max(0, self.mtu - _TCP[self.query.family]) if self.mtu else 0
 
     @property
     def is_agreed(self) -> bool:
-        """Whether the kernel said nothing else."""
-        said = {step.kernel for step in self.steps if isinstance(step, RouteStep)}
-        return said <= {_AGREES, _NOT_ASKED}
+        """Whether the kernel agrees with each route, as far as it was asked."""
+        answers = {step.kernel for step in self.steps if isinstance(step, RouteStep)}
+        return answers <= {_AGREES, _NOT_ASKED}
 
     @property
     def links(self) -> tuple[str, ...]:
-        """The links on the way, the first one first."""
+        """The links on the path, the innermost first."""
         return tuple(step.walk.link for step in self.steps if isinstance(step, RouteStep) and step.walk.link)
 
 
 class Traced(NamedTuple):
-    """A trace of this host: with the names of its routing tables, and its time in the epoch's seconds."""
+    """A trace on this host, with the names of its routing tables and the time (seconds since 1970)."""
 
     trace: Trace
     table_names: Mapping[int, str]
@@ -130,7 +130,7 @@ class Traced(NamedTuple):
 
 
 class _Leg(NamedTuple):
-    """What is left of the way from here: its end and the MTU."""
+    """The rest of the path: its verdict, its uplink and its MTU."""
 
     verdict: str
     reason: str = ""
@@ -151,7 +151,7 @@ def trace(
     ask: Callable[[Query], Answer] | None = None,
     far_end: FarEnd | None = None,
 ) -> Trace:
-    """Follow a packet. `ask` asks the kernel (`wgquick.system.routes.Routing`); `far_end` is the peer's file."""
+    """Trace a packet. `ask` asks the kernel (`wgquick.system.routes.Routing`); `far_end` is the peer's file."""
     steps: list[Step] = []
     query = with_source(snapshot, query)
     leg = _follow(snapshot, query, steps, ask, frozenset(), 0)
@@ -179,19 +179,19 @@ def trace(
 
 
 def flows_of(found: Trace) -> tuple[Flow, ...]:
-    """What a probe looks for: the packet itself and, in the same namespace, those around it."""
+    """The packets that a probe looks for: the packet itself and its outer packets in the same namespace."""
     flows = []
     for step in found.steps:
         if isinstance(step, RouteStep) and not step.is_elsewhere:
             query = step.query
-            what = "the packet around it" if step.depth else "the packet"
+            what = "the outer packet" if step.depth else "the packet"
             words = f"{what} to {address_text(query.destination)}"
             flows.append(Flow(words, query.destination, query.protocol, query.destination_port))
     return tuple(flows)
 
 
 def probed(found: Trace, probe: Probe) -> Trace:
-    """The trace with what a probe saw: what the firewall drops is dropped, whatever rules and routes say."""
+    """The trace with the result of a probe. If the firewall drops the packet, the verdict is DROPPED."""
     from os import strerror
 
     sent = [each for each in probe.dropped if not each.is_reply]
@@ -200,16 +200,16 @@ def probed(found: Trace, probe: Probe) -> Trace:
     if found.verdict != DELIVERED:
         return found._replace(probe=probe)
     if probe.error:
-        hint = ", by no rule of nftables that can be traced" if probe.error in (EPERM, EACCES) else ""
-        reason = f"the kernel refused to send the probe{hint}: {strerror(probe.error)}"
+        hint = ", but no nftables rule that can be traced drops it" if probe.error in (EPERM, EACCES) else ""
+        reason = f"sending the probe fails{hint}: {strerror(probe.error)}"
         return found._replace(verdict=DROPPED if hint else UNREACHABLE, reason=reason, probe=probe)
-    unseen = (f"{what} was not seen to leave" for what in probe.unseen)
-    told = "; ".join([*filter(None, [found.reason]), *map(dropped_text, probe.dropped), *unseen])
-    return found._replace(reason=told, probe=probe)
+    unseen = (f"{what} was not seen leaving" for what in probe.unseen)
+    reasons = "; ".join([*filter(None, [found.reason]), *map(dropped_text, probe.dropped), *unseen])
+    return found._replace(reason=reasons, probe=probe)
 
 
 def dropped_text(each: Dropped) -> str:
-    """What the firewall drops, and the rule, in words."""
+    """A sentence: which rule drops what."""
     what = f"a reply to {each.what}" if each.is_reply else each.what
     place = f"table {each.family} {each.table} chain {each.chain}"
     if not each.handle:
@@ -219,7 +219,7 @@ def dropped_text(each: Dropped) -> str:
 
 
 def with_source(snapshot: Snapshot, query: Query) -> Query:
-    """A packet that comes in has a source: if none is given, an address that may well be behind that link."""
+    """The query; if the packet arrives on a link and has no source, with an address that is probably behind it."""
     link = snapshot.links.get(query.input_link)
     if link is None or query.source is not None:
         return query
@@ -239,7 +239,7 @@ def with_source(snapshot: Snapshot, query: Query) -> Query:
 
 
 def _first_of(network: Prefix | AllowedIP) -> list[bytes]:
-    """The first three addresses that a network's hosts may have; of a network of one or two, these."""
+    """The first three host addresses of a network; all of them if it has one or two addresses."""
     bits = len(network.address) * 8
     start = head(network.address, network.length) << (bits - network.length)
     size = 1 << (bits - network.length)
@@ -248,7 +248,7 @@ def _first_of(network: Prefix | AllowedIP) -> list[bytes]:
 
 
 def _doubts(steps: Iterable[Step]) -> list[str]:
-    """What the kernel does not refuse on the way out, and may stand in the way of an answer."""
+    """What may stop a reply, although the packet itself is sent."""
     found = []
     for step in steps:
         if isinstance(step, RouteStep):
@@ -273,7 +273,7 @@ def _follow(
     *,
     is_elsewhere: bool = False,
 ) -> _Leg:
-    """One packet: its rules, its route, and if that leads into a tunnel the packet around it."""
+    """Trace one packet: its rules, its route, and if that is a tunnel its outer packet."""
     found, kernel = _walked(snapshot, query, ask)
     steps += [RuleStep(depth, passed) for passed in found.rules]
     mtu = _mtu_of(snapshot, found, query)
@@ -291,16 +291,16 @@ def _follow(
         )
     )
     if found.error:
-        return _Leg(_verdict(found, query), _told(query, found.reason, depth))
+        return _Leg(_verdict(found, query), _explained(query, found.reason, depth))
     if why := snapshot.unread.get(found.link):
-        return _Leg(UNREACHABLE, f"what {found.link} does with it is not known: {why}")
+        return _Leg(UNREACHABLE, f"the WireGuard device of {found.link} cannot be read: {why}")
     tunnel = snapshot.devices.get(found.link)
     if tunnel is None or found.kind in ("local", "anycast"):
         return _Leg(DELIVERED, "", found.link, mtu)
     place = (id(snapshot), found.link)
     if place in seen or depth >= _MOST_TUNNELS:
         endpoint = address_text(query.destination)
-        return _Leg(LOOP, f"the packet around it, to {endpoint}, goes into {found.link} again", found.link)
+        return _Leg(LOOP, f"the outer packet to {endpoint} goes into {found.link} again", found.link)
     return _through(snapshot, query, steps, ask, seen | {place}, depth, (found, tunnel, mtu))
 
 
@@ -313,15 +313,14 @@ def _through(
     depth: int,
     inside: tuple[Walk, TunnelDevice, int],
 ) -> _Leg:
-    """A WireGuard device: the peer, its endpoint, and the way of the packet around it (wg_xmit(), send4())."""
+    """Trace through a WireGuard device: the peer, its endpoint, and the outer packet (wg_xmit(), send4())."""
     found, tunnel, mtu = inside
     device, link = tunnel.device, found.link
     chosen = peer_of(device.peers, query.destination)
     if chosen is None:
         steps.append(PeerStep(depth, link))
-        return _Leg(
-            UNREACHABLE, f"no peer of {link} has {address_text(query.destination)} in its AllowedIPs (ENOKEY)"
-        )
+        what = f"no peer of {link} has {address_text(query.destination)} in its AllowedIPs (ENOKEY)"
+        return _Leg(UNREACHABLE, what)
     peer, network = chosen
     steps.append(PeerStep(depth, link, peer.public_key, network, peer.last_handshake))
     steps.append(EndpointStep(depth, link, peer.endpoint, device.fwmark))
@@ -338,12 +337,12 @@ def _through(
 
 
 def _fits(mtu: int, room: int) -> int:
-    """The largest packet of a link with this MTU that fits, filled up, into the room in the packet around it."""
+    """The largest packet of a link with this MTU that fits, with padding, into `room` bytes of the outer packet."""
     return mtu if mtu <= room or room <= 0 else room // _PADDING * _PADDING
 
 
 def outer_query(tunnel: TunnelDevice, endpoint: SocketAddress, snapshot: Snapshot) -> Query:
-    """The packet that a device sends to an endpoint, as the rules see it."""
+    """The outer packet that a device sends to an endpoint."""
     link = next(
         (name for name, each in snapshot.links.items() if endpoint.scope and each.ifindex == endpoint.scope), ""
     )
@@ -358,14 +357,14 @@ def outer_query(tunnel: TunnelDevice, endpoint: SocketAddress, snapshot: Snapsho
 
 
 def peer_of(peers: Iterable[DevicePeer], address: bytes) -> tuple[DevicePeer, AllowedIP] | None:
-    """The peer that has an address: by the longest prefix in the AllowedIPs of all."""
+    """The peer with the longest prefix in AllowedIPs for an address, and that prefix; None if there is none."""
     wanted = host(address)
     found = ((peer, network) for peer in peers for network in peer.allowed_ips if contains(network, wanted))
     return max(found, key=lambda each: each[1].length, default=None)
 
 
 def _walked(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | None) -> tuple[Walk, str]:
-    """Our walk, and how the kernel's answer compares; where it differs, the kernel's answer with our rules."""
+    """wgq's own result and whether the kernel agrees. If it does not, the kernel's route with wgq's rules."""
     go = arrive if query.input_link else walk
     found = go(snapshot, query)
     if ask is None or any(name and name not in snapshot.links for name in (query.input_link, query.output_link)):
@@ -377,20 +376,21 @@ def _walked(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | N
     if agrees(snapshot, query, found, answer):
         return found, _AGREES
     if found.error and answer.error:
-        return found, f"it says {answer_text(answer)}"
-    return _by_kernel(found, answer), f"it says {answer_text(answer)}, and its rules and routes say {_said(found)}"
+        return found, f"its answer is {answer_text(answer)}"
+    own = _result_text(found)
+    return _by_kernel(found, answer), f"its answer is {answer_text(answer)}; by its rules and routes it is {own}"
 
 
 def agrees(snapshot: Snapshot, query: Query, found: Walk, answer: Answer) -> bool:
-    """Whether the kernel's answer is ours.
+    """Whether the kernel's answer matches wgq's own result.
 
-    Not all can be compared: IPv6's says nothing of forwarding, IPv4's not that a local table is merged with main
-    (net/ipv4/fib_trie.c), and neither has the source of a packet that has one.
+    Some fields cannot be compared: the IPv6 answer ignores forwarding, the IPv4 answer hides that the local table
+    is merged with main (net/ipv4/fib_trie.c), and neither repeats a source that was given.
     """
     if found.error or answer.error:
         if query.input_link and query.family == 6 and not answer.error:
             return found.kind == answer.kind and found.link == answer.link
-        refused = (EINVAL, EXDEV)  # a source that is refused: kernels differ in the errno
+        refused = (EINVAL, EXDEV)  # for a rejected source, kernels differ in the errno
         return found.error == answer.error or (found.error in refused and answer.error in refused)
     if (found.kind, found.link, found.gateway) != (answer.kind, answer.link, answer.gateway):
         return False
@@ -400,7 +400,7 @@ def agrees(snapshot: Snapshot, query: Query, found: Walk, answer: Answer) -> boo
 
 
 def answer_text(answer: Answer) -> str:
-    """The kernel's answer in words."""
+    """The kernel's answer for people."""
     from os import strerror
 
     if answer.error:
@@ -410,7 +410,7 @@ def answer_text(answer: Answer) -> str:
     return f"{answer.kind}{gateway} by {answer.link} (table {answer.table}){source}"
 
 
-def _said(found: Walk) -> str:
+def _result_text(found: Walk) -> str:
     if found.error or not found.route:
         return found.reason
     source = f" from {address_text(found.source)}" if found.source else ""
@@ -449,7 +449,7 @@ def _neighbour(snapshot: Snapshot, query: Query, found: Walk) -> Neighbour | Non
 
 
 def _back(snapshot: Snapshot, query: Query, found: Walk) -> str:
-    """Why rp_filter would drop the reply of the packet that this host sends; its mark is the packet's own."""
+    """Why rp_filter would drop a reply to the packet. The reply is assumed to have the packet's mark."""
     if found.error or query.family == 6 or query.input_link or found.kind != "unicast" or not found.source:
         return ""
     refused = refusal(snapshot, query.destination, found.source, found.link, query.mark)
@@ -457,7 +457,7 @@ def _back(snapshot: Snapshot, query: Query, found: Walk) -> str:
 
 
 def _verdict(found: Walk, query: Query) -> str:
-    """blackhole, and what is refused as it comes in, is dropped; all else is told to the sender."""
+    """DROPPED for blackhole and for packets rejected on arrival; the sender hears of all other errors."""
     is_dropped = found.kind == "blackhole" or (
         bool(found.rules) and found.rules[-1].decides and found.rules[-1].rule.action == "blackhole"
     )
@@ -466,18 +466,18 @@ def _verdict(found: Walk, query: Query) -> str:
     return UNREACHABLE
 
 
-def _told(query: Query, reason: str, depth: int) -> str:
-    return f"the packet around it, to {address_text(query.destination)}: {reason}" if depth else reason
+def _explained(query: Query, reason: str, depth: int) -> str:
+    return f"the outer packet to {address_text(query.destination)}: {reason}" if depth else reason
 
 
 def refused_by(far_end: FarEnd, tunnel: TunnelDevice, peer: PublicKey | None, source: bytes | None) -> str:
-    """Why the far end drops the packet, by its file, or "": the source must be in its AllowedIPs for this end."""
+    """Why the far end drops the packet, by its file; "" if it does not. The source must be in its AllowedIPs."""
     theirs, peers = far_end.public_key, far_end.settings.peers
     if theirs and peer and theirs != peer:
-        return f"the other end's file has another key ({theirs}) than the peer here ({peer})"
+        return f"the other end's file has the public key {theirs}, but the peer here has {peer}"
     ours = tunnel.public_key
     if ours is None or all(each.public_key != ours for each in peers):
-        return f"the other end's file has no peer with the key of this end ({ours})"
+        return f"the other end's file has no peer with this end's public key {ours}"
     if source is None:
         return ""
     inside = host(source)
@@ -487,6 +487,6 @@ def refused_by(far_end: FarEnd, tunnel: TunnelDevice, peer: PublicKey | None, so
         default=None,
     )
     if found is None or found[0].public_key != ours:
-        whose = f", which it gives to {found[0].public_key}" if found else ""
-        return f"the other end drops it: its AllowedIPs for this end lack the source {address_text(source)}{whose}"
+        whose = f"; they are with its peer {found[0].public_key}" if found else ""
+        return f"the other end drops it: the source {address_text(source)} is not in AllowedIPs of this end{whose}"
     return ""

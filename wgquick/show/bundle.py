@@ -1,4 +1,4 @@
-"""doctor's report for others: what was found and by what evidence, without keys, addresses and names."""
+"""doctor's report for others: the findings and their evidence, without keys, addresses and names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.evidence import Evidence
 
 
-_TOLD_BELOW = frozenset({"peers", "private_key", "path", "addresses"})
+_PRINTED_SEPARATELY = frozenset({"peers", "private_key", "path", "addresses"})
 
 
 def text(causes: Iterable[Cause], evidence: Evidence) -> str:
@@ -28,7 +28,7 @@ def text(causes: Iterable[Cause], evidence: Evidence) -> str:
 
 
 def _names(evidence: Evidence) -> set[str]:
-    """The host names that may occur: of endpoints, of this host, and search domains."""
+    """The names that may occur: of endpoints, of this host, and search domains."""
     settings = evidence.settings
     found = {peer.endpoint.host for peer in settings.peers if peer.endpoint} if settings else set()
     found |= {*settings.dns_search} if settings else set()
@@ -75,14 +75,14 @@ def _lines(values: Iterable[object]) -> str:
 
 
 def _file(evidence: Evidence) -> Iterator[str]:
-    """What the file says, without its comments and its secrets."""
+    """The file's settings, without comments and secrets."""
     settings = evidence.settings
     yield f"{os.path.basename(evidence.file.path) or 'none'}"
     yield from (f"{fault.line}:{fault.column}: {fault.code}" for fault in evidence.file.faults)
     if settings is None:
         return
     for name, value in settings._asdict().items():
-        if name in _TOLD_BELOW or value in (None, "", (), False):
+        if name in _PRINTED_SEPARATELY or value in (None, "", (), False):
             continue
         lines = value if isinstance(value, tuple) else (value,)
         yield from (f"{name} = {without_keys(str(line))}" for line in lines)
@@ -110,7 +110,8 @@ def _device(evidence: Evidence) -> Iterator[str]:
 
 def _probes(evidence: Evidence) -> Iterator[str]:
     for key, watched in evidence.watched.items():
-        yield f"{key}: received {watched.received}, sent {watched.sent}, {watched.shake}, fitting {watched.fitting}"
+        result, fitting = watched.handshake_result, watched.fitting
+        yield f"{key}: received {watched.received}, sent {watched.sent}, {result}, fitting {fitting}"
         yield from (f"  {echo}" for echo in watched.echoes)
         yield f"  endpoints {', '.join(watched.endpoints)}"
 

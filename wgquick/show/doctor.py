@@ -1,4 +1,4 @@
-"""What doctor found, for people and as JSON."""
+"""doctor's findings as text and as JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def text(interface: str, causes: Sequence[Cause]) -> str:
-    """Each cause as a paragraph: `interface: severity: message [code]`, its evidence, and what to do."""
+    """Each cause as a paragraph: `interface: severity: message [code]`, its evidence, and its remedy."""
     if not causes:
-        return f"{interface}: nothing is wrong that can be seen from here\n"
+        return f"{interface}: no problem found\n"
     return "\n".join(map("".join, (_lines(interface, each) for each in causes)))
 
 
@@ -38,7 +38,7 @@ def _lines(interface: str, each: Cause) -> Iterable[str]:
 
 
 def json_text(found: Mapping[str, Sequence[Cause]]) -> str:
-    """`{"interface": ..., "findings": [...]}`, or a list of these if several interfaces were looked at."""
+    """`{"interface": ..., "findings": [...]}`, or a list of these for several interfaces."""
     values = [{"interface": name, "findings": [_value(each) for each in causes]} for name, causes in found.items()]
     return json.dumps(values[0] if len(values) == 1 else values, indent=2) + "\n"
 

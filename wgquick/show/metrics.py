@@ -32,12 +32,12 @@ class StatusCollector(Collector):
         return self._families(self._read())
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, so that a registry does not read the status before it is asked to."""
+        """Nothing, so that a registry does not read the status before the first scrape."""
         return ()
 
 
 def registry(read: Callable[[], Status], names: str) -> CollectorRegistry:
-    """A registry with these metrics alone; `names` is one of FAMILIES."""
+    """A registry with only these metrics; `names` is one of FAMILIES."""
     made = CollectorRegistry(auto_describe=False)
     made.register(StatusCollector(read, names))
     return made
@@ -110,4 +110,4 @@ def _mindflavor(status: Status) -> Iterator[Metric]:
 
 
 FAMILIES: dict[str, Callable[[Status], Iterable[Metric]]] = {"mdlayher": _mdlayher, "mindflavor": _mindflavor}
-"""By the words of --names."""
+"""The metrics for each value of --names."""

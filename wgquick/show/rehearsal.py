@@ -1,4 +1,4 @@
-"""A rehearsal as a matrix with the causes below it, and as JSON."""
+"""The result of a rehearsal: as JSON, or as a matrix with the causes below it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def json_text(report: Report) -> str:
 
 
 def text(report: Report) -> str:
-    """The hosts, who reaches whom, why not, and how many do."""
+    """The hosts, which connections work, why the others do not, and a summary."""
     parts = [_hosts(report), _matrix(report), causes(report), _sum(report), entries(report)]
     return "\n".join(part for part in parts if part)
 
@@ -82,7 +82,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def causes(report: Report) -> str:
-    """A paragraph for each cause, with the pairs that fail by it."""
+    """A paragraph for each cause, with the pairs that fail because of it."""
     found: dict[Cause, list[Pair]] = {}
     for pair in report.pairs:
         if pair.cause:
@@ -103,9 +103,9 @@ def _sum(report: Report) -> str:
     good, all_of_them = sum(pair.is_reached for pair in report.pairs), len(report.pairs)
     lines = [*report.remarks]
     if report.pairs:
-        lines.append(f"{good} of {all_of_them} that mean to reach another do")
+        lines.append(f"{good} of {all_of_them} intended connections work")
     else:
-        lines.append("no two files mean to reach each other")
+        lines.append("no file has a [Peer] with AllowedIPs for another file: there is nothing to test")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -114,7 +114,7 @@ def entries(report: Report) -> str:
     if not report.kept:
         return ""
     user = "" if report.is_root else "-U --preserve-credentials "
-    lines = [f"The hosts are kept. To enter one{', as root' if report.is_root else ''}:"]
+    lines = [f"The hosts are kept. Enter one{' as root' if report.is_root else ''}:"]
     lines += [f"  nsenter -t {each.pid} {user}-m -u -n -p -- bash    # {each.name}" for each in report.kept]
-    lines += ["To remove them all:", f"  kill {report.holder}"]
+    lines += ["Remove them all:", f"  kill {report.holder}"]
     return "".join(f"{line}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""What a reload did, or would do, as JSON."""
+"""The changes of a reload as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status of interfaces and peers: text that fits a terminal, with colours if it is one, and JSON."""
+"""The status of interfaces and peers as JSON, and as text that fits a terminal, with colours."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from wgquick.status.values import InterfaceStatus, PeerStatus, Status, TrialStatus
 
     Paint = Callable[[str, str], str]
-    """Takes a style of rich and a text."""
+    """A function of a rich style and a text."""
 
 WIDTH = 80
-"""Columns where the output is no terminal."""
+"""Columns if the output is not a terminal."""
 _LABEL = 11
 _GAP = 2
 _SHORTEST_NAME = 16
 _SHORTEST_ENDPOINT = 21
-"""That of an IPv4 address with its port."""
+"""The width of an IPv4 address with its port."""
 _MOST_DRIFT = 8
 _WIDE = 118
-"""Columns from which totals and rates stand side by side."""
+"""The columns needed to show totals and rates side by side."""
 _STYLES = {"up": "green", "connecting": "yellow", "stale": "red", "idle": "cyan", "never": "dim", "disabled": "dim"}
 _SIZES = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _SPANS = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"))
@@ -65,7 +65,7 @@ def text(status: Status, paint: Paint = plain, width: int = WIDTH) -> str:
     """The interfaces one below the other, each with a table of its peers."""
     parts = ["\n".join(_interface(each, status.time, paint, width)) + "\n" for each in status.interfaces]
     for name in status.standing:
-        parts.append(f"{name} is gone, and its kill switch stands: `wgq down {name}' takes it away.\n")
+        parts.append(f"{name} is deleted, but its kill switch is still active: `wgq down {name}' removes it.\n")
     parts += [f"{_trial(each)}\n" for each in status.trials]
     return "\n".join(parts) or "No WireGuard interface is up.\n"
 
@@ -98,13 +98,13 @@ def _interface(interface: InterfaceStatus, now: float, paint: Paint, width: int)
 
 
 def _labelled(label: str, value: str, width: int) -> list[str]:
-    """A fact with its label, wrapped between words."""
+    """A labelled value, wrapped between words."""
     value = "".join(char if char.isprintable() else "?" for char in value)
     return _wrapped(value, f"  {label:<{_LABEL}}", width)
 
 
 def _wrapped(value: str, head: str, width: int) -> list[str]:
-    """The words in lines after the head and below it. textwrap would count wide characters as one column."""
+    """The words, wrapped behind the head. textwrap would count wide characters as one column."""
     lines, room = [""], width - len(head)
     for word in value.split():
         if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) <= room:
@@ -155,7 +155,7 @@ def _network(interface: InterfaceStatus) -> Iterator[str]:
 
 
 def _drift(interface: InterfaceStatus) -> Iterator[tuple[str, str]]:
-    """The differences from the file, not very many of them."""
+    """The first differences from the file."""
     if interface.drift is None:
         return
     names = {peer.public_key: peer_name(peer) for peer in interface.peers}
@@ -170,7 +170,7 @@ def _drift(interface: InterfaceStatus) -> Iterator[tuple[str, str]]:
 
 
 class _Column(NamedTuple):
-    """A column: its title, each row's text, and whether it stands at the right of its place."""
+    """A column: its title, each row's text, and whether it is aligned to the right."""
 
     title: str
     cells: Sequence[str]
@@ -219,7 +219,7 @@ def _columns(peers: Sequence[PeerStatus], width: int) -> list[_Column]:
 
 
 def _fitting(widths: list[int], width: int) -> list[int]:
-    """The widths of the columns; where they are too wide, endpoint and name give way, and then both still more."""
+    """The widths of the columns. If they are too wide, endpoint and name are shortened, then both even more."""
     for at, least in ((-1, _SHORTEST_ENDPOINT), (0, _SHORTEST_NAME), (-1, 1), (0, 1)):
         over = sum(widths) + _GAP * len(widths) - width
         widths[at] -= min(max(0, over), max(0, widths[at] - least))
@@ -237,7 +237,7 @@ def _cell(value: str, width: int, right: bool) -> str:
 
 
 def _short_endpoint(endpoint: str, width: int) -> str:
-    """With its port, as far as there is room: `[2001:db8:…]:51820`."""
+    """The endpoint, shortened but with its port: `[2001:db8:…]:51820`."""
     head, _, tail = endpoint.rpartition(":")
     end = f"…{']' if head.endswith(']') else ''}:{tail}"
     return head[: max(0, width - len(end))] + end if width > len(end) else _cell(endpoint, width, right=False)

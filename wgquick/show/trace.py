@@ -26,7 +26,7 @@ def json_text(found: Trace) -> str:
 
 
 def as_json(found: Trace) -> dict[str, object]:
-    """The document as a value; what there is not is None."""
+    """The document as a value; a missing field is None."""
     document: dict[str, object] = {
         "destination": address_text(found.query.destination),
         "steps": [_step(step) for step in found.steps],
@@ -107,7 +107,7 @@ def _route(step: RouteStep) -> dict[str, object]:
 
 
 def text(found: Trace, names: Mapping[int, str], now: float) -> str:
-    """The trace for people. `names` are those of the tables; `now` is the time that ages are counted from."""
+    """The trace for people. `names` are the tables' names; ages are relative to `now` (seconds since 1970)."""
     return "".join(f"{line}\n" for line in _lines(found, names, now))
 
 
@@ -117,7 +117,7 @@ def _lines(found: Trace, names: Mapping[int, str], now: float) -> Iterator[str]:
     for step in found.steps:
         if step.depth > depth:
             depth = step.depth
-            yield _around(found, depth)
+            yield _outer(found, depth)
         match step:
             case RuleStep(_, passed):
                 yield f"  rule {passed.rule.priority}: {rule_text(passed.rule, names)}: {passed.why}"
@@ -126,14 +126,14 @@ def _lines(found: Trace, names: Mapping[int, str], now: float) -> Iterator[str]:
             case PeerStep():
                 yield from _peer_lines(step, found, now)
             case EndpointStep():
-                yield f"  endpoint {step.address or 'not known (EDESTADDRREQ)'}"
+                yield f"  endpoint {step.address or 'unknown (EDESTADDRREQ)'}"
     yield from _end(found)
 
 
 def _end(found: Trace) -> Iterator[str]:
     words = found.verdict
     if found.verdict == DELIVERED:
-        words += f", by {_via(found)}" if found.uplink != LOOPBACK else " to this host itself"
+        words += f" through {_via(found)}" if found.uplink != LOOPBACK else " to this host itself"
         if found.mtu:
             words += f", largest packet {found.mtu}, TCP MSS {found.mss}"
         yield words
@@ -145,15 +145,15 @@ def _end(found: Trace) -> Iterator[str]:
 
 def _via(found: Trace) -> str:
     links = list(found.links)
-    ways = " in ".join(links) if links else "an unknown link"
+    path = ", then ".join(links) if links else "an unknown link"
     hidden = any(step.is_elsewhere for step in found.steps if isinstance(step, RouteStep))
-    return f"{ways} (of another namespace)" if hidden else ways
+    return f"{path} (in another namespace)" if hidden else path
 
 
 def _packet(query: Query) -> str:
     words = f"{address_text(query.destination)} from {address_text(query.source) if query.source else 'this host'}"
     if query.input_link:
-        words += f", which comes in by {query.input_link}"
+        words += f", arriving on {query.input_link}"
     if query.output_link:
         words += f", bound to {query.output_link}"
     return f"{words}{_rest(query)}:"
@@ -168,26 +168,26 @@ def _rest(query: Query) -> str:
     return f"{words}, user {query.uid}" if query.uid else words
 
 
-def _around(found: Trace, depth: int) -> str:
+def _outer(found: Trace, depth: int) -> str:
     step = next(step for step in found.steps if isinstance(step, RouteStep) and step.depth == depth)
     where = ", in the namespace of the device's socket" if step.is_elsewhere else ""
-    return f"the packet around it, to {address_text(step.query.destination)}{_rest(step.query)}{where}:"
+    return f"outer packet to {address_text(step.query.destination)}{_rest(step.query)}{where}:"
 
 
 def _route_lines(step: RouteStep, names: Mapping[int, str]) -> Iterator[str]:
     walk, route = step.walk, step.walk.route
     if walk.error or route is None:
-        yield f"  no way: {walk.reason}"
+        yield f"  no route: {walk.reason}"
     else:
         yield f"  route {route_text(step, names)}"
         source = f"source {address_text(walk.source)}, " if walk.source else ""
         yield f"    {source}MTU {step.mtu}, TCP MSS {step.mss}"
         if len(walk.hops) > 1:
-            yield f"    one of {len(walk.hops)} next hops, which the kernel chooses among by a hash"
+            yield f"    one of {len(walk.hops)} next hops; the kernel chooses one by a hash"
         if step.neighbour:
             yield f"    {address_text(walk.gateway or step.query.destination)} is {_neighbour(step)}"
         if step.back:
-            yield f"    way back: refused, {step.back}"
+            yield f"    replies are dropped: {step.back}"
     if step.kernel not in ("agrees", "not asked"):
         yield f"    the kernel disagrees: {step.kernel}"
 
@@ -200,7 +200,7 @@ def _neighbour(step: RouteStep) -> str:
 
 
 def route_text(step: RouteStep, names: Mapping[int, str]) -> str:
-    """A route that was taken, nearly as ip-route(8) prints it."""
+    """A route roughly as ip-route(8) prints it."""
     walk, route = step.walk, step.walk.route
     words = [] if walk.kind == "unicast" else [walk.kind]
     if route:
@@ -217,9 +217,9 @@ def route_text(step: RouteStep, names: Mapping[int, str]) -> str:
 
 def _peer_lines(step: PeerStep, found: Trace, now: float) -> Iterator[str]:
     if step.public_key is None:
-        yield f"  peer of {step.link}: none has it in its AllowedIPs (ENOKEY)"
+        yield f"  no peer of {step.link} has the destination in its AllowedIPs (ENOKEY)"
         return
-    yield f"  peer {step.public_key} of {step.link}, by its AllowedIPs {step.network}"
+    yield f"  peer {step.public_key} of {step.link}, AllowedIPs {step.network}"
     if step.last_handshake:
         yield f"    last handshake {max(0, int(now - step.last_handshake))} s ago"
     else:

@@ -1,4 +1,4 @@
-"""The texts of `wg show` (wg(8)), byte for byte: for people, and one value a line for scripts.
+"""The output of `wg show` (wg(8)), byte for byte: for people, and one value per line for scripts.
 
 A secret key is hidden in the text for people unless the style shows keys. The words that name keys print them, as
 those of wg do.
@@ -24,7 +24,7 @@ _SPANS = ((365 * 24 * 3600, "year"), (24 * 3600, "day"), (3600, "hour"), (60, "m
 
 
 class Style(NamedTuple):
-    """How the text for people looks: whether it has colours, and whether it shows secret keys."""
+    """The style of the text for people: whether it has colours, and whether it shows secret keys."""
 
     colour: bool = False
     keys: bool = False
@@ -42,7 +42,7 @@ class Shown(NamedTuple):
 
 
 def pretty(shown: Shown, now: float, style: Style) -> str:
-    """What `wg show NAME` prints; `now` is the time in seconds since the epoch."""
+    """What `wg show NAME` prints; `now` is the time in seconds since 1970."""
     device = shown.device
     start = _RESET if style.colour else ""
     name = style.paint(_GREEN, device.name)
@@ -61,7 +61,7 @@ def pretty(shown: Shown, now: float, style: Style) -> str:
 
 
 def _latest_first(one: DevicePeer, two: DevicePeer) -> int:
-    """Peers with the latest handshake first, and those without one last, in the device's order."""
+    """Compare for sorting: the latest handshake first, peers without a handshake last in the device's order."""
     return (one.last_handshake < two.last_handshake) - (one.last_handshake > two.last_handshake)
 
 
@@ -127,7 +127,7 @@ def _networks(networks: tuple[AllowedIP, ...], between: str) -> str:
 
 
 def _endpoint(peer: DevicePeer) -> str:
-    """The endpoint with its zone by name, as getnameinfo(3) has it."""
+    """The endpoint with the name of its zone, as getnameinfo(3) prints it."""
     endpoint = peer.endpoint
     if endpoint is None or not endpoint.scope:
         return NONE if endpoint is None else str(endpoint)
@@ -158,7 +158,7 @@ OF_PEERS: dict[str, Callable[[DevicePeer], tuple[str, ...]]] = {
     "persistent-keepalive": lambda peer: (_keepalive(peer),),
 }
 WORDS = (*OF_DEVICE, *OF_PEERS, "dump")
-"""The words that may stand after an interface's name."""
+"""The words that may follow an interface's name."""
 
 
 def values(shown: Shown, word: str, *, with_name: bool) -> str:

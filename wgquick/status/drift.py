@@ -1,4 +1,4 @@
-"""How a live device and its link differ from their file. Secret keys are compared and never told."""
+"""The differences between a live interface and its file. Secret keys are compared but never printed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _Network = tuple[bytes, int]
 def differences(
     settings: Settings, device: Device, link: Link | None, addresses: Sequence[Prefix]
 ) -> tuple[Drift, ...]:
-    """What is not as the file has it. A setting that the file does not give may be anything.
+    """The differences from the file. A setting that the file does not have may have any value.
 
-    An endpoint that has roamed is no drift.
+    An endpoint that has roamed is not a difference.
     """
     return (
         *_of_device(settings, device),
@@ -37,9 +37,9 @@ def differences(
 def of_routing(
     undos: Iterable[Undo], rules: Sequence[Rule], has_default: Callable[[int, int], bool]
 ) -> Iterator[Drift]:
-    """What the rules of `up` have lost; `undos` are its journal's, `rules` the host's.
+    """The missing rules and default routes of a full tunnel; `undos` are the journal's, `rules` the host's.
 
-    `has_default` tells whether a family has a default route through the link in a table.
+    `has_default` says whether a family has a default route through the link in a table.
     """
     there = {rule._replace(priority=None) for rule in rules}
     for undo in undos:
@@ -50,13 +50,12 @@ def of_routing(
             what = (
                 f"for table {rule.table}"
                 if rule.fwmark is not None
-                else "that passes table main's default route over"
+                else "that ignores the default route of table main"
             )
-            yield Drift("rule-missing", f"there is no IPv{rule.family} rule any more {what}")
+            yield Drift("rule-missing", f"the IPv{rule.family} rule {what} is missing")
         if rule.fwmark is not None and not has_default(rule.family, rule.table):
-            yield Drift(
-                "route-missing", f"there is no IPv{rule.family} default route any more in table {rule.table}"
-            )
+            what = f"the IPv{rule.family} default route in table {rule.table} is missing"
+            yield Drift("route-missing", what)
 
 
 def is_full_tunnel(settings: Settings) -> bool:
@@ -91,7 +90,7 @@ def _of_link(settings: Settings, link: Link | None, addresses: Sequence[Prefix])
 
 
 def _is_link_local(address: bytes) -> bool:
-    """Whether it is of fe80::/10: the kernel gives a TUN link one."""
+    """Whether it is in fe80::/10: the kernel adds such an address to a TUN link."""
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
@@ -108,7 +107,7 @@ def _of_peers(wanted: Mapping[PublicKey, PeerSettings], there: Mapping[PublicKey
 
 
 def _networks(wanted: Mapping[PublicKey, PeerSettings]) -> dict[PublicKey, set[_Network]] | None:
-    """Whose each network is: the last peer's that the file gives it to. None if a line takes networks away."""
+    """The networks of each peer; the last peer with a network has it. None if a `-` entry removes networks."""
     owner: dict[_Network, PublicKey] = {}
     for key, peer in wanted.items():
         for allowed in peer.allowed_ips:
@@ -122,7 +121,7 @@ def _networks(wanted: Mapping[PublicKey, PeerSettings]) -> dict[PublicKey, set[_
 
 
 def _network(allowed: AllowedIP) -> _Network:
-    """Without the bits after the prefix, as devices have it."""
+    """The network without host bits, as devices have it."""
     address, length = allowed.address, allowed.length
     bits = len(address) * 8 - length
     if not bits:

@@ -1,4 +1,4 @@
-"""The last thing that went wrong for a peer, in words, from what wgq-userspace counts (wgquick.counters)."""
+"""The last error of a peer, from the counters of wgq-userspace (wgquick.counters)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from wgquick.counters import Event, Events
 
 RECENT = 300.0
-"""Seconds for which an error of data counts. One of a handshake counts until there is a handshake."""
+"""Seconds for which an error of data is shown. An error of a handshake is shown until the next handshake."""
 _TRIES = 10.0
-"""Seconds since the last initiation within which a peer is still being tried: two attempts."""
+"""Seconds after an initiation during which the daemon is still trying: two attempts."""
 
 _OF_HANDSHAKES = (
     "stale_timestamp",
@@ -28,7 +28,7 @@ _OF_DATA = ("source_not_allowed", "undecryptable", "send_error", "icmp")
 
 
 def last_error(events: Events, now: float, handshake_age: float | None) -> Error | None:
-    """The newest error; `now` is seconds since the epoch, `handshake_age` None if there was no handshake yet."""
+    """The newest error; `now` is seconds since 1970, `handshake_age` is None if there was no handshake yet."""
     limit = float("inf") if handshake_age is None else handshake_age
     found = [event for event in events.of(*_OF_HANDSHAKES) if event.age < limit]
     found += [event for event in events.of(*_OF_DATA) if event.age < RECENT and not _is_chatter(event)]
@@ -39,20 +39,20 @@ def last_error(events: Events, now: float, handshake_age: float | None) -> Error
 
 
 def is_being_tried(events: Events) -> bool:
-    """Whether handshakes are being begun with the peer."""
+    """Whether the daemon is trying to start a handshake with the peer."""
     sent = events.last("initiation_sent")
     return sent is not None and sent.age < _TRIES
 
 
 def _is_chatter(event: Event) -> bool:
-    """Whether the packet is the peer's link's own, as the kernel sends them into every TUN device with IPv6."""
+    """Whether the packet is automatic IPv6 traffic of the peer's link, which the kernel sends into TUN devices."""
     return event.name == "source_not_allowed" and event.source.startswith(("fe8", "fe9", "fea", "feb", "::"))
 
 
 def _words(event: Event) -> str:
     match event.name:
         case "stale_timestamp":
-            return "its handshake looks like a replay: its clock is behind what it told before"
+            return "its handshake is rejected as a replay: its clock went back"
         case "response_undecryptable":
             return "its answer cannot be decrypted: the preshared keys differ"
         case "cookie_undecryptable":
@@ -60,12 +60,12 @@ def _words(event: Event) -> str:
         case "handshake_given_up":
             return "no answer to handshakes for 90 seconds"
         case "no_endpoint":
-            return "a packet is to go to it, and it has no endpoint"
+            return "packets for it are dropped, as it has no endpoint"
         case "send_error":
             return f"cannot send to {event.receiver}: {strerror(event.send_errno)}"
         case "icmp":
-            said = event.icmp.replace("_", " ").replace("-", " ")
-            return f"{event.router} says of what is sent to {event.receiver}: {said} (ICMP)"
+            meaning = event.icmp.replace("_", " ").replace("-", " ")
+            return f"ICMP error from {event.router} about packets to {event.receiver}: {meaning}"
         case "source_not_allowed":
             return f"it sends from {event.source}, which is not in its AllowedIPs"
         case _:

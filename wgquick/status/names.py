@@ -46,14 +46,14 @@ _PEER, _PUBLIC_KEY = "[peer]", re.compile(r"publickey\s*=\s*([^\s#]+)", re.IGNOR
 
 
 class Names(NamedTuple):
-    """`of`: a peer's public key in base64 to its name. `disabled`: the keys of peers that are commented out."""
+    """`of` maps a peer's public key in base64 to its name. `disabled` are the keys of commented-out peers."""
 
     of: dict[str, str]
     disabled: tuple[str, ...] = ()
 
 
 def names(document: Document) -> Names:
-    """The names of a file's peers; a peer without one is not in it."""
+    """The names of a file's peers; peers without a name are missing."""
     reader = _Reader(document)
     for row, cleaned in enumerate(document.views.wg):
         first = cleaned[:1]
@@ -67,7 +67,7 @@ def names(document: Document) -> Names:
 
 
 class _Comment(NamedTuple):
-    """A comment: what it is, and the name in it.
+    """A comment: its kind, and the name in it.
 
     `kind` is "marked" if it says that it is a name, "plain" if it may be one, "setting" or "header" if it is a line
     that is commented out, "end" if it ends what is about a peer, and "other".
@@ -80,7 +80,7 @@ class _Comment(NamedTuple):
 
 
 def _comment(text: str) -> _Comment:
-    """Understand a comment, from its mark on."""
+    """Parse a comment, from its `#` on."""
     rest = _DISABLED.sub("", text) if "[" in text else text
     disabled = rest != text
     body = rest.strip("# \t")
@@ -113,7 +113,7 @@ def _from_json(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """On one line, without what a terminal would obey; "" if it could hold a key."""
+    """The text on one line, without control characters; "" if it could contain a key."""
     if not (text.isascii() and text.isprintable()):
         text = "".join(char if char.isprintable() else " " for char in text)
     name = " ".join(text.split())[:LONGEST].strip()
@@ -121,7 +121,7 @@ def _clean(text: str) -> str:
 
 
 class _Section:
-    """The comments that may name a peer: above its header, on it, inside, and on its PublicKey."""
+    """The comments that may name a peer: above its header, beside it, in the section, and beside its PublicKey."""
 
     __slots__ = ("above", "header", "inside", "key", "on_key")
 
@@ -133,7 +133,7 @@ class _Section:
         self.on_key: list[_Comment] = []
 
     def name(self) -> str:
-        """A marked name, inside first; then a plain comment where people write one."""
+        """A marked name, preferably inside the section; else a plain comment where people write names."""
         above, inside = list(_up_to_other_peer(reversed(self.above))), list(_up_to_other_peer(self.inside))
         for comment in (*self.header, *inside, *above):
             if comment.kind == "marked":
@@ -145,7 +145,7 @@ class _Section:
 
 
 def _up_to_other_peer(comments: Iterable[_Comment]) -> Iterator[_Comment]:
-    """Those before what is about another peer: one that has ended, or one that is commented out."""
+    """The comments before one about another peer: the end of its block, or a commented-out peer."""
     for comment in comments:
         if comment.kind in ("end", "header") or comment.disabled or comment.key:
             return
@@ -153,14 +153,14 @@ def _up_to_other_peer(comments: Iterable[_Comment]) -> Iterator[_Comment]:
 
 
 class _Reader:
-    """Goes through a file's lines. Comments right above a header belong to that header's section."""
+    """Reads a file's lines. Comments right above a header belong to that header's section."""
 
     def __init__(self, document: Document) -> None:
         self._raw = document.raw
         self._found: dict[str, str] = {}
         self._disabled: dict[str, str] = {}
         self.above: list[_Comment] = []
-        self._has_header = False  # among them
+        self._has_header = False  # whether the comments contain a header
         self._section: _Section | None = None
 
     def comment(self, row: int) -> None:
@@ -193,7 +193,7 @@ class _Reader:
         return [_comment(mark + text.strip())]
 
     def _flush(self) -> None:
-        """The comments so far belong to the section that they stand in."""
+        """Add the pending comments to the current section."""
         if self._section is not None:
             self._section.inside += self.above
         self._take_disabled(self.above)
@@ -205,7 +205,7 @@ class _Reader:
             self._found[section.key] = name
 
     def _take_disabled(self, comments: list[_Comment]) -> None:
-        """The peers that a block of comments has in full, [Peer] and its key."""
+        """Note the peers that a block of comments contains completely, [Peer] and its key."""
         name, is_open = "", False
         if not self._has_header:
             return
@@ -220,7 +220,7 @@ class _Reader:
                 name, is_open = "", False
 
     def result(self) -> Names:
-        """What was found."""
+        """The names found."""
         self._flush()
         self._close()
         disabled = {key: name for key, name in self._disabled.items() if len(key) == 44}

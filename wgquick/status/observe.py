@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 15  # IFNAMSIZ, linux/if.h
 _LOOKUP_AGE = 60.0
-"""Seconds for which the addresses of endpoints' names are kept."""
+"""Seconds for which resolved endpoint names are cached."""
 
 
 class File(NamedTuple):
-    """An interface's file; `settings` is None if it has faults or cannot be read, and `fault` says so."""
+    """An interface's file. If it has faults or cannot be read, `settings` is None and `fault` says why."""
 
     path: str
     settings: Settings | None
@@ -52,10 +52,10 @@ class File(NamedTuple):
 
 
 class Observer:
-    """Reads as often as it is asked; it keeps earlier readings, files that do not change, and names looked up."""
+    """Reads the status repeatedly. It caches earlier readings, unchanged files, and resolved names."""
 
     def __init__(self, host: Host, *, look_up: bool = True) -> None:
-        """Without `look_up` no name is looked up, and an endpoint with a name does not count as roamed."""
+        """Without `look_up` no names are resolved, and an Endpoint given by name never counts as roamed."""
         self._host = host
         self._look_up = look_up
         self._history = History()
@@ -64,9 +64,9 @@ class Observer:
         self._programs: dict[tuple[str, int], str] = {}
 
     def read(self, asked: Sequence[str] = (), *, missing: bool = False) -> Status:
-        """The interfaces that are named, or all.
+        """The named interfaces, or all.
 
-        OperationError if one that is named is no WireGuard interface; with `missing` it is left out.
+        OperationError if a named one is not a WireGuard interface; with `missing` it is skipped.
         """
         there = asked or dict.fromkeys((*self._host.wireguard.interfaces(), *netns.names(self._host)))
         must_be = bool(asked) and not missing
@@ -92,7 +92,7 @@ class Observer:
         return found._replace(netns=where.netns) if found else None
 
     def _standing(self, there: Sequence[str]) -> tuple[str, ...]:
-        """The interfaces that are not there, and whose kill switch stands, by their journals."""
+        """The deleted interfaces with a remaining kill switch, from their journals."""
         records = others(self._host.journal_directory, "")
         return tuple(each.name for each in records if each.name not in there and standing(each))
 
@@ -115,7 +115,7 @@ class Observer:
 
     def _device(self, name: str) -> Device:
         if not 0 < len(name) <= _LONGEST_NAME:
-            raise OperationError("no interface can be called so", errno=ENODEV)
+            raise OperationError("this is not a valid interface name", errno=ENODEV)
         return self._host.wireguard.get(name)
 
     def _not_there(self, name: str, link: Link | None) -> OperationError:
@@ -125,7 +125,7 @@ class Observer:
             what = f"`{name}' is not up, on trial"
             return OperationError(what, errno=ENODEV, remedy="`wgq status' says until when.")
         has_file = location.is_valid_name(name) and os.path.exists(f"{location.DIRECTORY}/{name}.conf")
-        remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' shows those that are."
+        remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' lists the interfaces that are up."
         return OperationError(f"`{name}' is not up", errno=ENODEV, remedy=remedy)
 
     def _joined(self, device: Device, link: Link | None) -> InterfaceStatus:
@@ -157,14 +157,14 @@ class Observer:
         )
 
     def _program(self, name: str, link: Link | None) -> str:
-        """What runs the device. It is looked for once, as that may mean to look at every process."""
+        """The backend of the device. The result is cached, as the search may read every process."""
         key = (name, link.ifindex if link else 0)
         if key not in self._programs:
             self._programs[key] = self._host.wireguard.program(name)
         return self._programs[key]
 
     def _record(self, name: str, link: Link | None) -> Record | None:
-        """The journal, if it is that of this link."""
+        """The journal, if it belongs to this link."""
         record = Journal(self._host.journal_directory, name).read()
         if record is None or link is None or record.ifindex not in (0, link.ifindex):
             return None
@@ -238,7 +238,7 @@ class Observer:
         record: Record | None,
         is_guarded: bool | None,
     ) -> tuple[Drift, ...] | None:
-        """None without a file; the rules are compared with the journal, as up may have chosen their table."""
+        """None without a file. Rules are compared with the journal, as up may have chosen the table."""
         if settings is None:
             return None
         found = drift.differences(settings, device, link, addresses)
@@ -250,11 +250,11 @@ class Observer:
             return any(route.length == 0 for route in routes)
 
         if is_guarded is False and _promises_guard(record):
-            found = (*found, Drift("kill-switch-missing", "the kill switch is gone"))
+            found = (*found, Drift("kill-switch-missing", "the kill switch is missing"))
         return (*found, *drift.of_routing(record.undos, rules(self._host), has_default))
 
     def _is_guarded(self, name: str, record: Record | None) -> bool | None:
-        """Whether the kill switch stands; nft is asked only where the journal has one."""
+        """Whether the kill switch exists; nft is asked only if the journal has one."""
         if record is None or not _promises_guard(record):
             return False
         try:
@@ -265,11 +265,11 @@ class Observer:
     def _counted(self, name: str) -> Diagnostics | None:
         try:
             return self._host.wireguard.diagnostics(name)
-        except OperationError:  # the daemon has ended meanwhile, or hangs
+        except OperationError:  # the daemon has ended or hangs
             return None
 
     def _leading(self, name: str, endpoints: list[Endpoint]) -> Leads:
-        """Whether an endpoint has an address; names are looked up again after a minute."""
+        """A function that says whether an Endpoint resolves to an address; names are cached for a minute."""
         known = self._leads.get(name)
         if known is None or known[1] != endpoints or time.monotonic() - known[0] > _LOOKUP_AGE:
             known = (time.monotonic(), endpoints, self._host.leading(endpoints) if self._look_up else _anywhere)
@@ -286,7 +286,7 @@ def _anywhere(_endpoint: Endpoint, _address: SocketAddress) -> bool:
 
 
 class _Sources(NamedTuple):
-    """What is known of a device's peers beside the device."""
+    """What is known about a device's peers from other sources than the device."""
 
     now: float
     link_up: bool
@@ -327,7 +327,7 @@ class _Sources(NamedTuple):
         )
 
     def _is_wanted(self, peer: DevicePeer) -> bool:
-        """By the file; without one by the journal; without both a peer that is kept alive is wanted."""
+        """Whether this side should connect, by the file, else by the journal, else by PersistentKeepalive."""
         if not peer.allowed_ips:
             return False
         if self.wanted is not None:
@@ -339,7 +339,7 @@ class _Sources(NamedTuple):
         return bool(peer.persistent_keepalive and peer.endpoint)
 
     def absent(self, text: str, settings: PeerSettings | None = None) -> PeerStatus:
-        """A peer that the device does not have: the file has it, or, without settings, has it commented out."""
+        """A peer that only the file has; without settings, one that is commented out."""
         endpoint = settings.endpoint if settings else None
         networks = settings.allowed_ips if settings else ()
         return PeerStatus(
@@ -363,18 +363,18 @@ class _Sources(NamedTuple):
 
 
 def _read(name: str, path: str) -> File:
-    """The file, and why it says nothing."""
+    """The file, or why it cannot be used."""
     try:
         document = location.read(location.Location(name, path))
     except WgqError as error:
         return File(path, None, Names({}), error.what)
     settings = examine(document, name).settings
-    fault = "" if settings else f"{path} has faults: `wgq check {path}' names them"
+    fault = "" if settings else f"{path} has errors: `wgq check {path}' lists them"
     return File(path, settings, names(document), fault)
 
 
 def _table(device: Device, settings: Settings | None, host: Host) -> str | None:
-    """The table of the rule for the device's mark, as a full tunnel has one; else what the file says."""
+    """The table of the rule for the device's mark, as a full tunnel has one; else the file's Table."""
     marked = [rule.table for rule in rules(host) if device.fwmark and rule.fwmark == device.fwmark]
     if marked:
         return str(marked[0])

@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from wgquick.device import Device, DevicePeer
 
 SESSION = 180
-"""Seconds after its handshake a session ends (REJECT_AFTER_TIME of the WireGuard protocol)."""
+"""Seconds after its handshake at which a session expires (REJECT_AFTER_TIME of the WireGuard protocol)."""
 _UNANSWERED = 15
-"""Seconds after which WireGuard takes unanswered data for a lost session (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
+"""Seconds after which WireGuard treats unanswered data as a lost session (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
 _EMPTY = 32
-"""Bytes of a keepalive, which nobody answers."""
+"""The bytes of a keepalive, which is never answered."""
 
 
 class Trend(NamedTuple):
-    """What several readings tell of a peer; the rates are bytes a second, None after the first reading.
+    """What several readings show about a peer. The rates are bytes per second, None after the first reading.
 
-    `sends`: it was sent something since the reading before. `unanswered`: for 15 seconds it has been sent more than
-    keepalives, and has sent nothing.
+    `sends` is true if packets were sent to the peer since the previous reading. `unanswered` is true if data was
+    sent to it for 15 seconds and nothing came back.
     """
 
     rx_rate: float | None = None
@@ -40,14 +40,14 @@ class _Mark(NamedTuple):
 
 
 class History:
-    """Earlier readings: the last one, and the last one in which a peer had sent something."""
+    """Earlier readings: for each peer the last one, and the last one with received data."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, bytes], _Mark] = {}
         self._heard: dict[tuple[str, bytes], _Mark] = {}
 
     def trends(self, device: Device, now: float) -> dict[bytes, Trend]:
-        """What this reading tells with those before; `now` is CLOCK_MONOTONIC. The reading is kept."""
+        """The trends from this reading and earlier ones; `now` is CLOCK_MONOTONIC. The reading is kept."""
         found = {}
         for peer in device.peers:
             key = (device.name, peer.public_key.raw)
@@ -60,7 +60,9 @@ class History:
         return found
 
     def _trend(self, peer: DevicePeer, last: _Mark | None, heard: _Mark, mark: _Mark) -> Trend:
-        if last is None or mark.time <= last.time or mark.rx < last.rx or mark.tx < last.tx:  # it was made anew
+        if (
+            last is None or mark.time <= last.time or mark.rx < last.rx or mark.tx < last.tx
+        ):  # the device was created again
             return UNKNOWN
         span, silence = mark.time - last.time, mark.time - heard.time
         interval = peer.persistent_keepalive
@@ -74,10 +76,10 @@ class History:
 
 
 def state(peer: DevicePeer, now: float, *, link_up: bool, trend: Trend = UNKNOWN) -> str:
-    """One of STATES; `now` is the time of the reading in seconds since the epoch.
+    """One of STATES; `now` is the time of the reading in seconds since 1970.
 
-    A device does not say when it last tried. So one reading takes a peer that is to be kept alive, and has had no
-    handshake for longer than a session lasts, for one that does not answer.
+    A device does not report its last attempt. So with one reading, a peer with PersistentKeepalive and an endpoint
+    but without a session counts as one that does not answer.
     """
     if not link_up or not peer.allowed_ips:
         return "disabled"

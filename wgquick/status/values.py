@@ -1,14 +1,14 @@
-"""What `wgq status` knows of interfaces and peers. Times are seconds since the epoch, sizes bytes. No secrets."""
+"""The values of `wgq status`, without secrets. Times are in seconds since 1970, sizes in bytes."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 VERSION = 1
-"""Of the JSON form. It changes if a field goes or changes its meaning; new fields may come without a change."""
+"""The version of the JSON. It changes if a field is removed or changes its meaning, not if a field is added."""
 
 STATES = ("never", "connecting", "up", "idle", "stale", "disabled")
-"""docs/reference.md defines them."""
+"""docs/status.md defines them."""
 
 
 class Drift(NamedTuple):
@@ -20,7 +20,7 @@ class Drift(NamedTuple):
 
 
 class Error(NamedTuple):
-    """The last thing that went wrong for a peer: a stable code, words, and when (None if that is not known)."""
+    """The last error of a peer: a stable code, a message, and the time (None if unknown)."""
 
     code: str
     message: str
@@ -28,10 +28,10 @@ class Error(NamedTuple):
 
 
 class PeerStatus(NamedTuple):
-    """A peer. None: not known. `name` is "" if no comment gives one; `roamed` is None without a file's endpoint.
+    """A peer; None means unknown. `name` is "" without a comment; `roamed` is None without an Endpoint in the file.
 
-    `on_device`: the device has it; others are in the file alone. `wanted`: the file has the peer with an endpoint
-    and AllowedIPs, so that this side is to connect to it.
+    `on_device` is false for a peer that only the file has. `wanted` is true if the file has the peer with an
+    Endpoint and AllowedIPs, so this side should connect to it.
     """
 
     public_key: str
@@ -62,11 +62,11 @@ class DnsStatus(NamedTuple):
 
 
 class InterfaceStatus(NamedTuple):
-    """An interface. None: not known.
+    """An interface; None means unknown.
 
     `backend` is kernel, wgq-userspace, wireguard-go or the name of another program. `by` is wgq, wg-quick,
     NetworkManager or systemd-networkd. `up` is None if the link is in another network namespace. `table` is
-    off, main, or a table's number or name. `drift` is None if there is no file to compare with, or it has faults.
+    off, main, or a table's number or name. `drift` is None if there is no file, or the file has faults.
     `error` says why the device or the file cannot be read. `netns` is the network namespace into which wgq has put
     the link; "" is the current one.
     """
@@ -108,7 +108,7 @@ class TrialStatus(NamedTuple):
 
 
 class Status(NamedTuple):
-    """All that was asked for, at one time. `standing`: interfaces that are gone but for a kill switch."""
+    """The interfaces at one time. `standing` are the names of deleted interfaces with a remaining kill switch."""
 
     time: float
     interfaces: tuple[InterfaceStatus, ...]

@@ -1,4 +1,4 @@
-"""A cause: what is wrong with a live tunnel, how sure that is, by what evidence, and what to do about it."""
+"""A cause: what is wrong with a live tunnel, with what confidence and evidence, and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ CONFIDENCES = (CERTAIN, LIKELY, POSSIBLE)
 class Cause(NamedTuple):
     """One finding of doctor. `peer` is a public key in base64, None if it concerns the whole interface.
 
-    `evidence` are the facts that it rests on, in words. `other_end` is the command to run at the other end, "" if
-    this end knows enough. No text ever shows a private or preshared key.
+    `evidence` are the facts behind it, one sentence each. `other_end` is the command to run at the other end, "" if
+    this end knows enough. No text ever has a private or preshared key.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""The evidence of one interface, gathered once: what the rules judge. All of it is plain values."""
+"""The evidence about one interface, gathered once, as plain values. The rules judge it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.counters import Diagnostics
     from wgquick.device import Device, DevicePeer
-    from wgquick.diagnosis.knocks import Heard
+    from wgquick.diagnosis.knocks import CaptureSummary
     from wgquick.diagnosis.signatures import Sign
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
@@ -24,9 +24,9 @@ FRESH = 180.0
 
 
 class File(NamedTuple):
-    """The configuration: its settings, or its faults. `path` "" and no settings: there is none.
+    """The configuration file: its settings, or its faults. Without a file, `path` is "" and `settings` None.
 
-    `changed` is the time of its last change, in seconds since the epoch.
+    `changed` is the time of its last change, in seconds since 1970.
     """
 
     path: str = ""
@@ -36,7 +36,7 @@ class File(NamedTuple):
 
 
 class PortState(NamedTuple):
-    """The UDP port: whether the device has it, the errno with which it would be refused, and who has it."""
+    """The UDP port: whether the device has it, the errno of binding it, and the programs that have it."""
 
     port: int = 0
     is_bound: bool = True
@@ -45,9 +45,9 @@ class PortState(NamedTuple):
 
 
 class Outside(NamedTuple):
-    """The way of a peer's encrypted packets. `sent` is the errno of sending, None if nothing was sent.
+    """The route of a peer's encrypted packets. `sent` is the errno of sending, None if nothing was sent.
 
-    `back` is the way to the endpoint as the reverse path filter sees it.
+    `back` is the route to the endpoint that the reverse path filter looks up.
     """
 
     way: Way | None = None
@@ -55,10 +55,10 @@ class Outside(NamedTuple):
     back: Way | None = None
 
 
-class Shake(NamedTuple):
-    """A handshake that doctor itself tried: "" nothing came, else "answered", "refused" (by its preshared key) or
-    "cookie". `tries` counts the initiations. `link` is where the answer came in, and `was_admitted` whether it got
-    past this host's firewall.
+class HandshakeResult(NamedTuple):
+    """The result of doctor's own handshake: `outcome` is "answered", "refused" (wrong preshared key), "cookie", or
+    "" if nothing came. `tries` counts the initiations. `link` is where the answer arrived, and `was_admitted` is
+    true if it passed this host's firewall.
     """
 
     outcome: str = ""
@@ -68,46 +68,46 @@ class Shake(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What a peer did while it was watched: the device's view before and after, and what probes met.
+    """What a peer did while doctor watched: the device's values before and after, and the results of probes.
 
-    `endpoints` are those that it had meanwhile, in order, each as long as it was not replaced.
+    `endpoints` are the endpoints that it had, in order, without repetitions.
     """
 
     before: DevicePeer
     after: DevicePeer
     echoes: tuple[Echo, ...] = ()
-    shake: Shake | None = None
+    handshake_result: HandshakeResult | None = None
     endpoints: tuple[str, ...] = ()
     handshakes: int = 0
     fitting: int | None = None
-    """The largest packet that passed, if that of the link's MTU did not; None if that was not tried, or passed."""
+    """The largest packet that passed, if one of the link's MTU did not; None if that passed or was not tried."""
     path: PathMtu | None = None
-    """The path to the endpoint, outside of the tunnel, if a packet of the link's MTU did not pass."""
+    """The path to the endpoint outside the tunnel, if a packet of the link's MTU did not pass."""
 
     @property
     def came(self) -> tuple[str, ...]:
-        """The addresses whose answers were seen to come in, and that this host did not let pass."""
+        """The addresses whose answers arrived but did not reach the socket."""
         return tuple(echo.address for echo in self.echoes if echo.came and not echo.answered)
 
     @property
     def has_data(self) -> bool:
-        """Whether more came than handshakes (92 or 148 bytes) and a few keepalives (32) are."""
+        """Whether more bytes came than handshakes (92 or 148 bytes) and a few keepalives (32 bytes)."""
         rest = self.received - 92 * self.has_new_handshake
         return rest > 5 * 32 or (rest > 0 and rest % 32 != 0 and rest != 148)
 
     @property
     def answers(self) -> bool:
-        """Whether something came back through the tunnel to a probe."""
+        """Whether a probe was answered through the tunnel."""
         return any(echo.answered for echo in self.echoes)
 
     @property
     def received(self) -> int:
-        """The bytes that came meanwhile."""
+        """The bytes that were received meanwhile."""
         return self.after.rx_bytes - self.before.rx_bytes
 
     @property
     def sent(self) -> int:
-        """The bytes that went meanwhile."""
+        """The bytes that were sent meanwhile."""
         return self.after.tx_bytes - self.before.tx_bytes
 
     @property
@@ -117,15 +117,15 @@ class Watched(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Everything that is known of one interface.
+    """Everything that is known about one interface.
 
-    `routes` are those through the link, by table; `ways` of addresses inside AllowedIPs; `resolved` has for each
-    endpoint that is a name its addresses, None if it does not resolve. `local` are all addresses of the host.
-    `counted` are the daemon's counters, None if it has none; `counted_before` those before it was watched.
-    `signs` is what the wire told in `listened` seconds, `heard` what came in detail, None if nobody listened.
-    `listen` are the seconds that were asked for. `passed_on` are the sources and destinations of packets
-    that came out of the tunnel and are not for this host. `parameters` are kernel parameters by their path below
-    /proc/sys, None if the kernel has none.
+    `routes` are the routes through the link, by table. `ways` are the kernel's routes to addresses in AllowedIPs.
+    `resolved` has the addresses of each endpoint given by name, None if it does not resolve. `local` are all
+    addresses of the host. `counted` are the daemon's counters, None if it has none; `counted_before` are those
+    before the watching. `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if
+    there was none. `listen` are the seconds of --listen. `passed_on` are the (source, destination) of packets that
+    came out of the tunnel and are not for this host. `parameters` are kernel parameters by their path below
+    /proc/sys, None if the kernel lacks one.
     """
 
     name: str
@@ -163,23 +163,23 @@ class Evidence(NamedTuple):
     passed_on: tuple[tuple[str, str], ...] = ()
     listened: float = 0.0
     listen: float = 0.0
-    heard: Heard | None = None
+    heard: CaptureSummary | None = None
     counted_before: Diagnostics | None = None
     counted: Diagnostics | None = None
 
     @property
     def settings(self) -> Settings | None:
-        """What the file says, if there is one without faults."""
+        """The file's settings; None if there is no file or it has faults."""
         return self.file.settings
 
     @property
     def is_up(self) -> bool:
-        """Whether there is a device to look at, and its link is up."""
+        """Whether there is a WireGuard device and its link is up."""
         return self.device is not None and self.link is not None and self.link.is_up
 
     @property
     def is_moved(self) -> bool:
-        """Whether the encrypted packets pass another network namespace, which cannot be seen from here."""
+        """Whether the device's UDP socket is in another network namespace, which cannot be inspected from here."""
         return self.link is not None and self.link.is_moved
 
     @property
@@ -200,7 +200,7 @@ class Evidence(NamedTuple):
 
     @property
     def hooks(self) -> str:
-        """The hooks that have run, as one text."""
+        """The PreUp and PostUp hooks, one per line."""
         settings = self.settings
         return "\n".join((*settings.pre_up, *settings.post_up)) if settings else ""
 
@@ -216,10 +216,10 @@ class Evidence(NamedTuple):
 
 
 def dials(peer: DevicePeer, wanted: PeerSettings | None, *, has_file: bool) -> bool:
-    """Whether this end is to begin: the file gives an endpoint, or there is no file and the device has one."""
+    """Whether this end connects: the file has an Endpoint or, without a file, the device has one."""
     return wanted is not None and wanted.endpoint is not None if has_file else peer.endpoint is not None
 
 
 def single_addresses(peer: DevicePeer) -> list[str]:
-    """The addresses in AllowedIPs that stand alone: the peer's own."""
+    """The /32 and /128 addresses in AllowedIPs: the peer's own."""
     return [address_text(ip.address) for ip in peer.allowed_ips if ip.length == len(ip.address) * 8]

@@ -1,4 +1,4 @@
-"""One interface examined: its file found, its evidence gathered, judged and, if asked for, mended."""
+"""The examination of one interface: find its file, gather evidence, judge it and, with `--fix`, repair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wgquick.diagnosis.doctor.cause import CERTAIN, Cause
 from wgquick.diagnosis.doctor.codes import CODES
 from wgquick.diagnosis.doctor.gather import gather, read_file
 from wgquick.diagnosis.doctor.judge import diagnose
-from wgquick.diagnosis.doctor.mend import mend
+from wgquick.diagnosis.doctor.repair import repair
 from wgquick.diagnosis.finding import ERROR
 from wgquick.diagnosis.source import read
 from wgquick.executor.journal import Journal
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.diagnosis.doctor.evidence import Evidence
-    from wgquick.diagnosis.doctor.senses import Senses
+    from wgquick.diagnosis.doctor.inspector import Inspector
     from wgquick.ports import Host
 
 
 class Asked(NamedTuple):
-    """What doctor is asked for: the other end's file ("" unknown), seconds to listen at least, and mending."""
+    """The options of doctor: the other end's file ("" if not given), the minimum seconds to listen, and repairs."""
 
     peer_config: str = ""
     listen: float = 0.0
@@ -30,37 +30,37 @@ class Asked(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What was found of an interface, the root cause first, and by what evidence."""
+    """The causes for an interface, the root cause first, and their evidence."""
 
     causes: list[Cause]
     evidence: Evidence
 
 
 def examine(
-    name: str, source: str, host: Host, senses: Senses, asked: Asked, say: Callable[[str], None]
+    name: str, source: str, host: Host, inspector: Inspector, asked: Asked, report: Callable[[str], None]
 ) -> Examined:
-    """What is wrong with the interface; with `fix` what is left after mending, of which `say` is told."""
-    found = _examined(name, source, host, senses, asked)
-    if asked.fix and mend(found.evidence, found.causes, host, say):
-        return _examined(name, source, host, senses, asked)
+    """What is wrong with the interface; with `fix`, what is left after the repairs, which `report` gets."""
+    found = _examined(name, source, host, inspector, asked)
+    if asked.fix and repair(found.evidence, found.causes, host, report):
+        return _examined(name, source, host, inspector, asked)
     return found
 
 
-def _examined(name: str, source: str, host: Host, senses: Senses, asked: Asked) -> Examined:
+def _examined(name: str, source: str, host: Host, inspector: Inspector, asked: Asked) -> Examined:
     path = _file_of(name, source, host)
     more, known = _other_end(path, asked.peer_config) if asked.peer_config else ([], ())
-    evidence = gather(name, read_file(path, name), host, senses, known=known, listen=asked.listen)
+    evidence = gather(name, read_file(path, name), host, inspector, known=known, listen=asked.listen)
     return Examined(diagnose(evidence, more), evidence)
 
 
 def _file_of(name: str, source: str, host: Host) -> str:
-    """The file that the tunnel was brought up from, if only its name is given; else the file that is named."""
+    """The file that the tunnel was brought up from, if only the interface is named; else the named file."""
     record = Journal(host.journal_directory, name).read() if source == name else None
     return record.path if record is not None and record.path else source
 
 
 def _other_end(path: str, other: str) -> tuple[list[Cause], tuple[bytes, ...]]:
-    """What the two files say against each other, and the other end's addresses."""
+    """The errors from comparing the two files, and the other end's addresses."""
     sources = [read(path), read(other)]
     findings = [each for each in check(sources) if each.severity == ERROR and each.code in CODES]
     theirs = sources[1].public_key

@@ -1,4 +1,4 @@
-"""Gathers the evidence of an interface, within a bound of time: looks, then probes what is not known to work."""
+"""Gathers the evidence about an interface within a time limit: reads the state, then probes silent peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wgquick.config.parser import examine
 from wgquick.config.tables import table_number
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside, PortState
-from wgquick.diagnosis.doctor.watching import overheard, watched
+from wgquick.diagnosis.doctor.watching import captured, watched
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import observe
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.counters import Diagnostics
     from wgquick.device import Device
-    from wgquick.diagnosis.doctor.senses import Senses
+    from wgquick.diagnosis.doctor.inspector import Inspector
     from wgquick.executor.journal import Record
     from wgquick.net import PublicKey, SecretKey
     from wgquick.observations import LinkState
     from wgquick.ports import Host
 
 LIMIT = 8.5
-"""Seconds for all of it, unless more are asked for."""
-_LEAST = 6.5  # seconds to watch: a slow host may have spent the others on looking
+"""Seconds for everything, unless --listen asks for more."""
+_LEAST = 6.5  # seconds to watch, even if a slow host took long to read the state
 _NAMES_LIMIT = 2.5
-_WAYS = 64  # that are looked up
+_WAYS = 64  # the maximum number of route lookups
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
 _ZERO = bytes(32)
 
 
 def read_file(source: str, name: str) -> File:
-    """The configuration, or its faults; an empty one if there is none."""
+    """The configuration, or its faults; an empty File if there is none."""
     try:
         found = location.locate(source, None if source != location.STANDARD_INPUT else name)
         document = location.read(found)
@@ -58,13 +58,13 @@ def read_file(source: str, name: str) -> File:
 
 
 def gather(
-    name: str, file: File, host: Host, senses: Senses, *, known: Iterable[bytes] = (), listen: float = 0.0
+    name: str, file: File, host: Host, inspector: Inspector, *, known: Iterable[bytes] = (), listen: float = 0.0
 ) -> Evidence:
-    """The evidence of the interface. `known` are addresses of the other end, `listen` are seconds at least."""
+    """The evidence about the interface. `known` are addresses of the other end, `listen` the minimum seconds."""
     began = time.monotonic()
     settings = file.settings
     names = Names(settings)
-    links = {link.name: link for link in senses.links()}
+    links = {link.name: link for link in inspector.links()}
     device, fault = _device(name, host)
     evidence = Evidence(
         name,
@@ -78,21 +78,21 @@ def gather(
         own_key=_public(device.private_key if device else None),
         file_key=_public(settings.private_key if settings else None),
         others=_others(name, host),
-        rulesets=senses.rulesets(),
-        foreign=() if name in links else tuple(senses.foreign_routes(name)),
+        rulesets=inspector.rulesets(),
+        foreign=() if name in links else tuple(inspector.foreign_routes(name)),
         uplink=_uplink(host),
     )
     evidence = _with_host(evidence, host)
-    evidence = _with_ways(evidence, senses, links)
+    evidence = _with_ways(evidence, inspector, links)
     if evidence.is_up:
         evidence = evidence._replace(counted_before=_counted(name, host))
         deadline = max(began + LIMIT, time.monotonic() + _LEAST)
-        evidence = watched(evidence, host, senses, tuple(known), deadline, listen=listen)
-        after = {link.name: link for link in senses.links()}
+        evidence = watched(evidence, host, inspector, tuple(known), deadline, listen=listen)
+        after = {link.name: link for link in inspector.links()}
         counted = _counted(name, host)
         evidence = evidence._replace(link_after=after.get(name), counted=counted)
     elif listen:
-        evidence = overheard(evidence, senses, listen)
+        evidence = captured(evidence, inspector, listen)
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
 
 
@@ -131,7 +131,7 @@ def _public(key: SecretKey | None) -> PublicKey | None:
 
 
 def _with_host(evidence: Evidence, host: Host) -> Evidence:
-    """With what the host shows of the tunnel: addresses, routes, rules, firewall, DNS, port, parameters."""
+    """The evidence with the host's state: addresses, routes, rules, firewall, DNS, port, parameters."""
     name, settings, device = evidence.name, evidence.settings, evidence.device
     if evidence.link is None or device is None:
         return evidence._replace(port=_free_port(settings, host), table=_table(settings, host))
@@ -192,7 +192,7 @@ def _routes(name: str, table: int, host: Host) -> frozenset[Prefix]:
 
 
 def _dns_mode(evidence: Evidence, host: Host) -> str:
-    """The mode in which DNS was set: the journal says it; without one the host's own, as wg-quick finds it."""
+    """The mode in which DNS was set: the journal's, or without a journal the one that wg-quick would use."""
     if evidence.record is not None:
         undos = (undo.mode for undo in evidence.record.undos if isinstance(undo, UnsetDns))
         return next(undos, "")
@@ -200,7 +200,7 @@ def _dns_mode(evidence: Evidence, host: Host) -> str:
         return ""
     with suppress(OperationError):
         mode = host.dns.detect("auto")
-        return mode if mode != "file" else ""  # which wg-quick cannot do
+        return mode if mode != "file" else ""  # wg-quick does not support this mode
     return ""
 
 
@@ -255,8 +255,8 @@ def _holders(port: int, host: Host, refusal: int) -> tuple[str, ...]:
     return host.udp_ports.programs(port) if refusal else ()
 
 
-def _with_ways(evidence: Evidence, senses: Senses, links: Mapping[str, LinkState]) -> Evidence:
-    """With the kernel's routes: to addresses that are meant for the tunnel, and to the endpoints."""
+def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, LinkState]) -> Evidence:
+    """The evidence with the kernel's routes to addresses in AllowedIPs and to the endpoints."""
     device = evidence.device
     if device is None:
         return evidence
@@ -268,7 +268,7 @@ def _with_ways(evidence: Evidence, senses: Senses, links: Mapping[str, LinkState
         *((_text(peer.endpoint), device.fwmark, "") for peer in ends),
         *((_text(peer.endpoint), device.fwmark if marked else 0, "") for peer in ends),
     ]
-    found = senses.ways(asked)
+    found = inspector.ways(asked)
     out, back = found[len(inside) : len(inside) + len(ends)], found[len(inside) + len(ends) :]
     return evidence._replace(
         ways=dict(zip(inside, found, strict=False)),
@@ -283,7 +283,7 @@ def _text(endpoint: SocketAddress | None) -> str:
 
 
 def _samples(evidence: Evidence) -> list[str]:
-    """An address of each AllowedIP that is meant to go through the tunnel."""
+    """One address of each AllowedIPs network."""
     own = {prefix.address for prefix in evidence.addresses}
     device = evidence.device
     found: dict[str, None] = {}
@@ -299,7 +299,7 @@ _ELSEWHERE = {4: bytes([198, 51, 100, 77]), 16: bytes.fromhex("20010db8ffff00000
 
 
 def sample(ip: nets.Network) -> bytes:
-    """An address of a network: its first host; of a /0 one that is kept for documentation."""
+    """The first host address of a network; for a /0 an address reserved for documentation."""
     if ip.length == 0:
         return _ELSEWHERE[len(ip.address)]
     width = nets.bits(ip.address)
@@ -308,7 +308,7 @@ def sample(ip: nets.Network) -> bytes:
 
 
 class Names:
-    """Looks the endpoints' names up, all at once, while the rest is gathered."""
+    """Resolves the endpoints' names in parallel, while the rest is gathered."""
 
     def __init__(self, settings: Settings | None) -> None:
         peers = settings.peers if settings else ()
@@ -332,7 +332,7 @@ class Names:
         self._found[endpoint] = tuple(dict.fromkeys(SocketAddress(str(f[4][0]), int(f[4][1])) for f in found))
 
     def answers(self, deadline: float) -> dict[Endpoint, tuple[SocketAddress, ...] | None]:
-        """What was found by the monotonic time; None of a name that is not known or that nobody answered."""
+        """The addresses found by the monotonic `deadline`; None for a name without an answer."""
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
         return {endpoint: self._found.get(endpoint) for endpoint in self._threads}

@@ -1,4 +1,4 @@
-"""What is wrong inside the tunnel, once the handshake works."""
+"""Causes inside the tunnel, once the handshake works."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from os import strerror
 
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
+from wgquick.diagnosis.doctor.comparison import cause, listed
 from wgquick.diagnosis.doctor.evidence import FRESH
 from wgquick.diagnosis.doctor.fate import by, fate
-from wgquick.diagnosis.doctor.here import cause, listed
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
@@ -28,7 +28,7 @@ _MOVES = 2  # of an endpoint in a few seconds
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
-    """All that is found inside."""
+    """The causes inside the tunnel."""
     if not evidence.is_up:
         return
     for key, watched in evidence.watched.items():
@@ -47,30 +47,30 @@ def rp_filter(evidence: Evidence, link: str) -> bool:
 
 
 def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """What comes out of the tunnel, or is to go in, and is dropped here."""
+    """This host drops packets that come out of the tunnel or go into it."""
     name = evidence.name
     for echo in watched.echoes:
         if echo.errno == errno.EPERM:
             leaving = _echo(echo.address, output_link=name, destination=echo.address, icmp="echo-request")
             where = by(evidence.rulesets, leaving, LEAVING)
-            message = f"this host's own firewall drops what is sent into {name}{where}"
-            fact = f"an echo request to {echo.address} is refused: {strerror(echo.errno)}"
-            remedy = f"let it out: look at the output chains of `nft list ruleset' and iptables for {name}"
+            message = f"this host's firewall drops packets into {name}{where}"
+            fact = f"sending an echo request to {echo.address} fails: {strerror(echo.errno)}"
+            remedy = f"allow {name} in the output chains: see `nft list ruleset' and `iptables -S OUTPUT'"
             yield cause("output-blocked", message, fact, remedy=remedy, peer=key)
             return
     if not watched.came or watched.answers:
         return
     address = watched.came[0]
     way = evidence.ways.get(address)
-    fact = f"the answer of {address} comes out of {name}, and the socket that waits for it does not get it"
+    fact = f"an answer from {address} comes out of {name} but does not reach the socket"
     if ":" not in address and rp_filter(evidence, name) and (way is None or way.link != name):
-        message = f"the reverse path filter drops what comes out of {name}: its source is routed to another link"
-        remedy = f"give {address} a route through {name}, or: sysctl net.ipv4.conf.{name}.rp_filter=2"
+        message = f"the reverse path filter drops packets from {name}: the route to their source uses another link"
+        remedy = f"add a route to {address} through {name}, or set net.ipv4.conf.{name}.rp_filter=2"
         yield cause("rp-filter", message, fact, remedy=remedy, peer=key)
         return
     packet = _echo(address, input_link=name, source=address, icmp="echo-reply", state="established")
-    message = f"this host's own firewall drops what comes out of {name}{by(evidence.rulesets, packet, ARRIVING)}"
-    yield cause("input-blocked", message, fact, remedy=f"let in what comes from {name}", peer=key)
+    message = f"this host's firewall drops packets from {name}{by(evidence.rulesets, packet, ARRIVING)}"
+    yield cause("input-blocked", message, fact, remedy=f"accept packets from {name} in the input chains", peer=key)
 
 
 def _echo(address: str, **more: str) -> Packet:
@@ -80,8 +80,8 @@ def _echo(address: str, **more: str) -> Packet:
 
 def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
     """The handshake works, and nothing comes back."""
-    shake = watched.shake
-    shaken = shake is not None and shake.outcome == "answered" and shake.was_admitted
+    handshake = watched.handshake_result
+    shaken = handshake is not None and handshake.outcome == "answered" and handshake.was_admitted
     has_session = evidence.now - watched.after.last_handshake < FRESH or watched.has_new_handshake
     if not shaken or not has_session or watched.answers or watched.came or not watched.echoes:
         return
@@ -91,14 +91,14 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     mine = (address_text(prefix.address) for prefix in evidence.addresses if not nets.is_link_local(prefix))
     own = listed(mine) or "its address"
     facts = (
-        "the other end answered a handshake just now, with this end's key and the preshared key",
-        f"{watched.sent} bytes were sent, to {asked}; no data came back",
+        "the other end answered a handshake just now, so the keys are right",
+        f"{watched.sent} bytes were sent to {asked}; no data came back",
     )
     message = (
-        f"the peer shakes hands and no data comes back: its AllowedIPs for this end lack {own}, its firewall drops "
-        "what comes out of the tunnel, or it has no route back"
+        f"the handshake succeeds, but no data comes back. Possible causes at the other end: its AllowedIPs for "
+        f"this end lack {own}, its firewall drops packets from the tunnel, or it has no route back"
     )
-    remedy = f"at the other end: let AllowedIPs of {evidence.own_key} have {own}, and its firewall let that in"
+    remedy = f"at the other end, add {own} to AllowedIPs of peer {evidence.own_key}, and check the firewall"
     known = any(nets.is_single(ip) for ip in watched.after.allowed_ips)
     sure = LIKELY if known else POSSIBLE
     yield cause("no-data-back", message, *facts, remedy=remedy, peer=key, confidence=sure, other_end="wgq doctor")
@@ -111,23 +111,23 @@ def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Caus
     fits = watched.fitting
     outer = fits + (80 if _is_over_ipv6(watched) else 60)
     facts = (
-        f"echo requests of {mtu} bytes are lost, those of {fits} are answered",
-        f"with WireGuard's own headers that is {outer} bytes on the way",
+        f"echo requests of {mtu} bytes are lost, of {fits} bytes answered",
+        f"with the headers of WireGuard, {fits} bytes become {outer} on the way",
         *_path(watched.path),
     )
     message = f"packets of {name}'s MTU, {mtu} bytes, are lost on the way to this peer: connections hang"
-    remedy = f"write MTU = {fits} into the file, at both ends; at once: ip link set mtu {fits} dev {name}"
+    remedy = f"set MTU = {fits} in the files of both ends; to try it now: ip link set mtu {fits} dev {name}"
     yield cause("mtu-too-large", message, *facts, remedy=remedy, peer=key)
 
 
 def _path(path: PathMtu | None) -> Iterator[str]:
-    """What is known of the path outside of the tunnel."""
+    """What is known of the path outside the tunnel."""
     if path is not None and path.told:
         by = path.sender or "this host's own link"
-        yield f"the MTU of the path to the endpoint is {path.told} bytes: {by} says so"
+        yield f"{by} reports that the MTU of the path to the endpoint is {path.told} bytes"
     elif path is not None and path.answered and path.lost:
-        sizes = f"those of {path.lost} bytes are lost, of {path.answered} answered"
-        yield f"outside of the tunnel, of echo requests {sizes}"
+        sizes = f"of {path.lost} bytes are lost, of {path.answered} bytes answered"
+        yield f"outside the tunnel, echo requests {sizes}"
 
 
 def _is_over_ipv6(watched: Watched) -> bool:
@@ -135,7 +135,7 @@ def _is_over_ipv6(watched: Watched) -> bool:
 
 
 def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """An endpoint that goes to and fro, as looking again and again or the daemon's counters show."""
+    """A peer's endpoint alternates, as repeated readings of the device or the daemon's counters show."""
     seen = watched.endpoints
     moves = len(seen) - 1 if len(set(seen)) < len(seen) else 0
     if evidence.counted is not None and evidence.counted_before is not None:
@@ -148,12 +148,12 @@ def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Ca
         f"it was {listed(dict.fromkeys(seen))}",
     )
     message = "two hosts use this peer's private key: each takes the session from the other"
-    remedy = "give each host a key of its own, and a [Peer] section here"
+    remedy = "give each host its own key, and a [Peer] section here"
     yield cause("one-key-two-places", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
 
 
 def _sources(evidence: Evidence) -> Iterator[Cause]:
-    """The kernel's WireGuard counts packets with a source that AllowedIPs do not give their peer."""
+    """The kernel's WireGuard counts packets whose source is not in their peer's AllowedIPs (rx_frame_errors)."""
     before, after = evidence.link, evidence.link_after
     if before is None or after is None or before.kind != "wireguard":
         return
@@ -162,15 +162,15 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
         peers = evidence.peers
         key = peers[0].public_key if len(peers) == 1 else None
         facts = (
-            f"rx_frame_errors of {evidence.name} went from {before.rx_frame_errors} to {after.rx_frame_errors}",
+            f"rx_frame_errors of {evidence.name} rose from {before.rx_frame_errors} to {after.rx_frame_errors}",
         )
-        message = "packets come whose source address is not in the AllowedIPs of the peer that sends them"
-        remedy = "add the address that the peer sends from to its AllowedIPs, or correct the peer's Address"
+        message = "a peer sends from an address that is not in its AllowedIPs"
+        remedy = "add that address to the peer's AllowedIPs, or correct the Address at the other end"
         yield cause("source-not-allowed", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
 
 
 def _forwarding(evidence: Evidence) -> Iterator[Cause]:
-    """Packets that this host is to pass on."""
+    """This host should forward packets and does not."""
     pairs = [pair for pair in evidence.passed_on if _is_meant(evidence, pair)]
     intends = _intends_to_forward(evidence)
     for family in (4, 6):
@@ -181,10 +181,10 @@ def _forwarding(evidence: Evidence) -> Iterator[Cause]:
             name = "net.ipv4.ip_forward" if family == 4 else "net.ipv6.conf.all.forwarding"
             facts = [f"{source} sends to {target} through this host" for source, target in seen[:2]]
             facts += ["the file's hooks forward or masquerade"] if intends and family == 4 else []
-            message = f"this host does not forward IPv{family}: what peers send through it is dropped"
-            yield cause(
-                "forwarding-off", message, *facts, remedy=f"sysctl {name}=1", confidence=CERTAIN if seen else LIKELY
-            )
+            message = f"IPv{family} forwarding is off on this host, so it drops what peers send through it"
+            remedy = f"run `sysctl {name}=1', and set it in /etc/sysctl.d"
+            sure = CERTAIN if seen else LIKELY
+            yield cause("forwarding-off", message, *facts, remedy=remedy, confidence=sure)
         else:
             yield from _forward_blocked(evidence, family, seen)
 
@@ -197,16 +197,14 @@ def _forward_blocked(evidence: Evidence, family: int, seen: list[tuple[str, str]
     if not found.is_dropped or not (found.is_certain or seen):
         return
     facts = [f"{one} sends to {other} through this host" for one, other in seen[:2]]
-    message = (
-        f"this host's firewall drops what comes out of {evidence.name} and is to be passed on, by {found.where}"
-    )
-    remedy = f"accept it: nft add rule ... iifname {evidence.name} accept, before that"
+    message = f"this host's firewall drops forwarded packets from {evidence.name}: {found.where}"
+    remedy = f"accept packets from {evidence.name} in an earlier rule"
     sure = CERTAIN if found.is_certain and seen else LIKELY
     yield cause("forward-blocked", message, *facts, remedy=remedy, confidence=sure)
 
 
 def _out_of(evidence: Evidence, target: str, family: int) -> str:
-    """The link through which a packet would leave: by the routes if known, else the uplink to the peers."""
+    """The link that a packet would leave by: from the routes if known, else the uplink to the peers."""
     if target and target in evidence.ways:
         return evidence.ways[target].link
     links = [each.way.link for each in evidence.outside.values() if each.way is not None and each.way.link]
@@ -222,7 +220,7 @@ def _some_peer(evidence: Evidence, family: int) -> str:
 
 
 def _is_meant(evidence: Evidence, pair: tuple[str, str]) -> bool:
-    """Whether a packet is not a probe of a neighbour's address that nobody has."""
+    """Whether a packet should be forwarded: not one to an address of the tunnel's own network that no peer has."""
     target = nets.host(pack_address(pair[1]))
     single = any(
         nets.is_single(ip) and ip.address == target.address for p in evidence.peers for ip in p.allowed_ips
@@ -236,7 +234,7 @@ def _forwards(evidence: Evidence, family: int) -> bool:
 
 
 def _intends_to_forward(evidence: Evidence) -> bool:
-    """Whether the hooks say that this host forwards for its peers."""
+    """Whether the hooks show that this host should forward for its peers."""
     if "ip_forward" in evidence.hooks:
         return True
     for command in commands(evidence.hooks):

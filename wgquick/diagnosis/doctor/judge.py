@@ -1,8 +1,8 @@
-"""Puts the causes in order: the root first, and without what only follows from another."""
+"""Orders the causes: the root cause first, and without the consequences of other causes."""
 
 from __future__ import annotations
 
-from wgquick.diagnosis.doctor import here, inside, outside, wire
+from wgquick.diagnosis.doctor import comparison, inside, outside, wire
 from wgquick.diagnosis.doctor.cause import CONFIDENCES
 from wgquick.diagnosis.doctor.codes import RANK, SEVERITY_RANK, explains
 from wgquick.diagnosis.finding import ERROR
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def diagnose(evidence: Evidence, more: Iterable[Cause] = ()) -> list[Cause]:
-    """The causes, the root first; `more` are those of other sources, such as the other end's file."""
-    parts = (here, outside, wire, inside)
+    """The causes, the root cause first; `more` are causes from elsewhere, such as the other end's file."""
+    parts = (comparison, outside, wire, inside)
     return ordered([*more, *(cause for part in parts for cause in part.causes(evidence))])
 
 
 def ordered(causes: Iterable[Cause]) -> list[Cause]:
-    """In order and each once, without those that another one explains."""
+    """The causes in order, each once, without consequences of other causes."""
     found: dict[tuple[str, str | None], Cause] = {}
     for each in sorted(causes, key=_rank):
         place = (each.code, each.peer)
@@ -34,13 +34,13 @@ def ordered(causes: Iterable[Cause]) -> list[Cause]:
 
 
 def _joined(cause: Cause, other: Cause) -> Cause:
-    """The surer of two causes of one code and peer, with what the other adds."""
+    """Two causes with the same code and peer in one: the first, with the evidence of both."""
     more = () if other.message == cause.message or cause.peer else (other.message,)
     return cause._replace(evidence=tuple(dict.fromkeys((*cause.evidence, *more, *other.evidence))))
 
 
 def _explains(cause: Cause, other: Cause) -> bool:
-    """Whether `other` follows: by the codes, and if both are about one peer or one is about the interface."""
+    """Whether `other` is a consequence: by its code, and if both concern one peer or one concerns the interface."""
     if cause.severity != ERROR or not (_is_fault(cause.code) or explains(cause.code, other.code)):
         return False
     if _is_fault(cause.code):
@@ -49,7 +49,7 @@ def _explains(cause: Cause, other: Cause) -> bool:
 
 
 def _is_fault(code: str) -> bool:
-    """Whether the code is one of the file's grammar: then there is no up."""
+    """Whether the code is a syntax error of the file, so that `wgq up` fails."""
     return code not in RANK
 
 

@@ -1,4 +1,4 @@
-"""A packet as a firewall sees it, what becomes of it, and the hooks of Netfilter that it passes, in order."""
+"""A packet as a firewall sees it, a firewall's verdict, and the netfilter hooks of each direction, in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PASSING = ("prerouting", "forward", "postrouting")
 
 
 class Packet(NamedTuple):
-    """What is known of a packet; "" and 0: nothing. `state` as conntrack has it, `icmp` as nft(8) names the type.
+    """A packet; "" and 0 mean unknown. `state` is the conntrack state, `icmp` the ICMP type as nft(8) names it.
 
     `protocol` is "udp", "tcp", "icmp" or "icmpv6".
     """
@@ -29,9 +29,9 @@ class Packet(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a packet is dropped, whether that is certain, and by what, in words.
+    """Whether a packet is dropped, whether that is certain, and by what: `where` describes it for people.
 
-    `suspect` is a rule, in words, that drops the packet if what is not known of it matches.
+    `suspect` describes a rule that drops the packet if its unknown conditions match.
     """
 
     is_dropped: bool = False

@@ -1,7 +1,7 @@
-"""Keys, addresses and names in a text are replaced, each by the same word throughout.
+"""Replaces keys, addresses and names in a text, each by the same placeholder everywhere.
 
-Whatever looks like a key, an IP or a MAC address is replaced, wherever it stands, and so is each host name that is
-known. What remains is the shape of the network. Loopback and unspecified addresses tell nothing and stay.
+Everything that looks like a key, an IP address or a MAC address is replaced, and so is each known host name. The
+structure of the network remains. Loopback and unspecified addresses stay, as they identify nobody.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _MAC = re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 _V4 = re.compile(r"(?<![0-9])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9])")
 _V6 = re.compile(r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}")
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
-_COLONS = 7  # of an IPv6 address that is not shortened
+_COLONS = 7  # in an IPv6 address without `::`
 _KEPT = frozenset({"127.0.0.1", "127.0.0.0", "0.0.0.0", "::", "::1"})  # noqa: S104
 
 
 class Redaction:
-    """Replaces what tells who somebody is; one Redaction gives one word for one thing in all its texts.
+    """Replaces what identifies somebody. One Redaction uses the same placeholder for the same thing in all texts.
 
-    `names` are host names and domains, found in any case of letters; the longest first. One without a dot is found
-    as a word of its own alone, as it may be part of others.
+    `names` are host names and domains; their case is ignored, and longer names are replaced first. A name without a
+    dot is replaced only as a whole word.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -50,7 +50,7 @@ class Redaction:
         return known.setdefault(value, f"({kind}-{len(known) + 1})")
 
     def _address(self, kind: str, text: str) -> str:
-        """A word for an address; a time of day is none, and what is nearly an address counts as one."""
+        """The placeholder for an address. A time of day is not an address; an invalid address counts as one."""
         try:
             shown = str(ipaddress.ip_address(text))
         except ValueError:
@@ -65,7 +65,7 @@ def _as_pattern(name: str) -> str:
 
 
 def _canonical(key: str) -> str:
-    """One text for a key in base64 and in hexadecimal."""
+    """The same text for a key in base64 and in hexadecimal."""
     if _HEX.fullmatch(key):
         return key.lower()
     try:

@@ -1,7 +1,7 @@
-"""What the host's nftables make of a packet, from the JSON of `nft -j list ruleset` (libnftables-json(5)).
+"""The verdict of the host's nftables on a packet, from the JSON of `nft -j list ruleset` (libnftables-json(5)).
 
-Only what is certain counts: where a rule looks at something that is not known here (a limit, a named set, an
-extension of iptables), what follows it is uncertain. Rules of iptables with extensions are `xtables`' part.
+If a rule depends on something unknown here (a limit, a named set, an iptables extension), the verdict is uncertain.
+Module `xtables` handles iptables rules with extensions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _IGNORED = frozenset({"counter", "log", "comment", "notrack", "mangle"})
 
 
 def verdict(text: str, packet: Packet, hook: str, *, without_compat: bool = False) -> Verdict:
-    """What becomes of a packet at a hook, through all chains there.
+    """The verdict on a packet after all chains of a netfilter hook.
 
-    `without_compat` leaves out the tables of iptables that have extensions.
+    `without_compat` skips the tables of iptables-nft that have extensions.
     """
     try:
         objects = json.loads(text)["nftables"] if text else []
@@ -58,7 +58,7 @@ class _Rules:
         self.suspect = ""
 
     def at(self, packet: Packet, hook: str) -> list[_Chain]:
-        """The base chains of a hook, in their order."""
+        """The base chains of a hook, by priority."""
         families = ("netdev", "inet") if hook == "ingress" else _FAMILIES[packet.family]
         found = (
             chain
@@ -71,7 +71,7 @@ class _Rules:
         return sorted(found, key=lambda chain: chain.get("prio", 0))
 
     def run(self, chain: _Chain, packet: Packet, depth: int) -> tuple[_Result, bool]:
-        """The verdict of a chain, "" for none, and whether it is certain."""
+        """The verdict of a chain ("" if there is none), and whether it is certain."""
         known = True
         for rule in self._rules.get((*_table(chain), chain["name"]), ()):
             matched, result, sure = self._rule(rule, chain, packet, depth)
@@ -89,7 +89,7 @@ class _Rules:
     def _rule(
         self, rule: dict[str, Any], chain: _Chain, packet: Packet, depth: int
     ) -> tuple[bool | None, _Result, bool]:
-        """Whether a rule matches (None: not known), its verdict, and whether that is certain."""
+        """Whether a rule matches (None if unknown), its verdict, and whether that is certain."""
         matched: bool | None = True
         for expression in rule.get("expr", ()):
             kind, value = next(iter(expression.items()))
@@ -100,7 +100,7 @@ class _Rules:
                 matched = None if found is None else matched
             elif kind in ("accept", "drop", "reject", "return"):
                 word = "drop" if kind == "reject" else kind
-                return matched, (word, f"`{_told(rule)}' in {_named(chain)}"), True
+                return matched, (word, f"`{_text(rule)}' in {_named(chain)}"), True
             elif kind in ("jump", "goto"):
                 other = {**chain, "name": value["target"], "policy": ""}
                 if depth > _DEPTH:
@@ -117,7 +117,7 @@ def _table(each: dict[str, Any]) -> tuple[str, str]:
 
 
 def _is_for(chain: _Chain, packet: Packet) -> bool:
-    """Whether a chain sees what comes in on the packet's link: that at ingress names its own."""
+    """Whether a chain applies to the packet's input link. Only chains at ingress are bound to links."""
     devices = chain.get("dev")
     return devices is None or packet.input_link in (devices if isinstance(devices, list) else [devices])
 
@@ -126,12 +126,12 @@ def _named(chain: _Chain) -> str:
     return f"chain {chain['name']} of table {chain['family']} {chain['table']}"
 
 
-def _told(rule: dict[str, Any]) -> str:
+def _text(rule: dict[str, Any]) -> str:
     return " ".join(_words(rule)) or "a rule"
 
 
 def _words(rule: dict[str, Any]) -> Iterator[str]:
-    """A rule in the words of nft, roughly: what it looks at, and its verdict."""
+    """A rule roughly as nft prints it: its matches and its verdict."""
     for expression in rule.get("expr", ()):
         kind, value = next(iter(expression.items()))
         if kind == "match":
@@ -158,7 +158,7 @@ def _shown(value: Any) -> str:
 
 
 def _matches(match: dict[str, Any], packet: Packet) -> bool | None:
-    """Whether a comparison holds; None if that is not known."""
+    """Whether a comparison holds; None if unknown."""
     value = _value(match.get("left"), packet)
     if value is None:
         return None
@@ -190,7 +190,7 @@ def _value(left: Any, packet: Packet) -> str | int | None:
             return (packet.icmp or None) if protocol == packet.protocol else "" if packet.protocol else None
         case {"payload": {"protocol": "udp" | "tcp" | "th" as protocol, "field": "dport" | "sport" as field}}:
             if protocol not in ("th", packet.protocol):
-                return "" if packet.protocol else None  # a header that it has not
+                return "" if packet.protocol else None  # the packet has no such header
             return (packet.destination_port if field == "dport" else packet.source_port) or None
     return None
 

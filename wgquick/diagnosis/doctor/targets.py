@@ -1,4 +1,4 @@
-"""Which addresses inside the tunnel are worth a probe: the peer's own if known, else where one usually is."""
+"""The addresses inside the tunnel to probe: the peer's own if known, else likely ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GUESSES = 5
 
 
 class Target(NamedTuple):
-    """An address to probe; `is_known`: it is the peer's own, not a guess."""
+    """An address to probe; `is_known` is true for the peer's own address, false for a guess."""
 
     address: str
     is_known: bool
@@ -25,7 +25,7 @@ class Target(NamedTuple):
 def targets(
     peer: DevicePeer, own: Sequence[Prefix], servers: Iterable[str], known: Iterable[bytes] = ()
 ) -> list[Target]:
-    """At most a handful of a peer, the surest first; `known` are the other end's addresses, by its file."""
+    """At most five addresses of a peer, the most certain first; `known` are addresses from the other end's file."""
     mine = {prefix.address for prefix in own}
     found: dict[str, Target] = {}
     for address, is_known in (

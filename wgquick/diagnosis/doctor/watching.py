@@ -1,8 +1,8 @@
-"""Watches a tunnel while it is probed: what the device tells, what the wire shows, and who answers.
+"""Watches a tunnel while it is probed: readings of the device, a capture of its port, and answers to probes.
 
-A peer that answers an echo request is well, and that is all that is done. To a silent one an initiation is sent as
-the device would send it, from its own port. So it is known within seconds whether the other end hears this one,
-knows its key and has the same preshared key, whatever the backend, and however young the last session is.
+A peer that answers an echo request works, and needs no further tests. To a silent peer, doctor sends an initiation
+from the device's port, as the device would. So it knows within seconds whether the other end receives packets,
+knows this end's key and has the same preshared key, with any backend and any age of the session.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.counted import counted, merged
-from wgquick.diagnosis.doctor.evidence import FRESH, Evidence, Outside, Shake, Watched, dials
+from wgquick.diagnosis.doctor.evidence import FRESH, Evidence, HandshakeResult, Outside, Watched, dials
 from wgquick.diagnosis.doctor.targets import targets
-from wgquick.diagnosis.knocks import Ledger
-from wgquick.diagnosis.shake import Attempt
+from wgquick.diagnosis.handshake_probe import HandshakeProbe
+from wgquick.diagnosis.knocks import KnockCounter
 from wgquick.diagnosis.signatures import signs
 from wgquick.errors import OperationError
 from wgquick.lean import suppress
@@ -27,24 +27,24 @@ from wgquick.net import pack_address
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wgquick.diagnosis.doctor.senses import Capture, Prober, Senses
+    from wgquick.diagnosis.doctor.inspector import Capture, Inspector, Prober
     from wgquick.diagnosis.doctor.targets import Target
-    from wgquick.diagnosis.knocks import Heard
+    from wgquick.diagnosis.knocks import CaptureSummary
     from wgquick.diagnosis.signatures import Sign
     from wgquick.net import PublicKey, SocketAddress
     from wgquick.observations import Echo, PathMtu
     from wgquick.ports import Host
 
-_PEERS = 16  # that are probed, of a hub with many
-_FEW = 256  # peers whose endpoints are watched: a hub's answer is long
-_FIRST = 1.2  # seconds for peers that are well
+_PEERS = 16  # the maximum number of probed peers
+_FEW = 256  # the maximum number of peers whose endpoints are polled, as reading many takes long
+_FIRST = 1.2  # seconds for peers that work
 _TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
 _SECOND = 1.2
-_RETRY = 5.6  # seconds after which a device surely tries its handshake again (REKEY_TIMEOUT and its jitter)
-_PATH = 1.0  # seconds for the answers of one
-_SIZED = 4  # peers whose largest packet is looked for
+_RETRY = 5.6  # seconds after which a device retries its handshake (REKEY_TIMEOUT and its jitter)
+_PATH = 1.0  # seconds for the answers of one path
+_SIZED = 4  # the maximum number of peers whose largest packet is measured
 _SETTLED = 0.3
-_GLANCE = 0.1
+_POLL_INTERVAL = 0.1
 _RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
@@ -52,38 +52,38 @@ _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "
 def watched(
     evidence: Evidence,
     host: Host,
-    senses: Senses,
+    inspector: Inspector,
     known: tuple[bytes, ...],
     deadline: float,
     *,
     listen: float = 0.0,
 ) -> Evidence:
-    """The evidence with what the peers did; `deadline` is a monotonic time, `listen` are seconds at least."""
+    """The evidence with what the peers did; `deadline` is a monotonic time, `listen` the minimum seconds."""
     device = evidence.device
     if device is None:
         return evidence
     began = time.monotonic()
-    prober = senses.Prober(evidence.name)
-    ear = _Ear(evidence, device, senses)
-    glances = _Glances(evidence.name, host)
+    prober = inspector.Prober(evidence.name)
+    listener = _Listener(evidence, device, inspector)
+    poller = _Poller(evidence.name, host)
     try:
-        run = _Run(evidence, device, host, senses, prober, ear, deadline)
+        run = _Run(evidence, device, host, inspector, prober, listener, deadline)
         run.aim(known)
-        with glances, ear:
+        with poller, listener:
             run.reach(_FIRST)
-            run.shake()
+            run.handshake()
             run.reach_again()
             run.measure()
-            run.linger(began, listen, glances)
-        return run.result(glances)
+            run.linger(began, listen, poller)
+        return run.result(poller)
     finally:
         prober.close()
 
 
-def overheard(evidence: Evidence, senses: Senses, listen: float) -> Evidence:
-    """The evidence of an interface that is not up, with who knocks at the port that its file or device has.
+def captured(evidence: Evidence, inspector: Inspector, listen: float) -> Evidence:
+    """The evidence about an interface that is not up, with a capture on the port of its file or device.
 
-    The file has what it takes: the port, and the private key that reads who knocks.
+    The file has all that is needed: the port, and the private key to decrypt initiations.
     """
     settings, device = evidence.settings, evidence.device
     if not evidence.listen_port:
@@ -92,27 +92,27 @@ def overheard(evidence: Evidence, senses: Senses, listen: float) -> Evidence:
     key = own if own is not None and any(own.raw) else settings.private_key if settings else None
     peers = tuple(DevicePeer(public, wanted.preshared_key) for public, wanted in evidence.wanted.items())
     absent = Device(evidence.name, key, evidence.listen_port, 0, evidence.peers or peers)
-    ear = _Ear(evidence, absent, senses)
-    with ear:
+    listener = _Listener(evidence, absent, inspector)
+    with listener:
         time.sleep(listen)
-    return evidence._replace(signs=ear.signs(absent), listened=ear.seconds, heard=ear.heard())
+    return evidence._replace(signs=listener.signs(absent), listened=listener.seconds, heard=listener.heard())
 
 
 class _Run:
-    """One watching: who is probed, and what came of it so far."""
+    """The state while doctor watches: which peers are probed, and the results so far."""
 
     def __init__(
         self,
         evidence: Evidence,
         device: Device,
         host: Host,
-        senses: Senses,
+        inspector: Inspector,
         prober: Prober,
-        ear: _Ear,
+        listener: _Listener,
         deadline: float,
     ) -> None:
         self._evidence, self._device, self._host = evidence, device, host
-        self._senses, self._prober, self._ear, self._deadline = senses, prober, ear, deadline
+        self._inspector, self._prober, self._listener, self._deadline = inspector, prober, listener, deadline
         wanted, has_file = evidence.wanted, evidence.settings is not None
         dialled = [p for p in device.peers if dials(p, wanted.get(p.public_key), has_file=has_file)]
         self._dialled = {peer.public_key for peer in dialled}
@@ -121,13 +121,13 @@ class _Run:
         self._aims: dict[PublicKey, list[Target]] = {}
         self._echoes: dict[str, Echo] = {}
         self._outside = dict(evidence.outside)
-        self._shakes: dict[PublicKey, Shake] = {}
+        self._handshake_results: dict[PublicKey, HandshakeResult] = {}
         self._fitting: dict[PublicKey, int] = {}
         self._paths: dict[PublicKey, PathMtu] = {}
         self._ends = {peer.public_key: peer.endpoint for peer in device.peers}
 
     def aim(self, known: tuple[bytes, ...]) -> None:
-        """Choose the addresses to probe; `known` are the other end's."""
+        """Choose the addresses to probe; `known` are addresses of the other end."""
         servers = self._evidence.settings.dns if self._evidence.settings else ()
         own = self._evidence.addresses
         self._aims = {peer.public_key: targets(peer, own, servers, known) for peer in self._probed}
@@ -156,63 +156,67 @@ class _Run:
         for echo in self._prober.reach(addresses, until, lambda answered: _is_enough(answered, aims)):
             self._echoes[echo.address] = echo
 
-    def shake(self) -> None:
-        """Send an initiation to each peer, and more to those that are silent, until each has answered.
+    def handshake(self) -> None:
+        """Send an initiation to each peer, and more to silent ones, until each has answered.
 
-        A session goes on for two minutes after the other end has been given another preshared key, and then fails:
-        so a peer that answers is sent one too.
+        After a change of the preshared key at the other end, the session continues for two minutes and then fails.
+        So peers that answer get an initiation too.
         """
         key = self._device.private_key
         if key is None or not any(key.raw) or self._evidence.is_moved:
             return
         dialled = [peer for peer in self._probed if peer.public_key in self._dialled and peer.endpoint]
         waiting = {peer.public_key: peer for peer in dialled}
-        attempts: dict[PublicKey, list[Attempt]] = {public: [] for public in waiting}
+        probes: dict[PublicKey, list[HandshakeProbe]] = {public: [] for public in waiting}
         silent = {peer.public_key for peer in self._silent()}
         for _ in range(_TRIES):
             if not waiting or time.monotonic() + _PAUSE > self._deadline:
                 break
             for peer in waiting.values():
-                attempt = Attempt(key, peer.public_key, peer.preshared_key, time.time())
-                attempts[peer.public_key].append(attempt)
-                self._ear.expect(attempt)
-                self._send(peer, attempt)
-            self._await_answers(list(waiting), attempts)
+                probe = HandshakeProbe(key, peer.public_key, peer.preshared_key, time.time())
+                probes[peer.public_key].append(probe)
+                self._listener.expect(probe)
+                self._send(peer, probe)
+            self._await_answers(list(waiting), probes)
             for public in list(waiting):
-                if self._is_settled(public, attempts[public]) or public not in silent:
+                if self._is_settled(public, probes[public]) or public not in silent:
                     del waiting[public]
-        self._shakes = {public: self._ear.outcome(each) for public, each in attempts.items()}
+        self._handshake_results = {public: self._listener.outcome(each) for public, each in probes.items()}
 
-    def _send(self, peer: DevicePeer, attempt: Attempt) -> None:
+    def _send(self, peer: DevicePeer, probe: HandshakeProbe) -> None:
         end, device = peer.endpoint, self._device
         if end is None:
             return
-        port, mark, message = device.listen_port, device.fwmark, attempt.message
-        sent = self._senses.send_outside(port, end.address, end.port, mark, message, end.scope)
+        port, mark, message = device.listen_port, device.fwmark, probe.message
+        sent = self._inspector.send_outside(port, end.address, end.port, mark, message, end.scope)
         before = self._outside.get(peer.public_key, Outside())
         self._outside[peer.public_key] = before._replace(sent=sent)
 
-    def _is_settled(self, public: PublicKey, attempts: Sequence[Attempt]) -> bool:
-        """Whether an initiation was answered, by an ICMP error at least, or could not be sent."""
+    def _is_settled(self, public: PublicKey, probes: Sequence[HandshakeProbe]) -> bool:
+        """Whether an initiation was answered, caused an ICMP error, or could not be sent."""
         outside = self._outside[public]
-        return bool(self._ear.outcome(attempts).outcome or outside.sent or self._ear.has_error(self._ends[public]))
+        return bool(
+            self._listener.outcome(probes).outcome or outside.sent or self._listener.has_error(self._ends[public])
+        )
 
-    def _await_answers(self, waiting: Sequence[PublicKey], attempts: Mapping[PublicKey, list[Attempt]]) -> None:
+    def _await_answers(
+        self, waiting: Sequence[PublicKey], probes: Mapping[PublicKey, list[HandshakeProbe]]
+    ) -> None:
         until, settled = time.monotonic() + _PAUSE, 0.0
         while (now := time.monotonic()) < until and not (settled and now > settled):
-            if not settled and all(self._is_settled(public, attempts[public]) for public in waiting):
-                settled = now + _SETTLED  # whether an answer is admitted may be heard later
+            if not settled and all(self._is_settled(public, probes[public]) for public in waiting):
+                settled = now + _SETTLED  # the event for an admitted answer may come later
             time.sleep(0.02)
 
     def reach_again(self) -> None:
-        """The other end answers, so that the device may get through now, at its next try at the latest."""
-        shakes = self._shakes
+        """Probe again the peers that answered doctor's handshake: the device's next handshake may succeed."""
+        results = self._handshake_results
         again = [
             peer
             for peer in self._silent()
-            if peer.public_key in shakes
-            and shakes[peer.public_key].outcome == "answered"
-            and shakes[peer.public_key].was_admitted
+            if peer.public_key in results
+            and results[peer.public_key].outcome == "answered"
+            and results[peer.public_key].was_admitted
         ]
         if again:
             live = {peer.public_key: peer for peer in self._live().peers}
@@ -220,7 +224,7 @@ class _Run:
             self.reach(_SECOND if max(ages) < FRESH else _RETRY, again)
 
     def measure(self) -> None:
-        """Look for the largest packet that passes, where that of the link's MTU does not."""
+        """Find the largest packet that passes, if one of the link's MTU does not."""
         mtu = self._evidence.link.mtu if self._evidence.link else 0
         for peer in self._probed[:_SIZED]:
             answered = [echo.address for echo in self._met(peer) if echo.answered == "icmp"]
@@ -231,31 +235,33 @@ class _Run:
                     self._measure_path(peer)
 
     def _measure_path(self, peer: DevicePeer) -> None:
-        """Where it is too narrow: outside of the tunnel, or only inside."""
+        """Measure the path outside the tunnel, which may be the cause."""
         end = peer.endpoint
         with suppress(OperationError):
             if end is not None:
                 mark = self._device.fwmark
-                path = self._senses.path_mtu(end.address, mark=mark, scope=end.scope, patience=_PATH)
+                path = self._inspector.path_mtu(end.address, mark=mark, scope=end.scope, patience=_PATH)
                 self._paths[peer.public_key] = path
 
-    def linger(self, began: float, listen: float, glances: _Glances) -> None:
-        """Listen on: as long as is asked for, or until whoever knocks in vain has knocked again."""
+    def linger(self, began: float, listen: float, poller: _Poller) -> None:
+        """Keep listening: for `listen` seconds, or until peers without a session have retried."""
         stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > FRESH)
         is_waiting = any(peer.public_key not in self._dialled for peer in stale)
         until = began + listen
         if not listen and is_waiting:
             until = min(began + _RETRY, self._deadline)
         if self._evidence.counted_before is None and self._has_callers():
-            until = max(until, min(time.monotonic() + _SECOND, self._deadline))  # nobody counts how often they move
-        if any(len(seen) > 1 for seen in glances.endpoints.values()) or self._has_roamed():  # to and fro?
+            until = max(
+                until, min(time.monotonic() + _SECOND, self._deadline)
+            )  # no counters show how often they move
+        if any(len(seen) > 1 for seen in poller.endpoints.values()) or self._has_roamed():  # alternately?
             until = max(until, min(time.monotonic() + _SECOND, self._deadline))
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
             time.sleep(min(0.1, left))
 
     def _has_callers(self) -> bool:
-        """Whether a peer that begins by itself has sent something meanwhile."""
+        """Whether a peer that connects to this end has sent something meanwhile."""
         before = {peer.public_key: peer.rx_bytes for peer in self._device.peers}
         callers = (peer for peer in self._live().peers if peer.public_key not in self._dialled)
         return any(peer.rx_bytes > before.get(peer.public_key, 0) for peer in callers)
@@ -266,8 +272,8 @@ class _Run:
         moved = (events.last("roamed") for events in counted.peers.values()) if counted else ()
         return any(event is not None and event.age < _RECENT and event.times > 1 for event in moved)
 
-    def result(self, glances: _Glances) -> Evidence:
-        """All of it."""
+    def result(self, poller: _Poller) -> Evidence:
+        """The evidence with all results."""
         after = self._live()
         live = {peer.public_key: peer for peer in after.peers}
         found = {
@@ -275,9 +281,9 @@ class _Run:
                 peer,
                 live.get(peer.public_key, peer),
                 self._met(peer),
-                self._shakes.get(peer.public_key),
-                glances.endpoints.get(peer.public_key, ()),
-                glances.handshakes.get(peer.public_key, 0),
+                self._handshake_results.get(peer.public_key),
+                poller.endpoints.get(peer.public_key, ()),
+                poller.handshakes.get(peer.public_key, 0),
                 self._fitting.get(peer.public_key),
                 self._paths.get(peer.public_key),
             )
@@ -285,20 +291,20 @@ class _Run:
         }
         return self._evidence._replace(
             outside=self._outside,
-            signs=tuple(merged(self._ear.signs(after), self._counted(after))),
-            listened=self._ear.seconds,
-            heard=self._ear.heard(),
+            signs=tuple(merged(self._listener.signs(after), self._counted(after))),
+            listened=self._listener.seconds,
+            heard=self._listener.heard(),
             passed_on=self._passed_on(),
             watched=found,
         )
 
     def _counted(self, after: Device) -> list[Sign]:
-        """What wgq-userspace itself has seen, also before doctor came."""
+        """Conclusions from the counters of wgq-userspace, which include the time before doctor."""
         try:
-            told = self._host.wireguard.diagnostics(self._evidence.name)
+            counters = self._host.wireguard.diagnostics(self._evidence.name)
         except OperationError:
             return []
-        return counted(after, told, time.time()) if told else []
+        return counted(after, counters, time.time()) if counters else []
 
     def _passed_on(self) -> tuple[tuple[str, str], ...]:
         own = self._evidence.local
@@ -307,7 +313,7 @@ class _Run:
 
 
 def _is_for_others(address: bytes, own: frozenset[bytes]) -> bool:
-    """Whether a packet is to be passed on: no broadcast, multicast or link-local one, and not for this host."""
+    """Whether a packet must be forwarded: not broadcast, multicast or link-local, and not for this host."""
     if address in own or nets.is_on_link(address):
         return False
     return not (address[0] >= 224 if len(address) == 4 else address[0] == 255)
@@ -319,7 +325,7 @@ def _is_enough(answered: set[str], aims: Mapping[PublicKey, Sequence[Target]]) -
 
 
 def _fitting(prober: Prober, address: str, mtu: int) -> int:
-    """The largest packet that passes; 0 if one of the link's MTU does, or if none of any size does by now."""
+    """The largest packet that passes; 0 if one of the link's MTU passes, or if none of any size passes."""
     if mtu in prober.passes(address, [mtu, mtu], 0.5) or mtu in prober.passes(address, [mtu, mtu], 1.0):
         return 0
     smallest = 1000 if ":" in address else 576
@@ -331,15 +337,15 @@ def _fitting(prober: Prober, address: str, mtu: int) -> int:
     return max((low, *prober.passes(address, [*range(low + 1, min(low + step, mtu))], 0.5)))
 
 
-class _Ear:
-    """Overhears the port in a thread of its own; answers to doctor's own initiations are kept apart."""
+class _Listener:
+    """Captures the port in a thread; answers to doctor's own initiations are kept separate."""
 
-    def __init__(self, evidence: Evidence, device: Device, senses: Senses) -> None:
-        self._name, self._senses, self._device = evidence.name, senses, device
+    def __init__(self, evidence: Evidence, device: Device, inspector: Inspector) -> None:
+        self._name, self._inspector, self._device = evidence.name, inspector, device
         candidates = [key for key in (evidence.file_key,) if key is not None]
-        self._ledger = Ledger(device.private_key, [peer.public_key for peer in device.peers], candidates)
+        self._counter = KnockCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
         self._stop = threading.Event()
-        self._attempts: dict[bytes, Attempt] = {}
+        self._probes: dict[bytes, HandshakeProbe] = {}
         self._arrived: dict[bytes, tuple[str, str]] = {}
         self._admitted: set[bytes] = set()
         self._errors: set[tuple[str, int]] = set()
@@ -348,7 +354,7 @@ class _Ear:
         self.seconds = 0.0
 
     def __enter__(self) -> None:
-        self._opened = self._senses.Capture(self._device.listen_port, self._name)
+        self._opened = self._inspector.Capture(self._device.listen_port, self._name)
         try:
             capture = self._opened.__enter__()
         except OperationError:
@@ -371,56 +377,56 @@ class _Ear:
                         continue
                 elif event.meaning in _FINAL:
                     self._errors.add((event.destination.address, event.destination.port))
-                self._ledger.take(event)
+                self._counter.take(event)
 
     def has_error(self, end: SocketAddress | None) -> bool:
-        """Whether an ICMP error came that says that an endpoint cannot be reached."""
+        """Whether an ICMP error reported that the endpoint is unreachable."""
         return end is not None and (end.address, end.port) in self._errors
 
-    def expect(self, attempt: Attempt) -> None:
-        """Hear the answer to this initiation."""
-        self._attempts[attempt.index] = attempt
+    def expect(self, probe: HandshakeProbe) -> None:
+        """Recognise the answer to this initiation."""
+        self._probes[probe.index] = probe
 
     def _is_own(self, heard: Datagram) -> bool:
-        """Whether the datagram is an initiation of doctor's or an answer to one; notes what came."""
+        """Whether the datagram is doctor's own initiation or an answer to one; records answers."""
         if heard.kind == "initiation":
-            return heard.stage == SENT and heard.payload[4:8] in self._attempts
+            return heard.stage == SENT and heard.payload[4:8] in self._probes
         if heard.kind not in ("response", "cookie"):
             return False
         index = heard.payload[8:12] if heard.kind == "response" else heard.payload[4:8]
-        attempt = self._attempts.get(index)
-        if attempt is None:
+        probe = self._probes.get(index)
+        if probe is None:
             return False
         if heard.stage == ADMITTED:
             self._admitted.add(index)
         elif heard.stage == ARRIVED:
             outcome = "cookie" if heard.kind == "cookie" else "refused"
-            if heard.kind == "response" and attempt.accepts(heard.payload):
+            if heard.kind == "response" and probe.accepts(heard.payload):
                 outcome = "answered"
             self._arrived[index] = (outcome, heard.link)
         return True
 
-    def outcome(self, attempts: Sequence[Attempt]) -> Shake:
-        """What came of these initiations."""
-        for attempt in attempts:
-            if found := self._arrived.get(attempt.index):
-                return Shake(found[0], len(attempts), found[1], attempt.index in self._admitted)
-        return Shake(tries=len(attempts))
+    def outcome(self, probes: Sequence[HandshakeProbe]) -> HandshakeResult:
+        """The result of these initiations."""
+        for probe in probes:
+            if found := self._arrived.get(probe.index):
+                return HandshakeResult(found[0], len(probes), found[1], probe.index in self._admitted)
+        return HandshakeResult(tries=len(probes))
 
-    def heard(self) -> Heard | None:
-        """What came; None if nothing could be heard."""
+    def heard(self) -> CaptureSummary | None:
+        """The capture; None if it could not be started."""
         if self._thread is None:
             return None
-        return self._ledger.result(self._device.listen_port, self.seconds)
+        return self._counter.result(self._device.listen_port, self.seconds)
 
     def signs(self, after: Device) -> tuple[Sign, ...]:
-        """What the rest of the wire tells."""
+        """Conclusions from the other packets."""
         heard = self.heard()
         return tuple(signs(self._device, after, heard)) if heard else ()
 
 
-class _Glances:
-    """Looks at the device again and again, in a thread of its own."""
+class _Poller:
+    """Reads the device repeatedly, in a thread."""
 
     def __init__(self, name: str, host: Host) -> None:
         self._name, self._host = name, host
@@ -438,7 +444,7 @@ class _Glances:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._stop.wait(_GLANCE):
+        while not self._stop.wait(_POLL_INTERVAL):
             try:
                 peers = self._host.wireguard.get(self._name).peers
             except OperationError:

@@ -1,7 +1,6 @@
-"""What iptables and ip6tables make of a packet, from the text of iptables-save(8).
+"""The verdict of iptables and ip6tables on a packet, from the output of iptables-save(8).
 
-Only what is certain counts: a match that is not known here leaves open whether its rule applies, and what follows
-is uncertain.
+If a rule has an extension that is unknown here, the verdict is uncertain.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class _Table(NamedTuple):
 
 
 def verdict(text: str, program: str, packet: Packet, hook: str) -> Verdict:
-    """What becomes of a packet at a hook; `program` is what shows and changes the rules."""
+    """The verdict on a packet at a netfilter hook; `program` is the program that prints and changes the rules."""
     tables = _read(text)
     is_certain, suspect = True, ""
     for name in _TABLES.get(hook, ()):
@@ -90,7 +89,7 @@ def _parsed(line: str) -> tuple[str, _Rule]:
         at += 1 + bool(value)
         if word in ("-j", "-g"):
             target = value
-            break  # what follows are the target's own options
+            break  # the target's own options follow
         if word != "!" and word != "--comment" and not (word == "-m" and value in _MODULES):
             conditions.append((word, value, negated))
         negated = word == "!"
@@ -98,12 +97,12 @@ def _parsed(line: str) -> tuple[str, _Rule]:
 
 
 def _value(following: list[str]) -> str:
-    """An option's value, if it has one."""
+    """An option's value; "" if it has none."""
     return following[0] if following and following[0] != "!" and not following[0].startswith("-") else ""
 
 
 class _Run:
-    """A packet's way through the chains of one table."""
+    """Evaluates the chains of one table for a packet."""
 
     def __init__(self, table: _Table, name: str, program: str, packet: Packet) -> None:
         self._table, self._name, self._program, self._packet = table, name, program, packet
@@ -142,7 +141,7 @@ class _Run:
         return f"chain {chain} of table {self._name} ({self._program})"
 
     def _matches(self, rule: _Rule) -> bool | None:
-        """Whether a rule applies; None if that is not known."""
+        """Whether a rule matches; None if unknown."""
         found: bool | None = True
         for option, value, negated in rule.conditions:
             test = _TESTS.get(option)

@@ -1,12 +1,12 @@
-"""`wgq doctor --fix`: puts back what the journal and the file promise and the host has lost. It never guesses.
+"""`wgq doctor --fix`: restores what the journal and the file have and the host lacks. It never guesses.
 
-A hook's work, the other end's and the firewall's own rules are nobody's to put back but their owners'.
+It does not restore what hooks did, other firewall rules, or anything at the other end.
 """
 
 from __future__ import annotations
 
 from wgquick.config.settings import Address
-from wgquick.diagnosis.doctor.here import (
+from wgquick.diagnosis.doctor.comparison import (
     missing_addresses,
     missing_firewalls,
     missing_routes,
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class _Run(NamedTuple):
-    """What the steps below need of a run: the host alone."""
+    """The part of a run that the steps below need: the host."""
 
     host: Host
 
 
-def mend(evidence: Evidence, causes: Iterable[Cause], host: Host, say: Callable[[str], None]) -> bool:
-    """Apply the remedies of the causes that have one here, and say each; whether there was any."""
+def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Callable[[str], None]) -> bool:
+    """Apply the automatic remedies for the causes; returns whether there were any. `report` gets each line."""
     codes = {cause.code for cause in causes}
     steps = list(_steps(evidence, codes)) if evidence.is_up else []
     if not steps:
@@ -43,16 +43,16 @@ def mend(evidence: Evidence, causes: Iterable[Cause], host: Host, say: Callable[
     with host.interface_lock(evidence.name), host.lock():
         for step in steps:
             for line in step.lines(host):
-                say(line)
+                report(line)
             try:
                 step.do(_Run(host))  # type: ignore[arg-type]
             except WgqError as error:
-                say(f"[!] {error.what}")
+                report(f"[!] {error.what}")
     return True
 
 
 def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
-    """In the order of up: the routes need the addresses."""
+    """The steps in the order of up, as routes need the addresses."""
     name, settings = evidence.name, evidence.settings
     if "mark-differs" in codes and (mark := promised_mark(evidence)):
         yield SetFwmark(name, mark)
@@ -67,7 +67,7 @@ def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
     if "rule-missing" in codes:
         yield from map(AddRule, missing_rules(evidence))
     if codes & {"route-missing", "address-missing", "rule-missing", "mark-differs"}:
-        by_kernel = Coverage(missing_addresses(evidence))  # those that come with an address
+        by_kernel = Coverage(missing_addresses(evidence))  # the kernel adds these routes with an address
         for table, prefix in missing_routes(evidence):
             if table == MAIN_TABLE and by_kernel(AllowedIP(prefix.address, prefix.length)):
                 continue
@@ -81,7 +81,7 @@ def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
 
 
 def _firewall(evidence: Evidence, kind: str, family: int) -> Iterator[Step]:
-    """The rules of one family, if the tunnel is a full one of it."""
+    """The firewall rules of one family, if the tunnel is a full tunnel for it."""
     if any(ip.length == 0 and ip.family == family for peer in evidence.peers for ip in peer.allowed_ips):
         every = (*missing_addresses(evidence), *evidence.addresses)
         own = tuple(prefix.address for prefix in every if prefix.family == family)

@@ -1,4 +1,4 @@
-"""What is wrong here, by comparison: the file, the journal, the device and the host with each other."""
+"""Causes on this host: the file, the journal, the device and the host are compared with each other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN = 6
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
-    """All that these comparisons find."""
+    """The causes that these comparisons find."""
     if not evidence.is_up:
         yield from _not_up(evidence)
         return
@@ -59,60 +59,60 @@ def cause(
     severity: str = "",
     other_end: str = "",
 ) -> Cause:
-    """A cause of the code's own severity."""
+    """A cause with the code's usual severity, unless `severity` is given."""
     severity = severity or CODES[code].severity
     key = None if peer is None else str(peer)
     return Cause(code, severity, confidence, key, message, evidence, remedy, other_end)
 
 
 def again(name: str) -> str:
-    """The remedy that makes everything anew."""
-    return f"`wgq down {name}' and `wgq up {name}' make it anew"
+    """The remedy that sets everything up again."""
+    return f"run `wgq down {name}' and `wgq up {name}'"
 
 
 def put_back(name: str) -> str:
-    """The remedy for what `--fix` knows to mend."""
-    return f"`wgq doctor --fix {name}' puts it back"
+    """The remedy for what `--fix` can restore."""
+    return f"run `wgq doctor --fix {name}' to restore it"
 
 
 def listed(words: Iterable[object]) -> str:
-    """Some words, and how many more there are."""
+    """The first words, joined by commas, and the number of the others."""
     every = [str(word) for word in words]
     more = [f"{len(every) - _SHOWN} more"] if len(every) > _SHOWN else []
     return ", ".join([*every[:_SHOWN], *more])
 
 
-# What keeps it from being up.
+# Why the interface is not up.
 
 
 def _not_up(evidence: Evidence) -> Iterator[Cause]:
     name, settings, link = evidence.name, evidence.settings, evidence.link
-    up = f"bring it up: wgq up {name}"
+    up = f"run `wgq up {name}'"
     if link is None:
         yield from _why_not_up(evidence)
         if evidence.record is not None and evidence.record.complete:
-            facts = (f"its journal says that it was brought up, from {evidence.record.path or 'standard input'}",)
+            facts = (f"the journal says that it was brought up from {evidence.record.path or 'standard input'}",)
             message = f"{name} was up and is gone: its link was deleted, or its daemon has ended"
-            yield cause("not-up", message, *facts, remedy=f"bring it up again: wgq up {name}")
+            yield cause("not-up", message, *facts, remedy=up)
         elif settings is None and not evidence.file.faults:
-            message = f"there is no interface {name}, and no configuration of that name"
-            yield cause("not-up", message, remedy=f"name another, or write /etc/wireguard/{name}.conf")
+            message = f"there is no interface {name} and no configuration file for it"
+            yield cause("not-up", message, remedy=f"check the name, or write /etc/wireguard/{name}.conf")
         else:
             yield cause("not-up", f"{name} is not up", f"there is no link {name}", remedy=up)
     elif evidence.device is None:
         if link.kind not in ("wireguard", "tun", ""):
-            message = f"{name} is a link of the kind {link.kind}, not a WireGuard interface"
-            yield cause("not-up", message, remedy="rename the file, and so the interface")
+            message = f"{name} is a link of kind {link.kind}, not a WireGuard interface"
+            yield cause("not-up", message, remedy="rename the configuration file: its name is the interface's")
         else:
-            message = f"the link {name} is there, and nothing answers for its WireGuard"
+            message = f"the link {name} exists, but no WireGuard backend serves it"
             yield cause("not-up", message, evidence.device_error, remedy=again(name))
     else:
         yield from _why_not_up(evidence)
-        yield cause("not-up", f"the link {name} is down", remedy=f"ip link set up dev {name}, or {again(name)}")
+        yield cause("not-up", f"the link {name} is down", remedy=f"run `ip link set up dev {name}'")
 
 
 def _why_not_up(evidence: Evidence) -> Iterator[Cause]:
-    """What makes up fail."""
+    """The reasons why `wgq up` would fail."""
     settings, port = evidence.settings, evidence.port
     for fault in evidence.file.faults[:1]:
         where = f"{evidence.file.path}:{fault.line}:{fault.column}"
@@ -120,7 +120,8 @@ def _why_not_up(evidence: Evidence) -> Iterator[Cause]:
     if settings is None:
         return
     if settings.private_key is None and "private-key" not in evidence.hooks:
-        yield cause("key-missing", f"{evidence.file.path} has no PrivateKey", remedy="write one: wg genkey")
+        remedy = "add PrivateKey to [Interface]; `wg genkey' prints one"
+        yield cause("key-missing", f"{evidence.file.path} has no PrivateKey", remedy=remedy)
     if port.refusal:
         yield _taken(evidence)
     yield from _unresolved(evidence)
@@ -140,8 +141,8 @@ def _in_use(evidence: Evidence) -> Iterator[Cause]:
             continue
         if taken := next((route for route in evidence.foreign if route.destination == text), None):
             facts = (f"`ip route show {text}': dev {taken.link}",)
-            message = f"{text} of AllowedIPs is reached through {taken.link} already: up cannot add its route"
-            remedy = "take it out of AllowedIPs, set Table, or give the tunnel another network"
+            message = f"this host already has a route to {text} through {taken.link}, so `wgq up' fails"
+            remedy = "remove it from AllowedIPs, set Table, or choose another network for the tunnel"
             yield cause("net-in-use", message, *facts, remedy=remedy)
 
 
@@ -152,9 +153,9 @@ def _unresolved(evidence: Evidence) -> Iterator[Cause]:
 
 
 def unresolved(endpoint: Endpoint, key: PublicKey) -> Cause:
-    """The cause of a name that is not found."""
+    """The cause for an endpoint's name that does not resolve."""
     message = f"the endpoint's name {endpoint.host} does not resolve"
-    remedy = f"see what says `getent ahosts {endpoint.host}'; correct the name, or this host's DNS"
+    remedy = f"try `getent ahosts {endpoint.host}'; correct the name, or this host's DNS"
     return cause("endpoint-unresolved", message, remedy=remedy, peer=key)
 
 
@@ -162,7 +163,7 @@ def _taken(evidence: Evidence) -> Cause:
     port = evidence.port
     who = f" by {listed(port.holders)}" if port.holders else ""
     reason = "is in use" if port.refusal == errno.EADDRINUSE else f"cannot be bound: {strerror(port.refusal)}"
-    remedy = "end what has it, or choose another ListenPort"
+    remedy = "stop that program, or choose another ListenPort"
     return cause("port-in-use", f"UDP port {port.port} {reason}{who}", remedy=remedy)
 
 
@@ -174,19 +175,25 @@ def _keys(evidence: Evidence) -> Iterator[Cause]:
     if device is None:
         return
     if evidence.own_key is None:
-        how = again(name) if settings and settings.private_key else f"wg set {name} private-key FILE"
-        yield cause("key-missing", f"{name} has no private key: it can shake hands with nobody", remedy=how)
+        how = again(name) if settings and settings.private_key else f"run `wg set {name} private-key FILE'"
+        yield cause("key-missing", f"{name} has no private key, so no handshake can succeed", remedy=how)
         return
     twins = [other.name for other in evidence.others if clamped(other.private_key) == clamped(device.private_key)]
     if twins:
-        message = f"{name} and {listed(twins)} have one private key: a peer can be in touch with one of them alone"
-        yield cause("one-key-two-places", message, remedy="give each interface a key of its own: wg genkey")
+        message = (
+            f"{name} and {listed(twins)} have the same private key: a peer can reach only one of them at a time"
+        )
+        yield cause("one-key-two-places", message, remedy="generate a separate key for each: wg genkey")
     given = settings.private_key if settings else None
     if given is None or clamped(given) == clamped(device.private_key) or _touches(evidence, "private-key"):
         return
     facts = (f"the device's public key is {evidence.own_key}", f"the file's is {evidence.file_key}")
-    message = f"{name} has another private key than {evidence.file.path}"
-    yield cause("key-differs", message, *facts, remedy=f"`wgq reload {name}' gives it the file's")
+    message = f"the private key of {name} is not the one in {evidence.file.path}"
+    yield cause("key-differs", message, *facts, remedy=_reload(name))
+
+
+def _reload(name: str) -> str:
+    return f"run `wgq reload {name}' to apply the file"
 
 
 def _clock(evidence: Evidence) -> Iterator[Cause]:
@@ -195,10 +202,8 @@ def _clock(evidence: Evidence) -> Iterator[Cause]:
     if ahead < 60:
         return
     what = "a handshake" if latest >= evidence.file.changed else f"the last change of {evidence.file.path}"
-    message = f"this host's clock is behind: {what} lies {_span(ahead)} in its future"
-    remedy = (
-        "set the clock (timedatectl, chronyc makestep): peers refuse handshakes that are older than earlier ones"
-    )
+    message = f"this host's clock is behind: {what} is {_span(ahead)} in the future"
+    remedy = "set the clock (timedatectl, chronyc makestep): peers reject handshakes with an old timestamp"
     yield cause("clock-wrong", message, remedy=remedy, confidence=LIKELY)
 
 
@@ -219,11 +224,11 @@ def _port(evidence: Evidence) -> Iterator[Cause]:
     if port.refusal and not port.is_bound:
         yield _taken(evidence)
     elif not port.is_bound:
-        message = f"{evidence.name} is up and has no UDP port: it hears nothing"
+        message = f"{evidence.name} is up but has no UDP port, so it receives nothing"
         yield cause("not-up", message, f"listening port: {bound}", remedy=again(evidence.name))
     elif wanted and wanted != bound and not _touches(evidence, "listen-port"):
-        message = f"{evidence.name} listens on port {bound}, the file says {wanted}"
-        yield cause("port-differs", message, remedy=f"`wgq reload {evidence.name}' gives it the file's")
+        message = f"{evidence.name} listens on port {bound}, but the file has {wanted}"
+        yield cause("port-differs", message, remedy=_reload(evidence.name))
 
 
 def _peers(evidence: Evidence) -> Iterator[Cause]:
@@ -232,7 +237,7 @@ def _peers(evidence: Evidence) -> Iterator[Cause]:
     moved = {claim: keys for claim, keys in _claims(wanted).items() if len(keys) > 1}
     for key, peer in wanted.items():
         if key in own and key not in live:
-            message = "this peer's PublicKey is this interface's own: the device ignores it"
+            message = "this peer's PublicKey is the interface's own: the device ignores the peer"
             yield cause("peer-is-self", message, remedy="write the other end's public key", peer=key)
         elif key not in live:
             yield from _missing(evidence, key)
@@ -244,9 +249,8 @@ def _peers(evidence: Evidence) -> Iterator[Cause]:
 def _missing(evidence: Evidence, key: PublicKey) -> Iterator[Cause]:
     name = evidence.name
     saved = evidence.settings is not None and evidence.settings.save_config
-    message = f"{name} lacks this peer of {evidence.file.path}"
-    remedy = f"`wgq reload {name}' adds it"
-    yield cause("peer-missing", message, remedy=remedy, peer=key, severity=INFO if saved else ERROR)
+    message = f"{name} does not have this peer of {evidence.file.path}"
+    yield cause("peer-missing", message, remedy=_reload(name), peer=key, severity=INFO if saved else ERROR)
 
 
 Claims = dict["AllowedIP", list["PublicKey"]]
@@ -262,7 +266,7 @@ def _claims(wanted: dict[PublicKey, PeerSettings]) -> Claims:
 
 
 def _moved(evidence: Evidence, moved: Claims) -> Iterator[Cause]:
-    """A network goes to the peer that claims it last; each of the others has lost it."""
+    """A network goes to the last peer with it in AllowedIPs; the others lose it."""
     lost: dict[PublicKey, list[AllowedIP]] = {}
     for ip, keys in moved.items():
         for key in keys[:-1]:
@@ -270,20 +274,21 @@ def _moved(evidence: Evidence, moved: Claims) -> Iterator[Cause]:
     for key, networks in lost.items():
         holders = dict.fromkeys(moved[ip][-1] for ip in networks)
         message = f"{listed(networks)} of this peer's AllowedIPs went to a later peer, {listed(holders)}"
-        remedy = "let each peer have its own addresses, as /32 or /128"
+        remedy = "give each address to one peer only, as /32 or /128"
         yield cause("allowed-ip-moved", message, remedy=remedy, peer=key)
 
 
 def _settings_of(evidence: Evidence, peer: PeerSettings, live: DevicePeer, moved: Claims) -> Iterator[Cause]:
     name, key = evidence.name, peer.public_key
-    remedy = f"`wgq reload {name}' gives it the file's"
+    remedy = _reload(name)
     saved = evidence.settings is not None and evidence.settings.save_config
     psk = peer.preshared_key if peer.preshared_key and any(peer.preshared_key.raw) else None
     if psk != live.preshared_key and not _touches(evidence, "preshared-key"):
-        state = "none" if live.preshared_key is None else "another one" if psk else "one"
-        message = (
-            f"the device has {state} for this peer, and the file {'one' if psk else 'none'}: preshared keys differ"
-        )
+        state = "no" if live.preshared_key is None else "another" if psk else "a"
+        what = "the file has one" if psk else "the file has none"
+        message = f"the device has {state} preshared key for this peer, but {what}"
+        if psk and live.preshared_key is not None:
+            message = "the device has another preshared key for this peer than the file"
         yield cause("psk-differs", message, remedy=remedy, peer=key)
     given = {ip for ip in peer.allowed_ips if not ip.change}
     has = set(live.allowed_ips)
@@ -298,14 +303,14 @@ def _settings_of(evidence: Evidence, peer: PeerSettings, live: DevicePeer, moved
         yield cause("allowed-ip-moved", message, remedy=remedy, peer=key)
     elif lacks or beyond:
         facts = [f"the device lacks {listed(sorted(map(str, lacks)))}"] if lacks else []
-        facts += [f"the device has {listed(sorted(map(str, beyond)))} besides"] if beyond else []
-        message = "this peer's AllowedIPs on the device are not the file's"
+        facts += [f"the device also has {listed(sorted(map(str, beyond)))}"] if beyond else []
+        message = "this peer's AllowedIPs on the device differ from the file's"
         severity = INFO if saved else ERROR if lacks else WARNING
         yield cause("allowed-ips-differ", message, *facts, remedy=remedy, peer=key, severity=severity)
 
 
 def _touches(evidence: Evidence, word: str) -> bool:
-    """Whether a hook sets this of the device, or its peers as a whole."""
+    """Whether a hook sets this part of the device, or all of its peers."""
     for command in commands(evidence.hooks):
         if command.words[0].rpartition("/")[2] in ("wg", "awg") and len(command.words) > 1:
             if command.words[1] in ("setconf", "addconf", "syncconf"):
@@ -316,7 +321,7 @@ def _touches(evidence: Evidence, word: str) -> bool:
 
 
 def _hook_does(evidence: Evidence, *words: str) -> bool:
-    """Whether a hook's command begins with ip and names all of these words."""
+    """Whether a hook runs ip, sysctl, nft or iptables with all of these words."""
     return any(
         command.words[0].rpartition("/")[2] in ("ip", "sysctl", "nft", "iptables", "ip6tables")
         and all(word in command.words for word in words)
@@ -332,19 +337,17 @@ def _mark(evidence: Evidence) -> Iterator[Cause]:
     given = settings.fwmark if settings else None
     promised = _promised_marks(evidence)
     if given and given != evidence.fwmark and not _touches(evidence, "fwmark"):
-        message = f"{name} marks its packets with {_shown(evidence.fwmark)}, the file says {hex(given)}"
+        message = f"{name} has {_shown(evidence.fwmark)}, but the file has FwMark = {hex(given)}"
         yield cause("mark-differs", message, remedy=put_back(name))
     elif not given and promised and evidence.fwmark not in promised:
         wanted = min(promised)
-        facts = (f"its rule is for packets without the mark {hex(wanted)}",)
-        message = (
-            f"{name} marks its packets with {_shown(evidence.fwmark)}, not with its full tunnel's {hex(wanted)}"
-        )
+        facts = (f"its policy routing rule is for packets without the mark {hex(wanted)}",)
+        message = f"{name} has {_shown(evidence.fwmark)}, but its full tunnel needs the mark {hex(wanted)}"
         yield cause("mark-differs", message, *facts, remedy=put_back(name))
 
 
 def _promised_marks(evidence: Evidence) -> set[int]:
-    """The mark of the full tunnel, by the journal, or by the rule for the table that has its default route."""
+    """The mark of the full tunnel, from the journal, or from the rule for the table with its default route."""
     promised = _promised_rules(evidence)
     if evidence.record is None:
         routes = evidence.routes
@@ -354,13 +357,13 @@ def _promised_marks(evidence: Evidence) -> set[int]:
 
 
 def promised_mark(evidence: Evidence) -> int:
-    """The mark that the file or the journal gives the device; 0 if neither does."""
+    """The mark that the device should have by the file or the journal; 0 if they have none."""
     given = evidence.settings.fwmark if evidence.settings else None
     return given or min(_promised_marks(evidence), default=0)
 
 
 def _shown(mark: int) -> str:
-    return hex(mark) if mark else "no mark"
+    return f"the mark {hex(mark)}" if mark else "no mark"
 
 
 def _promised_rules(evidence: Evidence) -> list[Rule]:
@@ -369,7 +372,7 @@ def _promised_rules(evidence: Evidence) -> list[Rule]:
 
 
 def missing_rules(evidence: Evidence) -> list[Rule]:
-    """The rules that the journal promises and the host lacks, wherever a hook may have moved them."""
+    """The rules of the journal that the host lacks, at any priority: a hook may have moved them."""
     return promise.missing_rules(evidence.record.undos if evidence.record else (), evidence.rules)
 
 
@@ -377,21 +380,23 @@ def _rules(evidence: Evidence) -> Iterator[Cause]:
     name = evidence.name
     remedy = put_back(name)
     for rule in missing_rules(evidence):
-        yield cause("rule-missing", f"the policy routing rule `{promise.rule_text(rule)}' is gone", remedy=remedy)
+        yield cause(
+            "rule-missing", f"the policy routing rule `{promise.rule_text(rule)}' is missing", remedy=remedy
+        )
     if evidence.record is not None or not evidence.fwmark or not _automatic(evidence.settings):
         return
     for family in sorted({ip.family for peer in evidence.peers for ip in peer.allowed_ips if ip.length == 0}):
         rules = [rule for rule in evidence.rules if rule.family == family]
         if Prefix(bytes(4 if family == 4 else 16), 0) not in evidence.routes.get(evidence.fwmark, frozenset()):
-            continue  # nor did wg-quick make this one
+            continue  # wg-quick did not set up this family either
         if not any(rule.fwmark == evidence.fwmark and rule.table == evidence.fwmark for rule in rules):
             text = f"ip -{family} rule add not fwmark {evidence.fwmark} table {evidence.fwmark}"
-            message = f"no policy routing rule looks up the full tunnel's table {evidence.fwmark}"
-            yield cause("rule-missing", message, remedy=f"{text}, or {again(name)}")
+            message = f"no policy routing rule uses the full tunnel's table {evidence.fwmark}"
+            yield cause("rule-missing", message, remedy=f"run `{text}'")
         elif not any(rule.suppress_prefixlength == 0 for rule in rules):
             text = f"ip -{family} rule add table main suppress_prefixlength 0"
-            message = "the policy routing rule that keeps local networks out of the full tunnel is gone"
-            yield cause("rule-missing", message, remedy=f"{text}, or {again(name)}")
+            message = "the policy routing rule that keeps local networks out of the full tunnel is missing"
+            yield cause("rule-missing", message, remedy=f"run `{text}'")
 
 
 def _automatic(settings: Settings | None) -> bool:
@@ -416,22 +421,22 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
         and any(len(each.address) == 16 for each in settings.addresses)
         and _had_ipv6(evidence)
     ):
-        message = f"IPv6 was disabled on {evidence.name} since: its addresses are gone"
-        remedy = f"sysctl net.ipv6.conf.{evidence.name}.disable_ipv6=0, then {again(evidence.name)}"
+        message = f"IPv6 was disabled on {evidence.name} after up, which removed its IPv6 addresses"
+        remedy = f"run `sysctl net.ipv6.conf.{evidence.name}.disable_ipv6=0', then {again(evidence.name)}"
         yield cause("address-missing", message, remedy=remedy)
     if missing and not _hook_does(evidence, "del"):
-        message = f"{evidence.name} lacks {listed(missing)}, which the file gives as its Address"
+        message = f"{evidence.name} does not have the Address {listed(missing)} of the file"
         remedy = put_back(evidence.name)
         yield cause("address-missing", message, remedy=remedy)
 
 
 def _had_ipv6(evidence: Evidence) -> bool:
-    """Whether up can have set IPv6: it is disabled for this link alone."""
+    """Whether up can have set IPv6 addresses: IPv6 is disabled only for this link."""
     return evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "0"
 
 
 def missing_routes(evidence: Evidence) -> list[tuple[int, Prefix]]:
-    """The routes, each with its table, that the device's AllowedIPs ask for and that the host lacks."""
+    """The routes for the device's AllowedIPs that the host lacks, as (table, destination)."""
     settings = evidence.settings
     if settings is None or settings.table == "off":
         return []
@@ -465,13 +470,13 @@ def _routes(evidence: Evidence) -> Iterator[Cause]:
     if not missing or _hook_does(evidence, "route") or _hook_does(evidence, "r"):
         return
     words = [f"{prefix}" if table == MAIN_TABLE else f"{prefix} (table {table})" for table, prefix in missing]
-    message = f"no route leads into {evidence.name} for {listed(words)}"
+    message = f"the route for {listed(words)} into {evidence.name} is missing"
     remedy = put_back(evidence.name)
     yield cause("route-missing", message, remedy=remedy)
 
 
 def _shadowed(evidence: Evidence) -> Iterator[Cause]:
-    """Addresses of AllowedIPs that the kernel sends elsewhere, though there is a route into the tunnel."""
+    """AllowedIPs whose packets take another route, although there is a route into the tunnel."""
     settings, name = evidence.settings, evidence.name
     if settings is not None and not routes_automatically(settings) and evidence.table != MAIN_TABLE:
         return
@@ -490,8 +495,8 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
             if _is_within(way.destination, ip) and not (nets.is_single(ip) or inner):
                 continue  # the host's own network inside a larger one
             facts = (f"`ip route get {address}': dev {way.link}, by the route {way.destination}",)
-            message = f"{ip} of this peer's AllowedIPs goes to {way.link} in place of {name}"
-            remedy = f"remove the route {way.destination} through {way.link}, or take {ip} out of AllowedIPs"
+            message = f"packets to {ip} of this peer's AllowedIPs go to {way.link}, not to {name}"
+            remedy = f"remove the route {way.destination} through {way.link}, or remove {ip} from AllowedIPs"
             yield cause("route-shadowed", message, *facts, remedy=remedy, peer=peer.public_key)
             break
 
@@ -506,7 +511,7 @@ def _is_within(destination: str, ip: nets.Network) -> bool:
 
 
 def missing_firewalls(evidence: Evidence) -> list[tuple[str, int]]:
-    """The kinds and families of firewall rules that the journal promises and the host lacks."""
+    """The firewall rules of the journal that the host lacks, as (kind, family)."""
     record = evidence.record
     promised = [undo for undo in record.undos if isinstance(undo, RemoveFirewall)] if record else []
     has = set(evidence.firewalls)
@@ -523,11 +528,11 @@ def _firewall(evidence: Evidence) -> Iterator[Cause]:
     if _hook_does(evidence, "flush") or _hook_does(evidence, "-F"):
         return
     if missing := missing_firewalls(evidence):
-        message = f"{listed(dict.fromkeys(kind for kind, _ in missing))} rules of the full tunnel {name} are gone"
-        remedy = put_back(name)
-        yield cause("firewall-missing", f"the {message}", remedy=remedy)
+        kinds = listed(dict.fromkeys(kind for kind, _ in missing))
+        message = f"the {kinds} rules of the full tunnel {name} are missing"
+        yield cause("firewall-missing", message, remedy=put_back(name))
     elif evidence.record is None and not evidence.firewalls and _is_wg_quicks_full_tunnel(evidence):
-        message = f"the firewall rules that wg-quick makes for the full tunnel {name} are not there"
+        message = f"the firewall rules that wg-quick adds for the full tunnel {name} are missing"
         yield cause("firewall-missing", message, remedy=again(name), severity=WARNING)
 
 
@@ -549,10 +554,8 @@ def _parameters(evidence: Evidence) -> Iterator[Cause]:
     )
     value = evidence.parameters.get("net/ipv4/conf/all/src_valid_mark")
     if expected and value == "0":
-        message = (
-            f"{SRC_VALID_MARK} is 0 again: with rp_filter=1 the kernel drops the tunnel's packets as they arrive"
-        )
-        yield cause("sysctl-reverted", message, remedy=f"{put_back(evidence.name)}; see what sets it to 0")
+        message = f"{SRC_VALID_MARK} was reset to 0: with rp_filter = 1 the kernel drops the tunnel's packets"
+        yield cause("sysctl-reverted", message, remedy=f"{put_back(evidence.name)}; find out what sets it to 0")
 
 
 def _mtu(evidence: Evidence) -> Iterator[Cause]:
@@ -561,7 +564,7 @@ def _mtu(evidence: Evidence) -> Iterator[Cause]:
         return
     if _hook_does(evidence, "mtu"):
         return
-    message = f"{evidence.name} has an MTU of {link.mtu}, the file says {settings.mtu}"
+    message = f"{evidence.name} has MTU {link.mtu}, but the file has {settings.mtu}"
     remedy = put_back(evidence.name)
     yield cause("mtu-differs", message, remedy=remedy)
 
@@ -570,17 +573,16 @@ def _dns(evidence: Evidence) -> Iterator[Cause]:
     settings, mode = evidence.settings, evidence.dns_mode
     if settings is None or not settings.dns or mode in ("", "off"):
         return
-    remedy = f"{put_back(evidence.name)}; see what has written it"
+    remedy = f"{put_back(evidence.name)}; find out what replaced it"
     now = evidence.dns_now
     servers = list(settings.dns)
     if now is None or not set(servers) & set(now[0]):
         shown = f"the name servers are {listed(evidence.name_servers)}" if evidence.name_servers else ""
-        message = f"the DNS of {evidence.name}, {listed(servers)}, is not in force any more"
+        message = f"the DNS of {evidence.name}, {listed(servers)}, is no longer in use"
         yield cause("dns-replaced", message, *([shown] if shown else []), remedy=remedy)
     elif mode == "file" and evidence.name_servers and evidence.name_servers[0] not in servers:
         if evidence.others:  # the first may be that of a tunnel that was brought up later
             return
-        message = (
-            f"{evidence.name_servers_file} asks {evidence.name_servers[0]} before the tunnel's {listed(servers)}"
-        )
+        file = evidence.name_servers_file
+        message = f"{file} has {evidence.name_servers[0]} before the tunnel's {listed(servers)}"
         yield cause("dns-replaced", message, remedy=remedy)

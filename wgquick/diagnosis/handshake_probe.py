@@ -1,8 +1,8 @@
-"""A handshake of doctor's own: an initiation as the device would send it, and whether the response is meant well.
+"""doctor's own handshake: it sends an initiation as the device would, and verifies the response.
 
-An answer proves the way there and back, the other end's key, and that it knows ours; one that does not decrypt
-proves that the preshared keys differ. The other end keeps the session that both ends have, as nobody uses the new
-one (whitepaper, section 5.4; Noise_IKpsk2).
+A valid response proves that both directions work, that the other end has the expected key, and that it knows this
+end's key. A response that cannot be decrypted proves that the preshared keys differ. The other end keeps using the
+existing session, as no data arrives in the new one (whitepaper, section 5.4; Noise_IKpsk2).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from wgquick.net import PublicKey, SecretKey
 
-_WHITENED = 1 << 24  # nanoseconds: the kernel rounds its timestamps down so
+_WHITENED = 1 << 24  # nanoseconds; the kernel rounds its timestamps down to this
 
 
-class Attempt:
-    """One initiation to a peer; `message` is to be sent from the device's port, `index` names it in answers."""
+class HandshakeProbe:
+    """One initiation to a peer. Send `message` from the device's port; answers to it contain `index`."""
 
     def __init__(self, private: SecretKey, peer: PublicKey, psk: SecretKey | None, now: float) -> None:
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -50,7 +50,7 @@ class Attempt:
         return body + mac(mac1_key(peer), body) + bytes(MAC)
 
     def is_answered_by(self, message: bytes) -> bool:
-        """Whether a message is the response to this initiation, as its index says."""
+        """Whether a message is the response to this initiation, by its index."""
         return len(message) == LENGTHS[RESPONSE] and message[0] == RESPONSE and message[8:12] == self.index
 
     def accepts(self, response: bytes) -> bool:
@@ -66,7 +66,7 @@ class Attempt:
                 chaining = expanded(chaining, _shared(own, ephemeral), 1)[0]
             _, mixed, key = expanded(chaining, self._psk, 3)
             ChaCha20Poly1305(key).decrypt(bytes(12), nothing, hashed(transcript, mixed))
-        except (InvalidTag, ValueError):  # the latter of X25519, for a point of low order
+        except (InvalidTag, ValueError):  # X25519 raises ValueError for a point of low order
             return False
         return True
 
@@ -88,6 +88,6 @@ def _shared(own: X25519PrivateKey, public: bytes) -> bytes:
 
 
 def _stamp(now: float) -> bytes:
-    """TAI64N, not later than what the device itself sends from now on."""
+    """A TAI64N timestamp that is not later than the device's own next one."""
     seconds, fraction = divmod(int(now * 1e9), 10**9)
     return struct.pack(">QI", TAI_BASE + seconds, fraction // _WHITENED * _WHITENED)

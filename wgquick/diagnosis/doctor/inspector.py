@@ -1,4 +1,4 @@
-"""What doctor asks of a machine beyond the executor's Host; `wgquick.system.inspection` has it."""
+"""What doctor needs from a machine besides the executor's Host, as protocols (`wgquick.system.inspection`)."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ if TYPE_CHECKING:
     from wgquick.observations import Arrivals, Echo, Foreign, LinkState, PathMtu, Rulesets, Way
 
 
-class Senses(Protocol):
-    """Everything is of the calling thread's network namespace, and nothing changes the host."""
+class Inspector(Protocol):
+    """Reads the calling thread's network namespace. Nothing changes the host."""
 
     def links(self) -> list[LinkState]:
         """All links with their counters."""
 
     def ways(self, wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
-        """The route to each of the addresses, which come with a mark and a source ("": any)."""
+        """The kernel's route for each (address, mark, source); a source of "" is any."""
 
     def foreign_routes(self, name: str) -> list[Foreign]:
         """The routes of the main table through other links than `name`."""
 
     def rulesets(self) -> Rulesets:
-        """The firewalls' rules."""
+        """The rules of nftables and of iptables-legacy."""
 
     def send_outside(
         self, source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
     ) -> int:
-        """Send a datagram from the device's own port; returns the errno, 0 if it went out."""
+        """Send a datagram from the device's own port; returns the errno, 0 if it was sent."""
 
     def path_mtu(self, address: str, *, mark: int = 0, scope: int = 0, patience: float = 1.0) -> PathMtu:
-        """The MTU of the path to an address outside of the tunnel; OperationError if nothing can be sent."""
+        """The MTU of the path to an address outside the tunnel; OperationError if nothing can be sent."""
 
     @property
     def Prober(self) -> Callable[[str], Prober]:  # noqa: N802
-        """Makes what probes the link of that name."""
+        """Creates the prober for the link of that name."""
 
     @property
     def Capture(self) -> Callable[[int, str], AbstractContextManager[Capture]]:  # noqa: N802
-        """Makes what overhears a port, but not the link of that name; OperationError if it may not."""
+        """Creates a capture on a port, without the link of that name; OperationError if not permitted."""
 
 
 class Capture(Protocol):
-    """Overhears a UDP port."""
+    """Captures datagrams of a UDP port."""
 
     def read(self, seconds: float) -> Iterator[Datagram | IcmpError]:
-        """What comes and goes in that many seconds, as it comes."""
+        """The datagrams and ICMP errors of the next seconds, as they arrive."""
 
 
 class Prober(Protocol):
     """Probes into one tunnel."""
 
     def close(self) -> None:
-        """Stop seeing what comes."""
+        """Stop the capture on the link."""
 
     def seen(self) -> Arrivals:
-        """What was seen to come out of the tunnel up to now."""
+        """What came out of the tunnel so far."""
 
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
-        """Probe all until `enough` of those that answered, or the monotonic `deadline`."""
+        """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""
 
     def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
         """The sizes (whole IP packets, bytes) that pass unfragmented and are answered."""
