@@ -1,4 +1,4 @@
-"""Who knocks at the kernel's own WireGuard, in a VM."""
+"""Captures of handshakes at the kernel's WireGuard, in a VM."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and 
 
 
 @pytest.mark.parametrize("check", signatures.CHECKS)
-def test_the_kernels_wireguard_is_heard(outcomes: dict[str, str], check: str) -> None:
+def test_a_capture_at_the_kernels_wireguard(outcomes: dict[str, str], check: str) -> None:
     assert outcomes[check] == ""

@@ -1,6 +1,6 @@
 """Checks of `wgq up`, `reload` and `show` with the kernel's WireGuard, which run inside the VM.
 
-wgq runs in a fork of this process (`in_process`), because a new Python takes ten seconds there.
+wgq runs in a fork of this process (`in_process`), as the start of a new Python takes ten seconds there.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def up_on_a_taken_port_fails_as_wg_quick_does() -> None:
         write(machine, LISTEN)
         for kind in TAKEN:
             with take(machine, kind):
-                said = refused(machine)
-            assert f"wgq: cannot bring wg0 up: UDP port {PORT} is in use by " in said, kind
-            assert re.search(PROGRAM, said), said
+                output = refused(machine)
+            assert f"wgq: cannot bring wg0 up: UDP port {PORT} is in use by " in output, kind
+            assert re.search(PROGRAM, output), output
         with take(machine, "any"):
             assert machine.run(["wg-quick", "up", LINK], check=False, env=ENVIRONMENT).returncode == 2
         wgq(machine, "up", LINK)
@@ -88,7 +88,7 @@ def up_on_a_taken_port_fails_as_wg_quick_does() -> None:
 
 
 def up_on_a_taken_port_names_the_interface_that_has_it() -> None:
-    """An interface of the kernel, whose socket belongs to no process, and one of a daemon."""
+    """The socket of a kernel interface belongs to no process; that of a daemon does."""
     with host() as machine:
         write(machine, LISTEN)
         write(machine, config(f"ListenPort = {PORT}", address="10.1.0.1/24", n=1), "wg1")
@@ -115,9 +115,9 @@ def up_on_a_port_of_a_moved_interface_names_the_possibility() -> None:
         machine.run(["ip", "-batch", "-"], input="\n".join([*moved, ""]))
         elsewhere.run(["wg", "set", "wg8", "listen-port", str(PORT)])
         elsewhere.run(["ip", "link", "set", "wg8", "up"])
-        said = refused(machine)
-        assert f"UDP port {PORT} is in use by something of user 0 that cannot be seen from here" in said, said
-        assert "a WireGuard interface that was moved to another network namespace" in said
+        output = refused(machine)
+        assert f"UDP port {PORT} is in use by something of user 0 that cannot be seen from here" in output, output
+        assert "a WireGuard interface that was moved to another network namespace" in output
 
 
 def a_port_taken_after_the_check_is_refused_by_the_kernel() -> None:
@@ -190,8 +190,8 @@ def reload_changes_each_setting_and_keeps_a_hooks_peer() -> None:
             section(NEW, "AllowedIPs = 10.3.0.0/16, 10.4.0.0/16", "Endpoint = [2001:db8::9]:3"),
         )
         write(machine, interface(SECOND_KEY, "ListenPort = 51830", "FwMark = 8", hook) + "".join(after))
-        _, said = wgq(machine, "reload", LINK)
-        assert not any(key in said for key in (FIRST_KEY, SECOND_KEY, PSK_A, PSK_B))
+        _, output = wgq(machine, "reload", LINK)
+        assert not any(key in output for key in (FIRST_KEY, SECOND_KEY, PSK_A, PSK_B))
         device, peers = dump(machine)
         assert device == [SECOND_KEY, public_key(SECOND_KEY), "51830", "0x8"]
         assert peers == {
@@ -237,9 +237,9 @@ def reload_to_a_taken_port_changes_nothing_and_names_the_holder() -> None:
         before = dump(machine)
         write(machine, interface(FIRST_KEY, f"ListenPort = {PORT}", "FwMark = 8") + section(A))
         with take(machine, "any"):
-            _, said = wgq(machine, "reload", LINK, status=1)
-        assert f"wgq: cannot change the ListenPort of wg0: UDP port {PORT} is in use by " in said, said
-        assert re.search(PROGRAM, said), said
+            _, output = wgq(machine, "reload", LINK, status=1)
+        assert f"wgq: cannot change the ListenPort of wg0: UDP port {PORT} is in use by " in output, output
+        assert re.search(PROGRAM, output), output
         assert dump(machine) == before
         wgq(machine, "reload", LINK)
         assert dump(machine)[0][2:] == [str(PORT), "0x8"]
@@ -353,8 +353,8 @@ def wait_begins_a_handshake_and_status_shows_it() -> None:
         wgq(near.machine, "wait", LINK)  # the session is young
         wgq(near.machine, "down", LINK)
         far.ip(f"link set {LINK} down")
-        said = wgq(near.machine, "up", LINK, "--wait=1", status=4)[1]
-        assert f"no handshake with {far.public}" in said
+        output = wgq(near.machine, "up", LINK, "--wait=1", status=4)[1]
+        assert f"no handshake with {far.public}" in output
         assert is_kernels(near.machine)
         wgq(near.machine, "status", "--exit-code", status=4)
         wgq(near.machine, "down", LINK)

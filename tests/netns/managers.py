@@ -1,4 +1,4 @@
-"""Other programs that manage a machine's network, the real ones: systemd-networkd and NetworkManager."""
+"""Installs and starts real network managers: systemd-networkd and NetworkManager."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def install_networkd(machine: Namespace, **networks: str) -> None:
 
 
 def _start_bus(machine: Namespace) -> None:
-    """Start a system bus that knows what is installed."""
+    """Start a system bus with the installed services."""
     machine.run(["mkdir", "-p", "/run/dbus"])
     machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
     until(lambda: machine.run([*_BUS, "org.freedesktop.DBus.ListNames"], check=False).returncode == 0)
 
 
 def start_networkd(machine: Namespace) -> subprocess.Popen[bytes]:
-    """Start it, and wait until it has looked at every link and answers on the bus."""
+    """Start it, and wait until it has configured every link and answers on the bus."""
     machine.run(["sh", "-c", "rm -f /run/systemd/networkd.log"])
     command = "SYSTEMD_LOG_LEVEL=debug exec /usr/lib/systemd/systemd-networkd 2>/run/systemd/networkd.log"
     process = machine.popen(["sh", "-c", command])

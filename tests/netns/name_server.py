@@ -1,4 +1,4 @@
-"""A name server for tests: it answers from a file, over UDP and TCP, and writes down who asks.
+"""A name server for tests: it answers from a file, over UDP and TCP, and logs its queries.
 
     python name_server.py ADDRESS RECORDS LOG
 
@@ -26,7 +26,7 @@ _TRUNCATED = 0x0200
 
 def start(machine: Namespace, address: str, **records: str) -> None:
     """Start a server with these records; a `_` in a name stands for a dot."""
-    tell(machine, **records)
+    set_records(machine, **records)
     machine.run(["sh", "-c", "mkdir -p /run/names; : >/run/names/log"])
     root = Path(__file__).parent.parent.parent
     command = [sys.executable, "-m", "tests.netns.name_server", address, "/run/names/records", "/run/names/log"]
@@ -34,16 +34,16 @@ def start(machine: Namespace, address: str, **records: str) -> None:
     until(lambda: f"{address}:53" in machine.out("ss", "-Hlun"))
 
 
-def tell(machine: Namespace, **records: str) -> None:
-    """Have it answer otherwise from now on."""
+def set_records(machine: Namespace, **records: str) -> None:
+    """Replace the records of the running server."""
     lines = "".join(f"{name.replace('_', '.')} {words}\n" for name, words in records.items())
     machine.run(
         ["sh", "-c", "mkdir -p /run/names; cat >/run/names/new; mv /run/names/new /run/names/records"], input=lines
     )
 
 
-def asked(machine: Namespace) -> list[str]:
-    """Who has asked: ADDRESS NAME, a line for each question."""
+def queries(machine: Namespace) -> list[str]:
+    """The queries so far, each as ADDRESS NAME."""
     return machine.out("cat", "/run/names/log").splitlines()
 
 
@@ -80,7 +80,7 @@ def _reply(query: bytes, records: str, is_stream: bool) -> tuple[str, bytes | No
 
 
 def main(address: str, records: str, log: str) -> None:
-    """Serve for ever."""
+    """Serve until it is killed."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     datagrams = socket.socket(family, socket.SOCK_DGRAM)
     streams = socket.create_server((address, 53), family=family)

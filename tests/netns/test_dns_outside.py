@@ -1,4 +1,4 @@
-"""Names looked up beside a tunnel that is dead: by the uplinks' servers, with marked packets."""
+"""Lookups beside a dead tunnel: wgq asks the uplinks' servers, with marked packets."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def ends() -> Iterator[Pair]:
         (".".join(["a" * 63] * 4), []),
     ],
 )
-def test_a_name_has_these_addresses(ends: Pair, name: str, found: list[str]) -> None:
+def test_a_name_resolves_to_all_its_addresses(ends: Pair, name: str, found: list[str]) -> None:
     assert ends.one.call(ask, name, SERVERS, 0, 2.5) == found
 
 
-def test_the_next_server_answers_for_one_that_is_gone(ends: Pair) -> None:
-    nobody, closed = Server("192.0.2.99"), Server("192.0.2.1")
-    for servers in ((nobody, *SERVERS), (closed, *SERVERS), (Server("2001:db8::1"), *SERVERS)):
+def test_the_next_server_is_asked_if_the_first_is_gone(ends: Pair) -> None:
+    absent, closed = Server("192.0.2.99"), Server("192.0.2.1")
+    for servers in ((absent, *SERVERS), (closed, *SERVERS), (Server("2001:db8::1"), *SERVERS)):
         assert ends.one.call(ask, "four.example", servers, 0, 20.0) == ["192.0.2.7"]
 
 
-def test_servers_are_those_of_the_file_before_the_tunnels(ends: Pair) -> None:
+def test_the_servers_come_from_the_file_of_before_the_tunnel(ends: Pair) -> None:
     ends.one.run(["sh", "-c", "echo 'nameserver 192.0.2.2\nnameserver 127.0.0.1' >/etc/resolv.conf"])
     ends.write(interface="DNS = 10.7.0.53")
     wgq(ends.one, "up", "wg0", "--dns", "file")
@@ -74,7 +74,7 @@ def test_servers_are_those_of_the_file_before_the_tunnels(ends: Pair) -> None:
         wgq(ends.one, "down", "wg0")
 
 
-def test_servers_of_resolvconf_are_those_of_other_links(ends: Pair) -> None:
+def test_the_servers_of_resolvconf_come_from_other_links(ends: Pair) -> None:
     script = """
         mkdir -p /run/resolvconf/interface
         echo nameserver 192.0.2.2 >/run/resolvconf/interface/eth0.dhcp
@@ -92,7 +92,7 @@ def _set_link_dns(machine: Namespace, link: str, server: str) -> None:
     machine.call(Resolved().set, link, LinkDns((server,), (), False))
 
 
-def test_servers_of_resolved_are_those_of_other_links() -> None:
+def test_the_servers_of_resolved_come_from_other_links() -> None:
     with resolved() as machine:
         machine.uplink()
         machine.run(["sh", "-c", "ip link add wg0 type veth peer name wg1; ip link set wg0 up; ip link set wg1 up"])

@@ -29,23 +29,23 @@ def networks(machine: Namespace) -> list[str]:
     return machine.out("wg", "show", "wg0", "allowed-ips").split()[1:]
 
 
-def test_an_absent_interface_comes_up_then_nothing_is_to_do(machine: Namespace) -> None:
+def test_ensure_brings_an_absent_interface_up(machine: Namespace) -> None:
     write(machine, config("PostUp = echo hooked >>/run/hooks", FULL, address="10.0.0.1/24, fd00::1/64"))
     assert "[#] wg addconf wg0 /dev/fd/63\n" in ensure(machine)
     assert ensure(machine) == NOTHING
     assert machine.out("cat", "/run/hooks") == "hooked\n"
 
 
-def test_the_same_again_writes_nothing(machine: Namespace) -> None:
+def test_a_second_ensure_writes_nothing(machine: Namespace) -> None:
     write(machine, config("DNS = 10.0.0.53, example", FULL, address="10.0.0.1/24, fd00::1/64"))
     ensure(machine, "--dns", "file")
     before = written(machine)
     monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
     assert monitor.stdout is not None
-    with monitor.stdout as heard:
-        events_until(heard, machine, "10.77.0.0/16")
+    with monitor.stdout as events:
+        events_until(events, machine, "10.77.0.0/16")
         assert ensure(machine, "--dns", "file") == NOTHING
-        assert not [line for line in events_until(heard, machine, "10.78.0.0/16") if b"wg0" in line]
+        assert not [line for line in events_until(events, machine, "10.78.0.0/16") if b"wg0" in line]
     assert written(machine) == before
 
 
@@ -53,17 +53,17 @@ def test_a_changed_file_is_applied_without_hooks(machine: Namespace) -> None:
     write(machine, config("PostUp = echo hooked >>/run/hooks"))
     ensure(machine)
     write(machine, config("PostUp = echo hooked >>/run/hooks", "AllowedIPs = 10.8.0.0/16"))
-    said = wgq(machine, "up", "--ensure", "--json", "wg0")
-    done = json.loads(said.stdout)
+    run = wgq(machine, "up", "--ensure", "--json", "wg0")
+    done = json.loads(run.stdout)
     assert (done["verb"], done["interface"], done["action"], done["restart"]) == ("up", "wg0", "reload", [])
-    assert [f"[#] {line}" for line in done["commands"]] == [s for s in said.stderr.splitlines() if s[:3] == "[#]"]
+    assert [f"[#] {line}" for line in done["commands"]] == [s for s in run.stderr.splitlines() if s[:3] == "[#]"]
     assert "ip -4 route add 10.8.0.0/16 dev wg0" in done["commands"]
     assert networks(machine) == ["10.8.0.0/16"]
     assert machine.out("cat", "/run/hooks") == "hooked\n"
     assert json.loads(wgq(machine, "up", "--ensure", "--json", "wg0").stdout)["action"] == "none"
 
 
-def test_what_needs_a_restart_changes_nothing_unasked(machine: Namespace) -> None:
+def test_a_change_that_needs_a_restart_needs_the_option(machine: Namespace) -> None:
     write(machine, config(address="10.0.0.1/24, 10.1.0.1/24"))
     ensure(machine)
     before = machine.out("ip", "address", "show", "dev", "wg0")
@@ -79,21 +79,20 @@ def test_what_needs_a_restart_changes_nothing_unasked(machine: Namespace) -> Non
 
 @pytest.mark.parametrize("stage", ["PreUp", "PostUp"])
 @pytest.mark.parametrize("has_kill_switch", [False, True])
-def test_what_a_killed_up_has_left_is_finished(machine: Namespace, stage: str, has_kill_switch: bool) -> None:
+def test_a_killed_up_is_repeated(machine: Namespace, stage: str, has_kill_switch: bool) -> None:
     pristine = rules(machine)
     switch = "# wgq: kill-switch = on\n" if has_kill_switch else ""
     write(machine, config(f"{switch}{stage} = kill -9 $PPID", f"{FULL}, 10.9.0.0/16"))
     ensure(machine, status=-9)
     assert "wg0" in links(machine)
     write(machine, config(switch, f"{FULL}, 10.9.0.0/16"))
-    said = ensure(machine)
-    assert "[!] wg0 was not brought up completely: starting anew\n" in said
+    assert "[!] wg0 was not brought up completely: starting anew\n" in ensure(machine)
     assert ensure(machine) == NOTHING
     wgq(machine, "down", "wg0")
     assert (rules(machine), journals(machine), machine.out("nft", "list", "ruleset")) == (pristine, "", "")
 
 
-def test_a_daemon_that_was_killed_is_started_again(machine: Namespace) -> None:
+def test_a_killed_daemon_is_started_again(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     ensure(machine)
     for daemon in programs(machine, "wgq-userspace"):
@@ -103,7 +102,7 @@ def test_a_daemon_that_was_killed_is_started_again(machine: Namespace) -> None:
     assert ensure(machine) == NOTHING
 
 
-def test_what_others_took_away_comes_back(machine: Namespace) -> None:
+def test_deleted_rules_and_routes_are_restored(machine: Namespace) -> None:
     write(machine, config(peer=f"{FULL}, 10.9.0.0/16"))
     ensure(machine)
     before = machine.out("ip", "route", "show", "dev", "wg0", "table", "51820")
@@ -116,34 +115,34 @@ def test_what_others_took_away_comes_back(machine: Namespace) -> None:
     assert ensure(machine) == NOTHING
 
 
-def test_two_at_once_bring_up_once(machine: Namespace) -> None:
+def test_concurrent_runs_bring_the_interface_up_once(machine: Namespace) -> None:
     write(machine, config("PostUp = sleep 1; echo hooked >>/run/hooks"))
-    said: list[str] = []
-    runs = [threading.Thread(target=lambda: said.append(ensure(machine))) for _ in range(4)]
+    outputs: list[str] = []
+    runs = [threading.Thread(target=lambda: outputs.append(ensure(machine))) for _ in range(4)]
     for run in runs:
         run.start()
     for run in runs:
         run.join()
-    assert len([text for text in said if "addconf" in text]) == 1
-    assert len([text for text in said if text.endswith(NOTHING)]) == 3
+    assert len([text for text in outputs if "addconf" in text]) == 1
+    assert len([text for text in outputs if text.endswith(NOTHING)]) == 3
     assert machine.out("cat", "/run/hooks") == "hooked\n"
 
 
-def test_a_file_that_changes_while_it_waits_is_read_anew(machine: Namespace) -> None:
+def test_a_file_changed_during_the_wait_is_read_again(machine: Namespace) -> None:
     write(machine, config("PostUp = touch /run/began; while [ ! -e /run/go ]; do sleep 0.02; done"))
     first = machine.popen([*WGQ, "up", "--ensure", "wg0"], stderr=subprocess.DEVNULL)
     machine.run(["sh", "-c", "while [ ! -e /run/began ]; do sleep 0.02; done"])
     second = machine.popen([*WGQ, "up", "--ensure", "wg0"], stderr=subprocess.PIPE)
     assert second.stderr is not None
-    with second.stderr as said:
-        assert b"Waiting for another wgq" in said.readline()
+    with second.stderr as output:
+        assert b"Waiting for another wgq" in output.readline()
         write(machine, config(peer="AllowedIPs = 10.8.0.0/16"))
         machine.run(["touch", "/run/go"])
         assert (first.wait(), second.wait()) == (0, 0)
     assert networks(machine) == ["10.8.0.0/16"]
 
 
-def test_what_wg_quick_brought_up_is_the_same(machine: Namespace) -> None:
+def test_an_interface_of_wg_quick_is_accepted(machine: Namespace) -> None:
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     write(machine, config(peer=f"{FULL}, 10.9.0.0/16", address="10.0.0.1/24, fd00::1/64"))
     machine.run(["wg-quick", "up", "wg0"], env=environment)
@@ -155,7 +154,7 @@ def test_what_wg_quick_brought_up_is_the_same(machine: Namespace) -> None:
     assert "wg0" not in links(machine)
 
 
-def test_a_file_by_its_path(machine: Namespace) -> None:
+def test_a_file_given_by_its_path_is_used(machine: Namespace) -> None:
     machine.run(["sh", "-c", "umask 077; mkdir /run/there; cat >/run/there/wg0.conf"], input=config())
     ensure(machine, target="/run/there/wg0.conf")
     assert ensure(machine, target="/run/there/wg0.conf") == NOTHING.replace("/etc/wireguard", "/run/there")
@@ -164,7 +163,7 @@ def test_a_file_by_its_path(machine: Namespace) -> None:
     assert networks(machine) == ["10.8.0.0/16"]
 
 
-def test_where_the_interface_counts_a_difference_is_refused(machine: Namespace) -> None:
+def test_a_difference_with_saveconfig_needs_force(machine: Namespace) -> None:
     write(machine, config("SaveConfig = true"))
     ensure(machine)
     assert ensure(machine) == NOTHING
@@ -175,7 +174,7 @@ def test_where_the_interface_counts_a_difference_is_refused(machine: Namespace) 
     assert networks(machine) == ["10.8.0.0/16"]
 
 
-def test_an_option_that_needs_a_restart_is_told(machine: Namespace) -> None:
+def test_a_changed_kill_switch_needs_a_restart(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     ensure(machine)
     assert "kill-switch" in ensure(machine, "--kill-switch", status=3)
@@ -184,7 +183,7 @@ def test_an_option_that_needs_a_restart_is_told(machine: Namespace) -> None:
     assert ensure(machine) == NOTHING
 
 
-def test_a_link_that_is_no_wireguard_stays(machine: Namespace) -> None:
+def test_a_link_of_another_kind_is_left_alone(machine: Namespace) -> None:
     write(machine, config())
     machine.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "far"])
     assert "rename the file" in ensure(machine, status=1)
@@ -205,7 +204,7 @@ def test_options_that_need_ensure_are_refused_without_it(machine: Namespace) -> 
     assert "wg0" not in links(machine)
 
 
-def test_or_down_spares_what_was_up_before(machine: Namespace) -> None:
+def test_or_down_leaves_an_interface_that_was_up(machine: Namespace) -> None:
     write(machine, config())
     wait = ("--wait=0.2", "--or-down")
     ensure(machine, *wait, status=4)

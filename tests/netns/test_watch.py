@@ -355,7 +355,7 @@ def test_a_full_tunnel_without_an_endpoint_asks_the_uplinks_server(tmp_path: Pat
         with watching(ends.one, tmp_path) as watch:
             assert watch.await_event("endpoint-resolved")["text"] == "far.example:51820 is 192.0.2.2:51820"
             watch.await_event("peer-up")
-        assert set(name_server.asked(ends.two)) == {"192.0.2.1 far.example"}
+        assert set(name_server.queries(ends.two)) == {"192.0.2.1 far.example"}
 
 
 def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> None:
