@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from tests.imports import import_wgquick
 from tests.namespaces import host as machine_of_its_own
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
@@ -259,6 +260,7 @@ def _addresses(text: str) -> list[str]:
 )
 def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
     """A host with an uplink, and with a suppress rule and firewall rules that are not ours."""
+    import_wgquick()
     options, neighbour = request.param
     with machine_of_its_own() as machine:
         # Without duplicate address detection, the routes of the uplink's addresses exist from the start.
