@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from wgquick.executor.ensuring import Ensured
     from wgquick.executor.netns import Place
     from wgquick.executor.planning import Ground
-    from wgquick.executor.reloading import Outcome, Wishes
+    from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.executor.trial import Seen
     from wgquick.executor.trying import Asked
     from wgquick.net import Prefix, PublicKey
@@ -166,31 +166,31 @@ def reload(
     config: Config,
     options: Options | None = None,
     transcript: Transcript | None = None,
-    wishes: Wishes | None = None,
+    reload_options: ReloadOptions | None = None,
 ) -> Outcome:
     """Apply the difference between the configuration and the live interface, as `wgq reload` does.
 
     RestartNeededError (status 3), before any change, if the interface has to be restarted. After a failure or an
     interruption all changes are undone and the error is raised.
     """
-    from wgquick.executor.reloading import Wishes, cmd_reload
+    from wgquick.executor.reloading import ReloadOptions, cmd_reload
 
     say = _line_by_line(transcript)
     settings = _settings(config)
     valid_name(settings.name)
-    host, wishes = _host(say), wishes or Wishes()
+    host, reload_options = _host(say), reload_options or ReloadOptions()
     if settings.extras.netns or _place(settings.name, host):
         from wgquick.executor.netns import reload as reload_elsewhere
 
-        return reload_elsewhere(settings, host, _checked(options), wishes, say)
-    return cmd_reload(settings, host, _checked(options), wishes, say)
+        return reload_elsewhere(settings, host, _checked(options), reload_options, say)
+    return cmd_reload(settings, host, _checked(options), reload_options, say)
 
 
 def ensure(
     config: Config | str | PathLike[str] | Callable[[], Config],
     options: Options | None = None,
     transcript: Transcript | None = None,
-    wishes: Wishes | None = None,
+    reload_options: ReloadOptions | None = None,
     *,
     name: str | None = None,
     before_up: Callable[[Settings], None] = lambda _: None,
@@ -200,11 +200,11 @@ def ensure(
     `config` is a configuration, a source as for `read`, or a function that returns one and needs `name`.
     A source or function is read while the interface is locked. `before_up` is called before an interface that does
     not exist is brought up. RestartNeededError (status 3), before any change, if the interface has to be restarted
-    and `wishes` lack `or_restart`.
+    and `reload_options` lack `or_restart`.
     """
     from wgquick.config.location import interface_name
     from wgquick.executor.ensuring import cmd_ensure
-    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.reloading import ReloadOptions
 
     say = _line_by_line(transcript)
     read: Callable[[], Config]
@@ -221,7 +221,7 @@ def ensure(
         lambda: _settings(read()),
         _host(say),
         _checked(options),
-        wishes or Wishes(),
+        reload_options or ReloadOptions(),
         say,
         before_up=before_up,
     )
@@ -279,7 +279,7 @@ def plan(
     config: Config | str | PathLike[str],
     options: Options | None = None,
     transcript: Transcript | None = None,
-    wishes: Wishes | None = None,
+    reload_options: ReloadOptions | None = None,
     *,
     name: str | None = None,
     changed: Callable[[Settings], Settings] = lambda settings: settings,
@@ -295,7 +295,7 @@ def plan(
     """
     from wgquick.diagnosis.keys import public_key_of
     from wgquick.executor import planning
-    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.reloading import ReloadOptions
     from wgquick.plan.places import Places
     from wgquick.system.nowhere import Nowhere
 
@@ -310,17 +310,17 @@ def plan(
     if where is not None or (settings is not None and settings.extras.netns and not offline):
         from wgquick.executor import planning_elsewhere
 
-        return planning_elsewhere.plan(verb, found, settings, ground, wishes or Wishes(), where, Nowhere)
+        return planning_elsewhere.plan(verb, found, settings, ground, reload_options or ReloadOptions(), where, Nowhere)
     if verb == "down":
         made = planning.plan_down(found, settings, ground)
     elif settings is None:
         raise WgqError("there is no configuration", where=found)
     elif verb == "up":
-        made = planning.plan_up(settings, ground, wishes or Wishes())
+        made = planning.plan_up(settings, ground, reload_options or ReloadOptions())
     elif verb == "reload":
-        made = planning.plan_reload(settings, ground, wishes or Wishes())
+        made = planning.plan_reload(settings, ground, reload_options or ReloadOptions())
     else:
-        made = planning.diff(settings, ground, wishes or Wishes())
+        made = planning.diff(settings, ground, reload_options or ReloadOptions())
     if ssh_connection and not offline and made.changes and verb != "diff":
         warning = _cut_off(verb, found, settings, ground, ssh_connection)
         made = made._replace(notes=(*made.notes, *([warning] if warning else [])))
@@ -377,7 +377,7 @@ def _cut_off(verb: str, name: str, settings: Settings | None, ground: Ground, co
 
 
 def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The transcript lines of a reload's move, and of its way back."""
+    """The transcript lines of a reload's move, and of the steps that revert it."""
     host = _host(_say_nothing)
     return move.step.lines(host), tuple(line for step in move.back for line in step.lines(host))
 
@@ -523,12 +523,12 @@ async def watch(
     check_only: bool = False,
     ready: Callable[[], object] = lambda: None,
 ) -> AsyncGenerator[Event, None]:
-    """Put back what other programs take from interfaces, as `wgq watch` does, and yield what happens.
+    """Restore what other programs remove from interfaces, as `wgq watch` does, and yield events.
 
-    `names` are those to watch, whether they are up or not; none stands for all that wgq brought up. It goes on
-    until the iterator is closed; with `once` it ends after one look, and WgqError says which of `names` is not up.
-    `check_only` changes nothing. `ready` is called once the first look is over. The work is done between the
-    events, in the loop's thread, and in the network namespace in which that is when the iteration begins.
+    `names` are the interfaces to watch, whether up or not; without names it watches all that wgq brought up. It
+    runs until the iterator is closed. With `once` it ends after one check; WgqError names those of `names` that are
+    not up. `check_only` changes nothing. `ready` is called after the first check. The work is done between events,
+    in the event loop's thread, in the network namespace of the start of the iteration.
     """
     from wgquick.system.monitor import Monitor
     from wgquick.upkeep.watcher import Asked, Watcher, check_up
@@ -577,7 +577,7 @@ def _file_names(path: str) -> Mapping[str, str]:
 
 
 def main_routes(address: bytes) -> list[Prefix]:
-    """The destinations of the main table, of an address's family."""
+    """The destinations of the main table's routes, of the address's family."""
     from wgquick.net import MAIN_TABLE, family_of
 
     return _host(_say_nothing).rtnl.routes(family=family_of(address), table=MAIN_TABLE)
@@ -780,7 +780,7 @@ def _checked(options: Options | None) -> Options:
 
 
 def _line_by_line(transcript: Transcript | None) -> Transcript:
-    """A `say` that calls `transcript` once for each line, as the executor prints the lines of a batch together."""
+    """A `say` that calls `transcript` for each line, as the executor prints the lines of a batch together."""
     if transcript is None:
         return _say_nothing
 

@@ -1,4 +1,4 @@
-"""What a machine shows of a live tunnel, as plain values: `wgquick.system.inspection` reads, doctor judges them."""
+"""What doctor reads from a host, as plain values: `wgquick.system.inspection` reads, doctor judges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LinkState(NamedTuple):
 
 
 class Way(NamedTuple):
-    """The kernel's route to an address (RTM_GETROUTE); with `errno` there is none. `mtu` 0: the link's."""
+    """The kernel's route to an address (RTM_GETROUTE); `errno` is set if there is none. `mtu` 0: the link's."""
 
     link: str = ""
     gateway: str = ""
@@ -39,7 +39,7 @@ class Way(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """A route of another link; `destination` as `ip route` prints it. `is_connected`: the kernel made it."""
+    """A route of another link; `destination` as `ip route` prints it. `is_connected`: the kernel added it."""
 
     destination: str
     link: str
@@ -47,10 +47,10 @@ class Foreign(NamedTuple):
 
 
 class Echo(NamedTuple):
-    """What came of probing an address through the tunnel. `errno` is the one with which sending was refused.
+    """The result of probing an address through the tunnel. `errno` is set if the kernel refused to send.
 
-    `answered` names what came back: "icmp", "udp", "tcp" or nothing. `came` tells that an answer was seen on the
-    tunnel's link, whether or not this host let it pass.
+    `answered` is the kind of the answer: "icmp", "udp", "tcp" or "". `came`: an answer was captured on the tunnel's
+    link, before this host's firewall.
     """
 
     address: str
@@ -60,16 +60,16 @@ class Echo(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """What was seen to come out of a tunnel: sources of echo replies, and each packet's source and destination."""
+    """The packets captured on a tunnel's link: the sources of echo replies, and all (source, destination) pairs."""
 
     replies: frozenset[str]
     destinations: frozenset[tuple[str, str]]
 
 
 class Rulesets(NamedTuple):
-    """The host's firewalls as their own programs print them: JSON of nft(8), text of iptables-save(8).
+    """The host's firewall rules: JSON of nft(8), and text of iptables-save(8).
 
-    `legacy` is the variant of iptables beside nftables, `compat` the one inside it, if it uses extensions.
+    `legacy` is the legacy variant of iptables, `compat` the nft variant if its rules use extensions.
     """
 
     nft: str = ""
@@ -80,18 +80,18 @@ class Rulesets(NamedTuple):
 
 
 class PathMtu(NamedTuple):
-    """What is known of the path's MTU: sizes of whole IP packets in bytes, 0 for unknown.
+    """What is known of the path's MTU: sizes of IP packets in bytes, 0 for unknown.
 
-    `told` is the smallest MTU that an error named, `sender` who sent it ("" for this host's own link). `answered`
-    is the largest echo request that was answered, `lost` the smallest larger one that was not.
+    `reported` is the smallest MTU in an error, `sender` the error's source ("" for this host). `answered` is the
+    largest echo request that was answered, `lost` the next larger size.
     """
 
-    told: int = 0
+    reported: int = 0
     sender: str = ""
     answered: int = 0
     lost: int = 0
 
     @property
     def mtu(self) -> int:
-        """The best estimate; 0 if nothing is known. It is a lower bound where only answers tell."""
-        return min(self.told or self.answered, self.answered or self.told)
+        """The best estimate; 0 if nothing is known. Without a reported MTU it is a lower bound."""
+        return min(self.reported or self.answered, self.answered or self.reported)

@@ -11,10 +11,10 @@ from wgquick.lean import NamedTuple
 
 
 class Option(NamedTuple):
-    """An option `--NAME`. It takes one of `values`, or any value described by `metavar`, else it is a flag.
+    """An option `--NAME`. It takes one of `values`, or any value described by `metavar`; without both it is a flag.
 
-    `alone` is the value of the option without one; then a value has to follow after `=`.
-    `variable` is the environment variable for a missing option; "" if there is none.
+    `alone` is the value if the option has none; a value then has to follow after `=`. `variable` is the environment
+    variable that sets the default; "" if there is none.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Option(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A verb. `completes` says which names its argument completes to: "configurations", "interfaces" or, "", none.
+    """A verb. `completes` is the kind of names that complete its argument: "configurations", "interfaces" or "".
 
     It takes `least` to `most` arguments; `words` describes them. `first` are the words for the first, if only some
     are valid there.
@@ -65,7 +65,7 @@ OPTIONS = {
         Option("kill-switch", "Block traffic outside the tunnel until it is taken down."),
         Option(
             "exclude",
-            "Networks that stay outside the tunnel; `lan': connected private networks.",
+            "Networks that stay outside the tunnel; `lan' means connected private networks.",
             metavar="NETWORKS",
         ),
         Option("keep-inbound", "Answer inbound connections on the link they came in by."),
@@ -79,7 +79,7 @@ OPTIONS = {
         Option("json", "Print JSON."),
         Option("offline", "Read nothing but the file: what the host decides is left open."),
         Option("live", "Also compare the files with this host."),
-        Option("bundle", "Print a report for others, in which keys, addresses and names are replaced."),
+        Option("bundle", "Print a report to share, with keys, addresses and names replaced."),
         Option("fix", "Fix findings that have exactly one remedy."),
         Option("once", "Restore what is missing now, and exit."),
         Option("check-only", "Report what is missing without changes."),
@@ -150,7 +150,7 @@ VERBS = {
         Verb(
             "down",
             "Take an interface down.",
-            "Take an interface down by the journal of up, even if the file is gone or has faults.",
+            "Take an interface down as recorded by up, even if the file is gone or has faults.",
             completes="interfaces",
             standard_input=True,
             options=("dns", "name", "force"),
@@ -268,7 +268,7 @@ VERBS = {
         ),
         Verb(
             "check",
-            "Find mistakes in files, in each alone and between them.",
+            "Find mistakes in files and between them.",
             "Find mistakes in a file, or in the files of both ends. Exit 1 if there is an error or a warning.",
             completes="configurations",
             standard_input=False,
@@ -279,7 +279,7 @@ VERBS = {
             "allowed-ips",
             "Subtract networks and print AllowedIPs.",
             "Print the smallest list of networks for an expression: '0.0.0.0/0 - 192.168.0.0/16'. "
-            "Warn of a file's Endpoints inside them.",
+            "Warn if a file's Endpoints are inside them.",
             completes="configurations",
             standard_input=False,
             options=("json",),

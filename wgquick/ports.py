@@ -155,7 +155,7 @@ class Firewall(Protocol):
         """Whether the interface has a kill switch."""
 
     def keeps_inbound(self, name: str) -> bool:
-        """Whether what `keep_inbound` does stands."""
+        """Whether the rules of `keep_inbound` exist."""
 
     def keep_inbound(self, name: str, mark: int) -> None:
         """Add rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
@@ -187,7 +187,7 @@ class Dns(Protocol):
         """Remove the link's servers and search domains; does nothing if there are none."""
 
     def stale(self) -> tuple[str, ...]:
-        """The names of the tunnels that are gone and whose servers the file mode has left in /etc/resolv.conf."""
+        """The names of the tunnels that are gone and whose servers are still in /etc/resolv.conf (mode "file")."""
 
     def repair(self) -> tuple[str, ...]:
         """Remove the servers of `stale` tunnels; returns their names."""
@@ -335,22 +335,22 @@ class Host(Protocol):
         """Resolve an endpoint as `wg` does, with its retries."""
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
-        """The addresses of the endpoints that have one now, asked once, for a few seconds at most."""
+        """The addresses of the endpoints that can be resolved, asked once and for at most a few seconds."""
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
-        """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
+        """A function that tells whether an endpoint resolves to an address; True if DNS does not answer in time."""
 
     def addresses(
         self, endpoint: Endpoint, mark: int = 0, given: Collection[str] = ()
     ) -> tuple[SocketAddress, ...] | None:
-        """All addresses that an endpoint has now; None if its name is not answered.
+        """All addresses that an endpoint currently resolves to; None if the lookup fails.
 
-        If the host's resolver fails or takes long, the uplinks' servers are asked by packets with `mark`. `given`
+        If the host's resolver fails or is slow, the uplinks' servers are asked with packets that have `mark`. `given`
         are the servers that tunnels have set.
         """
 
     def manager(self, name: str, ifindex: int) -> str:
-        """The program that manages the link: wg-quick, NetworkManager, systemd-networkd; "" if none claims it."""
+        """The program that manages the link: wg-quick, NetworkManager, systemd-networkd; "" if there is none."""
 
     def started(self, name: str) -> float | None:
         """When the interface's daemon started, in seconds since the epoch; None for a kernel interface."""

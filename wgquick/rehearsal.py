@@ -1,6 +1,6 @@
-"""What is rehearsed: hosts, the cables between them, who is to reach whom, and what came of it.
+"""The values of a rehearsal: hosts, the cables between them, the intended connections and the results.
 
-`diagnosis` lays it out from the files, `system` builds it, `show` writes it down.
+`diagnosis` makes the layout from the files, `system` builds it, `show` prints the results.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from wgquick.net import Prefix
 
 INTERNET = ""
-"""The segment that joins all hosts, by a router that knows no private network."""
+"""The segment that joins all hosts through a router without routes to private networks."""
 DIRECTORY = "/etc/wireguard"
-"""Where a host's configuration is, as on a real one."""
+"""The directory of a host's configuration, as on a real host."""
 TCP_PORT = 47110
-"""The port on which each host answers by TCP."""
+"""The TCP port on which each host answers."""
 
 
 class Cable(NamedTuple):
-    """A link of a host: on the Internet, or on the switch of the private network that `segment` names."""
+    """A link of a host: to the Internet, or to the switch of the private network `segment`."""
 
     link: str
     segment: str
@@ -27,7 +27,7 @@ class Cable(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file of a host, by its path; only root may read it."""
+    """A file of a host; only root can read it."""
 
     path: str
     data: bytes
@@ -38,11 +38,11 @@ class File(NamedTuple):
 
 
 class Host(NamedTuple):
-    """A host of its own for one configuration.
+    """The simulated host of one configuration.
 
-    `behind`: its own addresses in the networks behind it. `wave`: hosts of a lower one come up first. `forwards`:
-    the families (4, 6) for which it forwards whatever its hooks say. `known`: where the files say that it is.
-    `links`: links without an address that the hooks name.
+    `behind`: its addresses in the networks behind it. `wave`: hosts of lower waves come up first. `forwards`: the
+    families (4, 6) in which it forwards, whatever its hooks do. `known`: its addresses by the files. `links`: links
+    without an address that the hooks name.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Host(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """An address that several hosts have: a UDP port of it that belongs to the host with that index."""
+    """A UDP port of an address that several hosts share; it belongs to the host with index `host`."""
 
     address: Prefix
     port: int
@@ -65,7 +65,7 @@ class Shared(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All that is built; `names` are lines of /etc/hosts: an address and its name."""
+    """All hosts of a rehearsal; `names` are the lines of /etc/hosts: (address, name)."""
 
     hosts: tuple[Host, ...]
     names: tuple[tuple[str, str], ...] = ()
@@ -73,11 +73,11 @@ class Layout(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What one host tries towards an address of another; hosts are indices into Layout.hosts.
+    """A test from one host to an address of another; hosts are indices into Layout.hosts.
 
-    `peer` is the public key (32 bytes) to which the packets go first, `source` an address to send from or "".
-    `hub` is the host between the two, -1 for none. `network`: the address is of a network behind the other.
-    `doubtful`: the files have a fault that speaks against it, so that it is not tried for long.
+    `peer` is the public key (32 bytes) of the first peer on the path, `source` the source address or "". `hub` is
+    the host between the two, -1 for none. `network`: the address is in a network behind the other host. `doubtful`:
+    a fault in the files probably prevents it, so that it is tried only briefly.
     """
 
     at: int
@@ -91,10 +91,10 @@ class Probe(NamedTuple):
 
 
 class State(NamedTuple):
-    """What became of a host; `handshakes` are the public keys of the peers with which it had one."""
+    """The state of a host; `output` is that of `wgq up`, `handshakes` the public keys of peers with a handshake."""
 
     status: int = 0
-    said: str = ""
+    output: str = ""
     mtu: int = 0
     listen_port: int = 0
     forwards: tuple[int, ...] = ()
@@ -107,7 +107,7 @@ class State(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """What arrived and came back: pings, pings as large as the tunnel takes, data by TCP."""
+    """Which tests succeeded: pings, pings of the tunnel's full size, data over TCP."""
 
     ping: bool = False
     full_size: bool = False
@@ -115,7 +115,7 @@ class Reach(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """Why a pair does not reach each other; `where` is file:line:column or a host, "" if it is neither's."""
+    """Why a connection fails; `where` is file:line:column or a host, "" if neither is at fault."""
 
     code: str
     message: str
@@ -124,7 +124,7 @@ class Cause(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One host that means to reach another at an address. `to` is its name; no `cause`: it does."""
+    """An intended connection from one host to another's address. `to` is a name; `cause` is None if it works."""
 
     source: str
     to: str
@@ -137,12 +137,12 @@ class Pair(NamedTuple):
 
     @property
     def is_reached(self) -> bool:
-        """Whether all of it works."""
+        """Whether all tests succeeded."""
         return self.cause is None
 
 
 class Entry(NamedTuple):
-    """A host that is left to be looked at, and the process that holds its namespaces."""
+    """A host that is kept for inspection, and the process that holds its namespaces."""
 
     name: str
     pid: int
@@ -151,8 +151,8 @@ class Entry(NamedTuple):
 class Report(NamedTuple):
     """The whole result.
 
-    `remarks` are for people. `kept` are the hosts that still run, held by the process `holder`; `is_root`: they are
-    in no user namespace of their own.
+    `remarks` are notes for people. `kept` are the hosts that still run, held by the process `holder`; `is_root`:
+    they are not in a separate user namespace.
     """
 
     hosts: tuple[Host, ...]
@@ -165,5 +165,5 @@ class Report(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether every host is up and all that mean to reach each other do."""
+        """Whether every host is up and every intended connection works."""
         return all(state.is_up for state in self.states) and all(pair.is_reached for pair in self.pairs)

@@ -1,7 +1,7 @@
-"""What decides the way of a packet in a network namespace, as values: rules, routes, links, neighbours, devices.
+"""The state that decides a packet's path in a network namespace: rules, routes, links, neighbours, devices.
 
-`wgquick.system.snapshot` reads a Snapshot from the machine. A plan may change one: all of it are tuples and dicts.
-Addresses are packed (4 or 16 bytes), links go by their names, numbers and words are the kernel's
+`wgquick.system.snapshot` reads it as a Snapshot. To simulate a change, replace parts of it: it has only tuples
+and mappings. Addresses are packed (4 or 16 bytes), links are names, numbers and words are the kernel's
 (linux/rtnetlink.h, linux/fib_rules.h, ip-rule(8), ip-route(8)).
 """
 
@@ -25,7 +25,7 @@ LOOPBACK = "lo"
 
 
 class Ports(NamedTuple):
-    """A range of ports, or with a mask the ports that equal `first` in its bits."""
+    """A range of ports; with a `mask`, the ports that equal `first` in the mask's bits."""
 
     first: int
     last: int
@@ -33,12 +33,12 @@ class Ports(NamedTuple):
 
 
 class PolicyRule(NamedTuple):
-    """A policy routing rule. What it does not look at is None, "" or 0.
+    """A policy routing rule. Unused selectors are None, "" or 0.
 
     `action` is "lookup" (in `table`), "goto" (the rule of priority `target`), "nop", "blackhole", "unreachable" or
-    "prohibit". `fwmask` 0: any mark. `tos_mask` 0: any DS field. An answer of a prefix length of at most
-    `suppress_prefixlength`, or out of a link of the group `suppress_group`, does not count. `l3mdev`: the table is
-    that of the packet's VRF. `unread` names conditions that wgq does not know: such a rule is taken not to match.
+    "prohibit". `fwmask` 0: any mark. `tos_mask` 0: any DS field. The rule ignores routes with a prefix length of at
+    most `suppress_prefixlength` and routes through links of the group `suppress_group`. `l3mdev`: the table is that
+    of the packet's VRF. `unread` names selectors that wgq does not evaluate: such a rule counts as not matching.
     """
 
     priority: int
@@ -65,7 +65,7 @@ class PolicyRule(NamedTuple):
 
 
 class NextHop(NamedTuple):
-    """One way of a route; `gateway` None: the destination is on the link itself. It may be of the other family."""
+    """One next hop; with `gateway` None the destination is on the link. The gateway may be of the other family."""
 
     link: str = ""
     gateway: bytes | None = None
@@ -76,10 +76,10 @@ class NextHop(NamedTuple):
 
 
 class TableRoute(NamedTuple):
-    """A route of a table; `kind` as ip-route(8) names it, `source` what is preferred (`src`).
+    """A route of a table; `kind` as in ip-route(8), `source` is the preferred source address (`src`).
 
-    `origin` is the prefix of the sources that it is for (IPv6 `from`); `preference` is that of a router (RFC 4191:
-    0 medium, 1 high, 3 low). `nexthop` is the number of a nexthop object (ip-nexthop(8)), whose ways are in `hops`.
+    `origin` is the prefix of the source addresses that it matches (IPv6 `from`); `preference` is the router's (RFC
+    4191: 0 medium, 1 high, 3 low). `nexthop` is the ID of a nexthop object (ip-nexthop(8)), resolved in `hops`.
     """
 
     destination: Prefix
@@ -98,7 +98,7 @@ class TableRoute(NamedTuple):
 
 
 class LocalAddress(NamedTuple):
-    """An address of a link. `peer` is the far end's if it is point to point, else None."""
+    """An address of a link. `peer` is the other end's address if it is point-to-point, else None."""
 
     address: bytes
     length: int
@@ -110,11 +110,11 @@ class LocalAddress(NamedTuple):
 
 
 class NetworkLink(NamedTuple):
-    """A link with what the kernel's parameters say of it.
+    """A link with its kernel parameters.
 
     `master` is the link that it is enslaved to; `vrf_table` the table of a VRF, else 0. `rp_filter` (0, 1 strict, 2
-    loose), `src_valid_mark` and `accept_local` are the values that hold, after conf/all; `forwards` is IPv4's.
-    `ignores_linkdown` has the families whose routes do not count without carrier.
+    loose), `src_valid_mark` and `accept_local` are the effective values, combined with conf/all; `forwards` is
+    IPv4's. `ignores_linkdown` has the families in which routes without carrier are ignored.
     """
 
     ifindex: int
@@ -137,14 +137,14 @@ class NetworkLink(NamedTuple):
 
 
 class TunnelDevice(NamedTuple):
-    """A WireGuard device, without its secrets, and its own public key, if it has one."""
+    """A WireGuard device, without its secrets; `public_key` is its own, None without a private key."""
 
     device: Device
     public_key: PublicKey | None = None
 
 
 class Neighbour(NamedTuple):
-    """What the kernel knows of an address on a link; `state` as ip-neighbour(8) names it."""
+    """A neighbour entry; `state` as in ip-neighbour(8)."""
 
     state: str
     link_address: str = ""
@@ -153,9 +153,9 @@ class Neighbour(NamedTuple):
 class Snapshot(NamedTuple):
     """A network namespace at one moment.
 
-    `rules` and `routes` go by family (4, 6), rules in the kernel's order; `links` are in the kernel's order too.
-    `outside` has, for each WireGuard link whose socket is in another namespace, that namespace; None if it cannot
-    be read. `unread` has the WireGuard links whose daemons do not answer, and why. `time` is the epoch's seconds.
+    `rules` and `routes` are by family (4, 6); rules and `links` are in the kernel's order. `outside` has the
+    namespaces of WireGuard links whose socket is in another one, None if it cannot be read. `unread` maps WireGuard
+    links whose daemons do not answer to the reason. `time` is in seconds since the epoch.
     """
 
     rules: Mapping[int, tuple[PolicyRule, ...]]
@@ -171,10 +171,10 @@ class Snapshot(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A packet whose way is asked for.
+    """A packet whose path is queried.
 
     `input_link` "": this host sends it. `output_link`: the socket is bound to that link (a VRF, the zone of a
-    link-local address). `uid` is the sending socket's user. `protocol` 0, ports 0: nothing is known of them.
+    link-local address). `uid` is the sending socket's user. `protocol` 0, ports 0: unknown.
     """
 
     destination: bytes
@@ -195,9 +195,9 @@ class Query(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Packets that a probe looks for: those to an address, and the replies from it.
+    """The packets that a probe follows: those to an address, and the replies from it.
 
-    `what` says them in words. `port` is the destination's, of TCP or UDP, 0 for any.
+    `what` describes them for people. `port` is the destination port of TCP or UDP, 0 for any.
     """
 
     what: str
@@ -207,10 +207,10 @@ class Flow(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """What the firewall dropped of a probe: `what` in words, and whether it was a reply (`is_reply`).
+    """A dropped packet of a probe: `what` describes it, `is_reply` is whether it was a reply.
 
-    The rule is that of the number `handle` in a chain of a table, `text` as nft(8) words it. Handle 0: the chain's
-    policy.
+    The rule is number `handle` in a chain of a table, `text` is its text in nft(8)'s syntax. Handle 0 is the
+    chain's policy.
     """
 
     what: str
@@ -223,9 +223,9 @@ class Dropped(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What became of a probe: `error` is the errno with which the kernel refused to send it, 0 if it did not.
+    """The result of a probe: `error` is the errno with which the kernel refused to send it, 0 on success.
 
-    `unseen` are the packets, in words, that did not leave while it was waited for.
+    `unseen` describes the packets that were not sent in time.
     """
 
     error: int = 0
@@ -234,7 +234,7 @@ class Probe(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the kernel itself says to a query (RTM_GETROUTE); `error` is its errno, 0 if it has a route."""
+    """The kernel's answer to a query (RTM_GETROUTE); `error` is its errno, 0 if there is a route."""
 
     error: int = 0
     kind: str = "unicast"

@@ -84,7 +84,7 @@ def test_a_background_daemon_logs_to_a_syslog_that_starts_late() -> None:
         for _ in range(2):
             with syslog(machine) as log:
                 end.request("set=1\nunknown=1\n\n")
-                refusal = first_message(log, "a configuration request is refused")
+                refusal = first_message(log, "refused a configuration request")
                 assert refusal.startswith("<31>wgq-userspace[")
                 assert f"({LINK})" in refusal
         with syslog(machine) as log:

@@ -116,7 +116,7 @@ def up_on_a_port_of_a_moved_interface_names_the_possibility() -> None:
         elsewhere.run(["wg", "set", "wg8", "listen-port", str(PORT)])
         elsewhere.run(["ip", "link", "set", "wg8", "up"])
         output = refused(machine)
-        assert f"UDP port {PORT} is in use by something of user 0 that cannot be seen from here" in output, output
+        assert f"UDP port {PORT} is in use by a hidden program of user 0" in output, output
         assert "a WireGuard interface that was moved to another network namespace" in output
 
 

@@ -116,7 +116,7 @@ def test_a_missing_link_takes_no_dns_and_needs_no_undo(machine: Namespace) -> No
 
 
 def test_an_invalid_server_changes_nothing(machine: Namespace) -> None:
-    with pytest.raises(OperationError, match=r"`1\.2\.3' is no address"):
+    with pytest.raises(OperationError, match=r"`1\.2\.3' is not the address"):
         machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1", "1.2.3"), SEARCH, True)
     assert shown(machine, "dns") == ""
 
@@ -128,7 +128,7 @@ def test_an_error_of_the_daemon_is_passed_on(machine: Namespace) -> None:
 
 
 def test_text_that_is_not_utf8_is_refused(machine: Namespace) -> None:
-    with pytest.raises(OperationError, match="is no address"):
+    with pytest.raises(OperationError, match="is not the address"):
         machine.call(DNS.set, "resolved", "wg0", ("\udce9:1",), SEARCH, True)
     with pytest.raises(OperationError, match="not written in UTF-8"):
         machine.call(DNS.set, "resolved", "wg0", ("10.0.0.1",), ("\udce9.example",), True)

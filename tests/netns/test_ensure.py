@@ -69,7 +69,7 @@ def test_a_change_that_needs_a_restart_needs_the_option(machine: Namespace) -> N
     before = machine.out("ip", "address", "show", "dev", "wg0")
     write(machine, config(address="10.1.0.1/24, 10.0.0.1/24", peer="AllowedIPs = 10.8.0.0/16"))
     done = wgq(machine, "up", "--ensure", "--json", "wg0", status=3)
-    assert "`wgq up --ensure --or-restart wg0' does that; nothing was changed." in done.stderr
+    assert "`wgq up --ensure --or-restart wg0'. Nothing was changed." in done.stderr
     assert "order of the IPv4 addresses" in json.loads(done.stdout)["restart"][0]
     assert (machine.out("ip", "address", "show", "dev", "wg0"), networks(machine)) == (before, ["10.9.0.0/16"])
     assert json.loads(wgq(machine, "up", "--ensure", "--or-restart", "--json", "wg0").stdout)["action"] == "restart"

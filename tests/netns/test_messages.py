@@ -85,7 +85,7 @@ def test_an_invalid_dns_server_is_an_error_with_its_place(machine: Namespace, wo
     done = wgq(machine, "up", "--dns", "file", "wg0")
     assert done.returncode == 1
     assert f"Warning: {FILE}:3:18: DNS `{word}' is not the address of a DNS server" in done.stderr
-    assert f"wgq: `{word}' is no address of a DNS server" in done.stderr
+    assert f"wgq: `{word}' is not the address of a DNS server" in done.stderr
     assert machine.out("cat", "/etc/resolv.conf") == before
     assert "wg0" not in machine.out("ls", "/sys/class/net").split()
 

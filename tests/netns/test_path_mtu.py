@@ -73,7 +73,7 @@ def drop(machine: Namespace, chain: str, what: str) -> None:
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_router_reports_the_mtu_and_the_far_end_confirms_it(path: Path, version: int) -> None:
     found = path.probe(version)
-    assert found == PathMtu(told=1400, sender=ROUTER[version], answered=1400, lost=1420)
+    assert found == PathMtu(reported=1400, sender=ROUTER[version], answered=1400, lost=1420)
     assert found.mtu == 1400
 
 
@@ -87,13 +87,13 @@ def test_a_black_hole_is_found_by_the_answered_sizes(path: Path, version: int) -
 
 def test_a_silent_far_end_leaves_the_routers_report(path: Path) -> None:
     drop(path.far, "input", "meta l4proto icmp")
-    assert path.probe(4) == PathMtu(told=1400, sender=ROUTER[4])
+    assert path.probe(4) == PathMtu(reported=1400, sender=ROUTER[4])
 
 
 def test_the_links_own_mtu_is_reported_by_this_host(path: Path) -> None:
     batch(path.here, "link set eth0 mtu 1300")
     found = path.probe(4)
-    assert (found.told, found.sender, found.mtu) == (1300, "", 1280)
+    assert (found.reported, found.sender, found.mtu) == (1300, "", 1280)
 
 
 def test_a_missing_route_to_the_endpoint_is_an_error(path: Path) -> None:

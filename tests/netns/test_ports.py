@@ -152,7 +152,7 @@ def up_over_a_kernel_that_refuses(code: int) -> OperationError:
         (errno.EADDRINUSE, f"UDP port {PORT} is in use"),
         (
             errno.EACCES,
-            f"UDP port {PORT} may not be bound\n  A port below 1024 needs root or CAP_NET_BIND_SERVICE.",
+            f"UDP port {PORT} is privileged\n  A port below 1024 needs root or CAP_NET_BIND_SERVICE.",
         ),
         (errno.EADDRNOTAVAIL, f"UDP port {PORT} cannot be bound: Cannot assign requested address"),
         (errno.ENOBUFS, "cannot set the link wg0 up: No buffer space available"),
@@ -189,7 +189,7 @@ def test_a_port_below_1024_without_the_capability_is_reported(machine: Namespace
     with nothing_left(machine):
         done = machine.run([*drop, *WGQ, "up", "wg0"], check=False, env=dict(os.environ))
     assert done.returncode == 2
-    assert "UDP port 443 may not be bound" in done.stderr
+    assert "UDP port 443 is privileged" in done.stderr
     assert "CAP_NET_BIND_SERVICE" in done.stderr
     wgq(machine, "up", "wg0")
 

@@ -155,7 +155,7 @@ def test_the_error_without_a_socket_directory_names_it(machine: Namespace, direc
     ]
     remedy = machine.out(*user, "--", sys.executable, "-c", code)
     place = "/var/run/wireguard" if directory == "there" else "/var/run"
-    assert remedy.startswith(f"This user may not write to {place}: make /var/run/wireguard")
+    assert remedy.startswith(f"This user cannot write to {place}: create /var/run/wireguard")
 
 
 def test_a_program_killed_by_a_signal_is_an_error(machine: Namespace, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def everywhere(name: str) -> str | None:
 
 def test_the_program_in_the_environment_is_the_only_candidate() -> None:
     environ = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "my wireguard"}
-    expected = [Candidate("my wireguard", "WG_QUICK_USERSPACE_IMPLEMENTATION names it")]
+    expected = [Candidate("my wireguard", "set by WG_QUICK_USERSPACE_IMPLEMENTATION")]
     assert candidates(environ, everywhere) == candidates(environ, nowhere) == expected
 
 
@@ -237,13 +237,13 @@ def test_the_bundled_program_comes_before_wireguard_go(tmp_path: Path, monkeypat
     (tmp_path / "wgq-userspace").touch(mode=0o755)
     bundled = str(tmp_path / "wgq-userspace")
     assert [candidate.program for candidate in candidates({}, everywhere)] == [bundled, *on_path]
-    assert candidates({}, nowhere) == [Candidate(bundled, "it comes with wgq")]
+    assert candidates({}, nowhere) == [Candidate(bundled, "bundled with wgq")]
 
 
 def test_the_first_candidate_is_chosen() -> None:
     assert Userspace({"WG_QUICK_USERSPACE_IMPLEMENTATION": "boringtun-cli"}).choose() == (
         "boringtun-cli",
-        "WG_QUICK_USERSPACE_IMPLEMENTATION names it",
+        "set by WG_QUICK_USERSPACE_IMPLEMENTATION",
     )
     assert Userspace({}).choose() is not None
 

@@ -20,7 +20,7 @@ from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor.commands import cmd_down, cmd_up
-from wgquick.executor.reloading import Wishes, cmd_reload
+from wgquick.executor.reloading import ReloadOptions, cmd_reload
 from wgquick.options import Options
 from wgquick.system.host import LocalHost
 
@@ -159,7 +159,7 @@ class Setting(NamedTuple):
         """Reload the tunnel wg0. Returns the effects."""
 
         def work(host: Any, options: Options, name: str) -> None:
-            cmd_reload(parse(Document.parse(text.encode()), name), host, options, Wishes(), ignore)
+            cmd_reload(parse(Document.parse(text.encode()), name), host, options, ReloadOptions(), ignore)
 
         return self.machine.call(self._inside, work, at, action, "wg0")
 

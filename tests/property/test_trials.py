@@ -26,7 +26,7 @@ from tests.property.test_failures import (
 )
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
-from wgquick.executor.reloading import Wishes
+from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import Asked, Attempt
 from wgquick.system import guards
 from wgquick.system.host import LocalHost
@@ -61,7 +61,7 @@ def _tried(options: Options, verb: str, at: int, seconds: float, text: str) -> l
     def host() -> Any:
         return next(hosts, LocalHost(ignore))
 
-    asked = Asked(verb, "wg0", seconds, options, Wishes(), settings)
+    asked = Asked(verb, "wg0", seconds, options, ReloadOptions(), settings)
     if verb == "down":
         asked = asked._replace(settings=None, read=lambda: (settings, None))
     guarded = guards.begin(lambda own: Attempt(asked, host, ignore, own, _never).run(), "")

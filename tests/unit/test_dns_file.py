@@ -52,7 +52,7 @@ def effective(path: Path) -> list[str]:
     ["https://dns.example/dns-query", "192.0.2.53:5353", "999.0.2.53", "192.0.2", "192.0.2.53%x", "[::1]", "a:b"],
 )
 def test_an_invalid_server_is_refused_and_the_file_unchanged(file: ResolvConfFile, path: Path, server: str) -> None:
-    with pytest.raises(OperationError, match="is no address of a DNS server"):
+    with pytest.raises(OperationError, match="is not the address of a DNS server"):
         file.set("wg0", LinkDns(("10.0.0.1", server), (), full_tunnel=False))
     assert path.read_bytes() == EARLIER
 
@@ -397,4 +397,4 @@ def test_the_transcript_says_what_is_written(file: ResolvConfFile, path: Path) -
     assert file.set_lines("wg0", ONE) == (
         f"[#] write {path} for wg0: nameserver 10.0.0.1 fd00::1, search corp.example lan",
     )
-    assert file.unset_lines("wg0") == (f"[#] take wg0 out of {path}",)
+    assert file.unset_lines("wg0") == (f"[#] remove wg0 from {path}",)

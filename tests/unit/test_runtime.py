@@ -30,11 +30,11 @@ def test_each_interface_has_a_lock_with_one_holder(tmp_path: Path) -> None:
         with locked_interface(directory, "wg1", notes.append), locked(directory):
             assert notes == []
         with (
-            pytest.raises(WgqError, match="another wgq is at work on wg0"),
+            pytest.raises(WgqError, match="another wgq process is working on wg0"),
             locked_interface(directory, "wg0", notes.append, patience=0),
         ):
             pass
-    assert notes == ["[!] Waiting for another wgq that is at work on wg0"]
+    assert notes == ["[!] Waiting for another wgq process that is working on wg0"]
     with locked_interface(directory, "wg0", ignore):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_a_symbolic_link_in_place_of_a_directory_is_not_followed(tmp_path: Path,
         (root / "1").symlink_to(elsewhere)
     with pytest.raises(WgqError, match="cannot be written"):
         Journal(str(root / "1"), "wg0").start("", ())
-    with pytest.raises(WgqError, match=r"the lock .* cannot be made"), locked(str(root / "1")):
+    with pytest.raises(WgqError, match="cannot create the lock"), locked(str(root / "1")):
         pass
     assert list(elsewhere.iterdir()) == []
 
@@ -100,7 +100,7 @@ def test_a_directory_writable_by_others_is_refused(tmp_path: Path, owner: int, m
     root.mkdir()
     root.chmod(mode)
     os.chown(root, owner, owner)
-    with pytest.raises(WgqError, match=r"the lock .* cannot be made"), locked(str(root / "1")):
+    with pytest.raises(WgqError, match="cannot create the lock"), locked(str(root / "1")):
         pass
     assert list(root.iterdir()) == []
 
@@ -108,7 +108,7 @@ def test_a_directory_writable_by_others_is_refused(tmp_path: Path, owner: int, m
 def test_a_symbolic_link_in_place_of_a_lock_or_journal_is_not_followed(tmp_path: Path) -> None:
     for name in ("lock", "wg0.journal"):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(WgqError, match="cannot be made"), locked(str(tmp_path)):
+    with pytest.raises(WgqError, match="cannot create"), locked(str(tmp_path)):
         pass
     with pytest.raises(WgqError, match="cannot be written"):
         Journal(str(tmp_path), "wg0").start("", ())

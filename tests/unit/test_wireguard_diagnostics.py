@@ -95,5 +95,5 @@ def test_a_device_without_events_has_none() -> None:
     [b"errno=0\n\n", b"counting_ms=x\n", b"\xff", b"counting_ms=0\nevent=x\n", b"counting_ms=0\npublic_key=00x\n"],
 )
 def test_an_invalid_answer_is_refused_without_its_text(answer: bytes) -> None:
-    with pytest.raises(ValueError, match=r"^the answer is not understood$"):
+    with pytest.raises(ValueError, match=r"^cannot parse the answer$"):
         diagnostics.decode(answer)

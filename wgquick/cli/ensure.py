@@ -9,7 +9,7 @@ from wgquick.config import location
 from wgquick.config.reading import read_settings
 from wgquick.errors import WgqError
 from wgquick.executor.ensuring import Ensured
-from wgquick.executor.reloading import RestartNeededError, Wishes
+from wgquick.executor.reloading import RestartNeededError, ReloadOptions
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Ensure:
     def __init__(self, target: str, given: Given) -> None:
         self._given = given
         self._options = verbs.options_of(given)
-        self._wishes = Wishes(*(bool(given.get(name.replace("_", "-"))) for name in Wishes._fields))
+        self._reload_options = ReloadOptions(*(bool(given.get(name.replace("_", "-"))) for name in ReloadOptions._fields))
         privilege.acquire()
         self._found = location.locate(target, verbs.name_of(given))
         self._settings: Settings | None = None
@@ -65,7 +65,7 @@ class _Ensure:
             self._read,
             self._options,
             self._say,
-            self._wishes,
+            self._reload_options,
             name=self._found.name,
             before_up=lambda settings: verbs.warn_of_ssh(
                 settings, f"`wgq try up {settings.path or settings.name}' takes it back by itself"

@@ -9,7 +9,7 @@ from wgquick import api
 from wgquick.cli import privilege, verbs
 from wgquick.cli.streams import say
 from wgquick.errors import WgqError
-from wgquick.executor.reloading import Wishes
+from wgquick.executor.reloading import ReloadOptions
 from wgquick.show import plan as show
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _made(verb: str, target: str, given: Given, options: Options, *, is_offline:
         target,
         options,
         None if "json" in given else say,
-        Wishes(force="force" in given, keep_foreign="keep-foreign" in given),
+        ReloadOptions(force="force" in given, keep_foreign="keep-foreign" in given),
         name=verbs.name_of(given),
         changed=lambda settings: verbs.with_extras(settings, given),
         offline=is_offline,

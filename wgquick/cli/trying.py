@@ -14,7 +14,7 @@ from wgquick.cli.streams import say
 from wgquick.config import location
 from wgquick.errors import WgqError
 from wgquick.executor import trial
-from wgquick.executor.reloading import Wishes
+from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import VERBS, Asked
 from wgquick.lean import signal
 
@@ -72,15 +72,15 @@ def _asked(verb: str, target: str, given: Given) -> Asked:
     options = verbs.options_of(given)
     privilege.acquire()
     called = verbs.name_of(given)
-    wishes = Wishes(*(bool(given.get(field.replace("_", "-"))) for field in Wishes._fields))
+    reload_options = ReloadOptions(*(bool(given.get(field.replace("_", "-"))) for field in ReloadOptions._fields))
     if verb == "down":
         interface = location.valid_name(called) if called else location.interface_name(target)
         read = api.for_down(interface, target, say)
-        return Asked(verb, interface, seconds, options, wishes, read=read, peers=peers, ping=ping)
+        return Asked(verb, interface, seconds, options, reload_options, read=read, peers=peers, ping=ping)
     settings = api.load(target, say, name=called)
     if verb == "up":
         settings = verbs.with_extras(settings, given)
-    return Asked(verb, settings.name, seconds, options, wishes, settings, peers=peers, ping=ping)
+    return Asked(verb, settings.name, seconds, options, reload_options, settings, peers=peers, ping=ping)
 
 
 def _criterion(verb: str, text: str) -> tuple[str, str]:

@@ -196,13 +196,13 @@ def down(target: str, given: Given) -> None:
 
 def reload(target: str, given: Given) -> int:
     """Apply a file's changes to a live interface; 3 if it needs a restart."""
-    from wgquick.executor.reloading import Outcome, RestartNeededError, Wishes
+    from wgquick.executor.reloading import Outcome, RestartNeededError, ReloadOptions
 
     chosen = options_of(given)
     privilege.acquire()
     settings = api.load(target, say, name=name_of(given))
-    wishes = Wishes(*(bool(given.get(name.replace("_", "-"))) for name in Wishes._fields))
-    if not wishes.dry_run:
+    reload_options = ReloadOptions(*(bool(given.get(name.replace("_", "-"))) for name in ReloadOptions._fields))
+    if not reload_options.dry_run:
         warn_of_ssh(settings, f"`wgq try reload {target}' takes it back by itself")
     status = 0
     wait = None
@@ -212,8 +212,8 @@ def reload(target: str, given: Given) -> int:
         wait = after_reload(settings.name, given)
     with signals.raised():
         try:
-            outcome = api.reload(settings, chosen, say, wishes)
-            if wait is not None and not wishes.dry_run:
+            outcome = api.reload(settings, chosen, say, reload_options)
+            if wait is not None and not reload_options.dry_run:
                 wait()
         except RestartNeededError as needed:
             outcome, status = Outcome(restart=needed.reasons), needed.status
@@ -221,8 +221,8 @@ def reload(target: str, given: Given) -> int:
     if given.get("json"):
         from wgquick.show.reload import json_text
 
-        write(json_text(settings.name, outcome, wishes))
-    elif wishes.dry_run:
+        write(json_text(settings.name, outcome, reload_options))
+    elif reload_options.dry_run:
         write("".join(f"{line}\n" for move in outcome.moves for line in api.move_lines(move)[0]))
     return status
 

@@ -100,15 +100,15 @@ _NAMED = Program(
 def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnostic]:
     """The faults, reduced to one for each program and one for each unknown section."""
     found: list[Diagnostic] = []
-    told: set[Program] = set()
+    reported: set[Program] = set()
     rows, below_unknown = _foreign_rows(document)
     for fault in faults:
         row = fault.line - 1
         program = rows.get(row) if fault.code in REPLACED else None
         if program is None and row not in below_unknown:
             found.append(fault)
-        elif program is not None and program not in told:
-            told.add(program)
+        elif program is not None and program not in reported:
+            reported.add(program)
             what = f"{_words(document.line_text(row))} {program.message}"
             found.append(Diagnostic(fault.line, fault.column, program.code, what, program.remedy))
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.config.settings import Settings
-    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.reloading import ReloadOptions
     from wgquick.net import Link
     from wgquick.options import Options
     from wgquick.ports import Host
@@ -36,7 +36,7 @@ def cmd_ensure(
     read: Callable[[], Settings],
     host: Host,
     options: Options,
-    wishes: Wishes,
+    reload_options: ReloadOptions,
     say: Callable[[str], None],
     *,
     before_up: Callable[[Settings], None] = lambda _: None,
@@ -44,21 +44,21 @@ def cmd_ensure(
     """Bring the interface up, or change it to what the file says, or do nothing if it is so.
 
     `before_up` is called before an interface that does not exist is brought up. RestartNeededError, before any
-    change, if it has to be restarted and `wishes` lack `or_restart`. After a failure or an interruption all changes
+    change, if it has to be restarted and `reload_options` lack `or_restart`. After a failure or an interruption all changes
     are undone and the error is raised.
     """
     with host.interface_lock(name):
         settings = read()
         if settings.extras.netns or netns.place(name, host) is not None:
-            return _elsewhere(settings, host, options, wishes, say, before_up)
-        return _here(settings, host, options, wishes, say, before_up)
+            return _elsewhere(settings, host, options, reload_options, say, before_up)
+        return _here(settings, host, options, reload_options, say, before_up)
 
 
 def _here(
     settings: Settings,
     host: Host,
     options: Options,
-    wishes: Wishes,
+    reload_options: ReloadOptions,
     say: Callable[[str], None],
     before_up: Callable[[Settings], None],
 ) -> Ensured:
@@ -73,7 +73,7 @@ def _here(
         say(f"[!] {name} was not brought up completely: starting anew")
         commands.restart(settings, host, options, say, {})
         return Ensured("up")
-    done = _changed(settings, host, options, wishes, say)
+    done = _changed(settings, host, options, reload_options, say)
     if done.action != "none":
         trial.supersede(host.journal_directory, name, say)
     return done
@@ -83,7 +83,7 @@ def _elsewhere(
     settings: Settings,
     host: Host,
     options: Options,
-    wishes: Wishes,
+    reload_options: ReloadOptions,
     say: Callable[[str], None],
     before_up: Callable[[Settings], None],
 ) -> Ensured:
@@ -96,14 +96,14 @@ def _elsewhere(
         netns.bring_up(settings, host, options, say)
         return Ensured("up")
     if reasons := netns.moved(settings, host):
-        if not wishes.or_restart:
+        if not reload_options.or_restart:
             raise RestartNeededError(name, reasons, settings.path, COMMAND)
         netns.restart(settings, host, options, say)
         return Ensured("restart", reasons)
     there = where.netns if where else ""
     inside = settings._replace(extras=settings.extras._replace(netns=there))
     with host.inside(there) as inner, inner.interface_lock(name):
-        return _here(inside, inner, options, wishes, say, before_up)
+        return _here(inside, inner, options, reload_options, say, before_up)
 
 
 def is_unfinished(name: str, link: Link, host: Host) -> bool:
@@ -115,10 +115,10 @@ def is_unfinished(name: str, link: Link, host: Host) -> bool:
 
 
 def _changed(
-    settings: Settings, host: Host, options: Options, wishes: Wishes, say: Callable[[str], None]
+    settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Callable[[str], None]
 ) -> Ensured:
     name = settings.name
-    reload = Reload(settings, host, options, wishes, say)
+    reload = Reload(settings, host, options, reload_options, say)
     look = reload.look()
     if not look.is_same:
         reload.check_save_config(f"{COMMAND} --force {name}")

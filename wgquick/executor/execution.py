@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 # The kernel's errors for the removal of something that does not exist.
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute, DeleteRoute)
-_BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: wg-quick runs ip(8) for these
-_NO_PREFERENCE = "`ip rule' shows it: another program added it, and no free preference above 0 is left."
+_BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: the steps for which wg-quick runs ip(8)
+_NO_PREFERENCE = "See `ip rule': another program added it, and no free preference above 0 is left."
 
 
 class Execution:
@@ -92,7 +92,7 @@ class Execution:
 
     def _apply_one(self, step: Step) -> None:
         is_new = self._promise(step)
-        self._tell(step)
+        self._print(step)
         self._do_as_wg_quick(step, is_new=is_new)
 
     def _promise(self, step: Step) -> bool:
@@ -160,7 +160,7 @@ class Execution:
                 raise udp_port.refused(name, config.listen_port, error.errno, self.host)
 
     def _retract(self) -> None:
-        """Remove the last undo from the journal: the state is not ours."""
+        """Remove the last undo from the journal: the state belongs to another program."""
         self._journal.retract(self._promised.pop())
 
     def _apply_batch(self, steps: Batch) -> None:
@@ -175,17 +175,17 @@ class Execution:
                     _delete(cast("Sequence[DeleteRoute]", steps), self.host)
         except BatchError as error:
             index, errno = error.failures[0]
-            self._tell_all(steps[: index + 1])
+            self._print_all(steps[: index + 1])
             raise refused(steps[index], errno) from None
-        self._tell_all(steps)
+        self._print_all(steps)
 
-    def _tell_all(self, steps: Iterable[Step | Undo]) -> None:
+    def _print_all(self, steps: Iterable[Step | Undo]) -> None:
         text = "\n".join(line for step in steps for line in step.lines(self.host))
         if text:
             self._say(text)
 
-    def _tell(self, step: Step | Undo) -> None:
-        self._tell_all((step,))
+    def _print(self, step: Step | Undo) -> None:
+        self._print_all((step,))
 
     def run_hook(self, step: RunHook) -> None:
         """Run a hook line with the variables of wg-quick's script; HookError has its place in the file."""
@@ -217,7 +217,7 @@ class Execution:
             self._journal.retract(undo)
 
     def expect_exit(self) -> None:
-        """Note that a daemon is about to exit because its link is deleted."""
+        """Record that a daemon is about to exit because its link is deleted."""
         self._awaits_daemon = True
 
     def add_link(self, name: str) -> None:
@@ -247,18 +247,18 @@ class Execution:
             self._journal.identify(link.ifindex)
 
     def _refuse_existing(self, name: str) -> None:
-        """Raise WgqError if somebody else has added the link by now: a rollback must not delete it."""
+        """Raise WgqError if another program has added the link meanwhile: a rollback must not delete it."""
         if self.host.rtnl.link(name) is not None:
             self._promised.clear()
             raise WgqError(f"`{name}' already exists")
 
     def _add_kernel_link(self, name: str) -> bool:
-        """Returns True if the kernel created the link, False if a userspace implementation has to be tried."""
+        """Returns True if the kernel created the link, False if a userspace implementation is to be tried."""
         self._say(f"[#] ip link add dev {name} type wireguard")
         try:
             self.host.rtnl.add_wireguard_link(name)
         except OperationError as error:
-            # The kernel created nothing. An undo could delete somebody else's link of the same name.
+            # The kernel created nothing. An undo could delete another program's link of the same name.
             if (
                 self._options.backend == "kernel"
                 or error.errno == EEXIST
@@ -281,7 +281,7 @@ class Execution:
             # wg-quick deletes only the rules that exist: a missing rule gets no line.
             looked_for = isinstance(step, DeleteRule)
             if not looked_for:
-                self._tell_if_heard(step)
+                self._try_to_print(step)
             try:
                 step.do(self)
             except SignalError:
@@ -291,19 +291,19 @@ class Execution:
                     continue
                 faults.append(str(error))
             if looked_for:
-                self._tell_if_heard(step)
+                self._try_to_print(step)
         self._await_daemon()
         return faults
 
     def _await_daemon(self) -> None:
         """Wait for the daemon of a deleted link, which exits while the other undos run."""
         if self._awaits_daemon:
-            self.host.userspace.await_exit(self._journal.name)  # the name that it was started with
+            self.host.userspace.await_exit(self._journal.name)  # its name at the start
             self._awaits_daemon = False
 
-    def _tell_if_heard(self, step: Undo) -> None:
+    def _try_to_print(self, step: Undo) -> None:
         with suppress(Exception):  # a failing `say` must not stop the undos
-            self._tell(step)
+            self._print(step)
 
     def roll_back(self) -> None:
         """Undo all that this run did, even if its hooks have changed it.

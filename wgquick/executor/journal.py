@@ -1,9 +1,9 @@
-"""The journal: what this tunnel has done to the host and how each of it is undone, written before it is done.
+"""The journal: what wgq did to the host for an interface, and the undo of each step, written before the step.
 
-One file per network namespace and interface, mode 0600, one JSON value a line, under /run (a reboot undoes
-everything itself). A line is appended by one write(2), so that a kill at any moment leaves whole lines. It holds
-no secrets: a hook line that contains something like a key is left out, and keys are hashed with a key of the
-journal's own, which is in a file beside it and ends with it.
+There is one file for each network namespace and interface, mode 0600, with one JSON value a line. It is below /run,
+as a reboot undoes everything anyway. Each line is appended with one write(2), so that a kill leaves whole lines. It
+has no secrets: hook lines that may contain a key are left out, and keys are hashed with a key of the journal's own,
+which is in a separate file and is deleted with the journal.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _HASH = 16
 
 
 class Record(NamedTuple):
-    """A journal as read: `undos` in the order they were written, `ifindex` of the link (0 before there was one).
+    """A journal's content: `undos` in the order in which they were written, `ifindex` of the link (0: not created).
 
-    `peers` is what the file gave for its peers. `applied` is what was set up from the file, and `intended` what a
-    reload is about to leave, as `plan.applied` reads them; None if that is not known (in versions 1 and 2).
-    `complete` is whether up had finished, and no down has taken the link away since; `hooks` are the PreDown and
-    PostDown lines of that time. `unread` counts the lines that mean nothing here: cut short by a kill, damaged, or
-    written by another version. `contained` is whether it was written in a container. `since` is when up began, in
-    seconds since the epoch; 0 if that is not known.
+    `peers` is what the file set for its peers. `applied` is the state that was set up from the file, `intended` the
+    state that an unfinished reload was about to set (`plan.applied`); None if unknown (versions 1 and 2).
+    `complete` is whether up has finished and no down has removed the link since; `hooks` are the PreDown and
+    PostDown lines of that up. `unread` counts the lines that cannot be parsed: cut short by a kill, damaged, or
+    written by another version. `contained` is whether it was written in a container. `since` is the start of up in
+    seconds since the epoch; 0 if unknown.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """The journal of one interface in one namespace; `directory` is the namespace's own."""
+    """The journal of one interface; `directory` is that of the network namespace."""
 
     def __init__(self, directory: str, name: str) -> None:
         self.name = name
@@ -71,7 +71,7 @@ class Journal:
         self._applied: tuple[dict[str, Any] | None, str] = None, "null"
 
     def start(self, path: str, hooks: tuple[Step, ...], *, contained: bool = False) -> None:
-        """Begin a journal anew, with the configuration's path and the hooks for down."""
+        """Start a new journal, with the path of the configuration and the hooks for down."""
         kept = [hook for hook in hooks if isinstance(hook, RunHook) and without_keys(hook.command) == hook.command]
         record = Record(
             self.name,
@@ -84,7 +84,7 @@ class Journal:
         self._write("".join(_head(record)), os.O_TRUNC)
 
     def rewrite(self, record: Record) -> None:
-        """Replace the journal by what it says, so that it does not grow with each reload. A kill leaves either."""
+        """Replace the journal by this record, so that it does not grow. A kill leaves the old or the new one."""
         lines = [
             *_head(record),
             *(_line({"undo": recorded(undo)}) for undo in record.undos),
@@ -106,33 +106,33 @@ class Journal:
         self.rewrite(record)
 
     def promise(self, undo: Undo) -> None:
-        """Write down an undo; the caller takes its step only after this returned."""
+        """Write an undo; the caller applies its step only after this."""
         self._write(_line({"undo": recorded(undo)}))
 
     def retract(self, undo: Undo) -> None:
-        """Write down that an undo is not to be taken after all, as its step was refused."""
+        """Write that an undo is void, as its step was refused."""
         self._write(_line({"retract": recorded(undo)}))
 
     def identify(self, ifindex: int) -> None:
-        """Write down which link is ours, so that a later one of the same name is not taken for it."""
+        """Write the link's ifindex, so that a later link with the same name is not confused with it."""
         self._write(_line({"ifindex": ifindex}))
 
     def apply(self, applied: dict[str, Any] | None) -> None:
-        """Write down what is set up from the file now (`plan.applied.recorded`)."""
+        """Write the state that is now set up from the file (`plan.applied.recorded`)."""
         self._write(self._applied_line("applied", applied))
 
     def intend(self, intended: dict[str, Any]) -> None:
-        """Write down what a reload is about to leave."""
+        """Write the state that a reload is about to set."""
         self._write(self._applied_line("intended", intended))
 
     def _applied_line(self, word: str, applied: dict[str, Any] | None) -> str:
-        """The line of `apply` or `intend`; a reload writes the same state with both."""
+        """The line of `apply` or `intend`, encoded once, as a reload writes the same state with both."""
         if self._applied[0] is not applied:
             self._applied = applied, dumps(applied)
         return f'{{"{word}": {self._applied[1]}}}\n'
 
     def digest(self) -> Callable[[bytes], str]:
-        """A function that hashes a secret with the journal's own key, which is made if there is none."""
+        """A function that hashes a secret with the journal's own key, which is created if necessary."""
         from _blake2 import blake2s  # hashlib costs more to import
 
         key = self.hash_key()
@@ -152,7 +152,7 @@ class Journal:
             raise self._failed("read", error) from None
 
     def complete(self, is_complete: bool) -> None:
-        """Write down that up has finished, so that down runs its hooks; or that these are not due any more."""
+        """Write that up has finished, so that down runs its hooks; or, with False, that they have run."""
         self._write(_line({"complete": is_complete}))
 
     def _write(self, text: str, flags: int = 0, file: str = "") -> None:
@@ -178,10 +178,10 @@ class Journal:
 
     def _failed(self, done: str, error: OSError) -> OperationError:
         what = f"the journal {self._path} cannot be {done}: {error.strerror}"
-        return OperationError(what, errno=error.errno or 0, remedy="Without it nothing could be undone safely.")
+        return OperationError(what, errno=error.errno or 0, remedy="Without it wgq could not undo its changes.")
 
     def read(self) -> Record | None:
-        """The record, or None if there is no journal."""
+        """The journal's content; None if there is no journal."""
         try:
             with open(self._open(os.O_RDONLY, self._file), encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
@@ -192,7 +192,7 @@ class Journal:
         return _record(self.name, text)
 
     def remove(self) -> None:
-        """Forget; nothing happens where there is no journal."""
+        """Remove the journal; does nothing if there is none."""
         for file in (self._hash_key, self._next, self._file):
             try:
                 with opened(self._directory) as directory:
@@ -204,7 +204,7 @@ class Journal:
 
 
 class NoJournal(Journal):
-    """For an interface that has none, as wg-quick brought it up: down goes by what the host shows."""
+    """Stands for the missing journal of an interface of wg-quick: down uses the host's state."""
 
     def __init__(self, name: str) -> None:
         super().__init__("", name)
@@ -214,14 +214,14 @@ class NoJournal(Journal):
         return None
 
     def remove(self) -> None:
-        """There is none."""
+        """Does nothing."""
 
     def _write_bytes(self, data: bytes, flags: int, file: str) -> None:
-        """Nothing is kept."""
+        """Does nothing."""
 
 
 def stamps(directory: str) -> dict[str, tuple[int, ...]]:
-    """The interfaces that have a journal, each with what changes when the journal does."""
+    """The interfaces with a journal, each with a value that changes with its journal."""
     found: dict[str, tuple[int, ...]] = {}
     try:
         with opened(directory) as descriptor:
@@ -236,7 +236,7 @@ def stamps(directory: str) -> dict[str, tuple[int, ...]]:
 
 
 def others(directory: str, name: str) -> Iterator[Record]:
-    """The records of the namespace's other interfaces."""
+    """The records of the other interfaces of the network namespace."""
     try:
         with opened(directory) as descriptor:
             entries = sorted(os.listdir(descriptor))
@@ -251,7 +251,7 @@ def others(directory: str, name: str) -> Iterator[Record]:
 
 
 def _head(record: Record) -> Iterator[str]:
-    """The first lines: of the head and the hooks."""
+    """The first lines: the head and the hooks."""
     head = {
         "version": _VERSION,
         "name": record.name,
@@ -280,7 +280,7 @@ def _record(name: str, text: str) -> Record:
 
 
 def _extended(record: Record, entry: object) -> Record:
-    """With one more line; ValueError or TypeError where that is not understood."""
+    """The record with one more line; ValueError or TypeError if the line cannot be parsed."""
     match entry:
         case {"head": {"path": str(path), "hidden_hooks": int(hidden), **more}}:
             since = more.get("since")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.executor.commands import FileForDown
-    from wgquick.executor.reloading import Outcome, Wishes
+    from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.options import Options
     from wgquick.ports import Host
 
@@ -286,7 +286,7 @@ def _down(
             raise
 
 
-def reload(settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> Outcome:
+def reload(settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> Outcome:
     """cmd_reload inside the tunnel's namespace; RestartNeededError if the file names another one."""
     from wgquick.executor.reloading import Outcome, RestartNeededError, cmd_reload
 
@@ -297,13 +297,13 @@ def reload(settings: Settings, host: Host, options: Options, wishes: Wishes, say
     if wanted == there:
         with host.inside(there) as inner:
             inside = settings._replace(extras=settings.extras._replace(netns=there))
-            return cmd_reload(inside, inner, options, wishes, say)
+            return cmd_reload(inside, inner, options, reload_options, say)
     reasons = _reasons(wanted, there)
     if where is None and host.rtnl.link(name) is None:
         raise WgqError(f"`{name}' is not a WireGuard interface", remedy=f"Bring it up first: wgq up {name}")
-    if not wishes.or_restart:
+    if not reload_options.or_restart:
         raise RestartNeededError(name, reasons, settings.path)
-    if not wishes.dry_run:
+    if not reload_options.dry_run:
         with host.interface_lock(name):
             restart(settings, host, options, say)
     return Outcome((), reasons)

@@ -16,7 +16,7 @@ from wgquick.errors import OperationError
 from wgquick.executor import commands, ensuring
 from wgquick.executor.execution import Execution
 from wgquick.executor.prospect import Prospect
-from wgquick.executor.reloading import Reload, Wishes
+from wgquick.executor.reloading import Reload, ReloadOptions
 from wgquick.lean import TYPE_CHECKING, NamedTuple, cast, contextmanager
 from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
 from wgquick.plan import reload as device_plan
@@ -107,7 +107,7 @@ class Taken(NamedTuple):
     hooked: bool = False
 
 
-def plan_up(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
     """What `up` would do; if the interface is up, what `up --ensure` would change."""
     name, host = settings.name, ground.host
     link = host.rtnl.link(name)
@@ -115,20 +115,20 @@ def plan_up(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
         if ensuring.is_unfinished(name, link, host):
             note = f"[!] {name} was not brought up completely: `wgq up --ensure {name}' starts anew"
             return _restarted("up", settings, ground, (), (note,))
-        return _differing("up", settings, ground, wishes)
+        return _differing("up", settings, ground, reload_options)
     with _rehearsal(name, ground) as run:
         commands.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
         return Plan("up", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
 
 
-def plan_reload(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+def plan_reload(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
     """What `reload` would do; WgqError where it would refuse."""
-    return _differing("reload", settings, ground, wishes)
+    return _differing("reload", settings, ground, reload_options)
 
 
-def diff(settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+def diff(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
     """What of a live interface is not as the file says, as the changes that would make it so."""
-    return _differing("diff", settings, ground, wishes._replace(force=True))
+    return _differing("diff", settings, ground, reload_options._replace(force=True))
 
 
 def plan_down(name: str, settings: Settings | None, ground: Ground) -> Plan:
@@ -146,9 +146,9 @@ def plan_down(name: str, settings: Settings | None, ground: Ground) -> Plan:
         return Plan("down", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
 
 
-def _differing(verb: str, settings: Settings, ground: Ground, wishes: Wishes) -> Plan:
+def _differing(verb: str, settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
     said: list[str] = []
-    reload = Reload(settings, ground.host, ground.options, wishes, said.append)
+    reload = Reload(settings, ground.host, ground.options, reload_options, said.append)
     if verb == "reload":
         reload.check_save_config()
     look = reload.look()

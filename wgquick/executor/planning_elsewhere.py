@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.executor.planning import Ground
-    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.reloading import ReloadOptions
     from wgquick.ports import Host
 
 
@@ -21,7 +21,7 @@ def plan(
     name: str,
     settings: Settings | None,
     ground: Ground,
-    wishes: Wishes,
+    reload_options: ReloadOptions,
     where: netns.Place | None,
     new: Callable[[Host, str], object],
 ) -> Plan:
@@ -33,21 +33,21 @@ def plan(
     if not netns.is_inside(name, ground.host) and ground.host.rtnl.link(name) is None:
         if verb != "up":
             raise WgqError(f"`{name}' is not a WireGuard interface", remedy=f"Bring it up first: wgq up {name}")
-        return _up(settings, ground, wishes, new)
+        return _up(settings, ground, reload_options, new)
     if reasons := netns.moved(settings, ground.host):
         gone = _down(name, settings, ground, where)
         there = Plan("up", name)
         if settings.extras.netns:
-            there = _up(settings, ground, wishes, new)
+            there = _up(settings, ground, reload_options, new)
         return Plan(verb, name, (*gone.changes, *there.changes), reasons)
     there_name = where.netns if where is not None else ""
     inside = settings._replace(extras=settings.extras._replace(netns=there_name))
     with ground.host.inside(there_name) as inner:
         make = {"up": planning.plan_up, "reload": planning.plan_reload, "diff": planning.diff}[verb]
-        return make(inside, ground._replace(host=inner, netns=there_name), wishes)
+        return make(inside, ground._replace(host=inner, netns=there_name), reload_options)
 
 
-def _up(settings: Settings, ground: Ground, wishes: Wishes, new: Callable[[Host, str], object]) -> Plan:
+def _up(settings: Settings, ground: Ground, reload_options: ReloadOptions, new: Callable[[Host, str], object]) -> Plan:
     """The namespace is made if there is none; the rest happens inside."""
     host, wanted = ground.host, settings.extras.netns
     netns.check_wishes(settings, host, ground.options)
@@ -55,12 +55,12 @@ def _up(settings: Settings, ground: Ground, wishes: Wishes, new: Callable[[Host,
     enter = Planned("~", "EnterNamespace", (f"nsenter --net={path}",))
     if host.netns.exists(wanted):
         with host.inside(wanted) as inner:
-            found = planning.plan_up(settings, ground._replace(host=inner, netns=wanted), wishes)
+            found = planning.plan_up(settings, ground._replace(host=inner, netns=wanted), reload_options)
         return found._replace(changes=(enter, *found.changes))
     made = Planned("+", "AddNamespace", (f"ip netns add {wanted}",), undo=(f"ip netns delete {wanted}",))
     loopback = Planned("~", "SetLink", ("ip link set up dev lo",))
     fresh = cast("Host", new(host, wanted))
-    found = planning.plan_up(settings, ground._replace(host=fresh, netns=wanted), wishes)
+    found = planning.plan_up(settings, ground._replace(host=fresh, netns=wanted), reload_options)
     return found._replace(changes=(made, enter, loopback, *found.changes))
 
 

@@ -1,8 +1,8 @@
-"""cmd_reload: a live interface to what its edited file says, by the difference alone.
+"""cmd_reload: changes a live interface to the state that its edited file describes, by the difference alone.
 
-The journal names what a reload is about to leave before the first step, and what it has left after the last. A run
-that was killed in between is finished by the next reload, as the difference is taken from what there is; or undone
-by down, as the undos are there before the steps.
+The journal records the intended state before the first step and the applied state after the last. After a kill in
+between, the next reload completes the change, as it computes the difference from the host's state; or down undoes
+it, as each undo is recorded before its step.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 _PASSES = 4
-"""How often the difference is taken: the kernel takes more than it was told with an address or a small MTU."""
+"""The limit of comparisons: removing an address, or a small MTU, makes the kernel remove more than requested."""
 
 
 class RestartNeededError(WgqError):
-    """Something cannot change while the interface is up; nothing was changed. `reasons` name it."""
+    """Something cannot change while the interface is up; nothing was changed. `reasons` says what."""
 
     status = 3
 
     def __init__(self, name: str, reasons: tuple[str, ...], path: str, command: str = "wgq reload") -> None:
-        remedy = f"`{command} --or-restart {name}' does that; nothing was changed."
+        remedy = f"Run `{command} --or-restart {name}'. Nothing was changed."
         super().__init__(f"{name} needs a restart for {'; and for '.join(reasons)}", where=path, remedy=remedy)
         self.reasons = reasons
 
 
-class Wishes(NamedTuple):
-    """How a reload works.
+class ReloadOptions(NamedTuple):
+    """The options of reload.
 
-    `dry_run` only says what would be done, `or_restart` restarts where that is needed, `keep_foreign` keeps peers
-    that neither the file nor the journal knows, `force` lets the file count in spite of SaveConfig.
+    `dry_run` only reports the changes, `or_restart` restarts if necessary, `keep_foreign` keeps peers that are in
+    neither the file nor the journal, `force` uses the file despite SaveConfig.
     """
 
     dry_run: bool = False
@@ -78,7 +78,7 @@ class Wishes(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What was done, or with `dry_run` would be: the moves, or a restart for these reasons, and remarks."""
+    """The result, with `dry_run` the planned one: the moves, or the reasons for a restart, and notes."""
 
     moves: tuple[Move, ...] = ()
     restart: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One look at the host, and what follows from it; `change` is the device's part of the difference."""
+    """The host's state, the desired state, and the difference; `change` is the device's part of it."""
 
     now: Current
     wanted: Desired
@@ -100,16 +100,17 @@ class Look(NamedTuple):
         return not self.difference.moves and not self.difference.restart
 
 
-def cmd_reload(settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> Outcome:
-    """Change the interface to what the file says.
+def cmd_reload(settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> Outcome:
+    """Change the interface to the state that the file describes.
 
-    RestartNeededError where that cannot be; whatever fails or interrupts half way is undone before it is raised.
+    RestartNeededError if that is impossible. After a failure or an interruption the changes are undone and the
+    error is raised.
     """
     with host.interface_lock(settings.name):
-        reload = Reload(settings, host, options, wishes, say)
+        reload = Reload(settings, host, options, reload_options, say)
         reload.check_save_config()
         outcome = reload.carry_out(reload.look())
-        if not wishes.dry_run:
+        if not reload_options.dry_run:
             trial.supersede(host.journal_directory, settings.name, say)
         return outcome
 
@@ -117,24 +118,24 @@ def cmd_reload(settings: Settings, host: Host, options: Options, wishes: Wishes,
 class Reload:
     """One reload of an interface that is up; the caller of `carry_out` holds the interface's lock."""
 
-    def __init__(self, settings: Settings, host: Host, options: Options, wishes: Wishes, say: Say) -> None:
+    def __init__(self, settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> None:
         self._settings, self._host, self._options = settings, host, options
-        self._wishes, self._say = wishes, say
+        self._reload_options, self._say = reload_options, say
         self._name = settings.name
         check_exists(self._name, host)
         self._journal = Journal(host.journal_directory, self._name)
         self._record = own(self._journal.read(), self._name, host)
         self._settings = with_standing(settings, self._record)
         self._before = read_applied(self._record.applied, self._record.peers) if self._record else None
-        self._known = known_by(self._record, self._before, keep_foreign=wishes.keep_foreign)
+        self._known = known_by(self._record, self._before, keep_foreign=reload_options.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
         self._aim: tuple[Desired, dict[str, Any]] | None = None
 
     def check_save_config(self, command: str = "wgq reload --force") -> None:
         """WgqError if the interface counts and not its file; `command` lets the file count."""
-        if self._settings.save_config and not self._wishes.force:
+        if self._settings.save_config and not self._reload_options.force:
             raise WgqError(
-                f"{self._name} has SaveConfig = true: the interface counts, and not its file",
+                f"{self._name} has SaveConfig = true: down overwrites the file with the interface's state",
                 where=self._settings.path,
                 remedy=f"Write it now (wgq save), or let the file count this once: {command}",
             )
@@ -144,11 +145,11 @@ class Reload:
         return self._look(may_resolve=True)
 
     def carry_out(self, look: Look) -> Outcome:
-        """Make the changes; RestartNeededError if that needs a restart that nobody wishes."""
+        """Make the changes; RestartNeededError if that needs a restart that nobody reload_options."""
         reasons = look.difference.restart
-        if reasons and not self._wishes.or_restart:
+        if reasons and not self._reload_options.or_restart:
             raise RestartNeededError(self._name, reasons, self._settings.path)
-        if self._wishes.dry_run:
+        if self._reload_options.dry_run:
             return Outcome(() if reasons else look.difference.moves, reasons, look.notes)
         if reasons:
             from wgquick.executor.commands import restart
@@ -162,7 +163,7 @@ class Reload:
         return self._change(look)
 
     def _look(self, run: Execution | None = None, *, may_resolve: bool = False) -> Look:
-        """What is to be done, as the host is now, and the journal after what `run` has done."""
+        """The current state, its difference from the desired state, and the journal after the steps of `run`."""
         if run is not None and self._record is not None:
             self._known = self._known._replace(undos=run.promised)
         now = snapshot.current(self._name, self._host, self._options, self._record)
@@ -184,7 +185,7 @@ class Reload:
             hooked=self._known.hooked,
             keep_foreign=self._known.keep_foreign,
         )
-        # The kernel sets the mark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
+        # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         found = difference(aim, now, self._known, change, facts)
         return Look(now, aim, found, tuple(note.text for note in notes(change, aim)), change)
@@ -212,7 +213,7 @@ class Reload:
         except BaseException:
             try:
                 self._roll_back(run, made, look.now)
-            except (SignalError, KeyboardInterrupt):  # begun anew; the next signal is ignored
+            except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
                 self._roll_back(run, made, look.now)
             raise
         for note in look.notes:
@@ -220,7 +221,7 @@ class Reload:
         return Outcome(tuple(made), (), look.notes)
 
     def _apply(self, run: Execution, look: Look, made: list[Move]) -> Desired:
-        """Make the moves, and look again while the kernel may have done more than it was told."""
+        """Apply the moves, and compare again while the kernel may have changed more than requested."""
         for _ in range(_PASSES):
             if any(isinstance(move.step, AddRule) for move in look.difference.moves):
                 look = self._apply_locked(run, made)
@@ -233,7 +234,7 @@ class Reload:
         return look.wanted
 
     def _apply_locked(self, run: Execution, made: list[Move]) -> Look:
-        """The same while no other tunnel chooses the same table and preference."""
+        """The same while no other tunnel can choose the same table and priority."""
         with self._host.lock():
             look = self._look(run)
             _make(run, [move for move in look.difference.moves if not _takes_lock(move)], made)
@@ -241,7 +242,7 @@ class Reload:
         return look
 
     def _roll_back(self, run: Execution, made: list[Move], before: Current) -> None:
-        """Take the moves back, the last one first, each even if another fails; then what the kernel has taken."""
+        """Revert the moves, the last first, even if some fail; then restore what the kernel removed."""
         faults = [run.put_back(step) for move in reversed(made) for step in move.back]
         faults += [run.put_back(step) for step in self._lost(before)]
         if self._record is not None:
@@ -250,7 +251,7 @@ class Reload:
             self._say(f"[!] {fault}")
 
     def _lost(self, before: Current) -> Iterator[Step]:
-        """What was there before and is not now: the kernel deletes routes and secondary addresses on its own."""
+        """The steps for state that has disappeared: the kernel deletes routes and secondary addresses itself."""
         from wgquick.config.settings import Address
         from wgquick.net import Route
 
@@ -268,14 +269,14 @@ class Reload:
             self._journal.intend(self._applied(wanted))
 
     def _applied(self, wanted: Desired) -> dict[str, Any]:
-        """What the journal gets, before the moves and after them: mostly the same."""
+        """The state to record, before the moves and after them: usually the same."""
         if self._aim is None or self._aim[0] is not wanted:
             new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
             self._aim = wanted, applied.recorded(new)
         return self._aim[1]
 
     def _finish(self, run: Execution, wanted: Desired) -> None:
-        """Note what is set up now. A journal that could not be read whole is only added to."""
+        """Record the applied state. A damaged journal is only appended to."""
         if self._record is None:
             return
         record = self._record._replace(
@@ -290,7 +291,7 @@ class Reload:
             self._journal.rewrite(record)
 
     def _note(self, wanted: Desired) -> None:
-        """Nothing has to change; what the file says may differ all the same, as an endpoint's text."""
+        """Record the file's settings if only they differ and nothing changes, such as the text of an endpoint."""
         if self._record is None:
             return
         if self._before is not None and self._record.intended is None:
@@ -304,14 +305,14 @@ _FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)
 
 
 def _takes_lock(move: Move) -> bool:
-    """Whether a step takes the namespace's lock itself."""
+    """Whether the step itself takes the namespace's lock."""
     from wgquick.plan.steps import ReleaseSysctl
 
     return isinstance(move.step, TakeBack) and isinstance(move.step.undone, ReleaseSysctl)
 
 
 def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:
-    """Make the moves; `made` gets those that were begun, the failing one included."""
+    """Apply the moves; `made` gets the started ones, including one that fails."""
     before = len(run.taken)
     try:
         run.apply(move.step for move in moves)

@@ -1,6 +1,6 @@
-"""Takes the snapshot of what the host has of an interface, and asks for the facts that a file's wishes depend on.
+"""Reads the current state of an interface, and the facts that the desired state depends on.
 
-No verb on the path of `wgq up NAME` needs it.
+`wgq up NAME` does not use it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def current(name: str, host: Host, options: Options, record: Record | None = None) -> Current:
-    """What the host has of this interface now. `record` is its journal, which knows how its DNS was set."""
+    """The interface's current state. `record` is its journal, which has the mode that set its DNS."""
     link = host.rtnl.link(name)
     rules = observe.rules(host)
     src_valid_mark = host.sysctl.read(parameter(SRC_VALID_MARK))
@@ -49,7 +49,7 @@ def current(name: str, host: Host, options: Options, record: Record | None = Non
 
 
 def _dns(name: str, host: Host, options: Options, record: Record | None) -> LinkDns:
-    """The link's DNS by the mode that has set it, or else by the one that would."""
+    """The link's DNS, by the mode that set it, or else by the mode that would set it."""
     recorded = [undo.mode for undo in record.undos if isinstance(undo, UnsetDns)] if record else []
     mode = recorded[-1] if recorded else host.dns.detect(options.dns)
     if mode == "off":
@@ -70,11 +70,10 @@ def facts(
     resolved: Mapping[Endpoint, SocketAddress] | None = None,
     known: Known | None = None,
 ) -> DesiredFacts:
-    """What decides about a file's wishes for an interface that is in this state.
+    """The facts that the desired state of an interface in the state `now` depends on.
 
-    `resolved` has the addresses of the endpoints that the device is to get; the others are those that it has.
-    `known` is what the journal says; without it a mark that a full tunnel's rules name counts as one that was
-    chosen for it.
+    `resolved` has new addresses of endpoints; the other endpoints keep the device's addresses. `known` is the
+    journal's content. Without it the device's fwmark counts as chosen by wgq if a full tunnel's rules refer to it.
     """
     device_fwmark, is_automatic = _fwmark(now, known)
     own = [address for address in now.addresses if address.is_link_local]
@@ -99,7 +98,7 @@ def facts(
 
 
 def _fwmark(now: Current, known: Known | None) -> tuple[int, bool]:
-    """The mark to go by, and whether it was chosen for a full tunnel: the journal's, or else the device's."""
+    """The fwmark to use, and whether it was chosen for a full tunnel: from the journal, or else from the device."""
     has = now.device.fwmark if now.device else 0
     if known is not None and known.undos is not None:
         return (known.fwmark, True) if known.fwmark else (has, False)
@@ -112,13 +111,13 @@ def _needs_table(settings: Settings, device_fwmark: int) -> bool:
 
 
 def _firewall(now: Current, host: Host, options: Options) -> str:
-    """The kind that stands already, unless another is asked for."""
+    """The kind of the existing rules, unless another kind is requested."""
     standing = now.firewall[0].kind if now.firewall and options.firewall == "auto" else ""
     return standing or host.firewall.choose(options.firewall)
 
 
 def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, SocketAddress]) -> list[str]:
-    """The addresses of the file's endpoints, each as the device has it, or is to get it."""
+    """The addresses of the file's endpoints, as they are on the device or will be set."""
     wanted = {key: peer.endpoint for key, peer in merged(settings).items() if peer.endpoint is not None}
     peers = now.device.peers if now.device and wanted else ()
     live = {peer.public_key: peer.endpoint for peer in peers if peer.endpoint is not None}
@@ -127,7 +126,7 @@ def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, Socke
 
 
 def path_mtus(targets: Iterable[str], name: str, fwmark: int, host: Host) -> MtuFacts | None:
-    """The MTUs of the paths that the encrypted packets take; None if a path leads into the tunnel."""
+    """The MTUs of the paths of the encrypted packets; None if a path leads into the tunnel."""
     paths = [path for path in (host.rtnl.path(target, fwmark) for target in targets) if path]
     outside = [path for path in paths if path.link != name]
     if paths and not outside:

@@ -1,4 +1,4 @@
-"""wgq's own settings during up: reads the facts and applies the steps of `plan.traffic`."""
+"""Applies wgq's own settings during up: reads the facts and applies the steps of `plan.traffic`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
 
 
 def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
-    """What `remembered` wrote."""
+    """The endpoints and addresses in a text from `remembered`."""
     for word in text.split():
         endpoint, _, found = word.rpartition("=")
         address, port, scope = found.split("/")
@@ -74,7 +74,7 @@ def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) 
     run.apply(plan.guard(settings, found.resolved.values(), remembered(found.resolved.items()), facts))
     others = sorted(each for each in host.wireguard.interfaces() if each != settings.name)
     if others:
-        run.apply([Note(f"[!] The kill switch of {settings.name} lets nothing of {', '.join(others)} out")])
+        run.apply([Note(f"[!] The kill switch of {settings.name} blocks the packets of {', '.join(others)}")])
 
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.device import Device
     from wgquick.errors import ConfigError
-    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.reloading import ReloadOptions
     from wgquick.executor.restoring import Before
     from wgquick.executor.trial import TrialFile
     from wgquick.options import Options
@@ -49,7 +49,7 @@ class Asked(NamedTuple):
     name: str
     seconds: float
     options: Options
-    wishes: Wishes
+    reload_options: ReloadOptions
     settings: Settings | None = None
     read: Read | None = None
     peers: str = ""
@@ -165,7 +165,7 @@ class Attempt:
         if asked.verb == "up":
             commands.bring_up(settings, host, asked.options, say)
         else:
-            reload = Reload(settings, host, asked.options, asked.wishes, say)
+            reload = Reload(settings, host, asked.options, asked.reload_options, say)
             reload.check_save_config("wgq try reload --force")
             reload.carry_out(reload.look())
 

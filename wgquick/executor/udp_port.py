@@ -78,7 +78,7 @@ def refused(
             reason = f"is in use{f' by {holders}' if holders else ''}"
             remedy = "Choose another ListenPort, remove it to get a free port, or stop the program that uses it."
         case errno.EACCES:
-            reason = "may not be bound"
+            reason = "is privileged"
             remedy = "A port below 1024 needs root or CAP_NET_BIND_SERVICE."
         case 0:
             reason, remedy = "is free, but the daemon does not bind it", "See the daemon's log."

@@ -85,7 +85,7 @@ def handshakes(
         device = wireguard.get(name)
         wait.look(device)
         if wait.is_over:
-            return tuple(wait.heard)
+            return tuple(wait.done)
         if time.monotonic() >= deadline:
             raise wait.failure(device, timeout)
         if not wait.provoke(device):
@@ -103,12 +103,12 @@ class Wait:
         self._began = time.time()
         self._provoked = float("-inf")
         self._can_ask = True
-        self.heard: dict[PublicKey, None] = {}
+        self.done: dict[PublicKey, None] = {}
 
     @property
     def is_over(self) -> bool:
-        """Whether enough peers were heard."""
-        return bool(self.heard) if self._awaited.one else len(self.heard) == len(self._awaited.peers)
+        """Whether enough peers have had a handshake."""
+        return bool(self.done) if self._awaited.one else len(self.done) == len(self._awaited.peers)
 
     def look(self, device: Device, *, young_counts: bool = True) -> None:
         """Record new handshakes. A changed time counts, earlier or later, as the clock may have been set.
@@ -119,7 +119,7 @@ class Wait:
             mark = self._marks.get(peer.public_key, 0.0)
             counts = young_counts and not self._can_ask and self._began - mark < _YOUNG
             if peer.last_handshake and (peer.last_handshake != mark or counts):
-                self.heard[peer.public_key] = None
+                self.done[peer.public_key] = None
 
     def _of(self, device: Device) -> list[DevicePeer]:
         return [peer for peer in device.peers if peer.public_key in self._awaited.peers]
@@ -130,7 +130,7 @@ class Wait:
         if now - self._provoked < (_ASK_AGAIN if self._can_ask else _TURN_ON_AGAIN):
             return False
         self._provoked = now
-        silent = [peer for peer in self._of(device) if peer.endpoint and peer.public_key not in self.heard]
+        silent = [peer for peer in self._of(device) if peer.endpoint and peer.public_key not in self.done]
         if self._can_ask and silent:
             self._can_ask = self._wireguard.begin_handshakes(self._name, [peer.public_key for peer in silent])
             if not self._can_ask:
@@ -143,7 +143,7 @@ class Wait:
     def failure(self, device: Device, timeout: float) -> NoHandshakeError:
         """The error that names the peers without a handshake."""
         endpoints = {peer.public_key: peer.endpoint for peer in device.peers}
-        silent = [key for key in self._awaited.peers if key not in self.heard]
+        silent = [key for key in self._awaited.peers if key not in self.done]
         called = [_called(key, self._awaited.names, endpoints.get(key)) for key in silent[:_NAMED]]
         more = [f"{len(silent) - _NAMED} more"] if len(silent) > _NAMED else []
         *most, last = [*called, *more]

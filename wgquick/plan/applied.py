@@ -1,6 +1,6 @@
-"""What was set up from a file last: the journal has it, so that what a hook or a user has added stays theirs.
+"""The state that was last set up from a file, as recorded in the journal. Reload spares all other state.
 
-Secrets are in it as keyed hashes alone. A journal that was written by an earlier version lacks it.
+Secrets are recorded only as keyed hashes. Journals of earlier versions lack it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Applied(NamedTuple):
-    """What the file gave and what came of it.
+    """The file's settings and the resulting state.
 
-    `peers` is what the file gave for its peers, `private_key` its key's hash ("": none). `addresses` and `routes`
-    (each with its table) are those that were added; `mtu` (0: not set) with whether it was measured; `fwmark` the
-    mark that was chosen for a full tunnel, 0 if none was. `hooked` are the peers that the file's hooks added.
-    `extras` are the settings of wgq's own as lines (None: not known).
+    `peers` is what the file set for its peers, `private_key` the hash of its key ("": none). `addresses` and
+    `routes` (each with its table) are those that were added. `mtu` (0: not set) has a flag for an automatic value.
+    `fwmark` is the one chosen for a full tunnel, else 0. `hooked` are the peers that the file's hooks added.
+    `extras` are wgq's own settings as lines (None: unknown).
     """
 
     peers: Earlier
@@ -48,11 +48,11 @@ class Applied(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What of the host is this tunnel's, and how that is known; None: there is no journal that says so.
+    """What belongs to the tunnel according to the journal; None if the journal does not have it.
 
-    `addresses` and `routes` are those that were added, in part perhaps, `undos` the journal's. Peers that the file
-    lacks are removed if they are in `earlier`, the file's peers before; others stay if they are `hooked`, or with
-    `keep_foreign`.
+    `addresses` and `routes` are those that were added, perhaps only in part; `undos` are the journal's. A peer that
+    the file lacks is removed if it is in `earlier`, the file's peers before. Other peers stay if they are `hooked`,
+    or with `keep_foreign`.
     """
 
     addresses: frozenset[Prefix] | None = None
@@ -68,7 +68,7 @@ class Known(NamedTuple):
     extras: tuple[str, ...] | None = None
 
     def stays(self, key: PublicKey) -> bool:
-        """Whether a peer that the file lacks stays."""
+        """Whether a peer stays although the file lacks it."""
         if self.earlier is not None and key.raw in self.earlier:
             return False
         return key.raw in self.hooked or self.keep_foreign
@@ -77,9 +77,9 @@ class Known(NamedTuple):
 def known(
     undos: tuple[Undo, ...], applied: Applied | None, intended: Applied | None, earlier: Earlier | None
 ) -> Known:
-    """What a journal says. A reload that was killed has left anything between `applied` and `intended`.
+    """The content of a journal. After a killed reload the state is anywhere between `applied` and `intended`.
 
-    `earlier` is all that a journal of version 2 has; what it does not know is left alone.
+    A journal of version 2 has only `earlier`; unknown state is left alone.
     """
     both = [each for each in (applied, intended) if each is not None]
     if not both:
@@ -100,7 +100,7 @@ def known(
 
 
 def _both_given(applied: Earlier, *intended: Earlier) -> Earlier:
-    """What a peer was given by either; the endpoint is the one that is sure to have been set."""
+    """The union of what two states set for each peer; the endpoint is the one that was certainly set."""
     found = dict(applied)
     for key, new in (each for peers in intended for each in peers.items()):
         old = found.get(key, new)
@@ -115,7 +115,7 @@ def _both_given(applied: Earlier, *intended: Earlier) -> Earlier:
 
 
 def of_steps(settings: Settings, steps: Iterable[Step], digest: Digest, hooked: Iterable[PublicKey]) -> Applied:
-    """What the steps of up have left."""
+    """The state after the steps of up."""
     found = _of_file(settings, digest, frozenset(key.raw for key in hooked))
     taken = tuple(steps)
     for step in taken:
@@ -139,7 +139,7 @@ def of_steps(settings: Settings, steps: Iterable[Step], digest: Digest, hooked: 
 
 
 def of_desired(wanted: Desired, digest: Digest, hooked: frozenset[bytes]) -> Applied:
-    """What a reload leaves."""
+    """The state after a reload."""
     found = _of_file(wanted.settings, digest, hooked)
     is_chosen = bool(wanted.full) and not wanted.settings.fwmark
     return found._replace(
@@ -164,7 +164,7 @@ def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Ap
 
 
 def recorded(applied: Applied) -> dict[str, Any]:
-    """As the journal has it. Addresses and routes are texts of words: a journal may have ten thousand."""
+    """The journal's form. Addresses and routes are joined to strings, as there may be ten thousand."""
     tables: dict[int, list[str]] = {}
     for destination, table in applied.routes:
         tables.setdefault(table, []).append(str(destination))
@@ -187,9 +187,9 @@ def _recorded_rules(rules: FirewallRules) -> list[Any]:
 
 
 def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied:
-    """What `recorded` wrote; ValueError, KeyError or TypeError where it is none.
+    """The state from the journal's form; ValueError, KeyError or TypeError if it is not valid.
 
-    `peers` are the record's, if they have been read already.
+    `peers` are the record's, if they are already parsed.
     """
     mtu, is_automatic = record["mtu"]
     mode, servers, search, full_tunnel = record["dns"]

@@ -1,8 +1,8 @@
-"""The ordered steps between what the host has of an interface and what a file wants, each with its way back.
+"""The ordered steps from the host's current state to the desired state, each with the steps that revert it. Pure.
 
-Additions come before removals, so that no packet meets a gap: a network is a peer's before it is routed, and is
-routed no more before a peer loses it. Only what the journal names is removed, or, of a tunnel that has none, what
-wg-quick(8) would have made. Pure.
+Additions come before removals, so that no packet is lost: a peer gets a network before the network is routed, and
+loses it after its route is removed. Only state in the journal is removed. Without a journal only state that
+wg-quick(8) would have made is removed.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import Step
 
 _IPV6_MTU = 1280
-"""The least MTU of a link with IPv6 (RFC 8200): below it the kernel takes all of IPv6 away from the link."""
+"""The minimum MTU of a link with IPv6 (RFC 8200): below it the kernel disables IPv6 on the link."""
 
 
 class Move(NamedTuple):
-    """One step, and the steps that take it back."""
+    """One step, and the steps that revert it."""
 
     step: Step
     back: tuple[Step, ...] = ()
 
 
 class Difference(NamedTuple):
-    """The moves in order. `restart` says what cannot be changed while the interface is up, and why."""
+    """The moves in order. `restart` has the reasons why the interface has to be restarted."""
 
     moves: tuple[Move, ...] = ()
     restart: tuple[str, ...] = ()
@@ -73,9 +73,9 @@ class Difference(NamedTuple):
 def difference(
     wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts
 ) -> Difference:
-    """From `now` to `wanted`; `change` is the device's part.
+    """The difference from `now` to `wanted`; `change` is the device's part.
 
-    WgqError where `up` would fail for the same reason.
+    WgqError if `up` would fail for the same reason.
     """
     if wanted.mtu is not None and wanted.mtu < _IPV6_MTU:
         wanted = _without_ipv6(wanted)
@@ -105,9 +105,9 @@ def difference(
 
 
 def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:
-    """The settings of wgq's own that change, or whose rules name what changes (`plan.traffic`).
+    """Which of wgq's own settings change, or have rules that depend on a changed value (`plan.traffic`).
 
-    A journal of an earlier version does not have the settings: its undos tell them in part.
+    A journal of an earlier version lacks the settings: its undos show them in part.
     """
     extras, undos = wanted.settings.extras, known.undos or ()
     before = None if known.extras is None else {line.split()[2]: line for line in known.extras}
@@ -138,22 +138,22 @@ def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceC
 
 
 def _without_ipv6(wanted: Desired) -> Desired:
-    """As the kernel has it with so small an MTU: without IPv6 addresses."""
+    """The desired state with so small an MTU: the kernel removes all IPv6 addresses."""
     if any(route.destination.family == 6 for route in wanted.routes):
         raise WgqError(
             f"MTU {wanted.mtu} is too small for IPv6, which needs {_IPV6_MTU}",
             where=wanted.settings.path or wanted.settings.name,
-            remedy="Raise MTU, or take the IPv6 networks out of AllowedIPs.",
+            remedy="Raise MTU, or remove the IPv6 networks from AllowedIPs.",
         )
     return wanted._replace(addresses=tuple(each for each in wanted.addresses if len(each.address) == 4))
 
 
 def _mtu(wanted: Desired, now: Current, known: Known, *, is_first: bool) -> Iterator[Move]:
-    """A smaller MTU before all else, a larger one after it; IPv6 comes with one of 1280."""
+    """A smaller MTU comes first, a larger one last; from 1280 bytes on the link has IPv6."""
     if now.link is None:
         return
     name, has = now.name, now.link.mtu
-    # A hook may have set another since up chose this one.
+    # A hook may have changed the MTU since up.
     is_hooks = wanted.mtu == known.mtu and bool(wanted.settings.pre_up or wanted.settings.post_up)
     mtu = has if wanted.mtu is None or is_hooks else wanted.mtu
     if not now.link.up:
@@ -163,14 +163,14 @@ def _mtu(wanted: Desired, now: Current, known: Known, *, is_first: bool) -> Iter
         yield Move(SetMtu(name, mtu), (SetMtu(name, has),))
 
 
-def _device(now: Current, config: DeviceConfig, told: Iterable[str]) -> Iterator[Move]:
+def _device(now: Current, config: DeviceConfig, commands: Iterable[str]) -> Iterator[Move]:
     if config != DeviceConfig() and now.device is not None:
         back = ChangeDevice(now.name, reload.inverse(now.device, config), ())
-        yield Move(ChangeDevice(now.name, config, tuple(told)), (back,))
+        yield Move(ChangeDevice(now.name, config, tuple(commands)), (back,))
 
 
 class _Addresses:
-    """Those to be added and removed, and whether the order that they come to have is the file's."""
+    """The addresses to add and remove, and whether their resulting order is the file's."""
 
     def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
         self._name = now.name
@@ -188,7 +188,7 @@ class _Addresses:
         self._conflicting = [p for p in self._gone if p.address in again]
 
     def conflicting(self) -> Iterator[Move]:
-        """IPv6 addresses that come back with another length: the kernel has each address once (EEXIST)."""
+        """Replace IPv6 addresses whose length changes: the kernel has each address only once (EEXIST)."""
         return map(self._removal, self._conflicting)
 
     def added(self) -> Iterator[Move]:
@@ -205,7 +205,7 @@ class _Addresses:
         return Move(DeleteAddress(self._name, prefix), (AddAddress(self._name, address),))
 
     def reasons(self) -> Iterator[str]:
-        """Why a restart is needed: the first IPv4 address is the source of packets, and the last of IPv6."""
+        """Why a restart is needed: the first IPv4 and the last IPv6 address are packets' default sources."""
         for family in (4, 6):
             wanted = [p for p in self._wanted if p.family == family]
             comes = [p for p in self._order(family) if p in self._wanted]
@@ -214,7 +214,7 @@ class _Addresses:
                 yield f"the order of the IPv{family} addresses, which decides the source of packets: {shown}"
 
     def _order(self, family: int) -> list[Prefix]:
-        """The order after the reload: a secondary address comes back once its primary has been deleted."""
+        """The order after the reload: a secondary address returns after its primary address has been deleted."""
         kept = [p for p in self._has if p.family == family and p not in self._gone]
         lost = {_network(p) for p in self._gone if p.family == 4 and p not in self._secondary}
         back = [p for p in self._wanted if p in kept and p in self._secondary and _network(p) in lost]
@@ -223,7 +223,7 @@ class _Addresses:
 
 
 def _decisive(prefixes: list[Prefix]) -> tuple[object, ...]:
-    """What of an order matters: the address that is the source by default, and the first of each IPv4 network."""
+    """The relevant part of an order: the default source address, and the first address of each IPv4 network."""
     if not prefixes or prefixes[0].family == 6:
         return tuple(prefixes[-1:])
     order: dict[Prefix, list[Prefix]] = {}
@@ -241,7 +241,7 @@ def _network(prefix: Prefix) -> Prefix:
 
 
 class _Routes:
-    """The whole set of routes is computed anew, as an address that goes may uncover an AllowedIP."""
+    """The routes to add and remove. All are computed, as removing an address may expose an AllowedIP."""
 
     def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
         self._name, self._words = now.name, wanted.words
@@ -264,7 +264,7 @@ class _Routes:
         now: Current,
         ours: frozenset[tuple[Prefix, int]] | set[tuple[Prefix, int]],
     ) -> list[tuple[Prefix, int]]:
-        """The missing routes; one that somebody else added and that leads the same way does as well."""
+        """The missing routes, without those for which another program has added an equivalent route."""
         there = {_place(route) for route in now.routes if not route.is_of_an_address}
         others = [r for r in now.routes if not r.is_of_an_address and (r.destination, r.table) not in ours]
         covers = up.Coverage(route.destination for route in others if route.table == MAIN_TABLE)
@@ -300,17 +300,17 @@ class _Routes:
 
 
 def _place(route: LinkRoute) -> tuple[Prefix, int, int]:
-    """By what the kernel tells one route from another: network, table and metric."""
+    """The key by which the kernel distinguishes routes: network, table and metric."""
     return route.destination, route.table, route.metric
 
 
 def _metric(destination: Prefix) -> int:
-    """The metric of a route without one of its own (IP6_RT_PRIO_USER)."""
+    """The metric of a route that sets none (IP6_RT_PRIO_USER)."""
     return 0 if destination.family == 4 else 1024
 
 
 def _guessed(wanted: Desired, now: Current, plain: set[tuple[Prefix, int]]) -> set[tuple[Prefix, int]]:
-    """The routes of a tunnel without a journal: those to its AllowedIPs, unless the file leaves routes to hooks."""
+    """The routes of a tunnel without a journal: those to its AllowedIPs, unless Table is off."""
     if wanted.settings.table == "off" or now.device is None:
         return set()
     allowed = {Prefix(ip.address, ip.length) for peer in now.device.peers for ip in peer.allowed_ips}
@@ -318,14 +318,14 @@ def _guessed(wanted: Desired, now: Current, plain: set[tuple[Prefix, int]]) -> s
 
 
 def _unwanted_allowed_ips(wanted: Desired, now: Current, known: Known) -> Iterator[Prefix]:
-    """The networks of peers that stay though the file lacks them: who added these says whether they are routed."""
+    """The AllowedIPs of peers that stay although the file lacks them; routes to them are not removed."""
     for peer in now.device.peers if now.device else ():
         if peer.public_key not in wanted.peers and known.stays(peer.public_key):
             yield from (Prefix(ip.address, ip.length) for ip in peer.allowed_ips)
 
 
 class _Rules:
-    """A full tunnel's two rules of each family."""
+    """The two rules of a full tunnel in each family."""
 
     def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
         self._now = now
@@ -354,7 +354,7 @@ def _addition(rule: Rule) -> Move:
 
 
 def _present(wanted: Rule, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The first table rule that does what this one does, with the suppress rule below it, as far as there are."""
+    """The first equivalent table rule, and the suppress rule below it, if they exist."""
     own = [rule for rule in down.own_rules(rules, wanted.table) if rule.family == wanted.family]
     of_mark = [at for at, rule in enumerate(own) if rule.fwmark == wanted.fwmark]
     if not of_mark:
@@ -411,13 +411,13 @@ def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
 
 
 def _recorded(found: FirewallRules, known: Known) -> FirewallRules:
-    """The rules as the journal has them, where it cannot be read what they are made of (iptables)."""
+    """The rules as the journal has them if the host does not show their content (iptables)."""
     place = (found.kind, found.family)
     return next((rules for rules in known.firewall if (rules.kind, rules.family) == place), found)
 
 
 def _are_alike(rules: FirewallRules, seen: FirewallRules, wanted: Desired, known: Known) -> bool:
-    """Whether rules that stand do; the kernel's own link-local address may have come since."""
+    """Whether existing rules are equivalent; the kernel's own link-local address may have been added later."""
     own = {address.address for address in wanted.addresses}
     alike = seen.whole and rules.fwmark == seen.fwmark and own & {*rules.addresses} == own & {*seen.addresses}
     others = any(address not in own and not _is_link_local(address) for address in seen.addresses)
@@ -439,7 +439,7 @@ def _firewall_gone(wanted: Desired, now: Current, known: Known) -> Iterator[Move
 
 
 def _is_own_firewall(rules: FirewallRules, known: Known) -> bool:
-    """Whether the journal has the rules; without one they go by their name, as under wg-quick."""
+    """Whether the journal has the rules; without a journal their name decides, as in wg-quick."""
     if known.undos is None:
         return True
     places = {undo[1:] for undo in known.undos if isinstance(undo, RemoveFirewall)}
@@ -447,7 +447,7 @@ def _is_own_firewall(rules: FirewallRules, known: Known) -> bool:
 
 
 def _dns(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
-    has = now.dns if now.dns.servers else known.dns  # not every resolvconf tells what it has
+    has = now.dns if now.dns.servers else known.dns  # not every resolvconf can print its records
     set_again = SetDns(now.name, has.mode, has.servers, has.search, bool(known.dns.full_tunnel))
     if wanted.dns.servers:
         undo = UnsetDns(now.name, wanted.dns.mode)
@@ -466,9 +466,9 @@ def _given(dns: LinkDns) -> tuple[str, tuple[str, ...], tuple[str, ...], bool]:
 
 
 def _is_same_dns(wanted: LinkDns, has: LinkDns, known: Known) -> bool:
-    """Whether the link has what is wanted; who sets the DNS may write an address or a domain in another way.
+    """Whether the link's DNS is equivalent, as resolvers may write addresses and domains differently.
 
-    Not every resolvconf tells what it has: then the journal counts.
+    Not every resolvconf can print its records: then the journal's DNS is compared.
     """
     full = known.dns.full_tunnel
     if has.mode == "resolvconf" and not has.servers:
@@ -491,11 +491,9 @@ def _server(text: str) -> object:
 
 
 def notes(change: DeviceChange, wanted: Desired) -> Iterator[Note]:
-    """What is said of a reload that changes something, besides its steps."""
+    """The notes of a reload that changes something."""
     for key in change.foreign:
-        yield Note(
-            f"[!] Peer {key} is in neither the file nor the journal: it goes (--keep-foreign keeps such peers)"
-        )
+        yield Note(f"[!] Peer {key} is in neither the file nor the journal: removing it (--keep-foreign keeps it)")
     if change.first.private_key is not None:
         yield Note("[!] The private key changes: every peer needs a new handshake")
     yield from map(Note, (*change.notes, *wanted.notes))

@@ -42,7 +42,7 @@ def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
 
 
 def read_given(peers: dict[str, Any]) -> Earlier:
-    """What the journal has of `given`; ValueError or TypeError if it is none."""
+    """Parses the journal's form of `given`; ValueError or TypeError if it is not valid."""
     new, count, key_of = tuple.__new__, len(Given._fields), bytes.fromhex
     return {
         key_of(key): new(Given, fields) if len(fields) == count else Given(*fields) for key, fields in peers.items()
@@ -50,7 +50,7 @@ def read_given(peers: dict[str, Any]) -> Earlier:
 
 
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
-    """The peers; sections with the same key are joined as in `wg setconf`."""
+    """The peers; sections with the same key are merged as in `wg setconf`."""
     found = {peer.public_key: peer for peer in settings.peers}
     if len(found) == len(settings.peers):
         return found

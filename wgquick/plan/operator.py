@@ -1,7 +1,7 @@
-"""Whether `up` leads the answers of the SSH session that it runs in into the tunnel.
+"""Whether `up` would route the replies of its own SSH session into the tunnel.
 
-This stands on the path of `wgq up NAME`, so it asks for the destinations of one table alone. `diagnosis.cut_off`
-says the same of any change, by tracing the session over a whole snapshot.
+It is on the path of `wgq up NAME`, so it reads only the destinations of one table. `diagnosis.cut_off` answers this
+for any change, by tracing the session over a whole snapshot.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def client_of(connection: str) -> bytes | None:
 def leads_inside(settings: Settings, client: bytes, main: Callable[[bytes], Iterable[Prefix]]) -> bool:
     """Whether packets to `client` go into the tunnel once it is up.
 
-    `main` gives the destinations of that table in an address's family; it is asked only if that matters.
-    False where something of the host's own may decide: a table without rules, connections that are kept inbound.
+    `main` returns the main table's destinations of an address's family; it is called only if necessary. False if
+    the host's own configuration may decide: a table without rules, or keep-inbound.
     """
     if settings.extras.keep_inbound or settings.table not in (*_AUTO, *_MAIN):
         return False
@@ -48,12 +48,12 @@ def leads_inside(settings: Settings, client: bytes, main: Callable[[bytes], Iter
         return False
     outside = _longest(main(client), client)
     if inside == 0 and settings.table in _AUTO:
-        return outside <= 0  # the rules look at main first, for all but its default route
+        return outside <= 0  # main's routes except its default route come first
     return inside > outside
 
 
 def _longest(networks: Iterable[Prefix | AllowedIP], address: bytes) -> int:
-    """The length of the longest prefix that has an address; -1 if none has it."""
+    """The length of the longest prefix that contains an address; -1 if there is none."""
     return max((each.length for each in networks if _has(each, address)), default=-1)
 
 

@@ -1,6 +1,6 @@
-"""What the journal promises of the host and the host has lost, each with the step that puts it back. Pure.
+"""The state that the journal records and the host has lost, with the steps that restore it. Pure.
 
-Only what up or reload set up counts: what a user or another program has added is nobody's to restore but theirs.
+Only state that up or reload set up counts. Additions of users or other programs are theirs to restore.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     )
 
 KINDS = ("address", "dns", "rule", "route", "sysctl", "firewall")
-"""What may be lost, in the order in which it is put back: routes need the addresses."""
+"""The kinds of state, in the order in which it is restored: routes need the addresses."""
 
 
 class Extras(NamedTuple):
-    """What stands of the settings of wgq's own (`plan.traffic`).
+    """The current state of wgq's own settings (`plan.traffic`).
 
-    `throws` are the tables' destinations with throw routes; `guarded` whether the kill switch stands, `inbound`
-    whether the rules of keep-inbound do. `endpoints` are what the kill switch lets out, with their ports.
+    `throws` are the throw routes by table; `guarded` is whether the kill switch exists, `inbound` whether the rules
+    of keep-inbound exist. `endpoints` are the addresses and ports that the kill switch must allow.
     """
 
     throws: frozenset[tuple[Prefix, int]] = frozenset()
@@ -65,7 +65,7 @@ _EXCLUDE = " exclude = "
 
 
 class Lost(NamedTuple):
-    """One thing that is gone: its kind, what it is in words, and the step that puts it back."""
+    """One lost item: its kind, its description, and the step that restores it."""
 
     kind: str
     text: str
@@ -73,10 +73,10 @@ class Lost(NamedTuple):
 
 
 def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: Extras = _MET) -> tuple[Lost, ...]:
-    """What is gone of an interface that is up, in the order of KINDS; nothing of one that is not.
+    """The lost state of an interface that is up, in the order of KINDS; empty if it is not up.
 
-    `undos` and `applied` are the journal's. Without `applied`, as in a journal of an earlier version, addresses,
-    routes, firewall rules and DNS are not known. `extras` counts where the journal has such undos.
+    `undos` and `applied` are the journal's. Without `applied` (a journal of an earlier version) addresses, routes,
+    firewall rules and DNS are unknown. `extras` counts only if the journal has such undos.
     """
     if now.link is None or not now.link.up or now.device is None:
         return ()
@@ -95,7 +95,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
 
 
 def missing_rules(promised: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]:
-    """The rules that the journal promises and the host lacks, wherever a hook may have moved them."""
+    """The rules that the journal records and the host lacks, at any preference, as a hook may have moved them."""
     present = tuple(rules)
     found = []
     for undo in promised:
@@ -116,7 +116,7 @@ def _addresses(applied: Applied, now: Current) -> Iterator[Lost]:
 
 
 def _dns(promised: tuple[Undo, ...], applied: Applied, now: Current) -> Iterator[Lost]:
-    """Another program set a link's servers if none of the tunnel's servers is among them."""
+    """The DNS counts as lost if none of the tunnel's servers is among the link's servers."""
     dns = applied.dns
     if dns.mode == "off" or not dns.servers or not any(isinstance(undo, UnsetDns) for undo in promised):
         return
@@ -161,7 +161,7 @@ def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
 
 
 def _excluded(applied: Applied | None) -> Iterator[Prefix]:
-    """The excluded networks that the journal names."""
+    """The excluded networks in the journal."""
     for line in (applied.extras or ()) if applied else ():
         _, is_exclude, words = line.partition(_EXCLUDE)
         for word in words.split(",") if is_exclude else ():
@@ -172,7 +172,7 @@ def _excluded(applied: Applied | None) -> Iterator[Prefix]:
 def guard(
     promised: Iterable[Undo], applied: Applied | None, device: Device, endpoints: tuple[tuple[Prefix, int], ...]
 ) -> Guard:
-    """The kill switch of a journal's tunnel that lets these endpoints out."""
+    """The kill switch that a journal describes, with these endpoints."""
     undos = tuple(promised)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
     networks = traffic.without_nested((*throws, *_excluded(applied)))
@@ -183,7 +183,7 @@ def guard(
 def _extras(
     promised: tuple[Undo, ...], now: Current, extras: Extras, applied: Applied | None = None
 ) -> Iterator[Lost]:
-    """What is gone of wgq's own settings; the kill switch is made anew from the journal."""
+    """The lost state of wgq's own settings; the kill switch is rebuilt from the journal."""
     mark = now.device.fwmark if now.device else 0
     throws = {(Prefix.parse(undo.destination), undo.table) for undo in promised if isinstance(undo, DeleteThrow)}
     for prefix, table in sorted(throws - extras.throws):

@@ -1,7 +1,7 @@
-"""The device's part of a reload: what changes so that it is what the file says; nothing else is sent.
+"""The device's part of a reload: the settings that differ from the file's; nothing else is sent.
 
-The file of today and the device do not tell what a hook or `wg set` has added and what the file said before. The
-journal does: it has, of each peer of the earlier file, what that file gave.
+The current file and the device do not show what a hook or `wg set` has added, nor what the file had before. The
+journal does: it has the settings of each peer of the earlier file.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _NOTHING_GIVEN = Given()
 _SHOWN = 8  # networks in one line of the transcript
 THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
-"""A peer that gets the AllowedIPs that others lose, and is then removed.
+"""A temporary peer that takes over the AllowedIPs that others lose, and is then removed.
 
-So no peer is without its other networks for a moment, as it is while a list is replaced, and no kernel is too old:
-the removal of a single one came with Linux 6.16.
+So no peer loses its other networks for a moment, as it does while its list is replaced, and every kernel supports
+it: removing a single network needs Linux 6.16.
 """
 
 
 class DeviceChange(NamedTuple):
-    """What to send to the device before the routes change, and what after them.
+    """The changes to send before the routes change, and after.
 
-    `first` brings keys, settings, new peers and AllowedIPs, and moves those that another peer gets; `last` removes
-    AllowedIPs and peers, and `removed` names the former by peer. `foreign` are peers to be removed that neither the
-    file nor the journal knows. `notes` say what stays as it is.
+    `first` sets keys, settings, new peers and AllowedIPs, and moves AllowedIPs between peers; `last` removes
+    AllowedIPs and peers, and `removed` has the removed AllowedIPs by peer. `foreign` are peers to be removed that
+    are in neither the file nor the journal. `notes` say what cannot change.
     """
 
     first: DeviceConfig
@@ -49,7 +49,7 @@ class DeviceChange(NamedTuple):
 
 
 def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tuple[Endpoint, ...]:
-    """The endpoints to look up: of new peers, and those that the file has changed."""
+    """The endpoints to resolve: those of new peers, and those that the file has changed."""
     live = {peer.public_key: peer for peer in device.peers}
     named = ((key, peer) for key, peer in merged(settings).items() if peer.endpoint is not None)
     wanted = (peer.endpoint for key, peer in named if _moves(peer, live.get(key), earlier))
@@ -57,7 +57,7 @@ def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tu
 
 
 def _moves(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> bool:
-    """Whether the peer's endpoint is the file's to say: a live one may have roamed since (wireguard(7))."""
+    """Whether the file sets the peer's endpoint: a live one may have roamed since (wireguard(7))."""
     if peer.endpoint is None:
         return False
     if live is None or live.endpoint is None:
@@ -78,10 +78,10 @@ def change(
     hooked: Collection[bytes] = (),
     keep_foreign: bool = False,
 ) -> DeviceChange:
-    """The difference between the file and the device, whose mark is to be `fwmark` (None: any).
+    """The difference between the file and the device, whose fwmark is to be `fwmark` (None: unchanged).
 
-    Peers that the file lacks go, but for the `hooked` and, with `keep_foreign`, those that the earlier file
-    lacked too.
+    Peers that the file lacks are removed, except the `hooked` ones and, with `keep_foreign`, those that the earlier
+    file lacked too.
     """
     wanted = merged(settings)
     live = {peer.public_key: peer for peer in device.peers}
@@ -107,7 +107,7 @@ def change(
 
 
 class _Goes(NamedTuple):
-    """Whether a peer that the file lacks is removed, as `wg syncconf` does."""
+    """Whether a peer that the file lacks is removed, as in `wg syncconf`."""
 
     earlier: Earlier | None
     hooked: Collection[bytes]
@@ -132,11 +132,11 @@ def _notes(
 
 
 def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
-    """What takes a change of this device back, whether it was made, made in part, or not at all."""
+    """The change that reverts another one, whether that was applied fully, partly or not at all."""
     live = {peer.public_key: peer for peer in device.peers}
     touched = dict.fromkeys(peer.public_key for peer in config.peers)
     networks = {(ip.address, ip.length) for peer in config.peers for ip in peer.allowed_ips}
-    for peer in device.peers:  # those that lose a network by the change
+    for peer in device.peers:  # those that the change takes a network from
         if any((ip.address, ip.length) in networks for ip in peer.allowed_ips):
             touched[peer.public_key] = None
     return DeviceConfig(
@@ -167,13 +167,13 @@ def _private_key(settings: Settings, device: Device) -> SecretKey | None:
 
 
 def _listen_port(settings: Settings, device: Device) -> int | None:
-    """The port; 0 leaves the choice to the device, which has chosen."""
+    """The port; for 0 the device keeps the port that it has chosen."""
     port = settings.listen_port
     return port if port and port != device.listen_port else None
 
 
 class _Networks:
-    """Which peer is to have which AllowedIPs; of two peers that claim a network, the later one has it."""
+    """The AllowedIPs of each peer; if two peers claim a network, the later one gets it."""
 
     def __init__(
         self, wanted: dict[PublicKey, PeerSettings], live: dict[PublicKey, DevicePeer], earlier: Earlier | None
@@ -186,7 +186,7 @@ class _Networks:
                 self._owner[ip] = key
 
     def added(self, key: PublicKey, live: DevicePeer | None) -> tuple[AllowedIP, ...]:
-        """The AllowedIPs that the peer gets; those of another peer leave that one by it."""
+        """The AllowedIPs that the peer gets; another peer that has them loses them."""
         owner, has = self._owner, live.allowed_ips if live else ()
         if self._claims[key] == has:
             return ()
@@ -194,13 +194,13 @@ class _Networks:
         return tuple([ip for ip in self._claims[key] if owner[ip] == key and ip not in there])
 
     def removed(self, live: DevicePeer) -> tuple[AllowedIP, ...]:
-        """Those of a live peer that nobody claims."""
+        """The AllowedIPs of a live peer that no peer claims."""
         owner = self._owner
         return tuple([ip for ip in live.allowed_ips if ip not in owner])
 
 
 def _claims(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> tuple[AllowedIP, ...]:
-    """The networks that a peer claims: the file's, or where the file gives none and never did the device's."""
+    """The networks that a peer claims: the file's; the device's if the file sets none and never did."""
     keeps = not peer.replace_allowed_ips
     if not keeps and not peer.allowed_ips:
         before = (earlier or {}).get(peer.public_key.raw)
@@ -224,7 +224,7 @@ def _peer_change(
     resolved: Mapping[Endpoint, SocketAddress],
     networks: _Networks,
 ) -> PeerConfig | None:
-    """The attributes of one peer that change; None if none does."""
+    """The changed attributes of one peer; None if there are none."""
     key = peer.public_key
     before = (earlier or {}).get(key.raw, _NOTHING_GIVEN)
     endpoint = resolved.get(peer.endpoint) if peer.endpoint and _moves(peer, live, earlier) else None
@@ -238,7 +238,7 @@ def _peer_change(
 
 
 def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -> SecretKey | None:
-    """The file's key, or none if the file had one and has it no more; that of a hook stays."""
+    """The file's key, or zeros if the file no longer has its key; a key that a hook set stays."""
     has = live.preshared_key if live else None
     if peer.preshared_key is not None:
         return peer.preshared_key if peer.preshared_key != (has or _NO_KEY) else None
@@ -246,7 +246,7 @@ def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -
 
 
 def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: Given) -> int | None:
-    """The file's interval, or 0 if the file had one and has it no more."""
+    """The file's interval, or 0 if the file no longer has one."""
     has = live.persistent_keepalive if live else 0
     wanted = peer.persistent_keepalive
     if wanted is None and before.persistent_keepalive is not None:
@@ -255,7 +255,7 @@ def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: Given) -> in
 
 
 def lines(name: str, config: DeviceConfig) -> Iterator[str]:
-    """The transcript: the wg(8) commands that would do the same, without secrets."""
+    """The transcript: the equivalent wg(8) commands, without secrets."""
     words = list(_device_words(config))
     if words:
         yield f"[#] wg set {name} {' '.join(words)}"
@@ -290,7 +290,7 @@ def _words(key: Key, value: object) -> str:
 
 
 def removal_lines(name: str, change: DeviceChange) -> Iterator[str]:
-    """The transcript of `last`: by the words of wg(8) that do the same."""
+    """The transcript of `last`: the equivalent wg(8) commands."""
     peers = [
         PeerConfig(key, allowed_ips=tuple(AllowedIP(ip.address, ip.length, "-") for ip in each))
         for key, each in change.removed.items()

@@ -373,14 +373,14 @@ class DeleteRoute(NamedTuple):
 
 
 class ChangeDevice(NamedTuple):
-    """A change of a live device; `told` has the equivalent wg(8) commands for the transcript."""
+    """A change of a live device; `commands` are the equivalent wg(8) commands, for the transcript."""
 
     name: str
     config: DeviceConfig
-    told: tuple[str, ...]
+    commands: tuple[str, ...]
 
     def lines(self, _host: Host) -> tuple[str, ...]:
-        return self.told
+        return self.commands
 
     def do(self, run: Run) -> None:
         run.host.wireguard.set(self.name, self.config)

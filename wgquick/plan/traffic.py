@@ -53,7 +53,7 @@ def check(settings: Settings) -> None:
     for each in networks:
         if (each.address, each.length) in allowed:
             what = f"{each} is excluded, and a peer has it in AllowedIPs"
-            raise WgqError(what, where=settings.path or settings.name, remedy="Take it out of one of the two.")
+            raise WgqError(what, where=settings.path or settings.name, remedy="Remove it from one of them.")
     if not networks or extras.kill_switch or _has_table(settings):
         return
     remedy = "Remove them from AllowedIPs instead: `wgq allowed-ips' computes the remaining networks."
@@ -87,7 +87,7 @@ def _host(address: bytes) -> Prefix:
 
 
 def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
-    """The steps for excluded networks and for inbound connections."""
+    """The steps for excluded networks and inbound connections."""
     steps: list[Step] = []
     if facts.table:
         excluded = _excluded(settings, facts)
@@ -101,7 +101,7 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
 
 
 def _excluded(settings: Settings, facts: TrafficFacts) -> tuple[Prefix, ...]:
-    """The excluded networks, `lan` replaced by the connected ones, without those inside other ones."""
+    """The excluded networks, with `lan` replaced by the connected networks, without networks inside other ones."""
     every: list[Prefix] = []
     for each in settings.extras.exclude:
         every += facts.lans if isinstance(each, str) else (each,)

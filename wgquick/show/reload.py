@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from wgquick import api
 
 if TYPE_CHECKING:
-    from wgquick.executor.reloading import Outcome, Wishes
+    from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.plan.difference import Move
 
 
-def json_text(name: str, outcome: Outcome, wishes: Wishes) -> str:
+def json_text(name: str, outcome: Outcome, reload_options: ReloadOptions) -> str:
     """`{"verb", "interface", "dry_run", "changes": [{"step", "text", "undo"}], "restart", "notes"}`; no secrets."""
     found: dict[str, Any] = {
         "verb": "reload",
         "interface": name,
-        "dry_run": wishes.dry_run,
+        "dry_run": reload_options.dry_run,
         "changes": [_change(move) for move in outcome.moves],
         "restart": list(outcome.restart),
         "notes": list(outcome.notes),

@@ -19,7 +19,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare(flags: int) -> None:
-    """Move this process (for NEW_PIDS: its children) into new namespaces; OSError if that is refused."""
+    """Move this process (for NEW_PIDS: its children) into new namespaces; OSError if the kernel refuses."""
     _check(_LIBC.unshare(flags))
 
 
@@ -49,17 +49,17 @@ def unmount(path: str) -> None:
 
 
 def mount(kind: str, target: str, options: str = "") -> None:
-    """Mount a file system of that kind; OSError names the target if that is refused."""
+    """Mount a file system of a kind; OSError with the target if the kernel refuses."""
     _check(_LIBC.mount(kind.encode(), os.fsencode(target), kind.encode(), 0, options.encode()), target)
 
 
 def keep_mounts_private() -> None:
-    """Let no mount of this process's namespace reach another one."""
+    """Make all mounts of this process's namespace private."""
     _check(_LIBC.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "/")
 
 
 def die_with_parent(*, really: bool = True) -> None:
-    """Have this process killed as soon as the thread that forked it is gone, or not any more."""
+    """Have the kernel kill this process when the thread that forked it ends; with `really` False, no longer."""
     _check(_LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL if really else 0), 0, 0, 0))
 
 

@@ -1,8 +1,8 @@
-"""Overhears a UDP port's WireGuard messages on every link, and the ICMP errors about them (packet(7), raw(7)).
+"""Captures a UDP port's WireGuard messages on every link, and the ICMP errors about them (packet(7), raw(7)).
 
-A packet socket has what arrives before any firewall, and what leaves behind every firewall. A raw socket has what
-arrives behind the input chain. So the two together tell whether this host itself drops what comes. A filter in the
-kernel (BPF) leaves everything else alone. All of it needs CAP_NET_RAW.
+A packet socket gets arriving packets before the firewall, and leaving packets after it. A raw socket gets
+arriving packets after the input chain. The difference shows whether this host's firewall drops packets. A filter
+in the kernel (BPF) skips all other packets. All of it needs CAP_NET_RAW.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PAYLOAD = 148
-"""How much of a payload is looked at: an initiation, which is the longest handshake message."""
+"""The bytes of a payload that are read: an initiation, the longest handshake message."""
 
 _SNAP = 60 + 8 + PAYLOAD  # the longest IPv4 header, UDP's, and the payload
 _UDP_HEADER = 8
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _SOL_PACKET, _STATISTICS = 263, 6
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
-_HOST, _OUTGOING = 0, 4  # what sockaddr_ll says of a packet's way
+_HOST, _OUTGOING = 0, 4  # sockaddr_ll's packet types
 _ICMP, _ICMP6 = socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6
 _RECEIVE_BUFFER, _DATA_BUFFER = 1 << 20, 1 << 16
-_BATCH, _PAUSE = 64, 0.005  # at most 12,800 messages in a second and socket, however many come
+_BATCH, _PAUSE = 64, 0.005  # at most 12,800 messages a second on each socket
 _MOST_DATA = 2000
 
 _UNREACHABLE = {
@@ -67,7 +67,7 @@ _Line = tuple[str, int, int, str, str]
 
 
 def _assembled(lines: list[_Line]) -> bytes:
-    """The program of lines (label, operation, operand, target if true, target if false)."""
+    """Assemble lines of (label, operation, operand, target if true, target if false)."""
     places = {label: at for at, (label, *_) in enumerate(lines) if label}
     return b"".join(
         struct.pack("HBBI", code, *(places[target] - at - 1 if target else 0 for target in (true, false)), operand)
@@ -76,9 +76,9 @@ def _assembled(lines: list[_Line]) -> bytes:
 
 
 def _tap_program(port: int, *, data: bool) -> bytes:
-    """Passes the port's datagrams, either direction: with `data` data messages alone, else all but these.
+    """A filter for the port's datagrams in both directions: with `data` only data messages, else all others.
 
-    Without `data` ICMP errors too. It begins at the IP header.
+    Without `data` it passes ICMP errors too. The program starts at the IP header.
     """
     is_long = ("no", "yes") if not data else ("yes", "no")
     short, long = is_long[1], is_long[0]
@@ -127,7 +127,7 @@ def _tap_program(port: int, *, data: bool) -> bytes:
 
 
 def _admitted_program(port: int, family: int) -> bytes:
-    """Passes what is for the port, but data messages. A raw socket has it from IPv4's header on, or from UDP's."""
+    """A filter for datagrams to the port except data messages; IPv4's raw socket includes the IP header."""
     half, byte = (_LD_HALF_X, _LD_BYTE_X) if family == socket.AF_INET else (_LD_HALF, _LD_BYTE)
     return _assembled(
         [
@@ -145,17 +145,17 @@ def _admitted_program(port: int, family: int) -> bytes:
 
 
 class Loss(NamedTuple):
-    """How many messages came (`seen`), and how many of them nobody could look at (`dropped`)."""
+    """The number of captured messages (`seen`), and how many of them were lost unread (`dropped`)."""
 
     seen: int
     dropped: int
 
 
 class Capture:
-    """Listens from its making to the end of its `with` block, in the network namespace of the thread that makes it.
+    """Captures from its creation to the end of its `with` block, in the creating thread's network namespace.
 
-    `port` is the device's UDP port, `without` the device's own link, which has its inner packets. OperationError
-    where the process may not listen.
+    `port` is the device's UDP port. `without` is the device's own link, which carries the inner packets and is
+    skipped. OperationError if the process may not capture.
     """
 
     def __init__(self, port: int, without: str = "") -> None:
@@ -183,7 +183,7 @@ class Capture:
         self._open.close()
 
     def read(self, seconds: float) -> Iterator[Event]:
-        """What comes and goes in that many seconds, as it comes."""
+        """The events of the next seconds, as they occur."""
         deadline = time.monotonic() + seconds
         waiting = select.poll()
         sockets = {made.fileno(): made for made in (self._tap, self._data, *self._raw)}
@@ -192,7 +192,7 @@ class Capture:
         while (left := deadline - time.monotonic()) > 0:
             for descriptor, _ in waiting.poll(left * 1000):
                 yield from self._batch(sockets[descriptor])
-            if not self._data_left and self._data.fileno() in sockets:  # a busy tunnel has been sampled enough
+            if not self._data_left and self._data.fileno() in sockets:  # enough samples of a busy tunnel
                 waiting.unregister(self._data)
                 del sockets[self._data.fileno()]
             self._count()
@@ -208,7 +208,7 @@ class Capture:
                 packet, address = listening.recvfrom(_SNAP)
             except BlockingIOError:
                 return
-            except OSError:  # ENETDOWN: a link went, and the others are still heard
+            except OSError:  # ENETDOWN: a link was removed; the others remain
                 continue
             found = self._heard(listening, packet, address)
             if found is not None:
@@ -226,7 +226,7 @@ class Capture:
         return _admitted6(now, packet, address, self._port)
 
     def _count(self) -> None:
-        """The kernel counts from zero again after each look."""
+        """Add the kernel's counters, which restart from zero after each read."""
         with suppress(OSError):
             seen, dropped = struct.unpack("II", self._tap.getsockopt(_SOL_PACKET, _STATISTICS, 8))
             self.loss = Loss(self.loss.seen + seen, self.loss.dropped + dropped)
@@ -236,11 +236,11 @@ def _refused(error: OSError) -> OperationError:
     code = error.errno or 0
     if code in (EPERM, EACCES):
         return OperationError(
-            "cannot listen to the network: packet sockets need CAP_NET_RAW",
+            "cannot capture packets: packet sockets need CAP_NET_RAW",
             errno=code,
             remedy="Run it as root; in a container, add the capability NET_RAW (docker run --cap-add NET_RAW).",
         )
-    return OperationError(f"cannot listen to the network: {error.strerror}", errno=code)
+    return OperationError(f"cannot capture packets: {error.strerror}", errno=code)
 
 
 def _tap(program: bytes, buffer: int) -> socket.socket:
@@ -258,7 +258,7 @@ def _tap(program: bytes, buffer: int) -> socket.socket:
 
 
 def _raw_sockets(port: int) -> list[socket.socket]:
-    """One for each family that the kernel has."""
+    """A raw socket for each address family of the kernel."""
     made: list[socket.socket] = []
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -282,7 +282,7 @@ def _raw_sockets(port: int) -> list[socket.socket]:
 
 
 def _discard(made: socket.socket) -> None:
-    """Forget what came before the filter."""
+    """Drop the packets that arrived before the filter was set."""
     with suppress(BlockingIOError):
         while True:
             made.recv(1)
@@ -297,7 +297,7 @@ def _filter(made: socket.socket, program: bytes) -> None:
 
 
 def _set_buffer(made: socket.socket, size: int) -> None:
-    """SO_RCVBUFFORCE needs CAP_NET_ADMIN; without it, as much as net.core.rmem_max allows."""
+    """Set the buffer size; without CAP_NET_ADMIN (SO_RCVBUFFORCE) net.core.rmem_max is the limit."""
     try:
         made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
     except OSError:
@@ -305,7 +305,7 @@ def _set_buffer(made: socket.socket, size: int) -> None:
 
 
 def _local_addresses() -> frozenset[str]:
-    """The addresses of this host's links: what comes for others is only passed on."""
+    """The addresses of this host's links; packets to others are only forwarded."""
     from pyroute2 import IPRoute
 
     with IPRoute() as kernel:
@@ -316,9 +316,9 @@ def _local_addresses() -> frozenset[str]:
 def understood(
     at: float, packet: bytes, link: str, port: int, local: frozenset[str], *, out: bool = False
 ) -> Event | None:
-    """What an IP packet is: a datagram from (`out`) or to this host's port, an error about one, or None.
+    """The event of an IP packet: a datagram to the port or (`out`) from it, or an ICMP error about one; else None.
 
-    It was on the link, or, if that is "", behind the input chain.
+    `link` is the link of the packet socket; "" for a packet that passed the input chain.
     """
     try:
         version = packet[0] >> 4
@@ -328,7 +328,7 @@ def understood(
         if out or protocol not in (_ICMP, _ICMP6):
             return None
         return _icmp_error(at, link, packet, port, local)
-    except (struct.error, IndexError, ValueError):  # shorter than it says
+    except (struct.error, IndexError, ValueError):  # shorter than its header's length
         return None
 
 
@@ -338,14 +338,14 @@ def _datagram(
     start, sender, receiver, scope = _ip(packet, link)
     stage = SENT if out else ARRIVED if link else ADMITTED
     if stage != ADMITTED and (sender if out else receiver) not in local:
-        return None  # another host's, which this one passes on
+        return None  # forwarded for another host
     source, destination = SocketAddress(sender, 0, scope), SocketAddress(receiver, 0, scope)
     found = _udp(at, stage, link, source, destination, packet[start:])
     return found if (found.source if out else found.destination).port == port else None
 
 
 def _admitted6(at: float, segment: bytes, address: tuple[object, ...], port: int) -> Datagram | None:
-    """What a raw socket of IPv6 has begins at the header of UDP."""
+    """The datagram from an IPv6 raw socket, whose packets start at the UDP header."""
     sender, scope = str(address[0]).partition("%")[0], int(str(address[3]))
     try:
         return _udp(at, ADMITTED, "", SocketAddress(sender, 0, scope), SocketAddress("::", port), segment)
@@ -354,7 +354,7 @@ def _admitted6(at: float, segment: bytes, address: tuple[object, ...], port: int
 
 
 def _ip(packet: bytes, link: str = "") -> tuple[int, str, str, int]:
-    """Where the payload of an IP packet begins, its source, its destination, and the link for link-local ones."""
+    """The offset of an IP packet's payload, its source and destination, and the link index for link-local ones."""
     if packet[0] >> 4 == 4:
         return (packet[0] & 15) * 4, address_text(packet[12:16]), address_text(packet[16:20]), 0
     scope = 0
@@ -367,7 +367,7 @@ def _ip(packet: bytes, link: str = "") -> tuple[int, str, str, int]:
 def _udp(
     at: float, stage: str, link: str, source: SocketAddress, destination: SocketAddress, segment: bytes
 ) -> Datagram:
-    """The datagram of a UDP segment; the ports are put into the addresses."""
+    """The datagram of a UDP segment; the ports are added to the addresses."""
     sender, receiver, length = struct.unpack_from("!HHH", segment)
     payload = segment[_UDP_HEADER : _UDP_HEADER + min(PAYLOAD, max(0, length - _UDP_HEADER))]
     return Datagram(
@@ -382,7 +382,7 @@ def _udp(
 
 
 def _icmp_error(at: float, link: str, packet: bytes, port: int, local: frozenset[str]) -> IcmpError | None:
-    """The error of an ICMP packet, if it quotes a datagram from our port (RFC 792, RFC 4443)."""
+    """The error of an ICMP packet if it quotes a datagram from our port (RFC 792, RFC 4443); else None."""
     start, sender, _, _ = _ip(packet)
     kind, code = packet[start], packet[start + 1]
     if packet[0] >> 4 == 4:

@@ -1,11 +1,11 @@
 # shellcheck shell=dash disable=SC2154
-# What a hook may call besides the host's programs: the functions of wg-quick(8)'s script that hooks in the field use.
-# In POSIX's language (and `local`), as a host without bash runs hooks in sh. The variables are the caller's to set.
+# The functions of wg-quick(8)'s script that existing hooks call. They are written for POSIX sh with `local', as a host
+# without bash runs hooks in sh. The caller sets the variables.
 
-# Run one line, $hook. In a subshell in a function, so that `local' and `return' work; bash's errexit needs the two.
+# Run one line, $hook. The function makes `local' and `return' work; the subshell makes bash's errexit work.
 execute_hooks() { (eval "$hook"); }
 
-# Say a command as the transcript does, and run it.
+# Print a command as a line of the transcript, and run it.
 cmd() {
 	echo "[#] $*" >&2
 	"$@"
@@ -17,7 +17,7 @@ die() {
 	exit 1
 }
 
-# Set the variable that $1 names to the device's mark in decimal; fail if it has none.
+# Set the variable named $1 to the device's fwmark in decimal; fail if it has none.
 get_fwmark() {
 	local found
 	found=$(wg show "$INTERFACE" fwmark) || return 1
@@ -27,7 +27,7 @@ get_fwmark() {
 	esac
 }
 
-# -4 or -6, by the address $1.
+# Print -4 or -6 for the address $1.
 _family() {
 	case $1 in
 	*:*) echo -6 ;;
@@ -35,10 +35,10 @@ _family() {
 	esac
 }
 
-# Give the interface the address $1.
+# Add the address $1 to the interface.
 add_addr() { cmd ip "$(_family "$1")" address add "$1" dev "$INTERFACE"; }
 
-# Route the network $1 into the tunnel, in the table that Table names.
+# Add a route to the network $1 through the interface, in the file's Table.
 add_route() {
 	case $TABLE in
 	off) return 0 ;;
@@ -49,13 +49,13 @@ add_route() {
 		;;
 	esac
 	case $1 in
-	*/0) die "add_route: a hook adds no default route. Write $1 into AllowedIPs." ;;
+	*/0) die "add_route: a hook cannot add a default route. Add $1 to AllowedIPs." ;;
 	esac
 	[ -n "$(ip "$(_family "$1")" route show dev "$INTERFACE" match "$1" 2>/dev/null)" ] ||
 		cmd ip "$(_family "$1")" route add "$1" dev "$INTERFACE"
 }
 
-# What Debian's resolvconf wants before the interface's name: the first `PREFIX*' of its interface-order.
+# Print the prefix for the interface's name in Debian's resolvconf: the first `PREFIX*' of its interface-order.
 resolvconf_iface_prefix() {
 	local line
 	[ -f /etc/resolvconf/interface-order ] && [ ! -L "$(command -v resolvconf)" ] || return 0

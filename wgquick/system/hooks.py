@@ -1,8 +1,8 @@
-"""PreUp, PostUp, PreDown and PostDown lines, run as wg-quick(8) runs them.
+"""Runs PreUp, PostUp, PreDown and PostDown lines as wg-quick(8) does.
 
-A bash of its own evaluates each one with `set -e -o pipefail`, extglob, LC_ALL=C and the tool's own directory first
-on PATH. Its shell variables are those of wg-quick's script ($INTERFACE, ${ADDRESSES[@]}, ...), and child processes
-do not inherit them; its functions are those of hook.sh. Input and output are the caller's.
+A separate bash runs each line with `set -e -o pipefail`, extglob, LC_ALL=C and wgq's own directory first on PATH.
+It has the shell variables of wg-quick's script ($INTERFACE, ${ADDRESSES[@]}, ...), which child processes do not
+inherit, and the functions in hook.sh. Standard input, output and error are the caller's.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
     from wgquick.ports import Variables
 
-# The line comes through a descriptor, as arguments are everyone's to read (ps) and hooks may hold secrets.
-_DESCRIPTOR = 9  # the highest that a POSIX shell has to know
+# The line comes through a descriptor: every user can read arguments (ps), and hooks may hold secrets.
+_DESCRIPTOR = 9  # the highest that every POSIX shell supports
 _PRELUDE = f". /dev/fd/{_DESCRIPTOR}; exec {_DESCRIPTOR}<&-; execute_hooks"
 _BASH_PRELUDE = f"set -e -o pipefail; shopt -s extglob; {_PRELUDE}"
 _SH_PRELUDE = f"set -e; {_PRELUDE}"
-# Functions are read from a file, as bash's messages begin with the name of that file.
+# The functions are in a file, as bash's messages begin with the file's name.
 _FUNCTIONS = f"{os.path.dirname(__file__)}/hook.sh"
 _BASH = "/bin/bash"
 _SH = "/bin/sh"
-_NOT_FOUND = 127  # the status of a command that is not there, as the shell has it
+_NOT_FOUND = 127  # the shell's status for a missing command
 _PROGRAM = "wgq"
-_COMMANDS = (_PROGRAM, "__main__.py")  # the second by `python -m wgquick`
-_OF_THE_FILE_SYSTEM = ("CONFIG_FILE", "SELF", "ARGS")  # the others are text of the file
+_COMMANDS = (_PROGRAM, "__main__.py")  # the second is for `python -m wgquick`
+_OF_THE_FILE_SYSTEM = ("CONFIG_FILE", "SELF", "ARGS")  # the other variables are text from the file
 
 
 class Hooks:
-    """Runs hooks; `say` takes the one remark that there is no bash, `directory` is where the tool itself is."""
+    """Runs hooks; `say` takes the note that there is no bash, `directory` is where wgq's executables are."""
 
     def __init__(self, say: Callable[[str], None], directory: str = "") -> None:
         self._say = say
@@ -44,7 +44,7 @@ class Hooks:
         self._remarked = False
 
     def run(self, command: str, variables: Variables) -> None:
-        """Run one line, `%i` already replaced; HookError with its status if that is not 0."""
+        """Run one line, `%i` already replaced; HookError with the status if it is not 0."""
         if status := self._status(self._shell(), command, variables):
             raise HookError(f"a hook ended with status {status}: {without_keys(command)}", status)
 
@@ -60,17 +60,17 @@ class Hooks:
             os.close(script)
 
     def _own(self) -> Variables:
-        """What wg-quick's script knows of itself; in a program that imports this there are no arguments."""
+        """The variables of wg-quick's script about itself; a program that imports wgquick has no arguments."""
         arguments = tuple(sys.argv[1:]) if _started() in _COMMANDS else ()
         return {"PROGRAM": _PROGRAM, "SELF": f"{self._directory}/{_PROGRAM}", "ARGS": arguments}
 
     def _shell(self) -> list[str]:
-        """The start of the argument list: wg-quick's own bash, one on PATH, or else sh, which is remarked once."""
+        """The start of the argument list: wg-quick's bash, one on PATH, or else sh with a note, once."""
         bash = _BASH if os.access(_BASH, os.X_OK) else programs.find("bash")
         if bash is not None:
             return [bash, "-c", _BASH_PRELUDE]
         if not os.access(_SH, os.X_OK):
-            raise HookError("there is no shell to run a hook", _NOT_FOUND, remedy="Install bash.")
+            raise HookError("cannot run a hook: there is no shell", _NOT_FOUND, remedy="Install bash.")
         if not self._remarked:
             self._say("[!] There is no bash: hooks run in sh, without pipefail, extglob and <(...).")
             self._remarked = True
@@ -78,19 +78,19 @@ class Hooks:
 
 
 def own_directory() -> str:
-    """Where the tool's executables are: beside the running `wgq`, or beside the Python of what imports it."""
+    """The directory of wgq's executables: that of the running `wgq`, or of the Python that imports wgquick."""
     return os.path.dirname(os.path.realpath(sys.argv[0]) if _started() == _PROGRAM else sys.executable)
 
 
 def _started() -> str:
-    """The name of the program that this process began with."""
+    """The file name of this process's program."""
     return os.path.basename(os.path.realpath(sys.argv[0])) if sys.argv else ""
 
 
 def _script(variables: Variables, *, arrays: bool) -> bytes:
-    """The variables and functions; a shell without arrays gets an array's first element, as `$NAME` gives it.
+    """The variables and functions. A shell without arrays gets an array's first element, like `$NAME` in bash.
 
-    They are unset first: what this process has in its environment would stay exported.
+    They are unset first, as variables from this process's environment would stay exported.
     """
     lines = [_assignment(name, value, arrays=arrays) for name, value in variables.items()]
     names = " ".join(variables).encode()
@@ -98,7 +98,7 @@ def _script(variables: Variables, *, arrays: bool) -> bytes:
 
 
 def _assignment(name: str, value: str | tuple[str, ...], *, arrays: bool) -> bytes:
-    """One line; a hook is the bytes of the file, a path those of its name, in any locale."""
+    """One line. A hook has the bytes of the file, a path those of its name, in any locale."""
     encode = os.fsencode if name in _OF_THE_FILE_SYSTEM else _encoded
     words = [_quoted(encode(word)) for word in ([value] if isinstance(value, str) else value)]
     if isinstance(value, str) or not arrays:
@@ -115,7 +115,7 @@ def _quoted(word: bytes) -> bytes:
 
 
 def _flush() -> None:
-    """What was printed before the hook stands before what it prints."""
+    """Write buffered output, so that it comes before the hook's output."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

@@ -1,5 +1,6 @@
-"""What doctor looks at beyond the executor's host: counters of links, routes as the kernel decides them, firewalls,
-and probes. Nothing here changes the host. Everything is of the calling thread's network namespace.
+"""Reads what doctor needs beyond the executor's host: link counters, route lookups, firewall rules, and probes.
+
+It does not change the host. Everything is in the calling thread's network namespace.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ __all__ = ["Capture", "Prober", "foreign_routes", "links", "path_mtu", "rulesets
 
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE
-_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route itself, not what becomes of it
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: return the matched route instead of the result
 _UP = 1  # IFF_UP
 _BY_KERNEL = 2  # RTPROT_KERNEL
-_PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: don't fragment, and don't heed what was learned
+_PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: do not fragment, and ignore the known path MTU
 _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_HEADER = {4: 20, 6: 40}
 _ICMP_HEADER = 8
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
-_UDP_PORT = 33434  # traceroute's, where nobody listens
-_TCP_PORT = 1  # tcpmux, likewise
+_UDP_PORT = 33434  # traceroute's, usually closed
+_TCP_PORT = 1  # tcpmux, usually closed
 _PROGRAM_PATIENCE = 3.0
 _SETTLED = 0.1
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
-_TAPPED = 400  # packets that are looked at in one go: a busy tunnel is not to be read whole
+_TAPPED = 400  # packets per read; a busy tunnel is only sampled
 
 
 def links() -> list[LinkState]:
@@ -76,7 +77,7 @@ def _link(link: Any) -> LinkState:
 
 
 def _is_moved(link: Any, kind: str) -> bool:
-    """Whether a WireGuard link was made in another network namespace, where its socket stays."""
+    """Whether a WireGuard link was created in another network namespace, where its socket stays."""
     if kind == "wireguard":
         return link.get("IFLA_LINK_NETNSID") is not None
     daemon = uapi.listener(link.get("IFLA_IFNAME")) if kind == "tun" else 0
@@ -86,7 +87,7 @@ def _is_moved(link: Any, kind: str) -> bool:
 
 
 def ways(wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
-    """The route to each of the addresses, which come with a mark and a source ("": any)."""
+    """The route to each address; `wanted` has (address, mark, source), source "" for any."""
     with IPRoute() as kernel:
         names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
         return [_way(kernel, names, *each) for each in wanted]
@@ -103,7 +104,7 @@ def _way(kernel: Any, names: dict[int, str], address: str, mark: int, source: st
     except NetlinkError as refusal:
         return Way(errno=refusal.code)
     matched = found
-    with suppress(NetlinkError):  # older kernels do not know the flag
+    with suppress(NetlinkError):  # older kernels lack the flag
         matched = kernel.route("get", **(asked | {"flags": _LOOKUP_TABLE | _FIB_MATCH}))[0]
     metrics = found.get("RTA_METRICS")
     length = matched["dst_len"]
@@ -119,7 +120,7 @@ def _way(kernel: Any, names: dict[int, str], address: str, mark: int, source: st
 
 
 def foreign_routes(name: str) -> list[Foreign]:
-    """The routes of the main table through other links than `name`, at the metric that the tunnel's have."""
+    """The main table's routes through other links than `name`, with the metric of the tunnel's routes."""
     found = []
     with IPRoute() as kernel:
         names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
@@ -134,9 +135,9 @@ def foreign_routes(name: str) -> list[Foreign]:
 
 
 def rulesets() -> Rulesets:
-    """The firewalls' rules; "" where a program is not there or refuses."""
+    """The rules of nftables and iptables; "" if a program is missing or fails."""
     nft = _output("nft", "-j", "list", "ruleset")
-    has_extensions = '"xt"' in nft  # of which the JSON tells the name alone
+    has_extensions = '"xt"' in nft  # whose JSON has only the name
     return Rulesets(
         nft,
         _output("iptables-legacy-save") if _has_legacy("ip_tables_names") else "",
@@ -147,7 +148,7 @@ def rulesets() -> Rulesets:
 
 
 def _has_legacy(names: str) -> bool:
-    """Whether a table of the legacy variant is in use: asking by its program would load the modules."""
+    """Whether the legacy variant has a table; running its program would load the kernel modules."""
     try:
         with open(f"/proc/thread-self/net/{names}", encoding="ascii") as file:
             return bool(file.read().strip())
@@ -175,9 +176,9 @@ def _output(program: str, *arguments: str) -> str:
 def send_outside(
     source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
 ) -> int:
-    """Send a datagram from a port that another socket has, by a raw socket; returns the errno, 0 if it went out.
+    """Send a datagram from another socket's port through a raw socket; returns the errno, 0 on success.
 
-    It takes the way of the tunnel's own packets: the same ports, the same mark.
+    It takes the path of the tunnel's own packets: the same ports, the same mark.
     """
     family = 6 if ":" in address else 4
     header = struct.pack("!HHHH", source_port, port, 8 + len(payload), 0)
@@ -196,7 +197,7 @@ def send_outside(
 
 
 class Tap:
-    """Sees what comes out of a tunnel's link before this host's firewall does (packet(7))."""
+    """Captures the packets that arrive on a tunnel's link, before this host's firewall (packet(7))."""
 
     def __init__(self, link: str) -> None:
         self._replies: set[str] = set()
@@ -207,12 +208,12 @@ class Tap:
             self._socket.bind((link, _EVERY_PROTOCOL))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop capturing."""
         if self._socket is not None:
             self._socket.close()
 
     def look(self) -> Arrivals:
-        """What has been seen up to now."""
+        """What was captured so far."""
         for _ in range(_TAPPED if self._socket else 0):
             try:
                 packet, address = self._socket.recvfrom(64)  # type: ignore[union-attr]
@@ -239,7 +240,7 @@ class Tap:
 
 
 class Prober:
-    """Echo requests, datagrams and connections into a tunnel, whatever the routes say (SO_BINDTODEVICE)."""
+    """Sends echo requests, datagrams and connections into a tunnel, regardless of routes (SO_BINDTODEVICE)."""
 
     def __init__(self, link: str) -> None:
         self._link = link
@@ -248,17 +249,17 @@ class Prober:
         self._tap = Tap(link)
 
     def close(self) -> None:
-        """Stop seeing what comes."""
+        """Stop capturing."""
         self._tap.close()
 
     def seen(self) -> Arrivals:
-        """What was seen to come out of the tunnel up to now."""
+        """What arrived through the tunnel so far."""
         return self._tap.look()
 
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
-        """Probe all of them at once until `enough` of the addresses that answered, or the monotonic `deadline`.
+        """Probe all addresses until `enough` (of the addresses that answered) is true, or the monotonic `deadline`.
 
-        An echo request goes first; half a second later what says nothing to that gets a datagram and a connection.
+        An echo request goes first. Addresses without an answer after half a second get a datagram and a connection.
         """
         answered: dict[str, str] = {}
         refused: dict[str, int] = {}
@@ -283,7 +284,7 @@ class Prober:
                 self._await(echoes, sockets, answered, min(0.1, deadline - now))
                 self._tap.look()
             came = self._tap.look().replies
-            if not came <= answered.keys():  # what has just come may still be on its way to the socket
+            if not came <= answered.keys():  # an answer may not have reached the socket yet
                 self._await(echoes, sockets, answered, _SETTLED)
         finally:
             for opened in (*echoes.values(), *sockets):
@@ -291,7 +292,7 @@ class Prober:
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
     def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
-        """The sizes (whole IP packets, bytes) of echo requests, not to be fragmented, that were answered."""
+        """The sizes (IP packets, bytes) of unfragmented echo requests that were answered."""
         family = family_of(pack_address(address))
         echoes = self._echo_sockets({family})
         by_sequence: dict[int, int] = {}
@@ -330,7 +331,7 @@ class Prober:
         self._sequence += 1
         data = bytes(max(size - _IP_HEADER[family] - _ICMP_HEADER, 16))
         head = struct.pack("!BBHHH", _ECHO[family][0], 0, 0, self._id, self._sequence)
-        if family == 4:  # the kernel makes the checksum of ICMPv6
+        if family == 4:  # the kernel sets the checksum of ICMPv6
             head = struct.pack("!BBHHH", _ECHO[4][0], 0, _checksum(head + data), self._id, self._sequence)
         try:
             echoes[family].sendto(head + data, (address, 0))
@@ -339,7 +340,7 @@ class Prober:
         return 0
 
     def _reply(self, ready: socket.socket, family: int) -> tuple[str, int] | None:
-        """The source and the sequence number of an answer to one of our requests."""
+        """The source and sequence number of an answer to one of our requests."""
         try:
             data, source = ready.recvfrom(1 << 16)
         except OSError:
@@ -358,7 +359,7 @@ class Prober:
         for kind, word, port in ((socket.SOCK_DGRAM, "udp", _UDP_PORT), (socket.SOCK_STREAM, "tcp", _TCP_PORT)):
             probe = self._bound(family, kind)
             made[probe] = (address, word)
-            with suppress(OSError):  # EINPROGRESS of the connection
+            with suppress(OSError):  # EINPROGRESS from connect
                 probe.connect((address, port))
             with suppress(OSError):
                 if word == "udp":
@@ -387,12 +388,12 @@ class Prober:
 
 
 def began_again(now: float) -> float:
-    """When echo requests are repeated: one may have been lost while the session was made."""
+    """The time at which echo requests are repeated, as one may be lost while the session is set up."""
     return now + 0.7
 
 
 def _has_come_back(probe: socket.socket) -> bool:
-    """Whether a datagram's or connection's end is an answer: refused, or accepted; not unreachable or timed out."""
+    """Whether the end of a datagram or connection is an answer: refused or accepted, not a timeout."""
     code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code == 0 and probe.type == socket.SOCK_DGRAM:
         with suppress(OSError):

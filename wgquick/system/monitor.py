@@ -1,7 +1,7 @@
-"""Hears from the kernel what has changed: links, addresses, routes, rules, nftables (netlink(7), multicast groups).
+"""Gets the kernel's notifications of changed links, addresses, routes, rules and nftables (netlink(7) multicast).
 
-Of a message only its header and what names a link are read: what a host has is asked for anew where it matters, and
-a burst of ten thousand routes must not cost more than it is worth. pyroute2 would decode each.
+Of a message only the header and the link are decoded. The state of the host is read anew where it matters, and a
+burst of ten thousand routes has to stay cheap. pyroute2 would decode each message.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _NETWORKD = "/run/systemd/netif/state"
 
 
 class Change(NamedTuple):
-    """Something that may have gone: `kind` is link, address, route, rule, firewall, or, after a loss, all.
+    """A possible loss: `kind` is link, address, route, rule, firewall, or "all" after lost messages.
 
-    `ifindex` is that of the link, 0 if it is about none. `culprit` is the program that did it, "" if it cannot be
-    seen any more.
+    `ifindex` is the link's, 0 if the change is about no link. `culprit` is the program that made it, "" if it is
+    unknown.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Change(NamedTuple):
 
 
 class Monitor:
-    """The sockets, in the network namespace of the thread that makes them; close it after use."""
+    """The sockets, in the network namespace of the thread that creates them; close it after use."""
 
     def __init__(self) -> None:
         self._sockets = [_opened(_NETLINK_ROUTE, _ROUTE_GROUPS)]
@@ -64,11 +64,11 @@ class Monitor:
             each.close()
 
     def descriptors(self) -> list[int]:
-        """What becomes readable when there is something to `read`."""
+        """The descriptors that become readable when there is something to `read`."""
         return [each.fileno() for each in self._sockets]
 
     def read(self) -> list[Change]:
-        """What has come, at most a few hundred datagrams at a time."""
+        """The changes that have arrived, from at most a few hundred datagrams."""
         found: dict[Change, None] = {}
         for each in self._sockets:
             for _ in range(_MOST):
@@ -86,7 +86,7 @@ class Monitor:
 
     @staticmethod
     def suspect(kind: str, seen: str = "") -> str:
-        """Who removes what is not theirs; `seen` is the program that was seen, "" if none was."""
+        """The program that probably made a change; `seen` is the one that was seen doing it, "" if none was."""
         if kind == "firewall":
             runs = _FIREWALLD if seen and not seen.startswith(_FIREWALLD) and _is_running(_FIREWALLD) else ""
             return f"{seen}, perhaps for {runs}, which runs here" if runs else seen
@@ -96,7 +96,7 @@ class Monitor:
 
     @staticmethod
     def dns_stamp(name: str, ifindex: int) -> tuple[int, ...]:
-        """What changes when somebody changes the DNS of a link: /etc/resolv.conf, or what resolvers keep of it."""
+        """A value that changes with a link's DNS: of /etc/resolv.conf, or of the resolvers' own files."""
         places = (
             "/etc/resolv.conf",
             f"/run/systemd/resolve/netif/{ifindex}",
@@ -124,7 +124,7 @@ def _opened(protocol: int, groups: int) -> socket.socket:
         made.bind((0, groups))
     except OSError as error:
         made.close()
-        what = f"netlink refuses to tell what changes: {error.strerror}"
+        what = f"cannot subscribe to the kernel's notifications: {error.strerror}"
         raise OperationError(what, errno=error.errno or 0) from None
     return made
 
@@ -167,7 +167,7 @@ def _firewall(kind: int, body: bytes) -> Change | None:
 
 
 def _is_running(program: str) -> bool:
-    """Whether a process runs this program, or an interpreter this script."""
+    """Whether a process runs this program, or a script of this name."""
     return any(_runs(number, program.encode()) for number in os.listdir("/proc") if number.isdecimal())
 
 
@@ -180,7 +180,7 @@ def _runs(process: str, program: bytes) -> bool:
 
 
 def _program(port: int) -> str:
-    """The program of a netlink port, which mostly is the number of its process; "" if it has ended, or is ours."""
+    """The program of a netlink port, which usually is the process ID; "" if it has ended or is this process."""
     if port in (0, os.getpid()):
         return ""
     try:

@@ -83,7 +83,7 @@ class _State:
 
     def __init__(self, version: int, identifier: int) -> None:
         self._version, self._identifier = version, identifier
-        self._told: dict[int, str] = {}
+        self._reported: dict[int, str] = {}
         self.answered: set[int] = set()
 
     def take_errors(self, raw: socket.socket) -> None:
@@ -104,7 +104,7 @@ class _State:
             where = data[_EXTENDED.size :]
             at, length = (4, 4) if self._version == 4 else (8, 16)
             sender = socket.inet_ntop(_FAMILIES[self._version], where[at : at + length])
-        self._told.setdefault(mtu, sender)
+        self._reported.setdefault(mtu, sender)
 
     def take_answers(self, raw: socket.socket) -> None:
         while True:
@@ -123,10 +123,10 @@ class _State:
                 self.answered.add(sizes[sequence])
 
     def result(self) -> PathMtu:
-        told = min(self._told, default=0)
+        reported = min(self._reported, default=0)
         answered = max(self.answered, default=0)
         lost = next((size for size in _SIZES[self._version] if size > answered), 0) if answered else 0
-        return PathMtu(told, self._told.get(told, ""), answered, lost)
+        return PathMtu(reported, self._reported.get(reported, ""), answered, lost)
 
 
 def _request(version: int, identifier: int, sequence: int, size: int) -> bytes:

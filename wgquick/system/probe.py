@@ -1,4 +1,4 @@
-"""One packet, sent as a query says it, and what nftables does with it and with what it causes."""
+"""Sends the packet of a query, and reports what nftables does with it and with the packets that it causes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from wgquick.routing import Flow, Query
 
 SECONDS = 1.0
-"""How long replies are waited for."""
+"""Seconds to wait for replies."""
 LONGEST = 6.0
-"""How long the packet around it is: a handshake that is under way is tried again after five seconds."""
+"""Seconds to wait for the outer packet: a pending handshake is retried after five seconds."""
 _ECHO_REQUEST = {4: 8, 6: 128}
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def send(query: Query, flows: Sequence[Flow]) -> Probe:
-    """Send one packet from this host, and say what nftables drops of the flows."""
+    """Send one packet from this host, and return what nftables drops of the flows."""
     with Tracer(flows) as tracer, _sending(query) as error:
         dropped = tracer.dropped(SECONDS, SECONDS if error else LONGEST)
         unseen = tuple(flow.what for flow in tracer.unseen)
@@ -36,7 +36,7 @@ def send(query: Query, flows: Sequence[Flow]) -> Probe:
 
 @contextmanager
 def _sending(query: Query) -> Iterator[int]:
-    """The packet is sent; the errno, 0 if the kernel took it. Its socket is open for the block, for a reply."""
+    """Send the packet; yields the errno, 0 on success. The socket stays open in the block, for a reply."""
     with _as_user(query.uid):
         opened = _socket(query)
     with opened:
@@ -54,7 +54,7 @@ def _socket(query: Query) -> socket.socket:
 
 @contextmanager
 def _as_user(uid: int) -> Iterator[None]:
-    """A socket belongs to the user whose id for files (setfsuid(2)) is the thread's when it is made."""
+    """Run as a user: a socket belongs to the thread's filesystem user ID (setfsuid(2)) at its creation."""
     if uid == os.geteuid():
         yield
         return

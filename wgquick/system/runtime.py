@@ -1,7 +1,7 @@
-"""Where the journals are: a directory of this network namespace's own below /run.
+"""The directories of journals and locks: one for each network namespace, below /run.
 
-Locks are files there. They go with the last run that needs them, and so do the directories, all but /run/wgq:
-that one is chosen by whether it can be written, and must not go while another run chooses.
+The last run that needs a lock file removes it, and then the empty directory. /run/wgq stays, because another run
+may be testing whether it is writable.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ROOT = "/run/wgq"
-_LOCK = "lock"  # no interface's own lock, whose name ends in .lock
-_LOCK_PATIENCE = 10.0  # seconds; not for ever, as a hook may run the tool for its own interface
+_LOCK = "lock"  # the names of interfaces' locks end in .lock
+_LOCK_PATIENCE = 10.0  # seconds; limited, as a hook may run wgq for its own interface
 _LOCK_PAUSE = 0.05
 
 
 def runtime_directory() -> str:
-    """/run/wgq, or for a process that may not write there (ambient CAP_NET_ADMIN) one of its own."""
+    """/run/wgq, or another directory for a process that cannot write there (ambient CAP_NET_ADMIN)."""
     for candidate in _candidates():
         with suppress(OSError):
             os.makedirs(candidate, mode=0o700, exist_ok=True)
             if _is_writable(candidate):
                 return candidate
     raise WgqError(
-        f"no directory for the journal: {_ROOT} cannot be written",
-        remedy="Name one that can be in XDG_RUNTIME_DIR; without a journal nothing could be undone safely.",
+        f"cannot create the journal: {_ROOT} is not writable",
+        remedy="Set XDG_RUNTIME_DIR to a writable directory: without a journal wgq could not undo its changes.",
     )
 
 
@@ -46,7 +46,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _is_writable(path: str) -> bool:
-    """Whether this user, and nobody else, can write to a directory: what stands in it is obeyed by down."""
+    """Whether only this user can write to a directory: down trusts its content."""
     descriptor = directory.checked(path)
     try:
         return os.access(".", os.W_OK, dir_fd=descriptor, effective_ids=True)
@@ -55,12 +55,12 @@ def _is_writable(path: str) -> bool:
 
 
 def journal_directory() -> str:
-    """The directory of the calling thread's network namespace."""
+    """The journal directory of the calling thread's network namespace."""
     return f"{runtime_directory()}/{namespaces.current()}"
 
 
 def other_directories() -> list[str]:
-    """The directories of other network namespaces."""
+    """The journal directories of other network namespaces."""
     root, own = runtime_directory(), namespaces.current()
     descriptor = directory.checked(root)
     try:
@@ -76,7 +76,7 @@ def is_gone(path: str, *, contained: bool) -> bool:
 
 
 def remove_directory(path: str) -> None:
-    """Remove a journal directory with its files, as far as another run has not done that."""
+    """Remove a journal directory with its files; another run may remove some of them at the same time."""
     with suppress(OSError):
         with directory.opened(path) as descriptor:
             for entry in os.listdir(descriptor):
@@ -86,7 +86,7 @@ def remove_directory(path: str) -> None:
 
 @contextmanager
 def locked(place: str) -> Iterator[None]:
-    """Hold the lock of a directory, such as the namespace's; it ends with the process, however that ends."""
+    """Hold the lock of a directory, such as the namespace's; the kernel releases it when the process ends."""
     path = f"{place}/{_LOCK}"
     while True:
         fd = _opened(path)
@@ -101,24 +101,24 @@ def locked(place: str) -> Iterator[None]:
 
 
 def _release(fd: int, path: str) -> None:
-    """Take the file away before it is free: whoever waits for it finds that out by `_is_at`."""
+    """Remove the file before the lock is released; a waiting process detects this with `_is_at`."""
     place, name = os.path.split(path)
     with suppress(OSError), directory.opened(place) as descriptor:
         os.unlink(name, dir_fd=descriptor)
     os.close(fd)
     with suppress(OSError):
-        directory.remove(place)  # if it is empty: namespaces come and go
+        directory.remove(place)  # only if it is empty
 
 
 @contextmanager
 def locked_interface(
     place: str, name: str, say: Callable[[str], object], *, patience: float = _LOCK_PATIENCE
 ) -> Iterator[None]:
-    """Hold the lock of one interface: two that worked on it at once would take each other's work for their own."""
+    """Hold the lock of one interface, as two runs at once would take each other's changes for their own."""
     path = f"{place}/{name}.lock"
     fd = _locked_file(path)
     if fd is None:
-        say(f"[!] Waiting for another wgq that is at work on {name}")
+        say(f"[!] Waiting for another wgq process that is working on {name}")
         fd = _awaited_file(path, name, time.monotonic() + patience)
     try:
         yield
@@ -128,7 +128,7 @@ def locked_interface(
 
 @contextmanager
 def locked_if_free(place: str, name: str) -> Iterator[bool]:
-    """Hold the lock of one interface if nobody else does, and say whether it is held."""
+    """Hold the lock of one interface if it is free; yields whether it is held."""
     path = f"{place}/{name}.lock"
     fd = _locked_file(path)
     try:
@@ -142,15 +142,15 @@ def _awaited_file(path: str, name: str, deadline: float) -> int:
     while (fd := _locked_file(path)) is None:
         if time.monotonic() > deadline:
             raise WgqError(
-                f"another wgq is at work on {name}",
-                remedy=f"Wait for it, or end it (`fuser {path}' names its process): it undoes what it did.",
+                f"another wgq process is working on {name}",
+                remedy=f"Wait for it, or stop it (`fuser {path}' shows its process ID): it undoes its changes.",
             )
         time.sleep(_LOCK_PAUSE)
     return fd
 
 
 def _locked_file(path: str) -> int | None:
-    """The lock file, held; None if somebody else holds it."""
+    """The lock file, locked; None if another process holds the lock."""
     fd = _opened(path)
     if _is_taken(fd) and _is_at(fd, path):
         return fd
@@ -159,7 +159,7 @@ def _locked_file(path: str) -> int | None:
 
 
 def _opened(path: str) -> int:
-    """The lock file, made if it is not there; again where `_release` takes the directory away meanwhile."""
+    """The lock file, created if necessary; tries again if `_release` removes the directory at the same time."""
     place, name = os.path.split(path)
     while True:
         try:
@@ -169,8 +169,8 @@ def _opened(path: str) -> int:
         except FileNotFoundError:
             continue
         except OSError as error:
-            what = f"the lock {path} cannot be made: {error.strerror}"
-            raise WgqError(what, remedy="Make room in /run.") from None
+            what = f"cannot create the lock {path}: {error.strerror}"
+            raise WgqError(what, remedy="Check the free space and permissions of /run.") from None
 
 
 def _is_taken(fd: int) -> bool:
@@ -182,7 +182,7 @@ def _is_taken(fd: int) -> bool:
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether the open file still is the one at the path, and not one that its holder has removed meanwhile."""
+    """Whether the open file is still the one at the path; its holder may have removed it."""
     place, name = os.path.split(path)
     try:
         with directory.opened(place) as descriptor:

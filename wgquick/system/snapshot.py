@@ -1,4 +1,4 @@
-"""A network namespace as `wgquick.routing.Snapshot`: rules, routes, links and neighbours through pyroute2."""
+"""Reads a network namespace as `wgquick.routing.Snapshot`: rules, routes, links and neighbours through pyroute2."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Parameters(NamedTuple):
 
 
 def snapshot(public_key: Callable[[SecretKey], PublicKey]) -> Snapshot:
-    """The calling thread's network namespace; each device without its secrets, and with its public key."""
+    """A snapshot of the calling thread's network namespace; devices without secrets, but with their public key."""
     return _snapshot(public_key, follows=True)
 
 
@@ -64,7 +64,7 @@ def _snapshot(public_key: Callable[[SecretKey], PublicKey], *, follows: bool) ->
 
 
 def _links(routing: Routing) -> list[tuple[NetworkLink, int | None]]:
-    """The links, each with the number of the namespace that it was made in, None if that is this one."""
+    """The links, each with the number of the namespace that it was created in; None if that is this one."""
     kernel = routing.kernel
     addresses: dict[int, list[LocalAddress]] = {}
     for each in kernel.get_addr():
@@ -110,7 +110,7 @@ def _parameters(name: str) -> _Parameters:
 
 
 def _read(path: str) -> int:
-    """A kernel parameter of the calling thread's network namespace; 0 if there is none."""
+    """A kernel parameter of the calling thread's network namespace; 0 if it does not exist."""
     try:
         with open(f"/proc/sys/net/{path}", encoding="ascii") as file:
             return int(file.read())
@@ -152,7 +152,7 @@ def _devices(
         try:
             device = control.get(link.name)
         except OperationError as error:
-            if error.errno != ENODEV:  # as another program's TUN link is
+            if error.errno != ENODEV:  # another program's TUN link
                 unread[link.name] = error.what
             continue
         own = public_key(device.private_key) if device.private_key else None
@@ -169,7 +169,7 @@ def _outside(
     devices: dict[str, TunnelDevice],
     public_key: Callable[[SecretKey], PublicKey],
 ) -> Iterator[tuple[str, Snapshot | None]]:
-    """The namespaces that the devices' sockets are in, if that is not this one."""
+    """Snapshots of the namespaces that have the devices' sockets, for devices whose socket is not in this one."""
     here = _identity("/proc/thread-self/ns/net")
     for link, number in links:
         if link.name not in devices:
@@ -194,7 +194,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _path_of(number: int) -> str:
-    """The path of the namespace that has this number here (RTM_GETNSID): of those with a name, or process 1's."""
+    """The path of the namespace with this number here (RTM_GETNSID): a named one or process 1's; "" if unknown."""
     from pyroute2 import IPRoute, NetlinkError
     from pyroute2.netlink.rtnl import RTM_GETNSID
     from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
@@ -233,7 +233,7 @@ def _names(directory: str) -> list[str]:
 
 
 def _inside(path: str, public_key: Callable[[SecretKey], PublicKey]) -> Snapshot | None:
-    """A snapshot of another namespace, by a thread that moves there; None if it may not."""
+    """A snapshot of another namespace, read by a thread that enters it; None without permission."""
     found: list[Snapshot] = []
 
     def read() -> None:

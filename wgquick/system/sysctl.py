@@ -1,4 +1,4 @@
-"""Kernel parameters through /proc/sys, net/* of this network namespace; a key is the path there."""
+"""Kernel parameters through /proc/sys; a key is the path there. net/* is of this network namespace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UDP ports of the calling thread's network namespace: whether one can be bound, and which programs have it."""
+"""UDP ports of the calling thread's network namespace: whether a port can be bound, and which programs use it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TUN = "/dev/net/tun"
 
 
 def refusal(port: int, *, patience: float = 0.3) -> int:
-    """The errno with which the kernel refuses this port on all addresses now, 0 if it can be bound.
+    """The errno with which the kernel refuses to bind this port on all addresses; 0 if it can be bound.
 
-    A port in use is tried again for `patience` seconds: a daemon keeps it some milliseconds longer than its link.
+    A used port is retried for `patience` seconds: a daemon keeps its port some milliseconds longer than its link.
     """
     deadline = monotonic() + patience
     while (code := _refusal(port)) == EADDRINUSE and monotonic() < deadline:
@@ -45,7 +45,7 @@ def _refusal(port: int) -> int:
 
 
 def has(name: str, port: int) -> bool:
-    """Whether the daemon of the link `name` has the port; any socket counts if its process cannot be seen."""
+    """Whether the daemon of the link `name` uses the port; any socket counts if its process is hidden."""
     inodes = {inode for inode, _ in _sockets(port)}
     if not inodes:
         return False
@@ -56,9 +56,9 @@ def has(name: str, port: int) -> bool:
 
 
 def programs(port: int) -> tuple[str, ...]:
-    """The programs that have the port, in words; of one that cannot be seen, its user.
+    """The programs that use the port, as text; of a hidden program its user.
 
-    The socket of a WireGuard interface of the kernel is of no process, and stays where the link was made.
+    The socket of a kernel interface belongs to no process, and stays in the namespace where the link was created.
     """
     found = list(_sockets(port))
     owners = dict(_owners({inode for inode, _ in found}, _newest_first()))
@@ -69,13 +69,13 @@ def programs(port: int) -> tuple[str, ...]:
 
 def _unseen(uid: int) -> str:
     if uid:
-        return f"a program of user {uid} that cannot be seen from here"
+        return f"a hidden program of user {uid}"
     moved = "a WireGuard interface that was moved to another network namespace"
-    return f"something of user 0 that cannot be seen from here: a program, or {moved}"
+    return f"a hidden program of user 0, or {moved}"
 
 
 def _sockets(port: int) -> Iterator[tuple[int, int]]:
-    """The inode and the user of each socket with this local port; the inode is 0 for one of no process."""
+    """The inode and user of each socket with this local port; the inode is 0 if it belongs to no process."""
     for path in _PROC_NET:
         for line in _read(path).splitlines()[1:]:
             fields = line.split()
@@ -84,12 +84,12 @@ def _sockets(port: int) -> Iterator[tuple[int, int]]:
 
 
 def _newest_first() -> list[int]:
-    """All processes; a tunnel's daemon is among the young ones."""
+    """All process IDs, newest first: a tunnel's daemon usually is among the newest."""
     return sorted((int(entry) for entry in os.listdir("/proc") if entry.isdecimal()), reverse=True)
 
 
 def _owners(inodes: Collection[int], processes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Those of the processes that have the sockets, each with one."""
+    """The processes that have one of the sockets, each with that socket's inode."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
     for process in processes if wanted else ():
         for link in _links(process):
@@ -100,7 +100,7 @@ def _owners(inodes: Collection[int], processes: Iterable[int]) -> Iterator[tuple
 
 
 def _links(process: int) -> Iterator[str]:
-    """Where the open descriptors of a process lead; none of one that has ended or may not be seen."""
+    """The targets of a process's open descriptors; empty if it has ended or is hidden."""
     directory = f"/proc/{process}/fd"
     with suppress(OSError):
         for descriptor in os.listdir(directory):
@@ -121,7 +121,7 @@ def _serves(process: int, name: str) -> bool:
 
 
 def _read(path: str) -> str:
-    """The text of a file in /proc; empty if there is none."""
+    """The text of a file in /proc; "" if there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().rstrip("\n")

@@ -1,6 +1,6 @@
-"""Finding and starting a userspace WireGuard, as wg-quick(8)'s add_if does, but in a session of its own.
+"""Finds and starts a userspace WireGuard implementation as wg-quick(8)'s add_if does, but in its own session.
 
-There a signal to the caller's process group, as Ctrl-C sends it, does not end the daemon before `down` could.
+So a signal to the caller's process group, such as Ctrl-C, does not end the daemon before `down` removes the link.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ BUNDLED = "wgq-userspace"
 USUAL = "wireguard-go"
 _MODULE = "/sys/module/wireguard"
 _TUN = "/dev/net/tun"
-_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *programs.ENDING)  # whatever the caller ignores, the daemon should not
+_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *programs.ENDING)  # the daemon must not ignore them
 _PATIENCE = 10.0
 _END_PATIENCE = 2.0
 _PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
 _ERROR_TEXT = 2000
-_BOX = "┌│└"  # around wireguard-go's advice to use the kernel's implementation
+_BOX = "┌│└"  # the box around wireguard-go's advice to use the kernel module
 
 
 class Candidate(NamedTuple):
-    """A program that can run an interface, and why it is this one."""
+    """A program that can run an interface, and the reason for choosing it."""
 
     program: str
     why: str
 
 
 def candidates(environ: Mapping[str, str], which: Callable[[str], str | None]) -> list[Candidate]:
-    """What to run, best first. A program that the environment names is the only one, there or not."""
+    """The programs to try, best first. If the environment names one, it is the only one, even if missing."""
     if named := environ.get(VARIABLE):
-        return [Candidate(named, f"{VARIABLE} names it")]
-    found = [Candidate(path, "it comes with wgq") for path in _beside_us()]
-    return found + [Candidate(name, "it is on the PATH") for name in (BUNDLED, USUAL) if which(name)]
+        return [Candidate(named, f"set by {VARIABLE}")]
+    found = [Candidate(path, "bundled with wgq") for path in _beside_us()]
+    return found + [Candidate(name, "found on PATH") for name in (BUNDLED, USUAL) if which(name)]
 
 
 def _beside_us() -> Iterator[str]:
-    """The bundled program where this package's environment keeps its scripts."""
+    """The bundled program in the scripts directory of this package's environment."""
     for directory in dict.fromkeys((own_directory(), os.path.dirname(sys.executable))):
         if os.access(path := f"{directory}/{BUNDLED}", os.X_OK, effective_ids=True):
             yield path
@@ -86,36 +86,36 @@ class Userspace:
         return False
 
     def choose(self) -> tuple[str, str] | None:
-        """The program to run and why it is this one; None if there is none."""
+        """The program to run and the reason for the choice; None if there is none."""
         return next(iter(candidates(self._environ, programs.find)), None)
 
     def start(self, program: str, name: str) -> None:
-        """Run it until it has returned, the link is there and the control socket answers."""
+        """Run the program, and wait until it has returned, its link exists and its control socket answers."""
         path = program if "/" in program else programs.find(program)
         if path is None:
-            raise OperationError(f"cannot run {program}: there is no such command", errno=errno.ENOENT)
-        said = os.memfd_create("userspace")
+            raise OperationError(f"cannot run {program}: command not found", errno=errno.ENOENT)
+        log = os.memfd_create("userspace")
         try:
-            _Start(path, name, time.monotonic() + self._patience, said).run(self._environ)
+            _Start(path, name, time.monotonic() + self._patience, log).run(self._environ)
         finally:
-            os.close(said)
+            os.close(log)
 
     def await_exit(self, name: str) -> None:
-        """Return once the daemon of a deleted link has taken its socket away, at the latest after some seconds.
+        """Wait until the daemon of a deleted link has removed its socket, for a limited time.
 
-        wireguard-go does so some milliseconds after the link is gone, and until then another cannot start. One that
-        was killed, or whose link went before it had read it, leaves a dead socket, which is removed here.
+        wireguard-go removes it some milliseconds after the link is gone; before that another daemon cannot start. A
+        daemon that was killed leaves a dead socket, which is removed here.
         """
         deadline = time.monotonic() + self._patience
         while uapi.outlasts(name, _LONGEST_PAUSE):
             if time.monotonic() > deadline:
-                self._say(f"[!] The daemon of {name} does not end, and holds {uapi.socket_path(name)}: kill it")
+                self._say(f"[!] The daemon of {name} does not exit and still has {uapi.socket_path(name)}: kill it")
                 return
             time.sleep(_PAUSE)
         self.clear(name)
 
     def clear(self, name: str) -> None:
-        """Remove the control socket of a program that was killed; one that still answers is left alone."""
+        """Remove the control socket of a killed program; a socket that answers stays."""
         uapi.remove_stale(name)
 
     def identity(self, name: str) -> str:
@@ -137,23 +137,23 @@ class Userspace:
 
 
 class _Start(NamedTuple):
-    """One start of a program; what it says goes to the file `said` until it has returned."""
+    """One start of a program; its output goes to the file `log` until it returns."""
 
     path: str
     name: str
     deadline: float
-    said: int
+    log: int
 
     def run(self, environ: Mapping[str, str]) -> None:
-        """An exception on the way, as a signal handler raises it, ends all that was started."""
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, programs.ENDING)  # none before the child is known
+        """Start the program; after an exception, as from a signal handler, end all started processes."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, programs.ENDING)  # until the child's ID is known
         child = 0
         try:
             child = self._spawn(environ)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self._await_return(child)
             self._await(lambda: uapi.answers(self.name), "its control socket does not answer")
-            self._await(lambda: RtNetlink().link(self.name) is not None, "its link is not there")
+            self._await(lambda: RtNetlink().link(self.name) is not None, "its link does not exist")
         except BaseException:
             if child:
                 _end_session(child)
@@ -162,9 +162,9 @@ class _Start(NamedTuple):
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _spawn(self, environ: Mapping[str, str]) -> int:
-        """Start it with nothing of ours open but what it says: its log too where LOG_LEVEL asks for one."""
+        """Start it without our other descriptors; with LOG_LEVEL set, its output goes to standard error."""
         logs = environ.get("LOG_LEVEL", "silent") not in ("", "silent")
-        output = 2 if logs else self.said
+        output = 2 if logs else self.log
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
@@ -188,7 +188,7 @@ class _Start(NamedTuple):
         def returned() -> bool:
             try:
                 found, status = os.waitpid(child, os.WNOHANG)
-            except ChildProcessError:  # this process ignores SIGCHLD: the socket and the link will tell
+            except ChildProcessError:  # this process ignores SIGCHLD; check only socket and link
                 return True
             if found and (code := os.waitstatus_to_exitcode(status)):
                 raise self._failed(f"it exited with status {code}" if code > 0 else f"signal {-code} ended it")
@@ -203,28 +203,28 @@ class _Start(NamedTuple):
             time.sleep(_PAUSE)
 
     def _failed(self, reason: str, code: int = 0) -> OperationError:
-        said = os.pread(self.said, _ERROR_TEXT, max(0, os.fstat(self.said).st_size - _ERROR_TEXT))
-        lines = (line.strip() for line in said.decode(errors="replace").splitlines())
+        text = os.pread(self.log, _ERROR_TEXT, max(0, os.fstat(self.log).st_size - _ERROR_TEXT))
+        lines = (line.strip() for line in text.decode(errors="replace").splitlines())
         kept = "; ".join(line for line in lines if line and line[0] not in _BOX)
-        said_so = f": {kept}" if kept else ""
-        what = f"{self.path} could not bring up {self.name}: {reason}{said_so}"
+        output = f": {kept}" if kept else ""
+        what = f"{self.path} could not bring up {self.name}: {reason}{output}"
         return OperationError(what, errno=code, remedy=_remedy())
 
 
 def _remedy() -> str:
-    """What every implementation needs of the machine and does not find, as in many containers."""
+    """What userspace implementations need and this machine lacks, as many containers do."""
     if not os.path.exists(_TUN):
-        return f"There is no {_TUN}: `modprobe tun', or in a container: docker run --device {_TUN}."
+        return f"{_TUN} does not exist: run `modprobe tun', or in a container: docker run --device {_TUN}."
     if not os.access(_TUN, os.R_OK | os.W_OK, effective_ids=True):
-        return f"This user may not open {_TUN}."
+        return f"This user cannot open {_TUN}."
     place = uapi.DIRECTORY if os.path.isdir(uapi.DIRECTORY) else os.path.dirname(uapi.DIRECTORY)
     if not os.access(place, os.W_OK, effective_ids=True):
-        return f"This user may not write to {place}: make {uapi.DIRECTORY}, for control sockets, the user's."
+        return f"This user cannot write to {place}: create {uapi.DIRECTORY} for this user's control sockets."
     return ""
 
 
 def _inheritable() -> list[int]:
-    """The descriptors above standard error that a program would get."""
+    """The descriptors above standard error that a child would inherit."""
     try:
         opened = [int(entry) for entry in os.listdir("/proc/self/fd")]
     except OSError:
@@ -235,12 +235,12 @@ def _inheritable() -> list[int]:
 def _passes_on(descriptor: int) -> bool:
     try:
         return os.get_inheritable(descriptor)
-    except OSError:  # the one that listed the directory
+    except OSError:  # the descriptor that listed the directory
         return False
 
 
 def _end_session(child: int) -> None:
-    """TERM, then KILL, to the program and what it left in its session's process group."""
+    """Send TERM, then KILL, to the program and its session's process group."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(child, sent)
@@ -251,7 +251,7 @@ def _end_session(child: int) -> None:
 
 
 def _reaped(child: int, deadline: float) -> bool:
-    """Whether the child ended; one that was waited for before has."""
+    """Whether the child has ended; True if it was already reaped."""
     try:
         while os.waitpid(child, os.WNOHANG)[0] == 0:
             if time.monotonic() > deadline:

@@ -81,7 +81,7 @@ class Senses(Protocol):
         """What changes when somebody changes the DNS of a link."""
 
     def suspect(self, kind: str, seen: str = "") -> str:
-        """Who removes what is not theirs; `seen` is the program that was seen, "" if none was."""
+        """The program that probably made a change; `seen` is the one that was seen doing it, "" if none was."""
 
 
 class Asked(NamedTuple):

@@ -1,6 +1,6 @@
-"""The tunnel's name servers and search domains, given to whatever keeps the host's own.
+"""Sets a tunnel's DNS servers and search domains through the program or file that manages the host's DNS.
 
-`Dns` implements the executor's protocol of that name. What a mode needs is imported when it is used.
+`Dns` implements the executor's protocol of that name. A mode's modules are imported when they are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Current = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class LinkDns(NamedTuple):
-    """What a link is to have: servers, search domains, and whether all questions are to go there."""
+    """The DNS of a link: servers, search domains, and whether it gets all queries."""
 
     servers: tuple[str, ...]
     search: tuple[str, ...]
@@ -29,29 +29,29 @@ class LinkDns(NamedTuple):
 
 
 class Resolver(Protocol):
-    """One way to give a link its DNS; `unset` needs nothing but the link's name, in whatever process."""
+    """One mode of setting a link's DNS; `unset` needs only the link's name and works in any process."""
 
     def set(self, name: str, dns: LinkDns) -> None:
-        """Give the link its DNS, in place of what it had."""
+        """Set the link's DNS; it replaces an earlier one."""
 
     def unset(self, name: str) -> None:
-        """Take it back; nothing happens if there is none."""
+        """Remove the link's DNS; does nothing if there is none."""
 
     def current(self, name: str) -> Current | None:
-        """The link's servers and search domains as they are now; None if none are known."""
+        """The link's current servers and search domains; None if they are unknown."""
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
-        """The transcript of `set`."""
+        """The transcript lines of `set`."""
 
     def unset_lines(self, name: str) -> tuple[str, ...]:
-        """The transcript of `unset`."""
+        """The transcript lines of `unset`."""
 
 
 class Dns:
-    """The ways to give a link its DNS; `directory` is where the file mode may keep its lock.
+    """Sets the DNS of links (wgquick.ports.Dns); `directory` is for the lock of the file mode.
 
-    `say` takes what a program that is run for it remarks. A named network namespace has a file of its own, which
-    ip-netns(8) shows its programs as /etc/resolv.conf; no other mode reaches it.
+    `say` takes warnings of the programs that are run. A named network namespace has its own file, which ip-netns(8)
+    shows to its programs as /etc/resolv.conf; no other mode works there.
     """
 
     def __init__(self, directory: str, say: Callable[[str], object], netns: str = "") -> None:
@@ -77,23 +77,23 @@ class Dns:
         return choose(preference)
 
     def set(self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool) -> None:
-        """Give the link its servers and search domains."""
+        """Set the link's servers and search domains."""
         self._resolver(mode).set(name, LinkDns(tuple(servers), tuple(search), full_tunnel))
 
     def unset(self, mode: str, name: str) -> None:
-        """Take them back; nothing happens if there are none."""
+        """Remove them; does nothing if there are none."""
         self._resolver(mode).unset(name)
 
     def current(self, mode: str, name: str) -> Current | None:
-        """The link's servers and search domains as the mode knows them now; None if it knows none."""
+        """The link's current servers and search domains; None if the mode has none for it."""
         return self._resolver(mode).current(name)
 
     def stale(self) -> tuple[str, ...]:
-        """The names of the tunnels that are gone and whose servers /etc/resolv.conf still has."""
+        """The names of the tunnels that are gone and whose servers are still in /etc/resolv.conf."""
         return self._file().stale() if _is_ours(self.path) else ()
 
     def repair(self) -> tuple[str, ...]:
-        """Take those out, before a name is looked up; returns their names."""
+        """Remove their servers, so that names can be resolved; returns the tunnels' names."""
         return self._file().repair() if _is_ours(self.path) else ()
 
     def _file(self) -> ResolvConfFile:
@@ -104,11 +104,11 @@ class Dns:
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
     ) -> tuple[str, ...]:
-        """The transcript of `set`."""
+        """The transcript lines of `set`."""
         return self._resolver(mode).set_lines(name, LinkDns(tuple(servers), tuple(search), full_tunnel))
 
     def unset_lines(self, mode: str, name: str) -> tuple[str, ...]:
-        """The transcript of `unset`."""
+        """The transcript lines of `unset`."""
         return self._resolver(mode).unset_lines(name)
 
     def _resolver(self, mode: str) -> Resolver:
@@ -124,13 +124,11 @@ class Dns:
             case "file":
                 return self._file()
             case _:
-                raise OperationError(
-                    f"`{mode}' is no way to set DNS", remedy="There are resolvconf, resolved and file."
-                )
+                raise OperationError(f"`{mode}' is not a DNS mode", remedy="Use resolvconf, resolved or file.")
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file has comments of ours; without them nothing more is imported on the way of `wgq up`."""
+    """Whether the file has wgq's comments; if not, `wgq up` imports nothing more."""
     try:
         with open(path, "rb") as file:
             return _MARK in file.read()

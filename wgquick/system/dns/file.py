@@ -1,8 +1,8 @@
-"""/etc/resolv.conf itself, where nothing else keeps it: written while tunnels are up, and then put back.
+"""Writes /etc/resolv.conf while tunnels are up, on hosts where no program manages it, and restores it afterwards.
 
-All that has to be remembered stands in the file (`resolv_conf`). It is replaced by a rename, which is atomic; where
-it cannot be, as a bind mount in a container, it is written in place. A file that somebody else has put in
-its place meanwhile stays.
+The file itself holds everything that has to be remembered (`resolv_conf`). It is replaced by an atomic rename. If
+it cannot be renamed, as a bind mount in a container, it is written in place. A file that another program has put
+in its place stays.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _PATH = "/etc/resolv.conf"
 _MODE = 0o644
-# The next line stands where a file that is written in place is about to be cut: what follows it is not the file's.
+# When the file is written in place, this marks where it is to be cut; what follows is left of the old content.
 _CUT = b"\n# wgq: end\n"
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class ResolvConfFile:
-    """Keeps the DNS of the newest tunnel in the file; `directory` is for a lock against others of this tool."""
+    """Keeps the newest tunnel's DNS in the file; `directory` is for a lock against other wgq processes."""
 
     def __init__(self, directory: str, path: str = _PATH, *, has_own_directory: bool = False) -> None:
         """With `has_own_directory` the file's directory is made for it, and removed when it is empty."""
@@ -42,7 +42,7 @@ class ResolvConfFile:
         self._next = f"{os.path.dirname(path)}/.{os.path.basename(path)}.wgq"
 
     def set(self, name: str, dns: LinkDns) -> None:
-        """Put the tunnel's servers and search domains in place of all others."""
+        """Write the tunnel's servers and search domains in place of all others."""
         _refuse_nonsense(dns.servers)
         with self._changing():
             if self._has_own_directory:
@@ -52,17 +52,17 @@ class ResolvConfFile:
             self._write(resolv_conf.text(record._replace(tunnels=(*_others(record, name), newest))))
 
     def unset(self, name: str) -> None:
-        """Take the tunnel out: the file is then the next newest's, or with the last one the earlier again."""
+        """Remove the tunnel: the file gets the next newest tunnel's DNS, or its original content after the last."""
         with self._changing():
             record = self._record()
             self._keep(record, _others(record, name))
 
     def stale(self) -> tuple[str, ...]:
-        """The names of the tunnels in the file that are gone: nobody answers at their servers."""
+        """The names of the tunnels in the file that are gone; their servers do not answer."""
         return tuple(tunnel.name for tunnel in self._record().tunnels if links.is_gone(tunnel.place))
 
     def repair(self) -> tuple[str, ...]:
-        """Take the tunnels out that are gone; returns their names."""
+        """Remove the tunnels that are gone; returns their names."""
         names = self.stale()
         if names:
             with self._changing():
@@ -71,32 +71,32 @@ class ResolvConfFile:
         return names
 
     def _keep(self, record: Record, others: tuple[Tunnel, ...]) -> None:
-        """Leave these tunnels in the file, which is the earlier one if there are none."""
+        """Keep only these tunnels in the file; without any, restore the original."""
         if others and others != record.tunnels:
             self._write(resolv_conf.text(record._replace(tunnels=others)))
         elif not others:
             self._put_back(record)
 
     def current(self, name: str) -> Current | None:
-        """What the tunnel asked for, where the file still says so."""
+        """The tunnel's servers and search domains, if the file still has them."""
         found = (tunnel for tunnel in self._record().tunnels if tunnel.name == name)
         return next(((tunnel.servers, tunnel.search) for tunnel in found), None)
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
-        """The transcript of `set`."""
+        """The transcript lines of `set`."""
         search = f", search {' '.join(dns.search)}" if dns.search else ""
         return (f"[#] write {self._path} for {name}: nameserver {' '.join(dns.servers)}{search}",)
 
     def unset_lines(self, name: str) -> tuple[str, ...]:
-        """The transcript of `unset`."""
-        line = f"[#] take {name} out of {self._path}"
+        """The transcript lines of `unset`."""
+        line = f"[#] remove {name} from {self._path}"
         if _is_edited_link(self._record()):
-            return line, f"[!] Lines were added to {self._path} meanwhile: they are kept in {self._saved()}"
+            return line, f"[!] {self._path} had additional lines: they are saved in {self._saved()}"
         return (line,)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Alone among the processes of this tool, and without what a killed one has left."""
+        """Hold the lock, and remove a temporary file that a killed process left."""
         try:
             with locked(self._directory):
                 with suppress(OSError):
@@ -106,7 +106,7 @@ class ResolvConfFile:
             raise _error(self._path, refusal) from None
 
     def _record(self) -> Record:
-        """What the file tells, or what it is where it tells nothing."""
+        """The file's record, or a new record of the file if it has none."""
         content = self._content()
         if self._is_link():
             return Record("link", os.fsencode(os.readlink(self._path)), resolv_conf.kept_lines(content or b""))
@@ -115,11 +115,11 @@ class ResolvConfFile:
         return resolv_conf.parse(content) or Record("file", content, resolv_conf.kept_lines(content))
 
     def _is_link(self) -> bool:
-        """Whether there is a link that could be replaced and put back; another's target is the file to write."""
+        """Whether the path is a symbolic link that can be replaced; if it cannot, the link's target is written."""
         return os.path.islink(self._path) and os.access(os.path.dirname(self._path), os.W_OK, effective_ids=True)
 
     def _content(self) -> bytes | None:
-        """What the file holds; None if no file is there: nothing, a directory, or a link that leads nowhere."""
+        """The file's content; None if there is no file: nothing, a directory, or a broken link."""
         try:
             return _contents(self._path).partition(_CUT)[0]
         except OSError as refusal:
@@ -128,7 +128,7 @@ class ResolvConfFile:
             return None
 
     def _put_back(self, record: Record) -> None:
-        """The earlier file; for what holds none of our comments that is the file as it is."""
+        """Restore the original; a file without wgq's comments stays as it is."""
         content = resolv_conf.put_back(record)
         if not record.tunnels:
             self._finish_cut()
@@ -140,7 +140,7 @@ class ResolvConfFile:
             self._remove()
 
     def _finish_cut(self) -> None:
-        """Do what a process was about to do that was killed while it wrote in place."""
+        """Finish the write in place of a process that was killed during it."""
         content = self._content()
         if content is not None and _contents(self._path) != content:
             self._overwrite(content)
@@ -178,7 +178,7 @@ class ResolvConfFile:
             self._overwrite(content)
 
     def _overwrite(self, content: bytes) -> None:
-        """Write in place: all in one call, then cut; the file is whole before, between and after the two."""
+        """Write in place: one write(2), then a truncation. The file is complete at each moment."""
         earlier = _contents(self._path)
         file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -194,7 +194,7 @@ class ResolvConfFile:
 
 
 def _refuse_nonsense(servers: tuple[str, ...]) -> None:
-    """Refuse what no resolver could ask: a line with it would take the host's DNS away (resolv.conf(5))."""
+    """Refuse servers that no resolver can query: such a line would break the host's DNS (resolv.conf(5))."""
     for server in servers:
         host, zone, _ = server.partition("%")
         try:
@@ -202,7 +202,7 @@ def _refuse_nonsense(servers: tuple[str, ...]) -> None:
         except ValueError:
             family = 0
         if not family or (zone and family == 4):
-            raise OperationError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.")
+            raise OperationError(f"`{server}' is not the address of a DNS server", remedy="Correct the DNS line.")
 
 
 def _others(record: Record, name: str = "") -> tuple[Tunnel, ...]:
@@ -220,7 +220,7 @@ def _contents(path: str) -> bytes:
 
 
 def _write_new(path: str, content: bytes, model: str | None) -> None:
-    """Write a file, on the disk before it returns, with owner, mode and attributes of the model if that is one."""
+    """Write a file and sync it, with owner, mode and attributes of `model` if that is given."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         _write_all(file, content)
@@ -233,7 +233,7 @@ def _write_new(path: str, content: bytes, model: str | None) -> None:
 
 
 def _write_all(file: int, content: bytes) -> None:
-    """Write from the start in one call; what a full disk cuts short is an error too."""
+    """Write all content from the start in one call; a short write, as on a full disk, is an error."""
     if os.pwrite(file, content, 0) != len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -242,14 +242,14 @@ def _copy_attributes(model: str, file: int) -> None:
     status = os.stat(model)
     os.fchown(file, status.st_uid, status.st_gid)
     os.fchmod(file, stat.S_IMODE(status.st_mode))
-    with suppress(OSError):  # a file system without extended attributes; SELinux's label is one
+    with suppress(OSError):  # a file system without extended attributes
         for name in os.listxattr(model):
             os.setxattr(file, name, os.getxattr(model, name))
 
 
 def _error(path: str, refusal: OSError) -> OperationError:
     code = refusal.errno or 0
-    remedy = "`--dns off' does without it."
+    remedy = "Use `--dns off' to leave DNS alone."
     if code in _NOT_REPLACEABLE:
-        remedy = "Run as root; `lsattr' shows whether the file is immutable; `--dns off' does without it."
+        remedy = "Run as root; `lsattr' shows whether the file is immutable. `--dns off' leaves DNS alone."
     return OperationError(f"{path} cannot be changed: {os.strerror(code)}", errno=code, remedy=remedy)

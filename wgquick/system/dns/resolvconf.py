@@ -1,4 +1,4 @@
-"""resolvconf(8), called as wg-quick(8) calls it: openresolv's, Debian's, or systemd's link to resolvectl."""
+"""resolvconf(8), run as wg-quick(8) runs it: openresolv's, Debian's, or systemd's link to resolvectl."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ORDER = "/etc/resolvconf/interface-order"
 _RECORDS = "/etc/resolvconf/run/interface"
 _HEADING = "\n# resolv.conf from "
 _PREFIX_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
-_NOT_FOUND = 127  # the status of a command that is not there, as the shell has it
+_NOT_FOUND = 127  # the shell's status for a missing command
 
 
 def program() -> str | None:
@@ -26,47 +26,47 @@ def program() -> str | None:
 
 
 def _installed() -> str | None:
-    """The resolvconf on PATH, or where it usually is: what was set must be found again from a shorter PATH too."""
+    """The resolvconf on PATH or in the usual places, so that `down` finds it with a shorter PATH too."""
     return program() or programs.find("resolvconf", programs.DEFAULT_PATH)
 
 
 class Resolvconf:
-    """Keeps a link's DNS as resolvconf's record of it; `say` takes what resolvconf remarks."""
+    """Sets a link's DNS through resolvconf; `say` takes resolvconf's warnings."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say = say
 
     def set(self, name: str, dns: LinkDns) -> None:
-        """`resolvconf -a NAME -m 0 -x`: first of all, and alone."""
+        """`resolvconf -a NAME -m 0 -x`: highest priority, and exclusive."""
         self._run(program(), _add(name), _record(dns))
 
     def unset(self, name: str) -> None:
-        """`resolvconf -d NAME -f`: without complaint if there is no record, or no resolvconf any more."""
+        """`resolvconf -d NAME -f`: no error if there is no record or no resolvconf."""
         if found := _installed():
             self._run(found, _delete(name), b"")
 
     def current(self, name: str) -> Current | None:
-        """What `resolvconf -l NAME` prints, or if it does not know -l what its record holds."""
+        """The output of `resolvconf -l NAME`, or the content of the record if -l is not supported."""
         record = f"{_prefix()}{name}"
         status, text, _ = _outcome(_installed(), ["-l", record], b"")
         return _parsed(_contents(f"{_RECORDS}/{record}") if status else _section(text, record))
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
-        """The transcript of `set`; wg-quick's does not show what goes to standard input."""
+        """The transcript lines of `set`; like wg-quick's they do not show the standard input."""
         return (f"[#] resolvconf {' '.join(_add(name))}",)
 
     def unset_lines(self, name: str) -> tuple[str, ...]:
-        """The transcript of `unset`."""
+        """The transcript lines of `unset`."""
         return (f"[#] resolvconf {' '.join(_delete(name))}",)
 
     def _run(self, found: str | None, arguments: list[str], text: bytes) -> None:
         status, _, errors = _outcome(found, arguments, text)
         if status:
             what = f"`resolvconf {' '.join(arguments)}' failed with status {status}"
-            said = f"{what}: {errors.strip()}" if errors.strip() else what
-            raise OperationError(said, remedy=_remedy(status), status=status)
+            message = f"{what}: {errors.strip()}" if errors.strip() else what
+            raise OperationError(message, remedy=_remedy(status), status=status)
         if errors.strip():
-            self._say(errors.rstrip("\n"))  # its warnings are the user's to see, as under wg-quick
+            self._say(errors.rstrip("\n"))  # show its warnings, as wg-quick does
 
 
 def _add(name: str) -> list[str]:
@@ -85,7 +85,7 @@ def _record(dns: LinkDns) -> bytes:
 
 
 def _prefix() -> str:
-    """Debian's resolvconf orders records by name: wg-quick's resolvconf_iface_prefix, `tun.` by its defaults."""
+    """wg-quick's resolvconf_iface_prefix: Debian's resolvconf orders records by name, by default `tun.` first."""
     found = _installed()
     if found is None or os.path.islink(found):
         return ""
@@ -94,12 +94,12 @@ def _prefix() -> str:
 
 
 def _is_prefix(pattern: str) -> bool:
-    """`tun*` and the like, the one kind of pattern that wg-quick reads."""
+    """Whether a line has the form `tun*`, the only pattern that wg-quick reads."""
     return len(pattern) > 1 and pattern[-1] == "*" and _PREFIX_LETTERS.issuperset(pattern[:-1])
 
 
 def _contents(path: str) -> str:
-    """The file's text, or nothing if it cannot be read."""
+    """The file's text; "" if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -108,7 +108,7 @@ def _contents(path: str) -> str:
 
 
 def _section(text: str, record: str) -> str:
-    """Debian's -l lists every record whichever it is asked for, each below a heading."""
+    """The part of Debian's -l output for a record: it lists all records, each below a heading."""
     sections = [section.partition("\n") for section in f"\n{text}".split(_HEADING)[1:]]
     return next((lines for heading, _, lines in sections if heading.strip() == record), "")
 
@@ -121,7 +121,7 @@ def _parsed(text: str) -> Current | None:
 
 
 def _outcome(found: str | None, arguments: list[str], text: bytes) -> tuple[int, str, str]:
-    """Status, output and errors; a resolvconf that is not there has the shell's status for that."""
+    """Status, output and errors; a missing resolvconf has the shell's status for a missing command."""
     if found is None:
         return _NOT_FOUND, "", "command not found"
     return programs.output([found, *arguments], {**os.environ, "LC_ALL": "C"}, text)
@@ -129,5 +129,5 @@ def _outcome(found: str | None, arguments: list[str], text: bytes) -> tuple[int,
 
 def _remedy(status: int) -> str:
     if status == _NOT_FOUND:
-        return "Install openresolv or resolvconf, or choose another way: `--dns resolved' or `--dns file'."
-    return "`resolvconf -l' or its own configuration may tell more; `--dns file' or `--dns off' does without it."
+        return "Install openresolv or resolvconf, or use `--dns resolved' or `--dns file'."
+    return "Check `resolvconf -l' and resolvconf's configuration, or use `--dns file' or `--dns off'."

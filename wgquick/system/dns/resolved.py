@@ -1,4 +1,4 @@
-"""systemd-resolved over D-Bus (org.freedesktop.resolve1(5)): what `resolvectl dns` and `resolvectl domain` do."""
+"""systemd-resolved over D-Bus (org.freedesktop.resolve1(5)), like `resolvectl dns` and `resolvectl domain`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _PATH = "/org/freedesktop/resolve1"
 _MANAGER = f"{_NAME}.Manager"
 _LINK = f"{_NAME}.Link"
 _BUS = "/var/run/dbus/system_bus_socket"
-_PATIENCE = 25.0  # seconds, D-Bus's usual
+_PATIENCE = 25.0  # seconds, D-Bus's default
 _EVERYTHING = "."
 _RESOLV_CONF, _NSSWITCH = "/etc/resolv.conf", "/etc/nsswitch.conf"
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
-_UNASKED = f"[!] {_RESOLV_CONF} does not name systemd-resolved: what reads it will not ask the tunnel's servers."
+_UNASKED = f"[!] {_RESOLV_CONF} does not name systemd-resolved: programs that read it do not ask its servers."
 _NO_LINK, _NO_BUS, _ELSEWHERE = "NoSuchLink", "NoBus", "Elsewhere"
-# Reasons why there is nothing to take back: with the link, or the daemon, its DNS went too.
+# Errors after which there is nothing to remove: the DNS disappears with the link or the daemon.
 _GONE = frozenset({_NO_LINK, _NO_BUS, _ELSEWHERE, "NameHasNoOwner", "ServiceUnknown"})
-_REMEDY = "`systemctl status systemd-resolved' tells more; `--dns file' or `--dns off' does without it."
+_REMEDY = "`systemctl status systemd-resolved' shows its state; `--dns file' and `--dns off' do not need it."
 
 
 class _BusError(OperationError):
-    """A refusal; `kind` is the last part of its D-Bus name, or one of the words above."""
+    """An error; `kind` is the last part of its D-Bus name, or one of the words above."""
 
     def __init__(self, what: str, kind: str = "", remedy: str = _REMEDY) -> None:
         super().__init__(what, remedy=remedy)
@@ -41,9 +41,9 @@ class _BusError(OperationError):
 
 
 def is_running() -> bool:
-    """Whether the daemon is on the system bus, and in charge of this network namespace."""
+    """Whether the daemon is on the system bus and manages this network namespace."""
     if "DBUS_SYSTEM_BUS_ADDRESS" not in os.environ and not os.path.exists(_BUS):
-        return False  # without importing what speaks to a bus
+        return False  # without importing the D-Bus client
     try:
         with _Bus():
             return True
@@ -60,10 +60,10 @@ def every_server() -> tuple[tuple[int, str], ...]:
 
 
 class Resolved:
-    """Keeps a link's DNS in systemd-resolved."""
+    """Sets a link's DNS in systemd-resolved."""
 
     def set(self, name: str, dns: LinkDns) -> None:
-        """SetLinkDNS and SetLinkDomains; the second also without domains, as it replaces those of before."""
+        """SetLinkDNS and SetLinkDomains; the second also without domains, as it removes the earlier ones."""
         link = _index(name)
         servers = [_packed(server) for server in dns.servers]
         with _Bus() as bus:
@@ -71,7 +71,7 @@ class Resolved:
             bus.call("SetLinkDomains", "ia(sb)", link, list(_domains(dns)))
 
     def unset(self, name: str) -> None:
-        """RevertLink; where the link, the daemon or the bus is gone, the link's DNS went with it."""
+        """RevertLink; no error if the link, the daemon or the bus is gone, as the link's DNS is gone too."""
         try:
             link = _index(name)
             with _Bus() as bus:
@@ -81,7 +81,7 @@ class Resolved:
                 raise
 
     def current(self, name: str) -> Current | None:
-        """The properties DNS and Domains of the link."""
+        """The link's properties DNS and Domains."""
         try:
             link = _index(name)
             with _Bus() as bus:
@@ -94,7 +94,7 @@ class Resolved:
         return (texts, search) if texts else None
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
-        """The transcript of `set`: the commands of resolvectl(1) that do the same."""
+        """The transcript lines of `set`: the equivalent resolvectl(1) commands."""
         words = [f"~{domain}" if only_routes else domain for domain, only_routes in _domains(dns)]
         lines = (
             f"[#] resolvectl dns {name} {' '.join(dns.servers)}",
@@ -103,12 +103,12 @@ class Resolved:
         return lines if _is_asked() else (*lines, _UNASKED)
 
     def unset_lines(self, name: str) -> tuple[str, ...]:
-        """The transcript of `unset`."""
+        """The transcript lines of `unset`."""
         return (f"[#] resolvectl revert {name}",)
 
 
 class _Bus:
-    """The system bus with the daemon on it, for the duration of a `with` block; every fault is a _BusError."""
+    """The system bus with the daemon, for a `with` block; every failure is a _BusError."""
 
     def __enter__(self) -> Self:
         from jeepney.io.blocking import open_dbus_connection
@@ -128,13 +128,13 @@ class _Bus:
         self._connection.close()
 
     def _require_resolved(self) -> None:
-        """Ask who the daemon is: links are numbered, and the same number is another link in another namespace."""
+        """Check that the daemon is in this network namespace: in another one a link's number names another link."""
         from jeepney.bus_messages import message_bus
 
         (process,) = self._body(message_bus.GetConnectionUnixProcessID(_NAME))
         if not _shares_our_network(process):
             raise _BusError(
-                "systemd-resolved runs in another network namespace, and knows no links of this", _ELSEWHERE
+                "systemd-resolved runs in another network namespace and does not manage this one", _ELSEWHERE
             )
 
     def call(self, method: str, signature: str, *arguments: object) -> tuple[Any, ...]:
@@ -160,7 +160,7 @@ class _Bus:
 
         try:
             reply = self._connection.send_and_get_reply(message, timeout=_PATIENCE)
-        except UnicodeEncodeError:  # D-Bus has no other strings than UTF-8
+        except UnicodeEncodeError:  # D-Bus strings are UTF-8
             raise _BusError("a DNS domain is not written in UTF-8", remedy="Save the file as UTF-8.") from None
         except OSError as fault:
             raise _BusError(f"systemd-resolved does not answer: {fault or 'timeout'}", "NoReply") from None
@@ -172,7 +172,7 @@ class _Bus:
 
 
 def _is_asked() -> bool:
-    """Whether programs come to the daemon: by what resolv.conf names, or by nss-resolve(8)."""
+    """Whether programs query the daemon: through the server in resolv.conf, or through nss-resolve(8)."""
     if os.path.realpath(_RESOLV_CONF).startswith("/run/systemd/resolve/"):
         return True
     asked = {words[1] for words in _lines(_RESOLV_CONF) if words[0] == "nameserver" and len(words) > 1}
@@ -180,7 +180,7 @@ def _is_asked() -> bool:
 
 
 def _lines(path: str) -> list[list[str]]:
-    """The words of each line that has any; none where the file cannot be read."""
+    """The words of each non-empty line; empty if the file cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return [words for line in file if (words := line.split())]
@@ -192,20 +192,20 @@ def _index(name: str) -> int:
     try:
         return if_nametoindex(name)
     except OSError:
-        raise _BusError(f"there is no link {name} to give DNS to", _NO_LINK, "") from None
+        raise _BusError(f"cannot set DNS: there is no link {name}", _NO_LINK, "") from None
 
 
 def _packed(server: str) -> tuple[int, bytes]:
-    """Family and address; a zone is left out, as the link itself says as much."""
+    """Family and address; a zone is left out, as the link determines it."""
     family = AF_INET6 if ":" in server else AF_INET
     try:
         return family, inet_pton(family, server.partition("%")[0])
     except (OSError, ValueError):
-        raise _BusError(f"`{server}' is no address of a DNS server", remedy="Correct the DNS line.") from None
+        raise _BusError(f"`{server}' is not the address of a DNS server", remedy="Correct the DNS line.") from None
 
 
 def _shares_our_network(process: int) -> bool:
-    """By the inodes below /proc/PID/net, of which each namespace has its own and which everyone may look at."""
+    """Whether a process is in our network namespace, by the inodes below /proc/PID/net, which anyone may read."""
     try:
         theirs, ours = (os.stat(f"/proc/{of}/net/dev") for of in (process, "thread-self"))
     except OSError:
@@ -214,7 +214,7 @@ def _shares_our_network(process: int) -> bool:
 
 
 def _domains(dns: LinkDns) -> Iterator[tuple[str, bool]]:
-    """The domains, each with whether it only routes; `~.` draws every question to this link."""
+    """The domains, each with whether it only routes; `~.` routes all queries to this link."""
     yield from ((domain, False) for domain in dns.search)
     if dns.full_tunnel:
         yield _EVERYTHING, True

@@ -122,7 +122,7 @@ def is_guarded(name: str) -> bool:
 
 
 def keeps_inbound(name: str) -> bool:
-    """Whether what `keep_inbound` does stands."""
+    """Whether the rules of `keep_inbound` exist."""
     from wgquick.system.firewall import traffic
 
     return traffic.keeps_inbound(name)

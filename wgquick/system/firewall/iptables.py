@@ -65,7 +65,7 @@ def _stands(name: str, family: int) -> bool:
 
 
 def _loaded(family: int) -> list[str]:
-    """Those of our tables that legacy iptables has in this network namespace."""
+    """Which of wgq's tables the legacy variant has in this network namespace."""
     try:
         with open(f"/proc/thread-self/net/{_NAMES[family]}", encoding="ascii") as names:
             return [table for table in names.read().split() if table in _TABLES]

@@ -1,6 +1,6 @@
-"""Rules of the legacy variant of iptables(8), by the host's own iptables-restore(8) and iptables-save(8).
+"""Rules of the legacy variant of iptables(8), through the host's iptables-restore(8) and iptables-save(8).
 
-These do what python-iptables does (`libiptc`), which needs a compiler to be installed.
+It replaces `libiptc` on hosts without python-iptables, which needs a compiler to be installed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from wgquick.system.firewall import iptables_programs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_REMEDY = "Install the whole of iptables (Debian: iptables), or use `--firewall nft'."
-_OPTIONS = ("-n", "-w")  # leave other rules; wait for the lock of all iptables commands
+_REMEDY = "Install iptables (Debian: iptables), or use `--firewall nft'."
+_OPTIONS = ("-n", "-w")  # keep other rules; wait for the lock that all iptables commands share
 
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str) -> None:
-    """Add one family's rules; if the second table refuses, those of the first are taken back."""
+    """Add one family's rules; if the second table refuses, the rules of the first are removed."""
     text = iptables_programs.script(name, family, addresses, fwmark, port, comment)
     try:
         _restore(family, text)
@@ -34,7 +34,7 @@ def remove(comment: str, family: int, tables: Sequence[str]) -> None:
 
 
 def present(comment: str, family: int, tables: Sequence[str]) -> bool:
-    """Whether a rule of these tables has the comment."""
+    """Whether a rule in these tables has the comment."""
     return any(True for table in tables for _ in _rules(comment, family, table))
 
 

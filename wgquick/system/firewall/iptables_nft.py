@@ -1,8 +1,8 @@
-"""Rules of the nft variant of iptables(8): added by its iptables-restore(8), as wg-quick(8) adds them.
+"""Rules of the nft variant of iptables(8), added by its iptables-restore(8) as in wg-quick(8).
 
-They are found in nf_tables by their comment and deleted by handle, without a program.
-The variant keeps the tables raw, mangle, ... as nftables tables of those names, and a comment as the match of that
-name (struct xt_comment_info) or, in newer releases, in the rule's user data (libnftnl's udata.h).
+wgq finds the rules in nf_tables by their comment and deletes them by handle, without a program. The variant keeps
+the tables raw, mangle, ... as nftables tables of those names. A comment is a match of that name (struct
+xt_comment_info) or, in newer releases, in the rule's user data (libnftnl's udata.h).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def program(family: int) -> str | None:
 def add(
     program: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str
 ) -> None:
-    """Let the program add one family's rules; if it fails between two tables, all are removed."""
+    """Add one family's rules with the program; if it fails between two tables, all are removed."""
     try:
         text = iptables_programs.script(name, family, addresses, fwmark, port, comment)
         iptables_programs.restore([program, "-n"], text)
@@ -57,7 +57,7 @@ def remove(comment: str, family: int) -> None:
     """Delete the rules of raw and mangle that have the comment, in one transaction."""
     if doomed := _rules(comment, family):
         with Nfnetlink() as kernel:
-            kernel.transaction(doomed, "cannot remove the rules that iptables has made in nftables")
+            kernel.transaction(doomed, "cannot remove iptables rules from nftables")
 
 
 def _rules(comment: str, family: int) -> list[bytes]:
@@ -68,7 +68,7 @@ def _rules(comment: str, family: int) -> list[bytes]:
 
 
 def _listed(table: str, family: int) -> list[dict[int, bytes]]:
-    """The attributes of each rule of a table; none if there is no such table."""
+    """The attributes of each rule of a table; empty if there is no such table."""
     what = f"cannot list the rules of the nftables table {table}"
     try:
         with Nfnetlink() as kernel:
@@ -97,7 +97,7 @@ def _comments(rule: dict[int, bytes]) -> Iterator[bytes]:
 
 
 def _user_comments(data: bytes) -> Iterator[bytes]:
-    """User data is a row of type, length and value."""
+    """The comments in a rule's user data, which consists of (type, length, value) entries."""
     start = 0
     while start + 2 <= len(data):
         kind, length = data[start : start + 2]

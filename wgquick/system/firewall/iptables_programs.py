@@ -1,4 +1,4 @@
-"""iptables-restore(8) of the host, in either variant, and what it is fed, as wg-quick(8) does."""
+"""The host's iptables-restore(8), in either variant, and its input, as in wg-quick(8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PREFIXES = {4: "iptables", 6: "ip6tables"}
-_REMEDY = "`iptables -V' shows the variant in use; `--firewall nft' does without iptables."
+_REMEDY = "`iptables -V' shows the variant in use; `--firewall nft' does not need iptables."
 
 
 def own_restore(family: int) -> str | None:
@@ -24,7 +24,7 @@ def own_restore(family: int) -> str | None:
 def legacy(family: int, part: str) -> str | None:
     """The path of the legacy variant's iptables-PART (`restore`, `save`); None if there is none.
 
-    Where `iptables` is the nft variant, the legacy one has a name of its own.
+    A host whose `iptables` is the nft variant has the legacy variant under its own name.
     """
     prefix = _PREFIXES[family]
     names = (f"{prefix}-legacy-{part}", f"{prefix}-{part}")
@@ -37,12 +37,12 @@ def is_nft(program: str) -> bool:
 
 
 def restore(argv: Sequence[str], text: str) -> None:
-    """Run an iptables-restore with that input; OperationError with its words and status if it fails."""
+    """Run an iptables-restore with this input; OperationError with its message and status if it fails."""
     status, _, errors = run(argv, text)
     if status:
         what = f"`{' '.join(argv).rpartition('/')[2]}' failed with status {status}"
-        said = f"{what}: {errors.strip()}" if errors.strip() else what
-        raise OperationError(said, remedy=_REMEDY, status=status)
+        message = f"{what}: {errors.strip()}" if errors.strip() else what
+        raise OperationError(message, remedy=_REMEDY, status=status)
 
 
 def run(argv: Sequence[str], text: str = "") -> tuple[int, str, str]:
@@ -51,12 +51,12 @@ def run(argv: Sequence[str], text: str = "") -> tuple[int, str, str]:
 
 
 def _find(name: str) -> str | None:
-    """A program on PATH, or where it usually is: wg-quick must find the rules from a longer PATH than this one."""
+    """A program on PATH or in the usual places, as wg-quick with a longer PATH must use the same variant."""
     return programs.find(name) or programs.find(name, programs.DEFAULT_PATH)
 
 
 def script(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str) -> str:
-    """The rules for iptables-restore(8), in whose language a `+` that ends a name stands for anything."""
+    """The input of iptables-restore(8), in which a `+` at the end of a name matches any suffix."""
     marked = f'-m comment --comment "{comment}"'
     kind = AF_INET if family == 4 else AF_INET6
     lines = ["*raw"]

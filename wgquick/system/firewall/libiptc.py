@@ -1,7 +1,7 @@
-"""Rules of the legacy variant of iptables(8), by python-iptables: the raw and mangle tables through its libiptc.
+"""Rules of the legacy variant of iptables(8), in the raw and mangle tables, through python-iptables (libiptc).
 
-The package is the extra `iptables`, as it is built from source. Its import takes a third of a second: it is here
-alone, and only when there is something for it to do.
+The package is the extra `iptables`, as it is built from source. Its import takes a third of a second, so it is
+imported only here and only if it is needed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any, Self
 
-_TABLES = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "POSTROUTING")}  # with the chains used of each
-_LOCK = "/run/xtables.lock"  # shared with every iptables command (iptables(8), -w)
+_TABLES = {"raw": ("PREROUTING",), "mangle": ("PREROUTING", "POSTROUTING")}  # each with the used chains
+_LOCK = "/run/xtables.lock"  # the lock that all iptables commands share (iptables(8), -w)
 _MATCH = Struct("=H29sB")  # struct xt_entry_match: size, name, revision; then its data
-_CONNMARK = {  # by revision: mark, its mask, the packet's mask, mode, before which the newer one has a shift
+_CONNMARK = {  # by revision: mark, its mask, the packet's mask, (shift,) mode
     1: Struct("=IIIB"),  # struct xt_connmark_tginfo1
     2: Struct("=III2xB"),  # struct xt_connmark_tginfo2
 }
 _SAVE, _RESTORE = 1, 2  # XT_CONNMARK_*
 _MARK = Struct("=II")  # struct xt_mark_tginfo2: mark and mask
-_UDP = Struct("=HHHHB")  # struct xt_udp: ranges of source and destination ports, what is inverted
+_UDP = Struct("=HHHHB")  # struct xt_udp: ranges of source and destination ports, inversion flags
 _ADDRESS_TYPES = Struct("=HHI")  # struct xt_addrtype_info_v1: sets of source and destination types, flags
 _LOCAL = 1 << 2  # RTN_LOCAL
 _ALL = 0xFFFFFFFF
@@ -36,7 +36,7 @@ _REMEDY = "Run as root, with iptables installed (Debian: iptables), or use `--fi
 
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int, comment: str) -> None:
-    """Raw's rules first; if mangle refuses, raw's are taken back."""
+    """Add raw's rules, then mangle's; if mangle refuses, raw's are removed."""
     with _Iptables(family, comment) as iptables:
         drops = [("PREROUTING", iptables.drop(name, address)) for address in addresses]
         marks = [("PREROUTING", iptables.restore_mark()), ("POSTROUTING", iptables.save_mark(fwmark))]
@@ -60,13 +60,13 @@ def remove(comment: str, family: int, tables: Sequence[str]) -> None:
 
 
 def present(comment: str, family: int, tables: Sequence[str]) -> bool:
-    """Whether a rule of these tables has the comment."""
+    """Whether a rule in these tables has the comment."""
     with _Iptables(family, comment) as iptables:
         return any(iptables.holds(table) for table in tables)
 
 
 class _Iptables:
-    """libiptc for one family, under the lock of all iptables commands; every fault is an OperationError."""
+    """libiptc for one family, under the lock that iptables commands share; every failure is an OperationError."""
 
     def __init__(self, family: int, comment: str) -> None:
         self._family = family
@@ -87,7 +87,7 @@ class _Iptables:
         return self._library.IPTCError, self._library.XTablesError, ValueError
 
     def insert(self, name: str, rules: Sequence[tuple[str, Any]]) -> None:
-        """Put rules at the top of their chains, each above the one before, as `iptables -I` does."""
+        """Insert rules at the top of their chains, each above the one before, like `iptables -I`."""
         with self._table(name) as table:
             for chain, rule in rules:
                 table.insert_entry(chain, rule.rule, 0)
@@ -103,15 +103,15 @@ class _Iptables:
                 table.commit()
 
     def holds(self, name: str) -> bool:
-        """Whether a rule with the comment stands in the table."""
+        """Whether a rule of the table has the comment."""
         with self._table(name) as table:
             return any(_positions(table, chain, self._comment) for chain in _TABLES[name])
 
     @contextmanager
     def _table(self, name: str) -> Iterator[Any]:
-        """The table as it is now. Nothing changes without a commit, everything at once with it.
+        """The current table. A commit applies all changes at once.
 
-        It is not the one from the library's cache, which a program that uses the library itself may be changing.
+        The library's cached table is not used, as another user of the library in this process may be changing it.
         """
         kind = self._library.Table if self._family == 4 else self._library.Table6
         table = object.__new__(kind)
@@ -173,7 +173,7 @@ class _Iptables:
         return rule
 
     def _rule(self) -> Any:
-        """A rule that looks for no chain named like its target, for which the library would load every table."""
+        """An empty rule, without the search for a chain named like its target, which would load every table."""
         kind = self._library.Rule if self._family == 4 else self._library.Rule6
         return type("Rule", (kind,), {"tables": ()})()
 
@@ -184,17 +184,17 @@ def _fill_connmark(target: Any, mode: int) -> None:
 
 
 def _fill_target(target: Any, data: bytes, flags: int = 1) -> None:
-    """Write the data of a target, and tell the library's last check which options (`flags`) it has.
+    """Write the data of a target, and set the option flags that the library's final check expects.
 
-    By hand: the entries of the table of options (struct xt_option_entry) have grown in newer releases of iptables
-    (Debian 13), and of such tables the library reads the first one alone.
+    The library's own way does not work with newer releases of iptables (Debian 13): their struct xt_option_entry is
+    larger, and the library reads only the first entry of such a table.
     """
     _write(target.target, data)
     target._module.tflags = flags
 
 
 def _fill_match(match: Any, data: bytes) -> None:
-    """Write the data of a match likewise."""
+    """Write the data of a match in the same way."""
     _write(match.match, data)
     match._module.mflags = 1
 
@@ -206,16 +206,16 @@ def _write(head: Any, data: bytes) -> None:
 
 
 def _take_literally(rule: Any, name: str) -> None:
-    """Compare the whole name: in iptables' own notation a `+` at its end stands for anything."""
+    """Compare the whole name: iptables treats a `+` at its end as a wildcard."""
     header = rule.get_ip()
     header.iniface = name.encode()
     header.iniface_mask = bytes([0xFF]) * (len(name) + 1)
 
 
 def _positions(table: Any, chain: str, text: str) -> list[int]:
-    """Where in a chain the rules with that comment stand, from 0.
+    """The positions in a chain, from 0, of the rules with a comment.
 
-    It is read from the rules' bytes, as the library can take apart only those whose extensions it knows.
+    They are read from the rules' bytes, as the library parses only rules whose extensions it knows.
     """
     found = []
     entry = table.first_rule(chain)
@@ -242,12 +242,12 @@ def _comments(entry: Any) -> Iterator[bytes]:
 
 
 def library() -> Any:
-    """python-iptables, or an error that says what to install; it fails in many ways without its C libraries."""
+    """python-iptables, or OperationError with a remedy; without its C libraries it fails in many ways."""
     import warnings
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's own, of newer Pythons
+            warnings.simplefilter("ignore")  # the library's own warnings under newer Pythons
             import iptc
     except Exception as fault:
         raise OperationError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
@@ -255,5 +255,5 @@ def library() -> Any:
 
 
 def _words(fault: Exception) -> str:
-    """The message without the marks of bytes, which the library shows."""
+    """The message; a bytes message is decoded, as the library shows its quotes."""
     return str(fault).replace("b'", "").rstrip("'") or type(fault).__name__

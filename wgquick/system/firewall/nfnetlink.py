@@ -1,4 +1,4 @@
-"""nfnetlink: messages to the subsystem nf_tables, and transactions of them (linux/netfilter/nfnetlink.h)."""
+"""nfnetlink: messages to the nf_tables subsystem, and transactions (linux/netfilter/nfnetlink.h)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _NFGENMSG = Struct(">BBH")  # family, version, resource
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
-    """An attribute that holds attributes."""
+    """An attribute with nested attributes."""
     return codec.attribute(kind | codec.NLA_F_NESTED, b"".join(attributes))
 
 
 def number(kind: int, value: int) -> bytes:
-    """A 32-bit number, in network order as all of netfilter's are."""
+    """A 32-bit number in network byte order, as in all of netfilter."""
     return codec.attribute(kind, pack(">I", value))
 
 
 def message(kind: int, protocol: int, attributes: bytes = b"", flags: int = 0) -> bytes:
-    """A request of nf_tables: NFT_MSG_* kind and NFPROTO_* protocol."""
+    """An nf_tables request: NFT_MSG_* kind and NFPROTO_* protocol."""
     body = _NFGENMSG.pack(protocol, 0, 0) + attributes
     return codec.message(_NFNL_SUBSYS_NFTABLES << 8 | kind, flags, body)
 
@@ -49,15 +49,15 @@ def attributes_of(answer: codec.Message) -> dict[int, bytes]:
 
 
 class Nfnetlink(Connection):
-    """A netlink socket to netfilter in the network namespace of the thread that opens it."""
+    """A netlink socket to netfilter, in the network namespace of the thread that opens it."""
 
     def __init__(self) -> None:
         super().__init__(_NETLINK_NETFILTER)
 
     def transaction(self, requests: Sequence[bytes], what: str) -> None:
-        """Send the requests as one batch: all take effect, or none does and RefusedError has the first reason.
+        """Send the requests as one batch: all take effect, or none and RefusedError with the first reason.
 
-        Only the last asks for an acknowledgement; kernels before 6.10 do not acknowledge the batch's own end.
+        Only the last request asks for an acknowledgement; kernels before 6.10 do not acknowledge a batch's end.
         """
         first, last = self._next(), self._sequence + len(requests)
         self._sequence = last + 1
@@ -65,7 +65,7 @@ class Nfnetlink(Connection):
         parts += [codec.numbered(request, first + at) for at, request in enumerate(requests, 1)]
         parts[-1] = _acknowledged(parts[-1])
         batch = b"".join([*parts, _edge(_NFNL_MSG_BATCH_END, last + 1)])
-        self._try_option(SOL_SOCKET, _SO_SNDBUFFORCE, len(batch))  # a batch cannot be sent in parts
+        self._try_option(SOL_SOCKET, _SO_SNDBUFFORCE, len(batch))  # a batch has to be sent at once
         self._socket.send(batch)
         for answer in self._answers(first):
             if code := codec.errno_of(answer):

@@ -1,6 +1,6 @@
-"""nftables over netlink: wg-quick(8)'s table `wg-quick-NAME`, made and removed in one transaction each.
+"""nftables over netlink: wg-quick(8)'s table `wg-quick-NAME`, added and removed in one transaction each.
 
-Messages and expressions are those that nft(8) itself sends for wg-quick's input, so that both list alike
+Messages and expressions equal those that nft(8) sends for wg-quick's input, so `nft list` prints both alike
 (include/uapi/linux/netfilter/nf_tables.h; `nft --debug=mnl` shows them).
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETGEN = 0, 1, 2, 3, 6, 16
 _PREROUTING, _POSTROUTING = 0, 4
 _RAW, _MANGLE = -300, -150
-_REGISTER = 1  # NFT_REG_1, the only one these rules need
+_REGISTER = 1  # NFT_REG_1, the only one that these rules need
 _EQUAL, _UNEQUAL = 0, 1
 _META_MARK, _META_IIFNAME, _META_L4PROTO = 3, 6, 16
 _CT_MARK = 3
@@ -45,34 +45,34 @@ _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
 _DESTINATION_PORT = 2  # its offset in the UDP header
 _DESTINATION_OFFSET = {4: 16, 6: 24}  # of the destination address in the IP header
 _PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
-# What asking for nf_tables is answered with by a kernel without it.
+# The errors of a kernel without nf_tables.
 ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 
 
 def available() -> bool:
-    """Whether this kernel has nf_tables; asks for its generation number, which changes nothing.
+    """Whether this kernel has nf_tables, tested by reading its generation number.
 
-    Without CAP_NET_ADMIN the kernel refuses every question: the answer is then True, as on nearly every kernel.
+    Without CAP_NET_ADMIN the kernel refuses every request: then True, as nearly every kernel has it.
     """
     try:
         with Nfnetlink() as kernel:
-            kernel.request(message(_GETGEN, NFPROTO_UNSPEC), "asking for nf_tables")
+            kernel.request(message(_GETGEN, NFPROTO_UNSPEC), "cannot query nf_tables")
     except (OSError, OperationError) as refusal:
         return refusal.errno not in ABSENT
     return True
 
 
 def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
-    """Make the table of one family (4 or 6); `addresses` are the link's own of that family.
+    """Add the table of one family (4 or 6); `addresses` are the link's addresses of that family.
 
-    With a `port`, an IPv6 tunnel gets the rules for reverse path filters too.
+    With a `port`, an IPv6 tunnel also gets the rules for reverse path filters.
     """
     requests = table_requests(name, family, addresses, fwmark, port)
     _commit(requests, f"cannot add the nftables rules of {name}")
 
 
 def replace(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
-    """As `add`, in place of the family's table if there is one: no packet finds neither."""
+    """Like `add`, but replaces the family's table in the same transaction, so that every packet meets one."""
     protocol = _PROTOCOLS[family]
     doomed = [_table(_DELTABLE, name, protocol)] if protocol in _tables(name) else []
     requests = table_requests(name, family, addresses, fwmark, port)
@@ -80,7 +80,7 @@ def replace(name: str, family: int, addresses: Sequence[bytes], fwmark: int, por
 
 
 def table_requests(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int) -> list[bytes]:
-    """The messages that make the table."""
+    """The requests that add the table."""
     requests = [_table(_NEWTABLE, name, _PROTOCOLS[family]), *_chains(name, family)]
     requests += [_drop(name, family, address) for address in addresses]
     requests += [_save_mark(name, family, fwmark), _restore_mark(name, family)]
@@ -91,7 +91,7 @@ def table_requests(name: str, family: int, addresses: Sequence[bytes], fwmark: i
 
 
 def remove(name: str, family: int = 0) -> None:
-    """Delete the table of one family, or with 0 each one of this name, as wg-quick does; if there is one."""
+    """Delete the table of one family, or with 0 of all, as wg-quick does; does nothing if there is none."""
     doomed = [found for found in _tables(name) if not family or found == _PROTOCOLS[family]]
     if doomed:
         requests = [_table(_DELTABLE, name, protocol) for protocol in doomed]
@@ -108,13 +108,13 @@ def _title(name: str) -> str:
 
 
 def _tables(name: str) -> list[int]:
-    """The netfilter protocols that have a table of this name; none where the kernel has no nf_tables."""
+    """The netfilter protocols with a table of this name; empty if the kernel has no nf_tables."""
     found = all_tables(f"cannot list the nftables tables of {name}")
     return [protocol for protocol, title in found if title == _title(name)]
 
 
 def all_tables(what: str) -> list[tuple[int, str]]:
-    """The protocol and name of each table; `what` says what failed where the kernel refuses."""
+    """The protocol and name of each table; `what` is the message of an error."""
     try:
         with Nfnetlink() as kernel:
             answers = kernel.dump(message(_GETTABLE, NFPROTO_UNSPEC), what)
@@ -134,9 +134,9 @@ def _commit(requests: Sequence[bytes], what: str) -> None:
 
 
 def explained(refusal: OSError | OperationError, what: str) -> OperationError:
-    """The kernel's refusal with a remedy for it."""
-    said = refusal.what if isinstance(refusal, OperationError) else f"{what}: {refusal.strerror}"
-    return OperationError(said, errno=refusal.errno or 0, remedy=_remedy(refusal.errno or 0))
+    """The kernel's refusal with a remedy."""
+    text = refusal.what if isinstance(refusal, OperationError) else f"{what}: {refusal.strerror}"
+    return OperationError(text, errno=refusal.errno or 0, remedy=_remedy(refusal.errno or 0))
 
 
 def _remedy(code: int) -> str:
@@ -146,7 +146,7 @@ def _remedy(code: int) -> str:
         return "This kernel has no nf_tables; use `--firewall iptables'."
     if code == errno.ENOENT:
         return "The kernel may lack nft_fib or nft_ct; load these modules, or use `--firewall iptables'."
-    return "`nft list ruleset' shows what stands; `--firewall iptables' does without nftables."
+    return "`nft list ruleset' shows the rules; `--firewall iptables' does not need nftables."
 
 
 def _table(kind: int, name: str, protocol: int) -> bytes:
@@ -206,7 +206,7 @@ def _mark_arrivals(name: str, family: int, fwmark: int, port: int, chain: str) -
 
 
 def _mark_errors(name: str, family: int, fwmark: int) -> bytes:
-    """`meta l4proto ipv6-icmp ct mark FWMARK meta mark set ct mark`: an error has the connection of its cause."""
+    """`meta l4proto ipv6-icmp ct mark FWMARK meta mark set ct mark`; an ICMP error has its cause's connection."""
     return _rule(
         name,
         family,
@@ -250,7 +250,7 @@ def _is_protocol(protocol: bytes) -> tuple[bytes, bytes]:
 
 
 def _address_type(which: int, operation: int) -> tuple[bytes, bytes]:
-    """Whether the type of the source or destination address is RTN_LOCAL, or is not."""
+    """Match the type of the source or destination address: RTN_LOCAL or not."""
     looked_up = _expression("fib", number(3, which), number(2, _FIB_ADDRTYPE), number(1, _REGISTER))
     return looked_up, _compare(operation, pack("=I", _LOCAL))
 

@@ -1,7 +1,7 @@
-"""Which nftables rule drops a packet: `nftrace` is set for a few packets, and the kernel's reports are read.
+"""Finds the nftables rule that drops a packet: sets `nftrace` for a few packets and reads the kernel's reports.
 
-The table for that belongs to the socket (NFT_TABLE_F_OWNER), so that it goes with the process, however that ends.
-(include/uapi/linux/netfilter/nf_tables.h, net/netfilter/nf_tables_trace.c, nft(8): nftrace)
+The socket owns the table for that (NFT_TABLE_F_OWNER), so the kernel removes it when the process ends
+(include/uapi/linux/netfilter/nf_tables.h, net/netfilter/nf_tables_trace.c, nft(8): nftrace).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _GROUP = 9  # NFNLGRP_NFTRACE
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _OWNED = 2  # NFT_TABLE_F_OWNER, Linux 5.12
 _PREROUTING, _OUTPUT = 0, 3
-_FIRST = -350  # after the reassembly of fragments, before the table raw
+_FIRST = -350  # after defragmentation, before the table raw
 _REGISTER = 1
 _L4PROTO, _NFTRACE = 16, 12  # NFT_META_*
 _NETWORK, _TRANSPORT = 1, 2  # headers
@@ -51,14 +51,14 @@ _SOURCE = {4: 12, 6: 8}  # offsets of the addresses
 _DESTINATION = {4: 16, 6: 24}
 _PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
-_AT_MOST = 10  # packets a second that one rule has reported: a busy tunnel is not slowed down
+_AT_MOST = 10  # reported packets a second for each rule, so that a busy tunnel does not slow down
 _MOMENT = 0.1
 _OF_POLICY, _OF_RULE = 1, 3  # NFT_TRACETYPE_*
 _DROP = 0
 
 
 class Seen(NamedTuple):
-    """A verdict of the kernel's to drop a packet, by its place."""
+    """A reported drop verdict, with the place of its rule."""
 
     family: str
     table: str
@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 
 
 class Tracer:
-    """Traces packets of some flows, in the calling thread's network namespace, for as long as its block lasts."""
+    """Traces packets of some flows in the calling thread's network namespace, during a `with` block."""
 
     def __init__(self, flows: Iterable[Flow]) -> None:
         self._flows = tuple(flows)
@@ -81,13 +81,13 @@ class Tracer:
 
     @property
     def unseen(self) -> list[Flow]:
-        """The flows of which no packet has passed that is no reply."""
+        """The flows without any packet so far; replies do not count."""
         passed = {flow for flow, is_reply in self._by_packet.values() if not is_reply}
         return [flow for flow in self._flows if flow not in passed]
 
     def __enter__(self) -> Self:
         try:
-            self._reports._socket.bind((0, 0))  # one without a port of its own hears nothing
+            self._reports._socket.bind((0, 0))  # without a port the socket gets no reports
             self._reports._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
             self._add()
         except BaseException:
@@ -137,10 +137,10 @@ class Tracer:
         return made
 
     def dropped(self, seconds: float, longest: float) -> list[Dropped]:
-        """What is dropped from now on.
+        """The packets that are dropped from now on.
 
-        It waits for `longest` while a flow is unseen, for `seconds` from then on, and a moment once a packet that
-        is no reply was dropped.
+        It waits up to `longest` seconds for a packet of each flow, and then `seconds`. After the drop of a packet
+        that is not a reply it ends soon.
         """
         start = time.monotonic()
         found: dict[Seen, None] = {}
@@ -157,14 +157,14 @@ class Tracer:
             self._hear(end - now, found)
 
     def _hear(self, patience: float, found: dict[Seen, None]) -> None:
-        """Take the next reports, if some come in time."""
+        """Read the next reports, if some arrive in time."""
         self._reports._socket.settimeout(patience)
         try:
             data = self._reports._socket.recv(1 << 16)
         except TimeoutError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # more reports than there was room for
+            if error.errno != errno.ENOBUFS:  # reports were lost
                 raise
             return
         for seen in self._of(data):
@@ -186,7 +186,7 @@ class Tracer:
             yield Seen(_FAMILIES.get(protocol_of(report), "?"), *place, handle, is_reply, flow)
 
     def _flow_of(self, header: bytes, transport: bytes) -> tuple[Flow, bool] | None:
-        """The flow that a packet is of, and whether it is a reply; None if its headers are not told."""
+        """The flow of a packet, and whether it is a reply; None if the report lacks the headers."""
         for flow in self._flows:
             family = family_of(flow.address)
             if not header or header[0] >> 4 != family:
@@ -206,7 +206,7 @@ def _remedy(code: int) -> str:
     if code == errno.EPERM:
         return "Run as root, or give the process CAP_NET_ADMIN."
     if code in nft.ABSENT and not nft.available():
-        return "This kernel has no nf_tables, and so no rule of it that drops anything."
+        return "This kernel has no nf_tables, so no nftables rule drops packets."
     return "The kernel may lack nft_limit; load this module."
 
 
@@ -271,9 +271,9 @@ def _worded(seen: Seen) -> Dropped:
 
 
 def rule_text(family: str, table: str, chain: str, handle: int) -> str:
-    """A rule in nft's words, or with handle 0 the chain's first line; "" where nft(8) is not there or fails.
+    """A rule in nft(8)'s syntax, or with handle 0 the chain's first line; "" if nft(8) is missing or fails.
 
-    Nothing but nft can word every expression, those of iptables' own included.
+    Only nft can print every expression, including those of iptables.
     """
     program = find("nft")
     if program is None:

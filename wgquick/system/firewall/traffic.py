@@ -1,17 +1,17 @@
-"""Traffic where it belongs: the kill switch, and connections that came in beside the tunnel, by nft(8).
+"""The kill switch, and answers to inbound connections on the link they came in by, through nft(8).
 
-Each is a table of its own, which one transaction puts in place of an earlier one, so that there is no moment
-without it. `nft` is run: these rules have sets and expressions that the codec of `nft` has no other use for.
+Each has its own table, which one transaction replaces, so that the rules always exist. It runs `nft`, as these
+rules have sets and expressions that the codec in `nft` does not support.
 
-The kill switch refuses what leaves or is passed on, unless it is:
+The kill switch rejects packets that leave or are forwarded, except:
 
 1. on the loopback or the tunnel's link,
-2. UDP to an endpoint, with the tunnel's mark once there is one,
-3. an answer from the tunnel's port to a peer that wrote first, as peers move,
-4. DHCP or neighbour discovery, without which the uplink is lost,
-5. to an excluded network, or an answer of a connection that `keep_inbound` keeps.
+2. UDP to an endpoint, with the tunnel's fwmark if it is known,
+3. a reply from the tunnel's port to a peer that sent first, as peers may roam,
+4. DHCP and neighbour discovery, which the uplink needs,
+5. to an excluded network, and replies of connections that `keep_inbound` keeps.
 
-Only its removal takes it away: it stands while the link, the daemon and wgq come and go.
+It stays until it is removed, whatever happens to the link, the daemon and wgq.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _REMEDY = "The kill switch and keep-inbound need nftables (apt install nftables)
 
 
 def guard(name: str, wanted: Guard) -> None:
-    """Put the kill switch of an interface in place, or a new one in the place of the old one."""
+    """Set the kill switch of an interface; it replaces an earlier one."""
     _run(_replaced(_table("guard", name), _guard_rules(name, wanted)))
 
 
 def remove_guard(name: str) -> None:
-    """Take the kill switch away; nothing happens if there is none."""
+    """Remove the kill switch; does nothing if there is none."""
     _run(_removed(_table("guard", name)))
 
 
 def is_guarded(name: str) -> bool:
-    """Whether the kill switch of an interface stands."""
+    """Whether the interface has a kill switch."""
     return _stands(_table("guard", name))
 
 
 def keeps_inbound(name: str) -> bool:
-    """Whether the rules of `keep_inbound` stand."""
+    """Whether the rules of `keep_inbound` exist."""
     return _stands(_table("inbound", name))
 
 
@@ -60,11 +60,11 @@ def _stands(table: str) -> bool:
 
 
 def keep_inbound(name: str, mark: int) -> None:
-    """Have connections that came in on other links answered on these: their answers get the tunnel's mark.
+    """Answer connections from other links on these links: their replies get the tunnel's fwmark.
 
-    The connection is marked where it comes in, with a mark that is not the tunnel's. Packets of an incoming
-    connection get the tunnel's mark too, for a strict reverse path filter. A connection's mark may become the
-    tunnel's, as wg-quick's rules save that for UDP.
+    The first packet marks the connection, with another value than the tunnel's fwmark. Later incoming packets of
+    the connection get the tunnel's fwmark too, for a strict reverse path filter. The connection's mark may become
+    the tunnel's fwmark, as wg-quick's rules save it for UDP.
     """
     of_connection = f"ct mark {{ {mark:#x}, {_inbound_mark(mark):#x} }}"
     beside = f'iifname != {{ "lo", "{name}" }}'
@@ -83,12 +83,12 @@ def keep_inbound(name: str, mark: int) -> None:
 
 
 def _inbound_mark(mark: int) -> int:
-    """The mark of connections that came in: neither the tunnel's nor that of all others, which is 0."""
+    """The mark of inbound connections: neither the tunnel's fwmark nor 0, the mark of all others."""
     return mark ^ _INBOUND_BIT or mark ^ _INBOUND_BIT >> 1
 
 
 def forget_inbound(name: str) -> None:
-    """Undo `keep_inbound`; nothing happens if it was not done."""
+    """Remove the rules of `keep_inbound`; does nothing if there are none."""
     _run(_removed(_table("inbound", name)))
 
 
@@ -139,7 +139,7 @@ def _joined(rules: Iterable[str]) -> str:
 
 
 def _table(what: str, name: str) -> str:
-    """The table's name. A character that nft does not take there is written as /NUMBER/."""
+    """The table's name. Characters that nft does not accept become /NUMBER/."""
     characters = (each if each.isalnum() or each in "_-." else f"/{ord(each):x}/" for each in name)
     return f"wgq-{what}-{''.join(characters)}"
 
@@ -149,19 +149,19 @@ def _replaced(table: str, rules: str) -> str:
 
 
 def _removed(table: str) -> str:
-    """A table that is made first can be deleted whether it was there or not."""
+    """Deletes the table if it exists: adding it first makes the deletion always succeed."""
     return f"table inet {table}\ndelete table inet {table}\n"
 
 
 def _program() -> str | None:
-    """nft on PATH, or where it usually is."""
+    """The nft on PATH or in the usual places."""
     return programs.find("nft") or programs.find("nft", programs.DEFAULT_PATH)
 
 
 def _run(script: str) -> None:
     program = _program()
     if program is None:
-        raise OperationError("there is no nft program", remedy=_REMEDY)
+        raise OperationError("cannot find nft", remedy=_REMEDY)
     status, _, errors = programs.output([program, "-f", "-"], _environment(), script.encode())
     if status:
         first = next(iter(errors.strip().splitlines()), "")

@@ -1,12 +1,12 @@
-"""Hosts to rehearse on: processes with namespaces of their own, joined by a router.
+"""The simulated hosts of a rehearsal: processes with their own namespaces, connected by a router.
 
     holder                 in this program's namespaces; waits for the router
       router               process 1 of a PID namespace, with a network and mounts of its own
         host, host, ...    each with a network, mounts and a host name of its own
 
-Nothing of it has a name on the machine: all namespaces are held by these processes. The kernel kills the holder
-with the program that started it, the router with the holder (PR_SET_PDEATHSIG), and everything else with the router
-(pid_namespaces(7)). Root's processes need no user namespace; any other user's get one.
+None of it has a name on the machine: these processes alone hold the namespaces. The kernel kills the holder when
+the program that started it ends, the router with the holder (PR_SET_PDEATHSIG), and all others with the router
+(pid_namespaces(7)). Root's processes need no user namespace; another user's processes get one.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _RIGHTS = (
 
 
 class _Pair(NamedTuple):
-    """Two connected sockets: the program's end, and that of a process of the rehearsal."""
+    """Two connected sockets: the program's end, and the end of a process of the rehearsal."""
 
     ours: socket.socket
     theirs: socket.socket
 
 
 class Lab:
-    """The hosts of a layout, by their indices."""
+    """The hosts of a layout, identified by their indices."""
 
     def __init__(self, layout: Layout, holder: int, control: socket.socket, asked: Sequence[socket.socket]) -> None:
         self.layout = layout
@@ -63,22 +63,22 @@ class Lab:
         self._hosts = [each.makefile("rwb") for each in asked]
 
     def up(self) -> list[State]:
-        """Bring the interfaces up, those first that others connect to."""
+        """Bring the interfaces up, in the order of the hosts' waves."""
         states: dict[int, State] = {}
         hosts = list(enumerate(self.layout.hosts))
         for wave in sorted({host.wave for _, host in hosts}):
             of_wave = [index for index, host in hosts if host.wave == wave]
             answers = self._ask({index: {"do": "up", "patience": _UP_PATIENCE} for index in of_wave})
-            states |= {index: State(status, said) for index, (status, said) in answers.items()}
+            states |= {index: State(status, output) for index, (status, output) in answers.items()}
         return self.looked_at([states[index] for index, _ in hosts])
 
     def looked_at(self, states: Sequence[State]) -> list[State]:
-        """The states with what the devices say now."""
+        """The states with the devices' current handshakes, MTU and port."""
         answers = self._ask({index: {"do": "state"} for index in range(len(self.layout.hosts))})
         return [_state(state, answers[index]) for index, state in enumerate(states)]
 
     def tried(self, probes: Sequence[Probe], states: Sequence[State]) -> list[Reach]:
-        """What becomes of the probes, all hosts trying at once."""
+        """The results of the probes; all hosts work at the same time."""
         of_hosts: dict[int, list[int]] = {}
         for number, probe in enumerate(probes):
             if all(states[end].is_up for end in (probe.at, probe.to, probe.hub) if end >= 0):
@@ -94,12 +94,12 @@ class Lab:
         return found
 
     def run(self, arguments: Mapping[int, list[str]], patience: float) -> dict[int, tuple[int, str]]:
-        """Run this program on several hosts at once; the status and the output of each."""
+        """Run this program on several hosts at once; returns the status and output of each."""
         asked = {i: {"do": "run", "arguments": words, "patience": patience} for i, words in arguments.items()}
-        return {index: (status, said) for index, (status, said) in self._ask(asked).items()}
+        return {index: (status, output) for index, (status, output) in self._ask(asked).items()}
 
     def keep(self) -> list[Entry]:
-        """Let the hosts outlive this program; who they are."""
+        """Keep the hosts after the end of this program; returns their names and processes."""
         self._control.sendall(_KEEP)
         self._control.recv(1)
         self.is_kept = True
@@ -113,17 +113,17 @@ class Lab:
                 self._hosts[index].flush()
             return {index: self._answer(index) for index in requests}
         except BrokenPipeError:
-            raise WgqError("the rehearsal's processes have been ended") from None
+            raise WgqError("the rehearsal's processes were killed") from None
 
     def _answer(self, index: int) -> Any:
         line = self._hosts[index].readline()
         if not line:
-            raise WgqError(f"the process that is the host {self.layout.hosts[index].name} has ended")
+            raise WgqError(f"the process of the host {self.layout.hosts[index].name} has ended")
         return json.loads(line)
 
 
 def _plain(probe: Probe) -> list[Any]:
-    """For JSON; the host does not need the key."""
+    """The probe for JSON, without the key, which the host does not need."""
     return [*probe[:3], "", *probe[4:]]
 
 
@@ -137,13 +137,13 @@ def _state(before: State, answer: dict[str, Any]) -> State:
 
 
 def _children(process: int) -> list[int]:
-    """The processes that one has forked, in their order."""
+    """The child processes of a process, oldest first."""
     found = []
     for entry in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                 parent = int(file.read().rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
+        except OSError:  # it has ended
             continue
         if parent == process:
             found.append(int(entry))
@@ -152,10 +152,10 @@ def _children(process: int) -> list[int]:
 
 @contextmanager
 def started(layout: Layout) -> Iterator[Lab]:
-    """The hosts, cabled and with nothing up; at the end all of it is gone, unless it is kept."""
+    """The hosts with their cables, all interfaces down. At the end everything is removed unless it is kept."""
     if not os.path.exists(_TUN):
         remedy = f"Run `modprobe tun', or in a container: docker run --device {_TUN}."
-        raise WgqError(f"there is no {_TUN}, which the bundled backend needs", remedy=remedy)
+        raise WgqError(f"the bundled backend needs {_TUN}, which does not exist", remedy=remedy)
     import pyroute2  # noqa: F401 - once for all the processes that are forked here
 
     control = _Pair(*socket.socketpair())
@@ -179,16 +179,16 @@ def started(layout: Layout) -> Iterator[Lab]:
 
 
 def _await_start(control: socket.socket) -> None:
-    """Wait until the hosts are cabled; WgqError with the reason if that fails."""
-    told = control.makefile("rb", buffering=0).readline()
-    answer = json.loads(told) if told else {"what": "its processes have ended"}
+    """Wait until the cables are connected; WgqError with the reason if that fails."""
+    line = control.makefile("rb", buffering=0).readline()
+    answer = json.loads(line) if line else {"what": "its processes have ended"}
     if answer:
-        what = f"the hosts for the rehearsal cannot be made: {answer['what']}"
+        what = f"cannot create the hosts of the rehearsal: {answer['what']}"
         raise WgqError(what, remedy=_RIGHTS if answer.get("denied") else "")
 
 
 def _end(holder: int, control: socket.socket) -> None:
-    """Have the router end, and with it everything; return once it is gone."""
+    """End the router and everything with it; return once it is gone."""
     control.shutdown(socket.SHUT_RDWR)
     deadline = time.monotonic() + _END_PATIENCE
     while os.waitpid(holder, os.WNOHANG) == (0, 0):
@@ -200,7 +200,7 @@ def _end(holder: int, control: socket.socket) -> None:
 
 
 def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
-    """Do the work of a forked process, tell of its failure, and end."""
+    """Do the work of a forked process, report a failure, and exit."""
     try:
         work()
     except BaseException as failure:
@@ -211,8 +211,8 @@ def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
             errno.EROFS,
         )
         with suppress(BaseException):
-            told = json.dumps({"what": _reason(failure), "denied": denied})
-            control.sendall(f"{told}\n".encode())
+            report = json.dumps({"what": _reason(failure), "denied": denied})
+            control.sendall(f"{report}\n".encode())
         os._exit(1)
     finally:
         os._exit(0)
@@ -220,18 +220,18 @@ def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
 
 def _reason(failure: BaseException) -> str:
     if isinstance(failure, OSError) and failure.errno == errno.ENOSPC:
-        return "a limit of namespaces is reached, or memory is (/proc/sys/user/max_*_namespaces)"
+        return "a limit of namespaces or memory is reached (/proc/sys/user/max_*_namespaces)"
     if not isinstance(failure, OSError) or failure.strerror is None:
         return str(failure) or type(failure).__name__
     return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
 
 
 def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
-    """The holder: fork the router in new namespaces, and wait for its end."""
+    """The holder: fork the router in new namespaces, and wait until it ends."""
     calls.die_with_parent()
     if os.getppid() != program:
         return
-    os.setsid()  # Ctrl-C is the program's alone
+    os.setsid()  # Ctrl-C must reach only the program
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     for pair in everything:
@@ -254,7 +254,7 @@ def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
 
 
 def _forsake_terminal() -> None:
-    """Keep none of the program's input and output open: whoever reads its output waits for the end of that."""
+    """Close the program's input and output: a reader of its output waits until all copies are closed."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nowhere, descriptor)
@@ -273,14 +273,14 @@ def _enter_namespaces() -> None:
 
 
 def _may_administer() -> bool:
-    """Whether this process has all the capabilities itself (CapEff of proc(5))."""
+    """Whether this process has all needed capabilities (CapEff, proc(5))."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
     return int(found.split()[1], 16) & _CAPABILITIES == _CAPABILITIES
 
 
 def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -> None:
-    """The router: make the hosts and the cables, and stay until the program is gone."""
+    """The router: create the hosts and cables, and stay until the program ends."""
     calls.die_with_parent()
     control, *asked = (pair.theirs for pair in everything)
     files.prepare()
@@ -299,17 +299,17 @@ def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -
     from wgquick.system.lab import network
 
     if not all(each.recv(1) for _, each in hosts):
-        return  # the host has told why
+        return  # the host has reported the reason
     network.lay_cables(layout, [process for process, _ in hosts])
     for _, each in hosts:
         each.sendall(b"c")
     if not all(each.recv(1) for _, each in hosts):
         return
     control.sendall(b"{}\n")
-    # From here on nobody waits for processes: the kernel takes those away that hooks leave behind.
+    # From here on nobody waits for child processes: the kernel reaps those that hooks leave.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if control.recv(1) == _KEEP:
-        calls.die_with_parent(really=True)  # with the holder, which stays
+        calls.die_with_parent(really=True)  # with the holder, which is kept
         holder.sendall(_KEEP)
         holder.recv(1)
         control.sendall(_KEEP)
@@ -324,7 +324,7 @@ def _close_others(kept: set[int]) -> None:
 
 
 def _be(number: int, host: Host, layout: Layout, asked: socket.socket, router: socket.socket) -> None:
-    """A host: its namespaces and files, its links once the router has laid them, and then what is asked of it."""
+    """A host: create its namespaces and files, its links once the cables exist, and then answer requests."""
     from wgquick.system.lab import host as process
     from wgquick.system.lab import network
 

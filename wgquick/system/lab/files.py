@@ -1,6 +1,6 @@
-"""What a host sees in /etc, /run, /proc and /sys: its own, so that nothing it writes there is the machine's.
+"""A host's own /etc, /run, /proc and /sys, so that its changes do not reach the machine.
 
-The machine's /etc is copied once into a file system in memory; each host has a layer of its own above that.
+The machine's /etc is copied once into a file system in memory. Each host has its own overlay above that.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def prepare() -> None:
     """For all hosts: private mounts, an empty /run with a copy of /etc in it, and a /proc of these processes."""
     calls.keep_mounts_private()
     calls.mount("tmpfs", "/run", "mode=0755")
-    with suppress(shutil.Error):  # what this user may not read is left out
+    with suppress(shutil.Error):  # files that this user cannot read are skipped
         shutil.copytree("/etc", _COPY, symlinks=True, ignore=_special)
     os.makedirs(_LAYERS)
-    with suppress(OSError):  # refused to a user namespace in a container that hides parts of /proc
+    with suppress(OSError):  # refused in a user namespace if a container hides parts of /proc
         calls.mount("proc", "/proc")
 
 
 def _special(folder: str, entries: list[str]) -> list[str]:
-    """Pipes, sockets and devices; and keys of the machine's own tunnels, which no host is to have."""
+    """The entries to skip: pipes, sockets, devices, and the directory with keys of the machine's tunnels."""
     if folder == DIRECTORY:
         return entries
     return [each for each in entries if not _is_plain(f"{folder}/{each}")]
@@ -45,7 +45,7 @@ def _is_plain(path: str) -> bool:
 
 
 def make_own(number: int, name: str, names: Iterable[tuple[str, str]], files: Iterable[File]) -> None:
-    """For one host, in a mount namespace of its own."""
+    """Set up one host's files, in its own mount namespace."""
     _layer(number)
     os.makedirs(DIRECTORY, 0o700, exist_ok=True)
     for file in files:
@@ -58,7 +58,7 @@ def make_own(number: int, name: str, names: Iterable[tuple[str, str]], files: It
     _write("/etc/nsswitch.conf", _name_services(), 0o644)
     calls.mount("tmpfs", "/run", "mode=0755")
     os.makedirs("/run/lock")
-    with suppress(OSError):  # as with /proc
+    with suppress(OSError):  # refused like /proc
         calls.mount("sysfs", "/sys")
 
 
@@ -74,7 +74,7 @@ def _layer(number: int) -> None:
 
 
 def _write(path: str, data: bytes, mode: int) -> None:
-    """A new file in place of what there is, which may be a symbolic link to the machine's."""
+    """Write a new file in place of an existing one, which may be a symbolic link to the machine's."""
     with suppress(FileNotFoundError):
         os.unlink(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -83,7 +83,7 @@ def _write(path: str, data: bytes, mode: int) -> None:
 
 
 def _name_services() -> bytes:
-    """The machine's nsswitch.conf with /etc/hosts first, before what would ask a daemon of the machine."""
+    """The machine's nsswitch.conf with /etc/hosts first, before services that ask a daemon of the machine."""
     try:
         with open("/etc/nsswitch.conf", "rb") as file:
             lines = [line for line in file.read().splitlines() if not line.strip().startswith(b"hosts:")]

@@ -1,4 +1,4 @@
-"""The process that is a host: it holds the namespaces, and does what it is asked to, a line of JSON at a time."""
+"""The process of a simulated host: it holds the namespaces and executes requests, one line of JSON each."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from wgquick.rehearsal import Host
 
-_MOST_SAID = 20_000
-_ENDLESS = 124  # the status that timeout(1) gives a command that does not end
+_MOST_OUTPUT = 20_000
+_ENDLESS = 124  # timeout(1)'s status for a command that did not end
 _PASSED_ON = ("LOG_LEVEL", "WGQ_CIPHER", "WGQ_FIREWALL")
 
 
 def attend(host: Host, asked: socket.socket) -> None:
-    """Answer requests, and stay until the router ends."""
+    """Execute requests until the router ends."""
     servers = traffic.listening()
     if os.fork() == 0:
         asked.close()
@@ -43,7 +43,7 @@ def attend(host: Host, asked: socket.socket) -> None:
             answer = _answered(host, request)
             lines.write(json.dumps(answer).encode() + b"\n")
             lines.flush()
-    signal.pause()  # for those who look at a host that is kept
+    signal.pause()  # a kept host stays for inspection
 
 
 def _answered(host: Host, request: dict[str, Any]) -> Any:
@@ -64,16 +64,16 @@ def _answered(host: Host, request: dict[str, Any]) -> Any:
 
 
 def _run(arguments: list[str], patience: float) -> tuple[int, str]:
-    """Run this program with the arguments; its status, and all that it and its hooks say.
+    """Run this program with the arguments; returns its status, and its output with that of its hooks.
 
-    The output goes to a file: a daemon that a hook leaves behind would keep a pipe open.
+    The output goes to a file: a daemon started by a hook would keep a pipe open.
     """
-    said = os.memfd_create("said")
+    output = os.memfd_create("output")
     child = subprocess.Popen(
         reexec.command([sys.argv[0], *arguments]),
         stdin=subprocess.DEVNULL,
-        stdout=said,
-        stderr=said,
+        stdout=output,
+        stderr=output,
         env=_environment(),
         cwd="/",
         start_new_session=True,
@@ -85,14 +85,14 @@ def _run(arguments: list[str], patience: float) -> tuple[int, str]:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         status, late = _ENDLESS, f"it did not end within {patience:.0f} seconds\n"
-    size = os.fstat(said).st_size
-    text = os.pread(said, _MOST_SAID, max(0, size - _MOST_SAID)).decode(errors="replace")
-    os.close(said)
+    size = os.fstat(output).st_size
+    text = os.pread(output, _MOST_OUTPUT, max(0, size - _MOST_OUTPUT)).decode(errors="replace")
+    os.close(output)
     return status, text + late
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without what would choose another backend; no name is looked up for long."""
+    """This process's environment without the choice of another backend; names are looked up only briefly."""
     ours = {
         name: value
         for name, value in os.environ.items()

@@ -1,6 +1,6 @@
-"""The cables: each host's way to the router, and the switches of local networks, through pyroute2 (rtnetlink(7)).
+"""The cables: each host's link to the router, and the private networks' switches, through pyroute2 (rtnetlink(7)).
 
-The router knows each public address of each host, and no private network. Its own addresses are link-local.
+The router has routes to the hosts' public addresses and to no private network. Its own addresses are link-local.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _PAUSE = 0.005
 
 
 def set_parameters(*, router: bool = False) -> None:
-    """The kernel's own defaults, as a new namespace inherits what the machine has; a router forwards.
+    """Set the kernel's defaults, as a new namespace inherits the machine's values; a router forwards.
 
-    This is for links that come later: addresses of those are not looked for on the cable before they are used.
+    It affects links that are added later; duplicate address detection is off for them.
     """
     for scope in ("all", "default", "lo"):
         for name in ("rp_filter", "src_valid_mark", "accept_local", "send_redirects"):
@@ -48,13 +48,13 @@ def set_parameters(*, router: bool = False) -> None:
 
 
 def forward(families: Iterable[int]) -> None:
-    """Turn forwarding on, as a hook would."""
+    """Turn forwarding on."""
     for family in families:
         _set(f"ipv{family}/conf/all/forwarding", 1)
 
 
 def forwards() -> tuple[int, ...]:
-    """The families (4, 6) for which this namespace forwards."""
+    """The families (4, 6) that this namespace forwards."""
     return tuple(family for family in (4, 6) if _get(f"ipv{family}/conf/all/forwarding") == "1")
 
 
@@ -78,7 +78,7 @@ def _has_ipv6() -> bool:
 
 @contextmanager
 def _kernel(what: str) -> Iterator[Any]:
-    """rtnetlink; a refusal is an OSError that says what for."""
+    """An rtnetlink socket; the OSError of a refused request says what it was for."""
     try:
         with IPRoute() as kernel:
             yield kernel
@@ -87,10 +87,10 @@ def _kernel(what: str) -> Iterator[Any]:
 
 
 def lay_cables(layout: Layout, processes: Sequence[int]) -> None:
-    """In the router's namespace: a cable for each link of each host, whose process ids these are."""
+    """In the router's namespace: add a cable for each link of each host; `processes` are the hosts' process IDs."""
     set_parameters(router=True)
     if 4 not in forwards():
-        raise OSError(errno.EROFS, "the router cannot forward: /proc/sys/net cannot be written")
+        raise OSError(errno.EROFS, "the router cannot forward: /proc/sys/net is not writable")
     with _kernel("the router's links") as kernel:
         _up(kernel, "lo")
         switches = {cable.segment for host in layout.hosts for cable in host.cables if cable.segment != INTERNET}
@@ -112,7 +112,7 @@ def lay_cables(layout: Layout, processes: Sequence[int]) -> None:
 
 
 def _serve(kernel: Any, name: str) -> None:
-    """Be the gateway on that link."""
+    """Add the gateway's addresses to that link."""
     index = _index(kernel, name)
     kernel.addr("add", index=index, address=_GATEWAYS[4], prefixlen=32)
     if _has_ipv6():
@@ -120,7 +120,7 @@ def _serve(kernel: Any, name: str) -> None:
 
 
 def _route(kernel: Any, layout: Layout) -> None:
-    """Public addresses to their hosts; of a shared one to the host that has the port."""
+    """Add routes to the hosts' public addresses; a shared address goes to the host that has the port."""
     routed = set()
     for number, host in enumerate(layout.hosts):
         for address in _usable(host.cables[0].addresses):
@@ -153,7 +153,7 @@ def _route_to(kernel: Any, address: Prefix, host: int, **more: int) -> None:
 
 
 def furnish(host: Host) -> None:
-    """In a host's namespace: its links, addresses and default routes, once the cables are there."""
+    """In a host's namespace: add its links, addresses and default routes to the existing cables."""
     with _kernel(f"the links of {host.name}") as kernel:
         _up(kernel, "lo")
         for cable in host.cables:
@@ -179,7 +179,7 @@ def furnish(host: Host) -> None:
 def _default_routes(kernel: Any, index: int, addresses: Sequence[Prefix]) -> None:
     for family in dict.fromkeys(address.family for address in addresses):
         first = next(address for address in addresses if address.family == family)
-        # IPv6 chooses among the link's addresses by itself, and knows link-local gateways to be there.
+        # IPv6 selects the source address itself, and link-local gateways need no onlink flag.
         more = {"prefsrc": address_text(first.address), "flags": _ONLINK} if family == 4 else {}
         way = {"dst": "default", "family": _FAMILIES[family], "gateway": _GATEWAYS[family], "oif": index}
         kernel.route("add", **way, **more)
@@ -194,7 +194,7 @@ def _index(kernel: Any, name: str) -> int:
 
 
 def _await_carriers(kernel: Any, names: Iterable[str]) -> None:
-    """The kernel notes later, by linkwatch_event(), that both ends of a link are up."""
+    """Wait for linkwatch_event(), which sets the carrier some time after both ends of a link are up."""
     deadline = time.monotonic() + _PATIENCE
     for name in names:
         while kernel.get_links(_index(kernel, name))[0].get("IFLA_OPERSTATE") != "UP":

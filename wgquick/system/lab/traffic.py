@@ -1,7 +1,6 @@
-"""Pings and TCP connections from a host, and the server that answers the latter.
+"""Pings and TCP connections from a host, and the server that answers the connections.
 
-A ping is an ICMP echo (RFC 792, RFC 4443) through a raw socket. One as large as the tunnel takes may not be cut
-into fragments.
+A ping is an ICMP echo request (RFC 792, RFC 4443) through a raw socket. Full-size pings must not be fragmented.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from wgquick.rehearsal import Probe
 
 _PATIENCE = 9.0  # seconds for the first answer; a lost handshake message is sent again after five
-_LATER = 3.0  # for each of the others
+_LATER = 3.0  # seconds for each later answer
 _PAUSE = 0.2
 _HEADERS: dict[int, int] = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _ECHO: dict[int, tuple[int, int]] = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}
@@ -35,7 +34,7 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG, _ALWAYS_DF = 10, 23, 62, 2
 
 
 def try_all(probes: Sequence[Probe], mtu: int) -> list[Reach]:
-    """What becomes of each probe, all tried at once. `mtu` is the tunnel's."""
+    """The results of the probes, all tried at once. `mtu` is the tunnel's."""
     found = [Reach()] * len(probes)
 
     def work(index: int) -> None:
@@ -68,7 +67,7 @@ def _until(patience: float, succeeds: Callable[[], bool]) -> bool:
 
 
 def _ping(probe: Probe, family: int, number: int, size: int, patience: float) -> bool:
-    """Whether an echo of a packet of that size comes back; it is sent again and again for so many seconds."""
+    """Whether an echo request of that size is answered; it is repeated for `patience` seconds."""
     return _until(patience, lambda: _echo(probe, family, number, max(size - _HEADERS[family], 16)))
 
 
@@ -97,7 +96,7 @@ def _echo(probe: Probe, family: int, number: int, length: int) -> bool:
 
 
 def _message(kind: int, number: int, payload: bytes, *, checked: bool) -> bytes:
-    """An echo request; of ICMPv6 the kernel makes the checksum."""
+    """An echo request; the kernel sets the checksum of ICMPv6."""
     head = struct.pack("!BBHHH", kind, 0, 0, number, 1)
     if not checked:
         return head + payload
@@ -114,7 +113,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _exchange(probe: Probe, family: int) -> bool:
-    """Whether a TCP connection carries some kilobytes there and back."""
+    """Whether a TCP connection carries some kilobytes in both directions."""
     with socket.socket(family, socket.SOCK_STREAM) as stream:
         stream.settimeout(_LATER)
         if probe.source:
@@ -129,7 +128,7 @@ def _exchange(probe: Probe, family: int) -> bool:
 
 
 def listening() -> list[socket.socket]:
-    """Sockets on which `serve` answers, of both families."""
+    """Sockets for `serve`, of both families."""
     found = []
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - nobody else is here
         with suppress(OSError):
@@ -144,7 +143,7 @@ def listening() -> list[socket.socket]:
 
 
 def serve(servers: Sequence[socket.socket]) -> None:
-    """Send back what comes, for ever."""
+    """Echo received data back, forever."""
     with selectors.DefaultSelector() as ready:
         for server in servers:
             ready.register(server, selectors.EVENT_READ)

@@ -1,4 +1,4 @@
-"""Netlink without a library: messages through `struct`, raw sockets, and batches with all answers read."""
+"""Netlink without a library: messages encoded with `struct`, raw sockets, batches."""
 
 from __future__ import annotations
 

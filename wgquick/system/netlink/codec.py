@@ -1,6 +1,6 @@
-"""The bytes of netlink (netlink(7), linux/netlink.h): headers and attributes, without any I/O.
+"""Encodes and decodes netlink headers and attributes (netlink(7), linux/netlink.h); no I/O.
 
-Numbers are in the machine's order; every part is padded to four bytes.
+Numbers are in host byte order; every part is padded to four bytes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ NLM_F_DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_APPEND = 0x800
-NLM_F_CAPPED = 0x100  # in an answer: the refused request is quoted without its payload
-NLM_F_ACK_TLVS = 0x200  # in an answer: attributes explain it
+NLM_F_CAPPED = 0x100  # in an answer: it quotes only the header of the refused request
+NLM_F_ACK_TLVS = 0x200  # in an answer: it has attributes with an explanation
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
@@ -37,7 +37,7 @@ S32 = Struct("=i")
 
 
 class Message(NamedTuple):
-    """One message as received; `body` is what follows the header."""
+    """A received message; `body` follows the header."""
 
     kind: int
     flags: int
@@ -52,27 +52,27 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attribute_u32(kind: int, value: int) -> bytes:
-    """An attribute that holds a 32-bit number."""
+    """An attribute with a 32-bit number."""
     return ATTRIBUTE.pack(8, kind) + U32.pack(value)
 
 
 def attribute_text(kind: int, text: str) -> bytes:
-    """An attribute that holds a name, ended by a zero byte."""
+    """An attribute with a name that ends with a zero byte."""
     return attribute(kind, text.encode() + b"\0")
 
 
 def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
-    """A request with its header."""
+    """A message with its header."""
     return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
 
 
 def numbered(request: bytes, sequence: int) -> bytes:
-    """The same request under another sequence number."""
+    """The same request with another sequence number."""
     return request[:8] + U32.pack(sequence) + request[12:]
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram, in order."""
+    """The messages of a datagram, in order."""
     offset, end = 0, len(data)
     unpack, size, new = HEADER.unpack_from, HEADER.size, tuple.__new__
     while offset + size <= end:
@@ -84,7 +84,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """The attributes from an offset on, by type; the last one of a repeated type."""
+    """The attributes from an offset on, by type; of a repeated type the last."""
     return dict(each_attribute(data, offset))
 
 
@@ -101,12 +101,12 @@ def each_attribute(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def text(payload: bytes) -> str:
-    """A name without the zero byte that ends it."""
+    """A name without its final zero byte."""
     return payload.partition(b"\0")[0].decode(errors="surrogateescape")
 
 
 def number(payload: bytes) -> int:
-    """A number of the attribute's size."""
+    """A number; the length of the payload is its size."""
     return int.from_bytes(payload, "little" if _LITTLE else "big")
 
 
@@ -114,7 +114,7 @@ _LITTLE = U16.pack(1) == b"\1\0"
 
 
 def errno_of(answer: Message) -> int:
-    """The errno of an NLMSG_ERROR or NLMSG_DONE, 0 for success."""
+    """The errno of an NLMSG_ERROR or NLMSG_DONE; 0 for success."""
     if len(answer.body) < S32.size:
         return 0
     (code,) = S32.unpack_from(answer.body)
@@ -122,7 +122,7 @@ def errno_of(answer: Message) -> int:
 
 
 def explanation(answer: Message) -> str:
-    """The kernel's message for a refusal (NETLINK_EXT_ACK), or ""."""
+    """The kernel's message for a refusal (NETLINK_EXT_ACK); "" if there is none."""
     if not answer.flags & NLM_F_ACK_TLVS:
         return ""
     offset = S32.size

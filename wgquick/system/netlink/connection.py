@@ -49,8 +49,8 @@ class Refusal(NamedTuple):
     text: str = ""
 
     def __str__(self) -> str:
-        said = os.strerror(self.errno)
-        return f"{said} ({self.text.rstrip('.')})" if self.text else said
+        reason = os.strerror(self.errno)
+        return f"{reason} ({self.text.rstrip('.')})" if self.text else reason
 
 
 class RefusedError(OperationError):

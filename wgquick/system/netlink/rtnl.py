@@ -1,7 +1,7 @@
-"""rtnetlink(7): what `ip link`, `ip address`, `ip route` and `ip rule` do.
+"""rtnetlink(7): the operations of `ip link`, `ip address`, `ip route` and `ip rule`.
 
-Every call opens a socket of its own (some microseconds), so that it acts in the calling thread's network
-namespace, whatever threads or forks there are.
+Every call opens its own socket, which takes microseconds, so that it works in the calling thread's network
+namespace despite threads and forks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RtNetlink:
-    """The machine's links, addresses, routes and rules (wgquick.ports.RtNetlink)."""
+    """The links, addresses, routes and rules of the host (wgquick.ports.RtNetlink)."""
 
     def _ask(self, request: bytes, what: str) -> list[Message]:
         with Connection(rtnl_codec.NETLINK_ROUTE) as connection:
@@ -74,7 +74,7 @@ class RtNetlink:
         ]
 
     def takes_ipv6(self, name: str) -> bool:
-        """Whether the link can have IPv6 addresses; asked here, as /proc/sys may be masked or not mounted."""
+        """Whether the link can have IPv6 addresses; asked by netlink, as /proc/sys may be masked or not mounted."""
         answers = self._ask(rtnl_codec.link_get(name), f"cannot read the link {name}")
         return rtnl_codec.takes_ipv6(answers[0])
 
@@ -85,7 +85,7 @@ class RtNetlink:
         return link.ifindex
 
     def _link_name(self, index: int) -> str:
-        """The name of a link by its index; empty for 0 and for one that has gone meanwhile."""
+        """The name of a link; "" for index 0 and for a link that is gone."""
         try:
             return rtnl_codec.decode_link(self._ask(rtnl_codec.link_by_index(index), "")[0]).name if index else ""
         except RefusedError:
@@ -99,18 +99,18 @@ class RtNetlink:
         return [prefix for owner, prefix in found if owner == index]
 
     def link_addresses(self, name: str) -> list[LinkAddress]:
-        """The link's addresses with all that the kernel says of them, in its order."""
+        """The link's addresses with all their attributes, in the kernel's order."""
         index = self._index(name)
         request = rtnl_codec.address_dump(index)
         found = map(rtnl_codec.decode_link_address, self._dump(request, f"cannot read the addresses of {name}"))
         return [address for owner, address in found if owner == index]
 
     def add_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
-        """`ip address add` for each; BatchError names the refused ones by index."""
+        """`ip address add` for each; BatchError has the indices of the refused ones."""
         self._change_addresses(name, addresses, rtnl_codec.address_add, "add")
 
     def delete_addresses(self, name: str, addresses: Sequence[Prefix]) -> None:
-        """`ip address delete` for each; BatchError names the refused ones by index."""
+        """`ip address delete` for each; BatchError has the indices of the refused ones."""
         self._change_addresses(name, addresses, rtnl_codec.address_delete, "delete")
 
     def _change_addresses(
@@ -131,11 +131,11 @@ class RtNetlink:
         self._ask(request, f"cannot delete the throw route to {destination} in table {table}")
 
     def add_routes(self, routes: Sequence[Route], *, beside: bool = False) -> None:
-        """`ip route add` for each, in order; BatchError names the refused ones by index. `beside`: append."""
+        """`ip route add` for each, in order (`beside`: append); BatchError has the indices of the refused ones."""
         self._change_routes(routes, "append" if beside else "add")
 
     def delete_routes(self, routes: Sequence[Route]) -> None:
-        """`ip route delete PREFIX dev LINK proto boot` for each; BatchError names the refused ones by index."""
+        """`ip route delete PREFIX dev LINK proto boot` for each; BatchError has the indices of the refused ones."""
         self._change_routes(routes, "delete")
 
     def _change_routes(self, routes: Sequence[Route], verb: str) -> None:
@@ -190,7 +190,7 @@ class RtNetlink:
         return list(_wanted(found, family, table, index))
 
     def routes(self, *, family: int, table: int, device: str | None = None) -> list[Prefix]:
-        """The destinations of a table's routes (default: 0/0), only those through `device` where given."""
+        """The destinations of a table's routes (default: 0/0); only those through `device` if it is given."""
         index = None if device is None else self._index(device)
         return [entry.destination for entry in self._routes(family, table, index)]
 
@@ -199,7 +199,7 @@ class RtNetlink:
         return self._first(family, table, lambda _: True) is None
 
     def _first(self, family: int, table: int, chosen: Callable[[RouteEntry], bool]) -> RouteEntry | None:
-        """The first such route of a table, reading no further."""
+        """The first route of a table that is `chosen`; reads no further."""
         with Connection(rtnl_codec.NETLINK_ROUTE) as connection:
             answers = connection.each(
                 rtnl_codec.route_dump(family, table, None), f"cannot read the routes of table {table}"
@@ -217,8 +217,8 @@ class RtNetlink:
         """`ip route get ADDRESS [mark N]`; None if there is no route."""
         request = rtnl_codec.route_get(pack_address(address), mark)
         try:
-            answers = self._ask(request, f"cannot find the way to {address}")
-        except RefusedError:  # unreachable, prohibit, blackhole, family missing: ip prints no route either
+            answers = self._ask(request, f"cannot look up the route to {address}")
+        except RefusedError:  # unreachable, prohibit, blackhole, missing family: ip prints no route either
             return None
         return self._path(rtnl_codec.decode_route(answers[0]))
 
@@ -228,13 +228,13 @@ class RtNetlink:
     def default_path(self) -> Path | None:
         """The first line of `ip route show default` (IPv4, main table); None if there is none.
 
-        Of a default route with several next hops that line names no link: it is empty then.
+        For a default route with several next hops that line has no link: then `link` is "".
         """
         entry = self._first(4, MAIN_TABLE, lambda entry: entry.destination.length == 0)
         return None if entry is None else self._path(entry)
 
     def rules(self, family: int) -> list[Rule]:
-        """The policy rules in the kernel's order; none where the kernel lacks the family."""
+        """The policy rules in the kernel's order; empty if the kernel lacks the family."""
         try:
             answers = self._dump(rtnl_codec.rule_dump(family), f"cannot read the IPv{family} rules")
         except RefusedError as refused:
@@ -248,9 +248,9 @@ class RtNetlink:
         self._ask(rtnl_codec.rule_add(rule), f"cannot add the rule {_rule_text(rule)}")
 
     def delete_rule(self, rule: Rule) -> None:
-        """`ip rule delete` of exactly this rule (priority included if it has one); errno ENOENT if gone.
+        """`ip rule delete` of exactly this rule (with its priority if set); errno ENOENT if there is none.
 
-        The kernel would also take a rule that has more selectors than the ones given, so it is looked up first.
+        The kernel would also delete a rule with more selectors than the given ones, so the rule is looked up first.
         """
         what = f"cannot delete the rule {_rule_text(rule)}"
         found = next((present for present in self.rules(rule.family) if _same(rule, present)), None)
@@ -262,7 +262,7 @@ class RtNetlink:
 def _wanted(
     entries: Iterable[RouteEntry], family: int, table: int, index: int | None = None
 ) -> Iterator[RouteEntry]:
-    """What the request asked for; a kernel that does not check strictly answers with more."""
+    """The requested routes only; older kernels ignore the filter of a dump and return more."""
     for entry in entries:
         asked = entry.destination.family == family and entry.table == table and index in (None, entry.output)
         if asked and not entry.cloned:

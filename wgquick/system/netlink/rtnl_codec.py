@@ -1,4 +1,4 @@
-"""The messages of rtnetlink(7) that `ip link`, `ip address`, `ip route` and `ip rule` exchange, byte for byte."""
+"""The messages of rtnetlink(7) that `ip link`, `ip address`, `ip route` and `ip rule` send and receive."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IFF_UP = 1
 IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_EXT_MASK = 3, 4, 18, 26, 28, 29
 IFLA_INFO_KIND = 1
 IFLA_INET6_CONF = 2
-DEVCONF_DISABLE_IPV6 = 26  # linux/ipv6.h: where in that array of numbers net.ipv6.conf.NAME.disable_ipv6 is
+DEVCONF_DISABLE_IPV6 = 26  # linux/ipv6.h: the index of net.ipv6.conf.NAME.disable_ipv6 in that array
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
@@ -89,7 +89,7 @@ def link_move(name: str, namespace: int) -> bytes:
 
 
 def link_delete(name: str) -> bytes:
-    """`ip link delete dev NAME`; the kernel looks the name up (ip asks for the index first)."""
+    """`ip link delete dev NAME`; the kernel looks the name up, while ip asks for the index first."""
     return message(RTM_DELLINK, 0, bytes(IFINFO.size) + _name(name))
 
 
@@ -129,11 +129,10 @@ def address_delete(prefix: Prefix, index: int, sequence: int = 0) -> bytes:
 
 
 def route_encoder(family: int, table: int, index: int, verb: str = "add") -> Callable[[Prefix, int], bytes]:
-    """`ip route add|append|delete PREFIX dev LINK [table N]` for all prefixes of one family: `encode(prefix,
-    sequence)`.
+    """`encode(prefix, sequence)` for `ip route add|append|delete PREFIX dev LINK [table N]` of one family.
 
-    Everything but the prefix and the sequence number is encoded once, so that 100,000 take a tenth of a second. A
-    deletion has the protocol, so that it spares routes that the kernel added for an address.
+    Everything but the prefix and the sequence number is encoded once, so that 100,000 routes take a tenth of a
+    second. A deletion names the protocol, so that it spares the routes that the kernel added for addresses.
     """
     size = 4 if family == 4 else 16
     far = attribute_u32(RTA_TABLE, table) if table > 255 else b""
@@ -164,14 +163,14 @@ def throw_route(destination: Prefix, table: int, *, delete: bool = False) -> byt
 
 
 def route_dump(family: int, table: int, index: int | None) -> bytes:
-    """`ip route show table N [dev LINK]`, filtered by the kernel where it checks strictly (5.0)."""
+    """`ip route show table N [dev LINK]`, filtered by kernels with strict checking (5.0)."""
     near, far = (0, attribute_u32(RTA_TABLE, table)) if table > 255 else (table, b"")
     out = b"" if index is None else attribute_u32(RTA_OIF, index)
     return message(RTM_GETROUTE, 0, RTMSG.pack(_af(family), 0, 0, 0, near, 0, 0, 0, 0) + far + out)
 
 
 def link_route_dump(family: int, index: int) -> bytes:
-    """`ip -FAMILY route show table all dev LINK`, filtered by the kernel where it checks strictly (5.0)."""
+    """`ip -FAMILY route show table all dev LINK`, filtered by kernels with strict checking (5.0)."""
     return message(RTM_GETROUTE, 0, RTMSG.pack(_af(family), 0, 0, 0, 0, 0, 0, 0, 0) + attribute_u32(RTA_OIF, index))
 
 
@@ -245,7 +244,7 @@ class RouteEntry(NamedTuple):
 
 
 def decode_route(answer: Message) -> RouteEntry:
-    """An RTM_NEWROUTE; `mtu` is the metric that ip(8) prints as `mtu N`: one that is locked reads `mtu lock N`."""
+    """An RTM_NEWROUTE; `mtu` is None for a locked metric, which ip(8) prints as `mtu lock N`."""
     family, length, _, _, table, _, _, _, flags = RTMSG.unpack_from(answer.body)
     found = attributes(answer.body, RTMSG.size)
     address = found.get(RTA_DST) or bytes(4 if family == AF_INET else 16)
@@ -261,14 +260,14 @@ def _mtu(metrics: bytes) -> int | None:
     return number(values[RTAX_MTU]) if RTAX_MTU in values and not locked else None
 
 
-# Of a route's attributes, those that are read, and those that say nothing: of the cache, and a preference that is
-# RTA_PREF's default, medium.
+# Of a route's attributes: those that are read, and those without meaning (of the cache, and RTA_PREF's default,
+# medium).
 _ROUTE_READ = frozenset((RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE))
 _MEDIUM = b"\0"
 
 
 def decode_link_route(answer: Message) -> tuple[int, LinkRoute | None]:
-    """An RTM_NEWROUTE with all attributes: its output link's index and the route; None for a cached one."""
+    """An RTM_NEWROUTE with all attributes: the index of its output link and the route; None for a cached route."""
     family, length, source, tos, table, protocol, scope, kind, flags = RTMSG.unpack_from(answer.body)
     found = attributes(answer.body, RTMSG.size)
     output = number(found.get(RTA_OIF, b""))
@@ -328,14 +327,14 @@ def decode_link_address(answer: Message) -> tuple[int, LinkAddress]:
 
 
 def decode_address(answer: Message) -> tuple[int, Prefix]:
-    """An RTM_NEWADDR: the link's index and the address (of a point-to-point one, the local end)."""
+    """An RTM_NEWADDR: the link's index and the address (the local one of a point-to-point address)."""
     _, length, _, _, index = IFADDR.unpack_from(answer.body)
     found = attributes(answer.body, IFADDR.size)
     return index, Prefix(found.get(IFA_LOCAL) or found[IFA_ADDRESS], length)
 
 
 def decode_rule(answer: Message) -> Rule:
-    """An RTM_NEWRULE; `other` unless it is exactly a rule that wg-quick adds."""
+    """An RTM_NEWRULE; `other` is True unless it is exactly a rule of wg-quick."""
     af, dst, src, tos, table, action, flags = FIB_RULE.unpack_from(answer.body)
     found = attributes(answer.body, FIB_RULE.size)
     values = {kind: number(payload) for kind, payload in found.items() if len(payload) <= 4}
@@ -357,7 +356,7 @@ def _suppression(values: dict[int, int]) -> int | None:
 
 
 def _selectors(found: dict[int, bytes]) -> set[int]:
-    """The attributes that select packets or routes; an empty suppression does not count."""
+    """The attributes that select packets or routes, without an empty suppression."""
     return {
         kind
         for kind, payload in found.items()
@@ -367,13 +366,13 @@ def _selectors(found: dict[int, bytes]) -> set[int]:
 
 
 def _is_table_rule(flags: int, values: dict[int, int], found: dict[int, bytes]) -> bool:
-    """`not fwmark N table T`, of the whole mark."""
+    """Whether it is `not fwmark N table T` with the full mask."""
     whole = values.get(FRA_FWMASK, 0xFFFFFFFF) == 0xFFFFFFFF
     return bool(flags & FIB_RULE_INVERT) and whole and _selectors(found) - {FRA_FWMASK} == {FRA_FWMARK}
 
 
 def _is_suppress_rule(rule: Rule, flags: int, found: dict[int, bytes]) -> bool:
-    """`table main suppress_prefixlength 0`."""
+    """Whether it is `table main suppress_prefixlength 0`."""
     suppresses = rule.table == MAIN_TABLE and rule.suppress_prefixlength == 0
     return suppresses and not flags & FIB_RULE_INVERT and _selectors(found) == {FRA_SUPPRESS_PREFIXLEN}
 

@@ -1,4 +1,4 @@
-"""WireGuard devices, whichever implementation runs them."""
+"""WireGuard devices of all implementations."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _KIND = "wireguard"
 
 
 class Control:
-    """All devices (wgquick.ports.WireGuard): the kernel's own by netlink, others by their sockets."""
+    """All devices (wgquick.ports.WireGuard): the kernel's through netlink, others through their control sockets."""
 
     def interfaces(self) -> list[str]:
-        """The names that `wg show interfaces` prints: the kernel's, then those whose daemons answer."""
+        """The names that `wg show interfaces` prints: first the kernel's, then those whose daemons answer."""
         kernel = [link.name for link in RtNetlink().links() if link.kind == _KIND]
         return kernel + [name for name in Uapi().interfaces() if name not in kernel]
 
     def backend(self, name: str) -> str:
-        """Which implementation runs the device: "kernel", "userspace", or empty if there is none."""
+        """The implementation of the device: "kernel", "userspace", or "" if there is no device."""
         if _is_the_kernels(name):
             return "kernel"
         return "userspace" if answers(name) else ""
 
     def program(self, name: str) -> str:
-        """What runs the device: "kernel", or the name of the program; "userspace" if that cannot be seen."""
+        """The implementation of the device: "kernel", the program's name, or "userspace" if that is unknown."""
         if _is_the_kernels(name):
             return "kernel"
         from wgquick.system.wireguard.origin import program
@@ -46,11 +46,11 @@ class Control:
         return _of(name).get(name)
 
     def diagnostics(self, name: str) -> Diagnostics | None:
-        """What wgq-userspace counts; None of the kernel's devices and of other daemons'."""
+        """wgq-userspace's counters; None for the kernel and other daemons."""
         return None if _is_the_kernels(name) else Uapi().diagnostics(name)
 
     def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
-        """Have the device shake hands with these peers; False if it is not wgq-userspace's."""
+        """Make the device start handshakes with these peers; False if it is not wgq-userspace's."""
         return not _is_the_kernels(name) and Uapi().begin_handshakes(name, peers)
 
     def set(self, name: str, config: DeviceConfig) -> None:
@@ -61,7 +61,7 @@ class Control:
 def _of(name: str) -> Uapi | Kernel:
     if not _is_the_kernels(name):
         return Uapi()
-    from wgquick.system.wireguard.kernel import Kernel  # of no use to a userspace device, which comes up without it
+    from wgquick.system.wireguard.kernel import Kernel  # a userspace device does not need it
 
     return Kernel()
 

@@ -1,4 +1,4 @@
-"""The answer to `diagnostics=1`, as userspace/src/diagnostics.rs writes it, into values."""
+"""Decodes the answer to `diagnostics=1` (userspace/src/diagnostics.rs)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ REQUEST = b"diagnostics=1\n\n"
 
 
 def decode(answer: bytes) -> Diagnostics:
-    """The counters that an answer tells; lines of later versions are passed over. ValueError if it is none."""
+    """The counters in an answer; lines of later versions are skipped. ValueError if it cannot be parsed."""
     try:
         return _decode(answer.decode())
     except (ValueError, KeyError):
-        raise ValueError("the answer is not understood") from None
+        raise ValueError("cannot parse the answer") from None
 
 
 def _decode(answer: str) -> Diagnostics:
@@ -39,7 +39,7 @@ class _Section:
         self.events: list[dict[str, str]] = []
 
     def fields(self) -> dict[str, str]:
-        """Where the next line belongs."""
+        """The fields of the current section."""
         return self.events[-1] if self.events else self.own
 
     def read(self) -> Events:

@@ -1,4 +1,4 @@
-"""The kernel's own WireGuard, through its generic netlink family (linux/wireguard.h)."""
+"""The kernel's WireGuard devices, through generic netlink (linux/wireguard.h)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Kernel:
         return codec.decode(answer.body[HEADER.size :] for answer in answers)
 
     def set(self, name: str, config: DeviceConfig) -> None:
-        """Apply the change, message by message up to the first that is refused."""
+        """Apply the change, message by message, up to the first refused one."""
         what = f"cannot configure {name}"
         with Connection(NETLINK_GENERIC) as connection:
             family = family_id(connection, codec.FAMILY)
@@ -41,13 +41,13 @@ class Kernel:
 def _explained(
     refused: RefusedError, what: str, peers: tuple[PublicKey, ...], config: DeviceConfig
 ) -> OperationError:
-    """The refusal with the peers of the message that it answers."""
+    """The refusal with the peers of its message."""
     about = ""
     if peers:
         about = f" (peer {peers[0]})" if len(peers) == 1 else f" (one of the peers {peers[0]} to {peers[-1]})"
     remedy = refused.remedy
     if refused.errno in (errno.EINVAL, errno.EOPNOTSUPP) and _removes_single(config):
-        remedy = "Removing single AllowedIPs (the `-' form) needs Linux 6.16: give the whole list instead."
+        remedy = "Removing single AllowedIPs (the `-' form) needs Linux 6.16: write the whole list instead."
     return OperationError(f"{what}: {refused.refusal}{about}", errno=refused.errno, remedy=remedy)
 
 

@@ -1,7 +1,7 @@
-"""The attributes of the kernel's WireGuard family (linux/wireguard.h), without any I/O.
+"""The attributes of the kernel's WireGuard family (linux/wireguard.h); no I/O.
 
-A change is cut into messages of about two pages, as wg(8) does: what comes once (the device's own settings,
-REPLACE_PEERS; of a peer its settings and REPLACE_ALLOWEDIPS) is in the first alone. The kernel cuts its answers.
+A change is split into messages of about two pages, as in wg(8). The first message of a device or peer has its
+settings and flags (REPLACE_PEERS, REPLACE_ALLOWEDIPS). The kernel splits its answers too.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ _SOCKADDR_IN6 = Struct("=H2s4x16sI")
 _TIMESPEC = Struct("=qq")
 _ALLOWED_IP = {size: Struct(f"=HHHHH2xHH{size}sHHB3x") for size in (4, 16)}
 _NO_KEY = bytes(KEY_LENGTH)
-_INDEXED = NLA_F_NESTED  # an element of a list: its type, the index, is 0 for all
+_INDEXED = NLA_F_NESTED  # an element of a list; its type is an index, always 0
 
 
 class Part(NamedTuple):
-    """One message of a change: its attributes, and the peers that it is about."""
+    """One message of a change: its attributes and its peers."""
 
     body: bytes
     peers: tuple[PublicKey, ...]
 
 
 def get(name: str) -> bytes:
-    """The attributes of a question for a device."""
+    """The attributes of a request for a device."""
     return attribute_text(WGDEVICE_A_IFNAME, name)
 
 
 def parts(name: str, config: DeviceConfig) -> Iterator[Part]:
-    """The messages of a change, in order; there is always one."""
+    """The messages of a change, in order; at least one."""
     head = get(name) + _device(config)
     gathered: list[bytes] = []
     peers: list[PublicKey] = []
@@ -102,7 +102,7 @@ def _device(config: DeviceConfig) -> bytes:
 
 
 def _peer_pieces(peer: PeerConfig) -> Iterator[bytes]:
-    """The peer as list elements of limited size: its settings and as many AllowedIPs as fit, then the rest."""
+    """The peer as list elements of limited size: first its settings and AllowedIPs that fit, then the others."""
     key = attribute(WGPEER_A_PUBLIC_KEY, peer.public_key.raw)
     if peer.remove:
         yield attribute(_INDEXED, key + attribute_u32(WGPEER_A_FLAGS, WGPEER_F_REMOVE_ME))
@@ -121,7 +121,7 @@ def _flags(flags: int) -> bytes:
 
 
 def _groups(items: Iterable[bytes], room: int) -> Iterator[bytes]:
-    """The items joined to groups that have room; a single empty one for none."""
+    """The items joined to groups of limited size; a single empty group if there are none."""
     group: list[bytes] = []
     size = 0
     for item in items:
@@ -175,7 +175,7 @@ def _encode_endpoint(endpoint: SocketAddress) -> bytes:
 
 
 def decode(bodies: Iterable[bytes]) -> Device:
-    """The device of a dump: settings from the first message, and peers that go on from one to the next joined."""
+    """The device of a dump: the first message has its settings; a peer split between messages is joined."""
     first: dict[int, bytes] = {}
     peers: list[tuple[dict[int, bytes], list[AllowedIP]]] = []
     for body in bodies:

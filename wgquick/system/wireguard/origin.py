@@ -1,4 +1,4 @@
-"""Who brought a link up that has no journal of ours, and since when it is there, as far as the machine tells."""
+"""Finds the program that brought up a link without a journal, and the time since when it exists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NETWORKD = "/run/systemd/netif/links/{}"
 
 
 def manager(name: str, ifindex: int) -> str:
-    """wg-quick if its unit is active, NetworkManager or systemd-networkd if the link is theirs; else ""."""
+    """wg-quick if its unit is active, NetworkManager or systemd-networkd if they manage the link; else ""."""
     if os.path.lexists(_UNIT.format(name)):  # systemd keeps this link while the unit is active
         return "wg-quick"
     if "managed=true" in _lines(_NETWORK_MANAGER.format(ifindex)):
@@ -22,7 +22,7 @@ def manager(name: str, ifindex: int) -> str:
 
 
 def started(name: str) -> float | None:
-    """When the interface's daemon made its socket, in seconds since the epoch; None for the kernel's interfaces."""
+    """When the interface's daemon created its socket, in seconds since the epoch; None for kernel interfaces."""
     try:
         return os.stat(uapi.socket_path(name)).st_mtime
     except OSError:
@@ -30,15 +30,15 @@ def started(name: str) -> float | None:
 
 
 def program(name: str) -> str:
-    """The name of the program that serves the interface's socket; "userspace" if that cannot be seen from here."""
+    """The name of the program that serves the interface's socket; "userspace" if it is hidden."""
     process = server(name)
     return "".join(_lines(f"/proc/{process}/comm")) or "userspace" if process else "userspace"
 
 
 def server(name: str) -> int:
-    """The process that serves the interface's socket; 0 if it cannot be seen from here.
+    """The process that serves the interface's socket; 0 if it is hidden.
 
-    The process that made the socket is looked at first. wireguard-go's has ended by then, and left it to a child.
+    The process that created the socket comes first. wireguard-go's has ended and left the socket to a child.
     """
     held = {f"socket:[{inode}]" for inode in _inodes(uapi.socket_path(name))}
     try:
@@ -52,7 +52,7 @@ def server(name: str) -> int:
 
 
 def _inodes(path: str) -> set[str]:
-    """The inodes of the sockets that are bound to a path, unix(7)'s /proc/net/unix."""
+    """The inodes of the sockets bound to a path (/proc/net/unix, unix(7))."""
     rows = (line.split(maxsplit=7) for line in _lines("/proc/net/unix"))
     return {row[6] for row in rows if len(row) == 8 and row[7] == path}
 
@@ -62,7 +62,7 @@ def _holds(process: int, sockets: set[str]) -> bool:
     directory = f"/proc/{process}/fd"
     try:
         return any(os.readlink(f"{directory}/{each}") in sockets for each in os.listdir(directory))
-    except OSError:  # it has ended, or is another user's
+    except OSError:  # it has ended or belongs to another user
         return False
 
 

@@ -1,4 +1,4 @@
-"""Endpoints to addresses as `wg` resolves them: getaddrinfo(3), tried again while the failure may pass."""
+"""Resolves endpoints as `wg` does: getaddrinfo(3), with retries after temporary failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
 
 def retries_of(environ: Mapping[str, str]) -> int | None:
-    """How often to try again: WG_ENDPOINT_RESOLUTION_RETRIES, 15 if it is not set, None for `infinity`."""
+    """The number of retries: WG_ENDPOINT_RESOLUTION_RETRIES, 15 if it is not set, None for `infinity`."""
     value = environ.get(VARIABLE)
     if value is None:
         return _DEFAULT_RETRIES
@@ -42,7 +42,7 @@ def retries_of(environ: Mapping[str, str]) -> int | None:
 
 
 def _strtoul(text: str) -> int | None:
-    """What strtoul(3) reads when it must read to the end; an empty text is 0, a negative number a huge one."""
+    """strtoul(3) over the whole text; "" is 0, and a negative number becomes huge."""
     digits = text.lstrip(" \t\n\v\f\r")
     sign = digits[:1] if digits[:1] in ("+", "-") else ""
     digits = digits.removeprefix(sign)
@@ -51,7 +51,7 @@ def _strtoul(text: str) -> int | None:
     if not (digits.isascii() and digits.isdigit()):
         return None
     significant = digits.lstrip("0")
-    huge = len(significant) > len(str(_INT_MAX)) or (sign == "-" and significant)  # int() has a limit of digits
+    huge = len(significant) > len(str(_INT_MAX)) or (sign == "-" and significant)  # int() limits the digits
     return _INT_MAX + 1 if huge else int(significant or "0")
 
 
@@ -63,7 +63,7 @@ def resolve(
     getaddrinfo: Callable[..., Any] = _socket.getaddrinfo,
     note: Callable[[str], object] = lambda _: None,
 ) -> SocketAddress:
-    """The first address of an endpoint; `note` hears of each failure that is tried again, in wg's words."""
+    """The first address of an endpoint; `note` takes a line for each failure that is retried, worded as in wg."""
     numeric = _numeric(endpoint)
     if numeric is not None:
         return numeric
@@ -83,12 +83,12 @@ def resolve(
 
 
 def _unresolved(endpoint: Endpoint, reason: str) -> OperationError:
-    """The failure of a name, or of an address with the zone of a link that is not there."""
+    """The error for a name, or for an address whose zone is not a link."""
     address, zone, link = endpoint.host.partition("%")
     if not (zone and ":" in address):
         return OperationError(reason, remedy="Check the endpoint's host name and the name servers.")
     named = without_keys(str(endpoint))
-    return OperationError(f"there is no link `{link}': `{named}'", remedy="Write the name of a link after the %.")
+    return OperationError(f"there is no link `{link}': `{named}'", remedy="Write the name of a link after the `%'.")
 
 
 def resolved_now(
@@ -119,10 +119,10 @@ def leading(
     patience: float = _SAVE_PATIENCE,
     getaddrinfo: Callable[..., Any] = _socket.getaddrinfo,
 ) -> Callable[[Endpoint, SocketAddress], bool]:
-    """A function that tells whether an endpoint has an address now, with all names asked at once.
+    """A function that tells whether an endpoint currently resolves to an address; all names are asked at once.
 
-    `patience` is the limit for all of them together, in seconds. A name without an answer by then counts as one
-    that has the address, so that it is kept.
+    `patience` limits all queries together, in seconds. Without an answer in that time the result is True, so that
+    the name is kept.
     """
     names = [endpoint for endpoint in dict.fromkeys(endpoints) if _numeric(endpoint) is None]
     answers = _answers(names, patience, getaddrinfo) if names else {}

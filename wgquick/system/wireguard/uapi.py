@@ -1,4 +1,4 @@
-"""The control socket of a userspace WireGuard (the cross-platform userspace API): one request, one answer."""
+"""The control socket of a userspace WireGuard (cross-platform userspace API): one request and answer at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CREDENTIALS = Struct("=iII")  # struct ucred: process, user, group
 class Uapi:
     """The userspace devices whose sockets are in the caller's mount namespace.
 
-    The two kinds of patience are seconds without a byte of progress: setting thousands of peers takes its time.
+    Both limits are seconds without any progress, as a request with thousands of peers takes long.
     """
 
     def __init__(self, *, get_patience: float = 10.0, set_patience: float = 30.0) -> None:
@@ -37,7 +37,7 @@ class Uapi:
         self._set_patience = set_patience
 
     def interfaces(self) -> list[str]:
-        """The interfaces whose control sockets answer, in the order of the directory, as wg(8) has them."""
+        """The interfaces whose control sockets answer, in the directory's order, as in wg(8)."""
         try:
             entries = os.listdir(DIRECTORY)
         except OSError:
@@ -57,8 +57,8 @@ class Uapi:
             raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
 
     def diagnostics(self, name: str) -> Diagnostics | None:
-        """What the daemon counts; None if it does not know the request: it refuses it, or hangs up."""
-        from wgquick.system.wireguard import diagnostics  # seldom asked for
+        """The daemon's counters; None if it does not know the request: it refuses it or closes the connection."""
+        from wgquick.system.wireguard import diagnostics  # rarely needed
 
         what = f"cannot read the counters of {name}"
         try:
@@ -75,10 +75,10 @@ class Uapi:
             raise OperationError(f"{what}: its daemon: {error}", errno=errno.EPROTO) from None
 
     def begin_handshakes(self, name: str, peers: Sequence[PublicKey]) -> bool:
-        """Have the daemon begin a handshake with each peer; False where it does not know the request.
+        """Make the daemon start a handshake with each peer; False if it does not know the request.
 
-        It does nothing for one that was sent a handshake message less than five seconds ago. A peer that has gone,
-        and a link that is down, are no errors here.
+        It ignores peers to which it sent a handshake message less than five seconds ago. Missing peers and a link
+        that is down are no errors here.
         """
         lines = "".join(f"public_key={key.raw.hex()}\n" for key in peers)
         what = f"cannot begin a handshake of {name}"
@@ -91,14 +91,14 @@ class Uapi:
         return uapi_codec.errno_of(answer) in (0, errno.ENOENT, errno.ENETDOWN)
 
     def set(self, name: str, config: DeviceConfig) -> None:
-        """Apply the change; an errno of the daemon names the peer where only one was in the request."""
+        """Apply the change; the error names the peer if the request had only one."""
         what = f"cannot configure {name}"
         answer = _exchange(name, uapi_codec.encode(config), self._set_patience, what)
         _check(answer, what, _about(config.peers))
 
 
 def socket_path(name: str) -> str:
-    """Where an interface's control socket is."""
+    """The path of an interface's control socket."""
     return f"{DIRECTORY}/{name}{_SUFFIX}"
 
 
@@ -112,10 +112,10 @@ def answers(name: str) -> bool:
 
 
 def outlasts(name: str, patience: float) -> bool:
-    """Whether a process holds the control socket; waits for it to end, at most that many seconds.
+    """Whether a process still has the control socket after waiting up to `patience` seconds for it to end.
 
-    Its end closes the connection, which is heard at once. True then, too, as another may hold the socket now: ask
-    again. A process that hangs and accepts no more connections holds it as well.
+    The end of the process closes the connection. Then the result is True too, as another process may have the
+    socket now: call again. It is also True for a process that hangs and accepts no connections.
     """
     try:
         with _socket(name, patience) as control:
@@ -128,7 +128,7 @@ def outlasts(name: str, patience: float) -> bool:
 
 
 def listener(name: str) -> int:
-    """The process that began to listen on the control socket (SO_PEERCRED, unix(7)); 0 if nobody does."""
+    """The process that called listen on the control socket (SO_PEERCRED, unix(7)); 0 if there is none."""
     try:
         with _socket(name, 1.0) as control:
             process, _, _ = _CREDENTIALS.unpack(control.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
@@ -138,9 +138,9 @@ def listener(name: str) -> int:
 
 
 def remove_stale(name: str) -> None:
-    """Remove a socket that nobody listens on, as wg(8) does when it meets one.
+    """Remove a socket without a listener, as wg(8) does.
 
-    Under the directory's lock, which wgq-userspace has while it makes its socket: a new one is not removed.
+    It holds the directory's lock, which wgq-userspace holds while it creates its socket, so that a new one stays.
     """
     try:
         directory = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -164,7 +164,7 @@ def _check(answer: bytes, what: str, about: str = "") -> None:
 
 
 def _about(peers: tuple[PeerConfig, ...]) -> str:
-    """Which peers a refused request was about: the answer is one number for the whole of it."""
+    """The peers of a refused request: the answer is one errno for the whole request."""
     if not peers:
         return ""
     if len(peers) == 1:
@@ -180,7 +180,7 @@ def _connect(name: str, patience: float) -> socket:
 
 
 def _socket(name: str, patience: float) -> socket:
-    """A connection to the daemon; what else lies at the socket's path is not tried."""
+    """A connection to the daemon; a file of another kind at the path is not opened."""
     path = socket_path(name)
     if not stat.S_ISSOCK(os.stat(path).st_mode):
         raise FileNotFoundError(errno.ENOENT, "not a socket")
@@ -195,7 +195,7 @@ def _socket(name: str, patience: float) -> socket:
 
 
 def _unreachable(name: str, error: OSError) -> OperationError:
-    """A socket that a killed daemon left behind (ECONNREFUSED) is no device either, as for wg(8)."""
+    """A socket that a killed daemon left (ECONNREFUSED) is not a device, as in wg(8)."""
     code = error.errno or errno.ETIMEDOUT
     if code in (errno.ENOENT, errno.ECONNREFUSED):
         return OperationError(f"{name} is not a WireGuard interface", errno=errno.ENODEV)
@@ -210,16 +210,16 @@ def _exchange(name: str, request: bytes, patience: float, what: str) -> bytes:
             return _receive(control)
         except TimeoutError:
             raise OperationError(
-                f"{what}: its daemon has been silent for {patience:g} s",
+                f"{what}: its daemon has not answered for {patience:g} s",
                 errno=errno.ETIMEDOUT,
-                remedy="Look at the daemon, or delete the link to end it.",
+                remedy="Check the daemon, or delete the link to end it.",
             ) from None
         except OSError as error:
             raise OperationError(f"{what}: its daemon: {error.strerror}", errno=error.errno or 0) from None
 
 
 def _send(control: socket, request: bytes) -> None:
-    """Send it all; a daemon that refuses early stops reading, and its answer says why."""
+    """Send it all; a daemon that refuses early stops reading, and its answer has the reason."""
     rest = memoryview(request)
     try:
         while rest:
@@ -234,7 +234,7 @@ def _receive(control: socket) -> bytes:
     while not tail.endswith(uapi_codec.END):
         part = control.recv(_CHUNK)
         if not part:
-            raise ConnectionResetError(errno.ECONNRESET, "the connection was closed before the answer was whole")
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was closed before the end of the answer")
         parts.append(part)
         tail = (tail + part)[-len(uapi_codec.END) :]
     return b"".join(parts)

@@ -1,6 +1,6 @@
-"""The lines of the cross-platform userspace API: `set=1` requests and the answers to `get=1`, without any I/O.
+"""The lines of the cross-platform userspace API: `set=1` requests and answers to `get=1`; no I/O.
 
-Both may hold a hundred thousand AllowedIPs, so they are made and read line by line in plain loops.
+Both may have a hundred thousand AllowedIPs, so they are processed line by line in plain loops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_KEY = bytes(KEY_LENGTH)
 
 
 def encode(config: DeviceConfig) -> bytes:
-    """The request that makes a change."""
+    """The request for a change."""
     return "\n".join(_lines(config)).encode() + END
 
 
@@ -64,7 +64,7 @@ def _peer_lines(peer: PeerConfig) -> Iterator[str]:
 
 
 def errno_of(answer: bytes) -> int:
-    """The number of the answer's last line, `errno=N`; wireguard-go writes it as a negative one."""
+    """The errno in the answer's last line, `errno=N`; wireguard-go writes a negative number."""
     key, _, value = answer.rstrip(b"\n").rpartition(b"\n")[2].partition(b"=")
     try:
         return abs(int(value)) if key == b"errno" else errno.EPROTO
@@ -73,11 +73,11 @@ def errno_of(answer: bytes) -> int:
 
 
 def decode(name: str, answer: bytes) -> Device:
-    """The device that an answer to `get=1` describes; ValueError, without any of its text, if it does not."""
+    """The device in an answer to `get=1`; ValueError, without any of its text, if it cannot be parsed."""
     try:
         return _decode(name, answer.decode())
     except (ValueError, KeyError):
-        raise ValueError("the answer is not understood") from None
+        raise ValueError("cannot parse the answer") from None
 
 
 def _decode(name: str, answer: str) -> Device:
@@ -138,14 +138,14 @@ def _secret(fields: dict[str, str], key: str = "private_key") -> SecretKey | Non
 
 
 def socket_address(value: str) -> SocketAddress:
-    """An address and a port as the lines have them."""
+    """An address and port as written in the lines."""
     host, _, port = value.rpartition(":")
     address, _, zone = host.strip("[]").partition("%")
     return SocketAddress(address, int(port), _scope(zone))
 
 
 def _scope(zone: str) -> int:
-    """The index of an IPv6 zone, which is a number or a link's name; 0 for none and for a link that has gone."""
+    """The index of an IPv6 zone, which is a number or a link's name; 0 if there is none or the link is gone."""
     if not zone or zone.isdecimal():
         return int(zone or 0)
     try:
