@@ -1,4 +1,4 @@
-"""Writes down what `benchmarks.tunnel` measured: a page with table, command and machine, and a picture."""
+"""Writes the results of `benchmarks.tunnel`: a page with table, command and machine, and a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OURS, OTHERS = "#88171a", "#9aa5b1"
 
 
 class Figure(NamedTuple):
-    """A figure of the table: its key in the measurement, its heading, and how it is written."""
+    """A figure of the table: its key in the measurement, its heading, and its format."""
 
     key: str
     heading: str
@@ -70,7 +70,7 @@ def _processor() -> str:
 
 
 def table(medians: Mapping[str, Mapping[str, float]]) -> str:
-    """The medians as a Markdown table: a row for each command, and how many times the first one's they are."""
+    """The medians as a Markdown table: a row for each command, and the ratios of the first to the others."""
     first, *others = medians
     lines = ["| | " + " | ".join(figure.heading for figure in FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
     for command, row in medians.items():

@@ -1,10 +1,10 @@
-"""Times `wgq status` of an interface with many peers, beside a program that only reads the device.
+"""Times `wgq status` of an interface with many peers, compared with a program that only reads the device.
 
     python -m benchmarks.status --peers 10000 --rounds 5
 
-Each number is the median of the rounds, in which the programs take turns: seconds, and seconds of the processor
-(which other programs on the machine change less). The last column is what `status` takes beyond the reading. Needs
-root and what scripts/test installs.
+Each number is the median of the rounds, in which the programs alternate: elapsed seconds, and processor seconds
+(which depend less on other programs). The last columns are the difference from only reading the device. Needs root
+and what scripts/test installs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 class Timing(NamedTuple):
-    """Seconds, and seconds of the processor."""
+    """Elapsed seconds and processor seconds."""
 
     elapsed: float
     processor: float

@@ -1,11 +1,11 @@
-"""Compares userspace WireGuard implementations through a tunnel between two machines of the tests' kind.
+"""Compares userspace WireGuard implementations through a tunnel between two of the tests' machines.
 
     python -m benchmarks.tunnel "wgq-userspace -f" "wireguard-go -f" --rounds 3
 
 A command takes the interface as its last argument, stays in the foreground and serves the UAPI socket. Each round
-measures every command once, so that a busy machine is busy for all; a figure is the median of the rounds, and the
-last column is the first command's figure over this one's. Needs root and what scripts/test installs, and a quiet
-machine.
+measures every command once, so that other load affects all commands alike. A figure is the median of the rounds,
+and the last column is the first command's figure divided by this command's. Needs root, what scripts/test installs,
+and a quiet machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SECONDS = 4
 TICKS = os.sysconf("SC_CLK_TCK")
 Figures = dict[str, float]
 
-# Sends 64-byte datagrams in bundles (UDP_SEGMENT), as many as the tunnel takes for some seconds.
+# Sends as many 64-byte datagrams as possible for some seconds, in bundles (UDP_SEGMENT).
 SEND = """
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -52,8 +52,8 @@ while time.monotonic() < end:
     except OSError:
         time.sleep(0.0005)
 """
-# Counts what arrives (UDP_GRO) from the first datagram on, and prints it for each second. Into one buffer, as a new
-# one for each call costs Python more than the call, on the processors that are measured.
+# Counts the received datagrams (UDP_GRO) from the first one on, and prints the rate per second. It reuses one
+# buffer, as allocating one for each call takes Python longer than the call.
 RECEIVE = """
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -96,12 +96,12 @@ class End:
         self.machine.run(["ip", "link", "set", INTERFACE, "mtu", "1420", "up"])
 
     def processor(self) -> float:
-        """Seconds of processor time that the daemon has used."""
+        """The daemon's processor time in seconds."""
         fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def memory(self) -> float:
-        """Megabytes that the daemon had resident at its peak."""
+        """The daemon's peak resident memory in megabytes."""
         found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.daemon.pid}/status").read_text())
         return int(found[1]) / 1024 if found else 0.0
 
@@ -133,7 +133,7 @@ def tunnel(command: str) -> Iterator[tuple[End, End]]:
 
 
 def _tcp(end: End, *extra: str) -> float:
-    """Gbit/s, of both directions where it goes both ways."""
+    """Gbit/s; the sum of both directions if both are measured."""
     printed = end.machine.out("iperf3", "-c", "10.10.0.2", "-t", str(SECONDS), "-J", *extra)
     sums = json.loads(printed)["end"]
     both = ("sum_received", "sum_received_bidir_reverse")
@@ -162,7 +162,7 @@ def _ping_under_load(one: End) -> float:
 
 
 def measure(command: str) -> Figures:
-    """Every figure of one implementation, in one tunnel."""
+    """All figures of one implementation in one tunnel."""
     with tunnel(command) as (one, two):
         before = one.processor() + two.processor()
         figures = {"TCP Gbit/s": _tcp(one)}

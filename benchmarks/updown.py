@@ -1,12 +1,12 @@
-"""Times `up` and `down` of wgq and of wg-quick in turn, each time on a fresh machine of the tests' kind.
+"""Times `up` and `down` of wgq and wg-quick alternately, each time on a new one of the tests' machines.
 
     python -m benchmarks.updown tunnel together:10 routes:1000 peers:1000 --rounds 5
     python -m benchmarks.updown routes:100000 --alone        # wgq only: wg-quick needs a quarter of an hour
 
-A row has the medians of both and their ratio, of the time and of the processor's time (which other programs on the
-machine change less), and the peak memory of `wgq up`. The programs that a command waits for count, the userspace
-implementation does not. Where the kernel has no WireGuard, both use the same one. Needs root and what scripts/test
-installs, with .cache/bin on the PATH.
+A row has both medians and their ratio, for elapsed and processor time (which depends less on other programs), and
+the peak memory of `wgq up`. Programs that a command waits for are included, the userspace implementation is not. On
+a kernel without WireGuard both use the same userspace implementation. Needs root and what scripts/test installs,
+with .cache/bin on the PATH.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FIRST_NETWORK = int(ipaddress.IPv4Address("11.0.0.0"))
 
 
 class Timing(NamedTuple):
-    """Seconds of up and of down, seconds of the processor for each, and kilobytes that up had at its peak."""
+    """Elapsed and processor seconds of up and of down, and up's peak memory in kilobytes."""
 
     up: float
     down: float
@@ -52,7 +52,7 @@ def key() -> str:
 
 
 def configurations(shape: str, size: int) -> list[str]:
-    """The files that come up at the same time: `size` small tunnels, or one of another shape."""
+    """The files to bring up at the same time: `size` small tunnels, or one file of another shape."""
     return [_small(number) for number in range(size)] if shape == "together" else [configuration(shape, size)]
 
 
@@ -62,7 +62,7 @@ def _small(number: int) -> str:
 
 
 def configuration(shape: str, size: int) -> str:
-    """A file of some shape: a full tunnel, `size` routes to one peer, or `size` peers with a route each."""
+    """A file of a shape: a full tunnel, `size` routes to one peer, or `size` peers with a route each."""
     head = f"[Interface]\nPrivateKey = {key()}\nAddress = 10.200.0.1/24, fd00:200::1/64\n"
     networks = [f"{ipaddress.IPv4Address(FIRST_NETWORK + 256 * number)}/24" for number in range(size)]
     match shape:
@@ -82,7 +82,7 @@ def _peer(allowed: str, *, endpoint: bool = False) -> str:
 
 
 def measure(command: str, texts: list[str], routes: int) -> Timing:
-    """One up and one down; SystemExit where the routes did not come or a link did not go."""
+    """One up and one down; SystemExit if routes are missing or a link stays."""
     names = [f"{NAME}{number}" for number in range(len(texts))]
     with host() as machine:
         machine.uplink()
@@ -98,7 +98,7 @@ def measure(command: str, texts: list[str], routes: int) -> Timing:
 
 
 def _timed(machine: Namespace, commands: list[list[str]]) -> tuple[float, float, float]:
-    """Seconds until the last of the commands has ended, their processor's seconds, and the greatest one's peak."""
+    """Seconds until the last command has ended, all processor seconds, and the largest peak memory."""
     began = time.perf_counter()
     started = [machine.popen(argv, **QUIET) for argv in commands]
     usages = []
@@ -119,7 +119,7 @@ def _routes(machine: Namespace) -> int:
 
 
 def rows(shapes: list[str], commands: list[str], rounds: int) -> Iterator[str]:
-    """A line for each shape, as soon as it is measured."""
+    """Yield a line for each shape when it is measured."""
     for wanted in shapes:
         shape, _, size = wanted.partition(":")
         texts, routes = configurations(shape, int(size or 0)), int(size or 0)
@@ -148,7 +148,7 @@ def _medians(timings: list[Timing]) -> Timing:
 
 
 def main() -> None:
-    """Measure what the arguments name."""
+    """Measure the shapes in the arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.updown"
     )

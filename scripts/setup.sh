@@ -1,17 +1,17 @@
-# What the README's commands need before they can start; sourced by bash scripts beside it.
+# Functions that prepare the machine for the other scripts, which source this file.
 # shellcheck shell=bash
-# Every step looks first and installs only what is missing, so running a script again costs seconds.
+# Each function installs only what is missing, so running a script again takes seconds.
 
 unset CDPATH
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=$PROJECT/.cache
-RUST_NEEDED=1.89 # as userspace/Cargo.toml says
+RUST_NEEDED=1.89 # as in userspace/Cargo.toml
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1
 HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d : -f 6)}
 export HOME # Go does not look for it by itself
 [[ -O $HOME ]] || export PIP_CACHE_DIR=~root/.cache/pip # pip warns of a cache that is another's
 umask 022 # hooks and tests run as other users too
-# What was meant for the user's own tunnels and programs.
+# Unset settings of the user's own tunnels and programs.
 unset "${!WG_@}" "${!WGQ_@}" LOG_LEVEL PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 
 heading() { printf '\n== %s\n' "$*"; }
@@ -20,24 +20,24 @@ die() {
 	exit 1
 }
 
-# explain ARGUMENT...: the comment at the script's top, where --help asks for it.
+# explain ARGUMENT...: for --help, print the comment at the top of the script.
 explain() {
 	case ${1-} in
 	-h | --help) sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" && exit ;;
 	esac
 }
 
-# become_root ARGUMENT...: this script again, as root. The tests and the demonstration make network namespaces,
-# and packages are installed.
+# become_root ARGUMENT...: run this script again as root. The tests and the demonstration create network namespaces, and
+# packages are installed.
 become_root() {
 	[[ $(id -u) == 0 ]] && return
 	command -v sudo >/dev/null || die "needs root: run it as root, or install sudo"
-	# By name, as the sudo of newer Ubuntus (sudo-rs) knows no other way; it never takes these two.
+	# By name, as sudo-rs of newer Ubuntus supports nothing else; it never passes these two on.
 	exec sudo "--preserve-env=$(compgen -e | paste -s -d ,)" -- \
 		env "PATH=$PATH" "HOME=$HOME" bash "$PROJECT/scripts/${0##*/}" "$@"
 }
 
-# What root made in a user's folders becomes the user's, who could neither change nor delete it otherwise.
+# Give files that root created in a user's directories to the user, who could not change or delete them otherwise.
 give_back() {
 	local place places=()
 	[[ -n ${SUDO_UID-} ]] || return 0
@@ -50,7 +50,7 @@ give_back() {
 
 need_folder() {
 	mkdir -p "$1" || true
-	[[ -w $1 ]] || die "needs a folder that it can write to: copy this one to such a place"
+	[[ -w $1 ]] || die "cannot write to this folder: copy it to a writable place"
 }
 
 at_least() { [[ $(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]; }
@@ -73,7 +73,7 @@ need_packages() {
 	}
 	heading "installing ${missing[*]}"
 	update_package_lists
-	# A machine that has just started is often at its own updates.
+	# A machine that has just started often runs its own updates.
 	DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -q -y --no-install-recommends \
 		"${missing[@]}" >"$CACHE/apt.log" 2>&1 ||
 		{ tail -n 20 "$CACHE/apt.log" >&2 && die "apt-get could not install ${missing[*]}"; }
@@ -81,32 +81,32 @@ need_packages() {
 
 update_package_lists() {
 	[[ -n ${PACKAGE_LISTS_FRESH-} ]] && return
-	apt-get update -q >"$CACHE/apt.log" 2>&1 || printf 'apt-get update failed, going on with the lists there are\n' >&2
+	apt-get update -q >"$CACHE/apt.log" 2>&1 || printf 'apt-get update failed, using the existing package lists\n' >&2
 	PACKAGE_LISTS_FRESH=1
 }
 
-# works_in FOLDER PROGRAM: whether a virtual environment's program runs, and runs there: a folder that was copied or
-# moved has programs that work in the old one.
+# works_in FOLDER PROGRAM: whether a virtual environment's program runs and belongs to this folder. In a copied or moved
+# folder the programs use the old one.
 works_in() { grep -qsF "$1/bin/python" "$1/bin/$2" && "$1/bin/$2" --version >/dev/null 2>&1; }
 
-# need_venv FOLDER: a virtual environment made by a Python that is new enough; anew where its making was interrupted,
-# or the machine's Python is another one by now.
+# need_venv FOLDER: create a virtual environment with a recent Python; again if its creation was interrupted or the
+# machine's Python has changed.
 need_venv() {
 	works_in "$1" pip && return
 	need_packages python3 python3-venv
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-		die "needs Python 3.11 or later, and python3 is $(python3 --version)"
+		die "needs Python 3.11 or later; python3 is $(python3 --version)"
 	python3 -m venv --clear "$1"
 }
 
-# What python-iptables, the extra `iptables`, is built with.
+# The packages that build python-iptables, the extra `iptables`.
 need_iptables_extra() { need_packages python3-dev gcc libc6-dev; }
 
 rust_is_recent() {
 	command -v cargo >/dev/null && at_least "$(cargo --version | cut -d ' ' -f 2)" "$RUST_NEEDED"
 }
 
-# Debian's and Ubuntu's packages of a recent Rust go by several names: cargo, cargo-web (Debian 12 and 13), cargo-1.85.
+# The names of Debian's and Ubuntu's packages of a recent Rust: cargo, cargo-web (Debian 12 and 13), cargo-1.85.
 recent_rust_package() {
 	local package
 	for package in $(apt-cache search --names-only '^cargo(-web|-1\.[0-9]+)?$' | cut -d ' ' -f 1 | sort -rV); do
@@ -116,7 +116,7 @@ recent_rust_package() {
 	return 1
 }
 
-# A Rust that builds userspace/: what is there, else the distribution's, else what its rustup fetches.
+# Install a Rust that builds userspace/: the existing one, else the distribution's, else one from the distribution's rustup.
 need_rust() {
 	local package
 	rust_is_recent && return
@@ -141,8 +141,8 @@ need_rustup() {
 	export RUSTUP_TOOLCHAIN=stable
 }
 
-# shorten_entry FOLDER: the `wgq` there without what pip's own imports first, which takes a fifth of a whole `wgq up`.
-# Where pip had to find another first line (a long path, a path with blanks), its file stays.
+# shorten_entry FOLDER: replace the `wgq` there by one without pip's imports, which take a fifth of a whole `wgq up`. A
+# file with another first line (for a long path, or a path with blanks) stays.
 shorten_entry() {
 	[[ $(head -n 1 "$1/wgq") == "#!$1/python"* ]] || return 0
 	printf '%s\nfrom wgquick.__main__ import main\n\nmain()\n' "$(head -n 1 "$1/wgq")" >"$1/.wgq"
@@ -150,7 +150,7 @@ shorten_entry() {
 	mv "$1/.wgq" "$1/wgq"
 }
 
-# install_wgq FOLDER: wgq and its backend into the virtual environment there, unless what is there is this very wgq.
+# install_wgq FOLDER: install wgq and its backend into the virtual environment there, unless this version is installed.
 install_wgq() {
 	local sources=(pyproject.toml README.md LICENSE wgquick completions contrib userspace/Cargo.* userspace/src)
 	[[ -x $1/bin/wgq-userspace && -z $(find "${sources[@]}" -newer "$1/wgq-is-installed" -print -quit 2>&1) ]] &&
@@ -164,6 +164,6 @@ install_wgq() {
 	"$1/bin/pip" install --quiet ".[iptables]"
 	rm -rf build wgq.egg-info
 	shorten_entry "$1/bin"
-	[[ -x $1/bin/wgq-userspace ]] || die "wgq-userspace was not built: (cd userspace && cargo build --release) says why"
+	[[ -x $1/bin/wgq-userspace ]] || die "wgq-userspace was not built: run (cd userspace && cargo build --release) for the reason"
 	touch "$1/wgq-is-installed"
 }

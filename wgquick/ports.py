@@ -345,8 +345,8 @@ class Host(Protocol):
     ) -> tuple[SocketAddress, ...] | None:
         """All addresses that an endpoint currently resolves to; None if the lookup fails.
 
-        If the host's resolver fails or is slow, the uplinks' servers are asked with packets that have `mark`. `given`
-        are the servers that tunnels have set.
+        If the host's resolver fails or is slow, the uplinks' servers are asked with packets that have `mark`.
+        `given` are the servers that tunnels have set.
         """
 
     def manager(self, name: str, ifindex: int) -> str:

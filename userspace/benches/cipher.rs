@@ -31,7 +31,7 @@ fn main() {
     }
 }
 
-/// Each cipher that this processor has, and how many times as fast as ring it is.
+/// Prints each cipher of this processor with its speed relative to ring.
 fn compare(len: usize, count: usize) {
     let ciphers = Cipher::ALL.into_iter().rev().filter(|cipher| cipher.is_possible());
     let keys: Vec<_> = ciphers.map(|cipher| (cipher, Key::new(&[3; 32], cipher))).collect();
@@ -52,7 +52,7 @@ fn compare(len: usize, count: usize) {
     }
 }
 
-/// Nanoseconds of a call.
+/// The nanoseconds of a call.
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[ROUNDS / 2].as_secs_f64() * 1e9 / f64::from(CALLS as u32)

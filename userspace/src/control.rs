@@ -224,7 +224,7 @@ impl Control {
         }
         if links {
             lifecycle::sync_link(&self.device);
-            self.next_look = (!self.device.hears_of_link()).then(sys::now_ms);
+            self.next_look = (!self.device.gets_link_notifications()).then(sys::now_ms);
         }
         if links || routes {
             self.device.routes.fetch_add(1, Relaxed);
@@ -232,7 +232,7 @@ impl Control {
     }
 }
 
-/// Notes ICMP errors about our packets with the peers that these were for: in one pass over the peers, who may be many.
+/// Records ICMP errors with the peers that they are about. One pass is enough, as there may be many peers.
 fn note_errors(device: &Device, errors: &[IcmpError]) {
     let port = device.listen_port.load(Relaxed);
     let place = |address: SocketAddr| (address.ip(), address.port());

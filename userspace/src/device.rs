@@ -342,7 +342,7 @@ impl Device {
     }
 
     /// Whether the link is in the namespace whose notifications the netlink socket receives.
-    pub(crate) fn hears_of_link(&self) -> bool {
+    pub(crate) fn gets_link_notifications(&self) -> bool {
         lock(&self.link).is_here()
     }
 

@@ -5,25 +5,24 @@
 //! record per kind, and at most [`MAX_VARIANTS`] of a kind with variants (keys, errors), so that forged messages cannot make
 //! it grow. It contains no secret keys.
 //!
-//! The answer is lines of `key=value`, as the UAPI's are. Those of the device come first, then the sections of the peers
-//! that have had an event, each after its `public_key`. A section has `counting_ms`, the time since it began to count,
-//! and of each event these, of which a reader passes over those that it does not know:
+//! The answer has lines of `key=value`, like the UAPI. The device's section comes first, then a section for each peer with
+//! an event, which starts with its `public_key`. A section has `counting_ms`, the time since counting started, and then
+//! the records of the events. Readers must skip unknown lines. A record has these lines:
 //!
 //! | line | meaning |
 //! |---|---|
-//! | `event` | its name: it begins the record |
-//! | `count` | how often, since the device or the peer was made |
-//! | `age_ms` | milliseconds since the last time, of `CLOCK_BOOTTIME`: no step of the clock falsifies it |
-//! | `from`, `to` | `ADDRESS:PORT` of the outer packet, the last one's as all that follows; of `roamed` the old and the new endpoint |
-//! | `static_key` | the public key that an initiation claimed and proved, in hexadecimal digits |
-//! | `clock_sec`, `newest_sec` | seconds since 1970 of the initiation's time stamp, and of the newest one accepted before |
+//! | `event` | the name; it starts the record |
+//! | `count` | the number of occurrences since the device or peer was created |
+//! | `age_ms` | milliseconds since the last occurrence, of `CLOCK_BOOTTIME`, so setting the clock does not change it |
+//! | `from`, `to` | `ADDRESS:PORT` of the last outer packet; for `roamed` the old and the new endpoint |
+//! | `static_key` | the public key that an initiation claimed and proved, in hexadecimal |
+//! | `clock_sec`, `newest_sec` | seconds since 1970: the initiation's time stamp, and the newest one accepted before |
 //! | `source`, `destination` | an address of the inner packet |
 //! | `send_errno` | the errno of a send |
-//! | `icmp`, `router`, `mtu` | the kind of an ICMP error, who sent it, and the MTU that it asks for |
+//! | `icmp`, `router`, `mtu` | the kind of an ICMP error, its sender, and the MTU in it |
 //! | `reason` | why staged packets were dropped |
 //!
-//! Where variants gave way to newer ones, a record of the same name and without any of the last two columns' details
-//! has their count.
+//! If variants were replaced by newer ones, a record of the same name counts them. It has none of these details.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -40,88 +39,88 @@ use crate::sys;
 /// The most records of one kind of event.
 pub(crate) const MAX_VARIANTS: usize = 8;
 
-/// What happened.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    // Of the device.
-    /// What came to the port is no message of WireGuard's, by its type or its length.
+    // Events of the device.
+    /// A datagram on the port is not a WireGuard message, by its type or length.
     Malformed,
-    /// A handshake message came while there is no private key.
+    /// A handshake message arrived, and the device has no private key.
     NoPrivateKey,
-    /// The sender of a handshake message has another public key of ours.
+    /// A handshake message is for another public key than ours.
     Mac1Invalid,
-    /// The first MAC is right, the rest of the initiation is not.
+    /// The first MAC of an initiation is valid, the rest is not.
     InitiationUndecryptable,
-    /// An initiation from a key that no peer has.
+    /// An initiation came from a key that no peer has.
     UnknownKey(PublicKey),
-    /// A response to no handshake of ours that waits for one.
+    /// A response matches no pending handshake.
     ResponseUnexpected,
-    /// A cookie reply to no handshake or session of ours.
+    /// A cookie reply matches no handshake or session.
     CookieUnexpected,
-    /// Data of a session that is not ours, or no longer.
+    /// A data message has an index that is no longer, or never was, a session's.
     UnknownIndex,
-    /// There began to be more handshake messages than can be answered in full.
+    /// The device came under load: more handshake messages than can be answered.
     UnderLoad,
-    /// Under load, a handshake message showed no cookie.
+    /// Under load, a handshake message had no cookie.
     CookieMissing,
     CookieSent,
-    /// Under load, one source sent more than its share of handshake messages.
+    /// Under load, a source exceeded its limit of handshake messages.
     RateLimited,
-    /// Handshake messages found no room to wait in.
+    /// The queue of handshake messages was full.
     QueueFull,
-    /// A packet into the tunnel to an address that no peer has, and which is no multicast address.
+    /// A packet into the tunnel has a unicast destination that no peer has.
     NoPeer,
-    // Of a peer.
+    // Events of a peer.
     InitiationSent,
     InitiationReceived,
     ResponseSent,
     /// The response that completes a handshake.
     ResponseReceived,
-    /// The time stamp of an initiation is older than that of one accepted before.
+    /// The time stamp of an initiation is older than an accepted one.
     StaleTimestamp,
-    /// The time stamp of an initiation is that of the last one accepted.
+    /// The time stamp of an initiation equals the last accepted one.
     InitiationReplayed,
-    /// Initiations came faster than fifty a second.
+    /// More than fifty initiations arrived per second.
     InitiationFlood,
-    /// The first MAC and the index of a response are right, the rest is not: as a rule the preshared keys differ.
+    /// The first MAC and the index of a response are valid, the rest is not: usually the preshared keys differ.
     ResponseUndecryptable,
     CookieReceived,
     CookieUndecryptable,
     HandshakeGivenUp,
-    /// Data of a session that is too old.
+    /// A data message belongs to an expired session.
     SessionExpired,
     Undecryptable,
     Replayed,
-    /// The packet inside is no IP packet.
+    /// The inner packet is not an IP packet.
     InnerMalformed,
-    /// The packet inside comes from an address that the peer may not use.
+    /// The source of the inner packet is not in the peer's allowed IPs.
     SourceNotAllowed,
-    /// A packet to a peer of which nobody has said where it is.
+    /// A packet is for a peer without an endpoint.
     NoEndpoint,
     StagedDropped(Reason),
     Roamed,
-    /// The new endpoint was inside the tunnel.
+    /// The new endpoint is inside the tunnel.
     RoamRefused,
-    // Of a peer, or of the device where the peer is not known.
-    /// Packets that a system call refused to send.
+    // Events of a peer, or of the device if the peer is unknown.
+    /// A system call refused to send packets.
     SendError(i32),
     Icmp(Icmp),
-    /// The variants of one name that gave way to newer ones.
+    /// Older variants of an event, which newer ones replaced.
     Others(&'static str),
 }
 
 /// Why packets that waited for a session were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// More came than may wait.
+    /// The queue was full.
     Overflow,
-    /// No handshake came about in 90 seconds.
+    /// No handshake succeeded within 90 seconds.
     HandshakeGivenUp,
     /// The link went down.
     LinkDown,
 }
 
-/// What an ICMP error says.
+/// The kind of an ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Icmp {
     NetUnreachable,
@@ -133,7 +132,7 @@ pub enum Icmp {
     Other,
 }
 
-/// Where from, where to, and what else is known of the last time.
+/// The details of the last occurrence of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
     Nothing,
@@ -193,7 +192,7 @@ impl Event {
         }
     }
 
-    /// The line that tells a variant from the others of its name.
+    /// Writes the line that distinguishes the variants of an event.
     fn push_variant(self, out: &mut Vec<u8>) {
         match self {
             Self::UnknownKey(key) => push_key(out, "static_key", &key),
@@ -233,7 +232,7 @@ fn push(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
     let _ = writeln!(out, "{name}={value}");
 }
 
-/// Appends a line with a key in hexadecimal digits.
+/// Appends a line with a key in hexadecimal.
 pub(crate) fn push_key(out: &mut Vec<u8>, name: &str, key: &PublicKey) {
     let _ = write!(out, "{name}=");
     push_hex(out, &key.0);
@@ -277,12 +276,12 @@ impl About {
 struct Record {
     event: Event,
     count: u64,
-    /// The last time, in milliseconds of `now_ms`.
+    /// The time of the last occurrence, in milliseconds of `now_ms`.
     at: u64,
     about: About,
 }
 
-/// The events of a device or of a peer. It takes no memory before the first of them.
+/// The events of a device or of a peer. It allocates nothing before the first event.
 pub(crate) struct Events {
     since: u64,
     records: Mutex<Vec<Record>>,
@@ -314,8 +313,8 @@ impl Events {
         add(&mut lock(&self.records), record);
     }
 
-    /// Appends a section, as it is at a time of `now_ms`.
-    pub(crate) fn tell(&self, out: &mut Vec<u8>, now: u64) {
+    /// Appends a section for a time of `now_ms`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, now: u64) {
         push(out, "counting_ms", now.saturating_sub(self.since));
         // The records are copied, so that no data thread waits while the text is written.
         let records = lock(&self.records).clone();
@@ -355,9 +354,9 @@ fn add(records: &mut Vec<Record>, new: Record) {
 mod tests {
     use super::*;
 
-    fn told(events: &Events) -> String {
+    fn written(events: &Events) -> String {
         let mut out = Vec::new();
-        events.tell(&mut out, sys::now_ms());
+        events.write(&mut out, sys::now_ms());
         let text = String::from_utf8(out).unwrap();
         let timeless = |line: &&str| !line.starts_with("age_ms=") && !line.starts_with("counting_ms=");
         text.lines().filter(timeless).map(|line| line.to_owned() + "\n").collect()
@@ -368,21 +367,21 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_counted_and_its_last_occurrence_told() {
+    fn events_are_counted_with_their_last_occurrence() {
         let events = Events::default();
-        assert!(events.is_empty() && told(&events).is_empty());
+        assert!(events.is_empty() && written(&events).is_empty());
         events.note(Event::Mac1Invalid, About::From(sender(1)));
         events.note(Event::Mac1Invalid, About::From(sender(2)));
         events.note_many(Event::QueueFull, 0, About::Nothing);
         events.note_many(Event::QueueFull, 7, About::Nothing);
         assert_eq!(
-            told(&events),
+            written(&events),
             "event=mac1_invalid\ncount=2\nfrom=192.0.2.2:51820\nevent=queue_full\ncount=7\n"
         );
     }
 
     #[test]
-    fn details_are_told_each_by_its_name() {
+    fn each_detail_is_written_with_its_name() {
         let events = Events::default();
         let mut stamp = [0; 12];
         stamp[..8].copy_from_slice(&((1_u64 << 62) + 10 + 86_400).to_be_bytes());
@@ -399,7 +398,7 @@ mod tests {
         events.note(Event::Roamed, About::Moved { from: sender(1), to: sender(2) });
         let fd = "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd";
         assert_eq!(
-            told(&events),
+            written(&events),
             format!(
                 "event=stale_timestamp\ncount=1\nfrom=192.0.2.1:51820\nclock_sec=-1\nnewest_sec=86400\n\
                  event=send_error\ncount=1\nsend_errno=1\nto=[2001:db8::1]:9\n\
@@ -413,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_hundred_thousand_forged_keys_the_last_eight_are_kept_and_all_are_counted() {
+    fn only_the_last_variants_are_kept_and_all_are_counted() {
         let events = Events::default();
         for number in 0..100_000_u32 {
             let mut key = [0; 32];
@@ -424,7 +423,7 @@ mod tests {
         let records = lock(&events.records).clone();
         assert_eq!(records.len(), 2 * (MAX_VARIANTS + 1));
         assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 200_000);
-        let text = told(&events);
+        let text = written(&events);
         assert!(
             text.contains("event=unknown_key\ncount=99992\nevent=") && text.contains("static_key=0001869f")
         );

@@ -322,7 +322,7 @@ pub(crate) fn run_timers(device: &Device, peer: &Arc<Peer>, now: u64) {
             }
             Due::NewHandshake => {
                 log::verbose(format_args!(
-                    "peer {:?}: no answer for 15 seconds, beginning a handshake",
+                    "peer {:?}: no answer for 15 seconds, starting a handshake",
                     peer.key
                 ));
                 peer.clear_source();
@@ -348,7 +348,7 @@ fn retry_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
         return; // the handshake was postponed, and meanwhile the peer has completed one
     }
     if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
-        log::verbose(format_args!("peer {:?}: the handshake is given up after 90 seconds", peer.key));
+        log::verbose(format_args!("peer {:?}: giving up the handshake after 90 seconds", peer.key));
         peer.events.note(Event::HandshakeGivenUp, About::Nothing);
         let dropped = peer.staged.clear();
         peer.events.note_many(Event::StagedDropped(Reason::HandshakeGivenUp), dropped, About::Nothing);
@@ -372,7 +372,7 @@ fn has_fresh_session(peer: &Peer, now: u64) -> bool {
         && peer.sending_session(now).is_some_and(|session| !session.wants_rekey(now))
 }
 
-/// Records an initiation, unless it is a replay or exceeds the rate limit. Returns which, and the newest time stamp before.
+/// Records an initiation unless it is a replay or exceeds the rate limit. Returns the result and the newest earlier stamp.
 fn accept_initiation(
     peer: &Peer,
     stamp: &handshake::Timestamp,

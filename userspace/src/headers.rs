@@ -1,4 +1,4 @@
-//! IP, TCP and UDP headers as views of a packet's bytes: nothing is copied, and each field has its name.
+//! IP, TCP and UDP headers as views of a packet's bytes, with named fields and without copies.
 //!
 //! A field holds bytes in network byte order. So a header needs no alignment, has no padding, and any bytes are valid.
 
@@ -48,7 +48,7 @@ impl Be32 {
 pub(crate) unsafe trait Header: Sized {
     const LEN: usize = size_of::<Self>();
 
-    /// The header at the start of some bytes; `None` if they are too few.
+    /// The header at the start of some bytes; `None` if there are too few.
     #[inline]
     fn of(bytes: &[u8]) -> Option<&Self> {
         let bytes = bytes.get(..Self::LEN)?;
@@ -56,7 +56,7 @@ pub(crate) unsafe trait Header: Sized {
         Some(unsafe { &*bytes.as_ptr().cast() })
     }
 
-    /// The header at an offset. Panics if it is not whole.
+    /// The header at an offset. Panics if it is incomplete.
     #[inline]
     fn at(bytes: &[u8], offset: usize) -> &Self {
         let bytes = &bytes[offset..offset + Self::LEN];
@@ -64,11 +64,11 @@ pub(crate) unsafe trait Header: Sized {
         unsafe { &*bytes.as_ptr().cast() }
     }
 
-    /// The header at an offset, to be written. Panics if it is not whole.
+    /// A mutable header at an offset. Panics if it is incomplete.
     #[inline]
     fn at_mut(bytes: &mut [u8], offset: usize) -> &mut Self {
         let bytes = &mut bytes[offset..offset + Self::LEN];
-        // SAFETY: as in `of`; the bytes stay borrowed for as long as the header is.
+        // SAFETY: as in `of`; the bytes stay borrowed as long as the header.
         unsafe { &mut *bytes.as_mut_ptr().cast() }
     }
 }
@@ -153,7 +153,7 @@ impl Tcp {
     pub(crate) const URG: u8 = 0x20;
     pub(crate) const CWR: u8 = 0x80;
 
-    /// The length of the header that it claims, options included, in bytes.
+    /// The length in the header, including options, in bytes.
     #[inline]
     pub(crate) fn header_len(&self) -> usize {
         usize::from(self.data_offset >> 4) * 4
@@ -190,7 +190,7 @@ impl<'a> Ip<'a> {
         }
     }
 
-    /// The length of the header, IPv4's options and IPv6's extension headers excluded.
+    /// The length of the header, without IPv4 options and IPv6 extension headers.
     #[inline]
     pub(crate) fn header_len(self) -> usize {
         match self {
@@ -215,7 +215,7 @@ mod tests {
     use std::mem::offset_of;
 
     #[test]
-    fn each_field_is_where_its_rfc_has_it() {
+    fn each_field_has_the_offset_of_its_rfc() {
         assert_eq!((Ipv4::LEN, Ipv6::LEN, Tcp::LEN, Udp::LEN), (20, 40, 20, 8));
         assert_eq!(offset_of!(Ipv4, total_length), 2);
         assert_eq!(offset_of!(Ipv4, identification), 4);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_only_where_it_is_whole() {
+    fn an_incomplete_header_is_not_read() {
         for len in 0..64 {
             let bytes = vec![0x45; len];
             assert_eq!(Ip::of(&bytes).is_some(), len >= 20);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_to_a_field_is_in_the_bytes() {
+    fn a_written_field_is_in_the_bytes() {
         let mut bytes = [0; 32];
         Tcp::at_mut(&mut bytes, 3).sequence.set(0x0102_0304);
         assert_eq!(bytes[7..11], [1, 2, 3, 4]);

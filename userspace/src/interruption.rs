@@ -92,7 +92,7 @@ fn is_new_id(uevent: &[u8]) -> bool {
 }
 
 /// Whether a record of /dev/kmsg reports a new generation ID: `PRIORITY,NUMBER,MICROSECONDS,FLAGS;TEXT`.
-fn tells_of_fork(record: &[u8]) -> bool {
+fn reports_fork(record: &[u8]) -> bool {
     let Some(end) = record.iter().position(|&byte| byte == b';') else {
         return false;
     };
@@ -116,7 +116,7 @@ fn sleeps_all_the_time(autosleep: &Path) -> bool {
 /// A socket that receives uevents. The kernel sends none to a network namespace of an unprivileged user.
 fn uevents() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: the address is valid for its length, and as zeros before its fields are set.
+    // SAFETY: the address is valid for its length; it is all zeros before its fields are set.
     unsafe {
         let fd = owned(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT))?;
         let mut address: libc::sockaddr_nl = std::mem::zeroed();
@@ -143,7 +143,7 @@ fn clock_set() -> io::Result<OwnedFd> {
     let never = libc::timespec { tv_sec: libc::time_t::MAX, tv_nsec: 0 };
     let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
     let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
-    // SAFETY: the structure is valid for the call, which writes nothing where the last pointer is null.
+    // SAFETY: the structure is valid for the call. With a null pointer the kernel writes nothing.
     unsafe {
         let fd = owned(libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK))?;
         check(libc::timerfd_settime(fd.as_raw_fd(), flags, &raw const once, std::ptr::null_mut()))?;
@@ -153,7 +153,7 @@ fn clock_set() -> io::Result<OwnedFd> {
 
 /// Reads one uevent; `None` if it is not from the kernel.
 fn read_uevent<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
-    // SAFETY: buffer and address are valid for the lengths that are told.
+    // SAFETY: buffer and address are valid for the given lengths.
     let (len, sender) = unsafe {
         let mut sender: libc::sockaddr_nl = std::mem::zeroed();
         let mut room = size_of::<libc::sockaddr_nl>() as u32;
@@ -201,8 +201,8 @@ impl Interruptions {
     /// The interruptions since the last call. `ready` is the result of `pollfds` after poll(2).
     pub(crate) fn seen(&mut self, ready: &[libc::pollfd], buffer: &mut [u8]) -> Vec<Interruption> {
         let is_ready = |at: usize| ready[at].revents != 0;
-        let of_uevent = self.uevents.as_ref().is_some_and(|fd| is_ready(0) && uevents_tell(fd, buffer));
-        let of_log = self.kernel_log.as_ref().is_some_and(|fd| is_ready(1) && log_tells(fd, buffer));
+        let of_uevent = self.uevents.as_ref().is_some_and(|fd| is_ready(0) && uevents_report(fd, buffer));
+        let of_log = self.kernel_log.as_ref().is_some_and(|fd| is_ready(1) && log_reports(fd, buffer));
         if let Some(clock_set) = self.clock_set.as_ref().filter(|_| is_ready(2)) {
             // The read fails with ECANCELED, once for each change of the clock.
             let _ = sys::read(clock_set, buffer);
@@ -220,26 +220,26 @@ impl Default for Interruptions {
 }
 
 /// Reads all uevents. Returns whether one reports a new generation ID, or may have been lost for lack of room.
-fn uevents_tell(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
-    let mut told = false;
+fn uevents_report(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
+    let mut reported = false;
     loop {
         match read_uevent(fd, buffer) {
-            Ok(uevent) => told |= uevent.is_some_and(is_new_id),
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => told = true,
-            Err(_) => return told,
+            Ok(uevent) => reported |= uevent.is_some_and(is_new_id),
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => reported = true,
+            Err(_) => return reported,
         }
     }
 }
 
 /// Reads all records. Returns whether one reports a new generation ID, or may have been overwritten (EPIPE).
-fn log_tells(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
-    let mut told = false;
+fn log_reports(fd: &OwnedFd, buffer: &mut [u8]) -> bool {
+    let mut reported = false;
     loop {
         match sys::read(fd, buffer) {
-            Ok(0) => return told,
-            Ok(len) => told |= buffer[..len].split(|&byte| byte == b'\n').any(tells_of_fork),
-            Err(e) if e.raw_os_error() == Some(libc::EPIPE) => told = true,
-            Err(_) => return told,
+            Ok(0) => return reported,
+            Ok(len) => reported |= buffer[..len].split(|&byte| byte == b'\n').any(reports_fork),
+            Err(e) if e.raw_os_error() == Some(libc::EPIPE) => reported = true,
+            Err(_) => return reported,
         }
     }
 }
@@ -327,14 +327,14 @@ mod tests {
     fn only_a_record_of_the_kernel_is_recognised() {
         let text = "random: crng reseeded due to virtual machine fork";
         for prefix in ["5,300,1269598,-", "5,300,1269598,-,caller=T1", "0,1,2,c"] {
-            assert!(tells_of_fork(format!("{prefix};{text}").as_bytes()), "{prefix}");
+            assert!(reports_fork(format!("{prefix};{text}").as_bytes()), "{prefix}");
         }
         for prefix in ["13,300,1269598,-", "8,1,2,-", "-5,1,2,-", "", "x,1"] {
-            assert!(!tells_of_fork(format!("{prefix};{text}").as_bytes()), "{prefix}");
+            assert!(!reports_fork(format!("{prefix};{text}").as_bytes()), "{prefix}");
         }
         for record in [text, "", ";", "5,1,2,-", "5,1,2,-;random: crng init done", " SUBSYSTEM=acpi"] {
-            assert!(!tells_of_fork(record.as_bytes()), "{record}");
+            assert!(!reports_fork(record.as_bytes()), "{record}");
         }
-        assert!(!tells_of_fork(format!("5,1,2,-;{text} or so").as_bytes()));
+        assert!(!reports_fork(format!("5,1,2,-;{text} or so").as_bytes()));
     }
 }

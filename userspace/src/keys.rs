@@ -24,7 +24,7 @@ impl PublicKey {
 }
 
 impl fmt::Debug for PublicKey {
-    /// The first eight digits tell peers apart in a log.
+    /// Shows the first eight digits, which distinguish peers in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..4].iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
@@ -66,7 +66,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A symmetric key shared by two peers; all zeros when there is none.
+/// A symmetric key shared by two peers; all zeros if there is none.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PresharedKey(pub [u8; KEY_LEN]);
 

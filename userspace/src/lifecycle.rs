@@ -89,11 +89,13 @@ fn start_peer(device: &Device, peer: &Arc<Peer>) {
 pub(crate) fn end_sessions(device: &Device, by: Interruption) {
     match by {
         Interruption::Restored => {
-            log::notice(format_args!("restored from a snapshot: nothing more is sent with the old keys"));
+            log::notice(format_args!(
+                "restored from a snapshot: the old keys are no longer used for sending"
+            ));
             device.state_mut().expire_sending();
         }
         Interruption::Slept => {
-            log::verbose(format_args!("the machine has slept: all sessions end"));
+            log::verbose(format_args!("the machine has slept: ending all sessions"));
             device.state_mut().forget_all_keys();
         }
     }

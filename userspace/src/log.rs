@@ -80,14 +80,14 @@ fn write(severity: Severity, message: std::fmt::Arguments<'_>) {
     if !within_rate() {
         return;
     }
-    let told = log.syslog.as_ref().is_some_and(|socket| {
+    let logged = log.syslog.as_ref().is_some_and(|socket| {
         let priority = (libc::LOG_DAEMON as u32) | severity as u32;
         let line =
             format!("<{priority}>wgq-userspace[{}]: ({}) {message}", std::process::id(), log.interface);
         socket.send_to(line.as_bytes(), SYSLOG).is_ok()
     });
-    // The caller's, until the start is over; it has asked for nothing but a tunnel.
-    if !told && (log.syslog.is_none() || severity != Severity::Notice) {
+    // The caller's standard error, until the start is over. The caller wants only errors.
+    if !logged && (log.syslog.is_none() || severity != Severity::Notice) {
         to_stderr(format_args!("({}) {message}", log.interface));
     }
 }

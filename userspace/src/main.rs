@@ -12,19 +12,19 @@ Creates the TUN interface INTERFACE and runs WireGuard on it, to be configured w
 Returns once /var/run/wireguard/INTERFACE.sock answers; the daemon ends when the interface is deleted,
 when that socket is removed, or on SIGTERM.
 
-  -f, --foreground  do not go into the background
-  -v, --verbose     log what happens (as LOG_LEVEL=verbose)
-  --features        show which offloads and sandbox this kernel grants, or which a running INTERFACE uses
-  -h, --help        show this
+  -f, --foreground  stay in the foreground
+  -v, --verbose     log events, as LOG_LEVEL=verbose does
+  --features        show the offloads and the sandbox that this kernel supports, or that a running INTERFACE uses
+  -h, --help        show this help
   -V, --version     show the version
 
 Environment:
-  LOG_LEVEL=silent|error|verbose   how much is logged: to standard error in the foreground, else to syslog
-  WG_PROCESS_FOREGROUND=1          as --foreground
+  LOG_LEVEL=silent|error|verbose   the log level; the log is standard error in the foreground, else syslog
+  WG_PROCESS_FOREGROUND=1          like --foreground
   WGQ_CIPHER=ring|avx2|avx512      use this cipher instead of the fastest one that the processor supports
 ";
 
-/// What the command line asks for.
+/// The command that the arguments select.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Help,

@@ -27,7 +27,7 @@ fn ask(interface: &str) -> std::io::Result<String> {
     stream.read_to_string(&mut answer)?;
     match answer.split_once("errno=0") {
         Some((features, _)) => Ok(features.to_owned()),
-        None => Err(std::io::Error::other("it is served by another implementation")),
+        None => Err(std::io::Error::other("it belongs to another implementation")),
     }
 }
 
@@ -37,7 +37,7 @@ pub fn show(interface: Option<&str>) -> ExitCode {
         Ok(text) => log::to_stdout(&text),
         Err(e) => {
             let whose = interface.unwrap_or("this kernel");
-            log::to_stderr(format_args!("cannot tell the features of {whose}: {e}"));
+            log::to_stderr(format_args!("cannot read the features of {whose}: {e}"));
             ExitCode::FAILURE
         }
     }

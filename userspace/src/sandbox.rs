@@ -72,7 +72,7 @@ pub(crate) fn follow_heap() {
     }
     for at in (locked_to..end).step_by(LOCKED_TOGETHER) {
         let len = LOCKED_TOGETHER.min(end - at);
-        // SAFETY: the range is mapped, and locking changes nothing that a program sees.
+        // SAFETY: the range is mapped, and locking has no effect that a program can see.
         if unsafe { libc::syscall(libc::SYS_mlock2, at, len, libc::MLOCK_ONFAULT) } != 0 {
             break;
         }

@@ -120,7 +120,7 @@ fn serve(interface: &str, level: Level, caller: Option<Caller>) -> ExitCode {
         }
         (Ok(control), Some(caller)) => {
             if let Err(e) = leave(caller, &control) {
-                log::error(format_args!("cannot go into the background: {e}"));
+                log::error(format_args!("cannot enter the background: {e}"));
                 return ExitCode::FAILURE;
             }
             control
@@ -140,7 +140,7 @@ fn explain(error: &io::Error) -> String {
         Some(libc::EBUSY) => "another process holds this interface".to_owned(),
         Some(libc::EPERM) => format!("{error}: CAP_NET_ADMIN is needed"),
         Some(libc::EINVAL) => {
-            format!("{error}: an interface of this name exists that is not a TUN device")
+            format!("{error}: an interface of this name exists and is not a TUN device")
         }
         _ => error.to_string(),
     }
@@ -151,7 +151,7 @@ fn confine(control: &Control) {
     sandbox::confine(Some(&control.server.path));
     match features::at_start(&control.device.tun) {
         Ok(features) => log::notice(format_args!("{features}")),
-        Err(e) => log::error(format_args!("cannot tell the features of this kernel: {e}")),
+        Err(e) => log::error(format_args!("cannot read the features of this kernel: {e}")),
     }
 }
 

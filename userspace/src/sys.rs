@@ -164,7 +164,7 @@ pub(crate) fn udp_socket(family: c_int) -> io::Result<OwnedFd> {
 }
 
 /// A socket for ioctls about links, of a family that the host supports.
-pub fn asking_socket() -> io::Result<OwnedFd> {
+pub fn ioctl_socket() -> io::Result<OwnedFd> {
     udp_socket(libc::AF_INET).or_else(|_| udp_socket(libc::AF_INET6))
 }
 
@@ -193,7 +193,7 @@ pub fn interface_index(name: &str) -> u32 {
         return 0;
     }
     let mut request = interface_request(name);
-    let asked = asking_socket().and_then(|socket| {
+    let asked = ioctl_socket().and_then(|socket| {
         // SAFETY: the structure is the one that this request takes.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request) })
     });

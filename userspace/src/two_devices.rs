@@ -94,7 +94,7 @@ impl End {
         read(&self.peer().keypairs).current.as_ref().map(|session| session.local_index)
     }
 
-    /// Has the host send a packet into the tunnel.
+    /// Makes the host send a packet into the tunnel.
     fn send(&self, packet: &[u8]) {
         self.send_large(&VnetHeader::default(), packet);
     }
@@ -151,7 +151,7 @@ fn hex(key: &[u8; 32]) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// An IPv4 packet that holds a UDP datagram.
+/// An IPv4 packet with a UDP datagram.
 fn datagram(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; Ipv4::LEN + Udp::LEN];
     packet.extend(payload);
@@ -195,7 +195,7 @@ fn pair() -> (End, End) {
 }
 
 #[test]
-fn the_first_packet_brings_about_a_handshake_and_packets_go_both_ways() {
+fn the_first_packet_starts_a_handshake_and_both_ends_send() {
     let (a, b) = pair();
     a.deliver(&b, "there");
     b.deliver(&a, "and back");
@@ -217,7 +217,7 @@ fn packets_sent_before_the_handshake_arrive_in_order() {
 }
 
 #[test]
-fn a_packet_from_an_address_that_is_not_the_peers_is_dropped() {
+fn a_packet_with_another_source_address_is_dropped() {
     let (a, b) = pair();
     a.deliver(&b, "the first");
     a.send(&datagram(Ipv4Addr::new(10, 0, 0, 99), b.address, b"forged"));
@@ -225,7 +225,7 @@ fn a_packet_from_an_address_that_is_not_the_peers_is_dropped() {
 }
 
 #[test]
-fn a_packet_that_no_peer_takes_is_answered_with_host_unreachable() {
+fn a_packet_without_a_peer_gets_host_unreachable() {
     let (a, b) = pair();
     let lost = datagram(a.address, Ipv4Addr::new(10, 9, 9, 9), b"lost");
     a.send(&lost);
@@ -235,7 +235,7 @@ fn a_packet_that_no_peer_takes_is_answered_with_host_unreachable() {
 }
 
 #[test]
-fn a_peer_is_followed_to_another_port() {
+fn a_peer_may_roam_to_another_port() {
     let (a, b) = pair();
     a.deliver(&b, "from the first port");
     let old = a.port();
@@ -247,7 +247,7 @@ fn a_peer_is_followed_to_another_port() {
 }
 
 #[test]
-fn a_session_that_may_not_send_is_followed_by_another() {
+fn an_expired_session_is_replaced() {
     let (a, b) = pair();
     a.deliver(&b, "by the first session");
     b.deliver(&a, "by the first session");
@@ -260,7 +260,7 @@ fn a_session_that_may_not_send_is_followed_by_another() {
 }
 
 #[test]
-fn a_session_whose_counters_are_used_up_is_followed_by_another() {
+fn a_session_without_counters_is_replaced() {
     let (a, b) = pair();
     a.deliver(&b, "by the first session");
     let old = a.session();
@@ -272,7 +272,7 @@ fn a_session_whose_counters_are_used_up_is_followed_by_another() {
 }
 
 #[test]
-fn keys_are_wiped_three_session_lifetimes_after_the_handshake() {
+fn keys_are_wiped_after_three_session_lifetimes() {
     let (a, b) = pair();
     a.deliver(&b, "by the first session");
     b.deliver(&a, "by the first session");
@@ -285,7 +285,7 @@ fn keys_are_wiped_three_session_lifetimes_after_the_handshake() {
 }
 
 #[test]
-fn a_responder_that_lost_its_sessions_begins_a_handshake_itself() {
+fn a_responder_without_sessions_starts_a_handshake() {
     let (a, b) = pair();
     a.deliver(&b, "by the first session");
     let old = a.session();
@@ -314,7 +314,7 @@ fn noisy_wire(to: u16) -> u16 {
     far.connect(("127.0.0.1", to)).unwrap();
     let port = near.local_addr().unwrap().port();
     let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-    let (tell, told) = std::sync::mpsc::channel::<SocketAddr>();
+    let (sender, receiver) = std::sync::mpsc::channel::<SocketAddr>();
     let noisily = |bytes: &mut [u8], send: &dyn Fn(&[u8])| {
         *bytes.last_mut().unwrap() ^= 1;
         send(bytes);
@@ -325,13 +325,13 @@ fn noisy_wire(to: u16) -> u16 {
     thread::spawn(move || {
         let mut buffer = vec![0; MAX_PACKET];
         while let Ok((len, from)) = near.recv_from(&mut buffer) {
-            let _ = tell.send(from);
+            let _ = sender.send(from);
             noisily(&mut buffer[..len], &|bytes| drop(far.send(bytes)));
         }
     });
     thread::spawn(move || {
         let mut buffer = vec![0; MAX_PACKET];
-        let back = told.recv().unwrap();
+        let back = receiver.recv().unwrap();
         while let Ok(len) = far_back.recv(&mut buffer) {
             noisily(&mut buffer[..len], &|bytes| drop(near_back.send_to(bytes, back)));
         }
@@ -340,7 +340,7 @@ fn noisy_wire(to: u16) -> u16 {
 }
 
 #[test]
-fn each_packet_arrives_once_over_a_wire_that_repeats_and_forges() {
+fn replayed_and_forged_packets_are_dropped() {
     let (a, b) = (End::new(1, NO_OFFLOADS), End::new(2, NO_OFFLOADS));
     b.add(&a, None);
     a.add(&b, Some(noisy_wire(b.port())));
@@ -351,7 +351,7 @@ fn each_packet_arrives_once_over_a_wire_that_repeats_and_forges() {
 }
 
 #[test]
-fn a_large_packet_is_split_for_the_wire_and_arrives_whole() {
+fn a_large_packet_is_split_and_arrives_whole() {
     let (a, b) = pair_with(Offloads { tcp: true, udp: true });
     a.deliver(&b, "first a handshake");
     let payload: Vec<u8> = (0..20_000_u32).map(|n| (n % 251) as u8).collect();
@@ -381,7 +381,7 @@ fn a_large_packet_is_split_for_the_wire_and_arrives_whole() {
 }
 
 #[test]
-fn a_handshake_begins_on_request_though_there_is_a_session() {
+fn a_request_starts_a_handshake_despite_a_session() {
     let (a, b) = pair();
     let request =
         |key: &[u8; 32]| answer(&a.device, format!("handshake=1\npublic_key={}\n\n", hex(key)).as_bytes());

@@ -338,7 +338,7 @@ mod loom {
     }
 
     #[test]
-    fn each_message_is_taken_though_time_passes_while_they_gather() {
+    fn each_message_is_taken_although_time_passes_meanwhile() {
         in_every_order(|| {
             let world = World::new();
             let others = [
@@ -353,7 +353,7 @@ mod loom {
     }
 
     #[test]
-    fn each_task_is_taken_though_two_threads_leave_some_and_one_is_taken_at_a_time() {
+    fn each_task_of_two_threads_is_taken() {
         in_every_order(|| {
             let world = World::new();
             let leave = |world: &World| (0..2).for_each(|task| world.inbox.push_task(task));
@@ -364,7 +364,7 @@ mod loom {
     }
 
     #[test]
-    fn a_deadline_set_while_the_others_are_looked_at_is_kept() {
+    fn a_deadline_set_during_a_check_is_kept() {
         for at in [10, 12] {
             in_every_order(move || {
                 let world = World::new();
@@ -392,8 +392,8 @@ mod loom {
         });
     }
 
-    /// The order of version 0.1.0: a push woke an empty queue alone, the gathering time was kept beside it, and none was
-    /// left once it had passed.
+    /// The design of version 0.1.0: a push woke the thread only for an empty queue. The gathering time was stored
+    /// separately, and was cleared when it had passed.
     struct Former {
         queue: Mutex<VecDeque<u8>>,
         alarm: Alarm,
@@ -430,7 +430,7 @@ mod loom {
 
     #[test]
     #[should_panic(expected = "deadlock")]
-    fn the_former_order_is_found_to_miss_a_message() {
+    fn the_former_design_misses_a_message() {
         in_every_order(|| {
             let clock = Clock(AtomicU64::new(10));
             let former = Arc::new(Former { queue: Mutex::default(), alarm: Alarm::new().unwrap(), clock });

@@ -58,10 +58,10 @@ struct Wiping;
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
 
-// SAFETY: every call is the system allocator's own. `realloc` is the trait's, which allocates, copies and gives back.
+// SAFETY: every call goes to the system allocator. `realloc` is the trait's default, which allocates, copies and frees.
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the trait's promises.
+        // SAFETY: the caller fulfils the trait's contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -71,7 +71,7 @@ unsafe impl GlobalAlloc for Wiping {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the block is ours for this length until it is given back.
+        // SAFETY: the block is ours for this length until it is freed.
         unsafe {
             wipe(block, layout.size());
             System.dealloc(block, layout);
@@ -129,7 +129,7 @@ pub(crate) mod tests {
 
     #[test]
     fn remains_of_a_function_on_the_stack_are_overwritten() {
-        // The deepest part: the reading of it does not reach so far.
+        // The deepest part, which reading it does not overwrite.
         let left = apart(paint::<{ STACK_BYTES / 2 }>);
         assert_eq!(memory(left, 1024), [PAINT; 1024], "nothing to be wiped");
         let wiped = after(paint::<{ STACK_BYTES / 2 }>);

@@ -62,8 +62,8 @@ impl Reader {
     fn at(&mut self, address: u64) -> &(Instruction, Vec<UsedMemory>) {
         let factory = &mut self.factory;
         self.known.entry(address).or_insert_with(|| {
-            // SAFETY: the child has executed what is there, and program and libraries are mapped alike in both; at the
-            // end of the text, there are other sections behind.
+            // SAFETY: the child has executed this code, and program and libraries are mapped at the same addresses in
+            // both. Other sections follow the end of the text.
             let bytes = unsafe { std::slice::from_raw_parts(address as *const u8, LONGEST) };
             let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
             assert!(!instruction.is_invalid(), "{bytes:02x?} is no instruction");
@@ -107,9 +107,9 @@ fn vectors(child: libc::pid_t) -> Vec<u8> {
     bytes
 }
 
-/// A number within a vector register: the index of a gather.
+/// A number in a vector register: the index of a gather.
 fn element_of(vectors: &[u8], register: Register, element: usize, size: usize) -> u64 {
-    // Intel's manual, volume 1, section 13.4 and CPUID leaf 0dh: where each component is.
+    // The offset of each component is in Intel's manual, volume 1, section 13.4, and CPUID leaf 0dh.
     let component = |number| std::arch::x86_64::__cpuid_count(0xd, number).ebx as usize;
     let (number, at) = (register.number(), element * size);
     let place = match (number, at) {
@@ -124,7 +124,7 @@ fn element_of(vectors: &[u8], register: Register, element: usize, size: usize) -
     }
 }
 
-/// The value of a general or segment register that an address is made of.
+/// The value of a general or segment register that is part of an address.
 fn value(registers: &libc::user_regs_struct, register: Register) -> Option<u64> {
     let whole = match register.full_register() {
         Register::RAX => registers.rax,
@@ -176,17 +176,17 @@ fn step(child: libc::pid_t) -> bool {
 }
 
 fn registers(child: libc::pid_t) -> libc::user_regs_struct {
-    // SAFETY: numbers alone, for which zeros will do.
+    // SAFETY: the structure consists of numbers, and zeros are valid.
     let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
     // SAFETY: the child is ours and stopped, and `registers` is a valid place for the result.
     assert_eq!(unsafe { libc::ptrace(libc::PTRACE_GETREGS, child, 0, &raw mut registers) }, 0);
     registers
 }
 
-/// Runs a routine in a process of its own, between two stops.
+/// Runs a routine in its own process, between two stops.
 #[inline(never)]
 fn traced(reader: &mut Reader, routine: &dyn Fn()) -> Trace {
-    // SAFETY: the child runs the routine, which takes no locks and no memory, and ends.
+    // SAFETY: the child runs the routine, which takes no locks and allocates no memory, and exits.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child == 0 {
@@ -214,8 +214,8 @@ fn traced(reader: &mut Reader, routine: &dyn Fn()) -> Trace {
     trace
 }
 
-/// Whether a routine does the same on each of the secrets, and in how many instructions. It finds all of them at one
-/// place, and is called from one: each child has its own copy of both.
+/// Whether a routine executes the same instructions for each secret, and their number. All secrets are at one address,
+/// and the routine is called from one place: each child has its own copy of both.
 fn compare<T: Copy>(secrets: &[T], routine: impl Fn(&mut T)) -> Result<usize, Leak> {
     let (mut reader, place) = (Reader::new(), RefCell::new(secrets[0]));
     let mut traces = Vec::new();
@@ -227,7 +227,7 @@ fn compare<T: Copy>(secrets: &[T], routine: impl Fn(&mut T)) -> Result<usize, Le
     Ok(traces[0].instructions.len())
 }
 
-/// A key and the packets that are sealed by it.
+/// A key and the packets that are encrypted with it.
 #[derive(Clone, Copy)]
 struct Secret {
     key: [u8; 32],
@@ -243,11 +243,11 @@ fn laid_out(lens: &[usize]) -> Vec<Message> {
     messages
 }
 
-/// Lengths of packets: batches for both vector ciphers, for one of them, and what goes to ring in any case.
+/// Lengths of packets: batches for both vector ciphers, for one of them, and for ring.
 const BATCHES: [&[usize]; 3] =
     [&[0, 1, 15, 16, 17, 63, 64, 65, 96, 127, 128, 130, 2, 33, 0, 48], &[80, 17, 32], &[100]];
 
-/// Ones, which carry most, and what is neither.
+/// All ones, which cause the most carries, and mixed bits.
 fn secrets() -> [Secret; 3] {
     let noise = |seed: usize| move |i: usize| (((i + seed) * (i + 7 * seed + 3) * 0x9e37) >> 5) as u8;
     let of = |byte: &dyn Fn(usize) -> u8| Secret {
@@ -257,7 +257,7 @@ fn secrets() -> [Secret; 3] {
     [of(&|_| 0xff), of(&noise(1)), of(&noise(2))]
 }
 
-/// Seals what is to be opened, and changes a bit of each tag where it is to be refused.
+/// Encrypts the packets to be decrypted, and changes a bit of each tag that must be rejected.
 fn sealed(
     secret: &Secret,
     messages: &[Message],
@@ -311,7 +311,7 @@ fn a_secret_branch_is_detected() {
     assert_eq!(compare(&secrets, routine), Err(Leak::Branch));
 }
 
-/// As a cipher by table does it.
+/// A table lookup, as in a cipher with tables.
 #[inline(never)]
 fn looked_up(table: &[u8; 256], at: u8) -> u8 {
     black_box(table)[usize::from(black_box(at))]
@@ -324,12 +324,12 @@ fn a_secret_address_is_detected() {
     assert_eq!(compare(&[3_u8, 200], routine), Err(Leak::Address));
 }
 
-/// The same by one instruction for four places at once.
+/// The same with one instruction for four indices.
 #[target_feature(enable = "avx2")]
 fn gathered(table: &[i32; 256], at: [u8; 4]) -> i64 {
     use std::arch::x86_64::{_mm_extract_epi64, _mm_i32gather_epi32, _mm_setr_epi32};
     let [a, b, c, d] = black_box(at).map(i32::from);
-    // SAFETY: no byte is beyond the table.
+    // SAFETY: no index is beyond the table.
     let found = unsafe { _mm_i32gather_epi32::<4>(table.as_ptr(), _mm_setr_epi32(a, b, c, d)) };
     _mm_extract_epi64::<1>(found)
 }

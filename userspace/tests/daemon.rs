@@ -278,7 +278,7 @@ fn without(command: &mut Command, call: i64) {
     let filter =
         SeccompFilter::new(rules, SeccompAction::Allow, lacking, architecture).expect("a valid filter");
     let program: BpfProgram = filter.try_into().expect("a program");
-    // SAFETY: between fork and exec, this makes system calls alone.
+    // SAFETY: between fork and exec, this makes only system calls.
     unsafe {
         command.pre_exec(move || {
             seccompiler::apply_filter(&program).map_err(|_| std::io::ErrorKind::Other.into())
@@ -291,7 +291,7 @@ fn a_missing_part_of_the_sandbox_is_logged() {
     for (call, error, shown) in [
         (
             libc::SYS_landlock_create_ruleset,
-            "running without Landlock: this kernel has none",
+            "running without Landlock: this kernel does not support it",
             "sandbox: system call filter, no Landlock",
         ),
         (

@@ -1,4 +1,4 @@
-//! The modules of the crate depend on each other without circles.
+//! Checks that the modules of the crate have no circular dependencies.
 //!
 //! A module's children are compared with each other: a child depends on a sibling if it, or a module within it, names
 //! the sibling in a path. A child may name what its own parent defines. Test code does not count.
@@ -28,7 +28,7 @@ fn sources(directory: &Path, parent: &[String], found: &mut BTreeMap<Module, Str
     }
 }
 
-/// Drops comments and the items that only tests have; returns the modules among those items too.
+/// Removes comments and test-only items; returns the modules among those items too.
 fn without_tests(text: &str) -> (String, Vec<String>) {
     let (mut kept, mut dropped) = (String::new(), Vec::new());
     let mut lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
@@ -51,7 +51,7 @@ fn without_tests(text: &str) -> (String, Vec<String>) {
     (kept, dropped)
 }
 
-/// The length of the path at the start of a text, its group of names included.
+/// The length of the path at the start of a text, including a group of names in braces.
 fn path_len(text: &str) -> usize {
     let mut depth = 0;
     let end = text.find(|c: char| {
@@ -114,7 +114,7 @@ fn paths(module: &Module, text: &str) -> Vec<Module> {
 
 type Graph = BTreeMap<Module, BTreeSet<Module>>;
 
-/// Which children of the same parent depend on which.
+/// The dependencies between children of the same parent.
 fn graph(sources: &BTreeMap<Module, String>) -> Graph {
     let mut graph = Graph::new();
     for (module, text) in sources {
@@ -134,7 +134,7 @@ fn graph(sources: &BTreeMap<Module, String>) -> Graph {
     graph
 }
 
-/// A circle from a module on, if there is one.
+/// A circular dependency from a module on, if there is one.
 fn circle(graph: &Graph, way: &mut Vec<Module>, cleared: &mut BTreeSet<Module>) -> Option<Vec<Module>> {
     let here = way.last().expect("the way has begun").clone();
     for next in graph.get(&here).into_iter().flatten() {

@@ -203,7 +203,7 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
     ("write headers of IP", |place| sys::setsockopt(&place.icmp, libc::IPPROTO_IP, libc::IP_HDRINCL, 1)),
     ("change the MTU of a link", |_| {
         let mut request = sys::interface_request("lo");
-        let socket = sys::asking_socket()?;
+        let socket = sys::ioctl_socket()?;
         let fd = socket.as_raw_fd() as usize;
         call(libc::SYS_ioctl, [fd, libc::SIOCGIFMTU as usize, &raw mut request as usize, 0, 0, 0])?;
         call(libc::SYS_ioctl, [fd, libc::SIOCSIFMTU as usize, &raw mut request as usize, 0, 0, 0])
@@ -598,7 +598,7 @@ fn leave_the_network() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
     let mut request = sys::interface_request("lo");
     request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-    let socket = sys::asking_socket()?;
+    let socket = sys::ioctl_socket()?;
     let fd = socket.as_raw_fd() as usize;
     call(libc::SYS_ioctl, [fd, libc::SIOCSIFFLAGS as usize, &raw mut request as usize, 0, 0, 0])
 }

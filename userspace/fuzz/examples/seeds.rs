@@ -1,4 +1,4 @@
-//! Writes the inputs that fuzzing begins with: `seeds FOLDER TARGET`.
+//! Writes the initial inputs of the fuzz targets: `seeds FOLDER TARGET`.
 
 use std::path::Path;
 use std::{env, fs, io};
@@ -23,7 +23,7 @@ const REQUESTS: [&str; 4] = [
     "set=1\nlisten_port=1\nno equals sign\n\nset=1\nprivate_key=00\n\nfeatures=1\n\ndiagnostics=1\n\nset=1\n\nget=2\n\n",
 ];
 
-/// The other targets take any bytes for a course of events: some that depend on nothing but their number.
+/// The other targets interpret any bytes as a sequence of events: here are inputs that depend only on their number.
 fn bytes(number: u64) -> Vec<u8> {
     let mut state = number;
     let step = |_| {

@@ -11,7 +11,7 @@ use wgq_userspace_fuzz::host::edit;
 #[path = "../../src/aead/exercised.rs"]
 mod exercised;
 
-/// The ciphers to test. As in the daemon's tests, a run fails if it cannot exercise a cipher that it names.
+/// The ciphers to test. As in the daemon's tests, a run fails if it cannot exercise a named cipher.
 static CIPHERS: LazyLock<Vec<Cipher>> = LazyLock::new(exercised::exercised);
 
 const MOST: usize = 40;

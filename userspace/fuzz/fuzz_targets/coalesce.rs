@@ -11,7 +11,7 @@ use wgq_userspace::tun::split::Splitter;
 use wgq_userspace::tun::{MAX_PACKET, Offloads, VNET_LEN, VnetHeader};
 use wgq_userspace_fuzz::packets::{ACK, Packet, TCP, UDP, addresses, is_v4, sum};
 
-/// Around each packet of a batch lie its message's header and tag.
+/// The room for a message's header and tag around each packet of a batch.
 const GAP: usize = 16;
 const MOST_BYTES: usize = 200_000;
 
@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 200_000;
 struct Input<'a> {
     tcp: bool,
     udp: bool,
-    /// Where each flow begins, and the size of its packets.
+    /// The start of each flow, and the size of its packets.
     flows: [Packet; 3],
     steps: Vec<Step<'a>>,
 }
@@ -57,12 +57,12 @@ enum Step<'a> {
     EndOfBatch,
 }
 
-/// Mostly small, so that an input holds many packets.
+/// Mostly small, so that an input has many packets.
 fn size(number: u16) -> u16 {
     number % if number & 7 == 0 { 1500 } else { 150 }
 }
 
-/// Most flows are under way: their packets have ACK and no other flag.
+/// Most flows have started: their packets have only ACK set.
 fn under_way(mut flow: Packet) -> Packet {
     if flow.flags & 3 != 0 {
         flow.flags = ACK;
@@ -202,7 +202,7 @@ fn comparable(packet: &[u8]) -> (Vec<u8>, bool) {
     (packet, right)
 }
 
-/// Protocol and ports, where a packet shows them.
+/// Protocol and ports, if the packet has them.
 fn flow(packet: &[u8]) -> Option<Vec<u8>> {
     let (protocol, at) = if is_v4(packet) {
         let is_later_fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0;
@@ -214,7 +214,7 @@ fn flow(packet: &[u8]) -> Option<Vec<u8>> {
     Some([&[protocol], ports].concat())
 }
 
-/// For each pair of addresses and each flow between them: its packets, and those that might belong to any.
+/// By pair of addresses and flow: the packets, including those that may belong to any flow.
 fn check_order(came: &[Vec<u8>], left: &[Vec<u8>]) {
     let mut flows: BTreeMap<Vec<u8>, BTreeSet<Option<Vec<u8>>>> = BTreeMap::new();
     for packet in came {
@@ -242,7 +242,7 @@ fuzz_target!(|input: Input| {
     }
     let mut coalescer = Coalescer::new(offloads);
     for mut packets in wire.batches {
-        // As they are admitted: cut to the length that they claim.
+        // Packets are admitted with the length in their header.
         packets.retain_mut(|packet| claimed_len(packet).map(|len| packet.truncate(len)).is_some());
         let (mut left, large) = (Vec::new(), coalesce(&mut coalescer, &packets));
         for (header, packet) in &large {

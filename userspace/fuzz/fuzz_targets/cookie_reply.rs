@@ -45,7 +45,7 @@ struct Exchange {
     index: u32,
     checker: Checker,
     unsigned: [u8; INITIATION_LEN],
-    /// The last message and the one before; whether a reply to the last is awaited.
+    /// The last message and the one before, and whether a reply to the last one is expected.
     last: [u8; INITIATION_LEN],
     before: Option<[u8; INITIATION_LEN]>,
     awaited: bool,
@@ -80,7 +80,7 @@ impl Exchange {
     fn send(&mut self) {
         let now = sys::now_ms();
         let mut message = self.unsigned;
-        // Each message differs, as real ones do by their time stamp.
+        // Each message differs, as real ones do in their time stamps.
         message[8] = self.last[8].wrapping_add(1);
         lock(&self.peer.handshake).cookies.sign(&mut message, now);
         for number in 0..4 {

@@ -38,7 +38,7 @@ enum Origin {
     Nobody([[u8; 29]; 4]),
 }
 
-/// What a message is when it is made; the handshake in it if there is one.
+/// The kind of a message, and its handshake if it has one.
 struct Made {
     bytes: [u8; INITIATION_LEN],
     peer: Option<usize>,
@@ -74,7 +74,7 @@ fn received(peer: &Peer) -> u64 {
     peer.rx_bytes.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Reading the message alone: as far as it is authentic, and then both ends have the same keys.
+/// Reads only the message: up to its authentic part, and then both ends have the same keys.
 fn check_reading(message: &[u8], is_authentic: bool, initiated: Option<Initiated>) {
     let read = handshake::receive(&OURS.private, message);
     assert_eq!(read.is_some(), is_authentic, "an initiation was misjudged");

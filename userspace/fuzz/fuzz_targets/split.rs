@@ -29,7 +29,7 @@ enum Input<'a> {
 const KINDS: [u8; 6] = [0, 1, 4, 5, 0x81, 3];
 
 fn header([kind, size, start, offset, flags]: [u16; 5]) -> VnetHeader {
-    // Mostly within a packet, or almost.
+    // Mostly inside a packet, or slightly beyond.
     let near = |place: u16| if place & 7 == 0 { place } else { (place >> 3) % 128 };
     VnetHeader {
         flags: flags as u8,
@@ -68,7 +68,7 @@ fn split(header: &VnetHeader, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(packets)
 }
 
-/// One packet, equal but for the checksum that it may ask for.
+/// Checks a single packet: only a requested checksum may differ.
 fn check_whole(header: &VnetHeader, packet: &[u8], out: &[Vec<u8>]) {
     assert_eq!(out.len(), 1);
     let mut expected = packet.to_vec();
@@ -114,7 +114,7 @@ fn check_segments(header: &VnetHeader, packet: &[u8], out: &[Vec<u8>]) {
     assert_eq!(out.len(), (packet.len() - body).div_ceil(size).max(1));
     let payload: Vec<u8> = out.iter().flat_map(|segment| segment[body..].to_vec()).collect();
     assert!(payload == packet[body..], "the payload came out changed");
-    // With more than that, the sum is right where the kernel's was.
+    // With extension headers, the sum is correct if the kernel's was.
     let header_is_plain = at == if is_v4(packet) { 20 } else { 40 };
     for (index, segment) in out.iter().enumerate() {
         let (first, last) = (index == 0, index + 1 == out.len());

@@ -146,7 +146,7 @@ fn told(device: &Device) -> String {
     answer.strip_suffix("errno=0\n\n").expect("`get' is answered").to_owned()
 }
 
-/// The requests on a connection: each up to its empty line.
+/// The requests of a connection, each up to its empty line.
 fn requests(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let end = bytes.windows(2).position(|pair| pair == b"\n\n")? + 2;

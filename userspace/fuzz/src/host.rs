@@ -55,7 +55,7 @@ pub fn device() -> &'static Device {
 
 /// Enters a network namespace whose only link is down, so that no port of the host is bound.
 fn leave_the_network() {
-    // SAFETY: numbers are all that goes in and comes out.
+    // SAFETY: the call takes and returns numbers.
     let unshared = |flags| unsafe { libc::unshare(flags) == 0 };
     assert!(
         unshared(libc::CLONE_NEWNET) || unshared(libc::CLONE_NEWUSER | libc::CLONE_NEWNET),
@@ -64,7 +64,7 @@ fn leave_the_network() {
     );
 }
 
-/// That device with its keys.
+/// The device with its keys.
 pub fn device_with_keys() -> &'static Device {
     let device = device();
     let checker = Checker::new(OURS.public, sys::now_ms()).into();
@@ -82,7 +82,7 @@ pub fn place(number: u8) -> Endpoint {
     })
 }
 
-/// Passes a message to the device as the receiving thread does, if its type and length are valid.
+/// Passes a message to the device like the receiving thread, if its type and length are valid.
 pub fn deliver(device: &Device, bytes: &[u8], from: Endpoint, under_load: bool) {
     if matches!(message::kind(bytes), None | Some(message::DATA)) {
         return;

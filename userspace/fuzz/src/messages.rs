@@ -21,7 +21,7 @@ pub struct Journey {
 }
 
 impl Journey {
-    /// Signs a message and changes it; says whether its MACs are good enough to be looked at further.
+    /// Signs a message and changes it. Returns whether its MACs are valid enough for further checks.
     pub fn travel(&self, message: &mut [u8], maker: &mut Maker, now: u64) -> bool {
         let (len, body) = (message.len(), message.len() - 2 * MAC_LEN);
         edit(&mut message[..body], &self.before);
@@ -33,7 +33,7 @@ impl Journey {
     }
 }
 
-/// A maker for a receiver, with the cookie that the receiver gives to those at a place.
+/// A maker for a receiver, with the cookie that the receiver sends to an address.
 pub fn maker_with_cookie(mut maker: Maker, checker: &mut Checker, from: Endpoint, now: u64) -> Maker {
     let mut message = [0; 92];
     maker.sign(&mut message, now);

@@ -24,14 +24,14 @@ pub struct Packet {
     pub acknowledged: u32,
     pub flags: u8,
     pub window: u16,
-    /// Words of TCP options, counted modulo the eleven lengths there are.
+    /// Words of TCP options, modulo the eleven possible lengths.
     pub options: u8,
     /// The content of the options.
     pub option: u8,
     pub payload: u16,
 }
 
-/// The sum of RFC 1071 over bytes that begin at an even place, folded; 0xffff over what holds its own right checksum.
+/// The folded sum of RFC 1071 over bytes at an even offset; 0xffff if they include their own correct checksum.
 pub fn sum(parts: &[&[u8]]) -> u16 {
     let bytes: Vec<u8> = parts.concat();
     let mut sum = 0u32;
@@ -59,17 +59,17 @@ pub fn addresses(packet: &[u8]) -> &[u8] {
     if is_v4(packet) { &packet[12..20] } else { &packet[8..40] }
 }
 
-/// The pseudo-header of RFC 9293 and RFC 8200, whose sums are the same.
+/// The pseudo-header of RFC 9293 and RFC 8200, which have the same sum.
 fn pseudo(packet: &[u8], protocol: u8, len: usize) -> Vec<u8> {
     [addresses(packet), &(len as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat()
 }
 
-/// The sum over the transport header and payload from a place on, with their pseudo-header.
+/// The sum over the transport header and payload from an offset on, with their pseudo-header.
 pub fn transport_sum(packet: &[u8], at: usize, protocol: u8) -> u16 {
     sum(&[&pseudo(packet, protocol, packet.len() - at), &packet[at..]])
 }
 
-/// The sum of the pseudo-header alone, as the kernel leaves it in the checksum field for hardware to go on from.
+/// The sum of the pseudo-header alone, which the kernel leaves in the checksum field for hardware to complete.
 pub fn pseudo_sum(packet: &[u8], at: usize, protocol: u8) -> u16 {
     sum(&[&pseudo(packet, protocol, packet.len() - at)])
 }
@@ -90,12 +90,12 @@ impl Packet {
         if self.udp { UDP } else { TCP }
     }
 
-    /// Where the transport header is.
+    /// The offset of the transport header.
     pub fn transport(&self) -> usize {
         if self.v6 { 40 } else { 20 }
     }
 
-    /// Where in the transport header the checksum is.
+    /// The offset of the checksum in the transport header.
     pub fn checksum(&self) -> usize {
         if self.udp { 6 } else { 16 }
     }
@@ -139,7 +139,7 @@ impl Packet {
         header
     }
 
-    /// The packet, with its payload cut to what an IP packet holds, without a transport checksum.
+    /// The packet without a transport checksum; its payload is limited to the maximum of an IP packet.
     fn unchecked(&self) -> Vec<u8> {
         let headers = self.transport() + self.transport_len();
         let payload = usize::from(self.payload).min(65_535 - headers);
@@ -149,7 +149,7 @@ impl Packet {
         packet
     }
 
-    /// The packet as it is on the wire.
+    /// The packet with its correct checksum.
     pub fn bytes(&self) -> Vec<u8> {
         let mut packet = self.unchecked();
         let checksum = match !transport_sum(&packet, self.transport(), self.protocol()) {
@@ -160,7 +160,7 @@ impl Packet {
         packet
     }
 
-    /// The packet as the kernel passes it on, with an unfinished checksum.
+    /// The packet with an unfinished checksum, as the kernel passes it on.
     pub fn unfinished(&self) -> Vec<u8> {
         let mut packet = self.unchecked();
         let partial = pseudo_sum(&packet, self.transport(), self.protocol());

@@ -2,7 +2,7 @@
 
 use super::Cipher;
 
-/// The variable with the names of the ciphers that a run must exercise, separated by commas. valgrind hides some of them.
+/// The variable with the names of the ciphers that a run must exercise, separated by commas. valgrind hides some ciphers.
 const VARIABLE: &str = "WGQ_TEST_CIPHERS";
 
 /// The ciphers to test. Panics unless they are exactly those in the variable, or by default those that the kernel reports
@@ -39,18 +39,18 @@ fn reported() -> Vec<Cipher> {
 }
 
 #[test]
-fn this_run_exercises_the_ciphers_that_it_names() {
+fn this_run_exercises_the_named_ciphers() {
     assert!(exercised().contains(&Cipher::Ring));
 }
 
 #[test]
-fn a_run_names_ciphers_in_any_order() {
+fn ciphers_are_named_in_any_order() {
     assert_eq!(named("ring,avx512"), [Cipher::Avx512, Cipher::Ring]);
     assert_eq!(named("ring"), [Cipher::Ring]);
 }
 
 #[test]
 #[should_panic(expected = "is none of ring, avx2 and avx512")]
-fn a_run_that_names_an_unknown_cipher_fails() {
+fn an_unknown_cipher_name_fails() {
     named("ring,avx1024");
 }

@@ -1,7 +1,7 @@
 //! ChaCha20-Poly1305 (RFC 8439) for batches of data messages.
 //!
 //! ring handles one packet at a time. If the processor has AVX-512 with IFMA, or AVX2 with BMI2, [`wide`] handles up to
-//! sixteen packets of a session side by side, so that even short packets fill the vectors.
+//! sixteen packets of a session in parallel, so that even short packets fill the vectors.
 
 #[cfg(test)]
 mod exercised;
@@ -42,7 +42,7 @@ impl MessageSet {
         Self(((1_u32 << count) - 1) as u16)
     }
 
-    /// Those of `count` messages for which `is_in` holds.
+    /// The messages, of `count`, for which `is_in` returns true.
     #[inline]
     pub(crate) fn select(count: usize, mut is_in: impl FnMut(usize) -> bool) -> Self {
         (0..count).fold(Self::EMPTY, |set, index| Self(set.0 | u16::from(is_in(index)) << index))
@@ -94,7 +94,7 @@ impl Cipher {
         };
         asked.to_str().and_then(Self::asked).unwrap_or_else(|| {
             log::error(format_args!(
-                "WGQ_CIPHER={} is none of ring, avx2 and avx512 that this processor has: going on with {}",
+                "WGQ_CIPHER={} is not supported by this processor, or not one of ring, avx2 and avx512: using {}",
                 asked.display(),
                 Self::fastest().name(),
             ));
@@ -106,7 +106,7 @@ impl Cipher {
     fn trusted<F: Display>(self, trial: Result<(), F>) -> Result<Self, String> {
         trial.map(|()| self).map_err(|fault| {
             format!(
-                "the cipher `{}' fails its test at start: {fault}; going on with ring, which is slower. \
+                "the cipher `{}' fails its test at start: {fault}; using ring, which is slower. \
                  Please report this, with the processor's name from /proc/cpuinfo",
                 self.name()
             )
@@ -136,8 +136,8 @@ impl Cipher {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ring => "ring",
-            Self::Avx2 => "AVX2, 2 packets side by side",
-            Self::Avx512 => "AVX-512, 16 packets side by side",
+            Self::Avx2 => "AVX2, 2 packets in parallel",
+            Self::Avx512 => "AVX-512, 16 packets in parallel",
         }
     }
 }
@@ -211,8 +211,8 @@ impl Key {
         rest[..TAG_LEN].copy_from_slice(tag.as_ref());
     }
 
-    /// Decrypts each message in place and tells which of them are authentic: what the bytes of the others are is not
-    /// defined. At most [`MANY`] messages, none overlapping another.
+    /// Decrypts each message in place and returns the authentic ones; the bytes of the others are undefined. Takes at
+    /// most [`MANY`] messages, which must not overlap.
     ///
     /// Panics if a message reaches beyond the buffer.
     #[must_use]
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_of_messages_holds_those_that_it_was_made_of() {
+    fn a_message_set_contains_its_messages() {
         let even = MessageSet::select(MANY, |index| index % 2 == 0);
         assert!((0..MANY).all(|index| even.contains(index) == (index % 2 == 0)));
         assert_eq!(even.without(0).without(3), MessageSet::select(MANY, |index| index > 0 && index % 2 == 0));
@@ -257,6 +257,6 @@ mod tests {
     fn a_cipher_that_fails_its_trial_is_replaced_by_ring() {
         assert_eq!(Cipher::Avx512.trusted(Ok::<_, &str>(())), Ok(Cipher::Avx512));
         let complaint = Cipher::Avx512.trusted(Err("it seals wrongly")).unwrap_err();
-        assert!(complaint.contains("AVX-512") && complaint.contains("it seals wrongly; going on with ring"));
+        assert!(complaint.contains("AVX-512") && complaint.contains("it seals wrongly; using ring"));
     }
 }

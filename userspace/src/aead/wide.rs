@@ -1,4 +1,4 @@
-//! ChaCha20-Poly1305 of several packets side by side, so that even short packets fill the vectors.
+//! ChaCha20-Poly1305 of several packets in parallel, so that even short packets fill the vectors.
 //!
 //! Branches and addresses depend only on lengths and counters, which are public, and not on keys or packet bytes.
 

@@ -28,8 +28,8 @@ pub fn restrict(directory: &Path) -> Result<u32, String> {
 
 fn reason(status: &LandlockStatus) -> String {
     match status {
-        LandlockStatus::NotEnabled => "it is switched off in this kernel",
-        LandlockStatus::NotImplemented => "this kernel has none",
+        LandlockStatus::NotEnabled => "it is disabled in this kernel",
+        LandlockStatus::NotImplemented => "this kernel does not support it",
         LandlockStatus::Available { .. } => "the kernel enforces no part of it",
     }
     .to_owned()

@@ -1,6 +1,6 @@
 //! The path of the control socket, stored at a fixed address for the system call filter.
 //!
-//! A filter sees the address of a path and not its text. So the one path that the daemon removes has a page of its own,
+//! A filter sees the address of a path and not its text. So the one path that the daemon removes is in a page of its own,
 //! which is sealed if the kernel supports it (mseal(2), Linux 6.10): the bytes at that address cannot change.
 
 use std::ffi::CString;
@@ -25,7 +25,7 @@ impl SealedPath {
     pub fn new(path: &Path) -> io::Result<Self> {
         let text = CString::new(path.as_os_str().as_bytes())?;
         let bytes = text.as_bytes_with_nul();
-        // SAFETY: a new mapping of the path's length is written to before anyone else knows of it, and it is never
+        // SAFETY: the new mapping has the path's length. No other reference exists while it is written, and it is never
         // unmapped.
         unsafe {
             let page = libc::mmap(
@@ -47,7 +47,7 @@ impl SealedPath {
 
     /// Seals the page against any change. On older kernels without the call, the page is only read-only.
     pub(crate) fn seal(&self) {
-        // SAFETY: nobody writes to the page or gives it back.
+        // SAFETY: the page is never written to or unmapped.
         unsafe { libc::syscall(SYS_MSEAL, self.text, self.len, 0) };
     }
 

@@ -140,7 +140,7 @@ pub struct Link {
 
 impl Link {
     pub fn new(name: &str) -> io::Result<Self> {
-        let socket = sys::asking_socket()?;
+        let socket = sys::ioctl_socket()?;
         Ok(Self { socket, index: sys::interface_index(name) as i32, links: LinkQuery::new()? })
     }
 

@@ -43,8 +43,8 @@ pub(crate) fn set(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Begins a handshake with each of the peers, whether or not they have a session; not with one that was sent a
-/// handshake message less than five seconds ago. The kernel's module keeps a session that is young, and cannot be asked.
+/// Starts a handshake with each peer, even if it has a session, except peers that were sent a handshake message less than
+/// five seconds ago. The kernel's module has no such request and keeps a young session.
 pub(crate) fn begin_handshakes(device: &Device, keys: &[PublicKey]) -> Result<(), Errno> {
     if !device.is_up() {
         return Err(libc::ENETDOWN);

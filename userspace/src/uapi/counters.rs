@@ -1,4 +1,4 @@
-//! Writes the events of the device and its peers as text (`diagnostics`).
+//! Answers the request for the events of the device and its peers (`diagnostics`).
 
 use crate::device::Device;
 use crate::diagnostics::push_key;
@@ -11,10 +11,10 @@ pub(crate) const REQUEST: &str = "diagnostics=1";
 pub(crate) fn of_device(device: &Device) -> Vec<u8> {
     let (state, now) = (device.state(), sys::now_ms());
     let mut out = Vec::new();
-    device.events.tell(&mut out, now);
+    device.events.write(&mut out, now);
     for peer in state.peers_in_order().into_iter().filter(|peer| !peer.events.is_empty()) {
         push_key(&mut out, "public_key", &peer.key);
-        peer.events.tell(&mut out, now);
+        peer.events.write(&mut out, now);
     }
     out
 }

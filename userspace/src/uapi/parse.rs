@@ -69,7 +69,7 @@ pub fn set(lines: &str) -> Result<SetDevice, Errno> {
     Ok(device)
 }
 
-/// Reads the lines of `handshake=1` after its first: the peers.
+/// Parses the lines of `handshake=1` after its first one: the peers' public keys.
 pub(crate) fn public_keys(lines: &str) -> Result<Vec<PublicKey>, Errno> {
     lines
         .lines()

@@ -65,7 +65,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             Ok(stream) if is_dying(&stream) => (),
             Ok(_) => return Err(in_use(path, "another process serves this interface already")),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(in_use(path, "another process holds it, and accepts no connections"));
+                return Err(in_use(path, "another process holds it and accepts no connections"));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => return fs::remove_file(path),
@@ -88,8 +88,8 @@ fn in_use(path: &Path, by: &str) -> io::Error {
 /// Whether the listening process is exiting. The socket of a killed process accepts connections until all its threads
 /// are gone, and then closes them. A live process answers, and a hanging process sends nothing.
 fn is_dying(mut stream: &UnixStream) -> bool {
-    let told = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(b"get=1\n\n"));
-    match told.and_then(|()| stream.read(&mut [0; 16])) {
+    let sent = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(b"get=1\n\n"));
+    match sent.and_then(|()| stream.read(&mut [0; 16])) {
         Ok(count) => count == 0,
         Err(e) => matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
     }
@@ -99,7 +99,7 @@ impl Server {
     pub(crate) fn new(interface: &str) -> io::Result<Self> {
         let path = Path::new(DIRECTORY).join(format!("{interface}.sock"));
         Self::listen(&path).map_err(|e| match e.raw_os_error() {
-            Some(_) => io::Error::new(e.kind(), format!("cannot make {}: {e}", path.display())),
+            Some(_) => io::Error::new(e.kind(), format!("cannot create {}: {e}", path.display())),
             None => e,
         })
     }
@@ -287,7 +287,7 @@ pub fn answer(device: &Device, request: &[u8]) -> Vec<u8> {
         Ok(out) => (out, 0),
         Err(errno) => {
             log::verbose(format_args!(
-                "a configuration request is refused: {}",
+                "refused a configuration request: {}",
                 io::Error::from_raw_os_error(errno)
             ));
             (Vec::new(), errno)

@@ -1,8 +1,8 @@
-//! ICMP errors about what was sent.
+//! ICMP errors about sent packets.
 //!
-//! Raw sockets hear them, one for each family. On the UDP sockets (`IP_RECVERR`) every error would make the next send
-//! fail, to whichever peer, and anyone can send an error. `CAP_NET_RAW`, which opening them takes, is given up
-//! afterwards; without it nothing is heard. The kernel hands on errors alone, and no other option is set later.
+//! A raw socket of each family receives them. On the UDP sockets (`IP_RECVERR`) every error would make the next send to
+//! any peer fail, and anyone can send an error. Opening the raw sockets needs `CAP_NET_RAW`, which is dropped afterwards;
+//! without it no errors are received. The kernel filters the sockets for errors, and no option is set later.
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -19,29 +19,29 @@ const ICMP_FILTER: i32 = 1;
 const ICMPV6_FILTER: i32 = 1;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_UDP: u8 = 17;
-/// The ICMP header; the packet in question comes after it.
+/// The ICMP header, which precedes the quoted packet.
 const HEADER: usize = 8;
-/// So much of an error is read: all that is looked at, with the longest headers of IPv4.
+/// The bytes of an error that are read: the needed fields after the longest IPv4 headers.
 const MAX_ERROR: usize = 256;
-/// So many errors are read before anything else has its turn.
+/// The most errors that are read before other work is done.
 pub const MAX_ERRORS: usize = 64;
-/// What may wait. Errors beyond that are lost: a flood of them has no other effect.
+/// The size of the receive buffer. A flood of errors beyond it is dropped and has no other effect.
 const RECEIVE_BYTES: i32 = 64 << 10;
 
-/// An error, as whoever sent it says: nothing proves it.
+/// An error as received. It is not authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     pub kind: Icmp,
     /// The sender of the error.
     pub router: IpAddr,
-    /// The MTU that it asks for.
+    /// The MTU in the error.
     pub mtu: Option<u32>,
-    /// The port that the packet in question came from.
+    /// The source port of the quoted packet.
     pub port: u16,
     pub destination: SocketAddr,
 }
 
-/// The sockets that hear errors.
+/// The sockets that receive errors.
 pub struct Listener {
     v4: Option<OwnedFd>,
     v6: Option<OwnedFd>,
@@ -55,14 +55,14 @@ fn socket(family: i32, protocol: i32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Destination unreachable and time exceeded: a bit that is set keeps a type out (raw(7)).
+/// Receives destination unreachable and time exceeded. A set bit in the filter blocks a type (raw(7)).
 fn open_v4() -> io::Result<OwnedFd> {
     let fd = socket(libc::AF_INET, libc::IPPROTO_ICMP)?;
     setsockopt(&fd, SOL_RAW, ICMP_FILTER, !(1_u32 << 3 | 1 << 11))?;
     Ok(fd)
 }
 
-/// Destination unreachable, packet too big and time exceeded (RFC 3542, section 3.2; set bits keep out here too).
+/// Receives destination unreachable, packet too big and time exceeded (RFC 3542, section 3.2; set bits block too).
 fn open_v6() -> io::Result<OwnedFd> {
     let fd = socket(libc::AF_INET6, libc::IPPROTO_ICMPV6)?;
     let mut filter = [u32::MAX; 8];
@@ -72,21 +72,21 @@ fn open_v6() -> io::Result<OwnedFd> {
 }
 
 impl Listener {
-    /// Opens what may be opened.
+    /// Opens the sockets that the system permits.
     pub fn open() -> Self {
         let unless_refused = |opened: io::Result<OwnedFd>| {
-            opened.inspect_err(|e| log::verbose(format_args!("cannot hear ICMP errors: {e}"))).ok()
+            opened.inspect_err(|e| log::verbose(format_args!("cannot receive ICMP errors: {e}"))).ok()
         };
         Self { v4: unless_refused(open_v4()), v6: unless_refused(open_v6()) }
     }
 
-    /// The entries of poll(2); none for a socket that is missing.
+    /// The entries for poll(2). A missing socket has an entry that poll(2) ignores.
     pub fn pollfds(&self) -> [libc::pollfd; 2] {
         let nothing = libc::pollfd { fd: -1, events: 0, revents: 0 };
         [&self.v4, &self.v6].map(|fd| fd.as_ref().map_or(nothing, |fd| pollfd(fd, libc::POLLIN)))
     }
 
-    /// The errors that have come, some of them at most.
+    /// The received errors, up to a limit.
     pub fn read(&self) -> Vec<IcmpError> {
         let mut errors = Vec::new();
         for fd in self.v4.iter().chain(&self.v6) {
@@ -120,7 +120,7 @@ fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<IpAddr>
     Ok((len, from_sockaddr(&name).map(|address| address.ip())))
 }
 
-/// Reads an error: with its IP header over IPv4, without over IPv6, as raw sockets have it. None for what quotes no UDP.
+/// Parses an error; raw sockets include the IP header for IPv4 only. `None` if it does not quote a UDP packet.
 fn parse(router: IpAddr, packet: &[u8]) -> Option<IcmpError> {
     match router {
         IpAddr::V4(_) => parse_v4(router, packet.get(header_len_v4(packet)?..)?),
@@ -224,7 +224,7 @@ mod tests {
         packet
     }
 
-    /// The like over IPv6 to port 7 of `2001:db8::2`; `more` is what comes between the quoted header and UDP.
+    /// The same over IPv6 to port 7 of `2001:db8::2`; `more` is between the quoted IP header and UDP.
     fn error_v6(kind: u8, code: u8, rest: [u8; 4], (next, more): (u8, &[u8])) -> Vec<u8> {
         let mut packet = vec![kind, code, 0, 0];
         packet.extend(rest);
@@ -241,8 +241,8 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_error_over_ipv4_is_told_with_what_it_is_about() {
-        for (kind, code, rest, told, mtu) in [
+    fn each_kind_of_error_over_ipv4_is_parsed() {
+        for (kind, code, rest, expected, mtu) in [
             (3, 0, 0, Icmp::NetUnreachable, None),
             (3, 1, 0, Icmp::HostUnreachable, None),
             (3, 2, 0, Icmp::Other, None),
@@ -254,16 +254,16 @@ mod tests {
             (11, 0, 0, Icmp::TimeExceeded, None),
         ] {
             let error = parsed(&error_v4(kind, code, u32::to_be_bytes(rest)), 4).unwrap();
-            assert_eq!((error.kind, error.mtu), (told, mtu), "{kind}, {code}");
+            assert_eq!((error.kind, error.mtu), (expected, mtu), "{kind}, {code}");
             assert_eq!((error.port, error.destination), (51820, "192.0.2.2:7".parse().unwrap()));
             assert_eq!(error.router, ROUTERS[0].parse::<IpAddr>().unwrap());
         }
     }
 
     #[test]
-    fn each_kind_of_error_over_ipv6_is_told_with_what_it_is_about() {
+    fn each_kind_of_error_over_ipv6_is_parsed() {
         let first_fragment = (IPPROTO_FRAGMENT, &[IPPROTO_UDP, 0, 0, 1, 0, 0, 0, 9][..]);
-        for (kind, code, rest, told, mtu) in [
+        for (kind, code, rest, expected, mtu) in [
             (1, 0, 0, Icmp::NetUnreachable, None),
             (1, 1, 0, Icmp::Prohibited, None),
             (1, 3, 0, Icmp::HostUnreachable, None),
@@ -274,14 +274,14 @@ mod tests {
         ] {
             for headers in [(IPPROTO_UDP, &[][..]), first_fragment] {
                 let error = parsed(&error_v6(kind, code, u32::to_be_bytes(rest), headers), 6).unwrap();
-                assert_eq!((error.kind, error.mtu), (told, mtu), "{kind}, {code}");
+                assert_eq!((error.kind, error.mtu), (expected, mtu), "{kind}, {code}");
                 assert_eq!((error.port, error.destination), (51820, "[2001:db8::2]:7".parse().unwrap()));
             }
         }
     }
 
     #[test]
-    fn what_is_about_no_udp_or_a_later_fragment_or_is_cut_is_passed_over() {
+    fn incomplete_errors_and_those_not_about_udp_are_ignored() {
         let mut tcp = error_v4(3, 3, [0; 4]);
         tcp[24 + HEADER + 9] = 6;
         let mut later = error_v4(3, 3, [0; 4]);
@@ -301,7 +301,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_error_makes_it_panic(bytes: Vec<u8>, v4: bool) {
+        fn no_bytes_panic(bytes: Vec<u8>, v4: bool) {
             let _ = parsed(&bytes, if v4 { 4 } else { 6 });
         }
     }

@@ -81,7 +81,7 @@ pub struct Sockets {
 
 /// Whether this kernel splits large sends.
 pub fn can_segment() -> io::Result<bool> {
-    sys::asking_socket().map(|fd| send::can_segment(&fd))
+    sys::ioctl_socket().map(|fd| send::can_segment(&fd))
 }
 
 /// Enlarges the buffers beyond the system's limit, which needs a privilege, or else up to the limit.

@@ -40,7 +40,7 @@ unsafe impl Send for Receiver {}
 
 impl Default for Receiver {
     fn default() -> Self {
-        // SAFETY: these structures of the kernel's are valid as zeros.
+        // SAFETY: these kernel structures are valid as zeros.
         unsafe {
             Self {
                 buffer: vec![0; MESSAGES * MESSAGE_BYTES].into(),

@@ -33,12 +33,12 @@ pub(crate) struct Run {
     pub(crate) ecn: u8,
 }
 
-/// What a run met with.
+/// Why a run was not sent as requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Its source address no longer works.
+    /// The source address is no longer valid.
     Source,
-    /// So many of its packets were refused with this errno.
+    /// The kernel refused this number of packets with this errno.
     Lost { packets: usize, errno: i32 },
 }
 
@@ -78,24 +78,24 @@ impl Default for Sender {
 }
 
 impl Sender {
-    /// Sends all runs; what cannot be sent is lost, as on any wire. Says which runs met with trouble.
+    /// Sends all runs and reports those with trouble. Packets that cannot be sent are lost, as on any network.
     pub(crate) fn send(
         &mut self,
         sockets: &Sockets,
         buffer: &[u8],
         runs: &[Run],
-        mut tell: impl FnMut(&Run, Trouble),
+        mut report: impl FnMut(&Run, Trouble),
     ) {
         for batch in runs.chunk_by(|a, b| a.endpoint.address.is_ipv4() == b.endpoint.address.is_ipv4()) {
             let fd = match sockets.of(&batch[0].endpoint.address) {
                 Ok(fd) => fd,
                 Err(e) => {
-                    batch.iter().for_each(|run| tell(run, lost(run.packets(), &e)));
+                    batch.iter().for_each(|run| report(run, lost(run.packets(), &e)));
                     continue;
                 }
             };
             for batch in batch.chunks(MAX_MESSAGES) {
-                self.batch(sockets, fd, buffer, batch, &mut tell);
+                self.batch(sockets, fd, buffer, batch, &mut report);
             }
         }
     }
@@ -106,7 +106,7 @@ impl Sender {
         fd: &OwnedFd,
         buffer: &[u8],
         runs: &[Run],
-        tell: &mut impl FnMut(&Run, Trouble),
+        report: &mut impl FnMut(&Run, Trouble),
     ) {
         for (slot, run) in runs.iter().enumerate() {
             self.prepare(slot, buffer, run);
@@ -121,7 +121,7 @@ impl Sender {
             match result {
                 Ok(count) => sent += count.max(1) as usize,
                 Err(error) => {
-                    retry(sockets, fd, buffer, &runs[sent], &error, tell);
+                    retry(sockets, fd, buffer, &runs[sent], &error, report);
                     sent += 1;
                 }
             }
@@ -156,7 +156,7 @@ fn fill(control: &mut Control, endpoint: &Endpoint, tos: u8) {
     }
 }
 
-/// What a refused send of so many packets is to those who count.
+/// The trouble of a number of packets that the kernel refused.
 fn lost(packets: usize, error: &io::Error) -> Trouble {
     Trouble::Lost { packets, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
@@ -168,7 +168,7 @@ fn retry(
     buffer: &[u8],
     run: &Run,
     error: &io::Error,
-    tell: &mut impl FnMut(&Run, Trouble),
+    report: &mut impl FnMut(&Run, Trouble),
 ) {
     let mut endpoint = run.endpoint;
     match error.raw_os_error() {
@@ -180,7 +180,7 @@ fn retry(
         // After a full queue, one retry is worthwhile. A packet lost then is a valid congestion signal.
         Some(libc::ENOBUFS | libc::EINTR) => (),
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) if endpoint.source != Source::Unknown => (),
-        _ => return tell(run, lost(run.packets(), error)),
+        _ => return report(run, lost(run.packets(), error)),
     }
     for packet in buffer[run.at..run.at + run.len].chunks(run.segment) {
         let mut sent = one(fd, packet, &endpoint, run.ecn);
@@ -188,12 +188,12 @@ fn retry(
             && endpoint.source != Source::Unknown
             && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH | libc::EHOSTUNREACH))
         {
-            tell(run, Trouble::Source);
+            report(run, Trouble::Source);
             endpoint.source = Source::Unknown;
             sent = one(fd, packet, &endpoint, run.ecn);
         }
         if let Err(error) = sent {
-            tell(run, lost(1, &error));
+            report(run, lost(1, &error));
         }
     }
 }
@@ -217,7 +217,7 @@ fn one(fd: &OwnedFd, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<
     check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) }).map(drop)
 }
 
-/// Sends one message, first from the source that the endpoint names, then from any: says whether that was needed.
+/// Sends one message from the endpoint's source address, or else from any. Returns whether the latter was needed.
 pub fn send_one(sockets: &Sockets, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<bool> {
     let fd = sockets.of(&endpoint.address)?;
     match one(fd, packet, endpoint, tos) {

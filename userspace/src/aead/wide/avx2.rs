@@ -9,7 +9,7 @@ use crate::aead::{MANY, Message, TAG_LEN};
 use chacha20::Lanes;
 use poly1305::Sum;
 
-/// The number of packets hashed side by side, because each step of one packet must wait for the step before it.
+/// The number of packets hashed at the same time, because each step of one packet must wait for the step before it.
 const CHAINS: usize = 2;
 
 /// The number of blocks hashed per turn: more than the vectors produce in a round.

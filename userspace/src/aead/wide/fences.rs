@@ -39,10 +39,10 @@ impl Fenced {
         Self(start.cast())
     }
 
-    /// All of the memory, fences too: the messages say which of it may be touched.
+    /// All of the memory, including the fences; the messages define the accessible parts.
     fn buffer(&mut self) -> &mut [u8] {
-        // SAFETY: it is mapped, and borrowed once. A fence's bytes are in the slice for the sake of one buffer; that
-        // they are never touched is what the tests show.
+        // SAFETY: the memory is mapped and borrowed once. The fences are part of the slice so that there is one buffer;
+        // the tests show that they are never accessed.
         unsafe { std::slice::from_raw_parts_mut(self.0, Self::LEN) }
     }
 
@@ -57,7 +57,7 @@ impl Fenced {
 
 impl Drop for Fenced {
     fn drop(&mut self) {
-        // SAFETY: this is what was mapped.
+        // SAFETY: this memory was mapped by `new`.
         unsafe { libc::munmap(self.0.cast(), Self::LEN) };
     }
 }

@@ -48,10 +48,10 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => write!(f, "this processor lacks its instructions"),
-            Self::Published => write!(f, "it does not reproduce the vector of RFC 8439, section 2.4.2"),
-            Self::Sealed(width) => write!(f, "it does not seal {width} packets at once as ring does"),
-            Self::Opened(width) => write!(f, "it does not open {width} packets at once that ring sealed"),
-            Self::Forged(width) => write!(f, "it does not tell a forged packet among {width} at once"),
+            Self::Published => write!(f, "its result for the vector of RFC 8439, section 2.4.2, is wrong"),
+            Self::Sealed(width) => write!(f, "it encrypts {width} packets at once differently from ring"),
+            Self::Opened(width) => write!(f, "it cannot decrypt {width} packets at once that ring encrypted"),
+            Self::Forged(width) => write!(f, "it does not detect a forged packet among {width}"),
         }
     }
 }
@@ -174,7 +174,7 @@ mod tests {
         aead::Key::new(&bytes.try_into().unwrap(), Cipher::Ring)
     }
 
-    /// Seals or opens, and returns the right tag, as the vector ciphers do.
+    /// Seals or opens, and returns the correct tag, as the vector ciphers do.
     fn apply(ring: &aead::Key, buffer: &mut [u8], message: &Message, opens: bool) -> [u8; TAG_LEN] {
         let packet = message.at..message.at + message.len;
         let alone = Message { at: 0, ..*message };

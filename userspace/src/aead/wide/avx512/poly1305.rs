@@ -54,7 +54,7 @@ pub(crate) unsafe fn tags_with(
     // SAFETY: as the caller promises.
     unsafe {
         match messages.split_at_checked(LANES) {
-            // Two groups of eight side by side, because each step of a group must wait for the step before it.
+            // Two groups of eight at the same time, because each step of a group must wait for the step before it.
             Some((first, second)) => eights([&keys[0], &keys[1]], buffer, [first, second], last, out),
             None => eights([&keys[0]], buffer, [messages], last, out),
         }
