@@ -409,8 +409,8 @@ def option_of(field: str) -> Option:
 class Options(NamedTuple):
     """The options of up, down, reload and save; `backend`, `firewall` and `dns` take the values above.
 
-    With `no_wait_for_dns` up and reload look each name up once, and leave a peer without an endpoint if its name
-    has no address yet. With a kill switch up waits all the same, as the kill switch blocks DNS queries.
+    With `no_wait_for_dns` up and reload resolve each name only once, and leave a peer without an endpoint if that
+    fails. With a kill switch up waits all the same, as the kill switch blocks DNS queries.
     """
 
     backend: str = "auto"

@@ -191,7 +191,7 @@ class Reload:
         return Look(now, aim, found, tuple(note.text for note in notes(change, aim)), change)
 
     def _resolve(self, wanted: Sequence[Endpoint]) -> dict[Endpoint, SocketAddress]:
-        """The addresses of endpoints; with `no_wait_for_dns` of those that have one now."""
+        """The addresses of endpoints; with `no_wait_for_dns` only of those that can be resolved now."""
         if not self._options.no_wait_for_dns:
             return {endpoint: self._host.resolve(endpoint) for endpoint in wanted}
         found = self._host.resolved_now(wanted)

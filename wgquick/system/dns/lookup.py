@@ -1,4 +1,4 @@
-"""Looks up the endpoint of a tunnel that may be dead: by the host's resolver, and by the uplink's servers."""
+"""Resolves the endpoint of a tunnel that may be dead, through the host's resolver or the uplink's servers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     Addresses = tuple[SocketAddress, ...]
 
-_PATIENCE = 2.0  # seconds; the resolver of a host with a dead tunnel takes longer, and has no answer in the end
+_PATIENCE = 2.0  # seconds; with a dead tunnel the host's resolver takes longer, and then fails
 _LAST_PATIENCE = 30.0
 
 
 def addresses(endpoint: Endpoint, mark: int, servers: Callable[[], Sequence[Server]]) -> Addresses | None:
-    """All addresses of an endpoint now; None if nobody knows one.
+    """All addresses that an endpoint currently resolves to; None if the lookup fails.
 
-    The host's resolver is asked first: it knows /etc/hosts, and where the tunnel is alive it asks the tunnel's
-    servers. If it fails, or has no answer after two seconds, `servers` are asked by packets with `mark`.
+    The host's resolver is asked first: it knows /etc/hosts and, if the tunnel is alive, the tunnel's servers. If it
+    fails, or has no answer after two seconds, `servers` are asked with packets that have `mark`.
     """
     found: list[Addresses | None] = []
     thread = threading.Thread(target=lambda: found.append(resolve.addresses(endpoint)), daemon=True)
@@ -42,7 +42,7 @@ def addresses(endpoint: Endpoint, mark: int, servers: Callable[[], Sequence[Serv
 
 
 def _outside(endpoint: Endpoint, mark: int, servers: Callable[[], Sequence[Server]]) -> Addresses:
-    """A name without a dot is not for a public server."""
+    """The addresses from the uplink's servers. Names without a dot are local and are not asked."""
     name = endpoint.host
     if "." not in name or ":" in name:
         return ()

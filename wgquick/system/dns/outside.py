@@ -1,4 +1,4 @@
-"""The name servers of the uplinks: those that the host would ask if no tunnel were up."""
+"""The uplinks' DNS servers: those that the host would use without tunnels."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST = 6
 
 
 def servers(tunnels: Collection[str], given: Collection[str]) -> tuple[Server, ...]:
-    """The servers that do not come from a tunnel, the most likely first; loopback addresses are left out.
+    """The servers that no tunnel has set, the most likely first, without loopback addresses.
 
-    `tunnels` are the names of the WireGuard interfaces, `given` the servers that these have set.
+    `tunnels` are the names of the WireGuard interfaces, `given` the servers that they have set.
     """
     found = (*_of_resolved(tunnels), *_of_resolvconf(tunnels), *_of_file(given), *_of_fallbacks(given))
     usable = (server for server in found if not ip_address(server.address).is_loopback)
@@ -32,7 +32,7 @@ def servers(tunnels: Collection[str], given: Collection[str]) -> tuple[Server, .
 
 
 def _of_resolved(tunnels: Collection[str]) -> tuple[Server, ...]:
-    """Those of systemd-resolved, by link and of the host as a whole."""
+    """The servers in systemd-resolved, of links and global."""
     from wgquick.system.dns.resolved import every_server, is_running
 
     if not is_running():
@@ -53,7 +53,7 @@ def _of_resolved(tunnels: Collection[str]) -> tuple[Server, ...]:
 
 
 def _of_resolvconf(tunnels: Collection[str]) -> Iterator[Server]:
-    """Those of openresolv's or Debian's resolvconf: a file for each interface, as `up0' or `up0.inet'."""
+    """The servers of openresolv or Debian's resolvconf, which have a file for each interface: `up0', `up0.inet'."""
     for directory in _DIRECTORIES:
         with suppress(OSError):
             for name in sorted(os.listdir(directory)):
@@ -62,7 +62,7 @@ def _of_resolvconf(tunnels: Collection[str]) -> Iterator[Server]:
 
 
 def _of_file(given: Collection[str]) -> Iterator[Server]:
-    """Those of resolv.conf as it was before the tunnels, or else as it is."""
+    """The servers in resolv.conf before the tunnels, if that is known, or else the current ones."""
     content = _content(_RESOLV_CONF)
     record = resolv_conf.parse(content)
     if record is None:
@@ -80,7 +80,7 @@ def _of_fallbacks(given: Collection[str]) -> Iterator[Server]:
 
 
 def _in_text(content: bytes, given: Collection[str] = ()) -> Iterator[Server]:
-    """The servers of a resolv.conf (resolv.conf(5)), without those of tunnels."""
+    """The servers in a resolv.conf (resolv.conf(5)), without those that tunnels have set."""
     for line in content.decode(errors="replace").splitlines():
         words = line.split()
         if len(words) < 2 or words[0] != "nameserver" or words[1] in given:

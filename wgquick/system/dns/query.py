@@ -1,7 +1,7 @@
-"""A stub resolver (RFC 1035) for one question: the addresses of a name, asked of given servers by marked packets.
+"""A stub resolver (RFC 1035) for the addresses of one name, which sends marked packets to given servers.
 
-The host's own resolver cannot mark its packets, so that with a full tunnel its questions go into the tunnel. All
-servers are asked at once, for A and AAAA; what comes first counts.
+The host's own resolver cannot mark its packets, so a full tunnel routes them into the tunnel. All servers are asked
+at once, for A and AAAA; the first answer counts.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _NO_ERROR = 0
 _POINTER = 0xC0
 _LONGEST_LABEL, _LONGEST_NAME = 63, 255
 _LARGEST = 65535
-_AGAIN = 1.5  # seconds until a question is asked once more
+_AGAIN = 1.5  # seconds until a query is repeated
 _TCP_PATIENCE = 3.0
 
 
 class Server(NamedTuple):
-    """A name server: its address, and the scope (a link's index) of a link-local one."""
+    """A DNS server: its address, and the scope (a link's index) of a link-local address."""
 
     address: str
     scope: int = 0
 
 
 def ask(name: str, servers: Sequence[Server], mark: int = 0, patience: float = 5.0, port: int = PORT) -> list[str]:
-    """The addresses of a fully qualified name, IPv6 first; [] if no server has one in time.
+    """The addresses of a fully qualified name, IPv6 first; [] if no server answers with an address in time.
 
-    `mark` is the fwmark of the packets (0: none), `patience` a number of seconds.
+    `mark` is the fwmark of the packets (0: none), `patience` the limit in seconds.
     """
     encoded = _encoded(name)
     if encoded is None:
@@ -59,7 +59,7 @@ def ask(name: str, servers: Sequence[Server], mark: int = 0, patience: float = 5
 
 
 def _collect(asked: list[_Asked], found: dict[int, list[str]], deadline: float) -> None:
-    """Send, and wait until each kind has an address, a server has answered both with one, or all have answered."""
+    """Query until both kinds have addresses, one server has answered both queries, or all servers have answered."""
     poll, waiting = select.poll(), {each.socket.fileno(): each for each in asked}
     for descriptor, each in waiting.items():
         poll.register(descriptor, select.POLLIN)
@@ -81,7 +81,7 @@ def _collect(asked: list[_Asked], found: dict[int, list[str]], deadline: float) 
 
 
 class _Asked:
-    """One server with its two questions; `left` are those that it has not answered."""
+    """One server with its two queries; `left` are the unanswered ones."""
 
     def __init__(self, made: socket.socket, name: bytes, mark: int) -> None:
         self.socket, self._name, self._mark = made, name, mark
@@ -89,7 +89,7 @@ class _Asked:
 
     @classmethod
     def of(cls, server: Server, name: bytes, mark: int, port: int) -> _Asked | None:
-        """None if the server cannot be reached at all."""
+        """The connected server; None if it is unreachable."""
         made = None
         try:
             made = _connected(server, socket.SOCK_DGRAM, mark, port)
@@ -99,19 +99,19 @@ class _Asked:
         return cls(made, name, mark)
 
     def send(self, found: Iterable[int]) -> None:
-        """Ask what nobody has answered yet; a refusal may pass until the next time."""
+        """Send the queries that no server has answered yet; a refused send is repeated later."""
         for kind, number in self._left.items():
             if kind not in found:
                 with suppress(OSError):
                     self.socket.send(_question(number, self._name, kind))
 
     def receive(self, found: dict[int, list[str]]) -> bool:
-        """Take an answer; True if this server has nothing more to say."""
+        """Read an answer; True if this server has answered both queries."""
         try:
             data = self.socket.recv(_LARGEST)
         except BlockingIOError:
             return False
-        except OSError:  # an ICMP error: the other question may fare better, but not the server's second answer
+        except OSError:  # an ICMP error: wait for the other query
             return not self._left
         for kind, number in tuple(self._left.items()):
             status, addresses = _answer(data, number, self._name, kind)
@@ -125,7 +125,7 @@ class _Asked:
         return not self._left
 
     def _by_tcp(self, kind: int) -> tuple[int | None, list[str]]:
-        """Ask a question again whose answer is too long for a datagram."""
+        """Repeat a query over TCP, as its answer is too long for a datagram."""
         peer, number = self.socket.getpeername(), int.from_bytes(os.urandom(2))
         scope = peer[3] if len(peer) > 3 else 0
         try:
@@ -155,7 +155,7 @@ def _connected(server: Server, kind: socket.SocketKind, mark: int, port: int) ->
 
 
 def _encoded(name: str) -> bytes | None:
-    """The name as labels; None if it is none."""
+    """The name as labels; None if it is not valid."""
     labels = [label.encode("utf-8", "surrogateescape") for label in name.removesuffix(".").split(".")]
     if not all(0 < len(label) <= _LONGEST_LABEL for label in labels):
         return None
@@ -168,13 +168,13 @@ def _question(number: int, name: bytes, kind: int) -> bytes:
 
 
 def _answer(data: bytes, number: int, name: bytes, kind: int) -> tuple[int | None, list[str]]:
-    """The status and the addresses of a message; a status of None: it does not answer this question.
+    """The status and addresses in a message; status None if it does not answer this query.
 
-    The status is an RCODE, or _IS_TRUNCATED.
+    The status is an RCODE or _IS_TRUNCATED.
     """
     try:
         return _read(data, number, name, kind)
-    except (struct.error, IndexError, ValueError):  # cut short
+    except (struct.error, IndexError, ValueError):  # incomplete
         return None, []
 
 
@@ -190,7 +190,7 @@ def _read(data: bytes, number: int, name: bytes, kind: int) -> tuple[int | None,
         return _IS_TRUNCATED, []
     at += _QUESTION.size
     found: dict[str, None] = {}
-    for _ in range(answers):  # a recursive server follows aliases: the addresses are those of the last one
+    for _ in range(answers):  # a recursive server follows aliases; the addresses belong to the last one
         at = _after_name(data, at)
         record, of, _, size = _RECORD.unpack_from(data, at)
         at += _RECORD.size
@@ -201,7 +201,7 @@ def _read(data: bytes, number: int, name: bytes, kind: int) -> tuple[int | None,
 
 
 def _after_name(data: bytes, at: int) -> int:
-    """Where a name ends: with an empty label, or with a pointer to another name."""
+    """The offset of a name's end: an empty label, or a pointer to another name."""
     while (size := data[at]) != 0:
         if size >= _POINTER:
             return at + 2

@@ -198,9 +198,9 @@ def _rule(rule: Rule, kind: int, flags: int, more: bytes = b"") -> bytes:
 def rule_add(rule: Rule) -> bytes:
     """`ip rule add [priority P] not fwmark N table T`, or `... table main suppress_prefixlength 0`.
 
-    The protocol is `kernel`: systemd-networkd removes the rules of all others that are not its own
-    (ManageForeignRoutingPolicyRules= in networkd.conf(5)). `ip rule` shows no protocol either way, and a deletion
-    that names none finds such a rule. Kernels before 4.17 ignore the attribute.
+    The protocol is `kernel`, as systemd-networkd removes the rules of other protocols than its own and the kernel's
+    (ManageForeignRoutingPolicyRules=, networkd.conf(5)). `ip rule` does not show the protocol, and a deletion
+    without a protocol matches such a rule. Kernels before 4.17 ignore the attribute.
     """
     return _rule(rule, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, attribute(FRA_PROTOCOL, bytes((RTPROT_KERNEL,))))
 

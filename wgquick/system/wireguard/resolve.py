@@ -22,7 +22,7 @@ _INT_MAX = 2**31 - 1
 _FIRST_PAUSE = 1_000_000  # microseconds, which wg counts in
 _LONGEST_PAUSE = 20_000_000
 _SAVE_PATIENCE = 2.0  # seconds; down waits for it
-_UP_PATIENCE = 5.0  # seconds; a boot waits for it
+_UP_PATIENCE = 5.0  # seconds; boot waits for it
 _MOST_THREADS = 64
 _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
@@ -97,9 +97,9 @@ def resolved_now(
     patience: float = _UP_PATIENCE,
     getaddrinfo: Callable[..., Any] = _socket.getaddrinfo,
 ) -> dict[Endpoint, SocketAddress]:
-    """The first address of each endpoint that has one now.
+    """The first address of each endpoint that can be resolved.
 
-    All names are asked at once; `patience` is the limit for all of them together, in seconds.
+    All names are asked at once; `patience` limits all queries together, in seconds.
     """
     found: dict[Endpoint, SocketAddress] = {}
     names = []
