@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     except WgqError as error:
         streams.say(f"wgq: {error}")
         return error.status
-    except KeyboardInterrupt:  # there is nothing to undo yet
+    except KeyboardInterrupt:  # nothing to undo yet
         return 128 + signal.SIGINT
     except BrokenPipeError:
         streams.discard_output()

@@ -1,4 +1,4 @@
-"""Acquires CAP_NET_ADMIN: it is present (root, a container, an ambient capability), or sudo gives it."""
+"""Acquires CAP_NET_ADMIN: the process has it (root, a container, an ambient capability), or sudo gives it."""
 
 from __future__ import annotations
 

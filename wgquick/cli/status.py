@@ -40,7 +40,7 @@ def status(targets: list[str], given: Given) -> int:
     text = show.json_text if given.get("json") else _text
     if given.get("watch"):
         return _watch(targets, text)
-    gc.disable()  # it would scan the peers of a large interface again and again and find no garbage
+    gc.disable()  # it would scan a large interface's peers repeatedly and find no garbage
     try:
         found = api.status(targets)
     except OperationError as error:
@@ -53,7 +53,7 @@ def status(targets: list[str], given: Given) -> int:
 
 
 def names(targets: list[str]) -> list[str]:
-    """The interfaces that are meant: names, as another program's may be of any kind, or paths of files."""
+    """The named interfaces: names, which need not be valid for wg-quick, or paths of files."""
     return [location.interface_name(each) if "/" in each or each.endswith(".conf") else each for each in targets]
 
 
@@ -90,7 +90,7 @@ def _watch(targets: list[str], text: Callable[[Status], str]) -> int:
     """Print repeatedly until a signal arrives; the status is 128 plus the signal's number."""
     observer = api.observer()
     if targets:
-        api.status(targets)  # one that is not there now is a mistake; one that goes later may come back
+        api.status(targets)  # a missing interface is an error now, but may return later
     console = _terminal() if text is _text else None
     try:
         with signals.raised():

@@ -114,7 +114,7 @@ class _Run:
 
 
 def _notify(text: str) -> None:
-    """Tell the service manager (sd_notify(3)); nothing happens without one."""
+    """Notify the service manager (sd_notify(3)); does nothing without one."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path[:1] not in ("/", "@"):
         return
