@@ -23,7 +23,7 @@ def evaluate(expression: str) -> list[Network]:
     """The smallest list of networks with exactly the addresses of an expression, IPv4 first, in order.
 
         expression = [sign] network {(blank | ",") [sign] network}
-        sign       = "+" | "-"        holds for what follows, until the next one; + at the beginning
+        sign       = "+" | "-"        applies until the next sign; the default is +
         network    = ADDRESS[/LENGTH]
 
     Later networks take precedence: `A - B + C` has all of C. WgqError has the column of an invalid network.

@@ -296,7 +296,7 @@ def _text(part: str) -> str:
 
 
 def _key_fault(name: str, value: str) -> GrammarError:
-    """What is wrong with a key; the message shows no part of it."""
+    """What is wrong with a key, and the remedy; neither shows any part of it."""
     what, remedy = _key_reason(value)
     return GrammarError("wireguard-key", f"{name} {what}", remedy)
 

@@ -260,7 +260,7 @@ def restart(
     *,
     execution: Callable[..., Execution] = Execution,
 ) -> None:
-    """Take the interface down and bring it up as its file says now; the caller holds the interface's lock.
+    """Take the interface down and bring it up as its current file describes; the caller holds the interface's lock.
 
     SaveConfig is ignored: the file decides, not the interface's state. With `kill_switch` the kill switch is set
     before the tunnel is removed. `resolved` has the endpoints that were resolved while the tunnel was up.
@@ -348,7 +348,7 @@ def _without_journal(
 
 
 def _leftovers(record: Record, host: Host, options: Options) -> tuple[Undo, ...]:
-    """The undos of a journal whose link is gone, without the rules that another tunnel uses by now."""
+    """The undos of a journal whose link is gone, without the rules that another tunnel uses now."""
     facts = observe.down(None, record.name, host, options)
     spared = plan_down.spare_others(record.undos, facts)
     return plan_down.in_down_order(undo for undo in spared if not isinstance(undo, DeleteLink))

@@ -1,7 +1,7 @@
 """Restores src_valid_mark to its value before the full tunnels that need it to be 1.
 
 The journal of each such tunnel records the earlier value. A full tunnel of wg-quick has no journal. If one is up
-when the last of ours goes down, a separate journal keeps the earlier value.
+when wgq's last one goes down, a separate journal keeps the earlier value.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Desired(NamedTuple):
     For the device: `settings` with its keys and port, the joined `peers`, and `fwmark`; None keeps the current
     value. `mtu` is None if it is automatic and cannot be measured. `addresses` are in the file's order. `routes`
     name their tables; `words` maps table numbers to the file's spelling. `rules` have no priority, as the kernel
-    chooses it. `src_valid_mark` is whether that parameter must be 1. `notes` has up's remarks.
+    chooses it. `src_valid_mark` is whether that parameter must be 1. `notes` are up's notes.
     """
 
     settings: Settings

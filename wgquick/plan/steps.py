@@ -26,7 +26,7 @@ IP_STATUS = 2
 
 
 class Run(Protocol):
-    """What a step works on: the host, and the actions that also need the journal or the options."""
+    """The run that a step works on: the host, and the actions that also need the journal or the options."""
 
     @property
     def host(self) -> Host: ...
@@ -594,7 +594,7 @@ Change = (
 
 
 class Note(NamedTuple):
-    """A line of the transcript without an effect: a remark (`[!]`), or a command (`[#]`) before its step."""
+    """A line of the transcript without an effect: a note (`[!]`), or a command (`[#]`) before its step."""
 
     text: str
 

@@ -214,7 +214,7 @@ def _ask(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
 
 
 def _interruptibly(ask: Callable[[], Any]) -> Any:
-    """Ask in a thread: a signal is heard at once then, not when getaddrinfo(3) has given up on its name servers."""
+    """Ask in a thread, so that a signal is handled at once and not when getaddrinfo(3) returns."""
     from threading import Thread
 
     answers: list[Any] = []
