@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_limited_and_every_source_that_repeats_is_answered() {
+    fn replies_are_limited_and_repeating_sources_get_one() {
         let mut turns = Turns::default();
         let honest: Vec<_> = (0..50).map(|n| SocketAddr::from(([192, 0, 2, n], 51820))).collect();
         let mut waiting = honest.clone();

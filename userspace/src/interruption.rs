@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_during_a_reading_is_reported_by_the_next_one_at_the_latest() {
+    fn sleep_during_a_reading_is_reported_by_the_next_one() {
         let slept = 5_000_000_000;
         for boot in [0, slept] {
             let mut sleep = Sleep::new(&reading(1_000, 0, (30, 30)));

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_packets_without_a_peer_block_neither_state_nor_thread() {
+    fn endless_packets_without_a_peer_block_nothing() {
         let device = Arc::new(endless());
         let mut outbound = Outbound::new(device.clone());
         let (state, sockets) = (device.state(), device.sockets().unwrap());

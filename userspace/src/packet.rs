@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_packet_is_rejected_and_padding_is_ignored() {
+    fn the_length_in_the_header_excludes_padding() {
         let mut padded = packet(0);
         padded.extend([0; 12]);
         assert_eq!(claimed_len(&padded), Some(20));

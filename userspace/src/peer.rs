@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_initiator_uses_a_new_session_at_once_and_keeps_the_previous_one() {
+    fn the_initiator_uses_a_new_session_at_once() {
         let mut keypairs = Keypairs::default();
         assert!(keypairs.add(session(1, true)).is_empty());
         assert!(keypairs.add(session(2, true)).is_empty());

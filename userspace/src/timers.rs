@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_after_sent_data_starts_a_handshake_after_fifteen_seconds() {
+    fn unanswered_data_starts_a_handshake_after_15_seconds() {
         let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
         timers.data_sent(1000, &alarm);
         timers.data_sent(9000, &alarm);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keepalive_follows_received_data_after_ten_seconds_without_sending() {
+    fn received_data_is_followed_by_a_keepalive_in_10_seconds() {
         let (timers, alarm) = (Timers::default(), Alarm::new().unwrap());
         timers.data_received(1000, &alarm);
         assert_eq!(due(&timers, 11_000), [Due::SendKeepalive]);

@@ -109,7 +109,7 @@ fn ask(interface: &str, request: &str) -> String {
 }
 
 #[test]
-fn after_the_start_the_link_exists_and_the_socket_answers_root_only() {
+fn after_start_the_link_exists_and_the_socket_answers_root() {
     let host = Host::new();
     let interface = host.started();
     let link = text(&run("ip", &["-n", &host.namespace, "-d", "link", "show", &interface]));
@@ -204,7 +204,7 @@ fn a_port_in_use_is_an_error_and_the_old_one_is_kept() {
 }
 
 #[test]
-fn the_daemon_follows_a_link_that_is_renamed_or_moved_to_a_namespace() {
+fn the_daemon_follows_a_renamed_or_moved_link() {
     let (host, other) = (Host::new(), Host::new());
     let interface = host.started();
     host.ip(&format!("link set {interface} netns {}", other.namespace));

@@ -168,7 +168,7 @@ fn first_circle(sources: BTreeMap<Module, String>) -> Option<Vec<String>> {
 }
 
 #[test]
-fn no_module_depends_on_itself_through_others() {
+fn there_are_no_circular_dependencies() {
     let mut found = BTreeMap::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &[], &mut found);
     assert!(found.len() > 40, "the sources are found");
@@ -181,7 +181,7 @@ fn made(files: &[(&str, &str)]) -> BTreeMap<Module, String> {
 }
 
 #[test]
-fn a_circle_is_found_through_groups_submodules_and_plain_paths() {
+fn circular_dependencies_are_found_in_all_forms() {
     let circle = |files| first_circle(made(files)).map(|modules| modules.join(" "));
     assert_eq!(circle(&[("a", "use crate::b::X;"), ("b", "fn f() { crate::a::f() }")]), Some("a b".into()));
     assert_eq!(
@@ -197,7 +197,7 @@ fn a_circle_is_found_through_groups_submodules_and_plain_paths() {
 }
 
 #[test]
-fn a_parent_and_its_child_and_test_code_are_no_circle() {
+fn parents_and_test_code_are_no_circular_dependencies() {
     let circle = |files| first_circle(made(files));
     assert_eq!(circle(&[("a", "use self::x::X;"), ("a::x", "use super::Y;")]), None);
     assert_eq!(

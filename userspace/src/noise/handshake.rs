@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_with_another_preshared_key_or_a_changed_byte_is_rejected() {
+    fn a_response_with_a_wrong_key_or_byte_is_rejected() {
         let ((a, _), (b, b_public), psk) = (keys(3), keys(5), PresharedKey([7; 32]));
         let (mut initiated, initiation) = initiate(&a, b_public, &psk, 11, &timestamp()).unwrap();
         let (wrong, _) = receive(&b, &initiation).unwrap().respond(&PresharedKey([8; 32]), 22).unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn time_stamps_increase_per_peer_and_do_not_run_ahead_of_the_clock() {
+    fn time_stamps_increase_per_peer_but_not_ahead_of_the_clock() {
         let (mut stamps, now) = (Stamps::default(), timestamp());
         for _peer in 0..10_000 {
             assert_eq!(stamps.next(&[0; 12], now), now);

@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_datagrams_are_combined_after_an_older_kernel_rejects_many() {
+    fn a_kernel_that_rejects_large_groups_gets_smaller_ones() {
         let of = |i: u32| made(&Made { udp: true, sequence: i, id: i as u16, len: 10, ..PLAIN });
         let packets: Vec<_> = (0..200).map(of).collect();
         let mut coalescer = Coalescer::new(ALL);
@@ -693,7 +693,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn splitting_coalesced_packets_restores_them_in_the_order_of_each_flow(packets in traffic()) {
+        fn splitting_reverses_coalescing_in_each_flow(packets in traffic()) {
             // Packets that are not IP are dropped earlier.
             let packets: Vec<_> = packets.into_iter().filter(|p| crate::packet::claimed_len(p) == Some(p.len())).collect();
             let large = coalesced(&packets, ALL);

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_of_a_routed_packet_use_the_final_address_in_the_checksum() {
+    fn checksums_of_routed_packets_use_the_final_address() {
         let (plain, end) = (udp(250), [0x20; 16]);
         let mut packet = plain[..40].to_vec();
         packet[6] = 43;

@@ -79,8 +79,8 @@ struct Work<'a> {
     start: *mut u8,
     messages: &'a [Message],
     hashing: Hashing<'a>,
-    /// The blocks to be computed, and those collected meanwhile. This way, what is written by words has reached the cache
-    /// before it is read by vectors.
+    /// The blocks to compute, and the blocks collected meanwhile: words that were written must reach the cache before
+    /// vectors read them.
     lanes: [Lanes; 2],
     /// The part of each chain that the lanes compute.
     held: [[Ready; CHAINS]; 2],
@@ -284,7 +284,7 @@ impl Hashing<'_> {
         }
         let [mut a, mut b] = [self.chains[0].run, self.chains[1].run];
         let both = a.blocks.min(b.blocks).min(TURN);
-        // SAFETY: both runs have so many blocks; below, the one that has any.
+        // SAFETY: both runs have that many blocks; below, the one that is not empty.
         unsafe {
             for _ in 0..both {
                 a.step();
@@ -331,7 +331,7 @@ impl Chain {
         let Some(message) = messages.get(self.slot) else {
             return false;
         };
-        // SAFETY: there is one for each message, and nobody writes it while this reads.
+        // SAFETY: there is one for each message, and no other reference writes to it.
         let one_time = || unsafe { one_time.add(self.slot).read() };
         if !self.begun {
             if self.ready.keys == 0 {

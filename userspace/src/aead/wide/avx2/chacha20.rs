@@ -148,7 +148,7 @@ impl Lanes {
 #[target_feature(enable = "avx2,bmi2")]
 fn load(words: &[u32; LANES], half: usize) -> __m256i {
     let words: &[u32; 8] = &words.as_chunks().0[half];
-    // SAFETY: eight words are what is loaded.
+    // SAFETY: the load reads eight words.
     unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
 }
 

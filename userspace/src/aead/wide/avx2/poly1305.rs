@@ -38,7 +38,7 @@ impl Sum {
         let d1 = product(h0, r1) + product(h1, r0) + u128::from(h2 * self.s) + (d0 >> 64);
         let d2 = h2 * r0 + (d1 >> 64) as u64;
         let low = u128::from(d0 as u64) | d1 << 64;
-        // Four times what is above 2^130, and once: five times.
+        // Five times the part above 2^130: four times and once.
         let (low, carry) = low.overflowing_add(u128::from((d2 >> 2) + (d2 & !3)));
         (self.low, self.high) = (low, (d2 & 3) + u64::from(carry));
     }

@@ -103,7 +103,7 @@ impl Lanes {
 #[target_feature(enable = "avx512f")]
 fn load(words: &[u32; LANES], half: usize) -> __m512i {
     let words: &[u32; 16] = &words.as_chunks().0[half];
-    // SAFETY: sixteen words are what is loaded.
+    // SAFETY: the load reads sixteen words.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 

@@ -71,7 +71,7 @@ fn splat(word: u64) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(words: &[u64; LANES]) -> __m512i {
-    // SAFETY: eight words are what is loaded.
+    // SAFETY: the load reads eight words.
     unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
 }
 
@@ -79,7 +79,7 @@ fn load(words: &[u64; LANES]) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn store(register: __m512i) -> [u64; LANES] {
     let mut words = [0; LANES];
-    // SAFETY: eight words are what is stored.
+    // SAFETY: the store writes eight words.
     unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), register) };
     words
 }
@@ -244,7 +244,7 @@ impl Multiplier {
     }
 }
 
-/// The sum of three products, its lower 52 bits apart from what is above.
+/// The sum of three products: its lower 52 bits, and the bits above.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma")]
 fn products(a: Limbs, b: Limbs) -> (__m512i, __m512i) {
