@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def ensure(target: str, given: Given) -> int:
-    """Make the interface be up as its file says; 3 if that needs a restart."""
+    """Bring the interface to the state that its file describes; 3 if that needs a restart."""
     if "ensure" not in given:
         named = ", ".join(f"--{name}" for name in given if name in verbs.OF_ENSURE)
         raise WgqError(f"{named}: only with --ensure", remedy="Add --ensure, or use `wgq reload'.")
@@ -45,13 +45,13 @@ class _Ensure:
             except RestartNeededError as needed:
                 say(f"wgq: {needed}")
                 done, status = Ensured(restart=needed.reasons), needed.status
-            self._tell(done)
+            self._report(done)
             if not status:
                 self._wait(done)
         return status
 
-    def _tell(self, done: Ensured) -> None:
-        """Print the findings of check if something was done, and JSON."""
+    def _report(self, done: Ensured) -> None:
+        """Print check's findings if something was changed, and JSON."""
         for file in self._files if done.action != "none" else ():
             if (check := advice.begin(*file)) is not None:
                 check.print(say)
@@ -78,14 +78,14 @@ class _Ensure:
         say(line)
 
     def _read(self) -> Settings:
-        """The file as it is now. What contradicts it is refused before any change."""
+        """The current file; WgqError, before any change, if options contradict it."""
         settings = read_settings(self._found, say, sound=lambda *file: self._files.append(file))
         self._settings = verbs.with_extras(settings, self._given)
         verbs.waiting_of(self._settings, self._options, self._given)
         return self._settings
 
     def _wait(self, done: Ensured) -> None:
-        """Wait as --wait asks; --or-down takes down only what this run has brought up."""
+        """Wait for --wait; --or-down takes only an interface down that this run has brought up."""
         if self._settings is None or "wait" not in self._given:
             return
         given = {name: value for name, value in self._given.items() if name != "or-down" or done.action == "up"}

@@ -1,7 +1,7 @@
-"""cmd_ensure: the interface is up as its file says, whatever it was before.
+"""cmd_ensure: brings an interface to the state that its file describes, whatever its state was.
 
-The decision and the change are one run under the interface's lock, and the file is read under it too: of two calls
-at the same time, the one that waits finds what the other one has made, and the file as it is by then.
+It reads the file, decides and changes the interface under the interface's lock. So the second of two calls at the
+same time sees the result of the first and the current file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMAND = "wgq up --ensure"
 
 
 class Ensured(NamedTuple):
-    """What was done: `action` is "none", "up", "reload" or "restart"; `restart` has the reasons for that one."""
+    """The result: `action` is "none", "up", "reload" or "restart"; `restart` has the reasons for a restart."""
 
     action: str = "none"
     restart: tuple[str, ...] = ()
@@ -41,11 +41,11 @@ def cmd_ensure(
     *,
     before_up: Callable[[Settings], None] = lambda _: None,
 ) -> Ensured:
-    """Bring the interface up, or change it to what the file says, or do nothing if it is so.
+    """Bring the interface up, or change it to the state that the file describes, or do nothing.
 
     `before_up` is called before an interface that does not exist is brought up. RestartNeededError, before any
-    change, if it has to be restarted and `reload_options` lack `or_restart`. After a failure or an interruption all changes
-    are undone and the error is raised.
+    change, if it has to be restarted and `reload_options` lack `or_restart`. After a failure or an interruption all
+    changes are undone and the error is raised.
     """
     with host.interface_lock(name):
         settings = read()

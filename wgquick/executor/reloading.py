@@ -137,15 +137,15 @@ class Reload:
             raise WgqError(
                 f"{self._name} has SaveConfig = true: down overwrites the file with the interface's state",
                 where=self._settings.path,
-                remedy=f"Write it now (wgq save), or let the file count this once: {command}",
+                remedy=f"Save the state (wgq save), or apply the file all the same: {command}",
             )
 
     def look(self) -> Look:
-        """What is to be done; the endpoints are resolved. Nothing is changed."""
+        """The current state and the difference, with resolved endpoints; changes nothing."""
         return self._look(may_resolve=True)
 
     def carry_out(self, look: Look) -> Outcome:
-        """Make the changes; RestartNeededError if that needs a restart that nobody reload_options."""
+        """Apply the changes; RestartNeededError if they need a restart and `or_restart` is not set."""
         reasons = look.difference.restart
         if reasons and not self._reload_options.or_restart:
             raise RestartNeededError(self._name, reasons, self._settings.path)
