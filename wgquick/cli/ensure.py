@@ -9,7 +9,7 @@ from wgquick.config import location
 from wgquick.config.reading import read_settings
 from wgquick.errors import WgqError
 from wgquick.executor.ensuring import Ensured
-from wgquick.executor.reloading import RestartNeededError, ReloadOptions
+from wgquick.executor.reloading import ReloadOptions, RestartNeededError
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -196,7 +196,7 @@ def down(target: str, given: Given) -> None:
 
 def reload(target: str, given: Given) -> int:
     """Apply a file's changes to a live interface; 3 if it needs a restart."""
-    from wgquick.executor.reloading import Outcome, RestartNeededError, ReloadOptions
+    from wgquick.executor.reloading import Outcome, ReloadOptions, RestartNeededError
 
     chosen = options_of(given)
     privilege.acquire()

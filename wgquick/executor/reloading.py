@@ -100,7 +100,9 @@ class Look(NamedTuple):
         return not self.difference.moves and not self.difference.restart
 
 
-def cmd_reload(settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> Outcome:
+def cmd_reload(
+    settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say
+) -> Outcome:
     """Change the interface to the state that the file describes.
 
     RestartNeededError if that is impossible. After a failure or an interruption the changes are undone and the
@@ -118,7 +120,9 @@ def cmd_reload(settings: Settings, host: Host, options: Options, reload_options:
 class Reload:
     """One reload of an interface that is up; the caller of `carry_out` holds the interface's lock."""
 
-    def __init__(self, settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> None:
+    def __init__(
+        self, settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say
+    ) -> None:
         self._settings, self._host, self._options = settings, host, options
         self._reload_options, self._say = reload_options, say
         self._name = settings.name
