@@ -31,7 +31,9 @@ class _Ensure:
     def __init__(self, target: str, given: Given) -> None:
         self._given = given
         self._options = verbs.options_of(given)
-        self._reload_options = ReloadOptions(*(bool(given.get(name.replace("_", "-"))) for name in ReloadOptions._fields))
+        self._reload_options = ReloadOptions(
+            *(bool(given.get(name.replace("_", "-"))) for name in ReloadOptions._fields)
+        )
         privilege.acquire()
         self._found = location.locate(target, verbs.name_of(given))
         self._settings: Settings | None = None
