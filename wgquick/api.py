@@ -310,7 +310,9 @@ def plan(
     if where is not None or (settings is not None and settings.extras.netns and not offline):
         from wgquick.executor import planning_elsewhere
 
-        return planning_elsewhere.plan(verb, found, settings, ground, reload_options or ReloadOptions(), where, Nowhere)
+        return planning_elsewhere.plan(
+            verb, found, settings, ground, reload_options or ReloadOptions(), where, Nowhere
+        )
     if verb == "down":
         made = planning.plan_down(found, settings, ground)
     elif settings is None:

@@ -264,7 +264,7 @@ class _Rehearsed(Execution):
                 undo.do(self)
             except OperationError:
                 continue
-            self._tell_all((undo,))
+            self._print_all((undo,))
             written = self._rehearsal.prospect.state.sysctl
             if isinstance(undo, ReleaseSysctl) and written != before:
                 self._rehearsal.say(f"{_COMMAND}sysctl -q {undo.key}={written[parameter(undo.key)]}")

@@ -47,7 +47,9 @@ def plan(
         return make(inside, ground._replace(host=inner, netns=there_name), reload_options)
 
 
-def _up(settings: Settings, ground: Ground, reload_options: ReloadOptions, new: Callable[[Host, str], object]) -> Plan:
+def _up(
+    settings: Settings, ground: Ground, reload_options: ReloadOptions, new: Callable[[Host, str], object]
+) -> Plan:
     """The namespace is made if there is none; the rest happens inside."""
     host, wanted = ground.host, settings.extras.netns
     netns.check_wishes(settings, host, ground.options)
