@@ -69,7 +69,7 @@ def rehearse(
         states = lab.up()
         for name, state in zip(names, states, strict=True):
             if not state.is_up:
-                say(f"{name}: wgq up exited with {state.status}:\n{state.said.rstrip()}")
+                say(f"{name}: wgq up exited with {state.status}:\n{state.output.rstrip()}")
         wanted = [
             each._replace(doubtful=causes.is_doubtful(each, layout, states))
             for each in probes(ties, layout, states)

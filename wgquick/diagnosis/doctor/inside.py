@@ -122,9 +122,9 @@ def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Caus
 
 def _path(path: PathMtu | None) -> Iterator[str]:
     """What is known of the path outside the tunnel."""
-    if path is not None and path.told:
+    if path is not None and path.reported:
         by = path.sender or "this host's own link"
-        yield f"{by} reports that the MTU of the path to the endpoint is {path.told} bytes"
+        yield f"{by} reports that the MTU of the path to the endpoint is {path.reported} bytes"
     elif path is not None and path.answered and path.lost:
         sizes = f"of {path.lost} bytes are lost, of {path.answered} bytes answered"
         yield f"outside the tunnel, echo requests {sizes}"
