@@ -142,7 +142,7 @@ def test_the_json_has_the_documented_fields(made: World) -> None:
 
 def test_without_a_name_every_interface_is_examined(made: World) -> None:
     start(made)
-    assert "wg0: nothing is wrong" in doctor(made).stdout
+    assert "wg0: no problem found" in doctor(made).stdout
     made.script("here", "ip link delete wg0")
     assert "wg0 was up and is gone" in doctor(made, status=1).stdout
     made.write("here", CLIENT, "wg1")
@@ -213,7 +213,7 @@ def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:
     made.script("here", "ip netns add inner; ip -n inner link set lo up; ip link set wg0 netns inner")
     made.script("here", "ip -n inner addr add 10.66.0.2/24 dev wg0; ip -n inner link set wg0 up")
     inside = ["ip", "netns", "exec", "inner", sys.executable, "-m", "wgquick", "doctor", "wg0"]
-    assert "nothing is wrong" in made.here.run(inside, env=dict(os.environ)).stdout
+    assert "no problem found" in made.here.run(inside, env=dict(os.environ)).stdout
     made.script("there", "ip link delete wg0")
     done = made.here.run(inside, check=False, env=dict(os.environ))
     assert "was moved here from another network namespace" in done.stdout

@@ -125,7 +125,7 @@ def test_other_verbs_find_the_tunnel(ends: Pair) -> None:
     assert "wg0: up in the network namespace vpn" in wgq(ends.one, "status", "wg0").stdout
     assert ends.key_of_two in wgq(ends.one, "show", "wg0", "peers").stdout
     doctor = ends.one.run([*WGQ, "doctor", "wg0"], check=False).stdout
-    assert doctor.startswith("wg0: nothing is wrong"), doctor
+    assert doctor.startswith("wg0: no problem found"), doctor
     assert "[#] wg showconf wg0" in wgq(ends.one, "save", "wg0").stderr
     assert VPN in ends.one.out("cat", "/etc/wireguard/wg0.conf")
     assert "already exists in the network namespace vpn" in up(ends.one, status=1)
