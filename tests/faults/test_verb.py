@@ -79,6 +79,17 @@ def test_fix_restores_what_up_made(made: World, script: str) -> None:
     made.ping("fd66::1")
 
 
+def test_fix_goes_by_the_file_if_there_is_no_journal(made: World) -> None:
+    """As with a tunnel of wg-quick."""
+    start(made)
+    made.ping()
+    made.script("here", "rm /run/wgq/*/wg0.journal")
+    before = state(made)
+    made.script("here", "ip addr flush dev wg0 scope global")
+    assert "[#] ip -4 address add " in doctor(made, "--fix", "wg0").stderr
+    assert sorted(state(made).splitlines()) == sorted(before.splitlines())
+
+
 def test_fix_sets_dns_and_mtu_again(made: World) -> None:
     start(made, interface(DNS, "MTU = 1400"), options=Options(backend="userspace", dns="file"))
     before = state(made)

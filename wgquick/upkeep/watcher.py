@@ -17,13 +17,7 @@ from wgquick.config.parser import examine
 from wgquick.diagnosis import nets
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import journal
-from wgquick.lean import suppress
-from wgquick.plan.promise import KINDS
-from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
-from wgquick.plan.up import SRC_VALID_MARK
-from wgquick.upkeep.clocks import Clocks
-from wgquick.upkeep.events import MISSING, RESTORED, Event
-from wgquick.upkeep.mending import (
+from wgquick.executor.mending import (
     Mended,
     Promise,
     begin_handshakes,
@@ -34,6 +28,12 @@ from wgquick.upkeep.mending import (
     promise,
     set_endpoint,
 )
+from wgquick.lean import suppress
+from wgquick.plan.promise import KINDS
+from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
+from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.upkeep.clocks import Clocks
+from wgquick.upkeep.events import MISSING, RESTORED, Event
 from wgquick.upkeep.pace import MOST, WITHIN, Mtu, Pace
 from wgquick.upkeep.peers import PATIENCE, Peers, Question
 

@@ -1,23 +1,23 @@
 """`wgq doctor --fix`: restores what the journal and the file have and the host lacks. It never guesses.
 
-It does not restore what hooks did, other firewall rules, or anything at the other end.
+What the journal has is restored as by `wgq watch` (`executor.mending`). The file adds what the journal does not have:
+addresses, routes and DNS of a tunnel of wg-quick, the mark and the MTU. It does not restore what hooks did, other
+firewall rules, or anything at the other end.
 """
 
 from __future__ import annotations
 
-from wgquick.config.settings import Address
-from wgquick.diagnosis.doctor.comparison import (
-    missing_addresses,
-    missing_firewalls,
-    missing_routes,
-    missing_rules,
-    promised_mark,
-)
+from wgquick.diagnosis.doctor.comparison import missing_addresses, missing_routes, promised_mark
 from wgquick.errors import WgqError
+from wgquick.executor import mending
+from wgquick.executor.journal import Record
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import MAIN_TABLE, AllowedIP, Route
-from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, AddRule, SetDns, SetFwmark, SetMtuUp, SetSysctl
-from wgquick.plan.up import SRC_VALID_MARK, Coverage
+from wgquick.net import MAIN_TABLE, AllowedIP
+from wgquick.plan.applied import Applied
+from wgquick.plan.current import LinkDns
+from wgquick.plan.promise import Lost
+from wgquick.plan.steps import SetDns, SetFwmark, SetMtuUp, UnsetDns
+from wgquick.plan.up import Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.evidence import Evidence
     from wgquick.plan.steps import Step
     from wgquick.ports import Host
+
+_KINDS = {
+    "rule-missing": ("rule", "route"),
+    "address-missing": ("address", "route"),
+    "route-missing": ("route",),
+    "mark-differs": ("route",),
+    "firewall-missing": ("firewall",),
+    "sysctl-reverted": ("sysctl",),
+    "dns-replaced": ("dns",),
+}
+"""What may be lost (`plan.promise.KINDS`), by the code of the cause."""
 
 
 class _Run(NamedTuple):
@@ -37,53 +48,73 @@ class _Run(NamedTuple):
 def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Callable[[str], None]) -> bool:
     """Apply the automatic remedies for the causes; returns whether there were any. `report` gets each line."""
     codes = {cause.code for cause in causes}
-    steps = list(_steps(evidence, codes)) if evidence.is_up else []
-    if not steps:
+    if not evidence.is_up or evidence.link is None:
         return False
-    with host.interface_lock(evidence.name), host.lock():
-        for step in steps:
-            for line in step.lines(host):
-                report(line)
-            try:
-                step.do(_Run(host))  # type: ignore[arg-type]
-            except WgqError as error:
-                report(f"[!] {error.what}")
-    return True
+    with host.interface_lock(evidence.name):
+        kinds = {kind for code in codes for kind in _KINDS.get(code, ())}
+        found = mending.missing(_promise(evidence, codes, host), host) if kinds else ()
+        wanted = [each for each in found if each.kind in kinds]
+        if "dns-replaced" in codes and not any(each.kind == "dns" for each in wanted):
+            wanted += _dns(evidence)  # another program's server comes before the tunnel's
+        others = list(_of_file(evidence, codes))
+        for step in others:
+            _take(step, host, report)
+        if reason := mending.restore(wanted, host, report):
+            report(f"[!] {reason}")
+    return bool(wanted or others)
 
 
-def _steps(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
-    """The steps in the order of up, as routes need the addresses."""
-    name, settings = evidence.name, evidence.settings
+def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:
+    for line in step.lines(host):
+        report(line)
+    try:
+        step.do(_Run(host))  # type: ignore[arg-type]
+    except WgqError as error:
+        report(f"[!] {error.what}")
+
+
+def _promise(evidence: Evidence, codes: set[str], host: Host) -> mending.Promise:
+    """The journal's promise, and what the file asks for beside it; the file's alone if there is no journal."""
+    name = evidence.name
+    given = mending.promise(name, host)
+    if given is None:
+        mode = evidence.dns_mode
+        undos = (UnsetDns(name, mode),) if mode not in ("", "off") else ()
+        ifindex = evidence.link.ifindex if evidence.link else 0
+        given = mending.Promise(Record(name, undos=undos), None, ifindex)
+    applied = given.applied or Applied({}, dns=_link_dns(evidence))
+    missing = missing_addresses(evidence)
+    by_kernel = Coverage(missing)  # those that come with an address
+    routes = {
+        (prefix, table)
+        for table, prefix in missing_routes(evidence)
+        if table != MAIN_TABLE or not by_kernel(AllowedIP(prefix.address, prefix.length))
+    }
+    addresses = missing if "address-missing" in codes else ()
+    return given._replace(
+        applied=applied._replace(addresses=applied.addresses.union(addresses), routes=applied.routes | routes)
+    )
+
+
+def _link_dns(evidence: Evidence) -> LinkDns:
+    """The DNS that the file asks for."""
+    settings = evidence.settings
+    if settings is None or not settings.dns:
+        return LinkDns("off")
+    full = any(ip.length == 0 for peer in evidence.peers for ip in peer.allowed_ips) and settings.table != "off"
+    return LinkDns(evidence.dns_mode, settings.dns, settings.dns_search, full)
+
+
+def _dns(evidence: Evidence) -> Iterator[Lost]:
+    dns = _link_dns(evidence)
+    if dns.servers:
+        step = SetDns(evidence.name, dns.mode, dns.servers, dns.search, bool(dns.full_tunnel))
+        yield Lost("dns", ", ".join(dns.servers), step)
+
+
+def _of_file(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
+    """The device's mark, and the link's MTU if the file gives one."""
     if "mark-differs" in codes and (mark := promised_mark(evidence)):
-        yield SetFwmark(name, mark)
-    if "address-missing" in codes:
-        for prefix in missing_addresses(evidence):
-            yield AddAddress(name, Address(prefix.address, prefix.length, str(prefix)))
-    if "mtu-differs" in codes and settings is not None and settings.mtu is not None:
-        yield SetMtuUp(name, settings.mtu)
-    if "dns-replaced" in codes and settings is not None:
-        full = any(ip.length == 0 for peer in evidence.peers for ip in peer.allowed_ips)
-        yield SetDns(name, evidence.dns_mode, settings.dns, settings.dns_search, full and settings.table != "off")
-    if "rule-missing" in codes:
-        yield from map(AddRule, missing_rules(evidence))
-    if codes & {"route-missing", "address-missing", "rule-missing", "mark-differs"}:
-        by_kernel = Coverage(missing_addresses(evidence))  # the kernel adds these routes with an address
-        for table, prefix in missing_routes(evidence):
-            if table == MAIN_TABLE and by_kernel(AllowedIP(prefix.address, prefix.length)):
-                continue
-            yield AddRoute(Route(prefix, name, table), "" if table == MAIN_TABLE else str(table))
-    if "sysctl-reverted" in codes:
-        yield SetSysctl(SRC_VALID_MARK, "1", "0")
-    if "firewall-missing" in codes:
-        for kind, family in missing_firewalls(evidence):
-            for each in (4, 6) if family == 0 else (family,):
-                yield from _firewall(evidence, kind, each)
-
-
-def _firewall(evidence: Evidence, kind: str, family: int) -> Iterator[Step]:
-    """The firewall rules of one family, if the tunnel is a full tunnel for it."""
-    if any(ip.length == 0 and ip.family == family for peer in evidence.peers for ip in peer.allowed_ips):
-        every = (*missing_addresses(evidence), *evidence.addresses)
-        own = tuple(prefix.address for prefix in every if prefix.family == family)
-        port = evidence.device.listen_port if family == 6 and evidence.device else 0
-        yield AddFirewall(evidence.name, kind, family, own, evidence.fwmark, port)
+        yield SetFwmark(evidence.name, mark)
+    if "mtu-differs" in codes and evidence.settings is not None and evidence.settings.mtu is not None:
+        yield SetMtuUp(evidence.name, evidence.settings.mtu)

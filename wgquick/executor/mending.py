@@ -1,4 +1,7 @@
-"""Puts back what is lost, under the interface's lock: a down, reload or up beside it is never fought."""
+"""Puts back what an interface has lost of its journal's promise, for `wgq watch` and `wgq doctor --fix`.
+
+It works under the interface's lock, so it does nothing against a down, reload or up.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from wgquick.plan.steps import (
 from wgquick.plan.up import automatic_mtu
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from wgquick.device import Device
     from wgquick.executor.journal import Record
@@ -132,16 +135,29 @@ def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host)
         wanted = [each for each in found if each.text not in spared]
         if given is None or not wanted:
             return Mended()
-        reason = ""
-        with host.lock():
-            for kind in KINDS:
-                reason = _put_back([each for each in wanted if each.kind == kind], host) or reason
+        reason = restore(wanted, host)
         still = {each.text for each in missing(given, host)}
         return Mended(
             tuple(each for each in wanted if each.text not in still),
             tuple(each for each in wanted if each.text in still),
             reason,
         )
+
+
+def restore(wanted: Collection[Lost], host: Host, say: Callable[[str], None] = lambda _: None) -> str:
+    """Take the steps under the namespace's lock, in the order of KINDS; `say` gets their lines.
+
+    Returns the reason of the last refusal, "" if there was none. The caller holds the interface's lock.
+    """
+    reason = ""
+    with host.lock():
+        for kind in KINDS:
+            found = [each for each in wanted if each.kind == kind]
+            for each in found:
+                for line in each.step.lines(host):
+                    say(line)
+            reason = _put_back(found, host) or reason
+    return reason
 
 
 def _put_back(found: Sequence[Lost], host: Host) -> str:
