@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint, Path, SocketAddress
+    from wgquick.net import Endpoint, SocketAddress
     from wgquick.options import Options
     from wgquick.plan.applied import Known
     from wgquick.ports import Host
@@ -131,15 +131,17 @@ def path_mtus(targets: Iterable[str], name: str, fwmark: int, host: Host) -> Mtu
     outside = [path for path in paths if path.link != name]
     if paths and not outside:
         return None
-    links = {link.name: link.mtu for link in host.rtnl.links()}
-    found = tuple(size for size in (_size(path, links) for path in outside) if size)
+    names = dict.fromkeys(path.link for path in outside if not path.mtu)
+    links = {each: _link_mtu(each, host) for each in names}  # not all: a watch asks for a hundred tunnels
+    found = tuple(size for size in (path.mtu or links[path.link] for path in outside) if size)
     if found:
         return MtuFacts(found)
     default = host.rtnl.default_path()
     if default is not None and default.link == name:
         return None
-    return MtuFacts((), _size(default, links) if default else None)
+    return MtuFacts((), (default.mtu or _link_mtu(default.link, host)) if default else None)
 
 
-def _size(path: Path, links: Mapping[str, int]) -> int:
-    return path.mtu or links.get(path.link, 0)
+def _link_mtu(name: str, host: Host) -> int:
+    link = host.rtnl.link(name)
+    return link.mtu if link else 0

@@ -1,0 +1,62 @@
+"""What a watch of a hundred interfaces costs while nothing happens."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.namespaces import host
+from tests.netns.test_watch import watching
+from tests.netns.tunnels import config, write
+from wgquick import api
+from wgquick.options import Options
+
+if TYPE_CHECKING:
+    from tests.namespaces import Namespace
+
+COUNT, SECONDS = 100, 20.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def bring_up(count: int) -> None:
+    for number in range(count):
+        api.up(api.load(f"/etc/wireguard/wg{number}.conf"), Options(backend="userspace"))
+
+
+def processor_time(process: int) -> float:
+    """Seconds of processor time, in user and kernel mode (proc(5))."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident(process: int) -> int:
+    """The most memory that it has had, in kB."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def write_files(machine: Namespace) -> None:
+    for number in range(COUNT):
+        text = config("", f"AllowedIPs = 10.100.{number}.0/24", address=f"10.9.{number}.1/32")
+        write(machine, text, f"wg{number}")
+
+
+@pytest.mark.alone
+def test_an_idle_watch_of_a_hundred_interfaces_costs_little(tmp_path: Path) -> None:
+    """0.2 seconds of processor time in 20 seconds, and 60 MB."""
+    with host() as machine:
+        machine.uplink()
+        write_files(machine)
+        machine.call(bring_up, COUNT)
+        with watching(machine, tmp_path) as watch:
+            time.sleep(10)  # the first looks at all peers and paths
+            before = processor_time(watch.process.pid)
+            time.sleep(SECONDS)
+            used = processor_time(watch.process.pid) - before
+            assert used <= 0.2, f"{used:.2f} s of processor time in {SECONDS:.0f} s"
+            assert resident(watch.process.pid) < 60_000
+            assert watch.events() == []
