@@ -1,6 +1,6 @@
 """`wgq doctor --fix`: restores what the journal and the file have and the host lacks. It never guesses.
 
-What the journal has is restored as by `wgq watch` (`executor.mending`). The file adds what the journal does not have:
+What the journal has is restored as by `wgq watch` (`executor.mending`). The file adds what the journal lacks:
 addresses, routes and DNS of a tunnel of wg-quick, the mark and the MTU. It does not restore what hooks did, other
 firewall rules, or anything at the other end.
 """
