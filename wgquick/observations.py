@@ -8,7 +8,8 @@ from wgquick.lean import NamedTuple
 class LinkState(NamedTuple):
     """A link with its error counters (ip-link(8), `-s`). `is_up` is the administrative state.
 
-    `is_moved`: a WireGuard link whose UDP socket is in another network namespace.
+    `is_moved`: a WireGuard link whose UDP socket is in another network namespace. `has_carrier` is False if the
+    cable has no other end, or no network is joined.
     """
 
     ifindex: int
@@ -23,6 +24,7 @@ class LinkState(NamedTuple):
     tx_errors: int = 0
     tx_dropped: int = 0
     is_moved: bool = False
+    has_carrier: bool = True
 
 
 class Way(NamedTuple):

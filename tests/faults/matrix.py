@@ -50,7 +50,15 @@ class Case(NamedTuple):
     """Whether the router is a second client with the same key, and pings too."""
     says: str = ""
     """A part of doctor's text: the rule that drops packets, for example."""
+    other_file: bool = False
+    """doctor gets the other end's file (--peer-config)."""
+    late: float = 0.0
+    """The client's initiations are so many seconds behind, as those of a clock that was set back."""
+    is_busy: bool = False
+    """A program at the other end answers with cookies alone, as a server under load does."""
     at: str = "here"
+    client: str = ""
+    """The backend at `here`, if it is another than at `there`."""
     absent: Mapping[str, str] = MappingProxyType({})
     options: Options = Options(backend="userspace")
     doctor: tuple[tuple[str, str], ...] = ()
@@ -169,6 +177,17 @@ HERE = (
          after_here="ip rule del table main suppress_prefixlength 0"),
     Case("a rule leads elsewhere first", "route-shadowed", here=FULL, there=FULL_SERVER,
          after_here="ip rule add pref 5 table main"),
+    Case("a rule before the tunnel's looks up the main table", "route-shadowed", here=FULL, there=FULL_SERVER,
+         says="by the policy routing rule with the preference 100", after_here="ip rule add pref 100 lookup main"),
+    Case("a rule drops the tunnel's own network", "route-shadowed", here=FULL, there=FULL_SERVER,
+         says="10.66.0.0/24 of this peer's AllowedIPs is dropped here",
+         after_here="ip rule add pref 1 to 10.66.0.0/24 blackhole"),
+    Case("a blackhole has the other end's inner address", "route-shadowed", says="blackhole",
+         after_here="ip route add blackhole 10.66.0.1/32"),
+    Case("IPv6 was disabled on the interface", "address-missing", here=FULL, there=FULL_SERVER,
+         says="net.ipv6.conf.wg0.disable_ipv6=0", after_here="sysctl -q net.ipv6.conf.wg0.disable_ipv6=1"),
+    Case("IPv6 was disabled on the host", "address-missing", here=FULL, there=FULL_SERVER,
+         says="net.ipv6.conf.all.disable_ipv6=0", after_here="sysctl -q net.ipv6.conf.all.disable_ipv6=1"),
     Case("another link has the network by a more specific route", "route-shadowed",
          after_here="ip route add 10.66.0.1/32 via 192.0.2.1"),
     Case("another link has the network", "route-shadowed", here=routing("10.66.0.0/24, 10.20.0.0/16"),
@@ -189,7 +208,8 @@ HERE = (
 OUTSIDE = (
     Case("the endpoint was never set", "endpoint-missing",
          after_here="wg set wg0 peer @there@ remove; "
-         "wg set wg0 peer @there@ allowed-ips 10.66.0.0/24; ip route replace 10.66.0.0/24 dev wg0"),
+         "wg set wg0 peer @there@ allowed-ips 10.66.0.0/24; ip route replace 10.66.0.0/24 dev wg0",
+         after_there="wg set wg0 peer @here@ remove"),  # which would soon call and so be known again
     Case("the name does not resolve", "endpoint-unresolved", here=NAMED, starts=False),
     Case("the name has another address", "endpoint-moved", here=NAMED, before_here=HOSTS,
          after_here="echo 127.0.0.1 localhost >/etc/hosts; echo 198.51.100.2 vpn.test >>/etc/hosts; "
@@ -201,6 +221,23 @@ OUTSIDE = (
          wants=""),
     Case("a route leads the endpoint into the tunnel", "endpoint-in-tunnel",
          after_here="ip route add 198.51.100.2 dev wg0"),
+    Case("a rule drops what goes to the endpoint", "endpoint-no-route",
+         after_here="ip rule add pref 1 to 198.51.100.2 unreachable"),
+    Case("the uplink has lost IPv6", "endpoint-no-route", here=SIX,
+         after_here="sysctl -q net.ipv6.conf.eth0.disable_ipv6=1"),
+    Case("the uplink was set down", "endpoint-no-route", after_here="ip link set eth0 down"),
+    Case("the uplink has no carrier", "uplink-down", after_between="ip link set r0 down"),
+    Case("the gateway is gone", "gateway-silent", after_between="ip addr del 192.0.2.1/24 dev r0",
+         after_here="ip neigh flush dev eth0"),
+    Case("the endpoint is this host", "endpoint-is-self", here=edited(CLIENT, ("198.51.100.2", "192.0.2.2")),
+         wants=""),
+    Case("the endpoint is this host's own port", "endpoint-is-self", wants="",
+         here=interface(edited(CLIENT, ("198.51.100.2:51820", "192.0.2.2:4000")), "ListenPort = 4000")),
+    Case("the endpoint's address is inside the tunnel", "endpoint-in-tunnel", wants="",
+         here=edited(CLIENT, ("198.51.100.2", "10.66.0.1"))),
+    Case("the endpoint's name has a dead address", "endpoint-unreachable", here=NAMED, wants="",
+         says="vpn.test has other addresses too: 198.51.100.2:51820",
+         before_here="echo multi on >/etc/host.conf; echo 2001:db8:2::77 vpn.test >>/etc/hosts; " + HOSTS),
     Case("the own firewall drops what goes out", "output-blocked",
          after_here=NFT_OUT + "nft add rule inet guard out udp dport 51820 drop"),
     Case("iptables drops what goes out", "output-blocked",
@@ -215,6 +252,11 @@ OUTSIDE = (
     Case("the router drops what goes there", "no-answer",
          after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop"),
     Case("the other end does not know this key", "no-answer", after_there="wg set wg0 peer @here@ remove"),
+    Case("the other end's firewall drops the port", "no-answer",
+         after_there=NFT_IN + "nft add rule inet guard in udp dport 51820 drop"),
+    Case("the other end's firewall drops its answers", "no-answer",
+         after_there=NFT_OUT + "nft add rule inet guard out udp sport 51820 drop"),
+    Case("the other end has no way back", "no-answer", after_there="ip route add blackhole 192.0.2.0/24"),
     Case("the peer's key is another one", "no-answer", here=edited(CLIENT, ("@there@", "@other@")), wants=""),
 )  # fmt: skip
 
@@ -223,6 +265,12 @@ ANSWERS = (
     Case("the endpoint's port is another one", "endpoint-refuses", wants="",
          here=edited(CLIENT, (":51820", ":51999"))),
     Case("the other end is not up, over IPv6", "endpoint-refuses", here=SIX, after_there="ip link delete wg0"),
+    Case("the other end's firewall rejects the port", "endpoint-refuses",
+         after_there=NFT_IN + "nft add rule inet guard in udp dport 51820 reject"),
+    Case("the router leads the port to another one", "endpoint-refuses", after_here="wg set wg0 listen-port 4444",
+         after_between="nft add table ip nat; "
+         "nft add chain ip nat pre '{ type nat hook prerouting priority -100; }'; "
+         "nft add rule ip nat pre udp dport 51820 dnat to 198.51.100.2:51999"),
     Case("the router has no route", "endpoint-unreachable", after_between="ip route add unreachable 198.51.100.2"),
     Case("the router prohibits it", "endpoint-unreachable",
          after_between=NFT_FORWARD +
@@ -231,6 +279,7 @@ ANSWERS = (
          after_here=NFT_OUT + "nft add rule inet guard out udp dport 51820 reject"),
     Case("the other end has a preshared key", "answer-refused",
          after_there="echo @psk@ >/run/psk; wg set wg0 peer @here@ preshared-key /run/psk"),
+    Case("the other end is under load", "peer-busy", wants="", is_busy=True, after_there="ip link delete wg0"),
     Case("the ends have different preshared keys", "answer-refused", wants="",
          here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk2@\n"),
     Case("the own firewall drops the answers", "input-blocked",
@@ -271,6 +320,16 @@ INSIDE = (
     Case("rp_filter drops what comes out", "rp-filter", wants="",
          here=interface(edited(CLIENT, ("10.66.0.2/24", "10.66.0.2/32")), "Table = off"),
          after_here="sysctl -q net.ipv4.conf.all.rp_filter=1"),
+    Case("the other end has no address", "no-data-back", wants="",
+         there=edited(SERVER, ("Address = 10.66.0.1/24\n", ""))),
+    Case("the address is of another network", "no-data-back", wants="",
+         here=edited(CLIENT, ("10.66.0.2/24", "10.67.0.2/24"))),
+    Case("nobody has the peer's AllowedIPs", "no-data-back", wants="", says="or no host there has 10.66.0.7",
+         here=routing("10.66.0.7/32")),
+    Case("a narrow IPv6 path, and its errors are dropped", "mtu-too-large", here=SIX, says="write MTU = 1200",
+         after_between="ip link set r1 mtu 1280; nft add table inet guard; "
+         "nft add chain inet guard out '{ type filter hook output priority 0; }'; "
+         "nft add rule inet guard out icmpv6 type packet-too-big drop"),
     Case("large packets are lost on the way", "mtu-too-large",
          after_between=NFT_FORWARD + "nft add rule inet guard way meta length gt 1300 drop"),
     Case("an MTU above the path's, and fragments are lost", "mtu-too-large", here=interface(CLIENT, "MTU = 1500"),
@@ -296,6 +355,8 @@ SERVERS = (
          pings="10.66.0.1", there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
     Case("a server whose preshared key is another one", "answer-refused", at="there", wants="", pings="10.66.0.1",
          there=SERVER + "PresharedKey = @psk2@\n"),
+    Case("a client's clock went back an hour", "knock-stale-clock", at="there", late=3600.0,
+         after_here="ip link set wg0 down"),
     Case("two clients have one key", "one-key-two-places", at="there", pings="10.66.0.1", twin=True),
     Case("the server does not forward", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77"),
@@ -317,7 +378,30 @@ SERVERS = (
          "iptables-legacy -A GUARD -i wg0 -j REJECT"),
 )  # fmt: skip
 
-FAULTS = (*HERE, *OUTSIDE, *ANSWERS, *INSIDE, *SERVERS)
+OTHER_FILE = (
+    Case("the file has another key of the other end", "peer-key-mismatch", other_file=True, wants="",
+         here=edited(CLIENT, ("@there@", "@other@"), ("10.66.0.0/24", "10.66.0.1/32"))),
+    Case("the other file lacks this end", "peer-one-sided", other_file=True, wants="",
+         there=edited(SERVER, ("@here@", "@other@"), ("10.66.0.2/32", "10.66.0.9/32"))),
+    Case("the other file has a preshared key", "psk-differs", other_file=True, wants="",
+         there=SERVER + "PresharedKey = @psk@\n"),
+    Case("the other file has another preshared key", "psk-differs", other_file=True, wants="",
+         here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk2@\n"),
+    Case("the other file has another ListenPort", "endpoint-port-differs", other_file=True, wants="",
+         there=edited(SERVER, ("51820", "51999"))),
+    Case("the other file has no ListenPort", "endpoint-port-differs", other_file=True, wants="",
+         there=edited(SERVER, ("ListenPort = 51820\n", ""))),
+    Case("the other file has this Address", "address-shared", other_file=True, wants="",
+         there=edited(SERVER, ("10.66.0.1/24", "10.66.0.2/24"))),
+    Case("the other file's AllowedIPs lack this Address", "source-not-allowed", other_file=True, wants="",
+         there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
+    Case("the other file has this private key", "one-key-two-places", other_file=True, wants="",
+         there=edited(SERVER, ("@there_secret@", "@here_secret@"), ("@here@", "@there@"))),
+    Case("the file has the other's private key for a public one", "public-key-is-private", other_file=True,
+         wants="", here=edited(CLIENT, ("@there@", "@there_secret@"))),
+)  # fmt: skip
+
+FAULTS = (*HERE, *OUTSIDE, *ANSWERS, *INSIDE, *SERVERS, *OTHER_FILE)
 
 HEALTHY = (
     Case("a client and a server"),
@@ -365,6 +449,15 @@ HEALTHY = (
          there=interface(FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1",
                          "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE",
                          "PostUp = iptables -P FORWARD DROP; iptables -A FORWARD -i %i -j ACCEPT")),
+    Case("the router changes the port", after_between="nft add table ip nat; "
+         "nft add chain ip nat post '{ type nat hook postrouting priority 100; }'; "
+         "nft add rule ip nat post oifname r1 udp dport 51820 masquerade to :5000-5010"),
+    Case("the uplink has another address", after_here="ip addr del 192.0.2.2/24 dev eth0; "
+         "ip addr add 192.0.2.3/24 dev eth0; ip route replace default via 192.0.2.1"),
+    Case("an MTU of 1500, in fragments", here=interface(CLIENT, "MTU = 1500"),
+         there=interface(SERVER, "MTU = 1500")),
+    Case("a client with a TUN device", at="there", here=FULL, there=FULL_SERVER, client=OURS),
+    Case("the other end's file is given", other_file=True),
     Case("keepalives", here=CLIENT + "PersistentKeepalive = 25\n"),
     Case("made by wg-quick", here=FULL, there=FULL_SERVER, doctor=(("quick", "1"),)),
 )  # fmt: skip

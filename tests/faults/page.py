@@ -22,6 +22,7 @@ from tests.faults.trial import Outcome, judged
 from tests.faults.world import BACKENDS
 from tests.interop.pairs import KERNEL
 from tests.kernel import vm
+from tests.kernel.fault_matrix import ALL, ALL_LIMIT
 from wgquick.diagnosis.doctor.codes import CODES
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _cells(row: str) -> list[str]:
 
 def _results(case: Case, outcomes: Outcomes, known: Mapping[str, list[str]]) -> str:
     backends = (*BACKENDS, KERNEL)
-    before = known.get(case.name, ["not tried"] * len(backends))
+    before = known.get(case.name, ["-"] * len(backends))
     return " | ".join(_cell(case, outcomes, *each) for each in zip(backends, before, strict=True))
 
 
@@ -89,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = tried([(case, backend) for case in cases for backend in BACKENDS], Path(folder))
         if not words:
-            lines = vm.run(Path(folder), "tests.kernel.fault_matrix")
+            lines = vm.run(Path(folder), "tests.kernel.fault_matrix", ALL, limit=ALL_LIMIT)
             outcomes |= {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
     faults = [f"{name}\n{outcome.fault}" for name, outcome in outcomes.items() if outcome.fault]
     assert not faults, "\n".join(faults)

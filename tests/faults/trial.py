@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 from tests.faults.matrix import NO_COUNTERS, NO_DAEMON
-from tests.faults.world import world
+from tests.faults.world import KEYS, THERE, filled, world
 from wgquick import api
+from wgquick.datagram import COOKIE, INITIATION, LENGTHS
 from wgquick.diagnosis.doctor.codes import CODES
+from wgquick.diagnosis.handshake_probe import HandshakeProbe
+from wgquick.diagnosis.keys import public_key_of
 from wgquick.show import doctor as show
 from wgquick.system import inspection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.matrix import Case
     from tests.faults.world import World
     from tests.namespaces import Namespace
+
+
+P = ParamSpec("P")
 
 
 class Outcome(NamedTuple):
@@ -73,7 +82,7 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
         return Outcome("", "", 0, 0.0, "", absent=reason)
     if fault := made.up("there", backend=backend):
         raise AssertionError(fault)
-    _start(made, case, backend)
+    _start(made, case, case.client or backend)
     if case.wants and case.starts:
         made.ping(case.wants)
     for place in ("here", "there", "between"):
@@ -90,10 +99,16 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
         made.script("between", f"(ping -i0.1 {case.pings} >/dev/null 2>&1 &)")
     if case.pings:
         made.script("here", f"(ping -i0.2 {case.pings} >/dev/null 2>&1 &)")
+    if case.is_busy:
+        made.there.call(_detached, _answer_with_cookies)
+    if case.late:
+        made.here.call(_detached, _knock, case.late)
+    if case.other_file:
+        made.script("here", "umask 077; cat >/run/other.conf", filled(case.there))
     if case.kills:
         _kill(made.here, backend)
     machine: Namespace = getattr(made, case.at)
-    return machine.call(_examined)
+    return machine.call(_examined, "/run/other.conf" if case.other_file else "")
 
 
 def _is_without_daemon() -> bool:
@@ -132,9 +147,38 @@ def _start(made: World, case: Case, backend: str) -> None:
         assert made.up("here", options=case.options, backend=backend), "it comes up despite the fault"
 
 
-def _examined() -> Outcome:
+def _detached(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Run it in a process of its own, which ends with the machine."""
+    if os.fork() == 0:
+        os.closerange(3, 1024)  # the pipe of the caller's answer among them
+        try:
+            function(*args, **kwargs)
+        finally:
+            os._exit(0)
+
+
+def _answer_with_cookies() -> None:
+    """Answer every initiation as a server under load does (whitepaper, section 5.4.7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("", 51820))
+        while True:
+            message, sender = server.recvfrom(2048)
+            if len(message) == LENGTHS[INITIATION]:
+                server.sendto(bytes([COOKIE, 0, 0, 0]) + message[4:8] + os.urandom(56), sender)
+
+
+def _knock(behind: float) -> None:
+    """Send the client's initiations with timestamps of the past."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        while True:
+            attempt = HandshakeProbe(KEYS["here"], public_key_of(KEYS["there"]), None, time.time() - behind)
+            client.sendto(attempt.message, (THERE, 51820))
+            time.sleep(0.5)
+
+
+def _examined(other: str) -> Outcome:
     began = time.monotonic()
-    found = api.doctor("wg0")["wg0"].causes
+    found = api.doctor("wg0", peer_config=other)["wg0"].causes
     seconds = time.monotonic() - began
     loud = [each for each in found if each.severity != "info"]
     first = found[0] if found else None

@@ -1,4 +1,7 @@
-"""The fault matrix with the kernel's WireGuard, in one boot of a VM."""
+"""The fault matrix with the kernel's WireGuard, in one boot of a VM: what the device has a part in.
+
+`python -m tests.faults.page` tries all of it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.matrix import FAULTS, HEALTHY
 from tests.faults.trial import Outcome, judged
 from tests.interop.pairs import KERNEL
 from tests.kernel import vm
+from tests.kernel.fault_matrix import IN_EACH_RUN
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Outcomes
@@ -25,7 +28,7 @@ def in_the_vm(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     return {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in (*FAULTS, *HEALTHY)])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in IN_EACH_RUN])
 def test_doctor_has_the_same_finding_with_the_kernels_wireguard(in_the_vm: Outcomes, case: Case) -> None:
     outcome = in_the_vm[f"{case.name}, {KERNEL}"]
     assert judged(case, KERNEL, outcome) == ""

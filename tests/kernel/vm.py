@@ -41,14 +41,14 @@ def kernel() -> Path:
     return max(found, key=lambda image: [int(number) for number in re.findall(r"\d+", image.name)])
 
 
-def run(folder: Path, module: str, *arguments: str) -> list[str]:
+def run(folder: Path, module: str, *arguments: str, limit: float = LIMIT) -> list[str]:
     """Boot and run a Python module. Returns the JSON lines that it printed."""
     archive = folder / "programs.tar"
     _pack(archive)
     settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
     python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module, *arguments]
     inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), str(archive), *python])
-    printed = _boot(f"echo {MARK}; {inside}; echo {MARK} $?")
+    printed = _boot(f"echo {MARK}; {inside}; echo {MARK} $?", limit)
     _, _, rest = printed.partition(f"{MARK}\n")
     lines, _, status = rest.partition(MARK)
     if status.split()[:1] != ["0"]:
@@ -56,7 +56,7 @@ def run(folder: Path, module: str, *arguments: str) -> list[str]:
     return [line for line in lines.splitlines() if line.startswith("[")]
 
 
-def _boot(command: str) -> str:
+def _boot(command: str, limit: float) -> str:
     """The output of a command in a VM, which ends with the command or at the time limit."""
     vm = subprocess.Popen(
         mortal_family(
@@ -71,9 +71,9 @@ def _boot(command: str) -> str:
         start_new_session=True,
     )
     try:
-        return vm.communicate(timeout=LIMIT)[0]
+        return vm.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:
-        raise VmError(f"the VM did not finish in {LIMIT} s") from None
+        raise VmError(f"the VM did not finish in {limit} s") from None
     finally:
         vm.kill()
         vm.wait()

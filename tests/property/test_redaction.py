@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+import ipaddress
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgquick.diagnosis.doctor.redaction import Redaction
-
-if TYPE_CHECKING:
-    import ipaddress
+from wgquick.diagnosis.doctor.redaction import Redaction, hosts_in
 
 RAW = st.binary(min_size=32, max_size=32)
 KEYS = (
@@ -59,6 +56,33 @@ def test_all_notations_of_an_address_have_one_replacement(address: ipaddress.IPv
 def test_all_notations_of_a_key_have_one_replacement(raw: bytes) -> None:
     redaction = Redaction()
     assert redaction.text(base64.b64encode(raw).decode()) == redaction.text(raw.hex())
+
+
+COMMENTS = st.from_regex(r"[A-Za-z0-9]{6,12}", fullmatch=True).filter(lambda told: told not in "comment")
+RULES = ('{"comment": "%s"}', '-m comment --comment "%s" -j DROP', "-m comment --comment %s -j DROP")
+
+
+@given(COMMENTS, st.sampled_from(RULES))
+def test_no_comment_of_a_firewall_rule_survives(told: str, around: str) -> None:
+    """People write names of people there."""
+    assert told not in Redaction().text(around % told)
+
+
+@given(V4 | PLAIN_V6.map(str), st.booleans())
+def test_no_address_survives_as_bytes(told: str, is_inside: bool) -> None:
+    """As the tuples of a journal show it."""
+    packed = ipaddress.ip_address(told).packed
+    text = repr((packed,)) if is_inside else repr(packed)
+    assert repr(packed) not in Redaction().text(f"Undo(address={text}, name='wg0')")
+
+
+@given(NAMES.map(lambda name: f"{name}.example"), LABEL)
+def test_no_host_or_url_of_a_hook_survives(name: str, user: str) -> None:
+    hook = f"ping -c 1 {name}; curl https://{user}:{user}@{name}/up; sysctl net.ipv4.ip_forward=1; sh /etc/up.sh"
+    redacted = Redaction(hosts_in(hook)).text(hook)
+    assert name not in redacted.replace("net.ipv4.ip_forward", "")
+    assert f"//{user}" not in redacted
+    assert "sysctl net.ipv4.ip_forward=1; sh /etc/up.sh" in redacted
 
 
 def test_times_and_versions_are_kept() -> None:

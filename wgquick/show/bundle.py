@@ -6,7 +6,7 @@ import os
 import socket
 
 import wgquick
-from wgquick.diagnosis.doctor.redaction import Redaction
+from wgquick.diagnosis.doctor.redaction import Redaction, hosts_in
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import without_keys
 from wgquick.show import doctor
@@ -28,10 +28,12 @@ def text(causes: Iterable[Cause], evidence: Evidence) -> str:
 
 
 def _names(evidence: Evidence) -> set[str]:
-    """The names that may occur: of endpoints, of this host, and search domains."""
+    """The host names that may occur: of endpoints, of this host, search domains, and those in hooks."""
     settings = evidence.settings
     found = {peer.endpoint.host for peer in settings.peers if peer.endpoint} if settings else set()
-    found |= {*settings.dns_search} if settings else set()
+    if settings:
+        hooks = (*settings.pre_up, *settings.post_up, *settings.pre_down, *settings.post_down)
+        found |= {*settings.dns_search, *hosts_in("\n".join(hooks))}
     own = socket.gethostname()
     found |= {own, own.partition(".")[0]} if own != "localhost" else set()
     parents = {each.partition(".")[2] for each in found if each.count(".") > 1}

@@ -28,12 +28,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-__all__ = ["Capture", "Prober", "foreign_routes", "links", "path_mtu", "rulesets", "send_outside", "ways"]
+__all__ = [
+    "Capture",
+    "Prober",
+    "foreign_routes",
+    "links",
+    "path_mtu",
+    "rulesets",
+    "send_outside",
+    "silent_neighbours",
+    "ways",
+]
 
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: return the matched route instead of the result
 _UP = 1  # IFF_UP
+_SILENT = 0x31  # NUD_INCOMPLETE, NUD_PROBE, NUD_FAILED
 _BY_KERNEL = 2  # RTPROT_KERNEL
 _PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: do not fragment, and ignore the known path MTU
 _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
@@ -73,6 +84,7 @@ def _link(link: Any) -> LinkState:
         counted.get("tx_errors") or 0,
         counted.get("tx_dropped") or 0,
         _is_moved(link, kind),
+        link.get("IFLA_CARRIER") != 0,
     )
 
 
@@ -117,6 +129,17 @@ def _way(kernel: Any, names: dict[int, str], address: str, mark: int, source: st
         found.get("RTA_TABLE") or 0,
         (metrics.get("RTAX_MTU") if metrics else 0) or 0,
     )
+
+
+def silent_neighbours() -> frozenset[tuple[str, str]]:
+    """Link and address of each neighbour that was asked for its link-layer address and has not answered."""
+    with IPRoute() as kernel:
+        names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
+        return frozenset(
+            (names.get(each["ifindex"], ""), each.get("NDA_DST"))
+            for each in kernel.get_neighbours()
+            if each["state"] & _SILENT and each.get("NDA_DST")
+        )
 
 
 def foreign_routes(name: str) -> list[Foreign]:

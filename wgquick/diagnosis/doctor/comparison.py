@@ -9,7 +9,7 @@ from wgquick.config.keys import clamped
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
 from wgquick.diagnosis.doctor.codes import CODES
-from wgquick.diagnosis.doctor.gather import sample
+from wgquick.diagnosis.doctor.gather import meant, sample
 from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wgquick.device import DevicePeer
     from wgquick.diagnosis.doctor.evidence import Evidence
     from wgquick.net import AllowedIP, Endpoint, PublicKey, Rule
+    from wgquick.observations import Way
 
 _SHOWN = 6
 
@@ -422,7 +423,9 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
         and _had_ipv6(evidence)
     ):
         message = f"IPv6 was disabled on {evidence.name} after up, which removed its IPv6 addresses"
-        remedy = f"run `sysctl net.ipv6.conf.{evidence.name}.disable_ipv6=0', then {again(evidence.name)}"
+        all_links = evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "1"
+        which = "all" if all_links else evidence.name
+        remedy = f"run `sysctl net.ipv6.conf.{which}.disable_ipv6=0', then {again(evidence.name)}"
         yield cause("address-missing", message, remedy=remedy)
     if missing and not _hook_does(evidence, "del"):
         message = f"{evidence.name} does not have the Address {listed(missing)} of the file"
@@ -431,8 +434,9 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _had_ipv6(evidence: Evidence) -> bool:
-    """Whether up can have set IPv6 addresses: IPv6 is disabled only for this link."""
-    return evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "0"
+    """Whether up can have set IPv6: it is disabled for this link alone, or there are IPv6 rules of up's."""
+    alone = evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "0"
+    return alone or any(rule.family == 6 for rule in _promised_rules(evidence))
 
 
 def missing_routes(evidence: Evidence) -> list[tuple[int, Prefix]]:
@@ -484,10 +488,13 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
     own = [Prefix(each.address, each.length) for each in evidence.addresses]
     ends = {peer.endpoint.address for peer in evidence.peers if peer.endpoint}
     for peer in evidence.peers:
-        for ip in peer.allowed_ips:
+        for ip in meant(evidence, peer):
             address = address_text(sample(ip))
             way = evidence.ways.get(address)
-            if way is None or way.link in ("", name) or way.kind == "local" or address in ends:
+            if way is None or way.link == name or way.kind == "local" or address in ends:
+                continue
+            if not way.link:
+                yield from _swallowed(evidence, peer.public_key, ip, address, way)
                 continue
             if way.link in tunnels and not nets.is_single(ip) and _is_within(way.destination, ip):
                 continue  # a smaller network of another tunnel
@@ -497,8 +504,46 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
             facts = (f"`ip route get {address}': dev {way.link}, by the route {way.destination}",)
             message = f"packets to {ip} of this peer's AllowedIPs go to {way.link}, not to {name}"
             remedy = f"remove the route {way.destination} through {way.link}, or remove {ip} from AllowedIPs"
+            family = 4 if len(ip.address) == 4 else 6
+            if (rule := _rule_before(evidence, family, way.table)) is not None:
+                message += f", by the policy routing rule with the preference {rule}"
+                remedy = f"remove that rule (ip -{family} rule del pref {rule}), or remove {ip} from AllowedIPs"
             yield cause("route-shadowed", message, *facts, remedy=remedy, peer=peer.public_key)
             break
+
+
+_REFUSED = {
+    errno.EINVAL: "blackhole",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+    errno.EACCES: "prohibit",
+}
+"""What a route or rule is that the kernel refuses a lookup with (fib_rules.c, fib_props)."""
+
+
+def _swallowed(evidence: Evidence, key: PublicKey, ip: nets.Network, address: str, way: Way) -> Iterator[Cause]:
+    """An address that a rule or a route of another kind than unicast drops."""
+    if way.destination and _is_within(way.destination, ip) and not nets.is_single(ip):
+        own = [Prefix(each.address, each.length) for each in evidence.addresses if not nets.is_single(each)]
+        if not any(nets.contains(each, nets.host(sample(ip))) for each in own):
+            return
+    said = _REFUSED.get(way.errno, strerror(way.errno)) if way.errno else f"{way.kind} {way.destination}"
+    facts = (f"`ip route get {address}': {said}",)
+    message = f"{ip} of this peer's AllowedIPs is dropped here, by a route or rule before that into {evidence.name}"
+    remedy = f"see `ip route show match {address} table all' and `ip rule': remove what is blackhole or unreachable"
+    yield cause("route-shadowed", message, *facts, remedy=remedy, peer=key)
+
+
+def _rule_before(evidence: Evidence, family: int, table: int) -> int | None:
+    """The preference of a rule that looks a table up before the full tunnel's rule; None if there is none."""
+    rules = [rule for rule in evidence.rules if rule.family == family and rule.priority]
+    own = [rule.priority or 0 for rule in rules if rule.fwmark is not None and not rule.other]
+    before = (
+        rule.priority
+        for rule in rules
+        if rule.table == table and rule.suppress_prefixlength is None and own and (rule.priority or 0) < min(own)
+    )
+    return next(before, None)
 
 
 def _is_within(destination: str, ip: nets.Network) -> bool:

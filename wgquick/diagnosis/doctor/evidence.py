@@ -47,12 +47,15 @@ class PortState(NamedTuple):
 class Outside(NamedTuple):
     """The route of a peer's encrypted packets. `sent` is the errno of sending, None if nothing was sent.
 
-    `back` is the route to the endpoint that the reverse path filter looks up.
+    `back` is the route to the endpoint that the reverse path filter looks up. `has_carrier` is about
+    the link of that route, and `is_gateway_silent` about its gateway.
     """
 
     way: Way | None = None
     sent: int | None = None
     back: Way | None = None
+    has_carrier: bool = True
+    is_gateway_silent: bool = False
 
 
 class HandshakeResult(NamedTuple):

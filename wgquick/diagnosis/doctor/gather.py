@@ -22,12 +22,12 @@ from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_tex
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from wgquick.config.settings import Settings
     from wgquick.counters import Diagnostics
-    from wgquick.device import Device
+    from wgquick.device import Device, DevicePeer
     from wgquick.diagnosis.doctor.inspector import Inspector
     from wgquick.executor.journal import Record
     from wgquick.net import PublicKey, SecretKey
@@ -91,6 +91,7 @@ def gather(
         after = {link.name: link for link in inspector.links()}
         counted = _counted(name, host)
         evidence = evidence._replace(link_after=after.get(name), counted=counted)
+        evidence = _with_uplinks(evidence, after, inspector.silent_neighbours())
     elif listen:
         evidence = captured(evidence, inspector, listen)
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
@@ -278,6 +279,19 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
     )
 
 
+def _with_uplinks(
+    evidence: Evidence, links: Mapping[str, LinkState], silent: frozenset[tuple[str, str]]
+) -> Evidence:
+    """With what became of the links and gateways on the way to the endpoints."""
+    found = dict(evidence.outside)
+    for key, outside in found.items():
+        if (way := outside.way) is not None and way.link in links:
+            found[key] = outside._replace(
+                has_carrier=links[way.link].has_carrier, is_gateway_silent=(way.link, way.gateway) in silent
+            )
+    return evidence._replace(outside=found)
+
+
 def _text(endpoint: SocketAddress | None) -> str:
     return endpoint.address if endpoint else ""
 
@@ -285,14 +299,24 @@ def _text(endpoint: SocketAddress | None) -> str:
 def _samples(evidence: Evidence) -> list[str]:
     """One address of each AllowedIPs network."""
     own = {prefix.address for prefix in evidence.addresses}
-    device = evidence.device
     found: dict[str, None] = {}
-    for peer in device.peers if device else ():
-        for ip in peer.allowed_ips:
+    for peer in evidence.peers:
+        for ip in meant(evidence, peer):
             address = sample(ip)
             if address not in own and (len(address) == 4 or evidence.takes_ipv6):
                 found[address_text(address)] = None
     return list(found)
+
+
+def meant(evidence: Evidence, peer: DevicePeer) -> Iterator[nets.Network]:
+    """The networks that are meant for a peer: its AllowedIPs, and the interface's own networks inside of them."""
+    yield from peer.allowed_ips
+    for prefix in evidence.addresses:
+        inside = (ip for ip in peer.allowed_ips if nets.contains(ip, prefix) and ip.length < prefix.length)
+        if not nets.is_single(prefix) and not nets.is_link_local(prefix) and any(inside):
+            width = nets.bits(prefix.address)
+            head = nets.head(prefix.address, prefix.length) << (width - prefix.length)
+            yield Prefix(head.to_bytes(width // 8, "big"), prefix.length)
 
 
 _ELSEWHERE = {4: bytes([198, 51, 100, 77]), 16: bytes.fromhex("20010db8ffff00000000000000000077")}

@@ -11,6 +11,7 @@ from wgquick.diagnosis.doctor.comparison import cause, listed
 from wgquick.diagnosis.doctor.evidence import FRESH
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
+from wgquick.diagnosis.finding import INFO
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from wgquick.observations import PathMtu
 
 _STRICT = "1"
+_CHATTER, _CHATTER_TIME = 8, 10.0
+"""As many packets in as many seconds come of a TUN device itself: three router solicitations (RFC 4861), reports of
+multicast groups (RFC 3810), and one neighbour solicitation for each of its addresses (RFC 4862)."""
 _MOVES = 2  # of an endpoint in a few seconds
 
 
@@ -96,7 +100,8 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     )
     message = (
         f"the handshake succeeds, but no data comes back. Possible causes at the other end: its AllowedIPs for "
-        f"this end lack {own}, its firewall drops packets from the tunnel, or it has no route back"
+        f"this end lack {own}, its firewall drops packets from the tunnel, it has no route back, or no "
+        f"host there has {asked}"
     )
     remedy = f"at the other end, add {own} to AllowedIPs of peer {evidence.own_key}, and check the firewall"
     known = any(nets.is_single(ip) for ip in watched.after.allowed_ips)
@@ -158,6 +163,7 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
     if before is None or after is None or before.kind != "wireguard":
         return
     count = after.rx_frame_errors - before.rx_frame_errors
+    chatter = _CHATTER * max(1.0, evidence.listened / _CHATTER_TIME)
     if count > 1:
         peers = evidence.peers
         key = peers[0].public_key if len(peers) == 1 else None
@@ -166,7 +172,12 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
         )
         message = "a peer sends from an address that is not in its AllowedIPs"
         remedy = "add that address to the peer's AllowedIPs, or correct the Address at the other end"
-        yield cause("source-not-allowed", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+        if count > chatter:
+            yield cause("source-not-allowed", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+        else:
+            few = "a TUN device at the other end sends a few of its own, from fe80::, as its link comes up"
+            mild = cause("source-not-allowed", message, *facts, few, remedy=remedy, peer=key, severity=INFO)
+            yield mild._replace(confidence=POSSIBLE)
 
 
 def _forwarding(evidence: Evidence) -> Iterator[Cause]:

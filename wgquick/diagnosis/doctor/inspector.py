@@ -21,6 +21,9 @@ class Inspector(Protocol):
     def ways(self, wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
         """The kernel's route for each (address, mark, source); a source of "" is any."""
 
+    def silent_neighbours(self) -> frozenset[tuple[str, str]]:
+        """Link and address of each neighbour that was asked for its link-layer address and has not answered."""
+
     def foreign_routes(self, name: str) -> list[Foreign]:
         """The routes of the main table through other links than `name`."""
 

@@ -6,7 +6,7 @@ import errno
 from os import strerror
 
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.cause import LIKELY, POSSIBLE
+from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause, unresolved
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.fate import by, fate
@@ -145,6 +145,22 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         message = f"packets to the endpoint {end} are routed into {name} itself: a loop"
         remedy = f"remove {end.address} from AllowedIPs, or add a route to it outside the tunnel"
         yield cause("endpoint-in-tunnel", message, *facts, remedy=remedy, peer=key)
+    elif way is not None and way.kind == "local" and _is_self(evidence, end):
+        facts = (f"{asked}: local, {end.address} is this host's own address",)
+        message = f"the endpoint {end} is this host itself"
+        remedy = "write the other end's address into Endpoint"
+        sure = CERTAIN if evidence.device and end.port == evidence.device.listen_port else LIKELY
+        yield cause("endpoint-is-self", message, *facts, remedy=remedy, peer=key, confidence=sure)
+    elif way is not None and not outside.has_carrier:
+        message = f"{way.link}, which leads to the endpoint {end}, has no carrier"
+        remedy = f"plug in its cable, or join its network: see `ip link show {way.link}'"
+        yield cause("uplink-down", message, f"{asked}: dev {way.link}", remedy=remedy, peer=key)
+    elif way is not None and outside.is_gateway_silent:
+        message = f"the gateway {way.gateway} on {way.link}, which leads to the endpoint {end}, does not answer"
+        what = f"{asked}: via {way.gateway} dev {way.link}"
+        seen = f"`ip neighbour show {way.gateway}' has no answer"
+        remedy = f"see that {way.gateway} is on, and is the gateway of the network that {way.link} is in"
+        yield cause("gateway-silent", message, what, seen, remedy=remedy, peer=key, confidence=LIKELY)
     elif outside.sent == errno.EPERM:
         out = way.link if way else ""
         port = evidence.device.listen_port if evidence.device else 0
@@ -156,6 +172,12 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
     elif outside.sent is not None and outside.sent in _NO_ROUTE:
         message = f"sending to the endpoint {end} fails: {strerror(outside.sent)}"
         yield cause("endpoint-no-route", message, remedy="add a route to it", peer=key)
+
+
+def _is_self(evidence: Evidence, end: SocketAddress) -> bool:
+    """Whether an endpoint on this host is no proxy of its own: those listen on loopback, at another port."""
+    own = evidence.device is not None and end.port == evidence.device.listen_port
+    return own or not (end.address.startswith("127.") or end.address == "::1")
 
 
 def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
@@ -176,6 +198,19 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         yield _not_admitted(evidence, key, end, handshake)
     elif not handshake.outcome and handshake.tries and not evidence.outside[key].sent:
         yield _no_answer(evidence, key, end, watched)
+
+
+def other_addresses(evidence: Evidence, key: PublicKey | None, end: SocketAddress | None) -> list[str]:
+    """The addresses that the endpoint's name has besides the one in use, in words; none if there are no others."""
+    wanted = evidence.wanted.get(key) if key else None
+    found = evidence.resolved.get(wanted.endpoint) if wanted and wanted.endpoint else None
+    others = [str(each) for each in found or () if end is not None and each.address != end.address]
+    if not others or wanted is None or wanted.endpoint is None:
+        return []
+    return [
+        f"{wanted.endpoint.host} has other addresses too: {', '.join(others)}; "
+        f"try one: wg set {evidence.name} peer {key} endpoint {others[0]}"
+    ]
 
 
 def _not_admitted(evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: HandshakeResult) -> Cause:
@@ -208,6 +243,7 @@ def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: 
     facts = (
         f"{tries} handshake initiations were sent to {end}; neither an answer nor an ICMP error came back",
         last,
+        *other_addresses(evidence, key, end),
         "this end's route, firewall and port are right, and so are its keys as far as can be checked here",
     )
     message = (

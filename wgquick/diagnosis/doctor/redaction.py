@@ -18,6 +18,14 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{43,}={0,2}")  # also 64 hexadecimal digits, an
 _MAC = re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 _V4 = re.compile(r"(?<![0-9])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9])")
 _V6 = re.compile(r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
+_BYTES = re.compile(r"\bb(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")  # an address as Python shows its bytes
+_COMMENTS = (
+    re.compile(r'(?<="comment": )"(?:[^"\\]|\\.)*"'),  # libnftables-json(5)
+    re.compile(r'(?<=--comment )(?:"(?:[^"\\]|\\.)*"|\S+)'),  # iptables-save(8)
+)
+_HOST = re.compile(r"(?<![\w./%$@=-])(?:[a-z0-9-]+\.)+[a-z]{2,}(?![\w./-])", re.IGNORECASE)
+_NO_HOSTS = re.compile(r"net\.|.*\.(conf|log|nft|pid|py|rules|service|sh|timer|txt)$", re.IGNORECASE)
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _COLONS = 7  # in an IPv6 address without `::`
 _KEPT = frozenset({"127.0.0.1", "127.0.0.0", "0.0.0.0", "::", "::1"})  # noqa: S104
@@ -37,7 +45,11 @@ class Redaction:
         self._words: dict[str, dict[str, str]] = {}
 
     def text(self, text: str) -> str:
-        """The text without keys, addresses and names."""
+        """The text without keys, addresses and names, URLs and the comments of firewall rules."""
+        for comment in _COMMENTS:
+            text = comment.sub('"(comment)"', text)
+        text = _URL.sub(lambda match: self._word("url", match[0]), text)
+        text = _BYTES.sub(lambda match: self._word("bytes", match[0]), text)
         text = _KEY.sub(lambda match: self._word("key", _canonical(match[0])), text)
         if self._names is not None:
             text = self._names.sub(lambda match: self._word("name", match[0].lower()), text)
@@ -58,6 +70,11 @@ class Redaction:
                 return text
             shown = text
         return text if shown in _KEPT else self._word(kind, shown)
+
+
+def hosts_in(text: str) -> set[str]:
+    """What looks like a host's name in a command line, and is neither a kernel parameter nor a file."""
+    return {name for name in _HOST.findall(_URL.sub(" ", text)) if not _NO_HOSTS.match(name)}
 
 
 def _as_pattern(name: str) -> str:

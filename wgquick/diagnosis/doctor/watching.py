@@ -246,7 +246,7 @@ class _Run:
     def linger(self, began: float, listen: float, poller: _Poller) -> None:
         """Keep listening: for `listen` seconds, or until peers without a session have retried."""
         stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > FRESH)
-        is_waiting = any(peer.public_key not in self._dialled for peer in stale)
+        is_waiting = any(peer.public_key not in self._dialled for peer in stale) or self._has_silent_callers()
         until = began + listen
         if not listen and is_waiting:
             until = min(began + _RETRY, self._deadline)
@@ -259,6 +259,11 @@ class _Run:
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
             time.sleep(min(0.1, left))
+
+    def _has_silent_callers(self) -> bool:
+        """Whether a peer that begins by itself, and did so lately, answers no probe: it may be knocking in vain."""
+        callers = (peer for peer in self._probed if peer.public_key not in self._dialled)
+        return any(not any(echo.answered for echo in self._met(peer)) for peer in callers)
 
     def _has_callers(self) -> bool:
         """Whether a peer that connects to this end has sent something meanwhile."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from wgquick.diagnosis.doctor.comparison import cause
 from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.fate import by
+from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import ERROR, WARNING
 from wgquick.diagnosis.knocks import KNOWN, UNREAD
@@ -131,17 +132,22 @@ def _lost(evidence: Evidence, sign: Sign) -> Cause:
     return _cause(sign, "answer-refused", message, remedy, other_end="wgq doctor")
 
 
-def _closed(_: Evidence, sign: Sign) -> Cause:
+def _closed(evidence: Evidence, sign: Sign) -> Cause:
     message = f"the port of {sign.address} is closed: WireGuard is not up there, or has another ListenPort"
     remedy = "bring the tunnel up at the other end, or write its ListenPort into Endpoint here"
-    return _cause(sign, "endpoint-refuses", message, remedy, other_end="wgq doctor")
+    return _with_others(evidence, sign, _cause(sign, "endpoint-refuses", message, remedy, other_end="wgq doctor"))
 
 
-def _unreachable(_: Evidence, sign: Sign) -> Cause:
+def _with_others(evidence: Evidence, sign: Sign, found: Cause) -> Cause:
+    """With the other addresses of the endpoint's name."""
+    return found._replace(evidence=(*found.evidence, *other_addresses(evidence, sign.peer, sign.address)))
+
+
+def _unreachable(evidence: Evidence, sign: Sign) -> Cause:
     words = {"prohibited": "blocked by a firewall", "time-exceeded": "in a routing loop"}
     message = f"{sign.sender} reports that {sign.address} is {words.get(sign.meaning, 'unreachable')}"
     remedy = "correct the Endpoint, or the route or firewall on the way to it"
-    return _cause(sign, "endpoint-unreachable", message, remedy)
+    return _with_others(evidence, sign, _cause(sign, "endpoint-unreachable", message, remedy))
 
 
 def _output(evidence: Evidence, sign: Sign) -> Cause:
