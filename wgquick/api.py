@@ -58,6 +58,10 @@ PLANNED = ("up", "down", "reload")
 """The verbs that `plan` knows, besides "diff"."""
 
 
+_AT_ONCE = 32
+"""Interfaces that doctor examines at the same time."""
+
+
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
     """The configuration in `text`, for the interface `name`.
 
@@ -651,7 +655,7 @@ def doctor(
     """The causes of a live tunnel's problems by interface, the root cause first, as in `wgq doctor`.
 
     `source` is an interface's name or the path of its file; None means every interface that is up. `peer_config` is
-    the file of the other end, for comparison. It takes at most ten seconds per interface, or `listen` seconds. Only
+    the file of the other end, for comparison. It takes at most ten seconds, or `listen` seconds. Only
     `fix` changes the host: it restores what was lost and reports it to `transcript`.
     """
     from wgquick.config.location import configured, file_here, interface_name
@@ -675,11 +679,17 @@ def doctor(
             remedy = f"Name one, such as: wgq doctor {files[0] if files else 'wg0'}"
             raise WgqError("no WireGuard interface is up", remedy=remedy)
         names = {files[0]: files[0]}
-    found = {}
-    for name, given in names.items():
+
+    def examined(name: str) -> Examined:
         with _located(name, say) as there:
-            found[name] = examine(name, given, there, inspection, asked, say)
-    return found
+            return examine(name, names[name], there, inspection, asked, say)
+
+    if len(names) == 1:
+        return {name: examined(name) for name in names}
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for answers
+        return dict(zip(names, pool.map(examined, names), strict=True))
 
 
 def rehearse(

@@ -102,7 +102,9 @@ def ways(wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
     """The route to each address; `wanted` has (address, mark, source), source "" for any."""
     with IPRoute() as kernel:
         names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
-        return [_way(kernel, names, *each) for each in wanted]
+        asked = list(wanted)
+        found = {each: _way(kernel, names, *each) for each in dict.fromkeys(asked)}
+        return [found[each] for each in asked]
 
 
 def _way(kernel: Any, names: dict[int, str], address: str, mark: int, source: str) -> Way:
