@@ -22,6 +22,7 @@ from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, pr
 from tests.interop.test_daemon import CAP_NET_ADMIN, SECCOMP_FILTER, threads
 from tests.interop.test_ports import PORT, TAKEN, take
 from tests.namespaces import PATH, host
+from tests.netns.pair import pair as cable
 from tests.netns.test_firewalld import EARLY_FILTER, hosts, reaches, tunnel, without_marks
 from tests.netns.test_firewalld import PORT as FAR_PORT
 from tests.netns.tunnels import config, journals, links, write
@@ -375,6 +376,30 @@ def the_daemon_is_confined_with_the_kernel_as_peer() -> None:
             assert (thread["NoNewPrivs"], thread["Seccomp"]) == ("1", SECCOMP_FILTER)
 
 
+def a_full_tunnel_in_a_namespace_keeps_its_socket_outside() -> None:
+    """Reload, save and down find it by its name; down leaves neither the link nor the namespace."""
+    with cable() as made:
+        made.write("AllowedIPs = 0.0.0.0/0", interface="# wgq: netns = vpn\nDNS = 10.7.0.2")
+        wgq(made.two, "up", LINK)
+        with nothing_left(made.one):
+            said = wgq(made.one, "up", LINK)[1]
+            assert "[#] ip netns add vpn" in said
+            assert LINK not in links(made.one)
+            assert ":51820" in made.one.out("ss", "-Hlun")
+            inside = ["ip", "netns", "exec", "vpn"]
+            assert " wireguard " in made.one.out(*inside, "ip", "-d", "-o", "link", "show", LINK)
+            assert "default dev wg0" in made.one.out(*inside, "ip", "route")
+            assert ":51820" not in made.one.out(*inside, "ss", "-Hlun")
+            ping = [*inside, "ping", "-c1", "-W2", "10.7.0.2"]
+            until(lambda: made.one.run(ping, check=False).returncode == 0, "a ping through the tunnel")
+            assert wgq(made.one, "reload", LINK)[1] == ""
+            made.write("AllowedIPs = 10.8.0.0/16", interface="# wgq: netns = vpn")
+            wgq(made.one, "reload", LINK)
+            assert "10.8.0.0/16" in made.one.out(*inside, "ip", "route")
+            wgq(made.one, "down", LINK)
+            assert made.one.out("ip", "netns") == ""
+
+
 CHECKS: Sequence[Callable[[], None]] = (
     up_on_a_taken_port_fails_as_wg_quick_does,
     up_on_a_taken_port_names_the_interface_that_has_it,
@@ -387,6 +412,7 @@ CHECKS: Sequence[Callable[[], None]] = (
     reload_of_a_full_tunnel_keeps_its_device_and_session,
     show_prints_the_bytes_of_wg_for_many_peers_and_allowed_ips,
     a_full_tunnel_over_ipv6_passes_a_reverse_path_filter,
+    a_full_tunnel_in_a_namespace_keeps_its_socket_outside,
     wait_begins_a_handshake_and_status_shows_it,
     the_daemon_is_confined_with_the_kernel_as_peer,
 )

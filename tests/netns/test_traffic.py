@@ -166,6 +166,41 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
     assert reaches(near, OUTSIDE)
 
 
+DHCP_SERVER = f"""start 192.168.7.50
+end 192.168.7.60
+interface up1
+lease_file /run/udhcpd.leases
+pidfile /run/udhcpd.pid
+opt subnet 255.255.255.0
+opt router 192.168.7.1
+opt staticroutes {OUTSIDE}/32 192.168.7.1, 198.51.100.0/24 192.168.7.1
+"""
+DHCP_CLIENT = """#!/bin/sh
+[ "$1" = bound ] || exit 0
+set -- $staticroutes
+while [ $# -ge 2 ]; do ip route replace "$1" via "$2"; shift 2; done
+"""
+
+
+def test_routes_pushed_by_dhcp_do_not_open_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    """A DHCP server that pushes routes (option 121) leads packets past a tunnel without one (CVE-2024-3661)."""
+    near, router = machines
+    tunnel(near, router, "kill-switch = on")
+    near.run(["nft", "-f", "-"], input=COUNTER.replace("accept\n", "accept\n        udp dport 67 accept\n", 1))
+    wgq(near, "up", "wg0")
+    router.run(["sh", "-c", "cat >/run/udhcpd.conf"], input=DHCP_SERVER)
+    near.run(["sh", "-c", "cat >/run/lease; chmod +x /run/lease"], input=DHCP_CLIENT)
+    router.run(["touch", "/run/udhcpd.leases"])
+    router.popen(["busybox", "udhcpd", "-f", "/run/udhcpd.conf"])
+    near.run(["busybox", "udhcpc", "-f", "-q", "-n", "-i", "up0", "-s", "/run/lease", "-O", "staticroutes"])
+    assert "via 192.168.7.1 dev up0" in near.out("ip", "route", "get", OUTSIDE)
+    try_everything(near)
+    assert leaks(near) == 0
+    assert reaches(near, "10.9.0.1")
+    wgq(near, "down", "wg0")
+    assert reaches(near, OUTSIDE)
+
+
 def test_the_kill_switch_survives_a_killed_up(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "kill-switch = on", extra="PostUp = kill -9 $PPID\n")
