@@ -222,3 +222,22 @@ def test_the_api_says_what_was_done(machine: Namespace) -> None:
     )
     assert machine.out(WGQ[0], "-c", call) == "['up', 'none', 'none']\n"
     assert KEY not in journals(machine)
+
+
+def test_what_a_hook_set_in_place_of_the_file_stays(machine: Namespace) -> None:
+    """PostUp replaces the file's key and values; what the file says anew counts, and so does what others set."""
+    peer = f"wg set %i peer {PEERS[0]} persistent-keepalive 7 preshared-key /run/key allowed-ips"
+    hook = (
+        "PostUp = wg genkey >/run/key; wg set %i private-key /run/key listen-port 51993\n"
+        f"PostUp = {peer} 10.9.0.0/16,10.8.0.0/16"
+    )
+    write(machine, config(f"{hook}\nListenPort = 51992", "AllowedIPs = 10.9.0.0/16, 10.7.0.0/16"))
+    ensure(machine)
+    before = machine.out("wg", "showconf", "wg0")
+    assert ensure(machine) == NOTHING
+    write(machine, config(f"{hook}\nListenPort = 51994", "AllowedIPs = 10.9.0.0/16, 10.7.0.0/16"))
+    assert "[#] wg set wg0 listen-port 51994\n" in ensure(machine)
+    assert ensure(machine) == NOTHING
+    assert machine.out("wg", "showconf", "wg0") == before.replace("51993", "51994")
+    machine.run(["wg", "set", "wg0", "private-key", "/dev/stdin"], input=OTHER)
+    assert "private-key (hidden)" in ensure(machine)

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from wgquick.config.settings import Settings
+    from wgquick.device import Device
     from wgquick.errors import ConfigError
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.net import Endpoint, SocketAddress
     from wgquick.options import Options
+    from wgquick.plan.applied import Digest
     from wgquick.plan.facts import EndpointFacts
     from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
@@ -71,8 +73,8 @@ def bring_up(
         if settings.extras.kill_switch:
             found = found or traffic.endpoints(settings, earlier, host)
             traffic.guard(settings, found, host, run)
-        hooked = _stages(settings, found, host, options, run)
-        journal.apply(applied.recorded(applied.of_steps(settings, run.taken, journal.digest(), hooked)))
+        device = _stages(settings, found, host, options, run)
+        journal.apply(applied.recorded(_applied(settings, run, device, journal.digest())))
         journal.complete(True)
     except BaseException:
         try:
@@ -96,8 +98,8 @@ def _remedy_for_existing(name: str, host: Host) -> str:
 
 def _stages(
     settings: Settings, found: EndpointFacts | None, host: Host, options: Options, run: Execution
-) -> tuple[PublicKey, ...]:
-    """Run all stages; returns the peers that the hooks have added.
+) -> Device:
+    """Run all stages; returns the device after them.
 
     `found` holds the resolved endpoints if the kill switch needed them before.
     """
@@ -127,8 +129,27 @@ def _stages(
     if settings.post_up:
         with suppress(OperationError):  # a hook may have taken the interface away
             device = host.wireguard.get(name)
+    return device
+
+
+def _applied(settings: Settings, run: Execution, device: Device, digest: Digest) -> applied.Applied:
+    """What up has left, and what its hooks have set on the device besides, or in place of, the file's values."""
     given = {peer.public_key for peer in settings.peers}
-    return tuple(peer.public_key for peer in device.peers if peer.public_key not in given)
+    hooked = [peer.public_key for peer in device.peers if peer.public_key not in given]
+    found = applied.of_steps(settings, run.taken, digest, hooked)
+    if not settings.post_up:
+        return found
+    from wgquick.plan import reload
+
+    overridden: set[str] = set()
+
+    def note(part: bytes) -> bool:
+        overridden.add(digest(part))
+        return True
+
+    change = reload.change(settings, settings.fwmark, device, found.peers, {}, hooked=found.hooked)
+    reload.parts(change, device, note)
+    return found._replace(overridden=frozenset(overridden))
 
 
 def _recover(

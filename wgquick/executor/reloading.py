@@ -189,6 +189,9 @@ class Reload:
             hooked=self._known.hooked,
             keep_foreign=self._known.keep_foreign,
         )
+        if self._known.overridden:
+            digest, spared = self._journal.digest(), self._known.overridden
+            change = reload.parts(change, now.device, lambda part: digest(part) not in spared)
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         found = difference(aim, now, self._known, change, facts)
@@ -275,9 +278,12 @@ class Reload:
     def _applied(self, wanted: Desired) -> dict[str, Any]:
         """The state to record, before the moves and after them: usually the same."""
         if self._aim is None or self._aim[0] is not wanted:
-            new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
-            self._aim = wanted, applied.recorded(new)
+            self._aim = wanted, applied.recorded(self._of_desired(wanted))
         return self._aim[1]
+
+    def _of_desired(self, wanted: Desired) -> Applied:
+        new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
+        return new._replace(overridden=self._known.overridden)
 
     def _finish(self, run: Execution, wanted: Desired) -> None:
         """Record the applied state. A damaged journal is only appended to."""
@@ -299,7 +305,7 @@ class Reload:
         if self._record is None:
             return
         if self._before is not None and self._record.intended is None:
-            new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
+            new = self._of_desired(wanted)
             if new._replace(mtu=self._before.mtu, firewall=self._before.firewall) == self._before:
                 return
         self._journal.apply(self._applied(wanted))

@@ -31,7 +31,8 @@ class Applied(NamedTuple):
     `peers` is what the file set for its peers, `private_key` the hash of its key ("": none). `addresses` and
     `routes` (each with its table) are those that were added. `mtu` (0: not set) has a flag for an automatic value.
     `fwmark` is the one chosen for a full tunnel, else 0. `hooked` are the peers that the file's hooks added.
-    `extras` are wgq's own settings as lines (None: unknown).
+    `extras` are wgq's own settings as lines (None: unknown). `overridden` has hashes of what the hooks set on the
+    device in place of the file's values (`plan.reload.parts`).
     """
 
     peers: Earlier
@@ -45,6 +46,7 @@ class Applied(NamedTuple):
     firewall: tuple[FirewallRules, ...] = ()
     hooked: frozenset[bytes] = frozenset()
     extras: tuple[str, ...] | None = None
+    overridden: frozenset[str] = frozenset()
 
 
 class Known(NamedTuple):
@@ -66,6 +68,7 @@ class Known(NamedTuple):
     fwmark: int = 0
     mtu: int = 0
     extras: tuple[str, ...] | None = None
+    overridden: frozenset[str] = frozenset()
 
     def stays(self, key: PublicKey) -> bool:
         """Whether a peer stays although the file lacks it."""
@@ -96,6 +99,7 @@ def known(
         fwmark=newest.fwmark or both[0].fwmark,
         mtu=newest.mtu if len(both) == 1 else 0,
         extras=newest.extras,
+        overridden=newest.overridden,
     )
 
 
@@ -179,6 +183,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "firewall": [_recorded_rules(rules) for rules in applied.firewall],
         "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
         "extras": None if applied.extras is None else list(applied.extras),
+        "overridden": " ".join(sorted(applied.overridden)),
     }
 
 
@@ -205,6 +210,7 @@ def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied
         tuple(_rules(*fields) for fields in record["firewall"]),
         frozenset(map(bytes.fromhex, record["hooked"].split())),
         None if (lines := record.get("extras")) is None else tuple(lines),
+        frozenset(record.get("overridden", "").split()),
     )
 
 

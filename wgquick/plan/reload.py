@@ -14,7 +14,8 @@ from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey
 from wgquick.plan.given import Given, merged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from typing import Any
 
     from wgquick.config.keys import Key
     from wgquick.config.settings import PeerSettings, Settings
@@ -104,6 +105,58 @@ def change(
     )
     foreign = tuple(key for key in gone if earlier is not None and key.raw not in earlier and key != THROW_AWAY)
     return DeviceChange(first, last, removed, foreign, tuple(_notes(wanted, live, earlier)))
+
+
+def parts(change: DeviceChange, device: Device, wants: Callable[[bytes], bool]) -> DeviceChange:
+    """The change without the parts that `wants` refuses; it gets each with its peer and both values.
+
+    So what a hook has set in place of the file's value can be told from what somebody else has set.
+    """
+    live = {peer.public_key: peer for peer in device.peers}
+
+    def is_wanted(key: PublicKey | None, field: str, value: object, has: object) -> bool:
+        words = (key.raw if key else b"", field.encode(), _bytes(value), _bytes(has))
+        return value is not None and wants(b"|".join(words))
+
+    def unwanted(key: PublicKey | None, config: object, has: object, *fields: str) -> dict[str, Any]:
+        """The fields that are not sent."""
+        values = ((field, getattr(config, field), getattr(has, field)) for field in fields)
+        return {field: None for field, value, old in values if not is_wanted(key, field, value, old)}
+
+    def of_peer(peer: PeerConfig) -> PeerConfig | None:
+        key, has = peer.public_key, live.get(peer.public_key)
+        if has is None:
+            return peer if is_wanted(key, "peer", True, None) else None
+        less = peer._replace(
+            allowed_ips=tuple(ip for ip in peer.allowed_ips if is_wanted(key, "added", ip, None)),
+            **unwanted(key, peer, has, "preshared_key", "persistent_keepalive"),
+        )
+        return None if less == PeerConfig(key, update_only=True) else less
+
+    first = change.first._replace(
+        peers=tuple(peer for peer in map(of_peer, change.first.peers) if peer is not None),
+        **unwanted(None, change.first, device, "private_key", "listen_port", "fwmark"),
+    )
+    removed = {
+        key: tuple(ip for ip in ips if is_wanted(key, "removed", ip, None)) for key, ips in change.removed.items()
+    }
+    removed = {key: ips for key, ips in removed.items() if ips}
+    thrown = tuple(ip for ips in removed.values() for ip in ips)
+    gone = tuple(peer for peer in change.last.peers if peer.public_key != THROW_AWAY)
+    last = change.last._replace(peers=(*_thrown_away(thrown, is_left=THROW_AWAY in live), *gone))
+    return change._replace(first=first, last=last, removed=removed)
+
+
+def _bytes(value: object) -> bytes:
+    return value.raw if isinstance(value, SecretKey) else str(value).encode()
+
+
+def _thrown_away(networks: tuple[AllowedIP, ...], *, is_left: bool) -> tuple[PeerConfig, ...]:
+    """Takes networks from their peers; `is_left`: a killed run has left the throw-away peer."""
+    away = PeerConfig(THROW_AWAY, remove=True)
+    if networks:
+        return PeerConfig(THROW_AWAY, allowed_ips=networks), away
+    return (away,) if is_left else ()
 
 
 class _Goes(NamedTuple):
