@@ -390,7 +390,7 @@ def _of_full_tunnel(settings: Settings | None, places: Places) -> str:
 def _of_moves(look: Look, settings: Settings, ground: Ground) -> Iterator[Planned]:
     for move in look.difference.moves:
         if isinstance(move.step, ChangeDevice):
-            yield from _of_device(move.step, look, ground.places)
+            yield from of_device(move.step, look, ground.places)
         else:
             yield _of_move(move, settings, ground)
 
@@ -411,7 +411,7 @@ def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
     )
 
 
-def _of_device(step: ChangeDevice, look: Look, places: Places) -> Iterator[Planned]:
+def of_device(step: ChangeDevice, look: Look, places: Places) -> Iterator[Planned]:
     """A change of the device in parts, each with the peer that it concerns."""
     device = look.now.device
     if device is None:
