@@ -193,6 +193,19 @@ def test_a_route_of_another_link_in_place_of_ours_stays(machine: Namespace) -> N
     assert "dev up0" in machine.out("ip", "route", "show", "table", "51820")
 
 
+@pytest.mark.parametrize("verb", ["reload", "down"])
+def test_a_change_on_trial_and_its_way_back_are_not_fought(machine: Namespace, tmp_path: Path, verb: str) -> None:
+    before = rules(machine)
+    with watching(machine, tmp_path) as watch:
+        write(machine, config("DNS = 10.0.0.53", "AllowedIPs = 10.9.0.0/16", address="10.0.0.2/24"))
+        wgq(machine, "try", verb, "wg0", "--timeout", "4", status=4)
+        assert watch.events() == []
+        assert rules(machine) == before
+        machine.run(["ip", "-6", "rule", "del", "table", "51820"])
+        watch.await_event("rule-restored")
+        assert rules(machine) == before
+
+
 def test_check_only_changes_nothing(machine: Namespace, tmp_path: Path) -> None:
     machine.run(["nft", "flush", "ruleset"])
     machine.run(["ip", "rule", "del", "table", "51820"])
