@@ -91,6 +91,12 @@ class SecretKey:
         """The 32 bytes; only for the device's control interface."""
         return self._raw
 
+    def public_key(self) -> PublicKey:
+        """The public key of a private key (X25519, RFC 7748), as `wg pubkey` prints it."""
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # seldom needed
+
+        return PublicKey(X25519PrivateKey.from_private_bytes(self._raw).public_key().public_bytes_raw())
+
     def reveal(self) -> str:
         """The base64 form; only for a configuration file."""
         return binascii.b2a_base64(self._raw, newline=False).decode()
@@ -219,7 +225,7 @@ class Rule(NamedTuple):
 
     With `fwmark`: `not fwmark N table T`. With `suppress_prefixlength` (0): `table main suppress_prefixlength 0`.
     `priority` is the kernel's preference number; None lets the kernel choose. `other` is True for any other kind of
-    rule of the host.
+    rule of the host; reload adds one such rule for a moment, `fwmark N table main`.
     """
 
     family: int

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hashlib import sha256
 
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import KEY_LENGTH, PublicKey
+from wgquick.net import KEY_LENGTH
 
 if TYPE_CHECKING:
-    from wgquick.net import SecretKey
+    from wgquick.net import PublicKey, SecretKey
 
 ZERO = bytes(KEY_LENGTH)
 
@@ -28,10 +28,8 @@ _EXAMPLES = {
 
 
 def public_key_of(secret: SecretKey) -> PublicKey:
-    """The public key of a private key (X25519, RFC 7748), as `wg pubkey` prints it."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-    return PublicKey(X25519PrivateKey.from_private_bytes(secret.raw).public_key().public_bytes_raw())
+    """The public key of a private key, as `wg pubkey` prints it."""
+    return secret.public_key()
 
 
 def printed_in(secret: SecretKey) -> str:

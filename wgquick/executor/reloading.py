@@ -24,6 +24,7 @@ from wgquick.plan.steps import (
     DeleteAddress,
     DeleteThrow,
     ForgetInbound,
+    Note,
     RemoveGuard,
     SetMtu,
     SetMtuUp,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import Settings
+    from wgquick.device import Device
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, SocketAddress
     from wgquick.options import Options
@@ -173,6 +175,7 @@ class Reload:
         now = snapshot.current(self._name, self._host, self._options, self._record)
         if now.device is None:
             raise WgqError(f"`{self._name}' is not a WireGuard interface")
+        ignored = self._without_itself(now.device)
         if may_resolve:
             wanted = reload.endpoints(self._settings, now.device, self._known.earlier)
             self._resolved = self._resolve(wanted)
@@ -195,7 +198,32 @@ class Reload:
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         found = difference(aim, now, self._known, change, facts)
-        return Look(now, aim, found, tuple(note.text for note in notes(change, aim)), change)
+        said = tuple(note.text for note in (*ignored, *notes(change, aim)))
+        return Look(now, aim, found, said, change)
+
+    def _without_itself(self, device: Device) -> tuple[Note, ...]:
+        """Take the peer that has the interface's own key out of the settings, as up does; the notes for it.
+
+        WgqError if the private key changes to a peer's: the device would remove that peer without a word
+        (drivers/net/wireguard/netlink.c, wg_set_device).
+        """
+        settings, live = self._settings, {peer.public_key for peer in device.peers}
+        new = reload.new_private_key(settings, device)
+        key = new or device.private_key
+        if key is None or not (new or any(peer.public_key not in live for peer in settings.peers)):
+            return ()
+        own = key.public_key()
+        others = tuple(peer for peer in settings.peers if peer.public_key != own)
+        if len(others) == len(settings.peers):
+            return ()
+        if new:
+            raise WgqError(
+                f"the new PrivateKey is that of the peer {own}",
+                where=settings.path or settings.name,
+                remedy="Give the interface a key of its own (wgq genkey), or remove that peer.",
+            )
+        self._settings = settings._replace(peers=others)
+        return (up.ignored_peer(settings.name, own),)
 
     def _resolve(self, wanted: Sequence[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of endpoints; with `no_wait_for_dns` only of those that can be resolved now."""

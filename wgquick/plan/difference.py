@@ -16,6 +16,7 @@ from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, pack_address
 from wgquick.plan import down, reload, up
 from wgquick.plan.desired import networks
 from wgquick.plan.facts import DefaultFacts
+from wgquick.plan.source_order import are_alike
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -85,6 +86,7 @@ def difference(
     moves = (
         *_mtu(wanted, now, known, is_first=True),
         *addresses.conflicting(),
+        *(_addition(rule) for rule in rules.passes(change)),
         *_device(now, change.first, reload.lines(now.name, change.first)),
         *addresses.added(),
         *rules.added(),
@@ -95,6 +97,7 @@ def difference(
         *_firewall_gone(wanted, now, known),
         *rules.removed(),
         *routes.removed(),
+        *(_removal(rule) for rule in rules.passes(change)),
         *addresses.removed(),
         *_device(now, change.last, reload.removal_lines(now.name, change)),
         *_mtu(wanted, now, known, is_first=False),
@@ -205,11 +208,12 @@ class _Addresses:
         return Move(DeleteAddress(self._name, prefix), (AddAddress(self._name, address),))
 
     def reasons(self) -> Iterator[str]:
-        """Why a restart is needed: the first IPv4 and the last IPv6 address are packets' default sources."""
+        """Why a restart is needed: the order of the addresses decides about the source of packets."""
         for family in (4, 6):
             wanted = [p for p in self._wanted if p.family == family]
             comes = [p for p in self._order(family) if p in self._wanted]
-            if wanted and (_decisive(wanted) != _decisive(comes)):
+            alike = are_alike(wanted, comes) if family == 6 else _decisive(wanted) == _decisive(comes)
+            if not alike:
                 shown = ", ".join(map(str, wanted))
                 yield f"the order of the IPv{family} addresses, which decides the source of packets: {shown}"
 
@@ -223,13 +227,11 @@ class _Addresses:
 
 
 def _decisive(prefixes: list[Prefix]) -> tuple[object, ...]:
-    """The relevant part of an order: the default source address, and the first address of each IPv4 network."""
-    if not prefixes or prefixes[0].family == 6:
-        return tuple(prefixes[-1:])
+    """What of an order of IPv4 matters: the address that is the source by default, and each network's first."""
     order: dict[Prefix, list[Prefix]] = {}
     for prefix in prefixes:
         order.setdefault(_network(prefix), []).append(prefix)
-    return prefixes[0], sorted((network, tuple(each)) for network, each in order.items())
+    return *prefixes[:1], sorted((network, tuple(each)) for network, each in order.items())
 
 
 def _prefix(address: Address) -> Prefix:
@@ -345,12 +347,29 @@ class _Rules:
                 yield _addition(Rule(wanted.family, MAIN_TABLE, priority, suppress_prefixlength=0))
 
     def removed(self) -> Iterator[Move]:
-        for rule in self._gone:
-            yield Move(TakeBack(DeleteRule(rule)), (AddRule(rule),))
+        return map(_removal, self._gone)
+
+    def passes(self, change: DeviceChange) -> Iterator[Rule]:
+        """The rules that let packets with the device's new mark pass a full tunnel's rules until these are gone.
+
+        Such a packet would go into the tunnel, as it lacks the mark that the old rule names. The rule comes after
+        the suppress rule of the same preference.
+        """
+        if not change.first.fwmark:
+            return
+        for family in (4, 6):
+            if self._now.is_full(family):
+                old = next(rule for rule in self._now.default_rules(family) if rule.fwmark is not None)
+                priority = max((old.priority or 0) - 1, 0)
+                yield Rule(family, MAIN_TABLE, priority, fwmark=change.first.fwmark, other=True)
 
 
 def _addition(rule: Rule) -> Move:
     return Move(AddRule(rule), (TakeBack(DeleteRule(rule)),))
+
+
+def _removal(rule: Rule) -> Move:
+    return Move(TakeBack(DeleteRule(rule)), (AddRule(rule),))
 
 
 def _present(wanted: Rule, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:

@@ -122,7 +122,13 @@ def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo
     """
     steps, present = tuple(undos), tuple(rules)
     own = [step.rule for step in steps if isinstance(step, DeleteRule)]
-    moved = [rule for mine in own if mine.fwmark is not None for rule in present if _is_moved(rule, mine)]
+    moved = [
+        rule
+        for mine in own
+        if mine.fwmark is not None and not mine.other
+        for rule in present
+        if _is_moved(rule, mine)
+    ]
     lost = {rule.family for rule in own if rule.suppress_prefixlength == 0 and rule not in present}
     found = (each for rule in moved for each in (rule, *(_partner(rule, present) if rule.family in lost else ())))
     return (*steps, *map(DeleteRule, found))

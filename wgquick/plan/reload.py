@@ -93,7 +93,7 @@ def change(
     removed = {key: each for key in wanted if key in live and (each := networks.removed(live[key]))}
     mark = fwmark if fwmark != device.fwmark else None
     first = DeviceConfig(
-        _private_key(settings, device),
+        new_private_key(settings, device),
         _listen_port(settings, device),
         mark or None,
         peers=tuple(peer for peer in changed if peer is not None),
@@ -214,7 +214,8 @@ def _as_it_is(peer: DevicePeer) -> PeerConfig:
     )
 
 
-def _private_key(settings: Settings, device: Device) -> SecretKey | None:
+def new_private_key(settings: Settings, device: Device) -> SecretKey | None:
+    """The file's private key, if the device has another."""
     key = settings.private_key
     return key if key is not None and clamped(key) != clamped(device.private_key) else None
 

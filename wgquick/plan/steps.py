@@ -650,10 +650,14 @@ def _table(rule: Rule) -> str:
 
 
 def _added(rule: Rule) -> str:
+    if rule.other:
+        return f"fwmark {rule.fwmark} table {_table(rule)}"
     if rule.fwmark is not None:
         return f"not fwmark {rule.fwmark} table {rule.table}"
     return f"table {_table(rule)} suppress_prefixlength 0"
 
 
 def _deleted(rule: Rule) -> str:
+    if rule.other:
+        return _added(rule)
     return f"table {rule.table}" if rule.fwmark is not None else f"table {_table(rule)} suppress_prefixlength 0"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device
-    from wgquick.net import AllowedIP, Endpoint
+    from wgquick.net import AllowedIP, Endpoint, PublicKey
     from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
     from wgquick.plan.steps import Step
 
@@ -110,8 +110,12 @@ def ignored_peers(settings: Settings, device: Device) -> tuple[Step, ...]:
     """A note for each peer that the device ignored (drivers/net/wireguard/netlink.c, set_peer)."""
     taken = {peer.public_key for peer in device.peers}
     missing = dict.fromkeys(peer.public_key for peer in settings.peers if peer.public_key not in taken)
-    reason = "its PublicKey is the interface's own [peer-is-self]"
-    return tuple(Note(f"[!] {settings.name} ignores the peer {key}: {reason}") for key in missing)
+    return tuple(ignored_peer(settings.name, key) for key in missing)
+
+
+def ignored_peer(name: str, key: PublicKey) -> Note:
+    """The note for a peer that the device ignores."""
+    return Note(f"[!] {name} ignores the peer {key}: its PublicKey is the interface's own [peer-is-self]")
 
 
 def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:

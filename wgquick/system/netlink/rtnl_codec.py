@@ -184,7 +184,7 @@ def route_get(address: bytes, mark: int = 0) -> bytes:
 
 def _rule(rule: Rule, kind: int, flags: int, more: bytes = b"") -> bytes:
     near, far = (0, attribute_u32(FRA_TABLE, rule.table)) if rule.table > 255 else (rule.table, b"")
-    invert = 0 if rule.fwmark is None else FIB_RULE_INVERT
+    invert = 0 if rule.fwmark is None or rule.other else FIB_RULE_INVERT
     body = FIB_RULE.pack(_af(rule.family), 0, 0, 0, near, FR_ACT_TO_TBL, invert)
     for attr, value in (
         (FRA_PRIORITY, rule.priority),
