@@ -266,7 +266,7 @@ class Guard(NamedTuple):
 
     `mark` and `port` are the tunnel's fwmark and UDP port, 0 if not known yet; `endpoints` are addresses (/32,
     /128) with their UDP ports. `networks` do not overlap. `inbound`: replies on connections that came in by other
-    links.
+    links. `dns`: queries to DNS servers, while the endpoints are looked up.
     """
 
     mark: int = 0
@@ -274,6 +274,7 @@ class Guard(NamedTuple):
     endpoints: tuple[tuple[Prefix, int], ...] = ()
     networks: tuple[Prefix, ...] = ()
     inbound: bool = False
+    dns: bool = False
 
 
 class LinkRoute(NamedTuple):

@@ -327,6 +327,72 @@ def test_a_kill_switch_names_the_other_tunnels_it_stops(machine: Namespace) -> N
     assert "[!] The kill switch of wg0 blocks the packets of wg1" in wgq(machine, "up", "wg0").stderr
 
 
+def test_two_kill_switches_let_each_other_pass(machines: tuple[Namespace, Namespace]) -> None:
+    """Both tunnels work, whichever came first, and after one has gone; nothing else leaves."""
+    near, router = machines
+    tunnel(near, router, "kill-switch = on")
+    keys = private_key(), private_key()
+    far = f"[Interface]\nPrivateKey = {keys[1]}\nListenPort = 51821\nAddress = 10.19.0.1/24\n"
+    write(router, f"{far}[Peer]\nPublicKey = {public_key(keys[0])}\nAllowedIPs = 10.19.0.2/32\n", "far1")
+    wgq(router, "up", "far1")
+    text = f"[Interface]\n# wgq: kill-switch = on\nPrivateKey = {keys[0]}\nAddress = 10.19.0.2/24\n"
+    peer = f"Endpoint = {ENDPOINT}:51821\nAllowedIPs = 10.19.0.0/24\n"
+    write(near, f"{text}[Peer]\nPublicKey = {public_key(keys[1])}\n{peer}", "wg1")
+    near.run(["nft", "-f", "-"], input=COUNTER.replace("dport 51820", "dport { 51820, 51821 }"))
+    for first, second in (("wg0", "wg1"), ("wg1", "wg0")):
+        wgq(near, "up", first)
+        before = leaks(near)
+        assert "lets nothing of" not in wgq(near, "up", second).stderr
+        assert tables(near) == ["table inet wgq-guard-wg0", "table inet wgq-guard-wg1"]
+        assert reaches(near, "10.9.0.1")
+        assert reaches(near, "10.19.0.1")
+        try_everything(near)
+        assert leaks(near) == before
+        wgq(near, "down", first)
+        assert "51820" not in near.out("nft", "list", "table", "inet", "wgq-guard-wg1") if first == "wg0" else True
+        assert reaches(near, "10.19.0.1" if first == "wg0" else "10.9.0.1")
+        assert not reaches(near, OUTSIDE, "-I", "up0", seconds=2)
+        try_everything(near)
+        assert leaks(near) == before
+        wgq(near, "down", second)
+        assert tables(near) == []
+
+
+def test_a_failed_lookup_sets_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    """Nothing leaves then; the next up asks a DNS server all the same, and nothing else leaves meanwhile."""
+    near, router = machines
+    tunnel(near, router, "kill-switch = on", endpoint="vpn.example")
+    near.run(["nft", "-f", "-"], input=COUNTER.replace("counter name", "udp dport 53 accept\n counter name"))
+    near.run(["sh", "-c", "echo 'nameserver 192.168.7.1\noptions timeout:1 attempts:1' >/etc/resolv.conf"])
+    environment = {"WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
+    said = wgq(near, "up", "wg0", status=1, **environment).stderr
+    assert "[!] The kill switch stays: `wgq down wg0' removes it" in said
+    assert tables(near) == ["table inet wgq-guard-wg0"]
+    before = leaks(near)
+    try_everything(near)
+    assert leaks(near) == before
+    wgq(near, "up", "wg0", status=1, **environment)
+    assert "dport { 53" not in near.out("nft", "list", "ruleset")
+    answer = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("192.168.7.1", 53)); print("ready", flush=True)
+while True:
+    q, a = s.recvfrom(512); end = q.index(b"\\0", 12) + 5; is_a = q[end - 4 : end - 2] == b"\\0\\1"
+    record = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4" + socket.inet_aton("{ENDPOINT}")
+    head = q[:2] + b"\\x81\\x80\\0\\1\\0" + bytes([is_a]) + b"\\0" * 4
+    s.sendto(head + q[12:end] + is_a * record, a)
+"""
+    with router.popen(["python3", "-c", answer], stdout=-1) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        wgq(near, "up", "wg0")
+        server.kill()
+    assert leaks(near) == before
+    assert reaches(near, "10.9.0.1")
+    wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
 def test_a_network_in_allowed_ips_cannot_be_excluded(machine: Namespace) -> None:
     write(machine, config("# wgq: kill-switch = on\n# wgq: exclude = 0.0.0.0/0", FULL))
     assert "is excluded, and a peer has it in AllowedIPs" in wgq(machine, "up", "wg0", status=1).stderr

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from wgquick.config.grammar import mask
 from wgquick.config.settings import LAN
+from wgquick.errors import SignalError
 from wgquick.executor import udp_port
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, SocketAddress
 from wgquick.plan import traffic as plan
 from wgquick.plan.facts import EndpointFacts
-from wgquick.plan.steps import Note, RemoveGuard
+from wgquick.plan.steps import Note, RemoveGuard, SetGuard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +45,35 @@ def endpoints(
     return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
 
 
+def first_endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host, run: Execution) -> EndpointFacts:
+    """The same before `up` sets the kill switch; if a lookup fails, it is set without that endpoint.
+
+    A kill switch that stands lets DNS queries out meanwhile, or nobody could bring the tunnel up again.
+    """
+    known = dict(recalled(earlier.resolved)) if earlier else {}
+    wanted = [peer.endpoint for peer in settings.peers if peer.endpoint]
+    found = EndpointFacts({each: known[str(each)] for each in wanted if str(each) in known})
+    is_opened = earlier is not None and len(found.resolved) < len(set(wanted))
+    try:
+        if is_opened:
+            _set_guard(settings, found, host, run, dns=True)
+        return endpoints(settings, earlier, host)
+    except BaseException as error:
+        if is_opened or not isinstance(error, (SignalError, KeyboardInterrupt)):
+            _set_guard(settings, found, host, run)
+        raise
+
+
+def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
+    """Set the kill switch as it is before the link exists."""
+    facts = plan.TrafficFacts(lans=_lans(settings, host))
+    sockets, noted = found.resolved.values(), remembered(found.resolved.items())
+    run.apply(
+        step._replace(guard=step.guard._replace(dns=dns)) if isinstance(step, SetGuard) else step
+        for step in plan.guard(settings, sockets, noted, facts)
+    )
+
+
 def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
     """The resolved endpoints in the journal's form: HOST:PORT=ADDRESS/PORT/SCOPE, separated by blanks."""
     return " ".join(f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in resolved)
@@ -70,9 +100,10 @@ def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
 
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
     """Set the kill switch before the link exists, and name the other tunnels that it stops."""
-    facts = plan.TrafficFacts(lans=_lans(settings, host))
-    run.apply(plan.guard(settings, found.resolved.values(), remembered(found.resolved.items()), facts))
-    others = sorted(each for each in host.wireguard.interfaces() if each != settings.name)
+    _set_guard(settings, found, host, run)
+    others = sorted(
+        each for each in host.wireguard.interfaces() if each != settings.name and not host.firewall.is_guarded(each)
+    )
     if others:
         run.apply([Note(f"[!] The kill switch of {settings.name} blocks the packets of {', '.join(others)}")])
 

@@ -11,7 +11,10 @@ The kill switch rejects packets that leave or are forwarded, except:
 4. DHCP and neighbour discovery, which the uplink needs,
 5. to an excluded network, and replies of connections that `keep_inbound` keeps.
 
-It stays until it is removed, whatever happens to the link, the daemon and wgq.
+Only its removal takes it away: it stands while the link, the daemon and wgq come and go.
+
+What one kill switch lets pass, the others let pass too, or each would stop the other's tunnel: a table has its own
+rules in chains of their own, and a copy of all others' in the chains `others-output` and `others-forward`.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from __future__ import annotations
 import os
 
 from wgquick.errors import OperationError
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import address_text
 from wgquick.system import programs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from wgquick.net import Guard
 
@@ -33,13 +36,59 @@ _REMEDY = "The kill switch and keep-inbound need nftables (apt install nftables)
 
 
 def guard(name: str, wanted: Guard) -> None:
-    """Set the kill switch of an interface; it replaces an earlier one."""
-    _run(_replaced(_table("guard", name), _guard_rules(name, wanted)))
+    """Put the kill switch of an interface in place, or a new one in the place of the old one."""
+    table = _table("guard", name)
+    own = _own_rules(name, wanted)
+    others = _standing_guards(table)
+    _run(_replaced(table, _guard_chains(own)) + _shared({**others, table: own}))
 
 
 def remove_guard(name: str) -> None:
-    """Remove the kill switch; does nothing if there is none."""
-    _run(_removed(_table("guard", name)))
+    """Take the kill switch away; nothing happens if there is none."""
+    table = _table("guard", name)
+    _run(_removed(table) + _shared(_standing_guards(table)))
+
+
+class _Own(NamedTuple):
+    """The rules of one kill switch, a rule or a part of one a line."""
+
+    output: tuple[str, ...]
+    forward: tuple[str, ...]
+
+
+def _standing_guards(but: str) -> dict[str, _Own]:
+    """The own rules of the kill switches that stand, by their tables, without one table."""
+    names = (line.partition("table inet ")[2] for line in _listed("tables").splitlines())
+    tables = [each for each in names if each.startswith("wgq-guard-") and each != but]
+    listed = {table: _listed("table", "inet", table) for table in tables}
+    return {
+        table: _Own(*(_chain(text, f"own-{hook}") for hook in _Own._fields))
+        for table, text in listed.items()
+        if "chain others-output {" in text
+    }
+
+
+def _listed(*what: str) -> str:
+    program = _program()
+    return programs.output([program, "list", *what], _environment(), b"")[1] if program else ""
+
+
+def _chain(text: str, name: str) -> tuple[str, ...]:
+    """The rules of a chain in the output of `nft list table`."""
+    rules = text.partition(f"\tchain {name} {{\n")[2].partition("\n\t}")[0]
+    return tuple(line.strip() for line in rules.splitlines())
+
+
+def _shared(guards: Mapping[str, _Own]) -> str:
+    """Gives each kill switch the rules of the others."""
+    script = ""
+    for table in guards:
+        for hook in _Own._fields:
+            rules = [line for other, own in guards.items() if other != table for line in getattr(own, hook)]
+            chain = f"others-{hook}"
+            script += f"flush chain inet {table} {chain}\n"
+            script += f"table inet {table} {{\n    chain {chain} {{\n        {_joined(rules)}\n    }}\n}}\n"
+    return script
 
 
 def is_guarded(name: str) -> bool:
@@ -92,7 +141,7 @@ def forget_inbound(name: str) -> None:
     _run(_removed(_table("inbound", name)))
 
 
-def _guard_rules(name: str, wanted: Guard) -> str:
+def _own_rules(name: str, wanted: Guard) -> _Own:
     marked = f"meta mark {wanted.mark:#x} " if wanted.mark else ""
     passed = []
     for family, kind in ((4, "ip"), (6, "ip6")):
@@ -117,21 +166,30 @@ def _guard_rules(name: str, wanted: Guard) -> str:
         "udp sport 68 udp dport 67 accept",
         "ip6 daddr { fe80::/10, ff02::/16 } udp sport 546 udp dport 547 accept",
         "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
+        *(["meta l4proto { tcp, udp } th dport { 53, 853 } accept"] if wanted.dns else []),
     ]
-    either = [*answers, *lans, "reject with icmpx admin-prohibited"]
-    return f"""
-    chain output {{
-        type filter hook output priority filter + 5; policy drop;
-        oifname {{ "lo", "{name}" }} accept
-        {_joined(host)}
-        {_joined(either)}
+    return _Own(
+        (f'oifname {{ "lo", "{name}" }} accept', *host, *answers, *lans),
+        (f'iifname "{name}" accept', f'oifname "{name}" accept', *answers, *lans),
+    )
+
+
+def _guard_chains(own: _Own) -> str:
+    chains = ""
+    for hook in _Own._fields:
+        chains += f"""
+    chain own-{hook} {{
+        {_joined(getattr(own, hook))}
     }}
-    chain forward {{
-        type filter hook forward priority filter + 5; policy drop;
-        iifname "{name}" accept
-        oifname "{name}" accept
-        {_joined(either)}
+    chain others-{hook} {{
+    }}
+    chain {hook} {{
+        type filter hook {hook} priority filter + 5; policy drop;
+        jump own-{hook}
+        jump others-{hook}
+        reject with icmpx admin-prohibited
     }}"""
+    return chains
 
 
 def _joined(rules: Iterable[str]) -> str:
