@@ -52,16 +52,16 @@ FIRST, UNCHANGED = "wgq reload", "wgq reload, nothing changed"
 STAGES = (
     ("wgquick.cli.main", "run", "all, but for the interpreter's start"),
     ("wgquick.api", "load", "  the file, to values"),
-    ("wgquick.executor.reloading", "_Reload.__init__", "  the journal, to values"),
+    ("wgquick.executor.reloading", "Reload.__init__", "  the journal, to values"),
     ("wgquick.executor.snapshot", "current", "  what the host has"),
     ("wgquick.system.wireguard", "Control.get", "    the device"),
     ("wgquick.system.netlink", "RtNetlink.link_routes", "    the routes"),
     ("wgquick.executor.reloading", "desired", "  what the file wants"),
     ("wgquick.plan.reload", "change", "  the difference of the device"),
     ("wgquick.executor.reloading", "difference", "  the difference of all else"),
-    ("wgquick.executor.reloading", "_Reload._apply", "  the changes"),
-    ("wgquick.executor.reloading", "_Reload._intend", "  the journal before them"),
-    ("wgquick.executor.reloading", "_Reload._finish", "  the journal after them"),
+    ("wgquick.executor.reloading", "Reload._apply", "  the changes"),
+    ("wgquick.executor.reloading", "Reload._intend", "  the journal before them"),
+    ("wgquick.executor.reloading", "Reload._finish", "  the journal after them"),
 )
 """Modules, their functions, and what these do; a deeper one is part of the one above it."""
 
