@@ -82,11 +82,11 @@ def difference(
         wanted = _without_ipv6(wanted)
     addresses = _Addresses(wanted, now, known)
     routes = _Routes(wanted, now, known)
-    rules = _Rules(wanted, now, known)
+    rules = _Rules(wanted, now, known, change)
     moves = (
         *_mtu(wanted, now, known, is_first=True),
         *addresses.conflicting(),
-        *(_addition(rule) for rule in rules.passes(change)),
+        *(_addition(rule) for rule in rules.passes if rule not in now.rules),
         *_device(now, change.first, reload.lines(now.name, change.first)),
         *addresses.added(),
         *rules.added(),
@@ -97,7 +97,7 @@ def difference(
         *_firewall_gone(wanted, now, known),
         *rules.removed(),
         *routes.removed(),
-        *(_removal(rule) for rule in rules.passes(change)),
+        *map(_removal, rules.passes),
         *addresses.removed(),
         *_device(now, change.last, reload.removal_lines(now.name, change)),
         *_mtu(wanted, now, known, is_first=False),
@@ -329,12 +329,13 @@ def _unwanted_allowed_ips(wanted: Desired, now: Current, known: Known) -> Iterat
 class _Rules:
     """The two rules of a full tunnel in each family."""
 
-    def __init__(self, wanted: Desired, now: Current, known: Known) -> None:
+    def __init__(self, wanted: Desired, now: Current, known: Known, change: DeviceChange) -> None:
         self._now = now
         table_rules = [rule for rule in wanted.rules if rule.fwmark is not None]
         self._present = {rule: _present(rule, now.rules) for rule in table_rules}
         used = {each for found in self._present.values() for each in found}
-        self._gone = [rule for rule in owned_rules(now, known) if rule not in used]
+        self.passes = tuple(_passes(now, change))
+        self._gone = [rule for rule in owned_rules(now, known) if rule not in used and rule not in self.passes]
 
     def added(self) -> Iterator[Move]:
         for wanted, found in self._present.items():
@@ -349,19 +350,20 @@ class _Rules:
     def removed(self) -> Iterator[Move]:
         return map(_removal, self._gone)
 
-    def passes(self, change: DeviceChange) -> Iterator[Rule]:
-        """The rules that let packets with the device's new mark pass a full tunnel's rules until these are gone.
 
-        Such a packet would go into the tunnel, as it lacks the mark that the old rule names. The rule comes after
-        the suppress rule of the same preference.
-        """
-        if not change.first.fwmark:
-            return
-        for family in (4, 6):
-            if self._now.is_full(family):
-                old = next(rule for rule in self._now.default_rules(family) if rule.fwmark is not None)
-                priority = max((old.priority or 0) - 1, 0)
-                yield Rule(family, MAIN_TABLE, priority, fwmark=change.first.fwmark, other=True)
+def _passes(now: Current, change: DeviceChange) -> Iterator[Rule]:
+    """The rules that let packets with the device's new mark pass a full tunnel's rules until these are gone.
+
+    Such a packet would go into the tunnel, as it lacks the mark that the old rule names. The rule comes after the
+    suppress rule of the same preference.
+    """
+    if not change.first.fwmark:
+        return
+    for family in (4, 6):
+        if now.is_full(family):
+            old = next(rule for rule in now.default_rules(family) if rule.fwmark is not None)
+            priority = max((old.priority or 0) - 1, 0)
+            yield Rule(family, MAIN_TABLE, priority, fwmark=change.first.fwmark, other=True)
 
 
 def _addition(rule: Rule) -> Move:

@@ -290,6 +290,6 @@ def _route_text(route: Route) -> str:
 
 
 def _rule_text(rule: Rule) -> str:
-    mark = "" if rule.fwmark is None else f"not fwmark {rule.fwmark} "
+    mark = "" if rule.fwmark is None else f"{'' if rule.other else 'not '}fwmark {rule.fwmark} "
     suppress = "" if rule.suppress_prefixlength is None else f" suppress_prefixlength {rule.suppress_prefixlength}"
     return f"{mark}table {rule.table}{suppress} (IPv{rule.family})"
