@@ -9,7 +9,22 @@ import sys
 
 TYPE_CHECKING = False  # instead of importing typing, which would take most of this package's import time
 if TYPE_CHECKING:
-    from wgquick.api import confirm, down, ensure, parse, plan, read, reload, save, status, tunnel, up, wait, watch
+    from wgquick.api import (
+        confirm,
+        down,
+        ensure,
+        parse,
+        plan,
+        read,
+        reload,
+        save,
+        status,
+        try_,
+        tunnel,
+        up,
+        wait,
+        watch,
+    )
     from wgquick.config.models import Interface, Peer, WgQuickConfig
     from wgquick.errors import (
         BatchError,
@@ -44,6 +59,7 @@ __all__ = [
     "reload",
     "save",
     "status",
+    "try_",
     "tunnel",
     "up",
     "wait",
@@ -61,6 +77,7 @@ _HOMES = {
         "reload",
         "save",
         "status",
+        "try_",
         "tunnel",
         "up",
         "wait",

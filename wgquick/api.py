@@ -9,7 +9,7 @@ Several threads may work on several interfaces. Hooks write to the process's sta
 from __future__ import annotations
 
 from errno import ENODEV
-from os import fspath, strerror
+from os import fspath, strerror, write
 
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from wgquick.executor.planning import Ground
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.executor.trial import Seen
-    from wgquick.executor.trying import Asked
+    from wgquick.executor.trying import Asked, OnTrial
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
     from wgquick.plan.places import Places
@@ -231,7 +231,7 @@ def ensure(
     )
 
 
-def begin_trial(asked: Asked, transcript: Transcript | None = None) -> Guarded:
+def begin_trial(asked: Asked) -> Guarded:
     """Begin what `wgq try` asks for, in processes of their own (`wgquick.executor.trying`).
 
     The change is made, and taken back unless `confirm` comes within `asked.seconds` of it, whatever becomes of this
@@ -241,15 +241,52 @@ def begin_trial(asked: Asked, transcript: Transcript | None = None) -> Guarded:
     from wgquick.system import guards
     from wgquick.system.echo import Echo
 
-    say = _line_by_line(transcript)
     valid_name(asked.name)
     if asked.ping:
         Echo(asked.ping)  # an address that is none fails before any change
 
     def work(own: guards.Guards) -> None:
-        Attempt(asked, lambda: _host(say), say, own, Echo).run()
+        Attempt(asked, lambda: _host(_print_error), _print_error, own, Echo).run()
 
     return guards.begin(work, f"{asked.name}: {asked.verb} on trial")
+
+
+def try_(
+    verb: str,
+    config: Config | str | PathLike[str],
+    options: Options | None = None,
+    transcript: Transcript | None = None,
+    *,
+    timeout: float = 120.0,
+    confirm_when: str = "",
+    wishes: Wishes | None = None,
+) -> OnTrial:
+    """Make a change as `wgq try` does; returns once it is made, and rolls it back `timeout` seconds later.
+
+    `verb` is "up", "reload" or "down"; a source, as for `read`, is for down. `confirm` keeps the change, also from
+    another process; so does `confirm_when`, "handshake" or "ping:ADDRESS". WgqError if the change is refused or
+    fails: then it is undone. It forks: call it in the main thread while no other thread runs.
+    """
+    from wgquick.config.location import interface_name
+    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.trying import Asked, OnTrial, criterion
+
+    say = _line_by_line(transcript)
+    peers, ping = criterion(verb, confirm_when)
+    chosen, wanted = _checked(options), wishes or Wishes()
+    if isinstance(config, str) or hasattr(config, "__fspath__"):
+        source = fspath(cast("str", config))
+        name = interface_name(source)
+        if verb == "down":
+            read = for_down(name, source, _print_error)
+            asked = Asked(verb, name, timeout, chosen, wanted, read=read, peers=peers, ping=ping)
+            return OnTrial(name, begin_trial(asked), say)
+        config = load(source, say)
+    settings = _settings(config)
+    asked = Asked(verb, settings.name, timeout, chosen, wanted, settings, peers=peers, ping=ping)
+    if verb == "down":
+        asked = asked._replace(settings=None, read=lambda: (settings, None))
+    return OnTrial(settings.name, begin_trial(asked), say)
 
 
 def confirm(name: str, extend: float | None = None) -> None:
@@ -801,6 +838,11 @@ def _line_by_line(transcript: Transcript | None) -> Transcript:
             transcript(line)
 
     return say
+
+
+def _print_error(text: str) -> None:
+    """The `say` of a trial's guard, whose standard error is a file in memory."""
+    write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
 
 
 def _say_nothing(_text: str) -> None:

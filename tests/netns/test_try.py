@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import wgquick
 from tests.netns.pair import pair, until
 from tests.netns.tunnels import FULL, KEY, WGQ, config, journals, links, wgq, write
 
@@ -479,6 +480,27 @@ def test_an_echo_reply_confirms() -> None:
         assert "wg0" not in links(ends.one)
 
 
+def test_from_python(up: Namespace) -> None:
+    before = state(up)
+    lines, ends = up.call(_tried_from_python)
+    assert ends == ["rolled back", "confirmed", "refused"]
+    assert any(line.startswith("[#] wg set wg0") for line in lines)
+    assert state(up) != before
+
+
+def _tried_from_python() -> tuple[list[str], list[str]]:
+    config, lines = wgquick.read("wg0"), list[str]()
+    ends = [wgquick.try_("reload", config, timeout=0.3, transcript=lines.append).wait()]
+    trial = wgquick.try_("reload", config, timeout=30)
+    wgquick.confirm("wg0")
+    ends.append(trial.wait())
+    try:
+        wgquick.try_("up", config)
+    except wgquick.WgqError:
+        ends.append("refused")
+    return lines, ends
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -522,6 +544,14 @@ def test_a_tunnel_of_wg_quicks_is_taken_back(machine: Namespace) -> None:
     assert state(machine) == before
     wgq(machine, "try", "down", "wg0", "--timeout", "0.5", status=4)
     assert "0.0.0.0/0" in machine.out("wg", "show", "wg0", "allowed-ips")
+
+
+def test_a_systemd_without_a_bus_is_told(machine: Namespace) -> None:
+    write(machine, config())
+    machine.run(["mkdir", "-p", "/run/systemd/system"])
+    done = wgq(machine, "try", "up", "wg0", "--timeout", "0.3", status=4)
+    assert "the guard stays in this session's control group" in done.stderr
+    assert links(machine) == ["lo", "up0", "up1"]
 
 
 def test_watch_does_not_fight_a_trial(up: Namespace, tmp_path: Path) -> None:

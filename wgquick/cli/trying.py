@@ -15,7 +15,7 @@ from wgquick.config import location
 from wgquick.errors import WgqError
 from wgquick.executor import trial
 from wgquick.executor.reloading import ReloadOptions
-from wgquick.executor.trying import VERBS, Asked
+from wgquick.executor.trying import VERBS, Asked, criterion
 from wgquick.lean import signal
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def try_(verb: str, target: str, given: Given) -> int:
     asked = _asked(verb, target, given)
     if asked.settings is not None:
         verbs.warn_of_ssh(asked.settings, f"it comes back in {asked.seconds:g} s unless you confirm")
-    return _Shown(api.begin_trial(asked, say), asked, is_json=bool(given.get("json"))).run()
+    return _Shown(api.begin_trial(asked), asked, is_json=bool(given.get("json"))).run()
 
 
 def confirm(target: str, given: Given) -> None:
@@ -68,7 +68,7 @@ def _asked(verb: str, target: str, given: Given) -> Asked:
     seconds = waiting.seconds(str(given.get("timeout") or _TIMEOUT))
     if seconds <= 0:
         raise WgqError("--timeout must be more than 0", remedy="Write a number of seconds, such as 120.")
-    peers, ping = _criterion(verb, str(given.get("confirm-when") or ""))
+    peers, ping = criterion(verb, str(given.get("confirm-when") or ""))
     options = verbs.options_of(given)
     privilege.acquire()
     called = verbs.name_of(given)
@@ -81,18 +81,6 @@ def _asked(verb: str, target: str, given: Given) -> Asked:
     if verb == "up":
         settings = verbs.with_extras(settings, given)
     return Asked(verb, settings.name, seconds, options, reload_options, settings, peers=peers, ping=ping)
-
-
-def _criterion(verb: str, text: str) -> tuple[str, str]:
-    """The peers whose handshake confirms, and the address whose reply does."""
-    kind, _, address = text.partition(":")
-    if text == "handshake" and verb == "down":
-        raise WgqError("--confirm-when handshake: nobody shakes hands after down", remedy="Use ping:ADDRESS.")
-    if text in ("", "handshake"):
-        return "any" if text else "", ""
-    if kind != "ping" or not address:
-        raise WgqError(f"--confirm-when {text}: unknown", remedy="Write handshake, or ping: and an address.")
-    return "", address
 
 
 class _Shown:

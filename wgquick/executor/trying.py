@@ -7,13 +7,14 @@ while it is being made, while it is on trial, and while it is taken back.
 
 from __future__ import annotations
 
+import os
 import time
 
 from wgquick.errors import WgqError
 from wgquick.executor import commands, netns, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
-from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
+from wgquick.lean import TYPE_CHECKING, NamedTuple, loads, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from wgquick.executor.restoring import Before
     from wgquick.executor.trial import TrialFile
     from wgquick.options import Options
-    from wgquick.ports import Guards, Host
+    from wgquick.ports import Guarded, Guards, Host
 
     Read = Callable[[], tuple[Settings | None, ConfigError | None]]
     Met = Callable[[], bool]
@@ -54,6 +55,69 @@ class Asked(NamedTuple):
     read: Read | None = None
     peers: str = ""
     ping: str = ""
+
+
+def criterion(verb: str, text: str) -> tuple[str, str]:
+    """The peers whose handshake confirms, and the address whose reply does, of `handshake` or `ping:ADDRESS`."""
+    if verb not in VERBS:
+        raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
+    kind, _, address = text.partition(":")
+    if text == "handshake" and verb == "down":
+        raise WgqError("--confirm-when handshake: nobody shakes hands after down", remedy="Use ping:ADDRESS.")
+    if text in ("", "handshake"):
+        return "any" if text else "", ""
+    if kind != "ping" or not address:
+        raise WgqError(f"--confirm-when {text}: unknown", remedy="Write handshake, or ping: and an address.")
+    return "", address
+
+
+class OnTrial:
+    """A change on trial, for the process that has begun it."""
+
+    def __init__(self, name: str, guarded: Guarded, say: Callable[[str], None]) -> None:
+        """Wait until the change is made; WgqError if it was refused or failed."""
+        self.name = name
+        self._guarded = guarded
+        self._say = say
+        self._told = 0
+        self._text = b""
+        self._end = self._next()
+        if self._end["phase"] != trial.PENDING:
+            self._finish()
+
+    def wait(self) -> str:
+        """How it ended: "confirmed", "rolled back" or "superseded"; WgqError if the rollback failed."""
+        if self._end["phase"] == trial.PENDING:
+            self._end = self._next()
+            self._finish()
+        return str(self._end["phase"])
+
+    def _next(self) -> dict[str, str | int]:
+        while b"\n" not in self._text:
+            piece = os.read(self._guarded.news, 4096)
+            if not piece:
+                return {"phase": trial.FAILED, "message": "the guards were killed: nothing will be rolled back"}
+            self._text += piece
+        line, _, self._text = self._text.partition(b"\n")
+        self._transcribe()
+        news: dict[str, str | int] = loads(line.decode())
+        return news
+
+    def _transcribe(self) -> None:
+        """Pass on what the guard has printed since."""
+        text = os.pread(self._guarded.output[1], os.fstat(self._guarded.output[1]).st_size, 0)[self._told :]
+        self._told += len(text)
+        for line in text.decode(errors="replace").splitlines():
+            self._say(line)
+
+    def _finish(self) -> None:
+        with suppress(ChildProcessError):
+            os.waitpid(self._guarded.process, 0)
+        self._transcribe()
+        for descriptor in (self._guarded.news, *self._guarded.output):
+            os.close(descriptor)
+        if self._end["phase"] == trial.FAILED:
+            raise WgqError(str(self._end["message"]))
 
 
 class Attempt:

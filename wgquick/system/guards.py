@@ -130,7 +130,10 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
         try:
             leave_control_group(description)
         except OSError as error:
-            print(f"[!] {error}: the guard stays in this session's control group", file=sys.stderr)
+            print(
+                f"[!] systemd: {error.strerror or error}: the guard stays in this session's control group",
+                file=sys.stderr,
+            )
         work(Guards(end))
     except BaseException:
         sys.excepthook(*sys.exc_info())
