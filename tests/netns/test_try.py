@@ -535,6 +535,22 @@ def test_a_restart_on_trial_is_taken_back(up: Namespace) -> None:
     assert state(up) == before
 
 
+def test_a_kill_switch_and_its_like_come_back(machine: Namespace) -> None:
+    """A restart on trial sets them up anew, with another mark and port."""
+    full, part = config(peer=FULL), config("", "AllowedIPs = 10.7.0.0/16")
+    for option in ("--kill-switch", "--keep-inbound"):
+        write(machine, full)
+        wgq(machine, "up", "wg0", option)
+        before = state(machine)
+        write(machine, part)
+        wgq(machine, "try", "reload", "wg0", "--or-restart", "--timeout", "0.3", status=4)
+        assert state(machine) == before, option
+        write(machine, full)
+        wgq(machine, "try", "down", "wg0", "--timeout", "0.3", status=4)
+        assert state(machine) == before, option
+        wgq(machine, "down", "wg0")
+
+
 def test_a_tunnel_of_wg_quicks_is_taken_back(machine: Namespace) -> None:
     write(machine, config("", FULL))
     machine.run(["wg-quick", "up", "wg0"], env={**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wgq-userspace"})

@@ -120,7 +120,7 @@ class _Shown:
     def _await(self) -> list[int]:
         poller = select.poll()
         poller.register(self._guarded.news, select.POLLIN)
-        if self._has_terminal and self._is_pending and os.tcgetpgrp(0) == os.getpgrp():
+        if self._has_terminal and self._is_pending and _is_in_foreground():
             poller.register(0, select.POLLIN)
         return [descriptor for descriptor, _ in poller.poll(_PAUSE)]
 
@@ -200,3 +200,11 @@ class _Shown:
             }
             verbs.write(json.dumps(found, indent=2) + "\n")
         return status
+
+
+def _is_in_foreground() -> bool:
+    """Whether the terminal's keys are for this process; False if the terminal is gone."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False

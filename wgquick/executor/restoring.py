@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config import extras
 from wgquick.config.document import Document
-from wgquick.config.settings import Settings
+from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, WgqError
 from wgquick.executor import commands, reloading, snapshot, src_valid_mark
 from wgquick.executor.execution import Execution
@@ -102,6 +102,8 @@ def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
     has = wanted.current.link
     if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():
         return True
+    if link.ifindex != has.ifindex and before.file.extras != Extras():
+        return True  # a restart has set up the kill switch and its like anew
     record = Journal(host.journal_directory, before.name).read()
     if record is None or record.ifindex != link.ifindex:
         return False
