@@ -155,7 +155,8 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         if not moves:
             break
         faults = [fault for move in moves if (fault := run.put_back(move.step))]
-        known = known._replace(dns=wanted.dns, firewall=wanted.applied.firewall if wanted.applied else ())
+        if not all(restore.is_of_rules(move) for move in moves):  # these come in a round of their own
+            known = known._replace(dns=wanted.dns, firewall=wanted.applied.firewall if wanted.applied else ())
     else:
         raise WgqError("\n".join(faults) or "the state does not come back", where=name)
     if before.record is not None and link is not None:

@@ -140,6 +140,12 @@ def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:
             yield Move(TakeBack(DeleteRule(rule)))
 
 
+def is_of_rules(move: Move) -> bool:
+    """Whether a move adds or removes a policy rule."""
+    step = move.step
+    return isinstance(step, AddRule) or (isinstance(step, TakeBack) and isinstance(step.undone, DeleteRule))
+
+
 def _desired(before: Wanted, file: Settings) -> Desired:
     current, device = before.current, before.device
     bare = file._replace(
