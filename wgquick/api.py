@@ -259,7 +259,7 @@ def try_(
     *,
     timeout: float = 120.0,
     confirm_when: str = "",
-    wishes: Wishes | None = None,
+    reload_options: ReloadOptions | None = None,
 ) -> OnTrial:
     """Make a change as `wgq try` does; returns once it is made, and rolls it back `timeout` seconds later.
 
@@ -268,12 +268,12 @@ def try_(
     fails: then it is undone. It forks: call it in the main thread while no other thread runs.
     """
     from wgquick.config.location import interface_name
-    from wgquick.executor.reloading import Wishes
+    from wgquick.executor.reloading import ReloadOptions
     from wgquick.executor.trying import Asked, OnTrial, criterion
 
     say = _line_by_line(transcript)
     peers, ping = criterion(verb, confirm_when)
-    chosen, wanted = _checked(options), wishes or Wishes()
+    chosen, wanted = _checked(options), reload_options or ReloadOptions()
     if isinstance(config, str) or hasattr(config, "__fspath__"):
         source = fspath(cast("str", config))
         name = interface_name(source)
