@@ -25,6 +25,7 @@ from tests.namespaces import PATH, host
 from tests.netns.pair import pair as cable
 from tests.netns.test_firewalld import EARLY_FILTER, hosts, reaches, tunnel, without_marks
 from tests.netns.test_firewalld import PORT as FAR_PORT
+from tests.netns.test_reload import CHANGES, ECHO, both_ends, kill_at_every_step, reload_by_steps
 from tests.netns.tunnels import config, journals, links, write
 from tests.parity.trial import in_process
 from wgquick import api
@@ -365,6 +366,31 @@ def wait_begins_a_handshake_and_status_shows_it() -> None:
         wgq(near.machine, "up", LINK, "--wait=60")
 
 
+def reload_loses_no_probe_between_two_steps() -> None:
+    with both_ends(kernel=True) as (near, far):
+        write(near, CHANGES[-1])
+        wgq(near, "up", LINK)
+        near.run(["ping", "-c", "1", "-W", "60", "10.0.0.2"])
+        before = near.out("wg", "show", LINK, "latest-handshakes")
+        with far.popen(["python3", "-c", ECHO], stdout=-1) as echo:
+            assert echo.stdout is not None
+            echo.stdout.readline()
+            for text in CHANGES:
+                write(near, text)
+                count, lost = near.call(reload_by_steps)
+                assert count
+                assert lost == []
+            echo.kill()
+        assert near.out("wg", "show", LINK, "latest-handshakes") == before
+        assert is_kernels(near)
+
+
+def a_killed_reload_is_finished_or_undone() -> None:
+    with host() as machine:
+        machine.uplink(ipv6=True)
+        assert kill_at_every_step(machine, wgq) > 30
+
+
 def the_daemon_is_confined_with_the_kernel_as_peer() -> None:
     with pair(WGQ, KERNEL) as (left, right):
         left.ping(right)
@@ -410,6 +436,8 @@ CHECKS: Sequence[Callable[[], None]] = (
     reload_of_a_tunnel_of_wg_quick_works,
     reload_to_a_taken_port_changes_nothing_and_names_the_holder,
     reload_of_a_full_tunnel_keeps_its_device_and_session,
+    reload_loses_no_probe_between_two_steps,
+    a_killed_reload_is_finished_or_undone,
     show_prints_the_bytes_of_wg_for_many_peers_and_allowed_ips,
     a_full_tunnel_over_ipv6_passes_a_reverse_path_filter,
     a_full_tunnel_in_a_namespace_keeps_its_socket_outside,

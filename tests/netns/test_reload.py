@@ -7,18 +7,21 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from tests.namespaces import host
 from tests.netns.tunnels import FULL, KEY, PEERS, config, journals, mark, rules, wgq, with_resolvconf, write
+from tests.parity.trial import in_process
 from wgquick import api
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.namespaces import Namespace
 
@@ -32,8 +35,8 @@ def public(private: str) -> str:
     ).stdout.strip()
 
 
-@pytest.fixture
-def ends() -> Iterator[tuple[Namespace, Namespace]]:
+@contextmanager
+def both_ends(*, kernel: bool = False) -> Iterator[tuple[Namespace, Namespace]]:
     """A machine, and another beyond its gateway, at 203.0.113.1, that has 10.0.0.2 in the tunnel."""
     with host() as near, host() as far:
         near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", far.paths["net"]])
@@ -41,11 +44,17 @@ def ends() -> Iterator[tuple[Namespace, Namespace]]:
         near.run(["ip", "-batch", "-"], input="\n".join(lines))
         lines = ["addr add 192.0.2.1/24 dev up0", "addr add 203.0.113.1/32 dev up0", "link set up0 up", ""]
         far.run(["ip", "-batch", "-"], input="\n".join(lines))
-        far.run(["wgq-userspace", "wg0"])
+        far.run(["ip", "link", "add", "wg0", "type", "wireguard"] if kernel else ["wgq-userspace", "wg0"])
         text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n[Peer]\nPublicKey = {public(KEY)}\n"
         far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=f"{text}AllowedIPs = 0.0.0.0/0\n")
         far.run(["ip", "-batch", "-"], input="addr add 10.0.0.2/24 dev wg0\nlink set wg0 up\n")
         yield near, far
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Namespace, Namespace]]:
+    with both_ends() as made:
+        yield made
 
 
 def tunnel(networks: str, interface: str = "", more: str = "", *, address: str = "10.0.0.1/24") -> str:
@@ -130,6 +139,92 @@ def test_no_probe_is_lost_between_two_steps(ends: tuple[Namespace, Namespace]) -
         echo.kill()
     assert near.out("wg", "show", "wg0", "latest-handshakes") == before
     assert rules(near).count("fwmark") == 0
+
+
+STATE = (
+    "wg showconf wg0",
+    "ip address show dev wg0",
+    "ip route show table all dev wg0",
+    "ip -6 route show table all dev wg0",
+    "ip rule",
+    "ip -6 rule",
+    "nft list ruleset",
+    "sysctl net.ipv4.conf.all.src_valid_mark",
+)
+KILLED = (
+    tunnel("10.0.0.0/24, 10.8.0.0/16, 10.6.0.0/16", "ListenPort = 51820\nFwMark = 9", peer(OTHER, "10.7.0.0/16")),
+    tunnel(
+        "10.0.0.0/24, 0.0.0.0/0, ::/0",
+        "ListenPort = 51821\nFwMark = 7\nMTU = 1380",
+        peer(PEERS[0], "10.8.0.0/16"),
+        address="10.0.0.1/24, 10.4.0.1/24, fd00::1/64",
+    ),
+)
+"""Two files; a reload from the one to the other, and back, takes steps of all kinds but DNS."""
+
+
+def state(machine: Namespace) -> list[list[str]]:
+    """What the machine has, without indexes, orders, and the link-local address that the kernel draws."""
+    shown = (machine.out(*command.split()) for command in STATE)
+    plain = (re.sub(r"^\d+: wg0", "", text, flags=re.MULTILINE) for text in shown)
+    return [sorted(line for line in text.splitlines() if "fe80::" not in line) for text in plain]
+
+
+def reload_killed_at(step: int) -> bool:
+    """Whether a reload has such a step: it gets SIGKILL before that."""
+    if (child := os.fork()) == 0:
+        lines: list[str] = []
+
+        def say(text: str) -> None:
+            lines.append(text)
+            if len(lines) > step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            api.reload(api.load("wg0", lines.append), transcript=say)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def kill_at_every_step(machine: Namespace, call: Callable[..., object]) -> int:
+    """Kill reloads, and compare with up what the next reload leaves, and with the pristine machine what down does.
+
+    `call` runs wgq. Returns how many steps there were.
+    """
+    pristine = rules(machine), mark(machine), machine.out("nft", "list", "ruleset")
+    steps = 0
+    for before, after in (KILLED, KILLED[::-1]):
+        write(machine, after)
+        call(machine, "up", "wg0")
+        wanted = state(machine)
+        call(machine, "down", "wg0")
+        for verb in ("reload", "down"):
+            at, is_killed = 0, True
+            while is_killed:
+                write(machine, before)
+                call(machine, "up", "wg0")
+                write(machine, after)
+                is_killed = machine.call(reload_killed_at, at)
+                at += 1
+                if verb == "reload":
+                    call(machine, "reload", "wg0")
+                    assert state(machine) == wanted, at
+                call(machine, "down", "wg0")
+                assert (rules(machine), mark(machine), machine.out("nft", "list", "ruleset")) == pristine, at
+                assert journals(machine) == ""
+                steps += 1
+    return steps
+
+
+def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
+    """By the next reload, or by down, wherever SIGKILL came."""
+
+    def call(machine: Namespace, *arguments: str) -> None:
+        status, _, error = machine.call(in_process, list(arguments), {"PATH": os.environ["PATH"]})
+        assert status == 0, error
+
+    assert kill_at_every_step(machine, call) > 30
 
 
 def written(machine: Namespace) -> str:
