@@ -326,7 +326,7 @@ INSIDE = (
          here=edited(CLIENT, ("10.66.0.2/24", "10.67.0.2/24"))),
     Case("nobody has the peer's AllowedIPs", "no-data-back", wants="", says="or no host there has 10.66.0.7",
          here=routing("10.66.0.7/32")),
-    Case("a narrow IPv6 path, and its errors are dropped", "mtu-too-large", here=SIX, says="write MTU = 1200",
+    Case("a narrow IPv6 path, and its errors are dropped", "mtu-too-large", here=SIX, says="MTU = 1200",
          after_between="ip link set r1 mtu 1280; nft add table inet guard; "
          "nft add chain inet guard out '{ type filter hook output priority 0; }'; "
          "nft add rule inet guard out icmpv6 type packet-too-big drop"),
@@ -344,7 +344,7 @@ SERVERS = (
          after_there=NFT_IN + "nft add rule inet guard in iif lo accept; "
          "nft chain inet guard in '{ policy drop; }'"),
     Case("legacy iptables drops the server's port", "input-blocked", at="there",
-         says="by the policy of chain INPUT of table filter (iptables-legacy)",
+         says="the policy of chain INPUT of table filter (iptables-legacy)",
          after_there="iptables-legacy -P INPUT DROP; iptables-legacy -A INPUT -i lo -j ACCEPT"),
     Case("a stranger knocks", "knock-unknown-key", at="there", wants="", pings="10.66.0.1",
          there=edited(SERVER, ("@here@", "@other@"))),
@@ -370,7 +370,7 @@ SERVERS = (
          after_there=FORWARDS + "iptables -N GUARD; iptables -A FORWARD -j GUARD; "
          "iptables -A GUARD -i wg0 -m comment --comment 'no guests' -j REJECT"),
     Case("legacy iptables does not let the server forward", "forward-blocked", at="there", here=FULL,
-         there=FULL_SERVER, pings="198.18.0.77", says="by the policy of chain FORWARD of table filter "
+         there=FULL_SERVER, pings="198.18.0.77", says="the policy of chain FORWARD of table filter "
          "(iptables-legacy)", after_there=FORWARDS + "iptables-legacy -P FORWARD DROP"),
     Case("a legacy chain does not let the server forward", "forward-blocked", at="there", here=FULL,
          there=FULL_SERVER, pings="198.18.0.77", says="in chain GUARD of table filter (iptables-legacy)",
