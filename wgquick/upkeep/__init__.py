@@ -1,1 +1,1 @@
-"""`wgq watch`: keeps what the journals promise, and the endpoints, as they are to be."""
+"""`wgq watch`: restores what the journals promise, and keeps the endpoints up to date."""

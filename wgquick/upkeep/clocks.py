@@ -1,8 +1,8 @@
-"""The clocks: what time it is though somebody sets the clock, and whether the machine has slept.
+"""A clock that nobody sets, and whether the machine slept or its clock was set.
 
-CLOCK_BOOTTIME runs on while a machine sleeps, CLOCK_MONOTONIC does not, and neither is ever set (clock_gettime(2)).
-The watch compares them each second, when it is awake anyway. A timer with TFD_TIMER_CANCEL_ON_SET would tell less
-than a second earlier, and not whether the machine has slept.
+CLOCK_BOOTTIME advances while the machine sleeps, CLOCK_MONOTONIC does not. Nobody can set either one
+(clock_gettime(2)). The watch wakes up each second anyway, and compares them then. A timer with
+TFD_TIMER_CANCEL_ON_SET would be less than a second faster, and would not show sleep.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from __future__ import annotations
 import time
 
 _JUMP = 2.0
-"""Seconds by which two clocks must part between two looks: a time daemon that slews stays far below."""
+"""Seconds between two readings by which two clocks must differ more than before. A time daemon slews far less."""
 
 
 class Clocks:
-    """Readings of the clocks since this was made."""
+    """The clocks, compared with their readings when this object was made."""
 
     def __init__(self) -> None:
         self._epoch = time.time() - _boot_time()
         self._asleep, self._ahead = self._readings()
 
     def time(self) -> float:
-        """The time since the epoch, as the clock had gone on from the start; sleep counts."""
+        """Seconds since 1970, by the system's clock at the start and CLOCK_BOOTTIME since then."""
         return self._epoch + _boot_time()
 
     def ahead(self) -> float:
-        """Seconds that the system's clock is ahead of `time`."""
+        """How many seconds the system's clock is ahead of `time`."""
         return time.time() - self.time()
 
     def jumped(self) -> bool | None:
-        """Whether the machine has slept (True) or the clock was set (False) since the last call; else None."""
+        """True if the machine slept since the last call, False if only the clock was set, else None."""
         asleep, ahead = self._readings()
         has_slept, was_set = asleep - self._asleep > _JUMP, abs(ahead - self._ahead) > _JUMP
         self._asleep, self._ahead = asleep, ahead

@@ -1,4 +1,4 @@
-"""What a watch tells, as values, as text and as JSON lines."""
+"""The events of `wgq watch`, as values, text and JSON lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MISSING = "{}-missing"
 
 
 class Event(NamedTuple):
-    """One thing that happened, at `time` (seconds since the epoch).
+    """One event; `time` is in seconds since 1970.
 
-    `event` is KIND-restored or, with `check_only`, KIND-missing (rule, route, address, firewall, dns, sysctl),
-    endpoint-resolved, mtu-changed, peer-up, peer-down or gave-up. `text` is what it is about, `peer` a public key
-    in base64, "" if it is about none. `culprit` is who has probably done it, "" if nobody is known.
+    `event` is KIND-restored or, with `check_only`, KIND-missing, endpoint-resolved, mtu-changed, peer-up, peer-down
+    or gave-up. KIND is rule, route, address, firewall, dns or sysctl. `text` has the details. `peer` is a public
+    key in base64, or "". `culprit` is the program that probably made the change, "" if unknown.
     """
 
     time: float
@@ -26,13 +26,13 @@ class Event(NamedTuple):
 
 
 def json_line(event: Event) -> str:
-    """One line, with the fields that are not empty."""
+    """The event as one line of JSON, without empty fields."""
     fields = {name: value for name, value in event._asdict().items() if value}
     return json.dumps(fields | {"time": round(event.time, 3)}) + "\n"
 
 
 def text_line(event: Event) -> str:
-    """`wg0: rule-restored: ip -4 rule: ... (by ip)`."""
+    """The event as a line of text: `wg0: rule-restored: ip -4 rule: ... (by ip)`."""
     words = [event.interface, event.event, *filter(None, (event.peer, event.text))]
     by = f" (by {event.culprit})" if event.culprit else ""
     return ": ".join(words) + by + "\n"

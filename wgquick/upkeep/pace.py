@@ -1,35 +1,35 @@
-"""How often something is tried: restored at most so many times, looked up after pauses that grow. Pure."""
+"""Rate limits: how often something is restored, looked up again, or gets another MTU. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
 
 BURST = 10
-"""Times that a thing may be restored at once."""
+"""How many restorations may follow each other without a pause."""
 PAUSE = 5.0
-"""Seconds in which one more time is earned."""
+"""Seconds after which one more restoration is allowed."""
 MOST = 20
 WITHIN = 600.0
-"""MOST restorations in so many seconds are a fight: then it is given up."""
+"""Seconds. After MOST restorations in this time another program is working against wgq, and wgq gives up."""
 _FIRST, _LONGEST, _JITTER = 15.0, 300.0, 0.2
 
 
 class Pace:
-    """Of one kind of thing of one interface: when it may be restored again. Times are CLOCK_MONOTONIC."""
+    """Limits the restorations of one kind (rule, route, ...) on one interface. Times are CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=MOST)
         self._earned, self._since = float(BURST), 0.0
 
     def delay(self, now: float) -> float | None:
-        """Seconds until it may be restored, 0 at once; None: it is given up."""
+        """Seconds until the next restoration is allowed; 0 if it is allowed now, None if wgq gives up."""
         if len(self._times) == MOST and now - self._times[0] < WITHIN:
             return None
         earned = self._balance(now)
         return 0.0 if earned >= 1 else (1 - earned) * PAUSE
 
     def spend(self, now: float) -> None:
-        """Note that it is restored now."""
+        """Count a restoration at `now`."""
         self._earned, self._since = self._balance(now) - 1, now
         self._times.append(now)
 
@@ -49,14 +49,14 @@ class Pauses:
         return self._pause * (1 + _JITTER * chance)
 
     def reset(self) -> None:
-        """Begin with the shortest again."""
+        """Start again with the shortest pause."""
         self._pause = 0.0
 
 
 class Mtu:
-    """Follows what the MTU is to be: down at once, up once that has held for `patience` seconds.
+    """Decides when to set the MTU. A smaller one is set at once, a larger one after it fits for `patience` seconds.
 
-    An MTU that somebody else has set is theirs, until it is what it was again.
+    An MTU that somebody else set is left alone until it is the earlier one, or the one that fits.
     """
 
     def __init__(self, own: int, patience: float = 10.0) -> None:
@@ -64,7 +64,7 @@ class Mtu:
         self._higher: tuple[int, float] | None = None
 
     def change(self, fitting: int, has: int, now: float) -> int | None:
-        """The MTU to set now; None to leave it."""
+        """The MTU to set now, or None. `fitting` is the MTU that fits the path, `has` is the link's."""
         if has == fitting:
             self._own, self._higher = has, None
         if has != self._own or has == fitting:
@@ -77,10 +77,10 @@ class Mtu:
         return fitting if now - self._higher[1] >= self._patience else None
 
     def note(self, mtu: int) -> None:
-        """Note that it was set."""
+        """Remember that wgq set this MTU."""
         self._own, self._higher = mtu, None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a higher one is to be set soon."""
+        """Whether a larger MTU waits until it has fitted for `patience` seconds."""
         return self._higher is not None

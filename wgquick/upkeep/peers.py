@@ -1,4 +1,4 @@
-"""Decides from readings of a device who is up, and whose endpoint's name is to be looked up again. Pure."""
+"""Decides from readings of a device which peers are up, and which endpoint names to look up again. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from wgquick.net import Endpoint, PublicKey, SocketAddress
 
 SESSION = 180.0
-"""Seconds after its handshake a session ends (REJECT_AFTER_TIME): the peer is down."""
+"""Seconds from the handshake to the end of a session (REJECT_AFTER_TIME). Then the peer is down."""
 STALE = 135.0
-"""Seconds after which a session in use would have been renewed (as reresolve-dns.sh of wireguard-tools has it)."""
+"""Seconds after which a session is stale: one in use is renewed earlier (reresolve-dns.sh of wireguard-tools)."""
 PATIENCE = 5.0
-"""Seconds that a peer without a handshake has from when it is first seen."""
+"""Seconds that a new peer without a handshake has before its name is looked up."""
 _NEXT_ANSWER = 5.0
-"""Seconds that an address has to prove itself: WireGuard tries every five."""
+"""Seconds until the next address of a name is tried: WireGuard sends an initiation every five seconds."""
 _SELDOM, _OFTEN = 30.0, 10.0
 _SLACK = 0.1
-_HOPE, _HOPEFUL = 10.0, 1.0  # after an address was set, a device is read each second for so long
+_HOPE, _HOPEFUL = 10.0, 1.0  # for ten seconds after an address is set, the device is read each second
 
 
 class Question(NamedTuple):
@@ -34,12 +34,12 @@ class Question(NamedTuple):
 
 
 class _Known:
-    """What is remembered of one peer. Times are CLOCK_MONOTONIC."""
+    """The remembered state of one peer. `due` and `tried` are CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
         self.is_up: bool | None = None
         self.handshake = -1.0
-        self.happened = 0.0  # when that was, by the caller's clock
+        self.happened = 0.0  # the handshake's time by the caller's clock
         self.tx = 0
         self.sends = False
         self.due = 0.0
@@ -59,10 +59,10 @@ class Peers:
     def changes(
         self, device: Device, clock: float, now: float, ahead: float = 0.0
     ) -> Iterator[tuple[str, PublicKey]]:
-        """peer-up and peer-down since the last reading.
+        """The changes since the last reading, as (peer-up or peer-down, public key).
 
-        `clock` is the time since the epoch by a clock that nobody sets, here and below; handshakes have the times
-        of the system's clock, which is `ahead` of it by so many seconds now.
+        `clock` is the time in seconds since 1970 by a clock that is never set, here and below. Handshake times are
+        by the system's clock, which is `ahead` seconds ahead of `clock`. `now` is CLOCK_MONOTONIC.
         """
         here = {peer.public_key for peer in device.peers}
         self._known = {key: known for key, known in self._known.items() if key in here}
@@ -86,10 +86,10 @@ class Peers:
     def questions(
         self, device: Device, names: Mapping[PublicKey, Endpoint], clock: float, now: float
     ) -> Iterator[Question]:
-        """The names to look up now; `names` are those of the endpoints that are not numeric, by peer.
+        """The names to look up now; `names` has the endpoints with a host name, by peer.
 
-        A peer is asked about if its session is stale and it is wanted: it is kept alive, has something to send, or
-        has never shaken hands. The next time comes after a pause.
+        A name is looked up if the session is stale and the peer is in use: it has a keepalive, packets were sent to
+        it, or it never had a handshake. Then a pause follows.
         """
         for peer in device.peers:
             known, endpoint = self._known.get(peer.public_key), names.get(peer.public_key)
@@ -103,9 +103,9 @@ class Peers:
     def choice(
         self, peer: PublicKey, current: SocketAddress | None, answers: Iterable[SocketAddress], now: float
     ) -> SocketAddress | None:
-        """The address to set; None leaves the peer alone, as where its address is among the answers.
+        """The address to set; None if there are no answers or the current address is one of them.
 
-        Of several the next is tried after five seconds.
+        The next answer is tried after five seconds.
         """
         found, known = list(dict.fromkeys(answers)), self._known.get(peer)
         if known is None or not found:
@@ -118,7 +118,7 @@ class Peers:
         return found[0]
 
     def second(self, device: Device, clock: float, now: float) -> Iterator[tuple[PublicKey, SocketAddress]]:
-        """The next answers for peers that the one before has not helped."""
+        """The next address for each peer that has no handshake with the one before."""
         for peer in device.peers:
             known = self._known.get(peer.public_key)
             if known is not None and known.answers and now >= known.due and self._age(peer, clock) >= STALE:
@@ -127,7 +127,7 @@ class Peers:
                 yield peer.public_key, address
 
     def next_look(self, device: Device, names: Mapping[PublicKey, Endpoint], clock: float, now: float) -> float:
-        """Seconds until the device is to be read again."""
+        """Seconds until the device must be read again."""
         wait = _SELDOM
         for peer in device.peers:
             age, known = self._age(peer, clock), self._known.get(peer.public_key)
@@ -144,13 +144,13 @@ class Peers:
         return wait
 
     def hurry(self, now: float) -> None:
-        """Have the names of stale peers looked up at once, and after short pauses again."""
+        """Look up the names of stale peers at once, and start again with short pauses."""
         for known in self._known.values():
             known.pauses.reset()
             known.due = min(known.due, now)
 
     def wanted(self, device: Device) -> list[PublicKey]:
-        """The peers with an endpoint that are to have a session: they are kept alive, or were sent something."""
+        """The peers with an endpoint that need a session: they have a keepalive, or packets were sent to them."""
         sends = {key for key, known in self._known.items() if known.sends}
         return [
             peer.public_key

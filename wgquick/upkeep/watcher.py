@@ -1,7 +1,7 @@
-"""The watch: sleeps until the kernel tells of a change or a peer is to be looked at, mends, and tells of it.
+"""The loop of `wgq watch`: it waits for a notification of the kernel or a peer's time, restores, and reports.
 
-It runs in one thread; names alone are looked up in others, as getaddrinfo(3) may take its time. What no message
-tells of (src_valid_mark, DNS, journals) is looked at each second, by a few calls of stat(2) and read(2).
+It runs in one thread. Names are looked up in other threads, because getaddrinfo(3) may be slow. No notification
+reports changes of src_valid_mark, DNS and journals. The loop checks them each second with a few system calls.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 _TICK = 1.0
-_DELAY = 0.25  # seconds from the first change on: whoever takes a tunnel down removes several things
+_DELAY = 0.25  # seconds from the first change to the check: `down` removes several things in a row
 _LOCKED = 0.5
 _MTU_PAUSE, _MTU_PATIENCE, _MTU_SELDOM = 1.0, 10.0, 30.0
-_HANGING = 30.0  # until a daemon that did not answer is asked again
+_HANGING = 30.0  # seconds until a daemon that did not answer is asked again
 _ONCE_PATIENCE = 10.0
 _REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]\b")
 
 
 class Heard(Protocol):
-    """A change that the kernel tells of: `kind` is one of KINDS, link, or all; `ifindex` 0 is about no link."""
+    """A change that the kernel reports. `kind` is one of KINDS, link, or all; `ifindex` is 0 without a link."""
 
     @property
     def kind(self) -> str: ...
@@ -66,28 +66,28 @@ class Heard(Protocol):
 
 
 class Senses(Protocol):
-    """What hears of changes."""
+    """The source of notifications (`system/monitor`)."""
 
     def descriptors(self) -> list[int]:
-        """What becomes readable when there is something to read."""
+        """The file descriptors that become readable with a notification."""
 
     def read(self) -> list[Any]:
-        """What has changed: values like Heard."""
+        """The changes since the last call: values like Heard."""
 
     def close(self) -> None:
-        """Hear no more."""
+        """Close the sockets."""
 
     def dns_stamp(self, name: str, ifindex: int) -> tuple[int, ...]:
-        """What changes when somebody changes the DNS of a link."""
+        """A value that differs after each change of a link's DNS."""
 
     def suspect(self, kind: str, seen: str = "") -> str:
-        """The program that probably made a change; `seen` is the one that was seen doing it, "" if none was."""
+        """The program that probably made a change; `seen` is the program in the notification, or ""."""
 
 
 class Asked(NamedTuple):
-    """What to watch (`names`; empty: every interface with a journal), and how.
+    """What to watch: the interfaces `names`, or every interface with a journal if it is empty.
 
-    `once` ends after one look. `check_only` tells what is missing and changes nothing.
+    With `once` the watch ends after one check. With `check_only` it reports what is missing and changes nothing.
     """
 
     names: frozenset[str] = frozenset()
@@ -96,12 +96,12 @@ class Asked(NamedTuple):
 
 
 class _Tunnel:
-    """One interface since its journal was last written."""
+    """The state of one interface since its journal was last written."""
 
     def __init__(self, given: Promise, peers: Peers, mtu_patience: float) -> None:
         self.given = given
-        self.due: float | None = 0.0  # when to look for what is lost
-        self.spared: frozenset[str] | None = None  # what hooks have removed; None before the first look
+        self.due: float | None = 0.0  # when to check for losses
+        self.spared: frozenset[str] | None = None  # what hooks removed; None before the first check
         self.paces = {kind: Pace() for kind in KINDS}
         self.culprits: dict[str, str] = {}
         self.given_up: set[str] = set()
@@ -113,10 +113,10 @@ class _Tunnel:
         self.mtu = Mtu(given.applied.mtu if given.applied else 0, patience=mtu_patience)
         self.next_mtu, self.last_mtu = 0.0, float("-inf")
         self.rest_until = 0.0
-        self.is_awakened = False  # the machine has slept: its sessions are gone
+        self.is_awakened = False  # the machine slept: the sessions have expired
 
     def is_concerned(self, change: Heard) -> bool:
-        """Whether a change may be a loss of this interface's."""
+        """Whether the change may have removed something of this interface."""
         match change.kind:
             case "rule":
                 return any(isinstance(undo, DeleteRule) for undo in self.given.record.undos)
@@ -126,7 +126,7 @@ class _Tunnel:
         return change.ifindex in (0, self.given.ifindex)
 
     def heed_paths(self, change: Heard, at: float) -> None:
-        """Have the MTU looked at: another link or route may be the way to an endpoint."""
+        """Check the MTU soon if the change may give an endpoint another link or route."""
         is_path = change.kind in ("link", "route", "all") and change.ifindex != self.given.ifindex
         if is_path and self.given.applied is not None and self.given.applied.has_automatic_mtu:
             self.next_mtu = min(self.next_mtu, max(at, self.last_mtu + _MTU_PAUSE))
@@ -141,17 +141,17 @@ class _Tunnel:
 
     @property
     def next_work(self) -> float:
-        """When there is something to do."""
+        """The time of the next check (CLOCK_MONOTONIC)."""
         dues = [self.next_look, self.next_mtu, *([] if self.due is None else [self.due])]
         return max(self.rest_until, min(dues))
 
     def hurry(self, at: float) -> None:
-        """Look at the latest then."""
+        """Check for losses at `at`, or earlier."""
         self.due = at if self.due is None else min(self.due, at)
 
 
 def _names(given: Promise) -> dict[PublicKey, Endpoint]:
-    """The peers' endpoints that are names."""
+    """The endpoints with a host name, by peer."""
     from wgquick.net import PublicKey
 
     found = {}
@@ -166,7 +166,7 @@ class Watcher:
     """Watches the interfaces of a network namespace."""
 
     def __init__(self, host: Host, senses: Senses, asked: Asked, ready: Callable[[], object]) -> None:
-        """`ready` is called once the first look is over."""
+        """`ready` is called after the first check."""
         self._host, self._senses, self._asked, self._ready = host, senses, asked, ready
         self._tunnels: dict[str, _Tunnel] = {}
         self._stamps: dict[str, tuple[int, ...]] = {}
@@ -178,7 +178,7 @@ class Watcher:
         self._clocks = Clocks()
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens, until nobody asks any more; with `once` until the look is over."""
+        """The events, until the caller stops; with `once`, until the first check is done."""
         descriptors = self._senses.descriptors()
         for each in descriptors:
             self._loop.add_reader(each, self._wake.set)
@@ -228,16 +228,16 @@ class Watcher:
                     yield from self._look_at_peers(tunnel)
                 if now >= tunnel.next_mtu:
                     yield from self._follow_mtu(tunnel)
-            except WgqError:  # it has just gone, or its daemon hangs, for which the others are not to wait
+            except WgqError:  # the interface is gone, or its daemon hangs; the other interfaces must not wait
                 ended = time.monotonic()
                 tunnel.rest_until = ended + (_TICK if ended - began < _TICK else _HANGING)
         while self._answers:
             yield from self._answer(*self._answers.pop())
 
-    # What is lost.
+    # Losses.
 
     def _hear(self) -> None:
-        """Note what may be lost, and by whom. All is looked at where messages were lost."""
+        """Schedule a check for each change, and remember its culprit. Lost messages are a change of kind all."""
         at = time.monotonic() + _DELAY
         for change in self._senses.read():
             for tunnel in self._tunnels.values():
@@ -248,7 +248,7 @@ class Watcher:
                         tunnel.culprits[change.kind] = change.culprit
 
     def _look_at_everything(self, now: float, *, was_asleep: bool) -> None:
-        """After sleep anything may be lost, and sessions are; after the clock was set, at least look."""
+        """Check everything after sleep or a set clock. After sleep the sessions have expired too."""
         self._next_tick = now
         for tunnel in self._tunnels.values():
             tunnel.hurry(now)
@@ -257,7 +257,7 @@ class Watcher:
             tunnel.is_awakened = tunnel.is_awakened or was_asleep
 
     def _look_around(self, now: float) -> None:
-        """What nothing tells of: journals, src_valid_mark, DNS."""
+        """Check what no notification reports: journals, src_valid_mark, DNS."""
         found = journal.stamps(self._host.journal_directory)
         wanted = {n: s for n, s in found.items() if not self._asked.names or n in self._asked.names}
         for name in self._tunnels.keys() - wanted.keys():
@@ -279,12 +279,12 @@ class Watcher:
                 tunnel.dns = stamp
 
     def _read(self, name: str) -> None:
-        """Begin with an interface anew, whose journal is another now."""
+        """Read an interface's changed journal, and start again with it."""
         try:
             given = promise(name, self._host)
         except WgqError:
             given = None
-        if given is None:  # not up, or not yet
+        if given is None:  # the interface is not up
             self._tunnels.pop(name, None)
             return
         known = self._tunnels.get(name)
@@ -320,7 +320,7 @@ class Watcher:
         self, tunnel: _Tunnel, kinds: Collection[str], spared: Collection[str], now: float
     ) -> Iterator[Event]:
         done = mend(tunnel.given.name, kinds, spared, self._host)
-        if done is None:  # another run is at work: what it leaves is right
+        if done is None:  # another run holds the lock; its result is right
             tunnel.hurry(now + _LOCKED)
             return
         for kind in {each.kind for each in (*done.restored, *done.refused)}:
@@ -331,12 +331,12 @@ class Watcher:
             tunnel.hurry(now + _TICK)
 
     def _note(self, tunnel: _Tunnel, done: Mended) -> None:
-        """Keep the reason of a refusal for when it is given up."""
+        """Remember why a restoration failed, for the event gave-up."""
         for each in done.refused:
             tunnel.culprits[f"refused {each.kind}"] = done.reason
 
     def _give_up(self, tunnel: _Tunnel, kind: str) -> Iterator[Event]:
-        """Tell it once; the next up or reload begins anew."""
+        """Report once that wgq gives up. The next up or reload starts again."""
         if kind in tunnel.given_up:
             return
         tunnel.given_up.add(kind)
@@ -346,7 +346,7 @@ class Watcher:
         yield self._event(tunnel, "gave-up", text, culprit=self._culprit(tunnel, kind))
 
     def _culprit(self, tunnel: _Tunnel, kind: str) -> str:
-        """Who was seen, or says that the link is theirs, or is known for it."""
+        """The program in the notification, else the link's manager, else a program that is known to do this."""
         seen = tunnel.culprits.get(kind, "")
         if seen or kind not in ("rule", "route", "address"):
             return self._senses.suspect(kind, seen)
@@ -362,7 +362,7 @@ class Watcher:
         return Event(time.time(), event, tunnel.given.name, text, peer, culprit)
 
     def _follow_mtu(self, tunnel: _Tunnel) -> Iterator[Event]:
-        """Every half a minute too: a route's own MTU, and what was learned of a path, is told by no message."""
+        """Adapt the MTU. It is also checked every 30 seconds: no notification reports route MTUs and path MTUs."""
         name, now = tunnel.given.name, time.monotonic()
         tunnel.last_mtu, tunnel.next_mtu = now, now + _MTU_SELDOM
         if self._asked.check_only:
@@ -397,13 +397,13 @@ class Watcher:
         tunnel.next_look = now + tunnel.peers.next_look(device, names, clock, now)
 
     def _ask(self, name: str, question: Question, mark: int) -> None:
-        """Look a name up in a thread that does not keep the program from ending."""
+        """Look up a name in a daemon thread, which does not delay the program's exit."""
         applied = (tunnel.given.applied for tunnel in self._tunnels.values())
         given = frozenset(server for each in applied if each is not None for server in each.dns.servers)
 
         def work() -> None:
             found = self._host.addresses(question.endpoint, mark, given)
-            with suppress(RuntimeError):  # the watch has ended
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._take, name, question, found)
 
         self._asking += 1
@@ -433,7 +433,7 @@ class Watcher:
             tunnel.next_look = 0.0
 
     def _reachable_first(self, found: tuple[SocketAddress, ...], name: str, mark: int) -> tuple[SocketAddress, ...]:
-        """The addresses, those last to which the encrypted packets have no way outside the tunnel."""
+        """The addresses; those without a route outside the tunnel come last."""
         if len(found) == 1:
             return found
 
@@ -456,7 +456,7 @@ def _endpoint(device: Device, key: PublicKey) -> SocketAddress | None:
 
 
 def _hooks_remove(given: Promise) -> bool:
-    """Whether the file's hooks remove things: what is missing when it is first looked at is then their work."""
+    """Whether the file's hooks remove things. If so, they removed what is missing at the first check."""
     if not given.record.path:
         return False
     try:
@@ -469,7 +469,7 @@ def _hooks_remove(given: Promise) -> bool:
 
 
 def check_up(names: Iterable[str], host: Host) -> None:
-    """WgqError if one of the interfaces is not up, or another program brought it up."""
+    """Raise WgqError if one of the interfaces is not up, or if another program brought it up."""
     for name in names:
         if promise(name, host) is None:
             what = "it has no journal: another program brought it up" if host.rtnl.link(name) else "it is not up"
