@@ -58,7 +58,7 @@ _TABLE = (
     ("route-missing", ERROR, "a route into the tunnel is missing", f"route-shadowed rp-filter {_INSIDE}"),
     ("sysctl-reverted", ERROR, "a kernel parameter that the tunnel needs was reset",
      f"rp-filter {_REACHING} {_INSIDE}"),
-    # The way out.
+    # The path to the endpoint.
     ("endpoint-missing", ERROR, "the device has no endpoint for the peer", _REACHING),
     ("endpoint-unresolved", ERROR, "the endpoint's name does not resolve",
      f"not-up endpoint-missing endpoint-moved {_REACHING}"),
@@ -77,7 +77,7 @@ _TABLE = (
     ("endpoint-refuses", ERROR, "the endpoint's port is closed", "no-answer no-data-back"),
     ("endpoint-unreachable", ERROR, "a router or firewall on the way reports the endpoint as unreachable",
      "no-answer no-data-back"),
-    # Who knocks.
+    # Received handshakes.
     ("knock-wrong-key", ERROR, "a host sends handshakes for another public key than this interface's",
      "no-answer answer-refused"),
     ("knock-unknown-key", WARNING, "a host sends handshakes with a key that no peer has", "no-answer"),
@@ -88,7 +88,7 @@ _TABLE = (
      "no-answer no-data-back"),
     ("peer-busy", WARNING, "the other end is under load", "no-answer no-data-back"),
     ("no-answer", ERROR, "the endpoint does not answer", "no-data-back"),
-    # Inside.
+    # Inside the tunnel.
     ("source-not-allowed", ERROR, "a peer sends from an address that is not in its AllowedIPs", "no-data-back"),
     ("no-data-back", ERROR, "the handshake succeeds, but no data comes back", "mtu-too-large"),
     ("route-shadowed", ERROR, "another route or rule takes the tunnel's traffic", "no-data-back"),

@@ -518,7 +518,7 @@ _REFUSED = {
     errno.ENETUNREACH: "unreachable",
     errno.EACCES: "prohibit",
 }
-"""What a route or rule is that the kernel refuses a lookup with (fib_rules.c, fib_props)."""
+"""The kind of the route or rule behind each errno of a route lookup (fib_rules.c, fib_props)."""
 
 
 def _swallowed(evidence: Evidence, key: PublicKey, ip: nets.Network, address: str, way: Way) -> Iterator[Cause]:
@@ -535,7 +535,7 @@ def _swallowed(evidence: Evidence, key: PublicKey, ip: nets.Network, address: st
 
 
 def _rule_before(evidence: Evidence, family: int, table: int) -> int | None:
-    """The preference of a rule that looks a table up before the full tunnel's rule; None if there is none."""
+    """The preference of a rule for `table` before the full tunnel's rule; None if there is none."""
     rules = [rule for rule in evidence.rules if rule.family == family and rule.priority]
     own = [rule.priority or 0 for rule in rules if rule.fwmark is not None and not rule.other]
     before = (

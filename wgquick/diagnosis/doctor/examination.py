@@ -39,7 +39,7 @@ class Examined(NamedTuple):
 def examine(
     name: str, source: str, host: Host, inspector: Inspector, asked: Asked, report: Callable[[str], None]
 ) -> Examined:
-    """What is wrong with the interface; with `fix`, what is left after the repairs, which `report` gets."""
+    """The causes for the interface; with `fix`, those after the repairs. `report` gets a line for each repair."""
     found = _examined(name, source, host, inspector, asked)
     if asked.fix and repair(found.evidence, found.causes, host, report):
         return _examined(name, source, host, inspector, asked)

@@ -238,7 +238,7 @@ def _parameters(name: str, host: Host) -> dict[str, str | None]:
 
 
 def _free_port(settings: Settings | None, host: Host) -> PortState:
-    """Of an interface that is not up: whether its file's port could be had."""
+    """The state of the file's port, for an interface that is not up."""
     port = settings.listen_port if settings else None
     refusal = host.udp_ports.refusal(port) if port else 0
     return PortState(port or 0, is_bound=False, refusal=refusal, holders=_holders(port or 0, host, refusal))
@@ -282,7 +282,7 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
 def _with_uplinks(
     evidence: Evidence, links: Mapping[str, LinkState], silent: frozenset[tuple[str, str]]
 ) -> Evidence:
-    """With what became of the links and gateways on the way to the endpoints."""
+    """The evidence with the state of the links and gateways on the path to the endpoints."""
     found = dict(evidence.outside)
     for key, outside in found.items():
         if (way := outside.way) is not None and way.link in links:
@@ -309,7 +309,7 @@ def _samples(evidence: Evidence) -> list[str]:
 
 
 def meant(evidence: Evidence, peer: DevicePeer) -> Iterator[nets.Network]:
-    """The networks that are meant for a peer: its AllowedIPs, and the interface's own networks inside of them."""
+    """The networks behind a peer: its AllowedIPs, and the interface's own networks inside them."""
     yield from peer.allowed_ips
     for prefix in evidence.addresses:
         inside = (ip for ip in peer.allowed_ips if nets.contains(ip, prefix) and ip.length < prefix.length)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 _STRICT = "1"
 _CHATTER, _CHATTER_TIME = 8, 10.0
-"""As many packets in as many seconds come of a TUN device itself: three router solicitations (RFC 4861), reports of
-multicast groups (RFC 3810), and one neighbour solicitation for each of its addresses (RFC 4862)."""
-_MOVES = 2  # of an endpoint in a few seconds
+"""The number of packets, and the seconds, that a TUN device itself may account for: three router solicitations
+(RFC 4861), multicast reports (RFC 3810), and one neighbour solicitation for each of its addresses (RFC 4862)."""
+_MOVES = 2  # changes of an endpoint in a few seconds
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:

@@ -51,7 +51,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _elsewhere(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Cause:
-    """No answer, and the device's UDP socket is in another network namespace than its link."""
+    """No answer. The device's UDP socket is in another network namespace than its link."""
     message = (
         f"{end} does not answer. {evidence.name} was moved here from another network namespace, which its "
         "encrypted packets still use"
@@ -175,7 +175,7 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
 
 
 def _is_self(evidence: Evidence, end: SocketAddress) -> bool:
-    """Whether an endpoint on this host is no proxy of its own: those listen on loopback, at another port."""
+    """Whether an endpoint on this host is the device itself, and not a proxy on loopback with another port."""
     own = evidence.device is not None and end.port == evidence.device.listen_port
     return own or not (end.address.startswith("127.") or end.address == "::1")
 

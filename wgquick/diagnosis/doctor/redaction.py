@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_KEY = re.compile(r"[A-Za-z0-9+/]{43,}={0,2}")  # also 64 hexadecimal digits, and a long path now and then
+_KEY = re.compile(r"[A-Za-z0-9+/]{43,}={0,2}")  # also 64 hexadecimal digits, and some long paths
 _MAC = re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 _V4 = re.compile(r"(?<![0-9])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9])")
 _V6 = re.compile(r"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
-_BYTES = re.compile(r"\bb(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")  # an address as Python shows its bytes
+_BYTES = re.compile(r"\bb(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")  # an address as a Python bytes literal
 _COMMENTS = (
     re.compile(r'(?<="comment": )"(?:[^"\\]|\\.)*"'),  # libnftables-json(5)
     re.compile(r'(?<=--comment )(?:"(?:[^"\\]|\\.)*"|\S+)'),  # iptables-save(8)
@@ -73,7 +73,7 @@ class Redaction:
 
 
 def hosts_in(text: str) -> set[str]:
-    """What looks like a host's name in a command line, and is neither a kernel parameter nor a file."""
+    """The words of a command line that look like host names, and not like kernel parameters or files."""
     return {name for name in _HOST.findall(_URL.sub(" ", text)) if not _NO_HOSTS.match(name)}
 
 

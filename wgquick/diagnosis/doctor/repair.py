@@ -36,7 +36,7 @@ _KINDS = {
     "sysctl-reverted": ("sysctl",),
     "dns-replaced": ("dns",),
 }
-"""What may be lost (`plan.promise.KINDS`), by the code of the cause."""
+"""The kinds of state (`plan.promise.KINDS`) that may be lost, by the code of the cause."""
 
 
 class _Run(NamedTuple):
@@ -74,7 +74,7 @@ def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:
 
 
 def _promise(evidence: Evidence, codes: set[str], host: Host) -> mending.Promise:
-    """The journal's promise, and what the file asks for beside it; the file's alone if there is no journal."""
+    """The journal's promise, with addresses, routes and DNS from the file; without a journal, the file alone."""
     name = evidence.name
     given = mending.promise(name, host)
     if given is None:
@@ -84,7 +84,7 @@ def _promise(evidence: Evidence, codes: set[str], host: Host) -> mending.Promise
         given = mending.Promise(Record(name, undos=undos), None, ifindex)
     applied = given.applied or Applied({}, dns=_link_dns(evidence))
     missing = missing_addresses(evidence)
-    by_kernel = Coverage(missing)  # those that come with an address
+    by_kernel = Coverage(missing)  # the kernel adds these routes with the addresses
     routes = {
         (prefix, table)
         for table, prefix in missing_routes(evidence)

@@ -58,7 +58,7 @@ def watched(
     *,
     listen: float = 0.0,
 ) -> Evidence:
-    """The evidence with what the peers did; `deadline` is a monotonic time, `listen` the minimum seconds."""
+    """The evidence with the peers' activity; `deadline` is a monotonic time, `listen` the minimum seconds."""
     device = evidence.device
     if device is None:
         return evidence
@@ -254,19 +254,19 @@ class _Run:
             until = max(
                 until, min(time.monotonic() + _SECOND, self._deadline)
             )  # no counters show how often they move
-        if any(len(seen) > 1 for seen in poller.endpoints.values()) or self._has_roamed():  # alternately?
+        if any(len(seen) > 1 for seen in poller.endpoints.values()) or self._has_roamed():  # may alternate
             until = max(until, min(time.monotonic() + _SECOND, self._deadline))
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
             time.sleep(min(0.1, left))
 
     def _has_silent_callers(self) -> bool:
-        """Whether a peer that begins by itself, and did so lately, answers no probe: it may be knocking in vain."""
+        """Whether a peer that connects to this end answers no probe: its handshakes may fail."""
         callers = (peer for peer in self._probed if peer.public_key not in self._dialled)
         return any(not any(echo.answered for echo in self._met(peer)) for peer in callers)
 
     def _has_callers(self) -> bool:
-        """Whether a peer that connects to this end has sent something meanwhile."""
+        """Whether a peer that connects to this end has sent packets meanwhile."""
         before = {peer.public_key: peer.rx_bytes for peer in self._device.peers}
         callers = (peer for peer in self._live().peers if peer.public_key not in self._dialled)
         return any(peer.rx_bytes > before.get(peer.public_key, 0) for peer in callers)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
-    """The cause that each sign stands for."""
+    """The causes for the signs of the evidence."""
     for sign in evidence.signs:
         made = _MEANINGS.get(sign.code)
         if sign.code in _ON_THE_WAY and not _matters(evidence, sign):
