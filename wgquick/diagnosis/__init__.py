@@ -1,1 +1,1 @@
-"""What is wrong, and why: files and hosts in, findings out."""
+"""Finds mistakes in files and faults of hosts (`wgq check`, `doctor`, `trace`, `rehearse`)."""

@@ -57,7 +57,7 @@ def replies(connection: str) -> Query | None:
 
 
 def _address(text: str) -> bytes:
-    """An address packed; an IPv4 address in IPv6's form as what it is."""
+    """The packed address; an IPv4-mapped IPv6 address as IPv4."""
     address = pack_address(text)
     return address[12:] if address.startswith(_MAPPED) else address
 
@@ -102,7 +102,7 @@ def without(seen: Snapshot, name: str) -> Snapshot:
 
 
 def planned(seen: Snapshot, wanted: Desired) -> Snapshot:
-    """The namespace after `up` of what is wanted, without what only hooks know, and without the device's peers."""
+    """The namespace after `up` to the desired state, without the device's peers and the effects of hooks."""
     name = wanted.settings.name
     addresses = tuple(LocalAddress(each.address, each.length) for each in wanted.addresses)
     number = max((link.ifindex for link in seen.links.values()), default=0) + 1

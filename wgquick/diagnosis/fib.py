@@ -169,7 +169,7 @@ def _loopback_of(snapshot: Snapshot, name: str) -> str:
 
 
 def _fault_of(snapshot: Snapshot, query: Query) -> tuple[int, str] | None:
-    """What the kernel rejects before it evaluates rules: the errno and the reason."""
+    """The errno and the reason if the kernel rejects the packet before it evaluates rules; else None."""
     for name in (query.output_link, query.input_link):
         if name and name not in snapshot.links:
             return ENODEV, f"there is no link {name}"

@@ -1,4 +1,4 @@
-"""A finding: what is wrong, where, and what to do about it."""
+"""A finding: one mistake in a file, its place, and a remedy."""
 
 from __future__ import annotations
 

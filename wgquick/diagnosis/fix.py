@@ -1,4 +1,4 @@
-"""`wgq check --fix`: applies remedies that leave no choice, and keeps every other byte of the file."""
+"""`wgq check --fix`: applies the remedies that need no decision, and keeps every other byte of the file."""
 
 from __future__ import annotations
 

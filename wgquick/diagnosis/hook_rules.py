@@ -1,4 +1,4 @@
-"""The mistakes that can be seen in the text of hook lines."""
+"""The mistakes that the text of hook lines shows."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def sets_port(source: Source) -> bool:
 
 
 def adds_rule(source: Source) -> bool:
-    """Whether a hook adds a policy rule, or runs a script that might."""
+    """Whether a hook adds a policy rule, or runs a script that may add one."""
     scripts = (hooks.runs_script(hook.text) for hook in source.hooks if hook.stage in _BEFORE)
     return any(change.kind == "rule" for change in _added(source)) or any(scripts)
 
 
 def makes_routes(source: Source) -> bool:
-    """Whether a hook adds routes or policy rules, or might: the file alone then does not determine the routing."""
+    """Whether a hook adds routes or policy rules, or may: then the file alone does not determine the routing."""
     texts = [hook.text for hook in source.hooks if hook.stage in _BEFORE]
     if any(hooks.runs_script(text) or hooks.leaves_namespace(text) for text in texts):
         return True
@@ -202,7 +202,7 @@ def links(source: Source) -> Iterator[tuple[Place, str]]:
 
 
 def forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
-    """The hooks that forward packets, each with the families (4, 6) whose forwarding no hook turns on."""
+    """The hooks that forward packets, each with the families (4, 6) for which no hook enables forwarding."""
     text = "\n".join(hook.text for hook in source.hooks if hook.stage in _BEFORE)
     for hook in source.hooks:
         if hook.stage not in _BEFORE or not _FORWARDING.search(hook.text) or not _has_firewall(hook):

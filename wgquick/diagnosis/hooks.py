@@ -1,7 +1,7 @@
-"""What hook lines do, as far as their text says it: the commands of iptables(8), nft(8) and ip(8) in them.
+"""Parses hook lines for the commands of iptables(8), nft(8) and ip(8).
 
-A hook is a line of bash. It is split at `;`, `&`, `|` and line ends outside quotes; so is what `bash -c` and `eval`
-are given. Words are compared without their quotes and redirections, and by the short name of an option.
+A hook is a line of bash. It is split at `;`, `&`, `|` and line ends outside quotes, and so are the arguments of
+`bash -c` and `eval`. Words are compared without quotes and redirections, with the short names of options.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Command(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a command adds or takes away: `kind` and `where` name the thing, `words` are its description.
+    """What a command adds or removes: `kind` and `where` say what it is, `words` are the command's arguments.
 
     kind: "iptables" (where: program, table and chain), "rule" or "route" (where: family), "nft" (where: family and
-    table, or nothing if it is not known). `everything`: all of the chain, whatever its words are.
+    table, empty if unknown). `everything` is true if the command removes all rules of the chain.
     """
 
     kind: str
@@ -66,10 +66,10 @@ class Change(NamedTuple):
     everything: bool = False
 
     def undoes(self, added: Change) -> bool:
-        """Whether this takes away what `added` adds.
+        """Whether this removes what `added` adds.
 
-        iptables wants the same words in any order, `ip rule` and `ip route` some of them; nft deletes by handle or
-        by table.
+        iptables needs the same words in any order, `ip rule` and `ip route` need some of them. nft deletes by
+        handle or by table.
         """
         if self.adds or self.kind != added.kind:
             return False
@@ -108,7 +108,7 @@ def _without_xargs(words: list[str]) -> list[str]:
 
 
 def _inner(words: list[str]) -> str:
-    """The commands that a shell of its own or `eval` is given as text; "" if it is neither."""
+    """The commands in the argument of `sh -c` or `eval`; "" if it is neither."""
     if words[:1] == ["eval"]:
         return " ".join(words[1:])
     if len(words) > 2 and words[0].rpartition("/")[2] in _SHELLS and re.fullmatch(r"-[a-z]*c", words[1]):
@@ -117,7 +117,7 @@ def _inner(words: list[str]) -> str:
 
 
 def leaves_namespace(text: str) -> bool:
-    """Whether a hook works in another network namespace, or gives ip(8) a file: routes may come of that."""
+    """Whether a hook works in another network namespace, or runs an ip(8) batch file. Both may add routes."""
     found = (
         command.words for command in commands(text) if command.words[0].rpartition("/")[2] in ("ip", "nsenter")
     )
@@ -135,7 +135,7 @@ def runs_script(text: str) -> bool:
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """The text between separators that stand outside quotes, with its offsets."""
+    """The parts between separators outside quotes, each with its offset."""
     quote, start, place = "", 0, 0
     while place < len(text):
         char = text[place]
@@ -173,7 +173,7 @@ def _without_redirections(words: list[str]) -> Iterator[str]:
 
 
 def change(command: Command) -> Change | None:
-    """What a command adds or takes away; None if it does neither or is not known."""
+    """What a command adds or removes; None if it does neither or is unknown."""
     program, *rest = command.words
     program = program.rpartition("/")[2]
     if _IPTABLES.fullmatch(program):
@@ -186,7 +186,7 @@ def change(command: Command) -> Change | None:
 
 
 def plain_options(words: Iterable[str]) -> list[str]:
-    """The words of iptables with short options, and values apart from them (`--jump=X` as `-j X`)."""
+    """The words of iptables with short options, and each value as a separate word (`--jump=X` as `-j X`)."""
     found: list[str] = []
     for word in words:
         option, equals, value = word.partition("=")
@@ -248,7 +248,7 @@ def _ip(rest: list[str]) -> Change | None:
 
 
 def _ip_word(word: str) -> str:
-    """The word as ip(8) takes it: one name for each key, and no length for one address."""
+    """The word in one spelling: ip(8) has several names for a key, and /32 or /128 may be left out."""
     return _RULE_WORDS.get(word, word.removesuffix("/32").removesuffix("/128"))
 
 
@@ -262,7 +262,7 @@ def _nft(rest: list[str]) -> Change | None:
 
 
 def _nft_table(words: list[str]) -> tuple[str, ...]:
-    """The family and the table that an nft command is about; nothing for `flush ruleset` and what is computed."""
+    """The family and table of an nft command; empty for `flush ruleset` and for a table in a variable."""
     family, table = [*words[2:4], "", ""][:2]
     if family not in _NFT_FAMILIES:
         family, table = "ip", family

@@ -1,7 +1,7 @@
-"""Who knocks at a WireGuard port, and what becomes of it: a capture's datagrams, counted by sender and verdict.
+"""Counts the datagrams of a capture on a WireGuard port, by sender and verdict.
 
-Payloads are looked at and forgotten. Memory and time are bounded however many forgeries come: senders that have
-proved their keys have rows of their own, and a limited number of others has some.
+Payloads are read and not kept. Memory and time have limits, so a flood of forged messages does no harm. Senders
+with a proven key have separate rows; the number of rows for other senders is limited.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ KNOWN = "known"
 UNKNOWN_KEY = "unknown-key"
 """Authentic, from a key that no peer has."""
 WRONG_KEY = "wrong-key"
-"""Made for another public key than ours."""
+"""For another public key than this device's."""
 FORGED = "forged"
-"""Made for our public key, which is no secret, by someone who has not proved a key of their own."""
+"""For this device's public key, which is not secret, but not authentic: the sender proves no key."""
 UNREAD = "unread"
-"""Not read: the private key is not known, or more came than are read."""
+"""Not decrypted: the private key is unknown, or too many messages came in one second."""
 
 _MOST_ROWS = {KNOWN: 1024, UNKNOWN_KEY: 256, WRONG_KEY: 64, FORGED: 64, UNREAD: 64, "": 256}
 _MOST_ERRORS = 64
@@ -40,19 +40,20 @@ _REMEMBERED = 4096
 _READS_A_SECOND = 200
 _CANDIDATES_TRIED = 64
 _CHECKED = 16
-"""Of how many messages for another key the rightful owner is looked for."""
+"""For how many messages with another key the owner of that key is searched."""
 
 
 class Knock(NamedTuple):
-    """What arrived of one kind, from one address, with one verdict; `kind` as Datagram has it.
+    """The messages of one kind, from one address, with one verdict; `kind` is Datagram's.
 
-    `link` is "" if it was heard behind the firewall alone: it arrived at another port, which this host translates.
+    `link` is "" if the messages were seen only behind the firewall: they arrived at another port, and this host's
+    NAT translated it.
 
-    `verdict` is KNOWN, UNKNOWN_KEY, WRONG_KEY, FORGED or UNREAD for initiations, else "". `key` is the sender's,
-    and `addressed_to` whose key the message is made for where a candidate's fits. `times` messages came between
-    `first` and `last` (seconds since 1970); `admitted` of them passed this host's firewall, and `answered` of them
-    got a response or a cookie that left this host. `clock` is what the sender's clock said at `last`; `went_back`
-    tells that an earlier message of the same key had a later time. `solicited` of them answer initiations of ours.
+    `verdict` is KNOWN, UNKNOWN_KEY, WRONG_KEY, FORGED or UNREAD for initiations, else "". `key` is the sender's
+    public key. `addressed_to` is the public key that the message is for, if it is one of the candidates. `times`
+    messages came between `first` and `last` (seconds since 1970). Of these, `admitted` passed this host's firewall,
+    `answered` got a response or a cookie from this host, and `solicited` answer this host's initiations. `clock` is
+    the sender's clock at `last`. `went_back` is true if an earlier message with the same key had a later timestamp.
     """
 
     kind: str
@@ -72,12 +73,12 @@ class Knock(NamedTuple):
 
     @property
     def clock_ahead(self) -> float:
-        """By how many seconds the sender's clock is ahead of ours."""
+        """How many seconds the sender's clock is ahead of this host's."""
         return self.clock - self.last
 
 
 class Sent(NamedTuple):
-    """What left this host of one kind to one address."""
+    """The messages of one kind that this host sent to one address."""
 
     kind: str
     destination: SocketAddress
@@ -99,9 +100,9 @@ class IcmpErrors(NamedTuple):
 
 
 class CaptureSummary(NamedTuple):
-    """What a capture came to, in `seconds` up to `ended` (seconds since 1970).
+    """The result of a capture of `seconds`, which ended at `ended` (seconds since 1970).
 
-    `others` counts messages beyond the rows' limits, `dropped` those that were not looked at.
+    `others` counts messages beyond the limits of rows, `dropped` those that the capture lost.
     """
 
     port: int
@@ -115,10 +116,10 @@ class CaptureSummary(NamedTuple):
 
 
 class KnockCounter:
-    """Takes what a capture hears, one by one.
+    """Counts the datagrams of a capture, one by one.
 
-    `private` is the device's key, None if unknown. `peers` are the keys of its peers. `candidates` are further keys
-    that a message may be made for by mistake: other interfaces' own keys.
+    `private` is the device's private key, None if unknown. `peers` are the public keys of its peers. `candidates`
+    are other public keys that a message may be for by mistake, such as those of other interfaces.
     """
 
     def __init__(
@@ -142,11 +143,11 @@ class KnockCounter:
         self._checked = 0
 
     def take(self, heard: Datagram | IcmpError) -> None:
-        """Count one datagram or error."""
+        """Count one datagram or ICMP error."""
         if not isinstance(heard, Datagram):
             self._complain(heard)
         elif kind := heard.kind:
-            # A bridge and its port, a VLAN and its link: the same message passes several taps.
+            # One message may be captured several times: on a bridge and its port, on a VLAN and its link.
             digest = (heard.stage, heard.payload[:64])
             if digest in self._seen:
                 self._name_link(self._seen[digest], heard.link)
@@ -157,7 +158,7 @@ class KnockCounter:
             self._others += heard.stage == ARRIVED
 
     def result(self, port: int, seconds: float, dropped: int = 0) -> CaptureSummary:
-        """What it comes to, the most frequent first."""
+        """The result, the most frequent rows first."""
         rows = sorted(self._rows.values(), key=lambda row: -row.times)
         sent = sorted(self._sent.values(), key=lambda row: -row.times)
         icmp_errors = sorted(self._complaints.values(), key=lambda row: -row.times)
@@ -191,7 +192,7 @@ class KnockCounter:
         return place
 
     def _judged(self, blank: Knock, heard: Datagram) -> Knock:
-        """Whose initiation it is."""
+        """The row with the verdict on an initiation and the sender's key."""
         if self._reader is None or self._ours is None:
             return blank._replace(verdict=UNREAD)
         if not self._ours.fits(heard.payload):
@@ -207,7 +208,7 @@ class KnockCounter:
         return blank._replace(verdict=verdict, key=told.sender, clock=told.clock, went_back=told.clock < before)
 
     def _may_read(self, at: float) -> bool:
-        """Reading costs two X25519, so that a flood of initiations is not read whole."""
+        """Whether another initiation may be decrypted in this second: each takes two X25519 operations."""
         second, count = self._reads
         self._reads = (int(at), count + 1 if int(at) == second else 1)
         return self._reads[1] <= _READS_A_SECOND
@@ -219,7 +220,10 @@ class KnockCounter:
         return next((key for key, addressee in self._candidates if addressee.fits(message)), None)
 
     def _admitted(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
-        """The raw socket may tell of it before the tap, and alone of what arrives at a port that is translated."""
+        """Count a message from the raw socket. It may come before the packet socket's copy.
+
+        If NAT translates the port, there is no other copy.
+        """
         arrived = (ARRIVED, heard.payload[:64])
         if arrived not in self._seen:
             _remember(self._seen, arrived, self._arrived(kind, heard))
@@ -229,7 +233,7 @@ class KnockCounter:
         return place
 
     def _name_link(self, place: tuple[object, ...] | None, link: str) -> None:
-        """The tap tells the link of what the raw socket has told of."""
+        """Add the link, which only the packet socket reports, to a row from the raw socket."""
         if place is not None and link and not self._rows[place].link:
             self._rows[place] = self._rows[place]._replace(link=link)
 
@@ -260,7 +264,7 @@ class KnockCounter:
 
 
 def _remember(kept: dict[K, V], key: K, value: V) -> None:
-    """Keep it, and forget the oldest of too many."""
+    """Add an entry, and delete the oldest one if there are too many."""
     kept[key] = value
     if len(kept) > _REMEMBERED:
         del kept[next(iter(kept))]

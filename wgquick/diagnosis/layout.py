@@ -1,9 +1,9 @@
-"""From configuration files to hosts and cables: who has which address, and who is on whose local network.
+"""Derives the simulated hosts from configuration files: their addresses and local networks.
 
-An Endpoint tells where the file is whose public key its section has. A public address is on the Internet. A private
-one is on a local network: of 256 addresses (a /64 of IPv6), or of as many as hold hosts that point at each other.
-A host is on that network if it has an address there, or if it has no known address and an Endpoint that is there.
-Every host is on the Internet too, with an address of its own if none is known.
+An Endpoint shows the address of the file with the section's public key. A public address is on the Internet. A
+private one is on a local network: a /24 (IPv6: a /64), or a larger one if hosts with Endpoints for each other need
+it. A host is on a local network if it has an address there, or if it has no known address and one of its Endpoints
+is there. Every host is on the Internet too; it gets an address if none is known.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from wgquick.net import AllowedIP
     from wgquick.rehearsal import Probe
 
-# Benchmarking networks (RFC 2544, RFC 5180), which nobody has; the gateway is link-local.
+# Benchmarking networks (RFC 2544, RFC 5180), which no real host uses; the gateway is link-local.
 _GIVEN = {4: pack_address("198.18.0.0"), 6: pack_address("2001:2::")}
 _LOCAL_LENGTH = {4: 24, 6: 64}
 _NOWHERE = [Prefix.parse(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "ff00::/8")]
 _LINK_LOCAL = [Prefix.parse(text) for text in ("169.254.0.0/16", "fe80::/10")]
 _MOST_BEHIND = 8
-_SCRIPT = 1_000_000  # bytes of a file that a hook names
+_SCRIPT = 1_000_000  # the maximum size of a file that a hook names, in bytes
 
 
 class Ties:
-    """Which section of which file is for which other file, by the files' indices."""
+    """The sections of files for other files, by the indices of both files."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
@@ -57,7 +57,7 @@ class Ties:
                         self._sections[index, other] = peer
 
     def _owners(self) -> dict[bytes, list[int]]:
-        """The files of a public key, and of a private one that stands in the place of it."""
+        """The files by their public key, and by their private key, which a PublicKey may have by mistake."""
         owners: dict[bytes, list[int]] = defaultdict(list)
         for index, source in enumerate(self.sources):
             if source.public_key is not None and source.settings.private_key is not None:
@@ -66,7 +66,10 @@ class Ties:
         return owners
 
     def _by_address(self, peer: PeerSettings) -> list[int]:
-        """The one file without a private key, which a hook sets, whose address a section's AllowedIPs have."""
+        """The only file without PrivateKey that has an address in the section's AllowedIPs, else none.
+
+        A hook sets the private key of such a file.
+        """
         accepted = nets.NetworkSet(allowed(peer))
         found = [
             index
@@ -87,12 +90,12 @@ class Ties:
 
 
 def allowed(peer: PeerSettings) -> list[AllowedIP]:
-    """The AllowedIPs of a section, without those that it takes away."""
+    """The AllowedIPs of a section, without its `-` entries."""
     return [ip for ip in peer.allowed_ips if ip.change != "-"]
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
-    """The files' names without .conf, with as much of their folders as tells them apart."""
+    """The files' names without .conf. Equal names get as many directories as distinguish them."""
     paths = [os.path.abspath(source.path).removesuffix(".conf").split("/") for source in sources]
     depth = 1
     while len({tuple(path[-depth:]) for path in paths}) < len(paths):
@@ -104,7 +107,7 @@ def names_of(sources: Sequence[Source]) -> list[str]:
 
 
 def placements(words: str, sources: Sequence[Source], names: Sequence[str]) -> dict[int, list[str]]:
-    """What `--host FILE=ADDRESS,...` says: addresses and names by the files' indices; WgqError if it is wrong."""
+    """The addresses and names in `--host FILE=ADDRESS,...`, by the files' indices; WgqError if invalid."""
     found: dict[int, list[str]] = {}
     index = -1
     for word in filter(None, words.split(",")):
@@ -132,12 +135,12 @@ def lay_out(
     *,
     hooks: bool = True,
 ) -> Layout:
-    """The hosts for the files; `placed` are addresses and names that are known otherwise, by the files' indices."""
+    """The hosts for the files; `placed` has addresses and names from `--host`, by the files' indices."""
     return _Ground(sources, ties, placed).layout(names, hooks=hooks)
 
 
 class _Ground:
-    """What the endpoints say of where the hosts are."""
+    """Derives the hosts' addresses from the Endpoints."""
 
     def __init__(self, sources: Sequence[Source], ties: Ties, placed: Mapping[int, Sequence[str]]) -> None:
         self._sources = sources
@@ -151,7 +154,7 @@ class _Ground:
         self._fixed = {index for index in placed if self.known[index]}
         claims = [(one, two, peer.endpoint) for one, two, peer in ties if peer.endpoint is not None]
         for one, two, endpoint in claims:
-            # A file that names its own host's address in its peer's Endpoint does not say where the peer is.
+            # An Endpoint with the file's own address, by mistake, does not show the peer's address.
             is_own = any(owner == one and place.host == endpoint.host for _, owner, place in claims)
             if not is_own or endpoint.port == str(sources[two].settings.listen_port):
                 self._claim(two, endpoint.host)
@@ -168,14 +171,14 @@ class _Ground:
             self.known[owner].setdefault(address)
 
     def _name_nobodys(self) -> None:
-        """Endpoints by name that lead to none of the files: they get an address, at which nobody is."""
+        """Note the host names of Endpoints for none of the files. They get an address that no host has."""
         for source in self._sources:
             for peer in source.settings.peers:
                 if peer.endpoint is not None and nets.literal(peer.endpoint.host) is None:
                     self._owners_of_names.setdefault(peer.endpoint.host, {})
 
     def _give(self) -> list[dict[int, bytes]]:
-        """An address on the Internet for each host and family of which none is known."""
+        """An Internet address for each host and family without a known one."""
         return [
             {
                 family: _plus(_GIVEN[family], index + 1)
@@ -186,7 +189,7 @@ class _Ground:
         ]
 
     def _resolve(self) -> Iterator[tuple[str, bytes]]:
-        """The address of each name: one that its first owner is known by, or was given."""
+        """The address of each name: a known address of its first owner, else the one that the owner was given."""
         unknown = count(len(self._sources) + 1)
         for name, owners in self._owners_of_names.items():
             if not owners:
@@ -200,7 +203,7 @@ class _Ground:
             yield name, address
 
     def _local_networks(self) -> list[dict[int, bytes]]:
-        """The local networks: the address of each host that is there."""
+        """The local networks, each as the addresses of its hosts by their indices."""
         found: dict[Prefix, dict[int, bytes]] = {}
         for index, addresses in enumerate(self.known):
             for address in filter(nets.is_private, addresses):
@@ -213,7 +216,7 @@ class _Ground:
         return merged
 
     def _merged(self, found: Mapping[Prefix, dict[int, bytes]]) -> list[dict[int, bytes]]:
-        """Networks of hosts that point at each other are one."""
+        """The networks, with those joined that have hosts with Endpoints for each other."""
         groups = [dict(members) for members in found.values()]
         for one in range(len(groups)):
             for two in range(one):
@@ -226,7 +229,7 @@ class _Ground:
         return any(self._points(a, {b: two[b]}) and self._points(b, {a: one[a]}) for a in one for b in two)
 
     def _points(self, index: int, place: Mapping[int, bytes]) -> bool:
-        """Whether an Endpoint of the file is the very address of one of those hosts."""
+        """Whether an Endpoint of the file is the address of one of the hosts in `place`."""
         return any(
             other in place and peer.endpoint is not None and nets.literal(peer.endpoint.host) == place[other]
             for one, other, peer in self._ties
@@ -237,7 +240,7 @@ class _Ground:
         return index not in place and self._points(index, place)
 
     def layout(self, names: Sequence[str], *, hooks: bool) -> Layout:
-        """The hosts with their cables and names."""
+        """The hosts, their cables, and the addresses of host names."""
         cables = [self._cables(index) for index in range(len(self._sources))]
         behind = self._behind(cables)
         named_first = {two for _, two, peer in self._ties if peer.endpoint is not None}
@@ -259,7 +262,7 @@ class _Ground:
         return Layout(tuple(hosts), tuple(lines), tuple(self._shared(hosts)))
 
     def _known(self, index: int) -> Iterator[str]:
-        """The names and addresses by which the files know a host."""
+        """The names and addresses of a host in the files."""
         names = [name for name, owners in self._owners_of_names.items() if index in owners]
         given = {self._addresses_of_names[name] for name in names}
         yield from names
@@ -279,7 +282,7 @@ class _Ground:
         return tuple(found)
 
     def _shared(self, hosts: Sequence[Host]) -> Iterator[Shared]:
-        """The ports of addresses that several hosts have; the first host has all others of them."""
+        """The ports of addresses that several hosts share; the first host gets all other ports."""
         owners: dict[Prefix, list[int]] = defaultdict(list)
         for index, host in enumerate(hosts):
             for address in host.cables[0].addresses:
@@ -290,7 +293,7 @@ class _Ground:
                     yield Shared(address, port, index)
 
     def _behind(self, cables: Sequence[tuple[Cable, ...]]) -> list[dict[Prefix, Prefix]]:
-        """For each host the networks behind it, and its own address there."""
+        """For each host, the networks behind it and its address in each."""
         found: list[dict[Prefix, Prefix]] = [{} for _ in self._sources]
         taken = [each for own in cables for cable in own for each in cable.addresses]
         for one, two, peer in self._ties:
@@ -304,7 +307,7 @@ class _Ground:
 
 
 def remarks(layout: Layout, ties: Ties, probes: Sequence[Probe]) -> tuple[str, ...]:
-    """What a reader of the result should know: what was not tried, and what the files leave open."""
+    """Remarks on the result: hosts that were not tested, and contradictions in the files."""
     tried = {end for probe in probes for end in (probe.at, probe.to)}
     found = [
         f"{host.name}: nothing to test, as no other file has a [Peer] with AllowedIPs for it, or it for another"
@@ -328,9 +331,10 @@ def remarks(layout: Layout, ties: Ties, probes: Sequence[Probe]) -> tuple[str, .
 
 
 def networks_behind(sources: Sequence[Source], owner: int, peer: PeerSettings) -> Iterator[Prefix]:
-    """The private networks that a section gives to a file's host and that are neither the tunnel's nor further on.
+    """The private networks behind a file's host, by the AllowedIPs of another file's section for it.
 
-    Nothing if the section gives it half of all addresses: then the networks are those of a full tunnel.
+    Networks of the tunnel and of the owner's own peers are left out. So is a family with half or more of all
+    addresses in AllowedIPs, as in a full tunnel.
     """
     beyond: list[nets.Network] = [ip for each in sources[owner].settings.peers for ip in allowed(each)]
     tunnel: list[nets.Network] = [address for source in sources for address in source.settings.addresses]
@@ -351,7 +355,7 @@ def _network_of(ip: AllowedIP) -> Prefix:
 
 
 def forwarded_by_hooks(source: Source) -> tuple[int, ...]:
-    """The families for which the text of the hooks turns forwarding on."""
+    """The families (4, 6) for which the hooks enable forwarding, by their text."""
     text = " ".join(hook.text for hook in source.hooks if hook.stage in ("PreUp", "PostUp"))
     return tuple(
         family
@@ -361,7 +365,7 @@ def forwarded_by_hooks(source: Source) -> tuple[int, ...]:
 
 
 def _files(source: Source, *, hooks: bool) -> Iterator[File]:
-    """The configuration, and the files beside it that its hooks look for in /etc/wireguard."""
+    """The configuration, and files of its directory that the hooks name in /etc/wireguard."""
     data = bytes(source.document) if hooks else _without_hooks(source)
     yield File(f"{DIRECTORY}/{source.settings.name}.conf", data)
     if not hooks:
@@ -376,7 +380,7 @@ def _files(source: Source, *, hooks: bool) -> Iterator[File]:
 
 
 def _without_hooks(source: Source) -> bytes:
-    """The file with its hook lines made empty, so that the places of all others stay."""
+    """The file with empty lines in place of its hooks, so that line numbers stay the same."""
     hooks = {row for row, line in enumerate(source.lines) if line.key in keys.HOOKS}
     kept = [b"" if row in hooks else raw for row, raw in enumerate(source.document.raw)]
     return b"\n".join(kept)
@@ -404,7 +408,7 @@ def _network(address: bytes) -> Prefix:
 
 
 def _common_length(addresses: Iterable[bytes]) -> int:
-    """The length of the smallest network that has all of them, and no smaller one than is usual."""
+    """The prefix length of the smallest network that contains all the addresses, at most 24 (IPv6: 64)."""
     several = list(addresses)
     length = _LOCAL_LENGTH[_family(several[0])]
     while len({nets.head(address, length) for address in several}) > 1:

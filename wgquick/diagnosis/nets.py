@@ -1,4 +1,4 @@
-"""Questions about addresses and networks, each packed with a prefix length."""
+"""Tests of addresses and networks: packed addresses with prefix lengths."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def overlap(one: Network, two: Network) -> bool:
 
 
 def host(address: bytes) -> Prefix:
-    """An address as a network of its own."""
+    """An address as a network of one address."""
     return Prefix(address, bits(address))
 
 
@@ -65,7 +65,7 @@ def is_single(network: Network) -> bool:
 
 
 def is_private(address: bytes) -> bool:
-    """Whether the address is of one site only (RFC 1918, 4193, 6598, link-local); not those for documentation."""
+    """Whether the address is private (RFC 1918, 4193, 6598, link-local). Those for documentation are not."""
     return any(contains(network, host(address)) for network in _PRIVATE)
 
 
@@ -75,17 +75,17 @@ def is_link_local(network: Network) -> bool:
 
 
 def is_on_link(address: bytes) -> bool:
-    """Whether no route of a tunnel is taken for the address: of this host itself, or IPv6 link-local."""
+    """Whether a tunnel's routes never apply to the address: loopback, or IPv6 link-local."""
     return any(contains(network, host(address)) for network in _ON_LINK)
 
 
 def is_of_homes(network: Network) -> bool:
-    """Whether it lies in a network that home routers or docker use by default."""
+    """Whether it lies in a network that home routers or Docker use by default."""
     return any(contains(home, network) for home in _HOME)
 
 
 def literal(text: str) -> bytes | None:
-    """An endpoint's host packed if it is an address, without its zone; None if it is a name."""
+    """The packed address of an endpoint's host, without its zone; None if the host is a name."""
     try:
         return pack_address(text.partition("%")[0])
     except ValueError:
@@ -93,7 +93,7 @@ def literal(text: str) -> bytes | None:
 
 
 class NetworkSet:
-    """Networks by prefix length, so that a question costs one look-up for each length there is."""
+    """Networks by prefix length. A test needs one lookup for each length in the set."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self._heads: dict[tuple[int, int], set[int]] = {}

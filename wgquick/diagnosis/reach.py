@@ -1,4 +1,4 @@
-"""Who means to reach whom, by the files; and why somebody does not."""
+"""The connections that the files intend, and why one of them fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wgquick.net import Endpoint, Prefix
     from wgquick.rehearsal import Host, Layout, Reach, State
 
-# The codes of check that explain a pair, the root cause first: of no handshake, and of one that brings nothing.
+# The codes of check that explain a failure, the root cause first: no handshake, or a handshake without data.
 _NO_HANDSHAKE = (
     "one-key-two-places", "public-key-is-private", "peer-is-self", "zero-key", "no-private-key",
     "peer-key-mismatch", "peer-one-sided", "psk-differs", "endpoint-in-tunnel", "endpoint-port-zero",
@@ -35,12 +35,12 @@ _NO_DATA = (
 _SILENT = ("nobody-connects",)
 _OF_ENDPOINTS = ("endpoint-port-zero", "endpoint-port-differs", "endpoint-in-tunnel")
 _NOT_LARGE = ("mtu-too-large", "mtu-unequal", "low-mtu", "mss-not-clamped")
-# That a key is in two places makes a pair unreliable, though packets arrive at times.
+# With one key in two places a pair is unreliable, even if packets arrive now.
 _ALWAYS = ("one-key-two-places",)
 
 
 def probes(ties: Ties, layout: Layout, states: Sequence[State]) -> list[Probe]:
-    """What is to be tried: each pair of files with sections for each other, then pairs with a hub between them."""
+    """The connections to test: pairs of files with sections for each other, and pairs with a hub between them."""
     direct = [probe for one, two, peer in ties for probe in _direct(ties, layout, one, two, peer)]
     hubs = [index for index, state in enumerate(states) if state.forwards]
     met = {(probe.at, probe.to) for probe in direct}
@@ -69,13 +69,13 @@ def _direct(ties: Ties, layout: Layout, one: int, two: int, peer: PeerSettings) 
 
 
 def _local(layout: Layout, host: int) -> list[Prefix]:
-    """The addresses of a host in networks behind it, its local networks included."""
+    """The addresses of a host in the networks behind it and in its local networks."""
     local = [each for cable in layout.hosts[host].cables if cable.segment for each in cable.addresses]
     return [*layout.hosts[host].behind, *local]
 
 
 def _source_behind(layout: Layout, host: int, family: int, back: PeerSettings | None) -> str:
-    """The host's address in a network behind it that the other end expects; "" leaves the choice to the kernel."""
+    """The host's address in a network behind it that the other end allows; "" if the kernel has to choose."""
     expected = nets.NetworkSet(allowed(back) if back else ())
     for own in layout.hosts[host].behind:
         if own.family == family and expected.covers(nets.host(own.address)):
@@ -84,7 +84,7 @@ def _source_behind(layout: Layout, host: int, family: int, back: PeerSettings | 
 
 
 def _across(ties: Ties, layout: Layout, hub: int, families: Sequence[int]) -> Iterator[Probe]:
-    """What clients of a hub that forwards try towards each other."""
+    """The probes between the clients of a hub that forwards packets."""
     clients = [one for one, two, _ in ties if two == hub and ties.section(hub, one) is not None]
     for one in clients:
         for two in clients:
@@ -103,7 +103,7 @@ def _across(ties: Ties, layout: Layout, hub: int, families: Sequence[int]) -> It
 
 
 class _Way:
-    """The way from one client of a hub to another, by AllowedIPs."""
+    """The route from one client of a hub to another, by AllowedIPs."""
 
     def __init__(self, first: PeerSettings, second: PeerSettings, goal: Source) -> None:
         self.peer = first
@@ -115,12 +115,12 @@ class _Way:
         return self._first.covers(nets.host(address)) and self._second.covers(nets.host(address))
 
     def answers(self, address: bytes) -> bool:
-        """Whether what comes from the address is answered: there is an address of its family to answer to."""
+        """Whether packets from the address get answers: the other end has an address of the same family."""
         return any(len(goal) == len(address) and self.leads_to(goal) for goal in self._goals)
 
 
 def _way(ties: Ties, one: int, hub: int, two: int) -> _Way | None:
-    """None if one of the two sections on the way is missing."""
+    """The way from `one` to `two`; None if one of the two sections is missing."""
     first, second = ties.section(one, hub), ties.section(hub, two)
     return _Way(first, second, ties.sources[two]) if first and second else None
 
@@ -138,7 +138,7 @@ def _families(source: Source) -> set[int]:
 
 
 class Causes:
-    """Why pairs do not reach each other, as far as the files say it."""
+    """Explains from the files why a connection fails."""
 
     def __init__(self, ties: Ties, names: Sequence[str]) -> None:
         self._ties = ties
@@ -148,9 +148,9 @@ class Causes:
         self._of_pairs: dict[tuple[int, int], list[Finding]] = {}
 
     def of(self, probe: Probe, states: Sequence[State], reach: Reach, *, handshake: bool) -> Cause | None:
-        """The cause of a failure that the files show or that the host was not up; None if they do not say.
+        """The cause of a failure: a host that is not up, or a mistake in the files; None if neither explains it.
 
-        Of a pair that reaches each other too, where the files make that a matter of luck.
+        A working connection has a cause too if it works only by chance.
         """
         ends = [end for end in (probe.at, probe.to, probe.hub) if end >= 0]
         down = next((end for end in ends if not states[end].is_up), None)
@@ -163,7 +163,7 @@ class Causes:
         return best and _told(best)
 
     def astray(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Cause | None:
-        """That the sender's own Endpoint does not lead to the other end, so that it has to be connected to."""
+        """The cause that the sender's Endpoint does not lead to the other end; None if it does."""
         if probe.hub >= 0:
             return None
         source, host = self._sources[probe.at], layout.hosts[probe.to]
@@ -181,7 +181,7 @@ class Causes:
         return Cause("endpoint-unreachable", what, remedy, f"{source.shown}:{line}:{column}")
 
     def is_doubtful(self, probe: Probe, layout: Layout, states: Sequence[State]) -> bool:
-        """Whether the files speak against it, with no second Endpoint to make up for the first."""
+        """Whether the files predict a failure, and no other Endpoint makes up for it."""
         ways = [
             self.astray(each, layout, states) is None
             for each in (probe, probe._replace(at=probe.to, to=probe.at))
@@ -205,7 +205,7 @@ class Causes:
         return Cause("not-up", what, "what `wgq up' said stands above", self._names[host])
 
     def _of_pair(self, one: int, two: int) -> list[Finding]:
-        """What check says of two files: that of the whole which it says of the two alone, or else names both."""
+        """The findings of check that concern these two files, in either order."""
         ends = min(one, two), max(one, two)
         if ends not in self._of_pairs:
             self._of_pairs[ends] = self._examined(*ends)
@@ -228,7 +228,10 @@ def _names_both(finding: Finding, shown: set[str]) -> bool:
 
 
 def _leads(place: str, sender: Host, host: Host) -> bool:
-    """Whether the sender gets to a host by an Endpoint's name or address; a private one is of one network alone."""
+    """Whether an Endpoint's host leads the sender to a host; a name always does.
+
+    A private address leads to it only from the same local network.
+    """
     literal = nets.literal(place)
     if literal is None:
         return True
@@ -242,7 +245,7 @@ def _leads(place: str, sender: Host, host: Host) -> bool:
 
 
 def _names(endpoint: Endpoint) -> tuple[str, ...]:
-    """The port itself if it is the name of a service, which is taken to be right."""
+    """The port if it is the name of a service, which counts as right; else empty."""
     return () if endpoint.port.isdigit() else (endpoint.port,)
 
 
@@ -265,7 +268,7 @@ def _told(finding: Finding) -> Cause:
 
 
 def guess(probe: Probe, reach: Reach, *, handshake: bool) -> Cause:
-    """What is left to say where neither the files nor a look at the host have told the cause."""
+    """A vague cause, from the symptoms alone, if neither the files nor doctor explain the failure."""
     if not handshake:
         what = "no handshake: nothing answers at the endpoint, or what answers has other keys"
         return Cause("no-answer", what, "`--keep' leaves the hosts to be looked at")

@@ -1,4 +1,4 @@
-"""A rehearsal from files to result: hosts are laid out, built, brought up and tried, and failures get a cause."""
+"""A rehearsal: simulates the files' hosts, brings their tunnels up, tests them, and finds causes of failures."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _VAGUE = ("no-answer", "no-data-back")
 
 
 class Lab(Protocol):
-    """The hosts, by their indices in the layout."""
+    """The simulated hosts, by their indices in the layout."""
 
     @property
     def holder(self) -> int:
-        """The process with which all of it ends."""
+        """The ID of the process that keeps the hosts alive: they end with it."""
 
     @property
     def is_root(self) -> bool:
-        """Whether they are in no user namespace of their own."""
+        """Whether the hosts belong to root, and not to a separate user namespace."""
 
     def up(self) -> list[State]:
-        """Bring the interfaces up."""
+        """Bring the interfaces up; returns the states of the hosts."""
 
     def looked_at(self, states: Sequence[State]) -> list[State]:
-        """The states with what the devices say now."""
+        """The states with the current values of the devices."""
 
     def tried(self, probes: Sequence[Probe], states: Sequence[State]) -> list[Reach]:
-        """What becomes of the probes."""
+        """Run the probes; returns their results in the same order."""
 
     def run(self, arguments: Mapping[int, list[str]], patience: float) -> dict[int, tuple[int, str]]:
-        """Run this program on hosts; the status and the output of each."""
+        """Run wgq with these arguments, by host, for at most `patience` seconds; returns (status, output)."""
 
     def keep(self) -> list[Entry]:
-        """Let the hosts outlive this program."""
+        """Keep the hosts after this program ends; returns their names and processes."""
 
 
 def rehearse(
@@ -60,7 +60,7 @@ def rehearse(
     hooks: bool = True,
     keep: bool = False,
 ) -> Report:
-    """Try the files; `hosts` says where some of them are, as `--host` does. ConfigError if a file has faults."""
+    """Test the files. `hosts` has addresses of hosts in the form of `--host`. ConfigError if a file has faults."""
     _refuse_faulty(sources)
     ties, names = ground.Ties(sources), ground.names_of(sources)
     layout = ground.lay_out(sources, ties, names, ground.placements(hosts, sources, names), hooks=hooks)
@@ -83,7 +83,7 @@ def rehearse(
 
 
 def _refuse_faulty(sources: Iterable[Source]) -> None:
-    """ConfigError with the faults of the files; another WgqError if a file's name makes no interface name."""
+    """Raise ConfigError if files have faults, or WgqError if a file's name is not an interface name."""
     faulty = [source for source in sources if not source.is_sound]
     if len(faulty) == 1:
         raise ConfigError(faulty[0].shown, faulty[0].report.faults)
@@ -108,7 +108,7 @@ class _FaultyFilesError(ConfigError):
 
 
 def _tried(lab: Lab, wanted: Sequence[Probe], states: Sequence[State]) -> list[Reach]:
-    """What becomes of the probes; what passes in part is tried once more, as all at once may be too much."""
+    """The results of the probes. Partly successful ones run again, as all at once may overload the machine."""
     reached = lab.tried(wanted, states)
     partly = [number for number, reach in enumerate(reached) if reach.ping and not all(reach)]
     if partly:
@@ -125,7 +125,7 @@ def _pairs(
     states: Sequence[State],
     reached: Sequence[Reach],
 ) -> tuple[Pair, ...]:
-    """What came of each probe; of those that failed, why: by the files, by `wgq doctor`, or by what is left."""
+    """The result of each probe, with the cause of a failure: from the files, else from doctor, else a guess."""
     astray = [causes.astray(probe, layout, states) for probe in tried]
     shaken = [
         probe.peer in states[probe.at].handshakes and cause is None
@@ -158,7 +158,7 @@ def _back(probe: Probe) -> Probe:
 
 
 class _Doctors:
-    """What `wgq doctor` says on the hosts of the probes."""
+    """The findings of `wgq doctor` on the hosts of the probes."""
 
     def __init__(self, lab: Lab, hosts: Sequence[Host], tried: Sequence[Probe]) -> None:
         self._hosts = hosts
@@ -167,7 +167,7 @@ class _Doctors:
         self._findings = {end: _findings(said) for end, (_, said) in lab.run(asked, _DOCTORS_PATIENCE).items()}
 
     def of(self, probe: Probe, left: Cause) -> Cause:
-        """The first cause that a host on the way names, those of the sender first; `left` if none does."""
+        """The first cause that a host on the path finds, the sender first; `left` if there is none."""
         peer = str(PublicKey(probe.peer))
         for end in _ends(probe):
             for each in self._findings[end]:
@@ -183,7 +183,7 @@ def _ends(probe: Probe) -> list[int]:
 
 
 def _findings(said: str) -> list[dict[str, str]]:
-    """The findings in the output of `wgq doctor --json`; none if it has failed."""
+    """The findings in the output of `wgq doctor --json`; empty if it failed."""
     start = said.find("{")
     try:
         found = json.loads(said[start:])["findings"]

@@ -97,7 +97,7 @@ def _has_psk(source: Source, raw: bytes) -> bool:
 
 
 class Tunnels:
-    """Which files belong to one tunnel."""
+    """The tunnels that connect the files."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._by_key: dict[bytes, Source] = {}
@@ -161,7 +161,7 @@ class Tunnels:
         return (self._members[key] for key in [*own, *keys])
 
     def _mismatched(self, source: Source) -> Iterator[Finding]:
-        """Sections that are meant for a file and have the wrong key."""
+        """The sections for a file that have the wrong public key."""
         loose = [
             End(source, peer, section)
             for peer, section in zip(source.settings.peers, source.peer_sections, strict=True)
@@ -311,7 +311,7 @@ def _one_key_only(one: Source, two: Source) -> bool:
 
 
 def _one_host(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
-    """What two interfaces on one host cannot both have. Ends of one tunnel are on different hosts: no conflict."""
+    """Conflicts of interfaces on one host. The ends of one tunnel are on different hosts and cannot conflict."""
     for at, source in enumerate(sources):
         for earlier in sources[:at]:
             if not tunnels.together(earlier, source):

@@ -1,4 +1,4 @@
-"""A configuration file as it is examined: its settings, its faults, and the place of each value."""
+"""A configuration file for check: its settings, its faults, and the place of each value."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Hook(NamedTuple):
 
 
 class Section:
-    """One [Interface] or [Peer] section, or all of [Interface] together: where its values stand."""
+    """The places of the values in one [Peer] section, or in all [Interface] sections together."""
 
     def __init__(self, rows: Sequence[int], lines: Sequence[Line]) -> None:
         self.rows = rows
@@ -55,7 +55,7 @@ class Section:
         return Place(given[-1] + 1, self._lines[given[-1]].value[0] + 1) if given else self.place
 
     def word(self, key: str, index: int) -> Place:
-        """The entry with that index, from 0, of a list that may stand on several lines."""
+        """The entry with that index, from 0, of a list that may have several lines."""
         places = self._words(key)
         for place in places:
             if index == 0:
@@ -64,7 +64,7 @@ class Section:
         return self.at(key)
 
     def entry(self, key: str, text: str) -> Place:
-        """The first entry of a list that reads so; the key's last value if there is none."""
+        """The first entry of a list with this text; the key's last value if there is none."""
         return next((place for each, place in self._entries(key) if each == text), self.at(key))
 
     def _words(self, key: str) -> Iterator[Place]:
@@ -96,7 +96,7 @@ class Source:
 
     @cached_property
     def report(self) -> Report:
-        """What the parser says of the file."""
+        """The parser's report on the file."""
         return examine(self.document, self.interface or "wg0", self.path)
 
     @property
@@ -106,7 +106,7 @@ class Source:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the file has no faults, so that what it means is known."""
+        """Whether the file has no faults, so that its settings are known."""
         return self.report.settings is not None
 
     @cached_property
@@ -141,9 +141,9 @@ class Source:
 
 
 def read(target: str) -> Source:
-    """The file that `target` means: a path, or an interface's name; WgqError if it cannot be read.
+    """The file for `target`, a path or an interface's name; WgqError if it cannot be read.
 
-    A path need not have a name that makes an interface name: that is a finding.
+    The file name of a path may be invalid as an interface name: check reports that.
     """
     path = target
     if "/" not in target and not os.path.exists(target):
