@@ -1,4 +1,4 @@
-"""The state that was last set up from a file, as recorded in the journal. Reload spares all other state.
+"""The state that was last set up from a file, as recorded in the journal. Reload leaves all other state alone.
 
 Secrets are recorded only as keyed hashes. Journals of earlier versions lack it.
 """

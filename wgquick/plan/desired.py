@@ -1,4 +1,4 @@
-"""The desired state: what the steps of `up` leave behind. Pure."""
+"""The desired state of an interface: the result of the steps of `up`. Pure."""
 
 from __future__ import annotations
 

@@ -108,9 +108,9 @@ def difference(
 
 
 def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:
-    """Which of wgq's own settings change, or have rules that depend on a changed value (`plan.traffic`).
+    """The names of wgq's own settings that change, or that depend on a changed value (`plan.traffic`).
 
-    A journal of an earlier version lacks the settings: its undos show them in part.
+    A journal of an earlier version lacks the settings; its undos show some of them.
     """
     extras, undos = wanted.settings.extras, known.undos or ()
     before = None if known.extras is None else {line.split()[2]: line for line in known.extras}
@@ -141,7 +141,7 @@ def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceC
 
 
 def _without_ipv6(wanted: Desired) -> Desired:
-    """The desired state with so small an MTU: the kernel removes all IPv6 addresses."""
+    """The desired state without IPv6 addresses: the kernel removes them at an MTU below 1280."""
     if any(route.destination.family == 6 for route in wanted.routes):
         raise WgqError(
             f"MTU {wanted.mtu} is too small for IPv6, which needs {_IPV6_MTU}",
@@ -227,7 +227,7 @@ class _Addresses:
 
 
 def _decisive(prefixes: list[Prefix]) -> tuple[object, ...]:
-    """What of an order of IPv4 matters: the address that is the source by default, and each network's first."""
+    """The part of an IPv4 order that matters: the default source address, and the order in each network."""
     order: dict[Prefix, list[Prefix]] = {}
     for prefix in prefixes:
         order.setdefault(_network(prefix), []).append(prefix)
@@ -352,10 +352,10 @@ class _Rules:
 
 
 def _passes(now: Current, change: DeviceChange) -> Iterator[Rule]:
-    """The rules that let packets with the device's new mark pass a full tunnel's rules until these are gone.
+    """Temporary rules that keep packets with the device's new mark out of the tunnel until the old rules are gone.
 
-    Such a packet would go into the tunnel, as it lacks the mark that the old rule names. The rule comes after the
-    suppress rule of the same preference.
+    Such packets lack the old mark, so the old rule would send them into the tunnel. The kernel evaluates the
+    temporary rule after the suppress rule of the same preference.
     """
     if not change.first.fwmark:
         return
@@ -385,7 +385,7 @@ def _present(wanted: Rule, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 def owned_rules(now: Current, known: Known) -> tuple[Rule, ...]:
-    """The journal's rules that stand, moved ones too; without a journal those of the device's mark."""
+    """The journal's rules that exist, moved ones included; without a journal, those for the device's mark."""
     if known.undos is None:
         fwmark = now.device.fwmark if now.device else 0
         return tuple(down.own_rules(now.rules, fwmark)) if fwmark else ()

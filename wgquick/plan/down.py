@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from wgquick.plan.facts import DownFacts
     from wgquick.plan.steps import Undo
 
-# cmd_down calls del_if (rules, link) and then unset_dns and remove_firewall; the trap of a failed cmd_up finds
-# HAVE_SET_DNS and HAVE_SET_FIREWALL set, so that del_if takes those away first.
+# cmd_down calls del_if (rules, link), then unset_dns and remove_firewall. After a failed cmd_up HAVE_SET_DNS and
+# HAVE_SET_FIREWALL are set, so del_if removes DNS and firewall first.
 # Steps that wg-quick does not have come last, the kill switch after all others.
 _OWN = (ForgetInbound, DeleteThrow, RemoveGuard)
 _DOWN_ORDER = (DeleteRule, DeleteLink, UnsetDns, RemoveFirewall, ReleaseSysctl, *_OWN)
@@ -137,7 +137,7 @@ def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo
 def with_standing_firewalls(
     undos: Iterable[Undo], name: str, firewalls: Iterable[tuple[str, int]]
 ) -> tuple[Undo, ...]:
-    """The undos, those for firewall rules replaced by ones for the current rules of any kind (remove_firewall)."""
+    """The undos; those for firewall rules are replaced by undos for all existing ones (remove_firewall)."""
     others = (step for step in undos if not isinstance(step, RemoveFirewall))
     return in_down_order((*others, *(RemoveFirewall(name, kind, family) for kind, family in firewalls)))
 
@@ -152,7 +152,7 @@ def _is_moved(rule: Rule, mine: Rule) -> bool:
 
 
 def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
-    """The undos of a journal whose link is gone, moved rules included, without rules of other tunnels.
+    """The undos of a journal after its link is gone, with moved rules and without rules of other tunnels.
 
     After `wg-quick down` the next tunnel gets the same table and the same preferences.
     """
@@ -163,9 +163,9 @@ def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
 
 
 def _others_rules(undos: Iterable[Undo], facts: DownFacts) -> set[Rule]:
-    """The rules of other tunnels: rules for other tables, and in a table that another tunnel uses all but ours.
+    """The rules of other tunnels: those for other tables, and those for this tunnel's table that it did not add.
 
-    A single rule for such a table belongs to the other tunnel, even at our rule's preference.
+    If another tunnel uses the table, a single rule for it belongs to that tunnel, even at this rule's preference.
     """
     own = {step.rule for step in undos if isinstance(step, DeleteRule)}
     tables = {rule.table for rule in own if rule.fwmark is not None}

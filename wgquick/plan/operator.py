@@ -66,6 +66,6 @@ def _has(network: Prefix | AllowedIP, address: bytes) -> bool:
 
 
 def warning(name: str, connection: str, remedy: str) -> str:
-    """What is said of it before the change."""
+    """The note that is printed before the change."""
     client = connection.split()[0]
     return f"[!] Your SSH session from {client} may hang: its replies will go into {name} ({remedy})"

@@ -1,4 +1,4 @@
-"""Where in a file a setting stands, as PATH:LINE: the reason for a planned change."""
+"""Finds the place of a setting in a file, as PATH:LINE: the reason for a planned change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Network = tuple[bytes, int]
 
 
 class Places:
-    """The places of a file's settings; each is the path alone if the file lacks it or there is no document."""
+    """The places of a file's settings; the path alone if the file lacks the setting or there is no document."""
 
     def __init__(self, path: str, document: Document | None = None) -> None:
         self._path = path
@@ -24,26 +24,26 @@ class Places:
         self._peers: dict[PublicKey | None, list[tuple[int, Line]]] | None = None
 
     def interface(self, *keys: str) -> str:
-        """Of the last line with one of the keys of [Interface], or of its header."""
+        """The last line of [Interface] with one of the keys, or else its header."""
         rows = [row for key in keys for row in self._rows(key)]
         headers = [section[0][0] for section in self._of("Interface")]
         return self._place(rows[-1:] or headers[:1])
 
     def key(self, key: str) -> str:
-        """Of the last line with a key of [Interface]; the path alone if there is none."""
+        """The last line of [Interface] with the key; the path alone if there is none."""
         return self._place(self._rows(key)[-1:])
 
     def address(self, address: bytes, length: int) -> str:
-        """Of an Address."""
+        """The line of an Address."""
         return self._place(self._words("Interface", "Address", lambda word: _address(word) == (address, length)))
 
     def hook(self, stage: str, command: str, name: str) -> str:
-        """Of a hook's line; `command` has the interface's name for `%i`."""
+        """The line of a hook; `command` has the interface's name in place of `%i`."""
         rows = (row for row, line in self._lines("Interface", stage) if _hook(line).replace("%i", name) == command)
         return self._place(list(rows)[:1])
 
     def peer(self, key: PublicKey, *names: str) -> str:
-        """Of the last line with one of the keys of a peer, or of its PublicKey."""
+        """The last line of the peer with one of the keys `names`, or else its PublicKey."""
         if self._peers is None:
             self._peers = {}
             for section in self._of("Peer"):
@@ -53,14 +53,14 @@ class Places:
         return self._place(rows[-1:] or [row for row, line in lines if line.key == "PublicKey"][:1])
 
     def network(self, address: bytes, length: int) -> str:
-        """Of an AllowedIP, of whichever peer; the last one counts."""
+        """The last line of any peer with the network in AllowedIPs."""
         if self._networks is None:
             self._networks = dict(self._allowed())
         row = self._networks.get((address, length))
         return self._place([] if row is None else [row])
 
     def nowhere(self) -> str:
-        """For what the file does not have."""
+        """The path alone, for changes without a line in the file."""
         return self._path
 
     def _allowed(self) -> Iterator[tuple[Network, int]]:
@@ -91,7 +91,7 @@ class Places:
 
 
 def _sections(document: Document) -> Iterator[list[tuple[int, Line]]]:
-    """The sections' lines with their rows, each with its header first."""
+    """The sections as lists of (row, line), each with its header first."""
     section: list[tuple[int, Line]] = []
     for row, line in enumerate(document.lines()):
         if line.header:

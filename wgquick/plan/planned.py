@@ -1,4 +1,4 @@
-"""A plan as values: what up, down or reload would change, in order, and why."""
+"""A plan as values: the changes that up, down or reload would make, in order, with their reasons."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Planned(NamedTuple):
     """One change. `sign` is "+" (adds), "-" (removes) or "~" (changes, runs); `step` names the step's class.
 
     `text` has the commands of the transcript. `reason` is the place in the file (PATH:LINE), or the path alone if
-    the file no longer has what goes. `interrupts` are the peers whose sessions end. `undo` has the commands that
-    take the change back; empty if it goes with the link or cannot be taken back. `known_after` is what decides what
-    the text leaves open: "PreUp" or "the host"; "" if all is known.
+    the file has no line for it. `interrupts` are the peers that lose their session. `undo` has the commands that
+    revert the change; empty if it disappears with the link or cannot be reverted. `known_after` says what decides
+    the open values in `text`: "PreUp" or "the host"; "" if none is open.
     """
 
     sign: str
@@ -27,9 +27,10 @@ class Planned(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a verb ("up", "down", "reload", "diff") would do to an interface.
+    """The changes that a verb ("up", "down", "reload", "diff") would make to an interface.
 
-    `restart` says what only a restart can change: the changes are that restart's then. `notes` are remarks.
+    `restart` has the reasons for a restart; if there are any, `changes` are those of the restart. `notes` are the
+    notes of the transcript.
     """
 
     verb: str

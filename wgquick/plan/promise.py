@@ -1,6 +1,6 @@
 """The state that the journal records and the host has lost, with the steps that restore it. Pure.
 
-Only state that up or reload set up counts. Additions of users or other programs are theirs to restore.
+wgq restores only the state that up or reload set up, not additions of users or other programs.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
 
 
 def missing_rules(promised: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]:
-    """The rules that the journal records and the host lacks, at any preference, as a hook may have moved them."""
+    """The journal's rules that the host lacks. A rule may have another preference, as a hook may have moved it."""
     present = tuple(rules)
     found = []
     for undo in promised:

@@ -1,7 +1,7 @@
 """The device's part of a reload: the settings that differ from the file's; nothing else is sent.
 
-The current file and the device do not show what a hook or `wg set` has added, nor what the file had before. The
-journal does: it has the settings of each peer of the earlier file.
+The current file and the device do not show what a hook or `wg set` added, or what the file had before. The journal
+does: it has the settings of each peer of the earlier file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _NOTHING_GIVEN = Given()
 _SHOWN = 8  # networks in one line of the transcript
 THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
-"""A temporary peer that takes over the AllowedIPs that others lose, and is then removed.
+"""A temporary peer that takes over the AllowedIPs that other peers lose, and is then removed.
 
-So no peer loses its other networks for a moment, as it does while its list is replaced, and every kernel supports
-it: removing a single network needs Linux 6.16.
+Replacing a peer's list would remove its other networks for a moment. Removing a single network needs Linux 6.16.
 """
 
 
@@ -58,7 +57,7 @@ def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tu
 
 
 def _moves(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> bool:
-    """Whether the file sets the peer's endpoint: a live one may have roamed since (wireguard(7))."""
+    """Whether reload sets the peer's endpoint. A live endpoint may have roamed since up (wireguard(7))."""
     if peer.endpoint is None:
         return False
     if live is None or live.endpoint is None:
@@ -79,7 +78,7 @@ def change(
     hooked: Collection[bytes] = (),
     keep_foreign: bool = False,
 ) -> DeviceChange:
-    """The difference between the file and the device, whose fwmark is to be `fwmark` (None: unchanged).
+    """The difference between the file and the device; `fwmark` is the new fwmark (None: unchanged).
 
     Peers that the file lacks are removed, except the `hooked` ones and, with `keep_foreign`, those that the earlier
     file lacked too.
@@ -108,9 +107,9 @@ def change(
 
 
 def parts(change: DeviceChange, device: Device, wants: Callable[[bytes], bool]) -> DeviceChange:
-    """The change without the parts that `wants` refuses; it gets each with its peer and both values.
+    """The change without the parts that `wants` refuses. It gets each part with its peer, new and old value.
 
-    So what a hook has set in place of the file's value can be told from what somebody else has set.
+    This distinguishes values that a hook set in place of the file's from those that somebody else set.
     """
     live = {peer.public_key: peer for peer in device.peers}
 
@@ -119,7 +118,7 @@ def parts(change: DeviceChange, device: Device, wants: Callable[[bytes], bool]) 
         return value is not None and wants(b"|".join(words))
 
     def unwanted(key: PublicKey | None, config: object, has: object, *fields: str) -> dict[str, Any]:
-        """The fields that are not sent."""
+        """The refused fields, with None as their value."""
         values = ((field, getattr(config, field), getattr(has, field)) for field in fields)
         return {field: None for field, value, old in values if not is_wanted(key, field, value, old)}
 
@@ -152,7 +151,7 @@ def _bytes(value: object) -> bytes:
 
 
 def _thrown_away(networks: tuple[AllowedIP, ...], *, is_left: bool) -> tuple[PeerConfig, ...]:
-    """Takes networks from their peers; `is_left`: a killed run has left the throw-away peer."""
+    """The changes that take networks from their peers. `is_left`: a killed run left the temporary peer."""
     away = PeerConfig(THROW_AWAY, remove=True)
     if networks:
         return PeerConfig(THROW_AWAY, allowed_ips=networks), away
@@ -189,7 +188,7 @@ def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
     live = {peer.public_key: peer for peer in device.peers}
     touched = dict.fromkeys(peer.public_key for peer in config.peers)
     networks = {(ip.address, ip.length) for peer in config.peers for ip in peer.allowed_ips}
-    for peer in device.peers:  # those that the change takes a network from
+    for peer in device.peers:  # the change may take networks from other peers
         if any((ip.address, ip.length) in networks for ip in peer.allowed_ips):
             touched[peer.public_key] = None
     return DeviceConfig(

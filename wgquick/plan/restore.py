@@ -1,7 +1,7 @@
-"""The way back to an earlier state of an interface, through the same difference that a reload is made of. Pure.
+"""Plans the way back to an earlier state of an interface, with the same difference as a reload. Pure.
 
-The wish is not a file but a snapshot of the host, so that what a file does not say comes back, too: a chosen port
-or mark, roamed endpoints, what hooks and `wg set` have added.
+The desired state comes from a snapshot of the host, not from a file. So values that are not in the file return too:
+a chosen port or mark, roamed endpoints, and what hooks and `wg set` added.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import Undo
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
-_OTHER_TEXT = Given("?", 0, True, True)  # no endpoint's text, so that reload sets the endpoint
+_OTHER_TEXT = Given("?", 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
 
 
 class Wanted(NamedTuple):
-    """An earlier state: what the host had, the rules that were the tunnel's, and what the journal said."""
+    """An earlier state: the snapshot, the tunnel's rules and DNS, and the journal's undos and applied state."""
 
     current: Current
     device: Device
@@ -47,17 +47,17 @@ class Wanted(NamedTuple):
 def wanted(
     current: Current, device: Device, known: Known, undos: tuple[Undo, ...], applied: Applied | None
 ) -> Wanted:
-    """The state to come back to."""
+    """The earlier state; `undos` and `applied` are the journal's."""
     dns = current.dns
     if applied is not None and not dns.servers:
-        dns = applied.dns  # not every resolvconf tells what it has
+        dns = applied.dns  # not every resolvconf can print its records
     elif applied is not None:
         dns = dns._replace(full_tunnel=applied.dns.full_tunnel)
     return Wanted(current, device, owned_rules(current, known), dns, undos, applied)
 
 
 def settings_for_up(before: Wanted, file: Settings) -> Settings:
-    """The settings that `up` makes the earlier state from; `file` has the hooks and the table."""
+    """The settings with which `up` creates the earlier state; hooks and table come from `file`."""
     device, link = before.device, before.current.link
     return file._replace(
         private_key=device.private_key,
@@ -95,7 +95,7 @@ def _peers(device: Device) -> tuple[PeerSettings, ...]:
 
 
 def _addresses(addresses: Iterable[LinkAddress]) -> tuple[Address, ...]:
-    """The addresses as a file would have them: the kernel lists the newest IPv6 address first."""
+    """The addresses in a file's order. The kernel lists the newest IPv6 address first."""
     found = [each.prefix for each in addresses if not each.far and not each.is_link_local]
     ordered = [p for p in found if p.family == 4] + [p for p in reversed(found) if p.family == 6]
     return tuple(Address(prefix.address, prefix.length, str(prefix)) for prefix in ordered)
@@ -111,9 +111,9 @@ def moves(
     given: tuple[Earlier, ...],
     file: Settings,
 ) -> tuple[Move, ...]:
-    """What is to be done on the way back; several rounds may be needed, until there is none.
+    """The moves towards the earlier state. Several rounds may be needed, until there are none.
 
-    `known` is what the journal says, `given` what the trial gave for its peers.
+    `known` is the journal's content, `given` what the trial's files set for the peers.
     """
     known = known._replace(
         addresses=frozenset(each.prefix for each in now.addresses if not each.is_link_local),
@@ -130,7 +130,7 @@ def moves(
 
 
 def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:
-    """The same rules with the same preferences; a full tunnel's mark and table come later."""
+    """The moves that restore the policy rules and their preferences; the fwmark and the table come later."""
     has = owned_rules(now, known)
     for rule in before.rules:
         if rule not in now.rules:
@@ -174,16 +174,16 @@ def _desired(before: Wanted, file: Settings) -> Desired:
 
 
 def _firewall(before: Wanted) -> tuple[FirewallRules, ...]:
-    """The rules that stood; those of iptables cannot be read back, but the journal has them."""
+    """The earlier firewall rules. Those of iptables cannot be read back, so they come from the journal."""
     recorded = {(r.kind, r.family): r for r in (before.applied.firewall if before.applied else ())}
     stood = before.current.firewall
     return tuple(r if r.fwmark else recorded.get((r.kind, r.family), r) for r in stood)
 
 
 def _in_their_order(aim: Desired, now: Current) -> tuple[Address, ...]:
-    """The addresses, but of a family with an address out of order none: they come back in the next round.
+    """The addresses after this round. A family out of order has none: the next round adds its addresses again.
 
-    An address is added behind those that are there.
+    The kernel adds an address after the existing ones.
     """
     kept: list[Address] = []
     for size in (4, 16):
@@ -210,14 +210,17 @@ def _device_change(before: Wanted, device: Device, settings: Settings, given: Co
 
 
 def _is_to_forget(had: DevicePeer, live: DevicePeer, given: Iterable[Earlier]) -> bool:
-    """Whether the trial has set the endpoint of a peer that had none: a device forgets one with the peer alone."""
+    """Whether the trial set the endpoint of a peer that had none. A device forgets it only with the peer."""
     key = had.public_key.raw
     is_set = any(new[key].endpoint for new in given if key in new)
     return had.endpoint is None and live.endpoint is not None and is_set
 
 
 def _earlier(had: DevicePeer, live: DevicePeer | None, before: Wanted, given: Iterable[Earlier]) -> Given:
-    """What makes `reload.change` set the endpoint if the trial has changed it, and leave one that has roamed."""
+    """A peer's earlier settings, which make `reload.change` set an endpoint that the trial changed.
+
+    An endpoint that has roamed since stays.
+    """
     key = had.public_key.raw
     old = before.applied.peers.get(key) if before.applied else None
     texts = {new[key].endpoint for new in given if key in new}

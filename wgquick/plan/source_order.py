@@ -1,7 +1,7 @@
-"""Whether two orders of a link's IPv6 addresses lead to the same sources of packets.
+"""Tells whether two orders of a link's IPv6 addresses lead to the same sources of packets.
 
-The kernel prefers a source by scope, by label, and by how many leading bits it shares with the destination; of
-sources that are equal in all this, the newest address wins (ipv6_get_saddr_eval in net/ipv6/addrconf.c, RFC 6724).
+The kernel compares the sources' scopes, their labels, and the number of leading bits that they share with the
+destination. If all are equal, it takes the newest address (ipv6_get_saddr_eval in net/ipv6/addrconf.c, RFC 6724).
 So the order of fd00::1 and fd01::1 matters, and that of fd00::1 and 2001:db8::1 does not.
 """
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _BITS = 128
-# The kernel's default labels that differ from 1, the label of all else (net/ipv6/addrlabel.c).
+# The kernel's default labels except 1, the label of all other addresses (net/ipv6/addrlabel.c).
 _LABELS = tuple(
     (Prefix.parse(text), label)
     for text, label in (
@@ -48,14 +48,14 @@ def are_alike(order: list[Prefix], other: list[Prefix]) -> bool:
 
 
 def _destinations(sources: list[tuple[int, int]]) -> Iterator[int]:
-    """A destination of each kind: one of each label, and one that shares with a source each number of bits."""
+    """Destinations for all cases: one for each label, and for each source one for each number of shared bits."""
     yield from (_number(prefix.address) for prefix, _ in _LABELS)
     for address, _ in sources:
         yield from (address ^ 1 << bit for bit in range(_BITS))
 
 
 def _source(sources: Iterable[tuple[int, int]], to: int) -> tuple[int, int] | None:
-    """The source of packets to a destination; of equal ones the last."""
+    """The source of packets to a destination; the last one of equally good ones."""
     best, found = (-1, -1), None
     for source in sources:
         address, length = source

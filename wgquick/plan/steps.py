@@ -348,7 +348,7 @@ class DeleteAddress(NamedTuple):
 
 
 class DeleteRoute(NamedTuple):
-    """`ip -4|-6 route delete PREFIX dev NAME [table T]`of a route that up or reload added."""
+    """`ip -4|-6 route delete PREFIX dev NAME [table T]`, for a route that up or reload added."""
 
     route: Route
     table_word: str = ""

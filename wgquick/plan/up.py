@@ -45,7 +45,7 @@ def routes_automatically(settings: Settings) -> bool:
 
 
 def add_if(settings: Settings) -> tuple[Step, ...]:
-    """The link itself."""
+    """The step that creates the link."""
     return (AddLink(settings.name),)
 
 
@@ -56,12 +56,12 @@ def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
 
 
 def announce_config(settings: Settings) -> tuple[Step, ...]:
-    """The line of set_config. It comes before the endpoints are resolved, which `wg addconf` does and reports."""
+    """The transcript line of set_config. It comes before the endpoints are resolved, as `wg addconf` does that."""
     return (Note(f"[#] wg addconf {settings.name} /dev/fd/63"),)
 
 
 def set_config(settings: Settings, facts: EndpointFacts) -> tuple[Step, ...]:
-    """The device's keys and peers, added to those that a PreUp hook has set (`wg addconf`)."""
+    """The device's keys and peers. They are added to those that a PreUp hook set (`wg addconf`)."""
     peers = tuple(_peer_config(peer, facts) for peer in settings.peers)
     config = DeviceConfig(settings.private_key, settings.listen_port, settings.fwmark, peers=peers)
     return (SetDevice(settings.name, config),)
@@ -126,7 +126,7 @@ def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
 
 
 def automatic_mtu(facts: MtuFacts) -> int:
-    """The smallest of the endpoints' paths, or else the default route's, less what WireGuard adds."""
+    """The smallest path MTU of the endpoints, or else the default route's MTU, minus OVERHEAD."""
     return (min(facts.endpoints, default=facts.default or 0) or ETHERNET_MTU) - OVERHEAD
 
 
