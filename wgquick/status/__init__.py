@@ -1,1 +1,1 @@
-"""What is up, for people and for monitoring: interfaces and peers, as values."""
+"""`wgq status`: the state of interfaces and peers, as values."""

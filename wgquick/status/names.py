@@ -1,9 +1,9 @@
-"""The names that comments in a file give its peers.
+"""Reads the names of peers from comments.
 
-wg and wg-quick know no names, so each program writes them in comments of its own: `# friendly_name = X`
+wg and wg-quick know no names, so programs write them in comments of different forms: `# friendly_name = X`
 (exporters), `### Client X` (wireguard-install), `# Client: X (ID)` (wg-easy), `### begin X ###` (PiVPN),
-`# BEGIN_PEER X`, `# Name = X` (wireguard-ui, wg-meshconf), `# peer_X` (linuxserver), and people a plain line above
-or below [Peer].
+`# BEGIN_PEER X`, `# Name = X` (wireguard-ui, wg-meshconf), `# peer_X` (linuxserver). People write a plain line
+above or below [Peer].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wgquick.config.document import Document
 
 LONGEST = 64
-"""More characters of a name are cut off."""
+"""The maximum number of characters. The rest of a longer name is cut off."""
 
 _MARKED = re.compile(
     r"""(?:
@@ -34,7 +34,7 @@ _MARKED = re.compile(
 _RULED = re.compile(r"\#{2,} \s* (?: client | begin ) \s+ (.+?) \s* \#*", re.IGNORECASE | re.VERBOSE)
 _END = re.compile(r"end(?:_peer)?\s", re.IGNORECASE)
 _SETTING = re.compile(r"[\w-]+\s*=.*|\[.*", re.IGNORECASE)
-# What programs write beside the name, and what is for wgq.
+# Other comments that programs write, and comments for wgq.
 _OTHER = re.compile(
     r"""(?: id | e-?mail | created | created[ ]at | updated? | updated?[ ]at | expires? | telegram.* | address
         | allocated[ ]ips? | allowed[ ]ips? | .*key | wgq ) \s* : .* | \W*""",
@@ -69,8 +69,8 @@ def names(document: Document) -> Names:
 class _Comment(NamedTuple):
     """A comment: its kind, and the name in it.
 
-    `kind` is "marked" if it says that it is a name, "plain" if it may be one, "setting" or "header" if it is a line
-    that is commented out, "end" if it ends what is about a peer, and "other".
+    `kind` is "marked" for a name in a program's form, "plain" for a possible name, "setting" or "header" for a line
+    that is commented out, "end" for the end of a peer's block, else "other".
     """
 
     kind: str

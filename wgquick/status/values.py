@@ -95,7 +95,7 @@ class InterfaceStatus(NamedTuple):
 class TrialStatus(NamedTuple):
     """A change that `wgq try` has made. `phase` is changing, pending, rejected, rolling back or failed.
 
-    `seconds_left` is the time until the rollback; `guarded` is whether a process lives that would do it. `message`
+    `seconds_left` is the time until the rollback; `guarded` is whether a guard lives that would do it. `message`
     says why a rollback failed.
     """
 

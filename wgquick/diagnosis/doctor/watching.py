@@ -261,7 +261,7 @@ class _Run:
             time.sleep(min(0.1, left))
 
     def _has_silent_callers(self) -> bool:
-        """Whether a peer that connects to this end answers no probe: its handshakes may fail."""
+        """Whether a peer with a recent session, which connects to this end, answers no probe."""
         callers = (peer for peer in self._probed if peer.public_key not in self._dialled)
         return any(not any(echo.answered for echo in self._met(peer)) for peer in callers)
 
