@@ -53,8 +53,8 @@ def bring_up(
 ) -> None:
     """What cmd_up does, for a caller that holds the interface's lock.
 
-    `found` has the resolved endpoints if an active kill switch already blocks DNS queries. `execution` makes what
-    takes the steps.
+    `found` has the resolved endpoints if an active kill switch already blocks DNS queries. `execution` creates the
+    object that applies the steps.
     """
     name = settings.name
     check_absent(name, host)
@@ -85,7 +85,7 @@ def bring_up(
 
 
 def check_absent(name: str, host: Host) -> None:
-    """WgqError if there is a link of this name."""
+    """Raise WgqError if a link has this name."""
     if host.rtnl.link(name) is not None:
         raise WgqError(f"`{name}' already exists", remedy=_remedy_for_existing(name, host))
 
@@ -127,13 +127,13 @@ def _stages(
         traffic.keep(settings, found, routes, host, run)
     run.apply(plan_up.hooks(settings, "PostUp"))
     if settings.post_up:
-        with suppress(OperationError):  # a hook may have taken the interface away
+        with suppress(OperationError):  # a hook may have removed the interface
             device = host.wireguard.get(name)
     return device
 
 
 def _applied(settings: Settings, run: Execution, device: Device, digest: Digest) -> applied.Applied:
-    """What up has left, and what its hooks have set on the device besides, or in place of, the file's values."""
+    """The state after up, with what hooks set on the device in addition to, or in place of, the file's values."""
     given = {peer.public_key for peer in settings.peers}
     hooked = [peer.public_key for peer in device.peers if peer.public_key not in given]
     found = applied.of_steps(settings, run.taken, digest, hooked)
@@ -162,7 +162,7 @@ def _recover(
     run: Execution,
     keeps_guard: bool = False,
 ) -> None:
-    """Undo by `run` what a killed run has left behind. With `keeps_guard` its kill switch stays."""
+    """Undo the changes of a killed run with `run`. With `keeps_guard` its kill switch stays."""
     record = journal.read()
     if record is None:
         return
@@ -355,7 +355,7 @@ def _unrecorded(
 def _without_journal(
     name: str, settings: Settings | None, record: Record | None, host: Host, options: Options
 ) -> Departure:
-    """Go by the host's state, as wg-quick does; a stale journal's leftovers are undone as well."""
+    """The departure by the host's state, as in wg-quick; a stale journal's leftovers are undone too."""
     facts = observe.down(settings, name, host, options)
     guards = (RemoveGuard(name),) if (record is None and host.firewall.is_guarded(name)) else ()
     if not facts.exists and not guards:

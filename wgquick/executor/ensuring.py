@@ -43,9 +43,9 @@ def cmd_ensure(
 ) -> Ensured:
     """Bring the interface up, or change it to the state that the file describes, or do nothing.
 
-    `before_up` is called before an interface that does not exist is brought up. RestartNeededError, before any
-    change, if it has to be restarted and `reload_options` lack `or_restart`. After a failure or an interruption all
-    changes are undone and the error is raised.
+    `before_up` is called before an interface that does not exist is brought up. If a restart is needed and
+    `reload_options` lack `or_restart`, RestartNeededError is raised before any change. After a failure or an
+    interruption all changes are undone and the error is raised.
     """
     with host.interface_lock(name):
         settings = read()
@@ -87,7 +87,7 @@ def _elsewhere(
     say: Callable[[str], None],
     before_up: Callable[[Settings], None],
 ) -> Ensured:
-    """The same for an interface that is, or is to be, in another network namespace."""
+    """Like `_here`, for an interface that is in another network namespace, or will be."""
     name = settings.name
     where = netns.place(name, host)
     is_up = netns.is_inside(name, host) or (where is None and host.rtnl.link(name) is not None)
@@ -107,7 +107,7 @@ def _elsewhere(
 
 
 def is_unfinished(name: str, link: Link, host: Host) -> bool:
-    """Whether the link is what a killed `up` has left: nobody relies on it yet, and its hooks never ran."""
+    """Whether the link is left over from a killed `up`, so that nobody relies on it yet."""
     record = Journal(host.journal_directory, name).read()
     if record is None or record.complete or record.unread:
         return False

@@ -296,7 +296,7 @@ class Execution:
         return faults
 
     def _await_daemon(self) -> None:
-        """Wait for the daemon of a deleted link, which exits while the other undos run."""
+        """Wait until a deleted link's daemon has exited. It exits while the other undos run."""
         if self._awaits_daemon:
             self.host.userspace.await_exit(self._journal.name)  # its name at the start
             self._awaits_daemon = False
@@ -351,7 +351,7 @@ def _are_same(one: Undo, other: Undo) -> bool:
 
 
 def _batch_of(step: Step) -> tuple[type, bool]:
-    """The key of a step's batch: adjacent steps with the same key go out together."""
+    """The key of a step's batch: adjacent steps with the same key are applied together."""
     return type(step), isinstance(step, AddRoute) and step.beside
 
 

@@ -1,7 +1,7 @@
-"""Removes what tunnels of an earlier boot or an earlier container have left behind.
+"""Removes the leftovers of tunnels of an earlier boot or an earlier container.
 
-Links, routes, rules and firewalls disappear with their network namespace. /etc/resolv.conf, the records of
-resolvconf and the journal directories may remain, and name unreachable DNS servers.
+Links, routes, rules and firewall rules disappear with their network namespace. /etc/resolv.conf, the records of
+resolvconf and the journal directories may remain. The DNS servers in them may be unreachable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def clean(host: Host, say: Callable[[str], None]) -> frozenset[str]:
-    """Remove it; returns the names of the tunnels whose DNS was removed. `say` takes each failure."""
+    """Remove the leftovers; returns the names of the tunnels that had DNS. `say` gets a line for each."""
     return frozenset((*_clean_directories(host, say), *_clean_file(host, say)))
 
 

@@ -1,6 +1,6 @@
-"""Puts back what an interface has lost of its journal's promise, for `wgq watch` and `wgq doctor --fix`.
+"""Restores lost state that an interface's journal promises, for `wgq watch` and `wgq doctor --fix`.
 
-It works under the interface's lock, so it does nothing against a down, reload or up.
+It works under the interface's lock, so it never interferes with up, reload or down.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Promise(NamedTuple):
-    """The journal of an interface that is up, and the link that it is of."""
+    """The journal of an interface that is up, its applied state (None if unknown), and the link's ifindex."""
 
     record: Record
     applied: Applied | None
@@ -55,13 +55,13 @@ class Promise(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What the steps that mend need of a run: the host alone."""
+    """The part of a run that the restoring steps need: the host."""
 
     host: Host
 
 
 class Mended(NamedTuple):
-    """What was put back, and what could not be, with the reason of the last refusal."""
+    """The restored state, the state that could not be restored, and the last error."""
 
     restored: tuple[Lost, ...] = ()
     refused: tuple[Lost, ...] = ()
@@ -69,7 +69,7 @@ class Mended(NamedTuple):
 
 
 def promise(name: str, host: Host) -> Promise | None:
-    """The journal's promise; None if up has not finished, down has begun, or the link is another one."""
+    """The journal's promise; None if up has not finished, down has begun, or the link was replaced."""
     record = Journal(host.journal_directory, name).read()
     if record is None or not record.complete:
         return None
@@ -84,7 +84,7 @@ def promise(name: str, host: Host) -> Promise | None:
 
 
 def missing(given: Promise, host: Host) -> tuple[Lost, ...]:
-    """What the interface has lost."""
+    """The lost state of the interface."""
     now = snapshot.current(given.name, host, Options(), given.record)
     if now.link is None or now.link.ifindex != given.ifindex:  # the link is gone, or a new link has its name
         return ()
@@ -92,7 +92,7 @@ def missing(given: Promise, host: Host) -> tuple[Lost, ...]:
 
 
 def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
-    """What stands of the settings of wgq's own, of which the journal says that they were met."""
+    """The current state of those of wgq's own settings that the journal has."""
     throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
     places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
     standing = {
@@ -111,12 +111,12 @@ def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
 
 
 def _guard(undos: Iterable[Undo]) -> RemoveGuard | None:
-    """The kill switch as it was set last; None if the journal has none."""
+    """The latest undo of the kill switch; None if the journal has none."""
     return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
 
 
 def _sockets(addresses: Iterable[SocketAddress]) -> tuple[tuple[Prefix, int], ...]:
-    """As a kill switch lets them out."""
+    """The addresses as (network, port), as a kill switch needs them."""
     return tuple(dict.fromkeys((_single(address.address), address.port) for address in addresses))
 
 
@@ -126,7 +126,7 @@ def _single(text: str) -> Prefix:
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
-    """Restore what is missing of these kinds, except what is spared; None if another run holds the lock."""
+    """Restore lost state of these kinds, except the texts in `spared`; None if another run holds the lock."""
     with host.interface_lock_if_free(name) as is_held:
         if not is_held:
             return None
@@ -145,9 +145,9 @@ def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host)
 
 
 def restore(wanted: Collection[Lost], host: Host, say: Callable[[str], None] = lambda _: None) -> str:
-    """Take the steps under the namespace's lock, in the order of KINDS; `say` gets their lines.
+    """Apply the steps under the namespace's lock, in the order of KINDS; `say` gets their lines.
 
-    Returns the reason of the last refusal, "" if there was none. The caller holds the interface's lock.
+    Returns the last error, or "". The caller holds the interface's lock.
     """
     reason = ""
     with host.lock():
@@ -161,7 +161,7 @@ def restore(wanted: Collection[Lost], host: Host, say: Callable[[str], None] = l
 
 
 def _put_back(found: Sequence[Lost], host: Host) -> str:
-    """Take the steps of one kind, addresses and routes in one batch; returns why one was refused."""
+    """Apply the steps of one kind, addresses and routes in one batch; returns the error, or ""."""
     steps = [each.step for each in found]
     if not steps:
         return ""
@@ -181,7 +181,7 @@ def _put_back(found: Sequence[Lost], host: Host) -> str:
 
 
 _LEAST = 1280
-"""Bytes below which a link loses its IPv6 addresses."""
+"""The minimum MTU of a link with IPv6, in bytes."""
 
 
 def fitting_mtu(given: Promise, device: Device, host: Host) -> int | None:
@@ -202,9 +202,9 @@ def fitting_mtu(given: Promise, device: Device, host: Host) -> int | None:
 
 
 def set_endpoint(name: str, key: PublicKey, endpoint: Endpoint, address: SocketAddress, host: Host) -> bool:
-    """Give a peer the address that its endpoint has now, and let a kill switch pass it before.
+    """Set a peer's endpoint to the new address of its name. A kill switch allows the address first.
 
-    Returns False if another run is at work on the interface, or the host lacks the address family.
+    Returns False if another run holds the interface's lock, or the device refuses the address.
     """
     with host.interface_lock_if_free(name) as is_held:
         given = promise(name, host) if is_held else None
@@ -222,7 +222,7 @@ def set_endpoint(name: str, key: PublicKey, endpoint: Endpoint, address: SocketA
 
 
 def begin_handshakes(device: Device, keys: Collection[PublicKey], host: Host) -> None:
-    """Have these peers' sessions begun anew; nothing happens if another run is at work on the interface."""
+    """Start new handshakes with these peers, unless another run holds the interface's lock."""
     peers = [peer for peer in device.peers if peer.public_key in keys]
     with host.interface_lock_if_free(device.name) as is_held:
         if peers and is_held and promise(device.name, host) is not None:
@@ -231,9 +231,9 @@ def begin_handshakes(device: Device, keys: Collection[PublicKey], host: Host) ->
 
 
 def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: Host) -> None:
-    """Have the kill switch pass an endpoint at its new address and no more at the earlier one.
+    """Make the kill switch allow an endpoint's new address in place of the earlier one.
 
-    The journal has it first, for the next look at what is lost, and for the next up.
+    The journal gets the address first, for the next check and the next up.
     """
     undos = given.record.undos
     earlier = _guard(undos)
@@ -245,7 +245,7 @@ def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: H
     device = host.wireguard.get(given.name)
     wanted = plan_promise.guard(undos, given.applied, device, _sockets(known.values()))
     journal = Journal(host.journal_directory, given.name)
-    if given.record.unread or given.record.intended is not None:  # only added to, as by a reload
+    if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
         journal.promise(undo)
     else:
         others = (undo for undo in undos if not isinstance(undo, RemoveGuard))
@@ -254,7 +254,7 @@ def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: H
 
 
 def change_mtu(name: str, mtu: int, host: Host) -> bool:
-    """Set the MTU; False where another run is at work on the interface, or the kernel refuses."""
+    """Set the MTU; returns False if another run holds the interface's lock, or the kernel refuses the MTU."""
     with host.interface_lock_if_free(name) as is_held:
         if not is_held or promise(name, host) is None:
             return False

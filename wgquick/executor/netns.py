@@ -1,12 +1,12 @@
 """Tunnels in a named network namespace (`# wgq: netns = NAME`).
 
-The link is made in the current namespace, which keeps its UDP socket, and is put into the named one. There it is
-all that leads outside, so a full tunnel is a plain default route: no fwmark, no rules, no kill switch. Everything
-else of `up` and `down` runs inside, hooks included, and the journal is the named namespace's.
+The link is created in the current namespace, which keeps its UDP socket, and moved into the named one. There it is
+the only way outside, so a full tunnel is a plain default route: no fwmark, no rules, no kill switch. All other
+steps of `up` and `down` run inside, hooks included, and the journal is the named namespace's.
 
-A record beside the current namespace's journals says where the tunnel is and whether the namespace was made for it.
-It is written before the namespace is made and removed after it is deleted, so a kill at any moment leaves what the
-next `up` or `down` needs.
+A record beside the current namespace's journals has the tunnel's namespace, and whether wgq created that namespace.
+It is written before the namespace is created and removed after it is deleted. So the next `up` or `down` has what
+it needs after a kill at any moment.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _SUFFIX = ".netns"
 
 
 class Place(NamedTuple):
-    """Where a tunnel is: the namespace `netns`.
+    """The place of a tunnel: the namespace `netns`.
 
-    `is_ours`: wgq made the namespace and deletes it. `is_starting`: `up` has not ended; if it was killed, a
+    `is_ours`: wgq created the namespace and deletes it. `is_starting`: `up` has not ended; if it was killed, a
     daemon's link may still be in the current namespace. `daemon` identifies the daemon; "" for the kernel's
-    WireGuard. `directory` has the namespace's journals; "" before it was entered.
+    WireGuard. `directory` has the namespace's journals; "" before wgq enters it.
     """
 
     netns: str
@@ -105,7 +105,7 @@ def _forget(name: str, host: Host) -> None:
 
 
 def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
-    """cmd_up for a tunnel that is to be in a namespace, or that an earlier `up` has put into one."""
+    """cmd_up for a tunnel with `netns`, or one that an earlier `up` moved into a namespace."""
     with host.interface_lock(settings.name):
         bring_up(settings, host, options, say)
 
@@ -126,13 +126,13 @@ def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None
     except BaseException:
         try:
             _leave(name, host, say)
-        except (SignalError, KeyboardInterrupt):  # may be repeated; further signals are ignored
+        except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
             _leave(name, host, say)
         raise
 
 
 def check_wishes(settings: Settings, host: Host, options: Options) -> None:
-    """WgqError, before anything is changed, if the tunnel cannot be in a namespace."""
+    """Raise WgqError, before any change, if the tunnel cannot be in a namespace."""
     if traffic.is_wanted(settings):
         what = "kill-switch, exclude and keep-inbound have no use with netns: nothing but the tunnel is inside"
         raise WgqError(what, where=settings.path or settings.name, remedy="Remove them, or netns.")
@@ -167,7 +167,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
 
 
 def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) -> None:
-    """Remove what a killed `up` or a deleted namespace has left; WgqError if the tunnel is up."""
+    """Remove the leftovers of a killed `up` or a deleted namespace; WgqError if the tunnel is up."""
     exists = host.netns.exists(earlier.netns)
     if exists:
         with host.inside(earlier.netns) as inner:
@@ -188,9 +188,9 @@ def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) ->
 
 
 def _end_unreachable(name: str, where: Place, host: Host, say: Say) -> None:
-    """Remove a tunnel with its namespace, which has no name any more.
+    """Remove a tunnel and its namespace after the namespace's name was deleted.
 
-    The kernel's link goes with the namespace. A daemon holds both until it ends.
+    The kernel's link disappears with the namespace. A daemon keeps both until it ends.
     """
     host.userspace.end(name, where.daemon)
     try:
@@ -252,7 +252,7 @@ def _take_down(
     say: Say,
     save: Callable[[Settings, Host], None],
 ) -> None:
-    """Take down what there is, and leave the namespace."""
+    """Take the tunnel down, and delete its namespace if necessary."""
     _remove_stray(name, where, host)
     if not host.netns.exists(where.netns):
         say(f"[!] The network namespace {where.netns} is gone already: removing what {name} left behind")
@@ -310,7 +310,7 @@ def reload(settings: Settings, host: Host, options: Options, reload_options: Rel
 
 
 def is_inside(name: str, host: Host) -> bool:
-    """Whether the tunnel's link is in the namespace where it was put."""
+    """Whether the tunnel's link is in the namespace of its record."""
     where = place(name, host)
     if where is None or not host.netns.exists(where.netns):
         return False
@@ -344,9 +344,9 @@ def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
 
 
 def _leave(name: str, host: Host, say: Say) -> None:
-    """Delete the namespace if it was made for tunnels and this was the last one; forget the place.
+    """Delete the namespace if wgq created it and this was its last tunnel; remove the record.
 
-    Nothing is removed while the tunnel is still there.
+    While the tunnel still exists, nothing is removed.
     """
     with host.lock():
         where = place(name, host)
@@ -370,11 +370,11 @@ def _leave(name: str, host: Host, say: Say) -> None:
 
 
 _BORN_WITH = ("lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0")
-"""The links that a new namespace has: lo, and those of tunnel modules that are loaded."""
+"""The links of a new namespace: lo, and those of loaded tunnel modules."""
 
 
 def _pass_on(name: str, where: Place, host: Host) -> bool:
-    """Leave the namespace to another tunnel that is in it, if there is one: its `down` deletes the namespace."""
+    """Pass the namespace on to another tunnel in it, which deletes it in its `down`; False if there is none."""
     for other in names(host):
         found = place(other, host) if other != name else None
         if found is not None and found.netns == where.netns:

@@ -181,7 +181,7 @@ def down(settings: Settings | None, name: str, host: Host, options: Options) -> 
 def unclaimed_rules(names: Collection[str], host: Host) -> tuple[Rule, ...]:
     """The policy rules, without those for the tables of devices with other names.
 
-    Another device may use our table: a link that is set down loses its routes, and its table counts as free.
+    Another device may use this tunnel's table: a link that is set down loses its routes, so its table is free.
     """
     others = _other_marks(names, host)
     return tuple(rule for rule in rules(host) if rule.table not in others)

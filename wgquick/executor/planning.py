@@ -1,7 +1,7 @@
-"""Plans: what up, down and reload would do, and how a live interface differs from its file.
+"""Plans the changes of up, down and reload, and finds how a live interface differs from its file.
 
-`up` and `down` run on a prospect of the host, which is never changed; `reload` takes the difference that it would
-apply. So a plan has the steps of the verb itself, in its order and words.
+`up` and `down` run on a prospect, and the real host does not change. For `reload` the plan is the difference that
+it would apply. So a plan has the verb's own steps, in the same order and with the same lines.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 
 
 class Ground(NamedTuple):
-    """What a plan is made on: a host, the options, and where the file's settings stand.
+    """The input of a plan: a host, the options, and the places of the file's settings.
 
-    `is_offline`: nothing is known of the host. `netns`: the named network namespace that the host is in.
+    `is_offline`: the host is unknown. `netns`: the host is in this named network namespace.
     """
 
     host: Host
@@ -100,7 +100,7 @@ class Ground(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A step that was taken on the prospect, with its commands; `hooked` is whether a hook ran before it."""
+    """A step that was applied to the prospect, with its commands; `hooked` is whether a hook ran before it."""
 
     step: Step | Undo
     text: tuple[str, ...]
@@ -108,7 +108,7 @@ class Taken(NamedTuple):
 
 
 def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
-    """What `up` would do; if the interface is up, what `up --ensure` would change."""
+    """The changes of `up`; if the interface is up already, those of `up --ensure`."""
     name, host = settings.name, ground.host
     link = host.rtnl.link(name)
     if link is not None and name in host.wireguard.interfaces():
@@ -122,17 +122,17 @@ def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -
 
 
 def plan_reload(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
-    """What `reload` would do; WgqError where it would refuse."""
+    """The changes of `reload`; WgqError if it would refuse."""
     return _differing("reload", settings, ground, reload_options)
 
 
 def diff(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
-    """What of a live interface is not as the file says, as the changes that would make it so."""
+    """The differences of a live interface from its file, as the changes that remove them."""
     return _differing("diff", settings, ground, reload_options._replace(force=True))
 
 
 def plan_down(name: str, settings: Settings | None, ground: Ground) -> Plan:
-    """What `down` would do; without a change if there is nothing to take down."""
+    """The changes of `down`; none if there is nothing to take down."""
     with _rehearsal(name, ground) as run:
         if ground.is_offline and settings is not None:
             commands.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
@@ -172,7 +172,7 @@ def _restarted(
 
 @contextmanager
 def _rehearsal(name: str, ground: Ground) -> Iterator[Rehearsal]:
-    """A run on a prospect, whose journals are a copy that goes with it."""
+    """A run on a prospect with a copy of the journals, which is deleted afterwards."""
     place = Path(tempfile.mkdtemp(prefix="wgq-plan-"))
     try:
         copy = place / "journals"
@@ -189,7 +189,7 @@ def _rehearsal(name: str, ground: Ground) -> Iterator[Rehearsal]:
 
 
 class Rehearsal:
-    """A run on a prospect: the steps that were taken, and what was said besides their commands."""
+    """A run on a prospect: the applied steps, and the notes of the transcript."""
 
     def __init__(self, prospect: Prospect) -> None:
         self.prospect = prospect
@@ -199,7 +199,7 @@ class Rehearsal:
         self._heard: list[str] = []
 
     def say(self, text: str) -> None:
-        """Keep what is said: commands for the step that they belong to, remarks as notes."""
+        """Record the transcript: commands for the step that they belong to, other lines as notes."""
         for line in text.split("\n"):
             if line.startswith(_COMMAND):
                 self._heard.append(line.removeprefix(_COMMAND))
@@ -207,7 +207,7 @@ class Rehearsal:
                 self.notes.append(line)
 
     def take(self, step: Step | Undo) -> None:
-        """A step was taken; its commands have been said."""
+        """Record an applied step with the commands that were printed for it."""
         if isinstance(step, Note):  # its command belongs to the step after it
             return
         if self._heard:
@@ -215,19 +215,19 @@ class Rehearsal:
             self._heard.clear()
 
     def take_each(self, steps: Sequence[Step]) -> None:
-        """The steps of a batch were taken; each has said one command."""
+        """Record the steps of a batch; each has printed one command."""
         hooked = self.prospect.state.is_hooked
         self.taken += [Taken(step, (line,), hooked) for step, line in zip(steps, self._heard, strict=True)]
         self._heard.clear()
 
     def save(self, settings: Settings) -> None:
-        """SaveConfig: the file would be written."""
+        """Record that SaveConfig would write the file."""
         self.say(f"{_COMMAND}wg showconf {settings.name}")
         self.taken.append(Taken(Note(""), tuple(self._heard)))
         self._heard.clear()
 
     def execution(self, host: Host, options: Options, _say: Say, *more: Any, **named: Any) -> Execution:
-        """What takes the steps on the prospect."""
+        """The object that applies the steps to the prospect."""
         return _Rehearsed(self, host, options, *more, **named)
 
     def changes(self, settings: Settings | None, ground: Ground) -> Iterator[Planned]:
@@ -238,7 +238,7 @@ class Rehearsal:
 
 
 class _Rehearsed(Execution):
-    """Takes the steps on a prospect and notes them."""
+    """Applies the steps to a prospect and records them."""
 
     def __init__(self, rehearsal: Rehearsal, host: Host, options: Options, *more: Any, **named: Any) -> None:
         super().__init__(host, options, rehearsal.say, *more, **named)
@@ -253,11 +253,11 @@ class _Rehearsed(Execution):
         self._rehearsal.take_each(steps)
 
     def run_hook(self, step: RunHook) -> None:
-        """Run none; what comes after it may depend on it."""
+        """Run no hook, but record it: later values may depend on it."""
         self._rehearsal.prospect.state.is_hooked = True
 
     def take_back(self, undos: Iterable[Undo]) -> list[str]:
-        """Note the undos of what is there."""
+        """Record the undos of existing state."""
         for undo in undos:
             before = dict(self._rehearsal.prospect.state.sysctl)
             try:
@@ -304,7 +304,7 @@ def _sign(step: Step | Undo) -> str:
 
 
 def _undo_lines(step: Step | Undo, host: Host) -> Iterator[str]:
-    """The commands of a step's undo. What goes with the link has none."""
+    """The commands of a step's undo. A step without an undo has none."""
     undo = None if isinstance(step, _UNDOS) else step.undo()
     if isinstance(undo, ReleaseSysctl):
         yield f"sysctl -q {undo.key}={undo.earlier}"
@@ -317,7 +317,7 @@ def _plain(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _known_after(taken: Taken, settings: Settings | None, ground: Ground) -> str:
-    """What decides the numbers that a step's text has, if the file does not."""
+    """What decides the values in a step's text: "PreUp" or "the host"; "" if the file does."""
     if settings is None or not (taken.hooked or ground.is_offline):
         return ""
     step = taken.step
@@ -334,7 +334,7 @@ def _known_after(taken: Taken, settings: Settings | None, ground: Ground) -> str
 
 
 def _table(step: Step | Undo) -> int | None:
-    """The number that add_default has chosen as mark and table."""
+    """The number that a step uses as fwmark or table; None if it uses none."""
     match step:
         case SetFwmark(_, fwmark):
             return fwmark
@@ -349,7 +349,7 @@ def _table(step: Step | Undo) -> int | None:
 
 
 def _left_open(line: str, step: Step | Undo, after: str) -> str:
-    """The line with `(known after ...)` for a number that is not known yet."""
+    """The line with `(known after ...)` in place of a number that is not known yet."""
     number = step.mtu if isinstance(step, SetMtuUp) else _table(step)
     if not after or number is None:
         return line
@@ -357,7 +357,7 @@ def _left_open(line: str, step: Step | Undo, after: str) -> str:
 
 
 def reason(step: Step | Undo, settings: Settings | None, places: Places) -> str:
-    """The place in the file that a step comes from."""
+    """The place in the file that causes a step."""
     match step:
         case RunHook(name, stage, command):
             return places.hook(stage, command, name)
@@ -412,7 +412,7 @@ def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
 
 
 def of_device(step: ChangeDevice, look: Look, places: Places) -> Iterator[Planned]:
-    """A change of the device in parts, each with the peer that it concerns."""
+    """A change of the device in parts: one for its settings, and one for each peer."""
     device = look.now.device
     if device is None:
         return
@@ -490,7 +490,7 @@ def _names(peer: PeerConfig) -> Iterator[str]:
 def _backwards(
     peer: PeerConfig, live: DevicePeer | None, owners: dict[tuple[bytes, int], PublicKey]
 ) -> Iterator[PeerConfig]:
-    """What takes the change of one peer back."""
+    """The changes that revert the change of one peer."""
     key = peer.public_key
     if live is None:
         yield PeerConfig(key, remove=True)

@@ -1,4 +1,4 @@
-"""Plans of tunnels in a named network namespace: the namespace's own steps, and what happens inside."""
+"""Plans of tunnels in a named network namespace: the steps for the namespace, and the steps inside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan(
     where: netns.Place | None,
     new: Callable[[Host, str], object],
 ) -> Plan:
-    """The plan of a verb; `where` is the tunnel's place now, `new` makes the host of a namespace to be made."""
+    """The plan of a verb; `where` is the tunnel's current place. `new` makes a host for a planned namespace."""
     if verb == "down":
         return _down(name, settings, ground, where)
     if settings is None:
@@ -50,7 +50,7 @@ def plan(
 def _up(
     settings: Settings, ground: Ground, reload_options: ReloadOptions, new: Callable[[Host, str], object]
 ) -> Plan:
-    """The namespace is made if there is none; the rest happens inside."""
+    """The plan of up: create the namespace if it does not exist, and bring the tunnel up inside."""
     host, wanted = ground.host, settings.extras.netns
     netns.check_wishes(settings, host, ground.options)
     path = host.netns.path_of(wanted)

@@ -1,7 +1,7 @@
-"""A host on which nothing is changed: `up` and `down` run on it to say what they would do.
+"""A host for plans: `up` and `down` run on it, and the real host does not change.
 
-It reads the real host and remembers the changes itself, so that each later stage sees the earlier ones. The
-journals are a copy. Of one interface it remembers the state, and of the rest what `up` and `down` look at.
+It reads the real host and keeps all changes in memory, so that each stage sees the changes of earlier stages. The
+journals are a copy. Only the values that `up` and `down` read are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEFAULT_MTU = 1420
 
 
 class _State:
-    """What was changed. `link` is None if the interface was not added; `is_gone`: the real one was deleted."""
+    """The changes so far. `link` is None if the interface was not added; `is_gone`: the real one was deleted."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,7 +47,7 @@ class _State:
 
 
 class _Part:
-    """A part of the host: the methods in `reads` are the real one's, all others are its own."""
+    """A part of the host. The methods in `reads` are the real host's; the class defines all others."""
 
     reads: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class _Rtnl(_Part):
         self.made(name)
 
     def made(self, name: str) -> None:
-        """A link exists now. Its kind is the kernel's, for which nothing has to be waited for."""
+        """Add the link. Its kind is the kernel's WireGuard, so that nothing waits for a daemon."""
         number = max((link.ifindex for link in self._rtnl.links()), default=0) + 1
         self._state.link = Link(number, name, _DEFAULT_MTU, up=False, kind="wireguard")
         self._state.device = Device(name)
@@ -123,10 +123,10 @@ class _Rtnl(_Part):
         self._state.routes += routes
 
     def add_throw(self, destination: Prefix, table: int) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def delete_throw(self, destination: Prefix, table: int) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def routes(self, *, family: int, table: int, device: str | None = None) -> list[Prefix]:
         is_own = device == self._state.name and self._is_replaced()
@@ -150,7 +150,7 @@ class _Rtnl(_Part):
         return len(through) == len(self._rtnl.routes(family=family, table=table))
 
     def path(self, address: str, mark: int = 0) -> Path | None:
-        """Beside the link that is deleted: by its mark, as its routes are still there."""
+        """The path to an address. The routes of a deleted link still exist, so its mark avoids them."""
         found = self._rtnl.path(address, mark)
         if found is None or not self._state.is_gone or found.link != self._state.name:
             return found
@@ -219,26 +219,26 @@ class _Firewall(_Part):
         self._state.removed_firewalls.add((kind, family))
 
     def guard(self, name: str, wanted: object) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def remove_guard(self, name: str) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def keep_inbound(self, name: str, mark: int) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def forget_inbound(self, name: str) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
 
 class _Dns(_Part):
     reads = ("detect", "current", "stale", "set_lines", "unset_lines")
 
     def set(self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def unset(self, mode: str, name: str) -> None:
-        """Nothing looks at it."""
+        """Does nothing: neither up nor down reads it."""
 
     def repair(self) -> tuple[str, ...]:
         return ()
@@ -266,7 +266,7 @@ class _UdpPorts(_Part):
         self._ports = base
 
     def refusal(self, port: int) -> int:
-        """A hook may free a port; the interface that was deleted has freed its own."""
+        """0 after a hook, which may free the port, and after the interface was deleted, which frees its port."""
         return 0 if self._state.is_hooked or self._state.is_gone else self._ports.refusal(port)
 
     def has(self, _name: str, _port: int) -> bool:
@@ -288,10 +288,10 @@ class _Userspace(_Part):
             self.say(f"[#] ip link set dev {name} netns {self.netns}")
 
     def await_exit(self, name: str) -> None:
-        """None has been started."""
+        """Does nothing: no daemon was started."""
 
     def clear(self, name: str) -> None:
-        """None has been started."""
+        """Does nothing: no daemon was started."""
 
 
 class _Hooks(_Part):
@@ -320,33 +320,33 @@ class Prospect:
         self.is_contained = base.is_contained
 
     def starts_in(self, netns: str, say: Callable[[str], None]) -> None:
-        """A daemon's link is put into a network namespace, and `say` takes the command for it."""
+        """After a daemon starts, `say` gets the command that moves its link into the network namespace."""
         self._userspace.netns, self._userspace.say = netns, say
 
     def other_directories(self) -> list[str]:
-        """None: nothing is cleaned up."""
+        """Empty: plans clean nothing up."""
         return []
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
-        """As the real host does."""
+        """The real host's answer."""
         return self.base.resolve(endpoint)
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
-        """As the real host does."""
+        """The real host's answer."""
         return self.base.resolved_now(endpoints)
 
     def table_names(self) -> dict[str, int]:
-        """As the real host has them."""
+        """The real host's tables."""
         return self.base.table_names()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """None is needed."""
+        """Does nothing: plans change nothing."""
         yield
 
 
 def changed(device: Device, config: DeviceConfig, public_key_of: PublicKeyOf) -> Device:
-    """The device after a change, as the kernel makes it: it ignores a peer with the device's own key."""
+    """The device after a change, as the kernel applies it. It ignores a peer with the device's own key."""
     private_key = config.private_key or device.private_key
     own = public_key_of(private_key) if private_key is not None and any(private_key.raw) else None
     peers = {peer.public_key: peer for peer in device.peers}

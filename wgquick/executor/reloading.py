@@ -56,7 +56,7 @@ _PASSES = 4
 
 
 class RestartNeededError(WgqError):
-    """Something cannot change while the interface is up; nothing was changed. `reasons` says what."""
+    """The file has changes that need a restart; nothing was changed. `reasons` lists them."""
 
     status = 3
 
@@ -69,8 +69,8 @@ class RestartNeededError(WgqError):
 class ReloadOptions(NamedTuple):
     """The options of reload.
 
-    `dry_run` only reports the changes, `or_restart` restarts if necessary, `keep_foreign` keeps peers that are in
-    neither the file nor the journal, `force` uses the file despite SaveConfig.
+    `dry_run` only reports the changes. `or_restart` restarts if necessary. `keep_foreign` keeps peers that are in
+    neither the file nor the journal. `force` uses the file despite SaveConfig.
     """
 
     dry_run: bool = False
@@ -98,7 +98,7 @@ class Look(NamedTuple):
 
     @property
     def is_same(self) -> bool:
-        """Whether the host is as the file says."""
+        """Whether the host is in the desired state already."""
         return not self.difference.moves and not self.difference.restart
 
 
@@ -138,7 +138,7 @@ class Reload:
         self._aim: tuple[Desired, dict[str, Any]] | None = None
 
     def check_save_config(self, command: str = "wgq reload --force") -> None:
-        """WgqError if the interface counts and not its file; `command` lets the file count."""
+        """Raise WgqError if the file has SaveConfig and `force` is not set; `command` applies the file then."""
         if self._settings.save_config and not self._reload_options.force:
             raise WgqError(
                 f"{self._name} has SaveConfig = true: down overwrites the file with the interface's state",
@@ -202,9 +202,9 @@ class Reload:
         return Look(now, aim, found, said, change)
 
     def _without_itself(self, device: Device) -> tuple[Note, ...]:
-        """Take the peer that has the interface's own key out of the settings, as up does; the notes for it.
+        """Remove the peer with the interface's own key from the settings, as up does; returns the notes for it.
 
-        WgqError if the private key changes to a peer's: the device would remove that peer without a word
+        WgqError if the new private key is a peer's: the device would silently remove that peer
         (drivers/net/wireguard/netlink.c, wg_set_device).
         """
         settings, live = self._settings, {peer.public_key for peer in device.peers}
@@ -269,7 +269,7 @@ class Reload:
         return look.wanted
 
     def _apply_locked(self, run: Execution, made: list[Move]) -> Look:
-        """The same while no other tunnel can choose the same table and priority."""
+        """Compare again and apply the moves under the lock, so that no other tunnel gets the same table."""
         with self._host.lock():
             look = self._look(run)
             _make(run, [move for move in look.difference.moves if not _takes_lock(move)], made)
@@ -304,7 +304,7 @@ class Reload:
             self._journal.intend(self._applied(wanted))
 
     def _applied(self, wanted: Desired) -> dict[str, Any]:
-        """The state to record, before the moves and after them: usually the same."""
+        """The state in the journal's form; cached, as it is usually the same before and after the moves."""
         if self._aim is None or self._aim[0] is not wanted:
             self._aim = wanted, applied.recorded(self._of_desired(wanted))
         return self._aim[1]
@@ -359,7 +359,7 @@ def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:
 
 
 def check_exists(name: str, host: Host) -> None:
-    """WgqError unless it is a WireGuard interface."""
+    """Raise WgqError unless `name` is a WireGuard interface."""
     link = host.rtnl.link(name)
     if link is None or name not in host.wireguard.interfaces():  # a renamed link's daemon keeps the old name
         remedy = f"Bring it up first: wgq up {name}" if link is None else ""
@@ -367,7 +367,7 @@ def check_exists(name: str, host: Host) -> None:
 
 
 def own(record: Record | None, name: str, host: Host) -> Record | None:
-    """The journal, if it is this link's; WgqError where `up` was killed before it had finished."""
+    """The journal if it belongs to this link, else None; WgqError if `up` was killed before it finished."""
     link = host.rtnl.link(name)
     if record is None or link is None or record.ifindex != link.ifindex:
         return None
@@ -377,7 +377,7 @@ def own(record: Record | None, name: str, host: Host) -> Record | None:
 
 
 def with_standing(settings: Settings, record: Record | None) -> Settings:
-    """The settings with what options of `up` asked for: only `down` takes a kill switch and its like away."""
+    """The settings with the extras that options of `up` have set. Only `down` removes these."""
     extras = settings.extras
     undos = record.undos if record else ()
     excluded = tuple(Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
@@ -399,7 +399,7 @@ def read_applied(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Ap
 
 
 def known_by(record: Record | None, before: Applied | None, *, keep_foreign: bool) -> Known:
-    """What the journal says of the interface."""
+    """The journal's content for the interface; `before` is its applied state."""
     if record is None:
         return applied.Known(keep_foreign=keep_foreign)
     found = applied.known(record.undos, before, read_applied(record.intended), record.peers)

@@ -1,6 +1,6 @@
-"""Takes an interface back to the state that it had before a trial.
+"""Restores the state that an interface had before a trial.
 
-That state has the keys: it is in the memory of the trial's guards alone, and never in a file.
+That state contains keys, so it is only in the memory of the trial's guards, and never in a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 _ROUNDS = 6
-"""How often the difference is taken, at most: rules, addresses in their order, and what the kernel takes along."""
+"""The maximum number of rounds: for rules, for the order of addresses, and for what the kernel removes itself."""
 
 
 class Before(NamedTuple):
@@ -48,7 +48,7 @@ class Before(NamedTuple):
 
 
 def look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
-    """The state now; WgqError if an interface is there that cannot be restored."""
+    """The current state; WgqError if the interface exists and cannot be restored."""
     if host.rtnl.link(name) is None:
         return Before(name, file or Settings(name), options)
     reloading.check_exists(name, host)
@@ -61,7 +61,7 @@ def look(name: str, file: Settings | None, host: Host, options: Options) -> Befo
     known = reloading.known_by(record, applied, keep_foreign=False)
     undos = record.undos if record else ()
     wanted = restore.wanted(current, current.device, known, undos, applied)
-    if file is None:  # gone since: the routes tell whether there was `Table = off'
+    if file is None:  # the file was deleted: without routes it had `Table = off'
         path = record.path if record else ""
         file = Settings(name, path, table="off" if applied is not None and not applied.routes else "")
     if applied is not None and applied.extras is not None:
@@ -84,8 +84,8 @@ def look(name: str, file: Settings | None, host: Host, options: Options) -> Befo
 def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
     """Restore the state; the caller holds the interface's lock.
 
-    `tried` has the hooks of the interface as it is now (None: the journal's). `anew` takes it down and brings it up
-    again, where the difference alone does not do. WgqError if something could not be restored: it may be repeated.
+    `tried` has the current hooks of the interface (None: the journal's). `anew` takes it down and brings it up
+    again, if the difference is not enough. WgqError if something could not be restored; the caller may try again.
     """
     if before.wanted is None:
         if commands.can_go_down(before.name, host, without_file=True):
@@ -97,13 +97,13 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
 
 
 def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
-    """Whether it is down, brought up in part, another kind of link, or has other settings of wgq's own."""
+    """Whether the link is missing, incomplete or of another kind, or has other extras."""
     link = host.rtnl.link(before.name)
     has = wanted.current.link
     if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():
         return True
     if link.ifindex != has.ifindex and before.file.extras != Extras():
-        return True  # a restart has set up the kill switch and its like anew
+        return True  # a restart has set up the kill switch and the other extras again
     record = Journal(host.journal_directory, before.name).read()
     if record is None or record.ifindex != link.ifindex:
         return False
@@ -113,14 +113,14 @@ def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
 
 
 def _take_down(before: Before, tried: Settings | None, host: Host, say: Say, *, keeps_guard: bool = False) -> None:
-    """Take it down with its hooks; a hook that fails does not stop that. SaveConfig is left out."""
+    """Take the interface down with its hooks, even if one fails. SaveConfig is ignored."""
     settings = tried._replace(save_config=False) if tried else None
     options = before.options._replace(force=True)
     try:
         commands.take_down(
             before.name, settings, host, options, say=say, save=lambda _: None, keeps_guard=keeps_guard
         )
-    except HookError as error:  # a PostDown hook: all is removed by then
+    except HookError as error:  # a PostDown hook, which runs after everything is removed
         say(f"[!] {error.what}: continuing")
 
 
@@ -132,7 +132,7 @@ def _bring_up_again(before: Before, wanted: restore.Wanted, tried: Settings | No
 
 
 def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
-    """Make the difference until there is none, and put the journal back."""
+    """Apply the difference until there is none, and restore the journal."""
     name = before.name
     journal = Journal(host.journal_directory, name)
     record = journal.read()
@@ -155,7 +155,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         if not moves:
             break
         faults = [fault for move in moves if (fault := run.put_back(move.step))]
-        if not all(restore.is_of_rules(move) for move in moves):  # these come in a round of their own
+        if not all(restore.is_of_rules(move) for move in moves):  # rules have a separate round
             known = known._replace(dns=wanted.dns, firewall=wanted.applied.firewall if wanted.applied else ())
     else:
         raise WgqError("\n".join(faults) or "the state does not come back", where=name)
@@ -170,7 +170,7 @@ def _known(record: Record | None) -> Known:
 
 
 def _given(record: Record | None) -> list[Earlier]:
-    """What the trial gave for the peers."""
+    """The peers' settings of the trial's files."""
     if record is None:
         return []
     both = map(reloading.read_applied, (record.applied, record.intended))

@@ -64,7 +64,7 @@ def _left_out(settings: Settings, host: Host) -> tuple[Prefix, ...]:
 
 
 def _is_ours(address: Prefix, settings: Settings) -> bool:
-    """Whether an address is to be saved: the link-local address that the kernel gives a TUN device is not."""
+    """Whether an address is saved. The link-local address that the kernel gives a TUN device is not."""
     link_local = address.family == 6 and address.address[:1] == b"\xfe" and address.address[1] & 0xC0 == 0x80
     return not link_local or any(a.address == address.address for a in settings.addresses)
 

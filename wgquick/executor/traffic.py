@@ -46,9 +46,9 @@ def endpoints(
 
 
 def first_endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host, run: Execution) -> EndpointFacts:
-    """The same before `up` sets the kill switch; if a lookup fails, it is set without that endpoint.
+    """Resolve every endpoint before `up` sets the kill switch. If that fails, set it with the remembered endpoints.
 
-    A kill switch that stands lets DNS queries out meanwhile, or nobody could bring the tunnel up again.
+    An existing kill switch allows DNS queries meanwhile. Otherwise the tunnel could never come up again.
     """
     known = dict(recalled(earlier.resolved)) if earlier else {}
     wanted = [peer.endpoint for peer in settings.peers if peer.endpoint]
@@ -65,7 +65,7 @@ def first_endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host,
 
 
 def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
-    """Set the kill switch as it is before the link exists."""
+    """Set the kill switch in its form before the link exists; `dns` allows DNS queries."""
     facts = plan.TrafficFacts(lans=_lans(settings, host))
     sockets, noted = found.resolved.values(), remembered(found.resolved.items())
     run.apply(
@@ -88,7 +88,7 @@ def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
 
 
 def standing(record: Record | None) -> RemoveGuard | None:
-    """The kill switch that an earlier run has left in place, as it was set last. Only down removes it."""
+    """The latest undo of a kill switch that an earlier run left in place, or None. Only down removes it."""
     undos = record.undos if record else ()
     return next((undo for undo in reversed(undos) if isinstance(undo, RemoveGuard)), None)
 
@@ -99,7 +99,7 @@ def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
 
 
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
-    """Set the kill switch before the link exists, and name the other tunnels that it stops."""
+    """Set the kill switch before the link exists, and print the other tunnels that it blocks."""
     _set_guard(settings, found, host, run)
     others = sorted(
         each for each in host.wireguard.interfaces() if each != settings.name and not host.firewall.is_guarded(each)

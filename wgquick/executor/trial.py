@@ -1,8 +1,8 @@
-"""The file of a trial: what is on trial, until when, and how it ended. It holds no secrets.
+"""The file of a trial: the change, the deadline and the phase. It has no secrets.
 
-It is beside the journal. The guards of a trial hold a lock on it for as long as they live. It is written in place,
-so that whoever has it open still reads how the trial ended when it is gone. `up`, `down` and `reload` import this,
-so it imports nothing slow.
+It is beside the journal. The guards of a trial hold a lock on it while they live. It is written in place: a process
+that has it open can read the end of the trial after the file was removed. `up`, `down` and `reload` import this
+module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 SUFFIX = ".trial"
-_SIZE = 1024  # bytes, on one page
+_SIZE = 1024  # bytes, within one page
 _LONGEST_MESSAGE = 400
 
 CHANGING = "changing"  # the change is being made
-PENDING = "pending"  # it is made, and waits for a confirmation
+PENDING = "pending"  # the change is made and waits for a confirmation
 RETURNING = "rolling back"
 CONFIRMED = "confirmed"
-REJECTED = "rejected"  # somebody has asked for the rollback
+REJECTED = "rejected"  # somebody requested the rollback
 ROLLED_BACK = "rolled back"
 SUPERSEDED = "superseded"  # by another up, down or reload
 FAILED = "failed"  # the change, or the rollback
@@ -36,9 +36,9 @@ _OVER = (CONFIRMED, ROLLED_BACK, SUPERSEDED, FAILED)
 
 
 class Trial(NamedTuple):
-    """A trial. `deadline` is on CLOCK_BOOTTIME, in milliseconds; `by` says who confirmed.
+    """A trial. `deadline` is on CLOCK_BOOTTIME, in milliseconds; `by` says what confirmed it.
 
-    While a change is being made, `deadline` is when it counts as hanging. `changes` counts them.
+    While a change is being made, it counts as hanging after `deadline`. `changes` is the number of changes.
     """
 
     verb: str
@@ -51,7 +51,7 @@ class Trial(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing follows any more."""
+        """Whether the trial has ended."""
         return self.phase in _OVER
 
     @property
@@ -61,7 +61,7 @@ class Trial(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A trial of an interface, and whether a guard lives that would roll it back."""
+    """A trial of an interface, and whether its guard lives."""
 
     name: str
     trial: Trial
@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 
 
 def now() -> int:
-    """CLOCK_BOOTTIME in milliseconds: it goes on during a suspend, and nobody can set it."""
+    """CLOCK_BOOTTIME in milliseconds. It advances during sleep, and nobody can set it."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
@@ -82,19 +82,19 @@ class TrialFile:
         self._directory = directory
 
     def read(self) -> Trial | None:
-        """What it says; None if that means nothing here."""
+        """The content; None if it cannot be parsed."""
         try:
             return Trial(*loads(os.pread(self.descriptor, _SIZE, 0).decode().rstrip()))
         except (ValueError, TypeError):
             return None
 
     def write(self, trial: Trial) -> None:
-        """Say something else."""
+        """Replace the content."""
         short = trial._replace(message=trial.message[:_LONGEST_MESSAGE])
         os.pwrite(self.descriptor, dumps(list(short)).encode().ljust(_SIZE)[:_SIZE], 0)
 
     def is_guarded(self) -> bool:
-        """Whether a guard holds the lock; not for the descriptor of a guard."""
+        """Whether a guard holds the lock. A guard must not ask with its own descriptor."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -103,7 +103,7 @@ class TrialFile:
         return False
 
     def remove(self) -> None:
-        """Remove the file, unless another trial's is there by now."""
+        """Remove the file, unless a later trial has replaced it."""
         with suppress(FileNotFoundError), opened(self._directory) as directory:
             found = os.stat(f"{self.name}{SUFFIX}", dir_fd=directory, follow_symlinks=False)
             if os.path.samestat(found, os.fstat(self.descriptor)):
@@ -115,7 +115,7 @@ class TrialFile:
 
 
 def existing(directory: str, name: str) -> TrialFile | None:
-    """The trial's file; None if there is none."""
+    """The file of an interface's trial; None if there is none."""
     try:
         with opened(directory) as place:
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -125,7 +125,7 @@ def existing(directory: str, name: str) -> TrialFile | None:
 
 
 def begun(directory: str, name: str, trial: Trial) -> TrialFile:
-    """A new file, locked by this process and those that it forks."""
+    """Create the file, locked by this process and the processes that it forks."""
     try:
         with opened(directory, make=True) as place:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -139,7 +139,7 @@ def begun(directory: str, name: str, trial: Trial) -> TrialFile:
 
 
 def seen(directory: str, name: str) -> Seen | None:
-    """The trial of an interface that has not ended; None if there is none."""
+    """The trial of an interface that has not ended, or that failed; None if there is none."""
     file = existing(directory, name)
     if file is None:
         return None
@@ -163,7 +163,7 @@ def all_seen(directory: str) -> Iterator[Seen]:
 
 
 def supersede(directory: str, name: str, say: Callable[[str], None]) -> None:
-    """End a trial without a rollback, as its interface is changed for good. The caller holds its lock."""
+    """End a trial without a rollback, after a permanent change. The caller holds the interface's lock."""
     file = existing(directory, name)
     if file is None:
         return
@@ -176,9 +176,9 @@ def supersede(directory: str, name: str, say: Callable[[str], None]) -> None:
 
 
 def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | None = None) -> Trial:
-    """Confirm a trial, reject it or, with `seconds`, extend it; returns what it says then.
+    """Confirm a trial, reject it or, with `seconds`, extend it; returns the changed trial.
 
-    WgqError if there is none, or its time is up.
+    WgqError if there is no pending trial, or its time is up.
     """
     with host.lock():
         file = existing(host.journal_directory, name)
@@ -201,7 +201,7 @@ def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | 
 
 
 def _without_guard(file: TrialFile, trial: Trial, phase: str) -> Trial:
-    """Keep the change of a trial that nobody can roll back any more."""
+    """Confirm a trial without a guard, so nobody can roll it back; WgqError for any other `phase`."""
     if phase != CONFIRMED:
         raise WgqError(
             f"the guards of the trial of {file.name} were killed, and with them its rollback",

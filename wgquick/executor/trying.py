@@ -1,8 +1,8 @@
-"""A change on trial: made by a process of its own, which takes it back unless somebody confirms it in time.
+"""`wgq try`: a separate process makes a change, and rolls it back unless it is confirmed in time.
 
-That process is the guard. It has the state from before in its memory. A second process, the standby, has it too and
-becomes the guard if that dies, so that the death of any process on the way leaves one that takes the change back:
-while it is being made, while it is on trial, and while it is taken back.
+That process is the guard. It keeps the earlier state in memory. A second process, the standby, has the same memory
+and becomes the guard if the guard dies. So the death of one process never prevents the rollback: not during the
+change, not during the trial, and not during the rollback itself.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ if TYPE_CHECKING:
     Met = Callable[[], bool]
 
 VERBS = ("up", "reload", "down")
-_PAUSE = 0.2  # seconds between two looks at the file
-_LONGEST_CHANGE = 60.0  # seconds at least, before a change counts as hanging
-_ATTEMPTS = 4  # to roll back: every second one with any port, the later two by taking down and bringing up
+_PAUSE = 0.2  # seconds between two readings of the file
+_LONGEST_CHANGE = 60.0  # the minimum of seconds until a change counts as hanging
+_ATTEMPTS = 4  # rollbacks: the second and fourth with any port, the third and fourth by down and up
 _BETWEEN_ATTEMPTS = 1.0
-_MOST_DEATHS = 20  # of guards, one after the other
+_MOST_DEATHS = 20  # the maximum number of guards that may die
 
 
 class Asked(NamedTuple):
-    """What is to be tried. `settings` are the file's for up and reload, `read` reads the file for down.
+    """The change to try. `settings` are the file's for up and reload; `read` reads the file for down.
 
-    `peers` are those whose handshake confirms ("any", "all", names; "": none does), `ping` the address whose echo
-    reply does.
+    A handshake with `peers` ("any", "all" or names), or an echo reply from `ping`, confirms the change; "" is none.
     """
 
     verb: str
@@ -58,7 +57,7 @@ class Asked(NamedTuple):
 
 
 def criterion(verb: str, text: str) -> tuple[str, str]:
-    """The peers whose handshake confirms, and the address whose reply does, of `handshake` or `ping:ADDRESS`."""
+    """Parse --confirm-when: `handshake` is ("any", ""), `ping:ADDRESS` is ("", ADDRESS); WgqError if invalid."""
     if verb not in VERBS:
         raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
     kind, _, address = text.partition(":")
@@ -72,10 +71,10 @@ def criterion(verb: str, text: str) -> tuple[str, str]:
 
 
 class OnTrial:
-    """A change on trial, for the process that has begun it."""
+    """A change on trial, as seen by the process that started the guard."""
 
     def __init__(self, name: str, guarded: Guarded, say: Callable[[str], None]) -> None:
-        """Wait until the change is made; WgqError if it was refused or failed."""
+        """Wait until the change is made; WgqError if it is refused or fails."""
         self.name = name
         self._guarded = guarded
         self._say = say
@@ -86,7 +85,7 @@ class OnTrial:
             self._finish()
 
     def wait(self) -> str:
-        """How it ended: "confirmed", "rolled back" or "superseded"; WgqError if the rollback failed."""
+        """Wait for the end: "confirmed", "rolled back" or "superseded"; WgqError if the rollback fails."""
         if self._end["phase"] == trial.PENDING:
             self._end = self._next()
             self._finish()
@@ -104,7 +103,7 @@ class OnTrial:
         return news
 
     def _transcribe(self) -> None:
-        """Pass on what the guard has printed since."""
+        """Print the guard's new output."""
         text = os.pread(self._guarded.output[1], os.fstat(self._guarded.output[1]).st_size, 0)[self._told :]
         self._told += len(text)
         for line in text.decode(errors="replace").splitlines():
@@ -121,7 +120,7 @@ class OnTrial:
 
 
 class Attempt:
-    """One trial, in the process that guards it."""
+    """One trial, in the guard's process."""
 
     def __init__(
         self,
@@ -161,7 +160,7 @@ class Attempt:
             self._guard()
 
     def _refuse_elsewhere(self) -> None:
-        """WgqError for a tunnel in a network namespace of its own."""
+        """Raise WgqError if the tunnel is in a named network namespace."""
         settings, name = self._asked.settings, self._asked.name
         where = netns.place(name, self._host)
         inside = where.netns if where else settings.extras.netns if settings else ""
@@ -172,7 +171,7 @@ class Attempt:
             )
 
     def _earlier(self) -> TrialFile | None:
-        """A trial that is under way; one without guards is over."""
+        """The file of a pending trial, or None. A trial without a guard is over, and its file is removed."""
         directory, name = self._host.journal_directory, self._asked.name
         file = trial.existing(directory, name)
         if file is None:
@@ -210,7 +209,7 @@ class Attempt:
         self._put_on_trial(self._file, begun)
 
     def _limit(self) -> int:
-        """When a change that begins now counts as hanging."""
+        """The time at which a change that begins now counts as hanging (`trial.now`)."""
         return trial.now() + int(max(self._asked.seconds, _LONGEST_CHANGE) * 1000)
 
     def _hangs(self) -> bool:
@@ -220,7 +219,7 @@ class Attempt:
     def _change(self) -> None:
         asked, host, say = self._asked, self._host, self._say
         if asked.verb == "down":
-            # SaveConfig writes the state to the file that a rollback brings back: the file stays right either way.
+            # SaveConfig writes the current state to the file. A rollback restores that state: the file stays right.
             commands.take_down(asked.name, self._tried, host, asked.options, say=say, save=self._save)
             return
         settings = asked.settings
@@ -239,7 +238,7 @@ class Attempt:
         cmd_save(settings, self._host, self._asked.options, self._say)
 
     def _undo_failed_change(self) -> None:
-        """A failed `up` or `reload` has undone itself; a failed `down` has not."""
+        """Restore the earlier state: `up` and `reload` undo their changes after a failure, `down` does not."""
         try:
             restoring.go_back(self._before, self._tried, self._host, self._say)
         except WgqError as error:
@@ -247,14 +246,14 @@ class Attempt:
         self._finish(trial.FAILED, remove=True)
 
     def _put_on_trial(self, file: TrialFile, begun: Trial) -> None:
-        """The time counts from here."""
+        """Start the trial's time, and report it."""
         deadline = trial.now() + int(self._asked.seconds * 1000)
         with self._host.lock():
             file.write(begun._replace(phase=trial.PENDING, deadline=deadline))
         self._guards.tell({"phase": trial.PENDING, "deadline": deadline})
 
     def _join(self, file: TrialFile) -> None:
-        """Make another change of an interface that is on trial: the guard of the first takes back both."""
+        """Make another change of an interface on trial. The guard of the first change rolls back both."""
         asked = self._asked
         with self._host.lock():
             earlier = file.read()
@@ -315,7 +314,7 @@ class Attempt:
         )
 
     def _take_over(self) -> None:
-        """Go on as the guard, in the standby."""
+        """Become the guard, in the standby's process."""
         self._host = self._new_host()
         self._deaths += 1
         if self._deaths > _MOST_DEATHS:
@@ -324,11 +323,11 @@ class Attempt:
         self._guards.share(self._take_over, self._hangs, (self._file.descriptor,))
         found = self._file.read()
         if found is not None and found.phase == trial.CHANGING and found.changes == 1:
-            self._is_orphaned = True  # nobody makes the change any more
+            self._is_orphaned = True  # the guard died during the change
         self._guard()
 
     def _go_back(self) -> bool:
-        """Roll back, under the interface's lock; False if it is not due any more."""
+        """Roll back, under the interface's lock; returns False if the rollback is no longer due."""
         try:
             with self._host.interface_lock(self._asked.name):
                 with self._host.lock():
@@ -338,7 +337,7 @@ class Attempt:
                     found = found or Trial(self._asked.verb)
                     self._file.write(found._replace(phase=trial.RETURNING))
                 fault = self._roll_back(found)
-        except WgqError:  # somebody else is at work on the interface
+        except WgqError:  # another run holds the interface's lock
             return False
         if fault:
             self._file.write(found._replace(phase=trial.FAILED, message=fault))
@@ -348,7 +347,7 @@ class Attempt:
         return True
 
     def _roll_back(self, found: Trial) -> str:
-        """Restore what was before; the last error, or "" on success."""
+        """Restore the earlier state; returns the last error, or "" on success."""
         tried = self._tried if found.changes == 1 else None
         anew = (
             self._is_orphaned and self._asked.verb == "down" and bool(tried and (tried.pre_down or tried.post_down))
@@ -361,19 +360,19 @@ class Attempt:
             try:
                 restoring.go_back(before, tried, self._host, self._say, anew=anew or attempt >= _ATTEMPTS // 2)
                 return ""
-            except Exception as error:  # also a mistake of this program: there is nobody else to do it
+            except Exception as error:  # also a bug of wgq: no other process would try again
                 fault = str(error)
                 self._say(f"[!] {fault}")
         return fault
 
     def _finish(self, phase: str, *, remove: bool) -> None:
-        """Note how it ended, tell it, and end the standby."""
+        """Record and report the end of the trial, and end the standby."""
         with self._host.lock():
             found = (self._file.read() or Trial(self._asked.verb))._replace(phase=phase)
             self._file.write(found)
             if remove:
                 self._file.remove()
-        if found.phase != trial.FAILED or not remove:  # a failed change is told as an error
+        if found.phase != trial.FAILED or not remove:  # a failed change is reported as an error
             self._guards.note(
                 f"{self._asked.name}: {self._asked.verb}: {phase}{found.message and ': '}{found.message}"
             )
@@ -384,7 +383,7 @@ class Attempt:
         return {"phase": found.phase, "by": found.by, "status": 1, "message": found.message}
 
     def _confirm_if(self, met: tuple[str, Met] | None) -> None:
-        """Confirm if the criterion is met."""
+        """Confirm the trial if the criterion is met."""
         if met is None:
             return
         by, is_met = met
@@ -422,7 +421,7 @@ def _has_shaken(wait: waiting.Wait, device: Device) -> bool:
 
 
 def _with_any_port(before: Before) -> Before:
-    """The state with any port, where another program has taken the earlier one."""
+    """The state with any port, in case another program uses the earlier one."""
     wanted = before.wanted
     if wanted is None:
         return before

@@ -163,9 +163,10 @@ def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
 
 
 def _others_rules(undos: Iterable[Undo], facts: DownFacts) -> set[Rule]:
-    """The rules of other tunnels: those for other tables, and those for this tunnel's table that it did not add.
+    """The rules of other tunnels: those for other tables, and most of those for a table that another tunnel uses.
 
-    If another tunnel uses the table, a single rule for it belongs to that tunnel, even at this rule's preference.
+    In such a table only the journal's own rule is this tunnel's, and only if a second rule exists. A single rule
+    belongs to the other tunnel, even at the preference of this tunnel's rule.
     """
     own = {step.rule for step in undos if isinstance(step, DeleteRule)}
     tables = {rule.table for rule in own if rule.fwmark is not None}
