@@ -42,7 +42,7 @@ def counted(device: Device, counters: Diagnostics, now: float) -> list[Sign]:
 
 
 def merged(signs: Iterable[Sign], more: Iterable[Sign]) -> list[Sign]:
-    """All signs; of two about the same thing, only the one with more confidence."""
+    """All signs. Of two with the same code, peer and key, only the one with more confidence stays."""
     found: dict[tuple[str, PublicKey | None, PublicKey | None], Sign] = {}
     for sign in (*signs, *more):
         same = (sign.code, sign.peer, sign.key)

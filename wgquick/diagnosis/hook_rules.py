@@ -213,7 +213,7 @@ def forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
 
 
 def _undo(source: Source) -> Iterator[Finding]:
-    """What a hook adds and no later hook removes; one finding for each line."""
+    """A finding for each line with a command that no later hook reverts."""
     if any(hooks.runs_script(hook.text) for hook in source.hooks if hook.stage not in _BEFORE):
         return  # the script may remove everything
     changes = [

@@ -1,4 +1,4 @@
-"""`wgq check --live`: what in a file does not fit this host. It changes nothing and sends no probes.
+"""`wgq check --live`: finds settings that do not fit this host. It changes nothing and sends no probes.
 
 It looks up names in parallel, for at most LIMIT seconds. A code that `wgq doctor` also has means the same there.
 """
@@ -76,7 +76,7 @@ class Live(NamedTuple):
 
 
 def gather(source: Source, host: Host, inspector: Inspector, root: Path = Path("/")) -> Live:
-    """Read the host's state; the configuration of other programs is looked for below `root`."""
+    """Read the host's state; `root` is the directory with the configuration of other programs."""
     settings, name = source.settings, source.interface
     names = Names(settings)
     links = inspector.links()
@@ -133,7 +133,7 @@ def _can_write(path: Path) -> bool:
 
 
 def findings(source: Source, live: Live) -> Iterator[Finding]:
-    """What in the file does not fit the host."""
+    """The findings for settings that do not fit the host."""
     if source.is_sound:
         for rule in _RULES:
             yield from rule(source, live)

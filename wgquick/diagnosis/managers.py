@@ -24,7 +24,7 @@ class Manager(NamedTuple):
 
 
 def managers(interface: str, root: Path) -> tuple[Manager, ...]:
-    """The programs whose configuration below `root` names the interface."""
+    """The programs that have a configuration for the interface below `root`."""
     return (*_wg_quick(interface, root), *_networkd(interface, root), *_network_manager(interface, root))
 
 

@@ -398,8 +398,8 @@ def _endpoints(source: Source) -> Iterator[Finding]:
 def _routed_networks(source: Source) -> nets.NetworkSet:
     """The networks that the main table routes into the tunnel. An endpoint in them creates a routing loop.
 
-    A /0 gets a routing table of its own, with rules that keep the marked, encrypted packets out of it. The rules do
-    not help with longer prefixes, whose routes are in the main table. With `Table = main` a /0 is there too.
+    A /0 gets a separate routing table, with rules that keep the marked, encrypted packets out of it. The rules do
+    not help with longer prefixes: their routes are in the main table. With `Table = main` a /0 is there too.
     """
     own = [address for address in source.settings.addresses if not nets.is_single(address)]
     is_main = source.settings.table in ("main", "254")

@@ -190,7 +190,7 @@ class Tunnels:
         return next(iter(found.values())) if len(found) == 1 else None
 
     def _by_return(self, end: End, loose: Sequence[End]) -> Source | None:
-        """The only file that has a section for this file, if no other section here can be meant for it."""
+        """The only file that has a section for this file, if no other section here can be for it."""
         wanting = [
             s
             for s in self.sources

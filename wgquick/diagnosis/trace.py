@@ -139,7 +139,7 @@ class _Leg(NamedTuple):
 
 
 class FarEnd(NamedTuple):
-    """The other end's file, and the public key of its own private key, if it has one."""
+    """The other end's file, and the public key for its PrivateKey; None without one."""
 
     settings: Settings
     public_key: PublicKey | None = None
@@ -179,7 +179,7 @@ def trace(
 
 
 def flows_of(found: Trace) -> tuple[Flow, ...]:
-    """The packets that a probe looks for: the packet itself and its outer packets in the same namespace."""
+    """The packets that a probe watches for: the packet itself and its outer packets in the same namespace."""
     flows = []
     for step in found.steps:
         if isinstance(step, RouteStep) and not step.is_elsewhere:
@@ -248,7 +248,7 @@ def _first_of(network: Prefix | AllowedIP) -> list[bytes]:
 
 
 def _doubts(steps: Iterable[Step]) -> list[str]:
-    """What may stop a reply, although the packet itself is sent."""
+    """The reasons that may stop a reply, although the packet itself is sent."""
     found = []
     for step in steps:
         if isinstance(step, RouteStep):

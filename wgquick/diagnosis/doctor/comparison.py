@@ -267,7 +267,7 @@ def _claims(wanted: dict[PublicKey, PeerSettings]) -> Claims:
 
 
 def _moved(evidence: Evidence, moved: Claims) -> Iterator[Cause]:
-    """A network goes to the last peer with it in AllowedIPs; the others lose it."""
+    """Networks that peers lose: a network goes to the last peer that has it in AllowedIPs."""
     lost: dict[PublicKey, list[AllowedIP]] = {}
     for ip, keys in moved.items():
         for key in keys[:-1]:
@@ -434,7 +434,7 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _had_ipv6(evidence: Evidence) -> bool:
-    """Whether up can have set IPv6: it is disabled for this link alone, or there are IPv6 rules of up's."""
+    """Whether up probably set IPv6 addresses: IPv6 is disabled only for this link, or up added IPv6 rules."""
     alone = evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "0"
     return alone or any(rule.family == 6 for rule in _promised_rules(evidence))
 
@@ -480,7 +480,7 @@ def _routes(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _shadowed(evidence: Evidence) -> Iterator[Cause]:
-    """AllowedIPs whose packets take another route, although there is a route into the tunnel."""
+    """AllowedIPs with a route into the tunnel, if their packets take another route."""
     settings, name = evidence.settings, evidence.name
     if settings is not None and not routes_automatically(settings) and evidence.table != MAIN_TABLE:
         return
@@ -522,7 +522,7 @@ _REFUSED = {
 
 
 def _swallowed(evidence: Evidence, key: PublicKey, ip: nets.Network, address: str, way: Way) -> Iterator[Cause]:
-    """An address that a rule or a route of another kind than unicast drops."""
+    """AllowedIPs that a rule or route drops: blackhole, unreachable or prohibit."""
     if way.destination and _is_within(way.destination, ip) and not nets.is_single(ip):
         own = [Prefix(each.address, each.length) for each in evidence.addresses if not nets.is_single(each)]
         if not any(nets.contains(each, nets.host(sample(ip))) for each in own):
@@ -626,7 +626,7 @@ def _dns(evidence: Evidence) -> Iterator[Cause]:
         message = f"the DNS of {evidence.name}, {listed(servers)}, is no longer in use"
         yield cause("dns-replaced", message, *([shown] if shown else []), remedy=remedy)
     elif mode == "file" and evidence.name_servers and evidence.name_servers[0] not in servers:
-        if evidence.others:  # the first may be that of a tunnel that was brought up later
+        if evidence.others:  # the first server may be that of a later tunnel
             return
         file = evidence.name_servers_file
         message = f"{file} has {evidence.name_servers[0]} before the tunnel's {listed(servers)}"

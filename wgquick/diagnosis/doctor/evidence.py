@@ -71,7 +71,7 @@ class HandshakeResult(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What a peer did while doctor watched: the device's values before and after, and the results of probes.
+    """A peer's activity while doctor watched: the device's values before and after, and the results of probes.
 
     `endpoints` are the endpoints that it had, in order, without repetitions.
     """
@@ -89,7 +89,7 @@ class Watched(NamedTuple):
 
     @property
     def came(self) -> tuple[str, ...]:
-        """The addresses whose answers arrived but did not reach the socket."""
+        """The probed addresses with answers that arrived but did not reach the socket."""
         return tuple(echo.address for echo in self.echoes if echo.came and not echo.answered)
 
     @property

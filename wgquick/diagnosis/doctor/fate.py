@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def fate(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> Verdict:
-    """The first verdict that drops the packet at the hooks in `course`; if none does, a verdict that says so."""
+    """The first verdict that drops the packet at the hooks in `course`; else a verdict that does not drop it."""
     is_certain, suspect = True, ""
     for hook in course:
         for found in _verdicts(rulesets, packet, hook) if rulesets else ():
@@ -25,7 +25,7 @@ def fate(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> Ve
 
 
 def by(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> str:
-    """What drops a packet that is known to be dropped, as `, by ...`; "" if the rules do not show it."""
+    """The rule or policy that drops a packet, as `, by ...`; "" if the rulesets do not show it."""
     found = fate(rulesets, packet, course)
     if found.is_dropped:
         return f", by {found.where}"

@@ -83,7 +83,7 @@ def _echo(address: str, **more: str) -> Packet:
 
 
 def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """The handshake works, and nothing comes back."""
+    """The handshake works, but no data comes back."""
     handshake = watched.handshake_result
     shaken = handshake is not None and handshake.outcome == "answered" and handshake.was_admitted
     has_session = evidence.now - watched.after.last_handshake < FRESH or watched.has_new_handshake
@@ -126,7 +126,7 @@ def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Caus
 
 
 def _path(path: PathMtu | None) -> Iterator[str]:
-    """What is known of the path outside the tunnel."""
+    """The facts about the path outside the tunnel."""
     if path is not None and path.reported:
         by = path.sender or "this host's own link"
         yield f"{by} reports that the MTU of the path to the endpoint is {path.reported} bytes"
@@ -158,7 +158,7 @@ def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Ca
 
 
 def _sources(evidence: Evidence) -> Iterator[Cause]:
-    """The kernel's WireGuard counts packets whose source is not in their peer's AllowedIPs (rx_frame_errors)."""
+    """The kernel's WireGuard counts packets with a source outside the peer's AllowedIPs (rx_frame_errors)."""
     before, after = evidence.link, evidence.link_after
     if before is None or after is None or before.kind != "wireguard":
         return

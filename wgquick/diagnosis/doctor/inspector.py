@@ -1,4 +1,4 @@
-"""What doctor needs from a machine besides the executor's Host, as protocols (`wgquick.system.inspection`)."""
+"""The protocols through which doctor reads the machine, besides Host (`wgquick.system.inspection`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Inspector(Protocol):
-    """Reads the calling thread's network namespace. Nothing changes the host."""
+    """Reads the calling thread's network namespace. No method changes the host."""
 
     def links(self) -> list[LinkState]:
         """All links with their counters."""
@@ -61,7 +61,7 @@ class Prober(Protocol):
         """Stop the capture on the link."""
 
     def seen(self) -> Arrivals:
-        """What came out of the tunnel so far."""
+        """The packets that came out of the tunnel so far."""
 
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""

@@ -181,7 +181,7 @@ def _is_self(evidence: Evidence, end: SocketAddress) -> bool:
 
 
 def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """What doctor's own handshake with the peer shows."""
+    """The causes that doctor's own handshake with the peer shows."""
     end, handshake = watched.after.endpoint, watched.handshake_result
     if end is None or handshake is None:
         return
@@ -201,7 +201,7 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
 
 
 def other_addresses(evidence: Evidence, key: PublicKey | None, end: SocketAddress | None) -> list[str]:
-    """The addresses that the endpoint's name has besides the one in use, in words; none if there are no others."""
+    """A sentence with the other addresses of the endpoint's name; empty if there are no others."""
     wanted = evidence.wanted.get(key) if key else None
     found = evidence.resolved.get(wanted.endpoint) if wanted and wanted.endpoint else None
     others = [str(each) for each in found or () if end is not None and each.address != end.address]

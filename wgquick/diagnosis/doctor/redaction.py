@@ -32,7 +32,7 @@ _KEPT = frozenset({"127.0.0.1", "127.0.0.0", "0.0.0.0", "::", "::1"})  # noqa: S
 
 
 class Redaction:
-    """Replaces what identifies somebody. One Redaction uses the same placeholder for the same thing in all texts.
+    """Replaces identifying words. One Redaction uses the same placeholder for the same word in all texts.
 
     `names` are host names and domains; their case is ignored, and longer names are replaced first. A name without a
     dot is replaced only as a whole word.

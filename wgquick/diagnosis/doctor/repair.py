@@ -1,8 +1,8 @@
-"""`wgq doctor --fix`: restores what the journal and the file have and the host lacks. It never guesses.
+"""`wgq doctor --fix`: restores state that the journal or the file has and the host lacks. It never guesses.
 
-What the journal has is restored as by `wgq watch` (`executor.mending`). The file adds what the journal lacks:
-addresses, routes and DNS of a tunnel of wg-quick, the mark and the MTU. It does not restore what hooks did, other
-firewall rules, or anything at the other end.
+The journal's state is restored as in `wgq watch` (`executor.mending`). The file adds the rest: addresses, routes
+and DNS of a tunnel of wg-quick, the mark and the MTU. The effects of hooks, other firewall rules, and the other end
+are left alone.
 """
 
 from __future__ import annotations

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 _PEERS = 16  # the maximum number of probed peers
-_FEW = 256  # the maximum number of peers whose endpoints are polled, as reading many takes long
+_FEW = 256  # the maximum number of peers for polling endpoints, as reading many takes long
 _FIRST = 1.2  # seconds for peers that work
 _TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
 _SECOND = 1.2
 _RETRY = 5.6  # seconds after which a device retries its handshake (REKEY_TIMEOUT and its jitter)
 _PATH = 1.0  # seconds for the answers of one path
-_SIZED = 4  # the maximum number of peers whose largest packet is measured
+_SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
 _POLL_INTERVAL = 0.1
 _RECENT = 10.0  # seconds since a peer moved

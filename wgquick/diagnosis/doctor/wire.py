@@ -33,7 +33,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _listened(evidence: Evidence) -> Iterator[Cause]:
-    """With --listen: what arrived, even if nothing is wrong."""
+    """With --listen: the received messages, even if nothing is wrong."""
     port, heard, name = evidence.listen_port, evidence.heard, evidence.name
     if not port:
         message = f"there is no port to listen on: {name} is not up, and its file has no ListenPort"
