@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
 
 def decode(raw: bytes) -> str:
-    """The bytes as text; `encode` restores them whatever their encoding is."""
+    """The bytes as text; `encode` restores them, in any encoding."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -110,7 +110,7 @@ class Document:
         return self._views
 
     def line_text(self, index: int) -> str:
-        """A line's text, in whose characters columns are counted."""
+        """A line's text; columns count its characters."""
         return decode(self.raw[index])
 
     def quick_value(self, line: QuickLine) -> tuple[str, int]:

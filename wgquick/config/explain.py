@@ -88,7 +88,7 @@ def _region(document: Document, fault: Diagnostic) -> tuple[int, str]:
 
 
 def _below_broken_headers(document: Document) -> set[int]:
-    """The rows of sections whose header is broken by a misleading character."""
+    """The rows of sections with a misleading character in the header."""
     rows: set[int] = set()
     inside = False
     for row in range(len(document.raw)):

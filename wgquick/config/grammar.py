@@ -296,7 +296,7 @@ def _text(part: str) -> str:
 
 
 def _key_fault(name: str, value: str) -> GrammarError:
-    """What is wrong with a key, and the remedy; neither shows any part of it."""
+    """The fault of a key, with its remedy. Neither shows any part of the key."""
     what, remedy = _key_reason(value)
     return GrammarError("wireguard-key", f"{name} {what}", remedy)
 

@@ -50,7 +50,7 @@ def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> 
 
 
 def _by_long_name(target: str, name: str | None, directory: str) -> str:
-    """The file in `directory` whose name is not valid for an interface, if `name` gives a valid one."""
+    """The file in `directory` for a target that is an invalid interface name, if `name` gives a valid one."""
     path = f"{directory}/{target}{_SUFFIX}"
     if "/" in target or is_valid_name(target) or not os.path.exists(path):
         raise WgqError(
@@ -97,7 +97,7 @@ def valid_name(name: str) -> str:
 
 
 def _invalid(name: str) -> WgqError:
-    """The error for a file whose name is not a valid interface name."""
+    """The error for a file name that is not a valid interface name."""
     remedy = f"rename the file, or give the interface another name: --name {_shorter(name)}"
     return WgqError(f"{_FILE_RULE}: `{name}' is not: {_name_fault(name)}", remedy=remedy)
 
@@ -130,7 +130,7 @@ def _shorter(name: str) -> str:
 
 
 def file_here(source: str) -> str:
-    """`./NAME.conf` if `NAME.conf` is a file of this directory: no interface is meant then."""
+    """`./NAME.conf` if `source` is `NAME.conf` and a file in the current directory; else `source`."""
     return f"./{source}" if "/" not in source and source.endswith(".conf") and os.path.isfile(source) else source
 
 

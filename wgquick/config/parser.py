@@ -285,7 +285,7 @@ class _WgSections:
         return places[min(offset, len(places) - 1)]
 
     def _require_public_keys(self) -> None:
-        """Report peers without PublicKey, except those whose PublicKey is itself a fault."""
+        """Report peers without PublicKey, except those with a faulty PublicKey."""
         for peer in self._peers:
             if peer.values[_PUBLIC_KEY] is None:
                 self._index = peer.row
