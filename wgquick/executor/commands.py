@@ -51,7 +51,7 @@ def bring_up(
     *,
     execution: Callable[..., Execution] = Execution,
 ) -> None:
-    """What cmd_up does, for a caller that holds the interface's lock.
+    """Bring the interface up, for a caller that holds the interface's lock.
 
     `found` has the resolved endpoints if an active kill switch already blocks DNS queries. `execution` creates the
     object that applies the steps.
@@ -240,7 +240,7 @@ def take_down(
     keeps_guard: bool = False,
     execution: Callable[..., Execution] = Execution,
 ) -> None:
-    """What `cmd_down` does, for a caller that holds the lock. With `keeps_guard` the kill switch stays."""
+    """Take the interface down, for a caller that holds the lock. With `keeps_guard` the kill switch stays."""
     journal = Journal(host.journal_directory, name)
     record = journal.read()
     if name in leftovers.clean(host, say) and record is None and host.rtnl.link(name) is None:
@@ -369,7 +369,7 @@ def _without_journal(
 
 
 def _leftovers(record: Record, host: Host, options: Options) -> tuple[Undo, ...]:
-    """The undos of a journal whose link is gone, without the rules that another tunnel uses now."""
+    """The undos of a journal after its link is gone, without rules that another tunnel uses now."""
     facts = observe.down(None, record.name, host, options)
     spared = plan_down.spare_others(record.undos, facts)
     return plan_down.in_down_order(undo for undo in spared if not isinstance(undo, DeleteLink))

@@ -1,4 +1,4 @@
-"""cmd_ensure: brings an interface to the state that its file describes, whatever its state was.
+"""cmd_ensure: brings an interface from any state to the state that its file describes.
 
 It reads the file, decides and changes the interface under the interface's lock. So the second of two calls at the
 same time sees the result of the first and the current file.

@@ -253,7 +253,7 @@ class Execution:
             raise WgqError(f"`{name}' already exists")
 
     def _add_kernel_link(self, name: str) -> bool:
-        """Returns True if the kernel created the link, False if a userspace implementation is to be tried."""
+        """Returns True if the kernel created the link, False if a userspace implementation has to be tried."""
         self._say(f"[#] ip link add dev {name} type wireguard")
         try:
             self.host.rtnl.add_wireguard_link(name)

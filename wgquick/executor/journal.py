@@ -1,9 +1,9 @@
-"""The journal: what wgq did to the host for an interface, and the undo of each step, written before the step.
+"""The journal: the changes that wgq made to the host for an interface. Each undo is written before its step.
 
 There is one file for each network namespace and interface, mode 0600, with one JSON value a line. It is below /run,
 as a reboot undoes everything anyway. Each line is appended with one write(2), so that a kill leaves whole lines. It
-has no secrets: hook lines that may contain a key are left out, and keys are hashed with a key of the journal's own,
-which is in a separate file and is deleted with the journal.
+has no secrets: hook lines that may contain a key are left out, and keys are recorded as keyed hashes. The key of
+the hashes is in a separate file, which is deleted with the journal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Record(NamedTuple):
     `complete` is whether up has finished and no down has removed the link since; `hooks` are the PreDown and
     PostDown lines of that up. `unread` counts the lines that cannot be parsed: cut short by a kill, damaged, or
     written by another version. `contained` is whether it was written in a container. `since` is the start of up in
-    seconds since the epoch; 0 if unknown.
+    seconds since 1970; 0 if unknown.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Journal:
             raise self._failed("read", error) from None
 
     def complete(self, is_complete: bool) -> None:
-        """Write that up has finished, so that down runs its hooks; or, with False, that they have run."""
+        """Write that up has finished, so that down runs its hooks. With False, a later down does not run them."""
         self._write(_line({"complete": is_complete}))
 
     def _write(self, text: str, flags: int = 0, file: str = "") -> None:
@@ -204,7 +204,7 @@ class Journal:
 
 
 class NoJournal(Journal):
-    """Stands for the missing journal of an interface of wg-quick: down uses the host's state."""
+    """The journal of an interface that wg-quick brought up: empty, so that down uses the host's state."""
 
     def __init__(self, name: str) -> None:
         super().__init__("", name)

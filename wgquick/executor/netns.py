@@ -111,7 +111,7 @@ def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
 
 
 def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
-    """What `up` does, for a caller that holds the interface's lock."""
+    """Bring the tunnel up, for a caller that holds the interface's lock."""
     name = settings.name
     earlier = place(name, host)
     if earlier is not None:

@@ -1,8 +1,8 @@
-"""cmd_reload: changes a live interface to the state that its edited file describes, by the difference alone.
+"""cmd_reload: changes a live interface to the state that its edited file describes. It applies only the difference.
 
 The journal records the intended state before the first step and the applied state after the last. After a kill in
-between, the next reload completes the change, as it computes the difference from the host's state; or down undoes
-it, as each undo is recorded before its step.
+between, the next reload completes the change, as it compares with the host's state. Or down undoes it, as each undo
+is recorded before its step.
 """
 
 from __future__ import annotations

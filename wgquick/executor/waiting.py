@@ -93,7 +93,7 @@ def handshakes(
 
 
 class Wait:
-    """One wait: the peers heard so far, and the requests that make the device start handshakes."""
+    """One wait: the peers with a handshake so far, and the requests that make the device start handshakes."""
 
     def __init__(self, name: str, wireguard: WireGuard, awaited: Awaited, earlier: Device | None) -> None:
         self._name = name

@@ -50,7 +50,7 @@ class Applied(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What belongs to the tunnel according to the journal; None if the journal does not have it.
+    """The tunnel's state according to the journal; None if the journal does not have it.
 
     `addresses` and `routes` are those that were added, perhaps only in part; `undos` are the journal's. A peer that
     the file lacks is removed if it is in `earlier`, the file's peers before. Other peers stay if they are `hooked`,

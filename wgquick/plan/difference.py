@@ -191,7 +191,7 @@ class _Addresses:
         self._conflicting = [p for p in self._gone if p.address in again]
 
     def conflicting(self) -> Iterator[Move]:
-        """Replace IPv6 addresses whose length changes: the kernel has each address only once (EEXIST)."""
+        """Delete IPv6 addresses that get another length: the kernel has each address only once (EEXIST)."""
         return map(self._removal, self._conflicting)
 
     def added(self) -> Iterator[Move]:

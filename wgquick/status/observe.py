@@ -286,7 +286,7 @@ def _anywhere(_endpoint: Endpoint, _address: SocketAddress) -> bool:
 
 
 class _Sources(NamedTuple):
-    """What is known about a device's peers from other sources than the device."""
+    """The information about a device's peers that comes from other sources than the device."""
 
     now: float
     link_up: bool
