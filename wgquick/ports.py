@@ -260,7 +260,7 @@ class Userspace(Protocol):
         """Whether /sys/module/wireguard exists: then a refused link is an error, not a missing module."""
 
     def kernel_offers_wireguard(self) -> bool:
-        """Whether the kernel has WireGuard or a module of it to load; nothing is loaded."""
+        """Whether the kernel has WireGuard or a module for it; loads nothing."""
 
     def choose(self) -> tuple[str, str] | None:
         """The program to run and the reason for the choice; None if there is none."""
@@ -275,10 +275,10 @@ class Userspace(Protocol):
         """Remove the control socket of a killed program; a socket that answers stays."""
 
     def identity(self, name: str) -> str:
-        """Tells the running program from a later one of the same interface name; "" if none runs."""
+        """An identifier of the running program, which differs from a later program's; "" if none runs."""
 
     def end(self, name: str, identity: str) -> None:
-        """End the program, whose link cannot be reached any more, if it is still this one."""
+        """End the program if it still has this identity; its link is out of reach."""
 
 
 class Host(Protocol):
@@ -312,7 +312,7 @@ class Host(Protocol):
         """
 
     def dns_of(self, netns: str) -> Dns:
-        """The DNS of a named network namespace, which need not exist any more."""
+        """The DNS of a named network namespace, which may be gone."""
 
     @property
     def journal_directory(self) -> str:
@@ -335,7 +335,7 @@ class Host(Protocol):
         """Resolve an endpoint as `wg` does, with its retries."""
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
-        """The addresses of the endpoints that can be resolved, asked once and for at most a few seconds."""
+        """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint resolves to an address; True if DNS does not answer in time."""
@@ -362,16 +362,16 @@ class Host(Protocol):
         """The lock that up and down hold on an interface; WgqError if another process holds it for too long."""
 
     def interface_lock_if_free(self, name: str) -> AbstractContextManager[bool]:
-        """The same without waiting; whether it is held."""
+        """The same without waiting; yields whether it is held."""
 
     def lock(self) -> AbstractContextManager[None]:
         """The lock held while rules and tables are chosen and added, so that two tunnels choose different ones."""
 
 
 class Guarded(NamedTuple):
-    """What the caller sees of the guard of a trial.
+    """A trial's guard, as its caller sees it.
 
-    `news` is a pipe with a JSON object a line; `output` are the files that stand for its standard output and error.
+    `news` is a pipe with a JSON object per line; `output` are the files with its standard output and error.
     """
 
     process: int
@@ -380,26 +380,26 @@ class Guarded(NamedTuple):
 
 
 class Guards(Protocol):
-    """The two processes that stand in for each other (`wgquick.system.guards`)."""
+    """The guard and the standby of a trial (`wgquick.system.guards`)."""
 
     @property
     def is_told_to_stop(self) -> bool:
-        """Whether SIGTERM has come."""
+        """Whether SIGTERM has arrived."""
 
     def share(self, take_over: Callable[[], None], hangs: Callable[[], bool], keep: tuple[int, ...]) -> None:
-        """Start a standby, which runs `take_over` if this process dies, and ends it if it `hangs`.
+        """Start a standby, which kills this process if it `hangs`, and runs `take_over` if it dies.
 
-        It closes all descriptors that are not in `keep`.
+        The standby closes all descriptors that are not in `keep`.
         """
 
     def renew(self) -> None:
-        """Start another standby if that one has died."""
+        """Start another standby if the current one has died."""
 
     def tell(self, news: dict[str, str | int]) -> None:
-        """Tell the process that began it, if that is still there."""
+        """Send news to the process that started the trial, if it still runs."""
 
     def note(self, text: str) -> None:
-        """Tell the system's log."""
+        """Write a line to the system's log."""
 
     def end(self) -> None:
         """End the standby."""

@@ -1,4 +1,4 @@
-"""ICMP echo requests, without waiting for the replies (RFC 792, RFC 4443)."""
+"""Sends ICMP echo requests without waiting for the replies (RFC 792, RFC 4443)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LONGEST = 2048
 
 
 class Echo:
-    """Asks an address once a second whether it is there."""
+    """Sends an echo request to an address once a second."""
 
     def __init__(self, address: str) -> None:
-        """OSError if the address is none, or without CAP_NET_RAW."""
+        """OSError if the address is not valid, or without CAP_NET_RAW."""
         found = socket.getaddrinfo(address, None, flags=socket.AI_NUMERICHOST)[0]
         self._family, self._address = found[0], found[4]
         protocol = socket.IPPROTO_ICMP if self._family == socket.AF_INET else socket.IPPROTO_ICMPV6
@@ -30,7 +30,7 @@ class Echo:
         self._asked = float("-inf")
 
     def __call__(self) -> bool:
-        """Ask again if it is time; whether a reply has come."""
+        """Send a request if one is due; returns whether a reply has arrived."""
         if self._has_reply():
             return True
         if time.monotonic() - self._asked >= _PAUSE:
@@ -54,7 +54,7 @@ class Echo:
         head = (_REQUEST[self._family], 0, 0, self._identifier, self._serial & 0xFFFF)
         message = _HEADER.pack(*head) + self._token
         if self._family == socket.AF_INET6:
-            return message  # the kernel fills the checksum in
+            return message  # the kernel sets the checksum
         return _HEADER.pack(*head[:2], _checksum(message), *head[3:]) + self._token
 
 

@@ -1,4 +1,4 @@
-"""Runs a command in a named network namespace, as `ip netns exec` does, but as the user who asked for it."""
+"""Runs a command in a named network namespace, as `ip netns exec` does, but as the calling user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FILES = "/etc/netns"
 _LOOKUP_SOCKETS = ("/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve")
-"""Sockets of daemons outside that answer look-ups: nscd(8), and systemd-resolved for nss-resolve(8)."""
+"""Sockets of the host's daemons that resolve names: nscd(8), and systemd-resolved for nss-resolve(8)."""
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as in sh(1)
 
 
@@ -32,7 +32,7 @@ class User(NamedTuple):
 
 
 def caller(environ: Mapping[str, str]) -> User | None:
-    """The user who called through sudo(8) or doas(1); None to stay the current user."""
+    """The user who ran sudo(8) or doas(1); None if neither was used."""
     uid = environ.get("SUDO_UID", "")
     if os.geteuid() != 0 or not uid.isdecimal():
         return _by_name(environ.get("DOAS_USER", "")) if os.geteuid() == 0 else None
@@ -56,7 +56,7 @@ def execute(netns: str, command: Sequence[str], user: User | None) -> NoReturn:
     """Replace this process by the command inside the namespace; OperationError if that fails.
 
     The error's status is 126 or 127 if the command cannot be run or is not found. The command sees the files of
-    /etc/netns/NAME in /etc, and no daemon outside looks names up for it.
+    /etc/netns/NAME in /etc, and the host's daemons resolve no names for it.
     """
     try:
         descriptor = os.open(path_of(netns), os.O_RDONLY | os.O_CLOEXEC)
@@ -94,7 +94,7 @@ def _mount_sysfs() -> None:
 
 
 def _binds(netns: str) -> Iterator[tuple[str, str]]:
-    """What is shown where: files of the namespace in place of the host's, nothing in place of look-up daemons."""
+    """Bind mounts (source, target): the namespace's files over the host's, /dev/null over daemons' sockets."""
     directory = f"{_FILES}/{netns}"
     for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
         target = f"/etc/{name}"
@@ -116,7 +116,7 @@ def _is_socket(path: str) -> bool:
 
 
 def _become(user: User, environment: dict[str, str]) -> None:
-    """Take on the user's IDs and groups, and the environment that a login sets."""
+    """Set the user's IDs and groups, and the environment of a login."""
     try:
         groups = os.getgrouplist(user.name, user.gid) if user.name else [user.gid]
         os.setgroups(groups)

@@ -1,8 +1,8 @@
-"""Processes that outlive their terminal, their caller and each other: they guard a trial.
+"""Starts the guard of a trial and its standby, which survive their terminal, their caller and each other.
 
-The guard begins as a child of the caller, in a session of its own. It writes to files in memory, which the caller
-shows: a pipe or a terminal that nobody reads would stop it in the middle of a change. Where systemd runs, it moves
-to a scope of its own, as the end of a login session or of a service kills all that is in its control group.
+The guard starts as a child of the caller, in a separate session. It writes to files in memory, which the caller
+shows: a pipe or terminal without a reader would block it during a change. If systemd runs, the guard moves to a
+separate scope, as systemd kills the control group of a login session or service that ends.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 _SYSTEMD = "/run/systemd/system"
 _BUS_PATIENCE = 3.0
 _LOOK_AGAIN = 0.01
-_PAUSE = 500  # milliseconds between two looks of the standby at the guard
+_PAUSE = 500  # milliseconds between the standby's checks of the guard
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _PR_SET_DUMPABLE = 4
 _CAP_IPC_LOCK = 1 << 14
 
 
 class Guards:
-    """The guard or its standby, seen from inside."""
+    """What the guard and its standby do about each other and their caller (wgquick.ports.Guards)."""
 
     def __init__(self, news: int) -> None:
         self._news = news
@@ -51,9 +51,9 @@ class Guards:
         self.is_told_to_stop = True
 
     def share(self, take_over: Callable[[], None], hangs: Callable[[], bool], keep: tuple[int, ...]) -> None:
-        """Start a standby, which runs `take_over` if this process dies, and kills it if it `hangs`.
+        """Start a standby, which kills this process if it `hangs`, and runs `take_over` if it dies.
 
-        It closes all descriptors that are not in `keep`.
+        The standby closes all descriptors that are not in `keep`.
         """
         if self._lifeline >= 0:
             os.close(self._lifeline)
@@ -78,7 +78,7 @@ class Guards:
             os._exit(0)
 
     def renew(self) -> None:
-        """Start another standby if that one has died."""
+        """Start another standby if the current one has died."""
         try:
             has_died = os.waitpid(self._standby, os.WNOHANG)[0] != 0
         except ChildProcessError:
@@ -87,12 +87,12 @@ class Guards:
             self.share(*self._again)
 
     def tell(self, news: dict[str, str | int]) -> None:
-        """Tell the caller, if it is still there."""
+        """Send news to the caller, if it still runs."""
         with suppress(OSError):
             os.write(self._news, json.dumps(news).encode() + b"\n")
 
     def note(self, text: str) -> None:
-        """Tell the system's log, as the terminal may be gone."""
+        """Write a line to the system's log, as the terminal may be gone."""
         syslog.openlog("wgq", syslog.LOG_PID, syslog.LOG_DAEMON)
         syslog.syslog(syslog.LOG_NOTICE, text)
         syslog.closelog()
@@ -123,7 +123,7 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
         os.close(news)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, memory in zip((1, 2), output, strict=True):
-            # Opened anew to append: hooks and this process write to the same file.
+            # Opened again to append, as hooks and this process write to the same file.
             os.dup2(os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_APPEND), descriptor)
         _close_all_but((0, 1, 2, end))
         hold_memory()
@@ -143,7 +143,7 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
 
 
 def _outlives(end: int, guard: int, hangs: Callable[[], bool]) -> bool:
-    """Wait for the guard's end; whether it died."""
+    """Wait for the guard's end; returns whether it died."""
     poller = select.poll()
     poller.register(end, select.POLLIN)
     while not poller.poll(_PAUSE):
@@ -154,11 +154,11 @@ def _outlives(end: int, guard: int, hangs: Callable[[], bool]) -> bool:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """The terminal and its keys are the caller's."""
+    """Do nothing: the caller handles the terminal's keys and its end."""
 
 
 def _flush() -> None:
-    """A child would print again what this process has not written yet."""
+    """Write buffered output, which a child would print again."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with suppress(OSError, ValueError):
@@ -166,7 +166,7 @@ def _flush() -> None:
 
 
 def _close_all_but(kept: tuple[int, ...]) -> None:
-    """Close what a caller or an earlier guard has opened: a pipe that stays open, a lock that stays held."""
+    """Close inherited descriptors: they would keep a caller's pipe open or an earlier guard's lock held."""
     for entry in os.listdir("/proc/self/fd"):
         if int(entry) not in kept:
             with suppress(OSError):
@@ -174,7 +174,7 @@ def _close_all_but(kept: tuple[int, ...]) -> None:
 
 
 def hold_memory() -> None:
-    """Keep the keys out of swap and core files (mlockall(2)), where this process may lock so much."""
+    """Keep the keys out of core files and, if this process may lock memory, out of swap (mlockall(2))."""
     library = ctypes.CDLL(None, use_errno=True)
     library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
@@ -184,9 +184,9 @@ def hold_memory() -> None:
 
 
 def leave_control_group(description: str) -> None:
-    """Move to a scope of systemd's own slice (org.freedesktop.systemd1(5)); nothing happens without systemd.
+    """Move to a separate systemd scope (org.freedesktop.systemd1(5)); does nothing without systemd.
 
-    OSError if systemd refuses, or does not answer.
+    OSError if systemd refuses or does not answer.
     """
     if not os.path.isdir(_SYSTEMD):
         return

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class LocalHost:
     """The machine (wgquick.ports.Host); `say` takes the remarks of its parts.
 
-    With a `birthplace` the calling thread is inside that namespace, and what concerns the outer packets is done
-    where the thread came from.
+    With a `birthplace` the calling thread is inside that namespace, and outer packets are handled in the namespace
+    that the thread came from.
     """
 
     def __init__(self, say: Callable[[str], None], birthplace: Birthplace | None = None) -> None:
@@ -65,7 +65,7 @@ class LocalHost:
             yield LocalHost(self._say, birthplace)
 
     def dns_of(self, netns: str) -> Dns:
-        """The DNS of a named namespace, which need not exist any more."""
+        """The DNS of a named namespace, which may be gone."""
         return Dns(runtime.runtime_directory(), self._say, netns)
 
     @contextmanager
@@ -100,26 +100,26 @@ class LocalHost:
             return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
-        """The addresses of the endpoints that have one now, asked once, for a few seconds at most."""
+        """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
         with self._at_home():
             return resolved_now(endpoints)
 
     def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
-        """A function that tells whether an endpoint has an address now; True if DNS does not answer in time."""
+        """A function that tells whether an endpoint resolves to an address; True if DNS does not answer in time."""
         with self._at_home():
             return leading(endpoints)
 
     def addresses(
         self, endpoint: Endpoint, mark: int = 0, given: Collection[str] = ()
     ) -> tuple[SocketAddress, ...] | None:
-        """All addresses that an endpoint has now; None if its name is not answered."""
+        """All addresses that an endpoint currently resolves to; None if the lookup fails."""
         from wgquick.system.dns import lookup, outside
 
         with self._at_home():
             return lookup.addresses(endpoint, mark, lambda: outside.servers(self.wireguard.interfaces(), given))
 
     def manager(self, name: str, ifindex: int) -> str:
-        """The program that manages the link; "" if none claims it."""
+        """The program that manages the link; "" if there is none."""
         from wgquick.system.wireguard.origin import manager
 
         return manager(name, ifindex)

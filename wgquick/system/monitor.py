@@ -1,7 +1,7 @@
 """Gets the kernel's notifications of changed links, addresses, routes, rules and nftables (netlink(7) multicast).
 
-Of a message only the header and the link are decoded. The state of the host is read anew where it matters, and a
-burst of ten thousand routes has to stay cheap. pyroute2 would decode each message.
+Only a message's header and link are decoded, so that a burst of ten thousand routes stays cheap. The caller reads
+the host's state again. pyroute2 would decode each message.
 """
 
 from __future__ import annotations

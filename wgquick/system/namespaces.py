@@ -81,7 +81,7 @@ def _is_used(inode: str) -> bool:
 
 
 def _of(process: str) -> Iterator[str]:
-    """What could name namespaces: the threads' own, descriptors, mounts. Nothing of a process that has ended."""
+    """The texts that may name a namespace: of threads, descriptors and mounts; none if the process has ended."""
     with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
         for thread in os.listdir(f"/proc/{process}/task"):
             yield os.readlink(f"/proc/{process}/task/{thread}/ns/net")

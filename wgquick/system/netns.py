@@ -1,8 +1,8 @@
 """Named network namespaces, as ip-netns(8) keeps them: /run/netns/NAME is a mount of the namespace.
 
-A tunnel in such a namespace has its UDP socket in the namespace where its link was made: only the tunnel is
-inside. `Birthplace` holds both. The kernel's WireGuard keeps the socket where the request to make the link came
-from (drivers/net/wireguard/device.c, wg_newlink); a daemon keeps its sockets when its TUN device is moved.
+The UDP socket of a tunnel stays in the namespace where its link was made; only the link is inside. `Birthplace`
+has both namespaces. The kernel's WireGuard opens the socket in the namespace that requests the link
+(drivers/net/wireguard/device.c, wg_newlink). A daemon keeps its sockets when its TUN device is moved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def path_of(name: str) -> str:
 
 
 def exists(name: str) -> bool:
-    """Whether the name is that of a namespace; False for the plain file that is left when its mount is gone."""
+    """Whether a namespace has this name; False for the plain file that remains after its mount is gone."""
     try:
         os.close(_opened(name))
     except OperationError:
@@ -119,11 +119,11 @@ def _is_slave(path: str) -> bool:
 
 
 def delete(name: str) -> None:
-    """`ip netns delete NAME`. The namespace lives on while a process is in it."""
+    """`ip netns delete NAME`. The namespace exists until the last process has left it."""
     from wgquick.system import calls
 
     path = path_of(name)
-    with suppress(OSError):  # no mount: the file alone is left
+    with suppress(OSError):  # no mount, only a plain file
         calls.unmount(path)
     try:
         os.unlink(path)
@@ -137,7 +137,7 @@ def delete(name: str) -> None:
 class Birthplace:
     """The calling thread inside a namespace, and the namespace that it came from.
 
-    `home` and `inside` are descriptors, `name` is that of the namespace inside.
+    `home` and `inside` are descriptors, `name` is the name of the inner namespace.
     """
 
     def __init__(self, name: str, home: int, inside: int) -> None:
@@ -145,7 +145,7 @@ class Birthplace:
 
     @contextmanager
     def at_home(self) -> Iterator[None]:
-        """The thread back in the namespace where the link is made and its UDP socket stays."""
+        """Move the thread to the namespace where the link is made and its UDP socket stays, and back at the end."""
         from wgquick.system import calls
 
         calls.enter_network(self.home)
@@ -157,7 +157,10 @@ class Birthplace:
 
 @contextmanager
 def entered(name: str) -> Iterator[Birthplace]:
-    """The calling thread inside the namespace; OperationError if there is none, or without CAP_SYS_ADMIN."""
+    """Move the calling thread into the namespace, and back at the end.
+
+    OperationError if there is no such namespace, or without CAP_SYS_ADMIN.
+    """
     from wgquick.system import calls
 
     inside = _opened(name)
@@ -194,7 +197,7 @@ class AtHome:
 
 
 class RtNetlinkInside(RtNetlink):
-    """rtnetlink(7) inside, but links are made from home, and paths of outer packets are looked up there."""
+    """rtnetlink(7) inside, but links are made at home, and paths of outer packets are looked up there."""
 
     def __init__(self, birthplace: Birthplace) -> None:
         self._birthplace = birthplace
@@ -216,7 +219,7 @@ class RtNetlinkInside(RtNetlink):
 
 
 def _with_mtu(path: Path | None, links: Callable[[], list[Link]]) -> Path | None:
-    """The link's MTU in the path: inside the namespace nobody knows the link."""
+    """The path with its link's MTU, as the link is unknown inside the namespace."""
     if path is None or path.mtu:
         return path
     return Path(path.link, next((link.mtu for link in links() if link.name == path.link), 0))
@@ -229,7 +232,7 @@ class ControlInside(Control):
         self._birthplace = birthplace
 
     def program(self, name: str) -> str:
-        """What runs the device, as `Control.program` names it."""
+        """The implementation of the device, as `Control.program` names it."""
         if self.backend(name) == "kernel":
             return "kernel"
         with self._birthplace.at_home():

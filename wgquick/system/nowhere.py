@@ -1,6 +1,7 @@
-"""A host of which nothing is known, for `wgq plan --offline`: no link, no route, no answer; it is never changed.
+"""An empty host for plans, without links and routes; it is never changed.
 
-Also a network namespace that is to be made, for a plan of it: the host that makes it has its ways out.
+`wgq plan --offline` uses it in place of this host. A plan for a new network namespace uses it for the inside, with
+the real host as `outer`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_TABLE, _LOCAL_TABLE = 253, 255
 _UNKNOWN = SocketAddress("192.0.2.1", 51820)
-"""Stands for every endpoint: no plan shows an endpoint's address."""
+"""The address of every endpoint; no plan shows it."""
 
 
 class _Rtnl:
@@ -54,7 +55,7 @@ class _Rtnl:
         return self._outer.rtnl.default_path() if self._outer else None
 
     def rules(self, family: int) -> list[Rule]:
-        """Those of every kernel."""
+        """The kernel's initial rules."""
         tables = ((0, _LOCAL_TABLE), (32766, MAIN_TABLE), (32767, _DEFAULT_TABLE))
         return [Rule(family, table, priority, other=True) for priority, table in tables]
 
@@ -114,7 +115,7 @@ class _Userspace:
 
 
 class Nowhere:
-    """What of wgquick.ports.Host a prospect reads."""
+    """The part of wgquick.ports.Host that a prospect reads."""
 
     is_contained = False
 
@@ -131,13 +132,13 @@ class Nowhere:
         self.journal_directory = ""
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
-        """No name is looked up."""
+        """The outer host's answer; without one, a constant address."""
         return self._outer.resolve(endpoint) if self._outer else _UNKNOWN
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
-        """No name is looked up."""
+        """The outer host's answers; without one, a constant address for each endpoint."""
         return self._outer.resolved_now(endpoints) if self._outer else dict.fromkeys(endpoints, _UNKNOWN)
 
     def table_names(self) -> dict[str, int]:
-        """The names of this host's rt_tables, which everybody may read."""
+        """The names in this host's rt_tables, which every user may read."""
         return rt_tables.table_names()

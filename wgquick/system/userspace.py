@@ -75,7 +75,7 @@ class Userspace:
         return os.path.exists(_MODULE)
 
     def kernel_offers_wireguard(self) -> bool:
-        """Whether the kernel has WireGuard or a module of it to load; nothing is loaded."""
+        """Whether the kernel has WireGuard or a module for it; loads nothing."""
         if self.kernel_has_wireguard():
             return True
         directory = f"/lib/modules/{os.uname().release}"
@@ -127,7 +127,7 @@ class Userspace:
         return f"{found.st_ino}-{found.st_mtime_ns}"
 
     def end(self, name: str, identity: str) -> None:
-        """End the program, whose link cannot be reached any more: its namespace has no name left."""
+        """End the program; its link is out of reach, as its namespace has no name any more."""
         from wgquick.system.wireguard.origin import server
 
         if identity and self.identity(name) == identity and (process := server(name)):

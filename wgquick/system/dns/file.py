@@ -1,8 +1,7 @@
 """Writes /etc/resolv.conf while tunnels are up, on hosts where no program manages it, and restores it afterwards.
 
-The file itself holds everything that has to be remembered (`resolv_conf`). It is replaced by an atomic rename. If
-it cannot be renamed, as a bind mount in a container, it is written in place. A file that another program has put
-in its place stays.
+The file itself holds all state (`resolv_conf`). It is replaced by an atomic rename. If that is impossible, as for a
+bind mount in a container, it is written in place. A file that another program has put in its place stays.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 _PATH = "/etc/resolv.conf"
 _MODE = 0o644
-# When the file is written in place, this marks where it is to be cut; what follows is left of the old content.
+# The end of the new content while the file is written in place; the rest of the old content follows.
 _CUT = b"\n# wgq: end\n"
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
@@ -35,7 +34,7 @@ class ResolvConfFile:
     """Keeps the newest tunnel's DNS in the file; `directory` is for a lock against other wgq processes."""
 
     def __init__(self, directory: str, path: str = _PATH, *, has_own_directory: bool = False) -> None:
-        """With `has_own_directory` the file's directory is made for it, and removed when it is empty."""
+        """With `has_own_directory` the file's directory is created, and removed once it is empty."""
         self._directory = f"{directory}/dns"
         self._path = path
         self._has_own_directory = has_own_directory

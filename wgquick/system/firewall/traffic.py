@@ -11,10 +11,10 @@ The kill switch rejects packets that leave or are forwarded, except:
 4. DHCP and neighbour discovery, which the uplink needs,
 5. to an excluded network, and replies of connections that `keep_inbound` keeps.
 
-Only its removal takes it away: it stands while the link, the daemon and wgq come and go.
+It stays until it is removed, even without the link, the daemon and wgq.
 
-What one kill switch lets pass, the others let pass too, or each would stop the other's tunnel: a table has its own
-rules in chains of their own, and a copy of all others' in the chains `others-output` and `others-forward`.
+Each kill switch allows what the others allow; otherwise each would block the other tunnels. So a table has its own
+rules in separate chains, and a copy of all others' in the chains `others-output` and `others-forward`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REMEDY = "The kill switch and keep-inbound need nftables (apt install nftables)
 
 
 def guard(name: str, wanted: Guard) -> None:
-    """Put the kill switch of an interface in place, or a new one in the place of the old one."""
+    """Set the kill switch of an interface; replaces an earlier one."""
     table = _table("guard", name)
     own = _own_rules(name, wanted)
     others = _standing_guards(table)
@@ -44,20 +44,20 @@ def guard(name: str, wanted: Guard) -> None:
 
 
 def remove_guard(name: str) -> None:
-    """Take the kill switch away; nothing happens if there is none."""
+    """Remove the kill switch; does nothing if there is none."""
     table = _table("guard", name)
     _run(_removed(table) + _shared(_standing_guards(table)))
 
 
 class _Own(NamedTuple):
-    """The rules of one kill switch, a rule or a part of one a line."""
+    """The rules of one kill switch, as lines; a rule may have several."""
 
     output: tuple[str, ...]
     forward: tuple[str, ...]
 
 
 def _standing_guards(but: str) -> dict[str, _Own]:
-    """The own rules of the kill switches that stand, by their tables, without one table."""
+    """The own rules of the existing kill switches by table, without the table `but`."""
     names = (line.partition("table inet ")[2] for line in _listed("tables").splitlines())
     tables = [each for each in names if each.startswith("wgq-guard-") and each != but]
     listed = {table: _listed("table", "inet", table) for table in tables}
@@ -80,7 +80,7 @@ def _chain(text: str, name: str) -> tuple[str, ...]:
 
 
 def _shared(guards: Mapping[str, _Own]) -> str:
-    """Gives each kill switch the rules of the others."""
+    """The commands that give each kill switch the rules of the others."""
     script = ""
     for table in guards:
         for hook in _Own._fields:

@@ -4,9 +4,9 @@
       router               process 1 of a PID namespace, with a network and mounts of its own
         host, host, ...    each with a network, mounts and a host name of its own
 
-None of it has a name on the machine: these processes alone hold the namespaces. The kernel kills the holder when
-the program that started it ends, the router with the holder (PR_SET_PDEATHSIG), and all others with the router
-(pid_namespaces(7)). Root's processes need no user namespace; another user's processes get one.
+The namespaces have no names: only these processes hold them. The kernel kills the holder when the program that
+started it ends, the router with the holder (PR_SET_PDEATHSIG), and all others with the router (pid_namespaces(7)).
+Root's processes need no user namespace; another user's processes get one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VARIABLE = "WG_ENDPOINT_RESOLUTION_RETRIES"
 _DEFAULT_RETRIES = 15
 _INT_MAX = 2**31 - 1
-_FIRST_PAUSE = 1_000_000  # microseconds, which wg counts in
+_FIRST_PAUSE = 1_000_000  # microseconds, wg's unit
 _LONGEST_PAUSE = 20_000_000
 _SAVE_PATIENCE = 2.0  # seconds; down waits for it
 _UP_PATIENCE = 5.0  # seconds; boot waits for it
@@ -189,7 +189,7 @@ def _start_threads(work: Callable[[], None], count: int) -> int:
 
 
 def _numeric(endpoint: Endpoint) -> SocketAddress | None:
-    """The address where it needs no resolver: thousands of peers with numeric endpoints cost nothing then."""
+    """The address of a numeric endpoint, as thousands of look-ups would take long; None for a name."""
     host, port = endpoint
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         return None
@@ -208,7 +208,7 @@ def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress
 
 
 def _ask(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> Any:
-    """The host goes as bytes, as wg passes it: Python would encode a text by the rules of IDNA."""
+    """Look the host up as bytes, as wg does: Python would encode text by IDNA."""
     host = endpoint.host.encode("utf-8", "surrogateescape")
     return getaddrinfo(host, endpoint.port, AF_UNSPEC, SOCK_DGRAM, IPPROTO_UDP)
 

@@ -83,7 +83,7 @@ def decode(name: str, answer: bytes) -> Device:
 def _decode(name: str, answer: str) -> Device:
     first, *blocks = f"\n{answer}".split("\npublic_key=")
     device = _fields(first)
-    known: dict[str, _Settings] = {}  # many peers have nothing but their key and networks
+    known: dict[str, _Settings] = {}  # many peers have only a key and networks
     peers: list[DevicePeer] = []
     new, key_of, pack = tuple.__new__, bytes.fromhex, pack_address
     for block in blocks:
@@ -120,7 +120,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _settings(fields: dict[str, str]) -> _Settings:
-    """The fields of DevicePeer but for the key and the networks."""
+    """The fields of DevicePeer except the key and the networks."""
     get = fields.get
     return (
         _secret(fields, "preshared_key"),
