@@ -199,7 +199,7 @@ def ensure(
     name: str | None = None,
     before_up: Callable[[Settings], None] = lambda _: None,
 ) -> Ensured:
-    """Make the interface be up as the configuration says, as `wgq up --ensure` does; `action` says what was done.
+    """Bring the interface to the state in the configuration, as `wgq up --ensure` does; `action` is what was done.
 
     `config` is a configuration, a source as for `read`, or a function that returns one and needs `name`.
     A source or function is read while the interface is locked. `before_up` is called before an interface that does
@@ -232,10 +232,10 @@ def ensure(
 
 
 def begin_trial(asked: Asked) -> Guarded:
-    """Begin what `wgq try` asks for, in processes of their own (`wgquick.executor.trying`).
+    """Start a trial in separate processes, as `wgq try` does (`wgquick.executor.trying`).
 
-    The change is made, and taken back unless `confirm` comes within `asked.seconds` of it, whatever becomes of this
-    process. Returns what shows how it goes. It forks: call it in the main thread while no other thread runs.
+    They make the change, and roll it back unless it is confirmed within `asked.seconds`, even if this process ends.
+    It forks: call it in the main thread while no other thread runs.
     """
     from wgquick.executor.trying import Attempt
     from wgquick.system import guards
@@ -243,7 +243,7 @@ def begin_trial(asked: Asked) -> Guarded:
 
     valid_name(asked.name)
     if asked.ping:
-        Echo(asked.ping)  # an address that is none fails before any change
+        Echo(asked.ping)  # an invalid address fails before any change
 
     def work(own: guards.Guards) -> None:
         Attempt(asked, lambda: _host(_print_error), _print_error, own, Echo).run()
@@ -261,11 +261,11 @@ def try_(
     confirm_when: str = "",
     reload_options: ReloadOptions | None = None,
 ) -> OnTrial:
-    """Make a change as `wgq try` does; returns once it is made, and rolls it back `timeout` seconds later.
+    """Make a change as `wgq try` does; returns once it is made, and it is rolled back `timeout` seconds later.
 
-    `verb` is "up", "reload" or "down"; a source, as for `read`, is for down. `confirm` keeps the change, also from
-    another process; so does `confirm_when`, "handshake" or "ping:ADDRESS". WgqError if the change is refused or
-    fails: then it is undone. It forks: call it in the main thread while no other thread runs.
+    `verb` is "up", "reload" or "down"; `config` may be a source, as for `read`. `confirm` keeps the change, also
+    from another process; so does `confirm_when`, "handshake" or "ping:ADDRESS". WgqError if the change is refused,
+    or fails and is undone. It forks: call it in the main thread while no other thread runs.
     """
     from wgquick.config.location import interface_name
     from wgquick.executor.reloading import ReloadOptions
@@ -292,8 +292,8 @@ def try_(
 def confirm(name: str, extend: float | None = None) -> None:
     """Keep the change of an interface that is on trial, as `wgq confirm` does.
 
-    With `extend`, nothing is decided, and the trial ends in so many seconds from now. WgqError if no trial is
-    pending, or its time is up.
+    `extend` instead lets the trial end that many seconds from now. WgqError if no trial is pending, or its time is
+    up.
     """
     from wgquick.executor import trial
 
@@ -302,14 +302,14 @@ def confirm(name: str, extend: float | None = None) -> None:
 
 
 def reject(name: str) -> None:
-    """Have the change of an interface that is on trial taken back at once. WgqError as for `confirm`."""
+    """Roll back the change of an interface that is on trial at once. WgqError as for `confirm`."""
     from wgquick.executor import trial
 
     trial.decide(valid_name(name), _host(_say_nothing), trial.REJECTED)
 
 
 def trials() -> list[Seen]:
-    """The trials that are under way, and those whose rollback has failed."""
+    """The trials that are pending, and those with a failed rollback."""
     from wgquick.executor import trial
 
     return list(trial.all_seen(_host(_say_nothing).journal_directory))
@@ -327,7 +327,7 @@ def plan(
     offline: bool = False,
     ssh_connection: str = "",
 ) -> Plan:
-    """What `up`, `down` or `reload` would do to the interface, or with "diff" what of it is not as the file says.
+    """What `up`, `down` or `reload` would do to the interface, or with "diff" how it differs from the file.
 
     `config` is a configuration or a source, as for `read`; only a source gives the changes' places. Nothing is
     changed. `changed` is applied to the settings. With `offline` nothing is read from this host; then a plan of
@@ -725,7 +725,7 @@ def doctor(
         return {name: examined(name) for name in names}
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for answers
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # doctor mostly waits for answers
         return dict(zip(names, pool.map(examined, names), strict=True))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from wgquick.net import PublicKey, SocketAddress
 
-# The events of the device, whose peer is unknown.
+# The events of the device, without a known peer.
 DEVICE_EVENTS = (
     "malformed",
     "no_private_key",

@@ -29,7 +29,7 @@ def checked(path: str) -> int:
 
 @contextmanager
 def opened(path: str, *, make: bool = False) -> Iterator[int]:
-    """A descriptor of the directory `path`, whose parent passes `checked`; with `make`, both are created."""
+    """A descriptor of the directory `path`; its parent must pass `checked`; with `make`, both are created."""
     parent, _, name = path.rpartition("/")
     if make and not os.path.lexists(parent):
         os.makedirs(parent, mode=0o700, exist_ok=True)

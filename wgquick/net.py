@@ -1,7 +1,7 @@
 """Small frozen values that every layer shares: keys, addresses, prefixes, routes and rules.
 
-They are NamedTuples, not dataclasses: importing `dataclasses` and building each class costs `wgq up` more
-time than the whole of its netlink traffic.
+They are NamedTuples, not dataclasses: importing `dataclasses` and building each class would take longer than all
+netlink traffic of `wgq up`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from wgquick.lean import NamedTuple
 class LinkState(NamedTuple):
     """A link with its error counters (ip-link(8), `-s`). `is_up` is the administrative state.
 
-    `is_moved`: a WireGuard link whose UDP socket is in another network namespace. `has_carrier` is False if the
-    cable has no other end, or no network is joined.
+    `is_moved`: a WireGuard link that has its UDP socket in another network namespace. `has_carrier` is False if no
+    cable is connected or no wireless network is joined.
     """
 
     ifindex: int

@@ -410,7 +410,7 @@ class Options(NamedTuple):
     """The options of up, down, reload and save; `backend`, `firewall` and `dns` take the values above.
 
     With `no_wait_for_dns` up and reload resolve each name only once, and leave a peer without an endpoint if that
-    fails. With a kill switch up waits all the same, as the kill switch blocks DNS queries.
+    fails. With a kill switch up waits anyway, as the kill switch blocks DNS queries.
     """
 
     backend: str = "auto"

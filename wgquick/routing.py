@@ -171,7 +171,7 @@ class Snapshot(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A packet whose path is queried.
+    """A query for the path of a packet.
 
     `input_link` "": this host sends it. `output_link`: the socket is bound to that link (a VRF, the zone of a
     link-local address). `uid` is the sending socket's user. `protocol` 0, ports 0: unknown.

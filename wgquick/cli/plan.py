@@ -21,7 +21,7 @@ _CHANGES = 2
 
 
 def plan(verb: str, target: str, given: Given) -> int:
-    """Print what a verb would do: 0 nothing, 2 something."""
+    """Print what a verb would do; returns 2 if there are changes, else 0."""
     if verb not in api.PLANNED:
         raise WgqError(f"`{verb}' cannot be planned", remedy=f"Choose one of: {', '.join(api.PLANNED)}.")
     is_offline = "offline" in given
@@ -31,7 +31,7 @@ def plan(verb: str, target: str, given: Given) -> int:
 
 
 def diff(target: str, given: Given) -> int:
-    """Print what of a live interface is not as its file says: 0 nothing, 2 something."""
+    """Print how a live interface differs from its file; returns 2 if it does, else 0."""
     return _tell("diff", target, given)
 
 
@@ -43,7 +43,7 @@ def _tell(verb: str, target: str, given: Given, *, is_offline: bool = False) -> 
     try:
         found = _made(verb, target, given, options, is_offline=is_offline)
     except WgqError as error:
-        error.status = 1  # whatever the verb's own status would be: 2 means changes
+        error.status = 1  # not the verb's own status, as 2 means changes
         raise
     if as_json:
         verbs.write(show.json_text(found))

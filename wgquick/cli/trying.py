@@ -1,4 +1,4 @@
-"""`wgq try` and `wgq confirm`: shows a trial that other processes make and guard (`wgquick.executor.trying`)."""
+"""`wgq try` and `wgq confirm`: shows a trial, which other processes run (`wgquick.executor.trying`)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _TIMEOUT = "120"
 _ROLLED_BACK = 4
 _FAILED = 1
-_PAUSE = 100  # milliseconds between two looks at what the guard prints
+_PAUSE = 100  # milliseconds between two reads of the guard's output
 _PIECE = 65536
 _OF = {
     "up": ("kill-switch", "exclude", "keep-inbound", "backend"),
     "reload": ("or-restart", "keep-foreign", "backend"),
 }
-"""The options that only some of the verbs have."""
+"""The options that not all of the verbs have."""
 
 
 def try_(verb: str, target: str, given: Given) -> int:
@@ -58,7 +58,7 @@ def confirm(target: str, given: Given) -> None:
 
 
 def _asked(verb: str, target: str, given: Given) -> Asked:
-    """What is to be tried; WgqError before any change if that makes no sense."""
+    """The trial to start; WgqError, before any change, if the arguments are not valid."""
     if verb not in VERBS:
         raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
     for other, names in _OF.items():
@@ -84,9 +84,9 @@ def _asked(verb: str, target: str, given: Given) -> Asked:
 
 
 class _Shown:
-    """A trial as it is shown: what the guard prints, and how it ends. Enter on a terminal confirms, Ctrl-C rejects.
+    """Shows the guard's output and the end of a trial. On a terminal Enter confirms and Ctrl-C rejects.
 
-    The end of standard input means nothing, and neither does the end of the terminal: it goes on without.
+    The end of standard input or of the terminal changes nothing.
     """
 
     def __init__(self, guarded: Guarded, asked: Asked, *, is_json: bool) -> None:
@@ -125,18 +125,18 @@ class _Shown:
         return [descriptor for descriptor, _ in poller.poll(_PAUSE)]
 
     def _copy(self) -> None:
-        """Print what the guard has printed since."""
+        """Print the guard's new output."""
         for at, memory in enumerate(self._guarded.output):
             while piece := os.pread(memory, _PIECE, self._read[at]):
                 self._read[at] += len(piece)
                 try:
                     while piece:
                         piece = piece[os.write(at + 1, piece) :]
-                except OSError:  # nobody reads it any more
+                except OSError:  # the reader is gone
                     break
 
     def _hear(self) -> dict[str, Any] | None:
-        """Take the guard's news; returns how the trial ended, if it has."""
+        """Read the guard's news; returns the news of the trial's end, None before it."""
         piece = os.read(self._guarded.news, _PIECE)
         if not piece:
             return {"phase": trial.FAILED, "message": "the guards were killed: nothing will be rolled back"}
@@ -158,7 +158,7 @@ class _Shown:
         if self._has_terminal:
             import termios
 
-            termios.tcflush(0, termios.TCIFLUSH)  # an Enter from before the change says nothing of it
+            termios.tcflush(0, termios.TCIFLUSH)  # an Enter before the change does not confirm it
 
     def _hear_terminal(self) -> None:
         """A line confirms; the end of input does not."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 OF_ENSURE = {"ensure", "or-restart", "keep-foreign", "force", "json"}
-"""The options of up that are for --ensure alone."""
+"""The options of up that need --ensure."""
 Given = dict[str, "str | bool"]
 """The given options of a call: a name mapped to a value or True."""
 
@@ -131,7 +131,7 @@ def warn_of_ssh(settings: Settings, remedy: str) -> None:
         if (
             client
             and operator.leads_inside(settings, client, api.main_routes)
-            and api.link_towards(client) != settings.name  # a session through the tunnel itself goes on
+            and api.link_towards(client) != settings.name  # a session through the tunnel itself continues
         ):
             say(operator.warning(settings.name, connection, remedy))
     except WgqError:  # continue without the warning
@@ -158,7 +158,7 @@ def up(target: str, given: Given) -> None:
 
 
 def with_extras(settings: Settings, given: Given) -> Settings:
-    """The settings with what the options for wgq's own settings add."""
+    """The settings with the extras that the options add."""
     own = extras.joined(
         settings.extras,
         kill_switch=bool(given.get("kill-switch")),

@@ -1,1 +1,1 @@
-"""What was found, written down for people and for programs."""
+"""Findings, plans and states as text for people and as JSON for programs."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def json_text(name: str, done: Ensured, commands: Iterable[str]) -> str:
     """`{"verb", "interface", "action", "commands", "restart"}`; no secrets.
 
-    `action` is "none", "up", "reload" or "restart"; `commands` are the transcript's; `restart` says what a restart
-    was needed for, or with the action "none" is needed for.
+    `action` is "none", "up", "reload" or "restart"; `commands` are the transcript's; `restart` is why a restart was
+    needed or, with the action "none", is needed.
     """
     found = {
         "verb": "up",

@@ -1,7 +1,8 @@
 """The status as metrics for Prometheus, through prometheus-client, in the names of two known exporters. No secrets.
 
-`mdlayher`: those of mdlayher/wireguard_exporter, with what changes (endpoint, name, AllowedIPs) in info metrics of
-its own. `mindflavor`: those of MindFlavor/prometheus_wireguard_exporter, where each metric has all labels.
+`mdlayher`: those of mdlayher/wireguard_exporter, with the labels that change (endpoint, name, AllowedIPs) in
+separate info metrics. `mindflavor`: those of MindFlavor/prometheus_wireguard_exporter, where each metric has all
+labels.
 """
 
 from __future__ import annotations

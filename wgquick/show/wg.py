@@ -1,7 +1,6 @@
 """The output of `wg show` (wg(8)), byte for byte: for people, and one value per line for scripts.
 
-A secret key is hidden in the text for people unless the style shows keys. The words that name keys print them, as
-those of wg do.
+A secret key is hidden in the text for people unless the style shows keys. The words for keys print them, as in wg.
 """
 
 from __future__ import annotations

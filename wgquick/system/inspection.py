@@ -162,7 +162,7 @@ def foreign_routes(name: str) -> list[Foreign]:
 def rulesets() -> Rulesets:
     """The rules of nftables and iptables; "" if a program is missing or fails."""
     nft = _output("nft", "-j", "list", "ruleset")
-    has_extensions = '"xt"' in nft  # their JSON has only the name
+    has_extensions = '"xt"' in nft  # the JSON of such rules has only their name
     return Rulesets(
         nft,
         _output("iptables-legacy-save") if _has_legacy("ip_tables_names") else "",

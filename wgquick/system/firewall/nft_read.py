@@ -109,6 +109,6 @@ def _number(rules: list[Meaning], chain: str, form: str) -> int:
 
 
 def _port(rules: list[Meaning]) -> int:
-    """The port whose packets are marked."""
+    """The UDP port at which packets get the fwmark."""
     found = list(_values(rules, "premangle", 2))
     return int.from_bytes(found[0], "big") if found else 0
