@@ -1,9 +1,9 @@
-"""Times a transfer during a flood of 50,000 forged initiations a second.
+"""Times a transfer during a flood of 50,000 forged initiations per second.
 
     python -m benchmarks.flood --rounds 5
 
 Rounds in which the daemon gets the flood alternate with rounds in which a firewall drops it before the daemon. A
-row has the medians of both, in seconds a gigabyte, and their ratio: the part of its rate that the transfer keeps.
+row has the medians of both, in seconds per gigabyte, and their ratio: the part of its rate that the transfer keeps.
 Sending and receiving the flood costs the same in both. Needs root and what scripts/test installs.
 """
 

@@ -1,16 +1,15 @@
-"""Counts the packets that are lost, and the sessions that end, while a live tunnel is changed.
+"""Counts lost packets and ended sessions while a live tunnel is changed.
 
-By `wgq reload`, by `wg syncconf`, and by taking the tunnel down and up, one kind of change after another.
+It makes each kind of change by `wgq reload`, by `wg syncconf`, and by taking the tunnel down and up.
 
     python -m benchmarks.loss                          # over wgq-userspace, in two namespaces
     python -m benchmarks.loss --kernel                 # over the kernel's WireGuard, in a VM without KVM
-    python -m benchmarks.loss --only "FwMark"          # the changes whose names have this in them
+    python -m benchmarks.loss --only "FwMark"          # the changes with this text in their name
 
-A thousand probes a second go through the tunnel and are answered while a program makes the change, and for a second
-more. A probe that cannot be sent is lost too. An ended session is one whose handshake is not the one from before. A
-change counts as not made if `wgq reload --dry-run` still has something to do afterwards. What probes, carries and
-changes has priority, so that other programs on the machine lose no probe. Needs root and what scripts/test
-installs.
+A thousand probes per second go through the tunnel and are answered, during the change and for one second after it.
+A probe that cannot be sent counts as lost. A session has ended if its latest handshake has changed. A change counts
+as not made if `wgq reload --dry-run` prints changes afterwards. The measured processes run with priority, so that
+other programs on the machine cause no loss. Needs root and what scripts/test installs.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ TOOLS = {
 }
 PROBE, PORT = "10.0.0.2", 7777
 OUTER = "203.0.113.1"
-"""The far end's outer address: beyond the gateway, as a full tunnel spares a link's own networks in any case."""
+"""The far end's outer address: beyond the gateway, as a full tunnel never takes a link's own networks."""
 ECHO = """
 import os, socket, sys
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
@@ -69,7 +68,7 @@ end = time.monotonic() + 5
 while len(heard) < sent and time.monotonic() < end: time.sleep(0.01)
 print(sent, len(heard), flush=True); os._exit(0)
 """
-"""Sends until something comes on standard input, waits for the last answers, and prints how many there were."""
+"""Sends until there is standard input, waits for the last answers, and prints the numbers."""
 NEAR, NEXT, FAR = private_key(), private_key(), private_key()
 OTHER = base64.b64encode(b"\x09" * 32).decode()
 PSK = private_key()
@@ -84,7 +83,7 @@ def tunnel(
     address: str = "10.0.0.1/24",
     private: str = NEAR,
 ) -> str:
-    """A file whose peer is at the far end."""
+    """A file with the far end as its peer."""
     return (
         f"[Interface]\nPrivateKey = {private}\nAddress = {address}\n{interface}\n"
         f"[Peer]\nPublicKey = {public_key(FAR)}\nEndpoint = {OUTER}:51820\nAllowedIPs = {networks}\n"
@@ -93,12 +92,12 @@ def tunnel(
 
 
 def other(networks: str) -> str:
-    """A second peer, that nobody answers for."""
+    """A second peer, which does not exist."""
     return f"[Peer]\nPublicKey = {OTHER}\nAllowedIPs = {networks}\n"
 
 
 class Change(NamedTuple):
-    """A kind of change: the two files, and what runs at the far end before and after it."""
+    """A kind of change: the two files, and the commands at the far end before and after it."""
 
     name: str
     before: str
@@ -139,7 +138,7 @@ CHANGES = (
 
 
 class Outcome(NamedTuple):
-    """Probes that were sent and lost, whether the session ended, and whether the change was made."""
+    """The numbers of sent and lost probes, whether the session ended, and whether the change was made."""
 
     sent: int
     lost: int
@@ -155,7 +154,7 @@ class Outcome(NamedTuple):
 
 @contextmanager
 def ends(*, kernel: bool) -> Iterator[tuple[Namespace, Namespace]]:
-    """A machine, and another at 192.0.2.1 on its uplink that has PROBE in the tunnel."""
+    """A machine, and on its uplink a second machine at 192.0.2.1 with PROBE in the tunnel."""
     with host() as near, host() as far:
         near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", far.paths["net"]])
         lines = ["addr add 192.0.2.2/24 dev up0", "link set up0 up", "route add default via 192.0.2.1", ""]
@@ -173,7 +172,7 @@ def ends(*, kernel: bool) -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def tried(change: Change, tool: str, *, kernel: bool = False) -> Outcome:
-    """Make the change by the tool under a thousand probes a second."""
+    """Make the change with the tool during a thousand probes per second."""
     environment = {**os.environ, **({} if kernel else USERSPACE)}
     with ends(kernel=kernel) as (near, far):
         _write(near, change.before)
@@ -226,7 +225,7 @@ def table(rows: list[tuple[str, dict[str, str]]]) -> str:
 
 
 def main() -> None:
-    """Try what the arguments name."""
+    """Measure the changes in the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a part of the changes' names")
     parser.add_argument("--kernel", action="store_true", help="boot a VM and try there")

@@ -1,9 +1,9 @@
-"""Times `wgq plan` of an interface with many routes: of one that is down, as it is, all new, and by the file alone.
+"""Times `wgq plan` with many routes: interface down, no change, all routes new, and --offline.
 
     python -m benchmarks.plan --routes 10000 --rounds 5
 
-Each number is the median of the rounds: seconds, and seconds of the processor (which other programs on the machine
-change less). Needs root and what scripts/test installs.
+Each number is the median of the rounds: elapsed seconds, and processor seconds (which depend less on other
+programs). Needs root and what scripts/test installs.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def configuration(routes: int, first: int) -> str:
 
 
 def planned(machine: Namespace, *arguments: str) -> Timing:
-    """Make a plan; its status says whether there is something to do."""
+    """Make a plan; exit status 2 means that there are changes."""
     return timed(machine, ["sh", "-c", '"$@" >/dev/null || [ $? = 2 ]', "sh", *WGQ, "plan", *arguments])
 
 
 def rounds(machine: Namespace, routes: int, number: int) -> dict[str, list[Timing]]:
-    """The timings by what is planned."""
+    """The timings by the kind of plan."""
     found: dict[str, list[Timing]] = {}
 
     def time(name: str, *arguments: str) -> None:

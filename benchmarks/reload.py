@@ -1,13 +1,13 @@
-"""Times `wgq reload` after one of many peers has changed, beside `wg syncconf` of the same file, in turn.
+"""Times `wgq reload` and `wg syncconf` alternately, after one of many peers has changed.
 
     python -m benchmarks.reload --peers 10000 --rounds 7      # over wgq-userspace, in a namespace
     python -m benchmarks.reload --kernel --peers 2000         # over the kernel's WireGuard, in a VM without KVM
     python -m benchmarks.reload --stages                      # where the time of one reload goes
 
 `wg syncconf` reads no wg-quick file, so wg-quick(8) documents `wg syncconf NAME <(wg-quick strip NAME)`. The table
-has this by way of a file, the same with `wgq strip`, and `wg syncconf` of a file that is stripped already. Each
-figure is the median of the rounds: seconds, and seconds of the processor, which other programs change less. The
-daemon's own time does not count. Needs root and what scripts/test installs.
+has this through a file, the same with `wgq strip`, and `wg syncconf` of an already stripped file. Each figure is
+the median of the rounds: elapsed seconds, and processor seconds (which depend less on other programs). The daemon's
+own time does not count. Needs root and what scripts/test installs.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ STAGES = (
     ("wgquick.executor.reloading", "Reload._intend", "  the journal before them"),
     ("wgquick.executor.reloading", "Reload._finish", "  the journal after them"),
 )
-"""Modules, their functions, and what these do; a deeper one is part of the one above it."""
+"""Modules, their functions, and what these do; the time of an indented one is part of the one above it."""
 
 
 class Timing(NamedTuple):
-    """Seconds, and seconds of the processor."""
+    """Elapsed seconds and processor seconds."""
 
     elapsed: float
     processor: float
 
 
 class File:
-    """A file of many peers with a route each; `edited` changes the keepalive of the one in the middle."""
+    """A file of many peers with a route each; `edited` changes the keepalive of the middle peer."""
 
     def __init__(self, peers: int) -> None:
         head = f"[Interface]\nPrivateKey = {key()}\nListenPort = 51820\nAddress = 10.200.0.1/24\n"
@@ -90,7 +90,7 @@ class File:
 
 
 def measure(peers: int, rounds: int) -> dict[str, Timing]:
-    """The medians of the commands on one machine; SystemExit if one did not do its work."""
+    """The medians of the commands on one machine; SystemExit if a command failed to make the change."""
     file = File(peers)
     taken: dict[str, list[Timing]] = {name: [] for name in COMMANDS}
     with host() as machine:
@@ -132,7 +132,7 @@ def _median(timings: list[Timing]) -> Timing:
 
 
 def table(medians: dict[str, Timing]) -> str:
-    """The figures as Markdown, each with its ratio to those of `wgq reload`."""
+    """The figures as Markdown, with the ratios to those of `wgq reload`."""
     first = medians[FIRST]
     rows = ["| | seconds | processor, seconds | processor, wgq reload over it |", "|---|---|---|---|"]
     rows += [
@@ -143,7 +143,7 @@ def table(medians: dict[str, Timing]) -> str:
 
 
 def stages(peers: int) -> str:
-    """The processor's milliseconds of one reload's parts, in this process, as Markdown."""
+    """The processor milliseconds of each part of one reload in this process, as Markdown."""
     file = File(peers)
     with host() as machine:
         machine.uplink()
@@ -191,7 +191,7 @@ def in_vm(peers: int, rounds: int) -> dict[str, Timing]:
 
 
 def main() -> None:
-    """Measure what the arguments name."""
+    """Measure what the arguments select."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)

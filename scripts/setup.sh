@@ -9,7 +9,7 @@ RUST_NEEDED=1.89 # as in userspace/Cargo.toml
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1
 HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d : -f 6)}
 export HOME # Go does not look for it by itself
-[[ -O $HOME ]] || export PIP_CACHE_DIR=~root/.cache/pip # pip warns of a cache that is another's
+[[ -O $HOME ]] || export PIP_CACHE_DIR=~root/.cache/pip # pip warns of another user's cache
 umask 022 # hooks and tests run as other users too
 # Unset settings of the user's own tunnels and programs.
 unset "${!WG_@}" "${!WGQ_@}" LOG_LEVEL PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
