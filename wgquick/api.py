@@ -841,7 +841,7 @@ def _line_by_line(transcript: Transcript | None) -> Transcript:
 
 
 def _print_error(text: str) -> None:
-    """The `say` of a trial's guard, whose standard error is a file in memory."""
+    """The `say` of a trial's guard; its standard error is a file in memory."""
     write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
 
 

@@ -84,7 +84,7 @@ def _networks(spans: list[Span], version: int) -> Iterable[Network]:
 
 
 def loops(networks: Iterable[Network], addresses: Iterable[str]) -> list[str]:
-    """The endpoint addresses whose packets would go into the tunnel: inside a network, without a /0 of the family.
+    """The endpoint addresses that would be reached through the tunnel: in a network, without a /0 of the family.
 
     For a /0 wg-quick(8) uses a fwmark and a separate table, so packets to the endpoint bypass the tunnel.
     """

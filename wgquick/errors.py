@@ -20,7 +20,7 @@ class WgqError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle without __init__, whose arguments are not `args`, so that errors can cross processes."""
+        """Pickle without __init__, as its arguments are not `args`, so that errors can cross processes."""
         return _made_anew, (type(self), self.args), self.__dict__
 
     def __str__(self) -> str:

@@ -187,7 +187,7 @@ class Dns(Protocol):
         """Remove the link's servers and search domains; does nothing if there are none."""
 
     def stale(self) -> tuple[str, ...]:
-        """The names of the tunnels that are gone and whose servers are still in /etc/resolv.conf (mode "file")."""
+        """The names of the tunnels that are gone and still have servers in /etc/resolv.conf (mode "file")."""
 
     def repair(self) -> tuple[str, ...]:
         """Remove the servers of `stale` tunnels; returns their names."""

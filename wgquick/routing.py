@@ -154,8 +154,8 @@ class Snapshot(NamedTuple):
     """A network namespace at one moment.
 
     `rules` and `routes` are by family (4, 6); rules and `links` are in the kernel's order. `outside` has the
-    namespaces of WireGuard links whose socket is in another one, None if it cannot be read. `unread` maps WireGuard
-    links whose daemons do not answer to the reason. `time` is in seconds since the epoch.
+    namespaces of WireGuard links with a socket in another one, None if it cannot be read. `unread` maps WireGuard
+    links to the reason why their daemons do not answer. `time` is in seconds since the epoch.
     """
 
     rules: Mapping[int, tuple[PolicyRule, ...]]

@@ -345,7 +345,7 @@ def _datagram(
 
 
 def _admitted6(at: float, segment: bytes, address: tuple[object, ...], port: int) -> Datagram | None:
-    """The datagram from an IPv6 raw socket, whose packets start at the UDP header."""
+    """The datagram from an IPv6 raw socket; its packets start at the UDP header."""
     sender, scope = str(address[0]).partition("%")[0], int(str(address[3]))
     try:
         return _udp(at, ADMITTED, "", SocketAddress(sender, 0, scope), SocketAddress("::", port), segment)

@@ -34,7 +34,7 @@ _CAP_IPC_LOCK = 1 << 14
 
 
 class Guards:
-    """What the guard and its standby do about each other and their caller (wgquick.ports.Guards)."""
+    """Implements wgquick.ports.Guards, in the guard and in its standby."""
 
     def __init__(self, news: int) -> None:
         self._news = news

@@ -169,7 +169,7 @@ def _outside(
     devices: dict[str, TunnelDevice],
     public_key: Callable[[SecretKey], PublicKey],
 ) -> Iterator[tuple[str, Snapshot | None]]:
-    """Snapshots of the namespaces that have the devices' sockets, for devices whose socket is not in this one."""
+    """Snapshots of the namespaces that have the devices' sockets, for sockets outside this namespace."""
     here = _identity("/proc/thread-self/ns/net")
     for link, number in links:
         if link.name not in devices:

@@ -89,7 +89,7 @@ class Dns:
         return self._resolver(mode).current(name)
 
     def stale(self) -> tuple[str, ...]:
-        """The names of the tunnels that are gone and whose servers are still in /etc/resolv.conf."""
+        """The names of the tunnels that are gone and still have servers in /etc/resolv.conf."""
         return self._file().stale() if _is_ours(self.path) else ()
 
     def repair(self) -> tuple[str, ...]:

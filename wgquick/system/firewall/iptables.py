@@ -54,7 +54,7 @@ def remove(name: str, family: int = 0) -> None:
 
 
 def present(name: str) -> tuple[int, ...]:
-    """The families whose tables have a rule with this interface's comment."""
+    """The families with a rule that has this interface's comment."""
     of_nft = iptables_nft.present(comment(name))
     return tuple(each for each in _NAMES if each in of_nft or _stands(name, each))
 

@@ -24,7 +24,7 @@ def own_restore(family: int) -> str | None:
 def legacy(family: int, part: str) -> str | None:
     """The path of the legacy variant's iptables-PART (`restore`, `save`); None if there is none.
 
-    A host whose `iptables` is the nft variant has the legacy variant under its own name.
+    If the host's `iptables` is the nft variant, the legacy variant has its own name.
     """
     prefix = _PREFIXES[family]
     names = (f"{prefix}-legacy-{part}", f"{prefix}-{part}")

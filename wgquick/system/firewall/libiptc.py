@@ -215,7 +215,7 @@ def _take_literally(rule: Any, name: str) -> None:
 def _positions(table: Any, chain: str, text: str) -> list[int]:
     """The positions in a chain, from 0, of the rules with a comment.
 
-    They are read from the rules' bytes, as the library parses only rules whose extensions it knows.
+    They are read from the rules' bytes, as the library parses only rules with extensions that it knows.
     """
     found = []
     entry = table.first_rule(chain)

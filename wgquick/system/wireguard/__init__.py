@@ -23,7 +23,7 @@ class Control:
     """All devices (wgquick.ports.WireGuard): the kernel's through netlink, others through their control sockets."""
 
     def interfaces(self) -> list[str]:
-        """The names that `wg show interfaces` prints: first the kernel's, then those whose daemons answer."""
+        """The names that `wg show interfaces` prints: first the kernel's, then those with a daemon that answers."""
         kernel = [link.name for link in RtNetlink().links() if link.kind == _KIND]
         return kernel + [name for name in Uapi().interfaces() if name not in kernel]
 

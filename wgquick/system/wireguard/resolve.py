@@ -83,7 +83,7 @@ def resolve(
 
 
 def _unresolved(endpoint: Endpoint, reason: str) -> OperationError:
-    """The error for a name, or for an address whose zone is not a link."""
+    """The error for a name, or for an address with a zone that is not a link."""
     address, zone, link = endpoint.host.partition("%")
     if not (zone and ":" in address):
         return OperationError(reason, remedy="Check the endpoint's host name and the name servers.")

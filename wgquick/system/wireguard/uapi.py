@@ -27,7 +27,7 @@ _CREDENTIALS = Struct("=iII")  # struct ucred: process, user, group
 
 
 class Uapi:
-    """The userspace devices whose sockets are in the caller's mount namespace.
+    """The userspace devices with a socket in the caller's mount namespace.
 
     Both limits are seconds without any progress, as a request with thousands of peers takes long.
     """
@@ -37,7 +37,7 @@ class Uapi:
         self._set_patience = set_patience
 
     def interfaces(self) -> list[str]:
-        """The interfaces whose control sockets answer, in the directory's order, as in wg(8)."""
+        """The interfaces with a control socket that answers, in the directory's order, as in wg(8)."""
         try:
             entries = os.listdir(DIRECTORY)
         except OSError:
