@@ -6,7 +6,7 @@ use std::net::IpAddr;
 /// Marks the absence of a node or of a peer.
 pub const NONE: u32 = u32::MAX;
 
-/// An address as an integer whose highest bit comes first.
+/// An address as an integer. The highest bit comes first.
 trait Bits: Copy + Eq {
     const LEN: u8;
     fn bit(self, at: u8) -> usize;
@@ -110,7 +110,7 @@ impl<A: Bits> Trie<A> {
         id
     }
 
-    /// Inserts a prefix at a node whose own prefix differs from it.
+    /// Inserts a prefix at a node with a different prefix.
     fn split(&mut self, parent: u32, side: usize, below: u32, common: u8, (bits, len): (A, u8)) -> u32 {
         let id = self.allocate(bits, len);
         let fork = if common == len { id } else { self.allocate(bits.mask(common), common) };

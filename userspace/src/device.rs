@@ -299,7 +299,7 @@ impl Device {
         read(&self.state)
     }
 
-    /// Write access to the state. If a session is removed meanwhile, the data threads are woken and wipe their stacks.
+    /// Write access to the state. If a session was removed, the data threads are woken afterwards and wipe their stacks.
     pub fn state_mut(&self) -> StateMut<'_> {
         StateMut { state: write(&self.state), device: self }
     }
@@ -341,7 +341,7 @@ impl Device {
         self.events.note_many(Event::QueueFull, dropped, About::Nothing);
     }
 
-    /// Whether the link is in the namespace whose notifications the netlink socket receives.
+    /// Whether the link is in the namespace of the netlink socket, so that its notifications arrive.
     pub(crate) fn gets_link_notifications(&self) -> bool {
         lock(&self.link).is_here()
     }

@@ -22,7 +22,7 @@
 //! | `icmp`, `router`, `mtu` | the kind of an ICMP error, its sender, and the MTU in it |
 //! | `reason` | why staged packets were dropped |
 //!
-//! If variants were replaced by newer ones, a record of the same name counts them. It has none of these details.
+//! If variants were replaced by newer ones, a record of the same name counts them, without details.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -57,7 +57,7 @@ pub(crate) enum Event {
     ResponseUnexpected,
     /// A cookie reply matches no handshake or session.
     CookieUnexpected,
-    /// A data message has an index that is no longer, or never was, a session's.
+    /// A data message has an index without a session: an expired or unknown one.
     UnknownIndex,
     /// The device came under load: more handshake messages than can be answered.
     UnderLoad,

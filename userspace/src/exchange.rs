@@ -345,7 +345,7 @@ pub(crate) fn send_keepalive(device: &Device, peer: &Arc<Peer>) {
 
 fn retry_handshake(device: &Device, peer: &Arc<Peer>, now: u64) {
     if has_fresh_session(peer, now) {
-        return; // the handshake was postponed, and meanwhile the peer has completed one
+        return; // the peer completed a handshake while ours was postponed
     }
     if peer.attempts.load(Relaxed) > MAX_HANDSHAKE_ATTEMPTS {
         log::verbose(format_args!("peer {:?}: giving up the handshake after 90 seconds", peer.key));
@@ -366,7 +366,7 @@ fn recently(peer: &Peer, now: u64) -> bool {
     last != 0 && now.saturating_sub(last) < REKEY_TIMEOUT_MS
 }
 
-/// Whether there is a session to send with that needs no rekey, and no handshake of ours is pending.
+/// Whether there is a session to send with that needs no rekey, and no own handshake is pending.
 fn has_fresh_session(peer: &Peer, now: u64) -> bool {
     lock(&peer.handshake).pending.is_none()
         && peer.sending_session(now).is_some_and(|session| !session.wants_rekey(now))

@@ -44,7 +44,7 @@ impl Be32 {
 ///
 /// # Safety
 ///
-/// The type is `repr(C)` and consists of bytes and arrays of bytes alone.
+/// The type is `repr(C)` and consists only of bytes and arrays of bytes.
 pub(crate) unsafe trait Header: Sized {
     const LEN: usize = size_of::<Self>();
 
@@ -88,7 +88,7 @@ pub(crate) struct Ipv4 {
     pub(crate) addresses: [u8; 8],
 }
 
-// SAFETY: bytes alone.
+// SAFETY: only bytes.
 unsafe impl Header for Ipv4 {}
 
 impl Ipv4 {
@@ -124,7 +124,7 @@ pub(crate) struct Ipv6 {
     pub(crate) addresses: [u8; 32],
 }
 
-// SAFETY: bytes alone.
+// SAFETY: only bytes.
 unsafe impl Header for Ipv6 {}
 
 /// RFC 9293, without options.
@@ -141,7 +141,7 @@ pub(crate) struct Tcp {
     pub(crate) urgent: Be16,
 }
 
-// SAFETY: bytes alone.
+// SAFETY: only bytes.
 unsafe impl Header for Tcp {}
 
 impl Tcp {
@@ -169,7 +169,7 @@ pub(crate) struct Udp {
     pub(crate) checksum: [u8; 2],
 }
 
-// SAFETY: bytes alone.
+// SAFETY: only bytes.
 unsafe impl Header for Udp {}
 
 /// The IP header of a packet, of either version.

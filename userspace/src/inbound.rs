@@ -173,7 +173,7 @@ impl Inbound {
         }
     }
 
-    /// Decrypts the collected messages and keeps the packets whose source the peer may use.
+    /// Decrypts the collected messages and keeps the packets with a source that the peer may use.
     fn open(&mut self, device: &Device, state: &State, known: Option<&mut Known<'_>>) {
         let Some(known) = known.filter(|_| !self.sealed.is_empty()) else {
             return;

@@ -296,7 +296,7 @@ mod tests {
     use crate::udp::binder::Binder;
     use std::fs::File;
 
-    /// A device whose TUN device always has another packet, none of them for a peer.
+    /// A device with a TUN device that always has another packet, but none for a peer.
     fn endless() -> Device {
         let tun = Tun::new(File::open("/dev/zero").unwrap().into(), Offloads { tcp: false, udp: false });
         let binder = Binder::start(256 << 10).unwrap();

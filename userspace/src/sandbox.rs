@@ -36,7 +36,7 @@ static HEAP_LOCKED_TO: AtomicUsize = AtomicUsize::new(0);
 /// a limit an allocation could fail later.
 fn lock_all_memory() -> io::Result<()> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: the structure is valid for the call; the other takes flags alone.
+    // SAFETY: the structure is valid for the call; the other call takes only flags.
     unsafe {
         check(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited))?;
         check(libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)).map(drop)
@@ -49,7 +49,7 @@ pub(crate) fn lock_memory_within_limit() {
     if HEAP_LOCKED_TO.load(Relaxed) == 0 {
         return;
     }
-    // SAFETY: takes flags alone.
+    // SAFETY: takes only flags.
     let all = check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) });
     if all.is_ok() {
         HEAP_LOCKED_TO.store(heap_end(), Relaxed);

@@ -71,7 +71,7 @@ impl End {
         assert_eq!(answered, b"errno=0\n\n", "{lines}");
     }
 
-    /// Makes another end a peer, at a port of loopback if that is known.
+    /// Makes another end a peer, with an endpoint on loopback if its port is known.
     fn add(&self, other: &Self, port: Option<u16>) {
         let endpoint = port.map(|port| format!("\nendpoint=127.0.0.1:{port}")).unwrap_or_default();
         self.set(&format!(

@@ -4,7 +4,7 @@
 //!
 //! 1. The time at which the thread has to work next is computed from the queue and the alarm at the moment it goes to
 //!    sleep (`Inbox::sleep`). No other variable holds that time.
-//! 2. Whoever changes the queue or the alarm so that this time comes earlier wakes the thread (`Inbox::push`,
+//! 2. A change of the queue or the alarm that makes this time earlier wakes the thread (`Inbox::push`,
 //!    `Alarm::at_latest`).
 //! 3. The thread clears a wake-up before it looks for work, and a time that has passed means no sleep at all.
 //!
@@ -269,7 +269,7 @@ mod loom {
                 Some(_) if *lock(&waker.is_set) => (),
                 Some(patience) => {
                     self.pass(patience.as_millis() as u64);
-                    thread::yield_now(); // the others have their turns meanwhile
+                    thread::yield_now(); // let the other threads run
                 }
             }
         }

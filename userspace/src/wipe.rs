@@ -43,7 +43,7 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
 /// # Safety
 /// The caller owns the block for this length.
 unsafe fn wipe(block: *mut u8, len: usize) {
-    // SAFETY: the caller's promise. Miri knows no such call.
+    // SAFETY: as the caller promises. Miri does not support this call.
     unsafe {
         if cfg!(miri) {
             block.write_bytes(0, len);

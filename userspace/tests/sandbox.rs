@@ -248,7 +248,7 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
     }),
 ];
 
-/// What Landlock refuses where there is no filter: the first version that does, and the error.
+/// What Landlock refuses without the filter, with its first version that does, and the error.
 const REFUSED_BY_LANDLOCK: &[(&str, u32, i32, Probe)] = &[
     ("read a file", 1, EACCES, |place| fs::File::open(&place.file).map(drop)),
     ("write a file", 1, EACCES, |place| fs::File::options().append(true).open(&place.file).map(drop)),
@@ -290,7 +290,7 @@ fn send_and_receive() -> io::Result<()> {
     right.set_fwmark(9)
 }
 
-/// Nobody has the port, and the kernel says so.
+/// Receives the kernel's ICMP errors about ports that no program uses.
 fn hear_errors(place: &Place) -> io::Result<()> {
     let sockets = Sockets::bind(0, 0)?;
     for nobody in ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap()) {
@@ -350,19 +350,19 @@ const WORKS: &[(&str, Probe)] = &[
     }),
 ];
 
-/// Whether the refusals of a part are complete depends on what the kernel's Landlock knows.
+/// The version of the kernel's Landlock, which determines what it refuses.
 fn landlock_version() -> u32 {
     const CREATE_RULESET_VERSION: usize = 1;
-    // SAFETY: asks for the version, without a structure.
+    // SAFETY: this request for the version takes no structure.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION) };
     u32::try_from(version).unwrap_or(0)
 }
 
-/// What all probes share, made once in the parent.
+/// The objects that all probes share, created once in the parent.
 struct Stage {
     root: PathBuf,
     tcp: TcpListener,
-    /// On an abstract name.
+    /// With an abstract name.
     listener: UnixListener,
 }
 
@@ -420,7 +420,7 @@ fn in_child(body: impl FnOnce() -> io::Result<()>) -> io::Result<Outcome> {
                 Ok(()) => 0,
                 Err(e) => e.raw_os_error().unwrap_or(UNKNOWN),
             };
-            // SAFETY: ends the child without what the parent has to do at its end.
+            // SAFETY: ends the child without the parent's cleanup.
             unsafe { libc::_exit(code) }
         }
         child => wait(child),
@@ -454,7 +454,7 @@ fn victim() -> io::Result<i32> {
     // SAFETY: this process has one thread; the child waits and does nothing else.
     match check(unsafe { libc::fork() })? {
         0 => loop {
-            // SAFETY: ends with this process' parent, and otherwise waits.
+            // SAFETY: plain calls: the child waits, and ends with its parent.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::pause();
@@ -469,7 +469,7 @@ fn confine(inside: Inside, place: &Place) {
         Inside::Nothing => (),
         Inside::Landlock => drop(files::restrict(&place.directory).expect("this kernel has Landlock")),
         Inside::Filter => {
-            // SAFETY: takes numbers alone; the filter needs it.
+            // SAFETY: takes only numbers.
             unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
             filter::apply(Some(&place.socket)).expect("the kernel takes the filter");
         }
@@ -557,7 +557,7 @@ fn threads(place: &Place) -> io::Result<()> {
 /// Checks that the removable path cannot be changed, if the kernel can seal memory.
 fn rewrite_the_path(place: &Place) -> io::Result<()> {
     let page = place.socket.address() as *mut c_void;
-    // SAFETY: a page that nobody writes to, whatever its protection.
+    // SAFETY: nothing writes to this page, even if it becomes writable.
     check(unsafe { libc::mprotect(page, PAGE, DATA) }).map(drop)
 }
 
@@ -594,7 +594,7 @@ fn check_all(stage: &Stage) -> Report {
 
 /// Enters a new network namespace with only a loopback link.
 fn leave_the_network() -> io::Result<()> {
-    // SAFETY: takes flags alone.
+    // SAFETY: takes only flags.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
     let mut request = sys::interface_request("lo");
     request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;

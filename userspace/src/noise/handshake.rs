@@ -234,7 +234,7 @@ mod tests {
         assert!((1024..wipe::STACK_BYTES).contains(&deepest), "{deepest} bytes");
     }
 
-    /// A fake key pair whose public key is a point of low order until a private key is set.
+    /// A fake key pair. Its public key is a point of low order until a private key is set.
     #[derive(Default)]
     struct Blank {
         private: [u8; 32],

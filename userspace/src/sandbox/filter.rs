@@ -91,7 +91,7 @@ impl Argument {
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// Allows a call whose arguments meet all conditions. A call may have several such sets of conditions.
+/// Allows a call if its arguments meet all conditions. A call may have several such sets of conditions.
 fn allow(rules: &mut Rules, call: c_long, arguments: &[Argument]) -> Result<(), BackendError> {
     let conditions = arguments.iter().map(Argument::condition).collect::<Result<_, _>>()?;
     rules.entry(call).or_default().push(SeccompRule::new(conditions)?);

@@ -1,7 +1,7 @@
 //! The path of the control socket, stored at a fixed address for the system call filter.
 //!
-//! A filter sees the address of a path and not its text. So the one path that the daemon removes is in a page of its own,
-//! which is sealed if the kernel supports it (mseal(2), Linux 6.10): the bytes at that address cannot change.
+//! A filter sees the address of a path and not its text. So the one path that the daemon removes is in a separate page.
+//! The page is sealed if the kernel supports it (mseal(2), Linux 6.10): the bytes at that address cannot change.
 
 use std::ffi::CString;
 use std::io;
@@ -21,7 +21,7 @@ pub struct SealedPath {
 }
 
 impl SealedPath {
-    /// Copies a path into a page of its own.
+    /// Copies a path into a separate page.
     pub fn new(path: &Path) -> io::Result<Self> {
         let text = CString::new(path.as_os_str().as_bytes())?;
         let bytes = text.as_bytes_with_nul();

@@ -1,6 +1,6 @@
-//! Binds the sockets. Until the link is up for the first time, a separate thread binds them, which alone keeps the privilege
-//! for ports below 1024. A port that is set while the link is down is bound at once and held until the link is up. A port
-//! below 1024 is held as long as it is set, because it could not be bound again.
+//! Binds the sockets. Until the link is up for the first time, a separate thread binds them. Only this thread keeps the
+//! privilege for ports below 1024. A port that is set while the link is down is bound at once and held until the link is
+//! up. A port below 1024 is held as long as it is set, because it could not be bound again.
 
 use std::io;
 use std::os::fd::OwnedFd;

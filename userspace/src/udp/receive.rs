@@ -35,7 +35,7 @@ pub struct Receiver {
     controls: Box<[Control]>,
 }
 
-// SAFETY: the pointers in it point to its own boxes and are written anew before each call.
+// SAFETY: the pointers in it point to its own boxes and are rewritten before each call.
 unsafe impl Send for Receiver {}
 
 impl Default for Receiver {

@@ -60,12 +60,12 @@ pub(crate) struct Sender {
     controls: Box<[Control]>,
 }
 
-// SAFETY: the pointers in it point to its own boxes and are written anew before each call.
+// SAFETY: the pointers in it point to its own boxes and are rewritten before each call.
 unsafe impl Send for Sender {}
 
 impl Default for Sender {
     fn default() -> Self {
-        // SAFETY: these structures of the kernel's are valid as zeros.
+        // SAFETY: these kernel structures are valid as zeros.
         unsafe {
             Self {
                 headers: vec![zeroed(); MAX_MESSAGES].into(),

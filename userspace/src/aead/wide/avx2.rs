@@ -79,7 +79,7 @@ struct Work<'a> {
     start: *mut u8,
     messages: &'a [Message],
     hashing: Hashing<'a>,
-    /// The blocks to compute, and the blocks collected meanwhile: words that were written must reach the cache before
+    /// The blocks to compute, and the next blocks, which are collected early: written words must reach the cache before
     /// vectors read them.
     lanes: [Lanes; 2],
     /// The part of each chain that the lanes compute.

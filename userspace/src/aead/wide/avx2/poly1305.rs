@@ -1,4 +1,4 @@
-//! Poly1305 (RFC 8439, section 2.5) of one packet in the general registers, whose multiplier the vectors leave idle.
+//! Poly1305 (RFC 8439, section 2.5) of one packet in the general registers. The vectors leave their multiplier idle.
 
 use crate::aead::TAG_LEN;
 use crate::aead::wide::CLAMP;
@@ -13,7 +13,7 @@ pub(crate) struct Sum {
     /// The part above 2^128.
     high: u64,
     r: [u64; 2],
-    /// Five quarters of `r[1]`, whose low two bits are clear. It reduces the part above 2^130.
+    /// Five quarters of `r[1]`, which has its low two bits clear. It reduces the part above 2^130.
     s: u64,
 }
 

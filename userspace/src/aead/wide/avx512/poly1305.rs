@@ -157,7 +157,7 @@ unsafe fn absorb<const N: usize>(
     sums
 }
 
-/// The lanes whose packets extend beyond an offset.
+/// The lanes with packets that extend beyond an offset.
 #[inline]
 fn unfinished(messages: &[Message], at: usize) -> __mmask8 {
     messages.iter().enumerate().fold(0, |mask, (lane, message)| mask | u8::from(at < message.len) << lane)
