@@ -98,7 +98,7 @@ def _script(variables: Variables, *, arrays: bool) -> bytes:
 
 
 def _assignment(name: str, value: str | tuple[str, ...], *, arrays: bool) -> bytes:
-    """One line. A hook has the bytes of the file, a path those of its name, in any locale."""
+    """One line. Hooks keep the file's bytes, and paths the bytes of their names, in any locale."""
     encode = os.fsencode if name in _OF_THE_FILE_SYSTEM else _encoded
     words = [_quoted(encode(word)) for word in ([value] if isinstance(value, str) else value)]
     if isinstance(value, str) or not arrays:
