@@ -57,7 +57,7 @@ pub(crate) enum Event {
     ResponseUnexpected,
     /// A cookie reply matches no handshake or session.
     CookieUnexpected,
-    /// A data message has an index without a session: an expired or unknown one.
+    /// A data message has an index without a session: the session was removed or never existed.
     UnknownIndex,
     /// The device came under load: more handshake messages than can be answered.
     UnderLoad,
