@@ -120,6 +120,7 @@ def up(machine: Namespace) -> Namespace:
     """The machine with wg0 up, by a file that names no port, and that has been changed since."""
     write(machine, config("PostUp = echo up >>/run/hooks\nPreDown = echo down >>/run/hooks"))
     wgq(machine, "up", "wg0")
+    until(lambda: machine.out("wg", "show", "wg0", "listen-port") != "0\n")  # a daemon binds it a moment later
     write(machine, CHANGED)
     return machine
 
