@@ -247,6 +247,32 @@ def reload_to_a_taken_port_changes_nothing_and_names_the_holder() -> None:
         assert dump(machine)[0][2:] == [str(PORT), "0x8"]
 
 
+def try_rolls_reload_and_down_back() -> None:
+    """The port that was not set too; the guards are forks of wgq."""
+    with host() as machine:
+        machine.uplink()
+        write(machine, config("PostUp = ip route add 10.99.0.0/16 dev %i", f"PresharedKey = {private_key()}"))
+        wgq(machine, "up", LINK)
+        before = dump(machine), _network(machine)
+        assert is_kernels(machine)
+        write(machine, config("MTU = 1380", "AllowedIPs = 0.0.0.0/0, 10.9.0.0/24", address="10.3.0.1/24"))
+        for verb in ("reload", "down"):
+            said = wgq(machine, "try", verb, LINK, "--timeout", "1", status=4)[1]
+            assert "[!] wg0 was not confirmed: it is as it was before\n" in said
+            assert (dump(machine), _network(machine)) == before, verb
+            assert is_kernels(machine)
+        with nothing_left(machine):
+            wgq(machine, "try", "up", "wg1", "--timeout", "1", status=1)
+        wgq(machine, "down", LINK)
+        assert machine.out("find", "/run/wgq", "-type", "f") == ""
+
+
+def _network(machine: Namespace) -> list[str]:
+    commands = ("ip -o addr show dev wg0", "ip route show table all dev wg0", "ip rule", "nft list ruleset")
+    text = "\n".join(machine.out(*command.split()) for command in commands)
+    return [re.sub(r"^\d+: |fe80:\S+", "", line) for line in text.splitlines()]
+
+
 @contextmanager
 def full_tunnel(*more: str) -> Iterator[tuple[End, End]]:
     """An end that `wgq up` brings up, with a full tunnel to the kernel's WireGuard at the other end."""
@@ -438,6 +464,7 @@ CHECKS: Sequence[Callable[[], None]] = (
     reload_of_a_full_tunnel_keeps_its_device_and_session,
     reload_loses_no_probe_between_two_steps,
     a_killed_reload_is_finished_or_undone,
+    try_rolls_reload_and_down_back,
     show_prints_the_bytes_of_wg_for_many_peers_and_allowed_ips,
     a_full_tunnel_over_ipv6_passes_a_reverse_path_filter,
     a_full_tunnel_in_a_namespace_keeps_its_socket_outside,
