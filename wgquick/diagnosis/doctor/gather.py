@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LIMIT = 8.5
 """Seconds for everything, unless --listen asks for more."""
-_LEAST = 4.0  # seconds to watch, even if a slow host took long to read the state
+_LEAST = 6.5  # seconds to watch, even if a slow host took long to read the state: with fewer it would miss causes
 _NAMES_LIMIT = 2.5
 _WAYS = 32  # the maximum number of route lookups
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
