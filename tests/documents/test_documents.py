@@ -35,10 +35,18 @@ def machines() -> Iterator[dict[str, Namespace]]:
         keeper = bob.paths["net"].split("/")[2]
         alice.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", keeper])
         for machine, number in ((alice, 1), (bob, 2)):
+            machine.run(["sh", "-c", OWN_HOME])
             machine.run(["ip", "address", "add", f"192.0.2.{number}/24", "dev", "eth0"])
             machine.run(["ip", "link", "set", "eth0", "up"])
             machine.run(["ip", "route", "add", "default", "via", f"192.0.2.{3 - number}"])
         yield {"": alice, "alice": alice, "bob": bob}
+
+
+# What the pages write in /root stays on the machine; the programs that are installed there can be run.
+OWN_HOME = """
+mkdir -p /run/.home/upper /run/.home/work
+mount -t overlay -o lowerdir=/root,upperdir=/run/.home/upper,workdir=/run/.home/work overlay /root
+"""
 
 
 def environment() -> dict[str, str]:
