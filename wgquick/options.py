@@ -93,14 +93,14 @@ OPTIONS = {
             metavar="SECONDS|[ADDRESS:]PORT",
         ),
         Option("wait", "Wait for a handshake, 15 seconds by default.", metavar="SECONDS", alone="15"),
-        Option("wait-for", "Whose handshake to wait for.", metavar="any|all|PEER"),
+        Option("wait-for", "The peers to wait for.", metavar="any|all|PEER"),
         Option("no-wait-for-dns", "Do not wait for the names of endpoints: `wgq watch' sets them."),
         Option("or-down", "Take the interface down if there is no handshake in time."),
         Option("timeout", "The maximum time.", metavar="SECONDS"),
         Option("confirm-when", "What confirms the trial by itself.", metavar="handshake|ping:ADDRESS"),
         Option("extend", "Let the trial end in SECONDS from now.", metavar="SECONDS"),
         Option("reject", "Roll the change back now."),
-        Option("for", "Whose handshake to wait for.", metavar="any|all|PEER"),
+        Option("for", "The peers to wait for.", metavar="any|all|PEER"),
         Option("exit-code", "Exit 4 if a wanted peer is not up."),
         Option("host", "The addresses of the files' hosts.", metavar="FILE=ADDRESS,..."),
         Option("keep", "Keep the hosts for inspection."),
@@ -109,7 +109,7 @@ OPTIONS = {
         Option("mark", "The packet's mark.", metavar="MARK"),
         Option("iif", "The link that the packet arrives on.", metavar="LINK"),
         Option("oif", "The link or VRF that the sending socket is bound to.", metavar="LINK"),
-        Option("uid", "The user whose socket sends.", metavar="USER"),
+        Option("uid", "The user that owns the sending socket.", metavar="USER"),
         Option("port", "The protocol and the destination port.", metavar="PROTOCOL/PORT"),
         Option("peer-config", "The file of the other end.", metavar="CONFIG_FILE"),
         Option("probe", "Send one packet, and name the nftables rule that drops it."),
@@ -217,8 +217,8 @@ VERBS = {
         Verb(
             "plan",
             "Show what up, down or reload would do.",
-            "Show what up, down or reload would do: each command, its line in the file, and whose sessions end."
-            " Exit 0 if there is nothing to do, 2 if there is.",
+            "Show what up, down or reload would do: each command, its line in the file, and the peers that lose "
+            "their sessions. Exit 0 if there is nothing to do, 2 if there is.",
             completes="configurations",
             standard_input=True,
             options=(

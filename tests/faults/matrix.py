@@ -353,7 +353,7 @@ SERVERS = (
     Case("a client sends from an address that it was not given", "source-not-allowed", at="there", wants="",
          absent={GO: NO_COUNTERS},
          pings="10.66.0.1", there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
-    Case("a server whose preshared key is another one", "answer-refused", at="there", wants="", pings="10.66.0.1",
+    Case("a server with another preshared key", "answer-refused", at="there", wants="", pings="10.66.0.1",
          there=SERVER + "PresharedKey = @psk2@\n"),
     Case("a client's clock went back an hour", "knock-stale-clock", at="there", late=3600.0,
          after_here="ip link set wg0 down"),

@@ -51,7 +51,7 @@ def commands(found: dict[str, Any]) -> list[str]:
     return [line for change in found["changes"] for line in change["text"]]
 
 
-def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+def printed_commands(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.removeprefix("[#] ") for line in done.stderr.splitlines() if line.startswith("[#] ")]
 
 
@@ -66,7 +66,7 @@ def test_a_plan_says_what_up_and_down_then_do(machine: Namespace, text: str) -> 
     options = ("--dns", "file")
     found = plan(machine, "up", *options)
     done = wgq(machine, "up", "wg0", *options)
-    expected = told(done)
+    expected = printed_commands(done)
     if "PreUp" in text:
         assert [line for line in commands(found) if "known after" not in line] == [
             line for line in expected if "mtu" not in line
@@ -76,7 +76,7 @@ def test_a_plan_says_what_up_and_down_then_do(machine: Namespace, text: str) -> 
     assert plan(machine, "up", *options, status=0)["changes"] == []
     assert plan(machine, "reload", *options, status=0)["changes"] == []
     found = plan(machine, "down", "--dns", "file")
-    assert without_release(commands(found)) == told(wgq(machine, "down", "wg0", *options))
+    assert without_release(commands(found)) == printed_commands(wgq(machine, "down", "wg0", *options))
     assert plan(machine, "down", status=0)["changes"] == []
 
 
@@ -119,7 +119,7 @@ def test_a_plan_says_what_reload_then_does(machine: Namespace, text: str) -> Non
     assert plan(machine, "up", "--dns", "file") == {**found, "verb": "up"}
     differs = json.loads(wgq(machine, "diff", "wg0", "--json", "--dns", "file", status=2).stdout)
     assert differs == {**found, "verb": "diff"}
-    assert without_release(commands(found)) == told(wgq(machine, "reload", "wg0", "--dns", "file"))
+    assert without_release(commands(found)) == printed_commands(wgq(machine, "reload", "wg0", "--dns", "file"))
     assert plan(machine, "reload", "--dns", "file", status=0)["changes"] == []
     assert wgq(machine, "diff", "wg0", "--dns", "file").stdout == ""
 
@@ -166,7 +166,7 @@ def test_what_needs_a_restart_is_planned_as_one(machine: Namespace) -> None:
     found = plan(machine, "reload")
     assert "order of the IPv4 addresses" in found["restart"][0]
     assert change(found, "link delete")["interrupts"] == [PEERS[0]]
-    done = told(wgq(machine, "reload", "--or-restart", "wg0"))
+    done = printed_commands(wgq(machine, "reload", "--or-restart", "wg0"))
     assert without_release(commands(found)) == done
 
 
@@ -176,7 +176,7 @@ def test_a_plan_of_what_wg_quick_brought_up(machine: Namespace) -> None:
     machine.run(["wg-quick", "up", "wg0"], env=environment)
     assert plan(machine, "up", status=0)["changes"] == plan(machine, "reload", status=0)["changes"] == []
     found = plan(machine, "down")
-    assert without_release(commands(found)) == told(wgq(machine, "down", "wg0"))
+    assert without_release(commands(found)) == printed_commands(wgq(machine, "down", "wg0"))
     assert journals(machine) == ""
 
 
@@ -266,13 +266,13 @@ def test_a_plan_of_a_tunnel_in_a_namespace(machine: Namespace, is_there: bool) -
         machine.run(["ip", "netns", "add", "inner"])
     write(machine, config("# wgq: netns = inner", f"{FULL}, 10.9.0.0/16", address=BOTH))
     found = plan(machine, "up")
-    assert commands(found) == told(wgq(machine, "up", "wg0"))
+    assert commands(found) == printed_commands(wgq(machine, "up", "wg0"))
     for verb in ("up", "reload"):
         assert plan(machine, verb, status=0)["changes"] == []
     write(machine, config("# wgq: netns = inner", f"{FULL}, 10.8.0.0/16", address=BOTH))
-    assert commands(plan(machine, "reload")) == told(wgq(machine, "reload", "wg0"))
+    assert commands(plan(machine, "reload")) == printed_commands(wgq(machine, "reload", "wg0"))
     write(machine, config(peer=FULL).replace("[Peer]", "# wgq: netns = another\n[Peer]"))
     assert "the network namespace another" in plan(machine, "reload")["restart"][0]
     found = plan(machine, "down")
-    assert commands(found) == told(wgq(machine, "down", "wg0"))
+    assert commands(found) == printed_commands(wgq(machine, "down", "wg0"))
     assert plan(machine, "down", status=0)["changes"] == []

@@ -24,7 +24,7 @@ def _commands(output: str) -> list[str]:
     return [line for change in found["changes"] for line in change["text"]]
 
 
-def _told(text: str) -> list[str]:
+def _printed(text: str) -> list[str]:
     return [line.removeprefix("[#] ") for line in text.splitlines() if line.startswith("[#] ")]
 
 
@@ -39,16 +39,16 @@ def test_a_plan_is_what_up_does_and_is_empty_after_it(case: Case) -> None:
             return
         assert status == 2, fault
         if not case.settings("preup", "postup"):  # a hook may decide something, or print what looks like a command
-            assert _commands(planned) == _told(said)
+            assert _commands(planned) == _printed(said)
         for words in (("plan", "up"), ("plan", "reload", "--force"), ("diff",)):
             status, found, fault = _run(machine, case, *words, "--json")
             assert (status, _commands(found) if found else fault) == (0, [])
         status, _, said = _run(machine, case, "up", "--ensure")
-        assert (status, _told(said)) == (0, [])
+        assert (status, _printed(said)) == (0, [])
         assert "nothing to do" in said
         status, planned, fault = _run(machine, case, "plan", "down", "--json")
         assert status == 2, fault
         ended, _, said = _run(machine, case, "down")
         if not ended and not case.settings("predown", "postdown"):
             lines = [line for line in _commands(planned) if not line.startswith("sysctl -q net.ipv4.conf.all.src")]
-            assert lines == _told(said)
+            assert lines == _printed(said)

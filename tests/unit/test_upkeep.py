@@ -327,7 +327,7 @@ def test_after_sleep_names_are_looked_up_at_once() -> None:
     list(peers.changes(stale, CLOCK, 0.0))
     assert len(list(peers.questions(stale, NAMES, CLOCK, 1.0))) == 1
     assert list(peers.questions(stale, NAMES, CLOCK, 2.0)) == []
-    peers.hurry(3.0)
+    peers.check_by(3.0)
     assert len(list(peers.questions(stale, NAMES, CLOCK, 3.0))) == 1
     assert peers.wanted(stale) == [KEY]
     assert peers.wanted(device(STALE + 1, keepalive=0)) == []

@@ -107,7 +107,7 @@ class _Shown:
             if self._is_interrupted and self._is_pending:
                 self._is_interrupted = False
                 self._decide(api.reject)
-            if self._guarded.news in ready and (end := self._hear()) is not None:
+            if self._guarded.news in ready and (end := self._read_news()) is not None:
                 os.waitpid(self._guarded.process, 0)
                 self._copy()
                 return self._ended(end)
@@ -135,7 +135,7 @@ class _Shown:
                 except OSError:  # the reader is gone
                     break
 
-    def _hear(self) -> dict[str, Any] | None:
+    def _read_news(self) -> dict[str, Any] | None:
         """Read the guard's news; returns the news of the trial's end, None before it."""
         piece = os.read(self._guarded.news, _PIECE)
         if not piece:

@@ -199,13 +199,15 @@ class KnockCounter:
             return blank._replace(verdict=WRONG_KEY, addressed_to=self._owner(heard.payload))
         if not self._may_read(heard.at):
             return blank._replace(verdict=UNREAD)
-        told = self._reader.read(heard.payload)
-        if told is None:
+        handshake = self._reader.read(heard.payload)
+        if handshake is None:
             return blank._replace(verdict=FORGED)
-        verdict = KNOWN if told.sender in self._peers else UNKNOWN_KEY
-        before = self._greatest.get(told.sender, told.clock)
-        _remember(self._greatest, told.sender, max(before, told.clock))
-        return blank._replace(verdict=verdict, key=told.sender, clock=told.clock, went_back=told.clock < before)
+        verdict = KNOWN if handshake.sender in self._peers else UNKNOWN_KEY
+        before = self._greatest.get(handshake.sender, handshake.clock)
+        _remember(self._greatest, handshake.sender, max(before, handshake.clock))
+        return blank._replace(
+            verdict=verdict, key=handshake.sender, clock=handshake.clock, went_back=handshake.clock < before
+        )
 
     def _may_read(self, at: float) -> bool:
         """Whether another initiation may be decrypted in this second: each takes two X25519 operations."""

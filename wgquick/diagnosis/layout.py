@@ -44,9 +44,9 @@ class Ties:
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
         self._sections: dict[tuple[int, int], PeerSettings] = {}
-        meant = Tunnels(sources).meant
+        intended = Tunnels(sources).intended
         at = {id(source): index for index, source in enumerate(sources)}
-        for (one, two), end in meant.items():
+        for (one, two), end in intended.items():
             self._sections[at[one], at[two]] = end.peer
         self._keyless = [at for at, source in enumerate(sources) if source.settings.private_key is None]
         owners = self._owners()

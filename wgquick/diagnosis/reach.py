@@ -160,7 +160,7 @@ class Causes:
         wanted = _ALWAYS if works else _wanted(reach, handshake=handshake)
         found = [each for pair in _legs(probe) for each in self._of_pair(*pair) if each.code in wanted]
         best = min(found, key=lambda each: wanted.index(each.code), default=None)
-        return best and _told(best)
+        return best and _cause_of(best)
 
     def astray(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Cause | None:
         """The cause that the sender's Endpoint does not lead to the other end; None if it does."""
@@ -202,7 +202,7 @@ class Causes:
 
     def _not_up(self, host: int) -> Cause:
         what = f"{self._names[host]} did not come up"
-        return Cause("not-up", what, "what `wgq up' said stands above", self._names[host])
+        return Cause("not-up", what, "see the output of `wgq up' above", self._names[host])
 
     def _of_pair(self, one: int, two: int) -> list[Finding]:
         """The findings of check that concern these two files, in either order."""
@@ -263,7 +263,7 @@ def _wanted(reach: Reach, *, handshake: bool) -> tuple[str, ...]:
     return (*_NOT_LARGE, *_ALWAYS)
 
 
-def _told(finding: Finding) -> Cause:
+def _cause_of(finding: Finding) -> Cause:
     return Cause(finding.code, finding.message, finding.remedy, f"{finding.file}:{finding.line}:{finding.column}")
 
 

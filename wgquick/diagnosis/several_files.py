@@ -111,7 +111,7 @@ class Tunnels:
         for source in self.sources:
             self._note_peers(source)
         self._addresses = _owners_of_addresses(sources)
-        self.meant: dict[tuple[int, int], End] = {}
+        self.intended: dict[tuple[int, int], End] = {}
         self.mismatches = [finding for source in self.sources for finding in self._mismatched(source)]
 
     def _note_peers(self, source: Source) -> None:
@@ -129,7 +129,7 @@ class Tunnels:
 
     def is_meant(self, source: Source, other: Source) -> bool:
         """Whether a file has a section for the other with the wrong key."""
-        return (id(source), id(other)) in self.meant
+        return (id(source), id(other)) in self.intended
 
     @property
     def pairs(self) -> Iterator[Pair]:
@@ -170,7 +170,7 @@ class Tunnels:
         for end in loose:
             other = self._by_address(end) or self._by_return(end, loose)
             if other is not None and not self.has(source, other) and not self.is_meant(source, other):
-                self.meant[id(source), id(other)] = end
+                self.intended[id(source), id(other)] = end
                 what = f"this section is for {other.shown}, but has another public key"
                 remedy = f"write PublicKey = {other.public_key}"
                 yield note(source, end.section.at("PublicKey"), "peer-key-mismatch", what, remedy)

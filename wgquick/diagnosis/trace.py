@@ -274,7 +274,7 @@ def _follow(
     is_elsewhere: bool = False,
 ) -> _Leg:
     """Trace one packet: its rules, its route, and if that is a tunnel its outer packet."""
-    found, kernel = _walked(snapshot, query, ask)
+    found, kernel = _walk_and_compare(snapshot, query, ask)
     steps += [RuleStep(depth, passed) for passed in found.rules]
     mtu = _mtu_of(snapshot, found, query)
     steps.append(
@@ -363,7 +363,7 @@ def peer_of(peers: Iterable[DevicePeer], address: bytes) -> tuple[DevicePeer, Al
     return max(found, key=lambda each: each[1].length, default=None)
 
 
-def _walked(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | None) -> tuple[Walk, str]:
+def _walk_and_compare(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | None) -> tuple[Walk, str]:
     """wgq's own result and whether the kernel agrees. If it does not, the kernel's route with wgq's rules."""
     go = arrive if query.input_link else walk
     found = go(snapshot, query)

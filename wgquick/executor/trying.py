@@ -78,7 +78,7 @@ class OnTrial:
         self.name = name
         self._guarded = guarded
         self._say = say
-        self._told = 0
+        self._printed = 0
         self._text = b""
         self._end = self._next()
         if self._end["phase"] != trial.PENDING:
@@ -104,8 +104,8 @@ class OnTrial:
 
     def _transcribe(self) -> None:
         """Print the guard's new output."""
-        text = os.pread(self._guarded.output[1], os.fstat(self._guarded.output[1]).st_size, 0)[self._told :]
-        self._told += len(text)
+        text = os.pread(self._guarded.output[1], os.fstat(self._guarded.output[1]).st_size, 0)[self._printed :]
+        self._printed += len(text)
         for line in text.decode(errors="replace").splitlines():
             self._say(line)
 

@@ -287,15 +287,15 @@ class _Routes:
             yield self._addition(each, beside=True)
 
     def _addition(self, each: tuple[Prefix, int], *, beside: bool = False) -> Move:
-        route, word = self._told(each)
+        route, word = self._route_and_word(each)
         return Move(AddRoute(route, word, beside), (DeleteRoute(route, word),))
 
     def removed(self) -> Iterator[Move]:
         for each in self._gone:
-            route, word = self._told(each)
+            route, word = self._route_and_word(each)
             yield Move(DeleteRoute(route, word), (AddRoute(route, word),))
 
-    def _told(self, each: tuple[Prefix, int]) -> tuple[Route, str]:
+    def _route_and_word(self, each: tuple[Prefix, int]) -> tuple[Route, str]:
         destination, table = each
         word = self._words.get(table, "" if table == MAIN_TABLE else str(table))
         return Route(destination, self._name, table), word

@@ -45,11 +45,11 @@ def candidates(environ: Mapping[str, str], which: Callable[[str], str | None]) -
     """The programs to try, best first. If the environment names one, it is the only one, even if missing."""
     if named := environ.get(VARIABLE):
         return [Candidate(named, f"set by {VARIABLE}")]
-    found = [Candidate(path, "bundled with wgq") for path in _beside_us()]
+    found = [Candidate(path, "bundled with wgq") for path in _bundled()]
     return found + [Candidate(name, "found on PATH") for name in (BUNDLED, USUAL) if which(name)]
 
 
-def _beside_us() -> Iterator[str]:
+def _bundled() -> Iterator[str]:
     """The bundled program in the scripts directory of this package's environment."""
     for directory in dict.fromkeys((own_directory(), os.path.dirname(sys.executable))):
         if os.access(path := f"{directory}/{BUNDLED}", os.X_OK, effective_ids=True):

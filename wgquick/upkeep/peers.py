@@ -143,7 +143,7 @@ class Peers:
                 wait = min(wait, known.due - now + _SLACK)
         return wait
 
-    def hurry(self, now: float) -> None:
+    def check_by(self, now: float) -> None:
         """Look up the names of stale peers at once, and start again with short pauses."""
         for known in self._known.values():
             known.pauses.reset()

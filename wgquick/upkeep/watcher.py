@@ -105,7 +105,7 @@ class _Tunnel:
         self.paces = {kind: Pace() for kind in KINDS}
         self.culprits: dict[str, str] = {}
         self.given_up: set[str] = set()
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
         self.peers = peers
         self.names = _names(given)
         self.next_look = 0.0
@@ -125,7 +125,7 @@ class _Tunnel:
                 return extra or (self.given.applied is not None and bool(self.given.applied.firewall))
         return change.ifindex in (0, self.given.ifindex)
 
-    def heed_paths(self, change: Heard, at: float) -> None:
+    def check_paths(self, change: Heard, at: float) -> None:
         """Check the MTU soon if the change may give an endpoint another link or route."""
         is_path = change.kind in ("link", "route", "all") and change.ifindex != self.given.ifindex
         if is_path and self.given.applied is not None and self.given.applied.has_automatic_mtu:
@@ -145,7 +145,7 @@ class _Tunnel:
         dues = [self.next_look, self.next_mtu, *([] if self.due is None else [self.due])]
         return max(self.rest_until, min(dues))
 
-    def hurry(self, at: float) -> None:
+    def check_by(self, at: float) -> None:
         """Check for losses at `at`, or earlier."""
         self.due = at if self.due is None else min(self.due, at)
 
@@ -210,7 +210,7 @@ class Watcher:
         return max(0.0, min(dues) - now)
 
     def _work(self) -> Iterator[Event]:
-        self._hear()
+        self._take_changes()
         now = time.monotonic()
         if (jumped := self._clocks.jumped()) is not None:
             self._look_at_everything(now, was_asleep=jumped)
@@ -236,14 +236,14 @@ class Watcher:
 
     # Losses.
 
-    def _hear(self) -> None:
+    def _take_changes(self) -> None:
         """Schedule a check for each change, and remember its culprit. Lost messages are a change of kind all."""
         at = time.monotonic() + _DELAY
         for change in self._senses.read():
             for tunnel in self._tunnels.values():
-                tunnel.heed_paths(change, at)
+                tunnel.check_paths(change, at)
                 if tunnel.is_concerned(change):
-                    tunnel.hurry(at)
+                    tunnel.check_by(at)
                     if change.culprit:
                         tunnel.culprits[change.kind] = change.culprit
 
@@ -251,8 +251,8 @@ class Watcher:
         """Check everything after sleep or a set clock. After sleep the sessions have expired too."""
         self._next_tick = now
         for tunnel in self._tunnels.values():
-            tunnel.hurry(now)
-            tunnel.peers.hurry(now)
+            tunnel.check_by(now)
+            tunnel.peers.check_by(now)
             tunnel.next_look = tunnel.next_mtu = now
             tunnel.is_awakened = tunnel.is_awakened or was_asleep
 
@@ -271,11 +271,11 @@ class Watcher:
         )
         for name, tunnel in self._tunnels.items():
             if is_mark_lost and tunnel.has_sysctl and "sysctl" not in tunnel.given_up:
-                tunnel.hurry(now)
+                tunnel.check_by(now)
             if tunnel.has_dns:
                 stamp = self._senses.dns_stamp(name, tunnel.given.ifindex)
                 if tunnel.dns and stamp != tunnel.dns:
-                    tunnel.hurry(now + _DELAY)
+                    tunnel.check_by(now + _DELAY)
                 tunnel.dns = stamp
 
     def _read(self, name: str) -> None:
@@ -301,8 +301,8 @@ class Watcher:
         spared = tunnel.spared
         found = tuple(each for each in found if each.text not in spared)
         if self._asked.check_only:
-            yield from self._tell(tunnel, MISSING, [each for each in found if each.text not in tunnel.told])
-            tunnel.told = {each.text for each in found}
+            yield from self._tell(tunnel, MISSING, [each for each in found if each.text not in tunnel.reported])
+            tunnel.reported = {each.text for each in found}
             return
         now, kinds = time.monotonic(), set()
         for kind in dict.fromkeys(each.kind for each in found):
@@ -310,7 +310,7 @@ class Watcher:
             if delay is None:
                 yield from self._give_up(tunnel, kind)
             elif delay:
-                tunnel.hurry(now + delay)
+                tunnel.check_by(now + delay)
             else:
                 kinds.add(kind)
         if kinds:
@@ -321,14 +321,14 @@ class Watcher:
     ) -> Iterator[Event]:
         done = mend(tunnel.given.name, kinds, spared, self._host)
         if done is None:  # another run holds the lock; its result is right
-            tunnel.hurry(now + _LOCKED)
+            tunnel.check_by(now + _LOCKED)
             return
         for kind in {each.kind for each in (*done.restored, *done.refused)}:
             tunnel.paces[kind].spend(now)
         yield from self._tell(tunnel, RESTORED, done.restored)
         if done.refused:
             self._note(tunnel, done)
-            tunnel.hurry(now + _TICK)
+            tunnel.check_by(now + _TICK)
 
     def _note(self, tunnel: _Tunnel, done: Mended) -> None:
         """Remember why a restoration failed, for the event gave-up."""

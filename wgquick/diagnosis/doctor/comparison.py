@@ -9,7 +9,7 @@ from wgquick.config.keys import clamped
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
 from wgquick.diagnosis.doctor.codes import CODES
-from wgquick.diagnosis.doctor.gather import meant, sample
+from wgquick.diagnosis.doctor.gather import intended_networks, sample
 from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
@@ -488,13 +488,13 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
     own = [Prefix(each.address, each.length) for each in evidence.addresses]
     ends = {peer.endpoint.address for peer in evidence.peers if peer.endpoint}
     for peer in evidence.peers:
-        for ip in meant(evidence, peer):
+        for ip in intended_networks(evidence, peer):
             address = address_text(sample(ip))
             way = evidence.ways.get(address)
             if way is None or way.link == name or way.kind == "local" or address in ends:
                 continue
             if not way.link:
-                yield from _swallowed(evidence, peer.public_key, ip, address, way)
+                yield from _misrouted(evidence, peer.public_key, ip, address, way)
                 continue
             if way.link in tunnels and not nets.is_single(ip) and _is_within(way.destination, ip):
                 continue  # a smaller network of another tunnel
@@ -521,7 +521,7 @@ _REFUSED = {
 """The kind of the route or rule behind each errno of a route lookup (fib_rules.c, fib_props)."""
 
 
-def _swallowed(evidence: Evidence, key: PublicKey, ip: nets.Network, address: str, way: Way) -> Iterator[Cause]:
+def _misrouted(evidence: Evidence, key: PublicKey, ip: nets.Network, address: str, way: Way) -> Iterator[Cause]:
     """AllowedIPs that a rule or route drops: blackhole, unreachable or prohibit."""
     if way.destination and _is_within(way.destination, ip) and not nets.is_single(ip):
         own = [Prefix(each.address, each.length) for each in evidence.addresses if not nets.is_single(each)]
@@ -530,7 +530,7 @@ def _swallowed(evidence: Evidence, key: PublicKey, ip: nets.Network, address: st
     said = _REFUSED.get(way.errno, strerror(way.errno)) if way.errno else f"{way.kind} {way.destination}"
     facts = (f"`ip route get {address}': {said}",)
     message = f"{ip} of this peer's AllowedIPs is dropped here, by a route or rule before that into {evidence.name}"
-    remedy = f"see `ip route show match {address} table all' and `ip rule': remove what is blackhole or unreachable"
+    remedy = f"see `ip route show match {address} table all' and `ip rule', and remove the route that drops it"
     yield cause("route-shadowed", message, *facts, remedy=remedy, peer=key)
 
 

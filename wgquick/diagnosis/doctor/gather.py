@@ -301,14 +301,14 @@ def _samples(evidence: Evidence) -> list[str]:
     own = {prefix.address for prefix in evidence.addresses}
     found: dict[str, None] = {}
     for peer in evidence.peers:
-        for ip in meant(evidence, peer):
+        for ip in intended_networks(evidence, peer):
             address = sample(ip)
             if address not in own and (len(address) == 4 or evidence.takes_ipv6):
                 found[address_text(address)] = None
     return list(found)
 
 
-def meant(evidence: Evidence, peer: DevicePeer) -> Iterator[nets.Network]:
+def intended_networks(evidence: Evidence, peer: DevicePeer) -> Iterator[nets.Network]:
     """The networks behind a peer: its AllowedIPs, and the interface's own networks inside them."""
     yield from peer.allowed_ips
     for prefix in evidence.addresses:

@@ -154,9 +154,9 @@ class Tracer:
                 end = min(end, now + _MOMENT)
             if now >= end:
                 return [_worded(each) for each in found]
-            self._hear(end - now, found)
+            self._receive(end - now, found)
 
-    def _hear(self, patience: float, found: dict[Seen, None]) -> None:
+    def _receive(self, patience: float, found: dict[Seen, None]) -> None:
         """Read the next reports, if some arrive in time."""
         self._reports._socket.settimeout(patience)
         try:

@@ -236,7 +236,7 @@ def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
         signal.signal(number, signal.SIG_DFL)
     for pair in everything:
         pair.ours.close()
-    _forsake_terminal()
+    _close_terminal()
     _enter_namespaces()
     control = everything[0].theirs
     own, routers = socket.socketpair()
@@ -253,7 +253,7 @@ def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
     os.waitpid(router, 0)
 
 
-def _forsake_terminal() -> None:
+def _close_terminal() -> None:
     """Close the program's input and output: a reader of its output waits until all copies are closed."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
