@@ -187,10 +187,11 @@ def reload_killed_at(step: int) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def kill_at_every_step(machine: Namespace, call: Callable[..., object]) -> int:
+def kill_at_steps(machine: Namespace, call: Callable[..., object], stride: int = 1) -> int:
     """Kill reloads, and compare with up what the next reload leaves, and with the pristine machine what down does.
 
-    `call` runs wgq. Returns how many steps there were.
+    `call` runs wgq. A reload is killed before every step, or with `stride` before every such step. Returns how
+    many reloads there were.
     """
     pristine = rules(machine), mark(machine), machine.out("nft", "list", "ruleset")
     steps = 0
@@ -206,7 +207,7 @@ def kill_at_every_step(machine: Namespace, call: Callable[..., object]) -> int:
                 call(machine, "up", "wg0")
                 write(machine, after)
                 is_killed = machine.call(reload_killed_at, at)
-                at += 1
+                at += stride
                 if verb == "reload":
                     call(machine, "reload", "wg0")
                     assert state(machine) == wanted, at
@@ -224,7 +225,7 @@ def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
         status, _, error = machine.call(in_process, list(arguments), {"PATH": os.environ["PATH"]})
         assert status == 0, error
 
-    assert kill_at_every_step(machine, call) > 30
+    assert kill_at_steps(machine, call) > 30
 
 
 def written(machine: Namespace) -> str:
