@@ -169,9 +169,9 @@ class _Run:
         waiting = {peer.public_key: peer for peer in dialled}
         probes: dict[PublicKey, list[HandshakeProbe]] = {public: [] for public in waiting}
         silent = {peer.public_key for peer in self._silent()}
-        for _ in range(_TRIES):
-            if not waiting or time.monotonic() + _PAUSE > self._deadline:
-                break
+        for tries in range(_TRIES):
+            if not waiting or (tries and time.monotonic() + _PAUSE > self._deadline):
+                break  # a slow host sends one all the same: without it silence has no cause
             for peer in waiting.values():
                 probe = HandshakeProbe(key, peer.public_key, peer.preshared_key, time.time())
                 probes[peer.public_key].append(probe)
