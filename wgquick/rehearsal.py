@@ -124,7 +124,7 @@ class Cause(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An intended connection from one host to another's address. `to` is a name; `cause` is None if it works."""
+    """An intended connection. `to` is the name of the host that has `address`; `cause` is None if it works."""
 
     source: str
     to: str

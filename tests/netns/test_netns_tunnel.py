@@ -219,6 +219,14 @@ def test_a_failing_hook_takes_the_namespace_away(ends: Pair) -> None:
     assert state(ends.one) == before
 
 
+def test_a_failing_post_down_still_deletes_the_namespace(ends: Pair) -> None:
+    before = state(ends.one)
+    ends.write(FULL, interface=f"{VPN}\nDNS = 10.7.0.2\nPostDown = exit 5")
+    up(ends.one)
+    assert "ip netns delete vpn" in wgq(ends.one, "down", "wg0", status=5).stderr
+    assert state(ends.one) == before
+
+
 def test_down_saves_the_device_inside(ends: Pair) -> None:
     ends.write(interface=f"{VPN}\nSaveConfig = true")
     up(ends.one)

@@ -252,38 +252,21 @@ def _take_down(
     say: Say,
     save: Callable[[Settings, Host], None],
 ) -> None:
-    """Take the tunnel down, and delete its namespace if necessary."""
+    """Take the tunnel down, and delete its namespace if necessary, also after a PostDown hook failed."""
     _remove_stray(name, where, host)
-    if not host.netns.exists(where.netns):
-        say(f"[!] The network namespace {where.netns} is gone already: removing what {name} left behind")
-        _end_unreachable(name, where, host, say)
-    else:
-        _down(name, where, read, host, options, say=say, save=save)
-    _leave(name, host, say)
-
-
-def _down(
-    name: str,
-    where: Place,
-    read: FileForDown,
-    host: Host,
-    options: Options,
-    *,
-    say: Say,
-    save: Callable[[Settings, Host], None],
-) -> None:
-    say(f"[#] nsenter --net={host.netns.path_of(where.netns)}")
-    with host.inside(where.netns) as inner:
-        if not _is_there(name, inner):
-            say(f"[!] {name} is gone already")
+    try:
+        if not host.netns.exists(where.netns):
+            say(f"[!] The network namespace {where.netns} is gone already: removing what {name} left behind")
+            _end_unreachable(name, where, host, say)
             return
-        try:
-            commands.cmd_down(name, read, inner, options, say=say, save=lambda settings: save(settings, inner))
-        except WgqError:
+        say(f"[#] nsenter --net={host.netns.path_of(where.netns)}")
+        with host.inside(where.netns) as inner:
             if _is_there(name, inner):
-                raise
-            _leave(name, host, say)  # a PostDown hook failed, after everything was removed
-            raise
+                commands.cmd_down(name, read, inner, options, say=say, save=lambda found: save(found, inner))
+            else:
+                say(f"[!] {name} is gone already")
+    finally:
+        _leave(name, host, say)
 
 
 def reload(settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> Outcome:
