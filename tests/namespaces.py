@@ -266,6 +266,16 @@ class Namespace:
         self.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
         self._await_carrier()
 
+    def settle(self) -> None:
+        """Wait until each global IPv6 address has its local route: addrconf_dad_work() of the kernel adds it with a
+        delay, also without duplicate address detection; until then the address is tentative."""
+        deadline = time.monotonic() + 30
+        while not _has_local_routes(
+            self.out("ip", "-6", "-o", "address"), self.out("ip", "-6", "route", "show", "table", "local")
+        ):
+            assert time.monotonic() < deadline, "an IPv6 address stays tentative"
+            time.sleep(0.005)
+
     def _await_carrier(self) -> None:
         """Wait for the carrier: linkwatch_event() of the kernel notices with a delay that both ends are up."""
         deadline = time.monotonic() + 30
@@ -300,6 +310,12 @@ class Namespace:
                 return False
             time.sleep(0.005)
         return True
+
+
+def _has_local_routes(addresses: str, routes: str) -> bool:
+    lines = [line.split() for line in addresses.splitlines() if "scope global" in line]
+    local = {tuple(line.split()[1:4]) for line in routes.splitlines() if line.startswith("local")}
+    return all("tentative" not in words and (words[3].split("/")[0], "dev", words[1]) in local for words in lines)
 
 
 def _pickled_error(error: BaseException) -> bytes:

@@ -61,12 +61,8 @@ def state(inside: Namespace) -> str:
 
 
 def settled(inside: Namespace) -> str:
-    """The state once both IPv6 addresses have a local route: addrconf_dad_work() adds them later."""
-    deadline = time.monotonic() + 30
-    while (found := state(inside)).count("local fd00::") < 2:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
-    return found
+    inside.settle()
+    return state(inside)
 
 
 def ip(inside: Namespace, *commands: str) -> None:

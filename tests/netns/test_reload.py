@@ -165,6 +165,7 @@ KILLED = (
 
 def state(machine: Namespace) -> list[list[str]]:
     """What the machine has, without indexes, orders, and the link-local address that the kernel draws."""
+    machine.settle()
     shown = (machine.out(*command.split()) for command in STATE)
     plain = (re.sub(r"^\d+: wg0", "", text, flags=re.MULTILINE) for text in shown)
     return [sorted(line for line in text.splitlines() if "fe80::" not in line) for text in plain]
