@@ -427,3 +427,13 @@ class Options(NamedTuple):
             if words and value not in words:
                 raise WgqError(f"`{value}' is not a valid {field}", remedy=f"Choose one of: {', '.join(words)}.")
         return self
+
+    @property
+    def means(self) -> tuple[str, str, str]:
+        """The backend, the firewall and the DNS mode, as reload keeps them."""
+        return self.backend, self.firewall, self.dns
+
+    def with_means(self, means: tuple[str, str, str]) -> Options:
+        """Self, with these in place of `auto'."""
+        chosen = [own if own != "auto" else other for own, other in zip(self.means, means, strict=True)]
+        return self._replace(backend=chosen[0], firewall=chosen[1], dns=chosen[2])

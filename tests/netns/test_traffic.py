@@ -253,6 +253,44 @@ def test_the_options_are_equivalent_to_the_lines_in_the_file(machines: tuple[Nam
     assert tables(near) == []
 
 
+TOLD = (
+    ("--kill-switch", "--exclude", "198.51.100.0/24,lan", "--keep-inbound", "--dns", "off"),
+    ("--exclude", "lan", "--firewall", "iptables", "--dns", "off"),
+    ("--netns", "vpn", "--dns", "off"),
+)
+
+
+def test_a_reload_keeps_what_options_told_up(machines: tuple[Namespace, Namespace]) -> None:
+    """Without the options there is nothing to do. What the file says can still change."""
+    near, router = machines
+    tunnel(near, router, extra="DNS = 10.9.0.1\n")
+    for told in TOLD:
+        wgq(near, "up", *told, "wg0")
+        for verb in (("plan", "up"), ("plan", "reload"), ("diff",), ("up", "--ensure")):
+            assert "nothing to do" in wgq(near, *verb, "wg0").stderr
+        assert wgq(near, "reload", "wg0").stderr == ""
+        near.run(["sed", "-i", "s/^Address/MTU = 1300\\n&/", "/etc/wireguard/wg0.conf"])
+        assert "mtu 1300" in wgq(near, "reload", "wg0").stderr
+        assert wgq(near, "reload", "wg0").stderr == ""
+        near.run(["sed", "-i", "/MTU/d", "/etc/wireguard/wg0.conf"])
+        wgq(near, "down", "wg0")
+    assert tables(near) == []
+
+
+def test_a_setting_that_left_the_file_needs_a_restart(machines: tuple[Namespace, Namespace]) -> None:
+    """An option of up does not hide that; and the restart keeps the option."""
+    near, router = machines
+    tunnel(near, router, "kill-switch = on", "keep-inbound = on")
+    wgq(near, "up", "--exclude", "lan", "wg0")
+    near.run(["sed", "-i", "/kill-switch/d", "/etc/wireguard/wg0.conf"])
+    assert "kill-switch" in wgq(near, "plan", "reload", "wg0", status=2).stderr
+    wgq(near, "reload", "--or-restart", "wg0")
+    assert tables(near) == ["table inet wgq-inbound-wg0"]
+    assert "throw 192.168.7.0/24" in near.out("ip", "route", "show", "table", "all", "type", "throw")
+    assert "kill-switch" in wgq(near, "up", "--ensure", "--kill-switch", "wg0", status=3).stderr
+    assert wgq(near, "reload", "wg0").stderr == ""
+
+
 def test_down_removes_a_kill_switch_without_a_journal(machines: tuple[Namespace, Namespace]) -> None:
     near, router = machines
     tunnel(near, router, "kill-switch = on")
@@ -356,6 +394,42 @@ def test_two_kill_switches_let_each_other_pass(machines: tuple[Namespace, Namesp
         assert leaks(near) == before
         wgq(near, "down", second)
         assert tables(near) == []
+
+
+AT_ONCE = """
+import os
+from wgquick.net import Guard, Prefix
+from wgquick.system.firewall import traffic
+def at_once(work):
+    start, go = os.pipe(); children = []
+    for number in (0, 1):
+        child = os.fork()
+        if not child:
+            os.close(go); os.read(start, 1)
+            try:
+                work(number)
+            except Exception as error:
+                print(error, flush=True); os._exit(1)
+            os._exit(0)
+        children.append(child)
+    os.close(start); os.close(go)
+    return [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+wanted = [Guard(0, 0, ((Prefix.parse("192.0.2.1/32"), 51820 + n),), (), False) for n in (0, 1)]
+for turn in range(ROUNDS):
+    assert at_once(lambda n: traffic.guard(f"wg{n}", wanted[n])), "guard failed"
+    for n in (0, 1):
+        others = traffic._listed("chain", "inet", f"wgq-guard-wg{n}", "others-output")
+        assert f"192.0.2.1 . {51820 + 1 - n}" in others, (turn, n, others)
+    if turn % 2:
+        assert at_once(lambda n: traffic.remove_guard(f"wg{n}")), "remove failed"
+        assert "wgq-guard" not in traffic._listed("tables")
+"""
+
+
+def test_kill_switches_set_at_once_let_each_other_pass(machine: Namespace) -> None:
+    """Neither misses the other's rules, and none fails if the other is removed meanwhile."""
+    done = machine.run([sys.executable, "-c", AT_ONCE.replace("ROUNDS", "30")], check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_failed_lookup_sets_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:

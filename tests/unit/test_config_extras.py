@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wgquick.config.document import Document
-from wgquick.config.extras import joined
+from wgquick.config.extras import joined, of_options
 from wgquick.config.models import Interface, WgQuickConfig
 from wgquick.config.parser import examine, parse
 from wgquick.config.settings import LAN, Extras
@@ -104,8 +104,9 @@ def test_a_model_accepts_networks_as_text() -> None:
 
 
 def test_options_are_merged_with_the_files_settings() -> None:
-    found = joined(Extras(exclude=(LAN,)), kill_switch=True, exclude="192.0.2.0/24,lan", keep_inbound=False)
+    told = of_options(kill_switch=True, exclude="192.0.2.0/24,lan", keep_inbound=False)
+    found = joined(Extras(exclude=(LAN,)), told)
     assert found == Extras(kill_switch=True, exclude=(LAN, NETWORK))
     with pytest.raises(WgqError) as raised:
-        joined(Extras(), kill_switch=False, exclude="home", keep_inbound=False)
+        of_options(kill_switch=False, exclude="home", keep_inbound=False)
     assert raised.value.where == "--exclude"

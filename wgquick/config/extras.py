@@ -16,6 +16,7 @@ Case does not matter, as in keys. `# wgq: ignore CODE` is for `wgq check` and no
 from __future__ import annotations
 
 from wgquick.config import grammar
+from wgquick.config.document import Document
 from wgquick.config.grammar import GrammarError
 from wgquick.config.settings import LAN, Extras
 from wgquick.errors import Diagnostic, WgqError
@@ -23,9 +24,8 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from wgquick.config.document import Document
 
 _MARK = b"wgq"
 _WORDS = ("kill-switch", "exclude", "keep-inbound", "netns")
@@ -100,8 +100,8 @@ def _with(extras: Extras, line: _Line) -> Extras:
             return extras._replace(exclude=tuple(dict.fromkeys(networks)))
 
 
-def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: bool, netns: str = "") -> Extras:
-    """The settings of the file and the command line; the command line's `netns` replaces the file's.
+def of_options(*, kill_switch: bool, exclude: str, keep_inbound: bool, netns: str = "") -> Extras:
+    """The settings of the command line.
 
     WgqError if `exclude` has a word that is not a network, or if `netns` is not a valid name.
     """
@@ -110,14 +110,19 @@ def joined(extras: Extras, *, kill_switch: bool, exclude: str, keep_inbound: boo
     except GrammarError as fault:
         raise WgqError(fault.message, where="--exclude", remedy=f"{fault.remedy}.") from None
     try:
-        chosen = _netns(netns, 0) if netns else extras.netns
+        chosen = _netns(netns, 0) if netns else ""
     except GrammarError as fault:
         raise WgqError(fault.message, where="--netns", remedy=f"{fault.remedy}.") from None
+    return Extras(kill_switch, tuple(dict.fromkeys(networks)), keep_inbound, chosen)
+
+
+def joined(extras: Extras, told: Extras) -> Extras:
+    """The settings of the file and of the command line, whose `netns` replaces the file's."""
     return Extras(
-        extras.kill_switch or kill_switch,
-        tuple(dict.fromkeys((*extras.exclude, *networks))),
-        extras.keep_inbound or keep_inbound,
-        chosen,
+        extras.kill_switch or told.kill_switch,
+        tuple(dict.fromkeys((*extras.exclude, *told.exclude))),
+        extras.keep_inbound or told.keep_inbound,
+        told.netns or extras.netns,
     )
 
 
@@ -160,6 +165,11 @@ def network(word: str) -> Prefix:
     if grammar.mask(prefix.address, prefix.length) != prefix.address:
         raise ValueError
     return prefix
+
+
+def of_lines(text: Iterable[str]) -> Extras:
+    """The settings in the result of `lines`."""
+    return read(Document.parse("\n".join(text).encode()))[0]
 
 
 def lines(extras: Extras) -> Iterator[str]:

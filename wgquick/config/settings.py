@@ -49,7 +49,8 @@ class Extras(NamedTuple):
 class Settings(NamedTuple):
     """A whole configuration. None: not set. `table` and hooks are as in the file (`%i` not yet replaced).
 
-    `path` is the resolved file (empty for standard input, a pipe or a device), `name` the interface.
+    `path` is the resolved file (empty for standard input, a pipe or a device), `name` the interface. `told` is the
+    part of `extras` that options of the command line set; reload keeps it.
     """
 
     name: str
@@ -69,3 +70,4 @@ class Settings(NamedTuple):
     save_config: bool = False
     peers: tuple[PeerSettings, ...] = ()
     extras: Extras = Extras()
+    told: Extras = Extras()

@@ -74,7 +74,8 @@ def bring_up(
             found = found or traffic.first_endpoints(settings, earlier, host, run)
             traffic.guard(settings, found, host, run)
         device = _stages(settings, found, host, options, run)
-        journal.apply(applied.recorded(_applied(settings, run, device, journal.digest())))
+        state = _applied(settings, run, device, journal.digest())
+        journal.apply(applied.recorded(state._replace(means=options.means)))
         journal.complete(True)
     except BaseException:
         try:

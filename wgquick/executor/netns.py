@@ -40,7 +40,8 @@ class Place(NamedTuple):
 
     `is_ours`: wgq created the namespace and deletes it. `is_starting`: `up` has not ended; if it was killed, a
     daemon's link may still be in the current namespace. `daemon` identifies the daemon; "" for the kernel's
-    WireGuard. `directory` has the namespace's journals; "" before wgq enters it.
+    WireGuard. `directory` has the namespace's journals; "" before wgq enters it. `is_told`: an option of `up` chose
+    the namespace, so the file's does not count.
     """
 
     netns: str
@@ -48,6 +49,7 @@ class Place(NamedTuple):
     is_starting: bool = False
     daemon: str = ""
     directory: str = ""
+    is_told: bool = True
 
 
 def place(name: str, host: Host) -> Place | None:
@@ -69,6 +71,7 @@ def place(name: str, host: Host) -> Place | None:
             read["is_starting"] is True,
             str(read["daemon"]),
             str(read["directory"]),
+            read.get("is_told") is not False,  # an earlier version does not tell
         )
     except (ValueError, KeyError, TypeError):
         what = f"{host.journal_directory}/{name}{_SUFFIX} is damaged"
@@ -151,7 +154,8 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name, netns = settings.name, settings.extras.netns
     with host.lock():
         is_ours = not host.netns.exists(netns)
-        _write(name, Place(netns, is_ours, is_starting=True), host)
+        is_told = bool(settings.told.netns)
+        _write(name, Place(netns, is_ours, is_starting=True, is_told=is_told), host)
         if is_ours:
             say(f"[#] ip netns add {netns}")
             host.netns.add(netns)
@@ -160,7 +164,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         if is_ours:
             say("[#] ip link set up dev lo")
             inner.rtnl.set_link("lo")
-        where = Place(netns, is_ours, is_starting=True, directory=inner.journal_directory)
+        where = Place(netns, is_ours, is_starting=True, directory=inner.journal_directory, is_told=is_told)
         _write(name, where, host)
         commands.cmd_up(settings, inner, options, say)
     _write(name, where._replace(is_starting=False, daemon=host.userspace.identity(name)), host)
@@ -276,7 +280,7 @@ def reload(settings: Settings, host: Host, options: Options, reload_options: Rel
     name = settings.name
     where = place(name, host)
     there = where.netns if where else ""
-    wanted = settings.extras.netns or there  # `up --netns` may have chosen it
+    wanted = _wanted(settings, where)
     if wanted == there:
         with host.inside(there) as inner:
             inside = settings._replace(extras=settings.extras._replace(netns=there))
@@ -305,11 +309,20 @@ def moved(settings: Settings, host: Host) -> tuple[str, ...]:
     """Why a tunnel that is up needs a restart; empty if it is in the namespace that the file names."""
     where = place(settings.name, host)
     there = where.netns if where else ""
-    wanted = settings.extras.netns or there
+    wanted = _wanted(settings, where)
     return () if wanted == there else _reasons(wanted, there)
 
 
+def _wanted(settings: Settings, where: Place | None) -> str:
+    """The namespace that the tunnel must be in: the one that an option chose, or else the file's."""
+    if where is not None and where.is_told and not settings.told.netns:
+        return where.netns
+    return settings.extras.netns
+
+
 def _reasons(wanted: str, there: str) -> tuple[str, ...]:
+    if not wanted:
+        return (f"the current network namespace (now {there})",)
     return (f"the network namespace {wanted} (now {there or 'the current one'})",)
 
 

@@ -155,7 +155,8 @@ def _differing(verb: str, settings: Settings, ground: Ground, reload_options: Re
     if verb == "up" and not look.is_same:
         reload.check_save_config(f"{ensuring.COMMAND} --force {settings.name}")
     if look.difference.restart:
-        return _restarted(verb, settings, ground, look.difference.restart, tuple(said))
+        planned = ground._replace(options=reload.options)
+        return _restarted(verb, reload.settings, planned, look.difference.restart, tuple(said))
     changes = tuple(_of_moves(look, settings, ground))
     notes = look.notes if changes else ()
     return Plan(verb, settings.name, changes, (), (*said, *notes))

@@ -7,6 +7,7 @@ is recorded before its step.
 
 from __future__ import annotations
 
+from wgquick.config.extras import joined, of_lines
 from wgquick.errors import SignalError, WgqError
 from wgquick.executor import snapshot, trial, udp_port
 from wgquick.executor.execution import Execution
@@ -131,11 +132,23 @@ class Reload:
         check_exists(self._name, host)
         self._journal = Journal(host.journal_directory, self._name)
         self._record = own(self._journal.read(), self._name, host)
-        self._settings = with_standing(settings, self._record)
         self._before = read_applied(self._record.applied, self._record.peers) if self._record else None
+        self._settings = with_standing(settings, self._record, self._before)
+        if self._before is not None and self._before.means is not None:
+            self._options = options.with_means(self._before.means)
         self._known = known_by(self._record, self._before, keep_foreign=reload_options.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
         self._aim: tuple[Desired, dict[str, Any]] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with what options of `up` have set."""
+        return self._settings
+
+    @property
+    def options(self) -> Options:
+        """The options, with those of `up`."""
+        return self._options
 
     def check_save_config(self, command: str = "wgq reload --force") -> None:
         """Raise WgqError if the file has SaveConfig and `force` is not set; `command` applies the file then."""
@@ -311,7 +324,7 @@ class Reload:
 
     def _of_desired(self, wanted: Desired) -> Applied:
         new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
-        return new._replace(overridden=self._known.overridden)
+        return new._replace(overridden=self._known.overridden, means=self._options.means)
 
     def _finish(self, run: Execution, wanted: Desired) -> None:
         """Record the applied state. A damaged journal is only appended to."""
@@ -376,9 +389,17 @@ def own(record: Record | None, name: str, host: Host) -> Record | None:
     return record
 
 
-def with_standing(settings: Settings, record: Record | None) -> Settings:
-    """The settings with the extras that options of `up` have set. Only `down` removes these."""
+def with_standing(settings: Settings, record: Record | None, before: Applied | None) -> Settings:
+    """The settings with the extras that options of `up` have set. Only `down` removes these.
+
+    A journal of an earlier version does not tell them from the file's.
+    """
     extras = settings.extras
+    if before is not None and before.told is not None:
+        told = of_lines(before.told)
+        return settings._replace(
+            extras=joined(joined(extras, told), settings.told), told=joined(told, settings.told)
+        )
     undos = record.undos if record else ()
     excluded = tuple(Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
     return settings._replace(

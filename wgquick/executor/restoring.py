@@ -5,8 +5,7 @@ That state contains keys, so it is only in the memory of the trial's guards, and
 
 from __future__ import annotations
 
-from wgquick.config import extras
-from wgquick.config.document import Document
+from wgquick.config.extras import of_lines
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, WgqError
 from wgquick.executor import commands, reloading, snapshot, src_valid_mark
@@ -65,11 +64,10 @@ def look(name: str, file: Settings | None, host: Host, options: Options) -> Befo
         path = record.path if record else ""
         file = Settings(name, path, table="off" if applied is not None and not applied.routes else "")
     if applied is not None and applied.extras is not None:
-        document = Document.parse("\n".join(applied.extras).encode())
-        file = file._replace(extras=extras.read(document)[0])
+        file = file._replace(extras=of_lines(applied.extras))
     return Before(
         name,
-        reloading.with_standing(file, record),
+        reloading.with_standing(file, record, applied),
         options._replace(
             backend="kernel" if current.link.kind == "wireguard" else "userspace",
             firewall=current.firewall[0].kind if current.firewall else options.firewall,

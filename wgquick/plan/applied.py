@@ -31,8 +31,9 @@ class Applied(NamedTuple):
     `peers` is what the file set for its peers, `private_key` the hash of its key ("": none). `addresses` and
     `routes` (each with its table) are those that were added. `mtu` (0: not set) has a flag for an automatic value.
     `fwmark` is the one chosen for a full tunnel, else 0. `hooked` are the peers that the file's hooks added.
-    `extras` are wgq's own settings as lines (None: unknown). `overridden` has hashes of what the hooks set on the
-    device in place of the file's values (`plan.reload.parts`).
+    `extras` are wgq's own settings as lines (None: unknown), and `told` those that options of the command line
+    set. `means` are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has hashes of
+    what the hooks set on the device in place of the file's values (`plan.reload.parts`).
     """
 
     peers: Earlier
@@ -47,6 +48,8 @@ class Applied(NamedTuple):
     hooked: frozenset[bytes] = frozenset()
     extras: tuple[str, ...] | None = None
     overridden: frozenset[str] = frozenset()
+    told: tuple[str, ...] | None = None
+    means: tuple[str, str, str] | None = None
 
 
 class Known(NamedTuple):
@@ -164,6 +167,7 @@ def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Ap
         has_automatic_mtu=settings.mtu is None,
         hooked=hooked,
         extras=tuple(extras.lines(settings.extras)),
+        told=tuple(extras.lines(settings.told)),
     )
 
 
@@ -184,6 +188,8 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
         "extras": None if applied.extras is None else list(applied.extras),
         "overridden": " ".join(sorted(applied.overridden)),
+        "told": None if applied.told is None else list(applied.told),
+        "means": None if applied.means is None else list(applied.means),
     }
 
 
@@ -211,7 +217,13 @@ def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied
         frozenset(map(bytes.fromhex, record["hooked"].split())),
         None if (lines := record.get("extras")) is None else tuple(lines),
         frozenset(record.get("overridden", "").split()),
+        None if (told := record.get("told")) is None else tuple(told),
+        None if (means := record.get("means")) is None else _means(*means),
     )
+
+
+def _means(backend: str, firewall: str, dns: str) -> tuple[str, str, str]:
+    return backend, firewall, dns
 
 
 def _prefixes(words: str) -> Iterator[Prefix]:

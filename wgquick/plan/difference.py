@@ -113,8 +113,8 @@ def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceC
     A journal of an earlier version lacks the settings; its undos show some of them.
     """
     extras, undos = wanted.settings.extras, known.undos or ()
-    before = None if known.extras is None else {line.split()[2]: line for line in known.extras}
-    after = {line.split()[2]: line for line in lines(extras)}
+    before = None if known.extras is None else dict(map(_words_of, known.extras))
+    after = dict(map(_words_of, lines(extras)))
 
     def differs(word: str) -> bool:
         return before is not None and before.get(word) != after.get(word)
@@ -138,6 +138,12 @@ def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceC
     keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
     if differs("keep-inbound") or keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):
         yield "keep-inbound"
+
+
+def _words_of(line: str) -> tuple[str, frozenset[str]]:
+    """The name and the values of a setting's line. Their order does not matter."""
+    setting, _, value = line.removeprefix("# wgq: ").partition(" = ")
+    return setting, frozenset(value.split(", "))
 
 
 def _without_ipv6(wanted: Desired) -> Desired:

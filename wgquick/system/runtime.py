@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ROOT = "/run/wgq"
 _LOCK = "lock"  # the names of interfaces' locks end in .lock
+_GUARDS = "guard-lock"
 _LOCK_PATIENCE = 10.0  # seconds; limited, as a hook may run wgq for its own interface
 _LOCK_PAUSE = 0.05
 
@@ -87,7 +88,16 @@ def remove_directory(path: str) -> None:
 @contextmanager
 def locked(place: str) -> Iterator[None]:
     """Hold the lock of a directory, such as the namespace's; the kernel releases it when the process ends."""
-    path = f"{place}/{_LOCK}"
+    yield from _holding(f"{place}/{_LOCK}")
+
+
+@contextmanager
+def locked_guards() -> Iterator[None]:
+    """Hold the lock of this namespace's kill switches; a caller may hold the namespace's lock too."""
+    yield from _holding(f"{journal_directory()}/{_GUARDS}")
+
+
+def _holding(path: str) -> Iterator[None]:
     while True:
         fd = _opened(path)
         fcntl.flock(fd, fcntl.LOCK_EX)

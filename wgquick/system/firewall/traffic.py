@@ -14,7 +14,8 @@ The kill switch rejects packets that leave or are forwarded, except:
 It stays until it is removed, even without the link, the daemon and wgq.
 
 Each kill switch allows what the others allow; otherwise each would block the other tunnels. So a table has its own
-rules in separate chains, and a copy of all others' in the chains `others-output` and `others-forward`.
+rules in separate chains, and a copy of all others' in the chains `others-output` and `others-forward`. One run at a
+time reads and changes them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import os
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import address_text
-from wgquick.system import programs
+from wgquick.system import programs, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,14 +40,16 @@ def guard(name: str, wanted: Guard) -> None:
     """Set the kill switch of an interface; replaces an earlier one."""
     table = _table("guard", name)
     own = _own_rules(name, wanted)
-    others = _standing_guards(table)
-    _run(_replaced(table, _guard_chains(own)) + _shared({**others, table: own}))
+    with runtime.locked_guards():
+        others = _standing_guards(table)
+        _run(_replaced(table, _guard_chains(own)) + _shared({**others, table: own}))
 
 
 def remove_guard(name: str) -> None:
     """Remove the kill switch; does nothing if there is none."""
     table = _table("guard", name)
-    _run(_removed(table) + _shared(_standing_guards(table)))
+    with runtime.locked_guards():
+        _run(_removed(table) + _shared(_standing_guards(table)))
 
 
 class _Own(NamedTuple):
