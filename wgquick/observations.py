@@ -62,10 +62,13 @@ class Echo(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """The packets captured on a tunnel's link: the sources of echo replies, and all (source, destination) pairs."""
+    """The packets captured on a tunnel's link: the sources of echo replies that came out of it, and the (source,
+    destination) pairs of all packets that came out, and of all that went in.
+    """
 
     replies: frozenset[str]
     destinations: frozenset[tuple[str, str]]
+    returned: frozenset[tuple[str, str]] = frozenset()
 
 
 class Rulesets(NamedTuple):

@@ -102,6 +102,16 @@ LAN = (
 )
 HOSTS = "echo 198.51.100.2 vpn.test >>/etc/hosts"
 EXTRA = "[Peer]\nPublicKey = @other@\nAllowedIPs = 10.66.0.9/32\n"
+RESOLVER = """python3 -c '
+import os, socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("", 53))
+os.fork() and os._exit(0)
+os.setsid()
+for each in range(3): os.close(each)
+while True:
+    query, sender = server.recvfrom(512)
+    server.sendto(query[:2] + bytes([0x81, 0x80]) + query[4:], sender)'"""
 SECOND = edited(
     CLIENT, ("@here_secret@", "@other_secret@"), ("10.66.0.2/24", "10.67.0.2/24"), ("10.66.0.0/24", "10.67.0.0/24")
 )
@@ -124,6 +134,47 @@ NFT_LINK = (
     "nft add chain netdev guard link '{ type filter hook ingress device eth0 priority 0; }'; "
 )
 FORWARDS = "echo 1 >/proc/sys/net/ipv4/ip_forward; "
+MASQUERADE = "iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE"
+FIREWALLD = """nft -f - <<'X'
+table inet firewalld {
+  chain allowed {
+    tcp dport 22 accept
+  }
+  chain public {
+    jump allowed
+    meta l4proto { icmp, icmpv6 } accept
+  }
+  chain zones {
+    iifname vmap { "eth0" : goto public }
+    goto public
+  }
+  chain input {
+    type filter hook input priority 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    jump zones
+    reject with icmpx admin-prohibited
+  }
+}
+X
+"""
+SETS = """nft -f - <<'X'
+table inet guard {
+  set open {
+    type inet_proto . inet_service
+    elements = { tcp . 22, udp . 53 }
+  }
+  chain input {
+    type filter hook input priority 0; policy drop;
+    ct state vmap { established : accept, related : accept, invalid : drop }
+    iif lo accept
+    meta l4proto . th dport @open accept
+  }
+}
+X
+"""
 
 HERE = (
     Case("never brought up", "not-up", starts=False),
@@ -136,6 +187,13 @@ HERE = (
          starts=False),
     Case("no private key in the file", "key-missing", here=edited(CLIENT, ("PrivateKey = @here_secret@\n", "")),
          wants=""),
+    Case("MTU is too small for IPv6", "low-mtu", here=interface(FULL, "MTU = 1200"), starts=False),
+    Case("the MTU was set too small for IPv6", "low-mtu", here=FULL, there=FULL_SERVER,
+         after_here="ip link set mtu 1200 dev wg0"),
+    Case("the peer has no AllowedIPs", "peer-without-allowed-ips", wants="",
+         here=edited(CLIENT, ("AllowedIPs = 10.66.0.0/24\n", ""))),
+    Case("AllowedIPs lack the tunnel's own network", "tunnel-net-unclaimed", wants="",
+         says="own network, 10.66.0.0/24", here=routing("192.168.5.0/24")),
     Case("the private key was removed", "key-missing", after_here="wg set wg0 private-key /dev/null"),
     Case("the file has a new key", "key-differs",
          after_here="sed -i 's|^PrivateKey.*|PrivateKey = @other_secret@|' /etc/wireguard/wg0.conf"),
@@ -201,6 +259,8 @@ HERE = (
          after_here="ip link set mtu 1300 dev wg0"),
     Case("resolv.conf was written anew", "dns-replaced", here=DNS, options=Options(backend="userspace", dns="file"),
          after_here="echo nameserver 192.0.2.53 >/etc/resolv.conf"),
+    Case("nobody answers at the DNS server", "dns-silent", here=DNS,
+         options=Options(backend="userspace", dns="file")),
     Case("the clock is behind", "clock-wrong", after_here="touch -d '+3 days' /etc/wireguard/wg0.conf"),
     Case("two interfaces have one key", "one-key-two-places", after_here="@up@ copy"),
 )  # fmt: skip
@@ -267,6 +327,8 @@ ANSWERS = (
     Case("the other end is not up, over IPv6", "endpoint-refuses", here=SIX, after_there="ip link delete wg0"),
     Case("the other end's firewall rejects the port", "endpoint-refuses",
          after_there=NFT_IN + "nft add rule inet guard in udp dport 51820 reject"),
+    Case("a network allows no port but 53", "endpoint-refuses", says="192.0.2.1, a router or firewall on the way",
+         after_between=NFT_FORWARD + "nft add rule inet guard way ip saddr 192.0.2.2 udp dport != 53 reject"),
     Case("the router leads the port to another one", "endpoint-refuses", after_here="wg set wg0 listen-port 4444",
          after_between="nft add table ip nat; "
          "nft add chain ip nat pre '{ type nat hook prerouting priority -100; }'; "
@@ -346,6 +408,12 @@ SERVERS = (
     Case("legacy iptables drops the server's port", "input-blocked", at="there",
          says="the policy of chain INPUT of table filter (iptables-legacy)",
          after_there="iptables-legacy -P INPUT DROP; iptables-legacy -A INPUT -i lo -j ACCEPT"),
+    Case("firewalld does not have the server's port", "input-blocked", at="there", wants="", pings="10.66.0.1",
+         says="`reject' in chain input", before_there=FIREWALLD),
+    Case("sets and maps do not have the server's port", "input-blocked", at="there", wants="",
+         pings="10.66.0.1", says="the policy of chain input of table inet guard", before_there=SETS),
+    Case("the server's port is redirected", "input-blocked", at="there", wants="", pings="10.66.0.1",
+         before_there="iptables -t nat -A PREROUTING -p udp --dport 51820 -j REDIRECT --to-ports 53"),
     Case("a stranger knocks", "knock-unknown-key", at="there", wants="", pings="10.66.0.1",
          there=edited(SERVER, ("@here@", "@other@"))),
     Case("a client has an old key of this end", "knock-wrong-key", at="there", wants="", pings="10.66.0.1",
@@ -365,6 +433,19 @@ SERVERS = (
     Case("the server's firewall does not let it forward", "forward-blocked", at="there", here=FULL,
          there=FULL_SERVER, pings="198.18.0.77", after_there=NFT_FORWARD +
          FORWARDS + "nft chain inet guard way '{ policy drop; }'"),
+    Case("iptables does not let the answers back", "forward-blocked", at="there", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", says="forwarded packets to wg0", after_there=FORWARDS + "iptables -P FORWARD DROP; "
+         "iptables -A FORWARD -i wg0 -j ACCEPT; " + MASQUERADE),
+    Case("the server does not masquerade", "not-masqueraded", at="there", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", after_there=FORWARDS),
+    Case("the server masquerades on another link", "not-masqueraded", at="there", here=FULL,
+         pings="198.18.0.77", says="-o ens3 -j MASQUERADE", there=interface(
+             FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1; iptables -A FORWARD -i %i -j ACCEPT; "
+             "iptables -t nat -A POSTROUTING -o ens3 -j MASQUERADE")),
+    Case("the network behind a client has no route back", "route-missing", at="there",
+         pings="-I 10.20.0.1 10.66.0.1",
+         there=interface(edited(SERVER, ("2/32", "2/32, 10.20.0.0/16")), "Table = off"),
+         before_here="ip addr add 10.20.0.1/16 dev lo"),
     Case("iptables does not let the server forward", "forward-blocked", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77", says="in chain GUARD of table filter (iptables)",
          after_there=FORWARDS + "iptables -N GUARD; iptables -A FORWARD -j GUARD; "
@@ -421,7 +502,7 @@ HEALTHY = (
     Case("a full tunnel with a mark of one's own", here=interface(FULL, "FwMark = 0x77"), there=FULL_SERVER),
     Case("SaveConfig, changed by hand since", here=interface(CLIENT, "SaveConfig = true"),
          after_here="wg set wg0 peer @other@ allowed-ips 10.66.0.77/32"),
-    Case("DNS by file", here=DNS, options=Options(backend="userspace", dns="file")),
+    Case("DNS by file", here=DNS, before_there=RESOLVER, options=Options(backend="userspace", dns="file")),
     Case("an absent client at a server", there=SERVER + EXTRA, at="there"),
     Case("preshared keys", here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk@\n"),
     Case("an MTU of one's own", here=interface(CLIENT, "MTU = 1280")),
@@ -444,11 +525,18 @@ HEALTHY = (
          there=interface(FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1"), before_there=
          "iptables-legacy -P INPUT DROP; iptables-legacy -A INPUT -p udp -m multiport --dports 5,51820 -j ACCEPT; "
          "iptables-legacy -A INPUT -i wg+ -j ACCEPT; iptables-legacy -P FORWARD DROP; "
-         "iptables-legacy -A FORWARD ! -i eth0 -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT"),
+         "iptables-legacy -A FORWARD ! -i eth0 -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT; "
+         "iptables-legacy -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT; "
+         "iptables-legacy -t nat -A POSTROUTING ! -o wg+ -j MASQUERADE"),
+    Case("a server behind sets and maps that let it be", at="there", before_there=edited(
+        SETS, ("53", "51820"), ("iif lo accept", "iif lo accept; icmp type echo-request accept"))),
+    Case("a server whose router knows the way back", at="there", here=FULL, there=FULL_SERVER,
+         pings="203.0.113.1", before_between="ip route add 10.66.0.0/24 via 198.51.100.2", after_there=FORWARDS),
     Case("a server that forwards", at="there", here=FULL, pings="198.18.0.77",
          there=interface(FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1",
                          "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE",
-                         "PostUp = iptables -P FORWARD DROP; iptables -A FORWARD -i %i -j ACCEPT")),
+                         "PostUp = iptables -P FORWARD DROP; iptables -A FORWARD -i %i -j ACCEPT; "
+                         "iptables -A FORWARD -o %i -j ACCEPT")),
     Case("the router changes the port", after_between="nft add table ip nat; "
          "nft add chain ip nat post '{ type nat hook postrouting priority 100; }'; "
          "nft add rule ip nat post oifname r1 udp dport 51820 masquerade to :5000-5010"),

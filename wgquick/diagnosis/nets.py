@@ -59,6 +59,13 @@ def host(address: bytes) -> Prefix:
     return Prefix(address, bits(address))
 
 
+def whole(network: Network) -> Prefix:
+    """The network of an address: the same prefix without host bits."""
+    width = bits(network.address)
+    first = head(network.address, network.length) << (width - network.length)
+    return Prefix(first.to_bytes(width // 8, "big"), network.length)
+
+
 def is_single(network: Network) -> bool:
     """Whether it is a network of one address: /32 or /128."""
     return network.length == bits(network.address)

@@ -55,6 +55,8 @@ _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
 _UDP_PORT = 33434  # traceroute's, usually closed
 _TCP_PORT = 1  # tcpmux, usually closed
+_DNS_PORT = 53
+_RECURSIVE, _NS, _IN = 0x0100, 2, 1  # the flag RD, the type and the class (RFC 1035)
 _PROGRAM_PATIENCE = 3.0
 _SETTLED = 0.1
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
@@ -227,6 +229,7 @@ class Tap:
     def __init__(self, link: str) -> None:
         self._replies: set[str] = set()
         self._destinations: set[tuple[str, str]] = set()
+        self._returned: set[tuple[str, str]] = set()
         self._socket: socket.socket | None = None
         with suppress(OSError):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
@@ -244,24 +247,26 @@ class Tap:
                 packet, address = self._socket.recvfrom(64)  # type: ignore[union-attr]
             except OSError:
                 break
-            if address[2] != _OUTGOING and len(packet) >= 28:
-                self._note(packet)
-        return Arrivals(frozenset(self._replies), frozenset(self._destinations))
+            if len(packet) >= 28:
+                self._note(packet, is_out=address[2] == _OUTGOING)
+        return Arrivals(frozenset(self._replies), frozenset(self._destinations), frozenset(self._returned))
 
-    def _note(self, packet: bytes) -> None:
+    def _note(self, packet: bytes, *, is_out: bool) -> None:
         if packet[0] >> 4 == 4:
             source, destination = socket.inet_ntop(socket.AF_INET, packet[12:16]), packet[16:20]
             is_reply = packet[9] == 1 and packet[(packet[0] & 15) * 4] == 0
-            self._add(source, socket.inet_ntop(socket.AF_INET, destination), is_reply=is_reply)
+            self._add(source, socket.inet_ntop(socket.AF_INET, destination), is_reply=is_reply, is_out=is_out)
         elif packet[0] >> 4 == 6 and len(packet) > 40:
             source, target = (socket.inet_ntop(socket.AF_INET6, packet[at : at + 16]) for at in (8, 24))
-            self._add(source, target, is_reply=packet[6] == 58 and packet[40] == _ECHO[6][1])
+            is_reply = packet[6] == 58 and packet[40] == _ECHO[6][1]
+            self._add(source, target, is_reply=is_reply, is_out=is_out)
 
-    def _add(self, source: str, destination: str, *, is_reply: bool) -> None:
-        if is_reply:
+    def _add(self, source: str, destination: str, *, is_reply: bool, is_out: bool) -> None:
+        if is_reply and not is_out:
             self._replies.add(source)
-        if len(self._destinations) < _TAPPED:
-            self._destinations.add((source, destination))
+        pairs = self._returned if is_out else self._destinations
+        if len(pairs) < _TAPPED:
+            pairs.add((source, destination))
 
 
 class Prober:
@@ -315,6 +320,37 @@ class Prober:
             for opened in (*echoes.values(), *sockets):
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
+
+    def resolvers(self, servers: Sequence[str], patience: float) -> set[str]:
+        """The DNS servers that answer a query (for the root's name servers), by this host's routes."""
+        query = struct.pack("!HHHHHH", self._id, _RECURSIVE, 1, 0, 0, 0) + struct.pack("!BHH", 0, _NS, _IN)
+        asked: dict[socket.socket, str] = {}
+        answered: set[str] = set()
+        began, repeated = time.monotonic(), False
+        try:
+            for each in servers:
+                made = socket.socket(
+                    _FAMILY[family_of(pack_address(each))], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+                )
+                asked[made] = each
+                with suppress(OSError):
+                    made.connect((each, _DNS_PORT))
+                    made.send(query)
+            while (left := began + patience - time.monotonic()) > 0 and len(answered) < len(asked):
+                for ready in select.select(list(asked), [], [], min(0.05, left))[0]:
+                    with suppress(OSError):  # refused
+                        if len(ready.recv(512)) >= len(query) - 5:
+                            answered.add(asked[ready])
+                if not repeated and left < patience / 2:
+                    repeated = True
+                    for opened, server in asked.items():
+                        with suppress(OSError):
+                            if server not in answered:
+                                opened.send(query)
+        finally:
+            for opened in asked:
+                opened.close()
+        return answered
 
     def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
         """The sizes (IP packets, bytes) of unfragmented echo requests that were answered."""

@@ -53,6 +53,10 @@ _TABLE = (
     ("clock-wrong", ERROR, "this host's clock is wrong", f"{_REACHING}"),
     ("rule-missing", ERROR, "a policy routing rule is missing",
      f"endpoint-in-tunnel route-shadowed route-missing {_REACHING} {_INSIDE}"),
+    ("low-mtu", ERROR, "the MTU is below 1280, the minimum for IPv6",
+     f"not-up address-missing route-missing {_INSIDE} mtu-differs"),
+    ("peer-without-allowed-ips", WARNING, "a peer has no AllowedIPs, so no packet to or from it is accepted"),
+    ("tunnel-net-unclaimed", ERROR, "no peer's AllowedIPs is in the network of an Address", _INSIDE),
     ("address-missing", ERROR, "the interface lacks an Address of the file",
      f"route-missing route-shadowed output-blocked no-answer {_INSIDE} dns-replaced"),
     ("route-missing", ERROR, "a route into the tunnel is missing", f"route-shadowed rp-filter {_INSIDE}"),
@@ -98,6 +102,8 @@ _TABLE = (
     ("dns-replaced", ERROR, "the tunnel's DNS servers are not in use"),
     ("forwarding-off", ERROR, "forwarding is off on this host"),
     ("forward-blocked", ERROR, "this host's firewall drops forwarded packets"),
+    ("not-masqueraded", ERROR, "forwarded packets leave with an address to which nobody answers"),
+    ("dns-silent", WARNING, "a DNS server of the tunnel does not answer"),
 )  # fmt: skip
 
 CODES: dict[str, Code] = {}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wgquick.observations import Way
 
 _SHOWN = 6
+_IPV6_MTU = 1280  # IPV6_MIN_MTU
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
@@ -41,6 +42,8 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     yield from _peers(evidence)
     yield from _mark(evidence)
     yield from _rules(evidence)
+    yield from _low_mtu(evidence)
+    yield from _unclaimed(evidence)
     yield from _addresses(evidence)
     yield from _routes(evidence)
     yield from _shadowed(evidence)
@@ -127,6 +130,48 @@ def _why_not_up(evidence: Evidence) -> Iterator[Cause]:
         yield _taken(evidence)
     yield from _unresolved(evidence)
     yield from _in_use(evidence)
+    if settings.mtu and settings.mtu < _IPV6_MTU and _wants_ipv6(settings):
+        message = f"MTU = {settings.mtu} is below {_IPV6_MTU}, so IPv6 addresses cannot be added and `wgq up' fails"
+        remedy = f"set MTU to {_IPV6_MTU} or more, or remove the IPv6 Address and AllowedIPs"
+        yield cause("low-mtu", message, remedy=remedy)
+
+
+def _wants_ipv6(settings: Settings) -> bool:
+    return any(len(each.address) == 16 for each in settings.addresses)
+
+
+def _low_mtu(evidence: Evidence) -> Iterator[Cause]:
+    """The kernel removes all IPv6 addresses and routes of a link whose MTU drops below 1280."""
+    settings, link = evidence.settings, evidence.link
+    if settings is None or link is None or link.mtu >= _IPV6_MTU or not _wants_ipv6(settings):
+        return
+    message = (
+        f"{evidence.name} has MTU {link.mtu}: below {_IPV6_MTU} the kernel removes its IPv6 addresses and routes"
+    )
+    remedy = f"run `ip link set mtu {_IPV6_MTU} dev {evidence.name}' or more, then {again(evidence.name)}"
+    yield cause("low-mtu", message, remedy=remedy)
+
+
+def _unclaimed(evidence: Evidence) -> Iterator[Cause]:
+    """Peers without AllowedIPs, and an own network that no peer has while no peer answers."""
+    for peer in evidence.peers:
+        if not peer.allowed_ips:
+            message = "this peer has no AllowedIPs: the device sends it nothing, and drops all that it sends"
+            remedy = "add the peer's addresses to AllowedIPs, such as its Address as /32"
+            wanted = evidence.wanted.get(peer.public_key)
+            if wanted is None or not wanted.allowed_ips:
+                yield cause("peer-without-allowed-ips", message, remedy=remedy, peer=peer.public_key)
+    if any(watched.answers or watched.has_data for watched in evidence.watched.values()):
+        return
+    for own in evidence.addresses:
+        if nets.is_single(own) or nets.is_link_local(own) or not any(peer.allowed_ips for peer in evidence.peers):
+            continue
+        every = (ip for peer in evidence.peers for ip in peer.allowed_ips)
+        if not any(nets.contains(ip, own) or nets.contains(own, ip) for ip in every):
+            message = f"no peer's AllowedIPs has an address of {evidence.name}'s own network, {nets.whole(own)}"
+            fact = "sending to it fails: Required key not available"
+            remedy = "add the other end's inner address to its AllowedIPs, or that network"
+            yield cause("tunnel-net-unclaimed", message, fact, remedy=remedy, confidence=LIKELY)
 
 
 def _in_use(evidence: Evidence) -> Iterator[Cause]:

@@ -126,9 +126,10 @@ class Evidence(NamedTuple):
     `resolved` has the addresses of each endpoint given by name, None if it does not resolve. `local` are all
     addresses of the host. `counted` are the daemon's counters, None if it has none; `counted_before` are those
     before the watching. `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if
-    there was none. `listen` are the seconds of --listen. `passed_on` are the (source, destination) of packets that
-    came out of the tunnel and are not for this host. `parameters` are kernel parameters by their path below
-    /proc/sys, None if the kernel lacks one.
+    there was none. `listen` are the seconds of --listen. `asked_servers` are DNS servers of the file, and whether
+    each answered a query. `passed_on` are the (source, destination) of packets that came out of the tunnel and are
+    not for this host. `came_out` and `went_in` are all such pairs of packets out of the tunnel and into it.
+    `parameters` are kernel parameters by their path below /proc/sys, None if the kernel lacks one.
     """
 
     name: str
@@ -163,7 +164,10 @@ class Evidence(NamedTuple):
     outside: Mapping[PublicKey, Outside] = {}
     watched: Mapping[PublicKey, Watched] = {}
     signs: tuple[Sign, ...] = ()
+    asked_servers: Mapping[str, bool] = {}
     passed_on: tuple[tuple[str, str], ...] = ()
+    came_out: frozenset[tuple[str, str]] = frozenset()
+    went_in: frozenset[tuple[str, str]] = frozenset()
     listened: float = 0.0
     listen: float = 0.0
     heard: CaptureSummary | None = None

@@ -32,6 +32,16 @@ def by(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> str:
     return f", probably by {found.suspect}" if found.suspect else ""
 
 
+def translations(rulesets: Rulesets, packet: Packet) -> list[tuple[bool | None, str]]:
+    """The rules that change the source of leaving packets: whether each matches this one (None if unknown)."""
+    six = "6" if packet.family == 6 else ""
+    return [
+        *ruleset.translations(rulesets.nft, packet),
+        *xtables.translations(rulesets.compat6 if six else rulesets.compat4, f"ip{six}tables", packet),
+        *xtables.translations(rulesets.legacy6 if six else rulesets.legacy4, f"ip{six}tables-legacy", packet),
+    ]
+
+
 def _verdicts(rulesets: Rulesets, packet: Packet, hook: str) -> list[Verdict]:
     six = "6" if packet.family == 6 else ""
     legacy = rulesets.legacy6 if six else rulesets.legacy4

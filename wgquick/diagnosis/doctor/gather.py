@@ -39,6 +39,7 @@ LIMIT = 8.5
 _LEAST = 6.5  # seconds to watch, even if a slow host took long to read the state: with fewer it would miss causes
 _NAMES_LIMIT = 2.5
 _WAYS = 32  # the maximum number of route lookups
+_TRAFFIC = 16  # the maximum number of observed packets with route lookups
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
 _ZERO = bytes(32)
 
@@ -92,6 +93,7 @@ def gather(
         counted = _counted(name, host)
         evidence = evidence._replace(link_after=after.get(name), counted=counted)
         evidence = _with_uplinks(evidence, after, inspector.silent_neighbours())
+        evidence = _with_traffic(evidence, inspector)
     elif listen:
         evidence = captured(evidence, inspector, listen)
     return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
@@ -292,6 +294,16 @@ def _with_uplinks(
     return evidence._replace(outside=found)
 
 
+def _with_traffic(evidence: Evidence, inspector: Inspector) -> Evidence:
+    """The evidence with the kernel's routes for packets that came out of the tunnel, and for their answers."""
+    pairs = sorted(evidence.came_out)[:_TRAFFIC]
+    asked = [
+        each for each in dict.fromkeys(address for pair in pairs for address in pair) if each not in evidence.ways
+    ]
+    found = inspector.ways((each, 0, "") for each in asked)
+    return evidence._replace(ways={**evidence.ways, **dict(zip(asked, found, strict=True))})
+
+
 def _text(endpoint: SocketAddress | None) -> str:
     return endpoint.address if endpoint else ""
 
@@ -314,9 +326,7 @@ def intended_networks(evidence: Evidence, peer: DevicePeer) -> Iterator[nets.Net
     for prefix in evidence.addresses:
         inside = (ip for ip in peer.allowed_ips if nets.contains(ip, prefix) and ip.length < prefix.length)
         if not nets.is_single(prefix) and not nets.is_link_local(prefix) and any(inside):
-            width = nets.bits(prefix.address)
-            head = nets.head(prefix.address, prefix.length) << (width - prefix.length)
-            yield Prefix(head.to_bytes(width // 8, "big"), prefix.length)
+            yield nets.whole(prefix)
 
 
 _ELSEWHERE = {4: bytes([198, 51, 100, 77]), 16: bytes.fromhex("20010db8ffff00000000000000000077")}

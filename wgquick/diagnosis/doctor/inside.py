@@ -9,7 +9,7 @@ from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause, listed
 from wgquick.diagnosis.doctor.evidence import FRESH
-from wgquick.diagnosis.doctor.fate import by, fate
+from wgquick.diagnosis.doctor.fate import by, fate, translations
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.finding import INFO
 from wgquick.diagnosis.hooks import commands
@@ -42,6 +42,8 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
         yield from _places(evidence, key, watched)
     yield from _sources(evidence)
     yield from _forwarding(evidence)
+    yield from _no_way_back(evidence)
+    yield from _silent_servers(evidence)
 
 
 def rp_filter(evidence: Evidence, link: str) -> bool:
@@ -180,6 +182,20 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
             yield mild._replace(confidence=POSSIBLE)
 
 
+def _silent_servers(evidence: Evidence) -> Iterator[Cause]:
+    """DNS servers that are reached through a tunnel that works, and do not answer."""
+    if not any(watched.answers or watched.has_data for watched in evidence.watched.values()):
+        return
+    if silent := [server for server, has_answered in evidence.asked_servers.items() if not has_answered]:
+        what = "DNS servers" if len(silent) > 1 else "DNS server"
+        message = f"the tunnel works, but its {what} {listed(silent)} did not answer a query: names do not resolve"
+        remedy = (
+            f"see that a resolver runs at {silent[0]} and accepts queries from the tunnel, or write another server "
+            "into DNS"
+        )
+        yield cause("dns-silent", message, remedy=remedy, confidence=LIKELY)
+
+
 def _forwarding(evidence: Evidence) -> Iterator[Cause]:
     """This host should forward packets and does not."""
     pairs = [pair for pair in evidence.passed_on if _is_meant(evidence, pair)]
@@ -196,22 +212,82 @@ def _forwarding(evidence: Evidence) -> Iterator[Cause]:
             remedy = f"run `sysctl {name}=1', and set it in /etc/sysctl.d"
             sure = CERTAIN if seen else LIKELY
             yield cause("forwarding-off", message, *facts, remedy=remedy, confidence=sure)
+        elif blocked := [*_forward_blocked(evidence, family, seen)]:
+            yield from blocked
         else:
-            yield from _forward_blocked(evidence, family, seen)
+            yield from _not_masqueraded(evidence, family, seen)
 
 
 def _forward_blocked(evidence: Evidence, family: int, seen: list[tuple[str, str]]) -> Iterator[Cause]:
     source, target = seen[0] if seen else (_some_peer(evidence, family), "")
     out = _out_of(evidence, target, family)
     packet = Packet(family, evidence.name, out, source, target, protocol="tcp", destination_port=443)
-    found = fate(evidence.rulesets, packet, PASSING)
-    if not found.is_dropped or not (found.is_certain or seen):
+    answer = Packet(family, out, evidence.name, target, source, "tcp", 443, state="established")
+    for each, what in ((packet, "from"), (answer, "to")):
+        found = fate(evidence.rulesets, each, PASSING)
+        if not found.is_dropped or not (found.is_certain or seen):
+            continue
+        facts = [f"{one} sends to {other} through this host" for one, other in seen[:2]]
+        message = f"this host's firewall drops forwarded packets {what} {evidence.name}: {found.where}"
+        remedy = f"accept packets {what} {evidence.name} in an earlier rule"
+        sure = CERTAIN if found.is_certain and seen else LIKELY
+        yield cause("forward-blocked", message, *facts, remedy=remedy, confidence=sure)
         return
-    facts = [f"{one} sends to {other} through this host" for one, other in seen[:2]]
-    message = f"this host's firewall drops forwarded packets from {evidence.name}: {found.where}"
-    remedy = f"accept packets from {evidence.name} in an earlier rule"
-    sure = CERTAIN if found.is_certain and seen else LIKELY
-    yield cause("forward-blocked", message, *facts, remedy=remedy, confidence=sure)
+
+
+def _not_masqueraded(evidence: Evidence, family: int, seen: list[tuple[str, str]]) -> Iterator[Cause]:
+    """Packets with a private source leave by the default route unchanged, and nothing comes back to it."""
+    for source, target in seen:
+        way = evidence.ways.get(target)
+        if way is None or way.link in ("", evidence.name) or way.destination not in ("0.0.0.0/0", "::/0"):
+            continue
+        if not nets.is_private(pack_address(source)) or _is_answered(evidence, source) or evidence.rulesets is None:
+            continue
+        packet = Packet(family, "", way.link, source, target)
+        rules = translations(evidence.rulesets, packet)
+        if any(matched is not False for matched, _ in rules):
+            continue
+        facts = [f"{source} sends to {target} through this host and {way.link}, and nothing comes back"]
+        facts += [f"it is not for such packets: {text}" for _, text in rules[:2]]
+        message = (
+            f"this host forwards packets of {source} to {way.link} with that private source, as no rule "
+            "masquerades them: whoever gets them cannot answer"
+        )
+        tool = "iptables" if family == 4 else "ip6tables"
+        remedy = (
+            f"run `{tool} -t nat -A POSTROUTING -o {way.link} -j MASQUERADE' and write it into PostUp, or add a "
+            f"route to the tunnel's network at {way.gateway or 'the gateway'}"
+        )
+        yield cause("not-masqueraded", message, *facts, remedy=remedy, confidence=LIKELY)
+        return
+
+
+def _is_answered(evidence: Evidence, source: str) -> bool:
+    """Whether packets from beyond this host went to the address through the tunnel."""
+    return any(
+        destination == source and pack_address(sender) not in evidence.local
+        for sender, destination in evidence.went_in
+    )
+
+
+def _no_way_back(evidence: Evidence) -> Iterator[Cause]:
+    """Packets come out of the tunnel whose answers take another link. Only without automatic routes is that new."""
+    for source, target in sorted(evidence.came_out):
+        way = evidence.ways.get(source)
+        if way is None or way.link in ("", evidence.name) or way.kind != "unicast":
+            continue
+        if any(destination == source for _, destination in evidence.went_in) or nets.is_on_link(
+            pack_address(source)
+        ):
+            continue
+        facts = (
+            f"{source} sends to {target} out of {evidence.name}",
+            f"`ip route get {source}': dev {way.link}, by the route {way.destination}",
+        )
+        message = f"answers to {source}, which sends through {evidence.name}, go to {way.link}: a route is missing"
+        remedy = f"run `ip route add {source} dev {evidence.name}' (or its whole network), and write it into PostUp"
+        yield cause("route-missing", message, *facts, remedy=remedy, confidence=LIKELY)
+        return
 
 
 def _out_of(evidence: Evidence, target: str, family: int) -> str:

@@ -1,6 +1,7 @@
 """The verdict of the host's nftables on a packet, from the JSON of `nft -j list ruleset` (libnftables-json(5)).
 
-If a rule depends on something unknown here (a limit, a named set, an iptables extension), the verdict is uncertain.
+If a rule depends on something unknown here (a limit, a set that packets change, an iptables extension), the verdict
+is uncertain.
 Module `xtables` handles iptables rules with extensions.
 """
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 _DEPTH = 16
-_IGNORED = frozenset({"counter", "log", "comment", "notrack", "mangle"})
+_TRANSLATES = frozenset({"masquerade", "snat"})
+_IGNORED = frozenset({"counter", "log", "comment", "notrack", "mangle"}) | _TRANSLATES
+_VERDICTS = frozenset({"accept", "drop", "reject", "return", "jump", "goto"})
 
 
 def verdict(text: str, packet: Packet, hook: str, *, without_compat: bool = False) -> Verdict:
@@ -41,6 +44,15 @@ def verdict(text: str, packet: Packet, hook: str, *, without_compat: bool = Fals
     return Verdict(is_certain=is_certain, suspect=rules.suspect)
 
 
+def translations(text: str, packet: Packet) -> list[tuple[bool | None, str]]:
+    """The masquerade and snat rules: whether each matches the packet (None if unknown), and its description."""
+    try:
+        objects = json.loads(text)["nftables"] if text else []
+    except (ValueError, KeyError, TypeError):
+        return [(None, "")]
+    return _Rules(objects, without_compat=True).translations(packet)
+
+
 _Chain = dict[str, Any]
 _Result = tuple[str, str]
 
@@ -55,7 +67,25 @@ class _Rules:
         self._rules: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for rule in rules:
             self._rules.setdefault((*_table(rule), rule["chain"]), []).append(rule)
+        self._sets = {
+            (*_table(each), each["name"]): _members(each)
+            for wrapped in objects
+            for kind in ("set", "map")
+            if (each := wrapped.get(kind))
+        }
         self.suspect = ""
+
+    def translations(self, packet: Packet) -> list[tuple[bool | None, str]]:
+        """The rules that change a packet's source as it leaves: whether each matches, and the rule."""
+        chains = {(*_table(each), each["name"]): each for each in self._chains}
+        found: list[tuple[bool | None, str]] = []
+        for place, rules in self._rules.items():
+            for rule in rules:
+                kinds = {next(iter(each)) for each in rule.get("expr", ())}
+                if place in chains and kinds & _TRANSLATES:
+                    matched, _, _ = self._rule(rule, chains[place], packet, 0)
+                    found.append((matched, f"`{_text(rule)}' in {_named(chains[place])}"))
+        return found
 
     def at(self, packet: Packet, hook: str) -> list[_Chain]:
         """The base chains of a hook, by priority."""
@@ -94,22 +124,70 @@ class _Rules:
         for expression in rule.get("expr", ()):
             kind, value = next(iter(expression.items()))
             if kind == "match":
-                found = _matches(value, packet)
+                found = self._matches(value, packet, _table(rule))
                 if found is False:
                     return False, ("", ""), True
                 matched = None if found is None else matched
-            elif kind in ("accept", "drop", "reject", "return"):
-                word = "drop" if kind == "reject" else kind
-                return matched, (word, f"`{_text(rule)}' in {_named(chain)}"), True
-            elif kind in ("jump", "goto"):
-                other = {**chain, "name": value["target"], "policy": ""}
-                if depth > _DEPTH:
+            elif kind == "vmap":
+                chosen = self._chosen(value, packet, _table(rule))
+                if chosen is None:
                     return None, ("", ""), False
-                result, sure = self.run(other, packet, depth + 1)
-                return matched, result, sure
+                if not chosen:
+                    return False, ("", ""), True
+                return self._end(chosen, rule, chain, packet, depth, matched)
+            elif kind in _VERDICTS:
+                return self._end(expression, rule, chain, packet, depth, matched)
             elif kind not in _IGNORED:
                 matched = None
         return matched, ("", ""), matched is not None
+
+    def _end(
+        self,
+        expression: dict[str, Any],
+        rule: dict[str, Any],
+        chain: _Chain,
+        packet: Packet,
+        depth: int,
+        matched: bool | None,
+    ) -> tuple[bool | None, _Result, bool]:
+        """The result of a rule that ends with this verdict."""
+        kind, value = next(iter(expression.items()))
+        if kind not in ("jump", "goto"):
+            word = "drop" if kind == "reject" else kind
+            return matched, (word, f"`{_text(rule)}' in {_named(chain)}"), True
+        if depth > _DEPTH:
+            return None, ("", ""), False
+        result, sure = self.run({**chain, "name": value["target"], "policy": ""}, packet, depth + 1)
+        return matched, result, sure
+
+    def _chosen(self, vmap: dict[str, Any], packet: Packet, table: tuple[str, str]) -> dict[str, Any] | None:
+        """The verdict that a verdict map has for the packet; empty if it has none, None if that is unknown."""
+        value, data = _value(vmap.get("key"), packet), vmap.get("data")
+        pairs = data.get("set") if isinstance(data, dict) else self._sets.get((*table, str(data).lstrip("@")))
+        if value is None or pairs is None:
+            return None
+        for key, chosen in pairs:
+            found = _is_in(value, key)
+            if found is not False:
+                return chosen if found else None
+        return {}
+
+    def _matches(self, match: dict[str, Any], packet: Packet, table: tuple[str, str]) -> bool | None:
+        """Whether a comparison holds; None if unknown."""
+        right = match.get("right")
+        if isinstance(right, str) and right.startswith("@"):
+            members = self._sets.get((*table, right[1:]))
+            match = {**match, "right": None if members is None else {"set": members}}
+        return _matches(match, packet)
+
+
+def _members(each: dict[str, Any]) -> list[Any] | None:
+    """The elements of a named set or map; None if packets add and remove them."""
+    if {"dynamic", "timeout"} & {*each.get("flags", ())}:
+        return None
+    return [
+        element.get("elem", element) if isinstance(element, dict) else element for element in each.get("elem", ())
+    ]
 
 
 def _table(each: dict[str, Any]) -> tuple[str, str]:
@@ -135,14 +213,22 @@ def _words(rule: dict[str, Any]) -> Iterator[str]:
     for expression in rule.get("expr", ()):
         kind, value = next(iter(expression.items()))
         if kind == "match":
-            left, right = value["left"], value["right"]
-            name = next(iter(left.values())) if isinstance(left, dict) else left
-            if isinstance(name, dict):
-                name = f"{name['protocol']} {name['field']}" if "field" in name else name.get("key", "")
             operator = "" if value["op"] in ("==", "in") else f"{value['op']} "
-            yield f"{name} {operator}{_shown(right)}"
-        elif kind in ("accept", "drop", "reject"):
+            yield f"{_left(value['left'])} {operator}{_shown(value['right'])}"
+        elif kind == "vmap":
+            yield f"{_left(value['key'])} vmap"
+        elif kind in ("accept", "drop", "reject", "masquerade", "snat"):
             yield kind
+
+
+def _left(left: Any) -> str:
+    """The part of a packet that a match or map is about."""
+    name = next(iter(left.values())) if isinstance(left, dict) else left
+    if isinstance(name, list):
+        return " . ".join(map(_left, name))
+    if isinstance(name, dict):
+        return f"{name['protocol']} {name['field']}" if "field" in name else str(name.get("key", ""))
+    return str(name)
 
 
 def _shown(value: Any) -> str:
@@ -168,8 +254,16 @@ def _matches(match: dict[str, Any], packet: Packet) -> bool | None:
     return not found if match.get("op") == "!=" else None
 
 
-def _value(left: Any, packet: Packet) -> str | int | None:
+_Value = str | int | tuple[Any, ...]
+
+
+def _value(left: Any, packet: Packet) -> _Value | None:
     match left:
+        case {"concat": [*parts]}:
+            values = tuple(_value(part, packet) for part in parts)
+            return None if None in values else values
+        case {"ct": {"key": "status"}}:
+            return ""  # neither redirected nor translated
         case {"meta": {"key": "iifname" | "iif"}}:
             return packet.input_link
         case {"meta": {"key": "oifname" | "oif"}}:
@@ -195,8 +289,13 @@ def _value(left: Any, packet: Packet) -> str | int | None:
     return None
 
 
-def _is_in(value: str | int, right: Any) -> bool | None:
+def _is_in(value: _Value, right: Any) -> bool | None:
     match right:
+        case {"concat": [*parts]}:
+            if not isinstance(value, tuple) or len(value) != len(parts):
+                return None
+            found = [_is_in(one, part) for one, part in zip(value, parts, strict=True)]
+            return False if False in found else None if None in found else True
         case {"set": [*words]} | [*words]:
             found = [_is_in(value, word) for word in words]
             return True if True in found else None if None in found else False
@@ -204,8 +303,6 @@ def _is_in(value: str | int, right: Any) -> bool | None:
             return _within(value, low, high)
         case {"prefix": {"addr": address, "len": length}}:
             return _in_network(value, f"{address}/{length}")
-        case str() if right.startswith("@"):
-            return None
         case str() if right.endswith("*"):
             return str(value).startswith(right[:-1])
         case str() | int():
@@ -213,18 +310,18 @@ def _is_in(value: str | int, right: Any) -> bool | None:
     return None
 
 
-def _within(value: str | int, low: Any, high: Any) -> bool | None:
+def _within(value: _Value, low: Any, high: Any) -> bool | None:
     if isinstance(value, int) and isinstance(low, int) and isinstance(high, int):
         return low <= value <= high
     try:
-        address = ipaddress.ip_address(value)
+        address = ipaddress.ip_address(value)  # type: ignore[arg-type]
         return bool(ipaddress.ip_address(low) <= address <= ipaddress.ip_address(high))  # type: ignore[operator]
     except (ValueError, TypeError):
         return None
 
 
-def _in_network(value: str | int, network: str) -> bool | None:
+def _in_network(value: _Value, network: str) -> bool | None:
     try:
-        return ipaddress.ip_address(value) in ipaddress.ip_network(network, strict=False)
+        return ipaddress.ip_address(value) in ipaddress.ip_network(network, strict=False)  # type: ignore[arg-type]
     except ValueError:
         return None

@@ -40,8 +40,9 @@ _FEW = 256  # the maximum number of peers for polling endpoints, as reading many
 _FIRST = 1.2  # seconds for peers that work
 _TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
 _SECOND = 1.2
-_RETRY = 5.6  # seconds after which a device retries its handshake (REKEY_TIMEOUT and its jitter)
+_RETRY = 6.4  # seconds after which a device has retried its handshake (REKEY_TIMEOUT and its jitter) in vain
 _PATH = 1.0  # seconds for the answers of one path
+_SERVERS, _SERVERS_TIME = 4, 2.0  # the maximum number of DNS servers to query, and the seconds for their answers
 _SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
 _POLL_INTERVAL = 0.1
@@ -73,6 +74,7 @@ def watched(
             run.reach(_FIRST)
             run.handshake()
             run.reach_again()
+            run.ask_servers()
             run.measure()
             run.linger(began, listen, poller)
         return run.result(poller)
@@ -124,6 +126,7 @@ class _Run:
         self._handshake_results: dict[PublicKey, HandshakeResult] = {}
         self._fitting: dict[PublicKey, int] = {}
         self._paths: dict[PublicKey, PathMtu] = {}
+        self._asked_servers: dict[str, bool] = {}
         self._ends = {peer.public_key: peer.endpoint for peer in device.peers}
 
     def aim(self, known: tuple[bytes, ...]) -> None:
@@ -223,6 +226,24 @@ class _Run:
             ages = [time.time() - live.get(peer.public_key, peer).last_handshake for peer in again]
             self.reach(_SECOND if max(ages) < FRESH else _RETRY, again)
 
+    def ask_servers(self) -> None:
+        """Query the DNS servers in the tunnel, if a peer answers."""
+        settings = self._evidence.settings
+        peers = self._evidence.peers
+        servers = [
+            server
+            for server in (settings.dns if settings else ())[:_SERVERS]
+            if any(nets.contains(ip, nets.host(pack_address(server))) for peer in peers for ip in peer.allowed_ips)
+        ]
+        if (
+            servers
+            and self._evidence.dns_mode not in ("", "off")
+            and any(e.answered for e in self._echoes.values())
+        ):
+            seconds = min(_SERVERS_TIME, self._deadline - time.monotonic())
+            answered = self._prober.resolvers(servers, seconds)
+            self._asked_servers = {server: server in answered for server in servers}
+
     def measure(self) -> None:
         """Find the largest packet that passes, if one of the link's MTU does not."""
         mtu = self._evidence.link.mtu if self._evidence.link else 0
@@ -299,7 +320,10 @@ class _Run:
             signs=tuple(merged(self._listener.signs(after), self._counted(after))),
             listened=self._listener.seconds,
             heard=self._listener.heard(),
+            asked_servers=self._asked_servers,
             passed_on=self._passed_on(),
+            came_out=self._prober.seen().destinations,
+            went_in=self._prober.seen().returned,
             watched=found,
         )
 

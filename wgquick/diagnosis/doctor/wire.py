@@ -134,7 +134,15 @@ def _lost(evidence: Evidence, sign: Sign) -> Cause:
 
 def _closed(evidence: Evidence, sign: Sign) -> Cause:
     message = f"the port of {sign.address} is closed: WireGuard is not up there, or has another ListenPort"
-    remedy = "bring the tunnel up at the other end, or write its ListenPort into Endpoint here"
+    remedy = (
+        "bring the tunnel up at the other end, or write its ListenPort into Endpoint here; if that address is a "
+        "router's, forward the UDP port to the other end"
+    )
+    if sign.sender and sign.address and sign.sender != sign.address.address:
+        message = f"{sign.sender}, a router or firewall on the way, reports the port of {sign.address} as closed"
+        remedy = (
+            f"allow UDP to port {sign.address.port} there, or use a ListenPort and Endpoint port that it allows"
+        )
     return _with_others(evidence, sign, _cause(sign, "endpoint-refuses", message, remedy, other_end="wgq doctor"))
 
 

@@ -59,6 +59,20 @@ def verdict(text: str, program: str, packet: Packet, hook: str) -> Verdict:
     return Verdict(is_certain=is_certain, suspect=suspect)
 
 
+def translations(text: str, program: str, packet: Packet) -> list[tuple[bool | None, str]]:
+    """The MASQUERADE and SNAT rules: whether each matches the packet (None if unknown), and its description."""
+    table = _read(text).get("nat")
+    if table is None:
+        return []
+    run = _Run(table, "nat", program, packet)
+    return [
+        (run.matches(rule), f"the rule `{rule.text}'")
+        for rules in table.chains.values()
+        for rule in rules
+        if rule.target in ("MASQUERADE", "SNAT", "NETMAP")
+    ]
+
+
 def _read(text: str) -> dict[str, _Table]:
     tables: dict[str, _Table] = {}
     table = _Table({}, {})
@@ -112,7 +126,7 @@ class _Run:
         """The verdict of a chain ("ACCEPT", "DROP" or ""), by what, and whether that is certain."""
         known = True
         for rule in self._table.chains.get(name, ()):
-            matched = self._matches(rule)
+            matched = self.matches(rule)
             if matched is False or not rule.target:
                 continue
             word, where, sure = self._target(rule, name, depth)
@@ -140,7 +154,7 @@ class _Run:
     def _named(self, chain: str) -> str:
         return f"chain {chain} of table {self._name} ({self._program})"
 
-    def _matches(self, rule: _Rule) -> bool | None:
+    def matches(self, rule: _Rule) -> bool | None:
         """Whether a rule matches; None if unknown."""
         found: bool | None = True
         for option, value, negated in rule.conditions:
