@@ -79,7 +79,7 @@ _wgq() {
 	up:-*) _wgq_from '--backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --netns --no-wait-for-dns --wait --wait-for --or-down --ensure --or-restart --keep-foreign --force --json --help' ;;
 	down:-*) _wgq_from '--dns --name --force --help' ;;
 	reload:-*) _wgq_from '--dry-run --json --or-restart --keep-foreign --no-wait-for-dns --wait --wait-for --force --backend --firewall --dns --name --strict --help' ;;
-	try:-*) _wgq_from '--timeout --confirm-when --json --or-restart --keep-foreign --force --backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --help' ;;
+	try:-*) _wgq_from '--timeout --confirm-when --json --or-restart --keep-foreign --force --backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --netns --help' ;;
 	confirm:-*) _wgq_from '--extend --reject --help' ;;
 	plan:-*) _wgq_from '--json --offline --keep-foreign --force --backend --firewall --dns --name --strict --kill-switch --exclude --keep-inbound --netns --help' ;;
 	diff:-*) _wgq_from '--json --keep-foreign --firewall --dns --name --help' ;;

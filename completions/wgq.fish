@@ -71,7 +71,7 @@ complete -c wgq -n '__fish_seen_subcommand_from up down reload try plan diff str
 complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l kill-switch -d 'Block traffic outside the tunnel until it is taken down'
 complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l exclude -x -d 'Networks that stay outside the tunnel; `lan\' means connected private networks'
 complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l keep-inbound -d 'Answer inbound connections on the link they came in by'
-complete -c wgq -n '__fish_seen_subcommand_from up plan' -l netns -x -d 'Put the interface into this network namespace, which is made if needed'
+complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l netns -x -d 'Put the interface into this network namespace, which is made if needed'
 complete -c wgq -n '__fish_seen_subcommand_from up reload try plan' -l strict -d 'Fail if IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from up down reload try plan' -l force -d 'Continue if a PreDown hook or saving fails; reload despite SaveConfig'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l ensure -d 'Apply the file\'s changes if the interface is up already; do nothing if there are none'

@@ -133,6 +133,11 @@ def address_text(address: bytes) -> str:
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
+def is_link_local(address: bytes) -> bool:
+    """Whether a packed address is in fe80::/10."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
 def pack_address(text: str) -> bytes:
     """A numeric address packed, 4 or 16 bytes; ValueError if the text is not an address."""
     try:
@@ -257,8 +262,12 @@ class LinkAddress(NamedTuple):
     @property
     def is_link_local(self) -> bool:
         """Whether it is in fe80::/10; the kernel gives every TUN device such an address."""
-        address = self.prefix.address
-        return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+        return is_link_local(self.prefix.address)
+
+    @property
+    def is_the_kernels(self) -> bool:
+        """Whether the kernel has drawn it: IFAPROT_KERNEL_LL, before Linux 5.18 IFA_F_STABLE_PRIVACY."""
+        return self.is_link_local and (self.protocol == 2 or bool(self.flags & 0x800))
 
 
 class Guard(NamedTuple):

@@ -199,6 +199,7 @@ VERBS = {
                 "kill-switch",
                 "exclude",
                 "keep-inbound",
+                "netns",
             ),
             least=2,
             most=2,

@@ -226,8 +226,14 @@ class NetworkNamespaces(Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is a namespace of this name."""
 
+    def opened(self, name: str) -> int:
+        """A descriptor of the namespace, which keeps it alive; OperationError if there is none."""
+
     def add(self, name: str) -> None:
         """`ip netns add NAME`."""
+
+    def restore(self, name: str, descriptor: int) -> None:
+        """Give the namespace its name again; does nothing if the name is taken."""
 
     def delete(self, name: str) -> None:
         """`ip netns delete NAME`; does nothing if there is none."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.namespaces import host
-from tests.netns.pair import ONE, Pair, pair
+from tests.netns.pair import ONE, Pair, pair, until
 from tests.netns.tunnels import FULL, WGQ, config, journals, links, programs, wgq, with_resolvconf, write
 
 if TYPE_CHECKING:
@@ -320,3 +323,86 @@ def test_up_refuses_a_namespace_that_would_not_last(ends: Pair) -> None:
 
 def test_the_private_key_is_not_shown(ends: Pair) -> None:
     assert ONE not in up(ends.one) + ends.one.out("sh", "-c", "cat /run/wgq/*/*.netns")
+
+
+def state_inside(machine: Namespace) -> list[str]:
+    """What both namespaces show."""
+    commands = (
+        "wg show wg0 dump | cut -f 1-4,8 | tr , '\\n'",
+        "ip -o address show dev wg0",
+        "ip route show table all",
+        "ip rule",
+        "ip -6 route",
+        "cat /etc/resolv.conf",
+    )
+    return lasting(state(machine) + inside(machine, "sh", "-c", "; ".join(commands)))
+
+
+def lasting(text: str) -> list[str]:
+    """The lines without what the kernel draws for a link, or adds with a delay; AllowedIPs have no order."""
+    lines = [re.sub(r"^\d+: |# wgq: has.*", "", line) for line in text.splitlines()]
+    return sorted(line for line in lines if not re.search("fe80:|multicast|^anycast", line))
+
+
+@pytest.mark.parametrize("verb", ["reload", "down"])
+def test_a_trial_inside_is_rolled_back(ends: Pair, verb: str) -> None:
+    """Programs inside stay in the namespace, which the guards keep while nothing else has it."""
+    up(ends.one)
+    before = state_inside(ends.one)
+    program = ends.one.popen(["ip", "netns", "exec", "vpn", "sleep", "600"])
+    ends.write("AllowedIPs = 10.8.0.0/16", interface=f"{VPN}\nDNS = 10.7.0.3")
+    said = wgq(ends.one, "try", verb, "wg0", "--timeout", "0.5", status=4).stderr
+    assert "[!] wg0 was not confirmed: it is as it was before\n" in said
+    assert state_inside(ends.one) == before
+    own = os.stat(f"/proc/{program.pid}/ns/net").st_ino
+    assert int(inside(ends.one, "stat", "-L", "-c", "%i", "/proc/self/ns/net")) == own
+    program.kill()
+    program.wait()
+    wgq(ends.one, "try", verb, "wg0", "--timeout", "30", "--confirm-when", PING[verb])
+    assert namespaces(ends.one) == (["vpn"] if verb == "reload" else [])
+    assert journals(ends.one).count("wg0") == (verb == "reload")
+
+
+PING = {"reload": "handshake", "down": "ping:192.0.2.2"}
+
+
+def test_up_inside_is_taken_down_again(ends: Pair) -> None:
+    before = state(ends.one)
+    ends.write(FULL, interface="DNS = 10.7.0.2")
+    trying = ("try", "up", "--backend", "userspace", "--netns", "vpn", "wg0", "--timeout")
+    wgq(ends.one, *trying, "0.5", status=4)
+    assert state(ends.one) == before
+    wgq(ends.one, *trying, "30", "--confirm-when", "ping:10.7.0.2")
+    assert (
+        "already exists in the network namespace vpn"
+        in wgq(ends.one, "try", "up", "--netns", "vpn", "wg0", status=1).stderr
+    )
+    assert namespaces(ends.one) == ["vpn"]
+
+
+def test_a_move_between_namespaces_is_taken_back(ends: Pair) -> None:
+    up(ends.one)
+    before = state_inside(ends.one)
+    ends.write(FULL, interface="DNS = 10.7.0.2\n# wgq: netns = other")
+    assert "needs a restart for" in wgq(ends.one, "try", "reload", "wg0", status=1).stderr
+    for line in ("# wgq: netns = other", ""):
+        wgq(ends.one, "try", "reload", "--or-restart", "wg0", "--timeout", "0.5", status=4)
+        assert state_inside(ends.one) == before, line
+        ends.write(FULL, interface="DNS = 10.7.0.2")
+    wgq(ends.one, "down", "wg0")
+    up(ends.one, "--dns", "off")
+    before = lasting(state(ends.one))
+    ends.write(FULL, interface=VPN)
+    wgq(ends.one, "try", "reload", "--or-restart", "wg0", "--timeout", "0.5", status=4)
+    assert lasting(state(ends.one)) == before
+
+
+def test_another_command_ends_a_trial_inside(ends: Pair) -> None:
+    up(ends.one)
+    for verb in ("reload", "down"):
+        ends.write("AllowedIPs = 10.8.0.0/16", interface=VPN)
+        process = ends.one.popen([*WGQ, "try", "reload", "wg0", "--timeout", "30"], stderr=subprocess.PIPE)
+        until(lambda: "wg0 is on trial" in wgq(ends.one, "status", "wg0").stdout)
+        ends.write(interface=VPN)
+        assert "This ends the trial of wg0" in wgq(ends.one, verb, "wg0").stderr
+        assert b"another command has changed wg0" in process.communicate(timeout=60)[1]

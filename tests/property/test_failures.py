@@ -52,7 +52,7 @@ IPTABLES = Options(backend="userspace", firewall="iptables", dns="resolvconf")
 # All kinds of changes at once: an IPv4 full tunnel goes, an IPv6 one stays; peers, addresses and DNS change.
 CHANGED = f"""[Interface]
 PrivateKey = {KEY}
-Address = fd00::2/64, 10.0.3.2/24, fd00:3::2/64
+Address = fd00::2/64, 10.0.3.2/24, fd00:3::2/64, fe80::7/64
 DNS = 10.0.0.3
 MTU = 1380
 PreUp = test -e /sys/class/net/%i

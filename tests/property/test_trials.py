@@ -26,6 +26,7 @@ from tests.property.test_failures import (
 )
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
+from wgquick.executor.ensuring import cmd_ensure
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import Asked, Attempt
 from wgquick.system import guards
@@ -41,30 +42,40 @@ pytestmark = pytest.mark.machine
 HIT = "/run/killed"
 
 
-def die() -> None:
-    """Kill this process, and leave a sign of it."""
+def die(*others: int) -> None:
+    """Kill this process and others, and leave a sign of it."""
     Path(HIT).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+    for pid in (*others, os.getpid()):
+        os.kill(pid, signal.SIGKILL)
 
 
-def tried(setting: Setting, verb: str, at: int = -1, *, seconds: float = 0.05, text: str = CONFIG) -> list[str]:
-    """The phases that a trial tells, whose guard is killed at the `at`-th beginning or end of an effect."""
-    return setting.machine.call(_tried, setting.options, verb, at, seconds, text)
+def tried(
+    setting: Setting, verb: str, at: int = -1, *, seconds: float = 0.05, text: str = CONFIG, both: bool = False
+) -> list[str]:
+    """The phases that a trial tells, whose guard is killed at the `at`-th beginning or end of an effect.
+
+    `both`: its standby too, so that nothing is rolled back.
+    """
+    return setting.machine.call(_tried, setting.options, verb, at, seconds, text, both)
 
 
-def _tried(options: Options, verb: str, at: int, seconds: float, text: str) -> list[str]:
+def _tried(options: Options, verb: str, at: int, seconds: float, text: str, both: bool) -> list[str]:
     os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
     Path(HIT).unlink(missing_ok=True)
     settings = parse(Document.parse(text.encode()), "wg0")
-    hosts = iter([Trapped(LocalHost(ignore), Trap(at, die))])
+    traps: list[Trap] = []
 
-    def host() -> Any:
-        return next(hosts, LocalHost(ignore))
+    def host(own: guards.Guards) -> Any:
+        """The trapped host for the first guard."""
+        if traps:
+            return LocalHost(ignore)
+        traps.append(Trap(at, lambda: die(*([own._standby] if both else []))))
+        return Trapped(LocalHost(ignore), traps[0])
 
     asked = Asked(verb, "wg0", seconds, options, ReloadOptions(), settings)
     if verb == "down":
         asked = asked._replace(settings=None, read=lambda: (settings, None))
-    guarded = guards.begin(lambda own: Attempt(asked, host, ignore, own, _never).run(), "")
+    guarded = guards.begin(lambda own: Attempt(asked, lambda: host(own), ignore, own, _never).run(), "")
     with os.fdopen(guarded.news) as news:
         told = [json.loads(line)["phase"] for line in news]
     os.waitpid(guarded.process, 0)
@@ -75,14 +86,25 @@ def _never(address: str) -> Any:
     raise AssertionError(f"no trial here pings {address}")
 
 
+def ensured(setting: Setting, text: str) -> None:
+    """`wgq up --ensure`, without traps."""
+    setting.machine.call(_ensure, setting.options, text)
+
+
+def _ensure(options: Options, text: str) -> None:
+    os.environ["PATH"] = f"{PROGRAMS}:{os.environ['PATH']}"
+    settings = parse(Document.parse(text.encode()), "wg0")
+    cmd_ensure("wg0", lambda: settings, LocalHost(ignore), options, ReloadOptions(), ignore)
+
+
 def was_killed(setting: Setting) -> bool:
     return setting.machine.run(["test", "-e", HIT], check=False).returncode == 0
 
 
-def steps(setting: Setting) -> itertools.count[int]:
+def steps(setting: Setting, first: int = 0, times: int = 1) -> itertools.count[int]:
     """Some of all steps, fewer where they are slow; `WGQ_TEST_STEPS=1` takes every one."""
-    stride = os.environ.get("WGQ_TEST_STEPS") or (11 if setting.options is IPTABLES else 5)
-    return itertools.count(0, int(stride))
+    stride = os.environ.get("WGQ_TEST_STEPS") or times * (11 if setting.options is IPTABLES else 5)
+    return itertools.count(first, int(stride))
 
 
 def test_up_on_trial_leaves_nothing(setting: Setting) -> None:
@@ -112,4 +134,36 @@ def test_a_tunnel_is_as_it_was(setting: Setting, verb: str) -> None:
     assert live(setting.machine) == before
     assert wanted != before
     setting.down()
+    assert state(setting.machine) == pristine
+
+
+@pytest.mark.parametrize("verb", ["up", "reload", "down"])
+def test_without_guards_other_verbs_finish_it(setting: Setting, verb: str) -> None:
+    """Both guards are killed at any step of the change or of the rollback.
+
+    Down leaves nothing. Reload, and up --ensure, make it as the file says.
+    """
+    pristine = state(setting.machine)
+    text = CHANGED if verb == "reload" else CONFIG
+    ensured(setting, text)
+    wanted = live(setting.machine)
+    setting.down()
+    for count, at in enumerate(steps(setting, 1, 3)):
+        if verb != "up":
+            setting.up()
+        tried(setting, verb, at, text=text, both=True)
+        if not was_killed(setting):
+            break
+        if count % 2:
+            if verb == "reload":
+                setting.reload()
+            else:
+                ensured(setting, text)
+            assert live(setting.machine) == wanted, f"at step {at}"
+        if state(setting.machine) != pristine:
+            setting.down()
+        assert state(setting.machine) == pristine, f"at step {at}"
+    assert at > 20
+    if verb != "up":
+        setting.down()
     assert state(setting.machine) == pristine

@@ -30,7 +30,7 @@ _FAILED = 1
 _PAUSE = 100  # milliseconds between two reads of the guard's output
 _PIECE = 65536
 _OF = {
-    "up": ("kill-switch", "exclude", "keep-inbound", "backend"),
+    "up": ("kill-switch", "exclude", "keep-inbound", "netns", "backend"),
     "reload": ("or-restart", "keep-foreign", "backend"),
 }
 """The options that not all of the verbs have."""

@@ -50,7 +50,10 @@ def cmd_ensure(
     with host.interface_lock(name):
         settings = read()
         if settings.extras.netns or netns.place(name, host) is not None:
-            return _elsewhere(settings, host, options, reload_options, say, before_up)
+            done = _elsewhere(settings, host, options, reload_options, say, before_up)
+            if done.action != "none":
+                trial.supersede(host.journal_directory, name, say)
+            return done
         return _here(settings, host, options, reload_options, say, before_up)
 
 

@@ -16,13 +16,13 @@ from errno import ENOENT
 
 from wgquick.directory import opened, remove
 from wgquick.errors import OperationError, SignalError, WgqError
-from wgquick.executor import commands
+from wgquick.executor import commands, trial
 from wgquick.executor.journal import Journal
-from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
+from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager, dumps, loads, suppress
 from wgquick.plan import traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wgquick.config.settings import Settings
     from wgquick.executor.commands import FileForDown
@@ -111,6 +111,7 @@ def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """cmd_up for a tunnel with `netns`, or one that an earlier `up` moved into a namespace."""
     with host.interface_lock(settings.name):
         bring_up(settings, host, options, say)
+        trial.supersede(host.journal_directory, settings.name, say)
 
 
 def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
@@ -170,14 +171,27 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     _write(name, where._replace(is_starting=False, daemon=host.userspace.identity(name)), host)
 
 
+def check_absent(settings: Settings, host: Host) -> None:
+    """Raise WgqError, before any change, if the tunnel is up or its name is taken."""
+    earlier = place(settings.name, host)
+    if earlier is not None:
+        _check_not_inside(settings.name, earlier, host)
+    if settings.extras.netns:
+        _check_free(settings, host)
+    elif earlier is None:
+        commands.check_absent(settings.name, host)
+
+
+def _check_not_inside(name: str, earlier: Place, host: Host) -> None:
+    if is_inside(name, host):
+        remedy = f"Take it down first: wgq down {name}"
+        raise WgqError(f"`{name}' already exists in the network namespace {earlier.netns}", remedy=remedy)
+
+
 def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) -> None:
     """Remove the leftovers of a killed `up` or a deleted namespace; WgqError if the tunnel is up."""
+    _check_not_inside(name, earlier, host)
     exists = host.netns.exists(earlier.netns)
-    if exists:
-        with host.inside(earlier.netns) as inner:
-            if inner.rtnl.link(name) is not None:
-                remedy = f"Take it down first: wgq down {name}"
-                raise WgqError(f"`{name}' already exists in the network namespace {earlier.netns}", remedy=remedy)
     say(f"[!] Cleaning up after an earlier {name} that was not taken down")
     _remove_stray(name, earlier, host)
     if not exists:
@@ -242,11 +256,15 @@ def down(
         where = place(name, host)
         if where is None:
             raise WgqError(f"`{name}' is not a WireGuard interface")
-        _take_down(name, where, read, host, options, say=say, save=save)
+        try:
+            take_down(name, where, read, host, options, say=say, save=save)
+        finally:
+            if not is_inside(name, host):
+                trial.supersede(host.journal_directory, name, say)
     return True
 
 
-def _take_down(
+def take_down(
     name: str,
     where: Place,
     read: FileForDown,
@@ -275,6 +293,15 @@ def _take_down(
 
 def reload(settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> Outcome:
     """cmd_reload inside the tunnel's namespace; RestartNeededError if the file names another one."""
+    with host.interface_lock(settings.name):
+        outcome = change(settings, host, options, reload_options, say)
+        if not reload_options.dry_run:
+            trial.supersede(host.journal_directory, settings.name, say)
+        return outcome
+
+
+def change(settings: Settings, host: Host, options: Options, reload_options: ReloadOptions, say: Say) -> Outcome:
+    """Reload the tunnel, for a caller that holds the interface's lock."""
     from wgquick.executor.reloading import Outcome, RestartNeededError, cmd_reload
 
     name = settings.name
@@ -291,8 +318,7 @@ def reload(settings: Settings, host: Host, options: Options, reload_options: Rel
     if not reload_options.or_restart:
         raise RestartNeededError(name, reasons, settings.path)
     if not reload_options.dry_run:
-        with host.interface_lock(name):
-            restart(settings, host, options, say)
+        restart(settings, host, options, say)
     return Outcome((), reasons)
 
 
@@ -303,6 +329,27 @@ def is_inside(name: str, host: Host) -> bool:
         return False
     with host.inside(where.netns) as inner:
         return inner.rtnl.link(name) is not None
+
+
+@contextmanager
+def located(name: str, host: Host) -> Iterator[Host]:
+    """The host of a tunnel: its network namespace if it is in one, with the calling thread inside, else `host`."""
+    where = place(name, host)
+    if where is None or not is_inside(name, host):
+        yield host
+        return
+    with host.inside(where.netns) as inner:
+        yield inner
+
+
+def keep(name: str, earlier: Place, host: Host) -> None:
+    """Record that the tunnel is back where it was; wgq deletes the namespace in the end if it would have before."""
+    others = (place(other, host) for other in names(host) if other != name)
+    has_passed = any(other is not None and other.netns == earlier.netns and other.is_ours for other in others)
+    found = place(name, host) or earlier
+    is_ours = found.is_ours or (earlier.is_ours and not has_passed)
+    daemon = host.userspace.identity(name)
+    _write(name, found._replace(is_ours=is_ours, is_starting=False, daemon=daemon), host)
 
 
 def moved(settings: Settings, host: Host) -> tuple[str, ...]:
@@ -335,7 +382,7 @@ def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
     if where is None:
         commands.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
     else:
-        _take_down(name, where, lambda: (bare, None), host, options, say=say, save=lambda _settings, _host: None)
+        take_down(name, where, lambda: (bare, None), host, options, say=say, save=lambda _settings, _host: None)
     bring_up(settings, host, options, say)
 
 

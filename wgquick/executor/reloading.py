@@ -305,7 +305,7 @@ class Reload:
 
         has = {each.prefix for each in self._host.rtnl.link_addresses(self._name)}
         for each in before.addresses:
-            if each.prefix not in has and not each.far and not each.is_link_local:
+            if each.prefix not in has and not each.far and not each.is_the_kernels:
                 yield AddAddress(self._name, Address(each.prefix.address, each.prefix.length, str(each.prefix)))
         routes = {(route.destination, route.table) for route in self._host.rtnl.link_routes(self._name)}
         for route in before.routes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from wgquick.config.extras import of_lines
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, WgqError
-from wgquick.executor import commands, reloading, snapshot, src_valid_mark
+from wgquick.executor import commands, netns, reloading, snapshot, src_valid_mark
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.executor.journal import Record
+    from wgquick.executor.netns import Place
     from wgquick.options import Options
     from wgquick.plan.applied import Known
     from wgquick.plan.given import Earlier
@@ -35,7 +36,8 @@ _ROUNDS = 6
 class Before(NamedTuple):
     """The state of an interface before a trial; `wanted` is None if it was not up.
 
-    `record` and `hash_key` are its journal. `file` has the hooks and the table for bringing it up again.
+    `record` and `hash_key` are its journal. `file` has the hooks and the table for bringing it up again. `place` is
+    its network namespace, None for the current one, and `namespace` an open descriptor of that namespace or -1.
     """
 
     name: str
@@ -44,10 +46,21 @@ class Before(NamedTuple):
     wanted: restore.Wanted | None = None
     record: Record | None = None
     hash_key: bytes = b""
+    place: Place | None = None
+    namespace: int = -1
 
 
 def look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
     """The current state; WgqError if the interface exists and cannot be restored."""
+    where = netns.place(name, host)
+    if where is None or not netns.is_inside(name, host):
+        return _look(name, file, host, options)
+    with host.inside(where.netns) as inner:
+        found = _look(name, file, inner, options)
+    return found._replace(place=where, namespace=host.netns.opened(where.netns))
+
+
+def _look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
     if host.rtnl.link(name) is None:
         return Before(name, file or Settings(name), options)
     reloading.check_exists(name, host)
@@ -85,6 +98,42 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
     `tried` has the current hooks of the interface (None: the journal's). `anew` takes it down and brings it up
     again, if the difference is not enough. WgqError if something could not be restored; the caller may try again.
     """
+    name, had, has = before.name, before.place, netns.place(before.name, host)
+    if had is None and has is None:
+        _go_back(before, tried, host, say, anew=anew)
+        return
+    stays = had is not None and has is not None and had.netns == has.netns and netns.is_inside(name, host)
+    if not stays:
+        if has is not None:
+            _take_down_there(before, has, tried, host, say)
+        elif commands.can_go_down(name, host, without_file=True):
+            _take_down(before, tried, host, say)
+    if had is None or before.wanted is None:
+        _go_back(before, tried, host, say)
+        return
+    if not stays:
+        host.netns.restore(had.netns, before.namespace)
+        file = before.file._replace(extras=before.file.extras._replace(netns=had.netns))
+        netns.bring_up(restore.settings_for_up(before.wanted, file), host, before.options, say)
+    with host.inside(had.netns) as inner:
+        _go_back(before, tried, inner, say, anew=anew and stays)
+    netns.keep(name, had, host)
+
+
+def _take_down_there(before: Before, where: Place, tried: Settings | None, host: Host, say: Say) -> None:
+    """Take the interface down in its network namespace, as `_take_down` does in the current one."""
+    settings = tried._replace(save_config=False) if tried else None
+    options = before.options._replace(force=True)
+    try:
+        netns.take_down(
+            before.name, where, lambda: (settings, None), host, options, say=say, save=lambda _settings, _host: None
+        )
+    except HookError as error:
+        say(f"[!] {error.what}: continuing")
+
+
+def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
+    """Restore the state in one network namespace."""
     if before.wanted is None:
         if commands.can_go_down(before.name, host, without_file=True):
             _take_down(before, tried, host, say)
@@ -141,6 +190,8 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         host, before.options, lambda _: None, journal if record else NoJournal(name), settings=before.file,
         promised=record.undos if record else (),
     )  # fmt: skip
+    if before.record is not None and before.record.applied is not None and record is not None:
+        journal.intend(before.record.applied)  # if all guards are killed, the state is between the two
     known = _known(record)
     given = tuple(_given(record))
     faults: list[str] = []

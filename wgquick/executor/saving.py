@@ -8,7 +8,7 @@ from wgquick.config.parser import parse
 from wgquick.errors import WgqError
 from wgquick.executor.journal import Journal
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import Prefix
+from wgquick.net import Prefix, is_link_local
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _left_out(settings: Settings, host: Host) -> tuple[Prefix, ...]:
 
 def _is_ours(address: Prefix, settings: Settings) -> bool:
     """Whether an address is saved. The link-local address that the kernel gives a TUN device is not."""
-    link_local = address.family == 6 and address.address[:1] == b"\xfe" and address.address[1] & 0xC0 == 0x80
-    return not link_local or any(a.address == address.address for a in settings.addresses)
+    return not is_link_local(address.address) or any(a.address == address.address for a in settings.addresses)
 
 
 def _dns(settings: Settings, host: Host, options: Options) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

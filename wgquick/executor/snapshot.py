@@ -76,7 +76,10 @@ def facts(
     journal's content. Without it the device's fwmark counts as chosen by wgq if a full tunnel's rules refer to it.
     """
     device_fwmark, is_automatic = _fwmark(now, known)
-    own = [address for address in now.addresses if address.is_link_local]
+    wanted = {(address.address, address.length) for address in settings.addresses}
+    ours = (known.addresses if known is not None else None) or ()
+    gone = {prefix for prefix in ours if prefix not in wanted}
+    own = [address for address in now.addresses if address.is_link_local and address.prefix not in gone]
     targets = _targets(settings, now, resolved or {})
     is_mtu_wanted = settings.mtu is None
     dns_mode = now.dns.mode if now.dns.mode != "off" else host.dns.detect(options.dns) if settings.dns else "off"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from wgquick.config.settings import Settings
 from wgquick.errors import WgqError
 from wgquick.executor import commands, netns, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
@@ -19,8 +20,6 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple, loads, suppress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wgquick.config.settings import Settings
-    from wgquick.device import Device
     from wgquick.errors import ConfigError
     from wgquick.executor.reloading import ReloadOptions
     from wgquick.executor.restoring import Before
@@ -143,7 +142,6 @@ class Attempt:
     def run(self) -> None:
         """Make the change and guard it until the trial ends."""
         try:
-            self._refuse_elsewhere()
             with self._host.interface_lock(self._asked.name):
                 earlier = self._earlier()
                 if earlier is not None:
@@ -158,17 +156,6 @@ class Attempt:
             self._follow(earlier)
         else:
             self._guard()
-
-    def _refuse_elsewhere(self) -> None:
-        """Raise WgqError if the tunnel is in a named network namespace."""
-        settings, name = self._asked.settings, self._asked.name
-        where = netns.place(name, self._host)
-        inside = where.netns if where else settings.extras.netns if settings else ""
-        if inside:
-            raise WgqError(
-                f"{name} is in the network namespace {inside}: wgq try is for the one that it runs in",
-                remedy=f"A tunnel there cannot cut you off: wgq {self._asked.verb} {name}",
-            )
 
     def _earlier(self) -> TrialFile | None:
         """The file of a pending trial, or None. A trial without a guard is over, and its file is removed."""
@@ -187,17 +174,16 @@ class Attempt:
 
     def _begin(self) -> None:
         asked, host = self._asked, self._host
-        if asked.read is not None:
-            self._tried = commands.settings_of_file(asked.name, asked.read, host, self._say)
+        self._tried = self._settings()
         if asked.verb == "up":
-            commands.check_absent(asked.name, host)
+            netns.check_absent(self._tried or Settings(asked.name), host)
         self._before = restoring.look(asked.name, self._tried, host, asked.options)
         if asked.verb == "down" and self._before.wanted is None:
             raise WgqError(f"`{asked.name}' is not a WireGuard interface")
         path = self._tried.path if self._tried else ""
         begun = Trial(asked.verb, path, deadline=self._limit())
         self._file = trial.begun(host.journal_directory, asked.name, begun)
-        self._guards.share(self._take_over, self._hangs, (self._file.descriptor,))
+        self._share()
         try:
             self._change()
         except RestartNeededError:
@@ -207,6 +193,18 @@ class Attempt:
             self._undo_failed_change()
             raise
         self._put_on_trial(self._file, begun)
+
+    def _settings(self) -> Settings | None:
+        """The settings of the change; for down, those of the file as it is now."""
+        if self._asked.read is None:
+            return self._asked.settings
+        with netns.located(self._asked.name, self._host) as host:
+            return commands.settings_of_file(self._asked.name, self._asked.read, host, self._say)
+
+    def _share(self) -> None:
+        """Start a standby. It keeps the trial's file and the network namespace, which the rollback needs."""
+        kept = (self._file.descriptor, self._before.namespace)
+        self._guards.share(self._take_over, self._hangs, tuple(each for each in kept if each >= 0))
 
     def _limit(self) -> int:
         """The time at which a change that begins now counts as hanging (`trial.now`)."""
@@ -218,24 +216,34 @@ class Attempt:
 
     def _change(self) -> None:
         asked, host, say = self._asked, self._host, self._say
+        where = netns.place(asked.name, host)
         if asked.verb == "down":
             # SaveConfig writes the current state to the file. A rollback restores that state: the file stays right.
-            commands.take_down(asked.name, self._tried, host, asked.options, say=say, save=self._save)
+            if where is None:
+                commands.take_down(
+                    asked.name, self._tried, host, asked.options, say=say, save=lambda each: self._save(each, host)
+                )
+            else:
+                netns.take_down(
+                    asked.name, where, lambda: (self._tried, None), host, asked.options, say=say, save=self._save
+                )
             return
         settings = asked.settings
         if settings is None:
             raise ValueError(asked.verb)
         if asked.verb == "up":
-            commands.bring_up(settings, host, asked.options, say)
+            netns.bring_up(settings, host, asked.options, say)
+        elif where is not None or settings.extras.netns:
+            netns.change(settings, host, asked.options, asked.reload_options, say)
         else:
             reload = Reload(settings, host, asked.options, asked.reload_options, say)
             reload.check_save_config("wgq try reload --force")
             reload.carry_out(reload.look())
 
-    def _save(self, settings: Settings) -> None:
+    def _save(self, settings: Settings, host: Host) -> None:
         from wgquick.executor.saving import cmd_save
 
-        cmd_save(settings, self._host, self._asked.options, self._say)
+        cmd_save(settings, host, self._asked.options, self._say)
 
     def _undo_failed_change(self) -> None:
         """Restore the earlier state: `up` and `reload` undo their changes after a failure, `down` does not."""
@@ -267,8 +275,7 @@ class Attempt:
         self._say(f"[!] {asked.name} is on trial: this extends it, and a rollback takes back all of it")
         self._guards.share(lambda: None, self._hangs, (file.descriptor,))
         try:
-            if asked.read is not None:
-                self._tried = commands.settings_of_file(asked.name, asked.read, self._host, self._say)
+            self._tried = self._settings()
             self._change()
         except Exception:
             with self._host.lock():
@@ -320,7 +327,7 @@ class Attempt:
         if self._deaths > _MOST_DEATHS:
             self._finish(trial.FAILED, remove=False)
             return
-        self._guards.share(self._take_over, self._hangs, (self._file.descriptor,))
+        self._share()
         found = self._file.read()
         if found is not None and found.phase == trial.CHANGING and found.changes == 1:
             self._is_orphaned = True  # the guard died during the change
@@ -393,12 +400,14 @@ class Attempt:
 
     def _criterion(self) -> tuple[str, Met] | None:
         if self._asked.ping:
-            return f"ping:{self._asked.ping}", self._ping(self._asked.ping)
+            with netns.located(self._asked.name, self._host):
+                return f"ping:{self._asked.ping}", self._ping(self._asked.ping)
         if not self._asked.peers:
             return None
-        name, wireguard = self._asked.name, self._host.wireguard
+        name = self._asked.name
         try:
-            device = wireguard.get(name)
+            with netns.located(name, self._host) as host:
+                device = host.wireguard.get(name)
         except WgqError:
             return None
         has_endpoint = {peer.public_key: peer.endpoint is not None for peer in device.peers}
@@ -408,16 +417,17 @@ class Attempt:
             self._say(f"[!] {error}")
             return None
         earlier = None if self._asked.verb == "up" else device
-        wait = waiting.Wait(name, wireguard, awaited, earlier)
-        return "handshake", lambda: _has_shaken(wait, wireguard.get(name))
+        wait = waiting.Wait(name, self._host.wireguard, awaited, earlier)
+        return "handshake", lambda: self._has_shaken(wait)
 
-
-def _has_shaken(wait: waiting.Wait, device: Device) -> bool:
-    wait.look(device, young_counts=False)
-    if wait.is_over:
-        return True
-    wait.provoke(device)
-    return False
+    def _has_shaken(self, wait: waiting.Wait) -> bool:
+        with netns.located(self._asked.name, self._host) as host:
+            device = host.wireguard.get(self._asked.name)
+            wait.look(device, young_counts=False)
+            if wait.is_over:
+                return True
+            wait.provoke(device)
+            return False
 
 
 def _with_any_port(before: Before) -> Before:

@@ -9,7 +9,7 @@ from wgquick.config import extras
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import FirewallRules, Prefix, pack_address
 from wgquick.plan.current import LinkDns
-from wgquick.plan.given import given, read_given
+from wgquick.plan.given import UNKNOWN, given, read_given
 from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, SetDns, SetFwmark, SetMtuUp
 
 if TYPE_CHECKING:
@@ -107,11 +107,12 @@ def known(
 
 
 def _both_given(applied: Earlier, *intended: Earlier) -> Earlier:
-    """The union of what two states set for each peer; the endpoint is the one that was certainly set."""
+    """The union of what two states set for each peer; an endpoint that differs is unknown."""
     found = dict(applied)
     for key, new in (each for peers in intended for each in peers.items()):
         old = found.get(key, new)
         found[key] = old._replace(
+            endpoint=old.endpoint if old.endpoint == new.endpoint else UNKNOWN,
             persistent_keepalive=new.persistent_keepalive
             if old.persistent_keepalive is None
             else old.persistent_keepalive,

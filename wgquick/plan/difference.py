@@ -12,7 +12,7 @@ from wgquick.config.grammar import mask
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, pack_address
+from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, is_link_local, pack_address
 from wgquick.plan import down, reload, up
 from wgquick.plan.desired import networks
 from wgquick.plan.facts import DefaultFacts
@@ -187,7 +187,7 @@ class _Addresses:
         # The kernel lists IPv6 addresses of one scope with the newest first.
         has = [each.prefix for each in now.addresses if not each.far]
         self._has = [p for p in has if p.family == 4] + [p for p in reversed(has) if p.family == 6]
-        local = {each.prefix for each in now.addresses if each.is_link_local}
+        local = {each.prefix for each in now.addresses if each.is_the_kernels}
         ours = set(has) - local if known.addresses is None else known.addresses
         self._gone = [p for p in self._has if p in ours and p not in self._wanted]
         self._secondary = {each.prefix for each in now.addresses if each.is_secondary}
@@ -446,14 +446,13 @@ def _recorded(found: FirewallRules, known: Known) -> FirewallRules:
 def _are_alike(rules: FirewallRules, seen: FirewallRules, wanted: Desired, known: Known) -> bool:
     """Whether existing rules are equivalent; the kernel's own link-local address may have been added later."""
     own = {address.address for address in wanted.addresses}
+    gone = {prefix.address for prefix in known.addresses or ()} - own
     alike = seen.whole and rules.fwmark == seen.fwmark and own & {*rules.addresses} == own & {*seen.addresses}
-    others = any(address not in own and not _is_link_local(address) for address in seen.addresses)
+    others = any(
+        address in gone or (address not in own and not is_link_local(address)) for address in seen.addresses
+    )
     # wg-quick has no rules for a port.
     return alike and not others and (rules.port == seen.port or (known.undos is None and not seen.port))
-
-
-def _is_link_local(address: bytes) -> bool:
-    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 def _firewall_gone(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:

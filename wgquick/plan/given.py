@@ -25,6 +25,9 @@ class Given(NamedTuple):
     preshared_key: str = ""
 
 
+UNKNOWN = "?"
+"""An endpoint that no file has."""
+
 Earlier = dict[bytes, Given]
 """What the file set before, by public key."""
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from wgquick.config.settings import Address, PeerSettings
 from wgquick.device import PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import KEY_LENGTH, Endpoint, Route, SecretKey
+from wgquick.net import KEY_LENGTH, Endpoint, Route, SecretKey, is_link_local
 from wgquick.plan import reload
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
-from wgquick.plan.given import Given
+from wgquick.plan.given import UNKNOWN, Given
 from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, TakeBack
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import Undo
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
-_OTHER_TEXT = Given("?", 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
+_OTHER_TEXT = Given(UNKNOWN, 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
 
 
 class Wanted(NamedTuple):
@@ -96,7 +96,7 @@ def _peers(device: Device) -> tuple[PeerSettings, ...]:
 
 def _addresses(addresses: Iterable[LinkAddress]) -> tuple[Address, ...]:
     """The addresses in a file's order. The kernel lists the newest IPv6 address first."""
-    found = [each.prefix for each in addresses if not each.far and not each.is_link_local]
+    found = [each.prefix for each in addresses if not each.far and not each.is_the_kernels]
     ordered = [p for p in found if p.family == 4] + [p for p in reversed(found) if p.family == 6]
     return tuple(Address(prefix.address, prefix.length, str(prefix)) for prefix in ordered)
 
@@ -116,7 +116,7 @@ def moves(
     `known` is the journal's content, `given` what the trial's files set for the peers.
     """
     known = known._replace(
-        addresses=frozenset(each.prefix for each in now.addresses if not each.is_link_local),
+        addresses=frozenset(each.prefix for each in now.addresses if not each.is_the_kernels),
         routes=frozenset((route.destination, route.table) for route in now.routes if route.is_plain),
         mtu=0,
     )
@@ -181,18 +181,23 @@ def _firewall(before: Wanted) -> tuple[FirewallRules, ...]:
 
 
 def _in_their_order(aim: Desired, now: Current) -> tuple[Address, ...]:
-    """The addresses after this round. A family out of order has none: the next round adds its addresses again.
+    """The addresses after this round. A kind out of order has none: the next round adds its addresses again.
 
-    The kernel adds an address after the existing ones.
+    The kinds are IPv4, and IPv6 addresses of each scope. The kernel adds an address after the existing ones.
     """
     kept: list[Address] = []
-    for size in (4, 16):
-        mine = [(each.address, each.length) for each in aim.addresses if len(each.address) == size]
-        there = [(each.address, each.length) for each in _addresses(now.addresses)]
+    there = [(each.address, each.length) for each in _addresses(now.addresses)]
+    for kind in {_kind(each.address): None for each in aim.addresses}:
+        wanted = [each for each in aim.addresses if _kind(each.address) == kind]
+        mine = [(each.address, each.length) for each in wanted]
         staying = [each for each in there if each in mine]
         if staying == mine[: len(staying)]:
-            kept += [each for each in aim.addresses if len(each.address) == size]
+            kept += wanted
     return tuple(kept)
+
+
+def _kind(address: bytes) -> tuple[int, bool]:
+    return len(address), is_link_local(address)
 
 
 def _device_change(before: Wanted, device: Device, settings: Settings, given: Collection[Earlier]) -> DeviceChange:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wgquick.net import is_link_local
 from wgquick.plan.given import merged
 from wgquick.plan.steps import DeleteRule
 from wgquick.status.values import Drift
@@ -85,13 +86,8 @@ def _of_link(settings: Settings, link: Link | None, addresses: Sequence[Prefix])
     for address in wanted.keys() - there.keys():
         yield Drift("address-missing", f"the link does not have {wanted[address]}")
     for address in there.keys() - wanted.keys():
-        if not _is_link_local(address[0]):
+        if not is_link_local(address[0]):  # the kernel adds one to a TUN link
             yield Drift("address-foreign", f"the link has {there[address]}, which is not in the file")
-
-
-def _is_link_local(address: bytes) -> bool:
-    """Whether it is in fe80::/10: the kernel adds such an address to a TUN link."""
-    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 def _of_peers(wanted: Mapping[PublicKey, PeerSettings], there: Mapping[PublicKey, DevicePeer]) -> Iterator[Drift]:

@@ -35,13 +35,13 @@ def path_of(name: str) -> str:
 def exists(name: str) -> bool:
     """Whether a namespace has this name; False for the plain file that remains after its mount is gone."""
     try:
-        os.close(_opened(name))
+        os.close(opened(name))
     except OperationError:
         return False
     return True
 
 
-def _opened(name: str) -> int:
+def opened(name: str) -> int:
     """A descriptor of the namespace; OperationError if there is none."""
     path = path_of(name)
     try:
@@ -63,7 +63,33 @@ def _is_namespace(descriptor: int) -> bool:
 
 def add(name: str) -> None:
     """`ip netns add NAME`; OperationError names what is missing."""
+    _add(name, _bind_new)
+
+
+def restore(name: str, descriptor: int) -> None:
+    """Give an open namespace its name again; does nothing if the name is taken. OperationError as for `add`."""
     from wgquick.system import calls
+
+    if not exists(name):
+        _add(name, lambda path: calls.bind(f"/proc/thread-self/fd/{descriptor}", path))
+
+
+def _bind_new(path: str) -> None:
+    from wgquick.system import calls
+
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        calls.unshare(calls.NEW_NETWORK)
+        try:
+            calls.bind(_OWN, path)
+        finally:
+            calls.enter_network(own)
+    finally:
+        os.close(own)
+
+
+def _add(name: str, bind: Callable[[str], None]) -> None:
+    """Make the namespace's file and let `bind` mount the namespace there."""
 
     path = path_of(name)
     try:
@@ -79,15 +105,7 @@ def add(name: str) -> None:
             with suppress(FileNotFoundError):  # left by a namespace that is gone
                 os.unlink(path)
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-        own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            calls.unshare(calls.NEW_NETWORK)
-            try:
-                calls.bind(_OWN, path)
-            finally:
-                calls.enter_network(own)
-        finally:
-            os.close(own)
+        bind(path)
     except OSError as error:
         if error.errno != errno.EEXIST:
             with suppress(OSError):
@@ -163,7 +181,7 @@ def entered(name: str) -> Iterator[Birthplace]:
     """
     from wgquick.system import calls
 
-    inside = _opened(name)
+    inside = opened(name)
     home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
