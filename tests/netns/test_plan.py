@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,9 +58,87 @@ def printed_commands(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.removeprefix("[#] ") for line in done.stderr.splitlines() if line.startswith("[#] ")]
 
 
+# What a command of a plan sends or writes; the numbers are message types (linux/rtnetlink.h).
+_SENDS = {
+    r"ip -\d address add": 0x14,
+    r"ip -\d address delete": 0x15,
+    r"ip -\d route add": 0x18,
+    r"ip -\d route delete": 0x19,
+    r"ip -\d rule add": 0x20,
+    r"ip -\d rule delete": 0x21,
+    "ip link set": 0x10,
+    "ip link delete": 0x11,
+    "wg ": "uapi",
+    "nft -f": "nftables",
+    "sysctl ": "sysctl",
+    "(write|remove wg0 from) /etc/resolv.conf": "resolv.conf",
+    "/.*/wgq-userspace wg0": "program",
+}
+_CALLS = "sendto,sendmsg,write,writev,pwrite64,rename,renameat,unlink,unlinkat,execve"
+
+
+def announced(lines: list[str]) -> dict[object, int]:
+    """What the commands of a plan send or write, counted; a device gets several of them in one request."""
+    kinds = [kind for line in lines for start, kind in _SENDS.items() if re.match(start, line)]
+    assert len(kinds) == len(lines), lines
+    joined = ([kind] if kind == "uapi" else [*each] for kind, each in groupby(kinds))
+    return Counter(kind for each in joined for kind in each)
+
+
+def traced(machine: Namespace, *arguments: str, status: int = 0) -> dict[object, int]:
+    """What a run of wgq sends or writes (strace(1)), besides its files in /run; other programs are not traced."""
+    words = ["strace", "-f", "-b", "execve", "-y", "-qq", "-s", "6", "-o", "/run/trace", "-e", f"trace={_CALLS}"]
+    done = machine.run([*words, *WGQ, *arguments], check=False, env={**os.environ, "WGQ_DNS": "file"})
+    assert done.returncode == status, done.stderr
+    _, *lines = machine.out("cat", "/run/trace").splitlines()
+    return Counter(kind for line in lines if not re.search(r"(---|\+\+\+)$", line) for kind in _kinds(line))
+
+
+def _kinds(line: str) -> list[object]:
+    """What one call sends or writes."""
+    call = line.split(maxsplit=1)[1]
+    if " = -1 E" in call or "resumed>" in call:
+        return []
+    if call.startswith("send"):
+        types = [int(word, 16) for word in re.findall(r"nlmsg_type=(0x[0-9a-f]+)", call)]
+        if any(each >> 8 == NFNL_SUBSYS_NFTABLES for each in types):
+            return ["nftables"] if len(types) > 1 else []  # changes come in a batch
+        return [each for each in types if each % 4 != 2] or (["uapi"] if '"set=1' in call else [])
+    if call.startswith("execve"):
+        return ["program"]
+    if call.startswith("rename") and '"/etc/resolv.conf"' in call:
+        return ["resolv.conf"]
+    if "/run/" in call or re.match(r"\w+\(\d+<(pipe:|/dev/null|/etc/.resolv.conf.wgq)", call):
+        return []
+    return ["sysctl" if "src_valid_mark>" in call else call]
+
+
+NFNL_SUBSYS_NFTABLES = 10
+
+
 def without_release(lines: list[str]) -> list[str]:
     """down gives src_valid_mark back without a word, as wg-quick does not; a plan says it."""
     return [line for line in lines if not line.startswith("sysctl -q net.ipv4.conf.all.src_valid_mark=0")]
+
+
+def test_what_a_plan_announces_is_what_is_sent(machine: Namespace) -> None:
+    """Nothing else is sent or written, and a plan, and a reload without a difference, send and write nothing."""
+    write(machine, FILES["dns"])
+    backend = ("--backend", "userspace")
+    other = config(
+        "DNS = 10.0.0.54\nMTU = 1300",
+        "AllowedIPs = ::/0, 10.9.0.0/16",
+        address="10.0.0.1/24, 10.3.0.1/24, fd00::1/64",
+    )
+    for verb, options, text in (("up", backend, FILES["dns"]), ("reload", (), other), ("down", (), other)):
+        write(machine, text)
+        found = plan(machine, verb, *options)
+        assert traced(machine, "plan", verb, "wg0", *options, status=2) == {}
+        sent = traced(machine, verb, "wg0", *options)
+        assert sent == announced(commands(found)), verb
+        if verb != "down":
+            for words in (("reload",), ("diff",), ("plan", "reload"), ("up", "--ensure")):
+                assert traced(machine, *words, "wg0") == {}, words
 
 
 @BY_NAME

@@ -349,7 +349,7 @@ def keep(name: str, earlier: Place, host: Host) -> None:
     found = place(name, host) or earlier
     is_ours = found.is_ours or (earlier.is_ours and not has_passed)
     daemon = host.userspace.identity(name)
-    _write(name, found._replace(is_ours=is_ours, is_starting=False, daemon=daemon), host)
+    _write(name, found._replace(is_ours=is_ours, is_starting=False, daemon=daemon, is_told=earlier.is_told), host)
 
 
 def moved(settings: Settings, host: Host) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ it would apply. So a plan has the verb's own steps, in the same order and with t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -171,10 +172,16 @@ def _restarted(
         return Plan(verb, name, tuple(run.changes(settings, ground)), reasons, (*notes, *run.notes))
 
 
+def _in_memory() -> str | None:
+    """A directory in memory, so that a plan writes nothing to a disk; None if this user has none."""
+    places = ("/run", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")  # noqa: S108
+    return next((each for each in places if each and os.access(each, os.W_OK)), None)
+
+
 @contextmanager
 def _rehearsal(name: str, ground: Ground) -> Iterator[Rehearsal]:
     """A run on a prospect with a copy of the journals, which is deleted afterwards."""
-    place = Path(tempfile.mkdtemp(prefix="wgq-plan-"))
+    place = Path(tempfile.mkdtemp(prefix="wgq-plan-", dir=_in_memory()))
     try:
         copy = place / "journals"
         copy.mkdir(mode=0o700)
