@@ -79,6 +79,32 @@ def test_up_says_that_a_peer_with_the_own_key_is_ignored(machine: Namespace) -> 
     assert line == f"[!] wg0 ignores the peer {own}: its PublicKey is the interface's own [peer-is-self]"
 
 
+def test_up_says_that_the_host_lacks_what_a_hook_needs(machine: Namespace) -> None:
+    """Both are judged after the hooks, which may add the link and enable forwarding."""
+    rule = "POSTROUTING -o eth9 -j MASQUERADE"
+    hooks = (f"PostUp = iptables -t nat -A {rule}", f"PostDown = iptables -t nat -D {rule}")
+    write(machine, text(SOUND, *hooks))
+    forwarding, link = advice(machine, "wg0")
+    assert forwarding.endswith("net.ipv4.ip_forward = 0 [forwarding-off]")
+    assert "the hook names the link eth9" in link
+    wgq(machine, "down", "wg0")
+    enable = "PreUp = ip link add eth9 type veth peer name eth8; echo 1 >/proc/sys/net/ipv4/conf/all/forwarding"
+    write(machine, text(SOUND, enable, *hooks, "PostDown = ip link delete eth9"))
+    assert advice(machine, "wg0") == []
+
+
+def test_up_says_that_an_endpoint_is_routed_into_the_tunnel(machine: Namespace) -> None:
+    """The file has a name, so only its address and the routes show it."""
+    machine.run(["sh", "-c", "echo 198.51.100.9 vpn.example.net >>/etc/hosts"])
+    looped = text("vpn.example.net:51820").replace("10.0.0.0/24\n", "10.0.0.0/24, 128.0.0.0/1\n")
+    write(machine, looped)
+    (line,) = advice(machine, "wg0")
+    assert line.startswith("[!] The endpoint 198.51.100.9 is routed into wg0 itself")
+    wgq(machine, "down", "wg0")
+    write(machine, looped.replace("128.0.0.0/1", "0.0.0.0/0"))
+    assert advice(machine, "wg0") == []
+
+
 def test_no_process_of_the_check_remains(machine: Namespace) -> None:
     write(machine, text(FAULTY))
     wgq(machine, "up", "wg0")

@@ -389,6 +389,27 @@ def test_save_at_down_looks_all_names_up_at_once(machine: Namespace) -> None:
     assert machine.call(CONFIG.read_text).count(".example.net:51820") == 4
 
 
+def test_a_save_over_edits_keeps_them_in_a_copy(machine: Namespace) -> None:
+    """Edits before up, by hooks, or applied by reload are not kept, nor what save itself wrote."""
+    hook = "PostUp = sed -i s/:51820/:5000/ /etc/wireguard/wg0.conf"
+    text = config(f"SaveConfig = true\n{hook}")
+    write(machine, text)
+    wgq(machine, "up", "wg0")
+    machine.run(["wg", "set", "wg0", "listen-port", "4242"])
+    wgq(machine, "save", "wg0")
+    machine.run(["sed", "-i", "s/10.9.0.0/10.8.0.0/", str(CONFIG)])
+    wgq(machine, "reload", "--force", "wg0")
+    machine.run(["wg", "set", "wg0", "listen-port", "4243"])
+    assert "edited" not in wgq(machine, "down", "wg0").stderr
+    assert machine.out("ls", "/etc/wireguard").split() == ["wg0.conf"]
+    wgq(machine, "up", "wg0")
+    machine.run(["sed", "-i", "s/10.8.0.0/10.7.0.0/", str(CONFIG)])
+    assert "kept in /etc/wireguard/wg0.conf.edited" in wgq(machine, "down", "wg0").stderr
+    assert "10.8.0.0" in machine.call(CONFIG.read_text)
+    assert "10.7.0.0" in machine.out("cat", "/etc/wireguard/wg0.conf.edited")
+    assert machine.out("stat", "-c", "%a", "/etc/wireguard/wg0.conf.edited").strip() == "600"
+
+
 def test_a_failed_save_stops_down_unless_forced(machine: Namespace) -> None:
     write(machine, config("SaveConfig = true"))
     wgq(machine, "up", "wg0")

@@ -85,6 +85,7 @@ CONTINUED = [
     ("sysctl -q net.ipv4.ip_forward=1 &&\n\n# why\nVALUE=1", 5),
     ("nft 'table inet x {\n chain y {\n  type filter hook forward priority 0;\n }\n}'", 3),
     ("bash -c '\n[ -e /x ] && y\n'", 3),
+    ("if true; then\n  echo x=1\nfi", 3),
 ]
 
 
@@ -95,6 +96,23 @@ def test_a_hook_over_several_lines_is_one_fault(hook: str, line: int) -> None:
     assert found.startswith(f"{line}:")
     assert "the PostUp hook of line 2" in found
     assert remedies(text) == ["a hook has to be on one line: join them"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("[Interface]\n", "DNS", ("9.9.9.9", "1.1.1.1")),
+        ("[Interface]\n", "Address", ("10.0.0.1/24", "fd00::1/64")),
+        (PEER, "AllowedIPs", ("10.0.0.0/24", "10.1.0.0/24", "10.2.0.0/24")),
+    ],
+)
+def test_a_list_over_several_lines_is_one_fault(section: str, key: str, words: tuple[str, ...]) -> None:
+    text = section + f"{key} = " + ",\n  ".join(words) + "\n"
+    (found,) = reported(text)
+    line = section.count("\n") + 1
+    assert found.startswith(f"{line + 1}:3 ")
+    assert f"the {key} value of line {line}" in found
+    assert remedies(text) == ["a value has to be on one line: join them"]
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,16 @@ def test_a_hook_has_the_output_and_status_of_wg_quick(hook: str) -> None:
     assert bool(err) == bool(expected_err)
 
 
+def test_a_hook_may_call_the_function_that_runs_hooks() -> None:
+    """It runs the given lines and stops at the first failure."""
+    assert ours("execute_hooks 'echo a' 'echo b; (exit 3)' 'echo c'") == (
+        3,
+        "a\nb\n",
+        "[#] echo a\n[#] echo b; (exit 3)\n",
+    )
+    assert ours("execute_hooks; echo done") == (0, "done\n", "")
+
+
 @pytest.fixture
 def remarks() -> list[str]:
     return []

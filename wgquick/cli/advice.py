@@ -2,7 +2,7 @@
 
 The rules take about as long as the whole `up` of a small tunnel, so a child process of low priority checks them at
 the same time. It only reads: it holds no lock and no socket. `up` prints the findings when it ends, even if it
-failed.
+failed. What depends on the host (links, forwarding) is checked only then, as hooks may change it.
 """
 
 from __future__ import annotations
@@ -14,28 +14,38 @@ from wgquick.config.reading import STANDARD_INPUT_PATH
 from wgquick.lean import TYPE_CHECKING, NamedTuple, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from wgquick.config.document import Document
     from wgquick.config.location import Location
     from wgquick.diagnosis.finding import Finding
+    from wgquick.diagnosis.source import Source
 
 _SHOWN = 3
 _PATIENCE = 1.0  # seconds that a slower check gets after up
 _ALREADY_PRINTED = frozenset(
-    ("allowed-ip-host-bits", "world-accessible")
-)  # up itself prints these as wg and wg-quick do
+    (
+        "allowed-ip-host-bits",
+        "world-accessible",
+        "dns-search",
+        "dns-server",
+        "search-without-server",
+        "endpoint-in-tunnel",
+    )
+)  # up itself prints these
 _MOST = 65536  # bytes that fit into a pipe without a reader
 
 
 class Advice(NamedTuple):
-    """A running check: its process, and the pipe for its lines."""
+    """A running check: its process, the pipe for its lines, and the pipe that is closed when up ends."""
 
     process: int
     pipe: int
+    ended: int
 
     def print(self, say: Callable[[str], None]) -> None:
-        """Print the findings; nothing if the check takes too long."""
+        """Print the findings, when up has ended; nothing if the check takes too long."""
+        os.close(self.ended)
         text = self._text()
         for line in text.splitlines():
             say(f"[!] {line}")
@@ -59,33 +69,40 @@ class Advice(NamedTuple):
                 os.waitpid(self.process, 0)
 
 
-def begin(found: Location, document: Document) -> Advice | None:
-    """Start the check of a file without faults; None if no process can be started."""
+def begin(found: Location, document: Document, *, on_host: bool = True) -> Advice | None:
+    """Start the check of a file without faults; None if no process can be started.
+
+    `on_host` is whether the hooks run in this network namespace.
+    """
+    pipes: list[int] = []
     try:
-        pipe, end = os.pipe()
-    except OSError:
-        return None
-    try:
+        pipes += os.pipe()
+        pipes += os.pipe()
         process = os.fork()
     except OSError:
-        os.close(pipe)
-        os.close(end)
+        for each in pipes:
+            os.close(each)
         return None
+    pipe, end, is_ended, ended = pipes
     if process:
         os.close(end)
-        return Advice(process, pipe)
+        os.close(is_ended)
+        return Advice(process, pipe, ended)
     try:
+        os.close(ended)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the transcript has only the lines of up
         os.nice(10)
-        text = "\n".join(lines(_findings(found, document), found.path))
+        text = "\n".join(lines(_findings(found, document, is_ended if on_host else -1), found.path))
         os.write(end, text.encode("utf-8", "replace")[:_MOST])
     finally:
         os._exit(0)
 
 
-def _findings(found: Location, document: Document) -> list[Finding]:
+def _findings(found: Location, document: Document, is_ended: int) -> list[Finding]:
+    """The findings; those about the host once `is_ended` has no writer (-1: without them)."""
+    from wgquick.diagnosis import hook_rules
     from wgquick.diagnosis.check import check
     from wgquick.diagnosis.source import Source
 
@@ -93,7 +110,28 @@ def _findings(found: Location, document: Document) -> list[Finding]:
     # The rules about the interface's own public key are skipped, as importing the library that computes it takes
     # longer than the rest. The device ignores a peer with this key anyway.
     source.public_key = None
-    return check([source])
+    is_here = is_ended >= 0 and not source.settings.extras.netns
+    if not is_here or not hook_rules.depends_on_host(source):
+        return check([source])
+    return check([source], more=lambda source: _of_host(source, is_ended))
+
+
+def _of_host(source: Source, is_ended: int) -> Iterator[Finding]:
+    from socket import if_nameindex
+
+    from wgquick.diagnosis import hook_rules
+
+    os.read(is_ended, 1)
+    yield from hook_rules.without_link(source, {name for _, name in if_nameindex()})
+    yield from hook_rules.without_forwarding(source, _parameter)
+
+
+def _parameter(key: str) -> str | None:
+    try:
+        with open(f"/proc/sys/{key}") as file:
+            return file.read().strip()
+    except OSError:
+        return None
 
 
 def lines(findings: Sequence[Finding], path: str) -> list[str]:

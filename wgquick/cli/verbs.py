@@ -144,7 +144,9 @@ def up(target: str, given: Given) -> None:
     privilege.acquire()
     checks: list[advice.Advice | None] = []
     found = location.locate(target, name_of(given))
-    settings = read_settings(found, say, sound=lambda *file: checks.append(advice.begin(*file)))
+    settings = read_settings(
+        found, say, sound=lambda *file: checks.append(advice.begin(*file, on_host=not given.get("netns")))
+    )
     try:
         settings = with_extras(settings, given)
         waiting = waiting_of(settings, chosen, given)

@@ -14,7 +14,7 @@ FAULTS = {
     "missing-value": "a key of wg(8) has no value",
     "mtu": "an MTU is not a number",
     "no-section": "a key is before the first section",
-    "other-program": "a key or section belongs to another program",
+    "other-program": "a key, a section or the file belongs to another program",
     "peer-without-key": "a [Peer] has no PublicKey",
     "persistent-keepalive": "a PersistentKeepalive is neither off nor a number of seconds",
     "save-config": "a SaveConfig is neither true nor false",

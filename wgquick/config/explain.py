@@ -1,4 +1,4 @@
-"""Finds the cause of faults: a misleading character, or a hook that continues on the next line.
+"""Finds the cause of faults: a misleading character, or a value that continues on the next line.
 
 Faults that follow from another one are left out. This module is imported only if a file has faults.
 """
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 _CONSEQUENCES = ("no-section", "misplaced-key")
 _WITHOUT_CHARACTER = ("peer-without-key", "duplicate-address", "encoding", *_CONSEQUENCES)
 _LISTS = ("allowed-ip", "address")
+_LIST_KEYS = ("AllowedIPs", "Address", "DNS")
 _LENIENT = ("endpoint", "unknown-line", "unknown-section", "unknown-key", "missing-equals", "missing-value")
 _OF_WG = ("endpoint", "allowed-ip", "fwmark", "listen-port", "persistent-keepalive", "unknown-key")
 _CONTINUING = ("unknown-section", "unknown-key", "missing-equals", "missing-value")
-_UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,])\s*$")
+_UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,]|\b(then|else|do))\s*$")
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<-?\s*['\"]?\w+")
 _QUOTED = re.compile(r"`([^`']+)'")
 _PORT_APART = re.compile(r"\S+\s+\d{1,5}")
@@ -42,7 +43,7 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
         if row in continued:
             if row - 1 not in continued or continued[row] != continued[row - 1]:
                 found.append(_going_on(document, fault, continued[row]))
-        elif not _follows(document, fault, broken):
+        elif not _follows(document, fault, broken) and not _ends_open(fault, continued):
             found.append(as_written(document, named(document, fault)))
     return list(dict.fromkeys(found))
 
@@ -125,16 +126,30 @@ def _has_odd_public_key(document: Document, header: int) -> bool:
 
 
 def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, int]:
-    """The rows that continue a hook, each with the hook's row."""
-    hooks = {line.row: line.row for line in document.views.quick if line.key in keys.HOOKS}
+    """The rows that continue a hook or a list, each with the row on which that begins."""
+    begun = {line.row: line.row for line in document.views.quick if line.key in keys.HOOKS}
+    begun |= {row: row for row in range(len(document.raw)) if _list_of(document, row)}
     found: dict[int, int] = {}
     for fault in faults:
         row = fault.line - 1
         before = _row_before(document, row)
-        hook = hooks.get(before, found.get(before, -1))
-        if hook >= 0 and _goes_on(document, fault, hook):
-            found[row] = hook
+        first = begun.get(before, found.get(before, -1))
+        if first >= 0 and _goes_on(document, fault, first):
+            found[row] = first
     return found
+
+
+def _list_of(document: Document, row: int) -> str:
+    """The key of a list that ends with a comma; "" for other lines."""
+    key, equals, value = document.line_text(row).partition("#")[0].partition("=")
+    if not equals or not value.rstrip().endswith(","):
+        return ""
+    return next((each for each in _LIST_KEYS if each.lower() == key.strip().lower()), "")
+
+
+def _ends_open(fault: Diagnostic, continued: dict[int, int]) -> bool:
+    """Whether the fault is only the comma before the line that continues the list."""
+    return fault.code in _LISTS and "empty entry" in fault.message and fault.line in continued
 
 
 def _row_before(document: Document, row: int) -> int:
@@ -143,11 +158,13 @@ def _row_before(document: Document, row: int) -> int:
     return next(rows, -1)
 
 
-def _goes_on(document: Document, fault: Diagnostic, hook: int) -> bool:
+def _goes_on(document: Document, fault: Diagnostic, first: int) -> bool:
     text = plain(document.line_text(fault.line - 1))
     if _is_header(text):
         return False
-    above = (document.line_text(row) for row in range(hook, fault.line - 1))
+    above = [document.line_text(row) for row in range(first, fault.line - 1)]
+    if _list_of(document, first):
+        return fault.code == "unknown-line" and above[-1].partition("#")[0].rstrip().endswith(",")
     so_far = "\n".join(line for line in above if not line.lstrip().startswith("#"))
     unfinished = _is_unfinished(so_far.partition("=")[2])
     return fault.code == "unknown-line" or (fault.code in _CONTINUING and unfinished)
@@ -161,10 +178,12 @@ def _is_unfinished(hook: str) -> bool:
     return odd_quotes or hook.count("{") > hook.count("}")
 
 
-def _going_on(document: Document, fault: Diagnostic, hook: int) -> Diagnostic:
-    stage = next(line.key for line in document.views.quick if line.row == hook)
-    what = f"this is neither a section nor a key; it seems to continue the {stage} hook of line {hook + 1}"
-    return fault._replace(code="unknown-line", message=what, remedy="a hook has to be on one line: join them")
+def _going_on(document: Document, fault: Diagnostic, first: int) -> Diagnostic:
+    key = _list_of(document, first)
+    kind = "value" if key else "hook"
+    key = key or next(line.key for line in document.views.quick if line.row == first)
+    what = f"this is neither a section nor a key; it seems to continue the {key} {kind} of line {first + 1}"
+    return fault._replace(code="unknown-line", message=what, remedy=f"a {kind} has to be on one line: join them")
 
 
 def as_written(document: Document, fault: Diagnostic) -> Diagnostic:

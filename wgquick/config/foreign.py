@@ -1,4 +1,4 @@
-"""Lines for other programs: AmneziaWG, WireSock, Android, systemd-networkd, ...
+"""Lines and files for other programs: AmneziaWG, WireSock, Android, systemd-networkd, OpenVPN, ...
 
 wg and wg-quick refuse such lines. One fault for each program explains them, instead of an `unknown-key` for every
 line.
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from wgquick.config.document import Document
 
 REPLACED = ("unknown-key", "unknown-section", "unknown-line", "no-section", "misplaced-key", "missing-value")
+_WRITE = "write it as wg-quick(8) describes"
+_ASK = "ask for a configuration of WireGuard"
+_FORMATS = (
+    (r"(?i)<(!doctype|html|head)\b", "a web page, not a configuration", "download the file again"),
+    (r"[{\[]\s*(\"|$)", "JSON", _WRITE),
+    (
+        r"(client|dev tun\S*|dev tap\S*|remote \S+ \d+|<ca>)\s*$",
+        "a configuration of OpenVPN",
+        _ASK,
+    ),
+    (r"network:\s*$", "a configuration of netplan", f"{_WRITE}, or use `netplan apply'"),
+    (r"config (interface|wireguard_\S+)\b", "a configuration of OpenWrt (UCI)", _WRITE),
+    (r"/interface[ /]wireguard\b", "a script of MikroTik's RouterOS", _WRITE),
+    (r"<\?xml\b", "XML", _WRITE),
+)
+"""The first line of a file in another format, as a pattern; what the file is; the remedy."""
 
 
 class Program(NamedTuple):
@@ -87,7 +103,7 @@ PROGRAMS = (
     ),
 )
 _NM_PEER = re.compile(r"\[wireguard-peer\.[^]]*\]", re.IGNORECASE)
-_NAMED_PEER = re.compile(r"\[(peer|interface)\s+[^]]+\]", re.IGNORECASE)
+_NAMED_PEER = re.compile(r"\[(peer|interface)([\s:._-]+[^]]+|\d+)\]", re.IGNORECASE)
 _NAMED = Program(
     "other-program",
     frozenset(),
@@ -98,7 +114,9 @@ _NAMED = Program(
 
 
 def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The faults, reduced to one for each program and one for each unknown section."""
+    """The faults, reduced to one for each program and one for each unknown section, or to one for the file."""
+    if (fault := _other_format(document)) is not None:
+        return [fault]
     found: list[Diagnostic] = []
     reported: set[Program] = set()
     rows, below_unknown = _foreign_rows(document)
@@ -112,6 +130,16 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
             what = f"{_words(document.line_text(row))} {program.message}"
             found.append(Diagnostic(fault.line, fault.column, program.code, what, program.remedy))
     return found
+
+
+def _other_format(document: Document) -> Diagnostic | None:
+    """The fault for a file in another format, by its first line that is neither empty nor a comment."""
+    lines = (document.line_text(row).partition("#")[0] for row in range(len(document.raw)))
+    row, first = next(((row, line.strip()) for row, line in enumerate(lines) if line.strip()), (0, ""))
+    for pattern, what, remedy in _FORMATS:
+        if re.match(pattern, first):
+            return Diagnostic(row + 1, 1, "other-program", f"this file is {what}", remedy)
+    return None
 
 
 def _words(line: str) -> str:

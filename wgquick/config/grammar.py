@@ -477,9 +477,14 @@ def check_dns(word: str) -> None:
         if _pack(host) is None or (zone and ":" not in host):
             what = f"DNS {shown(word)} is not the address of a DNS server"
             raise GrammarError("dns-server", what, _dns_remedy(word))
-    elif not _DOMAIN().fullmatch(word):
+    elif not is_domain(word):
         what = f"DNS {shown(word)} counts as a search domain, but is not a valid one"
         raise GrammarError("dns-search", what, _dns_remedy(word))
+
+
+def is_domain(word: str) -> bool:
+    """Whether a DNS word is a valid search domain."""
+    return _DOMAIN().fullmatch(word) is not None
 
 
 def _dns_remedy(word: str) -> str:

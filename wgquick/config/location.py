@@ -98,7 +98,7 @@ def valid_name(name: str) -> str:
 
 def _invalid(name: str) -> WgqError:
     """The error for a file name that is not a valid interface name."""
-    remedy = f"rename the file, or give the interface another name: --name {_shorter(name)}"
+    remedy = f"rename the file, or give `wgq up' and `wgq down' another name: --name {_shorter(name)}"
     return WgqError(f"{_FILE_RULE}: `{name}' is not: {_name_fault(name)}", remedy=remedy)
 
 

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 _IGNORE = re.compile(r"#\s*wgq:\s*ignore\s+([a-z0-9, -]+)", re.IGNORECASE)
 
 
-def check(sources: Sequence[Source], look: Callable[[Source], Live] | None = None) -> list[Finding]:
+def check(
+    sources: Sequence[Source],
+    look: Callable[[Source], Live] | None = None,
+    more: Callable[[Source], Iterable[Finding]] | None = None,
+) -> list[Finding]:
     """The findings for all files, in the order of the files and of their lines.
 
-    `look` reads this host's state for a file; if it is None, the files may belong to any hosts.
+    `look` reads this host's state for a file; if it is None, the files may belong to any hosts. `more` has further
+    findings for a file.
     """
     found: list[Finding] = []
     for source in sources:
@@ -37,6 +42,8 @@ def check(sources: Sequence[Source], look: Callable[[Source], Live] | None = Non
         for source in sources:
             if source.is_sound and source.interface:
                 found += live.findings(source, look(source))
+    if more is not None:
+        found += (each for source in sources for each in more(source))
     order = {source.shown: at for at, source in enumerate(sources)}
     ignored = {source.shown: _Ignored(source.lines) for source in sources}
     kept = [each for each in dict.fromkeys(found) if not ignored[each.file].has(each)]

@@ -12,18 +12,20 @@ from wgquick.diagnosis.source import Place
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from wgquick.diagnosis.hooks import Change, Command
     from wgquick.diagnosis.source import Hook, Source
 
+FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+"""The parameter (sysctl(8)) that enables forwarding in each family."""
 _BEFORE = keys.HOOKS[:2]
 SUBSTITUTION = re.compile(r"(?<!\d)%\s+i\b|%I\b|%\{i\}|\$\{i\}|\$i\b")
 _LOOP = re.compile(r"\b(for|read|select|local|declare)\s+i\b|\bi=|\b(date|let|awk|perl)\b|\(\(")
 _WIREGUARD_NAME = re.compile(r"wg\d+")
 _LINK_OPTIONS = ("-i", "-o", "iifname", "oifname", "iif", "oif", "dev")
 _SYSCTL = re.compile(r"\bnet[./]ipv[46][./](?:conf|neigh)[./](\w+)[./]")
-_FORWARDING = re.compile(r"\bFORWARD\b|\b[Ff]orward\b|\bMASQUERADE\b|\bmasquerade\b")
+_FORWARDS = re.compile(r"\bFORWARD\b|\b[Ff]orward\b|\bMASQUERADE\b|\bmasquerade\b")
 _FIREWALLS = re.compile(r"ip6?tables(-legacy|-nft)?|nft")
 _SETS_FILE = ("setconf", "addconf", "syncconf")
 _NO_LINKS = ("all", "default")  # of sysctl keys
@@ -43,7 +45,10 @@ def findings(source: Source) -> Iterator[Finding]:
 
 
 def _note(source: Source, hook: Hook, offset: int, code: str, message: str, remedy: str) -> Finding:
-    place = Place(hook.place.line, hook.place.column + offset)
+    return _finding(source, Place(hook.place.line, hook.place.column + offset), code, message, remedy)
+
+
+def _finding(source: Source, place: Place, code: str, message: str, remedy: str) -> Finding:
     return Finding(source.shown, *place, code, codes.CODES[code][0], message, remedy)
 
 
@@ -190,7 +195,7 @@ def _masqueraded_links(hook: Hook) -> Iterator[str]:
             yield from (word.strip('"') for option, word in pairwise(words) if option in ("-o", "oifname", "oif"))
 
 
-def links(source: Source) -> Iterator[tuple[Place, str]]:
+def _named_links(source: Source) -> Iterator[tuple[Place, str]]:
     """The host's links that PreUp and PostUp hooks name, each with the place where it is named first."""
     named: dict[str, Place] = {}
     for hook in source.hooks:
@@ -201,15 +206,46 @@ def links(source: Source) -> Iterator[tuple[Place, str]]:
     yield from ((named[name], name) for name in host_links(source) if name in named and name not in _NO_LINKS)
 
 
-def forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
+def _forwards(source: Source) -> Iterator[tuple[Hook, tuple[int, ...]]]:
     """The hooks that forward packets, each with the families (4, 6) for which no hook enables forwarding."""
     text = "\n".join(hook.text for hook in source.hooks if hook.stage in _BEFORE)
     for hook in source.hooks:
-        if hook.stage not in _BEFORE or not _FORWARDING.search(hook.text) or not _has_firewall(hook):
+        if hook.stage not in _BEFORE or not _FORWARDS.search(hook.text) or not _has_firewall(hook):
             continue
         programs = {command.words[0].rpartition("/")[2] for command in hooks.commands(hook.text)}
         families = {6 if program.startswith("ip6") else 4 for program in programs if _FIREWALLS.fullmatch(program)}
         yield hook, tuple(sorted(each for each in families if not _ENABLES[each].search(text)))
+
+
+def without_link(source: Source, links: set[str]) -> Iterator[Finding]:
+    """A finding for each link that a hook names and a host with these links lacks."""
+    for place, link in _named_links(source):
+        if link not in links and link != source.interface:
+            what = f"the hook names the link {link}, which this host does not have"
+            there = ", ".join(sorted(links - {source.interface}))
+            yield _finding(
+                source, place, "hook-no-such-link", what, f"this host has {there}; see `ip route show default'"
+            )
+
+
+def without_forwarding(source: Source, read: Callable[[str], str | None]) -> Iterator[Finding]:
+    """A finding for the first hook that forwards packets, if no hook enables forwarding and it is off.
+
+    `read` returns a parameter's value (sysctl(8)); None if the kernel lacks it.
+    """
+    for hook, families in _forwards(source):
+        for key in (FORWARDING[family] for family in families):
+            if read(key) == "0":
+                name = key.replace("/", ".")
+                what = f"the hook forwards packets, but forwarding is off on this host: {name} = 0"
+                remedy = f"set {name}=1 in /etc/sysctl.d or in a PostUp hook"
+                yield _finding(source, hook.place, "forwarding-off", what, remedy)
+        return
+
+
+def depends_on_host(source: Source) -> bool:
+    """Whether `without_link` or `without_forwarding` can find something."""
+    return any(True for _ in _named_links(source)) or any(families for _, families in _forwards(source))
 
 
 def _undo(source: Source) -> Iterator[Finding]:
@@ -255,7 +291,7 @@ def _mss(source: Source) -> Iterator[Finding]:
     if _CLAMP.search(text):
         return
     for hook in source.hooks:
-        match = _FORWARDING.search(hook.text)
+        match = _FORWARDS.search(hook.text)
         if match and hook.stage in _BEFORE and _has_firewall(hook):
             what = "the hook forwards packets, but no hook clamps the TCP MSS to the tunnel's MTU"
             remedy = "add PostUp = iptables -t mangle -A FORWARD -o %i -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 LIMIT = 3.0
 _CLOCK_SLACK = 60
-_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _NO_IPV6 = "net/ipv6/conf/all/disable_ipv6"
 _NO_ROUTE = ("blackhole", "unreachable", "prohibit")
 _SEVERAL = ("tunnels-overlap", "listen-port-shared", "mark-shared")
@@ -87,7 +86,7 @@ def gather(source: Source, host: Host, inspector: Inspector, root: Path = Path("
     resolved = names.answers(time.monotonic() + LIMIT)
     addresses = list(dict.fromkeys(_addresses(source, resolved)))
     fwmark = device.fwmark if device else settings.fwmark or 0
-    keys = [*_FORWARDING.values(), _NO_IPV6, "net/ipv4/conf/all/src_valid_mark"]
+    keys = [*hook_rules.FORWARDING.values(), _NO_IPV6, "net/ipv4/conf/all/src_valid_mark"]
     keys += [f"net/ipv4/conf/{each}/rp_filter" for each in ("all", *(link.name for link in links))]
     return Live(
         time.time(),
@@ -238,12 +237,7 @@ def _dns(source: Source, live: Live) -> Iterator[Finding]:
 
 
 def _hook_links(source: Source, live: Live) -> Iterator[Finding]:
-    there = {link.name for link in live.links} | {source.interface}
-    for place, link in hook_rules.links(source):
-        if link not in there:
-            what = f"the hook names the link {link}, which this host does not have"
-            remedy = f"this host has {', '.join(sorted(there - {source.interface}))}; see `ip route show default'"
-            yield _note(source, place, "hook-no-such-link", what, remedy)
+    yield from hook_rules.without_link(source, {link.name for link in live.links})
 
 
 # The way out and in
@@ -312,14 +306,7 @@ def _first_default(source: Source) -> Place:
 
 
 def _forwarding(source: Source, live: Live) -> Iterator[Finding]:
-    for hook, families in hook_rules.forwards(source):
-        for family in families:
-            if live.parameters.get(_FORWARDING[family]) == "0":
-                key = _FORWARDING[family].replace("/", ".")
-                what = f"the hook forwards packets, but forwarding is off on this host: {key} = 0"
-                remedy = f"set {key}=1 in /etc/sysctl.d or in a PostUp hook"
-                yield _note(source, hook.place, "forwarding-off", what, remedy)
-        return
+    yield from hook_rules.without_forwarding(source, live.parameters.get)
 
 
 def _clock(source: Source, live: Live) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ A rule stays silent about the consequences of a mistake that another rule report
 
 from __future__ import annotations
 
-from wgquick.config import location
+from wgquick.config import grammar, location
 from wgquick.config.keys import QUICK
 from wgquick.diagnosis import codes, hook_rules, keys, nets
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
@@ -181,14 +181,14 @@ def _unclaimed(source: Source) -> Iterator[Finding]:
 
 def _dns(source: Source) -> Iterator[Finding]:
     settings, section = source.settings, source.interface_section
-    if settings.dns_search and not settings.dns:
+    if settings.dns_search and not settings.dns and all(grammar.is_domain(word) for word in settings.dns_search):
         what = "search domains are set only if DNS also has a server"
         yield note(source, section.at("DNS"), "search-without-server", what, "add the address of a server to DNS")
     networks = nets.NetworkSet(ip for _, _, _, ip in _all_allowed(source))
     own = {address.address for address in settings.addresses}
     for server in settings.dns:
         packed = nets.literal(server)
-        if packed is None or packed in own or not nets.is_private(packed):
+        if packed is None or packed in own or nets.is_on_link(packed) or not nets.is_private(packed):
             continue
         if settings.peers and not networks.covers(nets.host(packed)):
             what = f"DNS server {server} is a private address that is in no peer's AllowedIPs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wgquick.errors import HookError, OperationError, SignalError, WgqError
 from wgquick.executor import leftovers, observe, src_valid_mark, traffic, trial, udp_port
 from wgquick.executor.execution import Execution, with_moved_rules
-from wgquick.executor.journal import Journal, NoJournal
+from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.plan import applied
 from wgquick.plan import down as plan_down
@@ -75,7 +75,9 @@ def bring_up(
             traffic.guard(settings, found, host, run)
         device = _stages(settings, found, host, options, run)
         state = _applied(settings, run, device, journal.digest())
-        journal.apply(applied.recorded(state._replace(means=options.means)))
+        run.apply(plan_up.looped(name, observe.looped(name, device, state.fwmark or device.fwmark, host)))
+        reached = applied.recorded(state._replace(means=options.means))
+        journal.apply(with_source(journal, reached, settings))
         journal.complete(True)
     except BaseException:
         try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from wgquick.config.settings import Settings
     from wgquick.plan.given import Earlier
     from wgquick.plan.steps import Step, Undo
 
@@ -218,6 +219,14 @@ class NoJournal(Journal):
 
     def _write_bytes(self, data: bytes, flags: int, file: str) -> None:
         """Does nothing."""
+
+
+def with_source(journal: Journal, applied: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The applied state in the journal's form, with a hash of the file if SaveConfig will overwrite it."""
+    if settings.save_config and settings.path:
+        with suppress(OSError), open(settings.path, "rb") as file:
+            return {**applied, "source": journal.digest()(file.read())}
+    return applied
 
 
 def stamps(directory: str) -> dict[str, tuple[int, ...]]:

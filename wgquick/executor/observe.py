@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 
+MOST_TRACED = 64
+
+
 def endpoints(settings: Settings, host: Host, options: Options) -> EndpointFacts:
     """Resolve every endpoint of the configuration, each once."""
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
@@ -51,6 +54,13 @@ def _route_targets(device: Device) -> list[str]:
     """The endpoints' addresses. Those with a zone are left out, as wg-quick's pattern does not match them."""
     targets = (peer.endpoint for peer in device.peers)
     return list(dict.fromkeys(e.address for e in targets if isinstance(e, SocketAddress) and not e.scope))
+
+
+def looped(name: str, device: Device, fwmark: int, host: Host) -> list[str]:
+    """Those of the first MOST_TRACED endpoints to which packets with the tunnel's mark go into the tunnel."""
+    targets = _route_targets(device)[:MOST_TRACED]
+    paths = ((address, host.rtnl.path(address, fwmark)) for address in targets)
+    return [address for address, path in paths if path is not None and path.link == name]
 
 
 def _path_mtus(targets: list[str], host: Host) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from wgquick.config.extras import joined, of_lines
 from wgquick.errors import SignalError, WgqError
 from wgquick.executor import snapshot, trial, udp_port
 from wgquick.executor.execution import Execution
-from wgquick.executor.journal import Journal, NoJournal
+from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.net import Prefix
 from wgquick.plan import applied, reload, up
@@ -319,7 +319,8 @@ class Reload:
     def _applied(self, wanted: Desired) -> dict[str, Any]:
         """The state in the journal's form; cached, as it is usually the same before and after the moves."""
         if self._aim is None or self._aim[0] is not wanted:
-            self._aim = wanted, applied.recorded(self._of_desired(wanted))
+            state = applied.recorded(self._of_desired(wanted))
+            self._aim = wanted, with_source(self._journal, state, self._settings)
         return self._aim[1]
 
     def _of_desired(self, wanted: Desired) -> Applied:

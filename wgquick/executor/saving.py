@@ -1,4 +1,4 @@
-"""cmd_save: writes the interface's state to its file."""
+"""cmd_save: writes the interface's state to its file. What was edited since up is kept in a copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from wgquick.config import edit, location
 from wgquick.config.atomic import write_atomic
 from wgquick.config.parser import parse
 from wgquick.errors import WgqError
-from wgquick.executor.journal import Journal
+from wgquick.executor.journal import Journal, with_source
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, is_link_local
 from wgquick.plan.steps import UnsetDns
@@ -35,7 +35,23 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     present = _present(settings, host, options)
     data = edit.updated(document, settings, present, host.leading(_named(settings, present.device)))
     if data != bytes(document):
+        journal = Journal(host.journal_directory, name)
+        _keep_edited(settings.path, bytes(document), journal, say)
         write_atomic(settings.path, data)
+        record = journal.read()
+        if record is not None and record.applied is not None and record.intended is None:
+            journal.apply(with_source(journal, record.applied, settings))
+
+
+def _keep_edited(path: str, data: bytes, journal: Journal, say: Callable[[str], None]) -> None:
+    """Copy a file that was edited since up, reload or save, before it is overwritten."""
+    record = journal.read()
+    source = record.applied.get("source") if record and record.applied else None
+    if source is None or source == journal.digest()(data):
+        return
+    copy = f"{path}.edited"
+    write_atomic(copy, data)
+    say(f"[!] {path} was edited while the interface was up: the edits are replaced, and kept in {copy}")
 
 
 def _named(settings: Settings, device: Device) -> Iterator[Endpoint]:

@@ -118,6 +118,12 @@ def ignored_peer(name: str, key: PublicKey) -> Note:
     return Note(f"[!] {name} ignores the peer {key}: its PublicKey is the interface's own [peer-is-self]")
 
 
+def looped(name: str, endpoints: Iterable[str]) -> tuple[Note, ...]:
+    """A note for each endpoint to which the encrypted packets are routed into the tunnel itself."""
+    what = f"is routed into {name} itself, so no packet leaves this host [endpoint-in-tunnel]"
+    return tuple(Note(f"[!] The endpoint {each} {what}") for each in endpoints)
+
+
 def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
     """Set the link up with the file's MTU, or the smallest path MTU of the endpoints minus 80 (set_mtu_up)."""
     if settings.mtu is not None:

@@ -2,8 +2,20 @@
 # The functions of wg-quick(8)'s script that existing hooks call. They are written for POSIX sh with `local', as a host
 # without bash runs hooks in sh. The caller sets the variables.
 
-# Run one line, $hook. The function makes `local' and `return' work; the subshell makes bash's errexit work.
-execute_hooks() { (eval "$hook"); }
+# Run the line $hook, or, called by a hook itself, the lines that it is given, as wg-quick's function does. The function
+# makes `local' and `return' work; the subshell makes bash's errexit work.
+execute_hooks() {
+	if [ -z "${_in_hook-}" ]; then
+		_in_hook=yes
+		(eval "$hook")
+		return
+	fi
+	local line
+	for line; do
+		echo "[#] $line" >&2
+		(eval "$line")
+	done
+}
 
 # Print a command as a line of the transcript, and run it.
 cmd() {
