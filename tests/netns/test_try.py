@@ -206,7 +206,8 @@ def test_a_killed_process_is_survived(up: Namespace, victim: str) -> None:
     before = state(up)
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         pair_of_guards = guards(up)
-        assert len(pair_of_guards) == 2
+        names = [up.out("cat", f"/proc/{pid}/comm") for pid in pair_of_guards]
+        assert names == ["wgq-guard\n", "wgq-standby\n"]
         assert process.pid not in pair_of_guards
         if victim == "the command":
             process.kill()
@@ -243,7 +244,9 @@ def test_status_says_that_both_guards_were_killed(up: Namespace) -> None:
         status, errors = ended(process)
         assert (status, "nothing will be rolled back" in errors) == (1, True)
     assert "will not be rolled back, as its guards were killed" in wgq(up, "status").stdout
-    assert "were killed" in wgq(up, "confirm", "wg0", "--reject", status=1).stderr
+    assert (
+        "put the earlier file back, then wgq reload wg0" in wgq(up, "confirm", "wg0", "--reject", status=1).stderr
+    )
     wgq(up, "confirm", "wg0")
     assert phase(up) == ""
     wgq(up, "down", "wg0")

@@ -203,12 +203,18 @@ def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | 
 def _without_guard(file: TrialFile, trial: Trial, phase: str) -> Trial:
     """Confirm a trial without a guard, so nobody can roll it back; WgqError for any other `phase`."""
     if phase != CONFIRMED:
-        raise WgqError(
-            f"the guards of the trial of {file.name} were killed, and with them its rollback",
-            remedy=f"Keep it as it is: wgq confirm {file.name}",
-        )
+        what = f"the guards of the trial of {file.name} were killed, and with them its rollback"
+        remedy = f"Keep it as it is: wgq confirm {file.name}\n  Or take it back: {_way_back(trial.verb, file.name)}"
+        raise WgqError(what, remedy=remedy)
     file.remove()
     return trial._replace(phase=phase)
+
+
+def _way_back(verb: str, name: str) -> str:
+    """The command that takes a change back whose guards were killed: the earlier keys died with them."""
+    if verb == "reload":
+        return f"put the earlier file back, then wgq reload {name}"
+    return f"wgq {'down' if verb == 'up' else 'up'} {name}"
 
 
 def _too_late(name: str, trial: Trial) -> WgqError:

@@ -15,13 +15,13 @@ import signal
 import sys
 import syslog
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from wgquick.ports import Guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 _SYSTEMD = "/run/systemd/system"
@@ -71,8 +71,12 @@ class Guards:
             os.setpgid(0, 0)
             _close_all_but((0, 1, 2, end, self._news, *keep))
             hold_memory()
-            if _outlives(end, guard, hangs):
+            _name("wgq-standby")
+            with _spared():
+                has_died = _outlives(end, guard, hangs)
+            if has_died:
                 os.close(end)
+                _name("wgq-guard")
                 take_over()
         finally:
             os._exit(0)
@@ -127,6 +131,7 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
             os.dup2(os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_APPEND), descriptor)
         _close_all_but((0, 1, 2, end))
         hold_memory()
+        _name("wgq-guard")
         try:
             leave_control_group(description)
         except OSError as error:
@@ -181,6 +186,34 @@ def hold_memory() -> None:
         words = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
     if int(words, 16) & _CAP_IPC_LOCK:  # else a limit would make later allocations fail
         library.mlockall(_MCL_CURRENT | _MCL_FUTURE)
+
+
+def _name(name: str) -> None:
+    """Name this process as ps(1) and killall(1) show it, so that who kills all `wgq` does not kill both guards."""
+    with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(name)
+
+
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Keep the standby from the kernel's out-of-memory killer. It starts no programs, which would inherit this."""
+    path = "/proc/self/oom_score_adj"
+    try:
+        with open(path, encoding="ascii") as file:
+            before = file.read()
+        _write(path, "-1000")
+    except OSError:  # without CAP_SYS_RESOURCE
+        yield
+        return
+    try:
+        yield
+    finally:
+        _write(path, before)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
 
 
 def leave_control_group(description: str) -> None:
