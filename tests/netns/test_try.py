@@ -541,9 +541,10 @@ def test_a_restart_on_trial_is_taken_back(up: Namespace) -> None:
 
 
 def test_a_kill_switch_and_its_like_come_back(machine: Namespace) -> None:
-    """A restart on trial sets them up anew, with another mark and port."""
-    full, part = config(peer=FULL), config("", "AllowedIPs = 10.7.0.0/16")
-    for option in ("--kill-switch", "--keep-inbound"):
+    """A restart on trial sets them up anew, with another mark and port; the tried file's table does not count."""
+    plain, part = config(peer=FULL), config("Table = off", "AllowedIPs = 10.7.0.0/16")
+    excluding = config("# wgq: exclude = 192.0.2.128/25", FULL)
+    for full, option in ((plain, "--kill-switch"), (plain, "--keep-inbound"), (excluding, "--strict")):
         write(machine, full)
         wgq(machine, "up", "wg0", option)
         before = state(machine)

@@ -12,6 +12,7 @@ from wgquick.executor import commands, netns, reloading, snapshot, src_valid_mar
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import MAIN_TABLE
 from wgquick.plan import restore
 from wgquick.plan.facts import DesiredFacts
 from wgquick.plan.steps import parameter
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from wgquick.executor.journal import Record
     from wgquick.executor.netns import Place
     from wgquick.options import Options
-    from wgquick.plan.applied import Known
+    from wgquick.plan.applied import Applied, Known
     from wgquick.plan.given import Earlier
     from wgquick.ports import Host
 
@@ -73,9 +74,10 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     known = reloading.known_by(record, applied, keep_foreign=False)
     undos = record.undos if record else ()
     wanted = restore.wanted(current, current.device, known, undos, applied)
-    if file is None:  # the file was deleted: without routes it had `Table = off'
-        path = record.path if record else ""
-        file = Settings(name, path, table="off" if applied is not None and not applied.routes else "")
+    if file is None:  # the file was deleted
+        file = Settings(name, record.path if record else "")
+    if applied is not None:  # the file may have changed since
+        file = file._replace(table=_table(applied, wanted))
     if applied is not None and applied.extras is not None:
         file = file._replace(extras=of_lines(applied.extras))
     return Before(
@@ -90,6 +92,17 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
         record,
         journal.hash_key() if record else b"",
     )
+
+
+def _table(applied: Applied, wanted: restore.Wanted) -> str:
+    """The `Table =` of the file with which the interface was brought up, or one that gives the same routes."""
+    tables = {table for _, table in applied.routes}
+    if not tables:
+        return "off" if any(peer.allowed_ips for peer in wanted.device.peers) else ""
+    if wanted.rules or len(tables) > 1:
+        return ""
+    is_default = any(destination.length == 0 for destination, _ in applied.routes)
+    return "" if tables == {MAIN_TABLE} and not is_default else str(min(tables))
 
 
 def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
