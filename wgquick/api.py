@@ -58,8 +58,8 @@ PLANNED = ("up", "down", "reload")
 """The verbs that `plan` knows, besides "diff"."""
 
 
-_AT_ONCE = 32
-"""Interfaces that doctor examines at the same time."""
+_AT_ONCE = 256
+"""The most interfaces that doctor examines at the same time."""
 
 
 def parse(text: str | bytes, name: str = "wg0") -> WgQuickConfig:
@@ -688,21 +688,27 @@ def doctor(
     listen: float = 0.0,
     fix: bool = False,
     transcript: Transcript | None = None,
+    limit: float = 0.0,
 ) -> dict[str, Examined]:
     """The causes of a live tunnel's problems by interface, the root cause first, as in `wgq doctor`.
 
     `source` is an interface's name or the path of its file; None means every interface that is up. `peer_config` is
-    the file of the other end, for comparison. It takes at most ten seconds, or `listen` seconds. Only
-    `fix` changes the host: it restores what was lost and reports it to `transcript`.
+    the file of the other end, for comparison. It takes at most ten seconds (or `limit`), and more only if `listen`
+    asks for it; what was not examined in this time is a cause too. Only `fix` changes the host: it restores what
+    was lost and reports it to `transcript`.
     """
+    from time import monotonic
+
+    began = monotonic()
     from wgquick.config.location import configured, file_here, interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
+    from wgquick.diagnosis.doctor.gather import LIMIT
     from wgquick.executor.netns import names as names_elsewhere
     from wgquick.system import inspection
 
     say = _line_by_line(transcript)
     host = _host(say)
-    asked = Asked(file_here(peer_config), listen, fix)
+    asked = Asked(file_here(peer_config), listen, fix, began + (limit or LIMIT))
     names = {}
     if source is not None:
         given = file_here(source)
@@ -725,7 +731,7 @@ def doctor(
         return {name: examined(name) for name in names}
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # doctor mostly waits for answers
+    with ThreadPoolExecutor(min(len(names), _AT_ONCE)) as pool:  # doctor mostly waits for answers
         return dict(zip(names, pool.map(examined, names), strict=True))
 
 

@@ -75,6 +75,7 @@ class Rulesets(NamedTuple):
     """The host's firewall rules: JSON of nft(8), and text of iptables-save(8).
 
     `legacy` is the legacy variant of iptables, `compat` the nft variant if its rules use extensions.
+    `unread` are the programs that did not end in time.
     """
 
     nft: str = ""
@@ -82,6 +83,7 @@ class Rulesets(NamedTuple):
     legacy6: str = ""
     compat4: str = ""
     compat6: str = ""
+    unread: tuple[str, ...] = ()
 
 
 class PathMtu(NamedTuple):

@@ -6,12 +6,15 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.matrix import DNS, FULL, FULL_SERVER, HOSTS, NAMED, NFT_IN, edited, interface
+from tests.faults.matrix import DNS, FULL, FULL_SERVER, HOSTS, NAMED, NFT_FORWARD, NFT_IN, edited, interface
 from tests.faults.world import BACKENDS, CLIENT, SERVER, WORDS, filled, world
+from wgquick.net import SecretKey
 from wgquick.options import Options
 
 if TYPE_CHECKING:
@@ -217,6 +220,58 @@ def test_listening_at_a_working_interface_names_the_peer(made: World) -> None:
 @pytest.mark.parametrize("seconds", ["x", "-1", "nan", "1e9"])
 def test_invalid_seconds_are_refused(made: World, seconds: str) -> None:
     assert "is not a number of seconds" in doctor(made, f"--listen={seconds}", "wg0", status=1).stderr
+
+
+HANGS = "#!/bin/sh\nsleep 1000 &\nwait\n"
+
+
+def timed(made: World, *arguments: str, path: str = "") -> tuple[float, list[dict[str, Any]]]:
+    """The seconds that doctor takes as a program, and its results for one or more interfaces."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "wgquick", "doctor", "--json", *arguments]
+    done = made.here.run(command, check=False, env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"})
+    seconds = time.monotonic() - began
+    found = json.loads(done.stdout)
+    return seconds, found if isinstance(found, list) else [found]
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("option", ["--json", "--fix"])
+def test_programs_that_hang_do_not_hold_doctor_up(made: World, tmp_path: Path, option: str) -> None:
+    """It says what it could not read, finds the rest, and leaves no process behind."""
+    start(made, FULL, FULL_SERVER)
+    made.ping()
+    script = "iptables-legacy -A INPUT -i lo -j ACCEPT; ip addr del 10.66.0.2/24 dev wg0; wg set wg0 fwmark 0"
+    made.script("here", script)
+    for name in ("nft", "resolvectl", "resolvconf", "iptables-legacy-save", "iptables-nft-save"):
+        (tmp_path / name).write_text(HANGS)
+        (tmp_path / name).chmod(0o755)
+    seconds, found = timed(made, option, "wg0", path=str(tmp_path))
+    causes = {each["code"]: each["message"] for each in found[0]["findings"]}
+    assert seconds < 10
+    assert ("address-missing" in causes) == (option != "--fix")
+    assert "the rules that nft lists" in causes["not-examined"]
+    assert not [each for each in made.here.processes() if Path(f"/proc/{each}/comm").read_text() == "sleep\n"]
+
+
+@pytest.mark.alone
+def test_many_interfaces_are_examined_side_by_side(made: World) -> None:
+    """Silence takes seconds at each, and all together do not take ten. Their results have the interfaces' order."""
+    start(made)
+    names = [f"wg{number}" for number in range(16)]
+    for number, name in enumerate(names[1:], 1):
+        key = SecretKey(bytes([248, *([number + 99] * 30), 64])).reveal()
+        made.write("here", edited(CLIENT, ("10.66.0", f"10.66.{number}"), ("@here_secret@", key)), name)
+        assert not made.up("here", name)
+    made.script("between", NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop")
+    alone, first = timed(made, "wg0")
+    seconds, found = timed(made)
+    assert [each["interface"] for each in found] == made.here.out("wg", "show", "interfaces").split()
+    assert {each["interface"] for each in found} == {*names}
+    assert first[0]["findings"][0]["code"] == "no-answer"
+    assert all(each["findings"][0]["code"] == "no-answer" for each in found)
+    assert seconds < alone * len(names) / 2
+    assert seconds < 10
 
 
 def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:

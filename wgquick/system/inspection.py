@@ -10,18 +10,19 @@ import os
 import select
 import socket
 import struct
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 from pyroute2 import IPRoute, NetlinkError
 
+from wgquick import patience
+from wgquick.errors import OperationError
 from wgquick.lean import suppress
 from wgquick.net import family_of, pack_address
 from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
-from wgquick.system.programs import find
+from wgquick.system.programs import find, output
 from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ _UDP_PORT = 33434  # traceroute's, usually closed
 _TCP_PORT = 1  # tcpmux, usually closed
 _DNS_PORT = 53
 _RECURSIVE, _NS, _IN = 0x0100, 2, 1  # the flag RD, the type and the class (RFC 1035)
-_PROGRAM_PATIENCE = 3.0
+_PROGRAM_PATIENCE = 2.0
 _SETTLED = 0.1
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
@@ -162,15 +163,20 @@ def foreign_routes(name: str) -> list[Foreign]:
 
 
 def rulesets() -> Rulesets:
-    """The rules of nftables and iptables; "" if a program is missing or fails."""
-    nft = _output("nft", "-j", "list", "ruleset")
+    """The rules of nftables and iptables; "" if a program is missing or fails.
+
+    `unread` has the programs that did not end in time.
+    """
+    unread: list[str] = []
+    nft = _output(unread, "nft", "-j", "list", "ruleset")
     has_extensions = '"xt"' in nft  # the JSON of such rules has only their name
     return Rulesets(
         nft,
-        _output("iptables-legacy-save") if _has_legacy("ip_tables_names") else "",
-        _output("ip6tables-legacy-save") if _has_legacy("ip6_tables_names") else "",
-        _output("iptables-nft-save") if has_extensions else "",
-        _output("ip6tables-nft-save") if has_extensions else "",
+        _output(unread, "iptables-legacy-save") if _has_legacy("ip_tables_names") else "",
+        _output(unread, "ip6tables-legacy-save") if _has_legacy("ip6_tables_names") else "",
+        _output(unread, "iptables-nft-save") if has_extensions else "",
+        _output(unread, "ip6tables-nft-save") if has_extensions else "",
+        tuple(unread),
     )
 
 
@@ -183,21 +189,20 @@ def _has_legacy(names: str) -> bool:
         return False
 
 
-def _output(program: str, *arguments: str) -> str:
+def _output(unread: list[str], program: str, *arguments: str) -> str:
+    """The output of a program; one that does not end in time is added to `unread`."""
     path = find(program)
     if path is None:
         return ""
     try:
-        done = subprocess.run(
-            [path, *arguments],
-            capture_output=True,
-            check=False,
-            timeout=_PROGRAM_PATIENCE,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        with patience.until(time.monotonic() + _PROGRAM_PATIENCE):
+            status, text, _ = output([path, *arguments], os.environ, b"")
+    except OperationError as error:
+        unread += [program] if error.errno == errno.ETIMEDOUT else []
         return ""
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    except OSError:
+        return ""
+    return "" if status else text
 
 
 def send_outside(
@@ -321,7 +326,7 @@ class Prober:
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
-    def resolvers(self, servers: Sequence[str], patience: float) -> set[str]:
+    def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query (for the root's name servers), by this host's routes."""
         query = struct.pack("!HHHHHH", self._id, _RECURSIVE, 1, 0, 0, 0) + struct.pack("!BHH", 0, _NS, _IN)
         asked: dict[socket.socket, str] = {}
@@ -336,12 +341,12 @@ class Prober:
                 with suppress(OSError):
                     made.connect((each, _DNS_PORT))
                     made.send(query)
-            while (left := began + patience - time.monotonic()) > 0 and len(answered) < len(asked):
+            while (left := began + seconds - time.monotonic()) > 0 and len(answered) < len(asked):
                 for ready in select.select(list(asked), [], [], min(0.05, left))[0]:
                     with suppress(OSError):  # refused
                         if len(ready.recv(512)) >= len(query) - 5:
                             answered.add(asked[ready])
-                if not repeated and left < patience / 2:
+                if not repeated and left < seconds / 2:
                     repeated = True
                     for opened, server in asked.items():
                         with suppress(OSError):
@@ -352,13 +357,13 @@ class Prober:
                 opened.close()
         return answered
 
-    def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
+    def passes(self, address: str, sizes: Sequence[int], seconds: float) -> set[int]:
         """The sizes (IP packets, bytes) of unfragmented echo requests that were answered."""
         family = family_of(pack_address(address))
         echoes = self._echo_sockets({family})
         by_sequence: dict[int, int] = {}
         passed: set[int] = set()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         try:
             for size in sizes:
                 self._echo(echoes, address, size)

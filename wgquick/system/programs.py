@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import time
+from errno import ETIMEDOUT
 
+from wgquick import patience
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, signal, suppress
 
@@ -45,8 +47,11 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
     """Run argv[0], a path, to its end; returns its exit status, or 128 + N if signal N ended it.
 
     `descriptors` maps our descriptors to the program's; otherwise it inherits 0, 1 and 2.
-    An exception during the run, as from a signal handler, ends the program and its descendants.
+    An exception during the run, as from a signal handler, ends the program and its descendants. So does a deadline
+    (`wgquick.patience`), with OperationError and the errno ETIMEDOUT.
     """
+    if patience.is_over():
+        raise _late(argv[0])
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # no exception before the child's ID is known
     try:
         child = os.posix_spawn(
@@ -60,7 +65,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         raise
-    return _await(child, blocked)
+    return _await(child, blocked, argv[0])
 
 
 def output(argv: Sequence[str], environment: Mapping[str, str], text: bytes) -> tuple[int, str, str]:
@@ -81,9 +86,13 @@ def _contents(file: int) -> str:
     return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
 
-def _await(child: int, blocked: set[int | signal.Signals]) -> int:
+def _await(child: int, blocked: set[int | signal.Signals], path: str) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if patience.is_limited() and not _ends(child):
+            _signal(_descendants(child), signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise _late(path)
         return _status(os.waitpid(child, 0)[1])
     except ChildProcessError:
         raise OperationError(
@@ -94,6 +103,21 @@ def _await(child: int, blocked: set[int | signal.Signals]) -> int:
         with suppress(ChildProcessError):  # ended by the same signal (Ctrl-C) and already reaped
             _end(child)
         raise
+
+
+def _ends(child: int) -> bool:
+    """Whether the program ends before the deadline."""
+    import select
+
+    descriptor = os.pidfd_open(child)
+    try:
+        return bool(select.select([descriptor], [], [], patience.left())[0])
+    finally:
+        os.close(descriptor)
+
+
+def _late(path: str) -> OperationError:
+    return OperationError(f"{path.rpartition('/')[2]} does not end", errno=ETIMEDOUT)
 
 
 def _status(wait_status: int) -> int:

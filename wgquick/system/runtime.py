@@ -11,6 +11,7 @@ import os
 import time
 
 from wgquick import directory
+from wgquick import patience as deadline
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.system import namespaces
@@ -129,7 +130,7 @@ def locked_interface(
     fd = _locked_file(path)
     if fd is None:
         say(f"[!] Waiting for another wgq process that is working on {name}")
-        fd = _awaited_file(path, name, time.monotonic() + patience)
+        fd = _awaited_file(path, name, time.monotonic() + deadline.left(patience))
     try:
         yield
     finally:

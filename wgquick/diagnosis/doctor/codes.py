@@ -86,6 +86,7 @@ _TABLE = (
      "no-answer answer-refused"),
     ("knock-unknown-key", WARNING, "a host sends handshakes with a key that no peer has", "no-answer"),
     ("knock-stale-clock", ERROR, "a peer's clock went back, so its handshakes are rejected", "no-answer"),
+    ("not-examined", INFO, "a part was not examined, as there was no time"),
     ("knock-known", INFO, "a peer's handshakes arrive here"),
     ("knock-none", INFO, "no handshake arrived while doctor listened"),
     ("answer-refused", ERROR, "the answer to a handshake is rejected: the preshared keys differ",

@@ -9,7 +9,7 @@ from wgquick.config.keys import clamped
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
 from wgquick.diagnosis.doctor.codes import CODES
-from wgquick.diagnosis.doctor.gather import intended_networks, sample
+from wgquick.diagnosis.doctor.gather import DNS, FIREWALL, intended_networks, sample
 from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
@@ -33,6 +33,17 @@ _IPV6_MTU = 1280  # IPV6_MIN_MTU
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
     """The causes that these comparisons find."""
+    if evidence.is_unread:
+        message = (
+            f"{evidence.name} was not examined, as there was no time: reading the other interfaces took too long"
+        )
+        remedy = f"run `wgq doctor {evidence.name}'"
+        yield cause("not-examined", message, remedy=remedy, severity=WARNING)
+        return
+    if evidence.unread:
+        message = f"not examined, as reading it took too long: {listed(evidence.unread)}"
+        remedy = "see what holds it up; with --listen SECONDS doctor takes longer"
+        yield cause("not-examined", message, remedy=remedy)
     if not evidence.is_up:
         yield from _not_up(evidence)
         return
@@ -615,6 +626,8 @@ def missing_firewalls(evidence: Evidence) -> list[tuple[str, int]]:
 
 def _firewall(evidence: Evidence) -> Iterator[Cause]:
     name = evidence.name
+    if FIREWALL in evidence.unread:
+        return
     if _hook_does(evidence, "flush") or _hook_does(evidence, "-F"):
         return
     if missing := missing_firewalls(evidence):
@@ -661,7 +674,7 @@ def _mtu(evidence: Evidence) -> Iterator[Cause]:
 
 def _dns(evidence: Evidence) -> Iterator[Cause]:
     settings, mode = evidence.settings, evidence.dns_mode
-    if settings is None or not settings.dns or mode in ("", "off"):
+    if DNS in evidence.unread or settings is None or not settings.dns or mode in ("", "off"):
         return
     remedy = f"{put_back(evidence.name)}; find out what replaced it"
     now = evidence.dns_now

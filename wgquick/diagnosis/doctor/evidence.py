@@ -130,6 +130,7 @@ class Evidence(NamedTuple):
     each answered a query. `passed_on` are the (source, destination) of packets that came out of the tunnel and are
     not for this host. `came_out` and `went_in` are all such pairs of packets out of the tunnel and into it.
     `parameters` are kernel parameters by their path below /proc/sys, None if the kernel lacks one.
+    `unread` says what was not read for lack of time; `is_unread` is true if nothing was.
     """
 
     name: str
@@ -157,6 +158,8 @@ class Evidence(NamedTuple):
     dns_now: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     name_servers: tuple[str, ...] = ()
     name_servers_file: str = "/etc/resolv.conf"
+    unread: tuple[str, ...] = ()
+    is_unread: bool = False
     parameters: Mapping[str, str | None] = {}
     ways: Mapping[str, Way] = {}
     resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from wgquick import patience
 from wgquick.diagnosis.check import check
 from wgquick.diagnosis.doctor.cause import CERTAIN, Cause
 from wgquick.diagnosis.doctor.codes import CODES
@@ -21,12 +24,17 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 
+_REPAIRING = 2.0  # seconds
+
+
 class Asked(NamedTuple):
     """The options of doctor: the other end's file ("" if not given), the minimum seconds to listen, and repairs."""
 
     peer_config: str = ""
     listen: float = 0.0
     fix: bool = False
+    deadline: float = float("inf")
+    """The monotonic time by which all is done, but for listening."""
 
 
 class Examined(NamedTuple):
@@ -40,16 +48,22 @@ def examine(
     name: str, source: str, host: Host, inspector: Inspector, asked: Asked, report: Callable[[str], None]
 ) -> Examined:
     """The causes for the interface; with `fix`, those after the repairs. `report` gets a line for each repair."""
-    found = _examined(name, source, host, inspector, asked)
-    if asked.fix and repair(found.evidence, found.causes, host, report):
-        return _examined(name, source, host, inspector, asked)
-    return found
+    if asked.fix:
+        found = _examined(name, source, host, inspector, asked, watches=False)
+        with patience.until(min(time.monotonic() + _REPAIRING, asked.deadline)):
+            repair(found.evidence, found.causes, host, report)
+    return _examined(name, source, host, inspector, asked)
 
 
-def _examined(name: str, source: str, host: Host, inspector: Inspector, asked: Asked) -> Examined:
+def _examined(
+    name: str, source: str, host: Host, inspector: Inspector, asked: Asked, *, watches: bool = True
+) -> Examined:
     path = _file_of(name, source, host)
     more, known = _other_end(path, asked.peer_config) if asked.peer_config else ([], ())
-    evidence = gather(name, read_file(path, name), host, inspector, known=known, listen=asked.listen)
+    file = read_file(path, name)
+    evidence = gather(
+        name, file, host, inspector, deadline=asked.deadline, known=known, listen=asked.listen, watches=watches
+    )
     return Examined(diagnose(evidence, more), evidence)
 
 

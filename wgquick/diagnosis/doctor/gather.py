@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from wgquick import patience
 from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.config.tables import table_number
@@ -22,7 +23,7 @@ from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_tex
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from wgquick.config.settings import Settings
@@ -34,9 +35,16 @@ if TYPE_CHECKING:
     from wgquick.observations import LinkState
     from wgquick.ports import Host
 
-LIMIT = 8.5
-"""Seconds for everything, unless --listen asks for more."""
-_LEAST = 6.5  # seconds to watch, even if a slow host took long to read the state: with fewer it would miss causes
+P = ParamSpec("P")
+T = TypeVar("T")
+LIMIT = 9.3
+"""Seconds for everything, unless --listen asks for more. The rest of ten is for the start of the program."""
+_READING = 3.0  # seconds for reading this host
+_EACH = 2.0  # seconds for each reading that needs another program
+_JUDGING = 0.7  # seconds for what comes after watching
+_WATCHING = 1.5  # the least seconds in which watching says something
+FIREWALL, DNS = "the firewall rules of the tunnel", "the tunnel's DNS servers"
+"""What `Evidence.unread` says of them."""
 _NAMES_LIMIT = 2.5
 _WAYS = 32  # the maximum number of route lookups
 _TRAFFIC = 16  # the maximum number of observed packets with route lookups
@@ -59,12 +67,56 @@ def read_file(source: str, name: str) -> File:
 
 
 def gather(
-    name: str, file: File, host: Host, inspector: Inspector, *, known: Iterable[bytes] = (), listen: float = 0.0
+    name: str,
+    file: File,
+    host: Host,
+    inspector: Inspector,
+    *,
+    deadline: float,
+    known: Iterable[bytes] = (),
+    listen: float = 0.0,
+    watches: bool = True,
 ) -> Evidence:
-    """The evidence about the interface. `known` are addresses of the other end, `listen` the minimum seconds."""
+    """The evidence about the interface. `known` are addresses of the other end, `listen` the minimum seconds.
+
+    It ends before the monotonic `deadline`, but listens for `listen` seconds. Without `watches` it only reads.
+    """
     began = time.monotonic()
+    if began > deadline - _JUDGING - _WATCHING:
+        return Evidence(name, time.time(), file=file, is_unread=True)
+    reader = _Reader(min(began + _READING, deadline - _JUDGING))
+    with patience.until(reader.deadline):
+        evidence = _read(name, file, host, inspector, reader, listen)
+    if not watches:
+        return evidence
+    names = Names(file.settings)
+    if evidence.is_up and time.monotonic() < deadline - _JUDGING - _WATCHING:
+        evidence = _watched(evidence, host, inspector, known, deadline - _JUDGING, listen)
+    elif evidence.is_up:
+        evidence = evidence._replace(unread=(*evidence.unread, "the answers of the peers"))
+    elif listen:
+        evidence = captured(evidence, inspector, listen)
+    resolved = names.answers(min(began + _NAMES_LIMIT, deadline - _JUDGING))
+    return evidence._replace(resolved=resolved)
+
+
+def _watched(
+    evidence: Evidence, host: Host, inspector: Inspector, known: Iterable[bytes], deadline: float, listen: float
+) -> Evidence:
+    """The evidence with the peers' activity until the monotonic `deadline`."""
+    name = evidence.name
+    with patience.until(deadline + listen):
+        evidence = evidence._replace(counted_before=_counted(name, host))
+        evidence = watched(evidence, host, inspector, tuple(known), deadline, listen=listen)
+        after = {link.name: link for link in inspector.links()}
+        evidence = evidence._replace(link_after=after.get(name), counted=_counted(name, host))
+        evidence = _with_uplinks(evidence, after, inspector.silent_neighbours())
+        return _with_traffic(evidence, inspector)
+
+
+def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Reader, listen: float) -> Evidence:
+    """The state of this host and its device."""
     settings = file.settings
-    names = Names(settings)
     links = {link.name: link for link in inspector.links()}
     device, fault = _device(name, host)
     evidence = Evidence(
@@ -78,25 +130,37 @@ def gather(
         device_error=fault,
         own_key=_public(device.private_key if device else None),
         file_key=_public(settings.private_key if settings else None),
-        others=_others(name, host),
-        rulesets=inspector.rulesets(),
         foreign=() if name in links else tuple(inspector.foreign_routes(name)),
         uplink=_uplink(host),
     )
-    evidence = _with_host(evidence, host)
+    evidence = _with_host(evidence, host, reader)
     evidence = _with_ways(evidence, inspector, links)
-    if evidence.is_up:
-        evidence = evidence._replace(counted_before=_counted(name, host))
-        deadline = max(began + LIMIT, time.monotonic() + _LEAST)
-        evidence = watched(evidence, host, inspector, tuple(known), deadline, listen=listen)
-        after = {link.name: link for link in inspector.links()}
-        counted = _counted(name, host)
-        evidence = evidence._replace(link_after=after.get(name), counted=counted)
-        evidence = _with_uplinks(evidence, after, inspector.silent_neighbours())
-        evidence = _with_traffic(evidence, inspector)
-    elif listen:
-        evidence = captured(evidence, inspector, listen)
-    return evidence._replace(resolved=names.answers(began + _NAMES_LIMIT))
+    rulesets = inspector.rulesets()
+    evidence = evidence._replace(
+        rulesets=rulesets, others=reader.read("the other interfaces", (), _others, name, host)
+    )
+    unread = [f"the rules that {each} lists" for each in rulesets.unread]
+    return evidence._replace(unread=(*reader.unread, *unread))
+
+
+class _Reader:
+    """Reads what another program answers, until a monotonic deadline; `unread` says what was not read by then."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.unread: list[str] = []
+
+    def read(self, what: str, default: T, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's value; the default if there was no time for it."""
+        with patience.until(time.monotonic() + _EACH):
+            try:
+                if not patience.is_over():
+                    return function(*args, **kwargs)
+            except OperationError:
+                if not patience.is_over():
+                    raise
+        self.unread.append(what)
+        return default
 
 
 def _record(name: str, host: Host) -> Record | None:
@@ -123,6 +187,8 @@ def _counted(name: str, host: Host) -> Diagnostics | None:
 def _others(name: str, host: Host) -> tuple[Device, ...]:
     found = []
     for other in host.wireguard.interfaces():
+        if patience.is_over():
+            raise OperationError("there was no time to read the other interfaces")
         device, _ = _device(other, host) if other != name else (None, "")
         if device is not None:
             found.append(device)
@@ -133,7 +199,7 @@ def _public(key: SecretKey | None) -> PublicKey | None:
     return public_key_of(key) if key is not None and key.raw != _ZERO else None
 
 
-def _with_host(evidence: Evidence, host: Host) -> Evidence:
+def _with_host(evidence: Evidence, host: Host, reader: _Reader) -> Evidence:
     """The evidence with the host's state: addresses, routes, rules, firewall, DNS, port, parameters."""
     name, settings, device = evidence.name, evidence.settings, evidence.device
     if evidence.link is None or device is None:
@@ -143,7 +209,7 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
     tables |= {undo.rule.table for undo in _undone_rules(evidence.record)}
     rules = observe.rules(host)
     tables |= {rule.table for rule in rules if rule.fwmark is not None and not rule.other}
-    mode = _dns_mode(evidence, host)
+    mode = reader.read(DNS, "", _dns_mode, evidence, host)
     ipv6 = host.rtnl.takes_ipv6(name)
     return evidence._replace(
         addresses=tuple(host.rtnl.addresses(name)),
@@ -152,9 +218,9 @@ def _with_host(evidence: Evidence, host: Host) -> Evidence:
         table=table,
         routes={each: _routes(name, each, host) for each in tables},
         rules=rules,
-        firewalls=tuple(host.firewall.present(name)),
+        firewalls=reader.read(FIREWALL, (), _firewalls, name, host),
         dns_mode=mode,
-        dns_now=_dns_now(mode, name, host),
+        dns_now=reader.read(DNS, None, _dns_now, mode, name, host),
         name_servers=_name_servers(host.dns.path),
         name_servers_file=host.dns.path,
         parameters=_parameters(name, host),
@@ -201,18 +267,28 @@ def _dns_mode(evidence: Evidence, host: Host) -> str:
         return next(undos, "")
     if evidence.settings is None or not evidence.settings.dns:
         return ""
-    with suppress(OperationError):
+    try:
         mode = host.dns.detect("auto")
-        return mode if mode != "file" else ""  # wg-quick does not support this mode
-    return ""
+    except OperationError:
+        if patience.is_over():
+            raise
+        return ""
+    return mode if mode != "file" else ""  # wg-quick does not support this mode
 
 
 def _dns_now(mode: str, name: str, host: Host) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     if not mode or mode == "off":
         return None
-    with suppress(OperationError):
+    try:
         return host.dns.current(mode, name)
-    return None
+    except OperationError:
+        if patience.is_over():
+            raise
+        return None
+
+
+def _firewalls(name: str, host: Host) -> tuple[tuple[str, int], ...]:
+    return tuple(host.firewall.present(name))
 
 
 def _name_servers(path: str) -> tuple[str, ...]:

@@ -241,7 +241,9 @@ def _not_masqueraded(evidence: Evidence, family: int, seen: list[tuple[str, str]
         way = evidence.ways.get(target)
         if way is None or way.link in ("", evidence.name) or way.destination not in ("0.0.0.0/0", "::/0"):
             continue
-        if not nets.is_private(pack_address(source)) or _is_answered(evidence, source) or evidence.rulesets is None:
+        if not nets.is_private(pack_address(source)) or _is_answered(evidence, source):
+            continue
+        if evidence.rulesets is None or evidence.rulesets.unread:
             continue
         packet = Packet(family, "", way.link, source, target)
         rules = translations(evidence.rulesets, packet)

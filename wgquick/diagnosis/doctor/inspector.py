@@ -66,8 +66,8 @@ class Prober(Protocol):
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""
 
-    def resolvers(self, servers: Sequence[str], patience: float) -> set[str]:
+    def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query, by this host's routes."""
 
-    def passes(self, address: str, sizes: Sequence[int], patience: float) -> set[int]:
+    def passes(self, address: str, sizes: Sequence[int], seconds: float) -> set[int]:
         """The sizes (whole IP packets, bytes) that pass unfragmented and are answered."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def diagnose(evidence: Evidence, more: Iterable[Cause] = ()) -> list[Cause]:
     """The causes, the root cause first; `more` are causes from elsewhere, such as the other end's file."""
-    parts = (comparison, outside, wire, inside)
+    parts = (comparison,) if evidence.is_unread else (comparison, outside, wire, inside)
     return ordered([*more, *(cause for part in parts for cause in part.causes(evidence))])
 
 

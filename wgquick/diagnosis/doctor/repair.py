@@ -45,11 +45,11 @@ class _Run(NamedTuple):
     host: Host
 
 
-def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Callable[[str], None]) -> bool:
-    """Apply the automatic remedies for the causes; returns whether there were any. `report` gets each line."""
+def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Callable[[str], None]) -> None:
+    """Apply the automatic remedies for the causes. `report` gets each line."""
     codes = {cause.code for cause in causes}
-    if not evidence.is_up or evidence.link is None:
-        return False
+    if evidence.is_unread or not evidence.is_up or evidence.link is None:
+        return
     with host.interface_lock(evidence.name):
         kinds = {kind for code in codes for kind in _KINDS.get(code, ())}
         found = mending.missing(_promise(evidence, codes, host), host) if kinds else ()
@@ -61,7 +61,6 @@ def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Call
             _take(step, host, report)
         if reason := mending.restore(wanted, host, report):
             report(f"[!] {reason}")
-    return bool(wanted or others)
 
 
 def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:

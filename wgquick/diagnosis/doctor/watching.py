@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
@@ -43,6 +44,7 @@ _SECOND = 1.2
 _RETRY = 6.4  # seconds after which a device has retried its handshake (REKEY_TIMEOUT and its jitter) in vain
 _PATH = 1.0  # seconds for the answers of one path
 _SERVERS, _SERVERS_TIME = 4, 2.0  # the maximum number of DNS servers to query, and the seconds for their answers
+_SIZING = 3.9  # the most seconds for measuring the largest packet and the path
 _SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
 _POLL_INTERVAL = 0.1
@@ -172,9 +174,9 @@ class _Run:
         waiting = {peer.public_key: peer for peer in dialled}
         probes: dict[PublicKey, list[HandshakeProbe]] = {public: [] for public in waiting}
         silent = {peer.public_key for peer in self._silent()}
-        for tries in range(_TRIES):
-            if not waiting or (tries and time.monotonic() + _PAUSE > self._deadline):
-                break  # a slow host sends one all the same: without it silence has no cause
+        for _ in range(_TRIES):
+            if not waiting or time.monotonic() + _PAUSE > self._deadline:
+                break
             for peer in waiting.values():
                 probe = HandshakeProbe(key, peer.public_key, peer.preshared_key, time.time())
                 probes[peer.public_key].append(probe)
@@ -240,7 +242,7 @@ class _Run:
             and self._evidence.dns_mode not in ("", "off")
             and any(e.answered for e in self._echoes.values())
         ):
-            seconds = min(_SERVERS_TIME, self._deadline - time.monotonic())
+            seconds = max(0.0, min(_SERVERS_TIME, self._deadline - time.monotonic()))
             answered = self._prober.resolvers(servers, seconds)
             self._asked_servers = {server: server in answered for server in servers}
 
@@ -249,7 +251,7 @@ class _Run:
         mtu = self._evidence.link.mtu if self._evidence.link else 0
         for peer in self._probed[:_SIZED]:
             answered = [echo.address for echo in self._met(peer) if echo.answered == "icmp"]
-            if answered and mtu and time.monotonic() + 2 < self._deadline:
+            if answered and mtu and time.monotonic() + _SIZING < self._deadline:
                 fitting = _fitting(self._prober, answered[0], mtu)
                 if fitting:
                     self._fitting[peer.public_key] = fitting
@@ -460,7 +462,7 @@ class _Poller:
     def __init__(self, name: str, host: Host) -> None:
         self._name, self._host = name, host
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._look,), daemon=True)
         self.endpoints: dict[PublicKey, tuple[str, ...]] = {}
         self.handshakes: dict[PublicKey, int] = {}
         self._last: dict[PublicKey, float] = {}

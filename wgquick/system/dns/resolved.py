@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 
+from wgquick import patience
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING
 
@@ -159,7 +160,7 @@ class _Bus:
         from jeepney import HeaderFields, MessageType
 
         try:
-            reply = self._connection.send_and_get_reply(message, timeout=_PATIENCE)
+            reply = self._connection.send_and_get_reply(message, timeout=patience.left(_PATIENCE))
         except UnicodeEncodeError:  # D-Bus strings are UTF-8
             raise _BusError("a DNS domain is not written in UTF-8", remedy="Save the file as UTF-8.") from None
         except OSError as fault:

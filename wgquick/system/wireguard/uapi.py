@@ -9,6 +9,7 @@ from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET
 from fcntl import LOCK_EX, flock
 from struct import Struct
 
+from wgquick import patience as deadline
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, socket, suppress
 from wgquick.system.wireguard import uapi_codec
@@ -204,13 +205,14 @@ def _unreachable(name: str, error: OSError) -> OperationError:
 
 def _exchange(name: str, request: bytes, patience: float, what: str) -> bytes:
     """Send a request and return the whole answer; OperationError if the daemon ends or hangs."""
+    patience = deadline.left(patience)
     with _connect(name, patience) as control:
         try:
             _send(control, request)
             return _receive(control)
         except TimeoutError:
             raise OperationError(
-                f"{what}: its daemon has not answered for {patience:g} s",
+                f"{what}: its daemon has not answered for {patience:.2g} s",
                 errno=errno.ETIMEDOUT,
                 remedy="Check the daemon, or delete the link to end it.",
             ) from None
