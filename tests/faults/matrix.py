@@ -56,6 +56,8 @@ class Case(NamedTuple):
     """The client's initiations are so many seconds behind, as those of a clock that was set back."""
     is_busy: bool = False
     """A program at the other end answers with cookies alone, as a server under load does."""
+    listen: float = 0.0
+    """doctor listens for so many seconds (--listen)."""
     at: str = "here"
     client: str = ""
     """The backend at `here`, if it is another than at `there`."""
@@ -425,6 +427,13 @@ SERVERS = (
          there=SERVER + "PresharedKey = @psk2@\n"),
     Case("a client's clock went back an hour", "knock-stale-clock", at="there", late=3600.0,
          after_here="ip link set wg0 down"),
+    Case("the link is down, and a client knocks", "not-up", at="there", wants="", pings="10.66.0.1",
+         listen=7.0,
+         says="sends handshakes to UDP port 51820 with this peer's key", after_there="ip link set wg0 down"),
+    Case("there is only the file, and a client knocks", "not-up", at="there", wants="", pings="10.66.0.1",
+         listen=7.0,
+         says="sends handshakes to UDP port 51820 with this peer's key",
+         after_there="ip link delete wg0; rm -r /run/wgq/*"),
     Case("two clients have one key", "one-key-two-places", at="there", pings="10.66.0.1", twin=True),
     Case("the server does not forward", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77"),
@@ -545,6 +554,8 @@ HEALTHY = (
     Case("an MTU of 1500, in fragments", here=interface(CLIENT, "MTU = 1500"),
          there=interface(SERVER, "MTU = 1500")),
     Case("a client with a TUN device", at="there", here=FULL, there=FULL_SERVER, client=OURS),
+    Case("a client with a TUN device that announces itself", at="there", here=FULL, there=FULL_SERVER, client=OURS,
+         pings="-6 -I wg0 ff02::fb"),
     Case("the other end's file is given", other_file=True),
     Case("keepalives", here=CLIENT + "PersistentKeepalive = 25\n"),
     Case("made by wg-quick", here=FULL, there=FULL_SERVER, doctor=(("quick", "1"),)),

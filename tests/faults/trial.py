@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 from tests.faults.matrix import NO_COUNTERS, NO_DAEMON
 from tests.faults.world import KEYS, THERE, filled, world
+from tests.interop.pairs import KERNEL
 from wgquick import api
 from wgquick.datagram import COOKIE, INITIATION, LENGTHS
 from wgquick.diagnosis.doctor.codes import CODES
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 PATIENCE = 14.0
-"""Seconds for doctor on a machine with other work; its own limit has a test of its own."""
+EMULATED = 60.0
+"""Seconds for doctor on a machine with other work, and in the VM; its own limit has tests of its own."""
 
 
 class Outcome(NamedTuple):
@@ -111,7 +113,7 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
     if case.kills:
         _kill(made.here, backend)
     machine: Namespace = getattr(made, case.at)
-    return machine.call(_examined, "/run/other.conf" if case.other_file else "")
+    return machine.call(_examined, "/run/other.conf" if case.other_file else "", case.listen, backend == KERNEL)
 
 
 def _is_without_daemon() -> bool:
@@ -179,9 +181,11 @@ def _knock(behind: float) -> None:
             time.sleep(0.5)
 
 
-def _examined(other: str) -> Outcome:
+def _examined(other: str, listen: float, is_emulated: bool) -> Outcome:
     began = time.monotonic()
-    found = api.doctor("wg0", peer_config=other, limit=PATIENCE)["wg0"].causes
+    found = api.doctor("wg0", peer_config=other, listen=listen, limit=EMULATED if is_emulated else PATIENCE)[
+        "wg0"
+    ].causes
     seconds = time.monotonic() - began
     loud = [each for each in found if each.severity != "info"]
     first = found[0] if found else None

@@ -47,7 +47,8 @@ _IN_EACH_RUN = frozenset({
     "two clients have one key",
     "a client and a server",
     "a full tunnel of both families",
-    "a client with a TUN device",
+    "a client with a TUN device that announces itself",
+    "the link is down, and a client knocks",
 })  # fmt: skip
 IN_EACH_RUN = tuple(case for case in EVERY if case.name in _IN_EACH_RUN)
 """What the device itself tells, counts, sends, answers or refuses."""

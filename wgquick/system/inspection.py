@@ -58,7 +58,7 @@ _UDP_PORT = 33434  # traceroute's, usually closed
 _TCP_PORT = 1  # tcpmux, usually closed
 _DNS_PORT = 53
 _RECURSIVE, _NS, _IN = 0x0100, 2, 1  # the flag RD, the type and the class (RFC 1035)
-_PROGRAM_PATIENCE = 2.0
+_PROGRAM_PATIENCE = 6.0  # seconds; a program may take half of what is left
 _SETTLED = 0.1
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
@@ -195,7 +195,7 @@ def _output(unread: list[str], program: str, *arguments: str) -> str:
     if path is None:
         return ""
     try:
-        with patience.until(time.monotonic() + _PROGRAM_PATIENCE):
+        with patience.until(time.monotonic() + patience.left(_PROGRAM_PATIENCE) / 2):
             status, text, _ = output([path, *arguments], os.environ, b"")
     except OperationError as error:
         unread += [program] if error.errno == errno.ETIMEDOUT else []

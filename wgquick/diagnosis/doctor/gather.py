@@ -39,8 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 LIMIT = 9.3
 """Seconds for everything, unless --listen asks for more. The rest of ten is for the start of the program."""
-_READING = 3.0  # seconds for reading this host
-_EACH = 2.0  # seconds for each reading that needs another program
+_READING = 1 / 3  # the part of the time for reading this host
 _JUDGING = 0.7  # seconds for what comes after watching
 _WATCHING = 1.5  # the least seconds in which watching says something
 FIREWALL, DNS = "the firewall rules of the tunnel", "the tunnel's DNS servers"
@@ -84,7 +83,7 @@ def gather(
     began = time.monotonic()
     if began > deadline - _JUDGING - _WATCHING:
         return Evidence(name, time.time(), file=file, is_unread=True)
-    reader = _Reader(min(began + _READING, deadline - _JUDGING))
+    reader = _Reader(min(began + (deadline - began) * _READING, deadline - _JUDGING))
     with patience.until(reader.deadline):
         evidence = _read(name, file, host, inspector, reader, listen)
     if not watches:
@@ -144,7 +143,10 @@ def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Read
 
 
 class _Reader:
-    """Reads what another program answers, until a monotonic deadline; `unread` says what was not read by then."""
+    """Reads what another program answers, until a monotonic deadline; `unread` says what was not read by then.
+
+    Each reading may take half of the time that is left, so that one that hangs leaves time for the others.
+    """
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
@@ -152,7 +154,7 @@ class _Reader:
 
     def read(self, what: str, default: T, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's value; the default if there was no time for it."""
-        with patience.until(time.monotonic() + _EACH):
+        with patience.until(time.monotonic() + patience.left() / 2):
             try:
                 if not patience.is_over():
                     return function(*args, **kwargs)

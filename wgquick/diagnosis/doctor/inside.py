@@ -174,10 +174,12 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
         )
         message = "a peer sends from an address that is not in its AllowedIPs"
         remedy = "add that address to the peer's AllowedIPs, or correct the Address at the other end"
-        if count > chatter:
+        probed = [watched for watched in evidence.watched.values() if watched.echoes]
+        everyone_answers = bool(probed) and all(watched.answers for watched in probed)
+        if count > chatter and not everyone_answers:
             yield cause("source-not-allowed", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
         else:
-            few = "a TUN device at the other end sends a few of its own, from fe80::, as its link comes up"
+            few = "a TUN device at the other end sends packets of its own, from fe80::, even if the tunnel is idle"
             mild = cause("source-not-allowed", message, *facts, few, remedy=remedy, peer=key, severity=INFO)
             yield mild._replace(confidence=POSSIBLE)
 
