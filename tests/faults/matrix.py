@@ -386,7 +386,7 @@ INSIDE = (
          after_here="sysctl -q net.ipv4.conf.all.rp_filter=1"),
     Case("the other end has no address", "no-data-back", wants="",
          there=edited(SERVER, ("Address = 10.66.0.1/24\n", ""))),
-    Case("the address is of another network", "no-data-back", wants="",
+    Case("the address is of another network", "tunnel-net-unclaimed", wants="",
          here=edited(CLIENT, ("10.66.0.2/24", "10.67.0.2/24"))),
     Case("nobody has the peer's AllowedIPs", "no-data-back", wants="", says="or no host there has 10.66.0.7",
          here=routing("10.66.0.7/32")),

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-LIMIT = 9.3
-"""Seconds for everything, unless --listen asks for more. The rest of ten is for the start of the program."""
+LIMIT = 9.7
+"""Seconds for everything, unless --listen asks for more. The rest of ten is for the output."""
 _READING = 1 / 3  # the part of the time for reading this host
 _JUDGING = 0.7  # seconds for what comes after watching
 _WATCHING = 1.5  # the least seconds in which watching says something
@@ -131,14 +131,12 @@ def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Read
         file_key=_public(settings.private_key if settings else None),
         foreign=() if name in links else tuple(inspector.foreign_routes(name)),
         uplink=_uplink(host),
+        rulesets=inspector.rulesets(),
     )
     evidence = _with_host(evidence, host, reader)
     evidence = _with_ways(evidence, inspector, links)
-    rulesets = inspector.rulesets()
-    evidence = evidence._replace(
-        rulesets=rulesets, others=reader.read("the other interfaces", (), _others, name, host)
-    )
-    unread = [f"the rules that {each} lists" for each in rulesets.unread]
+    evidence = evidence._replace(others=reader.read("the other interfaces", (), _others, name, host))
+    unread = [f"the rules that {each} lists" for each in (evidence.rulesets.unread if evidence.rulesets else ())]
     return evidence._replace(unread=(*reader.unread, *unread))
 
 

@@ -61,7 +61,7 @@ def present(name: str) -> tuple[int, ...]:
 
 def _stands(name: str, family: int) -> bool:
     tables = _loaded(family)
-    return bool(tables) and _legacy(family).present(comment(name), family, tables)
+    return bool(tables) and _reader(family).present(comment(name), family, tables)
 
 
 def _loaded(family: int) -> list[str]:
@@ -71,6 +71,13 @@ def _loaded(family: int) -> list[str]:
             return [table for table in names.read().split() if table in _TABLES]
     except OSError:
         return []
+
+
+def _reader(family: int) -> _Legacy:
+    """The host's program, as python-iptables takes much longer to import than the program takes to list rules."""
+    from wgquick.system.firewall import iptables_legacy
+
+    return iptables_legacy if iptables_programs.legacy(family, "save") else _legacy(family)
 
 
 def _legacy(family: int) -> _Legacy:
