@@ -270,6 +270,10 @@ class LinkAddress(NamedTuple):
         return self.is_link_local and (self.protocol == 2 or bool(self.flags & 0x800))
 
 
+QUERY_MARK = 0x77677100
+"""The fwmark of DNS queries of `wgq watch` for a tunnel that has a kill switch and no fwmark."""
+
+
 class Guard(NamedTuple):
     """The traffic that a kill switch allows (`system.firewall.traffic`).
 

@@ -411,7 +411,7 @@ class Options(NamedTuple):
     """The options of up, down, reload and save; `backend`, `firewall` and `dns` take the values above.
 
     With `no_wait_for_dns` up and reload resolve each name only once, and leave a peer without an endpoint if that
-    fails. With a kill switch up waits anyway, as the kill switch blocks DNS queries.
+    fails.
     """
 
     backend: str = "auto"

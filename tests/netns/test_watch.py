@@ -16,7 +16,7 @@ import pytest
 import wgquick
 from tests.namespaces import host
 from tests.netns import name_server
-from tests.netns.pair import pair, until
+from tests.netns.pair import Pair, pair, ping, until
 from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
 from wgquick.upkeep import clocks, pace
 
@@ -393,6 +393,79 @@ def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> No
         said = wgq(ends.one, "down", "wg0").stderr
         assert said.count("no kill switch of wg0") == 1
         assert ends.one.out("nft", "list", "ruleset") == ""
+
+
+def test_the_kill_switch_follows_a_peer_that_roams(tmp_path: Path) -> None:
+    """The old address is closed when the peer comes back; nothing but the tunnel's packets passes."""
+    with pair() as ends:
+        ends.write()
+        # Without connection tracking packets pass because of the endpoint alone, as after a long silence.
+        ends.one.run(["nft", "-f", "-"], input=UNTRACKED)
+        wgq(ends.two, "up", "wg0")
+        wgq(ends.one, "up", "--kill-switch", "wg0")
+        ping(ends.one, "10.7.0.2")
+        ends.two.run(["ip", "address", "add", "192.0.2.7/24", "dev", "eth0"])
+        before = ends.one.out("nft", "list", "table", "inet", "wgq-guard-wg0")
+        with watching(ends.one, tmp_path) as watch:
+            roam(ends, "192.0.2.7", "192.0.2.2")
+            assert watch.await_event("endpoint-allowed")["text"] == "192.0.2.7:51820"
+            ping(ends.one, "10.7.0.2")
+        assert send(ends.one, "192.0.2.7", 9) == "refused"
+        roam(ends, "192.0.2.2", "192.0.2.7")
+        done = wgq(ends.one, "plan", "reload", "wg0", status=2).stdout
+        assert "kill switch of wg0" in done
+        wgq(ends.one, "reload", "wg0")
+        assert ends.one.out("nft", "list", "table", "inet", "wgq-guard-wg0") == before
+        assert "nothing to do" in wgq(ends.one, "plan", "reload", "wg0").stderr
+        assert wgq(ends.one, "down", "wg0").stderr.count("no kill switch of wg0") == 1
+
+
+UNTRACKED = """
+table inet untracked {
+    chain incoming { type filter hook prerouting priority raw; udp sport 51820 notrack; }
+}
+"""
+
+
+def roam(ends: Pair, address: str, old: str) -> None:
+    """Let `two` send from another address, until `one` has it as its endpoint."""
+    ends.two.run(["ip", "address", "del", f"{old}/24", "dev", "eth0"])
+    ends.two.run(["ip", "address", "replace", f"{address}/24", "dev", "eth0"])
+    ends.two.run(["ip", "route", "replace", "default", "via", "192.0.2.1"])
+
+    def is_there() -> bool:
+        ends.two.run(["ping", "-c1", "-W1", "10.7.0.1"], check=False)
+        return f"{address}:51820" in ends.one.out("wg", "show", "wg0", "endpoints")
+
+    until(is_there)
+
+
+def send(machine: Namespace, address: str, port: int) -> str:
+    """Send a UDP packet without a mark: sent, or refused by the kill switch."""
+    script = f"from socket import *; socket(AF_INET, SOCK_DGRAM).sendto(b'x', ('{address}', {port}))"
+    done = machine.run(["python3", "-c", script], check=False)
+    return "sent" if done.returncode == 0 else "refused"
+
+
+def test_a_kill_switch_does_not_wait_for_dns(tmp_path: Path) -> None:
+    """With --no-wait-for-dns: it comes up closed, and watch finds the endpoint with marked queries."""
+    with pair() as ends:
+        ends.write(interface="DNS = 10.7.0.53")
+        text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
+        text = text.replace("10.7.0.2/32", "0.0.0.0/0")
+        write(ends.one, text.replace("[Peer]", "# wgq: kill-switch = on\n[Peer]"))
+        ends.one.run(["sh", "-c", "echo 'nameserver 192.0.2.2' >/etc/resolv.conf"])
+        wgq(ends.two, "up", "wg0")
+        said = wgq(ends.one, "up", "wg0", "--no-wait-for-dns", "--dns", "file").stderr
+        assert "far.example:51820 cannot be resolved yet" in said
+        assert "dport 51820" not in ends.one.out("nft", "list", "ruleset")
+        name_server.start(ends.two, "192.0.2.2", far_example="192.0.2.2")
+        assert send(ends.one, "192.0.2.2", 53) == "refused"
+        with watching(ends.one, tmp_path) as watch:
+            watch.await_event("endpoint-resolved")
+            watch.await_event("peer-up")
+            ping(ends.one, "10.7.0.2")
+        assert send(ends.one, "192.0.2.2", 53) == "refused"
 
 
 def name(machine: Namespace, address: str) -> None:

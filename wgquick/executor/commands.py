@@ -71,7 +71,8 @@ def bring_up(
         later = (*plan_up.hooks(settings, "PreDown"), *plan_up.hooks(settings, "PostDown"))
         journal.start(settings.path, later, contained=host.is_contained)
         if settings.extras.kill_switch:
-            found = found or traffic.first_endpoints(settings, earlier, host, run)
+            waits = not options.no_wait_for_dns
+            found = found or traffic.first_endpoints(settings, earlier, host, run, waits=waits)
             traffic.guard(settings, found, host, run)
         device = _stages(settings, found, host, options, run)
         state = _applied(settings, run, device, journal.digest())

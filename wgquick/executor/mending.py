@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError, WgqError
-from wgquick.executor import snapshot, traffic, waiting
+from wgquick.executor import snapshot, waiting
 from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
-from wgquick.net import Prefix, pack_address
+from wgquick.net import Prefix
 from wgquick.options import Options
 from wgquick.plan import applied as plan_applied
 from wgquick.plan import promise as plan_promise
+from wgquick.plan import traffic
 from wgquick.plan.promise import KINDS, Extras, Lost, lost
 from wgquick.plan.steps import (
     AddAddress,
@@ -101,28 +102,17 @@ def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
         for destination in host.rtnl.routes(family=family, table=table)
     }
     guard = _guard(undos)
-    known = traffic.recalled(guard.resolved) if guard else ()
     return Extras(
         frozenset(standing),
         guard is None or host.firewall.is_guarded(name),
         not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
-        _sockets(address for _, address in known),
+        traffic.sockets(guard.resolved) if guard else (),
     )
 
 
 def _guard(undos: Iterable[Undo]) -> RemoveGuard | None:
     """The latest undo of the kill switch; None if the journal has none."""
     return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
-
-
-def _sockets(addresses: Iterable[SocketAddress]) -> tuple[tuple[Prefix, int], ...]:
-    """The addresses as (network, port), as a kill switch needs them."""
-    return tuple(dict.fromkeys((_single(address.address), address.port) for address in addresses))
-
-
-def _single(text: str) -> Prefix:
-    address = pack_address(text)
-    return Prefix(address, len(address) * 8)
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
@@ -235,15 +225,45 @@ def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: H
 
     The journal gets the address first, for the next check and the next up.
     """
-    undos = given.record.undos
-    earlier = _guard(undos)
+    earlier = _guard(given.record.undos)
     if earlier is None:
         return
     known = dict(traffic.recalled(earlier.resolved)) | {str(endpoint): address}
-    resolved = traffic.remembered(known.items())
+    _set_guard(given, traffic.remembered(known.items()), host.wireguard.get(given.name), host)
+
+
+def is_followed(given: Promise, device: Device) -> bool:
+    """Whether the kill switch, if there is one, allows the endpoints that the device has."""
+    guard = _guard(given.record.undos)
+    return guard is None or traffic.followed(guard.resolved, device.peers) == guard.resolved
+
+
+def follow(name: str, host: Host) -> tuple[str, ...]:
+    """Make the kill switch allow the endpoints to which peers have roamed, in place of earlier ones of these peers.
+
+    Returns the new ones as text; none if another run holds the interface's lock.
+    """
+    with host.interface_lock_if_free(name) as is_held:
+        given = promise(name, host) if is_held else None
+        guard = _guard(given.record.undos) if given else None
+        if given is None or guard is None:
+            return ()
+        device = host.wireguard.get(name)
+        resolved = traffic.followed(guard.resolved, device.peers)
+        if resolved == guard.resolved:
+            return ()
+        _set_guard(given, resolved, device, host)
+        before = dict(traffic.recalled(guard.resolved))
+        now = traffic.recalled(resolved)
+        return tuple(str(address) for peer, address in now if before.get(peer) != address)
+
+
+def _set_guard(given: Promise, resolved: str, device: Device, host: Host) -> None:
+    """Record the endpoints that the kill switch allows, and set it."""
+    undos = given.record.undos
     undo = RemoveGuard(given.name, resolved)
-    device = host.wireguard.get(given.name)
-    wanted = plan_promise.guard(undos, given.applied, device, _sockets(known.values()))
+    own = (given.applied.extras or ()) if given.applied else ()
+    wanted = plan_promise.guard(undos, own, device, traffic.sockets(resolved))
     journal = Journal(host.journal_directory, given.name)
     if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
         journal.promise(undo)

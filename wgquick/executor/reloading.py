@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from wgquick.plan.difference import Move
     from wgquick.plan.given import Earlier
     from wgquick.plan.reload import DeviceChange
-    from wgquick.plan.steps import Step
+    from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
 
     Say = Callable[[str], None]
@@ -335,7 +335,7 @@ class Reload:
             path=self._settings.path or self._record.path,
             applied=self._applied(wanted),
             intended=None,
-            undos=run.promised,
+            undos=with_one_guard(run.promised),
         )
         if self._record.unread:
             self._journal.apply(record.applied)
@@ -410,6 +410,12 @@ def with_standing(settings: Settings, record: Record | None, before: Applied | N
             keep_inbound=extras.keep_inbound or any(isinstance(undo, ForgetInbound) for undo in undos),
         )
     )
+
+
+def with_one_guard(undos: tuple[Undo, ...]) -> tuple[Undo, ...]:
+    """The undos with only the latest one of the kill switch."""
+    guards = [undo for undo in undos if isinstance(undo, RemoveGuard)]
+    return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard) or undo is guards[-1])
 
 
 def read_applied(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied | None:

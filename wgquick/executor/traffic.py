@@ -13,7 +13,7 @@ from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import Note, RemoveGuard, SetGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.executor.execution import Execution
@@ -39,24 +39,30 @@ def endpoints(
 
     `resolved` has newer answers.
     """
-    known = dict(recalled(earlier.resolved)) if earlier else {}
+    known = dict(plan.recalled(earlier.resolved)) if earlier else {}
     known |= {str(endpoint): found for endpoint, found in (resolved or {}).items()}
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
 
 
-def first_endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host, run: Execution) -> EndpointFacts:
+def first_endpoints(
+    settings: Settings, earlier: RemoveGuard | None, host: Host, run: Execution, *, waits: bool = True
+) -> EndpointFacts:
     """Resolve every endpoint before `up` sets the kill switch. If that fails, set it with the remembered endpoints.
 
-    An existing kill switch allows DNS queries meanwhile. Otherwise the tunnel could never come up again.
+    An existing kill switch allows DNS queries meanwhile. Otherwise the tunnel could never come up again. Without
+    `waits` the kill switch is set first and allows them too, and names that do not resolve at once are left out.
     """
-    known = dict(recalled(earlier.resolved)) if earlier else {}
+    known = dict(plan.recalled(earlier.resolved)) if earlier else {}
     wanted = [peer.endpoint for peer in settings.peers if peer.endpoint]
     found = EndpointFacts({each: known[str(each)] for each in wanted if str(each) in known})
-    is_opened = earlier is not None and len(found.resolved) < len(set(wanted))
+    is_opened = (earlier is not None or not waits) and len(found.resolved) < len(set(wanted))
     try:
         if is_opened:
             _set_guard(settings, found, host, run, dns=True)
+        if not waits:
+            missing = [each for each in dict.fromkeys(wanted) if each not in found.resolved]
+            return EndpointFacts({**found.resolved, **host.resolved_now(missing)})
         return endpoints(settings, earlier, host)
     except BaseException as error:
         if is_opened or not isinstance(error, (SignalError, KeyboardInterrupt)):
@@ -67,24 +73,11 @@ def first_endpoints(settings: Settings, earlier: RemoveGuard | None, host: Host,
 def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
     """Set the kill switch in its form before the link exists; `dns` allows DNS queries."""
     facts = plan.TrafficFacts(lans=_lans(settings, host))
-    sockets, noted = found.resolved.values(), remembered(found.resolved.items())
+    sockets, noted = found.resolved.values(), plan.remembered(found.resolved.items())
     run.apply(
         step._replace(guard=step.guard._replace(dns=dns)) if isinstance(step, SetGuard) else step
         for step in plan.guard(settings, sockets, noted, facts)
     )
-
-
-def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
-    """The resolved endpoints in the journal's form: HOST:PORT=ADDRESS/PORT/SCOPE, separated by blanks."""
-    return " ".join(f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in resolved)
-
-
-def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
-    """The endpoints and addresses in a text from `remembered`."""
-    for word in text.split():
-        endpoint, _, found = word.rpartition("=")
-        address, port, scope = found.split("/")
-        yield endpoint, SocketAddress(address, int(port), int(scope))
 
 
 def standing(record: Record | None) -> RemoveGuard | None:
@@ -117,7 +110,7 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
     port = device.listen_port or udp_port.chosen(device, host)
     facts = plan.TrafficFacts(_lans(settings, host), full, device.fwmark, table, port)
     run.apply(plan.kept(settings, facts))
-    run.apply(plan.guard(settings, found.resolved.values(), remembered(found.resolved.items()), facts))
+    run.apply(plan.guard(settings, found.resolved.values(), plan.remembered(found.resolved.items()), facts))
 
 
 def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:

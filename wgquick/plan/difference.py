@@ -13,7 +13,7 @@ from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, is_link_local, pack_address
-from wgquick.plan import down, reload, up
+from wgquick.plan import down, promise, reload, traffic, up
 from wgquick.plan.desired import networks
 from wgquick.plan.facts import DefaultFacts
 from wgquick.plan.source_order import are_alike
@@ -34,6 +34,7 @@ from wgquick.plan.steps import (
     RemoveGuard,
     ReplaceFirewall,
     SetDns,
+    SetGuard,
     SetMtu,
     SetMtuUp,
     SetSysctl,
@@ -104,7 +105,22 @@ def difference(
         *_sysctl_released(wanted, known),
     )
     reasons = (*addresses.reasons(), *_extras_reasons(wanted, now, known, change))
-    return Difference(moves, reasons)
+    return Difference((*moves, *_guard_followed(now, known)), reasons)
+
+
+def _guard_followed(now: Current, known: Known) -> Iterator[Move]:
+    """Make the kill switch allow the endpoints to which peers have roamed."""
+    undos = known.undos or ()
+    guard = next((undo for undo in reversed(undos) if isinstance(undo, RemoveGuard)), None)
+    if guard is None or now.device is None:
+        return
+    resolved = traffic.followed(guard.resolved, now.device.peers)
+    if resolved != guard.resolved:
+        steps = (
+            SetGuard(now.name, promise.guard(undos, known.extras or (), now.device, traffic.sockets(each)), each)
+            for each in (resolved, guard.resolved)
+        )
+        yield Move(next(steps), tuple(steps))
 
 
 def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:

@@ -160,9 +160,9 @@ def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
             yield Lost("firewall", text, ReplaceFirewall(now.name, rules))
 
 
-def _excluded(applied: Applied | None) -> Iterator[Prefix]:
-    """The excluded networks in the journal."""
-    for line in (applied.extras or ()) if applied else ():
+def _excluded(extras: Iterable[str]) -> Iterator[Prefix]:
+    """The excluded networks in the journal's lines."""
+    for line in extras:
         _, is_exclude, words = line.partition(_EXCLUDE)
         for word in words.split(",") if is_exclude else ():
             if word.strip() != LAN:
@@ -170,12 +170,12 @@ def _excluded(applied: Applied | None) -> Iterator[Prefix]:
 
 
 def guard(
-    promised: Iterable[Undo], applied: Applied | None, device: Device, endpoints: tuple[tuple[Prefix, int], ...]
+    promised: Iterable[Undo], extras: Iterable[str], device: Device, endpoints: tuple[tuple[Prefix, int], ...]
 ) -> Guard:
-    """The kill switch that a journal describes, with these endpoints."""
+    """The kill switch that a journal's undos and settings describe, with these endpoints."""
     undos = tuple(promised)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
-    networks = traffic.without_nested((*throws, *_excluded(applied)))
+    networks = traffic.without_nested((*throws, *_excluded(extras)))
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos)
     return Guard(device.fwmark, device.listen_port, endpoints, networks, keeps_inbound)
 
@@ -191,7 +191,8 @@ def _extras(
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in promised)
     guards = [undo for undo in promised if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded and now.device:
-        wanted = guard(promised, applied, now.device, extras.endpoints)
+        own = (applied.extras or ()) if applied else ()
+        wanted = guard(promised, own, now.device, extras.endpoints)
         yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:
         yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

@@ -11,15 +11,15 @@ from __future__ import annotations
 from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import Guard, Prefix, pack_address
+from wgquick.net import Guard, Prefix, SocketAddress, pack_address
 from wgquick.plan.steps import AddThrow, KeepInbound, Note, SetGuard
 from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from wgquick.config.settings import Settings
-    from wgquick.net import SocketAddress
+    from wgquick.device import DevicePeer
     from wgquick.plan.steps import Step
 
 _NO_TABLES = ("off", "main", "local", "default")
@@ -84,6 +84,44 @@ def guard(
 
 def _host(address: bytes) -> Prefix:
     return Prefix(address, len(address) * 8)
+
+
+ROAMED = "@"
+"""The mark of a peer in the text of `remembered`: its public key follows, in place of an endpoint of the file."""
+
+
+def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
+    """The resolved endpoints in the journal's form: HOST:PORT=ADDRESS/PORT/SCOPE, separated by blanks."""
+    return " ".join(f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in resolved)
+
+
+def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
+    """The endpoints and addresses in a text from `remembered`."""
+    for word in text.split():
+        endpoint, _, found = word.rpartition("=")
+        address, port, scope = found.split("/")
+        yield endpoint, SocketAddress(address, int(port), int(scope))
+
+
+def followed(text: str, peers: Iterable[DevicePeer]) -> str:
+    """A text from `remembered` with the endpoints to which peers have roamed, in place of earlier ones of these.
+
+    A device changes an endpoint only for an authenticated packet, so no stranger opens the kill switch.
+    """
+    of_file = [(name, address) for name, address in recalled(text) if not name.startswith(ROAMED)]
+    allowed = {(address.address, address.port) for _, address in of_file}
+    roamed = [
+        (f"{ROAMED}{peer.public_key}", peer.endpoint)
+        for peer in peers
+        if peer.endpoint is not None and (peer.endpoint.address, peer.endpoint.port) not in allowed
+    ]
+    return remembered((*of_file, *roamed))
+
+
+def sockets(text: str) -> tuple[tuple[Prefix, int], ...]:
+    """The addresses of a text from `remembered` as (network, port), as a kill switch needs them."""
+    found = ((_host(pack_address(address.address)), address.port) for _, address in recalled(text))
+    return tuple(dict.fromkeys(found))
 
 
 def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:

@@ -23,12 +23,15 @@ from wgquick.executor.mending import (
     begin_handshakes,
     change_mtu,
     fitting_mtu,
+    follow,
+    is_followed,
     mend,
     missing,
     promise,
     set_endpoint,
 )
 from wgquick.lean import suppress
+from wgquick.net import QUERY_MARK
 from wgquick.plan.promise import KINDS
 from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
 from wgquick.plan.up import SRC_VALID_MARK
@@ -49,6 +52,7 @@ _TICK = 1.0
 _DELAY = 0.25  # seconds from the first change to the check: `down` removes several things in a row
 _LOCKED = 0.5
 _MTU_PAUSE, _MTU_PATIENCE, _MTU_SELDOM = 1.0, 10.0, 30.0
+_ROAMING = 10.0  # seconds between two looks at the endpoints of a tunnel with a kill switch
 _HANGING = 30.0  # seconds until a daemon that did not answer is asked again
 _ONCE_PATIENCE = 10.0
 _REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]\b")
@@ -138,6 +142,10 @@ class _Tunnel:
     @property
     def has_sysctl(self) -> bool:
         return any(isinstance(undo, ReleaseSysctl) for undo in self.given.record.undos)
+
+    @property
+    def has_guard(self) -> bool:
+        return any(isinstance(undo, RemoveGuard) for undo in self.given.record.undos)
 
     @property
     def next_work(self) -> float:
@@ -392,9 +400,13 @@ class Watcher:
             for key, address in tunnel.peers.second(device, clock, now):
                 yield from self._set_endpoint(tunnel, key, address)
             for question in tunnel.peers.questions(device, tunnel.names, clock, now):
-                self._ask(tunnel.given.name, question, device.fwmark)
+                self._ask(tunnel.given.name, question, device.fwmark or (QUERY_MARK if tunnel.has_guard else 0))
+            if not is_followed(tunnel.given, device):
+                for text in follow(tunnel.given.name, self._host):
+                    yield self._event(tunnel, "endpoint-allowed", text)
         names: Mapping[PublicKey, Endpoint] = {} if self._asked.check_only else tunnel.names
-        tunnel.next_look = now + tunnel.peers.next_look(device, names, clock, now)
+        pause = tunnel.peers.next_look(device, names, clock, now)
+        tunnel.next_look = now + (min(pause, _ROAMING) if tunnel.has_guard else pause)
 
     def _ask(self, name: str, question: Question, mark: int) -> None:
         """Look up a name in a daemon thread, which does not delay the program's exit."""

@@ -8,8 +8,9 @@ The kill switch rejects packets that leave or are forwarded, except:
 1. on the loopback or the tunnel's link,
 2. UDP to an endpoint, with the tunnel's fwmark if it is known,
 3. a reply from the tunnel's port to a peer that sent first, as peers may roam,
-4. DHCP and neighbour discovery, which the uplink needs,
-5. to an excluded network, and replies of connections that `keep_inbound` keeps.
+4. DNS queries of `wgq watch`, which have the tunnel's fwmark or QUERY_MARK,
+5. DHCP and neighbour discovery, which the uplink needs,
+6. to an excluded network, and replies of connections that `keep_inbound` keeps.
 
 It stays until it is removed, even without the link, the daemon and wgq.
 
@@ -24,7 +25,7 @@ import os
 
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import address_text
+from wgquick.net import QUERY_MARK, address_text
 from wgquick.system import programs, runtime
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def _own_rules(name: str, wanted: Guard) -> _Own:
     ]
     host = [
         *passed,
+        f"meta mark {wanted.mark or QUERY_MARK:#x} meta l4proto {{ tcp, udp }} th dport 53 accept",
         "udp sport 68 udp dport 67 accept",
         "ip6 daddr { fe80::/10, ff02::/16 } udp sport 546 udp dport 547 accept",
         "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
