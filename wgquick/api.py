@@ -459,7 +459,7 @@ def execute(name: str, command: Sequence[str]) -> NoReturn:
         is_up = host.rtnl.link(name) is not None
         what = f"{name} is {'not in a network namespace of its own' if is_up else 'not up'}"
         how = f"`# wgq: netns = NAME' in its file, or wgq up --netns NAME {name}"
-        raise WgqError(what, remedy=f"Bring it up in one: {how}")
+        raise WgqError(what, remedy=f"Bring it up in a network namespace: {how}")
     run(where.netns, command, caller(environ))
 
 

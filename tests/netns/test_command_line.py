@@ -116,3 +116,15 @@ def test_a_kernel_without_wireguard_is_reported_with_a_remedy(machine: Namespace
     assert (done.returncode == 0) == has_module
     assert ("--backend userspace" in done.stderr) != has_module
     assert ("wg0" in machine.out("ls", "/sys/class/net").split()) == has_module
+
+
+def test_a_file_in_a_closed_directory_is_not_said_to_be_missing(machine: Namespace) -> None:
+    """Without CAP_DAC_OVERRIDE, root cannot look into the directory of another user either."""
+    write(machine, TEXT)
+    machine.run(["chown", "65534", "/etc/wireguard"])
+    caps = "-dac_override,-dac_read_search"
+    argv = ["setpriv", "--bounding-set", caps, "--inh-caps", caps, *WGQ, "check", "wg0"]
+    done = machine.run(argv, check=False)
+    assert done.returncode == 1
+    assert "cannot read `/etc/wireguard/wg0.conf': Permission denied" in done.stderr
+    assert "with sudo" in done.stderr

@@ -342,6 +342,7 @@ SITE = interface("site", address="10.9.0.1/24") + peer("branch", "10.9.0.2", "En
 NEAR = SITE.replace("51820", "51821")
 SEVERAL = [
     ("one-key-two-places", {"hub": BOTH, "phone": PHONE, "copy": PHONE}, ("copy", 2)),
+    ("one-key-two-places", {"hub": BOTH, "phone": PHONE, "copy": PHONE.replace("0.2/24", "0.3/24")}, ("copy", 2)),
     ("peer-key-mismatch", {"hub": HUB.replace(public("phone"), public("old")), "phone": PHONE}, ("hub", 7)),
     ("peer-key-mismatch", {"hub": HUB, "phone": PHONE.replace(public("hub"), public("old"))}, ("phone", 6)),
     ("peer-one-sided", {"hub": HUB, "laptop": LAPTOP}, ("hub", 1)),
@@ -356,6 +357,12 @@ SEVERAL = [
         ("laptop", 3),
     ),
     ("source-not-allowed", {"hub": HUB.replace("0.2/32", "0.9/32"), "phone": PHONE}, ("hub", 8)),
+    (
+        "source-not-allowed",
+        {"hub": HUB.replace("0.1/24", "0.1/24, fd07::1/64"), "phone": PHONE.replace("0.2/24", "0.2/24, fd07::2/64")
+         .replace("10.7.0.0/24", "10.7.0.0/24, fd07::/64")},
+        ("hub", 8),
+    ),
     ("endpoint-port-differs", {"hub": HUB, "phone": PHONE.replace(":51820", ":51821")}, ("phone", 8)),
     ("nobody-connects", {"hub": HUB, "phone": WAITING}, ("phone", 6)),
 ]  # fmt: skip

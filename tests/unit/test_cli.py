@@ -52,8 +52,9 @@ def test_help_lists_every_verb(argument: str) -> None:
     assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
 
 
-def test_help_of_up_lists_its_options() -> None:
-    done = wgq("up", "--help")
+@pytest.mark.parametrize("arguments", [("up", "--help"), ("help", "up")])
+def test_help_of_up_lists_its_options(arguments: tuple[str, ...]) -> None:
+    done = wgq(*arguments)
     assert all(option in done.stdout for option in ("--backend", "--firewall", "--dns", "--strict", "--name"))
 
 

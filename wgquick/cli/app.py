@@ -118,6 +118,8 @@ def overview(
 
 def run_app(arguments: list[str]) -> int:
     """Run typer; usage errors (typer's status 2) exit with 1, as in wg-quick."""
+    if len(arguments) == 2 and arguments[0] == "help" and arguments[1] in VERBS:
+        arguments = [arguments[1], "--help"]
     meant = {f"--{each.name}": f"--{each.name}={each.alone}" for each in OPTIONS.values() if each.alone}
     try:
         app([meant.get(word, word) for word in arguments], prog_name="wgq")

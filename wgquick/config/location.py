@@ -44,9 +44,20 @@ def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> 
     if target == STANDARD_INPUT:
         return Location(_standard_input_name(name), "")
     path = _given_path(target, directory)
-    if not os.path.exists(path):
+    if not _exists(path):
         path = _by_long_name(target, name, directory)
     return Location(valid_name(name) if name else _name_of(path), _resolved(path))
+
+
+def _exists(path: str) -> bool:
+    """Whether the file exists; WgqError if its directory does not let this user see that."""
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise _unreadable(path, error) from None
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _by_long_name(target: str, name: str | None, directory: str) -> str:
@@ -209,4 +220,5 @@ def _those_there(directory: str) -> str:
 
 
 def _unreadable(path: str, error: OSError) -> WgqError:
-    return WgqError(f"cannot read `{path}': {os.strerror(error.errno or 0)}")
+    remedy = "run this command as root, or with sudo" if isinstance(error, PermissionError) else ""
+    return WgqError(f"cannot read `{path}': {os.strerror(error.errno or 0)}", remedy=remedy)

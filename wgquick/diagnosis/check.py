@@ -35,6 +35,8 @@ def check(
         from wgquick.diagnosis import several_files  # `wgq up` checks one file; this import would slow it down
 
         found += several_files.findings(sources, {(each.file, each.code) for each in found})
+        unreachable = {each.file for each in found if each.code == "source-not-allowed"}
+        found = [each for each in found if each.code != "tunnel-net-unclaimed" or each.file not in unreachable]
     if look is not None:
         from wgquick.diagnosis import live
 

@@ -111,6 +111,7 @@ class Tunnels:
         for source in self.sources:
             self._note_peers(source)
         self._addresses = _owners_of_addresses(sources)
+        self._has_others_key = {id(source) for source in sources} - {id(source) for source in self.sources}
         self.intended: dict[tuple[int, int], End] = {}
         self.mismatches = [finding for source in self.sources for finding in self._mismatched(source)]
 
@@ -187,7 +188,8 @@ class Tunnels:
             if nets.is_single(ip) and ip.address in self._addresses
         ]
         found = {id(each): each for several in owners for each in several if each is not end.source}
-        return next(iter(found.values())) if len(found) == 1 else None
+        only = next(iter(found.values())) if len(found) == 1 else None
+        return None if id(only) in self._has_others_key else only
 
     def _by_return(self, end: End, loose: Sequence[End]) -> Source | None:
         """The only file that has a section for this file, if no other section here can be for it."""
