@@ -342,6 +342,11 @@ def located(name: str, host: Host) -> Iterator[Host]:
         yield inner
 
 
+def begin(name: str, earlier: Place, host: Host) -> None:
+    """Record that the tunnel may be started anew in its namespace: a kill may leave a daemon's link outside."""
+    _write(name, (place(name, host) or earlier)._replace(is_starting=True), host)
+
+
 def keep(name: str, earlier: Place, host: Host) -> None:
     """Record that the tunnel is back where it was; wgq deletes the namespace in the end if it would have before."""
     others = (place(other, host) for other in names(host) if other != name)

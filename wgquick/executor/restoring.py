@@ -76,10 +76,10 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     wanted = restore.wanted(current, current.device, known, undos, applied)
     if file is None:  # the file was deleted
         file = Settings(name, record.path if record else "")
-    if applied is not None:  # the file may have changed since
-        file = file._replace(table=_table(applied, wanted))
     if applied is not None and applied.extras is not None:
         file = file._replace(extras=of_lines(applied.extras))
+    if applied is not None:  # the file may have changed since
+        file = file._replace(table="" if file.extras.netns else _table(applied, wanted))
     return Before(
         name,
         reloading.with_standing(file, record, applied),
@@ -128,6 +128,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
         host.netns.restore(had.netns, before.namespace)
         file = before.file._replace(extras=before.file.extras._replace(netns=had.netns))
         netns.bring_up(restore.settings_for_up(before.wanted, file), host, before.options, say)
+    netns.begin(name, had, host)
     with host.inside(had.netns) as inner:
         _go_back(before, tried, inner, say, anew=anew and stays)
     netns.keep(name, had, host)
@@ -162,7 +163,7 @@ def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
     has = wanted.current.link
     if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():
         return True
-    if link.ifindex != has.ifindex and before.file.extras != Extras():
+    if link.ifindex != has.ifindex and before.file.extras._replace(netns="") != Extras():
         return True  # a restart has set up the kill switch and the other extras again
     record = Journal(host.journal_directory, before.name).read()
     if record is None or record.ifindex != link.ifindex:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 VERBS = ("up", "reload", "down")
 _PAUSE = 0.2  # seconds between two readings of the file
 _LONGEST_CHANGE = 60.0  # the minimum of seconds until a change counts as hanging
-_ATTEMPTS = 4  # rollbacks: the second and fourth with any port, the third and fourth by down and up
+_ATTEMPTS = ((False, False), (False, False), (True, False), (False, True), (True, True))
+"""The attempts to roll back: whether with any port, and whether by down and up."""
 _BETWEEN_ATTEMPTS = 1.0
 _MOST_DEATHS = 20  # the maximum number of guards that may die
 
@@ -360,12 +361,12 @@ class Attempt:
             self._is_orphaned and self._asked.verb == "down" and bool(tried and (tried.pre_down or tried.post_down))
         )
         fault = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
+        for any_port, by_restart in _ATTEMPTS:
+            if fault:
                 time.sleep(_BETWEEN_ATTEMPTS)
-            before = _with_any_port(self._before) if attempt % 2 else self._before
+            before = _with_any_port(self._before) if any_port else self._before
             try:
-                restoring.go_back(before, tried, self._host, self._say, anew=anew or attempt >= _ATTEMPTS // 2)
+                restoring.go_back(before, tried, self._host, self._say, anew=anew or by_restart)
                 return ""
             except Exception as error:  # also a bug of wgq: no other process would try again
                 fault = str(error)
