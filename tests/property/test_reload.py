@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 
 from tests.namespaces import host
@@ -92,6 +92,21 @@ MARKS = st.sampled_from(
 )
 
 
+# The first new address would be a secondary one of an address that goes, and so come last.
+WITH_TWO_ADDRESSES = f"""[Interface]
+PrivateKey = {KEYS[0]}
+ListenPort = 40001
+Address = 10.0.0.2/24, 10.1.0.1/16, fe80::5/64
+[Peer]
+PublicKey = {PEERS[0]}
+Endpoint = 192.0.2.9:1
+AllowedIPs = ::/0, 10.9.0.0/16
+"""
+WITH_A_NEIGHBOUR_FIRST = WITH_TWO_ADDRESSES.replace(
+    "10.0.0.2/24, 10.1.0.1/16, fe80::5", "10.0.0.1/24, 10.2.0.1/32, fe80::6"
+)
+
+
 @pytest.fixture(scope="module")
 def twins() -> Iterator[tuple[Namespace, Namespace]]:
     with host() as one, host() as other:
@@ -154,6 +169,7 @@ def compared(wanted: parity.State, found: parity.State) -> list[str]:
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+@example(first=WITH_TWO_ADDRESSES, second=WITH_A_NEIGHBOUR_FIRST, marks=("", ""))
 @given(first=files(), second=files(), marks=MARKS)
 def test_the_state_after_a_reload_equals_that_after_up(
     twins: tuple[Namespace, Namespace], first: str, second: str, marks: tuple[str, str]

@@ -100,6 +100,7 @@ def difference(
         *routes.removed(),
         *map(_removal, rules.passes),
         *addresses.removed(),
+        *addresses.added_late(),
         *_device(now, change.last, reload.removal_lines(now.name, change)),
         *_mtu(wanted, now, known, is_first=False),
         *_sysctl_released(wanted, known),
@@ -209,6 +210,8 @@ class _Addresses:
         self._secondary = {each.prefix for each in now.addresses if each.is_secondary}
         missing = [p for p in self._wanted if p not in self._has]
         self._missing = [self._wanted[p] for p in missing]
+        self._late: list[Prefix] = []
+        self._late = self._after_removals(missing)
         again = {p.address for p in missing if p.family == 6}
         self._conflicting = [p for p in self._gone if p.address in again]
 
@@ -216,9 +219,29 @@ class _Addresses:
         """Delete IPv6 addresses that get another length: the kernel has each address only once (EEXIST)."""
         return map(self._removal, self._conflicting)
 
+    def _after_removals(self, missing: list[Prefix]) -> list[Prefix]:
+        """The IPv4 addresses to add after the removals, as else their order would be wrong.
+
+        An address in the network of one that goes would be its secondary, and so come last or be deleted with it.
+        """
+        of_ipv4 = [p for p in missing if p.family == 4]
+        lost = self._lost_networks()
+        first = next((n for n, p in enumerate(of_ipv4) if _network(p) in lost), len(of_ipv4))
+        if _decisive(self._order(4)) == _decisive([p for p in self._wanted if p.family == 4]):
+            return []
+        return of_ipv4[first:]
+
+    def _lost_networks(self) -> set[Prefix]:
+        return {_network(p) for p in self._gone if p.family == 4 and p not in self._secondary}
+
     def added(self) -> Iterator[Move]:
-        for address in self._missing:
-            yield Move(AddAddress(self._name, address), (DeleteAddress(self._name, _prefix(address)),))
+        return (self._addition(each) for each in self._missing if _prefix(each) not in self._late)
+
+    def added_late(self) -> Iterator[Move]:
+        return (self._addition(each) for each in self._missing if _prefix(each) in self._late)
+
+    def _addition(self, address: Address) -> Move:
+        return Move(AddAddress(self._name, address), (DeleteAddress(self._name, _prefix(address)),))
 
     def removed(self) -> Iterator[Move]:
         return (self._removal(prefix) for prefix in self._gone if prefix not in self._conflicting)
@@ -240,12 +263,16 @@ class _Addresses:
                 yield f"the order of the IPv{family} addresses, which decides the source of packets: {shown}"
 
     def _order(self, family: int) -> list[Prefix]:
-        """The order after the reload: a secondary address returns after its primary address has been deleted."""
+        """The order after the reload: secondary addresses return after their primary address has been deleted."""
         kept = [p for p in self._has if p.family == family and p not in self._gone]
-        lost = {_network(p) for p in self._gone if p.family == 4 and p not in self._secondary}
-        back = [p for p in self._wanted if p in kept and p in self._secondary and _network(p) in lost]
+        lost = self._lost_networks()
         missing = [p for p in map(_prefix, self._missing) if p.family == family]
-        return [*(p for p in kept if p not in back), *missing, *back]
+        brief = [p for p in missing if p not in self._late and _network(p) in lost]
+        back = [
+            p for p in self._wanted if p in brief or (p in kept and p in self._secondary and _network(p) in lost)
+        ]
+        missing = [*(p for p in missing if p not in self._late), *(p for p in missing if p in self._late)]
+        return [*(p for p in (*kept, *missing) if p not in back), *back]
 
 
 def _decisive(prefixes: list[Prefix]) -> tuple[object, ...]:
