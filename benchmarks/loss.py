@@ -1,6 +1,7 @@
 """Counts lost packets and ended sessions while a live tunnel is changed.
 
-It makes each kind of change by `wgq reload`, by `wg syncconf`, and by taking the tunnel down and up.
+It makes each kind of change by `wgq reload`, by `wg syncconf`, and by taking the tunnel down and up; in the VM by
+the first two, by systemd-networkd and by NetworkManager.
 
     python -m benchmarks.loss                          # over wgq-userspace, in two namespaces
     python -m benchmarks.loss --kernel                 # over the kernel's WireGuard, in a VM without KVM
@@ -8,8 +9,9 @@ It makes each kind of change by `wgq reload`, by `wg syncconf`, and by taking th
 
 A thousand probes per second go through the tunnel and are answered, during the change and for one second after it.
 A probe that cannot be sent counts as lost. A session has ended if its latest handshake has changed. A change counts
-as not made if `wgq reload --dry-run` prints changes afterwards. The measured processes run with priority, so that
-other programs on the machine cause no loss. Needs root and what scripts/test installs.
+as not made if `wgq reload --dry-run` prints changes afterwards, or, for a network manager, if the device, its
+addresses, MTU or routes differ from the file. The measured processes run with priority, so that other programs on
+the machine cause no loss. Needs root and what scripts/test installs.
 """
 
 from __future__ import annotations
@@ -26,23 +28,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmarks import tools
 from tests.interop.pairs import private_key, public_key
 from tests.namespaces import host
+from tests.parity.trial import in_process
+from tests.resolvers import unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from benchmarks.tools import Tool
     from tests.namespaces import Namespace
 
-WGQ = f"{sys.executable} -m wgquick"
 USERSPACE = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wgq-userspace"}
 _FIRST = "nice -n -15 "
-SYNCCONF = "wg-quick strip wg0 >/run/stripped && wg syncconf wg0 /run/stripped"
-TOOLS = {
-    "wgq reload": f"{WGQ} reload wg0",
-    "wg syncconf": SYNCCONF,
-    "wg-quick down, up": "wg-quick down wg0; wg-quick up wg0",
-}
+_PYTHON = ("python3", "-I", "-S", "-c")  # the fastest start
 PROBE, PORT = "10.0.0.2", 7777
 OUTER = "203.0.113.1"
 """The far end's outer address: beyond the gateway, as a full tunnel never takes a link's own networks."""
@@ -59,6 +59,7 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); heard = set()
 def hear():
     while True: heard.add(s.recv(64))
 threading.Thread(target=hear, daemon=True).start()
+print("ready", flush=True)
 sent, due, where = 0, time.monotonic(), (sys.argv[1], int(sys.argv[2]))
 while not select.select([0], [], [], max(0, due - time.monotonic()))[0]:
     try: s.sendto(b"%d" % sent, where)
@@ -163,54 +164,103 @@ def ends(*, kernel: bool) -> Iterator[tuple[Namespace, Namespace]]:
         far.run(["ip", "-batch", "-"], input="\n".join(lines))
         daemon = [*_FIRST.split(), "wgq-userspace", "wg0"]
         far.run(["ip", "link", "add", "wg0", "type", "wireguard"] if kernel else daemon)
-        peers = f"[Peer]\nPublicKey = {public_key(NEAR)}\nAllowedIPs = 0.0.0.0/0\n"
-        peers += f"[Peer]\nPublicKey = {public_key(NEXT)}\n"
-        text = f"[Interface]\nPrivateKey = {FAR}\nListenPort = 51820\n{peers}"
-        far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=text)
+        _set_far(far)
         far.run(["ip", "-batch", "-"], input=f"addr add {PROBE}/24 dev wg0\nlink set wg0 up\n")
         yield near, far
 
 
-def tried(change: Change, tool: str, *, kernel: bool = False) -> Outcome:
-    """Make the change with the tool during a thousand probes per second."""
-    environment = {**os.environ, **({} if kernel else USERSPACE)}
+def _set_far(far: Namespace) -> None:
+    """Give the far end its settings; it has no session then."""
+    peers = f"[Peer]\nPublicKey = {public_key(NEAR)}\nAllowedIPs = 0.0.0.0/0\n"
+    peers += f"[Peer]\nPublicKey = {public_key(NEXT)}\n"
+    text = f"[Interface]\nPrivateKey = {FAR}\nListenPort = 51820\n{peers}"
+    far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=text)
+
+
+def outcomes(tool: Tool, changes: Iterable[Change], *, kernel: bool) -> Iterator[tuple[str, str]]:
+    """The name and the outcome of each change that the tool makes, on the same two machines."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/root", **({} if kernel else USERSPACE)}
     with ends(kernel=kernel) as (near, far):
-        _write(near, change.before)
-        _run(near, _FIRST + (f"{WGQ} up wg0" if "wgq" in tool else "wg-quick up wg0"), environment)
-        near.run(["ping", "-c", "2", "-i", "0.2", "-W", "30", PROBE])
-        if change.prepare:
-            far.run(["sh", "-c", change.prepare])
-            far.run(["ping", "-c", "2", "-i", "0.2", "-W", "30", "10.0.0.1"])
-        session = _session(near)
-        _write(near, change.after)
-        echo = far.popen(["python3", "-c", ECHO, str(PORT)], stdout=subprocess.PIPE)
-        if echo.stdout is None:
+        if tool.start:
+            tool.start(near)
+        with far.popen([*_PYTHON, ECHO, str(PORT)], stdout=subprocess.PIPE) as echo:
+            if echo.stdout is None:
+                raise SystemExit("there is no pipe")
+            echo.stdout.readline()
+            for change in changes:
+                if tool.start and "PostUp" in change.after:
+                    continue  # a network manager has no such line
+                try:
+                    outcome = str(tried(change, tool, near, far, environment))
+                except (AssertionError, subprocess.TimeoutExpired) as error:
+                    outcome = f"failed: {str(error)[-500:]}"
+                yield change.name, outcome
+                _run(near, tool.down, environment)
+            echo.kill()
+
+
+def tried(change: Change, tool: Tool, near: Namespace, far: Namespace, environment: dict[str, str]) -> Outcome:
+    """Make the change with the tool during a thousand probes per second."""
+    _set_far(far)
+    _write(near, tool.files(change.before))
+    _run(near, tool.up, environment)
+    near.run(["ping", "-c", "2", "-i", "0.2", "-W", "30", PROBE])
+    if change.prepare:
+        far.run(["sh", "-c", change.prepare])
+        far.run(["ping", "-c", "2", "-i", "0.2", "-W", "30", "10.0.0.1"])
+    session = _session(near)
+    _write(near, tool.files(change.after))
+    sender = [*_PYTHON, SEND, PROBE, str(PORT)]
+    with near.popen(sender, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as probes:
+        if probes.stdout is None:
             raise SystemExit("there is no pipe")
-        echo.stdout.readline()
-        probes = near.popen(
-            ["python3", "-c", SEND, PROBE, str(PORT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        probes.stdout.readline()
         time.sleep(0.5)
-        done = near.run([*_FIRST.split(), "sh", "-c", tool], env=environment, check=False, timeout=300)
+        refused = ""
+        try:
+            _run(near, tool.change, environment)
+        except AssertionError as error:
+            refused = str(error)
         if change.follow:
             far.run(["sh", "-c", change.follow])
-        if done.returncode:
-            raise SystemExit(f"{change.name}: {tool}: {done.stderr}")
         time.sleep(1)
         output, _ = probes.communicate(b"enough", timeout=60)
-        sent, heard = map(int, output.split())
-        echo.stdout.close()
-        left = near.run(["sh", "-c", f"{WGQ} reload wg0 --dry-run"], env=environment, check=False, timeout=300)
-        made = not any(line.startswith("[#]") for line in left.stdout.splitlines())
-        return Outcome(sent, sent - heard, _session(near) != session, made)
+    sent, heard = map(int, output.split())
+    if refused:
+        print(refused[-500:], file=sys.stderr)
+    made = not refused and _made(near, tool, change.after, environment)
+    return Outcome(sent, sent - heard, _session(near) != session, made)
 
 
-def _write(near: Namespace, text: str) -> None:
-    near.run(["sh", "-c", "umask 077; cat >/etc/wireguard/wg0.conf"], input=text)
+def _made(near: Namespace, tool: Tool, text: str, environment: dict[str, str]) -> bool:
+    if tool.start:
+        return tools.made(near, text)
+    _, printed, _ = near.call(in_process, ["reload", "wg0", "--dry-run"], environment)
+    return not any(line.startswith("[#]") for line in printed.splitlines())
+
+
+def _write(near: Namespace, files: Mapping[str, str]) -> None:
+    for path, text in files.items():
+        readable = f"umask 077; cat >{path}; ! id systemd-network 2>/dev/null || chown systemd-network {path}"
+        near.run(
+            ["sh", "-c", readable if "networkd" in path or "systemd" in path else f"umask 077; cat >{path}"],
+            input=text,
+        )
 
 
 def _run(near: Namespace, command: str, environment: dict[str, str]) -> None:
-    near.run(["sh", "-c", command], env=environment, timeout=300)
+    """Run a command with priority; `wgq` in a fork of this process. A failure is an AssertionError."""
+    if command.startswith("wgq "):
+        status, _, error = near.call(_first, command.split()[1:], environment)
+        if status:
+            raise AssertionError(error)
+    else:
+        near.run([*_FIRST.split(), "sh", "-c", command], env=environment, timeout=300)
+
+
+def _first(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    os.nice(-15)
+    return in_process(arguments, environment)
 
 
 def _session(near: Namespace) -> str:
@@ -218,37 +268,52 @@ def _session(near: Namespace) -> str:
     return next((line for line in shown if line.startswith(public_key(FAR))), "")
 
 
-def table(rows: list[tuple[str, dict[str, str]]]) -> str:
-    """The outcomes as Markdown."""
-    head = f"| lost probes | {' | '.join(TOOLS)} |\n|---|{'---|' * len(TOOLS)}\n"
-    return head + "\n".join(f"| {name} | {' | '.join(found.values())} |" for name, found in rows)
+def table(found: dict[str, dict[str, str]]) -> str:
+    """The outcomes by tool and change as Markdown."""
+    head = f"| lost probes | {' | '.join(found)} |\n|---|{'---|' * len(found)}\n"
+    names = next(iter(found.values()))
+    rows = (" | ".join(each.get(name, "-") for each in found.values()) for name in names)
+    return head + "\n".join(f"| {name} | {row} |" for name, row in zip(names, rows, strict=True))
 
 
 def main() -> None:
     """Measure the changes in the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="a part of the changes' names")
+    parser.add_argument("--only", action="append", default=[], help="a part of the changes' names, also repeated")
+    parser.add_argument("--tool", action="append", default=[], help="a tool of the table, also repeated")
     parser.add_argument("--kernel", action="store_true", help="boot a VM and try there")
     parser.add_argument("--inside", action="store_true", help="for the VM: print lines of JSON")
     given = parser.parse_args()
+    known = {**tools.WG_QUICK, **(tools.MANAGERS if given.kernel or given.inside else {})}
+    if not given.tool:
+        given.tool = [name for name in known if not (given.kernel and name == "wg-quick down, up")]
+    found: dict[str, dict[str, str]] = {name: {} for name in given.tool}
     if given.kernel:
-        from tests.kernel import vm
-
-        with tempfile.TemporaryDirectory() as folder:
-            lines = vm.run(Path(folder), "benchmarks.loss", "--inside", "--only", given.only)
-        print(table([tuple(json.loads(line)) for line in lines]))
-        return
-    rows = []
-    for change in CHANGES:
-        if given.only in change.name:
-            found = {name: str(tried(change, tool, kernel=given.inside)) for name, tool in TOOLS.items()}
-            rows.append((change.name, found))
-            if given.inside:
-                print(json.dumps(rows[-1]), flush=True)
-            else:
-                print(change.name, found, file=sys.stderr, flush=True)
+        for line in _in_vm(given.tool, given.only):
+            tool, change, outcome = json.loads(line)
+            found[tool][change] = outcome
+    else:
+        changes = [each for each in CHANGES if not given.only or any(part in each.name for part in given.only)]
+        for name in given.tool:
+            for change, outcome in outcomes(known[name], changes, kernel=given.inside):
+                found[name][change] = outcome
+                print(
+                    json.dumps([name, change, outcome]), file=sys.stdout if given.inside else sys.stderr, flush=True
+                )
     if not given.inside:
-        print(table(rows))
+        print(table(found))
+
+
+def _in_vm(chosen: list[str], only: list[str]) -> list[str]:
+    from tests.kernel import vm
+
+    for package in tools.PACKAGES:
+        unpacked(package)  # the VM has no network
+    arguments = [word for name in chosen for word in ("--tool", name)] + [
+        word for part in only for word in ("--only", part)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        return vm.run(Path(folder), "benchmarks.loss", "--inside", *arguments, limit=7200)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ _SPLIT = ("bin", "sbin", "lib")  # these folders are in /usr
 def unpacked(package: str) -> Path:
     """The folder with the package's files, fetched once; it appears only when it is complete."""
     folder = _CACHE / package
+    if folder.exists():
+        return folder
     _CACHE.mkdir(parents=True, exist_ok=True)
     with (_CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # apt-get does not run twice at once

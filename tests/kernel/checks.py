@@ -1,7 +1,7 @@
 """Runs inside the VM, in forks of one process, because a Python takes ten seconds to start there.
 
 It prints one JSON array per check as soon as the check ends: its name, the seconds, and the error, or an empty
-text.
+text. Arguments are the names of the checks to run, in place of all.
 """
 
 from __future__ import annotations
@@ -17,13 +17,35 @@ from typing import TYPE_CHECKING
 from tests.kernel import device_control, signatures, tunnels, verbs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+
+ON_A_NEWER_KERNEL: Sequence[Callable[[], None]] = (
+    device_control.a_link_of_the_kernels_wireguard_is_added_and_found,
+    device_control.removing_an_allowed_ip_works_or_names_the_needed_kernel,
+    device_control.a_deleted_link_is_gone,
+    verbs.reload_changes_each_setting_and_keeps_a_hooks_peer,
+    verbs.reload_moves_allowed_ips_of_thousands_between_peers,
+    verbs.reload_of_a_tunnel_of_wg_quick_works,
+    verbs.reload_loses_no_probe_between_two_steps,
+    verbs.try_rolls_reload_and_down_back,
+)
+"""What each run of the tests tries on a newer kernel too; WGQ_TEST_KERNEL=newer tries all checks there."""
 
 
 def main() -> None:
+    """Run the checks that the arguments name, in their order; without arguments all."""
+    checks = {check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS)} | signatures.CHECKS
+    if names := sys.argv[1:]:
+        for name in names:
+            _try(name, checks[name])
+    else:
+        _all(checks)
+
+
+def _all(checks: dict[str, Callable[[], None]]) -> None:
     """Start the tunnels that have to age; meanwhile two processes, one per processor, run all other checks."""
     with tunnels.Grown() as aged_tunnels:
-        checks = {check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS)} | signatures.CHECKS
         half = len(tunnels.CHECKS) // 2
         shares = list(tunnels.CHECKS.items())[:half], [*checks.items(), *list(tunnels.CHECKS.items())[half:]]
         for worker in [_start(share) for share in shares]:

@@ -1,4 +1,8 @@
-"""Boots a kernel with the WireGuard module under qemu, through virtme-ng, on this machine's root file system."""
+"""Boots a kernel with the WireGuard module under qemu, through virtme-ng, on this machine's root file system.
+
+WGQ_TEST_KERNEL chooses the kernel: `newer` (see `tests.kernel.kernels`) or the path of an image; by default the
+distribution's.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 from tests.interop.pairs import WGQ
+from tests.kernel.kernels import VmError, chosen
 from tests.namespaces import mortal_family
 from tests.parity.trial import USERSPACE
 
@@ -28,27 +33,14 @@ PROGRAMS = (
 )
 
 
-class VmError(Exception):
-    """The VM did not boot or did not finish; the text is the end of its output."""
-
-
-def kernel() -> Path:
-    """The newest kernel in /boot with the module."""
-    modules = Path("/lib/modules").glob("*/kernel/drivers/net/wireguard/wireguard.ko*")
-    found = [image for module in modules if (image := Path(f"/boot/vmlinuz-{module.parts[3]}")).exists()]
-    if not found:
-        raise VmError("no kernel in /boot has the WireGuard module: scripts/test installs one")
-    return max(found, key=lambda image: [int(number) for number in re.findall(r"\d+", image.name)])
-
-
-def run(folder: Path, module: str, *arguments: str, limit: float = LIMIT) -> list[str]:
-    """Boot and run a Python module. Returns the JSON lines that it printed."""
+def run(folder: Path, module: str, *arguments: str, kernel: Path | None = None, limit: float = LIMIT) -> list[str]:
+    """Boot the kernel, or the chosen one, and run a Python module. Returns the JSON lines that it printed."""
     archive = folder / "programs.tar"
     _pack(archive)
     settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
     python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module, *arguments]
     inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), str(archive), *python])
-    printed = _boot(f"echo {MARK}; {inside}; echo {MARK} $?", limit)
+    printed = _boot(kernel or chosen(), f"echo {MARK}; {inside}; echo {MARK} $?", limit)
     _, _, rest = printed.partition(f"{MARK}\n")
     lines, _, status = rest.partition(MARK)
     if status.split()[:1] != ["0"]:
@@ -56,11 +48,11 @@ def run(folder: Path, module: str, *arguments: str, limit: float = LIMIT) -> lis
     return [line for line in lines.splitlines() if line.startswith("[")]
 
 
-def _boot(command: str, limit: float) -> str:
-    """The output of a command in a VM, which ends with the command or at the time limit."""
+def _boot(kernel: Path, command: str, limit: float) -> str:
+    """The output of a command in a VM with the kernel, which ends with the command or at the time limit."""
     vm = subprocess.Popen(
         mortal_family(
-            *("vng", "--run", str(kernel()), "--disable-kvm", "--user", "root", "--cpus", "2", "--memory", "2G"),
+            *("vng", "--run", str(kernel), "--disable-kvm", "--user", "root", "--cpus", "2", "--memory", "2G"),
             *("--", command),
         ),
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
+NETWORKD_PACKAGES = ("libsystemd-shared", "systemd")
+NETWORK_MANAGER_PACKAGES = ("network-manager", "libndp0", "libnm0")
 _BUS = ["dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"]
 _NETWORKD_USER = """
 id -u systemd-network >/dev/null 2>&1 || {
@@ -26,7 +28,7 @@ chown -R systemd-network /run/systemd/netif
 
 def install_networkd(machine: Namespace, **networks: str) -> None:
     """Install systemd-networkd with files NAME.network; it does not wait for udev where /sys is read-only."""
-    install(machine, "libsystemd-shared", "systemd")
+    install(machine, *NETWORKD_PACKAGES)
     machine.run(["sh", "-c", _NETWORKD_USER])
     for name, text in networks.items():
         machine.run(["sh", "-c", f"cat >/etc/systemd/network/{name}.network"], input=text)
@@ -76,7 +78,7 @@ method=disabled
 
 def install_network_manager(machine: Namespace) -> None:
     """Install NetworkManager with a connection for up0, and start a system bus."""
-    install(machine, "network-manager", "libndp0")
+    install(machine, *NETWORK_MANAGER_PACKAGES)
     where = "/etc/NetworkManager"
     machine.run(["sh", "-c", f"mkdir -p {where}; cat >{where}/NetworkManager.conf"], input=_CONFIGURATION)
     connection = f"{where}/system-connections/up0.nmconnection"
