@@ -450,6 +450,7 @@ def execute(name: str, command: Sequence[str]) -> NoReturn:
     """
     from os import environ
 
+    from wgquick.executor.netns import check_reachable
     from wgquick.system.execute import caller
     from wgquick.system.execute import execute as run
 
@@ -460,6 +461,7 @@ def execute(name: str, command: Sequence[str]) -> NoReturn:
         what = f"{name} is {'not in a network namespace of its own' if is_up else 'not up'}"
         how = f"`# wgq: netns = NAME' in its file, or wgq up --netns NAME {name}"
         raise WgqError(what, remedy=f"Bring it up in a network namespace: {how}")
+    check_reachable(name, where, host)
     run(where.netns, command, caller(environ))
 
 
@@ -574,12 +576,18 @@ async def watch(
     in the event loop's thread, in the network namespace of the start of the iteration.
     """
     from wgquick.system.monitor import Monitor
-    from wgquick.upkeep.watcher import Asked, Watcher, check_up
+    from wgquick.system.room import Room
+    from wgquick.upkeep.watch import Watch
+    from wgquick.upkeep.watcher import Asked, check_up
+
+    def enter(netns: str) -> Room:
+        return Room(netns, _say_nothing)
 
     host, chosen = _host(_say_nothing), frozenset(map(valid_name, names))
-    if once:
-        check_up(sorted(chosen), host)
-    async for event in Watcher(host, Monitor(), Asked(chosen, once, check_only), ready).events():
+    for name in sorted(chosen) if once else ():
+        with _located(name, _say_nothing) as there:
+            check_up([name], there)
+    async for event in Watch(host, Monitor(), Asked(chosen, once, check_only), ready, enter).events():
         yield event
 
 
@@ -876,8 +884,8 @@ def _located(name: str, say: Transcript) -> Iterator[Host]:
     if where is None:
         yield host
         return
-    if not host.netns.exists(where.netns):
-        what = f"the network namespace {where.netns} of {name} is gone"
-        raise WgqError(what, remedy=f"Remove what it left behind: wgq down {name}")
+    from wgquick.executor.netns import check_reachable
+
+    check_reachable(name, where, host)
     with host.inside(where.netns) as inner:
         yield inner

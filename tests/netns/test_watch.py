@@ -468,6 +468,48 @@ def test_a_kill_switch_does_not_wait_for_dns(tmp_path: Path) -> None:
         assert send(ends.one, "192.0.2.2", 53) == "refused"
 
 
+def test_tunnels_in_other_namespaces_are_watched(tmp_path: Path) -> None:
+    """Their endpoints are resolved outside. A namespace that is deleted and made again has no tunnel."""
+    with pair() as ends:
+        ends.write(interface="# wgq: netns = vpn\nDNS = 10.7.0.53")
+        text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
+        write(ends.one, text.replace("10.7.0.2/32", "0.0.0.0/0"))
+        name(ends.one, "192.0.2.77")
+        wgq(ends.two, "up", "wg0")
+        wgq(ends.one, "up", "wg0")
+        name(ends.one, "192.0.2.2")
+        with watching(ends.one, tmp_path) as watch:
+            inside = ["ip", "-n", "vpn"]
+            ends.one.run([*inside, "route", "del", "default"])
+            assert watch.await_event("route-restored")["text"] == "0.0.0.0/0"
+            ends.one.run([*inside, "address", "del", "10.7.0.1/24", "dev", "wg0"])
+            watch.await_event("address-restored")
+            ends.one.run(["sh", "-c", "echo >/etc/netns/vpn/resolv.conf"])
+            watch.await_event("dns-restored")
+            assert "10.7.0.53" in ends.one.out("cat", "/etc/netns/vpn/resolv.conf")
+            watch.await_event("endpoint-resolved")
+            watch.await_event("peer-up")
+            ends.one.run(["ip", "netns", "delete", "vpn"])
+            ends.one.run(["ip", "netns", "add", "vpn"])
+            until(lambda: rooms(ends.one, watch) == 0)
+            assert "gone" in wgq(ends.one, "show", "wg0", status=1).stderr
+            wgq(ends.one, "up", "wg0")
+            assert "netns delete" not in wgq(ends.one, "down", "wg0").stderr  # it is not wgq's any more
+            wgq(ends.one, "up", "wg0")
+            until(lambda: rooms(ends.one, watch) == 1)
+            before = len(watch.events("route-restored"))
+            ends.one.run([*inside, "route", "del", "default"])
+            until(lambda: len(watch.events("route-restored")) > before)
+            wgq(ends.one, "down", "wg0")
+            until(lambda: rooms(ends.one, watch) == 0)
+
+
+def rooms(machine: Namespace, watch: Watch) -> int:
+    """How many other network namespaces the watch keeps open."""
+    found = machine.run(["sh", "-c", f"ls -l /proc/{watch.process.pid}/fd | grep -c net:"], check=False)
+    return int(found.stdout)
+
+
 def name(machine: Namespace, address: str) -> None:
     """Set the address of the far end's name."""
     machine.run(["sh", "-c", "cat >/etc/hosts"], input=f"{address} far.example\n")

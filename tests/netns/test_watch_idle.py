@@ -24,7 +24,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def bring_up(count: int) -> None:
     for number in range(count):
-        api.up(api.load(f"/etc/wireguard/wg{number}.conf"), Options(backend="userspace"))
+        settings = api.load(f"/etc/wireguard/wg{number}.conf")
+        netns = "" if number % 5 else f"vpn{number % 2}"
+        inside = settings._replace(extras=settings.extras._replace(netns=netns))
+        api.up(inside, Options(backend="userspace"))
 
 
 def processor_time(process: int) -> float:
@@ -47,7 +50,7 @@ def write_files(machine: Namespace) -> None:
 
 @pytest.mark.alone
 def test_an_idle_watch_of_a_hundred_interfaces_costs_little(tmp_path: Path) -> None:
-    """0.2 seconds of processor time in 20 seconds, and 60 MB."""
+    """0.2 seconds of processor time in 20 seconds, and 60 MB; a fifth are in two other network namespaces."""
     with host() as machine:
         machine.uplink()
         write_files(machine)

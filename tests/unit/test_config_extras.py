@@ -72,6 +72,8 @@ def test_other_comments_are_not_settings(line: str) -> None:
         ("# wgq: kill-switch = yes\n", (1, 22)),
         ("# wgq: network = x\n", (1, 8)),
         ("# wgq:\n", (1, 7)),
+        ("# wgq: exclude = ,\n", (1, 8)),
+        ("[Interface]\nMTU = 1400 # wgq: kill-switch = on\n", (2, 19)),
         ("[Interface]\n  # wgq: exclude = lan, 10.0.0.1/8\n", (2, 25)),
         (
             "[Interface]\n[Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n# wgq: exclude = lan\n",

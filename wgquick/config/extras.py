@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MARK = b"wgq"
 _WORDS = ("kill-switch", "exclude", "keep-inbound", "netns")
+_HOOKS = ("Pre", "Post")
 _SWITCHES = {"on": True, "off": False}
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
 _LONGEST_NAME = 255
@@ -50,12 +51,16 @@ def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
 
 
 class _Line(NamedTuple):
-    """A comment with a setting: its row from 0, its section, the text after `wgq:` and the text's offset."""
+    """A comment with a setting: its row from 0, its section, the text after `wgq:` and the text's offset.
+
+    `is_beside` is whether it follows a key's value.
+    """
 
     row: int
     section: str
     text: str
     start: int
+    is_beside: bool = False
 
 
 def _lines(document: Document) -> Iterator[_Line]:
@@ -64,15 +69,19 @@ def _lines(document: Document) -> Iterator[_Line]:
         if b"#" not in raw or _MARK not in raw.lower():  # a key may have these letters
             continue
         text = document.line_text(row)
-        comment = text.lstrip()
+        before, _, comment = text.partition("#")
         mark, colon, setting = comment.lstrip("#").partition(":")
-        if not comment.startswith("#") or not colon or mark.strip().lower() != "wgq":
+        if not colon or mark.strip().lower() != "wgq":
             continue
         setting = setting.lstrip()
         if setting.partition(" ")[0].lower() == "ignore":
             continue
         sections = sections or document.lines()
-        yield _Line(row, sections[row].section, setting.rstrip(), len(text) - len(setting))
+        is_beside = bool(before.strip())
+        is_shells = sections[row].key.startswith(_HOOKS)
+        if is_beside and (is_shells or setting.partition("=")[0].strip().lower() not in _WORDS):
+            continue
+        yield _Line(row, sections[row].section, setting.rstrip(), len(text) - len(setting), is_beside)
 
 
 def _with(extras: Extras, line: _Line) -> Extras:
@@ -82,6 +91,8 @@ def _with(extras: Extras, line: _Line) -> Extras:
     if word not in _WORDS:
         remedy = f"use one of {', '.join(_WORDS)}, or remove `wgq:' from the comment"
         raise GrammarError("wgq-setting", f"{grammar.shown(shown)} is not a setting of wgq", remedy)
+    if line.is_beside:
+        raise GrammarError("wgq-setting", f"{word} is behind a value", "give it a line of its own")
     if line.section == "Peer":
         what = f"{word} is in [Peer]"
         raise GrammarError("wgq-setting", what, "move the line to [Interface]")
@@ -96,7 +107,10 @@ def _with(extras: Extras, line: _Line) -> Extras:
         case "netns":
             return extras._replace(netns=_netns(value, offset))
         case _:
-            networks = (*extras.exclude, *_networks(value, offset))
+            found = tuple(_networks(value, offset))
+            if not found:
+                raise GrammarError("wgq-setting", f"{word} has no value", f"write `# wgq: {word} = ...'")
+            networks = (*extras.exclude, *found)
             return extras._replace(exclude=tuple(dict.fromkeys(networks)))
 
 

@@ -229,16 +229,16 @@ def with_source(journal: Journal, applied: dict[str, Any], settings: Settings) -
     return applied
 
 
-def stamps(directory: str) -> dict[str, tuple[int, ...]]:
-    """The interfaces with a journal, each with a value that changes with its journal."""
+def stamps(directory: str, suffix: str = _SUFFIX) -> dict[str, tuple[int, ...]]:
+    """The interfaces with a journal, or another suffix's file, each with a value that changes with the file."""
     found: dict[str, tuple[int, ...]] = {}
     try:
         with opened(directory) as descriptor:
             for entry in os.listdir(descriptor):
-                if entry.endswith(_SUFFIX) and not entry.startswith(":"):
+                if entry.endswith(suffix) and not entry.startswith(":"):
                     with suppress(FileNotFoundError):
                         seen = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
-                        found[entry.removesuffix(_SUFFIX)] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+                        found[entry.removesuffix(suffix)] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
     except FileNotFoundError:
         return {}
     return found

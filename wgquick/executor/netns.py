@@ -18,6 +18,7 @@ from wgquick.directory import opened, remove
 from wgquick.errors import OperationError, SignalError, WgqError
 from wgquick.executor import commands, trial
 from wgquick.executor.journal import Journal
+from wgquick.executor.journal import stamps as journal_stamps
 from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager, dumps, loads, suppress
 from wgquick.plan import traffic
 
@@ -78,6 +79,23 @@ def place(name: str, host: Host) -> Place | None:
         raise WgqError(what, remedy="Take the tunnel down in its namespace, then remove the file.") from None
 
 
+def is_reachable(where: Place, host: Host) -> bool:
+    """Whether the tunnel's namespace exists; another one may have its name now."""
+    if not host.netns.exists(where.netns):
+        return False
+    if not where.directory:
+        return True
+    with host.inside(where.netns) as inner:
+        return inner.journal_directory == where.directory
+
+
+def check_reachable(name: str, where: Place, host: Host) -> None:
+    """Raise WgqError if the tunnel's namespace is gone."""
+    if not is_reachable(where, host):
+        what = f"the network namespace {where.netns} of {name} is gone"
+        raise WgqError(what, remedy=f"Remove what it left behind: wgq down {name}")
+
+
 def names(host: Host) -> list[str]:
     """The tunnels that were brought up from the current namespace into another one."""
     try:
@@ -86,6 +104,11 @@ def names(host: Host) -> list[str]:
     except OSError:
         return []
     return sorted(entry.removesuffix(_SUFFIX) for entry in entries if entry.endswith(_SUFFIX))
+
+
+def stamps(host: Host) -> dict[str, tuple[int, ...]]:
+    """The same tunnels, each with a value that changes with its place."""
+    return journal_stamps(host.journal_directory, _SUFFIX)
 
 
 def _write(name: str, where: Place, host: Host) -> None:
@@ -191,7 +214,7 @@ def _check_not_inside(name: str, earlier: Place, host: Host) -> None:
 def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) -> None:
     """Remove the leftovers of a killed `up` or a deleted namespace; WgqError if the tunnel is up."""
     _check_not_inside(name, earlier, host)
-    exists = host.netns.exists(earlier.netns)
+    exists = is_reachable(earlier, host)
     say(f"[!] Cleaning up after an earlier {name} that was not taken down")
     _remove_stray(name, earlier, host)
     if not exists:
@@ -277,7 +300,7 @@ def take_down(
     """Take the tunnel down, and delete its namespace if necessary, also after a PostDown hook failed."""
     _remove_stray(name, where, host)
     try:
-        if not host.netns.exists(where.netns):
+        if not is_reachable(where, host):
             say(f"[!] The network namespace {where.netns} is gone already: removing what {name} left behind")
             _end_unreachable(name, where, host, say)
             return
@@ -308,6 +331,8 @@ def change(settings: Settings, host: Host, options: Options, reload_options: Rel
     where = place(name, host)
     there = where.netns if where else ""
     wanted = _wanted(settings, where)
+    if where is not None:
+        check_reachable(name, where, host)
     if wanted == there:
         with host.inside(there) as inner:
             inside = settings._replace(extras=settings.extras._replace(netns=there))
@@ -325,7 +350,7 @@ def change(settings: Settings, host: Host, options: Options, reload_options: Rel
 def is_inside(name: str, host: Host) -> bool:
     """Whether the tunnel's link is in the namespace of its record."""
     where = place(name, host)
-    if where is None or not host.netns.exists(where.netns):
+    if where is None or not is_reachable(where, host):
         return False
     with host.inside(where.netns) as inner:
         return inner.rtnl.link(name) is not None
@@ -400,14 +425,15 @@ def _leave(name: str, host: Host, say: Say) -> None:
         where = place(name, host)
         if where is None:
             return
-        exists = host.netns.exists(where.netns)
+        exists = is_reachable(where, host)
+        is_anew = not exists and host.netns.exists(where.netns)  # somebody else made it again
         links: list[str] = []
         if exists:
             with host.inside(where.netns) as inner:
                 if _is_there(name, inner):
                     return
                 links = [link.name for link in inner.rtnl.links() if link.name not in _BORN_WITH]
-        if where.is_ours and not _pass_on(name, where, host):
+        if where.is_ours and not is_anew and not _pass_on(name, where, host):
             if links:
                 say(f"[!] The network namespace {where.netns} stays, as it has other links: {' '.join(links)}")
             else:

@@ -70,7 +70,7 @@ def _down(name: str, settings: Settings | None, ground: Ground, where: netns.Pla
     host = ground.host
     if where is None:
         return planning.plan_down(name, settings, ground)
-    if not host.netns.exists(where.netns):
+    if not netns.is_reachable(where, host):
         return Plan("down", name, (), (), (f"[!] The network namespace {where.netns} is gone already",))
     enter = Planned("~", "EnterNamespace", (f"nsenter --net={host.netns.path_of(where.netns)}",))
     with host.inside(where.netns) as inner:

@@ -82,7 +82,7 @@ class Observer:
         """The interface, read in the network namespace into which wgq has put it."""
         here = self._host
         where = netns.place(name, here) if location.is_valid_name(name) else None
-        if where is None or not here.netns.exists(where.netns):
+        if where is None or not netns.is_reachable(where, here):
             return self._interface(name, must_be=must_be)
         with here.inside(where.netns) as self._host:
             try:

@@ -49,9 +49,13 @@ class Change(NamedTuple):
 
 
 class Monitor:
-    """The sockets, in the network namespace of the thread that creates them; close it after use."""
+    """The sockets, in the network namespace of the thread that creates them; close it after use.
 
-    def __init__(self) -> None:
+    `resolv_conf` is the namespace's file.
+    """
+
+    def __init__(self, resolv_conf: str = "/etc/resolv.conf") -> None:
+        self._resolv_conf = resolv_conf
         self._sockets = [_opened(_NETLINK_ROUTE, _ROUTE_GROUPS)]
         try:
             self._sockets.append(_opened(_NETLINK_NETFILTER, _NFTABLES_GROUP))
@@ -94,11 +98,10 @@ class Monitor:
             return seen
         return "systemd-networkd, which runs here" if os.path.exists(_NETWORKD) else ""
 
-    @staticmethod
-    def dns_stamp(name: str, ifindex: int) -> tuple[int, ...]:
-        """A value that changes with a link's DNS: of /etc/resolv.conf, or of the resolvers' own files."""
+    def dns_stamp(self, name: str, ifindex: int) -> tuple[int, ...]:
+        """A value that changes with a link's DNS: of resolv.conf, or of the resolvers' own files."""
         places = (
-            "/etc/resolv.conf",
+            self._resolv_conf,
             f"/run/systemd/resolve/netif/{ifindex}",
             "/run/resolvconf/interface",
             "/run/resolvconf/interfaces",

@@ -161,6 +161,16 @@ class Birthplace:
     def __init__(self, name: str, home: int, inside: int) -> None:
         self.name, self.home, self.inside = name, home, inside
 
+    def enter(self) -> None:
+        """Move the thread into the namespace; OperationError without CAP_SYS_ADMIN."""
+        from wgquick.system import calls
+
+        try:
+            calls.enter_network(self.inside)
+        except OSError as error:
+            what = f"cannot enter the network namespace {self.name}: {error.strerror}"
+            raise OperationError(what, errno=error.errno or 0, remedy="It needs CAP_SYS_ADMIN.") from None
+
     @contextmanager
     def at_home(self) -> Iterator[None]:
         """Move the thread to the namespace where the link is made and its UDP socket stays, and back at the end."""
@@ -173,6 +183,16 @@ class Birthplace:
             calls.enter_network(self.inside)
 
 
+def standing(name: str) -> Birthplace:
+    """The namespace, not entered yet; the caller closes both descriptors."""
+    inside = opened(name)
+    try:
+        return Birthplace(name, os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC), inside)
+    except OSError:
+        os.close(inside)
+        raise
+
+
 @contextmanager
 def entered(name: str) -> Iterator[Birthplace]:
     """Move the calling thread into the namespace, and back at the end.
@@ -181,16 +201,12 @@ def entered(name: str) -> Iterator[Birthplace]:
     """
     from wgquick.system import calls
 
-    inside = opened(name)
-    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    birthplace = standing(name)
+    home, inside = birthplace.home, birthplace.inside
     try:
+        birthplace.enter()
         try:
-            calls.enter_network(inside)
-        except OSError as error:
-            what = f"cannot enter the network namespace {name}: {error.strerror}"
-            raise OperationError(what, errno=error.errno or 0, remedy="It needs CAP_SYS_ADMIN.") from None
-        try:
-            yield Birthplace(name, home, inside)
+            yield birthplace
         finally:
             calls.enter_network(home)
     finally:

@@ -1,7 +1,7 @@
-"""The loop of `wgq watch`: it waits for a notification of the kernel or a peer's time, restores, and reports.
+"""What `wgq watch` does in one network namespace: it restores, looks names up, and reports (`upkeep.watch`).
 
-It runs in one thread. Names are looked up in other threads, because getaddrinfo(3) may be slow. No notification
-reports changes of src_valid_mark, DNS and journals. The loop checks them each second with a few system calls.
+All of it runs in one thread. Names are looked up in other threads, because getaddrinfo(3) may be slow. No
+notification reports changes of src_valid_mark, DNS and journals. A few system calls check them each second.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from wgquick.upkeep.pace import MOST, WITHIN, Mtu, Pace
 from wgquick.upkeep.peers import PATIENCE, Peers, Question
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from wgquick.device import Device
     from wgquick.net import Endpoint, PublicKey, SocketAddress
@@ -86,6 +86,14 @@ class Senses(Protocol):
 
     def suspect(self, kind: str, seen: str = "") -> str:
         """The program that probably made a change; `seen` is the program in the notification, or ""."""
+
+
+class _Elsewhere(NamedTuple):
+    """A change in another namespace: its link is none of this one."""
+
+    kind: str
+    ifindex: int = 0
+    culprit: str = ""
 
 
 class Asked(NamedTuple):
@@ -171,59 +179,68 @@ def _names(given: Promise) -> dict[PublicKey, Endpoint]:
 
 
 class Watcher:
-    """Watches the interfaces of a network namespace."""
+    """Watches the interfaces of a network namespace; `work` must be called in that namespace."""
 
-    def __init__(self, host: Host, senses: Senses, asked: Asked, ready: Callable[[], object]) -> None:
-        """`ready` is called after the first check."""
-        self._host, self._senses, self._asked, self._ready = host, senses, asked, ready
+    def __init__(
+        self, host: Host, senses: Senses, asked: Asked, wake: asyncio.Event, outside: Host | None = None
+    ) -> None:
+        """`wake` is set when there is an answer to a lookup, which `outside` makes where the loop runs."""
+        self._host, self._senses, self._asked, self._wake = host, senses, asked, wake
+        self._outside = outside or host
         self._tunnels: dict[str, _Tunnel] = {}
         self._stamps: dict[str, tuple[int, ...]] = {}
         self._answers: list[tuple[str, Question, tuple[SocketAddress, ...] | None]] = []
         self._asking = 0
-        self._wake = asyncio.Event()
+        self._heard: list[Heard] = []
         self._loop = asyncio.get_running_loop()
         self._next_tick = 0.0
         self._clocks = Clocks()
 
-    async def events(self) -> AsyncIterator[Event]:
-        """The events, until the caller stops; with `once`, until the first check is done."""
-        descriptors = self._senses.descriptors()
-        for each in descriptors:
-            self._loop.add_reader(each, self._wake.set)
-        until = time.monotonic() + _ONCE_PATIENCE
-        is_ready = False
-        try:
-            while True:
-                self._wake.clear()
-                for event in self._work():
-                    yield event
-                if not is_ready:
-                    is_ready = True
-                    self._ready()
-                if self._asked.once and (not self._asking or time.monotonic() > until) and not self._answers:
-                    return
-                alarm = self._loop.call_later(self._sleep(), self._wake.set)
-                try:
-                    await self._wake.wait()  # wait_for() of Python 3.11 may lose a cancellation (gh-86296)
-                finally:
-                    alarm.cancel()
-        finally:
-            for each in descriptors:
-                self._loop.remove_reader(each)
-            self._senses.close()
+    def descriptors(self) -> list[int]:
+        """The file descriptors that become readable with a notification."""
+        return self._senses.descriptors()
 
-    def _sleep(self) -> float:
+    def close(self) -> None:
+        """Close the source of notifications."""
+        self._senses.close()
+
+    def limit(self, names: frozenset[str]) -> None:
+        """Watch only these interfaces from now on."""
+        self._asked = self._asked._replace(names=names)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a lookup has no answer yet, or its answer is not used yet."""
+        return self._asking > 0 or bool(self._answers)
+
+    @property
+    def heard(self) -> list[Heard]:
+        """The changes that the last `work` has read."""
+        return self._heard
+
+    def check_paths(self, changes: Iterable[Heard]) -> None:
+        """Check the MTUs soon if these changes in the namespace of the outer packets concern them."""
+        at = time.monotonic() + _DELAY
+        for kind in {change.kind for change in changes}:
+            for tunnel in self._tunnels.values():
+                tunnel.check_paths(_Elsewhere(kind), at)
+
+    def sleep(self) -> float:
+        """Seconds until `work` has something to do, if there is no notification."""
+        if self._answers:
+            return 0.0
         now = time.monotonic()
         dues = [self._next_tick, *(t.next_work for t in self._tunnels.values())]
         return max(0.0, min(dues) - now)
 
-    def _work(self) -> Iterator[Event]:
+    def work(self) -> Iterator[Event]:
+        """Do what is due, and report it."""
         self._take_changes()
         now = time.monotonic()
         if (jumped := self._clocks.jumped()) is not None:
             self._look_at_everything(now, was_asleep=jumped)
         if now >= self._next_tick:
-            self._next_tick = now + _TICK
+            self._next_tick = now - now % _TICK + _TICK  # at the same time in all namespaces
             self._look_around(now)
         for tunnel in sorted(self._tunnels.values(), key=lambda each: each.rest_until):
             began = time.monotonic()
@@ -247,7 +264,8 @@ class Watcher:
     def _take_changes(self) -> None:
         """Schedule a check for each change, and remember its culprit. Lost messages are a change of kind all."""
         at = time.monotonic() + _DELAY
-        for change in self._senses.read():
+        self._heard = self._senses.read()
+        for change in self._heard:
             for tunnel in self._tunnels.values():
                 tunnel.check_paths(change, at)
                 if tunnel.is_concerned(change):
@@ -414,15 +432,18 @@ class Watcher:
         given = frozenset(server for each in applied if each is not None for server in each.dns.servers)
 
         def work() -> None:
-            found = self._host.addresses(question.endpoint, mark, given)
+            found = self._outside.addresses(question.endpoint, mark, given)
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._take, name, question, found)
 
+        def begin() -> None:
+            try:
+                threading.Thread(target=work, daemon=True).start()
+            except RuntimeError:
+                self._asking -= 1
+
         self._asking += 1
-        try:
-            threading.Thread(target=work, daemon=True).start()
-        except RuntimeError:
-            self._asking -= 1
+        self._loop.call_soon(begin)  # a thread begins in the namespace of the one that starts it
 
     def _take(self, name: str, question: Question, found: tuple[SocketAddress, ...] | None) -> None:
         self._asking -= 1

@@ -1,0 +1,50 @@
+"""A named network namespace in which `wgq watch` works: the thread enters it for a moment, again and again."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from wgquick.system import calls, netns
+from wgquick.system.host import LocalHost
+from wgquick.system.monitor import Monitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Room:
+    """The namespace, kept open until `close`; OperationError if there is none, or without CAP_SYS_ADMIN."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._birthplace = netns.standing(name)
+        self._path = netns.path_of(name)
+        try:
+            with self.entered():
+                self.host = LocalHost(say, self._birthplace)
+                self.senses = Monitor(f"/etc/netns/{name}/resolv.conf")
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have the calling thread in the namespace."""
+        self._birthplace.enter()
+        try:
+            yield
+        finally:
+            calls.enter_network(self._birthplace.home)
+
+    def is_current(self) -> bool:
+        """Whether the namespace still has its name."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._birthplace.inside))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the descriptors, which keep the namespace alive."""
+        os.close(self._birthplace.home)
+        os.close(self._birthplace.inside)
