@@ -103,7 +103,10 @@ def tables(machine: Namespace) -> list[str]:
 
 
 def try_everything(machine: Namespace) -> None:
-    """Send TCP, UDP, ICMP, fragments and raw packets of both families, bound to the uplink and unbound."""
+    """Send TCP, UDP, ICMP, fragments, multicast and raw packets of both families, bound to the uplink and unbound.
+
+    Some have the tunnel's fwmark, and some are parts of packets to the endpoint whose port is not in them.
+    """
     script = f"""
 import socket
 def attempt(family, kind, proto, target, data, *options):
@@ -120,14 +123,32 @@ def attempt(family, kind, proto, target, data, *options):
         pass
 bound = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"up0")
 whole = (socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+marked = (socket.SOL_SOCKET, 36, 51820)  # SO_MARK
+apart = (socket.IPPROTO_IP, 22, 1)  # IP_NODEFRAG
+whole6 = (socket.IPPROTO_IPV6, 36, 1)  # IPV6_HDRINCL
 header = bytes.fromhex("4500001c0001200040fd0000c0a80702") + socket.inet_aton("{OUTSIDE}") + b"12345678"
-for options in ((), (bound,)):
+part = bytes.fromhex("4500001c0002000840110000c0a80702") + socket.inet_aton("{ENDPOINT}") + b"12345678"
+near6, far6 = (socket.inet_pton(socket.AF_INET6, each) for each in ("fd07::2", "2001:db8:9::9"))
+whole_packet6 = bytes.fromhex("600000000008fd40") + near6 + far6 + b"12345678"
+part6 = bytes.fromhex("6000000000102c40") + near6 + far6 + bytes.fromhex("1100000900000001") + b"12345678"
+echo, echo6 = bytes.fromhex("0800f7fe00010000"), bytes.fromhex("8000000000010000")
+for options in ((), (bound,), (bound, marked)):
+    port = 9 if marked in options else 53  # marked queries are those of `wgq watch`
+    attempt(socket.AF_INET, socket.SOCK_RAW, 17, ("{ENDPOINT}", 0), part, whole, apart, *options)
+    for packet in (whole_packet6, part6):
+        attempt(socket.AF_INET6, socket.SOCK_RAW, 255, ("2001:db8:9::9", 0), packet, whole6, *options)
+    attempt(socket.AF_INET, socket.SOCK_RAW, 1, ("{OUTSIDE}", 0), echo, *options)
+    attempt(socket.AF_INET6, socket.SOCK_RAW, 58, ("2001:db8:9::9", 0), echo6, *options)
+    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("224.0.0.251", 5353), b"x", *options)
+    group = ("ff02::fb", 5353, 0, socket.if_nametoindex("up0"))
+    attempt(socket.AF_INET6, socket.SOCK_DGRAM, 0, group, b"x", *options)
+    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("255.255.255.255", 9), b"x", (socket.SOL_SOCKET, 6, 1), *options)
     for family, address in ((socket.AF_INET, "{OUTSIDE}"), (socket.AF_INET6, "2001:db8:9::9")):
         attempt(family, socket.SOCK_STREAM, 0, (address, 80), b"", *options)
-        attempt(family, socket.SOCK_DGRAM, 0, (address, 53), b"x" * 4000, *options)
+        attempt(family, socket.SOCK_DGRAM, 0, (address, port), b"x" * 4000, *options)
         attempt(family, socket.SOCK_RAW, 253, (address, 0), b"x" * 100, *options)
     attempt(socket.AF_INET, socket.SOCK_RAW, 253, ("{OUTSIDE}", 0), header, whole, *options)
-    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("{ENDPOINT}", 53), b"x", *options)
+    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("{ENDPOINT}", port), b"x", *options)
 """
     machine.run(["python3", "-c", script])
 
@@ -143,6 +164,11 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
     wgq(near, "up", "wg0")
     assert reaches(near, "10.9.0.1")
     assert reaches(near, "fd09::1")
+    sender = near.popen(["python3", "-c", SEND])  # during all that follows
+    try_everything(near)
+    assert leaks(near) == before
+    near.run(["sed", "-i", "s/^Address/MTU = 1300\\n&/", "/etc/wireguard/wg0.conf"])
+    wgq(near, "reload", "wg0")
     try_everything(near)
     assert leaks(near) == before
     (daemon,) = programs(near, "wgq-userspace")
@@ -160,7 +186,14 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
     assert '"standing_kill_switches": ["wg0"]' in wgq(near, "status", "--json").stdout
     assert "wg0" not in links(near)
     try_everything(near)
+    near.run(["ip", "neighbour", "flush", "all"])
+    near.run(["sed", "-i", "/PostUp/d", "/etc/wireguard/wg0.conf"])
+    wgq(near, "up", "wg0")
+    assert reaches(near, "10.9.0.1")  # ARP and neighbour discovery pass
+    assert reaches(near, "fd09::1")
     assert leaks(near) == before
+    sender.kill()
+    sender.wait()
     wgq(near, "down", "wg0")
     assert tables(near) == []
     assert reaches(near, OUTSIDE)
@@ -551,17 +584,24 @@ s.connect(("192.168.7.2", 7000)); s.send(b"ping"); s.recv(9); s.send(b"ping"); p
         server.wait()
 
 
+LINK6 = "addr add fd30::{0}/64 dev {1} nodad\nlink set {1} up\n"
+
+
 def test_a_forwarded_connection_goes_into_the_tunnel(machines: tuple[Namespace, Namespace]) -> None:
-    """For example a container's: keep-inbound marks only connections to the host itself."""
+    """For example a container's: keep-inbound marks only connections to the host itself.
+
+    With a kill switch nothing of it leaves by the uplink when the tunnel dies, until down.
+    """
     near, router = machines
     tunnel(near, router, "keep-inbound = on")
     near.run(["ip", "link", "add", "c0", "type", "veth", "peer", "name", "c1"])
     with host() as container:
         near.run(["ip", "link", "set", "c1", "netns", container.paths["net"].split("/")[2]])
-        near.run(["ip", "-batch", "-"], input="addr add 172.30.0.1/24 dev c0\nlink set c0 up\n")
-        script = "addr add 172.30.0.2/24 dev c1\nlink set c1 up\nroute add default via 172.30.0.1\n"
+        near.run(["ip", "-batch", "-"], input=f"addr add 172.30.0.1/24 dev c0\n{LINK6.format(1, 'c0')}")
+        script = f"addr add 172.30.0.2/24 dev c1\n{LINK6.format(2, 'c1')}"
+        script += "route add default via 172.30.0.1\nroute add default via fd30::1\n"
         container.run(["ip", "-batch", "-"], input=script)
-        near.run(["sysctl", "-q", "net.ipv4.ip_forward=1"])
+        near.run(["sysctl", "-q", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
         near.run(["nft", "-f", "-"], input=COUNTER)
         wgq(near, "up", "wg0")
         before = leaks(near)
@@ -569,6 +609,22 @@ def test_a_forwarded_connection_goes_into_the_tunnel(machines: tuple[Namespace, 
         container.run(["python3", "-c", send.format(OUTSIDE)])
         assert not reaches(container, OUTSIDE, seconds=2)
         assert leaks(near) == before
+        near.run(["sed", "-i", "s/^Address/# wgq: kill-switch = on\\n&/", "/etc/wireguard/wg0.conf"])
+        wgq(near, "reload", "--or-restart", "wg0")
+        assert reaches(container, "172.30.0.1")
+        (daemon,) = programs(near, "wgq-userspace")
+        os.kill(daemon, signal.SIGKILL)  # the uplink has the default route again
+        until(lambda: "wg0" not in links(near), "the end of the link")
+        for family, address in (("AF_INET", OUTSIDE), ("AF_INET6", "2001:db8:9::9")):
+            script = send.format(address).replace("AF_INET", family)
+            container.run(["python3", "-c", script])
+        assert not reaches(container, OUTSIDE, seconds=2)
+        assert not reaches(container, "2001:db8:9::9", seconds=2)
+        assert leaks(near) == before
+        wgq(near, "down", "wg0")
+        container.run(["python3", "-c", script])
+        container.run(["python3", "-c", send.format(OUTSIDE)])
+        until(lambda: leaks(near) >= before + 10, "the packets of both families after down")
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,15 @@ def stamps(directory: str, suffix: str = _SUFFIX) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def stamp(directory: str) -> tuple[int, ...]:
+    """A value that changes when a file of the directory is made or removed."""
+    try:
+        seen = os.stat(directory, follow_symlinks=False)
+    except OSError:
+        return ()
+    return (seen.st_ino, seen.st_mtime_ns)
+
+
 def others(directory: str, name: str) -> Iterator[Record]:
     """The records of the other interfaces of the network namespace."""
     try:

@@ -19,7 +19,7 @@ class Room:
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self._birthplace = netns.standing(name)
-        self._path = netns.path_of(name)
+        self._path, self._own = netns.path_of(name), os.fstat(self._birthplace.inside)
         try:
             with self.entered():
                 self.host = LocalHost(say, self._birthplace)
@@ -40,7 +40,7 @@ class Room:
     def is_current(self) -> bool:
         """Whether the namespace still has its name."""
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._birthplace.inside))
+            return os.path.samestat(os.stat(self._path), self._own)
         except OSError:
             return False
 

@@ -119,7 +119,7 @@ class Watch:
         for inside in self._insides.values():
             if self._home.heard:
                 inside.watcher.check_paths(self._home.heard)
-            if inside.has_news or inside.watcher.sleep() <= 0:
+            if inside.has_news or inside.watcher.is_due():
                 inside.has_news = False
                 with inside.room.entered():
                     found = list(inside.watcher.work())  # the caller gets them at home

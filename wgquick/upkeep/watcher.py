@@ -192,6 +192,7 @@ class Watcher:
         self._answers: list[tuple[str, Question, tuple[SocketAddress, ...] | None]] = []
         self._asking = 0
         self._heard: list[Heard] = []
+        self._surface: tuple[tuple[int, ...], ...] = ()
         self._loop = asyncio.get_running_loop()
         self._next_tick = 0.0
         self._clocks = Clocks()
@@ -206,7 +207,29 @@ class Watcher:
 
     def limit(self, names: frozenset[str]) -> None:
         """Watch only these interfaces from now on."""
-        self._asked = self._asked._replace(names=names)
+        if names != self._asked.names:
+            self._asked, self._next_tick, self._surface = self._asked._replace(names=names), 0.0, ()
+
+    def is_due(self) -> bool:
+        """Whether `work` has something to do; the caller need not be in the namespace.
+
+        Each run of wgq changes the directory of the journals, as it makes its lock there and removes it at the end.
+        """
+        now = time.monotonic()
+        if (jumped := self._clocks.jumped()) is not None:
+            self._look_at_everything(now, was_asleep=jumped)
+        tunnels = self._tunnels.values()
+        if self._answers or any(tunnel.next_work <= now for tunnel in tunnels):
+            return True
+        if now < self._next_tick:
+            return False
+        seen = tuple(self._senses.dns_stamp(t.given.name, t.given.ifindex) for t in tunnels if t.has_dns)
+        surface = (journal.stamp(self._host.journal_directory), *seen)
+        if surface != self._surface or any(tunnel.has_sysctl for tunnel in tunnels):
+            self._surface = surface
+            return True
+        self._next_tick = _following(now)
+        return False
 
     @property
     def is_asking(self) -> bool:
@@ -240,7 +263,7 @@ class Watcher:
         if (jumped := self._clocks.jumped()) is not None:
             self._look_at_everything(now, was_asleep=jumped)
         if now >= self._next_tick:
-            self._next_tick = now - now % _TICK + _TICK  # at the same time in all namespaces
+            self._next_tick = _following(now)
             self._look_around(now)
         for tunnel in sorted(self._tunnels.values(), key=lambda each: each.rest_until):
             began = time.monotonic()
@@ -482,6 +505,11 @@ class Watcher:
             return
         tunnel.next_mtu = 0.0
         yield self._event(tunnel, "endpoint-resolved", f"{endpoint} is {address}", str(key))
+
+
+def _following(now: float) -> float:
+    """The next tick, which is at the same time in all namespaces."""
+    return now - now % _TICK + _TICK
 
 
 def _endpoint(device: Device, key: PublicKey) -> SocketAddress | None:
