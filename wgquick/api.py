@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.diagnosis.doctor.examination import Examined
     from wgquick.diagnosis.finding import Finding
-    from wgquick.diagnosis.knocks import CaptureSummary
     from wgquick.diagnosis.live import Live
+    from wgquick.diagnosis.senders import CaptureSummary
     from wgquick.diagnosis.source import Source
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.commands import FileForDown
@@ -416,7 +416,7 @@ def _cut_off(verb: str, name: str, settings: Settings | None, ground: Ground, co
         facts = executor_snapshot.facts(settings, now, ground.host, ground.options)
         after = cut_off.planned(after, desired(settings, facts))
     found = cut_off.cut_off(seen, after, connection)
-    return f"[!] {found}: `wgq try {verb} {name}' takes that back by itself" if found else ""
+    return f"[!] {found}: `wgq try {verb} {name}' rolls that back by itself" if found else ""
 
 
 def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -505,10 +505,10 @@ def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ())
     for which a message may be made by mistake. Nothing is changed. OperationError without CAP_NET_RAW. Any thread
     may call it; the capture is in the calling thread's network namespace.
     """
-    from wgquick.diagnosis.knocks import KnockCounter
+    from wgquick.diagnosis.senders import SenderCounter
     from wgquick.system.capture import Capture
 
-    counter = KnockCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
+    counter = SenderCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
     with Capture(device.listen_port, device.name) as capture:
         for event in capture.read(seconds):
             counter.take(event)

@@ -343,7 +343,7 @@ class Host(Protocol):
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
 
-    def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
+    def name_matcher(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint resolves to an address; True if DNS does not answer in time."""
 
     def addresses(

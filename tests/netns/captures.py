@@ -1,4 +1,4 @@
-"""Captures at one end of a tunnel, for tests of knocks and signatures."""
+"""Captures at one end of a tunnel, for tests of senders and signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.interop.noise import Static
 from tests.interop.pairs import LINK, WGQ, End, join, machines, until
 from tests.namespaces import mortal
 from wgquick import api
-from wgquick.diagnosis.knocks import CaptureSummary, Knock, KnockCounter
+from wgquick.diagnosis.senders import CaptureSummary, Sender, SenderCounter
 from wgquick.diagnosis.signatures import Sign, signs
 from wgquick.net import PublicKey, SecretKey
 from wgquick.system.capture import Capture
@@ -33,7 +33,7 @@ table inet {chain} {{
 class Listener:
     """A capture at one end, with the device's state from before it."""
 
-    def __init__(self, end: End, capture: Capture, counter: KnockCounter, before: Device | None) -> None:
+    def __init__(self, end: End, capture: Capture, counter: SenderCounter, before: Device | None) -> None:
         self._end, self._capture, self._counter, self._before = end, capture, counter, before
 
     def heard(self, seconds: float = 0.1) -> CaptureSummary:
@@ -47,11 +47,11 @@ class Listener:
         until(lambda: condition(self.heard()), what)
         return self.heard(0.01)
 
-    def knock(self, kind: str = "initiation", least: int = 1) -> Knock:
+    def sender(self, kind: str = "initiation", least: int = 1) -> Sender:
         """The one row of a kind, once its count reaches `least`."""
         heard = self.until(lambda so_far: sum(_times(so_far, kind)) >= least, f"{least} of {kind}")
-        (knock,) = (knock for knock in heard.knocks if knock.kind == kind)
-        return knock
+        (sender,) = (sender for sender in heard.senders if sender.kind == kind)
+        return sender
 
     def signs(self, seconds: float = 0.1) -> list[Sign]:
         """The signs found so far."""
@@ -75,7 +75,7 @@ class Listener:
 
 
 def _times(heard: CaptureSummary, kind: str) -> list[int]:
-    return [knock.times for knock in heard.knocks if knock.kind == kind]
+    return [sender.times for sender in heard.senders if sender.kind == kind]
 
 
 def device(end: End) -> Device:
@@ -91,7 +91,7 @@ def listening(end: End, *peers: End, candidates: tuple[str, ...] = (), read: boo
     keys = (
         [peer.public_key for peer in before.peers] if before else [PublicKey.parse(peer.public) for peer in peers]
     )
-    counter = KnockCounter(SecretKey.parse(end.private), keys, map(PublicKey.parse, candidates))
+    counter = SenderCounter(SecretKey.parse(end.private), keys, map(PublicKey.parse, candidates))
     with contextlib.ExitStack() as stack:
         with end.machine.entered():
             capture = stack.enter_context(Capture(end.port, LINK))

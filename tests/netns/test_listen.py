@@ -14,7 +14,7 @@ from tests.interop.pairs import GO, LINK, WGQ, join, machines, private_key, publ
 from tests.netns.captures import daemons, firewall, listening, send, static
 from wgquick import api
 from wgquick.device import Device, DevicePeer
-from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY
+from wgquick.diagnosis.senders import KNOWN, UNKNOWN_KEY, WRONG_KEY
 from wgquick.net import PublicKey, SecretKey
 
 EAGER = "PersistentKeepalive = 1"
@@ -36,12 +36,12 @@ def test_a_known_peers_initiation_is_admitted_and_answered(program: str, version
         right.configure(left.peer())
         left.configure(right.peer(version=version))
         left.ping(right)
-        knock = here.knock()
-        here.until(lambda heard: any(knock.admitted and knock.answered for knock in heard.knocks), "an answer")
-        assert (knock.verdict, str(knock.key), str(knock.source)) == (KNOWN, left.public, left.endpoint(version))
-        assert abs(knock.clock_ahead) < 60
+        sender = here.sender()
+        here.until(lambda heard: any(sender.admitted and sender.answered for sender in heard.senders), "an answer")
+        assert (sender.verdict, str(sender.key), str(sender.source)) == (KNOWN, left.public, left.endpoint(version))
+        assert abs(sender.clock_ahead) < 60
         assert here.heard().sent[0].link == "up0"
-        assert there.knock("response").solicited
+        assert there.sender("response").solicited
 
 
 @BOTH
@@ -49,9 +49,9 @@ def test_an_unknown_key_is_reported_and_gets_no_answer(program: str) -> None:
     with daemons(program) as (left, right), listening(right) as here:
         right.configure()
         left.configure(right.peer(EAGER, version=4))
-        knock = here.knock()
-        assert (knock.verdict, str(knock.key)) == (UNKNOWN_KEY, left.public)
-        assert str(knock.source) == left.endpoint()
+        sender = here.sender()
+        assert (sender.verdict, str(sender.key)) == (UNKNOWN_KEY, left.public)
+        assert str(sender.source) == left.endpoint()
         assert not here.heard(0.5).sent
 
 
@@ -61,8 +61,8 @@ def test_an_initiation_for_a_former_key_names_that_key() -> None:
         right.configure(left.peer())
         wrong = right.peer(EAGER, version=4).replace(right.public, former)
         left.configure(wrong)
-        knock = here.knock()
-        assert (knock.verdict, str(knock.addressed_to), knock.answered) == (WRONG_KEY, former, 0)
+        sender = here.sender()
+        assert (sender.verdict, str(sender.addressed_to), sender.answered) == (WRONG_KEY, former, 0)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -71,10 +71,10 @@ def test_a_message_that_the_firewall_drops_is_not_admitted(version: int) -> None
         firewall(right, "drop")
         right.configure(left.peer())
         left.configure(right.peer(EAGER, version=version))
-        here.knock()
+        here.sender()
         here.heard(0.5)
-        knock = here.knock()
-        assert (knock.verdict, knock.admitted, knock.answered) == (KNOWN, 0, 0)
+        sender = here.sender()
+        assert (sender.verdict, sender.admitted, sender.answered) == (KNOWN, 0, 0)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -161,7 +161,7 @@ def test_packets_for_other_hosts_and_errors_about_others_are_ignored() -> None:
             error = ip4(left.outer(), right.outer(), socket.IPPROTO_ICMP, bytes((3, 3)) + bytes(6) + quoted)
             sender.sendto(error, (right.outer(), 0))
             send_as(sender, (left.outer(), 10), (right.outer(), right.port), message)
-            assert here.knock().source.port == 10
+            assert here.sender().source.port == 10
             assert not here.heard().icmp_errors
 
 
@@ -170,8 +170,8 @@ def test_a_redirected_port_hides_no_initiation() -> None:
         right.machine.run(["nft", "-f", "-"], input=REDIRECT.format(port=right.port))
         right.configure()
         left.configure(right.peer(EAGER, version=4).replace(f":{right.port}", ":443"))
-        knock = here.knock()
-        assert (knock.verdict, str(knock.key), knock.link) == (UNKNOWN_KEY, left.public, "")
+        sender = here.sender()
+        assert (sender.verdict, str(sender.key), sender.link) == (UNKNOWN_KEY, left.public, "")
 
 
 def test_listening_needs_no_device_and_no_daemon() -> None:
@@ -182,8 +182,8 @@ def test_listening_needs_no_device_and_no_daemon() -> None:
         send(left, right, static(left, right).initiate(1).message, 0.05)
         with right.machine.entered():
             heard = api.listen(device, 2)
-        (knock,) = heard.knocks
-        assert (knock.verdict, str(knock.key)) == (KNOWN, left.public)
+        (sender,) = heard.senders
+        assert (sender.verdict, str(sender.key)) == (KNOWN, left.public)
         assert (heard.port, heard.seconds, heard.dropped) == (right.port, 2, 0)
 
 
@@ -208,7 +208,7 @@ def test_a_flood_does_not_delay_the_capture_or_hide_the_peer() -> None:
         begin = time.monotonic()
         heard = here.heard(1.0)
         assert time.monotonic() - begin < 3
-        assert {knock.verdict for knock in heard.knocks} == {WRONG_KEY}
+        assert {sender.verdict for sender in heard.senders} == {WRONG_KEY}
         left.machine.end_processes()
         send(left, right, static(left, right).initiate(3).message, 0.05)
-        here.until(lambda heard: any(knock.verdict == KNOWN for knock in heard.knocks), "the peer")
+        here.until(lambda heard: any(sender.verdict == KNOWN for sender in heard.senders), "the peer")

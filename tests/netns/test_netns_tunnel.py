@@ -380,7 +380,7 @@ def test_up_inside_is_taken_down_again(ends: Pair) -> None:
     assert namespaces(ends.one) == ["vpn"]
 
 
-def test_a_move_between_namespaces_is_taken_back(ends: Pair) -> None:
+def test_a_move_between_namespaces_is_rolled_back(ends: Pair) -> None:
     up(ends.one)
     before = state_inside(ends.one)
     ends.write(FULL, interface="DNS = 10.7.0.2\n# wgq: netns = other")

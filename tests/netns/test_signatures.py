@@ -13,7 +13,7 @@ from tests.netns.captures import Listener, daemons, firewall, listening, static
 from tests.netns.test_listen import BOTH, EAGER
 
 if TYPE_CHECKING:
-    from wgquick.diagnosis.knocks import CaptureSummary
+    from wgquick.diagnosis.senders import CaptureSummary
 
 PRESHARED = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
 

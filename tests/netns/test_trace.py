@@ -317,6 +317,6 @@ def test_up_warns_first_that_the_ssh_session_will_hang(machine: Namespace) -> No
     far = wgq(machine, "up", "wg0", SSH_CONNECTION="203.0.113.7 50000 192.0.2.2 22").stderr.splitlines()
     wgq(machine, "down", "wg0")
     said = "[!] Your SSH session from 203.0.113.7 may hang: its replies will go into wg0"
-    assert far[0] == f"{said} (`wgq try up wg0' takes it back by itself)"
+    assert far[0] == f"{said} (`wgq try up wg0' rolls it back by itself)"
     near = wgq(machine, "up", "wg0", SSH_CONNECTION="192.0.2.7 50000 192.0.2.2 22").stderr
     assert "SSH" not in near

@@ -531,7 +531,7 @@ def test_what_makes_no_sense_is_refused_before_any_change(machine: Namespace, wo
     assert state(machine) == before
 
 
-def test_a_restart_on_trial_is_taken_back(up: Namespace) -> None:
+def test_a_restart_on_trial_is_rolled_back(up: Namespace) -> None:
     write(up, config("# wgq: kill-switch = on", FULL))
     before = state(up)
     assert "needs a restart for kill-switch" in wgq(up, "try", "reload", "wg0", status=1).stderr
@@ -557,7 +557,7 @@ def test_a_kill_switch_and_its_like_come_back(machine: Namespace) -> None:
         wgq(machine, "down", "wg0")
 
 
-def test_a_tunnel_of_wg_quicks_is_taken_back(machine: Namespace) -> None:
+def test_a_tunnel_of_wg_quicks_is_rolled_back(machine: Namespace) -> None:
     write(machine, config("", FULL))
     machine.run(["wg-quick", "up", "wg0"], env={**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wgq-userspace"})
     before = state(machine)

@@ -167,7 +167,7 @@ def test_a_reload_is_left_alone(machine: Namespace, tmp_path: Path) -> None:
         assert "10.0.0.1" not in machine.out("ip", "addr", "show", "wg0")
 
 
-def test_only_what_the_journal_promises_is_restored(machine: Namespace, tmp_path: Path) -> None:
+def test_only_what_the_journal_records_is_restored(machine: Namespace, tmp_path: Path) -> None:
     machine.run(["ip", "route", "add", "198.51.100.0/24", "dev", "wg0"])
     with watching(machine, tmp_path) as watch:
         machine.run(["ip", "route", "del", "198.51.100.0/24"])

@@ -144,7 +144,7 @@ def faults_are_found_first(case: Case, trial: Trial) -> Trial:
     return replace(trial, up=replace(trial.up, status=1, transcript=[], after=trial.before))
 
 
-def a_failed_resolvconf_is_taken_back(case: Case, trial: Trial) -> Trial:
+def a_failed_resolvconf_is_rolled_back(case: Case, trial: Trial) -> Trial:
     """wg-quick leaves what a failing resolvconf has done; wgq calls `resolvconf -d`."""
     if case.one("resolvconf", "") != "failing":
         return trial
@@ -290,7 +290,7 @@ CHANGED_SINCE = (
 BETTER = (
     the_mark_goes_back,
     faults_are_found_first,
-    a_failed_resolvconf_is_taken_back,
+    a_failed_resolvconf_is_rolled_back,
     the_journal_outlives_the_link,
     saving_changes_only_what_changed,
     replies_pass_a_reverse_path_filter,

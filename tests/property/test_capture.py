@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.keys import secret
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram, IcmpError, kind_of
 from wgquick.device import Device
-from wgquick.diagnosis.knocks import KnockCounter
+from wgquick.diagnosis.senders import SenderCounter
 from wgquick.diagnosis.signatures import signs
 from wgquick.net import SocketAddress
 from wgquick.system.capture import understood
@@ -76,7 +76,7 @@ def test_any_packet_is_understood_or_ignored(packet: bytes, out: bool) -> None:
 @given(data=st.data())
 def test_any_captured_message_is_counted_and_judged(data: st.DataObject) -> None:
     key = secret()
-    counter, device = KnockCounter(key), Device("wg0", key, PORT)
+    counter, device = SenderCounter(key), Device("wg0", key, PORT)
     stages = st.sampled_from((ARRIVED, ADMITTED, SENT))
     count = 0
     for payload, stage in data.draw(st.lists(st.tuples(messages, stages), max_size=30)):
@@ -84,6 +84,6 @@ def test_any_captured_message_is_counted_and_judged(data: st.DataObject) -> None
         counter.take(Datagram(1.0, stage, "eth0", source, destination, len(payload), payload[:148]))
         count += stage != SENT and kind_of(payload, len(payload)) != ""
     heard = counter.result(PORT, 1.0)
-    assert sum(knock.times for knock in heard.knocks) <= count
-    assert all(knock.admitted <= knock.times and knock.answered <= knock.times for knock in heard.knocks)
+    assert sum(sender.times for sender in heard.senders) <= count
+    assert all(sender.admitted <= sender.times and sender.answered <= sender.times for sender in heard.senders)
     signs(device, device, heard)

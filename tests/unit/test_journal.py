@@ -1,4 +1,4 @@
-"""The journal: it reads back what was promised, even if the writer was killed."""
+"""The journal: it reads back what was written, even if the writer was killed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def written(directory: Path, *hooks: Step) -> Path:
     journal = Journal(str(directory), "wg0")
     journal.start("/etc/wireguard/wg0.conf", hooks)
     for undo in UNDOS:
-        journal.promise(undo)
+        journal.record_undo(undo)
     journal.identify(7)
     return directory / "wg0.journal"
 
 
-def test_promises_are_read_back_in_order(tmp_path: Path) -> None:
+def test_undos_are_read_back_in_order(tmp_path: Path) -> None:
     hook = RunHook("wg0", "PostDown", "echo 'déjà' \udcff # wg0")
     written(tmp_path, hook)
     record = Journal(str(tmp_path), "wg0").read()
@@ -46,7 +46,7 @@ def test_a_retracted_undo_is_not_due(tmp_path: Path) -> None:
     written(tmp_path)
     journal = Journal(str(tmp_path), "wg0")
     for undo in (UNDOS[0], UNDOS[2], UNDOS[2]):
-        journal.promise(undo)
+        journal.record_undo(undo)
     journal.retract(UNDOS[2])
     journal.retract(UNDOS[0])
     record = journal.read()

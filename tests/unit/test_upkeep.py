@@ -21,7 +21,7 @@ from wgquick.net import (
 )
 from wgquick.plan.applied import Applied
 from wgquick.plan.current import Current, LinkDns
-from wgquick.plan.promise import KINDS, Extras, lost
+from wgquick.plan.lost import KINDS, Extras, lost
 from wgquick.plan.steps import (
     DeleteRule,
     DeleteThrow,
@@ -100,7 +100,7 @@ def test_a_tunnel_that_is_not_up_has_lost_nothing(now: Current) -> None:
     assert lost(UNDOS, APPLIED, now) == ()
 
 
-def test_only_what_the_journal_promises_can_be_lost() -> None:
+def test_only_what_the_journal_records_can_be_lost() -> None:
     bare = WHOLE._replace(addresses=(), routes=(), rules=(), firewall=(), dns=LinkDns("file"), src_valid_mark="0")
     assert lost((), Applied({}), bare) == ()
     assert [each.kind for each in lost(UNDOS, None, bare)] == ["rule", "sysctl"]

@@ -11,7 +11,7 @@ import pytest
 
 from wgquick.errors import OperationError
 from wgquick.net import Endpoint, SocketAddress
-from wgquick.system.wireguard.resolve import leading, resolve, retries_of
+from wgquick.system.wireguard.resolve import name_matcher, resolve, retries_of
 
 
 class Resolver:
@@ -205,8 +205,8 @@ def test_unanswered_names_are_looked_up_at_once_within_one_limit() -> None:
         never.wait(60)
         return []
 
-    leads_to = leading(NAMES, patience=0.5, getaddrinfo=hang)
-    assert all(leads_to(name, ANYWHERE) for name in NAMES)
+    resolves_to = name_matcher(NAMES, patience=0.5, getaddrinfo=hang)
+    assert all(resolves_to(name, ANYWHERE) for name in NAMES)
     assert all(started.acquire(timeout=30) for _ in NAMES)
     assert not started.acquire(blocking=False)
     never.set()
@@ -220,23 +220,23 @@ def test_an_answered_name_counts_although_another_is_not() -> None:
             never.wait(60)
         return FOUND
 
-    leads_to = leading(NAMES[:2], patience=3, getaddrinfo=answer)
+    resolves_to = name_matcher(NAMES[:2], patience=3, getaddrinfo=answer)
     never.set()
-    assert leads_to(NAMES[0], ANYWHERE)
-    assert leads_to(NAMES[1], SocketAddress("192.0.2.7", 51820))
-    assert not leads_to(NAMES[1], ANYWHERE)
+    assert resolves_to(NAMES[0], ANYWHERE)
+    assert resolves_to(NAMES[1], SocketAddress("192.0.2.7", 51820))
+    assert not resolves_to(NAMES[1], ANYWHERE)
 
 
 def test_a_name_that_does_not_exist_is_kept() -> None:
     resolver = Resolver(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
-    leads_to = leading([*NAMES, *NAMES], getaddrinfo=resolver.getaddrinfo)
-    assert leads_to(NAMES[0], ANYWHERE)
+    resolves_to = name_matcher([*NAMES, *NAMES], getaddrinfo=resolver.getaddrinfo)
+    assert resolves_to(NAMES[0], ANYWHERE)
     assert len(resolver.calls) == len(NAMES)
 
 
 def test_a_numeric_endpoint_is_compared_without_a_lookup() -> None:
     resolver = Resolver(FOUND)
-    leads_to = leading([Endpoint("198.51.100.1", "51820")], getaddrinfo=resolver.getaddrinfo)
-    assert leads_to(Endpoint("198.51.100.1", "51820"), ANYWHERE)
-    assert not leads_to(Endpoint("198.51.100.2", "51820"), ANYWHERE)
+    resolves_to = name_matcher([Endpoint("198.51.100.1", "51820")], getaddrinfo=resolver.getaddrinfo)
+    assert resolves_to(Endpoint("198.51.100.1", "51820"), ANYWHERE)
+    assert not resolves_to(Endpoint("198.51.100.2", "51820"), ANYWHERE)
     assert resolver.calls == []

@@ -70,7 +70,7 @@ class _Ensure:
             self._reload_options,
             name=self._found.name,
             before_up=lambda settings: verbs.warn_of_ssh(
-                settings, f"`wgq try up {settings.path or settings.name}' takes it back by itself"
+                settings, f"`wgq try up {settings.path or settings.name}' rolls it back by itself"
             ),
         )
 

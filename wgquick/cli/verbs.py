@@ -150,7 +150,7 @@ def up(target: str, given: Given) -> None:
     try:
         settings = with_extras(settings, given)
         waiting = waiting_of(settings, chosen, given)
-        warn_of_ssh(settings, f"`wgq try up {target}' takes it back by itself")
+        warn_of_ssh(settings, f"`wgq try up {target}' rolls it back by itself")
         with signals.raised():
             api.up(settings, chosen, say)
             if waiting is not None:
@@ -204,7 +204,7 @@ def reload(target: str, given: Given) -> int:
     settings = api.load(target, say, name=name_of(given))
     reload_options = ReloadOptions(*(bool(given.get(name.replace("_", "-"))) for name in ReloadOptions._fields))
     if not reload_options.dry_run:
-        warn_of_ssh(settings, f"`wgq try reload {target}' takes it back by itself")
+        warn_of_ssh(settings, f"`wgq try reload {target}' rolls it back by itself")
     status = 0
     wait = None
     if given.keys() & {"wait", "wait-for"}:

@@ -287,10 +287,10 @@ class _PeersEdit:
 
     def _is_same_value(self, key: Key, settings: PeerSettings, peer: DevicePeer) -> bool:
         if key.name == "Endpoint":
-            return self._leads_to(settings.endpoint, peer.endpoint)
+            return self._resolves_to(settings.endpoint, peer.endpoint)
         return _is_same(key, settings, peer)
 
-    def _leads_to(self, endpoint: Endpoint | None, address: SocketAddress | None) -> bool:
+    def _resolves_to(self, endpoint: Endpoint | None, address: SocketAddress | None) -> bool:
         if endpoint is None or address is None:
             return endpoint is None and address is None
         return str(endpoint) == str(address) or self._resolves(endpoint, address)

@@ -162,7 +162,7 @@ class Causes:
         best = min(found, key=lambda each: wanted.index(each.code), default=None)
         return best and _cause_of(best)
 
-    def astray(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Cause | None:
+    def misdelivered(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Cause | None:
         """The cause that the sender's Endpoint does not lead to the other end; None if it does."""
         if probe.hub >= 0:
             return None
@@ -183,7 +183,7 @@ class Causes:
     def is_doubtful(self, probe: Probe, layout: Layout, states: Sequence[State]) -> bool:
         """Whether the files predict a failure, and no other Endpoint makes up for it."""
         ways = [
-            self.astray(each, layout, states) is None
+            self.misdelivered(each, layout, states) is None
             for each in (probe, probe._replace(at=probe.to, to=probe.at))
             if (peer := self._ties.section(each.at, each.to)) is not None and peer.endpoint is not None
         ]

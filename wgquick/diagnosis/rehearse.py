@@ -126,16 +126,16 @@ def _pairs(
     reached: Sequence[Reach],
 ) -> tuple[Pair, ...]:
     """The result of each probe, with the cause of a failure: from the files, else from doctor, else a guess."""
-    astray = [causes.astray(probe, layout, states) for probe in tried]
+    misdelivered = [causes.misdelivered(probe, layout, states) for probe in tried]
     shaken = [
         probe.peer in states[probe.at].handshakes and cause is None
-        for probe, cause in zip(tried, astray, strict=True)
+        for probe, cause in zip(tried, misdelivered, strict=True)
     ]
     found = [
         causes.of(probe, states, reach, handshake=done)
         or cause
-        or (None if done else causes.astray(_back(probe), layout, states))
-        for probe, reach, done, cause in zip(tried, reached, shaken, astray, strict=True)
+        or (None if done else causes.misdelivered(_back(probe), layout, states))
+        for probe, reach, done, cause in zip(tried, reached, shaken, misdelivered, strict=True)
     ]
     unknown = [
         number

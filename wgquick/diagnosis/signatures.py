@@ -9,14 +9,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 from wgquick.datagram import COOKIE, INITIATION, KEEPALIVE_LENGTH, LENGTHS, RESPONSE
-from wgquick.diagnosis.knocks import KNOWN, UNKNOWN_KEY, WRONG_KEY
+from wgquick.diagnosis.senders import KNOWN, UNKNOWN_KEY, WRONG_KEY
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wgquick.device import Device
-    from wgquick.diagnosis.knocks import CaptureSummary, IcmpErrors, Knock
+    from wgquick.diagnosis.senders import CaptureSummary, IcmpErrors, Sender
     from wgquick.net import PublicKey, SocketAddress
 
 CONFIDENCES = CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
@@ -67,7 +67,7 @@ def signs(before: Device, after: Device, heard: CaptureSummary) -> list[Sign]:
     """All conclusions, the certain ones first. `heard` is the capture between the two readings."""
     watched = _Watched(before, after, heard)
     found = [
-        *watched.knocks(),
+        *watched.initiations(),
         *watched.places(),
         *watched.clocks(),
         *watched.answers(),
@@ -90,74 +90,76 @@ class _Watched:
         self._sent: dict[tuple[str, _Plain], int] = {}
         for row in heard.sent:
             self._sent[row.kind, _plain(row.destination)] = row.times
-        self._came: dict[_Plain | PublicKey, list[Knock]] = {}
-        for knock in heard.knocks:
-            self._came.setdefault(_plain(knock.source), []).append(knock)
-            if knock.key is not None:
-                self._came.setdefault(knock.key, []).append(knock)
+        self._came: dict[_Plain | PublicKey, list[Sender]] = {}
+        for sender in heard.senders:
+            self._came.setdefault(_plain(sender.source), []).append(sender)
+            if sender.key is not None:
+                self._came.setdefault(sender.key, []).append(sender)
 
     def _peer_at(self, address: SocketAddress) -> PublicKey | None:
         return self._by_endpoint.get(_plain(address))
 
-    def _rows(self, kind: str) -> list[Knock]:
-        return [knock for knock in self._heard.knocks if knock.kind == kind]
+    def _rows(self, kind: str) -> list[Sender]:
+        return [sender for sender in self._heard.senders if sender.kind == kind]
 
     def _has_new_handshake(self, key: PublicKey) -> bool:
         before = self._before.get(key)
         return self._after[key].last_handshake > (before.last_handshake if before else 0.0)
 
-    def knocks(self) -> Iterator[Sign]:
+    def initiations(self) -> Iterator[Sign]:
         """Conclusions from received initiations."""
-        for knock in self._rows("initiation"):
-            came = _came("initiation", knock)
-            if knock.verdict == UNKNOWN_KEY:
-                facts = (came, f"their static key is {knock.key}, which no peer has")
-                yield Sign("knock-unknown-key", CERTAIN, None, knock.source, facts, knock.key)
-            elif knock.verdict == WRONG_KEY:
-                yield self._wrong_key(knock, came)
-            elif knock.verdict == KNOWN and knock.key is not None:
-                yield from self._known(knock, knock.key, came)
+        for sender in self._rows("initiation"):
+            came = _came("initiation", sender)
+            if sender.verdict == UNKNOWN_KEY:
+                facts = (came, f"their static key is {sender.key}, which no peer has")
+                yield Sign("knock-unknown-key", CERTAIN, None, sender.source, facts, sender.key)
+            elif sender.verdict == WRONG_KEY:
+                yield self._wrong_key(sender, came)
+            elif sender.verdict == KNOWN and sender.key is not None:
+                yield from self._known(sender, sender.key, came)
 
-    def _wrong_key(self, knock: Knock, came: str) -> Sign:
-        peer = self._peer_at(knock.source)
+    def _wrong_key(self, sender: Sender, came: str) -> Sign:
+        peer = self._peer_at(sender.source)
         made = "they are for another public key than this interface's (MAC1)"
-        named = (f"that public key is {knock.addressed_to}",) if knock.addressed_to else ()
-        sure = CERTAIN if knock.addressed_to else LIKELY if peer or knock.times > 1 else POSSIBLE
-        return Sign("knock-wrong-key", sure, peer, knock.source, (came, made, *named), knock.addressed_to)
+        named = (f"that public key is {sender.addressed_to}",) if sender.addressed_to else ()
+        sure = CERTAIN if sender.addressed_to else LIKELY if peer or sender.times > 1 else POSSIBLE
+        return Sign("knock-wrong-key", sure, peer, sender.source, (came, made, *named), sender.addressed_to)
 
-    def _known(self, knock: Knock, key: PublicKey, came: str) -> Iterator[Sign]:
-        if self._heard.ended - knock.first < _ANSWER_TIME or key in self._shaken:
+    def _known(self, sender: Sender, key: PublicKey, came: str) -> Iterator[Sign]:
+        if self._heard.ended - sender.first < _ANSWER_TIME or key in self._shaken:
             return
-        if knock.answered:
+        if sender.answered:
             # If a session is in use, this may be a probe of the other end's doctor, which starts no session.
             if self._heard.ended - self._after[key].last_handshake < _FRESH:
                 return
-            again = "but it repeats its handshake" if knock.answered > 1 else "but no session followed"
-            sure = LIKELY if knock.answered > 1 else POSSIBLE
-            sent = f"{_times(knock.answered, 'answer')} sent, {again}"
-            yield Sign("answer-lost", sure, key, knock.source, (came, sent))
+            again = "but it repeats its handshake" if sender.answered > 1 else "but no session followed"
+            sure = LIKELY if sender.answered > 1 else POSSIBLE
+            sent = f"{_times(sender.answered, 'answer')} sent, {again}"
+            yield Sign("answer-lost", sure, key, sender.source, (came, sent))
             return
         before = self._before.get(key)
         shaken = before.last_handshake if before else 0.0
-        if not knock.admitted:
+        if not sender.admitted:
             dropped = "none reached the port: this host's firewall or reverse path filter drops them"
-            yield Sign("input-blocked", CERTAIN if knock.times > 1 else LIKELY, key, knock.source, (came, dropped))
-        elif knock.went_back or (shaken and knock.clock < shaken - _CLOCK_TOLERANCE):
+            yield Sign(
+                "input-blocked", CERTAIN if sender.times > 1 else LIKELY, key, sender.source, (came, dropped)
+            )
+        elif sender.went_back or (shaken and sender.clock < shaken - _CLOCK_TOLERANCE):
             stale = "their timestamp is older than that of an earlier handshake: WireGuard rejects them as replays"
-            sure = CERTAIN if knock.went_back else LIKELY
-            yield Sign("knock-stale-clock", sure, key, knock.source, (came, stale), seconds=knock.clock_ahead)
-        elif knock.link:  # without a link, the answer leaves from another port
-            passed = f"{knock.admitted} of them passed the firewall, but no answer was sent"
-            yield Sign("knock-ignored", POSSIBLE, key, knock.source, (came, passed))
+            sure = CERTAIN if sender.went_back else LIKELY
+            yield Sign("knock-stale-clock", sure, key, sender.source, (came, stale), seconds=sender.clock_ahead)
+        elif sender.link:  # without a link, the answer leaves from another port
+            passed = f"{sender.admitted} of them passed the firewall, but no answer was sent"
+            yield Sign("knock-ignored", POSSIBLE, key, sender.source, (came, passed))
 
     def places(self) -> Iterator[Sign]:
         """One key that sends from two addresses alternately. A host that moves changes its address only once."""
-        by_key: dict[PublicKey, list[Knock]] = {}
-        for knock in self._rows("initiation"):
-            if knock.key is not None and knock.verdict == KNOWN:
-                by_key.setdefault(knock.key, []).append(knock)
+        by_key: dict[PublicKey, list[Sender]] = {}
+        for sender in self._rows("initiation"):
+            if sender.key is not None and sender.verdict == KNOWN:
+                by_key.setdefault(sender.key, []).append(sender)
         for key, rows in by_key.items():
-            rows.sort(key=lambda knock: knock.first)
+            rows.sort(key=lambda sender: sender.first)
             for one, other in pairwise(rows):
                 if other.first < one.last:
                     facts = (f"initiations with one key come alternately from {one.source} and {other.source}",)
@@ -167,45 +169,45 @@ class _Watched:
 
     def clocks(self) -> Iterator[Sign]:
         """A wrong clock: a peer's, or this host's if all peers' clocks differ from it by the same time."""
-        ahead: dict[PublicKey, Knock] = {}
-        for knock in self._rows("initiation"):
-            if knock.key is not None:
-                ahead[knock.key] = knock
-        off = {key: knock for key, knock in ahead.items() if abs(knock.clock_ahead) > _WRONG_CLOCK}
-        values = [knock.clock_ahead for knock in off.values()]
+        ahead: dict[PublicKey, Sender] = {}
+        for sender in self._rows("initiation"):
+            if sender.key is not None:
+                ahead[sender.key] = sender
+        off = {key: sender for key, sender in ahead.items() if abs(sender.clock_ahead) > _WRONG_CLOCK}
+        values = [sender.clock_ahead for sender in off.values()]
         if len(off) > 1 and len(off) == len(ahead) and max(values) - min(values) < _WRONG_CLOCK:
             facts = (f"the clocks of all {len(off)} senders differ from this host's by {values[0]:+.0f} s",)
             yield Sign("clock-wrong", LIKELY, facts=facts, seconds=values[0])
             return
-        for key, knock in off.items():
-            facts = (f"its clock differs from this host's by {knock.clock_ahead:+.0f} s",)
-            peer = key if knock.verdict == KNOWN else None
-            yield Sign("clock-wrong", POSSIBLE, peer, knock.source, facts, key, seconds=knock.clock_ahead)
+        for key, sender in off.items():
+            facts = (f"its clock differs from this host's by {sender.clock_ahead:+.0f} s",)
+            peer = key if sender.verdict == KNOWN else None
+            yield Sign("clock-wrong", POSSIBLE, peer, sender.source, facts, key, seconds=sender.clock_ahead)
 
     def answers(self) -> Iterator[Sign]:
         """Conclusions from received responses and cookies."""
-        for knock in self._rows("response"):
-            peer = self._peer_at(knock.source)
-            if not knock.solicited or (peer is not None and peer in self._shaken):
+        for sender in self._rows("response"):
+            peer = self._peer_at(sender.source)
+            if not sender.solicited or (peer is not None and peer in self._shaken):
                 continue
             if peer is None and self._shaken:
                 continue
-            if self._heard.ended - knock.first < _ANSWER_TIME:
+            if self._heard.ended - sender.first < _ANSWER_TIME:
                 continue
-            came = _came("response", knock)
-            if not knock.admitted:
+            came = _came("response", sender)
+            if not sender.admitted:
                 dropped = "none reached the port: this host's firewall or reverse path filter drops them"
-                yield Sign("input-blocked", CERTAIN, peer, knock.source, (came, dropped))
+                yield Sign("input-blocked", CERTAIN, peer, sender.source, (came, dropped))
             else:
                 refused = "no session follows"
                 sure = LIKELY if peer is None else CERTAIN
-                yield Sign("answer-refused", sure, peer, knock.source, (came, refused))
-        responded = {_plain(knock.source) for knock in self._rows("response")}
-        for knock in self._rows("cookie"):
-            peer = self._peer_at(knock.source)
-            if _plain(knock.source) not in responded and not (peer is not None and peer in self._shaken):
-                facts = (f"{_times(knock.times, 'cookie')} from {knock.source}, which is under load",)
-                yield Sign("peer-busy", POSSIBLE, peer, knock.source, facts)
+                yield Sign("answer-refused", sure, peer, sender.source, (came, refused))
+        responded = {_plain(sender.source) for sender in self._rows("response")}
+        for sender in self._rows("cookie"):
+            peer = self._peer_at(sender.source)
+            if _plain(sender.source) not in responded and not (peer is not None and peer in self._shaken):
+                facts = (f"{_times(sender.times, 'cookie')} from {sender.source}, which is under load",)
+                yield Sign("peer-busy", POSSIBLE, peer, sender.source, facts)
 
     def errors(self) -> Iterator[Sign]:
         """Conclusions from ICMP errors."""
@@ -254,14 +256,14 @@ class _Watched:
                 yield Sign("nothing-sent", POSSIBLE, key, after.endpoint, facts)
 
     def _one_way(
-        self, key: PublicKey, endpoint: SocketAddress, came: Sequence[Knock], received: int
+        self, key: PublicKey, endpoint: SocketAddress, came: Sequence[Sender], received: int
     ) -> Iterator[Sign]:
         """Data is sent in a session that both ends have, and none comes back."""
         data = self._sent.get(("data", _plain(endpoint)), 0)
-        known = {(knock.kind, knock.source): knock.times * _SIZES.get(knock.kind, 0) for knock in came}
-        if not data or any(knock.kind == "data" for knock in came) or received > sum(known.values()):
+        known = {(sender.kind, sender.source): sender.times * _SIZES.get(sender.kind, 0) for sender in came}
+        if not data or any(sender.kind == "data" for sender in came) or received > sum(known.values()):
             return
-        kept = sum(knock.times for knock in came if knock.kind == "keepalive")
+        kept = sum(sender.times for sender in came if sender.kind == "keepalive")
         back = f"{_times(kept, 'keepalive')} came back, but no data" if kept else "nothing came back"
         facts = (f"{_times(data, 'data message')} sent to {endpoint}", back)
         yield Sign("no-data-back", LIKELY if kept else POSSIBLE, key, endpoint, facts)
@@ -275,9 +277,9 @@ def _plain(address: SocketAddress) -> _Plain:
     return address.address, address.port
 
 
-def _came(what: str, knock: Knock) -> str:
-    on = f" on {knock.link}" if knock.link else ""
-    return f"{_times(knock.times, what)} from {knock.source}{on}"
+def _came(what: str, sender: Sender) -> str:
+    on = f" on {sender.link}" if sender.link else ""
+    return f"{_times(sender.times, what)} from {sender.source}{on}"
 
 
 def _times(count: int, what: str) -> str:

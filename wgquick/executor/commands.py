@@ -176,7 +176,7 @@ def _recover(
     undos = _leftovers(record, host, options)
     if keeps_guard:
         undos = traffic.without_guard(undos)
-    faults = run.take_back(undos)
+    faults = run.undo_all(undos)
     host.userspace.clear(name)
     if faults:
         raise WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' once that is fixed.")
@@ -259,7 +259,7 @@ def take_down(
     # PreDown hooks may move rules too.
     undos = with_moved_rules(departure.undos, (name,), host) if departure.before else departure.undos
     undos = traffic.without_guard(undos) if keeps_guard else undos
-    faults = run.take_back(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
+    faults = run.undo_all(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is fixed.")
     if faults and host.rtnl.link(name) is not None:
@@ -297,7 +297,7 @@ def restart(
         undos = record.undos if record else ()
         found = traffic.endpoints(settings, traffic.standing(record), host, resolved)
         kept = journal if record else NoJournal(settings.name)
-        traffic.guard(settings, found, host, execution(host, options, say, kept, promised=undos))
+        traffic.guard(settings, found, host, execution(host, options, say, kept, undos=undos))
     bare = settings._replace(save_config=False)
     take_down(
         settings.name,

@@ -53,7 +53,7 @@ _NO_PREFERENCE = "See `ip rule': another program added it, and no free preferenc
 class Execution:
     """One run of up, reload or down on a host. `say` takes one or more lines of the transcript, joined by newlines.
 
-    `promised` holds the undos that are in the journal already.
+    `undos` holds the undos that are in the journal already.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Execution:
         journal: Journal,
         path: str = "",
         settings: Settings | None = None,
-        promised: Iterable[Undo] = (),
+        undos: Iterable[Undo] = (),
     ) -> None:
         self.host = host
         self._options = options
@@ -72,7 +72,7 @@ class Execution:
         self._journal = journal
         self._path = path
         self._settings = settings
-        self._promised: list[Undo] = list(promised)
+        self._undos: list[Undo] = list(undos)
         self._ifindex = 0
         self._awaits_daemon = False
         self.taken: list[Step] = []
@@ -91,30 +91,30 @@ class Execution:
                     self._apply_one(step)
 
     def _apply_one(self, step: Step) -> None:
-        is_new = self._promise(step)
+        is_new = self._record_undo(step)
         self._print(step)
         self._do_as_wg_quick(step, is_new=is_new)
 
-    def _promise(self, step: Step) -> bool:
+    def _record_undo(self, step: Step) -> bool:
         """Write the step's undo to the journal; returns whether it is new there."""
         undo = step.undo()
-        if undo is None or self._is_promised(undo):
+        if undo is None or self._is_recorded(undo):
             return False
-        self._journal.promise(undo)
-        self._promised.append(undo)
+        self._journal.record_undo(undo)
+        self._undos.append(undo)
         return True
 
-    def _is_promised(self, undo: Undo) -> bool:
-        return any(_are_same(each, undo) for each in self._promised)
+    def _is_recorded(self, undo: Undo) -> bool:
+        return any(_are_same(each, undo) for each in self._undos)
 
     @property
-    def promised(self) -> tuple[Undo, ...]:
+    def undos(self) -> tuple[Undo, ...]:
         """The undos that a rollback applies."""
-        return tuple(self._promised)
+        return tuple(self._undos)
 
     def put_back(self, step: Step) -> str:
         """Apply a step that reverts a reload, without a transcript line; returns the error, or "" on success."""
-        self._promise(step)
+        self._record_undo(step)
         try:
             step.do(self)
         except SignalError:
@@ -150,7 +150,7 @@ class Execution:
             case SetGuard() if is_new:  # a transaction: all of it or nothing
                 self._retract()
             case SetDns() if is_new:  # a later up must not wait for a resolvconf that always fails
-                self.take_back(self._promised[-1:])
+                self.undo_all(self._undos[-1:])
                 self._retract()
             case SetMtuUp(name) if error.errno in udp_port.REFUSALS:
                 raise udp_port.refused(name, self.host.wireguard.get(name).listen_port, error.errno, self.host)
@@ -161,7 +161,7 @@ class Execution:
 
     def _retract(self) -> None:
         """Remove the last undo from the journal: the state belongs to another program."""
-        self._journal.retract(self._promised.pop())
+        self._journal.retract(self._undos.pop())
 
     def _apply_batch(self, steps: Batch) -> None:
         """Apply one batch. Lines are printed up to the first refused item, as if each item were its own command."""
@@ -191,9 +191,7 @@ class Execution:
         """Run a hook line with the variables of wg-quick's script; HookError has its place in the file."""
         from wgquick.executor import hook
 
-        dns, firewall = (
-            any(isinstance(undo, kind) for undo in self._promised) for kind in (UnsetDns, RemoveFirewall)
-        )
+        dns, firewall = (any(isinstance(undo, kind) for undo in self._undos) for kind in (UnsetDns, RemoveFirewall))
         seen = hook.variables(step, self._path, self._settings, has_dns=dns, has_firewall=firewall)
         try:
             self.host.hooks.run(step.command, seen)
@@ -204,16 +202,16 @@ class Execution:
         """Restore a kernel parameter unless another tunnel needs its value."""
         src_valid_mark.release(self.host, undo, self._journal.name)
 
-    def take_back_live(self, undo: Undo) -> None:
+    def undo_live(self, undo: Undo) -> None:
         """Apply an undo while the link stays up and remove it from the journal. The state may be gone already."""
         try:
             undo.do(self)
         except OperationError as error:
             if error.errno not in _GONE:
                 raise
-        if self._is_promised(undo):
-            at = max(at for at, each in enumerate(self._promised) if _are_same(each, undo))
-            del self._promised[at]
+        if self._is_recorded(undo):
+            at = max(at for at, each in enumerate(self._undos) if _are_same(each, undo))
+            del self._undos[at]
             self._journal.retract(undo)
 
     def expect_exit(self) -> None:
@@ -249,7 +247,7 @@ class Execution:
     def _refuse_existing(self, name: str) -> None:
         """Raise WgqError if another program has added the link meanwhile: a rollback must not delete it."""
         if self.host.rtnl.link(name) is not None:
-            self._promised.clear()
+            self._undos.clear()
             raise WgqError(f"`{name}' already exists")
 
     def _add_kernel_link(self, name: str) -> bool:
@@ -264,7 +262,7 @@ class Execution:
                 or error.errno == EEXIST
                 or self.host.userspace.kernel_has_wireguard()
             ):
-                self._promised.clear()
+                self._undos.clear()
                 if error.errno == EOPNOTSUPP:
                     error.remedy = (
                         "This kernel has no WireGuard (modprobe wireguard?). --backend userspace needs none."
@@ -274,7 +272,7 @@ class Execution:
             return False
         return True
 
-    def take_back(self, undos: Iterable[Undo]) -> list[str]:
+    def undo_all(self, undos: Iterable[Undo]) -> list[str]:
         """Apply all undos, even if some fail; returns the failures. Missing state is not a failure."""
         faults: list[str] = []
         for step in undos:
@@ -311,10 +309,10 @@ class Execution:
         The journal stays if an undo failed.
         """
         now = self._name_now()
-        undos = with_moved_rules(traffic.without_guard(self._promised), (self._journal.name, now), self.host)
-        faults = self.take_back(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
+        undos = with_moved_rules(traffic.without_guard(self._undos), (self._journal.name, now), self.host)
+        faults = self.undo_all(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
         self.host.userspace.clear(self._journal.name)
-        if any(isinstance(undo, RemoveGuard) for undo in self._promised):
+        if any(isinstance(undo, RemoveGuard) for undo in self._undos):
             self._say(f"[!] The kill switch stays: `wgq down {self._journal.name}' removes it")
         elif not faults:
             self._journal.remove()

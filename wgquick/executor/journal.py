@@ -106,7 +106,7 @@ class Journal:
             self._write_bytes(hash_key, os.O_TRUNC, self._hash_key)
         self.rewrite(record)
 
-    def promise(self, undo: Undo) -> None:
+    def record_undo(self, undo: Undo) -> None:
         """Write an undo; the caller applies its step only after this."""
         self._write(_line({"undo": recorded(undo)}))
 

@@ -1,4 +1,4 @@
-"""Restores lost state that an interface's journal promises, for `wgq watch` and `wgq doctor --fix`.
+"""Restores lost state that an interface's journal records, for `wgq watch` and `wgq doctor --fix`.
 
 It works under the interface's lock, so it never interferes with up, reload or down.
 """
@@ -15,9 +15,9 @@ from wgquick.lean import suppress
 from wgquick.net import Prefix
 from wgquick.options import Options
 from wgquick.plan import applied as plan_applied
-from wgquick.plan import promise as plan_promise
+from wgquick.plan import lost as plan_lost
 from wgquick.plan import traffic
-from wgquick.plan.promise import KINDS, Extras, Lost, lost
+from wgquick.plan.lost import KINDS, Extras, Lost, lost
 from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 
-class Promise(NamedTuple):
+class Recorded(NamedTuple):
     """The journal of an interface that is up, its applied state (None if unknown), and the link's ifindex."""
 
     record: Record
@@ -69,8 +69,8 @@ class Mended(NamedTuple):
     reason: str = ""
 
 
-def promise(name: str, host: Host) -> Promise | None:
-    """The journal's promise; None if up has not finished, down has begun, or the link was replaced."""
+def recorded(name: str, host: Host) -> Recorded | None:
+    """The state that the journal records; None if up has not finished, down has begun, or the link was replaced."""
     record = Journal(host.journal_directory, name).read()
     if record is None or not record.complete:
         return None
@@ -81,10 +81,10 @@ def promise(name: str, host: Host) -> Promise | None:
         applied = plan_applied.from_record(record.applied) if record.applied is not None else None
     except (ValueError, KeyError, TypeError):
         applied = None
-    return Promise(record, applied, link.ifindex)
+    return Recorded(record, applied, link.ifindex)
 
 
-def missing(given: Promise, host: Host) -> tuple[Lost, ...]:
+def missing(given: Recorded, host: Host) -> tuple[Lost, ...]:
     """The lost state of the interface."""
     now = snapshot.current(given.name, host, Options(), given.record)
     if now.link is None or now.link.ifindex != given.ifindex:  # the link is gone, or a new link has its name
@@ -120,7 +120,7 @@ def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host)
     with host.interface_lock_if_free(name) as is_held:
         if not is_held:
             return None
-        given = promise(name, host)
+        given = recorded(name, host)
         found = [each for each in missing(given, host) if each.kind in kinds] if given else []
         wanted = [each for each in found if each.text not in spared]
         if given is None or not wanted:
@@ -174,7 +174,7 @@ _LEAST = 1280
 """The minimum MTU of a link with IPv6, in bytes."""
 
 
-def fitting_mtu(given: Promise, device: Device, host: Host) -> int | None:
+def fitting_mtu(given: Recorded, device: Device, host: Host) -> int | None:
     """The MTU that the paths to the endpoints allow; None if it is not automatic or no path is known."""
     if given.applied is None or not given.applied.has_automatic_mtu or not given.applied.mtu:
         return None
@@ -197,7 +197,7 @@ def set_endpoint(name: str, key: PublicKey, endpoint: Endpoint, address: SocketA
     Returns False if another run holds the interface's lock, or the device refuses the address.
     """
     with host.interface_lock_if_free(name) as is_held:
-        given = promise(name, host) if is_held else None
+        given = recorded(name, host) if is_held else None
         if given is None:
             return False
         change = PeerConfig(key, update_only=True, endpoint=address)
@@ -215,12 +215,12 @@ def begin_handshakes(device: Device, keys: Collection[PublicKey], host: Host) ->
     """Start new handshakes with these peers, unless another run holds the interface's lock."""
     peers = [peer for peer in device.peers if peer.public_key in keys]
     with host.interface_lock_if_free(device.name) as is_held:
-        if peers and is_held and promise(device.name, host) is not None:
+        if peers and is_held and recorded(device.name, host) is not None:
             with suppress(OperationError):
                 waiting.begin(device.name, host.wireguard, peers)
 
 
-def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: Host) -> None:
+def _let_out(given: Recorded, endpoint: Endpoint, address: SocketAddress, host: Host) -> None:
     """Make the kill switch allow an endpoint's new address in place of the earlier one.
 
     The journal gets the address first, for the next check and the next up.
@@ -232,7 +232,7 @@ def _let_out(given: Promise, endpoint: Endpoint, address: SocketAddress, host: H
     _set_guard(given, traffic.remembered(known.items()), host.wireguard.get(given.name), host)
 
 
-def is_followed(given: Promise, device: Device) -> bool:
+def is_followed(given: Recorded, device: Device) -> bool:
     """Whether the kill switch, if there is one, allows the endpoints that the device has."""
     guard = _guard(given.record.undos)
     return guard is None or traffic.followed(guard.resolved, device.peers) == guard.resolved
@@ -244,7 +244,7 @@ def follow(name: str, host: Host) -> tuple[str, ...]:
     Returns the new ones as text; none if another run holds the interface's lock.
     """
     with host.interface_lock_if_free(name) as is_held:
-        given = promise(name, host) if is_held else None
+        given = recorded(name, host) if is_held else None
         guard = _guard(given.record.undos) if given else None
         if given is None or guard is None:
             return ()
@@ -258,15 +258,15 @@ def follow(name: str, host: Host) -> tuple[str, ...]:
         return tuple(str(address) for peer, address in now if before.get(peer) != address)
 
 
-def _set_guard(given: Promise, resolved: str, device: Device, host: Host) -> None:
+def _set_guard(given: Recorded, resolved: str, device: Device, host: Host) -> None:
     """Record the endpoints that the kill switch allows, and set it."""
     undos = given.record.undos
     undo = RemoveGuard(given.name, resolved)
     own = (given.applied.extras or ()) if given.applied else ()
-    wanted = plan_promise.guard(undos, own, device, traffic.sockets(resolved))
+    wanted = plan_lost.guard(undos, own, device, traffic.sockets(resolved))
     journal = Journal(host.journal_directory, given.name)
     if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
-        journal.promise(undo)
+        journal.record_undo(undo)
     else:
         others = (undo for undo in undos if not isinstance(undo, RemoveGuard))
         journal.rewrite(given.record._replace(undos=(*others, undo)))
@@ -276,7 +276,7 @@ def _set_guard(given: Promise, resolved: str, device: Device, host: Host) -> Non
 def change_mtu(name: str, mtu: int, host: Host) -> bool:
     """Set the MTU; returns False if another run holds the interface's lock, or the kernel refuses the MTU."""
     with host.interface_lock_if_free(name) as is_held:
-        if not is_held or promise(name, host) is None:
+        if not is_held or recorded(name, host) is None:
             return False
         try:
             SetMtu(name, mtu).do(cast("Run", _Run(host)))

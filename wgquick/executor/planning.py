@@ -50,7 +50,7 @@ from wgquick.plan.steps import (
     SetMtu,
     SetMtuUp,
     SetSysctl,
-    TakeBack,
+    UndoStep,
     UnsetDns,
     parameter,
 )
@@ -264,7 +264,7 @@ class _Rehearsed(Execution):
         """Run no hook, but record it: later values may depend on it."""
         self._rehearsal.prospect.state.is_hooked = True
 
-    def take_back(self, undos: Iterable[Undo]) -> list[str]:
+    def undo_all(self, undos: Iterable[Undo]) -> list[str]:
         """Record the undos of existing state."""
         for undo in undos:
             before = dict(self._rehearsal.prospect.state.sysctl)
@@ -304,7 +304,7 @@ def _planned(
 
 
 def _sign(step: Step | Undo) -> str:
-    if isinstance(step, TakeBack):
+    if isinstance(step, UndoStep):
         step = step.undone
     if isinstance(step, _ADDS):
         return "+"
@@ -406,13 +406,13 @@ def _of_moves(look: Look, settings: Settings, ground: Ground) -> Iterator[Planne
 def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
     step, host = move.step, ground.host
     text = tuple(_plain(step.lines(host)))
-    if isinstance(step, TakeBack) and isinstance(step.undone, ReleaseSysctl):
+    if isinstance(step, UndoStep) and isinstance(step.undone, ReleaseSysctl):
         text = (f"sysctl -q {step.undone.key}={step.undone.earlier}",)
     elif isinstance(step, SetSysctl) and not text:
         text = (f"sysctl -q {step.key}={step.value}",)
     return Planned(
         _sign(step),
-        type(step.undone if isinstance(step, TakeBack) else step).__name__,
+        type(step.undone if isinstance(step, UndoStep) else step).__name__,
         text,
         reason(step, settings, ground.places),
         undo=tuple(line for back in move.back for line in _plain(back.lines(host))),

@@ -29,7 +29,7 @@ from wgquick.plan.steps import (
     RemoveGuard,
     SetMtu,
     SetMtuUp,
-    TakeBack,
+    UndoStep,
 )
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Reload:
     def _look(self, run: Execution | None = None, *, may_resolve: bool = False) -> Look:
         """The current state, its difference from the desired state, and the journal after the steps of `run`."""
         if run is not None and self._record is not None:
-            self._known = self._known._replace(undos=run.promised)
+            self._known = self._known._replace(undos=run.undos)
         now = snapshot.current(self._name, self._host, self._options, self._record)
         if now.device is None:
             raise WgqError(f"`{self._name}' is not a WireGuard interface")
@@ -251,7 +251,7 @@ class Reload:
         undos = self._record.undos if self._record else ()
         journal = self._journal if self._record else NoJournal(self._name)
         run = Execution(
-            self._host, self._options, self._say, journal, self._settings.path, self._settings, promised=undos
+            self._host, self._options, self._say, journal, self._settings.path, self._settings, undos=undos
         )
         made: list[Move] = []
         try:
@@ -335,7 +335,7 @@ class Reload:
             path=self._settings.path or self._record.path,
             applied=self._applied(wanted),
             intended=None,
-            undos=with_one_guard(run.promised),
+            undos=with_one_guard(run.undos),
         )
         if self._record.unread:
             self._journal.apply(record.applied)
@@ -360,7 +360,7 @@ def _takes_lock(move: Move) -> bool:
     """Whether the step itself takes the namespace's lock."""
     from wgquick.plan.steps import ReleaseSysctl
 
-    return isinstance(move.step, TakeBack) and isinstance(move.step.undone, ReleaseSysctl)
+    return isinstance(move.step, UndoStep) and isinstance(move.step.undone, ReleaseSysctl)
 
 
 def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:

@@ -202,7 +202,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         record = None
     run = Execution(
         host, before.options, lambda _: None, journal if record else NoJournal(name), settings=before.file,
-        promised=record.undos if record else (),
+        undos=record.undos if record else (),
     )  # fmt: skip
     if before.record is not None and before.record.applied is not None and record is not None:
         journal.intend(before.record.applied)  # if all guards are killed, the state is between the two
@@ -213,7 +213,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         now = snapshot.current(name, host, before.options, record)
         if now.device is None:
             raise WgqError(f"`{name}' is not a WireGuard interface")
-        known = known._replace(undos=run.promised if record else None)
+        known = known._replace(undos=run.undos if record else None)
         moves = restore.moves(wanted, now, now.device, _facts(host, name), known, given=given, file=before.file)
         if not moves:
             break
@@ -224,7 +224,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         raise WgqError("\n".join(faults) or "the state does not come back", where=name)
     if before.record is not None and link is not None:
         old = before.record._replace(ifindex=link.ifindex)
-        journal.restore(old._replace(undos=run.promised) if record else old, before.hash_key)
+        journal.restore(old._replace(undos=run.undos) if record else old, before.hash_key)
 
 
 def _known(record: Record | None) -> Known:

@@ -33,7 +33,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     document = location.read(location.Location(name, settings.path))
     settings = parse(document, name, settings.path)
     present = _present(settings, host, options)
-    data = edit.updated(document, settings, present, host.leading(_named(settings, present.device)))
+    data = edit.updated(document, settings, present, host.name_matcher(_named(settings, present.device)))
     if data != bytes(document):
         journal = Journal(host.journal_directory, name)
         _keep_edited(settings.path, bytes(document), journal, say)

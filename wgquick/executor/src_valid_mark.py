@@ -39,7 +39,7 @@ def release(host: Host, undo: ReleaseSysctl, name: str) -> None:
             _kept(host).remove()
         elif earlier(host, name) is None:
             with suppress(OperationError):  # a full /run must not stop down
-                _kept(host).promise(undo)
+                _kept(host).record_undo(undo)
 
 
 def kept(host: Host) -> tuple[Undo, ...]:

@@ -13,7 +13,7 @@ from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, is_link_local, pack_address
-from wgquick.plan import down, promise, reload, traffic, up
+from wgquick.plan import down, lost, reload, traffic, up
 from wgquick.plan.desired import networks
 from wgquick.plan.facts import DefaultFacts
 from wgquick.plan.source_order import are_alike
@@ -38,7 +38,7 @@ from wgquick.plan.steps import (
     SetMtu,
     SetMtuUp,
     SetSysctl,
-    TakeBack,
+    UndoStep,
     UnsetDns,
 )
 
@@ -118,7 +118,7 @@ def _guard_followed(now: Current, known: Known) -> Iterator[Move]:
     resolved = traffic.followed(guard.resolved, now.device.peers)
     if resolved != guard.resolved:
         steps = (
-            SetGuard(now.name, promise.guard(undos, known.extras or (), now.device, traffic.sockets(each)), each)
+            SetGuard(now.name, lost.guard(undos, known.extras or (), now.device, traffic.sockets(each)), each)
             for each in (resolved, guard.resolved)
         )
         yield Move(next(steps), tuple(steps))
@@ -416,11 +416,11 @@ def _passes(now: Current, change: DeviceChange) -> Iterator[Rule]:
 
 
 def _addition(rule: Rule) -> Move:
-    return Move(AddRule(rule), (TakeBack(DeleteRule(rule)),))
+    return Move(AddRule(rule), (UndoStep(DeleteRule(rule)),))
 
 
 def _removal(rule: Rule) -> Move:
-    return Move(TakeBack(DeleteRule(rule)), (AddRule(rule),))
+    return Move(UndoStep(DeleteRule(rule)), (AddRule(rule),))
 
 
 def _present(wanted: Rule, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -455,14 +455,14 @@ def _sysctl(wanted: Desired, now: Current, known: Known, facts: DesiredFacts) ->
     for step in up.set_src_valid_mark(default, strict=False):
         if isinstance(step, SetSysctl):
             made = step._replace(earlier=held[0].earlier) if held else step
-            yield Move(made, (TakeBack(ReleaseSysctl(made.key, made.earlier)),))
+            yield Move(made, (UndoStep(ReleaseSysctl(made.key, made.earlier)),))
 
 
 def _sysctl_released(wanted: Desired, known: Known) -> Iterator[Move]:
     if not wanted.src_valid_mark:
         for undo in dict.fromkeys(known.undos or ()):
             if isinstance(undo, ReleaseSysctl):
-                yield Move(TakeBack(undo), (SetSysctl(undo.key, "1", undo.earlier),))
+                yield Move(UndoStep(undo), (SetSysctl(undo.key, "1", undo.earlier),))
 
 
 def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
@@ -472,7 +472,7 @@ def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
         found = standing.get(place)
         undo = RemoveFirewall(now.name, rules.kind, rules.family)
         if found is None:
-            yield Move(AddFirewall(now.name, *rules[:5]), (TakeBack(undo),))
+            yield Move(AddFirewall(now.name, *rules[:5]), (UndoStep(undo),))
             continue
         seen = found if found.fwmark else _recorded(found, known)._replace(whole=found.whole)
         if not _are_alike(rules, seen, wanted, known):
@@ -504,7 +504,7 @@ def _firewall_gone(wanted: Desired, now: Current, known: Known) -> Iterator[Move
         if (rules.kind, rules.family) not in stays and _is_own_firewall(rules, known):
             seen = rules if rules.fwmark else _recorded(rules, known)
             back = (ReplaceFirewall(now.name, seen),) if seen.fwmark else ()
-            yield Move(TakeBack(RemoveFirewall(now.name, rules.kind, rules.family)), back)
+            yield Move(UndoStep(RemoveFirewall(now.name, rules.kind, rules.family)), back)
 
 
 def _is_own_firewall(rules: FirewallRules, known: Known) -> bool:
@@ -521,13 +521,13 @@ def _dns(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
     if wanted.dns.servers:
         undo = UnsetDns(now.name, wanted.dns.mode)
         if not _is_same_dns(wanted.dns, now.dns, known):
-            yield Move(SetDns(now.name, *_given(wanted.dns)), (set_again if has.servers else TakeBack(undo),))
+            yield Move(SetDns(now.name, *_given(wanted.dns)), (set_again if has.servers else UndoStep(undo),))
         return
     undos = [undo for undo in known.undos or () if isinstance(undo, UnsetDns)]
     if known.undos is None and now.dns.servers:
         undos = [UnsetDns(now.name, now.dns.mode)]
     for undo in dict.fromkeys(undos):
-        yield Move(TakeBack(undo), (set_again,) if has.servers else ())
+        yield Move(UndoStep(undo), (set_again,) if has.servers else ())
 
 
 def _given(dns: LinkDns) -> tuple[str, tuple[str, ...], tuple[str, ...], bool]:

@@ -14,7 +14,7 @@ from wgquick.plan import reload
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
 from wgquick.plan.given import UNKNOWN, Given
-from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, TakeBack
+from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, UndoStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -137,13 +137,13 @@ def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:
             yield Move(AddRule(rule))
     for rule in has:
         if rule not in before.rules:
-            yield Move(TakeBack(DeleteRule(rule)))
+            yield Move(UndoStep(DeleteRule(rule)))
 
 
 def is_of_rules(move: Move) -> bool:
     """Whether a move adds or removes a policy rule."""
     step = move.step
-    return isinstance(step, AddRule) or (isinstance(step, TakeBack) and isinstance(step.undone, DeleteRule))
+    return isinstance(step, AddRule) or (isinstance(step, UndoStep) and isinstance(step.undone, DeleteRule))
 
 
 def _desired(before: Wanted, file: Settings) -> Desired:

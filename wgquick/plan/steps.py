@@ -43,7 +43,7 @@ class Run(Protocol):
     def release(self, undo: ReleaseSysctl) -> None:
         """Restore a kernel parameter unless another tunnel needs its value."""
 
-    def take_back_live(self, undo: Undo) -> None:
+    def undo_live(self, undo: Undo) -> None:
         """Apply an undo, whether or not its state still exists, and remove it from the journal."""
 
 
@@ -422,7 +422,7 @@ class ReplaceFirewall(NamedTuple):
         return RemoveFirewall(self.name, self.rules.kind, self.rules.family)
 
 
-class TakeBack(NamedTuple):
+class UndoStep(NamedTuple):
     """Applies an undo while the link stays up, and removes it from the journal."""
 
     undone: Undo
@@ -431,7 +431,7 @@ class TakeBack(NamedTuple):
         return self.undone.lines(host)
 
     def do(self, run: Run) -> None:
-        run.take_back_live(self.undone)
+        run.undo_live(self.undone)
 
     def undo(self) -> Undo | None:
         return None
@@ -582,7 +582,7 @@ Change = (
     | ChangeDevice
     | SetMtu
     | ReplaceFirewall
-    | TakeBack
+    | UndoStep
     | AddRule
     | SetDns
     | AddFirewall

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
     from wgquick.status.peers import Trend
 
-    Leads = Callable[[Endpoint, SocketAddress], bool]
+    NameMatcher = Callable[[Endpoint, SocketAddress], bool]
 
 _LONGEST_NAME = 15  # IFNAMSIZ, linux/if.h
 _LOOKUP_AGE = 60.0
@@ -60,7 +60,7 @@ class Observer:
         self._look_up = look_up
         self._history = History()
         self._files: dict[str, tuple[object, File]] = {}
-        self._leads: dict[str, tuple[float, Sequence[Endpoint], Leads]] = {}
+        self._name_matchers: dict[str, tuple[float, Sequence[Endpoint], NameMatcher]] = {}
         self._programs: dict[tuple[str, int], str] = {}
 
     def read(self, asked: Sequence[str] = (), *, missing: bool = False) -> Status:
@@ -219,7 +219,7 @@ class Observer:
             names=known.of,
             trends=self._history.trends(device, time.monotonic()),
             counted=self._counted(device.name),
-            leads=self._leading(device.name, endpoints),
+            matches_name=self._name_matcher(device.name, endpoints),
         )
         there = {peer.public_key: peer for peer in device.peers}
         keys = dict.fromkeys((*(wanted or ()), *there))
@@ -249,13 +249,13 @@ class Observer:
             routes = self._host.rtnl.routes(family=family, table=table, device=device.name)
             return any(route.length == 0 for route in routes)
 
-        if is_guarded is False and _promises_guard(record):
+        if is_guarded is False and _records_guard(record):
             found = (*found, Drift("kill-switch-missing", "the kill switch is missing"))
         return (*found, *drift.of_routing(record.undos, rules(self._host), has_default))
 
     def _is_guarded(self, name: str, record: Record | None) -> bool | None:
         """Whether the kill switch exists; nft is asked only if the journal has one."""
-        if record is None or not _promises_guard(record):
+        if record is None or not _records_guard(record):
             return False
         try:
             return self._host.firewall.is_guarded(name)
@@ -268,16 +268,20 @@ class Observer:
         except OperationError:  # the daemon has ended or hangs
             return None
 
-    def _leading(self, name: str, endpoints: list[Endpoint]) -> Leads:
+    def _name_matcher(self, name: str, endpoints: list[Endpoint]) -> NameMatcher:
         """A function that says whether an Endpoint resolves to an address; names are cached for a minute."""
-        known = self._leads.get(name)
+        known = self._name_matchers.get(name)
         if known is None or known[1] != endpoints or time.monotonic() - known[0] > _LOOKUP_AGE:
-            known = (time.monotonic(), endpoints, self._host.leading(endpoints) if self._look_up else _anywhere)
-            self._leads[name] = known
+            known = (
+                time.monotonic(),
+                endpoints,
+                self._host.name_matcher(endpoints) if self._look_up else _anywhere,
+            )
+            self._name_matchers[name] = known
         return known[2]
 
 
-def _promises_guard(record: Record) -> bool:
+def _records_guard(record: Record) -> bool:
     return any(isinstance(undo, RemoveGuard) for undo in record.undos)
 
 
@@ -295,7 +299,7 @@ class _Sources(NamedTuple):
     names: Mapping[str, str]
     trends: Mapping[bytes, Trend]
     counted: Diagnostics | None
-    leads: Leads
+    matches_name: NameMatcher
 
     def present(self, peer: DevicePeer) -> PeerStatus:
         """A peer that the device has."""
@@ -314,7 +318,7 @@ class _Sources(NamedTuple):
             on_device=True,
             endpoint=str(endpoint) if endpoint else None,
             configured_endpoint=str(configured) if configured else None,
-            roamed=not self.leads(configured, endpoint) if configured and endpoint else None,
+            roamed=not self.matches_name(configured, endpoint) if configured and endpoint else None,
             allowed_ips=tuple(map(str, peer.allowed_ips)),
             latest_handshake=peer.last_handshake or None,
             handshake_age=age,

@@ -11,7 +11,7 @@ from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
-from wgquick.system.wireguard.resolve import leading, resolve, resolved_now, retries_of
+from wgquick.system.wireguard.resolve import name_matcher, resolve, resolved_now, retries_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
     from wgquick.net import Endpoint, SocketAddress
     from wgquick.ports import Firewall, NetworkNamespaces, Sysctl, UdpPorts
-    from wgquick.system.netns import Birthplace
+    from wgquick.system.netns import EnteredNamespace
 
 
 class LocalHost:
     """The machine (wgquick.ports.Host); `say` takes the remarks of its parts.
 
-    With a `birthplace` the calling thread is inside that namespace, and outer packets are handled in the namespace
+    With a `outer` the calling thread is inside that namespace, and outer packets are handled in the namespace
     that the thread came from.
     """
 
-    def __init__(self, say: Callable[[str], None], birthplace: Birthplace | None = None) -> None:
+    def __init__(self, say: Callable[[str], None], outer: EnteredNamespace | None = None) -> None:
         self._say = say
-        self._birthplace = birthplace
+        self._outer = outer
         self.rtnl = RtNetlink()
         self.wireguard = Control()
         self.firewall: Firewall = firewall
         self.sysctl: Sysctl = sysctl
         self.udp_ports: UdpPorts = udp_ports
-        self.dns = Dns(runtime.runtime_directory(), say, birthplace.name if birthplace else "")
+        self.dns = Dns(runtime.runtime_directory(), say, outer.name if outer else "")
         self.hooks = Hooks(say)
         self.userspace = Userspace(say=say)
         self.journal_directory = runtime.journal_directory()
-        if birthplace is not None:
-            from wgquick.system.netns import AtHome, ControlInside, RtNetlinkInside, UserspaceInside
+        if outer is not None:
+            from wgquick.system.netns import ControlInside, RtNetlinkInside, RunOutside, UserspaceInside
 
-            self.rtnl = RtNetlinkInside(birthplace)
-            self.wireguard = ControlInside(birthplace)
-            self.userspace = UserspaceInside(birthplace, say=say)
-            self.udp_ports = cast("UdpPorts", AtHome(udp_ports, birthplace))
+            self.rtnl = RtNetlinkInside(outer)
+            self.wireguard = ControlInside(outer)
+            self.userspace = UserspaceInside(outer, say=say)
+            self.udp_ports = cast("UdpPorts", RunOutside(udp_ports, outer))
 
     @property
     def netns(self) -> NetworkNamespaces:
@@ -61,20 +61,20 @@ class LocalHost:
         """This machine with the calling thread in a named namespace, for a link that was made outside."""
         from wgquick.system.netns import entered
 
-        with entered(name) as birthplace:
-            yield LocalHost(self._say, birthplace)
+        with entered(name) as outer:
+            yield LocalHost(self._say, outer)
 
     def dns_of(self, netns: str) -> Dns:
         """The DNS of a named namespace, which may be gone."""
         return Dns(runtime.runtime_directory(), self._say, netns)
 
     @contextmanager
-    def _at_home(self) -> Iterator[None]:
+    def _outside(self) -> Iterator[None]:
         """The namespace of the outer packets."""
-        if self._birthplace is None:
+        if self._outer is None:
             yield
         else:
-            with self._birthplace.at_home():
+            with self._outer.outside():
                 yield
 
     @property
@@ -96,18 +96,18 @@ class LocalHost:
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, with its retries."""
-        with self._at_home():
+        with self._outside():
             return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
-        with self._at_home():
+        with self._outside():
             return resolved_now(endpoints)
 
-    def leading(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
+    def name_matcher(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint resolves to an address; True if DNS does not answer in time."""
-        with self._at_home():
-            return leading(endpoints)
+        with self._outside():
+            return name_matcher(endpoints)
 
     def addresses(
         self, endpoint: Endpoint, mark: int = 0, given: Collection[str] = ()
@@ -115,7 +115,7 @@ class LocalHost:
         """All addresses that an endpoint currently resolves to; None if the lookup fails."""
         from wgquick.system.dns import lookup, outside
 
-        with self._at_home():
+        with self._outside():
             return lookup.addresses(endpoint, mark, lambda: outside.servers(self.wireguard.interfaces(), given))
 
     def manager(self, name: str, ifindex: int) -> str:

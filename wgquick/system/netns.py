@@ -1,8 +1,8 @@
 """Named network namespaces, as ip-netns(8) keeps them: /run/netns/NAME is a mount of the namespace.
 
-The UDP socket of a tunnel stays in the namespace where its link was made; only the link is inside. `Birthplace`
-has both namespaces. The kernel's WireGuard opens the socket in the namespace that requests the link
-(drivers/net/wireguard/device.c, wg_newlink). A daemon keeps its sockets when its TUN device is moved.
+The UDP socket of a tunnel stays in the namespace where its link was made; only the link is inside.
+`EnteredNamespace` has both namespaces. The kernel's WireGuard opens the socket in the namespace that requests the
+link (drivers/net/wireguard/device.c, wg_newlink). A daemon keeps its sockets when its TUN device is moved.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def delete(name: str) -> None:
         raise OperationError(what, errno=error.errno or 0) from None
 
 
-class Birthplace:
+class EnteredNamespace:
     """The calling thread inside a namespace, and the namespace that it came from.
 
     `home` and `inside` are descriptors, `name` is the name of the inner namespace.
@@ -172,7 +172,7 @@ class Birthplace:
             raise OperationError(what, errno=error.errno or 0, remedy="It needs CAP_SYS_ADMIN.") from None
 
     @contextmanager
-    def at_home(self) -> Iterator[None]:
+    def outside(self) -> Iterator[None]:
         """Move the thread to the namespace where the link is made and its UDP socket stays, and back at the end."""
         from wgquick.system import calls
 
@@ -183,30 +183,30 @@ class Birthplace:
             calls.enter_network(self.inside)
 
 
-def standing(name: str) -> Birthplace:
+def standing(name: str) -> EnteredNamespace:
     """The namespace, not entered yet; the caller closes both descriptors."""
     inside = opened(name)
     try:
-        return Birthplace(name, os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC), inside)
+        return EnteredNamespace(name, os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC), inside)
     except OSError:
         os.close(inside)
         raise
 
 
 @contextmanager
-def entered(name: str) -> Iterator[Birthplace]:
+def entered(name: str) -> Iterator[EnteredNamespace]:
     """Move the calling thread into the namespace, and back at the end.
 
     OperationError if there is no such namespace, or without CAP_SYS_ADMIN.
     """
     from wgquick.system import calls
 
-    birthplace = standing(name)
-    home, inside = birthplace.home, birthplace.inside
+    outer = standing(name)
+    home, inside = outer.home, outer.inside
     try:
-        birthplace.enter()
+        outer.enter()
         try:
-            yield birthplace
+            yield outer
         finally:
             calls.enter_network(home)
     finally:
@@ -214,17 +214,17 @@ def entered(name: str) -> Iterator[Birthplace]:
         os.close(inside)
 
 
-class AtHome:
+class RunOutside:
     """Calls each method of an object in the namespace where the link was made."""
 
-    def __init__(self, wrapped: object, birthplace: Birthplace) -> None:
-        self._wrapped, self._birthplace = wrapped, birthplace
+    def __init__(self, wrapped: object, outer: EnteredNamespace) -> None:
+        self._wrapped, self._outer = wrapped, outer
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._wrapped, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            with self._birthplace.at_home():
+            with self._outer.outside():
                 return method(*arguments, **named)
 
         return call
@@ -233,22 +233,22 @@ class AtHome:
 class RtNetlinkInside(RtNetlink):
     """rtnetlink(7) inside, but links are made at home, and paths of outer packets are looked up there."""
 
-    def __init__(self, birthplace: Birthplace) -> None:
-        self._birthplace = birthplace
+    def __init__(self, outer: EnteredNamespace) -> None:
+        self._outer = outer
 
     def add_wireguard_link(self, name: str) -> None:
         """`ip link add NAME netns INSIDE type wireguard`, asked at home; errno EOPNOTSUPP if unknown."""
-        with self._birthplace.at_home():
-            self.add_wireguard_link_in(name, self._birthplace.inside)
+        with self._outer.outside():
+            self.add_wireguard_link_in(name, self._outer.inside)
 
     def path(self, address: str, mark: int = 0) -> Path | None:
         """`ip route get ADDRESS [mark N]` at home, with the MTU of its link if the route has none."""
-        with self._birthplace.at_home():
+        with self._outer.outside():
             return _with_mtu(super().path(address, mark), super().links)
 
     def default_path(self) -> Path | None:
         """The first line of `ip route show default` at home, with the MTU of its link if the route has none."""
-        with self._birthplace.at_home():
+        with self._outer.outside():
             return _with_mtu(super().default_path(), super().links)
 
 
@@ -262,34 +262,34 @@ def _with_mtu(path: Path | None, links: Callable[[], list[Link]]) -> Path | None
 class ControlInside(Control):
     """The devices inside; the sockets of their daemons were made at home."""
 
-    def __init__(self, birthplace: Birthplace) -> None:
-        self._birthplace = birthplace
+    def __init__(self, outer: EnteredNamespace) -> None:
+        self._outer = outer
 
     def program(self, name: str) -> str:
         """The implementation of the device, as `Control.program` names it."""
         if self.backend(name) == "kernel":
             return "kernel"
-        with self._birthplace.at_home():
+        with self._outer.outside():
             return super().program(name)
 
 
 class UserspaceInside(Userspace):
     """Starts a daemon at home, where its UDP sockets stay, and moves its link inside."""
 
-    def __init__(self, birthplace: Birthplace, *, say: Callable[[str], object]) -> None:
+    def __init__(self, outer: EnteredNamespace, *, say: Callable[[str], object]) -> None:
         super().__init__(say=say)
-        self._birthplace = birthplace
+        self._outer = outer
 
     def start(self, program: str, name: str) -> None:
         """Start it and move its link; OperationError if home has a link of this name."""
         home = RtNetlink()
-        with self._birthplace.at_home():
+        with self._outer.outside():
             if home.link(name) is not None:
-                raise OperationError(f"`{name}' already exists outside {self._birthplace.name}", errno=errno.EEXIST)
+                raise OperationError(f"`{name}' already exists outside {self._outer.name}", errno=errno.EEXIST)
             super().start(program, name)
-            self._say(f"[#] ip link set dev {name} netns {self._birthplace.name}")
+            self._say(f"[#] ip link set dev {name} netns {self._outer.name}")
             try:
-                home.move_link(name, self._birthplace.inside)
+                home.move_link(name, self._outer.inside)
             except BaseException:
                 with suppress(OperationError):
                     home.delete_link(name)

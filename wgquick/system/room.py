@@ -18,11 +18,11 @@ class Room:
     """The namespace, kept open until `close`; OperationError if there is none, or without CAP_SYS_ADMIN."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
-        self._birthplace = netns.standing(name)
-        self._path, self._own = netns.path_of(name), os.fstat(self._birthplace.inside)
+        self._outer = netns.standing(name)
+        self._path, self._own = netns.path_of(name), os.fstat(self._outer.inside)
         try:
             with self.entered():
-                self.host = LocalHost(say, self._birthplace)
+                self.host = LocalHost(say, self._outer)
                 self.senses = Monitor(f"/etc/netns/{name}/resolv.conf")
         except BaseException:
             self.close()
@@ -31,11 +31,11 @@ class Room:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Have the calling thread in the namespace."""
-        self._birthplace.enter()
+        self._outer.enter()
         try:
             yield
         finally:
-            calls.enter_network(self._birthplace.home)
+            calls.enter_network(self._outer.home)
 
     def is_current(self) -> bool:
         """Whether the namespace still has its name."""
@@ -46,5 +46,5 @@ class Room:
 
     def close(self) -> None:
         """Close the descriptors, which keep the namespace alive."""
-        os.close(self._birthplace.home)
-        os.close(self._birthplace.inside)
+        os.close(self._outer.home)
+        os.close(self._outer.inside)

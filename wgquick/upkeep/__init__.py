@@ -1,1 +1,1 @@
-"""`wgq watch`: restores what the journals promise, and keeps the endpoints up to date."""
+"""`wgq watch`: restores what the journals record, and keeps the endpoints up to date."""

@@ -19,7 +19,7 @@ from wgquick.errors import OperationError, WgqError
 from wgquick.executor import journal
 from wgquick.executor.mending import (
     Mended,
-    Promise,
+    Recorded,
     begin_handshakes,
     change_mtu,
     fitting_mtu,
@@ -27,12 +27,12 @@ from wgquick.executor.mending import (
     is_followed,
     mend,
     missing,
-    promise,
+    recorded,
     set_endpoint,
 )
 from wgquick.lean import suppress
 from wgquick.net import QUERY_MARK
-from wgquick.plan.promise import KINDS
+from wgquick.plan.lost import KINDS
 from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
 from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.upkeep.clocks import Clocks
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from wgquick.device import Device
     from wgquick.net import Endpoint, PublicKey, SocketAddress
-    from wgquick.plan.promise import Lost
+    from wgquick.plan.lost import Lost
     from wgquick.ports import Host
 
 _TICK = 1.0
@@ -110,7 +110,7 @@ class Asked(NamedTuple):
 class _Tunnel:
     """The state of one interface since its journal was last written."""
 
-    def __init__(self, given: Promise, peers: Peers, mtu_patience: float) -> None:
+    def __init__(self, given: Recorded, peers: Peers, mtu_patience: float) -> None:
         self.given = given
         self.due: float | None = 0.0  # when to check for losses
         self.spared: frozenset[str] | None = None  # what hooks removed; None before the first check
@@ -166,7 +166,7 @@ class _Tunnel:
         self.due = at if self.due is None else min(self.due, at)
 
 
-def _names(given: Promise) -> dict[PublicKey, Endpoint]:
+def _names(given: Recorded) -> dict[PublicKey, Endpoint]:
     """The endpoints with a host name, by peer."""
     from wgquick.net import PublicKey
 
@@ -330,7 +330,7 @@ class Watcher:
     def _read(self, name: str) -> None:
         """Read an interface's changed journal, and start again with it."""
         try:
-            given = promise(name, self._host)
+            given = recorded(name, self._host)
         except WgqError:
             given = None
         if given is None:  # the interface is not up
@@ -516,7 +516,7 @@ def _endpoint(device: Device, key: PublicKey) -> SocketAddress | None:
     return next((peer.endpoint for peer in device.peers if peer.public_key == key), None)
 
 
-def _hooks_remove(given: Promise) -> bool:
+def _hooks_remove(given: Recorded) -> bool:
     """Whether the file's hooks remove things. If so, they removed what is missing at the first check."""
     if not given.record.path:
         return False
@@ -532,6 +532,6 @@ def _hooks_remove(given: Promise) -> bool:
 def check_up(names: Iterable[str], host: Host) -> None:
     """Raise WgqError if one of the interfaces is not up, or if another program brought it up."""
     for name in names:
-        if promise(name, host) is None:
+        if recorded(name, host) is None:
             what = "it has no journal: another program brought it up" if host.rtnl.link(name) else "it is not up"
             raise WgqError(what, where=name, remedy=f"Bring it up: wgq up {name}")

@@ -14,7 +14,7 @@ from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, Prefix, address_text
-from wgquick.plan import promise
+from wgquick.plan import lost
 from wgquick.plan.steps import DeleteRule, ReleaseSysctl, RemoveFirewall
 from wgquick.plan.up import SRC_VALID_MARK, Coverage, routes_automatically
 
@@ -392,54 +392,52 @@ def _hook_does(evidence: Evidence, *words: str) -> bool:
 def _mark(evidence: Evidence) -> Iterator[Cause]:
     settings, name = evidence.settings, evidence.name
     given = settings.fwmark if settings else None
-    promised = _promised_marks(evidence)
+    recorded = _recorded_marks(evidence)
     if given and given != evidence.fwmark and not _touches(evidence, "fwmark"):
         message = f"{name} has {_shown(evidence.fwmark)}, but the file has FwMark = {hex(given)}"
         yield cause("mark-differs", message, remedy=put_back(name))
-    elif not given and promised and evidence.fwmark not in promised:
-        wanted = min(promised)
+    elif not given and recorded and evidence.fwmark not in recorded:
+        wanted = min(recorded)
         facts = (f"its policy routing rule is for packets without the mark {hex(wanted)}",)
         message = f"{name} has {_shown(evidence.fwmark)}, but its full tunnel needs the mark {hex(wanted)}"
         yield cause("mark-differs", message, *facts, remedy=put_back(name))
 
 
-def _promised_marks(evidence: Evidence) -> set[int]:
+def _recorded_marks(evidence: Evidence) -> set[int]:
     """The mark of the full tunnel, from the journal, or from the rule for the table with its default route."""
-    promised = _promised_rules(evidence)
+    recorded = _recorded_rules(evidence)
     if evidence.record is None:
         routes = evidence.routes
         full = {table for table in routes if any(route.length == 0 for route in routes[table])}
-        promised = [rule for rule in evidence.rules if rule.table in full and rule.fwmark == rule.table]
-    return {rule.fwmark for rule in promised if rule.fwmark is not None}
+        recorded = [rule for rule in evidence.rules if rule.table in full and rule.fwmark == rule.table]
+    return {rule.fwmark for rule in recorded if rule.fwmark is not None}
 
 
-def promised_mark(evidence: Evidence) -> int:
+def recorded_mark(evidence: Evidence) -> int:
     """The mark that the device should have by the file or the journal; 0 if they have none."""
     given = evidence.settings.fwmark if evidence.settings else None
-    return given or min(_promised_marks(evidence), default=0)
+    return given or min(_recorded_marks(evidence), default=0)
 
 
 def _shown(mark: int) -> str:
     return f"the mark {hex(mark)}" if mark else "no mark"
 
 
-def _promised_rules(evidence: Evidence) -> list[Rule]:
+def _recorded_rules(evidence: Evidence) -> list[Rule]:
     record = evidence.record
     return [undo.rule for undo in record.undos if isinstance(undo, DeleteRule)] if record else []
 
 
 def missing_rules(evidence: Evidence) -> list[Rule]:
     """The rules of the journal that the host lacks, at any priority: a hook may have moved them."""
-    return promise.missing_rules(evidence.record.undos if evidence.record else (), evidence.rules)
+    return lost.missing_rules(evidence.record.undos if evidence.record else (), evidence.rules)
 
 
 def _rules(evidence: Evidence) -> Iterator[Cause]:
     name = evidence.name
     remedy = put_back(name)
     for rule in missing_rules(evidence):
-        yield cause(
-            "rule-missing", f"the policy routing rule `{promise.rule_text(rule)}' is missing", remedy=remedy
-        )
+        yield cause("rule-missing", f"the policy routing rule `{lost.rule_text(rule)}' is missing", remedy=remedy)
     if evidence.record is not None or not evidence.fwmark or not _automatic(evidence.settings):
         return
     for family in sorted({ip.family for peer in evidence.peers for ip in peer.allowed_ips if ip.length == 0}):
@@ -492,7 +490,7 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
 def _had_ipv6(evidence: Evidence) -> bool:
     """Whether up probably set IPv6 addresses: IPv6 is disabled only for this link, or up added IPv6 rules."""
     alone = evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "0"
-    return alone or any(rule.family == 6 for rule in _promised_rules(evidence))
+    return alone or any(rule.family == 6 for rule in _recorded_rules(evidence))
 
 
 def missing_routes(evidence: Evidence) -> list[tuple[int, Prefix]]:
@@ -515,7 +513,7 @@ def missing_routes(evidence: Evidence) -> list[tuple[int, Prefix]]:
         if ip.length:
             found += [] if covers(ip) else [(MAIN_TABLE, _prefix(ip))]
         elif not any(_prefix(ip) in routes for routes in evidence.routes.values()):
-            tables = [rule.table for rule in _promised_rules(evidence) if rule.fwmark is not None]
+            tables = [rule.table for rule in _recorded_rules(evidence) if rule.fwmark is not None]
             table = (tables or [evidence.fwmark])[0]
             found += [(table, _prefix(ip))] if table else []
     return sorted(found)
@@ -614,12 +612,12 @@ def _is_within(destination: str, ip: nets.Network) -> bool:
 def missing_firewalls(evidence: Evidence) -> list[tuple[str, int]]:
     """The firewall rules of the journal that the host lacks, as (kind, family)."""
     record = evidence.record
-    promised = [undo for undo in record.undos if isinstance(undo, RemoveFirewall)] if record else []
+    recorded = [undo for undo in record.undos if isinstance(undo, RemoveFirewall)] if record else []
     has = set(evidence.firewalls)
     kinds = {kind for kind, _ in has}
     return [
         (undo.kind, undo.family)
-        for undo in promised
+        for undo in recorded
         if not (undo.kind in kinds if undo.kind == "nft" else (undo.kind, undo.family) in has)
     ]
 
@@ -646,10 +644,10 @@ def _is_wg_quicks_full_tunnel(evidence: Evidence) -> bool:
 
 def _parameters(evidence: Evidence) -> Iterator[Cause]:
     record = evidence.record
-    promised = record is not None and any(
+    recorded = record is not None and any(
         isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK for undo in record.undos
     )
-    expected = promised or (
+    expected = recorded or (
         record is None
         and any(rule.family == 4 for rule in evidence.rules if rule.fwmark is not None and not rule.other)
         and _is_wg_quicks_full_tunnel(evidence)

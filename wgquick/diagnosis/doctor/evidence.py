@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.counters import Diagnostics
     from wgquick.device import Device, DevicePeer
-    from wgquick.diagnosis.knocks import CaptureSummary
+    from wgquick.diagnosis.senders import CaptureSummary
     from wgquick.diagnosis.signatures import Sign
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record

@@ -7,7 +7,7 @@ are left alone.
 
 from __future__ import annotations
 
-from wgquick.diagnosis.doctor.comparison import missing_addresses, missing_routes, promised_mark
+from wgquick.diagnosis.doctor.comparison import missing_addresses, missing_routes, recorded_mark
 from wgquick.errors import WgqError
 from wgquick.executor import mending
 from wgquick.executor.journal import Record
@@ -15,7 +15,7 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, AllowedIP
 from wgquick.plan.applied import Applied
 from wgquick.plan.current import LinkDns
-from wgquick.plan.promise import Lost
+from wgquick.plan.lost import Lost
 from wgquick.plan.steps import SetDns, SetFwmark, SetMtuUp, UnsetDns
 from wgquick.plan.up import Coverage
 
@@ -36,7 +36,7 @@ _KINDS = {
     "sysctl-reverted": ("sysctl",),
     "dns-replaced": ("dns",),
 }
-"""The kinds of state (`plan.promise.KINDS`) that may be lost, by the code of the cause."""
+"""The kinds of state (`plan.lost.KINDS`) that may be lost, by the code of the cause."""
 
 
 class _Run(NamedTuple):
@@ -52,7 +52,7 @@ def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Call
         return
     with host.interface_lock(evidence.name):
         kinds = {kind for code in codes for kind in _KINDS.get(code, ())}
-        found = mending.missing(_promise(evidence, codes, host), host) if kinds else ()
+        found = mending.missing(_recorded(evidence, codes, host), host) if kinds else ()
         wanted = [each for each in found if each.kind in kinds]
         if "dns-replaced" in codes and not any(each.kind == "dns" for each in wanted):
             wanted += _dns(evidence)  # another program's server comes before the tunnel's
@@ -72,15 +72,15 @@ def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:
         report(f"[!] {error.what}")
 
 
-def _promise(evidence: Evidence, codes: set[str], host: Host) -> mending.Promise:
-    """The journal's promise, with addresses, routes and DNS from the file; without a journal, the file alone."""
+def _recorded(evidence: Evidence, codes: set[str], host: Host) -> mending.Recorded:
+    """The journal's state, with addresses, routes and DNS from the file; without a journal, the file alone."""
     name = evidence.name
-    given = mending.promise(name, host)
+    given = mending.recorded(name, host)
     if given is None:
         mode = evidence.dns_mode
         undos = (UnsetDns(name, mode),) if mode not in ("", "off") else ()
         ifindex = evidence.link.ifindex if evidence.link else 0
-        given = mending.Promise(Record(name, undos=undos), None, ifindex)
+        given = mending.Recorded(Record(name, undos=undos), None, ifindex)
     applied = given.applied or Applied({}, dns=_link_dns(evidence))
     missing = missing_addresses(evidence)
     by_kernel = Coverage(missing)  # the kernel adds these routes with the addresses
@@ -113,7 +113,7 @@ def _dns(evidence: Evidence) -> Iterator[Lost]:
 
 def _of_file(evidence: Evidence, codes: set[str]) -> Iterator[Step]:
     """The device's mark, and the link's MTU if the file gives one."""
-    if "mark-differs" in codes and (mark := promised_mark(evidence)):
+    if "mark-differs" in codes and (mark := recorded_mark(evidence)):
         yield SetFwmark(evidence.name, mark)
     if "mtu-differs" in codes and evidence.settings is not None and evidence.settings.mtu is not None:
         yield SetMtuUp(evidence.name, evidence.settings.mtu)

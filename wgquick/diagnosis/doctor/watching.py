@@ -19,7 +19,7 @@ from wgquick.diagnosis.counted import counted, merged
 from wgquick.diagnosis.doctor.evidence import FRESH, Evidence, HandshakeResult, Outside, Watched, dials
 from wgquick.diagnosis.doctor.targets import targets
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
-from wgquick.diagnosis.knocks import KnockCounter
+from wgquick.diagnosis.senders import SenderCounter
 from wgquick.diagnosis.signatures import signs
 from wgquick.errors import OperationError
 from wgquick.lean import suppress
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from wgquick.diagnosis.doctor.inspector import Capture, Inspector, Prober
     from wgquick.diagnosis.doctor.targets import Target
-    from wgquick.diagnosis.knocks import CaptureSummary
+    from wgquick.diagnosis.senders import CaptureSummary
     from wgquick.diagnosis.signatures import Sign
     from wgquick.net import PublicKey, SocketAddress
     from wgquick.observations import Echo, PathMtu
@@ -374,7 +374,7 @@ class _Listener:
     def __init__(self, evidence: Evidence, device: Device, inspector: Inspector) -> None:
         self._name, self._inspector, self._device = evidence.name, inspector, device
         candidates = [key for key in (evidence.file_key,) if key is not None]
-        self._counter = KnockCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
+        self._counter = SenderCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
         self._stop = threading.Event()
         self._probes: dict[bytes, HandshakeProbe] = {}
         self._arrived: dict[bytes, tuple[str, str]] = {}

@@ -8,7 +8,7 @@ from wgquick.diagnosis.doctor.fate import by
 from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import ERROR, WARNING
-from wgquick.diagnosis.knocks import KNOWN, UNREAD
+from wgquick.diagnosis.senders import KNOWN, UNREAD
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.doctor.evidence import Evidence
-    from wgquick.diagnosis.knocks import Knock
+    from wgquick.diagnosis.senders import Sender
     from wgquick.diagnosis.signatures import Sign
 
 
@@ -39,8 +39,8 @@ def _listened(evidence: Evidence) -> Iterator[Cause]:
         message = f"there is no port to listen on: {name} is not up, and its file has no ListenPort"
         yield cause("knock-none", message, remedy=f"add ListenPort to the file, or run `wgq up {name}'")
         return
-    yield from _senders(evidence, heard.knocks if heard else ())
-    if heard is not None and not heard.knocks:
+    yield from _senders(evidence, heard.senders if heard else ())
+    if heard is not None and not heard.senders:
         message = f"nothing arrived at UDP port {port} in {evidence.listened:.0f} s"
         remedy = (
             f"at the other end, Endpoint must be this host's address and port {port}; routers and firewalls on the "
@@ -49,20 +49,20 @@ def _listened(evidence: Evidence) -> Iterator[Cause]:
         yield cause("knock-none", message, remedy=remedy)
 
 
-def _senders(evidence: Evidence, knocks: Iterable[Knock]) -> Iterator[Cause]:
+def _senders(evidence: Evidence, senders: Iterable[Sender]) -> Iterator[Cause]:
     """The peers that send handshakes, and those that send data in a session."""
     ends = {(each.endpoint.address, each.endpoint.port): each for each in evidence.peers if each.endpoint}
-    for knock in knocks:
-        times = f"{knock.times} messages ({knock.kind}) in {evidence.listened:.0f} s"
-        if knock.kind == "initiation" and knock.verdict in (KNOWN, UNREAD) and knock.admitted:
-            whose = "with this peer's key" if knock.key else "whose key cannot be read without the private key"
-            message = f"{knock.source} sends handshakes to UDP port {evidence.listen_port} {whose}"
-            yield cause("knock-known", message, f"{times}, {knock.answered} answered", peer=knock.key)
-        elif knock.kind in ("data", "keepalive"):
-            sender = ends.get((knock.source.address, knock.source.port))
-            if sender is not None:
-                message = f"{knock.source} sends data to UDP port {evidence.listen_port} in a session"
-                yield cause("knock-known", message, times, peer=sender.public_key)
+    for sender in senders:
+        times = f"{sender.times} messages ({sender.kind}) in {evidence.listened:.0f} s"
+        if sender.kind == "initiation" and sender.verdict in (KNOWN, UNREAD) and sender.admitted:
+            whose = "with this peer's key" if sender.key else "whose key cannot be read without the private key"
+            message = f"{sender.source} sends handshakes to UDP port {evidence.listen_port} {whose}"
+            yield cause("knock-known", message, f"{times}, {sender.answered} answered", peer=sender.key)
+        elif sender.kind in ("data", "keepalive"):
+            peer = ends.get((sender.source.address, sender.source.port))
+            if peer is not None:
+                message = f"{sender.source} sends data to UDP port {evidence.listen_port} in a session"
+                yield cause("knock-known", message, times, peer=peer.public_key)
 
 
 _ON_THE_WAY = frozenset({"endpoint-refuses", "endpoint-unreachable", "output-blocked"})

@@ -300,7 +300,7 @@ def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -
 
     if not all(each.recv(1) for _, each in hosts):
         return  # the host has reported the reason
-    network.lay_cables(layout, [process for process, _ in hosts])
+    network.connect_hosts(layout, [process for process, _ in hosts])
     for _, each in hosts:
         each.sendall(b"c")
     if not all(each.recv(1) for _, each in hosts):
@@ -337,6 +337,6 @@ def _be(number: int, host: Host, layout: Layout, asked: socket.socket, router: s
     router.sendall(b"n")
     if not router.recv(1):
         return
-    network.furnish(host)
+    network.set_up(host)
     router.sendall(b"f")
     process.attend(host, asked)

@@ -86,7 +86,7 @@ def _kernel(what: str) -> Iterator[Any]:
         raise OSError(refusal.code, f"{what}: {refusal.args[1]}") from None
 
 
-def lay_cables(layout: Layout, processes: Sequence[int]) -> None:
+def connect_hosts(layout: Layout, processes: Sequence[int]) -> None:
     """In the router's namespace: add a cable for each link of each host; `processes` are the hosts' process IDs."""
     set_parameters(router=True)
     if 4 not in forwards():
@@ -152,7 +152,7 @@ def _route_to(kernel: Any, address: Prefix, host: int, **more: int) -> None:
     kernel.route("replace", dst=str(address), family=_FAMILIES[address.family], oif=link, **more)
 
 
-def furnish(host: Host) -> None:
+def set_up(host: Host) -> None:
     """In a host's namespace: add its links, addresses and default routes to the existing cables."""
     with _kernel(f"the links of {host.name}") as kernel:
         _up(kernel, "lo")

@@ -113,7 +113,7 @@ def resolved_now(
     return found | {endpoint: answer[0] for endpoint, answer in answers.items() if answer}
 
 
-def leading(
+def name_matcher(
     endpoints: Iterable[Endpoint],
     *,
     patience: float = _SAVE_PATIENCE,
@@ -127,13 +127,13 @@ def leading(
     names = [endpoint for endpoint in dict.fromkeys(endpoints) if _numeric(endpoint) is None]
     answers = _answers(names, patience, getaddrinfo) if names else {}
 
-    def leads_to(endpoint: Endpoint, address: SocketAddress) -> bool:
+    def resolves_to(endpoint: Endpoint, address: SocketAddress) -> bool:
         numeric = _numeric(endpoint)
         if numeric is not None:
             return numeric == address
         return endpoint not in answers or address in answers[endpoint]
 
-    return leads_to
+    return resolves_to
 
 
 def _answers(

@@ -1,4 +1,4 @@
-"""Knocks: initiations as their receiver reads them, counted by sender and verdict."""
+"""Senders: initiations as their receiver reads them, counted by sender and verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.keys import secret
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram, IcmpError, kind_of
 from wgquick.diagnosis.initiation import Addressee, Reader
 from wgquick.diagnosis.keys import public_key_of
-from wgquick.diagnosis.knocks import FORGED, KNOWN, UNKNOWN_KEY, UNREAD, WRONG_KEY, Knock, KnockCounter
+from wgquick.diagnosis.senders import FORGED, KNOWN, UNKNOWN_KEY, UNREAD, WRONG_KEY, Sender, SenderCounter
 from wgquick.net import PublicKey, SocketAddress
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def left(payload: bytes, destination: SocketAddress = THERE) -> Datagram:
     return Datagram(time.time(), SENT, "eth0", HERE, destination, len(payload), payload[:148])
 
 
-def only(counter: KnockCounter) -> Knock:
-    (knock,) = counter.result(HERE.port, 1.0).knocks
-    return knock
+def only(counter: SenderCounter) -> Sender:
+    (sender,) = counter.result(HERE.port, 1.0).senders
+    return sender
 
 
 def test_an_initiation_shows_its_sender_and_clock(ours: SecretKey, theirs: SecretKey) -> None:
@@ -109,11 +109,11 @@ def test_reserved_bits_in_the_type_make_a_message_invalid() -> None:
 
 
 def test_an_unknown_key_is_listed_with_its_address(ours: SecretKey, theirs: SecretKey) -> None:
-    counter = KnockCounter(ours)
+    counter = SenderCounter(ours)
     for index in range(3):
         counter.take(arrived(initiation(theirs, ours, index)))
-    knock = only(counter)
-    assert (knock.verdict, knock.key, knock.source, knock.times) == (
+    sender = only(counter)
+    assert (sender.verdict, sender.key, sender.source, sender.times) == (
         UNKNOWN_KEY,
         public_key_of(theirs),
         THERE,
@@ -122,7 +122,7 @@ def test_an_unknown_key_is_listed_with_its_address(ours: SecretKey, theirs: Secr
 
 
 def test_an_initiation_is_answered_once_its_response_leaves(ours: SecretKey, theirs: SecretKey) -> None:
-    counter = KnockCounter(ours, [public_key_of(theirs)])
+    counter = SenderCounter(ours, [public_key_of(theirs)])
     answered, unanswered = (initiation(theirs, ours, index) for index in (1, 2))
     counter.take(arrived(answered))
     counter.take(arrived(answered, stage=ADMITTED))
@@ -130,14 +130,14 @@ def test_an_initiation_is_answered_once_its_response_leaves(ours: SecretKey, the
     response, _ = static(ours, theirs).respond(answered, 9)
     counter.take(left(response, ELSEWHERE))
     counter.take(left(response, ELSEWHERE))
-    knock = only(counter)
-    assert (knock.verdict, knock.times, knock.admitted, knock.answered) == (KNOWN, 2, 1, 1)
+    sender = only(counter)
+    assert (sender.verdict, sender.times, sender.admitted, sender.answered) == (KNOWN, 2, 1, 1)
     (sent,) = counter.result(1, 1.0).sent
     assert (sent.kind, sent.destination, sent.times) == ("response", ELSEWHERE, 1)
 
 
 def test_the_firewalls_copy_of_a_message_may_come_first(ours: SecretKey, theirs: SecretKey) -> None:
-    counter, message = KnockCounter(ours, [public_key_of(theirs)]), initiation(theirs, ours)
+    counter, message = SenderCounter(ours, [public_key_of(theirs)]), initiation(theirs, ours)
     counter.take(arrived(message, stage=ADMITTED)._replace(link=""))
     assert (only(counter).times, only(counter).admitted, only(counter).link) == (1, 1, "")
     counter.take(arrived(message))
@@ -146,49 +146,49 @@ def test_the_firewalls_copy_of_a_message_may_come_first(ours: SecretKey, theirs:
 
 def test_a_message_for_another_key_names_the_candidate(ours: SecretKey, theirs: SecretKey) -> None:
     other = secret()
-    counter = KnockCounter(ours, [public_key_of(theirs)], [public_key_of(other)])
+    counter = SenderCounter(ours, [public_key_of(theirs)], [public_key_of(other)])
     counter.take(arrived(initiation(theirs, other)))
     assert (only(counter).verdict, only(counter).addressed_to) == (WRONG_KEY, public_key_of(other))
-    counter = KnockCounter(ours)
+    counter = SenderCounter(ours)
     counter.take(arrived(initiation(theirs, other)))
     assert (only(counter).verdict, only(counter).addressed_to, only(counter).key) == (WRONG_KEY, None, None)
 
 
 def test_a_clock_that_is_behind_or_goes_back_is_reported(ours: SecretKey, theirs: SecretKey) -> None:
-    counter, now = KnockCounter(ours, [public_key_of(theirs)]), time.time()
+    counter, now = SenderCounter(ours, [public_key_of(theirs)]), time.time()
     counter.take(arrived(initiation(theirs, ours, 1, now)))
     assert not only(counter).went_back
     counter.take(arrived(initiation(theirs, ours, 2, now - 86400)))
-    knock = only(counter)
-    assert knock.went_back
-    assert knock.clock_ahead == pytest.approx(-86400, abs=60)
+    sender = only(counter)
+    assert sender.went_back
+    assert sender.clock_ahead == pytest.approx(-86400, abs=60)
 
 
 def test_a_forged_initiation_names_no_key(ours: SecretKey) -> None:
-    counter = KnockCounter(ours)
+    counter = SenderCounter(ours)
     counter.take(arrived(forged(str(public_key_of(ours)))))
     assert (only(counter).verdict, only(counter).key) == (FORGED, None)
 
 
 def test_initiations_are_unread_without_the_private_key(ours: SecretKey, theirs: SecretKey) -> None:
-    counter = KnockCounter(None)
+    counter = SenderCounter(None)
     counter.take(arrived(initiation(theirs, ours)))
     assert only(counter).verdict == UNREAD
 
 
 def test_a_response_is_solicited_if_it_answers_an_initiation(ours: SecretKey, theirs: SecretKey) -> None:
-    counter = KnockCounter(ours, [public_key_of(theirs)])
+    counter = SenderCounter(ours, [public_key_of(theirs)])
     begun = static(ours, theirs).initiate(77)
     response, _ = static(theirs, ours).respond(begun.message, 78)
     counter.take(left(begun.message))
     counter.take(arrived(response))
     counter.take(arrived(response[:8] + b"\1\1\1\1" + response[12:], ELSEWHERE))
-    by_source = {knock.source: knock.solicited for knock in counter.result(1, 1.0).knocks}
+    by_source = {sender.source: sender.solicited for sender in counter.result(1, 1.0).senders}
     assert by_source == {THERE: 1, ELSEWHERE: 0}
 
 
 def test_a_flood_leaves_memory_bounded_and_the_peers_row(ours: SecretKey, theirs: SecretKey) -> None:
-    counter, public = KnockCounter(ours, [public_key_of(theirs)]), str(public_key_of(ours))
+    counter, public = SenderCounter(ours, [public_key_of(theirs)]), str(public_key_of(ours))
     counter.take(arrived(initiation(theirs, ours, 1)))
     start = time.time()
     for number in range(20_000):
@@ -197,14 +197,14 @@ def test_a_flood_leaves_memory_bounded_and_the_peers_row(ours: SecretKey, theirs
         counter.take(Datagram(start, ARRIVED, "eth0", source, HERE, 148, payload))
     counter.take(arrived(initiation(theirs, ours, 2))._replace(at=start + 5))
     heard = counter.result(1, 1.0)
-    assert {(knock.verdict, knock.times) for knock in heard.knocks} >= {(KNOWN, 2)}
-    assert len(heard.knocks) < 250
+    assert {(sender.verdict, sender.times) for sender in heard.senders} >= {(KNOWN, 2)}
+    assert len(heard.senders) < 250
     assert heard.others > 19_000
 
 
 def test_icmp_errors_are_counted_with_the_smallest_mtu() -> None:
     """One row for each meaning, endpoint and sender."""
-    counter = KnockCounter(None)
+    counter = SenderCounter(None)
     for mtu in (1400, 1300, 1350):
         counter.take(IcmpError(1.0, "eth0", "192.0.2.254", THERE, "too-big", mtu))
     counter.take(IcmpError(1.0, "eth0", "192.0.2.2", THERE, "port-unreachable"))
@@ -214,7 +214,7 @@ def test_icmp_errors_are_counted_with_the_smallest_mtu() -> None:
 
 
 def test_results_show_no_private_key(ours: SecretKey, theirs: SecretKey) -> None:
-    counter = KnockCounter(ours, [PublicKey(os.urandom(32))])
+    counter = SenderCounter(ours, [PublicKey(os.urandom(32))])
     counter.take(arrived(initiation(theirs, ours)))
     assert ours.reveal() not in repr(counter.result(1, 1.0))
     assert theirs.reveal() not in repr(counter.result(1, 1.0))

@@ -80,25 +80,25 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
     """
     if now.link is None or not now.link.up or now.device is None:
         return ()
-    promised = tuple(undos)
+    recorded = tuple(undos)
     if applied is None:
-        return (*_rules(promised, now), *_sysctl(promised, now), *_extras(promised, now, extras))
+        return (*_rules(recorded, now), *_sysctl(recorded, now), *_extras(recorded, now, extras))
     return (
         *_addresses(applied, now),
-        *_dns(promised, applied, now),
-        *_rules(promised, now),
+        *_dns(recorded, applied, now),
+        *_rules(recorded, now),
         *_routes(applied, now),
-        *_sysctl(promised, now),
+        *_sysctl(recorded, now),
         *_firewall(applied, now),
-        *_extras(promised, now, extras, applied),
+        *_extras(recorded, now, extras, applied),
     )
 
 
-def missing_rules(promised: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]:
+def missing_rules(recorded: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]:
     """The journal's rules that the host lacks. A rule may have another preference, as a hook may have moved it."""
     present = tuple(rules)
     found = []
-    for undo in promised:
+    for undo in recorded:
         if not isinstance(undo, DeleteRule) or undo.rule in present:
             continue
         same = any(each == undo.rule._replace(priority=each.priority) for each in present)
@@ -115,18 +115,18 @@ def _addresses(applied: Applied, now: Current) -> Iterator[Lost]:
             yield Lost("address", str(prefix), step)
 
 
-def _dns(promised: tuple[Undo, ...], applied: Applied, now: Current) -> Iterator[Lost]:
+def _dns(recorded: tuple[Undo, ...], applied: Applied, now: Current) -> Iterator[Lost]:
     """The DNS counts as lost if none of the tunnel's servers is among the link's servers."""
     dns = applied.dns
-    if dns.mode == "off" or not dns.servers or not any(isinstance(undo, UnsetDns) for undo in promised):
+    if dns.mode == "off" or not dns.servers or not any(isinstance(undo, UnsetDns) for undo in recorded):
         return
     if now.dns.mode == dns.mode and not set(dns.servers) & set(now.dns.servers):
         step = SetDns(now.name, dns.mode, dns.servers, dns.search, bool(dns.full_tunnel))
         yield Lost("dns", ", ".join(dns.servers), step)
 
 
-def _rules(promised: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
-    for rule in missing_rules(promised, now.rules):
+def _rules(recorded: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
+    for rule in missing_rules(recorded, now.rules):
         yield Lost("rule", rule_text(rule), AddRule(rule))
 
 
@@ -146,8 +146,8 @@ def _routes(applied: Applied, now: Current) -> Iterator[Lost]:
             yield Lost("route", text, AddRoute(Route(prefix, now.name, table), word))
 
 
-def _sysctl(promised: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
-    keeps = any(isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK for undo in promised)
+def _sysctl(recorded: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
+    keeps = any(isinstance(undo, ReleaseSysctl) and undo.key == SRC_VALID_MARK for undo in recorded)
     if keeps and now.src_valid_mark == "0":
         yield Lost("sysctl", f"{SRC_VALID_MARK}=1", SetSysctl(SRC_VALID_MARK, "1", "0"))
 
@@ -170,10 +170,10 @@ def _excluded(extras: Iterable[str]) -> Iterator[Prefix]:
 
 
 def guard(
-    promised: Iterable[Undo], extras: Iterable[str], device: Device, endpoints: tuple[tuple[Prefix, int], ...]
+    recorded: Iterable[Undo], extras: Iterable[str], device: Device, endpoints: tuple[tuple[Prefix, int], ...]
 ) -> Guard:
     """The kill switch that a journal's undos and settings describe, with these endpoints."""
-    undos = tuple(promised)
+    undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
     networks = traffic.without_nested((*throws, *_excluded(extras)))
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos)
@@ -181,18 +181,18 @@ def guard(
 
 
 def _extras(
-    promised: tuple[Undo, ...], now: Current, extras: Extras, applied: Applied | None = None
+    recorded: tuple[Undo, ...], now: Current, extras: Extras, applied: Applied | None = None
 ) -> Iterator[Lost]:
     """The lost state of wgq's own settings; the kill switch is rebuilt from the journal."""
     mark = now.device.fwmark if now.device else 0
-    throws = {(Prefix.parse(undo.destination), undo.table) for undo in promised if isinstance(undo, DeleteThrow)}
+    throws = {(Prefix.parse(undo.destination), undo.table) for undo in recorded if isinstance(undo, DeleteThrow)}
     for prefix, table in sorted(throws - extras.throws):
         yield Lost("route", f"throw {prefix} table {table}", AddThrow(prefix, table))
-    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in promised)
-    guards = [undo for undo in promised if isinstance(undo, RemoveGuard)]
+    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in recorded)
+    guards = [undo for undo in recorded if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded and now.device:
         own = (applied.extras or ()) if applied else ()
-        wanted = guard(promised, own, now.device, extras.endpoints)
+        wanted = guard(recorded, own, now.device, extras.endpoints)
         yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:
         yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

@@ -43,7 +43,7 @@ _CHECKED = 16
 """For how many messages with another key the owner of that key is searched."""
 
 
-class Knock(NamedTuple):
+class Sender(NamedTuple):
     """The messages of one kind, from one address, with one verdict; `kind` is Datagram's.
 
     `link` is "" if the messages were seen only behind the firewall: they arrived at another port, and this host's
@@ -108,14 +108,14 @@ class CaptureSummary(NamedTuple):
     port: int
     seconds: float
     ended: float
-    knocks: tuple[Knock, ...] = ()
+    senders: tuple[Sender, ...] = ()
     sent: tuple[Sent, ...] = ()
     icmp_errors: tuple[IcmpErrors, ...] = ()
     others: int = 0
     dropped: int = 0
 
 
-class KnockCounter:
+class SenderCounter:
     """Counts the datagrams of a capture, one by one.
 
     `private` is the device's private key, None if unknown. `peers` are the public keys of its peers. `candidates`
@@ -130,7 +130,7 @@ class KnockCounter:
         self._peers = frozenset(peers)
         wanted = dict.fromkeys((*candidates, *self._peers))
         self._candidates = [(key, Addressee(key)) for key in list(wanted)[:_CANDIDATES_TRIED]]
-        self._rows: dict[tuple[object, ...], Knock] = {}
+        self._rows: dict[tuple[object, ...], Sender] = {}
         self._sizes: dict[str, int] = {}
         self._sent: dict[tuple[str, SocketAddress], Sent] = {}
         self._complaints: dict[tuple[str, SocketAddress, str], IcmpErrors] = {}
@@ -167,7 +167,7 @@ class KnockCounter:
         )
 
     def _arrived(self, kind: str, heard: Datagram) -> tuple[object, ...] | None:
-        blank = Knock(kind, heard.source, heard.link, first=heard.at)
+        blank = Sender(kind, heard.source, heard.link, first=heard.at)
         if kind == "initiation":
             blank = self._judged(blank, heard)
         place = (kind, heard.source, blank.verdict, blank.key)
@@ -191,7 +191,7 @@ class KnockCounter:
             _remember(self._waiting, heard.payload[4:8], place)
         return place
 
-    def _judged(self, blank: Knock, heard: Datagram) -> Knock:
+    def _judged(self, blank: Sender, heard: Datagram) -> Sender:
         """The row with the verdict on an initiation and the sender's key."""
         if self._reader is None or self._ours is None:
             return blank._replace(verdict=UNREAD)
