@@ -179,7 +179,14 @@ class _Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        return max(cell_len(self.title), *map(cell_len, self.cells))
+        measure = len if "".join(self.cells).isascii() else cell_len
+        return max(cell_len(self.title), *map(measure, self.cells))
+
+    def fitted(self, width: int) -> list[str]:
+        """The cells with this width; in the usual case without a call for each, as there may be 10,000 peers."""
+        if self.width > width or not "".join(self.cells).isascii():
+            return [_cell(each, width, self.right) for each in self.cells]
+        return [each.rjust(width) if self.right else each.ljust(width) for each in self.cells]
 
 
 def _table(peers: Sequence[PeerStatus], paint: Paint, width: int) -> Iterator[str]:
@@ -188,8 +195,9 @@ def _table(peers: Sequence[PeerStatus], paint: Paint, width: int) -> Iterator[st
     gap = " " * _GAP
     titles = gap.join(_cell(column.title, size, column.right) for column, size in zip(columns, widths, strict=True))
     yield paint("dim", f"{gap}{titles}".rstrip())
-    for at, peer in enumerate(peers):
-        cells = [_cell(each.cells[at], size, each.right) for each, size in zip(columns, widths, strict=True)]
+    fitted = zip(*(column.fitted(size) for column, size in zip(columns, widths, strict=True)), strict=True)
+    for at, (peer, row) in enumerate(zip(peers, fitted, strict=True)):
+        cells = [*row]
         if len(columns[-1].cells[at]) > widths[-1]:
             cells[-1] = _short_endpoint(columns[-1].cells[at], widths[-1])
         style = _STYLES[peer.state]

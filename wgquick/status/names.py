@@ -42,6 +42,7 @@ _OTHER = re.compile(
 )
 _KEY = re.compile(r"[A-Za-z0-9+/]{42}")
 _DISABLED = re.compile(r"#\s*\[disabled\]\s*", re.IGNORECASE)
+_PUBLIC = frozenset({"Pu", "PU", "pu", "pU"})
 _PEER, _PUBLIC_KEY = "[peer]", re.compile(r"publickey\s*=\s*([^\s#]+)", re.IGNORECASE)
 
 
@@ -61,7 +62,7 @@ def names(document: Document) -> Names:
             reader.comment(row)
         elif first == "[":
             reader.header(row, cleaned)
-        elif reader.above or first in ("P", "p"):  # a file may have 50,000 other lines
+        elif reader.above or cleaned[:2] in _PUBLIC:  # a file may have 50,000 other lines
             reader.other(row, cleaned)
     return reader.result()
 
@@ -183,7 +184,8 @@ class _Reader:
             self._flush()
         if self._section is not None and cleaned[:10].lower() == "publickey=":
             self._section.key = cleaned.partition("#")[0][10:]
-            self._section.on_key = self._inline(row, cleaned)
+            if "#" in cleaned:
+                self._section.on_key = self._inline(row, cleaned)
 
     def _inline(self, row: int, cleaned: str) -> list[_Comment]:
         """The comment at the end of a line."""
