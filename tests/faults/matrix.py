@@ -196,6 +196,7 @@ HERE = (
          here=edited(CLIENT, ("AllowedIPs = 10.66.0.0/24\n", ""))),
     Case("AllowedIPs lack the tunnel's own network", "tunnel-net-unclaimed", wants="",
          says="own network, 10.66.0.0/24", here=routing("192.168.5.0/24")),
+    Case("AllowedIPs have this end's own address", "tunnel-net-unclaimed", wants="", here=routing("10.66.0.2/32")),
     Case("the private key was removed", "key-missing", after_here="wg set wg0 private-key /dev/null"),
     Case("the file has a new key", "key-differs",
          after_here="sed -i 's|^PrivateKey.*|PrivateKey = @other_secret@|' /etc/wireguard/wg0.conf"),
@@ -263,6 +264,10 @@ HERE = (
          after_here="echo nameserver 192.0.2.53 >/etc/resolv.conf"),
     Case("nobody answers at the DNS server", "dns-silent", here=DNS,
          options=Options(backend="userspace", dns="file")),
+    Case("the DNS server is not in AllowedIPs", "dns-silent", here=interface(CLIENT, "DNS = 10.77.0.53"),
+         says="no peer's AllowedIPs has 10.77.0.53", options=Options(backend="userspace", dns="file")),
+    Case("a rule for the tunnel's address leads elsewhere", "route-shadowed", says="packets from 10.66.0.2",
+         after_here="ip rule add pref 10 from 10.66.0.2 lookup 99; ip route add default via 192.0.2.1 table 99"),
     Case("the clock is behind", "clock-wrong", after_here="touch -d '+3 days' /etc/wireguard/wg0.conf"),
     Case("two interfaces have one key", "one-key-two-places", after_here="@up@ copy"),
 )  # fmt: skip
@@ -379,6 +384,8 @@ INSIDE = (
     Case("legacy iptables drops what goes in", "output-blocked",
          says="the rule `-A OUTPUT -o wg0 -j DROP' in chain OUTPUT of table filter (iptables-legacy)",
          after_here="iptables-legacy -A OUTPUT -o wg0 -j DROP"),
+    Case("ip6tables drops what comes out", "input-blocked", here=FULL, there=FULL_SERVER,
+         says="in chain INPUT of table ip6 filter", after_here="ip6tables -A INPUT -i wg0 -j DROP"),
     Case("the own firewall drops what goes in", "output-blocked",
          after_here=NFT_OUT + "nft add rule inet guard out oifname wg0 drop"),
     Case("rp_filter drops what comes out", "rp-filter", wants="",
@@ -451,6 +458,8 @@ SERVERS = (
          pings="198.18.0.77", says="-o ens3 -j MASQUERADE", there=interface(
              FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1; iptables -A FORWARD -i %i -j ACCEPT; "
              "iptables -t nat -A POSTROUTING -o ens3 -j MASQUERADE")),
+    Case("the server has no route to the client", "route-missing", at="there", wants="", pings="10.66.0.1",
+         there=interface(edited(SERVER, ("10.66.0.1/24", "10.66.0.1/32")), "Table = off")),
     Case("the network behind a client has no route back", "route-missing", at="there",
          pings="-I 10.20.0.1 10.66.0.1",
          there=interface(edited(SERVER, ("2/32", "2/32, 10.20.0.0/16")), "Table = off"),

@@ -60,6 +60,7 @@ _DNS_PORT = 53
 _RECURSIVE, _NS, _IN = 0x0100, 2, 1  # the flag RD, the type and the class (RFC 1035)
 _PROGRAM_PATIENCE = 6.0  # seconds; a program may take half of what is left
 _SETTLED = 0.1
+_OTHER_FAMILY = 0.2  # seconds for answers of the other family
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
 _TAPPED = 400  # packets per read; a busy tunnel is only sampled
@@ -252,7 +253,7 @@ class Tap:
                 packet, address = self._socket.recvfrom(64)  # type: ignore[union-attr]
             except OSError:
                 break
-            if len(packet) >= 28:
+            if len(packet) >= 28 and not (address[2] == _OUTGOING and _is_probe(packet)):
                 self._note(packet, is_out=address[2] == _OUTGOING)
         return Arrivals(frozenset(self._replies), frozenset(self._destinations), frozenset(self._returned))
 
@@ -272,6 +273,15 @@ class Tap:
         pairs = self._returned if is_out else self._destinations
         if len(pairs) < _TAPPED:
             pairs.add((source, destination))
+
+
+def _is_probe(packet: bytes) -> bool:
+    """Whether an IP packet may be one of doctor's own: an echo request, or for one of its ports."""
+    is_six = packet[0] >> 4 == 6
+    protocol, start = (packet[6], 40) if is_six else (packet[9], (packet[0] & 15) * 4)
+    if protocol in (1, 58):
+        return packet[start : start + 1] in (b"\x08", b"\x80")
+    return int.from_bytes(packet[start + 2 : start + 4], "big") in (_UDP_PORT, _TCP_PORT)
 
 
 class Prober:
@@ -318,6 +328,8 @@ class Prober:
                         self._echo(echoes, each)
                 self._await(echoes, sockets, answered, min(0.1, deadline - now))
                 self._tap.look()
+            if {":" in each for each in addresses} != {":" in each for each in answered}:
+                self._await(echoes, sockets, answered, _OTHER_FAMILY)
             came = self._tap.look().replies
             if not came <= answered.keys():  # an answer may not have reached the socket yet
                 self._await(echoes, sockets, answered, _SETTLED)

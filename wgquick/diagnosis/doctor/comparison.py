@@ -177,7 +177,8 @@ def _unclaimed(evidence: Evidence) -> Iterator[Cause]:
     for own in evidence.addresses:
         if nets.is_single(own) or nets.is_link_local(own) or not any(peer.allowed_ips for peer in evidence.peers):
             continue
-        every = (ip for peer in evidence.peers for ip in peer.allowed_ips)
+        every = [ip for peer in evidence.peers for ip in peer.allowed_ips]
+        every = [ip for ip in every if not (nets.is_single(ip) and ip.address == own.address)]
         if not any(nets.contains(ip, own) or nets.contains(own, ip) for ip in every):
             message = f"no peer's AllowedIPs has an address of {evidence.name}'s own network, {nets.whole(own)}"
             fact = "sending to it fails: Required key not available"
@@ -545,6 +546,8 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
         for ip in intended_networks(evidence, peer):
             address = address_text(sample(ip))
             way = evidence.ways.get(address)
+            if way is not None and way.link == name and (other := evidence.ways_from.get(address)) is not None:
+                yield from _by_source(evidence, peer.public_key, address, other)
             if way is None or way.link == name or way.kind == "local" or address in ends:
                 continue
             if not way.link:
@@ -564,6 +567,21 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
                 remedy = f"remove that rule (ip -{family} rule del pref {rule}), or remove {ip} from AllowedIPs"
             yield cause("route-shadowed", message, *facts, remedy=remedy, peer=peer.public_key)
             break
+
+
+def _by_source(evidence: Evidence, key: PublicKey, address: str, way: Way) -> Iterator[Cause]:
+    """A policy routing rule for the tunnel's own address sends its packets elsewhere."""
+    if way.link in ("", evidence.name) or way.kind != "unicast":
+        return
+    own = next(address_text(each.address) for each in evidence.addresses if _is_like(each, address))
+    facts = (f"`ip route get {address} from {own}': dev {way.link}, by the route {way.destination}",)
+    message = f"packets from {own} to {address} go to {way.link}, not to {evidence.name}, by a rule for that source"
+    remedy = f"see `ip rule', and remove the rule for {own}, or give it a higher preference number"
+    yield cause("route-shadowed", message, *facts, remedy=remedy, peer=key)
+
+
+def _is_like(prefix: Prefix, address: str) -> bool:
+    return (prefix.family == 6) == (":" in address) and not nets.is_link_local(prefix)
 
 
 _REFUSED = {

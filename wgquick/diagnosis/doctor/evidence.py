@@ -89,8 +89,10 @@ class Watched(NamedTuple):
 
     @property
     def came(self) -> tuple[str, ...]:
-        """The probed addresses with answers that arrived but did not reach the socket."""
-        return tuple(echo.address for echo in self.echoes if echo.came and not echo.answered)
+        """The probed addresses with answers that arrived but did not reach the socket, by family."""
+        works = {":" in echo.address for echo in self.echoes if echo.answered}
+        lost = (echo.address for echo in self.echoes if echo.came and not echo.answered)
+        return tuple(each for each in lost if (":" in each) not in works)
 
     @property
     def has_data(self) -> bool:
@@ -122,7 +124,8 @@ class Watched(NamedTuple):
 class Evidence(NamedTuple):
     """Everything that is known about one interface.
 
-    `routes` are the routes through the link, by table. `ways` are the kernel's routes to addresses in AllowedIPs.
+    `routes` are the routes through the link, by table. `ways` are the kernel's routes to addresses in AllowedIPs,
+    and `ways_from` those from the link's own address.
     `resolved` has the addresses of each endpoint given by name, None if it does not resolve. `local` are all
     addresses of the host. `counted` are the daemon's counters, None if it has none; `counted_before` are those
     before the watching. `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if
@@ -162,6 +165,7 @@ class Evidence(NamedTuple):
     is_unread: bool = False
     parameters: Mapping[str, str | None] = {}
     ways: Mapping[str, Way] = {}
+    ways_from: Mapping[str, Way] = {}
     resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None] = {}
     port: PortState = PortState()
     outside: Mapping[PublicKey, Outside] = {}

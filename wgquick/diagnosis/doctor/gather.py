@@ -347,10 +347,14 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
         *((_text(peer.endpoint), device.fwmark, "") for peer in ends),
         *((_text(peer.endpoint), device.fwmark if marked else 0, "") for peer in ends),
     ]
+    own = {each.family: address_text(each.address) for each in evidence.addresses if not nets.is_link_local(each)}
+    sourced = [each for each in inside if (6 if ":" in each else 4) in own]
+    from_own = inspector.ways((each, 0, own[6 if ":" in each else 4]) for each in sourced)
     found = inspector.ways(asked)
     out, back = found[len(inside) : len(inside) + len(ends)], found[len(inside) + len(ends) :]
     return evidence._replace(
         ways=dict(zip(inside, found, strict=False)),
+        ways_from=dict(zip(sourced, from_own, strict=True)),
         outside={
             peer.public_key: Outside(way, back=other) for peer, way, other in zip(ends, out, back, strict=True)
         },

@@ -64,7 +64,7 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
             remedy = f"allow {name} in the output chains: see `nft list ruleset' and `iptables -S OUTPUT'"
             yield cause("output-blocked", message, fact, remedy=remedy, peer=key)
             return
-    if not watched.came or watched.answers:
+    if not watched.came:
         return
     address = watched.came[0]
     way = evidence.ways.get(address)
@@ -191,11 +191,16 @@ def _silent_servers(evidence: Evidence) -> Iterator[Cause]:
     if silent := [server for server, has_answered in evidence.asked_servers.items() if not has_answered]:
         what = "DNS servers" if len(silent) > 1 else "DNS server"
         message = f"the tunnel works, but its {what} {listed(silent)} did not answer a query: names do not resolve"
+        every = [ip for peer in evidence.peers for ip in peer.allowed_ips]
+        beside = [
+            each for each in silent if not any(nets.contains(ip, nets.host(pack_address(each))) for ip in every)
+        ]
+        facts = [f"no peer's AllowedIPs has {listed(beside)}"] if beside else []
         remedy = (
             f"see that a resolver runs at {silent[0]} and accepts queries from the tunnel, or write another server "
             "into DNS"
         )
-        yield cause("dns-silent", message, remedy=remedy, confidence=LIKELY)
+        yield cause("dns-silent", message, *facts, remedy=remedy, confidence=LIKELY)
 
 
 def _forwarding(evidence: Evidence) -> Iterator[Cause]:
@@ -276,8 +281,9 @@ def _is_answered(evidence: Evidence, source: str) -> bool:
 
 def _no_way_back(evidence: Evidence) -> Iterator[Cause]:
     """Packets come out of the tunnel whose answers take another link. Only without automatic routes is that new."""
+    dropped = {address for watched in evidence.watched.values() for address in watched.came}
     for source, target in sorted(evidence.came_out):
-        way = evidence.ways.get(source)
+        way = None if source in dropped else evidence.ways.get(source)
         if way is None or way.link in ("", evidence.name) or way.kind != "unicast":
             continue
         if any(destination == source for _, destination in evidence.went_in) or nets.is_on_link(

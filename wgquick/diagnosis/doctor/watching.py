@@ -235,7 +235,8 @@ class _Run:
         servers = [
             server
             for server in (settings.dns if settings else ())[:_SERVERS]
-            if any(nets.contains(ip, nets.host(pack_address(server))) for peer in peers for ip in peer.allowed_ips)
+            if nets.is_private(packed := pack_address(server))
+            or any(nets.contains(ip, nets.host(packed)) for peer in peers for ip in peer.allowed_ips)
         ]
         if (
             servers
