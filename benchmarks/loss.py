@@ -187,16 +187,16 @@ def outcomes(tool: Tool, changes: Iterable[Change], *, kernel: bool) -> Iterator
             if echo.stdout is None:
                 raise SystemExit("there is no pipe")
             echo.stdout.readline()
-            for change in changes:
-                if tool.start and "PostUp" in change.after:
-                    continue  # a network manager has no such line
-                try:
-                    outcome = str(tried(change, tool, near, far, environment))
-                except (AssertionError, subprocess.TimeoutExpired) as error:
-                    outcome = f"failed: {str(error)[-500:]}"
-                yield change.name, outcome
-                _run(near, tool.down, environment)
-            echo.kill()
+            try:
+                for change in changes:
+                    if tool.start and "PostUp" in change.after:
+                        continue  # a network manager has no such line
+                    yield change.name, str(tried(change, tool, near, far, environment))
+                    _run(near, tool.down, environment)
+            except AssertionError as error:  # the program does not work any more
+                print(error, file=sys.stderr)
+            finally:
+                echo.kill()
 
 
 def tried(change: Change, tool: Tool, near: Namespace, far: Namespace, environment: dict[str, str]) -> Outcome:
