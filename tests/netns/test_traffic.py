@@ -521,12 +521,17 @@ def test_excluded_networks_stay_outside_the_tunnel(machines: tuple[Namespace, Na
     near, router = machines
     tunnel(near, router, "exclude = lan, 198.51.100.0/24", "kill-switch = on")
     before = rules(near)
+    planned = wgq(near, "plan", "up", "wg0", status=2).stdout.splitlines()
+    assert next(line for line in planned if " throw " in line).endswith("# wg0.conf:2")
+    assert next(line for line in planned if "kill switch" in line).endswith("# wg0.conf:3")
     wgq(near, "up", "wg0")
     assert "dev up0" in near.out("ip", "route", "get", "198.51.100.9")
     assert "dev wg0" in near.out("ip", "route", "get", OUTSIDE)
     assert reaches(near, "198.51.100.9")
     assert reaches(near, "192.168.7.1")
     assert not reaches(near, OUTSIDE, "-I", "up0", seconds=2)
+    assert reaches(near, "10.9.0.1")
+    assert "no problem found" in wgq(near, "doctor", "wg0").stdout
     wgq(near, "down", "wg0")
     assert near.out("ip", "route", "show", "table", "all", "type", "throw") == ""
     assert rules(near) == before

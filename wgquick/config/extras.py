@@ -50,6 +50,11 @@ def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
     return extras, faults
 
 
+def rows(document: Document) -> dict[str, int]:
+    """The row, from 0, of the last line of each setting."""
+    return {line.text.partition("=")[0].strip().lower(): line.row for line in _lines(document)}
+
+
 class _Line(NamedTuple):
     """A comment with a setting: its row from 0, its section, the text after `wgq:` and the text's offset.
 

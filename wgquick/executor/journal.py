@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import Step, Undo
 
 _SUFFIX = ".journal"
+_COARSE = 100_000_000  # nanoseconds; the clock of time stamps ticks every few milliseconds
 _VERSION = 3
 _HASH_KEY = 32  # bytes
 _HASH = 16
@@ -245,12 +246,17 @@ def stamps(directory: str, suffix: str = _SUFFIX) -> dict[str, tuple[int, ...]]:
 
 
 def stamp(directory: str) -> tuple[int, ...]:
-    """A value that changes when a file of the directory is made or removed."""
+    """A value that changes when a file of the directory is made or removed.
+
+    Each run of wgq makes its lock there and removes it at the end, so the value also changes with the journals.
+    """
     try:
         seen = os.stat(directory, follow_symlinks=False)
     except OSError:
         return ()
-    return (seen.st_ino, seen.st_mtime_ns)
+    now = time.time_ns()
+    is_fresh = abs(now - seen.st_mtime_ns) < _COARSE  # another change may follow in the same tick of its clock
+    return (seen.st_ino, seen.st_mtime_ns, now if is_fresh else 0)
 
 
 def others(directory: str, name: str) -> Iterator[Record]:

@@ -377,8 +377,12 @@ def reason(step: Step | Undo, settings: Settings | None, places: Places) -> str:
             return places.interface("MTU")
         case SetDns():
             return places.interface("DNS")
-        case AddThrow() | SetGuard() | KeepInbound():
-            return places.nowhere()
+        case AddThrow():
+            return places.own("exclude")
+        case SetGuard():
+            return places.own("kill-switch")
+        case KeepInbound():
+            return places.own("keep-inbound")
         case SetFwmark() | AddRule() | AddFirewall() | ReplaceFirewall() | SetSysctl():
             return _of_full_tunnel(settings, places)
         case AddLink() | SetDevice():

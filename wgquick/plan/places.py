@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wgquick.config import extras
 from wgquick.config.grammar import GrammarError, address, allowed_ip
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import PublicKey
@@ -18,7 +19,7 @@ class Places:
     """The places of a file's settings; the path alone if the file lacks the setting or there is no document."""
 
     def __init__(self, path: str, document: Document | None = None) -> None:
-        self._path = path
+        self._path, self._document = path, document
         self._sections = tuple(_sections(document)) if document is not None and path else ()
         self._networks: dict[Network, int] | None = None
         self._peers: dict[PublicKey | None, list[tuple[int, Line]]] | None = None
@@ -57,6 +58,11 @@ class Places:
         if self._networks is None:
             self._networks = dict(self._allowed())
         row = self._networks.get((address, length))
+        return self._place([] if row is None else [row])
+
+    def own(self, word: str) -> str:
+        """The last line of one of wgq's own settings, such as `# wgq: exclude = lan`."""
+        row = extras.rows(self._document).get(word) if self._document is not None and self._path else None
         return self._place([] if row is None else [row])
 
     def nowhere(self) -> str:

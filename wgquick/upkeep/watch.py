@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from wgquick.errors import WgqError
-from wgquick.executor import netns
+from wgquick.executor import journal, netns
 from wgquick.lean import suppress
 from wgquick.upkeep.watcher import Watcher
 
@@ -67,6 +67,7 @@ class Watch:
         self._home = Watcher(host, senses, asked, self._wake)
         self._insides: dict[str, _Inside] = {}
         self._places: dict[str, tuple[tuple[int, ...], netns.Place | None]] = {}
+        self._directory: tuple[int, ...] | None = None
         self._next_tick = 0.0
 
     async def events(self) -> AsyncIterator[Event]:
@@ -140,6 +141,11 @@ class Watch:
 
     def _placed(self) -> Iterator[tuple[str, netns.Place]]:
         """The interfaces in other namespaces, and their places. A record is read again when it has changed."""
+        directory = journal.stamp(self._host.journal_directory)
+        if directory == self._directory:
+            yield from ((name, where) for name, (_, where) in self._places.items() if where is not None)
+            return
+        self._directory = directory
         stamps = netns.stamps(self._host)
         for name in self._places.keys() - stamps.keys():
             del self._places[name]

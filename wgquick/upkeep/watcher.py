@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _TICK = 1.0
 _DELAY = 0.25  # seconds from the first change to the check: `down` removes several things in a row
 _LOCKED = 0.5
+_LONG = 5.0
 _MTU_PAUSE, _MTU_PATIENCE, _MTU_SELDOM = 1.0, 10.0, 30.0
 _ROAMING = 10.0  # seconds between two looks at the endpoints of a tunnel with a kill switch
 _HANGING = 30.0  # seconds until a daemon that did not answer is asked again
@@ -193,6 +194,7 @@ class Watcher:
         self._asking = 0
         self._heard: list[Heard] = []
         self._surface: tuple[tuple[int, ...], ...] = ()
+        self._directory: tuple[int, ...] | None = None
         self._loop = asyncio.get_running_loop()
         self._next_tick = 0.0
         self._clocks = Clocks()
@@ -208,13 +210,11 @@ class Watcher:
     def limit(self, names: frozenset[str]) -> None:
         """Watch only these interfaces from now on."""
         if names != self._asked.names:
-            self._asked, self._next_tick, self._surface = self._asked._replace(names=names), 0.0, ()
+            self._asked, self._next_tick = self._asked._replace(names=names), 0.0
+            self._surface, self._directory = (), None
 
     def is_due(self) -> bool:
-        """Whether `work` has something to do; the caller need not be in the namespace.
-
-        Each run of wgq changes the directory of the journals, as it makes its lock there and removes it at the end.
-        """
+        """Whether `work` has something to do; the caller need not be in the namespace."""
         now = time.monotonic()
         if (jumped := self._clocks.jumped()) is not None:
             self._look_at_everything(now, was_asleep=jumped)
@@ -225,7 +225,7 @@ class Watcher:
             return False
         seen = tuple(self._senses.dns_stamp(t.given.name, t.given.ifindex) for t in tunnels if t.has_dns)
         surface = (journal.stamp(self._host.journal_directory), *seen)
-        if surface != self._surface or any(tunnel.has_sysctl for tunnel in tunnels):
+        if surface != self._surface or self._directory is None or any(t.has_sysctl for t in tunnels):
             self._surface = surface
             return True
         self._next_tick = _following(now)
@@ -307,14 +307,10 @@ class Watcher:
 
     def _look_around(self, now: float) -> None:
         """Check what no notification reports: journals, src_valid_mark, DNS."""
-        found = journal.stamps(self._host.journal_directory)
-        wanted = {n: s for n, s in found.items() if not self._asked.names or n in self._asked.names}
-        for name in self._tunnels.keys() - wanted.keys():
-            del self._tunnels[name]
-        for name, stamp in wanted.items():
-            if self._stamps.get(name) != stamp:
-                self._read(name)
-        self._stamps = {name: stamp for name, stamp in wanted.items() if name in self._tunnels}
+        directory = journal.stamp(self._host.journal_directory)
+        if directory != self._directory:
+            self._directory = directory
+            self._read_changed()
         is_mark_lost = any(t.has_sysctl for t in self._tunnels.values()) and (
             self._host.sysctl.read(parameter(SRC_VALID_MARK)) == "0"
         )
@@ -326,6 +322,19 @@ class Watcher:
                 if tunnel.dns and stamp != tunnel.dns:
                     tunnel.check_by(now + _DELAY)
                 tunnel.dns = stamp
+
+    def _read_changed(self) -> None:
+        """Read the journals that have changed, and forget the interfaces without one."""
+        found = journal.stamps(self._host.journal_directory)
+        wanted = {n: s for n, s in found.items() if not self._asked.names or n in self._asked.names}
+        for name in self._tunnels.keys() - wanted.keys():
+            del self._tunnels[name]
+        for name, stamp in wanted.items():
+            if self._stamps.get(name) != stamp:
+                self._read(name)
+        self._stamps = {name: stamp for name, stamp in wanted.items() if name in self._tunnels}
+        if len(self._stamps) < len(wanted):  # not up yet, or it could not be read: try again
+            self._directory = None
 
     def _read(self, name: str) -> None:
         """Read an interface's changed journal, and start again with it."""
@@ -413,7 +422,7 @@ class Watcher:
     def _follow_mtu(self, tunnel: _Tunnel) -> Iterator[Event]:
         """Adapt the MTU. It is also checked every 30 seconds: no notification reports route MTUs and path MTUs."""
         name, now = tunnel.given.name, time.monotonic()
-        tunnel.last_mtu, tunnel.next_mtu = now, now + _MTU_SELDOM
+        tunnel.last_mtu, tunnel.next_mtu = now, _later(now, _MTU_SELDOM)
         if self._asked.check_only:
             return
         fitting = fitting_mtu(tunnel.given, self._host.wireguard.get(name), self._host)
@@ -447,7 +456,7 @@ class Watcher:
                     yield self._event(tunnel, "endpoint-allowed", text)
         names: Mapping[PublicKey, Endpoint] = {} if self._asked.check_only else tunnel.names
         pause = tunnel.peers.next_look(device, names, clock, now)
-        tunnel.next_look = now + (min(pause, _ROAMING) if tunnel.has_guard else pause)
+        tunnel.next_look = _later(now, min(pause, _ROAMING) if tunnel.has_guard else pause)
 
     def _ask(self, name: str, question: Question, mark: int) -> None:
         """Look up a name in a daemon thread, which does not delay the program's exit."""
@@ -510,6 +519,11 @@ class Watcher:
 def _following(now: float) -> float:
     """The next tick, which is at the same time in all namespaces."""
     return now - now % _TICK + _TICK
+
+
+def _later(now: float, pause: float) -> float:
+    """The time after a pause: with a long one the next tick, so that one wake-up serves many interfaces."""
+    return _following(now + pause) if pause >= _LONG else now + pause
 
 
 def _endpoint(device: Device, key: PublicKey) -> SocketAddress | None:

@@ -15,7 +15,7 @@ from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, Prefix, address_text
 from wgquick.plan import lost
-from wgquick.plan.steps import DeleteRule, ReleaseSysctl, RemoveFirewall
+from wgquick.plan.steps import DeleteRule, DeleteThrow, ReleaseSysctl, RemoveFirewall
 from wgquick.plan.up import SRC_VALID_MARK, Coverage, routes_automatically
 
 if TYPE_CHECKING:
@@ -542,6 +542,8 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
     tunnels = {other.name for other in evidence.others}
     own = [Prefix(each.address, each.length) for each in evidence.addresses]
     ends = {peer.endpoint.address for peer in evidence.peers if peer.endpoint}
+    undos = evidence.record.undos if evidence.record else ()
+    excluded = [Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow)]
     for peer in evidence.peers:
         for ip in intended_networks(evidence, peer):
             address = address_text(sample(ip))
@@ -549,6 +551,8 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
             if way is not None and way.link == name and (other := evidence.ways_from.get(address)) is not None:
                 yield from _by_source(evidence, peer.public_key, address, other)
             if way is None or way.link == name or way.kind == "local" or address in ends:
+                continue
+            if any(nets.contains(each, nets.host(sample(ip))) for each in excluded):
                 continue
             if not way.link:
                 yield from _misrouted(evidence, peer.public_key, ip, address, way)
