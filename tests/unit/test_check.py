@@ -112,6 +112,8 @@ ONE_FILE = [
         interface("hub", "Table = main") + peer("phone", "0.0.0.0/0", "Endpoint = 198.51.100.1:51820"),
         10,
     ),
+    ("port-too-large", interface(port=70000) + peer(), 4),
+    ("port-too-large", interface() + peer("phone", "10.7.0.2", "Endpoint = 198.51.100.1:99999"), 9),
     ("endpoint-port-zero", interface() + peer("phone", "10.7.0.2", "Endpoint = 198.51.100.1:0"), 9),
     (
         "endpoint-shared",

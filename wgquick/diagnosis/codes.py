@@ -25,6 +25,7 @@ _ONE_FILE = {
     "own-address-allowed": (WARNING, "a peer's AllowedIPs has this interface's own address"),
     "endpoint-in-tunnel": (ERROR, "an Endpoint is routed into the tunnel itself"),
     "endpoint-port-zero": (ERROR, "an Endpoint has port 0"),
+    "port-too-large": (ERROR, "a ListenPort or the port of an Endpoint is above 65535"),
     "endpoint-shared": (WARNING, "two peers have the same Endpoint"),
     "peer-cannot-connect": (WARNING, "a peer has no Endpoint, and the interface has no ListenPort"),
     "family-without-address": (WARNING, "AllowedIPs has IPv4 or IPv6 networks, but no Address of that family"),

@@ -377,6 +377,18 @@ def _connecting(source: Source) -> Iterator[Finding]:
             yield note(source, section.at("Endpoint"), "keepalive-advised", what, remedy)
 
 
+def _port(source: Source) -> Iterator[Finding]:
+    section = source.interface_section
+    yield from _too_large(source, section.at("ListenPort"), "ListenPort", section.text("ListenPort"))
+
+
+def _too_large(source: Source, place: Place, name: str, port: str) -> Iterator[Finding]:
+    """wg keeps only the low 16 bits of a port, without a word."""
+    if port.isascii() and port.isdigit() and int(port) > 0xFFFF and int(port) & 0xFFFF:
+        what = f"{name} is {port}, of which WireGuard uses {int(port) & 0xFFFF}: ports end at 65535"
+        yield note(source, place, "port-too-large", what, "write a port from 1 to 65535")
+
+
 def _endpoints(source: Source) -> Iterator[Finding]:
     seen: dict[tuple[bytes | str, str], PeerSettings] = {}
     routed = _routed_networks(source)
@@ -387,6 +399,7 @@ def _endpoints(source: Source) -> Iterator[Finding]:
         if peer.endpoint.port.isdigit() and int(peer.endpoint.port) & 0xFFFF == 0:
             what = f"Endpoint {peer.endpoint} has port 0, which cannot receive packets"
             yield note(source, place, "endpoint-port-zero", what, "write the peer's ListenPort")
+        yield from _too_large(source, place, "the Endpoint's port", peer.endpoint.port)
         host = nets.literal(peer.endpoint.host) if "%" not in peer.endpoint.host else None
         earlier = seen.setdefault((host or peer.endpoint.host.lower().rstrip("."), peer.endpoint.port), peer)
         if earlier.public_key != peer.public_key:
@@ -427,6 +440,7 @@ def _literal_endpoint(
 
 
 _RULES: tuple[Rule, ...] = (
+    _port,
     _private_key,
     _address,
     _unclaimed,

@@ -54,6 +54,11 @@ class Section:
         given = [row for row in self.rows if self._lines[row].key == key]
         return Place(given[-1] + 1, self._lines[given[-1]].value[0] + 1) if given else self.place
 
+    def text(self, key: str) -> str:
+        """The key's last value as the file writes it; "" if the key is not given."""
+        given = (self._lines[row].value_text for row in reversed(self.rows) if self._lines[row].key == key)
+        return next(given, "")
+
     def word(self, key: str, index: int) -> Place:
         """The entry with that index, from 0, of a list that may have several lines."""
         places = self._words(key)
