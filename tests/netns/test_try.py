@@ -540,6 +540,26 @@ def test_a_restart_on_trial_is_rolled_back(up: Namespace) -> None:
     assert state(up) == before
 
 
+@pytest.mark.parametrize(
+    "verb", [("reload",), ("up", "--ensure"), ("try", "reload")], ids=["reload", "ensure", "try"]
+)
+def test_a_restart_that_fails_is_undone(machine: Namespace, verb: tuple[str, ...]) -> None:
+    """By a hook, while a kill switch stands already, and by a refusal."""
+    write(machine, config(peer=FULL))
+    wgq(machine, "up", "wg0")
+    before = state(machine)
+    full = config("# wgq: kill-switch = on\nPostUp = exit 7", FULL)
+    part = config("# wgq: exclude = 192.0.2.128/25", "AllowedIPs = 10.7.0.0/16")
+    for text, status in ((full, 7), (part, 1)):
+        write(machine, text)
+        said = wgq(machine, *verb, "wg0", "--or-restart", status=status if verb[0] != "try" else 1).stderr
+        assert (state(machine), verb[0] == "try" or "it was before" in said) == (before, True), said
+    write(machine, config(peer=FULL))
+    assert wgq(machine, "reload", "wg0").stderr == ""
+    wgq(machine, "down", "wg0")
+    assert links(machine) == ["lo", "up0", "up1"]
+
+
 def test_a_kill_switch_and_its_like_come_back(machine: Namespace) -> None:
     """A restart on trial sets them up anew, with another mark and port; the tried file's table does not count."""
     plain, part = config(peer=FULL), config("Table = off", "AllowedIPs = 10.7.0.0/16")

@@ -405,15 +405,18 @@ def _reasons(wanted: str, there: str) -> tuple[str, ...]:
 
 def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """Take the tunnel down where it is, and bring it up in the file's namespace; the caller holds the lock."""
+    from wgquick.executor.restoring import undone_on_failure
+
     name, bare = settings.name, settings._replace(save_config=False)
     check_wishes(settings, host, options)
     say(f"[!] Restarting {name} for {moved(settings, host)[0]}")
     where = place(name, host)
-    if where is None:
-        commands.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
-    else:
-        take_down(name, where, lambda: (bare, None), host, options, say=say, save=lambda _settings, _host: None)
-    bring_up(settings, host, options, say)
+    with undone_on_failure(name, settings, host, options, say):
+        if where is None:
+            commands.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
+        else:
+            take_down(name, where, lambda: (bare, None), host, options, say=say, save=lambda _settings, _host: None)
+        bring_up(settings, host, options, say)
 
 
 def _leave(name: str, host: Host, say: Say) -> None:

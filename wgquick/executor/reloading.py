@@ -172,9 +172,11 @@ class Reload:
             return Outcome(() if reasons else look.difference.moves, reasons, look.notes)
         if reasons:
             from wgquick.executor.commands import restart
+            from wgquick.executor.restoring import undone_on_failure
 
             self._say(f"[!] Restarting {self._name} for {'; and for '.join(reasons)}")
-            restart(self._settings, self._host, self._options, self._say, self._resolved)
+            with undone_on_failure(self._name, self._settings, self._host, self._options, self._say):
+                restart(self._settings, self._host, self._options, self._say, self._resolved)
             return Outcome((), reasons)
         if not look.difference.moves:
             self._note(look.wanted)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from wgquick.config.extras import of_lines
 from wgquick.config.settings import Extras, Settings
-from wgquick.errors import HookError, WgqError
+from wgquick.errors import HookError, SignalError, WgqError
 from wgquick.executor import commands, netns, reloading, snapshot, src_valid_mark
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager
 from wgquick.net import MAIN_TABLE
 from wgquick.plan import restore
 from wgquick.plan.facts import DesiredFacts
@@ -19,7 +19,7 @@ from wgquick.plan.steps import parameter
 from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wgquick.executor.journal import Record
     from wgquick.executor.netns import Place
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
     Say = Callable[[str], None]
+    Up = Callable[[Settings, Host, Options, Say], None]
 
 _ROUNDS = 6
 """The maximum number of rounds: for rules, for the order of addresses, and for what the kernel removes itself."""
@@ -76,10 +77,12 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     wanted = restore.wanted(current, current.device, known, undos, applied)
     if file is None:  # the file was deleted
         file = Settings(name, record.path if record else "")
-    if applied is not None and applied.extras is not None:
+    # The file may have changed since.
+    if record is None:
+        file = file._replace(extras=Extras())
+    elif applied is not None and applied.extras is not None:
         file = file._replace(extras=of_lines(applied.extras))
-    if applied is not None:  # the file may have changed since
-        file = file._replace(table="" if file.extras.netns else _table(applied, wanted))
+    file = file._replace(table="" if file.extras.netns else _table(applied, wanted))
     return Before(
         name,
         reloading.with_standing(file, record, applied),
@@ -94,15 +97,35 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     )
 
 
-def _table(applied: Applied, wanted: restore.Wanted) -> str:
+def _table(applied: Applied | None, wanted: restore.Wanted) -> str:
     """The `Table =` of the file with which the interface was brought up, or one that gives the same routes."""
-    tables = {table for _, table in applied.routes}
+    current = {(r.destination, r.table) for r in wanted.current.routes if r.is_plain and not r.is_of_an_address}
+    routes = current if applied is None else applied.routes
+    tables = {table for _, table in routes}
     if not tables:
         return "off" if any(peer.allowed_ips for peer in wanted.device.peers) else ""
     if wanted.rules or len(tables) > 1:
         return ""
-    is_default = any(destination.length == 0 for destination, _ in applied.routes)
+    is_default = any(destination.length == 0 for destination, _ in routes)
     return "" if tables == {MAIN_TABLE} and not is_default else str(min(tables))
+
+
+@contextmanager
+def undone_on_failure(name: str, file: Settings, host: Host, options: Options, say: Say) -> Iterator[None]:
+    """Restore the interface if the block, a restart, fails; the caller holds the interface's lock."""
+    before = look(name, file, host, options)
+    try:
+        yield
+    except BaseException:
+        try:
+            try:
+                go_back(before, file, host, say)
+            except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
+                go_back(before, file, host, say)
+            say(f"[!] The restart failed: {name} is as it was before")
+        except WgqError as error:
+            say(f"[!] {error}")
+        raise
 
 
 def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
@@ -127,7 +150,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
     if not stays:
         host.netns.restore(had.netns, before.namespace)
         file = before.file._replace(extras=before.file.extras._replace(netns=had.netns))
-        netns.bring_up(restore.settings_for_up(before.wanted, file), host, before.options, say)
+        _bring_up(restore.settings_for_up(before.wanted, file), host, before.options, say, netns.bring_up)
     netns.begin(name, had, host)
     with host.inside(had.netns) as inner:
         _go_back(before, tried, inner, say, anew=anew and stays)
@@ -189,7 +212,16 @@ def _bring_up_again(before: Before, wanted: restore.Wanted, tried: Settings | No
     settings = restore.settings_for_up(wanted, before.file)
     if host.rtnl.link(before.name) is not None:
         _take_down(before, tried, host, say, keeps_guard=settings.extras.kill_switch)
-    commands.bring_up(settings, host, before.options, say)
+    _bring_up(settings, host, before.options, say, commands.bring_up)
+
+
+def _bring_up(settings: Settings, host: Host, options: Options, say: Say, up: Up) -> None:
+    """Bring the interface up, without hooks if one of them fails."""
+    try:
+        up(settings, host, options, say)
+    except HookError as error:
+        say(f"[!] {error.what}: continuing without hooks")
+        up(settings._replace(pre_up=(), post_up=()), host, options, say)
 
 
 def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
