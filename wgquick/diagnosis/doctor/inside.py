@@ -281,11 +281,14 @@ def _is_answered(evidence: Evidence, source: str) -> bool:
 
 def _no_way_back(evidence: Evidence) -> Iterator[Cause]:
     """Packets come out of the tunnel whose answers take another link. Only without automatic routes is that new."""
+    routes = [route for each in evidence.routes.values() for route in each]
     dropped = {address for watched in evidence.watched.values() for address in watched.came}
     for source, target in sorted(evidence.came_out):
         way = None if source in dropped else evidence.ways.get(source)
         if way is None or way.link in ("", evidence.name) or way.kind != "unicast":
             continue
+        if any(nets.contains(route, nets.host(pack_address(source))) for route in routes):
+            continue  # another route takes its traffic
         if any(destination == source for _, destination in evidence.went_in) or nets.is_on_link(
             pack_address(source)
         ):
