@@ -16,10 +16,12 @@ import pytest
 
 from tests.interop.pairs import private_key, public_key, until
 from tests.namespaces import host
+from tests.netns.test_watch import watching
 from tests.netns.tunnels import FULL, config, journals, links, programs, rules, wgq, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.namespaces import Namespace
 
@@ -535,6 +537,25 @@ def test_excluded_networks_stay_outside_the_tunnel(machines: tuple[Namespace, Na
     wgq(near, "down", "wg0")
     assert near.out("ip", "route", "show", "table", "all", "type", "throw") == ""
     assert rules(near) == before
+
+
+def test_watch_follows_the_lan(machines: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+    near, router = machines
+    tunnel(near, router, "exclude = lan", "kill-switch = on")
+    router.run(["ip", "address", "add", "192.168.8.1/24", "dev", "up1"])
+    wgq(near, "up", "wg0")
+    with watching(near, tmp_path) as watch:
+        near.run(["ip", "address", "add", "192.168.8.2/24", "dev", "up0"])
+        assert "192.168.8.0/24" in watch.await_event("exclude-changed")["text"]
+        assert reaches(near, "192.168.8.1")
+        assert reaches(near, "192.168.7.1")
+        near.run(["ip", "address", "del", "192.168.8.2/24", "dev", "up0"])
+        until(lambda: len(watch.events("exclude-changed")) > 1, "the end of the network")
+    assert "192.168.8" not in near.out("nft", "list", "ruleset") + near.out("ip", "route", "show", "table", "all")
+    assert wgq(near, "reload", "wg0").stderr == ""
+    wgq(near, "down", "wg0")
+    assert near.out("ip", "route", "show", "table", "all", "type", "throw") == ""
+    assert tables(near) == []
 
 
 @pytest.mark.parametrize("filter_mode", ["0", "1"])

@@ -11,6 +11,7 @@ from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import snapshot, waiting
 from wgquick.executor.journal import Journal
+from wgquick.executor.traffic import lans
 from wgquick.lean import suppress
 from wgquick.net import Prefix
 from wgquick.options import Options
@@ -21,6 +22,7 @@ from wgquick.plan.lost import KINDS, Extras, Lost, lost
 from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
+    AddThrow,
     DeleteThrow,
     ForgetInbound,
     RemoveGuard,
@@ -89,7 +91,17 @@ def missing(given: Recorded, host: Host) -> tuple[Lost, ...]:
     now = snapshot.current(given.name, host, Options(), given.record)
     if now.link is None or now.link.ifindex != given.ifindex:  # the link is gone, or a new link has its name
         return ()
-    return lost(given.record.undos, given.applied, now, _extras(given.record.undos, given.name, host))
+    extras = _extras(given.record.undos, given.name, host)
+    return lost(given.record.undos, given.applied, now, extras._replace(lans=_lans(given, host)))
+
+
+def own_lines(given: Recorded) -> tuple[str, ...]:
+    """wgq's own settings, as lines."""
+    return (given.applied.extras or ()) if given.applied else ()
+
+
+def _lans(given: Recorded, host: Host) -> tuple[Prefix, ...]:
+    return lans(given.name, host) if plan_lost.has_lan(own_lines(given)) else ()
 
 
 def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
@@ -262,8 +274,8 @@ def _set_guard(given: Recorded, resolved: str, device: Device, host: Host) -> No
     """Record the endpoints that the kill switch allows, and set it."""
     undos = given.record.undos
     undo = RemoveGuard(given.name, resolved)
-    own = (given.applied.extras or ()) if given.applied else ()
-    wanted = plan_lost.guard(undos, own, device, traffic.sockets(resolved))
+    own = own_lines(given)
+    wanted = plan_lost.guard(undos, own, device, traffic.sockets(resolved), _lans(given, host))
     journal = Journal(host.journal_directory, given.name)
     if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
         journal.record_undo(undo)
@@ -271,6 +283,33 @@ def _set_guard(given: Recorded, resolved: str, device: Device, host: Host) -> No
         others = (undo for undo in undos if not isinstance(undo, RemoveGuard))
         journal.rewrite(given.record._replace(undos=(*others, undo)))
     SetGuard(given.name, wanted, resolved).do(cast("Run", _Run(host)))
+
+
+def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
+    """Exclude what `lan` means now, not what it meant before. Returns it; None if it could not be done."""
+    with host.interface_lock_if_free(name) as is_held:
+        given = recorded(name, host) if is_held else None
+        if given is None or given.record.unread or given.record.intended is not None:
+            return None
+        device, networks, undos = host.wireguard.get(name), _lans(given, host), given.record.undos
+        wanted = plan_lost.throws(undos, own_lines(given), device, networks)
+        has = [undo for undo in undos if isinstance(undo, DeleteThrow)]
+        others = [undo for undo in undos if not isinstance(undo, DeleteThrow)]
+        run, journal = cast("Run", _Run(host)), Journal(host.journal_directory, name)
+        journal.rewrite(given.record._replace(undos=(*others, *dict.fromkeys((*has, *wanted)))))
+        for undo in wanted:
+            if undo not in has:
+                AddThrow(Prefix.parse(undo.destination), undo.table).do(run)
+        for undo in has:
+            if undo not in wanted:
+                with suppress(OperationError):  # gone with its link
+                    undo.do(run)
+        given = given._replace(record=given.record._replace(undos=(*others, *wanted)))
+        journal.rewrite(given.record)
+        guard = _guard(others)
+        if guard is not None:
+            _set_guard(given, guard.resolved, device, host)
+        return networks
 
 
 def change_mtu(name: str, mtu: int, host: Host) -> bool:

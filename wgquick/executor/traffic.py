@@ -114,12 +114,15 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
 
 
 def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:
-    """The private networks of the host's other links. Routes from DHCP are not trusted."""
-    if LAN not in settings.extras.exclude:
-        return ()
+    """What `lan` means, if the settings have it."""
+    return lans(settings.name, host) if LAN in settings.extras.exclude else ()
+
+
+def lans(name: str, host: Host) -> tuple[Prefix, ...]:
+    """The private networks of the host's links other than `name`. Routes from DHCP are not trusted."""
     found: dict[Prefix, None] = {}
     for link in host.rtnl.links():
-        if link.name == settings.name or link.kind in _TUNNELS or not link.up:
+        if link.name == name or link.kind in _TUNNELS or not link.up:
             continue
         for address in host.rtnl.addresses(link.name):
             network = Prefix(mask(address.address, address.length), address.length)

@@ -113,7 +113,7 @@ def _guard_followed(now: Current, known: Known) -> Iterator[Move]:
     """Make the kill switch allow the endpoints to which peers have roamed."""
     undos = known.undos or ()
     guard = next((undo for undo in reversed(undos) if isinstance(undo, RemoveGuard)), None)
-    if guard is None or now.device is None:
+    if guard is None or now.device is None or lost.has_lan(known.extras or ()):  # watch knows what `lan` is
         return
     resolved = traffic.followed(guard.resolved, now.device.peers)
     if resolved != guard.resolved:

@@ -58,6 +58,7 @@ class Extras(NamedTuple):
     guarded: bool = True
     inbound: bool = True
     endpoints: tuple[tuple[Prefix, int], ...] = ()
+    lans: tuple[Prefix, ...] = ()
 
 
 _MET = Extras()
@@ -169,13 +170,34 @@ def _excluded(extras: Iterable[str]) -> Iterator[Prefix]:
                 yield network(word.strip())
 
 
+def has_lan(extras: Iterable[str]) -> bool:
+    """Whether the journal's lines exclude `lan`."""
+    return any(LAN in line.partition(_EXCLUDE)[2].split(", ") for line in extras)
+
+
+def throws(
+    recorded: Iterable[Undo], extras: Iterable[str], device: Device, lans: Iterable[Prefix]
+) -> tuple[DeleteThrow, ...]:
+    """The undos of the throw routes that a tunnel needs if `lan` means `lans`; none without a table for them."""
+    undos = tuple(recorded)
+    full = {undo.rule.family for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark}
+    tables = {undo.table for undo in undos if isinstance(undo, DeleteThrow)}
+    table = device.fwmark if full else next(iter(tables), 0)
+    networks = traffic.without_nested((*lans, *_excluded(extras))) if table else ()
+    return tuple(DeleteThrow(str(each), table) for each in networks if not full or each.family in full)
+
+
 def guard(
-    recorded: Iterable[Undo], extras: Iterable[str], device: Device, endpoints: tuple[tuple[Prefix, int], ...]
+    recorded: Iterable[Undo],
+    extras: Iterable[str],
+    device: Device,
+    endpoints: tuple[tuple[Prefix, int], ...],
+    lans: Iterable[Prefix] = (),
 ) -> Guard:
-    """The kill switch that a journal's undos and settings describe, with these endpoints."""
+    """The kill switch that a journal's undos and settings describe, with these endpoints; `lan` means `lans`."""
     undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
-    networks = traffic.without_nested((*throws, *_excluded(extras)))
+    networks = traffic.without_nested((*throws, *lans, *_excluded(extras)))
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos)
     return Guard(device.fwmark, device.listen_port, endpoints, networks, keeps_inbound)
 
@@ -192,7 +214,7 @@ def _extras(
     guards = [undo for undo in recorded if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded and now.device:
         own = (applied.extras or ()) if applied else ()
-        wanted = guard(recorded, own, now.device, extras.endpoints)
+        wanted = guard(recorded, own, now.device, extras.endpoints, extras.lans)
         yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:
         yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

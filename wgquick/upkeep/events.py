@@ -12,9 +12,10 @@ MISSING = "{}-missing"
 class Event(NamedTuple):
     """One event; `time` is in seconds since 1970.
 
-    `event` is KIND-restored or, with `check_only`, KIND-missing, endpoint-resolved, endpoint-allowed, mtu-changed,
-    peer-up, peer-down or gave-up. KIND is rule, route, address, firewall, dns or sysctl. `text` has the details.
-    `peer` is a public key in base64, or "". `culprit` is the program that probably made the change, "" if unknown.
+    `event` is KIND-restored or, with `check_only`, KIND-missing, endpoint-resolved, endpoint-allowed,
+    exclude-changed, mtu-changed, peer-up, peer-down or gave-up. KIND is rule, route, address, firewall, dns or
+    sysctl. `text` has the details. `peer` is a public key in base64, or "". `culprit` is the program that probably
+    made the change, "" if unknown.
     """
 
     time: float

@@ -24,16 +24,28 @@ from wgquick.executor.mending import (
     change_mtu,
     fitting_mtu,
     follow,
+    follow_lan,
     is_followed,
     mend,
     missing,
+    own_lines,
     recorded,
     set_endpoint,
 )
+from wgquick.executor.traffic import lans
 from wgquick.lean import suppress
 from wgquick.net import QUERY_MARK
+from wgquick.plan import lost as plan_lost
 from wgquick.plan.lost import KINDS
-from wgquick.plan.steps import DeleteRule, ForgetInbound, ReleaseSysctl, RemoveGuard, UnsetDns, parameter
+from wgquick.plan.steps import (
+    DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
+    ReleaseSysctl,
+    RemoveGuard,
+    UnsetDns,
+    parameter,
+)
 from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.upkeep.clocks import Clocks
 from wgquick.upkeep.events import MISSING, RESTORED, Event
@@ -44,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from wgquick.device import Device
-    from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.net import Endpoint, Prefix, PublicKey, SocketAddress
     from wgquick.plan.lost import Lost
     from wgquick.ports import Host
 
@@ -126,6 +138,8 @@ class _Tunnel:
         self.mtu = Mtu(given.applied.mtu if given.applied else 0, patience=mtu_patience)
         self.next_mtu, self.last_mtu = 0.0, float("-inf")
         self.rest_until = 0.0
+        self.lans: tuple[Prefix, ...] | None = None
+        self.has_lan = plan_lost.has_lan(own_lines(given))
         self.is_awakened = False  # the machine slept: the sessions have expired
 
     def is_concerned(self, change: Heard) -> bool:
@@ -151,6 +165,12 @@ class _Tunnel:
     @property
     def has_sysctl(self) -> bool:
         return any(isinstance(undo, ReleaseSysctl) for undo in self.given.record.undos)
+
+    def excludes(self, networks: Iterable[Prefix], device: Device) -> bool:
+        """Whether the journal has the throw routes for these networks of `lan`."""
+        undos = self.given.record.undos
+        wanted = plan_lost.throws(undos, own_lines(self.given), device, networks)
+        return set(wanted) == {undo for undo in undos if isinstance(undo, DeleteThrow)}
 
     @property
     def has_guard(self) -> bool:
@@ -265,6 +285,7 @@ class Watcher:
         if now >= self._next_tick:
             self._next_tick = _following(now)
             self._look_around(now)
+            yield from self._follow_lan()
         for tunnel in sorted(self._tunnels.values(), key=lambda each: each.rest_until):
             began = time.monotonic()
             if began < tunnel.rest_until:
@@ -348,7 +369,9 @@ class Watcher:
         known = self._tunnels.get(name)
         is_same = known is not None and known.given.ifindex == given.ifindex
         peers = known.peers if known and is_same else Peers(0.0 if self._asked.once else PATIENCE)
-        self._tunnels[name] = _Tunnel(given, peers, 0.0 if self._asked.once else _MTU_PATIENCE)
+        tunnel = _Tunnel(given, peers, 0.0 if self._asked.once else _MTU_PATIENCE)
+        tunnel.lans = known.lans if known and is_same else None
+        self._tunnels[name] = tunnel
 
     def _check(self, tunnel: _Tunnel) -> Iterator[Event]:
         found = missing(tunnel.given, self._host)
@@ -435,6 +458,23 @@ class Watcher:
             yield self._event(tunnel, "mtu-changed", f"{link.mtu} to {wanted}")
         elif wanted is not None or tunnel.mtu.is_waiting:
             tunnel.next_mtu = now + _MTU_PAUSE
+
+    def _follow_lan(self) -> Iterator[Event]:
+        """Exclude what `lan` means now. No notification reports a new address, so this is checked each second."""
+        having = [tunnel for tunnel in self._tunnels.values() if tunnel.has_lan]
+        if not having or self._asked.check_only:
+            return
+        networks = lans("", self._host)  # the tunnels' own links never count
+        for tunnel in having:
+            is_first, name = tunnel.lans is None, tunnel.given.name
+            if tunnel.lans == networks:
+                continue
+            with suppress(WgqError):
+                if is_first and tunnel.excludes(networks, self._host.wireguard.get(name)):
+                    tunnel.lans = networks
+                elif follow_lan(name, self._host) is not None:
+                    tunnel.lans = networks
+                    yield self._event(tunnel, "exclude-changed", "lan is " + ", ".join(map(str, networks)))
 
     # The peers.
 
