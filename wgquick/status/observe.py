@@ -82,6 +82,8 @@ class Observer:
         """The interface, read in the network namespace into which wgq has put it."""
         here = self._host
         where = netns.place(name, here) if location.is_valid_name(name) else None
+        if where is not None and must_be:
+            netns.check_reachable(name, where, here)
         if where is None or not netns.is_reachable(where, here):
             return self._interface(name, must_be=must_be)
         with here.inside(where.netns) as self._host:
