@@ -21,6 +21,7 @@ from tests.namespaces import mortal_family
 from tests.parity.trial import USERSPACE
 
 PROJECT = Path(__file__).parents[2]
+LOGS = PROJECT / ".cache/logs"
 GUEST = Path(__file__).with_name("guest.sh")
 MARK = "-- trials --"
 LIMIT = 1500  # seconds; without KVM a boot takes 20 of them, and all trials some minutes
@@ -34,18 +35,25 @@ PROGRAMS = (
 
 
 def run(folder: Path, module: str, *arguments: str, kernel: Path | None = None, limit: float = LIMIT) -> list[str]:
-    """Boot the kernel, or the chosen one, and run a Python module. Returns the JSON lines that it printed."""
+    """Boot the kernel, or the chosen one, and run a Python module. Returns the JSON lines that it printed.
+
+    They are also in .cache/logs, for whoever wants to know which check takes how long.
+    """
     archive = folder / "programs.tar"
     _pack(archive)
     settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
     python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module, *arguments]
     inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), str(archive), *python])
-    printed = _boot(kernel or chosen(), f"echo {MARK}; {inside}; echo {MARK} $?", limit)
+    image = kernel or chosen()
+    printed = _boot(image, f"echo {MARK}; {inside}; echo {MARK} $?", limit)
     _, _, rest = printed.partition(f"{MARK}\n")
     lines, _, status = rest.partition(MARK)
     if status.split()[:1] != ["0"]:
         raise VmError(f"{module} in the VM failed:\n{printed[-4000:]}")
-    return [line for line in lines.splitlines() if line.startswith("[")]
+    found = [line for line in lines.splitlines() if line.startswith("[")]
+    if LOGS.is_dir():
+        (LOGS / f"vm-{module.rpartition('.')[2]}-{image.name}.jsonl").write_text("\n".join(found))
+    return found
 
 
 def _boot(kernel: Path, command: str, limit: float) -> str:
