@@ -96,9 +96,12 @@ class Watched(NamedTuple):
 
     @property
     def has_data(self) -> bool:
-        """Whether more bytes came than handshakes (92 or 148 bytes) and a few keepalives (32 bytes)."""
+        """Whether more bytes came than handshakes (92 or 148 bytes) and a few keepalives (32 bytes).
+
+        A peer that hears nothing repeats its initiation, up to three times while doctor watches.
+        """
         rest = self.received - 92 * self.has_new_handshake
-        return rest > 5 * 32 or (rest > 0 and rest % 32 != 0 and rest != 148)
+        return rest > 0 and not any(rest - 148 * times in range(0, 6 * 32, 32) for times in range(4))
 
     @property
     def answers(self) -> bool:
