@@ -94,6 +94,7 @@ def test_a_symbolic_link_in_place_of_a_directory_is_not_followed(tmp_path: Path,
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.machine  # changing an owner needs root
 @pytest.mark.parametrize(("owner", "mode"), [(12, 0o700), (0, 0o777), (0, 0o770)])
 def test_a_directory_writable_by_others_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
     root = tmp_path / "root"
