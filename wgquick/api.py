@@ -576,12 +576,12 @@ async def watch(
     in the event loop's thread, in the network namespace of the start of the iteration.
     """
     from wgquick.system.monitor import Monitor
-    from wgquick.system.room import Room
+    from wgquick.system.watched_netns import WatchedNamespace
     from wgquick.upkeep.watch import Watch
     from wgquick.upkeep.watcher import Asked, check_up
 
-    def enter(netns: str) -> Room:
-        return Room(netns, _say_nothing)
+    def enter(netns: str) -> WatchedNamespace:
+        return WatchedNamespace(netns, _say_nothing)
 
     host, chosen = _host(_say_nothing), frozenset(map(valid_name, names))
     for name in sorted(chosen) if once else ():

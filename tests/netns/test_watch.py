@@ -491,20 +491,20 @@ def test_tunnels_in_other_namespaces_are_watched(tmp_path: Path) -> None:
             watch.await_event("peer-up")
             ends.one.run(["ip", "netns", "delete", "vpn"])
             ends.one.run(["ip", "netns", "add", "vpn"])
-            until(lambda: rooms(ends.one, watch) == 0)
+            until(lambda: open_namespaces(ends.one, watch) == 0)
             assert "gone" in wgq(ends.one, "show", "wg0", status=1).stderr
             wgq(ends.one, "up", "wg0")
             assert "netns delete" not in wgq(ends.one, "down", "wg0").stderr  # it is not wgq's any more
             wgq(ends.one, "up", "wg0")
-            until(lambda: rooms(ends.one, watch) == 1)
+            until(lambda: open_namespaces(ends.one, watch) == 1)
             before = len(watch.events("route-restored"))
             ends.one.run([*inside, "route", "del", "default"])
             until(lambda: len(watch.events("route-restored")) > before)
             wgq(ends.one, "down", "wg0")
-            until(lambda: rooms(ends.one, watch) == 0)
+            until(lambda: open_namespaces(ends.one, watch) == 0)
 
 
-def rooms(machine: Namespace, watch: Watch) -> int:
+def open_namespaces(machine: Namespace, watch: Watch) -> int:
     """How many other network namespaces the watch keeps open."""
     found = machine.run(["sh", "-c", f"ls -l /proc/{watch.process.pid}/fd | grep -c net:"], check=False)
     return int(found.stdout)

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from wgquick.ports import Host
     from wgquick.upkeep.events import Event
-    from wgquick.upkeep.watcher import Asked, Senses
+    from wgquick.upkeep.watcher import Asked, Monitor
 
 _TICK = 1.0
 _ONCE_PATIENCE = 10.0
 
 
-class Room(Protocol):
-    """A network namespace in which interfaces are watched (`system/room`)."""
+class WatchedNamespace(Protocol):
+    """A network namespace in which interfaces are watched (`system/namespace`)."""
 
     @property
     def host(self) -> Host: ...
     @property
-    def senses(self) -> Senses: ...
+    def monitor(self) -> Monitor: ...
 
     def entered(self) -> AbstractContextManager[None]:
         """Have the thread in the namespace."""
@@ -48,8 +48,8 @@ class Room(Protocol):
 class _Inside:
     """A namespace and its watcher."""
 
-    def __init__(self, room: Room, watcher: Watcher) -> None:
-        self.room, self.watcher = room, watcher
+    def __init__(self, namespace: WatchedNamespace, watcher: Watcher) -> None:
+        self.namespace, self.watcher = namespace, watcher
         self.descriptors = watcher.descriptors()
         self.has_news = True
 
@@ -58,13 +58,18 @@ class Watch:
     """Watches the interfaces of this network namespace, and those that `up` has put into others."""
 
     def __init__(
-        self, host: Host, senses: Senses, asked: Asked, ready: Callable[[], object], enter: Callable[[str], Room]
+        self,
+        host: Host,
+        monitor: Monitor,
+        asked: Asked,
+        ready: Callable[[], object],
+        enter: Callable[[str], WatchedNamespace],
     ) -> None:
         """`ready` is called after the first check. `enter` opens a named namespace."""
         self._host, self._asked, self._ready, self._enter = host, asked, ready, enter
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._home = Watcher(host, senses, asked, self._wake)
+        self._home = Watcher(host, monitor, asked, self._wake)
         self._insides: dict[str, _Inside] = {}
         self._places: dict[str, tuple[tuple[int, ...], netns.Place | None]] = {}
         self._directory: tuple[int, ...] | None = None
@@ -122,7 +127,7 @@ class Watch:
                 inside.watcher.check_paths(self._home.heard)
             if inside.has_news or inside.watcher.is_due():
                 inside.has_news = False
-                with inside.room.entered():
+                with inside.namespace.entered():
                     found = list(inside.watcher.work())  # the caller gets them at home
                 yield from found
 
@@ -132,7 +137,7 @@ class Watch:
         for name, where in self._placed():
             if where.directory and (not self._asked.names or name in self._asked.names):
                 wanted.setdefault(where.netns, set()).add((name, where.directory))
-        for there in [name for name, each in self._insides.items() if not each.room.is_current()]:
+        for there in [name for name, each in self._insides.items() if not each.namespace.is_current()]:
             self._leave(there)
         for there in self._insides.keys() - wanted.keys():
             self._leave(there)
@@ -164,18 +169,18 @@ class Watch:
         inside = self._insides.get(there)
         if inside is None:
             try:
-                room = self._enter(there)
+                namespace = self._enter(there)
             except WgqError:
                 return
-            if not any(directory == room.host.journal_directory for _, directory in names):
-                room.senses.close()
-                room.close()
+            if not any(directory == namespace.host.journal_directory for _, directory in names):
+                namespace.monitor.close()
+                namespace.close()
                 return
-            watcher = Watcher(room.host, room.senses, self._asked, self._wake, self._host)
-            inside = self._insides[there] = _Inside(room, watcher)
+            watcher = Watcher(namespace.host, namespace.monitor, self._asked, self._wake, self._host)
+            inside = self._insides[there] = _Inside(namespace, watcher)
             for each in inside.descriptors:
                 self._loop.add_reader(each, self._hear, inside)
-        own = inside.room.host.journal_directory
+        own = inside.namespace.host.journal_directory
         chosen = frozenset(name for name, directory in names if directory == own)
         if chosen:
             inside.watcher.limit(chosen)
@@ -191,4 +196,4 @@ class Watch:
         for each in inside.descriptors:
             self._loop.remove_reader(each)
         inside.watcher.close()
-        inside.room.close()
+        inside.namespace.close()

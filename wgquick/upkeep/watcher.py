@@ -82,7 +82,7 @@ class Heard(Protocol):
     def culprit(self) -> str: ...
 
 
-class Senses(Protocol):
+class Monitor(Protocol):
     """The source of notifications (`system/monitor`)."""
 
     def descriptors(self) -> list[int]:
@@ -203,10 +203,10 @@ class Watcher:
     """Watches the interfaces of a network namespace; `work` must be called in that namespace."""
 
     def __init__(
-        self, host: Host, senses: Senses, asked: Asked, wake: asyncio.Event, outside: Host | None = None
+        self, host: Host, monitor: Monitor, asked: Asked, wake: asyncio.Event, outside: Host | None = None
     ) -> None:
         """`wake` is set when there is an answer to a lookup, which `outside` makes where the loop runs."""
-        self._host, self._senses, self._asked, self._wake = host, senses, asked, wake
+        self._host, self._monitor, self._asked, self._wake = host, monitor, asked, wake
         self._outside = outside or host
         self._tunnels: dict[str, _Tunnel] = {}
         self._stamps: dict[str, tuple[int, ...]] = {}
@@ -221,11 +221,11 @@ class Watcher:
 
     def descriptors(self) -> list[int]:
         """The file descriptors that become readable with a notification."""
-        return self._senses.descriptors()
+        return self._monitor.descriptors()
 
     def close(self) -> None:
         """Close the source of notifications."""
-        self._senses.close()
+        self._monitor.close()
 
     def limit(self, names: frozenset[str]) -> None:
         """Watch only these interfaces from now on."""
@@ -243,7 +243,7 @@ class Watcher:
             return True
         if now < self._next_tick:
             return False
-        seen = tuple(self._senses.dns_stamp(t.given.name, t.given.ifindex) for t in tunnels if t.has_dns)
+        seen = tuple(self._monitor.dns_stamp(t.given.name, t.given.ifindex) for t in tunnels if t.has_dns)
         surface = (journal.stamp(self._host.journal_directory), *seen)
         if surface != self._surface or self._directory is None or any(t.has_sysctl for t in tunnels):
             self._surface = surface
@@ -308,7 +308,7 @@ class Watcher:
     def _take_changes(self) -> None:
         """Schedule a check for each change, and remember its culprit. Lost messages are a change of kind all."""
         at = time.monotonic() + _DELAY
-        self._heard = self._senses.read()
+        self._heard = self._monitor.read()
         for change in self._heard:
             for tunnel in self._tunnels.values():
                 tunnel.check_paths(change, at)
@@ -339,7 +339,7 @@ class Watcher:
             if is_mark_lost and tunnel.has_sysctl and "sysctl" not in tunnel.given_up:
                 tunnel.check_by(now)
             if tunnel.has_dns:
-                stamp = self._senses.dns_stamp(name, tunnel.given.ifindex)
+                stamp = self._monitor.dns_stamp(name, tunnel.given.ifindex)
                 if tunnel.dns and stamp != tunnel.dns:
                     tunnel.check_by(now + _DELAY)
                 tunnel.dns = stamp
@@ -430,8 +430,8 @@ class Watcher:
         """The program in the notification, else the link's manager, else a program that is known to do this."""
         seen = tunnel.culprits.get(kind, "")
         if seen or kind not in ("rule", "route", "address"):
-            return self._senses.suspect(kind, seen)
-        return self._host.manager(tunnel.given.name, tunnel.given.ifindex) or self._senses.suspect(kind)
+            return self._monitor.suspect(kind, seen)
+        return self._host.manager(tunnel.given.name, tunnel.given.ifindex) or self._monitor.suspect(kind)
 
     def _tell(self, tunnel: _Tunnel, form: str, found: Iterable[Lost]) -> Iterator[Event]:
         for each in found:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-class Room:
+class WatchedNamespace:
     """The namespace, kept open until `close`; OperationError if there is none, or without CAP_SYS_ADMIN."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
@@ -23,7 +23,7 @@ class Room:
         try:
             with self.entered():
                 self.host = LocalHost(say, self._outer)
-                self.senses = Monitor(f"/etc/netns/{name}/resolv.conf")
+                self.monitor = Monitor(f"/etc/netns/{name}/resolv.conf")
         except BaseException:
             self.close()
             raise
