@@ -81,7 +81,7 @@ def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[
 def own_rules(rules: Iterable[Rule], fwmark: int) -> list[Rule]:
     """The rules for the table of a device's fwmark, each with the suppress rule that add_default put below it.
 
-    The kernel gave the suppress rule the next lower preference. A suppress rule elsewhere belongs to another tunnel
+    The kernel gave the suppress rule the next lower priority. A suppress rule elsewhere belongs to another tunnel
     or to the host, and stays (wg-quick deletes them all).
     """
     present = tuple(rules)
@@ -110,13 +110,13 @@ def _partner(table_rule: Rule, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def _below(rule: Rule, other: Rule) -> bool:
-    """Whether the first rule has a lower preference than the second. The kernel does not go below 0."""
+    """Whether the first rule has a lower priority than the second. The kernel does not go below 0."""
     one, two = rule.priority or 0, other.priority or 0
     return one < two or (one == two == 0 and rule != other)
 
 
 def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo, ...]:
-    """The undos, and those for the same rules at the preferences to which a hook has moved them.
+    """The undos, and those for the same rules at the priorities to which a hook has moved them.
 
     wg-quick finds its rules by their table alone, so such a hook needs no matching PreDown.
     """
@@ -154,7 +154,7 @@ def _is_moved(rule: Rule, mine: Rule) -> bool:
 def spare_others(undos: Iterable[Undo], facts: DownFacts) -> tuple[Undo, ...]:
     """The undos of a journal after its link is gone, with moved rules and without rules of other tunnels.
 
-    After `wg-quick down` the next tunnel gets the same table and the same preferences.
+    After `wg-quick down` the next tunnel gets the same table and the same priorities.
     """
     steps = tuple(undos)
     theirs = _others_rules(steps, facts)
@@ -166,7 +166,7 @@ def _others_rules(undos: Iterable[Undo], facts: DownFacts) -> set[Rule]:
     """The rules of other tunnels: those for other tables, and most of those for a table that another tunnel uses.
 
     In such a table only the journal's own rule is this tunnel's, and only if a second rule exists. A single rule
-    belongs to the other tunnel, even at the preference of this tunnel's rule.
+    belongs to the other tunnel, even at the priority of this tunnel's rule.
     """
     own = {step.rule for step in undos if isinstance(step, DeleteRule)}
     tables = {rule.table for rule in own if rule.fwmark is not None}

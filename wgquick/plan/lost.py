@@ -96,7 +96,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
 
 
 def missing_rules(recorded: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]:
-    """The journal's rules that the host lacks. A rule may have another preference, as a hook may have moved it."""
+    """The journal's rules that the host lacks. A rule may have another priority, as a hook may have moved it."""
     present = tuple(rules)
     found = []
     for undo in recorded:

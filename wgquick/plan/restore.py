@@ -130,7 +130,7 @@ def moves(
 
 
 def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:
-    """The moves that restore the policy rules and their preferences; the fwmark and the table come later."""
+    """The moves that restore the policy rules and their priorities; the fwmark and the table come later."""
     has = owned_rules(now, known)
     for rule in before.rules:
         if rule not in now.rules:

@@ -204,7 +204,7 @@ class Coverage:
 
 
 def next_priority(rules: Iterable[Rule], family: int) -> int:
-    """The preference that the kernel gives a new rule: the second rule's minus one.
+    """The priority that the kernel gives a new rule: the second rule's minus one.
 
     See fib_default_rule_pref() in net/core/fib_rules.c.
     """
