@@ -229,8 +229,8 @@ class Rule(NamedTuple):
     """A policy routing rule of the two kinds that wg-quick adds (ip-rule(8)).
 
     With `fwmark`: `not fwmark N table T`. With `suppress_prefixlength` (0): `table main suppress_prefixlength 0`.
-    `priority` is the kernel's preference number; None lets the kernel choose. `other` is True for any other kind of
-    rule of the host; reload adds one such rule for a moment, `fwmark N table main`.
+    `priority` is the kernel's number, the lowest first; None lets the kernel choose. `other` is True for any other
+    kind of rule of the host; reload adds one such rule for a moment, `fwmark N table main`.
     """
 
     family: int

@@ -239,7 +239,7 @@ HERE = (
     Case("a rule leads elsewhere first", "route-shadowed", here=FULL, there=FULL_SERVER,
          after_here="ip rule add pref 5 table main"),
     Case("a rule before the tunnel's looks up the main table", "route-shadowed", here=FULL, there=FULL_SERVER,
-         says="by the policy routing rule with the preference 100", after_here="ip rule add pref 100 lookup main"),
+         says="by the policy routing rule with the priority 100", after_here="ip rule add pref 100 lookup main"),
     Case("a rule drops the tunnel's own network", "route-shadowed", here=FULL, there=FULL_SERVER,
          says="10.66.0.0/24 of this peer's AllowedIPs is dropped here",
          after_here="ip rule add pref 1 to 10.66.0.0/24 blackhole"),

@@ -140,8 +140,8 @@ def test_route_encoder_numbers_each_message() -> None:
 @pytest.mark.parametrize("priority", [None, 32000])
 def test_rule_add_of_the_table_equals_pyroute2s(family: int, priority: int | None) -> None:
     fields = {"family": 2 if family == 4 else 10, "action": 1, "flags": 2}
-    preference = [] if priority is None else [("FRA_PRIORITY", priority)]
-    attributes = [*preference, ("FRA_FWMARK", 51820), ("FRA_PROTOCOL", 2), ("FRA_TABLE", 51820)]
+    priority_attribute = [] if priority is None else [("FRA_PRIORITY", priority)]
+    attributes = [*priority_attribute, ("FRA_FWMARK", 51820), ("FRA_PROTOCOL", 2), ("FRA_TABLE", 51820)]
     expected = encoded(fibmsg, fields, attributes, 32, REQUEST | EXCL | CREATE)
     assert rtnl_codec.rule_add(Rule(family, 51820, priority, fwmark=51820)) == expected
 

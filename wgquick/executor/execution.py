@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _GONE = (ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL, ENXIO)
 _BATCHES = (AddAddress, AddRoute, DeleteRoute)
 _BY_IP = (SetMtuUp, AddRule, AddThrow)  # and the batches: the steps for which wg-quick runs ip(8)
-_NO_PREFERENCE = "See `ip rule': another program added it, and no free preference above 0 is left."
+_NO_PRIORITY = "See `ip rule': another program added it, and no free priority above 0 is left."
 
 
 class Execution:
@@ -146,7 +146,7 @@ class Execution:
         match step:
             case AddRule() if error.errno == EEXIST and is_new:
                 self._retract()
-                error.remedy = _NO_PREFERENCE
+                error.remedy = _NO_PRIORITY
             case SetGuard() if is_new:  # a transaction: all of it or nothing
                 self._retract()
             case SetDns() if is_new:  # a later up must not wait for a resolvconf that always fails

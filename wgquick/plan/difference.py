@@ -404,7 +404,7 @@ def _passes(now: Current, change: DeviceChange) -> Iterator[Rule]:
     """Temporary rules that keep packets with the device's new mark out of the tunnel until the old rules are gone.
 
     Such packets lack the old mark, so the old rule would send them into the tunnel. The kernel evaluates the
-    temporary rule after the suppress rule of the same preference.
+    temporary rule after the suppress rule of the same priority.
     """
     if not change.first.fwmark:
         return

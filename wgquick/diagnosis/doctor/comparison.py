@@ -567,7 +567,7 @@ def _shadowed(evidence: Evidence) -> Iterator[Cause]:
             remedy = f"remove the route {way.destination} through {way.link}, or remove {ip} from AllowedIPs"
             family = 4 if len(ip.address) == 4 else 6
             if (rule := _rule_before(evidence, family, way.table)) is not None:
-                message += f", by the policy routing rule with the preference {rule}"
+                message += f", by the policy routing rule with the priority {rule}"
                 remedy = f"remove that rule (ip -{family} rule del pref {rule}), or remove {ip} from AllowedIPs"
             yield cause("route-shadowed", message, *facts, remedy=remedy, peer=peer.public_key)
             break
@@ -580,7 +580,7 @@ def _by_source(evidence: Evidence, key: PublicKey, address: str, way: Way) -> It
     own = next(address_text(each.address) for each in evidence.addresses if _is_like(each, address))
     facts = (f"`ip route get {address} from {own}': dev {way.link}, by the route {way.destination}",)
     message = f"packets from {own} to {address} go to {way.link}, not to {evidence.name}, by a rule for that source"
-    remedy = f"see `ip rule', and remove the rule for {own}, or give it a higher preference number"
+    remedy = f"see `ip rule', and remove the rule for {own}, or give it a higher priority number"
     yield cause("route-shadowed", message, *facts, remedy=remedy, peer=key)
 
 
@@ -611,7 +611,7 @@ def _misrouted(evidence: Evidence, key: PublicKey, ip: nets.Network, address: st
 
 
 def _rule_before(evidence: Evidence, family: int, table: int) -> int | None:
-    """The preference of a rule for `table` before the full tunnel's rule; None if there is none."""
+    """The priority of a rule for `table` before the full tunnel's rule; None if there is none."""
     rules = [rule for rule in evidence.rules if rule.family == family and rule.priority]
     own = [rule.priority or 0 for rule in rules if rule.fwmark is not None and not rule.other]
     before = (
