@@ -120,7 +120,7 @@ def _stages(
     device = host.wireguard.get(name)
     run.apply(plan_up.ignored_peers(settings, device))
     run.apply(plan_up.set_mtu(settings, observe.mtu(settings, device, host)))
-    udp_port.check_bound(name, device.listen_port, host)
+    udp_port.check_bound(name, settings.listen_port or device.listen_port, host)
     mode = host.dns.detect(options.dns) if settings.dns else "off"
     run.apply(plan_up.set_dns(settings, mode, observe.allowed_ips(device)))
     with host.lock():

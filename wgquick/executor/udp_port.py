@@ -33,7 +33,8 @@ def check_bound(name: str, port: int, host: Host) -> None:
     """Wait until the daemon of a link that is up has bound its port; OperationError if that fails.
 
     The kernel's WireGuard refuses to set a link up without its port, but a TUN device always goes up. Without the
-    port wgq-userspace sets the link down again, and wireguard-go reports port 0.
+    port wgq-userspace sets the link down again, and wireguard-go reports port 0. wireguard-go may do so before the
+    link is up, so `port` is the file's, not the device's.
     """
     link = host.rtnl.link(name)
     if not port or link is None or link.kind == "wireguard":
@@ -41,7 +42,7 @@ def check_bound(name: str, port: int, host: Host) -> None:
     deadline = monotonic() + _PATIENCE
     while not host.udp_ports.has(name, port):
         link = host.rtnl.link(name)
-        is_lost = link is None or not link.up or not host.wireguard.get(name).listen_port
+        is_lost = link is None or not link.up or host.wireguard.get(name).listen_port != port
         if is_lost or monotonic() > deadline:
             raise refused(name, port, host.udp_ports.refusal(port), host)
         sleep(_PAUSE)
