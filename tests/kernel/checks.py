@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.kernel import device_control, signatures, tunnels, verbs
+from tests.kernel import device_control, sessions, signatures, tunnels, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,16 +29,18 @@ ON_A_NEWER_KERNEL: Sequence[Callable[[], None]] = (
     verbs.reload_of_a_tunnel_of_wg_quick_works,
     verbs.reload_loses_no_probe_between_two_steps,
     verbs.try_rolls_reload_and_down_back,
+    sessions.a_trial_survives_what_systemd_kills,
 )
-"""What each run of the tests tries on a newer kernel too; WGQ_TEST_KERNEL=newer tries all checks there."""
+"""What each run of the tests tries on a newer kernel; WGQ_TEST_KERNEL=newer tries the other checks there too."""
 
 
 def main() -> None:
     """Run the checks that the arguments name, in their order; without arguments all."""
     checks = {check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS)} | signatures.CHECKS
     if names := sys.argv[1:]:
+        chosen = checks | {check.__name__: check for check in ON_A_NEWER_KERNEL}
         for name in names:
-            _try(name, checks[name])
+            _try(name, chosen[name])
     else:
         _all(checks)
 
