@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class LocalHost:
     """The machine (wgquick.ports.Host); `say` takes the remarks of its parts.
 
-    With a `outer` the calling thread is inside that namespace, and outer packets are handled in the namespace
+    With an `outer` the calling thread is inside that namespace, and outer packets are handled in the namespace
     that the thread came from.
     """
 
