@@ -19,6 +19,7 @@ from tests.namespaces import host
 from tests.netns.tunnels import FULL, KEY, PEERS, config, journals, mark, rules, wgq, with_resolvconf, write
 from tests.parity.trial import in_process
 from wgquick import api
+from wgquick.errors import OperationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +162,14 @@ KILLED = (
     ),
 )
 """Two files; a reload from the one to the other, and back, takes steps of all kinds but DNS."""
+GUARDED = (
+    tunnel("0.0.0.0/0, ::/0", "ListenPort = 51820\n# wgq: kill-switch = on"),
+    tunnel("0.0.0.0/0, ::/0", "ListenPort = 51820\n# wgq: kill-switch = on", peer(OTHER, "10.7.0.0/16")).replace(
+        "203.0.113.1", "203.0.113.2"
+    )
+    + "Endpoint = [2001:db8::7]:51820\n",
+)
+"""Two files with a kill switch, and other endpoints."""
 
 
 def state(machine: Namespace) -> list[list[str]]:
@@ -188,7 +197,9 @@ def reload_killed_at(step: int) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def kill_at_steps(machine: Namespace, call: Callable[..., object], stride: int = 1) -> int:
+def kill_at_steps(
+    machine: Namespace, call: Callable[..., object], stride: int = 1, files: tuple[str, str] = KILLED
+) -> int:
     """Kill reloads, and compare with up what the next reload leaves, and with the pristine machine what down does.
 
     `call` runs wgq. A reload is killed before every step, or with `stride` before every such step. Returns how
@@ -196,7 +207,7 @@ def kill_at_steps(machine: Namespace, call: Callable[..., object], stride: int =
     """
     pristine = rules(machine), mark(machine), machine.out("nft", "list", "ruleset")
     steps = 0
-    for before, after in (KILLED, KILLED[::-1]):
+    for before, after in (files, files[::-1]):
         write(machine, after)
         call(machine, "up", "wg0")
         wanted = state(machine)
@@ -219,14 +230,51 @@ def kill_at_steps(machine: Namespace, call: Callable[..., object], stride: int =
     return steps
 
 
+def call_in_process(machine: Namespace, *arguments: str) -> None:
+    status, _, error = machine.call(in_process, list(arguments), {"PATH": os.environ["PATH"]})
+    assert status == 0, error
+
+
 def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
     """By the next reload, or by down, wherever SIGKILL came."""
+    assert kill_at_steps(machine, call_in_process) > 30
 
-    def call(machine: Namespace, *arguments: str) -> None:
-        status, _, error = machine.call(in_process, list(arguments), {"PATH": os.environ["PATH"]})
-        assert status == 0, error
 
-    assert kill_at_steps(machine, call) > 30
+def test_a_killed_reload_leaves_no_other_kill_switch(machine: Namespace) -> None:
+    """The next reload makes it what the file says, though the journal may be ahead of it; down removes it."""
+    assert kill_at_steps(machine, call_in_process, files=GUARDED) > 12
+
+
+def reload_failing_at(step: int) -> bool:
+    """Whether a reload has such a step: it fails before that."""
+    lines: list[str] = []
+
+    def say(text: str) -> None:
+        lines.append(text)
+        if len(lines) > step:
+            raise OperationError("injected")
+
+    try:
+        api.reload(api.load("wg0", lambda _: None), transcript=say)
+    except OperationError:
+        return True
+    return False
+
+
+def test_a_failed_reload_brings_the_kill_switch_back(machine: Namespace) -> None:
+    write(machine, GUARDED[0])
+    wgq(machine, "up", "wg0")
+    before = state(machine)
+    write(machine, GUARDED[1])
+    steps = 0
+    while machine.call(reload_failing_at, steps):
+        assert state(machine) == before
+        steps += 1
+    assert steps > 3
+    write(machine, GUARDED[0])
+    wgq(machine, "reload", "wg0")
+    assert state(machine) == before
+    assert wgq(machine, "down", "wg0").stderr.count("kill switch") == 1
 
 
 def written(machine: Namespace) -> str:

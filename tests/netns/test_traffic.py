@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from tests.interop.pairs import private_key, public_key, until
 from tests.namespaces import host
 from tests.netns.test_watch import watching
 from tests.netns.tunnels import FULL, config, journals, links, programs, rules, wgq, write
+from wgquick import api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +201,78 @@ def test_the_kill_switch_lets_nothing_out_beside_the_tunnel(machines: tuple[Name
     wgq(near, "down", "wg0")
     assert tables(near) == []
     assert reaches(near, OUTSIDE)
+
+
+def guard_of(machine: Namespace) -> str:
+    return machine.out("nft", "list", "table", "inet", "wgq-guard-wg0")
+
+
+def reload_with_probes() -> tuple[list[str], list[str]]:
+    """The transcript of a reload, and the lines before whose steps a ping through the tunnel is lost."""
+    lines: list[str] = []
+    lost: list[str] = []
+
+    def say(text: str) -> None:
+        lines.append(text)
+        if subprocess.run(["ping", "-c", "1", "-W", "10", "10.9.0.1"], capture_output=True, check=False).returncode:
+            lost.append(text)
+
+    api.reload(api.load("wg0", lines.append), transcript=say)
+    return lines, lost
+
+
+MORE = f"""[Peer]
+PublicKey = {public_key(private_key())}
+Endpoint = [2001:db8:9::9]:4000
+AllowedIPs = 10.77.0.0/16
+[Peer]
+PublicKey = {public_key(private_key())}
+Endpoint = {OUTSIDE}:4000
+AllowedIPs = 10.78.0.0/16
+"""
+
+
+def test_a_reload_moves_endpoints_under_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    """Of both families, by name, and of new peers: no probe is lost between its steps, and nothing else leaves.
+
+    Afterwards the kill switch allows what `up` of the file allows.
+    """
+    near, router = machines
+    near.run(["sh", "-c", "echo '203.0.113.9 vpn.example' >>/etc/hosts"])
+    tunnel(near, router, "kill-switch = on", "exclude = lan, 198.51.100.0/24", extra="ListenPort = 51999\n")
+    text = near.out("cat", "/etc/wireguard/wg0.conf")
+    near.run(["nft", "-f", "-"], input=COUNTER.replace("ip daddr 192.0.2.1 ", "meta mark 51820 "))
+    wgq(near, "up", "wg0")
+    assert reaches(near, "10.9.0.1")
+    beside = "from time import sleep\n" + SEND.replace("try:", "try:\n            sleep(0.001)")
+    bound = beside.replace(
+        "while", "for each, _ in sockets: each.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, b'up0')\nwhile"
+    )
+    sender = near.popen(["python3", "-c", bound])  # during all that follows
+    for endpoint, more in (
+        ("[2001:db8:9::9]", MORE),
+        ("vpn.example", MORE.replace("4000", "4001")),
+        (ENDPOINT, ""),
+    ):
+        write(near, text.replace(f"{ENDPOINT}:51820", f"{endpoint}:51820") + more)
+        before = leaks(near)
+        planned = wgq(near, "plan", "reload", "wg0", status=2).stdout
+        lines, lost = near.call(reload_with_probes)
+        assert [line for line in lines if line.startswith("[#]")] == [
+            f"[#] {line[2:].partition('  #')[0].rstrip()}" for line in planned.splitlines() if line[0] in "+-~"
+        ]
+        assert lost == []
+        assert leaks(near) == before
+        reloaded = guard_of(near)
+        assert "nothing to do" in wgq(near, "diff", "wg0").stderr
+        wgq(near, "down", "wg0")
+        wgq(near, "up", "wg0")
+        assert guard_of(near) == reloaded
+        assert reaches(near, "10.9.0.1")
+    sender.kill()
+    sender.wait()
+    assert wgq(near, "down", "wg0").stderr.count("kill switch") == 1
+    assert tables(near) == []
 
 
 DHCP_SERVER = f"""start 192.168.7.50

@@ -561,13 +561,19 @@ def test_a_restart_that_fails_is_undone(machine: Namespace, verb: tuple[str, ...
 
 
 def test_a_kill_switch_and_its_like_come_back(machine: Namespace) -> None:
-    """A restart on trial sets them up anew, with another mark and port; the tried file's table does not count."""
+    """A restart on trial sets them up anew, with another mark and port; the tried file's table does not count.
+
+    A kill switch whose endpoint was on trial allows the earlier one again.
+    """
     plain, part = config(peer=FULL), config("Table = off", "AllowedIPs = 10.7.0.0/16")
     excluding = config("# wgq: exclude = 192.0.2.128/25", FULL)
     for full, option in ((plain, "--kill-switch"), (plain, "--keep-inbound"), (excluding, "--strict")):
         write(machine, full)
         wgq(machine, "up", "wg0", option)
         before = state(machine)
+        write(machine, full.replace("192.0.2.9", "198.51.100.7"))
+        wgq(machine, "try", "reload", "wg0", "--timeout", "0.3", status=4)
+        assert state(machine) == before, option
         write(machine, part)
         wgq(machine, "try", "reload", "wg0", "--or-restart", "--timeout", "0.3", status=4)
         assert state(machine) == before, option

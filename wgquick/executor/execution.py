@@ -10,6 +10,7 @@ from wgquick.errors import BatchError, HookError, OperationError, SignalError, W
 from wgquick.executor import observe, src_valid_mark, traffic, udp_port
 from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.plan import down as plan_down
+from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.steps import (
     IP_STATUS,
     AddAddress,
@@ -105,6 +106,8 @@ class Execution:
         return True
 
     def _is_recorded(self, undo: Undo) -> bool:
+        if isinstance(undo, RemoveGuard):  # the latest one has the endpoints that the kill switch allows
+            return plan_traffic.standing(self._undos) == undo
         return any(_are_same(each, undo) for each in self._undos)
 
     @property

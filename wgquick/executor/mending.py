@@ -34,7 +34,7 @@ from wgquick.plan.steps import (
 from wgquick.plan.up import automatic_mtu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from wgquick.device import Device
     from wgquick.executor.journal import Record
@@ -113,18 +113,13 @@ def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
         for family, table in places
         for destination in host.rtnl.routes(family=family, table=table)
     }
-    guard = _guard(undos)
+    guard = traffic.standing(undos)
     return Extras(
         frozenset(standing),
         guard is None or host.firewall.is_guarded(name),
         not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
         traffic.sockets(guard.resolved) if guard else (),
     )
-
-
-def _guard(undos: Iterable[Undo]) -> RemoveGuard | None:
-    """The latest undo of the kill switch; None if the journal has none."""
-    return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
@@ -237,7 +232,7 @@ def _let_out(given: Recorded, endpoint: Endpoint, address: SocketAddress, host: 
 
     The journal gets the address first, for the next check and the next up.
     """
-    earlier = _guard(given.record.undos)
+    earlier = traffic.standing(given.record.undos)
     if earlier is None:
         return
     known = dict(traffic.recalled(earlier.resolved)) | {str(endpoint): address}
@@ -246,7 +241,7 @@ def _let_out(given: Recorded, endpoint: Endpoint, address: SocketAddress, host: 
 
 def is_followed(given: Recorded, device: Device) -> bool:
     """Whether the kill switch, if there is one, allows the endpoints that the device has."""
-    guard = _guard(given.record.undos)
+    guard = traffic.standing(given.record.undos)
     return guard is None or traffic.followed(guard.resolved, device.peers) == guard.resolved
 
 
@@ -257,7 +252,7 @@ def follow(name: str, host: Host) -> tuple[str, ...]:
     """
     with host.interface_lock_if_free(name) as is_held:
         given = recorded(name, host) if is_held else None
-        guard = _guard(given.record.undos) if given else None
+        guard = traffic.standing(given.record.undos) if given else None
         if given is None or guard is None:
             return ()
         device = host.wireguard.get(name)
@@ -306,7 +301,7 @@ def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
                     undo.do(run)
         given = given._replace(record=given.record._replace(undos=(*others, *wanted)))
         journal.rewrite(given.record)
-        guard = _guard(others)
+        guard = traffic.standing(others)
         if guard is not None:
             _set_guard(given, guard.resolved, device, host)
         return networks

@@ -15,6 +15,7 @@ from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.net import Prefix
 from wgquick.plan import applied, reload, up
+from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.desired import desired
 from wgquick.plan.difference import Difference, difference, notes
 from wgquick.plan.facts import EndpointFacts
@@ -212,7 +213,9 @@ class Reload:
             change = reload.parts(change, now.device, lambda part: digest(part) not in spared)
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
-        found = difference(aim, now, self._known, change, facts)
+        guard = plan_traffic.standing(self._known.undos or ())
+        endpoints = plan_traffic.of_file(self._settings, self._resolved, guard.resolved if guard else "")
+        found = difference(aim, now, self._known, change, facts, endpoints)
         said = tuple(note.text for note in (*ignored, *notes(change, aim)))
         return Look(now, aim, found, said, change)
 
@@ -279,7 +282,9 @@ class Reload:
                 _make(run, look.difference.moves, made)
             if not any(isinstance(move.step, _FAR_REACHING) for move in look.difference.moves):
                 break
-            self._known = self._known._replace(dns=look.wanted.dns, firewall=look.wanted.firewall)
+            self._known = self._known._replace(
+                dns=look.wanted.dns, firewall=look.wanted.firewall, is_unfinished=False
+            )
             look = self._look(run)
         return look.wanted
 
@@ -416,8 +421,8 @@ def with_standing(settings: Settings, record: Record | None, before: Applied | N
 
 def with_one_guard(undos: tuple[Undo, ...]) -> tuple[Undo, ...]:
     """The undos with only the latest one of the kill switch."""
-    guards = [undo for undo in undos if isinstance(undo, RemoveGuard)]
-    return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard) or undo is guards[-1])
+    latest = plan_traffic.standing(undos)
+    return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard) or undo is latest)
 
 
 def read_applied(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied | None:

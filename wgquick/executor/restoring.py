@@ -256,7 +256,8 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         raise WgqError("\n".join(faults) or "the state does not come back", where=name)
     if before.record is not None and link is not None:
         old = before.record._replace(ifindex=link.ifindex)
-        journal.restore(old._replace(undos=run.undos) if record else old, before.hash_key)
+        undos = reloading.with_one_guard(run.undos)
+        journal.restore(old._replace(undos=undos) if record else old, before.hash_key)
 
 
 def _known(record: Record | None) -> Known:

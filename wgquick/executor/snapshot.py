@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config.grammar import mask
 from wgquick.errors import OperationError
-from wgquick.executor import observe, src_valid_mark
+from wgquick.executor import observe, src_valid_mark, traffic
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.plan.current import Current, LinkDns
@@ -97,6 +97,7 @@ def facts(
         _firewall(now, host, options),
         src_valid_mark.earlier(host, settings.name),
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
+        traffic.excluded_lans(settings, host),
     )
 
 

@@ -72,7 +72,7 @@ def first_endpoints(
 
 def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
     """Set the kill switch in its form before the link exists; `dns` allows DNS queries."""
-    facts = plan.TrafficFacts(lans=_lans(settings, host))
+    facts = plan.TrafficFacts(lans=excluded_lans(settings, host))
     sockets, noted = found.resolved.values(), plan.remembered(found.resolved.items())
     run.apply(
         step._replace(guard=step.guard._replace(dns=dns)) if isinstance(step, SetGuard) else step
@@ -82,8 +82,7 @@ def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execut
 
 def standing(record: Record | None) -> RemoveGuard | None:
     """The latest undo of a kill switch that an earlier run left in place, or None. Only down removes it."""
-    undos = record.undos if record else ()
-    return next((undo for undo in reversed(undos) if isinstance(undo, RemoveGuard)), None)
+    return plan.standing(record.undos if record else ())
 
 
 def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
@@ -108,12 +107,12 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
     full = frozenset(ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
     table = device.fwmark if full else routes.table or 0
     port = device.listen_port or udp_port.chosen(device, host)
-    facts = plan.TrafficFacts(_lans(settings, host), full, device.fwmark, table, port)
+    facts = plan.TrafficFacts(excluded_lans(settings, host), full, device.fwmark, table, port)
     run.apply(plan.kept(settings, facts))
     run.apply(plan.guard(settings, found.resolved.values(), plan.remembered(found.resolved.items()), facts))
 
 
-def _lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:
+def excluded_lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:
     """What `lan` means, if the settings have it."""
     return lans(settings.name, host) if LAN in settings.extras.exclude else ()
 

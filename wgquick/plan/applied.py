@@ -57,7 +57,7 @@ class Known(NamedTuple):
 
     `addresses` and `routes` are those that were added, perhaps only in part; `undos` are the journal's. A peer that
     the file lacks is removed if it is in `earlier`, the file's peers before. Other peers stay if they are `hooked`,
-    or with `keep_foreign`.
+    or with `keep_foreign`. `is_unfinished`: a reload was killed, perhaps between an undo and its step.
     """
 
     addresses: frozenset[Prefix] | None = None
@@ -72,6 +72,7 @@ class Known(NamedTuple):
     mtu: int = 0
     extras: tuple[str, ...] | None = None
     overridden: frozenset[str] = frozenset()
+    is_unfinished: bool = False
 
     def stays(self, key: PublicKey) -> bool:
         """Whether a peer stays although the file lacks it."""
@@ -103,6 +104,7 @@ def known(
         mtu=newest.mtu if len(both) == 1 else 0,
         extras=newest.extras,
         overridden=newest.overridden,
+        is_unfinished=intended is not None,
     )
 
 

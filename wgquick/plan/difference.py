@@ -31,7 +31,6 @@ from wgquick.plan.steps import (
     Note,
     ReleaseSysctl,
     RemoveFirewall,
-    RemoveGuard,
     ReplaceFirewall,
     SetDns,
     SetGuard,
@@ -73,21 +72,24 @@ class Difference(NamedTuple):
 
 
 def difference(
-    wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts
+    wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str = ""
 ) -> Difference:
     """The difference from `now` to `wanted`; `change` is the device's part.
 
-    WgqError if `up` would fail for the same reason.
+    `endpoints` are the file's, as a kill switch remembers them (`traffic.remembered`). WgqError if `up` would fail
+    for the same reason.
     """
     if wanted.mtu is not None and wanted.mtu < _IPV6_MTU:
         wanted = _without_ipv6(wanted)
     addresses = _Addresses(wanted, now, known)
     routes = _Routes(wanted, now, known)
     rules = _Rules(wanted, now, known, change)
+    opened, closed = _guard(now, known, change, facts, endpoints)
     moves = (
         *_mtu(wanted, now, known, is_first=True),
         *addresses.conflicting(),
         *(_addition(rule) for rule in rules.passes if rule not in now.rules),
+        *opened,
         *_device(now, change.first, reload.lines(now.name, change.first)),
         *addresses.added(),
         *rules.added(),
@@ -104,24 +106,38 @@ def difference(
         *_device(now, change.last, reload.removal_lines(now.name, change)),
         *_mtu(wanted, now, known, is_first=False),
         *_sysctl_released(wanted, known),
+        *closed,
     )
     reasons = (*addresses.reasons(), *_extras_reasons(wanted, now, known, change))
-    return Difference((*moves, *_guard_followed(now, known)), reasons)
+    return Difference(moves, reasons)
 
 
-def _guard_followed(now: Current, known: Known) -> Iterator[Move]:
-    """Make the kill switch allow the endpoints to which peers have roamed."""
-    undos = known.undos or ()
-    guard = next((undo for undo in reversed(undos) if isinstance(undo, RemoveGuard)), None)
-    if guard is None or now.device is None or lost.has_lan(known.extras or ()):  # watch knows what `lan` is
-        return
-    resolved = traffic.followed(guard.resolved, now.device.peers)
-    if resolved != guard.resolved:
-        steps = (
-            SetGuard(now.name, lost.guard(undos, known.extras or (), now.device, traffic.sockets(each)), each)
-            for each in (resolved, guard.resolved)
-        )
-        yield Move(next(steps), tuple(steps))
+def _guard(
+    now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str
+) -> tuple[tuple[Move, ...], tuple[Move, ...]]:
+    """The moves of the kill switch before the device gets new endpoints, and after all others.
+
+    First it allows the new endpoints too, at last no others than those of the file and of the device.
+    """
+    undos, device = known.undos or (), now.device
+    guard = traffic.standing(undos)
+    if guard is None or device is None:
+        return (), ()
+
+    def allowing(text: str) -> SetGuard:
+        own = lost.guard(undos, known.extras or (), device, traffic.sockets(text), facts.lans)
+        return SetGuard(now.name, own, text)
+
+    has = guard.resolved
+    last = traffic.followed(endpoints, reload.peers_after(device, change))
+    both = traffic.joined(has, last)
+    comes = any(peer.endpoint is not None for peer in change.first.peers)
+    opened = comes and (known.is_unfinished or set(traffic.sockets(both)) != set(traffic.sockets(has)))
+    first = (Move(allowing(both), (allowing(has),)),) if opened else ()
+    before = both if opened else has
+    if traffic.are_alike(last, before) and not known.is_unfinished:
+        return first, ()
+    return first, (Move(allowing(last), (allowing(before),)),)
 
 
 def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:
@@ -136,14 +152,9 @@ def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceC
     def differs(word: str) -> bool:
         return before is not None and before.get(word) != after.get(word)
 
-    has_guard = any(isinstance(undo, RemoveGuard) for undo in undos)
+    has_guard = traffic.standing(undos) is not None
     is_renamed = change.first.listen_port is not None or (change.first.fwmark or change.last.fwmark) is not None
-    has_new_endpoint = any(peer.endpoint is not None for peer in change.first.peers)
-    if (
-        extras.kill_switch != has_guard
-        or differs("kill-switch")
-        or (has_guard and (is_renamed or has_new_endpoint))
-    ):
+    if extras.kill_switch != has_guard or differs("kill-switch") or (has_guard and is_renamed):
         yield "kill-switch"
     excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
     named = {str(each) for each in extras.exclude if not isinstance(each, str)}

@@ -60,10 +60,12 @@ def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]
 
 
 def _whole(step: Undo) -> Undo:
-    """One transaction removes the nft tables of both families, as in wg-quick."""
+    """One transaction removes the nft tables of both families, as in wg-quick, and the kill switch."""
     match step:
         case RemoveFirewall(name, "nft", _):
             return RemoveFirewall(name, "nft", 0)
+        case RemoveGuard(name):
+            return RemoveGuard(name)
         case _:
             return step
 

@@ -60,7 +60,7 @@ class DesiredFacts(NamedTuple):
     `device_fwmark` is the device's fwmark, `has_automatic_fwmark` whether add_default chose it.
     `link_addresses` are the link-local addresses that the kernel gave the link, `connected` their networks.
     `mtu` is None if the paths lead through the tunnel itself and cannot be measured.
-    `mark_earlier` and `mark_writable` are as for add_default.
+    `mark_earlier` and `mark_writable` are as for add_default. `lans` are the networks that `exclude = lan` means.
     """
 
     ipv6: bool = True
@@ -76,6 +76,7 @@ class DesiredFacts(NamedTuple):
     firewall: str = "nft"
     mark_earlier: str | None = None
     mark_writable: bool = True
+    lans: tuple[Prefix, ...] = ()
 
 
 class DownFacts(NamedTuple):

@@ -307,6 +307,19 @@ def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: Given) -> in
     return wanted if wanted != has else None
 
 
+def peers_after(device: Device, change: DeviceChange) -> tuple[DevicePeer, ...]:
+    """The peers that the device has after a change, with their endpoints; their other values are as before."""
+    peers = {peer.public_key: peer for peer in device.peers}
+    for config in (*change.first.peers, *change.last.peers):
+        key = config.public_key
+        if config.remove:
+            peers.pop(key, None)
+        elif key in peers or not config.update_only:
+            has = peers.get(key) or DevicePeer(key)
+            peers[key] = has._replace(endpoint=config.endpoint or has.endpoint)
+    return tuple(peers.values())
+
+
 def lines(name: str, config: DeviceConfig) -> Iterator[str]:
     """The transcript: the equivalent wg(8) commands, without secrets."""
     words = list(_device_words(config))

@@ -10,7 +10,7 @@ from wgquick.config.settings import Address, PeerSettings
 from wgquick.device import PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import KEY_LENGTH, Endpoint, Route, SecretKey, is_link_local
-from wgquick.plan import reload
+from wgquick.plan import reload, traffic
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
 from wgquick.plan.given import UNKNOWN, Given
@@ -126,7 +126,8 @@ def moves(
     aim = _desired(before, file)
     change = _device_change(before, device, aim.settings, given)
     aim = aim._replace(addresses=_in_their_order(aim, now))
-    return difference(aim, now, known, change, facts).moves
+    guard = traffic.standing(before.undos)
+    return difference(aim, now, known, change, facts, guard.resolved if guard else "").moves
 
 
 def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:

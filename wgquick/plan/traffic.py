@@ -12,15 +12,16 @@ from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Guard, Prefix, SocketAddress, pack_address
-from wgquick.plan.steps import AddThrow, KeepInbound, Note, SetGuard
+from wgquick.plan.steps import AddThrow, KeepInbound, Note, RemoveGuard, SetGuard
 from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.device import DevicePeer
-    from wgquick.plan.steps import Step
+    from wgquick.net import Endpoint
+    from wgquick.plan.steps import Step, Undo
 
 _NO_TABLES = ("off", "main", "local", "default")
 
@@ -116,6 +117,29 @@ def followed(text: str, peers: Iterable[DevicePeer]) -> str:
         if peer.endpoint is not None and (peer.endpoint.address, peer.endpoint.port) not in allowed
     ]
     return remembered((*of_file, *roamed))
+
+
+def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
+    """The latest undo of a kill switch; None if there is none."""
+    return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
+
+
+def of_file(settings: Settings, resolved: Mapping[Endpoint, SocketAddress], text: str) -> str:
+    """The endpoints of a file: the newly resolved ones, and earlier answers in a text from `remembered`."""
+    known = dict(recalled(text))
+    wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
+    found = {endpoint: resolved.get(endpoint) or known.get(str(endpoint)) for endpoint in wanted}
+    return remembered((endpoint, address) for endpoint, address in found.items() if address is not None)
+
+
+def joined(one: str, other: str) -> str:
+    """A text from `remembered` with the endpoints of both; of one name's addresses that of `other` is the last."""
+    return " ".join(dict.fromkeys((*(each for each in one.split() if each not in other.split()), *other.split())))
+
+
+def are_alike(one: str, other: str) -> bool:
+    """Whether two texts from `remembered` have the same endpoints."""
+    return set(one.split()) == set(other.split())
 
 
 def sockets(text: str) -> tuple[tuple[Prefix, int], ...]:

@@ -1,7 +1,7 @@
 """The kill switch, and answers to inbound connections on the link they came in by, through nft(8).
 
-Each has its own table, which one transaction replaces, so that the rules always exist. It runs `nft`, as these
-rules have sets and expressions that the codec in `nft` does not support.
+Each has its own table, which one transaction sets or changes, so that the rules always exist. It runs `nft`, as
+these rules have sets and expressions that the codec in `nft` does not support.
 
 The kill switch rejects packets that leave or are forwarded, except:
 
@@ -38,12 +38,20 @@ _REMEDY = "The kill switch and keep-inbound need nftables (apt install nftables)
 
 
 def guard(name: str, wanted: Guard) -> None:
-    """Set the kill switch of an interface; replaces an earlier one."""
+    """Set the kill switch of an interface, or change what it allows.
+
+    A change replaces the rules alone, which the kernel does at one moment. A table that is deleted and made again
+    drops all packets for some microseconds: the old chains stay hooked without rules after the new ones are active
+    (net/netfilter/nf_tables_api.c, nf_tables_commit).
+    """
     table = _table("guard", name)
     own = _own_rules(name, wanted)
     with runtime.locked_guards():
         others = _standing_guards(table)
-        _run(_replaced(table, _guard_chains(own)) + _shared({**others, table: own}))
+        change = (
+            _changed(table, own) if _is_whole(_listed("table", "inet", table)) else _replaced(table, _chains(own))
+        )
+        _run(change + _shared({**others, table: own}))
 
 
 def remove_guard(name: str) -> None:
@@ -179,7 +187,32 @@ def _own_rules(name: str, wanted: Guard) -> _Own:
     )
 
 
-def _guard_chains(own: _Own) -> str:
+_VERDICT = ("jump own-{0}", "jump others-{0}", "reject with icmpx admin-prohibited")
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a table, as `nft list table` shows it, has all chains of a kill switch."""
+
+    def is_set(hook: str) -> bool:
+        policy, *rules = _chain(text, hook) or ("",)
+        has_chains = all(f"chain {kind}-{hook} {{" in text for kind in ("own", "others"))
+        return has_chains and policy.endswith("policy drop;") and rules == [each.format(hook) for each in _VERDICT]
+
+    return "flags dormant" not in text and all(is_set(hook) for hook in _Own._fields)
+
+
+def _changed(table: str, own: _Own) -> str:
+    """The commands that replace the own rules of a kill switch."""
+    script = ""
+    for hook in _Own._fields:
+        script += f"flush chain inet {table} own-{hook}\n"
+        script += (
+            f"table inet {table} {{\n    chain own-{hook} {{\n        {_joined(getattr(own, hook))}\n    }}\n}}\n"
+        )
+    return script
+
+
+def _chains(own: _Own) -> str:
     chains = ""
     for hook in _Own._fields:
         chains += f"""
@@ -190,9 +223,7 @@ def _guard_chains(own: _Own) -> str:
     }}
     chain {hook} {{
         type filter hook {hook} priority filter + 5; policy drop;
-        jump own-{hook}
-        jump others-{hook}
-        reject with icmpx admin-prohibited
+        {_joined(each.format(hook) for each in _VERDICT)}
     }}"""
     return chains
 
