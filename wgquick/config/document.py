@@ -148,7 +148,7 @@ class Document:
         return [
             (start + 1, end)
             for start, end in zip(headers, ends, strict=False)
-            if _quick_key(self.raw[start]) == b"[interface]"
+            if wg[start][1:2] in "iI" and _quick_key(self.raw[start]) == b"[interface]"
         ]
 
     def _quick_lines(self, start: int, end: int) -> list[QuickLine]:

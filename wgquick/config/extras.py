@@ -37,9 +37,6 @@ _LONGEST_NAME = 255
 
 def read(document: Document) -> tuple[Extras, list[Diagnostic]]:
     """The settings, and the faults of invalid lines."""
-    data = bytes(document)
-    if b"#" not in data or _MARK not in data.lower():
-        return Extras(), []
     extras, faults = Extras(), []
     for line in _lines(document):
         try:
@@ -70,8 +67,10 @@ class _Line(NamedTuple):
 
 def _lines(document: Document) -> Iterator[_Line]:
     sections = None
+    if not _may_have_settings(bytes(document)):
+        return
     for row, raw in enumerate(document.raw):
-        if b"#" not in raw or _MARK not in raw.lower():  # a key may have these letters
+        if b"#" not in raw or _MARK not in raw.lower():
             continue
         text = document.line_text(row)
         before, _, comment = text.partition("#")
@@ -87,6 +86,17 @@ def _lines(document: Document) -> Iterator[_Line]:
         if is_beside and (is_shells or setting.partition("=")[0].strip().lower() not in _WORDS):
             continue
         yield _Line(row, sections[row].section, setting.rstrip(), len(text) - len(setting), is_beside)
+
+
+def _may_have_settings(data: bytes) -> bool:
+    """Whether a comment has `wgq`; without a loop over the lines, as a file may have 50,000."""
+    data = data.lower()
+    at = data.find(_MARK)
+    while at >= 0:
+        if b"#" in data[data.rfind(b"\n", 0, at) + 1 : at]:  # a key may have these letters
+            return True
+        at = data.find(_MARK, at + 1)
+    return False
 
 
 def _with(extras: Extras, line: _Line) -> Extras:

@@ -193,8 +193,9 @@ class _Section:
 
 
 def _readers(section: str, fields: Sequence[str]) -> _Readers:
-    """The index of the field and the reader of each wg key of a section, by the key in lower case."""
-    return {key.name.lower(): (fields.index(key.field), key.read) for key in keys.of(section, of_wg=True)}
+    """The index of the field and the reader of each wg key of a section, by the key as usual and in lower case."""
+    found = {key.name: (fields.index(key.field), key.read) for key in keys.of(section, of_wg=True)}
+    return found | {name.lower(): reader for name, reader in found.items()}
 
 
 _FAULTY = False  # stands for a value that cannot be read; a file with a fault has no settings
@@ -202,7 +203,8 @@ _ALLOWED_IP = KEYS["AllowedIPs"].read
 _INTERFACE = tuple(key.field for key in keys.of("Interface", of_wg=True))
 _PEER = PeerSettings._fields
 _PUBLIC_KEY, _ALLOWED_IPS, _REPLACE = map(_PEER.index, ("public_key", "allowed_ips", "replace_allowed_ips"))
-_READERS = {"[interface]": _readers("Interface", _INTERFACE), "[peer]": _readers("Peer", _PEER)}
+_READERS = {"[interface]": _readers("Interface", _INTERFACE)}
+_PEER_READERS = _readers("Peer", _PEER)
 
 
 class _WgSections:
@@ -233,12 +235,12 @@ class _WgSections:
         """Parse the lines. This is the hot loop for 10,000 peers: local names, and no calls but the readers."""
         readers, values = self._readers, self._section.values
         for index, line in enumerate(lines):
-            cleaned = line[: line.index("#")] if "#" in line else line
-            if not cleaned:
+            if not line or line[0] == "#":
                 continue
+            cleaned = line[: line.index("#")] if "#" in line else line
             key, _, value = cleaned.partition("=")
             self._index = index
-            reader = readers.get(key.lower())
+            reader = readers.get(key) or readers.get(key.lower())
             if reader is None or not value:
                 self._take_other(cleaned)
                 readers, values = self._readers, self._section.values
@@ -256,14 +258,16 @@ class _WgSections:
 
     def _take_other(self, cleaned: str) -> None:
         header = cleaned.lower()
+        if header == "[peer]":
+            self._readers = _PEER_READERS
+            self._section = _Section(self._index, _PEER)
+            self._peers.append(self._section)
+            return
         if header not in _READERS:
             self._refuse(self._unrecognised(cleaned))
             return
         self._readers = _READERS[header]
         self._section = self._interface
-        if header == "[peer]":
-            self._section = _Section(self._index, _PEER)
-            self._peers.append(self._section)
 
     def _unrecognised(self, cleaned: str) -> GrammarError:
         """The fault of an unknown line; imports `advice` only if there is one."""

@@ -281,6 +281,8 @@ def span(seconds: float) -> str:
 
 def size(count: float) -> str:
     """A number of bytes with two or three digits: `0 B`, `1.2 KiB`, `34 MiB`."""
+    if count < _SIZES[-1][0]:
+        return f"{int(count)} B"
     for length, unit in _SIZES:
         if count >= length:
             number = count / length

@@ -126,14 +126,14 @@ def _network(allowed: AllowedIP) -> _Network:
 
 
 def _of_peer(peer: PeerSettings, live: DevicePeer, networks: set[_Network] | None) -> Iterator[Drift]:
-    key = str(peer.public_key)
+    key = peer.public_key  # as text only where it differs
     if peer.preshared_key is not None and peer.preshared_key.raw != _raw(live):
-        yield Drift("psk-differs", "the device has another preshared key for this peer", key)
+        yield Drift("psk-differs", "the device has another preshared key for this peer", str(key))
     if peer.persistent_keepalive not in (None, live.persistent_keepalive):
         here, device = _keepalive(peer.persistent_keepalive), _keepalive(live.persistent_keepalive)
-        yield Drift("keepalive-differs", f"keepalive {here} in the file, {device} on the device", key)
+        yield Drift("keepalive-differs", f"keepalive {here} in the file, {device} on the device", str(key))
     if networks is not None and networks != {(each.address, each.length) for each in live.allowed_ips}:
-        yield Drift("allowed-ips-differ", "the device has other AllowedIPs for this peer", key)
+        yield Drift("allowed-ips-differ", "the device has other AllowedIPs for this peer", str(key))
 
 
 def _keepalive(seconds: int | None) -> str:

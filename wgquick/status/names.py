@@ -13,8 +13,6 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from wgquick.config.document import Document
 
 LONGEST = 64
@@ -31,7 +29,7 @@ _MARKED = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_RULED = re.compile(r"\#{2,} \s* (?: client | begin ) \s+ (.+?) \s* \#*", re.IGNORECASE | re.VERBOSE)
+_RULED = re.compile(r"\#{2,} \s* (?: client | begin ) \s+", re.IGNORECASE | re.VERBOSE)
 _END = re.compile(r"end(?:_peer)?\s", re.IGNORECASE)
 _SETTING = re.compile(r"[\w-]+\s*=.*|\[.*", re.IGNORECASE)
 # Other comments that programs write, and comments for wgq.
@@ -40,7 +38,7 @@ _OTHER = re.compile(
         | allocated[ ]ips? | allowed[ ]ips? | .*key | wgq ) \s* : .* | \W*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_KEY = re.compile(r"[A-Za-z0-9+/]{42}")
+_KEY, _KEY_LENGTH = re.compile(r"[A-Za-z0-9+/]{42}"), 42
 _DISABLED = re.compile(r"#\s*\[disabled\]\s*", re.IGNORECASE)
 _PUBLIC = frozenset({"Pu", "PU", "pu", "pU"})
 _PEER, _PUBLIC_KEY = "[peer]", re.compile(r"publickey\s*=\s*([^\s#]+)", re.IGNORECASE)
@@ -57,10 +55,12 @@ def names(document: Document) -> Names:
     """The names of a file's peers; peers without a name are missing."""
     reader = _Reader(document)
     for row, cleaned in enumerate(document.views.wg):
-        first = cleaned[:1]
-        if first == "#":
+        if not cleaned:
+            if reader.above:
+                reader.flush()
+        elif cleaned[0] == "#":
             reader.comment(row)
-        elif first == "[":
+        elif cleaned[0] == "[":
             reader.header(row, cleaned)
         elif reader.above or cleaned[:2] in _PUBLIC:  # a file may have 50,000 other lines
             reader.other(row, cleaned)
@@ -80,17 +80,23 @@ class _Comment(NamedTuple):
     disabled: bool = False
 
 
+_ENDED = _Comment("end")
+_E, _OF_OTHERS = frozenset({"e", "E"}), frozenset({"end", "header"})
+
+
 def _comment(text: str) -> _Comment:
     """Parse a comment, from its `#` on."""
     rest = _DISABLED.sub("", text) if "[" in text else text
     disabled = rest != text
     body = rest.strip("# \t")
-    if _END.match(body):
-        return _Comment("end", disabled=disabled)
-    found = (_RULED.fullmatch(rest) if rest.startswith("##") else None) or _MARKED.fullmatch(body)
-    if found:
-        name = _clean(_from_json(found["json"]) if found.re is _MARKED and found["json"] else _group(found))
-        return _Comment("marked" if name else "other", name, disabled=disabled)
+    if body[:1] in _E and _END.match(body):
+        return _Comment("end", disabled=True) if disabled else _ENDED
+    if rest[:2] == "##" and (ruled := _RULED.match(rest)):
+        name = _clean(rest[ruled.end() :].rstrip("#"))
+        return _Comment("marked" if name else "other", name, "", disabled)
+    if found := _MARKED.fullmatch(body):
+        name = _clean(_from_json(found["json"]) if found["json"] else _group(found))
+        return _Comment("marked" if name else "other", name, "", disabled)
     if body[:6].lower() == _PEER:
         return _Comment("header", disabled=disabled)
     if _SETTING.fullmatch(body):
@@ -118,7 +124,7 @@ def _clean(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
         text = "".join(char if char.isprintable() else " " for char in text)
     name = " ".join(text.split())[:LONGEST].strip()
-    return "" if _KEY.search(text) else name
+    return "" if len(text) >= _KEY_LENGTH and _KEY.search(text) else name
 
 
 class _Section:
@@ -135,22 +141,23 @@ class _Section:
 
     def name(self) -> str:
         """A marked name, preferably inside the section; else a plain comment where people write names."""
-        above, inside = list(_up_to_other_peer(reversed(self.above))), list(_up_to_other_peer(self.inside))
-        for comment in (*self.header, *inside, *above):
-            if comment.kind == "marked":
-                return comment.name
-        for comment in (*self.header, *above, *inside, *self.on_key):
+        header, above, inside = self.header, _up_to_other_peer(self.above[::-1]), _up_to_other_peer(self.inside)
+        for comments in (header, inside, above):
+            for comment in comments:
+                if comment.kind == "marked":
+                    return comment.name
+        for comment in (*header, *above, *inside, *self.on_key):
             if comment.kind == "plain":
                 return comment.name
         return ""
 
 
-def _up_to_other_peer(comments: Iterable[_Comment]) -> Iterator[_Comment]:
+def _up_to_other_peer(comments: list[_Comment]) -> list[_Comment]:
     """The comments before one about another peer: the end of its block, or a commented-out peer."""
-    for comment in comments:
-        if comment.kind in ("end", "header") or comment.disabled or comment.key:
-            return
-        yield comment
+    for at, (kind, _, key, disabled) in enumerate(comments):
+        if disabled or key or kind in _OF_OTHERS:
+            return comments[:at]
+    return comments
 
 
 class _Reader:
@@ -167,38 +174,40 @@ class _Reader:
     def comment(self, row: int) -> None:
         """A line that is a comment."""
         comment = _comment(self._raw[row].decode("utf-8", "replace").strip())
-        self._has_header |= comment.kind == "header"
+        if comment.kind == "header":
+            self._has_header = True
         self.above.append(comment)
 
     def header(self, row: int, cleaned: str) -> None:
         """A line that opens a section; `cleaned` is the line without whitespace."""
         self._close()
         if cleaned[:6].lower() == _PEER:
-            self._section = _Section(self.above, self._inline(row, cleaned))
-        self._take_disabled(self.above)
+            self._section = _Section(self.above, self._inline(row) if "#" in cleaned else [])
+        if self._has_header:
+            self._take_disabled(self.above)
         self.above = []
 
     def other(self, row: int, cleaned: str) -> None:
-        """A setting, or an empty line."""
+        """A setting."""
         if self.above:
-            self._flush()
+            self.flush()
         if self._section is not None and cleaned[:10].lower() == "publickey=":
-            self._section.key = cleaned.partition("#")[0][10:]
+            self._section.key = cleaned[10:]
             if "#" in cleaned:
-                self._section.on_key = self._inline(row, cleaned)
+                self._section.key = cleaned.partition("#")[0][10:]
+                self._section.on_key = self._inline(row)
 
-    def _inline(self, row: int, cleaned: str) -> list[_Comment]:
+    def _inline(self, row: int) -> list[_Comment]:
         """The comment at the end of a line."""
-        if "#" not in cleaned:
-            return []
         _, mark, text = self._raw[row].decode("utf-8", "replace").partition("#")
         return [_comment(mark + text.strip())]
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Add the pending comments to the current section."""
         if self._section is not None:
             self._section.inside += self.above
-        self._take_disabled(self.above)
+        if self._has_header:
+            self._take_disabled(self.above)
         self.above = []
 
     def _close(self) -> None:
@@ -209,8 +218,6 @@ class _Reader:
     def _take_disabled(self, comments: list[_Comment]) -> None:
         """Note the peers that a block of comments contains completely, [Peer] and its key."""
         name, is_open = "", False
-        if not self._has_header:
-            return
         self._has_header = False
         for comment in comments:
             if comment.kind == "marked":
@@ -223,7 +230,7 @@ class _Reader:
 
     def result(self) -> Names:
         """The names found."""
-        self._flush()
+        self.flush()
         self._close()
         disabled = {key: name for key, name in self._disabled.items() if len(key) == 44}
         of = {key: name for key, name in disabled.items() if name} | self._found

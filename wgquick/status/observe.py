@@ -305,18 +305,19 @@ class _Sources(NamedTuple):
 
     def present(self, peer: DevicePeer) -> PeerStatus:
         """A peer that the device has."""
-        text, trend = str(peer.public_key), self.trends[peer.public_key.raw]
-        events = self.counted.peers.get(peer.public_key) if self.counted else None
+        public = peer.public_key
+        text, trend = str(public), self.trends[public.raw]
+        events = self.counted.peers.get(public) if self.counted else None
         if events and is_being_tried(events):
             trend = trend._replace(sends=True)
-        settings, endpoint = (self.wanted or {}).get(peer.public_key), peer.endpoint
+        settings, endpoint = self.wanted.get(public) if self.wanted else None, peer.endpoint
         configured = settings.endpoint if settings else None
         age = max(0.0, self.now - peer.last_handshake) if peer.last_handshake else None
         return PeerStatus(
             public_key=text,
             name=self.names.get(text, ""),
             state=state(peer, self.now, link_up=self.link_up, trend=trend),
-            wanted=self._is_wanted(peer),
+            wanted=self._is_wanted(peer, settings),
             on_device=True,
             endpoint=str(endpoint) if endpoint else None,
             configured_endpoint=str(configured) if configured else None,
@@ -332,12 +333,11 @@ class _Sources(NamedTuple):
             last_error=last_error(events, self.now, age) if events else None,
         )
 
-    def _is_wanted(self, peer: DevicePeer) -> bool:
+    def _is_wanted(self, peer: DevicePeer, settings: PeerSettings | None) -> bool:
         """Whether this side should connect, by the file, else by the journal, else by PersistentKeepalive."""
         if not peer.allowed_ips:
             return False
         if self.wanted is not None:
-            settings = self.wanted.get(peer.public_key)
             return settings is not None and settings.endpoint is not None
         if self.given is not None:
             earlier = self.given.get(peer.public_key.raw)
