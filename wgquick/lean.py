@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import signal as signal
     from contextlib import contextmanager as contextmanager
     from contextlib import suppress as suppress
+    from functools import cached_property as cached_property
+    from hashlib import sha256 as sha256
     from json import dumps as dumps
     from json import loads as loads
     from socket import socket as socket
@@ -123,6 +125,32 @@ else:
 
         entered.__name__, entered.__doc__, entered.__wrapped__ = function.__name__, function.__doc__, function
         return entered
+
+    class cached_property:  # noqa: N801 - functools' name
+        """functools.cached_property."""
+
+        def __init__(self, make):
+            self._make, self.__doc__ = make, make.__doc__
+
+        def __set_name__(self, owner, name):
+            self._name = name
+
+        def __get__(self, instance, owner=None):
+            if instance is None:
+                return self
+            value = instance.__dict__[self._name] = self._make(instance)
+            return value
+
+    def sha256(data):
+        """hashlib.sha256; without OpenSSL's library, which takes long to load, if this Python has its own."""
+        try:
+            from _sha256 import sha256
+        except ImportError:  # Python 3.12 renamed the module; some distributions leave it out
+            try:
+                from _sha2 import sha256
+            except ImportError:
+                from hashlib import sha256
+        return sha256(data)
 
     class socket(_socket):  # noqa: N801 - socket's name
         """socket.socket, closed at the end of a `with` block."""

@@ -112,12 +112,25 @@ def test_no_process_of_the_check_remains(machine: Namespace) -> None:
     assert not [pid for pid in machine.processes() if b"wgquick" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+def test_a_short_file_without_hooks_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that fails prints nothing."""
+    monkeypatch.setattr(os, "fork", pytest.fail)
+    pending = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), Document.parse(text(FAULTY).encode()))
+    assert isinstance(pending, advice_of.Pending)
+    said: list[str] = []
+    pending.print(said.append)
+    assert len(said) == 1
+    monkeypatch.setattr(advice_of, "_findings", lambda *_: 1 / 0)
+    pending.print(pytest.fail)
+
+
 def test_a_check_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It prints nothing then."""
     monkeypatch.setattr(advice_of, "_PATIENCE", 0.01)
     monkeypatch.setattr(advice_of, "_findings", lambda *_: time.sleep(600))
-    started = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), Document.parse(b""))
-    assert started is not None
+    document = Document.parse(b"[Interface]\nPostUp = true\n")
+    started = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), document)
+    assert isinstance(started, advice_of.Running)
     started.print(pytest.fail)
     with pytest.raises(ChildProcessError):
         os.waitpid(started.process, 0)

@@ -1,8 +1,9 @@
 """Runs `wgq check` on the file that `wgq up` brings up.
 
-The rules take about as long as the whole `up` of a small tunnel, so a child process of low priority checks them at
-the same time. It only reads: it holds no lock and no socket. `up` prints the findings when it ends, even if it
-failed. What depends on the host (links, forwarding) is checked only then, as hooks may change it.
+`up` prints the findings when it ends, even if it failed. A short file without hooks is checked then: this takes
+less time than a process. For a long file or one with hooks (their rules need `re`) a child process of low priority
+does it while `up` runs. It only reads: it holds no lock and no socket. What depends on the host (links, forwarding)
+is checked only at the end, as hooks may change it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from wgquick.config.keys import HOOKS
 from wgquick.config.reading import STANDARD_INPUT_PATH
-from wgquick.lean import TYPE_CHECKING, NamedTuple, signal, suppress
+from wgquick.errors import SignalError
+from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, signal, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +37,36 @@ _ALREADY_PRINTED = frozenset(
     )
 )  # up itself prints these
 _MOST = 65536  # bytes that fit into a pipe without a reader
+_SHORT = 100  # lines of a file
 
 
-class Advice(NamedTuple):
-    """A running check: its process, the pipe for its lines, and the pipe that is closed when up ends."""
+class Advice(Protocol):
+    """A check whose findings can be printed once, when up has ended."""
+
+    def print(self, say: Callable[[str], None]) -> None:
+        """Print the findings; nothing if the check takes too long."""
+
+
+class Pending(NamedTuple):
+    """A check that runs when its findings are printed."""
+
+    found: Location
+    document: Document
+
+    def print(self, say: Callable[[str], None]) -> None:
+        """Check the file and print the findings; nothing if a rule fails, as the file is not at fault."""
+        try:
+            text = lines(_findings(self.found, self.document, -1), self.found.path)
+        except SignalError:
+            raise
+        except Exception:  # a fault in a rule: up has done its work
+            return
+        for line in text:
+            say(f"[!] {line}")
+
+
+class Running(NamedTuple):
+    """A check in a process: the pipe for its lines, and the pipe that is closed when up ends."""
 
     process: int
     pipe: int
@@ -70,10 +99,13 @@ class Advice(NamedTuple):
 
 
 def begin(found: Location, document: Document, *, on_host: bool = True) -> Advice | None:
-    """Start the check of a file without faults; None if no process can be started.
+    """Prepare the check of a file without faults; None if it needs a process and none can be started.
 
     `on_host` is whether the hooks run in this network namespace.
     """
+    has_hooks = any(line.key in HOOKS for line in document.views.quick)
+    if len(document.raw) <= _SHORT and not has_hooks:
+        return Pending(found, document)
     pipes: list[int] = []
     try:
         pipes += os.pipe()
@@ -87,7 +119,7 @@ def begin(found: Location, document: Document, *, on_host: bool = True) -> Advic
     if process:
         os.close(end)
         os.close(is_ended)
-        return Advice(process, pipe, ended)
+        return Running(process, pipe, ended)
     try:
         os.close(ended)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
@@ -102,7 +134,6 @@ def begin(found: Location, document: Document, *, on_host: bool = True) -> Advic
 
 def _findings(found: Location, document: Document, is_ended: int) -> list[Finding]:
     """The findings; those about the host once `is_ended` has no writer (-1: without them)."""
-    from wgquick.diagnosis import hook_rules
     from wgquick.diagnosis.check import check
     from wgquick.diagnosis.source import Source
 
@@ -110,10 +141,18 @@ def _findings(found: Location, document: Document, is_ended: int) -> list[Findin
     # The rules about the interface's own public key are skipped, as importing the library that computes it takes
     # longer than the rest. The device ignores a peer with this key anyway.
     source.public_key = None
-    is_here = is_ended >= 0 and not source.settings.extras.netns
-    if not is_here or not hook_rules.depends_on_host(source):
+    if is_ended < 0 or source.settings.extras.netns or not _depends_on_host(source):
         return check([source])
     return check([source], more=lambda source: _of_host(source, is_ended))
+
+
+def _depends_on_host(source: Source) -> bool:
+    """Whether a hook needs what the host may lack."""
+    if not source.hooks:
+        return False
+    from wgquick.diagnosis import hook_rules
+
+    return hook_rules.depends_on_host(source)
 
 
 def _of_host(source: Source, is_ended: int) -> Iterator[Finding]:

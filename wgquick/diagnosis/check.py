@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from wgquick.diagnosis import one_file
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.live import Live
     from wgquick.diagnosis.source import Source
 
-_IGNORE = re.compile(r"#\s*wgq:\s*ignore\s+([a-z0-9, -]+)", re.IGNORECASE)
+_IGNORE = Pattern(r"(?i)#\s*wgq:\s*ignore\s+([a-z0-9, -]+)")
 
 
 def check(
@@ -63,7 +61,7 @@ class _Ignored:
         self._codes: set[tuple[int, str]] = set()
         self._everywhere: set[str] = set()
         for row, line in enumerate(lines):
-            if match := _IGNORE.search(line.text):
+            if "wgq:" in line.text.lower() and (match := _IGNORE().search(line.text)):
                 words = set(match[1].lower().replace(",", " ").split())
                 if not line.section:
                     self._everywhere |= words

@@ -8,7 +8,7 @@ from itertools import pairwise
 from wgquick.config import keys, location
 from wgquick.diagnosis import codes, hooks
 from wgquick.diagnosis.finding import Finding
-from wgquick.diagnosis.source import Place
+from wgquick.diagnosis.source import Effects, Place
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,28 +52,18 @@ def _finding(source: Source, place: Place, code: str, message: str, remedy: str)
     return Finding(source.shown, *place, code, codes.CODES[code][0], message, remedy)
 
 
-def sets_key(source: Source) -> bool:
-    """Whether a hook sets the private key before the interface is used."""
-    return any(_is_key(command) for command in _before(source))
-
-
-def sets_port(source: Source) -> bool:
-    """Whether a hook sets the port."""
-    return any(_sets(command, "listen-port") for command in _before(source))
-
-
-def adds_rule(source: Source) -> bool:
-    """Whether a hook adds a policy rule, or runs a script that may add one."""
-    scripts = (hooks.runs_script(hook.text) for hook in source.hooks if hook.stage in _BEFORE)
-    return any(change.kind == "rule" for change in _added(source)) or any(scripts)
-
-
-def makes_routes(source: Source) -> bool:
-    """Whether a hook adds routes or policy rules, or may: then the file alone does not determine the routing."""
+def effects(source: Source) -> Effects:
+    """What the hooks before and after the start do that settings do otherwise."""
+    commands = list(_before(source))
+    added = {change.kind for change in _added(source)}
     texts = [hook.text for hook in source.hooks if hook.stage in _BEFORE]
-    if any(hooks.runs_script(text) or hooks.leaves_namespace(text) for text in texts):
-        return True
-    return any(change.kind in ("rule", "route") for change in _added(source))
+    runs_script = any(map(hooks.runs_script, texts))
+    return Effects(
+        sets_key=any(map(_is_key, commands)),
+        sets_port=any(_sets(command, "listen-port") for command in commands),
+        adds_rule=runs_script or "rule" in added,
+        makes_routes=runs_script or bool(added & {"rule", "route"}) or any(map(hooks.leaves_namespace, texts)),
+    )
 
 
 def _before(source: Source) -> Iterator[Command]:

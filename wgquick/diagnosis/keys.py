@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, sha256
 from wgquick.net import KEY_LENGTH
 
 if TYPE_CHECKING:

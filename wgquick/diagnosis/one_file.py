@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config import grammar, location
 from wgquick.config.keys import QUICK
-from wgquick.diagnosis import codes, hook_rules, keys, nets
+from wgquick.diagnosis import codes, keys, nets
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
 from wgquick.lean import TYPE_CHECKING
@@ -45,7 +45,10 @@ def findings(source: Source) -> Iterator[Finding]:
         yield from _host_bits(source)
         for rule in _RULES:
             yield from rule(source)
-        yield from hook_rules.findings(source)
+        if source.hooks:
+            from wgquick.diagnosis import hook_rules  # it takes longer to import than all that `up` needs here
+
+            yield from hook_rules.findings(source)
 
 
 def _of_file(source: Source) -> Iterator[Finding]:
@@ -117,7 +120,7 @@ def _peer(peer: PeerSettings) -> str:
 def _private_key(source: Source) -> Iterator[Finding]:
     section, secret = source.interface_section, source.settings.private_key
     if secret is None:
-        if not hook_rules.sets_key(source):
+        if not source.effects.sets_key:
             remedy = "add PrivateKey to [Interface] (`wg genkey' prints one), or set the key in a PreUp hook"
             yield note(source, section.place, "no-private-key", "the interface has no PrivateKey", remedy)
     elif secret.raw == keys.ZERO:
@@ -201,11 +204,11 @@ def _full_tunnel(source: Source) -> Iterator[Finding]:
     whole = _defaults(source)
     if not whole:
         return
-    if settings.table == "off" and not hook_rules.makes_routes(source):
+    if settings.table == "off" and not source.effects.makes_routes:
         what = "a peer's AllowedIPs has all addresses, but Table = off adds no routes"
         remedy = "remove Table, or add the routes in PostUp"
         yield note(source, section.at("Table"), "full-tunnel-without-routes", what, remedy)
-    if settings.table not in ("", "auto", "off", "main", "254") and not hook_rules.adds_rule(source):
+    if settings.table not in ("", "auto", "off", "main", "254") and not source.effects.adds_rule:
         what = f"the default route goes into table {settings.table}, but no rule uses that table"
         remedy = f"remove Table, or add a rule in PostUp: ip rule add ... table {settings.table}"
         yield note(source, section.at("Table"), "table-unused", what, remedy)
@@ -359,7 +362,7 @@ def _families(source: Source) -> Iterator[Finding]:
 
 def _connecting(source: Source) -> Iterator[Finding]:
     settings = source.settings
-    if not settings.peers or settings.listen_port or hook_rules.sets_port(source):
+    if not settings.peers or settings.listen_port or source.effects.sets_port:
         return
     if not any(peer.endpoint for peer in settings.peers):
         what = "neither side can connect: no peer has an Endpoint, and the interface has no ListenPort"
@@ -416,7 +419,7 @@ def _routed_networks(source: Source) -> nets.NetworkSet:
     """
     own = [address for address in source.settings.addresses if not nets.is_single(address)]
     is_main = source.settings.table in ("main", "254")
-    if not (_is_routed(source) or is_main) or hook_rules.makes_routes(source):
+    if not (_is_routed(source) or is_main) or source.effects.makes_routes:
         return nets.NetworkSet(own)
     allowed = (ip for _, _, _, ip in _all_allowed(source) if ip.length or is_main)
     return nets.NetworkSet([*own, *allowed])

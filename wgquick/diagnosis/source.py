@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 
 from wgquick.config import grammar, keys, location
 from wgquick.config.parser import examine
 from wgquick.config.settings import Settings
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, cached_property
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +30,19 @@ class Hook(NamedTuple):
     stage: str
     text: str
     place: Place
+
+
+class Effects(NamedTuple):
+    """What the PreUp and PostUp hooks do, or may do, instead of the file's settings."""
+
+    sets_key: bool = False
+    """They set the private key before the interface is used."""
+    sets_port: bool = False
+    """They set the port."""
+    adds_rule: bool = False
+    """They add a policy rule, or run a script that may add one."""
+    makes_routes: bool = False
+    """They add routes or policy rules, or may: then the file alone does not determine the routing."""
 
 
 class Section:
@@ -135,6 +147,15 @@ class Source:
     def hooks(self) -> tuple[Hook, ...]:
         """The hook lines of the file."""
         return tuple(self.interface_section.hooks())
+
+    @cached_property
+    def effects(self) -> Effects:
+        """What the hooks do beside the settings."""
+        if not self.hooks:
+            return Effects()
+        from wgquick.diagnosis import hook_rules
+
+        return hook_rules.effects(self)
 
     @cached_property
     def public_key(self) -> PublicKey | None:
