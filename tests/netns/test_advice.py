@@ -112,10 +112,13 @@ def test_no_process_of_the_check_remains(machine: Namespace) -> None:
     assert not [pid for pid in machine.processes() if b"wgquick" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_short_file_without_hooks_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_file_without_hooks_needs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that fails prints nothing."""
     monkeypatch.setattr(os, "fork", pytest.fail)
-    pending = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), Document.parse(text(FAULTY).encode()))
+    file = tmp_path / "wg0.conf"
+    file.write_text(text(FAULTY))
+    file.chmod(0o600)
+    pending = advice_of.begin(Location("wg0", str(file)), Document.parse(file.read_bytes()))
     assert isinstance(pending, advice_of.Pending)
     said: list[str] = []
     pending.print(said.append)
