@@ -279,7 +279,8 @@ class Guard(NamedTuple):
 
     `mark` and `port` are the tunnel's fwmark and UDP port, 0 if not known yet; `endpoints` are addresses (/32,
     /128) with their UDP ports. `networks` do not overlap. `inbound`: replies on connections that came in by other
-    links. `dns`: queries to DNS servers, while the endpoints are looked up.
+    links. `dns`: queries to all DNS servers, while the endpoints are looked up. `servers` are the DNS servers (/32,
+    /128) that `wgq watch` may ask.
     """
 
     mark: int = 0
@@ -288,6 +289,7 @@ class Guard(NamedTuple):
     networks: tuple[Prefix, ...] = ()
     inbound: bool = False
     dns: bool = False
+    servers: tuple[Prefix, ...] = ()
 
 
 class LinkRoute(NamedTuple):

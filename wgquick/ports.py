@@ -355,6 +355,9 @@ class Host(Protocol):
         `given` are the servers that tunnels have set.
         """
 
+    def outside_servers(self, given: Collection[str]) -> tuple[SocketAddress, ...]:
+        """The DNS servers that `addresses` asks: those of the uplinks. `given` are the servers of tunnels."""
+
     def manager(self, name: str, ifindex: int) -> str:
         """The program that manages the link: wg-quick, NetworkManager, systemd-networkd; "" if there is none."""
 

@@ -137,7 +137,6 @@ whole_packet6 = bytes.fromhex("600000000008fd40") + near6 + far6 + b"12345678"
 part6 = bytes.fromhex("6000000000102c40") + near6 + far6 + bytes.fromhex("1100000900000001") + b"12345678"
 echo, echo6 = bytes.fromhex("0800f7fe00010000"), bytes.fromhex("8000000000010000")
 for options in ((), (bound,), (bound, marked)):
-    port = 9 if marked in options else 53  # marked queries are those of `wgq watch`
     attempt(socket.AF_INET, socket.SOCK_RAW, 17, ("{ENDPOINT}", 0), part, whole, apart, *options)
     for packet in (whole_packet6, part6):
         attempt(socket.AF_INET6, socket.SOCK_RAW, 255, ("2001:db8:9::9", 0), packet, whole6, *options)
@@ -149,10 +148,10 @@ for options in ((), (bound,), (bound, marked)):
     attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("255.255.255.255", 9), b"x", (socket.SOL_SOCKET, 6, 1), *options)
     for family, address in ((socket.AF_INET, "{OUTSIDE}"), (socket.AF_INET6, "2001:db8:9::9")):
         attempt(family, socket.SOCK_STREAM, 0, (address, 80), b"", *options)
-        attempt(family, socket.SOCK_DGRAM, 0, (address, port), b"x" * 4000, *options)
+        attempt(family, socket.SOCK_DGRAM, 0, (address, 53), b"x" * 4000, *options)
         attempt(family, socket.SOCK_RAW, 253, (address, 0), b"x" * 100, *options)
     attempt(socket.AF_INET, socket.SOCK_RAW, 253, ("{OUTSIDE}", 0), header, whole, *options)
-    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("{ENDPOINT}", port), b"x", *options)
+    attempt(socket.AF_INET, socket.SOCK_DGRAM, 0, ("{ENDPOINT}", 53), b"x", *options)
 """
     machine.run(["python3", "-c", script])
 
@@ -273,6 +272,67 @@ def test_a_reload_moves_endpoints_under_the_kill_switch(machines: tuple[Namespac
     sender.wait()
     assert wgq(near, "down", "wg0").stderr.count("kill switch") == 1
     assert tables(near) == []
+
+
+def test_the_kill_switch_passes_what_hooks_set(machines: tuple[Namespace, Namespace]) -> None:
+    """An endpoint and a port, right after `up`: no watch and no reload has to come first."""
+    near, router = machines
+    tunnel(near, router, "kill-switch = on")
+    text = near.out("cat", "/etc/wireguard/wg0.conf")
+    endpoint = f"Endpoint = {ENDPOINT}:51820"
+    key = text.partition("PublicKey = ")[2].split()[0]
+    for stage in ("PreUp", "PostUp"):
+        port = "listen-port 51998" if stage == "PreUp" else ""
+        hook = f"{stage} = wg set %i {port} peer {key} endpoint {ENDPOINT}:51820"
+        write(near, text.replace(f"{endpoint}\n", "").replace("[Peer]", f"{hook}\n[Peer]"))
+        wgq(near, "up", "wg0")
+        assert f"{ENDPOINT} . 51820" in guard_of(near)
+        assert ("udp sport 51998" in guard_of(near)) == bool(port)
+        assert reaches(near, "10.9.0.1")
+        assert wgq(near, "reload", "wg0").stderr == ""
+        assert wgq(near, "down", "wg0").stderr.count("kill switch") == 1
+
+
+def query(machine: Namespace, server: str, protocol: str = "DGRAM") -> str:
+    """Send a DNS query with the tunnel's mark: sent, or refused by the kill switch."""
+    family = "AF_INET6" if ":" in server else "AF_INET"
+    script = f"""
+from socket import *
+s = socket({family}, SOCK_{protocol}); s.settimeout(5); s.setsockopt(SOL_SOCKET, SO_MARK, 51820)
+s.connect(("{server}", 53)); s.send(b"x")
+"""
+    done = machine.run(["python3", "-c", script], check=False)
+    is_refused = "Connection refused" in done.stderr  # by the router, which has no server
+    return "sent" if done.returncode == 0 or (protocol == "STREAM" and is_refused) else "refused"
+
+
+def test_the_kill_switch_passes_queries_to_the_hosts_servers(
+    machines: tuple[Namespace, Namespace],
+) -> None:
+    """Those that the host had before the tunnel, for watch, and only while an endpoint is a name."""
+    near, router = machines
+    servers = "nameserver 198.51.100.9\\nnameserver 2001:db8:9::53\\nnameserver 127.0.0.53"
+    near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts; printf '{servers}\\n' >/etc/resolv.conf"])
+    tunnel(near, router, "kill-switch = on", endpoint="vpn.example", extra="DNS = 10.9.0.1\nMTU = 1300\n")
+    router.run(["ip", "address", "add", "2001:db8:9::53/128", "dev", "lo"])
+    queries = "ip daddr 198.51.100.9 meta mark 51820 accept\n ip6 daddr 2001:db8:9::53 meta mark 51820 accept\n"
+    near.run(["nft", "-f", "-"], input=COUNTER.replace("counter name leaks", f"{queries} counter name leaks"))
+    wgq(near, "up", "wg0", "--dns", "file")
+    before = leaks(near)
+    try_everything(near)
+    for other in (OUTSIDE, "192.168.7.1", ENDPOINT, "fd07::1"):
+        assert query(near, other) == query(near, other, "STREAM") == "refused"
+    assert leaks(near) == before
+    for server in ("198.51.100.9", "2001:db8:9::53"):
+        assert query(near, server) == query(near, server, "STREAM") == "sent"
+    assert leaks(near) == before
+    assert "nothing to do" in wgq(near, "plan", "reload", "wg0").stderr
+    near.run(["sed", "-i.named", f"s/vpn.example/{ENDPOINT}/", "/etc/wireguard/wg0.conf"])
+    wgq(near, "reload", "wg0")
+    assert query(near, "198.51.100.9") == query(near, "2001:db8:9::53") == "refused"
+    near.run(["mv", "/etc/wireguard/wg0.conf.named", "/etc/wireguard/wg0.conf"])
+    wgq(near, "reload", "wg0")
+    assert query(near, "198.51.100.9") == "sent"
 
 
 DHCP_SERVER = f"""start 192.168.7.50

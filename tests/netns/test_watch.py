@@ -459,8 +459,12 @@ def test_a_kill_switch_does_not_wait_for_dns(tmp_path: Path) -> None:
         said = wgq(ends.one, "up", "wg0", "--no-wait-for-dns", "--dns", "file").stderr
         assert "far.example:51820 cannot be resolved yet" in said
         assert "dport 51820" not in ends.one.out("nft", "list", "ruleset")
-        name_server.start(ends.two, "192.0.2.2", far_example="192.0.2.2")
-        assert send(ends.one, "192.0.2.2", 53) == "refused"
+        # The host has got another server meanwhile.
+        manager = "/run/NetworkManager"
+        ends.one.run(["sh", "-c", f"mkdir {manager}; echo nameserver 192.0.2.8 >{manager}/no-stub-resolv.conf"])
+        ends.two.run(["ip", "address", "add", "192.0.2.8/24", "dev", "eth0"])
+        name_server.start(ends.two, "192.0.2.8", far_example="192.0.2.2")
+        assert send(ends.one, "192.0.2.8", 53) == "refused"
         with watching(ends.one, tmp_path) as watch:
             watch.await_event("endpoint-resolved")
             watch.await_event("peer-up")

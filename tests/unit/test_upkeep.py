@@ -257,7 +257,7 @@ def test_the_kill_switch_is_restored_from_the_journal() -> None:
     known = "a.example:51820=192.0.2.1/51820/0"
     undos = (RemoveGuard("wg0", known), DeleteThrow(str(lan), 51820), ForgetInbound("wg0"))
     now = WHOLE._replace(device=Device("wg0", listen_port=4000, fwmark=51820))
-    gone = Extras(frozenset(), guarded=False, inbound=False, endpoints=(end,))
+    gone = Extras(frozenset(), guarded=False, inbound=False)
     found = lost(undos, APPLIED, now, gone)
     assert [each.text for each in found] == [
         "throw 192.168.0.0/16 table 51820",

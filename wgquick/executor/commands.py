@@ -133,6 +133,7 @@ def _stages(
     if settings.post_up:
         with suppress(OperationError):  # a hook may have removed the interface
             device = host.wireguard.get(name)
+        traffic.follow_hooks(settings, device, host, run)
     return device
 
 

@@ -118,7 +118,6 @@ def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
         frozenset(standing),
         guard is None or host.firewall.is_guarded(name),
         not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
-        traffic.sockets(guard.resolved) if guard else (),
     )
 
 
@@ -236,13 +235,34 @@ def _let_out(given: Recorded, endpoint: Endpoint, address: SocketAddress, host: 
     if earlier is None:
         return
     known = dict(traffic.recalled(earlier.resolved)) | {str(endpoint): address}
-    _set_guard(given, traffic.remembered(known.items()), host.wireguard.get(given.name), host)
+    text = traffic.with_servers(traffic.remembered(known.items()), traffic.asked(earlier.resolved))
+    _set_guard(given, text, host.wireguard.get(given.name), host)
+
+
+def allow_queries(name: str, servers: Collection[SocketAddress], host: Host) -> None:
+    """Make the kill switch allow queries to these DNS servers, and to no others.
+
+    Does nothing if it does so already, or if another run holds the interface's lock.
+    """
+    with host.interface_lock_if_free(name) as is_held:
+        given = recorded(name, host) if is_held else None
+        guard = traffic.standing(given.record.undos) if given else None
+        if given is None or guard is None or set(traffic.asked(guard.resolved)) == set(servers):
+            return
+        with suppress(OperationError):
+            _set_guard(given, traffic.with_servers(guard.resolved, servers), host.wireguard.get(name), host)
+
+
+def asked(given: Recorded) -> frozenset[SocketAddress]:
+    """The DNS servers that the kill switch allows."""
+    guard = traffic.standing(given.record.undos)
+    return frozenset(traffic.asked(guard.resolved)) if guard else frozenset()
 
 
 def is_followed(given: Recorded, device: Device) -> bool:
     """Whether the kill switch, if there is one, allows the endpoints that the device has."""
     guard = traffic.standing(given.record.undos)
-    return guard is None or traffic.followed(guard.resolved, device.peers) == guard.resolved
+    return guard is None or traffic.are_alike(traffic.followed(guard.resolved, device.peers), guard.resolved)
 
 
 def follow(name: str, host: Host) -> tuple[str, ...]:
@@ -257,7 +277,7 @@ def follow(name: str, host: Host) -> tuple[str, ...]:
             return ()
         device = host.wireguard.get(name)
         resolved = traffic.followed(guard.resolved, device.peers)
-        if resolved == guard.resolved:
+        if traffic.are_alike(resolved, guard.resolved):
             return ()
         _set_guard(given, resolved, device, host)
         before = dict(traffic.recalled(guard.resolved))
@@ -270,7 +290,7 @@ def _set_guard(given: Recorded, resolved: str, device: Device, host: Host) -> No
     undos = given.record.undos
     undo = RemoveGuard(given.name, resolved)
     own = own_lines(given)
-    wanted = plan_lost.guard(undos, own, device, traffic.sockets(resolved), _lans(given, host))
+    wanted = plan_lost.guard(undos, own, device, resolved, _lans(given, host))
     journal = Journal(host.journal_directory, given.name)
     if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
         journal.record_undo(undo)

@@ -15,7 +15,7 @@ from wgquick.net import MAIN_TABLE, Link, Prefix
 from wgquick.plan.desired import networks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from wgquick.config.settings import Address
     from wgquick.device import DeviceConfig, PeerConfig
@@ -334,6 +334,10 @@ class Prospect:
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The real host's answer."""
         return self.base.resolved_now(endpoints)
+
+    def outside_servers(self, given: Collection[str]) -> tuple[SocketAddress, ...]:
+        """The real host's servers."""
+        return self.base.outside_servers(given)
 
     def table_names(self) -> dict[str, int]:
         """The real host's tables."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from wgquick.config.extras import joined, of_lines
 from wgquick.errors import SignalError, WgqError
-from wgquick.executor import snapshot, trial, udp_port
+from wgquick.executor import snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
@@ -214,7 +214,8 @@ class Reload:
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         guard = plan_traffic.standing(self._known.undos or ())
-        endpoints = plan_traffic.of_file(self._settings, self._resolved, guard.resolved if guard else "")
+        text, servers = guard.resolved if guard else "", traffic.servers(self._settings, guard, self._host)
+        endpoints = plan_traffic.of_file(self._settings, self._resolved, text, servers)
         found = difference(aim, now, self._known, change, facts, endpoints)
         said = tuple(note.text for note in (*ignored, *notes(change, aim)))
         return Look(now, aim, found, said, change)

@@ -6,6 +6,7 @@ from wgquick.config.grammar import mask
 from wgquick.config.settings import LAN
 from wgquick.errors import SignalError
 from wgquick.executor import udp_port
+from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, SocketAddress
 from wgquick.plan import traffic as plan
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from wgquick.config.settings import Settings
+    from wgquick.device import Device
     from wgquick.executor.execution import Execution
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint
@@ -73,11 +75,30 @@ def first_endpoints(
 def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
     """Set the kill switch in its form before the link exists; `dns` allows DNS queries."""
     facts = plan.TrafficFacts(lans=excluded_lans(settings, host))
-    sockets, noted = found.resolved.values(), plan.remembered(found.resolved.items())
+    noted = plan.remembered(found.resolved.items())
+    text = plan.with_servers(noted, servers(settings, plan.standing(run.undos), host))
     run.apply(
         step._replace(guard=step.guard._replace(dns=dns)) if isinstance(step, SetGuard) else step
-        for step in plan.guard(settings, sockets, noted, facts)
+        for step in plan.guard(settings, text, facts)
     )
+
+
+def servers(settings: Settings, earlier: RemoveGuard | None, host: Host) -> tuple[SocketAddress, ...]:
+    """The DNS servers that `wgq watch` may ask for the names of endpoints: those of the kill switch that stands,
+    or else those that the host would use without tunnels; none without a name.
+    """
+    if not settings.extras.kill_switch or not plan.has_names(settings):
+        return ()
+    given = {server for each in others(host.journal_directory, "") for server in _dns_of(each)}
+    return (plan.asked(earlier.resolved) if earlier else ()) or host.outside_servers(given | {*settings.dns})
+
+
+def _dns_of(record: Record) -> Iterable[str]:
+    """The DNS servers that a tunnel has set."""
+    match record.applied:
+        case {"dns": [_, [*servers], *_]}:
+            return servers
+    return ()
 
 
 def standing(record: Record | None) -> RemoveGuard | None:
@@ -102,14 +123,28 @@ def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) 
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:
     """Apply the settings that need the tunnel's fwmark and table, after its routes are added."""
-    device = host.wireguard.get(settings.name)
+    device, earlier = host.wireguard.get(settings.name), plan.standing(run.undos)
     is_full = routes.default is not None
     full = frozenset(ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
     table = device.fwmark if full else routes.table or 0
     port = device.listen_port or udp_port.chosen(device, host)
     facts = plan.TrafficFacts(excluded_lans(settings, host), full, device.fwmark, table, port)
     run.apply(plan.kept(settings, facts))
-    run.apply(plan.guard(settings, found.resolved.values(), plan.remembered(found.resolved.items()), facts))
+    text = plan.with_servers(plan.remembered(found.resolved.items()), servers(settings, earlier, host))
+    run.apply(plan.guard(settings, plan.followed(text, device.peers), facts))
+
+
+def follow_hooks(settings: Settings, device: Device, host: Host, run: Execution) -> None:
+    """Make the kill switch allow the endpoints, the mark and the port that PostUp hooks have set on the device."""
+    standing = plan.standing(run.undos)
+    last = next((step for step in reversed(run.taken) if isinstance(step, SetGuard)), None)
+    if standing is None or last is None:
+        return
+    text = plan.followed(standing.resolved, device.peers)
+    port = device.listen_port or last.guard.port
+    wanted = last.guard._replace(mark=device.fwmark, port=port, endpoints=plan.sockets(text))
+    if wanted != last.guard:
+        run.apply([SetGuard(settings.name, wanted, text)])
 
 
 def excluded_lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:

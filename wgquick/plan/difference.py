@@ -125,7 +125,7 @@ def _guard(
         return (), ()
 
     def allowing(text: str) -> SetGuard:
-        own = lost.guard(undos, known.extras or (), device, traffic.sockets(text), facts.lans)
+        own = lost.guard(undos, known.extras or (), device, text, facts.lans)
         return SetGuard(now.name, own, text)
 
     has = guard.resolved

@@ -51,13 +51,12 @@ class Extras(NamedTuple):
     """The current state of wgq's own settings (`plan.traffic`).
 
     `throws` are the throw routes by table; `guarded` is whether the kill switch exists, `inbound` whether the rules
-    of keep-inbound exist. `endpoints` are the addresses and ports that the kill switch must allow.
+    of keep-inbound exist. `lans` are the networks that `exclude = lan` means.
     """
 
     throws: frozenset[tuple[Prefix, int]] = frozenset()
     guarded: bool = True
     inbound: bool = True
-    endpoints: tuple[tuple[Prefix, int], ...] = ()
     lans: tuple[Prefix, ...] = ()
 
 
@@ -191,15 +190,19 @@ def guard(
     recorded: Iterable[Undo],
     extras: Iterable[str],
     device: Device,
-    endpoints: tuple[tuple[Prefix, int], ...],
+    text: str,
     lans: Iterable[Prefix] = (),
 ) -> Guard:
-    """The kill switch that a journal's undos and settings describe, with these endpoints; `lan` means `lans`."""
+    """The kill switch that a journal's undos and settings describe; `lan` means `lans`.
+
+    `text` has the endpoints and DNS servers (`traffic.remembered`).
+    """
     undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
     networks = traffic.without_nested((*throws, *lans, *_excluded(extras)))
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos)
-    return Guard(device.fwmark, device.listen_port, endpoints, networks, keeps_inbound)
+    sockets, servers = traffic.sockets(text), tuple(traffic.servers(text))
+    return Guard(device.fwmark, device.listen_port, sockets, networks, keeps_inbound, servers=servers)
 
 
 def _extras(
@@ -214,7 +217,7 @@ def _extras(
     guards = [undo for undo in recorded if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded and now.device:
         own = (applied.extras or ()) if applied else ()
-        wanted = guard(recorded, own, now.device, extras.endpoints, extras.lans)
+        wanted = guard(recorded, own, now.device, guards[-1].resolved, extras.lans)
         yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:
         yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

@@ -68,19 +68,19 @@ def _has_table(settings: Settings) -> bool:
     return settings.table not in _NO_TABLES
 
 
-def guard(
-    settings: Settings, endpoints: Iterable[SocketAddress], remembered: str, facts: TrafficFacts
-) -> tuple[Step, ...]:
+def guard(settings: Settings, text: str, facts: TrafficFacts) -> tuple[Step, ...]:
     """The kill switch, if the file asks for it; `facts.mark` and `facts.port` are 0 before the device has them.
 
-    `remembered` has the resolved endpoints for the next up, as the kill switch blocks DNS queries.
+    `text` has the endpoints and DNS servers (`remembered`), also for the next up: the kill switch blocks queries.
     """
     extras = settings.extras
     if not extras.kill_switch:
         return ()
-    sockets = dict.fromkeys((_host(pack_address(each.address)), each.port) for each in endpoints)
-    wanted = Guard(facts.mark, facts.port, tuple(sockets), _excluded(settings, facts), extras.keep_inbound)
-    return (SetGuard(settings.name, wanted, remembered),)
+    networks = _excluded(settings, facts)
+    wanted = Guard(
+        facts.mark, facts.port, sockets(text), networks, extras.keep_inbound, servers=tuple(servers(text))
+    )
+    return (SetGuard(settings.name, wanted, text),)
 
 
 def _host(address: bytes) -> Prefix:
@@ -89,6 +89,8 @@ def _host(address: bytes) -> Prefix:
 
 ROAMED = "@"
 """The mark of a peer in the text of `remembered`: its public key follows, in place of an endpoint of the file."""
+_SERVER = "?"
+"""In place of an endpoint: a DNS server that `wgq watch` may ask for the names of endpoints."""
 
 
 def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
@@ -98,10 +100,42 @@ def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
 
 def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
     """The endpoints and addresses in a text from `remembered`."""
+    return ((endpoint, address) for endpoint, address in _words(text) if endpoint != _SERVER)
+
+
+def _words(text: str) -> Iterator[tuple[str, SocketAddress]]:
     for word in text.split():
         endpoint, _, found = word.rpartition("=")
         address, port, scope = found.split("/")
         yield endpoint, SocketAddress(address, int(port), int(scope))
+
+
+def with_servers(text: str, asked: Iterable[SocketAddress]) -> str:
+    """A text from `remembered` with these DNS servers in place of others."""
+    return remembered((*recalled(text), *((_SERVER, server) for server in asked)))
+
+
+def asked(text: str) -> tuple[SocketAddress, ...]:
+    """The DNS servers in a text from `with_servers`."""
+    return tuple(server for word, server in _words(text) if word == _SERVER)
+
+
+def servers(text: str) -> Iterator[Prefix]:
+    """The same as networks, as a kill switch needs them."""
+    return (_host(pack_address(server.address)) for server in asked(text))
+
+
+def has_names(settings: Settings) -> bool:
+    """Whether a peer's endpoint is a name, so that `wgq watch` may have to look it up."""
+    return any(peer.endpoint is not None and _is_name(peer.endpoint.host) for peer in settings.peers)
+
+
+def _is_name(host: str) -> bool:
+    try:
+        pack_address(host.partition("%")[0])
+    except ValueError:
+        return True
+    return False
 
 
 def followed(text: str, peers: Iterable[DevicePeer]) -> str:
@@ -116,7 +150,7 @@ def followed(text: str, peers: Iterable[DevicePeer]) -> str:
         for peer in peers
         if peer.endpoint is not None and (peer.endpoint.address, peer.endpoint.port) not in allowed
     ]
-    return remembered((*of_file, *roamed))
+    return with_servers(remembered((*of_file, *roamed)), asked(text))
 
 
 def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
@@ -124,12 +158,15 @@ def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
     return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
 
 
-def of_file(settings: Settings, resolved: Mapping[Endpoint, SocketAddress], text: str) -> str:
-    """The endpoints of a file: the newly resolved ones, and earlier answers in a text from `remembered`."""
+def of_file(
+    settings: Settings, resolved: Mapping[Endpoint, SocketAddress], text: str, servers: Iterable[SocketAddress]
+) -> str:
+    """A file's endpoints, newly resolved or from an earlier text, and `servers`, as a text from `remembered`."""
     known = dict(recalled(text))
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     found = {endpoint: resolved.get(endpoint) or known.get(str(endpoint)) for endpoint in wanted}
-    return remembered((endpoint, address) for endpoint, address in found.items() if address is not None)
+    known_now = ((endpoint, address) for endpoint, address in found.items() if address is not None)
+    return with_servers(remembered(known_now), servers)
 
 
 def joined(one: str, other: str) -> str:

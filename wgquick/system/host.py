@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
+from wgquick.net import SocketAddress
 from wgquick.system import firewall, namespaces, rt_tables, runtime, sysctl, udp_ports
 from wgquick.system.dns import Dns
 from wgquick.system.hooks import Hooks
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from wgquick.net import Endpoint, SocketAddress
+    from wgquick.net import Endpoint
     from wgquick.ports import Firewall, NetworkNamespaces, Sysctl, UdpPorts
     from wgquick.system.netns import EnteredNamespace
 
@@ -117,6 +118,14 @@ class LocalHost:
 
         with self._outside():
             return lookup.addresses(endpoint, mark, lambda: outside.servers(self.wireguard.interfaces(), given))
+
+    def outside_servers(self, given: Collection[str]) -> tuple[SocketAddress, ...]:
+        """The DNS servers that `addresses` asks."""
+        from wgquick.system.dns import outside, query
+
+        with self._outside():
+            found = outside.servers(self.wireguard.interfaces(), given)
+        return tuple(SocketAddress(server.address, query.PORT, server.scope) for server in found)
 
     def manager(self, name: str, ifindex: int) -> str:
         """The program that manages the link; "" if there is none."""

@@ -15,7 +15,7 @@ from wgquick.system import firewall, rt_tables
 from wgquick.system.dns import Dns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from wgquick import ports
     from wgquick.device import Device
@@ -138,6 +138,10 @@ class Nowhere:
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The outer host's answers; without one, a constant address for each endpoint."""
         return self._outer.resolved_now(endpoints) if self._outer else dict.fromkeys(endpoints, _UNKNOWN)
+
+    def outside_servers(self, given: Collection[str]) -> tuple[SocketAddress, ...]:
+        """The outer host's answer; without one, none."""
+        return self._outer.outside_servers(given) if self._outer else ()
 
     def table_names(self) -> dict[str, int]:
         """The names in this host's rt_tables, which every user may read."""

@@ -20,6 +20,8 @@ from wgquick.executor import journal
 from wgquick.executor.mending import (
     Mended,
     Recorded,
+    allow_queries,
+    asked,
     begin_handshakes,
     change_mtu,
     fitting_mtu,
@@ -490,6 +492,7 @@ class Watcher:
             for key, address in tunnel.peers.second(device, clock, now):
                 yield from self._set_endpoint(tunnel, key, address)
             for question in tunnel.peers.questions(device, tunnel.names, clock, now):
+                self._open(tunnel)
                 self._ask(tunnel.given.name, question, device.fwmark or (QUERY_MARK if tunnel.has_guard else 0))
             if not is_followed(tunnel.given, device):
                 for text in follow(tunnel.given.name, self._host):
@@ -498,10 +501,21 @@ class Watcher:
         pause = tunnel.peers.next_look(device, names, clock, now)
         tunnel.next_look = _later(now, min(pause, _ROAMING) if tunnel.has_guard else pause)
 
+    def _servers(self) -> frozenset[str]:
+        """The DNS servers that the tunnels have set."""
+        applied = (tunnel.given.applied for tunnel in self._tunnels.values())
+        return frozenset(server for each in applied if each is not None for server in each.dns.servers)
+
+    def _open(self, tunnel: _Tunnel) -> None:
+        """Make the kill switch allow queries to the DNS servers that the host has now."""
+        if tunnel.has_guard:
+            servers = self._outside.outside_servers(self._servers())
+            if servers and set(servers) != asked(tunnel.given):
+                allow_queries(tunnel.given.name, servers, self._host)
+
     def _ask(self, name: str, question: Question, mark: int) -> None:
         """Look up a name in a daemon thread, which does not delay the program's exit."""
-        applied = (tunnel.given.applied for tunnel in self._tunnels.values())
-        given = frozenset(server for each in applied if each is not None for server in each.dns.servers)
+        given = self._servers()
 
         def work() -> None:
             found = self._outside.addresses(question.endpoint, mark, given)

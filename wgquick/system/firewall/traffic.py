@@ -8,7 +8,7 @@ The kill switch rejects packets that leave or are forwarded, except:
 1. on the loopback or the tunnel's link,
 2. UDP to an endpoint, with the tunnel's fwmark if it is known,
 3. a reply from the tunnel's port to a peer that sent first, as peers may roam,
-4. DNS queries of `wgq watch`, which have the tunnel's fwmark or QUERY_MARK,
+4. DNS queries of `wgq watch` to the given servers, with the tunnel's fwmark or QUERY_MARK,
 5. DHCP and neighbour discovery, which the uplink needs,
 6. to an excluded network, and replies of connections that `keep_inbound` keeps.
 
@@ -29,7 +29,7 @@ from wgquick.net import QUERY_MARK, address_text
 from wgquick.system import programs, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wgquick.net import Guard
 
@@ -175,7 +175,7 @@ def _own_rules(name: str, wanted: Guard) -> _Own:
     ]
     host = [
         *passed,
-        f"meta mark {wanted.mark or QUERY_MARK:#x} meta l4proto {{ tcp, udp }} th dport 53 accept",
+        *_queries(wanted),
         "udp sport 68 udp dport 67 accept",
         "ip6 daddr { fe80::/10, ff02::/16 } udp sport 546 udp dport 547 accept",
         "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
@@ -185,6 +185,14 @@ def _own_rules(name: str, wanted: Guard) -> _Own:
         (f'oifname {{ "lo", "{name}" }} accept', *host, *answers, *lans),
         (f'iifname "{name}" accept', f'oifname "{name}" accept', *answers, *lans),
     )
+
+
+def _queries(wanted: Guard) -> Iterator[str]:
+    for family, kind in ((4, "ip"), (6, "ip6")):
+        servers = ", ".join(address_text(each.address) for each in wanted.servers if each.family == family)
+        if servers:
+            mark = f"meta mark {wanted.mark or QUERY_MARK:#x}"
+            yield f"{mark} {kind} daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept"
 
 
 _VERDICT = ("jump own-{0}", "jump others-{0}", "reject with icmpx admin-prohibited")
