@@ -270,6 +270,11 @@ def test_up_cleans_up_after_a_deleted_namespace(ends: Pair) -> None:
     for verb in (("show",), ("status",), ("reload",), ("exec", "wg0", "true")):
         said = wgq(ends.one, *(verb if len(verb) > 1 else (*verb, "wg0")), status=1).stderr
         assert "the network namespace vpn of wg0 is gone" in said
+    for option in ([], ["--json"]):
+        assert (
+            "the network namespace vpn is gone: `wgq down wg0' removes" in wgq(ends.one, "status", *option).stdout
+        )
+    wgq(ends.one, "status", "--exit-code", status=4)
     assert "Cleaning up after an earlier wg0" in up(ends.one)
     wgq(ends.one, "exec", "wg0", "ping", "-c1", "-W5", "10.7.0.2")
 

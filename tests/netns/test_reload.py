@@ -462,11 +462,17 @@ def test_a_reload_with_saveconfig_needs_force(machine: Namespace) -> None:
 def test_a_tunnel_of_wg_quick_can_be_reloaded(machine: Namespace) -> None:
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     pristine = rules(machine)
-    write(machine, config(peer=f"{FULL}, 10.9.0.0/16"))
+    extra = f"PersistentKeepalive = 9\nPresharedKey = {OTHER}\n"
+    write(machine, config(peer=f"{FULL}, 10.9.0.0/16") + extra)
     machine.run(["wg-quick", "up", "wg0"], env=environment)
+    assert wgq(machine, "reload", "wg0").stderr == ""
+    hook = "PostUp = wg set %i peer X preshared-key /etc/psk"  # it may have set what the file lacks
+    write(machine, config(hook, peer=f"{FULL}, 10.9.0.0/16"))
     assert wgq(machine, "reload", "wg0").stderr == ""
     write(machine, config(peer="AllowedIPs = 10.8.0.0/16, ::/0", address="10.1.0.1/24"))
     wgq(machine, "reload", "wg0")
+    assert machine.out("wg", "show", "wg0", "preshared-keys").split()[1] == "(none)"
+    assert machine.out("wg", "show", "wg0", "persistent-keepalive").split()[1] == "off"
     found = machine.out("ip", "route", "show", "dev", "wg0")
     assert (journals(machine), "10.8.0.0/16" in found, "10.9" in found, "10.1.0.0/24" in found) == (
         "",
@@ -540,6 +546,38 @@ def test_a_reload_can_wait_for_a_handshake(ends: tuple[Namespace, Namespace]) ->
     write(near, tunnel("10.0.0.0/24").replace(public(FAR_KEY), OTHER))
     wgq(near, "reload", "wg0", "--wait=0.5", status=4)
     assert OTHER in near.out("wg", "show", "wg0", "peers")
+
+
+def test_ipv6_at_a_small_mtu_is_refused_as_by_up(machine: Namespace) -> None:
+    """Whether the link had IPv6 before or not; and it comes with a larger MTU."""
+    small, six = config("MTU = 1200"), "AllowedIPs = 10.9.0.0/16, fd09::/64"
+    both = "10.0.0.1/24, fd00::1/64"
+    write(machine, config("MTU = 1200", six))
+    wgq(machine, "up", "wg0", status=2)
+    for first in (small, config()):
+        write(machine, first)
+        wgq(machine, "up", "wg0")
+        before = state(machine)
+        write(machine, config("MTU = 1200", six, address=both))
+        for verb in (("reload",), ("plan", "reload"), ("up", "--ensure"), ("try", "reload")):
+            assert "MTU 1200 is too small for IPv6" in wgq(machine, *verb, "wg0", status=1).stderr
+        assert state(machine) == before
+        write(machine, config("MTU = 1280", six, address=both))
+        wgq(machine, "reload", "wg0")
+        reloaded = state(machine)
+        assert wgq(machine, "reload", "wg0").stderr == ""
+        wgq(machine, "down", "wg0")
+        wgq(machine, "up", "wg0")
+        assert (without_port(state(machine)), "fd09::/64" in str(reloaded)) == (without_port(reloaded), True)
+        wgq(machine, "down", "wg0")
+    write(machine, config("PostUp = ip link set %i mtu 1200", six.replace(", fd09::/64", "")))
+    wgq(machine, "up", "wg0")
+    write(machine, config("PostUp = ip link set %i mtu 1200", six))
+    assert "skipping the IPv6" in wgq(machine, "reload", "wg0").stderr  # the MTU is the hook's
+
+
+def without_port(lines: list[list[str]]) -> list[list[str]]:
+    return [[line for line in each if "ListenPort" not in line] for each in lines]
 
 
 def test_an_mtu_set_by_a_hook_stays(machine: Namespace) -> None:

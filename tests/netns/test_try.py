@@ -592,6 +592,14 @@ def test_a_tunnel_of_wg_quicks_is_rolled_back(machine: Namespace) -> None:
     assert state(machine) == before
     wgq(machine, "try", "down", "wg0", "--timeout", "0.5", status=4)
     assert "0.0.0.0/0" in machine.out("wg", "show", "wg0", "allowed-ips")
+    wgq(machine, "down", "wg0")
+    machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
+    write(machine, config())
+    machine.run(["wg-quick", "up", "wg0"], env={**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wgq-userspace"})
+    before = state(machine)
+    write(machine, config("", FULL))
+    wgq(machine, "try", "reload", "wg0", "--timeout", "0.5", status=4)
+    assert state(machine) == before
 
 
 def test_a_systemd_without_a_bus_is_told(machine: Namespace) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wgquick.errors import Diagnostic
     from wgquick.net import AllowedIP, Link, Path, Prefix, Rule
     from wgquick.options import Options
-    from wgquick.ports import Host
+    from wgquick.ports import Host, RtNetlink, Sysctl
 
 
 MOST_TRACED = 64
@@ -39,6 +39,11 @@ def endpoints(settings: Settings, host: Host, options: Options) -> EndpointFacts
 def ipv6(name: str, host: Host) -> bool:
     """Whether the link takes IPv6 addresses."""
     return host.rtnl.takes_ipv6(name)
+
+
+def default_ipv6(rtnl: RtNetlink, sysctl: Sysctl) -> bool:
+    """Whether a new link takes IPv6 addresses."""
+    return sysctl.read("net/ipv6/conf/default/disable_ipv6") != "1" and rtnl.takes_ipv6("lo")
 
 
 def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:

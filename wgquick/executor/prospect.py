@@ -10,6 +10,7 @@ from errno import ENODEV, ENOENT, EOPNOTSUPP
 
 from wgquick.device import Device, DevicePeer
 from wgquick.errors import OperationError
+from wgquick.executor import observe
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.net import MAIN_TABLE, Link, Prefix
 from wgquick.plan.desired import networks
@@ -107,9 +108,7 @@ class _Rtnl(_Part):
     def takes_ipv6(self, name: str) -> bool:
         if name != self._state.name or not self._is_replaced():
             return self._rtnl.takes_ipv6(name)
-        if self._sysctl.read("net/ipv6/conf/default/disable_ipv6") == "1":
-            return False
-        return self._rtnl.takes_ipv6("lo")
+        return observe.default_ipv6(self._rtnl, self._sysctl)
 
     def addresses(self, name: str) -> list[Prefix]:
         if name == self._state.name and self._is_replaced():

@@ -11,6 +11,7 @@ from wgquick.executor import observe, src_valid_mark, traffic
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.plan.current import Current, LinkDns
+from wgquick.plan.difference import IPV6_MTU
 from wgquick.plan.facts import DesiredFacts, MtuFacts
 from wgquick.plan.given import merged
 from wgquick.plan.steps import UnsetDns, parameter
@@ -84,7 +85,7 @@ def facts(
     is_mtu_wanted = settings.mtu is None
     dns_mode = now.dns.mode if now.dns.mode != "off" else host.dns.detect(options.dns) if settings.dns else "off"
     return DesiredFacts(
-        now.ipv6,
+        now.ipv6 or _would_take_ipv6(settings, now, host),
         observe.table(settings, host),
         device_fwmark,
         is_automatic,
@@ -99,6 +100,16 @@ def facts(
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
         traffic.excluded_lans(settings, host),
     )
+
+
+def _would_take_ipv6(settings: Settings, now: Current, host: Host) -> bool:
+    """Whether a link whose MTU is too small for IPv6 would take it with a larger MTU, as a new link would.
+
+    An MTU that a hook may have set stays.
+    """
+    is_small = now.link is not None and now.link.mtu < IPV6_MTU
+    is_hooks = bool(settings.pre_up or settings.post_up) and (settings.mtu is None or settings.mtu >= IPV6_MTU)
+    return is_small and not is_hooks and observe.default_ipv6(host.rtnl, host.sysctl)
 
 
 def _fwmark(now: Current, known: Known | None) -> tuple[int, bool]:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step
 
-_IPV6_MTU = 1280
+IPV6_MTU = 1280
 """The minimum MTU of a link with IPv6 (RFC 8200): below it the kernel disables IPv6 on the link."""
 
 
@@ -79,7 +79,7 @@ def difference(
     `endpoints` are the file's, as a kill switch remembers them (`traffic.remembered`). WgqError if `up` would fail
     for the same reason.
     """
-    if wanted.mtu is not None and wanted.mtu < _IPV6_MTU:
+    if wanted.mtu is not None and wanted.mtu < IPV6_MTU:
         wanted = _without_ipv6(wanted)
     addresses = _Addresses(wanted, now, known)
     routes = _Routes(wanted, now, known)
@@ -178,7 +178,7 @@ def _without_ipv6(wanted: Desired) -> Desired:
     """The desired state without IPv6 addresses: the kernel removes them at an MTU below 1280."""
     if any(route.destination.family == 6 for route in wanted.routes):
         raise WgqError(
-            f"MTU {wanted.mtu} is too small for IPv6, which needs {_IPV6_MTU}",
+            f"MTU {wanted.mtu} is too small for IPv6, which needs {IPV6_MTU}",
             where=wanted.settings.path or wanted.settings.name,
             remedy="Raise MTU, or remove the IPv6 networks from AllowedIPs.",
         )
@@ -196,7 +196,7 @@ def _mtu(wanted: Desired, now: Current, known: Known, *, is_first: bool) -> Iter
     if not now.link.up:
         if is_first:
             yield Move(SetMtuUp(name, mtu))
-    elif mtu != has and is_first == (mtu < has or has < _IPV6_MTU <= mtu):
+    elif mtu != has and is_first == (mtu < has or has < IPV6_MTU <= mtu):
         yield Move(SetMtu(name, mtu), (SetMtu(name, has),))
 
 

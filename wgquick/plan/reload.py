@@ -11,7 +11,7 @@ from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey
-from wgquick.plan.given import Given, merged
+from wgquick.plan.given import UNKNOWN, Given, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _NOTHING_GIVEN = Given()
+_ALL_GIVEN = Given(UNKNOWN, 0, True, True)
 _SHOWN = 8  # networks in one line of the transcript
 THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
 """A temporary peer that takes over the AllowedIPs that other peers lose, and is then removed.
@@ -86,7 +87,12 @@ def change(
     wanted = merged(settings)
     live = {peer.public_key: peer for peer in device.peers}
     networks = _Networks(wanted, live, earlier)
-    changed = [_peer_change(peer, live.get(key), earlier, resolved, networks) for key, peer in wanted.items()]
+    # Without a journal the device's values are the earlier file's, unless hooks may have set them.
+    is_of_hooks = earlier is not None or bool(settings.pre_up or settings.post_up)
+    unknown = _NOTHING_GIVEN if is_of_hooks else _ALL_GIVEN
+    changed = [
+        _peer_change(peer, live.get(key), earlier, resolved, networks, unknown) for key, peer in wanted.items()
+    ]
     goes = _Goes(earlier, hooked, keep_foreign)
     gone = [key for key in live if key not in wanted and goes(key)]
     removed = {key: each for key in wanted if key in live and (each := networks.removed(live[key]))}
@@ -276,10 +282,11 @@ def _peer_change(
     earlier: Earlier | None,
     resolved: Mapping[Endpoint, SocketAddress],
     networks: _Networks,
+    unknown: Given,
 ) -> PeerConfig | None:
-    """The changed attributes of one peer; None if there are none."""
+    """The changed attributes of one peer; None if there are none. `unknown` is for a peer that `earlier` lacks."""
     key = peer.public_key
-    before = (earlier or {}).get(key.raw, _NOTHING_GIVEN)
+    before = (earlier or {}).get(key.raw, unknown)
     endpoint = resolved.get(peer.endpoint) if peer.endpoint and _moves(peer, live, earlier) else None
     if live is not None and endpoint == live.endpoint:
         endpoint = None

@@ -14,7 +14,8 @@ from wgquick.plan import reload, traffic
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
 from wgquick.plan.given import UNKNOWN, Given
-from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, UndoStep
+from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, SetSysctl, UndoStep
+from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _OTHER_TEXT = Given(UNKNOWN, 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
+_MARK_OFF = SetSysctl(SRC_VALID_MARK, "0", "0")
 
 
 class Wanted(NamedTuple):
@@ -127,7 +129,15 @@ def moves(
     change = _device_change(before, device, aim.settings, given)
     aim = aim._replace(addresses=_in_their_order(aim, now))
     guard = traffic.standing(before.undos)
-    return difference(aim, now, known, change, facts, guard.resolved if guard else "").moves
+    found = difference(aim, now, known, change, facts, guard.resolved if guard else "").moves
+    return (*found, Move(_MARK_OFF)) if _is_mark_left(before, now, known, facts) else found
+
+
+def _is_mark_left(before: Wanted, now: Current, known: Known, facts: DesiredFacts) -> bool:
+    """Whether the trial of a tunnel without a journal has set src_valid_mark, and no other tunnel needs it."""
+    was_off = before.current.src_valid_mark == "0" and now.src_valid_mark == "1"
+    has_full = any(rule.family == 4 and rule.fwmark is not None for rule in now.rules)
+    return known.undos is None and was_off and facts.mark_earlier is None and not has_full
 
 
 def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:

@@ -84,8 +84,11 @@ class Observer:
         where = netns.place(name, here) if location.is_valid_name(name) else None
         if where is not None and must_be:
             netns.check_reachable(name, where, here)
-        if where is None or not netns.is_reachable(where, here):
+        if where is None:
             return self._interface(name, must_be=must_be)
+        if not netns.is_reachable(where, here):
+            gone = f"the network namespace {where.netns} is gone: `wgq down {name}' removes what it left behind"
+            return self._interface(name, must_be=must_be) or InterfaceStatus(name, error=gone, netns=where.netns)
         with here.inside(where.netns) as self._host:
             try:
                 found = self._interface(name, must_be=must_be)
