@@ -548,6 +548,23 @@ def test_a_reload_can_wait_for_a_handshake(ends: tuple[Namespace, Namespace]) ->
     assert OTHER in near.out("wg", "show", "wg0", "peers")
 
 
+def test_routes_of_hooks_survive_the_last_ipv4_address(machine: Namespace) -> None:
+    """The kernel removes all IPv4 routes through the link then, in every table."""
+    hook = "PostUp = ip route add 10.50.0.0/16 dev %i table 99; ip route add 10.51.0.0/16 dev %i"
+    write(machine, config(hook))
+    wgq(machine, "up", "wg0")
+    write(machine, config(hook, "AllowedIPs = 10.9.0.0/16, 10.8.0.0/16", address="fd00::1/64"))
+    wgq(machine, "reload", "wg0")
+    found = machine.out("ip", "-4", "route", "show", "table", "all", "dev", "wg0")
+    assert [line.partition(" proto")[0].strip() for line in sorted(found.splitlines())] == [
+        "10.50.0.0/16 table 99 scope link",
+        "10.51.0.0/16 scope link",
+        "10.8.0.0/16 scope link",
+        "10.9.0.0/16 scope link",
+    ]
+    assert wgq(machine, "reload", "wg0").stderr == ""
+
+
 def test_ipv6_at_a_small_mtu_is_refused_as_by_up(machine: Namespace) -> None:
     """Whether the link had IPv6 before or not; and it comes with a larger MTU."""
     small, six = config("MTU = 1200"), "AllowedIPs = 10.9.0.0/16, fd09::/64"

@@ -517,6 +517,24 @@ def test_a_change_of_only_these_settings_needs_a_restart(machines: tuple[Namespa
     wgq(near, "down", "wg0")
 
 
+def test_excluded_networks_follow_the_table(machines: tuple[Namespace, Namespace]) -> None:
+    """Also of a tunnel with a mark; another table needs a restart, and none is refused as by `up`."""
+    near, router = machines
+    tunnel(near, router, "exclude = 198.51.100.0/24", extra="Table = 77\nFwMark = 9\n")
+    wgq(near, "up", "wg0")
+    throws = ("ip", "route", "show", "table", "all", "type", "throw")
+    assert "198.51.100.0/24 table 77" in near.out(*throws)
+    near.run(["sed", "-i", "s/Table = 77/Table = 78/", "/etc/wireguard/wg0.conf"])
+    assert "exclude" in wgq(near, "reload", "wg0", status=3).stderr
+    wgq(near, "reload", "--or-restart", "wg0")
+    assert "198.51.100.0/24 table 78" in near.out(*throws)
+    near.run(["sed", "-i", "s/Table = 78/Table = off/", "/etc/wireguard/wg0.conf"])
+    for verb in (("reload",), ("reload", "--or-restart"), ("plan", "reload"), ("up", "--ensure")):
+        assert "exclude needs a separate routing table" in wgq(near, *verb, "wg0", status=1).stderr
+    wgq(near, "down", "wg0")
+    assert near.out(*throws) == ""
+
+
 def test_kept_connections_have_a_mark_of_their_own(machines: tuple[Namespace, Namespace]) -> None:
     """Even if the tunnel's mark uses the same bit."""
     near, router = machines

@@ -13,17 +13,18 @@ from wgquick.executor import snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
-from wgquick.net import Prefix
+from wgquick.net import MAIN_TABLE, Prefix, Route
 from wgquick.plan import applied, reload, up
 from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.desired import desired
-from wgquick.plan.difference import Difference, difference, notes
+from wgquick.plan.difference import Difference, Move, difference, notes
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
     AddRule,
     DeleteAddress,
+    DeleteRoute,
     DeleteThrow,
     ForgetInbound,
     Note,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from wgquick.plan.applied import Applied, Known
     from wgquick.plan.current import Current
     from wgquick.plan.desired import Desired
-    from wgquick.plan.difference import Move
     from wgquick.plan.given import Earlier
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step, Undo
@@ -188,6 +188,7 @@ class Reload:
         """The current state, its difference from the desired state, and the journal after the steps of `run`."""
         if run is not None and self._record is not None:
             self._known = self._known._replace(undos=run.undos)
+        plan_traffic.check(self._settings)
         now = snapshot.current(self._name, self._host, self._options, self._record)
         if now.device is None:
             raise WgqError(f"`{self._name}' is not a WireGuard interface")
@@ -276,6 +277,7 @@ class Reload:
 
     def _apply(self, run: Execution, look: Look, made: list[Move]) -> Desired:
         """Apply the moves, and compare again while the kernel may have changed more than requested."""
+        before = look.now
         for _ in range(_PASSES):
             if any(isinstance(move.step, AddRule) for move in look.difference.moves):
                 look = self._apply_locked(run, made)
@@ -287,7 +289,16 @@ class Reload:
                 dns=look.wanted.dns, firewall=look.wanted.firewall, is_unfinished=False
             )
             look = self._look(run)
+        if any(isinstance(move.step, _FAR_REACHING) for move in made):
+            _make(run, tuple(self._others_routes(before, made)), made)
         return look.wanted
+
+    def _others_routes(self, before: Current, made: Sequence[Move]) -> Iterator[Move]:
+        """The moves that add routes of hooks and users again: the last IPv4 address of a link takes all with it."""
+        deleted = {move.step.route[::2] for move in made if isinstance(move.step, DeleteRoute)}
+        for step in self._lost_routes(before):
+            if step.route[::2] not in deleted:
+                yield Move(step, (DeleteRoute(*step[:2]),))
 
     def _apply_locked(self, run: Execution, made: list[Move]) -> Look:
         """Compare again and apply the moves under the lock, so that no other tunnel gets the same table."""
@@ -309,16 +320,19 @@ class Reload:
     def _lost(self, before: Current) -> Iterator[Step]:
         """The steps for state that has disappeared: the kernel deletes routes and secondary addresses itself."""
         from wgquick.config.settings import Address
-        from wgquick.net import Route
 
         has = {each.prefix for each in self._host.rtnl.link_addresses(self._name)}
         for each in before.addresses:
             if each.prefix not in has and not each.far and not each.is_the_kernels:
                 yield AddAddress(self._name, Address(each.prefix.address, each.prefix.length, str(each.prefix)))
+        yield from self._lost_routes(before)
+
+    def _lost_routes(self, before: Current) -> Iterator[AddRoute]:
         routes = {(route.destination, route.table) for route in self._host.rtnl.link_routes(self._name)}
         for route in before.routes:
             if route.is_plain and (route.destination, route.table) not in routes:
-                yield AddRoute(Route(route.destination, self._name, route.table), str(route.table))
+                word = "" if route.table == MAIN_TABLE else str(route.table)
+                yield AddRoute(Route(route.destination, self._name, route.table), word)
 
     def _intend(self, wanted: Desired) -> None:
         if self._record is not None:

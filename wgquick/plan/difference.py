@@ -108,7 +108,7 @@ def difference(
         *_sysctl_released(wanted, known),
         *closed,
     )
-    reasons = (*addresses.reasons(), *_extras_reasons(wanted, now, known, change))
+    reasons = (*addresses.reasons(), *_extras_reasons(wanted, now, known, change, facts))
     return Difference(moves, reasons)
 
 
@@ -140,7 +140,9 @@ def _guard(
     return first, (Move(allowing(last), (allowing(before),)),)
 
 
-def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceChange) -> Iterator[str]:
+def _extras_reasons(
+    wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts
+) -> Iterator[str]:
     """The names of wgq's own settings that change, or that depend on a changed value (`plan.traffic`).
 
     A journal of an earlier version lacks the settings; its undos show some of them.
@@ -160,8 +162,12 @@ def _extras_reasons(wanted: Desired, now: Current, known: Known, change: DeviceC
     named = {str(each) for each in extras.exclude if not isinstance(each, str)}
     full = frozenset(family for family in (4, 6) if now.is_full(family))
     is_moved = wanted.full != full or is_renamed
+    table = wanted.fwmark if wanted.full else facts.table or 0
+    is_elsewhere = table is not None and any(
+        isinstance(undo, DeleteThrow) and undo.table != table for undo in undos
+    )
     is_unlike = not named <= excluded or (bool(excluded) != bool(extras.exclude) and not has_guard)
-    if differs("exclude") or (before is None and is_unlike) or (excluded and is_moved):
+    if differs("exclude") or (before is None and is_unlike) or (excluded and (is_moved or is_elsewhere)):
         yield "exclude"
     keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
     if differs("keep-inbound") or keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):

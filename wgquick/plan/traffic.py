@@ -190,7 +190,7 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
     steps: list[Step] = []
     if facts.table:
         excluded = _excluded(settings, facts)
-        steps += [AddThrow(each, facts.table) for each in excluded if each.family in facts.full or not facts.mark]
+        steps += [AddThrow(each, facts.table) for each in excluded if each.family in facts.full or not facts.full]
     if settings.extras.keep_inbound:
         if facts.full and facts.mark:
             steps.append(KeepInbound(settings.name, facts.mark))
