@@ -181,6 +181,8 @@ X
 HERE = (
     Case("never brought up", "not-up", starts=False),
     Case("the link was deleted", "not-up", after_here="ip link delete wg0"),
+    Case("the link was renamed", "not-up", says="renamed to vpn0",
+         after_here="ip link set wg0 down; ip link set wg0 name vpn0; ip link set vpn0 up"),
     Case("the link was set down", "not-up", after_here="ip link set wg0 down"),
     Case("the daemon was killed", "not-up", kills=True, absent={KERNEL: NO_DAEMON}),
     Case("a program has the port", "port-in-use", here=interface(CLIENT, "ListenPort = 4000"), starts=False,
@@ -201,6 +203,8 @@ HERE = (
     Case("the file has a new key", "key-differs",
          after_here="sed -i 's|^PrivateKey.*|PrivateKey = @other_secret@|' /etc/wireguard/wg0.conf"),
     Case("the peer is this interface", "peer-is-self", here=edited(CLIENT, ("@there@", "@here@")), wants=""),
+    Case("the peer's key is this end's private key", "public-key-is-private", wants="",
+         here=edited(CLIENT, ("@there@", "@here_secret@"))),
     Case("the peer was removed", "peer-missing", after_here="wg set wg0 peer @there@ remove"),
     Case("the preshared key was set by hand", "psk-differs",
          after_here="echo @psk@ >/run/psk; wg set wg0 peer @there@ preshared-key /run/psk"),
@@ -300,6 +304,16 @@ OUTSIDE = (
          wants=""),
     Case("the endpoint is this host's own port", "endpoint-is-self", wants="",
          here=interface(edited(CLIENT, ("198.51.100.2:51820", "192.0.2.2:4000")), "ListenPort = 4000")),
+    Case("the endpoint is a broadcast address", "endpoint-no-route", wants="", says="is the broadcast address",
+         here=edited(CLIENT, ("198.51.100.2", "255.255.255.255"))),
+    Case("the uplink's prefix length is too small for the endpoint", "endpoint-unreachable",
+         says="in eth0's own network", after_here="ip addr add 198.51.100.9/24 dev eth0"),
+    Case("a mark leads the endpoint to a dead gateway", "gateway-silent", here=MARKED,
+         after_here="ip route add default via 203.0.113.9 table 77; ip rule add pref 90 fwmark 0x77 lookup 77"),
+    Case("a rule removes the mark on the way out", "endpoint-in-tunnel", here=FULL, there=FULL_SERVER,
+         says="a firewall rule changes their mark", after_here="nft add table inet guard; "
+         "nft add chain inet guard out '{ type route hook output priority -150; }'; "
+         "nft add rule inet guard out udp dport 51820 meta mark set 0"),
     Case("the endpoint's address is inside the tunnel", "endpoint-in-tunnel", wants="",
          here=edited(CLIENT, ("198.51.100.2", "10.66.0.1"))),
     Case("the endpoint's name has a dead address", "endpoint-unreachable", here=NAMED, wants="",
@@ -315,6 +329,12 @@ OUTSIDE = (
     Case("a last chain drops what goes out", "output-blocked",
          says="by `udp dport 51820 drop' in chain last of table inet guard",
          after_here=NFT_LAST + "nft add rule inet guard last udp dport 51820 drop"),
+    Case("an egress chain drops what goes out", "output-blocked", says="after the firewall's output chains",
+         after_here="nft add table netdev guard; "
+         "nft add chain netdev guard way '{ type filter hook egress device eth0 priority 0; }'; "
+         "nft add rule netdev guard way udp dport 51820 drop"),
+    Case("an IPsec policy drops what goes out", "output-blocked", says="`ip xfrm policy'",
+         after_here="ip xfrm policy add dir out dst 198.51.100.2/32 action block"),
     Case("the other end is off", "endpoint-unreachable", after_there="ip link set eth0 down"),
     Case("the router drops what goes there", "no-answer",
          after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop"),
@@ -401,6 +421,12 @@ INSIDE = (
          after_between="ip link set r1 mtu 1280; nft add table inet guard; "
          "nft add chain inet guard out '{ type filter hook output priority 0; }'; "
          "nft add rule inet guard out icmpv6 type packet-too-big drop"),
+    Case("the other end's address is this host's too", "address-shared", says="also this host's own",
+         after_here="ip addr add 10.66.0.1/32 dev lo"),
+    Case("the other end of a full tunnel does not forward", "not-forwarded", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", says="this host sends to 198.18.0.77"),
+    Case("the other end of a full tunnel does not masquerade", "not-forwarded", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", says="the other end forwards", after_there=FORWARDS),
     Case("large packets are lost on the way", "mtu-too-large",
          after_between=NFT_FORWARD + "nft add rule inet guard way meta length gt 1300 drop"),
     Case("an MTU above the path's, and fragments are lost", "mtu-too-large", here=interface(CLIENT, "MTU = 1500"),
@@ -423,6 +449,12 @@ SERVERS = (
          pings="10.66.0.1", says="the policy of chain input of table inet guard", before_there=SETS),
     Case("the server's port is redirected", "input-blocked", at="there", wants="", pings="10.66.0.1",
          before_there="iptables -t nat -A PREROUTING -p udp --dport 51820 -j REDIRECT --to-ports 53"),
+    Case("a set has the client's address", "input-blocked", at="there", pings="10.66.0.1",
+         says="`ip saddr @bad reject' in chain in of table inet guard", after_there=NFT_IN +
+         "nft add set inet guard bad '{ type ipv4_addr; elements = { 192.0.2.2 }; }'; "
+         "nft add rule inet guard in ip saddr @bad reject"),
+    Case("the server has no ListenPort", "nobody-connects", at="there", wants="",
+         there=edited(SERVER, ("ListenPort = 51820\n", ""))),
     Case("a stranger knocks", "knock-unknown-key", at="there", wants="", pings="10.66.0.1",
          there=edited(SERVER, ("@here@", "@other@"))),
     Case("a client has an old key of this end", "knock-wrong-key", at="there", wants="", pings="10.66.0.1",
@@ -444,6 +476,8 @@ SERVERS = (
     Case("two clients have one key", "one-key-two-places", at="there", pings="10.66.0.1", twin=True),
     Case("the server does not forward", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77"),
+    Case("the server does not forward IPv6", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
+         pings="-6 2001:db8:3::77", after_there=FORWARDS + MASQUERADE),
     Case("the server means to forward and does not", "forwarding-off", at="there",
          there=interface(SERVER, "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE")),
     Case("the server's firewall does not let it forward", "forward-blocked", at="there", here=FULL,
@@ -454,6 +488,10 @@ SERVERS = (
          "iptables -A FORWARD -i wg0 -j ACCEPT; " + MASQUERADE),
     Case("the server does not masquerade", "not-masqueraded", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77", after_there=FORWARDS),
+    Case("a host beside the server has no route to the client", "not-masqueraded", at="there",
+         here=routing("10.66.0.0/24, 10.9.0.0/24"), pings="10.9.0.2",
+         before_between="ip addr add 10.9.0.2/24 dev r1",
+         before_there=FORWARDS + "ip addr add 10.9.0.1/24 dev eth0"),
     Case("the server masquerades on another link", "not-masqueraded", at="there", here=FULL,
          pings="198.18.0.77", says="-o ens3 -j MASQUERADE", there=interface(
              FULL_SERVER, "PostUp = sysctl -q net.ipv4.ip_forward=1; iptables -A FORWARD -i %i -j ACCEPT; "
@@ -555,6 +593,9 @@ HEALTHY = (
                          "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE",
                          "PostUp = iptables -P FORWARD DROP; iptables -A FORWARD -i %i -j ACCEPT; "
                          "iptables -A FORWARD -o %i -j ACCEPT")),
+    Case("a full tunnel that leads beyond its other end", here=FULL, there=FULL_SERVER, pings="198.18.0.77",
+         before_between="ip addr add 198.18.0.77/32 dev lo", before_there=FORWARDS + MASQUERADE +
+         "; sysctl -q net.ipv6.conf.all.forwarding=1; ip6tables -t nat -A POSTROUTING -o eth0 -j MASQUERADE"),
     Case("the router changes the port", after_between="nft add table ip nat; "
          "nft add chain ip nat post '{ type nat hook postrouting priority 100; }'; "
          "nft add rule ip nat post oifname r1 udp dport 51820 masquerade to :5000-5010"),

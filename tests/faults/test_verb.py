@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.matrix import DNS, FULL, FULL_SERVER, HOSTS, NAMED, NFT_FORWARD, NFT_IN, edited, interface
+from tests.faults.matrix import (
+    DNS,
+    FULL,
+    FULL_SERVER,
+    HOSTS,
+    NAMED,
+    NFT_FORWARD,
+    NFT_IN,
+    SECOND,
+    edited,
+    interface,
+)
 from tests.faults.world import BACKENDS, CLIENT, SERVER, WORDS, filled, world
 from wgquick.net import SecretKey
 from wgquick.options import Options
@@ -283,3 +294,23 @@ def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:
     made.script("there", "ip link delete wg0")
     done = made.here.run(inside, check=False, env=dict(os.environ))
     assert "was moved here from another network namespace" in done.stdout
+
+
+def test_another_tunnel_that_lacks_the_endpoint_is_named(made: World) -> None:
+    """Then the link is renamed, and status says so."""
+    start(made)
+    made.write("here", SECOND, "wg1")
+    assert not made.up("here", "wg1")
+    made.script("here", "ip route add 198.51.100.2 dev wg1")
+    assert "go into wg1, and none of its peers has it in AllowedIPs" in doctor(made, "wg0", status=1).stdout
+    made.script("here", "ip link set wg0 down; ip link set wg0 name vpn0; ip link set vpn0 up")
+    shown = made.here.out(sys.executable, "-m", "wgquick", "status", "wg0")
+    assert "the link was renamed to vpn0" in shown
+    assert "another network namespace" not in shown
+
+
+def test_a_private_key_in_place_of_a_public_one_is_not_printed(made: World) -> None:
+    start(made, edited(CLIENT, ("@there@", "@here_secret@")))
+    said = doctor(made, "wg0", status=1).stdout
+    assert "[public-key-is-private]" in said
+    assert WORDS["here_secret"] not in said

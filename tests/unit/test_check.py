@@ -114,6 +114,8 @@ ONE_FILE = [
     ),
     ("port-too-large", interface(port=70000) + peer(), 4),
     ("port-too-large", interface() + peer("phone", "10.7.0.2", "Endpoint = 198.51.100.1:99999"), 9),
+    ("endpoint-no-host", interface() + peer("phone", "10.7.0.2", "Endpoint = 0.0.0.0:51820"), 9),
+    ("endpoint-no-host", interface() + peer("phone", "10.7.0.2", "Endpoint = [ff02::1]:51820"), 9),
     ("endpoint-port-zero", interface() + peer("phone", "10.7.0.2", "Endpoint = 198.51.100.1:0"), 9),
     (
         "endpoint-shared",

@@ -24,6 +24,7 @@ _ONE_FILE = {
     "address-not-host": (WARNING, "an Address is the network or broadcast address of its network"),
     "own-address-allowed": (WARNING, "a peer's AllowedIPs has this interface's own address"),
     "endpoint-in-tunnel": (ERROR, "an Endpoint is routed into the tunnel itself"),
+    "endpoint-no-host": (ERROR, "an Endpoint is a broadcast, multicast or unspecified address"),
     "endpoint-port-zero": (ERROR, "an Endpoint has port 0"),
     "port-too-large": (ERROR, "a ListenPort or the port of an Endpoint is above 65535"),
     "endpoint-shared": (WARNING, "two peers have the same Endpoint"),

@@ -200,10 +200,15 @@ def _adds_routes(source: Source) -> bool:
 
 
 def _shadowed(source: Source, live: Live) -> Iterator[Finding]:
-    """A part of an AllowedIPs network that another route takes; networks of links are `_networks_in_use`."""
+    """A part of an AllowedIPs network that another route takes; networks of links are `_networks_in_use`.
+
+    A route to an endpoint must take it.
+    """
     if not _adds_routes(source):
         return
     others = [(Prefix.parse(each.destination), each) for each in live.foreign if not each.is_connected]
+    ends = {nets.literal(peer.endpoint.host) for peer in source.settings.peers if peer.endpoint}
+    others = [each for each in others if not (nets.is_single(each[0]) and each[0].address in ends)]
     for peer, section in _peers(source):
         for entry, ip in enumerate(peer.allowed_ips):
             network = Prefix(ip.address, ip.length)

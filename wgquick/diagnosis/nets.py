@@ -81,6 +81,16 @@ def is_link_local(network: Network) -> bool:
     return contains(_LINK_LOCAL, network)
 
 
+def no_host(address: bytes) -> str:
+    """What an address is if no host can have it; "" if one can."""
+    if not any(address):
+        return "the unspecified address"
+    if address == b"\xff" * 4:
+        return "the broadcast address"
+    is_multicast = address[0] == 0xFF if len(address) == 16 else 224 <= address[0] < 240
+    return "a multicast address" if is_multicast else ""
+
+
 def is_on_link(address: bytes) -> bool:
     """Whether a tunnel's routes never apply to the address: loopback, or IPv6 link-local."""
     return any(contains(network, host(address)) for network in _ON_LINK)

@@ -432,7 +432,10 @@ def _literal_endpoint(
     packed = nets.literal(peer.endpoint.host)
     if packed is None:
         return
-    if routed.covers(nets.host(packed)) and not nets.is_on_link(packed):
+    if kind := nets.no_host(packed):
+        what = f"Endpoint {peer.endpoint} is {kind}, not the address of a host"
+        yield note(source, place, "endpoint-no-host", what, "write the peer's address or name")
+    elif routed.covers(nets.host(packed)) and not nets.is_on_link(packed):
         what = f"Endpoint {peer.endpoint} is routed into the tunnel itself, so no packet leaves this host"
         remedy = "write the peer's address outside the tunnel, or remove that address from AllowedIPs"
         yield note(source, place, "endpoint-in-tunnel", what, remedy)

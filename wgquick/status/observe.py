@@ -140,11 +140,14 @@ class Observer:
         settings = file.settings if file else None
         addresses = host.rtnl.addresses(name) if link else []
         is_guarded = self._is_guarded(name, record)
+        shown, fault = link or self._renamed(name), file.fault if file else ""
+        if shown is not None and link is None:
+            fault = f"the link was renamed to {shown.name} after it was brought up"
         return InterfaceStatus(
             name=name,
             public_key=str(public_key_of(device.private_key)) if device.private_key else None,
             backend=self._program(name, link),
-            up=link.up if link else None,
+            up=shown.up if shown else None,
             since=(record.since if record else 0) or host.started(name),
             by=self._by(device, link, record, file),
             file=file.path if file else None,
@@ -157,7 +160,7 @@ class Observer:
             dns=self._dns(name, record, settings),
             kill_switch=is_guarded,
             drift=self._drift(device, link, addresses, settings, record, is_guarded),
-            error=file.fault or None if file else None,
+            error=fault or None,
             peers=tuple(self._peers(device, link, record, file, now)),
         )
 
@@ -174,6 +177,12 @@ class Observer:
         if record is None or link is None or record.ifindex not in (0, link.ifindex):
             return None
         return record
+
+    def _renamed(self, name: str) -> Link | None:
+        """The link with the index that the journal has, under another name. The kernel does not use one again."""
+        record = Journal(self._host.journal_directory, name).read()
+        index = record.ifindex if record is not None else 0
+        return next((each for each in self._host.rtnl.links() if index and each.ifindex == index), None)
 
     def _file(self, name: str, record: Record | None) -> File | None:
         path = record.path if record else f"{location.DIRECTORY}/{name}.conf"

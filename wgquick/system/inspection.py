@@ -53,6 +53,9 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_HEADER = {4: 20, 6: 40}
 _ICMP_HEADER = 8
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
+_ERRORS = {4: {3: "unreachable", 11: "time-exceeded"}, 6: {1: "unreachable", 3: "time-exceeded"}}
+_HOPS = (1, 2, 3, 4, 5, 6, 64)
+_HOP_LIMIT = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
 _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
 _UDP_PORT = 33434  # traceroute's, usually closed
 _TCP_PORT = 1  # tcpmux, usually closed
@@ -60,6 +63,7 @@ _DNS_PORT = 53
 _RECURSIVE, _NS, _IN = 0x0100, 2, 1  # the flag RD, the type and the class (RFC 1035)
 _PROGRAM_PATIENCE = 6.0  # seconds; a program may take half of what is left
 _SETTLED = 0.1
+_LOOKING = 0.02
 _OTHER_FAMILY = 0.2  # seconds for answers of the other family
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
@@ -232,10 +236,13 @@ def send_outside(
 class Tap:
     """Captures the packets that arrive on a tunnel's link, before this host's firewall (packet(7))."""
 
-    def __init__(self, link: str) -> None:
+    def __init__(self, link: str, own: int) -> None:
+        """`own` is the identifier of doctor's own echo requests, which are left out."""
         self._replies: set[str] = set()
         self._destinations: set[tuple[str, str]] = set()
         self._returned: set[tuple[str, str]] = set()
+        self._refusals: set[tuple[str, str]] = set()
+        self._own = own
         self._socket: socket.socket | None = None
         with suppress(OSError):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
@@ -250,22 +257,27 @@ class Tap:
         """What was captured so far."""
         for _ in range(_TAPPED if self._socket else 0):
             try:
-                packet, address = self._socket.recvfrom(64)  # type: ignore[union-attr]
+                packet, address = self._socket.recvfrom(128)  # type: ignore[union-attr]
             except OSError:
                 break
-            if len(packet) >= 28 and not (address[2] == _OUTGOING and _is_probe(packet)):
+            if len(packet) >= 28 and not (address[2] == _OUTGOING and _is_probe(packet, self._own)):
                 self._note(packet, is_out=address[2] == _OUTGOING)
-        return Arrivals(frozenset(self._replies), frozenset(self._destinations), frozenset(self._returned))
+        pairs = (self._destinations, self._returned, self._refusals)
+        return Arrivals(frozenset(self._replies), *(frozenset(each) for each in pairs))
 
     def _note(self, packet: bytes, *, is_out: bool) -> None:
         if packet[0] >> 4 == 4:
             source, destination = socket.inet_ntop(socket.AF_INET, packet[12:16]), packet[16:20]
-            is_reply = packet[9] == 1 and packet[(packet[0] & 15) * 4] == 0
-            self._add(source, socket.inet_ntop(socket.AF_INET, destination), is_reply=is_reply, is_out=is_out)
+            kind = packet[(packet[0] & 15) * 4] if packet[9] == 1 else -1
+            self._add(source, socket.inet_ntop(socket.AF_INET, destination), is_reply=kind == 0, is_out=is_out)
         elif packet[0] >> 4 == 6 and len(packet) > 40:
             source, target = (socket.inet_ntop(socket.AF_INET6, packet[at : at + 16]) for at in (8, 24))
-            is_reply = packet[6] == 58 and packet[40] == _ECHO[6][1]
-            self._add(source, target, is_reply=is_reply, is_out=is_out)
+            kind = packet[40] if packet[6] == 58 else -1
+            self._add(source, target, is_reply=kind == _ECHO[6][1], is_out=is_out)
+        else:
+            return
+        if (error := _ERRORS[packet[0] >> 4].get(kind)) and not is_out and len(self._refusals) < _TAPPED:
+            self._refusals.add((_quoted(packet), error))
 
     def _add(self, source: str, destination: str, *, is_reply: bool, is_out: bool) -> None:
         if is_reply and not is_out:
@@ -275,12 +287,21 @@ class Tap:
             pairs.add((source, destination))
 
 
-def _is_probe(packet: bytes) -> bool:
-    """Whether an IP packet may be one of doctor's own: an echo request, or for one of its ports."""
+def _quoted(packet: bytes) -> str:
+    """The destination of the packet that an ICMP error is about; "" if it is cut off."""
+    family, start = (socket.AF_INET6, 48) if packet[0] >> 4 == 6 else (socket.AF_INET, (packet[0] & 15) * 4 + 8)
+    at, size = (24, 16) if family == socket.AF_INET6 else (16, 4)
+    address = packet[start + at : start + at + size]
+    return socket.inet_ntop(family, address) if len(address) == size else ""
+
+
+def _is_probe(packet: bytes, own: int) -> bool:
+    """Whether an IP packet may be one of doctor's own: its echo request, or for one of its ports."""
     is_six = packet[0] >> 4 == 6
     protocol, start = (packet[6], 40) if is_six else (packet[9], (packet[0] & 15) * 4)
     if protocol in (1, 58):
-        return packet[start : start + 1] in (b"\x08", b"\x80")
+        is_own = int.from_bytes(packet[start + 4 : start + 6], "big") == own
+        return packet[start : start + 1] in (b"\x08", b"\x80") and is_own
     return int.from_bytes(packet[start + 2 : start + 4], "big") in (_UDP_PORT, _TCP_PORT)
 
 
@@ -291,7 +312,7 @@ class Prober:
         self._link = link
         self._id = os.getpid() & 0xFFFF
         self._sequence = 0
-        self._tap = Tap(link)
+        self._tap = Tap(link, self._id)
 
     def close(self) -> None:
         """Stop capturing."""
@@ -337,6 +358,28 @@ class Prober:
             for opened in (*echoes.values(), *sockets):
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
+
+    def go_beyond(self, addresses: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]) -> Arrivals:
+        """Send echo requests with few hops to addresses beyond the other end, until `enough` accepts what came out.
+
+        Each router on the way reports that their hops are used up, even if nobody answers at the address.
+        """
+        echoes = self._echo_sockets({family_of(pack_address(each)) for each in addresses})
+        deadline, repeated = time.monotonic() + seconds, time.monotonic()
+        try:
+            while (now := time.monotonic()) < deadline and not enough(self._tap.look()):
+                if now >= repeated:
+                    repeated = began_again(now)
+                    for hops in _HOPS:
+                        for family, echo in echoes.items():
+                            echo.setsockopt(*_HOP_LIMIT[family], hops)
+                        for each in addresses:
+                            self._echo(echoes, each)
+                time.sleep(min(_LOOKING, deadline - now))
+        finally:
+            for opened in echoes.values():
+                opened.close()
+        return self._tap.look()
 
     def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query (for the root's name servers), by this host's routes."""

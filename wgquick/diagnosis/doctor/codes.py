@@ -48,6 +48,7 @@ _TABLE = (
     ("mark-differs", ERROR, "the device has another mark than the file",
      f"endpoint-in-tunnel rule-missing route-missing {_REACHING}"),
     ("port-differs", ERROR, "the device listens on another port than the file's", _REACHING),
+    ("nobody-connects", WARNING, "neither side has an Endpoint or a ListenPort, so neither can connect", _REACHING),
     ("endpoint-port-differs", ERROR, "the Endpoint's port is not the other end's ListenPort", _REACHING),
     ("address-shared", ERROR, "both ends have the same Address", _INSIDE),
     ("clock-wrong", ERROR, "this host's clock is wrong", f"{_REACHING}"),
@@ -104,6 +105,7 @@ _TABLE = (
     ("forwarding-off", ERROR, "forwarding is off on this host"),
     ("forward-blocked", ERROR, "this host's firewall drops forwarded packets"),
     ("not-masqueraded", ERROR, "forwarded packets leave with an address to which nobody answers"),
+    ("not-forwarded", ERROR, "the other end does not pass on what this end sends through it", "dns-silent"),
     ("dns-silent", WARNING, "a DNS server of the tunnel does not answer"),
 )  # fmt: skip
 

@@ -50,6 +50,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     yield from _keys(evidence)
     yield from _clock(evidence)
     yield from _port(evidence)
+    yield from _nobody_connects(evidence)
     yield from _peers(evidence)
     yield from _mark(evidence)
     yield from _rules(evidence)
@@ -103,7 +104,12 @@ def listed(words: Iterable[object]) -> str:
 def _not_up(evidence: Evidence) -> Iterator[Cause]:
     name, settings, link = evidence.name, evidence.settings, evidence.link
     up = f"run `wgq up {name}'"
-    if link is None:
+    if link is None and evidence.renamed:
+        now = evidence.renamed
+        message = f"the link {name} was renamed to {now} after it was brought up, so nothing finds it"
+        remedy = f"run `ip link set {now} down; ip link set {now} name {name}', then {again(name)}"
+        yield cause("not-up", message, "it has the index that the journal has", remedy=remedy)
+    elif link is None:
         yield from _why_not_up(evidence)
         if evidence.record is not None and evidence.record.complete:
             facts = (f"the journal says that it was brought up from {evidence.record.path or 'standard input'}",)
@@ -289,12 +295,32 @@ def _port(evidence: Evidence) -> Iterator[Cause]:
         yield cause("port-differs", message, remedy=_reload(evidence.name))
 
 
+def _nobody_connects(evidence: Evidence) -> Iterator[Cause]:
+    """A random port and no endpoint: no peer knows where to connect, and this end cannot."""
+    settings, wanted = evidence.settings, evidence.wanted
+    if settings is None or settings.listen_port or _touches(evidence, "listen-port") or not wanted:
+        return
+    has_met = any(peer.endpoint or peer.last_handshake for peer in evidence.peers)
+    if has_met or any(peer.endpoint for peer in wanted.values()):
+        return
+    port = evidence.device.listen_port if evidence.device else 0
+    message = f"neither end can connect: {evidence.file.path} has no ListenPort, and no peer of it has an Endpoint"
+    fact = f"{evidence.name} listens on port {port}, which the kernel chose"
+    remedy = "add ListenPort = 51820 to [Interface]; the other ends' Endpoint must have that port"
+    yield cause("nobody-connects", message, fact, remedy=remedy, severity=ERROR)
+
+
 def _peers(evidence: Evidence) -> Iterator[Cause]:
     wanted, live = evidence.wanted, evidence.live
     own = {evidence.own_key, evidence.file_key} - {None}
+    secrets = _secrets(evidence)
     moved = {claim: keys for claim, keys in _claims(wanted).items() if len(keys) > 1}
     for key, peer in wanted.items():
-        if key in own and key not in live:
+        if key.raw in secrets:
+            message = f"the PublicKey of a [Peer] in {evidence.file.path} is a private key of this host"
+            remedy = "write the other end's public key, and generate a new private key: others may know this one"
+            yield cause("public-key-is-private", message, remedy=remedy)
+        elif key in own and key not in live:
             message = "this peer's PublicKey is the interface's own: the device ignores the peer"
             yield cause("peer-is-self", message, remedy="write the other end's public key", peer=key)
         elif key not in live:
@@ -302,6 +328,14 @@ def _peers(evidence: Evidence) -> Iterator[Cause]:
         else:
             yield from _settings_of(evidence, peer, live[key], moved)
     yield from _moved(evidence, moved)
+
+
+def _secrets(evidence: Evidence) -> set[bytes]:
+    """The private keys of this host's file and devices, as they are and clamped."""
+    devices = [each for each in (evidence.device, *evidence.others) if each is not None]
+    keys = [each.private_key for each in devices]
+    keys += [evidence.settings.private_key] if evidence.settings else []
+    return {each.raw for key in keys for each in (key, clamped(key)) if each is not None and any(each.raw)}
 
 
 def _missing(evidence: Evidence, key: PublicKey) -> Iterator[Cause]:

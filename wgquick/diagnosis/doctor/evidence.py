@@ -48,26 +48,44 @@ class Outside(NamedTuple):
     """The route of a peer's encrypted packets. `sent` is the errno of sending, None if nothing was sent.
 
     `back` is the route to the endpoint that the reverse path filter looks up. `has_carrier` is about
-    the link of that route, and `is_gateway_silent` about its gateway.
+    the link of that route, and `is_neighbour_silent` about its gateway, or the endpoint if it has none.
     """
 
     way: Way | None = None
     sent: int | None = None
     back: Way | None = None
     has_carrier: bool = True
-    is_gateway_silent: bool = False
+    is_neighbour_silent: bool = False
 
 
 class HandshakeResult(NamedTuple):
     """The result of doctor's own handshake: `outcome` is "answered", "refused" (wrong preshared key), "cookie", or
     "" if nothing came. `tries` counts the initiations. `link` is where the answer arrived, and `was_admitted` is
-    true if it passed this host's firewall.
+    true if it passed this host's firewall. `has_left` is false if no link of this host sent any of the initiations.
     """
 
     outcome: str = ""
     tries: int = 0
     link: str = ""
     was_admitted: bool = True
+    has_left: bool = True
+
+
+class Beyond(NamedTuple):
+    """Packets of one family to a network beyond the other end of a full tunnel, which nobody there answered.
+
+    `target` is the address that was probed. `is_forwarding` is true if the other end reported used up hops, which
+    it does only if it forwards; `is_refused` if it reported the address as unreachable. `sent` are destinations
+    beyond of this host's own traffic. `works` is true if packets of the other family come back from beyond.
+    """
+
+    peer: PublicKey
+    family: int
+    target: str
+    is_forwarding: bool = False
+    is_refused: bool = False
+    sent: tuple[str, ...] = ()
+    works: bool = False
 
 
 class Watched(NamedTuple):
@@ -129,12 +147,15 @@ class Evidence(NamedTuple):
 
     `routes` are the routes through the link, by table. `ways` are the kernel's routes to addresses in AllowedIPs,
     and `ways_from` those from the link's own address.
+    `silent` are neighbours, as link and address, that do not answer.
+    `renamed` is the name that the link has now, if it was renamed after up.
     `resolved` has the addresses of each endpoint given by name, None if it does not resolve. `local` are all
     addresses of the host. `counted` are the daemon's counters, None if it has none; `counted_before` are those
     before the watching. `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if
     there was none. `listen` are the seconds of --listen. `asked_servers` are DNS servers of the file, and whether
-    each answered a query. `passed_on` are the (source, destination) of packets that came out of the tunnel and are
-    not for this host. `came_out` and `went_in` are all such pairs of packets out of the tunnel and into it.
+    each answered a query. `beyond` are the families in which nothing comes back from beyond a full tunnel.
+    `passed_on` are the (source, destination) of packets that came out of the tunnel and are not for this host.
+    `came_out` and `went_in` are all such pairs of packets out of the tunnel and into it.
     `parameters` are kernel parameters by their path below /proc/sys, None if the kernel lacks one.
     `unread` says what was not read for lack of time; `is_unread` is true if nothing was.
     """
@@ -146,6 +167,7 @@ class Evidence(NamedTuple):
     link: LinkState | None = None
     link_after: LinkState | None = None
     uplink: str = ""
+    renamed: str = ""
     device: Device | None = None
     device_error: str = ""
     own_key: PublicKey | None = None
@@ -172,9 +194,11 @@ class Evidence(NamedTuple):
     resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None] = {}
     port: PortState = PortState()
     outside: Mapping[PublicKey, Outside] = {}
+    silent: frozenset[tuple[str, str]] = frozenset()
     watched: Mapping[PublicKey, Watched] = {}
     signs: tuple[Sign, ...] = ()
     asked_servers: Mapping[str, bool] = {}
+    beyond: tuple[Beyond, ...] = ()
     passed_on: tuple[tuple[str, str], ...] = ()
     came_out: frozenset[tuple[str, str]] = frozenset()
     went_in: frozenset[tuple[str, str]] = frozenset()

@@ -118,17 +118,19 @@ def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Read
     settings = file.settings
     links = {link.name: link for link in inspector.links()}
     device, fault = _device(name, host)
+    record = _record(name, host)
     evidence = Evidence(
         name,
         time.time(),
         listen=listen,
         file=file,
-        record=_record(name, host),
+        record=record,
         link=links.get(name),
         device=device,
         device_error=fault,
         own_key=_public(device.private_key if device else None),
         file_key=_public(settings.private_key if settings else None),
+        renamed=next((link.name for link in links.values() if _is_renamed(name, link, record)), ""),
         foreign=() if name in links else tuple(inspector.foreign_routes(name)),
         uplink=_uplink(host),
         rulesets=inspector.rulesets(),
@@ -161,6 +163,11 @@ class _Reader:
                     raise
         self.unread.append(what)
         return default
+
+
+def _is_renamed(name: str, link: LinkState, record: Record | None) -> bool:
+    """Whether the journal's link has another name by now. The kernel does not use an index again."""
+    return record is not None and record.ifindex == link.ifindex and link.name != name and bool(record.ifindex)
 
 
 def _record(name: str, host: Host) -> Record | None:
@@ -368,10 +375,12 @@ def _with_uplinks(
     found = dict(evidence.outside)
     for key, outside in found.items():
         if (way := outside.way) is not None and way.link in links:
+            peer = evidence.live.get(key)
+            neighbour = way.gateway or _text(peer.endpoint if peer else None)
             found[key] = outside._replace(
-                has_carrier=links[way.link].has_carrier, is_gateway_silent=(way.link, way.gateway) in silent
+                has_carrier=links[way.link].has_carrier, is_neighbour_silent=(way.link, neighbour) in silent
             )
-    return evidence._replace(outside=found)
+    return evidence._replace(outside=found, silent=silent)
 
 
 def _with_traffic(evidence: Evidence, inspector: Inspector) -> Evidence:

@@ -11,7 +11,7 @@ from wgquick.diagnosis.doctor.comparison import cause, listed
 from wgquick.diagnosis.doctor.evidence import FRESH
 from wgquick.diagnosis.doctor.fate import by, fate, translations
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
-from wgquick.diagnosis.finding import INFO
+from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wgquick.observations import PathMtu
 
 _STRICT = "1"
+_SWITCHES = {4: "ip_forward", 6: "conf.all.forwarding"}
 _CHATTER, _CHATTER_TIME = 8, 10.0
 """The number of packets, and the seconds, that a TUN device itself may account for: three router solicitations
 (RFC 4861), multicast reports (RFC 3810), and one neighbour solicitation for each of its addresses (RFC 4862)."""
@@ -43,6 +44,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     yield from _sources(evidence)
     yield from _forwarding(evidence)
     yield from _no_way_back(evidence)
+    yield from _not_forwarded(evidence)
     yield from _silent_servers(evidence)
 
 
@@ -68,6 +70,12 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         return
     address = watched.came[0]
     way = evidence.ways.get(address)
+    if pack_address(address) in evidence.local:
+        message = f"{address} is an address of the other end, and also this host's own: its packets stay here"
+        seen = f"an answer from {address} comes out of {name}"
+        remedy = f"remove {address} from this host: see `ip address show to {address}'"
+        yield cause("address-shared", message, seen, remedy=remedy, peer=key)
+        return
     fact = f"an answer from {address} comes out of {name} but does not reach the socket"
     if ":" not in address and rp_filter(evidence, name) and (way is None or way.link != name):
         message = f"the reverse path filter drops packets from {name}: the route to their source uses another link"
@@ -184,6 +192,45 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
             yield mild._replace(confidence=POSSIBLE)
 
 
+def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
+    """The other end of a full tunnel answers, and nothing from beyond it does.
+
+    Only this host's own traffic shows that somebody wants to get there: a full tunnel may also lead to one network.
+    """
+    silent = {server for server, has_answered in evidence.asked_servers.items() if not has_answered}
+    found = evidence.beyond
+    if not found:
+        return
+    wanted = any(each.sent or each.target in silent for each in found)
+    severity = INFO if not wanted else WARNING if any(each.works for each in found) else ERROR
+    families = ", ".join(f"IPv{each.family}" for each in found)
+    switches = [f"net.ipv{each.family}.{_SWITCHES[each.family]}" for each in found]
+    reasons = "it does not masquerade them, or its firewall drops them"
+    if any(each.is_refused for each in found):
+        reasons = "its firewall rejects them"
+    elif not any(each.is_forwarding for each in found):
+        reasons = f"it does not forward packets ({', '.join(switches)}), {reasons}"
+    targets = listed(each.target for each in found)
+    sent = [address for each in found for address in each.sent]
+    facts = [f"the other end answers; echo requests to {targets} with 1 to 64 hops bring nothing back from beyond"]
+    facts += [f"this host sends to {listed(sent)}, and nothing comes back"] if sent else []
+    if any(each.is_forwarding for each in found):
+        facts.append("the other end forwards: it reported that the hops of a packet were used up")
+    message = f"the tunnel works, but nothing comes back from beyond its other end ({families}): {reasons}"
+    settings = " ".join(f"{switch}=1" for switch in switches)
+    remedy = f"at the other end, run `sysctl {settings}', and masquerade what leaves it: its PostUp should do both"
+    yield cause(
+        "not-forwarded",
+        message,
+        *facts,
+        remedy=remedy,
+        peer=found[0].peer,
+        severity=severity,
+        confidence=LIKELY,
+        other_end="wgq doctor",
+    )
+
+
 def _silent_servers(evidence: Evidence) -> Iterator[Cause]:
     """DNS servers that are reached through a tunnel that works, and do not answer."""
     if not any(watched.answers or watched.has_data for watched in evidence.watched.values()):
@@ -246,7 +293,7 @@ def _not_masqueraded(evidence: Evidence, family: int, seen: list[tuple[str, str]
     """Packets with a private source leave by the default route unchanged, and nothing comes back to it."""
     for source, target in seen:
         way = evidence.ways.get(target)
-        if way is None or way.link in ("", evidence.name) or way.destination not in ("0.0.0.0/0", "::/0"):
+        if way is None or way.link in ("", evidence.name) or (way.link, way.gateway or target) in evidence.silent:
             continue
         if not nets.is_private(pack_address(source)) or _is_answered(evidence, source):
             continue
@@ -256,6 +303,7 @@ def _not_masqueraded(evidence: Evidence, family: int, seen: list[tuple[str, str]
         rules = translations(evidence.rulesets, packet)
         if any(matched is not False for matched, _ in rules):
             continue
+        is_far = way.destination in ("0.0.0.0/0", "::/0")
         facts = [f"{source} sends to {target} through this host and {way.link}, and nothing comes back"]
         facts += [f"it is not for such packets: {text}" for _, text in rules[:2]]
         message = (
@@ -265,9 +313,10 @@ def _not_masqueraded(evidence: Evidence, family: int, seen: list[tuple[str, str]
         tool = "iptables" if family == 4 else "ip6tables"
         remedy = (
             f"run `{tool} -t nat -A POSTROUTING -o {way.link} -j MASQUERADE' and write it into PostUp, or add a "
-            f"route to the tunnel's network at {way.gateway or 'the gateway'}"
+            f"route to the tunnel's network at {way.gateway or target}"
         )
-        yield cause("not-masqueraded", message, *facts, remedy=remedy, confidence=LIKELY)
+        sure = LIKELY if is_far else POSSIBLE
+        yield cause("not-masqueraded", message, *facts, remedy=remedy, confidence=sure)
         return
 
 

@@ -66,6 +66,9 @@ class Prober(Protocol):
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""
 
+    def go_beyond(self, addresses: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]) -> Arrivals:
+        """Send echo requests to addresses beyond the other end, until `enough` accepts what came out."""
+
     def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query, by this host's routes."""
 

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from wgquick.config.settings import PeerSettings
-    from wgquick.device import DevicePeer
+    from wgquick.device import Device, DevicePeer
     from wgquick.diagnosis.doctor.cause import Cause
     from wgquick.diagnosis.doctor.evidence import Evidence, HandshakeResult, Outside, Watched
     from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.observations import Way
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN})
 
@@ -135,7 +136,14 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         return
     mark = f" mark {hex(evidence.fwmark)}" if evidence.fwmark else ""
     asked = f"`ip route get {end.address}{mark}'"
-    if way is not None and (way.errno or way.kind in ("blackhole", "unreachable", "prohibit")):
+    if kind := nets.no_host(pack_address(end.address)):
+        message = f"the endpoint {end} is {kind}, not the address of a host"
+        yield cause("endpoint-no-route", message, remedy="write the other end's address into Endpoint", peer=key)
+    elif way is not None and (tunnel := _tunnel(evidence, way)) is not None and not _carries(tunnel, end):
+        message = f"packets to the endpoint {end} go into {way.link}, and none of its peers has it in AllowedIPs"
+        remedy = f"add {end.address} to AllowedIPs of a peer of {way.link}, or remove the route {way.destination}"
+        yield cause("endpoint-no-route", message, f"{asked}: dev {way.link}", remedy=remedy, peer=key)
+    elif way is not None and (way.errno or way.kind in ("blackhole", "unreachable", "prohibit")):
         reason = strerror(way.errno) if way.errno else f"{way.kind} {way.destination}"
         message = f"this host has no route to the endpoint {end}"
         remedy = "add a route to it (a default route, an address of that family), or use another endpoint"
@@ -155,7 +163,17 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         message = f"{way.link}, which leads to the endpoint {end}, has no carrier"
         remedy = f"plug in its cable, or join its network: see `ip link show {way.link}'"
         yield cause("uplink-down", message, f"{asked}: dev {way.link}", remedy=remedy, peer=key)
-    elif way is not None and outside.is_gateway_silent:
+    elif way is not None and outside.is_neighbour_silent and not way.gateway:
+        message = (
+            f"the endpoint {end} is in {way.link}'s own network by this host's routes, and no host there has it"
+        )
+        what = f"{asked}: dev {way.link}, by the route {way.destination}"
+        seen = f"`ip neighbour show {end.address}' has no answer"
+        remedy = (
+            f"see that {end.address} is on; if it is elsewhere, correct the prefix length of {way.link}'s address"
+        )
+        yield cause("endpoint-unreachable", message, what, seen, remedy=remedy, peer=key)
+    elif way is not None and outside.is_neighbour_silent:
         message = f"the gateway {way.gateway} on {way.link}, which leads to the endpoint {end}, does not answer"
         what = f"{asked}: via {way.gateway} dev {way.link}"
         seen = f"`ip neighbour show {way.gateway}' has no answer"
@@ -168,10 +186,22 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         where = by(evidence.rulesets, packet, LEAVING)
         message = f"this host's firewall drops packets to the endpoint {end}{where}"
         remedy = f"allow UDP to {end} in the output chains: see `nft list ruleset' and `iptables -S OUTPUT'"
+        if not where:
+            remedy += "; an IPsec policy (`ip xfrm policy') or a BPF program of the control group may drop it too"
         yield cause("output-blocked", message, "sending fails: Operation not permitted", remedy=remedy, peer=key)
     elif outside.sent is not None and outside.sent in _NO_ROUTE:
         message = f"sending to the endpoint {end} fails: {strerror(outside.sent)}"
         yield cause("endpoint-no-route", message, remedy="add a route to it", peer=key)
+
+
+def _tunnel(evidence: Evidence, way: Way) -> Device | None:
+    """The other WireGuard interface that a route leads into."""
+    return next((each for each in evidence.others if each.name == way.link), None)
+
+
+def _carries(tunnel: Device, end: SocketAddress) -> bool:
+    target = nets.host(pack_address(end.address))
+    return any(nets.contains(ip, target) for peer in tunnel.peers for ip in peer.allowed_ips)
 
 
 def _is_self(evidence: Evidence, end: SocketAddress) -> bool:
@@ -197,7 +227,28 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     elif handshake.outcome == "answered" and not handshake.was_admitted:
         yield _not_admitted(evidence, key, end, handshake)
     elif not handshake.outcome and handshake.tries and not evidence.outside[key].sent:
-        yield _no_answer(evidence, key, end, watched)
+        outside = evidence.outside[key]
+        stays = not (handshake.has_left or outside.is_neighbour_silent) and outside.has_carrier
+        yield _stays(evidence, key, end) if stays else _no_answer(evidence, key, end, watched)
+
+
+def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Cause:
+    """The kernel takes the packets to the endpoint, and no link sends them."""
+    fact = f"handshake initiations were sent to {end}, and no link of this host sent them out"
+    if any(destination == end.address for _, destination in evidence.went_in):
+        message = f"packets to the endpoint {end} go into {evidence.name} itself: a loop"
+        mark = f"their mark {hex(evidence.fwmark)}" if evidence.fwmark else "their mark"
+        what = f"`ip route get {end.address}' is right, so a firewall rule changes {mark} on the way out"
+        remedy = "remove the rule that sets the mark: see `nft list ruleset' and `iptables -t mangle -S OUTPUT'"
+        return cause("endpoint-in-tunnel", message, fact, what, remedy=remedy, peer=key, confidence=LIKELY)
+    way = evidence.outside[key].way
+    out = way.link if way and way.link else "its link"
+    message = f"this host drops packets to the endpoint {end} after the firewall's output chains"
+    remedy = (
+        f"see `tc qdisc show dev {out}', `tc filter show dev {out} egress', the egress chains of "
+        "`nft list ruleset', `bpftool net' and `ip xfrm policy'"
+    )
+    return cause("output-blocked", message, fact, remedy=remedy, peer=key, confidence=LIKELY)
 
 
 def other_addresses(evidence: Evidence, key: PublicKey | None, end: SocketAddress | None) -> list[str]:
@@ -231,6 +282,14 @@ def _not_admitted(evidence: Evidence, key: PublicKey, end: SocketAddress, handsh
     return cause("input-blocked", message, fact, remedy=remedy, peer=key)
 
 
+def _way_through(evidence: Evidence, key: PublicKey) -> Iterator[str]:
+    """The fact that the path to the endpoint leads through another tunnel."""
+    outside = evidence.outside.get(key)
+    if outside and outside.way and _tunnel(evidence, outside.way) is not None:
+        link = outside.way.link
+        yield f"its packets go through another tunnel, {link}: if that does not work, see `wgq doctor {link}'"
+
+
 def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: Watched) -> Cause:
     handshake = watched.handshake_result
     tries = handshake.tries if handshake else 0
@@ -243,6 +302,7 @@ def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: 
     facts = (
         f"{tries} handshake initiations were sent to {end}; neither an answer nor an ICMP error came back",
         last,
+        *_way_through(evidence, key),
         *other_addresses(evidence, key, end),
         "this end's route, firewall and port are right, and so are its keys as far as can be checked here",
     )

@@ -16,7 +16,7 @@ from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.counted import counted, merged
-from wgquick.diagnosis.doctor.evidence import FRESH, Evidence, HandshakeResult, Outside, Watched, dials
+from wgquick.diagnosis.doctor.evidence import FRESH, Beyond, Evidence, HandshakeResult, Outside, Watched, dials
 from wgquick.diagnosis.doctor.targets import targets
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.senders import SenderCounter
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.senders import CaptureSummary
     from wgquick.diagnosis.signatures import Sign
     from wgquick.net import PublicKey, SocketAddress
-    from wgquick.observations import Echo, PathMtu
+    from wgquick.observations import Arrivals, Echo, PathMtu
     from wgquick.ports import Host
 
 _PEERS = 16  # the maximum number of probed peers
@@ -47,6 +47,8 @@ _SERVERS, _SERVERS_TIME = 4, 2.0  # the maximum number of DNS servers to query, 
 _SIZING = 3.9  # the most seconds for measuring the largest packet and the path
 _SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
+_BEYOND = 1.5  # seconds for an answer from beyond the other end
+_FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, whose addresses are for everyone
 _POLL_INTERVAL = 0.1
 _RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
@@ -76,6 +78,7 @@ def watched(
             run.reach(_FIRST)
             run.handshake()
             run.reach_again()
+            run.go_beyond()
             run.ask_servers()
             run.measure()
             run.linger(began, listen, poller)
@@ -129,6 +132,7 @@ class _Run:
         self._fitting: dict[PublicKey, int] = {}
         self._paths: dict[PublicKey, PathMtu] = {}
         self._asked_servers: dict[str, bool] = {}
+        self._beyond: tuple[Beyond, ...] = ()
         self._ends = {peer.public_key: peer.endpoint for peer in device.peers}
 
     def aim(self, known: tuple[bytes, ...]) -> None:
@@ -228,6 +232,34 @@ class _Run:
             ages = [time.time() - live.get(peer.public_key, peer).last_handshake for peer in again]
             self.reach(_SECOND if max(ages) < FRESH else _RETRY, again)
 
+    def go_beyond(self) -> None:
+        """Find out whether the other end of a full tunnel passes packets on, if it answers itself."""
+        peer = next((p for p in self._probed if self._is_full(p) and any(e.answered for e in self._met(p))), None)
+        if peer is None:
+            return
+        evidence, seen = self._evidence, self._prober.seen()
+        place = _Surroundings(evidence, peer)
+        aims = {family: place.target(family, seen) for family in (4, 6)}
+        asked = [each for each in aims.values() if each]
+        if not asked or time.monotonic() + _BEYOND > self._deadline:
+            return
+        ways = self._inspector.ways((each, 0, "") for each in asked)
+        inside = [each for each, way in zip(asked, ways, strict=True) if way.link == evidence.name]
+        families = {6 if ":" in each else 4 for each in inside}
+        if families:
+            seen = self._prober.go_beyond(inside, _BEYOND, lambda seen: families <= place.back(seen))
+            back = place.back(seen)
+            self._beyond = tuple(
+                place.silence(peer.public_key, family, aims[family], seen)._replace(works=bool(back))
+                for family in sorted(families - back)
+            )
+
+    def _is_full(self, peer: DevicePeer) -> bool:
+        """Whether this end connects to the peer, and sends it what is for the Internet."""
+        far = [nets.host(pack_address(each)) for each in _FAR.values()]
+        is_full = any(nets.contains(ip, each) for ip in peer.allowed_ips for each in far)
+        return is_full and peer.public_key in self._dialled
+
     def ask_servers(self) -> None:
         """Query the DNS servers in the tunnel, if a peer answers."""
         settings = self._evidence.settings
@@ -324,6 +356,7 @@ class _Run:
             listened=self._listener.seconds,
             heard=self._listener.heard(),
             asked_servers=self._asked_servers,
+            beyond=self._beyond,
             passed_on=self._passed_on(),
             came_out=self._prober.seen().destinations,
             went_in=self._prober.seen().returned,
@@ -369,6 +402,48 @@ def _fitting(prober: Prober, address: str, mtu: int) -> int:
     return max((low, *prober.passes(address, [*range(low + 1, min(low + step, mtu))], 0.5)))
 
 
+class _Surroundings:
+    """Which addresses are beyond the other end of a full tunnel."""
+
+    def __init__(self, evidence: Evidence, peer: DevicePeer) -> None:
+        end = peer.endpoint
+        singles = [ip for ip in peer.allowed_ips if nets.is_single(ip)]
+        self._near: list[nets.Network] = [*evidence.addresses, *singles]
+        self._near += [nets.host(address) for address in evidence.local]
+        self._near += [nets.host(pack_address(end.address))] if end else []
+        self._peer = peer
+        self._families = {each.family for each in evidence.addresses if not nets.is_link_local(each)}
+        self._servers = evidence.settings.dns if evidence.settings else ()
+
+    def _is_beyond(self, text: str) -> bool:
+        address = pack_address(text)
+        if nets.is_on_link(address) or any(nets.contains(near, nets.host(address)) for near in self._near):
+            return False
+        return any(nets.contains(ip, nets.host(address)) for ip in self._peer.allowed_ips)
+
+    def target(self, family: int, seen: Arrivals) -> str:
+        """An address to probe: one to which this host sends now, or a server of the file, or one that is known."""
+        if family not in self._families:
+            return ""
+        known = (*self.sent(family, seen), *self._servers, _FAR[family])
+        return next((each for each in known if (":" in each) == (family == 6) and self._is_beyond(each)), "")
+
+    def sent(self, family: int, seen: Arrivals) -> tuple[str, ...]:
+        """The destinations beyond of this host's own packets."""
+        found = {to for _, to in seen.returned if (":" in to) == (family == 6) and self._is_beyond(to)}
+        return tuple(sorted(found))
+
+    def back(self, seen: Arrivals) -> set[int]:
+        """The families of which packets came back from beyond."""
+        return {6 if ":" in source else 4 for source, _ in seen.destinations if self._is_beyond(source)}
+
+    def silence(self, key: PublicKey, family: int, target: str, seen: Arrivals) -> Beyond:
+        """What the other end itself reported about packets to beyond."""
+        errors = {error for address, error in seen.refusals if address == target}
+        sent = self.sent(family, seen)
+        return Beyond(key, family, target, "time-exceeded" in errors, "unreachable" in errors, sent)
+
+
 class _Listener:
     """Captures the port in a thread; answers to doctor's own initiations are kept separate."""
 
@@ -380,6 +455,7 @@ class _Listener:
         self._probes: dict[bytes, HandshakeProbe] = {}
         self._arrived: dict[bytes, tuple[str, str]] = {}
         self._admitted: set[bytes] = set()
+        self._left: set[bytes] = set()
         self._errors: set[tuple[str, int]] = set()
         self._thread: threading.Thread | None = None
         self._began = time.monotonic()
@@ -422,7 +498,10 @@ class _Listener:
     def _is_own(self, heard: Datagram) -> bool:
         """Whether the datagram is doctor's own initiation or an answer to one; records answers."""
         if heard.kind == "initiation":
-            return heard.stage == SENT and heard.payload[4:8] in self._probes
+            is_own = heard.stage == SENT and heard.payload[4:8] in self._probes
+            if is_own:
+                self._left.add(heard.payload[4:8])
+            return is_own
         if heard.kind not in ("response", "cookie"):
             return False
         index = heard.payload[8:12] if heard.kind == "response" else heard.payload[4:8]
@@ -443,7 +522,8 @@ class _Listener:
         for probe in probes:
             if found := self._arrived.get(probe.index):
                 return HandshakeResult(found[0], len(probes), found[1], probe.index in self._admitted)
-        return HandshakeResult(tries=len(probes))
+        has_left = self._thread is None or any(probe.index in self._left for probe in probes)
+        return HandshakeResult(tries=len(probes), has_left=has_left)
 
     def heard(self) -> CaptureSummary | None:
         """The capture; None if it could not be started."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wgquick.diagnosis.doctor.comparison import cause
 from wgquick.diagnosis.doctor.evidence import dials
-from wgquick.diagnosis.doctor.fate import by
+from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import ERROR, WARNING
@@ -28,8 +28,28 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
             continue
         if made is not None and (found := made(evidence, sign)) is not None:
             yield found
+    yield from _dropped_data(evidence)
     if evidence.listen:
         yield from _listened(evidence)
+
+
+def _dropped_data(evidence: Evidence) -> Iterator[Cause]:
+    """Data of a session arrives on a link, a rule drops it, and the device receives nothing."""
+    ends = {(each.endpoint.address, each.endpoint.port): each for each in evidence.peers if each.endpoint}
+    for sender in evidence.heard.senders if evidence.heard else ():
+        source = sender.source
+        peer = ends.get((source.address, source.port))
+        watched = evidence.watched.get(peer.public_key) if peer else None
+        if sender.kind != "data" or peer is None or watched is None or watched.received:
+            continue
+        port = evidence.listen_port
+        packet = Packet(source.family, sender.link, "", source.address, "", "udp", source.port, port, "established")
+        found = fate(evidence.rulesets, packet, ARRIVING)
+        if found.is_dropped and found.is_certain:
+            message = f"this host's firewall drops packets from {source} to UDP port {port}: {found.where}"
+            fact = f"{sender.times} data messages arrived on {sender.link}, and {evidence.name} got none"
+            remedy = f"accept UDP to port {port} in an earlier rule"
+            yield cause("input-blocked", message, fact, remedy=remedy, peer=peer.public_key)
 
 
 def _listened(evidence: Evidence) -> Iterator[Cause]:
