@@ -7,6 +7,7 @@ uplink counts the packets that leave.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -585,6 +586,7 @@ def test_two_kill_switches_let_each_other_pass(machines: tuple[Namespace, Namesp
 
 AT_ONCE = """
 import os
+import re
 from wgquick.net import Guard, Prefix
 from wgquick.system.firewall import traffic
 def at_once(work):
@@ -689,6 +691,33 @@ def test_excluded_networks_stay_outside_the_tunnel(machines: tuple[Namespace, Na
     wgq(near, "down", "wg0")
     assert near.out("ip", "route", "show", "table", "all", "type", "throw") == ""
     assert rules(near) == before
+
+
+def test_a_reload_restores_what_another_program_removed(machines: tuple[Namespace, Namespace]) -> None:
+    """The kill switch first, excluded networks, and what keeps inbound connections; no restart is needed."""
+    near, router = machines
+    tunnel(near, router, "exclude = 198.51.100.0/24, lan", "kill-switch = on", "keep-inbound = on")
+
+    def state() -> list[str]:
+        texts = rules(near), near.out("nft", "list", "ruleset"), near.out("ip", "route", "show", "table", "51820")
+        return [re.sub(r"^\d+:", "", line) for text in texts for line in text.splitlines()]
+
+    wgq(near, "up", "wg0")
+    before = state()
+    near.run(["nft", "-f", "-"], input=COUNTER)
+    flush = "nft delete table inet wgq-guard-wg0; nft delete table inet wgq-inbound-wg0; ip link set wg0 down"
+    flush += "; ip route flush table 51820; ip rule del table 51820; ip -6 rule del table 51820"
+    near.run(["sh", "-c", flush])
+    planned = wgq(near, "plan", "up", "wg0", status=2).stdout
+    assert planned.startswith("+ nft -f /dev/fd/63 # kill switch of wg0")
+    assert "ip link delete" not in planned
+    said = wgq(near, "up", "--ensure", "wg0").stderr
+    assert "# kill switch of wg0" in said
+    assert "ip -4 route add throw 198.51.100.0/24 table 51820" in said
+    near.run(["nft", "delete", "table", "netdev", "capture"])
+    assert sorted(state()) == sorted(before)
+    assert "nothing to do" in wgq(near, "plan", "reload", "wg0").stderr
+    assert reaches(near, "10.9.0.1")
 
 
 def test_watch_follows_the_lan(machines: tuple[Namespace, Namespace], tmp_path: Path) -> None:

@@ -11,20 +11,19 @@ from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import snapshot, waiting
 from wgquick.executor.journal import Journal
-from wgquick.executor.traffic import lans
+from wgquick.executor.traffic import extras_now, lans
 from wgquick.lean import suppress
 from wgquick.net import Prefix
 from wgquick.options import Options
 from wgquick.plan import applied as plan_applied
 from wgquick.plan import lost as plan_lost
 from wgquick.plan import traffic
-from wgquick.plan.lost import KINDS, Extras, Lost, lost
+from wgquick.plan.lost import KINDS, Lost, lost
 from wgquick.plan.steps import (
     AddAddress,
     AddRoute,
     AddThrow,
     DeleteThrow,
-    ForgetInbound,
     RemoveGuard,
     SetGuard,
     SetMtu,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, PublicKey, SocketAddress
     from wgquick.plan.applied import Applied
-    from wgquick.plan.steps import Run, Undo
+    from wgquick.plan.steps import Run
     from wgquick.ports import Host
 
 
@@ -91,7 +90,7 @@ def missing(given: Recorded, host: Host) -> tuple[Lost, ...]:
     now = snapshot.current(given.name, host, Options(), given.record)
     if now.link is None or now.link.ifindex != given.ifindex:  # the link is gone, or a new link has its name
         return ()
-    extras = _extras(given.record.undos, given.name, host)
+    extras = extras_now(given.record.undos, given.name, host)
     return lost(given.record.undos, given.applied, now, extras._replace(lans=_lans(given, host)))
 
 
@@ -102,23 +101,6 @@ def own_lines(given: Recorded) -> tuple[str, ...]:
 
 def _lans(given: Recorded, host: Host) -> tuple[Prefix, ...]:
     return lans(given.name, host) if plan_lost.has_lan(own_lines(given)) else ()
-
-
-def _extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
-    """The current state of those of wgq's own settings that the journal has."""
-    throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
-    places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
-    standing = {
-        (destination, table)
-        for family, table in places
-        for destination in host.rtnl.routes(family=family, table=table)
-    }
-    guard = traffic.standing(undos)
-    return Extras(
-        frozenset(standing),
-        guard is None or host.firewall.is_guarded(name),
-        not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
-    )
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from wgquick.config.extras import of_lines
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import commands, netns, reloading, snapshot, src_valid_mark
+from wgquick.executor import commands, netns, reloading, snapshot, src_valid_mark, traffic
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager
@@ -246,7 +246,8 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         if now.device is None:
             raise WgqError(f"`{name}' is not a WireGuard interface")
         known = known._replace(undos=run.undos if record else None)
-        moves = restore.moves(wanted, now, now.device, _facts(host, name), known, given=given, file=before.file)
+        facts = _facts(host, before.file, known)
+        moves = restore.moves(wanted, now, now.device, facts, known, given=given, file=before.file)
         if not moves:
             break
         faults = [fault for move in moves if (fault := run.put_back(move.step))]
@@ -273,8 +274,10 @@ def _given(record: Record | None) -> list[Earlier]:
     return [each.peers for each in both if each is not None]
 
 
-def _facts(host: Host, name: str) -> DesiredFacts:
+def _facts(host: Host, file: Settings, known: Known) -> DesiredFacts:
     return DesiredFacts(
-        mark_earlier=src_valid_mark.earlier(host, name),
+        mark_earlier=src_valid_mark.earlier(host, file.name),
         mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
+        lans=traffic.excluded_lans(file, host),
+        extras=traffic.extras_now(known.undos, file.name, host) if known.undos else None,
     )

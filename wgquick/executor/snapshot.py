@@ -99,6 +99,7 @@ def facts(
         src_valid_mark.earlier(host, settings.name),
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
         traffic.excluded_lans(settings, host),
+        traffic.extras_now(known.undos, settings.name, host) if known is not None and known.undos else None,
     )
 
 

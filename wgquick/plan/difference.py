@@ -86,13 +86,14 @@ def difference(
     rules = _Rules(wanted, now, known, change)
     opened, closed = _guard(now, known, change, facts, endpoints)
     moves = (
+        *opened,
         *_mtu(wanted, now, known, is_first=True),
         *addresses.conflicting(),
         *(_addition(rule) for rule in rules.passes if rule not in now.rules),
-        *opened,
         *_device(now, change.first, reload.lines(now.name, change.first)),
         *addresses.added(),
         *rules.added(),
+        *_extras_back(now, known, facts),
         *routes.added(),
         *_sysctl(wanted, now, known, facts),
         *_firewall(wanted, now, known),
@@ -112,12 +113,21 @@ def difference(
     return Difference(moves, reasons)
 
 
+def _extras_back(now: Current, known: Known, facts: DesiredFacts) -> Iterator[Move]:
+    """The moves that restore excluded networks and the rules of keep-inbound which another program removed."""
+    if facts.extras is not None:
+        for each in lost.extras_lost(known.undos or (), now, facts.extras):
+            if not isinstance(each.step, SetGuard):
+                yield Move(each.step)
+
+
 def _guard(
     now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str
 ) -> tuple[tuple[Move, ...], tuple[Move, ...]]:
     """The moves of the kill switch before the device gets new endpoints, and after all others.
 
-    First it allows the new endpoints too, at last no others than those of the file and of the device.
+    First it allows the new endpoints too, at last no others than those of the file and of the device. If another
+    program has removed it, it comes first.
     """
     undos, device = known.undos or (), now.device
     guard = traffic.standing(undos)
@@ -133,7 +143,10 @@ def _guard(
     both = traffic.joined(has, last)
     comes = any(peer.endpoint is not None for peer in change.first.peers)
     opened = comes and (known.is_unfinished or set(traffic.sockets(both)) != set(traffic.sockets(has)))
-    first = (Move(allowing(both), (allowing(has),)),) if opened else ()
+    if facts.extras is not None and not facts.extras.guarded:
+        first: tuple[Move, ...] = (Move(allowing(both if opened else has)),)
+    else:
+        first = (Move(allowing(both), (allowing(has),)),) if opened else ()
     before = both if opened else has
     if traffic.are_alike(last, before) and not known.is_unfinished:
         return first, ()
@@ -160,7 +173,7 @@ def _extras_reasons(
         yield "kill-switch"
     excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
     named = {str(each) for each in extras.exclude if not isinstance(each, str)}
-    full = frozenset(family for family in (4, 6) if now.is_full(family))
+    full = frozenset(undo.rule.family for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark)
     is_moved = wanted.full != full or is_renamed
     table = wanted.fwmark if wanted.full else facts.table or 0
     is_elsewhere = table is not None and any(

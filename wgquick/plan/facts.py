@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wgquick.net import AllowedIP, Endpoint, Prefix, Rule, SocketAddress
+    from wgquick.plan.lost import Extras
 
 
 class EndpointFacts(NamedTuple):
@@ -60,7 +61,8 @@ class DesiredFacts(NamedTuple):
     `device_fwmark` is the device's fwmark, `has_automatic_fwmark` whether add_default chose it.
     `link_addresses` are the link-local addresses that the kernel gave the link, `connected` their networks.
     `mtu` is None if the paths lead through the tunnel itself and cannot be measured.
-    `mark_earlier` and `mark_writable` are as for add_default. `lans` are the networks that `exclude = lan` means.
+    `mark_earlier` and `mark_writable` are as for add_default. `lans` are the networks that `exclude = lan` means,
+    `extras` the current state of wgq's own settings (None: as the journal has it).
     """
 
     ipv6: bool = True
@@ -77,6 +79,7 @@ class DesiredFacts(NamedTuple):
     mark_earlier: str | None = None
     mark_writable: bool = True
     lans: tuple[Prefix, ...] = ()
+    extras: Extras | None = None
 
 
 class DownFacts(NamedTuple):

@@ -82,7 +82,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
         return ()
     recorded = tuple(undos)
     if applied is None:
-        return (*_rules(recorded, now), *_sysctl(recorded, now), *_extras(recorded, now, extras))
+        return (*_rules(recorded, now), *_sysctl(recorded, now), *extras_lost(recorded, now, extras))
     return (
         *_addresses(applied, now),
         *_dns(recorded, applied, now),
@@ -90,7 +90,7 @@ def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: E
         *_routes(applied, now),
         *_sysctl(recorded, now),
         *_firewall(applied, now),
-        *_extras(recorded, now, extras, applied),
+        *extras_lost(recorded, now, extras, applied),
     )
 
 
@@ -205,7 +205,7 @@ def guard(
     return Guard(device.fwmark, device.listen_port, sockets, networks, keeps_inbound, servers=servers)
 
 
-def _extras(
+def extras_lost(
     recorded: tuple[Undo, ...], now: Current, extras: Extras, applied: Applied | None = None
 ) -> Iterator[Lost]:
     """The lost state of wgq's own settings; the kill switch is rebuilt from the journal."""
