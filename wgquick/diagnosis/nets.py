@@ -96,6 +96,11 @@ def is_on_link(address: bytes) -> bool:
     return any(contains(network, host(address)) for network in _ON_LINK)
 
 
+def is_multicast(address: bytes) -> bool:
+    """Whether packets to the address go to a group: no single host answers them."""
+    return address[0] == 0xFF if len(address) == 16 else address[0] >> 4 == 0xE
+
+
 def is_of_homes(network: Network) -> bool:
     """Whether it lies in a network that home routers or Docker use by default."""
     return any(contains(home, network) for home in _HOME)

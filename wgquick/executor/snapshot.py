@@ -85,7 +85,7 @@ def facts(
     is_mtu_wanted = settings.mtu is None
     dns_mode = now.dns.mode if now.dns.mode != "off" else host.dns.detect(options.dns) if settings.dns else "off"
     return DesiredFacts(
-        now.ipv6 or _would_take_ipv6(settings, now, host),
+        now.ipv6 or _would_take_ipv6(settings, now, host, known.mtu if known is not None else 0),
         observe.table(settings, host),
         device_fwmark,
         is_automatic,
@@ -103,13 +103,14 @@ def facts(
     )
 
 
-def _would_take_ipv6(settings: Settings, now: Current, host: Host) -> bool:
+def _would_take_ipv6(settings: Settings, now: Current, host: Host, mtu: int) -> bool:
     """Whether a link whose MTU is too small for IPv6 would take it with a larger MTU, as a new link would.
 
-    An MTU that a hook may have set stays.
+    An MTU that a hook may have set stays, unless the file had another one than `mtu`.
     """
     is_small = now.link is not None and now.link.mtu < IPV6_MTU
-    is_hooks = bool(settings.pre_up or settings.post_up) and (settings.mtu is None or settings.mtu >= IPV6_MTU)
+    may_stay = settings.mtu is None or (settings.mtu >= IPV6_MTU and mtu in (0, settings.mtu))
+    is_hooks = bool(settings.pre_up or settings.post_up) and may_stay
     return is_small and not is_hooks and observe.default_ipv6(host.rtnl, host.sysctl)
 
 

@@ -172,6 +172,7 @@ def _extras_reasons(
     if extras.kill_switch != has_guard or differs("kill-switch") or (has_guard and is_renamed):
         yield "kill-switch"
     excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
+    families = {Prefix.parse(each).family for each in excluded}
     named = {str(each) for each in extras.exclude if not isinstance(each, str)}
     full = frozenset(undo.rule.family for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark)
     is_moved = wanted.full != full or is_renamed
@@ -180,7 +181,14 @@ def _extras_reasons(
         isinstance(undo, DeleteThrow) and undo.table != table for undo in undos
     )
     is_unlike = not named <= excluded or (bool(excluded) != bool(extras.exclude) and not has_guard)
-    if differs("exclude") or (before is None and is_unlike) or (excluded and (is_moved or is_elsewhere)):
+    networks = traffic.excluded(wanted.settings, facts.lans) if table != 0 else ()
+    needed = {each.family for each in networks if not wanted.full or each.family in wanted.full}
+    if (
+        differs("exclude")
+        or not needed <= families
+        or (before is None and is_unlike)
+        or (excluded and (is_moved or is_elsewhere))
+    ):
         yield "exclude"
     keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
     if differs("keep-inbound") or keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):

@@ -76,7 +76,7 @@ def guard(settings: Settings, text: str, facts: TrafficFacts) -> tuple[Step, ...
     extras = settings.extras
     if not extras.kill_switch:
         return ()
-    networks = _excluded(settings, facts)
+    networks = excluded(settings, facts.lans)
     wanted = Guard(
         facts.mark, facts.port, sockets(text), networks, extras.keep_inbound, servers=tuple(servers(text))
     )
@@ -189,8 +189,8 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
     """The steps for excluded networks and inbound connections."""
     steps: list[Step] = []
     if facts.table:
-        excluded = _excluded(settings, facts)
-        steps += [AddThrow(each, facts.table) for each in excluded if each.family in facts.full or not facts.full]
+        networks = excluded(settings, facts.lans)
+        steps += [AddThrow(each, facts.table) for each in networks if each.family in facts.full or not facts.full]
     if settings.extras.keep_inbound:
         if facts.full and facts.mark:
             steps.append(KeepInbound(settings.name, facts.mark))
@@ -199,11 +199,11 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _excluded(settings: Settings, facts: TrafficFacts) -> tuple[Prefix, ...]:
-    """The excluded networks, with `lan` replaced by the connected networks, without networks inside other ones."""
+def excluded(settings: Settings, lans: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    """The excluded networks, with `lan` replaced by `lans`, without networks inside other ones."""
     every: list[Prefix] = []
     for each in settings.extras.exclude:
-        every += facts.lans if isinstance(each, str) else (each,)
+        every += lans if isinstance(each, str) else (each,)
     return without_nested(every)
 
 

@@ -417,7 +417,9 @@ class _Surroundings:
 
     def _is_beyond(self, text: str) -> bool:
         address = pack_address(text)
-        if nets.is_on_link(address) or any(nets.contains(near, nets.host(address)) for near in self._near):
+        if nets.is_on_link(address) or nets.is_multicast(address):
+            return False
+        if any(nets.contains(near, nets.host(address)) for near in self._near):
             return False
         return any(nets.contains(ip, nets.host(address)) for ip in self._peer.allowed_ips)
 
