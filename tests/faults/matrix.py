@@ -46,8 +46,11 @@ class Case(NamedTuple):
     """Whether the daemon here is killed."""
     pings: str = ""
     """The address that is pinged from here until the end."""
+    pings_from: str = "here"
     twin: bool = False
     """Whether the router is a second client with the same key, and pings too."""
+    severity: str = ""
+    """The severity of doctor's first finding, if it is not the usual one."""
     says: str = ""
     """A part of doctor's text: the rule that drops packets, for example."""
     other_file: bool = False
@@ -181,6 +184,8 @@ X
 HERE = (
     Case("never brought up", "not-up", starts=False),
     Case("the link was deleted", "not-up", after_here="ip link delete wg0"),
+    Case("the link was moved to another namespace", "not-up", says="moved to another one",
+         after_here="ip netns add inner; ip link set wg0 netns inner"),
     Case("the link was renamed", "not-up", says="renamed to vpn0",
          after_here="ip link set wg0 down; ip link set wg0 name vpn0; ip link set vpn0 up"),
     Case("the link was set down", "not-up", after_here="ip link set wg0 down"),
@@ -199,6 +204,8 @@ HERE = (
     Case("AllowedIPs lack the tunnel's own network", "tunnel-net-unclaimed", wants="",
          says="own network, 10.66.0.0/24", here=routing("192.168.5.0/24")),
     Case("AllowedIPs have this end's own address", "tunnel-net-unclaimed", wants="", here=routing("10.66.0.2/32")),
+    Case("the uplink has the tunnel's network", "net-in-use", wants="", says="is the network of eth0 too",
+         here=edited(CLIENT, ("10.66.0.2", "192.0.2.9"))),
     Case("the private key was removed", "key-missing", after_here="wg set wg0 private-key /dev/null"),
     Case("the file has a new key", "key-differs",
          after_here="sed -i 's|^PrivateKey.*|PrivateKey = @other_secret@|' /etc/wireguard/wg0.conf"),
@@ -335,6 +342,12 @@ OUTSIDE = (
          "nft add rule netdev guard way udp dport 51820 drop"),
     Case("an IPsec policy drops what goes out", "output-blocked", says="`ip xfrm policy'",
          after_here="ip xfrm policy add dir out dst 198.51.100.2/32 action block"),
+    Case("the own firewall drops handshakes, and a session is left", "output-blocked",
+         says="the tunnel works with its last session",
+         after_here="iptables -A OUTPUT -p udp --dport 51820 -m length --length 176 -j DROP"),
+    Case("a network drops handshakes, and a session is left", "no-answer", severity="warning",
+         says="the tunnel works with its last session",
+         after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 udp length 156 drop"),
     Case("the other end is off", "endpoint-unreachable", after_there="ip link set eth0 down"),
     Case("the router drops what goes there", "no-answer",
          after_between=NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop"),
@@ -453,6 +466,12 @@ SERVERS = (
          says="`ip saddr @bad reject' in chain in of table inet guard", after_there=NFT_IN +
          "nft add set inet guard bad '{ type ipv4_addr; elements = { 192.0.2.2 }; }'; "
          "nft add rule inet guard in ip saddr @bad reject"),
+    Case("a limit drops the client's packets", "input-blocked", at="there", pings="10.66.0.1",
+         says="connlimit", after_there="iptables -A INPUT -p udp -m conntrack --ctstate ESTABLISHED "
+         "-m connlimit --connlimit-above 0 -j DROP"),
+    Case("the NAT of a client has closed", "no-answer", severity="warning", at="there",
+         says="its NAT has closed", pings_from="there", pings="10.66.0.2",
+         after_between=NFT_FORWARD + "nft add rule inet guard way iifname r1 drop"),
     Case("the server has no ListenPort", "nobody-connects", at="there", wants="",
          there=edited(SERVER, ("ListenPort = 51820\n", ""))),
     Case("a stranger knocks", "knock-unknown-key", at="there", wants="", pings="10.66.0.1",
@@ -561,6 +580,8 @@ HEALTHY = (
     Case("DNS by file", here=DNS, before_there=RESOLVER, options=Options(backend="userspace", dns="file")),
     Case("an absent client at a server", there=SERVER + EXTRA, at="there"),
     Case("preshared keys", here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk@\n"),
+    Case("the server calls an absent client", there=SERVER + EXTRA, at="there", pings_from="there",
+         pings="10.66.0.9"),
     Case("an MTU of one's own", here=interface(CLIENT, "MTU = 1280")),
     Case("a hook that sets the key",
          here=edited(CLIENT, ("PrivateKey = @here_secret@", "PostUp = wg set %i private-key /run/key")),

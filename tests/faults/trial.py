@@ -63,7 +63,8 @@ def judged(case: Case, backend: str, outcome: Outcome) -> str:
         )
     if not case.code:
         return outcome.text if outcome.loud else ""
-    is_right = outcome.code == case.code and outcome.severity in (ERROR, CODES[case.code].severity)
+    severities = (case.severity,) if case.severity else (ERROR, CODES[case.code].severity)
+    is_right = outcome.code == case.code and outcome.severity in severities
     return "" if is_right and case.says in outcome.text else outcome.text or "doctor found nothing"
 
 
@@ -103,7 +104,7 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
         made.script("between", f"for n in $(seq 30); do ping -c1 -W1 -q {case.pings} && break; done >/dev/null")
         made.script("between", f"(ping -i0.1 {case.pings} >/dev/null 2>&1 &)")
     if case.pings:
-        made.script("here", f"(ping -i0.2 {case.pings} >/dev/null 2>&1 &)")
+        made.script(case.pings_from, f"(ping -i0.2 {case.pings} >/dev/null 2>&1 &)")
     if case.is_busy:
         made.there.call(_detached, _answer_with_cookies)
     if case.late:

@@ -55,6 +55,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     yield from _mark(evidence)
     yield from _rules(evidence)
     yield from _low_mtu(evidence)
+    yield from _same_network(evidence)
     yield from _unclaimed(evidence)
     yield from _addresses(evidence)
     yield from _routes(evidence)
@@ -109,6 +110,10 @@ def _not_up(evidence: Evidence) -> Iterator[Cause]:
         message = f"the link {name} was renamed to {now} after it was brought up, so nothing finds it"
         remedy = f"run `ip link set {now} down; ip link set {now} name {name}', then {again(name)}"
         yield cause("not-up", message, "it has the index that the journal has", remedy=remedy)
+    elif link is None and evidence.device is not None:
+        message = f"the link {name} is not in this network namespace: it was moved to another one"
+        remedy = f"see `ip netns list', and run `ip netns exec NAME wgq doctor {name}'"
+        yield cause("not-up", message, f"the daemon of {name} runs and answers", remedy=remedy)
     elif link is None:
         yield from _why_not_up(evidence)
         if evidence.record is not None and evidence.record.complete:
@@ -167,6 +172,19 @@ def _low_mtu(evidence: Evidence) -> Iterator[Cause]:
     )
     remedy = f"run `ip link set mtu {_IPV6_MTU} dev {evidence.name}' or more, then {again(evidence.name)}"
     yield cause("low-mtu", message, remedy=remedy)
+
+
+def _same_network(evidence: Evidence) -> Iterator[Cause]:
+    """Another link has the same network, and no peer answers."""
+    if any(watched.answers or watched.has_data for watched in evidence.watched.values()):
+        return
+    for own in evidence.addresses:
+        if nets.is_single(own) or nets.is_link_local(own):
+            continue
+        if link := next((name for each, name in evidence.networks if nets.whole(each) == nets.whole(own)), ""):
+            message = f"{nets.whole(own)}, the network of {evidence.name}, is the network of {link} too"
+            remedy = "choose another network for the tunnel, at both ends"
+            yield cause("net-in-use", message, f"`ip address show dev {link}'", remedy=remedy)
 
 
 def _unclaimed(evidence: Evidence) -> Iterator[Cause]:
@@ -342,7 +360,7 @@ def _missing(evidence: Evidence, key: PublicKey) -> Iterator[Cause]:
     name = evidence.name
     saved = evidence.settings is not None and evidence.settings.save_config
     message = f"{name} does not have this peer of {evidence.file.path}"
-    yield cause("peer-missing", message, remedy=_reload(name), peer=key, severity=INFO if saved else ERROR)
+    yield cause("peer-missing", message, remedy=_reload(name), peer=key, severity=WARNING if saved else ERROR)
 
 
 Claims = dict["AllowedIP", list["PublicKey"]]

@@ -218,9 +218,11 @@ def _with_host(evidence: Evidence, host: Host, reader: _Reader) -> Evidence:
     tables |= {rule.table for rule in rules if rule.fwmark is not None and not rule.other}
     mode = reader.read(DNS, "", _dns_mode, evidence, host)
     ipv6 = host.rtnl.takes_ipv6(name)
+    given = _given(host)
     return evidence._replace(
         addresses=tuple(host.rtnl.addresses(name)),
-        local=_local(host),
+        local=frozenset(prefix.address for prefix, _ in given),
+        networks=tuple(each for each in given if each[1] != name),
         takes_ipv6=ipv6,
         table=table,
         routes={each: _routes(name, each, host) for each in tables},
@@ -240,9 +242,9 @@ def _uplink(host: Host) -> str:
     return path.link if path else ""
 
 
-def _local(host: Host) -> frozenset[bytes]:
-    links = [link.name for link in host.rtnl.links()]
-    return frozenset(prefix.address for link in links for prefix in host.rtnl.addresses(link))
+def _given(host: Host) -> list[tuple[Prefix, str]]:
+    """All addresses of the host, with their links."""
+    return [(prefix, link.name) for link in host.rtnl.links() for prefix in host.rtnl.addresses(link.name)]
 
 
 def _undone_rules(record: Record | None) -> list[Any]:

@@ -7,13 +7,14 @@ from os import strerror
 
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
-from wgquick.diagnosis.doctor.comparison import cause, unresolved
+from wgquick.diagnosis.doctor.comparison import cause, listed, unresolved
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.inside import rp_filter
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
+from wgquick.diagnosis.finding import WARNING
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import pack_address
+from wgquick.net import address_text, pack_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from wgquick.net import Endpoint, PublicKey, SocketAddress
     from wgquick.observations import Way
 
+_SURE = 3  # initiations
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN})
 
 
@@ -38,6 +40,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     for key, peer in evidence.live.items():
         wanted = every.get(key)
         if not dials(peer, wanted, has_file=has_file):
+            yield from _forgotten(evidence, key, peer)
             continue
         watched = evidence.watched.get(key)
         works = watched is not None and _works(watched)
@@ -82,6 +85,22 @@ def _closed_port(
         remedy = f"accept UDP to port {port} in an earlier rule"
         key = callers[0][0] if len(callers) == 1 else None
         yield cause("input-blocked", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+
+
+def _forgotten(evidence: Evidence, key: PublicKey, peer: DevicePeer) -> Iterator[Cause]:
+    """A peer that connects to this end is called from here, and nothing comes back."""
+    watched = evidence.watched.get(key)
+    own = {address_text(ip.address) for ip in peer.allowed_ips if nets.is_single(ip)}
+    called = sorted({destination for _, destination in evidence.went_in if destination in own})
+    if watched is None or not called or peer.endpoint is None or not peer.last_handshake:
+        return
+    if _works(watched) or watched.received or not watched.sent:
+        return
+    age = int(evidence.now - peer.last_handshake)
+    message = f"packets to this peer, at {peer.endpoint}, bring nothing back: it is off, or its NAT has closed"
+    facts = (f"this host sends to {listed(called)}", f"the last handshake was {age} s ago")
+    remedy = "if this end must be able to call, write PersistentKeepalive = 25 into the file at the other end"
+    yield cause("no-answer", message, *facts, remedy=remedy, peer=key, confidence=POSSIBLE, severity=WARNING)
 
 
 def _works(watched: Watched) -> bool:
@@ -220,7 +239,7 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         message = f"{end} answers, but with another preshared key"
         yield cause("answer-refused", message, fact, remedy="write the same PresharedKey at both ends", peer=key)
     elif _works(watched):
-        return
+        yield from _last_session(evidence, key, end, handshake)
     elif handshake.outcome == "cookie":
         message = f"{end} is under load and answers only with cookies"
         yield cause("peer-busy", message, remedy="try again later, or find out what floods it", peer=key)
@@ -228,8 +247,39 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         yield _not_admitted(evidence, key, end, handshake)
     elif not handshake.outcome and handshake.tries and not evidence.outside[key].sent:
         outside = evidence.outside[key]
-        stays = not (handshake.has_left or outside.is_neighbour_silent) and outside.has_carrier
+        loops = outside.way is not None and outside.way.link == evidence.name
+        stays = not (handshake.has_left or outside.is_neighbour_silent or loops) and outside.has_carrier
         yield _stays(evidence, key, end) if stays else _no_answer(evidence, key, end, watched)
+
+
+def _last_session(
+    evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: HandshakeResult
+) -> Iterator[Cause]:
+    """The session works, and the next handshake will fail: a session ends after three minutes."""
+    what = "the tunnel works with its last session, but"
+    until = "it stops working when that session ends, after three minutes at most"
+    if evidence.outside[key].sent == errno.EPERM:
+        way, port = evidence.outside[key].way, evidence.listen_port
+        out = way.link if way else ""
+        packet = Packet(end.family, "", out, "", end.address, "udp", port, end.port, mark=evidence.fwmark)
+        message = f"{what} this host's firewall drops handshakes to {end}{by(evidence.rulesets, packet, LEAVING)}"
+        remedy = f"allow UDP to {end} in the output chains: see `nft list ruleset' and `iptables -S OUTPUT'"
+        yield cause("output-blocked", message, until, remedy=remedy, peer=key)
+    elif not handshake.outcome and handshake.tries >= _SURE and not evidence.outside[key].sent:
+        message = f"{what} {end} answers no new handshake: a firewall on the way, or there, drops handshakes"
+        fact = f"{handshake.tries} handshake initiations were sent; neither an answer nor an ICMP error came back"
+        remedy = "see who drops UDP messages of 148 or 92 bytes: some networks block WireGuard by its handshake"
+        yield cause(
+            "no-answer",
+            message,
+            fact,
+            until,
+            remedy=remedy,
+            peer=key,
+            confidence=LIKELY,
+            severity=WARNING,
+            other_end="wgq doctor --listen 30",
+        )
 
 
 def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Cause:

@@ -166,7 +166,7 @@ class _Run:
             self._echoes[echo.address] = echo
 
     def handshake(self) -> None:
-        """Send an initiation to each peer, and more to silent ones, until each has answered.
+        """Send an initiation to each peer, and more until each has answered.
 
         After a change of the preshared key at the other end, the session continues for two minutes and then fails.
         So peers that answer get an initiation too.
@@ -177,7 +177,6 @@ class _Run:
         dialled = [peer for peer in self._probed if peer.public_key in self._dialled and peer.endpoint]
         waiting = {peer.public_key: peer for peer in dialled}
         probes: dict[PublicKey, list[HandshakeProbe]] = {public: [] for public in waiting}
-        silent = {peer.public_key for peer in self._silent()}
         for _ in range(_TRIES):
             if not waiting or time.monotonic() + _PAUSE > self._deadline:
                 break
@@ -188,7 +187,7 @@ class _Run:
                 self._send(peer, probe)
             self._await_answers(list(waiting), probes)
             for public in list(waiting):
-                if self._is_settled(public, probes[public]) or public not in silent:
+                if self._is_settled(public, probes[public]):
                     del waiting[public]
         self._handshake_results = {public: self._listener.outcome(each) for public, each in probes.items()}
 

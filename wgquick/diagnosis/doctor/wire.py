@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY
 from wgquick.diagnosis.doctor.comparison import cause
-from wgquick.diagnosis.doctor.evidence import dials
+from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.doctor.evidence import Evidence
     from wgquick.diagnosis.senders import Sender
     from wgquick.diagnosis.signatures import Sign
+
+
+_FEW = 3  # data messages that may belong to an earlier session
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
@@ -45,11 +49,15 @@ def _dropped_data(evidence: Evidence) -> Iterator[Cause]:
         port = evidence.listen_port
         packet = Packet(source.family, sender.link, "", source.address, "", "udp", source.port, port, "established")
         found = fate(evidence.rulesets, packet, ARRIVING)
-        if found.is_dropped and found.is_certain:
-            message = f"this host's firewall drops packets from {source} to UDP port {port}: {found.where}"
+        is_known = found.is_dropped and found.is_certain
+        has_session = evidence.now - watched.before.last_handshake < FRESH and sender.times > _FEW
+        if is_known or has_session:
+            where = by(evidence.rulesets, packet, ARRIVING)
+            message = f"this host's firewall drops packets from {source} to UDP port {port}{where}"
+            sure = CERTAIN if is_known else LIKELY
             fact = f"{sender.times} data messages arrived on {sender.link}, and {evidence.name} got none"
             remedy = f"accept UDP to port {port} in an earlier rule"
-            yield cause("input-blocked", message, fact, remedy=remedy, peer=peer.public_key)
+            yield cause("input-blocked", message, fact, remedy=remedy, peer=peer.public_key, confidence=sure)
 
 
 def _listened(evidence: Evidence) -> Iterator[Cause]:
