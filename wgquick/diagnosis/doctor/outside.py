@@ -354,7 +354,7 @@ def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: 
         last,
         *_way_through(evidence, key),
         *other_addresses(evidence, key, end),
-        "this end's route, firewall and port are right, and so are its keys as far as can be checked here",
+        "this end's route, firewall, port and keys are right as far as can be checked here",
     )
     message = (
         f"{end} does not answer. Possible causes: a firewall there or on the way drops UDP to port {end.port}; "
