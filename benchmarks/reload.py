@@ -72,7 +72,8 @@ STAGES = (
 WARM = (
     "wgquick.cli.verbs",
     "wgquick.config.reading",
-    "wgquick.executor.commands",
+    "wgquick.executor.down",
+    "wgquick.executor.up",
     "wgquick.executor.reloading",
     "wgquick.system.host",
     "wgquick.system.wireguard.kernel",

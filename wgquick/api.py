@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.senders import CaptureSummary
     from wgquick.diagnosis.source import Source
     from wgquick.diagnosis.trace import Traced
-    from wgquick.executor.commands import FileForDown
+    from wgquick.executor.down import FileForDown
     from wgquick.executor.ensuring import Ensured
-    from wgquick.executor.netns import Place
+    from wgquick.executor.places import Place
     from wgquick.executor.planning import Ground
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.executor.trial import Seen
@@ -107,7 +107,7 @@ def up(config: Config, options: Options | None = None, transcript: Transcript | 
 
     After a failure or an interruption all changes are undone and the error is raised.
     """
-    from wgquick.executor.commands import cmd_up
+    from wgquick.executor.up import cmd_up
 
     say = _line_by_line(transcript)
     settings = _settings(config)
@@ -133,7 +133,7 @@ def down(
     PreDown hook leaves the interface up, unless `options` has `force`. The error of a failing PostDown hook is
     raised after everything is removed.
     """
-    from wgquick.executor.commands import cmd_down
+    from wgquick.executor.down import cmd_down
 
     say = _line_by_line(transcript)
     chosen = _checked(options)
@@ -450,7 +450,7 @@ def execute(name: str, command: Sequence[str]) -> NoReturn:
     """
     from os import environ
 
-    from wgquick.executor.netns import check_reachable
+    from wgquick.executor.places import check_reachable
     from wgquick.system.execute import caller
     from wgquick.system.execute import execute as run
 
@@ -711,7 +711,7 @@ def doctor(
     from wgquick.config.location import configured, file_here, interface_name
     from wgquick.diagnosis.doctor.examination import Asked, examine
     from wgquick.diagnosis.doctor.gather import LIMIT
-    from wgquick.executor.netns import names as names_elsewhere
+    from wgquick.executor.places import names as names_elsewhere
     from wgquick.system import inspection
 
     say = _line_by_line(transcript)
@@ -823,7 +823,7 @@ def _end(settings: Settings, options: Options | None, transcript: Transcript | N
 
 
 def _is_left(name: str) -> bool:
-    from wgquick.executor.commands import can_go_down
+    from wgquick.executor.down import can_go_down
 
     return can_go_down(name, _host(_say_nothing), without_file=True)
 
@@ -871,7 +871,7 @@ def _host(say: Transcript) -> Host:
 
 def _place(name: str, host: Host) -> Place | None:
     """The network namespace into which `up` has put an interface from the current one."""
-    from wgquick.executor.netns import place
+    from wgquick.executor.places import place
 
     return place(name, host)
 
@@ -884,7 +884,7 @@ def _located(name: str, say: Transcript) -> Iterator[Host]:
     if where is None:
         yield host
         return
-    from wgquick.executor.netns import check_reachable
+    from wgquick.executor.places import check_reachable
 
     check_reachable(name, where, host)
     with host.inside(where.netns) as inner:

@@ -43,7 +43,13 @@ if TYPE_CHECKING:
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root"}
 PROGRAM = r"is in use by \S+ \(process \d+\)\n"  # the forks of this process have its sockets too
 LISTEN = config(f"ListenPort = {PORT}")
-WARM = ("wgquick.cli.verbs", "wgquick.executor.commands", "wgquick.executor.reloading", "wgquick.system.host")
+WARM = (
+    "wgquick.cli.verbs",
+    "wgquick.executor.down",
+    "wgquick.executor.up",
+    "wgquick.executor.reloading",
+    "wgquick.system.host",
+)
 
 for name in (*WARM, "wgquick.config.reading", "wgquick.diagnosis.keys", "wgquick.system.wireguard.kernel"):
     import_module(name)  # once here instead of in every fork

@@ -285,4 +285,4 @@ def test_up_and_down_keep_the_slow_libraries_out(machine: Namespace, verb: str) 
     slow = {"pydantic", "typer", "click", "pyroute2", "iptc", "dataclasses", "subprocess", "asyncio", "pathlib"}
     slow |= {"typing", "enum", "re", "json", "contextlib", "collections", "functools", "socket", "signal"}
     assert not (slow - _imports(machine, "0")) & imported
-    assert "wgquick.executor.commands" in imported
+    assert "wgquick.executor.up" in imported

@@ -129,6 +129,6 @@ def test_wait_from_python_returns_the_keys(ends: Pair) -> None:
 def test_up_without_wait_does_not_import_its_code(ends: Pair) -> None:
     done = ends.one.run([WGQ[0], "-X", "importtime", *WGQ[1:], "up", "wg0"], env=dict(os.environ))
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "wgquick.executor.commands" in imported
+    assert "wgquick.executor.up" in imported
     heavy = {"wgquick.cli.waiting", "wgquick.executor.waiting", "wgquick.status", "rich", "prometheus_client"}
     assert not imported & heavy

@@ -19,8 +19,9 @@ from tests.namespaces import host as machine_of_its_own
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.errors import OperationError, WgqError
-from wgquick.executor.commands import cmd_down, cmd_up
+from wgquick.executor.down import cmd_down
 from wgquick.executor.reloading import ReloadOptions, cmd_reload
+from wgquick.executor.up import cmd_up
 from wgquick.options import Options
 from wgquick.system.host import LocalHost
 

@@ -13,7 +13,7 @@ from wgquick.errors import WgqError
 from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, Rule, SocketAddress, pack_address
 from wgquick.plan import up
 from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
-from wgquick.plan.steps import AddRule, Note, SetDevice, SetDns, SetMtuUp, SetSysctl, Step
+from wgquick.plan.steps import AddRule, Note, SetDevice, SetDns, SetMtuUp, SetSysctl, Step, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +185,7 @@ def test_dns_of_a_full_tunnel_gets_all_queries() -> None:
 
 
 def test_every_percent_i_of_a_hook_is_replaced() -> None:
-    assert transcript(up.hooks(Settings("wg0", post_up=("echo %i %i%%i",)), "PostUp")) == ["[#] echo wg0 wg0%wg0"]
+    assert transcript(hooks(Settings("wg0", post_up=("echo %i %i%%i",)), "PostUp")) == ["[#] echo wg0 wg0%wg0"]
 
 
 def test_the_device_gets_the_resolved_endpoints() -> None:

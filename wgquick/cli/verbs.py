@@ -6,7 +6,7 @@ import os
 import sys
 
 from wgquick import api
-from wgquick.cli import advice, privilege, signals
+from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.config import extras, location
 from wgquick.config.reading import read_settings
@@ -17,6 +17,7 @@ from wgquick.options import Options, option_of
 if TYPE_CHECKING:
     from typing import Any
 
+    from wgquick.cli import advice
     from wgquick.cli.waiting import Waiting
     from wgquick.config.settings import Settings
 
@@ -140,6 +141,8 @@ def warn_of_ssh(settings: Settings, remedy: str) -> None:
 
 def up(target: str, given: Given) -> None:
     """Bring an interface up."""
+    from wgquick.cli import advice
+
     chosen = options_of(given)
     privilege.acquire()
     checks: list[advice.Advice | None] = []

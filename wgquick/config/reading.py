@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.config import location, strip
+from wgquick.config import location
 from wgquick.config.parser import examine, for_down
 from wgquick.errors import ConfigError
 from wgquick.lean import TYPE_CHECKING
@@ -65,5 +65,7 @@ def read_for_down(
 
 def read_stripped(found: Location, say: Callable[[str], None], standard_input: BinaryIO | None = None) -> bytes:
     """The output of `wg-quick strip`."""
+    from wgquick.config import strip
+
     location.warn_of_world_access(found, say)
     return strip.strip(location.read(found, standard_input), found.path or STANDARD_INPUT_PATH)

@@ -71,3 +71,8 @@ class Settings(NamedTuple):
     peers: tuple[PeerSettings, ...] = ()
     extras: Extras = Extras()
     told: Extras = Extras()
+
+    @property
+    def routes_automatically(self) -> bool:
+        """Whether Table is absent or `auto`: only then does /0 mean add_default (wg-quick's add_route)."""
+        return self.table in ("", "auto")

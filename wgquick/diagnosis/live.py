@@ -22,7 +22,7 @@ from wgquick.diagnosis.managers import managers
 from wgquick.errors import OperationError
 from wgquick.executor.journal import Journal
 from wgquick.net import MAIN_TABLE, Prefix
-from wgquick.plan.up import Coverage, routes_automatically
+from wgquick.plan.up import Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,7 +196,7 @@ def _networks_in_use(source: Source, live: Live) -> Iterator[Finding]:
 
 def _adds_routes(source: Source) -> bool:
     """Whether up adds routes to the main table."""
-    return routes_automatically(source.settings) or source.settings.table in ("main", str(MAIN_TABLE))
+    return source.settings.routes_automatically or source.settings.table in ("main", str(MAIN_TABLE))
 
 
 def _shadowed(source: Source, live: Live) -> Iterator[Finding]:
@@ -289,7 +289,7 @@ def _input(source: Source, live: Live) -> Iterator[Finding]:
 def _reverse_path(source: Source, live: Live) -> Iterator[Finding]:
     """A full tunnel needs src_valid_mark if the reverse path filter is strict."""
     full = any(ip.length == 0 and ip.family == 4 for peer in source.settings.peers for ip in peer.allowed_ips)
-    if not full or not routes_automatically(source.settings) or live.can_mark:
+    if not full or not source.settings.routes_automatically or live.can_mark:
         return
     if live.parameters.get("net/ipv4/conf/all/src_valid_mark") == "1":
         return

@@ -6,7 +6,7 @@ same time sees the result of the first and the current file.
 
 from __future__ import annotations
 
-from wgquick.executor import commands, netns, trial
+from wgquick.executor import netns, places, trial, up
 from wgquick.executor.journal import Journal
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -49,7 +49,7 @@ def cmd_ensure(
     """
     with host.interface_lock(name):
         settings = read()
-        if settings.extras.netns or netns.place(name, host) is not None:
+        if settings.extras.netns or places.place(name, host) is not None:
             done = _elsewhere(settings, host, options, reload_options, say, before_up)
             if done.action != "none":
                 trial.supersede(host.journal_directory, name, say)
@@ -69,12 +69,12 @@ def _here(
     link = host.rtnl.link(name)
     if link is None or name not in host.wireguard.interfaces():
         before_up(settings)
-        commands.bring_up(settings, host, options, say)
+        up.bring_up(settings, host, options, say)
         trial.supersede(host.journal_directory, name, say)
         return Ensured("up")
     if is_unfinished(name, link, host):
         say(f"[!] {name} was not brought up completely: starting anew")
-        commands.restart(settings, host, options, say, {})
+        up.restart(settings, host, options, say, {})
         return Ensured("up")
     done = _changed(settings, host, options, reload_options, say)
     if done.action != "none":
@@ -92,7 +92,7 @@ def _elsewhere(
 ) -> Ensured:
     """Like `_here`, for an interface that is in another network namespace, or will be."""
     name = settings.name
-    where = netns.place(name, host)
+    where = places.place(name, host)
     is_up = netns.is_inside(name, host) or (where is None and host.rtnl.link(name) is not None)
     if not is_up:
         before_up(settings)

@@ -7,10 +7,8 @@ from itertools import groupby
 from os import strerror
 
 from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
-from wgquick.executor import observe, src_valid_mark, traffic, udp_port
 from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.plan import down as plan_down
-from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.steps import (
     IP_STATUS,
     AddAddress,
@@ -107,7 +105,9 @@ class Execution:
 
     def _is_recorded(self, undo: Undo) -> bool:
         if isinstance(undo, RemoveGuard):  # the latest one has the endpoints that the kill switch allows
-            return plan_traffic.standing(self._undos) == undo
+            from wgquick.plan.traffic import standing
+
+            return standing(self._undos) == undo
         return any(_are_same(each, undo) for each in self._undos)
 
     @property
@@ -146,6 +146,8 @@ class Execution:
 
         Raises an OperationError that explains a refused port.
         """
+        from wgquick.executor import udp_port
+
         match step:
             case AddRule() if error.errno == EEXIST and is_new:
                 self._retract()
@@ -203,6 +205,8 @@ class Execution:
 
     def release(self, undo: ReleaseSysctl) -> None:
         """Restore a kernel parameter unless another tunnel needs its value."""
+        from wgquick.executor import src_valid_mark
+
         src_valid_mark.release(self.host, undo, self._journal.name)
 
     def undo_live(self, undo: Undo) -> None:
@@ -312,7 +316,7 @@ class Execution:
         The journal stays if an undo failed.
         """
         now = self._name_now()
-        undos = with_moved_rules(traffic.without_guard(self._undos), (self._journal.name, now), self.host)
+        undos = with_moved_rules(plan_down.without_guard(self._undos), (self._journal.name, now), self.host)
         faults = self.undo_all(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
         self.host.userspace.clear(self._journal.name)
         if any(isinstance(undo, RemoveGuard) for undo in self._undos):
@@ -335,6 +339,8 @@ def with_moved_rules(undos: tuple[Undo, ...], names: Collection[str], host: Host
     """
     if not any(isinstance(undo, DeleteRule) for undo in undos):
         return undos
+    from wgquick.executor import observe
+
     if plan_down.with_moved_rules(undos, observe.rules(host)) == undos:
         return undos
     return plan_down.with_moved_rules(undos, observe.unclaimed_rules(names, host))

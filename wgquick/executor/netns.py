@@ -11,123 +11,26 @@ it needs after a kill at any moment.
 
 from __future__ import annotations
 
-import os
-from errno import ENOENT
-
-from wgquick.directory import opened, remove
+from wgquick.directory import remove
 from wgquick.errors import OperationError, SignalError, WgqError
-from wgquick.executor import commands, trial
+from wgquick.executor import down as executor_down
+from wgquick.executor import trial
+from wgquick.executor import up as executor_up
 from wgquick.executor.journal import Journal
-from wgquick.executor.journal import stamps as journal_stamps
-from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager, dumps, loads, suppress
+from wgquick.executor.places import Place, check_reachable, forget, is_reachable, names, place, write
+from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.plan import traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wgquick.config.settings import Settings
-    from wgquick.executor.commands import FileForDown
+    from wgquick.executor.down import FileForDown
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.options import Options
     from wgquick.ports import Host
 
     Say = Callable[[str], None]
-
-_SUFFIX = ".netns"
-
-
-class Place(NamedTuple):
-    """The place of a tunnel: the namespace `netns`.
-
-    `is_ours`: wgq created the namespace and deletes it. `is_starting`: `up` has not ended; if it was killed, a
-    daemon's link may still be in the current namespace. `daemon` identifies the daemon; "" for the kernel's
-    WireGuard. `directory` has the namespace's journals; "" before wgq enters it. `is_told`: an option of `up` chose
-    the namespace, so the file's does not count.
-    """
-
-    netns: str
-    is_ours: bool = False
-    is_starting: bool = False
-    daemon: str = ""
-    directory: str = ""
-    is_told: bool = True
-
-
-def place(name: str, host: Host) -> Place | None:
-    """The namespace of a tunnel that was brought up from the current one; None if it has no other namespace."""
-    try:
-        with opened(host.journal_directory) as directory:
-            descriptor = os.open(f"{name}{_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            with open(descriptor, encoding="utf-8") as file:
-                text = file.read()
-    except OSError as error:
-        if error.errno == ENOENT:
-            return None
-        raise OperationError(f"cannot read the place of {name}: {error.strerror}", errno=error.errno or 0) from None
-    try:
-        read = loads(text)
-        return Place(
-            str(read["netns"]),
-            read["is_ours"] is True,
-            read["is_starting"] is True,
-            str(read["daemon"]),
-            str(read["directory"]),
-            read.get("is_told") is not False,  # an earlier version does not tell
-        )
-    except (ValueError, KeyError, TypeError):
-        what = f"{host.journal_directory}/{name}{_SUFFIX} is damaged"
-        raise WgqError(what, remedy="Take the tunnel down in its namespace, then remove the file.") from None
-
-
-def is_reachable(where: Place, host: Host) -> bool:
-    """Whether the tunnel's namespace exists; another one may have its name now."""
-    if not host.netns.exists(where.netns):
-        return False
-    if not where.directory:
-        return True
-    with host.inside(where.netns) as inner:
-        return inner.journal_directory == where.directory
-
-
-def check_reachable(name: str, where: Place, host: Host) -> None:
-    """Raise WgqError if the tunnel's namespace is gone."""
-    if not is_reachable(where, host):
-        what = f"the network namespace {where.netns} of {name} is gone"
-        raise WgqError(what, remedy=f"Remove what it left behind: wgq down {name}")
-
-
-def names(host: Host) -> list[str]:
-    """The tunnels that were brought up from the current namespace into another one."""
-    try:
-        with opened(host.journal_directory) as directory:
-            entries = os.listdir(directory)
-    except OSError:
-        return []
-    return sorted(entry.removesuffix(_SUFFIX) for entry in entries if entry.endswith(_SUFFIX))
-
-
-def stamps(host: Host) -> dict[str, tuple[int, ...]]:
-    """The same tunnels, each with a value that changes with its place."""
-    return journal_stamps(host.journal_directory, _SUFFIX)
-
-
-def _write(name: str, where: Place, host: Host) -> None:
-    text = dumps(where._asdict())
-    file, following = f"{name}{_SUFFIX}", f".{name}{_SUFFIX}.next"
-    try:
-        with opened(host.journal_directory, make=True) as directory:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(following, flags, 0o600, dir_fd=directory), "wb") as written:
-                written.write(text.encode())
-            os.rename(following, file, src_dir_fd=directory, dst_dir_fd=directory)
-    except OSError as error:
-        what = f"cannot write the place of {name}: {error.strerror}"
-        raise OperationError(what, errno=error.errno or 0, remedy="Make room in /run.") from None
-
-
-def _forget(name: str, host: Host) -> None:
-    with suppress(OSError), opened(host.journal_directory) as directory:
-        os.unlink(f"{name}{_SUFFIX}", dir_fd=directory)
 
 
 def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
@@ -144,7 +47,7 @@ def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None
     if earlier is not None:
         _clear(name, earlier, host, options, say)
     if not settings.extras.netns:
-        commands.bring_up(settings, host, options, say)
+        executor_up.bring_up(settings, host, options, say)
         return
     check_wishes(settings, host, options)
     _check_free(settings, host)
@@ -179,7 +82,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     with host.lock():
         is_ours = not host.netns.exists(netns)
         is_told = bool(settings.told.netns)
-        _write(name, Place(netns, is_ours, is_starting=True, is_told=is_told), host)
+        write(name, Place(netns, is_ours, is_starting=True, is_told=is_told), host)
         if is_ours:
             say(f"[#] ip netns add {netns}")
             host.netns.add(netns)
@@ -189,9 +92,9 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
             say("[#] ip link set up dev lo")
             inner.rtnl.set_link("lo")
         where = Place(netns, is_ours, is_starting=True, directory=inner.journal_directory, is_told=is_told)
-        _write(name, where, host)
-        commands.cmd_up(settings, inner, options, say)
-    _write(name, where._replace(is_starting=False, daemon=host.userspace.identity(name)), host)
+        write(name, where, host)
+        executor_up.cmd_up(settings, inner, options, say)
+    write(name, where._replace(is_starting=False, daemon=host.userspace.identity(name)), host)
 
 
 def check_absent(settings: Settings, host: Host) -> None:
@@ -202,7 +105,7 @@ def check_absent(settings: Settings, host: Host) -> None:
     if settings.extras.netns:
         _check_free(settings, host)
     elif earlier is None:
-        commands.check_absent(settings.name, host)
+        executor_up.check_absent(settings.name, host)
 
 
 def _check_not_inside(name: str, earlier: Place, host: Host) -> None:
@@ -222,7 +125,7 @@ def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) ->
     if exists:
         with host.inside(earlier.netns) as inner:
             if Journal(inner.journal_directory, name).read() is not None:
-                commands.cmd_down(
+                executor_down.cmd_down(
                     name, lambda: (None, None), inner, options, say=_silent, save=lambda _settings: None
                 )
     _leave(name, host, say)
@@ -307,7 +210,7 @@ def take_down(
         say(f"[#] nsenter --net={host.netns.path_of(where.netns)}")
         with host.inside(where.netns) as inner:
             if _is_there(name, inner):
-                commands.cmd_down(name, read, inner, options, say=say, save=lambda found: save(found, inner))
+                executor_down.cmd_down(name, read, inner, options, say=say, save=lambda found: save(found, inner))
             else:
                 say(f"[!] {name} is gone already")
     finally:
@@ -369,7 +272,7 @@ def located(name: str, host: Host) -> Iterator[Host]:
 
 def begin(name: str, earlier: Place, host: Host) -> None:
     """Record that the tunnel may be started anew in its namespace: a kill may leave a daemon's link outside."""
-    _write(name, (place(name, host) or earlier)._replace(is_starting=True), host)
+    write(name, (place(name, host) or earlier)._replace(is_starting=True), host)
 
 
 def keep(name: str, earlier: Place, host: Host) -> None:
@@ -379,7 +282,7 @@ def keep(name: str, earlier: Place, host: Host) -> None:
     found = place(name, host) or earlier
     is_ours = found.is_ours or (earlier.is_ours and not has_passed)
     daemon = host.userspace.identity(name)
-    _write(name, found._replace(is_ours=is_ours, is_starting=False, daemon=daemon, is_told=earlier.is_told), host)
+    write(name, found._replace(is_ours=is_ours, is_starting=False, daemon=daemon, is_told=earlier.is_told), host)
 
 
 def moved(settings: Settings, host: Host) -> tuple[str, ...]:
@@ -413,7 +316,7 @@ def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
     where = place(name, host)
     with undone_on_failure(name, settings, host, options, say):
         if where is None:
-            commands.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
+            executor_down.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
         else:
             take_down(name, where, lambda: (bare, None), host, options, say=say, save=lambda _settings, _host: None)
         bring_up(settings, host, options, say)
@@ -443,7 +346,7 @@ def _leave(name: str, host: Host, say: Say) -> None:
                 if exists:
                     say(f"[#] ip netns delete {where.netns}")
                 host.netns.delete(where.netns)
-        _forget(name, host)
+        forget(name, host)
 
 
 _BORN_WITH = ("lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0")
@@ -455,6 +358,6 @@ def _pass_on(name: str, where: Place, host: Host) -> bool:
     for other in names(host):
         found = place(other, host) if other != name else None
         if found is not None and found.netns == where.netns:
-            _write(other, found._replace(is_ours=True), host)
+            write(other, found._replace(is_ours=True), host)
             return True
     return False

@@ -12,7 +12,7 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, SocketAddress
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.steps import parameter
-from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK, routes_automatically
+from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -98,7 +98,7 @@ def routes(settings: Settings, device: Device, host: Host, options: Options, *, 
     if settings.table == "off":
         return RouteFacts()
     wanted = allowed_ips(device)
-    if not routes_automatically(settings):
+    if not settings.routes_automatically:
         return RouteFacts(wanted, ipv6=ipv6, table=table(settings, host) if wanted else None)
     families = (4, 6) if ipv6 else (4,)
     through = tuple(r for family in families for r in _link_routes(settings.name, family, host))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
-from wgquick.executor import commands, ensuring
+from wgquick.executor import down, ensuring, up
 from wgquick.executor.execution import Execution
 from wgquick.executor.prospect import Prospect
 from wgquick.executor.reloading import Reload, ReloadOptions
@@ -54,7 +54,6 @@ from wgquick.plan.steps import (
     UnsetDns,
     parameter,
 )
-from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,7 +117,7 @@ def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -
             return _restarted("up", settings, ground, (), (note,))
         return _differing("up", settings, ground, reload_options)
     with _rehearsal(name, ground) as run:
-        commands.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+        up.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
         return Plan("up", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
 
 
@@ -136,12 +135,12 @@ def plan_down(name: str, settings: Settings | None, ground: Ground) -> Plan:
     """The changes of `down`; none if there is nothing to take down."""
     with _rehearsal(name, ground) as run:
         if ground.is_offline and settings is not None:
-            commands.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+            up.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
             run.taken.clear()
             run.notes.clear()
-        elif not commands.can_go_down(name, ground.host, without_file=True):
+        elif not down.can_go_down(name, ground.host, without_file=True):
             return Plan("down", name)
-        commands.take_down(
+        down.take_down(
             name, settings, run.host, ground.options, say=run.say, save=run.save, execution=run.execution
         )
         return Plan("down", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
@@ -168,7 +167,7 @@ def _restarted(
 ) -> Plan:
     name = settings.name
     with _rehearsal(name, ground) as run:
-        commands.restart(settings, run.host, ground.options, run.say, {}, execution=run.execution)
+        up.restart(settings, run.host, ground.options, run.say, {}, execution=run.execution)
         return Plan(verb, name, tuple(run.changes(settings, ground)), reasons, (*notes, *run.notes))
 
 
@@ -329,7 +328,7 @@ def _known_after(taken: Taken, settings: Settings | None, ground: Ground) -> str
     if settings is None or not (taken.hooked or ground.is_offline):
         return ""
     step = taken.step
-    is_chosen = not settings.fwmark and routes_automatically(settings) and _table(step) is not None
+    is_chosen = not settings.fwmark and settings.routes_automatically and _table(step) is not None
     is_open = is_chosen or (isinstance(step, SetMtuUp) and settings.mtu is None)
     is_of_host = ground.is_offline and (
         isinstance(step, (AddLink, SetSysctl, ReleaseSysctl))

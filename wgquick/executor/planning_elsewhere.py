@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wgquick.errors import WgqError
-from wgquick.executor import netns, planning
+from wgquick.executor import netns, places, planning
 from wgquick.lean import TYPE_CHECKING, cast
 from wgquick.plan.planned import Plan, Planned
 
@@ -22,7 +22,7 @@ def plan(
     settings: Settings | None,
     ground: Ground,
     reload_options: ReloadOptions,
-    where: netns.Place | None,
+    where: places.Place | None,
     new: Callable[[Host, str], object],
 ) -> Plan:
     """The plan of a verb; `where` is the tunnel's current place. `new` makes a host for a planned namespace."""
@@ -66,17 +66,17 @@ def _up(
     return found._replace(changes=(made, enter, loopback, *found.changes))
 
 
-def _down(name: str, settings: Settings | None, ground: Ground, where: netns.Place | None) -> Plan:
+def _down(name: str, settings: Settings | None, ground: Ground, where: places.Place | None) -> Plan:
     host = ground.host
     if where is None:
         return planning.plan_down(name, settings, ground)
-    if not netns.is_reachable(where, host):
+    if not places.is_reachable(where, host):
         return Plan("down", name, (), (), (f"[!] The network namespace {where.netns} is gone already",))
     enter = Planned("~", "EnterNamespace", (f"nsenter --net={host.netns.path_of(where.netns)}",))
     with host.inside(where.netns) as inner:
         found = planning.plan_down(name, settings, ground._replace(host=inner))
-    others = [each for each in netns.names(host) if each != name]
-    is_last = all((place := netns.place(each, host)) is None or place.netns != where.netns for each in others)
+    others = [each for each in places.names(host) if each != name]
+    is_last = all((place := places.place(each, host)) is None or place.netns != where.netns for each in others)
     gone = Planned("-", "DeleteNamespace", (f"ip netns delete {where.netns}",))
     last = (gone,) if where.is_ours and is_last else ()
     return found._replace(changes=(enter, *found.changes, *last))

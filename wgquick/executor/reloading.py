@@ -172,8 +172,8 @@ class Reload:
         if self._reload_options.dry_run:
             return Outcome(() if reasons else look.difference.moves, reasons, look.notes)
         if reasons:
-            from wgquick.executor.commands import restart
             from wgquick.executor.restoring import undone_on_failure
+            from wgquick.executor.up import restart
 
             self._say(f"[!] Restarting {self._name} for {'; and for '.join(reasons)}")
             with undone_on_failure(self._name, self._settings, self._host, self._options, self._say):

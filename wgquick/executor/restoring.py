@@ -8,7 +8,7 @@ from __future__ import annotations
 from wgquick.config.extras import of_lines
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import commands, netns, reloading, snapshot, src_valid_mark, traffic
+from wgquick.executor import down, netns, places, reloading, snapshot, src_valid_mark, traffic, up
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wgquick.executor.journal import Record
-    from wgquick.executor.netns import Place
+    from wgquick.executor.places import Place
     from wgquick.options import Options
     from wgquick.plan.applied import Applied, Known
     from wgquick.plan.given import Earlier
@@ -54,7 +54,7 @@ class Before(NamedTuple):
 
 def look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
     """The current state; WgqError if the interface exists and cannot be restored."""
-    where = netns.place(name, host)
+    where = places.place(name, host)
     if where is None or not netns.is_inside(name, host):
         return _look(name, file, host, options)
     with host.inside(where.netns) as inner:
@@ -134,7 +134,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
     `tried` has the current hooks of the interface (None: the journal's). `anew` takes it down and brings it up
     again, if the difference is not enough. WgqError if something could not be restored; the caller may try again.
     """
-    name, had, has = before.name, before.place, netns.place(before.name, host)
+    name, had, has = before.name, before.place, places.place(before.name, host)
     if had is None and has is None:
         _go_back(before, tried, host, say, anew=anew)
         return
@@ -142,7 +142,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
     if not stays:
         if has is not None:
             _take_down_there(before, has, tried, host, say)
-        elif commands.can_go_down(name, host, without_file=True):
+        elif down.can_go_down(name, host, without_file=True):
             _take_down(before, tried, host, say)
     if had is None or before.wanted is None:
         _go_back(before, tried, host, say)
@@ -172,7 +172,7 @@ def _take_down_there(before: Before, where: Place, tried: Settings | None, host:
 def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
     """Restore the state in one network namespace."""
     if before.wanted is None:
-        if commands.can_go_down(before.name, host, without_file=True):
+        if down.can_go_down(before.name, host, without_file=True):
             _take_down(before, tried, host, say)
         return
     if anew or _needs_restart(before, before.wanted, host):
@@ -201,9 +201,7 @@ def _take_down(before: Before, tried: Settings | None, host: Host, say: Say, *, 
     settings = tried._replace(save_config=False) if tried else None
     options = before.options._replace(force=True)
     try:
-        commands.take_down(
-            before.name, settings, host, options, say=say, save=lambda _: None, keeps_guard=keeps_guard
-        )
+        down.take_down(before.name, settings, host, options, say=say, save=lambda _: None, keeps_guard=keeps_guard)
     except HookError as error:  # a PostDown hook, which runs after everything is removed
         say(f"[!] {error.what}: continuing")
 
@@ -212,7 +210,7 @@ def _bring_up_again(before: Before, wanted: restore.Wanted, tried: Settings | No
     settings = restore.settings_for_up(wanted, before.file)
     if host.rtnl.link(before.name) is not None:
         _take_down(before, tried, host, say, keeps_guard=settings.extras.kill_switch)
-    _bring_up(settings, host, before.options, say, commands.bring_up)
+    _bring_up(settings, host, before.options, say, up.bring_up)
 
 
 def _bring_up(settings: Settings, host: Host, options: Options, say: Say, up: Up) -> None:

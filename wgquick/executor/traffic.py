@@ -107,11 +107,6 @@ def standing(record: Record | None) -> RemoveGuard | None:
     return plan.standing(record.undos if record else ())
 
 
-def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
-    """The undos of a failed up: all but the kill switch's."""
-    return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard))
-
-
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
     """Set the kill switch before the link exists, and print the other tunnels that it blocks."""
     _set_guard(settings, found, host, run)

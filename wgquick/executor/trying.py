@@ -12,7 +12,7 @@ import time
 
 from wgquick.config.settings import Settings
 from wgquick.errors import WgqError
-from wgquick.executor import commands, netns, restoring, trial, waiting
+from wgquick.executor import down, netns, places, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
 from wgquick.lean import TYPE_CHECKING, NamedTuple, loads, suppress
@@ -200,7 +200,7 @@ class Attempt:
         if self._asked.read is None:
             return self._asked.settings
         with netns.located(self._asked.name, self._host) as host:
-            return commands.settings_of_file(self._asked.name, self._asked.read, host, self._say)
+            return down.settings_of_file(self._asked.name, self._asked.read, host, self._say)
 
     def _share(self) -> None:
         """Start a standby. It keeps the trial's file and the network namespace, which the rollback needs."""
@@ -217,11 +217,11 @@ class Attempt:
 
     def _change(self) -> None:
         asked, host, say = self._asked, self._host, self._say
-        where = netns.place(asked.name, host)
+        where = places.place(asked.name, host)
         if asked.verb == "down":
             # SaveConfig writes the current state to the file. A rollback restores that state: the file stays right.
             if where is None:
-                commands.take_down(
+                down.take_down(
                     asked.name, self._tried, host, asked.options, say=say, save=lambda each: self._save(each, host)
                 )
             else:

@@ -357,7 +357,7 @@ class _Routes:
         there = {_place(route) for route in now.routes if not route.is_of_an_address}
         others = [r for r in now.routes if not r.is_of_an_address and (r.destination, r.table) not in ours]
         covers = up.Coverage(route.destination for route in others if route.table == MAIN_TABLE)
-        is_automatic = up.routes_automatically(wanted.settings)
+        is_automatic = wanted.settings.routes_automatically
         return [
             each
             for each in missing

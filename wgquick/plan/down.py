@@ -14,7 +14,6 @@ from wgquick.plan.steps import (
     RemoveGuard,
     UnsetDns,
 )
-from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +39,11 @@ def in_down_order(undos: Iterable[Undo]) -> tuple[Undo, ...]:
 def in_rollback_order(undos: Iterable[Undo]) -> tuple[Undo, ...]:
     """The undos in the order in which a failed wg-quick cmd_up cleans up."""
     return _ordered(undos, _ROLLBACK_ORDER)
+
+
+def without_guard(undos: Iterable[Undo]) -> tuple[Undo, ...]:
+    """All undos but the kill switch's."""
+    return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard))
 
 
 def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]:
@@ -73,7 +77,7 @@ def _whole(step: Undo) -> Undo:
 def from_facts(settings: Settings | None, name: str, facts: DownFacts) -> tuple[Undo, ...]:
     """The undos of a tunnel without a journal, as wg-quick's del_if and unset_dns find them."""
     undos: list[Undo] = [DeleteLink(name)] if facts.exists else []
-    if facts.has_default and facts.fwmark and (settings is None or routes_automatically(settings)):
+    if facts.has_default and facts.fwmark and (settings is None or settings.routes_automatically):
         undos += [DeleteRule(rule) for rule in own_rules(facts.rules, facts.fwmark)]
     if settings is not None and settings.dns and facts.dns_mode not in ("", "off"):
         undos.append(UnsetDns(name, facts.dns_mode))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from errno import EEXIST
 
+from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, cast
 from wgquick.net import MAIN_TABLE, Prefix, Rule, without_keys
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from wgquick.config.settings import Address
+    from wgquick.config.settings import Address, Settings
     from wgquick.net import FirewallRules, Guard, Route
     from wgquick.ports import Host
 
@@ -610,6 +611,12 @@ class Note(NamedTuple):
 
 Step = Change | Note
 """The steps of up and reload. Down applies Undos and hooks."""
+
+
+def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
+    """The hook lines of a stage (PreUp, PostUp, PreDown, PostDown), `%i` replaced everywhere."""
+    lines: tuple[str, ...] = getattr(settings, KEYS[stage].field)
+    return tuple(RunHook(settings.name, stage, line.replace("%i", settings.name)) for line in lines)
 
 
 def add_addresses(steps: Sequence[AddAddress], host: Host) -> None:

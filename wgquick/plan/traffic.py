@@ -13,7 +13,6 @@ from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Guard, Prefix, SocketAddress, pack_address
 from wgquick.plan.steps import AddThrow, KeepInbound, Note, RemoveGuard, SetGuard
-from wgquick.plan.up import routes_automatically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -63,7 +62,7 @@ def check(settings: Settings) -> None:
 
 
 def _has_table(settings: Settings) -> bool:
-    if routes_automatically(settings):
+    if settings.routes_automatically:
         return any(ip.length == 0 for peer in settings.peers for ip in peer.allowed_ips)
     return settings.table not in _NO_TABLES
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
@@ -14,7 +13,6 @@ from wgquick.plan.steps import (
     AddRoute,
     AddRule,
     Note,
-    RunHook,
     SetDevice,
     SetDns,
     SetFwmark,
@@ -39,20 +37,9 @@ SRC_VALID_MARK = "net.ipv4.conf.all.src_valid_mark"
 IPV6_DISABLED = "IPv6 is disabled on this host"
 
 
-def routes_automatically(settings: Settings) -> bool:
-    """Whether Table is absent or `auto`: only then does /0 mean add_default (wg-quick's add_route)."""
-    return settings.table in ("", "auto")
-
-
 def add_if(settings: Settings) -> tuple[Step, ...]:
     """The step that creates the link."""
     return (AddLink(settings.name),)
-
-
-def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
-    """The hook lines of a stage (PreUp, PostUp, PreDown, PostDown), `%i` replaced everywhere."""
-    lines: tuple[str, ...] = getattr(settings, KEYS[stage].field)
-    return tuple(RunHook(settings.name, stage, line.replace("%i", settings.name)) for line in lines)
 
 
 def announce_config(settings: Settings) -> tuple[Step, ...]:
@@ -158,7 +145,7 @@ def add_routes(settings: Settings, facts: RouteFacts, *, strict: bool = False) -
     if settings.table == "off":
         return ()
     wanted = [ip for ip in route_order(facts.allowed_ips) if facts.ipv6 or len(ip.address) == 4]
-    if not routes_automatically(settings):
+    if not settings.routes_automatically:
         table = MAIN_TABLE if facts.table is None else facts.table
         return tuple(_route(settings, ip, table, settings.table) for ip in wanted)
     return tuple(_automatic_routes(settings, wanted, facts, strict))

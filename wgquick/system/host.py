@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 
-from wgquick.lean import TYPE_CHECKING, cast, contextmanager
+from wgquick.lean import TYPE_CHECKING, cached_property, cast, contextmanager
 from wgquick.net import SocketAddress
-from wgquick.system import firewall, namespaces, rt_tables, runtime, sysctl, udp_ports
+from wgquick.system import firewall, namespaces, runtime
 from wgquick.system.dns import Dns
-from wgquick.system.hooks import Hooks
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
-from wgquick.system.wireguard import Control
-from wgquick.system.wireguard.resolve import name_matcher, resolve, resolved_now, retries_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,35 +17,67 @@ if TYPE_CHECKING:
 
     from wgquick.net import Endpoint
     from wgquick.ports import Firewall, NetworkNamespaces, Sysctl, UdpPorts
+    from wgquick.system.hooks import Hooks
     from wgquick.system.netns import EnteredNamespace
+    from wgquick.system.wireguard import Control
 
 
 class LocalHost:
     """The machine (wgquick.ports.Host); `say` takes the remarks of its parts.
 
     With an `outer` the calling thread is inside that namespace, and outer packets are handled in the namespace
-    that the thread came from.
+    that the thread came from. Parts that not every verb needs are imported at their first use.
     """
 
     def __init__(self, say: Callable[[str], None], outer: EnteredNamespace | None = None) -> None:
         self._say = say
         self._outer = outer
         self.rtnl = RtNetlink()
-        self.wireguard = Control()
         self.firewall: Firewall = firewall
-        self.sysctl: Sysctl = sysctl
-        self.udp_ports: UdpPorts = udp_ports
         self.dns = Dns(runtime.runtime_directory(), say, outer.name if outer else "")
-        self.hooks = Hooks(say)
         self.userspace = Userspace(say=say)
         self.journal_directory = runtime.journal_directory()
         if outer is not None:
-            from wgquick.system.netns import ControlInside, RtNetlinkInside, RunOutside, UserspaceInside
+            from wgquick.system.netns import RtNetlinkInside, UserspaceInside
 
             self.rtnl = RtNetlinkInside(outer)
-            self.wireguard = ControlInside(outer)
             self.userspace = UserspaceInside(outer, say=say)
-            self.udp_ports = cast("UdpPorts", RunOutside(udp_ports, outer))
+
+    @cached_property
+    def wireguard(self) -> Control:
+        """WireGuard devices."""
+        if self._outer is not None:
+            from wgquick.system.netns import ControlInside
+
+            return ControlInside(self._outer)
+        from wgquick.system.wireguard import Control
+
+        return Control()
+
+    @cached_property
+    def sysctl(self) -> Sysctl:
+        """Kernel parameters."""
+        from wgquick.system import sysctl
+
+        return sysctl
+
+    @cached_property
+    def udp_ports(self) -> UdpPorts:
+        """The UDP ports of the namespace of the outer packets."""
+        from wgquick.system import udp_ports
+
+        if self._outer is None:
+            return udp_ports
+        from wgquick.system.netns import RunOutside
+
+        return cast("UdpPorts", RunOutside(udp_ports, self._outer))
+
+    @cached_property
+    def hooks(self) -> Hooks:
+        """What runs the hook lines."""
+        from wgquick.system.hooks import Hooks
+
+        return Hooks(self._say)
 
     @property
     def netns(self) -> NetworkNamespaces:
@@ -97,16 +126,22 @@ class LocalHost:
 
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, with its retries."""
+        from wgquick.system.wireguard.resolve import resolve, retries_of
+
         with self._outside():
             return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
+        from wgquick.system.wireguard.resolve import resolved_now
+
         with self._outside():
             return resolved_now(endpoints)
 
     def name_matcher(self, endpoints: Iterable[Endpoint]) -> Callable[[Endpoint, SocketAddress], bool]:
         """A function that tells whether an endpoint resolves to an address; True if DNS does not answer in time."""
+        from wgquick.system.wireguard.resolve import name_matcher
+
         with self._outside():
             return name_matcher(endpoints)
 
@@ -141,6 +176,8 @@ class LocalHost:
 
     def table_names(self) -> dict[str, int]:
         """The numbers of the routing tables by name (rt_tables)."""
+        from wgquick.system import rt_tables
+
         return rt_tables.table_names()
 
     def interface_lock(self, name: str) -> AbstractContextManager[None]:

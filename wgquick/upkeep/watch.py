@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from wgquick.errors import WgqError
-from wgquick.executor import journal, netns
+from wgquick.executor import journal, places
 from wgquick.lean import suppress
 from wgquick.upkeep.watcher import Watcher
 
@@ -71,7 +71,7 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._home = Watcher(host, monitor, asked, self._wake)
         self._insides: dict[str, _Inside] = {}
-        self._places: dict[str, tuple[tuple[int, ...], netns.Place | None]] = {}
+        self._places: dict[str, tuple[tuple[int, ...], places.Place | None]] = {}
         self._directory: tuple[int, ...] | None = None
         self._next_tick = 0.0
 
@@ -144,21 +144,21 @@ class Watch:
         for there, names in wanted.items():
             self._watch_inside(there, names)
 
-    def _placed(self) -> Iterator[tuple[str, netns.Place]]:
+    def _placed(self) -> Iterator[tuple[str, places.Place]]:
         """The interfaces in other namespaces, and their places. A record is read again when it has changed."""
         directory = journal.stamp(self._host.journal_directory)
         if directory == self._directory:
             yield from ((name, where) for name, (_, where) in self._places.items() if where is not None)
             return
         self._directory = directory
-        stamps = netns.stamps(self._host)
+        stamps = places.stamps(self._host)
         for name in self._places.keys() - stamps.keys():
             del self._places[name]
         for name, stamp in stamps.items():
             if name not in self._places or self._places[name][0] != stamp:
                 where = None
                 with suppress(WgqError):
-                    where = netns.place(name, self._host)
+                    where = places.place(name, self._host)
                 self._places[name] = (stamp, where)
             where = self._places[name][1]
             if where is not None:

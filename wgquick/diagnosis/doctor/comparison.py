@@ -16,7 +16,7 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, Prefix, address_text
 from wgquick.plan import lost
 from wgquick.plan.steps import DeleteRule, DeleteThrow, ReleaseSysctl, RemoveFirewall
-from wgquick.plan.up import SRC_VALID_MARK, Coverage, routes_automatically
+from wgquick.plan.up import SRC_VALID_MARK, Coverage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -219,7 +219,7 @@ def _in_use(evidence: Evidence) -> Iterator[Cause]:
     own = [Prefix(each.address, each.length) for each in settings.addresses]
     for ip in dict.fromkeys(ip for peer in settings.peers for ip in peer.allowed_ips):
         text = f"{address_text(ip.address)}/{ip.length}"
-        if ip.length == 0 or (routes_automatically(settings) and Coverage(own)(ip)):
+        if ip.length == 0 or (settings.routes_automatically and Coverage(own)(ip)):
             continue
         if taken := next((route for route in evidence.foreign if route.destination == text), None):
             facts = (f"`ip route show {text}': dev {taken.link}",)
@@ -508,7 +508,7 @@ def _rules(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _automatic(settings: Settings | None) -> bool:
-    return settings is None or routes_automatically(settings)
+    return settings is None or settings.routes_automatically
 
 
 def missing_addresses(evidence: Evidence) -> list[Prefix]:
@@ -553,7 +553,7 @@ def missing_routes(evidence: Evidence) -> list[tuple[int, Prefix]]:
         return []
     given = {ip for peer in evidence.peers for ip in peer.allowed_ips}
     wanted = [ip for ip in given if ip.family == 4 or evidence.takes_ipv6]
-    if not routes_automatically(settings):
+    if not settings.routes_automatically:
         table = evidence.table
         if table is None:
             return []
@@ -589,7 +589,7 @@ def _routes(evidence: Evidence) -> Iterator[Cause]:
 def _shadowed(evidence: Evidence) -> Iterator[Cause]:
     """AllowedIPs with a route into the tunnel, if their packets take another route."""
     settings, name = evidence.settings, evidence.name
-    if settings is not None and not routes_automatically(settings) and evidence.table != MAIN_TABLE:
+    if settings is not None and not settings.routes_automatically and evidence.table != MAIN_TABLE:
         return
     tunnels = {other.name for other in evidence.others}
     own = [Prefix(each.address, each.length) for each in evidence.addresses]
