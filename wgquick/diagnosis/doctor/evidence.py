@@ -47,6 +47,7 @@ class PortState(NamedTuple):
 class Outside(NamedTuple):
     """The route of a peer's encrypted packets. `sent` is the errno of sending, None if nothing was sent.
 
+    `loop` are the tunnels that the packets go into one after the other, if the last leads into one of them again.
     `back` is the route to the endpoint that the reverse path filter looks up. `has_carrier` is about
     the link of that route, and `is_neighbour_silent` about its gateway, or the endpoint if it has none.
     """
@@ -54,6 +55,7 @@ class Outside(NamedTuple):
     way: Way | None = None
     sent: int | None = None
     back: Way | None = None
+    loop: tuple[str, ...] = ()
     has_carrier: bool = True
     is_neighbour_silent: bool = False
 

@@ -19,7 +19,7 @@ from wgquick.errors import OperationError, WgqError
 from wgquick.executor import observe
 from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
-from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text
+from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text, pack_address
 from wgquick.plan.steps import UnsetDns
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Read
     evidence = _with_host(evidence, host, reader)
     evidence = _with_ways(evidence, inspector, links)
     evidence = evidence._replace(others=reader.read("the other interfaces", (), _others, name, host))
+    evidence = _with_loops(evidence, inspector)
     unread = [f"the rules that {each} lists" for each in (evidence.rulesets.unread if evidence.rulesets else ())]
     return evidence._replace(unread=(*reader.unread, *unread))
 
@@ -368,6 +369,29 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
             peer.public_key: Outside(way, back=other) for peer, way, other in zip(ends, out, back, strict=True)
         },
     )
+
+
+def _with_loops(evidence: Evidence, inspector: Inspector) -> Evidence:
+    """The evidence with tunnels that lead into each other."""
+    tunnels = {each.name: each for each in evidence.others}
+    found = dict(evidence.outside)
+    for key, outside in found.items():
+        end, way, passed = evidence.live[key].endpoint, outside.way, [evidence.name]
+        while end is not None and way is not None and way.link in tunnels and way.link not in passed:
+            passed.append(way.link)
+            tunnel = tunnels[way.link]
+            end = _carrier(tunnel, end)
+            way = next(iter(inspector.ways([(end.address, tunnel.fwmark, "")]))) if end else None
+        if len(passed) > 1 and way is not None and way.link in passed:
+            found[key] = outside._replace(loop=tuple(passed))
+    return evidence._replace(outside=found)
+
+
+def _carrier(tunnel: Device, end: SocketAddress) -> SocketAddress | None:
+    """The endpoint of the peer that gets a tunnel's packets to an address."""
+    target = nets.host(pack_address(end.address))
+    fitting = [(ip.length, peer) for peer in tunnel.peers for ip in peer.allowed_ips if nets.contains(ip, target)]
+    return max(fitting, key=lambda each: each[0])[1].endpoint if fitting else None
 
 
 def _with_uplinks(

@@ -167,6 +167,15 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         message = f"this host has no route to the endpoint {end}"
         remedy = "add a route to it (a default route, an address of that family), or use another endpoint"
         yield cause("endpoint-no-route", message, f"{asked}: {reason}", remedy=remedy, peer=key)
+    elif way is not None and outside.loop:
+        path = ", then into ".join((*outside.loop[2:], outside.loop[0]))
+        where = f"{asked}: dev {way.link}; from there they go into {path}"
+        message = f"packets to the endpoint {end} go round in a loop, through {' and '.join(outside.loop)}"
+        remedy = (
+            "take one of them down, or take the other's endpoint out of AllowedIPs: two full tunnels catch each "
+            "other's encrypted packets"
+        )
+        yield cause("endpoint-in-tunnel", message, where, remedy=remedy, peer=key)
     elif way is not None and way.link == name:
         facts = (f"{asked}: dev {name}, by the route {way.destination}",)
         message = f"packets to the endpoint {end} are routed into {name} itself: a loop"
