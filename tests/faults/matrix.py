@@ -582,6 +582,11 @@ HEALTHY = (
     Case("preshared keys", here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk@\n"),
     Case("the server calls an absent client", there=SERVER + EXTRA, at="there", pings_from="there",
          pings="10.66.0.9"),
+    Case("a router beyond the other end reports that nobody is there", here=routing("10.66.0.0/24, 10.9.0.0/24"),
+         before_there=FORWARDS + MASQUERADE),
+    Case("a tunnel through a bridge", after_here="ip link add br0 type bridge; ip link set eth0 master br0; "
+         "ip addr flush dev eth0; ip addr add 192.0.2.2/24 dev br0; ip link set br0 up; "
+         "ip route add default via 192.0.2.1; until ping -c1 -W1 -q 10.66.0.1; do :; done"),
     Case("an MTU of one's own", here=interface(CLIENT, "MTU = 1280")),
     Case("a hook that sets the key",
          here=edited(CLIENT, ("PrivateKey = @here_secret@", "PostUp = wg set %i private-key /run/key")),

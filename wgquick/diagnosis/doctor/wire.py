@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY
+from wgquick.diagnosis.counted import RECENT
+from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
-from wgquick.diagnosis.finding import ERROR, WARNING
+from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.senders import KNOWN, UNREAD
 from wgquick.lean import TYPE_CHECKING
 
@@ -214,10 +215,23 @@ def _too_big(evidence: Evidence, sign: Sign) -> Cause | None:
     return _cause(sign, "mtu-too-large", message, remedy)
 
 
-def _source(_: Evidence, sign: Sign) -> Cause:
+def _source(evidence: Evidence, sign: Sign) -> Cause:
     message = f"packets from this peer are dropped: their source {sign.source} is not in its AllowedIPs"
     remedy = f"add {sign.source} to the peer's AllowedIPs, or correct the Address at the other end"
-    return _cause(sign, "source-not-allowed", message, remedy)
+    found = _cause(sign, "source-not-allowed", message, remedy)
+    if not _is_from_probes(evidence, sign):
+        return found
+    fact = "a router beyond the other end may report with that source that nobody has an address that doctor probed"
+    return found._replace(severity=INFO, confidence=POSSIBLE, evidence=(*found.evidence, fact))
+
+
+def _is_from_probes(evidence: Evidence, sign: Sign) -> bool:
+    """Whether such packets came only while doctor probed, and the peer works."""
+    watched = evidence.watched.get(sign.peer) if sign.peer else None
+    if watched is None or sign.peer is None or not watched.answers or evidence.counted_before is None:
+        return False
+    before = evidence.counted_before.peer(sign.peer).last("source_not_allowed")
+    return before is None or before.age > RECENT
 
 
 def _two_places(_: Evidence, sign: Sign) -> Cause:
