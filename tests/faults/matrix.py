@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OURS, GO = BACKENDS
 NO_DAEMON = "there is no daemon to be killed"
+MOVES_ALONG = "the device moves with its link"
 NO_COUNTERS = "nobody counts packets with a source that AllowedIPs lack"
 
 
@@ -185,6 +186,7 @@ HERE = (
     Case("never brought up", "not-up", starts=False),
     Case("the link was deleted", "not-up", after_here="ip link delete wg0"),
     Case("the link was moved to another namespace", "not-up", says="moved to another one",
+         absent={KERNEL: MOVES_ALONG},
          after_here="ip netns add inner; ip link set wg0 netns inner"),
     Case("the link was renamed", "not-up", says="renamed to vpn0",
          after_here="ip link set wg0 down; ip link set wg0 name vpn0; ip link set vpn0 up"),

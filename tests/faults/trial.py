@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
-from tests.faults.matrix import NO_COUNTERS, NO_DAEMON
+from tests.faults.matrix import MOVES_ALONG, NO_COUNTERS, NO_DAEMON
 from tests.faults.world import KEYS, THERE, filled, world
 from tests.interop.pairs import KERNEL
 from wgquick import api
@@ -127,7 +127,7 @@ def _is_without_counters() -> bool:
     return api.diagnostics("wg0") is None and not _is_without_daemon()
 
 
-_HOLDS = {NO_DAEMON: _is_without_daemon, NO_COUNTERS: _is_without_counters}
+_HOLDS = {NO_DAEMON: _is_without_daemon, MOVES_ALONG: _is_without_daemon, NO_COUNTERS: _is_without_counters}
 
 
 def _kill(machine: Namespace, program: str) -> None:
