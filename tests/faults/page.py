@@ -2,7 +2,8 @@
 
     python -m tests.faults.page            try every case on every backend, and write the page's parts
     python -m tests.faults.page legacy     only the cases with that word in their name, on the userspace backends
-    python -m tests.faults.page kernel 40:60    only those cases of the matrix, in the VM; 40: is also possible
+    python -m tests.faults.page kernel 3,40:60  only those cases of the matrix, in the VM; 40: is also possible
+    python -m tests.faults.page kernel new 30   in the VM, the first 30 cases without a result there
 
 It needs the programs of the tests, and takes some minutes.
 """
@@ -75,6 +76,15 @@ def _cell(case: Case, outcomes: Outcomes, backend: str, before: str) -> str:
     return "yes" if backend == KERNEL else f"yes, {outcome.seconds:.1f} s"
 
 
+def _new(text: str, count: int) -> str:
+    """The numbers of the first cases without a result with the kernel's WireGuard."""
+    last = {
+        name: cells[-1] for name, _, *cells in map(_cells, text.splitlines()) if len(cells) == len(BACKENDS) + 1
+    }
+    every = enumerate((*FAULTS, *HEALTHY))
+    return ",".join([str(at) for at, case in every if last.get(case.name, "-").strip("- |") == ""][:count])
+
+
 def filled(text: str, name: str, part: str) -> str:
     """The page with one of its parts, which are between two comments, replaced."""
     pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end of {name} -->)", re.DOTALL)
@@ -94,7 +104,7 @@ def main() -> None:
         if not is_kernel:
             outcomes = tried([(case, backend) for case in cases for backend in BACKENDS], Path(folder))
         if is_kernel or not words:
-            part = words[1] if words[1:] else ":"
+            part = _new(text, int(words[2])) if words[1:2] == ["new"] else words[1] if words[1:] else ":"
             lines = vm.run(Path(folder), "tests.kernel.fault_matrix", part, limit=VM_LIMIT)
             outcomes |= {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
     PAGE.write_text(filled(filled(text, "codes", codes()), "matrix", matrix(outcomes, text)))
