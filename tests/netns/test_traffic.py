@@ -18,6 +18,7 @@ import pytest
 
 from tests.interop.pairs import private_key, public_key, until
 from tests.namespaces import host
+from tests.netns import name_server
 from tests.netns.test_watch import watching
 from tests.netns.tunnels import FULL, config, journals, links, programs, rules, wgq, write
 from wgquick import api
@@ -273,6 +274,33 @@ def test_a_reload_moves_endpoints_under_the_kill_switch(machines: tuple[Namespac
     sender.wait()
     assert wgq(near, "down", "wg0").stderr.count("kill switch") == 1
     assert tables(near) == []
+
+
+def test_a_reload_resolves_a_new_name_under_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
+    """Only the tunnel's marked queries to the host's server leave; the host's resolver stays blocked."""
+    near, router = machines
+    near.run(["sh", "-c", "echo 'nameserver 192.168.7.1\noptions timeout:1 attempts:1' >/etc/resolv.conf"])
+    tunnel(near, router, "kill-switch = on")
+    text = near.out("cat", "/etc/wireguard/wg0.conf")
+    passed = (
+        f"ip daddr {OUTSIDE} udp dport 51820 accept\n ip daddr 192.168.7.1 meta mark 51820 udp dport 53 accept\n"
+    )
+    near.run(["nft", "-f", "-"], input=COUNTER.replace("counter name leaks", f"{passed} counter name leaks"))
+    wgq(near, "up", "wg0")
+    before = leaks(near)
+    name_server.start(router, "192.168.7.1", vpn_example=OUTSIDE, far_example=ENDPOINT)
+    for name, address in (("vpn.example", OUTSIDE), ("far.example", ENDPOINT)):
+        write(near, text.replace(f"{ENDPOINT}:", f"{name}:"))
+        wgq(near, "reload", "wg0", WG_ENDPOINT_RESOLUTION_RETRIES="0")
+        assert f"{address}:51820" in near.out("wg", "show", "wg0", "endpoints")
+        assert reaches(near, "10.9.0.1")
+        assert wgq(near, "reload", "wg0").stderr == ""
+    assert leaks(near) == before
+    write(near, text.replace(f"{ENDPOINT}:", "none.example:"))
+    guarded = guard_of(near)
+    wgq(near, "reload", "wg0", status=1, WG_ENDPOINT_RESOLUTION_RETRIES="0")
+    assert guard_of(near) == guarded
+    assert leaks(near) == before
 
 
 def test_the_kill_switch_passes_what_hooks_set(machines: tuple[Namespace, Namespace]) -> None:

@@ -14,7 +14,7 @@ from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.net import MAIN_TABLE, Prefix, Route
-from wgquick.plan import applied, reload, up
+from wgquick.plan import applied, lost, reload, up
 from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.desired import desired
 from wgquick.plan.difference import Difference, Move, difference, notes
@@ -29,6 +29,7 @@ from wgquick.plan.steps import (
     ForgetInbound,
     Note,
     RemoveGuard,
+    SetGuard,
     SetMtu,
     SetMtuUp,
     UndoStep,
@@ -115,7 +116,7 @@ def cmd_reload(
     with host.interface_lock(settings.name):
         reload = Reload(settings, host, options, reload_options, say)
         reload.check_save_config()
-        outcome = reload.carry_out(reload.look())
+        outcome = reload.carry_out(reload.look(opens=not reload_options.dry_run))
         if not reload_options.dry_run:
             trial.supersede(host.journal_directory, settings.name, say)
         return outcome
@@ -160,9 +161,12 @@ class Reload:
                 remedy=f"Save the state (wgq save), or apply the file all the same: {command}",
             )
 
-    def look(self) -> Look:
-        """The current state and the difference, with resolved endpoints; changes nothing."""
-        return self._look(may_resolve=True)
+    def look(self, *, opens: bool = False) -> Look:
+        """The current state and the difference, with resolved endpoints; changes nothing.
+
+        With `opens` a kill switch allows queries for names that the host cannot resolve otherwise, and only then.
+        """
+        return self._look(may_resolve=True, opens=opens)
 
     def carry_out(self, look: Look) -> Outcome:
         """Apply the changes; RestartNeededError if they need a restart and `or_restart` is not set."""
@@ -184,7 +188,7 @@ class Reload:
             return Outcome()
         return self._change(look)
 
-    def _look(self, run: Execution | None = None, *, may_resolve: bool = False) -> Look:
+    def _look(self, run: Execution | None = None, *, may_resolve: bool = False, opens: bool = False) -> Look:
         """The current state, its difference from the desired state, and the journal after the steps of `run`."""
         if run is not None and self._record is not None:
             self._known = self._known._replace(undos=run.undos)
@@ -195,7 +199,8 @@ class Reload:
         ignored = self._without_itself(now.device)
         if may_resolve:
             wanted = reload.endpoints(self._settings, now.device, self._known.earlier)
-            self._resolved = self._resolve(wanted)
+            self._resolved = self._asked_outside(wanted, now.device, opens=opens)
+            self._resolved |= self._resolve([each for each in wanted if each not in self._resolved])
         facts = snapshot.facts(
             self._settings, now, self._host, self._options, resolved=self._resolved, known=self._known
         )
@@ -244,6 +249,35 @@ class Reload:
             )
         self._settings = settings._replace(peers=others)
         return (up.ignored_peer(settings.name, own),)
+
+    def _asked_outside(
+        self, wanted: Sequence[Endpoint], device: Device, *, opens: bool
+    ) -> dict[Endpoint, SocketAddress]:
+        """The addresses of endpoints under a kill switch, which blocks the host's resolver; {} without one."""
+        guard = plan_traffic.standing(self._known.undos or ())
+        if guard is None or not wanted:
+            return {}
+        found = self._host.resolved_now(wanted)
+        missing = [each for each in wanted if each not in found]
+        servers = traffic.servers(self._settings, guard, self._host) if missing else ()
+        if not servers:
+            return found
+        if set(servers) <= set(plan_traffic.asked(guard.resolved)):
+            return found | traffic.asked_outside(self._settings, missing, device, self._host)
+        if not opens:
+            return found
+        record, lans = self._record, traffic.excluded_lans(self._settings, self._host)
+        undos = record.undos if record else ()
+        run = Execution(self._host, self._options, self._say, self._journal, undos=undos)
+        steps = [
+            SetGuard(self._name, lost.guard(undos, self._known.extras or (), device, text, lans), text)
+            for text in (plan_traffic.with_servers(guard.resolved, servers), guard.resolved)
+        ]
+        try:
+            run.apply(steps[:1])
+            return found | traffic.asked_outside(self._settings, missing, device, self._host)
+        finally:
+            run.apply(steps[1:])
 
     def _resolve(self, wanted: Sequence[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of endpoints; with `no_wait_for_dns` only of those that can be resolved now."""

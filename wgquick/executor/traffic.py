@@ -8,7 +8,7 @@ from wgquick.errors import SignalError
 from wgquick.executor import udp_port
 from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import Prefix, SocketAddress
+from wgquick.net import QUERY_MARK, Prefix, SocketAddress
 from wgquick.plan import traffic as plan
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.lost import Extras
@@ -90,8 +90,30 @@ def servers(settings: Settings, earlier: RemoveGuard | None, host: Host) -> tupl
     """
     if not settings.extras.kill_switch or not plan.has_names(settings):
         return ()
-    given = {server for each in others(host.journal_directory, "") for server in _dns_of(each)}
-    return (plan.asked(earlier.resolved) if earlier else ()) or host.outside_servers(given | {*settings.dns})
+    return (plan.asked(earlier.resolved) if earlier else ()) or host.outside_servers(_given(settings, host))
+
+
+def _given(settings: Settings, host: Host) -> set[str]:
+    """The DNS servers that tunnels have set."""
+    return {server for each in others(host.journal_directory, "") for server in _dns_of(each)} | {*settings.dns}
+
+
+def asked_outside(
+    settings: Settings, endpoints: Iterable[Endpoint], device: Device, host: Host
+) -> dict[Endpoint, SocketAddress]:
+    """The addresses of endpoints from the uplinks' DNS servers, with packets that a kill switch may allow."""
+    given, found = _given(settings, host), {}
+    for endpoint in endpoints:
+        answers = host.addresses(endpoint, device.fwmark or QUERY_MARK, given) or ()
+        reachable = [each for each in answers if each.scope or _is_outside(each, device, host)]
+        if answers:
+            found[endpoint] = (*reachable, *answers)[0]
+    return found
+
+
+def _is_outside(address: SocketAddress, device: Device, host: Host) -> bool:
+    path = host.rtnl.path(address.address, device.fwmark)
+    return path is not None and path.link != device.name
 
 
 def _dns_of(record: Record) -> Iterable[str]:
