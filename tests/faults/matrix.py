@@ -483,6 +483,10 @@ SERVERS = (
     Case("a client sends from an address that it was not given", "source-not-allowed", at="there", wants="",
          absent={GO: NO_COUNTERS},
          pings="10.66.0.1", there=edited(SERVER, ("10.66.0.2/32", "10.66.0.3/32"))),
+    Case("the server's answers leave through another link", "route-shadowed", at="there", wants="",
+         pings="10.66.0.1", says="arrive on eth0, and the answers leave through x0",
+         before_there="ip link add x0 type veth peer name x1; ip addr add 203.0.113.5/24 dev x0; "
+         "ip link set x0 up; ip link set x1 up; ip route replace default via 203.0.113.1 dev x0"),
     Case("a server with another preshared key", "answer-refused", at="there", wants="", pings="10.66.0.1",
          there=SERVER + "PresharedKey = @psk2@\n"),
     Case("a client's clock went back an hour", "knock-stale-clock", at="there", late=3600.0,

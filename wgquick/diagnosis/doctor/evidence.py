@@ -148,16 +148,16 @@ class Evidence(NamedTuple):
     """Everything that is known about one interface.
 
     `routes` are the routes through the link, by table. `ways` are the kernel's routes to addresses in AllowedIPs,
-    and `ways_from` those from the link's own address. `silent` are neighbours, as link and address, that do not
-    answer. `renamed` is the name that the link has now, if it was renamed after up. `resolved` has the addresses
-    of each endpoint given by name, None if it does not resolve. `local` are all addresses of the host, and
-    `networks` those of other links with their prefix lengths. `counted` are the daemon's counters, None if it has
-    none; `counted_before` are those before the watching. `signs` are conclusions from `listened` seconds of
-    capture, `heard` is the capture, None if there was none. `listen` are the seconds of --listen. `asked_servers`
-    are DNS servers of the file, and whether each answered a query. `beyond` are the families in which nothing
-    comes back from beyond a full tunnel. `passed_on` are the (source, destination) of packets that came out of the
-    tunnel and are not for this host. `came_out` and `went_in` are all such pairs of packets out of the tunnel and
-    into it.
+    and `ways_from` those from the link's own address. `ways_back` are those to senders of captured messages.
+    `silent` are neighbours, as link and address, that do not answer. `renamed` is the name that the link has now,
+    if it was renamed after up. `resolved` has the addresses of each endpoint given by name, None if it does not
+    resolve. `local` are all addresses of the host, and `networks` those of other links with their prefix lengths.
+    `counted` are the daemon's counters, None if it has none; `counted_before` are those before the watching.
+    `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if there was none.
+    `listen` are the seconds of --listen. `asked_servers` are DNS servers of the file, and whether each answered a
+    query. `beyond` are the families in which nothing comes back from beyond a full tunnel. `passed_on` are the
+    (source, destination) of packets that came out of the tunnel and are not for this host. `came_out` and
+    `went_in` are all such pairs of packets out of the tunnel and into it.
     `parameters` are kernel parameters by their path below /proc/sys, None if the kernel lacks one.
     `unread` says what was not read for lack of time; `is_unread` is true if nothing was.
     """
@@ -194,6 +194,7 @@ class Evidence(NamedTuple):
     parameters: Mapping[str, str | None] = {}
     ways: Mapping[str, Way] = {}
     ways_from: Mapping[str, Way] = {}
+    ways_back: Mapping[str, Way] = {}
     resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None] = {}
     port: PortState = PortState()
     outside: Mapping[PublicKey, Outside] = {}

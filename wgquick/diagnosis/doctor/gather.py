@@ -416,7 +416,14 @@ def _with_traffic(evidence: Evidence, inspector: Inspector) -> Evidence:
         each for each in dict.fromkeys(address for pair in pairs for address in pair) if each not in evidence.ways
     ]
     found = inspector.ways((each, 0, "") for each in asked)
-    return evidence._replace(ways={**evidence.ways, **dict(zip(asked, found, strict=True))})
+    callers = list(
+        dict.fromkeys(each.source.address for each in (evidence.heard.senders if evidence.heard else ()))
+    )
+    back = inspector.ways((each, evidence.fwmark, "") for each in callers[:_TRAFFIC])
+    return evidence._replace(
+        ways={**evidence.ways, **dict(zip(asked, found, strict=True))},
+        ways_back=dict(zip(callers, back, strict=False)),
+    )
 
 
 def _text(endpoint: SocketAddress | None) -> str:

@@ -152,7 +152,22 @@ def _refused(evidence: Evidence, sign: Sign) -> Cause:
     return _cause(sign, "answer-refused", message, "write the same PresharedKey at both ends")
 
 
+def _astray(evidence: Evidence, sign: Sign) -> Cause | None:
+    """Answers that leave through another link than the one on which the handshakes arrive."""
+    address = sign.address.address if sign.address else ""
+    way = evidence.ways_back.get(address)
+    senders = evidence.heard.senders if evidence.heard else ()
+    link = next((each.link for each in senders if each.source.address == address and each.link), "")
+    if way is not None and link and way.link not in ("", link):
+        message = f"handshakes from {sign.address} arrive on {link}, and the answers leave through {way.link}"
+        remedy = f"let answers leave through {link}: add a route to {address}, or a rule for {link}'s own address"
+        return _cause(sign, "route-shadowed", message, remedy)
+    return None
+
+
 def _lost(evidence: Evidence, sign: Sign) -> Cause:
+    if (found := _astray(evidence, sign)) is not None:
+        return found
     message = (
         f"{sign.address} repeats its handshake although {evidence.name} answers: the preshared keys differ, or the "
         "answers do not arrive"
@@ -253,6 +268,7 @@ _MEANINGS = {
     "input-blocked": _input,
     "answer-refused": _refused,
     "answer-lost": _lost,
+    "knock-ignored": _astray,
     "endpoint-refuses": _closed,
     "endpoint-unreachable": _unreachable,
     "output-blocked": _output,
