@@ -201,8 +201,10 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
     found = evidence.beyond
     if not found:
         return
-    wanted = any(each.sent or each.target in silent for each in found)
-    severity = INFO if not wanted else WARNING if any(each.works for each in found) else ERROR
+    severity = INFO
+    if any(each.sent or each.target in silent for each in found):
+        is_partial = any(each.works for each in found) or not any(each.sent for each in found)
+        severity = WARNING if is_partial else ERROR
     families = ", ".join(f"IPv{each.family}" for each in found)
     switches = [f"net.ipv{each.family}.{_SWITCHES[each.family]}" for each in found]
     reasons = "it does not masquerade them, or its firewall drops them"

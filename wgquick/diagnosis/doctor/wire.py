@@ -41,6 +41,10 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
 def _dropped_data(evidence: Evidence) -> Iterator[Cause]:
     """Data of a session arrives on a link, a rule drops it, and the device receives nothing."""
     ends = {(each.endpoint.address, each.endpoint.port): each for each in evidence.peers if each.endpoint}
+    before, after = evidence.link, evidence.link_after
+    refused = (
+        before and after and after.rx_frame_errors > before.rx_frame_errors
+    )  # the kernel's does not count these
     for sender in evidence.heard.senders if evidence.heard else ():
         source = sender.source
         peer = ends.get((source.address, source.port))
@@ -52,7 +56,8 @@ def _dropped_data(evidence: Evidence) -> Iterator[Cause]:
         found = fate(evidence.rulesets, packet, ARRIVING)
         is_known = found.is_dropped and found.is_certain
         has_session = evidence.now - watched.before.last_handshake < FRESH and sender.times > _FEW
-        if is_known or has_session:
+        may_drop = bool(found.is_dropped or found.suspect)
+        if is_known or (has_session and may_drop and not refused):
             where = by(evidence.rulesets, packet, ARRIVING)
             message = f"this host's firewall drops packets from {source} to UDP port {port}{where}"
             sure = CERTAIN if is_known else LIKELY
