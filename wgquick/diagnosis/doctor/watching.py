@@ -238,8 +238,8 @@ class _Run:
             return
         evidence, seen = self._evidence, self._prober.seen()
         place = _Surroundings(evidence, peer)
-        aims = {family: place.target(family, seen) for family in (4, 6)}
-        asked = [each for each in aims.values() if each]
+        aims = {family: place.targets(family, seen) for family in (4, 6)}
+        asked = [each for family in aims.values() for each in family]
         if not asked or time.monotonic() + _BEYOND > self._deadline:
             return
         ways = self._inspector.ways((each, 0, "") for each in asked)
@@ -249,7 +249,7 @@ class _Run:
             seen = self._prober.go_beyond(inside, _BEYOND, lambda seen: families <= place.back(seen))
             back = place.back(seen)
             self._beyond = tuple(
-                place.silence(peer.public_key, family, aims[family], seen)._replace(works=bool(back))
+                place.silence(peer.public_key, family, aims[family][0], seen)._replace(works=bool(back))
                 for family in sorted(families - back)
             )
 
@@ -422,17 +422,17 @@ class _Surroundings:
             return False
         return any(nets.contains(ip, nets.host(address)) for ip in self._peer.allowed_ips)
 
-    def target(self, family: int, seen: Arrivals) -> str:
-        """An address to probe: one to which this host sends now, or a server of the file, or one that is known."""
+    def targets(self, family: int, seen: Arrivals) -> list[str]:
+        """The addresses to probe: one to which this host sends now, a server of the file, and one that is known."""
         if family not in self._families:
-            return ""
-        known = (*self.sent(family, seen), *self._servers, _FAR[family])
-        return next((each for each in known if (":" in each) == (family == 6) and self._is_beyond(each)), "")
+            return []
+        known = (*self.sent(family, seen)[:1], *self._servers, _FAR[family])
+        return [each for each in dict.fromkeys(known) if (":" in each) == (family == 6) and self._is_beyond(each)]
 
     def sent(self, family: int, seen: Arrivals) -> tuple[str, ...]:
-        """The destinations beyond of this host's own packets."""
+        """The destinations beyond of this host's own packets at public addresses."""
         found = {to for _, to in seen.returned if (":" in to) == (family == 6) and self._is_beyond(to)}
-        return tuple(sorted(found))
+        return tuple(sorted(each for each in found if not nets.is_private(pack_address(each))))
 
     def back(self, seen: Arrivals) -> set[int]:
         """The families of which packets came back from beyond."""
