@@ -141,6 +141,10 @@ class _Section:
 
     def name(self) -> str:
         """A marked name, preferably inside the section; else a plain comment where people write names."""
+        if self.above and not self.header and (not self.inside or self.inside[0] is _ENDED):  # the usual case
+            kind, name, _, disabled = self.above[-1]
+            if kind == "marked" and not disabled:
+                return name
         header, above, inside = self.header, _up_to_other_peer(self.above[::-1]), _up_to_other_peer(self.inside)
         for comments in (header, inside, above):
             for comment in comments:
@@ -173,7 +177,11 @@ class _Reader:
 
     def comment(self, row: int) -> None:
         """A line that is a comment."""
-        comment = _comment(self._raw[row].decode("utf-8", "replace").strip())
+        raw = self._raw[row]
+        if raw.lstrip(b"# \t")[:4].lower() == b"end ":  # the usual end of a block, without further calls
+            self.above.append(_ENDED)
+            return
+        comment = _comment(raw.decode("utf-8", "replace").strip())
         if comment.kind == "header":
             self._has_header = True
         self.above.append(comment)
