@@ -22,10 +22,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import tools
@@ -312,8 +310,7 @@ def _in_vm(chosen: list[str], only: list[str]) -> list[str]:
     arguments = [word for name in chosen for word in ("--tool", name)] + [
         word for part in only for word in ("--only", part)
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        return vm.run(Path(folder), "benchmarks.loss", "--inside", *arguments, limit=7200)
+    return vm.run("benchmarks.loss", "--inside", *arguments, limit=7200)
 
 
 if __name__ == "__main__":

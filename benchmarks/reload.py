@@ -22,7 +22,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
@@ -229,8 +228,7 @@ def in_vm(peers: int, rounds: int) -> dict[str, Timing]:
     """`measure` over the kernel's WireGuard, in the VM of tests/kernel."""
     from tests.kernel import vm
 
-    with tempfile.TemporaryDirectory() as folder:
-        lines = vm.run(Path(folder), "benchmarks.reload", "--peers", str(peers), "--rounds", str(rounds), "--json")
+    lines = vm.run("benchmarks.reload", "--peers", str(peers), "--rounds", str(rounds), "--json")
     return {name: Timing(*figures) for name, figures in json.loads(lines[-1])}
 
 

@@ -46,7 +46,7 @@ ORDER = (
 # (WG_QUICK_..., WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last three choose what is tested.
 KEPT = re.compile(
     r"HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
-    r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_TEST_(PAIRS|KERNEL)|WGQ_CIPHER|WGQ_WHEEL",
+    r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_TEST_(PAIRS|KERNEL|STEPS)|WGQ_CIPHER|WGQ_WHEEL",
     re.IGNORECASE,
 )
 
@@ -91,8 +91,8 @@ def _suite(item: pytest.Item) -> str:
 def _together(item: pytest.Item) -> str:
     """The name of the group that runs on one worker: its tests share the VM, the trials or a module's fixtures."""
     match _suite(item):
-        case "kernel":
-            return "kernel"  # one VM at a time: it uses two processors
+        case "kernel":  # two VMs at a time, of one processor each
+            return "kernel-outcomes" if "outcomes" in getattr(item, "fixturenames", ()) else "kernel"
         case "parity" if isinstance(case := _parameters(item).get("case"), Case):
             return f"parity-{case.name}"
         case _:

@@ -105,7 +105,7 @@ def main() -> None:
             outcomes = tried([(case, backend) for case in cases for backend in BACKENDS], Path(folder))
         if is_kernel or not words:
             part = _new(text, int(words[2])) if words[1:2] == ["new"] else words[1] if words[1:] else ":"
-            lines = vm.run(Path(folder), "tests.kernel.fault_matrix", part, limit=VM_LIMIT)
+            lines = vm.run("tests.kernel.fault_matrix", part, limit=VM_LIMIT)
             outcomes |= {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
     PAGE.write_text(filled(filled(text, "codes", codes()), "matrix", matrix(outcomes, text)))
     faults = [f"{name}\n{outcome.fault}" for name, outcome in outcomes.items() if outcome.fault]

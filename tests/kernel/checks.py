@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _all(checks: dict[str, Callable[[], None]]) -> None:
-    """Start the tunnels that have to age; meanwhile two processes, one per processor, run all other checks."""
+    """Start the tunnels that have to age; meanwhile two processes run the others, one while the other waits."""
     with tunnels.Grown() as aged_tunnels:
         half = len(tunnels.CHECKS) // 2
         shares = list(tunnels.CHECKS.items())[:half], [*checks.items(), *list(tunnels.CHECKS.items())[half:]]

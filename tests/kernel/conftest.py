@@ -28,12 +28,12 @@ class Results:
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results(vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.guest"))
+def results() -> Results:
+    return Results(vm.run("tests.kernel.guest"))
 
 
 @pytest.fixture(scope="session")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def outcomes() -> dict[str, str]:
     """The error of each check by name; an empty text if there is none."""
-    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.checks")
+    lines = vm.run("tests.kernel.checks")
     return {name: outcome for name, _, outcome in map(json.loads, lines)}

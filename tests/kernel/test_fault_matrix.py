@@ -23,8 +23,8 @@ pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and 
 
 
 @pytest.fixture(scope="module")
-def in_the_vm(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.fault_matrix")
+def in_the_vm() -> Outcomes:
+    lines = vm.run("tests.kernel.fault_matrix")
     return {name: Outcome(*fields) for name, fields in map(json.loads, lines)}
 
 

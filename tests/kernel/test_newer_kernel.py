@@ -15,8 +15,8 @@ NAMES = [check.__name__ for check in ON_A_NEWER_KERNEL]
 
 
 @pytest.fixture(scope="module")
-def on_a_newer_kernel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    lines = vm.run(tmp_path_factory.mktemp("vm"), "tests.kernel.checks", *NAMES, kernel=newer())
+def on_a_newer_kernel() -> dict[str, str]:
+    lines = vm.run("tests.kernel.checks", *NAMES, kernel=newer())
     return {name: outcome for name, _, outcome in map(json.loads, lines)}
 
 
