@@ -434,10 +434,16 @@ def test_the_kill_switch_without_nft_fails_before_any_change(machine: Namespace)
 
 
 def test_inbound_connections_pass_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """With keep-inbound."""
+    """With keep-inbound, of a full tunnel or another one, and after a reload."""
     near, router = machines
     tunnel(near, router, "kill-switch = on", "keep-inbound = on")
     wgq(near, "up", "wg0")
+    assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
+    near.run(["sed", "-i", "s/AllowedIPs = .*/AllowedIPs = 10.9.0.0\\/24/", "/etc/wireguard/wg0.conf"])
+    wgq(near, "reload", "--or-restart", "wg0")
+    assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
+    near.run(["sed", "-i", f"s/{ENDPOINT}/{OUTSIDE}/", "/etc/wireguard/wg0.conf"])
+    wgq(near, "reload", "wg0")
     assert reaches(router, "192.168.7.2", "-I", OUTSIDE)
 
 

@@ -5,7 +5,7 @@ wgq restores only the state that up or reload set up, not additions of users or 
 
 from __future__ import annotations
 
-from wgquick.config.extras import network
+from wgquick.config.extras import network, of_lines
 from wgquick.config.settings import LAN, Address
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, Guard, Prefix, Route
@@ -199,8 +199,10 @@ def guard(
     """
     undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
-    networks = traffic.without_nested((*throws, *lans, *_excluded(extras)))
-    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos)
+    own = tuple(extras)
+    networks = traffic.without_nested((*throws, *lans, *_excluded(own)))
+    # Without a full tunnel there are no rules to forget, but answers to inbound connections pass all the same.
+    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos) or of_lines(own).keep_inbound
     sockets, servers = traffic.sockets(text), tuple(traffic.servers(text))
     return Guard(device.fwmark, device.listen_port, sockets, networks, keeps_inbound, servers=servers)
 
