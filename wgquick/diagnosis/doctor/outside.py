@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from os import strerror
 
+from wgquick.datagram import INITIATION, LENGTHS
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause, listed, unresolved
@@ -94,10 +95,11 @@ def _forgotten(evidence: Evidence, key: PublicKey, peer: DevicePeer) -> Iterator
     called = sorted({destination for _, destination in evidence.went_in if destination in own})
     if watched is None or not called or peer.endpoint is None or not peer.last_handshake:
         return
-    if _works(watched) or watched.received or not watched.sent:
-        return
+    if _works(watched) or watched.received % LENGTHS[INITIATION] or not watched.sent:
+        return  # a keepalive answers data that the peer's own firewall may drop
     age = int(evidence.now - peer.last_handshake)
-    message = f"packets to this peer, at {peer.endpoint}, bring nothing back: it is off, or its NAT has closed"
+    why = "it is off, its NAT has closed, or a firewall drops them"
+    message = f"packets to this peer, at {peer.endpoint}, bring nothing back: {why}"
     facts = (f"this host sends to {listed(called)}", f"the last handshake was {age} s ago")
     remedy = "if this end must be able to call, write PersistentKeepalive = 25 into the file at the other end"
     yield cause("no-answer", message, *facts, remedy=remedy, peer=key, confidence=POSSIBLE, severity=WARNING)
