@@ -199,12 +199,10 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
     """
     silent = {server for server, has_answered in evidence.asked_servers.items() if not has_answered}
     found = evidence.beyond
-    if not found:
+    if not any(each.sent or each.target in silent for each in found):
         return
-    severity = INFO
-    if any(each.sent or each.target in silent for each in found):
-        is_partial = any(each.works for each in found) or not any(each.sent for each in found)
-        severity = WARNING if is_partial else ERROR
+    is_partial = any(each.works for each in found) or not any(each.sent for each in found)
+    severity = WARNING if is_partial else ERROR
     families = ", ".join(f"IPv{each.family}" for each in found)
     switches = [f"net.ipv{each.family}.{_SWITCHES[each.family]}" for each in found]
     reasons = "it does not masquerade them, or its firewall drops them"
