@@ -64,6 +64,12 @@ def guards(machine: Namespace) -> list[int]:
     return found
 
 
+def kill(machine: Namespace, victim: int) -> None:
+    """Kill the guard or the standby, and wait until there are two again. A killed process exists for a moment."""
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(found := guards(machine)) == 2 and victim not in found)
+
+
 def phase(machine: Namespace) -> str:
     """The phase of the trial; "" if there is none."""
     trials = json.loads(wgq(machine, "status", "--json").stdout)["trials"]
@@ -214,11 +220,9 @@ def test_a_killed_process_is_survived(up: Namespace, victim: str) -> None:
         elif victim == "both in turn":
             process.kill()
             for _ in range(2):
-                os.kill(min(guards(up)), signal.SIGKILL)
-                until(lambda: len(guards(up)) == 2)
+                kill(up, min(guards(up)))
         else:
-            os.kill(pair_of_guards[victim == "the standby"], signal.SIGKILL)
-            until(lambda: len(guards(up)) == 2 and guards(up) != pair_of_guards)
+            kill(up, pair_of_guards[victim == "the standby"])
         assert phase(up) == "pending"
         await_end(up)
     assert state(up) == before
@@ -229,8 +233,7 @@ def test_a_killed_process_is_survived(up: Namespace, victim: str) -> None:
 def test_a_confirmation_counts_after_deaths(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         process.kill()
-        os.kill(min(guards(up)), signal.SIGKILL)
-        until(lambda: len(guards(up)) == 2)
+        kill(up, min(guards(up)))
         kept = state(up)
         wgq(up, "confirm", "wg0")
         await_end(up)
