@@ -241,7 +241,7 @@ def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
 
 
 def test_a_killed_reload_leaves_no_other_kill_switch(machine: Namespace) -> None:
-    """The next reload makes it what the file says, though the journal may be ahead of it; down removes it."""
+    """The next reload sets the kill switch of the file, and down removes it."""
     assert kill_at_steps(machine, call_in_process, files=GUARDED) > 12
 
 

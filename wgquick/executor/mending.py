@@ -11,7 +11,7 @@ from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import snapshot, waiting
 from wgquick.executor.journal import Journal
-from wgquick.executor.traffic import extras_now, lans
+from wgquick.executor.traffic import lans
 from wgquick.lean import suppress
 from wgquick.net import Prefix
 from wgquick.options import Options
@@ -90,7 +90,7 @@ def missing(given: Recorded, host: Host) -> tuple[Lost, ...]:
     now = snapshot.current(given.name, host, Options(), given.record)
     if now.link is None or now.link.ifindex != given.ifindex:  # the link is gone, or a new link has its name
         return ()
-    extras = extras_now(given.record.undos, given.name, host)
+    extras = snapshot.extras(given.record.undos, given.name, host)
     return lost(given.record.undos, given.applied, now, extras._replace(lans=_lans(given, host)))
 
 

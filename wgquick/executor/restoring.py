@@ -277,5 +277,5 @@ def _facts(host: Host, file: Settings, known: Known) -> DesiredFacts:
         mark_earlier=src_valid_mark.earlier(host, file.name),
         mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
         lans=traffic.excluded_lans(file, host),
-        extras=traffic.extras_now(known.undos, file.name, host) if known.undos else None,
+        extras=snapshot.extras(known.undos, file.name, host) if known.undos else None,
     )

@@ -14,17 +14,20 @@ from wgquick.plan.current import Current, LinkDns
 from wgquick.plan.difference import IPV6_MTU
 from wgquick.plan.facts import DesiredFacts, MtuFacts
 from wgquick.plan.given import merged
-from wgquick.plan.steps import UnsetDns, parameter
+from wgquick.plan.lost import Extras
+from wgquick.plan.steps import DeleteThrow, ForgetInbound, UnsetDns, parameter
+from wgquick.plan.traffic import standing as standing_guard
 from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, SocketAddress
     from wgquick.options import Options
     from wgquick.plan.applied import Known
+    from wgquick.plan.steps import Undo
     from wgquick.ports import Host
 
 
@@ -99,7 +102,7 @@ def facts(
         src_valid_mark.earlier(host, settings.name),
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
         traffic.excluded_lans(settings, host),
-        traffic.extras_now(known.undos, settings.name, host) if known is not None and known.undos else None,
+        extras(known.undos, settings.name, host) if known is not None and known.undos else None,
     )
 
 
@@ -162,3 +165,20 @@ def path_mtus(targets: Iterable[str], name: str, fwmark: int, host: Host) -> Mtu
 def _link_mtu(name: str, host: Host) -> int:
     link = host.rtnl.link(name)
     return link.mtu if link else 0
+
+
+def extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
+    """The current state of those of wgq's own settings that the journal has."""
+    throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
+    places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
+    present = {
+        (destination, table)
+        for family, table in places
+        for destination in host.rtnl.routes(family=family, table=table)
+    }
+    guard = standing_guard(undos)
+    return Extras(
+        frozenset(present),
+        guard is None or host.firewall.is_guarded(name),
+        not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
+    )

@@ -11,11 +11,10 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import QUERY_MARK, Prefix, SocketAddress
 from wgquick.plan import traffic as plan
 from wgquick.plan.facts import EndpointFacts
-from wgquick.plan.lost import Extras
-from wgquick.plan.steps import DeleteThrow, ForgetInbound, Note, RemoveGuard, SetGuard
+from wgquick.plan.steps import Note, RemoveGuard, SetGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from wgquick.config.settings import Settings
     from wgquick.device import Device
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint
     from wgquick.plan.facts import RouteFacts
-    from wgquick.plan.steps import Undo
     from wgquick.ports import Host
 
 _TUNNELS = ("wireguard", "tun")
@@ -181,20 +179,3 @@ def lans(name: str, host: Host) -> tuple[Prefix, ...]:
             if any(plan.lies_in(network, private) for private in _PRIVATE):
                 found[network] = None
     return tuple(found)
-
-
-def extras_now(undos: Collection[Undo], name: str, host: Host) -> Extras:
-    """The current state of those of wgq's own settings that the journal has."""
-    throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
-    places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
-    standing = {
-        (destination, table)
-        for family, table in places
-        for destination in host.rtnl.routes(family=family, table=table)
-    }
-    guard = plan.standing(undos)
-    return Extras(
-        frozenset(standing),
-        guard is None or host.firewall.is_guarded(name),
-        not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),
-    )
