@@ -13,7 +13,7 @@ from wgquick.device import Device, DevicePeer
 from wgquick.net import AllowedIP, Link, Prefix, PublicKey, SecretKey, SocketAddress
 from wgquick.show.status import json_text, size, span, text
 from wgquick.status.drift import differences
-from wgquick.status.peers import History, Trend, state
+from wgquick.status.peers import UNKNOWN, History, Trend, state
 from wgquick.status.values import STATES, VERSION, Drift, Error, InterfaceStatus, PeerStatus, Status
 
 NOW = 1_700_000_000.0
@@ -65,7 +65,7 @@ def test_several_readings_refine_the_state(fields: dict[str, Any], trend: Trend,
 
 def _read(history: History, at: float, rx: int, tx: int, keepalive: int = 0) -> Trend:
     device = Device("wg0", peers=(peer(rx_bytes=rx, tx_bytes=tx, persistent_keepalive=keepalive),))
-    return history.trends(device, at)[KEY.raw]
+    return history.trends(device, at).get(KEY.raw, UNKNOWN)
 
 
 def test_rates_are_bytes_per_second_since_the_last_reading() -> None:

@@ -91,7 +91,9 @@ def _of_link(settings: Settings, link: Link | None, addresses: Sequence[Prefix])
 
 
 def _of_peers(wanted: Mapping[PublicKey, PeerSettings], there: Mapping[PublicKey, DevicePeer]) -> Iterator[Drift]:
-    networks = _networks(wanted)
+    # The usual case first: a device has a network only once, so equal lists leave nothing to compare.
+    is_same = all(key in there and there[key].allowed_ips == peer.allowed_ips for key, peer in wanted.items())
+    networks = None if is_same else _networks(wanted)
     for key, peer in wanted.items():
         live = there.get(key)
         if live is None:

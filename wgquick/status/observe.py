@@ -20,7 +20,7 @@ from wgquick.plan.steps import RemoveGuard, UnsetDns
 from wgquick.status import drift
 from wgquick.status.errors import is_being_tried, last_error
 from wgquick.status.names import Names, names
-from wgquick.status.peers import History, state
+from wgquick.status.peers import UNKNOWN, History, state
 from wgquick.status.values import DnsStatus, Drift, InterfaceStatus, PeerStatus, Status, TrialStatus
 
 if TYPE_CHECKING:
@@ -316,34 +316,35 @@ class _Sources(NamedTuple):
     matches_name: NameMatcher
 
     def present(self, peer: DevicePeer) -> PeerStatus:
-        """A peer that the device has."""
-        public = peer.public_key
-        text, trend = str(public), self.trends[public.raw]
+        """A peer that the device has; there may be 10,000."""
+        public, endpoint, handshake = peer.public_key, peer.endpoint, peer.last_handshake
+        text, trend = str(public), self.trends.get(public.raw, UNKNOWN)
         events = self.counted.peers.get(public) if self.counted else None
         if events and is_being_tried(events):
             trend = trend._replace(sends=True)
-        settings, endpoint = self.wanted.get(public) if self.wanted else None, peer.endpoint
+        settings = self.wanted.get(public) if self.wanted else None
         configured = settings.endpoint if settings else None
-        age = max(0.0, self.now - peer.last_handshake) if peer.last_handshake else None
-        return PeerStatus(
-            public_key=text,
-            name=self.names.get(text, ""),
-            state=state(peer, self.now, link_up=self.link_up, trend=trend),
-            wanted=self._is_wanted(peer, settings),
-            on_device=True,
-            endpoint=str(endpoint) if endpoint else None,
-            configured_endpoint=str(configured) if configured else None,
-            roamed=not self.matches_name(configured, endpoint) if configured and endpoint else None,
-            allowed_ips=tuple(map(str, peer.allowed_ips)),
-            latest_handshake=peer.last_handshake or None,
-            handshake_age=age,
-            rx_bytes=peer.rx_bytes,
-            tx_bytes=peer.tx_bytes,
-            rx_rate=trend.rx_rate,
-            tx_rate=trend.tx_rate,
-            persistent_keepalive=peer.persistent_keepalive,
-            last_error=last_error(events, self.now, age) if events else None,
+        age = max(0.0, self.now - handshake) if handshake else None
+        fields = (
+            text,
+            self.names.get(text, ""),
+            state(peer, self.now, link_up=self.link_up, trend=trend),
+            self._is_wanted(peer, settings),
+            True,
+            str(endpoint) if endpoint else None,
+            str(configured) if configured else None,
+            not self.matches_name(configured, endpoint) if configured and endpoint else None,
+            tuple(map(str, peer.allowed_ips)),
+            handshake or None,
+            age,
+            peer.rx_bytes,
+            peer.tx_bytes,
+            trend.rx_rate,
+            trend.tx_rate,
+            peer.persistent_keepalive,
+            last_error(events, self.now, age) if events else None,
         )
+        return PeerStatus(*fields)
 
     def _is_wanted(self, peer: DevicePeer, settings: PeerSettings | None) -> bool:
         """Whether this side should connect, by the file, else by the journal, else by PersistentKeepalive."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from wgquick.device import Device, DevicePeer
 
 SESSION = 180
@@ -31,48 +33,65 @@ class Trend(NamedTuple):
 UNKNOWN = Trend()
 
 
+_Counters = tuple[int, int]
+"""The bytes received from a peer and sent to it."""
+
+
 class _Mark(NamedTuple):
     """A peer's counters at a time."""
 
     time: float
-    rx: int
-    tx: int
+    counters: _Counters
+
+
+class _Reading(NamedTuple):
+    """The counters of a device's peers at a time; `heard` has the last one at which each had received data."""
+
+    time: float
+    counters: dict[bytes, _Counters]
+    heard: dict[bytes, _Mark]
 
 
 class History:
-    """Earlier readings: for each peer the last one, and the last one with received data."""
+    """The last reading of each device."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, bytes], _Mark] = {}
-        self._heard: dict[tuple[str, bytes], _Mark] = {}
+        self._last: dict[str, _Reading] = {}
 
-    def trends(self, device: Device, now: float) -> dict[bytes, Trend]:
-        """The trends from this reading and earlier ones; `now` is CLOCK_MONOTONIC. The reading is kept."""
+    def trends(self, device: Device, now: float) -> Mapping[bytes, Trend]:
+        """The trends since the last reading, which this one replaces; `now` is CLOCK_MONOTONIC.
+
+        A peer that the last reading does not have is missing.
+        """
+        counters = {peer.public_key.raw: (peer.rx_bytes, peer.tx_bytes) for peer in device.peers}
+        earlier, heard = self._last.get(device.name), dict[bytes, _Mark]()
+        self._last[device.name] = _Reading(now, counters, heard)
+        if earlier is None:
+            return {}
         found = {}
         for peer in device.peers:
-            key = (device.name, peer.public_key.raw)
-            mark = _Mark(now, peer.rx_bytes, peer.tx_bytes)
-            last = self._last.get(key)
-            if last is None or last.rx != mark.rx or last.tx > mark.tx:
-                self._heard[key] = mark
-            found[peer.public_key.raw] = self._trend(peer, last, self._heard[key], mark)
-            self._last[key] = mark
+            key = peer.public_key.raw
+            if (before := earlier.counters.get(key)) is not None:
+                last, mark = _Mark(earlier.time, before), _Mark(now, counters[key])
+                is_heard = last.counters[0] != mark.counters[0] or last.counters[1] > mark.counters[1]
+                heard[key] = mark if is_heard else earlier.heard.get(key, last)
+                found[key] = _trend(peer, last, heard[key], mark)
         return found
 
-    def _trend(self, peer: DevicePeer, last: _Mark | None, heard: _Mark, mark: _Mark) -> Trend:
-        if (
-            last is None or mark.time <= last.time or mark.rx < last.rx or mark.tx < last.tx
-        ):  # the device was created again
-            return UNKNOWN
-        span, silence = mark.time - last.time, mark.time - heard.time
-        interval = peer.persistent_keepalive
-        keepalives = _EMPTY * (int(silence / interval) + 1) if interval else 0
-        return Trend(
-            rx_rate=(mark.rx - last.rx) / span,
-            tx_rate=(mark.tx - last.tx) / span,
-            sends=mark.tx > last.tx,
-            unanswered=silence >= _UNANSWERED and mark.tx - heard.tx > keepalives,
-        )
+
+def _trend(peer: DevicePeer, last: _Mark, heard: _Mark, mark: _Mark) -> Trend:
+    (rx, tx), (last_rx, last_tx) = mark.counters, last.counters
+    if mark.time <= last.time or rx < last_rx or tx < last_tx:  # the device was created again
+        return UNKNOWN
+    span, silence = mark.time - last.time, mark.time - heard.time
+    interval = peer.persistent_keepalive
+    keepalives = _EMPTY * (int(silence / interval) + 1) if interval else 0
+    return Trend(
+        rx_rate=(rx - last_rx) / span,
+        tx_rate=(tx - last_tx) / span,
+        sends=tx > last_tx,
+        unanswered=silence >= _UNANSWERED and tx - heard.counters[1] > keepalives,
+    )
 
 
 def state(peer: DevicePeer, now: float, *, link_up: bool, trend: Trend = UNKNOWN) -> str:
