@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from typing import Any
 
 import pytest
@@ -270,3 +271,40 @@ def test_a_device_reads_back_as_it_was_set() -> None:
     found = kernel_codec.decode(bodies)
     assert (found.private_key, found.listen_port, found.fwmark) == (secret(1), 7, 8)
     assert found.peers == (DevicePeer(public(9), secret(2), allowed_ips=ips),)
+
+
+def as_the_kernel_writes(peer: DevicePeer) -> bytes:
+    """The attributes of get_peer() in drivers/net/wireguard/netlink.c, in its order."""
+    seconds, nanoseconds = int(peer.last_handshake), int(peer.last_handshake % 1 * 1e9)
+    parts = [
+        (1, peer.public_key.raw),
+        (2, peer.preshared_key.raw if peer.preshared_key else bytes(32)),
+        (6, struct.pack("=qq", seconds, nanoseconds)),
+        (5, struct.pack("=H", peer.persistent_keepalive)),
+        (8, struct.pack("=Q", peer.tx_bytes)),
+        (7, struct.pack("=Q", peer.rx_bytes)),
+        (10, struct.pack("=I", 1)),
+        *([(4, kernel_codec._encode_endpoint(peer.endpoint))] if peer.endpoint else []),
+    ]
+    items = (
+        ((3, bytes([ip.length])), (1, struct.pack("=H", 2 if ip.family == 4 else 10)), (2, ip.address))
+        for ip in peer.allowed_ips
+    )
+    nested = (codec.attribute(0x8000, b"".join(codec.attribute(*each) for each in item)) for item in items)
+    return b"".join(codec.attribute(*each) for each in [*parts, (0x8009, b"".join(nested))])
+
+
+@pytest.mark.parametrize("endpoint", [None, SocketAddress("192.0.2.9", 51820), SocketAddress("fe80::1", 9, 3)])
+@pytest.mark.parametrize("ips", ["", "10.0.0.0/8", "10.0.0.0/8 10.1.0.0/16 0.0.0.0/0", "10.0.0.0/8 fd00::/64"])
+@pytest.mark.parametrize("handshake", [0.0, 1700000000.5])
+def test_the_kernels_usual_peer_is_read_like_any_other(
+    endpoint: SocketAddress | None, ips: str, handshake: float
+) -> None:
+    """The fast path knows the kernel's order of attributes; it leaves IPv6 AllowedIPs to the other one."""
+    key = secret(3) if handshake else None
+    peer = DevicePeer(public(1), key, endpoint, 25, allowed(*ips.split()), handshake, 7, 2**40)
+    data = as_the_kernel_writes(peer)
+    assert kernel_codec._decode_peer(codec.attributes(data)) == peer
+    assert kernel_codec._usual_peer(data) == (None if ":" in ips else peer)
+    for more in (codec.attribute(99, b"new"), b"\0\0"):
+        assert kernel_codec._usual_peer(data + more) is None

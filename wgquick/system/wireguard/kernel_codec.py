@@ -37,7 +37,7 @@ WGDEVICE_A_LISTEN_PORT, WGDEVICE_A_FWMARK, WGDEVICE_A_PEERS = 6, 7, 8
 WGDEVICE_F_REPLACE_PEERS = 1
 WGPEER_A_PUBLIC_KEY, WGPEER_A_PRESHARED_KEY, WGPEER_A_FLAGS, WGPEER_A_ENDPOINT = 1, 2, 3, 4
 WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, WGPEER_A_LAST_HANDSHAKE_TIME = 5, 6
-WGPEER_A_RX_BYTES, WGPEER_A_TX_BYTES, WGPEER_A_ALLOWEDIPS = 7, 8, 9
+WGPEER_A_RX_BYTES, WGPEER_A_TX_BYTES, WGPEER_A_ALLOWEDIPS, WGPEER_A_PROTOCOL_VERSION = 7, 8, 9, 10
 WGPEER_F_REMOVE_ME, WGPEER_F_REPLACE_ALLOWEDIPS, WGPEER_F_UPDATE_ONLY = 1, 2, 4
 WGALLOWEDIP_A_FAMILY, WGALLOWEDIP_A_IPADDR, WGALLOWEDIP_A_CIDR_MASK, WGALLOWEDIP_A_FLAGS = 1, 2, 3, 4
 WGALLOWEDIP_F_REMOVE_ME = 1
@@ -50,6 +50,23 @@ _SOCKADDR_IN6 = Struct("=H2s4x16sI")
 _TIMESPEC = Struct("=qq")
 _ALLOWED_IP = {size: Struct(f"=HHHHH2xHH{size}sHHB3x") for size in (4, 16)}
 _NO_KEY = bytes(KEY_LENGTH)
+_NEVER = bytes(_TIMESPEC.size)
+# A peer and an IPv4 AllowedIP as get_peer() and get_allowedips() of drivers/net/wireguard/netlink.c write them.
+_PEER = Struct("=4s32s4s32s4s16s4sH2x4sQ4sQ8s")
+_PEER_HEADERS = (
+    ATTRIBUTE.pack(36, WGPEER_A_PUBLIC_KEY),
+    ATTRIBUTE.pack(36, WGPEER_A_PRESHARED_KEY),
+    ATTRIBUTE.pack(20, WGPEER_A_LAST_HANDSHAKE_TIME),
+    ATTRIBUTE.pack(6, WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL),
+    ATTRIBUTE.pack(12, WGPEER_A_TX_BYTES),
+    ATTRIBUTE.pack(12, WGPEER_A_RX_BYTES),
+    attribute_u32(WGPEER_A_PROTOCOL_VERSION, 1),
+)
+_USUAL_IP = Struct("=8sB3x12s4s")
+_USUAL_IP_HEADERS = (
+    ATTRIBUTE.pack(28, NLA_F_NESTED) + ATTRIBUTE.pack(5, WGALLOWEDIP_A_CIDR_MASK),
+    attribute(WGALLOWEDIP_A_FAMILY, U16.pack(AF_INET)) + ATTRIBUTE.pack(8, WGALLOWEDIP_A_IPADDR),
+)
 _INDEXED = NLA_F_NESTED  # an element of a list; its type is an index, always 0
 
 
@@ -177,38 +194,86 @@ def _encode_endpoint(endpoint: SocketAddress) -> bytes:
 def decode(bodies: Iterable[bytes]) -> Device:
     """The device of a dump: the first message has its settings; a peer split between messages is joined."""
     first: dict[int, bytes] = {}
-    peers: list[tuple[dict[int, bytes], list[AllowedIP]]] = []
+    peers: list[DevicePeer] = []
     for body in bodies:
         found = attributes(body)
         first = first or found
         for _, data in each_attribute(found.get(WGDEVICE_A_PEERS, b"")):
-            fields = attributes(data)
-            allowed = [_decode_allowed_ip(item) for _, item in each_attribute(fields.get(WGPEER_A_ALLOWEDIPS, b""))]
-            if peers and peers[-1][0][WGPEER_A_PUBLIC_KEY] == fields[WGPEER_A_PUBLIC_KEY]:
-                peers[-1][1].extend(allowed)
+            peer = _usual_peer(data) or _decode_peer(attributes(data))
+            if peers and peers[-1].public_key == peer.public_key:
+                peers[-1] = peers[-1]._replace(allowed_ips=peers[-1].allowed_ips + peer.allowed_ips)
             else:
-                peers.append((fields, allowed))
+                peers.append(peer)
     return Device(
         name=text(first[WGDEVICE_A_IFNAME]),
         private_key=_secret(first.get(WGDEVICE_A_PRIVATE_KEY, b"")),
         listen_port=number(first.get(WGDEVICE_A_LISTEN_PORT, b"")),
         fwmark=number(first.get(WGDEVICE_A_FWMARK, b"")),
-        peers=tuple(_decode_peer(fields, allowed) for fields, allowed in peers),
+        peers=tuple(peers),
     )
 
 
-def _decode_peer(fields: dict[int, bytes], allowed: list[AllowedIP]) -> DevicePeer:
-    seconds, nanoseconds = _TIMESPEC.unpack(fields.get(WGPEER_A_LAST_HANDSHAKE_TIME, bytes(_TIMESPEC.size)))
+def _usual_peer(data: bytes) -> DevicePeer | None:
+    """A peer with the attributes that the kernel writes, in its order (get_peer); None for another one.
+
+    It takes a quarter of the time of `_decode_peer`, and there may be 10,000 peers.
+    """
+    size = len(data)
+    if size < _PEER.size:
+        return None
+    fields = _PEER.unpack_from(data)
+    if fields[::2] != _PEER_HEADERS:
+        return None
+    _, key, _, preshared, _, time, _, keepalive, _, sent, _, received, _ = fields
+    offset, endpoint = _PEER.size, None
+    if size >= offset + 4 and data[offset + 2] == WGPEER_A_ENDPOINT:
+        end = offset + data[offset]
+        endpoint, offset = _decode_endpoint(data[offset + 4 : end]), end
+    if size > offset and data[offset : offset + 4] != ATTRIBUTE.pack(
+        size - offset, WGPEER_A_ALLOWEDIPS | NLA_F_NESTED
+    ):
+        return None
+    allowed: list[AllowedIP] = []
+    new = tuple.__new__
+    for at in range(offset + 4, size, _USUAL_IP.size):
+        if size - at < _USUAL_IP.size:
+            return None
+        head, length, family, address = _USUAL_IP.unpack_from(data, at)
+        if (head, family) != _USUAL_IP_HEADERS:
+            return None
+        allowed.append(new(AllowedIP, (address, length, "")))
+    return new(
+        DevicePeer,
+        (
+            new(PublicKey, (key,)),
+            _secret(preshared),
+            endpoint,
+            keepalive,
+            tuple(allowed),
+            _seconds(time) if time != _NEVER else 0.0,
+            received,
+            sent,
+        ),
+    )
+
+
+def _decode_peer(fields: dict[int, bytes]) -> DevicePeer:
+    items = each_attribute(fields.get(WGPEER_A_ALLOWEDIPS, b""))
     return DevicePeer(
         public_key=PublicKey(fields[WGPEER_A_PUBLIC_KEY]),
         preshared_key=_secret(fields.get(WGPEER_A_PRESHARED_KEY, b"")),
         endpoint=_decode_endpoint(fields[WGPEER_A_ENDPOINT]) if WGPEER_A_ENDPOINT in fields else None,
         persistent_keepalive=number(fields.get(WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, b"")),
-        allowed_ips=tuple(allowed),
-        last_handshake=seconds + nanoseconds / 1e9,
+        allowed_ips=tuple(_decode_allowed_ip(item) for _, item in items),
+        last_handshake=_seconds(fields.get(WGPEER_A_LAST_HANDSHAKE_TIME, _NEVER)),
         rx_bytes=number(fields.get(WGPEER_A_RX_BYTES, b"")),
         tx_bytes=number(fields.get(WGPEER_A_TX_BYTES, b"")),
     )
+
+
+def _seconds(time: bytes) -> float:
+    seconds, nanoseconds = _TIMESPEC.unpack(time)
+    return float(seconds + nanoseconds / 1e9)
 
 
 def _secret(raw: bytes) -> SecretKey | None:
