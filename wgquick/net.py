@@ -313,7 +313,7 @@ class LinkRoute(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether `ip route add PREFIX dev LINK` makes such a route, as up and most users do."""
-        return self[2:] == (_PLAIN4 if self.destination.family == 4 else _PLAIN6)
+        return self[2:] == (_PLAIN4 if len(self[0][0]) == 4 else _PLAIN6)  # there may be 10,000
 
     @property
     def is_of_an_address(self) -> bool:

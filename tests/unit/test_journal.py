@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from wgquick.executor.journal import Journal, others
 from wgquick.net import Rule
+from wgquick.plan.given import Given, recorded_given
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, Step, Undo, UnsetDns
 
 if TYPE_CHECKING:
@@ -71,6 +73,25 @@ def test_a_journal_of_version_1_is_read(tmp_path: Path) -> None:
     rule = DeleteRule(Rule(4, 51820, 32765, fwmark=51820))
     assert record.undos == (DeleteLink("wg0"), rule, RemoveFirewall("wg0", "nft", 4))
     assert (record.ifindex, record.complete, record.unread) == (7, True, 0)
+
+
+def test_peers_are_read_in_the_form_of_any_version(tmp_path: Path) -> None:
+    """Peers with the same settings share a line's fields now; before, each peer had its own."""
+    first, second, third = (bytes([n]) * 32 for n in (1, 2, 3))
+    peers = {first: Given("192.0.2.9:1", 25, True, True), second: Given(), third: Given()}
+    assert len(recorded_given(peers)) == 2
+    earlier = {key.hex(): list(given[:4]) for key, given in peers.items()}
+    for form in (recorded_given(peers), earlier):
+        (tmp_path / "wg0.journal").write_text(json.dumps({"peers": form}) + "\n")
+        record = Journal(str(tmp_path), "wg0").read()
+        assert record is not None
+        assert (record.peers, record.unread) == (peers, 0)
+    (tmp_path / "wg0.journal").write_text(
+        '{"peers": 7}\n{"peers": [7]}\n{"peers": [["", null, false, false, "", "zz"]]}\n'
+    )
+    record = Journal(str(tmp_path), "wg0").read()
+    assert record is not None
+    assert (record.peers, record.unread) == (None, 3)
 
 
 def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:

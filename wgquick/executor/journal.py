@@ -326,11 +326,11 @@ def _extended(record: Record, entry: object) -> Record:
             return record._replace(complete=is_complete)
         case {"applied": None}:
             return record._replace(applied=None, intended=None)
-        case {"applied": {"peers": dict(peers)} as applied}:
+        case {"applied": {"peers": peers} as applied}:
             return record._replace(applied=applied, intended=None, peers=read_given(peers))
         case {"intended": dict(intended)}:
             return record._replace(intended=intended)
-        case {"peers": dict(peers)}:
+        case {"peers": peers}:
             return record._replace(peers=read_given(peers))
     raise ValueError
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from wgquick.config import extras
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import FirewallRules, Prefix, pack_address
+from wgquick.net import FirewallRules, Prefix, address_text, pack_address
 from wgquick.plan.current import LinkDns
-from wgquick.plan.given import UNKNOWN, given, read_given
+from wgquick.plan.given import UNKNOWN, given, read_given, recorded_given
 from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, SetDns, SetFwmark, SetMtuUp
 
 if TYPE_CHECKING:
@@ -177,10 +177,10 @@ def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Ap
 def recorded(applied: Applied) -> dict[str, Any]:
     """The journal's form. Addresses and routes are joined to strings, as there may be ten thousand."""
     tables: dict[int, list[str]] = {}
-    for destination, table in applied.routes:
-        tables.setdefault(table, []).append(str(destination))
+    for (address, length), table in applied.routes:
+        tables.setdefault(table, []).append(f"{address_text(address)}/{length}")
     return {
-        "peers": {key.hex(): each for key, each in applied.peers.items()},
+        "peers": recorded_given(applied.peers),
         "private_key": applied.private_key,
         "addresses": " ".join(sorted(map(str, applied.addresses))),
         "routes": {str(table): " ".join(sorted(words)) for table, words in sorted(tables.items())},

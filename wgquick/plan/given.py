@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import KEY_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +45,30 @@ def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
     return Given(endpoint, peer.persistent_keepalive, key is not None, bool(peer.allowed_ips), hashed)
 
 
-def read_given(peers: dict[str, Any]) -> Earlier:
-    """Parses the journal's form of `given`; ValueError or TypeError if it is not valid."""
-    new, count, key_of = tuple.__new__, len(Given._fields), bytes.fromhex
-    return {
-        key_of(key): new(Given, fields) if len(fields) == count else Given(*fields) for key, fields in peers.items()
-    }
+def recorded_given(peers: Earlier) -> list[list[Any]]:
+    """The journal's form of `given`: the fields, and the keys for which they are the same, as one text.
+
+    There may be 10,000 peers, most of which have the same fields.
+    """
+    keys: dict[Given, list[bytes]] = {}
+    for key, each in peers.items():
+        keys.setdefault(each, []).append(key)
+    return [[*each, b"".join(same).hex()] for each, same in keys.items()]
+
+
+def read_given(recorded: object) -> Earlier:
+    """Parses the journal's form, or that of earlier versions; ValueError or TypeError if it is not valid."""
+    found: Earlier = {}
+    match recorded:
+        case dict():
+            return {bytes.fromhex(key): Given(*fields) for key, fields in recorded.items()}
+        case list():
+            for *fields, text in recorded:
+                keys = bytes.fromhex(text)
+                same = [keys[at : at + KEY_LENGTH] for at in range(0, len(keys), KEY_LENGTH)]
+                found.update(dict.fromkeys(same, Given(*fields)))
+            return found
+    raise ValueError
 
 
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
