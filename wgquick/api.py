@@ -716,7 +716,7 @@ def doctor(
 
     say = _line_by_line(transcript)
     host = _host(say)
-    asked = Asked(file_here(peer_config), listen, fix, began + (limit or LIMIT))
+    asked = Asked(file_here(peer_config), listen, fix, began + (limit or LIMIT) + listen)
     names = {}
     if source is not None:
         given = file_here(source)

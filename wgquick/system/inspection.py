@@ -17,7 +17,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from wgquick import patience
 from wgquick.errors import OperationError
-from wgquick.lean import suppress
+from wgquick.lean import contextmanager, suppress
 from wgquick.net import family_of, pack_address
 from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
 from wgquick.system.capture import Capture
@@ -26,7 +26,7 @@ from wgquick.system.programs import find, output
 from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
 __all__ = [
@@ -412,26 +412,24 @@ class Prober:
                 opened.close()
         return answered
 
-    def passes(self, address: str, sizes: Sequence[int], seconds: float) -> set[int]:
-        """The sizes (IP packets, bytes) of unfragmented echo requests that were answered."""
+    @contextmanager
+    def sizer(self, address: str) -> Iterator[Sizer]:
+        """Sends echo requests of given sizes to the address."""
         family = family_of(pack_address(address))
         echoes = self._echo_sockets({family})
-        by_sequence: dict[int, int] = {}
-        passed: set[int] = set()
-        deadline = time.monotonic() + seconds
+
+        def ask(size: int) -> int:
+            self._echo(echoes, address, size)
+            return self._sequence
+
+        def answer() -> int:
+            found = self._reply(echoes[family], family)
+            return found[1] if found else 0
+
         try:
-            for size in sizes:
-                self._echo(echoes, address, size)
-                by_sequence[self._sequence] = size
-            while (now := time.monotonic()) < deadline and len(passed) < len(sizes):
-                for ready in select.select(list(echoes.values()), [], [], min(0.05, deadline - now))[0]:
-                    found = self._reply(ready, family)
-                    if found is not None and found[1] in by_sequence:
-                        passed.add(by_sequence[found[1]])
+            yield Sizer(echoes[family], ask, answer)
         finally:
-            for opened in echoes.values():
-                opened.close()
-        return passed
+            echoes[family].close()
 
     def _bound(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         made = socket.socket(_FAMILY[family], kind, protocol)
@@ -448,6 +446,7 @@ class Prober:
         return made
 
     def _echo(self, echoes: dict[int, socket.socket], address: str, size: int = 0) -> int:
+        """Send a request with the next sequence number; returns the errno, 0 if it was sent."""
         family = family_of(pack_address(address))
         self._sequence += 1
         data = bytes(max(size - _IP_HEADER[family] - _ICMP_HEADER, 16))
@@ -461,18 +460,17 @@ class Prober:
         return 0
 
     def _reply(self, ready: socket.socket, family: int) -> tuple[str, int] | None:
-        """The source and sequence number of an answer to one of our requests."""
-        try:
-            data, source = ready.recvfrom(1 << 16)
-        except OSError:
-            return None
-        start = (data[0] & 15) * 4 if family == 4 else 0
-        if len(data) < start + 8:
-            return None
-        kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", data, start)
-        if kind != _ECHO[family][1] or identifier != self._id:
-            return None
-        return str(source[0]).partition("%")[0], sequence
+        """The source and sequence number of the next answer to one of our requests; None if none has arrived."""
+        while True:
+            try:
+                data, source = ready.recvfrom(1 << 16)
+            except OSError:
+                return None
+            start = (data[0] & 15) * 4 if family == 4 else 0
+            if len(data) >= start + 8:
+                kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", data, start)
+                if kind == _ECHO[family][1] and identifier == self._id:
+                    return str(source[0]).partition("%")[0], sequence
 
     def _others(self, address: str) -> dict[socket.socket, tuple[str, str]]:
         family = family_of(pack_address(address))
@@ -497,15 +495,37 @@ class Prober:
         writers = [each for each, (_, word) in sockets.items() if word == "tcp"]
         readers = [each for each, (_, word) in sockets.items() if word == "udp"]
         ready, written, _ = select.select([*echoes.values(), *readers], writers, [], patience)
+        for family, echo in echoes.items():  # first, as only these show the size of packets
+            while echo in ready and (found := self._reply(echo, family)):
+                answered.setdefault(found[0], "icmp")
         for each in (*ready, *written):
             if each in sockets:
                 address, word = sockets.pop(each)
                 if _has_come_back(each):
                     answered.setdefault(address, word)
                 each.close()
-        for family, echo in echoes.items():
-            while echo in ready and (found := self._reply(echo, family)):
-                answered.setdefault(found[0], "icmp")
+
+
+class Sizer:
+    """Sends unfragmented echo requests to one address; sizes are those of IP packets, in bytes."""
+
+    def __init__(self, echo: socket.socket, send: Callable[[int], int], receive: Callable[[], int]) -> None:
+        """`send` returns the sequence number of a request of that size, `receive` that of an answer, 0 for none."""
+        self._echo, self._send, self._receive = echo, send, receive
+        self._asked: dict[int, int] = {}
+        self._answered: set[int] = set()
+
+    def ask(self, sizes: Iterable[int]) -> None:
+        """Send a request of each size, in this order."""
+        for size in sizes:
+            self._asked[self._send(size)] = size
+
+    def answered(self, seconds: float) -> frozenset[int]:
+        """The sizes that were answered so far; it waits so long for another one."""
+        if select.select([self._echo], [], [], seconds)[0]:
+            while number := self._receive():
+                self._answered |= {self._asked[number]} if number in self._asked else set()
+        return frozenset(self._answered)
 
 
 def began_again(now: float) -> float:

@@ -41,12 +41,15 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
         yield cause("not-examined", message, remedy=remedy, severity=WARNING)
         return
     if evidence.unread:
-        message = f"not examined, as reading it took too long: {listed(evidence.unread)}"
-        remedy = "see what holds it up; with --listen SECONDS doctor takes longer"
+        message = f"not examined, as there was no time: {listed(evidence.unread)}"
+        remedy = f"see what holds it up, or run `wgq doctor --listen 30 {evidence.name}', which takes longer"
         yield cause("not-examined", message, remedy=remedy)
     if not evidence.is_up:
         yield from _not_up(evidence)
         return
+    if evidence.watched and evidence.heard is None:
+        message = f"not examined, as packets cannot be captured here: what arrives at {evidence.name}'s port"
+        yield cause("not-examined", message, remedy="run doctor with CAP_NET_RAW, where AF_PACKET is permitted")
     yield from _keys(evidence)
     yield from _clock(evidence)
     yield from _port(evidence)
@@ -325,7 +328,7 @@ def _nobody_connects(evidence: Evidence) -> Iterator[Cause]:
     message = f"neither end can connect: {evidence.file.path} has no ListenPort, and no peer of it has an Endpoint"
     fact = f"{evidence.name} listens on port {port}, which the kernel chose"
     remedy = "add ListenPort = 51820 to [Interface]; the other ends' Endpoint must have that port"
-    yield cause("nobody-connects", message, fact, remedy=remedy, severity=ERROR)
+    yield cause("nobody-connects", message, fact, remedy=remedy)
 
 
 def _peers(evidence: Evidence) -> Iterator[Cause]:

@@ -34,7 +34,7 @@ class Asked(NamedTuple):
     listen: float = 0.0
     fix: bool = False
     deadline: float = float("inf")
-    """The monotonic time by which all is done, but for listening."""
+    """The monotonic time by which all is done."""
 
 
 class Examined(NamedTuple):

@@ -78,7 +78,7 @@ def gather(
 ) -> Evidence:
     """The evidence about the interface. `known` are addresses of the other end, `listen` the minimum seconds.
 
-    It ends before the monotonic `deadline`, but listens for `listen` seconds. Without `watches` it only reads.
+    It ends before the monotonic `deadline`, which allows for listening. Without `watches` it only reads.
     """
     began = time.monotonic()
     if began > deadline - _JUDGING - _WATCHING:
@@ -104,7 +104,7 @@ def _watched(
 ) -> Evidence:
     """The evidence with the peers' activity until the monotonic `deadline`."""
     name = evidence.name
-    with patience.until(deadline + listen):
+    with patience.until(deadline):
         evidence = evidence._replace(counted_before=_counted(name, host))
         evidence = watched(evidence, host, inspector, tuple(known), deadline, listen=listen)
         after = {link.name: link for link in inspector.links()}

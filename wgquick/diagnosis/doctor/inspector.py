@@ -72,5 +72,15 @@ class Prober(Protocol):
     def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query, by this host's routes."""
 
-    def passes(self, address: str, sizes: Sequence[int], seconds: float) -> set[int]:
-        """The sizes (whole IP packets, bytes) that pass unfragmented and are answered."""
+    def sizer(self, address: str) -> AbstractContextManager[Sizer]:
+        """Sends echo requests of given sizes to the address."""
+
+
+class Sizer(Protocol):
+    """Sends unfragmented echo requests to one address; sizes are those of IP packets, in bytes."""
+
+    def ask(self, sizes: Iterable[int]) -> None:
+        """Send a request of each size, in this order."""
+
+    def answered(self, seconds: float) -> frozenset[int]:
+        """The sizes that were answered so far; it waits so long for another one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import copy_context
+from errno import ETIMEDOUT
 from typing import TYPE_CHECKING
 
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
@@ -17,6 +18,7 @@ from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.counted import counted, merged
 from wgquick.diagnosis.doctor.evidence import FRESH, Beyond, Evidence, HandshakeResult, Outside, Watched, dials
+from wgquick.diagnosis.doctor.sizing import largest
 from wgquick.diagnosis.doctor.targets import targets
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.senders import SenderCounter
@@ -44,12 +46,14 @@ _SECOND = 1.2
 _RETRY = 6.4  # seconds after which a device has retried its handshake (REKEY_TIMEOUT and its jitter) in vain
 _PATH = 1.0  # seconds for the answers of one path
 _SERVERS, _SERVERS_TIME = 4, 2.0  # the maximum number of DNS servers to query, and the seconds for their answers
-_SIZING = 3.9  # the most seconds for measuring the largest packet and the path
+_SIZING = 15.0  # the most seconds for measuring the largest packet of one peer
+_SIZING_UNSURE = 1.0  # the same for a peer that may answer no echo request
 _SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
 _BEYOND = 1.5  # seconds for an answer from beyond the other end
 _FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, whose addresses are for everyone
 _POLL_INTERVAL = 0.1
+_PART, _MORE = 8, 2.5  # of the time that is left, the part for one answer; at most so many times the usual seconds
 _RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
@@ -132,6 +136,7 @@ class _Run:
         self._fitting: dict[PublicKey, int] = {}
         self._paths: dict[PublicKey, PathMtu] = {}
         self._asked_servers: dict[str, bool] = {}
+        self._unread: list[str] = []
         self._beyond: tuple[Beyond, ...] = ()
         self._ends = {peer.public_key: peer.endpoint for peer in device.peers}
 
@@ -144,8 +149,19 @@ class _Run:
     def _live(self) -> Device:
         try:
             return self._host.wireguard.get(self._evidence.name)
-        except OperationError:
+        except OperationError as error:
+            if error.errno == ETIMEDOUT:
+                self._leave("the device's state after the probes")
             return self._device
+
+    def _leave(self, what: str) -> None:
+        """Note what was not examined for lack of time."""
+        self._unread += [] if what in self._unread else [what]
+
+    def _patience(self, seconds: float) -> float:
+        """The seconds to wait for an answer, of which most come sooner: more if doctor has plenty of time."""
+        left = self._deadline - time.monotonic()
+        return max(0.0, min(left, max(seconds, min(seconds * _MORE, left / _PART))))
 
     def _met(self, peer: DevicePeer) -> tuple[Echo, ...]:
         aims = self._aims.get(peer.public_key, ())
@@ -161,7 +177,7 @@ class _Run:
         addresses = list(dict.fromkeys(aim.address for each in aims.values() for aim in each))
         if not addresses:
             return
-        until = min(self._deadline, time.monotonic() + seconds)
+        until = time.monotonic() + self._patience(seconds)
         for echo in self._prober.reach(addresses, until, lambda answered: _is_enough(answered, aims)):
             self._echoes[echo.address] = echo
 
@@ -178,7 +194,11 @@ class _Run:
         waiting = {peer.public_key: peer for peer in dialled}
         probes: dict[PublicKey, list[HandshakeProbe]] = {public: [] for public in waiting}
         for _ in range(_TRIES):
-            if not waiting or time.monotonic() + _PAUSE > self._deadline:
+            if not waiting:
+                break
+            if time.monotonic() + _PAUSE > self._deadline:
+                for peer in waiting.values():
+                    self._leave(f"whether {peer.endpoint} answers a handshake")
                 break
             for peer in waiting.values():
                 probe = HandshakeProbe(key, peer.public_key, peer.preshared_key, time.time())
@@ -210,7 +230,7 @@ class _Run:
     def _await_answers(
         self, waiting: Sequence[PublicKey], probes: Mapping[PublicKey, list[HandshakeProbe]]
     ) -> None:
-        until, settled = time.monotonic() + _PAUSE, 0.0
+        until, settled = time.monotonic() + self._patience(_PAUSE), 0.0
         while (now := time.monotonic()) < until and not (settled and now > settled):
             if not settled and all(self._is_settled(public, probes[public]) for public in waiting):
                 settled = now + _SETTLED  # the event for an admitted answer may come later
@@ -230,6 +250,11 @@ class _Run:
             live = {peer.public_key: peer for peer in self._live().peers}
             ages = [time.time() - live.get(peer.public_key, peer).last_handshake for peer in again]
             self.reach(_SECOND if max(ages) < FRESH else _RETRY, again)
+            live = {peer.public_key: peer for peer in self._live().peers}
+            for peer in self._silent():
+                age = time.time() - live.get(peer.public_key, peer).last_handshake
+                if peer in again and age > FRESH:
+                    self._leave(f"whether data passes to {peer.endpoint}: there is no session yet")
 
     def go_beyond(self) -> None:
         """Find out whether the other end of a full tunnel passes packets on, if it answers itself."""
@@ -240,13 +265,18 @@ class _Run:
         place = _Surroundings(evidence, peer)
         aims = {family: place.targets(family, seen) for family in (4, 6)}
         asked = [each for family in aims.values() for each in family]
-        if not asked or time.monotonic() + _BEYOND > self._deadline:
+        if not asked:
+            return
+        if time.monotonic() + _BEYOND > self._deadline:
+            self._leave("whether the other end of the full tunnel passes packets on")
             return
         ways = self._inspector.ways((each, 0, "") for each in asked)
         inside = [each for each, way in zip(asked, ways, strict=True) if way.link == evidence.name]
         families = {6 if ":" in each else 4 for each in inside}
         if families:
-            seen = self._prober.go_beyond(inside, _BEYOND, lambda seen: families <= place.back(seen))
+            seen = self._prober.go_beyond(
+                inside, self._patience(_BEYOND), lambda seen: families <= place.back(seen)
+            )
             back = place.back(seen)
             self._beyond = tuple(
                 place.silence(peer.public_key, family, aims[family][0], seen)._replace(works=bool(back))
@@ -274,20 +304,29 @@ class _Run:
             and self._evidence.dns_mode not in ("", "off")
             and any(e.answered for e in self._echoes.values())
         ):
-            seconds = max(0.0, min(_SERVERS_TIME, self._deadline - time.monotonic()))
-            answered = self._prober.resolvers(servers, seconds)
+            if time.monotonic() + _SERVERS_TIME > self._deadline:
+                self._leave("whether the tunnel's DNS servers answer")
+                return
+            answered = self._prober.resolvers(servers, self._patience(_SERVERS_TIME))
             self._asked_servers = {server: server in answered for server in servers}
 
     def measure(self) -> None:
         """Find the largest packet that passes, if one of the link's MTU does not."""
         mtu = self._evidence.link.mtu if self._evidence.link else 0
-        for peer in self._probed[:_SIZED]:
-            answered = [echo.address for echo in self._met(peer) if echo.answered == "icmp"]
-            if answered and mtu and time.monotonic() + _SIZING < self._deadline:
-                fitting = _fitting(self._prober, answered[0], mtu)
-                if fitting:
-                    self._fitting[peer.public_key] = fitting
-                    self._measure_path(peer)
+        working = [peer for peer in self._probed if any(each.answered for each in self._met(peer))][:_SIZED]
+        for at, peer in enumerate(working):
+            echo = max(self._met(peer), key=lambda each: (each.answered == "icmp", bool(each.answered)))
+            is_sure = echo.answered == "icmp"
+            left = (self._deadline - _PATH - time.monotonic()) / (len(working) - at)
+            until = time.monotonic() + min(left, _SIZING if is_sure else _SIZING_UNSURE)
+            family = 6 if ":" in echo.address else 4
+            with self._prober.sizer(echo.address) as sizer:
+                fitting = largest(sizer, family, mtu, until, time.monotonic)
+            if fitting:
+                self._fitting[peer.public_key] = fitting
+                self._measure_path(peer)
+            elif fitting is None and is_sure:
+                self._leave(f"whether packets of {mtu} bytes pass to {echo.address}")
 
     def _measure_path(self, peer: DevicePeer) -> None:
         """Measure the path outside the tunnel, which may be the cause."""
@@ -352,6 +391,7 @@ class _Run:
         return self._evidence._replace(
             outside=self._outside,
             signs=tuple(merged(self._listener.signs(after), self._counted(after))),
+            unread=(*self._evidence.unread, *self._unread),
             listened=self._listener.seconds,
             heard=self._listener.heard(),
             asked_servers=self._asked_servers,
@@ -366,7 +406,9 @@ class _Run:
         """Conclusions from the counters of wgq-userspace, which include the time before doctor."""
         try:
             counters = self._host.wireguard.diagnostics(self._evidence.name)
-        except OperationError:
+        except OperationError as error:
+            if error.errno == ETIMEDOUT:
+                self._leave("the daemon's counters")
             return []
         return counted(after, counters, time.time()) if counters else []
 
@@ -386,19 +428,6 @@ def _is_for_others(address: bytes, own: frozenset[bytes]) -> bool:
 def _is_enough(answered: set[str], aims: Mapping[PublicKey, Sequence[Target]]) -> bool:
     """Whether each peer has answered at one of its addresses."""
     return all(not each or any(aim.address in answered for aim in each) for each in aims.values())
-
-
-def _fitting(prober: Prober, address: str, mtu: int) -> int:
-    """The largest packet that passes; 0 if one of the link's MTU passes, or if none of any size passes."""
-    if mtu in prober.passes(address, [mtu, mtu], 0.5) or mtu in prober.passes(address, [mtu, mtu], 1.0):
-        return 0
-    smallest = 1000 if ":" in address else 576
-    step = max((mtu - smallest) // 24, 4)
-    passed = prober.passes(address, [*range(smallest, mtu, step)], 0.8)
-    if not passed:
-        return 0
-    low = max(passed)
-    return max((low, *prober.passes(address, [*range(low + 1, min(low + step, mtu))], 0.5)))
 
 
 class _Surroundings:

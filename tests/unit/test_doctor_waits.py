@@ -1,0 +1,192 @@
+"""What doctor concludes when answers are slow, are lost, or do not come in its time; the clocks are made."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from wgquick.config.settings import PeerSettings, Settings
+from wgquick.device import Device, DevicePeer
+from wgquick.diagnosis.doctor import sizing
+from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside
+from wgquick.diagnosis.doctor.judge import diagnose
+from wgquick.diagnosis.doctor.watching import watched
+from wgquick.diagnosis.keys import public_key_of
+from wgquick.net import AllowedIP, Endpoint, Prefix, SecretKey, SocketAddress
+from wgquick.observations import Arrivals, Echo, LinkState, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from wgquick.datagram import Datagram
+
+MTU, LIMIT = 1420, 5.0
+
+
+class Path:
+    """A path that loses packets above a size and some of the others, and answers after a time."""
+
+    def __init__(self, limit: int, delay: Callable[[int], float], loss: float = 0.0) -> None:
+        self._limit, self._delay, self._loss = limit, delay, loss
+        self._random = Random(1)
+        self._arrivals: list[tuple[float, int]] = []
+        self._last = 0.0
+        self._asked = 0
+        self.now = 1000.0
+
+    def clock(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+    def ask(self, sizes: Iterable[int]) -> None:
+        for each in sizes:
+            self._asked += 1
+            self._last = max(self._last, self.now + self._delay(self._asked))
+            if each <= self._limit and self._random.random() >= self._loss:
+                self._arrivals.append((self._last, each))
+
+    def answered(self, seconds: float) -> frozenset[int]:
+        later = [at for at, _ in self._arrivals if at > self.now]
+        self.now = min([self.now + seconds, *later])
+        return frozenset(size for at, size in self._arrivals if at <= self.now)
+
+
+def measured(path: Path, mtu: int = MTU, limit: float = LIMIT) -> int | None:
+    return sizing.largest(path, 4, mtu, path.now + limit, path.clock)
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.05, 0.4, 1.0])
+@pytest.mark.parametrize("limit", [577, 1000, 1240, 1399, 1419])
+def test_the_largest_packet_is_found_however_slow_answers_are(limit: int, delay: float) -> None:
+    found = measured(Path(limit, lambda _: delay), limit=15.0)
+    assert found is not None
+    assert limit - 16 < found <= limit
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.4, 2.0])
+def test_a_packet_of_the_links_mtu_passes(delay: float) -> None:
+    path = Path(MTU, lambda _: delay)
+    began = path.now
+    assert measured(path) == 0
+    assert path.now - began < delay + 0.1
+
+
+def test_a_machine_that_becomes_slow_is_waited_for() -> None:
+    """The first answers come at once, the later ones after two seconds."""
+    found = measured(Path(1240, lambda asked: 0.001 if asked < 9 else 2.0), limit=15.0)
+    assert found is not None
+    assert 1200 <= found <= 1240
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_loss_is_no_limit_of_size(seed: int) -> None:
+    path = Path(MTU, lambda _: 0.02, loss=0.3)
+    path._random.seed(seed)
+    assert measured(path) == 0
+
+
+def test_without_answers_nothing_is_concluded() -> None:
+    assert measured(Path(0, lambda _: 0.0)) is None
+    assert measured(Path(1240, lambda _: 60.0)) is None
+    assert measured(Path(1240, lambda _: 0.0), limit=0.0) is None
+
+
+def test_a_result_that_the_deadline_cuts_short_passes() -> None:
+    found = measured(Path(1240, lambda _: 0.2), limit=3.0)
+    assert found is None or 500 < found <= 1240
+
+
+OWN, OTHER = (SecretKey(bytes([248, *([at] * 30), 64])) for at in (1, 2))
+PEER = DevicePeer(
+    public_key_of(OTHER),
+    endpoint=SocketAddress("198.51.100.2", 51820),
+    last_handshake=1.0,
+    allowed_ips=(AllowedIP(bytes([10, 66, 0, 1]), 32),),
+)
+
+
+class Machine:
+    """A host and inspector whose one peer answers echo requests if `answers`, and nothing else."""
+
+    def __init__(self, answers: bool) -> None:
+        self._answers = answers
+        self.wireguard, self.dns = self, self
+
+    def get(self, name: str) -> Device:
+        return Device(name, OWN, 51820, 0, (PEER,))
+
+    def diagnostics(self, _: str) -> None:
+        return None
+
+    def Prober(self, _: str) -> Machine:  # noqa: N802
+        return self
+
+    @contextmanager
+    def Capture(self, *_: object) -> Iterator[Machine]:  # noqa: N802
+        yield self
+
+    def read(self, seconds: float) -> Iterator[Datagram]:
+        time.sleep(seconds)
+        yield from ()
+
+    def close(self) -> None:
+        pass
+
+    def seen(self) -> Arrivals:
+        return Arrivals(frozenset(), frozenset())
+
+    def reach(self, addresses: Iterable[str], *_: object) -> list[Echo]:
+        return [Echo(each, "icmp" if self._answers else "") for each in addresses]
+
+    def ways(self, wanted: Iterable[object]) -> list[Way]:
+        return [Way("wg0") for _ in wanted]
+
+    def send_outside(self, *_: object) -> int:
+        return 0
+
+    @contextmanager
+    def sizer(self, _: str) -> Iterator[Path]:
+        yield Path(0, lambda _: 0.0)
+
+
+FULL = PEER._replace(allowed_ips=(*PEER.allowed_ips, AllowedIP(bytes(4), 0)))
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (False, ("whether 198.51.100.2:51820 answers a handshake",)),
+        (
+            True,
+            (
+                "whether 198.51.100.2:51820 answers a handshake",
+                "whether the other end of the full tunnel passes packets on",
+                "whether packets of 1420 bytes pass to 10.66.0.1",
+                "whether the tunnel's DNS servers answer",
+            ),
+        ),
+    ],
+)
+def test_what_has_no_time_is_not_no_problem(answers: bool, expected: tuple[str, ...]) -> None:
+    """The deadline has passed already: each examination that needs time says that it did not take place."""
+    machine = cast("Any", Machine(answers))
+    wanted = PeerSettings(PEER.public_key, endpoint=Endpoint("198.51.100.2", "51820"))
+    evidence = Evidence(
+        "wg0",
+        time.time(),
+        file=File("/etc/wireguard/wg0.conf", Settings("wg0", dns=("10.66.0.1",), peers=(wanted,))),
+        link=LinkState(7, "wg0", "wireguard", MTU),
+        device=Device("wg0", OWN, 51820, 0, (FULL,)),
+        own_key=public_key_of(OWN),
+        addresses=(Prefix(bytes([10, 66, 0, 2]), 24),),
+        outside={PEER.public_key: Outside(Way("eth0"))},
+        dns_mode="file",
+    )
+    found = watched(evidence, machine, machine, (), time.monotonic())
+    assert set(found.unread) == set(expected)
+    causes = {each.code: each.message for each in diagnose(found)}
+    assert all(each in causes["not-examined"] for each in expected)
