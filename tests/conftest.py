@@ -78,9 +78,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _suite(item) not in WITHOUT_MACHINE:
             item.add_marker("machine")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: ORDER.index(_suite(item)))
+        items.sort(key=_place)
         for item in items:
             item.add_marker(pytest.mark.xdist_group(_together(item)))
+
+
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    """The tests of aged tunnels come first in their suite, as they wait for minutes."""
+    return ORDER.index(_suite(item)), "aged_tunnels" not in getattr(item, "fixturenames", ())
 
 
 def _suite(item: pytest.Item) -> str:

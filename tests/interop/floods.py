@@ -127,9 +127,9 @@ def from_ipv6(victim: End, attacker: End) -> contextlib.AbstractContextManager[N
 FLOODS = [from_sixteen_ports, from_ipv4, from_ipv6]
 
 
-def took(sender: End, receiver: End, size: int, rate: int = 0) -> float:
+def took(sender: End, receiver: End, size: int) -> float:
     began = time.monotonic()
-    with Transfer(sender, receiver, size, rate=rate):
+    with Transfer(sender, receiver, size):
         pass
     return time.monotonic() - began
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 from functools import partial
 
-import pytest
-
 from tests.interop.aged_tunnels import (
     KEEPALIVE_TIMEOUT,
     REJECT_AFTER,
@@ -18,8 +16,6 @@ from tests.interop.aged_tunnels import (
 )
 from tests.interop.pairs import BORINGTUN, GO, until
 from tests.interop.traffic import bulk
-
-pytestmark = pytest.mark.alone
 
 # Seconds that a busy machine may add.
 SLACK = 6
