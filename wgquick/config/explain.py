@@ -25,6 +25,10 @@ _LISTS = ("allowed-ip", "address")
 _LIST_KEYS = ("AllowedIPs", "Address", "DNS")
 _LENIENT = ("endpoint", "unknown-line", "unknown-section", "unknown-key", "missing-equals", "missing-value")
 _OF_WG = ("endpoint", "allowed-ip", "fwmark", "listen-port", "persistent-keepalive", "unknown-key")
+_OF_VALUES = (
+    "wireguard-key", "endpoint", "fwmark", "listen-port", "persistent-keepalive", "mtu", "table", "save-config",
+)  # fmt: skip
+_PLACEHOLDER = re.compile(r"<[^<>]+>|\{\{|\$[\w{(]|\((hidden|none)\)")
 _CONTINUING = ("unknown-section", "unknown-key", "missing-equals", "missing-value")
 _UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,]|\b(then|else|do))\s*$")
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<-?\s*['\"]?\w+")
@@ -37,14 +41,15 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
     given = list(faults)
     continued = _continued(document, given)
     broken = _below_broken_headers(document)
+    keyed = {fault.line - 1 for fault in given if _is_for_public_key(fault)}
     found: list[Diagnostic] = []
     for fault in given:
         row = fault.line - 1
         if row in continued:
             if row - 1 not in continued or continued[row] != continued[row - 1]:
                 found.append(_going_on(document, fault, continued[row]))
-        elif not _follows(document, fault, broken) and not _ends_open(fault, continued):
-            found.append(as_written(document, named(document, fault)))
+        elif not _follows(document, fault, broken, keyed) and not _ends_open(fault, continued):
+            found.append(_filled_in(document, as_written(document, named(document, fault))))
     return list(dict.fromkeys(found))
 
 
@@ -106,21 +111,42 @@ def _is_header(text: str) -> bool:
     return re.sub(r"\s", "", text, flags=re.ASCII).lower() in ("[interface]", "[peer]")
 
 
-def _follows(document: Document, fault: Diagnostic, broken: set[int]) -> bool:
-    """Whether the fault follows from an odd character in a header or a PublicKey."""
+def _is_for_public_key(fault: Diagnostic) -> bool:
+    """Whether the fault's line is a PublicKey that wg does not recognise, or a PrivateKey in its place."""
+    return (
+        fault.message.startswith(("PublicKey and its value", "PrivateKey does not belong"))
+        or fault.remedy == "did you mean PublicKey?"
+    )
+
+
+def _filled_in(document: Document, fault: Diagnostic) -> Diagnostic:
+    """The fault of a value that has a template's placeholder; one for each line."""
+    key, _, value = document.line_text(fault.line - 1).partition("#")[0].partition("=")
+    if fault.code not in (*_OF_VALUES, *_LISTS) or not (match := _PLACEHOLDER.search(value)):
+        return fault
+    what = f"{key.strip()} has a placeholder, not a value"
+    remedy = "write the value: neither wg nor wg-quick replaces anything here"
+    return fault._replace(column=len(key) + 2 + match.start(), message=what, remedy=remedy)
+
+
+def _follows(document: Document, fault: Diagnostic, broken: set[int], keyed: set[int]) -> bool:
+    """Whether the fault follows from an odd character in a header, or from a faulty PublicKey line.
+
+    `keyed` has the rows of such lines without an odd character.
+    """
     row = fault.line - 1
     if row in broken and fault.code in _CONSEQUENCES:
         return True
-    return fault.code == "peer-without-key" and _has_odd_public_key(document, row)
+    return fault.code == "peer-without-key" and _has_odd_public_key(document, row, keyed)
 
 
-def _has_odd_public_key(document: Document, header: int) -> bool:
+def _has_odd_public_key(document: Document, header: int, keyed: set[int]) -> bool:
     for row in range(header + 1, len(document.raw)):
         text = document.line_text(row).partition("#")[0]
         key = re.sub(r"\s", "", plain(text).partition("=")[0]).lower()
         if key.startswith("["):
             return False
-        if key == "publickey":
+        if key == "publickey" or row in keyed:
             return True
     return False
 

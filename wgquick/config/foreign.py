@@ -27,10 +27,12 @@ _FORMATS = (
         "a configuration of OpenVPN",
         _ASK,
     ),
-    (r"network:\s*$", "a configuration of netplan", f"{_WRITE}, or use `netplan apply'"),
+    (r"(network|tunnels):\s*$", "a configuration of netplan", f"{_WRITE}, or use `netplan apply'"),
     (r"config (interface|wireguard_\S+)\b", "a configuration of OpenWrt (UCI)", _WRITE),
     (r"/interface[ /]wireguard\b", "a script of MikroTik's RouterOS", _WRITE),
     (r"<\?xml\b", "XML", _WRITE),
+    (r"(---|%YAML\b.*)$", "YAML", _WRITE),
+    (r"(interface|peer): \S+$", "the output of `wg show'", "write that of `wg showconf'"),
 )
 """The first line of a file in another format, as a pattern; what the file is; the remedy."""
 
@@ -52,7 +54,7 @@ def _keys(text: str) -> frozenset[str]:
 PROGRAMS = (
     Program(
         "amnezia-key",
-        _keys("Jc Jmin Jmax S1 S2 S3 S4 H1 H2 H3 H4 I1 I2 I3 I4 I5 J1 J2 J3 Itime"),
+        _keys("Jc Jmin Jmax S1 S2 S3 S4 H1 H2 H3 H4 I1 I2 I3 I4 I5 J1 J2 J3 Itime AdvancedSecurity"),
         frozenset(),
         "is a key of AmneziaWG, whose protocol plain WireGuard cannot speak",
         "ask for a plain WireGuard configuration, or use AmneziaWG's programs",
@@ -65,6 +67,13 @@ PROGRAMS = (
         frozenset(),
         "is a key of WireSock",
         "remove it; AllowedIPs selects what goes into the tunnel, and a route in PostUp what stays outside",
+    ),
+    Program(
+        "other-program",
+        _keys("BlockDNS BlockInternet AllowMulticast ObfuscateKey ObfuscateTCP"),
+        frozenset(),
+        "is a key of TunSafe",
+        "remove it; with ObfuscateKey the server accepts TunSafe's clients only",
     ),
     Program(
         "other-program",
@@ -120,7 +129,11 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
     found: list[Diagnostic] = []
     reported: set[Program] = set()
     rows, below_unknown = _foreign_rows(document)
-    for fault in faults:
+    given = list(faults)
+    if len(given) > 1 and not rows and not _has_settings(document):
+        what = "this file has neither a section nor `Key = value': it is no configuration of WireGuard"
+        return [given[0]._replace(code="unknown-line", column=1, message=what, remedy=_WRITE)]
+    for fault in given:
         row = fault.line - 1
         program = rows.get(row) if fault.code in REPLACED else None
         if program is None and row not in below_unknown:
@@ -132,8 +145,18 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
     return found
 
 
+def _has_settings(document: Document) -> bool:
+    """Whether a line begins as a section or has a key and `='."""
+    lines = (document.line_text(row).partition("#")[0].strip() for row in range(len(document.raw)))
+    return any(re.match(r"\[|\w+\s*=", line) for line in lines)
+
+
 def _other_format(document: Document) -> Diagnostic | None:
     """The fault for a file in another format, by its first line that is neither empty nor a comment."""
+    text = bytes(document).strip()
+    if b"\r" in text and b"\n" not in text:
+        what = "the lines end with a carriage return alone: for wg and wg-quick the file is one line"
+        return Diagnostic(1, 1, "encoding", what, "end each line with a newline")
     lines = (document.line_text(row).partition("#")[0] for row in range(len(document.raw)))
     row, first = next(((row, line.strip()) for row, line in enumerate(lines) if line.strip()), (0, ""))
     for pattern, what, remedy in _FORMATS:

@@ -30,6 +30,7 @@ _SHOWN = 80  # characters of a value in a message
 _SECRET = Pattern(r"[A-Za-z0-9+/_-]{20}")
 _STRTOUL = Pattern(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _HEX_MARK = Pattern(r"0x[0-9a-fA-F]+")
+_HOST = Pattern(r"(?:[\w.-]|[^\x00-\x7f])+")
 _HEX_KEY = Pattern(r"[0-9a-fA-F]{64}")
 _DIGITS = "0123456789"
 _SHORT = 9  # a number of digits that always fits into 32 bits
@@ -287,6 +288,11 @@ def _is_inet_aton(host: str) -> bool:
         return False
 
 
+def may_be_host(text: str) -> bool:
+    """Whether a text that is no IP address has only characters of host names."""
+    return _HOST().fullmatch(text) is not None
+
+
 def _text(part: str) -> str:
     """A part of a wg line, which was decoded byte by byte, as UTF-8."""
     return part if part.isascii() else part.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
@@ -306,6 +312,8 @@ def _key_reason(value: str) -> tuple[str, str]:
         return "is in hexadecimal", "write the key in base64, as `wg genkey' prints it"
     if value[:1] in _QUOTES:
         return "is in quotation marks", "remove the quotation marks"
+    if value[_KEY_LENGTH - 1 : _KEY_LENGTH] == "=" and value[_KEY_LENGTH:]:
+        return "has text after the key", "delete the text, or put a `#' before it"
     if len(value) != _KEY_LENGTH:
         what = f"has {len(value)} characters; a key in base64 has {_KEY_LENGTH}"
         return what, "copy the whole key, with the `=' at its end"

@@ -61,6 +61,7 @@ def effects(source: Source) -> Effects:
     return Effects(
         sets_key=any(map(_is_key, commands)),
         sets_port=any(_sets(command, "listen-port") for command in commands),
+        adds_address=runs_script or any(map(hooks.adds_address, commands)),
         adds_rule=runs_script or "rule" in added,
         makes_routes=runs_script or bool(added & {"rule", "route"}) or any(map(hooks.leaves_namespace, texts)),
     )
@@ -245,7 +246,7 @@ def _undo(source: Source) -> Iterator[Finding]:
     changes = [
         (hook, command, _with_link(source, change))
         for hook in sorted(source.hooks, key=lambda hook: keys.HOOKS.index(hook.stage))
-        for command in hooks.commands(hook.text)
+        for command in hooks.commands(SUBSTITUTION.sub(lambda wrong: "%i".ljust(len(wrong[0])), hook.text))
         if (change := hooks.change(command)) is not None
     ]
     reported: set[Place] = set()

@@ -269,6 +269,14 @@ def _nft_table(words: list[str]) -> tuple[str, ...]:
     return (family, table) if re.fullmatch(r"\w+", table) and words[1:2] != ["ruleset"] else ()
 
 
+def adds_address(command: Command) -> bool:
+    """Whether the command is `ip address add`."""
+    program, *rest = command.words
+    words = [word for word in rest if not word.startswith("-")]
+    is_object = bool(words) and words[0] in ("a", "ad", "add", "addr", "addre", "addres", "address")
+    return program.rpartition("/")[2] == "ip" and is_object and words[1:2] in (["add"], ["a"], ["replace"])
+
+
 def value_after(words: tuple[str, ...], names: tuple[str, ...]) -> str:
     """The word after the first of `names`; "" if there is none."""
     return next((words[at + 1] for at, word in enumerate(words[:-1]) if word in names), "")

@@ -30,6 +30,11 @@ def public_key_of(secret: SecretKey) -> PublicKey:
     return secret.public_key()
 
 
+def is_generated(secret: SecretKey) -> bool:
+    """Whether the key has the form of `wg genkey`: five bits are fixed. One public key in 32 has it too."""
+    return secret.raw[0] & 7 == 0 and secret.raw[31] & 0xC0 == 0x40
+
+
 def printed_in(secret: SecretKey) -> str:
     """The document that prints this key as an example; "" if none is known."""
     return _EXAMPLES.get(sha256(secret.raw).hexdigest(), "")

@@ -120,7 +120,10 @@ def _peer(peer: PeerSettings) -> str:
 def _private_key(source: Source) -> Iterator[Finding]:
     section, secret = source.interface_section, source.settings.private_key
     if secret is None:
-        if not source.effects.sets_key:
+        if not section.rows:
+            remedy = "add [Interface] with PrivateKey and Address"
+            yield note(source, section.place, "no-private-key", "the file has no [Interface]", remedy)
+        elif not source.effects.sets_key:
             remedy = "add PrivateKey to [Interface] (`wg genkey' prints one), or set the key in a PreUp hook"
             yield note(source, section.place, "no-private-key", "the interface has no PrivateKey", remedy)
     elif secret.raw == keys.ZERO:
@@ -129,11 +132,33 @@ def _private_key(source: Source) -> Iterator[Finding]:
     elif document := keys.printed_in(secret):
         what = f"the PrivateKey is the example in {document}, which is public"
         yield note(source, section.at("PrivateKey"), "example-key", what, "generate your own key: wg genkey")
+    elif not keys.is_generated(secret):
+        what = "this PrivateKey is none that `wg genkey' prints: it may be a public key"
+        remedy = "compare `wg pubkey' of it with the PublicKey that the other end has for this interface"
+        yield note(source, section.at("PrivateKey"), "private-key-is-public", what, remedy, INFO)
+
+
+def _repeated(source: Source) -> Iterator[Finding]:
+    """Two private keys of the interface or public keys of a peer, as if files or sections were joined."""
+    sections = [("PrivateKey", source.interface_section), *(("PublicKey", each) for each in source.peer_sections)]
+    for key, section in sections:
+        given = section.given(key)
+        if len(given) > 1 and given[-1][0] != given[-2][0]:
+            what = f"{key} is also on line {given[-2][1].line}, with another value: only this one counts"
+            missing = "a file of its own, if two files were joined" if key == "PrivateKey" else "a [Peer] above it"
+            yield note(
+                source, given[-1][1], "repeated-key", what, f"keep one of the two, or give the second {missing}"
+            )
+
+
+def _is_joined(source: Source) -> bool:
+    """Whether the file has two PrivateKeys: its [Peer] sections may belong to either."""
+    return len({text for text, _ in source.interface_section.given("PrivateKey")}) > 1
 
 
 def _address(source: Source) -> Iterator[Finding]:
     settings, section = source.settings, source.interface_section
-    if not settings.addresses:
+    if not settings.addresses and section.rows and not source.effects.adds_address:
         what = "the interface has no Address"
         yield note(
             source,
@@ -279,12 +304,13 @@ def _peers_without_networks(source: Source) -> Iterator[Finding]:
 
 def _peer_keys(source: Source) -> Iterator[Finding]:
     own, secret = source.public_key, source.settings.private_key
+    joined = _is_joined(source)
     seen: set[bytes] = set()
     for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
         raw, place = peer.public_key.raw, section.at("PublicKey")
         if raw == keys.ZERO:
             yield note(source, place, "zero-key", "the PublicKey is all zeros", "write the peer's public key")
-        elif own is not None and raw == own.raw:
+        elif own is not None and raw == own.raw and not joined:
             what = "this is the interface's own public key: the device ignores the peer"
             yield note(source, place, "peer-is-self", what, "write the public key of the other end")
         elif secret is not None and raw == secret.raw:
@@ -332,17 +358,21 @@ def _claims(source: Source) -> Iterator[Finding]:
 
 
 def _own_address(source: Source) -> Iterator[Finding]:
-    own = {address.address: address for address in source.settings.addresses}
-    for index, entry, _, ip in _all_allowed(source):
+    own = set() if _is_joined(source) else {address.address for address in source.settings.addresses}
+    for index, entry, peer, ip in _all_allowed(source):
         if ip.address in own and nets.is_single(ip):
+            # Routers of UniFi export it beside the /0 that has it anyway.
+            is_within = any(other.length == 0 and other.family == ip.family for other in peer.allowed_ips)
             what = f"{address_text(ip.address)} is this interface's own Address, not the peer's"
             place = source.peer_sections[index].word("AllowedIPs", entry)
-            yield note(source, place, "own-address-allowed", what, "write the peer's address")
+            yield note(
+                source, place, "own-address-allowed", what, "write the peer's address", INFO if is_within else ""
+            )
 
 
 def _families(source: Source) -> Iterator[Finding]:
     settings = source.settings
-    if not settings.addresses:
+    if not settings.addresses or source.effects.adds_address:
         return
     for family in {4, 6} - {(len(a.address) == 4 and 4) or 6 for a in settings.addresses}:
         entries = [each for each in _all_allowed(source) if each[3].family == family]
@@ -431,6 +461,9 @@ def _literal_endpoint(
     assert peer.endpoint is not None  # noqa: S101  (the caller skips peers without one)
     packed = nets.literal(peer.endpoint.host)
     if packed is None:
+        if not grammar.may_be_host(peer.endpoint.host):
+            what = f"Endpoint {peer.endpoint}: no host can have this name"
+            yield note(source, place, "endpoint-no-host", what, "write the peer's address or name")
         return
     if kind := nets.no_host(packed):
         what = f"Endpoint {peer.endpoint} is {kind}, not the address of a host"
@@ -448,6 +481,7 @@ def _literal_endpoint(
 _RULES: tuple[Rule, ...] = (
     _port,
     _private_key,
+    _repeated,
     _address,
     _unclaimed,
     _dns,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # The codes of check that explain a failure, the root cause first: no handshake, or a handshake without data.
 _NO_HANDSHAKE = (
-    "one-key-two-places", "public-key-is-private", "peer-is-self", "zero-key", "no-private-key",
-    "peer-key-mismatch", "peer-one-sided", "psk-differs", "endpoint-in-tunnel", "endpoint-port-zero",
-    "endpoint-port-differs", "nobody-connects", "peer-cannot-connect", "endpoint-private",
+    "one-key-two-places", "public-key-is-private", "private-key-is-public", "peer-is-self", "zero-key",
+    "no-private-key", "peer-key-mismatch", "peer-one-sided", "psk-differs", "endpoint-in-tunnel",
+    "endpoint-port-zero", "endpoint-port-differs", "nobody-connects", "peer-cannot-connect", "endpoint-private",
 )  # fmt: skip
 _NO_DATA = (
     "one-key-two-places", "address-shared", "allowed-ip-moves", "source-not-allowed", "peer-without-allowed-ips",

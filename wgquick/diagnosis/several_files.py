@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections import defaultdict
 
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.keys import ZERO
+from wgquick.diagnosis.finding import ERROR, INFO
+from wgquick.diagnosis.keys import ZERO, is_generated
 from wgquick.diagnosis.one_file import note
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
     from wgquick.config.settings import PeerSettings
     from wgquick.diagnosis.finding import Finding
     from wgquick.diagnosis.source import Section, Source
 
     Reported = Collection[tuple[str, str]]
+
+
+_OF_PORTS = ("nobody-connects", "peer-cannot-connect")
 
 
 class End(NamedTuple):
@@ -44,6 +48,10 @@ def findings(sources: Sequence[Source], reported: Reported) -> Iterator[Finding]
     if len(sound) < 2:
         return
     yield from _one_key(sound)
+    swapped = list(_public_keys(sound))
+    yield from swapped
+    mistaken = {each.file for each in swapped}
+    sound = [source for source in sound if source.shown not in mistaken]
     yield from _keys_elsewhere(sound)
     tunnels = Tunnels(sound)
     yield from tunnels.mismatches
@@ -62,9 +70,31 @@ def _one_key(sources: Sequence[Source]) -> Iterator[Finding]:
             continue
         earlier = first.setdefault(source.settings.private_key.raw, source)
         if earlier is not source:
-            what = f"{earlier.shown} has the same PrivateKey: their peers cannot tell the two apart"
             place = source.interface_section.at("PrivateKey")
-            yield note(source, place, "one-key-two-places", what, "generate a separate key: wg genkey")
+            remedy = "generate a separate key: wg genkey"
+            if _are_choices(earlier, source):
+                what = f"{earlier.shown} has the same PrivateKey and Address: one of the two can be up at a time"
+                yield note(source, place, "one-key-two-places", what, f"{remedy}, if both are to be up", INFO)
+                continue
+            what = f"{earlier.shown} has the same PrivateKey: their peers cannot tell the two apart"
+            yield note(source, place, "one-key-two-places", what, remedy)
+
+
+def _are_choices(one: Source, two: Source) -> bool:
+    """Whether the files are one device's for several servers, as VPN providers generate them."""
+    servers = {peer.public_key for peer in one.settings.peers} & {peer.public_key for peer in two.settings.peers}
+    return not servers and one.settings.addresses == two.settings.addresses
+
+
+def _public_keys(sources: Sequence[Source]) -> Iterator[Finding]:
+    """The PrivateKeys that are PublicKeys of peers, and no key of `wg genkey`."""
+    peers = {peer.public_key.raw for source in sources for peer in source.settings.peers}
+    for source in sources:
+        secret = source.settings.private_key
+        if secret is not None and secret.raw in peers and secret.raw != ZERO and not is_generated(secret):
+            what = "the PrivateKey is a public key, which a [Peer] of these files has too"
+            remedy = "write the private key that belongs to it, or generate a pair: wg genkey"
+            yield note(source, source.interface_section.at("PrivateKey"), "private-key-is-public", what, remedy)
 
 
 def _keys_elsewhere(sources: Sequence[Source]) -> Iterator[Finding]:
@@ -210,6 +240,25 @@ def _takes(end: End, other: Source) -> bool:
     return not addresses or any(allowed.covers(nets.host(address.address)) for address in addresses)
 
 
+def consequences(sources: Sequence[Source], found: Collection[Finding]) -> set[Finding]:
+    """The findings about one file that follow from others of these findings."""
+    by_place = {(each.file, each.line, each.code): each for each in found if each.code in _OF_PORTS}
+    certain = {each.file for each in found if each.code == "private-key-is-public" and each.severity == ERROR}
+    follow = {
+        each
+        for each in found
+        if each.code == "private-key-is-public" and each.severity == INFO and each.file in certain
+    }
+    ports = {(each.file, each.line) for each in found if each.code == "endpoint-port-differs"}
+    for pair in Tunnels([source for source in sources if source.is_sound]).pairs if by_place and ports else ():
+        for end, other in (pair, (pair.two, pair.one)):
+            if (end.source.shown, end.section.at("Endpoint").line) in ports:
+                shown, sections = other.source.shown, (other.source.interface_section, other.section)
+                places = zip((section.place.line for section in sections), _OF_PORTS, strict=True)
+                follow |= {by_place[shown, *each] for each in places if (shown, *each) in by_place}
+    return follow
+
+
 def _owners_of_addresses(sources: Sequence[Source]) -> dict[bytes, list[Source]]:
     owners: dict[bytes, list[Source]] = defaultdict(list)
     for source in sources:
@@ -222,7 +271,10 @@ def _owners_of_addresses(sources: Sequence[Source]) -> dict[bytes, list[Source]]
 def _one_sided(tunnels: Tunnels) -> Iterator[Finding]:
     for end in tunnels.half:
         other = tunnels.owner(end)
-        if end.source.public_key is not None and not tunnels.is_meant(other, end.source):
+        if end.source.public_key is None or tunnels.is_meant(other, end.source):
+            continue
+        secret = end.source.settings.private_key
+        if not any(secret is not None and peer.public_key.raw == secret.raw for peer in other.settings.peers):
             what = f"{end.source.shown} has this interface as a peer, but this file has no [Peer] for it"
             remedy = f"add a [Peer] with PublicKey = {end.source.public_key} and its AllowedIPs"
             yield note(other, other.interface_section.place, "peer-one-sided", what, remedy)
@@ -312,32 +364,59 @@ def _one_key_only(one: Source, two: Source) -> bool:
     return one.settings.private_key == two.settings.private_key
 
 
+class _Claims:
+    """What the files before claim on one host: ports, marks, tables and networks, each with its files."""
+
+    def __init__(self, tunnels: Tunnels) -> None:
+        self._tunnels = tunnels
+        self._files: dict[Hashable, list[Source]] = defaultdict(list)
+
+    def other(self, claim: Hashable, source: Source) -> Source | None:
+        """The first file with this claim. The ends of one tunnel, and choices of one device, cannot conflict."""
+        files = self._files.get(claim, ())
+        return next((each for each in files if not self._are_apart(each, source)), None)
+
+    def _are_apart(self, one: Source, two: Source) -> bool:
+        return _one_key_only(one, two) or self._tunnels.together(one, two)
+
+    def add(self, claims: Iterable[Hashable], source: Source) -> None:
+        """Note a file's claims; of the files with one key, the first."""
+        for claim in claims:
+            files = self._files[claim]
+            if not files or not _one_key_only(files[-1], source):
+                files.append(source)
+
+
 def _one_host(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
-    """Conflicts of interfaces on one host. The ends of one tunnel are on different hosts and cannot conflict."""
-    for at, source in enumerate(sources):
-        for earlier in sources[:at]:
-            if not tunnels.together(earlier, source):
-                yield from _conflicts(earlier, source)
+    """Conflicts of interfaces on one host: at most one of each kind for a file."""
+    claims = _Claims(tunnels)
+    for source in sources:
+        yield from _conflicts(claims, source)
+        settings = source.settings
+        claims.add((("ListenPort", settings.listen_port), ("FwMark", settings.fwmark)), source)
+        claims.add({("Table", settings.table), *_networks(source)}, source)
 
 
-def _conflicts(one: Source, two: Source) -> Iterator[Finding]:
-    mine, theirs = two.settings, one.settings
-    section = two.interface_section
-    if mine.listen_port and mine.listen_port == theirs.listen_port:
-        what = f"{one.shown} also has ListenPort {mine.listen_port}: one host can use a port only once"
+def _networks(source: Source) -> Iterator[tuple[bytes, int]]:
+    return ((ip.address, ip.length) for peer in source.settings.peers for ip in peer.allowed_ips)
+
+
+def _conflicts(claims: _Claims, source: Source) -> Iterator[Finding]:
+    mine, section = source.settings, source.interface_section
+    if mine.listen_port and (other := claims.other(("ListenPort", mine.listen_port), source)):
+        what = f"{other.shown} also has ListenPort {mine.listen_port}: one host can use a port only once"
         remedy = "choose another port if both are on one host"
-        yield note(two, section.at("ListenPort"), "listen-port-shared", what, remedy)
-    if mine.fwmark and mine.fwmark == theirs.fwmark:
-        what = f"{one.shown} also has this FwMark"
-        yield note(two, section.at("FwMark"), "mark-shared", what, "choose another if both are on one host")
-    elif mine.table not in ("", "auto", "off", "main") and mine.table == theirs.table:
-        what = f"{one.shown} also has this Table"
-        yield note(two, section.at("Table"), "mark-shared", what, "choose another if both are on one host")
-    claimed = {(ip.address, ip.length): peer for peer in theirs.peers for ip in peer.allowed_ips}
-    for peer, place in zip(mine.peers, two.peer_sections, strict=True):
+        yield note(source, section.at("ListenPort"), "listen-port-shared", what, remedy)
+    if mine.fwmark and (other := claims.other(("FwMark", mine.fwmark), source)):
+        what = f"{other.shown} also has this FwMark"
+        yield note(source, section.at("FwMark"), "mark-shared", what, "choose another if both are on one host")
+    elif mine.table not in ("", "auto", "off", "main") and (other := claims.other(("Table", mine.table), source)):
+        what = f"{other.shown} also has this Table"
+        yield note(source, section.at("Table"), "mark-shared", what, "choose another if both are on one host")
+    for peer, place in zip(mine.peers, source.peer_sections, strict=True):
         for entry, ip in enumerate(peer.allowed_ips):
-            if (ip.address, ip.length) in claimed:
-                what = f"{one.shown} also routes {ip} into its tunnel"
+            if other := claims.other((ip.address, ip.length), source):
+                what = f"{other.shown} also routes {ip} into its tunnel"
                 remedy = "give each network to one tunnel if both are on one host"
-                yield note(two, place.word("AllowedIPs", entry), "tunnels-overlap", what, remedy)
+                yield note(source, place.word("AllowedIPs", entry), "tunnels-overlap", what, remedy)
                 return

@@ -41,6 +41,8 @@ class Effects(NamedTuple):
     """They set the port."""
     adds_rule: bool = False
     """They add a policy rule, or run a script that may add one."""
+    adds_address: bool = False
+    """They add an address, or run a script that may."""
     makes_routes: bool = False
     """They add routes or policy rules, or may: then the file alone does not determine the routing."""
 
@@ -51,6 +53,11 @@ class Section:
     def __init__(self, rows: Sequence[int], lines: Sequence[Line]) -> None:
         self.rows = rows
         self._lines = lines
+
+    def given(self, key: str) -> list[tuple[str, Place]]:
+        """Each value of the key as the file writes it, and its place."""
+        lines = ((row, self._lines[row]) for row in self.rows)
+        return [(line.value_text, Place(row + 1, line.value[0] + 1)) for row, line in lines if line.key == key]
 
     @property
     def place(self) -> Place:
