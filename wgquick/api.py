@@ -16,6 +16,7 @@ from wgquick.config.settings import Settings
 from wgquick.errors import OperationError, WgqError
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
+from wgquick.transcript import lines_of, note
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from wgquick.routing import Query
     from wgquick.status.observe import Observer
     from wgquick.status.values import Status
+    from wgquick.transcript import Line
     from wgquick.upkeep.events import Event
 
     Transcript = Callable[[str], None]
@@ -401,8 +403,8 @@ def _for_plan(
     return place.name, settings, Places(place.path or STANDARD_INPUT_PATH, documents[0])
 
 
-def _cut_off(verb: str, name: str, settings: Settings | None, ground: Ground, connection: str) -> str:
-    """A remark if the change cuts off the SSH session, by a trace on the planned state; "" if it does not."""
+def _cut_off(verb: str, name: str, settings: Settings | None, ground: Ground, connection: str) -> Line | None:
+    """A note if the change cuts off the SSH session, by a trace on the planned state; None if it does not."""
     from wgquick.diagnosis import cut_off
     from wgquick.diagnosis.keys import public_key_of
     from wgquick.executor import snapshot as executor_snapshot
@@ -416,10 +418,10 @@ def _cut_off(verb: str, name: str, settings: Settings | None, ground: Ground, co
         facts = executor_snapshot.facts(settings, now, ground.host, ground.options)
         after = cut_off.planned(after, desired(settings, facts))
     found = cut_off.cut_off(seen, after, connection)
-    return f"[!] {found}: `wgq try {verb} {name}' rolls that back by itself" if found else ""
+    return note(f"{found}: `wgq try {verb} {name}' rolls that back by itself") if found else None
 
 
-def move_lines(move: Move) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def move_lines(move: Move) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
     """The transcript lines of a reload's move, and of the steps that revert it."""
     host = _host(_say_nothing)
     return move.step.lines(host), tuple(line for step in move.back for line in step.lines(host))
@@ -848,7 +850,7 @@ def _line_by_line(transcript: Transcript | None) -> Transcript:
         return _say_nothing
 
     def say(text: str) -> None:
-        for line in text.split("\n"):
+        for line in lines_of(text):
             transcript(line)
 
     return say

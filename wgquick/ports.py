@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Rule,
         SocketAddress,
     )
+    from wgquick.transcript import Line
 
     Variables = Mapping[str, str | tuple[str, ...]]  # shell variables; a tuple is an array
 
@@ -163,10 +164,10 @@ class Firewall(Protocol):
     def forget_inbound(self, name: str) -> None:
         """Remove the rules of `keep_inbound`; does nothing if there are none."""
 
-    def add_lines(self, kind: str, family: int) -> tuple[str, ...]:
+    def add_lines(self, kind: str, family: int) -> tuple[Line, ...]:
         """The transcript lines of `add`."""
 
-    def remove_lines(self, kind: str, family: int) -> tuple[str, ...]:
+    def remove_lines(self, kind: str, family: int) -> tuple[Line, ...]:
         """The transcript lines of `remove`."""
 
 
@@ -197,10 +198,10 @@ class Dns(Protocol):
 
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
-    ) -> tuple[str, ...]:
+    ) -> tuple[Line, ...]:
         """The transcript lines of `set`."""
 
-    def unset_lines(self, mode: str, name: str) -> tuple[str, ...]:
+    def unset_lines(self, mode: str, name: str) -> tuple[Line, ...]:
         """The transcript lines of `unset`."""
 
 

@@ -311,8 +311,13 @@ def test_offline_needs_no_root(machine: Namespace) -> None:
     text = config("DNS = 10.0.0.53\nPreUp = true\nPostDown = false", FULL, address=BOTH)
     machine.run(["sh", "-c", "cat >/run/wg0.conf; chmod 644 /run/wg0.conf"], input=text)
     user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all"]
-    for verb, expected in (("up", "ip link set mtu (known on the host) up dev wg0"), ("down", "link delete")):
-        done = machine.run([*user, *WGQ, "plan", verb, "--offline", "/run/wg0.conf"], check=False)
+    machine.run(["ln", "-s", "wg0.conf", "/run/1420.conf"])
+    for verb, name, expected in (
+        ("up", "wg0", "ip link set mtu (known on the host) up dev wg0"),
+        ("up", "1420", "ip link set mtu (known on the host) up dev 1420"),
+        ("down", "wg0", "link delete"),
+    ):
+        done = machine.run([*user, *WGQ, "plan", verb, "--offline", f"/run/{name}.conf"], check=False)
         assert done.returncode == 2, done.stderr
         assert expected in done.stdout
         assert KEY not in done.stdout + done.stderr

@@ -174,7 +174,7 @@ def test_the_mtu_is_the_smallest_path_less_80(settings: Settings, facts: MtuFact
 
 def test_search_domains_alone_set_no_dns() -> None:
     (note,) = up.set_dns(Settings("wg0", dns_search=("corp",)), "off", ())
-    assert note == Note("[!] DNS has no server address: corp alone has no effect")
+    assert note == Note("DNS has no server address: corp alone has no effect")
 
 
 def test_dns_of_a_full_tunnel_gets_all_queries() -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from wgquick.config.settings import LAN, Extras
 from wgquick.device import Device, DevicePeer
 from wgquick.net import (
     Endpoint,
@@ -21,7 +22,7 @@ from wgquick.net import (
 )
 from wgquick.plan.applied import Applied
 from wgquick.plan.current import Current, LinkDns
-from wgquick.plan.lost import KINDS, Extras, lost
+from wgquick.plan.lost import KINDS, CurrentExtras, lost
 from wgquick.plan.steps import (
     DeleteRule,
     DeleteThrow,
@@ -257,7 +258,7 @@ def test_the_kill_switch_is_restored_from_the_journal() -> None:
     known = "a.example:51820=192.0.2.1/51820/0"
     undos = (RemoveGuard("wg0", known), DeleteThrow(str(lan), 51820), ForgetInbound("wg0"))
     now = WHOLE._replace(device=Device("wg0", listen_port=4000, fwmark=51820))
-    gone = Extras(frozenset(), guarded=False, inbound=False)
+    gone = CurrentExtras(frozenset(), guarded=False, inbound=False)
     found = lost(undos, APPLIED, now, gone)
     assert [each.text for each in found] == [
         "throw 192.168.0.0/16 table 51820",
@@ -266,10 +267,11 @@ def test_the_kill_switch_is_restored_from_the_journal() -> None:
     ]
     guard = Guard(51820, 4000, (end,), (lan,), inbound=True)
     assert SetGuard("wg0", guard, known) in [each.step for each in found]
-    assert lost(undos, APPLIED, now, Extras(frozenset({(lan, 51820)}))) == ()
+    assert lost(undos, APPLIED, now, CurrentExtras(frozenset({(lan, 51820)}))) == ()
     assert lost((), APPLIED, now, gone) == ()
-    more = APPLIED._replace(extras=("# wgq: kill-switch = on", "# wgq: exclude = lan, 192.168.3.0/24, 10.0.0.0/8"))
-    wider = guard._replace(networks=(Prefix.parse("10.0.0.0/8"), lan))
+    private, nested = Prefix.parse("10.0.0.0/8"), Prefix.parse("192.168.3.0/24")
+    more = APPLIED._replace(extras=Extras(kill_switch=True, exclude=(LAN, nested, private)))
+    wider = guard._replace(networks=(private, lan))
     assert SetGuard("wg0", wider, known) in [each.step for each in lost(undos, more, now, gone)]
 
 

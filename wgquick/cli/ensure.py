@@ -11,6 +11,7 @@ from wgquick.errors import WgqError
 from wgquick.executor.ensuring import Ensured
 from wgquick.executor.reloading import ReloadOptions, RestartNeededError
 from wgquick.lean import TYPE_CHECKING
+from wgquick.transcript import lines_of
 
 if TYPE_CHECKING:
     from wgquick.cli.verbs import Given
@@ -75,8 +76,7 @@ class _Ensure:
         )
 
     def _say(self, line: str) -> None:
-        if line.startswith("[#] "):
-            self._commands.append(line.removeprefix("[#] "))
+        self._commands += (each.text for each in lines_of(line) if each.is_command)
         say(line)
 
     def _read(self) -> Settings:

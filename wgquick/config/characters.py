@@ -92,6 +92,8 @@ def _meant(char: str) -> str:
             return " "
         case "Pd":
             return "-"
+        case _:
+            pass
     normal = unicodedata.normalize("NFKC", char)
     return normal if normal.isascii() and normal.isprintable() else ""
 

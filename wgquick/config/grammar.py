@@ -188,6 +188,8 @@ def save_config(value: str) -> bool:
             return True
         case "false":
             return False
+        case _:
+            pass
     what = f"SaveConfig {shown(value)} is neither true nor false"
     raise GrammarError("save-config", what, unquoted(value) or "write true or false")
 

@@ -12,6 +12,7 @@ from wgquick.executor.journal import Journal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.plan import down as plan_down
 from wgquick.plan.steps import DeleteLink, RemoveGuard, hooks
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,13 +63,13 @@ def settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Sett
     except WgqError as error:
         if not can_go_down(name, host, without_file=True):
             raise
-        say(f"[!] {error.what}: taking {name} down by its journal and the host's state")
+        say(note(f"{error.what}: taking {name} down by its journal and the host's state"))
         return None
     if faults is None or not can_go_down(name, host, without_file=True):
         return settings
     recorded = can_go_down(name, host, without_file=False)
     say(str(faults))
-    say(f"[!] Taking {name} down all the same, with {'its journal' if recorded else 'the file'}'s hooks")
+    say(note(f"Taking {name} down all the same, with {'its journal' if recorded else 'the file'}'s hooks"))
     return None if recorded else settings
 
 
@@ -109,7 +110,7 @@ def take_down(
         run.apply(departure.after)
     except HookError:
         for fault in faults:
-            say(f"[!] {fault}")
+            say(note(fault))
         raise
     if faults:
         raise unfinished
@@ -138,10 +139,10 @@ def _departure(
         undos = (*recorded, *_unrecorded(name, settings, record, host, options, say=say))
         return Departure(before, after, ended, plan_down.in_down_order(undos))
     if current := renamed(record, host):
-        say(f"[!] {name} was renamed to {current}")
+        say(note(f"{name} was renamed to {current}"))
         undos = plan_down.as_renamed(record.undos, current)
         return Departure((), after, False, plan_down.in_down_order(undos))
-    say(f"[!] {name} is gone already: removing what it left behind")
+    say(note(f"{name} is gone already: removing what it left behind"))
     return Departure((), after, False, undos_without_link(record, host, options))
 
 
@@ -150,7 +151,7 @@ def _unrecorded(
 ) -> tuple[Undo, ...]:
     """The undos found on the host for a journal that is damaged, ends early or does not name its link."""
     if record.unread:
-        say(f"[!] {record.unread} line(s) of the journal are not understood: using the host's state as well")
+        say(note(f"{record.unread} line(s) of the journal are not understood: using the host's state as well"))
     elif record.ifindex and record.complete:
         return ()
     from wgquick.executor import observe
@@ -198,7 +199,7 @@ def _hooks(settings: Settings | None, record: Record, say: Say) -> tuple[Hooks, 
     if settings is not None:
         return hooks(settings, "PreDown"), hooks(settings, "PostDown")
     if record.hidden_hooks:
-        say(f"[!] {record.hidden_hooks} hook(s) with a key are not in the journal and do not run")
+        say(note(f"{record.hidden_hooks} hook(s) with a key are not in the journal and do not run"))
     return (
         tuple(hook for hook in record.hooks if hook.stage == "PreDown"),
         tuple(hook for hook in record.hooks if hook.stage == "PostDown"),
@@ -214,7 +215,7 @@ def _run_pre_down(name: str, before: Hooks, run: Execution, options: Options, *,
             remedy = f"Nothing was removed. `wgq down --force {name}' ignores the failure."
             remedies = f"{error.remedy}\n  {remedy}" if error.remedy else remedy
             raise HookError(error.what, error.status, where=error.where, remedy=remedies) from None
-        say(f"[!] {error.what}: continuing, as --force asks")
+        say(note(f"{error.what}: continuing, as --force asks"))
 
 
 def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Save) -> None:
@@ -227,7 +228,7 @@ def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Sa
         if not options.force:
             remedy = f"{error.remedy}. `wgq down --force {name}' does not save.".removeprefix(". ")
             raise WgqError(error.what, where=error.where, remedy=remedy) from None
-        say(f"[!] {error.what}: continuing, as --force asks")
+        say(note(f"{error.what}: continuing, as --force asks"))
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

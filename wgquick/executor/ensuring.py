@@ -11,6 +11,7 @@ from wgquick.executor.journal import Journal
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.plan.steps import DeleteLink
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ def _here(
         trial.supersede(host.journal_directory, name, say)
         return Ensured("up")
     if is_unfinished(name, link, host):
-        say(f"[!] {name} was not brought up completely: starting anew")
+        say(note(f"{name} was not brought up completely: starting anew"))
         up.restart(settings, host, options, say, {})
         return Ensured("up")
     done = _changed(settings, host, options, reload_options, say)
@@ -130,6 +131,6 @@ def _changed(
     except RestartNeededError as needed:
         raise RestartNeededError(name, needed.reasons, settings.path, COMMAND) from None
     if look.is_same:
-        say(f"[!] {name} is up as {settings.path or 'its configuration'} says: nothing to do")
+        say(note(f"{name} is up as {settings.path or 'its configuration'} says: nothing to do"))
         return Ensured()
     return Ensured("restart" if outcome.restart else "reload", outcome.restart)

@@ -30,6 +30,7 @@ from wgquick.plan.steps import (
     add_routes,
     delete_routes,
 )
+from wgquick.transcript import batch, command, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -163,6 +164,8 @@ class Execution:
                 config.listen_port and error.errno in udp_port.REFUSALS
             ):
                 raise udp_port.refused(name, config.listen_port, error.errno, self.host)
+            case _:
+                pass
 
     def _retract(self) -> None:
         """Remove the last undo from the journal: the state belongs to another program."""
@@ -185,7 +188,7 @@ class Execution:
         self._print_all(steps)
 
     def _print_all(self, steps: Iterable[Step | Undo]) -> None:
-        text = "\n".join(line for step in steps for line in step.lines(self.host))
+        text = batch(line for step in steps for line in step.lines(self.host))
         if text:
             self._say(text)
 
@@ -242,7 +245,8 @@ class Execution:
             )
         program, why = chosen
         self._refuse_existing(name)
-        self._say(f"[!] Using the userspace implementation {program} ({why}).\n[#] {program} {name}")
+        used = note(f"Using the userspace implementation {program} ({why}).")
+        self._say(batch((used, command(f"{program} {name}"))))
         self.host.userspace.start(program, name)
 
     def _identify(self, name: str) -> None:
@@ -259,7 +263,7 @@ class Execution:
 
     def _add_kernel_link(self, name: str) -> bool:
         """Returns True if the kernel created the link, False if a userspace implementation has to be tried."""
-        self._say(f"[#] ip link add dev {name} type wireguard")
+        self._say(command(f"ip link add dev {name} type wireguard"))
         try:
             self.host.rtnl.add_wireguard_link(name)
         except OperationError as error:
@@ -275,7 +279,7 @@ class Execution:
                         "This kernel has no WireGuard (modprobe wireguard?). --backend userspace needs none."
                     )
                 raise
-            self._say("[!] Missing WireGuard kernel module. Falling back to a userspace implementation.")
+            self._say(note("Missing WireGuard kernel module. Falling back to a userspace implementation."))
             return False
         return True
 
@@ -320,11 +324,11 @@ class Execution:
         faults = self.undo_all(plan_down.in_rollback_order(plan_down.as_renamed(undos, now)))
         self.host.userspace.clear(self._journal.name)
         if any(isinstance(undo, RemoveGuard) for undo in self._undos):
-            self._say(f"[!] The kill switch stays: `wgq down {self._journal.name}' removes it")
+            self._say(note(f"The kill switch stays: `wgq down {self._journal.name}' removes it"))
         elif not faults:
             self._journal.remove()
         for fault in faults:
-            self._say(f"[!] {fault}")
+            self._say(note(fault))
 
     def _name_now(self) -> str:
         """The link's current name; "" if there is no link."""

@@ -332,7 +332,8 @@ def _extended(record: Record, entry: object) -> Record:
             return record._replace(intended=intended)
         case {"peers": peers}:
             return record._replace(peers=read_given(peers))
-    raise ValueError
+        case _:
+            raise ValueError
 
 
 def _without_last(undos: tuple[Undo, ...], retracted: Undo) -> tuple[Undo, ...]:

@@ -10,6 +10,7 @@ from wgquick.errors import OperationError
 from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.plan.steps import UnsetDns
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,10 +28,10 @@ def _clean_file(host: Host, say: Callable[[str], None]) -> tuple[str, ...]:
     try:
         names = host.dns.repair()
     except OperationError as error:
-        say(f"[!] {error.what}: it still has the DNS of a tunnel that is gone")
+        say(note(f"{error.what}: it still has the DNS of a tunnel that is gone"))
         return ()
     for name in names:
-        say(f"[!] Removed the DNS of {name}, which is gone, from /etc/resolv.conf")
+        say(note(f"Removed the DNS of {name}, which is gone, from /etc/resolv.conf"))
     return names
 
 
@@ -50,7 +51,7 @@ def _unset_dns(records: Iterable[Record], host: Host, say: Callable[[str], None]
     undos = {undo for record in records for undo in record.undos if isinstance(undo, UnsetDns)}
     names = {undo.name for undo in undos if undo.mode == "resolvconf" and host.rtnl.link(undo.name) is None}
     for name in sorted(names):
-        say(f"[!] {name} is gone with its network namespace: removing its DNS")
+        say(note(f"{name} is gone with its network namespace: removing its DNS"))
         with suppress(OperationError):
             host.dns.unset("resolvconf", name)
     return names

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from wgquick.config.settings import LAN, Extras
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import snapshot, waiting
@@ -94,13 +95,13 @@ def missing(given: Recorded, host: Host) -> tuple[Lost, ...]:
     return lost(given.record.undos, given.applied, now, extras._replace(lans=_lans(given, host)))
 
 
-def own_lines(given: Recorded) -> tuple[str, ...]:
-    """wgq's own settings, as lines."""
-    return (given.applied.extras or ()) if given.applied else ()
+def own_extras(given: Recorded) -> Extras:
+    """wgq's own settings; none if they are unknown."""
+    return (given.applied and given.applied.extras) or Extras()
 
 
 def _lans(given: Recorded, host: Host) -> tuple[Prefix, ...]:
-    return lans(given.name, host) if plan_lost.has_lan(own_lines(given)) else ()
+    return lans(given.name, host) if LAN in own_extras(given).exclude else ()
 
 
 def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
@@ -271,7 +272,7 @@ def _set_guard(given: Recorded, resolved: str, device: Device, host: Host) -> No
     """Record the endpoints that the kill switch allows, and set it."""
     undos = given.record.undos
     undo = RemoveGuard(given.name, resolved)
-    own = own_lines(given)
+    own = own_extras(given)
     wanted = plan_lost.guard(undos, own, device, resolved, _lans(given, host))
     journal = Journal(host.journal_directory, given.name)
     if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
@@ -289,7 +290,7 @@ def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
         if given is None or given.record.unread or given.record.intended is not None:
             return None
         device, networks, undos = host.wireguard.get(name), _lans(given, host), given.record.undos
-        wanted = plan_lost.throws(undos, own_lines(given), device, networks)
+        wanted = plan_lost.throws(undos, own_extras(given), device, networks)
         has = [undo for undo in undos if isinstance(undo, DeleteThrow)]
         others = [undo for undo in undos if not isinstance(undo, DeleteThrow)]
         run, journal = cast("Run", _Run(host)), Journal(host.journal_directory, name)

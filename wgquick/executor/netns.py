@@ -20,6 +20,7 @@ from wgquick.executor.journal import Journal
 from wgquick.executor.places import Place, check_reachable, forget, is_reachable, names, place, write
 from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.plan import traffic
+from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,12 +85,12 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         is_told = bool(settings.told.netns)
         write(name, Place(netns, is_ours, is_starting=True, is_told=is_told), host)
         if is_ours:
-            say(f"[#] ip netns add {netns}")
+            say(command(f"ip netns add {netns}"))
             host.netns.add(netns)
-    say(f"[#] nsenter --net={host.netns.path_of(netns)}")
+    say(command(f"nsenter --net={host.netns.path_of(netns)}"))
     with host.inside(netns) as inner:
         if is_ours:
-            say("[#] ip link set up dev lo")
+            say(command("ip link set up dev lo"))
             inner.rtnl.set_link("lo")
         where = Place(netns, is_ours, is_starting=True, directory=inner.journal_directory, is_told=is_told)
         write(name, where, host)
@@ -118,7 +119,7 @@ def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) ->
     """Remove the leftovers of a killed `up` or a deleted namespace; WgqError if the tunnel is up."""
     _check_not_inside(name, earlier, host)
     exists = is_reachable(earlier, host)
-    say(f"[!] Cleaning up after an earlier {name} that was not taken down")
+    say(note(f"Cleaning up after an earlier {name} that was not taken down"))
     _remove_stray(name, earlier, host)
     if not exists:
         _end_unreachable(name, earlier, host, say)
@@ -140,7 +141,7 @@ def _end_unreachable(name: str, where: Place, host: Host, say: Say) -> None:
     try:
         host.dns_of(where.netns).unset("file", name)
     except OperationError as error:
-        say(f"[!] {error.what}")
+        say(note(f"{error.what}"))
     if where.directory:
         Journal(where.directory, name).remove()
         with suppress(OSError):  # not empty
@@ -204,15 +205,15 @@ def take_down(
     _remove_stray(name, where, host)
     try:
         if not is_reachable(where, host):
-            say(f"[!] The network namespace {where.netns} is gone already: removing what {name} left behind")
+            say(note(f"The network namespace {where.netns} is gone already: removing what {name} left behind"))
             _end_unreachable(name, where, host, say)
             return
-        say(f"[#] nsenter --net={host.netns.path_of(where.netns)}")
+        say(command(f"nsenter --net={host.netns.path_of(where.netns)}"))
         with host.inside(where.netns) as inner:
             if _is_there(name, inner):
                 executor_down.cmd_down(name, read, inner, options, say=say, save=lambda found: save(found, inner))
             else:
-                say(f"[!] {name} is gone already")
+                say(note(f"{name} is gone already"))
     finally:
         _leave(name, host, say)
 
@@ -312,7 +313,7 @@ def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
 
     name, bare = settings.name, settings._replace(save_config=False)
     check_wishes(settings, host, options)
-    say(f"[!] Restarting {name} for {moved(settings, host)[0]}")
+    say(note(f"Restarting {name} for {moved(settings, host)[0]}"))
     where = place(name, host)
     with undone_on_failure(name, settings, host, options, say):
         if where is None:
@@ -341,10 +342,10 @@ def _leave(name: str, host: Host, say: Say) -> None:
                 links = [link.name for link in inner.rtnl.links() if link.name not in _BORN_WITH]
         if where.is_ours and not is_anew and not _pass_on(name, where, host):
             if links:
-                say(f"[!] The network namespace {where.netns} stays, as it has other links: {' '.join(links)}")
+                say(note(f"The network namespace {where.netns} stays, as it has other links: {' '.join(links)}"))
             else:
                 if exists:
-                    say(f"[#] ip netns delete {where.netns}")
+                    say(command(f"ip netns delete {where.netns}"))
                 host.netns.delete(where.netns)
         forget(name, host)
 

@@ -7,7 +7,6 @@ it would apply. So a plan has the verb's own steps, in the same order and with t
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -54,6 +53,7 @@ from wgquick.plan.steps import (
     UnsetDns,
     parameter,
 )
+from wgquick.transcript import command, lines_of, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,10 +70,10 @@ if TYPE_CHECKING:
     from wgquick.plan.places import Places
     from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
+    from wgquick.transcript import Line
 
     Say = Callable[[str], None]
 
-_COMMAND = "[#] "
 _ADDS = (AddLink, SetDevice, AddAddress, AddRoute, AddRule, AddThrow, AddFirewall, SetDns, SetGuard, KeepInbound)
 _REMOVES = (
     *(DeleteLink, DeleteRule, DeleteThrow, DeleteAddress, DeleteRoute, UnsetDns, RemoveFirewall, RemoveGuard),
@@ -113,8 +113,8 @@ def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -
     link = host.rtnl.link(name)
     if link is not None and name in host.wireguard.interfaces():
         if ensuring.is_unfinished(name, link, host):
-            note = f"[!] {name} was not brought up completely: `wgq up --ensure {name}' starts anew"
-            return _restarted("up", settings, ground, (), (note,))
+            why = note(f"{name} was not brought up completely: `wgq up --ensure {name}' starts anew")
+            return _restarted("up", settings, ground, (), (why,))
         return _differing("up", settings, ground, reload_options)
     with _rehearsal(name, ground) as run:
         up.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
@@ -156,14 +156,14 @@ def _differing(verb: str, settings: Settings, ground: Ground, reload_options: Re
         reload.check_save_config(f"{ensuring.COMMAND} --force {settings.name}")
     if look.difference.restart:
         planned = ground._replace(options=reload.options)
-        return _restarted(verb, reload.settings, planned, look.difference.restart, tuple(said))
+        return _restarted(verb, reload.settings, planned, look.difference.restart, tuple(_each(said)))
     changes = tuple(_of_moves(look, settings, ground))
     notes = look.notes if changes else ()
-    return Plan(verb, settings.name, changes, (), (*said, *notes))
+    return Plan(verb, settings.name, changes, (), (*_each(said), *notes))
 
 
 def _restarted(
-    verb: str, settings: Settings, ground: Ground, reasons: tuple[str, ...], notes: tuple[str, ...]
+    verb: str, settings: Settings, ground: Ground, reasons: tuple[str, ...], notes: tuple[Line, ...]
 ) -> Plan:
     name = settings.name
     with _rehearsal(name, ground) as run:
@@ -202,14 +202,14 @@ class Rehearsal:
         self.prospect = prospect
         self.host = cast("Host", prospect)
         self.taken: list[Taken] = []
-        self.notes: list[str] = []
+        self.notes: list[Line] = []
         self._heard: list[str] = []
 
     def say(self, text: str) -> None:
         """Record the transcript: commands for the step that they belong to, other lines as notes."""
-        for line in text.split("\n"):
-            if line.startswith(_COMMAND):
-                self._heard.append(line.removeprefix(_COMMAND))
+        for line in lines_of(text):
+            if line.is_command:
+                self._heard.append(line.text)
             else:
                 self.notes.append(line)
 
@@ -229,7 +229,7 @@ class Rehearsal:
 
     def save(self, settings: Settings) -> None:
         """Record that SaveConfig would write the file."""
-        self.say(f"{_COMMAND}wg showconf {settings.name}")
+        self.say(command(f"wg showconf {settings.name}"))
         self.taken.append(Taken(Note(""), tuple(self._heard)))
         self._heard.clear()
 
@@ -274,7 +274,7 @@ class _Rehearsed(Execution):
             self._print_all((undo,))
             written = self._rehearsal.prospect.state.sysctl
             if isinstance(undo, ReleaseSysctl) and written != before:
-                self._rehearsal.say(f"{_COMMAND}sysctl -q {undo.key}={written[parameter(undo.key)]}")
+                self._rehearsal.say(command(f"sysctl -q {undo.key}={written[parameter(undo.key)]}"))
             self._rehearsal.take(undo)
         return []
 
@@ -291,14 +291,18 @@ def _planned(
 ) -> Planned:
     step, text = taken.step, taken.text
     after = _known_after(taken, settings, ground)
+    opened = _left_open(step, after)
+    if opened is not step:
+        text = tuple(_texts(opened.lines(host)))
     return Planned(
         _sign(step),
         "SaveConfig" if isinstance(step, Note) else type(step).__name__,
-        tuple(_left_open(line, step, after) for line in text),
+        text,
         "" if isinstance(step, _UNDOS) else reason(step, settings, ground.places),
         live if isinstance(step, DeleteLink) else (),
-        tuple(_left_open(line, step, after) for line in _undo_lines(step, host)),
+        tuple(_undo_lines(opened, host)),
         after,
+        opened is not step,
     )
 
 
@@ -316,11 +320,15 @@ def _undo_lines(step: Step | Undo, host: Host) -> Iterator[str]:
     if isinstance(undo, ReleaseSysctl):
         yield f"sysctl -q {undo.key}={undo.earlier}"
     elif undo is not None:
-        yield from _plain(undo.lines(host))
+        yield from _texts(undo.lines(host))
 
 
-def _plain(lines: Iterable[str]) -> Iterator[str]:
-    return (line.removeprefix(_COMMAND) for line in lines)
+def _texts(lines: Iterable[Line]) -> Iterator[str]:
+    return (line.text for line in lines)
+
+
+def _each(said: Iterable[str]) -> Iterator[Line]:
+    return (line for text in said for line in lines_of(text))
 
 
 def _known_after(taken: Taken, settings: Settings | None, ground: Ground) -> str:
@@ -355,12 +363,42 @@ def _table(step: Step | Undo) -> int | None:
             return None
 
 
-def _left_open(line: str, step: Step | Undo, after: str) -> str:
-    """The line with `(known after ...)` in place of a number that is not known yet."""
-    number = step.mtu if isinstance(step, SetMtuUp) else _table(step)
-    if not after or number is None:
-        return line
-    return re.sub(rf"\b{number}\b", f"(known {'on' if after == 'the host' else 'after'} {after})", line)
+class _Open(int):
+    """A number that is not known yet: its text is `(known after PreUp)` or `(known on the host)`."""
+
+    after: str
+
+    def __str__(self) -> str:
+        return f"(known {'on' if self.after == 'the host' else 'after'} {self.after})"
+
+    __format__ = object.__format__
+
+
+def _left_open(step: Step | Undo, after: str) -> Step | Undo:
+    """The step, with the number that is not known yet as an _Open; the step itself if `after` is ""."""
+    if not after:
+        return step
+
+    def left_open(number: int) -> _Open:
+        made = _Open(number)
+        made.after = after
+        return made
+
+    match step:
+        case SetMtuUp(_, mtu):
+            return step._replace(mtu=left_open(mtu))
+        case SetFwmark(_, fwmark):
+            return step._replace(fwmark=left_open(fwmark))
+        case AddRule(rule) | DeleteRule(rule) if rule.fwmark is not None:
+            number = left_open(rule.fwmark)
+            table = number if rule.table == rule.fwmark else rule.table
+            return step._replace(rule=rule._replace(fwmark=number, table=table))
+        case AddRoute(route, word) if word and route.destination.length == 0:
+            return step._replace(table_word=str(left_open(route.table)))
+        case AddThrow(_, table):
+            return step._replace(table=left_open(table))
+        case _:
+            return step
 
 
 def reason(step: Step | Undo, settings: Settings | None, places: Places) -> str:
@@ -408,7 +446,7 @@ def _of_moves(look: Look, settings: Settings, ground: Ground) -> Iterator[Planne
 
 def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
     step, host = move.step, ground.host
-    text = tuple(_plain(step.lines(host)))
+    text = tuple(_texts(step.lines(host)))
     if isinstance(step, UndoStep) and isinstance(step.undone, ReleaseSysctl):
         text = (f"sysctl -q {step.undone.key}={step.undone.earlier}",)
     elif isinstance(step, SetSysctl) and not text:
@@ -418,7 +456,7 @@ def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
         type(step.undone if isinstance(step, UndoStep) else step).__name__,
         text,
         reason(step, settings, ground.places),
-        undo=tuple(line for back in move.back for line in _plain(back.lines(host))),
+        undo=tuple(line for back in move.back for line in _texts(back.lines(host))),
     )
 
 
@@ -446,7 +484,7 @@ def of_device(step: ChangeDevice, look: Look, places: Places) -> Iterator[Planne
 
 
 def _lines(name: str, config: DeviceConfig) -> tuple[str, ...]:
-    return tuple(_plain(device_plan.lines(name, config)))
+    return tuple(_texts(device_plan.lines(name, config)))
 
 
 def _of_settings(name: str, config: DeviceConfig, device: Device, places: Places) -> Planned:

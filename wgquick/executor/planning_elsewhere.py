@@ -6,6 +6,7 @@ from wgquick.errors import WgqError
 from wgquick.executor import netns, places, planning
 from wgquick.lean import TYPE_CHECKING, cast
 from wgquick.plan.planned import Plan, Planned
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ def _down(name: str, settings: Settings | None, ground: Ground, where: places.Pl
     if where is None:
         return planning.plan_down(name, settings, ground)
     if not places.is_reachable(where, host):
-        return Plan("down", name, (), (), (f"[!] The network namespace {where.netns} is gone already",))
+        return Plan("down", name, (), (), (note(f"The network namespace {where.netns} is gone already"),))
     enter = Planned("~", "EnterNamespace", (f"nsenter --net={host.netns.path_of(where.netns)}",))
     with host.inside(where.netns) as inner:
         found = planning.plan_down(name, settings, ground._replace(host=inner))

@@ -14,6 +14,7 @@ from wgquick.executor import observe
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.net import MAIN_TABLE, Link, Prefix
 from wgquick.plan.desired import networks
+from wgquick.transcript import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -284,7 +285,7 @@ class _Userspace(_Part):
     def start(self, _program: str, name: str) -> None:
         self._rtnl.made(name)
         if self.netns:
-            self.say(f"[#] ip link set dev {name} netns {self.netns}")
+            self.say(command(f"ip link set dev {name} netns {self.netns}"))
 
     def await_exit(self, name: str) -> None:
         """Does nothing: no daemon was started."""

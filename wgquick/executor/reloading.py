@@ -7,7 +7,8 @@ is recorded before its step.
 
 from __future__ import annotations
 
-from wgquick.config.extras import joined, of_lines
+from wgquick.config.extras import joined
+from wgquick.config.settings import Extras
 from wgquick.errors import SignalError, WgqError
 from wgquick.executor import snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
@@ -34,6 +35,7 @@ from wgquick.plan.steps import (
     SetMtuUp,
     UndoStep,
 )
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
+    from wgquick.transcript import Line
 
     Say = Callable[[str], None]
 
@@ -87,7 +90,7 @@ class Outcome(NamedTuple):
 
     moves: tuple[Move, ...] = ()
     restart: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Line, ...] = ()
 
 
 class Look(NamedTuple):
@@ -96,7 +99,7 @@ class Look(NamedTuple):
     now: Current
     wanted: Desired
     difference: Difference
-    notes: tuple[str, ...]
+    notes: tuple[Line, ...]
     change: DeviceChange
 
     @property
@@ -179,7 +182,7 @@ class Reload:
             from wgquick.executor.restoring import undone_on_failure
             from wgquick.executor.up import restart
 
-            self._say(f"[!] Restarting {self._name} for {'; and for '.join(reasons)}")
+            self._say(note(f"Restarting {self._name} for {'; and for '.join(reasons)}"))
             with undone_on_failure(self._name, self._settings, self._host, self._options, self._say):
                 restart(self._settings, self._host, self._options, self._say, self._resolved)
             return Outcome((), reasons)
@@ -223,7 +226,7 @@ class Reload:
         text, servers = guard.resolved if guard else "", traffic.servers(self._settings, guard, self._host)
         endpoints = plan_traffic.of_file(self._settings, self._resolved, text, servers)
         found = difference(aim, now, self._known, change, facts, endpoints)
-        said = tuple(note.text for note in (*ignored, *notes(change, aim)))
+        said = tuple(each.line for each in (*ignored, *notes(change, aim)))
         return Look(now, aim, found, said, change)
 
     def _without_itself(self, device: Device) -> tuple[Note, ...]:
@@ -270,7 +273,7 @@ class Reload:
         undos = record.undos if record else ()
         run = Execution(self._host, self._options, self._say, self._journal, undos=undos)
         steps = [
-            SetGuard(self._name, lost.guard(undos, self._known.extras or (), device, text, lans), text)
+            SetGuard(self._name, lost.guard(undos, self._known.extras or Extras(), device, text, lans), text)
             for text in (plan_traffic.with_servers(guard.resolved, servers), guard.resolved)
         ]
         try:
@@ -284,8 +287,8 @@ class Reload:
         if not self._options.no_wait_for_dns:
             return {endpoint: self._host.resolve(endpoint) for endpoint in wanted}
         found = self._host.resolved_now(wanted)
-        for note in up.unresolved(self._name, wanted, EndpointFacts(found)):
-            self._say(note.text)
+        for each in up.unresolved(self._name, wanted, EndpointFacts(found)):
+            self._say(each.line)
         return found
 
     def _change(self, look: Look) -> Outcome:
@@ -305,8 +308,8 @@ class Reload:
             except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
                 self._roll_back(run, made, look.now)
             raise
-        for note in look.notes:
-            self._say(note)
+        for each in look.notes:
+            self._say(each)
         return Outcome(tuple(made), (), look.notes)
 
     def _apply(self, run: Execution, look: Look, made: list[Move]) -> Desired:
@@ -349,7 +352,7 @@ class Reload:
         if self._record is not None:
             self._journal.apply(self._record.applied)
         for fault in filter(None, faults):
-            self._say(f"[!] {fault}")
+            self._say(note(fault))
 
     def _lost(self, before: Current) -> Iterator[Step]:
         """The steps for state that has disappeared: the kernel deletes routes and secondary addresses itself."""
@@ -453,7 +456,7 @@ def with_standing(settings: Settings, record: Record | None, before: Applied | N
     """
     extras = settings.extras
     if before is not None and before.told is not None:
-        told = of_lines(before.told)
+        told = before.told
         return settings._replace(
             extras=joined(joined(extras, told), settings.told), told=joined(told, settings.told)
         )

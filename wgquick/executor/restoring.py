@@ -5,7 +5,6 @@ That state contains keys, so it is only in the memory of the trial's guards, and
 
 from __future__ import annotations
 
-from wgquick.config.extras import of_lines
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, SignalError, WgqError
 from wgquick.executor import down, netns, places, reloading, snapshot, src_valid_mark, traffic, up
@@ -17,6 +16,7 @@ from wgquick.plan import restore
 from wgquick.plan.facts import DesiredFacts
 from wgquick.plan.steps import parameter
 from wgquick.plan.up import SRC_VALID_MARK
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     if record is None:
         file = file._replace(extras=Extras())
     elif applied is not None and applied.extras is not None:
-        file = file._replace(extras=of_lines(applied.extras))
+        file = file._replace(extras=applied.extras)
     file = file._replace(table="" if file.extras.netns else _table(applied, wanted))
     return Before(
         name,
@@ -122,9 +122,9 @@ def undone_on_failure(name: str, file: Settings, host: Host, options: Options, s
                 go_back(before, file, host, say)
             except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
                 go_back(before, file, host, say)
-            say(f"[!] The restart failed: {name} is as it was before")
+            say(note(f"The restart failed: {name} is as it was before"))
         except WgqError as error:
-            say(f"[!] {error}")
+            say(note(error))
         raise
 
 
@@ -166,7 +166,7 @@ def _take_down_there(before: Before, where: Place, tried: Settings | None, host:
             before.name, where, lambda: (settings, None), host, options, say=say, save=lambda _settings, _host: None
         )
     except HookError as error:
-        say(f"[!] {error.what}: continuing")
+        say(note(f"{error.what}: continuing"))
 
 
 def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
@@ -203,7 +203,7 @@ def _take_down(before: Before, tried: Settings | None, host: Host, say: Say, *, 
     try:
         down.take_down(before.name, settings, host, options, say=say, save=lambda _: None, keeps_guard=keeps_guard)
     except HookError as error:  # a PostDown hook, which runs after everything is removed
-        say(f"[!] {error.what}: continuing")
+        say(note(f"{error.what}: continuing"))
 
 
 def _bring_up_again(before: Before, wanted: restore.Wanted, tried: Settings | None, host: Host, say: Say) -> None:
@@ -218,7 +218,7 @@ def _bring_up(settings: Settings, host: Host, options: Options, say: Say, up: Up
     try:
         up(settings, host, options, say)
     except HookError as error:
-        say(f"[!] {error.what}: continuing without hooks")
+        say(note(f"{error.what}: continuing without hooks"))
         up(settings._replace(pre_up=(), post_up=()), host, options, say)
 
 

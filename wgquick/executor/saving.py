@@ -10,6 +10,7 @@ from wgquick.executor.journal import Journal, with_source
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, is_link_local
 from wgquick.plan.steps import UnsetDns
+from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
         raise WgqError(f"`{name}' is not a WireGuard interface")
     if not settings.path:
         raise WgqError(f"the configuration of {name} was not read from a file", remedy="There is none to save to.")
-    say(f"[#] wg showconf {name}")
+    say(command(f"wg showconf {name}"))
     # A hook may have edited the file since it was read: use its current content.
     document = location.read(location.Location(name, settings.path))
     settings = parse(document, name, settings.path)
@@ -51,7 +52,7 @@ def _keep_edited(path: str, data: bytes, journal: Journal, say: Callable[[str], 
         return
     copy = f"{path}.edited"
     write_atomic(copy, data)
-    say(f"[!] {path} was edited while the interface was up: the edits are replaced, and kept in {copy}")
+    say(note(f"{path} was edited while the interface was up: the edits are replaced, and kept in {copy}"))
 
 
 def _named(settings: Settings, device: Device) -> Iterator[Endpoint]:

@@ -14,7 +14,7 @@ from wgquick.plan.current import Current, LinkDns
 from wgquick.plan.difference import IPV6_MTU
 from wgquick.plan.facts import DesiredFacts, MtuFacts
 from wgquick.plan.given import merged
-from wgquick.plan.lost import Extras
+from wgquick.plan.lost import CurrentExtras
 from wgquick.plan.steps import DeleteThrow, ForgetInbound, UnsetDns, parameter
 from wgquick.plan.traffic import standing as standing_guard
 from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
@@ -167,7 +167,7 @@ def _link_mtu(name: str, host: Host) -> int:
     return link.mtu if link else 0
 
 
-def extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
+def extras(undos: Collection[Undo], name: str, host: Host) -> CurrentExtras:
     """The current state of those of wgq's own settings that the journal has."""
     throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
     places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
@@ -177,7 +177,7 @@ def extras(undos: Collection[Undo], name: str, host: Host) -> Extras:
         for destination in host.rtnl.routes(family=family, table=table)
     }
     guard = standing_guard(undos)
-    return Extras(
+    return CurrentExtras(
         frozenset(present),
         guard is None or host.firewall.is_guarded(name),
         not any(isinstance(undo, ForgetInbound) for undo in undos) or host.firewall.keeps_inbound(name),

@@ -119,7 +119,8 @@ def _dns_of(record: Record) -> Iterable[str]:
     match record.applied:
         case {"dns": [_, [*servers], *_]}:
             return servers
-    return ()
+        case _:
+            return ()
 
 
 def standing(record: Record | None) -> RemoveGuard | None:
@@ -134,7 +135,7 @@ def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) 
         each for each in host.wireguard.interfaces() if each != settings.name and not host.firewall.is_guarded(each)
     )
     if others:
-        run.apply([Note(f"[!] The kill switch of {settings.name} blocks the packets of {', '.join(others)}")])
+        run.apply([Note(f"The kill switch of {settings.name} blocks the packets of {', '.join(others)}")])
 
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:

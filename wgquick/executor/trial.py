@@ -14,6 +14,7 @@ import time
 from wgquick.directory import opened
 from wgquick.errors import OperationError, WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,7 +170,7 @@ def supersede(directory: str, name: str, say: Callable[[str], None]) -> None:
         return
     trial = file.read()
     if trial is not None and not trial.is_over:
-        say(f"[!] This ends the trial of {name}: nothing will be rolled back")
+        say(note(f"This ends the trial of {name}: nothing will be rolled back"))
         file.write(trial._replace(phase=SUPERSEDED))
     file.remove()
     file.close()

@@ -16,6 +16,7 @@ from wgquick.executor import down, netns, places, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
 from wgquick.lean import TYPE_CHECKING, NamedTuple, loads, suppress
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,7 +252,7 @@ class Attempt:
         try:
             restoring.go_back(self._before, self._tried, self._host, self._say)
         except WgqError as error:
-            self._say(f"[!] {error}")
+            self._say(note(error))
         self._finish(trial.FAILED, remove=True)
 
     def _put_on_trial(self, file: TrialFile, begun: Trial) -> None:
@@ -273,7 +274,7 @@ class Attempt:
             )
             file.write(begun)
         self._file = file
-        self._say(f"[!] {asked.name} is on trial: this extends it, and a rollback takes back all of it")
+        self._say(note(f"{asked.name} is on trial: this extends it, and a rollback takes back all of it"))
         self._guards.share(lambda: None, self._hangs, (file.descriptor,))
         try:
             self._tried = self._settings()
@@ -370,7 +371,7 @@ class Attempt:
                 return ""
             except Exception as error:  # also a bug of wgq: no other process would try again
                 fault = str(error)
-                self._say(f"[!] {fault}")
+                self._say(note(fault))
         return fault
 
     def _finish(self, phase: str, *, remove: bool) -> None:
@@ -415,7 +416,7 @@ class Attempt:
         try:
             awaited = waiting.chosen(name, has_endpoint, self._asked.peers, {})
         except WgqError as error:
-            self._say(f"[!] {error}")
+            self._say(note(error))
             return None
         earlier = None if self._asked.verb == "up" else device
         wait = waiting.Wait(name, self._host.wireguard, awaited, earlier)

@@ -12,6 +12,7 @@ from wgquick.plan import traffic as plan_traffic
 from wgquick.plan import up as plan_up
 from wgquick.plan.down import without_guard
 from wgquick.plan.steps import hooks
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -165,7 +166,7 @@ def _recover(
         return
     if current := down.renamed(record, host):
         raise WgqError(f"{name} is still up, renamed to {current}", remedy=f"Take it down first: wgq down {name}")
-    say(f"[!] Cleaning up after an earlier {name} that was not taken down")
+    say(note(f"Cleaning up after an earlier {name} that was not taken down"))
     undos = down.undos_without_link(record, host, options)
     if keeps_guard:
         undos = without_guard(undos)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from wgquick.config.settings import Settings
+    from wgquick.config.settings import Extras, Settings
     from wgquick.net import PublicKey
     from wgquick.plan.desired import Desired
     from wgquick.plan.given import Earlier
@@ -31,9 +31,9 @@ class Applied(NamedTuple):
     `peers` is what the file set for its peers, `private_key` the hash of its key ("": none). `addresses` and
     `routes` (each with its table) are those that were added. `mtu` (0: not set) has a flag for an automatic value.
     `fwmark` is the one chosen for a full tunnel, else 0. `hooked` are the peers that the file's hooks added.
-    `extras` are wgq's own settings as lines (None: unknown), and `told` those that options of the command line
-    set. `means` are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has hashes of
-    what the hooks set on the device in place of the file's values (`plan.reload.parts`).
+    `extras` are wgq's own settings (None: unknown), and `told` those that options of the command line set. `means`
+    are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has hashes of what the
+    hooks set on the device in place of the file's values (`plan.reload.parts`).
     """
 
     peers: Earlier
@@ -46,9 +46,9 @@ class Applied(NamedTuple):
     dns: LinkDns = LinkDns("off")
     firewall: tuple[FirewallRules, ...] = ()
     hooked: frozenset[bytes] = frozenset()
-    extras: tuple[str, ...] | None = None
+    extras: Extras | None = None
     overridden: frozenset[str] = frozenset()
-    told: tuple[str, ...] | None = None
+    told: Extras | None = None
     means: tuple[str, str, str] | None = None
 
 
@@ -70,7 +70,7 @@ class Known(NamedTuple):
     firewall: tuple[FirewallRules, ...] = ()
     fwmark: int = 0
     mtu: int = 0
-    extras: tuple[str, ...] | None = None
+    extras: Extras | None = None
     overridden: frozenset[str] = frozenset()
     is_unfinished: bool = False
 
@@ -169,8 +169,8 @@ def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Ap
         private_key,
         has_automatic_mtu=settings.mtu is None,
         hooked=hooked,
-        extras=tuple(extras.lines(settings.extras)),
-        told=tuple(extras.lines(settings.told)),
+        extras=settings.extras,
+        told=settings.told,
     )
 
 
@@ -189,11 +189,15 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "dns": list(applied.dns),
         "firewall": [_recorded_rules(rules) for rules in applied.firewall],
         "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
-        "extras": None if applied.extras is None else list(applied.extras),
+        "extras": _recorded_extras(applied.extras),
         "overridden": " ".join(sorted(applied.overridden)),
-        "told": None if applied.told is None else list(applied.told),
+        "told": _recorded_extras(applied.told),
         "means": None if applied.means is None else list(applied.means),
     }
+
+
+def _recorded_extras(own: Extras | None) -> list[str] | None:
+    return None if own is None else list(extras.lines(own))
 
 
 def _recorded_rules(rules: FirewallRules) -> list[Any]:
@@ -218,9 +222,9 @@ def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied
         LinkDns(mode, tuple(servers), tuple(search), full_tunnel),
         tuple(_rules(*fields) for fields in record["firewall"]),
         frozenset(map(bytes.fromhex, record["hooked"].split())),
-        None if (lines := record.get("extras")) is None else tuple(lines),
+        None if (lines := record.get("extras")) is None else extras.of_lines(lines),
         frozenset(record.get("overridden", "").split()),
-        None if (told := record.get("told")) is None else tuple(told),
+        None if (told := record.get("told")) is None else extras.of_lines(told),
         None if (means := record.get("means")) is None else _means(*means),
     )
 

@@ -7,8 +7,8 @@ wg-quick(8) would have made is removed.
 
 from __future__ import annotations
 
-from wgquick.config.extras import lines
 from wgquick.config.grammar import mask
+from wgquick.config.settings import Extras
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from wgquick.plan.facts import DesiredFacts
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step
+    from wgquick.transcript import Line
 
 IPV6_MTU = 1280
 """The minimum MTU of a link with IPv6 (RFC 8200): below it the kernel disables IPv6 on the link."""
@@ -135,7 +136,7 @@ def _guard(
         return (), ()
 
     def allowing(text: str) -> SetGuard:
-        own = lost.guard(undos, known.extras or (), device, text, facts.lans)
+        own = lost.guard(undos, known.extras or Extras(), device, text, facts.lans)
         return SetGuard(now.name, own, text)
 
     has = guard.resolved
@@ -161,15 +162,14 @@ def _extras_reasons(
     A journal of an earlier version lacks the settings; its undos show some of them.
     """
     extras, undos = wanted.settings.extras, known.undos or ()
-    before = None if known.extras is None else dict(map(_words_of, known.extras))
-    after = dict(map(_words_of, lines(extras)))
-
-    def differs(word: str) -> bool:
-        return before is not None and before.get(word) != after.get(word)
-
+    before = known.extras
     has_guard = traffic.standing(undos) is not None
     is_renamed = change.first.listen_port is not None or (change.first.fwmark or change.last.fwmark) is not None
-    if extras.kill_switch != has_guard or differs("kill-switch") or (has_guard and is_renamed):
+    if (
+        extras.kill_switch != has_guard
+        or (before is not None and before.kill_switch != extras.kill_switch)
+        or (has_guard and is_renamed)
+    ):
         yield "kill-switch"
     excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
     families = {Prefix.parse(each).family for each in excluded}
@@ -184,21 +184,19 @@ def _extras_reasons(
     networks = traffic.excluded(wanted.settings, facts.lans) if table != 0 else ()
     needed = {each.family for each in networks if not wanted.full or each.family in wanted.full}
     if (
-        differs("exclude")
+        (before is not None and {*before.exclude} != {*extras.exclude})
         or not needed <= families
         or (before is None and is_unlike)
         or (excluded and (is_moved or is_elsewhere))
     ):
         yield "exclude"
     keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
-    if differs("keep-inbound") or keeps != (extras.keep_inbound and bool(wanted.full)) or (keeps and is_moved):
+    if (
+        (before is not None and before.keep_inbound != extras.keep_inbound)
+        or keeps != (extras.keep_inbound and bool(wanted.full))
+        or (keeps and is_moved)
+    ):
         yield "keep-inbound"
-
-
-def _words_of(line: str) -> tuple[str, frozenset[str]]:
-    """The name and the values of a setting's line. Their order does not matter."""
-    setting, _, value = line.removeprefix("# wgq: ").partition(" = ")
-    return setting, frozenset(value.split(", "))
 
 
 def _without_ipv6(wanted: Desired) -> Desired:
@@ -227,7 +225,7 @@ def _mtu(wanted: Desired, now: Current, known: Known, *, is_first: bool) -> Iter
         yield Move(SetMtu(name, mtu), (SetMtu(name, has),))
 
 
-def _device(now: Current, config: DeviceConfig, commands: Iterable[str]) -> Iterator[Move]:
+def _device(now: Current, config: DeviceConfig, commands: Iterable[Line]) -> Iterator[Move]:
     if config != DeviceConfig() and now.device is not None:
         back = ChangeDevice(now.name, reload.inverse(now.device, config), ())
         yield Move(ChangeDevice(now.name, config, tuple(commands)), (back,))
@@ -600,7 +598,7 @@ def _server(text: str) -> object:
 def notes(change: DeviceChange, wanted: Desired) -> Iterator[Note]:
     """The notes of a reload that changes something."""
     for key in change.foreign:
-        yield Note(f"[!] Peer {key} is in neither the file nor the journal: removing it (--keep-foreign keeps it)")
+        yield Note(f"Peer {key} is in neither the file nor the journal: removing it (--keep-foreign keeps it)")
     if change.first.private_key is not None:
-        yield Note("[!] The private key changes: every peer needs a new handshake")
+        yield Note("The private key changes: every peer needs a new handshake")
     yield from map(Note, (*change.notes, *wanted.notes))

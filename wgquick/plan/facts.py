@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wgquick.net import AllowedIP, Endpoint, Prefix, Rule, SocketAddress
-    from wgquick.plan.lost import Extras
+    from wgquick.plan.lost import CurrentExtras
 
 
 class EndpointFacts(NamedTuple):
@@ -79,7 +79,7 @@ class DesiredFacts(NamedTuple):
     mark_earlier: str | None = None
     mark_writable: bool = True
     lans: tuple[Prefix, ...] = ()
-    extras: Extras | None = None
+    extras: CurrentExtras | None = None
 
 
 class DownFacts(NamedTuple):

@@ -5,8 +5,7 @@ wgq restores only the state that up or reload set up, not additions of users or 
 
 from __future__ import annotations
 
-from wgquick.config.extras import network, of_lines
-from wgquick.config.settings import LAN, Address
+from wgquick.config.settings import Address, Extras
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, Guard, Prefix, Route
 from wgquick.plan import traffic
@@ -47,7 +46,7 @@ KINDS = ("address", "dns", "rule", "route", "sysctl", "firewall")
 """The kinds of state, in the order in which it is restored: routes need the addresses."""
 
 
-class Extras(NamedTuple):
+class CurrentExtras(NamedTuple):
     """The current state of wgq's own settings (`plan.traffic`).
 
     `throws` are the throw routes by table; `guarded` is whether the kill switch exists, `inbound` whether the rules
@@ -60,8 +59,7 @@ class Extras(NamedTuple):
     lans: tuple[Prefix, ...] = ()
 
 
-_MET = Extras()
-_EXCLUDE = " exclude = "
+_MET = CurrentExtras()
 
 
 class Lost(NamedTuple):
@@ -72,7 +70,9 @@ class Lost(NamedTuple):
     step: Mending
 
 
-def lost(undos: Iterable[Undo], applied: Applied | None, now: Current, extras: Extras = _MET) -> tuple[Lost, ...]:
+def lost(
+    undos: Iterable[Undo], applied: Applied | None, now: Current, extras: CurrentExtras = _MET
+) -> tuple[Lost, ...]:
     """The lost state of an interface that is up, in the order of KINDS; empty if it is not up.
 
     `undos` and `applied` are the journal's. Without `applied` (a journal of an earlier version) addresses, routes,
@@ -160,22 +160,13 @@ def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
             yield Lost("firewall", text, ReplaceFirewall(now.name, rules))
 
 
-def _excluded(extras: Iterable[str]) -> Iterator[Prefix]:
-    """The excluded networks in the journal's lines."""
-    for line in extras:
-        _, is_exclude, words = line.partition(_EXCLUDE)
-        for word in words.split(",") if is_exclude else ():
-            if word.strip() != LAN:
-                yield network(word.strip())
-
-
-def has_lan(extras: Iterable[str]) -> bool:
-    """Whether the journal's lines exclude `lan`."""
-    return any(LAN in line.partition(_EXCLUDE)[2].split(", ") for line in extras)
+def _excluded(extras: Extras) -> Iterator[Prefix]:
+    """The excluded networks other than `lan`."""
+    return (each for each in extras.exclude if not isinstance(each, str))
 
 
 def throws(
-    recorded: Iterable[Undo], extras: Iterable[str], device: Device, lans: Iterable[Prefix]
+    recorded: Iterable[Undo], extras: Extras, device: Device, lans: Iterable[Prefix]
 ) -> tuple[DeleteThrow, ...]:
     """The undos of the throw routes that a tunnel needs if `lan` means `lans`; none without a table for them."""
     undos = tuple(recorded)
@@ -188,7 +179,7 @@ def throws(
 
 def guard(
     recorded: Iterable[Undo],
-    extras: Iterable[str],
+    extras: Extras,
     device: Device,
     text: str,
     lans: Iterable[Prefix] = (),
@@ -199,16 +190,15 @@ def guard(
     """
     undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
-    own = tuple(extras)
-    networks = traffic.without_nested((*throws, *lans, *_excluded(own)))
+    networks = traffic.without_nested((*throws, *lans, *_excluded(extras)))
     # Without a full tunnel there are no rules to forget, but answers to inbound connections pass all the same.
-    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos) or of_lines(own).keep_inbound
+    keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos) or extras.keep_inbound
     sockets, servers = traffic.sockets(text), tuple(traffic.servers(text))
     return Guard(device.fwmark, device.listen_port, sockets, networks, keeps_inbound, servers=servers)
 
 
 def extras_lost(
-    recorded: tuple[Undo, ...], now: Current, extras: Extras, applied: Applied | None = None
+    recorded: tuple[Undo, ...], now: Current, extras: CurrentExtras, applied: Applied | None = None
 ) -> Iterator[Lost]:
     """The lost state of wgq's own settings; the kill switch is rebuilt from the journal."""
     mark = now.device.fwmark if now.device else 0
@@ -218,7 +208,7 @@ def extras_lost(
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in recorded)
     guards = [undo for undo in recorded if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded and now.device:
-        own = (applied.extras or ()) if applied else ()
+        own = (applied and applied.extras) or Extras()
         wanted = guard(recorded, own, now.device, guards[-1].resolved, extras.lans)
         yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
     if keeps_inbound and not extras.inbound and mark:

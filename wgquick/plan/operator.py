@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import MAIN_TABLE, pack_address
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,4 +69,4 @@ def _has(network: Prefix | AllowedIP, address: bytes) -> bool:
 def warning(name: str, connection: str, remedy: str) -> str:
     """The note that is printed before the change."""
     client = connection.split()[0]
-    return f"[!] Your SSH session from {client} may hang: its replies will go into {name} ({remedy})"
+    return note(f"Your SSH session from {client} may hang: its replies will go into {name} ({remedy})")

@@ -6,6 +6,7 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from wgquick.net import PublicKey
+    from wgquick.transcript import Line
 
 
 class Planned(NamedTuple):
@@ -14,7 +15,8 @@ class Planned(NamedTuple):
     `text` has the commands of the transcript. `reason` is the place in the file (PATH:LINE), or the path alone if
     the file has no line for it. `interrupts` are the peers that lose their session. `undo` has the commands that
     revert the change; empty if it disappears with the link or cannot be reverted. `known_after` says what decides
-    the open values in `text`: "PreUp" or "the host"; "" if none is open.
+    the open values in `text`: "PreUp" or "the host"; "" if none is open. `has_open_number` is whether `text` has
+    `(known ...)` in place of a number.
     """
 
     sign: str
@@ -24,6 +26,7 @@ class Planned(NamedTuple):
     interrupts: tuple[PublicKey, ...] = ()
     undo: tuple[str, ...] = ()
     known_after: str = ""
+    has_open_number: bool = False
 
 
 class Plan(NamedTuple):
@@ -37,4 +40,4 @@ class Plan(NamedTuple):
     interface: str
     changes: tuple[Planned, ...] = ()
     restart: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Line, ...] = ()

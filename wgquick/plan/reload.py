@@ -12,6 +12,7 @@ from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey
 from wgquick.plan.given import UNKNOWN, Given, merged
+from wgquick.transcript import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.net import Endpoint, SocketAddress
     from wgquick.plan.given import Earlier
+    from wgquick.transcript import Line
 
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _NOTHING_GIVEN = Given()
@@ -186,7 +188,7 @@ def _notes(
         peer = wanted.get(PublicKey(key))
         has = live.get(PublicKey(key))
         if peer is not None and peer.endpoint is None and has is not None and has.endpoint:
-            yield f"[!] The endpoint of {peer.public_key} stays {has.endpoint}: a device cannot forget one"
+            yield f"The endpoint of {peer.public_key} stays {has.endpoint}: a device cannot forget one"
 
 
 def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
@@ -327,13 +329,13 @@ def peers_after(device: Device, change: DeviceChange) -> tuple[DevicePeer, ...]:
     return tuple(peers.values())
 
 
-def lines(name: str, config: DeviceConfig) -> Iterator[str]:
+def lines(name: str, config: DeviceConfig) -> Iterator[Line]:
     """The transcript: the equivalent wg(8) commands, without secrets."""
     words = list(_device_words(config))
     if words:
-        yield f"[#] wg set {name} {' '.join(words)}"
+        yield command(f"wg set {name} {' '.join(words)}")
     for peer in config.peers:
-        yield f"[#] wg set {name} peer {peer.public_key} {' '.join(_peer_words(peer))}".rstrip()
+        yield command(f"wg set {name} peer {peer.public_key} {' '.join(_peer_words(peer))}".rstrip())
 
 
 def _device_words(config: DeviceConfig) -> Iterator[str]:
@@ -362,7 +364,7 @@ def _words(key: Key, value: object) -> str:
     return f"{key.command} {value or 'off'}"
 
 
-def removal_lines(name: str, change: DeviceChange) -> Iterator[str]:
+def removal_lines(name: str, change: DeviceChange) -> Iterator[Line]:
     """The transcript of `last`: the equivalent wg(8) commands."""
     peers = [
         PeerConfig(key, allowed_ips=tuple(AllowedIP(ip.address, ip.length, "-") for ip in each))

@@ -13,6 +13,7 @@ from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, cast
 from wgquick.net import MAIN_TABLE, Prefix, Rule, without_keys
+from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Address, Settings
     from wgquick.net import FirewallRules, Guard, Route
     from wgquick.ports import Host
+    from wgquick.transcript import Line
 
 IP_STATUS = 2
 """The exit status of ip(8), and so of wg-quick, if the kernel refuses."""
@@ -48,8 +50,8 @@ class Run(Protocol):
         """Apply an undo, whether or not its state still exists, and remove it from the journal."""
 
 
-def _line(command: str) -> tuple[str, ...]:
-    return (f"[#] {command}",)
+def _line(text: str) -> tuple[Line, ...]:
+    return (command(text),)
 
 
 # Undos.
@@ -60,7 +62,7 @@ class DeleteLink(NamedTuple):
 
     name: str
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip link delete dev {self.name}")
 
     def do(self, run: Run) -> None:
@@ -75,7 +77,7 @@ class DeleteRule(NamedTuple):
 
     rule: Rule
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip -{self.rule.family} rule delete {_deleted(self.rule)}")
 
     def do(self, run: Run) -> None:
@@ -88,7 +90,7 @@ class UnsetDns(NamedTuple):
     name: str
     mode: str
 
-    def lines(self, host: Host) -> tuple[str, ...]:
+    def lines(self, host: Host) -> tuple[Line, ...]:
         return host.dns.unset_lines(self.mode, self.name)
 
     def do(self, run: Run) -> None:
@@ -102,7 +104,7 @@ class RemoveFirewall(NamedTuple):
     kind: str
     family: int
 
-    def lines(self, host: Host) -> tuple[str, ...]:
+    def lines(self, host: Host) -> tuple[Line, ...]:
         return host.firewall.remove_lines(self.kind, self.family)
 
     def do(self, run: Run) -> None:
@@ -115,7 +117,7 @@ class ReleaseSysctl(NamedTuple):
     key: str
     earlier: str
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return ()
 
     def do(self, run: Run) -> None:
@@ -128,7 +130,7 @@ class DeleteThrow(NamedTuple):
     destination: str
     table: int
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip {_family_of(self.destination)} route delete throw {self.destination} table {self.table}")
 
     def do(self, run: Run) -> None:
@@ -140,7 +142,7 @@ class ForgetInbound(NamedTuple):
 
     name: str
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"nft -f /dev/fd/63 # no longer keep inbound connections beside {self.name}")
 
     def do(self, run: Run) -> None:
@@ -153,7 +155,7 @@ class RemoveGuard(NamedTuple):
     name: str
     resolved: str = ""
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"nft -f /dev/fd/63 # no kill switch of {self.name} any more")
 
     def do(self, run: Run) -> None:
@@ -198,7 +200,7 @@ class AddLink(NamedTuple):
 
     name: str
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         """Empty: the run prints which WireGuard implementation it tries."""
         return ()
 
@@ -216,7 +218,7 @@ class RunHook(NamedTuple):
     stage: str
     command: str
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(without_keys(self.command))
 
     def do(self, run: Run) -> None:
@@ -232,7 +234,7 @@ class SetDevice(NamedTuple):
     name: str
     config: DeviceConfig
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         """Empty: a Note announces the step before the endpoints are resolved."""
         return ()
 
@@ -249,7 +251,7 @@ class SetFwmark(NamedTuple):
     name: str
     fwmark: int
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"wg set {self.name} fwmark {self.fwmark}")
 
     def do(self, run: Run) -> None:
@@ -269,7 +271,7 @@ class AddAddress(NamedTuple):
     def command(self) -> str:
         return f"ip {_family(self.address.address)} address add {self.address.text} dev {self.name}"
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(self.command)
 
     def do(self, run: Run) -> None:
@@ -289,7 +291,7 @@ class SetMtuUp(NamedTuple):
     name: str
     mtu: int
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip link set mtu {self.mtu} up dev {self.name}")
 
     def do(self, run: Run) -> None:
@@ -316,7 +318,7 @@ class AddRoute(NamedTuple):
         verb = "append" if self.beside else "add"
         return f"ip {_family(to.address)} route {verb} {to} dev {self.route.device}{_in_table(self.table_word)}"
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(self.command)
 
     def do(self, run: Run) -> None:
@@ -338,7 +340,7 @@ class DeleteAddress(NamedTuple):
     name: str
     address: Prefix
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip {_family(self.address.address)} address delete {self.address} dev {self.name}")
 
     def do(self, run: Run) -> None:
@@ -359,7 +361,7 @@ class DeleteRoute(NamedTuple):
         to = self.route.destination
         return f"ip {_family(to.address)} route delete {to} dev {self.route.device}{_in_table(self.table_word)}"
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(self.command)
 
     def do(self, run: Run) -> None:
@@ -378,9 +380,9 @@ class ChangeDevice(NamedTuple):
 
     name: str
     config: DeviceConfig
-    commands: tuple[str, ...]
+    commands: tuple[Line, ...]
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return self.commands
 
     def do(self, run: Run) -> None:
@@ -396,7 +398,7 @@ class SetMtu(NamedTuple):
     name: str
     mtu: int
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip link set mtu {self.mtu} dev {self.name}")
 
     def do(self, run: Run) -> None:
@@ -412,7 +414,7 @@ class ReplaceFirewall(NamedTuple):
     name: str
     rules: FirewallRules
 
-    def lines(self, host: Host) -> tuple[str, ...]:
+    def lines(self, host: Host) -> tuple[Line, ...]:
         return host.firewall.add_lines(self.rules.kind, self.rules.family)
 
     def do(self, run: Run) -> None:
@@ -428,7 +430,7 @@ class UndoStep(NamedTuple):
 
     undone: Undo
 
-    def lines(self, host: Host) -> tuple[str, ...]:
+    def lines(self, host: Host) -> tuple[Line, ...]:
         return self.undone.lines(host)
 
     def do(self, run: Run) -> None:
@@ -443,7 +445,7 @@ class AddRule(NamedTuple):
 
     rule: Rule
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"ip -{self.rule.family} rule add {_added(self.rule)}")
 
     def do(self, run: Run) -> None:
@@ -462,7 +464,7 @@ class SetDns(NamedTuple):
     search: tuple[str, ...]
     full_tunnel: bool
 
-    def lines(self, host: Host) -> tuple[str, ...]:
+    def lines(self, host: Host) -> tuple[Line, ...]:
         return host.dns.set_lines(self.mode, self.name, self.servers, self.search, self.full_tunnel)
 
     def do(self, run: Run) -> None:
@@ -485,7 +487,7 @@ class AddFirewall(NamedTuple):
     fwmark: int
     port: int = 0
 
-    def lines(self, host: Host) -> tuple[str, ...]:
+    def lines(self, host: Host) -> tuple[Line, ...]:
         return host.firewall.add_lines(self.kind, self.family)
 
     def do(self, run: Run) -> None:
@@ -506,7 +508,7 @@ class SetSysctl(NamedTuple):
     earlier: str
     held: bool = False
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return () if self.held else _line(f"sysctl -q {self.key}={self.value}")
 
     def do(self, run: Run) -> None:
@@ -527,7 +529,7 @@ class AddThrow(NamedTuple):
     def command(self) -> str:
         return f"ip {_family(self.destination.address)} route add throw {self.destination} table {self.table}"
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(self.command)
 
     def do(self, run: Run) -> None:
@@ -543,7 +545,7 @@ class KeepInbound(NamedTuple):
     name: str
     mark: int
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"nft -f /dev/fd/63 # keep inbound connections beside {self.name}")
 
     def do(self, run: Run) -> None:
@@ -560,7 +562,7 @@ class SetGuard(NamedTuple):
     guard: Guard
     resolved: str = ""
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
+    def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"nft -f /dev/fd/63 # kill switch of {self.name}")
 
     def do(self, run: Run) -> None:
@@ -595,12 +597,17 @@ Change = (
 
 
 class Note(NamedTuple):
-    """A line of the transcript without an effect: a note (`[!]`), or a command (`[#]`) before its step."""
+    """A line of the transcript without an effect: a note, or the command of the next step."""
 
     text: str
+    is_command: bool = False
 
-    def lines(self, _host: Host) -> tuple[str, ...]:
-        return (self.text,)
+    @property
+    def line(self) -> Line:
+        return command(self.text) if self.is_command else note(self.text)
+
+    def lines(self, _host: Host) -> tuple[Line, ...]:
+        return (self.line,)
 
     def do(self, run: Run) -> None:
         """Does nothing."""

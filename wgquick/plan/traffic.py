@@ -194,7 +194,7 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
         if facts.full and facts.mark:
             steps.append(KeepInbound(settings.name, facts.mark))
         else:
-            steps.append(Note(f"[!] {settings.name} is not a full tunnel: keep-inbound has no effect"))
+            steps.append(Note(f"{settings.name} is not a full tunnel: keep-inbound has no effect"))
     return tuple(steps)
 
 

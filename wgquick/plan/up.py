@@ -44,7 +44,7 @@ def add_if(settings: Settings) -> tuple[Step, ...]:
 
 def announce_config(settings: Settings) -> tuple[Step, ...]:
     """The transcript line of set_config. It comes before the endpoints are resolved, as `wg addconf` does that."""
-    return (Note(f"[#] wg addconf {settings.name} /dev/fd/63"),)
+    return (Note(f"wg addconf {settings.name} /dev/fd/63", is_command=True),)
 
 
 def set_config(settings: Settings, facts: EndpointFacts) -> tuple[Step, ...]:
@@ -69,7 +69,7 @@ def unresolved(name: str, wanted: Iterable[Endpoint], facts: EndpointFacts) -> t
     """A note for each of these endpoints that has no address yet."""
     missing = dict.fromkeys(endpoint for endpoint in wanted if endpoint not in facts.resolved)
     reason = f"the peer of {name} has no endpoint until `wgq watch' sets it"
-    return tuple(Note(f"[!] {without_keys(str(each))} cannot be resolved yet: {reason}") for each in missing)
+    return tuple(Note(f"{without_keys(str(each))} cannot be resolved yet: {reason}") for each in missing)
 
 
 def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...]:
@@ -81,7 +81,7 @@ def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...
             raise WgqError(
                 IPV6_DISABLED, remedy="Enable it (sysctl net.ipv6.conf.all.disable_ipv6=0), or omit --strict."
             )
-        steps.insert(0, Note(f"[!] {IPV6_DISABLED}: skipping the IPv6 addresses and routes of {settings.name}"))
+        steps.insert(0, Note(f"{IPV6_DISABLED}: skipping the IPv6 addresses and routes of {settings.name}"))
     return tuple(steps)
 
 
@@ -102,13 +102,13 @@ def ignored_peers(settings: Settings, device: Device) -> tuple[Step, ...]:
 
 def ignored_peer(name: str, key: PublicKey) -> Note:
     """The note for a peer that the device ignores."""
-    return Note(f"[!] {name} ignores the peer {key}: its PublicKey is the interface's own [peer-is-self]")
+    return Note(f"{name} ignores the peer {key}: its PublicKey is the interface's own [peer-is-self]")
 
 
 def looped(name: str, endpoints: Iterable[str]) -> tuple[Note, ...]:
     """A note for each endpoint to which the encrypted packets are routed into the tunnel itself."""
     what = f"is routed into {name} itself, so no packet leaves this host [endpoint-in-tunnel]"
-    return tuple(Note(f"[!] The endpoint {each} {what}") for each in endpoints)
+    return tuple(Note(f"The endpoint {each} {what}") for each in endpoints)
 
 
 def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:
@@ -126,7 +126,7 @@ def automatic_mtu(facts: MtuFacts) -> int:
 def set_dns(settings: Settings, mode: str, allowed_ips: Iterable[AllowedIP]) -> tuple[Step, ...]:
     """The link's DNS; search domains alone set nothing, as in wg-quick."""
     if settings.dns_search and not settings.dns:
-        return (Note(f"[!] DNS has no server address: {', '.join(settings.dns_search)} alone has no effect"),)
+        return (Note(f"DNS has no server address: {', '.join(settings.dns_search)} alone has no effect"),)
     if not settings.dns or mode == "off":
         return ()
     full = settings.table != "off" and any(ip.length == 0 for ip in allowed_ips)
@@ -233,4 +233,4 @@ def set_src_valid_mark(facts: DefaultFacts, *, strict: bool) -> Iterator[Step]:
             f"{SRC_VALID_MARK} {consequence}",
             remedy=f"Set it for the container (docker run --sysctl {SRC_VALID_MARK}=1), or omit --strict.",
         )
-    yield Note(f"[!] {SRC_VALID_MARK} {consequence}. Set it for the container: --sysctl {SRC_VALID_MARK}=1")
+    yield Note(f"{SRC_VALID_MARK} {consequence}. Set it for the container: --sysctl {SRC_VALID_MARK}=1")

@@ -24,7 +24,7 @@ def json_text(plan: Plan) -> str:
         "interface": plan.interface,
         "changes": [_change(each) for each in plan.changes],
         "restart": list(plan.restart),
-        "notes": [note.removeprefix("[!] ") for note in plan.notes],
+        "notes": [note.text for note in plan.notes],
     }
     return json.dumps(found, indent=2) + "\n"
 
@@ -59,7 +59,7 @@ def _remarks(change: Planned) -> Iterator[str]:
         yield name if has_line else f"not in {name}"
     if "Firewall" in change.step:
         yield "firewall rules"
-    if change.known_after and "(known " not in "".join(change.text):
+    if change.known_after and not change.has_open_number:
         yield f"known {'on' if change.known_after == 'the host' else 'after'} {change.known_after}"
     if change.interrupts:
         shown = ", ".join(str(key) for key in change.interrupts[:_SHOWN])

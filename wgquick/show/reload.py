@@ -10,6 +10,7 @@ from wgquick import api
 if TYPE_CHECKING:
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.plan.difference import Move
+    from wgquick.transcript import Line
 
 
 def json_text(name: str, outcome: Outcome, reload_options: ReloadOptions) -> str:
@@ -27,8 +28,8 @@ def json_text(name: str, outcome: Outcome, reload_options: ReloadOptions) -> str
 
 def _change(move: Move) -> dict[str, Any]:
     done, undone = api.move_lines(move)
-    return {"step": type(move.step).__name__, "text": _plain(done), "undo": _plain(undone)}
+    return {"step": type(move.step).__name__, "text": _texts(done), "undo": _texts(undone)}
 
 
-def _plain(lines: tuple[str, ...]) -> list[str]:
-    return [line.removeprefix("[#] ") for line in lines]
+def _texts(lines: tuple[Line, ...]) -> list[str]:
+    return [line.text for line in lines]

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from wgquick.ports import Guarded
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,7 +137,7 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
             leave_control_group(description)
         except OSError as error:
             print(
-                f"[!] systemd: {error.strerror or error}: the guard stays in this session's control group",
+                note(f"systemd: {error.strerror or error}: the guard stays in this session's control group"),
                 file=sys.stderr,
             )
         work(Guards(end))

@@ -14,6 +14,7 @@ from wgquick.errors import HookError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import without_keys
 from wgquick.system import programs
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +73,7 @@ class Hooks:
         if not os.access(_SH, os.X_OK):
             raise HookError("cannot run a hook: there is no shell", _NOT_FOUND, remedy="Install bash.")
         if not self._remarked:
-            self._say("[!] There is no bash: hooks run in sh, without pipefail, extglob and <(...).")
+            self._say(note("There is no bash: hooks run in sh, without pipefail, extglob and <(...)."))
             self._remarked = True
         return [_SH, "-c", _SH_PRELUDE]
 

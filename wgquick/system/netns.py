@@ -16,6 +16,7 @@ from wgquick.net import Path
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Userspace
 from wgquick.system.wireguard import Control
+from wgquick.transcript import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -287,7 +288,7 @@ class UserspaceInside(Userspace):
             if home.link(name) is not None:
                 raise OperationError(f"`{name}' already exists outside {self._outer.name}", errno=errno.EEXIST)
             super().start(program, name)
-            self._say(f"[#] ip link set dev {name} netns {self._outer.name}")
+            self._say(command(f"ip link set dev {name} netns {self._outer.name}"))
             try:
                 home.move_link(name, self._outer.inside)
             except BaseException:

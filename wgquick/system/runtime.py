@@ -15,6 +15,7 @@ from wgquick import patience as deadline
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.system import namespaces
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +130,7 @@ def locked_interface(
     path = f"{place}/{name}.lock"
     fd = _locked_file(path)
     if fd is None:
-        say(f"[!] Waiting for another wgq process that is working on {name}")
+        say(note(f"Waiting for another wgq process that is working on {name}"))
         fd = _awaited_file(path, name, time.monotonic() + deadline.left(patience))
     try:
         yield

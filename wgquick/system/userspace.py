@@ -16,6 +16,7 @@ from wgquick.system import programs
 from wgquick.system.hooks import own_directory
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.wireguard import uapi
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +110,9 @@ class Userspace:
         deadline = time.monotonic() + self._patience
         while uapi.outlasts(name, _LONGEST_PAUSE):
             if time.monotonic() > deadline:
-                self._say(f"[!] The daemon of {name} does not exit and still has {uapi.socket_path(name)}: kill it")
+                self._say(
+                    note(f"The daemon of {name} does not exit and still has {uapi.socket_path(name)}: kill it")
+                )
                 return
             time.sleep(_PAUSE)
         self.clear(name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from wgquick.config import grammar, location
 from wgquick.config.parser import examine
+from wgquick.config.settings import LAN
 from wgquick.diagnosis import nets
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import journal
@@ -30,7 +31,7 @@ from wgquick.executor.mending import (
     is_followed,
     mend,
     missing,
-    own_lines,
+    own_extras,
     recorded,
     set_endpoint,
 )
@@ -141,7 +142,7 @@ class _Tunnel:
         self.next_mtu, self.last_mtu = 0.0, float("-inf")
         self.rest_until = 0.0
         self.lans: tuple[Prefix, ...] | None = None
-        self.has_lan = plan_lost.has_lan(own_lines(given))
+        self.has_lan = LAN in own_extras(given).exclude
         self.is_awakened = False  # the machine slept: the sessions have expired
 
     def is_concerned(self, change: Heard) -> bool:
@@ -152,7 +153,8 @@ class _Tunnel:
             case "firewall":
                 extra = any(isinstance(undo, ForgetInbound | RemoveGuard) for undo in self.given.record.undos)
                 return extra or (self.given.applied is not None and bool(self.given.applied.firewall))
-        return change.ifindex in (0, self.given.ifindex)
+            case _:
+                return change.ifindex in (0, self.given.ifindex)
 
     def check_paths(self, change: Heard, at: float) -> None:
         """Check the MTU soon if the change may give an endpoint another link or route."""
@@ -171,7 +173,7 @@ class _Tunnel:
     def excludes(self, networks: Iterable[Prefix], device: Device) -> bool:
         """Whether the journal has the throw routes for these networks of `lan`."""
         undos = self.given.record.undos
-        wanted = plan_lost.throws(undos, own_lines(self.given), device, networks)
+        wanted = plan_lost.throws(undos, own_extras(self.given), device, networks)
         return set(wanted) == {undo for undo in undos if isinstance(undo, DeleteThrow)}
 
     @property

@@ -18,6 +18,7 @@ from wgquick.plan.current import LinkDns
 from wgquick.plan.lost import Lost
 from wgquick.plan.steps import SetDns, SetFwmark, SetMtuUp, UnsetDns
 from wgquick.plan.up import Coverage
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +61,7 @@ def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Call
         for step in others:
             _take(step, host, report)
         if reason := mending.restore(wanted, host, report):
-            report(f"[!] {reason}")
+            report(note(reason))
 
 
 def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:
@@ -69,7 +70,7 @@ def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:
     try:
         step.do(_Run(host))  # type: ignore[arg-type]
     except WgqError as error:
-        report(f"[!] {error.what}")
+        report(note(error.what))
 
 
 def _recorded(evidence: Evidence, codes: set[str], host: Host) -> mending.Recorded:

@@ -286,7 +286,8 @@ def _value(left: Any, packet: Packet) -> _Value | None:
             if protocol not in ("th", packet.protocol):
                 return "" if packet.protocol else None  # the packet has no such header
             return (packet.destination_port if field == "dport" else packet.source_port) or None
-    return None
+        case _:
+            return None
 
 
 def _is_in(value: _Value, right: Any) -> bool | None:
@@ -307,7 +308,8 @@ def _is_in(value: _Value, right: Any) -> bool | None:
             return str(value).startswith(right[:-1])
         case str() | int():
             return str(value) == ("ipv6-icmp" if right == "icmpv6" else str(right))
-    return None
+        case _:
+            return None
 
 
 def _within(value: _Value, low: Any, high: Any) -> bool | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from wgquick.system.dns.file import ResolvConfFile
+    from wgquick.transcript import Line
 
 _FILE = "resolv.conf"
 _PATH = f"/etc/{_FILE}"
@@ -40,10 +41,10 @@ class Resolver(Protocol):
     def current(self, name: str) -> Current | None:
         """The link's current servers and search domains; None if they are unknown."""
 
-    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[Line, ...]:
         """The transcript lines of `set`."""
 
-    def unset_lines(self, name: str) -> tuple[str, ...]:
+    def unset_lines(self, name: str) -> tuple[Line, ...]:
         """The transcript lines of `unset`."""
 
 
@@ -103,11 +104,11 @@ class Dns:
 
     def set_lines(
         self, mode: str, name: str, servers: Sequence[str], search: Sequence[str], full_tunnel: bool
-    ) -> tuple[str, ...]:
+    ) -> tuple[Line, ...]:
         """The transcript lines of `set`."""
         return self._resolver(mode).set_lines(name, LinkDns(tuple(servers), tuple(search), full_tunnel))
 
-    def unset_lines(self, mode: str, name: str) -> tuple[str, ...]:
+    def unset_lines(self, mode: str, name: str) -> tuple[Line, ...]:
         """The transcript lines of `unset`."""
         return self._resolver(mode).unset_lines(name)
 

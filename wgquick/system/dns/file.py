@@ -16,11 +16,13 @@ from wgquick.net import pack_address
 from wgquick.system.dns import links, resolv_conf
 from wgquick.system.dns.resolv_conf import Record, Tunnel
 from wgquick.system.runtime import locked
+from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wgquick.system.dns import Current, LinkDns
+    from wgquick.transcript import Line
 
 _PATH = "/etc/resolv.conf"
 _MODE = 0o644
@@ -81,16 +83,16 @@ class ResolvConfFile:
         found = (tunnel for tunnel in self._record().tunnels if tunnel.name == name)
         return next(((tunnel.servers, tunnel.search) for tunnel in found), None)
 
-    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[Line, ...]:
         """The transcript lines of `set`."""
         search = f", search {' '.join(dns.search)}" if dns.search else ""
-        return (f"[#] write {self._path} for {name}: nameserver {' '.join(dns.servers)}{search}",)
+        return (command(f"write {self._path} for {name}: nameserver {' '.join(dns.servers)}{search}"),)
 
-    def unset_lines(self, name: str) -> tuple[str, ...]:
+    def unset_lines(self, name: str) -> tuple[Line, ...]:
         """The transcript lines of `unset`."""
-        line = f"[#] remove {name} from {self._path}"
+        line = command(f"remove {name} from {self._path}")
         if _is_edited_link(self._record()):
-            return line, f"[!] {self._path} had additional lines: they are saved in {self._saved()}"
+            return line, note(f"{self._path} had additional lines: they are saved in {self._saved()}")
         return (line,)
 
     @contextmanager

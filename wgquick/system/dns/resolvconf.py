@@ -7,11 +7,13 @@ import os
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.system import programs
+from wgquick.transcript import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.system.dns import Current, LinkDns
+    from wgquick.transcript import Line
 
 _ORDER = "/etc/resolvconf/interface-order"
 _RECORDS = "/etc/resolvconf/run/interface"
@@ -51,13 +53,13 @@ class Resolvconf:
         status, text, _ = _outcome(_installed(), ["-l", record], b"")
         return _parsed(_contents(f"{_RECORDS}/{record}") if status else _section(text, record))
 
-    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[Line, ...]:
         """The transcript lines of `set`; like wg-quick's they do not show the standard input."""
-        return (f"[#] resolvconf {' '.join(_add(name))}",)
+        return (command(f"resolvconf {' '.join(_add(name))}"),)
 
-    def unset_lines(self, name: str) -> tuple[str, ...]:
+    def unset_lines(self, name: str) -> tuple[Line, ...]:
         """The transcript lines of `unset`."""
-        return (f"[#] resolvconf {' '.join(_delete(name))}",)
+        return (command(f"resolvconf {' '.join(_delete(name))}"),)
 
     def _run(self, found: str | None, arguments: list[str], text: bytes) -> None:
         status, _, errors = _outcome(found, arguments, text)

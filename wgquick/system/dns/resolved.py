@@ -8,6 +8,7 @@ from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 from wgquick import patience
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING
+from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jeepney import Message
 
     from wgquick.system.dns import Current, LinkDns
+    from wgquick.transcript import Line
 
 _NAME = "org.freedesktop.resolve1"
 _PATH = "/org/freedesktop/resolve1"
@@ -26,7 +28,7 @@ _PATIENCE = 25.0  # seconds, D-Bus's default
 _EVERYTHING = "."
 _RESOLV_CONF, _NSSWITCH = "/etc/resolv.conf", "/etc/nsswitch.conf"
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
-_UNASKED = f"[!] {_RESOLV_CONF} does not name systemd-resolved: programs that read it do not ask its servers."
+_UNASKED = note(f"{_RESOLV_CONF} does not name systemd-resolved: programs that read it do not ask its servers.")
 _NO_LINK, _NO_BUS, _ELSEWHERE = "NoSuchLink", "NoBus", "Elsewhere"
 # Errors after which there is nothing to remove: the DNS disappears with the link or the daemon.
 _GONE = frozenset({_NO_LINK, _NO_BUS, _ELSEWHERE, "NameHasNoOwner", "ServiceUnknown"})
@@ -94,18 +96,18 @@ class Resolved:
         search = tuple(domain for domain, only_routes in domains if not only_routes)
         return (texts, search) if texts else None
 
-    def set_lines(self, name: str, dns: LinkDns) -> tuple[str, ...]:
+    def set_lines(self, name: str, dns: LinkDns) -> tuple[Line, ...]:
         """The transcript lines of `set`: the equivalent resolvectl(1) commands."""
         words = [f"~{domain}" if only_routes else domain for domain, only_routes in _domains(dns)]
         lines = (
-            f"[#] resolvectl dns {name} {' '.join(dns.servers)}",
-            f"[#] resolvectl domain {name} {' '.join(words) or repr('')}",
+            command(f"resolvectl dns {name} {' '.join(dns.servers)}"),
+            command(f"resolvectl domain {name} {' '.join(words) or repr('')}"),
         )
         return lines if _is_asked() else (*lines, _UNASKED)
 
-    def unset_lines(self, name: str) -> tuple[str, ...]:
+    def unset_lines(self, name: str) -> tuple[Line, ...]:
         """The transcript lines of `unset`."""
-        return (f"[#] resolvectl revert {name}",)
+        return (command(f"resolvectl revert {name}"),)
 
 
 class _Bus:

@@ -14,11 +14,13 @@ module implements the executor's Firewall and imports the needed one.
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING
+from wgquick.transcript import command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wgquick.net import FirewallRules, Guard
+    from wgquick.transcript import Line
 
 _RESTORE = {4: "iptables-restore -n", 6: "ip6tables-restore -n"}
 
@@ -90,12 +92,12 @@ def remove(kind: str, name: str, family: int) -> None:
         iptables.remove(name, family)
 
 
-def add_lines(kind: str, family: int) -> tuple[str, ...]:
+def add_lines(kind: str, family: int) -> tuple[Line, ...]:
     """The transcript lines of `add`, as in wg-quick (bash shows its `<(...)` as /dev/fd/63)."""
-    return ("[#] nft -f /dev/fd/63",) if kind == "nft" else (f"[#] {_RESTORE[family]}",)
+    return (command("nft -f /dev/fd/63"),) if kind == "nft" else (command(_RESTORE[family]),)
 
 
-def remove_lines(kind: str, family: int) -> tuple[str, ...]:
+def remove_lines(kind: str, family: int) -> tuple[Line, ...]:
     """The transcript lines of `remove`."""
     return add_lines(kind, family)
 
