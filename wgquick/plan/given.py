@@ -68,7 +68,8 @@ def read_given(recorded: object) -> Earlier:
                 same = [keys[at : at + KEY_LENGTH] for at in range(0, len(keys), KEY_LENGTH)]
                 found.update(dict.fromkeys(same, Given(*fields)))
             return found
-    raise ValueError
+        case _:
+            raise ValueError
 
 
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
