@@ -25,6 +25,11 @@ MARKS = (0, 1, 2, 3, 0x10, 51820)
 # A nexthop object keeps the source address that it was made with until an address changes, whatever the route's
 # scope is (fib_result_prefsrc()). A snapshot cannot show which source holds, so only these links have scopes.
 SCOPED = ("c0", "c1")
+SPECIAL = {
+    4: ("255.255.255.255", "224.0.0.1", "239.1.2.3", "127.0.0.1", "127.1.2.3", "10.0.255.255", "240.0.0.1"),
+    6: ("ff02::1", "ff05::2", "::1", "::", "2001:db8:0:1::", "::ffff:10.0.0.1"),
+}
+"""Destinations of multicast and broadcast, and of the host itself."""
 TABLES = (254, 254, 100, 101, 102, 51820)
 PORTS = (0, 22, 53, 80, 443, 51820)
 UIDS = (0, 1, 1000, 1001, 65534)
@@ -203,12 +208,16 @@ def query(draw: random.Random, snapshot: Snapshot) -> Query:
     own = [each for each in known if len(each) == (4 if family == 4 else 16)]
     near = [route.destination.address for route in snapshot.routes[family]]
     destination = pack_address(_any(draw, family)) if draw.random() < 0.8 or not near else draw.choice(near)
+    if draw.random() < 0.1:
+        destination = pack_address(draw.choice(SPECIAL[family]))
     protocol = draw.choice((ICMP if family == 4 else ICMPV6, TCP, UDP))
     has_ports = protocol in (TCP, UDP)
     source, output, input_link = None, "", ""
-    if own and draw.random() < 0.4:
-        source = draw.choice(own)
-    if draw.random() < 0.2 and destination[0] != 0xFF:
+    # Only the kernel knows which link it prefers if several have the source of a multicast packet.
+    unique = [each for each in own if known.count(each) == 1]
+    if unique and draw.random() < 0.4:
+        source = draw.choice(unique if destination[0] >= 224 else own)
+    if draw.random() < 0.2 and destination[0] < 224:
         input_link = draw.choice(LINKS)
         source = pack_address(_any(draw, family))
     elif draw.random() < 0.1:

@@ -23,6 +23,7 @@ _ACTION_ERRORS = {"blackhole": EINVAL, "unreachable": ENETUNREACH, "prohibit": E
 _KIND_ERRORS = {"blackhole": EINVAL, "unreachable": EHOSTUNREACH, "prohibit": EACCES}
 _LOOPBACKS = Prefix.parse("127.0.0.0/8")
 _MULTICAST = {4: Prefix.parse("224.0.0.0/4"), 6: Prefix.parse("ff00::/8")}
+_LOCAL_MULTICAST = Prefix.parse("224.0.0.0/24")
 _LINK_LOCAL = Prefix.parse("fe80::/10")
 _LOOPBACK6 = Prefix.parse("::1/128")
 _BROADCAST = b"\xff\xff\xff\xff"
@@ -92,17 +93,41 @@ def walk(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> 
         return Walk((), *fault)
     if query.destination == bytes(4) and not query.input_link:
         return _to_itself(snapshot, query)
+    if link := _chosen_link(snapshot, query):
+        hop = NextHop(link)
+        return _finished(snapshot, query, (), _on_link(query, hop), (hop,), hop)
     passed, found, error = by_rules(snapshot, _flow(snapshot, query))
     rules = tuple(passed)
     if found is None or error:
         if _is_taken_as_on_link(query, snapshot):
             hop = NextHop(query.output_link)
-            near = TableRoute(host(query.destination), hops=(hop,), scope=LINK)
-            return _finished(snapshot, query, rules, near, (hop,), hop)
+            return _finished(snapshot, query, rules, _on_link(query, hop), (hop,), hop)
         route = found.route if found else None
         return Walk(rules, error, _reason(error, rules, route), route, kind=route.kind if route else "")
     hop = preferred if preferred in found.hops else (found.hops[0] if found.hops else NextHop())
     return _finished(snapshot, query, rules, found.route, found.hops, hop)
+
+
+def _on_link(query: Query, hop: NextHop) -> TableRoute:
+    """The route that IPv4 assumes where it needs none of a table."""
+    return TableRoute(host(query.destination), hops=(hop,), scope=LINK)
+
+
+def _chosen_link(snapshot: Snapshot, query: Query) -> str:
+    """The link on which IPv4 sends multicast and broadcast without rules and tables; "" if it needs a route.
+
+    It is the socket's link (224.0.0.0/24 and 255.255.255.255 only) or that of the source address.
+    """
+    destination = host(query.destination)
+    if query.family == 6 or query.input_link:
+        return ""
+    if query.output_link:
+        is_near = query.destination == _BROADCAST or contains(_LOCAL_MULTICAST, destination)
+        return query.output_link if is_near else ""
+    if not query.source or not (query.destination == _BROADCAST or contains(_MULTICAST[4], destination)):
+        return ""
+    own = ((link.name, each.address) for link in snapshot.links.values() for each in link.addresses)
+    return next((name for name, address in own if address == query.source), LOOPBACK)
 
 
 def _finished(
