@@ -9,7 +9,8 @@ class LinkState(NamedTuple):
     """A link with its error counters (ip-link(8), `-s`). `is_up` is the administrative state.
 
     `is_moved`: a WireGuard link that has its UDP socket in another network namespace. `has_carrier` is False if no
-    cable is connected or no wireless network is joined.
+    cable is connected or no wireless network is joined. `master` is the index of its bridge or bond, `parent` that
+    of the link that carries a VLAN, 0 for none. `has_arp` is False for Ethernet without ARP.
     """
 
     ifindex: int
@@ -25,6 +26,21 @@ class LinkState(NamedTuple):
     tx_dropped: int = 0
     is_moved: bool = False
     has_carrier: bool = True
+    master: int = 0
+    parent: int = 0
+    has_arp: bool = True
+
+
+class Neighbour(NamedTuple):
+    """What is known of a neighbour on an Ethernet link: the link-layer address that the kernel uses, "" for none,
+    whether it was set by hand, and those that answered an ARP request for it. `others` are the link-layer addresses
+    of other hosts that have this host's own address on that link.
+    """
+
+    used: str = ""
+    is_permanent: bool = False
+    answers: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 class Way(NamedTuple):
@@ -64,7 +80,7 @@ class Echo(NamedTuple):
 class Arrivals(NamedTuple):
     """The packets captured on a tunnel's link: the sources of echo replies that came out of it, and the (source,
     destination) pairs of all packets that came out, and of all that went in. `refusals` are the destinations
-    about which ICMP errors came out, with the error: "time-exceeded" or "unreachable".
+    about which ICMP errors came out, with the error: "time-exceeded", "no-host" or "unreachable".
     """
 
     replies: frozenset[str]

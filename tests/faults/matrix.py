@@ -106,6 +106,11 @@ LAN = (
     "ip link add lan0 type veth peer name lan1; ip addr add 10.5.0.1/24 dev lan0; "
     "ip link set lan0 up; ip link set lan1 up"
 )
+BRIDGED = (
+    "ip link add br0 type bridge; ip link set eth0 master br0; ip addr flush dev eth0; "
+    "ip addr add 192.0.2.2/24 dev br0; ip link set br0 up; ip route add default via 192.0.2.1; "
+    "until ping -c1 -W1 -q 10.66.0.1 >/dev/null; do :; done; "
+)
 HOSTS = "echo 198.51.100.2 vpn.test >>/etc/hosts"
 EXTRA = "[Peer]\nPublicKey = @other@\nAllowedIPs = 10.66.0.9/32\n"
 RESOLVER = """python3 -c '
@@ -306,6 +311,20 @@ OUTSIDE = (
     Case("the uplink has lost IPv6", "endpoint-no-route", here=SIX,
          after_here="sysctl -q net.ipv6.conf.eth0.disable_ipv6=1"),
     Case("the uplink was set down", "endpoint-no-route", after_here="ip link set eth0 down"),
+    Case("a bridge's chain drops what goes out", "output-blocked", says="between br0 and its links, by `udp dport "
+         "51820 drop' in chain out of table bridge guard", after_here=BRIDGED + "nft add table bridge guard; "
+         "nft add chain bridge guard out '{ type filter hook output priority 0; }'; "
+         "nft add rule bridge guard out udp dport 51820 drop"),
+    Case("a bridge's chain drops the answers", "input-blocked", says="between eth0 and br0, by `udp sport 51820 "
+         "drop' in chain in of table bridge guard", after_here=BRIDGED + "nft add table bridge guard; "
+         "nft add chain bridge guard in '{ type filter hook input priority 0; }'; "
+         "nft add rule bridge guard in udp sport 51820 drop"),
+    Case("ARP is off on the uplink", "gateway-silent", says="`ip link set eth0 arp on'",
+         after_here="ip link set eth0 arp off"),
+    Case("the gateway's hardware address was set by hand", "gateway-differs", says="than 02:00:00:00:00:99",
+         after_here="ip neigh replace 192.0.2.1 lladdr 02:00:00:00:00:99 nud permanent dev eth0"),
+    Case("another host has the uplink's address", "uplink-address-taken", says="answers an ARP request",
+         after_between="ip addr add 192.0.2.2/32 dev r0"),
     Case("the uplink has no carrier", "uplink-down", after_between="ip link set r0 down"),
     Case("the gateway is gone", "gateway-silent", after_between="ip addr del 192.0.2.1/24 dev r0",
          after_here="ip neigh flush dev eth0"),
@@ -439,9 +458,10 @@ INSIDE = (
     Case("the other end's address is this host's too", "address-shared", says="also this host's own",
          after_here="ip addr add 10.66.0.1/32 dev lo"),
     Case("the other end of a full tunnel does not forward", "not-forwarded", here=FULL, there=FULL_SERVER,
-         pings="198.18.0.77", says="this host sends to 198.18.0.77"),
+         pings="9.9.9.9", says="this host sends to 9.9.9.9"),
     Case("the other end of a full tunnel does not masquerade", "not-forwarded", here=FULL, there=FULL_SERVER,
-         pings="198.18.0.77", says="the other end forwards", after_there=FORWARDS),
+         pings="198.18.0.77", says="the other end forwards", after_there=FORWARDS,
+         after_here="(ping -i0.2 198.18.0.78 >/dev/null 2>&1 &)"),
     Case("large packets are lost on the way", "mtu-too-large",
          after_between=NFT_FORWARD + "nft add rule inet guard way meta length gt 1300 drop"),
     Case("an MTU above the path's, and fragments are lost", "mtu-too-large", here=interface(CLIENT, "MTU = 1500"),
@@ -590,9 +610,7 @@ HEALTHY = (
          pings="10.66.0.9"),
     Case("a router beyond the other end reports that nobody is there", here=routing("10.66.0.0/24, 10.9.0.0/24"),
          before_there=FORWARDS + MASQUERADE),
-    Case("a tunnel through a bridge", after_here="ip link add br0 type bridge; ip link set eth0 master br0; "
-         "ip addr flush dev eth0; ip addr add 192.0.2.2/24 dev br0; ip link set br0 up; "
-         "ip route add default via 192.0.2.1; until ping -c1 -W1 -q 10.66.0.1; do :; done"),
+    Case("a tunnel through a bridge", after_here=BRIDGED),
     Case("an MTU of one's own", here=interface(CLIENT, "MTU = 1280")),
     Case("a hook that sets the key",
          here=edited(CLIENT, ("PrivateKey = @here_secret@", "PostUp = wg set %i private-key /run/key")),
@@ -628,6 +646,11 @@ HEALTHY = (
     Case("a full tunnel that leads beyond its other end", here=FULL, there=FULL_SERVER, pings="198.18.0.77",
          before_between="ip addr add 198.18.0.77/32 dev lo", before_there=FORWARDS + MASQUERADE +
          "; sysctl -q net.ipv6.conf.all.forwarding=1; ip6tables -t nat -A POSTROUTING -o eth0 -j MASQUERADE"),
+    Case("a host pings an address where nobody is, beyond a full tunnel", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", after_there=FORWARDS + MASQUERADE,
+         after_between="ip route add blackhole 198.18.0.77; "
+         "iptables -A OUTPUT -p icmp -j DROP; ip6tables -A OUTPUT -p icmpv6 --icmpv6-type 1 -j DROP; "
+         "ip6tables -A OUTPUT -p icmpv6 --icmpv6-type 3 -j DROP"),
     Case("the router changes the port", after_between="nft add table ip nat; "
          "nft add chain ip nat post '{ type nat hook postrouting priority 100; }'; "
          "nft add rule ip nat post oifname r1 udp dport 51820 masquerade to :5000-5010"),

@@ -13,13 +13,14 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from pyroute2 import IPRoute, NetlinkError
+from pyroute2 import DiagSocket, IPRoute, NetlinkError
 
 from wgquick import patience
 from wgquick.errors import OperationError
 from wgquick.lean import contextmanager, suppress
 from wgquick.net import family_of, pack_address
-from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Rulesets, Way
+from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Neighbour, Rulesets, Way
+from wgquick.system import arp
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find, output
@@ -33,7 +34,9 @@ __all__ = [
     "Capture",
     "Prober",
     "foreign_routes",
+    "heard_from",
     "links",
+    "neighbours",
     "path_mtu",
     "rulesets",
     "send_outside",
@@ -44,8 +47,10 @@ __all__ = [
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: return the matched route instead of the result
-_UP = 1  # IFF_UP
-_SILENT = 0x31  # NUD_INCOMPLETE, NUD_PROBE, NUD_FAILED
+_UP, _NO_ARP = 1, 0x80  # IFF_UP, IFF_NOARP
+_ETHERNET = 1  # ARPHRD_ETHER
+_SILENT, _PERMANENT = 0x31, 0x80  # NUD_INCOMPLETE, NUD_PROBE, NUD_FAILED; NUD_PERMANENT
+_ESTABLISHED = {"states": 1 << 1, "extensions": 1 << 1}  # TCP_ESTABLISHED; INET_DIAG_INFO
 _BY_KERNEL = 2  # RTPROT_KERNEL
 _PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: do not fragment, and ignore the known path MTU
 _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
@@ -54,6 +59,7 @@ _IP_HEADER = {4: 20, 6: 40}
 _ICMP_HEADER = 8
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _ERRORS = {4: {3: "unreachable", 11: "time-exceeded"}, 6: {1: "unreachable", 3: "time-exceeded"}}
+_NO_HOST = {4: (3, 1), 6: (1, 3)}  # the type and code that say that nobody has the address
 _HOPS = (1, 2, 3, 4, 5, 6, 64)
 _HOP_LIMIT = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
 _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
@@ -93,6 +99,9 @@ def _link(link: Any) -> LinkState:
         counted.get("tx_dropped") or 0,
         _is_moved(link, kind),
         link.get("IFLA_CARRIER") != 0,
+        link.get("IFLA_MASTER") or 0,
+        (link.get("IFLA_LINK") or 0) if kind == "vlan" and link.get("IFLA_LINK_NETNSID") is None else 0,
+        link["ifi_type"] != _ETHERNET or kind == "ipvlan" or not link["flags"] & _NO_ARP,
     )
 
 
@@ -150,6 +159,48 @@ def silent_neighbours() -> frozenset[tuple[str, str]]:
             for each in kernel.get_neighbours()
             if each["state"] & _SILENT and each.get("NDA_DST")
         )
+
+
+def neighbours(wanted: Iterable[tuple[str, str, str]], seconds: float) -> list[Neighbour]:
+    """What the kernel and the network say about each (Ethernet link, IPv4 or IPv6 address, own IPv4 address or "").
+
+    Those with IPv4 addresses are asked by ARP probes (RFC 5227), which enter nobody's tables.
+    """
+    asked = list(wanted)
+    with IPRoute() as kernel:
+        names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
+        table = {
+            (names.get(each["ifindex"], ""), each.get("NDA_DST")): (
+                each.get("NDA_LLADDR") or "",
+                bool(each["state"] & _PERMANENT),
+            )
+            for each in kernel.get_neighbours()
+        }
+    answers = arp.probe(
+        {(link, each) for link, *both in asked for each in both if each and ":" not in each}, seconds
+    )
+    return [
+        Neighbour(
+            *table.get((link, address), ("", False)),
+            tuple(sorted(answers.get((link, address), ()))),
+            tuple(sorted(answers.get((link, own), ()))),
+        )
+        for link, address, own in asked
+    ]
+
+
+def heard_from(seconds: float) -> frozenset[str]:
+    """The addresses at the other ends of TCP connections from which something came in the last seconds."""
+    found = set()
+    with suppress(NetlinkError, OSError), DiagSocket() as kernel:
+        kernel.bind()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for each in kernel.get_sock_stats(family=family, protocol=socket.IPPROTO_TCP, **_ESTABLISHED):
+                info = each.get("INET_DIAG_INFO") or {}
+                ages = (info.get(f"tcpi_last_{what}_recv", 1e9) for what in ("data", "ack"))
+                if min(ages) < seconds * 1000:
+                    found.add(str(each["idiag_dst"]))
+    return frozenset(found)
 
 
 def foreign_routes(name: str) -> list[Foreign]:
@@ -276,8 +327,10 @@ class Tap:
             self._add(source, target, is_reply=kind == _ECHO[6][1], is_out=is_out)
         else:
             return
-        if (error := _ERRORS[packet[0] >> 4].get(kind)) and not is_out and len(self._refusals) < _TAPPED:
-            self._refusals.add((_quoted(packet), error))
+        version = packet[0] >> 4
+        if (error := _ERRORS[version].get(kind)) and not is_out and len(self._refusals) < _TAPPED:
+            code = packet[((packet[0] & 15) * 4 if version == 4 else 40) + 1]
+            self._refusals.add((_quoted(packet), "no-host" if (kind, code) == _NO_HOST[version] else error))
 
     def _add(self, source: str, destination: str, *, is_reply: bool, is_out: bool) -> None:
         if is_reply and not is_out:
@@ -359,11 +412,15 @@ class Prober:
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
-    def go_beyond(self, addresses: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]) -> Arrivals:
+    def go_beyond(
+        self, addresses: Sequence[str], servers: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]
+    ) -> Arrivals:
         """Send echo requests with few hops to addresses beyond the other end, until `enough` accepts what came out.
 
-        Each router on the way reports that their hops are used up, even if nobody answers at the address.
+        Each router on the way reports that their hops are used up, even if nobody answers at the address. DNS
+        servers among the addresses get a query and a connection too, as some networks drop all ICMP.
         """
+        others = [made for each in servers for made in self._asked(each)]
         echoes = self._echo_sockets({family_of(pack_address(each)) for each in addresses})
         deadline, repeated = time.monotonic() + seconds, time.monotonic()
         try:
@@ -377,13 +434,30 @@ class Prober:
                             self._echo(echoes, each)
                 time.sleep(min(_LOOKING, deadline - now))
         finally:
-            for opened in echoes.values():
+            for opened in (*echoes.values(), *others):
                 opened.close()
         return self._tap.look()
 
+    def _asked(self, server: str) -> Iterator[socket.socket]:
+        """A query and a connection to a DNS server, through the tunnel; the tap sees what comes back."""
+        family = family_of(pack_address(server))
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            made = self._bound(family, kind)
+            with suppress(OSError):  # EINPROGRESS
+                made.connect((server, _DNS_PORT))
+            with suppress(OSError):
+                if kind == socket.SOCK_DGRAM:
+                    made.send(self._query())
+            yield made
+
+    def _query(self) -> bytes:
+        """A query for the root's name servers."""
+        head = struct.pack("!HHHHHH", self._id, _RECURSIVE, 1, 0, 0, 0)
+        return head + struct.pack("!BHH", 0, _NS, _IN)
+
     def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query (for the root's name servers), by this host's routes."""
-        query = struct.pack("!HHHHHH", self._id, _RECURSIVE, 1, 0, 0, 0) + struct.pack("!BHH", 0, _NS, _IN)
+        query = self._query()
         asked: dict[socket.socket, str] = {}
         answered: set[str] = set()
         began, repeated = time.monotonic(), False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, PublicKey, Rule, SocketAddress
-    from wgquick.observations import Echo, Foreign, LinkState, PathMtu, Rulesets, Way
+    from wgquick.observations import Echo, Foreign, LinkState, Neighbour, PathMtu, Rulesets, Way
 
 FRESH = 180.0
 """Seconds for which a session may be used (REJECT_AFTER_TIME of the whitepaper)."""
@@ -50,6 +50,8 @@ class Outside(NamedTuple):
     `loop` are the tunnels that the packets go into one after the other, if the last leads into one of them again.
     `back` is the route to the endpoint that the reverse path filter looks up. `has_carrier` is about
     the link of that route, and `is_neighbour_silent` about its gateway, or the endpoint if it has none.
+    `ports` are the links that carry that link's packets, if it is a bridge, bond or VLAN. `has_arp` is False if it
+    looks up no neighbours. `neighbour` is that gateway, or the endpoint, if it was looked up.
     """
 
     way: Way | None = None
@@ -58,19 +60,22 @@ class Outside(NamedTuple):
     loop: tuple[str, ...] = ()
     has_carrier: bool = True
     is_neighbour_silent: bool = False
+    ports: tuple[str, ...] = ()
+    has_arp: bool = True
+    neighbour: Neighbour | None = None
 
 
 class HandshakeResult(NamedTuple):
     """The result of doctor's own handshake: `outcome` is "answered", "refused" (wrong preshared key), "cookie", or
     "" if nothing came. `tries` counts the initiations. `link` is where the answer arrived, and `was_admitted` is
-    true if it passed this host's firewall. `has_left` is false if no link of this host sent any of the initiations.
+    true if it passed this host's firewall. `left_by` are the links that sent initiations, None if that is unknown.
     """
 
     outcome: str = ""
     tries: int = 0
     link: str = ""
     was_admitted: bool = True
-    has_left: bool = True
+    left_by: frozenset[str] | None = None
 
 
 class Beyond(NamedTuple):

@@ -49,6 +49,7 @@ _WAYS = 32  # the maximum number of route lookups
 _TRAFFIC = 16  # the maximum number of observed packets with route lookups
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
 _ZERO = bytes(32)
+_STACKED, _DEPTH = frozenset({"bridge", "bond", "team", "vlan"}), 4
 
 
 def read_file(source: str, name: str) -> File:
@@ -404,9 +405,23 @@ def _with_uplinks(
             peer = evidence.live.get(key)
             neighbour = way.gateway or _text(peer.endpoint if peer else None)
             found[key] = outside._replace(
-                has_carrier=links[way.link].has_carrier, is_neighbour_silent=(way.link, neighbour) in silent
+                has_carrier=links[way.link].has_carrier,
+                is_neighbour_silent=(way.link, neighbour) in silent,
+                ports=tuple(_ports(links[way.link], links.values())),
+                has_arp=links[way.link].has_arp,
             )
     return evidence._replace(outside=found, silent=silent)
+
+
+def _ports(link: LinkState, links: Iterable[LinkState], depth: int = 0) -> Iterator[str]:
+    """The names of the links that send a bridge's, bond's or VLAN's packets in the end."""
+    if link.kind not in _STACKED or depth > _DEPTH:
+        return
+    every = list(links)
+    for each in every:
+        if each.ifindex == link.parent or each.master == link.ifindex:
+            lower = list(_ports(each, every, depth + 1))
+            yield from lower or [each.name]
 
 
 def _with_traffic(evidence: Evidence, inspector: Inspector) -> Evidence:

@@ -17,10 +17,10 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from wgquick.diagnosis.doctor.cause import Cause
-    from wgquick.diagnosis.doctor.evidence import Evidence, Watched
+    from wgquick.diagnosis.doctor.evidence import Beyond, Evidence, Watched
     from wgquick.net import PublicKey
     from wgquick.observations import PathMtu
 
@@ -29,6 +29,11 @@ _SWITCHES = {4: "ip_forward", 6: "conf.all.forwarding"}
 _CHATTER, _CHATTER_TIME = 8, 10.0
 """The number of packets, and the seconds, that a TUN device itself may account for: three router solicitations
 (RFC 4861), multicast reports (RFC 3810), and one neighbour solicitation for each of its addresses (RFC 4862)."""
+_ANSWERING = frozenset({
+    "1.1.1.1", "1.0.0.1", "2606:4700:4700::1111", "2606:4700:4700::1001", "8.8.8.8", "8.8.4.4",
+    "2001:4860:4860::8888", "2001:4860:4860::8844", "9.9.9.9", "2620:fe::fe",
+})  # fmt: skip
+"""Public DNS servers, at which somebody is for certain."""
 _MOVES = 2  # changes of an endpoint in a few seconds
 
 
@@ -201,6 +206,10 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
     found = evidence.beyond
     if not any(each.sent or each.target in silent for each in found):
         return
+    lost = {address for each in found for address in each.sent}
+    if len(lost) == 1 and not lost & _ANSWERING and not any(each.target in silent for each in found):
+        yield _nobody_there(found, *lost)
+        return
     is_partial = any(each.works for each in found) or not any(each.sent for each in found)
     severity = WARNING if is_partial else ERROR
     families = ", ".join(f"IPv{each.family}" for each in found)
@@ -229,6 +238,19 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
         confidence=LIKELY,
         other_end="wgq doctor",
     )
+
+
+def _nobody_there(found: Sequence[Beyond], address: str) -> Cause:
+    """One address alone that does not answer may be nobody's."""
+    message = (
+        f"this host sends to {address} through the tunnel, and nothing comes back: nobody has that address, or the "
+        "other end does not pass packets on"
+    )
+    fact = f"echo requests to {listed(each.target for each in found)} with 1 to 64 hops bring nothing back either"
+    remedy = "run doctor while this host pings 9.9.9.9 through the tunnel: then it can tell"
+    key = found[0].peer
+    mild = cause("not-forwarded", message, fact, remedy=remedy, peer=key, severity=INFO, other_end="wgq doctor")
+    return mild._replace(confidence=POSSIBLE)
 
 
 def _silent_servers(evidence: Evidence) -> Iterator[Cause]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from wgquick.datagram import Datagram, IcmpError
-    from wgquick.observations import Arrivals, Echo, Foreign, LinkState, PathMtu, Rulesets, Way
+    from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Neighbour, PathMtu, Rulesets, Way
 
 
 class Inspector(Protocol):
@@ -23,6 +23,12 @@ class Inspector(Protocol):
 
     def silent_neighbours(self) -> frozenset[tuple[str, str]]:
         """Link and address of each neighbour that was asked for its link-layer address and has not answered."""
+
+    def neighbours(self, wanted: Iterable[tuple[str, str, str]], seconds: float) -> list[Neighbour]:
+        """What the kernel and the network say about each (Ethernet link, address, own IPv4 address or "")."""
+
+    def heard_from(self, seconds: float) -> frozenset[str]:
+        """The addresses at the other ends of TCP connections from which something came in the last seconds."""
 
     def foreign_routes(self, name: str) -> list[Foreign]:
         """The routes of the main table through other links than `name`."""
@@ -66,8 +72,13 @@ class Prober(Protocol):
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""
 
-    def go_beyond(self, addresses: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]) -> Arrivals:
-        """Send echo requests to addresses beyond the other end, until `enough` accepts what came out."""
+    def go_beyond(
+        self, addresses: Sequence[str], servers: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]
+    ) -> Arrivals:
+        """Send echo requests to addresses beyond the other end, until `enough` accepts what came out.
+
+        DNS servers among them get queries and connections too.
+        """
 
     def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query, by this host's routes."""

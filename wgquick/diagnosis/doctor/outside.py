@@ -12,7 +12,7 @@ from wgquick.diagnosis.doctor.comparison import cause, listed, unresolved
 from wgquick.diagnosis.doctor.evidence import FRESH, dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.inside import rp_filter
-from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
+from wgquick.diagnosis.doctor.packet import ARRIVING, INTO_BRIDGE, LEAVING, OUT_OF_BRIDGE, Packet
 from wgquick.diagnosis.finding import WARNING
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
@@ -193,6 +193,14 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         message = f"{way.link}, which leads to the endpoint {end}, has no carrier"
         remedy = f"plug in its cable, or join its network: see `ip link show {way.link}'"
         yield cause("uplink-down", message, f"{asked}: dev {way.link}", remedy=remedy, peer=key)
+    elif way is not None and not outside.has_arp:
+        message = f"ARP is off on {way.link}, which leads to the endpoint {end}: it does not find its gateway"
+        seen = f"`ip link show dev {way.link}' has NOARP"
+        remedy = f"run `ip link set {way.link} arp on', and find out what set it off"
+        yield cause("gateway-silent", message, seen, remedy=remedy, peer=key)
+    elif way is not None and outside.neighbour is not None and (near := _wrong_neighbour(end, way, outside)):
+        code, message, seen, remedy, sure = near
+        yield cause(code, message, seen, remedy=remedy, peer=key, confidence=sure)
     elif way is not None and outside.is_neighbour_silent and not way.gateway:
         message = (
             f"the endpoint {end} is in {way.link}'s own network by this host's routes, and no host there has it"
@@ -222,6 +230,29 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
     elif outside.sent is not None and outside.sent in _NO_ROUTE:
         message = f"sending to the endpoint {end} fails: {strerror(outside.sent)}"
         yield cause("endpoint-no-route", message, remedy="add a route to it", peer=key)
+
+
+def _wrong_neighbour(end: SocketAddress, way: Way, outside: Outside) -> tuple[str, str, str, str, str] | None:
+    """What is wrong with the neighbour: code, message, fact, remedy and confidence; None if nothing is."""
+    near, link, address = outside.neighbour, way.link, way.gateway or end.address
+    who = f"the gateway {address}" if way.gateway else f"the endpoint {address}"
+    if near is None:
+        return None
+    if near.others:
+        message = f"another host on {link} has {way.source} too, the address of this host there"
+        seen = f"{listed(near.others)} answers an ARP request for {way.source}"
+        remedy = f"give this host or the other one another address: see `arping -D -I {link} {way.source}'"
+        return "uplink-address-taken", message, seen, remedy, LIKELY
+    seen = f"{listed(near.answers)} answers an ARP request for {address}"
+    if near.answers and near.is_permanent and near.used not in near.answers:
+        message = f"{who} on {link} has another hardware address than {near.used}, which was set by hand"
+        remedy = f"run `ip neighbour del {address} dev {link}', and find out what sets it"
+        return "gateway-differs", message, seen, remedy, CERTAIN
+    if len(near.answers) > 1:
+        message = f"several hosts on {link} answer for {who}"
+        remedy = f"find out which of them is right: see `arping -I {link} {address}'"
+        return "gateway-differs", message, seen, remedy, POSSIBLE
+    return None
 
 
 def _tunnel(evidence: Evidence, way: Way) -> Device | None:
@@ -257,10 +288,16 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     elif handshake.outcome == "answered" and not handshake.was_admitted:
         yield _not_admitted(evidence, key, end, handshake)
     elif not handshake.outcome and handshake.tries and not evidence.outside[key].sent:
-        outside = evidence.outside[key]
-        loops = outside.way is not None and outside.way.link == evidence.name
-        stays = not (handshake.has_left or outside.is_neighbour_silent or loops) and outside.has_carrier
-        yield _stays(evidence, key, end) if stays else _no_answer(evidence, key, end, watched)
+        stays = _does_stay(evidence, evidence.outside[key], handshake)
+        yield _stays(evidence, key, end, handshake) if stays else _no_answer(evidence, key, end, watched)
+
+
+def _does_stay(evidence: Evidence, outside: Outside, handshake: HandshakeResult) -> bool:
+    """Whether this host keeps the packets: no link sent them, or only a bridge, bond or VLAN without its ports."""
+    loops = outside.way is not None and outside.way.link == evidence.name
+    if outside.is_neighbour_silent or loops or not outside.has_carrier or handshake.left_by is None:
+        return False
+    return not handshake.left_by & set(outside.ports) if outside.ports else not handshake.left_by
 
 
 def _last_session(
@@ -293,7 +330,7 @@ def _last_session(
         )
 
 
-def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Cause:
+def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: HandshakeResult) -> Cause:
     """The kernel takes the packets to the endpoint, and no link sends them."""
     fact = f"handshake initiations were sent to {end}, and no link of this host sent them out"
     if any(destination == end.address for _, destination in evidence.went_in):
@@ -302,8 +339,19 @@ def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Cause:
         what = f"`ip route get {end.address}' is right, so a firewall rule changes {mark} on the way out"
         remedy = "remove the rule that sets the mark: see `nft list ruleset' and `iptables -t mangle -S OUTPUT'"
         return cause("endpoint-in-tunnel", message, fact, what, remedy=remedy, peer=key, confidence=LIKELY)
-    way = evidence.outside[key].way
+    way, ports = evidence.outside[key].way, evidence.outside[key].ports
     out = way.link if way and way.link else "its link"
+    if ports and handshake.left_by and out in handshake.left_by:
+        port = evidence.listen_port
+        packet = Packet(end.family, "", ports[0], "", end.address, "udp", port, end.port, mark=evidence.fwmark)
+        where = by(evidence.rulesets, packet, OUT_OF_BRIDGE)
+        message = f"this host drops packets to the endpoint {end} between {out} and its links{where}"
+        fact = f"handshake initiations went into {out}, and none of its links ({listed(ports)}) sent them out"
+        remedy = (
+            "see the tables of family bridge in `nft list ruleset', `ebtables -L', `bridge link show', and "
+            f"`tc filter show dev {ports[0]} egress'"
+        )
+        return cause("output-blocked", message, fact, remedy=remedy, peer=key, confidence=LIKELY)
     message = f"this host drops packets to the endpoint {end} after the firewall's output chains"
     remedy = (
         f"see `tc qdisc show dev {out}', `tc filter show dev {out} egress', the egress chains of "
@@ -330,13 +378,20 @@ def _not_admitted(evidence: Evidence, key: PublicKey, end: SocketAddress, handsh
     outside = evidence.outside.get(key)
     back = outside.back.link if outside and outside.back else ""
     port = evidence.device.listen_port if evidence.device else 0
+    is_port = outside is not None and handshake.link in outside.ports
     fact = f"answers from {end} arrive on {handshake.link} but do not reach UDP port {port}"
-    if end.family == 4 and back != handshake.link and rp_filter(evidence, handshake.link):
+    if end.family == 4 and not is_port and back != handshake.link and rp_filter(evidence, handshake.link):
         message = f"the reverse path filter drops answers from {end}, which arrive on {handshake.link}"
         facts = (fact, f"the route back to {end.address} uses {back or 'no link'}", "rp_filter is 1 (strict)")
         remedy = f"set net.ipv4.conf.{handshake.link}.rp_filter=2 (and net.ipv4.conf.all.rp_filter if it is 1)"
         return cause("rp-filter", message, *facts, remedy=remedy, peer=key)
     packet = Packet(end.family, handshake.link, "", end.address, "", "udp", end.port, port, "established")
+    if outside and is_port and outside.way:
+        bridge = outside.way.link
+        where = by(evidence.rulesets, packet, INTO_BRIDGE)
+        message = f"this host drops answers from {end} between {handshake.link} and {bridge}{where}"
+        remedy = "see the tables of family bridge in `nft list ruleset', `ebtables -L', and `bridge link show'"
+        return cause("input-blocked", message, fact, remedy=remedy, peer=key)
     where = by(evidence.rulesets, packet, ARRIVING)
     message = f"this host's firewall drops answers from {end}{where}"
     remedy = f"accept UDP to port {port} in the input chains"
@@ -349,6 +404,15 @@ def _way_through(evidence: Evidence, key: PublicKey) -> Iterator[str]:
     if outside and outside.way and _tunnel(evidence, outside.way) is not None:
         link = outside.way.link
         yield f"its packets go through another tunnel, {link}: if that does not work, see `wgq doctor {link}'"
+
+
+def _by_hand(evidence: Evidence, key: PublicKey, end: SocketAddress) -> Iterator[str]:
+    """The fact that the gateway's link-layer address was set by hand, and nobody confirms it."""
+    outside = evidence.outside.get(key)
+    if outside and outside.way and (near := outside.neighbour) and near.is_permanent and not near.answers:
+        address, link = outside.way.gateway or end.address, outside.way.link
+        what = f"the hardware address of {address} on {link} was set by hand, to {near.used}"
+        yield f"{what}; to look it up again: ip neighbour del {address} dev {link}"
 
 
 def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: Watched) -> Cause:
@@ -364,6 +428,7 @@ def _no_answer(evidence: Evidence, key: PublicKey, end: SocketAddress, watched: 
         f"{tries} handshake initiations were sent to {end}; neither an answer nor an ICMP error came back",
         last,
         *_way_through(evidence, key),
+        *_by_hand(evidence, key, end),
         *other_addresses(evidence, key, end),
         "this end's route, firewall, port and keys are right as far as can be checked here",
     )

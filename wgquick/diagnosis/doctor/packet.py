@@ -7,6 +7,9 @@ from wgquick.lean import NamedTuple
 ARRIVING = ("ingress", "prerouting", "input")
 LEAVING = ("output", "postrouting")
 PASSING = ("prerouting", "forward", "postrouting")
+INTO_BRIDGE = ("bridge prerouting", "bridge input")
+OUT_OF_BRIDGE = ("bridge output", "bridge postrouting")
+"""The hooks of nftables' family bridge for this host's own packets, with the bridge's port as their link."""
 
 
 class Packet(NamedTuple):

@@ -89,7 +89,9 @@ class _Rules:
 
     def at(self, packet: Packet, hook: str) -> list[_Chain]:
         """The base chains of a hook, by priority."""
-        families = ("netdev", "inet") if hook == "ingress" else _FAMILIES[packet.family]
+        families: tuple[str, ...] = ("netdev", "inet") if hook == "ingress" else _FAMILIES[packet.family]
+        if hook.startswith("bridge "):
+            families, hook = ("bridge",), hook.removeprefix("bridge ")
         found = (
             chain
             for chain in self._chains
@@ -272,6 +274,8 @@ def _value(left: Any, packet: Packet) -> _Value | None:
             return "ipv6-icmp" if packet.protocol == "icmpv6" else packet.protocol or None
         case {"meta": {"key": "mark"}}:
             return packet.mark
+        case {"meta": {"key": "protocol"}} | {"payload": {"protocol": "ether", "field": "type"}}:
+            return {4: "ip", 6: "ip6"}[packet.family]
         case {"meta": {"key": "nfproto"}}:
             return {4: "ipv4", 6: "ipv6"}[packet.family]
         case {"ct": {"key": "state"}}:

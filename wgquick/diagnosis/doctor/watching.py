@@ -28,7 +28,7 @@ from wgquick.lean import suppress
 from wgquick.net import pack_address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from wgquick.diagnosis.doctor.inspector import Capture, Inspector, Prober
     from wgquick.diagnosis.doctor.targets import Target
@@ -44,6 +44,7 @@ _FIRST = 1.2  # seconds for peers that work
 _TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
 _SECOND = 1.2
 _RETRY = 6.4  # seconds after which a device has retried its handshake (REKEY_TIMEOUT and its jitter) in vain
+_NEIGHBOURS = 0.5  # seconds for the answers of gateways
 _PATH = 1.0  # seconds for the answers of one path
 _SERVERS, _SERVERS_TIME = 4, 2.0  # the maximum number of DNS servers to query, and the seconds for their answers
 _SIZING = 15.0  # the most seconds for measuring the largest packet of one peer
@@ -51,6 +52,7 @@ _SIZING_UNSURE = 1.0  # the same for a peer that may answer no echo request
 _SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
 _BEYOND = 1.5  # seconds for an answer from beyond the other end
+_LATELY = 10.0  # seconds in which something came from beyond, so that the tunnel led there
 _FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, whose addresses are for everyone
 _POLL_INTERVAL = 0.1
 _PART, _MORE = 8, 2.5  # of the time that is left, the part for one answer; at most so many times the usual seconds
@@ -81,6 +83,7 @@ def watched(
         with poller, listener:
             run.reach(_FIRST)
             run.handshake()
+            run.look_around()
             run.reach_again()
             run.go_beyond()
             run.ask_servers()
@@ -236,6 +239,27 @@ class _Run:
                 settled = now + _SETTLED  # the event for an admitted answer may come later
             time.sleep(0.02)
 
+    def look_around(self) -> None:
+        """Look up the neighbours on the way to peers that do not answer: gateways, or the peers themselves."""
+        silent = {
+            peer.public_key: peer.endpoint
+            for peer in self._silent()
+            if peer.endpoint and not self._handshake_results.get(peer.public_key, HandshakeResult()).outcome
+        }
+        asked = {
+            (way.link, way.gateway or silent[key].address, way.source if ":" not in way.source else "")
+            for key in silent
+            if (way := self._outside.get(key, Outside()).way) and way.kind == "unicast" and way.link
+        }
+        if asked and time.monotonic() + _NEIGHBOURS < self._deadline:
+            found = dict(zip(asked, self._inspector.neighbours(asked, _NEIGHBOURS), strict=True))
+            for key, end in silent.items():
+                outside = self._outside.get(key, Outside())
+                if outside.way is not None:
+                    place = (outside.way.link, outside.way.gateway or end.address)
+                    near = next((found[each] for each in asked if each[:2] == place), None)
+                    self._outside[key] = outside._replace(neighbour=near)
+
     def reach_again(self) -> None:
         """Probe again the peers that answered doctor's handshake: the device's next handshake may succeed."""
         results = self._handshake_results
@@ -274,10 +298,11 @@ class _Run:
         inside = [each for each, way in zip(asked, ways, strict=True) if way.link == evidence.name]
         families = {6 if ":" in each else 4 for each in inside}
         if families:
+            servers = place.servers(inside, seen)
             seen = self._prober.go_beyond(
-                inside, self._patience(_BEYOND), lambda seen: families <= place.back(seen)
+                inside, servers, self._patience(_BEYOND), lambda seen: families <= place.back(seen)
             )
-            back = place.back(seen)
+            back = place.back(seen, self._inspector.heard_from(_LATELY) if families - place.back(seen) else ())
             self._beyond = tuple(
                 place.silence(peer.public_key, family, aims[family][0], seen)._replace(works=bool(back))
                 for family in sorted(families - back)
@@ -442,6 +467,7 @@ class _Surroundings:
         self._peer = peer
         self._families = {each.family for each in evidence.addresses if not nets.is_link_local(each)}
         self._servers = evidence.settings.dns if evidence.settings else ()
+        self._queried: set[str] = set()
 
     def _is_beyond(self, text: str) -> bool:
         address = pack_address(text)
@@ -459,19 +485,29 @@ class _Surroundings:
         return [each for each in dict.fromkeys(known) if (":" in each) == (family == 6) and self._is_beyond(each)]
 
     def sent(self, family: int, seen: Arrivals) -> tuple[str, ...]:
-        """The destinations beyond of this host's own packets at public addresses."""
-        found = {to for _, to in seen.returned if (":" in to) == (family == 6) and self._is_beyond(to)}
+        """The destinations beyond of this host's own packets at public addresses, except where nobody is."""
+        empty = {address for address, error in seen.refusals if error == "no-host"}
+        every = {to for _, to in seen.returned} - empty - self._queried
+        found = {to for to in every if (":" in to) == (family == 6) and self._is_beyond(to)}
         return tuple(sorted(each for each in found if not nets.is_private(pack_address(each))))
 
-    def back(self, seen: Arrivals) -> set[int]:
-        """The families of which packets came back from beyond."""
-        return {6 if ":" in source else 4 for source, _ in seen.destinations if self._is_beyond(source)}
+    def servers(self, addresses: Iterable[str], seen: Arrivals) -> list[str]:
+        """The DNS servers among the addresses. From now on, packets to them may be doctor's own queries."""
+        found = [each for each in addresses if each in self._servers or each in _FAR.values()]
+        self._queried = set(found) - {to for _, to in seen.returned}
+        return found
+
+    def back(self, seen: Arrivals, lately: Iterable[str] = ()) -> set[int]:
+        """The families of which packets came back from beyond, now or `lately`."""
+        sources = (*(source for source, _ in seen.destinations), *lately)
+        return {6 if ":" in source else 4 for source in sources if self._is_beyond(source)}
 
     def silence(self, key: PublicKey, family: int, target: str, seen: Arrivals) -> Beyond:
         """What the other end itself reported about packets to beyond."""
         errors = {error for address, error in seen.refusals if address == target}
         sent = self.sent(family, seen)
-        return Beyond(key, family, target, "time-exceeded" in errors, "unreachable" in errors, sent)
+        is_forwarding = bool(errors & {"time-exceeded", "no-host"})
+        return Beyond(key, family, target, is_forwarding, "unreachable" in errors, sent)
 
 
 class _Listener:
@@ -485,7 +521,7 @@ class _Listener:
         self._probes: dict[bytes, HandshakeProbe] = {}
         self._arrived: dict[bytes, tuple[str, str]] = {}
         self._admitted: set[bytes] = set()
-        self._left: set[bytes] = set()
+        self._left: set[tuple[bytes, str]] = set()
         self._errors: set[tuple[str, int]] = set()
         self._thread: threading.Thread | None = None
         self._began = time.monotonic()
@@ -530,7 +566,7 @@ class _Listener:
         if heard.kind == "initiation":
             is_own = heard.stage == SENT and heard.payload[4:8] in self._probes
             if is_own:
-                self._left.add(heard.payload[4:8])
+                self._left.add((heard.payload[4:8], heard.link))
             return is_own
         if heard.kind not in ("response", "cookie"):
             return False
@@ -552,8 +588,9 @@ class _Listener:
         for probe in probes:
             if found := self._arrived.get(probe.index):
                 return HandshakeResult(found[0], len(probes), found[1], probe.index in self._admitted)
-        has_left = self._thread is None or any(probe.index in self._left for probe in probes)
-        return HandshakeResult(tries=len(probes), has_left=has_left)
+        own = {probe.index for probe in probes}
+        links = frozenset(link for index, link in self._left if index in own)
+        return HandshakeResult(tries=len(probes), left_by=None if self._thread is None else links)
 
     def heard(self) -> CaptureSummary | None:
         """The capture; None if it could not be started."""
