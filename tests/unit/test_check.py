@@ -406,10 +406,12 @@ SEVERAL = [
     ),
     ("nobody-connects", {"hub": HUB, "phone": WAITING}, ("phone", 6)),
 ]  # fmt: skip
+FULL = PHONE.replace("10.7.0.0/24\n", "0.0.0.0/0, 10.7.0.0/24\n")
 SEVERAL_INFOS = [
     ("mtu-unequal", {"hub": MTU + peer(), "phone": PHONE.replace("[Peer]", "MTU = 1400\n[Peer]")}),
     ("private-key-elsewhere", {"hub": HUB, "phone": PHONE}),
     ("tunnels-overlap", {"site": NEAR.replace("10.9.0.2", "10.7.0.2/32, 10.9.0.2"), "hub": HUB}),
+    ("no-forwarding-hook", {"hub": HUB, "phone": FULL}),
     ("listen-port-shared", {"site": SITE, "hub": HUB}),
     ("mark-shared", {"site": NEAR.replace("51821", "4\nFwMark = 7"), "hub": HUB.replace("51820", "5\nFwMark = 7")}),
     ("one-key-two-places", {"se": PHONE, "nl": PHONE.replace(public("hub"), public("other hub"))}),
@@ -438,6 +440,20 @@ def test_an_info_between_files_is_no_warning(code: str, files: dict[str, str], t
     findings = found(tmp_path, **files)
     assert loud(findings) == []
     assert code in {each.code for each in findings}
+
+
+@pytest.mark.parametrize(
+    ("hub", "phone"),
+    [
+        (HUB, PHONE),
+        (HUB.replace("[Peer]", "PostUp = /etc/wireguard/nat.sh\n[Peer]"), FULL),
+        (HUB, FULL.replace("[Peer]", "Table = off\n[Peer]")),
+        (HUB.replace("10.7.0.2/32", "0.0.0.0/0"), FULL),
+    ],
+    ids=["no full tunnel", "any hook", "a routing daemon", "both ends full"],
+)
+def test_a_server_need_not_forward_by_a_hook(hub: str, phone: str, tmp_path: Path) -> None:
+    assert "no-forwarding-hook" not in {each.code for each in found(tmp_path, hub=hub, phone=phone)}
 
 
 @pytest.mark.parametrize("files", CORRECT.values(), ids=list(CORRECT))

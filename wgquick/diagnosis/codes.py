@@ -60,6 +60,7 @@ _SEVERAL_FILES = {
     "endpoint-port-differs": (ERROR, "an Endpoint's port is not the other end's ListenPort"),
     "mtu-unequal": (INFO, "the two ends have different MTUs"),
     "private-key-elsewhere": (INFO, "one host has the private keys of both ends"),
+    "no-forwarding-hook": (INFO, "a client sends all traffic to a server whose file has no hook that forwards it"),
     "tunnels-overlap": (INFO, "two files route the same network into their tunnels"),
     "listen-port-shared": (INFO, "two files have the same ListenPort"),
     "mark-shared": (INFO, "two files have the same FwMark or Table"),

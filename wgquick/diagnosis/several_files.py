@@ -60,6 +60,7 @@ def findings(sources: Sequence[Source], reported: Reported) -> Iterator[Finding]
     yield from shared
     for pair in tunnels.pairs:
         yield from _of_pair(pair, {*reported, *((each.file, each.code) for each in shared)})
+    yield from _without_hooks(tunnels)
     yield from _one_host(sound, tunnels)
 
 
@@ -299,6 +300,28 @@ def _of_pair(pair: Pair, reported: Reported) -> Iterator[Finding]:
     what = f"this host also has the private key of the other end, in {one.source.shown}"
     place = two.source.interface_section.at("PrivateKey")
     yield note(two.source, place, "private-key-elsewhere", what, "keep each private key on its own host only")
+
+
+def _without_hooks(tunnels: Tunnels) -> Iterator[Finding]:
+    """The servers of full tunnels without any hook: something else must forward and masquerade there."""
+    ends = [each for pair in tunnels.pairs for each in (pair, (pair.two, pair.one))]
+    for server in tunnels.sources:
+        clients = [end.source.shown for end, other in ends if other.source is server and _is_client(end, other)]
+        if clients and not server.hooks:
+            more = f" and {len(clients) - 1} more" if len(clients) > 1 else ""
+            what = f"{clients[0]}{more} sends all traffic here, and no hook of this file forwards or masquerades it"
+            remedy = (
+                "add PostUp hooks: sysctl -q net.ipv4.ip_forward=1, and a rule that masquerades; or leave it to "
+                "/etc/sysctl.d and the firewall of this host"
+            )
+            yield note(server, server.interface_section.place, "no-forwarding-hook", what, remedy)
+
+
+def _is_client(end: End, other: End) -> bool:
+    """Whether an end connects to the other one, routes all IPv4 or IPv6 into the tunnel, and gets none back."""
+    full, back = ([ip.length == 0 for ip in each.peer.allowed_ips] for each in (end, other))
+    connects = end.peer.endpoint is not None and other.peer.endpoint is None
+    return connects and any(full) and not any(back) and end.source.settings.routes_automatically
 
 
 def _psk(pair: Pair) -> Iterator[Finding]:
