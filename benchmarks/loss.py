@@ -6,12 +6,15 @@ the first two, by systemd-networkd and by NetworkManager.
     python -m benchmarks.loss                          # over wgq-userspace, in two namespaces
     python -m benchmarks.loss --kernel                 # over the kernel's WireGuard, in a VM without KVM
     python -m benchmarks.loss --only "FwMark"          # the changes with this text in their name
+    python -m benchmarks.loss --rounds 3               # the worst of three rounds
+    python -m benchmarks.loss --read .cache/logs/vm-loss-*.jsonl    # the table of the VM's earlier runs
 
 A thousand probes per second go through the tunnel and are answered, during the change and for one second after it.
 A probe that cannot be sent counts as lost. A session has ended if its latest handshake has changed. A change counts
 as not made if `wgq reload --dry-run` prints changes afterwards, or, for a network manager, if the device, its
 addresses, MTU or routes differ from the file. The measured processes run with priority, so that other programs on
-the machine cause no loss. Needs root and what scripts/test installs.
+the machine cause no loss; not in the VM, where nothing else runs, and where a program with priority would stop the
+kernel's own threads, which encrypt, on the only processor. Needs root and what scripts/test installs.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import argparse
 import base64
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import tools
@@ -33,14 +38,15 @@ from tests.parity.trial import in_process
 from tests.resolvers import unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from benchmarks.tools import Tool
     from tests.namespaces import Namespace
 
 USERSPACE = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wgq-userspace"}
-_FIRST = "nice -n -15 "
+_NICE = -15
 _PYTHON = ("python3", "-I", "-S", "-c")  # the fastest start
+FAILED = (AssertionError, subprocess.TimeoutExpired)
 PROBE, PORT = "10.0.0.2", 7777
 OUTER = "203.0.113.1"
 """The far end's outer address: beyond the gateway, as a full tunnel never takes a link's own networks."""
@@ -58,16 +64,16 @@ def hear():
     while True: heard.add(s.recv(64))
 threading.Thread(target=hear, daemon=True).start()
 print("ready", flush=True)
-sent, due, where = 0, time.monotonic(), (sys.argv[1], int(sys.argv[2]))
+began = due = time.monotonic(); sent, where = 0, (sys.argv[1], int(sys.argv[2]))
 while not select.select([0], [], [], max(0, due - time.monotonic()))[0]:
     try: s.sendto(b"%d" % sent, where)
     except OSError: pass
     sent += 1; due = max(due + 0.001, time.monotonic() - 0.02)
-end = time.monotonic() + 5
-while len(heard) < sent and time.monotonic() < end: time.sleep(0.01)
-print(sent, len(heard), flush=True); os._exit(0)
+seconds = time.monotonic() - began
+while len(heard) < sent and time.monotonic() < began + seconds + 5: time.sleep(0.01)
+print(sent, len(heard), seconds, flush=True); os._exit(0)
 """
-"""Sends until there is standard input, waits for the last answers, and prints the numbers."""
+"""Sends until there is standard input, waits for the last answers, and prints the numbers and the seconds."""
 NEAR, NEXT, FAR = private_key(), private_key(), private_key()
 OTHER = base64.b64encode(b"\x09" * 32).decode()
 PSK = private_key()
@@ -137,34 +143,61 @@ CHANGES = (
 
 
 class Outcome(NamedTuple):
-    """The numbers of sent and lost probes, whether the session ended, and whether the change was made."""
+    """The numbers of sent and lost probes, the seconds, and what else the change did.
 
-    sent: int
-    lost: int
-    ended: bool
-    made: bool
+    `ended`: the session ended. `made`: the change was made. `crashed`: the program does not run any more.
+    """
+
+    sent: int = 0
+    lost: int = 0
+    seconds: float = 0
+    ended: bool = False
+    made: bool = True
+    crashed: bool = False
 
     def __str__(self) -> str:
+        if not self.sent:
+            return "does not come up"
         words = [f"{self.lost} of {self.sent}" if self.lost else "0"]
         words += ["session ended"] if self.ended else []
         words += [] if self.made else ["not made"]
-        return ", ".join(words)
+        return ", ".join([*words, *(["crashed"] if self.crashed else [])])
+
+
+def worst(found: Sequence[Outcome]) -> Outcome:
+    """The outcome with the most lost probes, with all that happened in any of them."""
+    most = max(found, key=lambda each: (each.lost, each.sent))
+    return most._replace(
+        ended=any(each.ended for each in found),
+        made=all(each.made for each in found),
+        crashed=any(each.crashed for each in found),
+    )
+
+
+class Place(NamedTuple):
+    """The two machines, the environment of programs, and their niceness."""
+
+    near: Namespace
+    far: Namespace
+    environment: dict[str, str]
+    niceness: int
 
 
 @contextmanager
-def ends(*, kernel: bool) -> Iterator[tuple[Namespace, Namespace]]:
+def ends(*, kernel: bool) -> Iterator[Place]:
     """A machine, and on its uplink a second machine at 192.0.2.1 with PROBE in the tunnel."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/root", **({} if kernel else USERSPACE)}
     with host() as near, host() as far:
         near.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", far.paths["net"]])
         lines = ["addr add 192.0.2.2/24 dev up0", "link set up0 up", "route add default via 192.0.2.1", ""]
         near.run(["ip", "-batch", "-"], input="\n".join(lines))
         lines = ["addr add 192.0.2.1/24 dev up0", "link set up0 up", f"addr add {OUTER}/32 dev up0", ""]
         far.run(["ip", "-batch", "-"], input="\n".join(lines))
-        daemon = [*_FIRST.split(), "wgq-userspace", "wg0"]
+        daemon = [*_nice(_NICE), "wgq-userspace", "wg0"]
         far.run(["ip", "link", "add", "wg0", "type", "wireguard"] if kernel else daemon)
         _set_far(far)
         far.run(["ip", "-batch", "-"], input=f"addr add {PROBE}/24 dev wg0\nlink set wg0 up\n")
-        yield near, far
+        yield Place(near, far, environment, 0 if kernel else _NICE)
 
 
 def _set_far(far: Namespace) -> None:
@@ -175,33 +208,40 @@ def _set_far(far: Namespace) -> None:
     far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=text)
 
 
-def outcomes(tool: Tool, changes: Iterable[Change], *, kernel: bool) -> Iterator[tuple[str, str]]:
-    """The name and the outcome of each change that the tool makes, on the same two machines."""
-    environment = {"PATH": os.environ["PATH"], "HOME": "/root", **({} if kernel else USERSPACE)}
-    with ends(kernel=kernel) as (near, far):
-        if tool.start:
-            tool.start(near)
-        with far.popen([*_PYTHON, ECHO, str(PORT)], stdout=subprocess.PIPE) as echo:
-            if echo.stdout is None:
-                raise SystemExit("there is no pipe")
-            echo.stdout.readline()
-            try:
-                for change in changes:
-                    if tool.start and "PostUp" in change.after:
-                        continue  # a network manager has no such line
-                    yield change.name, str(tried(change, tool, near, far, environment))
-                    _run(near, tool.down, environment)
-            except AssertionError as error:  # the program does not work any more
-                print(error, file=sys.stderr)
-            finally:
-                echo.kill()
+def outcomes(tool: Tool, changes: Iterable[Change], *, kernel: bool) -> Iterator[tuple[str, Outcome]]:
+    """The name and the outcome of each change that the tool makes.
+
+    The machines stay until the program fails: then the next change has new ones, and a failure on these is final.
+    """
+    left = list(changes)
+    while left:
+        first = left[0]
+        with ends(kernel=kernel) as place:
+            running = tool.start(place.near) if tool.start else None
+            with place.far.popen([*_PYTHON, ECHO, str(PORT)], stdout=subprocess.PIPE) as echo:
+                if echo.stdout is None:
+                    raise SystemExit("there is no pipe")
+                echo.stdout.readline()
+                try:
+                    while left:
+                        outcome = tried(left[0], tool, place)
+                        has_crashed = running is not None and running.poll() is not None
+                        yield left.pop(0).name, outcome._replace(crashed=has_crashed)
+                        _run(place, tool.down)
+                except FAILED as error:
+                    print(str(error)[-500:], file=sys.stderr)
+                    if left and left[0] is first:
+                        yield left.pop(0).name, Outcome()
+                finally:
+                    echo.kill()
 
 
-def tried(change: Change, tool: Tool, near: Namespace, far: Namespace, environment: dict[str, str]) -> Outcome:
+def tried(change: Change, tool: Tool, place: Place) -> Outcome:
     """Make the change with the tool during a thousand probes per second."""
+    near, far = place.near, place.far
     _set_far(far)
     _write(near, tool.files(change.before))
-    _run(near, tool.up, environment)
+    _run(place, tool.up)
     near.run(["ping", "-c", "2", "-i", "0.2", "-W", "30", PROBE])
     if change.prepare:
         far.run(["sh", "-c", change.prepare])
@@ -216,24 +256,24 @@ def tried(change: Change, tool: Tool, near: Namespace, far: Namespace, environme
         time.sleep(0.5)
         refused = ""
         try:
-            _run(near, tool.change, environment)
-        except AssertionError as error:
+            _run(place, tool.change)
+        except FAILED as error:
             refused = str(error)
         if change.follow:
             far.run(["sh", "-c", change.follow])
         time.sleep(1)
         output, _ = probes.communicate(b"enough", timeout=60)
-    sent, heard = map(int, output.split())
+    sent, heard, seconds = output.split()
     if refused:
         print(refused[-500:], file=sys.stderr)
-    made = not refused and _made(near, tool, change.after, environment)
-    return Outcome(sent, sent - heard, _session(near) != session, made)
+    made = not refused and _made(tool, change.after, place)
+    return Outcome(int(sent), int(sent) - int(heard), float(seconds), _session(near) != session, made)
 
 
-def _made(near: Namespace, tool: Tool, text: str, environment: dict[str, str]) -> bool:
+def _made(tool: Tool, text: str, place: Place) -> bool:
     if tool.start:
-        return tools.made(near, text)
-    _, printed, _ = near.call(in_process, ["reload", "wg0", "--dry-run"], environment)
+        return tools.made(place.near, text)
+    _, printed, _ = place.near.call(in_process, ["reload", "wg0", "--dry-run"], place.environment)
     return not any(line.startswith("[#]") for line in printed.splitlines())
 
 
@@ -246,18 +286,23 @@ def _write(near: Namespace, files: Mapping[str, str]) -> None:
         )
 
 
-def _run(near: Namespace, command: str, environment: dict[str, str]) -> None:
-    """Run a command with priority; `wgq` in a fork of this process. A failure is an AssertionError."""
+def _run(place: Place, command: str) -> None:
+    """Run a command; `wgq` in a fork of this process. A failure is an AssertionError."""
+    near, environment = place.near, place.environment
     if command.startswith("wgq "):
-        status, _, error = near.call(_first, command.split()[1:], environment)
+        status, _, error = near.call(_in_process, command.split()[1:], environment, place.niceness)
         if status:
             raise AssertionError(error)
     else:
-        near.run([*_FIRST.split(), "sh", "-c", command], env=environment, timeout=300)
+        near.run([*_nice(place.niceness), "sh", "-c", command], env=environment, timeout=300)
 
 
-def _first(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
-    os.nice(-15)
+def _nice(niceness: int) -> list[str]:
+    return ["nice", "-n", str(niceness)]
+
+
+def _in_process(arguments: list[str], environment: dict[str, str], niceness: int) -> tuple[int, str, str]:
+    os.nice(niceness)
     return in_process(arguments, environment)
 
 
@@ -266,12 +311,28 @@ def _session(near: Namespace) -> str:
     return next((line for line in shown if line.startswith(public_key(FAR))), "")
 
 
-def table(found: dict[str, dict[str, str]]) -> str:
-    """The outcomes by tool and change as Markdown."""
+def table(found: dict[str, dict[str, list[Outcome]]]) -> str:
+    """The worst outcomes by tool and change as Markdown, and how often was sent."""
     head = f"| lost probes | {' | '.join(found)} |\n|---|{'---|' * len(found)}\n"
-    names = next(iter(found.values()))
-    rows = (" | ".join(each.get(name, "-") for each in found.values()) for name in names)
-    return head + "\n".join(f"| {name} | {row} |" for name, row in zip(names, rows, strict=True))
+    names = [change.name for change in CHANGES if any(change.name in each for each in found.values())]
+    cells = {name: [str(worst(each[name])) if name in each else "-" for each in found.values()] for name in names}
+    rates = [
+        (each.sent - 1) / each.seconds
+        for by_name in found.values()
+        for several in by_name.values()
+        for each in several
+        if each.sent
+    ]
+    rounds = [len(several) for by_name in found.values() for several in by_name.values()]
+    rows = "\n".join(f"| {name} | {' | '.join(row)} |" for name, row in cells.items())
+    return f"""{head}{rows}
+
+The worst of {_span(rounds)} rounds, with {_span(rates)} probes a second (median {statistics.median(rates):.0f})."""
+
+
+def _span(numbers: Sequence[float]) -> str:
+    low, high = round(min(numbers)), round(max(numbers))
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def main() -> None:
@@ -279,37 +340,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], help="a part of the changes' names, also repeated")
     parser.add_argument("--tool", action="append", default=[], help="a tool of the table, also repeated")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each change is made")
     parser.add_argument("--kernel", action="store_true", help="boot a VM and try there")
     parser.add_argument("--inside", action="store_true", help="for the VM: print lines of JSON")
+    parser.add_argument("--read", nargs="+", type=Path, help="measure nothing: files with what the VM printed")
     given = parser.parse_args()
     known = {**tools.WG_QUICK, **(tools.MANAGERS if given.kernel or given.inside else {})}
     if not given.tool:
         given.tool = [name for name in known if not (given.kernel and name == "wg-quick down, up")]
-    found: dict[str, dict[str, str]] = {name: {} for name in given.tool}
-    if given.kernel:
-        for line in _in_vm(given.tool, given.only):
-            tool, change, outcome = json.loads(line)
-            found[tool][change] = outcome
-    else:
-        changes = [each for each in CHANGES if not given.only or any(part in each.name for part in given.only)]
-        for name in given.tool:
-            for change, outcome in outcomes(known[name], changes, kernel=given.inside):
-                found[name][change] = outcome
-                print(
-                    json.dumps([name, change, outcome]), file=sys.stdout if given.inside else sys.stderr, flush=True
-                )
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for tool, change, outcome in _measured(given, known):
+        found.setdefault(tool, {}).setdefault(change, []).append(outcome)
     if not given.inside:
         print(table(found))
 
 
-def _in_vm(chosen: list[str], only: list[str]) -> list[str]:
+def _measured(given: argparse.Namespace, known: Mapping[str, Tool]) -> Iterator[tuple[str, str, Outcome]]:
+    """The tool, the change and the outcome of each measurement."""
+    if given.read or given.kernel:
+        lines = (
+            [line for file in given.read for line in file.read_text().splitlines()] if given.read else _in_vm(given)
+        )
+        for tool, change, outcome in map(json.loads, lines):
+            yield tool, change, Outcome(*outcome)
+        return
+    changes = [each for each in CHANGES if not given.only or any(part in each.name for part in given.only)]
+    for name in given.tool:
+        for change, outcome in outcomes(known[name], changes * given.rounds, kernel=given.inside):
+            print(json.dumps([name, change, outcome]), file=sys.stdout if given.inside else sys.stderr, flush=True)
+            yield name, change, outcome
+
+
+def _in_vm(given: argparse.Namespace) -> list[str]:
     from tests.kernel import vm
 
     for package in tools.PACKAGES:
         unpacked(package)  # the VM has no network
-    arguments = [word for name in chosen for word in ("--tool", name)] + [
-        word for part in only for word in ("--only", part)
-    ]
+    arguments = ["--rounds", str(given.rounds)]
+    arguments += [word for name in given.tool for word in ("--tool", name)]
+    arguments += [word for part in given.only for word in ("--only", part)]
     return vm.run("benchmarks.loss", "--inside", *arguments, limit=7200)
 
 

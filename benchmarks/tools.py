@@ -18,13 +18,14 @@ from tests.netns.managers import (
 )
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Mapping
 
     from tests.namespaces import Namespace
 
 PACKAGES = (*NETWORKD_PACKAGES, *NETWORK_MANAGER_PACKAGES)
 Section = dict[str, str]
-_FULL_TABLE = "51820"
+_FULL_TABLE, _PRIORITY = "51820", "99"
 _PEER = {"PublicKey": "PublicKey", "PresharedKey": "PresharedKey", "Endpoint": "Endpoint"}
 _PEER |= {"AllowedIPs": "AllowedIPs", "PersistentKeepalive": "PersistentKeepalive"}
 _NM_PEER = {"PresharedKey": "preshared-key", "Endpoint": "endpoint", "PersistentKeepalive": "persistent-keepalive"}
@@ -33,15 +34,15 @@ _NM_PEER = {"PresharedKey": "preshared-key", "Endpoint": "endpoint", "Persistent
 class Tool(NamedTuple):
     """How a program makes a change, brings a tunnel up and takes it down.
 
-    `files` makes its files from the text of wg-quick's. `start` starts what it needs on a machine. Commands that
-    begin with `wgq` run in a fork of this process.
+    `files` makes its files from the text of wg-quick's. `start` starts the program that it needs on a machine.
+    Commands that begin with `wgq` run in a fork of this process.
     """
 
     change: str
     up: str
     down: str
     files: Callable[[str], Mapping[str, str]]
-    start: Callable[[Namespace], object] | None = None
+    start: Callable[[Namespace], subprocess.Popen[bytes]] | None = None
 
 
 def sections(text: str) -> tuple[Section, list[Section]]:
@@ -79,6 +80,8 @@ def networkd_files(text: str) -> dict[str, str]:
             "Priority=20",
         ]
         network += [*rule, "[RoutingPolicyRule]", "SuppressPrefixLength=0", "Table=main", "Priority=10"]
+    if "Table" in interface:
+        network += ["[RoutingPolicyRule]", f"Table={interface['Table']}", f"Priority={_PRIORITY}"]
     folder = "/etc/systemd/network"
     return {f"{folder}/wg0.netdev": "\n".join([*netdev, ""]), f"{folder}/wg0.network": "\n".join([*network, ""])}
 
@@ -100,21 +103,23 @@ def network_manager_files(text: str) -> dict[str, str]:
         chosen = [each for each in addresses if mark in each]
         lines += [f"[{family}]", f"method={'manual' if chosen else 'disabled'}"]
         lines += [f"address{number}={each}" for number, each in enumerate(chosen, 1)]
-        lines += [f"route-table={interface['Table']}"] if "Table" in interface and chosen else []
+        if "Table" in interface and chosen:
+            rule = f"routing-rule1=priority {_PRIORITY} from 0.0.0.0/0 table {interface['Table']}"
+            lines += [f"route-table={interface['Table']}", rule]
     return {"/etc/NetworkManager/system-connections/wg0.nmconnection": "\n".join([*lines, ""])}
 
 
-def _start_networkd(machine: Namespace) -> None:
+def _start_networkd(machine: Namespace) -> subprocess.Popen[bytes]:
     install_networkd(machine)
-    start_networkd(machine)
+    return start_networkd(machine)
 
 
-def _start_network_manager(machine: Namespace) -> None:
+def _start_network_manager(machine: Namespace) -> subprocess.Popen[bytes]:
     install_network_manager(machine)
     keep_off = "\n[keyfile]\nunmanaged-devices=interface-name:up0\n"
     machine.run(["sh", "-c", "cat >>/etc/NetworkManager/NetworkManager.conf"], input=keep_off)
     machine.run(["sh", "-c", "rm /etc/NetworkManager/system-connections/*"])
-    start_network_manager(machine)
+    return start_network_manager(machine)
 
 
 def _wg_quick(change: str) -> Tool:
@@ -169,10 +174,11 @@ def made(machine: Namespace, text: str) -> bool:
         found == wanted
         and device[0] == interface["PrivateKey"]
         and device[2] == interface.get("ListenPort", device[2])
-        and ("FwMark" not in interface or int(device[3], 0) == int(interface["FwMark"]))
+        and ("FwMark" not in interface or device[3] == hex(int(interface["FwMark"])))
         and {each for each in addresses if not each.startswith("fe80:")} == _list(interface["Address"])
         and f"mtu {interface.get('MTU', '1420')} " in machine.out("ip", "link", "show", "wg0")
         and all(_is_routed(machine, address) == (address in _reached(peers)) for address in _PLACES)
+        and ("Table" not in interface or bool(machine.out("ip", "route", "show", "table", interface["Table"])))
     )
 
 

@@ -66,7 +66,7 @@ _SENDS = {
     r"ip -\d route delete": 0x19,
     r"ip -\d rule add": 0x20,
     r"ip -\d rule delete": 0x21,
-    "ip link set": 0x10,
+    "ip link (add|set)": 0x10,
     "ip link delete": 0x11,
     "wg ": "uapi",
     "nft -f": "nftables",

@@ -97,7 +97,7 @@ def change(
     ]
     goes = _Goes(earlier, hooked, keep_foreign)
     gone = [key for key in live if key not in wanted and goes(key)]
-    removed = {key: each for key in wanted if key in live and (each := networks.removed(live[key]))}
+    removed = networks.removed(live)
     mark = fwmark if fwmark != device.fwmark else None
     first = DeviceConfig(
         new_private_key(settings, device),
@@ -234,30 +234,31 @@ def _listen_port(settings: Settings, device: Device) -> int | None:
 
 
 class _Networks:
-    """The AllowedIPs of each peer; if two peers claim a network, the later one gets it."""
+    """The AllowedIPs of the peers for which they change; if two peers claim a network, the later one gets it."""
 
     def __init__(
         self, wanted: dict[PublicKey, PeerSettings], live: dict[PublicKey, DevicePeer], earlier: Earlier | None
     ) -> None:
-        self._claims: dict[PublicKey, tuple[AllowedIP, ...]] = {}
-        self._owner: dict[AllowedIP, PublicKey] = {}
-        for key, peer in wanted.items():
-            claims = self._claims[key] = _claims(peer, live.get(key), earlier)
-            for ip in claims:
-                self._owner[ip] = key
+        claims = {key: _claims(peer, live.get(key), earlier) for key, peer in wanted.items()}
+        self._claims = {
+            key: each for key, each in claims.items() if key not in live or each != live[key].allowed_ips
+        }
+        # Usually there are none, and the owners are not needed.
+        self._owner = {ip: key for key, each in claims.items() for ip in each} if self._claims else {}
 
     def added(self, key: PublicKey, live: DevicePeer | None) -> tuple[AllowedIP, ...]:
         """The AllowedIPs that the peer gets; another peer that has them loses them."""
-        owner, has = self._owner, live.allowed_ips if live else ()
-        if self._claims[key] == has:
-            return ()
-        there = set(has)
-        return tuple([ip for ip in self._claims[key] if owner[ip] == key and ip not in there])
+        owner, claims = self._owner, self._claims.get(key, ())
+        there = set(live.allowed_ips) if live and claims else ()
+        return tuple([ip for ip in claims if owner[ip] == key and ip not in there])
 
-    def removed(self, live: DevicePeer) -> tuple[AllowedIP, ...]:
-        """The AllowedIPs of a live peer that no peer claims."""
-        owner = self._owner
-        return tuple([ip for ip in live.allowed_ips if ip not in owner])
+    def removed(self, live: Mapping[PublicKey, DevicePeer]) -> dict[PublicKey, tuple[AllowedIP, ...]]:
+        """The AllowedIPs of live peers that no peer claims."""
+        owner, found = self._owner, {}
+        for key in self._claims:
+            if key in live and (lost := tuple(ip for ip in live[key].allowed_ips if ip not in owner)):
+                found[key] = lost
+        return found
 
 
 def _claims(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> tuple[AllowedIP, ...]:
