@@ -18,7 +18,7 @@ from tests.namespaces import host
 from wgquick.show.wg import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.namespaces import Namespace
 
@@ -100,30 +100,39 @@ def machine() -> Iterator[Namespace]:
         yield machine
 
 
-def _outputs(*arguments: str, **environment: str) -> list[tuple[str, int]]:
-    """Output and exit status of wg and of wgq."""
+def _output(tool: list[str], arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[str, int]:
+    """Output and exit status of a tool."""
     env = {**os.environ, **environment}
-    done = [
-        subprocess.run([*tool, *arguments], check=False, env=env, capture_output=True, text=True)
-        for tool in (["wg"], WGQ)
-    ]
-    return [(each.stdout, each.returncode) for each in done]
+    done = subprocess.run([*tool, *arguments], check=False, env=env, capture_output=True, text=True)
+    return done.stdout, done.returncode
+
+
+def _outputs(*arguments: str) -> list[tuple[str, int]]:
+    """Output and exit status of wg and of wgq."""
+    return [_output(tool, arguments, {}) for tool in (["wg"], WGQ)]
 
 
 def _compare(*arguments: str, **environment: str) -> None:
-    """Compare up to five times: handshake ages are printed in seconds, and a second may pass between the two."""
-    for _ in range(5):
-        wg, wgq = _outputs(*arguments, **environment)
-        if wg == wgq:
+    """Each line of wgq is one that wg prints just before or just after, as handshake ages are in seconds.
+
+    A wgq that prints in yet another second is tried again.
+    """
+    for _ in range(10):
+        (one, _), (own, status), (two, wanted) = (
+            _output(tool, arguments, environment) for tool in (["wg"], WGQ, ["wg"])
+        )
+        assert status == wanted
+        lines = [text.splitlines(keepends=True) for text in (one, own, two)]
+        if all(mine in (before, after) for before, mine, after in zip(*lines, strict=True)):
             return
-    assert wg == wgq
+    assert own == two
 
 
 def _compare_all(answers: dict[str, str], word: str) -> None:
     with answering(answers):
         _compare("show")
         _compare("show", "wg0", WG_COLOR_MODE="always", WG_HIDE_KEYS="never")
-        _compare("show", "all", "dump")
+        _compare("show", "all", word)
         _compare("show", "wg0", word)
         _compare("show", "interfaces")
 
@@ -143,6 +152,11 @@ def test_a_missing_interface_is_an_error_with_its_name(machine: Namespace) -> No
 
 def test_an_unknown_word_is_refused_as_by_wg(machine: Namespace) -> None:
     (_, status), (printed, own) = machine.call(_outputs, "show", "wg0", "colours")
+    assert (printed, own) == ("", status) == ("", 1)
+
+
+def test_an_empty_name_is_refused_as_by_wg(machine: Namespace) -> None:
+    (_, status), (printed, own) = machine.call(_outputs, "show", "")
     assert (printed, own) == ("", status) == ("", 1)
 
 

@@ -304,6 +304,8 @@ def show(targets: list[str]) -> None:
     from wgquick.show import wg
 
     name, word = (*targets, "", "")[:2]
+    if targets[:1] == [""]:
+        raise WgqError("the interface's name is empty", remedy="`wgq show' without a name shows all interfaces.")
     if (word and word not in wg.WORDS) or (name == "interfaces" and word):
         raise WgqError(f"`{word}' is not a parameter of wg show", remedy=f"Choose one of: {', '.join(wg.WORDS)}.")
     privilege.acquire()

@@ -161,8 +161,13 @@ WORDS = (*OF_DEVICE, *OF_PEERS, "dump")
 
 
 def values(shown: Shown, word: str, *, with_name: bool) -> str:
-    """What `wg show NAME WORD` prints; `with_name` as for `wg show all WORD`."""
+    """What `wg show NAME WORD` prints; `with_name` as for `wg show all WORD`.
+
+    wg prints the name before the first of a device's endpoints only, even if there are none (show.c).
+    """
     head = (shown.device.name,) if with_name else ()
+    if word == "endpoints":
+        return "\t".join((*head, "")) + "".join("\t".join(row) + "\n" for row in _rows(shown, word))
     return "".join("\t".join((*head, *row)) + "\n" for row in _rows(shown, word))
 
 
