@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.net import Prefix, PublicKey
 
-DEFAULT_TABLE, MAIN_TABLE, LOCAL_TABLE = 253, 254, 255
-UNIVERSE, SITE, LINK, HOST = 0, 200, 253, 254
+MAIN_TABLE, LOCAL_TABLE = 254, 255
+UNIVERSE, LINK, HOST = 0, 253, 254
 """Scopes (RT_SCOPE_*): of routes and of IPv4 addresses."""
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 """Protocols (IPPROTO_*)."""
@@ -94,7 +94,6 @@ class TableRoute(NamedTuple):
     mtu: int | None = None
     preference: int = 0
     nexthop: int = 0
-    encapsulation: int = 0
 
 
 class LocalAddress(NamedTuple):

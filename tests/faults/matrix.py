@@ -57,11 +57,11 @@ class Case(NamedTuple):
     other_file: bool = False
     """doctor gets the other end's file (--peer-config)."""
     late: float = 0.0
-    """The client's initiations are so many seconds behind, as those of a clock that was set back."""
+    """The seconds by which the client's initiations are behind, as those of a clock that was set back."""
     is_busy: bool = False
     """A program at the other end answers with cookies alone, as a server under load does."""
     listen: float = 0.0
-    """doctor listens for so many seconds (--listen)."""
+    """The seconds for which doctor listens (--listen)."""
     at: str = "here"
     client: str = ""
     """The backend at `here`, if it is another than at `there`."""

@@ -38,7 +38,7 @@ def processor_seconds(end: End) -> float:
 
 
 @pytest.mark.parametrize("limit", [26, 48])
-def test_silent_connections_do_not_stop_a_daemon_with_few_descriptors(limit: int) -> None:
+def test_silent_connections_do_not_use_up_few_descriptors(limit: int) -> None:
     with machines(f"prlimit --nofile={limit}:{limit} {WGQ}", GO) as (left, right):
         join(left, right)
         for end in (left, right):

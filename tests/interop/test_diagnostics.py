@@ -256,7 +256,7 @@ def send(end: End, address: str, count: int = 1) -> None:
             sender.sendto(b"hello", (address, 9))
 
 
-def test_packets_without_peer_or_endpoint_are_reported_by_destination(alone: End) -> None:
+def test_packets_without_a_peer_are_reported_by_destination(alone: End) -> None:
     peer = absent(alone, "10.66.0.8/32")
     send(alone, "10.66.0.7")
     send(alone, "10.66.0.8")

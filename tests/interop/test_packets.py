@@ -97,7 +97,7 @@ def test_changed_and_cut_messages_of_a_session_are_ignored(scene: Scene) -> None
     scene.assert_unmoved()
 
 
-def test_a_replayed_session_delivers_nothing_and_moves_no_endpoint(scene: Scene) -> None:
+def test_a_replayed_session_delivers_nothing_moves_no_endpoint(scene: Scene) -> None:
     with (
         scene.ours.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as incoming,
         scene.theirs.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as outgoing,

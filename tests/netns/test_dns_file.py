@@ -91,7 +91,7 @@ def test_a_mounted_file_in_a_read_only_etc_is_written_in_place(container: Namesp
     assert content(container) == EARLIER
 
 
-def test_a_link_in_a_read_only_etc_stays_and_its_target_is_written(machine: Namespace) -> None:
+def test_in_a_read_only_etc_the_target_of_a_link_is_written(machine: Namespace) -> None:
     machine.run(["sh", "-c", "mv /etc/resolv.conf /run/mounted; ln -s /run/mounted /etc/resolv.conf"])
     machine.run(["sh", "-c", "mount --bind /etc /etc; mount -o remount,ro,bind /etc"])
     set_dns(machine, "wg0", "10.0.0.1")

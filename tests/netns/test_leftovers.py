@@ -142,7 +142,7 @@ def test_down_in_a_new_container_repairs_the_file(named: Namespace) -> None:
     assert directories(named) == []
 
 
-def test_the_previous_containers_record_is_removed_from_resolvconf(named: Namespace) -> None:
+def test_resolvconf_loses_the_previous_containers_record(named: Namespace) -> None:
     path = with_resolvconf(named, 'echo "$@" >>/run/asked')
     write(named, NUMERIC)
     in_container(named, "wgq up wg0", PATH=path, WGQ_DNS="resolvconf")

@@ -149,7 +149,7 @@ def ip6(source: str, destination: str, payload: bytes) -> bytes:
     return struct.pack("!IHBB", 6 << 28, len(payload), socket.IPPROTO_UDP, 64) + addresses + payload
 
 
-def test_packets_for_other_hosts_and_errors_about_others_are_ignored() -> None:
+def test_packets_and_errors_of_other_hosts_are_ignored() -> None:
     with machines(WGQ, WGQ) as (left, right):
         join(left, right)
         left.ip(f"route add default via {right.outer()}")

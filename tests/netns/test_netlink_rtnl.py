@@ -158,7 +158,7 @@ def test_refused_addresses_are_listed_by_index(ns: Namespace, nl: RtNetlink) -> 
     assert nl.addresses("wgt0") == prefixes("10.0.0.1/24", "10.0.0.2/24")
 
 
-def test_refused_routes_are_listed_by_index_with_the_kernels_reason(ns: Namespace, nl: RtNetlink) -> None:
+def test_refused_routes_are_listed_with_index_and_reason(ns: Namespace, nl: RtNetlink) -> None:
     nl.set_link("wgt0")
     wanted = prefixes("10.1.0.0/16", "10.2.0.9/16", "10.1.0.0/16", "10.3.0.0/16")
     with pytest.raises(BatchError) as caught:
@@ -238,9 +238,7 @@ def test_a_multipath_default_route_names_no_link(ns: Namespace, nl: RtNetlink) -
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_rules_are_read_in_order_and_only_wg_quicks_are_recognised(
-    ns: Namespace, nl: RtNetlink, family: int
-) -> None:
+def test_rules_are_read_in_order_and_wg_quicks_recognised(ns: Namespace, nl: RtNetlink, family: int) -> None:
     source = "10.0.0.0/8" if family == 4 else "fd00::/8"
     for words in (f"from {source} table 77", "fwmark 9 table 9", "not fwmark 8/15 table 8", "iif lo table 7"):
         ns.run(["ip", f"-{family}", "rule", "add", *words.split()])

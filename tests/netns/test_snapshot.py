@@ -130,7 +130,7 @@ def test_only_the_given_addresses_and_routes_are_deleted(machine: Namespace) -> 
     assert (link.mtu, link.up) == (1300, True)
 
 
-def test_deleting_a_route_spares_the_kernels_route_to_that_network(machine: Namespace) -> None:
+def test_deleting_a_route_spares_the_kernels_own(machine: Namespace) -> None:
     """`ip -6 route delete PREFIX dev LINK` may delete the connected route."""
     write(machine, config(peer="", address="fd00::1/64"))
     wgq(machine, "up", "wg0")

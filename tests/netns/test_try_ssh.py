@@ -60,7 +60,7 @@ def ssh(*command: str) -> list[str]:
     return ["ssh", "-F", "none", "-i", "/run/ssh/key", *words, "root@10.7.0.1", shlex.join(command)]
 
 
-def test_a_change_that_cuts_the_session_off_is_rolled_back_and_the_session_goes_on() -> None:
+def test_a_change_that_cuts_the_session_off_is_rolled_back() -> None:
     with reachable() as ends:
         before = ends.one.out("wg", "show", "wg0", "allowed-ips")
         text = ends.one.out("cat", "/etc/wireguard/wg0.conf")

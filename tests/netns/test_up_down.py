@@ -306,7 +306,7 @@ def test_a_signal_during_up_rolls_it_back(machine: Namespace, number: signal.Sig
     assert programs(machine, "sleep") == []
 
 
-def test_the_daemon_survives_a_signal_to_the_callers_process_group(machine: Namespace) -> None:
+def test_the_daemon_survives_signals_to_the_callers_group(machine: Namespace) -> None:
     write(machine, config())
     process = machine.popen(
         [*WGQ, "up", "wg0"], env=dict(os.environ), start_new_session=True, stderr=subprocess.PIPE
@@ -346,7 +346,7 @@ def test_standard_input_needs_a_name_and_touches_no_disk(machine: Namespace) -> 
     assert "ci0" not in links(machine)
 
 
-def test_a_faulty_file_is_reported_with_places_and_changes_nothing(machine: Namespace) -> None:
+def test_a_faulty_file_is_reported_and_changes_nothing(machine: Namespace) -> None:
     write(machine, config("MTU = many", "AllowedIPs = 10.0.0.0/33"))
     before = machine.out("ip", "-j", "link")
     refused = wgq(machine, "up", "wg0", status=1)

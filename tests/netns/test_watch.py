@@ -334,7 +334,7 @@ def test_an_endpoint_with_a_new_address_is_found(tmp_path: Path) -> None:
             assert len(watch.events("endpoint-resolved")) == 1
 
 
-def test_up_that_does_not_wait_for_dns_leaves_the_endpoint_to_watch(tmp_path: Path) -> None:
+def test_without_waiting_for_dns_watch_sets_the_endpoint(tmp_path: Path) -> None:
     with pair() as ends:
         ends.write()
         wgq(ends.two, "up", "wg0")
@@ -353,7 +353,7 @@ def test_up_that_does_not_wait_for_dns_leaves_the_endpoint_to_watch(tmp_path: Pa
         assert ends.one.out("wg", "show", "wg0", "endpoints").split() == [ends.key_of_two, "192.0.2.2:51820"]
 
 
-def test_a_full_tunnel_without_an_endpoint_asks_the_uplinks_server(tmp_path: Path) -> None:
+def test_without_an_endpoint_the_uplinks_server_is_asked(tmp_path: Path) -> None:
     """No question that is not marked leaves the host then: the tunnel has all of them."""
     with pair() as ends:
         ends.write()

@@ -35,7 +35,7 @@ def processor_time(process: int) -> float:
 
 
 def used_in(seconds: float, process: int) -> float:
-    """The processor time that it uses in so many seconds."""
+    """The processor time that a process uses in `seconds`."""
     before = processor_time(process)
     time.sleep(seconds)
     return processor_time(process) - before

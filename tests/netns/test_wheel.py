@@ -41,7 +41,7 @@ for part in restore save; do ln -s /usr/sbin/xtables-legacy-multi /run/programs/
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel under test."""
     if given := os.environ.get("WGQ_WHEEL"):
-        return Path(given)
+        return Path(given).resolve()
     made = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(made), str(PROJECT)]
     subprocess.run(build, check=True, env={**os.environ, "CARGO_TARGET_DIR": str(PROJECT / "userspace/target")})

@@ -78,7 +78,7 @@ def test_the_daemon_has_its_own_session_and_descriptors(machine: Namespace) -> N
         os.close(leak)
 
 
-def test_the_daemon_accepts_signals_that_the_caller_ignores_or_blocks(machine: Namespace) -> None:
+def test_the_daemon_accepts_signals_that_the_caller_ignores(machine: Namespace) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     try:
@@ -131,7 +131,7 @@ def test_a_failing_program_is_quoted_with_its_status(machine: Namespace, tmp_pat
     assert str(error) == f"{program} could not bring up wg0: it exited with status 3: no such luck"
 
 
-def test_the_error_without_a_tun_device_names_the_container_option(machine: Namespace) -> None:
+def test_without_a_tun_device_the_container_option_is_named(machine: Namespace) -> None:
     machine.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
     assert "docker run --device /dev/net/tun" in refused(lambda: Userspace().start("wireguard-go", "wg0")).remedy
 

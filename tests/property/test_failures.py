@@ -354,9 +354,7 @@ def _unvaried(line: str, port: str) -> str:
 
 
 @pytest.mark.parametrize("action", [fail, die], ids=["fails", "is killed"])
-def test_a_reload_that_ends_at_any_step_is_rolled_back_or_finished(
-    setting: Setting, action: Callable[[], None]
-) -> None:
+def test_a_reload_killed_at_any_step_is_reverted_or_finished(setting: Setting, action: Callable[[], None]) -> None:
     """A failed one changes nothing. A killed one is finished by the next reload, or down leaves nothing."""
     pristine = state(setting.machine)
     setting.up()

@@ -29,7 +29,7 @@ def of_peer(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
     return counted(Device("wg0", peers=(peer,)), found, NOW)
 
 
-def test_an_unknown_key_is_reported_while_it_is_recent_and_no_peer() -> None:
+def test_a_recent_unknown_key_is_reported() -> None:
     event = Event("unknown_key", 3, 5.0, sender=ELSEWHERE, static_key=STRANGER)
     (sign,) = of_device(event)
     assert (sign.code, sign.confidence, sign.key, sign.address) == (

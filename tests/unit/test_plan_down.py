@@ -59,7 +59,7 @@ def test_without_a_journal_suppress_rules_of_others_stay() -> None:
     assert deleted(down.from_facts(Settings("wg0"), "wg0", facts)) == [mine, partner]
 
 
-def test_a_suppress_rule_at_priority_0_belongs_to_the_table_rule_at_0() -> None:
+def test_both_rules_of_a_tunnel_may_have_priority_0() -> None:
     """If the host's second rule has priority 1, a rule without a priority gets 0, and so does the next one."""
     mine, partner = table_rule(51820, 0), suppress_rule(0)
     rules = (LOCAL._replace(priority=0), mine, partner, suppress_rule(1))
@@ -112,7 +112,7 @@ def test_a_stale_journals_rules_go_despite_a_tunnel_of_that_table() -> None:
     assert deleted(down.spare_others(JOURNAL, facts)) == deleted(JOURNAL)
 
 
-def test_a_stale_journal_spares_the_suppress_rule_of_another_table() -> None:
+def test_a_stale_journal_spares_another_tables_suppress_rule() -> None:
     others = (suppress_rule(32764), table_rule(7, 32765))
     facts = DownFacts(exists=False, rules=(LOCAL, *others, MAIN), other_marks=frozenset({7}))
     assert deleted(down.spare_others(JOURNAL, facts)) == [table_rule(51820, 32765)]

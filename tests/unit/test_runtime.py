@@ -106,7 +106,7 @@ def test_a_directory_writable_by_others_is_refused(tmp_path: Path, owner: int, m
     assert list(root.iterdir()) == []
 
 
-def test_a_symbolic_link_in_place_of_a_lock_or_journal_is_not_followed(tmp_path: Path) -> None:
+def test_symbolic_links_as_lock_or_journal_are_not_followed(tmp_path: Path) -> None:
     for name in ("lock", "wg0.journal"):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(WgqError, match="cannot create"), locked(str(tmp_path)):

@@ -330,7 +330,7 @@ def two_tunnels(back: bool) -> Snapshot:
     )
 
 
-def test_a_tunnel_in_a_tunnel_has_the_last_uplink_and_smallest_mtu() -> None:
+def test_nested_tunnels_have_the_last_uplink_and_smallest_mtu() -> None:
     found = trace(two_tunnels(back=False), to("10.9.0.1"))
     assert (found.verdict, found.uplink, found.links) == ("delivered", "eth0", ("wg1", "wg0", "eth0"))
     assert (found.peer, str(found.endpoint), found.mtu) == (KEYS[2], "203.0.113.4:51820", (1420 - 60) // 16 * 16)

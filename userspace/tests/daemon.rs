@@ -261,7 +261,7 @@ fn two_daemons_exchange_packets_and_answer_unroutable_ones() {
 }
 
 #[test]
-fn the_daemon_keeps_one_capability_and_has_a_system_call_filter() {
+fn the_daemon_has_one_capability_and_a_system_call_filter() {
     let host = Host::new();
     host.started();
     let status = fs::read_to_string(format!("/proc/{}/status", host.daemons()[0])).expect("it runs");

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
-from wgquick.datagram import INITIATION, LENGTHS, RESPONSE
+from wgquick.datagram import INITIATION
 from wgquick.diagnosis.noise import CONSTRUCTION, IDENTIFIER, MAC, TAI_BASE, expanded, hashed, mac, mac1_key
 from wgquick.lean import TYPE_CHECKING
 
@@ -48,10 +48,6 @@ class HandshakeProbe:
         sealed_stamp = self._sealed(key, _stamp(now))
         body = struct.pack("<I", INITIATION) + self.index + ephemeral + sealed_static + sealed_stamp
         return body + mac(mac1_key(peer), body) + bytes(MAC)
-
-    def is_answered_by(self, message: bytes) -> bool:
-        """Whether a message is the response to this initiation, by its index."""
-        return len(message) == LENGTHS[RESPONSE] and message[0] == RESPONSE and message[8:12] == self.index
 
     def accepts(self, response: bytes) -> bool:
         """Whether the response is authentic under the preshared key."""

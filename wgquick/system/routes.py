@@ -219,7 +219,6 @@ def _route(route: Any, name: Callable[[int | None], str]) -> TableRoute:
         metrics.get("RTAX_MTU") if metrics else None,
         route.get("RTA_PREF") or 0,
         route.get("RTA_NH_ID") or 0,
-        route.get("RTA_ENCAP_TYPE") or 0,
     )
 
 

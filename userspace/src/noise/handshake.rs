@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_initiation_with_an_ephemeral_key_of_low_order_is_rejected() {
+    fn an_initiation_with_a_low_order_key_is_rejected() {
         let ((_, _), (b, b_public)) = (keys(3), keys(5));
         assert!(receive(&b, &blank_initiation([0; 32], b_public)).is_none(), "no key at all");
         assert!(receive(&b, &blank_initiation([3; 32], b_public)).is_none(), "no ephemeral key");

@@ -95,7 +95,7 @@ impl Tun {
         sys::read(&self.fd, buffer)
     }
 
-    /// Writes one packet in several pieces, of which the first is the virtio header.
+    /// Writes one packet in several pieces. The first is the virtio header.
     pub(crate) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         // SAFETY: an `IoSlice` has the layout of an iovec.
         check_len(unsafe {

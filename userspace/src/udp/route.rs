@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_valid_if_its_packets_leave_by_the_same_interface() {
+    fn a_source_is_valid_if_packets_leave_by_the_same_link() {
         let routes = Routes::new().unwrap();
         let suits = |address, interface| {
             let source = Source::V4 { address, interface };

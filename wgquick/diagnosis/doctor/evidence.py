@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import Prefix, address_text
 from wgquick.plan.given import merged
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.signatures import Sign
     from wgquick.errors import Diagnostic
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint, PublicKey, Rule, SocketAddress
+    from wgquick.net import Endpoint, Prefix, PublicKey, Rule, SocketAddress
     from wgquick.observations import Echo, Foreign, LinkState, Neighbour, PathMtu, Rulesets, Way
 
 FRESH = 180.0
@@ -268,8 +267,3 @@ class Evidence(NamedTuple):
 def dials(peer: DevicePeer, wanted: PeerSettings | None, *, has_file: bool) -> bool:
     """Whether this end connects: the file has an Endpoint or, without a file, the device has one."""
     return wanted is not None and wanted.endpoint is not None if has_file else peer.endpoint is not None
-
-
-def single_addresses(peer: DevicePeer) -> list[str]:
-    """The /32 and /128 addresses in AllowedIPs: the peer's own."""
-    return [address_text(ip.address) for ip in peer.allowed_ips if ip.length == len(ip.address) * 8]

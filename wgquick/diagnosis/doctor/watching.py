@@ -55,7 +55,7 @@ _BEYOND = 1.5  # seconds for an answer from beyond the other end
 _LATELY = 10.0  # seconds in which something came from beyond, so that the tunnel led there
 _FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, whose addresses are for everyone
 _POLL_INTERVAL = 0.1
-_PART, _MORE = 8, 2.5  # of the time that is left, the part for one answer; at most so many times the usual seconds
+_PART, _MORE = 8, 2.5  # one answer may take 1/8 of the time that is left, but at most 2.5 times the usual seconds
 _RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
