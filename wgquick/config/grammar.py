@@ -70,7 +70,7 @@ def shown(text: str) -> str:
     return f"`{clean}'" if len(clean) <= _SHOWN else f"`{clean[:_SHOWN]}...'"
 
 
-def guarded(fault: GrammarError, whole: str) -> GrammarError:
+def redacted(fault: GrammarError, whole: str) -> GrammarError:
     """The fault of a word, without the word if the whole value may be a key."""
     if not _SECRET().search("".join(whole.split())):
         return fault

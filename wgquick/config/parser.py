@@ -137,7 +137,7 @@ class _QuickKeys:
                 self._add_address(grammar.address(word))
             except GrammarError as fault:
                 place = start + offset + fault.offset + 1
-                self.faults.append(_diagnostic(index, place, grammar.guarded(fault, value)))
+                self.faults.append(_diagnostic(index, place, grammar.redacted(fault, value)))
 
     def _add_address(self, address: Address) -> None:
         identity = grammar.identity(address)
@@ -155,7 +155,7 @@ class _QuickKeys:
             except GrammarError as fault:
                 place = start + offset + 1
                 self.warnings.append(
-                    _diagnostic(index, place, grammar.guarded(fault, value))._replace(severity="warning")
+                    _diagnostic(index, place, grammar.redacted(fault, value))._replace(severity="warning")
                 )
             self._add("dns" if grammar.is_nameserver(word) else "dns_search", word)
 
