@@ -79,7 +79,7 @@ def _misplaced(name: str, home: str, section: str) -> GrammarError:
     if name == "PublicKey":
         remedy = "move it to [Peer]; the interface's own public key is derived from its PrivateKey"
     elif name == "PrivateKey":
-        remedy = "write the peer's PublicKey in its place; its PrivateKey stays on its own host"
+        remedy = "write the peer's PublicKey in its place; its PrivateKey belongs in [Interface] on its own host"
     else:
         remedy = f"move it to [{home}]"
     return GrammarError("misplaced-key", f"{name} does not belong in [{section}]", remedy)

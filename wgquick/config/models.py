@@ -313,14 +313,8 @@ class Peer(_Model):
         replaces = self.replace_allowed_ips
         if replaces is None:
             replaces = not any(ip.change for ip in self.allowed_ips)
-        return PeerSettings(
-            self.public_key,
-            self.preshared_key,
-            self.allowed_ips,
-            replaces,
-            self.endpoint,
-            self.persistent_keepalive,
-        )
+        values = {field: getattr(self, field) for field in PeerSettings._fields}
+        return PeerSettings(**values | {"replace_allowed_ips": replaces})
 
 
 class WgQuickConfig(_Model):
