@@ -34,7 +34,10 @@ def _made_anew(kind: type[WgqError], args: tuple[object, ...]) -> WgqError:
 
 
 class Diagnostic(NamedTuple):
-    """One fault of a configuration; `line` and `column` count from 1, `code` is stable across releases."""
+    """One fault of a configuration; `line` and `column` count from 1, `code` is stable across releases.
+
+    `about` is the key that the line means or "empty entry" or "no port", for what is decided by it; else "".
+    """
 
     line: int
     column: int
@@ -42,6 +45,7 @@ class Diagnostic(NamedTuple):
     message: str
     remedy: str = ""
     severity: str = "error"
+    about: str = ""
 
 
 class ConfigError(WgqError):

@@ -50,10 +50,11 @@ def _unknown_key(cleaned: str) -> GrammarError:
     key, equals, value = cleaned.partition("=")
     unknown = f"unknown key {shown(_text(key))}" if value and _SHORT_KEY.fullmatch(_text(key)) else "unknown key"
     if close := get_close_matches(key.lower(), BY_LOWER, n=1, cutoff=0.7):
-        return GrammarError("unknown-key", unknown, f"did you mean {BY_LOWER[close[0]].name}?")
+        meant = BY_LOWER[close[0]].name
+        return GrammarError("unknown-key", unknown, f"did you mean {meant}?", about=meant)
     if joined := _missing_equals(cleaned):
         what = f"{joined} and its value need a `=' between them"
-        return GrammarError("missing-equals", what, f"write `{joined} = ...'")
+        return GrammarError("missing-equals", what, f"write `{joined} = ...'", about=joined)
     if equals and _text(key).isalnum():
         return GrammarError("unknown-key", unknown, "see wg(8) and wg-quick(8) for the keys of each section")
     what = "this is neither a section nor `Key = value'"
@@ -82,4 +83,4 @@ def _misplaced(name: str, home: str, section: str) -> GrammarError:
         remedy = "write the peer's PublicKey in its place; its PrivateKey belongs in [Interface] on its own host"
     else:
         remedy = f"move it to [{home}]"
-    return GrammarError("misplaced-key", f"{name} does not belong in [{section}]", remedy)
+    return GrammarError("misplaced-key", f"{name} does not belong in [{section}]", remedy, about=name)

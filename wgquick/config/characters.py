@@ -29,11 +29,15 @@ _SMART = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 
 
 class Odd(NamedTuple):
-    """A character's offset in a text, its name for a message, and what to do about it."""
+    """A character's offset in a text, its name for a message, and what to do about it.
+
+    `meant` is the ASCII text that it looks like; "" if it is invisible or looks like none.
+    """
 
     offset: int
     name: str
     remedy: str
+    meant: str
 
 
 def suspicious(text: str) -> Odd | None:
@@ -54,7 +58,10 @@ def plain(text: str) -> str:
 def _first(text: str, fits: Callable[[str], bool]) -> Odd | None:
     found = (offset for offset, char in enumerate(text) if fits(char))
     offset = next(found, None)
-    return None if offset is None else Odd(offset, _name(text[offset]), _remedy(text[offset]))
+    if offset is None:
+        return None
+    char = text[offset]
+    return Odd(offset, _name(char), _remedy(char), _meant(char) if _is_suspicious(char) else "")
 
 
 def _is_foreign(char: str) -> bool:

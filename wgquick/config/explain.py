@@ -28,6 +28,9 @@ _OF_WG = ("endpoint", "allowed-ip", "fwmark", "listen-port", "persistent-keepali
 _OF_VALUES = (
     "wireguard-key", "endpoint", "fwmark", "listen-port", "persistent-keepalive", "mtu", "table", "save-config",
 )  # fmt: skip
+_FOR_PUBLIC_KEY = (
+    ("missing-equals", "PublicKey"), ("unknown-key", "PublicKey"), ("misplaced-key", "PrivateKey"),
+)  # fmt: skip
 _PLACEHOLDER = re.compile(r"<[^<>]+>|\{\{|\$[\w{(]|\((hidden|none)\)")
 _CONTINUING = ("unknown-section", "unknown-key", "missing-equals", "missing-value")
 _UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,]|\b(then|else|do))\s*$")
@@ -67,18 +70,14 @@ def named(document: Document, fault: Diagnostic) -> Diagnostic:
 
 def _remedy(fault: Diagnostic, odd: Odd) -> str:
     """The remedy for the character. wg and wg-quick allow no quotes and need a `=' after a key."""
-    if odd.remedy in ('replace it with "', "replace it with '"):
+    if odd.meant in ('"', "'"):
         return "delete the quotation marks: values have none"
-    return (
-        "replace it with ="
-        if fault.code == "missing-equals" and odd.remedy.startswith("replace it with -")
-        else odd.remedy
-    )
+    return "replace it with =" if fault.code == "missing-equals" and odd.meant.startswith("-") else odd.remedy
 
 
 def _odd(text: str, fault: Diagnostic) -> Odd | None:
     """The causing character. Letters of other scripts count only in ASCII values and in keys like known ones."""
-    resembles = fault.code == "unknown-key" and fault.remedy.startswith("did you mean")
+    resembles = fault.code == "unknown-key" and bool(fault.about)
     if fault.code in _LENIENT and not resembles:
         return suspicious(text)
     return foreign(text.partition("=")[0] if resembles else text)
@@ -113,10 +112,7 @@ def _is_header(text: str) -> bool:
 
 def _is_for_public_key(fault: Diagnostic) -> bool:
     """Whether the fault's line is a PublicKey that wg does not recognise, or a PrivateKey in its place."""
-    return (
-        fault.message.startswith(("PublicKey and its value", "PrivateKey does not belong"))
-        or fault.remedy == "did you mean PublicKey?"
-    )
+    return (fault.code, fault.about) in _FOR_PUBLIC_KEY
 
 
 def _filled_in(document: Document, fault: Diagnostic) -> Diagnostic:
@@ -175,7 +171,7 @@ def _list_of(document: Document, row: int) -> str:
 
 def _ends_open(fault: Diagnostic, continued: dict[int, int]) -> bool:
     """Whether the fault is only the comma before the line that continues the list."""
-    return fault.code in _LISTS and "empty entry" in fault.message and fault.line in continued
+    return fault.about == "empty entry" and fault.line in continued
 
 
 def _row_before(document: Document, row: int) -> int:
@@ -222,6 +218,6 @@ def as_written(document: Document, fault: Diagnostic) -> Diagnostic:
     if match is None or match[0] == quoted[1]:
         return fault
     fault = fault._replace(message=fault.message.replace(quoted[0], shown(match[0])))
-    if fault.code == "endpoint" and "has no port" in fault.message and _PORT_APART.fullmatch(match[0]):
+    if fault.about == "no port" and _PORT_APART.fullmatch(match[0]):
         return fault._replace(remedy="put a colon, not a blank, between host and port")
     return fault

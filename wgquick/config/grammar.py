@@ -40,18 +40,22 @@ _HOSTS_OF_ALL = frozenset({"default", "all", "any"})
 
 
 class GrammarError(ValueError):
-    """A value that wg or wg-quick does not accept; `offset` is the fault's place in the value."""
+    """A value that wg or wg-quick does not accept; `offset` is the fault's place in the value.
 
-    def __init__(self, code: str, message: str, remedy: str = "", offset: int = 0) -> None:
+    `about` is as in Diagnostic.
+    """
+
+    def __init__(self, code: str, message: str, remedy: str = "", offset: int = 0, about: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.remedy = remedy
         self.offset = offset
+        self.about = about
 
     def at(self, offset: int) -> GrammarError:
         """The same fault for a larger value that contains this one at `offset`."""
-        return GrammarError(self.code, self.message, self.remedy, self.offset + offset)
+        return GrammarError(self.code, self.message, self.remedy, self.offset + offset, self.about)
 
 
 class Word(NamedTuple):
@@ -74,7 +78,9 @@ def redacted(fault: GrammarError, whole: str) -> GrammarError:
     """The fault of a word, without the word if the whole value may be a key."""
     if not _SECRET().search("".join(whole.split())):
         return fault
-    return GrammarError(fault.code, f"the value {shown(whole)} is not valid", fault.remedy, fault.offset)
+    return GrammarError(
+        fault.code, f"the value {shown(whole)} is not valid", fault.remedy, fault.offset, fault.about
+    )
 
 
 def words(value: str) -> list[Word]:
@@ -233,7 +239,7 @@ def endpoint(value: str) -> Endpoint:
     host, port = _split_endpoint(value)
     if not port:
         remedy = unquoted(value) or "add the peer's port after a colon, such as :51820"
-        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no port", remedy)
+        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no port", remedy, about="no port")
     if not (_is_decimal(port) and len(port) <= _SHORT) and port != "*":
         _check_service(value, port)
     _check_host(value, host)
@@ -388,7 +394,8 @@ def allowed_ip(entry: str) -> tuple[AllowedIP, bool]:
     host, slash, bits = entry[len(change) :].partition("/")
     address = _pack(host)
     if address is None:
-        raise GrammarError("allowed-ip", _no_allowed_ip(entry), _allowed_ip_remedy(entry))
+        about = "" if entry else "empty entry"
+        raise GrammarError("allowed-ip", _no_allowed_ip(entry), _allowed_ip_remedy(entry), about=about)
     length = _allowed_length(entry, len(address) * 8, bits) if slash else len(address) * 8
     network = mask(address, length)
     return AllowedIP(network, length, change), network != address

@@ -329,4 +329,4 @@ class _WgSections:
 
 
 def _diagnostic(index: int, place: int, fault: GrammarError) -> Diagnostic:
-    return Diagnostic(index + 1, place, fault.code, fault.message, fault.remedy)
+    return Diagnostic(index + 1, place, fault.code, fault.message, fault.remedy, about=fault.about)
