@@ -196,6 +196,7 @@ FAULTS: dict[str, Callable[[str, str], tuple[str, ...]]] = {
     "psk-differs": lambda server, client: (server, client + PSK),
     "source-not-allowed": lambda server, client: (server.replace(".2/32", ".3/32"), client),
     "endpoint-port-differs": lambda server, client: (server, client.replace(":51820", ":51821")),
+    "endpoint-no-host": lambda server, client: (server, re.sub(r"(Endpoint = ).*:", r"\1<server>:", client)),
     "nobody-connects": lambda server, client: (server, re.sub(r"Endpoint.*\n", "", client)),
     "public-key-is-private": lambda server, client: (server, with_peer_key(client, key_of(server))),
     "one-key-two-places": lambda server, client: (server, client, client.replace(".2/24", ".9/24")),

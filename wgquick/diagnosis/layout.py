@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from wgquick.config import keys
+from wgquick.config.grammar import may_be_host
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.hook_rules import host_links
 from wgquick.diagnosis.several_files import Tunnels
@@ -166,7 +167,8 @@ class _Ground:
     def _claim(self, owner: int, host: str) -> None:
         address = nets.literal(host)
         if address is None:
-            self._owners_of_names[host].setdefault(owner)
+            if may_be_host(host):
+                self._owners_of_names[host].setdefault(owner)
         elif owner not in self._fixed and not _is_in(address, (*_NOWHERE, *_LINK_LOCAL)):
             self.known[owner].setdefault(address)
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # The codes of check that explain a failure, the root cause first: no handshake, or a handshake without data.
 _NO_HANDSHAKE = (
     "one-key-two-places", "public-key-is-private", "private-key-is-public", "peer-is-self", "zero-key",
-    "no-private-key", "peer-key-mismatch", "peer-one-sided", "psk-differs", "endpoint-in-tunnel",
-    "endpoint-port-zero", "endpoint-port-differs", "nobody-connects", "peer-cannot-connect", "endpoint-private",
+    "no-private-key", "peer-key-mismatch", "peer-one-sided", "psk-differs", "endpoint-no-host",
+    "endpoint-in-tunnel", "endpoint-port-zero", "endpoint-port-differs", "endpoint-shared", "nobody-connects",
+    "peer-cannot-connect", "endpoint-private",
 )  # fmt: skip
 _NO_DATA = (
     "one-key-two-places", "address-shared", "allowed-ip-moves", "source-not-allowed", "peer-without-allowed-ips",
@@ -33,7 +34,7 @@ _NO_DATA = (
     "address-not-host", "own-address-allowed",
 )  # fmt: skip
 _SILENT = ("nobody-connects",)
-_OF_ENDPOINTS = ("endpoint-port-zero", "endpoint-port-differs", "endpoint-in-tunnel")
+_OF_ENDPOINTS = ("endpoint-no-host", "endpoint-port-zero", "endpoint-port-differs", "endpoint-in-tunnel")
 _NOT_LARGE = ("mtu-too-large", "mtu-unequal", "low-mtu", "mss-not-clamped")
 # With one key in two places a pair is unreliable, even if packets arrive now.
 _ALWAYS = ("one-key-two-places",)
