@@ -93,8 +93,8 @@ def test_fix_restores_what_up_made(made: World, script: str) -> None:
     made.ping("fd66::1")
 
 
-def test_fix_goes_by_the_file_if_there_is_no_journal(made: World) -> None:
-    """As with a tunnel of wg-quick."""
+def test_fix_uses_the_file_if_there_is_no_journal(made: World) -> None:
+    """A tunnel of wg-quick has no journal."""
     start(made)
     made.ping()
     made.script("here", "rm /run/wgq/*/wg0.journal")
@@ -212,7 +212,7 @@ def test_a_firewall_is_found_before_the_interface_is_up(made: World) -> None:
     assert "by `udp dport 51820 drop' in chain in of table inet guard" in found["input-blocked"]
 
 
-def test_listening_without_any_initiation_says_so(made: World) -> None:
+def test_listening_reports_that_no_initiation_arrived(made: World) -> None:
     made.write("here", edited(CLIENT, ("198.51.100.2", "198.51.100.3")))
     made.write("there", SERVER)
     assert [each["code"] for each in listened(made)] == ["not-up", "knock-none"]
@@ -267,7 +267,7 @@ def test_programs_that_hang_do_not_hold_doctor_up(made: World, tmp_path: Path, o
 
 @pytest.mark.alone
 def test_many_interfaces_are_examined_side_by_side(made: World) -> None:
-    """Silence takes seconds at each, and all together do not take ten. Their results have the interfaces' order."""
+    """Each silent peer takes seconds, but all together less than ten. The results are in the interfaces' order."""
     start(made)
     names = [f"wg{number}" for number in range(16)]
     for number, name in enumerate(names[1:], 1):
@@ -297,7 +297,7 @@ def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:
 
 
 def test_another_tunnel_that_lacks_the_endpoint_is_named(made: World) -> None:
-    """Then the link is renamed, and status says so."""
+    """status reports the renamed link, too."""
     start(made)
     made.write("here", SECOND, "wg1")
     assert not made.up("here", "wg1")

@@ -159,7 +159,7 @@ def down_with_a_configuration_of_another_name() -> bool:
 
 
 def test_down_uses_the_name_it_is_given(machine: Namespace) -> None:
-    """The configuration that it is given has another name."""
+    """The given configuration has another name."""
     assert not machine.call(down_with_a_configuration_of_another_name)
     assert "down-ci0" in machine.out("ls", "/run").split()
 
@@ -244,7 +244,7 @@ def up_damage_down(damage: str) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", ["faulty", "gone"])
-def test_down_goes_by_the_journal_if_the_file_is_unusable(machine: Namespace, damage: str) -> None:
+def test_down_uses_the_journal_if_the_file_is_unusable(machine: Namespace, damage: str) -> None:
     assert any("journal" in line for line in machine.call(up_damage_down, damage))
     machine.run(["rm", "/run/down-api1"])
 

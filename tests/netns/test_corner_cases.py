@@ -185,7 +185,7 @@ def test_a_failed_up_leaves_no_socket_of_a_killed_daemon(machine: Namespace) -> 
     assert state(machine) == before
 
 
-def test_down_with_a_hanging_daemon_ends_and_says_so(machine: Namespace) -> None:
+def test_down_ends_if_a_daemon_hangs_and_reports_it(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0")

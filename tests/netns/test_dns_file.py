@@ -68,7 +68,7 @@ def test_the_c_library_asks_the_tunnels_server(machine: Namespace) -> None:
     assert b"\4name\3lan\0" in machine.call(question_at, "127.0.0.9")
 
 
-def test_a_mounted_file_is_written_in_place_and_comes_back(container: Namespace) -> None:
+def test_a_mounted_file_is_written_in_place_and_restored(container: Namespace) -> None:
     inode = container.out("stat", "-c", "%i %a %U", "/etc/resolv.conf")
     set_dns(container, "wg0", "10.0.0.1")
     assert servers(container) == ["10.0.0.1"]

@@ -224,7 +224,7 @@ def test_the_api_says_what_was_done(machine: Namespace) -> None:
     assert KEY not in journals(machine)
 
 
-def test_what_a_hook_set_in_place_of_the_file_stays(machine: Namespace) -> None:
+def test_values_that_a_hook_set_over_the_files_stay(machine: Namespace) -> None:
     """PostUp replaces the file's key and values; what the file says anew counts, and so does what others set."""
     peer = f"wg set %i peer {PEERS[0]} persistent-keepalive 7 preshared-key /run/key allowed-ips"
     hook = (

@@ -33,7 +33,7 @@ def ends() -> Iterator[Pair]:
 
 
 def state(machine: Namespace) -> str:
-    """What the machine's own network and files show."""
+    """The state of the machine's own network and files."""
     commands = (
         "ip -d link",
         "ip -4 address",
@@ -297,7 +297,7 @@ def test_down_cleans_up_after_a_deleted_namespace(ends: Pair) -> None:
     ],
     ids=["path", "parent", "kill-switch"],
 )
-def test_up_refuses_what_cannot_be(ends: Pair, line: str, fault: str) -> None:
+def test_up_refuses_netns_with_traffic_settings(ends: Pair, line: str, fault: str) -> None:
     before = state(ends.one)
     ends.write(interface=line)
     assert fault in up(ends.one, status=1)
@@ -347,7 +347,7 @@ def state_inside(machine: Namespace) -> list[str]:
 
 
 def lasting(text: str) -> list[str]:
-    """The lines without what the kernel draws for a link, or adds with a delay; AllowedIPs have no order."""
+    """The lines without what the kernel generates for a link or adds with a delay. AllowedIPs are sorted."""
     lines = [re.sub(r"^\d+: |# wgq: has.*", "", line) for line in text.splitlines()]
     return sorted(line for line in lines if not re.search("fe80:|multicast|^anycast", line))
 

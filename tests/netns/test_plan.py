@@ -117,12 +117,12 @@ NFNL_SUBSYS_NFTABLES = 10
 
 
 def without_release(lines: list[str]) -> list[str]:
-    """down gives src_valid_mark back without a word, as wg-quick does not; a plan says it."""
+    """Without the restoration of src_valid_mark, which down does silently and a plan shows."""
     return [line for line in lines if not line.startswith("sysctl -q net.ipv4.conf.all.src_valid_mark=0")]
 
 
-def test_what_a_plan_announces_is_what_is_sent(machine: Namespace) -> None:
-    """Nothing else is sent or written, and a plan, and a reload without a difference, send and write nothing."""
+def test_a_plan_announces_everything_that_is_sent(machine: Namespace) -> None:
+    """Nothing else is sent or written. A plan and a reload without a difference send and write nothing."""
     write(machine, FILES["dns"])
     backend = ("--backend", "userspace")
     other = config(
@@ -240,7 +240,7 @@ def test_each_change_has_its_line_its_undo_and_whom_it_interrupts(machine: Names
     assert "ends the session with" in wgq(machine, "plan", "reload", "wg0", status=2).stdout
 
 
-def test_what_needs_a_restart_is_planned_as_one(machine: Namespace) -> None:
+def test_a_needed_restart_is_planned(machine: Namespace) -> None:
     write(machine, config(peer=FULL, address="10.0.0.1/24, 10.1.0.1/24"))
     wgq(machine, "up", "wg0")
     write(machine, config(address="10.1.0.1/24, 10.0.0.1/24", peer=FULL))
@@ -251,7 +251,7 @@ def test_what_needs_a_restart_is_planned_as_one(machine: Namespace) -> None:
     assert without_release(commands(found)) == done
 
 
-def test_a_plan_of_what_wg_quick_brought_up(machine: Namespace) -> None:
+def test_a_tunnel_of_wg_quick_can_be_planned(machine: Namespace) -> None:
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     write(machine, config(peer=f"{FULL}, 10.9.0.0/16", address=BOTH))
     machine.run(["wg-quick", "up", "wg0"], env=environment)
@@ -261,7 +261,7 @@ def test_a_plan_of_what_wg_quick_brought_up(machine: Namespace) -> None:
     assert journals(machine) == ""
 
 
-def test_what_a_killed_run_has_left_is_planned(machine: Namespace) -> None:
+def test_leftovers_of_a_killed_run_are_planned(machine: Namespace) -> None:
     write(machine, config("PostUp = kill -9 $PPID", FULL))
     wgq(machine, "up", "wg0", status=-9)
     write(machine, config(peer=FULL))
@@ -275,7 +275,7 @@ def test_what_a_killed_run_has_left_is_planned(machine: Namespace) -> None:
     assert plan(machine, "up", status=0)["changes"] == []
 
 
-def test_what_a_hook_decides_is_left_open(machine: Namespace) -> None:
+def test_values_that_a_hook_decides_are_left_open(machine: Namespace) -> None:
     write(machine, config("PreUp = true", FULL))
     found = plan(machine, "up")
     assert "ip link set mtu (known after PreUp) up dev wg0" in commands(found)
@@ -285,7 +285,7 @@ def test_what_a_hook_decides_is_left_open(machine: Namespace) -> None:
     assert "(known" not in str(commands(plan(machine, "up")))
 
 
-def test_where_the_verb_would_fail_the_plan_does(machine: Namespace) -> None:
+def test_a_plan_fails_if_the_verb_would_fail(machine: Namespace) -> None:
     write(machine, config("ListenPort = 51999"))
     holder = machine.popen(["python3", "-c", PORT], stdout=subprocess.PIPE)
     assert holder.stdout is not None

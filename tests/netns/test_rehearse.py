@@ -141,7 +141,7 @@ def test_files_with_the_same_name_differ_by_their_folders(tmp_path: Path) -> Non
 
 
 def test_a_wrong_endpoint_at_one_end_is_a_failure(tmp_path: Path) -> None:
-    """Even though the other end can connect."""
+    """It is a failure although the other end can connect."""
     one, two = keys(), keys()
     texts = {
         "left": interface(one[0], "10.9.0.1/24", "ListenPort = 51820\n")
@@ -265,7 +265,7 @@ def surroundings(machine: Namespace) -> list[str]:
 
 
 def test_the_machine_is_unchanged(tmp_path: Path) -> None:
-    """Even if its mounts would propagate to other namespaces."""
+    """The machine's mounts propagate to other namespaces."""
     texts = hub_and_clients(
         FORWARDING + "PostUp = echo x >/etc/wgq-was-here; echo x >/run/wgq-was-here; hostname other\n", count=1
     )

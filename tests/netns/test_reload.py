@@ -1,4 +1,4 @@
-"""`wgq reload`: the interface becomes what its file says, without interrupting what does not change."""
+"""`wgq reload` applies the changes of a file and interrupts nothing else."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def state(machine: Namespace) -> list[list[str]]:
 
 
 def reload_killed_at(step: int) -> bool:
-    """Whether a reload has such a step: it gets SIGKILL before that."""
+    """Kill a reload before this step; returns whether it has so many steps."""
     if (child := os.fork()) == 0:
         lines: list[str] = []
 
@@ -236,7 +236,7 @@ def call_in_process(machine: Namespace, *arguments: str) -> None:
 
 
 def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
-    """By the next reload, or by down, wherever SIGKILL came."""
+    """SIGKILL comes at any step. The next reload finishes the change, and down undoes it."""
     assert kill_at_steps(machine, call_in_process) > 30
 
 
@@ -246,7 +246,7 @@ def test_a_killed_reload_leaves_no_other_kill_switch(machine: Namespace) -> None
 
 
 def reload_failing_at(step: int) -> bool:
-    """Whether a reload has such a step: it fails before that."""
+    """Let a reload fail before this step; returns whether it has so many steps."""
     lines: list[str] = []
 
     def say(text: str) -> None:
@@ -403,7 +403,7 @@ def test_a_changed_order_of_addresses_needs_a_restart(machine: Namespace) -> Non
 
 @pytest.mark.parametrize("before", ["fd00::1/64, 2001:db8::1/64", "2001:db8::1/64"])
 def test_an_ipv6_address_can_be_inserted(machine: Namespace, before: str) -> None:
-    """A destination takes a source of its own kind, whatever the order; of one kind the order decides."""
+    """The kernel prefers a source of the destination's kind. Among sources of one kind the order decides."""
     write(machine, config(address=before))
     wgq(machine, "up", "wg0")
     inserted = before.replace("2001:db8::1/64", "fd01::1/64, 2001:db8::1/64")
@@ -416,7 +416,7 @@ def test_an_ipv6_address_can_be_inserted(machine: Namespace, before: str) -> Non
 
 
 def test_a_private_key_that_a_peer_has_is_refused(machine: Namespace) -> None:
-    """The device would remove that peer without a word; a file that names itself as a peer can be reloaded."""
+    """The device would silently remove that peer. A file that has itself as a peer can be reloaded."""
     text = config() + peer(public(FAR_KEY), "10.8.0.0/16")
     write(machine, text)
     wgq(machine, "up", "wg0")
@@ -565,8 +565,8 @@ def test_routes_of_hooks_survive_the_last_ipv4_address(machine: Namespace) -> No
     assert wgq(machine, "reload", "wg0").stderr == ""
 
 
-def test_ipv6_at_a_small_mtu_is_refused_as_by_up(machine: Namespace) -> None:
-    """Whether the link had IPv6 before or not; and it comes with a larger MTU."""
+def test_reload_refuses_ipv6_at_a_small_mtu_like_up(machine: Namespace) -> None:
+    """It does not matter whether the link had IPv6 before. A larger MTU brings IPv6 back."""
     small, six = config("MTU = 1200"), "AllowedIPs = 10.9.0.0/16, fd09::/64"
     both = "10.0.0.1/24, fd00::1/64"
     write(machine, config("MTU = 1200", six))

@@ -176,7 +176,7 @@ def machine() -> Iterator[Namespace]:
         yield made
 
 
-def test_status_without_interfaces_says_so(machine: Namespace) -> None:
+def test_status_reports_that_there_are_no_interfaces(machine: Namespace) -> None:
     assert wgq(machine, "status").stdout == "No WireGuard interface is up.\n"
     assert read(machine)["interfaces"] == []
     wgq(machine, "status", "--exit-code", status=4)

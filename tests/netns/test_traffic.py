@@ -99,7 +99,7 @@ def reaches(machine: Namespace, address: str, *options: str, seconds: int = 10) 
 
 
 def leaks(machine: Namespace) -> int:
-    """How many packets left on the uplink although they must not."""
+    """The number of packets that left on the uplink and should not have."""
     listed = machine.out("nft", "list", "counter", "netdev", "capture", "leaks")
     return int(listed.split("packets ")[1].split()[0])
 
@@ -234,7 +234,7 @@ AllowedIPs = 10.78.0.0/16
 
 
 def test_a_reload_moves_endpoints_under_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """Of both families, by name, and of new peers: no probe is lost between its steps, and nothing else leaves.
+    """Endpoints of both families, by name, and of new peers. No probe is lost, and nothing else leaves.
 
     Afterwards the kill switch allows what `up` of the file allows.
     """
@@ -304,7 +304,7 @@ def test_a_reload_resolves_a_new_name_under_the_kill_switch(machines: tuple[Name
 
 
 def test_the_kill_switch_passes_what_hooks_set(machines: tuple[Namespace, Namespace]) -> None:
-    """An endpoint and a port, right after `up`: no watch and no reload has to come first."""
+    """It passes an endpoint and a port right after `up`, before any watch or reload."""
     near, router = machines
     tunnel(near, router, "kill-switch = on")
     text = near.out("cat", "/etc/wireguard/wg0.conf")
@@ -338,7 +338,7 @@ s.connect(("{server}", 53)); s.send(b"x")
 def test_the_kill_switch_passes_queries_to_the_hosts_servers(
     machines: tuple[Namespace, Namespace],
 ) -> None:
-    """Those that the host had before the tunnel, for watch, and only while an endpoint is a name."""
+    """watch may query the servers that the host had before the tunnel, but only while an endpoint is a name."""
     near, router = machines
     servers = "nameserver 198.51.100.9\\nnameserver 2001:db8:9::53\\nnameserver 127.0.0.53"
     near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts; printf '{servers}\\n' >/etc/resolv.conf"])
@@ -423,7 +423,7 @@ def test_a_repeated_up_does_not_open_the_kill_switch_for_dns(machines: tuple[Nam
 
 
 def test_the_kill_switch_without_nft_fails_before_any_change(machine: Namespace) -> None:
-    """Nothing is left for down to do."""
+    """Nothing remains for down to remove."""
     write(machine, f"[Interface]\n# wgq: kill-switch = on\nPrivateKey = {private_key()}\n")
     code = "import sys; from wgquick.system import programs; programs.find = lambda *_: None\n"
     code += "from wgquick.cli.main import run; sys.exit(run(['up', 'wg0']))"
@@ -464,8 +464,8 @@ TOLD = (
 )
 
 
-def test_a_reload_keeps_what_options_told_up(machines: tuple[Namespace, Namespace]) -> None:
-    """Without the options there is nothing to do. What the file says can still change."""
+def test_a_reload_keeps_the_options_of_up(machines: tuple[Namespace, Namespace]) -> None:
+    """A reload without the options changes nothing. The file's own settings can still change."""
     near, router = machines
     tunnel(near, router, extra="DNS = 10.9.0.1\n")
     for told in TOLD:
@@ -482,7 +482,7 @@ def test_a_reload_keeps_what_options_told_up(machines: tuple[Namespace, Namespac
 
 
 def test_a_setting_that_left_the_file_needs_a_restart(machines: tuple[Namespace, Namespace]) -> None:
-    """An option of up does not hide that; and the restart keeps the option."""
+    """This is so even with an option of up, and the restart keeps the option."""
     near, router = machines
     tunnel(near, router, "kill-switch = on", "keep-inbound = on")
     wgq(near, "up", "--exclude", "lan", "wg0")
@@ -518,7 +518,7 @@ while True:
 
 
 def test_a_restart_does_not_open_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """Whether the file had it before or not; and the endpoint's name is not resolved again under it."""
+    """It does not matter whether the file had it before. The endpoint's name is not resolved again."""
     near, router = machines
     near.run(["sh", "-c", f"echo '{ENDPOINT} vpn.example' >>/etc/hosts"])
     tunnel(near, router, endpoint="vpn.example")
@@ -553,7 +553,7 @@ def test_a_change_of_only_these_settings_needs_a_restart(machines: tuple[Namespa
 
 
 def test_excluded_networks_follow_the_table(machines: tuple[Namespace, Namespace]) -> None:
-    """Also of a tunnel with a mark; another table needs a restart, and none is refused as by `up`."""
+    """Tunnels with a mark have them too. Another table needs a restart; without a table reload fails like `up`."""
     near, router = machines
     tunnel(near, router, "exclude = 198.51.100.0/24", extra="Table = 77\nFwMark = 9\n")
     wgq(near, "up", "wg0")
@@ -576,7 +576,7 @@ def test_excluded_networks_follow_the_table(machines: tuple[Namespace, Namespace
 
 
 def test_kept_connections_have_a_mark_of_their_own(machines: tuple[Namespace, Namespace]) -> None:
-    """Even if the tunnel's mark uses the same bit."""
+    """The tunnel's mark may use the same bit."""
     near, router = machines
     tunnel(near, router, "keep-inbound = on", "kill-switch = on", extra="FwMark = 0x40000000\n")
     wgq(near, "up", "wg0")
@@ -593,7 +593,7 @@ def test_a_kill_switch_names_the_other_tunnels_it_stops(machine: Namespace) -> N
 
 
 def test_two_kill_switches_let_each_other_pass(machines: tuple[Namespace, Namespace]) -> None:
-    """Both tunnels work, whichever came first, and after one has gone; nothing else leaves."""
+    """Both tunnels work in either order, and each works after the other is removed. No other packet leaves."""
     near, router = machines
     tunnel(near, router, "kill-switch = on")
     keys = private_key(), private_key()
@@ -655,13 +655,13 @@ for turn in range(ROUNDS):
 
 
 def test_kill_switches_set_at_once_let_each_other_pass(machine: Namespace) -> None:
-    """Neither misses the other's rules, and none fails if the other is removed meanwhile."""
+    """Each has rules for the other, and does not fail if the other is removed at the same time."""
     done = machine.run([sys.executable, "-c", AT_ONCE.replace("ROUNDS", "30")], check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_failed_lookup_sets_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """Nothing leaves then; the next up asks a DNS server all the same, and nothing else leaves meanwhile."""
+    """No packet leaves then. The next up queries a DNS server, and no other packet leaves."""
     near, router = machines
     tunnel(near, router, "kill-switch = on", endpoint="vpn.example")
     near.run(["nft", "-f", "-"], input=COUNTER.replace("counter name", "udp dport 53 accept\n counter name"))
@@ -733,7 +733,7 @@ def test_excluded_networks_stay_outside_the_tunnel(machines: tuple[Namespace, Na
 
 
 def test_a_reload_restores_what_another_program_removed(machines: tuple[Namespace, Namespace]) -> None:
-    """The kill switch first, excluded networks, and what keeps inbound connections; no restart is needed."""
+    """It restores the kill switch, then excluded networks and the rules of keep-inbound, without restart."""
     near, router = machines
     tunnel(near, router, "exclude = 198.51.100.0/24, lan", "kill-switch = on", "keep-inbound = on")
 

@@ -1,4 +1,4 @@
-"""`wgq try` and `wgq confirm`: what is not confirmed is as it was before, whoever dies meanwhile."""
+"""`wgq try` and `wgq confirm`: a change that is not confirmed is rolled back, even if processes die."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _VARIES = re.compile("fe80:|^multicast")  # the kernel adds these with a delay
 
 
 def state(machine: Namespace) -> list[str]:
-    """All that a tunnel sets, without the addresses that the kernel draws for a link."""
+    """The state that a tunnel sets, without the addresses that the kernel generates for a link."""
     machine.settle()
     commands = (
         "wg show all dump",
@@ -124,7 +124,7 @@ def await_end(machine: Namespace) -> None:
 
 @pytest.fixture
 def up(machine: Namespace) -> Namespace:
-    """The machine with wg0 up, by a file that names no port, and that has been changed since."""
+    """The machine with wg0 up. Its file has no port and was changed since."""
     write(machine, config("PostUp = echo up >>/run/hooks\nPreDown = echo down >>/run/hooks"))
     wgq(machine, "up", "wg0")
     until(lambda: machine.out("wg", "show", "wg0", "listen-port") != "0\n")  # a daemon binds it a moment later
@@ -169,7 +169,7 @@ def test_down_is_taken_back_with_hooks_and_port(machine: Namespace) -> None:
 
 
 def test_a_reload_after_a_rollback_has_nothing_to_do(machine: Namespace) -> None:
-    """The journal says again what it said: names and hashes of keys, not the values of the rollback."""
+    """The journal is as before: it has names and hashes of keys, not the values of the rollback."""
     key = f"AllowedIPs = 10.9.0.0/16\nPresharedKey = {KEY}"
     write(machine, config("DNS = 10.0.0.53", key))
     wgq(machine, "up", "wg0")
@@ -200,7 +200,7 @@ def test_confirm_keeps_it(up: Namespace) -> None:
     assert "no trial of wg0 is pending" in wgq(up, "confirm", "wg0", status=1).stderr
 
 
-def test_the_end_of_standard_input_confirms_nothing(up: Namespace) -> None:
+def test_the_end_of_standard_input_does_not_confirm(up: Namespace) -> None:
     before = state(up)
     wgq(up, "try", "reload", "wg0", "--timeout", "0.5", status=4, stdin="")
     wgq(up, "try", "reload", "wg0", "--timeout", "0.5", status=4, stdin="\n\ny\n")
@@ -257,7 +257,7 @@ def test_status_says_that_both_guards_were_killed(up: Namespace) -> None:
 
 
 class Terminal:
-    """A `wgq try` with a terminal of its own, of which it is the session's leader."""
+    """A `wgq try` that leads the session of its own terminal."""
 
     def __init__(self, machine: Namespace, *arguments: str) -> None:
         self.pid, self.end = pty.fork()
@@ -267,7 +267,7 @@ class Terminal:
         self.text = ""
 
     def read_until(self, text: str) -> None:
-        """Read what it prints until that comes."""
+        """Read the output until it has this text."""
         deadline = time.monotonic() + 60
         while text not in self.text:
             assert time.monotonic() < deadline, self.text
@@ -286,7 +286,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def test_enter_confirms_but_not_one_from_before_the_change(up: Namespace) -> None:
+def test_enter_confirms_only_after_the_change(up: Namespace) -> None:
     before = state(up)
     terminal = Terminal(up, "reload", "wg0", "--timeout", "1")
     os.write(terminal.end, b"\n")
@@ -320,7 +320,7 @@ def test_the_end_of_the_terminal_leaves_the_trial(up: Namespace) -> None:
     assert state(up) == before
 
 
-def test_a_guard_that_is_told_to_stop_rolls_back(up: Namespace) -> None:
+def test_a_guard_that_gets_a_signal_rolls_back(up: Namespace) -> None:
     before = state(up)
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         for pid in guards(up):
@@ -436,7 +436,7 @@ def test_a_port_that_is_taken_by_the_rollback_is_replaced(up: Namespace) -> None
 
 
 def test_a_change_that_hangs_is_rolled_back(machine: Namespace) -> None:
-    """Here after a second; else after a minute at least."""
+    """The limit is a second here, and at least a minute otherwise."""
     write(machine, config("PostUp = sleep 600"))
     before = state(machine)
     code = "import wgquick.executor.trying as t; t._LONGEST_CHANGE = 1.0; import wgquick.__main__ as m; m.main()"
@@ -525,7 +525,7 @@ def _tried_from_python() -> tuple[list[str], list[str]]:
         ["up"],
     ],
 )
-def test_what_makes_no_sense_is_refused_before_any_change(machine: Namespace, words: list[str]) -> None:
+def test_invalid_trials_are_refused_before_any_change(machine: Namespace, words: list[str]) -> None:
     write(machine, config())
     before = state(machine)
     done = wgq(machine, "try", *words, status=1)
@@ -547,7 +547,7 @@ def test_a_restart_on_trial_is_rolled_back(up: Namespace) -> None:
     "verb", [("reload",), ("up", "--ensure"), ("try", "reload")], ids=["reload", "ensure", "try"]
 )
 def test_a_restart_that_fails_is_undone(machine: Namespace, verb: tuple[str, ...]) -> None:
-    """By a hook, while a kill switch stands already, and by a refusal."""
+    """A hook fails while the kill switch is set, or the kernel refuses a route."""
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
     before = state(machine)
@@ -563,7 +563,7 @@ def test_a_restart_that_fails_is_undone(machine: Namespace, verb: tuple[str, ...
     assert links(machine) == ["lo", "up0", "up1"]
 
 
-def test_a_kill_switch_and_its_like_come_back(machine: Namespace) -> None:
+def test_a_rollback_restores_kill_switch_and_other_extras(machine: Namespace) -> None:
     """A restart on trial sets them up anew, with another mark and port; the tried file's table does not count.
 
     A kill switch whose endpoint was on trial allows the earlier one again.
@@ -605,7 +605,7 @@ def test_a_tunnel_of_wg_quicks_is_rolled_back(machine: Namespace) -> None:
     assert state(machine) == before
 
 
-def test_a_systemd_without_a_bus_is_told(machine: Namespace) -> None:
+def test_a_note_says_that_systemd_has_no_bus(machine: Namespace) -> None:
     write(machine, config())
     machine.run(["mkdir", "-p", "/run/systemd/system"])
     done = wgq(machine, "try", "up", "wg0", "--timeout", "0.3", status=4)

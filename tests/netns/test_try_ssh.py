@@ -92,7 +92,7 @@ def test_a_new_session_confirms() -> None:
         assert "10.8.0.0/24" in ends.one.out("wg", "show", "wg0", "allowed-ips")
 
 
-def test_reload_and_up_name_try_where_they_cut_off_the_session() -> None:
+def test_up_and_reload_suggest_try_if_they_cut_off_ssh() -> None:
     """A session that comes by the uplink, to a tunnel that will take its replies; one through the tunnel stays."""
     with reachable() as ends:
         write(ends.one, ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("10.7.0.2/32", "0.0.0.0/0"))

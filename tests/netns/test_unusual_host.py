@@ -33,9 +33,9 @@ cat /run/called
 SAMPLE = (
     "tests/netns/test_dns_file.py::test_auto_uses_the_file_if_there_is_nothing_else",
     "tests/netns/test_dns_file.py::test_the_c_library_asks_the_tunnels_server",
-    "tests/netns/test_dns_file.py::test_a_mounted_file_is_written_in_place_and_comes_back",
+    "tests/netns/test_dns_file.py::test_a_mounted_file_is_written_in_place_and_restored",
     "tests/netns/test_up_down.py::test_a_missing_resolvconf_exits_as_the_shell_does",
-    "tests/netns/test_up_down.py::test_down_goes_by_the_journal_if_the_file_was_edited",
+    "tests/netns/test_up_down.py::test_down_uses_the_journal_if_the_file_was_edited",
     "tests/netns/test_up_down.py::test_an_unknown_table_is_refused_before_any_change",
     "tests/parity/test_parity.py::test_up_prints_the_same_transcript[nft-dns-servers-and-search]",
     "tests/parity/test_parity.py::test_up_leaves_the_same_state[nft-full-tunnel-table-taken]",

@@ -118,7 +118,7 @@ def test_the_hosts_own_suppress_rule_survives_down(machine: Namespace) -> None:
     assert rules(machine) == before
 
 
-def test_down_goes_by_the_journal_if_the_file_was_edited(machine: Namespace) -> None:
+def test_down_uses_the_journal_if_the_file_was_edited(machine: Namespace) -> None:
     before = rules(machine)
     resolv = machine.out("cat", "/etc/resolv.conf")
     write(machine, config("DNS = 10.0.0.53", FULL))

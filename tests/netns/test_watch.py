@@ -1,4 +1,4 @@
-"""`wgq watch` on a live tunnel: it restores what is lost, and does not undo what other runs of wgq do."""
+"""`wgq watch` on a live tunnel: it restores lost state and does not undo changes of other runs of wgq."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Watch:
 
 @contextmanager
 def watching(machine: Namespace, path: Path, *arguments: str) -> Iterator[Watch]:
-    """A watch that has checked everything once and has told the service manager so; it is ended afterwards."""
+    """A watch that has reported its first check to the service manager. It is ended afterwards."""
     output = path / "watched"
     with output.open("wb") as file, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         name = f"wgq-test-{os.getpid()}"
@@ -167,7 +167,7 @@ def test_a_reload_is_left_alone(machine: Namespace, tmp_path: Path) -> None:
         assert "10.0.0.1" not in machine.out("ip", "addr", "show", "wg0")
 
 
-def test_only_what_the_journal_records_is_restored(machine: Namespace, tmp_path: Path) -> None:
+def test_only_recorded_state_is_restored(machine: Namespace, tmp_path: Path) -> None:
     machine.run(["ip", "route", "add", "198.51.100.0/24", "dev", "wg0"])
     with watching(machine, tmp_path) as watch:
         machine.run(["ip", "route", "del", "198.51.100.0/24"])
@@ -194,7 +194,7 @@ def test_a_route_of_another_link_in_place_of_ours_stays(machine: Namespace) -> N
 
 
 @pytest.mark.parametrize("verb", ["reload", "down"])
-def test_a_change_on_trial_and_its_way_back_are_not_fought(machine: Namespace, tmp_path: Path, verb: str) -> None:
+def test_watch_accepts_a_trial_and_its_rollback(machine: Namespace, tmp_path: Path, verb: str) -> None:
     before = rules(machine)
     with watching(machine, tmp_path) as watch:
         write(machine, config("DNS = 10.0.0.53", "AllowedIPs = 10.9.0.0/16", address="10.0.0.2/24"))
@@ -354,7 +354,7 @@ def test_without_waiting_for_dns_watch_sets_the_endpoint(tmp_path: Path) -> None
 
 
 def test_without_an_endpoint_the_uplinks_server_is_asked(tmp_path: Path) -> None:
-    """No question that is not marked leaves the host then: the tunnel has all of them."""
+    """Only marked queries leave the host, as the tunnel gets all others."""
     with pair() as ends:
         ends.write()
         wgq(ends.two, "up", "wg0")
@@ -396,7 +396,7 @@ def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> No
 
 
 def test_the_kill_switch_follows_a_peer_that_roams(tmp_path: Path) -> None:
-    """The old address is closed when the peer comes back; nothing but the tunnel's packets passes."""
+    """The old address is blocked once the peer returns. Only the tunnel's packets pass."""
     with pair() as ends:
         ends.write()
         # Without connection tracking packets pass because of the endpoint alone, as after a long silence.
@@ -448,7 +448,7 @@ def send(machine: Namespace, address: str, port: int) -> str:
 
 
 def test_a_kill_switch_does_not_wait_for_dns(tmp_path: Path) -> None:
-    """With --no-wait-for-dns: it comes up closed, and watch finds the endpoint with marked queries."""
+    """With --no-wait-for-dns it blocks everything at first, and watch resolves the endpoint with marked queries."""
     with pair() as ends:
         ends.write(interface="DNS = 10.7.0.53")
         text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
@@ -509,7 +509,7 @@ def test_tunnels_in_other_namespaces_are_watched(tmp_path: Path) -> None:
 
 
 def open_namespaces(machine: Namespace, watch: Watch) -> int:
-    """How many other network namespaces the watch keeps open."""
+    """The number of other network namespaces that the watch keeps open."""
     found = machine.run(["sh", "-c", f"ls -l /proc/{watch.process.pid}/fd | grep -c net:"], check=False)
     return int(found.stdout)
 
@@ -519,8 +519,8 @@ def name(machine: Namespace, address: str) -> None:
     machine.run(["sh", "-c", "cat >/etc/hosts"], input=f"{address} far.example\n")
 
 
-def test_after_sleep_sessions_begin_anew(tmp_path: Path) -> None:
-    """A session does not outlive sleep: the other end has discarded it long since."""
+def test_watch_starts_new_sessions_after_sleep(tmp_path: Path) -> None:
+    """A session does not survive sleep: the other end has discarded it."""
 
     async def watch_for(seconds: float) -> None:
         async with aclosing(wgquick.watch()) as events:

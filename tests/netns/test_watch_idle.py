@@ -42,7 +42,7 @@ def used_in(seconds: float, process: int) -> float:
 
 
 def resident(process: int) -> int:
-    """The most memory that it has had, in kB."""
+    """The maximum resident memory of a process, in kB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 

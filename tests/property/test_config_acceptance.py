@@ -228,7 +228,7 @@ def test_an_address_is_valid_if_ip_address_add_accepts_it(oracle: Oracle, word: 
 @pytest.mark.parametrize(
     "other", ["10.0.0.1/24", "10.0.0.1", "10.0.0.2/24", "10.1/24", "fd00::1/128", "fd00::2/64", "0/0"]
 )
-def test_two_addresses_are_duplicates_if_the_kernel_says_so(oracle: Oracle, one: str, other: str) -> None:
+def test_addresses_are_duplicates_if_the_kernel_refuses_both(oracle: Oracle, one: str, other: str) -> None:
     codes = [oracle.run("ip", "address", "add", word, "dev", LINK).returncode for word in (one, other)]
     for family in ("-4", "-6"):
         oracle.run("ip", family, "address", "flush", "dev", LINK)

@@ -162,9 +162,7 @@ def test_a_missing_file_is_missing_again_after_unset(file: ResolvConfFile, path:
 
 
 @pytest.mark.parametrize("target", ["../run/manager/resolv.conf", "dangling"])
-def test_a_symbolic_link_comes_back_and_its_target_is_not_written(
-    file: ResolvConfFile, path: Path, target: str
-) -> None:
+def test_a_symbolic_link_is_restored_and_its_target_kept(file: ResolvConfFile, path: Path, target: str) -> None:
     managed = path.parent / "../run/manager/resolv.conf"
     managed.parent.mkdir(parents=True)
     managed.write_bytes(EARLIER)
@@ -178,7 +176,7 @@ def test_a_symbolic_link_comes_back_and_its_target_is_not_written(
     assert str(path.readlink()) == target
 
 
-def test_a_link_to_itself_comes_back(file: ResolvConfFile, path: Path) -> None:
+def test_a_link_to_itself_is_restored(file: ResolvConfFile, path: Path) -> None:
     path.unlink()
     path.symlink_to("resolv.conf")
     file.set("wg0", TWO)

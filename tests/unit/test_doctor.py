@@ -48,7 +48,7 @@ def test_the_surer_of_two_equal_causes_is_kept_with_all_evidence() -> None:
     assert (found.message, found.evidence) == ("another", ("one",))
 
 
-def test_errors_come_before_warnings_whatever_their_rank() -> None:
+def test_errors_come_before_warnings_of_higher_rank() -> None:
     mild = cause("mtu-differs")._replace(severity="warning")
     assert codes(mild, cause("dns-replaced")) == ["dns-replaced", "mtu-differs"]
 

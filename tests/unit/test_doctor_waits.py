@@ -171,7 +171,7 @@ FULL = PEER._replace(allowed_ips=(*PEER.allowed_ips, AllowedIP(bytes(4), 0)))
         ),
     ],
 )
-def test_what_has_no_time_is_not_no_problem(answers: bool, expected: tuple[str, ...]) -> None:
+def test_a_part_without_time_is_reported(answers: bool, expected: tuple[str, ...]) -> None:
     """The deadline has passed already: each examination that needs time says that it did not take place."""
     machine = cast("Any", Machine(answers))
     wanted = PeerSettings(PEER.public_key, endpoint=Endpoint("198.51.100.2", "51820"))

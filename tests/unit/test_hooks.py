@@ -257,9 +257,7 @@ def without_bash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_bash")
-def test_without_bash_sh_runs_the_hooks_and_one_remark_says_so(
-    hooks: Hooks, remarks: list[str], tmp_path: Path
-) -> None:
+def test_without_bash_sh_runs_the_hooks_with_one_note(hooks: Hooks, remarks: list[str], tmp_path: Path) -> None:
     for word in ("one", "it's two"):
         hooks.run(f'cmd echo "$INTERFACE" "{word}" "$ADDRESSES" >>{tmp_path}/seen', {**SEEN, **WORDS})
     assert (tmp_path / "seen").read_text() == "wg0 one 10.0.0.1/24\nwg0 it's two 10.0.0.1/24\n"

@@ -190,7 +190,7 @@ def test_doctor_does_not_run_if_the_files_show_the_cause(tmp_path: Path) -> None
         (Reach(True, True, False), True, "tcp-blocked"),
     ],
 )
-def test_without_a_finding_the_cause_is_what_fails(tmp_path: Path, reach: Reach, shakes: bool, code: str) -> None:
+def test_without_a_finding_the_failure_is_the_cause(tmp_path: Path, reach: Reach, shakes: bool, code: str) -> None:
     report = rehearsed(tmp_path, Answers([reach, ALL], [reach], shakes=shakes))
     assert report.pairs[0].cause
     assert report.pairs[0].cause.code == code

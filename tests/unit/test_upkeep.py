@@ -101,7 +101,7 @@ def test_a_tunnel_that_is_not_up_has_lost_nothing(now: Current) -> None:
     assert lost(UNDOS, APPLIED, now) == ()
 
 
-def test_only_what_the_journal_records_can_be_lost() -> None:
+def test_only_recorded_state_can_be_lost() -> None:
     bare = WHOLE._replace(addresses=(), routes=(), rules=(), firewall=(), dns=LinkDns("file"), src_valid_mark="0")
     assert lost((), Applied({}), bare) == ()
     assert [each.kind for each in lost(UNDOS, None, bare)] == ["rule", "sysctl"]
@@ -297,7 +297,7 @@ class _Time:
         monkeypatch.setattr("time.time", lambda: self.awake + self.asleep + self.shift)
 
 
-def test_sleep_and_a_clock_that_is_set_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sleep_and_a_set_clock_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     time = _Time(monkeypatch)
     clocks = Clocks()
     assert clocks.jumped() is None

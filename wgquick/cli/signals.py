@@ -23,7 +23,7 @@ def raised() -> Iterator[None]:
     A second QUIT is not ignored: it ends even a hanging undo. After a successful block all signals are ignored, so
     that the exit status reports the success.
     """
-    before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_heeded(number)}
+    before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_handled(number)}
     # wgq waits for hooks and daemons. If our caller ignores SIGCHLD, the kernel would reap them.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -34,13 +34,13 @@ def raised() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_heeded(number: signal.Signals) -> bool:
+def _is_handled(number: signal.Signals) -> bool:
     """Whether to handle a signal: one that our caller ignores (nohup) stays ignored."""
     return signal.getsignal(number) != signal.SIG_IGN
 
 
 def _raise(number: int, _frame: FrameType | None) -> NoReturn:
-    for other in filter(_is_heeded, _CAUGHT):
+    for other in filter(_is_handled, _CAUGHT):
         signal.signal(other, signal.SIG_DFL if other == signal.SIGQUIT else signal.SIG_IGN)
     from signal import Signals
 
