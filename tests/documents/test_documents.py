@@ -124,6 +124,17 @@ def test_the_reference_is_complete() -> None:
     assert [name for name in names if name not in text] == []
 
 
+def test_the_reference_has_the_verbs_of_each_option() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text().partition("\n## Options\n")[2].partition("\n## ")[0]
+    found: dict[str, set[str]] = {}
+    for row in text.splitlines():
+        _, options, verbs, *_ = [*re.split(r"(?<!\\)\|", row), "", ""]
+        for name in re.findall(r"`--([a-z-]+)", options):
+            found.setdefault(name, set()).update(each.split()[0] for each in verbs.split(","))
+    taken = {name: {verb.name for verb in VERBS.values() if name in verb.options} for name in OPTIONS}
+    assert found == taken
+
+
 def test_no_page_names_this_machine() -> None:
     for path in PAGES:
         assert os.fspath(ROOT) not in path.read_text()
