@@ -66,6 +66,12 @@ class Case:
         """The command's argument: the path if the case gives one, else the interface."""
         return self.one("path", self.interface)
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether it has to do with the firewall: a full tunnel's rules, or those of a hook or a directive."""
+        text = self.content.decode()
+        return "/0" in text or "iptables" in text or "nft" in text
+
     def settings(self, *keys: str) -> list[str]:
         """The values of these keys anywhere in the file, with comments."""
         lines = (line.partition("=") for line in self.content.decode().splitlines())

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 CASES = all_cases()
 
+crossed = pytest.mark.parametrize(
+    ("case", "firewall"),
+    [
+        pytest.param(case, firewall, id=f"{firewall}-{case.name}")
+        for firewall in FIREWALLS
+        for case in CASES
+        if firewall == "nft" or case.has_rules
+    ],
+)
+
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 with_each_firewall = pytest.mark.parametrize("firewall", FIREWALLS)
 
@@ -77,6 +87,14 @@ def test_events_while_up_leave_the_same_state_and_transcript(case: Case, firewal
 
 @by_name
 @with_each_firewall
+def test_no_other_case_has_firewall_rules(case: Case, firewall: str) -> None:
+    """So only these cases are crossed with each firewall."""
+    wanted, found = both(case, firewall)
+    rules = [[each.after["nft"], each.after["iptables"]] for of in (wanted, found) for each in (of.up, of.down)]
+    assert case.has_rules or not any(any(lists) for lists in rules)
+
+
+@crossed
 @pytest.mark.parametrize("quick_up", [False, True], ids=["wgq up", "wg-quick up"])
 def test_one_tool_takes_down_what_the_other_brought_up(case: Case, firewall: str, quick_up: bool) -> None:
     tools = (WG_QUICK, wgq()) if quick_up else (wgq(), WG_QUICK)

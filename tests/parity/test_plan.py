@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.imports import import_wgquick
 from tests.namespaces import host
 from tests.parity import trial
 from tests.parity.case import Case, all_cases
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _imported() -> None:
+    """Each command is a fork of this process: eight starts of Python take most of a test's time."""
+    import_wgquick()
+
+
 def _run(machine: Namespace, case: Case, *words: str) -> tuple[int, str, str]:
-    return trial._run(machine, case, "nft", [trial.wgq(), *words, case.argument])
+    return trial._run(machine, case, "nft", [trial.IN_PROCESS, *words, case.argument])
 
 
 def _commands(output: str) -> list[str]:

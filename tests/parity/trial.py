@@ -181,6 +181,7 @@ def _command_line(arguments: list[str], environment: dict[str, str]) -> Never:
         os.environ.update(environment)
         os.chdir("/etc/wireguard")
         sys.argv = [wgq(), *arguments]
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)  # not pytest's
         status = cli.run(arguments)
     except BaseException:
         traceback.print_exc()
