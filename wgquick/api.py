@@ -660,19 +660,22 @@ def check(
 ) -> list[Finding]:
     """The findings for configuration files, each alone and all together, as in `wgq check`.
 
-    A source is a path or the name of an interface. `fix` corrects the findings that have exactly one remedy and
-    reports them to `transcript`; the remaining findings are returned. `live` also compares the files with this
-    host.
+    A source is a path, the name of an interface, or `-` for standard input; a file given twice counts once. `fix`
+    corrects the findings that have exactly one remedy and reports them to `transcript`; the remaining findings are
+    returned. `live` also compares the files with this host.
     """
     from wgquick.diagnosis.check import check as examine
     from wgquick.diagnosis.fix import apply_fixes
-    from wgquick.diagnosis.source import read as read_source
+    from wgquick.diagnosis.source import read_all
 
     paths = [fspath(source) for source in sources]
+    if fix and "-" in paths:
+        raise WgqError("standard input cannot be fixed", remedy="name a file")
     look = _look if live else None
-    found = examine([read_source(path) for path in paths], look)
-    if fix and apply_fixes([read_source(path) for path in paths], found, _line_by_line(transcript)):
-        found = examine([read_source(path) for path in paths], look)
+    given = read_all(paths)
+    found = examine(given, look)
+    if fix and apply_fixes(given, found, _line_by_line(transcript)):
+        found = examine(read_all(paths), look)
     return found
 
 

@@ -549,6 +549,17 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     assert "cannot read `" in done.stderr
 
 
+def test_a_file_counts_once_and_standard_input_counts_as_one(tmp_path: Path) -> None:
+    (tmp_path / "wg0.conf").write_text(HUB)
+    (tmp_path / "link.conf").symlink_to("wg0.conf")
+    (tmp_path / "wg0.conf").chmod(0o600)
+    assert wgq("check", str(tmp_path / "wg0.conf"), str(tmp_path / "link.conf")).returncode == 0
+    piped = subprocess.run(
+        [sys.executable, "-m", "wgquick", "check", "-"], input=CLIENT, capture_output=True, text=True, check=False
+    )
+    assert (piped.returncode, piped.stderr) == (0, "")
+
+
 def test_no_finding_shows_a_secret_key(tmp_path: Path) -> None:
     texts = [text for _, text, _ in [*ONE_FILE, *INFOS]]
     several = [files for _, files, *_ in SEVERAL] + [files for _, files in SEVERAL_INFOS]

@@ -52,7 +52,7 @@ def findings(source: Source) -> Iterator[Finding]:
 
 
 def _of_file(source: Source) -> Iterator[Finding]:
-    if not source.interface:
+    if source.path and not source.interface:
         what = f"the file name `{source.path.rpartition('/')[2]}' does not give a valid interface name"
         remedy = "rename the file to NAME.conf; NAME is 1 to 15 letters, digits and _ = + . -"
         yield note(source, Place(1, 1), "interface-name", what, remedy)

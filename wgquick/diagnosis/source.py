@@ -173,13 +173,26 @@ class Source:
         return public_key_of(secret) if secret else None
 
 
+def read_all(targets: Sequence[str]) -> list[Source]:
+    """The files, each once; `-` is standard input, which names no interface."""
+    found: dict[str, Source] = {}
+    for target in targets:
+        source = _standard_input() if target == "-" else read(target)
+        found.setdefault(os.path.realpath(source.path) if source.path else "", source)
+    return list(found.values())
+
+
+def _standard_input() -> Source:
+    return Source("standard input", "", "", location.read(location.Location("", "")))
+
+
 def read(target: str) -> Source:
     """The file for `target`, a path or an interface's name; WgqError if it cannot be read.
 
     The file name of a path may be invalid as an interface name: check reports that.
     """
     path = target
-    if "/" not in target and not os.path.exists(target):
+    if "/" not in target and not target.endswith(".conf") and not os.path.exists(target):
         path = location.locate(target).path
     name = os.path.basename(path).removesuffix(".conf")
     valid = os.path.basename(path).endswith(".conf") and location.is_valid_name(name)
