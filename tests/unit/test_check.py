@@ -157,6 +157,7 @@ ONE_FILE = [
         5,
     ),
     ("hook-other-interface", interface("hub", "PostUp = sysctl -w net.ipv4.conf.wg7.rp_filter=2") + peer(), 5),
+    ("hook-other-interface", interface("hub", "PostUp = ip route add 10.9.0.0/24 dev wg7") + peer(), 5),
     ("hook-other-interface", interface("hub", "PostUp = ping -c1 -I wg7 10.7.0.2") + peer(), 5),
     (
         "no-private-key",
@@ -297,6 +298,11 @@ SILENT = {
     "the interface's own DNS server": interface("hub", "DNS = 10.7.0.1") + peer(),
     "an address that a hook adds": interface("hub", "PostUp = ip -6 addr add fe80::1/64 dev %i", address="")
     + peer("phone", "172.20.0.0/14, fd00::/8"),
+    "masquerading to other networks only": interface(
+        "hub",
+        both("PostDown", "PostUp = iptables -t nat -A POSTROUTING -s 10.7.0.0/24 ! -d 10.7.0.0/24 -j MASQUERADE"),
+    )
+    + peer(),
     "a value twice": HUB.replace("ListenPort", "ListenPort = 51820\nListenPort"),
     "the largest MTU": interface("hub", "MTU = 1440") + peer(),
     "an ignored warning": interface("hub", "MTU = 1500 # wgq: ignore mtu-too-large") + peer(),
@@ -404,6 +410,9 @@ SEVERAL = [
         {"hub": HUB, "phone": PHONE.replace(private("phone"), public("phone"))},
         ("phone", 2),
     ),
+    ("source-not-allowed", {"hub": HUB, "phone": PHONE.replace("10.7.0.2", "10.8.0.2")}, ("hub", 8)),
+    ("source-not-allowed", {"hub": HUB.replace("10.7.0.2", "10.7.0.1"), "phone": PHONE}, ("hub", 8)),
+    ("endpoint-is-self", {"hub": HUB + "Endpoint = hub.example.net:51820\n", "phone": PHONE}, ("hub", 9)),
     ("nobody-connects", {"hub": HUB, "phone": WAITING}, ("phone", 6)),
 ]  # fmt: skip
 FULL = PHONE.replace("10.7.0.0/24\n", "0.0.0.0/0, 10.7.0.0/24\n")

@@ -35,8 +35,6 @@ def check(
         found += several_files.findings(sources, {(each.file, each.code) for each in found})
         follow = several_files.consequences(sources, found)
         found = [each for each in found if each not in follow]
-        unreachable = {each.file for each in found if each.code == "source-not-allowed"}
-        found = [each for each in found if each.code != "tunnel-net-unclaimed" or each.file not in unreachable]
     if look is not None:
         from wgquick.diagnosis import live
 

@@ -58,6 +58,7 @@ _SEVERAL_FILES = {
     "address-shared": (ERROR, "two ends of one tunnel have the same Address"),
     "source-not-allowed": (ERROR, "one end's Address is not in the other end's AllowedIPs"),
     "endpoint-port-differs": (ERROR, "an Endpoint's port is not the other end's ListenPort"),
+    "endpoint-is-self": (WARNING, "an Endpoint is the one that the other end has for this interface"),
     "mtu-unequal": (INFO, "the two ends have different MTUs"),
     "private-key-elsewhere": (INFO, "one host has the private keys of both ends"),
     "no-forwarding-hook": (INFO, "a client sends all traffic to a server whose file has no hook that forwards it"),

@@ -137,7 +137,9 @@ def _is_removal(command: Command) -> bool:
 
 
 def _has_output(text: str) -> bool:
-    return re.search(r"(^|\s)(-o\S*|--out-interface\S*|oifname|oif|meta oif\w*)(\s|$)", text) is not None
+    """Whether a rule is for some outgoing links or, by `! -d NETWORK`, not for all destinations."""
+    links = r"-o\S*|--out-interface\S*|oifname|oif|meta oif\w*"
+    return re.search(rf"(^|\s)({links}|! (-d|--destination)|daddr !=)(\s|$)", text) is not None
 
 
 def _other_interface(source: Source) -> Iterator[Finding]:
@@ -267,8 +269,9 @@ def _with_link(source: Source, change: Change) -> Change:
 
 
 def _goes_with_link(change: Change) -> bool:
-    """Whether the kernel removes the change with the link: a route through it."""
-    return change.kind == "route" and hooks.value_after(change.words, ("dev",)) == "%i"
+    """Whether the kernel removes the change with a link of WireGuard: a route through it."""
+    link = hooks.value_after(change.words, ("dev",))
+    return change.kind == "route" and (link == "%i" or _WIREGUARD_NAME.fullmatch(link) is not None)
 
 
 def _shown(command: Command) -> str:

@@ -13,6 +13,7 @@ from wgquick.diagnosis.finding import ERROR, INFO
 from wgquick.diagnosis.keys import ZERO, is_generated
 from wgquick.diagnosis.one_file import note
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import address_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
@@ -251,13 +252,23 @@ def consequences(sources: Sequence[Source], found: Collection[Finding]) -> set[F
         if each.code == "private-key-is-public" and each.severity == INFO and each.file in certain
     }
     ports = {(each.file, each.line) for each in found if each.code == "endpoint-port-differs"}
-    for pair in Tunnels([source for source in sources if source.is_sound]).pairs if by_place and ports else ():
+    refused = {(each.file, each.line) for each in found if each.code == "source-not-allowed"}
+    unreachable = {shown for shown, _ in refused}
+    for pair in Tunnels([source for source in sources if source.is_sound]).pairs if ports or refused else ():
         for end, other in (pair, (pair.two, pair.one)):
+            shown = other.source.shown
             if (end.source.shown, end.section.at("Endpoint").line) in ports:
-                shown, sections = other.source.shown, (other.source.interface_section, other.section)
+                sections = (other.source.interface_section, other.section)
                 places = zip((section.place.line for section in sections), _OF_PORTS, strict=True)
                 follow |= {by_place[shown, *each] for each in places if (shown, *each) in by_place}
-    return follow
+            if (end.source.shown, end.section.at("AllowedIPs").line) in refused:
+                unreachable.add(shown)
+    return follow | {
+        each
+        for each in found
+        if (each.code == "tunnel-net-unclaimed" and each.file in unreachable)
+        or (each.code == "own-address-allowed" and (each.file, each.line) in refused)
+    }
 
 
 def _owners_of_addresses(sources: Sequence[Source]) -> dict[bytes, list[Source]]:
@@ -348,16 +359,35 @@ def _source(end: End, other: End) -> Iterator[Finding]:
     allowed = nets.NetworkSet(ip for ip in end.peer.allowed_ips if ip.change != "-")
     for address in other.source.settings.addresses:
         if not nets.is_link_local(address) and not allowed.covers(nets.host(address.address)):
-            own = address.text.partition("/")[0]
-            what = f"{other.source.shown} sends from {own}, which is not in this peer's AllowedIPs"
-            remedy = f"add {own} to AllowedIPs"
+            sender = address.text.partition("/")[0]
+            what = f"{other.source.shown} sends from {sender}, which is not in this peer's AllowedIPs"
+            remedy = f"add {sender} to AllowedIPs"
+            if wrong := _own_addresses(end):
+                remedy = f"write {sender} there in place of {wrong[0]}, which is this interface's own address"
             yield note(end.source, end.section.at("AllowedIPs"), "source-not-allowed", what, remedy)
+
+
+def _own_addresses(end: End) -> list[str]:
+    """The interface's own addresses in the section's AllowedIPs, as /32 or /128."""
+    own = {address.address for address in end.source.settings.addresses}
+    return [address_text(ip.address) for ip in end.peer.allowed_ips if ip.address in own and nets.is_single(ip)]
+
+
+def _is_self(end: End, other: End) -> bool:
+    """Whether the Endpoint is this interface's own: the other end has it too, and the port is this one's."""
+    mine, theirs = end.peer.endpoint, other.peer.endpoint
+    return mine is not None and mine == theirs and mine.port == str(end.source.settings.listen_port)
 
 
 def _port(end: End, other: End) -> Iterator[Finding]:
     port = other.source.settings.listen_port
     given = end.peer.endpoint.port if end.peer.endpoint else ""
     if not given.isdigit() or int(given) & 0xFFFF in (0, port):
+        return
+    if _is_self(end, other):
+        what = f"{other.source.shown} has this Endpoint too: it is this interface's own"
+        remedy = f"remove Endpoint, or write where {other.source.shown} is"
+        yield note(end.source, end.section.at("Endpoint"), "endpoint-is-self", what, remedy)
         return
     if port:
         what = f"the port is {given}, but {other.source.shown} listens on port {port}"
