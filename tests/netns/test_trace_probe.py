@@ -107,6 +107,10 @@ def test_the_rule_that_drops_the_reply_is_named(filtered: Namespace) -> None:
     (dropped,) = found["probe"]["dropped"]
     assert (dropped["is_reply"], dropped["handle"]) == (True, handle(filtered, "echo-reply"))
     assert "drops a reply to the packet to 10.5.0.2" in found["reason"]
+    early = "add table netdev early\nadd chain netdev early c { type filter hook ingress device r0 priority 0; }\n"
+    filtered.run(["nft", "-f", "-"], input=f"{early}add rule netdev early c icmp type echo-reply drop\n")
+    (dropped,) = probed(filtered, "10.5.0.2")["probe"]["dropped"]
+    assert (dropped["family"], dropped["is_reply"]) == ("netdev", True)
 
 
 def test_an_error_without_an_nftables_rule_is_reported_by_errno(machine: Namespace) -> None:

@@ -10,6 +10,8 @@ import errno
 import os
 import subprocess
 import time
+from contextlib import suppress
+from socket import if_nameindex
 from struct import pack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +46,8 @@ _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _OWNED = 2  # NFT_TABLE_F_OWNER, Linux 5.12
 _PREROUTING, _OUTPUT = 0, 3
 _FIRST = -350  # after defragmentation, before the table raw
+_NETDEV, _INGRESS = 5, 0  # NFPROTO_NETDEV, NF_NETDEV_INGRESS
+_BEFORE_ALL = -(1 << 31)
 _REGISTER = 1
 _L4PROTO, _NFTRACE = 16, 12  # NFT_META_*
 _NETWORK, _TRANSPORT = 1, 2  # headers
@@ -75,6 +79,7 @@ class Tracer:
         self._flows = tuple(flows)
         self._name = f"wgq-trace-{os.getpid()}"
         self._owned = True
+        self._protocols: list[int] = []
         self._by_packet: dict[bytes, tuple[Flow, bool]] = {}
         self._control = Nfnetlink()
         self._reports = Nfnetlink()
@@ -100,8 +105,8 @@ class Tracer:
 
     def _close(self) -> None:
         if not self._owned:
-            for family in self._families():
-                request = message(_DELTABLE, _PROTOCOLS[family], attribute_text(1, self._name))
+            for protocol in self._protocols:
+                request = message(_DELTABLE, protocol, attribute_text(1, self._name))
                 self._control.transaction([request], "cannot remove the table of the probe")
         self._control._socket.close()
         self._reports._socket.close()
@@ -121,6 +126,23 @@ class Tracer:
                 self._owned = False
         except OperationError as refusal:
             raise OperationError(refusal.what, errno=refusal.errno, remedy=_remedy(refusal.errno)) from None
+        self._protocols = [_PROTOCOLS[family] for family in self._families()]
+        with suppress(OperationError):  # kernels without CONFIG_NETFILTER_INGRESS have no rules there either
+            self._control.transaction(self._at_ingress(_OWNED if self._owned else 0), what)
+            self._protocols.append(_NETDEV)
+
+    def _at_ingress(self, flags: int) -> list[bytes]:
+        """A table of chains that see the replies on each link before all other rules."""
+        name = attribute_text(1, self._name)
+        made = [message(_NEWTABLE, _NETDEV, name + number(2, flags), NLM_F_CREATE)]
+        for index, link in if_nameindex():
+            chain = f"ingress-{index}"
+            priority = attribute(2, pack(">i", _BEFORE_ALL))
+            place = nested(4, number(1, _INGRESS), priority, attribute_text(3, link))
+            body = name + attribute_text(3, chain) + attribute_text(7, "filter") + place
+            made.append(message(_NEWCHAIN, _NETDEV, body, NLM_F_CREATE))
+            made += [_rule(self._name, flow, is_reply=True, chain=chain, protocol=_NETDEV) for flow in self._flows]
+        return made
 
     def _requests(self, flags: int) -> list[bytes]:
         made = []
@@ -229,7 +251,7 @@ def _is_drop(known: dict[int, bytes]) -> bool:
             return False
 
 
-def _rule(table: str, flow: Flow, *, is_reply: bool, chain: str) -> bytes:
+def _rule(table: str, flow: Flow, *, is_reply: bool, chain: str, protocol: int = 0) -> bytes:
     """`ip daddr ADDRESS [meta l4proto P th dport PORT] limit rate 10/second meta nftrace set 1`; or saddr."""
     family = family_of(flow.address)
     expressions = [
@@ -249,7 +271,7 @@ def _rule(table: str, flow: Flow, *, is_reply: bool, chain: str) -> bytes:
         _expression("meta", number(2, _NFTRACE), number(3, _REGISTER)),
     ]
     body = attribute_text(1, table) + attribute_text(2, chain) + nested(4, *expressions)
-    return message(_NEWRULE, _PROTOCOLS[family], body, NLM_F_CREATE | NLM_F_APPEND)
+    return message(_NEWRULE, protocol or _PROTOCOLS[family], body, NLM_F_CREATE | NLM_F_APPEND)
 
 
 def _expression(kind: str, *parts: bytes) -> bytes:
