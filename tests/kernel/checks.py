@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.kernel import device_control, messages, sessions, signatures, tunnels, verbs
+from tests.kernel import clock, device_control, messages, sessions, signatures, tunnels, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def main() -> None:
         check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS, *messages.CHECKS)
     } | signatures.CHECKS
     if names := sys.argv[1:]:
-        chosen = checks | {check.__name__: check for check in ON_A_NEWER_KERNEL}
+        chosen = checks | clock.CHECKS | {check.__name__: check for check in ON_A_NEWER_KERNEL}
         for name in names:
             _try(name, chosen[name])
     else:
@@ -48,7 +48,10 @@ def main() -> None:
 
 
 def _all(checks: dict[str, Callable[[], None]]) -> None:
-    """Start the tunnels that have to age; meanwhile two processes run the others, one while the other waits."""
+    """Start the tunnels that have to age; meanwhile two processes run the others, one while the other waits.
+
+    The clock is set when all others have ended.
+    """
     with tunnels.Grown() as aged_tunnels:
         half = len(tunnels.CHECKS) // 2
         shares = list(tunnels.CHECKS.items())[:half], [*checks.items(), *list(tunnels.CHECKS.items())[half:]]
@@ -56,6 +59,8 @@ def _all(checks: dict[str, Callable[[], None]]) -> None:
             os.waitpid(worker, 0)
         for name, aged in tunnels.AGED.items():
             _try(name, partial(aged, aged_tunnels))
+    for name, check in clock.CHECKS.items():
+        _try(name, check)
 
 
 def _start(share: list[tuple[str, Callable[[], None]]]) -> int:
