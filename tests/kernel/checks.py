@@ -14,7 +14,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.kernel import clock, device_control, messages, sessions, signatures, tunnels, verbs
+from tests.kernel import clock, device_control, messages, sessions, signatures, traffic, tunnels, verbs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,8 @@ ON_A_NEWER_KERNEL: Sequence[Callable[[], None]] = (
 def main() -> None:
     """Run the checks that the arguments name, in their order; without arguments all."""
     checks = {
-        check.__name__: check for check in (*device_control.CHECKS, *verbs.CHECKS, *messages.CHECKS)
+        check.__name__: check
+        for check in (*device_control.CHECKS, *verbs.CHECKS, *messages.CHECKS, *traffic.CHECKS)
     } | signatures.CHECKS
     if names := sys.argv[1:]:
         chosen = checks | clock.CHECKS | {check.__name__: check for check in ON_A_NEWER_KERNEL}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernel import messages, verbs
+from tests.kernel import messages, traffic, verbs
 
 pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
 
 
-@pytest.mark.parametrize("check", [check.__name__ for check in (*verbs.CHECKS, *messages.CHECKS)])
+@pytest.mark.parametrize("check", [check.__name__ for check in (*verbs.CHECKS, *messages.CHECKS, *traffic.CHECKS)])
 def test_over_the_kernel_module(outcomes: dict[str, str], check: str) -> None:
     assert outcomes[check] == ""
