@@ -44,7 +44,10 @@ def metrics(targets: list[str], given: Given) -> None:
         return _serve(*place, show.registry(lambda: observer.read(targets, missing=True), names))
     found = observer.read(targets)
     if textfile:
-        return write_to_textfile(os.path.realpath(textfile), show.registry(lambda: found, names))
+        try:
+            return write_to_textfile(os.path.realpath(textfile), show.registry(lambda: found, names))
+        except OSError as error:  # it names a temporary file
+            raise OperationError(f"cannot write {textfile}", errno=error.errno) from None
     return write(show.text(found, names))
 
 
