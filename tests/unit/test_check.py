@@ -186,6 +186,11 @@ ONE_FILE = [
     ("unknown-key", interface("hub", "Colour = red") + peer(), 5),
     # the whole file is another one
     ("no-private-key", "# to do\n", 1),
+    ("no-private-key", peer().lstrip(), 1),
+    ("no-section", HUB.replace("[Interface]", "#[Interface]"), 2),
+    ("other-program", "networking.wireguard.interfaces = {\n  wg0 = {\n    ips = [ ];\n  };\n};\n", 1),
+    ("other-program", HUB.replace(f"PrivateKey = {private('hub')}", "PrivateKeyFile = /etc/wireguard/key"), 2),
+    ("wireguard-key", HUB.replace(private("hub"), "/etc/wireguard/key"), 2),
     ("other-program", "---\n# a playbook\n- hosts: all\n", 1),
     ("other-program", "interface: wg0\n  public key: abc\n\npeer: abc\n  endpoint: 192.0.2.1:1\n", 1),
     ("other-program", "  tunnels:\n    wg0:\n      mode: wireguard\n      addresses: [10.7.0.1/24]\n", 1),
@@ -484,7 +489,7 @@ def test_every_code_of_check_has_a_case() -> None:
 
 # The parser's own faults have their cases in test_config_parser.py.
 PARSER_CODES = {
-    "allowed-ip", "duplicate-address", "endpoint", "fwmark", "listen-port", "missing-value", "mtu", "no-section",
+    "allowed-ip", "duplicate-address", "endpoint", "fwmark", "listen-port", "missing-value", "mtu",
     "peer-without-key", "persistent-keepalive", "save-config", "table", "unknown-section", "wgq-setting",
 }  # fmt: skip
 

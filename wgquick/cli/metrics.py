@@ -47,7 +47,7 @@ def metrics(targets: list[str], given: Given) -> None:
         try:
             return write_to_textfile(os.path.realpath(textfile), show.registry(lambda: found, names))
         except OSError as error:  # it names a temporary file
-            raise OperationError(f"cannot write {textfile}", errno=error.errno) from None
+            raise WgqError(f"cannot write {textfile}: {error.strerror}") from None
     return write(show.text(found, names))
 
 

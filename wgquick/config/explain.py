@@ -44,6 +44,7 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
     given = list(faults)
     continued = _continued(document, given)
     broken = _below_broken_headers(document)
+    homeless = next((fault.line - 1 for fault in given if fault.code == "no-section"), -1)
     keyed = {fault.line - 1 for fault in given if _is_for_public_key(fault)}
     found: list[Diagnostic] = []
     for fault in given:
@@ -51,6 +52,8 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
         if row in continued:
             if row - 1 not in continued or continued[row] != continued[row - 1]:
                 found.append(_going_on(document, fault, continued[row]))
+        elif fault.code == "no-section" and row != homeless:
+            continue
         elif not _follows(document, fault, broken, keyed) and not _ends_open(fault, continued):
             found.append(_filled_in(document, as_written(document, named(document, fault))))
     return list(dict.fromkeys(found))

@@ -31,6 +31,7 @@ _FORMATS = (
     (r"config (interface|wireguard_\S+)\b", "a configuration of OpenWrt (UCI)", _WRITE),
     (r"/interface[ /]wireguard\b", "a script of MikroTik's RouterOS", _WRITE),
     (r"<\?xml\b", "XML", _WRITE),
+    (r"(\{.*\}:|[\w.]+\s*=\s*\{)$", "a configuration of NixOS", _WRITE),
     (r"(---|%YAML\b.*)$", "YAML", _WRITE),
     (r"(interface|peer): \S+$", "the output of `wg show'", "write that of `wg showconf'"),
 )
@@ -91,7 +92,14 @@ PROGRAMS = (
     ),
     Program(
         "other-program",
-        _keys("PrivateKeyFile PresharedKeyFile PublicKeyFile FirewallMark RouteTable RouteMetric"),
+        _keys("PrivateKeyFile PresharedKeyFile PublicKeyFile"),
+        frozenset(),
+        "belongs to systemd-networkd (systemd.netdev(5)), not to wg-quick",
+        "write the key itself, or set it in a hook: PostUp = wg set %i private-key FILE",
+    ),
+    Program(
+        "other-program",
+        _keys("FirewallMark RouteTable RouteMetric"),
         _keys("[NetDev] [WireGuard] [WireGuardPeer] [Match] [Network] [Route] [RoutingPolicyRule] [Link]"),
         "belongs to systemd-networkd (systemd.netdev(5)), not to wg-quick",
         "write [Interface] with PrivateKey, ListenPort and Address, and a [Peer] for each [WireGuardPeer]",

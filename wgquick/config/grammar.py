@@ -322,6 +322,8 @@ def _key_reason(value: str) -> tuple[str, str]:
         return "is in quotation marks", "remove the quotation marks"
     if value[_KEY_LENGTH - 1 : _KEY_LENGTH] == "=" and value[_KEY_LENGTH:]:
         return "has text after the key", "delete the text, or put a `#' before it"
+    if value[:1] in ("/", "~") and len(value) < _KEY_LENGTH:
+        return "is the name of a file", "write the key itself, or set it in a hook: PostUp = wg set %i ..."
     if len(value) != _KEY_LENGTH:
         what = f"has {len(value)} characters; a key in base64 has {_KEY_LENGTH}"
         return what, "copy the whole key, with the `=' at its end"

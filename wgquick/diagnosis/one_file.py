@@ -392,7 +392,7 @@ def _families(source: Source) -> Iterator[Finding]:
 
 def _connecting(source: Source) -> Iterator[Finding]:
     settings = source.settings
-    if not settings.peers or settings.listen_port or source.effects.sets_port:
+    if not (settings.peers and source.interface_section.rows) or settings.listen_port or source.effects.sets_port:
         return
     if not any(peer.endpoint for peer in settings.peers):
         what = "neither side can connect: no peer has an Endpoint, and the interface has no ListenPort"
