@@ -80,7 +80,7 @@ def _trial(trial: TrialStatus) -> str:
     if trial.phase != "pending":
         return f"{name}: `wgq try {verb}' is {trial.phase}."
     left = round(trial.seconds_left)
-    return f"{name} is on trial: `wgq try {verb}' is rolled back in {left} s unless `wgq confirm {name}' comes."
+    return f"{name} is on trial: `wgq try {verb}' is rolled back in {left} s. To keep it: wgq confirm {name}"
 
 
 def _interface(interface: InterfaceStatus, now: float, paint: Paint, width: int) -> Iterator[str]:
