@@ -180,8 +180,8 @@ VERBS = {
         Verb(
             "try",
             "Make a change, and roll it back unless it is confirmed.",
-            "Do what up, reload or down does, and roll it back unless it is confirmed in time, even if the terminal "
-            "or this command is gone by then. Exit 0 if confirmed, 4 if rolled back.",
+            "Do what up, reload or down does, and roll it back unless it is confirmed in time, even if the "
+            "terminal or this command is gone by then. Exit 0 if confirmed, 4 if rolled back.",
             completes="configurations",
             standard_input=True,
             options=(
