@@ -9,12 +9,30 @@ if TYPE_CHECKING:
 
 
 class Line(str):
-    """A line as it is printed. `text` is the line without its mark; `is_command` is whether the mark is `[#]`."""
+    """A line as it is printed. Text that is no line of the transcript, such as an error, has no mark."""
 
-    __slots__ = ("is_command", "text")
+    __slots__ = ()
 
-    text: str
-    is_command: bool
+    mark = ""
+    is_command = False
+
+    @property
+    def text(self) -> str:
+        """The line without its mark."""
+        return str(self)[len(self.mark) :]
+
+
+class _Command(Line):
+    __slots__ = ()
+
+    mark = "[#] "
+    is_command = True
+
+
+class _Note(Line):
+    __slots__ = ()
+
+    mark = "[!] "
 
 
 class Batch(str):
@@ -27,18 +45,12 @@ class Batch(str):
 
 def command(text: str) -> Line:
     """The line of a command: `[#] TEXT`."""
-    return _line(f"[#] {text}", text, is_command=True)
+    return _Command(f"[#] {text}")
 
 
 def note(text: object) -> Line:
     """The line of a note: `[!] TEXT`."""
-    return _line(f"[!] {text}", str(text), is_command=False)
-
-
-def _line(printed: str, text: str, *, is_command: bool) -> Line:
-    line = Line(printed)
-    line.text, line.is_command = text, is_command
-    return line
+    return _Note(f"[!] {text}")
 
 
 def batch(lines: Iterable[Line]) -> Batch:
@@ -50,9 +62,9 @@ def batch(lines: Iterable[Line]) -> Batch:
 
 
 def lines_of(said: str) -> tuple[Line, ...]:
-    """The lines that a `say` got. Text that is no line of the transcript, such as an error, has no mark."""
+    """The lines that a `say` got."""
     if isinstance(said, Batch):
         return said.lines
     if isinstance(said, Line):
         return (said,)
-    return tuple(_line(text, text, is_command=False) for text in said.split("\n"))
+    return tuple(map(Line, said.split("\n")))
