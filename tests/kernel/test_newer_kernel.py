@@ -10,7 +10,7 @@ from tests.kernel import vm
 from tests.kernel.checks import ON_A_NEWER_KERNEL
 from tests.kernel.kernels import newer
 
-pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
+pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
 NAMES = [check.__name__ for check in ON_A_NEWER_KERNEL]
 
 

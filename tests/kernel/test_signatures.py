@@ -6,7 +6,7 @@ import pytest
 
 from tests.kernel import signatures
 
-pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
+pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
 
 
 @pytest.mark.parametrize("check", signatures.CHECKS)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.kernel import messages, traffic, verbs
 
-pytestmark = pytest.mark.timeout(1600)  # the first test waits for the boot and for every check
+pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
 
 
 @pytest.mark.parametrize("check", [check.__name__ for check in (*verbs.CHECKS, *messages.CHECKS, *traffic.CHECKS)])

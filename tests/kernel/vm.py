@@ -23,7 +23,7 @@ PROJECT = Path(__file__).parents[2]
 LOGS = PROJECT / ".cache/logs"
 GUEST = Path(__file__).with_name("guest.sh")
 MARK = "-- trials --"
-LIMIT = 1500  # seconds; without KVM a boot takes 20 of them, and all trials some minutes
+LIMIT = 2400  # seconds; without KVM a boot takes 20 of them, and all trials some minutes
 
 SHARE = "cached"
 # The host's root file system again (guest.sh), and fewer ports than the 31 of each of five serial devices: whenever
