@@ -174,11 +174,10 @@ def test_a_difference_with_saveconfig_needs_force(machine: Namespace) -> None:
     assert networks(machine) == ["10.8.0.0/16"]
 
 
-def test_a_changed_kill_switch_needs_a_restart(machine: Namespace) -> None:
+def test_a_kill_switch_of_the_command_line_comes_and_stays(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     ensure(machine)
-    assert "kill-switch" in ensure(machine, "--kill-switch", status=3)
-    ensure(machine, "--kill-switch", "--or-restart")
+    assert "# kill switch of wg0" in ensure(machine, "--kill-switch")
     assert ensure(machine, "--kill-switch") == NOTHING
     assert ensure(machine) == NOTHING
 

@@ -147,6 +147,7 @@ STATE = (
     "ip address show dev wg0",
     "ip route show table all dev wg0",
     "ip -6 route show table all dev wg0",
+    "ip route show table all type throw",
     "ip rule",
     "ip -6 rule",
     "nft list ruleset",
@@ -163,20 +164,26 @@ KILLED = (
 )
 """Two files; a reload from the one to the other, and back, takes steps of all kinds but DNS."""
 GUARDED = (
-    tunnel("0.0.0.0/0, ::/0", "ListenPort = 51820\n# wgq: kill-switch = on"),
-    tunnel("0.0.0.0/0, ::/0", "ListenPort = 51820\n# wgq: kill-switch = on", peer(OTHER, "10.7.0.0/16")).replace(
-        "203.0.113.1", "203.0.113.2"
-    )
+    tunnel(
+        "0.0.0.0/0, ::/0",
+        "ListenPort = 51820\nFwMark = 9\n# wgq: kill-switch = on\n# wgq: exclude = 198.51.100.0/24, lan",
+    ),
+    tunnel(
+        "0.0.0.0/0, ::/0",
+        "ListenPort = 51821\nFwMark = 7\n# wgq: kill-switch = on\n# wgq: keep-inbound = on",
+        peer(OTHER, "10.7.0.0/16"),
+    ).replace("203.0.113.1", "203.0.113.2")
     + "Endpoint = [2001:db8::7]:51820\n",
 )
-"""Two files with a kill switch, and other endpoints."""
+"""Two files with a kill switch, and other endpoints, port, mark and settings of wgq's own."""
+UNGUARDED = tunnel("0.0.0.0/0, ::/0", "ListenPort = 51820\nFwMark = 9")
 
 
 def state(machine: Namespace) -> list[list[str]]:
-    """What the machine has, without indexes, orders, and the link-local address that the kernel draws."""
+    """What the machine has, without indexes, orders, priorities, and the link-local address of the kernel."""
     machine.settle()
     shown = (machine.out(*command.split()) for command in STATE)
-    plain = (re.sub(r"^\d+: wg0", "", text, flags=re.MULTILINE) for text in shown)
+    plain = (re.sub(r"^\d+:(\t| wg0)", "", text, flags=re.MULTILINE) for text in shown)
     return [sorted(line for line in text.splitlines() if "fe80::" not in line) for text in plain]
 
 
@@ -241,8 +248,9 @@ def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
 
 
 def test_a_killed_reload_leaves_no_other_kill_switch(machine: Namespace) -> None:
-    """The next reload sets the kill switch of the file, and down removes it."""
-    assert kill_at_steps(machine, call_in_process, files=GUARDED) > 12
+    """The next reload sets the kill switch of the file, or takes it away; and down removes it."""
+    assert kill_at_steps(machine, call_in_process, 3, files=GUARDED) > 12
+    assert kill_at_steps(machine, call_in_process, 3, files=(UNGUARDED, GUARDED[1])) > 12
 
 
 def reload_failing_at(step: int) -> bool:
@@ -262,19 +270,21 @@ def reload_failing_at(step: int) -> bool:
 
 
 def test_a_failed_reload_brings_the_kill_switch_back(machine: Namespace) -> None:
-    write(machine, GUARDED[0])
-    wgq(machine, "up", "wg0")
-    before = state(machine)
-    write(machine, GUARDED[1])
-    steps = 0
-    while machine.call(reload_failing_at, steps):
+    """Or takes it away, if there was none."""
+    for text, other in (GUARDED, (UNGUARDED, GUARDED[1]), (GUARDED[1], UNGUARDED)):
+        write(machine, text)
+        wgq(machine, "up", "wg0")
+        before = state(machine)
+        write(machine, other)
+        steps = 0
+        while machine.call(reload_failing_at, steps):
+            assert state(machine) == before
+            steps += 1
+        assert steps > 3
+        write(machine, text)
+        wgq(machine, "reload", "wg0")
         assert state(machine) == before
-        steps += 1
-    assert steps > 3
-    write(machine, GUARDED[0])
-    wgq(machine, "reload", "wg0")
-    assert state(machine) == before
-    assert wgq(machine, "down", "wg0").stderr.count("kill switch") == 1
+        assert wgq(machine, "down", "wg0").stderr.count("kill switch") == ("kill-switch" in text)
 
 
 def written(machine: Namespace) -> str:
@@ -529,8 +539,8 @@ def test_a_kill_switch_from_the_command_line_survives_reload(machine: Namespace)
     wgq(machine, "reload", "wg0")
     assert "table inet wgq-guard-wg0" in machine.out("nft", "list", "tables")
     write(machine, config("ListenPort = 41000", FULL))
-    assert "needs a restart for kill-switch" in wgq(machine, "reload", "wg0", status=3).stderr
-    wgq(machine, "reload", "wg0", "--or-restart")
+    wgq(machine, "reload", "wg0")
+    assert "udp sport 41000" in machine.out("nft", "list", "ruleset")
     assert "table inet wgq-guard-wg0" in machine.out("nft", "list", "tables")
     wgq(machine, "down", "wg0")
     assert "wgq-guard" not in machine.out("nft", "list", "tables")

@@ -46,6 +46,9 @@ NETWORKS = (
 ADDRESSES = ("10.0.0.1/24", "10.0.0.2/24", "10.1.0.1/16", "10.2.0.1/32", "fd00::1/64", "fd00::2/64", "fd01::1/128")
 
 
+EXCLUDED = ("198.51.100.0/24", "lan, fd77::/64", "198.51.0.0/16, lan")
+
+
 def optional(*values: str) -> st.SearchStrategy[str]:
     return st.sampled_from(("", *values))
 
@@ -83,6 +86,9 @@ def files(draw: st.DrawFn) -> str:
         draw(optional("MTU = 1300", "MTU = 1420", "MTU = 9000")),
         draw(optional("Table = off", "Table = 1234", "Table = auto")),
         draw(optional("DNS = 10.0.0.53", "DNS = 10.0.0.53, corp.example", "DNS = fd00::53, 10.0.0.54")),
+        draw(optional("# wgq: kill-switch = on")),
+        draw(optional(*(f"# wgq: exclude = {each}" for each in EXCLUDED))),
+        draw(optional("# wgq: keep-inbound = on")),
     ]
     return "\n".join([*lines, draw(peers())])
 
@@ -105,6 +111,12 @@ AllowedIPs = ::/0, 10.9.0.0/16
 WITH_A_NEIGHBOUR_FIRST = WITH_TWO_ADDRESSES.replace(
     "10.0.0.2/24, 10.1.0.1/16, fe80::5", "10.0.0.1/24, 10.2.0.1/32, fe80::6"
 )
+
+# Another mark and port under a kill switch, and other excluded networks in another table.
+GUARDED = WITH_TWO_ADDRESSES.replace("::/0", "::/0, 0.0.0.0/0").replace(
+    "[Peer]", "# wgq: kill-switch = on\n# wgq: exclude = 198.51.0.0/16, lan\n# wgq: keep-inbound = on\n[Peer]"
+)
+GUARDED_ELSEWHERE = GUARDED.replace("40001", "40002").replace("198.51.0.0/16, lan", "lan, 198.51.100.0/24")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +182,9 @@ def compared(wanted: parity.State, found: parity.State) -> list[str]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @example(first=WITH_TWO_ADDRESSES, second=WITH_A_NEIGHBOUR_FIRST, marks=("", ""))
+@example(first=GUARDED, second=GUARDED_ELSEWHERE, marks=("FwMark = 7", "FwMark = 8"))
+@example(first=WITH_TWO_ADDRESSES, second=GUARDED, marks=("", ""))
+@example(first=GUARDED, second=WITH_TWO_ADDRESSES, marks=("", ""))
 @given(first=files(), second=files(), marks=MARKS)
 def test_the_state_after_a_reload_equals_that_after_up(
     twins: tuple[Namespace, Namespace], first: str, second: str, marks: tuple[str, str]

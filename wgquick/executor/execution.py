@@ -219,7 +219,11 @@ class Execution:
         except OperationError as error:
             if error.errno not in _GONE:
                 raise
-        if self._is_recorded(undo):
+        if isinstance(undo, RemoveGuard):  # each change of the kill switch has recorded one
+            for each in [each for each in self._undos if isinstance(each, RemoveGuard)]:
+                self._undos.remove(each)
+                self._journal.retract(each)
+        elif self._is_recorded(undo):
             at = max(at for at, each in enumerate(self._undos) if _are_same(each, undo))
             del self._undos[at]
             self._journal.retract(undo)

@@ -223,10 +223,13 @@ class Reload:
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         guard = plan_traffic.standing(self._known.undos or ())
-        text, servers = guard.resolved if guard else "", traffic.servers(self._settings, guard, self._host)
+        text = guard.resolved if guard else self._outside_text(now.device)
+        servers = traffic.servers(self._settings, guard, self._host)
         endpoints = plan_traffic.of_file(self._settings, self._resolved, text, servers)
         found = difference(aim, now, self._known, change, facts, endpoints)
-        said = tuple(each.line for each in (*ignored, *notes(change, aim)))
+        comes = guard is None and self._settings.extras.kill_switch
+        blocked = traffic.blocked(self._name, self._host) if comes else ()
+        said = tuple(each.line for each in (*ignored, *blocked, *notes(change, aim)))
         return Look(now, aim, found, said, change)
 
     def _without_itself(self, device: Device) -> tuple[Note, ...]:
@@ -252,6 +255,19 @@ class Reload:
             )
         self._settings = settings._replace(peers=others)
         return (up.ignored_peer(settings.name, own),)
+
+    def _outside_text(self, device: Device) -> str:
+        """The endpoints for a kill switch that comes, as it remembers them: names have the live addresses."""
+        if not self._settings.extras.kill_switch:
+            return ""
+        live = {peer.public_key: peer.endpoint for peer in device.peers}
+        found = []
+        for peer in self._settings.peers:
+            if peer.endpoint is not None:
+                is_known = plan_traffic.is_name(peer.endpoint.host)
+                address = live.get(peer.public_key) if is_known else self._host.resolve(peer.endpoint)
+                found += [(peer.endpoint, address)] if address is not None else []
+        return plan_traffic.remembered(found)
 
     def _asked_outside(
         self, wanted: Sequence[Endpoint], device: Device, *, opens: bool
@@ -323,7 +339,10 @@ class Reload:
             if not any(isinstance(move.step, _FAR_REACHING) for move in look.difference.moves):
                 break
             self._known = self._known._replace(
-                dns=look.wanted.dns, firewall=look.wanted.firewall, is_unfinished=False
+                dns=look.wanted.dns,
+                firewall=look.wanted.firewall,
+                extras=look.wanted.settings.extras,
+                is_unfinished=False,
             )
             look = self._look(run)
         if any(isinstance(move.step, _FAR_REACHING) for move in made):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, SignalError, WgqError
-from wgquick.executor import down, netns, places, reloading, snapshot, src_valid_mark, traffic, up
+from wgquick.executor import down, netns, places, reloading, snapshot, src_valid_mark, up
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager
@@ -181,7 +181,7 @@ def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, an
 
 
 def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
-    """Whether the link is missing, incomplete or of another kind, or has other extras."""
+    """Whether the link is missing, incomplete or of another kind, or a restart has set up other extras."""
     link = host.rtnl.link(before.name)
     has = wanted.current.link
     if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():
@@ -191,9 +191,7 @@ def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
     record = Journal(host.journal_directory, before.name).read()
     if record is None or record.ifindex != link.ifindex:
         return False
-    applied = reloading.read_applied(record.applied)
-    is_partial = not record.complete and not record.unread
-    return is_partial or bool(applied and wanted.applied and applied.extras != wanted.applied.extras)
+    return not record.complete and not record.unread
 
 
 def _take_down(before: Before, tried: Settings | None, host: Host, say: Say, *, keeps_guard: bool = False) -> None:
@@ -250,7 +248,12 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
             break
         faults = [fault for move in moves if (fault := run.put_back(move.step))]
         if not all(restore.is_of_rules(move) for move in moves):  # rules have a separate round
-            known = known._replace(dns=wanted.dns, firewall=wanted.applied.firewall if wanted.applied else ())
+            known = known._replace(
+                dns=wanted.dns,
+                firewall=wanted.applied.firewall if wanted.applied else (),
+                extras=before.file.extras,
+                is_unfinished=False,
+            )
     else:
         raise WgqError("\n".join(faults) or "the state does not come back", where=name)
     if before.record is not None and link is not None:
@@ -276,6 +279,6 @@ def _facts(host: Host, file: Settings, known: Known) -> DesiredFacts:
     return DesiredFacts(
         mark_earlier=src_valid_mark.earlier(host, file.name),
         mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
-        lans=traffic.excluded_lans(file, host),
+        lans=snapshot.lans(file, known, host),
         extras=snapshot.extras(known.undos, file.name, host) if known.undos else None,
     )

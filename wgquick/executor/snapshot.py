@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from wgquick.config.grammar import mask
+from wgquick.config.settings import LAN
 from wgquick.errors import OperationError
 from wgquick.executor import observe, src_valid_mark, traffic
 from wgquick.lean import TYPE_CHECKING
@@ -101,9 +102,15 @@ def facts(
         _firewall(now, host, options),
         src_valid_mark.earlier(host, settings.name),
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
-        traffic.excluded_lans(settings, host),
+        lans(settings, known, host),
         extras(known.undos, settings.name, host) if known is not None and known.undos else None,
     )
+
+
+def lans(settings: Settings, known: Known | None, host: Host) -> tuple[Prefix, ...]:
+    """What `lan` means, if the settings have it or had it."""
+    had = known is not None and known.extras is not None and LAN in known.extras.exclude
+    return traffic.lans(settings.name, host) if had else traffic.excluded_lans(settings, host)
 
 
 def _would_take_ipv6(settings: Settings, now: Current, host: Host, mtu: int) -> bool:

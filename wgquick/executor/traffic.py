@@ -86,7 +86,7 @@ def servers(settings: Settings, earlier: RemoveGuard | None, host: Host) -> tupl
     """The DNS servers that `wgq watch` may ask for the names of endpoints: those of the kill switch that stands,
     or else those that the host would use without tunnels; none without a name.
     """
-    if not settings.extras.kill_switch or not plan.has_names(settings):
+    if not (settings.extras.kill_switch or earlier) or not plan.has_names(settings):
         return ()
     return (plan.asked(earlier.resolved) if earlier else ()) or host.outside_servers(_given(settings, host))
 
@@ -131,11 +131,15 @@ def standing(record: Record | None) -> RemoveGuard | None:
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
     """Set the kill switch before the link exists, and print the other tunnels that it blocks."""
     _set_guard(settings, found, host, run)
+    run.apply(blocked(settings.name, host))
+
+
+def blocked(name: str, host: Host) -> tuple[Note, ...]:
+    """A note with the other tunnels that the kill switch of `name` blocks, if there are any."""
     others = sorted(
-        each for each in host.wireguard.interfaces() if each != settings.name and not host.firewall.is_guarded(each)
+        each for each in host.wireguard.interfaces() if each != name and not host.firewall.is_guarded(each)
     )
-    if others:
-        run.apply([Note(f"The kill switch of {settings.name} blocks the packets of {', '.join(others)}")])
+    return (Note(f"The kill switch of {name} blocks the packets of {', '.join(others)}"),) if others else ()
 
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:

@@ -5,11 +5,22 @@ from __future__ import annotations
 from wgquick.config.grammar import mask
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import AllowedIP, FirewallRules, Prefix
-from wgquick.plan import up
+from wgquick.plan import traffic, up
 from wgquick.plan.current import LinkDns
 from wgquick.plan.facts import DefaultFacts, RouteFacts
 from wgquick.plan.given import merged
-from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, AddRule, Note, SetDns, SetMtuUp, SetSysctl
+from wgquick.plan.steps import (
+    AddAddress,
+    AddFirewall,
+    AddRoute,
+    AddRule,
+    AddThrow,
+    KeepInbound,
+    Note,
+    SetDns,
+    SetMtuUp,
+    SetSysctl,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +37,8 @@ class Desired(NamedTuple):
     For the device: `settings` with its keys and port, the joined `peers`, and `fwmark`; None keeps the current
     value. `mtu` is None if it is automatic and cannot be measured. `addresses` are in the file's order. `routes`
     name their tables; `words` maps table numbers to the file's spelling. `rules` have no priority, as the kernel
-    chooses it. `src_valid_mark` is whether that parameter must be 1. `notes` are up's notes.
+    chooses it. `src_valid_mark` is whether that parameter must be 1. `throws` are the excluded networks with their
+    table; `inbound` is the mark of keep-inbound (0: not kept). `notes` are up's notes.
     """
 
     settings: Settings
@@ -41,6 +53,8 @@ class Desired(NamedTuple):
     firewall: tuple[FirewallRules, ...] = ()
     dns: LinkDns = LinkDns("off")
     src_valid_mark: bool = False
+    throws: tuple[tuple[Prefix, int], ...] = ()
+    inbound: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -62,11 +76,13 @@ def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) ->
     steps = [step for step in steps if not isinstance(step, AddRoute)]
     rules = tuple(step.rule._replace(priority=None) for step in steps if isinstance(step, AddRule))
     mtus = [step.mtu for step in steps if isinstance(step, SetMtuUp)]
+    fwmark = _fwmark(settings, rules, facts)
+    steps += _kept(settings, rules, facts.device_fwmark if fwmark is None else fwmark, facts)
     dns = [LinkDns(*step[1:]) for step in steps if isinstance(step, SetDns)]
     return Desired(
         settings,
         merged(settings),
-        _fwmark(settings, rules, facts),
+        fwmark,
         mtus[0] if mtus else None,
         settings.mtu is None,
         tuple(step.address for step in steps if isinstance(step, AddAddress)),
@@ -76,8 +92,17 @@ def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) ->
         tuple(FirewallRules(*step[1:]) for step in steps if isinstance(step, AddFirewall)),
         dns[0] if dns else LinkDns("off"),
         any(isinstance(step, SetSysctl) for step in steps),
+        tuple((step.destination, step.table) for step in steps if isinstance(step, AddThrow)),
+        next((step.mark for step in steps if isinstance(step, KeepInbound)), 0),
         tuple(step.text for step in steps if isinstance(step, Note)),
     )
+
+
+def _kept(settings: Settings, rules: Iterable[Rule], fwmark: int, facts: DesiredFacts) -> tuple[Step, ...]:
+    """The steps of up for excluded networks and inbound connections."""
+    full = frozenset(rule.family for rule in rules if rule.fwmark is not None)
+    table = fwmark if full else facts.table or 0
+    return traffic.kept(settings, traffic.TrafficFacts(facts.lans, full, fwmark, table))
 
 
 def allowed_ips(settings: Settings) -> tuple[AllowedIP, ...]:

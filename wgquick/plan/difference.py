@@ -8,7 +8,7 @@ wg-quick(8) would have made is removed.
 from __future__ import annotations
 
 from wgquick.config.grammar import mask
-from wgquick.config.settings import Extras
+from wgquick.config.settings import LAN, Extras
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -22,15 +22,18 @@ from wgquick.plan.steps import (
     AddFirewall,
     AddRoute,
     AddRule,
+    AddThrow,
     ChangeDevice,
     DeleteAddress,
     DeleteRoute,
     DeleteRule,
     DeleteThrow,
     ForgetInbound,
+    KeepInbound,
     Note,
     ReleaseSysctl,
     RemoveFirewall,
+    RemoveGuard,
     ReplaceFirewall,
     SetDns,
     SetGuard,
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from wgquick.config.settings import Address
-    from wgquick.net import FirewallRules, LinkRoute
+    from wgquick.device import Device
+    from wgquick.net import FirewallRules, Guard, LinkRoute
     from wgquick.plan.applied import Known
     from wgquick.plan.current import Current, LinkDns
     from wgquick.plan.desired import Desired
@@ -85,16 +89,17 @@ def difference(
     addresses = _Addresses(wanted, now, known)
     routes = _Routes(wanted, now, known)
     rules = _Rules(wanted, now, known, change)
-    opened, closed = _guard(now, known, change, facts, endpoints)
+    guard = _Guard(wanted, now, known, change, facts, endpoints)
+    extras = _Extras(wanted, now, known, facts)
     moves = (
-        *opened,
+        *guard.opened(),
         *_mtu(wanted, now, known, is_first=True),
         *addresses.conflicting(),
         *(_addition(rule) for rule in rules.passes if rule not in now.rules),
+        *extras.added(),
         *_device(now, change.first, reload.lines(now.name, change.first)),
         *addresses.added(),
         *rules.added(),
-        *_extras_back(now, known, facts),
         *routes.added(),
         *_sysctl(wanted, now, known, facts),
         *_firewall(wanted, now, known),
@@ -103,100 +108,142 @@ def difference(
         *rules.removed(),
         *routes.removed(),
         *map(_removal, rules.passes),
+        *extras.removed(),
         *addresses.removed(),
         *addresses.added_late(),
         *_device(now, change.last, reload.removal_lines(now.name, change)),
         *_mtu(wanted, now, known, is_first=False),
         *_sysctl_released(wanted, known),
-        *closed,
+        *guard.closed(),
     )
-    reasons = (*addresses.reasons(), *_extras_reasons(wanted, now, known, change, facts))
+    reasons = (*addresses.reasons(), *_extras_reasons(wanted, known))
     return Difference(moves, reasons)
 
 
-def _extras_back(now: Current, known: Known, facts: DesiredFacts) -> Iterator[Move]:
-    """The moves that restore excluded networks and the rules of keep-inbound which another program removed."""
-    if facts.extras is not None:
-        for each in lost.extras_lost(known.undos or (), now, facts.extras):
-            if not isinstance(each.step, SetGuard):
-                yield Move(each.step)
+class _Extras:
+    """The excluded networks and the rules of keep-inbound, which the journal records by their undos."""
+
+    def __init__(self, wanted: Desired, now: Current, known: Known, facts: DesiredFacts) -> None:
+        self._name, undos = now.name, known.undos or ()
+        has = facts.extras or lost.CurrentExtras()
+        throws = {_place_of(undo): undo for undo in undos if isinstance(undo, DeleteThrow)}
+        present = has.throws if facts.extras is not None else frozenset(throws)
+        self._missing = [each for each in wanted.throws if each not in throws or each not in present]
+        self._gone = [undo for place, undo in throws.items() if place not in wanted.throws]
+        self._inbound = wanted.inbound
+        self._keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
+        marks = [undo.rule.fwmark for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark]
+        self._mark = marks[-1] if marks else now.device.fwmark if now.device else 0
+        self._is_kept = self._keeps and has.inbound and not known.is_unfinished and self._mark == wanted.inbound
+
+    def added(self) -> Iterator[Move]:
+        for destination, table in self._missing:
+            undo = DeleteThrow(str(destination), table)
+            yield Move(AddThrow(destination, table), (UndoStep(undo),))
+        if self._inbound and not self._is_kept:
+            back = KeepInbound(self._name, self._mark) if self._keeps else UndoStep(ForgetInbound(self._name))
+            yield Move(KeepInbound(self._name, self._inbound), (back,))
+
+    def removed(self) -> Iterator[Move]:
+        if self._keeps and not self._inbound:
+            back = (KeepInbound(self._name, self._mark),) if self._mark else ()
+            yield Move(UndoStep(ForgetInbound(self._name)), back)
+        for undo in self._gone:
+            yield Move(UndoStep(undo), (AddThrow(*_place_of(undo)),))
 
 
-def _guard(
-    now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str
-) -> tuple[tuple[Move, ...], tuple[Move, ...]]:
-    """The moves of the kill switch before the device gets new endpoints, and after all others.
+def _place_of(undo: DeleteThrow) -> tuple[Prefix, int]:
+    return Prefix.parse(undo.destination), undo.table
 
-    First it allows the new endpoints too, at last no others than those of the file and of the device. If another
-    program has removed it, it comes first.
+
+class _Guard:
+    """The kill switch before, during and after the other moves.
+
+    While they run it allows the traffic of both the earlier and the new tunnel. It comes first and goes last.
     """
-    undos, device = known.undos or (), now.device
-    guard = traffic.standing(undos)
-    if guard is None or device is None:
-        return (), ()
 
-    def allowing(text: str) -> SetGuard:
-        own = lost.guard(undos, known.extras or Extras(), device, text, facts.lans)
-        return SetGuard(now.name, own, text)
+    def __init__(
+        self, wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str
+    ) -> None:
+        self._name, self._is_wanted = now.name, wanted.settings.extras.kill_switch
+        undos, device = known.undos or (), now.device
+        standing = traffic.standing(undos)
+        self._stands = standing is not None
+        self._is_idle = device is None or known.undos is None or not (self._stands or self._is_wanted)
+        if device is None or self._is_idle:
+            return
+        has = standing.resolved if standing else traffic.followed("", device.peers)
+        last = traffic.followed(endpoints, reload.peers_after(device, change))
+        both = traffic.joined(has, last)
+        own = known.extras or Extras()
+        before = lost.guard(undos, own, device, has, facts.lans if LAN in own.exclude else ())
+        after = traffic.allowed(wanted.settings, last, _facts_after(device, change, facts))
+        sockets = traffic.sockets(both)
+        servers = tuple(dict.fromkeys((*before.servers, *after.servers)))
+        during = after._replace(endpoints=sockets, servers=servers)
+        is_renamed = (before.mark, before.port) != (after.mark, after.port)
+        if is_renamed or not _lies_in(before, during):
+            during = during._replace(also=(before._replace(endpoints=sockets),))
+        self._before, self._after = SetGuard(now.name, before, has), SetGuard(now.name, after, last)
+        self._during = SetGuard(now.name, during, both)
+        is_unknown = known.is_unfinished or known.extras is None
+        moves = any(peer.endpoint is not None for peer in change.first.peers)
+        opens = is_renamed or not _lies_in(after._replace(endpoints=before.endpoints), before)
+        opens = opens or (moves and (is_unknown or set(sockets) != set(before.endpoints)))
+        is_removed = self._stands and facts.extras is not None and not facts.extras.guarded
+        if not self._stands and _are_equal(during, after._replace(endpoints=sockets)) and _lies_in(during, after):
+            self._during = self._after
+        elif is_removed and not opens:
+            self._during = self._before
+        self._opens = self._is_wanted if is_removed else opens or not self._stands
+        self._then = self._during if self._opens else self._before
+        alike = _are_equal(self._then.guard, after) and traffic.are_alike(self._then.resolved, last)
+        self._closes = not alike or (is_unknown and self._stands)
 
-    has = guard.resolved
-    last = traffic.followed(endpoints, reload.peers_after(device, change))
-    both = traffic.joined(has, last)
-    comes = any(peer.endpoint is not None for peer in change.first.peers)
-    opened = comes and (known.is_unfinished or set(traffic.sockets(both)) != set(traffic.sockets(has)))
-    if facts.extras is not None and not facts.extras.guarded:
-        first: tuple[Move, ...] = (Move(allowing(both if opened else has)),)
-    else:
-        first = (Move(allowing(both), (allowing(has),)),) if opened else ()
-    before = both if opened else has
-    if traffic.are_alike(last, before) and not known.is_unfinished:
-        return first, ()
-    return first, (Move(allowing(last), (allowing(before),)),)
+    def opened(self) -> Iterator[Move]:
+        if not self._is_idle and self._opens:
+            back = self._before if self._stands else UndoStep(RemoveGuard(self._name, self._during.resolved))
+            yield Move(self._during, (back,))
+
+    def closed(self) -> Iterator[Move]:
+        if self._is_idle:
+            return
+        if not self._is_wanted:
+            yield Move(UndoStep(RemoveGuard(self._name, self._then.resolved)), (self._then,))
+        elif self._closes:
+            yield Move(self._after, (self._then,))
 
 
-def _extras_reasons(
-    wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts
-) -> Iterator[str]:
-    """The names of wgq's own settings that change, or that depend on a changed value (`plan.traffic`).
+def _facts_after(device: Device, change: DeviceChange, facts: DesiredFacts) -> traffic.TrafficFacts:
+    first, last = change.first, change.last
+    mark = (first.fwmark or device.fwmark) if last.fwmark is None else last.fwmark
+    return traffic.TrafficFacts(facts.lans, mark=mark, port=first.listen_port or device.listen_port)
 
-    A journal of an earlier version lacks the settings; its undos show some of them.
-    """
-    extras, undos = wanted.settings.extras, known.undos or ()
-    before = known.extras
-    has_guard = traffic.standing(undos) is not None
-    is_renamed = change.first.listen_port is not None or (change.first.fwmark or change.last.fwmark) is not None
-    if (
-        extras.kill_switch != has_guard
-        or (before is not None and before.kill_switch != extras.kill_switch)
-        or (has_guard and is_renamed)
-    ):
-        yield "kill-switch"
-    excluded = {undo.destination for undo in undos if isinstance(undo, DeleteThrow)}
-    families = {Prefix.parse(each).family for each in excluded}
-    named = {str(each) for each in extras.exclude if not isinstance(each, str)}
-    full = frozenset(undo.rule.family for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark)
-    is_moved = wanted.full != full or is_renamed
-    table = wanted.fwmark if wanted.full else facts.table or 0
-    is_elsewhere = table is not None and any(
-        isinstance(undo, DeleteThrow) and undo.table != table for undo in undos
-    )
-    is_unlike = not named <= excluded or (bool(excluded) != bool(extras.exclude) and not has_guard)
-    networks = traffic.excluded(wanted.settings, facts.lans) if table != 0 else ()
-    needed = {each.family for each in networks if not wanted.full or each.family in wanted.full}
-    if (
-        (before is not None and {*before.exclude} != {*extras.exclude})
-        or not needed <= families
-        or (before is None and is_unlike)
-        or (excluded and (is_moved or is_elsewhere))
-    ):
-        yield "exclude"
-    keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
-    if (
-        (before is not None and before.keep_inbound != extras.keep_inbound)
-        or keeps != (extras.keep_inbound and bool(wanted.full))
-        or (keeps and is_moved)
-    ):
-        yield "keep-inbound"
+
+def _sets(guard: Guard) -> tuple[frozenset[object], ...]:
+    return frozenset(guard.endpoints), frozenset(guard.networks), frozenset(guard.servers)
+
+
+def _lies_in(one: Guard, other: Guard) -> bool:
+    """Whether a kill switch allows nothing that another one with the same mark and port does not."""
+    return one.inbound <= other.inbound and all(a <= b for a, b in zip(_sets(one), _sets(other), strict=True))
+
+
+def _are_equal(one: Guard, other: Guard) -> bool:
+    alike = (one.mark, one.port, one.inbound, one.also) == (other.mark, other.port, other.inbound, other.also)
+    return alike and _sets(one) == _sets(other)
+
+
+def _extras_reasons(wanted: Desired, known: Known) -> Iterator[str]:
+    """The names of wgq's own settings that a tunnel without a journal cannot get: nothing would remove them."""
+    if known.undos is None:
+        extras = wanted.settings.extras
+        if extras.kill_switch:
+            yield "kill-switch"
+        if extras.exclude:
+            yield "exclude"
+        if extras.keep_inbound:
+            yield "keep-inbound"
 
 
 def _without_ipv6(wanted: Desired) -> Desired:

@@ -9,12 +9,20 @@ from __future__ import annotations
 from wgquick.config.settings import Address, PeerSettings
 from wgquick.device import PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import KEY_LENGTH, Endpoint, Route, SecretKey, is_link_local
+from wgquick.net import KEY_LENGTH, Endpoint, Prefix, Route, SecretKey, is_link_local
 from wgquick.plan import reload, traffic
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
 from wgquick.plan.given import UNKNOWN, Given
-from wgquick.plan.steps import AddRule, DeleteRule, ReleaseSysctl, SetSysctl, UndoStep
+from wgquick.plan.steps import (
+    AddRule,
+    DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
+    ReleaseSysctl,
+    SetSysctl,
+    UndoStep,
+)
 from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
@@ -181,6 +189,10 @@ def _desired(before: Wanted, file: Settings) -> Desired:
         firewall=_firewall(before),
         dns=before.dns._replace(full_tunnel=bool(before.dns.full_tunnel)),
         src_valid_mark=any(isinstance(undo, ReleaseSysctl) for undo in before.undos),
+        throws=tuple(
+            (Prefix.parse(undo.destination), undo.table) for undo in before.undos if isinstance(undo, DeleteThrow)
+        ),
+        inbound=device.fwmark if any(isinstance(undo, ForgetInbound) for undo in before.undos) else 0,
     )
 
 

@@ -72,14 +72,14 @@ def guard(settings: Settings, text: str, facts: TrafficFacts) -> tuple[Step, ...
 
     `text` has the endpoints and DNS servers (`remembered`), also for the next up: the kill switch blocks queries.
     """
-    extras = settings.extras
-    if not extras.kill_switch:
-        return ()
-    networks = excluded(settings, facts.lans)
-    wanted = Guard(
-        facts.mark, facts.port, sockets(text), networks, extras.keep_inbound, servers=tuple(servers(text))
-    )
-    return (SetGuard(settings.name, wanted, text),)
+    return (SetGuard(settings.name, allowed(settings, text, facts), text),) if settings.extras.kill_switch else ()
+
+
+def allowed(settings: Settings, text: str, facts: TrafficFacts) -> Guard:
+    """What a kill switch allows; `text` has the endpoints and DNS servers (`remembered`)."""
+    networks, servers_of_text = excluded(settings, facts.lans), tuple(servers(text))
+    inbound = settings.extras.keep_inbound
+    return Guard(facts.mark, facts.port, sockets(text), networks, inbound, servers=servers_of_text)
 
 
 def _host(address: bytes) -> Prefix:
@@ -126,10 +126,11 @@ def servers(text: str) -> Iterator[Prefix]:
 
 def has_names(settings: Settings) -> bool:
     """Whether a peer's endpoint is a name, so that `wgq watch` may have to look it up."""
-    return any(peer.endpoint is not None and _is_name(peer.endpoint.host) for peer in settings.peers)
+    return any(peer.endpoint is not None and is_name(peer.endpoint.host) for peer in settings.peers)
 
 
-def _is_name(host: str) -> bool:
+def is_name(host: str) -> bool:
+    """Whether an endpoint's host is a name, not an address."""
     try:
         pack_address(host.partition("%")[0])
     except ValueError:

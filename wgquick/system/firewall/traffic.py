@@ -154,6 +154,11 @@ def forget_inbound(name: str) -> None:
 
 
 def _own_rules(name: str, wanted: Guard) -> _Own:
+    each = [_rules_of(name, guard) for guard in (wanted, *wanted.also)]
+    return _Own(*(tuple(dict.fromkeys(rule for own in each for rule in own[hook])) for hook in range(2)))
+
+
+def _rules_of(name: str, wanted: Guard) -> _Own:
     marked = f"meta mark {wanted.mark:#x} " if wanted.mark else ""
     passed = []
     for family, kind in ((4, "ip"), (6, "ip6")):
