@@ -341,6 +341,9 @@ class Host(Protocol):
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """Resolve an endpoint as `wg` does, with its retries."""
 
+    def resolve_all(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """Resolve each endpoint. A plan leaves out what cannot be resolved at once."""
+
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
 

@@ -93,16 +93,33 @@ def test_up_says_that_the_host_lacks_what_a_hook_needs(machine: Namespace) -> No
     assert advice(machine, "wg0") == []
 
 
+LOOP = "[!] The endpoint 198.51.100.9 is routed into wg0 itself"
+
+
 def test_up_says_that_an_endpoint_is_routed_into_the_tunnel(machine: Namespace) -> None:
-    """The file has a name, so only its address and the routes show it."""
+    """Where the file has a name only its address and the routes show it. So do reload, and plans of an address.
+
+    Two full tunnels catch each other's packets.
+    """
     machine.run(["sh", "-c", "echo 198.51.100.9 vpn.example.net >>/etc/hosts"])
     looped = text("vpn.example.net:51820").replace("10.0.0.0/24\n", "10.0.0.0/24, 128.0.0.0/1\n")
     write(machine, looped)
     (line,) = advice(machine, "wg0")
-    assert line.startswith("[!] The endpoint 198.51.100.9 is routed into wg0 itself")
+    assert line.startswith(LOOP)
+    sound = looped.replace("128.0.0.0/1", "0.0.0.0/0")
+    write(machine, sound)
+    assert LOOP not in wgq(machine, "reload", "wg0").stderr
+    write(machine, looped.replace("vpn.example.net", "198.51.100.9"))
+    assert LOOP in wgq(machine, "plan", "reload", "wg0", status=2).stderr
+    assert wgq(machine, "reload", "wg0").stderr.count(LOOP) == 1
     wgq(machine, "down", "wg0")
-    write(machine, looped.replace("128.0.0.0/1", "0.0.0.0/0"))
+    write(machine, sound)
     assert advice(machine, "wg0") == []
+    full = sound.replace("vpn.example.net", "203.0.113.7").replace("10.0.0.", "10.1.0.")
+    write(machine, full, "wg1")
+    for verb, status in ((("plan", "up"), 2), (("up",), 0)):
+        said = wgq(machine, *verb, "wg1", status=status).stderr
+        assert said.count("203.0.113.7 is routed into wg1 itself by way of wg0") == 1
 
 
 def test_no_process_of_the_check_remains(machine: Namespace) -> None:

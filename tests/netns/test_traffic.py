@@ -298,7 +298,10 @@ def test_a_reload_changes_all_under_the_kill_switch(machines: tuple[Namespace, N
 
 
 def test_a_reload_resolves_a_new_name_under_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """Only the tunnel's marked queries to the host's server leave; the host's resolver stays blocked."""
+    """Only the tunnel's marked queries to the host's server leave; the host's resolver stays blocked.
+
+    A plan asks once, and says that the address is not known.
+    """
     near, router = machines
     near.run(["sh", "-c", "echo 'nameserver 192.168.7.1\noptions timeout:1 attempts:1' >/etc/resolv.conf"])
     tunnel(near, router, "kill-switch = on")
@@ -319,6 +322,9 @@ def test_a_reload_resolves_a_new_name_under_the_kill_switch(machines: tuple[Name
     assert leaks(near) == before
     write(near, text.replace(f"{ENDPOINT}:", "none.example:"))
     guarded = guard_of(near)
+    planned = wgq(near, "plan", "reload", "wg0", status=2)
+    assert "none.example:51820 cannot be resolved now: its address is unknown until then" in planned.stderr
+    assert "endpoint none.example:51820" in planned.stdout
     wgq(near, "reload", "wg0", status=1, WG_ENDPOINT_RESOLUTION_RETRIES="0")
     assert guard_of(near) == guarded
     assert leaks(near) == before

@@ -123,7 +123,7 @@ def _changed(
 ) -> Ensured:
     name = settings.name
     reload = Reload(settings, host, options, reload_options, say)
-    look = reload.look(opens=True)
+    look = reload.look()
     if not look.is_same:
         reload.check_save_config(f"{COMMAND} --force {name}")
     try:

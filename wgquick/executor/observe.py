@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from wgquick.config import location
-from wgquick.config.grammar import GrammarError
+from wgquick.config.grammar import GrammarError, mask
 from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
 from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import src_valid_mark, udp_port
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import MAIN_TABLE, SocketAddress
+from wgquick.net import MAIN_TABLE, SocketAddress, pack_address
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.steps import parameter
 from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from wgquick.config.settings import Settings
-    from wgquick.device import Device
+    from wgquick.device import Device, DevicePeer
     from wgquick.errors import Diagnostic
     from wgquick.net import AllowedIP, Link, Path, Prefix, Rule
     from wgquick.options import Options
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 MOST_TRACED = 64
+TUNNELS = ("wireguard", "tun")
+"""The kinds of links that a WireGuard implementation makes."""
 
 
 def endpoints(settings: Settings, host: Host, options: Options) -> EndpointFacts:
     """Resolve every endpoint of the configuration, each once."""
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
-    if options.no_wait_for_dns:
-        return EndpointFacts(host.resolved_now(wanted))
-    return EndpointFacts({endpoint: host.resolve(endpoint) for endpoint in wanted})
+    return EndpointFacts((host.resolved_now if options.no_wait_for_dns else host.resolve_all)(wanted))
 
 
 def ipv6(name: str, host: Host) -> bool:
@@ -50,22 +50,59 @@ def mtu(settings: Settings, device: Device, host: Host) -> MtuFacts:
     """The MTUs of the paths to the device's endpoints; empty if the configuration sets an MTU."""
     if settings.mtu is not None:
         return MtuFacts()
-    found = _path_mtus(_route_targets(device), host)
+    found = _path_mtus(_route_targets(device.peers), host)
     default = None if found else _default_mtu(host)
     return MtuFacts(found, default)
 
 
-def _route_targets(device: Device) -> list[str]:
+def _route_targets(peers: Iterable[DevicePeer]) -> list[str]:
     """The endpoints' addresses. Those with a zone are left out, as wg-quick's pattern does not match them."""
-    targets = (peer.endpoint for peer in device.peers)
+    targets = (peer.endpoint for peer in peers)
     return list(dict.fromkeys(e.address for e in targets if isinstance(e, SocketAddress) and not e.scope))
 
 
-def looped(name: str, device: Device, fwmark: int, host: Host) -> list[str]:
-    """Those of the first MOST_TRACED endpoints to which packets with the tunnel's mark go into the tunnel."""
-    targets = _route_targets(device)[:MOST_TRACED]
-    paths = ((address, host.rtnl.path(address, fwmark)) for address in targets)
-    return [address for address, path in paths if path is not None and path.link == name]
+def looped(name: str, peers: Iterable[DevicePeer], fwmark: int, host: Host) -> list[tuple[str, tuple[str, ...]]]:
+    """Those of the first MOST_TRACED endpoints to which no packet leaves this host, as it goes round in a loop.
+
+    Each with the tunnels that the packets go through: this one alone, or others that lead into it again.
+    """
+    found = []
+    tunnels = _Tunnels(host)
+    for target in _route_targets(peers)[:MOST_TRACED]:
+        passed, end, mark = [name], target, fwmark
+        while end and (path := host.rtnl.path(end, mark)) is not None:
+            if path.link in passed:
+                found.append((target, tuple(passed)))
+                break
+            end, mark = tunnels.beyond(path.link, end)
+            passed.append(path.link)
+    return found
+
+
+class _Tunnels:
+    """The other tunnels of the host, each read once and only if a packet goes into it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._devices: dict[str, Device | None] = {}
+
+    def beyond(self, link: str, address: str) -> tuple[str, int]:
+        """The endpoint to which a link sends packets for an address, and their mark; "" if it is no tunnel."""
+        if link not in self._devices:
+            found = self._host.rtnl.link(link)
+            is_tunnel = found is not None and found.kind in TUNNELS and link in self._host.wireguard.interfaces()
+            self._devices[link] = self._host.wireguard.get(link) if is_tunnel else None
+        device, packed = self._devices[link], pack_address(address)
+        if device is None:
+            return "", 0
+        fitting = [
+            (ip.length, peer.endpoint)
+            for peer in device.peers
+            for ip in peer.allowed_ips
+            if len(ip.address) == len(packed) and mask(packed, ip.length) == ip.address
+        ]
+        endpoint = max(fitting, key=lambda each: each[0])[1] if fitting else None
+        return (endpoint.address if endpoint is not None else ""), device.fwmark
 
 
 def _path_mtus(targets: list[str], host: Host) -> tuple[int, ...]:

@@ -18,8 +18,9 @@ from wgquick.executor.execution import Execution
 from wgquick.executor.prospect import Prospect
 from wgquick.executor.reloading import Reload, ReloadOptions
 from wgquick.lean import TYPE_CHECKING, NamedTuple, cast, contextmanager
-from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey
+from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey, without_keys
 from wgquick.plan import reload as device_plan
+from wgquick.plan import up as of_up
 from wgquick.plan.planned import Plan, Planned
 from wgquick.plan.steps import (
     AddAddress,
@@ -118,6 +119,7 @@ def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -
         return _differing("up", settings, ground, reload_options)
     with _rehearsal(name, ground) as run:
         up.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+        run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
         return Plan("up", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
 
 
@@ -151,15 +153,25 @@ def _differing(verb: str, settings: Settings, ground: Ground, reload_options: Re
     reload = Reload(settings, ground.host, ground.options, reload_options, said.append)
     if verb == "reload":
         reload.check_save_config()
-    look = reload.look()
+    look = reload.look(is_plan=True)
     if verb == "up" and not look.is_same:
         reload.check_save_config(f"{ensuring.COMMAND} --force {settings.name}")
     if look.difference.restart:
         planned = ground._replace(options=reload.options)
         return _restarted(verb, reload.settings, planned, look.difference.restart, tuple(_each(said)))
-    changes = tuple(_of_moves(look, settings, ground))
+    changes = (*_of_moves(look, settings, ground), *_of_names(reload, ground))
     notes = look.notes if changes else ()
     return Plan(verb, settings.name, changes, (), (*_each(said), *notes))
+
+
+def _of_names(reload: Reload, ground: Ground) -> Iterator[Planned]:
+    """The changes of endpoints whose names have no address now."""
+    for peer in reload.settings.peers:
+        if peer.endpoint in reload.unresolved:
+            endpoint = without_keys(str(peer.endpoint))
+            text = f"wg set {reload.settings.name} peer {peer.public_key} endpoint {endpoint}"
+            place = ground.places.peer(peer.public_key, "Endpoint")
+            yield Planned("~", "ChangeDevice", (text,), place, known_after="the lookup")
 
 
 def _restarted(
@@ -168,6 +180,7 @@ def _restarted(
     name = settings.name
     with _rehearsal(name, ground) as run:
         up.restart(settings, run.host, ground.options, run.say, {}, execution=run.execution)
+        run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
         return Plan(verb, name, tuple(run.changes(settings, ground)), reasons, (*notes, *run.notes))
 
 

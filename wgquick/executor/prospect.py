@@ -318,6 +318,7 @@ class Prospect:
         self.userspace = cast("Userspace", self._userspace)
         self.journal_directory = directory
         self.is_contained = base.is_contained
+        self.unresolved: list[Endpoint] = []
 
     def starts_in(self, netns: str, say: Callable[[str], None]) -> None:
         """After a daemon starts, `say` gets the command that moves its link into the network namespace."""
@@ -330,6 +331,13 @@ class Prospect:
     def resolve(self, endpoint: Endpoint) -> SocketAddress:
         """The real host's answer."""
         return self.base.resolve(endpoint)
+
+    def resolve_all(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """The real host's answers at the first try; `unresolved` gets the other endpoints."""
+        wanted = tuple(endpoints)
+        found = self.base.resolved_now(wanted)
+        self.unresolved += [each for each in wanted if each not in found]
+        return found
 
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The real host's answer."""

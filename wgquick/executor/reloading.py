@@ -8,9 +8,9 @@ is recorded before its step.
 from __future__ import annotations
 
 from wgquick.config.extras import joined
-from wgquick.config.settings import Extras
+from wgquick.config.settings import LAN, Extras
 from wgquick.errors import SignalError, WgqError
-from wgquick.executor import snapshot, traffic, trial, udp_port
+from wgquick.executor import observe, snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
@@ -119,7 +119,7 @@ def cmd_reload(
     with host.interface_lock(settings.name):
         reload = Reload(settings, host, options, reload_options, say)
         reload.check_save_config()
-        outcome = reload.carry_out(reload.look(opens=not reload_options.dry_run))
+        outcome = reload.carry_out(reload.look(is_plan=reload_options.dry_run))
         if not reload_options.dry_run:
             trial.supersede(host.journal_directory, settings.name, say)
         return outcome
@@ -144,6 +144,7 @@ class Reload:
         self._known = known_by(self._record, self._before, keep_foreign=reload_options.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
         self._aim: tuple[Desired, dict[str, Any]] | None = None
+        self.unresolved: tuple[Endpoint, ...] = ()
 
     @property
     def settings(self) -> Settings:
@@ -164,12 +165,13 @@ class Reload:
                 remedy=f"Save the state (wgq save), or apply the file all the same: {command}",
             )
 
-    def look(self, *, opens: bool = False) -> Look:
-        """The current state and the difference, with resolved endpoints; changes nothing.
+    def look(self, *, is_plan: bool = False) -> Look:
+        """The current state and the difference, with resolved endpoints.
 
-        With `opens` a kill switch allows queries for names that the host cannot resolve otherwise, and only then.
+        A kill switch allows queries for names that the host cannot resolve otherwise, and only then. A plan changes
+        nothing, and asks for each name only once: `unresolved` has the endpoints without an answer.
         """
-        return self._look(may_resolve=True, opens=opens)
+        return self._look(may_resolve=True, is_plan=is_plan)
 
     def carry_out(self, look: Look) -> Outcome:
         """Apply the changes; RestartNeededError if they need a restart and `or_restart` is not set."""
@@ -191,7 +193,7 @@ class Reload:
             return Outcome()
         return self._change(look)
 
-    def _look(self, run: Execution | None = None, *, may_resolve: bool = False, opens: bool = False) -> Look:
+    def _look(self, run: Execution | None = None, *, may_resolve: bool = False, is_plan: bool = False) -> Look:
         """The current state, its difference from the desired state, and the journal after the steps of `run`."""
         if run is not None and self._record is not None:
             self._known = self._known._replace(undos=run.undos)
@@ -202,8 +204,15 @@ class Reload:
         ignored = self._without_itself(now.device)
         if may_resolve:
             wanted = reload.endpoints(self._settings, now.device, self._known.earlier)
-            self._resolved = self._asked_outside(wanted, now.device, opens=opens)
-            self._resolved |= self._resolve([each for each in wanted if each not in self._resolved])
+            self._resolved = self._asked_outside(wanted, now.device, opens=not is_plan)
+            missing = [each for each in wanted if each not in self._resolved]
+            if not is_plan:
+                self._resolved |= self._resolve(missing)
+            elif plan_traffic.standing(self._known.undos or ()) is None:
+                self._resolved |= self._host.resolved_now(missing)
+            self.unresolved = tuple(each for each in wanted if each not in self._resolved) if is_plan else ()
+            for each in up.unknown(self.unresolved):
+                self._say(each.line)
         facts = snapshot.facts(
             self._settings, now, self._host, self._options, resolved=self._resolved, known=self._known
         )
@@ -285,11 +294,11 @@ class Reload:
             return found | traffic.asked_outside(self._settings, missing, device, self._host)
         if not opens:
             return found
-        record, lans = self._record, traffic.excluded_lans(self._settings, self._host)
-        undos = record.undos if record else ()
+        undos, own = self._record.undos if self._record else (), self._known.extras or Extras()
+        lans = traffic.lans(self._name, self._host) if LAN in own.exclude else ()
         run = Execution(self._host, self._options, self._say, self._journal, undos=undos)
         steps = [
-            SetGuard(self._name, lost.guard(undos, self._known.extras or Extras(), device, text, lans), text)
+            SetGuard(self._name, lost.guard(undos, own, device, text, lans), text)
             for text in (plan_traffic.with_servers(guard.resolved, servers), guard.resolved)
         ]
         try:
@@ -324,9 +333,22 @@ class Reload:
             except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
                 self._roll_back(run, made, look.now)
             raise
-        for each in look.notes:
+        said = (*look.notes, *self._loops(look, made))
+        for each in said:
             self._say(each)
-        return Outcome(tuple(made), (), look.notes)
+        return Outcome(tuple(made), (), said)
+
+    def _loops(self, look: Look, made: Sequence[Move]) -> Iterator[Line]:
+        """The notes for endpoints that are routed into the tunnel itself, of those that the moves concern."""
+        device = look.now.device
+        peers = reload.peers_after(device, look.change) if device is not None else ()
+        if not any(isinstance(move.step, _ROUTING) for move in made):
+            given = {peer.public_key for peer in look.change.first.peers if peer.endpoint is not None}
+            peers = tuple(peer for peer in peers if peer.public_key in given)
+        if device is not None and peers:
+            mark = device.fwmark if look.wanted.fwmark is None else look.wanted.fwmark
+            for each in up.looped(self._name, observe.looped(self._name, peers, mark, self._host)):
+                yield each.line
 
     def _apply(self, run: Execution, look: Look, made: list[Move]) -> Desired:
         """Apply the moves, and compare again while the kernel may have changed more than requested."""
@@ -432,6 +454,7 @@ class Reload:
 
 
 _FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)
+_ROUTING = (AddRoute, AddRule, DeleteThrow)
 
 
 def _takes_lock(move: Move) -> bool:

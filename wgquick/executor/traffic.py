@@ -5,7 +5,7 @@ from __future__ import annotations
 from wgquick.config.grammar import mask
 from wgquick.config.settings import LAN
 from wgquick.errors import SignalError
-from wgquick.executor import udp_port
+from wgquick.executor import observe, udp_port
 from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import QUERY_MARK, Prefix, SocketAddress
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from wgquick.plan.facts import RouteFacts
     from wgquick.ports import Host
 
-_TUNNELS = ("wireguard", "tun")
 _PRIVATE = tuple(
     Prefix.parse(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7")
 )
@@ -43,7 +42,8 @@ def endpoints(
     known = dict(plan.recalled(earlier.resolved)) if earlier else {}
     known |= {str(endpoint): found for endpoint, found in (resolved or {}).items()}
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
-    return EndpointFacts({each: known.get(str(each)) or host.resolve(each) for each in wanted})
+    found = {each: known[str(each)] for each in wanted if str(each) in known}
+    return EndpointFacts(found | host.resolve_all(each for each in wanted if each not in found))
 
 
 def first_endpoints(
@@ -177,7 +177,7 @@ def lans(name: str, host: Host) -> tuple[Prefix, ...]:
     """The private networks of the host's links other than `name`. Routes from DHCP are not trusted."""
     found: dict[Prefix, None] = {}
     for link in host.rtnl.links():
-        if link.name == name or link.kind in _TUNNELS or not link.up:
+        if link.name == name or link.kind in observe.TUNNELS or not link.up:
             continue
         for address in host.rtnl.addresses(link.name):
             network = Prefix(mask(address.address, address.length), address.length)

@@ -69,7 +69,7 @@ def bring_up(
             traffic.guard(settings, found, host, run)
         device = _stages(settings, found, host, options, run)
         state = _applied(settings, run, device, journal.digest())
-        run.apply(plan_up.looped(name, observe.looped(name, device, state.fwmark or device.fwmark, host)))
+        run.apply(plan_up.looped(name, observe.looped(name, device.peers, state.fwmark or device.fwmark, host)))
         reached = applied.recorded(state._replace(means=options.means))
         journal.apply(with_source(journal, reached, settings))
         journal.complete(True)
@@ -107,7 +107,8 @@ def _stages(
     run.apply(plan_up.announce_config(settings))
     found = found or observe.endpoints(settings, host, options)
     run.apply(plan_up.set_config(settings, found))
-    run.apply(plan_up.unresolved(name, (peer.endpoint for peer in settings.peers if peer.endpoint), found))
+    if options.no_wait_for_dns:
+        run.apply(plan_up.unresolved(name, (peer.endpoint for peer in settings.peers if peer.endpoint), found))
     ipv6 = observe.ipv6(name, host)
     run.apply(plan_up.add_addr(settings, ipv6=ipv6, strict=strict))
     device = host.wireguard.get(name)

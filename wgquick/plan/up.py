@@ -72,6 +72,12 @@ def unresolved(name: str, wanted: Iterable[Endpoint], facts: EndpointFacts) -> t
     return tuple(Note(f"{without_keys(str(each))} cannot be resolved yet: {reason}") for each in missing)
 
 
+def unknown(endpoints: Iterable[Endpoint]) -> tuple[Note, ...]:
+    """A note for each of these endpoints whose name has no address now, as a plan does not wait for one."""
+    what = "cannot be resolved now: its address is unknown until then"
+    return tuple(Note(f"{without_keys(str(each))} {what}") for each in dict.fromkeys(endpoints))
+
+
 def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...]:
     """The addresses in the file's order. Without IPv6: the IPv4 ones and a note, or WgqError if `strict`."""
     usable = [a for a in settings.addresses if ipv6 or len(a.address) == 4]
@@ -105,10 +111,11 @@ def ignored_peer(name: str, key: PublicKey) -> Note:
     return Note(f"{name} ignores the peer {key}: its PublicKey is the interface's own [peer-is-self]")
 
 
-def looped(name: str, endpoints: Iterable[str]) -> tuple[Note, ...]:
-    """A note for each endpoint to which the encrypted packets are routed into the tunnel itself."""
-    what = f"is routed into {name} itself, so no packet leaves this host [endpoint-in-tunnel]"
-    return tuple(Note(f"The endpoint {each} {what}") for each in endpoints)
+def looped(name: str, endpoints: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[Note, ...]:
+    """A note for each endpoint whose packets go into the tunnel itself, or through others into it again."""
+    end = "so no packet leaves this host [endpoint-in-tunnel]"
+    ways = ((each, f" by way of {' and '.join(passed[1:])}" if passed[1:] else "") for each, passed in endpoints)
+    return tuple(Note(f"The endpoint {each} is routed into {name} itself{way}, {end}") for each, way in ways)
 
 
 def set_mtu(settings: Settings, facts: MtuFacts) -> tuple[Step, ...]:

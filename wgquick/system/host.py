@@ -131,6 +131,10 @@ class LocalHost:
         with self._outside():
             return resolve(endpoint, retries=retries_of(os.environ), note=self._say)
 
+    def resolve_all(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """Resolve each endpoint."""
+        return {endpoint: self.resolve(endpoint) for endpoint in endpoints}
+
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of the endpoints that can be resolved at the first try, within a few seconds."""
         from wgquick.system.wireguard.resolve import resolved_now

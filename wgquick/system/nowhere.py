@@ -135,6 +135,10 @@ class Nowhere:
         """The outer host's answer; without one, a constant address."""
         return self._outer.resolve(endpoint) if self._outer else _UNKNOWN
 
+    def resolve_all(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
+        """As `resolve`, for each endpoint."""
+        return {endpoint: self.resolve(endpoint) for endpoint in endpoints}
+
     def resolved_now(self, endpoints: Iterable[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The outer host's answers; without one, a constant address for each endpoint."""
         return self._outer.resolved_now(endpoints) if self._outer else dict.fromkeys(endpoints, _UNKNOWN)
