@@ -437,6 +437,10 @@ CORRECT = {
     "two tunnels of one host": {"site": NEAR, "hub": HUB},
     "a pair with a preshared key": {"hub": HUB + PSK, "phone": PHONE + PSK},
     "a preshared key of zeros, which means no key": {"hub": HUB + f"PresharedKey = {ZERO}\n", "phone": PHONE},
+    "a client without the hub's IPv6": {
+        "hub": HUB.replace("0.1/24", "0.1/24, fd07::1/64") + peer("laptop", "fd07::3/128"),
+        "phone": PHONE,
+    },
     "two strangers": {"hub": HUB, "site": NEAR},
 }
 

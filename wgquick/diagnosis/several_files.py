@@ -353,12 +353,15 @@ def _raw_psk(end: End) -> bytes:
 
 
 def _source(end: End, other: End) -> Iterator[Finding]:
-    """An address of the other end that this end does not accept."""
+    """An address of the other end that this end does not accept, in a family that the other end sends to it."""
     if not end.peer.allowed_ips:
         return
     allowed = nets.NetworkSet(ip for ip in end.peer.allowed_ips if ip.change != "-")
+    sent = {len(ip.address) for ip in other.peer.allowed_ips}
     for address in other.source.settings.addresses:
-        if not nets.is_link_local(address) and not allowed.covers(nets.host(address.address)):
+        if len(address.address) not in sent or nets.is_link_local(address):
+            continue
+        if not allowed.covers(nets.host(address.address)):
             sender = address.text.partition("/")[0]
             what = f"{other.source.shown} sends from {sender}, which is not in this peer's AllowedIPs"
             remedy = f"add {sender} to AllowedIPs"
