@@ -107,6 +107,9 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     if watched.has_data:
         return
     asked = listed(echo.address for echo in watched.echoes)
+    if not watched.sent and not any(echo.errno for echo in watched.echoes):
+        yield _never_sent(evidence, key, watched.echoes[0].address, asked)
+        return
     mine = (address_text(prefix.address) for prefix in evidence.addresses if not nets.is_link_local(prefix))
     own = listed(mine) or "its address"
     facts = (
@@ -116,12 +119,26 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     message = (
         f"the handshake succeeds, but no data comes back. Possible causes at the other end: its AllowedIPs for "
         f"this end lack {own}, its firewall drops packets from the tunnel, it has no route back, or no "
-        f"host there has {asked}"
+        f"host there has {asked}; or a firewall on the way drops data messages"
     )
     remedy = f"at the other end, add {own} to AllowedIPs of peer {evidence.own_key}, and check the firewall"
     known = any(nets.is_single(ip) for ip in watched.after.allowed_ips)
     sure = LIKELY if known else POSSIBLE
     yield cause("no-data-back", message, *facts, remedy=remedy, peer=key, confidence=sure, other_end="wgq doctor")
+
+
+def _never_sent(evidence: Evidence, key: PublicKey, address: str, asked: str) -> Cause:
+    """The kernel takes packets into the tunnel, and the device gets none."""
+    name = evidence.name
+    leaving = _echo(address, output_link=name, destination=address, icmp="echo-request")
+    where = by(evidence.rulesets, leaving, ("egress",))
+    message = f"this host drops packets into {name} before the device gets them{where}"
+    fact = f"echo requests went to {asked}, and the device sent nothing"
+    remedy = (
+        f"see `tc -s qdisc show dev {name}', `tc filter show dev {name} egress', the egress chains of `nft list "
+        f"ruleset', and the queue length (qlen) of `ip link show {name}'"
+    )
+    return cause("output-blocked", message, fact, remedy=remedy, peer=key, confidence=LIKELY)
 
 
 def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:

@@ -352,7 +352,9 @@ def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: Ha
             f"`tc filter show dev {ports[0]} egress'"
         )
         return cause("output-blocked", message, fact, remedy=remedy, peer=key, confidence=LIKELY)
-    message = f"this host drops packets to the endpoint {end} after the firewall's output chains"
+    packet = Packet(end.family, "", out, "", end.address, "udp", evidence.listen_port, end.port)
+    where = by(evidence.rulesets, packet, ("egress",))
+    message = f"this host drops packets to the endpoint {end} after the firewall's output chains{where}"
     remedy = (
         f"see `tc qdisc show dev {out}', `tc filter show dev {out} egress', the egress chains of "
         "`nft list ruleset', `bpftool net' and `ip xfrm policy'"

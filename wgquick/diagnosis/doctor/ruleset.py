@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from wgquick.diagnosis.doctor.packet import Packet
 
-_FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+_BRIDGE = ("bridge",)
+_FAMILIES: dict[int, tuple[str, ...]] = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 _DEPTH = 16
 _TRANSLATES = frozenset({"masquerade", "snat"})
 _IGNORED = frozenset({"counter", "log", "comment", "notrack", "mangle"}) | _TRANSLATES
@@ -89,16 +90,16 @@ class _Rules:
 
     def at(self, packet: Packet, hook: str) -> list[_Chain]:
         """The base chains of a hook, by priority."""
-        families: tuple[str, ...] = ("netdev", "inet") if hook == "ingress" else _FAMILIES[packet.family]
+        families = ("netdev", "inet") if hook in ("ingress", "egress") else _FAMILIES[packet.family]
         if hook.startswith("bridge "):
-            families, hook = ("bridge",), hook.removeprefix("bridge ")
+            families, hook = _BRIDGE, hook.removeprefix("bridge ")
         found = (
             chain
             for chain in self._chains
             if chain.get("hook") == hook
             and chain.get("type") in ("filter", "route")
             and chain["family"] in families
-            and _is_for(chain, packet)
+            and _is_for(chain, packet.output_link if hook == "egress" else packet.input_link)
         )
         return sorted(found, key=lambda chain: chain.get("prio", 0))
 
@@ -196,10 +197,10 @@ def _table(each: dict[str, Any]) -> tuple[str, str]:
     return each["family"], each["table"]
 
 
-def _is_for(chain: _Chain, packet: Packet) -> bool:
-    """Whether a chain applies to the packet's input link. Only chains at ingress are bound to links."""
+def _is_for(chain: _Chain, link: str) -> bool:
+    """Whether a chain applies to the packet's link. Only chains at ingress and egress are bound to links."""
     devices = chain.get("dev")
-    return devices is None or packet.input_link in (devices if isinstance(devices, list) else [devices])
+    return devices is None or link in (devices if isinstance(devices, list) else [devices])
 
 
 def _named(chain: _Chain) -> str:

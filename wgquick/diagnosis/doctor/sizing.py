@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from wgquick.diagnosis.doctor.inspector import Sizer
 
-_SMALLEST = {4: 576, 6: 1000}  # bytes
+_SMALLEST = 200  # bytes
 _TINY = 300  # an MTU that is not measured
 _STEPS, _PADDING = 24, 16  # WireGuard pads packets to multiples of 16 bytes (whitepaper, section 5.4.6)
 _CHANCE = 0.002  # the accepted probability that all large requests were lost by accident
@@ -27,20 +27,19 @@ _DECIDING = 0.6  # the part of the time for the question whether a large packet 
 _SURE, _ROUNDS = 2, 8  # rounds with an answer to a small request that decide, and the most rounds
 
 
-def largest(sizer: Sizer, family: int, mtu: int, deadline: float, clock: Callable[[], float]) -> int | None:
+def largest(sizer: Sizer, mtu: int, deadline: float, clock: Callable[[], float]) -> int | None:
     """The largest packet that passes, in bytes; 0 if one of the link's MTU does, None if too little was answered.
 
     It measures until `deadline` of the `clock`. If that cuts it short, a packet of the returned size passes too.
     """
     if mtu < _TINY:
         return 0
-    smallest = min(_SMALLEST[family], mtu // 2)
-    sizing = _Sizing(sizer, smallest, deadline, clock)
+    sizing = _Sizing(sizer, deadline, clock)
     passes = sizing.passes(mtu)
     if passes is not False:
         return 0 if passes else None
-    step = max((mtu - smallest) // _STEPS, 4)
-    low = sizing.largest(range(smallest, mtu, step)) or sizing.small
+    step = max((mtu - _SMALLEST) // _STEPS, _PADDING)
+    low = sizing.largest(range(_SMALLEST, mtu, step)) or sizing.small
     return sizing.largest(range(_padded(low + 1), min(low + step, mtu), _PADDING)) or low
 
 
@@ -51,9 +50,9 @@ def _padded(size: int) -> int:
 class _Sizing:
     """The small requests so far: each has a size of its own, which tells its answer from the others'."""
 
-    def __init__(self, sizer: Sizer, smallest: int, deadline: float, clock: Callable[[], float]) -> None:
+    def __init__(self, sizer: Sizer, deadline: float, clock: Callable[[], float]) -> None:
         self._sizer, self._deadline, self._clock = sizer, deadline, clock
-        self._smallest, self._pause, self._gap = smallest, _PAUSE, _GAP
+        self._pause, self._gap = _PAUSE, _GAP
         self._markers: list[int] = []
         self._answered: Collection[int] = ()
         self.small = 0
@@ -94,7 +93,7 @@ class _Sizing:
         self._wait(self._clock() + self._gap, enough)
         if enough in self._answered:
             return True
-        marker = self._smallest - len(self._markers) - 1
+        marker = _SMALLEST - len(self._markers) - 1
         self._markers.append(marker)
         self._sizer.ask([marker])
         self._wait(self._clock() + self._pause, enough or marker, marker)

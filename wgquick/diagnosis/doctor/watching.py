@@ -344,9 +344,8 @@ class _Run:
             is_sure = echo.answered == "icmp"
             left = (self._deadline - _PATH - time.monotonic()) / (len(working) - at)
             until = time.monotonic() + min(left, _SIZING if is_sure else _SIZING_UNSURE)
-            family = 6 if ":" in echo.address else 4
             with self._prober.sizer(echo.address) as sizer:
-                fitting = largest(sizer, family, mtu, until, time.monotonic)
+                fitting = largest(sizer, mtu, until, time.monotonic)
             if fitting:
                 self._fitting[peer.public_key] = fitting
                 self._measure_path(peer)
