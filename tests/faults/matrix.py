@@ -308,6 +308,8 @@ OUTSIDE = (
          after_here="ip route add 198.51.100.2 dev wg0"),
     Case("a rule drops what goes to the endpoint", "endpoint-no-route",
          after_here="ip rule add pref 1 to 198.51.100.2 unreachable"),
+    Case("a rule for the port drops what goes to the endpoint", "endpoint-no-route",
+         after_here="ip rule add pref 1 ipproto 17 dport 51820 blackhole"),
     Case("the uplink has lost IPv6", "endpoint-no-route", here=SIX,
          after_here="sysctl -q net.ipv6.conf.eth0.disable_ipv6=1"),
     Case("the uplink was set down", "endpoint-no-route", after_here="ip link set eth0 down"),
@@ -449,6 +451,18 @@ INSIDE = (
          there=edited(SERVER, ("Address = 10.66.0.1/24\n", ""))),
     Case("the address is of another network", "tunnel-net-unclaimed", wants="",
          here=edited(CLIENT, ("10.66.0.2/24", "10.67.0.2/24"))),
+    Case("the route has the source of another link", "no-data-back", says="no address of wg0",
+         after_here="ip route replace 10.66.0.0/24 dev wg0 src 203.0.113.2"),
+    Case("a mark leads packets for the tunnel elsewhere", "route-shadowed", says="a rule or a mark diverts them",
+         after_here="nft add table inet guard; "
+         "nft add chain inet guard out '{ type route hook output priority -150; }'; "
+         "nft add rule inet guard out ip daddr 10.66.0.0/24 meta mark set 0x77; "
+         "ip rule add pref 90 fwmark 0x77 lookup 77; ip route add default via 192.0.2.1 table 77"),
+    Case("an egress chain drops what goes in", "output-blocked", says="by `drop' in chain way",
+         after_here="nft add table netdev guard; "
+         "nft add chain netdev guard way '{ type filter hook egress device wg0 priority 0; }'; "
+         "nft add rule netdev guard way drop"),
+    Case("a path of 576 bytes", "mtu-too-large", says="set MTU = 512", after_between="ip link set r1 mtu 576"),
     Case("nobody has the peer's AllowedIPs", "no-data-back", wants="", says="or no host there has 10.66.0.7",
          here=routing("10.66.0.7/32")),
     Case("a narrow IPv6 path, and its errors are dropped", "mtu-too-large", here=SIX, says="MTU = 1200",
@@ -523,6 +537,12 @@ SERVERS = (
          pings="198.18.0.77"),
     Case("the server does not forward IPv6", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
          pings="-6 2001:db8:3::77", after_there=FORWARDS + MASQUERADE),
+    Case("the server's uplink does not forward", "forwarding-off", at="there", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", says="net.ipv4.conf.eth0.forwarding=1",
+         after_there=FORWARDS + MASQUERADE + "; sysctl -q net.ipv4.conf.eth0.forwarding=0"),
+    Case("the server itself has no default route", "route-missing", at="there", here=FULL, there=FULL_SERVER,
+         pings="198.18.0.77", says="no route to 198.18.0.77", after_there=FORWARDS + MASQUERADE +
+         "; ip route replace 192.0.2.0/24 via 198.51.100.1; ip route del default"),
     Case("the server means to forward and does not", "forwarding-off", at="there",
          there=interface(SERVER, "PostUp = iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE")),
     Case("the server's firewall does not let it forward", "forward-blocked", at="there", here=FULL,

@@ -21,8 +21,9 @@ from wgquick.diagnosis.finding import INFO, Finding
 from wgquick.diagnosis.managers import managers
 from wgquick.errors import OperationError
 from wgquick.executor.journal import Journal
-from wgquick.net import MAIN_TABLE, Prefix
+from wgquick.net import MAIN_TABLE, Prefix, pack_address
 from wgquick.plan.up import Coverage
+from wgquick.routing import Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,7 +99,13 @@ def gather(source: Source, host: Host, inspector: Inspector, root: Path = Path("
         refusal,
         host.udp_ports.programs(port) if port and refusal else (),
         resolved,
-        dict(zip(addresses, inspector.ways([(each, fwmark, "") for each in addresses]), strict=True)),
+        dict(
+            zip(
+                addresses,
+                inspector.ways([Query(pack_address(each), mark=fwmark) for each in addresses]),
+                strict=True,
+            )
+        ),
         {key: host.sysctl.read(key) for key in keys},
         host.sysctl.writable("net/ipv4/conf/all/src_valid_mark"),
         inspector.rulesets(),

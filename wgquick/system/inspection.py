@@ -24,11 +24,14 @@ from wgquick.system import arp
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find, output
+from wgquick.system.routes import Routing
 from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
+
+    from wgquick.routing import Query
 
 __all__ = [
     "Capture",
@@ -45,7 +48,6 @@ __all__ = [
 ]
 
 _KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
-_LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: return the matched route instead of the result
 _UP, _NO_ARP = 1, 0x80  # IFF_UP, IFF_NOARP
 _ETHERNET = 1  # ARPHRD_ETHER
@@ -62,6 +64,7 @@ _ERRORS = {4: {3: "unreachable", 11: "time-exceeded"}, 6: {1: "unreachable", 3: 
 _NO_HOST = {4: (3, 1), 6: (1, 3)}  # the type and code that say that nobody has the address
 _HOPS = (1, 2, 3, 4, 5, 6, 64)
 _HOP_LIMIT = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
+_TOS = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
 _WHOLE = {False: "0.0.0.0", True: "::"}  # noqa: S104 - of a default route
 _UDP_PORT = 33434  # traceroute's, usually closed
 _TCP_PORT = 1  # tcpmux, usually closed
@@ -70,6 +73,7 @@ _RECURSIVE, _NS, _IN = 0x0100, 2, 1  # the flag RD, the type and the class (RFC 
 _PROGRAM_PATIENCE = 6.0  # seconds; a program may take half of what is left
 _SETTLED = 0.1
 _LOOKING = 0.02
+_AGAIN = 0.35  # seconds
 _OTHER_FAMILY = 0.2  # seconds for answers of the other family
 _EVERY_PROTOCOL = 3  # ETH_P_ALL
 _OUTGOING = 4  # of packet(7)
@@ -115,36 +119,29 @@ def _is_moved(link: Any, kind: str) -> bool:
     return False
 
 
-def ways(wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
-    """The route to each address; `wanted` has (address, mark, source), source "" for any."""
-    with IPRoute() as kernel:
-        names = {link["index"]: link.get("IFLA_IFNAME") for link in kernel.get_links()}
+def ways(wanted: Iterable[Query]) -> list[Way]:
+    """The kernel's route for each query."""
+    with Routing() as routing:
         asked = list(wanted)
-        found = {each: _way(kernel, names, *each) for each in dict.fromkeys(asked)}
+        found = {each: _way(routing, each) for each in dict.fromkeys(asked)}
         return [found[each] for each in asked]
 
 
-def _way(kernel: Any, names: dict[int, str], address: str, mark: int, source: str) -> Way:
-    asked: dict[str, object] = {"dst": address, "flags": _LOOKUP_TABLE}
-    if mark:
-        asked["mark"] = mark
-    if source:
-        asked["src"] = source
+def _way(routing: Routing, query: Query) -> Way:
     try:
-        found = kernel.route("get", **asked)[0]
+        found = routing.look_up(query)
     except NetlinkError as refusal:
         return Way(errno=refusal.code)
     matched = found
     with suppress(NetlinkError):  # older kernels lack the flag
-        matched = kernel.route("get", **(asked | {"flags": _LOOKUP_TABLE | _FIB_MATCH}))[0]
+        matched = routing.look_up(query, _FIB_MATCH)
     metrics = found.get("RTA_METRICS")
-    length = matched["dst_len"]
     return Way(
-        names.get(found.get("RTA_OIF"), ""),
+        routing.name(found.get("RTA_OIF")),
         found.get("RTA_GATEWAY") or "",
         found.get("RTA_PREFSRC") or "",
         _KINDS.get(found["type"], str(found["type"])),
-        f"{matched.get('RTA_DST') or _WHOLE[':' in address]}/{length}",
+        f"{matched.get('RTA_DST') or _WHOLE[query.family == 6]}/{matched['dst_len']}",
         found.get("RTA_TABLE") or 0,
         (metrics.get("RTAX_MTU") if metrics else 0) or 0,
     )
@@ -262,11 +259,11 @@ def _output(unread: list[str], program: str, *arguments: str) -> str:
 
 
 def send_outside(
-    source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
+    source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0, tos: int = 0
 ) -> int:
     """Send a datagram from another socket's port through a raw socket; returns the errno, 0 on success.
 
-    It takes the path of the tunnel's own packets: the same ports, the same mark.
+    It takes the path of the tunnel's own packets: the same ports, mark and type of service.
     """
     family = 6 if ":" in address else 4
     header = struct.pack("!HHHH", source_port, port, 8 + len(payload), 0)
@@ -274,6 +271,7 @@ def send_outside(
         with socket.socket(_FAMILY[family], socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
             if mark:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            raw.setsockopt(*_TOS[family], tos)
             if family == 6:
                 raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 6)
                 raw.sendto(header + payload, (address, 0, 0, scope))
@@ -412,6 +410,23 @@ class Prober:
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
+    def freely(self, addresses: Sequence[str], seconds: float) -> list[Echo]:
+        """Send echo requests by this host's own routes, as other programs do, not bound to the tunnel."""
+        echoes = self._echo_sockets({family_of(pack_address(each)) for each in addresses}, is_bound=False)
+        answered: dict[str, str] = {}
+        refused: dict[str, int] = {}
+        deadline, repeated = time.monotonic() + seconds, 0.0
+        try:
+            while (now := time.monotonic()) < deadline and len(answered) < len(addresses):
+                if now > repeated:
+                    repeated = now + _AGAIN
+                    refused |= {each: self._echo(echoes, each) for each in addresses if each not in answered}
+                self._await(echoes, {}, answered, min(0.1, deadline - now))
+        finally:
+            for opened in echoes.values():
+                opened.close()
+        return [Echo(each, answered.get(each, ""), refused.get(each, 0)) for each in addresses]
+
     def go_beyond(
         self, addresses: Sequence[str], servers: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]
     ) -> Arrivals:
@@ -505,17 +520,18 @@ class Prober:
         finally:
             echoes[family].close()
 
-    def _bound(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def _bound(self, family: int, kind: int, protocol: int = 0, *, is_bound: bool = True) -> socket.socket:
         made = socket.socket(_FAMILY[family], kind, protocol)
         made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._link.encode())
+        if is_bound:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._link.encode())
         return made
 
-    def _echo_sockets(self, families: set[int]) -> dict[int, socket.socket]:
+    def _echo_sockets(self, families: set[int], *, is_bound: bool = True) -> dict[int, socket.socket]:
         protocols = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
         made = {}
         for family in families:
-            made[family] = self._bound(family, socket.SOCK_RAW, protocols[family])
+            made[family] = self._bound(family, socket.SOCK_RAW, protocols[family], is_bound=is_bound)
             made[family].setsockopt(*_MTU_DISCOVER[family], _PMTUDISC_PROBE)
         return made
 

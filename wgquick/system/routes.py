@@ -118,24 +118,29 @@ class Routing:
 
     def ask(self, query: Query) -> Answer:
         """The route that the kernel chooses (RTM_GETROUTE)."""
-        message = _RouteMessage()
-        message["family"] = FAMILIES[query.family]
-        message["dst_len"] = len(query.destination) * 8
-        message["tos"] = query.tos
-        message["flags"] = _LOOKUP_TABLE
-        message["attrs"] = list(self._question(query))
-        if query.source:
-            message["src_len"] = len(query.source) * 8
-        number = next(self._sequence)
         try:
-            self.kernel.put(message, RTM_GETROUTE, _NLM_F_REQUEST, msg_seq=number)
-            (route,) = self.kernel.get(msg_seq=number)
+            route = self.look_up(query)
         except NetlinkError as refusal:
             return Answer(refusal.code or ENETUNREACH)
         found = _route(route, self.name)
         hop = found.hops[0] if found.hops else NextHop()
         error = (route.get("RTA_CACHEINFO") or {}).get("rta_error", 0)
         return Answer(abs(error), found.kind, found.table, hop.link, hop.gateway, found.source, found.mtu)
+
+    def look_up(self, query: Query, flags: int = 0) -> Any:
+        """The kernel's answer as pyroute2 reads it, or NetlinkError; `flags` are further ones of rtm_flags."""
+        message = _RouteMessage()
+        message["family"] = FAMILIES[query.family]
+        message["dst_len"] = len(query.destination) * 8
+        message["tos"] = query.tos
+        message["flags"] = _LOOKUP_TABLE | flags
+        message["attrs"] = list(self._question(query))
+        if query.source:
+            message["src_len"] = len(query.source) * 8
+        number = next(self._sequence)
+        self.kernel.put(message, RTM_GETROUTE, _NLM_F_REQUEST, msg_seq=number)
+        (route,) = self.kernel.get(msg_seq=number)
+        return route
 
     def _question(self, query: Query) -> Iterator[tuple[str, object]]:
         yield "RTA_DST", address_text(query.destination)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -21,6 +22,7 @@ from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
 from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text, pack_address
 from wgquick.plan.steps import UnsetDns
+from wgquick.routing import Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,6 +49,7 @@ FIREWALL, DNS = "the firewall rules of the tunnel", "the tunnel's DNS servers"
 _NAMES_LIMIT = 2.5
 _WAYS = 32  # the maximum number of route lookups
 _TRAFFIC = 16  # the maximum number of observed packets with route lookups
+_FORWARDING = "net/ipv4/conf/{}/forwarding"
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
 _ZERO = bytes(32)
 _STACKED, _DEPTH = frozenset({"bridge", "bond", "team", "vlan"}), 4
@@ -320,7 +323,7 @@ def _parameters(name: str, host: Host) -> dict[str, str | None]:
         "net/ipv6/conf/all/forwarding",
         "net/ipv6/conf/all/disable_ipv6",
         f"net/ipv6/conf/{name}/disable_ipv6",
-        *(_RP_FILTER.format(link.name) for link in host.rtnl.links()),
+        *(key.format(link.name) for link in host.rtnl.links() for key in (_RP_FILTER, _FORWARDING)),
         _RP_FILTER.format("all"),
     ]
     return {key: host.sysctl.read(key) for key in keys}
@@ -351,25 +354,30 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
     if device is None:
         return evidence
     inside = _samples(evidence)[:_WAYS]
-    ends = [peer for peer in device.peers if peer.endpoint][:_WAYS]
+    ends = {peer.public_key: peer.endpoint for peer in device.peers if peer.endpoint}
+    ends = dict(list(ends.items())[:_WAYS])
     marked = evidence.parameters.get("net/ipv4/conf/all/src_valid_mark") == "1"
     asked = [
-        *((address, 0, "") for address in inside),
-        *((_text(peer.endpoint), device.fwmark, "") for peer in ends),
-        *((_text(peer.endpoint), device.fwmark if marked else 0, "") for peer in ends),
+        *(Query(pack_address(address)) for address in inside),
+        *(_outer(device, end) for end in ends.values()),
+        *(Query(pack_address(end.address), mark=device.fwmark if marked else 0) for end in ends.values()),
     ]
-    own = {each.family: address_text(each.address) for each in evidence.addresses if not nets.is_link_local(each)}
+    own = {each.family: each.address for each in evidence.addresses if not nets.is_link_local(each)}
     sourced = [each for each in inside if (6 if ":" in each else 4) in own]
-    from_own = inspector.ways((each, 0, own[6 if ":" in each else 4]) for each in sourced)
+    from_own = inspector.ways(Query(pack_address(each), own[6 if ":" in each else 4]) for each in sourced)
     found = inspector.ways(asked)
     out, back = found[len(inside) : len(inside) + len(ends)], found[len(inside) + len(ends) :]
     return evidence._replace(
         ways=dict(zip(inside, found, strict=False)),
         ways_from=dict(zip(sourced, from_own, strict=True)),
-        outside={
-            peer.public_key: Outside(way, back=other) for peer, way, other in zip(ends, out, back, strict=True)
-        },
+        outside={key: Outside(way, back=other) for key, way, other in zip(ends, out, back, strict=True)},
     )
+
+
+def _outer(device: Device, end: SocketAddress) -> Query:
+    """The query for a device's packets to an endpoint: policy routing rules may have ports."""
+    ports = (device.listen_port, end.port)
+    return Query(pack_address(end.address), None, device.fwmark, "", "", 0, socket.IPPROTO_UDP, *ports)
 
 
 def _with_loops(evidence: Evidence, inspector: Inspector) -> Evidence:
@@ -382,7 +390,7 @@ def _with_loops(evidence: Evidence, inspector: Inspector) -> Evidence:
             passed.append(way.link)
             tunnel = tunnels[way.link]
             end = _carrier(tunnel, end)
-            way = next(iter(inspector.ways([(end.address, tunnel.fwmark, "")]))) if end else None
+            way = next(iter(inspector.ways([_outer(tunnel, end)]))) if end else None
         if len(passed) > 1 and way is not None and way.link in passed:
             found[key] = outside._replace(loop=tuple(passed))
     return evidence._replace(outside=found)
@@ -430,11 +438,11 @@ def _with_traffic(evidence: Evidence, inspector: Inspector) -> Evidence:
     asked = [
         each for each in dict.fromkeys(address for pair in pairs for address in pair) if each not in evidence.ways
     ]
-    found = inspector.ways((each, 0, "") for each in asked)
+    found = inspector.ways(Query(pack_address(each)) for each in asked)
     callers = list(
         dict.fromkeys(each.source.address for each in (evidence.heard.senders if evidence.heard else ()))
     )
-    back = inspector.ways((each, evidence.fwmark, "") for each in callers[:_TRAFFIC])
+    back = inspector.ways(Query(pack_address(each), mark=evidence.fwmark) for each in callers[:_TRAFFIC])
     return evidence._replace(
         ways={**evidence.ways, **dict(zip(asked, found, strict=True))},
         ways_back=dict(zip(callers, back, strict=False)),
@@ -494,8 +502,6 @@ class Names:
             thread.start()
 
     def _ask(self, endpoint: Endpoint) -> None:
-        import socket
-
         try:
             found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
         except OSError:

@@ -61,7 +61,9 @@ def rp_filter(evidence: Evidence, link: str) -> bool:
 
 def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
     """This host drops packets that come out of the tunnel or go into it."""
-    name = evidence.name
+    name, free = evidence.name, watched.freely
+    if free is not None and not free.answered:
+        yield _led_elsewhere(evidence, key, free.address, free.errno)
     for echo in watched.echoes:
         if echo.errno == errno.EPERM:
             leaving = _echo(echo.address, output_link=name, destination=echo.address, icmp="echo-request")
@@ -92,6 +94,19 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     yield cause("input-blocked", message, fact, remedy=f"accept packets from {name} in the input chains", peer=key)
 
 
+def _led_elsewhere(evidence: Evidence, key: PublicKey, address: str, refusal: int) -> Cause:
+    """An address answers packets of a socket that is bound to the tunnel, and no others."""
+    name = evidence.name
+    facts = [
+        f"an echo request to {address} that is bound to {name} is answered, one by this host's own routes is not",
+        f"`ip route get {address}': dev {name}",
+    ]
+    facts += [f"sending fails: {strerror(refusal)}"] if refusal else []
+    message = f"packets of other programs to {address} do not get into {name}: a rule or a mark diverts them"
+    remedy = "see `ip rule', the chains of `nft list ruleset' with `type route', and `iptables -t mangle -S OUTPUT'"
+    return cause("route-shadowed", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+
+
 def _echo(address: str, **more: str) -> Packet:
     six = ":" in address
     return Packet(6 if six else 4, protocol="icmpv6" if six else "icmp")._replace(**more)  # type: ignore[arg-type]
@@ -112,6 +127,14 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         return
     mine = (address_text(prefix.address) for prefix in evidence.addresses if not nets.is_link_local(prefix))
     own = listed(mine) or "its address"
+    way = evidence.ways.get(watched.echoes[0].address)
+    wrong = way.source if way and way.link == evidence.name and way.source else ""
+    if wrong and pack_address(wrong) not in {prefix.address for prefix in evidence.addresses}:
+        message = f"this host sends from {wrong}, no address of {evidence.name}, so the other end drops the packets"
+        fact = f"`ip route get {watched.echoes[0].address}': src {wrong}"
+        remedy = f"remove src from the route {way.destination if way else ''} dev {evidence.name}"
+        yield cause("no-data-back", message, fact, remedy=remedy, peer=key, confidence=LIKELY)
+        return
     facts = (
         "the other end answered a handshake just now, so the keys are right",
         f"{watched.sent} bytes were sent to {asked}; no data came back",
@@ -297,14 +320,23 @@ def _forwarding(evidence: Evidence) -> Iterator[Cause]:
         seen = [pair for pair in pairs if (":" in pair[1]) == (family == 6)]
         if not seen and not (family == 4 and intends):
             continue
-        if not _forwards(evidence, family):
+        links = [evidence.name, *(evidence.ways[target].link for _, target in seen if target in evidence.ways)]
+        if off := next((each for each in links if each and not _forwards(evidence, family, each)), ""):
             name = "net.ipv4.ip_forward" if family == 4 else "net.ipv6.conf.all.forwarding"
+            if family == 4 and evidence.parameters.get("net/ipv4/ip_forward") == "1":
+                name = f"net.ipv4.conf.{off}.forwarding"
             facts = [f"{source} sends to {target} through this host" for source, target in seen[:2]]
             facts += ["the file's hooks forward or masquerade"] if intends and family == 4 else []
             message = f"IPv{family} forwarding is off on this host, so it drops what peers send through it"
             remedy = f"run `sysctl {name}=1', and set it in /etc/sysctl.d"
             sure = CERTAIN if seen else LIKELY
             yield cause("forwarding-off", message, *facts, remedy=remedy, confidence=sure)
+        elif lost := next((pair for pair in seen if (way := evidence.ways.get(pair[1])) and way.errno), None):
+            message = f"this host has no route to {lost[1]}, to which {lost[0]} sends through it"
+            remedy = "add a default route, or one to that network"
+            yield cause(
+                "route-missing", message, f"`ip route get {lost[1]}' fails", remedy=remedy, confidence=LIKELY
+            )
         elif blocked := [*_forward_blocked(evidence, family, seen)]:
             yield from blocked
         else:
@@ -416,8 +448,8 @@ def _is_meant(evidence: Evidence, pair: tuple[str, str]) -> bool:
     return single or not any(nets.contains(own, target) for own in evidence.addresses if not nets.is_single(own))
 
 
-def _forwards(evidence: Evidence, family: int) -> bool:
-    key = f"net/ipv4/conf/{evidence.name}/forwarding" if family == 4 else "net/ipv6/conf/all/forwarding"
+def _forwards(evidence: Evidence, family: int, link: str) -> bool:
+    key = f"net/ipv4/conf/{link}/forwarding" if family == 4 else "net/ipv6/conf/all/forwarding"
     return evidence.parameters.get(key) != "0"
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from wgquick.datagram import Datagram, IcmpError
     from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Neighbour, PathMtu, Rulesets, Way
+    from wgquick.routing import Query
 
 
 class Inspector(Protocol):
@@ -18,8 +19,8 @@ class Inspector(Protocol):
     def links(self) -> list[LinkState]:
         """All links with their counters."""
 
-    def ways(self, wanted: Iterable[tuple[str, int, str]]) -> list[Way]:
-        """The kernel's route for each (address, mark, source); a source of "" is any."""
+    def ways(self, wanted: Iterable[Query]) -> list[Way]:
+        """The kernel's route for each query."""
 
     def silent_neighbours(self) -> frozenset[tuple[str, str]]:
         """Link and address of each neighbour that was asked for its link-layer address and has not answered."""
@@ -37,7 +38,14 @@ class Inspector(Protocol):
         """The rules of nftables and of iptables-legacy."""
 
     def send_outside(
-        self, source_port: int, address: str, port: int, mark: int = 0, payload: bytes = b"", scope: int = 0
+        self,
+        source_port: int,
+        address: str,
+        port: int,
+        mark: int = 0,
+        payload: bytes = b"",
+        scope: int = 0,
+        tos: int = 0,
     ) -> int:
         """Send a datagram from the device's own port; returns the errno, 0 if it was sent."""
 
@@ -71,6 +79,9 @@ class Prober(Protocol):
 
     def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""
+
+    def freely(self, addresses: Sequence[str], seconds: float) -> list[Echo]:
+        """Send echo requests by this host's own routes, as other programs do, not bound to the tunnel."""
 
     def go_beyond(
         self, addresses: Sequence[str], servers: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]

@@ -357,7 +357,7 @@ def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: Ha
     message = f"this host drops packets to the endpoint {end} after the firewall's output chains{where}"
     remedy = (
         f"see `tc qdisc show dev {out}', `tc filter show dev {out} egress', the egress chains of "
-        "`nft list ruleset', `bpftool net' and `ip xfrm policy'"
+        "`nft list ruleset', its NAT rules, `iptables -t nat -S', `bpftool net' and `ip xfrm policy'"
     )
     return cause("output-blocked", message, fact, remedy=remedy, peer=key, confidence=LIKELY)
 

@@ -26,6 +26,7 @@ from wgquick.diagnosis.signatures import signs
 from wgquick.errors import OperationError
 from wgquick.lean import suppress
 from wgquick.net import pack_address
+from wgquick.routing import Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from wgquick.observations import Arrivals, Echo, PathMtu
     from wgquick.ports import Host
 
+_HANDSHAKE_TOS = 0x88  # AF41, which the kernel and wgq-userspace set for handshakes (HANDSHAKE_DSCP)
 _PEERS = 16  # the maximum number of probed peers
 _FEW = 256  # the maximum number of peers for polling endpoints, as reading many takes long
+_LEAST = 1.3  # seconds of watching, in which a ping once a second is seen
 _FIRST = 1.2  # seconds for peers that work
 _TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
 _SECOND = 1.2
@@ -82,6 +85,7 @@ def watched(
         run.aim(known)
         with poller, listener:
             run.reach(_FIRST)
+            run.go_freely()
             run.handshake()
             run.look_around()
             run.reach_again()
@@ -137,6 +141,7 @@ class _Run:
         self._outside = dict(evidence.outside)
         self._handshake_results: dict[PublicKey, HandshakeResult] = {}
         self._fitting: dict[PublicKey, int] = {}
+        self._free: dict[PublicKey, Echo] = {}
         self._paths: dict[PublicKey, PathMtu] = {}
         self._asked_servers: dict[str, bool] = {}
         self._unread: list[str] = []
@@ -184,6 +189,18 @@ class _Run:
         for echo in self._prober.reach(addresses, until, lambda answered: _is_enough(answered, aims)):
             self._echoes[echo.address] = echo
 
+    def go_freely(self) -> None:
+        """Probe an answering address of each peer as other programs do: rules may lead their packets elsewhere."""
+        ways, name = self._evidence.ways, self._evidence.name
+        for peer in self._probed[:_SIZED]:
+            for echo in self._met(peer):
+                way = ways.get(echo.address) or next(
+                    iter(self._inspector.ways([Query(pack_address(echo.address))]))
+                )
+                if echo.answered == "icmp" and way.link == name:
+                    (self._free[peer.public_key],) = self._prober.freely([echo.address], self._patience(_FIRST))
+                    break
+
     def handshake(self) -> None:
         """Send an initiation to each peer, and more until each has answered.
 
@@ -219,7 +236,9 @@ class _Run:
         if end is None:
             return
         port, mark, message = device.listen_port, device.fwmark, probe.message
-        sent = self._inspector.send_outside(port, end.address, end.port, mark, message, end.scope)
+        link, counted = self._evidence.link, self._evidence.counted_before
+        tos = _HANDSHAKE_TOS if counted is not None or (link and link.kind == "wireguard") else 0
+        sent = self._inspector.send_outside(port, end.address, end.port, mark, message, end.scope, tos)
         before = self._outside.get(peer.public_key, Outside())
         self._outside[peer.public_key] = before._replace(sent=sent)
 
@@ -294,7 +313,7 @@ class _Run:
         if time.monotonic() + _BEYOND > self._deadline:
             self._leave("whether the other end of the full tunnel passes packets on")
             return
-        ways = self._inspector.ways((each, 0, "") for each in asked)
+        ways = self._inspector.ways(Query(pack_address(each)) for each in asked)
         inside = [each for each, way in zip(asked, ways, strict=True) if way.link == evidence.name]
         families = {6 if ":" in each else 4 for each in inside}
         if families:
@@ -365,15 +384,16 @@ class _Run:
         """Keep listening: for `listen` seconds, or until peers without a session have retried."""
         stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > FRESH)
         is_waiting = any(peer.public_key not in self._dialled for peer in stale) or self._has_silent_callers()
-        until = began + listen
+        until = began + max(listen, _LEAST)
         if not listen and is_waiting:
-            until = min(began + _RETRY, self._deadline)
+            until = began + _RETRY
         if self._evidence.counted_before is None and self._has_callers():
             until = max(
                 until, min(time.monotonic() + _SECOND, self._deadline)
             )  # no counters show how often they move
         if any(len(seen) > 1 for seen in poller.endpoints.values()) or self._has_roamed():  # may alternate
             until = max(until, min(time.monotonic() + _SECOND, self._deadline))
+        until = max(began + listen, min(until, self._deadline))
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
             time.sleep(min(0.1, left))
@@ -408,6 +428,7 @@ class _Run:
                 poller.endpoints.get(peer.public_key, ()),
                 poller.handshakes.get(peer.public_key, 0),
                 self._fitting.get(peer.public_key),
+                self._free.get(peer.public_key),
                 self._paths.get(peer.public_key),
             )
             for peer in self._device.peers
