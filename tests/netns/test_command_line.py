@@ -38,7 +38,7 @@ def write(machine: Namespace, text: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_down_of_wg_quicks_tunnel_runs_the_hooks_of_a_faulty_file(machine: Namespace, fault: str) -> None:
+def test_down_of_wg_quicks_tunnel_runs_a_faulty_files_hooks(machine: Namespace, fault: str) -> None:
     """wg-quick's down reads only the hooks and SaveConfig."""
     environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
     machine.run(["wg-quick", "up", "wg0"], env=environment)

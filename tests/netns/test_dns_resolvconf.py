@@ -115,7 +115,7 @@ def test_debians_record_has_the_prefix_that_sorts_it_first() -> None:
         assert machine.out("grep", "^nameserver", "/etc/resolv.conf").splitlines()[0] == "nameserver 10.0.0.1"
 
 
-def test_no_prefix_is_used_without_an_order_or_with_systemds_link() -> None:
+def test_no_prefix_without_an_order_or_with_systemds_link() -> None:
     with openresolv() as machine:
         order = "# tun*\nlo.inet\n tap-1* \ntun*\n"
         machine.run(["sh", "-c", "mkdir /etc/resolvconf; cat >/etc/resolvconf/interface-order"], input=order)

@@ -405,7 +405,7 @@ def without_the_library() -> None:
     add("wg0", 4)
 
 
-def test_without_library_and_programs_the_error_names_the_package(machine: Namespace) -> None:
+def test_without_iptables_the_error_names_the_package(machine: Namespace) -> None:
     hide_programs(machine, *VARIANTS)
     with pytest.raises(OperationError, match="iptables cannot be used") as refusal:
         call(machine, "legacy", without_the_library)

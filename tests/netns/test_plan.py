@@ -210,7 +210,7 @@ def change(found: dict[str, Any], command: str) -> dict[str, Any]:
     return dict(only)
 
 
-def test_each_change_has_its_line_its_undo_and_whom_it_interrupts(machine: Namespace) -> None:
+def test_each_change_has_line_undo_and_interrupted_peers(machine: Namespace) -> None:
     path = "/etc/wireguard/wg0.conf"
     write(machine, config(more := "PostUp = true", "AllowedIPs = 10.9.0.0/16, 10.8.0.0/16"))
     found = plan(machine, "up")

@@ -266,7 +266,7 @@ def test_a_failing_post_down_hook_hides_no_failed_undo(machine: Namespace) -> No
     assert journals(machine) != ""
 
 
-def test_a_hooks_line_shows_public_keys_of_peers_and_hides_others(machine: Namespace) -> None:
+def test_a_hooks_line_hides_keys_but_the_peers_public_ones(machine: Namespace) -> None:
     hook = f"PostUp = wg set %i private-key <(echo {KEY}) peer {PEERS[1]} preshared-key <(echo {KEY})"
     write(machine, config(hook))
     transcript = wgq(machine, "up", "wg0").stderr  # wgq() asserts that KEY is not in it

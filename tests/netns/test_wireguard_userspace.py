@@ -270,9 +270,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("queued", "why"), [("0", "serves this interface"), ("1", "accepts no connections")])
-def test_a_hung_process_that_holds_the_socket_is_reported_in_time(
-    machine: Namespace, queued: str, why: str
-) -> None:
+def test_a_hung_process_with_the_socket_is_reported_in_time(machine: Namespace, queued: str, why: str) -> None:
     owner = machine.popen([sys.executable, "-c", HANGING, queued], stdout=subprocess.PIPE)
     assert owner.stdout is not None
     assert owner.stdout.readline() == b"ready\n"

@@ -43,7 +43,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("char", "name", "meant"), ODD, ids=[name for _, name, _ in ODD])
-def test_an_odd_character_is_reported_with_offset_name_and_remedy(char: str, name: str, meant: str) -> None:
+def test_an_odd_character_has_offset_name_and_remedy(char: str, name: str, meant: str) -> None:
     found = suspicious(f"caf\u00e9 {char}x")
     assert found is not None
     assert (found.offset, found.name) == (5, name)

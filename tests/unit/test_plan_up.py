@@ -116,7 +116,7 @@ def test_a_correct_src_valid_mark_is_not_written() -> None:
     assert not any("sysctl" in line for line in full_tunnel(src_valid_mark="1"))
 
 
-def test_the_src_valid_mark_of_an_earlier_tunnel_is_held_silently() -> None:
+def test_an_earlier_tunnels_src_valid_mark_is_held_silently() -> None:
     default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1", mark_earlier="0")
     steps = up.add_routes(Settings("wg0"), RouteFacts((ip("0.0.0.0/0"),), default=default))
     assert SetSysctl(up.SRC_VALID_MARK, "1", "0", held=True) in steps
