@@ -83,7 +83,7 @@ def files(draw: st.DrawFn) -> str:
         f"ListenPort = {draw(st.sampled_from((40001, 40002)))}",
         # A mark stays on the device if the file has none, so both files have one, or neither has.
         f"Address = {', '.join(addresses)}" if addresses else "",
-        draw(optional("MTU = 1300", "MTU = 1420", "MTU = 9000")),
+        draw(optional("MTU = 1200", "MTU = 1300", "MTU = 1420", "MTU = 9000")),
         draw(optional("Table = off", "Table = 1234", "Table = auto")),
         draw(optional("DNS = 10.0.0.53", "DNS = 10.0.0.53, corp.example", "DNS = fd00::53, 10.0.0.54")),
         draw(optional("# wgq: kill-switch = on")),
@@ -112,6 +112,12 @@ WITH_A_NEIGHBOUR_FIRST = WITH_TWO_ADDRESSES.replace(
     "10.0.0.2/24, 10.1.0.1/16, fe80::5", "10.0.0.1/24, 10.2.0.1/32, fe80::6"
 )
 
+# Too small for IPv6: with the next MTU the kernel draws an address, which is in the rules of a full tunnel.
+SMALL = (
+    WITH_TWO_ADDRESSES.replace(", fe80::5/64", "")
+    .replace("::/0", "0.0.0.0/0")
+    .replace("[Peer]", "MTU = 1200\n[Peer]")
+)
 # Another mark and port under a kill switch, and other excluded networks in another table.
 GUARDED = WITH_TWO_ADDRESSES.replace("::/0", "::/0, 0.0.0.0/0").replace(
     "[Peer]", "# wgq: kill-switch = on\n# wgq: exclude = 198.51.0.0/16, lan\n# wgq: keep-inbound = on\n[Peer]"
@@ -182,6 +188,7 @@ def compared(wanted: parity.State, found: parity.State) -> list[str]:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @example(first=WITH_TWO_ADDRESSES, second=WITH_A_NEIGHBOUR_FIRST, marks=("", ""))
+@example(first=SMALL, second=WITH_TWO_ADDRESSES, marks=("", ""))
 @example(first=GUARDED, second=GUARDED_ELSEWHERE, marks=("FwMark = 7", "FwMark = 8"))
 @example(first=WITH_TWO_ADDRESSES, second=GUARDED, marks=("", ""))
 @example(first=GUARDED, second=WITH_TWO_ADDRESSES, marks=("", ""))

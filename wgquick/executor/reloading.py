@@ -18,7 +18,7 @@ from wgquick.net import MAIN_TABLE, Prefix, Route
 from wgquick.plan import applied, lost, reload, up
 from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.desired import desired
-from wgquick.plan.difference import Difference, Move, difference, notes
+from wgquick.plan.difference import IPV6_MTU, Difference, Move, difference, notes
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import (
     AddAddress,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
-_PASSES = 4
+_PASSES = 5
 """The limit of comparisons: removing an address, or a small MTU, makes the kernel remove more than requested."""
 
 
@@ -354,6 +354,10 @@ class Reload:
         """Apply the moves, and compare again while the kernel may have changed more than requested."""
         before = look.now
         for _ in range(_PASSES):
+            if first := _until_ipv6(look):
+                _make(run, first, made)
+                look = self._look(run)
+                continue
             if any(isinstance(move.step, AddRule) for move in look.difference.moves):
                 look = self._apply_locked(run, made)
             else:
@@ -455,6 +459,18 @@ class Reload:
 
 _FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)
 _ROUTING = (AddRoute, AddRule, DeleteThrow)
+
+
+def _until_ipv6(look: Look) -> tuple[Move, ...]:
+    """The moves up to the one that gives the link IPv6 again, as the kernel then draws an address; () without one.
+
+    The rules of a full tunnel name that address.
+    """
+    link, moves = look.now.link, look.difference.moves
+    for at, move in enumerate(moves):
+        if isinstance(move.step, (SetMtu, SetMtuUp)) and link is not None and link.mtu < IPV6_MTU <= move.step.mtu:
+            return moves[: at + 1]
+    return ()
 
 
 def _takes_lock(move: Move) -> bool:
