@@ -846,6 +846,52 @@ def test_inbound_connections_are_answered_through_the_uplink(
     assert tables(near) == []
 
 
+TALK = f"""
+import socket, sys
+if sys.argv[1] == "serve":
+    s = socket.socket(); s.bind(("192.168.7.2", 7000)); s.listen(); print("ready", flush=True)
+    c, _ = s.accept()
+    while data := c.recv(9): c.send(data)
+s = socket.socket(); s.settimeout(10); s.bind(("{OUTSIDE}", 0)); s.connect(("192.168.7.2", 7000))
+for line in sys.stdin:
+    s.send(b"x"); print(s.recv(9).decode(), flush=True)
+"""
+
+
+def test_connections_older_than_keep_inbound_are_kept(machines: tuple[Namespace, Namespace]) -> None:
+    """One with an entry in conntrack already, over a reload into a full tunnel, and over a change of the mark."""
+    near, router = machines
+    near.run(
+        ["nft", "-f", "-"],
+        input="table inet f {\nchain i {\ntype filter hook input priority 0\nct state new\n}\n}\n",
+    )
+    tunnel(near, router)
+    path = "/etc/wireguard/wg0.conf"
+    full = near.out("cat", path)
+    write(near, full.replace("0.0.0.0/0, ::/0", "10.9.0.0/24"))
+    wgq(near, "up", "wg0")
+    server = near.popen(["python3", "-c", TALK, "serve"], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    server.stdout.readline()
+    client = router.popen(["python3", "-c", TALK, "ask"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert client.stdin is not None
+    assert client.stdout is not None
+    for more in (
+        "",
+        "# wgq: keep-inbound = on\n# wgq: kill-switch = on\n",
+        "FwMark = 77\n# wgq: keep-inbound = on\n",
+    ):
+        if more:
+            write(near, full.replace("[Interface]\n", f"[Interface]\n{more}"))
+            wgq(near, "reload", "wg0")
+        client.stdin.write(b"\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"x\n", more
+    for process in (client, server):
+        process.kill()
+        process.communicate()
+
+
 def exchange(near: Namespace, router: Namespace, protocol: str) -> str:
     """The second answer of a server on `near` to a client outside, on one connection."""
     kind = "SOCK_STREAM" if protocol == "tcp" else "SOCK_DGRAM"

@@ -101,7 +101,7 @@ def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) ->
 def _kept(settings: Settings, rules: Iterable[Rule], fwmark: int, facts: DesiredFacts) -> tuple[Step, ...]:
     """The steps of up for excluded networks and inbound connections."""
     full = frozenset(rule.family for rule in rules if rule.fwmark is not None)
-    table = fwmark if full else facts.table or 0
+    table = fwmark if full else (facts.table or 0) if allowed_ips(settings) else 0
     return traffic.kept(settings, traffic.TrafficFacts(facts.lans, full, fwmark, table))
 
 

@@ -123,17 +123,18 @@ def _stands(table: str) -> bool:
 def keep_inbound(name: str, mark: int) -> None:
     """Answer connections from other links on these links: their replies get the tunnel's fwmark.
 
-    The first packet marks the connection, with another value than the tunnel's fwmark. Later incoming packets of
-    the connection get the tunnel's fwmark too, for a strict reverse path filter. The connection's mark may become
-    the tunnel's fwmark, as wg-quick's rules save it for UDP.
+    An incoming packet marks its connection, with another value than the tunnel's fwmark: the first one, or the next
+    one of a connection that is older than the rules. Incoming packets get the tunnel's fwmark too, for a strict
+    reverse path filter. The connection's mark may become the tunnel's fwmark, as wg-quick's rules save it for UDP.
     """
-    of_connection = f"ct mark {{ {mark:#x}, {_inbound_mark(mark):#x} }}"
+    marks = f"{{ {mark:#x}, {_inbound_mark(mark):#x} }}"
+    of_connection, is_inbound = f"ct mark {marks}", "ct direction original fib daddr type local"
     beside = f'iifname != {{ "lo", "{name}" }}'
     rules = f"""
     chain prerouting {{
         type filter hook prerouting priority mangle + 1; policy accept;
-        {beside} ct state new fib daddr type local ct mark set {_inbound_mark(mark):#x}
-        {beside} {of_connection} ct direction original fib daddr type local meta mark set {mark:#x}
+        {beside} {is_inbound} ct mark != {marks} ct mark set {_inbound_mark(mark):#x}
+        {beside} {of_connection} {is_inbound} meta mark set {mark:#x}
         {beside} {of_connection} ct direction reply meta mark set {mark:#x}
     }}
     chain output {{
