@@ -138,6 +138,7 @@ class Tunnels:
                 self._by_key.setdefault(source.public_key.raw, source)
         # A second file with the same key is reported separately (one-key-two-places).
         self.sources = [s for s in sources if s.public_key is None or self._by_key[s.public_key.raw] is s]
+        self._secrets = {s.settings.private_key.raw for s in sources if s.settings.private_key is not None}
         self._sections: dict[tuple[int, int], End] = {}
         self._members: dict[bytes, set[int]] = defaultdict(set)
         for source in self.sources:
@@ -198,19 +199,16 @@ class Tunnels:
         loose = [
             End(source, peer, section)
             for peer, section in zip(source.settings.peers, source.peer_sections, strict=True)
-            if peer.public_key.raw not in self._by_key and not self._is_private_key(peer)
+            if peer.public_key.raw not in self._by_key and peer.public_key.raw not in self._secrets
         ]
+        one_sided = [s for s in self.sources if s.public_key and self.has(s, source) and not self.has(source, s)]
         for end in loose:
-            other = self._by_address(end) or self._by_return(end, loose)
+            other = self._by_address(end) or _by_return(end, loose, one_sided)
             if other is not None and not self.has(source, other) and not self.is_meant(source, other):
                 self.intended[id(source), id(other)] = end
                 what = f"this section is for {other.shown}, but has another public key"
                 remedy = f"write PublicKey = {other.public_key}"
                 yield note(source, end.section.at("PublicKey"), "peer-key-mismatch", what, remedy)
-
-    def _is_private_key(self, peer: PeerSettings) -> bool:
-        secrets = (s.settings.private_key for s in self.sources)
-        return any(secret is not None and secret.raw == peer.public_key.raw for secret in secrets)
 
     def _by_address(self, end: End) -> Source | None:
         """The only file with an address that the section's AllowedIPs has as /32 or /128; None if several match."""
@@ -223,16 +221,13 @@ class Tunnels:
         only = next(iter(found.values())) if len(found) == 1 else None
         return None if id(only) in self._has_others_key else only
 
-    def _by_return(self, end: End, loose: Sequence[End]) -> Source | None:
-        """The only file that has a section for this file, if no other section here can be for it."""
-        wanting = [
-            s
-            for s in self.sources
-            if s.public_key and self.has(s, end.source) and not self.has(end.source, s) and _takes(end, s)
-        ]
-        if len(wanting) != 1 or sum(_takes(each, wanting[0]) for each in loose) != 1:
-            return None
-        return wanting[0]
+
+def _by_return(end: End, loose: Sequence[End], one_sided: Sequence[Source]) -> Source | None:
+    """The only file that has a section for this file, if no other section here can be for it."""
+    wanting = [source for source in one_sided if _takes(end, source)]
+    if len(wanting) != 1 or sum(_takes(each, wanting[0]) for each in loose) != 1:
+        return None
+    return wanting[0]
 
 
 def _takes(end: End, other: Source) -> bool:
