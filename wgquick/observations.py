@@ -80,13 +80,15 @@ class Echo(NamedTuple):
 class Arrivals(NamedTuple):
     """The packets captured on a tunnel's link: the sources of echo replies that came out of it, and the (source,
     destination) pairs of all packets that came out, and of all that went in. `refusals` are the destinations
-    about which ICMP errors came out, with the error: "time-exceeded", "no-host" or "unreachable".
+    about which ICMP errors came out, with the error: "time-exceeded", "no-host" or "unreachable". `rejections` are
+    addresses that answered an echo request with such an error themselves, as only a firewall does.
     """
 
     replies: frozenset[str]
     destinations: frozenset[tuple[str, str]]
     returned: frozenset[tuple[str, str]] = frozenset()
     refusals: frozenset[tuple[str, str]] = frozenset()
+    rejections: frozenset[str] = frozenset()
 
 
 class Rulesets(NamedTuple):

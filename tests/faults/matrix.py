@@ -463,6 +463,8 @@ INSIDE = (
          "nft add chain netdev guard way '{ type filter hook egress device wg0 priority 0; }'; "
          "nft add rule netdev guard way drop"),
     Case("a path of 576 bytes", "mtu-too-large", says="set MTU = 512", after_between="ip link set r1 mtu 576"),
+    Case("the other end's firewall rejects what comes out", "no-data-back", severity="info",
+         says="rejects echo requests", after_there=NFT_IN + "nft add rule inet guard in iifname wg0 reject"),
     Case("nobody has the peer's AllowedIPs", "no-data-back", wants="", says="or no host there has 10.66.0.7",
          here=routing("10.66.0.7/32")),
     Case("a narrow IPv6 path, and its errors are dropped", "mtu-too-large", here=SIX, says="MTU = 1200",

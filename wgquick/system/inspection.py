@@ -291,6 +291,7 @@ class Tap:
         self._destinations: set[tuple[str, str]] = set()
         self._returned: set[tuple[str, str]] = set()
         self._refusals: set[tuple[str, str]] = set()
+        self._rejections: set[str] = set()
         self._own = own
         self._socket: socket.socket | None = None
         with suppress(OSError):
@@ -311,8 +312,13 @@ class Tap:
                 break
             if len(packet) >= 28 and not (address[2] == _OUTGOING and _is_probe(packet, self._own)):
                 self._note(packet, is_out=address[2] == _OUTGOING)
-        pairs = (self._destinations, self._returned, self._refusals)
-        return Arrivals(frozenset(self._replies), *(frozenset(each) for each in pairs))
+        return Arrivals(
+            frozenset(self._replies),
+            frozenset(self._destinations),
+            frozenset(self._returned),
+            frozenset(self._refusals),
+            frozenset(self._rejections),
+        )
 
     def _note(self, packet: bytes, *, is_out: bool) -> None:
         if packet[0] >> 4 == 4:
@@ -328,7 +334,10 @@ class Tap:
         version = packet[0] >> 4
         if (error := _ERRORS[version].get(kind)) and not is_out and len(self._refusals) < _TAPPED:
             code = packet[((packet[0] & 15) * 4 if version == 4 else 40) + 1]
-            self._refusals.add((_quoted(packet), "no-host" if (kind, code) == _NO_HOST[version] else error))
+            quoted = _quoted(packet)
+            self._refusals.add((quoted, "no-host" if (kind, code) == _NO_HOST[version] else error))
+            if error == "unreachable" and quoted == source and _is_about_echo(packet):
+                self._rejections.add(quoted)
 
     def _add(self, source: str, destination: str, *, is_reply: bool, is_out: bool) -> None:
         if is_reply and not is_out:
@@ -344,6 +353,12 @@ def _quoted(packet: bytes) -> str:
     at, size = (24, 16) if family == socket.AF_INET6 else (16, 4)
     address = packet[start + at : start + at + size]
     return socket.inet_ntop(family, address) if len(address) == size else ""
+
+
+def _is_about_echo(packet: bytes) -> bool:
+    """Whether an ICMP error is about an ICMP packet."""
+    at, protocol = (48 + 6, 58) if packet[0] >> 4 == 6 else ((packet[0] & 15) * 4 + 8 + 9, 1)
+    return packet[at : at + 1] == bytes([protocol])
 
 
 def _is_probe(packet: bytes, own: int) -> bool:

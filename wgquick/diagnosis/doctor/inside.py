@@ -44,6 +44,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     for key, watched in evidence.watched.items():
         yield from _blocked(evidence, key, watched)
         yield from _one_way(evidence, key, watched)
+        yield from _rejected(evidence, key, watched)
         yield from _size(evidence, key, watched)
         yield from _places(evidence, key, watched)
     yield from _sources(evidence)
@@ -148,6 +149,17 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     known = any(nets.is_single(ip) for ip in watched.after.allowed_ips)
     sure = LIKELY if known else POSSIBLE
     yield cause("no-data-back", message, *facts, remedy=remedy, peer=key, confidence=sure, other_end="wgq doctor")
+
+
+def _rejected(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
+    """The other end answers, but its firewall rejects what doctor sends. It may mean to."""
+    found = [each.address for each in watched.echoes if each.address in evidence.rejections]
+    if found and not any(each.answered == "icmp" for each in watched.echoes):
+        message = f"the tunnel works, but {listed(found)} rejects echo requests, and may reject all else too"
+        fact = "an ICMP error from the address itself came back: its firewall has a rule that rejects"
+        remedy = "see the input chains of the firewall at the other end"
+        mild = cause("no-data-back", message, fact, remedy=remedy, peer=key, severity=INFO, other_end="wgq doctor")
+        yield mild._replace(confidence=POSSIBLE)
 
 
 def _never_sent(evidence: Evidence, key: PublicKey, address: str, asked: str) -> Cause:

@@ -444,6 +444,7 @@ class _Run:
             passed_on=self._passed_on(),
             came_out=self._prober.seen().destinations,
             went_in=self._prober.seen().returned,
+            rejections=self._prober.seen().rejections,
             watched=found,
         )
 
