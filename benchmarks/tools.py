@@ -178,7 +178,7 @@ def made(machine: Namespace, text: str) -> bool:
         and {each for each in addresses if not each.startswith("fe80:")} == _list(interface["Address"])
         and f"mtu {interface.get('MTU', '1420')} " in machine.out("ip", "link", "show", "wg0")
         and all(_is_routed(machine, address) == (address in _reached(peers)) for address in _PLACES)
-        and ("Table" not in interface or bool(machine.out("ip", "route", "show", "table", interface["Table"])))
+        and ("Table" not in interface or _has_routes(machine, interface["Table"]))
     )
 
 
@@ -192,6 +192,10 @@ def _reached(peers: list[Section]) -> set[str]:
 
 def _is_routed(machine: Namespace, address: str) -> bool:
     return " dev wg0 " in machine.run(["ip", "route", "get", address], check=False).stdout
+
+
+def _has_routes(machine: Namespace, table: str) -> bool:
+    return bool(machine.run(["ip", "route", "show", "table", table], check=False).stdout)
 
 
 def _list(text: str) -> frozenset[str]:
