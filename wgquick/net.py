@@ -279,8 +279,9 @@ class Guard(NamedTuple):
 
     `mark` and `port` are the tunnel's fwmark and UDP port, 0 if not known yet; `endpoints` are addresses (/32,
     /128) with their UDP ports. `networks` do not overlap. `inbound`: replies on connections that came in by other
-    links. `dns`: queries to all DNS servers, while the endpoints are looked up. `servers` are the DNS servers (/32,
-    /128) that `wgq watch` may ask. What `also` allows passes too, while a reload changes the tunnel.
+    links. `dns`: queries while the endpoints are looked up, to `resolvers` or, if these are unknown, to all DNS
+    servers. `servers` are the DNS servers (/32, /128) that `wgq watch` may ask. What `also` allows passes too,
+    while a reload changes the tunnel.
     """
 
     mark: int = 0
@@ -291,6 +292,7 @@ class Guard(NamedTuple):
     dns: bool = False
     servers: tuple[Prefix, ...] = ()
     also: tuple[Guard, ...] = ()
+    resolvers: tuple[Prefix, ...] = ()
 
 
 class LinkRoute(NamedTuple):

@@ -706,10 +706,13 @@ def test_kill_switches_set_at_once_let_each_other_pass(machine: Namespace) -> No
 
 
 def test_a_failed_lookup_sets_the_kill_switch(machines: tuple[Namespace, Namespace]) -> None:
-    """No packet leaves then. The next up queries a DNS server, and no other packet leaves."""
+    """No packet leaves then. The next up queries the uplink's DNS server, and no other packet leaves."""
     near, router = machines
     tunnel(near, router, "kill-switch = on", endpoint="vpn.example")
-    near.run(["nft", "-f", "-"], input=COUNTER.replace("counter name", "udp dport 53 accept\n counter name"))
+    near.run(
+        ["nft", "-f", "-"],
+        input=COUNTER.replace("counter name", "ip daddr 192.168.7.1 udp dport 53 accept\n counter name"),
+    )
     near.run(["sh", "-c", "echo 'nameserver 192.168.7.1\noptions timeout:1 attempts:1' >/etc/resolv.conf"])
     environment = {"WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
     said = wgq(near, "up", "wg0", status=1, **environment).stderr
@@ -718,6 +721,7 @@ def test_a_failed_lookup_sets_the_kill_switch(machines: tuple[Namespace, Namespa
     before = leaks(near)
     try_everything(near)
     assert leaks(near) == before
+    others = near.popen(["python3", "-c", SEND.replace("(to, 9)", "(to, 53)")])  # queries to other servers
     wgq(near, "up", "wg0", status=1, **environment)
     assert "dport { 53" not in near.out("nft", "list", "ruleset")
     answer = f"""
@@ -735,6 +739,8 @@ while True:
         wgq(near, "up", "wg0")
         server.kill()
     assert leaks(near) == before
+    others.kill()
+    others.wait()
     assert reaches(near, "10.9.0.1")
     wgq(near, "down", "wg0")
     assert tables(near) == []

@@ -72,12 +72,19 @@ def first_endpoints(
 
 
 def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
-    """Set the kill switch in its form before the link exists; `dns` allows DNS queries."""
+    """Set the kill switch in its form before the link exists.
+
+    `dns` allows DNS queries to the uplinks' servers, or to all if the host's resolver keeps its servers to itself.
+    """
+    asked = host.outside_servers(_given(settings, host)) if dns else ()
+    resolvers = tuple(plan.servers(plan.with_servers("", asked)))
     facts = plan.TrafficFacts(lans=excluded_lans(settings, host))
     noted = plan.remembered(found.resolved.items())
     text = plan.with_servers(noted, servers(settings, plan.standing(run.undos), host))
     run.apply(
-        step._replace(guard=step.guard._replace(dns=dns)) if isinstance(step, SetGuard) else step
+        step._replace(guard=step.guard._replace(dns=dns, resolvers=resolvers))
+        if isinstance(step, SetGuard)
+        else step
         for step in plan.guard(settings, text, facts)
     )
 

@@ -185,12 +185,23 @@ def _rules_of(name: str, wanted: Guard) -> _Own:
         "udp sport 68 udp dport 67 accept",
         "ip6 daddr { fe80::/10, ff02::/16 } udp sport 546 udp dport 547 accept",
         "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
-        *(["meta l4proto { tcp, udp } th dport { 53, 853 } accept"] if wanted.dns else []),
+        *(_lookups(wanted) if wanted.dns else ()),
     ]
     return _Own(
         (f'oifname {{ "lo", "{name}" }} accept', *host, *answers, *lans),
         (f'iifname "{name}" accept', f'oifname "{name}" accept', *answers, *lans),
     )
+
+
+def _lookups(wanted: Guard) -> Iterator[str]:
+    """The queries of all programs while names are looked up: the host's resolver may be another process."""
+    queries = "meta l4proto { tcp, udp } th dport { 53, 853 } accept"
+    if not wanted.resolvers:
+        yield queries
+    for family, kind in ((4, "ip"), (6, "ip6")):
+        servers = ", ".join(address_text(each.address) for each in wanted.resolvers if each.family == family)
+        if servers:
+            yield f"{kind} daddr {{ {servers} }} {queries}"
 
 
 def _queries(wanted: Guard) -> Iterator[str]:
