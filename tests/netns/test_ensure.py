@@ -150,6 +150,7 @@ def test_an_interface_of_wg_quick_is_accepted(machine: Namespace) -> None:
     write(machine, config(peer=f"{FULL}, 10.8.0.0/16", address="10.0.0.1/24, fd00::1/64"))
     ensure(machine)
     assert "10.8.0.0/16" in networks(machine)
+    assert "a restart for kill-switch" in ensure(machine, "--kill-switch", status=3)  # no journal would remove it
     machine.run(["wg-quick", "down", "wg0"], env=environment)
     assert "wg0" not in links(machine)
 

@@ -15,8 +15,8 @@ class Planned(NamedTuple):
     `text` has the commands of the transcript. `reason` is the place in the file (PATH:LINE), or the path alone if
     the file has no line for it. `interrupts` are the peers that lose their session. `undo` has the commands that
     revert the change; empty if it disappears with the link or cannot be reverted. `known_after` says what decides
-    the open values in `text`: "PreUp" or "the host"; "" if none is open. `has_open_number` is whether `text` has
-    `(known ...)` in place of a number.
+    the open values in `text`: "PreUp", "the host" or "the lookup"; "" if none is open. `has_open_number` is whether
+    `text` has `(known ...)` in place of a number.
     """
 
     sign: str
