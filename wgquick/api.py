@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from wgquick.plan.difference import Move
     from wgquick.plan.places import Places
     from wgquick.plan.planned import Plan
-    from wgquick.ports import Guarded, Host, WireGuard
+    from wgquick.ports import Host, Watchdog, WireGuard
     from wgquick.rehearsal import Report
     from wgquick.routing import Query
     from wgquick.status.observe import Observer
@@ -233,24 +233,24 @@ def ensure(
     )
 
 
-def begin_trial(asked: Asked) -> Guarded:
+def begin_trial(asked: Asked) -> Watchdog:
     """Start a trial in separate processes, as `wgq try` does (`wgquick.executor.trying`).
 
     They make the change, and roll it back unless it is confirmed within `asked.seconds`, even if this process ends.
     It forks: call it in the main thread while no other thread runs.
     """
     from wgquick.executor.trying import Attempt
-    from wgquick.system import guards
+    from wgquick.system import watchdogs
     from wgquick.system.echo import Echo
 
     valid_name(asked.name)
     if asked.ping:
         Echo(asked.ping)  # an invalid address fails before any change
 
-    def work(own: guards.Guards) -> None:
+    def work(own: watchdogs.Watchdogs) -> None:
         Attempt(asked, lambda: _host(_print_error), _print_error, own, Echo).run()
 
-    return guards.begin(work, f"{asked.name}: {asked.verb} on trial")
+    return watchdogs.begin(work, f"{asked.name}: {asked.verb} on trial")
 
 
 def try_(
@@ -892,7 +892,7 @@ def _line_by_line(transcript: Transcript | None) -> Transcript:
 
 
 def _print_error(text: str) -> None:
-    """The `say` of a trial's guard; its standard error is a file in memory."""
+    """The `say` of a trial's watchdog; its standard error is a file in memory."""
     write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
 
 

@@ -381,8 +381,8 @@ class Host(Protocol):
         """The lock held while rules and tables are chosen and added, so that two tunnels choose different ones."""
 
 
-class Guarded(NamedTuple):
-    """A trial's guard, as its caller sees it.
+class Watchdog(NamedTuple):
+    """A trial's watchdog, as its caller sees it.
 
     `news` is a pipe with a JSON object per line; `output` are the files with its standard output and error.
     """
@@ -392,8 +392,8 @@ class Guarded(NamedTuple):
     output: tuple[int, int]
 
 
-class Guards(Protocol):
-    """The guard and the standby of a trial (`wgquick.system.guards`)."""
+class Watchdogs(Protocol):
+    """The watchdog and the standby of a trial (`wgquick.system.watchdogs`)."""
 
     @property
     def is_told_to_stop(self) -> bool:

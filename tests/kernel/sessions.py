@@ -96,7 +96,7 @@ def systemd() -> Iterator[Systemd]:
 
 
 def a_trial_survives_what_systemd_kills() -> None:
-    """A session and a service are killed, and logind ends a session: the guards are in scopes of their own."""
+    """A session and a service are killed, and logind ends a session: the watchdogs are in scopes of their own."""
     with systemd() as there:
         machine = there.machine
         before = {}

@@ -255,7 +255,7 @@ def reload_to_a_taken_port_changes_nothing_and_names_the_holder() -> None:
 
 
 def try_rolls_reload_and_down_back() -> None:
-    """The port that was not set too; the guards are forks of wgq."""
+    """The port that was not set too; the watchdogs are forks of wgq."""
     with host() as machine:
         machine.uplink()
         write(machine, config("PostUp = ip route add 10.99.0.0/16 dev %i", f"PresharedKey = {private_key()}"))

@@ -52,8 +52,8 @@ def state(machine: Namespace) -> list[str]:
     return [re.sub(r"packets \d+ bytes \d+|\t\d+\t\d+\t\d+(?=\t\w+$)", "", line) for line in lines]
 
 
-def guards(machine: Namespace) -> list[int]:
-    """The guard and the standby: the processes that hold the trial's file open."""
+def watchdogs(machine: Namespace) -> list[int]:
+    """The watchdog and the standby: the processes that hold the trial's file open."""
     found = []
     for pid in machine.processes():
         try:
@@ -66,9 +66,9 @@ def guards(machine: Namespace) -> list[int]:
 
 
 def kill(machine: Namespace, victim: int) -> None:
-    """Kill the guard or the standby, and wait until there are two again. A killed process exists for a moment."""
+    """Kill one of the two, and wait until there are two again. A killed process exists for a moment."""
     os.kill(victim, signal.SIGKILL)
-    until(lambda: len(found := guards(machine)) == 2 and victim not in found)
+    until(lambda: len(found := watchdogs(machine)) == 2 and victim not in found)
 
 
 def phase(machine: Namespace) -> str:
@@ -120,7 +120,7 @@ def await_end(machine: Namespace) -> None:
     """Let the trial end now, and wait for that."""
     if phase(machine) == "pending":
         wgq(machine, "confirm", "wg0", "--extend", "0.1")
-    until(lambda: not guards(machine), 60)
+    until(lambda: not watchdogs(machine), 60)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_confirm_keeps_it(up: Namespace) -> None:
     }
     assert errors.decode().endswith("[!] wg0 is confirmed\n")
     assert "10.0.0.7/24" in "".join(state(up))
-    assert guards(up) == []
+    assert watchdogs(up) == []
     assert up.out("find", "/run/wgq", "-name", "*.trial") == ""
     assert "no trial of wg0 is pending" in wgq(up, "confirm", "wg0", status=1).stderr
 
@@ -208,46 +208,46 @@ def test_the_end_of_standard_input_does_not_confirm(up: Namespace) -> None:
     assert state(up) == before
 
 
-@pytest.mark.parametrize("victim", ["the command", "the guard", "the standby", "both in turn"])
+@pytest.mark.parametrize("victim", ["the command", "the watchdog", "the standby", "both in turn"])
 def test_a_killed_process_is_survived(up: Namespace, victim: str) -> None:
     before = state(up)
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
-        pair_of_guards = guards(up)
-        names = [up.out("cat", f"/proc/{pid}/comm") for pid in pair_of_guards]
-        assert names == ["wgq-guard\n", "wgq-standby\n"]
-        assert process.pid not in pair_of_guards
+        pair = watchdogs(up)
+        names = [up.out("cat", f"/proc/{pid}/comm") for pid in pair]
+        assert names == ["wgq-watchdog\n", "wgq-standby\n"]
+        assert process.pid not in pair
         if victim == "the command":
             process.kill()
         elif victim == "both in turn":
             process.kill()
             for _ in range(2):
-                kill(up, min(guards(up)))
+                kill(up, min(watchdogs(up)))
         else:
-            kill(up, pair_of_guards[victim == "the standby"])
+            kill(up, pair[victim == "the standby"])
         assert phase(up) == "pending"
         await_end(up)
     assert state(up) == before
-    if victim in ("the guard", "the standby"):
+    if victim in ("the watchdog", "the standby"):
         assert ended(process)[0] == 4
 
 
 def test_a_confirmation_counts_after_deaths(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         process.kill()
-        kill(up, min(guards(up)))
+        kill(up, min(watchdogs(up)))
         kept = state(up)
         wgq(up, "confirm", "wg0")
         await_end(up)
     assert state(up) == kept
 
 
-def test_status_says_that_both_guards_were_killed(up: Namespace) -> None:
+def test_status_says_that_both_watchdogs_were_killed(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
-        for pid in reversed(guards(up)):  # at the same time, so that neither replaces the other
+        for pid in reversed(watchdogs(up)):  # at the same time, so that neither replaces the other
             os.kill(pid, signal.SIGKILL)
         status, errors = ended(process)
         assert (status, "nothing will be rolled back" in errors) == (1, True)
-    assert "will not be rolled back, as its guards were killed" in wgq(up, "status").stdout
+    assert "will not be rolled back, as its watchdogs were killed" in wgq(up, "status").stdout
     assert (
         "put the earlier file back, then wgq reload wg0" in wgq(up, "confirm", "wg0", "--reject", status=1).stderr
     )
@@ -321,10 +321,10 @@ def test_the_end_of_the_terminal_leaves_the_trial(up: Namespace) -> None:
     assert state(up) == before
 
 
-def test_a_guard_that_gets_a_signal_rolls_back(up: Namespace) -> None:
+def test_a_watchdog_that_gets_a_signal_rolls_back(up: Namespace) -> None:
     before = state(up)
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
-        for pid in guards(up):
+        for pid in watchdogs(up):
             os.kill(pid, signal.SIGTERM)
         assert ended(process)[0] == 4
     assert state(up) == before
@@ -613,7 +613,7 @@ def test_a_note_says_that_systemd_has_no_bus(machine: Namespace) -> None:
     write(machine, config())
     machine.run(["mkdir", "-p", "/run/systemd/system"])
     done = wgq(machine, "try", "up", "wg0", "--timeout", "0.3", status=4)
-    assert "the guard stays in this session's control group" in done.stderr
+    assert "the watchdog stays in this session's control group" in done.stderr
     assert links(machine) == ["lo", "up0", "up1"]
 
 

@@ -1,4 +1,4 @@
-"""A change on trial whose guard is killed at any step, in the change or in the rollback: all is as it was."""
+"""A change on trial whose watchdog is killed at any step, in the change or in the rollback: all is as it was."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wgquick.config.parser import parse
 from wgquick.executor.ensuring import cmd_ensure
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import Asked, Attempt
-from wgquick.system import guards
+from wgquick.system import watchdogs
 from wgquick.system.host import LocalHost
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def die(*others: int) -> None:
 def tried(
     setting: Setting, verb: str, at: int = -1, *, seconds: float = 0.05, text: str = CONFIG, both: bool = False
 ) -> list[str]:
-    """The phases that a trial tells, whose guard is killed at the `at`-th beginning or end of an effect.
+    """The phases that a trial tells, whose watchdog is killed at the `at`-th beginning or end of an effect.
 
     `both`: its standby too, so that nothing is rolled back.
     """
@@ -65,8 +65,8 @@ def _tried(options: Options, verb: str, at: int, seconds: float, text: str, both
     settings = parse(Document.parse(text.encode()), "wg0")
     traps: list[Trap] = []
 
-    def host(own: guards.Guards) -> Any:
-        """The trapped host for the first guard."""
+    def host(own: watchdogs.Watchdogs) -> Any:
+        """The trapped host for the first watchdog."""
         if traps:
             return LocalHost(ignore)
         traps.append(Trap(at, lambda: die(*([own._standby] if both else []))))
@@ -75,10 +75,10 @@ def _tried(options: Options, verb: str, at: int, seconds: float, text: str, both
     asked = Asked(verb, "wg0", seconds, options, ReloadOptions(), settings)
     if verb == "down":
         asked = asked._replace(settings=None, read=lambda: (settings, None))
-    guarded = guards.begin(lambda own: Attempt(asked, lambda: host(own), ignore, own, _never).run(), "")
-    with os.fdopen(guarded.news) as news:
+    watchdog = watchdogs.begin(lambda own: Attempt(asked, lambda: host(own), ignore, own, _never).run(), "")
+    with os.fdopen(watchdog.news) as news:
         told = [json.loads(line)["phase"] for line in news]
-    os.waitpid(guarded.process, 0)
+    os.waitpid(watchdog.process, 0)
     return told
 
 
@@ -138,8 +138,8 @@ def test_a_tunnel_is_as_it_was(setting: Setting, verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["up", "reload", "down"])
-def test_without_guards_other_verbs_finish_it(setting: Setting, verb: str) -> None:
-    """Both guards are killed at any step of the change or of the rollback.
+def test_without_watchdogs_other_verbs_finish_it(setting: Setting, verb: str) -> None:
+    """Both watchdogs are killed at any step of the change or of the rollback.
 
     Down leaves nothing. Reload, and up --ensure, make it as the file says.
     """

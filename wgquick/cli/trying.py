@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from wgquick.cli.verbs import Given
-    from wgquick.ports import Guarded
+    from wgquick.ports import Watchdog
 
 _TIMEOUT = "120"
 _ROLLED_BACK = 4
 _FAILED = 1
-_PAUSE = 100  # milliseconds between two reads of the guard's output
+_PAUSE = 100  # milliseconds between two reads of the watchdog's output
 _PIECE = 65536
 _OF = {
     "up": ("kill-switch", "exclude", "keep-inbound", "netns", "backend"),
@@ -84,13 +84,13 @@ def _asked(verb: str, target: str, given: Given) -> Asked:
 
 
 class _Shown:
-    """Shows the guard's output and the end of a trial. On a terminal Enter confirms and Ctrl-C rejects.
+    """Shows the watchdog's output and the end of a trial. On a terminal Enter confirms and Ctrl-C rejects.
 
     The end of standard input or of the terminal changes nothing.
     """
 
-    def __init__(self, guarded: Guarded, asked: Asked, *, is_json: bool) -> None:
-        self._guarded, self._asked, self._is_json = guarded, asked, is_json
+    def __init__(self, watchdog: Watchdog, asked: Asked, *, is_json: bool) -> None:
+        self._watchdog, self._asked, self._is_json = watchdog, asked, is_json
         self._read = [0, 0]
         self._text = b""
         self._is_pending = False
@@ -107,8 +107,8 @@ class _Shown:
             if self._is_interrupted and self._is_pending:
                 self._is_interrupted = False
                 self._decide(api.reject)
-            if self._guarded.news in ready and (end := self._read_news()) is not None:
-                os.waitpid(self._guarded.process, 0)
+            if self._watchdog.news in ready and (end := self._read_news()) is not None:
+                os.waitpid(self._watchdog.process, 0)
                 self._copy()
                 return self._ended(end)
             if 0 in ready:
@@ -119,14 +119,14 @@ class _Shown:
 
     def _await(self) -> list[int]:
         poller = select.poll()
-        poller.register(self._guarded.news, select.POLLIN)
+        poller.register(self._watchdog.news, select.POLLIN)
         if self._has_terminal and self._is_pending and _is_in_foreground():
             poller.register(0, select.POLLIN)
         return [descriptor for descriptor, _ in poller.poll(_PAUSE)]
 
     def _copy(self) -> None:
-        """Print the guard's new output."""
-        for at, memory in enumerate(self._guarded.output):
+        """Print the watchdog's new output."""
+        for at, memory in enumerate(self._watchdog.output):
             while piece := os.pread(memory, _PIECE, self._read[at]):
                 self._read[at] += len(piece)
                 try:
@@ -136,10 +136,10 @@ class _Shown:
                     break
 
     def _read_news(self) -> dict[str, Any] | None:
-        """Read the guard's news; returns the news of the trial's end, None before it."""
-        piece = os.read(self._guarded.news, _PIECE)
+        """Read the watchdog's news; returns the news of the trial's end, None before it."""
+        piece = os.read(self._watchdog.news, _PIECE)
         if not piece:
-            return {"phase": trial.FAILED, "message": "the guards were killed: nothing will be rolled back"}
+            return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing will be rolled back"}
         self._text += piece
         *lines, self._text = self._text.split(b"\n")
         for line in lines:

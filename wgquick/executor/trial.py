@@ -1,8 +1,8 @@
 """The file of a trial: the change, the deadline and the phase. It has no secrets.
 
-It is beside the journal. The guards of a trial hold a lock on it while they live. It is written in place: a process
-that has it open can read the end of the trial after the file was removed. `up`, `down` and `reload` import this
-module, so it imports nothing slow.
+It is beside the journal. The watchdogs of a trial hold a lock on it while they live. It is written in place: a
+process that has it open can read the end of the trial after the file was removed. `up`, `down` and `reload` import
+this module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Trial(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A trial of an interface, and whether its guard lives."""
+    """A trial of an interface, and whether its watchdog lives."""
 
     name: str
     trial: Trial
-    is_guarded: bool
+    has_watchdog: bool
 
 
 def now() -> int:
@@ -94,8 +94,8 @@ class TrialFile:
         short = trial._replace(message=trial.message[:_LONGEST_MESSAGE])
         os.pwrite(self.descriptor, dumps(list(short)).encode().ljust(_SIZE)[:_SIZE], 0)
 
-    def is_guarded(self) -> bool:
-        """Whether a guard holds the lock. A guard must not ask with its own descriptor."""
+    def has_watchdog(self) -> bool:
+        """Whether a watchdog holds the lock. A watchdog must not ask with its own descriptor."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -146,7 +146,7 @@ def seen(directory: str, name: str) -> Seen | None:
         return None
     try:
         trial = file.read()
-        return None if trial is None or trial.phase in _OVER[:3] else Seen(name, trial, file.is_guarded())
+        return None if trial is None or trial.phase in _OVER[:3] else Seen(name, trial, file.has_watchdog())
     finally:
         file.close()
 
@@ -189,8 +189,8 @@ def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | 
             trial = file.read()
             if trial is None or trial.is_over:
                 raise WgqError(f"no trial of {name} is pending", remedy="It has ended.")
-            if not file.is_guarded():
-                return _without_guard(file, trial, phase)
+            if not file.has_watchdog():
+                return _without_watchdog(file, trial, phase)
             if trial.phase != PENDING or not trial.left:
                 raise _too_late(name, trial)
             deadline = trial.deadline if seconds is None else now() + int(seconds * 1000)
@@ -201,10 +201,10 @@ def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | 
             file.close()
 
 
-def _without_guard(file: TrialFile, trial: Trial, phase: str) -> Trial:
-    """Confirm a trial without a guard, so nobody can roll it back; WgqError for any other `phase`."""
+def _without_watchdog(file: TrialFile, trial: Trial, phase: str) -> Trial:
+    """Confirm a trial without a watchdog, so nobody can roll it back; WgqError for any other `phase`."""
     if phase != CONFIRMED:
-        what = f"the guards of the trial of {file.name} were killed, and with them its rollback"
+        what = f"the watchdogs of the trial of {file.name} were killed, and with them its rollback"
         remedy = f"Keep it as it is: wgq confirm {file.name}\n  Or take it back: {_way_back(trial.verb, file.name)}"
         raise WgqError(what, remedy=remedy)
     file.remove()
@@ -212,7 +212,7 @@ def _without_guard(file: TrialFile, trial: Trial, phase: str) -> Trial:
 
 
 def _way_back(verb: str, name: str) -> str:
-    """The command that takes a change back whose guards were killed: the earlier keys died with them."""
+    """The command that takes a change back whose watchdogs were killed: the earlier keys died with them."""
     if verb == "reload":
         return f"put the earlier file back, then wgq reload {name}"
     return f"wgq {'down' if verb == 'up' else 'up'} {name}"

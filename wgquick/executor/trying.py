@@ -1,7 +1,7 @@
 """`wgq try`: a separate process makes a change, and rolls it back unless it is confirmed in time.
 
-That process is the guard. It keeps the earlier state in memory. A second process, the standby, has the same memory
-and becomes the guard if the guard dies. So the death of one process never prevents the rollback: not during the
+That process is the watchdog. It keeps the earlier state in memory. A second process, the standby, has the same
+memory and replaces the watchdog if it dies. So the death of one process never prevents the rollback: not during the
 change, not during the trial, and not during the rollback itself.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wgquick.executor.restoring import Before
     from wgquick.executor.trial import TrialFile
     from wgquick.options import Options
-    from wgquick.ports import Guarded, Guards, Host
+    from wgquick.ports import Host, Watchdog, Watchdogs
 
     Read = Callable[[], tuple[Settings | None, ConfigError | None]]
     Met = Callable[[], bool]
@@ -37,7 +37,7 @@ _LONGEST_CHANGE = 60.0  # the minimum of seconds until a change counts as hangin
 _ATTEMPTS = ((False, False), (False, False), (True, False), (False, True), (True, True))
 """The attempts to roll back: whether with any port, and whether by down and up."""
 _BETWEEN_ATTEMPTS = 1.0
-_MOST_DEATHS = 20  # the maximum number of guards that may die
+_MOST_DEATHS = 20  # the maximum number of watchdogs that may die
 
 
 class Asked(NamedTuple):
@@ -72,12 +72,12 @@ def criterion(verb: str, text: str) -> tuple[str, str]:
 
 
 class OnTrial:
-    """A change on trial, as seen by the process that started the guard."""
+    """A change on trial, as seen by the process that started the watchdog."""
 
-    def __init__(self, name: str, guarded: Guarded, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, watchdog: Watchdog, say: Callable[[str], None]) -> None:
         """Wait until the change is made; WgqError if it is refused or fails."""
         self.name = name
-        self._guarded = guarded
+        self._watchdog = watchdog
         self._say = say
         self._printed = 0
         self._text = b""
@@ -94,9 +94,9 @@ class OnTrial:
 
     def _next(self) -> dict[str, str | int]:
         while b"\n" not in self._text:
-            piece = os.read(self._guarded.news, 4096)
+            piece = os.read(self._watchdog.news, 4096)
             if not piece:
-                return {"phase": trial.FAILED, "message": "the guards were killed: nothing will be rolled back"}
+                return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing will be rolled back"}
             self._text += piece
         line, _, self._text = self._text.partition(b"\n")
         self._transcribe()
@@ -104,45 +104,45 @@ class OnTrial:
         return news
 
     def _transcribe(self) -> None:
-        """Print the guard's new output."""
-        text = os.pread(self._guarded.output[1], os.fstat(self._guarded.output[1]).st_size, 0)[self._printed :]
+        """Print the watchdog's new output."""
+        text = os.pread(self._watchdog.output[1], os.fstat(self._watchdog.output[1]).st_size, 0)[self._printed :]
         self._printed += len(text)
         for line in text.decode(errors="replace").splitlines():
             self._say(line)
 
     def _finish(self) -> None:
         with suppress(ChildProcessError):
-            os.waitpid(self._guarded.process, 0)
+            os.waitpid(self._watchdog.process, 0)
         self._transcribe()
-        for descriptor in (self._guarded.news, *self._guarded.output):
+        for descriptor in (self._watchdog.news, *self._watchdog.output):
             os.close(descriptor)
         if self._end["phase"] == trial.FAILED:
             raise WgqError(str(self._end["message"]))
 
 
 class Attempt:
-    """One trial, in the guard's process."""
+    """One trial, in the watchdog's process."""
 
     def __init__(
         self,
         asked: Asked,
         host: Callable[[], Host],
         say: Callable[[str], None],
-        guards: Guards,
+        watchdogs: Watchdogs,
         ping: Callable[[str], Met],
     ) -> None:
         self._asked = asked
         self._new_host = host
         self._host = host()
         self._say = say
-        self._guards = guards
+        self._watchdogs = watchdogs
         self._ping = ping
         self._is_orphaned = False
         self._deaths = 0
         self._tried: Settings | None = asked.settings
 
     def run(self) -> None:
-        """Make the change and guard it until the trial ends."""
+        """Make the change and wait for the end of the trial."""
         try:
             with self._host.interface_lock(self._asked.name):
                 earlier = self._earlier()
@@ -151,24 +151,24 @@ class Attempt:
                 else:
                     self._begin()
         except WgqError as error:
-            self._guards.tell({"phase": trial.FAILED, "status": error.status, "message": str(error)})
-            self._guards.end()
+            self._watchdogs.tell({"phase": trial.FAILED, "status": error.status, "message": str(error)})
+            self._watchdogs.end()
             return
         if earlier is not None:
             self._follow(earlier)
         else:
-            self._guard()
+            self._wait()
 
     def _earlier(self) -> TrialFile | None:
-        """The file of a pending trial, or None. A trial without a guard is over, and its file is removed."""
+        """The file of a pending trial, or None. A trial without a watchdog is over, and its file is removed."""
         directory, name = self._host.journal_directory, self._asked.name
         file = trial.existing(directory, name)
         if file is None:
             return None
         found = file.read()
-        if found is not None and file.is_guarded() and found.phase == trial.PENDING:
+        if found is not None and file.has_watchdog() and found.phase == trial.PENDING:
             return file
-        if found is not None and file.is_guarded() and not found.is_over:
+        if found is not None and file.has_watchdog() and not found.is_over:
             raise WgqError(f"a trial of {name} is {found.phase}", remedy="Try again when that is done.")
         file.remove()
         file.close()
@@ -206,7 +206,7 @@ class Attempt:
     def _share(self) -> None:
         """Start a standby. It keeps the trial's file and the network namespace, which the rollback needs."""
         kept = (self._file.descriptor, self._before.namespace)
-        self._guards.share(self._take_over, self._hangs, tuple(each for each in kept if each >= 0))
+        self._watchdogs.share(self._take_over, self._hangs, tuple(each for each in kept if each >= 0))
 
     def _limit(self) -> int:
         """The time at which a change that begins now counts as hanging (`trial.now`)."""
@@ -260,10 +260,10 @@ class Attempt:
         deadline = trial.now() + int(self._asked.seconds * 1000)
         with self._host.lock():
             file.write(begun._replace(phase=trial.PENDING, deadline=deadline))
-        self._guards.tell({"phase": trial.PENDING, "deadline": deadline})
+        self._watchdogs.tell({"phase": trial.PENDING, "deadline": deadline})
 
     def _join(self, file: TrialFile) -> None:
-        """Make another change of an interface on trial. The guard of the first change rolls back both."""
+        """Make another change of an interface on trial. The watchdog of the first change rolls back both."""
         asked = self._asked
         with self._host.lock():
             earlier = file.read()
@@ -275,7 +275,7 @@ class Attempt:
             file.write(begun)
         self._file = file
         self._say(note(f"{asked.name} is on trial: this extends it, and a rollback takes back all of it"))
-        self._guards.share(lambda: None, self._hangs, (file.descriptor,))
+        self._watchdogs.share(lambda: None, self._hangs, (file.descriptor,))
         try:
             self._tried = self._settings()
             self._change()
@@ -284,21 +284,21 @@ class Attempt:
                 file.write(earlier)
             raise
         self._put_on_trial(file, begun)
-        self._guards.end()
+        self._watchdogs.end()
 
     def _follow(self, file: TrialFile) -> None:
-        """Wait for the end of a trial that another process guards."""
+        """Wait for the end of a trial that another watchdog has."""
         met = self._criterion()
         while True:
             found = file.read()
-            if found is None or found.is_over or not file.is_guarded():
+            if found is None or found.is_over or not file.has_watchdog():
                 phase = found.phase if found and found.is_over else trial.FAILED
-                self._guards.tell(self._news(found._replace(phase=phase) if found else Trial("", phase=phase)))
+                self._watchdogs.tell(self._news(found._replace(phase=phase) if found else Trial("", phase=phase)))
                 return
             self._confirm_if(met)
             time.sleep(_PAUSE)
 
-    def _guard(self) -> None:
+    def _wait(self) -> None:
         met = self._criterion()
         while True:
             found = self._file.read() or Trial(self._asked.verb, phase=trial.REJECTED)
@@ -311,19 +311,19 @@ class Attempt:
                 continue
             if found.phase == trial.PENDING:
                 self._confirm_if(met)
-            self._guards.renew()
+            self._watchdogs.renew()
             time.sleep(min(_PAUSE, max(found.left, 0.001)))
 
     def _is_due(self, found: Trial) -> bool:
         return (
             self._is_orphaned
-            or self._guards.is_told_to_stop
+            or self._watchdogs.is_told_to_stop
             or found.phase in (trial.REJECTED, trial.RETURNING)
             or not found.left
         )
 
     def _take_over(self) -> None:
-        """Become the guard, in the standby's process."""
+        """Become the watchdog, in the standby's process."""
         self._host = self._new_host()
         self._deaths += 1
         if self._deaths > _MOST_DEATHS:
@@ -332,8 +332,8 @@ class Attempt:
         self._share()
         found = self._file.read()
         if found is not None and found.phase == trial.CHANGING and found.changes == 1:
-            self._is_orphaned = True  # the guard died during the change
-        self._guard()
+            self._is_orphaned = True  # the watchdog died during the change
+        self._wait()
 
     def _go_back(self) -> bool:
         """Roll back, under the interface's lock; returns False if the rollback is no longer due."""
@@ -382,11 +382,11 @@ class Attempt:
             if remove:
                 self._file.remove()
         if found.phase != trial.FAILED or not remove:  # a failed change is reported as an error
-            self._guards.note(
+            self._watchdogs.note(
                 f"{self._asked.name}: {self._asked.verb}: {phase}{found.message and ': '}{found.message}"
             )
-            self._guards.tell(self._news(found))
-        self._guards.end()
+            self._watchdogs.tell(self._news(found))
+        self._watchdogs.end()
 
     def _news(self, found: Trial) -> dict[str, str | int]:
         return {"phase": found.phase, "by": found.by, "status": 1, "message": found.message}

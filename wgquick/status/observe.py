@@ -75,8 +75,8 @@ class Observer:
         return Status(time.time(), found, () if asked else self._standing(tuple(there)), trials)
 
     def _trials(self) -> Iterator[TrialStatus]:
-        for name, found, is_guarded in trial.all_seen(self._host.journal_directory):
-            yield TrialStatus(name, found.verb, found.phase, found.left, is_guarded, found.message)
+        for name, found, has_watchdog in trial.all_seen(self._host.journal_directory):
+            yield TrialStatus(name, found.verb, found.phase, found.left, has_watchdog, found.message)
 
     def _located(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
         """The interface, read in the network namespace into which wgq has put it."""

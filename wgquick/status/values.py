@@ -95,15 +95,15 @@ class InterfaceStatus(NamedTuple):
 class TrialStatus(NamedTuple):
     """A change that `wgq try` has made. `phase` is changing, pending, rejected, rolling back or failed.
 
-    `seconds_left` is the time until the rollback; `guarded` is whether a guard lives that would do it. `message`
-    says why a rollback failed.
+    `seconds_left` is the time until the rollback; `has_watchdog` is whether a process lives that would do it.
+    `message` says why a rollback failed.
     """
 
     interface: str
     verb: str
     phase: str
     seconds_left: float
-    guarded: bool
+    has_watchdog: bool
     message: str = ""
 
 

@@ -1,7 +1,7 @@
-"""Starts the guard of a trial and its standby, which survive their terminal, their caller and each other.
+"""Starts the watchdog of a trial and its standby, which survive their terminal, their caller and each other.
 
-The guard starts as a child of the caller, in a separate session. It writes to files in memory, which the caller
-shows: a pipe or terminal without a reader would block it during a change. If systemd runs, the guard moves to a
+The watchdog starts as a child of the caller, in a separate session. It writes to files in memory, which the caller
+shows: a pipe or terminal without a reader would block it during a change. If systemd runs, the watchdog moves to a
 separate scope, as systemd kills the control group of a login session or service that ends.
 """
 
@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from wgquick.ports import Guarded
+from wgquick.ports import Watchdog
 from wgquick.transcript import note
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 _SYSTEMD = "/run/systemd/system"
 _BUS_PATIENCE = 3.0
 _LOOK_AGAIN = 0.01
-_PAUSE = 500  # milliseconds between the standby's checks of the guard
+_PAUSE = 500  # milliseconds between the standby's checks of the watchdog
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _PR_SET_DUMPABLE = 4
 _CAP_IPC_LOCK = 1 << 14
 
 
-class Guards:
-    """Implements wgquick.ports.Guards, in the guard and in its standby."""
+class Watchdogs:
+    """Implements wgquick.ports.Watchdogs, in the watchdog and in its standby."""
 
     def __init__(self, news: int) -> None:
         self._news = news
@@ -60,7 +60,7 @@ class Guards:
             os.close(self._lifeline)
             self._lifeline = -1
         self._again = (take_over, hangs, keep)
-        guard = os.getpid()
+        watchdog = os.getpid()
         end, lifeline = os.pipe()
         _flush()
         standby = os.fork()
@@ -74,10 +74,10 @@ class Guards:
             hold_memory()
             _name("wgq-standby")
             with _spared():
-                has_died = _outlives(end, guard, hangs)
+                has_died = _outlives(end, watchdog, hangs)
             if has_died:
                 os.close(end)
-                _name("wgq-guard")
+                _name("wgq-watchdog")
                 take_over()
         finally:
             os._exit(0)
@@ -111,7 +111,7 @@ class Guards:
                 os.waitpid(self._standby, 0)
 
 
-def begin(work: Callable[[Guards], None], description: str) -> Guarded:
+def begin(work: Callable[[Watchdogs], None], description: str) -> Watchdog:
     """Start a process that runs `work` and then ends; `description` is for its scope.
 
     No other thread may be running: it forks.
@@ -122,7 +122,7 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
     process = os.fork()
     if process:
         os.close(end)
-        return Guarded(process, news, output)
+        return Watchdog(process, news, output)
     try:
         os.setsid()
         os.close(news)
@@ -132,15 +132,15 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
             os.dup2(os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_APPEND), descriptor)
         _close_all_but((0, 1, 2, end))
         hold_memory()
-        _name("wgq-guard")
+        _name("wgq-watchdog")
         try:
             leave_control_group(description)
         except OSError as error:
             print(
-                note(f"systemd: {error.strerror or error}: the guard stays in this session's control group"),
+                note(f"systemd: {error.strerror or error}: the watchdog stays in this session's control group"),
                 file=sys.stderr,
             )
-        work(Guards(end))
+        work(Watchdogs(end))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -148,14 +148,14 @@ def begin(work: Callable[[Guards], None], description: str) -> Guarded:
         os._exit(0)
 
 
-def _outlives(end: int, guard: int, hangs: Callable[[], bool]) -> bool:
-    """Wait for the guard's end; returns whether it died."""
+def _outlives(end: int, watchdog: int, hangs: Callable[[], bool]) -> bool:
+    """Wait for the watchdog's end; returns whether it died."""
     poller = select.poll()
     poller.register(end, select.POLLIN)
     while not poller.poll(_PAUSE):
         if hangs():
             with suppress(ProcessLookupError):
-                os.killpg(guard, signal.SIGKILL)  # with the hook that it waits for
+                os.killpg(watchdog, signal.SIGKILL)  # with the hook that it waits for
     return os.read(end, 1) == b""
 
 
@@ -172,7 +172,7 @@ def _flush() -> None:
 
 
 def _close_all_but(kept: tuple[int, ...]) -> None:
-    """Close inherited descriptors: they would keep a caller's pipe open or an earlier guard's lock held."""
+    """Close inherited descriptors: they would keep a caller's pipe open or an earlier watchdog's lock held."""
     for entry in os.listdir("/proc/self/fd"):
         if int(entry) not in kept:
             with suppress(OSError):
@@ -190,7 +190,7 @@ def hold_memory() -> None:
 
 
 def _name(name: str) -> None:
-    """Name this process as ps(1) and killall(1) show it, so that who kills all `wgq` does not kill both guards."""
+    """Name this process as ps(1) and killall(1) show it, so that `killall wgq` does not kill both watchdogs."""
     with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(name)
 
