@@ -249,8 +249,8 @@ def test_a_killed_reload_is_finished_or_undone(machine: Namespace) -> None:
 
 def test_a_killed_reload_leaves_no_other_kill_switch(machine: Namespace) -> None:
     """The next reload sets the kill switch of the file, or takes it away; and down removes it."""
-    assert kill_at_steps(machine, call_in_process, 3, files=GUARDED) > 12
-    assert kill_at_steps(machine, call_in_process, 3, files=(UNGUARDED, GUARDED[1])) > 12
+    assert kill_at_steps(machine, call_in_process, 5, files=GUARDED) > 8
+    assert kill_at_steps(machine, call_in_process, 5, files=(UNGUARDED, GUARDED[1])) > 8
 
 
 def reload_failing_at(step: int) -> bool:
