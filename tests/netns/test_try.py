@@ -243,8 +243,10 @@ def test_a_confirmation_counts_after_deaths(up: Namespace) -> None:
 
 def test_status_says_that_both_watchdogs_were_killed(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
-        for pid in reversed(watchdogs(up)):  # at the same time, so that neither replaces the other
-            os.kill(pid, signal.SIGKILL)
+        pair = watchdogs(up)
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that neither replaces the other
+            for pid in pair:
+                os.kill(pid, number)
         status, errors = ended(process)
         assert (status, "nothing will be rolled back" in errors) == (1, True)
     assert "will not be rolled back, as its watchdogs were killed" in wgq(up, "status").stdout
