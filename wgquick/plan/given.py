@@ -47,27 +47,34 @@ def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
 
 
 def recorded_given(peers: Earlier) -> list[list[Any]]:
-    """The journal's form of `given`: the fields, and the keys for which they are the same, as one text.
+    """The journal's form of `given`: the fields that peers share, and their keys and hashes, each as one text.
 
-    There may be 10,000 peers, most of which have the same fields.
+    There may be 10,000 peers, most of which have the same fields but the hash.
     """
-    keys: dict[Given, list[bytes]] = {}
+    groups: dict[tuple[object, ...], list[tuple[bytes, str]]] = {}
     for key, each in peers.items():
-        keys.setdefault(each, []).append(key)
-    return [[*each, b"".join(same).hex()] for each, same in keys.items()]
+        groups.setdefault(each[:-1], []).append((key, each.preshared_key))
+    return [
+        [*shared, b"".join([key for key, _ in group]).hex(), " ".join([hashed for _, hashed in group])]
+        for shared, group in groups.items()
+    ]
 
 
 def read_given(recorded: object) -> Earlier:
     """Parses the journal's form, or that of earlier versions; ValueError or TypeError if it is not valid."""
     found: Earlier = {}
+    new = tuple.__new__
     match recorded:
         case dict():
             return {bytes.fromhex(key): Given(*fields) for key, fields in recorded.items()}
         case list():
-            for *fields, text in recorded:
+            for endpoint, keepalive, has_key, has_ips, text, hashes in recorded:
                 keys = bytes.fromhex(text)
-                same = [keys[at : at + KEY_LENGTH] for at in range(0, len(keys), KEY_LENGTH)]
-                found.update(dict.fromkeys(same, Given(*fields)))
+                each = [keys[at : at + KEY_LENGTH] for at in range(0, len(keys), KEY_LENGTH)]
+                found |= {
+                    key: new(Given, (endpoint, keepalive, has_key, has_ips, hashed))
+                    for key, hashed in zip(each, str.split(hashes, " "), strict=True)
+                }
             return found
         case _:
             raise ValueError

@@ -30,6 +30,12 @@ _MARKED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _RULED = re.compile(r"\#{2,} \s* (?: client | begin ) \s+", re.IGNORECASE | re.VERBOSE)
+# The usual forms of the above: a short name of single words, for which nothing has to be cleaned.
+_USUAL = re.compile(
+    rb"""\#{2,} [ \t]* (?: client | begin ) [ \t]+
+    ( [!\"$-Z\\-~]+ (?: [ ][!\"$-Z\\-~]+ )* ) [ ]? \#* \s*""",
+    re.IGNORECASE | re.VERBOSE,
+).fullmatch
 _END = re.compile(r"end(?:_peer)?\s", re.IGNORECASE)
 _SETTING = re.compile(r"[\w-]+\s*=.*|\[.*", re.IGNORECASE)
 # Other comments that programs write, and comments for wgq.
@@ -81,6 +87,7 @@ class _Comment(NamedTuple):
 
 
 _ENDED = _Comment("end")
+_new = tuple.__new__
 _E, _OF_OTHERS = frozenset({"e", "E"}), frozenset({"end", "header"})
 
 
@@ -180,6 +187,9 @@ class _Reader:
         raw = self._raw[row]
         if raw.lstrip(b"# \t")[:4].lower() == b"end ":  # the usual end of a block, without further calls
             self.above.append(_ENDED)
+            return
+        if len(raw) < _KEY_LENGTH and (usual := _USUAL(raw)):
+            self.above.append(_new(_Comment, ("marked", usual[1].decode("ascii"), "", False)))
             return
         comment = _comment(raw.decode("utf-8", "replace").strip())
         if comment.kind == "header":
