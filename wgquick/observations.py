@@ -81,7 +81,8 @@ class Arrivals(NamedTuple):
     """The packets captured on a tunnel's link: the sources of echo replies that came out of it, and the (source,
     destination) pairs of all packets that came out, and of all that went in. `refusals` are the destinations
     about which ICMP errors came out, with the error: "time-exceeded", "no-host" or "unreachable". `rejections` are
-    addresses that answered an echo request with such an error themselves, as only a firewall does.
+    addresses that answered an echo request with such an error themselves, as only a firewall does. `has_sent` is
+    whether any packet went in, doctor's included; None if nothing can be captured.
     """
 
     replies: frozenset[str]
@@ -89,6 +90,7 @@ class Arrivals(NamedTuple):
     returned: frozenset[tuple[str, str]] = frozenset()
     refusals: frozenset[tuple[str, str]] = frozenset()
     rejections: frozenset[str] = frozenset()
+    has_sent: bool | None = None
 
 
 class Rulesets(NamedTuple):

@@ -293,6 +293,7 @@ class Tap:
         self._refusals: set[tuple[str, str]] = set()
         self._rejections: set[str] = set()
         self._own = own
+        self._has_sent = False
         self._socket: socket.socket | None = None
         with suppress(OSError):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
@@ -310,6 +311,7 @@ class Tap:
                 packet, address = self._socket.recvfrom(128)  # type: ignore[union-attr]
             except OSError:
                 break
+            self._has_sent |= address[2] == _OUTGOING
             if len(packet) >= 28 and not (address[2] == _OUTGOING and _is_probe(packet, self._own)):
                 self._note(packet, is_out=address[2] == _OUTGOING)
         return Arrivals(
@@ -318,6 +320,7 @@ class Tap:
             frozenset(self._returned),
             frozenset(self._refusals),
             frozenset(self._rejections),
+            self._has_sent if self._socket else None,
         )
 
     def _note(self, packet: bytes, *, is_out: bool) -> None:

@@ -163,8 +163,9 @@ class Evidence(NamedTuple):
     `listen` are the seconds of --listen. `asked_servers` are DNS servers of the file, and whether each answered a
     query. `beyond` are the families in which nothing comes back from beyond a full tunnel. `passed_on` are the
     (source, destination) of packets that came out of the tunnel and are not for this host. `came_out` and
-    `went_in` are all such pairs of packets out of the tunnel and into it. `rejections` are addresses that rejected
-    an echo request themselves.
+    `went_in` are all such pairs of packets out of the tunnel and into it, doctor's own probes not included.
+    `has_sent` is whether any packet went into it, probes included; None if nothing was captured. `rejections` are
+    addresses that rejected an echo request themselves.
     `parameters` are kernel parameters by their path below /proc/sys, None if the kernel lacks one.
     `unread` says what was not read for lack of time; `is_unread` is true if nothing was.
     """
@@ -214,6 +215,7 @@ class Evidence(NamedTuple):
     came_out: frozenset[tuple[str, str]] = frozenset()
     went_in: frozenset[tuple[str, str]] = frozenset()
     rejections: frozenset[str] = frozenset()
+    has_sent: bool | None = None
     listened: float = 0.0
     listen: float = 0.0
     heard: CaptureSummary | None = None

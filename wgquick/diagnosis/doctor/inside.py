@@ -123,7 +123,8 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     if watched.has_data:
         return
     asked = listed(echo.address for echo in watched.echoes)
-    if not watched.sent and not any(echo.errno for echo in watched.echoes):
+    is_kept = not watched.sent or evidence.has_sent is False  # a device also sends keepalives and handshakes
+    if is_kept and not any(echo.errno for echo in watched.echoes):
         yield _never_sent(evidence, key, watched.echoes[0].address, asked)
         return
     mine = (address_text(prefix.address) for prefix in evidence.addresses if not nets.is_link_local(prefix))

@@ -445,6 +445,7 @@ class _Run:
             came_out=self._prober.seen().destinations,
             went_in=self._prober.seen().returned,
             rejections=self._prober.seen().rejections,
+            has_sent=self._prober.seen().has_sent,
             watched=found,
         )
 
