@@ -46,7 +46,7 @@ ORDER = (
 # The only variables that remain of the caller's environment: the programs under test would read many others
 # (WG_QUICK_..., WGQ_DNS, LOG_LEVEL, LC_ALL, FORCE_COLOR, ...). The last three choose what is tested.
 KEPT = re.compile(
-    r"HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
+    r"((RUSTUP|CARGO)_)?HOME|TMPDIR|LD_LIBRARY_PATH|.*_proxy|PYTEST_.*|HYPOTHESIS_.*|COV.*"
     r"|PYTHON(HOME|PATH|DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED)|WGQ_COMMAND|WGQ_TEST_(PAIRS|KERNEL|MIB|STEPS)|WGQ_CIPHER|WGQ_WHEEL",
     re.IGNORECASE,
 )
