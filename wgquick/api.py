@@ -366,10 +366,10 @@ def plan(
         made = planning.plan_reload(settings, ground, reload_options or ReloadOptions())
     else:
         made = planning.diff(settings, ground, reload_options or ReloadOptions())
-    if not offline and made.changes and verb != "diff":
-        is_to_trace = verb != "down" and settings is not None and _may_loop(found, settings, host)
-        if ssh_connection or is_to_trace:
-            made = made._replace(notes=(*made.notes, *_traced(verb, found, settings, ground, ssh_connection)))
+    if offline or not made.changes or verb == "diff":
+        return made
+    if ssh_connection or (verb != "down" and settings is not None and _may_loop(found, settings, host)):
+        made = made._replace(notes=(*made.notes, *_traced(verb, found, settings, ground, ssh_connection)))
     return made
 
 
@@ -404,11 +404,17 @@ def _for_plan(
     return place.name, settings, Places(place.path or STANDARD_INPUT_PATH, documents[0])
 
 
+def _may_loop(name: str, settings: Settings, host: Host) -> bool:
+    from wgquick.diagnosis.looped import may_loop
+
+    return may_loop(name, settings, host.wireguard.interfaces)
+
+
 def _traced(verb: str, name: str, settings: Settings | None, ground: Ground, connection: str) -> Iterator[Line]:
     """Notes on the planned state: if the SSH session is cut off, or if an endpoint is routed into the tunnel."""
     from wgquick.diagnosis import cut_off
     from wgquick.diagnosis.keys import public_key_of
-    from wgquick.diagnosis.looped import looped
+    from wgquick.diagnosis.looped import known_endpoints, looped
     from wgquick.executor import snapshot as executor_snapshot
     from wgquick.plan import up
     from wgquick.plan.desired import desired
@@ -422,35 +428,11 @@ def _traced(verb: str, name: str, settings: Settings | None, ground: Ground, con
         wanted = desired(settings, facts)
         after = cut_off.planned(after, wanted)
         mark = facts.device_fwmark if wanted.fwmark is None else wanted.fwmark
-        for each in up.looped(name, looped(after, name, mark, _known_endpoints(settings))):
+        for each in up.looped(name, looped(after, name, mark, known_endpoints(settings))):
             yield each.line
     found = cut_off.cut_off(seen, after, connection)
     if found:
         yield note(f"{found}: `wgq try {verb} {name}' rolls that back by itself")
-
-
-def _known_endpoints(settings: Settings) -> list[str]:
-    """The first endpoints that are addresses."""
-    from wgquick.diagnosis import nets
-    from wgquick.executor.observe import MOST_TRACED
-
-    hosts = (peer.endpoint.host for peer in settings.peers if peer.endpoint is not None)
-    return [each for each in dict.fromkeys(hosts) if nets.literal(each) is not None and "%" not in each][
-        :MOST_TRACED
-    ]
-
-
-def _may_loop(name: str, settings: Settings, host: Host) -> bool:
-    """Whether an endpoint is in an AllowedIP, or a full tunnel is not the only tunnel. A trace decides."""
-    from wgquick.net import AllowedIP, Prefix, pack_address
-    from wgquick.plan.up import Coverage
-
-    ips = [ip for peer in settings.peers for ip in peer.allowed_ips]
-    covers = Coverage(Prefix(ip.address, ip.length) for ip in ips if ip.length)
-    for each in map(pack_address, _known_endpoints(settings)):
-        if covers(AllowedIP(each, len(each) * 8)):
-            return True
-    return any(not ip.length for ip in ips) and any(each != name for each in host.wireguard.interfaces())
 
 
 def move_lines(move: Move) -> tuple[tuple[Line, ...], tuple[Line, ...]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress
 
 
@@ -52,3 +54,15 @@ class Device(NamedTuple):
     listen_port: int = 0
     fwmark: int = 0
     peers: tuple[DevicePeer, ...] = ()
+
+
+def peer_of(peers: Iterable[DevicePeer], address: bytes) -> tuple[DevicePeer, AllowedIP] | None:
+    """The peer with the longest prefix in AllowedIPs for an address, and that prefix; None if there is none."""
+    number, size = int.from_bytes(address, "big"), len(address)
+    found = (
+        (peer, ip)
+        for peer in peers
+        for ip in peer.allowed_ips
+        if len(ip.address) == size and not (number ^ int.from_bytes(ip.address, "big")) >> (size * 8 - ip.length)
+    )
+    return max(found, key=lambda each: each[1].length, default=None)

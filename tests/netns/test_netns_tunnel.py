@@ -354,7 +354,7 @@ def lasting(text: str) -> list[str]:
 
 @pytest.mark.parametrize("verb", ["reload", "down"])
 def test_a_trial_inside_is_rolled_back(ends: Pair, verb: str) -> None:
-    """Programs inside stay in the namespace, which the guards keep while nothing else has it."""
+    """Programs inside stay in the namespace, which the watchdogs keep while nothing else has it."""
     up(ends.one)
     before = state_inside(ends.one)
     program = ends.one.popen(["ip", "netns", "exec", "vpn", "sleep", "600"])

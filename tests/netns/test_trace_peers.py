@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.interop.pairs import until
 from tests.netns.tunnels import config, wgq, write
-from wgquick.device import DeviceConfig, PeerConfig
-from wgquick.diagnosis.trace import peer_of
+from wgquick.device import DeviceConfig, PeerConfig, peer_of
 from wgquick.net import AllowedIP, Prefix, PublicKey, SocketAddress, pack_address
 from wgquick.system.routes import Routing
 from wgquick.system.snapshot import _path_of

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from wgquick.config.settings import PeerSettings, Settings
-from wgquick.device import Device, DevicePeer
+from wgquick.device import Device, DevicePeer, peer_of
 from wgquick.diagnosis.fib import walk
 from wgquick.diagnosis.reverse import arrive, refusal
-from wgquick.diagnosis.trace import FarEnd, Trace, peer_of, trace
+from wgquick.diagnosis.trace import FarEnd, Trace, trace
 from wgquick.net import AllowedIP, Prefix, PublicKey, SocketAddress, address_text, pack_address
 from wgquick.routing import (
     HOST,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, EPERM, EXDEV
 
+from wgquick.device import peer_of
 from wgquick.diagnosis.fib import is_untouched, text_of, walk
 from wgquick.diagnosis.nets import contains, head, host
 from wgquick.diagnosis.reverse import arrive, refusal
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from wgquick.config.settings import Settings
-    from wgquick.device import DevicePeer
     from wgquick.diagnosis.fib import Passed, Walk
     from wgquick.net import AllowedIP, PublicKey, SocketAddress
     from wgquick.routing import Answer, Dropped, Neighbour, Probe, Snapshot, TunnelDevice
@@ -354,13 +354,6 @@ def outer_query(tunnel: TunnelDevice, endpoint: SocketAddress, snapshot: Snapsho
         source_port=tunnel.device.listen_port,
         destination_port=endpoint.port,
     )
-
-
-def peer_of(peers: Iterable[DevicePeer], address: bytes) -> tuple[DevicePeer, AllowedIP] | None:
-    """The peer with the longest prefix in AllowedIPs for an address, and that prefix; None if there is none."""
-    wanted = host(address)
-    found = ((peer, network) for peer in peers for network in peer.allowed_ips if contains(network, wanted))
-    return max(found, key=lambda each: each[1].length, default=None)
 
 
 def _walk_and_compare(snapshot: Snapshot, query: Query, ask: Callable[[Query], Answer] | None) -> tuple[Walk, str]:

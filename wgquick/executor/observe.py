@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from wgquick.config import location
-from wgquick.config.grammar import GrammarError, mask
+from wgquick.config.grammar import GrammarError
 from wgquick.config.parser import table_fault
 from wgquick.config.tables import table_number
+from wgquick.device import peer_of
 from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import src_valid_mark, udp_port
 from wgquick.lean import TYPE_CHECKING
@@ -92,16 +93,11 @@ class _Tunnels:
             found = self._host.rtnl.link(link)
             is_tunnel = found is not None and found.kind in TUNNELS and link in self._host.wireguard.interfaces()
             self._devices[link] = self._host.wireguard.get(link) if is_tunnel else None
-        device, packed = self._devices[link], pack_address(address)
+        device = self._devices[link]
         if device is None:
             return "", 0
-        fitting = [
-            (ip.length, peer.endpoint)
-            for peer in device.peers
-            for ip in peer.allowed_ips
-            if len(ip.address) == len(packed) and mask(packed, ip.length) == ip.address
-        ]
-        endpoint = max(fitting, key=lambda each: each[0])[1] if fitting else None
+        chosen = peer_of(device.peers, pack_address(address))
+        endpoint = chosen[0].endpoint if chosen else None
         return (endpoint.address if endpoint is not None else ""), device.fwmark
 
 

@@ -1,6 +1,6 @@
 """Restores the state that an interface had before a trial.
 
-That state contains keys, so it is only in the memory of the trial's guards, and never in a file.
+That state contains keys, so it is only in the memory of the trial's watchdogs, and never in a file.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, an
 
 
 def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
-    """Whether the link is missing, incomplete or of another kind, or a restart has set up other extras."""
+    """Whether the link is missing, incomplete or of another kind, or is a new one with wgq's own settings."""
     link = host.rtnl.link(before.name)
     has = wanted.current.link
     if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():

@@ -12,6 +12,7 @@ from wgquick import patience
 from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.config.tables import table_number
+from wgquick.device import peer_of
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside, PortState
 from wgquick.diagnosis.doctor.watching import captured, watched
@@ -22,7 +23,7 @@ from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
 from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text, pack_address
 from wgquick.plan.steps import UnsetDns
-from wgquick.routing import Query
+from wgquick.routing import UDP, Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -376,8 +377,13 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
 
 def _outer(device: Device, end: SocketAddress) -> Query:
     """The query for a device's packets to an endpoint: policy routing rules may have ports."""
-    ports = (device.listen_port, end.port)
-    return Query(pack_address(end.address), None, device.fwmark, "", "", 0, socket.IPPROTO_UDP, *ports)
+    return Query(
+        pack_address(end.address),
+        mark=device.fwmark,
+        protocol=UDP,
+        source_port=device.listen_port,
+        destination_port=end.port,
+    )
 
 
 def _with_loops(evidence: Evidence, inspector: Inspector) -> Evidence:
@@ -398,9 +404,8 @@ def _with_loops(evidence: Evidence, inspector: Inspector) -> Evidence:
 
 def _carrier(tunnel: Device, end: SocketAddress) -> SocketAddress | None:
     """The endpoint of the peer that gets a tunnel's packets to an address."""
-    target = nets.host(pack_address(end.address))
-    fitting = [(ip.length, peer) for peer in tunnel.peers for ip in peer.allowed_ips if nets.contains(ip, target)]
-    return max(fitting, key=lambda each: each[0])[1].endpoint if fitting else None
+    found = peer_of(tunnel.peers, pack_address(end.address))
+    return found[0].endpoint if found else None
 
 
 def _with_uplinks(

@@ -433,6 +433,7 @@ class _Run:
             )
             for peer in self._device.peers
         }
+        seen = self._prober.seen()
         return self._evidence._replace(
             outside=self._outside,
             signs=tuple(merged(self._listener.signs(after), self._counted(after))),
@@ -442,10 +443,10 @@ class _Run:
             asked_servers=self._asked_servers,
             beyond=self._beyond,
             passed_on=self._passed_on(),
-            came_out=self._prober.seen().destinations,
-            went_in=self._prober.seen().returned,
-            rejections=self._prober.seen().rejections,
-            has_sent=self._prober.seen().has_sent,
+            came_out=seen.destinations,
+            went_in=seen.returned,
+            rejections=seen.rejections,
+            has_sent=seen.has_sent,
             watched=found,
         )
 
