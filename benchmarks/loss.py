@@ -134,11 +134,11 @@ _SET_PSK = f"echo {PSK} | wg set wg0 peer {public_key(NEAR)} preshared-key /dev/
 CHANGES = (
     Change("nothing changes", PLAIN, PLAIN),
     Change("nothing changes, of a full tunnel", FULL, FULL),
-    Change("nothing changes, and the far end has roamed", PLAIN, PLAIN, prepare="wg set wg0 listen-port 51999"),
-    Change("a peer comes", PLAIN, tunnel(more=other("10.7.0.0/16"))),
-    Change("a peer goes", tunnel(more=other("10.7.0.0/16")), PLAIN),
-    Change("an AllowedIP comes", PLAIN, tunnel("10.0.0.0/24, 10.8.0.0/16, 10.6.0.0/16")),
-    Change("an AllowedIP goes", PLAIN, tunnel("10.0.0.0/24")),
+    Change("nothing changes, and the other end has roamed", PLAIN, PLAIN, prepare="wg set wg0 listen-port 51999"),
+    Change("a peer is added", PLAIN, tunnel(more=other("10.7.0.0/16"))),
+    Change("a peer is removed", tunnel(more=other("10.7.0.0/16")), PLAIN),
+    Change("an AllowedIP is added", PLAIN, tunnel("10.0.0.0/24, 10.8.0.0/16, 10.6.0.0/16")),
+    Change("an AllowedIP is removed", PLAIN, tunnel("10.0.0.0/24")),
     Change(
         "an AllowedIP moves to another peer",
         tunnel(more=other("10.7.0.0/16")),
@@ -150,11 +150,11 @@ CHANGES = (
     Change("ListenPort", PLAIN, tunnel(interface="ListenPort = 41000")),
     Change("FwMark", PLAIN, tunnel(interface="FwMark = 7")),
     Change("FwMark of a full tunnel", FULL, tunnel("0.0.0.0/0, 10.0.0.0/24", "FwMark = 7")),
-    Change("an address comes", PLAIN, tunnel(address="10.0.0.1/24, 10.4.0.1/24, fd00::1/64")),
-    Change("an address goes", tunnel(address="10.0.0.1/24, 10.4.0.1/24"), PLAIN),
+    Change("an address is added", PLAIN, tunnel(address="10.0.0.1/24, 10.4.0.1/24, fd00::1/64")),
+    Change("an address is removed", tunnel(address="10.0.0.1/24, 10.4.0.1/24"), PLAIN),
     Change("a smaller MTU", PLAIN, tunnel(interface="MTU = 1300")),
-    Change("the default route comes", PLAIN, FULL),
-    Change("the default route goes", FULL, PLAIN),
+    Change("the default route is added", PLAIN, FULL),
+    Change("the default route is removed", FULL, PLAIN),
     Change("another table", PLAIN, tunnel(interface="Table = 77\nPostUp = ip rule add table 77 priority 99")),
 )
 

@@ -52,15 +52,15 @@ COMMANDS = {
 """Each step of a command; the output of the first of two goes to STRIPPED."""
 FIRST, UNCHANGED = "wgq reload", "wgq reload, nothing changed"
 STAGES = (
-    ("wgquick.cli.main", "run", "all, but for the interpreter's start"),
+    ("wgquick.cli.main", "run", "everything except the interpreter's start"),
     ("wgquick.api", "load", "  the file, to values"),
     ("wgquick.executor.reloading", "Reload.__init__", "  the journal, to values"),
-    ("wgquick.executor.snapshot", "current", "  what the host has"),
+    ("wgquick.executor.snapshot", "current", "  the host's state"),
     ("wgquick.system.wireguard", "Control.get", "    the device"),
     ("wgquick.system.netlink", "RtNetlink.link_routes", "    the routes"),
-    ("wgquick.executor.reloading", "desired", "  what the file wants"),
+    ("wgquick.executor.reloading", "desired", "  the desired state"),
     ("wgquick.plan.reload", "change", "  the difference of the device"),
-    ("wgquick.executor.reloading", "difference", "  the difference of all else"),
+    ("wgquick.executor.reloading", "difference", "  all other differences"),
     ("wgquick.executor.reloading", "Reload._apply", "  the changes"),
     ("wgquick.executor.reloading", "Reload._intend", "  the journal before them"),
     ("wgquick.executor.reloading", "Reload._finish", "  the journal after them"),
@@ -177,7 +177,7 @@ def _median(timings: list[Timing]) -> Timing:
 def table(medians: dict[str, Timing]) -> str:
     """The figures as Markdown, with the ratios to those of `wgq reload`."""
     first = medians[FIRST]
-    rows = ["| | seconds | processor, seconds | processor, wgq reload over it |", "|---|---|---|---|"]
+    rows = ["| | seconds | processor, seconds | wgq reload's processor time relative to it |", "|---|---|---|---|"]
     rows += [
         f"| {name} | {each.elapsed:.3f} | {each.processor:.3f} | {first.processor / each.processor:.2f}x |"
         for name, each in medians.items()

@@ -323,7 +323,7 @@ def test_a_reload_resolves_a_new_name_under_the_kill_switch(machines: tuple[Name
     write(near, text.replace(f"{ENDPOINT}:", "none.example:"))
     guarded = guard_of(near)
     planned = wgq(near, "plan", "reload", "wg0", status=2)
-    assert "none.example:51820 cannot be resolved now: its address is unknown until then" in planned.stderr
+    assert "none.example:51820 cannot be resolved now: its address is not known yet" in planned.stderr
     assert "endpoint none.example:51820" in planned.stdout
     wgq(near, "reload", "wg0", status=1, WG_ENDPOINT_RESOLUTION_RETRIES="0")
     assert guard_of(near) == guarded

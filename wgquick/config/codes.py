@@ -5,7 +5,7 @@ FAULTS = {
     "allowed-ip": "an AllowedIPs entry is not a network",
     "amnezia-key": "a key belongs to AmneziaWG; plain WireGuard does not understand it",
     "duplicate-address": "an Address is given twice, which the kernel refuses",
-    "encoding": "the file is UTF-16, its lines end with CR alone, or a text has half of a surrogate pair",
+    "encoding": "the file is UTF-16, its lines end with CR alone, or it has half of a surrogate pair",
     "endpoint": "an Endpoint is not host:port",
     "fwmark": "a FwMark is neither off nor a number of 32 bits",
     "listen-port": "a ListenPort is neither a port nor a service",

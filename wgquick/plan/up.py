@@ -74,7 +74,7 @@ def unresolved(name: str, wanted: Iterable[Endpoint], facts: EndpointFacts) -> t
 
 def unknown(endpoints: Iterable[Endpoint]) -> tuple[Note, ...]:
     """A note for each of these endpoints whose name has no address now, as a plan does not wait for one."""
-    what = "cannot be resolved now: its address is unknown until then"
+    what = "cannot be resolved now: its address is not known yet"
     return tuple(Note(f"{without_keys(str(each))} {what}") for each in dict.fromkeys(endpoints))
 
 

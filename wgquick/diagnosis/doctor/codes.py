@@ -91,7 +91,7 @@ _TABLE = (
      "no-answer answer-refused"),
     ("knock-unknown-key", WARNING, "a host sends handshakes with a key that no peer has", "no-answer"),
     ("knock-stale-clock", ERROR, "a peer's clock went back, so its handshakes are rejected", "no-answer"),
-    ("not-examined", INFO, "a part was not examined, mostly as there was no time"),
+    ("not-examined", INFO, "a part was not examined, mostly for lack of time"),
     ("knock-known", INFO, "a peer's handshakes arrive here"),
     ("knock-none", INFO, "no handshake arrived while doctor listened"),
     ("answer-refused", ERROR, "the answer to a handshake is rejected: the preshared keys differ",
@@ -108,7 +108,7 @@ _TABLE = (
     ("dns-replaced", ERROR, "the tunnel's DNS servers are not in use"),
     ("forwarding-off", ERROR, "forwarding is off on this host"),
     ("forward-blocked", ERROR, "this host's firewall drops forwarded packets"),
-    ("not-masqueraded", ERROR, "forwarded packets leave with an address to which nobody answers"),
+    ("not-masqueraded", ERROR, "forwarded packets leave with a source address that nobody can reply to"),
     ("not-forwarded", ERROR, "the other end does not pass on what this end sends through it", "dns-silent"),
     ("dns-silent", WARNING, "a DNS server of the tunnel does not answer"),
 )  # fmt: skip
