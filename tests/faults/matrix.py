@@ -259,7 +259,7 @@ HERE = (
     Case("a rule before the tunnel's looks up the main table", "route-shadowed", here=FULL, there=FULL_SERVER,
          says="by the policy routing rule with the priority 100", after_here="ip rule add pref 100 lookup main"),
     Case("a rule drops the tunnel's own network", "route-shadowed", here=FULL, there=FULL_SERVER,
-         says="10.66.0.0/24 of this peer's AllowedIPs is dropped here",
+         says="this host drops packets to 10.66.0.0/24 of this peer's AllowedIPs",
          after_here="ip rule add pref 1 to 10.66.0.0/24 blackhole"),
     Case("a blackhole has the other end's inner address", "route-shadowed", says="blackhole",
          after_here="ip route add blackhole 10.66.0.1/32"),

@@ -61,7 +61,7 @@ _SEVERAL_FILES = {
     "endpoint-is-self": (WARNING, "an Endpoint is this interface's own, which the other end has too"),
     "mtu-unequal": (INFO, "the two ends have different MTUs"),
     "private-key-elsewhere": (INFO, "one host has the private keys of both ends"),
-    "no-forwarding-hook": (INFO, "a client sends all traffic to a server, but no hook of the server's file forwards it"),
+    "no-forwarding-hook": (INFO, "a client sends all traffic to a server, but no hook there forwards it"),
     "tunnels-overlap": (INFO, "two files route the same network into their tunnels"),
     "listen-port-shared": (INFO, "two files have the same ListenPort"),
     "mark-shared": (INFO, "two files have the same FwMark or Table"),

@@ -298,7 +298,7 @@ def _by_merged_tables(
     found = lookup(snapshot, LOCAL_TABLE, flow, MAIN_TABLE)
     if found is None or found.error or found.route.kind == "throw":
         other = lookup(snapshot, rules[2].table, flow)
-        found = other or (found if not _has(snapshot, rules[2].table) else None)
+        found = other or (found if not _has_routes(snapshot, rules[2].table) else None)
     if found and found.route.kind == "throw":
         found = None
     passed: list[Passed] = []
@@ -309,7 +309,7 @@ def _by_merged_tables(
     return passed, None, ENETUNREACH
 
 
-def _has(snapshot: Snapshot, table: int) -> bool:
+def _has_routes(snapshot: Snapshot, table: int) -> bool:
     return any(route.table == table for route in snapshot.routes[4])
 
 

@@ -159,7 +159,7 @@ class _Ground:
             is_own = any(owner == one and place.host == endpoint.host for _, owner, place in claims)
             if not is_own or endpoint.port == str(sources[two].settings.listen_port):
                 self._claim(two, endpoint.host)
-        self._name_nobodys()
+        self._note_other_names()
         self._given = self._give()
         self._addresses_of_names = dict(self._resolve())
         self.locals = self._local_networks()
@@ -172,7 +172,7 @@ class _Ground:
         elif owner not in self._fixed and not _is_in(address, (*_NOWHERE, *_LINK_LOCAL)):
             self.known[owner].setdefault(address)
 
-    def _name_nobodys(self) -> None:
+    def _note_other_names(self) -> None:
         """Note the host names of Endpoints for none of the files. They get an address that no host has."""
         for source in self._sources:
             for peer in source.settings.peers:

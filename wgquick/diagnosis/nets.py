@@ -123,7 +123,7 @@ class NetworkSet:
             self.add(network)
 
     def add(self, network: Network) -> None:
-        """Adds a network."""
+        """Add a network."""
         key = (len(network.address), network.length)
         self._heads.setdefault(key, set()).add(head(network.address, network.length))
 

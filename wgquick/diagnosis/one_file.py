@@ -133,7 +133,7 @@ def _private_key(source: Source) -> Iterator[Finding]:
         what = f"the PrivateKey is the example in {document}, which is public"
         yield note(source, section.at("PrivateKey"), "example-key", what, "generate your own key: wg genkey")
     elif not keys.is_generated(secret):
-        what = "this PrivateKey is none that `wg genkey' prints: it may be a public key"
+        what = "`wg genkey' prints no key like this PrivateKey: it may be a public key"
         remedy = "compare `wg pubkey' of it with the PublicKey that the other end has for this interface"
         yield note(source, section.at("PrivateKey"), "private-key-is-public", what, remedy, INFO)
 
@@ -416,9 +416,9 @@ def _port(source: Source) -> Iterator[Finding]:
 
 
 def _too_large(source: Source, place: Place, name: str, port: str) -> Iterator[Finding]:
-    """wg keeps only the low 16 bits of a port, without a word."""
+    """wg keeps only the low 16 bits of a port, without a warning."""
     if port.isascii() and port.isdigit() and int(port) > 0xFFFF and int(port) & 0xFFFF:
-        what = f"{name} is {port}, of which WireGuard uses {int(port) & 0xFFFF}: ports end at 65535"
+        what = f"{name} is {port}, above 65535: WireGuard would use port {int(port) & 0xFFFF}"
         yield note(source, place, "port-too-large", what, "write a port from 1 to 65535")
 
 

@@ -178,7 +178,7 @@ class Causes:
         line, column = source.peer_sections[source.settings.peers.index(peer)].at("Endpoint")
         there = f"at {' '.join(host.known)}, " if host.known else ""
         what = f"the Endpoint {endpoint} does not lead to {host.name} ({there}port {port})"
-        remedy = f"write where it is, or say so: --host {host.name}.conf=ADDRESS"
+        remedy = f"correct the Endpoint, or set the address: --host {host.name}.conf=ADDRESS"
         return Cause("endpoint-unreachable", what, remedy, f"{source.shown}:{line}:{column}")
 
     def is_doubtful(self, probe: Probe, layout: Layout, states: Sequence[State]) -> bool:
@@ -272,13 +272,13 @@ def guess(probe: Probe, reach: Reach, *, handshake: bool) -> Cause:
     """A vague cause, from the symptoms alone, if neither the files nor doctor explain the failure."""
     if not handshake:
         what = "no handshake: nothing answers at the endpoint, or what answers has other keys"
-        return Cause("no-answer", what, "`--keep' leaves the hosts to be looked at")
+        return Cause("no-answer", what, "run it again with `--keep', and inspect the hosts")
     if not reach.ping:
-        what = f"there is a handshake, and no answer from {probe.address}"
-        remedy = "look at AllowedIPs, and at what the hooks of the other end drop"
+        what = f"there is a handshake, but no answer from {probe.address}"
+        remedy = "check AllowedIPs, and what the hooks of the other end drop"
         return Cause("no-data-back", what, remedy)
     if not reach.full_size:
-        what = "small packets pass, and those of the tunnel's MTU do not"
+        what = "small packets pass, but those of the tunnel's MTU do not"
         return Cause("mtu-too-large", what, "write a smaller MTU")
-    what = f"pings pass, and TCP to port {TCP_PORT} of {probe.address} does not"
-    return Cause("tcp-blocked", what, "look at what the hooks of the other end drop")
+    what = f"pings pass, but TCP to port {TCP_PORT} of {probe.address} does not"
+    return Cause("tcp-blocked", what, "check what the hooks of the other end drop")

@@ -93,7 +93,7 @@ def _refuse_faulty(sources: Iterable[Source]) -> None:
         try:
             interface_name(os.path.abspath(source.path))
         except WgqError as error:
-            raise WgqError(error.what, remedy="rename the file") from None
+            raise WgqError(error.what, remedy="Rename the file.") from None
 
 
 class _FaultyFilesError(ConfigError):
@@ -164,7 +164,7 @@ class _Doctors:
         self._hosts = hosts
         ends = sorted({end for probe in tried for end in _ends(probe)})
         asked = {end: ["doctor", hosts[end].interface, "--json"] for end in ends}
-        self._findings = {end: _findings(said) for end, (_, said) in lab.run(asked, _DOCTORS_PATIENCE).items()}
+        self._findings = {end: _findings(output) for end, (_, output) in lab.run(asked, _DOCTORS_PATIENCE).items()}
 
     def of(self, probe: Probe, left: Cause) -> Cause:
         """The first cause that a host on the path finds, the sender first; `left` if there is none."""
@@ -182,11 +182,11 @@ def _ends(probe: Probe) -> list[int]:
     return [end for end in (probe.at, probe.hub, probe.to) if end >= 0]
 
 
-def _findings(said: str) -> list[dict[str, str]]:
+def _findings(output: str) -> list[dict[str, str]]:
     """The findings in the output of `wgq doctor --json`; empty if it failed."""
-    start = said.find("{")
+    start = output.find("{")
     try:
-        found = json.loads(said[start:])["findings"]
+        found = json.loads(output[start:])["findings"]
     except (ValueError, KeyError, TypeError):
         return []
     return list(found)

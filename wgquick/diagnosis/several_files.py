@@ -76,7 +76,7 @@ def _one_key(sources: Sequence[Source]) -> Iterator[Finding]:
             remedy = "generate a separate key: wg genkey"
             if _are_choices(earlier, source):
                 what = f"{earlier.shown} has the same PrivateKey and Address: one of the two can be up at a time"
-                yield note(source, place, "one-key-two-places", what, f"{remedy}, if both are to be up", INFO)
+                yield note(source, place, "one-key-two-places", what, f"to have both up, {remedy}", INFO)
                 continue
             what = f"{earlier.shown} has the same PrivateKey: their peers cannot tell the two apart"
             yield note(source, place, "one-key-two-places", what, remedy)
@@ -89,7 +89,7 @@ def _are_choices(one: Source, two: Source) -> bool:
 
 
 def _public_keys(sources: Sequence[Source]) -> Iterator[Finding]:
-    """The PrivateKeys that are PublicKeys of peers, and no key of `wg genkey`."""
+    """The PrivateKeys that are PublicKeys of peers and do not look like a key of `wg genkey`."""
     peers = {peer.public_key.raw for source in sources for peer in source.settings.peers}
     for source in sources:
         secret = source.settings.private_key
@@ -384,7 +384,7 @@ def _port(end: End, other: End) -> Iterator[Finding]:
         return
     if _is_self(end, other):
         what = f"{other.source.shown} has this Endpoint too: it is this interface's own"
-        remedy = f"remove Endpoint, or write where {other.source.shown} is"
+        remedy = f"remove Endpoint, or write the address of {other.source.shown}"
         yield note(end.source, end.section.at("Endpoint"), "endpoint-is-self", what, remedy)
         return
     if port:
@@ -416,7 +416,7 @@ def _one_key_only(one: Source, two: Source) -> bool:
 
 
 class _Claims:
-    """What the files before claim on one host: ports, marks, tables and networks, each with its files."""
+    """What the earlier files claim on one host: ports, marks, tables and networks, each with its files."""
 
     def __init__(self, tunnels: Tunnels) -> None:
         self._tunnels = tunnels
@@ -431,7 +431,7 @@ class _Claims:
         return _one_key_only(one, two) or self._tunnels.together(one, two)
 
     def add(self, claims: Iterable[Hashable], source: Source) -> None:
-        """Note a file's claims; of the files with one key, the first."""
+        """Note a file's claims. Of several files with the same key, only the first counts."""
         for claim in claims:
             files = self._files[claim]
             if not files or not _one_key_only(files[-1], source):

@@ -480,6 +480,6 @@ def refused_by(far_end: FarEnd, tunnel: TunnelDevice, peer: PublicKey | None, so
         default=None,
     )
     if found is None or found[0].public_key != ours:
-        whose = f"; they are with its peer {found[0].public_key}" if found else ""
-        return f"the other end drops it: the source {address_text(source)} is not in AllowedIPs of this end{whose}"
+        owner = f"; another peer there has it: {found[0].public_key}" if found else ""
+        return f"the other end drops it: the source {address_text(source)} is not in AllowedIPs of this end{owner}"
     return ""

@@ -34,15 +34,13 @@ _IPV6_MTU = 1280  # IPV6_MIN_MTU
 def causes(evidence: Evidence) -> Iterator[Cause]:
     """The causes that these comparisons find."""
     if evidence.is_unread:
-        message = (
-            f"{evidence.name} was not examined, as there was no time: reading the other interfaces took too long"
-        )
+        message = f"{evidence.name} was not examined for lack of time: reading the other interfaces took too long"
         remedy = f"run `wgq doctor {evidence.name}'"
         yield cause("not-examined", message, remedy=remedy, severity=WARNING)
         return
     if evidence.unread:
-        message = f"not examined, as there was no time: {listed(evidence.unread)}"
-        remedy = f"see what holds it up, or run `wgq doctor --listen 30 {evidence.name}', which takes longer"
+        message = f"not examined for lack of time: {listed(evidence.unread)}"
+        remedy = f"find out why it is slow, or run `wgq doctor --listen 30 {evidence.name}', which has more time"
         yield cause("not-examined", message, remedy=remedy)
     if not evidence.is_up:
         yield from _not_up(evidence)
@@ -112,11 +110,11 @@ def _not_up(evidence: Evidence) -> Iterator[Cause]:
         now = evidence.renamed
         message = f"the link {name} was renamed to {now} after it was brought up, so nothing finds it"
         remedy = f"run `ip link set {now} down; ip link set {now} name {name}', then {again(name)}"
-        yield cause("not-up", message, "it has the index that the journal has", remedy=remedy)
+        yield cause("not-up", message, "its index is the one in the journal", remedy=remedy)
     elif link is None and evidence.device is not None:
         message = f"the link {name} is not in this network namespace: it was moved to another one"
         remedy = f"see `ip netns list', and run `ip netns exec NAME wgq doctor {name}'"
-        yield cause("not-up", message, f"the daemon of {name} runs and answers", remedy=remedy)
+        yield cause("not-up", message, f"the daemon of {name} is running and answers", remedy=remedy)
     elif link is None:
         yield from _why_not_up(evidence)
         if evidence.record is not None and evidence.record.complete:
@@ -194,7 +192,7 @@ def _unclaimed(evidence: Evidence) -> Iterator[Cause]:
     """Peers without AllowedIPs, and an own network that no peer has while no peer answers."""
     for peer in evidence.peers:
         if not peer.allowed_ips:
-            message = "this peer has no AllowedIPs: the device sends it nothing, and drops all that it sends"
+            message = "this peer has no AllowedIPs: the device sends nothing to it, and drops everything from it"
             remedy = "add the peer's addresses to AllowedIPs, such as its Address as /32"
             wanted = evidence.wanted.get(peer.public_key)
             if wanted is None or not wanted.allowed_ips:
@@ -317,7 +315,7 @@ def _port(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _nobody_connects(evidence: Evidence) -> Iterator[Cause]:
-    """A random port and no endpoint: no peer knows where to connect, and this end cannot."""
+    """A random port and no endpoint: neither the peers nor this end know where to connect."""
     settings, wanted = evidence.settings, evidence.wanted
     if settings is None or settings.listen_port or _touches(evidence, "listen-port") or not wanted:
         return
@@ -325,9 +323,9 @@ def _nobody_connects(evidence: Evidence) -> Iterator[Cause]:
     if has_met or any(peer.endpoint for peer in wanted.values()):
         return
     port = evidence.device.listen_port if evidence.device else 0
-    message = f"neither end can connect: {evidence.file.path} has no ListenPort, and no peer of it has an Endpoint"
+    message = f"neither end can connect: {evidence.file.path} has no ListenPort, and no [Peer] has an Endpoint"
     fact = f"{evidence.name} listens on port {port}, which the kernel chose"
-    remedy = "add ListenPort = 51820 to [Interface]; the other ends' Endpoint must have that port"
+    remedy = "add ListenPort = 51820 to [Interface]; the Endpoint at each other end must have that port"
     yield cause("nobody-connects", message, fact, remedy=remedy)
 
 
@@ -660,7 +658,7 @@ def _misrouted(evidence: Evidence, key: PublicKey, ip: nets.Network, address: st
             return
     said = _REFUSED.get(way.errno, strerror(way.errno)) if way.errno else f"{way.kind} {way.destination}"
     facts = (f"`ip route get {address}': {said}",)
-    message = f"{ip} of this peer's AllowedIPs is dropped here, by a route or rule before that into {evidence.name}"
+    message = f"this host drops packets to {ip} of this peer's AllowedIPs: a route or rule precedes the tunnel's"
     remedy = f"see `ip route show match {address} table all' and `ip rule', and remove the route that drops it"
     yield cause("route-shadowed", message, *facts, remedy=remedy, peer=key)
 

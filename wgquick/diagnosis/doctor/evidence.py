@@ -78,11 +78,12 @@ class HandshakeResult(NamedTuple):
 
 
 class Beyond(NamedTuple):
-    """Packets of one family to a network beyond the other end of a full tunnel, which nobody there answered.
+    """Unanswered packets of one family to a network beyond the other end of a full tunnel.
 
-    `target` is the address that was probed. `is_forwarding` is true if the other end reported used up hops, which
-    it does only if it forwards; `is_refused` if it reported the address as unreachable. `sent` are destinations
-    beyond of this host's own traffic. `works` is true if packets of the other family come back from beyond.
+    `target` is the address that was probed. `is_forwarding` is true if the other end reported a packet without hops
+    left, which it does only if it forwards; `is_refused` if it reported the address as unreachable. `sent` are the
+    destinations beyond to which this host itself sends. `works` is true if packets of the other family come back
+    from beyond.
     """
 
     peer: PublicKey
@@ -124,7 +125,7 @@ class Watched(NamedTuple):
     def has_data(self) -> bool:
         """Whether more bytes came than handshakes (92 or 148 bytes) and a few keepalives (32 bytes).
 
-        A peer that hears nothing repeats its initiation, up to three times while doctor watches.
+        A peer that gets no answer repeats its initiation, up to three times while doctor watches.
         """
         rest = self.received - 92 * self.has_new_handshake
         return rest > 0 and not any(rest - 148 * times in range(0, 6 * 32, 32) for times in range(4))

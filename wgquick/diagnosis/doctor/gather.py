@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 LIMIT = 9.7
-"""Seconds for everything, unless --listen asks for more. The rest of ten is for the output."""
+"""Seconds for everything, unless --listen asks for more. The rest of the ten seconds is for the output."""
 _READING = 1 / 3  # the part of the time for reading this host
 _JUDGING = 0.7  # seconds for what comes after watching
 _WATCHING = 1.5  # the least seconds in which watching says something
@@ -149,9 +149,9 @@ def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Read
 
 
 class _Reader:
-    """Reads what another program answers, until a monotonic deadline; `unread` says what was not read by then.
+    """Reads from other programs until a monotonic deadline; `unread` says what was not read by then.
 
-    Each reading may take half of the time that is left, so that one that hangs leaves time for the others.
+    Each reading may take half of the remaining time, so that a program that hangs leaves time for the others.
     """
 
     def __init__(self, deadline: float) -> None:

@@ -33,7 +33,7 @@ _ANSWERING = frozenset({
     "1.1.1.1", "1.0.0.1", "2606:4700:4700::1111", "2606:4700:4700::1001", "8.8.8.8", "8.8.4.4",
     "2001:4860:4860::8888", "2001:4860:4860::8844", "9.9.9.9", "2620:fe::fe",
 })  # fmt: skip
-"""Public DNS servers, at which somebody is for certain."""
+"""Public DNS servers, which certainly answer."""
 _MOVES = 2  # changes of an endpoint in a few seconds
 
 
@@ -153,7 +153,7 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
 
 
 def _rejected(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
-    """The other end answers, but its firewall rejects what doctor sends. It may mean to."""
+    """The other end answers, but its firewall rejects what doctor sends. This may be intended."""
     found = [each.address for each in watched.echoes if each.address in evidence.rejections]
     if found and not any(each.answered == "icmp" for each in watched.echoes):
         message = f"the tunnel works, but {listed(found)} rejects echo requests, and may reject all else too"
@@ -184,7 +184,7 @@ def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Caus
     fits = watched.fitting
     outer = fits + (80 if _is_over_ipv6(watched) else 60)
     facts = (
-        f"echo requests of {mtu} bytes are lost, of {fits} bytes answered",
+        f"echo requests of {mtu} bytes are lost, those of {fits} bytes are answered",
         f"with the headers of WireGuard, {fits} bytes become {outer} on the way",
         *_path(watched.path),
     )
@@ -199,7 +199,7 @@ def _path(path: PathMtu | None) -> Iterator[str]:
         by = path.sender or "this host's own link"
         yield f"{by} reports that the MTU of the path to the endpoint is {path.reported} bytes"
     elif path is not None and path.answered and path.lost:
-        sizes = f"of {path.lost} bytes are lost, of {path.answered} bytes answered"
+        sizes = f"of {path.lost} bytes are lost, those of {path.answered} bytes are answered"
         yield f"outside the tunnel, echo requests {sizes}"
 
 
@@ -253,7 +253,7 @@ def _sources(evidence: Evidence) -> Iterator[Cause]:
 def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
     """The other end of a full tunnel answers, and nothing from beyond it does.
 
-    Only this host's own traffic shows that somebody wants to get there: a full tunnel may also lead to one network.
+    Some full tunnels lead to one network only, so this counts only if this host itself sends traffic beyond.
     """
     silent = {server for server, has_answered in evidence.asked_servers.items() if not has_answered}
     found = evidence.beyond
@@ -274,10 +274,10 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
         reasons = f"it does not forward packets ({', '.join(switches)}), {reasons}"
     targets = listed(each.target for each in found)
     sent = [address for each in found for address in each.sent]
-    facts = [f"the other end answers; echo requests to {targets} with 1 to 64 hops bring nothing back from beyond"]
+    facts = [f"the other end answers; echo requests to {targets} with 1 to 64 hops get no answer from beyond"]
     facts += [f"this host sends to {listed(sent)}, and nothing comes back"] if sent else []
     if any(each.is_forwarding for each in found):
-        facts.append("the other end forwards: it reported that the hops of a packet were used up")
+        facts.append("the other end forwards: it reported that a packet had no hops left")
     message = f"the tunnel works, but nothing comes back from beyond its other end ({families}): {reasons}"
     settings = " ".join(f"{switch}=1" for switch in switches)
     remedy = f"at the other end, run `sysctl {settings}', and masquerade what leaves it: its PostUp should do both"
@@ -294,20 +294,20 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _nobody_there(found: Sequence[Beyond], address: str) -> Cause:
-    """One address alone that does not answer may be nobody's."""
+    """A single address that does not answer may belong to no host."""
     message = (
-        f"this host sends to {address} through the tunnel, and nothing comes back: nobody has that address, or the "
-        "other end does not pass packets on"
+        f"this host sends to {address} through the tunnel, and nothing comes back: no host has that address, or "
+        "the other end does not pass packets on"
     )
-    fact = f"echo requests to {listed(each.target for each in found)} with 1 to 64 hops bring nothing back either"
-    remedy = "run doctor while this host pings 9.9.9.9 through the tunnel: then it can tell"
+    fact = f"echo requests to {listed(each.target for each in found)} with 1 to 64 hops get no answer either"
+    remedy = "run doctor while this host pings 9.9.9.9 through the tunnel, which tells the two apart"
     key = found[0].peer
     mild = cause("not-forwarded", message, fact, remedy=remedy, peer=key, severity=INFO, other_end="wgq doctor")
     return mild._replace(confidence=POSSIBLE)
 
 
 def _silent_servers(evidence: Evidence) -> Iterator[Cause]:
-    """DNS servers that are reached through a tunnel that works, and do not answer."""
+    """DNS servers in a working tunnel that do not answer."""
     if not any(watched.answers or watched.has_data for watched in evidence.watched.values()):
         return
     if silent := [server for server, has_answered in evidence.asked_servers.items() if not has_answered]:
@@ -319,8 +319,8 @@ def _silent_servers(evidence: Evidence) -> Iterator[Cause]:
         ]
         facts = [f"no peer's AllowedIPs has {listed(beside)}"] if beside else []
         remedy = (
-            f"see that a resolver runs at {silent[0]} and accepts queries from the tunnel, or write another server "
-            "into DNS"
+            f"check that a resolver runs at {silent[0]} and accepts queries from the tunnel, or write another "
+            "server into DNS"
         )
         yield cause("dns-silent", message, *facts, remedy=remedy, confidence=LIKELY)
 
@@ -392,7 +392,7 @@ def _not_masqueraded(evidence: Evidence, family: int, seen: list[tuple[str, str]
         facts += [f"it is not for such packets: {text}" for _, text in rules[:2]]
         message = (
             f"this host forwards packets of {source} to {way.link} with that private source, as no rule "
-            "masquerades them: whoever gets them cannot answer"
+            "masquerades them: the receivers cannot answer"
         )
         tool = "iptables" if family == 4 else "ip6tables"
         remedy = (
@@ -413,7 +413,7 @@ def _is_answered(evidence: Evidence, source: str) -> bool:
 
 
 def _no_way_back(evidence: Evidence) -> Iterator[Cause]:
-    """Packets come out of the tunnel whose answers take another link. Only without automatic routes is that new."""
+    """Answers to packets from the tunnel take another link. With automatic routes, other rules report this."""
     routes = [route for each in evidence.routes.values() for route in each]
     dropped = {address for watched in evidence.watched.values() for address in watched.came}
     for source, target in sorted(evidence.came_out):

@@ -82,14 +82,14 @@ def _closed_port(
     found = fate(evidence.rulesets, packet, ARRIVING)
     if found.is_dropped and found.is_certain:
         message = f"this host's firewall drops packets to UDP port {port}: {found.where}"
-        facts = (f"{len(callers)} peer(s) have no Endpoint here, so they have to connect to this port",)
+        facts = (f"peers without an Endpoint here ({len(callers)}) have to connect to this port",)
         remedy = f"accept UDP to port {port} in an earlier rule"
         key = callers[0][0] if len(callers) == 1 else None
         yield cause("input-blocked", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
 
 
 def _forgotten(evidence: Evidence, key: PublicKey, peer: DevicePeer) -> Iterator[Cause]:
-    """A peer that connects to this end is called from here, and nothing comes back."""
+    """This end sends to a peer that connects to it, and nothing comes back."""
     watched = evidence.watched.get(key)
     own = {address_text(ip.address) for ip in peer.allowed_ips if nets.is_single(ip)}
     called = sorted({destination for _, destination in evidence.went_in if destination in own})
@@ -99,9 +99,9 @@ def _forgotten(evidence: Evidence, key: PublicKey, peer: DevicePeer) -> Iterator
         return  # a keepalive answers data that the peer's own firewall may drop
     age = int(evidence.now - peer.last_handshake)
     why = "it is off, its NAT has closed, or a firewall drops them"
-    message = f"packets to this peer, at {peer.endpoint}, bring nothing back: {why}"
+    message = f"packets to this peer, at {peer.endpoint}, get no answer: {why}"
     facts = (f"this host sends to {listed(called)}", f"the last handshake was {age} s ago")
-    remedy = "if this end must be able to call, write PersistentKeepalive = 25 into the file at the other end"
+    remedy = "if this end must reach it at any time, set PersistentKeepalive = 25 in the file at the other end"
     yield cause("no-answer", message, *facts, remedy=remedy, peer=key, confidence=POSSIBLE, severity=WARNING)
 
 
@@ -174,7 +174,7 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         where = f"{asked}: dev {way.link}; from there they go into {path}"
         message = f"packets to the endpoint {end} go round in a loop, through {' and '.join(outside.loop)}"
         remedy = (
-            "take one of them down, or take the other's endpoint out of AllowedIPs: two full tunnels catch each "
+            "take one of them down, or remove the other's endpoint from AllowedIPs: two full tunnels catch each "
             "other's encrypted packets"
         )
         yield cause("endpoint-in-tunnel", message, where, remedy=remedy, peer=key)
@@ -194,9 +194,9 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
         remedy = f"plug in its cable, or join its network: see `ip link show {way.link}'"
         yield cause("uplink-down", message, f"{asked}: dev {way.link}", remedy=remedy, peer=key)
     elif way is not None and not outside.has_arp:
-        message = f"ARP is off on {way.link}, which leads to the endpoint {end}: it does not find its gateway"
+        message = f"ARP is off on {way.link}, which leads to the endpoint {end}: this host cannot find the gateway"
         seen = f"`ip link show dev {way.link}' has NOARP"
-        remedy = f"run `ip link set {way.link} arp on', and find out what set it off"
+        remedy = f"run `ip link set {way.link} arp on', and find out what turned ARP off"
         yield cause("gateway-silent", message, seen, remedy=remedy, peer=key)
     elif way is not None and outside.neighbour is not None and (near := _wrong_neighbour(end, way, outside)):
         code, message, seen, remedy, sure = near
@@ -206,16 +206,16 @@ def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside)
             f"the endpoint {end} is in {way.link}'s own network by this host's routes, and no host there has it"
         )
         what = f"{asked}: dev {way.link}, by the route {way.destination}"
-        seen = f"`ip neighbour show {end.address}' has no answer"
+        seen = f"`ip neighbour show {end.address}' shows no hardware address"
         remedy = (
-            f"see that {end.address} is on; if it is elsewhere, correct the prefix length of {way.link}'s address"
+            f"check that {end.address} is on; if it is elsewhere, correct the prefix length of {way.link}'s address"
         )
         yield cause("endpoint-unreachable", message, what, seen, remedy=remedy, peer=key)
     elif way is not None and outside.is_neighbour_silent:
         message = f"the gateway {way.gateway} on {way.link}, which leads to the endpoint {end}, does not answer"
         what = f"{asked}: via {way.gateway} dev {way.link}"
-        seen = f"`ip neighbour show {way.gateway}' has no answer"
-        remedy = f"see that {way.gateway} is on, and is the gateway of the network that {way.link} is in"
+        seen = f"`ip neighbour show {way.gateway}' shows no hardware address"
+        remedy = f"check that {way.gateway} is on, and is the gateway of {way.link}'s network"
         yield cause("gateway-silent", message, what, seen, remedy=remedy, peer=key, confidence=LIKELY)
     elif outside.sent == errno.EPERM:
         out = way.link if way else ""
@@ -314,9 +314,9 @@ def _last_session(
         remedy = f"allow UDP to {end} in the output chains: see `nft list ruleset' and `iptables -S OUTPUT'"
         yield cause("output-blocked", message, until, remedy=remedy, peer=key)
     elif not handshake.outcome and handshake.tries >= _SURE and not evidence.outside[key].sent:
-        message = f"{what} {end} answers no new handshake: a firewall on the way, or there, drops handshakes"
+        message = f"{what} {end} answers no new handshake: a firewall there or on the way drops handshakes"
         fact = f"{handshake.tries} handshake initiations were sent; neither an answer nor an ICMP error came back"
-        remedy = "see who drops UDP messages of 148 or 92 bytes: some networks block WireGuard by its handshake"
+        remedy = "find out what drops UDP messages of 148 or 92 bytes: some networks block WireGuard's handshakes"
         yield cause(
             "no-answer",
             message,

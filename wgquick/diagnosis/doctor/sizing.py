@@ -1,7 +1,7 @@
 """Finds the largest packet that passes a tunnel, by the order of answers rather than by time.
 
 A small request follows each large one. The path keeps their order, so the answer to the small one shows that the
-large one had its chance, however slow the machine is. Only without small answers there is no conclusion.
+large one could have been answered, however slow the machine is. Without small answers there is no conclusion.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TINY = 300  # an MTU that is not measured
 _STEPS, _PADDING = 24, 16  # WireGuard pads packets to multiples of 16 bytes (whitepaper, section 5.4.6)
 _CHANCE = 0.002  # the accepted probability that all large requests were lost by accident
 _PAUSE = 0.25  # seconds until requests are repeated
-_GRACE = 0.1  # seconds for answers that others have overtaken
+_GRACE = 0.1  # seconds for answers that were overtaken by others
 _GAP, _LONGEST_GAP = 0.02, 0.3
 """Seconds between a large and a small request: a backend may put packets that it has at once into one (UDP GSO),
 which a firewall then drops as a whole."""
 _LOOK = 0.02
-_DECIDING = 0.6  # the part of the time for the question whether a large packet passes at all
+_DECIDING = 0.6  # the part of the time to find out whether a large packet passes at all
 _SURE, _ROUNDS = 2, 8  # rounds with an answer to a small request that decide, and the most rounds
 
 
@@ -110,9 +110,9 @@ class _Sizing:
 
 
 def _is_unlikely(answered: Sequence[bool]) -> bool:
-    """Whether large requests are hardly lost by accident, given the answers to the small ones after each.
+    """Whether it is unlikely that all large requests were lost by accident, given the answers to the small ones.
 
-    Small ones after the last answer may be on their way, and do not count.
+    Small ones after the last answer may still be on their way, and do not count.
     """
     count, asked = sum(answered), len(answered)
     while asked and not answered[asked - 1]:

@@ -56,9 +56,9 @@ _SIZED = 4  # the maximum number of peers for measuring the largest packet
 _SETTLED = 0.3
 _BEYOND = 1.5  # seconds for an answer from beyond the other end
 _LATELY = 10.0  # seconds in which something came from beyond, so that the tunnel led there
-_FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, whose addresses are for everyone
+_FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, a public server
 _POLL_INTERVAL = 0.1
-_PART, _MORE = 8, 2.5  # one answer may take 1/8 of the time that is left, but at most 2.5 times the usual seconds
+_PART, _MORE = 8, 2.5  # one answer may take 1/8 of the remaining time, but at most 2.5 times the usual seconds
 _RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
@@ -159,25 +159,27 @@ class _Run:
             return self._host.wireguard.get(self._evidence.name)
         except OperationError as error:
             if error.errno == ETIMEDOUT:
-                self._leave("the device's state after the probes")
+                self._note_unread("the device's state after the probes")
             return self._device
 
-    def _leave(self, what: str) -> None:
+    def _note_unread(self, what: str) -> None:
         """Note what was not examined for lack of time."""
         self._unread += [] if what in self._unread else [what]
 
     def _patience(self, seconds: float) -> float:
-        """The seconds to wait for an answer, of which most come sooner: more if doctor has plenty of time."""
+        """The seconds to wait for an answer: more than `seconds` if doctor has plenty of time."""
         left = self._deadline - time.monotonic()
         return max(0.0, min(left, max(seconds, min(seconds * _MORE, left / _PART))))
 
-    def _met(self, peer: DevicePeer) -> tuple[Echo, ...]:
+    def _echoes_of(self, peer: DevicePeer) -> tuple[Echo, ...]:
+        """The results of the probes of a peer's addresses so far."""
         aims = self._aims.get(peer.public_key, ())
         return tuple(self._echoes[aim.address] for aim in aims if aim.address in self._echoes)
 
     def _silent(self) -> list[DevicePeer]:
+        """The probed peers that this end connects to and that have not answered."""
         dialled = (peer for peer in self._probed if peer.public_key in self._dialled)
-        return [peer for peer in dialled if not any(echo.answered for echo in self._met(peer))]
+        return [peer for peer in dialled if not any(echo.answered for echo in self._echoes_of(peer))]
 
     def reach(self, seconds: float, peers: Sequence[DevicePeer] | None = None) -> None:
         """Probe the peers' addresses."""
@@ -190,10 +192,10 @@ class _Run:
             self._echoes[echo.address] = echo
 
     def go_freely(self) -> None:
-        """Probe an answering address of each peer as other programs do: rules may lead their packets elsewhere."""
+        """Probe an answering address of each peer by this host's own routes, as rules may divert such packets."""
         ways, name = self._evidence.ways, self._evidence.name
         for peer in self._probed[:_SIZED]:
-            for echo in self._met(peer):
+            for echo in self._echoes_of(peer):
                 way = ways.get(echo.address) or next(
                     iter(self._inspector.ways([Query(pack_address(echo.address))]))
                 )
@@ -218,7 +220,7 @@ class _Run:
                 break
             if time.monotonic() + _PAUSE > self._deadline:
                 for peer in waiting.values():
-                    self._leave(f"whether {peer.endpoint} answers a handshake")
+                    self._note_unread(f"whether {peer.endpoint} answers a handshake")
                 break
             for peer in waiting.values():
                 probe = HandshakeProbe(key, peer.public_key, peer.preshared_key, time.time())
@@ -297,11 +299,13 @@ class _Run:
             for peer in self._silent():
                 age = time.time() - live.get(peer.public_key, peer).last_handshake
                 if peer in again and age > FRESH:
-                    self._leave(f"whether data passes to {peer.endpoint}: there is no session yet")
+                    self._note_unread(f"whether data passes to {peer.endpoint}: there is no session yet")
 
     def go_beyond(self) -> None:
         """Find out whether the other end of a full tunnel passes packets on, if it answers itself."""
-        peer = next((p for p in self._probed if self._is_full(p) and any(e.answered for e in self._met(p))), None)
+        peer = next(
+            (p for p in self._probed if self._is_full(p) and any(e.answered for e in self._echoes_of(p))), None
+        )
         if peer is None:
             return
         evidence, seen = self._evidence, self._prober.seen()
@@ -311,7 +315,7 @@ class _Run:
         if not asked:
             return
         if time.monotonic() + _BEYOND > self._deadline:
-            self._leave("whether the other end of the full tunnel passes packets on")
+            self._note_unread("whether the other end of the full tunnel passes packets on")
             return
         ways = self._inspector.ways(Query(pack_address(each)) for each in asked)
         inside = [each for each, way in zip(asked, ways, strict=True) if way.link == evidence.name]
@@ -328,7 +332,7 @@ class _Run:
             )
 
     def _is_full(self, peer: DevicePeer) -> bool:
-        """Whether this end connects to the peer, and sends it what is for the Internet."""
+        """Whether this end connects to the peer, and routes the Internet's addresses to it."""
         far = [nets.host(pack_address(each)) for each in _FAR.values()]
         is_full = any(nets.contains(ip, each) for ip in peer.allowed_ips for each in far)
         return is_full and peer.public_key in self._dialled
@@ -349,7 +353,7 @@ class _Run:
             and any(e.answered for e in self._echoes.values())
         ):
             if time.monotonic() + _SERVERS_TIME > self._deadline:
-                self._leave("whether the tunnel's DNS servers answer")
+                self._note_unread("whether the tunnel's DNS servers answer")
                 return
             answered = self._prober.resolvers(servers, self._patience(_SERVERS_TIME))
             self._asked_servers = {server: server in answered for server in servers}
@@ -357,9 +361,9 @@ class _Run:
     def measure(self) -> None:
         """Find the largest packet that passes, if one of the link's MTU does not."""
         mtu = self._evidence.link.mtu if self._evidence.link else 0
-        working = [peer for peer in self._probed if any(each.answered for each in self._met(peer))][:_SIZED]
+        working = [peer for peer in self._probed if any(each.answered for each in self._echoes_of(peer))][:_SIZED]
         for at, peer in enumerate(working):
-            echo = max(self._met(peer), key=lambda each: (each.answered == "icmp", bool(each.answered)))
+            echo = max(self._echoes_of(peer), key=lambda each: (each.answered == "icmp", bool(each.answered)))
             is_sure = echo.answered == "icmp"
             left = (self._deadline - _PATH - time.monotonic()) / (len(working) - at)
             until = time.monotonic() + min(left, _SIZING if is_sure else _SIZING_UNSURE)
@@ -369,7 +373,7 @@ class _Run:
                 self._fitting[peer.public_key] = fitting
                 self._measure_path(peer)
             elif fitting is None and is_sure:
-                self._leave(f"whether packets of {mtu} bytes pass to {echo.address}")
+                self._note_unread(f"whether packets of {mtu} bytes pass to {echo.address}")
 
     def _measure_path(self, peer: DevicePeer) -> None:
         """Measure the path outside the tunnel, which may be the cause."""
@@ -381,7 +385,7 @@ class _Run:
                 self._paths[peer.public_key] = path
 
     def linger(self, began: float, listen: float, poller: _Poller) -> None:
-        """Keep listening: for `listen` seconds, or until peers without a session have retried."""
+        """Keep listening for `listen` seconds, or until peers without a session have retried their handshake."""
         stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > FRESH)
         is_waiting = any(peer.public_key not in self._dialled for peer in stale) or self._has_silent_callers()
         until = began + max(listen, _LEAST)
@@ -401,7 +405,7 @@ class _Run:
     def _has_silent_callers(self) -> bool:
         """Whether a peer with a recent session, which connects to this end, answers no probe."""
         callers = (peer for peer in self._probed if peer.public_key not in self._dialled)
-        return any(not any(echo.answered for echo in self._met(peer)) for peer in callers)
+        return any(not any(echo.answered for echo in self._echoes_of(peer)) for peer in callers)
 
     def _has_callers(self) -> bool:
         """Whether a peer that connects to this end has sent packets meanwhile."""
@@ -423,7 +427,7 @@ class _Run:
             peer.public_key: Watched(
                 peer,
                 live.get(peer.public_key, peer),
-                self._met(peer),
+                self._echoes_of(peer),
                 self._handshake_results.get(peer.public_key),
                 poller.endpoints.get(peer.public_key, ()),
                 poller.handshakes.get(peer.public_key, 0),
@@ -456,7 +460,7 @@ class _Run:
             counters = self._host.wireguard.diagnostics(self._evidence.name)
         except OperationError as error:
             if error.errno == ETIMEDOUT:
-                self._leave("the daemon's counters")
+                self._note_unread("the daemon's counters")
             return []
         return counted(after, counters, time.time()) if counters else []
 
@@ -508,7 +512,7 @@ class _Surroundings:
         return [each for each in dict.fromkeys(known) if (":" in each) == (family == 6) and self._is_beyond(each)]
 
     def sent(self, family: int, seen: Arrivals) -> tuple[str, ...]:
-        """The destinations beyond of this host's own packets at public addresses, except where nobody is."""
+        """The public addresses beyond to which this host sends packets, without those reported as unused."""
         empty = {address for address, error in seen.refusals if error == "no-host"}
         every = {to for _, to in seen.returned} - empty - self._queried
         found = {to for to in every if (":" in to) == (family == 6) and self._is_beyond(to)}
@@ -521,7 +525,7 @@ class _Surroundings:
         return found
 
     def back(self, seen: Arrivals, lately: Iterable[str] = ()) -> set[int]:
-        """The families of which packets came back from beyond, now or `lately`."""
+        """The families (4, 6) in which packets came back from beyond, now or `lately`."""
         sources = (*(source for source, _ in seen.destinations), *lately)
         return {6 if ":" in source else 4 for source in sources if self._is_beyond(source)}
 

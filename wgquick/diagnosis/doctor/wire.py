@@ -89,8 +89,8 @@ def _senders(evidence: Evidence, senders: Iterable[Sender]) -> Iterator[Cause]:
     for sender in senders:
         times = f"{sender.times} messages ({sender.kind}) in {evidence.listened:.0f} s"
         if sender.kind == "initiation" and sender.verdict in (KNOWN, UNREAD) and sender.admitted:
-            whose = "with this peer's key" if sender.key else "whose key cannot be read without the private key"
-            message = f"{sender.source} sends handshakes to UDP port {evidence.listen_port} {whose}"
+            key = "with this peer's key" if sender.key else "(reading their key needs the private key)"
+            message = f"{sender.source} sends handshakes to UDP port {evidence.listen_port} {key}"
             yield cause("knock-known", message, f"{times}, {sender.answered} answered", peer=sender.key)
         elif sender.kind in ("data", "keepalive"):
             peer = ends.get((sender.source.address, sender.source.port))
@@ -158,7 +158,7 @@ def _refused(evidence: Evidence, sign: Sign) -> Cause:
 
 
 def _astray(evidence: Evidence, sign: Sign) -> Cause | None:
-    """Answers that leave through another link than the one on which the handshakes arrive."""
+    """Answers that leave through another link than the one that the handshakes arrive on."""
     address = sign.address.address if sign.address else ""
     way = evidence.ways_back.get(address)
     senders = evidence.heard.senders if evidence.heard else ()
@@ -241,7 +241,9 @@ def _source(evidence: Evidence, sign: Sign) -> Cause:
     found = _cause(sign, "source-not-allowed", message, remedy)
     if not _is_from_probes(evidence, sign):
         return found
-    fact = "a router beyond the other end may report with that source that nobody has an address that doctor probed"
+    fact = (
+        "a router beyond the other end may use this source to report that no host has an address that doctor probed"
+    )
     return found._replace(severity=INFO, confidence=POSSIBLE, evidence=(*found.evidence, fact))
 
 
