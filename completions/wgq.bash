@@ -1,8 +1,8 @@
-# bash completion for wgq(1); needs neither wg(8) nor the bash-completion package.
+# bash completion for wgq(1); it does not need wg(8) or the bash-completion package.
 # Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 # shellcheck shell=bash
 
-# Prints those arguments that wg-quick(8) allows as a name. compgen might run any other as a command.
+# Prints the arguments that wg-quick(8) allows as names. compgen might run others as commands.
 _wgq_names() {
 	local name
 	for name; do
@@ -70,7 +70,7 @@ _wgq() {
 	--port) return ;;
 	--peer-config) return ;;
 	esac
-	# Readline takes a name with a `=' for several words, and replaces the last.
+	# Readline splits a name at `=', and replaces only the last part.
 	if [[ $argument == *=* && $argument != -* && $COMP_WORDBREAKS == *=* ]]; then
 		cur=$argument before=${argument%"${argument##*=}"}
 	fi

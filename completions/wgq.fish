@@ -1,7 +1,7 @@
-# fish completion for wgq(1); needs no wg(8).
+# fish completion for wgq(1); it does not need wg(8).
 # Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 
-# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them; no others, by wg-quick(8)'s rule.
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them, if wg-quick(8) allows them.
 function __wgq_configurations
     for file in /etc/wireguard/*.conf
         string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.conf$' '$1' -- $file
@@ -42,7 +42,7 @@ complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a wait -d 'Wait for
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a watch -d 'Restore what other programs remove from tunnels'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -a metrics -d 'Print metrics of interfaces and peers for Prometheus'
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
-complete -c wgq -l help -d 'Show how it is used'
+complete -c wgq -l help -d 'Print the help'
 complete -c wgq -n '__fish_seen_subcommand_from up' -a '(__wgq_configurations)'
 complete -c wgq -n '__fish_seen_subcommand_from down' -a '(__wgq_interfaces)'
 complete -c wgq -n '__fish_seen_subcommand_from reload' -a '(__wgq_interfaces)'
@@ -70,8 +70,8 @@ complete -c wgq -n '__fish_seen_subcommand_from up down reload try plan diff sav
 complete -c wgq -n '__fish_seen_subcommand_from up down reload try plan diff strip' -l name -x -d 'Name of the interface, in place of the file\'s'
 complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l kill-switch -d 'Block traffic outside the tunnel until it is taken down'
 complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l exclude -x -d 'Networks that stay outside the tunnel; `lan\' means connected private networks'
-complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l keep-inbound -d 'Answer inbound connections on the link they came in by'
-complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l netns -x -d 'Put the interface into this network namespace, which is made if needed'
+complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l keep-inbound -d 'Answer inbound connections on the link they arrived on'
+complete -c wgq -n '__fish_seen_subcommand_from up try plan' -l netns -x -d 'Put the interface into a network namespace, which is created if needed'
 complete -c wgq -n '__fish_seen_subcommand_from up reload try plan' -l strict -d 'Fail if IPv6 is disabled or src_valid_mark cannot be set'
 complete -c wgq -n '__fish_seen_subcommand_from up down reload try plan' -l force -d 'Continue if a PreDown hook or saving fails; reload despite SaveConfig'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l ensure -d 'Apply the file\'s changes if the interface is up already; do nothing if there are none'
@@ -79,12 +79,12 @@ complete -c wgq -n '__fish_seen_subcommand_from reload' -l dry-run -d 'Print the
 complete -c wgq -n '__fish_seen_subcommand_from up reload try' -l or-restart -d 'Restart the interface if it cannot be changed while it is up'
 complete -c wgq -n '__fish_seen_subcommand_from up reload try plan diff' -l keep-foreign -d 'Keep peers that are in neither the file nor the journal'
 complete -c wgq -n '__fish_seen_subcommand_from up reload try plan diff check allowed-ips doctor rehearse trace status watch' -l json -d 'Print JSON'
-complete -c wgq -n '__fish_seen_subcommand_from plan' -l offline -d 'Read nothing but the file: what the host decides is left open'
+complete -c wgq -n '__fish_seen_subcommand_from plan' -l offline -d 'Read only the file: values that depend on the host stay unknown'
 complete -c wgq -n '__fish_seen_subcommand_from check' -l live -d 'Also compare the files with this host'
 complete -c wgq -n '__fish_seen_subcommand_from doctor' -l bundle -d 'Print a report to share, with keys, addresses and names replaced'
 complete -c wgq -n '__fish_seen_subcommand_from check doctor' -l fix -d 'Fix findings that have exactly one remedy'
 complete -c wgq -n '__fish_seen_subcommand_from watch' -l once -d 'Restore what is missing now, and exit'
-complete -c wgq -n '__fish_seen_subcommand_from watch' -l check-only -d 'Report what is missing without changes'
+complete -c wgq -n '__fish_seen_subcommand_from watch' -l check-only -d 'Print what is missing, and change nothing'
 complete -c wgq -n '__fish_seen_subcommand_from watch' -l exec -x -d 'Run a shell command for each event'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Update every second, with rates, until interrupted'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Which exporter\'s metric names to use'
@@ -92,15 +92,15 @@ complete -c wgq -n '__fish_seen_subcommand_from metrics' -l textfile -x -d 'Writ
 complete -c wgq -n '__fish_seen_subcommand_from doctor metrics' -l listen -x -d 'doctor: listen SECONDS for handshakes. metrics: serve them over HTTP on a loopback address'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait -d 'Wait for a handshake, 15 seconds by default'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait-for -x -d 'The peers to wait for'
-complete -c wgq -n '__fish_seen_subcommand_from up reload' -l no-wait-for-dns -d 'Do not wait for the names of endpoints: `wgq watch\' sets them'
+complete -c wgq -n '__fish_seen_subcommand_from up reload' -l no-wait-for-dns -d 'Do not wait for endpoint names to resolve: `wgq watch\' sets these endpoints'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l or-down -d 'Take the interface down if there is no handshake in time'
-complete -c wgq -n '__fish_seen_subcommand_from try wait' -l timeout -x -d 'The maximum time'
-complete -c wgq -n '__fish_seen_subcommand_from try' -l confirm-when -x -d 'What confirms the trial by itself'
+complete -c wgq -n '__fish_seen_subcommand_from try wait' -l timeout -x -d 'wait: the maximum time. try: how long the change is on trial'
+complete -c wgq -n '__fish_seen_subcommand_from try' -l confirm-when -x -d 'What confirms the change automatically'
 complete -c wgq -n '__fish_seen_subcommand_from confirm' -l extend -x -d 'Let the trial end in SECONDS from now'
 complete -c wgq -n '__fish_seen_subcommand_from confirm' -l reject -d 'Roll the change back now'
 complete -c wgq -n '__fish_seen_subcommand_from wait' -l for -x -d 'The peers to wait for'
 complete -c wgq -n '__fish_seen_subcommand_from status' -l exit-code -d 'Exit 4 if a wanted peer is not up'
-complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l host -x -d 'The addresses of the files\' hosts'
+complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l host -x -d 'The hosts\' addresses, in place of those in Endpoints'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l keep -d 'Keep the hosts for inspection'
 complete -c wgq -n '__fish_seen_subcommand_from rehearse' -l no-hooks -d 'Run no hooks'
 complete -c wgq -n '__fish_seen_subcommand_from trace' -l from -x -d 'The packet\'s source address'

@@ -400,7 +400,7 @@ def _for_plan(
         return found, None if faults else settings, Places(place.path, document)
     place = locate(source, name)
     documents: list[Document] = []
-    settings = read_settings(place, say, sound=lambda _, document: documents.append(document))
+    settings = read_settings(place, say, when_valid=lambda _, document: documents.append(document))
     return place.name, settings, Places(place.path or STANDARD_INPUT_PATH, documents[0])
 
 
@@ -684,7 +684,7 @@ def check(
 
     paths = [fspath(source) for source in sources]
     if fix and "-" in paths:
-        raise WgqError("standard input cannot be fixed", remedy="name a file")
+        raise WgqError("standard input cannot be fixed", remedy="Name a file.")
     look = _look if live else None
     given = read_all(paths)
     found = examine(given, look)

@@ -36,7 +36,8 @@ def _made_anew(kind: type[WgqError], args: tuple[object, ...]) -> WgqError:
 class Diagnostic(NamedTuple):
     """One fault of a configuration; `line` and `column` count from 1, `code` is stable across releases.
 
-    `about` is the key that the line means or "empty entry" or "no port", for what is decided by it; else "".
+    `about` is for code that depends on the kind of fault: the key that the line means, "empty entry" or "no port";
+    "" for other faults.
     """
 
     line: int

@@ -68,8 +68,8 @@ OPTIONS = {
             "Networks that stay outside the tunnel; `lan' means connected private networks.",
             metavar="NETWORKS",
         ),
-        Option("keep-inbound", "Answer inbound connections on the link they came in by."),
-        Option("netns", "Put the interface into this network namespace, which is made if needed.", metavar="NAME"),
+        Option("keep-inbound", "Answer inbound connections on the link they arrived on."),
+        Option("netns", "Put the interface into a network namespace, which is created if needed.", metavar="NAME"),
         Option("strict", "Fail if IPv6 is disabled or src_valid_mark cannot be set."),
         Option("force", "Continue if a PreDown hook or saving fails; reload despite SaveConfig."),
         Option("ensure", "Apply the file's changes if the interface is up already; do nothing if there are none."),
@@ -77,12 +77,12 @@ OPTIONS = {
         Option("or-restart", "Restart the interface if it cannot be changed while it is up."),
         Option("keep-foreign", "Keep peers that are in neither the file nor the journal."),
         Option("json", "Print JSON."),
-        Option("offline", "Read nothing but the file: what the host decides is left open."),
+        Option("offline", "Read only the file: values that depend on the host stay unknown."),
         Option("live", "Also compare the files with this host."),
         Option("bundle", "Print a report to share, with keys, addresses and names replaced."),
         Option("fix", "Fix findings that have exactly one remedy."),
         Option("once", "Restore what is missing now, and exit."),
-        Option("check-only", "Report what is missing without changes."),
+        Option("check-only", "Print what is missing, and change nothing."),
         Option("exec", "Run a shell command for each event.", metavar="COMMAND"),
         Option("watch", "Update every second, with rates, until interrupted."),
         Option("names", "Which exporter's metric names to use.", METRICS),
@@ -94,15 +94,15 @@ OPTIONS = {
         ),
         Option("wait", "Wait for a handshake, 15 seconds by default.", metavar="SECONDS", alone="15"),
         Option("wait-for", "The peers to wait for.", metavar="any|all|PEER"),
-        Option("no-wait-for-dns", "Do not wait for the names of endpoints: `wgq watch' sets them."),
+        Option("no-wait-for-dns", "Do not wait for endpoint names to resolve: `wgq watch' sets these endpoints."),
         Option("or-down", "Take the interface down if there is no handshake in time."),
-        Option("timeout", "The maximum time.", metavar="SECONDS"),
-        Option("confirm-when", "What confirms the trial by itself.", metavar="handshake|ping:ADDRESS"),
+        Option("timeout", "wait: the maximum time. try: how long the change is on trial.", metavar="SECONDS"),
+        Option("confirm-when", "What confirms the change automatically.", metavar="handshake|ping:ADDRESS"),
         Option("extend", "Let the trial end in SECONDS from now.", metavar="SECONDS"),
         Option("reject", "Roll the change back now."),
         Option("for", "The peers to wait for.", metavar="any|all|PEER"),
         Option("exit-code", "Exit 4 if a wanted peer is not up."),
-        Option("host", "The addresses of the files' hosts.", metavar="FILE=ADDRESS,..."),
+        Option("host", "The hosts' addresses, in place of those in Endpoints.", metavar="FILE=ADDRESS,..."),
         Option("keep", "Keep the hosts for inspection."),
         Option("no-hooks", "Run no hooks."),
         Option("from", "The packet's source address.", metavar="ADDRESS"),
@@ -150,7 +150,7 @@ VERBS = {
         Verb(
             "down",
             "Take an interface down.",
-            "Take an interface down as recorded by up, even if the file is gone or has faults.",
+            "Take an interface down by the journal of up, even if the file is gone or has faults.",
             completes="interfaces",
             standard_input=True,
             options=("dns", "name", "force"),
@@ -426,7 +426,8 @@ class Options(NamedTuple):
         for field, value in zip(self._fields, self, strict=True):
             words = option_of(field).values
             if words and value not in words:
-                raise WgqError(f"`{value}' is not a valid {field}", remedy=f"Choose one of: {', '.join(words)}.")
+                what = f"`{value}' is not a valid value for {field}"
+                raise WgqError(what, remedy=f"Choose one of: {', '.join(words)}.")
         return self
 
     @property
@@ -435,6 +436,6 @@ class Options(NamedTuple):
         return self.backend, self.firewall, self.dns
 
     def with_means(self, means: tuple[str, str, str]) -> Options:
-        """Self, with these in place of `auto'."""
+        """The options, with these values in place of `auto`."""
         chosen = [own if own != "auto" else other for own, other in zip(self.means, means, strict=True)]
         return self._replace(backend=chosen[0], firewall=chosen[1], dns=chosen[2])

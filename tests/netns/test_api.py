@@ -259,7 +259,7 @@ def test_up_with_a_name_points_to_read() -> None:
 
 
 def test_an_unknown_backend_is_refused_before_any_change() -> None:
-    with pytest.raises(wgquick.WgqError, match="`bsd' is not a valid backend"):
+    with pytest.raises(wgquick.WgqError, match="`bsd' is not a valid value for backend"):
         wgquick.up(wgquick.parse(TEXT), wgquick.Options(backend="bsd"))
 
 

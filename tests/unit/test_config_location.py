@@ -81,7 +81,7 @@ def remedy(target: str, directory: Path) -> str:
 
 def test_the_remedy_for_a_missing_file_lists_the_existing_ones(directory: Path) -> None:
     (directory / "not a name.conf").touch()
-    assert f"configurations are in {directory} (wg0);" in remedy("wg1", directory)
+    assert f"Configurations are in {directory} (wg0);" in remedy("wg1", directory)
     for number in range(1, 12):
         (directory / f"wg{number}.conf").touch()
     assert "and 4 more);" in remedy("nosuch", directory)

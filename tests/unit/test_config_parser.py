@@ -293,7 +293,7 @@ def test_all_faults_are_reported_in_the_order_of_lines() -> None:
         (f"[Interface]\nPrivateKey = {HEX}", "base64"),
         (f"[Interface]\nPrivateKey = {KEY[:-1]}", "copy the whole key"),
         (f"[Interface]\nPrivateKey = {KEY.replace('+', '-')}", "write + for -"),
-        (f"{PEER}AllowedIPs = 10.0.0.0/8,", "remove the superfluous comma"),
+        (f"{PEER}AllowedIPs = 10.0.0.0/8,", "remove the extra comma"),
         (f"{PEER}Endpoint = 192.0.2.1", "add the peer's port"),
         (f"{PEER}Endpoint = 2001:db8::1", "[2001:db8::1]:51820"),
         ("[Interface]\nZ9 = 15", "see wg(8) and wg-quick(8)"),

@@ -46,7 +46,7 @@ def test_a_zone_gives_the_output_link() -> None:
         ("10.0.0.1\n", {}, "is not an IP address"),
         ("10.0.0.\ud800", {}, "is not an IP address"),
         ("10.0.0.1", {"from": "host"}, "--from `host' is not an IP address"),
-        ("10.0.0.1", {"from": "2001:db8::1"}, "--from has to be an IPv4 address"),
+        ("10.0.0.1", {"from": "2001:db8::1"}, "--from is not an IPv4 address"),
         ("10.0.0.1", {"mark": "-1"}, "--mark `-1' is not a number"),
         ("10.0.0.1", {"mark": "0x100000000"}, "is not a number"),
         ("10.0.0.1", {"mark": "mark"}, "is not a number"),

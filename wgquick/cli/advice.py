@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.source import Source
 
 _SHOWN = 3
-_PATIENCE = 1.0  # seconds that a slower check gets after up
+_PATIENCE = 1.0  # seconds that `up` waits at its end for a check that is slower
 _ALREADY_PRINTED = frozenset(
     (
         "allowed-ip-host-bits",
@@ -133,7 +133,7 @@ def begin(found: Location, document: Document, *, on_host: bool = True) -> Advic
 
 
 def _findings(found: Location, document: Document, is_ended: int) -> list[Finding]:
-    """The findings; those about the host once `is_ended` has no writer (-1: without them)."""
+    """The findings. Those about the host follow once the pipe `is_ended` has no writer (-1: without them)."""
     from wgquick.diagnosis.check import check
     from wgquick.diagnosis.source import Source
 
@@ -147,7 +147,7 @@ def _findings(found: Location, document: Document, is_ended: int) -> list[Findin
 
 
 def _depends_on_host(source: Source) -> bool:
-    """Whether a hook needs what the host may lack."""
+    """Whether a hook needs a link or forwarding, which the host may lack."""
     if not source.hooks:
         return False
     from wgquick.diagnosis import hook_rules

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from wgquick.options import Option, Verb
 
-_BASH = r"""# bash completion for wgq(1); needs neither wg(8) nor the bash-completion package.
+_BASH = r"""# bash completion for wgq(1); it does not need wg(8) or the bash-completion package.
 # Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 # shellcheck shell=bash
 
-# Prints those arguments that wg-quick(8) allows as a name. compgen might run any other as a command.
+# Prints the arguments that wg-quick(8) allows as names. compgen might run others as commands.
 _wgq_names() {
 	local name
 	for name; do
@@ -66,7 +66,7 @@ _wgq() {
 	case $prev in
 @VALUE_CASES@
 	esac
-	# Readline takes a name with a `=' for several words, and replaces the last.
+	# Readline splits a name at `=', and replaces only the last part.
 	if [[ $argument == *=* && $argument != -* && $COMP_WORDBREAKS == *=* ]]; then
 		cur=$argument before=${argument%"${argument##*=}"}
 	fi
@@ -83,7 +83,7 @@ complete -F _wgq wgq
 """
 
 _ZSH = r"""#compdef wgq
-# zsh completion for wgq(1); needs no wg(8).
+# zsh completion for wgq(1); it does not need wg(8).
 # Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 
 # What wg-quick(8) allows as a name.
@@ -108,7 +108,7 @@ _wgq() {
   local curcontext=$curcontext state
   local -a line
   local -A opt_args
-  local help='(- *)--help[Show how it is used]'
+  local help='(- *)--help[Print the help]'
 @OPTIONS@
 
   _arguments -C $help '(- *)--version[Print the version]' '1:verb:->verb' '*::argument:->argument'
@@ -130,10 +130,10 @@ _wgq() {
 _wgq "$@"
 """
 
-_FISH = r"""# fish completion for wgq(1); needs no wg(8).
+_FISH = r"""# fish completion for wgq(1); it does not need wg(8).
 # Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 
-# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them; no others, by wg-quick(8)'s rule.
+# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them, if wg-quick(8) allows them.
 function __wgq_configurations
     for file in /etc/wireguard/*.conf
         string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.conf$' '$1' -- $file
@@ -155,7 +155,7 @@ set -l verbs @VERBS@
 complete -c wgq -f
 @VERB_LINES@
 complete -c wgq -n "not __fish_seen_subcommand_from $verbs" -l version -d 'Print the version'
-complete -c wgq -l help -d 'Show how it is used'
+complete -c wgq -l help -d 'Print the help'
 @TARGET_LINES@
 @OPTION_LINES@
 """

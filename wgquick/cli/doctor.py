@@ -45,7 +45,7 @@ def doctor(targets: list[str], given: Given) -> int:
 
 
 def _age() -> float:
-    """The seconds since this process started: they count too (proc(5), stat: starttime)."""
+    """Seconds since this process started (proc(5), stat: starttime). They count towards the limit."""
     with open("/proc/self/stat", "rb") as file:
         ticks = int(file.read().rpartition(b")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

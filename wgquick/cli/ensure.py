@@ -24,7 +24,7 @@ def ensure(target: str, given: Given) -> int:
     """Bring the interface to the state that its file describes; 3 if that needs a restart."""
     if "ensure" not in given:
         named = ", ".join(f"--{name}" for name in given if name in verbs.OF_ENSURE)
-        raise WgqError(f"{named}: only with --ensure", remedy="Add --ensure, or use `wgq reload'.")
+        raise WgqError(f"without --ensure, up does not take {named}", remedy="Add --ensure, or use `wgq reload'.")
     return _Ensure(target, given).run()
 
 
@@ -81,13 +81,13 @@ class _Ensure:
 
     def _read(self) -> Settings:
         """The current file; WgqError, before any change, if options contradict it."""
-        settings = read_settings(self._found, say, sound=lambda *file: self._files.append(file))
+        settings = read_settings(self._found, say, when_valid=lambda *file: self._files.append(file))
         self._settings = verbs.with_extras(settings, self._given)
         verbs.waiting_of(self._settings, self._options, self._given)
         return self._settings
 
     def _wait(self, done: Ensured) -> None:
-        """Wait for --wait; --or-down takes only an interface down that this run has brought up."""
+        """Wait if --wait asks for it. --or-down takes the interface down only if this run has brought it up."""
         if self._settings is None or "wait" not in self._given:
             return
         given = {name: value for name, value in self._given.items() if name != "or-down" or done.action == "up"}

@@ -24,11 +24,13 @@ def query_of(target: str, given: Mapping[str, str | bool]) -> Query:
     destination = _address(host, "the destination")
     output = words.get("oif", "")
     if zone and output and zone != output:
-        raise WgqError(f"`{target}' is on {zone}, but --oif is {output}")
+        raise WgqError(f"`{target}' is on {zone}, but --oif is {output}", remedy="Omit one of the two links.")
     family = family_of(destination)
     source = _address(words["from"], "--from") if "from" in words else None
     if source is not None and len(source) != len(destination):
-        raise WgqError(f"--from has to be an IPv{family} address like the destination")
+        raise WgqError(
+            f"--from is not an IPv{family} address like the destination", remedy="Use one family for both."
+        )
     protocol, port = _port(words.get("port", ""), family)
     return Query(
         destination,

@@ -19,7 +19,8 @@ def trace(target: str, given: Given) -> None:
     """Print the path; the status is 0 for every verdict."""
     query = query_of(target, given)
     if "probe" in given and query.input_link:
-        raise WgqError("--probe sends a packet from this host, but --iif is for a forwarded packet")
+        what = "--probe sends a packet from this host, but --iif is for a packet that arrives"
+        raise WgqError(what, remedy="Omit one of them.")
     privilege.acquire()
     far_end = str(given["peer-config"]) if "peer-config" in given else None
     found = api.trace(query, peer_config=far_end, probe="probe" in given)

@@ -139,7 +139,7 @@ class _Shown:
         """Read the watchdog's news; returns the news of the trial's end, None before it."""
         piece = os.read(self._watchdog.news, _PIECE)
         if not piece:
-            return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing will be rolled back"}
+            return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing can be rolled back"}
         self._text += piece
         *lines, self._text = self._text.split(b"\n")
         for line in lines:

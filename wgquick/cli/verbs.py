@@ -148,7 +148,7 @@ def up(target: str, given: Given) -> None:
     checks: list[advice.Advice | None] = []
     found = location.locate(target, name_of(given))
     settings = read_settings(
-        found, say, sound=lambda *file: checks.append(advice.begin(*file, on_host=not given.get("netns")))
+        found, say, when_valid=lambda *file: checks.append(advice.begin(*file, on_host=not given.get("netns")))
     )
     try:
         settings = with_extras(settings, given)

@@ -85,7 +85,7 @@ class _Run:
         try:
             self._commands.put_nowait(event)
         except asyncio.QueueFull:
-            say(f"[!] {_QUEUE} events wait for the command: {event.event} of {event.interface} is skipped")
+            say(f"[!] {_QUEUE} events wait for the command: it does not run for {event.event} of {event.interface}")
 
     async def _run_commands(self) -> None:
         """Run the commands one after another, in the order of the events."""

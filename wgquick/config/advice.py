@@ -1,4 +1,4 @@
-"""Suggestions for lines that neither wg nor wg-quick understands. They never show the line itself."""
+"""Suggestions for lines that wg and wg-quick do not understand. They never show a value."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def write_atomic(path: str, data: bytes) -> None:
             os.close(directory)
     except OSError as error:
         what = f"cannot write `{target}': {os.strerror(error.errno or 0)}"
-        remedy = "the file is unchanged"
+        remedy = "The file is unchanged."
         raise OperationError(what, errno=error.errno or 0, remedy=remedy) from None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # General categories (UAX #44): controls, formats, private use, spaces, separators, dashes, quotes.
 _ODD_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Zs", "Zl", "Zp", "Pd", "Pi", "Pf"})
 _BLANKS = frozenset(" \t\n\v\f\r\0")
-# Quotes, minus, slashes, colons; fillers, blank Braille, joiners and variation selectors show nothing.
+# Quotes, minus, slashes, colons; and invisible ones: fillers, blank Braille, joiners, variation selectors.
 _LOOKALIKES = {
     **dict.fromkeys("\u201e\u201f\u2033\u02ba\u275d\u275e\u00ab\u00bb", '"'),
     **dict.fromkeys("\u201a\u2032\u2035\u00b4\u02b9\u02bb\u02bc\u02bd\u2039\u203a\u275b\u275c", "'"),
@@ -51,7 +51,7 @@ def foreign(text: str) -> Odd | None:
 
 
 def plain(text: str) -> str:
-    """The text, suspicious characters replaced by the ASCII ones that they look like."""
+    """The text with suspicious characters replaced by the ASCII text that they look like."""
     return "".join(_meant(char) if _is_suspicious(char) else char for char in text)
 
 

@@ -44,17 +44,17 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
     given = list(faults)
     continued = _continued(document, given)
     broken = _below_broken_headers(document)
-    homeless = next((fault.line - 1 for fault in given if fault.code == "no-section"), -1)
+    outside = next((fault.line - 1 for fault in given if fault.code == "no-section"), -1)
     keyed = {fault.line - 1 for fault in given if _is_for_public_key(fault)}
     found: list[Diagnostic] = []
     for fault in given:
         row = fault.line - 1
         if row in continued:
             if row - 1 not in continued or continued[row] != continued[row - 1]:
-                found.append(_going_on(document, fault, continued[row]))
-        elif fault.code == "no-section" and row != homeless:
+                found.append(_continuation(document, fault, continued[row]))
+        elif fault.code == "no-section" and row != outside:
             continue
-        elif not _follows(document, fault, broken, keyed) and not _ends_open(fault, continued):
+        elif not _follows(document, fault, broken, keyed) and not _is_comma_before_continuation(fault, continued):
             found.append(_filled_in(document, as_written(document, named(document, fault))))
     return list(dict.fromkeys(found))
 
@@ -67,7 +67,7 @@ def named(document: Document, fault: Diagnostic) -> Diagnostic:
     odd = _odd(text, fault)
     if odd is None:
         return fault
-    what = f"{odd.name} is here, which neither wg nor wg-quick skips"
+    what = f"{odd.name}: wg and wg-quick do not accept it here"
     return fault._replace(column=start + odd.offset + 1, message=what, remedy=_remedy(fault, odd))
 
 
@@ -124,7 +124,7 @@ def _filled_in(document: Document, fault: Diagnostic) -> Diagnostic:
     if fault.code not in (*_OF_VALUES, *_LISTS) or not (match := _PLACEHOLDER.search(value)):
         return fault
     what = f"{key.strip()} has a placeholder, not a value"
-    remedy = "write the value: neither wg nor wg-quick replaces anything here"
+    remedy = "write the value: wg and wg-quick replace nothing here"
     return fault._replace(column=len(key) + 2 + match.start(), message=what, remedy=remedy)
 
 
@@ -151,7 +151,7 @@ def _has_odd_public_key(document: Document, header: int, keyed: set[int]) -> boo
 
 
 def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, int]:
-    """The rows that continue a hook or a list, each with the row on which that begins."""
+    """The rows that continue a hook or a list, each with the row on which the hook or list begins."""
     begun = {line.row: line.row for line in document.views.quick if line.key in keys.HOOKS}
     begun |= {row: row for row in range(len(document.raw)) if _list_of(document, row)}
     found: dict[int, int] = {}
@@ -159,7 +159,7 @@ def _continued(document: Document, faults: Iterable[Diagnostic]) -> dict[int, in
         row = fault.line - 1
         before = _row_before(document, row)
         first = begun.get(before, found.get(before, -1))
-        if first >= 0 and _goes_on(document, fault, first):
+        if first >= 0 and _continues(document, fault, first):
             found[row] = first
     return found
 
@@ -172,7 +172,7 @@ def _list_of(document: Document, row: int) -> str:
     return next((each for each in _LIST_KEYS if each.lower() == key.strip().lower()), "")
 
 
-def _ends_open(fault: Diagnostic, continued: dict[int, int]) -> bool:
+def _is_comma_before_continuation(fault: Diagnostic, continued: dict[int, int]) -> bool:
     """Whether the fault is only the comma before the line that continues the list."""
     return fault.about == "empty entry" and fault.line in continued
 
@@ -183,7 +183,8 @@ def _row_before(document: Document, row: int) -> int:
     return next(rows, -1)
 
 
-def _goes_on(document: Document, fault: Diagnostic, first: int) -> bool:
+def _continues(document: Document, fault: Diagnostic, first: int) -> bool:
+    """Whether the fault's line continues the hook or list that begins on row `first`."""
     text = plain(document.line_text(fault.line - 1))
     if _is_header(text):
         return False
@@ -203,7 +204,8 @@ def _is_unfinished(hook: str) -> bool:
     return odd_quotes or hook.count("{") > hook.count("}")
 
 
-def _going_on(document: Document, fault: Diagnostic, first: int) -> Diagnostic:
+def _continuation(document: Document, fault: Diagnostic, first: int) -> Diagnostic:
+    """The fault of a line that continues the hook or list on row `first`."""
     key = _list_of(document, first)
     kind = "value" if key else "hook"
     key = key or next(line.key for line in document.views.quick if line.row == first)

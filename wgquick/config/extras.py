@@ -107,7 +107,7 @@ def _with(extras: Extras, line: _Line) -> Extras:
         remedy = f"use one of {', '.join(_WORDS)}, or remove `wgq:' from the comment"
         raise GrammarError("wgq-setting", f"{grammar.shown(shown)} is not a setting of wgq", remedy)
     if line.is_beside:
-        raise GrammarError("wgq-setting", f"{word} is behind a value", "give it a line of its own")
+        raise GrammarError("wgq-setting", f"{word} follows a value", "move it to a line of its own")
     if line.section == "Peer":
         what = f"{word} is in [Peer]"
         raise GrammarError("wgq-setting", what, "move the line to [Interface]")
@@ -137,21 +137,26 @@ def of_options(*, kill_switch: bool, exclude: str, keep_inbound: bool, netns: st
     try:
         networks = tuple(_networks(exclude, 0))
     except GrammarError as fault:
-        raise WgqError(fault.message, where="--exclude", remedy=f"{fault.remedy}.") from None
+        raise WgqError(fault.message, where="--exclude", remedy=_sentence(fault.remedy)) from None
     try:
         chosen = _netns(netns, 0) if netns else ""
     except GrammarError as fault:
-        raise WgqError(fault.message, where="--netns", remedy=f"{fault.remedy}.") from None
+        raise WgqError(fault.message, where="--netns", remedy=_sentence(fault.remedy)) from None
     return Extras(kill_switch, tuple(dict.fromkeys(networks)), keep_inbound, chosen)
 
 
-def joined(extras: Extras, told: Extras) -> Extras:
-    """The settings of the file and of the command line, whose `netns` replaces the file's."""
+def _sentence(remedy: str) -> str:
+    """A fault's remedy in the form of an error's."""
+    return f"{remedy[0].upper()}{remedy[1:]}."
+
+
+def joined(extras: Extras, options: Extras) -> Extras:
+    """The settings of the file and of the command line. A `netns` of the command line replaces the file's."""
     return Extras(
-        extras.kill_switch or told.kill_switch,
-        tuple(dict.fromkeys((*extras.exclude, *told.exclude))),
-        extras.keep_inbound or told.keep_inbound,
-        told.netns or extras.netns,
+        extras.kill_switch or options.kill_switch,
+        tuple(dict.fromkeys((*extras.exclude, *options.exclude))),
+        extras.keep_inbound or options.keep_inbound,
+        options.netns or extras.netns,
     )
 
 

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 REPLACED = ("unknown-key", "unknown-section", "unknown-line", "no-section", "misplaced-key", "missing-value")
 _WRITE = "write it as wg-quick(8) describes"
-_ASK = "ask for a configuration of WireGuard"
+_ASK = "ask for a WireGuard configuration"
 _FORMATS = (
     (r"(?i)<(!doctype|html|head)\b", "a web page, not a configuration", "download the file again"),
     (r"[{\[]\s*(\"|$)", "JSON", _WRITE),
     (
         r"(client|dev tun\S*|dev tap\S*|remote \S+ \d+|<ca>)\s*$",
-        "a configuration of OpenVPN",
+        "an OpenVPN configuration",
         _ASK,
     ),
-    (r"(network|tunnels):\s*$", "a configuration of netplan", f"{_WRITE}, or use `netplan apply'"),
-    (r"config (interface|wireguard_\S+)\b", "a configuration of OpenWrt (UCI)", _WRITE),
-    (r"/interface[ /]wireguard\b", "a script of MikroTik's RouterOS", _WRITE),
+    (r"(network|tunnels):\s*$", "a netplan configuration", f"{_WRITE}, or use `netplan apply'"),
+    (r"config (interface|wireguard_\S+)\b", "an OpenWrt configuration (UCI)", _WRITE),
+    (r"/interface[ /]wireguard\b", "a script for MikroTik's RouterOS", _WRITE),
     (r"<\?xml\b", "XML", _WRITE),
-    (r"(\{.*\}:|[\w.]+\s*=\s*\{)$", "a configuration of NixOS", _WRITE),
+    (r"(\{.*\}:|[\w.]+\s*=\s*\{)$", "a NixOS configuration", _WRITE),
     (r"(---|%YAML\b.*)$", "YAML", _WRITE),
-    (r"(interface|peer): \S+$", "the output of `wg show'", "write that of `wg showconf'"),
+    (r"(interface|peer): \S+$", "the output of `wg show'", "use the output of `wg showconf'"),
 )
 """The first line of a file in another format, as a pattern; what the file is; the remedy."""
 
@@ -57,7 +57,7 @@ PROGRAMS = (
         "amnezia-key",
         _keys("Jc Jmin Jmax S1 S2 S3 S4 H1 H2 H3 H4 I1 I2 I3 I4 I5 J1 J2 J3 Itime AdvancedSecurity"),
         frozenset(),
-        "is a key of AmneziaWG, whose protocol plain WireGuard cannot speak",
+        "is a key of AmneziaWG: plain WireGuard does not support its protocol",
         "ask for a plain WireGuard configuration, or use AmneziaWG's programs",
     ),
     Program(
@@ -125,7 +125,7 @@ _NAMED = Program(
     "other-program",
     frozenset(),
     frozenset(),
-    "has a name, as some programs write it: wg and wg-quick know only [Interface] and [Peer]",
+    "has a name, as some programs write: wg and wg-quick know only [Interface] and [Peer]",
     "write [Peer] and put the name in a comment: # Name = ...",
 )
 
@@ -139,7 +139,7 @@ def explained(document: Document, faults: Iterable[Diagnostic]) -> list[Diagnost
     rows, below_unknown = _foreign_rows(document)
     given = list(faults)
     if len(given) > 1 and not rows and not _has_settings(document):
-        what = "this file has neither a section nor `Key = value': it is no configuration of WireGuard"
+        what = "this file has neither a section nor `Key = value': it is not a WireGuard configuration"
         return [given[0]._replace(code="unknown-line", column=1, message=what, remedy=_WRITE)]
     for fault in given:
         row = fault.line - 1

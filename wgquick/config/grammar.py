@@ -409,7 +409,7 @@ def _no_allowed_ip(entry: str) -> str:
 
 def _allowed_ip_remedy(entry: str) -> str:
     if not entry:
-        return "remove the superfluous comma"
+        return "remove the extra comma"
     return unquoted(entry) or "write address/length, such as 10.0.0.0/24 or fd00::/64, separated by commas"
 
 

@@ -20,7 +20,7 @@ _LONGEST = 15
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-"
 _LISTED = 8
 _FILE_RULE = "The config file must be a valid interface name, followed by .conf"
-_NAME_RULE = "a name has 1 to 15 letters, digits or characters of _ = + . -"
+_NAME_RULE = "A name has 1 to 15 letters, digits or characters of _ = + . -"
 
 
 class Location(NamedTuple):
@@ -109,7 +109,7 @@ def valid_name(name: str) -> str:
 
 def _invalid(name: str) -> WgqError:
     """The error for a file name that is not a valid interface name."""
-    remedy = f"rename the file, or give `wgq up' and `wgq down' another name: --name {_shorter(name)}"
+    remedy = f"Rename the file, or give `wgq up' and `wgq down' another name: --name {_shorter(name)}"
     return WgqError(f"{_FILE_RULE}: `{name}' is not: {_name_fault(name)}", remedy=remedy)
 
 
@@ -172,13 +172,13 @@ def _standard_input() -> BinaryIO:
     import sys
 
     if sys.stdin is None:  # it was closed when this process started (`<&-`)
-        raise WgqError("standard input is closed", remedy="pipe the configuration in, or name a file")
+        raise WgqError("standard input is closed", remedy="Pipe the configuration in, or name a file.")
     return sys.stdin.buffer
 
 
 def _standard_input_name(name: str | None) -> str:
     if not name:
-        raise WgqError("standard input has no name", remedy="name the interface: --name wg0")
+        raise WgqError("standard input has no name", remedy="Name the interface: --name wg0")
     return valid_name(name)
 
 
@@ -199,15 +199,15 @@ def _name_of(path: str) -> str:
 def _missing_remedy(target: str, directory: str) -> str:
     path = _given_path(target, directory)
     if os.path.islink(path):
-        return f"it is a symbolic link to `{os.readlink(path)}', which does not exist"
+        return f"It is a symbolic link to `{os.readlink(path)}', which does not exist."
     if target.endswith(_SUFFIX) and os.path.exists(target):
-        return f"for the file in this directory write `./{target}'"
+        return f"For the file in this directory, write `./{target}'."
     if target.endswith(_SUFFIX) and os.path.exists(f"{directory}/{target}"):
-        return f"for the file in {directory} write `{target.removesuffix(_SUFFIX)}'"
-    return f"configurations are in {directory}{_those_there(directory)}; a path has to end in NAME.conf"
+        return f"For the file in {directory}, write `{target.removesuffix(_SUFFIX)}'."
+    return f"Configurations are in {directory}{_examples(directory)}; a path has to end in NAME.conf."
 
 
-def _those_there(directory: str) -> str:
+def _examples(directory: str) -> str:
     """The first names of configurations in the directory, to help with a mistyped one."""
     try:
         entries = sorted(os.listdir(directory))
@@ -220,5 +220,5 @@ def _those_there(directory: str) -> str:
 
 
 def _unreadable(path: str, error: OSError) -> WgqError:
-    remedy = "run this command as root, or with sudo" if isinstance(error, PermissionError) else ""
+    remedy = "Run this command as root, or with sudo." if isinstance(error, PermissionError) else ""
     return WgqError(f"cannot read `{path}': {os.strerror(error.errno or 0)}", remedy=remedy)

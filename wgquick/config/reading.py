@@ -24,11 +24,11 @@ def read_settings(
     say: Callable[[str], None],
     standard_input: BinaryIO | None = None,
     *,
-    sound: Callable[[Location, Document], None] | None = None,
+    when_valid: Callable[[Location, Document], None] | None = None,
 ) -> Settings:
     """The settings of a file; `say` takes the world access warning and wg's own, each as one line.
 
-    `sound` is called with the file if it has no faults.
+    `when_valid` is called with the file if it has no faults.
     """
     location.warn_of_world_access(found, say)
     document = location.read(found, standard_input)
@@ -37,8 +37,8 @@ def read_settings(
         say(_warning(warning, found.path or STANDARD_INPUT_PATH))
     if report.settings is None:
         raise ConfigError(found.path or STANDARD_INPUT_PATH, report.faults)
-    if sound is not None:
-        sound(found, document)
+    if when_valid is not None:
+        when_valid(found, document)
     return report.settings
 
 

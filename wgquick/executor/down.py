@@ -226,7 +226,7 @@ def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Sa
         raise
     except WgqError as error:
         if not options.force:
-            remedy = f"{error.remedy}. `wgq down --force {name}' does not save.".removeprefix(". ")
+            remedy = f"{error.remedy}\n  `wgq down --force {name}' does not save.".removeprefix("\n  ")
             raise WgqError(error.what, where=error.where, remedy=remedy) from None
         say(note(f"{error.what}: continuing, as --force asks"))
 

@@ -96,7 +96,7 @@ class OnTrial:
         while b"\n" not in self._text:
             piece = os.read(self._watchdog.news, 4096)
             if not piece:
-                return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing will be rolled back"}
+                return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing can be rolled back"}
             self._text += piece
         line, _, self._text = self._text.partition(b"\n")
         self._transcribe()

@@ -603,5 +603,5 @@ def check_up(names: Iterable[str], host: Host) -> None:
     """Raise WgqError if one of the interfaces is not up, or if another program brought it up."""
     for name in names:
         if recorded(name, host) is None:
-            what = "it has no journal: another program brought it up" if host.rtnl.link(name) else "it is not up"
+            what = "the interface was not brought up by wgq" if host.rtnl.link(name) else "the interface is not up"
             raise WgqError(what, where=name, remedy=f"Bring it up: wgq up {name}")

@@ -57,7 +57,7 @@ class RefusedError(OperationError):
     """The kernel refused a request."""
 
     def __init__(self, refusal: Refusal, what: str) -> None:
-        remedy = "run it as root or with CAP_NET_ADMIN" if refusal.errno == errno.EPERM else ""
+        remedy = "Run it as root, or with CAP_NET_ADMIN." if refusal.errno == errno.EPERM else ""
         super().__init__(f"{what}: {refusal}", errno=refusal.errno, remedy=remedy)
         self.refusal = refusal
 
