@@ -200,7 +200,8 @@ def test_a_fault_in_the_file_leaves_a_live_interface_alone(machine: Namespace) -
 
 def test_options_that_need_ensure_are_refused_without_it(machine: Namespace) -> None:
     write(machine, config())
-    assert "without --ensure, up does not take --or-restart" in wgq(machine, "up", "wg0", "--or-restart", status=1).stderr
+    refused = wgq(machine, "up", "wg0", "--or-restart", status=1).stderr
+    assert "without --ensure, up does not take --or-restart" in refused
     assert "wg0" not in links(machine)
 
 
