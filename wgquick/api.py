@@ -517,8 +517,8 @@ def _device(wireguard: WireGuard, name: str) -> Device:
 def listen(device: Device, seconds: float, candidates: Iterable[PublicKey] = ()) -> CaptureSummary:
     """Capture for `seconds` the messages to and from a device's port, and the ICMP errors that come back.
 
-    The device does not have to exist: its name, private key, port and peers' keys are used. `candidates` are keys
-    for which a message may be made by mistake. Nothing is changed. OperationError without CAP_NET_RAW. Any thread
+    The device need not exist: its name, private key, port and peers' keys are used. `candidates` are other public
+    keys that a message may be for by mistake. Nothing is changed. OperationError without CAP_NET_RAW. Any thread
     may call it; the capture is in the calling thread's network namespace.
     """
     from wgquick.diagnosis.senders import SenderCounter

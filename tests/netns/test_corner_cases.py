@@ -360,7 +360,7 @@ def test_save_does_not_replace_a_device_file(machine: Namespace) -> None:
     machine.run(["mknod", "/run/null", "c", "1", "3"])
     machine.run(["ln", "-s", "/run/null", "/etc/wireguard/wg0.conf"])
     wgq(machine, "up", "wg0")
-    assert "none to save to" in wgq(machine, "save", "wg0", status=1).stderr
+    assert "no file to save to" in wgq(machine, "save", "wg0", status=1).stderr
     wgq(machine, "down", "wg0")
     assert machine.out("stat", "-c", "%F", "/run/null").strip() == "character special file"
 
@@ -404,7 +404,7 @@ def test_a_save_over_edits_keeps_them_in_a_copy(machine: Namespace) -> None:
     assert machine.out("ls", "/etc/wireguard").split() == ["wg0.conf"]
     wgq(machine, "up", "wg0")
     machine.run(["sed", "-i", "s/10.8.0.0/10.7.0.0/", str(CONFIG)])
-    assert "kept in /etc/wireguard/wg0.conf.edited" in wgq(machine, "down", "wg0").stderr
+    assert "kept as /etc/wireguard/wg0.conf.edited" in wgq(machine, "down", "wg0").stderr
     assert "10.8.0.0" in machine.call(CONFIG.read_text)
     assert "10.7.0.0" in machine.out("cat", "/etc/wireguard/wg0.conf.edited")
     assert machine.out("stat", "-c", "%a", "/etc/wireguard/wg0.conf.edited").strip() == "600"

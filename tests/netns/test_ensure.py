@@ -86,7 +86,7 @@ def test_a_killed_up_is_repeated(machine: Namespace, stage: str, has_kill_switch
     ensure(machine, status=-9)
     assert "wg0" in links(machine)
     write(machine, config(switch, f"{FULL}, 10.9.0.0/16"))
-    assert "[!] wg0 was not brought up completely: starting anew\n" in ensure(machine)
+    assert "[!] wg0 was not brought up completely: starting over\n" in ensure(machine)
     assert ensure(machine) == NOTHING
     wgq(machine, "down", "wg0")
     assert (rules(machine), journals(machine), machine.out("nft", "list", "ruleset")) == (pristine, "", "")

@@ -293,7 +293,7 @@ def test_down_cleans_up_after_a_deleted_namespace(ends: Pair) -> None:
     [
         ("# wgq: netns = a/b", "wg0.conf:5:16: `a/b' is not a name for a network namespace"),
         ("# wgq: netns = ..", "wg0.conf:5:16: `..' is not a name for a network namespace"),
-        (f"{VPN}\n# wgq: kill-switch = on", "kill-switch, exclude and keep-inbound have no use with netns"),
+        (f"{VPN}\n# wgq: kill-switch = on", "kill-switch, exclude and keep-inbound have no effect with netns"),
     ],
     ids=["path", "parent", "kill-switch"],
 )
@@ -306,7 +306,7 @@ def test_up_refuses_netns_with_traffic_settings(ends: Pair, line: str, fault: st
 
 def test_up_refuses_a_resolver_outside(ends: Pair) -> None:
     before = state(ends.one)
-    assert "`resolved' does not reach the network namespace vpn" in up(ends.one, "--dns", "resolved", status=1)
+    assert "`resolved' has no effect in the network namespace vpn" in up(ends.one, "--dns", "resolved", status=1)
     assert state(ends.one) == before
 
 
@@ -325,7 +325,7 @@ def test_up_refuses_a_namespace_that_would_not_last(ends: Pair) -> None:
         command = ["ip", "netns", "exec", "base", *WGQ, "up", "wg0"]
         refused = machine.run(command, check=False)
         assert refused.returncode == 1
-        assert "would be gone with this process" in refused.stderr
+        assert "would disappear with this process" in refused.stderr
         assert namespaces(machine) == ["base"]
 
 

@@ -248,7 +248,7 @@ def test_status_says_that_both_watchdogs_were_killed(up: Namespace) -> None:
             for pid in pair:
                 os.kill(pid, number)
         status, errors = ended(process)
-        assert (status, "nothing will be rolled back" in errors) == (1, True)
+        assert (status, "nothing can be rolled back" in errors) == (1, True)
     assert "will not be rolled back, as its watchdogs were killed" in wgq(up, "status").stdout
     assert (
         "put the earlier file back, then wgq reload wg0" in wgq(up, "confirm", "wg0", "--reject", status=1).stderr
@@ -398,7 +398,7 @@ def test_a_command_that_fails_does_not_end_it(up: Namespace) -> None:
 
 def test_down_after_try_down_stays_down(up: Namespace) -> None:
     with trying(up, "down", "wg0", "--timeout", LONG) as process:
-        assert "is not up, on trial" in wgq(up, "status", "wg0", status=1).stderr
+        assert "is not up: it is on trial" in wgq(up, "status", "wg0", status=1).stderr
         wgq(up, "down", "wg0", status=1)
         assert ended(process)[0] == 1
     time.sleep(0.5)

@@ -69,7 +69,7 @@ def settings_of_file(name: str, read: FileForDown, host: Host, say: Say) -> Sett
         return settings
     recorded = can_go_down(name, host, without_file=False)
     say(str(faults))
-    say(note(f"Taking {name} down all the same, with {'its journal' if recorded else 'the file'}'s hooks"))
+    say(note(f"Taking {name} down anyway, with {'its journal' if recorded else 'the file'}'s hooks"))
     return None if recorded else settings
 
 
@@ -151,7 +151,7 @@ def _unrecorded(
 ) -> tuple[Undo, ...]:
     """The undos found on the host for a journal that is damaged, ends early or does not name its link."""
     if record.unread:
-        say(note(f"{record.unread} line(s) of the journal are not understood: using the host's state as well"))
+        say(note(f"{record.unread} line(s) of the journal cannot be parsed: using the host's state as well"))
     elif record.ifindex and record.complete:
         return ()
     from wgquick.executor import observe

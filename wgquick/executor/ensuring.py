@@ -74,7 +74,7 @@ def _here(
         trial.supersede(host.journal_directory, name, say)
         return Ensured("up")
     if is_unfinished(name, link, host):
-        say(note(f"{name} was not brought up completely: starting anew"))
+        say(note(f"{name} was not brought up completely: starting over"))
         up.restart(settings, host, options, say, {})
         return Ensured("up")
     done = _changed(settings, host, options, reload_options, say)

@@ -50,7 +50,7 @@ def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None
     if not settings.extras.netns:
         executor_up.bring_up(settings, host, options, say)
         return
-    check_wishes(settings, host, options)
+    check_settings(settings, host, options)
     _check_free(settings, host)
     try:
         _up(settings, host, options, say)
@@ -62,10 +62,10 @@ def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None
         raise
 
 
-def check_wishes(settings: Settings, host: Host, options: Options) -> None:
+def check_settings(settings: Settings, host: Host, options: Options) -> None:
     """Raise WgqError, before any change, if the tunnel cannot be in a namespace."""
     if traffic.is_wanted(settings):
-        what = "kill-switch, exclude and keep-inbound have no use with netns: nothing but the tunnel is inside"
+        what = "kill-switch, exclude and keep-inbound have no effect with netns: only the tunnel is inside"
         raise WgqError(what, where=settings.path or settings.name, remedy="Remove them, or netns.")
     if settings.dns:
         host.dns_of(settings.extras.netns).detect(options.dns)
@@ -272,12 +272,12 @@ def located(name: str, host: Host) -> Iterator[Host]:
 
 
 def begin(name: str, earlier: Place, host: Host) -> None:
-    """Record that the tunnel may be started anew in its namespace: a kill may leave a daemon's link outside."""
+    """Record that the tunnel may be started again in its namespace: a kill may leave a daemon's link outside."""
     write(name, (place(name, host) or earlier)._replace(is_starting=True), host)
 
 
 def keep(name: str, earlier: Place, host: Host) -> None:
-    """Record that the tunnel is back where it was; wgq deletes the namespace in the end if it would have before."""
+    """Record that the tunnel is back in its namespace, and whether wgq deletes the namespace, as before."""
     others = (place(other, host) for other in names(host) if other != name)
     has_passed = any(other is not None and other.netns == earlier.netns and other.is_ours for other in others)
     found = place(name, host) or earlier
@@ -312,7 +312,7 @@ def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
     from wgquick.executor.restoring import undone_on_failure
 
     name, bare = settings.name, settings._replace(save_config=False)
-    check_wishes(settings, host, options)
+    check_settings(settings, host, options)
     say(note(f"Restarting {name} for {moved(settings, host)[0]}"))
     where = place(name, host)
     with undone_on_failure(name, settings, host, options, say):
@@ -333,14 +333,14 @@ def _leave(name: str, host: Host, say: Say) -> None:
         if where is None:
             return
         exists = is_reachable(where, host)
-        is_anew = not exists and host.netns.exists(where.netns)  # somebody else made it again
+        is_others = not exists and host.netns.exists(where.netns)  # another program created this one
         links: list[str] = []
         if exists:
             with host.inside(where.netns) as inner:
                 if _is_there(name, inner):
                     return
                 links = [link.name for link in inner.rtnl.links() if link.name not in _BORN_WITH]
-        if where.is_ours and not is_anew and not _pass_on(name, where, host):
+        if where.is_ours and not is_others and not _pass_on(name, where, host):
             if links:
                 say(note(f"The network namespace {where.netns} stays, as it has other links: {' '.join(links)}"))
             else:

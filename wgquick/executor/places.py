@@ -43,7 +43,9 @@ def place(name: str, host: Host) -> Place | None:
     except OSError as error:
         if error.errno == ENOENT:
             return None
-        raise OperationError(f"cannot read the place of {name}: {error.strerror}", errno=error.errno or 0) from None
+        raise OperationError(
+            f"cannot read which network namespace {name} is in: {error.strerror}", errno=error.errno or 0
+        ) from None
     try:
         read = loads(text)
         return Place(
@@ -52,7 +54,7 @@ def place(name: str, host: Host) -> Place | None:
             read["is_starting"] is True,
             str(read["daemon"]),
             str(read["directory"]),
-            read.get("is_told") is not False,  # an earlier version does not tell
+            read.get("is_told") is not False,  # earlier versions did not write it
         )
     except (ValueError, KeyError, TypeError):
         what = f"{host.journal_directory}/{name}{_SUFFIX} is damaged"
@@ -102,7 +104,7 @@ def write(name: str, where: Place, host: Host) -> None:
                 written.write(text.encode())
             os.rename(following, file, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
-        what = f"cannot write the place of {name}: {error.strerror}"
+        what = f"cannot record the network namespace of {name}: {error.strerror}"
         raise OperationError(what, errno=error.errno or 0, remedy="Make room in /run.") from None
 
 

@@ -53,7 +53,7 @@ def _up(
 ) -> Plan:
     """The plan of up: create the namespace if it does not exist, and bring the tunnel up inside."""
     host, wanted = ground.host, settings.extras.netns
-    netns.check_wishes(settings, host, ground.options)
+    netns.check_settings(settings, host, ground.options)
     path = host.netns.path_of(wanted)
     enter = Planned("~", "EnterNamespace", (f"nsenter --net={path}",))
     if host.netns.exists(wanted):

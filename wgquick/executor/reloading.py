@@ -162,7 +162,7 @@ class Reload:
             raise WgqError(
                 f"{self._name} has SaveConfig = true: down overwrites the file with the interface's state",
                 where=self._settings.path,
-                remedy=f"Save the state (wgq save), or apply the file all the same: {command}",
+                remedy=f"Save the state (wgq save), or apply the file anyway: {command}",
             )
 
     def look(self, *, is_plan: bool = False) -> Look:

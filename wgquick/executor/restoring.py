@@ -128,15 +128,15 @@ def undone_on_failure(name: str, file: Settings, host: Host, options: Options, s
         raise
 
 
-def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
+def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by_restart: bool = False) -> None:
     """Restore the state; the caller holds the interface's lock.
 
-    `tried` has the current hooks of the interface (None: the journal's). `anew` takes it down and brings it up
-    again, if the difference is not enough. WgqError if something could not be restored; the caller may try again.
+    `tried` has the current hooks of the interface (None: the journal's). `by_restart` takes it down and brings
+    it up again. WgqError if something could not be restored; the caller may try again.
     """
     name, had, has = before.name, before.place, places.place(before.name, host)
     if had is None and has is None:
-        _go_back(before, tried, host, say, anew=anew)
+        _go_back(before, tried, host, say, by_restart=by_restart)
         return
     stays = had is not None and has is not None and had.netns == has.netns and netns.is_inside(name, host)
     if not stays:
@@ -153,7 +153,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, ane
         _bring_up(restore.settings_for_up(before.wanted, file), host, before.options, say, netns.bring_up)
     netns.begin(name, had, host)
     with host.inside(had.netns) as inner:
-        _go_back(before, tried, inner, say, anew=anew and stays)
+        _go_back(before, tried, inner, say, by_restart=by_restart and stays)
     netns.keep(name, had, host)
 
 
@@ -169,13 +169,13 @@ def _take_down_there(before: Before, where: Place, tried: Settings | None, host:
         say(note(f"{error.what}: continuing"))
 
 
-def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, anew: bool = False) -> None:
+def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by_restart: bool = False) -> None:
     """Restore the state in one network namespace."""
     if before.wanted is None:
         if down.can_go_down(before.name, host, without_file=True):
             _take_down(before, tried, host, say)
         return
-    if anew or _needs_restart(before, before.wanted, host):
+    if by_restart or _needs_restart(before, before.wanted, host):
         _bring_up_again(before, before.wanted, tried, host, say)
     _restore(before, before.wanted, host)
 
@@ -255,7 +255,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
                 is_unfinished=False,
             )
     else:
-        raise WgqError("\n".join(faults) or "the state does not come back", where=name)
+        raise WgqError("\n".join(faults) or "the earlier state could not be restored", where=name)
     if before.record is not None and link is not None:
         old = before.record._replace(ifindex=link.ifindex)
         undos = reloading.with_one_guard(run.undos)

@@ -28,7 +28,9 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     if name not in host.wireguard.interfaces():
         raise WgqError(f"`{name}' is not a WireGuard interface")
     if not settings.path:
-        raise WgqError(f"the configuration of {name} was not read from a file", remedy="There is none to save to.")
+        raise WgqError(
+            f"the configuration of {name} was not read from a file", remedy="There is no file to save to."
+        )
     say(command(f"wg showconf {name}"))
     # A hook may have edited the file since it was read: use its current content.
     document = location.read(location.Location(name, settings.path))
@@ -52,7 +54,9 @@ def _keep_edited(path: str, data: bytes, journal: Journal, say: Callable[[str], 
         return
     copy = f"{path}.edited"
     write_atomic(copy, data)
-    say(note(f"{path} was edited while the interface was up: the edits are replaced, and kept in {copy}"))
+    say(
+        note(f"{path} was edited while the interface was up, and is overwritten: the edited file is kept as {copy}")
+    )
 
 
 def _named(settings: Settings, device: Device) -> Iterator[Endpoint]:

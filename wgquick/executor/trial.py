@@ -184,7 +184,9 @@ def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | 
     with host.lock():
         file = existing(host.journal_directory, name)
         if file is None:
-            raise WgqError(f"no trial of {name} is pending", remedy=f"`wgq try' begins one; `wgq status {name}'.")
+            raise WgqError(
+                f"no trial of {name} is pending", remedy=f"`wgq try' starts one; `wgq status {name}' shows it."
+            )
         try:
             trial = file.read()
             if trial is None or trial.is_over:
@@ -204,15 +206,15 @@ def decide(name: str, host: Host, phase: str, *, by: str = "", seconds: float | 
 def _without_watchdog(file: TrialFile, trial: Trial, phase: str) -> Trial:
     """Confirm a trial without a watchdog, so nobody can roll it back; WgqError for any other `phase`."""
     if phase != CONFIRMED:
-        what = f"the watchdogs of the trial of {file.name} were killed, and with them its rollback"
-        remedy = f"Keep it as it is: wgq confirm {file.name}\n  Or take it back: {_way_back(trial.verb, file.name)}"
+        what = f"the watchdogs of the trial of {file.name} were killed: it cannot be rolled back"
+        remedy = f"Keep the change: wgq confirm {file.name}\n  Or revert it: {_way_back(trial.verb, file.name)}"
         raise WgqError(what, remedy=remedy)
     file.remove()
     return trial._replace(phase=phase)
 
 
 def _way_back(verb: str, name: str) -> str:
-    """The command that takes a change back whose watchdogs were killed: the earlier keys died with them."""
+    """The command that reverts a change after its watchdogs, and with them the earlier keys, are gone."""
     if verb == "reload":
         return f"put the earlier file back, then wgq reload {name}"
     return f"wgq {'down' if verb == 'up' else 'up'} {name}"

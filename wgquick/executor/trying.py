@@ -63,7 +63,7 @@ def criterion(verb: str, text: str) -> tuple[str, str]:
         raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
     kind, _, address = text.partition(":")
     if text == "handshake" and verb == "down":
-        raise WgqError("--confirm-when handshake: nobody shakes hands after down", remedy="Use ping:ADDRESS.")
+        raise WgqError("--confirm-when handshake: there is no handshake after down", remedy="Use ping:ADDRESS.")
     if text in ("", "handshake"):
         return "any" if text else "", ""
     if kind != "ping" or not address:
@@ -274,7 +274,7 @@ class Attempt:
             )
             file.write(begun)
         self._file = file
-        self._say(note(f"{asked.name} is on trial: this extends it, and a rollback takes back all of it"))
+        self._say(note(f"{asked.name} is on trial: this extends the trial, and a rollback reverts all changes"))
         self._watchdogs.share(lambda: None, self._hangs, (file.descriptor,))
         try:
             self._tried = self._settings()
@@ -358,7 +358,7 @@ class Attempt:
     def _roll_back(self, found: Trial) -> str:
         """Restore the earlier state; returns the last error, or "" on success."""
         tried = self._tried if found.changes == 1 else None
-        anew = (
+        must_restart = (
             self._is_orphaned and self._asked.verb == "down" and bool(tried and (tried.pre_down or tried.post_down))
         )
         fault = ""
@@ -367,7 +367,7 @@ class Attempt:
                 time.sleep(_BETWEEN_ATTEMPTS)
             before = _with_any_port(self._before) if any_port else self._before
             try:
-                restoring.go_back(before, tried, self._host, self._say, anew=anew or by_restart)
+                restoring.go_back(before, tried, self._host, self._say, by_restart=must_restart or by_restart)
                 return ""
             except Exception as error:  # also a bug of wgq: no other process would try again
                 fault = str(error)
@@ -433,7 +433,7 @@ class Attempt:
 
 
 def _with_any_port(before: Before) -> Before:
-    """The state with any port, in case another program uses the earlier one."""
+    """The state without its port, for a case in which another program uses that port."""
     wanted = before.wanted
     if wanted is None:
         return before

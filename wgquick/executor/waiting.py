@@ -68,7 +68,7 @@ def _peer(name: str, peers: Iterable[PublicKey], word: str, names: Mapping[Publi
         raise WgqError(f"`{word}' is the name of {len(found)} peers", where=name, remedy="Write the public key.")
     known = ", ".join(sorted(set(names.values()))[:_NAMED])
     remedy = "Write any, all, a public key, or the name that a comment in the file gives the peer"
-    raise WgqError(f"`{word}' is no peer", where=name, remedy=f"{remedy} ({known})." if known else f"{remedy}.")
+    raise WgqError(f"`{word}' is not a peer", where=name, remedy=f"{remedy} ({known})." if known else f"{remedy}.")
 
 
 def handshakes(

@@ -75,7 +75,7 @@ def _trial(trial: TrialStatus) -> str:
     if trial.phase == "failed":
         return f"{name} is not as it was before `wgq try {verb}': the rollback failed. {trial.message}".rstrip()
     if not trial.has_watchdog:
-        ways = f"`wgq confirm {name}' keeps it, `wgq confirm --reject {name}' says how to take it back"
+        ways = f"`wgq confirm {name}' keeps it, `wgq confirm --reject {name}' says how to revert it"
         return f"{name}: `wgq try {verb}' will not be rolled back, as its watchdogs were killed: {ways}."
     if trial.phase != "pending":
         return f"{name}: `wgq try {verb}' is {trial.phase}."

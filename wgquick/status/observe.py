@@ -127,7 +127,7 @@ class Observer:
         if link is not None:
             return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV)
         if any(each.interface == name for each in self._trials()):
-            what = f"`{name}' is not up, on trial"
+            what = f"`{name}' is not up: it is on trial"
             return OperationError(what, errno=ENODEV, remedy="`wgq status' says until when.")
         has_file = location.is_valid_name(name) and os.path.exists(f"{location.DIRECTORY}/{name}.conf")
         remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' lists the interfaces that are up."
@@ -179,7 +179,7 @@ class Observer:
         return record
 
     def _renamed(self, name: str) -> Link | None:
-        """The link with the index that the journal has, under another name. The kernel does not use one again."""
+        """The journal's link under another name, found by its index, which the kernel does not use again."""
         record = Journal(self._host.journal_directory, name).read()
         index = record.ifindex if record is not None else 0
         return next((each for each in self._host.rtnl.links() if index and each.ifindex == index), None)

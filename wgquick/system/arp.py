@@ -23,7 +23,7 @@ _REPEAT = 0.2  # seconds
 def probe(wanted: Iterable[tuple[str, str]], seconds: float) -> dict[tuple[str, str], set[str]]:
     """The link-layer addresses of the hosts that have each address on its link, except this host.
 
-    It listens for all the seconds, as several hosts may answer. Links that are no Ethernet have no answers.
+    It listens for all the seconds, as several hosts may answer. Other links than Ethernet have no answers.
     """
     found: dict[tuple[str, str], set[str]] = {each: set() for each in wanted}
     with ExitStack() as opened:

@@ -101,7 +101,7 @@ def _binds(netns: str) -> Iterator[tuple[str, str]]:
         if os.path.exists(target):
             yield f"{directory}/{name}", target
         elif name == "resolv.conf":
-            remedy = "An empty file will do: the command sees the namespace's in its place."
+            remedy = "Create an empty file: the command then sees the namespace's file in its place."
             raise OperationError(f"there is no {target} to mount over", remedy=remedy)
     for path in _LOOKUP_SOCKETS:
         if _is_socket(path):

@@ -61,7 +61,7 @@ _IP_HEADER = {4: 20, 6: 40}
 _ICMP_HEADER = 8
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _ERRORS = {4: {3: "unreachable", 11: "time-exceeded"}, 6: {1: "unreachable", 3: "time-exceeded"}}
-_NO_HOST = {4: (3, 1), 6: (1, 3)}  # the type and code that say that nobody has the address
+_NO_HOST = {4: (3, 1), 6: (1, 3)}  # the type and code of the error for an address that no host has
 _HOPS = (1, 2, 3, 4, 5, 6, 64)
 _HOP_LIMIT = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
 _TOS = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
@@ -629,7 +629,7 @@ class Sizer:
             self._asked[self._send(size)] = size
 
     def answered(self, seconds: float) -> frozenset[int]:
-        """The sizes that were answered so far; it waits so long for another one."""
+        """The sizes that were answered so far; waits up to `seconds` for another one."""
         if select.select([self._echo], [], [], seconds)[0]:
             while number := self._receive():
                 self._answered |= {self._asked[number]} if number in self._asked else set()

@@ -90,7 +90,7 @@ class Monitor:
 
     @staticmethod
     def suspect(kind: str, seen: str = "") -> str:
-        """The program that probably made a change; `seen` is the one that was seen doing it, "" if none was."""
+        """The program that probably made a change; `seen` is the program in the notification, or ""."""
         if kind == "firewall":
             runs = _FIREWALLD if seen and not seen.startswith(_FIREWALLD) and _is_running(_FIREWALLD) else ""
             return f"{seen}, perhaps for {runs}, which runs here" if runs else seen

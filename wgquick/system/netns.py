@@ -97,7 +97,7 @@ def _add(name: str, bind: Callable[[str], None]) -> None:
         _prepare_directory()
         if _is_slave(DIRECTORY):
             what = (
-                f"a network namespace {name} made here would be gone with this process: mounts made in "
+                f"a network namespace {name} made here would disappear with this process: mounts made in "
                 "`ip netns exec', or in a service with its own mounts, do not reach the host"
             )
             remedy = f"Make it outside (ip netns add {name}), or use nsenter --net in place of ip netns exec."

@@ -126,7 +126,7 @@ def _release(fd: int, path: str) -> None:
 def locked_interface(
     place: str, name: str, say: Callable[[str], object], *, patience: float = _LOCK_PATIENCE
 ) -> Iterator[None]:
-    """Hold the lock of one interface, as two runs at once would take each other's changes for their own."""
+    """Hold the lock of one interface, so that two runs at once do not mix up their changes."""
     path = f"{place}/{name}.lock"
     fd = _locked_file(path)
     if fd is None:

@@ -56,7 +56,7 @@ def has(name: str, port: int) -> bool:
 
 
 def programs(port: int) -> tuple[str, ...]:
-    """The programs that use the port, as text; of a hidden program its user.
+    """The programs that use the port, as text; for a hidden program, its user.
 
     The socket of a kernel interface belongs to no process, and stays in the namespace where the link was created.
     """

@@ -105,7 +105,7 @@ class Monitor(Protocol):
 
 
 class _Elsewhere(NamedTuple):
-    """A change in another namespace: its link is none of this one."""
+    """A change in another namespace, which has no link of this one."""
 
     kind: str
     ifindex: int = 0

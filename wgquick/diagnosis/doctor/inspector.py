@@ -105,4 +105,4 @@ class Sizer(Protocol):
         """Send a request of each size, in this order."""
 
     def answered(self, seconds: float) -> frozenset[int]:
-        """The sizes that were answered so far; it waits so long for another one."""
+        """The sizes that were answered so far; waits up to `seconds` for another one."""

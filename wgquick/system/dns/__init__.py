@@ -70,7 +70,9 @@ class Dns:
         if self._netns:
             if preference not in ("auto", "file", "off"):
                 remedy = "Omit --dns, or choose file or off."
-                what = f"`{preference}' does not reach the network namespace {self._netns}: {self.path} does"
+                what = (
+                    f"`{preference}' has no effect in the network namespace {self._netns}, which uses {self.path}"
+                )
                 raise OperationError(what, remedy=remedy)
             return "off" if preference == "off" else "file"
         from wgquick.system.dns.detect import choose

@@ -63,7 +63,7 @@ class ResolvConfFile:
         return tuple(tunnel.name for tunnel in self._record().tunnels if links.is_gone(tunnel.place))
 
     def repair(self) -> tuple[str, ...]:
-        """Remove the tunnels that are gone; returns their names."""
+        """Remove the tunnels that are gone from the file; returns their names."""
         names = self.stale()
         if names:
             with self._changing():

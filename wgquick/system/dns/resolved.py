@@ -28,7 +28,9 @@ _PATIENCE = 25.0  # seconds, D-Bus's default
 _EVERYTHING = "."
 _RESOLV_CONF, _NSSWITCH = "/etc/resolv.conf", "/etc/nsswitch.conf"
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
-_UNASKED = note(f"{_RESOLV_CONF} does not name systemd-resolved: programs that read it do not ask its servers.")
+_UNASKED = note(
+    f"{_RESOLV_CONF} does not name systemd-resolved: programs that read this file do not use the tunnel's DNS."
+)
 _NO_LINK, _NO_BUS, _ELSEWHERE = "NoSuchLink", "NoBus", "Elsewhere"
 # Errors after which there is nothing to remove: the DNS disappears with the link or the daemon.
 _GONE = frozenset({_NO_LINK, _NO_BUS, _ELSEWHERE, "NameHasNoOwner", "ServiceUnknown"})

@@ -186,8 +186,8 @@ def _fill_connmark(target: Any, mode: int) -> None:
 def _fill_target(target: Any, data: bytes, flags: int = 1) -> None:
     """Write the data of a target, and set the option flags that the library's final check expects.
 
-    The library's own way does not work with newer releases of iptables (Debian 13): their struct xt_option_entry is
-    larger, and the library reads only the first entry of such a table.
+    The library's own method does not work with newer releases of iptables (Debian 13): their struct
+    xt_option_entry is larger, and the library reads only the first entry of such a table.
     """
     _write(target.target, data)
     target._module.tflags = flags

@@ -306,7 +306,7 @@ def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -
     if not all(each.recv(1) for _, each in hosts):
         return
     control.sendall(b"{}\n")
-    # From here on nobody waits for child processes: the kernel reaps those that hooks leave.
+    # From here on nothing waits for child processes: the kernel reaps those that hooks leave.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if control.recv(1) == _KEEP:
         calls.die_with_parent(really=True)  # with the holder, which is kept

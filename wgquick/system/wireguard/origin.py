@@ -1,4 +1,4 @@
-"""Finds the program that brought up a link without a journal, and the time since when it exists."""
+"""Finds the program that brought up a link without a journal, and when its daemon started."""
 
 from __future__ import annotations
 
