@@ -22,7 +22,7 @@ V6 = PLAIN_V6.map(str) | PLAIN_V6.map(lambda address: address.exploded) | PLAIN_
 LABEL = st.from_regex(r"[a-z][a-z0-9]{2,8}", fullmatch=True)
 NAMES = st.lists(LABEL, min_size=2, max_size=4).map(".".join)
 SENSITIVE = KEYS | V4 | V6 | NAMES
-# Text around them: what reports contain, and characters that cannot be part of an address or name.
+# Text around the values: what reports contain, and characters that cannot be part of an address or name.
 AROUND = st.text(alphabet=" \n\t,;=/[]()'\"%<>{}|!?*&~^$@#_xyzXYZghi", max_size=8)
 
 
@@ -64,13 +64,13 @@ RULES = ('{"comment": "%s"}', '-m comment --comment "%s" -j DROP', "-m comment -
 
 @given(COMMENTS, st.sampled_from(RULES))
 def test_no_comment_of_a_firewall_rule_survives(told: str, around: str) -> None:
-    """People write names of people there."""
+    """Such comments may contain people's names."""
     assert told not in Redaction().text(around % told)
 
 
 @given(V4 | PLAIN_V6.map(str), st.booleans())
 def test_no_address_survives_as_bytes(told: str, is_inside: bool) -> None:
-    """As the tuples of a journal show it."""
+    """The tuples of a journal show addresses as bytes."""
     packed = ipaddress.ip_address(told).packed
     text = repr((packed,)) if is_inside else repr(packed)
     assert repr(packed) not in Redaction().text(f"Undo(address={text}, name='wg0')")

@@ -1,4 +1,4 @@
-"""A change on trial whose watchdog is killed at any step, in the change or in the rollback: all is as it was."""
+"""The earlier state is restored if the watchdog of a trial is killed at any step of the change or the rollback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HIT = "/run/killed"
 
 
 def die(*others: int) -> None:
-    """Kill this process and others, and leave a sign of it."""
+    """Create the file HIT, and kill this process and others."""
     Path(HIT).touch()
     for pid in (*others, os.getpid()):
         os.kill(pid, signal.SIGKILL)
@@ -52,9 +52,9 @@ def die(*others: int) -> None:
 def tried(
     setting: Setting, verb: str, at: int = -1, *, seconds: float = 0.05, text: str = CONFIG, both: bool = False
 ) -> list[str]:
-    """The phases that a trial tells, whose watchdog is killed at the `at`-th beginning or end of an effect.
+    """The phases that a trial reports. Its watchdog is killed at the `at`-th beginning or end of an effect.
 
-    `both`: its standby too, so that nothing is rolled back.
+    `both`: the standby is killed too, so nothing is rolled back.
     """
     return setting.machine.call(_tried, setting.options, verb, at, seconds, text, both)
 
@@ -141,7 +141,7 @@ def test_a_tunnel_is_as_it_was(setting: Setting, verb: str) -> None:
 def test_without_watchdogs_other_verbs_finish_it(setting: Setting, verb: str) -> None:
     """Both watchdogs are killed at any step of the change or of the rollback.
 
-    Down leaves nothing. Reload, and up --ensure, make it as the file says.
+    Then `down` leaves nothing, and `reload` and `up --ensure` apply the file.
     """
     pristine = state(setting.machine)
     text = CHANGED if verb == "reload" else CONFIG

@@ -184,7 +184,7 @@ ONE_FILE = [
     ("dns-search", interface() + "DNS = 192.0.2.54/32\n" + peer("phone", "10.7.0.2"), 5),
     ("dns-search", interface() + "DNS = 192.0.2.53, 192.0.2.54/32\n" + peer("phone", "10.7.0.2"), 5),
     ("unknown-key", interface("hub", "Colour = red") + peer(), 5),
-    # the whole file is another one
+    # the whole file has another format
     ("no-private-key", "# to do\n", 1),
     ("no-private-key", peer().lstrip(), 1),
     ("no-section", HUB.replace("[Interface]", "#[Interface]"), 2),
@@ -198,7 +198,7 @@ ONE_FILE = [
     ("encoding", HUB.replace("\n", "\r"), 1),
     ("repeated-key", HUB + CLIENT, 10),
     ("repeated-key", HUB + "AllowedIPs = 10.7.0.3\nPublicKey = " + public("laptop") + "\n", 10),
-    # one line, and what follows from it
+    # one faulty line, and faults that follow from it
     ("missing-equals", HUB.replace("PublicKey =", "PublicKey:"), 7),
     ("unknown-key", HUB.replace("PublicKey =", "PubKey ="), 7),
     ("misplaced-key", HUB.replace(f"PublicKey = {public('phone')}", f"PrivateKey = {private('phone')}"), 7),

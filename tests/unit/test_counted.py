@@ -1,4 +1,4 @@
-"""The signs in a daemon's counters; old events count no longer."""
+"""The conclusions from a daemon's counters; old events no longer count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNS through /etc/resolv.conf itself: its content while tunnels are up, and how the original comes back."""
+"""DNS through /etc/resolv.conf: its content while tunnels are up, and how the original is restored."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_iptables_rules_are_read_as_the_kernel_reads_them(
 
 
 def test_a_rule_that_may_apply_is_named_as_probable() -> None:
-    """A packet is known to be dropped, and the one rule that can do so looks at something that is not known."""
+    """The packet is known to be dropped, and only one rule can do that, but its condition cannot be evaluated."""
     limited = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m limit --limit 1/hour -j DROP\nCOMMIT\n"
     assert "probably by the rule `-A INPUT -m limit" in by(Rulesets(legacy4=limited), PACKET, ARRIVING)
     nft = ruleset([match(PORT, "@ports"), DROP])
@@ -184,7 +184,7 @@ def test_a_rule_that_may_apply_is_named_as_probable() -> None:
 
 
 def test_iptables_extensions_are_read_from_its_own_text() -> None:
-    """The JSON of nft names an extension and not what it compares, and says nothing of its target."""
+    """nft's JSON has only the name of an extension, not its comparison or its target."""
     nft = json.dumps({"nftables": [
         {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0,
                    "policy": "drop"}},

@@ -1,4 +1,4 @@
-"""What doctor concludes when answers are slow, are lost, or do not come in its time; the clocks are made."""
+"""What doctor concludes when answers are slow, lost or too late; the clocks are simulated."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ PEER = DevicePeer(
 
 
 class Machine:
-    """A host and inspector whose one peer answers echo requests if `answers`, and nothing else."""
+    """A host and inspector with one peer, which answers echo requests if `answers` is true, and nothing else."""
 
     def __init__(self, answers: bool) -> None:
         self._answers = answers
@@ -175,7 +175,7 @@ FULL = PEER._replace(allowed_ips=(*PEER.allowed_ips, AllowedIP(bytes(4), 0)))
     ],
 )
 def test_a_part_without_time_is_reported(answers: bool, expected: tuple[str, ...]) -> None:
-    """The deadline has passed already: each examination that needs time says that it did not take place."""
+    """The deadline has already passed: each examination that needs time reports that it did not take place."""
     machine = cast("Any", Machine(answers))
     wanted = PeerSettings(PEER.public_key, endpoint=Endpoint("198.51.100.2", "51820"))
     evidence = Evidence(

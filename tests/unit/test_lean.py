@@ -1,4 +1,4 @@
-"""`lean`, which replaces parts of the standard library on the path of `wgq up`, behaves like the original."""
+"""`lean` replaces parts of the standard library for `wgq up`, and behaves like the originals."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_the_suppress_rule_at_the_recorded_priority_is_deleted() -> None:
 
 
 def test_a_stale_journals_rules_go_beside_another_tunnel() -> None:
-    """A full tunnel whose link was deleted by hand leaves an empty table, which the next tunnel takes."""
+    """If the link of a full tunnel is deleted by hand, its table is empty, and the next tunnel takes it."""
     others = (suppress_rule(32762), table_rule(51820, 32763))
     facts = DownFacts(exists=False, rules=(LOCAL, *others, *deleted(JOURNAL), MAIN), other_marks=frozenset({51820}))
     assert deleted(down.spare_others(JOURNAL, facts)) == deleted(JOURNAL)

@@ -213,7 +213,7 @@ def test_allowed_ips_are_removed_through_a_throw_away_peer() -> None:
 
 
 def test_a_leftover_throw_away_peer_is_removed() -> None:
-    """A reload that was killed may leave it."""
+    """A killed reload may leave it behind."""
     device = Device("wg0", peers=(DevicePeer(reload.THROW_AWAY),))
     found = both("", device, "", keep_foreign=True)
     assert found.last.peers == (PeerConfig(reload.THROW_AWAY, remove=True),)

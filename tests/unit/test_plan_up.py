@@ -39,7 +39,7 @@ def address(text: str) -> Address:
 
 
 class _Silent:
-    """In place of DNS and firewalls, whose lines are not those of ip(8)."""
+    """In place of DNS and firewalls: their lines are not compared here."""
 
     def __getattr__(self, _name: str) -> Callable[..., tuple[str, ...]]:
         return lambda *_: ()

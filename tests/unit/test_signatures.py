@@ -1,4 +1,4 @@
-"""The signs in two readings and a capture, for cases that take long on a real tunnel."""
+"""The conclusions from two readings and a capture, for cases that take long on a real tunnel."""
 
 from __future__ import annotations
 

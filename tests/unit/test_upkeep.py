@@ -288,7 +288,7 @@ def test_an_event_is_a_line_of_text_or_of_json() -> None:
 
 
 class _Time:
-    """Clocks that a test sets: the system's, and the seconds asleep."""
+    """Clocks that a test sets: the system's clock, and the seconds of sleep."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.awake, self.asleep, self.shift = 1000.0, 0.0, CLOCK

@@ -534,7 +534,7 @@ def _reason(error: int, rules: Sequence[Passed], route: TableRoute | None) -> st
         return f"the route {route.kind} {text_of(route.destination)}"
     if rules and rules[-1].decides:
         return f"rule {rules[-1].rule.priority} has the action {rules[-1].rule.action}"
-    return "no route"
+    return "no rule leads to a route"
 
 
 def text_of(prefix: Prefix) -> str:
