@@ -1,10 +1,13 @@
-//! IP, TCP and UDP headers as views of a packet's bytes, with named fields and without copies.
+//! The headers of IP, ICMP, TCP and UDP as views of a packet's bytes, with named fields and without copies; and the types
+//! for the fields of other headers.
 //!
-//! A field holds bytes in network byte order. So a header needs no alignment, has no padding, and any bytes are valid.
+//! A field holds bytes in the order of the wire. So a header needs no alignment, has no padding, and any bytes are valid.
 
 /// The protocol numbers of IP.
+pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// A 16-bit number in network byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,40 @@ impl Be32 {
     #[inline]
     pub(crate) fn set(&mut self, value: u32) {
         self.0 = value.to_be_bytes();
+    }
+}
+
+/// A 32-bit number in little-endian byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Le32([u8; 4]);
+
+impl Le32 {
+    #[inline]
+    pub(crate) fn get(self) -> u32 {
+        u32::from_le_bytes(self.0)
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, value: u32) {
+        self.0 = value.to_le_bytes();
+    }
+}
+
+/// A 64-bit number in little-endian byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Le64([u8; 8]);
+
+impl Le64 {
+    #[inline]
+    pub(crate) fn get(self) -> u64 {
+        u64::from_le_bytes(self.0)
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, value: u64) {
+        self.0 = value.to_le_bytes();
     }
 }
 
@@ -95,6 +132,13 @@ impl Ipv4 {
     const DONT_FRAGMENT: u16 = 0x4000;
     /// "More fragments" and the offset.
     const FRAGMENT: u16 = 0x3fff;
+    const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+    /// The length in the header, including options, in bytes.
+    #[inline]
+    pub(crate) fn header_len(&self) -> usize {
+        usize::from(self.version_and_length & 15) * 4
+    }
 
     #[inline]
     pub(crate) fn has_options(&self) -> bool {
@@ -107,8 +151,23 @@ impl Ipv4 {
     }
 
     #[inline]
+    pub(crate) fn is_later_fragment(&self) -> bool {
+        self.flags_and_offset.get() & Self::FRAGMENT_OFFSET != 0
+    }
+
+    #[inline]
     pub(crate) fn dont_fragment(&self) -> bool {
         self.flags_and_offset.get() & Self::DONT_FRAGMENT != 0
+    }
+
+    #[inline]
+    pub(crate) fn source(&self) -> [u8; 4] {
+        self.addresses.as_chunks().0[0]
+    }
+
+    #[inline]
+    pub(crate) fn destination(&self) -> [u8; 4] {
+        self.addresses.as_chunks().0[1]
     }
 }
 
@@ -126,6 +185,31 @@ pub(crate) struct Ipv6 {
 
 // SAFETY: only bytes.
 unsafe impl Header for Ipv6 {}
+
+impl Ipv6 {
+    #[inline]
+    pub(crate) fn source(&self) -> [u8; 16] {
+        self.addresses.as_chunks().0[0]
+    }
+
+    #[inline]
+    pub(crate) fn destination(&self) -> [u8; 16] {
+        self.addresses.as_chunks().0[1]
+    }
+}
+
+/// RFC 792 and RFC 4443.
+#[repr(C)]
+pub(crate) struct Icmp {
+    pub(crate) kind: u8,
+    pub(crate) code: u8,
+    pub(crate) checksum: [u8; 2],
+    /// The meaning depends on the type. In an error about a packet that is too big it has the MTU.
+    pub(crate) rest: Be32,
+}
+
+// SAFETY: only bytes.
+unsafe impl Header for Icmp {}
 
 /// RFC 9293, without options.
 #[repr(C)]
@@ -216,7 +300,7 @@ mod tests {
 
     #[test]
     fn each_field_has_the_offset_of_its_rfc() {
-        assert_eq!((Ipv4::LEN, Ipv6::LEN, Tcp::LEN, Udp::LEN), (20, 40, 20, 8));
+        assert_eq!((Ipv4::LEN, Ipv6::LEN, Tcp::LEN, Udp::LEN, Icmp::LEN), (20, 40, 20, 8, 8));
         assert_eq!(offset_of!(Ipv4, total_length), 2);
         assert_eq!(offset_of!(Ipv4, identification), 4);
         assert_eq!(offset_of!(Ipv4, flags_and_offset), 6);
@@ -229,10 +313,17 @@ mod tests {
         assert_eq!((offset_of!(Tcp, window), offset_of!(Tcp, checksum)), (14, 16));
         assert_eq!(offset_of!(Tcp, urgent), 18);
         assert_eq!((offset_of!(Udp, length), offset_of!(Udp, checksum)), (4, 6));
-        assert_eq!(
-            (align_of::<Ipv4>(), align_of::<Ipv6>(), align_of::<Tcp>(), align_of::<Udp>()),
-            (1, 1, 1, 1)
-        );
+        assert_eq!((offset_of!(Icmp, checksum), offset_of!(Icmp, rest)), (2, 4));
+        let aligns = [align_of::<Ipv4>(), align_of::<Ipv6>(), align_of::<Tcp>(), align_of::<Udp>()];
+        assert_eq!((aligns, align_of::<Icmp>()), ([1; 4], 1));
+    }
+
+    #[test]
+    fn source_and_destination_follow_each_other() {
+        let bytes: [u8; 40] = std::array::from_fn(|i| i as u8);
+        let (v4, v6) = (Ipv4::at(&bytes, 0), Ipv6::at(&bytes, 0));
+        assert_eq!((v4.source(), v4.destination()), ([12, 13, 14, 15], [16, 17, 18, 19]));
+        assert_eq!((&v6.source()[..], &v6.destination()[..]), (&bytes[8..24], &bytes[24..40]));
     }
 
     #[test]

@@ -1,88 +1,97 @@
 //! The answer to a packet without a peer: "host unreachable", as the kernel's `wg_xmit` sends it.
 
 use crate::checksum;
+use crate::headers::{Header, ICMP, ICMPV6, Icmp, Ip, Ipv4, Ipv6};
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 64;
+/// The DS field of the kernel's ICMP errors over IPv4: network control (`icmp_send`).
+const TOS: u8 = 0xc0;
+/// The extension headers of IPv6 that may precede ICMPv6.
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
-/// An ICMPv6 error fits the smallest MTU of IPv6 (RFC 4443); the kernel answers IPv4 within 576 bytes (RFC 1812).
+/// The type and code of "host unreachable" (RFC 792), and of "address unreachable" (RFC 4443).
+const HOST_UNREACHABLE_V4: (u8, u8) = (3, 1);
+const ADDRESS_UNREACHABLE_V6: (u8, u8) = (1, 3);
+/// The most bytes of an answer. An ICMPv6 error fits the smallest MTU of IPv6 (RFC 4443); the kernel answers IPv4 within
+/// 576 bytes (RFC 1812).
 const MAX_V6: usize = 1280;
 const MAX_V4: usize = 576;
 
 /// The ICMP error for a packet; `None` if none may be sent (RFC 1122, RFC 4443: not for ICMP errors, multicast, later
 /// fragments).
 pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
-    match packet.first()? >> 4 {
-        4 => unreachable_v4(packet),
-        6 => unreachable_v6(packet),
-        _ => None,
+    match Ip::of(packet)? {
+        Ip::V4(ip) => unreachable_v4(ip, packet),
+        Ip::V6(ip) => unreachable_v6(ip, packet),
     }
 }
 
-fn unreachable_v4(packet: &[u8]) -> Option<Vec<u8>> {
-    let header = usize::from(packet[0] & 15) * 4;
-    if header < 20 || packet.len() < header {
+fn unreachable_v4(ip: &Ipv4, packet: &[u8]) -> Option<Vec<u8>> {
+    let header = ip.header_len();
+    if header < Ipv4::LEN || packet.len() < header {
         return None;
     }
-    let (source, destination) = (&packet[12..16], &packet[16..20]);
-    let is_later_fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0;
-    let is_group = |address: &[u8]| address[0] >= 224 || address[0] == 0 || address[0] == 127;
-    if is_later_fragment || is_group(source) || is_group(destination) {
+    // Multicast, broadcast and reserved addresses, "this host", and loopback.
+    let is_no_host = |address: [u8; 4]| address[0] >= 224 || address[0] == 0 || address[0] == 127;
+    if ip.is_later_fragment() || is_no_host(ip.source()) || is_no_host(ip.destination()) {
         return None;
     }
     // Other types, such as echo and timestamp, are not errors.
-    if packet[9] == ICMP && matches!(packet.get(header), None | Some(3..=5 | 11 | 12)) {
+    if ip.protocol == ICMP && matches!(packet.get(header), None | Some(3..=5 | 11 | 12)) {
         return None;
     }
-    let quoted = &packet[..packet.len().min(MAX_V4 - 28)];
-    let total = 28 + quoted.len();
-    let mut answer = vec![0x45, 0xc0, 0, 0, 0, 0, 0, 0, HOP_LIMIT, ICMP, 0, 0];
-    answer[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-    answer.extend(destination);
-    answer.extend(source);
-    let sum = checksum::finish(checksum::add(0, &answer));
-    answer[10..12].copy_from_slice(&sum);
-    // Destination unreachable, host unreachable.
-    answer.extend([3, 1, 0, 0, 0, 0, 0, 0]);
+    let quoted = &packet[..packet.len().min(MAX_V4 - Ipv4::LEN - Icmp::LEN)];
+    let mut answer = vec![0; Ipv4::LEN + Icmp::LEN];
     answer.extend(quoted);
-    let sum = checksum::finish(checksum::add(0, &answer[20..]));
-    answer[22..24].copy_from_slice(&sum);
+    let total = answer.len();
+    let (header, body) = answer.split_at_mut(Ipv4::LEN);
+    let to = Ipv4::at_mut(header, 0);
+    (to.version_and_length, to.tos, to.ttl, to.protocol) = (0x45, TOS, HOP_LIMIT, ICMP);
+    to.total_length.set(total as u16);
+    to.addresses = swapped(ip.addresses);
+    let sum = checksum::finish(checksum::add(0, header));
+    Ipv4::at_mut(header, 0).checksum = sum;
+    finish(body, HOST_UNREACHABLE_V4, 0);
     Some(answer)
 }
 
-fn unreachable_v6(packet: &[u8]) -> Option<Vec<u8>> {
-    if packet.len() < 40 {
+fn unreachable_v6(ip: &Ipv6, packet: &[u8]) -> Option<Vec<u8>> {
+    let (source, destination) = (ip.source(), ip.destination());
+    if source[0] == 0xff || source == [0; 16] || destination[0] == 0xff || !may_be_answered_v6(ip, packet) {
         return None;
     }
-    let (source, destination) = (&packet[8..24], &packet[24..40]);
-    if source[0] == 0xff || source == [0; 16] || destination[0] == 0xff {
-        return None;
-    }
-    if !may_be_answered_v6(packet) {
-        return None;
-    }
-    let quoted = &packet[..packet.len().min(MAX_V6 - 48)];
-    let len = 8 + quoted.len();
-    let mut answer = vec![0x60, 0, 0, 0, 0, 0, ICMPV6, HOP_LIMIT];
-    answer[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-    answer.extend(destination);
-    answer.extend(source);
-    // Destination unreachable, address unreachable.
-    answer.extend([1, 3, 0, 0, 0, 0, 0, 0]);
+    let quoted = &packet[..packet.len().min(MAX_V6 - Ipv6::LEN - Icmp::LEN)];
+    let mut answer = vec![0; Ipv6::LEN + Icmp::LEN];
     answer.extend(quoted);
-    let sum = checksum::pseudo(&answer[8..40], ICMPV6, len);
-    let field = checksum::finish(checksum::add(sum, &answer[40..]));
-    answer[42..44].copy_from_slice(&field);
+    let (header, body) = answer.split_at_mut(Ipv6::LEN);
+    let to = Ipv6::at_mut(header, 0);
+    to.class_and_flow = [0x60, 0, 0, 0];
+    (to.next_header, to.hop_limit) = (ICMPV6, HOP_LIMIT);
+    to.payload_length.set(body.len() as u16);
+    to.addresses = swapped(ip.addresses);
+    finish(body, ADDRESS_UNREACHABLE_V6, checksum::pseudo(&to.addresses, ICMPV6, body.len()));
     Some(answer)
+}
+
+/// Source and destination exchanged.
+fn swapped<const LEN: usize>(mut addresses: [u8; LEN]) -> [u8; LEN] {
+    addresses.rotate_left(LEN / 2);
+    addresses
+}
+
+/// Writes type, code and checksum of an ICMP error. `sum` is the sum of its pseudo-header, if it has one.
+fn finish(body: &mut [u8], (kind, code): (u8, u8), sum: u64) {
+    let icmp = Icmp::at_mut(body, 0);
+    (icmp.kind, icmp.code) = (kind, code);
+    let sum = checksum::finish(checksum::add(sum, body));
+    Icmp::at_mut(body, 0).checksum = sum;
 }
 
 /// Skips the extension headers to find the type of an ICMPv6 message. Their lengths are in units of eight bytes.
-fn may_be_answered_v6(packet: &[u8]) -> bool {
-    let (mut header, mut at) = (packet[6], 40);
+fn may_be_answered_v6(ip: &Ipv6, packet: &[u8]) -> bool {
+    let (mut header, mut at) = (ip.next_header, Ipv6::LEN);
     while matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
         let Some(&[next, len, high, low]) = packet.get(at..at + 4) else {
             return false;
@@ -98,9 +107,10 @@ fn may_be_answered_v6(packet: &[u8]) -> bool {
     header != ICMPV6 || packet.get(at).is_some_and(|&kind| kind >= 128)
 }
 
-/// Limits the rate of answers with a token bucket.
+/// Limits the rate of answers with a token bucket, to the kernel's defaults (`icmp_msgs_per_sec` and `icmp_msgs_burst`).
 pub(crate) struct Limit {
     tokens: u64,
+    /// When tokens were last added, in milliseconds of `now_ms`.
     filled: u64,
 }
 
@@ -114,6 +124,7 @@ impl Default for Limit {
 }
 
 impl Limit {
+    /// Takes a token. Returns false if there is none. `now` is in milliseconds of `now_ms`.
     pub(crate) fn allows(&mut self, now: u64) -> bool {
         let gained = now.saturating_sub(self.filled) / MS_PER_TOKEN;
         if gained > 0 {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::checksum;
+use crate::headers::{Header, Ip, Ipv4, Ipv6};
 
 /// The ECN bits of a packet: "congestion experienced" when both are set (RFC 3168).
 pub(crate) const ECN_MASK: u8 = 3;
@@ -25,43 +26,33 @@ impl Address {
     }
 }
 
-fn v4(packet: &[u8], at: usize) -> Option<Address> {
-    packet.get(at..at + 4)?.try_into().ok().map(Address::V4)
-}
-
-fn v6(packet: &[u8], at: usize) -> Option<Address> {
-    packet.get(at..at + 16)?.try_into().ok().map(Address::V6)
-}
-
 /// The destination of a packet; `None` if it is not IP or too short.
 #[inline]
 pub fn destination(packet: &[u8]) -> Option<Address> {
-    match packet.first()? >> 4 {
-        4 if packet.len() >= 20 => v4(packet, 16),
-        6 if packet.len() >= 40 => v6(packet, 24),
-        _ => None,
+    match Ip::of(packet)? {
+        Ip::V4(ip) => Some(Address::V4(ip.destination())),
+        Ip::V6(ip) => Some(Address::V6(ip.destination())),
     }
 }
 
 /// The source of a packet; `None` if it is not IP or too short.
 #[inline]
 pub fn source(packet: &[u8]) -> Option<Address> {
-    match packet.first()? >> 4 {
-        4 if packet.len() >= 20 => v4(packet, 12),
-        6 if packet.len() >= 40 => v6(packet, 8),
-        _ => None,
+    match Ip::of(packet)? {
+        Ip::V4(ip) => Some(Address::V4(ip.source())),
+        Ip::V6(ip) => Some(Address::V6(ip.source())),
     }
 }
 
-/// The length in the packet's header, without the padding; `None` if it exceeds what was received.
+/// The length in bytes that the packet's header gives, without the padding. `None` if the packet is not IP, too short, or
+/// shorter than that length.
 #[inline]
 pub fn claimed_len(packet: &[u8]) -> Option<usize> {
-    let len = match packet.first()? >> 4 {
-        4 if packet.len() >= 20 => usize::from(u16::from_be_bytes([packet[2], packet[3]])),
-        6 if packet.len() >= 40 => usize::from(u16::from_be_bytes([packet[4], packet[5]])) + 40,
-        _ => return None,
+    let len = match Ip::of(packet)? {
+        Ip::V4(ip) => usize::from(ip.total_length.get()),
+        Ip::V6(ip) => usize::from(ip.payload_length.get()) + Ipv6::LEN,
     };
-    (20..=packet.len()).contains(&len).then_some(len)
+    (Ipv4::LEN..=packet.len()).contains(&len).then_some(len)
 }
 
 /// The ECN bits of a packet with a complete header.
@@ -90,10 +81,10 @@ pub fn mark_congestion(packet: &mut [u8]) {
         packet[1] |= ECN_CE << 4;
         return;
     }
-    let before = [packet[0], packet[1]];
-    packet[1] |= ECN_CE;
-    let field = checksum::replace([packet[10], packet[11]], before, [packet[0], packet[1]]);
-    packet[10..12].copy_from_slice(&field);
+    let ip = Ipv4::at_mut(packet, 0);
+    let before = [ip.version_and_length, ip.tos];
+    ip.tos |= ECN_CE;
+    ip.checksum = checksum::replace(ip.checksum, before, [ip.version_and_length, ip.tos]);
 }
 
 #[cfg(test)]

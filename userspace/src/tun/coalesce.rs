@@ -54,16 +54,21 @@ struct Group {
     fixed_id: bool,
     /// The FIN and PSH flags of the last packet, which the large packet gets.
     last_flags: u8,
+    /// Whether another packet may join.
     open: bool,
+    /// Whether the checksums of the first packet were found correct.
     checked: bool,
 }
 
 /// The groups of a batch, in the order of their first packets.
 pub struct Coalescer {
     offloads: Offloads,
+    /// The first `used` groups are of this batch. The others keep their memory for a later one.
     groups: Vec<Group>,
     used: usize,
+    /// The number of bytes added since the last flush.
     bytes: usize,
+    /// The most datagrams that this kernel accepts in a large packet.
     most_datagrams: usize,
 }
 
@@ -294,7 +299,7 @@ impl Coalescer {
         Self { offloads, groups: Vec::new(), used: 0, bytes: 0, most_datagrams: MAX_PIECES }
     }
 
-    /// Adds a packet of the buffer.
+    /// Adds the packet of `len` bytes at an offset of the buffer. Panics if it is not within the buffer.
     #[inline]
     pub fn add(&mut self, buffer: &[u8], at: usize, len: usize) {
         self.bytes += len;
@@ -324,7 +329,7 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// The bytes added since the last flush.
+    /// The number of bytes added since the last flush.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -16,12 +16,20 @@ pub struct Splitter<'a> {
 }
 
 enum Kind {
-    /// The packet is copied as it is. `checksum` is the start of the bytes that an unfinished checksum covers, and the offset
-    /// of its field from there.
+    /// The packet is copied as it is, and its checksum is finished.
     Whole {
-        checksum: Option<(usize, usize)>,
+        checksum: Option<Unfinished>,
     },
     Segments(Layout),
+}
+
+/// A checksum that the kernel left to the device. The field has the sum of the pseudo-header.
+#[derive(Clone, Copy)]
+struct Unfinished {
+    /// The offset of the bytes that the checksum covers.
+    start: usize,
+    /// The offset of the checksum field from there.
+    field: usize,
 }
 
 struct Layout {
@@ -41,7 +49,7 @@ impl<'a> Splitter<'a> {
     pub fn new(header: &VnetHeader, packet: &'a [u8]) -> Option<Self> {
         let ip = Ip::of(packet)?;
         let kind = match header.gso_type & !VnetHeader::GSO_ECN {
-            VnetHeader::GSO_NONE => Kind::Whole { checksum: unfinished(header, packet)? },
+            VnetHeader::GSO_NONE => whole(header, packet)?,
             VnetHeader::GSO_TCPV4 | VnetHeader::GSO_TCPV6 => Kind::Segments(layout(header, packet, ip, TCP)?),
             VnetHeader::GSO_UDP_L4 => Kind::Segments(layout(header, packet, ip, UDP)?),
             _ => return None,
@@ -70,9 +78,9 @@ impl<'a> Splitter<'a> {
         match &self.kind {
             Kind::Whole { checksum } => {
                 out.copy_from_slice(self.packet);
-                if let Some((start, at)) = *checksum {
+                if let Some(Unfinished { start, field }) = *checksum {
                     let sum = checksum::add(0, &out[start..]);
-                    put_checksum(&mut out[start..], at, sum);
+                    put_checksum(&mut out[start..], field, sum);
                 }
             }
             Kind::Segments(layout) => {
@@ -103,17 +111,17 @@ fn put_checksum(transport: &mut [u8], at: usize, sum: u64) {
     transport[at..at + 2].copy_from_slice(&field);
 }
 
-/// The position of an unfinished checksum. The outer `None` means that the virtio header points outside the packet.
-#[allow(clippy::option_option)]
-fn unfinished(header: &VnetHeader, packet: &[u8]) -> Option<Option<(usize, usize)>> {
+/// A packet that is not split; `None` if its virtio header points outside it.
+fn whole(header: &VnetHeader, packet: &[u8]) -> Option<Kind> {
     if header.flags & VnetHeader::NEEDS_CSUM == 0 {
-        return Some(None);
+        return Some(Kind::Whole { checksum: None });
     }
-    let start = usize::from(header.csum_start);
-    let at = usize::from(header.csum_offset);
-    (start + at + 2 <= packet.len()).then_some(Some((start, at)))
+    let (start, field) = (usize::from(header.csum_start), usize::from(header.csum_offset));
+    let is_inside = start + field + 2 <= packet.len();
+    is_inside.then_some(Kind::Whole { checksum: Some(Unfinished { start, field }) })
 }
 
+/// The positions in a packet to split; `None` if it contradicts its virtio header.
 fn layout(header: &VnetHeader, packet: &[u8], ip: Ip<'_>, protocol: u8) -> Option<Layout> {
     let transport = usize::from(header.csum_start);
     let size = usize::from(header.gso_size);
@@ -141,6 +149,7 @@ fn layout(header: &VnetHeader, packet: &[u8], ip: Ip<'_>, protocol: u8) -> Optio
 }
 
 impl Layout {
+    /// Writes a segment. `done` is the number of payload bytes in the segments before it.
     fn segment(&self, packet: &[u8], out: &mut [u8], done: usize, index: u16, last: bool) {
         let (headers, body) = out.split_at_mut(self.payload);
         headers.copy_from_slice(&packet[..self.payload]);

@@ -10,17 +10,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::cmsg::from_sockaddr;
-use crate::diagnostics::Icmp;
+use crate::diagnostics::Icmp as Kind;
+use crate::headers::{Header, Icmp, Ipv4, Ipv6, UDP};
 use crate::log;
 use crate::sys::{check_len, owned, pollfd, setsockopt};
 
 const SOL_RAW: i32 = 255;
 const ICMP_FILTER: i32 = 1;
 const ICMPV6_FILTER: i32 = 1;
-const IPPROTO_FRAGMENT: u8 = 44;
-const IPPROTO_UDP: u8 = 17;
-/// The ICMP header, which precedes the quoted packet.
-const HEADER: usize = 8;
+/// The fragment header of IPv6.
+const FRAGMENT: u8 = 44;
 /// The bytes of an error that are read: the needed fields after the longest IPv4 headers.
 const MAX_ERROR: usize = 256;
 /// The most errors that are read before other work is done.
@@ -31,7 +30,7 @@ const RECEIVE_BYTES: i32 = 64 << 10;
 /// An error as received. It is not authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
-    pub kind: Icmp,
+    pub kind: Kind,
     /// The sender of the error.
     pub router: IpAddr,
     /// The MTU in the error.
@@ -123,63 +122,69 @@ fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<IpAddr>
 /// Parses an error; raw sockets include the IP header for IPv4 only. `None` if it does not quote a UDP packet.
 fn parse(router: IpAddr, packet: &[u8]) -> Option<IcmpError> {
     match router {
-        IpAddr::V4(_) => parse_v4(router, packet.get(header_len_v4(packet)?..)?),
+        IpAddr::V4(_) => parse_v4(router, payload_v4(packet)?),
         IpAddr::V6(_) => parse_v6(router, packet),
     }
 }
 
-fn header_len_v4(packet: &[u8]) -> Option<usize> {
-    Some(usize::from(packet.first()? & 15) * 4).filter(|&len| len >= 20)
+/// The bytes after an IPv4 header and its options.
+fn payload_v4(packet: &[u8]) -> Option<&[u8]> {
+    packet.get(Some(Ipv4::of(packet)?.header_len()).filter(|&len| len >= Ipv4::LEN)?..)
 }
 
-fn u16_at(packet: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?))
-}
-
+/// The source and destination port of a quoted packet, which may end after them (RFC 792).
 fn ports(udp: &[u8]) -> Option<(u16, u16)> {
-    Some((u16_at(udp, 0)?, u16_at(udp, 2)?))
+    let &[source_high, source_low, to_high, to_low] = udp.first_chunk()?;
+    Some((u16::from_be_bytes([source_high, source_low]), u16::from_be_bytes([to_high, to_low])))
 }
 
 /// RFC 792, RFC 1812.
 fn parse_v4(router: IpAddr, error: &[u8]) -> Option<IcmpError> {
-    let quoted = error.get(HEADER..)?;
-    if *quoted.get(9)? != IPPROTO_UDP || u16_at(quoted, 6)? & 0x1fff != 0 {
+    let (icmp, quoted) = (Icmp::of(error)?, &error[Icmp::LEN..]);
+    let ip = Ipv4::of(quoted)?;
+    if ip.protocol != UDP || ip.is_later_fragment() {
         return None;
     }
-    let (kind, mtu) = match (error[0], error[1]) {
-        (3, 0 | 6 | 11) => (Icmp::NetUnreachable, None),
-        (3, 1 | 7 | 12) => (Icmp::HostUnreachable, None),
-        (3, 3) => (Icmp::PortUnreachable, None),
-        (3, 4) => (Icmp::TooBig, Some(u16_at(error, 6)?.into()).filter(|&mtu| mtu != 0)),
-        (3, 9 | 10 | 13) => (Icmp::Prohibited, None),
-        (11, _) => (Icmp::TimeExceeded, None),
-        _ => (Icmp::Other, None),
+    let (kind, mtu) = match (icmp.kind, icmp.code) {
+        (3, 0 | 6 | 11) => (Kind::NetUnreachable, None),
+        (3, 1 | 7 | 12) => (Kind::HostUnreachable, None),
+        (3, 3) => (Kind::PortUnreachable, None),
+        // The MTU has 16 bits (RFC 1191), and is zero in errors of older routers.
+        (3, 4) => (Kind::TooBig, Some(icmp.rest.get() & 0xffff).filter(|&mtu| mtu != 0)),
+        (3, 9 | 10 | 13) => (Kind::Prohibited, None),
+        (11, _) => (Kind::TimeExceeded, None),
+        _ => (Kind::Other, None),
     };
-    let address: [u8; 4] = quoted.get(16..20)?.try_into().ok()?;
-    let (port, to) = ports(quoted.get(header_len_v4(quoted)?..)?)?;
-    Some(IcmpError { kind, router, mtu, port, destination: (address, to).into() })
+    let (port, to) = ports(payload_v4(quoted)?)?;
+    Some(IcmpError { kind, router, mtu, port, destination: (ip.destination(), to).into() })
 }
 
 /// RFC 4443.
 fn parse_v6(router: IpAddr, error: &[u8]) -> Option<IcmpError> {
-    let quoted = error.get(HEADER..)?;
-    let udp = match *quoted.get(6)? {
-        IPPROTO_UDP => 40,
-        IPPROTO_FRAGMENT if *quoted.get(40)? == IPPROTO_UDP && u16_at(quoted, 42)? >> 3 == 0 => 48,
+    let (icmp, quoted) = (Icmp::of(error)?, &error[Icmp::LEN..]);
+    let (ip, rest) = (Ipv6::of(quoted)?, &quoted[Ipv6::LEN..]);
+    let udp = match ip.next_header {
+        UDP => rest,
+        FRAGMENT => first_fragment(rest)?,
         _ => return None,
     };
-    let (kind, mtu) = match (error[0], error[1]) {
-        (1, 0) => (Icmp::NetUnreachable, None),
-        (1, 3) => (Icmp::HostUnreachable, None),
-        (1, 4) => (Icmp::PortUnreachable, None),
-        (1, 1 | 5 | 6) => (Icmp::Prohibited, None),
-        (2, _) => (Icmp::TooBig, Some(u32::from_be_bytes(error.get(4..8)?.try_into().ok()?))),
-        (3, _) => (Icmp::TimeExceeded, None),
-        _ => (Icmp::Other, None),
+    let (kind, mtu) = match (icmp.kind, icmp.code) {
+        (1, 0) => (Kind::NetUnreachable, None),
+        (1, 3) => (Kind::HostUnreachable, None),
+        (1, 4) => (Kind::PortUnreachable, None),
+        (1, 1 | 5 | 6) => (Kind::Prohibited, None),
+        (2, _) => (Kind::TooBig, Some(icmp.rest.get())),
+        (3, _) => (Kind::TimeExceeded, None),
+        _ => (Kind::Other, None),
     };
-    let address: [u8; 16] = quoted.get(24..40)?.try_into().ok()?;
-    let (port, to) = ports(quoted.get(udp..)?)?;
-    Some(IcmpError { kind, router, mtu, port, destination: (address, to).into() })
+    let (port, to) = ports(udp)?;
+    Some(IcmpError { kind, router, mtu, port, destination: (ip.destination(), to).into() })
+}
+
+/// The UDP header after a fragment header (RFC 8200, section 4.5); `None` in a later fragment.
+fn first_fragment(fragment: &[u8]) -> Option<&[u8]> {
+    let (&[next, _, high, low, ..], rest) = fragment.split_first_chunk::<8>()?;
+    (next == UDP && u16::from_be_bytes([high, low]) >> 3 == 0).then_some(rest)
 }
 
 #[cfg(test)]
@@ -194,32 +199,8 @@ mod tests {
         let mut packet = vec![0x46; 24];
         packet.extend([kind, code, 0, 0]);
         packet.extend(rest);
-        packet.extend([
-            0x46,
-            0,
-            0,
-            176,
-            0,
-            1,
-            0,
-            0,
-            64,
-            IPPROTO_UDP,
-            0,
-            0,
-            192,
-            0,
-            2,
-            1,
-            192,
-            0,
-            2,
-            2,
-            1,
-            1,
-            1,
-            1,
-        ]);
+        packet.extend([0x46, 0, 0, 176, 0, 1, 0, 0, 64, UDP, 0, 0]);
+        packet.extend([192, 0, 2, 1, 192, 0, 2, 2, 1, 1, 1, 1]);
         packet.extend([0xca, 0x6c, 0, 7, 0, 156, 0, 0]);
         packet
     }
@@ -243,15 +224,15 @@ mod tests {
     #[test]
     fn each_kind_of_error_over_ipv4_is_parsed() {
         for (kind, code, rest, expected, mtu) in [
-            (3, 0, 0, Icmp::NetUnreachable, None),
-            (3, 1, 0, Icmp::HostUnreachable, None),
-            (3, 2, 0, Icmp::Other, None),
-            (3, 3, 0, Icmp::PortUnreachable, None),
-            (3, 4, 1400, Icmp::TooBig, Some(1400)),
-            (3, 4, 0, Icmp::TooBig, None),
-            (3, 9, 0, Icmp::Prohibited, None),
-            (3, 13, 0, Icmp::Prohibited, None),
-            (11, 0, 0, Icmp::TimeExceeded, None),
+            (3, 0, 0, Kind::NetUnreachable, None),
+            (3, 1, 0, Kind::HostUnreachable, None),
+            (3, 2, 0, Kind::Other, None),
+            (3, 3, 0, Kind::PortUnreachable, None),
+            (3, 4, 1400, Kind::TooBig, Some(1400)),
+            (3, 4, 0, Kind::TooBig, None),
+            (3, 9, 0, Kind::Prohibited, None),
+            (3, 13, 0, Kind::Prohibited, None),
+            (11, 0, 0, Kind::TimeExceeded, None),
         ] {
             let error = parsed(&error_v4(kind, code, u32::to_be_bytes(rest)), 4).unwrap();
             assert_eq!((error.kind, error.mtu), (expected, mtu), "{kind}, {code}");
@@ -262,17 +243,17 @@ mod tests {
 
     #[test]
     fn each_kind_of_error_over_ipv6_is_parsed() {
-        let first_fragment = (IPPROTO_FRAGMENT, &[IPPROTO_UDP, 0, 0, 1, 0, 0, 0, 9][..]);
+        let first_fragment = (FRAGMENT, &[UDP, 0, 0, 1, 0, 0, 0, 9][..]);
         for (kind, code, rest, expected, mtu) in [
-            (1, 0, 0, Icmp::NetUnreachable, None),
-            (1, 1, 0, Icmp::Prohibited, None),
-            (1, 3, 0, Icmp::HostUnreachable, None),
-            (1, 4, 0, Icmp::PortUnreachable, None),
-            (2, 0, 1280, Icmp::TooBig, Some(1280)),
-            (3, 0, 0, Icmp::TimeExceeded, None),
-            (1, 2, 0, Icmp::Other, None),
+            (1, 0, 0, Kind::NetUnreachable, None),
+            (1, 1, 0, Kind::Prohibited, None),
+            (1, 3, 0, Kind::HostUnreachable, None),
+            (1, 4, 0, Kind::PortUnreachable, None),
+            (2, 0, 1280, Kind::TooBig, Some(1280)),
+            (3, 0, 0, Kind::TimeExceeded, None),
+            (1, 2, 0, Kind::Other, None),
         ] {
-            for headers in [(IPPROTO_UDP, &[][..]), first_fragment] {
+            for headers in [(UDP, &[][..]), first_fragment] {
                 let error = parsed(&error_v6(kind, code, u32::to_be_bytes(rest), headers), 6).unwrap();
                 assert_eq!((error.kind, error.mtu), (expected, mtu), "{kind}, {code}");
                 assert_eq!((error.port, error.destination), (51820, "[2001:db8::2]:7".parse().unwrap()));
@@ -283,15 +264,14 @@ mod tests {
     #[test]
     fn incomplete_errors_and_those_not_about_udp_are_ignored() {
         let mut tcp = error_v4(3, 3, [0; 4]);
-        tcp[24 + HEADER + 9] = 6;
+        tcp[24 + Icmp::LEN + 9] = 6;
         let mut later = error_v4(3, 3, [0; 4]);
-        later[24 + HEADER + 7] = 1;
+        later[24 + Icmp::LEN + 7] = 1;
         assert!(parsed(&tcp, 4).is_none() && parsed(&later, 4).is_none());
         assert!(parsed(&error_v6(1, 4, [0; 4], (6, &[])), 6).is_none());
-        let later = (IPPROTO_FRAGMENT, &[IPPROTO_UDP, 0, 1, 1, 0, 0, 0, 9][..]);
+        let later = (FRAGMENT, &[UDP, 0, 1, 1, 0, 0, 0, 9][..]);
         assert!(parsed(&error_v6(1, 4, [0; 4], later), 6).is_none());
-        for (version, whole) in [(4, error_v4(3, 3, [0; 4])), (6, error_v6(1, 4, [0; 4], (IPPROTO_UDP, &[])))]
-        {
+        for (version, whole) in [(4, error_v4(3, 3, [0; 4])), (6, error_v6(1, 4, [0; 4], (UDP, &[])))] {
             // The ports are the first half of UDP's header.
             for len in 0..=whole.len() {
                 assert_eq!(parsed(&whole[..len], version).is_some(), len >= whole.len() - 4, "{len} bytes");
