@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.alone
 
 MIB = 1 << 20
-# The limit in crowd.rs, with a margin for the first second and for chance.
+# REPLIES_PER_SECOND in userspace/src/cookie_replies.rs. The daemon sends fewer, on average over several seconds.
 MOST_REPLIES = 32 << 10
 # A new sender gets a cookie within five seconds, and is accepted five seconds later. A full socket buffer costs
 # five seconds more.

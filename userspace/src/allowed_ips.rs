@@ -275,7 +275,7 @@ impl AllowedIps {
         std::iter::from_fn(move || {
             (at != Entry::NONE).then(|| {
                 let prefix = self.prefix(at);
-                at = self.links(at).1;
+                (_, at) = self.links(at);
                 prefix
             })
         })
@@ -312,6 +312,7 @@ impl AllowedIps {
         }
     }
 
+    /// The previous and the next entry of the peer's list.
     fn links(&self, entry: Entry) -> (Entry, Entry) {
         let (prev, next) = if entry.is_v6() {
             let node = &self.v6.nodes[entry.index()];

@@ -15,6 +15,7 @@ use crate::diagnostics::{About, Event, Events};
 use crate::interruption::Interruptions;
 use crate::lifecycle;
 use crate::log;
+use crate::rtnetlink::message_kinds;
 use crate::sandbox;
 use crate::sys::{self, check, owned, poll, pollfd};
 use crate::uapi::server::Server;
@@ -164,9 +165,9 @@ impl Control {
         let now = sys::now_ms();
         let look = self.watch.is_none().then_some(now + LOOK_MS);
         let other = look.into_iter().chain(self.next_look).min();
-        self.device.inbox.sleep(now, other, |waker, patience| {
+        self.device.inbox.sleep(now, other, |waker, timeout| {
             fds[0] = pollfd(waker, libc::POLLIN);
-            poll(fds, patience)
+            poll(fds, timeout)
         })
     }
 
@@ -227,46 +228,43 @@ impl Control {
             self.next_look = (!self.device.gets_link_notifications()).then(sys::now_ms);
         }
         if links || routes {
-            self.device.routes.fetch_add(1, Relaxed);
+            self.device.route_changes.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// The ICMP errors about packets to one address and port.
+#[derive(Default)]
+struct AtPlace<'a> {
+    has_peer: bool,
+    errors: Vec<&'a IcmpError>,
 }
 
 /// Records ICMP errors with the peers that they are about. One pass is enough, as there may be many peers.
 fn note_errors(device: &Device, errors: &[IcmpError]) {
     let port = device.listen_port.load(Relaxed);
     let place = |address: SocketAddr| (address.ip(), address.port());
-    let mut by_place: HashMap<_, (bool, Vec<&IcmpError>)> = HashMap::new();
+    let mut by_place: HashMap<_, AtPlace> = HashMap::new();
     for error in errors.iter().filter(|error| u32::from(error.port) == port) {
-        by_place.entry(place(error.destination)).or_default().1.push(error);
+        by_place.entry(place(error.destination)).or_default().errors.push(error);
     }
     if by_place.is_empty() {
         return;
     }
     for peer in device.state().peers() {
         let address = peer.endpoint().map(|endpoint| endpoint.address);
-        if let Some((known, errors)) = address.and_then(|address| by_place.get_mut(&place(address))) {
-            *known = true;
-            errors.iter().for_each(|error| note_error(&peer.events, error));
+        if let Some(found) = address.and_then(|address| by_place.get_mut(&place(address))) {
+            found.has_peer = true;
+            found.errors.iter().for_each(|error| note_error(&peer.events, error));
         }
     }
-    let strange = by_place.values().filter(|(known, _)| !known).flat_map(|(_, errors)| errors);
-    strange.for_each(|error| note_error(&device.events, error));
+    let without_peer = by_place.values().filter(|found| !found.has_peer).flat_map(|found| &found.errors);
+    without_peer.for_each(|error| note_error(&device.events, error));
 }
 
 fn note_error(events: &Events, error: &IcmpError) {
     let IcmpError { kind, router, mtu, destination: to, .. } = *error;
     events.note(Event::Icmp(kind), About::Icmp { router, to, mtu });
-}
-
-/// The types of the messages in a netlink read.
-fn message_kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
-    std::iter::from_fn(move || {
-        let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-        bytes = bytes.get(len.max(16).next_multiple_of(4)..).unwrap_or_default();
-        Some(kind)
-    })
 }
 
 /// Reads and discards everything. Always returns true, so that it can be part of a condition.

@@ -256,8 +256,8 @@ pub struct Device {
     /// Wakes the sending thread after a session was removed.
     pub(crate) outbound: Waker,
     /// Counts changes of the host's routes and addresses.
-    pub(crate) routes: AtomicU32,
-    pub(crate) ways: Routes,
+    pub(crate) route_changes: AtomicU32,
+    pub(crate) routes: Routes,
     /// The link's index in the namespace of the sockets; zero while the link is in another namespace.
     pub(crate) link_index: AtomicU32,
     pub fwmark: AtomicU32,
@@ -281,8 +281,8 @@ impl Device {
             handshake_sources: Mutex::default(),
             inbound: Waker::new()?,
             outbound: Waker::new()?,
-            routes: AtomicU32::new(0),
-            ways: Routes::new()?,
+            route_changes: AtomicU32::new(0),
+            routes: Routes::new()?,
             link_index: AtomicU32::new(link.index_here()),
             fwmark: AtomicU32::new(0),
             listen_port: AtomicU32::new(0),

@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::aead::Message;
 use crate::device::{Device, Identity, Incoming, Indexed, State, Task};
 use crate::diagnostics::{About, Event, Reason};
+use crate::headers::Header;
 use crate::locks::{lock, write};
 use crate::log;
 use crate::noise::cookie::Proof;
 use crate::noise::handshake;
 use crate::noise::limits::{INITIATION_INTERVAL_MS, MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT_MS};
 use crate::noise::message::{self, DATA_HEADER_LEN, TAG_LEN};
-use crate::noise::session::Session;
+use crate::noise::session::{Indexes, Role, Session};
 use crate::packet;
 use crate::peer::Peer;
 use crate::sys;
@@ -33,7 +34,7 @@ pub(crate) fn padded(len: usize, mtu: usize) -> usize {
 }
 
 fn install(state: &mut State, peer: &Arc<Peer>, session: Arc<Session>) {
-    state.set_index(session.local_index, Indexed::Session(peer.clone(), session.clone()));
+    state.set_index(session.indexes.local, Indexed::Session(peer.clone(), session.clone()));
     let forgotten = write(&peer.keypairs).add(session);
     state.forget(&forgotten);
 }
@@ -42,12 +43,12 @@ fn install(state: &mut State, peer: &Arc<Peer>, session: Arc<Session>) {
 /// and kept only if it is still valid.
 pub(crate) fn endpoint_of(device: &Device, peer: &Peer) -> Option<Endpoint> {
     let endpoint = peer.endpoint()?;
-    let generation = device.routes.load(Relaxed);
+    let generation = device.route_changes.load(Relaxed);
     if endpoint.generation == generation || endpoint.source == Source::Unknown {
         return Some(endpoint);
     }
-    let suits = device.ways.suit(&endpoint, device.fwmark.load(Relaxed));
-    let source = if suits { endpoint.source } else { Source::Unknown };
+    let is_valid = device.routes.keep_source(&endpoint, device.fwmark.load(Relaxed));
+    let source = if is_valid { endpoint.source } else { Source::Unknown };
     let renewed = Endpoint { source, generation, ..endpoint };
     peer.renew(&endpoint, renewed);
     Some(renewed)
@@ -62,7 +63,7 @@ pub(crate) fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoin
     if known == Some(arrived) {
         return;
     }
-    if is_elsewhere && leads_back(device, state, peer, arrived.address.ip()) {
+    if is_elsewhere && leads_into_tunnel(device, state, peer, arrived.address.ip()) {
         return peer.events.note(Event::RoamRefused, About::To(arrived.address));
     }
     if let Some(known) = known.filter(|known| known.address != arrived.address) {
@@ -71,13 +72,13 @@ pub(crate) fn roam(device: &Device, state: &State, peer: &Peer, arrived: Endpoin
     peer.roam(arrived);
 }
 
-fn leads_back(device: &Device, state: &State, peer: &Peer, address: IpAddr) -> bool {
+fn leads_into_tunnel(device: &Device, state: &State, peer: &Peer, address: IpAddr) -> bool {
     let slot = match address {
         IpAddr::V4(address) => state.allowed_ips.lookup_v4(address.octets()),
         IpAddr::V6(address) => state.allowed_ips.lookup_v6(address.octets()),
     };
     let link = device.link_index.load(Relaxed);
-    slot == peer.slot && link != 0 && device.ways.lead_to(address, link, device.fwmark.load(Relaxed))
+    slot == peer.slot && link != 0 && device.routes.leave_by(address, link, device.fwmark.load(Relaxed))
 }
 
 /// Sends bytes to the endpoint of a peer, if it is known. Returns the address after a successful send.
@@ -198,8 +199,8 @@ fn allows_source(device: &Device, incoming: &Incoming, now: u64) -> bool {
 
 fn receive_cookie(device: &Device, bytes: &[u8], from: About, now: u64) {
     let state = device.state();
-    let Some(Indexed::Handshake(peer) | Indexed::Session(peer, _)) = state.indexed(message::u32_at(bytes, 4))
-    else {
+    let index = message::Start::at(bytes, 0).index.get();
+    let Some(Indexed::Handshake(peer) | Indexed::Session(peer, _)) = state.indexed(index) else {
         return device.events.note(Event::CookieUnexpected, from);
     };
     if let Ok(reply) = bytes.try_into()
@@ -233,15 +234,14 @@ fn receive_initiation(
     }
     peer.events.note(Event::InitiationReceived, About::From(from));
     log::verbose(format_args!("peer {:?}: received a handshake initiation", peer.key));
-    let remote_index = received.remote_index;
-    let index = device.state().new_index();
+    let indexes = Indexes { local: device.state().new_index(), remote: received.remote_index };
     let mut handshake = lock(&peer.handshake);
-    let (mut response, keys) = received.respond(&handshake.psk, index)?;
+    let (mut response, keys) = received.respond(&handshake.psk, indexes.local)?;
     handshake.cookies.sign(&mut response, now);
     drop(handshake);
     let mut state = device.state_mut();
     state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
-    install(&mut state, &peer, Session::shared(&keys, (index, remote_index), false, now));
+    install(&mut state, &peer, Session::shared(&keys, indexes, Role::Responder, now));
     roam(device, &state, &peer, incoming.from);
     drop(state);
     peer.timers.session_derived(now, &device.inbox.alarm);
@@ -255,12 +255,13 @@ fn receive_initiation(
 
 fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Arc<Peer>> {
     let bytes = &incoming.bytes[..incoming.len];
-    let (index, from) = (message::u32_at(bytes, 8), About::From(incoming.from.address));
+    let index = message::Response::at(bytes, 0).receiver.get();
+    let from = About::From(incoming.from.address);
     let Some(Indexed::Handshake(peer)) = device.state().indexed(index).cloned() else {
         device.events.note(Event::ResponseUnexpected, from);
         return None;
     };
-    let (remote_index, keys) = {
+    let (remote, keys) = {
         let mut handshake = lock(&peer.handshake);
         let pending = handshake.pending.as_mut().filter(|p| p.local_index == index)?;
         let Some(finished) = pending.finish(bytes) else {
@@ -272,7 +273,8 @@ fn receive_response(device: &Device, incoming: &Incoming, now: u64) -> Option<Ar
     };
     let mut state = device.state_mut();
     state.find(peer.key).filter(|found| Arc::ptr_eq(found, &peer))?;
-    install(&mut state, &peer, Session::shared(&keys, (index, remote_index), true, now));
+    let indexes = Indexes { local: index, remote };
+    install(&mut state, &peer, Session::shared(&keys, indexes, Role::Initiator, now));
     roam(device, &state, &peer, incoming.from);
     drop(state);
     peer.events.note(Event::ResponseReceived, from);
@@ -372,7 +374,8 @@ fn has_fresh_session(peer: &Peer, now: u64) -> bool {
         && peer.sending_session(now).is_some_and(|session| !session.wants_rekey(now))
 }
 
-/// Records an initiation unless it is a replay or exceeds the rate limit. Returns the result and the newest earlier stamp.
+/// Records the time stamp of an initiation. If the initiation is a replay or exceeds the rate limit, returns that reason and
+/// the newest time stamp accepted before.
 fn accept_initiation(
     peer: &Peer,
     stamp: &handshake::Timestamp,
@@ -381,7 +384,7 @@ fn accept_initiation(
     let mut handshake = lock(&peer.handshake);
     let flooded =
         handshake.last_received != 0 && now.saturating_sub(handshake.last_received) < INITIATION_INTERVAL_MS;
-    let refused = match (stamp.cmp(&handshake.newest), flooded) {
+    let reason = match (stamp.cmp(&handshake.newest), flooded) {
         (Ordering::Less, _) => Event::StaleTimestamp,
         (Ordering::Equal, _) => Event::InitiationReplayed,
         (Ordering::Greater, true) => Event::InitiationFlood,
@@ -391,5 +394,5 @@ fn accept_initiation(
             return Ok(());
         }
     };
-    Err((refused, handshake.newest))
+    Err((reason, handshake.newest))
 }

@@ -10,9 +10,10 @@ use crate::aead::{MANY, Message};
 use crate::device::{Device, Incoming, Indexed, State, Task};
 use crate::diagnostics::{About, Event};
 use crate::exchange;
+use crate::headers::Header;
 use crate::locks::{read, write};
 use crate::noise::message::{self, DATA_HEADER_LEN, INITIATION_LEN, TAG_LEN};
-use crate::noise::session::{Opened, Session};
+use crate::noise::session::{Opened, Role, Session};
 use crate::packet::{self, Address, ECN_CE};
 use crate::peer::Peer;
 use crate::sys::{self, poll, pollfd};
@@ -35,7 +36,8 @@ struct Known<'a> {
     session: &'a Arc<Session>,
     /// Whether the session is already confirmed in the peer's sessions.
     confirmed: bool,
-    /// The bytes received since the peer's counters and timers were last updated.
+    /// What was received since the peer's counters and timers were last updated: the bytes of the accepted messages, whether
+    /// there was a message with a packet, and whether there was any message.
     bytes: usize,
     data: bool,
     any: bool,
@@ -147,7 +149,8 @@ impl Inbound {
             match message::kind(message) {
                 None => device.events.note(Event::Malformed, About::From(arrival.from)),
                 Some(message::DATA) => {
-                    let (index, counter) = (message::u32_at(message, 4), message::u64_at(message, 8));
+                    let header = message::Data::at(message, 0);
+                    let (index, counter) = (header.start.index.get(), header.counter.get());
                     if known.as_ref().is_none_or(|known| known.index != index) {
                         self.open(device, state, known.as_mut());
                         settle(device, known.as_mut(), now);
@@ -211,7 +214,7 @@ impl Inbound {
 
 /// The endpoint that an arrival came from.
 fn origin(device: &Device, arrival: &Arrival) -> Endpoint {
-    Endpoint { address: arrival.from, source: arrival.to, generation: device.routes.load(Relaxed) }
+    Endpoint { address: arrival.from, source: arrival.to, generation: device.route_changes.load(Relaxed) }
 }
 
 /// The session of an index, if it still accepts packets.
@@ -230,7 +233,7 @@ fn look_up<'a>(
         peer.events.note(Event::SessionExpired, About::From(from));
         return None;
     }
-    let confirmed = session.initiator;
+    let confirmed = session.role == Role::Initiator;
     Some(Known { index, peer, session, confirmed, bytes: 0, data: false, any: false })
 }
 

@@ -15,7 +15,7 @@ pub struct PublicKey(pub [u8; KEY_LEN]);
 
 impl PublicKey {
     /// Whether the key is a point of low order. The shared secret with such a point is zero for every private key, so it
-    /// authenticates nobody (the kernel's `curve25519` fails on them; RFC 7748, section 6.1).
+    /// proves no identity (the kernel's `curve25519` fails on them; RFC 7748, section 6.1).
     pub(crate) fn is_of_low_order(&self) -> bool {
         // Eight times a point of low order is zero.
         MontgomeryPoint(self.0).mul_bits_be([true, false, false, false].into_iter())

@@ -9,7 +9,7 @@ use crate::keys::{PresharedKey, PublicKey};
 use crate::locks::{lock, read};
 use crate::noise::cookie::Maker;
 use crate::noise::handshake::{Initiated, Timestamp};
-use crate::noise::session::Session;
+use crate::noise::session::{Role, Session};
 use crate::staged::Staged;
 use crate::timers::Timers;
 use crate::udp::{Endpoint, Source};
@@ -31,8 +31,8 @@ impl Keypairs {
     /// Adds a new session (`add_new_keypair` of the kernel's `noise.c`).
     pub(crate) fn add(&mut self, new: Arc<Session>) -> Forgotten {
         let mut forgotten = Forgotten::new();
-        let mut forget = |session: Option<Arc<Session>>| forgotten.extend(session.map(|s| s.local_index));
-        if new.initiator {
+        let mut forget = |session: Option<Arc<Session>>| forgotten.extend(session.map(|s| s.indexes.local));
+        if new.role == Role::Initiator {
             let outgoing = match self.next.take() {
                 Some(next) => {
                     forget(self.current.take());
@@ -58,7 +58,7 @@ impl Keypairs {
         let next = self.next.take();
         let old = std::mem::replace(&mut self.current, next);
         let oldest = std::mem::replace(&mut self.previous, old);
-        Some(oldest.map(|s| s.local_index).into_iter().collect())
+        Some(oldest.map(|s| s.indexes.local).into_iter().collect())
     }
 
     pub(crate) fn is_next(&self, session: &Arc<Session>) -> bool {
@@ -67,7 +67,7 @@ impl Keypairs {
 
     pub(crate) fn clear(&mut self) -> Forgotten {
         let all = [self.current.take(), self.previous.take(), self.next.take()];
-        all.into_iter().flatten().map(|s| s.local_index).collect()
+        all.into_iter().flatten().map(|s| s.indexes.local).collect()
     }
 
     /// Expires the sessions for sending, so that the next packet starts a handshake.
@@ -85,6 +85,7 @@ pub struct Handshake {
     pub(crate) stamp: Timestamp,
     /// The time stamp of the newest initiation received. An older one is a replay.
     pub newest: Timestamp,
+    /// When the last initiation was accepted, in milliseconds of `now_ms`; zero before the first one.
     pub last_received: u64,
 }
 
@@ -105,8 +106,9 @@ pub struct Peer {
     pub(crate) tx_bytes: AtomicU64,
     /// The time of the last handshake, in nanoseconds since 1970; zero before the first one.
     pub(crate) last_handshake: AtomicU64,
-    /// When the last handshake message was sent, in milliseconds of `now_ms`.
+    /// When the last handshake message was sent, in milliseconds of `now_ms`; zero if the next may be sent at once.
     pub(crate) last_sent: AtomicU64,
+    /// The number of times that the current handshake was repeated.
     pub(crate) attempts: AtomicU32,
     /// Whether a handshake is queued for the control thread.
     pub(crate) handshake_wanted: AtomicBool,
@@ -212,38 +214,38 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise::session::Keys;
+    use crate::noise::session::{Indexes, Keys};
 
-    fn session(index: u32, initiator: bool) -> Arc<Session> {
+    fn session(local: u32, role: Role) -> Arc<Session> {
         let keys = Keys { send: [1; 32], receive: [2; 32] };
-        Arc::new(Session::new(&keys, (index, index + 100), initiator, 0))
+        Arc::new(Session::new(&keys, Indexes { local, remote: local + 100 }, role, 0))
     }
 
     fn indexes(keypairs: &Keypairs) -> [Option<u32>; 3] {
-        [&keypairs.current, &keypairs.previous, &keypairs.next].map(|s| s.as_ref().map(|s| s.local_index))
+        [&keypairs.current, &keypairs.previous, &keypairs.next].map(|s| s.as_ref().map(|s| s.indexes.local))
     }
 
     #[test]
     fn the_initiator_uses_a_new_session_at_once() {
         let mut keypairs = Keypairs::default();
-        assert!(keypairs.add(session(1, true)).is_empty());
-        assert!(keypairs.add(session(2, true)).is_empty());
+        assert!(keypairs.add(session(1, Role::Initiator)).is_empty());
+        assert!(keypairs.add(session(2, Role::Initiator)).is_empty());
         assert_eq!(indexes(&keypairs), [Some(2), Some(1), None]);
-        assert_eq!(keypairs.add(session(3, true)), [1]);
+        assert_eq!(keypairs.add(session(3, Role::Initiator)), [1]);
         assert_eq!(indexes(&keypairs), [Some(3), Some(2), None]);
     }
 
     #[test]
     fn the_responder_uses_a_new_session_after_its_first_packet() {
         let mut keypairs = Keypairs::default();
-        keypairs.add(session(1, true));
-        let next = session(2, false);
+        keypairs.add(session(1, Role::Initiator));
+        let next = session(2, Role::Responder);
         keypairs.add(next.clone());
         assert_eq!(indexes(&keypairs), [Some(1), None, Some(2)]);
         assert_eq!(keypairs.confirm(&next), Some(vec![]));
         assert_eq!(indexes(&keypairs), [Some(2), Some(1), None]);
         assert_eq!(keypairs.confirm(&next), None);
-        let later = session(3, false);
+        let later = session(3, Role::Responder);
         assert_eq!(keypairs.add(later), [1]);
     }
 }

@@ -36,8 +36,8 @@ pub fn show(interface: Option<&str>) -> ExitCode {
     match interface.map_or_else(of_kernel, ask) {
         Ok(text) => log::to_stdout(&text),
         Err(e) => {
-            let whose = interface.unwrap_or("this kernel");
-            log::to_stderr(format_args!("cannot read the features of {whose}: {e}"));
+            let subject = interface.unwrap_or("this kernel");
+            log::to_stderr(format_args!("cannot read the features of {subject}: {e}"));
             ExitCode::FAILURE
         }
     }

@@ -5,9 +5,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::sys::{self, check_len, errno, owned};
 
+/// The length of a message's header (`struct nlmsghdr`): its length, type, flags, sequence number and port.
 pub(crate) const NLMSG_HEADER: usize = 16;
 const RTM_NEWNSID: u16 = 88;
 
+/// Appends an attribute (`struct rtattr`): its length, type and value, padded to four bytes.
 pub(crate) fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.extend(((4 + value.len()) as u16).to_ne_bytes());
     out.extend(kind.to_ne_bytes());
@@ -26,6 +28,16 @@ pub(crate) fn number(message: &[u8], fixed: usize, wanted: u16) -> Option<u32> {
         }
         rest = rest.get(len.max(4).next_multiple_of(4)..)?;
     }
+}
+
+/// The types of the messages in a netlink read.
+pub(crate) fn message_kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+        bytes = bytes.get(len.max(NLMSG_HEADER).next_multiple_of(4)..).unwrap_or_default();
+        Some(kind)
+    })
 }
 
 /// The netlink socket. It is opened before the system call filter takes effect.
@@ -52,7 +64,7 @@ impl Rtnetlink {
         let mut answer = vec![0; 32 << 10];
         let len = sys::read(&self.0, &mut answer)?;
         answer.truncate(len);
-        let is_error = answer.get(4..6) == Some(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
+        let is_error = message_kinds(&answer).next() == Some(libc::NLMSG_ERROR as u16);
         match answer.get(NLMSG_HEADER..NLMSG_HEADER + 4).and_then(|b| b.try_into().ok()) {
             Some(code) if is_error && code != [0; 4] => Err(errno(-i32::from_ne_bytes(code))),
             Some(_) => Ok(answer),

@@ -82,7 +82,7 @@ pub(crate) fn follow_heap() {
 
 /// Makes all threads allocate from one heap, because the address space of arenas would count against the limit.
 fn use_one_heap() {
-    // SAFETY: there is one thread yet, and the allocator takes this number at any time.
+    // SAFETY: this process has only one thread so far, and the allocator accepts this option at any time.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);

@@ -94,11 +94,11 @@ fn close_all_but(kept: RawFd) {
 
 /// Waits for the daemon's message: "ready", or the reason why it failed.
 fn wait(interface: &str, mut pipe: UnixStream) -> ExitCode {
-    let mut word = String::new();
-    match pipe.read_to_string(&mut word) {
-        Ok(_) if word == READY => ExitCode::SUCCESS,
-        Ok(_) if word.is_empty() => fail(interface, &io::Error::other("the daemon ended unexpectedly")),
-        Ok(_) => fail(interface, &io::Error::other(word)),
+    let mut message = String::new();
+    match pipe.read_to_string(&mut message) {
+        Ok(_) if message == READY => ExitCode::SUCCESS,
+        Ok(_) if message.is_empty() => fail(interface, &io::Error::other("the daemon ended unexpectedly")),
+        Ok(_) => fail(interface, &io::Error::other(message)),
         Err(e) => fail(interface, &e),
     }
 }
@@ -234,7 +234,7 @@ fn start_threads(control: &Control) -> io::Result<()> {
 fn work(mut control: Control) -> ExitCode {
     let end = control.run();
     log::verbose(format_args!("ending: {end:?}"));
-    // The port is free before the control socket disappears, for a caller that waits for the latter and reuses the port.
+    // The port is free before the control socket disappears: a caller may wait for that and then reuse the port.
     control.device.close_sockets();
     // The drop removes the control socket. The link disappears with the process.
     drop(control);

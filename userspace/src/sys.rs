@@ -33,7 +33,7 @@ pub fn errno(code: i32) -> io::Error {
 }
 
 /// Connects to a listening socket. Fails with `WouldBlock` if its queue stays full for the whole time.
-pub(crate) fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect_within(timeout: Duration, path: &Path) -> io::Result<UnixStream> {
     let mut address =
         libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
     let name = path.as_os_str().as_bytes();
@@ -47,7 +47,7 @@ pub(crate) fn connect_within(patience: Duration, path: &Path) -> io::Result<Unix
     let stream = UnixStream::from(owned(unsafe {
         libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)
     })?);
-    stream.set_write_timeout(Some(patience))?; // which also bounds connect(2), see unix(7)
+    stream.set_write_timeout(Some(timeout))?; // which also bounds connect(2), see unix(7)
     let length = mem::size_of_val(&address) as libc::socklen_t;
     // SAFETY: the address is valid for its whole length, and its path ends with a zero.
     check(unsafe { libc::connect(stream.as_raw_fd(), (&raw const address).cast(), length) })?;

@@ -1,4 +1,5 @@
-//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`). They are deadlines that any thread may set.
+//! The timers of a peer (whitepaper, section 6; the kernel's `timers.c`). They are deadlines that any thread may set. All
+//! times are in milliseconds of `now_ms`.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -21,12 +22,19 @@ pub(crate) enum Due {
 /// All deadlines of one peer.
 #[derive(Default)]
 pub(crate) struct Timers {
+    /// The kernel's `timer_retransmit_handshake`.
     retry_handshake: Deadline,
+    /// `timer_send_keepalive`.
     send_keepalive: Deadline,
+    /// `timer_new_handshake`.
     new_handshake: Deadline,
+    /// `timer_zero_key_material`.
     wipe_keys: Deadline,
+    /// `timer_persistent_keepalive`.
     persistent_keepalive: Deadline,
+    /// Whether data was received since the keepalive became due (`timer_need_another_keepalive`).
     another_keepalive: AtomicBool,
+    /// Whether the session's last-minute handshake was requested (`sent_lastminute_handshake`).
     last_minute: AtomicBool,
 }
 
@@ -36,8 +44,7 @@ fn jitter() -> u64 {
 }
 
 impl Timers {
-    /// Takes the timers that are due.
-    pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = Due> + '_ {
+    fn deadlines(&self) -> impl Iterator<Item = (&Deadline, Due)> {
         [
             (&self.retry_handshake, Due::RetryHandshake),
             (&self.send_keepalive, Due::SendKeepalive),
@@ -46,33 +53,20 @@ impl Timers {
             (&self.persistent_keepalive, Due::PersistentKeepalive),
         ]
         .into_iter()
-        .filter_map(move |(deadline, due)| deadline.take(now).then_some(due))
+    }
+
+    /// Takes the timers that are due.
+    pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = Due> + '_ {
+        self.deadlines().filter_map(move |(deadline, due)| deadline.take(now).then_some(due))
     }
 
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<u64> {
-        [
-            &self.retry_handshake,
-            &self.send_keepalive,
-            &self.new_handshake,
-            &self.wipe_keys,
-            &self.persistent_keepalive,
-        ]
-        .into_iter()
-        .filter_map(Deadline::next)
-        .min()
+        self.deadlines().filter_map(|(deadline, _)| deadline.next()).min()
     }
 
     pub(crate) fn stop(&self) {
-        for deadline in [
-            &self.retry_handshake,
-            &self.send_keepalive,
-            &self.new_handshake,
-            &self.wipe_keys,
-            &self.persistent_keepalive,
-        ] {
-            deadline.clear();
-        }
+        self.deadlines().for_each(|(deadline, _)| deadline.clear());
         self.another_keepalive.store(false, Relaxed);
         self.last_minute.store(false, Relaxed);
     }
@@ -154,7 +148,7 @@ impl Timers {
         }
     }
 
-    /// Returns true once per session.
+    /// Records the last-minute handshake of the session. Returns false if it was requested before.
     pub(crate) fn take_last_minute(&self) -> bool {
         !self.last_minute.swap(true, Relaxed)
     }

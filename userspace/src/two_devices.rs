@@ -29,7 +29,7 @@ use crate::udp::binder::Binder;
 use crate::work::Work;
 
 /// The longest wait for an event before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const NO_OFFLOADS: Offloads = Offloads { tcp: false, udp: false };
 
 /// A device with its threads, and the host's end of its TUN device.
@@ -46,7 +46,7 @@ impl End {
     fn new(number: u8, offloads: Offloads) -> Self {
         let (ours, hosts) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        hosts.set_read_timeout(Some(PATIENCE)).unwrap();
+        hosts.set_read_timeout(Some(TIMEOUT)).unwrap();
         let tun = Tun::new(ours.into(), offloads);
         let binder = Binder::start(256 << 10).unwrap();
         let device = Device::new(format!("test{number}"), tun, Link::new("lo").unwrap(), binder).unwrap();
@@ -91,7 +91,7 @@ impl End {
 
     /// The index of the session that this end sends with.
     fn session(&self) -> Option<u32> {
-        read(&self.peer().keypairs).current.as_ref().map(|session| session.local_index)
+        read(&self.peer().keypairs).current.as_ref().map(|session| session.indexes.local)
     }
 
     /// Makes the host send a packet into the tunnel.
@@ -138,8 +138,8 @@ fn spawn_control(device: Arc<Device>) {
     let mut work = Work::new(device.clone());
     thread::spawn(move || {
         while work.turn() {
-            let _ = device.inbox.sleep(sys::now_ms(), None, |waker, patience| {
-                poll(&mut [pollfd(waker, libc::POLLIN)], patience)
+            let _ = device.inbox.sleep(sys::now_ms(), None, |waker, timeout| {
+                poll(&mut [pollfd(waker, libc::POLLIN)], timeout)
             });
         }
     });
@@ -170,7 +170,7 @@ fn datagram(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !condition() {
         assert!(Instant::now() < end, "{what} does not come");
         thread::sleep(Duration::from_millis(1));

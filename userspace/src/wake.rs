@@ -186,8 +186,8 @@ impl<T, M> Inbox<T, M> {
         poll: impl FnOnce(&Waker, Option<Duration>) -> R,
     ) -> R {
         let due = lock(&self.queue).due().min(self.alarm.next()).min(other.unwrap_or(NEVER));
-        let patience = (due != NEVER).then(|| Duration::from_millis(due.saturating_sub(now)));
-        let polled = poll(&self.alarm.waker, patience);
+        let timeout = (due != NEVER).then(|| Duration::from_millis(due.saturating_sub(now)));
+        let polled = poll(&self.alarm.waker, timeout);
         self.alarm.waker.clear();
         polled
     }
@@ -263,12 +263,12 @@ mod loom {
         }
 
         /// Stands in for poll(2).
-        fn poll(&self, waker: &Waker, patience: Option<Duration>) {
-            match patience {
+        fn poll(&self, waker: &Waker, timeout: Option<Duration>) {
+            match timeout {
                 None => waker.wait(),
                 Some(_) if *lock(&waker.is_set) => (),
-                Some(patience) => {
-                    self.pass(patience.as_millis() as u64);
+                Some(timeout) => {
+                    self.pass(timeout.as_millis() as u64);
                     thread::yield_now(); // let the other threads run
                 }
             }
@@ -288,7 +288,7 @@ mod loom {
         }
 
         fn sleep(&self) {
-            self.inbox.sleep(self.clock.now(), None, |waker, patience| self.clock.poll(waker, patience));
+            self.inbox.sleep(self.clock.now(), None, |waker, timeout| self.clock.poll(waker, timeout));
         }
 
         /// Works like the control thread under load, until it has taken this many of each.
@@ -421,8 +421,8 @@ mod loom {
                 if taken >= wanted {
                     return;
                 }
-                let patience = gather_until.checked_sub(self.clock.now()).map(Duration::from_millis);
-                self.clock.poll(&self.alarm.waker, patience);
+                let timeout = gather_until.checked_sub(self.clock.now()).map(Duration::from_millis);
+                self.clock.poll(&self.alarm.waker, timeout);
                 self.alarm.waker.clear();
             }
         }

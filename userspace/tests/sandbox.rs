@@ -1,7 +1,7 @@
 //! Tests the sandbox from inside: everything that it must refuse, and everything that the daemon needs.
 //!
 //! Each probe runs in its own child process, as root with every capability, so that only the sandbox can refuse it. A probe
-//! that is refused inside must work outside or fail with another error. Otherwise it would show nothing.
+//! that is refused inside must work outside, or fail there with another error: otherwise the sandbox is not the cause.
 
 use std::ffi::CString;
 use std::fs;
@@ -132,27 +132,29 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
             [libc::AT_FDCWD as usize, place.socket.address(), libc::AT_REMOVEDIR as usize, 0, 0, 0],
         )
     }),
-    ("look at any file", |place| fs::metadata(&place.file).map(drop)),
+    ("read the status of any file", |place| fs::metadata(&place.file).map(drop)),
     ("read a file", |place| fs::File::open(&place.file).map(drop)),
     ("make a file", |place| fs::write(place.directory.join("new"), "")),
     ("make a directory", |place| fs::create_dir(place.directory.join("new"))),
     ("rename a file", |place| fs::rename(&place.file, place.directory.join("new"))),
     ("link a file", |place| fs::hard_link(&place.file, place.directory.join("new"))),
-    ("kill another process by tgkill", |place| {
+    ("kill another process with tgkill", |place| {
         call(
             libc::SYS_tgkill,
             [place.victim as usize, place.victim as usize, libc::SIGKILL as usize, 0, 0, 0],
         )
     }),
-    ("kill another process by tkill", |place| {
+    ("kill another process with tkill", |place| {
         call(libc::SYS_tkill, [place.victim as usize, libc::SIGKILL as usize, 0, 0, 0, 0])
     }),
     ("kill another process", |place| {
         call(libc::SYS_kill, [place.victim as usize, libc::SIGKILL as usize, 0, 0, 0, 0])
     }),
-    ("hold another process", |place| call(libc::SYS_pidfd_open, [place.victim as usize, 0, 0, 0, 0, 0])),
+    ("open a descriptor of another process", |place| {
+        call(libc::SYS_pidfd_open, [place.victim as usize, 0, 0, 0, 0, 0])
+    }),
     ("map executable memory", |_| map(libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE).map(drop)),
-    ("map memory for others", |_| map(DATA, libc::MAP_SHARED).map(drop)),
+    ("map shared memory", |_| map(DATA, libc::MAP_SHARED).map(drop)),
     ("map over other memory", |place| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         call(libc::SYS_mmap, [place.page as usize, PAGE, DATA as usize, flags as usize, usize::MAX, 0])
@@ -171,7 +173,7 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
         call(libc::SYS_mremap, [place, PAGE, PAGE, flags as usize, place + PAGE, 0])
     }),
     ("make a file in memory", |_| call(libc::SYS_memfd_create, [c"x".as_ptr() as usize, 0, 0, 0, 0, 0])),
-    ("share memory of System V", |_| call(libc::SYS_shmget, [0, PAGE, 0o600, 0, 0, 0])),
+    ("get System V shared memory", |_| call(libc::SYS_shmget, [0, PAGE, 0o600, 0, 0, 0])),
     ("make a TCP socket", |_| socket(libc::AF_INET, libc::SOCK_STREAM, 0).map(drop)),
     ("make a TCP socket for IPv6", |_| socket(libc::AF_INET6, libc::SOCK_STREAM, 0).map(drop)),
     ("make a raw socket", |_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP).map(drop)),
@@ -199,8 +201,8 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
     }),
     ("set another option of a socket", |_| option(libc::SOL_SOCKET, libc::SO_BROADCAST)),
     ("set an option's number on another level", |_| option(libc::IPPROTO_IP, libc::IP_TTL)),
-    ("hear all ICMP messages", |place| sys::setsockopt(&place.icmp, libc::SOL_RAW, 1, 0_u32)),
-    ("write headers of IP", |place| sys::setsockopt(&place.icmp, libc::IPPROTO_IP, libc::IP_HDRINCL, 1)),
+    ("receive all ICMP messages", |place| sys::setsockopt(&place.icmp, libc::SOL_RAW, 1, 0_u32)),
+    ("write IP headers", |place| sys::setsockopt(&place.icmp, libc::IPPROTO_IP, libc::IP_HDRINCL, 1)),
     ("change the MTU of a link", |_| {
         let mut request = sys::interface_request("lo");
         let socket = sys::ioctl_socket()?;
@@ -208,30 +210,32 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
         call(libc::SYS_ioctl, [fd, libc::SIOCGIFMTU as usize, &raw mut request as usize, 0, 0, 0])?;
         call(libc::SYS_ioctl, [fd, libc::SIOCSIFMTU as usize, &raw mut request as usize, 0, 0, 0])
     }),
-    ("have signals for a descriptor sent to another", |place| {
+    ("send the signals of a descriptor to another process", |place| {
         let fd = place.tcp.as_raw_fd() as usize;
         call(libc::SYS_fcntl, [fd, libc::F_SETOWN as usize, place.victim as usize, 0, 0, 0])
     }),
     ("run a program", |_| call(libc::SYS_execve, [c"/nowhere".as_ptr() as usize, 0, 0, 0, 0, 0])),
-    ("ask for another's processors", |place| {
+    ("read the processors of another process", |place| {
         let mut set = [0u8; 128];
         call(libc::SYS_sched_getaffinity, [place.victim as usize, 128, set.as_mut_ptr() as usize, 0, 0, 0])
     }),
     ("trace another process", |place| {
         call(libc::SYS_ptrace, [libc::PTRACE_SEIZE as usize, place.victim as usize, 0, 0, 0, 0])
     }),
-    ("read another's memory", |place| {
+    ("read the memory of another process", |place| {
         call(libc::SYS_process_vm_readv, [place.victim as usize, 0, 0, 0, 0, 0])
     }),
-    ("write another's memory", |place| {
+    ("write the memory of another process", |place| {
         call(libc::SYS_process_vm_writev, [place.victim as usize, 0, 0, 0, 0, 0])
     }),
-    ("change another's limits", |place| call(libc::SYS_prlimit64, [place.victim as usize, 0, 0, 0, 0, 0])),
-    ("begin a process", |_| {
+    ("change the limits of another process", |place| {
+        call(libc::SYS_prlimit64, [place.victim as usize, 0, 0, 0, 0, 0])
+    }),
+    ("start a process", |_| {
         // No stack: without the filter, the kernel refuses the flags, which contradict each other.
         call(libc::SYS_clone, [(libc::CLONE_SIGHAND | libc::CLONE_THREAD) as usize, 0, 0, 0, 0, 0])
     }),
-    ("begin a process by clone3", |_| call(libc::SYS_clone3, [0; 6])),
+    ("start a process with clone3", |_| call(libc::SYS_clone3, [0; 6])),
     ("leave a namespace", |_| call(libc::SYS_unshare, [0; 6])),
     ("enter a namespace", |_| call(libc::SYS_setns, [usize::MAX, 0, 0, 0, 0, 0])),
     ("mount", |_| call(libc::SYS_mount, [0, c"/nowhere".as_ptr() as usize, 0, 0, 0, 0])),
@@ -248,7 +252,7 @@ const REFUSED_BY_FILTER: &[(&str, Probe)] = &[
     }),
 ];
 
-/// What Landlock refuses without the filter, with its first version that does, and the error.
+/// The actions that Landlock refuses without the filter, with its first version that refuses each, and the error.
 const REFUSED_BY_LANDLOCK: &[(&str, u32, i32, Probe)] = &[
     ("read a file", 1, EACCES, |place| fs::File::open(&place.file).map(drop)),
     ("write a file", 1, EACCES, |place| fs::File::options().append(true).open(&place.file).map(drop)),
@@ -273,7 +277,7 @@ const REFUSED_BY_LANDLOCK: &[(&str, u32, i32, Probe)] = &[
     ("kill another process", 6, EPERM, |place| {
         call(libc::SYS_kill, [place.victim as usize, libc::SIGKILL as usize, 0, 0, 0, 0])
     }),
-    ("connect to another's abstract socket", 6, EPERM, |place| {
+    ("connect to the abstract socket of another process", 6, EPERM, |place| {
         UnixStream::connect_addr(&place.abstract_name).map(drop)
     }),
 ];
@@ -291,20 +295,20 @@ fn send_and_receive() -> io::Result<()> {
 }
 
 /// Receives the kernel's ICMP errors about ports that no program uses.
-fn hear_errors(place: &Place) -> io::Result<()> {
+fn receive_errors(place: &Place) -> io::Result<()> {
     let sockets = Sockets::bind(0, 0)?;
-    for nobody in ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap()) {
-        send::send_one(&sockets, b"packet", &Endpoint::new(nobody), 0)?;
+    for closed in ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap()) {
+        send::send_one(&sockets, b"packet", &Endpoint::new(closed), 0)?;
         let mut waiting = place.icmp_errors.pollfds();
         sys::poll(&mut waiting, Some(Duration::from_secs(10)))?;
         let errors = place.icmp_errors.read();
         let about = errors.iter().map(|error| (error.kind, error.port, error.destination));
-        assert!(about.eq([(Icmp::PortUnreachable, sockets.port, nobody)]), "{errors:?}");
+        assert!(about.eq([(Icmp::PortUnreachable, sockets.port, closed)]), "{errors:?}");
     }
     Ok(())
 }
 
-fn ask_for_links(place: &Place) -> io::Result<()> {
+fn query_links(place: &Place) -> io::Result<()> {
     // RTM_GETLINK for the link of index 1.
     let mut request = [0u8; 32];
     request[0] = 32;
@@ -320,15 +324,15 @@ fn ask_for_links(place: &Place) -> io::Result<()> {
 /// The calls that the daemon needs in the full sandbox.
 const WORKS: &[(&str, Probe)] = &[
     ("bind, send and receive UDP", |_| send_and_receive()),
-    ("hear ICMP errors", hear_errors),
-    ("look at the socket's path", |place| place.socket.inode().map(drop)),
+    ("receive ICMP errors", receive_errors),
+    ("read the status of the socket's path", |place| place.socket.inode().map(drop)),
     ("remove the socket", |place| place.socket.unlink()),
     ("find a link by its name", |_| {
         if sys::interface_index("lo") == 1 { Ok(()) } else { Err(sys::errno(libc::ENODEV)) }
     }),
-    ("ask whether the kernel segments", |_| udp::can_segment().map(drop)),
-    ("ask for links", ask_for_links),
-    ("allocate much, and little, and give it back", |_| {
+    ("probe segmentation by the kernel", |_| udp::can_segment().map(drop)),
+    ("query links", query_links),
+    ("allocate and free large and small blocks", |_| {
         let mut large = vec![1u8; 64 << 20];
         large.resize(128 << 20, 2);
         let small: Vec<_> = (0..10_000).map(|len| vec![3u8; len % 512]).collect();
@@ -339,7 +343,7 @@ const WORKS: &[(&str, Probe)] = &[
         thread::sleep(Duration::from_millis(1));
         Ok(())
     }),
-    ("draw random bytes", |_| {
+    ("get random bytes", |_| {
         let _: [u8; 32] = sys::random();
         Ok(())
     }),

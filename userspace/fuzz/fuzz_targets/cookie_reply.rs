@@ -8,10 +8,11 @@ use wgq_userspace::keys::PresharedKey;
 use wgq_userspace::locks::lock;
 use wgq_userspace::noise::cookie::{Checker, Proof};
 use wgq_userspace::noise::handshake;
-use wgq_userspace::noise::message::{COOKIE_REPLY, COOKIE_REPLY_LEN, INITIATION_LEN, kind, u32_at};
+use wgq_userspace::noise::message::{COOKIE_REPLY, COOKIE_REPLY_LEN, INITIATION_LEN, kind};
 use wgq_userspace::peer::Peer;
 use wgq_userspace::sys;
 use wgq_userspace_fuzz::host::{OURS, PEERS, deliver, device_with_keys, edit, place};
+use wgq_userspace_fuzz::messages::u32_at;
 
 #[derive(Arbitrary, Debug)]
 struct Input {

@@ -9,10 +9,11 @@ use libfuzzer_sys::fuzz_target;
 use wgq_userspace::aead::MANY;
 use wgq_userspace::noise::message::{self, DATA, DATA_HEADER_LEN, TAG_LEN};
 use wgq_userspace::noise::replay::WINDOW;
-use wgq_userspace::noise::session::{Keys, Session};
+use wgq_userspace::noise::session::{Indexes, Keys, Role, Session};
 use wgq_userspace::{icmp, packet};
 use wgq_userspace_fuzz::frames::{open, open_together, seal};
 use wgq_userspace_fuzz::host::edit;
+use wgq_userspace_fuzz::messages::u32_at;
 use wgq_userspace_fuzz::packets::{is_v4, sum, transport_sum};
 
 const INDEX: u32 = 0x0403_0201;
@@ -51,9 +52,10 @@ struct Wire {
 impl Wire {
     fn new() -> Self {
         let (a, b) = ([1; 32], [2; 32]);
+        let (near, far) = (Indexes { local: 9, remote: INDEX }, Indexes { local: INDEX, remote: 9 });
         Self {
-            sender: Session::new(&Keys { send: a, receive: b }, (9, INDEX), true, NOW),
-            receiver: Session::new(&Keys { send: b, receive: a }, (INDEX, 9), false, NOW),
+            sender: Session::new(&Keys { send: a, receive: b }, near, Role::Initiator, NOW),
+            receiver: Session::new(&Keys { send: b, receive: a }, far, Role::Responder, NOW),
             sent: Vec::new(),
             seen: HashSet::new(),
             highest: 0,
@@ -64,7 +66,7 @@ impl Wire {
         let counter = self.sender.reserve(1).expect("a new session has counters");
         let message = seal(&self.sender, counter, packet);
         assert_eq!(message::kind(&message), Some(DATA));
-        assert_eq!(message::u32_at(&message, 4), INDEX);
+        assert_eq!(u32_at(&message, 4), INDEX);
         self.sent.push(Sent { counter, packet: packet.to_vec(), message });
     }
 

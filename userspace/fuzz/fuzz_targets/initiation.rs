@@ -9,12 +9,12 @@ use wgq_userspace::keys::PresharedKey;
 use wgq_userspace::locks::lock;
 use wgq_userspace::noise::cookie::Maker;
 use wgq_userspace::noise::handshake::{self, Initiated, Timestamp};
-use wgq_userspace::noise::message::{INITIATION, INITIATION_LEN, kind, u32_at};
+use wgq_userspace::noise::message::{INITIATION, INITIATION_LEN, kind};
 use wgq_userspace::noise::ratelimit::RateLimiter;
 use wgq_userspace::peer::Peer;
 use wgq_userspace::sys;
 use wgq_userspace_fuzz::host::{OURS, PEERS, Pair, STRANGER, deliver, device_with_keys, place};
-use wgq_userspace_fuzz::messages::{Journey, maker_with_cookie};
+use wgq_userspace_fuzz::messages::{Journey, maker_with_cookie, u32_at};
 
 const MOST_MESSAGES: usize = 6;
 const BODY: std::ops::Range<usize> = 8..INITIATION_LEN - 32;
@@ -35,7 +35,8 @@ enum Origin {
         index: u32,
         stamp: Timestamp,
     },
-    Nobody([[u8; 29]; 4]),
+    /// Random bytes.
+    Noise([[u8; 29]; 4]),
 }
 
 /// The kind of a message, and its handshake if it has one.
@@ -60,7 +61,7 @@ fn made(origin: &Origin) -> Made {
         }
         Origin::Stranger { index, stamp } => by(&STRANGER, None, *index, stamp),
         Origin::Ourselves { index, stamp } => by(&OURS, None, *index, stamp),
-        Origin::Nobody(body) => {
+        Origin::Noise(body) => {
             let mut bytes = [0; INITIATION_LEN];
             bytes[0] = INITIATION;
             bytes[4..120].copy_from_slice(body.as_flattened());

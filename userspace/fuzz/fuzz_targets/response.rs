@@ -12,14 +12,14 @@ use wgq_userspace::keys::PresharedKey;
 use wgq_userspace::locks::lock;
 use wgq_userspace::noise::cookie::Maker;
 use wgq_userspace::noise::handshake;
-use wgq_userspace::noise::message::{INITIATION_LEN, RESPONSE, RESPONSE_LEN, kind, u32_at};
+use wgq_userspace::noise::message::{INITIATION_LEN, RESPONSE, RESPONSE_LEN, kind};
 use wgq_userspace::noise::ratelimit::RateLimiter;
-use wgq_userspace::noise::session::{Keys, Session};
+use wgq_userspace::noise::session::{Indexes, Keys, Role, Session};
 use wgq_userspace::peer::Peer;
 use wgq_userspace::sys;
 use wgq_userspace_fuzz::frames::{open, seal};
 use wgq_userspace_fuzz::host::{OURS, PEERS, deliver, device_with_keys, place};
-use wgq_userspace_fuzz::messages::{Journey, maker_with_cookie};
+use wgq_userspace_fuzz::messages::{Journey, maker_with_cookie, u32_at};
 
 const MOST_MESSAGES: usize = 6;
 const BODY: std::ops::Range<usize> = 12..RESPONSE_LEN - 32;
@@ -60,7 +60,7 @@ fn begin(index: u32, psk: [u8; 32]) -> Begun {
 
 /// The peer's response and its keys.
 fn respond(begun: &Begun, psk: [u8; 32], index: u32) -> ([u8; RESPONSE_LEN], Box<Keys>) {
-    let received = handshake::receive(&PEERS[0].private, &begun.initiation).expect("nobody changed it");
+    let received = handshake::receive(&PEERS[0].private, &begun.initiation).expect("it is unchanged");
     assert_eq!((received.peer, received.remote_index), (OURS.public, begun.index));
     received.respond(&PresharedKey(psk), index).expect("it can be answered")
 }
@@ -92,8 +92,10 @@ fn made(begun: &Begun, answer: &Answer) -> ([u8; RESPONSE_LEN], Option<Box<Keys>
 fn check_session(begun: &Begun, keys: &Keys, remote_index: u32) {
     let now = sys::now_ms();
     let ours = begun.peer.sending_session(now).expect("the handshake is complete");
-    assert_eq!((ours.local_index, ours.remote_index, ours.initiator), (begun.index, remote_index, true));
-    let theirs = Session::new(keys, (remote_index, begun.index), false, now);
+    let indexes = Indexes { local: begun.index, remote: remote_index };
+    assert_eq!((ours.indexes, ours.role), (indexes, Role::Initiator));
+    let indexes = Indexes { local: remote_index, remote: begun.index };
+    let theirs = Session::new(keys, indexes, Role::Responder, now);
     let message = seal(&ours, ours.reserve(1).expect("a new session"), &[7; 16]);
     assert_eq!(open(&theirs, &message), Some(vec![7; 16]));
 }

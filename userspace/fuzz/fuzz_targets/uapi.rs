@@ -101,7 +101,7 @@ impl Model {
     }
 
     /// The answer to `get`.
-    fn told(&self) -> String {
+    fn listing(&self) -> String {
         let mut out = String::new();
         if let Some(private) = &self.private {
             let _ = writeln!(out, "private_key={}", hex(private.bytes()));
@@ -111,13 +111,13 @@ impl Model {
                 let _ = writeln!(out, "{name}={number}");
             }
         }
-        self.peers.iter().for_each(|peer| peer.tell(&mut out));
+        self.peers.iter().for_each(|peer| peer.write(&mut out));
         out
     }
 }
 
 impl ModelPeer {
-    fn tell(&self, out: &mut String) {
+    fn write(&self, out: &mut String) {
         let _ = writeln!(out, "public_key={}\npreshared_key={}", hex(&self.key.0), hex(&self.psk));
         out.push_str("protocol_version=1\n");
         if let Some(endpoint) = self.endpoint {
@@ -141,7 +141,7 @@ fn ask(device: &Device, request: &[u8]) -> String {
     String::from_utf8(answer(device, request)).expect("an answer is text")
 }
 
-fn told(device: &Device) -> String {
+fn listing(device: &Device) -> String {
     let answer = ask(device, b"get=1\n\n");
     answer.strip_suffix("errno=0\n\n").expect("`get' is answered").to_owned()
 }
@@ -170,7 +170,7 @@ fn check(device: &Device, model: &mut Model, request: &[u8]) {
         Some(Err(reason)) => assert_eq!(errno, -reason),
         None => (),
     }
-    assert_eq!(told(device), model.told());
+    assert_eq!(listing(device), model.listing());
 }
 
 /// Checks that setting the answer to `get` restores the same device.
@@ -181,11 +181,11 @@ fn check_round_trip(before: &str) {
     let request: String = ["set=1"].into_iter().chain(lines).chain(["", ""]).collect::<Vec<_>>().join("\n");
     let device = device();
     assert_eq!(ask(device, request.as_bytes()), "errno=0\n\n");
-    assert_eq!(told(device), before);
+    assert_eq!(listing(device), before);
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let (device, mut model) = (device(), Model::default());
     requests(bytes).for_each(|request| check(device, &mut model, request));
-    check_round_trip(&told(device));
+    check_round_trip(&listing(device));
 });

@@ -44,7 +44,7 @@ pub fn device() -> &'static Device {
         Device::new("fuzz".to_owned(), tun, link, binder).expect("the loopback link has an MTU")
     });
     *device.state_mut() = State::default();
-    *device.handshake_sources.lock().expect("no panic is survived") =
+    *device.handshake_sources.lock().expect("a panic ends the process") =
         wgq_userspace::noise::ratelimit::RateLimiter::default();
     device.fwmark.store(0, Relaxed);
     device.listen_port.store(0, Relaxed);
@@ -73,7 +73,7 @@ pub fn device_with_keys() -> &'static Device {
     device
 }
 
-/// One of a few source addresses, none of which is reachable.
+/// One of four source addresses. No host has them.
 pub fn place(number: u8) -> Endpoint {
     let port = u16::from(number & 1) + 1;
     Endpoint::new(match number & 2 {

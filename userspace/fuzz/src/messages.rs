@@ -7,6 +7,11 @@ use wgq_userspace::udp::Endpoint;
 
 use crate::host::edit;
 
+/// The 32-bit field at an offset of a message.
+pub fn u32_at(message: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*message[at..].first_chunk().expect("four bytes"))
+}
+
 /// The changes to a handshake message between its creation and its arrival.
 #[derive(Arbitrary, Debug)]
 pub struct Journey {

@@ -7,7 +7,8 @@ use chacha20poly1305::aead::AeadInPlace;
 use std::net::{IpAddr, SocketAddr};
 use subtle::ConstantTimeEq;
 
-use super::message::{COOKIE_REPLY, COOKIE_REPLY_LEN, MAC_LEN};
+use super::message::{COOKIE_REPLY, COOKIE_REPLY_LEN, CookieReply, MAC_LEN, Start};
+use crate::headers::Header;
 use crate::keys::PublicKey;
 use crate::sys;
 
@@ -122,18 +123,16 @@ impl Checker {
     /// Creates the cookie reply to a message from an address.
     pub fn reply(&mut self, message: &[u8], source: SocketAddr, now: u64) -> [u8; COOKIE_REPLY_LEN] {
         let (_, mac1, _) = split_macs(message);
-        let mut reply = [0; COOKIE_REPLY_LEN];
-        reply[0] = COOKIE_REPLY;
-        reply[4..8].copy_from_slice(&message[4..8]);
-        let nonce = self.nonces.next();
-        reply[8..32].copy_from_slice(&nonce);
-        let mut cookie = self.cookie(source, now);
-        let tag = XChaCha20Poly1305::new(&self.cookie_key.into())
-            .encrypt_in_place_detached(&nonce.into(), mac1, &mut cookie)
-            .expect("a cookie is far below the cipher's limit");
-        reply[32..48].copy_from_slice(&cookie);
-        reply[48..].copy_from_slice(&tag);
-        reply
+        let mut bytes = [0; COOKIE_REPLY_LEN];
+        let reply = CookieReply::at_mut(&mut bytes, 0);
+        reply.start.set(COOKIE_REPLY, Start::at(message, 0).index.get());
+        reply.nonce = self.nonces.next();
+        reply.cookie = self.cookie(source, now);
+        reply.tag = XChaCha20Poly1305::new(&self.cookie_key.into())
+            .encrypt_in_place_detached(&reply.nonce.into(), mac1, &mut reply.cookie)
+            .expect("a cookie is far below the cipher's limit")
+            .into();
+        bytes
     }
 }
 
@@ -141,6 +140,7 @@ impl Checker {
 pub struct Maker {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
+    /// The cookie, and when it was received in milliseconds of `now_ms`.
     cookie: Option<(Mac, u64)>,
     last_mac1: Option<Mac>,
 }
@@ -175,9 +175,7 @@ impl Maker {
         let Some(mac1) = self.last_mac1 else {
             return false;
         };
-        let mut cookie: Mac = reply[32..48].try_into().expect("sixteen bytes");
-        let nonce: [u8; 24] = reply[8..32].try_into().expect("twenty-four bytes");
-        let tag: [u8; 16] = reply[48..].try_into().expect("sixteen bytes");
+        let &CookieReply { nonce, mut cookie, tag, .. } = CookieReply::at(reply, 0);
         let opened = XChaCha20Poly1305::new(&self.cookie_key.into())
             .decrypt_in_place_detached(&nonce.into(), &mac1, &mut cookie, &tag.into())
             .is_ok();

@@ -5,8 +5,9 @@
 use snow::{Builder, HandshakeState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::message::{INITIATION, INITIATION_LEN, RESPONSE, RESPONSE_LEN, u32_at};
+use super::message::{INITIATION, INITIATION_LEN, Initiation, RESPONSE, RESPONSE_LEN, Response};
 use super::session::Keys;
+use crate::headers::Header;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wipe;
 
@@ -14,9 +15,6 @@ const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const PROLOGUE: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 /// The position of the preshared key in the pattern.
 const PSK_AT: usize = 2;
-/// The length of a message before its MACs.
-const INITIATION_BODY: usize = INITIATION_LEN - 32;
-const RESPONSE_BODY: usize = RESPONSE_LEN - 32;
 const TIMESTAMP_LEN: usize = 12;
 
 /// A TAI64N label. Later labels are greater.
@@ -54,9 +52,9 @@ fn after(stamp: &Timestamp) -> Timestamp {
     next
 }
 
-/// The sender's ephemeral key, which comes unencrypted after the indexes.
-fn ephemeral(body: &[u8]) -> Option<PublicKey> {
-    Some(PublicKey(*body.first_chunk()?))
+/// The sender's ephemeral key, which is the unencrypted start of each message of the pattern.
+fn ephemeral(noise: &[u8]) -> Option<PublicKey> {
+    Some(PublicKey(*noise.first_chunk()?))
 }
 
 /// The time stamps of a device's initiations.
@@ -112,11 +110,11 @@ fn write_initiation(
         .ok()?
         .build_initiator()
         .ok()?;
-    let mut message = [0; INITIATION_LEN];
-    message[0] = INITIATION;
-    message[4..8].copy_from_slice(&local_index.to_le_bytes());
-    state.write_message(stamp, &mut message[8..INITIATION_BODY]).ok()?;
-    Some((Initiated { state: Box::new(state), local_index }, message))
+    let mut bytes = [0; INITIATION_LEN];
+    let message = Initiation::at_mut(&mut bytes, 0);
+    message.start.set(INITIATION, local_index);
+    state.write_message(stamp, &mut message.noise).ok()?;
+    Some((Initiated { state: Box::new(state), local_index }, bytes))
 }
 
 impl Initiated {
@@ -126,13 +124,13 @@ impl Initiated {
     }
 
     fn read_response(&mut self, message: &[u8]) -> Option<(u32, Box<Keys>)> {
-        let body = message.get(12..RESPONSE_BODY).filter(|_| message.len() == RESPONSE_LEN)?;
-        if ephemeral(body)?.is_of_low_order() {
+        let message = Response::of(message).filter(|_| message.len() == RESPONSE_LEN)?;
+        if ephemeral(&message.noise)?.is_of_low_order() {
             return None;
         }
-        self.state.read_message(body, &mut []).ok()?;
+        self.state.read_message(&message.noise, &mut []).ok()?;
         let (send, receive) = self.state.dangerously_get_raw_split();
-        Some((u32_at(message, 4), Box::new(Keys { send, receive })))
+        Some((message.start.index.get(), Box::new(Keys { send, receive })))
     }
 }
 
@@ -150,15 +148,15 @@ pub fn receive(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
 }
 
 fn read_initiation(ours: &PrivateKey, message: &[u8]) -> Option<Received> {
-    let body = message.get(8..INITIATION_BODY).filter(|_| message.len() == INITIATION_LEN)?;
+    let message = Initiation::of(message).filter(|_| message.len() == INITIATION_LEN)?;
     let mut state = builder(ours)?.build_responder().ok()?;
     let mut timestamp = [0; TIMESTAMP_LEN];
-    state.read_message(body, &mut timestamp).ok()?;
+    state.read_message(&message.noise, &mut timestamp).ok()?;
     let peer = PublicKey(state.get_remote_static()?.try_into().ok()?);
-    if peer.is_of_low_order() || ephemeral(body)?.is_of_low_order() {
+    if peer.is_of_low_order() || ephemeral(&message.noise)?.is_of_low_order() {
         return None;
     }
-    Some(Received { state: Box::new(state), peer, timestamp, remote_index: u32_at(message, 4) })
+    Some(Received { state: Box::new(state), peer, timestamp, remote_index: message.start.index.get() })
 }
 
 impl Received {
@@ -173,13 +171,13 @@ impl Received {
         local_index: u32,
     ) -> Option<([u8; RESPONSE_LEN], Box<Keys>)> {
         self.state.set_psk(PSK_AT, &psk.0).ok()?;
-        let mut message = [0; RESPONSE_LEN];
-        message[0] = RESPONSE;
-        message[4..8].copy_from_slice(&local_index.to_le_bytes());
-        message[8..12].copy_from_slice(&self.remote_index.to_le_bytes());
-        self.state.write_message(&[], &mut message[12..RESPONSE_BODY]).ok()?;
+        let mut bytes = [0; RESPONSE_LEN];
+        let message = Response::at_mut(&mut bytes, 0);
+        message.start.set(RESPONSE, local_index);
+        message.receiver.set(self.remote_index);
+        self.state.write_message(&[], &mut message.noise).ok()?;
         let (receive, send) = self.state.dangerously_get_raw_split();
-        Some((message, Box::new(Keys { send, receive })))
+        Some((bytes, Box::new(Keys { send, receive })))
     }
 }
 
@@ -316,10 +314,11 @@ mod tests {
             .unwrap()
             .build_initiator()
             .unwrap();
-        let mut message = [0; INITIATION_LEN];
-        message[0] = INITIATION;
-        state.write_message(&timestamp(), &mut message[8..INITIATION_BODY]).unwrap();
-        message
+        let mut bytes = [0; INITIATION_LEN];
+        let message = Initiation::at_mut(&mut bytes, 0);
+        message.start.set(INITIATION, 0);
+        state.write_message(&timestamp(), &mut message.noise).unwrap();
+        bytes
     }
 
     #[test]
@@ -363,7 +362,7 @@ mod tests {
     fn a_changed_initiation_is_rejected() {
         let ((a, _), (b, b_public)) = (keys(3), keys(5));
         let (_, initiation) = initiate(&a, b_public, &PresharedKey([0; 32]), 11, &timestamp()).unwrap();
-        for at in 8..INITIATION_BODY {
+        for at in 8..INITIATION_LEN - 32 {
             let mut changed = initiation;
             changed[at] ^= 1;
             // The highest bit of a Curve25519 point is ignored, but it is hashed.

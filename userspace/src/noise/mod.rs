@@ -11,9 +11,10 @@ pub mod ratelimit;
 pub mod replay;
 pub mod session;
 
-/// The lengths and type numbers of the four messages (whitepaper, section 5.4).
+/// The type numbers, lengths and fields of the four messages (whitepaper, section 5.4).
 pub mod message {
     pub use crate::aead::TAG_LEN;
+    use crate::headers::{Header, Le32, Le64};
 
     pub const INITIATION: u8 = 1;
     pub const RESPONSE: u8 = 2;
@@ -43,17 +44,69 @@ pub mod message {
         fits.then_some(kind)
     }
 
-    /// The 32-bit field at an offset of a message. Panics beyond its end.
-    #[inline]
-    pub fn u32_at(packet: &[u8], at: usize) -> u32 {
-        u32::from_le_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])
+    /// The start of each message. The index is the receiver's in cookie replies and data messages, and the sender's in
+    /// handshake messages.
+    #[repr(C)]
+    pub(crate) struct Start {
+        /// The type in the first byte; the other three are reserved and zero.
+        kind: Le32,
+        pub(crate) index: Le32,
     }
 
-    /// The 64-bit field at an offset of a message. Panics beyond its end.
-    #[inline]
-    pub(crate) fn u64_at(packet: &[u8], at: usize) -> u64 {
-        u64::from_le_bytes(packet[at..at + 8].try_into().expect("eight bytes"))
+    impl Start {
+        #[inline]
+        pub(crate) fn set(&mut self, kind: u8, index: u32) {
+            self.kind.set(kind.into());
+            self.index.set(index);
+        }
     }
+
+    /// Section 5.4.2. `noise` is the message of the handshake pattern: ephemeral key, static key, time stamp.
+    #[repr(C)]
+    pub(crate) struct Initiation {
+        pub(crate) start: Start,
+        pub(crate) noise: [u8; 108],
+        pub(crate) macs: [[u8; MAC_LEN]; 2],
+    }
+
+    /// Section 5.4.3. `noise` is the message of the handshake pattern: ephemeral key and an empty payload.
+    #[repr(C)]
+    pub(crate) struct Response {
+        pub(crate) start: Start,
+        pub(crate) receiver: Le32,
+        pub(crate) noise: [u8; 48],
+        pub(crate) macs: [[u8; MAC_LEN]; 2],
+    }
+
+    /// Section 5.4.7.
+    #[repr(C)]
+    pub(crate) struct CookieReply {
+        pub(crate) start: Start,
+        pub(crate) nonce: [u8; 24],
+        pub(crate) cookie: [u8; 16],
+        pub(crate) tag: [u8; 16],
+    }
+
+    /// The header of a data message (section 5.4.6). The encrypted packet and its tag follow.
+    #[repr(C)]
+    pub(crate) struct Data {
+        pub(crate) start: Start,
+        pub(crate) counter: Le64,
+    }
+
+    // SAFETY: these consist of bytes, arrays of bytes and types of those.
+    unsafe impl Header for Start {}
+    // SAFETY: as above.
+    unsafe impl Header for Initiation {}
+    // SAFETY: as above.
+    unsafe impl Header for Response {}
+    // SAFETY: as above.
+    unsafe impl Header for CookieReply {}
+    // SAFETY: as above.
+    unsafe impl Header for Data {}
+
+    const _: () = assert!(Initiation::LEN == INITIATION_LEN && Response::LEN == RESPONSE_LEN);
+    const _: () = assert!(CookieReply::LEN == COOKIE_REPLY_LEN && Data::LEN == DATA_HEADER_LEN);
 }
 
 /// The times and limits of the whitepaper, section 6, and of the kernel's `messages.h`.

@@ -6,24 +6,39 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroize;
 
 use crate::aead::{Cipher, Key, Message, MessageSet};
+use crate::headers::Header;
 use crate::locks::lock;
 use crate::wipe;
 
 use super::limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME_MS, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME_MS};
-use super::message::{DATA, DATA_HEADER_LEN};
+use super::message::{DATA, DATA_HEADER_LEN, Data};
 use super::replay::Replay;
 
 /// A session. The allocator wipes its keys when the last reference is dropped.
 pub struct Session {
-    pub local_index: u32,
-    pub remote_index: u32,
-    pub initiator: bool,
+    pub indexes: Indexes,
+    pub role: Role,
+    /// When the session was created, in milliseconds of `now_ms`.
     created: u64,
     expired: AtomicBool,
     counter: AtomicU64,
     sender: Key,
     receiver: Key,
     replay: Mutex<Replay>,
+}
+
+/// The indexes that the two ends of a session have chosen for it (whitepaper, section 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indexes {
+    pub local: u32,
+    pub remote: u32,
+}
+
+/// The part of this end in the handshake of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Initiator,
+    Responder,
 }
 
 /// Which messages were opened.
@@ -48,12 +63,12 @@ impl Drop for Keys {
 }
 
 impl Session {
-    pub fn new(keys: &Keys, (local_index, remote_index): (u32, u32), initiator: bool, now: u64) -> Self {
+    /// A session that begins at `now`, in milliseconds of `now_ms`.
+    pub fn new(keys: &Keys, indexes: Indexes, role: Role, now: u64) -> Self {
         let cipher = Cipher::chosen();
         Self {
-            local_index,
-            remote_index,
-            initiator,
+            indexes,
+            role,
             created: now,
             expired: AtomicBool::new(false),
             counter: AtomicU64::new(0),
@@ -65,8 +80,8 @@ impl Session {
 
     /// Creates a session to be shared by threads. Its key types have padding, which gets the previous content of the stack, so
     /// no step of a handshake may leave a key there.
-    pub(crate) fn shared(keys: &Keys, indexes: (u32, u32), initiator: bool, now: u64) -> Arc<Self> {
-        wipe::after(|| Arc::new(Self::new(keys, indexes, initiator, now)))
+    pub(crate) fn shared(keys: &Keys, indexes: Indexes, role: Role, now: u64) -> Arc<Self> {
+        wipe::after(|| Arc::new(Self::new(keys, indexes, role, now)))
     }
 
     fn age(&self, now: u64) -> u64 {
@@ -99,13 +114,14 @@ impl Session {
     /// Whether a sender should request a new session (`keep_key_fresh` of the kernel's `send.c`).
     pub(crate) fn wants_rekey(&self, now: u64) -> bool {
         self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
-            || (self.initiator && self.age(now) >= REKEY_AFTER_TIME_MS)
+            || (self.role == Role::Initiator && self.age(now) >= REKEY_AFTER_TIME_MS)
     }
 
     /// Whether a receiver that initiated the session should request a new one, because it is about to end (`receive.c`).
     pub(crate) fn wants_last_minute_rekey(&self, now: u64) -> bool {
         use super::limits::{KEEPALIVE_TIMEOUT_MS, REKEY_TIMEOUT_MS};
-        self.initiator && self.age(now) >= REJECT_AFTER_TIME_MS - KEEPALIVE_TIMEOUT_MS - REKEY_TIMEOUT_MS
+        self.role == Role::Initiator
+            && self.age(now) >= REJECT_AFTER_TIME_MS - KEEPALIVE_TIMEOUT_MS - REKEY_TIMEOUT_MS
     }
 
     /// Reserves counters for packets. Returns `None` if too few are left. The session then expires for sending, and the counter
@@ -122,10 +138,9 @@ impl Session {
     /// Creates data messages in place. There must be room for the header before each padded packet, and for the tag after it.
     pub fn seal(&self, buffer: &mut [u8], messages: &[Message]) {
         for message in messages {
-            let header = &mut buffer[message.at - DATA_HEADER_LEN..message.at];
-            header[..4].copy_from_slice(&[DATA, 0, 0, 0]);
-            header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
-            header[8..].copy_from_slice(&message.counter.to_le_bytes());
+            let header = Data::at_mut(buffer, message.at - DATA_HEADER_LEN);
+            header.start.set(DATA, self.indexes.remote);
+            header.counter.set(message.counter);
         }
         self.sender.seal(buffer, messages);
     }
@@ -152,7 +167,8 @@ mod tests {
     fn pair() -> (Session, Session) {
         let ours = Keys { send: [1; 32], receive: [2; 32] };
         let theirs = Keys { send: [2; 32], receive: [1; 32] };
-        (Session::new(&ours, (10, 20), true, 1000), Session::new(&theirs, (20, 10), false, 1000))
+        let a = Session::new(&ours, Indexes { local: 10, remote: 20 }, Role::Initiator, 1000);
+        (a, Session::new(&theirs, Indexes { local: 20, remote: 10 }, Role::Responder, 1000))
     }
 
     fn message(frame: &[u8]) -> Message {

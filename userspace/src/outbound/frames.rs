@@ -113,12 +113,13 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::noise::session::Keys;
+    use crate::noise::session::{Indexes, Keys, Role};
 
     fn pair(seed: u8) -> (Arc<Session>, Session) {
         let ours = Keys { send: [seed; 32], receive: [seed + 1; 32] };
         let theirs = Keys { send: [seed + 1; 32], receive: [seed; 32] };
-        (Arc::new(Session::new(&ours, (1, 2), true, 0)), Session::new(&theirs, (2, 1), false, 0))
+        let a = Session::new(&ours, Indexes { local: 1, remote: 2 }, Role::Initiator, 0);
+        (Arc::new(a), Session::new(&theirs, Indexes { local: 2, remote: 1 }, Role::Responder, 0))
     }
 
     /// The packet in a frame, with its padding, if the session opens it.

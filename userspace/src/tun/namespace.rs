@@ -16,8 +16,10 @@ const RTM_GETNSID: u16 = 90;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const IFLA_TARGET_NETNSID: u16 = 46;
+/// The length of `struct ifinfomsg`, and the offset of its flags.
 const IFINFOMSG: usize = 16;
-/// `rtgenmsg`, aligned.
+const IFI_FLAGS: usize = 8;
+/// The length of `struct rtgenmsg`, aligned.
 const RTGENMSG: usize = 4;
 const ANY: i32 = -1;
 
@@ -43,8 +45,8 @@ impl LinkQuery {
         attribute(&mut body, IFLA_TARGET_NETNSID, &namespace.to_ne_bytes());
         attribute(&mut body, libc::IFLA_IFNAME, &tun.name()?);
         let answer = self.0.ask(libc::RTM_GETLINK, &body)?;
-        let flags = answer.get(NLMSG_HEADER + 8..NLMSG_HEADER + 12).and_then(|b| b.try_into().ok());
-        let is_up = flags.is_some_and(|bytes| u32::from_ne_bytes(bytes) & libc::IFF_UP as u32 != 0);
+        let flags = answer.get(NLMSG_HEADER + IFI_FLAGS..).and_then(|bytes| bytes.first_chunk());
+        let is_up = flags.is_some_and(|&flags| u32::from_ne_bytes(flags) & libc::IFF_UP as u32 != 0);
         let mtu = number(&answer, IFINFOMSG, libc::IFLA_MTU).ok_or_else(|| errno(libc::EPROTO))?;
         Ok(LinkState { mtu, is_up })
     }

@@ -25,7 +25,7 @@ const MIN_CONNECTIONS: usize = 2;
 /// The file descriptors that the rest of the daemon needs.
 const RESERVED_DESCRIPTORS: usize = 26;
 /// A process that holds the socket counts as hanging if it does not answer within this time.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The socket in the file system.
 pub(crate) struct Server {
@@ -61,7 +61,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 /// Removes a socket on which no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     loop {
-        match sys::connect_within(PATIENCE, path) {
+        match sys::connect_within(ANSWER_TIMEOUT, path) {
             Ok(stream) if is_dying(&stream) => (),
             Ok(_) => return Err(in_use(path, "another process serves this interface already")),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -88,7 +88,7 @@ fn in_use(path: &Path, by: &str) -> io::Error {
 /// Whether the listening process is exiting. The socket of a killed process accepts connections until all its threads
 /// are gone, and then closes them. A live process answers, and a hanging process sends nothing.
 fn is_dying(mut stream: &UnixStream) -> bool {
-    let sent = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(b"get=1\n\n"));
+    let sent = stream.set_read_timeout(Some(ANSWER_TIMEOUT)).and_then(|()| stream.write_all(b"get=1\n\n"));
     match sent.and_then(|()| stream.read(&mut [0; 16])) {
         Ok(count) => count == 0,
         Err(e) => matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),

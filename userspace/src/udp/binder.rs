@@ -3,9 +3,7 @@
 //! up. A port below 1024 is held as long as it is set, because it could not be bound again.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::Duration;
@@ -61,8 +59,8 @@ impl Binder {
     pub(crate) fn bind(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
         let mut ports = lock(&self.0);
         let sockets = match ports.held.take_if(|held| held.port == port) {
-            Some(held) => held.begin_anew(fwmark).map(|()| held)?,
-            None => ports.bind_anew(port, fwmark)?,
+            Some(held) => prepare(&held, fwmark).map(|()| held)?,
+            None => ports.bind_once(port, fwmark)?,
         };
         ports.held = if is_privileged(port) { Some(sockets.duplicate()?) } else { None };
         ports.privileged = None;
@@ -74,7 +72,7 @@ impl Binder {
         let mut ports = lock(&self.0);
         ports.held = match port {
             0 => None,
-            _ => Some(ports.bind_patiently(port, fwmark)?),
+            _ => Some(ports.bind_with_retries(port, fwmark)?),
         };
         Ok(())
     }
@@ -86,17 +84,17 @@ impl Binder {
 }
 
 impl Ports {
-    fn bind_patiently(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
+    fn bind_with_retries(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
         for _ in 0..RESERVE_TRIES {
-            match self.bind_anew(port, fwmark) {
+            match self.bind_once(port, fwmark) {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => thread::sleep(RESERVE_PAUSE),
                 other => return other,
             }
         }
-        self.bind_anew(port, fwmark)
+        self.bind_once(port, fwmark)
     }
 
-    fn bind_anew(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
+    fn bind_once(&self, port: u16, fwmark: u32) -> io::Result<Sockets> {
         let Some(privileged) = &self.privileged else {
             return Sockets::bind(port, fwmark);
         };
@@ -106,19 +104,11 @@ impl Ports {
     }
 }
 
-impl Sockets {
-    fn duplicate(&self) -> io::Result<Self> {
-        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
-        let segmentation = AtomicBool::new(self.segments());
-        Ok(Self { v4: copy(&self.v4)?, v6: copy(&self.v6)?, port: self.port, segmentation })
-    }
-
-    /// Prepares held sockets for a link that goes up. Packets that arrived before are discarded.
-    fn begin_anew(&self, fwmark: u32) -> io::Result<()> {
-        self.set_fwmark(fwmark)?;
-        self.each().for_each(|fd| discard(|| sys::read(fd, &mut [0; 1])));
-        Ok(())
-    }
+/// Prepares held sockets for a link that goes up. Packets that arrived before are discarded.
+fn prepare(held: &Sockets, fwmark: u32) -> io::Result<()> {
+    held.set_fwmark(fwmark)?;
+    held.each().for_each(|fd| discard(|| sys::read(fd, &mut [0; 1])));
+    Ok(())
 }
 
 /// Reads until nothing is left, but at most as many packets as can wait, because a flood may continue meanwhile.
@@ -146,7 +136,7 @@ mod tests {
         for _ in 0..3 * MAX_WAITING {
             from.send_to(&[], ("127.0.0.1", to.port)).unwrap();
         }
-        to.begin_anew(0).unwrap();
+        prepare(&to, 0).unwrap();
         to.each().for_each(|fd| assert!(sys::read(fd, &mut [0; 1]).is_err()));
     }
 }

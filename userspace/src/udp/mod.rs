@@ -60,7 +60,7 @@ pub(crate) enum Source {
 pub struct Endpoint {
     pub address: SocketAddr,
     pub(crate) source: Source,
-    /// The value of `Device::routes` when the source was learned.
+    /// The value of `Device::route_changes` when the source was learned.
     pub(crate) generation: u32,
 }
 
@@ -179,6 +179,13 @@ impl Sockets {
         v4.iter().chain(&v6).for_each(enable_large_receives);
         let segmentation = v4.iter().chain(&v6).all(send::can_segment);
         Ok(Self { v4, v6, port, segmentation: AtomicBool::new(segmentation) })
+    }
+
+    /// The same sockets with other descriptors.
+    fn duplicate(&self) -> io::Result<Self> {
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        let segmentation = AtomicBool::new(self.segments());
+        Ok(Self { v4: copy(&self.v4)?, v6: copy(&self.v6)?, port: self.port, segmentation })
     }
 
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {

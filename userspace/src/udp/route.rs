@@ -7,6 +7,7 @@ use super::{Endpoint, Source};
 use crate::locks::lock;
 use crate::rtnetlink::{Rtnetlink, attribute, number};
 
+/// The length of `struct rtmsg`.
 const RTMSG: usize = 12;
 const RTA_MARK: u16 = 16;
 
@@ -32,8 +33,9 @@ impl Routes {
         Rtnetlink::new().map(|socket| Self(Mutex::new(socket)))
     }
 
-    /// Whether the source of an endpoint is still valid (`send4` and `send6` of the kernel's `socket.c`).
-    pub(crate) fn suit(&self, endpoint: &Endpoint, fwmark: u32) -> bool {
+    /// Whether packets from the source of an endpoint still leave by the interface at which the peer's packets arrived
+    /// (`send4` and `send6` of the kernel's `socket.c`).
+    pub(crate) fn keep_source(&self, endpoint: &Endpoint, fwmark: u32) -> bool {
         let (body, came_to) = match (endpoint.address.ip(), endpoint.source) {
             (IpAddr::V4(to), Source::V4 { address, interface }) => {
                 (question(libc::AF_INET, &to.octets(), &address, fwmark), interface)
@@ -49,7 +51,7 @@ impl Routes {
     }
 
     /// Whether packets to an address leave by this interface.
-    pub(crate) fn lead_to(&self, address: IpAddr, interface: u32, fwmark: u32) -> bool {
+    pub(crate) fn leave_by(&self, address: IpAddr, interface: u32, fwmark: u32) -> bool {
         let body = match address {
             IpAddr::V4(to) => question(libc::AF_INET, &to.octets(), &[], fwmark),
             IpAddr::V6(to) => question(libc::AF_INET6, &to.octets(), &[], fwmark),
@@ -72,8 +74,8 @@ mod tests {
     fn a_route_lookup_finds_the_interface() {
         let routes = Routes::new().unwrap();
         for address in [IpAddr::from([127, 0, 0, 2]), "::1".parse().unwrap()] {
-            assert!(routes.lead_to(address, 1, 0));
-            assert!(!routes.lead_to(address, 2, 0));
+            assert!(routes.leave_by(address, 1, 0));
+            assert!(!routes.leave_by(address, 2, 0));
         }
     }
 
@@ -82,7 +84,7 @@ mod tests {
         let routes = Routes::new().unwrap();
         let suits = |address, interface| {
             let source = Source::V4 { address, interface };
-            routes.suit(&Endpoint { source, ..Endpoint::new(([127, 0, 0, 1], 1).into()) }, 0)
+            routes.keep_source(&Endpoint { source, ..Endpoint::new(([127, 0, 0, 1], 1).into()) }, 0)
         };
         assert!(suits([127, 0, 0, 2], 1));
         assert!(!suits([127, 0, 0, 2], 2));

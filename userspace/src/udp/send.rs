@@ -183,14 +183,14 @@ fn retry(
         _ => return report(run, lost(run.packets(), error)),
     }
     for packet in buffer[run.at..run.at + run.len].chunks(run.segment) {
-        let mut sent = one(fd, packet, &endpoint, run.ecn);
+        let mut sent = send_packet(fd, packet, &endpoint, run.ecn);
         if let Err(error) = &sent
             && endpoint.source != Source::Unknown
             && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH | libc::EHOSTUNREACH))
         {
             report(run, Trouble::Source);
             endpoint.source = Source::Unknown;
-            sent = one(fd, packet, &endpoint, run.ecn);
+            sent = send_packet(fd, packet, &endpoint, run.ecn);
         }
         if let Err(error) = sent {
             report(run, lost(1, &error));
@@ -198,7 +198,8 @@ fn retry(
     }
 }
 
-fn one(fd: &OwnedFd, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<()> {
+/// Sends one message from the endpoint's source address, if it has one.
+fn send_packet(fd: &OwnedFd, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<()> {
     let (mut name, name_len) = to_sockaddr(endpoint.address);
     let mut control = Control::new();
     fill(&mut control, endpoint, tos);
@@ -217,12 +218,12 @@ fn one(fd: &OwnedFd, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<
     check_len(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) }).map(drop)
 }
 
-/// Sends one message from the endpoint's source address, or else from any. Returns whether the latter was needed.
+/// Sends one message from the endpoint's source address or, if that fails, from any address. Returns whether it failed.
 pub fn send_one(sockets: &Sockets, packet: &[u8], endpoint: &Endpoint, tos: u8) -> io::Result<bool> {
     let fd = sockets.of(&endpoint.address)?;
-    match one(fd, packet, endpoint, tos) {
+    match send_packet(fd, packet, endpoint, tos) {
         Err(_) if endpoint.source != Source::Unknown => {
-            one(fd, packet, &Endpoint::new(endpoint.address), tos).map(|()| true)
+            send_packet(fd, packet, &Endpoint::new(endpoint.address), tos).map(|()| true)
         }
         result => result.map(|()| false),
     }
