@@ -37,7 +37,7 @@ fn unique(prefix: &str) -> String {
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !condition() {
-        assert!(Instant::now() < end, "it never came true that {what}");
+        assert!(Instant::now() < end, "timed out after 30 seconds waiting for: {what}");
         sleep(Duration::from_millis(10));
     }
 }
@@ -101,10 +101,10 @@ fn socket(interface: &str) -> PathBuf {
 
 fn ask(interface: &str, request: &str) -> String {
     let mut stream = UnixStream::connect(socket(interface)).expect("the socket answers");
-    stream.write_all(request.as_bytes()).expect("it takes the request");
-    stream.shutdown(std::net::Shutdown::Write).expect("it is still there");
+    stream.write_all(request.as_bytes()).expect("the request is sent");
+    stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers in text");
+    stream.read_to_string(&mut answer).expect("the answer is text");
     answer
 }
 
@@ -131,14 +131,14 @@ fn deleting_the_link_ends_the_daemon_and_removes_its_socket() {
 #[test]
 fn a_signal_or_removing_the_socket_ends_daemon_and_link() {
     let host = Host::new();
-    let (told, removed) = (host.started(), host.started());
+    let (signalled, removed) = (host.started(), host.started());
     fs::remove_file(socket(&removed)).expect("the socket is ours to remove");
     eventually("one daemon is gone", || host.daemons().len() == 1);
     run("kill", &[&host.daemons()[0]]);
     eventually("both are gone", || host.daemons().is_empty());
-    assert!(!socket(&told).exists());
-    // The kernel closes a process' files after it has left its namespaces.
-    eventually("the link is gone", || !host.command("ip", &["link", "show", &told]).status.success());
+    assert!(!socket(&signalled).exists());
+    // The kernel closes a process's files after it has left its namespaces.
+    eventually("the link is gone", || !host.command("ip", &["link", "show", &signalled]).status.success());
 }
 
 #[test]
@@ -183,6 +183,23 @@ fn an_invalid_request_changes_nothing_and_returns_an_errno() {
     assert_eq!(ask(&interface, "what=1\n\n"), "errno=-71\n\n");
     assert_eq!(ask(&interface, "set=1\nlisten_port=9999\n"), "", "a request without its end");
     assert_eq!(ask(&interface, "get=1\n\n"), before);
+}
+
+#[test]
+fn the_zone_of_an_endpoint_is_a_name_before_it_is_a_number() {
+    let host = Host::new();
+    let interface = host.started();
+    host.ip("link add 1 type veth peer name 2");
+    let index = text(&host.command("cat", &["/sys/class/net/1/ifindex"]));
+    let zone = |zone: &str| {
+        let peer = format!("set=1\npublic_key={}\nendpoint=[fe80::1%{zone}]:9\n\n", "cd".repeat(32));
+        assert_eq!(ask(&interface, &peer), "errno=0\n\n");
+        let shown = ask(&interface, "get=1\n\n");
+        let endpoint = shown.lines().find_map(|line| line.strip_prefix("endpoint=[fe80::1%"));
+        endpoint.and_then(|rest| rest.strip_suffix("]:9")).map(ToOwned::to_owned)
+    };
+    assert_eq!(zone("1"), Some(index), "the link of that name");
+    assert_eq!(zone("77").as_deref(), Some("77"), "no link has this name");
 }
 
 #[test]

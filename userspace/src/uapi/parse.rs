@@ -126,12 +126,15 @@ fn number<T: std::str::FromStr>(value: &str) -> Result<T, Errno> {
 
 /// `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`.
 fn endpoint(value: &str) -> Option<SocketAddr> {
-    if let Ok(address) = value.parse() {
-        return Some(address);
-    }
-    let (host, port) = value.strip_prefix('[')?.split_once("]:")?;
-    let (host, zone) = host.split_once('%')?;
-    let scope = zone.parse().ok().or_else(|| Some(sys::interface_index(zone)).filter(|&i| i != 0))?;
+    let Some((host, zone)) = value.strip_prefix('[').and_then(|rest| rest.split_once('%')) else {
+        return value.parse().ok();
+    };
+    let (zone, port) = zone.split_once("]:")?;
+    // The name comes first, as for getaddrinfo(3), because a link's name may be a number. wg(8) sends names.
+    let scope = match sys::interface_index(zone) {
+        0 => number(zone).ok()?,
+        index => index,
+    };
     Some(SocketAddrV6::new(host.parse().ok()?, number(port).ok()?, 0, scope).into())
 }
 
