@@ -50,6 +50,17 @@ pub(crate) fn set_port(device: &Device, port: u16, fwmark: u32) -> io::Result<()
     Ok(())
 }
 
+/// Changes the fwmark of the sockets, and of those that are bound later. The lock of the link keeps another thread from
+/// binding sockets with the old fwmark meanwhile.
+pub(crate) fn set_fwmark(device: &Device, fwmark: u32) -> io::Result<()> {
+    let _link = device.link();
+    if let Some(sockets) = device.sockets() {
+        sockets.set_fwmark(fwmark)?;
+    }
+    device.fwmark.store(fwmark, Relaxed);
+    Ok(())
+}
+
 /// Binds the sockets. If that fails, the link is set down again, so that a link that is up can always receive.
 fn bring_up(device: &Device, link: &Link) {
     match device.binder.bind(device.listen_port.load(Relaxed) as u16, device.fwmark.load(Relaxed)) {

@@ -381,6 +381,20 @@ fn a_large_packet_is_split_and_arrives_whole() {
 }
 
 #[test]
+fn a_new_fwmark_waits_while_another_thread_binds_sockets() {
+    let end = End::new(1, NO_OFFLOADS);
+    end.device.close_sockets();
+    let link = end.device.link();
+    thread::scope(|scope| {
+        scope.spawn(|| end.set("fwmark=7"));
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(end.device.fwmark.load(Relaxed), 0, "the thread that holds the link may have read this");
+        drop(link);
+    });
+    assert_eq!(end.device.fwmark.load(Relaxed), 7);
+}
+
+#[test]
 fn a_request_starts_a_handshake_despite_a_session() {
     let (a, b) = pair();
     let request =

@@ -66,10 +66,9 @@ fn set_sockets(device: &Device, request: &SetDevice) -> Result<(), Errno> {
     if let Some(port) = request.listen_port {
         lifecycle::set_port(device, port, mark).map_err(|e| code(&e))?;
     }
-    if let Some(sockets) = device.sockets().filter(|_| mark != old_mark) {
-        sockets.set_fwmark(mark).map_err(|e| code(&e))?;
+    if mark != old_mark {
+        lifecycle::set_fwmark(device, mark).map_err(|e| code(&e))?;
     }
-    device.fwmark.store(mark, Relaxed);
     if (device.listen_port.load(Relaxed), mark) != (old_port, old_mark) {
         device.state().peers().for_each(|peer| peer.clear_source());
     }
