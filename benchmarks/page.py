@@ -53,10 +53,8 @@ def _versions(commands: Sequence[str]) -> str:
     found = []
     for command in commands:
         program = shlex.split(command)[0]
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split(
-            "\n"
-        )
-        found.append(said[0].strip() or program)
+        shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        found.append(shown.partition("\n")[0].strip() or program)
     return ", ".join(found)
 
 

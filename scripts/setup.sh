@@ -68,7 +68,7 @@ need_packages() {
 	mapfile -t missing < <(missing_packages "$@")
 	((${#missing[@]})) || return 0
 	command -v apt-get >/dev/null || {
-		heading "neither Debian nor Ubuntu: what these packages hold has to be here already: ${missing[*]}"
+		heading "neither Debian nor Ubuntu: the content of these packages must be installed already: ${missing[*]}"
 		return 0
 	}
 	heading "installing ${missing[*]}"

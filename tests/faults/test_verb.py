@@ -314,12 +314,12 @@ def test_two_full_tunnels_catch_each_others_packets(made: World) -> None:
     other = edited(FULL, ("@here_secret@", "@other_secret@"), ("10.66.0.2/24, fd66::2/64", "10.67.0.2/24"))
     made.write("here", other, "wg1")
     assert not made.up("here", "wg1")
-    said = doctor(made, "wg0", status=1).stdout
-    assert "go round in a loop, through wg0 and wg1 [endpoint-in-tunnel]" in said
+    output = doctor(made, "wg0", status=1).stdout
+    assert "go round in a loop, through wg0 and wg1 [endpoint-in-tunnel]" in output
 
 
 def test_a_private_key_in_place_of_a_public_one_is_not_printed(made: World) -> None:
     start(made, edited(CLIENT, ("@there@", "@here_secret@")))
-    said = doctor(made, "wg0", status=1).stdout
-    assert "[public-key-is-private]" in said
-    assert WORDS["here_secret"] not in said
+    output = doctor(made, "wg0", status=1).stdout
+    assert "[public-key-is-private]" in output
+    assert WORDS["here_secret"] not in output

@@ -108,7 +108,7 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
     if case.is_busy:
         made.there.call(_detached, _answer_with_cookies)
     if case.late:
-        made.here.call(_detached, _knock, case.late)
+        made.here.call(_detached, _send_old_initiations, case.late)
     if case.other_file:
         made.script("here", "umask 077; cat >/run/other.conf", filled(case.there))
     if case.kills:
@@ -173,7 +173,7 @@ def _answer_with_cookies() -> None:
                 server.sendto(bytes([COOKIE, 0, 0, 0]) + message[4:8] + os.urandom(56), sender)
 
 
-def _knock(behind: float) -> None:
+def _send_old_initiations(behind: float) -> None:
     """Send the client's initiations with timestamps of the past."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         while True:

@@ -84,7 +84,7 @@ class AgedTunnels(contextlib.ExitStack):
     - `listening`: the responder sends persistent keepalives, and there is no other traffic
     - `silent`: one datagram at the beginning
     - `frozen`: pings, while our daemon is stopped for longer than a session lives
-    - `halted`: a gigabyte; our daemon is stopped for as long after a third of it arrived
+    - `halted`: a transfer of a gigabyte; our daemon is stopped for the same time after a third of it
     - `unanswered`: one datagram to an end that is stopped
     """
 

@@ -1,4 +1,4 @@
-"""Runs a daemon of which the kernel refuses every Nth send.
+"""Runs a daemon, and makes the kernel refuse every Nth of its sends.
 
     refused_sends.py ERRNO EVERY PROGRAM ARGUMENT...     each EVERY-th send fails with ERRNO and sends nothing
 

@@ -112,7 +112,7 @@ def test_a_gigabyte_arrives_through_two_hours_of_rekeys(clocks: Clocks) -> None:
             for number in range(times):
                 transfer.reaches(number / times)
                 advance_and_await_a_handshake(clocks, left, right, age=REKEY_AFTER + 1)
-        # Where the right one waits for an answer, it takes the jump for silence and begins a handshake too.
+        # If the right end waits for an answer during a jump, it sees a long silence and begins a handshake too.
         assert times <= left.sent("initiation") + right.sent("initiation") <= 4 * times
         for end, was in zip((left, right), before, strict=True):
             assert end.resident() < was + 500_000

@@ -111,7 +111,7 @@ def test_packets_that_waited_for_the_handshake_arrive_first(far: str) -> None:
                     numbers += arrived()
                     if len(numbers) > DATAGRAMS:
                         break
-                    # About as long as one packet's encryption: the daemon reads some while it sends the first ones.
+                    # The pause is about the time of one encryption: the daemon reads packets while it sends others.
                     if number % 5 == 0:
                         time.sleep(0.00002)
             assert numbers == sorted(set(numbers))

@@ -1,8 +1,8 @@
 """Runs inside the VM: the fault matrix with the kernel's WireGuard, several cases at the same time.
 
-The processors are emulated: a case takes twenty seconds of one, most of it for programs and forks that start. A run
-of the tests tries those cases that the backend has a part in. Everything
-is imported once, before the first fork, and nothing more than is needed: a fork copies the tables of its memory.
+The processors are emulated: a case takes twenty seconds of one, most of it for the start of programs and forks. A
+run of the tests tries the cases that depend on the device. Everything is imported once, before the first fork, and
+only what is needed, because a fork copies its page tables.
 
 It prints one JSON array per case as soon as the case ends: its name and its outcome. An argument such as 3,10:20
 tries those cases of the whole matrix.
@@ -51,7 +51,7 @@ _IN_EACH_RUN = frozenset({
     "the link is down, and a client knocks",
 })  # fmt: skip
 IN_EACH_RUN = tuple(case for case in EVERY if case.name in _IN_EACH_RUN)
-"""What the device itself tells, counts, sends, answers or refuses."""
+"""The cases that depend on the device: on what it reports, counts, sends, answers or refuses."""
 assert len(IN_EACH_RUN) == len(_IN_EACH_RUN)
 
 WORKERS = 6

@@ -264,8 +264,8 @@ def try_rolls_reload_and_down_back() -> None:
         assert is_kernels(machine)
         write(machine, config("MTU = 1380", "AllowedIPs = 0.0.0.0/0, 10.9.0.0/24", address="10.3.0.1/24"))
         for verb in ("reload", "down"):
-            said = wgq(machine, "try", verb, LINK, "--timeout", "1", status=4)[1]
-            assert "[!] wg0 was not confirmed: it is as it was before\n" in said
+            transcript = wgq(machine, "try", verb, LINK, "--timeout", "1", status=4)[1]
+            assert "[!] wg0 was not confirmed: it is as it was before\n" in transcript
             assert (dump(machine), _network(machine)) == before, verb
             assert is_kernels(machine)
         with nothing_left(machine):
@@ -442,8 +442,8 @@ def a_full_tunnel_in_a_namespace_keeps_its_socket_outside() -> None:
         made.write("AllowedIPs = 0.0.0.0/0", interface="# wgq: netns = vpn\nDNS = 10.7.0.2")
         wgq(made.two, "up", LINK)
         with nothing_left(made.one):
-            said = wgq(made.one, "up", LINK)[1]
-            assert "[#] ip netns add vpn" in said
+            transcript = wgq(made.one, "up", LINK)[1]
+            assert "[#] ip netns add vpn" in transcript
             assert LINK not in links(made.one)
             assert ":51820" in made.one.out("ss", "-Hlun")
             inside = ["ip", "netns", "exec", "vpn"]

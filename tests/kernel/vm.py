@@ -39,7 +39,7 @@ ZERO_ONCE = "init_on_alloc=0"  # Debian's kernels fill each new page with zeros 
 def run(module: str, *arguments: str, kernel: Path | None = None, limit: float = LIMIT) -> list[str]:
     """Boot the kernel, or the chosen one, and run a Python module. Returns the JSON lines that it printed.
 
-    They are also in .cache/logs, for whoever wants to know which check takes how long.
+    They are also in .cache/logs, with the time that each check took.
     """
     compileall.compile_dir(PROJECT / "tests", quiet=2)  # the VM cannot write, and would compile each module anew
     settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]

@@ -118,8 +118,8 @@ def test_up_says_that_an_endpoint_is_routed_into_the_tunnel(machine: Namespace) 
     full = sound.replace("vpn.example.net", "203.0.113.7").replace("10.0.0.", "10.1.0.")
     write(machine, full, "wg1")
     for verb, status in ((("plan", "up"), 2), (("up",), 0)):
-        said = wgq(machine, *verb, "wg1", status=status).stderr
-        assert said.count("203.0.113.7 is routed into wg1 itself by way of wg0") == 1
+        transcript = wgq(machine, *verb, "wg1", status=status).stderr
+        assert transcript.count("203.0.113.7 is routed into wg1 itself by way of wg0") == 1
 
 
 def test_no_process_of_the_check_remains(machine: Namespace) -> None:
@@ -137,9 +137,9 @@ def test_a_short_file_without_hooks_needs_no_process(tmp_path: Path, monkeypatch
     file.chmod(0o600)
     pending = advice_of.begin(Location("wg0", str(file)), Document.parse(file.read_bytes()))
     assert isinstance(pending, advice_of.Pending)
-    said: list[str] = []
-    pending.print(said.append)
-    assert len(said) == 1
+    printed: list[str] = []
+    pending.print(printed.append)
+    assert len(printed) == 1
     monkeypatch.setattr(advice_of, "_findings", lambda *_: 1 / 0)
     pending.print(pytest.fail)
 

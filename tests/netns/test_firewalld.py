@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FAR_ADDRESS = "2001:db8:9::1"  # reached by the default route only
 PORT = 51820
-# firewalld's present filter, at the priority that it had up to firewalld 0.9.3: raw + 10.
+# firewalld's current filter, at the priority that it had up to firewalld 0.9.3: raw + 10.
 EARLY_FILTER = """
 table inet early {
     chain prerouting {

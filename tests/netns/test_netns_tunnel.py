@@ -62,9 +62,9 @@ def inside(machine: Namespace, *command: str) -> str:
 def test_only_the_tunnel_is_inside(ends: Pair) -> None:
     """The socket stays outside, so the namespace reaches the peer only through the tunnel. Down leaves nothing."""
     before = state(ends.one)
-    said = up(ends.one)
-    assert "[#] ip netns add vpn" in said
-    assert "[#] nsenter --net=/run/netns/vpn" in said
+    transcript = up(ends.one)
+    assert "[#] ip netns add vpn" in transcript
+    assert "[#] nsenter --net=/run/netns/vpn" in transcript
     assert links(ends.one) == ["eth0", "lo"]
     assert ":51820" in ends.one.out("ss", "-Hlun")
     assert ":51820" not in inside(ends.one, "ss", "-Hlun")
@@ -268,8 +268,8 @@ def test_up_cleans_up_after_a_deleted_namespace(ends: Pair) -> None:
     up(ends.one)
     ends.one.run(["ip", "netns", "delete", "vpn"])
     for verb in (("show",), ("status",), ("reload",), ("exec", "wg0", "true")):
-        said = wgq(ends.one, *(verb if len(verb) > 1 else (*verb, "wg0")), status=1).stderr
-        assert "the network namespace vpn of wg0 is gone" in said
+        transcript = wgq(ends.one, *(verb if len(verb) > 1 else (*verb, "wg0")), status=1).stderr
+        assert "the network namespace vpn of wg0 is gone" in transcript
     for option in ([], ["--json"]):
         assert (
             "the network namespace vpn is gone: `wgq down wg0' removes" in wgq(ends.one, "status", *option).stdout
@@ -359,8 +359,8 @@ def test_a_trial_inside_is_rolled_back(ends: Pair, verb: str) -> None:
     before = state_inside(ends.one)
     program = ends.one.popen(["ip", "netns", "exec", "vpn", "sleep", "600"])
     ends.write("AllowedIPs = 10.8.0.0/16", interface=f"{VPN}\nDNS = 10.7.0.3")
-    said = wgq(ends.one, "try", verb, "wg0", "--timeout", "0.5", status=4).stderr
-    assert "[!] wg0 was not confirmed: it is as it was before\n" in said
+    transcript = wgq(ends.one, "try", verb, "wg0", "--timeout", "0.5", status=4).stderr
+    assert "[!] wg0 was not confirmed: it is as it was before\n" in transcript
     assert state_inside(ends.one) == before
     own = os.stat(f"/proc/{program.pid}/ns/net").st_ino
     assert int(inside(ends.one, "stat", "-L", "-c", "%i", "/proc/self/ns/net")) == own

@@ -35,12 +35,12 @@ BY_NAME = pytest.mark.parametrize("text", FILES.values(), ids=FILES.keys())
 
 def plan(machine: Namespace, *arguments: str, status: int = 2, target: str = "wg0") -> dict[str, Any]:
     """The plan as JSON; the text has the same commands, neither has a secret, and stderr has none in JSON."""
-    said = wgq(machine, "plan", *arguments, target, "--json", status=status)
+    printed = wgq(machine, "plan", *arguments, target, "--json", status=status)
     text = wgq(machine, "plan", *arguments, target, status=status)
     for secret in (KEY, PRESHARED):
-        assert secret not in said.stdout + text.stdout + text.stderr
-    found: dict[str, Any] = json.loads(said.stdout)
-    assert said.stderr == ""
+        assert secret not in printed.stdout + text.stdout + text.stderr
+    found: dict[str, Any] = json.loads(printed.stdout)
+    assert printed.stderr == ""
     assert [line[2:].partition("  # ")[0].rstrip() for line in text.stdout.splitlines()] == commands(found)
     assert set(found) == {"verb", "interface", "changes", "restart", "notes"}
     for change in found["changes"]:
@@ -173,11 +173,11 @@ def test_a_plan_changes_nothing(machine: Namespace) -> None:
     before, files = (rules(machine), mark(machine), links(machine), machine.out(*state)), written(machine)
     monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
     assert monitor.stdout is not None
-    with monitor.stdout as heard:
-        events_until(heard, machine, "10.77.0.0/16")
+    with monitor.stdout as events:
+        events_until(events, machine, "10.77.0.0/16")
         for verb in ("up", "down", "reload"):
             plan(machine, verb)
-        assert not [line for line in events_until(heard, machine, "10.78.0.0/16") if b"wg0" in line]
+        assert not [line for line in events_until(events, machine, "10.78.0.0/16") if b"wg0" in line]
     assert (rules(machine), mark(machine), links(machine), machine.out(*state)) == before
     assert written(machine) == files
 
@@ -289,8 +289,8 @@ def test_a_plan_fails_if_the_verb_would_fail(machine: Namespace) -> None:
     write(machine, config("ListenPort = 51999"))
     holder = machine.popen(["python3", "-c", PORT], stdout=subprocess.PIPE)
     assert holder.stdout is not None
-    with holder.stdout as said:
-        said.readline()
+    with holder.stdout as output:
+        output.readline()
         assert "UDP port 51999 is in use" in wgq(machine, "plan", "up", "wg0", status=1).stderr
         holder.kill()
         holder.wait()
@@ -328,8 +328,8 @@ def test_a_plan_says_that_it_cuts_off_the_session(machine: Namespace) -> None:
     session = {"SSH_CONNECTION": "198.51.100.7 50000 192.0.2.2 22"}
     write(machine, config(peer=FULL))
     for given, expected in ((session, True), ({}, False)):
-        said = wgq(machine, "plan", "up", "wg0", status=2, **given).stderr
-        assert ("your SSH session from 198.51.100.7" in said and "`wgq try up wg0'" in said) == expected
+        transcript = wgq(machine, "plan", "up", "wg0", status=2, **given).stderr
+        assert ("your SSH session from 198.51.100.7" in transcript and "`wgq try up wg0'" in transcript) == expected
     write(machine, config())
     assert "SSH session" not in wgq(machine, "plan", "up", "wg0", status=2, **session).stderr
 

@@ -108,12 +108,12 @@ def reload_by_steps() -> tuple[int, list[str]]:
     lines: list[str] = []
     lost: list[str] = []
 
-    def say(text: str) -> None:
+    def record(text: str) -> None:
         lines.append(text)
         if not answers():
             lost.append(text)
 
-    api.reload(api.load("wg0", lines.append), transcript=say)
+    api.reload(api.load("wg0", lines.append), transcript=record)
     if not answers():
         lost.append("the end")
     return len(lines), lost
@@ -188,17 +188,17 @@ def state(machine: Namespace) -> list[list[str]]:
 
 
 def reload_killed_at(step: int) -> bool:
-    """Kill a reload before this step; returns whether it has so many steps."""
+    """Kill a reload before this step. Returns False if it has fewer steps."""
     if (child := os.fork()) == 0:
         lines: list[str] = []
 
-        def say(text: str) -> None:
+        def record(text: str) -> None:
             lines.append(text)
             if len(lines) > step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            api.reload(api.load("wg0", lines.append), transcript=say)
+            api.reload(api.load("wg0", lines.append), transcript=record)
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -254,16 +254,16 @@ def test_a_killed_reload_leaves_no_other_kill_switch(machine: Namespace) -> None
 
 
 def reload_failing_at(step: int) -> bool:
-    """Let a reload fail before this step; returns whether it has so many steps."""
+    """Let a reload fail before this step. Returns False if it has fewer steps."""
     lines: list[str] = []
 
-    def say(text: str) -> None:
+    def record(text: str) -> None:
         lines.append(text)
         if len(lines) > step:
             raise OperationError("injected")
 
     try:
-        api.reload(api.load("wg0", lambda _: None), transcript=say)
+        api.reload(api.load("wg0", lambda _: None), transcript=record)
     except OperationError:
         return True
     return False
@@ -432,8 +432,8 @@ def test_a_private_key_that_a_peer_has_is_refused(machine: Namespace) -> None:
     wgq(machine, "up", "wg0")
     before = machine.out("wg", "showconf", "wg0")
     write(machine, text.replace(KEY, FAR_KEY))
-    said = wgq(machine, "reload", "wg0", status=1).stderr
-    assert f"wg0.conf: the new PrivateKey is that of the peer {public(FAR_KEY)}" in said
+    transcript = wgq(machine, "reload", "wg0", status=1).stderr
+    assert f"wg0.conf: the new PrivateKey is that of the peer {public(FAR_KEY)}" in transcript
     assert machine.out("wg", "showconf", "wg0") == before
     write(machine, text + peer(public(KEY), "10.7.0.0/16"))
     assert wgq(machine, "reload", "wg0").stderr == ""

@@ -115,7 +115,7 @@ def _outputs(*arguments: str) -> list[tuple[str, int]]:
 def _compare(*arguments: str, **environment: str) -> None:
     """Each line of wgq is one that wg prints just before or just after, as handshake ages are in seconds.
 
-    A wgq that prints in yet another second is tried again.
+    If wgq prints in a third second, the comparison is repeated.
     """
     for _ in range(10):
         (one, _), (own, status), (two, wanted) = (

@@ -111,7 +111,7 @@ def tables(machine: Namespace) -> list[str]:
 def try_everything(machine: Namespace) -> None:
     """Send TCP, UDP, ICMP, fragments, multicast and raw packets of both families, bound to the uplink and unbound.
 
-    Some have the tunnel's fwmark, and some are parts of packets to the endpoint whose port is not in them.
+    Some have the tunnel's fwmark, and some are later fragments to the endpoint, which have no port.
     """
     script = f"""
 import socket
@@ -224,14 +224,14 @@ def reload_with_probes() -> tuple[list[str], list[str]]:
     lines: list[str] = []
     lost: list[str] = []
 
-    def say(text: str) -> None:
+    def record(text: str) -> None:
         lines.append(text)
         if len(lines) == 2:
             subprocess.run(reset, capture_output=True, check=True)
         if subprocess.run(["ping", "-c", "1", "-W", "10", "10.9.0.1"], capture_output=True, check=False).returncode:
             lost.append(text)
 
-    api.reload(api.load("wg0", lines.append), transcript=say)
+    api.reload(api.load("wg0", lines.append), transcript=record)
     if len(lines) == 1:
         subprocess.run(reset, capture_output=True, check=True)
     return lines, lost
@@ -484,7 +484,7 @@ def test_the_options_are_equivalent_to_the_lines_in_the_file(machines: tuple[Nam
     assert tables(near) == []
 
 
-TOLD = (
+OPTIONS = (
     ("--kill-switch", "--exclude", "198.51.100.0/24,lan", "--keep-inbound", "--dns", "off"),
     ("--exclude", "lan", "--firewall", "iptables", "--dns", "off"),
     ("--netns", "vpn", "--dns", "off"),
@@ -495,8 +495,8 @@ def test_a_reload_keeps_the_options_of_up(machines: tuple[Namespace, Namespace])
     """A reload without the options changes nothing. The file's own settings can still change."""
     near, router = machines
     tunnel(near, router, extra="DNS = 10.9.0.1\n")
-    for told in TOLD:
-        wgq(near, "up", *told, "wg0")
+    for options in OPTIONS:
+        wgq(near, "up", *options, "wg0")
         for verb in (("plan", "up"), ("plan", "reload"), ("diff",), ("up", "--ensure")):
             assert "nothing to do" in wgq(near, *verb, "wg0").stderr
         assert wgq(near, "reload", "wg0").stderr == ""
@@ -715,8 +715,8 @@ def test_a_failed_lookup_sets_the_kill_switch(machines: tuple[Namespace, Namespa
     )
     near.run(["sh", "-c", "echo 'nameserver 192.168.7.1\noptions timeout:1 attempts:1' >/etc/resolv.conf"])
     environment = {"WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
-    said = wgq(near, "up", "wg0", status=1, **environment).stderr
-    assert "[!] The kill switch stays: `wgq down wg0' removes it" in said
+    transcript = wgq(near, "up", "wg0", status=1, **environment).stderr
+    assert "[!] The kill switch stays: `wgq down wg0' removes it" in transcript
     assert tables(near) == ["table inet wgq-guard-wg0"]
     before = leaks(near)
     try_everything(near)
@@ -801,9 +801,9 @@ def test_a_reload_restores_what_another_program_removed(machines: tuple[Namespac
     planned = wgq(near, "plan", "up", "wg0", status=2).stdout
     assert planned.startswith("+ nft -f /dev/fd/63 # kill switch of wg0")
     assert "ip link delete" not in planned
-    said = wgq(near, "up", "--ensure", "wg0").stderr
-    assert "# kill switch of wg0" in said
-    assert "ip -4 route add throw 198.51.100.0/24 table 51820" in said
+    transcript = wgq(near, "up", "--ensure", "wg0").stderr
+    assert "# kill switch of wg0" in transcript
+    assert "ip -4 route add throw 198.51.100.0/24 table 51820" in transcript
     near.run(["nft", "delete", "table", "netdev", "capture"])
     assert sorted(state()) == sorted(before)
     assert "nothing to do" in wgq(near, "plan", "reload", "wg0").stderr

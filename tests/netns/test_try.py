@@ -559,8 +559,8 @@ def test_a_restart_that_fails_is_undone(machine: Namespace, verb: tuple[str, ...
     part = config("# wgq: kill-switch = on", "AllowedIPs = 192.0.2.0/24", address=other)  # the host has this route
     for text, status in ((full, 7), (part, 2)):
         write(machine, text)
-        said = wgq(machine, *verb, "wg0", "--or-restart", status=status if verb[0] != "try" else 1).stderr
-        assert (state(machine), verb[0] == "try" or "it was before" in said) == (before, True), said
+        transcript = wgq(machine, *verb, "wg0", "--or-restart", status=status if verb[0] != "try" else 1).stderr
+        assert (state(machine), verb[0] == "try" or "it was before" in transcript) == (before, True), transcript
     write(machine, config(peer=FULL))
     assert wgq(machine, "reload", "wg0").stderr == ""
     wgq(machine, "down", "wg0")
@@ -570,7 +570,7 @@ def test_a_restart_that_fails_is_undone(machine: Namespace, verb: tuple[str, ...
 def test_a_rollback_restores_kill_switch_and_other_extras(machine: Namespace) -> None:
     """It does not matter which of them the trial adds or removes. The tried file's table does not count.
 
-    A kill switch whose endpoint was on trial allows the earlier one again.
+    If the trial changed the endpoint, the kill switch allows the earlier endpoint again.
     """
     plain, part = config(peer=FULL), config("Table = off", "AllowedIPs = 10.7.0.0/16")
     excluding = config("# wgq: exclude = 192.0.2.128/25", FULL)
@@ -584,8 +584,8 @@ def test_a_rollback_restores_kill_switch_and_other_extras(machine: Namespace) ->
         more = "# wgq: kill-switch = on\n# wgq: keep-inbound = on\n# wgq: exclude = lan\n[Peer]"
         for tried in (part, full.replace("[Peer]", more)):
             write(machine, tried)
-            said = wgq(machine, "try", "reload", "wg0", "--timeout", "0.3", status=4).stderr
-            assert state(machine) == before, (option, said)
+            transcript = wgq(machine, "try", "reload", "wg0", "--timeout", "0.3", status=4).stderr
+            assert state(machine) == before, (option, transcript)
         write(machine, full)
         wgq(machine, "try", "down", "wg0", "--timeout", "0.3", status=4)
         assert state(machine) == before, option
@@ -631,5 +631,5 @@ def test_watch_does_not_fight_a_trial(up: Namespace, tmp_path: Path) -> None:
     assert state(up) == before
     watch.terminate()
     watch.wait(30)
-    told = [json.loads(line)["event"] for line in out.read_text().splitlines()]
-    assert [event for event in told if event.endswith("-restored")] == []
+    events = [json.loads(line)["event"] for line in out.read_text().splitlines()]
+    assert [event for event in events if event.endswith("-restored")] == []

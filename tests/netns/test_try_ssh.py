@@ -100,5 +100,5 @@ def test_up_and_reload_suggest_try_if_they_cut_off_ssh() -> None:
         assert "SSH" not in inside
         write(ends.one, config("ListenPort = 4444", FULL, address="10.44.0.1/24"), "wg1")
         far = ssh("env", "SSH_CONNECTION=203.0.113.7 5 192.0.2.1 22", *WGQ, "try", "up", "wg1", "--timeout", "1")
-        said = ends.two.run(far, check=False).stderr
-        assert "may hang: its replies will go into wg1 (it comes back in 1 s unless you confirm)" in said
+        transcript = ends.two.run(far, check=False).stderr
+        assert "may hang: its replies will go into wg1 (it comes back in 1 s unless you confirm)" in transcript

@@ -228,8 +228,8 @@ def test_once_restores_and_ends(machine: Namespace) -> None:
     before = state(machine)
     assert wgq(machine, "watch", "--once").stdout == ""
     machine.run(["sh", "-c", "; ".join(LOSSES.values())])
-    said = wgq(machine, "watch", "--once", "wg0").stdout
-    assert "wg0: rule-restored: ip -4 rule: not fwmark 0xca6c lookup 51820\n" in said
+    output = wgq(machine, "watch", "--once", "wg0").stdout
+    assert "wg0: rule-restored: ip -4 rule: not fwmark 0xca6c lookup 51820\n" in output
     assert state(machine) == before
     assert "is not up" in wgq(machine, "watch", "--once", "wg9", status=1).stderr
 
@@ -341,11 +341,11 @@ def test_without_waiting_for_dns_watch_sets_the_endpoint(tmp_path: Path) -> None
         ends.one.run(["sh", "-c", "echo nameserver 127.0.0.1 >/etc/resolv.conf"])
         text = ends.one.out("cat", "/etc/wireguard/wg0.conf").replace("192.0.2.2:", "far.example:")
         write(ends.one, text)
-        said = wgq(ends.one, "up", "wg0", "--no-wait-for-dns").stderr
-        assert "[!] far.example:51820 cannot be resolved yet: the peer of wg0 has no endpoint until" in said
+        transcript = wgq(ends.one, "up", "wg0", "--no-wait-for-dns").stderr
+        assert "[!] far.example:51820 cannot be resolved yet: the peer of wg0 has no endpoint until" in transcript
         assert ends.one.out("wg", "show", "wg0", "endpoints").split() == [ends.key_of_two, "(none)"]
-        said = wgq(ends.one, "reload", "wg0", "--no-wait-for-dns").stderr
-        assert "far.example:51820 cannot be resolved yet" in said
+        transcript = wgq(ends.one, "reload", "wg0", "--no-wait-for-dns").stderr
+        assert "far.example:51820 cannot be resolved yet" in transcript
         with watching(ends.one, tmp_path) as watch:
             name(ends.one, "192.0.2.2")
             assert watch.await_event("endpoint-resolved")["text"] == "far.example:51820 is 192.0.2.2:51820"
@@ -390,8 +390,8 @@ def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> No
             ends.one.run(["nft", "flush", "ruleset"])
             watch.await_event("firewall-restored")
             assert ends.one.out("nft", "list", "ruleset") == moved
-        said = wgq(ends.one, "down", "wg0").stderr
-        assert said.count("no kill switch of wg0") == 1
+        transcript = wgq(ends.one, "down", "wg0").stderr
+        assert transcript.count("no kill switch of wg0") == 1
         assert ends.one.out("nft", "list", "ruleset") == ""
 
 
@@ -456,8 +456,8 @@ def test_a_kill_switch_does_not_wait_for_dns(tmp_path: Path) -> None:
         write(ends.one, text.replace("[Peer]", "# wgq: kill-switch = on\n[Peer]"))
         ends.one.run(["sh", "-c", "echo 'nameserver 192.0.2.2' >/etc/resolv.conf"])
         wgq(ends.two, "up", "wg0")
-        said = wgq(ends.one, "up", "wg0", "--no-wait-for-dns", "--dns", "file").stderr
-        assert "far.example:51820 cannot be resolved yet" in said
+        transcript = wgq(ends.one, "up", "wg0", "--no-wait-for-dns", "--dns", "file").stderr
+        assert "far.example:51820 cannot be resolved yet" in transcript
         assert "dport 51820" not in ends.one.out("nft", "list", "ruleset")
         # The host has got another server meanwhile.
         manager = "/run/NetworkManager"

@@ -3,12 +3,12 @@
 #: uplink none | ipv6 | ipv6 only | mtu N     by default the uplink has only IPv4 and an MTU of 1500
 #: before COMMAND                             sh runs it before up
 #: then COMMAND                               sh runs it between up and down
-#: run VERB                                   likewise the tool that ran up, with another verb
+#: run VERB                                   the tool that ran up runs another verb between up and down
 #: name NAME                                  the interface; the default is wg0
 #: path PATH                                  the file's path, given to the command; by default a name is given
 #: mode 0644                                  the file's mode; the default is 0600
 #: resolvconf [link | failing]                install a recording resolvconf (as a link; failing with -a)
-#: now KEY VALUE                              what the present wg-quick does and Debian's does not (allowances.py)
+#: now KEY VALUE                              what the current wg-quick does and Debian's does not (allowances.py)
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Case:
         return (self.all(word) or [default])[-1]
 
     def now(self, key: str) -> str | None:
-        """What the present wg-quick does, if the case says so."""
+        """What the current wg-quick does, if the case says so."""
         found = [value.partition(" ")[2] for value in self.all("now") if value.startswith(f"{key} ")]
         return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""Behaviour that Debian's wg-quick cannot show: the present wg-quick's, and what wgq does better."""
+"""Behaviour that Debian's wg-quick cannot show: the current wg-quick's, and what wgq does better."""
 
 from __future__ import annotations
 

@@ -40,22 +40,22 @@ def test_a_plan_is_what_up_does_and_is_empty_after_it(case: Case) -> None:
     with host() as machine:
         trial._prepare(machine, case, "nft")
         status, planned, fault = _run(machine, case, "plan", "up", "--json")
-        ended, _, said = _run(machine, case, "up")
+        ended, _, transcript = _run(machine, case, "up")
         if ended:
             assert status in (1, 2)
             return
         assert status == 2, fault
         if not case.settings("preup", "postup"):  # a hook may decide something, or print what looks like a command
-            assert _commands(planned) == _printed(said)
+            assert _commands(planned) == _printed(transcript)
         for words in (("plan", "up"), ("plan", "reload", "--force"), ("diff",)):
             status, found, fault = _run(machine, case, *words, "--json")
             assert (status, _commands(found) if found else fault) == (0, [])
-        status, _, said = _run(machine, case, "up", "--ensure")
-        assert (status, _printed(said)) == (0, [])
-        assert "nothing to do" in said
+        status, _, transcript = _run(machine, case, "up", "--ensure")
+        assert (status, _printed(transcript)) == (0, [])
+        assert "nothing to do" in transcript
         status, planned, fault = _run(machine, case, "plan", "down", "--json")
         assert status == 2, fault
-        ended, _, said = _run(machine, case, "down")
+        ended, _, transcript = _run(machine, case, "down")
         if not ended and not case.settings("predown", "postdown"):
             lines = [line for line in _commands(planned) if not line.startswith("sysctl -q net.ipv4.conf.all.src")]
-            assert lines == _printed(said)
+            assert lines == _printed(transcript)
