@@ -6,7 +6,7 @@ Both may have a hundred thousand AllowedIPs, so they are processed line by line 
 from __future__ import annotations
 
 import errno
-from _socket import if_nametoindex
+from _socket import if_indextoname, if_nametoindex
 
 from wgquick.device import Device, DevicePeer
 from wgquick.lean import TYPE_CHECKING
@@ -53,7 +53,7 @@ def _peer_lines(peer: PeerConfig) -> Iterator[str]:
     if peer.preshared_key is not None:
         yield f"preshared_key={peer.preshared_key.raw.hex()}"
     if peer.endpoint is not None:
-        yield f"endpoint={peer.endpoint}"
+        yield f"endpoint={_endpoint(peer.endpoint)}"
     if peer.persistent_keepalive is not None:
         yield f"persistent_keepalive_interval={peer.persistent_keepalive}"
     if peer.replace_allowed_ips:
@@ -61,6 +61,15 @@ def _peer_lines(peer: PeerConfig) -> Iterator[str]:
     for address, length, change in peer.allowed_ips:
         sign = "-" if change == "-" else ""
         yield f"allowed_ip={sign}{address_text(address)}/{length}"
+
+
+def _endpoint(address: SocketAddress) -> str:
+    """The address with its zone as a link's name, as wg(8) writes it: a number can be the name of another link."""
+    try:
+        zone = if_indextoname(address.scope) if address.scope else ""
+    except OSError:
+        zone = ""
+    return f"[{address.address}%{zone}]:{address.port}" if zone else str(address)
 
 
 def errno_of(answer: bytes) -> int:
