@@ -100,6 +100,7 @@ impl State {
         self.by_index.get(&index)
     }
 
+    /// Adds a peer that does not exist yet, in a free slot.
     pub fn add_peer(&mut self, key: PublicKey) -> Arc<Peer> {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);

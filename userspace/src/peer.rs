@@ -1,4 +1,5 @@
-//! One peer: its endpoint, sessions, handshake, staged packets and timers.
+//! One peer: its endpoint, sessions, handshake, staged packets and timers. A time `now` is in milliseconds of
+//! `sys::now_ms`.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -101,6 +102,7 @@ pub struct Peer {
     pub handshake: Mutex<Handshake>,
     pub(crate) staged: Staged,
     pub(crate) timers: Timers,
+    /// The interval of persistent keepalives; zero if there are none.
     pub(crate) keepalive_seconds: AtomicU16,
     pub rx_bytes: AtomicU64,
     pub(crate) tx_bytes: AtomicU64,

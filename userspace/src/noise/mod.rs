@@ -1,4 +1,5 @@
-//! The WireGuard protocol without I/O: messages, handshake, sessions, replay window, cookies.
+//! The WireGuard protocol without I/O: messages, handshake, sessions, replay window, cookies. A time `now` is in
+//! milliseconds of `sys::now_ms`.
 //!
 //! The handshake is Noise_IKpsk2 from the `snow` crate. Sessions, timers and cookies are our own and follow the kernel. The
 //! audited `gotatun` crate (0.10) is not used: its `Tunn` allocates and copies each packet, needs `&mut self` in both

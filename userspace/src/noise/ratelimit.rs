@@ -33,7 +33,7 @@ fn network(address: IpAddr) -> u128 {
 }
 
 impl RateLimiter {
-    /// Whether a source may start another handshake.
+    /// Whether a source may start another handshake. If so, the handshake is counted.
     pub(crate) fn allows(&mut self, source: IpAddr, now: u64) -> bool {
         self.clean(now);
         let key = network(source);

@@ -188,6 +188,7 @@ impl Sockets {
         Ok(Self { v4: copy(&self.v4)?, v6: copy(&self.v6)?, port: self.port, segmentation })
     }
 
+    /// Sets the fwmark of outgoing packets. Fails with EPERM without `CAP_NET_ADMIN`.
     pub fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
         self.each().try_for_each(|fd| setsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, fwmark))
     }
