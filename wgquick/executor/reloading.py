@@ -238,7 +238,7 @@ class Reload:
         found = difference(aim, now, self._known, change, facts, endpoints)
         comes = guard is None and self._settings.extras.kill_switch
         blocked = traffic.blocked(self._name, self._host) if comes else ()
-        said = tuple(each.line for each in (*ignored, *blocked, *notes(change, aim)))
+        said = tuple(each.line for each in (*ignored, *blocked, *notes(change, aim, now)))
         return Look(now, aim, found, said, change)
 
     def _without_itself(self, device: Device) -> tuple[Note, ...]:

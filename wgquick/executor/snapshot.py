@@ -100,6 +100,7 @@ def facts(
         path_mtus(targets, now.name, device_fwmark, host) if is_mtu_wanted else MtuFacts(),
         "off" if options.dns == "off" else dns_mode,
         _firewall(now, host, options),
+        now.src_valid_mark,
         src_valid_mark.earlier(host, settings.name),
         host.sysctl.writable(parameter(SRC_VALID_MARK)),
         lans(settings, known, host),

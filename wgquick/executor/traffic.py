@@ -79,8 +79,7 @@ def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execut
     asked = host.outside_servers(_given(settings, host)) if dns else ()
     resolvers = tuple(plan.servers(plan.with_servers("", asked)))
     facts = plan.TrafficFacts(lans=excluded_lans(settings, host))
-    noted = plan.remembered(found.resolved.items())
-    text = plan.with_servers(noted, servers(settings, plan.standing(run.undos), host))
+    text = plan.of_file(settings, found.resolved, "", servers(settings, plan.standing(run.undos), host))
     run.apply(
         step._replace(guard=step.guard._replace(dns=dns, resolvers=resolvers))
         if isinstance(step, SetGuard)
@@ -153,12 +152,13 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
     """Apply the settings that need the tunnel's fwmark and table, after its routes are added."""
     device, earlier = host.wireguard.get(settings.name), plan.standing(run.undos)
     is_full = routes.default is not None
-    full = frozenset(ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
+    wide = (ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
+    full = frozenset(family for family in wide if family == 4 or routes.ipv6)
     table = device.fwmark if full else routes.table or 0
     port = device.listen_port or udp_port.chosen(device, host)
-    facts = plan.TrafficFacts(excluded_lans(settings, host), full, device.fwmark, table, port)
+    facts = plan.TrafficFacts(excluded_lans(settings, host), full, device.fwmark, table, port, routes.ipv6)
     run.apply(plan.kept(settings, facts))
-    text = plan.with_servers(plan.remembered(found.resolved.items()), servers(settings, earlier, host))
+    text = plan.of_file(settings, found.resolved, "", servers(settings, earlier, host))
     run.apply(plan.guard(settings, plan.followed(text, device.peers), facts))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from wgquick.config.grammar import mask
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import AllowedIP, FirewallRules, Prefix
+from wgquick.net import FirewallRules, Prefix
 from wgquick.plan import traffic, up
 from wgquick.plan.current import LinkDns
 from wgquick.plan.facts import DefaultFacts, RouteFacts
 from wgquick.plan.given import merged
+from wgquick.plan.reload import claimed
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -19,14 +20,13 @@ from wgquick.plan.steps import (
     Note,
     SetDns,
     SetMtuUp,
-    SetSysctl,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from wgquick.config.settings import Address, PeerSettings, Settings
-    from wgquick.net import PublicKey, Route, Rule
+    from wgquick.net import AllowedIP, PublicKey, Route, Rule
     from wgquick.plan.facts import DesiredFacts
     from wgquick.plan.steps import Step
 
@@ -91,7 +91,7 @@ def desired(settings: Settings, facts: DesiredFacts, *, strict: bool = False) ->
         rules,
         tuple(FirewallRules(*step[1:]) for step in steps if isinstance(step, AddFirewall)),
         dns[0] if dns else LinkDns("off"),
-        any(isinstance(step, SetSysctl) for step in steps),
+        any(rule.family == 4 and rule.fwmark is not None for rule in rules),
         tuple((step.destination, step.table) for step in steps if isinstance(step, AddThrow)),
         next((step.mark for step in steps if isinstance(step, KeepInbound)), 0),
         tuple(step.text for step in steps if isinstance(step, Note)),
@@ -102,21 +102,12 @@ def _kept(settings: Settings, rules: Iterable[Rule], fwmark: int, facts: Desired
     """The steps of up for excluded networks and inbound connections."""
     full = frozenset(rule.family for rule in rules if rule.fwmark is not None)
     table = fwmark if full else (facts.table or 0) if allowed_ips(settings) else 0
-    return traffic.kept(settings, traffic.TrafficFacts(facts.lans, full, fwmark, table))
+    return traffic.kept(settings, traffic.TrafficFacts(facts.lans, full, fwmark, table, ipv6=facts.ipv6))
 
 
 def allowed_ips(settings: Settings) -> tuple[AllowedIP, ...]:
-    """The AllowedIPs of the joined peers, without those that wg(8)'s `-` form removes."""
-    found: dict[AllowedIP, None] = {}
-    for peer in merged(settings).values():
-        for ip in peer.allowed_ips:
-            if not ip.change:
-                found[ip] = None
-            elif ip.change == "-":
-                found.pop(AllowedIP(ip.address, ip.length), None)
-            else:
-                found[AllowedIP(ip.address, ip.length)] = None
-    return tuple(found)
+    """The AllowedIPs that the file gives to its peers, without those that wg(8)'s `-` form removes."""
+    return tuple(dict.fromkeys(ip for peer in merged(settings).values() for ip in claimed(peer)))
 
 
 def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: DesiredFacts) -> RouteFacts:
@@ -129,7 +120,9 @@ def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: Desir
             listen_port=settings.listen_port or facts.listen_port,
             free_table=facts.free_table,
             addresses=(*own, *(each for each in facts.link_addresses if each not in own)),
-            src_valid_mark="0",  # so that the step is planned for any current value
+            src_valid_mark=facts.src_valid_mark,
+            mark_earlier=facts.mark_earlier,
+            mark_writable=facts.mark_writable,
             firewall=facts.firewall,
         )
     return RouteFacts(wanted, (*networks(usable), *facts.connected), facts.ipv6, facts.table, default)

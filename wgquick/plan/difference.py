@@ -642,10 +642,10 @@ def _server(text: str) -> object:
         return text
 
 
-def notes(change: DeviceChange, wanted: Desired) -> Iterator[Note]:
+def notes(change: DeviceChange, wanted: Desired, now: Current) -> Iterator[Note]:
     """The notes of a reload that changes something."""
     for key in change.foreign:
         yield Note(f"Peer {key} is in neither the file nor the journal: removing it (--keep-foreign keeps it)")
-    if change.first.private_key is not None:
+    if change.first.private_key is not None and now.device is not None and now.device.private_key is not None:
         yield Note("The private key changes: every peer needs a new handshake")
     yield from map(Note, (*change.notes, *wanted.notes))

@@ -60,7 +60,7 @@ class DesiredFacts(NamedTuple):
 
     `device_fwmark` is the device's fwmark, `has_automatic_fwmark` whether add_default chose it.
     `link_addresses` are the link-local addresses that the kernel gave the link, `connected` their networks.
-    `mtu` is None if the paths lead through the tunnel itself and cannot be measured.
+    `mtu` is None if the paths lead through the tunnel itself and cannot be measured. `src_valid_mark`,
     `mark_earlier` and `mark_writable` are as for add_default. `lans` are the networks that `exclude = lan` means,
     `extras` the current state of wgq's own settings (None: as the journal has it).
     """
@@ -76,6 +76,7 @@ class DesiredFacts(NamedTuple):
     mtu: MtuFacts | None = MtuFacts()
     dns_mode: str = "off"
     firewall: str = "nft"
+    src_valid_mark: str | None = "0"
     mark_earlier: str | None = None
     mark_writable: bool = True
     lans: tuple[Prefix, ...] = ()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import PeerSettings, Settings
-    from wgquick.net import PublicKey
+    from wgquick.net import AllowedIP, PublicKey
 
 
 class Given(NamedTuple):
@@ -81,15 +81,28 @@ def read_given(recorded: object) -> Earlier:
 
 
 def merged(settings: Settings) -> dict[PublicKey, PeerSettings]:
-    """The peers; sections with the same key are merged as in `wg setconf`."""
+    """The peers; sections with the same key are merged as in `wg setconf`, which sets one after the other."""
     found = {peer.public_key: peer for peer in settings.peers}
     if len(found) == len(settings.peers):
         return found
     found.clear()
+    owners: dict[AllowedIP, PublicKey] = {}
     for peer in settings.peers:
-        earlier = found.get(peer.public_key)
-        found[peer.public_key] = peer if earlier is None else _joined(earlier, peer)
+        key = peer.public_key
+        earlier = found.get(key)
+        found[key] = peer if earlier is None else _joined(earlier, peer)
+        for ip in peer.allowed_ips:
+            plain = ip._replace(change="")
+            owner = key if ip.change == "-" else owners.setdefault(plain, key)
+            if owner != key:
+                found[owner] = _without(found[owner], plain)
+                owners[plain] = key
     return found
+
+
+def _without(peer: PeerSettings, network: AllowedIP) -> PeerSettings:
+    """The peer after another one has taken a network from it."""
+    return peer._replace(allowed_ips=tuple(ip for ip in peer.allowed_ips if ip[:2] != network[:2]))
 
 
 def _joined(earlier: PeerSettings, peer: PeerSettings) -> PeerSettings:

@@ -239,7 +239,7 @@ class _Networks:
     def __init__(
         self, wanted: dict[PublicKey, PeerSettings], live: dict[PublicKey, DevicePeer], earlier: Earlier | None
     ) -> None:
-        claims = {key: _claims(peer, live.get(key), earlier) for key, peer in wanted.items()}
+        claims = {key: claimed(peer, live.get(key), earlier) for key, peer in wanted.items()}
         self._claims = {
             key: each for key, each in claims.items() if key not in live or each != live[key].allowed_ips
         }
@@ -261,7 +261,9 @@ class _Networks:
         return found
 
 
-def _claims(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> tuple[AllowedIP, ...]:
+def claimed(
+    peer: PeerSettings, live: DevicePeer | None = None, earlier: Earlier | None = None
+) -> tuple[AllowedIP, ...]:
     """The networks that a peer claims: the file's; the device's if the file sets none and never did."""
     keeps = not peer.replace_allowed_ips
     if not keeps and not peer.allowed_ips:

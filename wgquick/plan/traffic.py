@@ -12,6 +12,7 @@ from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Guard, Prefix, SocketAddress, pack_address
+from wgquick.plan.given import merged
 from wgquick.plan.steps import AddThrow, KeepInbound, Note, RemoveGuard, SetGuard
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class TrafficFacts(NamedTuple):
 
     `lans` are the private networks of the host's other links. `full` are the families (4, 6) with a full tunnel,
     `mark` the device's fwmark, `table` the table for excluded networks (0: none), `port` the device's UDP port.
+    `ipv6` is whether the link takes IPv6 addresses.
     """
 
     lans: tuple[Prefix, ...] = ()
@@ -37,6 +39,7 @@ class TrafficFacts(NamedTuple):
     mark: int = 0
     table: int = 0
     port: int = 0
+    ipv6: bool = True
 
 
 def is_wanted(settings: Settings) -> bool:
@@ -161,9 +164,12 @@ def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
 def of_file(
     settings: Settings, resolved: Mapping[Endpoint, SocketAddress], text: str, servers: Iterable[SocketAddress]
 ) -> str:
-    """A file's endpoints, newly resolved or from an earlier text, and `servers`, as a text from `remembered`."""
+    """A file's endpoints, newly resolved or from an earlier text, and `servers`, as a text from `remembered`.
+
+    Of several sections of a peer only the last endpoint counts, as on the device.
+    """
     known = dict(recalled(text))
-    wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
+    wanted = dict.fromkeys(peer.endpoint for peer in merged(settings).values() if peer.endpoint)
     found = {endpoint: resolved.get(endpoint) or known.get(str(endpoint)) for endpoint in wanted}
     known_now = ((endpoint, address) for endpoint, address in found.items() if address is not None)
     return with_servers(remembered(known_now), servers)
@@ -189,8 +195,9 @@ def kept(settings: Settings, facts: TrafficFacts) -> tuple[Step, ...]:
     """The steps for excluded networks and inbound connections."""
     steps: list[Step] = []
     if facts.table:
+        families = facts.full or ((4, 6) if facts.ipv6 else (4,))
         networks = excluded(settings, facts.lans)
-        steps += [AddThrow(each, facts.table) for each in networks if each.family in facts.full or not facts.full]
+        steps += [AddThrow(each, facts.table) for each in networks if each.family in families]
     if settings.extras.keep_inbound:
         if facts.full and facts.mark:
             steps.append(KeepInbound(settings.name, facts.mark))
