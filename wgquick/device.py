@@ -24,12 +24,11 @@ class PeerConfig(NamedTuple):
 
 
 class DeviceConfig(NamedTuple):
-    """A change to a device; None keeps a setting, `replace_peers` removes the peers that are not listed."""
+    """A change to a device; None keeps a setting. Peers that are not listed stay."""
 
     private_key: SecretKey | None = None
     listen_port: int | None = None
     fwmark: int | None = None
-    replace_peers: bool = False
     peers: tuple[PeerConfig, ...] = ()
 
 

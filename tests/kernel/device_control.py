@@ -52,6 +52,11 @@ def a_link_of_the_kernels_wireguard_is_added_and_found() -> None:
     assert CONTROL.get("wg0") == Device("wg0")
 
 
+def removal() -> tuple[PeerConfig, ...]:
+    """The change that removes all peers."""
+    return tuple(PeerConfig(peer.public_key, remove=True) for peer in CONTROL.get("wg0").peers)
+
+
 def three_thousand_peers_read_back_in_order() -> None:
     private = secret()
     peers = tuple(
@@ -65,7 +70,7 @@ def three_thousand_peers_read_back_in_order() -> None:
         )
         for n, ip in enumerate(networks(3000))
     )
-    CONTROL.set("wg0", DeviceConfig(private, 51820, 51820, True, peers))
+    CONTROL.set("wg0", DeviceConfig(private, 51820, 51820, peers))
     device = CONTROL.get("wg0")
     assert device._replace(peers=()) == Device("wg0", private, 51820, 51820)
     assert [peer.public_key for peer in device.peers] == [peer.public_key for peer in peers]
@@ -81,7 +86,7 @@ def three_thousand_peers_read_back_in_order() -> None:
 def thousands_of_allowed_ips_of_one_peer_read_back() -> None:
     many = PeerConfig(public(), allowed_ips=networks(20_000))
     few = PeerConfig(public(), allowed_ips=(AllowedIP(bytes(4), 0), AllowedIP(bytes(16), 0)))
-    CONTROL.set("wg0", DeviceConfig(replace_peers=True, peers=(many, few)))
+    CONTROL.set("wg0", DeviceConfig(peers=(*removal(), many, few)))
     first, second = CONTROL.get("wg0").peers
     assert (first.public_key, set(first.allowed_ips)) == (many.public_key, set(many.allowed_ips))
     assert (second.public_key, set(second.allowed_ips)) == (few.public_key, set(few.allowed_ips))
@@ -89,7 +94,7 @@ def thousands_of_allowed_ips_of_one_peer_read_back() -> None:
 
 def only_given_settings_change_and_zeros_remove_them() -> None:
     peer = PeerConfig(public(), preshared_key=secret(), persistent_keepalive=25, allowed_ips=networks(1))
-    CONTROL.set("wg0", DeviceConfig(secret(), 51820, 7, True, (peer,)))
+    CONTROL.set("wg0", DeviceConfig(secret(), 51820, 7, (*removal(), peer)))
     CONTROL.set("wg0", DeviceConfig(peers=(PeerConfig(peer.public_key, allowed_ips=networks(3)[1:]),)))
     device = CONTROL.get("wg0")
     assert (device.listen_port, device.fwmark) == (51820, 7)
@@ -105,7 +110,7 @@ def only_given_settings_change_and_zeros_remove_them() -> None:
 
 def peers_are_removed_and_not_created_by_an_update() -> None:
     first, second = PeerConfig(public()), PeerConfig(public())
-    CONTROL.set("wg0", DeviceConfig(replace_peers=True, peers=(first, second)))
+    CONTROL.set("wg0", DeviceConfig(peers=(*removal(), first, second)))
     stranger = PeerConfig(public(), update_only=True, allowed_ips=networks(1000))
     CONTROL.set("wg0", DeviceConfig(peers=(first._replace(remove=True), stranger)))
     assert [peer.public_key for peer in CONTROL.get("wg0").peers] == [second.public_key]

@@ -56,7 +56,9 @@ def compare(seed: int) -> list[str]:
                 PeerConfig(key, endpoint=place, allowed_ips=allowed(draw))
                 for key, place in zip(keys, where, strict=True)
             ]
-            Control().set("wg0", DeviceConfig(replace_peers=True, peers=tuple(change)))
+            # A new peer sends an initiation at once, however short the last one was ago.
+            away = [PeerConfig(peer.public_key, remove=True) for peer in Control().get("wg0").peers]
+            Control().set("wg0", DeviceConfig(peers=(*away, *change)))
             peers = Control().get("wg0").peers
             destination = address(draw)
             chosen = peer_of(peers, pack_address(destination))

@@ -69,7 +69,7 @@ def test_a_device_reads_back_and_wg_shows_the_same(machine: Namespace, control: 
         allowed_ips=ips("10.0.0.0/8", "fd00::/64"),
     )
     second = PeerConfig(public(), endpoint=SocketAddress("fe80::1", 9, 1))
-    control.set("wg0", DeviceConfig(private, 51820, 51820, True, (first, second)))
+    control.set("wg0", DeviceConfig(private, 51820, 51820, (first, second)))
     device = control.get("wg0")
     assert (device.name, device.private_key, device.listen_port, device.fwmark) == ("wg0", private, 51820, 51820)
     peers = {peer.public_key: peer for peer in device.peers}
@@ -111,7 +111,7 @@ def test_only_given_settings_change_and_zeros_remove_them(machine: Namespace, co
     assert device.peers[0].allowed_ips == ips("10.2.0.0/16")
 
 
-def test_allowed_ips_peers_and_all_peers_can_be_removed(machine: Namespace, control: Control) -> None:
+def test_allowed_ips_and_peers_can_be_removed(machine: Namespace, control: Control) -> None:
     first, second = public(), public()
     wanted = tuple(
         PeerConfig(key, allowed_ips=ips(f"10.{n}.0.0/16", f"10.{n}.1.0/24"))
@@ -124,8 +124,6 @@ def test_allowed_ips_peers_and_all_peers_can_be_removed(machine: Namespace, cont
     assert [peer.public_key for peer in control.get("wg0").peers] == [second]
     control.set("wg0", DeviceConfig(peers=(PeerConfig(first, update_only=True, persistent_keepalive=5),)))
     assert [peer.public_key for peer in control.get("wg0").peers] == [second]
-    control.set("wg0", DeviceConfig(replace_peers=True))
-    assert control.get("wg0").peers == ()
 
 
 def test_interfaces_are_those_with_an_answering_daemon(machine: Namespace, control: Control) -> None:
@@ -194,7 +192,7 @@ def test_thousands_of_peers_read_back_the_same(machine: Namespace, control: Cont
         )
         for n, ip in enumerate(networks(2000))
     )
-    control.set("wg0", DeviceConfig(replace_peers=True, peers=wanted))
+    control.set("wg0", DeviceConfig(peers=wanted))
     found = {peer.public_key: peer for peer in control.get("wg0").peers}
     for peer in wanted:
         there = found.pop(peer.public_key)

@@ -63,7 +63,6 @@ def test_a_whole_device_is_one_message_for_pyroute2() -> None:
         private_key=secret(1),
         listen_port=51820,
         fwmark=0xCA6C,
-        replace_peers=True,
         peers=(
             PeerConfig(
                 public(2),
@@ -83,7 +82,7 @@ def test_a_whole_device_is_one_message_for_pyroute2() -> None:
     assert base64.b64decode(message.get_attr("WGDEVICE_A_PRIVATE_KEY")) == secret(1).raw
     assert message.get_attr("WGDEVICE_A_LISTEN_PORT") == 51820
     assert message.get_attr("WGDEVICE_A_FWMARK") == 0xCA6C
-    assert message.get_attr("WGDEVICE_A_FLAGS") == kernel_codec.WGDEVICE_F_REPLACE_PEERS
+    assert message.get_attr("WGDEVICE_A_FLAGS") is None
     first, second = peers_of(message)
     assert base64.b64decode(first.get_attr("WGPEER_A_PUBLIC_KEY")) == public(2).raw
     assert base64.b64decode(first.get_attr("WGPEER_A_PRESHARED_KEY")) == secret(3).raw
@@ -135,12 +134,11 @@ def test_a_minus_sign_becomes_a_flag_of_the_allowed_ip() -> None:
 
 def test_thousands_of_peers_are_split_into_messages() -> None:
     peers = tuple(PeerConfig(public(n), allowed_ips=networks(2), replace_allowed_ips=True) for n in range(3000))
-    cut = parts(DeviceConfig(private_key=secret(1), replace_peers=True, peers=peers))
+    cut = parts(DeviceConfig(private_key=secret(1), peers=peers))
     assert len(cut) > 30
     assert max(len(part.body) for part in cut) <= kernel_codec.MESSAGE_ROOM + 64
     assert [key for part in cut for key in part.peers] == [peer.public_key for peer in peers]
     messages = [seen_by_pyroute2(part.body) for part in cut]
-    assert [message.get_attr("WGDEVICE_A_FLAGS") for message in messages] == [1] + [None] * (len(cut) - 1)
     assert [message.get_attr("WGDEVICE_A_PRIVATE_KEY") is None for message in messages].count(False) == 1
     assert sum(len(peers_of(message)) for message in messages) == 3000
 
@@ -267,7 +265,7 @@ def test_an_endpoint_keeps_its_scope(scope: int) -> None:
 def test_a_device_reads_back_as_it_was_set() -> None:
     ips = networks(3000) + allowed("fd00::/64", "::/0")
     peer = PeerConfig(public(9), preshared_key=secret(2), allowed_ips=ips)
-    bodies = [part.body for part in parts(DeviceConfig(secret(1), 7, 8, False, (peer,)))]
+    bodies = [part.body for part in parts(DeviceConfig(secret(1), 7, 8, (peer,)))]
     found = kernel_codec.decode(bodies)
     assert (found.private_key, found.listen_port, found.fwmark) == (secret(1), 7, 8)
     assert found.peers == (DevicePeer(public(9), secret(2), allowed_ips=ips),)

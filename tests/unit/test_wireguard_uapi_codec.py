@@ -27,7 +27,6 @@ def test_a_request_has_the_lines_of_the_specification_in_order() -> None:
         SecretKey(KEY),
         51820,
         0,
-        True,
         (
             PeerConfig(
                 PublicKey(OTHER),
@@ -46,7 +45,6 @@ def test_a_request_has_the_lines_of_the_specification_in_order() -> None:
         f"private_key={KEY.hex()}",
         "listen_port=51820",
         "fwmark=0",
-        "replace_peers=true",
         f"public_key={OTHER.hex()}",
         f"preshared_key={PSK.hex()}",
         f"endpoint=[2001:db8::1%{NO_LINK}]:9",

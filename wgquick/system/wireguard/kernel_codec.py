@@ -1,7 +1,7 @@
 """The attributes of the kernel's WireGuard family (linux/wireguard.h); no I/O.
 
 A change is split into messages of about two pages, as in wg(8). The first message of a device or peer has its
-settings and flags (REPLACE_PEERS, REPLACE_ALLOWEDIPS). The kernel splits its answers too.
+settings and the flag REPLACE_ALLOWEDIPS. The kernel splits its answers too.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 FAMILY, VERSION = "wireguard", 1
 WG_CMD_GET_DEVICE, WG_CMD_SET_DEVICE = 0, 1
-WGDEVICE_A_IFNAME, WGDEVICE_A_PRIVATE_KEY, WGDEVICE_A_FLAGS = 2, 3, 5
+WGDEVICE_A_IFNAME, WGDEVICE_A_PRIVATE_KEY = 2, 3
 WGDEVICE_A_LISTEN_PORT, WGDEVICE_A_FWMARK, WGDEVICE_A_PEERS = 6, 7, 8
-WGDEVICE_F_REPLACE_PEERS = 1
 WGPEER_A_PUBLIC_KEY, WGPEER_A_PRESHARED_KEY, WGPEER_A_FLAGS, WGPEER_A_ENDPOINT = 1, 2, 3, 4
 WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, WGPEER_A_LAST_HANDSHAKE_TIME = 5, 6
 WGPEER_A_RX_BYTES, WGPEER_A_TX_BYTES, WGPEER_A_ALLOWEDIPS, WGPEER_A_PROTOCOL_VERSION = 7, 8, 9, 10
@@ -113,8 +112,6 @@ def _device(config: DeviceConfig) -> bytes:
         settings += attribute(WGDEVICE_A_LISTEN_PORT, U16.pack(config.listen_port))
     if config.fwmark is not None:
         settings += attribute_u32(WGDEVICE_A_FWMARK, config.fwmark)
-    if config.replace_peers:
-        settings += attribute_u32(WGDEVICE_A_FLAGS, WGDEVICE_F_REPLACE_PEERS)
     return settings
 
 

@@ -37,8 +37,6 @@ def _lines(config: DeviceConfig) -> Iterator[str]:
         yield f"listen_port={config.listen_port}"
     if config.fwmark is not None:
         yield f"fwmark={config.fwmark}"
-    if config.replace_peers:
-        yield "replace_peers=true"
     for peer in config.peers:
         yield from _peer_lines(peer)
 
