@@ -34,13 +34,10 @@ from wgquick.plan.steps import (
     DeleteLink,
     DeleteRoute,
     DeleteRule,
-    DeleteThrow,
-    ForgetInbound,
     KeepInbound,
     Note,
     ReleaseSysctl,
     RemoveFirewall,
-    RemoveGuard,
     ReplaceFirewall,
     RunHook,
     SetDevice,
@@ -50,9 +47,10 @@ from wgquick.plan.steps import (
     SetMtu,
     SetMtuUp,
     SetSysctl,
+    Undo,
     UndoStep,
     UnsetDns,
-    parameter,
+    sign,
 )
 from wgquick.transcript import command, lines_of, note
 
@@ -69,20 +67,12 @@ if TYPE_CHECKING:
     from wgquick.options import Options
     from wgquick.plan.difference import Move
     from wgquick.plan.places import Places
-    from wgquick.plan.steps import Step, Undo
+    from wgquick.plan.steps import Step
     from wgquick.ports import Host
     from wgquick.transcript import Line
 
     Say = Callable[[str], None]
 
-_ADDS = (AddLink, SetDevice, AddAddress, AddRoute, AddRule, AddThrow, AddFirewall, SetDns, SetGuard, KeepInbound)
-_REMOVES = (
-    *(DeleteLink, DeleteRule, DeleteThrow, DeleteAddress, DeleteRoute, UnsetDns, RemoveFirewall, RemoveGuard),
-    ForgetInbound,
-)
-_UNDOS = (
-    *(DeleteLink, DeleteRule, UnsetDns, RemoveFirewall, ReleaseSysctl, DeleteThrow, ForgetInbound, RemoveGuard),
-)
 _NO_KEY = SecretKey(bytes(KEY_LENGTH))
 
 
@@ -287,7 +277,7 @@ class _Rehearsed(Execution):
             self._print_all((undo,))
             written = self._rehearsal.prospect.state.sysctl
             if isinstance(undo, ReleaseSysctl) and written != before:
-                self._rehearsal.say(command(f"sysctl -q {undo.key}={written[parameter(undo.key)]}"))
+                self._rehearsal.say(command(undo.command))
             self._rehearsal.take(undo)
         return []
 
@@ -308,10 +298,10 @@ def _planned(
     if opened is not step:
         text = tuple(_texts(opened.lines(host)))
     return Planned(
-        _sign(step),
+        sign(step),
         "SaveConfig" if isinstance(step, Note) else type(step).__name__,
         text,
-        "" if isinstance(step, _UNDOS) else reason(step, settings, ground.places),
+        "" if isinstance(step, Undo) else reason(step, settings, ground.places),
         live if isinstance(step, DeleteLink) else (),
         tuple(_undo_lines(opened, host)),
         after,
@@ -319,19 +309,11 @@ def _planned(
     )
 
 
-def _sign(step: Step | Undo) -> str:
-    if isinstance(step, UndoStep):
-        step = step.undone
-    if isinstance(step, _ADDS):
-        return "+"
-    return "-" if isinstance(step, _REMOVES) else "~"
-
-
 def _undo_lines(step: Step | Undo, host: Host) -> Iterator[str]:
     """The commands of a step's undo. A step without an undo has none."""
-    undo = None if isinstance(step, _UNDOS) else step.undo()
+    undo = None if isinstance(step, Undo) else step.undo()
     if isinstance(undo, ReleaseSysctl):
-        yield f"sysctl -q {undo.key}={undo.earlier}"
+        yield undo.command
     elif undo is not None:
         yield from _texts(undo.lines(host))
 
@@ -414,7 +396,7 @@ def _left_open(step: Step | Undo, after: str) -> Step | Undo:
             return step
 
 
-def reason(step: Step | Undo, settings: Settings | None, places: Places) -> str:
+def reason(step: Step, settings: Settings | None, places: Places) -> str:
     """The place in the file that causes a step."""
     match step:
         case RunHook(name, stage, command):
@@ -435,11 +417,13 @@ def reason(step: Step | Undo, settings: Settings | None, places: Places) -> str:
             return places.own("keep-inbound")
         case SetFwmark() | AddRule() | AddFirewall() | ReplaceFirewall() | SetSysctl():
             return _of_full_tunnel(settings, places)
-        case AddLink() | SetDevice():
-            return places.interface("PrivateKey") if isinstance(step, SetDevice) else places.interface()
+        case AddLink():
+            return places.interface()
+        case SetDevice():
+            return places.interface("PrivateKey")
         case Note():  # SaveConfig writes the file
             return places.key("SaveConfig")
-        case _:
+        case DeleteAddress() | UndoStep() | ChangeDevice():
             return places.nowhere()
 
 
@@ -461,11 +445,11 @@ def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
     step, host = move.step, ground.host
     text = tuple(_texts(step.lines(host)))
     if isinstance(step, UndoStep) and isinstance(step.undone, ReleaseSysctl):
-        text = (f"sysctl -q {step.undone.key}={step.undone.earlier}",)
-    elif isinstance(step, SetSysctl) and not text:
-        text = (f"sysctl -q {step.key}={step.value}",)
+        text = (step.undone.command,)
+    elif isinstance(step, SetSysctl):
+        text = (step.command,)
     return Planned(
-        _sign(step),
+        sign(step),
         type(step.undone if isinstance(step, UndoStep) else step).__name__,
         text,
         reason(step, settings, ground.places),

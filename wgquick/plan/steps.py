@@ -17,12 +17,14 @@ from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
     from wgquick.config.settings import Address, Settings
     from wgquick.net import FirewallRules, Guard, Route
     from wgquick.ports import Host
     from wgquick.transcript import Line
+
+    T = TypeVar("T")
 
 IP_STATUS = 2
 """The exit status of ip(8), and so of wg-quick, if the kernel refuses."""
@@ -54,9 +56,25 @@ def _line(text: str) -> tuple[Line, ...]:
     return (command(text),)
 
 
+_SIGNS: dict[type, str] = {}
+
+
+def adds(step: type[T]) -> type[T]:
+    """Marks a step that adds something to the host."""
+    _SIGNS[step] = "+"
+    return step
+
+
+def removes(step: type[T]) -> type[T]:
+    """Marks a step that removes something from the host. Steps without a mark change or run something."""
+    _SIGNS[step] = "-"
+    return step
+
+
 # Undos.
 
 
+@removes
 class DeleteLink(NamedTuple):
     """`ip link delete dev NAME`."""
 
@@ -72,6 +90,7 @@ class DeleteLink(NamedTuple):
             run.expect_exit()
 
 
+@removes
 class DeleteRule(NamedTuple):
     """`ip -4|-6 rule delete ...` of exactly this rule."""
 
@@ -84,6 +103,7 @@ class DeleteRule(NamedTuple):
         run.host.rtnl.delete_rule(self.rule)
 
 
+@removes
 class UnsetDns(NamedTuple):
     """Removes the link's DNS that `mode` has set."""
 
@@ -97,6 +117,7 @@ class UnsetDns(NamedTuple):
         run.host.dns.unset(self.mode, self.name)
 
 
+@removes
 class RemoveFirewall(NamedTuple):
     """Removes the rules that carry this interface's name, of both families if `family` is 0."""
 
@@ -117,13 +138,19 @@ class ReleaseSysctl(NamedTuple):
     key: str
     earlier: str
 
+    @property
+    def command(self) -> str:
+        return f"sysctl -q {self.key}={self.earlier}"
+
     def lines(self, _host: Host) -> tuple[Line, ...]:
+        """Empty, as wg-quick never restores the parameter."""
         return ()
 
     def do(self, run: Run) -> None:
         run.release(self)
 
 
+@removes
 class DeleteThrow(NamedTuple):
     """`ip route delete throw PREFIX table N`; the prefix is a text."""
 
@@ -137,6 +164,7 @@ class DeleteThrow(NamedTuple):
         run.host.rtnl.delete_throw(Prefix.parse(self.destination), self.table)
 
 
+@removes
 class ForgetInbound(NamedTuple):
     """Removes the rules that KeepInbound adds."""
 
@@ -149,6 +177,7 @@ class ForgetInbound(NamedTuple):
         run.host.firewall.forget_inbound(self.name)
 
 
+@removes
 class RemoveGuard(NamedTuple):
     """Removes the kill switch. `resolved` has the endpoints' addresses: the kill switch blocks DNS queries."""
 
@@ -167,16 +196,8 @@ Undo = (
 )
 
 # The journal's form of an undo: [class, field, ...]; a rule is the list of its fields.
-_RECORDED: dict[str, tuple[type[Any], tuple[type, ...]]] = {
-    "DeleteLink": (DeleteLink, (str,)),
-    "DeleteRule": (DeleteRule, (list,)),
-    "UnsetDns": (UnsetDns, (str, str)),
-    "RemoveFirewall": (RemoveFirewall, (str, str, int)),
-    "ReleaseSysctl": (ReleaseSysctl, (str, str)),
-    "DeleteThrow": (DeleteThrow, (str, int)),
-    "ForgetInbound": (ForgetInbound, (str,)),
-    "RemoveGuard": (RemoveGuard, (str, str)),
-}
+_RECORDED: dict[str, type[Any]] = {undo.__name__: undo for undo in cast("Any", Undo).__args__}
+_FORMS = {"str": str, "int": int, "Rule": list}
 
 
 def recorded(undo: Undo) -> list[Any]:
@@ -186,8 +207,8 @@ def recorded(undo: Undo) -> list[Any]:
 
 def from_record(kind: str, fields: list[Any]) -> Undo:
     """The undo for a journal's entry; ValueError or TypeError if the entry is not an undo."""
-    undo, types = _RECORDED.get(kind, (None, ()))
-    if undo is None or tuple(map(type, fields)) != types:
+    undo = _RECORDED.get(kind)
+    if undo is None or [*map(type, fields)] != [_FORMS[each] for each in undo.__annotations__.values()]:
         raise ValueError
     return cast("Undo", DeleteRule(Rule(*fields[0])) if undo is DeleteRule else undo(*fields))
 
@@ -195,6 +216,7 @@ def from_record(kind: str, fields: list[Any]) -> Undo:
 # Changes.
 
 
+@adds
 class AddLink(NamedTuple):
     """`ip link add dev NAME type wireguard`, or a userspace implementation if the kernel has no WireGuard."""
 
@@ -228,6 +250,7 @@ class RunHook(NamedTuple):
         return None
 
 
+@adds
 class SetDevice(NamedTuple):
     """`wg addconf NAME`: gives the device the configuration's keys and peers."""
 
@@ -261,6 +284,7 @@ class SetFwmark(NamedTuple):
         return None
 
 
+@adds
 class AddAddress(NamedTuple):
     """`ip -4|-6 address add ADDRESS dev NAME`."""
 
@@ -301,6 +325,7 @@ class SetMtuUp(NamedTuple):
         return None
 
 
+@adds
 class AddRoute(NamedTuple):
     """`ip -4|-6 route add PREFIX dev NAME [table T]`; `table_word` is the table as the file writes it.
 
@@ -334,6 +359,7 @@ class AddRoute(NamedTuple):
         return "The host already has this route: remove it, set Table, or remove the network from AllowedIPs."
 
 
+@removes
 class DeleteAddress(NamedTuple):
     """`ip -4|-6 address delete ADDRESS dev NAME`."""
 
@@ -350,6 +376,7 @@ class DeleteAddress(NamedTuple):
         return None
 
 
+@removes
 class DeleteRoute(NamedTuple):
     """`ip -4|-6 route delete PREFIX dev NAME [table T]`, for a route that up or reload added."""
 
@@ -440,6 +467,7 @@ class UndoStep(NamedTuple):
         return None
 
 
+@adds
 class AddRule(NamedTuple):
     """`ip -4|-6 rule add ...`; the rule carries the priority that the kernel would choose."""
 
@@ -455,6 +483,7 @@ class AddRule(NamedTuple):
         return DeleteRule(self.rule)
 
 
+@adds
 class SetDns(NamedTuple):
     """Sets the link's DNS servers and search domains; with `full_tunnel` they get all queries (`~.`)."""
 
@@ -474,6 +503,7 @@ class SetDns(NamedTuple):
         return UnsetDns(self.name, self.mode)
 
 
+@adds
 class AddFirewall(NamedTuple):
     """wg-quick's anti-spoofing and mark-keeping rules of one family; `kind` is "nft" or "iptables".
 
@@ -508,8 +538,12 @@ class SetSysctl(NamedTuple):
     earlier: str
     held: bool = False
 
+    @property
+    def command(self) -> str:
+        return f"sysctl -q {self.key}={self.value}"
+
     def lines(self, _host: Host) -> tuple[Line, ...]:
-        return () if self.held else _line(f"sysctl -q {self.key}={self.value}")
+        return () if self.held else _line(self.command)
 
     def do(self, run: Run) -> None:
         if not self.held:
@@ -519,6 +553,7 @@ class SetSysctl(NamedTuple):
         return ReleaseSysctl(self.key, self.earlier)
 
 
+@adds
 class AddThrow(NamedTuple):
     """`ip -4|-6 route add throw PREFIX table N`: the lookup of such packets continues in the next tables."""
 
@@ -539,6 +574,7 @@ class AddThrow(NamedTuple):
         return DeleteThrow(str(self.destination), self.table)
 
 
+@adds
 class KeepInbound(NamedTuple):
     """Adds rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
 
@@ -555,6 +591,7 @@ class KeepInbound(NamedTuple):
         return ForgetInbound(self.name)
 
 
+@adds
 class SetGuard(NamedTuple):
     """Sets the kill switch, in one transaction that replaces an earlier one."""
 
@@ -618,6 +655,11 @@ class Note(NamedTuple):
 
 Step = Change | Note
 """The steps of up and reload. Down applies Undos and hooks."""
+
+
+def sign(step: Step | Undo) -> str:
+    """ "+" for a step that adds something, "-" for one that removes something, "~" for others."""
+    return _SIGNS.get(type(step.undone if isinstance(step, UndoStep) else step), "~")
 
 
 def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
