@@ -626,8 +626,8 @@ def first_handshakes(settings: Settings, timeout: float, peers: str) -> Callable
 
 def _names(name: str, host: Host) -> Mapping[str, str]:
     """The names of an interface's peers, from the file that the journal names."""
-    from wgquick.config.location import DIRECTORY
     from wgquick.executor.journal import Journal
+    from wgquick.options import DIRECTORY
 
     record = Journal(host.journal_directory, name).read()
     return _file_names(record.path if record else f"{DIRECTORY}/{name}.conf")

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 KEY_LENGTH = 32
 MAIN_TABLE = 254
 """The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
+FIRST_TABLE = 51820
+"""The first routing table, and so the first fwmark, that a full tunnel may get."""
+IPV6_MTU = 1280
+"""The minimum MTU of a link with IPv6, in bytes (RFC 8200): below it the kernel disables IPv6 on the link."""
+HIDDEN = "(hidden)"
+"""In place of a secret key, as in wg(8)."""
 _BASE64_LENGTH = 44
 _LAST_CHARACTERS = frozenset("AEIMQUYcgkosw048")
 """Base64 characters that end the 32 bytes: the two bits that do not belong to them are 0."""
@@ -41,7 +47,7 @@ def without_keys(command: str) -> str:
     """A hook's line for printing, with wg(8)'s "(hidden)" in place of anything that may be a secret key."""
     if not _may_hold_key(command):  # the usual case, without importing `re'
         return command
-    return _KEY_LIKE().sub(lambda match: match[0] if match[1] else "(hidden)", command)
+    return _KEY_LIKE().sub(lambda match: match[0] if match[1] else HIDDEN, command)
 
 
 def _may_hold_key(text: str) -> bool:
@@ -108,7 +114,7 @@ class SecretKey:
         return hash(self._raw)
 
     def __repr__(self) -> str:
-        return "SecretKey(hidden)"
+        return f"SecretKey{HIDDEN}"
 
     __str__ = __repr__
 

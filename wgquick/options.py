@@ -389,15 +389,26 @@ VERBS = {
 }
 
 
+DIRECTORY = "/etc/wireguard"
+"""The directory in which NAME means the file NAME.conf."""
+SOCKETS = "/var/run/wireguard"
+"""The directory of the control sockets of userspace implementations."""
+
+LOG_LEVEL = "LOG_LEVEL"
+CIPHER = "WGQ_CIPHER"
+RETRIES = "WG_ENDPOINT_RESOLUTION_RETRIES"
+PROGRAM = "WG_QUICK_USERSPACE_IMPLEMENTATION"
+"""The environment variables that no option sets: the daemon's log and cipher, lookups of names, and the daemon."""
+
 PASSED_TO_ROOT = (
     *(option.variable for option in OPTIONS.values() if option.variable),
-    "LOG_LEVEL",
-    "WGQ_CIPHER",
-    "WG_ENDPOINT_RESOLUTION_RETRIES",
+    LOG_LEVEL,
+    CIPHER,
+    RETRIES,
 )
 """The environment variables that sudo passes on: only settings.
 
-A variable with a program (WG_QUICK_USERSPACE_IMPLEMENTATION) would let the user choose what root runs. wg-quick's
+PROGRAM would let the user choose what root runs. wg-quick's
 auto_su does not pass it either.
 """
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 INTERNET = ""
 """The segment that joins all hosts through a router without routes to private networks."""
-DIRECTORY = "/etc/wireguard"
-"""The directory of a host's configuration, as on a real host."""
 TCP_PORT = 47110
 """The TCP port on which each host answers."""
 

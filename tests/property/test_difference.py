@@ -26,10 +26,9 @@ from wgquick.executor.journal import Journal
 from wgquick.executor.planning import Rehearsal
 from wgquick.executor.prospect import Prospect, changed
 from wgquick.executor.reloading import Reload, ReloadOptions
-from wgquick.net import Link, Path, Prefix, SocketAddress
+from wgquick.net import IPV6_MTU, Link, Path, Prefix, SocketAddress
 from wgquick.options import DNS_MODES, FIREWALLS, Options
 from wgquick.plan import applied
-from wgquick.plan.difference import IPV6_MTU
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,

@@ -26,7 +26,7 @@ def test_every_undo_survives_the_journal(undo: type[Any]) -> None:
     kind, *fields = json.loads(json.dumps(recorded(example(undo))))
     assert (kind, from_record(kind, fields)) == (undo.__name__, example(undo))
     for damaged in (fields[1:], [*fields, 1], [None, *fields[1:]]):
-        with pytest.raises(ValueError, match="^$"):
+        with pytest.raises(ValueError, match=r"^$"):
             from_record(kind, damaged)
 
 

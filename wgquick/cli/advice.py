@@ -15,6 +15,7 @@ from wgquick.config.keys import HOOKS
 from wgquick.config.reading import STANDARD_INPUT_PATH
 from wgquick.errors import SignalError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, signal, suppress
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,7 @@ class Pending(NamedTuple):
         except Exception:  # a fault in a rule: up has done its work
             return
         for line in text:
-            say(f"[!] {line}")
+            say(note(line))
 
 
 class Running(NamedTuple):
@@ -77,7 +78,7 @@ class Running(NamedTuple):
         os.close(self.ended)
         text = self._text()
         for line in text.splitlines():
-            say(f"[!] {line}")
+            say(note(line))
 
     def _text(self) -> str:
         from select import POLLIN, poll

@@ -9,15 +9,15 @@ import typer
 
 import wgquick
 from wgquick.cli import verbs
-from wgquick.options import OPTIONS, VERBS
+from wgquick.options import DIRECTORY, OPTIONS, VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.options import Option, Verb
 
-_EPILOG = """
-CONFIG_FILE is a path to INTERFACE.conf; INTERFACE alone means /etc/wireguard/INTERFACE.conf; `-' is standard input.
+_EPILOG = f"""
+CONFIG_FILE is a path to INTERFACE.conf; INTERFACE alone means {DIRECTORY}/INTERFACE.conf; `-' is standard input.
 wg-quick(8) and wg(8) describe these files.
 """
 

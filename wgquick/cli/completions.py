@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from wgquick.lean import TYPE_CHECKING
-from wgquick.options import OPTIONS, VERBS
+from wgquick.options import DIRECTORY, OPTIONS, SOCKETS, VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,9 +28,9 @@ _wgq_names() {
 	done
 }
 
-# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them.
+# The names of @DIRECTORY@/*.conf, as `wgq up NAME` takes them.
 _wgq_configurations() {
-	local -a files=(/etc/wireguard/*.conf)
+	local -a files=(@DIRECTORY@/*.conf)
 	files=("${files[@]##*/}")
 	_wgq_names "${files[@]%.conf}"
 }
@@ -38,7 +38,7 @@ _wgq_configurations() {
 # Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
 _wgq_interfaces() {
 	local path name
-	for path in /sys/class/net/*/uevent /var/run/wireguard/*.sock; do
+	for path in /sys/class/net/*/uevent @SOCKETS@/*.sock; do
 		[[ $path == *.sock ]] || grep -qsx DEVTYPE=wireguard "$path" || continue
 		name=${path%/uevent} name=${name##*/} name=${name%.sock}
 		_wgq_names "$name"
@@ -89,16 +89,16 @@ _ZSH = r"""#compdef wgq
 # What wg-quick(8) allows as a name.
 local _wgq_name='[a-zA-Z0-9_=+.-](#c1,15)'
 
-# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them, and paths of other configuration files.
+# The names of @DIRECTORY@/*.conf, as `wgq up NAME` takes them, and paths of other configuration files.
 _wgq_configurations() {
-  local -a names=(/etc/wireguard/*.conf(N:t:r))
+  local -a names=(@DIRECTORY@/*.conf(N:t:r))
   names=(${(M)names:#$~_wgq_name})
   _alternative 'configurations:configuration:compadd -a names' 'files:configuration file:_files -g "*.conf"'
 }
 
 # Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
 _wgq_interfaces() {
-  local -a names=(/var/run/wireguard/*.sock(N:t:r)) links=(/sys/class/net/*/uevent(N))
+  local -a names=(@SOCKETS@/*.sock(N:t:r)) links=(/sys/class/net/*/uevent(N))
   (( $#links )) && links=(${(f)"$(grep -lsx DEVTYPE=wireguard $links)"}) && names+=(${links:h:t})
   names=(${(Mu)names:#$~_wgq_name})
   _alternative 'interfaces:interface:compadd -a names'
@@ -133,9 +133,9 @@ _wgq "$@"
 _FISH = r"""# fish completion for wgq(1); it does not need wg(8).
 # Made by `python -m wgquick.cli.completions completions`: change wgquick/options.py or wgquick/cli/completions.py.
 
-# The names of /etc/wireguard/*.conf, as `wgq up NAME` takes them, if wg-quick(8) allows them.
+# The names of @DIRECTORY@/*.conf, as `wgq up NAME` takes them, if wg-quick(8) allows them.
 function __wgq_configurations
-    for file in /etc/wireguard/*.conf
+    for file in @DIRECTORY@/*.conf
         string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.conf$' '$1' -- $file
     end
     __fish_complete_suffix .conf
@@ -143,7 +143,7 @@ end
 
 # Live interfaces: links of the kernel's type, and the control sockets of userspace implementations.
 function __wgq_interfaces
-    for socket in /var/run/wireguard/*.sock
+    for socket in @SOCKETS@/*.sock
         string replace -fr '^.*/([a-zA-Z0-9_=+.-]{1,15})\.sock$' '$1' -- $socket
     end
     for link in (grep -lsx DEVTYPE=wireguard /sys/class/net/*/uevent)
@@ -286,7 +286,7 @@ def _quoted(text: str) -> str:
 
 
 def _filled(template: str, **parts: str) -> str:
-    for name, text in parts.items():
+    for name, text in {"DIRECTORY": DIRECTORY, "SOCKETS": SOCKETS, **parts}.items():
         template = template.replace(f"@{name}@", text)
     return template
 

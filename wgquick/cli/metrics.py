@@ -16,6 +16,7 @@ from wgquick.cli.verbs import write
 from wgquick.errors import OperationError, SignalError, WgqError
 from wgquick.options import METRICS
 from wgquick.show import metrics as show
+from wgquick.transcript import command
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -78,7 +79,7 @@ def _serve(address: str, port: int, registry: CollectorRegistry) -> None:
         what = f"cannot listen on {address} port {port}: {os.strerror(error.errno or 0)}"
         raise OperationError(what, errno=error.errno or 0, remedy="Choose another port.") from None
     url = f"http://[{address}]" if ":" in address else f"http://{address}"
-    say(f"[#] Serving metrics at {url}:{server.server_port}/metrics")
+    say(command(f"Serving metrics at {url}:{server.server_port}/metrics"))
     try:
         with signals.raised():
             while True:

@@ -11,6 +11,7 @@ from wgquick.cli.streams import say
 from wgquick.errors import WgqError
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.show import plan as show
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from wgquick.cli.verbs import Given
@@ -67,10 +68,10 @@ def _made(verb: str, target: str, given: Given, options: Options, *, is_offline:
 
 
 def _tell_text(plan: Plan) -> None:
-    for note in plan.notes:
-        say(note)
+    for each in plan.notes:
+        say(each)
     if plan.restart:
-        say(f"[!] {plan.interface} needs a restart for {'; and for '.join(plan.restart)}:")
+        say(note(f"{plan.interface} needs a restart for {'; and for '.join(plan.restart)}:"))
     if not plan.changes and not plan.restart:
-        say(f"[!] {plan.interface}: nothing to do")
+        say(note(f"{plan.interface}: nothing to do"))
     verbs.write(show.text(plan))

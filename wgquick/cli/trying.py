@@ -17,6 +17,7 @@ from wgquick.executor import trial
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import VERBS, Asked, criterion
 from wgquick.lean import signal
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -154,7 +155,7 @@ class _Shown:
         left = round((deadline - trial.now()) / 1000)
         name = self._asked.name
         enter = "press Enter, or run" if self._has_terminal else "run"
-        say(f"[!] {name} is on trial for {left} s: to keep it, {enter} `wgq confirm {name}' in a new session")
+        say(note(f"{name} is on trial for {left} s: to keep it, {enter} `wgq confirm {name}' in a new session"))
         if self._has_terminal:
             import termios
 
@@ -183,9 +184,9 @@ class _Shown:
         message = str(end.get("message", ""))
         if phase == trial.CONFIRMED:
             by = end.get("by", "")
-            say(f"[!] {name} is confirmed{f' by {by}' if by not in ('', 'confirm') else ''}")
+            say(note(f"{name} is confirmed{f' by {by}' if by not in ('', 'confirm') else ''}"))
         elif phase == trial.ROLLED_BACK:
-            say(f"[!] {name} was not confirmed: it is as it was before")
+            say(note(f"{name} was not confirmed: it is as it was before"))
         elif phase == trial.SUPERSEDED:
             say(f"wgq: another command has changed {name}: the trial has ended, and nothing is rolled back")
         else:

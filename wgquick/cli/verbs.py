@@ -12,7 +12,8 @@ from wgquick.config import extras, location
 from wgquick.config.reading import read_settings
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING
-from wgquick.options import Options, option_of
+from wgquick.options import DIRECTORY, Options, option_of
+from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from typing import Any
@@ -258,7 +259,7 @@ def _is_readable(target: str, name: str | None) -> bool:
     try:
         path = location.locate(target, name).path
     except WgqError:
-        return os.access(location.DIRECTORY, os.X_OK, effective_ids=True)
+        return os.access(DIRECTORY, os.X_OK, effective_ids=True)
     return not path or os.access(path, os.R_OK, effective_ids=True)
 
 
@@ -291,10 +292,10 @@ def allowed_ips(targets: list[str], given: Given) -> None:
         return
     write(", ".join(map(str, networks)) + "\n")
     for host in inside:
-        say(f"[!] The networks contain the Endpoint {host}, so the tunnel would loop: subtract {host} too")
+        say(note(f"The networks contain the Endpoint {host}, so the tunnel would loop: subtract {host} too"))
     for host in hosts:
         if not nets.literal(host):
-            say(f"[!] The Endpoint {host} is a name: subtract its address too")
+            say(note(f"The Endpoint {host} is a name: subtract its address too"))
 
 
 def show(targets: list[str]) -> None:

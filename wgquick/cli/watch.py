@@ -15,6 +15,7 @@ from wgquick.cli.streams import say
 from wgquick.cli.verbs import write
 from wgquick.config.location import valid_name
 from wgquick.errors import SignalError
+from wgquick.transcript import note
 from wgquick.upkeep.events import Event, json_line, text_line
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ class _Run:
         try:
             self._commands.put_nowait(event)
         except asyncio.QueueFull:
-            say(f"[!] {_QUEUE} events wait for the command: it does not run for {event.event} of {event.interface}")
+            say(
+                note(
+                    f"{_QUEUE} events wait for the command: it does not run for {event.event} of {event.interface}"
+                )
+            )
 
     async def _run_commands(self) -> None:
         """Run the commands one after another, in the order of the events."""
@@ -104,13 +109,13 @@ class _Run:
                 status = await process.wait()
         except TimeoutError:
             process.kill()
-            say(f"[!] The command for {event.event} was killed after {_COMMAND_PATIENCE:.0f} seconds")
+            say(note(f"The command for {event.event} was killed after {_COMMAND_PATIENCE:.0f} seconds"))
         except asyncio.CancelledError:
             process.terminate()
             raise
         else:
             if status:
-                say(f"[!] The command for {event.event} exited with {status}")
+                say(note(f"The command for {event.event} exited with {status}"))
 
 
 def _notify(text: str) -> None:

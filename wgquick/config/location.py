@@ -7,12 +7,12 @@ import os
 from wgquick.config.document import Document
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.options import DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
-DIRECTORY = "/etc/wireguard"
 STANDARD_INPUT = "-"
 _SUFFIX = ".conf"
 _REFUSED = (".", "..", "all", "default")  # dev_valid_name(), sysctl_dev_name_is_allowed() of the kernel

@@ -32,7 +32,7 @@ from wgquick.config.settings import LAN, Extras, PeerSettings, Settings
 from wgquick.config.settings import Address as AddressValue
 from wgquick.config.text import settings_text
 from wgquick.errors import ConfigError, Diagnostic
-from wgquick.net import AllowedIP, Endpoint, Prefix, PublicKey, SecretKey
+from wgquick.net import HIDDEN, AllowedIP, Endpoint, Prefix, PublicKey, SecretKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,6 @@ T = TypeVar("T")
 Model = TypeVar("Model", bound="_Model")
 
 _WITHOUT_SPACE = dict.fromkeys(map(ord, SPACE))
-_HIDDEN = "(hidden)"
 
 
 def _text_or(kind: type[T], read: Callable[[str], T]) -> Callable[[object], T]:
@@ -142,7 +141,7 @@ def _excluded(value: object) -> Prefix | str:
 
 
 def _hidden(_key: SecretKey) -> str:
-    return _HIDDEN
+    return HIDDEN
 
 
 def _texts(values: Iterable[object]) -> list[str]:
@@ -153,6 +152,8 @@ def _address_texts(addresses: Iterable[AddressValue]) -> list[str]:
     return [address.text for address in addresses]
 
 
+# The table (`keys`) says how a value is read. The fields and their types stand here once more, as type checkers and
+# editors see only what is in the source. A test compares the fields with the table.
 _STRING = WithJsonSchema({"type": "string"})
 _NUMBER = WithJsonSchema({"type": "integer"})
 _STRINGS = WithJsonSchema({"type": "array", "items": {"type": "string"}})

@@ -1,5 +1,6 @@
 """A configuration as plain values: the parser's result and the planners' input.
 
+The fields are those of the table `keys`; only their types are added here, for type checkers.
 `models` has the same as validated pydantic models for Python callers. `wgq up` does not import pydantic, which
 takes longer than the whole `wg-quick up`.
 """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wgquick.config.grammar import mask
 from wgquick.diagnosis.trace import DELIVERED, trace
 from wgquick.net import MAIN_TABLE, Prefix, pack_address
+from wgquick.plan.up import DEFAULT_MTU
 from wgquick.routing import (
     LINK,
     LOCAL_TABLE,
@@ -35,7 +36,6 @@ _EXACT = 0xFFFFFFFF
 _MAPPED = bytes(10) + b"\xff\xff"
 _METRIC_OF_ADDRESS = {4: 0, 6: 256}  # of the route to an address's network (addrconf_prefix_route())
 _METRIC_OF_ROUTE = {4: 0, 6: 1024}
-_DEFAULT_MTU = 1420
 
 
 def replies(connection: str) -> Query | None:
@@ -106,7 +106,7 @@ def planned(seen: Snapshot, wanted: Desired) -> Snapshot:
     name = wanted.settings.name
     addresses = tuple(LocalAddress(each.address, each.length) for each in wanted.addresses)
     number = max((link.ifindex for link in seen.links.values()), default=0) + 1
-    link = NetworkLink(number, name, wanted.mtu or _DEFAULT_MTU, kind="wireguard", addresses=addresses)
+    link = NetworkLink(number, name, wanted.mtu or DEFAULT_MTU, kind="wireguard", addresses=addresses)
     if wanted.src_valid_mark:
         every = {each.name: each._replace(src_valid_mark=True) for each in seen.links.values()}
     else:

@@ -20,7 +20,8 @@ from wgquick.diagnosis.hook_rules import host_links
 from wgquick.diagnosis.several_files import Tunnels
 from wgquick.errors import WgqError
 from wgquick.net import Prefix, address_text, pack_address
-from wgquick.rehearsal import DIRECTORY, INTERNET, Cable, File, Host, Layout, Shared
+from wgquick.options import DIRECTORY
+from wgquick.rehearsal import INTERNET, Cable, File, Host, Layout, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

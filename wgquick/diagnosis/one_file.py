@@ -11,7 +11,8 @@ from wgquick.diagnosis import codes, keys, nets
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import address_text
+from wgquick.net import IPV6_MTU, address_text
+from wgquick.plan.up import DEFAULT_MTU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST_MTU = 1440
 """The largest MTU over IPv4 on a path of 1500 bytes: headers take 20 (IPv4), 8 (UDP) and 32 bytes (WireGuard)."""
-LARGEST_MTU_OVER_IPV6 = 1420
-_IPV6_MTU = 1280
+LARGEST_MTU_OVER_IPV6 = DEFAULT_MTU
 _FAMILIES = {4: ("IPv4", "0.0.0.0/0"), 6: ("IPv6", "::/0")}
 
 
@@ -264,7 +264,7 @@ def _mtu(source: Source) -> Iterator[Finding]:
         what = f"MTU {settings.mtu} is larger than {most}, the most that fits into packets of 1500 bytes"
         remedy = "remove MTU to derive it from the route to the endpoint, or set it to 1420"
         yield note(source, section.at("MTU"), "mtu-too-large", what, remedy)
-    if settings.mtu < _IPV6_MTU and any(len(address.address) == 16 for address in settings.addresses):
+    if settings.mtu < IPV6_MTU and any(len(address.address) == 16 for address in settings.addresses):
         what = f"MTU {settings.mtu} is too small for the interface's IPv6 addresses"
         yield note(source, section.at("MTU"), "low-mtu", what, "set MTU to 1280 or more")
 

@@ -8,6 +8,7 @@ from os import strerror
 
 from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
 from wgquick.lean import TYPE_CHECKING, cast, suppress
+from wgquick.options import PROGRAM
 from wgquick.plan import down as plan_down
 from wgquick.plan.steps import (
     IP_STATUS,
@@ -245,7 +246,7 @@ class Execution:
         if chosen is None:
             raise WgqError(
                 "no userspace WireGuard implementation was found",
-                remedy="Install wgq with wgq-userspace, or set WG_QUICK_USERSPACE_IMPLEMENTATION to a program.",
+                remedy=f"Install wgq with wgq-userspace, or set {PROGRAM} to a program.",
             )
         program, why = chosen
         self._refuse_existing(name)

@@ -14,7 +14,7 @@ from wgquick.executor import snapshot, waiting
 from wgquick.executor.journal import Journal
 from wgquick.executor.traffic import lans
 from wgquick.lean import suppress
-from wgquick.net import Prefix
+from wgquick.net import IPV6_MTU, Prefix
 from wgquick.options import Options
 from wgquick.plan import applied as plan_applied
 from wgquick.plan import lost as plan_lost
@@ -159,10 +159,6 @@ def _put_back(found: Sequence[Lost], host: Host) -> str:
     return ""
 
 
-_LEAST = 1280
-"""The minimum MTU of a link with IPv6, in bytes."""
-
-
 def fitting_mtu(given: Recorded, device: Device, host: Host) -> int | None:
     """The MTU that the paths to the endpoints allow; None if it is not automatic or no path is known."""
     if given.applied is None or not given.applied.has_automatic_mtu or not given.applied.mtu:
@@ -177,7 +173,7 @@ def fitting_mtu(given: Recorded, device: Device, host: Host) -> int | None:
     if facts is None or not (facts.endpoints or facts.default):
         return None
     has_ipv6 = any(prefix.family == 6 for prefix in given.applied.addresses)
-    return max(automatic_mtu(facts), _LEAST if has_ipv6 else 0)
+    return max(automatic_mtu(facts), IPV6_MTU if has_ipv6 else 0)
 
 
 def set_endpoint(name: str, key: PublicKey, endpoint: Endpoint, address: SocketAddress, host: Host) -> bool:

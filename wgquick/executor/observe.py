@@ -10,10 +10,10 @@ from wgquick.device import peer_of
 from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import src_valid_mark, udp_port
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import MAIN_TABLE, SocketAddress, pack_address
+from wgquick.net import FIRST_TABLE, MAIN_TABLE, SocketAddress, pack_address
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.steps import parameter
-from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
+from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from wgquick.config import keys
 from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
 from wgquick.executor import down, ensuring, up
@@ -485,13 +486,7 @@ def _lines(name: str, config: DeviceConfig) -> tuple[str, ...]:
 
 
 def _of_settings(name: str, config: DeviceConfig, device: Device, places: Places) -> Planned:
-    names = {"private_key": "PrivateKey", "listen_port": "ListenPort", "fwmark": "FwMark"}
-    given = [key for field, key in names.items() if getattr(config, field) is not None]
-    earlier = DeviceConfig(
-        None if config.private_key is None else device.private_key or _NO_KEY,
-        None if config.listen_port is None else device.listen_port,
-        None if config.fwmark is None else device.fwmark,
-    )
+    given = [key.name for key in keys.of("Interface", of_wg=True) if getattr(config, key.field) is not None]
     every = tuple(peer.public_key for peer in device.peers)
     return Planned(
         "~",
@@ -499,7 +494,7 @@ def _of_settings(name: str, config: DeviceConfig, device: Device, places: Places
         _lines(name, config),
         places.key(given[0]),
         every if config.private_key is not None else (),
-        _lines(name, earlier),
+        _lines(name, device_plan.inverse(device, config)),
     )
 
 
@@ -523,14 +518,13 @@ def _of_peer(
 
 
 def _names(peer: PeerConfig) -> Iterator[str]:
-    if peer.preshared_key is not None:
-        yield "PresharedKey"
-    if peer.endpoint is not None:
-        yield "Endpoint"
-    if peer.persistent_keepalive is not None:
-        yield "PersistentKeepalive"
-    if any(ip.change != "-" for ip in peer.allowed_ips):
-        yield "AllowedIPs"
+    """The keys of the file that a change of a peer sets."""
+    for key in keys.of("Peer"):
+        value = getattr(peer, key.field)
+        if key.name == "AllowedIPs":
+            value = any(ip.change != "-" for ip in peer.allowed_ips) or None
+        if value is not None and key.name != "PublicKey":
+            yield key.name
 
 
 def _backwards(

@@ -14,6 +14,7 @@ from wgquick.executor import observe
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.net import MAIN_TABLE, Link, Prefix
 from wgquick.plan.desired import networks
+from wgquick.plan.up import DEFAULT_MTU
 from wgquick.transcript import command
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from wgquick.ports import Dns, Firewall, Hooks, Host, RtNetlink, Sysctl, UdpPorts, Userspace, WireGuard
 
     PublicKeyOf = Callable[[SecretKey], PublicKey]
-
-_SMALLEST_IPV6_MTU = 1280
-_DEFAULT_MTU = 1420
 
 
 class _State:
@@ -78,7 +76,7 @@ class _Rtnl(_Part):
     def made(self, name: str) -> None:
         """Add the link. Its kind is the kernel's WireGuard, so that nothing waits for a daemon."""
         number = max((link.ifindex for link in self._rtnl.links()), default=0) + 1
-        self._state.link = Link(number, name, _DEFAULT_MTU, up=False, kind="wireguard")
+        self._state.link = Link(number, name, DEFAULT_MTU, up=False, kind="wireguard")
         self._state.device = Device(name)
 
     def delete_link(self, name: str) -> None:

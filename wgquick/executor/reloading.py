@@ -14,11 +14,11 @@ from wgquick.executor import observe, snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
-from wgquick.net import MAIN_TABLE, Prefix, Route
+from wgquick.net import IPV6_MTU, MAIN_TABLE, Prefix, Route
 from wgquick.plan import applied, lost, reload, up
 from wgquick.plan import traffic as plan_traffic
 from wgquick.plan.desired import desired
-from wgquick.plan.difference import IPV6_MTU, Difference, Move, difference, notes
+from wgquick.plan.difference import Difference, Move, difference, notes
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import (
     AddAddress,

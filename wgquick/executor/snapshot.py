@@ -10,15 +10,14 @@ from wgquick.config.settings import LAN
 from wgquick.errors import OperationError
 from wgquick.executor import observe, src_valid_mark, traffic
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import Prefix
+from wgquick.net import FIRST_TABLE, IPV6_MTU, Prefix
 from wgquick.plan.current import Current, LinkDns
-from wgquick.plan.difference import IPV6_MTU
 from wgquick.plan.facts import DesiredFacts, MtuFacts
 from wgquick.plan.given import merged
 from wgquick.plan.lost import CurrentExtras
 from wgquick.plan.steps import DeleteThrow, ForgetInbound, UnsetDns, parameter
 from wgquick.plan.traffic import standing as standing_guard
-from wgquick.plan.up import FIRST_TABLE, SRC_VALID_MARK
+from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

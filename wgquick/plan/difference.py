@@ -12,7 +12,7 @@ from wgquick.config.settings import LAN, Extras
 from wgquick.device import DeviceConfig
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import MAIN_TABLE, AllowedIP, Prefix, Route, Rule, is_link_local, pack_address
+from wgquick.net import IPV6_MTU, MAIN_TABLE, AllowedIP, Prefix, Route, Rule, is_link_local, pack_address
 from wgquick.plan import down, lost, reload, traffic, up
 from wgquick.plan.desired import networks
 from wgquick.plan.facts import DefaultFacts
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step
     from wgquick.transcript import Line
-
-IPV6_MTU = 1280
-"""The minimum MTU of a link with IPv6 (RFC 8200): below it the kernel disables IPv6 on the link."""
 
 
 class Move(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import FIRST_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,7 @@ class DefaultFacts(NamedTuple):
 
     fwmark: int = 0
     listen_port: int = 0
-    free_table: int = 51820
+    free_table: int = FIRST_TABLE
     rules: tuple[Rule, ...] = ()
     addresses: tuple[Prefix, ...] = ()
     src_valid_mark: str | None = None
@@ -69,7 +70,7 @@ class DesiredFacts(NamedTuple):
     table: int | None = None
     device_fwmark: int = 0
     has_automatic_fwmark: bool = False
-    free_table: int = 51820
+    free_table: int = FIRST_TABLE
     listen_port: int = 0
     link_addresses: tuple[Prefix, ...] = ()
     connected: tuple[Prefix, ...] = ()

@@ -10,7 +10,7 @@ from wgquick.config import keys
 from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey
+from wgquick.net import HIDDEN, KEY_LENGTH, AllowedIP, PublicKey, SecretKey
 from wgquick.plan.given import UNKNOWN, Given, merged
 from wgquick.transcript import command
 
@@ -363,7 +363,7 @@ def _peer_words(peer: PeerConfig) -> Iterator[str]:
 def _words(key: Key, value: object) -> str:
     """A value as an argument of `wg set`."""
     if key.secret:
-        return f"{key.command} {'/dev/null' if value == _NO_KEY else '(hidden)'}"
+        return f"{key.command} {'/dev/null' if value == _NO_KEY else HIDDEN}"
     return f"{key.command} {value or 'off'}"
 
 

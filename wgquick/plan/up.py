@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from wgquick.plan.facts import DefaultFacts, EndpointFacts, MtuFacts, RouteFacts
     from wgquick.plan.steps import Step
 
-FIRST_TABLE = 51820
 # Outer IPv6 and UDP headers, WireGuard's header and tag: 40 + 8 + 32 bytes.
 OVERHEAD = 80
 ETHERNET_MTU = 1500
+DEFAULT_MTU = ETHERNET_MTU - OVERHEAD
 SRC_VALID_MARK = "net.ipv4.conf.all.src_valid_mark"
 IPV6_DISABLED = "IPv6 is disabled on this host"
 

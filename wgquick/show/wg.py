@@ -9,6 +9,7 @@ from _socket import if_indextoname
 from functools import cmp_to_key
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def _field(style: Style, name: str, value: str) -> str:
 
 
 def _secret(style: Style, key: SecretKey) -> str:
-    return key.reveal() if style.keys else "(hidden)"
+    return key.reveal() if style.keys else HIDDEN
 
 
 def _ago(style: Style, seconds: int) -> str:

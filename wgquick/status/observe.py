@@ -15,6 +15,7 @@ from wgquick.executor import places, trial
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
 from wgquick.executor.traffic import standing
+from wgquick.options import DIRECTORY
 from wgquick.plan.given import merged
 from wgquick.plan.steps import RemoveGuard, UnsetDns
 from wgquick.status import drift
@@ -129,7 +130,7 @@ class Observer:
         if any(each.interface == name for each in self._trials()):
             what = f"`{name}' is not up: it is on trial"
             return OperationError(what, errno=ENODEV, remedy="`wgq status' says until when.")
-        has_file = location.is_valid_name(name) and os.path.exists(f"{location.DIRECTORY}/{name}.conf")
+        has_file = location.is_valid_name(name) and os.path.exists(f"{DIRECTORY}/{name}.conf")
         remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' lists the interfaces that are up."
         return OperationError(f"`{name}' is not up", errno=ENODEV, remedy=remedy)
 
@@ -185,7 +186,7 @@ class Observer:
         return next((each for each in self._host.rtnl.links() if index and each.ifindex == index), None)
 
     def _file(self, name: str, record: Record | None) -> File | None:
-        path = record.path if record else f"{location.DIRECTORY}/{name}.conf"
+        path = record.path if record else f"{DIRECTORY}/{name}.conf"
         try:
             found = os.stat(path)
         except OSError:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import OperationError
 from wgquick.system import calls
+from wgquick.system.dns import NAMESPACES
 from wgquick.system.netns import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import NoReturn
 
-_FILES = "/etc/netns"
 _LOOKUP_SOCKETS = ("/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve")
 """Sockets of the host's daemons that resolve names: nscd(8), and systemd-resolved for nss-resolve(8)."""
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as in sh(1)
@@ -95,7 +95,7 @@ def _mount_sysfs() -> None:
 
 def _binds(netns: str) -> Iterator[tuple[str, str]]:
     """Bind mounts (source, target): the namespace's files over the host's, /dev/null over daemons' sockets."""
-    directory = f"{_FILES}/{netns}"
+    directory = f"{NAMESPACES}/{netns}"
     for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
         target = f"/etc/{name}"
         if os.path.exists(target):

@@ -13,6 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import OperationError
+from wgquick.system.dns import RESOLV_CONF
 from wgquick.system.netlink import codec
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Monitor:
     `resolv_conf` is the namespace's file.
     """
 
-    def __init__(self, resolv_conf: str = "/etc/resolv.conf") -> None:
+    def __init__(self, resolv_conf: str = RESOLV_CONF) -> None:
         self._resolv_conf = resolv_conf
         self._sockets = [_opened(_NETLINK_ROUTE, _ROUTE_GROUPS)]
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wgquick.errors import OperationError
 from wgquick.net import pack_address
 from wgquick.routing import LocalAddress, Neighbour, NetworkLink, Snapshot, TunnelDevice
-from wgquick.system import rt_tables
+from wgquick.system import netns, rt_tables
 from wgquick.system.routes import FAMILIES, Routing
 from wgquick.system.wireguard import Control, uapi
 
@@ -199,7 +199,7 @@ def _path_of(number: int) -> str:
     from pyroute2.netlink.rtnl import RTM_GETNSID
     from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
-    named = [f"/run/netns/{name}" for name in _names("/run/netns")]
+    named = [netns.path_of(name) for name in _names(netns.DIRECTORY)]
     processes = [f"/proc/{name}/ns/net" for name in _names("/proc") if name.isdecimal()]
     tried: set[tuple[int, int] | None] = {None}
     with IPRoute() as kernel:

@@ -12,6 +12,7 @@ import time
 
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, signal, suppress
+from wgquick.options import LOG_LEVEL, PROGRAM, SOCKETS
 from wgquick.system import programs
 from wgquick.system.hooks import own_directory
 from wgquick.system.netlink import RtNetlink
@@ -21,7 +22,6 @@ from wgquick.transcript import note
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-VARIABLE = "WG_QUICK_USERSPACE_IMPLEMENTATION"
 BUNDLED = "wgq-userspace"
 USUAL = "wireguard-go"
 _MODULE = "/sys/module/wireguard"
@@ -44,8 +44,8 @@ class Candidate(NamedTuple):
 
 def candidates(environ: Mapping[str, str], which: Callable[[str], str | None]) -> list[Candidate]:
     """The programs to try, best first. If the environment names one, it is the only one, even if missing."""
-    if named := environ.get(VARIABLE):
-        return [Candidate(named, f"set by {VARIABLE}")]
+    if named := environ.get(PROGRAM):
+        return [Candidate(named, f"set by {PROGRAM}")]
     found = [Candidate(path, "bundled with wgq") for path in _bundled()]
     return found + [Candidate(name, "found on PATH") for name in (BUNDLED, USUAL) if which(name)]
 
@@ -166,7 +166,7 @@ class _Start(NamedTuple):
 
     def _spawn(self, environ: Mapping[str, str]) -> int:
         """Start it without our other descriptors; with LOG_LEVEL set, its output goes to standard error."""
-        logs = environ.get("LOG_LEVEL", "silent") not in ("", "silent")
+        logs = environ.get(LOG_LEVEL, "silent") not in ("", "silent")
         output = 2 if logs else self.log
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -220,9 +220,9 @@ def _remedy() -> str:
         return f"{_TUN} does not exist: run `modprobe tun', or in a container: docker run --device {_TUN}."
     if not os.access(_TUN, os.R_OK | os.W_OK, effective_ids=True):
         return f"This user cannot open {_TUN}."
-    place = uapi.DIRECTORY if os.path.isdir(uapi.DIRECTORY) else os.path.dirname(uapi.DIRECTORY)
+    place = SOCKETS if os.path.isdir(SOCKETS) else os.path.dirname(SOCKETS)
     if not os.access(place, os.W_OK, effective_ids=True):
-        return f"This user cannot write to {place}: create {uapi.DIRECTORY} for this user's control sockets."
+        return f"This user cannot write to {place}: create {SOCKETS} for this user's control sockets."
     return ""
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from wgquick.system import calls, netns
+from wgquick.system.dns import NAMESPACES
 from wgquick.system.host import LocalHost
 from wgquick.system.monitor import Monitor
 
@@ -23,7 +24,7 @@ class WatchedNamespace:
         try:
             with self.entered():
                 self.host = LocalHost(say, self._outer)
-                self.monitor = Monitor(f"/etc/netns/{name}/resolv.conf")
+                self.monitor = Monitor(f"{NAMESPACES}/{name}/resolv.conf")
         except BaseException:
             self.close()
             raise

@@ -13,9 +13,10 @@ from wgquick.diagnosis.doctor.gather import DNS, FIREWALL, intended_networks, sa
 from wgquick.diagnosis.finding import ERROR, INFO, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import MAIN_TABLE, Prefix, address_text
+from wgquick.net import IPV6_MTU, MAIN_TABLE, Prefix, address_text
+from wgquick.options import DIRECTORY
 from wgquick.plan import lost
-from wgquick.plan.steps import DeleteRule, DeleteThrow, ReleaseSysctl, RemoveFirewall
+from wgquick.plan.steps import DeleteRule, DeleteThrow, ReleaseSysctl, RemoveFirewall, parameter
 from wgquick.plan.up import SRC_VALID_MARK, Coverage
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from wgquick.observations import Way
 
 _SHOWN = 6
-_IPV6_MTU = 1280  # IPV6_MIN_MTU
 
 
 def causes(evidence: Evidence) -> Iterator[Cause]:
@@ -123,7 +123,7 @@ def _not_up(evidence: Evidence) -> Iterator[Cause]:
             yield cause("not-up", message, *facts, remedy=up)
         elif settings is None and not evidence.file.faults:
             message = f"there is no interface {name} and no configuration file for it"
-            yield cause("not-up", message, remedy=f"check the name, or write /etc/wireguard/{name}.conf")
+            yield cause("not-up", message, remedy=f"check the name, or write {DIRECTORY}/{name}.conf")
         else:
             yield cause("not-up", f"{name} is not up", f"there is no link {name}", remedy=up)
     elif evidence.device is None:
@@ -153,9 +153,9 @@ def _why_not_up(evidence: Evidence) -> Iterator[Cause]:
         yield _taken(evidence)
     yield from _unresolved(evidence)
     yield from _in_use(evidence)
-    if settings.mtu and settings.mtu < _IPV6_MTU and _wants_ipv6(settings):
-        message = f"MTU = {settings.mtu} is below {_IPV6_MTU}, so IPv6 addresses cannot be added and `wgq up' fails"
-        remedy = f"set MTU to {_IPV6_MTU} or more, or remove the IPv6 Address and AllowedIPs"
+    if settings.mtu and settings.mtu < IPV6_MTU and _wants_ipv6(settings):
+        message = f"MTU = {settings.mtu} is below {IPV6_MTU}, so IPv6 addresses cannot be added and `wgq up' fails"
+        remedy = f"set MTU to {IPV6_MTU} or more, or remove the IPv6 Address and AllowedIPs"
         yield cause("low-mtu", message, remedy=remedy)
 
 
@@ -166,12 +166,12 @@ def _wants_ipv6(settings: Settings) -> bool:
 def _low_mtu(evidence: Evidence) -> Iterator[Cause]:
     """The kernel removes all IPv6 addresses and routes of a link whose MTU drops below 1280."""
     settings, link = evidence.settings, evidence.link
-    if settings is None or link is None or link.mtu >= _IPV6_MTU or not _wants_ipv6(settings):
+    if settings is None or link is None or link.mtu >= IPV6_MTU or not _wants_ipv6(settings):
         return
     message = (
-        f"{evidence.name} has MTU {link.mtu}: below {_IPV6_MTU} the kernel removes its IPv6 addresses and routes"
+        f"{evidence.name} has MTU {link.mtu}: below {IPV6_MTU} the kernel removes its IPv6 addresses and routes"
     )
-    remedy = f"run `ip link set mtu {_IPV6_MTU} dev {evidence.name}' or more, then {again(evidence.name)}"
+    remedy = f"run `ip link set mtu {IPV6_MTU} dev {evidence.name}' or more, then {again(evidence.name)}"
     yield cause("low-mtu", message, remedy=remedy)
 
 
@@ -728,7 +728,7 @@ def _parameters(evidence: Evidence) -> Iterator[Cause]:
         and _is_wg_quicks_full_tunnel(evidence)
         and "1" in (value for key, value in evidence.parameters.items() if key.endswith("/rp_filter"))
     )
-    value = evidence.parameters.get("net/ipv4/conf/all/src_valid_mark")
+    value = evidence.parameters.get(parameter(SRC_VALID_MARK))
     if expected and value == "0":
         message = f"{SRC_VALID_MARK} was reset to 0: with rp_filter = 1 the kernel drops the tunnel's packets"
         yield cause("sysctl-reverted", message, remedy=f"{put_back(evidence.name)}; find out what sets it to 0")

@@ -22,7 +22,8 @@ from wgquick.executor import observe
 from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
 from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text, pack_address
-from wgquick.plan.steps import UnsetDns
+from wgquick.plan.steps import UnsetDns, parameter
+from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.routing import UDP, Query
 
 if TYPE_CHECKING:
@@ -317,7 +318,7 @@ def _name_servers(path: str) -> tuple[str, ...]:
 
 def _parameters(name: str, host: Host) -> dict[str, str | None]:
     keys = [
-        "net/ipv4/conf/all/src_valid_mark",
+        parameter(SRC_VALID_MARK),
         f"net/ipv4/conf/{name}/src_valid_mark",
         "net/ipv4/ip_forward",
         f"net/ipv4/conf/{name}/forwarding",
@@ -357,7 +358,7 @@ def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, Lin
     inside = _samples(evidence)[:_WAYS]
     ends = {peer.public_key: peer.endpoint for peer in device.peers if peer.endpoint}
     ends = dict(list(ends.items())[:_WAYS])
-    marked = evidence.parameters.get("net/ipv4/conf/all/src_valid_mark") == "1"
+    marked = evidence.parameters.get(parameter(SRC_VALID_MARK)) == "1"
     asked = [
         *(Query(pack_address(address)) for address in inside),
         *(_outer(device, end) for end in ends.values()),

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from wgquick.transcript import Line
 
 _FILE = "resolv.conf"
-_PATH = f"/etc/{_FILE}"
-_NAMESPACES = "/etc/netns"
+RESOLV_CONF = f"/etc/{_FILE}"
+NAMESPACES = "/etc/netns"
+"""The directory with a folder of files for each named network namespace (ip-netns(8))."""
 _MARK = b"# wgq: "
 Current = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -63,7 +64,7 @@ class Dns:
     @property
     def path(self) -> str:
         """The file of the mode "file"."""
-        return f"{_NAMESPACES}/{self._netns}/{_FILE}" if self._netns else _PATH
+        return f"{NAMESPACES}/{self._netns}/{_FILE}" if self._netns else RESOLV_CONF
 
     def detect(self, preference: str) -> str:
         """The mode for `auto`; any other preference is the mode."""

@@ -13,7 +13,7 @@ import stat
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.net import pack_address
-from wgquick.system.dns import links, resolv_conf
+from wgquick.system.dns import RESOLV_CONF, links, resolv_conf
 from wgquick.system.dns.resolv_conf import Record, Tunnel
 from wgquick.system.runtime import locked
 from wgquick.transcript import command, note
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from wgquick.system.dns import Current, LinkDns
     from wgquick.transcript import Line
 
-_PATH = "/etc/resolv.conf"
 _MODE = 0o644
 # The end of the new content while the file is written in place; the rest of the old content follows.
 _CUT = b"\n# wgq: end\n"
@@ -35,7 +34,7 @@ _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPER
 class ResolvConfFile:
     """Keeps the newest tunnel's DNS in the file; `directory` is for a lock against other wgq processes."""
 
-    def __init__(self, directory: str, path: str = _PATH, *, has_own_directory: bool = False) -> None:
+    def __init__(self, directory: str, path: str = RESOLV_CONF, *, has_own_directory: bool = False) -> None:
         """With `has_own_directory` the file's directory is created, and removed once it is empty."""
         self._directory = f"{directory}/dns"
         self._path = path

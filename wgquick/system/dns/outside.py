@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from wgquick.errors import OperationError
 from wgquick.lean import suppress
-from wgquick.system.dns import resolv_conf
+from wgquick.system.dns import RESOLV_CONF, resolv_conf
 from wgquick.system.dns.query import Server
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-_RESOLV_CONF = "/etc/resolv.conf"
 _DIRECTORIES = ("/run/resolvconf/keys", "/run/resolvconf/interfaces", "/run/resolvconf/interface")
 _FALLBACKS = ("/run/NetworkManager/no-stub-resolv.conf", "/run/systemd/resolve/resolv.conf")
 _MOST = 6
@@ -63,14 +62,14 @@ def _of_resolvconf(tunnels: Collection[str]) -> Iterator[Server]:
 
 def _of_file(given: Collection[str]) -> Iterator[Server]:
     """The servers in resolv.conf before the tunnels, if that is known, or else the current ones."""
-    content = _content(_RESOLV_CONF)
+    content = _content(RESOLV_CONF)
     record = resolv_conf.parse(content)
     if record is None:
         yield from _in_text(content, given)
     elif record.kind == "file":
         yield from _in_text(record.before)
     elif record.kind == "link":
-        path = os.path.join(os.path.dirname(_RESOLV_CONF), os.fsdecode(record.before))
+        path = os.path.join(os.path.dirname(RESOLV_CONF), os.fsdecode(record.before))
         yield from _in_text(_content(path), given)
 
 

@@ -8,6 +8,7 @@ from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 from wgquick import patience
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING
+from wgquick.system.dns import RESOLV_CONF
 from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ _LINK = f"{_NAME}.Link"
 _BUS = "/var/run/dbus/system_bus_socket"
 _PATIENCE = 25.0  # seconds, D-Bus's default
 _EVERYTHING = "."
-_RESOLV_CONF, _NSSWITCH = "/etc/resolv.conf", "/etc/nsswitch.conf"
+_NSSWITCH = "/etc/nsswitch.conf"
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
 _UNASKED = note(
-    f"{_RESOLV_CONF} does not name systemd-resolved: programs that read this file do not use the tunnel's DNS."
+    f"{RESOLV_CONF} does not name systemd-resolved: programs that read this file do not use the tunnel's DNS."
 )
 _NO_LINK, _NO_BUS, _ELSEWHERE = "NoSuchLink", "NoBus", "Elsewhere"
 # Errors after which there is nothing to remove: the DNS disappears with the link or the daemon.
@@ -178,9 +179,9 @@ class _Bus:
 
 def _is_asked() -> bool:
     """Whether programs query the daemon: through the server in resolv.conf, or through nss-resolve(8)."""
-    if os.path.realpath(_RESOLV_CONF).startswith("/run/systemd/resolve/"):
+    if os.path.realpath(RESOLV_CONF).startswith("/run/systemd/resolve/"):
         return True
-    asked = {words[1] for words in _lines(_RESOLV_CONF) if words[0] == "nameserver" and len(words) > 1}
+    asked = {words[1] for words in _lines(RESOLV_CONF) if words[0] == "nameserver" and len(words) > 1}
     return bool(asked & _STUBS) or any(words[0] == "hosts:" and "resolve" in words for words in _lines(_NSSWITCH))
 
 

@@ -10,8 +10,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from wgquick.lean import suppress
-from wgquick.rehearsal import DIRECTORY
+from wgquick.options import DIRECTORY
 from wgquick.system import calls
+from wgquick.system.dns import RESOLV_CONF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ def make_own(number: int, name: str, names: Iterable[tuple[str, str]], files: It
     lines += [f"{address} {word}" for address, word in names]
     _write("/etc/hosts", "".join(f"{line}\n" for line in lines).encode(), 0o644)
     _write("/etc/hostname", f"{name}\n".encode(), 0o644)
-    _write("/etc/resolv.conf", b"", 0o644)
+    _write(RESOLV_CONF, b"", 0o644)
     _write("/etc/nsswitch.conf", _name_services(), 0o644)
     calls.mount("tmpfs", "/run", "mode=0755")
     os.makedirs("/run/lock")

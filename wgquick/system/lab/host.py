@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from wgquick import reexec
 from wgquick.errors import OperationError
-from wgquick.rehearsal import DIRECTORY, Probe
+from wgquick.options import CIPHER, DIRECTORY, LOG_LEVEL, OPTIONS, PROGRAM, RETRIES
+from wgquick.rehearsal import Probe
 from wgquick.system.lab import network, traffic
 from wgquick.system.netlink import RtNetlink
-from wgquick.system.userspace import VARIABLE
 from wgquick.system.wireguard import Control
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_OUTPUT = 20_000
 _ENDLESS = 124  # timeout(1)'s status for a command that did not end
-_PASSED_ON = ("LOG_LEVEL", "WGQ_CIPHER", "WGQ_FIREWALL")
+_PASSED_ON = (LOG_LEVEL, CIPHER, OPTIONS["firewall"].variable)
 
 
 def attend(host: Host, asked: socket.socket) -> None:
@@ -96,9 +96,9 @@ def _environment() -> dict[str, str]:
     ours = {
         name: value
         for name, value in os.environ.items()
-        if name != VARIABLE and (not name.startswith("WGQ_") or name in _PASSED_ON)
+        if name != PROGRAM and (not name.startswith("WGQ_") or name in _PASSED_ON)
     }
-    return {**ours, "WG_ENDPOINT_RESOLUTION_RETRIES": "1", "HOME": os.environ.get("HOME", "/")}
+    return {**ours, RETRIES: "1", "HOME": os.environ.get("HOME", "/")}
 
 
 def _state(interface: str) -> dict[str, Any]:

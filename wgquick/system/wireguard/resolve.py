@@ -9,6 +9,7 @@ from _socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONA
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.net import SocketAddress, without_keys
+from wgquick.options import RETRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from wgquick.net import Endpoint
 
-VARIABLE = "WG_ENDPOINT_RESOLUTION_RETRIES"
 _DEFAULT_RETRIES = 15
 _INT_MAX = 2**31 - 1
 _FIRST_PAUSE = 1_000_000  # microseconds, wg's unit
@@ -29,14 +29,14 @@ _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
 def retries_of(environ: Mapping[str, str]) -> int | None:
     """The number of retries: WG_ENDPOINT_RESOLUTION_RETRIES, 15 if it is not set, None for `infinity`."""
-    value = environ.get(VARIABLE)
+    value = environ.get(RETRIES)
     if value is None:
         return _DEFAULT_RETRIES
     if value == "infinity":
         return None
     if (number := _strtoul(value)) is None or number > _INT_MAX:
         raise OperationError(
-            f"Unable to parse {VARIABLE}: `{value}'", remedy="Set it to a number or to `infinity', or unset it."
+            f"Unable to parse {RETRIES}: `{value}'", remedy="Set it to a number or to `infinity', or unset it."
         )
     return number
 

@@ -12,6 +12,7 @@ from struct import Struct
 from wgquick import patience as deadline
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, socket, suppress
+from wgquick.options import SOCKETS
 from wgquick.system.wireguard import uapi_codec
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from wgquick.device import Device, DeviceConfig, PeerConfig
     from wgquick.net import PublicKey
 
-DIRECTORY = "/var/run/wireguard"
 _SUFFIX = ".sock"
 _CHUNK = 1 << 18
 _CREDENTIALS = Struct("=iII")  # struct ucred: process, user, group
@@ -40,7 +40,7 @@ class Uapi:
     def interfaces(self) -> list[str]:
         """The interfaces with a control socket that answers, in the directory's order, as in wg(8)."""
         try:
-            entries = os.listdir(DIRECTORY)
+            entries = os.listdir(SOCKETS)
         except OSError:
             return []
         return [
@@ -100,7 +100,7 @@ class Uapi:
 
 def socket_path(name: str) -> str:
     """The path of an interface's control socket."""
-    return f"{DIRECTORY}/{name}{_SUFFIX}"
+    return f"{SOCKETS}/{name}{_SUFFIX}"
 
 
 def answers(name: str) -> bool:
@@ -144,7 +144,7 @@ def remove_stale(name: str) -> None:
     It holds the directory's lock, which wgq-userspace holds while it creates its socket, so that a new one stays.
     """
     try:
-        directory = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(SOCKETS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:
