@@ -101,11 +101,8 @@ class _Rtnl:
     def link_routes(self, name: str) -> list[object]:
         return []
 
-    def routes(self, *, family: int, table: int, device: str | None = None) -> list[Prefix]:
-        return []
-
-    def table_is_empty(self, family: int, table: int) -> bool:
-        return True
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._empty, name)
 
     def path(self, address: str, mark: int = 0) -> Path | None:
         return None if self._ground.path_mtu is None else Path(UPLINK.name, self._ground.path_mtu)
