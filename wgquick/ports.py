@@ -159,7 +159,7 @@ class Firewall(Protocol):
         """Whether the rules of `keep_inbound` exist."""
 
     def keep_inbound(self, name: str, mark: int) -> None:
-        """Add rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
+        """Add rules that answer inbound connections on the link they arrived on; `mark` is the tunnel's fwmark."""
 
     def forget_inbound(self, name: str) -> None:
         """Remove the rules of `keep_inbound`; does nothing if there are none."""

@@ -119,7 +119,7 @@ def test_up_says_that_an_endpoint_is_routed_into_the_tunnel(machine: Namespace) 
     write(machine, full, "wg1")
     for verb, status in ((("plan", "up"), 2), (("up",), 0)):
         transcript = wgq(machine, *verb, "wg1", status=status).stderr
-        assert transcript.count("203.0.113.7 is routed into wg1 itself by way of wg0") == 1
+        assert transcript.count("203.0.113.7 is routed into wg1 itself through wg0") == 1
 
 
 def test_no_process_of_the_check_remains(machine: Namespace) -> None:

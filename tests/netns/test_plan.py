@@ -265,7 +265,7 @@ def test_leftovers_of_a_killed_run_are_planned(machine: Namespace) -> None:
     write(machine, config("PostUp = kill -9 $PPID", FULL))
     wgq(machine, "up", "wg0", status=-9)
     write(machine, config(peer=FULL))
-    assert "starts anew" in plan(machine, "up")["notes"][0]
+    assert "starts over" in plan(machine, "up")["notes"][0]
     wgq(machine, "up", "--ensure", "wg0")
     machine.run(["ip", "link", "delete", "wg0"])
     found = plan(machine, "up")

@@ -391,7 +391,7 @@ def test_the_kill_switch_passes_an_endpoint_that_has_moved(tmp_path: Path) -> No
             watch.await_event("firewall-restored")
             assert ends.one.out("nft", "list", "ruleset") == moved
         transcript = wgq(ends.one, "down", "wg0").stderr
-        assert transcript.count("no kill switch of wg0") == 1
+        assert transcript.count("remove the kill switch of wg0") == 1
         assert ends.one.out("nft", "list", "ruleset") == ""
 
 
@@ -417,7 +417,7 @@ def test_the_kill_switch_follows_a_peer_that_roams(tmp_path: Path) -> None:
         wgq(ends.one, "reload", "wg0")
         assert ends.one.out("nft", "list", "table", "inet", "wgq-guard-wg0") == before
         assert "nothing to do" in wgq(ends.one, "plan", "reload", "wg0").stderr
-        assert wgq(ends.one, "down", "wg0").stderr.count("no kill switch of wg0") == 1
+        assert wgq(ends.one, "down", "wg0").stderr.count("remove the kill switch of wg0") == 1
 
 
 UNTRACKED = """

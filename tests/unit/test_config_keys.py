@@ -59,7 +59,9 @@ def fields_of(section: str) -> list[str]:
 
 
 def test_settings_have_the_fields_of_the_table() -> None:
-    assert sorted(Settings._fields) == sorted(["name", "path", "peers", "extras", "told", *fields_of("Interface")])
+    assert sorted(Settings._fields) == sorted(
+        ["name", "path", "peers", "extras", "option_extras", *fields_of("Interface")]
+    )
     assert sorted(PeerSettings._fields) == sorted(fields_of("Peer"))
 
 

@@ -165,13 +165,13 @@ def up(target: str, given: Given) -> None:
 
 def with_extras(settings: Settings, given: Given) -> Settings:
     """The settings with the extras that the options add."""
-    told = extras.of_options(
+    of_options = extras.of_options(
         kill_switch=bool(given.get("kill-switch")),
         exclude=str(given.get("exclude", "")),
         keep_inbound=bool(given.get("keep-inbound")),
         netns=str(given.get("netns", "")),
     )
-    return settings._replace(extras=extras.joined(settings.extras, told), told=told)
+    return settings._replace(extras=extras.joined(settings.extras, of_options), option_extras=of_options)
 
 
 def waiting_of(settings: Settings, chosen: Options, given: Given) -> Waiting | None:

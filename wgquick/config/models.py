@@ -352,7 +352,7 @@ class WgQuickConfig(_Model):
         plain = settings._asdict()
         own = {field: plain.pop(field) for field in ("name", "path")}
         peers = tuple(map(Peer.from_settings, plain.pop("peers")))
-        del plain["told"]  # the extras have it
+        del plain["option_extras"]  # the extras have them
         plain |= plain.pop("extras")._asdict()
         interface = Interface.model_construct(address=plain.pop("addresses"), **plain)
         return cls.model_construct(**own, interface=interface, peers=peers)

@@ -50,8 +50,8 @@ class Extras(NamedTuple):
 class Settings(NamedTuple):
     """A whole configuration. None: not set. `table` and hooks are as in the file (`%i` not yet replaced).
 
-    `path` is the resolved file (empty for standard input, a pipe or a device), `name` the interface. `told` is the
-    part of `extras` that options of the command line set; reload keeps it.
+    `path` is the resolved file (empty for standard input, a pipe or a device), `name` the interface.
+    `option_extras` is the part of `extras` that options of the command line set; reload keeps it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     save_config: bool = False
     peers: tuple[PeerSettings, ...] = ()
     extras: Extras = Extras()
-    told: Extras = Extras()
+    option_extras: Extras = Extras()
 
     @property
     def routes_automatically(self) -> bool:

@@ -287,14 +287,14 @@ def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
             return None
         device, networks, undos = host.wireguard.get(name), _lans(given, host), given.record.undos
         wanted = plan_lost.throws(undos, own_extras(given), device, networks)
-        has = [undo for undo in undos if isinstance(undo, DeleteThrow)]
+        present = [undo for undo in undos if isinstance(undo, DeleteThrow)]
         others = [undo for undo in undos if not isinstance(undo, DeleteThrow)]
         run, journal = cast("Run", _Run(host)), Journal(host.journal_directory, name)
-        journal.rewrite(given.record._replace(undos=(*others, *dict.fromkeys((*has, *wanted)))))
+        journal.rewrite(given.record._replace(undos=(*others, *dict.fromkeys((*present, *wanted)))))
         for undo in wanted:
-            if undo not in has:
+            if undo not in present:
                 AddThrow(Prefix.parse(undo.destination), undo.table).do(run)
-        for undo in has:
+        for undo in present:
             if undo not in wanted:
                 with suppress(OperationError):  # gone with its link
                     undo.do(run)

@@ -82,7 +82,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name, netns = settings.name, settings.extras.netns
     with host.lock():
         is_ours = not host.netns.exists(netns)
-        is_told = bool(settings.told.netns)
+        is_told = bool(settings.option_extras.netns)
         write(name, Place(netns, is_ours, is_starting=True, is_told=is_told), host)
         if is_ours:
             say(command(f"ip netns add {netns}"))
@@ -296,7 +296,7 @@ def moved(settings: Settings, host: Host) -> tuple[str, ...]:
 
 def _wanted(settings: Settings, where: Place | None) -> str:
     """The namespace that the tunnel must be in: the one that an option chose, or else the file's."""
-    if where is not None and where.is_told and not settings.told.netns:
+    if where is not None and where.is_told and not settings.option_extras.netns:
         return where.netns
     return settings.extras.netns
 

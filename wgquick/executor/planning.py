@@ -105,7 +105,7 @@ def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -
     link = host.rtnl.link(name)
     if link is not None and name in host.wireguard.interfaces():
         if ensuring.is_unfinished(name, link, host):
-            why = note(f"{name} was not brought up completely: `wgq up --ensure {name}' starts anew")
+            why = note(f"{name} was not brought up completely: `wgq up --ensure {name}' starts over")
             return _restarted("up", settings, ground, (), (why,))
         return _differing("up", settings, ground, reload_options)
     with _rehearsal(name, ground) as run:
@@ -156,7 +156,7 @@ def _differing(verb: str, settings: Settings, ground: Ground, reload_options: Re
 
 
 def _of_names(reload: Reload, ground: Ground) -> Iterator[Planned]:
-    """The changes of endpoints whose names have no address now."""
+    """The changes of endpoints by names that have no address now."""
     for peer in reload.settings.peers:
         if peer.endpoint in reload.unresolved:
             endpoint = without_keys(str(peer.endpoint))

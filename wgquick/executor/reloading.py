@@ -403,9 +403,9 @@ class Reload:
         """The steps for state that has disappeared: the kernel deletes routes and secondary addresses itself."""
         from wgquick.config.settings import Address
 
-        has = {each.prefix for each in self._host.rtnl.link_addresses(self._name)}
+        present = {each.prefix for each in self._host.rtnl.link_addresses(self._name)}
         for each in before.addresses:
-            if each.prefix not in has and not each.far and not each.is_the_kernels:
+            if each.prefix not in present and not each.far and not each.is_the_kernels:
                 yield AddAddress(self._name, Address(each.prefix.address, each.prefix.length, str(each.prefix)))
         yield from self._lost_routes(before)
 
@@ -513,10 +513,11 @@ def with_standing(settings: Settings, record: Record | None, before: Applied | N
     A journal of an earlier version does not tell them from the file's.
     """
     extras = settings.extras
-    if before is not None and before.told is not None:
-        told = before.told
+    if before is not None and before.option_extras is not None:
+        of_up = before.option_extras
         return settings._replace(
-            extras=joined(joined(extras, told), settings.told), told=joined(told, settings.told)
+            extras=joined(joined(extras, of_up), settings.option_extras),
+            option_extras=joined(of_up, settings.option_extras),
         )
     undos = record.undos if record else ()
     excluded = tuple(Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))

@@ -134,27 +134,32 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by_
     `tried` has the current hooks of the interface (None: the journal's). `by_restart` takes it down and brings
     it up again. WgqError if something could not be restored; the caller may try again.
     """
-    name, had, has = before.name, before.place, places.place(before.name, host)
-    if had is None and has is None:
+    name, earlier, current = before.name, before.place, places.place(before.name, host)
+    if earlier is None and current is None:
         _go_back(before, tried, host, say, by_restart=by_restart)
         return
-    stays = had is not None and has is not None and had.netns == has.netns and netns.is_inside(name, host)
+    stays = (
+        earlier is not None
+        and current is not None
+        and earlier.netns == current.netns
+        and netns.is_inside(name, host)
+    )
     if not stays:
-        if has is not None:
-            _take_down_there(before, has, tried, host, say)
+        if current is not None:
+            _take_down_there(before, current, tried, host, say)
         elif down.can_go_down(name, host, without_file=True):
             _take_down(before, tried, host, say)
-    if had is None or before.wanted is None:
+    if earlier is None or before.wanted is None:
         _go_back(before, tried, host, say)
         return
     if not stays:
-        host.netns.restore(had.netns, before.namespace)
-        file = before.file._replace(extras=before.file.extras._replace(netns=had.netns))
+        host.netns.restore(earlier.netns, before.namespace)
+        file = before.file._replace(extras=before.file.extras._replace(netns=earlier.netns))
         _bring_up(restore.settings_for_up(before.wanted, file), host, before.options, say, netns.bring_up)
-    netns.begin(name, had, host)
-    with host.inside(had.netns) as inner:
+    netns.begin(name, earlier, host)
+    with host.inside(earlier.netns) as inner:
         _go_back(before, tried, inner, say, by_restart=by_restart and stays)
-    netns.keep(name, had, host)
+    netns.keep(name, earlier, host)
 
 
 def _take_down_there(before: Before, where: Place, tried: Settings | None, host: Host, say: Say) -> None:
@@ -183,10 +188,15 @@ def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by
 def _needs_restart(before: Before, wanted: restore.Wanted, host: Host) -> bool:
     """Whether the link is missing, incomplete or of another kind, or is a new one with wgq's own settings."""
     link = host.rtnl.link(before.name)
-    has = wanted.current.link
-    if link is None or has is None or link.kind != has.kind or before.name not in host.wireguard.interfaces():
+    earlier = wanted.current.link
+    if (
+        link is None
+        or earlier is None
+        or link.kind != earlier.kind
+        or before.name not in host.wireguard.interfaces()
+    ):
         return True
-    if link.ifindex != has.ifindex and before.file.extras._replace(netns="") != Extras():
+    if link.ifindex != earlier.ifindex and before.file.extras._replace(netns="") != Extras():
         return True  # a restart has set up the kill switch and the other extras again
     record = Journal(host.journal_directory, before.name).read()
     if record is None or record.ifindex != link.ifindex:

@@ -114,7 +114,7 @@ def lans(settings: Settings, known: Known | None, host: Host) -> tuple[Prefix, .
 
 
 def _would_take_ipv6(settings: Settings, now: Current, host: Host, mtu: int) -> bool:
-    """Whether a link whose MTU is too small for IPv6 would take it with a larger MTU, as a new link would.
+    """Whether a link with an MTU that is too small for IPv6 would take IPv6 with a larger MTU, as a new link would.
 
     An MTU that a hook may have set stays, unless the file had another one than `mtu`.
     """
@@ -126,10 +126,10 @@ def _would_take_ipv6(settings: Settings, now: Current, host: Host, mtu: int) -> 
 
 def _fwmark(now: Current, known: Known | None) -> tuple[int, bool]:
     """The fwmark to use, and whether it was chosen for a full tunnel: from the journal, or else from the device."""
-    has = now.device.fwmark if now.device else 0
+    device_fwmark = now.device.fwmark if now.device else 0
     if known is not None and known.undos is not None:
-        return (known.fwmark, True) if known.fwmark else (has, False)
-    return has, bool(has) and (now.is_full(4) or now.is_full(6))
+        return (known.fwmark, True) if known.fwmark else (device_fwmark, False)
+    return device_fwmark, bool(device_fwmark) and (now.is_full(4) or now.is_full(6))
 
 
 def _needs_table(settings: Settings, device_fwmark: int) -> bool:

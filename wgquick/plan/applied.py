@@ -31,9 +31,9 @@ class Applied(NamedTuple):
     `peers` is what the file set for its peers, `private_key` the hash of its key ("": none). `addresses` and
     `routes` (each with its table) are those that were added. `mtu` (0: not set) has a flag for an automatic value.
     `fwmark` is the one chosen for a full tunnel, else 0. `hooked` are the peers that the file's hooks added.
-    `extras` are wgq's own settings (None: unknown), and `told` those that options of the command line set. `means`
-    are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has hashes of what the
-    hooks set on the device in place of the file's values (`plan.reload.parts`).
+    `extras` are wgq's own settings (None: unknown), and `option_extras` those that options of the command line
+    set. `means` are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has hashes
+    of what the hooks set on the device in place of the file's values (`plan.reload.parts`).
     """
 
     peers: Earlier
@@ -48,7 +48,7 @@ class Applied(NamedTuple):
     hooked: frozenset[bytes] = frozenset()
     extras: Extras | None = None
     overridden: frozenset[str] = frozenset()
-    told: Extras | None = None
+    option_extras: Extras | None = None
     means: tuple[str, str, str] | None = None
 
 
@@ -170,7 +170,7 @@ def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Ap
         has_automatic_mtu=settings.mtu is None,
         hooked=hooked,
         extras=settings.extras,
-        told=settings.told,
+        option_extras=settings.option_extras,
     )
 
 
@@ -191,7 +191,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
         "extras": _recorded_extras(applied.extras),
         "overridden": " ".join(sorted(applied.overridden)),
-        "told": _recorded_extras(applied.told),
+        "told": _recorded_extras(applied.option_extras),
         "means": None if applied.means is None else list(applied.means),
     }
 

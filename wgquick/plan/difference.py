@@ -122,16 +122,16 @@ class _Extras:
 
     def __init__(self, wanted: Desired, now: Current, known: Known, facts: DesiredFacts) -> None:
         self._name, undos = now.name, known.undos or ()
-        has = facts.extras or lost.CurrentExtras()
+        current = facts.extras or lost.CurrentExtras()
         throws = {_place_of(undo): undo for undo in undos if isinstance(undo, DeleteThrow)}
-        present = has.throws if facts.extras is not None else frozenset(throws)
+        present = current.throws if facts.extras is not None else frozenset(throws)
         self._missing = [each for each in wanted.throws if each not in throws or each not in present]
         self._gone = [undo for place, undo in throws.items() if place not in wanted.throws]
         self._inbound = wanted.inbound
         self._keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
         marks = [undo.rule.fwmark for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark]
         self._mark = marks[-1] if marks else now.device.fwmark if now.device else 0
-        self._is_kept = self._keeps and has.inbound and not known.is_unfinished and self._mark == wanted.inbound
+        self._is_kept = self._keeps and current.inbound and not known.is_unfinished and self._mark == wanted.inbound
 
     def added(self) -> Iterator[Move]:
         for destination, table in self._missing:
@@ -156,7 +156,7 @@ def _place_of(undo: DeleteThrow) -> tuple[Prefix, int]:
 class _Guard:
     """The kill switch before, during and after the other moves.
 
-    While they run it allows the traffic of both the earlier and the new tunnel. It comes first and goes last.
+    While these run, it allows the traffic of both the earlier and the new tunnel. It is set first and removed last.
     """
 
     def __init__(
@@ -169,11 +169,11 @@ class _Guard:
         self._is_idle = device is None or known.undos is None or not (self._stands or self._is_wanted)
         if device is None or self._is_idle:
             return
-        has = standing.resolved if standing else traffic.followed("", device.peers)
+        allowed = standing.resolved if standing else traffic.followed("", device.peers)
         last = traffic.followed(endpoints, reload.peers_after(device, change))
-        both = traffic.joined(has, last)
+        both = traffic.joined(allowed, last)
         own = known.extras or Extras()
-        before = lost.guard(undos, own, device, has, facts.lans if LAN in own.exclude else ())
+        before = lost.guard(undos, own, device, allowed, facts.lans if LAN in own.exclude else ())
         after = traffic.allowed(wanted.settings, last, _facts_after(device, change, facts))
         sockets = traffic.sockets(both)
         servers = tuple(dict.fromkeys((*before.servers, *after.servers)))
@@ -181,7 +181,7 @@ class _Guard:
         is_renamed = (before.mark, before.port) != (after.mark, after.port)
         if is_renamed or not _lies_in(before, during):
             during = during._replace(also=(before._replace(endpoints=sockets),))
-        self._before, self._after = SetGuard(now.name, before, has), SetGuard(now.name, after, last)
+        self._before, self._after = SetGuard(now.name, before, allowed), SetGuard(now.name, after, last)
         self._during = SetGuard(now.name, during, both)
         is_unknown = known.is_unfinished or known.extras is None
         moves = any(peer.endpoint is not None for peer in change.first.peers)
@@ -258,15 +258,15 @@ def _mtu(wanted: Desired, now: Current, known: Known, *, is_first: bool) -> Iter
     """A smaller MTU comes first, a larger one last; from 1280 bytes on the link has IPv6."""
     if now.link is None:
         return
-    name, has = now.name, now.link.mtu
+    name, current = now.name, now.link.mtu
     # A hook may have changed the MTU since up.
     is_hooks = wanted.mtu == known.mtu and bool(wanted.settings.pre_up or wanted.settings.post_up)
-    mtu = has if wanted.mtu is None or is_hooks else wanted.mtu
+    mtu = current if wanted.mtu is None or is_hooks else wanted.mtu
     if not now.link.up:
         if is_first:
             yield Move(SetMtuUp(name, mtu))
-    elif mtu != has and is_first == (mtu < has or has < IPV6_MTU <= mtu):
-        yield Move(SetMtu(name, mtu), (SetMtu(name, has),))
+    elif mtu != current and is_first == (mtu < current or current < IPV6_MTU <= mtu):
+        yield Move(SetMtu(name, mtu), (SetMtu(name, current),))
 
 
 def _device(now: Current, config: DeviceConfig, commands: Iterable[Line]) -> Iterator[Move]:
@@ -282,13 +282,13 @@ class _Addresses:
         self._name = now.name
         self._wanted = {_prefix(address): address for address in wanted.addresses}
         # The kernel lists IPv6 addresses of one scope with the newest first.
-        has = [each.prefix for each in now.addresses if not each.far]
-        self._has = [p for p in has if p.family == 4] + [p for p in reversed(has) if p.family == 6]
+        current = [each.prefix for each in now.addresses if not each.far]
+        self._present = [p for p in current if p.family == 4] + [p for p in reversed(current) if p.family == 6]
         local = {each.prefix for each in now.addresses if each.is_the_kernels}
-        ours = set(has) - local if known.addresses is None else known.addresses
-        self._gone = [p for p in self._has if p in ours and p not in self._wanted]
+        ours = set(current) - local if known.addresses is None else known.addresses
+        self._gone = [p for p in self._present if p in ours and p not in self._wanted]
         self._secondary = {each.prefix for each in now.addresses if each.is_secondary}
-        missing = [p for p in self._wanted if p not in self._has]
+        missing = [p for p in self._wanted if p not in self._present]
         self._missing = [self._wanted[p] for p in missing]
         self._late: list[Prefix] = []
         self._late = self._after_removals(missing)
@@ -300,9 +300,10 @@ class _Addresses:
         return map(self._removal, self._conflicting)
 
     def _after_removals(self, missing: list[Prefix]) -> list[Prefix]:
-        """The IPv4 addresses to add after the removals, as else their order would be wrong.
+        """The IPv4 addresses to add after the removals, as otherwise their order would be wrong.
 
-        An address in the network of one that goes would be its secondary, and so come last or be deleted with it.
+        In the network of an address that is removed, a new one would be secondary: it would come last, or be
+        deleted too.
         """
         of_ipv4 = [p for p in missing if p.family == 4]
         lost = self._lost_networks()
@@ -344,7 +345,7 @@ class _Addresses:
 
     def _order(self, family: int) -> list[Prefix]:
         """The order after the reload: secondary addresses return after their primary address has been deleted."""
-        kept = [p for p in self._has if p.family == family and p not in self._gone]
+        kept = [p for p in self._present if p.family == family and p not in self._gone]
         lost = self._lost_networks()
         missing = [p for p in map(_prefix, self._missing) if p.family == family]
         brief = [p for p in missing if p not in self._late and _network(p) in lost]
@@ -596,38 +597,38 @@ def _is_own_firewall(rules: FirewallRules, known: Known) -> bool:
 
 
 def _dns(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
-    has = now.dns if now.dns.servers else known.dns  # not every resolvconf can print its records
-    set_again = SetDns(now.name, has.mode, has.servers, has.search, bool(known.dns.full_tunnel))
+    current = now.dns if now.dns.servers else known.dns  # not every resolvconf can print its records
+    set_again = SetDns(now.name, current.mode, current.servers, current.search, bool(known.dns.full_tunnel))
     if wanted.dns.servers:
         undo = UnsetDns(now.name, wanted.dns.mode)
         if not _is_same_dns(wanted.dns, now.dns, known):
-            yield Move(SetDns(now.name, *_given(wanted.dns)), (set_again if has.servers else UndoStep(undo),))
+            yield Move(SetDns(now.name, *_given(wanted.dns)), (set_again if current.servers else UndoStep(undo),))
         return
     undos = [undo for undo in known.undos or () if isinstance(undo, UnsetDns)]
     if known.undos is None and now.dns.servers:
         undos = [UnsetDns(now.name, now.dns.mode)]
     for undo in dict.fromkeys(undos):
-        yield Move(UndoStep(undo), (set_again,) if has.servers else ())
+        yield Move(UndoStep(undo), (set_again,) if current.servers else ())
 
 
 def _given(dns: LinkDns) -> tuple[str, tuple[str, ...], tuple[str, ...], bool]:
     return dns.mode, dns.servers, dns.search, bool(dns.full_tunnel)
 
 
-def _is_same_dns(wanted: LinkDns, has: LinkDns, known: Known) -> bool:
+def _is_same_dns(wanted: LinkDns, current: LinkDns, known: Known) -> bool:
     """Whether the link's DNS is equivalent, as resolvers may write addresses and domains differently.
 
     Not every resolvconf can print its records: then the journal's DNS is compared.
     """
     full = known.dns.full_tunnel
-    if has.mode == "resolvconf" and not has.servers:
-        has = known.dns
+    if current.mode == "resolvconf" and not current.servers:
+        current = known.dns
     return (
-        wanted.mode == has.mode
+        wanted.mode == current.mode
         and full in (None, wanted.full_tunnel)
-        and [_server(each) for each in wanted.servers] == [_server(each) for each in has.servers]
+        and [_server(each) for each in wanted.servers] == [_server(each) for each in current.servers]
         and [each.rstrip(".").lower() for each in wanted.search]
-        == [each.rstrip(".").lower() for each in has.search]
+        == [each.rstrip(".").lower() for each in current.search]
     )
 
 

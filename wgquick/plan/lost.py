@@ -108,8 +108,8 @@ def missing_rules(recorded: Iterable[Undo], rules: Iterable[Rule]) -> list[Rule]
 
 
 def _addresses(applied: Applied, now: Current) -> Iterator[Lost]:
-    has = {each.prefix for each in now.addresses}
-    for prefix in sorted(applied.addresses - has):
+    present = {each.prefix for each in now.addresses}
+    for prefix in sorted(applied.addresses - present):
         if prefix.family == 4 or now.ipv6:
             step = AddAddress(now.name, Address(prefix.address, prefix.length, str(prefix)))
             yield Lost("address", str(prefix), step)
@@ -138,8 +138,8 @@ def rule_text(rule: Rule) -> str:
 
 
 def _routes(applied: Applied, now: Current) -> Iterator[Lost]:
-    has = {(route.destination, route.table) for route in now.routes}
-    for prefix, table in sorted(applied.routes - has):
+    present = {(route.destination, route.table) for route in now.routes}
+    for prefix, table in sorted(applied.routes - present):
         if prefix.family == 4 or now.ipv6:
             word = "" if table == MAIN_TABLE else str(table)
             text = f"{prefix} table {word}" if word else str(prefix)
@@ -191,7 +191,7 @@ def guard(
     undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
     networks = traffic.without_nested((*throws, *lans, *_excluded(extras)))
-    # Without a full tunnel there are no rules to forget, but answers to inbound connections pass all the same.
+    # Without a full tunnel there are no rules to forget, but answers to inbound connections still pass.
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos) or extras.keep_inbound
     sockets, servers = traffic.sockets(text), tuple(traffic.servers(text))
     return Guard(device.fwmark, device.listen_port, sockets, networks, keeps_inbound, servers=servers)

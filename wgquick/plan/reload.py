@@ -95,8 +95,8 @@ def change(
     changed = [
         _peer_change(peer, live.get(key), earlier, resolved, networks, unknown) for key, peer in wanted.items()
     ]
-    goes = _Goes(earlier, hooked, keep_foreign)
-    gone = [key for key in live if key not in wanted and goes(key)]
+    is_removed = _IsRemoved(earlier, hooked, keep_foreign)
+    gone = [key for key in live if key not in wanted and is_removed(key)]
     removed = networks.removed(live)
     mark = fwmark if fwmark != device.fwmark else None
     first = DeviceConfig(
@@ -117,26 +117,26 @@ def change(
 def parts(change: DeviceChange, device: Device, wants: Callable[[bytes], bool]) -> DeviceChange:
     """The change without the parts that `wants` refuses. It gets each part with its peer, new and old value.
 
-    This distinguishes values that a hook set in place of the file's from those that somebody else set.
+    This distinguishes values that a hook set in place of the file's from values that were set later.
     """
     live = {peer.public_key: peer for peer in device.peers}
 
-    def is_wanted(key: PublicKey | None, field: str, value: object, has: object) -> bool:
-        words = (key.raw if key else b"", field.encode(), _bytes(value), _bytes(has))
-        return value is not None and wants(b"|".join(words))
+    def is_wanted(key: PublicKey | None, field: str, new: object, old: object) -> bool:
+        words = (key.raw if key else b"", field.encode(), _bytes(new), _bytes(old))
+        return new is not None and wants(b"|".join(words))
 
-    def unwanted(key: PublicKey | None, config: object, has: object, *fields: str) -> dict[str, Any]:
+    def unwanted(key: PublicKey | None, config: object, live_values: object, *fields: str) -> dict[str, Any]:
         """The refused fields, with None as their value."""
-        values = ((field, getattr(config, field), getattr(has, field)) for field in fields)
-        return {field: None for field, value, old in values if not is_wanted(key, field, value, old)}
+        values = ((field, getattr(config, field), getattr(live_values, field)) for field in fields)
+        return {field: None for field, new, old in values if not is_wanted(key, field, new, old)}
 
     def of_peer(peer: PeerConfig) -> PeerConfig | None:
-        key, has = peer.public_key, live.get(peer.public_key)
-        if has is None:
+        key, live_peer = peer.public_key, live.get(peer.public_key)
+        if live_peer is None:
             return peer if is_wanted(key, "peer", True, None) else None
         less = peer._replace(
             allowed_ips=tuple(ip for ip in peer.allowed_ips if is_wanted(key, "added", ip, None)),
-            **unwanted(key, peer, has, "preshared_key", "persistent_keepalive"),
+            **unwanted(key, peer, live_peer, "preshared_key", "persistent_keepalive"),
         )
         return None if less == PeerConfig(key, update_only=True) else less
 
@@ -166,7 +166,7 @@ def _thrown_away(networks: tuple[AllowedIP, ...], *, is_left: bool) -> tuple[Pee
     return (away,) if is_left else ()
 
 
-class _Goes(NamedTuple):
+class _IsRemoved(NamedTuple):
     """Whether a peer that the file lacks is removed, as in `wg syncconf`."""
 
     earlier: Earlier | None
@@ -186,9 +186,9 @@ def _notes(
         if not before.endpoint:
             continue
         peer = wanted.get(PublicKey(key))
-        has = live.get(PublicKey(key))
-        if peer is not None and peer.endpoint is None and has is not None and has.endpoint:
-            yield f"The endpoint of {peer.public_key} stays {has.endpoint}: a device cannot forget one"
+        current = live.get(PublicKey(key))
+        if peer is not None and peer.endpoint is None and current is not None and current.endpoint:
+            yield f"The endpoint of {peer.public_key} stays {current.endpoint}: a device cannot forget one"
 
 
 def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
@@ -228,7 +228,7 @@ def new_private_key(settings: Settings, device: Device) -> SecretKey | None:
 
 
 def _listen_port(settings: Settings, device: Device) -> int | None:
-    """The port; for 0 the device keeps the port that it has chosen."""
+    """The new port; None if it is unchanged. With 0 in the file, the device keeps the port that it has chosen."""
     port = settings.listen_port
     return port if port and port != device.listen_port else None
 
@@ -304,19 +304,19 @@ def _peer_change(
 
 def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -> SecretKey | None:
     """The file's key, or zeros if the file no longer has its key; a key that a hook set stays."""
-    has = live.preshared_key if live else None
+    current = live.preshared_key if live else None
     if peer.preshared_key is not None:
-        return peer.preshared_key if peer.preshared_key != (has or _NO_KEY) else None
-    return _NO_KEY if has is not None and before.has_preshared_key else None
+        return peer.preshared_key if peer.preshared_key != (current or _NO_KEY) else None
+    return _NO_KEY if current is not None and before.has_preshared_key else None
 
 
 def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: Given) -> int | None:
     """The file's interval, or 0 if the file no longer has one."""
-    has = live.persistent_keepalive if live else 0
+    current = live.persistent_keepalive if live else 0
     wanted = peer.persistent_keepalive
     if wanted is None and before.persistent_keepalive is not None:
         wanted = 0
-    return wanted if wanted != has else None
+    return wanted if wanted != current else None
 
 
 def peers_after(device: Device, change: DeviceChange) -> tuple[DevicePeer, ...]:
@@ -327,8 +327,8 @@ def peers_after(device: Device, change: DeviceChange) -> tuple[DevicePeer, ...]:
         if config.remove:
             peers.pop(key, None)
         elif key in peers or not config.update_only:
-            has = peers.get(key) or DevicePeer(key)
-            peers[key] = has._replace(endpoint=config.endpoint or has.endpoint)
+            current = peers.get(key) or DevicePeer(key)
+            peers[key] = current._replace(endpoint=config.endpoint or current.endpoint)
     return tuple(peers.values())
 
 

@@ -150,11 +150,11 @@ def _is_mark_left(before: Wanted, now: Current, known: Known, facts: DesiredFact
 
 def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:
     """The moves that restore the policy rules and their priorities; the fwmark and the table come later."""
-    has = owned_rules(now, known)
+    current = owned_rules(now, known)
     for rule in before.rules:
         if rule not in now.rules:
             yield Move(AddRule(rule))
-    for rule in has:
+    for rule in current:
         if rule not in before.rules:
             yield Move(UndoStep(DeleteRule(rule)))
 
@@ -226,14 +226,14 @@ def _kind(address: bytes) -> tuple[int, bool]:
 def _device_change(before: Wanted, device: Device, settings: Settings, given: Collection[Earlier]) -> DeviceChange:
     live = {peer.public_key: peer for peer in device.peers}
     had = {peer.public_key: peer for peer in before.device.peers}
-    anew = [key for key, peer in had.items() if key in live and _is_to_forget(peer, live[key], given)]
-    kept = device._replace(peers=tuple(peer for peer in device.peers if peer.public_key not in anew))
+    recreated = [key for key, peer in had.items() if key in live and _is_to_forget(peer, live[key], given)]
+    kept = device._replace(peers=tuple(peer for peer in device.peers if peer.public_key not in recreated))
     earlier = {key.raw: _earlier(peer, live.get(key), before, given) for key, peer in had.items()}
     change = reload.change(settings, before.device.fwmark, kept, earlier, endpoints(before.device.peers))
     private_key = change.first.private_key
     if before.device.private_key is None and device.private_key is not None:
         private_key = _NO_KEY
-    peers = (*(PeerConfig(key, remove=True) for key in anew), *change.first.peers)
+    peers = (*(PeerConfig(key, remove=True) for key in recreated), *change.first.peers)
     return change._replace(first=change.first._replace(private_key=private_key, peers=peers), notes=())
 
 

@@ -171,7 +171,7 @@ class ForgetInbound(NamedTuple):
     name: str
 
     def lines(self, _host: Host) -> tuple[Line, ...]:
-        return _line(f"nft -f /dev/fd/63 # no longer keep inbound connections beside {self.name}")
+        return _line(f"nft -f /dev/fd/63 # remove the keep-inbound rules of {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.firewall.forget_inbound(self.name)
@@ -185,7 +185,7 @@ class RemoveGuard(NamedTuple):
     resolved: str = ""
 
     def lines(self, _host: Host) -> tuple[Line, ...]:
-        return _line(f"nft -f /dev/fd/63 # no kill switch of {self.name} any more")
+        return _line(f"nft -f /dev/fd/63 # remove the kill switch of {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.firewall.remove_guard(self.name)
@@ -530,7 +530,7 @@ class AddFirewall(NamedTuple):
 class SetSysctl(NamedTuple):
     """`sysctl -q KEY=VALUE`; `earlier` is the value before the first tunnel that needed it.
 
-    `held`: another tunnel has set the value already, and this step only prevents its early restoration.
+    `held`: another tunnel has already set the value, and this step only prevents that it is restored too early.
     """
 
     key: str
@@ -576,13 +576,13 @@ class AddThrow(NamedTuple):
 
 @adds
 class KeepInbound(NamedTuple):
-    """Adds rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
+    """Adds rules that answer inbound connections on the link they arrived on; `mark` is the tunnel's fwmark."""
 
     name: str
     mark: int
 
     def lines(self, _host: Host) -> tuple[Line, ...]:
-        return _line(f"nft -f /dev/fd/63 # keep inbound connections beside {self.name}")
+        return _line(f"nft -f /dev/fd/63 # keep-inbound rules of {self.name}")
 
     def do(self, run: Run) -> None:
         run.host.firewall.keep_inbound(self.name, self.mark)

@@ -73,7 +73,7 @@ def unresolved(name: str, wanted: Iterable[Endpoint], facts: EndpointFacts) -> t
 
 
 def unknown(endpoints: Iterable[Endpoint]) -> tuple[Note, ...]:
-    """A note for each of these endpoints whose name has no address now, as a plan does not wait for one."""
+    """A note for each of these endpoints. Their names have no address now, and a plan does not wait for one."""
     what = "cannot be resolved now: its address is not known yet"
     return tuple(Note(f"{without_keys(str(each))} {what}") for each in dict.fromkeys(endpoints))
 
@@ -92,7 +92,7 @@ def add_addr(settings: Settings, *, ipv6: bool, strict: bool) -> tuple[Step, ...
 
 
 def _wants_ipv6(settings: Settings) -> bool:
-    """Whether the file has an IPv6 address, or an IPv6 AllowedIP whose route Table does not disable."""
+    """Whether the file has an IPv6 address, or IPv6 AllowedIPs with routes (without Table = off)."""
     routed = () if settings.table == "off" else settings.peers
     return any(len(a.address) == 16 for a in settings.addresses) or any(
         len(ip.address) == 16 for peer in routed for ip in peer.allowed_ips
@@ -112,9 +112,9 @@ def ignored_peer(name: str, key: PublicKey) -> Note:
 
 
 def looped(name: str, endpoints: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[Note, ...]:
-    """A note for each endpoint whose packets go into the tunnel itself, or through others into it again."""
+    """A note for each endpoint to which packets go into the tunnel itself, or through others into it again."""
     end = "so no packet leaves this host [endpoint-in-tunnel]"
-    ways = ((each, f" by way of {' and '.join(passed[1:])}" if passed[1:] else "") for each, passed in endpoints)
+    ways = ((each, f" through {' and '.join(passed[1:])}" if passed[1:] else "") for each, passed in endpoints)
     return tuple(Note(f"The endpoint {each} is routed into {name} itself{way}, {end}") for each, way in ways)
 
 

@@ -63,13 +63,13 @@ class Mtu:
         self._own, self._patience = own, patience
         self._higher: tuple[int, float] | None = None
 
-    def change(self, fitting: int, has: int, now: float) -> int | None:
-        """The MTU to set now, or None. `fitting` is the MTU that fits the path, `has` is the link's."""
-        if has == fitting:
-            self._own, self._higher = has, None
-        if has != self._own or has == fitting:
+    def change(self, fitting: int, current: int, now: float) -> int | None:
+        """The MTU to set now, or None. `fitting` is the MTU that fits the path, `current` is the link's."""
+        if current == fitting:
+            self._own, self._higher = current, None
+        if current != self._own or current == fitting:
             return None
-        if fitting < has:
+        if fitting < current:
             self._higher = None
             return fitting
         if self._higher is None or self._higher[0] != fitting:

@@ -131,7 +131,7 @@ def keeps_inbound(name: str) -> bool:
 
 
 def keep_inbound(name: str, mark: int) -> None:
-    """Add rules that answer inbound connections on the link they came in by; `mark` is the tunnel's fwmark."""
+    """Add rules that answer inbound connections on the link they arrived on; `mark` is the tunnel's fwmark."""
     from wgquick.system.firewall import traffic
 
     traffic.keep_inbound(name, mark)

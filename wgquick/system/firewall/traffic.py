@@ -1,4 +1,4 @@
-"""The kill switch, and answers to inbound connections on the link they came in by, through nft(8).
+"""The kill switch, and answers to inbound connections on the link they arrived on, through nft(8).
 
 Each has its own table, which one transaction sets or changes, so that the rules always exist. It runs `nft`, as
 these rules have sets and expressions that the codec in `nft` does not support.
