@@ -96,7 +96,10 @@ def load(source: str, transcript: Transcript | None = None, *, name: str | None 
 
 
 def strip(source: str, transcript: Transcript | None = None, *, name: str | None = None) -> bytes:
-    """The part of the configuration that `wg setconf` reads, as `wg-quick strip` prints it; `-` needs no name."""
+    """The part of the configuration that `wg setconf` reads, as `wg-quick strip` prints it; `-` needs no name.
+
+    ConfigError if SaveConfig is neither true nor false; WgqError if there is no such file.
+    """
     from wgquick.config.location import STANDARD_INPUT, Location, locate
     from wgquick.config.reading import read_stripped
 

@@ -514,7 +514,7 @@ def test_a_setting_that_left_the_file_goes(machines: tuple[Namespace, Namespace]
     tunnel(near, router, "kill-switch = on", "keep-inbound = on")
     wgq(near, "up", "--exclude", "lan", "wg0")
     near.run(["sed", "-i", "/kill-switch/d", "/etc/wireguard/wg0.conf"])
-    assert "- nft -f /dev/fd/63 # no kill switch" in wgq(near, "plan", "reload", "wg0", status=2).stdout
+    assert "- nft -f /dev/fd/63 # remove the kill switch" in wgq(near, "plan", "reload", "wg0", status=2).stdout
     wgq(near, "reload", "wg0")
     assert tables(near) == ["table inet wgq-inbound-wg0"]
     assert "throw 192.168.7.0/24" in near.out("ip", "route", "show", "table", "all", "type", "throw")

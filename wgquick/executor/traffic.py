@@ -74,7 +74,7 @@ def first_endpoints(
 def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution, *, dns: bool = False) -> None:
     """Set the kill switch in its form before the link exists.
 
-    `dns` allows DNS queries to the uplinks' servers, or to all if the host's resolver keeps its servers to itself.
+    `dns` allows DNS queries to the uplinks' servers, or to all servers if the uplinks' are unknown.
     """
     asked = host.outside_servers(_given(settings, host)) if dns else ()
     resolvers = tuple(plan.servers(plan.with_servers("", asked)))
@@ -89,8 +89,9 @@ def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execut
 
 
 def servers(settings: Settings, earlier: RemoveGuard | None, host: Host) -> tuple[SocketAddress, ...]:
-    """The DNS servers that `wgq watch` may ask for the names of endpoints: those of the kill switch that stands,
-    or else those that the host would use without tunnels; none without a name.
+    """The DNS servers that `wgq watch` may ask for the names of endpoints; none if no endpoint is a name.
+
+    They are those of the existing kill switch, or else those that the host would use without tunnels.
     """
     if not (settings.extras.kill_switch or earlier) or not plan.has_names(settings):
         return ()
