@@ -346,6 +346,7 @@ def test_remove_may_be_repeated_and_needs_no_add(machine: Namespace) -> None:
 
 
 def loaded_after(name: str) -> bool:
+    sys.modules.pop("iptc", None)  # another test of this process may have imported it
     iptables.present(name)
     iptables.remove(name)
     return "iptc" in sys.modules
@@ -410,6 +411,25 @@ def test_without_iptables_the_error_names_the_package(machine: Namespace) -> Non
     with pytest.raises(OperationError, match="iptables cannot be used") as refusal:
         call(machine, "legacy", without_the_library)
     assert "Debian: iptables" in refusal.value.remedy
+
+
+def test_the_library_is_imported_without_setuptools_or_gcc(tmp_path: Path) -> None:
+    """Both would take most of an `up`: iptc asks gcc for its own library, and setuptools replaces distutils."""
+    gcc = tmp_path / "gcc"
+    gcc.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    gcc.chmod(0o755)
+    code = """
+import os, sys
+from wgquick.system.firewall import libiptc
+before = dict(os.environ)
+assert libiptc.library().__name__ == "iptc"
+assert not {"setuptools", "distutils"} & set(sys.modules)
+assert dict(os.environ) == before
+"""
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PATH": path}, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not (tmp_path / "asked").exists()
 
 
 def test_without_the_library_the_legacy_program_is_found(machine: Namespace) -> None:

@@ -1,7 +1,7 @@
 """Rules of the legacy variant of iptables(8), in the raw and mangle tables, through python-iptables (libiptc).
 
-The package is the extra `iptables`, as it is built from source. Its import takes a third of a second, so it is
-imported only here and only if it is needed.
+The package is the extra `iptables`, as it is built from source. Its import takes longer than all else of `up`, so
+it is imported only here and only if it is needed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _UDP = Struct("=HHHHB")  # struct xt_udp: ranges of source and destination ports
 _ADDRESS_TYPES = Struct("=HHI")  # struct xt_addrtype_info_v1: sets of source and destination types, flags
 _LOCAL = 1 << 2  # RTN_LOCAL
 _ALL = 0xFFFFFFFF
+_FOLDER = "IPTABLES_LIBDIR"
 _REMEDY = "Run as root, with iptables installed (Debian: iptables), or use `--firewall nft'."
 
 
@@ -246,12 +247,36 @@ def library() -> Any:
     import warnings
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _short_cuts():
             warnings.simplefilter("ignore")  # the library's own warnings under newer Pythons
             import iptc
     except Exception as fault:
         raise OperationError(f"iptables cannot be used: {_words(fault)}", remedy=_REMEDY) from None
     return iptc
+
+
+@contextmanager
+def _short_cuts() -> Iterator[None]:
+    """Make the import of iptc five times as fast.
+
+    iptc imports distutils, which setuptools replaces with itself, but works without it (iptc/util.py). It asks gcc
+    and ld for its own shared library unless IPTABLES_LIBDIR has the folder.
+    """
+    import sys
+    from sysconfig import get_path
+
+    has_distutils, has_folder = "distutils" in sys.modules, _FOLDER in os.environ
+    if not has_distutils:
+        sys.modules["distutils"] = None  # type: ignore[assignment]
+    if not has_folder:
+        os.environ[_FOLDER] = get_path("platlib")
+    try:
+        yield
+    finally:
+        if not has_distutils:
+            del sys.modules["distutils"]
+        if not has_folder:
+            del os.environ[_FOLDER]
 
 
 def _words(fault: Exception) -> str:
