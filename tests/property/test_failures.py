@@ -217,9 +217,11 @@ def state(machine: Namespace) -> dict[str, object]:
         "dns": "cat /etc/resolv.conf",
         "records": "ls -A /run/records",
         "sockets": "ls -A /run/wireguard",
-        "journals": "find /run/wgq -type f ! -name *lock",
+        "journals": "find /run/wgq -type f ! -name '*lock'",
     }
-    found = {name: machine.run(command.split(), check=False).stdout for name, command in commands.items()}
+    script = "; printf '\\0'; ".join(commands.values())
+    answers = machine.run(["sh", "-c", f"exec 2>/dev/null; {script}"], check=False).stdout.split("\0")
+    found = dict(zip(commands, answers, strict=True))
     links = json.loads(found["links"])
     return {
         **found,
