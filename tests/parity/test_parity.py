@@ -1,6 +1,7 @@
 """wgq and wg-quick have the same outcome with every file of `cases`, except for allowances.py.
 
-Both tools run each case on twin machines, with nft and with iptables, and one takes down what the other brought up.
+Both tools run each case on twin machines: with nft, and with iptables if it has firewall rules. One takes down what
+the other brought up.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
 
 CASES = all_cases()
 
-crossed = pytest.mark.parametrize(
-    ("case", "firewall"),
-    [
-        pytest.param(case, firewall, id=f"{firewall}-{case.name}")
-        for firewall in FIREWALLS
-        for case in CASES
-        if firewall == "nft" or case.has_rules
-    ],
-)
 
+def _pairs(cases: list[Case]) -> pytest.MarkDecorator:
+    """Each case with both firewalls if it has rules, else with nft only."""
+    return pytest.mark.parametrize(
+        ("case", "firewall"),
+        [
+            pytest.param(case, firewall, id=f"{firewall}-{case.name}")
+            for firewall in FIREWALLS
+            for case in cases
+            if firewall == "nft" or case.has_rules
+        ],
+    )
+
+
+with_its_firewalls = _pairs(CASES)
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-with_each_firewall = pytest.mark.parametrize("firewall", FIREWALLS)
 
 
 def both(case: Case, firewall: str) -> tuple[Trial, Trial]:
@@ -39,45 +44,37 @@ def both(case: Case, firewall: str) -> tuple[Trial, Trial]:
     return wanted, allowances.saving_changes_only_what_changed(case, trial(case, firewall, wgq(), wgq()))
 
 
-@by_name
-@with_each_firewall
+@with_its_firewalls
 def test_up_leaves_the_same_state(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     assert comparison.states(wanted.up.after, found.up.after) == []
 
 
-@by_name
-@with_each_firewall
+@with_its_firewalls
 def test_down_leaves_the_same_state(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     assert comparison.states(wanted.down.after, found.down.after) == []
 
 
-@by_name
-@with_each_firewall
+@with_its_firewalls
 def test_the_exit_status_is_the_same(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     assert _statuses(found) == _statuses(wanted)
 
 
-@by_name
-@with_each_firewall
+@with_its_firewalls
 def test_up_prints_the_same_transcript(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     assert comparison.lines(wanted.up.transcript, found.up.transcript) == []
 
 
-@by_name
-@with_each_firewall
+@with_its_firewalls
 def test_down_prints_the_same_transcript(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     assert comparison.lines(wanted.down.transcript, found.down.transcript) == []
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.all("then") or case.all("run")], ids=lambda case: case.name
-)
-@with_each_firewall
+@_pairs([case for case in CASES if case.all("then") or case.all("run")])
 def test_events_while_up_leave_the_same_state_and_transcript(case: Case, firewall: str) -> None:
     wanted, found = both(case, firewall)
     for one, other in zip(wanted.between, found.between, strict=True):
@@ -86,15 +83,14 @@ def test_events_while_up_leave_the_same_state_and_transcript(case: Case, firewal
 
 
 @by_name
-@with_each_firewall
-def test_no_other_case_has_firewall_rules(case: Case, firewall: str) -> None:
-    """So only these cases are crossed with each firewall."""
-    wanted, found = both(case, firewall)
+def test_no_other_case_has_firewall_rules(case: Case) -> None:
+    """So only these cases are tried with each firewall."""
+    wanted, found = both(case, "nft")
     rules = [[each.after["nft"], each.after["iptables"]] for of in (wanted, found) for each in (of.up, of.down)]
     assert case.has_rules or not any(any(lists) for lists in rules)
 
 
-@crossed
+@with_its_firewalls
 @pytest.mark.parametrize("quick_up", [False, True], ids=["wgq up", "wg-quick up"])
 def test_one_tool_takes_down_what_the_other_brought_up(case: Case, firewall: str, quick_up: bool) -> None:
     tools = (WG_QUICK, wgq()) if quick_up else (wgq(), WG_QUICK)
