@@ -13,8 +13,6 @@ from wgquick.system.wireguard import uapi_codec
 KEY = bytes(range(32))
 OTHER = bytes(range(32, 64))
 PSK = bytes(range(64, 96))
-NO_LINK = 2**31 - 1
-"""The index of no link."""
 
 
 def ip(text: str, change: str = "") -> AllowedIP:
@@ -31,7 +29,7 @@ def test_a_request_has_the_lines_of_the_specification_in_order() -> None:
             PeerConfig(
                 PublicKey(OTHER),
                 preshared_key=SecretKey(PSK),
-                endpoint=SocketAddress("2001:db8::1", 9, NO_LINK),
+                endpoint=SocketAddress("2001:db8::1", 9, 4),
                 persistent_keepalive=0,
                 replace_allowed_ips=True,
                 allowed_ips=(ip("10.0.0.0/8"), ip("fd00::/64", "+"), ip("10.1.0.0/16", "-")),
@@ -47,7 +45,7 @@ def test_a_request_has_the_lines_of_the_specification_in_order() -> None:
         "fwmark=0",
         f"public_key={OTHER.hex()}",
         f"preshared_key={PSK.hex()}",
-        f"endpoint=[2001:db8::1%{NO_LINK}]:9",
+        "endpoint=[2001:db8::1%4]:9",
         "persistent_keepalive_interval=0",
         "replace_allowed_ips=true",
         "allowed_ip=10.0.0.0/8",
@@ -63,8 +61,11 @@ def test_a_request_has_the_lines_of_the_specification_in_order() -> None:
     ]
 
 
-def test_a_zone_is_written_as_the_name_of_its_link() -> None:
+def test_a_zone_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon looks for a link of that name first, so the name is sent if another link has it."""
     peer = PeerConfig(PublicKey(KEY), endpoint=SocketAddress("fe80::1", 9, 1))
+    assert b"endpoint=[fe80::1%1]:9\n" in uapi_codec.encode(DeviceConfig(peers=(peer,)))
+    monkeypatch.setattr(uapi_codec, "if_nametoindex", {"1": 7}.__getitem__)
     assert b"endpoint=[fe80::1%lo]:9\n" in uapi_codec.encode(DeviceConfig(peers=(peer,)))
 
 

@@ -62,12 +62,16 @@ def _peer_lines(peer: PeerConfig) -> Iterator[str]:
 
 
 def _endpoint(address: SocketAddress) -> str:
-    """The address with its zone as a link's name, as wg(8) writes it: a number can be the name of another link."""
+    """The address with its zone as a number, or as the link's name if another link has that number as its name.
+
+    boringtun and gotatun read numbers only, and the daemon may be in another network namespace, with other names.
+    """
     try:
-        zone = if_indextoname(address.scope) if address.scope else ""
-    except OSError:
-        zone = ""
-    return f"[{address.address}%{zone}]:{address.port}" if zone else str(address)
+        if address.scope and if_nametoindex(str(address.scope)) != address.scope:
+            return f"[{address.address}%{if_indextoname(address.scope)}]:{address.port}"
+    except OSError:  # no link has this name, or none this number
+        pass
+    return str(address)
 
 
 def errno_of(answer: bytes) -> int:
