@@ -13,13 +13,14 @@ from tests.keys import secret
 from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
 from wgquick.diagnosis.doctor.codes import CODES, explains
 from wgquick.diagnosis.doctor.fate import by, fate
+from wgquick.diagnosis.doctor.inside import unfragmented
 from wgquick.diagnosis.doctor.judge import ordered
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.doctor.ruleset import verdict
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.initiation import Addressee, Reader
 from wgquick.diagnosis.keys import public_key_of
-from wgquick.observations import Rulesets
+from wgquick.observations import PathMtu, Rulesets
 
 PEER, OTHER = "a" * 43 + "=", "b" * 43 + "="
 
@@ -195,6 +196,13 @@ def test_iptables_extensions_are_read_from_its_own_text() -> None:
     assert not fate(Rulesets(nft, compat4=saved), PACKET, ARRIVING).is_dropped
     assert fate(Rulesets(nft), PACKET, ARRIVING).is_dropped
     assert not fate(Rulesets(nft), PACKET, ARRIVING).is_certain
+
+
+def test_the_advised_mtu_needs_no_fragments() -> None:
+    assert unfragmented(544, 60, PathMtu(reported=576)) == 512
+    assert unfragmented(496, 60, PathMtu(reported=576)) == 496
+    assert unfragmented(1312, 80, PathMtu(reported=1280)) == 1200
+    assert unfragmented(544, 60, PathMtu()) == unfragmented(544, 60, PathMtu(reported=68)) == 544
 
 
 def test_doctors_own_initiation_is_valid() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wgquick.net import PublicKey
     from wgquick.observations import PathMtu
 
+_LEAST_MTU = 68  # of IPv4 (RFC 791)
 _STRICT = "1"
 _SWITCHES = {4: "ip_forward", 6: "conf.all.forwarding"}
 _CHATTER, _CHATTER_TIME = 8, 10.0
@@ -181,16 +182,25 @@ def _size(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Caus
     if watched.fitting is None or evidence.link is None:
         return
     name, mtu = evidence.name, evidence.link.mtu
-    fits = watched.fitting
-    outer = fits + (80 if _is_over_ipv6(watched) else 60)
+    fits, headers = watched.fitting, 80 if _is_over_ipv6(watched) else 60
     facts = (
         f"echo requests of {mtu} bytes are lost, those of {fits} bytes are answered",
-        f"with the headers of WireGuard, {fits} bytes become {outer} on the way",
+        f"with the headers of WireGuard, {fits} bytes become {fits + headers} on the way",
         *_path(watched.path),
     )
     message = f"packets of {name}'s MTU, {mtu} bytes, are lost on the way to this peer: connections hang"
-    remedy = f"set MTU = {fits} in the files of both ends; to try it now: ip link set mtu {fits} dev {name}"
+    best = unfragmented(fits, headers, watched.path)
+    remedy = f"set MTU = {best} in the files of both ends; to try it now: ip link set mtu {best} dev {name}"
     yield cause("mtu-too-large", message, *facts, remedy=remedy, peer=key)
+
+
+def unfragmented(fits: int, headers: int, path: PathMtu | None) -> int:
+    """The largest MTU of the tunnel, in bytes, with which packets reach the endpoint in one piece.
+
+    A larger packet is answered too if its fragments arrive. WireGuard pads packets to multiples of 16 bytes.
+    """
+    best = (path.reported - headers) // 16 * 16 if path is not None else 0
+    return min(fits, best) if best >= _LEAST_MTU else fits
 
 
 def _path(path: PathMtu | None) -> Iterator[str]:
