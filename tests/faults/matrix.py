@@ -292,9 +292,10 @@ HERE = (
 
 OUTSIDE = (
     Case("the endpoint was never set", "endpoint-missing",
-         after_here="wg set wg0 peer @there@ remove; "
+         # With another port, as the other end would soon call, and its endpoint be known again.
+         after_here="wg set wg0 listen-port 0 peer @there@ remove; "
          "wg set wg0 peer @there@ allowed-ips 10.66.0.0/24; ip route replace 10.66.0.0/24 dev wg0",
-         after_there="wg set wg0 peer @here@ remove"),  # which would soon call and so be known again
+         after_there="wg set wg0 peer @here@ remove"),
     Case("the name does not resolve", "endpoint-unresolved", here=NAMED, starts=False),
     Case("the name has another address", "endpoint-moved", here=NAMED, before_here=HOSTS,
          after_here="echo 127.0.0.1 localhost >/etc/hosts; echo 198.51.100.2 vpn.test >>/etc/hosts; "
