@@ -280,7 +280,7 @@ def test_down_works_with_a_damaged_or_newer_journal(machine: Namespace, line: st
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
     machine.run(["bash", "-c", f"printf '%b\\n' {line!r} >> {journal_path(machine)}"])
-    assert "not understood" in wgq(machine, "down", "wg0").stderr
+    assert "cannot be parsed" in wgq(machine, "down", "wg0").stderr
     assert state(machine) == before
 
 
@@ -319,7 +319,7 @@ def test_down_reads_the_host_if_the_journal_is_truncated(machine: Namespace, siz
     wgq(machine, "up", "wg0")
     machine.run(["truncate", "-s", str(size), journal_path(machine)])
     # A journal cut after a whole line looks like a killed run, after which no hooks run.
-    damaged = "not understood" in wgq(machine, "down", "wg0").stderr
+    damaged = "cannot be parsed" in wgq(machine, "down", "wg0").stderr
     assert damaged == ({"pre", "post"} <= set(machine.out("ls", "/run").split()))
     assert (state(machine)[:2], state(machine)[3:]) == (before[:2], before[3:])
 
