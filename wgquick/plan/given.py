@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import PeerSettings, Settings
+    from wgquick.device import DevicePeer
     from wgquick.net import AllowedIP, PublicKey
 
 
@@ -115,3 +116,23 @@ def _joined(earlier: PeerSettings, peer: PeerSettings) -> PeerSettings:
         endpoint=peer.endpoint or earlier.endpoint,
         persistent_keepalive=earlier.persistent_keepalive if keepalive is None else keepalive,
     )
+
+
+def claimed(
+    peer: PeerSettings, live: DevicePeer | None = None, earlier: Earlier | None = None
+) -> tuple[AllowedIP, ...]:
+    """The networks that a peer claims: the file's; the device's if the file sets none and never did."""
+    keeps = not peer.replace_allowed_ips
+    if not keeps and not peer.allowed_ips:
+        before = (earlier or {}).get(peer.public_key.raw)
+        keeps = before is not None and not before.has_allowed_ips
+    if len(peer.allowed_ips) == 1 and not keeps and not peer.allowed_ips[0].change:  # most peers
+        return peer.allowed_ips
+    claims: dict[AllowedIP, None] = dict.fromkeys(live.allowed_ips if live and keeps else ())
+    for ip in peer.allowed_ips:
+        plain = ip._replace(change="") if ip.change else ip
+        if ip.change == "-":
+            claims.pop(plain, None)
+        else:
+            claims[plain] = None
+    return tuple(claims)

@@ -11,7 +11,7 @@ from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import HIDDEN, KEY_LENGTH, AllowedIP, PublicKey, SecretKey
-from wgquick.plan.given import UNKNOWN, Given, merged
+from wgquick.plan.given import UNKNOWN, Given, claimed, merged
 from wgquick.transcript import command
 
 if TYPE_CHECKING:
@@ -259,26 +259,6 @@ class _Networks:
             if key in live and (lost := tuple(ip for ip in live[key].allowed_ips if ip not in owner)):
                 found[key] = lost
         return found
-
-
-def claimed(
-    peer: PeerSettings, live: DevicePeer | None = None, earlier: Earlier | None = None
-) -> tuple[AllowedIP, ...]:
-    """The networks that a peer claims: the file's; the device's if the file sets none and never did."""
-    keeps = not peer.replace_allowed_ips
-    if not keeps and not peer.allowed_ips:
-        before = (earlier or {}).get(peer.public_key.raw)
-        keeps = before is not None and not before.has_allowed_ips
-    if len(peer.allowed_ips) == 1 and not keeps and not peer.allowed_ips[0].change:  # most peers
-        return peer.allowed_ips
-    claims: dict[AllowedIP, None] = dict.fromkeys(live.allowed_ips if live and keeps else ())
-    for ip in peer.allowed_ips:
-        plain = ip._replace(change="") if ip.change else ip
-        if ip.change == "-":
-            claims.pop(plain, None)
-        else:
-            claims[plain] = None
-    return tuple(claims)
 
 
 def _peer_change(
