@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from random import Random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from wgquick.config.settings import PeerSettings, Settings
+from wgquick.datagram import SENT, Datagram
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis.doctor import sizing
 from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside
 from wgquick.diagnosis.doctor.judge import diagnose
-from wgquick.diagnosis.doctor.watching import watched
+from wgquick.diagnosis.doctor.watching import _Listener, watched
+from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.net import AllowedIP, Endpoint, Prefix, SecretKey, SocketAddress
 from wgquick.observations import Arrivals, Echo, LinkState, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from wgquick.datagram import Datagram
 
 MTU, LIMIT = 1420, 5.0
 
@@ -101,9 +104,10 @@ def test_a_result_that_the_deadline_cuts_short_passes() -> None:
 
 
 OWN, OTHER = (SecretKey(bytes([248, *([at] * 30), 64])) for at in (1, 2))
+ADDRESS = SocketAddress("198.51.100.2", 51820)
 PEER = DevicePeer(
     public_key_of(OTHER),
-    endpoint=SocketAddress("198.51.100.2", 51820),
+    endpoint=ADDRESS,
     last_handshake=1.0,
     allowed_ips=(AllowedIP(bytes([10, 66, 0, 1]), 32),),
 )
@@ -193,3 +197,33 @@ def test_a_part_without_time_is_reported(answers: bool, expected: tuple[str, ...
     assert set(found.unread) == set(expected)
     causes = {each.code: each.message for each in diagnose(found)}
     assert all(each in causes["not-examined"] for each in expected)
+
+
+class Flood:
+    """A capture with initiations of this host's, without end, each from another link."""
+
+    def __init__(self, probes: Iterable[HandshakeProbe]) -> None:
+        self._probes, self._links = itertools.cycle(probes), itertools.count()
+
+    def read(self, seconds: float) -> Iterator[Datagram]:
+        for _ in range(1000):
+            message = next(self._probes).message
+            yield Datagram(0.0, SENT, f"eth{next(self._links)}", ADDRESS, ADDRESS, len(message), message)
+
+
+def test_results_can_be_read_while_packets_arrive() -> None:
+    """The capture's thread adds to the set of links that the reader goes through."""
+    device = Device("wg0", OWN, 51820, 0, ())
+    probes = [HandshakeProbe(OWN, public_key_of(OTHER), None, time.time()) for _ in range(2)]
+    inspector = cast("Any", SimpleNamespace(Capture=lambda *_: nullcontext(Flood(probes))))
+    usual, deadline = sys.getswitchinterval(), time.monotonic() + 30
+    sys.setswitchinterval(1e-6)
+    try:
+        listener = _Listener(cast("Any", SimpleNamespace(name="wg0", file_key=None)), device, inspector)
+        for probe in probes:
+            listener.expect(probe)
+        with listener:
+            while len(listener.outcome(probes).left_by or ()) < 1000:
+                assert time.monotonic() < deadline
+    finally:
+        sys.setswitchinterval(usual)

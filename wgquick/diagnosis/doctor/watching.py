@@ -31,6 +31,7 @@ from wgquick.routing import Query
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from wgquick.datagram import IcmpError
     from wgquick.diagnosis.doctor.inspector import Capture, Inspector, Prober
     from wgquick.diagnosis.doctor.targets import Target
     from wgquick.diagnosis.senders import CaptureSummary
@@ -395,7 +396,7 @@ class _Run:
             until = max(
                 until, min(time.monotonic() + _SECOND, self._deadline)
             )  # no counters show how often they move
-        if any(len(seen) > 1 for seen in poller.endpoints.values()) or self._has_roamed():  # may alternate
+        if poller.has_seen_a_move() or self._has_roamed():  # may alternate
             until = max(until, min(time.monotonic() + _SECOND, self._deadline))
         until = max(began + listen, min(until, self._deadline))
         while (left := until - time.monotonic()) > 0:
@@ -545,6 +546,7 @@ class _Listener:
         candidates = [key for key in (evidence.file_key,) if key is not None]
         self._counter = SenderCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
         self._stop = threading.Event()
+        self._lock = threading.Lock()  # of what the thread finds
         self._probes: dict[bytes, HandshakeProbe] = {}
         self._arrived: dict[bytes, tuple[str, str]] = {}
         self._admitted: set[bytes] = set()
@@ -573,20 +575,26 @@ class _Listener:
     def _listen(self, capture: Capture) -> None:
         while not self._stop.is_set():
             for event in capture.read(0.1):
-                if isinstance(event, Datagram):
-                    if self._is_own(event):
-                        continue
-                elif event.meaning in _FINAL:
-                    self._errors.add((event.destination.address, event.destination.port))
-                self._counter.take(event)
+                with self._lock:
+                    self._take(event)
+
+    def _take(self, event: Datagram | IcmpError) -> None:
+        if isinstance(event, Datagram):
+            if self._is_own(event):
+                return
+        elif event.meaning in _FINAL:
+            self._errors.add((event.destination.address, event.destination.port))
+        self._counter.take(event)
 
     def has_error(self, end: SocketAddress | None) -> bool:
         """Whether an ICMP error reported that the endpoint is unreachable."""
-        return end is not None and (end.address, end.port) in self._errors
+        with self._lock:
+            return end is not None and (end.address, end.port) in self._errors
 
     def expect(self, probe: HandshakeProbe) -> None:
         """Recognise the answer to this initiation."""
-        self._probes[probe.index] = probe
+        with self._lock:
+            self._probes[probe.index] = probe
 
     def _is_own(self, heard: Datagram) -> bool:
         """Whether the datagram is doctor's own initiation or an answer to one; records answers."""
@@ -612,11 +620,12 @@ class _Listener:
 
     def outcome(self, probes: Sequence[HandshakeProbe]) -> HandshakeResult:
         """The result of these initiations."""
-        for probe in probes:
-            if found := self._arrived.get(probe.index):
-                return HandshakeResult(found[0], len(probes), found[1], probe.index in self._admitted)
         own = {probe.index for probe in probes}
-        links = frozenset(link for index, link in self._left if index in own)
+        with self._lock:
+            for probe in probes:
+                if found := self._arrived.get(probe.index):
+                    return HandshakeResult(found[0], len(probes), found[1], probe.index in self._admitted)
+            links = frozenset(link for index, link in self._left if index in own)
         return HandshakeResult(tries=len(probes), left_by=None if self._thread is None else links)
 
     def heard(self) -> CaptureSummary | None:
@@ -637,6 +646,7 @@ class _Poller:
     def __init__(self, name: str, host: Host) -> None:
         self._name, self._host = name, host
         self._stop = threading.Event()
+        self._lock = threading.Lock()  # of what the thread finds
         self._thread = threading.Thread(target=copy_context().run, args=(self._look,), daemon=True)
         self.endpoints: dict[PublicKey, tuple[str, ...]] = {}
         self.handshakes: dict[PublicKey, int] = {}
@@ -657,8 +667,14 @@ class _Poller:
                 continue
             if len(peers) > _FEW:
                 return
-            for peer in peers:
-                self._note(peer)
+            with self._lock:
+                for peer in peers:
+                    self._note(peer)
+
+    def has_seen_a_move(self) -> bool:
+        """Whether an endpoint has changed since the start."""
+        with self._lock:
+            return any(len(seen) > 1 for seen in self.endpoints.values())
 
     def _note(self, peer: DevicePeer) -> None:
         key, seen = peer.public_key, self.endpoints.get(peer.public_key, ())
