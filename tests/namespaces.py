@@ -23,6 +23,7 @@ import shlex
 import signal
 import subprocess
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -223,6 +224,7 @@ class Namespace:
                 try:
                     data = pickle.dumps((function(), None))
                 except BaseException as error:
+                    error.add_note(f"in the child process:\n{traceback.format_exc()}")  # pickle leaves it out
                     data = _pickled_error(error)
             with os.fdopen(writer, "wb") as answer:
                 answer.write(data)
@@ -287,6 +289,14 @@ class Namespace:
         """The ids of the processes inside, without this one and the keeper."""
         found = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()} - self._spared
         return [pid for pid in sorted(found) if _identity(f"/proc/{pid}/ns/net") == self._identity]
+
+    def process(self) -> int:
+        """The id of the only process inside, such as a daemon; waits for it on a busy machine."""
+        deadline = time.monotonic() + 10
+        while len(found := self.processes()) != 1:
+            assert time.monotonic() < deadline, f"one process expected in {self.name}, found {found}"
+            time.sleep(0.01)
+        return found[0]
 
     def end_processes(self) -> None:
         """End the processes inside by TERM, and after two seconds by KILL."""

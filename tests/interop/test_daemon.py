@@ -81,7 +81,7 @@ def test_a_background_daemon_has_its_own_session(machine: Namespace) -> None:
         machine.popen([WGQ, LINK], stdin=writer, stdout=writer, stderr=writer).wait(30)
         os.close(writer)
         assert output.read() == b""  # end of file: the daemon has closed the other end
-    (daemon,) = machine.processes()
+    daemon = machine.process()
     assert os.getsid(daemon) == daemon
     assert Path(f"/proc/{daemon}/cwd").readlink() == Path("/")
 
@@ -253,7 +253,7 @@ def test_a_daemon_that_is_up_keeps_one_capability(user: int) -> None:
         right.start()
         right.configure(left.peer())
         left.machine.run([*as_user(left.machine, user), LINK])
-        (daemon,) = left.machine.processes()
+        daemon = left.machine.process()
         left.configure(right.peer(version=4))
         left.ping(right)
         # Until the sockets are bound, one more thread may bind to ports below 1024.
@@ -276,7 +276,7 @@ def test_memory_is_locked_as_far_as_the_limit_allows(machine: Namespace, user: i
     end = End(machine, 1, WGQ)
     bound = ["prlimit", f"--memlock={limit}", "setpriv", "--bounding-set", "-sys_resource,-ipc_lock"]
     machine.run([*bound, *as_user(machine, user), LINK])
-    (daemon,) = machine.processes()
+    daemon = machine.process()
 
     def locked() -> int:
         return int(status(daemon)["VmLck"].split()[0]) * 1024
@@ -376,7 +376,7 @@ def test_stock_wg_quick_brings_it_up_and_down(allowed: str) -> None:
             up = left.machine.run(["wg-quick", "up", LINK], env=environment)
             assert f"[#] {WGQ} {LINK}" in up.stderr
             left.ping(right)
-            (daemon,) = left.machine.processes()
+            daemon = left.machine.process()
             left.machine.run(["wg-quick", "down", LINK], env=environment)
             until(lambda pid=daemon: ended(pid), "ended")  # type: ignore[misc]
             assert links(left.machine) == before

@@ -69,11 +69,6 @@ def awaited(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def daemon(machine: Namespace) -> int:
-    (found,) = machine.processes()
-    return found
-
-
 def journal_path(machine: Namespace) -> str:
     return journals(machine).strip()
 
@@ -166,7 +161,7 @@ def test_down_after_the_daemon_was_killed_leaves_no_socket(machine: Namespace) -
     before = state(machine)
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
-    os.kill(daemon(machine), signal.SIGKILL)
+    os.kill(machine.process(), signal.SIGKILL)
     awaited(lambda: "wg0" not in links(machine))
     wgq(machine, "down", "wg0")
     assert state(machine) == before
@@ -189,7 +184,7 @@ def test_down_ends_if_a_daemon_hangs_and_reports_it(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0")
-    hung = daemon(machine)
+    hung = machine.process()
     os.kill(hung, signal.SIGSTOP)
     try:
         transcript = wgq(machine, "down", "wg0").stderr

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -23,7 +24,7 @@ from wgquick.system.netlink.connection import Refusal, RefusedError
 from wgquick.system.wireguard import Control
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.namespaces import Namespace
     from wgquick.device import DeviceConfig
@@ -86,17 +87,26 @@ def test_a_reload_to_a_port_in_use_changes_nothing(machine: Namespace, kind: str
     assert machine.out("wg", "show", "wg0", "listen-port") == f"{PORT}\n"
 
 
-def taken_once_free() -> socket.socket:
+def taken_once_free(release: Callable[[], None] = lambda: None) -> socket.socket:
+    """A socket on the port; `release` may have to be called several times until the port is free."""
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     deadline = time.monotonic() + 30
     while True:
+        release()
         try:
             taken.bind(("0.0.0.0", PORT))
         except OSError:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "the port stays in use"
             time.sleep(0.01)
         else:
             return taken
+
+
+def set_up_and_down(name: str) -> None:
+    """The daemon releases the port when the link goes down, if it has seen the link up."""
+    for state in ("up", "down"):
+        subprocess.run(["ip", "link", "set", name, state], check=True)
+        time.sleep(0.05)
 
 
 def up_while_the_port_is_taken(daemon: str, moment: str) -> str:
@@ -111,10 +121,8 @@ def up_while_the_port_is_taken(daemon: str, moment: str) -> str:
         control_set(control, name, change)
 
     def take_and_set_link(rtnl: RtNetlink, name: str, *, mtu: int | None = None, up: bool = True) -> None:
-        if moment == "set_link":  # the daemon releases the port with the link
-            for state in ("up", "down"):
-                subprocess.run(["ip", "link", "set", name, state], check=True)
-            taken.append(taken_once_free())
+        if moment == "set_link":
+            taken.append(taken_once_free(partial(set_up_and_down, name)))
         set_link(rtnl, name, mtu=mtu, up=up)
 
     with (

@@ -205,7 +205,7 @@ def test_thousands_of_peers_read_back_the_same(machine: Namespace, control: Cont
 
 
 def test_a_stopped_daemon_does_not_hang_the_caller(machine: Namespace, control: Control) -> None:
-    (daemon,) = machine.processes()
+    daemon = machine.process()
     os.kill(daemon, signal.SIGSTOP)
     try:
         patient = Uapi(get_patience=0.2, set_patience=0.3)

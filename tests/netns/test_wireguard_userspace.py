@@ -67,7 +67,7 @@ def test_the_daemon_has_its_own_session_and_descriptors(machine: Namespace) -> N
     leak = fcntl.fcntl(null, fcntl.F_DUPFD, 99)  # inheritable; the daemon itself does not use such a high number
     try:
         Userspace().start("wireguard-go", "wg0")
-        (daemon,) = machine.processes()
+        daemon = machine.process()
         assert os.getsid(daemon) != os.getsid(0)
         assert os.getpgid(daemon) != os.getpgid(0)
         opened = descriptors(daemon)
@@ -86,7 +86,7 @@ def test_the_daemon_accepts_signals_that_the_caller_ignores(machine: Namespace) 
     finally:
         signal.signal(signal.SIGHUP, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    (daemon,) = machine.processes()
+    daemon = machine.process()
     await_signals(daemon, blocked=signal.SIGTERM, ignored=signal.SIGHUP)
 
 
@@ -250,7 +250,7 @@ def test_the_first_candidate_is_chosen() -> None:
 
 def test_a_killed_daemons_socket_is_removed(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
-    (daemon,) = machine.processes()
+    daemon = machine.process()
     os.kill(daemon, signal.SIGKILL)
     Userspace().await_exit("wg0")
     assert not list(Path("/run/wireguard").iterdir())
