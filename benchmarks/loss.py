@@ -4,7 +4,7 @@ It makes each kind of change by `wgq reload`, by `wg syncconf`, and by taking th
 the first two, by systemd-networkd and by NetworkManager.
 
     python -m benchmarks.loss                          # over wgq-userspace, in two namespaces
-    python -m benchmarks.loss --kernel                 # over the kernel's WireGuard, in a VM without KVM
+    python -m benchmarks.loss --kernel                 # over the kernel's WireGuard, in the VM of the tests
     python -m benchmarks.loss --only "FwMark"          # the changes with this text in their name
     python -m benchmarks.loss --rounds 3               # the worst of three rounds
     python -m benchmarks.loss --read .cache/logs/vm-loss-*.jsonl    # the table of the VM's earlier runs
@@ -90,7 +90,7 @@ print(sent, len(heard), seconds, flush=True); os._exit(0)
 The third argument limits the probes of the last second that have no answer yet.
 """
 UNDER_WAY = 200
-"""The limit in the VM: with more the kernel's queues overflow when the emulated processor does not keep up."""
+"""The limit in the VM: with more the kernel's queues overflow when an emulated processor does not keep up."""
 NEAR, NEXT, FAR = private_key(), private_key(), private_key()
 OTHER = base64.b64encode(b"\x09" * 32).decode()
 PSK = private_key()

@@ -1,14 +1,14 @@
 """Times `wgq reload` and `wg syncconf` alternately, after one of many peers has changed.
 
     python -m benchmarks.reload --peers 10000 --rounds 7      # over wgq-userspace, in a namespace
-    python -m benchmarks.reload --kernel --peers 2000         # over the kernel's WireGuard, in a VM without KVM
+    python -m benchmarks.reload --kernel --peers 2000         # over the kernel's WireGuard, in the VM of the tests
     python -m benchmarks.reload --stages                      # where the time of one reload goes
 
 `wg syncconf` reads no wg-quick file, so wg-quick(8) documents `wg syncconf NAME <(wg-quick strip NAME)`. The table
 has this through a file, the same with `wgq strip`, and `wg syncconf` of an already stripped file. Each figure is
 the median of the rounds: elapsed seconds, and processor seconds (which depend less on other programs). The daemon's
-own time does not count, the kernel's does. In the VM wgq runs in forks of one process: its file system makes the
-interpreter's start take ten seconds. Needs root and what scripts/test installs.
+own time does not count, the kernel's does. In the VM wgq runs in forks of one process: on an emulated
+processor the interpreter's start takes ten seconds. Needs root and what scripts/test installs.
 """
 
 from __future__ import annotations

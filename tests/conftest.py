@@ -32,7 +32,7 @@ PROGRAMS = (
     "wireguard-go",
 )
 WITHOUT_MACHINE = ("unit", "property")
-BOOTS = ("results", "outcomes")  # the fixtures of the two longest; the other VMs are booted one after the other
+BOOTS = ("results", "outcomes")  # the fixtures of two VMs; the others are booted one after the other
 ORDER = (
     "kernel",
     "interop",

@@ -65,7 +65,7 @@ def _results(case: Case, outcomes: Outcomes, known: Mapping[str, list[str]]) -> 
 
 
 def _cell(case: Case, outcomes: Outcomes, backend: str, before: str) -> str:
-    """The verdict on one outcome; without seconds for the VM, as its processors are emulated."""
+    """The verdict on one outcome; without seconds for the VM, where the cases share one processor."""
     if backend in case.absent:
         return f"- ({case.absent[backend]})"
     outcome = outcomes.get(f"{case.name}, {backend}")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 PATIENCE = 14.0
 EMULATED = 180.0
-"""Seconds for doctor on a machine with other work, and in the VM; its own limit has tests of its own."""
+"""Seconds for doctor beside other work, and on an emulated processor; its own limit has tests of its own."""
 
 
 class Outcome(NamedTuple):

@@ -8,14 +8,17 @@ from typing import NamedTuple
 from tests.parity.case import CASES, Case
 from tests.parity.trial import FIREWALLS, IN_PROCESS, WG_QUICK
 
-# These cases have every kind of step that the device has a part in, in both families; both tools run each of them.
-# The other cases are in `tests/parity` alone.
+# These cases have every kind of step, in both families; both tools run each of them. Cases in which
+# the device has no part are in `tests/parity` alone.
 COMPARED = (
     "full-tunnel-and-more-routes",
     "full-tunnel-both",
+    "full-tunnel-table-taken",
     "hooks-post-up-fails",
+    "hooks-see-the-settings",
     "interface-fwmark-of-full-tunnel",
     "interface-listen-port",
+    "mtu-from-endpoint",
     "peers-endpoint-ipv6",
     "peers-preshared-and-keepalive",
     "peers-repeated-with-the-same-key",
@@ -23,6 +26,7 @@ COMPARED = (
     "routes-move-to-the-next-peer",
     "save-on-down",
     "save-on-request",
+    "table-number",
 )
 WITH_EACH_FIREWALL = ("full-tunnel-both",)
 CROSSED = ("full-tunnel-both", "save-on-down")

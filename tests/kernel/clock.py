@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FAR_ENDS = (KERNEL, WGQ)
 HOUR, YEAR = 3600, 365 * 24 * 3600
 STEPS = (-HOUR, YEAR, -2 * YEAR, HOUR)
-SIZE = 8 << 20  # the processors are emulated
+SIZE = 8 << 20  # for an emulated processor
 
 
 def set_forward(seconds: int) -> None:

@@ -1,8 +1,8 @@
 """Runs inside the VM: the fault matrix with the kernel's WireGuard, several cases at the same time.
 
-The processors are emulated: a case takes twenty seconds of one, most of it for the start of programs and forks. A
-run of the tests tries the cases that depend on the device. Everything is imported once, before the first fork, and
-only what is needed, because a fork copies its page tables.
+A run of the tests tries the cases that depend on the device. On an emulated processor a case takes twenty seconds,
+most of it for the start of programs and forks. So everything is imported once, before the first fork, and only what
+is needed, because a fork copies its page tables.
 
 It prints one JSON array per case as soon as the case ends: its name and its outcome. An argument such as 3,10:20
 tries those cases of the whole matrix.
@@ -27,18 +27,26 @@ if TYPE_CHECKING:
 EVERY = (*FAULTS, *HEALTHY)
 _IN_EACH_RUN = frozenset({
     "the private key was removed",
+    "the port was changed by hand",
+    "a full tunnel lost its mark",
+    "two interfaces have one key",
+    "the daemon was killed",
     "the endpoint was never set",
+    "the own firewall drops what goes out",
     "the other end is not up",
     "the other end is under load",
     "the other end has a preshared key",
+    "the own firewall drops the answers",
     "the other end's AllowedIPs lack this address",
     "large packets are lost on the way",
+    "the server's firewall drops the port",
     "a stranger knocks",
     "a client has an old key of this end",
     "a client sends from an address that it was not given",
     "a client's clock went back an hour",
     "two clients have one key",
     "a client and a server",
+    "a full tunnel of both families",
     "a client with a TUN device that announces itself",
     "the link is down, and a client knocks",
 })  # fmt: skip

@@ -1,4 +1,5 @@
-"""Runs all trials inside the VM in forks of one process, because a Python takes ten seconds to start there.
+"""Runs all trials inside the VM in forks of one process, because a Python takes ten seconds to start in an
+emulated machine.
 
 It prints one JSON array per trial as soon as the trial ends: the job's name, the seconds, the trial.
 """

@@ -14,12 +14,12 @@ from tests.namespaces import host
 from tests.netns.tunnels import WGQ, config, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from subprocess import CompletedProcess
 
     from tests.namespaces import Namespace
 
-_LONG = 600.0  # seconds; the processors are emulated
+_LONG = 600.0  # seconds, for an emulated processor
 _ALONE = "[Unit]\nDefaultDependencies=no\n"
 _DONE = f"{_ALONE}[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n"
 # A container's systemd with a bus and logind alone: the rest of a boot takes minutes with an emulated processor.
@@ -136,3 +136,6 @@ def _is_pending(machine: Namespace, name: str) -> bool:
 def _phases(machine: Namespace) -> dict[str, str]:
     trials = json.loads(wgq(machine, "status", "--json")[0])["trials"]
     return {each["interface"]: each["phase"] for each in trials}
+
+
+CHECKS: Sequence[Callable[[], None]] = (a_trial_survives_what_systemd_kills,)

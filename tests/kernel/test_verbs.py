@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernel import messages, traffic, verbs
+from tests.kernel import messages, sessions, traffic, verbs
 
+EVERY = (*verbs.CHECKS, *messages.CHECKS, *traffic.CHECKS, *sessions.CHECKS)
 pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
 
 
-@pytest.mark.parametrize("check", [check.__name__ for check in (*verbs.CHECKS, *messages.CHECKS, *traffic.CHECKS)])
+@pytest.mark.parametrize("check", [check.__name__ for check in EVERY])
 def test_over_the_kernel_module(outcomes: dict[str, str], check: str) -> None:
     assert outcomes[check] == ""

@@ -25,7 +25,7 @@ ROLES = both_ways(KERNEL)
 FITTING = MTU - traffic.HEADERS[6]
 SIZES = [*range(0, FITTING, 7), FITTING, MTU, 9000, 65507 - 20]
 
-traffic.BULK = 1 << 20  # the processors are emulated
+traffic.BULK = 1 << 20  # for an emulated processor
 
 
 class Grown(AgedTunnels):

@@ -1,10 +1,8 @@
-"""Boots a kernel with the WireGuard module under qemu, through virtme-ng, on this machine's root file system.
+"""Boots a kernel on this machine's root file system and runs a module of the tests in it.
 
-The VM has one processor. Of two emulated ones, each waits for the other in loops (for a lock, for the answer to an
-interrupt), and the waiting takes more of the host's processors than the second one gives.
-
-WGQ_TEST_KERNEL chooses the kernel: `newer` (see `tests.kernel.kernels`) or the path of an image; by default the
-distribution's.
+WGQ_TEST_KERNEL chooses the kernel (see `tests.kernel.kernels`). User-mode Linux is a program of the host. An image
+runs under qemu, through virtme-ng, with one processor: of two emulated ones, each waits for the other in loops (for
+a lock, for the answer to an interrupt), and the waiting takes more of the host than the second one gives.
 """
 
 from __future__ import annotations
@@ -14,17 +12,24 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.kernel.kernels import VmError, chosen
+from tests.kernel.kernels import VmError, chosen, is_user_mode
 from tests.namespaces import mortal_family
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROJECT = Path(__file__).parents[2]
 LOGS = PROJECT / ".cache/logs"
-GUEST = Path(__file__).with_name("guest.sh")
 MARK = "-- trials --"
-LIMIT = 2400  # seconds; without KVM a boot takes 20 of them, and all trials some minutes
+LIMIT = 2400  # seconds
 
+USER_MODE_GUEST = Path(__file__).with_name("uml.sh")
+
+GUEST = Path(__file__).with_name("guest.sh")
 SHARE = "cached"
 # The host's root file system again (guest.sh), and fewer ports than the 31 of each of five serial devices: whenever
 # qemu waits, it polls two descriptors for each port.
@@ -45,13 +50,12 @@ def run(module: str, *arguments: str, kernel: Path | None = None, limit: float =
     They are also in .cache/logs, with the time that each check took.
     """
     compileall.compile_dir(PROJECT / "tests", quiet=2)  # the VM cannot write, and would compile each module anew
-    settings = [f"PYTHONPATH={_python_path()}", f"PATH={os.environ['PATH']}"]
+    settings = [f"PYTHONPATH={_python_path()}", f"PATH={_path()}"]
     if steps := os.environ.get("WGQ_TEST_STEPS"):
         settings.append(f"WGQ_TEST_STEPS={steps}")
     python = ["env", "-C", str(PROJECT), *settings, sys.executable, "-m", module, *arguments]
-    inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), SHARE, *python])
     image = kernel or chosen()
-    printed = _boot(image, f"echo {MARK}; {inside}; echo {MARK} $?", limit)
+    printed = (_user_mode if is_user_mode(image) else _emulated)(image, python, limit)
     _, _, rest = printed.partition(f"{MARK}\n")
     lines, _, status = rest.partition(MARK)
     if status.split()[:1] != ["0"]:
@@ -62,18 +66,44 @@ def run(module: str, *arguments: str, kernel: Path | None = None, limit: float =
     return found
 
 
-def _boot(kernel: Path, command: str, limit: float) -> str:
-    """The output of a command in a VM with the kernel, which ends with the command or at the time limit."""
-    vm = subprocess.Popen(
-        mortal_family(
+def _user_mode(kernel: Path, command: Sequence[str], limit: float) -> str:
+    """The output of a command in user-mode Linux.
+
+    The command and its output are files of a folder that the guest can write to, because the output of user-mode
+    Linux also has the kernel's messages.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output")
+        Path(folder, "command").write_text(f"echo {MARK}; {shlex.join(command)}; echo {MARK} $?\n")
+        parameters = ["rootfstype=hostfs", "rootflags=/", "ro", "mem=2G", "quiet", f"init={USER_MODE_GUEST}"]
+        # The kernel gives a parameter that it does not know to the first program as a variable.
+        console = _ended([str(kernel), *parameters, f"WGQ_TEST_FOLDER={folder}"], limit)
+        return console + (output.read_text() if output.exists() else "")
+
+
+def _emulated(kernel: Path, command: Sequence[str], limit: float) -> str:
+    """The output of a command with the kernel in an emulated machine."""
+    inside = shlex.join(["unshare", "--mount", "sh", str(GUEST), SHARE, *command])
+    return _ended(
+        [
             *("vng", "--run", str(kernel), "--disable-kvm", "--user", "root", "--cpus", "1", "--memory", "2G"),
-            *(f"--qemu-opts={' '.join(QEMU)}", "--append", PARAMETERS, "--", command),
-        ),
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            *(f"--qemu-opts={' '.join(QEMU)}", "--append", PARAMETERS),
+            *("--", f"echo {MARK}; {inside}; echo {MARK} $?"),
+        ],
+        limit,
+    )
+
+
+def _ended(command: Sequence[str], limit: float) -> str:
+    """The output of a VM, which ends with its command or at the time limit."""
+    vm = subprocess.Popen(
+        mortal_family(*command),
+        env=os.environ | {"PATH": _path()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
     try:
@@ -83,6 +113,10 @@ def _boot(kernel: Path, command: str, limit: float) -> str:
     finally:
         vm.kill()
         vm.wait()
+
+
+def _path() -> str:
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def _python_path() -> str:

@@ -13,7 +13,7 @@ State = dict[str, list[str]]
 Items = list[dict[str, Any]]
 
 # The questions to a machine, for bash: $1 is the interface, $2 its file; each answer ends with a NUL. Programs
-# start slowly in the VM, so `ip` answers several questions at once and bash reads the files.
+# start slowly on an emulated processor, so `ip` answers several questions at once and bash reads the files.
 SECTIONS = (
     "links",
     "nft",

@@ -30,7 +30,7 @@ FIREWALLS = ("nft", "iptables")
 PROGRAMS = "/run/programs"
 USERSPACE = "wireguard-go"
 WG_QUICK = "/usr/bin/wg-quick"
-IN_PROCESS = "wgq, in a fork of this process"  # for the VM, where a Python takes ten seconds to start
+IN_PROCESS = "wgq, in a fork of this process"  # a Python takes ten seconds to start in the VM if emulated
 _PORT = re.compile(r'("field": "dport", "protocol": "udp"}}, "op": "==", "right": |--dport )\d+')
 
 # In place of resolvconf: it records its calls with their input; -l prints the record.
