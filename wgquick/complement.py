@@ -7,6 +7,7 @@ from ipaddress import ip_network, summarize_address_range
 from typing import TYPE_CHECKING
 
 from wgquick.errors import WgqError
+from wgquick.lean import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,14 +49,15 @@ def evaluate(expression: str) -> list[Network]:
 
 
 def _network(text: str, column: int) -> Network:
-    try:
+    with suppress(ValueError):
         return ip_network(text)
-    except ValueError as error:
-        place = f"column {column}"
-        if "host bits" in str(error):
-            remedy = f"Write {ip_network(text, strict=False)} for the network, or omit the length for the host."
-            raise WgqError(f"{text} has bits set after its prefix", where=place, remedy=remedy) from None
+    place = f"column {column}"
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
         raise WgqError(f"`{text}' is not a network", where=place, remedy=_EXAMPLE) from None
+    remedy = f"Write {network} for the network, or omit the length for the host."
+    raise WgqError(f"{text} has bits set after its prefix", where=place, remedy=remedy)
 
 
 def _less(spans: Iterable[Span], taken: Span) -> Iterable[Span]:

@@ -460,6 +460,14 @@ def test_an_info_between_files_is_no_warning(code: str, files: dict[str, str], t
     assert code in {each.code for each in findings}
 
 
+@pytest.mark.parametrize("files", [files for _, files, *_ in (*SEVERAL, *SEVERAL_INFOS)])
+def test_a_finding_says_which_other_file_its_message_names(files: dict[str, str], tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{name}.conf") for name in files]
+    for each in found(tmp_path, **files):
+        named = [path for path in paths if path != each.file and path in each.message]
+        assert each.other == "".join(named)
+
+
 @pytest.mark.parametrize(
     ("hub", "phone"),
     [
@@ -557,7 +565,7 @@ def test_json_has_every_field(tmp_path: Path) -> None:
     path.write_text(interface("hub", "MTU = 1500") + peer())
     path.chmod(0o600)
     (each,) = json.loads(wgq("check", "--json", str(path)).stdout)["findings"]
-    assert set(each) == {"file", "line", "column", "code", "severity", "message", "remedy"}
+    assert set(each) == {"file", "line", "column", "code", "severity", "message", "remedy", "other"}
     assert (each["file"], each["line"], each["column"], each["code"]) == (str(path), 5, 7, "mtu-too-large")
 
 

@@ -43,6 +43,7 @@ class Passed(NamedTuple):
 
 class Walk(NamedTuple):
     """The kernel's choice. `error` is the errno for the sender, 0 if there is a route; `reason` explains an error.
+    `is_unforwarded` is whether the error is that this host does not forward.
 
     `hops` are the usable next hops of the route. If there are several, the kernel chooses one by a hash that cannot
     be predicted; `link` and `gateway` are those of the assumed one. `link` is "lo" for the host's own addresses.
@@ -57,6 +58,7 @@ class Walk(NamedTuple):
     gateway: bytes | None = None
     source: bytes | None = None
     kind: str = ""
+    is_unforwarded: bool = False
 
     @property
     def table(self) -> int:

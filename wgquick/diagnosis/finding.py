@@ -13,7 +13,8 @@ SEVERITIES = (ERROR, WARNING, INFO)
 class Finding(NamedTuple):
     """One mistake in a configuration. `line` and `column` count from 1; `severity` is one of SEVERITIES.
 
-    `code` stays the same across releases; `message` and `remedy` never show a private or preshared key.
+    `code` stays the same across releases; `message` and `remedy` never show a private or preshared key. `other` is
+    the other file that the message names, "" if it names none.
     """
 
     file: str
@@ -23,6 +24,7 @@ class Finding(NamedTuple):
     severity: str
     message: str
     remedy: str
+    other: str = ""
 
     @property
     def is_loud(self) -> bool:

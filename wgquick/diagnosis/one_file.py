@@ -29,9 +29,18 @@ LARGEST_MTU_OVER_IPV6 = DEFAULT_MTU
 _FAMILIES = {4: ("IPv4", "0.0.0.0/0"), 6: ("IPv6", "::/0")}
 
 
-def note(source: Source, place: Place, code: str, message: str, remedy: str, severity: str = "") -> Finding:
-    """A finding with the code's usual severity, unless `severity` is given."""
-    return Finding(source.shown, *place, code, severity or codes.CODES[code][0], message, remedy)
+def note(
+    source: Source,
+    place: Place,
+    code: str,
+    message: str,
+    remedy: str,
+    severity: str = "",
+    other: Source | None = None,
+) -> Finding:
+    """A finding with the code's usual severity or the given one; `other` is a second file that it names."""
+    usual = codes.CODES[code][0]
+    return Finding(source.shown, *place, code, severity or usual, message, remedy, other.shown if other else "")
 
 
 def findings(source: Source) -> Iterator[Finding]:

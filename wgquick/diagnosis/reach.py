@@ -217,7 +217,7 @@ class Causes:
         shown = {source.shown for source in sources}
         alone = check(sources)
         both = [each for each in self._all if each in alone or _names_both(each, shown)]
-        third = [each for each in self._all if each.file in shown or any(name in each.message for name in shown)]
+        third = [each for each in self._all if each.file in shown or each.other in shown]
         return [*both, *(each for each in third if each.severity != INFO and each.code in _OF_MORE)]
 
 
@@ -225,7 +225,7 @@ _OF_MORE = ("one-key-two-places", "address-shared", "allowed-ip-moves")
 
 
 def _names_both(finding: Finding, shown: set[str]) -> bool:
-    return finding.file in shown and any(name in finding.message for name in shown - {finding.file})
+    return finding.file in shown and finding.other in shown - {finding.file}
 
 
 def _leads(place: str, sender: Host, host: Host) -> bool:

@@ -30,9 +30,8 @@ def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -
         return found
     if query.family == 6:
         if found.kind == "unicast" and not found.error and not snapshot.forwards6:
-            return found._replace(
-                error=EHOSTUNREACH, reason="IPv6 forwarding is off (net.ipv6.conf.all.forwarding)"
-            )
+            off = "IPv6 forwarding is off (net.ipv6.conf.all.forwarding)"
+            return found._replace(error=EHOSTUNREACH, reason=off, is_unforwarded=True)
         return found
     link = snapshot.links[query.input_link]
     if fault := _odd_address(query, local=link.route_localnet):
@@ -40,7 +39,7 @@ def arrive(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -
     is_for_us = found.kind in ("local", "broadcast") and not found.error
     if not is_for_us and not link.forwards:
         off = f"IPv4 forwarding is off (net.ipv4.conf.{link.name}.forwarding)"
-        return found._replace(error=EHOSTUNREACH, reason=off)
+        return found._replace(error=EHOSTUNREACH, reason=off, is_unforwarded=True)
     if found.error:
         return found
     if not is_for_us and found.kind != "unicast":

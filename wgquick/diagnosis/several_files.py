@@ -76,10 +76,10 @@ def _one_key(sources: Sequence[Source]) -> Iterator[Finding]:
             remedy = "generate a separate key: wg genkey"
             if _are_choices(earlier, source):
                 what = f"{earlier.shown} has the same PrivateKey and Address: one of the two can be up at a time"
-                yield note(source, place, "one-key-two-places", what, f"to have both up, {remedy}", INFO)
+                yield note(source, place, "one-key-two-places", what, f"to have both up, {remedy}", INFO, earlier)
                 continue
             what = f"{earlier.shown} has the same PrivateKey: their peers cannot tell the two apart"
-            yield note(source, place, "one-key-two-places", what, remedy)
+            yield note(source, place, "one-key-two-places", what, remedy, other=earlier)
 
 
 def _are_choices(one: Source, two: Source) -> bool:
@@ -109,13 +109,13 @@ def _keys_elsewhere(sources: Sequence[Source]) -> Iterator[Finding]:
             if owner is not None and owner is not source:
                 what = f"the PublicKey is the private key of {owner.shown}"
                 remedy = f"write the public key of {owner.shown}: {owner.public_key}"
-                yield note(source, section.at("PublicKey"), "public-key-is-private", what, remedy)
+                yield note(source, section.at("PublicKey"), "public-key-is-private", what, remedy, other=owner)
             raw = peer.preshared_key.raw if peer.preshared_key else b""
             other = private.get(raw) or public.get(raw)
             if other is not None and other is not source and not _has_psk(other, raw) and not _has_key(source, raw):
                 what = f"the PresharedKey is a key of {other.shown}"
                 remedy = "generate a separate key: wg genpsk"
-                yield note(source, section.at("PresharedKey"), "preshared-key-is-key", what, remedy)
+                yield note(source, section.at("PresharedKey"), "preshared-key-is-key", what, remedy, other=other)
 
 
 def _has_key(source: Source, raw: bytes) -> bool:
@@ -208,7 +208,7 @@ class Tunnels:
                 self.intended[id(source), id(other)] = end
                 what = f"this section is for {other.shown}, but has another public key"
                 remedy = f"write PublicKey = {other.public_key}"
-                yield note(source, end.section.at("PublicKey"), "peer-key-mismatch", what, remedy)
+                yield note(source, end.section.at("PublicKey"), "peer-key-mismatch", what, remedy, other=other)
 
     def _by_address(self, end: End) -> Source | None:
         """The only file with an address that the section's AllowedIPs has as /32 or /128; None if several match."""
@@ -284,7 +284,7 @@ def _one_sided(tunnels: Tunnels) -> Iterator[Finding]:
         if not any(secret is not None and peer.public_key.raw == secret.raw for peer in other.settings.peers):
             what = f"{end.source.shown} has this interface as a peer, but this file has no [Peer] for it"
             remedy = f"add a [Peer] with PublicKey = {end.source.public_key} and its AllowedIPs"
-            yield note(other, other.interface_section.place, "peer-one-sided", what, remedy)
+            yield note(other, other.interface_section.place, "peer-one-sided", what, remedy, other=end.source)
 
 
 def _of_pair(pair: Pair, reported: Reported) -> Iterator[Finding]:
@@ -297,30 +297,33 @@ def _of_pair(pair: Pair, reported: Reported) -> Iterator[Finding]:
     known = {(end.source.shown, "nobody-connects") for end in pair} & set(reported)
     if one.peer.endpoint is None and two.peer.endpoint is None and not known:
         what = f"neither this file nor {one.source.shown} has an Endpoint for the other"
-        yield note(two.source, two.section.place, "nobody-connects", what, "add Endpoint to one of the two [Peer]s")
+        remedy = "add Endpoint to one of the two [Peer]s"
+        yield note(two.source, two.section.place, "nobody-connects", what, remedy, other=one.source)
     mtus = one.source.settings.mtu, two.source.settings.mtu
     if None not in mtus and mtus[0] != mtus[1]:
         what = f"MTU is {mtus[1]} here and {mtus[0]} in {one.source.shown}"
         place = two.source.interface_section.at("MTU")
-        yield note(two.source, place, "mtu-unequal", what, "write the smaller MTU at both ends")
+        yield note(two.source, place, "mtu-unequal", what, "write the smaller MTU at both ends", other=one.source)
     what = f"this host also has the private key of the other end, in {one.source.shown}"
     place = two.source.interface_section.at("PrivateKey")
-    yield note(two.source, place, "private-key-elsewhere", what, "keep each private key on its own host only")
+    remedy = "keep each private key on its own host only"
+    yield note(two.source, place, "private-key-elsewhere", what, remedy, other=one.source)
 
 
 def _without_hooks(tunnels: Tunnels) -> Iterator[Finding]:
     """The servers of full tunnels without any hook: something else must forward and masquerade there."""
     ends = [each for pair in tunnels.pairs for each in (pair, (pair.two, pair.one))]
     for server in tunnels.sources:
-        clients = [end.source.shown for end, other in ends if other.source is server and _is_client(end, other)]
+        clients = [end.source for end, other in ends if other.source is server and _is_client(end, other)]
         if clients and not server.hooks:
             more = f" and {len(clients) - 1} more" if len(clients) > 1 else ""
-            what = f"{clients[0]}{more} sends all traffic here, and no hook of this file forwards or masquerades it"
+            senders = f"{clients[0].shown}{more}"
+            what = f"{senders} sends all traffic here, and no hook of this file forwards or masquerades it"
             remedy = (
                 "add PostUp hooks: sysctl -q net.ipv4.ip_forward=1, and a rule that masquerades; or leave it to "
                 "/etc/sysctl.d and the firewall of this host"
             )
-            yield note(server, server.interface_section.place, "no-forwarding-hook", what, remedy)
+            yield note(server, server.interface_section.place, "no-forwarding-hook", what, remedy, other=clients[0])
 
 
 def _is_client(end: End, other: End) -> bool:
@@ -338,7 +341,7 @@ def _psk(pair: Pair) -> Iterator[Finding]:
     kind = "another PresharedKey" if _raw_psk(other) else "no PresharedKey"
     what = f"{other.source.shown} has {kind} for this peer: no handshake can succeed"
     remedy = "write the same PresharedKey at both ends, or at neither"
-    yield note(at.source, at.section.at("PresharedKey"), "psk-differs", what, remedy)
+    yield note(at.source, at.section.at("PresharedKey"), "psk-differs", what, remedy, other=other.source)
 
 
 def _raw_psk(end: End) -> bytes:
@@ -362,7 +365,8 @@ def _source(end: End, other: End) -> Iterator[Finding]:
             remedy = f"add {sender} to AllowedIPs"
             if wrong := _own_addresses(end):
                 remedy = f"write {sender} there in place of {wrong[0]}, which is this interface's own address"
-            yield note(end.source, end.section.at("AllowedIPs"), "source-not-allowed", what, remedy)
+            place = end.section.at("AllowedIPs")
+            yield note(end.source, place, "source-not-allowed", what, remedy, other=other.source)
 
 
 def _own_addresses(end: End) -> list[str]:
@@ -385,7 +389,7 @@ def _port(end: End, other: End) -> Iterator[Finding]:
     if _is_self(end, other):
         what = f"{other.source.shown} has this Endpoint too: it is this interface's own"
         remedy = f"remove Endpoint, or write the address of {other.source.shown}"
-        yield note(end.source, end.section.at("Endpoint"), "endpoint-is-self", what, remedy)
+        yield note(end.source, end.section.at("Endpoint"), "endpoint-is-self", what, remedy, other=other.source)
         return
     if port:
         what = f"the port is {given}, but {other.source.shown} listens on port {port}"
@@ -393,7 +397,7 @@ def _port(end: End, other: End) -> Iterator[Finding]:
     else:
         what = f"the port is {given}, but {other.source.shown} has no ListenPort: its port is random"
         remedy = f"add ListenPort = {given} to {other.source.shown}"
-    yield note(end.source, end.section.at("Endpoint"), "endpoint-port-differs", what, remedy)
+    yield note(end.source, end.section.at("Endpoint"), "endpoint-port-differs", what, remedy, other=other.source)
 
 
 def _addresses(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
@@ -406,7 +410,7 @@ def _addresses(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]
             if earlier is not None and not _one_key_only(earlier, source):
                 what = f"{earlier.shown} also has the address {address.text.partition('/')[0]}"
                 place = source.interface_section.word("Address", index)
-                yield note(source, place, "address-shared", what, "give each end its own address")
+                yield note(source, place, "address-shared", what, "give each end its own address", other=earlier)
             owners[address.address].append(source)
 
 
@@ -457,17 +461,17 @@ def _conflicts(claims: _Claims, source: Source) -> Iterator[Finding]:
     if mine.listen_port and (other := claims.other(("ListenPort", mine.listen_port), source)):
         what = f"{other.shown} also has ListenPort {mine.listen_port}: one host can use a port only once"
         remedy = "choose another port if both are on one host"
-        yield note(source, section.at("ListenPort"), "listen-port-shared", what, remedy)
+        yield note(source, section.at("ListenPort"), "listen-port-shared", what, remedy, other=other)
     if mine.fwmark and (other := claims.other(("FwMark", mine.fwmark), source)):
-        what = f"{other.shown} also has this FwMark"
-        yield note(source, section.at("FwMark"), "mark-shared", what, "choose another if both are on one host")
+        what, remedy = f"{other.shown} also has this FwMark", "choose another if both are on one host"
+        yield note(source, section.at("FwMark"), "mark-shared", what, remedy, other=other)
     elif mine.table not in ("", "auto", "off", "main") and (other := claims.other(("Table", mine.table), source)):
-        what = f"{other.shown} also has this Table"
-        yield note(source, section.at("Table"), "mark-shared", what, "choose another if both are on one host")
+        what, remedy = f"{other.shown} also has this Table", "choose another if both are on one host"
+        yield note(source, section.at("Table"), "mark-shared", what, remedy, other=other)
     for peer, place in zip(mine.peers, source.peer_sections, strict=True):
         for entry, ip in enumerate(peer.allowed_ips):
             if other := claims.other((ip.address, ip.length), source):
                 what = f"{other.shown} also routes {ip} into its tunnel"
                 remedy = "give each network to one tunnel if both are on one host"
-                yield note(source, place.word("AllowedIPs", entry), "tunnels-overlap", what, remedy)
+                yield note(source, place.word("AllowedIPs", entry), "tunnels-overlap", what, remedy, other=other)
                 return

@@ -454,7 +454,7 @@ def _verdict(found: Walk, query: Query) -> str:
     is_dropped = found.kind == "blackhole" or (
         bool(found.rules) and found.rules[-1].decides and found.rules[-1].rule.action == "blackhole"
     )
-    if is_dropped or (query.input_link and (found.error in (EINVAL, EXDEV) or "forwarding is off" in found.reason)):
+    if is_dropped or (query.input_link and (found.error in (EINVAL, EXDEV) or found.is_unforwarded)):
         return DROPPED
     return UNREACHABLE
 

@@ -34,7 +34,7 @@ def _change(change: Planned) -> dict[str, Any]:
         "sign": change.sign,
         "step": change.step,
         "text": list(change.text),
-        "reason": change.reason,
+        "reason": str(change.reason),
         "interrupts": [str(key) for key in change.interrupts],
         "undo": list(change.undo),
         "known_after": change.known_after,
@@ -53,10 +53,10 @@ def _line(command: str, remarks: str, width: int) -> str:
 
 
 def _remarks(change: Planned) -> Iterator[str]:
-    if change.reason:
-        name = change.reason.rpartition("/")[2]
-        has_line = name.rpartition(":")[2].isdecimal() and ":" in name
-        yield name if has_line else f"not in {name}"
+    path, line = change.reason
+    if path:
+        name = path.rpartition("/")[2]
+        yield f"{name}:{line}" if line else f"not in {name}"
     if "Firewall" in change.step:
         yield "firewall rules"
     if change.known_after and not change.has_open_number:
