@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from wgquick.config.settings import PeerSettings, Settings
-from wgquick.datagram import SENT, Datagram
+from wgquick.datagram import ARRIVED, SENT, Datagram
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis.doctor import sizing
 from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside
 from wgquick.diagnosis.doctor.judge import diagnose
-from wgquick.diagnosis.doctor.watching import _Listener, watched
+from wgquick.diagnosis.doctor.watching import _Listener, _Poller, watched
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.net import AllowedIP, Endpoint, Prefix, SecretKey, SocketAddress
@@ -219,7 +219,9 @@ def test_results_can_be_read_while_packets_arrive() -> None:
     usual, deadline = sys.getswitchinterval(), time.monotonic() + 30
     sys.setswitchinterval(1e-6)
     try:
-        listener = _Listener(cast("Any", SimpleNamespace(name="wg0", file_key=None)), device, inspector)
+        listener = _Listener(
+            cast("Any", SimpleNamespace(name="wg0", file_key=None)), device, inspector, lambda _: None
+        )
         for probe in probes:
             listener.expect(probe)
         with listener:
@@ -227,3 +229,32 @@ def test_results_can_be_read_while_packets_arrive() -> None:
                 assert time.monotonic() < deadline
     finally:
         sys.setswitchinterval(usual)
+
+
+class TwoHosts(Machine):
+    """Two hosts with one key send in turn; one has the endpoint for two of a hundred milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__(answers=True)
+        self._last = ADDRESS
+
+    def get(self, name: str) -> Device:
+        return Device(name, OWN, 51820, 0, (PEER._replace(endpoint=self._last),))
+
+    def read(self, seconds: float) -> Iterator[Datagram]:
+        message = bytes([4, 0, 0, 0]) + bytes(28)
+        for host, pause in (("203.0.113.9", 0.002), (ADDRESS.address, 0.1)):
+            self._last = SocketAddress(host, 51820)
+            yield Datagram(0.0, ARRIVED, "eth0", self._last, ADDRESS, len(message), message)
+            time.sleep(pause)
+
+
+def test_an_endpoint_that_one_host_has_for_milliseconds_is_seen() -> None:
+    """The device is read when a message comes from a new place; readings at intervals rarely see that host."""
+    hosts = cast("Any", TwoHosts())
+    evidence = cast("Any", SimpleNamespace(name="wg0", file_key=None))
+    poller, deadline = _Poller("wg0", hosts), time.monotonic() + 20
+    with poller, _Listener(evidence, hosts.get("wg0"), hosts, poller.hear):
+        while len(poller.endpoints.get(PEER.public_key, ())) < 12:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

@@ -29,7 +29,7 @@ from wgquick.net import pack_address
 from wgquick.routing import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from wgquick.datagram import IcmpError
     from wgquick.diagnosis.doctor.inspector import Capture, Inspector, Prober
@@ -59,6 +59,8 @@ _BEYOND = 1.5  # seconds for an answer from beyond the other end
 _LATELY = 10.0  # seconds in which something came from beyond, so that the tunnel led there
 _FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, a public server
 _POLL_INTERVAL = 0.1
+_AT_ONCE = (0.0, 0.002, 0.005)  # seconds before each reading after a packet from a new place: it is decrypted first
+_AT_MOST = 0.03  # seconds until the next readings of that kind
 _PART, _MORE = 8, 2.5  # one answer may take 1/8 of the remaining time, but at most 2.5 times the usual seconds
 _RECENT = 10.0  # seconds since a peer moved
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
@@ -79,8 +81,8 @@ def watched(
         return evidence
     began = time.monotonic()
     prober = inspector.Prober(evidence.name)
-    listener = _Listener(evidence, device, inspector)
     poller = _Poller(evidence.name, host)
+    listener = _Listener(evidence, device, inspector, poller.hear)
     try:
         run = _Run(evidence, device, host, inspector, prober, listener, deadline)
         run.aim(known)
@@ -111,7 +113,7 @@ def captured(evidence: Evidence, inspector: Inspector, listen: float) -> Evidenc
     key = own if own is not None and any(own.raw) else settings.private_key if settings else None
     peers = tuple(DevicePeer(public, wanted.preshared_key) for public, wanted in evidence.wanted.items())
     absent = Device(evidence.name, key, evidence.listen_port, 0, evidence.peers or peers)
-    listener = _Listener(evidence, absent, inspector)
+    listener = _Listener(evidence, absent, inspector, lambda _: None)
     with listener:
         time.sleep(listen)
     return evidence._replace(signs=listener.signs(absent), listened=listener.seconds, heard=listener.heard())
@@ -539,10 +541,16 @@ class _Surroundings:
 
 
 class _Listener:
-    """Captures the port in a thread; answers to doctor's own initiations are kept separate."""
+    """Captures the port in a thread; answers to doctor's own initiations are kept separate.
 
-    def __init__(self, evidence: Evidence, device: Device, inspector: Inspector) -> None:
+    `hear` is called with the source of each data message.
+    """
+
+    def __init__(
+        self, evidence: Evidence, device: Device, inspector: Inspector, hear: Callable[[SocketAddress], None]
+    ) -> None:
         self._name, self._inspector, self._device = evidence.name, inspector, device
+        self._hear = hear
         candidates = [key for key in (evidence.file_key,) if key is not None]
         self._counter = SenderCounter(device.private_key, [peer.public_key for peer in device.peers], candidates)
         self._stop = threading.Event()
@@ -582,6 +590,8 @@ class _Listener:
         if isinstance(event, Datagram):
             if self._is_own(event):
                 return
+            if event.stage == ARRIVED and event.kind in ("data", "keepalive"):
+                self._hear(event.source)
         elif event.meaning in _FINAL:
             self._errors.add((event.destination.address, event.destination.port))
         self._counter.take(event)
@@ -641,13 +651,18 @@ class _Listener:
 
 
 class _Poller:
-    """Reads the device repeatedly, in a thread."""
+    """Reads the device repeatedly, in a thread, and at once after a data message from where no peer is.
+
+    Of two hosts with one key, one may have the endpoint for milliseconds only, just before the other sends.
+    """
 
     def __init__(self, name: str, host: Host) -> None:
         self._name, self._host = name, host
         self._stop = threading.Event()
         self._lock = threading.Lock()  # of what the thread finds
+        self._is_due = threading.Event()
         self._thread = threading.Thread(target=copy_context().run, args=(self._look,), daemon=True)
+        self._places: set[tuple[str, int]] = set()
         self.endpoints: dict[PublicKey, tuple[str, ...]] = {}
         self.handshakes: dict[PublicKey, int] = {}
         self._last: dict[PublicKey, float] = {}
@@ -657,19 +672,39 @@ class _Poller:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._is_due.set()
         self._thread.join()
 
+    def hear(self, source: SocketAddress) -> None:
+        """A data message came from this address."""
+        with self._lock:
+            if (source.address, source.port) not in self._places:
+                self._is_due.set()
+
     def _look(self) -> None:
-        while not self._stop.wait(_POLL_INTERVAL):
-            try:
-                peers = self._host.wireguard.get(self._name).peers
-            except OperationError:
-                continue
-            if len(peers) > _FEW:
-                return
-            with self._lock:
-                for peer in peers:
-                    self._note(peer)
+        is_due = self._is_due.wait(_POLL_INTERVAL)
+        while not self._stop.is_set():
+            for pause in _AT_ONCE if is_due else (0.0,):
+                time.sleep(pause)
+                if not self._read():
+                    return
+            self._is_due.clear()
+            time.sleep(_AT_MOST)
+            is_due = self._is_due.wait(_POLL_INTERVAL - _AT_MOST)
+
+    def _read(self) -> bool:
+        """Note what the device has now. Returns False if it has too many peers to read it repeatedly."""
+        try:
+            peers = self._host.wireguard.get(self._name).peers
+        except OperationError:
+            return True
+        if len(peers) > _FEW:
+            return False
+        with self._lock:
+            self._places = {(peer.endpoint.address, peer.endpoint.port) for peer in peers if peer.endpoint}
+            for peer in peers:
+                self._note(peer)
+        return True
 
     def has_seen_a_move(self) -> bool:
         """Whether an endpoint has changed since the start."""
