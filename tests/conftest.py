@@ -32,7 +32,6 @@ PROGRAMS = (
     "wireguard-go",
 )
 WITHOUT_MACHINE = ("unit", "property")
-BOOTS = ("results", "outcomes")  # the fixtures of two VMs; the others are booted one after the other
 ORDER = (
     "kernel",
     "interop",
@@ -97,8 +96,8 @@ def _suite(item: pytest.Item) -> str:
 def _together(item: pytest.Item) -> str:
     """The name of the group that runs on one worker: its tests share the VM, the trials or a module's fixtures."""
     match _suite(item):
-        case "kernel":  # at most three VMs at a time, of one processor each
-            return "-".join(["kernel", *(name for name in BOOTS if name in getattr(item, "fixturenames", ()))])
+        case "kernel":  # one VM at a time; most of the time it waits
+            return "kernel"
         case "parity" if isinstance(case := _parameters(item).get("case"), Case):
             return f"parity-{case.name}"
         case _:
