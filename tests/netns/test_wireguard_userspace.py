@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.namespaces import Namespace, host
+from tests.netns.tunnels import WGQ, config, write
 from tests.signals import terminate
 from wgquick.errors import OperationError
 from wgquick.system.netlink import RtNetlink
@@ -134,6 +135,19 @@ def test_a_failing_program_is_quoted_with_its_status(machine: Namespace, tmp_pat
 def test_without_a_tun_device_the_container_option_is_named(machine: Namespace) -> None:
     machine.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
     assert "docker run --device /dev/net/tun" in refused(lambda: Userspace().start("wireguard-go", "wg0")).remedy
+
+
+def test_a_daemon_that_ends_after_its_start_is_an_error(machine: Namespace) -> None:
+    """wireguard-go's first process succeeds, and the second one ends: here it gets no inotify instance."""
+    write(machine, config())
+    limit = "echo 0 >/proc/sys/user/max_inotify_instances"
+    command = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", f'{limit}; exec "$@"', "sh", *WGQ]
+    environment = {**os.environ, "WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+    up = machine.run([*command, "up", "wg0"], check=False, env=environment)
+    assert up.returncode == 1
+    assert "wireguard-go could not bring up wg0: it ended after its start\n" in up.stderr
+    assert "raise fs.inotify.max_user_instances" in up.stderr
+    assert os.listdir("/run/wireguard") == []
 
 
 @pytest.mark.parametrize("directory", ["there", "missing"])

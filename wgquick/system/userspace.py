@@ -30,6 +30,7 @@ _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *programs.ENDING)  # the daemon mus
 _PATIENCE = 10.0
 _END_PATIENCE = 2.0
 _PAUSE = 0.001
+_ABANDONED = 0.5  # seconds; between bind(2) and listen(2) no process seems to have the socket
 _LONGEST_PAUSE = 0.1
 _ERROR_TEXT = 2000
 _BOX = "┌│└"  # the box around wireguard-go's advice to use the kernel module
@@ -155,7 +156,7 @@ class _Start(NamedTuple):
             child = self._spawn(environ)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             self._await_return(child)
-            self._await(lambda: uapi.answers(self.name), "its control socket does not answer")
+            self._await_answer()
             self._await(lambda: RtNetlink().link(self.name) is not None, "its link does not exist")
         except BaseException:
             if child:
@@ -199,6 +200,22 @@ class _Start(NamedTuple):
 
         self._await(returned, "it does not return")
 
+    def _await_answer(self) -> None:
+        """Wait for an answer on the control socket; fail at once if the process that should give it has ended."""
+        alive = time.monotonic()
+
+        def answered() -> bool:
+            nonlocal alive
+            if uapi.serves(self.name):
+                return True
+            if not uapi.is_abandoned(self.name):
+                alive = time.monotonic()
+            elif time.monotonic() - alive > _ABANDONED:
+                raise self._failed("it ended after its start")
+            return False
+
+        self._await(answered, "its control socket does not answer")
+
     def _await(self, done: Callable[[], bool], otherwise: str) -> None:
         while not done():
             if time.monotonic() > self.deadline:
@@ -223,7 +240,20 @@ def _remedy() -> str:
     place = SOCKETS if os.path.isdir(SOCKETS) else os.path.dirname(SOCKETS)
     if not os.access(place, os.W_OK, effective_ids=True):
         return f"This user cannot write to {place}: create {SOCKETS} for this user's control sockets."
+    if not _has_inotify():
+        return "This user has no inotify instance left: raise fs.inotify.max_user_instances (sysctl)."
     return ""
+
+
+def _has_inotify() -> bool:
+    """Whether inotify_init(2) works. wireguard-go needs an instance for each interface."""
+    from ctypes import CDLL
+
+    descriptor = CDLL(None).inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0:
+        return False
+    os.close(descriptor)
+    return True
 
 
 def _inheritable() -> list[int]:

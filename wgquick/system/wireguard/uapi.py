@@ -112,6 +112,27 @@ def answers(name: str) -> bool:
     return True
 
 
+def serves(name: str) -> bool:
+    """Whether a daemon answers a request on the interface's control socket.
+
+    wireguard-go listens on it before it starts the process that answers.
+    """
+    try:
+        _exchange(name, uapi_codec.GET, 1.0, f"cannot read {name}")
+    except OperationError:
+        return False
+    return True
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether the interface's control socket exists and no process has it."""
+    try:
+        _socket(name, 1.0).close()
+    except OSError as error:
+        return error.errno == errno.ECONNREFUSED
+    return False
+
+
 def outlasts(name: str, patience: float) -> bool:
     """Whether a process still has the control socket after waiting up to `patience` seconds for it to end.
 
