@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.namespaces import host
+from tests.namespaces import before_other_work, host
 from tests.netns.test_watch import watching
 from tests.netns.tunnels import config, write
 from wgquick import api
 from wgquick.options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.namespaces import Namespace
 
 COUNT, SECONDS = 100, 20.0
+MOST = 0.5
+"""Seconds of processor time in SECONDS: 0.2 on a busy processor, and twice that on one that is clocked low."""
+INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -55,21 +60,27 @@ def write_files(machine: Namespace) -> None:
         write(machine, text, f"wg{number}")
 
 
-@pytest.mark.alone
-def test_an_idle_watch_of_a_hundred_interfaces_costs_little(tmp_path: Path) -> None:
-    """0.2 seconds of processor time in 20 seconds, and 60 MB; a fifth are in two other network namespaces.
+@pytest.fixture
+def _more_instances() -> Iterator[None]:
+    """The daemons would take root's inotify instances, of which each daemon of another test needs one."""
+    usual = INSTANCES.read_text()
+    INSTANCES.write_text(str(int(usual) + COUNT))
+    yield
+    INSTANCES.write_text(usual)
 
-    The daemons take most of root's inotify instances, of which wireguard-go needs one for each interface.
-    """
-    with host() as machine:
+
+@pytest.mark.usefixtures("_more_instances")
+def test_an_idle_watch_of_a_hundred_interfaces_costs_little(tmp_path: Path) -> None:
+    """MOST seconds of processor time, and 60 MB; a fifth are in two other network namespaces."""
+    with before_other_work(), host() as machine:  # its first look takes seconds
         machine.uplink()
         write_files(machine)
         machine.call(bring_up, COUNT)
         with watching(machine, tmp_path) as watch:
             time.sleep(10)  # the first looks at all peers and paths
-            used = [1.0]
-            while used[-1] > 0.2:  # other work makes the same wake-ups dearer
-                assert len(used) <= 3, f"{used[1:]} s of processor time in {SECONDS:.0f} s each"
+            used: list[float] = []
+            while min(used, default=MOST + 1) > MOST:  # other work makes the same wake-ups dearer
+                assert len(used) < 3, f"{used} s of processor time in {SECONDS:.0f} s each"
                 used.append(used_in(SECONDS, watch.process.pid))
             assert resident(watch.process.pid) < 60_000
             assert watch.events() == []
