@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COUNT, SECONDS = 100, 20.0
 MOST = 0.5
-"""Seconds of processor time in SECONDS: 0.2 on a busy processor, and twice that on one that is clocked low."""
+"""Seconds of processor time in SECONDS: it uses 0.2 on a busy processor, and about twice that on an idle one."""
 INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 TICKS = os.sysconf("SC_CLK_TCK")
 
