@@ -362,7 +362,7 @@ def show_prints_the_bytes_of_wg_for_many_peers_and_allowed_ips() -> None:
 
 
 def a_full_tunnel_over_ipv6_passes_a_reverse_path_filter() -> None:
-    """For a kernel before 7.2: there nft's `fib` ignores suppress_prefixlength, and all passes without marks."""
+    """For a kernel before 7.2. Since then nft's `fib` ignores suppress_prefixlength: all passes without marks."""
     with hosts() as (near, far):
         near.run(["nft", "-f", "-"], input=EARLY_FILTER)
         near_text, far_text = tunnel(near, far)

@@ -219,9 +219,7 @@ def test_results_can_be_read_while_packets_arrive() -> None:
     usual, deadline = sys.getswitchinterval(), time.monotonic() + 30
     sys.setswitchinterval(1e-6)
     try:
-        listener = _Listener(
-            cast("Any", SimpleNamespace(name="wg0", file_key=None)), device, inspector, lambda _: None
-        )
+        listener = _Listener(Evidence("wg0", time.time()), device, inspector, lambda _: None)
         for probe in probes:
             listener.expect(probe)
         with listener:
@@ -252,9 +250,8 @@ class TwoHosts(Machine):
 def test_an_endpoint_that_one_host_has_for_milliseconds_is_seen() -> None:
     """The device is read when a message comes from a new place; readings at intervals rarely see that host."""
     hosts = cast("Any", TwoHosts())
-    evidence = cast("Any", SimpleNamespace(name="wg0", file_key=None))
     poller, deadline = _Poller("wg0", hosts), time.monotonic() + 20
-    with poller, _Listener(evidence, hosts.get("wg0"), hosts, poller.hear):
+    with poller, _Listener(Evidence("wg0", time.time()), hosts.get("wg0"), hosts, poller.hear):
         while len(poller.endpoints.get(PEER.public_key, ())) < 12:
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -22,7 +22,7 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple, cast, contextmanager
 from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey, without_keys
 from wgquick.plan import reload as device_plan
 from wgquick.plan import up as of_up
-from wgquick.plan.planned import Plan, Planned, Source
+from wgquick.plan.planned import Plan, Planned, Reason
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -302,7 +302,7 @@ def _planned(
         sign(step),
         "SaveConfig" if isinstance(step, Note) else type(step).__name__,
         text,
-        Source() if isinstance(step, Undo) else reason(step, settings, ground.places),
+        Reason() if isinstance(step, Undo) else reason(step, settings, ground.places),
         live if isinstance(step, DeleteLink) else (),
         tuple(_undo_lines(opened, host)),
         after,
@@ -397,7 +397,7 @@ def _left_open(step: Step | Undo, after: str) -> Step | Undo:
             return step
 
 
-def reason(step: Step, settings: Settings | None, places: Places) -> Source:
+def reason(step: Step, settings: Settings | None, places: Places) -> Reason:
     """The place in the file that causes a step."""
     match step:
         case RunHook(name, stage, command):
@@ -428,7 +428,7 @@ def reason(step: Step, settings: Settings | None, places: Places) -> Source:
             return places.nowhere()
 
 
-def _of_full_tunnel(settings: Settings | None, places: Places) -> Source:
+def _of_full_tunnel(settings: Settings | None, places: Places) -> Reason:
     ips = (ip for peer in settings.peers for ip in peer.allowed_ips if not ip.length) if settings else ()
     first = next(iter(ips), None)
     return places.network(first.address, 0) if first is not None else places.nowhere()

@@ -6,7 +6,7 @@ from wgquick.config import extras
 from wgquick.config.grammar import GrammarError, address, allowed_ip
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import PublicKey
-from wgquick.plan.planned import Source
+from wgquick.plan.planned import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,26 +25,26 @@ class Places:
         self._networks: dict[Network, int] | None = None
         self._peers: dict[PublicKey | None, list[tuple[int, Line]]] | None = None
 
-    def interface(self, *keys: str) -> Source:
+    def interface(self, *keys: str) -> Reason:
         """The last line of [Interface] with one of the keys, or else its header."""
         rows = [row for key in keys for row in self._rows(key)]
         headers = [section[0][0] for section in self._of("Interface")]
         return self._place(rows[-1:] or headers[:1])
 
-    def key(self, key: str) -> Source:
+    def key(self, key: str) -> Reason:
         """The last line of [Interface] with the key; the path alone if there is none."""
         return self._place(self._rows(key)[-1:])
 
-    def address(self, address: bytes, length: int) -> Source:
+    def address(self, address: bytes, length: int) -> Reason:
         """The line of an Address."""
         return self._place(self._words("Interface", "Address", lambda word: _address(word) == (address, length)))
 
-    def hook(self, stage: str, command: str, name: str) -> Source:
+    def hook(self, stage: str, command: str, name: str) -> Reason:
         """The line of a hook; `command` has the interface's name in place of `%i`."""
         rows = (row for row, line in self._lines("Interface", stage) if _hook(line).replace("%i", name) == command)
         return self._place(list(rows)[:1])
 
-    def peer(self, key: PublicKey, *names: str) -> Source:
+    def peer(self, key: PublicKey, *names: str) -> Reason:
         """The last line of the peer with one of the keys `names`, or else its PublicKey."""
         if self._peers is None:
             self._peers = {}
@@ -54,21 +54,21 @@ class Places:
         rows = [row for row, line in lines if line.key in names]
         return self._place(rows[-1:] or [row for row, line in lines if line.key == "PublicKey"][:1])
 
-    def network(self, address: bytes, length: int) -> Source:
+    def network(self, address: bytes, length: int) -> Reason:
         """The last line of any peer with the network in AllowedIPs."""
         if self._networks is None:
             self._networks = dict(self._allowed())
         row = self._networks.get((address, length))
         return self._place([] if row is None else [row])
 
-    def own(self, word: str) -> Source:
+    def own(self, word: str) -> Reason:
         """The last line of one of wgq's own settings, such as `# wgq: exclude = lan`."""
         row = extras.rows(self._document).get(word) if self._document is not None and self._path else None
         return self._place([] if row is None else [row])
 
-    def nowhere(self) -> Source:
+    def nowhere(self) -> Reason:
         """The path alone, for changes without a line in the file."""
-        return Source(self._path)
+        return Reason(self._path)
 
     def _allowed(self) -> Iterator[tuple[Network, int]]:
         for row, line in self._lines("Peer", "AllowedIPs"):
@@ -93,8 +93,8 @@ class Places:
     def _of(self, header: str) -> Iterator[list[tuple[int, Line]]]:
         return (section for section in self._sections if section[0][1].header == header)
 
-    def _place(self, rows: list[int]) -> Source:
-        return Source(self._path, rows[0] + 1 if rows else 0)
+    def _place(self, rows: list[int]) -> Reason:
+        return Reason(self._path, rows[0] + 1 if rows else 0)
 
 
 def _sections(document: Document) -> Iterator[list[tuple[int, Line]]]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from wgquick.transcript import Line
 
 
-class Source(NamedTuple):
+class Reason(NamedTuple):
     """The line of a file that causes a change: 0 if the file has none for it. The path is empty without a file."""
 
     path: str = ""
@@ -32,7 +32,7 @@ class Planned(NamedTuple):
     sign: str
     step: str
     text: tuple[str, ...]
-    reason: Source = Source()
+    reason: Reason = Reason()
     interrupts: tuple[PublicKey, ...] = ()
     undo: tuple[str, ...] = ()
     known_after: str = ""
