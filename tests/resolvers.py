@@ -11,14 +11,14 @@ import fcntl
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.namespaces import WHITEOUTS, Namespace, host
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 UPSTREAM = "192.0.2.53"  # a machine's name server without a tunnel
 _CACHE = Path(__file__).parent.parent / ".cache" / "packages"
@@ -125,14 +125,7 @@ def resolved(*, resolvconf: bool = False) -> Iterator[Namespace]:
         machine.run(["mkdir", "-p", "/run/dbus", "/run/systemd"])
         machine.run(["ln", "-sf", "/run/systemd/resolve/stub-resolv.conf", "/etc/resolv.conf"])
         machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
-        _await(lambda: machine.run(_ASK, check=False).returncode == 0)
+        until(lambda: machine.run(_ASK, check=False).returncode == 0, "a bus")
         machine.popen(["sh", "-c", "exec /usr/lib/systemd/systemd-resolved 2>/run/systemd/log"])
-        _await(lambda: "boolean true" in machine.out(*_ASK))
+        until(lambda: "boolean true" in machine.out(*_ASK), "resolved")
         yield machine
-
-
-def _await(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

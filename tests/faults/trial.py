@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 from tests.faults.matrix import MOVES_ALONG, NO_COUNTERS, NO_DAEMON
 from tests.faults.world import KEYS, THERE, filled, world
 from tests.interop.pairs import KERNEL
+from tests.waiting import until
 from wgquick import api
 from wgquick.datagram import COOKIE, INITIATION, LENGTHS
 from wgquick.diagnosis.doctor.codes import CODES
@@ -135,10 +136,7 @@ def _kill(machine: Namespace, program: str) -> None:
     for process in machine.processes():
         if Path(f"/proc/{process}/comm").read_text().strip() == program:
             os.kill(process, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while not machine.run(["ip", "link", "show", "wg0"], check=False).returncode:
-        assert time.monotonic() < deadline, "the daemon's link stays"
-        time.sleep(0.02)
+    until(lambda: machine.run(["ip", "link", "show", "wg0"], check=False).returncode, "the end of the link")
 
 
 def _start(made: World, case: Case, backend: str) -> None:

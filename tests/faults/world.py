@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.interop.pairs import KERNEL
 from tests.namespaces import host
+from tests.waiting import until
 from wgquick import api
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.net import SecretKey
@@ -88,10 +88,8 @@ class World(NamedTuple):
 
     def ping(self, address: str = "10.66.0.1") -> None:
         """Wait until an address answers through the tunnel."""
-        deadline = time.monotonic() + 30
-        flag = "-6" if ":" in address else "-4"
-        while self.here.run(["ping", flag, "-c1", "-W1", "-q", address], check=False).returncode:
-            assert time.monotonic() < deadline, "no ping passes a healthy tunnel"
+        ping = ["ping", "-6" if ":" in address else "-4", "-c1", "-W1", "-q", address]
+        until(lambda: not self.here.run(ping, check=False).returncode, "a ping through the healthy tunnel")
 
 
 def filled(text: str) -> str:

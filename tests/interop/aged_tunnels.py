@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tests.interop.pairs import EVERY_ROLE, GO, ROLES, WGQ, End, pair
 from tests.interop.traffic import Transfer
 from tests.namespaces import mortal
+from tests.waiting import stop
 
 if TYPE_CHECKING:
     from typing import Self
@@ -159,7 +160,7 @@ class AgedTunnels(contextlib.ExitStack):
 
     def _stop(self, end: End) -> None:
         assert end.daemon is not None
-        end.daemon.send_signal(signal.SIGSTOP)
+        stop(end.daemon.pid)
         self.callback(end.daemon.send_signal, signal.SIGCONT)
 
     def _unanswered(self, left: str, right: str) -> AgedTunnel:

@@ -11,9 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.interop import flood, forgery, spoofed
-from tests.interop.pairs import WIRE, End, until
+from tests.interop.pairs import WIRE, End
 from tests.interop.traffic import Transfer
 from tests.namespaces import mortal
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

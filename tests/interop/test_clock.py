@@ -11,9 +11,10 @@ import pytest
 
 from tests.interop.aged_tunnels import REJECT_AFTER, REKEY_AFTER
 from tests.interop.clocks import Clocks
-from tests.interop.pairs import GO, WGQ, End, pair, until
+from tests.interop.pairs import GO, WGQ, End, pair
 from tests.interop.traffic import Transfer, bulk
 from tests.namespaces import mortal
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ import errno
 import itertools
 import os
 import re
-import signal
 import socket
 import time
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair, until
+from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, pair
 from tests.interop.refused_sends import refusing
 from tests.interop.traffic import bulk
+from tests.waiting import stopped, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,12 +121,11 @@ def test_the_queue_keeps_the_newest_packets_in_order() -> None:
     with pair(WGQ, GO) as (left, right), numbered(left, right) as (send, arrived):
         left.forget(right)
         assert right.daemon is not None
-        right.daemon.send_signal(signal.SIGSTOP)
-        before = read_by_the_daemon(left)
-        for number in range(200):
-            send(number)
-        until(lambda: read_by_the_daemon(left) >= before + 200, "all of them waiting")
-        right.daemon.send_signal(signal.SIGCONT)
+        with stopped(right.daemon.pid):
+            before = read_by_the_daemon(left)
+            for number in range(200):
+                send(number)
+            until(lambda: read_by_the_daemon(left) >= before + 200, "all of them waiting")
         numbers: list[int] = []
 
         def complete() -> bool:

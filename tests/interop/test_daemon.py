@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, private_key, status, until
+from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, private_key, status
 from tests.interop.traffic import bulk
 from tests.namespaces import host
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

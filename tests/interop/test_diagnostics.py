@@ -17,7 +17,8 @@ import pytest
 
 from tests.interop import forgery, noise
 from tests.interop.floods import from_sixteen_ports
-from tests.interop.pairs import BORINGTUN, GO, GOTATUN, LINK, WGQ, End, join, machines, pair, private_key, until
+from tests.interop.pairs import BORINGTUN, GO, GOTATUN, LINK, WGQ, End, join, machines, pair, private_key
+from tests.waiting import until
 from wgquick import api
 from wgquick.counters import DEVICE_EVENTS, PEER_EVENTS, Event, Events
 from wgquick.net import PublicKey, SocketAddress

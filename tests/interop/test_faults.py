@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import socket
 import time
 from functools import partial
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.forwarder import Faults
-from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair, until
+from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair
 from tests.interop.refused_sends import refusing
 from tests.interop.traffic import Transfer, bulk, datagrams
 from tests.interop.wire import wired_pair
+from tests.waiting import stopped, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,9 +181,8 @@ def test_a_transfer_survives_a_stopped_daemon(ends: Ends) -> None:
         for share, end in zip((0.2, 0.6), ends, strict=True):
             transfer.reaches(share)
             assert end.daemon is not None
-            end.daemon.send_signal(signal.SIGSTOP)
-            time.sleep(1.5)
-            end.daemon.send_signal(signal.SIGCONT)
+            with stopped(end.daemon.pid):
+                time.sleep(1.5)
 
 
 def test_a_transfer_survives_a_killed_daemon_at_either_end(ends: Ends) -> None:

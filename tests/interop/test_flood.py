@@ -20,9 +20,10 @@ from tests.interop.floods import (
     took,
     with_a_right_mac1,
 )
-from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair, until
+from tests.interop.pairs import GO, LINK, ROLES, WGQ, WIRE, End, pair
 from tests.interop.traffic import Transfer
 from tests.namespaces import before_other_work, host
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

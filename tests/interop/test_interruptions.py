@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.clocks import Clocks
-from tests.interop.pairs import GO, WGQ, End, join, machines, pair, until
+from tests.interop.pairs import GO, WGQ, End, join, machines, pair
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop import forgery
-from tests.interop.pairs import GO, LINK, ROLES, WGQ, End, pair, until
+from tests.interop.pairs import GO, LINK, ROLES, WGQ, End, pair
 from tests.interop.traffic import bulk
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, WGQ, machines, pair, private_key, public_key, until
+from tests.interop.pairs import GO, LINK, WGQ, machines, pair, private_key, public_key
 from tests.namespaces import host
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,9 @@ from tests.interop.aged_tunnels import (
     AgedTunnel,
     AgedTunnels,
 )
-from tests.interop.pairs import BORINGTUN, GO, until
+from tests.interop.pairs import BORINGTUN, GO
 from tests.interop.traffic import bulk
+from tests.waiting import until
 
 # Seconds that a busy machine may add.
 SLACK = 6

@@ -26,9 +26,9 @@ from tests.interop.pairs import (
     pair,
     private_key,
     status,
-    until,
 )
 from tests.interop.traffic import bulk
+from tests.waiting import stopped, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,9 +229,8 @@ def test_an_end_whose_response_is_lost_begins_a_handshake() -> None:
         left.try_ping(right)
         until(lambda: right.sent("response"), "a response")
         assert left.daemon is not None
-        left.daemon.send_signal(signal.SIGSTOP)
-        until(lambda: right.sent("initiation") > 1, "initiations")
-        left.daemon.send_signal(signal.SIGCONT)
+        with stopped(left.daemon.pid):
+            until(lambda: right.sent("initiation") > 1, "initiations")
 
 
 @pytest.mark.parametrize("version", [4, 6])

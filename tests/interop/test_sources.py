@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.interop.pairs import GO, WGQ, WIRE, join, machines, pair, until
+from tests.interop.pairs import GO, WGQ, WIRE, join, machines, pair
+from tests.waiting import until
 
 SECOND = {4: "192.0.2.77", 6: "2001:db8::77"}
 PREFIX = {4: "24", 6: "64 nodad"}

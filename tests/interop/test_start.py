@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, SOCKET, WGQ, join, machines, until
+from tests.interop.pairs import GO, LINK, SOCKET, WGQ, join, machines
 from tests.namespaces import host
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

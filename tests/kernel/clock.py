@@ -6,8 +6,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import KERNEL, WGQ, pair, until
+from tests.interop.pairs import KERNEL, WGQ, pair
 from tests.interop.traffic import Transfer, bulk
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

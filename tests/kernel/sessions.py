@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import until
 from tests.kernel.verbs import wgq
 from tests.namespaces import host
 from tests.netns.tunnels import WGQ, config, write
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

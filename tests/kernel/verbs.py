@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, public_key, until
+from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, public_key
 from tests.interop.test_daemon import CAP_NET_ADMIN, SECCOMP_FILTER, threads
 from tests.interop.test_ports import PORT, TAKEN, take
 from tests.namespaces import PATH, host
@@ -29,6 +29,7 @@ from tests.netns.test_firewalld import PORT as FAR_PORT
 from tests.netns.test_reload import CHANGES, ECHO, both_ends, kill_at_steps, reload_by_steps
 from tests.netns.tunnels import config, journals, links, write
 from tests.parity.trial import in_process
+from tests.waiting import until
 from wgquick import api
 from wgquick.errors import OperationError
 from wgquick.options import Options

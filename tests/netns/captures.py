@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.interop.noise import Static
-from tests.interop.pairs import LINK, WGQ, End, join, machines, until
+from tests.interop.pairs import LINK, WGQ, End, join, machines
 from tests.namespaces import mortal
+from tests.waiting import until
 from wgquick import api
 from wgquick.diagnosis.senders import CaptureSummary, Sender, SenderCounter
 from wgquick.diagnosis.signatures import Sign, signs

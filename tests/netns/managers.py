@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.netns.pair import until
 from tests.resolvers import install
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,7 +40,7 @@ def _start_bus(machine: Namespace) -> None:
     """Start a system bus with the installed services."""
     machine.run(["mkdir", "-p", "/run/dbus"])
     machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
-    until(lambda: machine.run([*_BUS, "org.freedesktop.DBus.ListNames"], check=False).returncode == 0)
+    until(lambda: machine.run([*_BUS, "org.freedesktop.DBus.ListNames"], check=False).returncode == 0, "a bus")
 
 
 def start_networkd(machine: Namespace) -> subprocess.Popen[bytes]:
@@ -49,8 +49,8 @@ def start_networkd(machine: Namespace) -> subprocess.Popen[bytes]:
     command = "SYSTEMD_LOG_LEVEL=debug exec /usr/lib/systemd/systemd-networkd 2>/run/systemd/networkd.log"
     process = machine.popen(["sh", "-c", command])
     seen = ["grep", "-q", "Enumeration completed", "/run/systemd/networkd.log"]
-    until(lambda: machine.run(seen, check=False).returncode == 0)
-    until(lambda: "org.freedesktop.network1" in machine.out(*_BUS, "org.freedesktop.DBus.ListNames"))
+    until(lambda: machine.run(seen, check=False).returncode == 0, "udev")
+    until(lambda: "org.freedesktop.network1" in machine.out(*_BUS, "org.freedesktop.DBus.ListNames"), "networkd")
     return process
 
 
@@ -92,5 +92,5 @@ def start_network_manager(machine: Namespace) -> subprocess.Popen[bytes]:
     """Start it, and wait until it has its name on the bus."""
     command = "exec /usr/sbin/NetworkManager --no-daemon --log-level=INFO 2>/run/network-manager.log"
     process = machine.popen(["sh", "-c", command])
-    until(lambda: _NETWORK_MANAGER in machine.out(*_BUS, "org.freedesktop.DBus.ListNames"))
+    until(lambda: _NETWORK_MANAGER in machine.out(*_BUS, "org.freedesktop.DBus.ListNames"), "NetworkManager")
     return process

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.netns.pair import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.namespaces import Namespace
@@ -31,7 +31,7 @@ def start(machine: Namespace, address: str, **records: str) -> None:
     root = Path(__file__).parent.parent.parent
     command = [sys.executable, "-m", "tests.netns.name_server", address, "/run/names/records", "/run/names/log"]
     machine.popen(["env", f"PYTHONPATH={root}", *command])
-    until(lambda: f"{address}:53" in machine.out("ss", "-Hlun"))
+    until(lambda: f"{address}:53" in machine.out("ss", "-Hlun"), "the name server")
 
 
 def set_records(machine: Namespace, **records: str) -> None:

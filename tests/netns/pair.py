@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.namespaces import host
 from tests.netns.tunnels import KEY, write
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.namespaces import Namespace
 
@@ -59,12 +59,6 @@ def pair() -> Iterator[Pair]:
 
 def ping(machine: Namespace, address: str) -> None:
     """Ping until an answer comes."""
-    until(lambda: machine.run(["ping", "-c1", "-W1", address], check=False).returncode == 0)
-
-
-def until(condition: Callable[[], bool], patience: float = 30) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        time.sleep(0.05)
+    until(
+        lambda: machine.run(["ping", "-c1", "-W1", address], check=False).returncode == 0, f"an answer of {address}"
+    )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import private_key, public_key, until
+from tests.interop.pairs import private_key, public_key
 from tests.namespaces import host
 from tests.netns.tunnels import WGQ, wgq, write
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

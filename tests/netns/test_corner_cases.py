@@ -31,10 +31,9 @@ from tests.netns.tunnels import (
     with_resolvconf,
     write,
 )
+from tests.waiting import stopped, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.namespaces import Namespace
 
 CONFIG = Path("/etc/wireguard/wg0.conf")
@@ -62,13 +61,6 @@ def state(machine: Namespace) -> tuple[object, ...]:
     )
 
 
-def awaited(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def journal_path(machine: Namespace) -> str:
     return journals(machine).strip()
 
@@ -92,7 +84,7 @@ def test_down_during_up_waits_and_removes_everything(machine: Namespace) -> None
     before = state(machine)
     write(machine, config("PreUp = touch /run/reached; until [ -e /run/go ]; do sleep 0.02; done", FULL))
     up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
-    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    until(lambda: "reached" in machine.out("ls", "/run").split(), "the hook runs")
     down = machine.popen([*WGQ, "down", "wg0"], env=dict(os.environ), stderr=subprocess.PIPE)
     assert down.stderr is not None
     assert b"Waiting for another wgq" in down.stderr.readline()
@@ -162,7 +154,7 @@ def test_down_after_the_daemon_was_killed_leaves_no_socket(machine: Namespace) -
     write(machine, config(peer=FULL))
     wgq(machine, "up", "wg0")
     os.kill(machine.process(), signal.SIGKILL)
-    awaited(lambda: "wg0" not in links(machine))
+    until(lambda: "wg0" not in links(machine), "the end of the link")
     wgq(machine, "down", "wg0")
     assert state(machine) == before
 
@@ -171,10 +163,10 @@ def test_a_failed_up_leaves_no_socket_of_a_killed_daemon(machine: Namespace) -> 
     before = state(machine)
     write(machine, config("PostUp = touch /run/reached; until [ -e /run/killed ]; do sleep 0.05; done; exit 3"))
     up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
-    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    until(lambda: "reached" in machine.out("ls", "/run").split(), "the hook runs")
     (killed,) = programs(machine, "wgq-userspace")
     os.kill(killed, signal.SIGKILL)
-    awaited(lambda: "wg0" not in links(machine))
+    until(lambda: "wg0" not in links(machine), "the end of the link")
     machine.run(["touch", "/run/killed"])
     assert up.wait(20) == 3
     assert state(machine) == before
@@ -184,15 +176,11 @@ def test_down_ends_if_a_daemon_hangs_and_reports_it(machine: Namespace) -> None:
     write(machine, config(peer=FULL))
     before = rules(machine)
     wgq(machine, "up", "wg0")
-    hung = machine.process()
-    os.kill(hung, signal.SIGSTOP)
-    try:
+    with stopped(machine.process()):
         transcript = wgq(machine, "down", "wg0").stderr
         assert "/wireguard/wg0.sock: kill it" in transcript
         assert "wg0" not in links(machine)
         assert rules(machine) == before
-    finally:
-        os.kill(hung, signal.SIGCONT)
 
 
 def test_a_signal_interrupts_a_slow_name_lookup_at_once(machine: Namespace) -> None:
@@ -221,7 +209,7 @@ def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace,
     wgq_with_signals = ["env", "--default-signal=INT,TERM,HUP", *WGQ]
     environment = {**os.environ, "PATH": path}
     up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
-    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    until(lambda: "reached" in machine.out("ls", "/run").split(), "the hook runs")
     up.send_signal(number)
     transcript = up.communicate(timeout=20)[1].decode()
     assert up.returncode == 9, transcript
@@ -240,7 +228,7 @@ def test_a_renamed_tunnel_is_taken_down_by_its_original_name(machine: Namespace)
     machine.run(["ip", "link", "set", "wg0", "name", "other"])
     assert "renamed to other" in wgq(machine, "up", "wg0", status=1).stderr
     assert "wg0 was renamed to other" in wgq(machine, "down", "wg0").stderr
-    awaited(lambda: not machine.processes())
+    until(lambda: not machine.processes(), "the end of the processes")
     assert state(machine) == before
 
 
@@ -554,9 +542,9 @@ def test_sigquit_ends_a_hanging_rollback_and_down_finishes_it(machine: Namespace
     wgq_with_signals = ["env", "--default-signal=INT,QUIT", *WGQ]
     environment = {**os.environ, "PATH": path, "WGQ_DNS": "resolvconf"}
     up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.DEVNULL)
-    awaited(lambda: "reached" in machine.out("ls", "/run").split())
+    until(lambda: "reached" in machine.out("ls", "/run").split(), "the hook runs")
     up.send_signal(signal.SIGINT)
-    awaited(lambda: "hanging" in machine.out("ls", "/run").split())
+    until(lambda: "hanging" in machine.out("ls", "/run").split(), "resolvconf hangs")
     up.send_signal(signal.SIGINT)
     up.send_signal(signal.SIGQUIT)
     assert up.wait(20) == -signal.SIGQUIT

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.namespaces import Namespace, namespace
 from tests.resolvers import plain, resolved
+from tests.waiting import until
 from wgquick.errors import OperationError
 from wgquick.system.dns import Dns
 
@@ -29,9 +29,7 @@ def daemon() -> Iterator[Namespace]:
 def machine(daemon: Namespace) -> Iterator[Namespace]:
     """The machine with a fresh link wg0."""
     daemon.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "wg1"])
-    deadline = time.monotonic() + 10
-    while daemon.run(["resolvectl", "dns", "wg0"], check=False).returncode:
-        assert time.monotonic() < deadline
+    until(lambda: not daemon.run(["resolvectl", "dns", "wg0"], check=False).returncode, "resolved knows the link")
     yield daemon
     daemon.run(["ip", "link", "delete", "wg0"], check=False)
 
@@ -164,9 +162,7 @@ def test_a_bus_without_the_daemon_does_not_count() -> None:
         machine.run(["ip", "link", "add", "wg0", "type", "veth"])
         pids = machine.out("dbus-send", "--system", "--print-reply", *OWNER).split()
         machine.run(["kill", pids[-1]])
-        deadline = time.monotonic() + 10
-        while machine.call(DNS.detect, "auto") != "file":
-            assert time.monotonic() < deadline
+        until(lambda: machine.call(DNS.detect, "auto") == "file", "the end of resolved")
         machine.call(DNS.unset, "resolved", "wg0")
         assert machine.call(DNS.current, "resolved", "wg0") is None
         assert machine.call(DNS.detect, "auto") == "file"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.namespaces import __file__ as namespaces
+from tests.waiting import until
 
 # Starts processes as the tests do, and daemons as `wgq up` does; prints their ids and waits to be killed.
 RUN = """
@@ -48,7 +48,4 @@ def test_a_killed_test_run_leaves_no_process_and_no_namespace() -> None:
         run.kill()
     assert len(pids) == 2 + 2 + 1
     remains = [Path("/run/netns", name), *(Path("/proc", pid) for pid in pids)]
-    deadline = time.monotonic() + 30
-    while remaining := [path for path in remains if path.exists()]:
-        assert time.monotonic() < deadline, f"{remaining} outlive the run"
-        time.sleep(0.02)
+    until(lambda: not any(path.exists() for path in remains), f"the end of {remains}")

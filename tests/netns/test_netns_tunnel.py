@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.namespaces import host
-from tests.netns.pair import ONE, Pair, pair, until
+from tests.netns.pair import ONE, Pair, pair
 from tests.netns.tunnels import FULL, WGQ, config, journals, links, programs, wgq, with_resolvconf, write
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -410,7 +411,7 @@ def test_another_command_ends_a_trial_inside(ends: Pair) -> None:
     for verb in ("reload", "down"):
         ends.write("AllowedIPs = 10.8.0.0/16", interface=VPN)
         process = ends.one.popen([*WGQ, "try", "reload", "wg0", "--timeout", "30"], stderr=subprocess.PIPE)
-        until(lambda: "wg0 is on trial" in wgq(ends.one, "status", "wg0").stdout)
+        until(lambda: "wg0 is on trial" in wgq(ends.one, "status", "wg0").stdout, "the trial")
         ends.write(interface=VPN)
         assert "This ends the trial of wg0" in wgq(ends.one, verb, "wg0").stderr
         assert b"another command has changed wg0" in process.communicate(timeout=60)[1]

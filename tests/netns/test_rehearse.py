@@ -26,6 +26,7 @@ from tests.netns.rehearsals import (
     rehearse,
     written,
 )
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,13 +291,6 @@ def processes_with(word: str) -> list[int]:
     return found
 
 
-def awaited(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     texts = pair()
@@ -307,13 +301,13 @@ def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     command = [*WGQ, "rehearse", *written(tmp_path, texts)]
     environment = {**os.environ, "MARK": word}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as run:
-        awaited(mark.exists)
+        until(mark.exists, "the hook runs")
         assert len(processes_with(word)) > 4
         os.killpg(run.pid, sent)
         _, errors = run.communicate(timeout=60)
     assert b"Traceback" not in errors
     assert run.returncode == (-9 if sent == signal.SIGKILL else 128 + sent)
-    awaited(lambda: not processes_with(word))
+    until(lambda: not processes_with(word), "the end of the processes")
 
 
 def without(*capabilities: str) -> list[str]:
@@ -357,7 +351,7 @@ def test_kept_hosts_can_be_entered_and_removed(tmp_path: Path) -> None:
         process = int(enter[1].split()[2])
     finally:
         os.kill(holder, signal.SIGTERM)
-    awaited(lambda: not Path(f"/proc/{process}").exists())
+    until(lambda: not Path(f"/proc/{process}").exists(), f"the end of {process}")
 
 
 def test_ten_files_take_less_than_twenty_seconds(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.namespaces import host
-from tests.netns.pair import TWO, pair, ping, until
+from tests.netns.pair import TWO, pair, ping
 from tests.netns.tunnels import WGQ, config, wgq, write
 from tests.unit.test_status import check_form
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,13 +108,13 @@ def test_a_peer_with_a_new_endpoint_has_roamed(ends: Pair) -> None:
     ends.two.run(["wg", "set", "wg0", "listen-port", "6000"])
     try:
         ping(ends.two, "10.7.0.1")
-        until(lambda: interface(ends.one)["peers"][0]["roamed"])
+        until(lambda: interface(ends.one)["peers"][0]["roamed"], "the new endpoint")
         assert interface(ends.one)["peers"][0]["endpoint"] == "192.0.2.2:6000"
         assert "192.0.2.2:6000 roamed" in wgq(ends.one, "status").stdout
     finally:
         ends.two.run(["wg", "set", "wg0", "listen-port", "51820"])
         ping(ends.two, "10.7.0.1")
-        until(lambda: not interface(ends.one)["peers"][0]["roamed"])
+        until(lambda: not interface(ends.one)["peers"][0]["roamed"], "the endpoint of the file")
 
 
 def test_no_peer_is_up_if_the_link_is_down(ends: Pair) -> None:
@@ -245,7 +246,7 @@ def test_the_last_error_of_a_peer_is_printed(machine: Namespace) -> None:
     write(machine, config(peer="AllowedIPs = 10.9.0.0/16\nPersistentKeepalive = 25"))
     machine.run(["ip", "route", "add", "unreachable", "192.0.2.9/32"])
     wgq(machine, "up", "wg0")
-    until(lambda: read(machine)["interfaces"][0]["peers"][0]["last_error"])
+    until(lambda: read(machine)["interfaces"][0]["peers"][0]["last_error"], "the error")
     (peer,) = read(machine)["interfaces"][0]["peers"]
     assert peer["state"] == "connecting"
     assert (peer["last_error"]["code"], abs(peer["last_error"]["time"] - time.time()) < 60) == ("send-error", True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.interop.pairs import until
 from tests.netns.conftest import fresh_machine
 from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, wgq, write
+from tests.waiting import until
 from wgquick import api
 from wgquick.cli.packet import query_of
 from wgquick.show.trace import as_json

@@ -9,8 +9,8 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import until
 from tests.netns.tunnels import config, wgq, write
+from tests.waiting import until
 from wgquick.device import DeviceConfig, PeerConfig, peer_of
 from wgquick.net import AllowedIP, Prefix, PublicKey, SocketAddress, pack_address
 from wgquick.system.routes import Routing

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.interop.pairs import until
 from tests.netns.tunnels import config, wgq, write
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.namespaces import Namespace

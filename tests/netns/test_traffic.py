@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import private_key, public_key, until
+from tests.interop.pairs import private_key, public_key
 from tests.namespaces import host
 from tests.netns import name_server
 from tests.netns.test_watch import watching
 from tests.netns.tunnels import FULL, config, journals, links, programs, rules, wgq, write
+from tests.waiting import until
 from wgquick import api
 
 if TYPE_CHECKING:

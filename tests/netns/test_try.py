@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import wgquick
-from tests.netns.pair import pair, until
+from tests.netns.pair import pair
 from tests.netns.tunnels import FULL, KEY, WGQ, config, journals, links, wgq, write
+from tests.waiting import stop, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,7 @@ def watchdogs(machine: Namespace) -> list[int]:
 def kill(machine: Namespace, victim: int) -> None:
     """Kill one of the two, and wait until there are two again. A killed process exists for a moment."""
     os.kill(victim, signal.SIGKILL)
-    until(lambda: len(found := watchdogs(machine)) == 2 and victim not in found)
+    until(lambda: len(found := watchdogs(machine)) == 2 and victim not in found, "two watchdogs")
 
 
 def phase(machine: Namespace) -> str:
@@ -84,7 +85,7 @@ def trying(machine: Namespace, *arguments: str) -> Iterator[subprocess.Popen[byt
         [*WGQ, "try", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
-        until(lambda: phase(machine) == "pending")
+        until(lambda: phase(machine) == "pending", "the trial")
         yield process
     finally:
         for pipe in filter(None, (process.stdout, process.stderr)):
@@ -120,7 +121,7 @@ def await_end(machine: Namespace) -> None:
     """Let the trial end now, and wait for that."""
     if phase(machine) == "pending":
         wgq(machine, "confirm", "wg0", "--extend", "0.1")
-    until(lambda: not watchdogs(machine), 60)
+    until(lambda: not watchdogs(machine), "the end of the trial")
 
 
 @pytest.fixture
@@ -128,7 +129,9 @@ def up(machine: Namespace) -> Namespace:
     """The machine with wg0 up. Its file has no port and was changed since."""
     write(machine, config("PostUp = echo up >>/run/hooks\nPreDown = echo down >>/run/hooks"))
     wgq(machine, "up", "wg0")
-    until(lambda: machine.out("wg", "show", "wg0", "listen-port") != "0\n")  # a daemon binds it a moment later
+    until(
+        lambda: machine.out("wg", "show", "wg0", "listen-port") != "0\n", "a port"
+    )  # a daemon binds it a moment later
     write(machine, CHANGED)
     return machine
 
@@ -244,9 +247,10 @@ def test_a_confirmation_counts_after_deaths(up: Namespace) -> None:
 def test_status_says_that_both_watchdogs_were_killed(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         pair = watchdogs(up)
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that neither replaces the other
-            for pid in pair:
-                os.kill(pid, number)
+        for pid in pair:
+            stop(pid)  # so that neither replaces the other
+        for pid in pair:
+            os.kill(pid, signal.SIGKILL)
         status, errors = ended(process)
         assert (status, "nothing can be rolled back" in errors) == (1, True)
     assert "will not be rolled back, as its watchdogs were killed" in wgq(up, "status").stdout
@@ -352,7 +356,7 @@ def test_trying_again_extends_and_is_taken_back_with_the_first(up: Namespace) ->
         second = up.popen(
             [*WGQ, "try", "reload", "wg0", "--timeout", "600"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        until(lambda: "10.66.0.0/16" in "".join(state(up)) and phase(up) == "pending")
+        until(lambda: "10.66.0.0/16" in "".join(state(up)) and phase(up) == "pending", "the trial")
         assert json.loads(wgq(up, "status", "--json").stdout)["trials"][0]["seconds_left"] > 100
         await_end(up)
         statuses = ended(first)[0], ended(second)[0]

@@ -7,9 +7,10 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.netns.pair import pair, ping, until
+from tests.netns.pair import pair, ping
 from tests.netns.tunnels import FULL, WGQ, config, wgq, write
 from tests.resolvers import install
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def reachable() -> Iterator[Pair]:
             text = ends.one.out("cat", f"/run/ssh/{name}")
             ends.two.run(["sh", "-c", f"umask 077; mkdir -p /run/ssh; cat >/run/ssh/{name}"], input=text)
         ping(ends.two, "10.7.0.1")
-        until(lambda: ends.two.run(ssh("true"), check=False).returncode == 0)
+        until(lambda: ends.two.run(ssh("true"), check=False).returncode == 0, "a login")
         yield ends
 
 
@@ -76,10 +77,10 @@ def test_a_change_that_cuts_the_session_off_is_rolled_back() -> None:
 def test_a_session_that_dies_with_the_change_leaves_a_rollback() -> None:
     with reachable() as ends:
         session = ends.two.popen(ssh(*WGQ, "try", "down", "wg0", "--timeout", "4"), stderr=subprocess.DEVNULL)
-        until(lambda: "wg0" not in ends.one.out("ip", "link"))
+        until(lambda: "wg0" not in ends.one.out("ip", "link"), "the end of the link")
         session.kill()
-        until(lambda: "wg0" in ends.one.out("ip", "link"))
-        until(lambda: ends.two.run(ssh("true"), check=False).returncode == 0)
+        until(lambda: "wg0" in ends.one.out("ip", "link"), "the link")
+        until(lambda: ends.two.run(ssh("true"), check=False).returncode == 0, "a login")
 
 
 def test_a_new_session_confirms() -> None:
@@ -87,7 +88,7 @@ def test_a_new_session_confirms() -> None:
         text = ends.one.out("cat", "/etc/wireguard/wg0.conf")
         write(ends.one, text.replace("10.7.0.2/32", "10.7.0.2/32, 10.8.0.0/24"))
         first = ends.two.popen(ssh(*WGQ, "try", "reload", "wg0", "--timeout", "60"), stderr=subprocess.DEVNULL)
-        until(lambda: ends.two.run(ssh(*WGQ, "confirm", "wg0"), check=False).returncode == 0)
+        until(lambda: ends.two.run(ssh(*WGQ, "confirm", "wg0"), check=False).returncode == 0, "the confirmation")
         assert first.wait(60) == 0
         assert "10.8.0.0/24" in ends.one.out("wg", "show", "wg0", "allowed-ips")
 

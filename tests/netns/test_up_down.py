@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import until
 from tests.netns.tunnels import (
     FULL,
     KEY,
@@ -26,6 +24,7 @@ from tests.netns.tunnels import (
     with_resolvconf,
     write,
 )
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -294,10 +293,7 @@ def test_a_signal_during_up_rolls_it_back(machine: Namespace, number: signal.Sig
     process = machine.popen(
         [*wgq_with_signals, "up", "wg0"], env={**os.environ, "WGQ_DNS": "file"}, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + 20
-    while machine.run(["test", "-e", "/run/reached"], check=False).returncode:
-        assert time.monotonic() < deadline, "the hook was never reached"
-        time.sleep(0.05)
+    until(lambda: not machine.run(["test", "-e", "/run/reached"], check=False).returncode, "the hook runs")
     process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 128 + number, stderr.decode()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import wgquick
-from tests.netns.pair import Pair, pair, ping, until
+from tests.netns.pair import Pair, pair, ping
 from tests.netns.tunnels import WGQ, links, wgq
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +73,8 @@ def test_or_down_takes_the_tunnel_down_again(ends: Pair) -> None:
 def test_an_interrupted_wait_ends_with_the_signal(ends: Pair) -> None:
     silence(ends)
     waiting = ends.one.popen([*WGQ, "up", "wg0", "--wait=60", "--or-down"], stderr=subprocess.PIPE)
-    until(lambda: "wg0" in links(ends.one))
-    until(lambda: "state UNKNOWN" in ends.one.out("ip", "-o", "link", "show", "dev", "wg0"))
+    until(lambda: "wg0" in links(ends.one), "the link")
+    until(lambda: "state UNKNOWN" in ends.one.out("ip", "-o", "link", "show", "dev", "wg0"), "the link is up")
     waiting.send_signal(signal.SIGTERM)
     waiting.communicate(timeout=60)
     assert waiting.returncode == 128 + signal.SIGTERM

@@ -16,8 +16,9 @@ import pytest
 import wgquick
 from tests.namespaces import host
 from tests.netns import name_server
-from tests.netns.pair import Pair, pair, ping, until
+from tests.netns.pair import Pair, pair, ping
 from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
+from tests.waiting import until
 from wgquick.upkeep import clocks, pace
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Watch:
 
     def await_event(self, event: str) -> dict[str, Any]:
         """Wait for the first event of this kind, and return it."""
-        until(lambda: bool(self.events(event)), SOON)
+        until(lambda: self.events(event), event)
         return self.events(event)[0]
 
     def end(self) -> int:
@@ -106,7 +107,7 @@ def test_losses_are_restored_within_two_seconds(machine: Namespace, tmp_path: Pa
             began = time.time()
             machine.run(["sh", "-c", command])
             watch.await_event(f"{kind}-restored")
-            until(lambda: state(machine) == before, SOON)
+            until(lambda: state(machine) == before, "the state before")
             took[kind] = watch.events(f"{kind}-restored")[0]["time"] - began
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     assert max(took.values()) < 2 * max(1.0, load), took
@@ -134,7 +135,7 @@ def test_a_down_is_left_alone_and_the_next_up_is_watched(machine: Namespace, tmp
         wgq(machine, "up", "wg0")
         assert len(watch.events()) == 1
         machine.run(["ip", "-6", "rule", "del", "table", "51820"])
-        until(lambda: len(watch.events("rule-restored")) == 2, SOON)
+        until(lambda: len(watch.events("rule-restored")) == 2, "both rules")
         assert rules(machine).count("lookup 51820") == 2
 
 
@@ -143,7 +144,7 @@ def test_a_watch_without_tunnels_finds_a_new_one(tmp_path: Path) -> None:
         made.uplink(ipv6=True)
         write(made, config("", FULL))
         wgq(made, "up", "wg0")
-        until(lambda: _restores(made, watch), SOON)
+        until(lambda: _restores(made, watch), "the watch restores")
         wgq(made, "down", "wg0")
         assert "51820" not in rules(made)
 
@@ -246,7 +247,7 @@ def test_a_command_runs_for_each_event(machine: Namespace, tmp_path: Path) -> No
 def test_other_signals_end_the_watch_with_their_status(machine: Namespace) -> None:
     process = machine.popen([*WGQ, "watch", "--exec", "true"])
     machine.run(["ip", "rule", "del", "table", "51820"])
-    until(lambda: rules(machine).count("lookup 51820") == 2, SOON)
+    until(lambda: rules(machine).count("lookup 51820") == 2, "both rules")
     process.send_signal(signal.SIGHUP)
     assert process.wait(30) == 129
 
@@ -285,7 +286,10 @@ def test_the_kill_switch_is_restored(tmp_path: Path) -> None:
         with watching(machine, tmp_path) as watch:
             machine.run(["sh", "-c", "nft flush ruleset; ip route flush table 51820"])
             watch.await_event("firewall-restored")
-            until(lambda: sorted(_lines(machine, "nft list ruleset")) == sorted(before[0].splitlines()), SOON)
+            until(
+                lambda: sorted(_lines(machine, "nft list ruleset")) == sorted(before[0].splitlines()),
+                "the tables before",
+            )
             assert _lines(machine, "ip route show table 51820") == before[1].splitlines()
             wgq(machine, "down", "wg0")
         assert machine.out("nft", "list", "ruleset") == ""
@@ -437,7 +441,7 @@ def roam(ends: Pair, address: str, old: str) -> None:
         ends.two.run(["ping", "-c1", "-W1", "10.7.0.1"], check=False)
         return f"{address}:51820" in ends.one.out("wg", "show", "wg0", "endpoints")
 
-    until(is_there)
+    until(is_there, f"the endpoint {address}")
 
 
 def send(machine: Namespace, address: str, port: int) -> str:
@@ -495,17 +499,17 @@ def test_tunnels_in_other_namespaces_are_watched(tmp_path: Path) -> None:
             watch.await_event("peer-up")
             ends.one.run(["ip", "netns", "delete", "vpn"])
             ends.one.run(["ip", "netns", "add", "vpn"])
-            until(lambda: open_namespaces(ends.one, watch) == 0)
+            until(lambda: open_namespaces(ends.one, watch) == 0, "no namespace open")
             assert "gone" in wgq(ends.one, "show", "wg0", status=1).stderr
             wgq(ends.one, "up", "wg0")
             assert "netns delete" not in wgq(ends.one, "down", "wg0").stderr  # it is not wgq's any more
             wgq(ends.one, "up", "wg0")
-            until(lambda: open_namespaces(ends.one, watch) == 1)
+            until(lambda: open_namespaces(ends.one, watch) == 1, "the namespace open")
             before = len(watch.events("route-restored"))
             ends.one.run([*inside, "route", "del", "default"])
-            until(lambda: len(watch.events("route-restored")) > before)
+            until(lambda: len(watch.events("route-restored")) > before, "the route")
             wgq(ends.one, "down", "wg0")
-            until(lambda: open_namespaces(ends.one, watch) == 0)
+            until(lambda: open_namespaces(ends.one, watch) == 0, "no namespace open")
 
 
 def open_namespaces(machine: Namespace, watch: Watch) -> int:

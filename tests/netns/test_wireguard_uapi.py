@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import signal
 import socket
 import threading
 import time
@@ -16,6 +14,7 @@ import pytest
 
 from tests.keys import public, secret
 from tests.namespaces import Namespace, host
+from tests.waiting import stopped
 from wgquick.device import Device, DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
 from wgquick.net import AllowedIP, SecretKey, SocketAddress, pack_address
@@ -205,17 +204,13 @@ def test_thousands_of_peers_read_back_the_same(machine: Namespace, control: Cont
 
 
 def test_a_stopped_daemon_does_not_hang_the_caller(machine: Namespace, control: Control) -> None:
-    daemon = machine.process()
-    os.kill(daemon, signal.SIGSTOP)
-    try:
+    with stopped(machine.process()):
         patient = Uapi(get_patience=0.2, set_patience=0.3)
         peer = PeerConfig(public(), allowed_ips=networks(50_000))
         for call in (lambda: patient.get("wg0"), lambda: patient.set("wg0", DeviceConfig(secret(), peers=(peer,)))):
             error = refused(call)
             assert error.errno == errno.ETIMEDOUT
             assert "its daemon has not answered for 0." in str(error)
-    finally:
-        os.kill(daemon, signal.SIGCONT)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pytest
 from tests.namespaces import Namespace, host
 from tests.netns.tunnels import WGQ, config, write
 from tests.signals import terminate
+from tests.waiting import until
 from wgquick.errors import OperationError
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Candidate, Userspace, candidates
@@ -93,10 +94,11 @@ def test_the_daemon_accepts_signals_that_the_caller_ignores(machine: Namespace) 
 
 def await_signals(process: int, *, blocked: signal.Signals, ignored: signal.Signals) -> None:
     """Wait until the process neither blocks the one nor ignores the other; Go blocks all while it forks."""
-    deadline = time.monotonic() + 10
-    while mask(process, "SigBlk") & 1 << blocked - 1 or mask(process, "SigIgn") & 1 << ignored - 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+
+    def accepts() -> bool:
+        return not (mask(process, "SigBlk") & 1 << blocked - 1 or mask(process, "SigIgn") & 1 << ignored - 1)
+
+    until(accepts, f"process {process} accepts signals")
 
 
 def mask(process: int, field: str) -> int:
@@ -200,10 +202,7 @@ def test_a_program_that_hangs_is_ended_with_its_children(machine: Namespace, tmp
 
 def await_no_processes(machine: Namespace) -> None:
     """Wait until no process is left: a process that got a signal still has to run once to end."""
-    deadline = time.monotonic() + 20
-    while machine.processes() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert machine.processes() == []
+    until(lambda: machine.processes() == [], "the end of the processes")
 
 
 def test_an_interrupted_start_leaves_nothing_behind(machine: Namespace, tmp_path: Path) -> None:
