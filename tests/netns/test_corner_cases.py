@@ -374,6 +374,23 @@ def test_save_at_down_looks_all_names_up_at_once(machine: Namespace) -> None:
 
 def test_a_save_over_edits_keeps_them_in_a_copy(machine: Namespace) -> None:
     """Edits before up, by hooks, or applied by reload are not kept, nor what save itself wrote."""
+    write(machine, config("PostUp = sed -i s/:51820/:5000/ /etc/wireguard/wg0.conf"))
+    wgq(machine, "up", "wg0")
+    machine.run(["sed", "-i", "1i # a comment", str(CONFIG)])
+    wgq(machine, "reload", "wg0")
+    machine.run(["wg", "set", "wg0", "listen-port", "4242"])
+    assert "edited" not in wgq(machine, "save", "wg0").stderr
+    machine.run(["sed", "-i", "s/10.9.0.0/10.8.0.0/", str(CONFIG)])
+    edited = machine.call(CONFIG.read_text)
+    assert "kept as /etc/wireguard/wg0.conf.edited" in wgq(machine, "save", "wg0").stderr
+    saved = machine.call(CONFIG.read_text)
+    assert "10.9.0.0" in saved
+    assert "# a comment" in saved
+    assert machine.out("cat", "/etc/wireguard/wg0.conf.edited") == edited
+    assert "edited" not in wgq(machine, "save", "wg0").stderr
+
+
+def test_saveconfig_over_edits_keeps_them_in_a_copy(machine: Namespace) -> None:
     hook = "PostUp = sed -i s/:51820/:5000/ /etc/wireguard/wg0.conf"
     text = config(f"SaveConfig = true\n{hook}")
     write(machine, text)

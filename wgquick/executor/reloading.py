@@ -447,14 +447,16 @@ class Reload:
             self._journal.rewrite(record)
 
     def _note(self, wanted: Desired) -> None:
-        """Record the file's settings if only they differ and nothing changes, such as the text of an endpoint."""
+        """Record the file if only its text differs and nothing changes, such as a comment or a name of an endpoint."""
         if self._record is None:
             return
-        if self._before is not None and self._record.intended is None:
+        state = self._applied(wanted)
+        if self._before is not None and self._record.intended is None and self._record.applied is not None:
             new = self._of_desired(wanted)
-            if new._replace(mtu=self._before.mtu, firewall=self._before.firewall) == self._before:
+            is_same = new._replace(mtu=self._before.mtu, firewall=self._before.firewall) == self._before
+            if is_same and state.get("source") == self._record.applied.get("source"):
                 return
-        self._journal.apply(self._applied(wanted))
+        self._journal.apply(state)
 
 
 _FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)
