@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
 
 HERE, THERE = "192.0.2.2", "198.51.100.2"
-HERE6, THERE6 = "2001:db8:1::2", "2001:db8:2::2"
 KEYS = {
     name: SecretKey(bytes([248, *([at + 1] * 30), 64]))
     for at, name in enumerate(("here", "there", "other", "third"))
