@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +116,16 @@ def _anchor(line: str) -> str:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_readme_has_the_median_time_of_doctor() -> None:
+    text = (ROOT / "docs" / "doctor.md").read_text()
+    faults = text.partition("| fault |")[2].partition("| healthy tunnel |")[0]
+    rows = [row for row in faults.splitlines() if row.startswith("| ") and "`" in row]
+    median = statistics.median(float(each) for each in re.findall(r"([\d.]+) s \|", faults))
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"tested with {len(rows)} faults" in readme
+    assert f"after {median:.1f} seconds" in readme
 
 
 def test_the_reference_is_complete() -> None:
