@@ -13,7 +13,7 @@ from os import fspath, strerror, write
 
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
-from wgquick.errors import OperationError, WgqError
+from wgquick.errors import OperationError, WgqError, not_up
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
 from wgquick.transcript import lines_of, note
@@ -476,10 +476,11 @@ def execute(name: str, command: Sequence[str]) -> NoReturn:
     host = _host(_say_nothing)
     where = _place(valid_name(name), host)
     if where is None:
-        is_up = host.rtnl.link(name) is not None
-        what = f"{name} is {'not in a network namespace of its own' if is_up else 'not up'}"
         how = f"`# wgq: netns = NAME' in its file, or wgq up --netns NAME {name}"
-        raise WgqError(what, remedy=f"Bring it up in a network namespace: {how}")
+        remedy = f"Bring it up in a network namespace: {how}"
+        if host.rtnl.link(name) is None:
+            raise not_up(name, remedy=remedy)
+        raise WgqError(f"`{name}' is not in a network namespace of its own", remedy=remedy)
     check_reachable(name, where, host)
     run(where.netns, command, caller(environ))
 

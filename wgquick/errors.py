@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import ENODEV
+
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -107,3 +109,19 @@ class SignalError(WgqError):
     def __init__(self, name: str, number: int) -> None:
         super().__init__(f"interrupted by {name}")
         self.status = 128 + number
+
+
+def not_wireguard(name: str) -> OperationError:
+    """The error for a link of another kind; of down and save, as in wg-quick, also for a missing link."""
+    return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV)
+
+
+def not_up(name: str, *, why: str = "", remedy: str = "") -> OperationError:
+    """The error for a missing link, of the verbs that wg-quick does not have."""
+    what = f"`{name}' is not up: {why}" if why else f"`{name}' is not up"
+    return OperationError(what, errno=ENODEV, remedy=remedy or f"Bring it up: wgq up {name}")
+
+
+def take_down_first(name: str) -> str:
+    """The remedy if an interface is in the way."""
+    return f"Take it down first: wgq down {name}"

@@ -280,7 +280,7 @@ def test_reload_of_a_renamed_link_is_refused(machine: Namespace) -> None:
     write(machine, config())
     wgq(machine, "up", "wg0")
     machine.run(["ip", "link", "set", "wg0", "name", "wg7"])
-    assert "wgq: `wg0' is not a WireGuard interface\n" in wgq(machine, "reload", "wg0", status=1).stderr
+    assert "wgq: `wg0' is not up\n" in wgq(machine, "reload", "wg0", status=1).stderr
     assert "renamed to wg7" in wgq(machine, "up", "wg0", status=1).stderr
     wgq(machine, "down", "wg0")
 

@@ -117,7 +117,7 @@ def test_exec_hides_daemons_that_look_names_up(ends: Pair) -> None:
 
 
 def test_exec_needs_a_namespace(ends: Pair) -> None:
-    assert "wg0 is not up" in wgq(ends.one, "exec", "wg0", "true", status=1).stderr
+    assert "`wg0' is not up" in wgq(ends.one, "exec", "wg0", "true", status=1).stderr
     assert "not in a network namespace" in wgq(ends.two, "exec", "wg0", "true", status=1).stderr
 
 

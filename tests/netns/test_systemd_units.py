@@ -129,7 +129,7 @@ def test_a_reload_needs_an_interface_that_is_up_but_no_wg(machine: Namespace) ->
     write(machine, f"{TEXT}AllowedIPs = 10.8.0.0/16\n")
     done = machine.run(["sh", "-c", setting("ExecReload")], check=False)
     assert done.returncode == 1
-    assert "wgq: `wg0' is not a WireGuard interface\n  Bring it up first: wgq up wg0\n" in done.stderr
+    assert "wgq: `wg0' is not up\n  Bring it up: wgq up wg0\n" in done.stderr
     assert "wg " not in setting("ExecReload").replace("wgq", "")
 
 

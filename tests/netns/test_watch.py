@@ -232,7 +232,7 @@ def test_once_restores_and_ends(machine: Namespace) -> None:
     output = wgq(machine, "watch", "--once", "wg0").stdout
     assert "wg0: rule-restored: ip -4 rule: not fwmark 0xca6c lookup 51820\n" in output
     assert state(machine) == before
-    assert "is not up" in wgq(machine, "watch", "--once", "wg9", status=1).stderr
+    assert "`wg9' is not up" in wgq(machine, "watch", "--once", "wg9", status=1).stderr
 
 
 def test_a_command_runs_for_each_event(machine: Namespace, tmp_path: Path) -> None:

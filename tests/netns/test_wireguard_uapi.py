@@ -142,7 +142,7 @@ def test_a_name_without_a_daemon_is_no_device(machine: Namespace, name: str) -> 
     stale.bind("/run/wireguard/stale.sock")
     stale.close()
     Path("/run/wireguard/file.sock").write_text("")
-    with pytest.raises(OperationError, match=f"{name} is not a WireGuard interface") as caught:
+    with pytest.raises(OperationError, match=f"`{name}' is not a WireGuard interface") as caught:
         Control().get(name)
     assert caught.value.errno == errno.ENODEV
 

@@ -5,7 +5,7 @@ What only `up` or a tunnel without a journal needs is imported where it is used 
 
 from __future__ import annotations
 
-from wgquick.errors import HookError, SignalError, WgqError
+from wgquick.errors import HookError, SignalError, WgqError, not_wireguard
 from wgquick.executor import leftovers, trial
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
@@ -170,7 +170,7 @@ def _without_journal(
     facts = observe.down(settings, name, host, options)
     guards = (RemoveGuard(name),) if (record is None and host.firewall.is_guarded(name)) else ()
     if not facts.exists and not guards:
-        raise WgqError(f"`{name}' is not a WireGuard interface")
+        raise not_wireguard(name)
     before = hooks(settings, "PreDown") if settings else ()
     after = hooks(settings, "PostDown") if settings else ()
     stale = undos_without_link(record, host, options) if record else ()

@@ -12,7 +12,7 @@ it needs after a kill at any moment.
 from __future__ import annotations
 
 from wgquick.directory import remove
-from wgquick.errors import OperationError, SignalError, WgqError
+from wgquick.errors import OperationError, SignalError, WgqError, not_up, not_wireguard, take_down_first
 from wgquick.executor import down as executor_down
 from wgquick.executor import trial
 from wgquick.executor import up as executor_up
@@ -74,7 +74,7 @@ def check_settings(settings: Settings, host: Host, options: Options) -> None:
 def _check_free(settings: Settings, host: Host) -> None:
     name, netns = settings.name, settings.extras.netns
     if host.rtnl.link(name) is not None:
-        remedy = f"Take it down first (wgq down {name}), or choose another name with --name."
+        remedy = f"{take_down_first(name)}\n  Or choose another name with --name."
         raise WgqError(f"`{name}' already exists outside the network namespace {netns}", remedy=remedy)
 
 
@@ -111,8 +111,8 @@ def check_absent(settings: Settings, host: Host) -> None:
 
 def _check_not_inside(name: str, earlier: Place, host: Host) -> None:
     if is_inside(name, host):
-        remedy = f"Take it down first: wgq down {name}"
-        raise WgqError(f"`{name}' already exists in the network namespace {earlier.netns}", remedy=remedy)
+        what = f"`{name}' already exists in the network namespace {earlier.netns}"
+        raise WgqError(what, remedy=take_down_first(name))
 
 
 def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) -> None:
@@ -182,7 +182,7 @@ def down(
     with host.interface_lock(name):
         where = place(name, host)
         if where is None:
-            raise WgqError(f"`{name}' is not a WireGuard interface")
+            raise not_wireguard(name)
         try:
             take_down(name, where, read, host, options, say=say, save=save)
         finally:
@@ -243,7 +243,7 @@ def change(settings: Settings, host: Host, options: Options, reload_options: Rel
             return cmd_reload(inside, inner, options, reload_options, say)
     reasons = _reasons(wanted, there)
     if where is None and host.rtnl.link(name) is None:
-        raise WgqError(f"`{name}' is not a WireGuard interface", remedy=f"Bring it up first: wgq up {name}")
+        raise not_up(name)
     if not reload_options.or_restart:
         raise RestartNeededError(name, reasons, settings.path)
     if not reload_options.dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.errors import WgqError
+from wgquick.errors import WgqError, not_up
 from wgquick.executor import netns, places, planning
 from wgquick.lean import TYPE_CHECKING, cast
 from wgquick.plan.planned import Plan, Planned
@@ -33,7 +33,7 @@ def plan(
         raise WgqError("there is no configuration", where=name)
     if not netns.is_inside(name, ground.host) and ground.host.rtnl.link(name) is None:
         if verb != "up":
-            raise WgqError(f"`{name}' is not a WireGuard interface", remedy=f"Bring it up first: wgq up {name}")
+            raise not_up(name)
         return _up(settings, ground, reload_options, new)
     if reasons := netns.moved(settings, ground.host):
         gone = _down(name, settings, ground, where)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from wgquick.config.extras import joined
 from wgquick.config.settings import LAN, Extras
-from wgquick.errors import SignalError, WgqError
+from wgquick.errors import SignalError, WgqError, not_up, not_wireguard, take_down_first
 from wgquick.executor import observe, snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
@@ -200,7 +200,7 @@ class Reload:
         plan_traffic.check(self._settings)
         now = snapshot.current(self._name, self._host, self._options, self._record)
         if now.device is None:
-            raise WgqError(f"`{self._name}' is not a WireGuard interface")
+            raise not_wireguard(self._name)
         ignored = self._without_itself(now.device)
         if may_resolve:
             wanted = reload.endpoints(self._settings, now.device, self._known.earlier)
@@ -493,10 +493,10 @@ def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:
 
 def check_exists(name: str, host: Host) -> None:
     """Raise WgqError unless `name` is a WireGuard interface."""
-    link = host.rtnl.link(name)
-    if link is None or name not in host.wireguard.interfaces():  # a renamed link's daemon keeps the old name
-        remedy = f"Bring it up first: wgq up {name}" if link is None else ""
-        raise WgqError(f"`{name}' is not a WireGuard interface", remedy=remedy)
+    if host.rtnl.link(name) is None:  # a renamed link's daemon keeps the old name
+        raise not_up(name)
+    if name not in host.wireguard.interfaces():
+        raise not_wireguard(name)
 
 
 def own(record: Record | None, name: str, host: Host) -> Record | None:
@@ -505,7 +505,7 @@ def own(record: Record | None, name: str, host: Host) -> Record | None:
     if record is None or link is None or record.ifindex != link.ifindex:
         return None
     if not record.complete and not record.unread:
-        raise WgqError(f"{name} was not brought up completely", remedy=f"Take it down first: wgq down {name}")
+        raise WgqError(f"{name} was not brought up completely", remedy=take_down_first(name))
     return record
 
 

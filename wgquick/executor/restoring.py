@@ -6,7 +6,7 @@ That state contains keys, so it is only in the memory of the trial's watchdogs, 
 from __future__ import annotations
 
 from wgquick.config.settings import Extras, Settings
-from wgquick.errors import HookError, SignalError, WgqError
+from wgquick.errors import HookError, SignalError, WgqError, not_wireguard
 from wgquick.executor import down, netns, places, reloading, snapshot, src_valid_mark, up
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
@@ -70,7 +70,7 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     record = reloading.own(journal.read(), name, host)
     current = snapshot.current(name, host, options, record)
     if current.device is None or current.link is None:
-        raise WgqError(f"`{name}' is not a WireGuard interface")
+        raise not_wireguard(name)
     applied = reloading.read_applied(record.applied) if record else None
     known = reloading.known_by(record, applied, keep_foreign=False)
     undos = record.undos if record else ()
@@ -250,7 +250,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
     for _ in range(_ROUNDS):
         now = snapshot.current(name, host, before.options, record)
         if now.device is None:
-            raise WgqError(f"`{name}' is not a WireGuard interface")
+            raise not_wireguard(name)
         known = known._replace(undos=run.undos if record else None)
         facts = _facts(host, before.file, known)
         moves = restore.moves(wanted, now, now.device, facts, known, given=given, file=before.file)

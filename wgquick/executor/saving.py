@@ -5,7 +5,7 @@ from __future__ import annotations
 from wgquick.config import edit, location
 from wgquick.config.atomic import write_atomic
 from wgquick.config.parser import parse
-from wgquick.errors import WgqError
+from wgquick.errors import WgqError, not_wireguard
 from wgquick.executor.journal import Journal, with_source
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, is_link_local
@@ -26,7 +26,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     """Update the file that `settings` were read from (wg-quick's save_config); unchanged lines stay."""
     name = settings.name
     if name not in host.wireguard.interfaces():
-        raise WgqError(f"`{name}' is not a WireGuard interface")
+        raise not_wireguard(name)
     if not settings.path:
         raise WgqError(
             f"the configuration of {name} was not read from a file", remedy="There is no file to save to."

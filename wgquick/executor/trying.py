@@ -11,7 +11,7 @@ import os
 import time
 
 from wgquick.config.settings import Settings
-from wgquick.errors import WgqError
+from wgquick.errors import WgqError, not_wireguard
 from wgquick.executor import down, netns, places, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
@@ -181,7 +181,7 @@ class Attempt:
             netns.check_absent(self._tried or Settings(asked.name), host)
         self._before = restoring.look(asked.name, self._tried, host, asked.options)
         if asked.verb == "down" and self._before.wanted is None:
-            raise WgqError(f"`{asked.name}' is not a WireGuard interface")
+            raise not_wireguard(asked.name)
         path = self._tried.path if self._tried else ""
         begun = Trial(asked.verb, path, deadline=self._limit())
         self._file = trial.begun(host.journal_directory, asked.name, begun)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.errors import OperationError, SignalError, WgqError
+from wgquick.errors import OperationError, SignalError, WgqError, take_down_first
 from wgquick.executor import down, leftovers, observe, src_valid_mark, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
@@ -89,7 +89,7 @@ def check_absent(name: str, host: Host) -> None:
 
 def _remedy_for_existing(name: str, host: Host) -> str:
     if name in host.wireguard.interfaces():
-        return f"Take it down first: wgq down {name}"
+        return take_down_first(name)
     return "It is not a WireGuard interface: rename the file to name the interface differently."
 
 
@@ -166,7 +166,7 @@ def _recover(
     if record is None:
         return
     if current := down.renamed(record, host):
-        raise WgqError(f"{name} is still up, renamed to {current}", remedy=f"Take it down first: wgq down {name}")
+        raise WgqError(f"{name} is still up, renamed to {current}", remedy=take_down_first(name))
     say(note(f"Cleaning up after an earlier {name} that was not taken down"))
     undos = down.undos_without_link(record, host, options)
     if keeps_guard:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.diagnosis.keys import public_key_of
-from wgquick.errors import OperationError, WgqError
+from wgquick.errors import OperationError, WgqError, not_up, not_wireguard
 from wgquick.executor import places, trial
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
@@ -126,13 +126,11 @@ class Observer:
 
     def _not_there(self, name: str, link: Link | None) -> OperationError:
         if link is not None:
-            return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV)
+            return not_wireguard(name)
         if any(each.interface == name for each in self._trials()):
-            what = f"`{name}' is not up: it is on trial"
-            return OperationError(what, errno=ENODEV, remedy="`wgq status' says until when.")
+            return not_up(name, why="it is on trial", remedy="`wgq status' says until when.")
         has_file = location.is_valid_name(name) and os.path.exists(f"{DIRECTORY}/{name}.conf")
-        remedy = f"Bring it up: wgq up {name}" if has_file else "`wgq status' lists the interfaces that are up."
-        return OperationError(f"`{name}' is not up", errno=ENODEV, remedy=remedy)
+        return not_up(name, remedy="" if has_file else "`wgq status' lists the interfaces that are up.")
 
     def _joined(self, device: Device, link: Link | None) -> InterfaceStatus:
         name, now, host = device.name, time.time(), self._host

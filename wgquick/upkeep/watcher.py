@@ -16,7 +16,7 @@ from wgquick.config import grammar, location
 from wgquick.config.parser import examine
 from wgquick.config.settings import LAN
 from wgquick.diagnosis import nets
-from wgquick.errors import OperationError, WgqError
+from wgquick.errors import OperationError, WgqError, not_up
 from wgquick.executor import journal
 from wgquick.executor.mending import (
     Mended,
@@ -603,5 +603,7 @@ def check_up(names: Iterable[str], host: Host) -> None:
     """Raise WgqError if one of the interfaces is not up, or if another program brought it up."""
     for name in names:
         if recorded(name, host) is None:
-            what = "the interface was not brought up by wgq" if host.rtnl.link(name) else "the interface is not up"
-            raise WgqError(what, where=name, remedy=f"Bring it up: wgq up {name}")
+            if host.rtnl.link(name) is None:
+                raise not_up(name)
+            remedy = f"Take it down and bring it up: wgq down {name} && wgq up {name}"
+            raise WgqError(f"`{name}' was not brought up by wgq", remedy=remedy)

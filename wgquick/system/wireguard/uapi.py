@@ -10,7 +10,7 @@ from fcntl import LOCK_EX, flock
 from struct import Struct
 
 from wgquick import patience as deadline
-from wgquick.errors import OperationError
+from wgquick.errors import OperationError, not_wireguard
 from wgquick.lean import TYPE_CHECKING, socket, suppress
 from wgquick.options import SOCKETS
 from wgquick.system.wireguard import uapi_codec
@@ -220,7 +220,7 @@ def _unreachable(name: str, error: OSError) -> OperationError:
     """A socket that a killed daemon left (ECONNREFUSED) is not a device, as in wg(8)."""
     code = error.errno or errno.ETIMEDOUT
     if code in (errno.ENOENT, errno.ECONNREFUSED):
-        return OperationError(f"{name} is not a WireGuard interface", errno=errno.ENODEV)
+        return not_wireguard(name)
     return OperationError(f"cannot reach the daemon of {name}: {os.strerror(code)}", errno=code)
 
 
