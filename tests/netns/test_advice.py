@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -15,7 +15,10 @@ from wgquick.config.document import Document
 from wgquick.config.location import Location
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.namespaces import Namespace
+    from wgquick.diagnosis.finding import Finding
 
 SOUND = "192.0.2.1:51820"
 FAULTY = "192.0.2.1:0"
@@ -144,16 +147,48 @@ def test_a_short_file_without_hooks_needs_no_process(tmp_path: Path, monkeypatch
     pending.print(pytest.fail)
 
 
-def test_a_check_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It prints nothing then."""
-    monkeypatch.setattr(advice_of, "_PATIENCE", 0.01)
-    monkeypatch.setattr(advice_of, "_findings", lambda *_: time.sleep(600))
-    document = Document.parse(b"[Interface]\nPostUp = true\n")
-    started = advice_of.begin(Location("wg0", "/etc/wireguard/wg0.conf"), document)
+def begun(folder: Path) -> advice_of.Running:
+    """A check in a process, of a file with a hook."""
+    file = folder / "wg0.conf"
+    file.write_text(text(FAULTY, "PostUp = true"))
+    file.chmod(0o600)
+    started = advice_of.begin(Location("wg0", str(file)), Document.parse(file.read_bytes()))
     assert isinstance(started, advice_of.Running)
+    return started
+
+
+def spin(*_: object) -> NoReturn:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(("limit", "slow"), [("_PATIENCE", lambda *_: time.sleep(600)), ("_EFFORT", spin)])
+def test_a_check_that_takes_too_long_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, slow: Callable[..., None]
+) -> None:
+    """It prints nothing then."""
+    monkeypatch.setattr(advice_of, "_PATIENCE", 600.0)
+    monkeypatch.setattr(advice_of, limit, 0.01)
+    monkeypatch.setattr(advice_of, "_findings", slow)
+    started = begun(tmp_path)
     started.print(pytest.fail)
     with pytest.raises(ChildProcessError):
         os.waitpid(started.process, 0)
+
+
+def test_a_check_that_other_work_delays_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a second of processor time, not of the clock."""
+    real = advice_of._findings
+
+    def delayed(found: Location, document: Document, is_ended: int) -> list[Finding]:
+        time.sleep(1.2)
+        return real(found, document, is_ended)
+
+    monkeypatch.setattr(advice_of, "_PATIENCE", 600.0)
+    monkeypatch.setattr(advice_of, "_findings", delayed)
+    printed: list[str] = []
+    begun(tmp_path).print(printed.append)
+    assert [line for line in printed if line.endswith(CODE)]
 
 
 def test_the_check_does_not_hold_the_lock_of_a_killed_up(machine: Namespace) -> None:
