@@ -10,10 +10,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+# The exit statuses (docs/reference.md). A signal's is 128 + N, and a failed hook's is the hook's own.
+FAILURE = 1
+CHANGES = 2
+"""Of plan and diff: there are changes."""
+IP_STATUS = 2
+"""Of ip(8), and so of wg-quick, if the kernel refuses."""
+RESTART_NEEDED = 3
+"""Of reload: nothing was changed."""
+NOT_UP = 4
+"""Of status: a wanted peer is not up."""
+NO_HANDSHAKE = 4
+"""Of wait and up: no handshake in time."""
+ROLLED_BACK = 4
+"""Of try."""
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""Of a shell, and so of a hook and of exec: the command cannot be run, or does not exist."""
+
+
 class WgqError(Exception):
     """A failure that the user can act on; `status` is the exit status for it."""
 
-    status = 1
+    status = FAILURE
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         super().__init__(what)
@@ -100,7 +118,7 @@ class BatchError(OperationError):
 class NoHandshakeError(WgqError):
     """The awaited handshakes did not happen in time."""
 
-    status = 4
+    status = NO_HANDSHAKE
 
 
 class SignalError(WgqError):

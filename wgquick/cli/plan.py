@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wgquick import api
 from wgquick.cli import privilege, verbs
 from wgquick.cli.streams import say
-from wgquick.errors import WgqError
+from wgquick.errors import CHANGES, FAILURE, WgqError
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.show import plan as show
 from wgquick.transcript import note
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from wgquick.cli.verbs import Given
     from wgquick.options import Options
     from wgquick.plan.planned import Plan
-
-_CHANGES = 2
 
 
 def plan(verb: str, target: str, given: Given) -> int:
@@ -44,13 +42,13 @@ def _tell(verb: str, target: str, given: Given, *, is_offline: bool = False) -> 
     try:
         found = _made(verb, target, given, options, is_offline=is_offline)
     except WgqError as error:
-        error.status = 1  # not the verb's own status, as 2 means changes
+        error.status = FAILURE  # not the verb's own status, as 2 means changes
         raise
     if as_json:
         verbs.write(show.json_text(found))
     else:
         _tell_text(found)
-    return _CHANGES if found.changes or found.restart else 0
+    return CHANGES if found.changes or found.restart else 0
 
 
 def _made(verb: str, target: str, given: Given, options: Options, *, is_offline: bool) -> Plan:

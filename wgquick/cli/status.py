@@ -13,7 +13,7 @@ from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.cli.verbs import write
 from wgquick.config import location
-from wgquick.errors import OperationError, SignalError, WgqError
+from wgquick.errors import NOT_UP, OperationError, SignalError, WgqError
 from wgquick.lean import signal
 from wgquick.show import status as show
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from wgquick.cli.verbs import Given
     from wgquick.status.values import Status
 
-NOT_UP = 4
-"""The exit status if a wanted peer is not up."""
 _PAUSE = 1.0
 _NARROWEST = 40
 

@@ -12,7 +12,7 @@ from wgquick import api
 from wgquick.cli import privilege, verbs, waiting
 from wgquick.cli.streams import say
 from wgquick.config import location
-from wgquick.errors import WgqError
+from wgquick.errors import FAILURE, ROLLED_BACK, WgqError
 from wgquick.executor import trial
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import VERBS, Asked, criterion
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from wgquick.ports import Watchdog
 
 _TIMEOUT = "120"
-_ROLLED_BACK = 4
-_FAILED = 1
 _PAUSE = 100  # milliseconds between two reads of the watchdog's output
 _PIECE = 65536
 _OF = {
@@ -180,7 +178,7 @@ class _Shown:
 
     def _ended(self, end: dict[str, Any]) -> int:
         phase, name = str(end["phase"]), self._asked.name
-        status = {trial.CONFIRMED: 0, trial.ROLLED_BACK: _ROLLED_BACK}.get(phase, _FAILED)
+        status = {trial.CONFIRMED: 0, trial.ROLLED_BACK: ROLLED_BACK}.get(phase, FAILURE)
         message = str(end.get("message", ""))
         if phase == trial.CONFIRMED:
             by = end.get("by", "")

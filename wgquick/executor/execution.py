@@ -6,12 +6,11 @@ from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, EOPNOTSUPP, ESRC
 from itertools import groupby
 from os import strerror
 
-from wgquick.errors import BatchError, HookError, OperationError, SignalError, WgqError
+from wgquick.errors import IP_STATUS, BatchError, HookError, OperationError, SignalError, WgqError
 from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.options import PROGRAM
 from wgquick.plan import down as plan_down
 from wgquick.plan.steps import (
-    IP_STATUS,
     AddAddress,
     AddRoute,
     AddRule,

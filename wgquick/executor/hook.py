@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.errors import HookError, WgqError
+from wgquick.errors import NOT_FOUND, HookError, WgqError
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import RunHook
     from wgquick.ports import Variables
 
-_NOT_FOUND = 127  # the shell's status for a missing command
 _MISSING = "A program in the hook is not installed or not on PATH."
 
 
@@ -74,7 +73,7 @@ def explained(error: HookError, step: RunHook, path: str) -> HookError:
 
 
 def _reason(status: int) -> str:
-    return _MISSING if status == _NOT_FOUND else ""
+    return _MISSING if status == NOT_FOUND else ""
 
 
 def _written(step: RunHook, path: str) -> tuple[int, int, str] | None:

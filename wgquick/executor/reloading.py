@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from wgquick.config.extras import joined
 from wgquick.config.settings import LAN, Extras
-from wgquick.errors import SignalError, WgqError, not_up, not_wireguard, take_down_first
+from wgquick.errors import RESTART_NEEDED, SignalError, WgqError, not_up, not_wireguard, take_down_first
 from wgquick.executor import observe, snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal, with_source
@@ -64,7 +64,7 @@ _PASSES = 5
 class RestartNeededError(WgqError):
     """The file has changes that need a restart; nothing was changed. `reasons` lists them."""
 
-    status = 3
+    status = RESTART_NEEDED
 
     def __init__(self, name: str, reasons: tuple[str, ...], path: str, command: str = "wgq reload") -> None:
         remedy = f"Run `{command} --or-restart {name}'. Nothing was changed."

@@ -6,7 +6,7 @@ import errno
 from os import strerror
 from time import monotonic, sleep
 
-from wgquick.errors import OperationError
+from wgquick.errors import FAILURE, IP_STATUS, OperationError
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 REFUSALS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 _PATIENCE = 5.0  # seconds for a daemon to notice that its link is up
 _PAUSE = 0.001
-_STATUS = 2  # of `ip link set up` when the kernel's WireGuard refuses a port
-_STATUS_LIVE = 1  # of `wg set`
 
 
 def check_free(name: str, port: int | None, host: Host) -> None:
@@ -51,7 +49,7 @@ def check_bound(name: str, port: int, host: Host) -> None:
 def check_change(name: str, port: int | None, host: Host) -> None:
     """Raise OperationError, before a reload changes anything, if a live device cannot bind this port."""
     if port and (code := host.udp_ports.refusal(port)):
-        raise refused(name, port, code, host, task=f"change the ListenPort of {name}", status=_STATUS_LIVE)
+        raise refused(name, port, code, host, task=f"change the ListenPort of {name}", status=FAILURE)
 
 
 def chosen(device: Device, host: Host) -> int:
@@ -70,7 +68,7 @@ def chosen(device: Device, host: Host) -> int:
 
 
 def refused(
-    name: str, port: int, code: int, host: Host, *, task: str = "", status: int = _STATUS
+    name: str, port: int, code: int, host: Host, *, task: str = "", status: int = IP_STATUS
 ) -> OperationError:
     """The error for a refused port, with the port's current user if known; `code` is the errno."""
     match code:

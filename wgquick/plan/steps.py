@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-IP_STATUS = 2
-"""The exit status of ip(8), and so of wg-quick, if the kernel refuses."""
-
 
 class Run(Protocol):
     """The run that a step works on: the host, and the actions that also need the journal or the options."""

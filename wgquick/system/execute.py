@@ -7,7 +7,7 @@ import pwd
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from wgquick.errors import OperationError
+from wgquick.errors import NOT_EXECUTABLE, NOT_FOUND, OperationError
 from wgquick.system import calls
 from wgquick.system.dns import NAMESPACES
 from wgquick.system.netns import path_of
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _LOOKUP_SOCKETS = ("/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve")
 """Sockets of the host's daemons that resolve names: nscd(8), and systemd-resolved for nss-resolve(8)."""
-_NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as in sh(1)
 
 
 class User(NamedTuple):
@@ -80,7 +79,7 @@ def execute(netns: str, command: Sequence[str], user: User | None) -> NoReturn:
     try:
         os.execvpe(command[0], list(command), environment)
     except OSError as error:
-        status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+        status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         what = f"cannot run {command[0]}: {error.strerror}"
         raise OperationError(what, errno=error.errno or 0, status=status) from None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from wgquick.errors import HookError
+from wgquick.errors import NOT_FOUND, HookError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import without_keys
 from wgquick.system import programs
@@ -30,7 +30,6 @@ _SH_PRELUDE = f"set -e; {_PRELUDE}"
 _FUNCTIONS = f"{os.path.dirname(__file__)}/hook.sh"
 _BASH = "/bin/bash"
 _SH = "/bin/sh"
-_NOT_FOUND = 127  # the shell's status for a missing command
 _PROGRAM = "wgq"
 _COMMANDS = (_PROGRAM, "__main__.py")  # the second is for `python -m wgquick`
 _OF_THE_FILE_SYSTEM = ("CONFIG_FILE", "SELF", "ARGS")  # the other variables are text from the file
@@ -71,7 +70,7 @@ class Hooks:
         if bash is not None:
             return [bash, "-c", _BASH_PRELUDE]
         if not os.access(_SH, os.X_OK):
-            raise HookError("cannot run a hook: there is no shell", _NOT_FOUND, remedy="Install bash.")
+            raise HookError("cannot run a hook: there is no shell", NOT_FOUND, remedy="Install bash.")
         if not self._remarked:
             self._say(note("There is no bash: hooks run in sh, without pipefail, extglob and <(...)."))
             self._remarked = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from wgquick.errors import OperationError
+from wgquick.errors import NOT_FOUND, OperationError
 from wgquick.lean import TYPE_CHECKING
 from wgquick.system import programs
 from wgquick.transcript import command
@@ -19,7 +19,6 @@ _ORDER = "/etc/resolvconf/interface-order"
 _RECORDS = "/etc/resolvconf/run/interface"
 _HEADING = "\n# resolv.conf from "
 _PREFIX_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
-_NOT_FOUND = 127  # the shell's status for a missing command
 
 
 def program() -> str | None:
@@ -125,11 +124,11 @@ def _parsed(text: str) -> Current | None:
 def _outcome(found: str | None, arguments: list[str], text: bytes) -> tuple[int, str, str]:
     """Status, output and errors; a missing resolvconf has the shell's status for a missing command."""
     if found is None:
-        return _NOT_FOUND, "", "command not found"
+        return NOT_FOUND, "", "command not found"
     return programs.output([found, *arguments], {**os.environ, "LC_ALL": "C"}, text)
 
 
 def _remedy(status: int) -> str:
-    if status == _NOT_FOUND:
+    if status == NOT_FOUND:
         return "Install openresolv or resolvconf, or use `--dns resolved' or `--dns file'."
     return "Check `resolvconf -l' and resolvconf's configuration, or use `--dns file' or `--dns off'."
