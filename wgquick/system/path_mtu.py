@@ -71,8 +71,10 @@ def _probed(raw: socket.socket, version: int, patience: float) -> PathMtu:
     waiting = select.poll()
     waiting.register(raw, select.POLLIN)
     deadline = time.monotonic() + patience
-    while (left := deadline - time.monotonic()) > 0 and len(state.answered) < len(_SIZES[version]):
-        waiting.poll(left * 1000)
+    left = patience
+    while left > 0 and len(state.answered) < len(_SIZES[version]):
+        left = deadline - time.monotonic()
+        waiting.poll(max(0, left) * 1000)  # also after the deadline: this process may have stood still until then
         state.take_errors(raw)
         state.take_answers(raw)
     return state.result()
