@@ -189,8 +189,10 @@ class Capture:
         sockets = {made.fileno(): made for made in (self._tap, self._data, *self._raw)}
         for descriptor in sockets:
             waiting.register(descriptor, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0:
-            for descriptor, _ in waiting.poll(left * 1000):
+        left = seconds
+        while left > 0:
+            left = deadline - time.monotonic()
+            for descriptor, _ in waiting.poll(max(0, left) * 1000):  # also if this process stood still until then
                 yield from self._batch(sockets[descriptor])
             if not self._data_left and self._data.fileno() in sockets:  # enough samples of a busy tunnel
                 waiting.unregister(self._data)
