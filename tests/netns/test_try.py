@@ -9,14 +9,15 @@ import re
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 import wgquick
 from tests.netns.pair import pair
-from tests.netns.tunnels import FULL, KEY, WGQ, config, journals, links, wgq, write
+from tests.netns.test_watch import watching
+from tests.netns.tunnels import FULL, KEY, WGQ, config, journals, links, programs, wgq, write
 from tests.waiting import stop, until
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-LONG = "30"
+LONG = "300"
+"""The seconds of a trial that the test ends."""
 CHANGED = config(peer=FULL, address="10.0.0.7/24, fd00::1/64", n=1)
 FAR_KEY = "cGtNUBJAyzXSzVvCZ0bJaVTaB4aSnpOqIP2d/Bw1F3w="
 
@@ -36,6 +38,7 @@ _VARIES = re.compile("fe80:|^multicast")  # the kernel adds these with a delay
 def state(machine: Namespace) -> list[str]:
     """The state that a tunnel sets, without the addresses that the kernel generates for a link."""
     machine.settle()
+    until(lambda: "0" not in machine.out("wg", "show", "all", "listen-port").split(), "a port of each device")
     commands = (
         "wg show all dump",
         "ip -o addr",
@@ -129,9 +132,7 @@ def up(machine: Namespace) -> Namespace:
     """The machine with wg0 up. Its file has no port and was changed since."""
     write(machine, config("PostUp = echo up >>/run/hooks\nPreDown = echo down >>/run/hooks"))
     wgq(machine, "up", "wg0")
-    until(
-        lambda: machine.out("wg", "show", "wg0", "listen-port") != "0\n", "a port"
-    )  # a daemon binds it a moment later
+    state(machine)  # the daemon has a port
     write(machine, CHANGED)
     return machine
 
@@ -216,8 +217,8 @@ def test_a_killed_process_is_survived(up: Namespace, victim: str) -> None:
     before = state(up)
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         pair = watchdogs(up)
-        names = [up.out("cat", f"/proc/{pid}/comm") for pid in pair]
-        assert names == ["wgq-watchdog\n", "wgq-standby\n"]
+        names = ["wgq-watchdog\n", "wgq-standby\n"]
+        until(lambda: [up.out("cat", f"/proc/{pid}/comm") for pid in pair] == names, "their names")
         assert process.pid not in pair
         if victim == "the command":
             process.kill()
@@ -253,6 +254,7 @@ def test_status_says_that_both_watchdogs_were_killed(up: Namespace) -> None:
             os.kill(pid, signal.SIGKILL)
         status, errors = ended(process)
         assert (status, "nothing can be rolled back" in errors) == (1, True)
+    until(lambda: not watchdogs(up), "the end of both")
     assert "will not be rolled back, as its watchdogs were killed" in wgq(up, "status").stdout
     assert (
         "put the earlier file back, then wgq reload wg0" in wgq(up, "confirm", "wg0", "--reject", status=1).stderr
@@ -264,13 +266,19 @@ def test_status_says_that_both_watchdogs_were_killed(up: Namespace) -> None:
 
 
 class Terminal:
-    """A `wgq try` that leads the session of its own terminal."""
+    """A `wgq try` that leads the session of its own terminal; `typed` waits there before it starts."""
 
-    def __init__(self, machine: Namespace, *arguments: str) -> None:
+    def __init__(self, machine: Namespace, *arguments: str, typed: bytes = b"") -> None:
+        start, go = os.pipe()
         self.pid, self.end = pty.fork()
         if not self.pid:
+            os.read(start, 1)
             command = machine.argv([*WGQ, "try", *arguments])
             os.execvp(command[0], command)
+        os.write(self.end, typed)
+        os.write(go, b".")
+        os.close(start)
+        os.close(go)
         self.text = ""
 
     def read_until(self, text: str) -> None:
@@ -295,13 +303,11 @@ class Terminal:
 
 def test_enter_confirms_only_after_the_change(up: Namespace) -> None:
     before = state(up)
-    terminal = Terminal(up, "reload", "wg0", "--timeout", "1")
-    os.write(terminal.end, b"\n")
+    terminal = Terminal(up, "reload", "wg0", "--timeout", "1", typed=b"\n")
     assert terminal.status() == 4
     assert state(up) == before
     terminal = Terminal(up, "reload", "wg0", "--timeout", LONG)
     terminal.read_until("press Enter")
-    time.sleep(0.3)
     os.write(terminal.end, b"\n")
     assert terminal.status() == 0
     assert state(up) != before
@@ -331,7 +337,8 @@ def test_a_watchdog_that_gets_a_signal_rolls_back(up: Namespace) -> None:
     before = state(up)
     with trying(up, "reload", "wg0", "--timeout", LONG) as process:
         for pid in watchdogs(up):
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # the first has ended both
+                os.kill(pid, signal.SIGTERM)
         assert ended(process)[0] == 4
     assert state(up) == before
 
@@ -357,7 +364,7 @@ def test_trying_again_extends_and_is_taken_back_with_the_first(up: Namespace) ->
             [*WGQ, "try", "reload", "wg0", "--timeout", "600"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         until(lambda: "10.66.0.0/16" in "".join(state(up)) and phase(up) == "pending", "the trial")
-        assert json.loads(wgq(up, "status", "--json").stdout)["trials"][0]["seconds_left"] > 100
+        assert json.loads(wgq(up, "status", "--json").stdout)["trials"][0]["seconds_left"] > 400
         await_end(up)
         statuses = ended(first)[0], ended(second)[0]
     assert statuses == (4, 4)
@@ -439,7 +446,8 @@ def test_a_port_that_is_taken_by_the_rollback_is_replaced(up: Namespace) -> None
         await_end(up)
         assert ended(process)[0] == 4
     assert up.out("wg", "show", "wg0", "allowed-ips") == before
-    assert up.out("wg", "show", "wg0", "listen-port").strip() not in (port, "0")
+    assert state(up)  # the daemon has a port
+    assert up.out("wg", "show", "wg0", "listen-port").strip() != port
 
 
 def test_a_change_that_hangs_is_rolled_back(machine: Namespace) -> None:
@@ -451,15 +459,7 @@ def test_a_change_that_hangs_is_rolled_back(machine: Namespace) -> None:
     done = machine.run(command, check=False)
     assert done.returncode == 4
     assert state(machine) == before
-    assert [pid for pid in machine.processes() if "sleep" in _command(pid)] == []
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return ""
+    until(lambda: not programs(machine, "sleep"), "the end of the hook")
 
 
 def test_no_key_is_in_a_file(up: Namespace) -> None:
@@ -506,7 +506,7 @@ def test_from_python(up: Namespace) -> None:
 def _tried_from_python() -> tuple[list[str], list[str]]:
     config, lines = wgquick.read("wg0"), list[str]()
     ends = [wgquick.try_("reload", config, timeout=0.3, transcript=lines.append).wait()]
-    trial = wgquick.try_("reload", config, timeout=30)
+    trial = wgquick.try_("reload", config, timeout=300)
     wgquick.confirm("wg0")
     ends.append(trial.wait())
     try:
@@ -625,15 +625,9 @@ def test_a_note_says_that_systemd_has_no_bus(machine: Namespace) -> None:
 
 def test_watch_does_not_fight_a_trial(up: Namespace, tmp_path: Path) -> None:
     before = state(up)
-    out = tmp_path / "watched"
-    with out.open("wb") as file:
-        watch = up.popen([*WGQ, "watch", "wg0", "--json"], stdout=file)
-    time.sleep(2)
-    wgq(up, "try", "reload", "wg0", "--timeout", "2", status=4)
-    wgq(up, "try", "down", "wg0", "--timeout", "2", status=4)
-    time.sleep(1)
-    assert state(up) == before
-    watch.terminate()
-    watch.wait(30)
-    events = [json.loads(line)["event"] for line in out.read_text().splitlines()]
-    assert [event for event in events if event.endswith("-restored")] == []
+    with watching(up, tmp_path, "wg0") as watch:
+        wgq(up, "try", "reload", "wg0", "--timeout", "2", status=4)
+        wgq(up, "try", "down", "wg0", "--timeout", "2", status=4)
+        time.sleep(1)
+        assert state(up) == before
+    assert [each for each in watch.events() if each["event"].endswith("-restored")] == []

@@ -150,14 +150,15 @@ class _Shown:
 
     def _begin(self, deadline: int) -> None:
         self._is_pending = True
+        if self._has_terminal:
+            import termios
+
+            # An Enter before the change does not confirm it; one after the prompt counts, however fast.
+            termios.tcflush(0, termios.TCIFLUSH)
         left = round((deadline - trial.now()) / 1000)
         name = self._asked.name
         enter = "press Enter, or run" if self._has_terminal else "run"
         say(note(f"{name} is on trial for {left} s: to keep it, {enter} `wgq confirm {name}' in a new session"))
-        if self._has_terminal:
-            import termios
-
-            termios.tcflush(0, termios.TCIFLUSH)  # an Enter before the change does not confirm it
 
     def _hear_terminal(self) -> None:
         """A line confirms; the end of input does not."""
