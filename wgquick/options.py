@@ -29,6 +29,12 @@ class Option(NamedTuple):
         """Whether the option takes no value."""
         return not (self.values or self.metavar)
 
+    def check(self, value: object, setter: str) -> None:
+        """WgqError if the value is not one of `values`; `setter` is the option, variable or field that set it."""
+        if self.values and value not in self.values:
+            what = f"`{value}' is not a valid value for {setter}"
+            raise WgqError(what, remedy=f"Choose one of: {', '.join(self.values)}.")
+
 
 class Verb(NamedTuple):
     """A verb. `completes` is the kind of names that complete its argument: "configurations", "interfaces" or "".
@@ -435,10 +441,7 @@ class Options(NamedTuple):
     def checked(self) -> Options:
         """Return self; WgqError if a field has an invalid value."""
         for field, value in zip(self._fields, self, strict=True):
-            words = option_of(field).values
-            if words and value not in words:
-                what = f"`{value}' is not a valid value for {field}"
-                raise WgqError(what, remedy=f"Choose one of: {', '.join(words)}.")
+            option_of(field).check(value, field)
         return self
 
     @property

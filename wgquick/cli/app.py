@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Annotated
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 import wgquick
 from wgquick.cli import verbs
+from wgquick.cli.main import split
+from wgquick.errors import WgqError
 from wgquick.options import DIRECTORY, OPTIONS, VERBS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from wgquick.options import Option, Verb
 
@@ -20,6 +23,14 @@ _EPILOG = f"""
 CONFIG_FILE is a path to INTERFACE.conf; INTERFACE alone means {DIRECTORY}/INTERFACE.conf; `-' is standard input.
 wg-quick(8) and wg(8) describe these files.
 """
+
+# click's ClickException, of the package click or of typer's own copy.
+_TYPER_ERROR = cast(
+    "type[typer.BadParameter]",
+    next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException"),
+)
+_ALONE = {f"--{each.name}": f"--{each.name}={each.alone}" for each in OPTIONS.values() if each.alone}
+"""The options that may have no value, each with the value that it has then."""
 
 app = typer.Typer(
     name="wgq",
@@ -51,9 +62,14 @@ def _identifier(name: str) -> str:
     return f"option_{name.replace('-', '_')}"
 
 
+def _words(verb: Verb) -> str:
+    """The words for the verb's arguments in usage lines."""
+    return f"{verb.words}|-" if verb.standard_input else verb.words
+
+
 def _target(verb: Verb) -> Parameter:
     """The verb's argument. It is hidden because typer's text changes with its releases; the epilog describes it."""
-    argument = typer.Argument(metavar=f"{verb.words}|-" if verb.standard_input else verb.words, hidden=True)
+    argument = typer.Argument(metavar=_words(verb), hidden=True)
     if verb.most > 1:
         annotation, default = Annotated[list[str] | None, argument], Parameter.empty if verb.least else None
         return Parameter("targets", Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -69,10 +85,7 @@ def _command(verb: Verb) -> Callable[..., None]:
 
     def command(targets: str | list[str] | None, **given: str | bool | None) -> None:
         each = [targets] if isinstance(targets, str) else targets or []
-        if len(each) < verb.least > 1:
-            raise typer.BadParameter(f"It needs at least {verb.least} arguments: {verb.words}")
-        if len(each) > verb.most:
-            raise typer.BadParameter(f"Got unexpected extra argument ({each[verb.most]})")
+        _check_count(verb, each, [])
         words = {name: given.get(_identifier(name)) for name in verb.options}
         chosen: dict[str, str | bool] = {name: word for name, word in words.items() if word}
         status = verbs.run(verb.name, each, chosen)
@@ -117,12 +130,42 @@ def overview(
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run typer; usage errors (typer's status 2) exit with 1, as in wg-quick."""
+    """Run typer; WgqError for a usage error, as wg-quick exits with 1 and typer with 2."""
     if len(arguments) == 2 and arguments[0] == "help" and arguments[1] in VERBS:
         arguments = [arguments[1], "--help"]
-    meant = {f"--{each.name}": f"--{each.name}={each.alone}" for each in OPTIONS.values() if each.alone}
+    call = split(arguments)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in (*VERBS, "help"):
+        raise WgqError(f"`{arguments[0]}' is not a verb", remedy=_usage(None))
+    if call is not None:
+        _check_count(VERBS[call.verb], call.targets, arguments)
     try:
-        app([meant.get(word, word) for word in arguments], prog_name="wgq")
-    except SystemExit as end:
-        return min(end.code, 1) if isinstance(end.code, int) else 0
-    return 0
+        status = app([_ALONE.get(word, word) for word in arguments], prog_name="wgq", standalone_mode=False)
+    except _TYPER_ERROR as error:
+        message = error.format_message().rstrip(".")
+        raise WgqError(message[:1].lower() + message[1:], remedy=_usage(VERBS.get(arguments[0]))) from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return status or 0
+
+
+def _check_count(verb: Verb, targets: Sequence[str], arguments: Sequence[str]) -> None:
+    """WgqError if a verb has too few or too many targets."""
+    if len(targets) < verb.least:
+        raise WgqError(f"`wgq {verb.name}' needs more arguments", remedy=_usage(verb))
+    if len(targets) > verb.most:
+        what = f"`wgq {verb.name}' takes no further argument: `{targets[verb.most]}'"
+        raise WgqError(what, remedy=_forgotten_equals(arguments) or _usage(verb))
+
+
+def _forgotten_equals(arguments: Sequence[str]) -> str:
+    """The remedy for a value after an option that takes one only after `='; "" if no value looks like that."""
+    for word, after in pairwise(arguments):
+        if word in _ALONE and after[:1].isdecimal():
+            return f"Write {word}={after}, as the value of {word} follows after `='."
+    return ""
+
+
+def _usage(verb: Verb | None) -> str:
+    if verb is None:
+        return "Usage: wgq VERB ...; `wgq -h' lists the verbs."
+    return f"Usage: wgq {verb.name} [OPTIONS] {_words(verb)}; `wgq {verb.name} -h' lists the options."

@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns wg-quick's status: 0, 1, or that of a failing hook."""
+    """Run one command; returns its exit status (docs/reference.md lists them)."""
     streams.open_missing()
     try:
         return _dispatch(arguments)
@@ -59,7 +59,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Call | None:
-    """The parsed call; None if the arguments ask for help or have an error, which typer then reports.
+    """The parsed call; None if the arguments ask for help or have an error, which `cli.app` then reports."""
+    call = split(arguments)
+    if call is None:
+        return None
+    verb = VERBS[call.verb]
+    return call if verb.least <= len(call.targets) <= verb.most else None
+
+
+def split(arguments: Sequence[str]) -> Call | None:
+    """The call, perhaps with too few or too many targets; None if the arguments ask for help or have another error.
 
     VERB (--NAME VALUE | --NAME=VALUE | --FLAG | TARGET)... [-- TARGET...]
     """
@@ -78,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Call | None:
             targets.append(word)
         elif not _take_option(verb, word, rest, given):
             return None
-    return Call(verb.name, targets, given) if verb.least <= len(targets) <= verb.most else None
+    return Call(verb.name, targets, given)
 
 
 def _take_option(verb: Verb, word: str, rest: list[str], given: dict[str, str | bool]) -> bool:

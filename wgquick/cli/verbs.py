@@ -110,10 +110,12 @@ def options_of(given: Given) -> Options:
     chosen: dict[str, Any] = {}
     for field in Options._fields:
         option = option_of(field)
-        value = given.get(option.name) or os.environ.get(option.variable)
+        named = given.get(option.name)
+        value = named or os.environ.get(option.variable)
         if value:
+            option.check(value, f"--{option.name}" if named else option.variable)
             chosen[field] = value
-    return Options(**chosen).checked()
+    return Options(**chosen)
 
 
 def name_of(given: Given) -> str | None:
