@@ -338,19 +338,19 @@ def test_a_long_value_is_shortened_in_messages() -> None:
 
 def test_ten_thousand_warnings_take_less_than_five_seconds() -> None:
     entries = ", ".join(f"10.{high}.{low}.1/24" for high in range(40) for low in range(250))
-    began = time.monotonic()
+    began = time.process_time()
     report = examine(Document.parse(f"{PEER}AllowedIPs = {entries}\n".encode()), "wg0")
     assert len(report.warnings) == 10_000
     assert report.warnings[-1].column == len(f"AllowedIPs = {entries}") - len("10.39.249.1/24") + 1
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_twenty_thousand_addresses_take_less_than_five_seconds() -> None:
     words = ", ".join(f"10.{number // 250}.{number % 250}.1/24" for number in range(20_000))
-    began = time.monotonic()
+    began = time.process_time()
     report = examine(Document.parse(f"[Interface]\nAddress = {words}, 10.0.0.1/24\n".encode()), "wg0")
     assert [fault.code for fault in report.faults] == ["duplicate-address"]
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_faults_of_a_text_without_a_file_begin_with_the_line() -> None:

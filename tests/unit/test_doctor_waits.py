@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.waiting import until
 from wgquick.config.settings import PeerSettings, Settings
 from wgquick.datagram import ARRIVED, SENT, Datagram
 from wgquick.device import Device, DevicePeer
-from wgquick.diagnosis.doctor import sizing
+from wgquick.diagnosis.doctor import sizing, watching
 from wgquick.diagnosis.doctor.evidence import Evidence, File, Outside
 from wgquick.diagnosis.doctor.judge import diagnose
 from wgquick.diagnosis.doctor.watching import _Listener, _Poller, watched
@@ -216,13 +217,14 @@ def test_results_can_be_read_while_packets_arrive() -> None:
     device = Device("wg0", OWN, 51820, 0, ())
     probes = [HandshakeProbe(OWN, public_key_of(OTHER), None, time.time()) for _ in range(2)]
     inspector = cast("Any", SimpleNamespace(Capture=lambda *_: nullcontext(Flood(probes))))
-    usual, deadline = sys.getswitchinterval(), time.monotonic() + 30
+    usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         listener = _Listener(Evidence("wg0", time.time()), device, inspector, lambda _: None)
         for probe in probes:
             listener.expect(probe)
         with listener:
+            deadline = time.monotonic() + 60
             while len(listener.outcome(probes).left_by or ()) < 1000:
                 assert time.monotonic() < deadline
     finally:
@@ -230,28 +232,42 @@ def test_results_can_be_read_while_packets_arrive() -> None:
 
 
 class TwoHosts(Machine):
-    """Two hosts with one key send in turn; one has the endpoint for two of a hundred milliseconds."""
+    """Two hosts with one key send in turn; one has the endpoint for two milliseconds.
+
+    These pass only while the reader of the device sleeps, however busy the machine is.
+    """
+
+    OTHER = SocketAddress("203.0.113.9", 51820)
 
     def __init__(self) -> None:
         super().__init__(answers=True)
-        self._last = ADDRESS
+        self._left = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self._left -= seconds
 
     def get(self, name: str) -> Device:
-        return Device(name, OWN, 51820, 0, (PEER._replace(endpoint=self._last),))
+        return Device(name, OWN, 51820, 0, (PEER._replace(endpoint=self.OTHER if self._left > 0 else ADDRESS),))
 
     def read(self, seconds: float) -> Iterator[Datagram]:
+        self._left = 0.002
+        for _ in range(100):
+            yield self._message(self.OTHER)
+            time.sleep(0.001)
+            if self._left <= 0:
+                break
+        yield self._message(ADDRESS)
+
+    def _message(self, source: SocketAddress) -> Datagram:
         message = bytes([4, 0, 0, 0]) + bytes(28)
-        for host, pause in (("203.0.113.9", 0.002), (ADDRESS.address, 0.1)):
-            self._last = SocketAddress(host, 51820)
-            yield Datagram(0.0, ARRIVED, "eth0", self._last, ADDRESS, len(message), message)
-            time.sleep(pause)
+        return Datagram(0.0, ARRIVED, "eth0", source, ADDRESS, len(message), message)
 
 
-def test_an_endpoint_that_one_host_has_for_milliseconds_is_seen() -> None:
-    """The device is read when a message comes from a new place; readings at intervals rarely see that host."""
+def test_an_endpoint_that_one_host_has_for_milliseconds_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is read as soon as a message comes from a new place; here there are no other readings."""
     hosts = cast("Any", TwoHosts())
-    poller, deadline = _Poller("wg0", hosts), time.monotonic() + 20
+    monkeypatch.setattr(watching, "_POLL_INTERVAL", 3600)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=time.monotonic, sleep=hosts.sleep))
+    poller = _Poller("wg0", hosts)
     with poller, _Listener(Evidence("wg0", time.time()), hosts.get("wg0"), hosts, poller.hear):
-        while len(poller.endpoints.get(PEER.public_key, ())) < 12:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: len(poller.endpoints.get(PEER.public_key, ())) >= 12, "both endpoints seen six times")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,6 +77,18 @@ class FakeDevice:
     def wait(self, *keys: PublicKey, one: bool = False, earlier: bool = True, timeout: float = 0.1) -> Any:
         before = self.device if earlier else None
         return handshakes("wg0", self, Awaited(keys, one), before, timeout=timeout)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes only while `handshakes` sleeps, so that a busy machine does not end a wait early."""
+    now = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    simulated = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep, time=time.time)
+    monkeypatch.setattr("wgquick.executor.waiting.time", simulated)
 
 
 def peer(key: PublicKey = ONE, *, ago: float | None = None, **fields: Any) -> DevicePeer:

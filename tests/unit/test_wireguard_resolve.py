@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,32 +196,43 @@ NAMES = [Endpoint(f"host{number}.example.net", "51820") for number in range(40)]
 ANYWHERE = SocketAddress("198.51.100.1", 51820)
 
 
-def test_unanswered_names_are_looked_up_at_once_within_one_limit() -> None:
+def test_unanswered_names_are_looked_up_at_once_within_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is for all names together; in sequence, the second lookup would not begin before it ends."""
     started = threading.Semaphore(0)
     never = threading.Event()
+    readings = iter((0.0,))
 
     def hang(*_: object) -> Any:
         started.release()
         never.wait(60)
         return []
 
-    resolves_to = name_matcher(NAMES, patience=0.5, getaddrinfo=hang)
+    def monotonic() -> float:
+        """The clock stands still until all lookups have begun; then the limit is over."""
+        for first in readings:
+            return first
+        assert all(started.acquire(timeout=60) for _ in NAMES)
+        return 1.0
+
+    monkeypatch.setattr("wgquick.system.wireguard.resolve.time", SimpleNamespace(monotonic=monotonic))
+    resolves_to = name_matcher(NAMES, patience=1, getaddrinfo=hang)
     assert all(resolves_to(name, ANYWHERE) for name in NAMES)
-    assert all(started.acquire(timeout=30) for _ in NAMES)
     assert not started.acquire(blocking=False)
     never.set()
 
 
-def test_an_answered_name_counts_although_another_is_not() -> None:
+def test_an_answered_name_counts_although_another_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
+    readings = iter((0.0, 0.0))  # the second one is taken before the wait for the answer that comes
 
     def answer(host: bytes, *_: object) -> Any:
         if host == b"host0.example.net":
             never.wait(60)
         return FOUND
 
-    resolves_to = name_matcher(NAMES[:2], patience=3, getaddrinfo=answer)
+    clock = SimpleNamespace(monotonic=lambda: next(readings, 60.0))
+    monkeypatch.setattr("wgquick.system.wireguard.resolve.time", clock)
+    resolves_to = name_matcher(NAMES[:2], patience=60, getaddrinfo=answer)
     never.set()
     assert resolves_to(NAMES[0], ANYWHERE)
     assert resolves_to(NAMES[1], SocketAddress("192.0.2.7", 51820))
