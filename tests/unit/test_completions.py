@@ -44,9 +44,9 @@ zpty -w shell 'note() { builtin compadd -A offered "$@"; print -rl -- $offered >
 zpty -w shell 'compadd() { note "$@"; builtin compadd "$@" }'
 zpty -w shell "finished() { : >/run/finished }; zle -N finished; bindkey '^X' finished; bindkey '^I' complete-word"
 zpty -w shell 'zstyle ":completion:*" list-prompt ""; zstyle ":completion:*" menu no; : >/run/ready'
-repeat 600; do [[ -e /run/ready ]] && break; sleep 0.05; done
+until [[ -e /run/ready ]]; do sleep 0.05; done
 zpty -n -w shell "$2"$'\\t\\x18'
-repeat 600; do zpty -r -t shell ignored; [[ -e /run/finished ]] && break; sleep 0.05; done
+until [[ -e /run/finished ]]; do zpty -r -t shell ignored; sleep 0.05; done
 zpty -d shell
 cat /run/offered
 rm -f /run/offered /run/ready /run/finished
