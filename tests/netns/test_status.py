@@ -74,7 +74,7 @@ def test_the_text_is_a_plain_table_of_80_columns(ends: Pair) -> None:
     shown = wgq(ends.one, "status").stdout
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 80
-    for words in ("wg0: up", "wgq-userspace", "MTU 1380 (given)", "the other", "192.0.2.2:51820", "(file)"):
+    for words in ("wg0: up", "wgq-userspace", "MTU 1380 (from the file)", "the other", "192.0.2.2:51820", "(file)"):
         assert words in shown
 
 

@@ -191,7 +191,7 @@ def test_a_rule_for_a_user_applies_to_that_user_only(full: Namespace) -> None:
         ("ip route add blackhole 198.51.100.0/24", "dropped", "the route blackhole 198.51.100.0/24"),
         ("ip route add prohibit 198.51.100.0/24", "unreachable", "the route prohibit 198.51.100.0/24"),
         ("ip route add unreachable 198.51.100.0/24", "unreachable", "the route unreachable 198.51.100.0/24"),
-        ("ip route del default", "unreachable", "no rule leads to a route"),
+        ("ip route del default", "unreachable", "no route to 198.51.100.7"),
         ("ip rule add pref 7 to 198.51.100.0/24 blackhole", "dropped", "rule 7 has the action blackhole"),
         ("ip rule add pref 7 to 198.51.100.0/24 prohibit", "unreachable", "rule 7 has the action prohibit"),
     ],

@@ -105,7 +105,7 @@ def walk(snapshot: Snapshot, query: Query, preferred: NextHop | None = None) -> 
             hop = NextHop(query.output_link)
             return _finished(snapshot, query, rules, _on_link(query, hop), (hop,), hop)
         route = found.route if found else None
-        return Walk(rules, error, _reason(error, rules, route), route, kind=route.kind if route else "")
+        return Walk(rules, error, _reason(query, rules, route), route, kind=route.kind if route else "")
     hop = preferred if preferred in found.hops else (found.hops[0] if found.hops else NextHop())
     return _finished(snapshot, query, rules, found.route, found.hops, hop)
 
@@ -531,12 +531,13 @@ def _is_silent(snapshot: Snapshot, hop: NextHop) -> bool:
     return known is not None and known.state == "FAILED"
 
 
-def _reason(error: int, rules: Sequence[Passed], route: TableRoute | None) -> str:
+def _reason(query: Query, rules: Sequence[Passed], route: TableRoute | None) -> str:
+    """Why no route can be used: the route itself, the action of a rule, or that there is no route."""
     if route:
         return f"the route {route.kind} {text_of(route.destination)}"
     if rules and rules[-1].decides:
         return f"rule {rules[-1].rule.priority} has the action {rules[-1].rule.action}"
-    return "no rule leads to a route"
+    return f"no route to {address_text(query.destination)}"
 
 
 def text_of(prefix: Prefix) -> str:

@@ -276,7 +276,7 @@ def _follow(
     """Trace one packet: its rules, its route, and if that is a tunnel its outer packet."""
     found, kernel = _walk_and_compare(snapshot, query, ask)
     steps += [RuleStep(depth, passed) for passed in found.rules]
-    mtu = _mtu_of(snapshot, found, query)
+    mtu = _mtu_of(snapshot, found)
     steps.append(
         RouteStep(
             depth,
@@ -428,7 +428,7 @@ def _by_kernel(found: Walk, answer: Answer) -> Walk:
     )
 
 
-def _mtu_of(snapshot: Snapshot, found: Walk, query: Query) -> int:
+def _mtu_of(snapshot: Snapshot, found: Walk) -> int:
     link = snapshot.links.get(found.link)
     if found.error or link is None:
         return 0

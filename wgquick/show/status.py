@@ -147,8 +147,8 @@ def _origin(interface: InterfaceStatus, now: float) -> Iterator[str]:
 def _network(interface: InterfaceStatus) -> Iterator[str]:
     yield f"port {interface.listen_port}" if interface.listen_port else "no port"
     if interface.mtu is not None:
-        found = {True: " (given)", False: " (found)", None: ""}[interface.mtu_given]
-        yield f"MTU {interface.mtu}{found}"
+        origin = {True: " (from the file)", False: " (automatic)", None: ""}[interface.mtu_given]
+        yield f"MTU {interface.mtu}{origin}"
     if interface.table is not None:
         yield "no routes (Table = off)" if interface.table == "off" else f"table {interface.table}"
     if interface.fwmark:

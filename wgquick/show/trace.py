@@ -122,9 +122,9 @@ def _lines(found: Trace, names: Mapping[int, str], now: float) -> Iterator[str]:
             case RuleStep(_, passed):
                 yield f"  rule {passed.rule.priority}: {rule_text(passed.rule, names)}: {passed.why}"
             case RouteStep():
-                yield from _route_lines(step, names)
+                yield from _route_lines(step, found, names)
             case PeerStep():
-                yield from _peer_lines(step, found, now)
+                yield from _peer_lines(step, now)
             case EndpointStep():
                 yield f"  endpoint {step.address or 'unknown (EDESTADDRREQ)'}"
     yield from _end(found)
@@ -174,10 +174,11 @@ def _outer(found: Trace, depth: int) -> str:
     return f"outer packet to {address_text(step.query.destination)}{_rest(step.query)}{where}:"
 
 
-def _route_lines(step: RouteStep, names: Mapping[int, str]) -> Iterator[str]:
+def _route_lines(step: RouteStep, found: Trace, names: Mapping[int, str]) -> Iterator[str]:
     walk, route = step.walk, step.walk.route
     if walk.error or route is None:
-        yield f"  no route: {walk.reason}"
+        if not found.reason.endswith(walk.reason):  # the last line has it otherwise
+            yield f"  {walk.reason}"
     else:
         yield f"  route {route_text(step, names)}"
         source = f"source {address_text(walk.source)}, " if walk.source else ""
@@ -215,7 +216,7 @@ def route_text(step: RouteStep, names: Mapping[int, str]) -> str:
     return " ".join(words)
 
 
-def _peer_lines(step: PeerStep, found: Trace, now: float) -> Iterator[str]:
+def _peer_lines(step: PeerStep, now: float) -> Iterator[str]:
     if step.public_key is None:
         yield f"  no peer of {step.link} has the destination in its AllowedIPs (ENOKEY)"
         return
