@@ -301,6 +301,17 @@ class Guard(NamedTuple):
     resolvers: tuple[Prefix, ...] = ()
 
 
+class Destination(NamedTuple):
+    """A socket address outside the tunnel that a kill switch allows.
+
+    `owner` is the endpoint of the file that has this address, or the peer that has roamed to it. It is None for a
+    DNS server that `wgq watch` may ask for the names of endpoints.
+    """
+
+    address: SocketAddress
+    owner: Endpoint | PublicKey | None = None
+
+
 class LinkRoute(NamedTuple):
     """A route through a link with all its attributes (linux/rtnetlink.h).
 

@@ -7,12 +7,25 @@ from typing import Any, get_args
 
 import pytest
 
-from wgquick.net import Rule
+from tests.keys import public
+from wgquick.net import Destination, Endpoint, Rule, SocketAddress
 from wgquick.plan import down
-from wgquick.plan.steps import Change, DeleteRule, Undo, UndoStep, from_record, recorded, sign
+from wgquick.plan.steps import Change, DeleteRule, RemoveGuard, Undo, UndoStep, from_record, recorded, sign
 
 UNDOS = get_args(Undo)
-VALUES = {"str": "some", "int": 4, "Rule": Rule(4, 51820, 32765, fwmark=51820)}
+ALLOWED = (
+    Destination(SocketAddress("192.0.2.1", 51820), Endpoint("vpn.example", "51820")),
+    Destination(SocketAddress("2001:db8::1", 51820), Endpoint("2001:db8::1", "51820")),
+    Destination(SocketAddress("fe80::1", 51820, 3), Endpoint("fe80::1%eth0", "wireguard")),
+    Destination(SocketAddress("192.0.2.2", 51820), public()),
+    Destination(SocketAddress("192.0.2.53", 53)),
+)
+VALUES = {
+    "str": "some",
+    "int": 4,
+    "Rule": Rule(4, 51820, 32765, fwmark=51820),
+    "tuple[Destination, ...]": ALLOWED,
+}
 
 
 def example(undo: type[Any]) -> Undo:
@@ -28,6 +41,17 @@ def test_every_undo_survives_the_journal(undo: type[Any]) -> None:
     for damaged in (fields[1:], [*fields, 1], [None, *fields[1:]]):
         with pytest.raises(ValueError, match=r"^$"):
             from_record(kind, damaged)
+
+
+def test_the_destinations_of_earlier_journals_are_read() -> None:
+    text = "vpn.example:51820=192.0.2.1/51820/0 ?=192.0.2.53/53/0"
+    assert from_record("RemoveGuard", ["wg0", text]) == RemoveGuard("wg0", (ALLOWED[0], ALLOWED[-1]))
+
+
+@pytest.mark.parametrize("text", ["word", "a.example:1=192.0.2.1/one/0", "@key=192.0.2.1/1/0", "?=192.0.2.1/1"])
+def test_damaged_destinations_are_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_record("RemoveGuard", ["wg0", text])
 
 
 @pytest.mark.parametrize("order", [down.in_down_order, down.in_rollback_order])

@@ -9,6 +9,7 @@ import pytest
 from wgquick.config.settings import LAN, Extras
 from wgquick.device import Device, DevicePeer
 from wgquick.net import (
+    Destination,
     Endpoint,
     FirewallRules,
     Guard,
@@ -255,7 +256,7 @@ def test_an_mtu_set_by_another_program_is_left_alone() -> None:
 
 def test_the_kill_switch_is_restored_from_the_journal() -> None:
     lan, end = Prefix.parse("192.168.0.0/16"), (Prefix.parse("192.0.2.1/32"), 51820)
-    known = "a.example:51820=192.0.2.1/51820/0"
+    known = (Destination(SocketAddress("192.0.2.1", 51820), Endpoint("a.example", "51820")),)
     undos = (RemoveGuard("wg0", known), DeleteThrow(str(lan), 51820), ForgetInbound("wg0"))
     now = WHOLE._replace(device=Device("wg0", listen_port=4000, fwmark=51820))
     gone = CurrentExtras(frozenset(), guarded=False, inbound=False)

@@ -223,7 +223,7 @@ class NoJournal(Journal):
 
 
 def with_source(journal: Journal, applied: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """The applied state in the journal's form, with a hash of the file: `save` keeps a file that was edited since."""
+    """The applied state in the journal's form, with a hash of the file, by which `save` sees edits."""
     if settings.path:
         with suppress(OSError), open(settings.path, "rb") as file:
             return {**applied, "source": journal.digest()(file.read())}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from wgquick.device import Device
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint, PublicKey, SocketAddress
+    from wgquick.net import Destination, Endpoint, PublicKey, SocketAddress
     from wgquick.plan.applied import Applied
     from wgquick.plan.steps import Run
     from wgquick.ports import Host
@@ -213,9 +213,10 @@ def _let_out(given: Recorded, endpoint: Endpoint, address: SocketAddress, host: 
     earlier = traffic.standing(given.record.undos)
     if earlier is None:
         return
-    known = dict(traffic.recalled(earlier.resolved)) | {str(endpoint): address}
-    text = traffic.with_servers(traffic.remembered(known.items()), traffic.asked(earlier.resolved))
-    _set_guard(given, text, host.wireguard.get(given.name), host)
+    known = dict(traffic.owned(earlier.allowed))
+    known[endpoint] = address
+    allowed = traffic.with_servers(traffic.resolved(known.items()), traffic.asked(earlier.allowed))
+    _set_guard(given, allowed, host.wireguard.get(given.name), host)
 
 
 def allow_queries(name: str, servers: Collection[SocketAddress], host: Host) -> None:
@@ -226,22 +227,22 @@ def allow_queries(name: str, servers: Collection[SocketAddress], host: Host) -> 
     with host.interface_lock_if_free(name) as is_held:
         given = recorded(name, host) if is_held else None
         guard = traffic.standing(given.record.undos) if given else None
-        if given is None or guard is None or set(traffic.asked(guard.resolved)) == set(servers):
+        if given is None or guard is None or set(traffic.asked(guard.allowed)) == set(servers):
             return
         with suppress(OperationError):
-            _set_guard(given, traffic.with_servers(guard.resolved, servers), host.wireguard.get(name), host)
+            _set_guard(given, traffic.with_servers(guard.allowed, servers), host.wireguard.get(name), host)
 
 
 def asked(given: Recorded) -> frozenset[SocketAddress]:
     """The DNS servers that the kill switch allows."""
     guard = traffic.standing(given.record.undos)
-    return frozenset(traffic.asked(guard.resolved)) if guard else frozenset()
+    return frozenset(traffic.asked(guard.allowed)) if guard else frozenset()
 
 
 def is_followed(given: Recorded, device: Device) -> bool:
     """Whether the kill switch, if there is one, allows the endpoints that the device has."""
     guard = traffic.standing(given.record.undos)
-    return guard is None or traffic.are_alike(traffic.followed(guard.resolved, device.peers), guard.resolved)
+    return guard is None or traffic.are_alike(traffic.followed(guard.allowed, device.peers), guard.allowed)
 
 
 def follow(name: str, host: Host) -> tuple[str, ...]:
@@ -255,28 +256,28 @@ def follow(name: str, host: Host) -> tuple[str, ...]:
         if given is None or guard is None:
             return ()
         device = host.wireguard.get(name)
-        resolved = traffic.followed(guard.resolved, device.peers)
-        if traffic.are_alike(resolved, guard.resolved):
+        allowed = traffic.followed(guard.allowed, device.peers)
+        if traffic.are_alike(allowed, guard.allowed):
             return ()
-        _set_guard(given, resolved, device, host)
-        before = dict(traffic.recalled(guard.resolved))
-        now = traffic.recalled(resolved)
-        return tuple(str(address) for peer, address in now if before.get(peer) != address)
+        _set_guard(given, allowed, device, host)
+        before = dict(traffic.owned(guard.allowed))
+        now = traffic.owned(allowed)
+        return tuple(str(address) for owner, address in now if before.get(owner) != address)
 
 
-def _set_guard(given: Recorded, resolved: str, device: Device, host: Host) -> None:
+def _set_guard(given: Recorded, allowed: tuple[Destination, ...], device: Device, host: Host) -> None:
     """Record the endpoints that the kill switch allows, and set it."""
     undos = given.record.undos
-    undo = RemoveGuard(given.name, resolved)
+    undo = RemoveGuard(given.name, allowed)
     own = own_extras(given)
-    wanted = plan_lost.guard(undos, own, device, resolved, _lans(given, host))
+    wanted = plan_lost.guard(undos, own, device, allowed, _lans(given, host))
     journal = Journal(host.journal_directory, given.name)
     if given.record.unread or given.record.intended is not None:  # only append to such a journal, as reload does
         journal.record_undo(undo)
     else:
         others = (undo for undo in undos if not isinstance(undo, RemoveGuard))
         journal.rewrite(given.record._replace(undos=(*others, undo)))
-    SetGuard(given.name, wanted, resolved).do(cast("Run", _Run(host)))
+    SetGuard(given.name, wanted, allowed).do(cast("Run", _Run(host)))
 
 
 def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
@@ -302,7 +303,7 @@ def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
         journal.rewrite(given.record)
         guard = traffic.standing(others)
         if guard is not None:
-            _set_guard(given, guard.resolved, device, host)
+            _set_guard(given, guard.allowed, device, host)
         return networks
 
 

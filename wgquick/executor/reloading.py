@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.device import Device
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint, SocketAddress
+    from wgquick.net import Destination, Endpoint, SocketAddress
     from wgquick.options import Options
     from wgquick.plan.applied import Applied, Known
     from wgquick.plan.current import Current
@@ -232,9 +232,9 @@ class Reload:
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
         guard = plan_traffic.standing(self._known.undos or ())
-        text = guard.resolved if guard else self._outside_text(now.device)
+        earlier = guard.allowed if guard else self._destinations(now.device)
         servers = traffic.servers(self._settings, guard, self._host)
-        endpoints = plan_traffic.of_file(self._settings, self._resolved, text, servers)
+        endpoints = plan_traffic.of_file(self._settings, self._resolved, earlier, servers)
         found = difference(aim, now, self._known, change, facts, endpoints)
         comes = guard is None and self._settings.extras.kill_switch
         blocked = traffic.blocked(self._name, self._host) if comes else ()
@@ -265,10 +265,10 @@ class Reload:
         self._settings = settings._replace(peers=others)
         return (up.ignored_peer(settings.name, own),)
 
-    def _outside_text(self, device: Device) -> str:
-        """The endpoints for a kill switch that comes, as it remembers them: names have the live addresses."""
+    def _destinations(self, device: Device) -> tuple[Destination, ...]:
+        """The endpoints for a kill switch that comes: names have the live addresses."""
         if not self._settings.extras.kill_switch:
-            return ""
+            return ()
         live = {peer.public_key: peer.endpoint for peer in device.peers}
         found = []
         for peer in self._settings.peers:
@@ -276,7 +276,7 @@ class Reload:
                 is_known = plan_traffic.is_name(peer.endpoint.host)
                 address = live.get(peer.public_key) if is_known else self._host.resolve(peer.endpoint)
                 found += [(peer.endpoint, address)] if address is not None else []
-        return plan_traffic.remembered(found)
+        return plan_traffic.resolved(found)
 
     def _asked_outside(
         self, wanted: Sequence[Endpoint], device: Device, *, opens: bool
@@ -290,7 +290,7 @@ class Reload:
         servers = traffic.servers(self._settings, guard, self._host) if missing else ()
         if not servers:
             return found
-        if set(servers) <= set(plan_traffic.asked(guard.resolved)):
+        if set(servers) <= set(plan_traffic.asked(guard.allowed)):
             return found | traffic.asked_outside(self._settings, missing, device, self._host)
         if not opens:
             return found
@@ -298,8 +298,8 @@ class Reload:
         lans = traffic.lans(self._name, self._host) if LAN in own.exclude else ()
         run = Execution(self._host, self._options, self._say, self._journal, undos=undos)
         steps = [
-            SetGuard(self._name, lost.guard(undos, own, device, text, lans), text)
-            for text in (plan_traffic.with_servers(guard.resolved, servers), guard.resolved)
+            SetGuard(self._name, lost.guard(undos, own, device, allowed, lans), allowed)
+            for allowed in (plan_traffic.with_servers(guard.allowed, servers), guard.allowed)
         ]
         try:
             run.apply(steps[:1])
@@ -447,7 +447,7 @@ class Reload:
             self._journal.rewrite(record)
 
     def _note(self, wanted: Desired) -> None:
-        """Record the file if only its text differs and nothing changes, such as a comment or a name of an endpoint."""
+        """Record the file if only its text has changed, such as a comment or the name of an endpoint."""
         if self._record is None:
             return
         state = self._applied(wanted)

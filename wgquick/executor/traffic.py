@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.executor.execution import Execution
     from wgquick.executor.journal import Record
-    from wgquick.net import Endpoint
+    from wgquick.net import Endpoint, PublicKey
     from wgquick.plan.facts import RouteFacts
     from wgquick.ports import Host
 
@@ -39,11 +39,14 @@ def endpoints(
 
     `resolved` has newer answers.
     """
-    known = dict(plan.recalled(earlier.resolved)) if earlier else {}
-    known |= {str(endpoint): found for endpoint, found in (resolved or {}).items()}
+    known, newer = _known(earlier), resolved or {}
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
-    found = {each: known[str(each)] for each in wanted if str(each) in known}
+    found = {each: newer.get(each) or known[each] for each in wanted if each in newer or each in known}
     return EndpointFacts(found | host.resolve_all(each for each in wanted if each not in found))
+
+
+def _known(earlier: RemoveGuard | None) -> dict[Endpoint | PublicKey, SocketAddress]:
+    return dict(plan.owned(earlier.allowed)) if earlier else {}
 
 
 def first_endpoints(
@@ -54,9 +57,9 @@ def first_endpoints(
     An existing kill switch allows DNS queries meanwhile. Otherwise the tunnel could never come up again. Without
     `waits` the kill switch is set first and allows them too, and names that do not resolve at once are left out.
     """
-    known = dict(plan.recalled(earlier.resolved)) if earlier else {}
+    known = _known(earlier)
     wanted = [peer.endpoint for peer in settings.peers if peer.endpoint]
-    found = EndpointFacts({each: known[str(each)] for each in wanted if str(each) in known})
+    found = EndpointFacts({each: known[each] for each in wanted if each in known})
     is_opened = (earlier is not None or not waits) and len(found.resolved) < len(set(wanted))
     try:
         if is_opened:
@@ -77,14 +80,15 @@ def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execut
     `dns` allows DNS queries to the uplinks' servers, or to all servers if the uplinks' are unknown.
     """
     asked = host.outside_servers(_given(settings, host)) if dns else ()
-    resolvers = tuple(plan.servers(plan.with_servers("", asked)))
+    resolvers = tuple(plan.servers(plan.with_servers((), asked)))
     facts = plan.TrafficFacts(lans=excluded_lans(settings, host))
-    text = plan.of_file(settings, found.resolved, "", servers(settings, plan.standing(run.undos), host))
+    asks = servers(settings, plan.standing(run.undos), host)
+    destinations = plan.of_file(settings, found.resolved, (), asks)
     run.apply(
         step._replace(guard=step.guard._replace(dns=dns, resolvers=resolvers))
         if isinstance(step, SetGuard)
         else step
-        for step in plan.guard(settings, text, facts)
+        for step in plan.guard(settings, destinations, facts)
     )
 
 
@@ -95,7 +99,7 @@ def servers(settings: Settings, earlier: RemoveGuard | None, host: Host) -> tupl
     """
     if not (settings.extras.kill_switch or earlier) or not plan.has_names(settings):
         return ()
-    return (plan.asked(earlier.resolved) if earlier else ()) or host.outside_servers(_given(settings, host))
+    return (plan.asked(earlier.allowed) if earlier else ()) or host.outside_servers(_given(settings, host))
 
 
 def _given(settings: Settings, host: Host) -> set[str]:
@@ -159,8 +163,8 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
     port = device.listen_port or udp_port.chosen(device, host)
     facts = plan.TrafficFacts(excluded_lans(settings, host), full, device.fwmark, table, port, routes.ipv6)
     run.apply(plan.kept(settings, facts))
-    text = plan.of_file(settings, found.resolved, "", servers(settings, earlier, host))
-    run.apply(plan.guard(settings, plan.followed(text, device.peers), facts))
+    destinations = plan.of_file(settings, found.resolved, (), servers(settings, earlier, host))
+    run.apply(plan.guard(settings, plan.followed(destinations, device.peers), facts))
 
 
 def follow_hooks(settings: Settings, device: Device, host: Host, run: Execution) -> None:
@@ -169,11 +173,11 @@ def follow_hooks(settings: Settings, device: Device, host: Host, run: Execution)
     last = next((step for step in reversed(run.taken) if isinstance(step, SetGuard)), None)
     if standing is None or last is None:
         return
-    text = plan.followed(standing.resolved, device.peers)
+    destinations = plan.followed(standing.allowed, device.peers)
     port = device.listen_port or last.guard.port
-    wanted = last.guard._replace(mark=device.fwmark, port=port, endpoints=plan.sockets(text))
+    wanted = last.guard._replace(mark=device.fwmark, port=port, endpoints=plan.sockets(destinations))
     if wanted != last.guard:
-        run.apply([SetGuard(settings.name, wanted, text)])
+        run.apply([SetGuard(settings.name, wanted, destinations)])
 
 
 def excluded_lans(settings: Settings, host: Host) -> tuple[Prefix, ...]:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Address
     from wgquick.device import Device
-    from wgquick.net import FirewallRules, Guard, LinkRoute
+    from wgquick.net import Destination, FirewallRules, Guard, LinkRoute
     from wgquick.plan.applied import Known
     from wgquick.plan.current import Current, LinkDns
     from wgquick.plan.desired import Desired
@@ -74,11 +74,16 @@ class Difference(NamedTuple):
 
 
 def difference(
-    wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str = ""
+    wanted: Desired,
+    now: Current,
+    known: Known,
+    change: DeviceChange,
+    facts: DesiredFacts,
+    endpoints: tuple[Destination, ...] = (),
 ) -> Difference:
     """The difference from `now` to `wanted`; `change` is the device's part.
 
-    `endpoints` are the file's, as a kill switch remembers them (`traffic.remembered`). WgqError if `up` would fail
+    `endpoints` are the file's, for a kill switch. WgqError if `up` would fail
     for the same reason.
     """
     if wanted.mtu is not None and wanted.mtu < IPV6_MTU:
@@ -160,7 +165,13 @@ class _Guard:
     """
 
     def __init__(
-        self, wanted: Desired, now: Current, known: Known, change: DeviceChange, facts: DesiredFacts, endpoints: str
+        self,
+        wanted: Desired,
+        now: Current,
+        known: Known,
+        change: DeviceChange,
+        facts: DesiredFacts,
+        endpoints: tuple[Destination, ...],
     ) -> None:
         self._name, self._is_wanted = now.name, wanted.settings.extras.kill_switch
         undos, device = known.undos or (), now.device
@@ -169,7 +180,7 @@ class _Guard:
         self._is_idle = device is None or known.undos is None or not (self._stands or self._is_wanted)
         if device is None or self._is_idle:
             return
-        allowed = standing.resolved if standing else traffic.followed("", device.peers)
+        allowed = standing.allowed if standing else traffic.followed((), device.peers)
         last = traffic.followed(endpoints, reload.peers_after(device, change))
         both = traffic.joined(allowed, last)
         own = known.extras or Extras()
@@ -194,19 +205,19 @@ class _Guard:
             self._during = self._before
         self._opens = self._is_wanted if is_removed else opens or not self._stands
         self._then = self._during if self._opens else self._before
-        alike = _are_equal(self._then.guard, after) and traffic.are_alike(self._then.resolved, last)
+        alike = _are_equal(self._then.guard, after) and traffic.are_alike(self._then.allowed, last)
         self._closes = not alike or (is_unknown and self._stands)
 
     def opened(self) -> Iterator[Move]:
         if not self._is_idle and self._opens:
-            back = self._before if self._stands else UndoStep(RemoveGuard(self._name, self._during.resolved))
+            back = self._before if self._stands else UndoStep(RemoveGuard(self._name, self._during.allowed))
             yield Move(self._during, (back,))
 
     def closed(self) -> Iterator[Move]:
         if self._is_idle:
             return
         if not self._is_wanted:
-            yield Move(UndoStep(RemoveGuard(self._name, self._then.resolved)), (self._then,))
+            yield Move(UndoStep(RemoveGuard(self._name, self._then.allowed)), (self._then,))
         elif self._closes:
             yield Move(self._after, (self._then,))
 

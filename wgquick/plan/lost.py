@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from wgquick.device import Device
-    from wgquick.net import Rule
+    from wgquick.net import Destination, Rule
     from wgquick.plan.applied import Applied
     from wgquick.plan.current import Current
     from wgquick.plan.steps import Undo
@@ -181,19 +181,19 @@ def guard(
     recorded: Iterable[Undo],
     extras: Extras,
     device: Device,
-    text: str,
+    destinations: tuple[Destination, ...],
     lans: Iterable[Prefix] = (),
 ) -> Guard:
     """The kill switch that a journal's undos and settings describe; `lan` means `lans`.
 
-    `text` has the endpoints and DNS servers (`traffic.remembered`).
+    `destinations` are the endpoints and DNS servers.
     """
     undos = tuple(recorded)
     throws = (Prefix.parse(undo.destination) for undo in undos if isinstance(undo, DeleteThrow))
     networks = traffic.without_nested((*throws, *lans, *_excluded(extras)))
     # Without a full tunnel there are no rules to forget, but answers to inbound connections still pass.
     keeps_inbound = any(isinstance(undo, ForgetInbound) for undo in undos) or extras.keep_inbound
-    sockets, servers = traffic.sockets(text), tuple(traffic.servers(text))
+    sockets, servers = traffic.sockets(destinations), tuple(traffic.servers(destinations))
     return Guard(device.fwmark, device.listen_port, sockets, networks, keeps_inbound, servers=servers)
 
 
@@ -209,7 +209,7 @@ def extras_lost(
     guards = [undo for undo in recorded if isinstance(undo, RemoveGuard)]
     if guards and not extras.guarded and now.device:
         own = (applied and applied.extras) or Extras()
-        wanted = guard(recorded, own, now.device, guards[-1].resolved, extras.lans)
-        yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].resolved))
+        wanted = guard(recorded, own, now.device, guards[-1].allowed, extras.lans)
+        yield Lost("firewall", "the kill switch", SetGuard(now.name, wanted, guards[-1].allowed))
     if keeps_inbound and not extras.inbound and mark:
         yield Lost("firewall", "the rules of keep-inbound", KeepInbound(now.name, mark))

@@ -12,11 +12,11 @@ from errno import EEXIST
 from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, cast
-from wgquick.net import MAIN_TABLE, Prefix, Rule, without_keys
+from wgquick.net import MAIN_TABLE, Destination, Endpoint, Prefix, PublicKey, Rule, SocketAddress, without_keys
 from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeVar
 
     from wgquick.config.settings import Address, Settings
@@ -176,10 +176,10 @@ class ForgetInbound(NamedTuple):
 
 @removes
 class RemoveGuard(NamedTuple):
-    """Removes the kill switch. `resolved` has the endpoints' addresses: the kill switch blocks DNS queries."""
+    """Removes the kill switch. `allowed` has the endpoints' addresses: the kill switch blocks DNS queries."""
 
     name: str
-    resolved: str = ""
+    allowed: tuple[Destination, ...] = ()
 
     def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"nft -f /dev/fd/63 # remove the kill switch of {self.name}")
@@ -192,22 +192,76 @@ Undo = (
     DeleteLink | DeleteRule | UnsetDns | RemoveFirewall | ReleaseSysctl | DeleteThrow | ForgetInbound | RemoveGuard
 )
 
-# The journal's form of an undo: [class, field, ...]; a rule is the list of its fields.
+# The journal's form of an undo: [class, field, ...].
 _RECORDED: dict[str, type[Any]] = {undo.__name__: undo for undo in cast("Any", Undo).__args__}
-_FORMS = {"str": str, "int": int, "Rule": list}
+_SERVER, _PEER = "?", "@"
+
+
+def _written(allowed: tuple[Destination, ...]) -> str:
+    """The destinations as OWNER=ADDRESS/PORT/SCOPE, separated by blanks. OWNER is HOST:PORT, @PUBLICKEY or ?."""
+    return " ".join(
+        f"{_owner(each.owner)}={each.address.address}/{each.address.port}/{each.address.scope}" for each in allowed
+    )
+
+
+def _owner(owner: Endpoint | PublicKey | None) -> str:
+    if owner is None:
+        return _SERVER
+    return f"{_PEER}{owner}" if isinstance(owner, PublicKey) else str(owner)
+
+
+def _read(text: str) -> tuple[Destination, ...]:
+    """The destinations; ValueError if the text is not from `_written`."""
+    return tuple(map(_read_one, text.split()))
+
+
+def _read_one(word: str) -> Destination:
+    owner, _, found = word.rpartition("=")
+    address, port, scope = found.split("/")
+    known = SocketAddress(address, int(port), int(scope))
+    host, colon, service = owner.rpartition(":")
+    if colon:
+        return Destination(known, Endpoint(host.removeprefix("[").removesuffix("]"), service))
+    if owner == _SERVER:
+        return Destination(known)
+    return Destination(known, PublicKey.parse(owner.removeprefix(_PEER)))
+
+
+class _Form(NamedTuple):
+    """How a field of an undo is recorded: JSON's type, and the functions from and to the field's value."""
+
+    kind: type
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+_FORMS = {
+    "str": _Form(str, _itself, _itself),
+    "int": _Form(int, _itself, _itself),
+    "Rule": _Form(list, list, lambda fields: Rule(*fields)),
+    "tuple[Destination, ...]": _Form(str, _written, _read),
+}
 
 
 def recorded(undo: Undo) -> list[Any]:
     """The undo in the journal's form."""
-    return [type(undo).__name__, *undo]
+    forms = (_FORMS[each] for each in type(undo).__annotations__.values())
+    return [type(undo).__name__, *(form.write(field) for form, field in zip(forms, undo, strict=True))]
 
 
 def from_record(kind: str, fields: list[Any]) -> Undo:
     """The undo for a journal's entry; ValueError or TypeError if the entry is not an undo."""
     undo = _RECORDED.get(kind)
-    if undo is None or [*map(type, fields)] != [_FORMS[each] for each in undo.__annotations__.values()]:
+    if undo is None:
         raise ValueError
-    return cast("Undo", DeleteRule(Rule(*fields[0])) if undo is DeleteRule else undo(*fields))
+    forms = [_FORMS[each] for each in undo.__annotations__.values()]
+    if [*map(type, fields)] != [form.kind for form in forms]:
+        raise ValueError
+    return cast("Undo", undo(*(form.read(field) for form, field in zip(forms, fields, strict=True))))
 
 
 # Changes.
@@ -590,11 +644,11 @@ class KeepInbound(NamedTuple):
 
 @adds
 class SetGuard(NamedTuple):
-    """Sets the kill switch, in one transaction that replaces an earlier one."""
+    """Sets the kill switch, in one transaction that replaces an earlier one; `allowed` is as in RemoveGuard."""
 
     name: str
     guard: Guard
-    resolved: str = ""
+    allowed: tuple[Destination, ...] = ()
 
     def lines(self, _host: Host) -> tuple[Line, ...]:
         return _line(f"nft -f /dev/fd/63 # kill switch of {self.name}")
@@ -603,7 +657,7 @@ class SetGuard(NamedTuple):
         run.host.firewall.guard(self.name, self.guard)
 
     def undo(self) -> Undo | None:
-        return RemoveGuard(self.name, self.resolved)
+        return RemoveGuard(self.name, self.allowed)
 
 
 Change = (

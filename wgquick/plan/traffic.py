@@ -11,7 +11,7 @@ from __future__ import annotations
 from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import Guard, Prefix, SocketAddress, pack_address
+from wgquick.net import Destination, Endpoint, Guard, Prefix, pack_address
 from wgquick.plan.given import merged
 from wgquick.plan.steps import AddThrow, KeepInbound, Note, RemoveGuard, SetGuard
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from wgquick.config.settings import Settings
     from wgquick.device import DevicePeer
-    from wgquick.net import Endpoint
+    from wgquick.net import PublicKey, SocketAddress
     from wgquick.plan.steps import Step, Undo
 
 _NO_TABLES = ("off", "main", "local", "default")
@@ -70,61 +70,57 @@ def _has_table(settings: Settings) -> bool:
     return settings.table not in _NO_TABLES
 
 
-def guard(settings: Settings, text: str, facts: TrafficFacts) -> tuple[Step, ...]:
+def guard(settings: Settings, destinations: tuple[Destination, ...], facts: TrafficFacts) -> tuple[Step, ...]:
     """The kill switch, if the file asks for it; `facts.mark` and `facts.port` are 0 before the device has them.
 
-    `text` has the endpoints and DNS servers (`remembered`), also for the next up: the kill switch blocks queries.
+    The journal keeps the destinations for the next up: the kill switch blocks queries.
     """
-    return (SetGuard(settings.name, allowed(settings, text, facts), text),) if settings.extras.kill_switch else ()
+    if not settings.extras.kill_switch:
+        return ()
+    return (SetGuard(settings.name, allowed(settings, destinations, facts), destinations),)
 
 
-def allowed(settings: Settings, text: str, facts: TrafficFacts) -> Guard:
-    """What a kill switch allows; `text` has the endpoints and DNS servers (`remembered`)."""
-    networks, servers_of_text = excluded(settings, facts.lans), tuple(servers(text))
-    inbound = settings.extras.keep_inbound
-    return Guard(facts.mark, facts.port, sockets(text), networks, inbound, servers=servers_of_text)
+def allowed(settings: Settings, destinations: Iterable[Destination], facts: TrafficFacts) -> Guard:
+    """What a kill switch allows."""
+    destinations = tuple(destinations)
+    return Guard(
+        facts.mark,
+        facts.port,
+        sockets(destinations),
+        excluded(settings, facts.lans),
+        settings.extras.keep_inbound,
+        servers=tuple(servers(destinations)),
+    )
 
 
 def _host(address: bytes) -> Prefix:
     return Prefix(address, len(address) * 8)
 
 
-ROAMED = "@"
-"""The mark of a peer in the text of `remembered`: its public key follows, in place of an endpoint of the file."""
-_SERVER = "?"
-"""In place of an endpoint: a DNS server that `wgq watch` may ask for the names of endpoints."""
+def resolved(found: Iterable[tuple[Endpoint | PublicKey, SocketAddress]]) -> tuple[Destination, ...]:
+    """The destinations for resolved endpoints, and for peers with the endpoints to which they have roamed."""
+    return tuple(Destination(address, owner) for owner, address in found)
 
 
-def remembered(resolved: Iterable[tuple[object, SocketAddress]]) -> str:
-    """The resolved endpoints in the journal's form: HOST:PORT=ADDRESS/PORT/SCOPE, separated by blanks."""
-    return " ".join(f"{endpoint}={found.address}/{found.port}/{found.scope}" for endpoint, found in resolved)
+def owned(destinations: Iterable[Destination]) -> Iterator[tuple[Endpoint | PublicKey, SocketAddress]]:
+    """The endpoints and roamed peers with their addresses, without the DNS servers."""
+    return ((each.owner, each.address) for each in destinations if each.owner is not None)
 
 
-def recalled(text: str) -> Iterator[tuple[str, SocketAddress]]:
-    """The endpoints and addresses in a text from `remembered`."""
-    return ((endpoint, address) for endpoint, address in _words(text) if endpoint != _SERVER)
+def with_servers(destinations: Iterable[Destination], servers: Iterable[SocketAddress]) -> tuple[Destination, ...]:
+    """The destinations with these DNS servers in place of others."""
+    kept = (each for each in destinations if each.owner is not None)
+    return (*kept, *map(Destination, servers))
 
 
-def _words(text: str) -> Iterator[tuple[str, SocketAddress]]:
-    for word in text.split():
-        endpoint, _, found = word.rpartition("=")
-        address, port, scope = found.split("/")
-        yield endpoint, SocketAddress(address, int(port), int(scope))
+def asked(destinations: Iterable[Destination]) -> tuple[SocketAddress, ...]:
+    """The DNS servers."""
+    return tuple(each.address for each in destinations if each.owner is None)
 
 
-def with_servers(text: str, asked: Iterable[SocketAddress]) -> str:
-    """A text from `remembered` with these DNS servers in place of others."""
-    return remembered((*recalled(text), *((_SERVER, server) for server in asked)))
-
-
-def asked(text: str) -> tuple[SocketAddress, ...]:
-    """The DNS servers in a text from `with_servers`."""
-    return tuple(server for word, server in _words(text) if word == _SERVER)
-
-
-def servers(text: str) -> Iterator[Prefix]:
-    """The same as networks, as a kill switch needs them."""
-    return (_host(pack_address(server.address)) for server in asked(text))
+def servers(destinations: Iterable[Destination]) -> Iterator[Prefix]:
+    """The DNS servers as networks, as a kill switch needs them."""
+    return (_host(pack_address(server.address)) for server in asked(destinations))
 
 
 def has_names(settings: Settings) -> bool:
@@ -141,19 +137,19 @@ def is_name(host: str) -> bool:
     return False
 
 
-def followed(text: str, peers: Iterable[DevicePeer]) -> str:
-    """A text from `remembered` with the endpoints to which peers have roamed, in place of earlier ones of these.
+def followed(destinations: tuple[Destination, ...], peers: Iterable[DevicePeer]) -> tuple[Destination, ...]:
+    """The destinations with the endpoints to which peers have roamed, in place of earlier ones of these peers.
 
     A device changes an endpoint only for an authenticated packet, so no stranger opens the kill switch.
     """
-    of_file = [(name, address) for name, address in recalled(text) if not name.startswith(ROAMED)]
-    allowed = {(address.address, address.port) for _, address in of_file}
+    of_file = [each for each in destinations if isinstance(each.owner, Endpoint)]
+    allowed = {(each.address.address, each.address.port) for each in of_file}
     roamed = [
-        (f"{ROAMED}{peer.public_key}", peer.endpoint)
+        Destination(peer.endpoint, peer.public_key)
         for peer in peers
         if peer.endpoint is not None and (peer.endpoint.address, peer.endpoint.port) not in allowed
     ]
-    return with_servers(remembered((*of_file, *roamed)), asked(text))
+    return with_servers((*of_file, *roamed), asked(destinations))
 
 
 def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
@@ -162,32 +158,35 @@ def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
 
 
 def of_file(
-    settings: Settings, resolved: Mapping[Endpoint, SocketAddress], text: str, servers: Iterable[SocketAddress]
-) -> str:
-    """A file's endpoints, newly resolved or from an earlier text, and `servers`, as a text from `remembered`.
+    settings: Settings,
+    found: Mapping[Endpoint, SocketAddress],
+    earlier: Iterable[Destination],
+    servers: Iterable[SocketAddress],
+) -> tuple[Destination, ...]:
+    """A file's endpoints, newly resolved or from earlier destinations, and `servers`.
 
     Of several sections of a peer only the last endpoint counts, as on the device.
     """
-    known = dict(recalled(text))
+    known = dict(owned(earlier))
     wanted = dict.fromkeys(peer.endpoint for peer in merged(settings).values() if peer.endpoint)
-    found = {endpoint: resolved.get(endpoint) or known.get(str(endpoint)) for endpoint in wanted}
-    known_now = ((endpoint, address) for endpoint, address in found.items() if address is not None)
-    return with_servers(remembered(known_now), servers)
+    addresses = {endpoint: found.get(endpoint) or known.get(endpoint) for endpoint in wanted}
+    known_now = ((endpoint, address) for endpoint, address in addresses.items() if address is not None)
+    return with_servers(resolved(known_now), servers)
 
 
-def joined(one: str, other: str) -> str:
-    """A text from `remembered` with the endpoints of both; of one name's addresses that of `other` is the last."""
-    return " ".join(dict.fromkeys((*(each for each in one.split() if each not in other.split()), *other.split())))
+def joined(one: tuple[Destination, ...], other: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    """The destinations of both; of one name's addresses that of `other` is the last."""
+    return tuple(dict.fromkeys((*(each for each in one if each not in other), *other)))
 
 
-def are_alike(one: str, other: str) -> bool:
-    """Whether two texts from `remembered` have the same endpoints."""
-    return set(one.split()) == set(other.split())
+def are_alike(one: Iterable[Destination], other: Iterable[Destination]) -> bool:
+    """Whether both have the same destinations."""
+    return set(one) == set(other)
 
 
-def sockets(text: str) -> tuple[tuple[Prefix, int], ...]:
-    """The addresses of a text from `remembered` as (network, port), as a kill switch needs them."""
-    found = ((_host(pack_address(address.address)), address.port) for _, address in recalled(text))
+def sockets(destinations: Iterable[Destination]) -> tuple[tuple[Prefix, int], ...]:
+    """The addresses of endpoints and roamed peers as (network, port), as a kill switch needs them."""
+    found = ((_host(pack_address(address.address)), address.port) for _, address in owned(destinations))
     return tuple(dict.fromkeys(found))
 
 
