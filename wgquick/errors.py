@@ -53,6 +53,13 @@ def _made_anew(kind: type[WgqError], args: tuple[object, ...]) -> WgqError:
     return kind.__new__(kind, *args)
 
 
+def reason_of(error: BaseException) -> str:
+    """The error's text for the user; of an OSError the file and strerror(3), without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
 class Diagnostic(NamedTuple):
     """One fault of a configuration; `line` and `column` count from 1, `code` is stable across releases.
 

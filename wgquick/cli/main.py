@@ -7,7 +7,7 @@ whole `wg-quick up`. Everything else (help, usage errors) goes to typer. Both ca
 from __future__ import annotations
 
 from wgquick.cli import streams
-from wgquick.errors import ConfigError, WgqError
+from wgquick.errors import ConfigError, WgqError, reason_of
 from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 from wgquick.options import OPTIONS, VERBS
 
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         streams.discard_output()
         return 1
     except OSError as error:
-        streams.say(f"wgq: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+        streams.say(f"wgq: {reason_of(error)}")
         streams.discard_output()
         return 1
 

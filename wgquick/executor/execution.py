@@ -6,7 +6,7 @@ from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, ENXIO, EOPNOTSUPP, ESRC
 from itertools import groupby
 from os import strerror
 
-from wgquick.errors import IP_STATUS, BatchError, HookError, OperationError, SignalError, WgqError
+from wgquick.errors import IP_STATUS, BatchError, HookError, OperationError, SignalError, WgqError, reason_of
 from wgquick.lean import TYPE_CHECKING, cast, suppress
 from wgquick.options import PROGRAM
 from wgquick.plan import down as plan_down
@@ -124,7 +124,7 @@ class Execution:
         except SignalError:
             raise
         except Exception as error:
-            return "" if getattr(error, "errno", 0) in (*_GONE, EEXIST) else str(error)
+            return "" if getattr(error, "errno", 0) in (*_GONE, EEXIST) else reason_of(error)
         return ""
 
     def _do_as_wg_quick(self, step: Step, *, is_new: bool) -> None:
@@ -302,7 +302,7 @@ class Execution:
             except Exception as error:
                 if getattr(error, "errno", 0) in _GONE:
                     continue
-                faults.append(str(error))
+                faults.append(reason_of(error))
             if looked_for:
                 self._try_to_print(step)
         self._await_daemon()

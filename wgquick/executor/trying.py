@@ -11,7 +11,7 @@ import os
 import time
 
 from wgquick.config.settings import Settings
-from wgquick.errors import WgqError, not_wireguard
+from wgquick.errors import WgqError, not_wireguard, reason_of
 from wgquick.executor import down, netns, places, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
@@ -370,7 +370,7 @@ class Attempt:
                 restoring.go_back(before, tried, self._host, self._say, by_restart=must_restart or by_restart)
                 return ""
             except Exception as error:  # also a bug of wgq: no other process would try again
-                fault = str(error)
+                fault = reason_of(error)
                 self._say(note(fault))
         return fault
 

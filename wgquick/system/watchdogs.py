@@ -18,6 +18,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from wgquick.errors import reason_of
 from wgquick.ports import Watchdog
 from wgquick.transcript import note
 
@@ -137,7 +138,7 @@ def begin(work: Callable[[Watchdogs], None], description: str) -> Watchdog:
             leave_control_group(description)
         except OSError as error:
             print(
-                note(f"systemd: {error.strerror or error}: the watchdog stays in this session's control group"),
+                note(f"systemd: {reason_of(error)}: the watchdog stays in this session's control group"),
                 file=sys.stderr,
             )
         work(Watchdogs(end))

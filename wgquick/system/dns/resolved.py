@@ -6,7 +6,7 @@ import os
 from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 
 from wgquick import patience
-from wgquick.errors import OperationError
+from wgquick.errors import OperationError, reason_of
 from wgquick.lean import TYPE_CHECKING
 from wgquick.system.dns import RESOLV_CONF
 from wgquick.transcript import command, note
@@ -122,7 +122,7 @@ class _Bus:
         try:
             self._connection = open_dbus_connection("SYSTEM")
         except (OSError, RuntimeError, ValueError) as fault:
-            raise _BusError(f"the D-Bus system bus cannot be reached: {fault}", _NO_BUS) from None
+            raise _BusError(f"the D-Bus system bus cannot be reached: {reason_of(fault)}", _NO_BUS) from None
         try:
             self._require_resolved()
         except BaseException:

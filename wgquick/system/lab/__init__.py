@@ -19,7 +19,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from wgquick.errors import WgqError
+from wgquick.errors import WgqError, reason_of
 from wgquick.lean import contextmanager, suppress
 from wgquick.rehearsal import Entry, Reach, State
 from wgquick.system import calls
@@ -221,9 +221,7 @@ def _child(control: socket.socket, work: Callable[[], object]) -> NoReturn:
 def _reason(failure: BaseException) -> str:
     if isinstance(failure, OSError) and failure.errno == errno.ENOSPC:
         return "a limit of namespaces or memory is reached (/proc/sys/user/max_*_namespaces)"
-    if not isinstance(failure, OSError) or failure.strerror is None:
-        return str(failure) or type(failure).__name__
-    return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
+    return reason_of(failure)
 
 
 def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
