@@ -8,6 +8,7 @@ ERROR = "error"
 WARNING = "warning"
 INFO = "info"
 SEVERITIES = (ERROR, WARNING, INFO)
+"""The most severe first."""
 
 
 class Finding(NamedTuple):

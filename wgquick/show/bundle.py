@@ -123,4 +123,5 @@ def _counters(evidence: Evidence) -> str:
     if counted is None:
         return ""
     peers = (f"{key}: {event}" for key, events in counted.peers.items() for event in events.events)
-    return _lines((*counted.device.events, *peers))
+    age = f"counted for {counted.device.counting:.0f} s"
+    return _lines((age, *counted.device.events, *peers))

@@ -7,7 +7,7 @@ releases. A code that `wgq check` also has means the same there.
 
 from __future__ import annotations
 
-from wgquick.diagnosis.finding import ERROR, INFO, WARNING
+from wgquick.diagnosis.finding import ERROR, INFO, SEVERITIES, WARNING
 from wgquick.lean import NamedTuple
 
 
@@ -118,7 +118,7 @@ for _code, _severity, _meaning, *_more in _TABLE:
     CODES[_code] = Code(_severity, _meaning, frozenset(" ".join(_more).split()))
 
 RANK = {code: at for at, code in enumerate(CODES)}
-SEVERITY_RANK = {ERROR: 0, WARNING: 1, INFO: 2}
+SEVERITY_RANK = {severity: at for at, severity in enumerate(SEVERITIES)}
 
 
 def explains(code: str, other: str) -> bool:

@@ -346,7 +346,7 @@ def _peers(evidence: Evidence) -> Iterator[Cause]:
             yield from _missing(evidence, key)
         else:
             yield from _settings_of(evidence, peer, live[key], moved)
-    yield from _moved(evidence, moved)
+    yield from _moved(moved)
 
 
 def _secrets(evidence: Evidence) -> set[bytes]:
@@ -376,7 +376,7 @@ def _claims(wanted: dict[PublicKey, PeerSettings]) -> Claims:
     return found
 
 
-def _moved(evidence: Evidence, moved: Claims) -> Iterator[Cause]:
+def _moved(moved: Claims) -> Iterator[Cause]:
     """Networks that peers lose: a network goes to the last peer that has it in AllowedIPs."""
     lost: dict[PublicKey, list[AllowedIP]] = {}
     for ip, keys in moved.items():

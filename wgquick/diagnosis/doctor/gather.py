@@ -142,7 +142,7 @@ def _read(name: str, file: File, host: Host, inspector: Inspector, reader: _Read
         rulesets=inspector.rulesets(),
     )
     evidence = _with_host(evidence, host, reader)
-    evidence = _with_ways(evidence, inspector, links)
+    evidence = _with_ways(evidence, inspector)
     evidence = evidence._replace(others=reader.read("the other interfaces", (), _others, name, host))
     evidence = _with_loops(evidence, inspector)
     unread = [f"the rules that {each} lists" for each in (evidence.rulesets.unread if evidence.rulesets else ())]
@@ -350,7 +350,7 @@ def _holders(port: int, host: Host, refusal: int) -> tuple[str, ...]:
     return host.udp_ports.programs(port) if refusal else ()
 
 
-def _with_ways(evidence: Evidence, inspector: Inspector, links: Mapping[str, LinkState]) -> Evidence:
+def _with_ways(evidence: Evidence, inspector: Inspector) -> Evidence:
     """The evidence with the kernel's routes to addresses in AllowedIPs and to the endpoints."""
     device = evidence.device
     if device is None:

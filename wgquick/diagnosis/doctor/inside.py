@@ -368,7 +368,7 @@ def _forwarding(evidence: Evidence) -> Iterator[Cause]:
 
 def _forward_blocked(evidence: Evidence, family: int, seen: list[tuple[str, str]]) -> Iterator[Cause]:
     source, target = seen[0] if seen else (_some_peer(evidence, family), "")
-    out = _out_of(evidence, target, family)
+    out = _out_of(evidence, target)
     packet = Packet(family, evidence.name, out, source, target, protocol="tcp", destination_port=443)
     answer = Packet(family, out, evidence.name, target, source, "tcp", 443, state="established")
     for each, what in ((packet, "from"), (answer, "to")):
@@ -446,7 +446,7 @@ def _no_way_back(evidence: Evidence) -> Iterator[Cause]:
         return
 
 
-def _out_of(evidence: Evidence, target: str, family: int) -> str:
+def _out_of(evidence: Evidence, target: str) -> str:
     """The link that a packet would leave by: from the routes if known, else the uplink to the peers."""
     if target and target in evidence.ways:
         return evidence.ways[target].link

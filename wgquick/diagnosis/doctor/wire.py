@@ -152,7 +152,7 @@ def _input(evidence: Evidence, sign: Sign) -> Cause:
     return _cause(sign, "input-blocked", message, remedy)
 
 
-def _refused(evidence: Evidence, sign: Sign) -> Cause:
+def _refused(_: Evidence, sign: Sign) -> Cause:
     message = f"{sign.address} answers, but with another preshared key"
     return _cause(sign, "answer-refused", message, "write the same PresharedKey at both ends")
 
