@@ -7,6 +7,7 @@ releases. A code that `wgq check` also has means the same there.
 
 from __future__ import annotations
 
+from wgquick.diagnosis import codes as check
 from wgquick.diagnosis.finding import ERROR, INFO, SEVERITIES, WARNING
 from wgquick.lean import NamedTuple
 
@@ -25,18 +26,20 @@ _REACHING = (
 )
 _INSIDE = "no-data-back source-not-allowed mtu-too-large"
 _ALL = "*"
+_AS_IN_CHECK = ""
+"""Stands for the meaning in the table of `wgq check` (wgquick.diagnosis.codes)."""
 
 _TABLE = (
     # What prevents the tunnel from coming up.
-    ("port-in-use", ERROR, "the UDP port is in use", _ALL),
+    ("port-in-use", ERROR, _AS_IN_CHECK, _ALL),
     ("net-in-use", ERROR, "the host already has a route to a network of the tunnel, so up fails", _ALL),
     ("key-missing", ERROR, "the interface has no private key", _ALL),
     ("not-up", ERROR, "the interface is not up"),
     # What makes the tunnel differ from its file.
-    ("peer-is-self", ERROR, "a peer's PublicKey is this interface's own", f"peer-missing {_REACHING}"),
+    ("peer-is-self", ERROR, _AS_IN_CHECK, f"peer-missing {_REACHING}"),
     ("one-key-two-places", ERROR, "two hosts use the same private key", f"key-differs {_REACHING} {_INSIDE}"),
     ("key-differs", ERROR, "the device has another private key than the file", f"{_REACHING} {_INSIDE}"),
-    ("public-key-is-private", ERROR, "a PublicKey is a private key", f"peer-one-sided {_REACHING} {_INSIDE}"),
+    ("public-key-is-private", ERROR, _AS_IN_CHECK, f"peer-one-sided {_REACHING} {_INSIDE}"),
     ("peer-key-mismatch", ERROR, "a peer's PublicKey is not the other end's", f"{_REACHING} {_INSIDE}"),
     ("peer-one-sided", ERROR, "the other end does not have this one as a peer", f"{_REACHING} {_INSIDE}"),
     ("peer-missing", ERROR, "the device lacks a peer of the file", f"route-missing {_REACHING} {_INSIDE}"),
@@ -48,16 +51,16 @@ _TABLE = (
     ("mark-differs", ERROR, "the device has another mark than the file",
      f"endpoint-in-tunnel rule-missing route-missing {_REACHING}"),
     ("port-differs", ERROR, "the device listens on another port than the file's", _REACHING),
-    ("nobody-connects", ERROR, "neither side has an Endpoint or a ListenPort, so neither can connect", _REACHING),
-    ("endpoint-port-differs", ERROR, "the Endpoint's port is not the other end's ListenPort", _REACHING),
-    ("address-shared", ERROR, "both ends have the same Address", _INSIDE),
-    ("clock-wrong", ERROR, "this host's clock is wrong", f"{_REACHING}"),
+    ("nobody-connects", ERROR, _AS_IN_CHECK, _REACHING),
+    ("endpoint-port-differs", ERROR, _AS_IN_CHECK, _REACHING),
+    ("address-shared", ERROR, _AS_IN_CHECK, _INSIDE),
+    ("clock-wrong", ERROR, _AS_IN_CHECK, _REACHING),
     ("rule-missing", ERROR, "a policy routing rule is missing",
      f"endpoint-in-tunnel route-shadowed route-missing {_REACHING} {_INSIDE}"),
-    ("low-mtu", ERROR, "the MTU is below 1280, the minimum for IPv6",
+    ("low-mtu", ERROR, _AS_IN_CHECK,
      f"not-up address-missing route-missing {_INSIDE} mtu-differs"),
-    ("peer-without-allowed-ips", WARNING, "a peer has no AllowedIPs, so no packet to or from it is accepted"),
-    ("tunnel-net-unclaimed", ERROR, "no peer's AllowedIPs is in the network of an Address", _INSIDE),
+    ("peer-without-allowed-ips", WARNING, _AS_IN_CHECK),
+    ("tunnel-net-unclaimed", ERROR, _AS_IN_CHECK, _INSIDE),
     ("address-missing", ERROR, "the interface lacks an Address of the file",
      f"route-missing route-shadowed output-blocked no-answer {_INSIDE} dns-replaced"),
     ("route-missing", ERROR, "a route into the tunnel is missing", f"route-shadowed rp-filter {_INSIDE}"),
@@ -65,11 +68,11 @@ _TABLE = (
      f"rp-filter {_REACHING} {_INSIDE}"),
     # The path to the endpoint.
     ("endpoint-missing", ERROR, "the device has no endpoint for the peer", _REACHING),
-    ("endpoint-unresolved", ERROR, "the endpoint's name does not resolve",
+    ("endpoint-unresolved", ERROR, _AS_IN_CHECK,
      f"not-up endpoint-missing endpoint-moved {_REACHING}"),
     ("endpoint-in-tunnel", ERROR, "the encrypted packets are routed into the tunnel itself",
      f"{_REACHING} {_INSIDE}"),
-    ("endpoint-no-route", ERROR, "the host has no route to the endpoint", _REACHING),
+    ("endpoint-no-route", ERROR, _AS_IN_CHECK, _REACHING),
     ("endpoint-is-self", ERROR, "the endpoint is this host itself", _REACHING),
     ("uplink-down", ERROR, "the link that leads to the endpoint has no carrier", f"{_REACHING} {_INSIDE}"),
     ("gateway-silent", ERROR, "the gateway on the way to the endpoint does not answer", f"{_REACHING} {_INSIDE}"),
@@ -79,7 +82,7 @@ _TABLE = (
      f"{_REACHING} {_INSIDE}"),
     ("output-blocked", ERROR, "this host's firewall drops outgoing packets",
      f"{_INSIDE} no-answer endpoint-refuses endpoint-unreachable"),
-    ("rp-filter", ERROR, "the reverse path filter drops incoming packets",
+    ("rp-filter", ERROR, _AS_IN_CHECK,
      f"no-answer input-blocked answer-refused {_INSIDE}"),
     ("input-blocked", ERROR, "this host's firewall drops incoming packets", f"no-answer answer-refused {_INSIDE}"),
     ("endpoint-moved", ERROR, "the endpoint's address has changed", _REACHING),
@@ -106,7 +109,7 @@ _TABLE = (
     ("mtu-differs", ERROR, "the link has another MTU than the file", "mtu-too-large"),
     ("firewall-missing", ERROR, "the firewall rules of the full tunnel are missing"),
     ("dns-replaced", ERROR, "the tunnel's DNS servers are not in use"),
-    ("forwarding-off", ERROR, "forwarding is off on this host"),
+    ("forwarding-off", ERROR, _AS_IN_CHECK),
     ("forward-blocked", ERROR, "this host's firewall drops forwarded packets"),
     ("not-masqueraded", ERROR, "forwarded packets leave with a source address that nobody can reply to"),
     ("not-forwarded", ERROR, "the other end does not pass on what this end sends through it", "dns-silent"),
@@ -115,7 +118,7 @@ _TABLE = (
 
 CODES: dict[str, Code] = {}
 for _code, _severity, _meaning, *_more in _TABLE:
-    CODES[_code] = Code(_severity, _meaning, frozenset(" ".join(_more).split()))
+    CODES[_code] = Code(_severity, _meaning or check.CODES[_code][1], frozenset(" ".join(_more).split()))
 
 RANK = {code: at for at, code in enumerate(CODES)}
 SEVERITY_RANK = {severity: at for at, severity in enumerate(SEVERITIES)}
