@@ -27,6 +27,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from tests.waiting import until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -34,6 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CLONE_FS = 0x00000200
+RT_SCOPE_UNIVERSE, IFA_F_TENTATIVE, RTF_LOCAL = 0, 0x40, 0x80000000  # linux/rtnetlink.h, if_addr.h, ipv6_route.h
 UPLINK_ADDRESS = "192.0.2.2"
 UPLINK_GATEWAY = "192.0.2.1"
 UPLINK_ADDRESS6 = "2001:db8::2"
@@ -271,19 +274,19 @@ class Namespace:
     def settle(self) -> None:
         """Wait until each global IPv6 address has its local route: addrconf_dad_work() of the kernel adds it with a
         delay, also without duplicate address detection; until then the address is tentative."""
-        deadline = time.monotonic() + 30
-        while not _has_local_routes(
-            self.out("ip", "-6", "-o", "address"), self.out("ip", "-6", "route", "show", "table", "local")
-        ):
-            assert time.monotonic() < deadline, "an IPv6 address stays tentative"
-            time.sleep(0.005)
+        until(self._is_settled, f"each IPv6 address of {self.name} in use")
+
+    def _is_settled(self) -> bool:
+        with self.entered():
+            addresses, routes = (
+                Path(f"/proc/thread-self/net/{name}").read_text() for name in ("if_inet6", "ipv6_route")
+            )
+        return _has_local_routes(addresses, routes)
 
     def _await_carrier(self) -> None:
         """Wait for the carrier: linkwatch_event() of the kernel notices with a delay that both ends are up."""
-        deadline = time.monotonic() + 30
-        while "NO-CARRIER" in self.out("ip", "-o", "link", "show", "type", "veth"):
-            assert time.monotonic() < deadline, "the uplink has no carrier"
-            time.sleep(0.002)
+        show = ("ip", "-o", "link", "show", "type", "veth")
+        until(lambda: "NO-CARRIER" not in self.out(*show), "the uplink's carrier")
 
     def processes(self) -> list[int]:
         """The ids of the processes inside, without this one and the keeper."""
@@ -292,10 +295,13 @@ class Namespace:
 
     def process(self) -> int:
         """The id of the only process inside, such as a daemon; waits for it on a busy machine."""
-        deadline = time.monotonic() + 10
-        while len(found := self.processes()) != 1:
-            assert time.monotonic() < deadline, f"one process expected in {self.name}, found {found}"
-            time.sleep(0.01)
+        found: list[int] = []
+
+        def is_alone() -> bool:
+            found[:] = self.processes()
+            return len(found) == 1
+
+        until(is_alone, f"one process in {self.name}")
         return found[0]
 
     def end_processes(self) -> None:
@@ -306,7 +312,7 @@ class Namespace:
                 process.wait(2)
             process.kill()
             process.wait()
-        for sent, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
+        for sent, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 60.0)):
             for pid in self.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, sent)
@@ -323,9 +329,15 @@ class Namespace:
 
 
 def _has_local_routes(addresses: str, routes: str) -> bool:
-    lines = [line.split() for line in addresses.splitlines() if "scope global" in line]
-    local = {tuple(line.split()[1:4]) for line in routes.splitlines() if line.startswith("local")}
-    return all("tentative" not in words and (words[3].split("/")[0], "dev", words[1]) in local for words in lines)
+    """Whether no global address in /proc/net/if_inet6 is tentative or lacks its route in /proc/net/ipv6_route."""
+    lines = [line.split() for line in routes.splitlines()]
+    local = {(line[0], line[-1]) for line in lines if int(line[-2], 16) & RTF_LOCAL}
+    given = [line.split() for line in addresses.splitlines()]
+    return all(
+        (address, link) in local and not int(flags, 16) & IFA_F_TENTATIVE
+        for address, _, _, scope, flags, link in given
+        if int(scope, 16) == RT_SCOPE_UNIVERSE
+    )
 
 
 def _pickled_error(error: BaseException) -> bytes:
