@@ -139,15 +139,15 @@ class End:
             stdin=subprocess.DEVNULL,
             env=os.environ | _ENVIRONMENT,
         )
-        until(self._answers, f"{self.program} answers on its socket")
+        until(self._answers, f"an answer of {self.program} on its socket")
 
     def _answers(self) -> bool:
+        """Whether the daemon answers a request. A connection alone is possible before the link exists."""
         self.assert_alive()
         try:
-            self.uapi().close()
+            return self.request("get=1\n\n") != ""
         except OSError:
             return False
-        return True
 
     def assert_alive(self) -> None:
         if self.program == KERNEL:
@@ -162,6 +162,12 @@ class End:
         """Set keys, port and peers (lines of `wg setconf`), add the addresses and set the link up."""
         self.wg("setconf", LINK, "/dev/stdin", input=self.interface() + "\n".join(lines))
         self.addresses()
+        if self.program.endswith(WGQ):
+            until(self._receives, "the link up for the daemon")
+
+    def _receives(self) -> bool:
+        """Whether our daemon knows that the link is up: until then it drops what arrives."""
+        return "while the link is down" not in self.request("features=1\n\n")
 
     def interface(self) -> str:
         return f"[Interface]\nPrivateKey = {self.private}\nListenPort = {self.port}\n"
@@ -173,6 +179,7 @@ class End:
             f"addr add {self.inner(6)}/64 dev {LINK} nodad",
             f"link set {LINK} up mtu {mtu}",
         )
+        self.machine.settle()
 
     def peer(self, *lines: str, version: int | None = None) -> str:
         """A [Peer] section that describes this end to the other; with a version, it has an endpoint."""
@@ -238,7 +245,7 @@ class End:
         once = ["ping", f"-{version}", "-n", "-q", "-c", "1", "-W", "1"]
         return self.machine.run([*once, *options, address or other.inner(version)], check=False).returncode == 0
 
-    def ping(self, other: End, *options: str, version: int = 4, seconds: float = 30) -> None:
+    def ping(self, other: End, *options: str, version: int = 4, seconds: float = 60) -> None:
         """Ping until an answer comes."""
         until(lambda: self.try_ping(other, *options, version=version), f"an answer to {self.program}", seconds)
 
@@ -246,13 +253,13 @@ class End:
         """A socket of this machine, for use by the test."""
         with self.machine.entered():
             made = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
-        made.settimeout(30)
+        made.settimeout(60)
         return made
 
     def uapi(self) -> socket.socket:
         """A connection to the daemon's control socket."""
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        made.settimeout(30)
+        made.settimeout(60)
         try:
             with self.machine.entered():
                 made.connect(SOCKET)
@@ -317,6 +324,15 @@ def status(pid: int) -> dict[str, str]:
     return fields(f"/proc/{pid}/status")
 
 
+def threads(pid: int) -> list[dict[str, str]]:
+    """The status of each thread of a process, without those that end meanwhile."""
+    found = []
+    for entry in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(status(int(entry.name)))
+    return found
+
+
 def fields(path: str) -> dict[str, str]:
     """The fields of a file with lines such as `Name: value`."""
     lines = Path(path).read_text().splitlines()
@@ -333,6 +349,8 @@ def join(left: End, right: End, mtu: int = 1500) -> None:
             f"addr add {end.outer(6)}/64 dev {WIRE} nodad",
             f"link set {WIRE} up",
         )
+    for end in (left, right):
+        end.machine.settle()  # the wire carries packets then (addrconf_link_ready)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.pairs import GO, LINK, SOCKET, WGQ, join, machines
+from tests.interop.test_daemon import answers
 from tests.namespaces import host
 from tests.waiting import until
 
@@ -34,7 +35,7 @@ def machine() -> Iterator[Namespace]:
 
 def in_foreground(machine: Namespace, *prefix: str) -> subprocess.Popen[bytes]:
     daemon = machine.popen([*prefix, WGQ, "-f", LINK], stderr=subprocess.DEVNULL)
-    until(lambda: machine.run(["wg", "show", LINK], check=False).returncode == 0, "started")
+    until(lambda: answers(machine), "started")  # wg(8) would remove a socket that does not listen yet
     return daemon
 
 

@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, public_key
-from tests.interop.test_daemon import CAP_NET_ADMIN, SECCOMP_FILTER, threads
+from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, public_key, threads
+from tests.interop.test_daemon import CAP_NET_ADMIN, SECCOMP_FILTER
 from tests.interop.test_ports import PORT, TAKEN, take
 from tests.namespaces import PATH, host
 from tests.netns.pair import pair as cable
