@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +24,7 @@ from tests.interop.pairs import (
     both_ways,
     pair,
     private_key,
-    status,
+    threads,
 )
 from tests.interop.traffic import bulk
 from tests.waiting import stopped, until
@@ -125,7 +124,7 @@ def test_a_changed_private_key_takes_effect_at_once(ends: Ends) -> None:
         endpoint = [] if other.number == 2 else ["endpoint", one.endpoint()]
         other.set_peer(one, "allowed-ips", f"{one.inner(4)}/32,{one.inner(6)}/128", *endpoint)
         # The end that knows an endpoint begins: the first handshake is retried after five seconds.
-        ends[0].ping(ends[1], seconds=15)
+        ends[0].ping(ends[1])
         bulk(other, one, 1 << 20)
 
 
@@ -137,7 +136,7 @@ def test_a_removed_peer_is_cut_off_until_it_is_added_again(ends: Ends) -> None:
         assert_cut(left, right)
         assert one.wg("show", LINK, "peers") == ""
         one.wg("addconf", LINK, "/dev/stdin", input=other.peer(version=4))
-        one.ping(other, seconds=15)
+        one.ping(other)
         bulk(right, left, 1 << 20)
 
 
@@ -205,7 +204,7 @@ def test_persistent_keepalives_begin_and_keep_the_session(roles: tuple[str, str]
         before = right.transfer(left)[0]
         until(lambda: left.sent("keepalive") >= 3, "a keepalive a second", 15)
         if right.program not in (BORINGTUN, GOTATUN):  # they count inner bytes only (test_peers)
-            assert right.transfer(left)[0] >= before + 2 * 32
+            until(lambda: right.transfer(left)[0] >= before + 2 * 32, "two of them counted at the other end")
         left.set_peer(right, "persistent-keepalive", "off")
         assert left.wg("show", LINK, "persistent-keepalive").split() == [right.public, "off"]
 
@@ -270,14 +269,23 @@ table inet marks {{
         left.ping(right)
 
 
-def _received(incoming: socket.socket, honest: socket.socket, to: tuple[str, int]) -> bytes:
-    """The first datagram that arrives; the honest one is sent again, as a busy machine may lose one."""
+def _received(incoming: socket.socket, honest: socket.socket, to: tuple[str, int]) -> set[bytes]:
+    """The datagrams that arrive until an honest one does; it is sent again, as a busy machine may lose one."""
     incoming.settimeout(2)
-    for _ in range(10):
+    received: set[bytes] = set()
+
+    def has_arrived() -> bool:
         honest.sendto(b"honest", to)
         with contextlib.suppress(TimeoutError):
-            return incoming.recv(100)
-    raise AssertionError("no datagram arrived")
+            received.add(incoming.recv(100))
+        return b"honest" in received
+
+    until(has_arrived, "the honest datagram")
+    incoming.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            received.add(incoming.recv(100))
+    return received
 
 
 def test_a_packet_from_a_source_outside_allowed_ips_is_dropped() -> None:
@@ -297,10 +305,7 @@ def test_a_packet_from_a_source_outside_allowed_ips_is_dropped() -> None:
                     honest.bind((theirs.inner(version), 0))
                     for _ in range(3):
                         forged.sendto(b"forged", (ours.inner(version), 9999))
-                    assert _received(incoming, honest, (ours.inner(version), 9999)) == b"honest"
-                    incoming.setblocking(False)
-                    with pytest.raises(BlockingIOError):
-                        incoming.recv(100)
+                    assert _received(incoming, honest, (ours.inner(version), 9999)) == {b"honest"}
 
 
 def test_an_allowed_ip_moves_to_the_peer_that_got_it_last() -> None:
@@ -352,7 +357,7 @@ HOLD = ["-e", "trace=sendmsg,sendmmsg", "-e", "inject=sendmsg,sendmmsg:delay_exi
 
 
 def traced(process: int) -> bool:
-    return all(status(int(task.name))["TracerPid"] != "0" for task in Path(f"/proc/{process}/task").iterdir())
+    return all(thread["TracerPid"] != "0" for thread in threads(process))
 
 
 def test_data_that_arrives_during_a_send_gets_a_keepalive() -> None:
