@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.interop.pairs import EVERY_ROLE, GO, ROLES, WGQ, End, pair
 from tests.interop.traffic import Transfer
 from tests.namespaces import mortal
-from tests.waiting import stop
+from tests.waiting import stop, until
 
 if TYPE_CHECKING:
     from typing import Self
@@ -67,13 +67,32 @@ class AgedTunnel:
         self.arrived_before = self.transfer.received
         self.ours.daemon.send_signal(signal.SIGCONT)
 
-    def pings(self) -> tuple[int, int]:
-        """Stop the pings. Returns how many were sent and how many were answered."""
+    def pings(self) -> int:
+        """Wait until at most the last ping has no answer, and stop the pings. Returns how many were sent.
+
+        If a daemon stands still for a second, several answers come late, and none comes after SIGINT.
+        """
         assert self.traffic is not None
+        sent = 0
+
+        def are_answered() -> bool:
+            nonlocal sent
+            answered, sent = self._counted()
+            return sent - answered <= 1
+
+        until(are_answered, f"an answer to all pings but the last: {self}")
         self.traffic.send_signal(signal.SIGINT)
-        summary = self.traffic.communicate(timeout=60)[0].decode()
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", summary)
-        assert found, summary
+        self.traffic.communicate(timeout=60)
+        return sent
+
+    def _counted(self) -> tuple[int, int]:
+        """How many pings were answered, and how many sent: SIGQUIT makes ping(8) print that."""
+        assert self.traffic is not None
+        assert self.traffic.stderr is not None
+        self.traffic.send_signal(signal.SIGQUIT)
+        line = self.traffic.stderr.readline().decode()
+        found = re.search(r"(\d+)/(\d+) packets", line)
+        assert found, line
         return int(found[1]), int(found[2])
 
 
@@ -120,9 +139,12 @@ class AgedTunnels(contextlib.ExitStack):
     def _busy(self, left: str, right: str) -> AgedTunnel:
         made = self._aged(left, right)
         pings = mortal("ping", "-n", "-q", "-i", "0.2", made.right.inner())
-        made.traffic = made.left.machine.popen(pings, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        assert made.traffic.stdout is not None
-        self.callback(made.traffic.stdout.close)
+        made.traffic = made.left.machine.popen(
+            pings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        for stream in (made.traffic.stdout, made.traffic.stderr):
+            assert stream is not None
+            self.callback(stream.close)
         return made
 
     def _kept(self, left: str, right: str) -> AgedTunnel:
