@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,15 @@ _MAPPING = re.compile(r"(\w+)-(\w+) .w.. \S+ \S+ \S+ *(.*)")
 
 def remains(pid: int, secrets: Mapping[str, bytes]) -> list[str]:
     """Each secret that is left, with its mapping, for example `receive key in [stack], 2 pieces`."""
+    while True:
+        try:
+            return _remains(pid, secrets)
+        except OSError as error:
+            if error.errno != errno.EIO:  # a mapping was removed meanwhile, such as the stack of a thread
+                raise
+
+
+def _remains(pid: int, secrets: Mapping[str, bytes]) -> list[str]:
     left = []
     for place, memory in _writable(pid):
         for name, secret in secrets.items():

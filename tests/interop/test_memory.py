@@ -144,7 +144,7 @@ def found(far: Far, secrets: dict[str, bytes]) -> list[str]:
 
 def assert_gone(far: Far, secrets: dict[str, bytes]) -> None:
     """Wait until no secret is left: each thread wipes its stack only when it wakes."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (left := found(far, secrets)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, "\n".join(left)
