@@ -70,7 +70,7 @@ def trial(case: Case, firewall: str, up: str, down: str) -> Trial:
     """One tool's up and the other's down with a case; each combination runs once per session."""
     with host() as machine:
         _prepare(machine, case, firewall)
-        before = _state(machine, case)
+        before = _settled(machine, case)
         first = _verb(machine, case, firewall, [up, "up", case.argument])
         between = [_verb(machine, case, firewall, command) for command in _commands(case, up)]
         return Trial(before, first, between, _verb(machine, case, firewall, [down, "down", case.argument]))
@@ -204,7 +204,7 @@ def _transcript(text: str) -> list[str]:
 
 def _settled(machine: Namespace, case: Case) -> State:
     """The state once it is stable; if it does not settle, the comparison shows that."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         found = _state(machine, case)
         if not (_has_idle_daemon(found, case) or _lacks_local_routes(found)) or time.monotonic() > deadline:
