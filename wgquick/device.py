@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
     from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress
 
+SESSION_AGE = 180.0
+"""Seconds after a handshake for which its session may be used (REJECT_AFTER_TIME of the whitepaper)."""
+
 
 class PeerConfig(NamedTuple):
     """A change to one peer; None keeps a setting. A preshared key of 32 zero bytes removes the key."""

@@ -10,7 +10,8 @@ from tests.keys import public
 from wgquick.counters import Diagnostics, Event, Events
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis.counted import counted, merged
-from wgquick.diagnosis.signatures import CERTAIN, LIKELY, POSSIBLE, Sign
+from wgquick.diagnosis.finding import CERTAIN, LIKELY, POSSIBLE
+from wgquick.diagnosis.signatures import Sign
 from wgquick.net import SocketAddress
 
 NOW = 1_800_000_000.0

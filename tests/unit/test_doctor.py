@@ -10,13 +10,14 @@ import pytest
 from tests.faults import page
 from tests.faults.matrix import FAULTS, HEALTHY
 from tests.keys import secret
-from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
+from wgquick.diagnosis.doctor.cause import Cause
 from wgquick.diagnosis.doctor.codes import CODES, explains
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.inside import unfragmented
 from wgquick.diagnosis.doctor.judge import ordered
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.doctor.ruleset import verdict
+from wgquick.diagnosis.finding import CERTAIN, LIKELY
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
 from wgquick.diagnosis.initiation import Addressee, Reader
 from wgquick.diagnosis.keys import public_key_of

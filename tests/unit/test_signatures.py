@@ -6,8 +6,9 @@ import time
 
 from tests.keys import public
 from wgquick.device import Device, DevicePeer
+from wgquick.diagnosis.finding import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.senders import KNOWN, UNKNOWN_KEY, WRONG_KEY, CaptureSummary, IcmpErrors, Sender, Sent
-from wgquick.diagnosis.signatures import CERTAIN, LIKELY, POSSIBLE, Sign, signs
+from wgquick.diagnosis.signatures import Sign, signs
 from wgquick.net import SocketAddress
 
 NOW = 1_800_000_000.0

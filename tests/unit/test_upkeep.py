@@ -7,7 +7,7 @@ import json
 import pytest
 
 from wgquick.config.settings import LAN, Extras
-from wgquick.device import Device, DevicePeer
+from wgquick.device import SESSION_AGE, Device, DevicePeer
 from wgquick.net import (
     Destination,
     Endpoint,
@@ -37,7 +37,7 @@ from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.upkeep.clocks import Clocks
 from wgquick.upkeep.events import Event, json_line, text_line
 from wgquick.upkeep.pace import BURST, MOST, PAUSE, WITHIN, Mtu, Pace, Pauses
-from wgquick.upkeep.peers import SESSION, STALE, Peers
+from wgquick.upkeep.peers import STALE, Peers
 
 KEY = PublicKey(bytes(range(32)))
 ADDRESS, DEFAULT = Prefix.parse("10.0.0.1/24"), Prefix.parse("0.0.0.0/0")
@@ -211,13 +211,13 @@ def test_a_handshake_ends_the_lookups() -> None:
 
 def test_a_peer_that_comes_up_or_goes_down_is_reported_once() -> None:
     peers = Peers()
-    ages = [None, None, 1, SESSION - 1, SESSION + 1, SESSION + 2, 0]
+    ages = [None, None, 1, SESSION_AGE - 1, SESSION_AGE + 1, SESSION_AGE + 2, 0]
     events = [[event for event, _ in peers.changes(device(age), CLOCK, 100.0 + at)] for at, age in enumerate(ages)]
     assert events == [[], [], ["peer-up"], [], ["peer-down"], [], ["peer-up"]]
 
 
 @pytest.mark.parametrize(
-    ("age", "least", "most"), [(0, 29, 30), (STALE - 3, 3, 4), (SESSION - 2, 2, 3), (900, 30, 30)]
+    ("age", "least", "most"), [(0, 29, 30), (STALE - 3, 3, 4), (SESSION_AGE - 2, 2, 3), (900, 30, 30)]
 )
 def test_the_next_check_is_when_something_can_have_changed(age: float, least: float, most: float) -> None:
     peers, seen = Peers(), device(age, keepalive=0)
@@ -321,7 +321,8 @@ def test_a_clock_that_is_set_takes_no_peer_down() -> None:
     assert list(peers.questions(device(1.0), NAMES, CLOCK + 10, 10.0)) == []
     later = device(-20.0 - 1e9)  # a handshake by the new clock
     assert list(peers.changes(later, CLOCK + 21, 21.0, 1e9)) == []
-    assert [event for event, _ in peers.changes(later, CLOCK + 20 + SESSION, 20 + SESSION, 1e9)] == ["peer-down"]
+    found = peers.changes(later, CLOCK + 20 + SESSION_AGE, 20 + SESSION_AGE, 1e9)
+    assert [event for event, _ in found] == ["peer-down"]
 
 
 def test_after_sleep_names_are_looked_up_at_once() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from errno import EACCES, EHOSTUNREACH, ENETDOWN, ENETUNREACH, EPERM
 from os import strerror
 
-from wgquick.diagnosis.signatures import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE, Sign
+from wgquick.diagnosis.finding import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE
+from wgquick.diagnosis.signatures import ICMP_ERRORS, Sign
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import pack_address
+from wgquick.net import is_link_local, pack_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,14 +21,6 @@ RECENT = 180.0
 """Seconds after which an event is ignored as old. A device gives up a handshake after half of that time."""
 
 _NO_ROUTE = frozenset({EHOSTUNREACH, ENETDOWN, ENETUNREACH})
-_ICMP = {
-    "port_unreachable": ("endpoint-refuses", "the port is closed"),
-    "host_unreachable": ("endpoint-unreachable", "the host is unreachable"),
-    "net_unreachable": ("endpoint-unreachable", "there is no route to its network"),
-    "prohibited": ("endpoint-unreachable", "a firewall prohibits it"),
-    "time_exceeded": ("endpoint-unreachable", "the packet is in a routing loop"),
-    "too_big": ("mtu-too-large", "a packet is larger than the path's MTU"),
-}
 
 
 def counted(device: Device, counters: Diagnostics, now: float) -> list[Sign]:
@@ -106,17 +99,19 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
             facts = (f"sending to {event.receiver} fails: {strerror(event.send_errno)}",)
             yield Sign(code, CERTAIN, peer.public_key, event.receiver, facts)
     for event in events.of("icmp"):
-        if event.age < (RECENT if event.icmp == "too_big" else since) and event.icmp in _ICMP:
-            code, meaning = _ICMP[event.icmp]
-            facts = (f"an ICMP error from {event.router} about packets to {event.receiver}: {meaning}",)
+        meaning = event.icmp.replace("_", "-")
+        is_size = meaning == "too-big"
+        if event.age < (RECENT if is_size else since) and meaning in ICMP_ERRORS:
+            code, words = ICMP_ERRORS[meaning]
+            facts = (f"an ICMP error from {event.router} about packets to {event.receiver}: {words}",)
             yield Sign(
                 code,
-                LIKELY if event.icmp == "too_big" else CERTAIN,
+                LIKELY if is_size else CERTAIN,
                 peer.public_key,
                 event.receiver,
                 facts,
                 sender=event.router,
-                meaning=event.icmp.replace("_", "-"),
+                meaning=meaning,
                 mtu=event.mtu,
             )
 
@@ -126,7 +121,7 @@ def _is_meant(source: str) -> bool:
     if not source:
         return False
     address = pack_address(source)
-    return len(address) == 4 or (any(address) and not (address[0] == 0xFE and address[1] & 0xC0 == 0x80))
+    return len(address) == 4 or (any(address) and not is_link_local(address))
 
 
 def _times(event: Event, what: str) -> str:

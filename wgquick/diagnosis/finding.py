@@ -10,6 +10,12 @@ INFO = "info"
 SEVERITIES = (ERROR, WARNING, INFO)
 """The most severe first."""
 
+CERTAIN = "certain"
+LIKELY = "likely"
+POSSIBLE = "possible"
+CONFIDENCES = (CERTAIN, LIKELY, POSSIBLE)
+"""The confidence of a conclusion about a live tunnel, the surest first."""
+
 
 class Finding(NamedTuple):
     """One mistake in a configuration. `line` and `column` count from 1; `severity` is one of SEVERITIES.

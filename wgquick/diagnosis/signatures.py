@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from wgquick.datagram import COOKIE, INITIATION, KEEPALIVE_LENGTH, LENGTHS, RESPONSE
+from wgquick.device import SESSION_AGE
+from wgquick.diagnosis.finding import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE
 from wgquick.diagnosis.senders import KNOWN, UNKNOWN_KEY, WRONG_KEY
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
@@ -19,21 +21,26 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.senders import CaptureSummary, IcmpErrors, Sender
     from wgquick.net import PublicKey, SocketAddress
 
-CONFIDENCES = CERTAIN, LIKELY, POSSIBLE = "certain", "likely", "possible"
-
 _ANSWER_TIME = 1.0
 """Seconds within which a device answers an initiation. Later messages are ignored: the answer may still come."""
 _CLOCK_TOLERANCE = 30.0
 """Seconds by which a clock may be behind the last handshake before it counts as stale."""
 _WRONG_CLOCK = 3600.0
-_FRESH = 180.0
 _SIZES = {
     "initiation": LENGTHS[INITIATION],
     "response": LENGTHS[RESPONSE],
     "cookie": LENGTHS[COOKIE],
     "keepalive": KEEPALIVE_LENGTH,
 }
-_UNREACHABLE = frozenset({"host-unreachable", "net-unreachable", "prohibited", "time-exceeded"})
+ICMP_ERRORS = {
+    "port-unreachable": ("endpoint-refuses", "the port is closed"),
+    "host-unreachable": ("endpoint-unreachable", "the host is unreachable"),
+    "net-unreachable": ("endpoint-unreachable", "there is no route to its network"),
+    "prohibited": ("endpoint-unreachable", "a firewall prohibits it"),
+    "time-exceeded": ("endpoint-unreachable", "the packet is in a routing loop"),
+    "too-big": ("mtu-too-large", "a packet is larger than the path's MTU"),
+}
+"""The code and the words for each `meaning` of an ICMP error (wgquick.datagram) that shows a cause."""
 
 
 class Sign(NamedTuple):
@@ -130,7 +137,7 @@ class _Watched:
             return
         if sender.answered:
             # If a session is in use, this may be a probe of the other end's doctor, which starts no session.
-            if self._heard.ended - self._after[key].last_handshake < _FRESH:
+            if self._heard.ended - self._after[key].last_handshake < SESSION_AGE:
                 return
             again = "but it repeats its handshake" if sender.answered > 1 else "but no session followed"
             sure = LIKELY if sender.answered > 1 else POSSIBLE
@@ -215,11 +222,9 @@ class _Watched:
             peer = self._peer_at(each.destination)
             if peer is not None and peer in self._shaken and each.meaning != "too-big":
                 continue
-            code = {"port-unreachable": "endpoint-refuses", "too-big": "mtu-too-large"}.get(each.meaning)
-            if code is None and each.meaning in _UNREACHABLE:
-                code = "endpoint-unreachable"
-            if code is None:
+            if each.meaning not in ICMP_ERRORS:
                 continue
+            code, words = ICMP_ERRORS[each.meaning]
             if each.link == "lo" and each.meaning in ("prohibited", "port-unreachable") and not self._went(each):
                 code = "output-blocked"  # a REJECT rule of this host
             yield Sign(
@@ -227,7 +232,7 @@ class _Watched:
                 LIKELY if each.meaning == "too-big" else CERTAIN,
                 peer,
                 each.destination,
-                (_icmp_fact(each),),
+                (_icmp_fact(each, words),),
                 sender=each.sender,
                 meaning=each.meaning,
                 mtu=each.mtu,
@@ -246,7 +251,7 @@ class _Watched:
             end, before = _plain(after.endpoint), self._before.get(key, after)
             came = (*self._came.get(end, ()), *self._came.get(key, ()))
             tried = self._sent.get(("initiation", end), 0)
-            if self._heard.ended - after.last_handshake < _FRESH:
+            if self._heard.ended - after.last_handshake < SESSION_AGE:
                 yield from self._one_way(key, after.endpoint, came, after.rx_bytes - before.rx_bytes)
             elif not came and tried and end not in complained:
                 facts = (f"{_times(tried, 'initiation')} sent to {after.endpoint}, and nothing came back",)
@@ -286,20 +291,8 @@ def _times(count: int, what: str) -> str:
     return f"one {what}" if count == 1 else f"{count} {what}s"
 
 
-_MEANINGS = {
-    "port-unreachable": "the port is closed",
-    "host-unreachable": "the host is unreachable",
-    "net-unreachable": "there is no route to its network",
-    "prohibited": "a firewall prohibits it",
-    "time-exceeded": "the packet is in a routing loop",
-}
-
-
-def _icmp_fact(complaint: IcmpErrors) -> str:
-    if complaint.meaning == "too-big":
-        what = f"a packet is larger than the path's MTU of {complaint.mtu} bytes"
-    else:
-        what = _MEANINGS[complaint.meaning]
+def _icmp_fact(complaint: IcmpErrors, words: str) -> str:
+    what = f"{words} of {complaint.mtu} bytes" if complaint.meaning == "too-big" else words
     by = "this host itself" if complaint.link == "lo" else complaint.sender
     times = f"{complaint.times} ICMP error{'s' if complaint.times != 1 else ''}"
     return f"{times} from {by} about packets to {complaint.destination}: {what}"

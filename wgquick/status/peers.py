@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from wgquick.device import SESSION_AGE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wgquick.device import Device, DevicePeer
 
-SESSION = 180
-"""Seconds after its handshake at which a session expires (REJECT_AFTER_TIME of the WireGuard protocol)."""
 _UNANSWERED = 15
 """Seconds after which WireGuard treats unanswered data as a lost session (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
 _EMPTY = 32
@@ -105,6 +105,6 @@ def state(peer: DevicePeer, now: float, *, link_up: bool, trend: Trend = UNKNOWN
     kept_alive = bool(peer.persistent_keepalive and peer.endpoint)
     if not peer.last_handshake:
         return "connecting" if peer.tx_bytes or trend.sends or kept_alive else "never"
-    if now - peer.last_handshake < SESSION:
+    if now - peer.last_handshake < SESSION_AGE:
         return "stale" if trend.unanswered else "up"
     return "stale" if kept_alive or trend.sends else "idle"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import random
 from typing import TYPE_CHECKING, NamedTuple
 
+from wgquick.device import SESSION_AGE
 from wgquick.upkeep.pace import Pauses
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from wgquick.device import Device, DevicePeer
     from wgquick.net import Endpoint, PublicKey, SocketAddress
 
-SESSION = 180.0
-"""Seconds from the handshake to the end of a session (REJECT_AFTER_TIME). Then the peer is down."""
 STALE = 135.0
 """Seconds after which a session is stale: one in use is renewed earlier (reresolve-dns.sh of wireguard-tools)."""
 PATIENCE = 5.0
@@ -78,7 +77,7 @@ class Peers:
             elif peer.tx_bytes > known.tx:
                 known.sends = True
             known.tx = peer.tx_bytes
-            is_up = self._age(peer, clock) < SESSION
+            is_up = self._age(peer, clock) < SESSION_AGE
             if known.is_up is not None and is_up != known.is_up:
                 yield ("peer-up" if is_up else "peer-down"), peer.public_key
             known.is_up = is_up
@@ -133,8 +132,8 @@ class Peers:
             age, known = self._age(peer, clock), self._known.get(peer.public_key)
             if age < STALE:
                 wait = min(wait, STALE - age + _SLACK)
-            elif age < SESSION:
-                wait = min(wait, SESSION - age + _SLACK)
+            elif age < SESSION_AGE:
+                wait = min(wait, SESSION_AGE - age + _SLACK)
             elif peer.persistent_keepalive or (known is not None and known.sends):
                 wait = min(wait, _OFTEN)
             if known is not None and age >= STALE and now - known.tried < _HOPE:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from wgquick.lean import NamedTuple
 
-CERTAIN = "certain"
-LIKELY = "likely"
-POSSIBLE = "possible"
-CONFIDENCES = (CERTAIN, LIKELY, POSSIBLE)
-
 
 class Cause(NamedTuple):
     """One finding of doctor. `peer` is a public key in base64, None if it concerns the whole interface.

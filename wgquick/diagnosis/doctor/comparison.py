@@ -7,10 +7,10 @@ from os import strerror
 
 from wgquick.config.keys import clamped
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, Cause
+from wgquick.diagnosis.doctor.cause import Cause
 from wgquick.diagnosis.doctor.codes import CODES
 from wgquick.diagnosis.doctor.gather import DNS, FIREWALL, intended_networks, sample
-from wgquick.diagnosis.finding import ERROR, INFO, WARNING
+from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import IPV6_MTU, MAIN_TABLE, Prefix, address_text

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from wgquick.net import Endpoint, Prefix, PublicKey, Rule, SocketAddress
     from wgquick.observations import Echo, Foreign, LinkState, Neighbour, PathMtu, Rulesets, Way
 
-FRESH = 180.0
-"""Seconds for which a session may be used (REJECT_AFTER_TIME of the whitepaper)."""
-
 
 class File(NamedTuple):
     """The configuration file: its settings, or its faults. Without a file, `path` is "" and `settings` None.

@@ -6,12 +6,12 @@ import time
 
 from wgquick import patience
 from wgquick.diagnosis.check import check
-from wgquick.diagnosis.doctor.cause import CERTAIN, Cause
+from wgquick.diagnosis.doctor.cause import Cause
 from wgquick.diagnosis.doctor.codes import CODES
 from wgquick.diagnosis.doctor.gather import gather, read_file
 from wgquick.diagnosis.doctor.judge import diagnose
 from wgquick.diagnosis.doctor.repair import repair
-from wgquick.diagnosis.finding import ERROR
+from wgquick.diagnosis.finding import CERTAIN, ERROR
 from wgquick.diagnosis.source import read
 from wgquick.executor.journal import Journal
 from wgquick.lean import TYPE_CHECKING, NamedTuple

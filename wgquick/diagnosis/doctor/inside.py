@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 from os import strerror
 
+from wgquick.device import SESSION_AGE
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause, listed
-from wgquick.diagnosis.doctor.evidence import FRESH
 from wgquick.diagnosis.doctor.fate import by, fate, translations
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
-from wgquick.diagnosis.finding import ERROR, INFO, WARNING
+from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, POSSIBLE, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
@@ -118,7 +117,7 @@ def _one_way(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     """The handshake works, but no data comes back."""
     handshake = watched.handshake_result
     shaken = handshake is not None and handshake.outcome == "answered" and handshake.was_admitted
-    has_session = evidence.now - watched.after.last_handshake < FRESH or watched.has_new_handshake
+    has_session = evidence.now - watched.after.last_handshake < SESSION_AGE or watched.has_new_handshake
     if not shaken or not has_session or watched.answers or watched.came or not watched.echoes:
         return
     if watched.has_data:

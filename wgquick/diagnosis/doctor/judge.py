@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from wgquick.diagnosis.doctor import comparison, inside, outside, wire
-from wgquick.diagnosis.doctor.cause import CONFIDENCES
 from wgquick.diagnosis.doctor.codes import RANK, SEVERITY_RANK, explains
-from wgquick.diagnosis.finding import ERROR
+from wgquick.diagnosis.finding import CONFIDENCES, ERROR
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:

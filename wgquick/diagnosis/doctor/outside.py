@@ -6,14 +6,14 @@ import errno
 from os import strerror
 
 from wgquick.datagram import INITIATION, LENGTHS
+from wgquick.device import SESSION_AGE
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause, listed, unresolved
-from wgquick.diagnosis.doctor.evidence import FRESH, dials
+from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.inside import rp_filter
 from wgquick.diagnosis.doctor.packet import ARRIVING, INTO_BRIDGE, LEAVING, OUT_OF_BRIDGE, Packet
-from wgquick.diagnosis.finding import WARNING
+from wgquick.diagnosis.finding import CERTAIN, LIKELY, POSSIBLE, WARNING
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import address_text, pack_address
 
@@ -148,7 +148,7 @@ def _differs(live: SocketAddress, given: Endpoint) -> bool:
 
 
 def _is_fresh(peer: DevicePeer, now: float) -> bool:
-    return now - peer.last_handshake < FRESH
+    return now - peer.last_handshake < SESSION_AGE
 
 
 def _way(evidence: Evidence, key: PublicKey, peer: DevicePeer, outside: Outside) -> Iterator[Cause]:

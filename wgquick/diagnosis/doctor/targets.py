@@ -58,7 +58,7 @@ def _servers(servers: Iterable[str]) -> Iterator[bytes]:
 def _neighbours(own: Iterable[Prefix]) -> Iterator[bytes]:
     """The first addresses of the tunnel's own networks."""
     for prefix in own:
-        if not nets.is_single(prefix) and not (len(prefix.address) == 16 and prefix.address[:2] == b"\xfe\x80"):
+        if not (nets.is_single(prefix) or nets.is_link_local(prefix)):
             yield from _from(prefix)
 
 

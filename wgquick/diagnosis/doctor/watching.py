@@ -14,10 +14,10 @@ from errno import ETIMEDOUT
 from typing import TYPE_CHECKING
 
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
-from wgquick.device import Device, DevicePeer
+from wgquick.device import SESSION_AGE, Device, DevicePeer
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.counted import counted, merged
-from wgquick.diagnosis.doctor.evidence import FRESH, Beyond, Evidence, HandshakeResult, Outside, Watched, dials
+from wgquick.diagnosis.doctor.evidence import Beyond, Evidence, HandshakeResult, Outside, Watched, dials
 from wgquick.diagnosis.doctor.sizing import largest
 from wgquick.diagnosis.doctor.targets import targets
 from wgquick.diagnosis.handshake_probe import HandshakeProbe
@@ -137,7 +137,7 @@ class _Run:
         wanted, has_file = evidence.wanted, evidence.settings is not None
         dialled = [p for p in device.peers if dials(p, wanted.get(p.public_key), has_file=has_file)]
         self._dialled = {peer.public_key for peer in dialled}
-        fresh = [p for p in device.peers if p not in dialled and evidence.now - p.last_handshake < FRESH]
+        fresh = [p for p in device.peers if p not in dialled and evidence.now - p.last_handshake < SESSION_AGE]
         self._probed = (*dialled, *fresh)[:_PEERS]
         self._aims: dict[PublicKey, list[Target]] = {}
         self._echoes: dict[str, Echo] = {}
@@ -297,11 +297,11 @@ class _Run:
         if again:
             live = {peer.public_key: peer for peer in self._live().peers}
             ages = [time.time() - live.get(peer.public_key, peer).last_handshake for peer in again]
-            self.reach(_SECOND if max(ages) < FRESH else _RETRY, again)
+            self.reach(_SECOND if max(ages) < SESSION_AGE else _RETRY, again)
             live = {peer.public_key: peer for peer in self._live().peers}
             for peer in self._silent():
                 age = time.time() - live.get(peer.public_key, peer).last_handshake
-                if peer in again and age > FRESH:
+                if peer in again and age > SESSION_AGE:
                     self._note_unread(f"whether data passes to {peer.endpoint}: there is no session yet")
 
     def go_beyond(self) -> None:
@@ -389,7 +389,7 @@ class _Run:
 
     def linger(self, began: float, listen: float, poller: _Poller) -> None:
         """Keep listening for `listen` seconds, or until peers without a session have retried their handshake."""
-        stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > FRESH)
+        stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > SESSION_AGE)
         is_waiting = any(peer.public_key not in self._dialled for peer in stale) or self._has_silent_callers()
         until = began + max(listen, _LEAST)
         if not listen and is_waiting:

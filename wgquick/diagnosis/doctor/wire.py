@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from wgquick.device import SESSION_AGE
 from wgquick.diagnosis.counted import RECENT
-from wgquick.diagnosis.doctor.cause import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.doctor.comparison import cause
-from wgquick.diagnosis.doctor.evidence import FRESH, dials
+from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
-from wgquick.diagnosis.finding import ERROR, INFO, WARNING
+from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, POSSIBLE, WARNING
 from wgquick.diagnosis.senders import KNOWN, UNREAD
 from wgquick.lean import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ def _dropped_data(evidence: Evidence) -> Iterator[Cause]:
         packet = Packet(source.family, sender.link, "", source.address, "", "udp", source.port, port, "established")
         found = fate(evidence.rulesets, packet, ARRIVING)
         is_known = found.is_dropped and found.is_certain
-        has_session = evidence.now - watched.before.last_handshake < FRESH and sender.times > _FEW
+        has_session = evidence.now - watched.before.last_handshake < SESSION_AGE and sender.times > _FEW
         may_drop = bool(found.is_dropped or found.suspect)
         if is_known or (has_session and may_drop and not refused):
             where = by(evidence.rulesets, packet, ARRIVING)
