@@ -129,6 +129,10 @@ class SecretKey:
         raise TypeError("a secret key cannot be pickled")
 
 
+NO_KEY = SecretKey(bytes(KEY_LENGTH))
+"""A key of zeros, which means no key: in requests it removes one."""
+
+
 def family_of(address: bytes) -> int:
     """4 or 6, by the length of a packed address."""
     return 4 if len(address) == 4 else 6

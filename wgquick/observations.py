@@ -6,7 +6,7 @@ from wgquick.lean import NamedTuple
 
 
 class LinkState(NamedTuple):
-    """A link with its counters (ip-link(8), `-s`), which doctor's bundle prints. `is_up` is the administrative state.
+    """A link with its counters (ip-link(8), `-s`), which doctor's bundle prints; `is_up`: the administrative state.
 
     `is_moved`: a WireGuard link that has its UDP socket in another network namespace. `has_carrier` is False if no
     cable is connected or no wireless network is joined. `master` is the index of its bridge or bond, `parent` that

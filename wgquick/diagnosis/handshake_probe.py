@@ -13,6 +13,7 @@ import struct
 from wgquick.datagram import INITIATION
 from wgquick.diagnosis.noise import CONSTRUCTION, IDENTIFIER, MAC, TAI_BASE, expanded, hashed, mac, mac1_key
 from wgquick.lean import TYPE_CHECKING
+from wgquick.net import NO_KEY
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -31,7 +32,7 @@ class HandshakeProbe:
         from wgquick.diagnosis.keys import public_key_of
 
         self.index = os.urandom(4)
-        self._psk = psk.raw if psk else bytes(32)
+        self._psk = (psk or NO_KEY).raw
         self._private = X25519PrivateKey.from_private_bytes(private.raw)
         self._ephemeral = X25519PrivateKey.generate()
         self._chaining = hashed(CONSTRUCTION)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, sha256
-from wgquick.net import KEY_LENGTH
 
 if TYPE_CHECKING:
     from wgquick.net import PublicKey, SecretKey
-
-ZERO = bytes(KEY_LENGTH)
 
 # The SHA-256 of private and preshared keys (raw bytes) that documents print as examples, and the document.
 _EXAMPLES = {

@@ -11,7 +11,7 @@ from wgquick.diagnosis import codes, keys, nets
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import IPV6_MTU, address_text
+from wgquick.net import IPV6_MTU, NO_KEY, address_text
 from wgquick.plan.up import DEFAULT_MTU
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _private_key(source: Source) -> Iterator[Finding]:
         elif not source.effects.sets_key:
             remedy = "add PrivateKey to [Interface] (`wg genkey' prints one), or set the key in a PreUp hook"
             yield note(source, section.place, "no-private-key", "the interface has no PrivateKey", remedy)
-    elif secret.raw == keys.ZERO:
+    elif secret.raw == NO_KEY.raw:
         what = "the PrivateKey is all zeros, which means no key"
         yield note(source, section.at("PrivateKey"), "zero-key", what, "generate a key: wg genkey")
     elif document := keys.printed_in(secret):
@@ -317,7 +317,7 @@ def _peer_keys(source: Source) -> Iterator[Finding]:
     seen: set[bytes] = set()
     for peer, section in zip(source.settings.peers, source.peer_sections, strict=True):
         raw, place = peer.public_key.raw, section.at("PublicKey")
-        if raw == keys.ZERO:
+        if raw == NO_KEY.raw:
             yield note(source, place, "zero-key", "the PublicKey is all zeros", "write the peer's public key")
         elif own is not None and raw == own.raw and not joined:
             what = "this is the interface's own public key: the device ignores the peer"

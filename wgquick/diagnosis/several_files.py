@@ -10,10 +10,10 @@ from collections import defaultdict
 
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.finding import ERROR, INFO
-from wgquick.diagnosis.keys import ZERO, is_generated
+from wgquick.diagnosis.keys import is_generated
 from wgquick.diagnosis.one_file import note
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import address_text
+from wgquick.net import NO_KEY, address_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
@@ -93,7 +93,7 @@ def _public_keys(sources: Sequence[Source]) -> Iterator[Finding]:
     peers = {peer.public_key.raw for source in sources for peer in source.settings.peers}
     for source in sources:
         secret = source.settings.private_key
-        if secret is not None and secret.raw in peers and secret.raw != ZERO and not is_generated(secret):
+        if secret is not None and secret.raw in peers and secret != NO_KEY and not is_generated(secret):
             what = "the PrivateKey is a public key, which a [Peer] of these files has too"
             remedy = "write the private key that belongs to it, or generate a pair: wg genkey"
             yield note(source, source.interface_section.at("PrivateKey"), "private-key-is-public", what, remedy)
@@ -347,7 +347,7 @@ def _psk(pair: Pair) -> Iterator[Finding]:
 def _raw_psk(end: End) -> bytes:
     """The preshared key; b"" if there is none. A key of all zeros means none."""
     key = end.peer.preshared_key
-    return key.raw if key and key.raw != ZERO else b""
+    return key.raw if key and key != NO_KEY else b""
 
 
 def _source(end: End, other: End) -> Iterator[Finding]:

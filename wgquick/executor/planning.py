@@ -19,7 +19,7 @@ from wgquick.executor.execution import Execution
 from wgquick.executor.prospect import Prospect
 from wgquick.executor.reloading import Reload, ReloadOptions
 from wgquick.lean import TYPE_CHECKING, NamedTuple, cast, contextmanager
-from wgquick.net import KEY_LENGTH, AllowedIP, SecretKey, without_keys
+from wgquick.net import NO_KEY, AllowedIP, without_keys
 from wgquick.plan import reload as device_plan
 from wgquick.plan import up as of_up
 from wgquick.plan.planned import Plan, Planned, Reason
@@ -73,8 +73,6 @@ if TYPE_CHECKING:
     from wgquick.transcript import Line
 
     Say = Callable[[str], None]
-
-_NO_KEY = SecretKey(bytes(KEY_LENGTH))
 
 
 class Ground(NamedTuple):
@@ -545,7 +543,7 @@ def _backwards(
     else:
         back = PeerConfig(
             key,
-            preshared_key=None if peer.preshared_key is None else live.preshared_key or _NO_KEY,
+            preshared_key=None if peer.preshared_key is None else live.preshared_key or NO_KEY,
             endpoint=None if peer.endpoint is None else live.endpoint,
             persistent_keepalive=None if peer.persistent_keepalive is None else live.persistent_keepalive,
             allowed_ips=tuple(

@@ -10,7 +10,7 @@ from wgquick.config import keys
 from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import HIDDEN, KEY_LENGTH, AllowedIP, PublicKey, SecretKey
+from wgquick.net import HIDDEN, NO_KEY, AllowedIP, PublicKey, SecretKey
 from wgquick.plan.given import UNKNOWN, Given, claimed, merged
 from wgquick.transcript import command
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from wgquick.plan.given import Earlier
     from wgquick.transcript import Line
 
-_NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _NOTHING_GIVEN = Given()
 _ALL_GIVEN = Given(UNKNOWN, 0, True, True)
 _SHOWN = 8  # networks in one line of the transcript
@@ -200,7 +199,7 @@ def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
         if any((ip.address, ip.length) in networks for ip in peer.allowed_ips):
             touched[peer.public_key] = None
     return DeviceConfig(
-        None if config.private_key is None else device.private_key or _NO_KEY,
+        None if config.private_key is None else device.private_key or NO_KEY,
         None if config.listen_port is None else device.listen_port,
         None if config.fwmark is None else device.fwmark,
         peers=(
@@ -213,7 +212,7 @@ def inverse(device: Device, config: DeviceConfig) -> DeviceConfig:
 def _as_it_is(peer: DevicePeer) -> PeerConfig:
     return PeerConfig(
         peer.public_key,
-        preshared_key=peer.preshared_key or _NO_KEY,
+        preshared_key=peer.preshared_key or NO_KEY,
         endpoint=peer.endpoint,
         persistent_keepalive=peer.persistent_keepalive,
         replace_allowed_ips=True,
@@ -286,8 +285,8 @@ def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -
     """The file's key, or zeros if the file no longer has its key; a key that a hook set stays."""
     current = live.preshared_key if live else None
     if peer.preshared_key is not None:
-        return peer.preshared_key if peer.preshared_key != (current or _NO_KEY) else None
-    return _NO_KEY if current is not None and before.has_preshared_key else None
+        return peer.preshared_key if peer.preshared_key != (current or NO_KEY) else None
+    return NO_KEY if current is not None and before.has_preshared_key else None
 
 
 def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: Given) -> int | None:
@@ -343,7 +342,7 @@ def _peer_words(peer: PeerConfig) -> Iterator[str]:
 def _words(key: Key, value: object) -> str:
     """A value as an argument of `wg set`."""
     if key.secret:
-        return f"{key.command} {'/dev/null' if value == _NO_KEY else HIDDEN}"
+        return f"{key.command} {'/dev/null' if value == NO_KEY else HIDDEN}"
     return f"{key.command} {value or 'off'}"
 
 

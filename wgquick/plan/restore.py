@@ -9,7 +9,7 @@ from __future__ import annotations
 from wgquick.config.settings import Address, PeerSettings
 from wgquick.device import PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import KEY_LENGTH, Endpoint, Prefix, Route, SecretKey, is_link_local
+from wgquick.net import NO_KEY, Endpoint, Prefix, Route, is_link_local
 from wgquick.plan import reload, traffic
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Undo
 
-_NO_KEY = SecretKey(bytes(KEY_LENGTH))
 _OTHER_TEXT = Given(UNKNOWN, 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
 _MARK_OFF = SetSysctl(SRC_VALID_MARK, "0", "0")
 
@@ -232,7 +231,7 @@ def _device_change(before: Wanted, device: Device, settings: Settings, given: Co
     change = reload.change(settings, before.device.fwmark, kept, earlier, endpoints(before.device.peers))
     private_key = change.first.private_key
     if before.device.private_key is None and device.private_key is not None:
-        private_key = _NO_KEY
+        private_key = NO_KEY
     peers = (*(PeerConfig(key, remove=True) for key in recreated), *change.first.peers)
     return change._replace(first=change.first._replace(private_key=private_key, peers=peers), notes=())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wgquick.net import is_link_local
+from wgquick.net import NO_KEY, is_link_local
 from wgquick.plan.given import merged
 from wgquick.plan.steps import DeleteRule
 from wgquick.status.values import Drift
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from wgquick.net import AllowedIP, Link, Prefix, PublicKey, Rule
     from wgquick.plan.steps import Undo
 
-_ZERO = bytes(32)
 _Network = tuple[bytes, int]
 
 
@@ -143,4 +142,4 @@ def _keepalive(seconds: int | None) -> str:
 
 
 def _raw(live: DevicePeer) -> bytes:
-    return live.preshared_key.raw if live.preshared_key is not None else _ZERO
+    return (live.preshared_key or NO_KEY).raw

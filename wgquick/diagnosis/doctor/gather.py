@@ -21,7 +21,7 @@ from wgquick.errors import OperationError, WgqError
 from wgquick.executor import observe
 from wgquick.executor.journal import Journal
 from wgquick.lean import suppress
-from wgquick.net import MAIN_TABLE, Endpoint, Prefix, SocketAddress, address_text, pack_address
+from wgquick.net import MAIN_TABLE, NO_KEY, Endpoint, Prefix, SocketAddress, address_text, pack_address
 from wgquick.plan.steps import UnsetDns, parameter
 from wgquick.plan.up import SRC_VALID_MARK
 from wgquick.routing import UDP, Query
@@ -53,7 +53,6 @@ _WAYS = 32  # the maximum number of route lookups
 _TRAFFIC = 16  # the maximum number of observed packets with route lookups
 _FORWARDING = "net/ipv4/conf/{}/forwarding"
 _RP_FILTER = "net/ipv4/conf/{}/rp_filter"
-_ZERO = bytes(32)
 _STACKED, _DEPTH = frozenset({"bridge", "bond", "team", "vlan"}), 4
 
 
@@ -210,7 +209,7 @@ def _others(name: str, host: Host) -> tuple[Device, ...]:
 
 
 def _public(key: SecretKey | None) -> PublicKey | None:
-    return public_key_of(key) if key is not None and key.raw != _ZERO else None
+    return public_key_of(key) if key is not None and key != NO_KEY else None
 
 
 def _with_host(evidence: Evidence, host: Host, reader: _Reader) -> Evidence:

@@ -11,7 +11,7 @@ from struct import Struct
 
 from wgquick.device import Device, DevicePeer
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey, SocketAddress
+from wgquick.net import NO_KEY, AllowedIP, PublicKey, SecretKey, SocketAddress
 from wgquick.system.netlink.codec import (
     ATTRIBUTE,
     NLA_F_NESTED,
@@ -48,7 +48,6 @@ _SOCKADDR_IN = Struct("=H2s4s8x")
 _SOCKADDR_IN6 = Struct("=H2s4x16sI")
 _TIMESPEC = Struct("=qq")
 _ALLOWED_IP = {size: Struct(f"=HHHHH2xHH{size}sHHB3x") for size in (4, 16)}
-_NO_KEY = bytes(KEY_LENGTH)
 _NEVER = bytes(_TIMESPEC.size)
 # A peer and an IPv4 AllowedIP as get_peer() and get_allowedips() of drivers/net/wireguard/netlink.c write them.
 _PEER = Struct("=4s32s4s32s4s16s4sH2x4sQ4sQ8s")
@@ -274,7 +273,7 @@ def _seconds(time: bytes) -> float:
 
 
 def _secret(raw: bytes) -> SecretKey | None:
-    return SecretKey(raw) if raw not in (b"", _NO_KEY) else None
+    return SecretKey(raw) if raw not in (b"", NO_KEY.raw) else None
 
 
 def _decode_allowed_ip(data: bytes) -> AllowedIP:

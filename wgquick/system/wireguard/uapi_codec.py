@@ -10,7 +10,7 @@ from _socket import if_indextoname, if_nametoindex
 
 from wgquick.device import Device, DevicePeer
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import KEY_LENGTH, AllowedIP, PublicKey, SecretKey, SocketAddress, address_text, pack_address
+from wgquick.net import NO_KEY, AllowedIP, PublicKey, SecretKey, SocketAddress, address_text, pack_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 GET = b"get=1\n\n"
 END = b"\n\n"
-_NO_KEY = bytes(KEY_LENGTH)
 
 
 def encode(config: DeviceConfig) -> bytes:
@@ -145,7 +144,7 @@ def _settings(fields: dict[str, str]) -> _Settings:
 
 def _secret(fields: dict[str, str], key: str = "private_key") -> SecretKey | None:
     raw = bytes.fromhex(fields.get(key, ""))
-    return SecretKey(raw) if raw not in (b"", _NO_KEY) else None
+    return SecretKey(raw) if raw not in (b"", NO_KEY.raw) else None
 
 
 def socket_address(value: str) -> SocketAddress:
