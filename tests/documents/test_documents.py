@@ -14,6 +14,7 @@ import pytest
 
 from tests.documents.page import Command, File, Program, Text, fits, steps
 from tests.namespaces import host
+from tests.waiting import until
 from wgquick.diagnosis.codes import CODES
 from wgquick.options import OPTIONS, PASSED_TO_ROOT, VERBS
 
@@ -40,7 +41,13 @@ def machines() -> Iterator[dict[str, Namespace]]:
             machine.run(["ip", "address", "add", f"192.0.2.{number}/24", "dev", "eth0"])
             machine.run(["ip", "link", "set", "eth0", "up"])
             machine.run(["ip", "route", "add", "default", "via", f"192.0.2.{3 - number}"])
+        # linkwatch_event() of the kernel notices later that both ends are up; until then packets are dropped.
+        until(lambda: all(_has_carrier(machine) for machine in (alice, bob)), "a carrier at both ends")
         yield {"": alice, "alice": alice, "bob": bob}
+
+
+def _has_carrier(machine: Namespace) -> bool:
+    return "LOWER_UP" in machine.out("ip", "-o", "link", "show", "eth0").split("<")[1].split(">")[0].split(",")
 
 
 # What the pages write in /root stays on the machine; the programs that are installed there can be run.
