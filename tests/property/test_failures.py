@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import time
 from errno import EIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ import pytest
 
 from tests.imports import import_wgquick
 from tests.namespaces import host as machine_of_its_own
+from tests.property.settling import await_ports, settle
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.errors import OperationError, WgqError
@@ -232,15 +232,6 @@ def state(machine: Namespace) -> dict[str, object]:
     }
 
 
-def settled(machine: Namespace) -> dict[str, object]:
-    """The state once it is stable: the kernel adds routes of the uplink's addresses with a delay."""
-    before: dict[str, object] = {}
-    while (found := state(machine)) != before:
-        before = found
-        time.sleep(0.5)
-    return found
-
-
 def _ruleset(text: str) -> list[str]:
     """The nftables rules, without the empty tables that iptables-nft leaves behind."""
     items = [entry for item in json.loads(text)["nftables"] for entry in item.items()]
@@ -266,7 +257,6 @@ def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
     import_wgquick()
     options, neighbour = request.param
     with machine_of_its_own() as machine:
-        # Without duplicate address detection, the routes of the uplink's addresses exist from the start.
         machine.run(["sysctl", "-q", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"])
         machine.uplink(ipv6=True)
         machine.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
@@ -277,7 +267,8 @@ def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
         made = Setting(machine, options)
         if neighbour:
             made.up(name="wg1")
-        fresh = settled(machine)
+        settle(machine)
+        fresh = state(machine)
         made.up()
         made.down()
         assert state(machine) == fresh
@@ -330,6 +321,8 @@ def device(machine: Namespace) -> list[str]:
 
 def live(machine: Namespace) -> dict[str, list[str]]:
     """The state of a tunnel that is up, without what differs from one up to the next."""
+    settle(machine)
+    await_ports(machine)
     port = machine.out("wg", "show", "wg0", "listen-port").strip()
     found = {**state(machine), "device": device(machine), "journals": ""}
     return {section: sorted(_unvaried(line, port) for line in _lines(value)) for section, value in found.items()}

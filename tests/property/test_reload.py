@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.namespaces import host
 from tests.parity import state as parity
+from tests.property.settling import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,6 +151,7 @@ def write(machine: Namespace, text: str) -> None:
 
 def state(machine: Namespace) -> parity.State:
     """The state without what depends only on the order of additions: IPv6 addresses sorted, rules by order."""
+    settle(machine)
     found = parity.read(machine.run(["bash", "-c", parity.SCRIPT, "bash", "wg0", "/etc/wireguard/wg0.conf"]).stdout)
     for section in ("rules4", "rules6"):
         found[section] = [re.sub(r'"?priority"?[=:] ?"?\d+"?', "priority", line) for line in found[section]]
@@ -162,16 +163,6 @@ def state(machine: Namespace) -> parity.State:
 def _addresses(lines: list[str]) -> list[str]:
     """Sorted, without attributes that vary: the order of most addresses does not matter."""
     return sorted(re.sub(r' ?"?(cacheinfo|protocol)"?=\S+', "", line) for line in lines)
-
-
-def settled(machine: Namespace) -> parity.State:
-    """The state once it is stable: the kernel adds routes of addresses with a delay."""
-    before: parity.State = {}
-    deadline = time.monotonic() + 20
-    while (found := state(machine)) != before and time.monotonic() < deadline:
-        before = found
-        time.sleep(0.05)
-    return found
 
 
 def compared(wanted: parity.State, found: parity.State) -> list[str]:
@@ -214,19 +205,19 @@ def test_the_state_after_a_reload_equals_that_after_up(
         event("refused" if status else {0: "reloaded", 3: "needs a restart"}.get(got, "failed"))
         if status:
             assert got == 1, output
-            assert compared(before, settled(reloaded)) == []
+            assert compared(before, state(reloaded)) == []
             return
         if got == 3:
             assert "order of the IPv" in output
-            assert compared(before, settled(reloaded)) == []
+            assert compared(before, state(reloaded)) == []
             return
         assert got == 0, output
-        assert compared(settled(fresh), settled(reloaded)) == [], output
+        assert compared(state(fresh), state(reloaded)) == [], output
         assert wgq(reloaded, "reload", "wg0") == (0, ""), "a second reload has nothing to do"
     finally:
         pristine = []
         for machine in twins:
             wgq(machine, "down", "wg0")
-            pristine.append(settled(machine))
+            pristine.append(state(machine))
     assert compared(*pristine) == []
     assert not any("wg0" in line for section, lines in pristine[0].items() if section != "file" for line in lines)
