@@ -24,6 +24,7 @@ use crate::peer::Peer;
 use crate::sys::{self, poll, pollfd};
 use crate::tun::split::Splitter;
 use crate::tun::{Link, MAX_PACKET, Offloads, Tun, VNET_LEN, VnetHeader};
+use crate::uapi::counters;
 use crate::uapi::server::answer;
 use crate::udp::binder::Binder;
 use crate::work::Work;
@@ -302,7 +303,10 @@ fn a_removed_peer_gets_nothing_until_it_is_added_again() {
     b.set(&format!("public_key={}\nremove=true", hex(&a.key.public().0)));
     assert_eq!(b.device.state().peers().count(), 0);
     a.send(&a.packet(&b, "meanwhile"));
-    let_initiation_interval_pass();
+    wait_until("the packet is dropped", || {
+        let answered = answer(&b.device, format!("{}\n\n", counters::REQUEST).as_bytes());
+        String::from_utf8_lossy(&answered).contains("event=unknown_index\n")
+    });
     b.add(&a, Some(a.port()));
     b.deliver(&a, "afterwards");
     a.deliver(&b, "afterwards");

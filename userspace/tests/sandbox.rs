@@ -300,7 +300,7 @@ fn receive_errors(place: &Place) -> io::Result<()> {
     for closed in ["127.0.0.1:7", "[::1]:7"].map(|text| text.parse().unwrap()) {
         send::send_one(&sockets, b"packet", &Endpoint::new(closed), 0)?;
         let mut waiting = place.icmp_errors.pollfds();
-        sys::poll(&mut waiting, Some(Duration::from_secs(10)))?;
+        sys::poll(&mut waiting, Some(Duration::from_secs(60)))?;
         let errors = place.icmp_errors.read();
         let about = errors.iter().map(|error| (error.kind, error.port, error.destination));
         assert!(about.eq([(Icmp::PortUnreachable, sockets.port, closed)]), "{errors:?}");
